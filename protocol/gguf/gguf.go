@@ -1,0 +1,191 @@
+package gguf
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Magic begins every GGUF file.
+const Magic = "GGUF"
+
+// Limits that a real model does not reach, and a forged header would.
+const (
+	MaxHeader = 512 << 20 // bytes of metadata and tensor table
+	MaxKey    = 65535     // bytes; the format's own limit
+	MaxDims   = 4         // ggml's limit
+)
+
+// ErrFormat is wrapped by every error about the header's bytes.
+var ErrFormat = errors.New("not a usable GGUF file")
+
+func errf(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrFormat, fmt.Sprintf(format, args...))
+}
+
+// KV is one metadata entry. Value is one of uint8, int8, uint16, int16,
+// uint32, int32, uint64, int64, float32, float64, bool, string, or a slice of
+// one of these.
+type KV struct {
+	Key   string
+	Value any
+}
+
+// Tensor is one row of the tensor table.
+type Tensor struct {
+	Name   string
+	Type   Type
+	Shape  []uint64 // ggml's order: the fastest dimension first
+	Offset uint64   // from Header.DataOffset
+}
+
+// Elements is the number of weights.
+func (t Tensor) Elements() uint64 {
+	n := uint64(1)
+	for _, d := range t.Shape {
+		n *= d
+	}
+	return n
+}
+
+// Bytes is the size of the tensor's data.
+func (t Tensor) Bytes() uint64 {
+	info := types[t.Type]
+	if info.block == 0 {
+		return 0
+	}
+	return t.Elements() / info.block * info.size
+}
+
+// Header is everything before the weights.
+type Header struct {
+	Version    uint32
+	KVs        []KV // in the file's order
+	Tensors    []Tensor
+	DataOffset int64 // where the weights begin, aligned
+
+	index map[string]int
+}
+
+// Value gives a metadata value, nil if there is none.
+func (h *Header) Value(key string) any {
+	if i, ok := h.index[key]; ok {
+		return h.KVs[i].Value
+	}
+	return nil
+}
+
+// String gives a text value, "" if there is none.
+func (h *Header) String(key string) string {
+	s, _ := h.Value(key).(string)
+	return s
+}
+
+// Uint gives a non-negative integer of any width. Of an array (some
+// architectures give head counts per block) it gives the largest element.
+func (h *Header) Uint(key string) (uint64, bool) { return asUint(h.Value(key)) }
+
+func asUint(v any) (uint64, bool) {
+	switch v := v.(type) {
+	case uint8:
+		return uint64(v), true
+	case uint16:
+		return uint64(v), true
+	case uint32:
+		return uint64(v), true
+	case uint64:
+		return v, true
+	case int8:
+		return uint64(v), v >= 0
+	case int16:
+		return uint64(v), v >= 0
+	case int32:
+		return uint64(v), v >= 0
+	case int64:
+		return uint64(v), v >= 0
+	case []uint32:
+		return largest(v)
+	case []int32:
+		return largest(v)
+	}
+	return 0, false
+}
+
+func largest[T int32 | uint32](v []T) (uint64, bool) {
+	var m T
+	for _, x := range v {
+		m = max(m, x)
+	}
+	return uint64(m), len(v) > 0
+}
+
+// Architecture is general.architecture.
+func (h *Header) Architecture() string { return h.String("general.architecture") }
+
+// Arch gives a key of the architecture's own: Arch("block_count") reads
+// "llama.block_count" of a llama model.
+func (h *Header) Arch(key string) string { return h.Architecture() + "." + key }
+
+// Blocks is the number of transformer blocks.
+func (h *Header) Blocks() int {
+	n, _ := h.Uint(h.Arch("block_count"))
+	return int(min(n, 1<<20))
+}
+
+// Width is the length of a hidden state.
+func (h *Header) Width() int {
+	n, _ := h.Uint(h.Arch("embedding_length"))
+	return int(min(n, 1<<24))
+}
+
+// Context is the longest sequence the model was made for, in tokens.
+func (h *Header) Context() int {
+	n, _ := h.Uint(h.Arch("context_length"))
+	return int(min(n, 1<<31))
+}
+
+// Alignment of tensor data, in bytes.
+func (h *Header) Alignment() uint64 {
+	if n, ok := h.Uint("general.alignment"); ok && n > 0 {
+		return n
+	}
+	return 32
+}
+
+// Check holds the tensor table against the size of the file: every tensor
+// must lie inside it, and none may overlap another.
+func (h *Header) Check(fileSize int64) error {
+	if h.DataOffset > fileSize {
+		return errf("it ends inside its header, at %d of %d bytes; fetch it again", fileSize, h.DataOffset)
+	}
+	data := uint64(fileSize - h.DataOffset)
+	order := make([]int, len(h.Tensors))
+	for i := range order {
+		order[i] = i
+	}
+	sortByOffset(order, h.Tensors)
+	var end uint64
+	for _, i := range order {
+		t := h.Tensors[i]
+		size := t.Bytes()
+		if t.Offset > data || size > data-t.Offset {
+			return errf("tensor %q ends at byte %d, the file at %d: it is truncated; fetch it again",
+				t.Name, uint64(h.DataOffset)+t.Offset+size, fileSize)
+		}
+		if t.Offset < end {
+			return errf("tensor %q overlaps the one before it", t.Name)
+		}
+		end = t.Offset + size
+	}
+	return nil
+}
+
+// IsTokenizerTable says that key holds one of the tokenizer's long lists,
+// which the engine has no use for.
+func IsTokenizerTable(key string) bool {
+	return strings.HasPrefix(key, "tokenizer.") &&
+		(strings.HasSuffix(key, ".tokens") || strings.HasSuffix(key, ".scores") ||
+			strings.HasSuffix(key, ".token_type") || strings.HasSuffix(key, ".merges") ||
+			strings.Contains(key, "chat_template") || strings.HasSuffix(key, "precompiled_charsmap") ||
+			strings.HasSuffix(key, "huggingface.json"))
+}

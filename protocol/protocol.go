@@ -1,0 +1,158 @@
+package protocol
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The protocols between nodes, as libp2p names them.
+const (
+	DHTPrefix = "/shoal"          // the Kademlia DHT and bitswap live under it
+	OffersID  = "/shoal/offers/1" // ask for signed offers
+	StatusID  = "/shoal/status/1" // ask for load, now
+	StageID   = "/shoal/stage/1"  // sessions
+	ProbeTime = 3 * time.Second   // the most a status or offer request may take
+)
+
+// Sizes, in bytes unless said otherwise.
+const (
+	LeafSize       = 1 << 20  // a leaf, at most
+	MaxManifest    = 1 << 20  // a manifest's block
+	MaxOffer       = 8 << 10  // a signed offer
+	MaxOffersReply = 64       // offers in one reply
+	MaxHeader      = 1 << 20  // a frame's protobuf header
+	MaxPayload     = 16 << 20 // a frame's payload
+	MaxRows        = 512      // rows of a step
+	MaxStages      = 64       // stages of a route
+	BucketBlocks   = 16       // blocks that share a provider key
+)
+
+// Span is a run of consecutive blocks [From, To).
+type Span struct {
+	From int `json:"from"`
+	To   int `json:"to"`
+}
+
+// Len is the number of blocks.
+func (s Span) Len() int { return s.To - s.From }
+
+// Contains says that all of t lies in s.
+func (s Span) Contains(t Span) bool { return s.From <= t.From && t.To <= s.To }
+
+// Valid says that s is a non-empty span of a model of so many blocks.
+func (s Span) Valid(blocks int) bool { return 0 <= s.From && s.From < s.To && s.To <= blocks }
+
+// String writes the span as people type it: "10-20" is [10, 20).
+func (s Span) String() string { return fmt.Sprintf("%d-%d", s.From, s.To) }
+
+// ParseSpan reads "10-20" as [10, 20).
+func ParseSpan(text string) (Span, error) {
+	from, to, ok := strings.Cut(text, "-")
+	a, err1 := strconv.Atoi(strings.TrimSpace(from))
+	b, err2 := strconv.Atoi(strings.TrimSpace(to))
+	if !ok || err1 != nil || err2 != nil || a < 0 || b <= a {
+		return Span{}, fmt.Errorf("span %q: write it as FROM-TO, for instance 0-10 for the first ten blocks", text)
+	}
+	return Span{a, b}, nil
+}
+
+// Uncovered lists the runs of blocks of [0, blocks) that no span covers.
+func Uncovered(blocks int, spans []Span) []Span {
+	have := make([]bool, max(0, blocks))
+	for _, s := range spans {
+		for i := max(0, s.From); i < min(s.To, blocks); i++ {
+			have[i] = true
+		}
+	}
+	var gaps []Span
+	for i := 0; i < blocks; i++ {
+		if have[i] {
+			continue
+		}
+		from := i
+		for i < blocks && !have[i] {
+			i++
+		}
+		gaps = append(gaps, Span{from, i})
+	}
+	return gaps
+}
+
+// Error is a refusal or failure as it crosses the wire.
+type Error struct {
+	Code       Code
+	Message    string
+	RetryAfter time.Duration // 0: no point in asking again, or unknown
+}
+
+// Errorf makes an Error.
+func Errorf(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+func (e *Error) Error() string { return cmp.Or(e.Message, e.Code.Text()) }
+
+// Is lets errors.Is find an Error by its code alone.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Message == "" && t.Code == e.Code
+}
+
+// Fail is the error as a frame.
+func (e *Error) Fail() *Frame {
+	return &Frame{Kind: &Frame_Fail{Fail: &Fail{
+		Code: e.Code, Message: clip(e.Message, 512), RetryAfterMs: uint32(e.RetryAfter.Milliseconds()),
+	}}}
+}
+
+// FailError is the frame as an error. The text of a peer is clipped and
+// stripped of control characters.
+func FailError(f *Fail) *Error {
+	return &Error{Code: f.GetCode(), Message: clip(f.GetMessage(), 512),
+		RetryAfter: time.Duration(min(f.GetRetryAfterMs(), 3_600_000)) * time.Millisecond}
+}
+
+func clip(s string, n int) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == '�' {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > n {
+		s = strings.ToValidUTF8(s[:n], "") + "…"
+	}
+	return s
+}
+
+// Text says a code in words.
+func (c Code) Text() string {
+	switch c {
+	case Code_CODE_BAD_REQUEST:
+		return "the request was malformed"
+	case Code_CODE_NOT_SERVING:
+		return "the peer does not serve this span"
+	case Code_CODE_BUSY:
+		return "the peer has no room for another session"
+	case Code_CODE_TOO_LONG:
+		return "the session is longer than the peer accepts"
+	case Code_CODE_DRAINING:
+		return "the peer is leaving"
+	case Code_CODE_ENGINE:
+		return "the peer's engine failed"
+	case Code_CODE_PEER_LOST:
+		return "a peer of the route was lost"
+	case Code_CODE_STALE_EPOCH:
+		return "the epoch is over"
+	case Code_CODE_INTERNAL:
+		return "the peer failed"
+	case Code_CODE_FORBIDDEN:
+		return "the peer does not lend to this node"
+	case Code_CODE_TIMEOUT:
+		return "the peer took too long"
+	}
+	return "unknown failure"
+}
