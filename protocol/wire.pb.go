@@ -463,6 +463,7 @@ type HeldShards struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Model         []byte                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	Bitmap        []byte                 `protobuf:"bytes,2,opt,name=bitmap,proto3" json:"bitmap,omitempty"` // bit i (LSB first): shard i of the manifest is whole
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`     // what this node calls the model, for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -509,6 +510,13 @@ func (x *HeldShards) GetBitmap() []byte {
 		return x.Bitmap
 	}
 	return nil
+}
+
+func (x *HeldShards) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 type Device struct {
@@ -673,6 +681,7 @@ type StatusReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spans         []*SpanStatus          `protobuf:"bytes,1,rep,name=spans,proto3" json:"spans,omitempty"`
 	UptimeMs      uint64                 `protobuf:"varint,2,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
+	Rtts          []*PeerRTT             `protobuf:"bytes,3,rep,name=rtts,proto3" json:"rtts,omitempty"` // measured to peers with live connections, 64 at most
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -721,6 +730,65 @@ func (x *StatusReply) GetUptimeMs() uint64 {
 	return 0
 }
 
+func (x *StatusReply) GetRtts() []*PeerRTT {
+	if x != nil {
+		return x.Rtts
+	}
+	return nil
+}
+
+type PeerRTT struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          []byte                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	Us            uint32                 `protobuf:"varint,2,opt,name=us,proto3" json:"us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerRTT) Reset() {
+	*x = PeerRTT{}
+	mi := &file_protocol_wire_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerRTT) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerRTT) ProtoMessage() {}
+
+func (x *PeerRTT) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerRTT.ProtoReflect.Descriptor instead.
+func (*PeerRTT) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PeerRTT) GetPeer() []byte {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *PeerRTT) GetUs() uint32 {
+	if x != nil {
+		return x.Us
+	}
+	return 0
+}
+
 type SpanStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Model         []byte                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
@@ -736,7 +804,7 @@ type SpanStatus struct {
 
 func (x *SpanStatus) Reset() {
 	*x = SpanStatus{}
-	mi := &file_protocol_wire_proto_msgTypes[7]
+	mi := &file_protocol_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +816,7 @@ func (x *SpanStatus) String() string {
 func (*SpanStatus) ProtoMessage() {}
 
 func (x *SpanStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[7]
+	mi := &file_protocol_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +829,7 @@ func (x *SpanStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpanStatus.ProtoReflect.Descriptor instead.
 func (*SpanStatus) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{7}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SpanStatus) GetModel() []byte {
@@ -834,7 +902,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_protocol_wire_proto_msgTypes[8]
+	mi := &file_protocol_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +914,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[8]
+	mi := &file_protocol_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +927,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{8}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Frame) GetPayloadLen() uint32 {
@@ -999,13 +1067,14 @@ type Open struct {
 	MaxTokensTotal uint32                 `protobuf:"varint,9,opt,name=max_tokens_total,json=maxTokensTotal,proto3" json:"max_tokens_total,omitempty"` // prompt + answer: the KV tokens reserved
 	Sampling       *Sampling              `protobuf:"bytes,10,opt,name=sampling,proto3" json:"sampling,omitempty"`                                     // last stage only
 	Codec          TensorCodec            `protobuf:"varint,11,opt,name=codec,proto3,enum=shoal.TensorCodec" json:"codec,omitempty"`                   // of activations this stage sends on
+	Prev           []byte                 `protobuf:"bytes,12,opt,name=prev,proto3" json:"prev,omitempty"`                                             // peer ID of the predecessor in the ring: only its Link is taken
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_protocol_wire_proto_msgTypes[9]
+	mi := &file_protocol_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1086,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[9]
+	mi := &file_protocol_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1099,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{9}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Open) GetSession() []byte {
@@ -1110,6 +1179,13 @@ func (x *Open) GetCodec() TensorCodec {
 	return TensorCodec_TENSOR_CODEC_F32
 }
 
+func (x *Open) GetPrev() []byte {
+	if x != nil {
+		return x.Prev
+	}
+	return nil
+}
+
 type Hop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Peer          []byte                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
@@ -1120,7 +1196,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_protocol_wire_proto_msgTypes[10]
+	mi := &file_protocol_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1208,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[10]
+	mi := &file_protocol_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1221,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{10}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Hop) GetPeer() []byte {
@@ -1186,7 +1262,7 @@ type Sampling struct {
 
 func (x *Sampling) Reset() {
 	*x = Sampling{}
-	mi := &file_protocol_wire_proto_msgTypes[11]
+	mi := &file_protocol_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1274,7 @@ func (x *Sampling) String() string {
 func (*Sampling) ProtoMessage() {}
 
 func (x *Sampling) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[11]
+	mi := &file_protocol_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1287,7 @@ func (x *Sampling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sampling.ProtoReflect.Descriptor instead.
 func (*Sampling) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{11}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Sampling) GetTemperature() float32 {
@@ -1329,7 +1405,7 @@ type Opened struct {
 
 func (x *Opened) Reset() {
 	*x = Opened{}
-	mi := &file_protocol_wire_proto_msgTypes[12]
+	mi := &file_protocol_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1417,7 @@ func (x *Opened) String() string {
 func (*Opened) ProtoMessage() {}
 
 func (x *Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[12]
+	mi := &file_protocol_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1430,7 @@ func (x *Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opened.ProtoReflect.Descriptor instead.
 func (*Opened) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{12}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Opened) GetUsPerStep() uint32 {
@@ -1377,7 +1453,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_protocol_wire_proto_msgTypes[13]
+	mi := &file_protocol_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1465,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[13]
+	mi := &file_protocol_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1478,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{13}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Link) GetSession() []byte {
@@ -1443,7 +1519,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_protocol_wire_proto_msgTypes[14]
+	mi := &file_protocol_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1531,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[14]
+	mi := &file_protocol_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1544,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{14}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Step) GetEpoch() uint64 {
@@ -1529,7 +1605,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_protocol_wire_proto_msgTypes[15]
+	mi := &file_protocol_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1617,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[15]
+	mi := &file_protocol_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1630,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{15}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Token) GetEpoch() uint64 {
@@ -1616,7 +1692,7 @@ type TopToken struct {
 
 func (x *TopToken) Reset() {
 	*x = TopToken{}
-	mi := &file_protocol_wire_proto_msgTypes[16]
+	mi := &file_protocol_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1628,7 +1704,7 @@ func (x *TopToken) String() string {
 func (*TopToken) ProtoMessage() {}
 
 func (x *TopToken) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[16]
+	mi := &file_protocol_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1641,7 +1717,7 @@ func (x *TopToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopToken.ProtoReflect.Descriptor instead.
 func (*TopToken) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{16}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TopToken) GetId() int32 {
@@ -1670,7 +1746,7 @@ type Fail struct {
 
 func (x *Fail) Reset() {
 	*x = Fail{}
-	mi := &file_protocol_wire_proto_msgTypes[17]
+	mi := &file_protocol_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1758,7 @@ func (x *Fail) String() string {
 func (*Fail) ProtoMessage() {}
 
 func (x *Fail) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[17]
+	mi := &file_protocol_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1771,7 @@ func (x *Fail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fail.ProtoReflect.Descriptor instead.
 func (*Fail) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{17}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Fail) GetCode() Code {
@@ -1729,7 +1805,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_protocol_wire_proto_msgTypes[18]
+	mi := &file_protocol_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1817,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[18]
+	mi := &file_protocol_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1830,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{18}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{19}
 }
 
 var File_protocol_wire_proto protoreflect.FileDescriptor
@@ -1790,11 +1866,12 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"maxContext\x12\x16\n" +
 	"\x06blocks\x18\f \x01(\rR\x06blocks\x12\x14\n" +
 	"\x05width\x18\r \x01(\rR\x05width\x12\x12\n" +
-	"\x04name\x18\x0e \x01(\tR\x04name\":\n" +
+	"\x04name\x18\x0e \x01(\tR\x04name\"N\n" +
 	"\n" +
 	"HeldShards\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x16\n" +
-	"\x06bitmap\x18\x02 \x01(\fR\x06bitmap\"h\n" +
+	"\x06bitmap\x18\x02 \x01(\fR\x06bitmap\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"h\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\abackend\x18\x02 \x01(\tR\abackend\x12\x16\n" +
@@ -1803,10 +1880,14 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\rOffersRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\"+\n" +
 	"\vOffersReply\x12\x1c\n" +
-	"\tenvelopes\x18\x01 \x03(\fR\tenvelopes\"S\n" +
+	"\tenvelopes\x18\x01 \x03(\fR\tenvelopes\"w\n" +
 	"\vStatusReply\x12'\n" +
 	"\x05spans\x18\x01 \x03(\v2\x11.shoal.SpanStatusR\x05spans\x12\x1b\n" +
-	"\tuptime_ms\x18\x02 \x01(\x04R\buptimeMs\"\xbe\x01\n" +
+	"\tuptime_ms\x18\x02 \x01(\x04R\buptimeMs\x12\"\n" +
+	"\x04rtts\x18\x03 \x03(\v2\x0e.shoal.PeerRTTR\x04rtts\"-\n" +
+	"\aPeerRTT\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x0e\n" +
+	"\x02us\x18\x02 \x01(\rR\x02us\"\xbe\x01\n" +
 	"\n" +
 	"SpanStatus\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x12\n" +
@@ -1829,7 +1910,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04fail\x18\a \x01(\v2\v.shoal.FailH\x00R\x04fail\x12\x1e\n" +
 	"\x03bye\x18\b \x01(\v2\n" +
 	".shoal.ByeH\x00R\x03byeB\x06\n" +
-	"\x04kind\"\xbf\x02\n" +
+	"\x04kind\"\xd3\x02\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\fR\x05model\x12\x12\n" +
@@ -1843,7 +1924,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x10max_tokens_total\x18\t \x01(\rR\x0emaxTokensTotal\x12+\n" +
 	"\bsampling\x18\n" +
 	" \x01(\v2\x0f.shoal.SamplingR\bsampling\x12(\n" +
-	"\x05codec\x18\v \x01(\x0e2\x12.shoal.TensorCodecR\x05codec\"/\n" +
+	"\x05codec\x18\v \x01(\x0e2\x12.shoal.TensorCodecR\x05codec\x12\x12\n" +
+	"\x04prev\x18\f \x01(\fR\x04prev\"/\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"\xd8\x03\n" +
@@ -1931,7 +2013,7 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
@@ -1943,43 +2025,45 @@ var file_protocol_wire_proto_goTypes = []any{
 	(*OffersRequest)(nil), // 7: shoal.OffersRequest
 	(*OffersReply)(nil),   // 8: shoal.OffersReply
 	(*StatusReply)(nil),   // 9: shoal.StatusReply
-	(*SpanStatus)(nil),    // 10: shoal.SpanStatus
-	(*Frame)(nil),         // 11: shoal.Frame
-	(*Open)(nil),          // 12: shoal.Open
-	(*Hop)(nil),           // 13: shoal.Hop
-	(*Sampling)(nil),      // 14: shoal.Sampling
-	(*Opened)(nil),        // 15: shoal.Opened
-	(*Link)(nil),          // 16: shoal.Link
-	(*Step)(nil),          // 17: shoal.Step
-	(*Token)(nil),         // 18: shoal.Token
-	(*TopToken)(nil),      // 19: shoal.TopToken
-	(*Fail)(nil),          // 20: shoal.Fail
-	(*Bye)(nil),           // 21: shoal.Bye
+	(*PeerRTT)(nil),       // 10: shoal.PeerRTT
+	(*SpanStatus)(nil),    // 11: shoal.SpanStatus
+	(*Frame)(nil),         // 12: shoal.Frame
+	(*Open)(nil),          // 13: shoal.Open
+	(*Hop)(nil),           // 14: shoal.Hop
+	(*Sampling)(nil),      // 15: shoal.Sampling
+	(*Opened)(nil),        // 16: shoal.Opened
+	(*Link)(nil),          // 17: shoal.Link
+	(*Step)(nil),          // 18: shoal.Step
+	(*Token)(nil),         // 19: shoal.Token
+	(*TopToken)(nil),      // 20: shoal.TopToken
+	(*Fail)(nil),          // 21: shoal.Fail
+	(*Bye)(nil),           // 22: shoal.Bye
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	4,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
 	5,  // 1: shoal.OfferBody.shards:type_name -> shoal.HeldShards
 	6,  // 2: shoal.OfferBody.device:type_name -> shoal.Device
-	10, // 3: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
-	12, // 4: shoal.Frame.open:type_name -> shoal.Open
-	15, // 5: shoal.Frame.opened:type_name -> shoal.Opened
-	16, // 6: shoal.Frame.link:type_name -> shoal.Link
-	17, // 7: shoal.Frame.step:type_name -> shoal.Step
-	18, // 8: shoal.Frame.token:type_name -> shoal.Token
-	20, // 9: shoal.Frame.fail:type_name -> shoal.Fail
-	21, // 10: shoal.Frame.bye:type_name -> shoal.Bye
-	13, // 11: shoal.Open.next:type_name -> shoal.Hop
-	14, // 12: shoal.Open.sampling:type_name -> shoal.Sampling
-	0,  // 13: shoal.Open.codec:type_name -> shoal.TensorCodec
-	0,  // 14: shoal.Step.codec:type_name -> shoal.TensorCodec
-	19, // 15: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 16: shoal.Token.finish:type_name -> shoal.Finish
-	2,  // 17: shoal.Fail.code:type_name -> shoal.Code
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	11, // 3: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
+	10, // 4: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
+	13, // 5: shoal.Frame.open:type_name -> shoal.Open
+	16, // 6: shoal.Frame.opened:type_name -> shoal.Opened
+	17, // 7: shoal.Frame.link:type_name -> shoal.Link
+	18, // 8: shoal.Frame.step:type_name -> shoal.Step
+	19, // 9: shoal.Frame.token:type_name -> shoal.Token
+	21, // 10: shoal.Frame.fail:type_name -> shoal.Fail
+	22, // 11: shoal.Frame.bye:type_name -> shoal.Bye
+	14, // 12: shoal.Open.next:type_name -> shoal.Hop
+	15, // 13: shoal.Open.sampling:type_name -> shoal.Sampling
+	0,  // 14: shoal.Open.codec:type_name -> shoal.TensorCodec
+	0,  // 15: shoal.Step.codec:type_name -> shoal.TensorCodec
+	20, // 16: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 17: shoal.Token.finish:type_name -> shoal.Finish
+	2,  // 18: shoal.Fail.code:type_name -> shoal.Code
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -1987,7 +2071,7 @@ func file_protocol_wire_proto_init() {
 	if File_protocol_wire_proto != nil {
 		return
 	}
-	file_protocol_wire_proto_msgTypes[8].OneofWrappers = []any{
+	file_protocol_wire_proto_msgTypes[9].OneofWrappers = []any{
 		(*Frame_Open)(nil),
 		(*Frame_Opened)(nil),
 		(*Frame_Link)(nil),
@@ -2002,7 +2086,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

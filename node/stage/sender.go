@@ -1,0 +1,143 @@
+package stage
+
+import (
+	"errors"
+	"sync"
+	"time"
+)
+
+const (
+	maxQueued  = 32               // frames that wait for a socket
+	writeStall = 30 * time.Second // a socket that takes nothing for so long is lost
+	lastWords  = 5 * time.Second  // to write what is queued when the session ends
+)
+
+// sender writes frames to one stream in a goroutine of its own, so that the
+// loop never waits for a socket.
+type sender struct {
+	onLoss func(error) // at most once, from another goroutine than push's caller
+	onRoom func()
+
+	mu       sync.Mutex
+	stream   Stream // nil until start
+	queue    [][]byte
+	wake     chan struct{}
+	finished bool // no more frames; close when the queue is empty
+	dead     bool
+}
+
+// newSender makes a sender for a stream that is there, or, with nil, for one
+// that start brings later.
+func newSender(st Stream, onLoss func(error), onRoom func()) *sender {
+	s := &sender{onLoss: onLoss, onRoom: onRoom, wake: make(chan struct{}, 1)}
+	if st != nil {
+		s.start(st, nil)
+	}
+	return s
+}
+
+// start begins to write to st: first the given frame, if any, then the queue.
+func (s *sender) start(st Stream, first []byte) {
+	s.mu.Lock()
+	if s.dead || s.finished && len(s.queue) == 0 {
+		s.mu.Unlock()
+		_ = st.Reset()
+		return
+	}
+	s.stream = st
+	if first != nil {
+		s.queue = append([][]byte{first}, s.queue...)
+	}
+	s.mu.Unlock()
+	go s.run(st)
+}
+
+// room says that another frame may be pushed.
+func (s *sender) room() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.queue) < maxQueued
+}
+
+// push queues a frame. It never waits; the loop asks room first.
+func (s *sender) push(frame []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead || s.finished {
+		return
+	}
+	s.queue = append(s.queue, frame)
+	s.poke()
+}
+
+func (s *sender) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// finish closes the stream once the queue is written.
+func (s *sender) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finished = true
+	s.poke()
+}
+
+// lost gives up the stream and tells the owner, once.
+func (s *sender) lost(err error) {
+	s.mu.Lock()
+	first := !s.dead && !s.finished
+	s.dead = true
+	st := s.stream
+	s.queue = nil
+	s.poke()
+	s.mu.Unlock()
+	if st != nil {
+		_ = st.Reset()
+	}
+	if first {
+		s.onLoss(err)
+	}
+}
+
+func (s *sender) run(st Stream) {
+	for {
+		s.mu.Lock()
+		if s.dead {
+			s.mu.Unlock()
+			return
+		}
+		if len(s.queue) == 0 {
+			finished := s.finished
+			s.mu.Unlock()
+			if finished {
+				if err := st.Close(); err != nil {
+					_ = st.Reset()
+				}
+				return
+			}
+			<-s.wake
+			continue
+		}
+		frame := s.queue[0]
+		s.queue = s.queue[1:]
+		full, finished := len(s.queue) == maxQueued-1, s.finished
+		s.mu.Unlock()
+		limit := writeStall
+		if finished {
+			limit = lastWords
+		}
+		_ = st.SetDeadline(time.Now().Add(limit))
+		_, err := st.Write(frame)
+		_ = st.SetDeadline(time.Time{})
+		if err != nil {
+			s.lost(errors.Join(errors.New("writing"), err))
+			return
+		}
+		if full {
+			s.onRoom()
+		}
+	}
+}

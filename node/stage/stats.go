@@ -1,0 +1,90 @@
+package stage
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// stats are a stage's counters since its start.
+type stats struct {
+	opened, closed, tokens, passes, rows atomic.Int64
+
+	mu     sync.Mutex
+	decode time.Duration // moving average of a pass of decodes only
+	recent [16]mark      // tokens of the last seconds, for a rate
+}
+
+type mark struct {
+	second int64
+	rows   int64
+}
+
+// Status is a stage's load, now.
+type Status struct {
+	Sessions     int
+	QueuedRows   int
+	KVFree       int
+	TokensPerS   float64       // decode rows of the last ten seconds
+	DecodePass   time.Duration // moving average; 0: none yet
+	Opened       int64
+	Passes, Rows int64
+}
+
+// pass records one pass.
+func (t *stats) pass(rows, decodes int, took time.Duration, now time.Time) {
+	t.passes.Add(1)
+	t.rows.Add(int64(rows))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if decodes == rows {
+		if t.decode == 0 {
+			t.decode = took
+		}
+		t.decode += (took - t.decode) / 16
+	}
+	m := &t.recent[now.Unix()%int64(len(t.recent))]
+	if m.second != now.Unix() {
+		*m = mark{second: now.Unix()}
+	}
+	m.rows += int64(decodes)
+}
+
+func (t *stats) rate(now time.Time) float64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var n int64
+	for _, m := range t.recent {
+		if age := now.Unix() - m.second; age > 0 && age <= 10 {
+			n += m.rows
+		}
+	}
+	return float64(n) / 10
+}
+
+func (t *stats) decodePass() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.decode
+}
+
+// retryAfter guesses when a session will have ended: what a hundred more
+// tokens take, within reason.
+func (t *stats) retryAfter() time.Duration {
+	return max(time.Second, min(30*time.Second, 100*t.decodePass()))
+}
+
+// Status tells the stage's load.
+func (s *Stage) Status() Status {
+	s.mu.Lock()
+	st := Status{Sessions: len(s.sessions), KVFree: s.cfg.KVTokens - s.kvUsed}
+	for _, sess := range s.sessions {
+		st.QueuedRows += sess.queuedRows()
+	}
+	s.mu.Unlock()
+	st.TokensPerS = s.stats.rate(time.Now())
+	st.DecodePass = s.stats.decodePass()
+	st.Opened = s.stats.opened.Load()
+	st.Passes, st.Rows = s.stats.passes.Load(), s.stats.rows.Load()
+	return st
+}
