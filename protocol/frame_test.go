@@ -1,0 +1,150 @@
+package protocol
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+)
+
+func read(b []byte, maxPayload int) (*Frame, []byte, error) {
+	return ReadFrame(bufio.NewReader(bytes.NewReader(b)), maxPayload)
+}
+
+func TestFrameRoundTrip(t *testing.T) {
+	payload := AppendTensor(nil, TensorCodec_TENSOR_CODEC_F32, []float32{1, -2, 3, 0.5})
+	f := &Frame{Kind: &Frame_Step{Step: &Step{Epoch: 2, Base: 64, Rows: 2, Sample: true}}}
+	b, err := AppendFrame(nil, f, payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A vector: varint length, protobuf, payload.
+	const want = "0c08102a080802104018023001" + "0000803f000000c0000040400000003f"
+	if hex.EncodeToString(b) != want {
+		t.Errorf("bytes %x", b)
+	}
+	r := bufio.NewReader(bytes.NewReader(append(b, b...)))
+	for range 2 {
+		got, p, err := ReadFrame(r, 1<<10)
+		if err != nil || !proto.Equal(got, f) || !bytes.Equal(p, payload) {
+			t.Fatalf("came back as %v %x, %v", got, p, err)
+		}
+	}
+	if _, _, err := ReadFrame(r, 0); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+}
+
+func TestFrameRefused(t *testing.T) {
+	good, _ := AppendFrame(nil, &Frame{Kind: &Frame_Bye{Bye: &Bye{}}}, make([]byte, 100))
+	oversized := binary.AppendUvarint(nil, 1<<40)
+	hugePayload, _ := proto.Marshal(&Frame{PayloadLen: math.MaxUint32, Kind: &Frame_Bye{Bye: &Bye{}}})
+	for name, b := range map[string][]byte{
+		"oversized header":         oversized,
+		"oversized payload":        append(binary.AppendUvarint(nil, uint64(len(hugePayload))), hugePayload...),
+		"payload past what is due": good,
+		"overlong varint":          bytes.Repeat([]byte{0xff}, 11),
+		"no kind":                  {0},
+		"garbage":                  {3, 0xff, 0xff, 0xff},
+	} {
+		if _, _, err := read(b, 99); !errors.Is(err, ErrFrame) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for i := 1; i < len(good); i++ {
+		if _, _, err := read(good[:i], 100); err != io.ErrUnexpectedEOF {
+			t.Fatalf("cut at %d: %v", i, err)
+		}
+	}
+	if _, err := AppendFrame(nil, &Frame{}, make([]byte, MaxPayload+1)); !errors.Is(err, ErrFrame) {
+		t.Errorf("wrote an oversized payload: %v", err)
+	}
+}
+
+func FuzzFrame(f *testing.F) {
+	b, _ := AppendFrame(nil, &Frame{Kind: &Frame_Open{Open: &Open{Session: make([]byte, 16), Stages: 3, Next: &Hop{}}}}, []byte("payload"))
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		fr, p, err := read(b, 1<<20)
+		if err != nil {
+			return
+		}
+		again, err := AppendFrame(nil, fr, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fr2, p2, err := read(again, 1<<20); err != nil || !proto.Equal(fr, fr2) || !bytes.Equal(p, p2) {
+			t.Fatalf("not the same again: %v", err)
+		}
+	})
+}
+
+func TestTensorCodecs(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	x := make([]float32, 96)
+	for i := range x {
+		x[i] = float32(rng.NormFloat64())
+	}
+	for codec, bound := range map[TensorCodec]float64{
+		TensorCodec_TENSOR_CODEC_F32: 0, TensorCodec_TENSOR_CODEC_F16: 2e-3, TensorCodec_TENSOR_CODEC_Q8_0: 2e-2,
+	} {
+		b := AppendTensor(nil, codec, x)
+		if len(b) != TensorSize(codec, len(x)) {
+			t.Fatalf("%s: %d bytes, TensorSize says %d", codec, len(b), TensorSize(codec, len(x)))
+		}
+		y, err := Tensor(codec, b, len(x))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range x {
+			if d := math.Abs(float64(x[i] - y[i])); d > bound {
+				t.Fatalf("%s: value %d is off by %g", codec, i, d)
+			}
+		}
+		if _, err := Tensor(codec, b[:len(b)-1], len(x)); !errors.Is(err, ErrFrame) {
+			t.Errorf("%s: took a short payload: %v", codec, err)
+		}
+	}
+	for _, v := range []float32{float32(math.NaN()), float32(math.Inf(-1))} {
+		if _, err := Tensor(0, AppendTensor(nil, 0, []float32{0, v}), 2); !errors.Is(err, ErrFrame) {
+			t.Errorf("took %v", v)
+		}
+	}
+	if _, err := Tensor(9, make([]byte, 8), 2); !errors.Is(err, ErrFrame) {
+		t.Errorf("took an unknown codec: %v", err)
+	}
+}
+
+func TestSpan(t *testing.T) {
+	for _, text := range []string{"", "5", "-1-3", "3-3", "9-2", "a-b", "1-2-3"} {
+		if s, err := ParseSpan(text); err == nil {
+			t.Errorf("%q read as %v", text, s)
+		}
+	}
+	if s, err := ParseSpan("10-20"); err != nil || s != (Span{10, 20}) || s.String() != "10-20" {
+		t.Errorf("%v %v", s, err)
+	}
+	got := Uncovered(10, []Span{{2, 4}, {3, 6}, {9, 40}})
+	if len(got) != 2 || got[0] != (Span{0, 2}) || got[1] != (Span{6, 9}) {
+		t.Errorf("uncovered %v", got)
+	}
+}
+
+func BenchmarkTensorF32(b *testing.B) {
+	x := make([]float32, 64*576)
+	raw := AppendTensor(nil, 0, x)
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		raw = AppendTensor(raw[:0], 0, x)
+		if _, err := Tensor(0, raw, len(x)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
