@@ -1,0 +1,111 @@
+package link
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/transport"
+	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	manet "github.com/multiformats/go-multiaddr/net"
+	"github.com/quic-go/quic-go"
+	"go.uber.org/fx"
+)
+
+// LibP2POptions are the transports of a host on this link, QUIC and TCP, all on
+// one uplink. They take the place of the host's own Transport and QUICReuse
+// options. The zero Params give none: the host keeps its own.
+func (p Params) LibP2POptions() []libp2p.Option {
+	if p.IsZero() {
+		return nil
+	}
+	u := newUplink(p)
+	return []libp2p.Option{
+		libp2p.QUICReuse(u.quicReuse),
+		libp2p.Transport(libp2pquic.NewTransport),
+		libp2p.Transport(u.tcpTransport),
+	}
+}
+
+// quicReuse is libp2p's own set-up of the QUIC sockets (resource manager
+// included, which a constructor of one's own has to see to), on the uplink.
+func (u *uplink) quicReuse(key quic.StatelessResetKey, token quic.TokenGeneratorKey, rcmgr network.ResourceManager, life fx.Lifecycle) (*quicreuse.ConnManager, error) {
+	cm, err := quicreuse.NewConnManager(key, token,
+		quicreuse.OverrideListenUDP(u.listenUDP),
+		quicreuse.VerifySourceAddress(rcmgr.VerifySourceAddress),
+		quicreuse.ConnContext(func(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
+			addr, err := quicreuse.ToQuicMultiaddr(client.RemoteAddr, quic.Version1)
+			if err != nil {
+				addr = nil // the resource manager decides about unnamed ones too
+			}
+			scope, err := rcmgr.OpenConnection(network.DirInbound, false, addr)
+			if err != nil {
+				return ctx, err
+			}
+			ctx = network.WithConnManagementScope(ctx, scope)
+			context.AfterFunc(ctx, scope.Done)
+			return ctx, nil
+		}),
+	)
+	if err != nil {
+		return nil, err
+	}
+	life.Append(fx.StopHook(cm.Close))
+	return cm, nil
+}
+
+// tcpTransport is libp2p's TCP transport; the upgrader it hands its raw
+// connections to puts them on the uplink first, dialed and accepted alike. So
+// the transport's own dialer, port reuse included, stays in use.
+func (u *uplink) tcpTransport(up transport.Upgrader, rcmgr network.ResourceManager) (*tcp.TcpTransport, error) {
+	return tcp.NewTCPTransport(upgrader{Upgrader: up, up: u}, rcmgr, nil)
+}
+
+type upgrader struct {
+	transport.Upgrader
+	up *uplink
+}
+
+// Upgrade has a dialed connection; the listener below has the accepted ones.
+func (g upgrader) Upgrade(ctx context.Context, t transport.Transport, raw manet.Conn, dir network.Direction, p peer.ID, scope network.ConnManagementScope) (transport.CapableConn, error) {
+	ready := time.NewTimer(g.up.RTT)
+	defer ready.Stop()
+	select {
+	case <-ready.C:
+	case <-ctx.Done():
+		raw.Close()
+		scope.Done()
+		return nil, ctx.Err()
+	}
+	return g.Upgrader.Upgrade(ctx, t, newConn(raw, g.up, time.Time{}), dir, p, scope)
+}
+
+func (g upgrader) GateMaListener(l manet.Listener) transport.GatedMaListener {
+	return g.Upgrader.GateMaListener(listener{Listener: l, up: g.up})
+}
+
+func (g upgrader) UpgradeListener(t transport.Transport, l manet.Listener) transport.Listener {
+	return g.UpgradeGatedMaListener(t, g.GateMaListener(l))
+}
+
+type listener struct {
+	manet.Listener
+	up *uplink
+}
+
+// Accept returns as soon as the kernel has the connection; what is sent on it
+// waits until the handshake would have got here.
+func (l listener) Accept() (manet.Conn, error) {
+	raw, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return newConn(raw, l.up, time.Now().Add(l.up.RTT*3/2)), nil
+}
+
+var _ net.Conn = (*conn)(nil)

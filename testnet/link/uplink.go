@@ -1,0 +1,88 @@
+package link
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+const (
+	minQueue  = 64 << 10 // bytes that may always wait for the wire
+	maxFlight = 64 << 20 // bytes an uplink holds at most, waiting or under way
+)
+
+// uplink is the one wire that all sockets of a node send over.
+type uplink struct {
+	Params
+	queue float64 // bytes that may wait before the wire
+
+	timeline timeline
+
+	mu     sync.Mutex
+	free   time.Time // when the wire has sent all it took
+	last   time.Time // when the last datagram arrives: order is kept
+	flight int       // bytes held
+}
+
+func newUplink(p Params) *uplink {
+	return &uplink{Params: p, queue: max(minQueue, p.Rate/8*p.RTT.Seconds())}
+}
+
+// verdict says what became of a packet.
+type verdict int
+
+const (
+	sent verdict = iota
+	lost         // by chance, after it used the wire
+	full         // the queue had no room: it never used the wire
+)
+
+// send puts n bytes in packets packets on the wire and says when the last of
+// them arrives. The bytes count as held until done is called with the same n;
+// lost ones of a stream are held too, for they arrive later.
+func (u *uplink) send(now time.Time, n, packets int, stream bool) (at time.Time, v verdict) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.flight+n > maxFlight || u.backlog(now) > u.queue {
+		return time.Time{}, full
+	}
+	if u.free.Before(now) {
+		u.free = now
+	}
+	if u.Rate > 0 {
+		u.free = u.free.Add(time.Duration(float64(n) * 8 / u.Rate * 1e9))
+	}
+	if u.Loss > 0 {
+		for range packets {
+			if rand.Float64() < u.Loss {
+				v = lost
+			}
+		}
+	}
+	if v == sent || stream {
+		u.flight += n
+	}
+	return u.free.Add(u.RTT / 2), v
+}
+
+// backlog is the number of bytes before the wire.
+func (u *uplink) backlog(now time.Time) float64 {
+	return u.free.Sub(now).Seconds() * u.Rate / 8
+}
+
+// room says when the queue will have room again for a stream.
+func (u *uplink) room(now time.Time) time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	wait := time.Millisecond // held bytes are leaving
+	if over := u.backlog(now) - u.queue*3/4; over > 0 && u.Rate > 0 {
+		wait = max(wait, time.Duration(over*8/u.Rate*1e9))
+	}
+	return now.Add(wait)
+}
+
+func (u *uplink) done(n int) {
+	u.mu.Lock()
+	u.flight -= n
+	u.mu.Unlock()
+}
