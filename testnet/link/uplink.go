@@ -14,18 +14,41 @@ const (
 // uplink is the one wire that all sockets of a node send over.
 type uplink struct {
 	Params
-	queue float64 // bytes that may wait before the wire
+	queue  float64        // bytes that may wait before the wire
+	chance func() float64 // in [0, 1), decides losses
 
 	timeline timeline
 
 	mu     sync.Mutex
 	free   time.Time // when the wire has sent all it took
-	last   time.Time // when the last datagram arrives: order is kept
 	flight int       // bytes held
 }
 
 func newUplink(p Params) *uplink {
-	return &uplink{Params: p, queue: max(minQueue, p.Rate/8*p.RTT.Seconds())}
+	return &uplink{Params: p, queue: max(minQueue, p.Rate/8*p.RTT.Seconds()), chance: rand.Float64}
+}
+
+// Model is an uplink's arithmetic alone, for datagrams on a clock of the
+// caller's: simulated networks are to have the same links.
+type Model struct{ u *uplink }
+
+// NewModel makes an idle uplink; chance gives numbers in [0, 1) for its losses.
+func NewModel(p Params, chance func() float64) *Model {
+	m := &Model{newUplink(p)}
+	m.u.chance = chance
+	return m
+}
+
+// Send puts a datagram of n bytes on the wire and says how long it takes to the
+// other end; not ok if it never gets there. now must not go back.
+func (m *Model) Send(now time.Time, n int) (delay time.Duration, ok bool) {
+	wire := n + udpOverhead
+	at, v := m.u.send(now, wire, 1, false)
+	if v != sent {
+		return 0, false
+	}
+	m.u.done(wire) // the caller holds the bytes
+	return at.Sub(now), true
 }
 
 // verdict says what became of a packet.
@@ -54,7 +77,7 @@ func (u *uplink) send(now time.Time, n, packets int, stream bool) (at time.Time,
 	}
 	if u.Loss > 0 {
 		for range packets {
-			if rand.Float64() < u.Loss {
+			if u.chance() < u.Loss {
 				v = lost
 			}
 		}
