@@ -1,0 +1,142 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/libp2p/go-libp2p"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Config is all that an operator decides. The zero value with a Home is a node
+// that serves nothing.
+type Config struct {
+	Home        string      // data directory
+	Version     string      // of the software, for peers
+	ListenPort  int         // QUIC and TCP; 0: drawn once and kept in Home
+	ListenAddrs []string    // multiaddrs, instead of ListenPort on all interfaces
+	Bootstrap   []string    // multiaddrs with /p2p/
+	API         string      // host:port of the local HTTP API; "": none
+	APIKey      string      // asked of API clients; "": none
+	NoMDNS      bool        // do not look for peers on the LAN
+	Client      bool        // light: serve nothing, advertise nothing
+	Serve       []ServeSpec // what to serve
+	Memory      int64       // bytes lent, weights and KV together; 0: half of what the machine has
+	Threads     int         // lent; 0: chosen by measuring
+	Nice        int         // of the engine's process; 0 means 0, flags default to 5
+	Devices     []string    // GPUs to use, by name; none: all found
+	KVType      string      // "f16" or "f32"
+	KVTokens    int         // KV cells a span; 0: from Memory
+	MaxSessions int         // at once and span; 0: 32
+	Quota       int64       // bytes of disk for unpinned shards; 0: no limit
+	InProcess   bool        // run engines in this process: for tests
+	Command     []string    // how to start an engine's child; nil: this program, "engine-child"
+	Wire        string      // activations between stages: "f32", "f16" or "q8_0"
+	Network     []libp2p.Option
+	Log         *slog.Logger
+	Events      func(Event) // lifecycle, for scripts; may be nil
+}
+
+// ServeSpec names a model and the part of it to serve.
+type ServeSpec struct {
+	Model string // a name, a CID, or something that can be imported
+	Span  string // "FROM-TO", "all" or "auto"
+}
+
+// Event is one line of a node's life, as `shoal node --json-events` prints it.
+type Event struct {
+	Event     string   `json:"event"` // listening, fetching, serving, engine, stopped
+	Peer      string   `json:"peer,omitempty"`
+	Addrs     []string `json:"addrs,omitempty"`
+	API       string   `json:"api,omitempty"`
+	Model     string   `json:"model,omitempty"`
+	Name      string   `json:"name,omitempty"`
+	From      int      `json:"from"`
+	To        int      `json:"to"`
+	EnginePID int      `json:"engine_pid,omitempty"`
+	Ready     bool     `json:"ready,omitempty"`
+	Done      int64    `json:"done,omitempty"`
+	Total     int64    `json:"total,omitempty"`
+	Error     string   `json:"error,omitempty"`
+}
+
+func (c *Config) setDefaults() error {
+	if c.Home == "" {
+		return errors.New("node: no home directory given")
+	}
+	if err := os.MkdirAll(c.Home, 0o700); err != nil {
+		return fmt.Errorf("making the home directory: %w", err)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Events == nil {
+		c.Events = func(Event) {}
+	}
+	if c.Memory == 0 {
+		c.Memory = machineMemory() / 2
+	}
+	if c.MaxSessions == 0 {
+		c.MaxSessions = 32
+	}
+	if c.KVType == "" {
+		c.KVType = "f16"
+	}
+	if c.KVType != "f16" && c.KVType != "f32" {
+		return fmt.Errorf("KV type %q: f16 and f32 are known", c.KVType)
+	}
+	if _, err := codecOf(c.Wire); err != nil {
+		return err
+	}
+	if c.Threads < 0 || c.Threads > runtime.NumCPU() {
+		return fmt.Errorf("%d threads: this machine has %d cores", c.Threads, runtime.NumCPU())
+	}
+	for _, s := range c.Serve {
+		if _, _, err := s.span(); err != nil {
+			return err
+		}
+	}
+	if c.Client && len(c.Serve) > 0 {
+		return errors.New("a light client serves no model")
+	}
+	if c.Command == nil {
+		exe, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("finding this program, to start engines with: %w", err)
+		}
+		c.Command = []string{exe, "engine-child"}
+	}
+	return nil
+}
+
+// span reads the spec's span; auto says that the node is to choose.
+func (s ServeSpec) span() (span protocol.Span, auto bool, err error) {
+	switch strings.ToLower(s.Span) {
+	case "", "auto":
+		return span, true, nil
+	case "all":
+		return protocol.Span{From: 0, To: -1}, false, nil
+	}
+	span, err = protocol.ParseSpan(s.Span)
+	return span, false, err
+}
+
+func codecOf(wire string) (protocol.TensorCodec, error) {
+	switch wire {
+	case "", "f32":
+		return protocol.TensorCodec_TENSOR_CODEC_F32, nil
+	case "f16":
+		return protocol.TensorCodec_TENSOR_CODEC_F16, nil
+	case "q8_0":
+		return protocol.TensorCodec_TENSOR_CODEC_Q8_0, nil
+	}
+	return 0, fmt.Errorf("wire format %q: f32, f16 and q8_0 are known", wire)
+}
+
+func (c *Config) path(name string) string { return filepath.Join(c.Home, name) }

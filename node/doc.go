@@ -1,0 +1,21 @@
+// Package node assembles one shoal daemon from its parts and owns their
+// lifetimes.
+//
+//	store     the models on disk
+//	network   peers, offers, streams
+//	exchange  leaves from and to peers
+//	engine    one child process a served span
+//	stage     sessions of others through the served spans
+//	session   own sessions, along routes that route plans
+//	text      tokenizers and chat templates
+//	api       the local HTTP API over all this
+//
+// The parts know each other only through the small interfaces that each
+// declares; adapt.go fits them together. Start order is the order above, and
+// stop order the reverse: first nobody new is let in (api, offers), then
+// sessions end (stage), then what they stood on goes (engine, exchange,
+// network, store). New and Close in node.go read that way.
+//
+// A light node (Config.Client) is the same without served spans: it joins,
+// keeps the header shards of the models it talks to, and holds no weights.
+package node

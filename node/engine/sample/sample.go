@@ -1,0 +1,337 @@
+// Package sample draws a token from logits.
+//
+// The sampler is counter-based: what it draws is a function of the logits, the
+// parameters, the tokens so far and the absolute position, and of nothing else.
+// A stage that takes over a session therefore goes on exactly where the lost
+// one stopped, and needs no state but what it is told.
+//
+// It is Gumbel-max (Gumbel 1954; Maddison et al., "A* Sampling", 2014): the
+// token is the argmax of logit/T + g over the candidates, g = -ln(-ln(u)), with
+// u from a hash of seed, position and token ID. That draws from exactly the
+// softmax over the candidates. The hash is that of the wire specification
+// (protocol/README.md), so that any two implementations draw alike.
+//
+// Order: penalties, then the cuts top-k, top-p and min-p on the distribution at
+// temperature 1, then temperature. Cutting before the temperature (llama.cpp's
+// order too) keeps the set of candidates the same when only the temperature is
+// changed, which is what people expect of a cut.
+package sample
+
+import (
+	"errors"
+	"math"
+	"math/bits"
+	"slices"
+)
+
+// Params of a draw. The zero value is greedy.
+type Params struct {
+	Temperature      float32 // 0: greedy
+	TopK             int     // candidates kept; 0: all
+	TopP             float32 // least probability mass kept; 0 or 1: all
+	MinP             float32 // least probability, as a part of the best one's; 0: all
+	RepeatPenalty    float32 // divides logits > 0 of seen tokens, multiplies those < 0; 0 or 1: off
+	PresencePenalty  float32 // subtracted once from tokens of the answer
+	FrequencyPenalty float32 // subtracted for each time they occur in the answer
+	Seed             uint64
+	Logprobs         bool // report the log probability: it costs a pass over the logits
+	TopLogprobs      int  // alternatives to report
+	Prompt           int  // so many leading tokens of the history are the prompt's
+}
+
+// Validate says what is wrong with p, if anything.
+func (p Params) Validate() error {
+	for _, x := range []float32{p.Temperature, p.TopP, p.MinP, p.RepeatPenalty, p.PresencePenalty, p.FrequencyPenalty} {
+		if x-x != 0 {
+			return errors.New("a sampling parameter is not a finite number")
+		}
+	}
+	switch {
+	case p.Temperature < 0:
+		return errors.New("temperature must not be negative")
+	case p.TopP < 0 || p.TopP > 1:
+		return errors.New("top-p must lie between 0 and 1")
+	case p.MinP < 0 || p.MinP > 1:
+		return errors.New("min-p must lie between 0 and 1")
+	case p.RepeatPenalty < 0:
+		return errors.New("the repetition penalty must not be negative")
+	case p.TopK < 0 || p.TopLogprobs < 0:
+		return errors.New("counts must not be negative")
+	}
+	return nil
+}
+
+// Top is an alternative.
+type Top struct {
+	ID      int32
+	Logprob float32
+}
+
+// Token is what was drawn. Log probabilities are natural ones of the model's
+// own distribution: before penalties, cuts and temperature.
+type Token struct {
+	ID      int32
+	Logprob float32
+	Top     []Top // descending
+}
+
+// Sample draws the token at the given absolute position. history is the end of
+// the prompt (Params.Prompt tokens of it) and the answer so far. Logits that
+// are not numbers count as impossible.
+func Sample(logits []float32, p Params, history []int32, position uint64) Token {
+	if len(logits) == 0 {
+		return Token{}
+	}
+	z := logits
+	if penalized(p) && len(history) > 0 {
+		z = slices.Clone(logits)
+		penalize(z, p, history)
+	}
+	id := greedy(z)
+	if p.Temperature > 0 {
+		id = draw(candidates(z, p), p, position, id)
+	}
+	t := Token{ID: id}
+	if p.Logprobs || p.TopLogprobs > 0 {
+		norm := logSumExp(logits)
+		t.Logprob = float32(float64(logits[id]) - norm)
+		for _, i := range best(logits, p.TopLogprobs) {
+			t.Top = append(t.Top, Top{i, float32(float64(logits[i]) - norm)})
+		}
+	}
+	return t
+}
+
+func penalized(p Params) bool {
+	return p.RepeatPenalty != 0 && p.RepeatPenalty != 1 || p.PresencePenalty != 0 || p.FrequencyPenalty != 0
+}
+
+func penalize(z []float32, p Params, history []int32) {
+	seen, count := map[int32]bool{}, map[int32]int{}
+	for i, id := range history {
+		if id >= 0 && int(id) < len(z) {
+			seen[id] = true
+			if i >= p.Prompt {
+				count[id]++
+			}
+		}
+	}
+	if r := p.RepeatPenalty; r > 0 && r != 1 {
+		for id := range seen {
+			if z[id] > 0 {
+				z[id] /= r
+			} else {
+				z[id] *= r
+			}
+		}
+	}
+	for id, n := range count {
+		z[id] -= p.PresencePenalty + float32(n)*p.FrequencyPenalty
+	}
+}
+
+// greedy is the lowest ID with the greatest logit.
+func greedy(z []float32) int32 {
+	at, top := 0, float32(math.Inf(-1))
+	for i, v := range z {
+		if v > top { // false for NaN
+			at, top = i, v
+		}
+	}
+	return int32(at)
+}
+
+func logSumExp(z []float32) float64 {
+	top := float64(z[greedy(z)])
+	if math.IsInf(top, 0) || math.IsNaN(top) {
+		return top
+	}
+	sum := 0.0
+	for _, v := range z {
+		if v == v {
+			sum += math.Exp(float64(v) - top)
+		}
+	}
+	return top + math.Log(sum)
+}
+
+type candidate struct {
+	id int32
+	z  float32
+}
+
+// byLogit orders candidates by falling logit, then rising ID.
+func byLogit(a, b candidate) int {
+	switch {
+	case a.z > b.z:
+		return -1
+	case a.z < b.z:
+		return 1
+	}
+	return int(a.id - b.id)
+}
+
+// candidates that the cuts leave, in no particular order.
+func candidates(z []float32, p Params) []candidate {
+	top := z[greedy(z)]
+	floor := float32(math.Inf(-1))
+	if p.MinP > 0 { // a threshold on the logit
+		floor = top + float32(math.Log(float64(p.MinP)))
+	}
+	switch {
+	case p.TopK > 0:
+		c := atLeast(z, float32(math.Inf(-1)))
+		if p.TopK < len(c) {
+			c = selectBest(c, p.TopK)
+		} else {
+			slices.SortFunc(c, byLogit)
+		}
+		return above(nucleus(c, p.TopP, mass(c, top), top), floor)
+	case p.TopP > 0 && p.TopP < 1:
+		// Few candidates carry the mass: look at the best only, and at more
+		// of them while it does not suffice.
+		all := mass(atLeast(z, float32(math.Inf(-1))), top)
+		for depth := float32(8); ; depth *= 2 {
+			c := atLeast(z, top-depth)
+			slices.SortFunc(c, byLogit)
+			if cut := nucleus(c, p.TopP, all, top); len(cut) < len(c) || depth > 1e30 {
+				return above(cut, floor)
+			}
+		}
+	}
+	return atLeast(z, floor)
+}
+
+func atLeast(z []float32, floor float32) []candidate {
+	c := make([]candidate, 0, 64)
+	for i, v := range z {
+		if v >= floor && v > float32(math.Inf(-1)) {
+			c = append(c, candidate{int32(i), v})
+		}
+	}
+	return c
+}
+
+// above keeps those of the sorted candidates that reach floor.
+func above(c []candidate, floor float32) []candidate {
+	for i, x := range c {
+		if x.z < floor {
+			return c[:i]
+		}
+	}
+	return c
+}
+
+func mass(c []candidate, top float32) (sum float64) {
+	for _, x := range c {
+		sum += math.Exp(float64(x.z - top))
+	}
+	return sum
+}
+
+// nucleus keeps the fewest of the sorted candidates that have a part p of the
+// whole mass.
+func nucleus(c []candidate, p float32, whole float64, top float32) []candidate {
+	if p <= 0 || p >= 1 {
+		return c
+	}
+	sum := 0.0
+	for i, x := range c {
+		if sum += math.Exp(float64(x.z - top)); sum >= float64(p)*whole {
+			return c[:i+1]
+		}
+	}
+	return c
+}
+
+// selectBest gives the k best candidates in order, by a heap of k.
+func selectBest(c []candidate, k int) []candidate {
+	h := c[:k:k]
+	worse := func(a, b candidate) bool { return byLogit(a, b) > 0 }
+	down := func(i int) {
+		for {
+			j := 2*i + 1
+			if j >= k {
+				return
+			}
+			if j+1 < k && worse(h[j+1], h[j]) {
+				j++
+			}
+			if !worse(h[j], h[i]) {
+				return
+			}
+			h[i], h[j] = h[j], h[i]
+			i = j
+		}
+	}
+	for i := k/2 - 1; i >= 0; i-- {
+		down(i)
+	}
+	for _, x := range c[k:] {
+		if worse(h[0], x) {
+			h[0] = x
+			down(0)
+		}
+	}
+	slices.SortFunc(h, byLogit)
+	return h
+}
+
+func best(z []float32, k int) []int32 {
+	c := make([]candidate, 0, len(z))
+	for i, v := range z {
+		if v == v {
+			c = append(c, candidate{int32(i), v})
+		}
+	}
+	if k < len(c) {
+		c = selectBest(c, k)
+	} else {
+		slices.SortFunc(c, byLogit)
+	}
+	out := make([]int32, len(c))
+	for i, x := range c {
+		out[i] = x.id
+	}
+	return out
+}
+
+func draw(c []candidate, p Params, position uint64, fallback int32) int32 {
+	at, top := fallback, math.Inf(-1)
+	for _, x := range c {
+		h := Hash(p.Seed, position, x.id) >> 11
+		logit := float64(x.z) / float64(p.Temperature)
+		// g <= -ln(1-u), which the number of leading ones of u bounds: most
+		// candidates need no logarithm.
+		if logit+math.Ln2*float64(55-bits.Len64(1<<53-h)) < top {
+			continue
+		}
+		v := logit + gumbel(h)
+		if v > top || v == top && x.id < at {
+			at, top = x.id, v
+		}
+	}
+	return at
+}
+
+// gumbel is standard Gumbel noise from the upper 53 bits of the hash: u lies
+// in (0, 1).
+func gumbel(hash53 uint64) float64 {
+	u := (float64(hash53) + 0.5) / (1 << 53)
+	return -math.Log(-math.Log(u))
+}
+
+// Hash mixes seed, position and token ID with the finalizer of SplitMix64
+// (Steele, Lea and Flood, 2014), once for each.
+func Hash(seed, position uint64, id int32) uint64 {
+	x := mix(seed + 0x9e3779b97f4a7c15)
+	x = mix(x ^ position)
+	return mix(x ^ uint64(uint32(id)))
+}
+
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}

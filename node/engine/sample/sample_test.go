@@ -1,0 +1,153 @@
+package sample
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+func randomLogits(rng *rand.Rand, n int) []float32 {
+	z := make([]float32, n)
+	for i := range z {
+		z[i] = float32(rng.NormFloat64() * 3)
+	}
+	return z
+}
+
+// The draws must follow the softmax of the logits at the temperature.
+func TestDistribution(t *testing.T) {
+	z := []float32{1, 0, -1, 2, 0.5}
+	for _, temperature := range []float32{0.5, 1, 2} {
+		var sum float64
+		want := make([]float64, len(z))
+		for i, v := range z {
+			want[i] = math.Exp(float64(v / temperature))
+			sum += want[i]
+		}
+		const n = 200_000
+		got := make([]float64, len(z))
+		for pos := range uint64(n) {
+			got[Sample(z, Params{Temperature: temperature, Seed: 42}, nil, pos).ID]++
+		}
+		chi := 0.0
+		for i := range z {
+			e := want[i] / sum * n
+			chi += (got[i] - e) * (got[i] - e) / e
+		}
+		if chi > 18.5 { // 0.1 % at 4 degrees of freedom
+			t.Errorf("temperature %g: chi-square %.1f", temperature, chi)
+		}
+	}
+}
+
+// Vectors for other implementations: protocol/README.md.
+func TestVectors(t *testing.T) {
+	for _, c := range []struct {
+		seed, pos uint64
+		id        int32
+		want      uint64
+	}{{0, 0, 0, 0x80abe802ac1e182e}, {42, 7, 100, 0x909440ff0371913d}, {1 << 63, 1 << 40, 151_000, 0x47f89de7f293de3c}} {
+		if got := Hash(c.seed, c.pos, c.id); got != c.want {
+			t.Errorf("Hash(%d, %d, %d) = %#x, want %#x", c.seed, c.pos, c.id, got, c.want)
+		}
+	}
+}
+
+// Each cut against the plainest way to say it.
+func TestCuts(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 300 {
+		z := randomLogits(rng, 1+rng.IntN(60))
+		p := Params{Temperature: 1, TopK: rng.IntN(8), TopP: float32(rng.IntN(3)) * 0.4, MinP: float32(rng.IntN(2)) * 0.1}
+		order := make([]candidate, len(z))
+		for i, v := range z {
+			order[i] = candidate{int32(i), v}
+		}
+		slices.SortFunc(order, byLogit)
+		prob := func(x candidate) float64 { return math.Exp(float64(x.z - order[0].z)) }
+		keep := order
+		if p.TopK > 0 {
+			keep = keep[:min(p.TopK, len(keep))]
+		}
+		if p.TopP > 0 && p.TopP < 1 {
+			total, mass := 0.0, 0.0
+			for _, x := range keep {
+				total += prob(x)
+			}
+			for i, x := range keep {
+				if mass += prob(x); mass >= float64(p.TopP)*total {
+					keep = keep[:i+1]
+					break
+				}
+			}
+		}
+		if p.MinP > 0 {
+			keep = slices.DeleteFunc(slices.Clone(keep), func(x candidate) bool { return prob(x) < float64(p.MinP)*(1-1e-6) })
+		}
+		got := candidates(z, p)
+		slices.SortFunc(got, byLogit)
+		if !slices.Equal(got, keep) {
+			t.Fatalf("%+v of %v: %v, want %v", p, z, got, keep)
+		}
+	}
+}
+
+func TestPenalties(t *testing.T) {
+	z := []float32{2, 1.9, -1}
+	if got := Sample(z, Params{RepeatPenalty: 2}, []int32{0}, 0).ID; got != 1 {
+		t.Errorf("repetition: %d", got)
+	}
+	if got := Sample(z, Params{PresencePenalty: 1, Prompt: 1}, []int32{0}, 0).ID; got != 0 {
+		t.Errorf("presence counts the answer only: %d", got)
+	}
+	if got := Sample(z, Params{FrequencyPenalty: 0.06}, []int32{0, 0}, 0).ID; got != 1 {
+		t.Errorf("frequency: %d", got)
+	}
+	if tok := Sample(z, Params{RepeatPenalty: 2, TopLogprobs: 3}, []int32{0}, 0); tok.Top[0].ID != 0 || tok.Logprob != tok.Top[1].Logprob {
+		t.Errorf("log probabilities are the model's own: %+v", tok)
+	}
+	if z[0] != 2 {
+		t.Error("the caller's logits were changed")
+	}
+}
+
+func FuzzSample(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 255, 127, 0}, float32(1), 3, float32(0.5), float32(0.1), uint64(3))
+	f.Fuzz(func(t *testing.T, raw []byte, temperature float32, k int, p, minP float32, seed uint64) {
+		z := make([]float32, len(raw))
+		for i, b := range raw {
+			switch b {
+			case 255:
+				z[i] = float32(math.NaN())
+			case 254:
+				z[i] = float32(math.Inf(1))
+			case 253:
+				z[i] = float32(math.Inf(-1))
+			default:
+				z[i] = float32(b) - 100
+			}
+		}
+		par := Params{Temperature: temperature, TopK: k, TopP: p, MinP: minP, Seed: seed, TopLogprobs: 4}
+		if par.Validate() != nil {
+			return
+		}
+		tok := Sample(z, par, []int32{0, 5, -1, 1 << 30}, 1)
+		if len(z) > 0 && (tok.ID < 0 || int(tok.ID) >= len(z)) {
+			t.Fatalf("drew %d of %d", tok.ID, len(z))
+		}
+	})
+}
+
+func BenchmarkSample(b *testing.B) {
+	z := randomLogits(rand.New(rand.NewPCG(1, 1)), 150_000)
+	for name, p := range map[string]Params{
+		"greedy": {}, "temperature": {Temperature: 0.8}, "top-k": {Temperature: 0.8, TopK: 40, TopP: 0.9}, "top-p": {Temperature: 0.8, TopP: 0.9},
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				Sample(z, p, nil, 7)
+			}
+		})
+	}
+}

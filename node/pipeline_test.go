@@ -1,0 +1,375 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// sums is an engine whose numbers depend on every earlier position of the
+// sequence, as attention's do, and that notices any disorder: a position
+// computed out of turn, a slot not forgotten.
+type sums struct {
+	span   protocol.Span
+	blocks int
+	broken error // returned by Run if set
+
+	mu sync.Mutex
+	kv map[int][][]float64 // slot -> position -> block -> value
+}
+
+const width, vocab = 4, 97
+
+func (e *sums) Remove(seq int, from int32) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if int(from) < len(e.kv[seq]) {
+		e.kv[seq] = e.kv[seq][:from]
+	}
+	return nil
+}
+
+func (e *sums) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.broken != nil {
+		return nil, e.broken
+	}
+	res := &stage.Result{}
+	outs := make([][]float32, len(p.Rows))
+	for i, row := range p.Rows {
+		if len(e.kv[row.Seq]) != int(row.Pos) {
+			return nil, fmt.Errorf("position %d of slot %d, which holds %d", row.Pos, row.Seq, len(e.kv[row.Seq]))
+		}
+		h := make([]float32, width)
+		if e.span.From == 0 {
+			for j := range h {
+				h[j] = float32((int(p.Tokens[i])*(j+3))%11) / 11
+			}
+		} else {
+			copy(h, p.Hidden[i*width:][:width])
+		}
+		cells := make([]float64, e.span.Len())
+		e.kv[row.Seq] = append(e.kv[row.Seq], cells)
+		for b := range cells {
+			cells[b] = float64(h[0]) + float64(e.span.From+b)/7
+			mean := 0.0
+			for _, past := range e.kv[row.Seq] {
+				mean += past[b]
+			}
+			mean /= float64(len(e.kv[row.Seq]))
+			for j := range h {
+				h[j] = h[(j+1)%width]*0.7 + float32(mean)*0.3 + h[j]*0.1
+				h[j] -= float32(int(h[j]))
+			}
+		}
+		outs[i] = h
+	}
+	if e.span.To < e.blocks {
+		for _, h := range outs {
+			res.Hidden = append(res.Hidden, h...)
+		}
+		return res, nil
+	}
+	for _, d := range p.Draws {
+		sum := float32(0)
+		for j, v := range outs[d.Row] {
+			sum += v * float32(j*j*100+17)
+		}
+		id := (int(sum*31) + len(d.Sampled)) % vocab
+		res.Drawn = append(res.Drawn, stage.Drawn{ID: int32(max(id, -id)), Logprob: -1})
+	}
+	return res, nil
+}
+
+// pipes is a network of stage servers in one process.
+type pipes struct {
+	servers map[peer.ID]*stage.Server
+	wrap    func(net.Conn) net.Conn
+}
+
+type end struct {
+	net.Conn
+	peer peer.ID
+}
+
+func (e end) Reset() error  { return e.Close() }
+func (e end) Peer() peer.ID { return e.peer }
+
+type dialer struct {
+	*pipes
+	self peer.ID
+}
+
+func (d dialer) Self() peer.ID { return d.self }
+
+func (d dialer) dial(p peer.ID) (end, error) {
+	srv := d.servers[p]
+	if srv == nil {
+		return end{}, errors.New("nobody there")
+	}
+	a, b := net.Pipe()
+	go srv.Serve(end{b, d.self})
+	return end{a, p}, nil
+}
+
+type stageDialer struct{ dialer }
+
+func (d stageDialer) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (stage.Stream, error) {
+	return d.dial(p)
+}
+
+type sessionDialer struct{ dialer }
+
+func (d sessionDialer) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+	return d.dial(p)
+}
+
+// nodeID is the peer ID of node i: a valid one, though of no key.
+func nodeID(i int) peer.ID {
+	mh, err := multihash.Sum(fmt.Appendf(nil, "node %d", i), multihash.SHA2_256, -1)
+	if err != nil {
+		panic(err)
+	}
+	return peer.ID(mh)
+}
+
+type pipeline struct {
+	net     *pipes
+	model   cid.Cid
+	route   []session.Hop
+	stages  []*stage.Stage
+	engines []*sums
+}
+
+func newPipeline(t testing.TB, blocks int, cuts ...int) *pipeline {
+	t.Helper()
+	p := &pipeline{net: &pipes{servers: map[peer.ID]*stage.Server{}}, model: protocol.ModelKey(cid.Undef)}
+	cuts = append(append([]int{0}, cuts...), blocks)
+	for i := range len(cuts) - 1 {
+		span := protocol.Span{From: cuts[i], To: cuts[i+1]}
+		id := nodeID(i)
+		e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}}
+		s := stage.New(stage.Config{
+			Model: p.model, Span: span, Blocks: blocks, Width: width, Vocab: vocab,
+			KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024,
+		}, e, stageDialer{dialer{p.net, id}})
+		t.Cleanup(func() { s.Close(nil) })
+		srv := stage.NewServer(nil)
+		srv.Add(s)
+		p.net.servers[id] = srv
+		p.stages, p.engines = append(p.stages, s), append(p.engines, e)
+		p.route = append(p.route, session.Hop{Peer: id, Span: span})
+	}
+	return p
+}
+
+func (p *pipeline) ask(ctx context.Context, prompt []int32, n int) ([]int32, error) {
+	var got []int32
+	_, err := session.Run(ctx, sessionDialer{dialer{p.net, nodeID(-1)}}, &session.Request{
+		Model: p.model, Route: p.route, Prompt: prompt, Chunk: 7,
+		Sampling: &protocol.Sampling{MaxTokens: uint32(n)},
+	}, func(tok *protocol.Token) error {
+		got = append(got, tok.Id)
+		return nil
+	})
+	return got, err
+}
+
+func someTokens(seed uint64, n int) []int32 {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	out := make([]int32, n)
+	for i := range out {
+		out[i] = rng.Int32N(vocab)
+	}
+	return out
+}
+
+func (p *pipeline) empty(t *testing.T) {
+	t.Helper()
+	for i, s := range p.stages {
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+			if st := s.Status(); st.Sessions == 0 && st.KVFree == s.Config().KVTokens {
+				break
+			} else if time.Now().After(end) {
+				t.Fatalf("stage %d still holds %+v", i, st)
+			}
+		}
+	}
+}
+
+func TestPipelineSameTokens(t *testing.T) {
+	one := newPipeline(t, 10)
+	for _, cuts := range [][]int{{3, 7}, {1}, {2, 4, 6, 8}} {
+		many := newPipeline(t, 10, cuts...)
+		for n := range 5 {
+			prompt := someTokens(uint64(n), 1+n*9)
+			want, err := one.ask(t.Context(), prompt, 30)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := many.ask(t.Context(), prompt, 30)
+			if err != nil || !slices.Equal(got, want) {
+				t.Fatalf("cuts %v: %v %v, want %v", cuts, got, err, want)
+			}
+		}
+		many.empty(t)
+	}
+}
+
+// Sessions side by side in the same passes do not touch each other.
+func TestPipelineManySessions(t *testing.T) {
+	one, many := newPipeline(t, 6), newPipeline(t, 6, 2, 4)
+	var wg sync.WaitGroup
+	for i := range 12 {
+		want, err := one.ask(t.Context(), someTokens(uint64(i), 20+i), 40)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			if got, err := many.ask(t.Context(), someTokens(uint64(i), 20+i), 40); err != nil || !slices.Equal(got, want) {
+				t.Errorf("session %d: %v, %v, want %v", i, got, err, want)
+			}
+		})
+	}
+	wg.Wait()
+	many.empty(t)
+}
+
+func TestPipelineRefusals(t *testing.T) {
+	p := newPipeline(t, 4, 2)
+	code := func(err error) protocol.Code {
+		var e *protocol.Error
+		if !errors.As(err, &e) {
+			t.Fatalf("not a protocol error: %v", err)
+		}
+		return e.Code
+	}
+	if _, err := p.ask(t.Context(), someTokens(1, 1000), 100); code(err) != protocol.Code_CODE_TOO_LONG {
+		t.Errorf("too long: %v", err)
+	}
+	if _, err := p.ask(t.Context(), []int32{5, vocab}, 5); code(err) != protocol.Code_CODE_BAD_REQUEST {
+		t.Errorf("a token outside the vocabulary: %v", err)
+	}
+	wrong := *p
+	wrong.route = slices.Clone(p.route)
+	wrong.route[1].Span.From = 3
+	if _, err := wrong.ask(t.Context(), someTokens(1, 5), 5); code(err) != protocol.Code_CODE_NOT_SERVING {
+		t.Errorf("a span not served: %v", err)
+	}
+	p.stages[1].Drain()
+	var where *session.StageError
+	if _, err := p.ask(t.Context(), someTokens(1, 5), 5); code(err) != protocol.Code_CODE_DRAINING || !errors.As(err, &where) || where.Index != 1 {
+		t.Errorf("draining: %v", err)
+	}
+	p.empty(t)
+}
+
+// A full stage refuses, says when to come back, and has room again later.
+func TestPipelineBusy(t *testing.T) {
+	p := newPipeline(t, 4, 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() { _, _ = p.ask(ctx, someTokens(1, 24), 1000) })
+	}
+	for p.stages[0].Status().Sessions < 4 || p.stages[1].Status().Sessions < 4 {
+		time.Sleep(time.Millisecond)
+	}
+	_, err := p.ask(t.Context(), someTokens(1, 24), 1000)
+	var e *protocol.Error
+	if !errors.As(err, &e) || e.Code != protocol.Code_CODE_BUSY || e.RetryAfter == 0 {
+		t.Errorf("a full stage: %v", err)
+	}
+	cancel()
+	wg.Wait()
+	p.empty(t)
+}
+
+func TestPipelineEngineFails(t *testing.T) {
+	p := newPipeline(t, 6, 2, 4)
+	for _, broken := range []error{errors.New("bad numbers"), fmt.Errorf("%w: killed", stage.ErrEngineLost)} {
+		p.engines[1].mu.Lock()
+		p.engines[1].broken = broken
+		p.engines[1].mu.Unlock()
+		_, err := p.ask(t.Context(), someTokens(1, 5), 50)
+		var e *protocol.Error
+		var where *session.StageError
+		if !errors.As(err, &e) || e.Code != protocol.Code_CODE_ENGINE || !errors.As(err, &where) || where.Index != 1 {
+			t.Errorf("%v: %v", broken, err)
+		}
+	}
+	select {
+	case <-p.stages[1].Done():
+	case <-time.After(5 * time.Second):
+		t.Error("the stage whose engine was lost goes on")
+	}
+	p.stages = []*stage.Stage{p.stages[0], p.stages[2]}
+	p.empty(t)
+}
+
+func TestPipelineCancel(t *testing.T) {
+	p := newPipeline(t, 6, 3)
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		n := 0
+		_, err := session.Run(ctx, sessionDialer{dialer{p.net, nodeID(-1)}}, &session.Request{
+			Model: p.model, Route: p.route, Prompt: someTokens(2, 30), Sampling: &protocol.Sampling{MaxTokens: 900},
+		}, func(*protocol.Token) error {
+			if n++; n == 5 {
+				cancel()
+			}
+			return nil
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("cancelled: %v", err)
+		}
+	}
+	p.empty(t)
+}
+
+// Whatever a stranger says on a stage stream, the stage survives and keeps
+// nothing.
+func TestPipelineGarbage(t *testing.T) {
+	p := newPipeline(t, 4, 2)
+	rng := rand.New(rand.NewPCG(3, 4))
+	d := dialer{p.net, nodeID(-2)}
+	frame := func(f *protocol.Frame) []byte { b, _ := protocol.AppendFrame(nil, f, nil); return b }
+	open := &protocol.Open{Session: make([]byte, 16), Model: p.model.Bytes(), To: 2, Stages: 2, MaxTokensTotal: 9, Next: &protocol.Hop{Peer: []byte(nodeID(1))}}
+	random := make([]byte, 4096)
+	for i := range random {
+		random[i] = byte(rng.Uint32())
+	}
+	for _, b := range [][]byte{
+		random, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}, {},
+		frame(&protocol.Frame{Kind: &protocol.Frame_Link{Link: &protocol.Link{Session: []byte("short")}}}),
+		frame(&protocol.Frame{Kind: &protocol.Frame_Open{Open: &protocol.Open{}}}),
+		append(frame(&protocol.Frame{Kind: &protocol.Frame_Open{Open: open}}), random...),
+	} {
+		st, _ := d.dial(nodeID(0))
+		go func() { _, _ = io.Copy(io.Discard, st) }()
+		_ = st.SetDeadline(time.Now().Add(time.Second))
+		_, _ = st.Write(b)
+		_ = st.Close()
+	}
+	if _, err := p.ask(t.Context(), someTokens(1, 5), 5); err != nil {
+		t.Fatal(err)
+	}
+	p.empty(t)
+}
