@@ -262,9 +262,11 @@ func TestTCPStream(t *testing.T) {
 	a.Close()
 	waitGoroutines(t, before)
 	for _, c := range []*conn{a, b} {
+		c.up.mu.Lock()
 		if c.up.flight != 0 {
 			t.Errorf("%d bytes still held by the uplink", c.up.flight)
 		}
+		c.up.mu.Unlock()
 	}
 }
 

@@ -1,0 +1,137 @@
+package testnet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// state is the file that SHOAL_TESTNET names.
+type state struct {
+	Model string `json:"model"` // CID
+	Name  string `json:"name"`
+	Dir   string `json:"dir"`
+	Nodes []Node `json:"nodes"`
+}
+
+// WriteState writes the network's state as JSON, and again whenever it changes:
+// scripts find the processes that now run. It is replaced, never half written.
+func (t *Testnet) WriteState(path string) error {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.state = abs
+	return t.writeStateLocked()
+}
+
+func (t *Testnet) writeStateLocked() error {
+	s := state{Model: t.model.ID, Name: t.model.Name, Dir: t.conf.Dir, Nodes: []Node{}}
+	for _, n := range t.nodes {
+		s.Nodes = append(s.Nodes, n.Node)
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(t.state), ".testnet-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err := errors.Join(err, f.Close()); err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	return os.Rename(f.Name(), t.state)
+}
+
+// ClientHome makes a fresh directory for a client that knows this network and
+// nothing else.
+func (t *Testnet) ClientHome() (string, error) {
+	t.mu.Lock()
+	t.clients++
+	dir := filepath.Join(t.conf.Dir, fmt.Sprintf("client%d", t.clients))
+	t.mu.Unlock()
+	if err := os.RemoveAll(dir); err != nil { // of an earlier network in this Dir
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if t.conf.ClientConfig != nil {
+		if err := t.conf.ClientConfig(dir, t.bootstraps(nil)); err != nil {
+			return "", fmt.Errorf("writing a client's configuration: %w", err)
+		}
+	}
+	return dir, nil
+}
+
+// Env is the environment of a command that is to use the network from home: it
+// finds the network, the first running node's API and the state file, and is as
+// far from the nodes as they are from each other. It holds no other SHOAL_*.
+func (t *Testnet) Env(home, statePath string) []string {
+	env := append(baseEnv(),
+		"SHOAL_HOME="+home,
+		"SHOAL_TESTNET="+statePath,
+		"SHOAL_BOOTSTRAP="+strings.Join(t.bootstraps(nil), ","),
+		"SHOAL_NO_MDNS=true",
+	)
+	for _, n := range t.Nodes() {
+		if n.PID != 0 && n.API != "" {
+			env = append(env, "SHOAL_API=http://"+n.API, "OPENAI_BASE_URL=http://"+n.API+"/v1")
+			break
+		}
+	}
+	if os.Getenv("OPENAI_API_KEY") == "" {
+		env = append(env, "OPENAI_API_KEY=none") // clients refuse to start without
+	}
+	if l := t.conf.Link.String(); l != "" {
+		env = append(env, "SHOAL_LINK="+l)
+	}
+	return env
+}
+
+// Exec runs a command with this process's standard streams and Env, and returns
+// its exit code: 128 plus the signal's number if a signal ended it. When ctx
+// ends the command gets SIGTERM, and SIGKILL after the stop grace. An error
+// means that it did not run, or that ctx ended.
+func (t *Testnet) Exec(ctx context.Context, argv []string) (int, error) {
+	if len(argv) == 0 {
+		return 0, errors.New("testnet: no command given")
+	}
+	home, err := t.ClientHome()
+	if err != nil {
+		return 0, err
+	}
+	statePath := filepath.Join(t.conf.Dir, "testnet.json")
+	if err := t.WriteState(statePath); err != nil {
+		return 0, err
+	}
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = t.Env(home, statePath)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = max(t.conf.StopGrace, time.Second)
+	err = cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return 0, context.Cause(ctx)
+	case errors.As(err, &exit):
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return 128 + int(ws.Signal()), nil
+		}
+		return exit.ExitCode(), nil
+	}
+	return 0, err
+}
