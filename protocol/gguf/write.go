@@ -32,15 +32,18 @@ func (h *Header) Append(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// Stage gives the header of a stage file: the metadata without the tokenizer's
-// tables, the defaults for keys that are absent, and of the tensors those for
+// Stage gives the header of a stage file: the metadata with the tokenizer's tables
+// cut short, the defaults for keys that are absent, and of the tensors those for
 // which at gives an absolute position in the stage file (bytes; negative:
 // left out). Positions must be aligned and lie behind the header, which is
 // padded to the alignment.
 func (h *Header) Stage(defaults []KV, at func(Tensor) int64) ([]byte, error) {
 	s := Header{Version: h.Version}
 	for _, kv := range h.KVs {
-		if !IsTokenizerTable(kv.Key) {
+		if IsTokenizerTable(kv.Key) {
+			kv.Value = stub(kv.Value)
+		}
+		if kv.Value != nil {
 			s.KVs = append(s.KVs, kv)
 		}
 	}
@@ -72,6 +75,21 @@ func (h *Header) Stage(defaults []KV, at func(Tensor) int64) ([]byte, error) {
 		return nil, err
 	}
 	return append(raw, make([]byte, data-int64(len(raw)))...), nil
+}
+
+// stub is what is left of a tokenizer's table: its first entries, for readers
+// that look at those without asking whether there are any.
+func stub(v any) any {
+	const n = 8
+	switch v := v.(type) {
+	case []string:
+		return v[:min(n, len(v))]
+	case []float32:
+		return v[:min(n, len(v))]
+	case []int32:
+		return v[:min(n, len(v))]
+	}
+	return nil
 }
 
 func appendText(b []byte, s string) []byte {

@@ -1,0 +1,326 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ollama/ollama/ml"
+	"github.com/ollama/ollama/model"
+	"github.com/ollama/ollama/model/input"
+
+	"github.com/shoalnet/shoal/node/engine/sample"
+)
+
+// computing serializes passes: ggml's CPU backend is one for the process.
+var computing sync.Mutex
+
+// Local is an engine in this process.
+type Local struct {
+	info    Info
+	backend ml.Backend
+	arch    *arch
+	tuner   *tuner
+	log     *slog.Logger
+	closed  bool
+}
+
+// Load loads a span in this process.
+func Load(ctx context.Context, cfg Config, log *slog.Logger) (_ *Local, err error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if _, err := os.Stat(cfg.Path); err != nil {
+		return nil, err
+	}
+	if cfg.KVTokens < 1 || cfg.MaxSeqs < 1 || cfg.MaxBatch < 1 {
+		return nil, fmt.Errorf("engine: %d KV tokens, %d sequences, %d rows a pass: all must be at least 1", cfg.KVTokens, cfg.MaxSeqs, cfg.MaxBatch)
+	}
+	dtype := ml.DTypeF16
+	if cfg.KVType == "f32" {
+		dtype = ml.DTypeF32
+	}
+	computing.Lock()
+	defer computing.Unlock()
+	defer recovered(&err)
+
+	threads := cfg.Threads
+	if threads <= 0 {
+		threads = runtime.NumCPU()
+	}
+	params := ml.BackendParams{AllocMemory: true, NumThreads: threads, FlashAttention: ml.FlashAttentionDisabled}
+	params.GPULayers = placement(cfg)
+	m, err := model.New(cfg.Path, params)
+	if err != nil {
+		return nil, fmt.Errorf("loading %d-%d: %w", cfg.From, cfg.To, err)
+	}
+	l := &Local{backend: m.Backend(), log: log}
+	defer func() {
+		if err != nil {
+			l.backend.Close()
+		}
+	}()
+	c := l.backend.Config()
+	if l.arch, err = adapt(m, c, cfg.MaxBatch); err != nil {
+		return nil, err
+	}
+	l.info = Info{
+		Arch: c.Architecture(), Width: int(c.Uint("embedding_length")), Blocks: l.arch.blocks,
+		From: cfg.From, To: cfg.To, KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch,
+	}
+	if cfg.From < 0 || cfg.To <= cfg.From || cfg.To > l.info.Blocks {
+		return nil, fmt.Errorf("engine: blocks %d-%d of a model that has %d", cfg.From, cfg.To, l.info.Blocks)
+	}
+	if err := l.complete(); err != nil {
+		return nil, err
+	}
+	if err := l.backend.Load(ctx, nil); err != nil {
+		return nil, fmt.Errorf("loading weights: %w", err)
+	}
+	perSeq := max(1, cfg.KVTokens/cfg.MaxSeqs)
+	l.arch.cache.Init(l.backend, dtype, cfg.MaxSeqs, perSeq, cfg.MaxBatch)
+	l.tuner = newTuner(l.backend, threads)
+	l.reserve()
+	l.measureMemory()
+	return l, nil
+}
+
+// placement puts the span's layers on the first GPU wanted, all of them; more
+// than one GPU share the blocks evenly. None: the CPU.
+func placement(cfg Config) ml.GPULayersList {
+	gpus := gpuDevices(cfg.Path, cfg.Devices)
+	if len(gpus) == 0 {
+		return nil
+	}
+	list := make(ml.GPULayersList, len(gpus))
+	n := cfg.To - cfg.From
+	for i, g := range gpus {
+		list[i] = ml.GPULayers{DeviceID: g.DeviceID}
+		for b := cfg.From + n*i/len(gpus); b < cfg.From+n*(i+1)/len(gpus); b++ {
+			list[i].Layers = append(list[i].Layers, b)
+		}
+	}
+	return list
+}
+
+// complete looks for the tensors that the span cannot do without.
+func (l *Local) complete() error {
+	a := l.arch
+	missing := func(what string) error {
+		return fmt.Errorf("engine: the file lacks %s, which blocks %d-%d need", what, l.info.From, l.info.To)
+	}
+	if l.info.first() {
+		if a.embedding == nil || a.embedding.Weight == nil {
+			return missing("the token embedding")
+		}
+		l.info.Vocab = a.embedding.Weight.Dim(1)
+	}
+	if l.info.last() {
+		if a.norm == nil || a.norm.Weight == nil || a.output == nil || a.output.Weight == nil {
+			return missing("the output head")
+		}
+		l.info.Vocab = a.output.Weight.Dim(1)
+	}
+	return nil
+}
+
+// reserve sizes the devices' buffers by the largest pass there will be, so
+// that a lack of memory shows now.
+func (l *Local) reserve() {
+	n := l.info.MaxBatch
+	b := &Batch{Rows: make([]Row, n)}
+	if l.info.first() {
+		b.Tokens = make([]int32, n)
+	} else {
+		b.Hidden = make([]float32, n*l.info.Width)
+	}
+	for i := range b.Rows {
+		b.Rows[i].Pos = int32(i)
+	}
+	ctx := l.backend.NewContext()
+	defer ctx.Close()
+	if out, err := l.graph(ctx, b, true); err == nil {
+		ctx.Forward(out)
+		ctx.Reserve()
+	}
+}
+
+func (l *Local) measureMemory() {
+	m := l.backend.BackendMemory()
+	add := func(d ml.DeviceMemory) bool {
+		var sum uint64
+		for _, w := range d.Weights {
+			sum += w
+		}
+		l.info.Weights += sum
+		for _, c := range d.Cache {
+			l.info.KV += c
+		}
+		l.info.Graph += d.Graph
+		return sum > 0
+	}
+	l.info.Weights = m.InputWeights
+	add(m.CPU)
+	l.info.Devices = []Device{{Name: m.CPU.Name, Library: "CPU"}}
+	for _, g := range m.GPUs {
+		if add(g) {
+			l.info.Devices = append(l.info.Devices, Device{Name: g.Name, Library: g.Library})
+		}
+	}
+}
+
+// Info tells what is loaded.
+func (l *Local) Info() Info { return l.info }
+
+// graph builds a pass. It gives hidden states, [width, rows], or at the
+// model's end logits, [vocab, outputs].
+func (l *Local) graph(ctx ml.Context, b *Batch, reserve bool) (ml.Tensor, error) {
+	in := input.Batch{Positions: make([]int32, len(b.Rows)), Sequences: make([]int, len(b.Rows))}
+	for i, r := range b.Rows {
+		in.Positions[i], in.Sequences[i] = r.Pos, r.Seq
+	}
+	if err := l.arch.cache.StartForward(ctx, in, reserve); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBatch, err)
+	}
+	s := &step{positions: ctx.Input().FromInts(in.Positions, len(in.Positions)), pos: in.Positions}
+	if l.arch.prepare != nil {
+		l.arch.prepare(ctx, s)
+	}
+	var h ml.Tensor
+	if l.info.first() {
+		h = l.arch.embed(ctx, b.Tokens)
+	} else {
+		h = ctx.Input().FromFloats(b.Hidden, l.info.Width, len(b.Rows))
+	}
+	for i := l.info.From; i < l.info.To; i++ {
+		if i == l.info.Blocks-1 {
+			s.outputs = ctx.Input().FromInts(wanted(b), len(wanted(b)))
+		}
+		h = l.arch.block(ctx, i, h, s)
+	}
+	if l.info.last() && (reserve || len(b.Outputs) > 0) {
+		h = l.arch.head(ctx, h)
+	}
+	return h, nil
+}
+
+// wanted lists the rows that go on after the model's last block: those of the
+// outputs, or if there are none (a chunk in the middle of a prompt) any one.
+func wanted(b *Batch) []int32 {
+	if len(b.Outputs) == 0 {
+		return []int32{int32(len(b.Rows) - 1)}
+	}
+	rows := make([]int32, len(b.Outputs))
+	for i, o := range b.Outputs {
+		rows[i] = int32(o.Row)
+	}
+	return rows
+}
+
+// Run makes one pass.
+func (l *Local) Run(_ context.Context, b *Batch) (res *Result, err error) {
+	if err := b.check(&l.info); err != nil {
+		return nil, err
+	}
+	computing.Lock()
+	defer computing.Unlock()
+	if l.closed {
+		return nil, fmt.Errorf("%w: it was closed", ErrLost)
+	}
+	defer recovered(&err)
+	begin := time.Now()
+	l.tuner.before(len(b.Rows))
+	ctx := l.backend.NewContext()
+	defer ctx.Close()
+	ctx.SetBatchSize(len(b.Rows))
+	out, err := l.graph(ctx, b, false)
+	if err != nil {
+		l.forget(b)
+		return nil, err
+	}
+	ctx.Forward(out).Compute(out)
+	values := out.Floats()
+	res = &Result{}
+	switch {
+	case !l.info.last():
+		res.Hidden = slices.Clone(values)
+	case len(b.Outputs) > 0:
+		for i, o := range b.Outputs {
+			res.Tokens = append(res.Tokens, sample.Sample(values[i*l.info.Vocab:][:l.info.Vocab], o.Params, o.History, o.Position))
+		}
+	}
+	res.Compute = time.Since(begin)
+	l.tuner.after(len(b.Rows), res.Compute)
+	for _, v := range res.Hidden {
+		if v-v != 0 {
+			return nil, fmt.Errorf("%w: the result is not finite", ErrBatch)
+		}
+	}
+	return res, nil
+}
+
+// forget takes the rows of a failed pass back.
+func (l *Local) forget(b *Batch) {
+	for _, r := range b.Rows {
+		_ = l.arch.cache.Remove(r.Seq, r.Pos, math.MaxInt32)
+	}
+}
+
+// Remove forgets a sequence's positions >= from. It refuses where the cache
+// has given up what the earlier positions' window needs.
+func (l *Local) Remove(seq int, from int32) (err error) {
+	computing.Lock()
+	defer computing.Unlock()
+	defer recovered(&err)
+	if from > 0 && !l.arch.cache.CanResume(seq, from) {
+		_ = l.arch.cache.Remove(seq, 0, math.MaxInt32)
+		return fmt.Errorf("%w: sequence %d cannot be taken back to %d: its sliding window is gone", ErrBatch, seq, from)
+	}
+	return l.arch.cache.Remove(seq, from, math.MaxInt32)
+}
+
+// CopyPrefix makes dst share src's positions < n.
+func (l *Local) CopyPrefix(src, dst int, n int32) (err error) {
+	computing.Lock()
+	defer computing.Unlock()
+	defer recovered(&err)
+	l.arch.cache.CopyPrefix(src, dst, n)
+	if !l.arch.cache.CanResume(dst, n) {
+		_ = l.arch.cache.Remove(dst, 0, math.MaxInt32)
+		return fmt.Errorf("%w: the prefix of sequence %d is no longer whole", ErrBatch, src)
+	}
+	return nil
+}
+
+// Close frees the devices' memory.
+func (l *Local) Close() error {
+	computing.Lock()
+	defer computing.Unlock()
+	if !l.closed {
+		l.closed = true
+		l.arch.cache.Close()
+		l.backend.Close()
+	}
+	return nil
+}
+
+// recovered turns the library's panics into errors.
+func recovered(err *error) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	var noMem ml.ErrNoMem
+	if e, ok := r.(error); ok && errors.As(e, &noMem) {
+		*err = fmt.Errorf("%w: the span and its KV cache do not fit; lend more memory or serve fewer blocks", ErrMemory)
+		return
+	}
+	*err = fmt.Errorf("the engine failed: %v", r)
+}

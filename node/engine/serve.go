@@ -1,0 +1,116 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// ChildMain is the life of an engine's process: it serves the socket that
+// Start has left as file descriptor 3, and ends when its parent does. The
+// result is the exit code.
+func ChildMain() int {
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) // the parent decides
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	conn := os.NewFile(3, "engine")
+	if conn == nil {
+		fmt.Fprintln(os.Stderr, "this command is started by a shoal node, not by people")
+		return 2
+	}
+	requests := make(chan message)
+	go func() { // the parent's end must be noticed in the middle of a pass, too
+		r := bufio.NewReaderSize(conn, 256<<10)
+		for {
+			kind, body, err := readMessage(r)
+			if err != nil {
+				if !errors.Is(err, io.EOF) {
+					fmt.Fprintln(os.Stderr, "engine:", err)
+				}
+				os.Exit(0)
+			}
+			requests <- message{kind, body}
+		}
+	}()
+	var e *Local
+	var out []byte
+	for m := range requests {
+		reply, err := answer(&e, m)
+		kind := byte(opOK)
+		if err != nil {
+			kind, reply = kindOf(err), func(b []byte) []byte { return append(b, err.Error()...) }
+		}
+		out = reply(beginMessage(out[:0], kind))
+		if err := endMessage(out); err != nil {
+			return 1
+		}
+		if _, err := conn.Write(out); err != nil {
+			return 0
+		}
+	}
+	return 0
+}
+
+type message struct {
+	kind byte
+	body []byte
+}
+
+func nothing(b []byte) []byte { return b }
+
+func answer(e **Local, m message) (reply func([]byte) []byte, err error) {
+	if m.kind == opLoad {
+		var cfg Config
+		if err := json.Unmarshal(m.body, &cfg); err != nil {
+			return nil, err
+		}
+		_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, cfg.Nice)
+		if err := fence(cfg.Path); err != nil {
+			fmt.Fprintln(os.Stderr, "engine: no Landlock fence:", err)
+		}
+		if *e, err = Load(context.Background(), cfg, slog.Default()); err != nil {
+			return nil, err
+		}
+		info, err := json.Marshal((*e).Info())
+		return func(b []byte) []byte { return append(b, info...) }, err
+	}
+	if *e == nil {
+		return nil, errors.New("nothing is loaded")
+	}
+	r := &reader{b: m.body}
+	switch m.kind {
+	case opRun:
+		b, err := parseBatch(m.body)
+		if err != nil {
+			return nil, err
+		}
+		res, err := (*e).Run(context.Background(), b)
+		if err != nil {
+			return nil, err
+		}
+		return res.append, nil
+	case opRemove:
+		return nothing, (*e).Remove(int(r.int()), int32(r.int()))
+	case opCopy:
+		return nothing, (*e).CopyPrefix(int(r.int()), int(r.int()), int32(r.int()))
+	}
+	return nil, errMessage
+}
+
+func kindOf(err error) byte {
+	switch {
+	case errors.Is(err, ErrBatch):
+		return opBatch
+	case errors.Is(err, ErrUnsupported):
+		return opUnsupported
+	case errors.Is(err, ErrMemory):
+		return opMemory
+	}
+	return opFailed
+}
