@@ -99,10 +99,10 @@ func (t *Testnet) run(n *node) error {
 	t.changedLocked()
 	t.emit(Event{Node: n.Name, Event: EventStarted, PID: p.pid})
 	begun <- p
-	go func() {
+	t.exits.Go(func() {
 		<-p.exited
 		t.ended(n, p)
-	}()
+	})
 	return nil
 }
 

@@ -24,7 +24,8 @@ type Testnet struct {
 	changed chan struct{} // closed and replaced when a node's state changes
 	closed  bool
 
-	events sync.Mutex // one event at a time
+	events sync.Mutex     // one event at a time
+	exits  sync.WaitGroup // watchers of processes
 }
 
 // Model is the network's model, as `shoal model add --json` tells it.
@@ -249,6 +250,7 @@ func (t *Testnet) Close() error {
 		stops.Go(func() { t.stopNode(nodes[i]) })
 	}
 	stops.Wait()
+	t.exits.Wait() // no event comes after Close
 	t.spawner.close()
 	if t.temp && !t.conf.Keep {
 		if err := os.RemoveAll(t.conf.Dir); err != nil {

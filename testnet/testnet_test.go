@@ -295,23 +295,25 @@ func TestLife(t *testing.T) {
 
 // TestFailedStart: the error tells what the node said, and nothing stays.
 func TestFailedStart(t *testing.T) {
-	for _, tc := range []struct{ faults, want string }{
-		{"node1:die", "the disk is full"},
-		{"node3:die", "node3 ended unasked (exit status 3)"},
-		{"node2:nonsense", "not an event"},
-		{"node2:noimport", "not a GGUF file"},
-		{"node1:mute", "node1 does not listen yet: gave up"},
-		{"node2:mute", "node2 does not listen yet: gave up"},
-		{"node2:slowimport", "gave up"},
+	for _, tc := range []struct{ faults, giveUp, want string }{
+		{"node1:die", "", "the disk is full"},
+		{"node3:die", "", "node3 ended unasked (exit status 3)"},
+		{"node2:nonsense", "", "not an event"},
+		{"node2:noimport", "", "not a GGUF file"},
+		{"node1:mute", "node1 " + EventStarted, "node1 does not listen yet: gave up"},
+		{"node2:mute", "node2 " + EventStarted, "node2 does not listen yet: gave up"},
+		{"node2:slowimport", "node2 " + EventImport, "gave up"},
 	} {
 		t.Run(tc.faults, func(t *testing.T) {
 			conf, events := fake(t, 3, tc.faults)
 			conf.StopGrace = 500 * time.Millisecond
-			ctx := timeout()
-			if strings.Contains(tc.want, "gave up") {
-				c, cancel := context.WithCancelCause(ctx)
-				time.AfterFunc(500*time.Millisecond, func() { cancel(errors.New("gave up")) })
-				ctx = c
+			ctx, cancel := context.WithCancelCause(timeout())
+			defer cancel(nil)
+			record := conf.Events
+			conf.Events = func(e Event) {
+				if record(e); e.Node+" "+e.Event == tc.giveUp {
+					cancel(errors.New("gave up"))
+				}
 			}
 			net, err := Start(ctx, conf)
 			if err == nil {
