@@ -1,0 +1,21 @@
+// Package network joins a node to its peers: a libp2p host on QUIC and TCP, a
+// Kademlia DHT of our own under /shoal, mDNS on the LAN, and the signed offers
+// by which nodes say what they serve.
+//
+// What is where:
+//
+//	that a peer serves or holds part of a model   provider records in the DHT,
+//	                                              by model and by bucket of 16 blocks
+//	what exactly, and how fast                    its signed offer, asked directly;
+//	                                              it also tells what it knows of others
+//	an offer by peer ID alone                     a value record in the DHT
+//	its load just now                             asked directly, a route at a time
+//
+// Provider records are unsigned: whoever is named in one is asked, and only
+// what it has signed counts. Hearsay is safe for the same reason. An offer is
+// replaced only by one of a higher sequence number, is never used after its
+// expiry, and is forgotten when its peer cannot be reached any more.
+//
+// A stream to oneself is a pipe to one's own handler: libp2p does not dial
+// itself, and a client's own node may be a stage of its route.
+package network

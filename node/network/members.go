@@ -1,0 +1,383 @@
+package network
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+	"github.com/multiformats/go-multiaddr"
+	"github.com/quic-go/quic-go"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// meet connects to the bootstrap and the remembered peers, tries again while
+// there is nobody, and keeps the list of remembered peers.
+func (n *Network) meet(boot []peer.AddrInfo) {
+	known := append(slices.Clone(boot), n.recall()...)
+	wait := time.Second
+	saved := time.Now()
+	for n.ctx.Err() == nil {
+		if len(n.host.Network().Peers()) == 0 && len(known) > 0 {
+			n.connectAny(known)
+		}
+		if err := n.dht.Bootstrap(n.ctx); err != nil && n.ctx.Err() == nil {
+			n.log.Debug("refreshing the DHT", "error", err)
+		}
+		if time.Since(saved) > time.Minute {
+			n.remember()
+			saved = time.Now()
+		}
+		select {
+		case <-n.ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 15*time.Second)
+	}
+}
+
+// connectAny connects to up to eight peers at once.
+func (n *Network) connectAny(peers []peer.AddrInfo) {
+	ctx, cancel := context.WithTimeout(n.ctx, 2*dialTime)
+	defer cancel()
+	done := make(chan struct{}, 8)
+	for i := range min(8, len(peers)) {
+		go func() {
+			if err := n.host.Connect(ctx, peers[i]); err != nil {
+				n.log.Info("a known peer cannot be reached", "peer", peers[i].ID, "error", tidy(err))
+			}
+			done <- struct{}{}
+		}()
+	}
+	for range min(8, len(peers)) {
+		<-done
+	}
+}
+
+// WaitPeers waits until some peer is connected, or ctx ends.
+func (n *Network) WaitPeers(ctx context.Context) error {
+	for len(n.host.Network().Peers()) == 0 {
+		select {
+		case <-ctx.Done():
+			return errors.New("no peer was found: name one with --bootstrap, or start a node on this LAN")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// announce keeps the own offer fresh and says in the DHT what it is about. In
+// a small network it says so again whenever someone new is there, who should
+// know.
+func (n *Network) announce() {
+	var said time.Time     // of the last full round
+	var saidSeq, peers int // what it was about
+	var keys []cid.Cid
+	refresh := time.NewTicker(refreshes)
+	defer refresh.Stop()
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-n.changed:
+			select { // several changes come together
+			case <-n.ctx.Done():
+				return
+			case <-time.After(300 * time.Millisecond):
+			}
+		case <-refresh.C:
+			n.mu.Lock()
+			err := n.sign()
+			n.mu.Unlock()
+			if err != nil {
+				n.log.Warn("the offer cannot be signed", "error", err)
+			}
+		}
+		own := n.OwnOffer()
+		if own == nil {
+			continue
+		}
+		size := n.dht.RoutingTable().Size()
+		if size == 0 {
+			continue
+		}
+		now := offerKeys(own)
+		fresh := !slices.Equal(now, keys) || time.Since(said) > announces || size <= 20 && size != peers
+		if fresh || int(own.Seq) != saidSeq {
+			n.putRecord(own)
+		}
+		if fresh {
+			n.provide(now)
+			said, peers, keys = time.Now(), size, now
+		}
+		saidSeq = int(own.Seq)
+	}
+}
+
+func (n *Network) putRecord(o *protocol.Offer) {
+	ctx, cancel := context.WithTimeout(n.ctx, lookTime)
+	defer cancel()
+	if err := n.dht.PutValue(ctx, recordKey(o.From), o.Envelope); err != nil && n.ctx.Err() == nil {
+		n.log.Debug("storing the offer in the DHT", "error", err)
+	}
+}
+
+// offerKeys are the provider keys of an offer: never one a shard.
+func offerKeys(o *protocol.Offer) []cid.Cid {
+	var keys []cid.Cid
+	add := func(k cid.Cid) {
+		if !slices.Contains(keys, k) {
+			keys = append(keys, k)
+		}
+	}
+	for _, s := range o.Spans {
+		add(protocol.ModelKey(s.ModelID()))
+		for _, b := range protocol.Buckets(s.Span()) {
+			add(protocol.BucketKey(s.ModelID(), b))
+		}
+	}
+	for _, h := range o.Shards {
+		if m, err := cid.Cast(h.Model); err == nil {
+			add(protocol.ModelKey(m))
+		}
+	}
+	return keys
+}
+
+// crowded is how many live providers of a key are enough.
+const crowded = 64
+
+func (n *Network) provide(keys []cid.Cid) {
+	for _, k := range keys {
+		ctx, cancel := context.WithTimeout(n.ctx, lookTime)
+		others := 0
+		if n.dht.RoutingTable().Size() >= crowded { // fewer peers cannot be a crowd
+			for range n.dht.FindProvidersAsync(ctx, k, crowded) {
+				others++
+			}
+		}
+		if others < crowded {
+			if err := n.dht.Provide(ctx, k, true); err != nil && n.ctx.Err() == nil {
+				n.log.Debug("announcing", "key", k, "error", err)
+			}
+		}
+		cancel()
+	}
+}
+
+// lostConn forgets a peer's offer when the peer does not come back at once: a
+// route must not lead to it.
+func (n *Network) lostConn(p peer.ID) {
+	n.poke()
+	if n.offerOf(p) == nil || n.host.Network().Connectedness(p) == network.Connected || n.ctx.Err() != nil {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(n.ctx, dialTime)
+		defer cancel()
+		if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil && n.ctx.Err() == nil {
+			n.mu.Lock()
+			delete(n.offers, p)
+			n.mu.Unlock()
+			n.log.Info("a peer is gone", "peer", p)
+		}
+	}()
+}
+
+// RTT is the round trip to a connected peer: QUIC's own least measurement, or
+// a ping's average.
+func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
+	if p == n.host.ID() {
+		return 0, true
+	}
+	for _, c := range n.host.Network().ConnsToPeer(p) {
+		var qc *quic.Conn
+		if c.As(&qc) {
+			if s := qc.ConnectionStats(); s.MinRTT > 0 {
+				return s.MinRTT, true
+			}
+		}
+	}
+	if rtt := n.host.Peerstore().LatencyEWMA(p); rtt > 0 {
+		return rtt, true
+	}
+	return 0, false
+}
+
+// Measure pings a peer, connecting if need be.
+func (n *Network) Measure(ctx context.Context, p peer.ID) (time.Duration, error) {
+	if rtt, ok := n.RTT(p); ok {
+		return rtt, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, protocol.ProbeTime)
+	defer cancel()
+	r := <-ping.Ping(ctx, n.host, p)
+	return r.RTT, r.Error
+}
+
+// PeerInfo is what is known of a connected peer.
+type PeerInfo struct {
+	ID        peer.ID
+	Addr      string
+	Transport string
+	RTT       time.Duration
+	Version   string
+	Inbound   bool
+	Relayed   bool
+	Offer     *protocol.Offer // nil if it has told none
+}
+
+// Peers lists connected peers.
+func (n *Network) Peers() []PeerInfo {
+	var out []PeerInfo
+	for _, p := range n.host.Network().Peers() {
+		conns := n.host.Network().ConnsToPeer(p)
+		if len(conns) == 0 {
+			continue
+		}
+		c := conns[0]
+		info := PeerInfo{ID: p, Addr: c.RemoteMultiaddr().String(), Transport: c.ConnState().Transport,
+			Inbound: c.Stat().Direction == network.DirInbound, Relayed: c.Stat().Limited, Offer: n.offerOf(p)}
+		info.RTT, _ = n.RTT(p)
+		if v, err := n.host.Peerstore().Get(p, "AgentVersion"); err == nil {
+			info.Version, _ = v.(string)
+		}
+		out = append(out, info)
+	}
+	slices.SortFunc(out, func(a, b PeerInfo) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// Remembered peers: a file that survives restarts.
+type remembered struct {
+	ID    string    `json:"id"`
+	Addrs []string  `json:"addrs"`
+	RTT   float64   `json:"rtt_ms"`
+	Seen  time.Time `json:"seen"`
+}
+
+const maxRemembered = 64
+
+func (n *Network) remember() {
+	if n.cfg.PeersFile == "" {
+		return
+	}
+	old := map[string]remembered{}
+	for _, r := range n.read() {
+		old[r.ID] = r
+	}
+	for _, p := range n.Peers() {
+		r := remembered{ID: p.ID.String(), RTT: float64(p.RTT.Microseconds()) / 1000, Seen: time.Now().UTC()}
+		// Where it listens, not the port that it dialled from.
+		for _, a := range n.host.Peerstore().Addrs(p.ID) {
+			if len(r.Addrs) < 8 {
+				r.Addrs = append(r.Addrs, a.String())
+			}
+		}
+		if !p.Relayed && len(r.Addrs) > 0 {
+			old[r.ID] = r
+		}
+	}
+	var list []remembered
+	for _, r := range old {
+		list = append(list, r)
+	}
+	slices.SortFunc(list, func(a, b remembered) int { return b.Seen.Compare(a.Seen) })
+	raw, err := json.MarshalIndent(list[:min(len(list), maxRemembered)], "", " ")
+	if err == nil {
+		tmp := n.cfg.PeersFile + ".new"
+		if err = os.WriteFile(tmp, raw, 0o600); err == nil {
+			err = os.Rename(tmp, n.cfg.PeersFile)
+		}
+	}
+	if err != nil {
+		n.log.Warn("peers cannot be remembered", "error", err)
+	}
+}
+
+func (n *Network) read() []remembered {
+	var list []remembered
+	raw, err := os.ReadFile(n.cfg.PeersFile)
+	if err == nil && json.Unmarshal(raw, &list) != nil {
+		n.log.Warn("the list of remembered peers is damaged and is begun anew", "file", n.cfg.PeersFile)
+	}
+	return list[:min(len(list), maxRemembered)]
+}
+
+func (n *Network) recall() []peer.AddrInfo {
+	var out []peer.AddrInfo
+	for _, r := range n.read() {
+		id, err := peer.Decode(r.ID)
+		if err != nil || id == n.host.ID() {
+			continue
+		}
+		info := peer.AddrInfo{ID: id}
+		for _, s := range r.Addrs {
+			if a, err := multiaddr.NewMultiaddr(s); err == nil {
+				info.Addrs = append(info.Addrs, a)
+			}
+		}
+		out = append(out, info)
+	}
+	return out
+}
+
+// startMDNS finds nodes on the LAN.
+func (n *Network) startMDNS() (io.Closer, error) {
+	s := mdns.NewMdnsService(n.host, "_shoal._udp", found{n})
+	return s, s.Start()
+}
+
+type found struct{ n *Network }
+
+func (f found) HandlePeerFound(p peer.AddrInfo) {
+	ctx, cancel := context.WithTimeout(f.n.ctx, 2*dialTime)
+	defer cancel()
+	if err := f.n.host.Connect(ctx, p); err != nil {
+		f.n.log.Debug("a node on the LAN cannot be reached", "peer", p.ID, "error", tidy(err))
+	}
+}
+
+// LoadKey reads a node's key, or makes one.
+func LoadKey(path string) (crypto.PrivKey, error) {
+	raw, err := os.ReadFile(path)
+	if err == nil {
+		key, err := crypto.UnmarshalPrivateKey(raw)
+		if err != nil {
+			return nil, fmt.Errorf("the node's key %s is damaged: restore it, or delete it to become another peer: %w", path, err)
+		}
+		return key, nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	if raw, err = crypto.MarshalPrivateKey(key); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	return key, os.WriteFile(path, raw, 0o600)
+}

@@ -1,0 +1,287 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Config of a network.
+type Config struct {
+	Key         crypto.PrivKey
+	ListenPort  int      // for QUIC and TCP alike, on all interfaces; 0: the system draws one
+	ListenAddrs []string // multiaddrs, instead of ListenPort
+	Bootstrap   []string // multiaddrs with /p2p/
+	MDNS        bool
+	Client      bool            // light: asks the DHT and serves nothing of it
+	PeersFile   string          // where peers are remembered; "": nowhere
+	Options     []libp2p.Option // transports, instead of plain QUIC and TCP
+	Version     string
+	Log         *slog.Logger
+}
+
+const (
+	dialTime  = 3 * time.Second // dead entries and time-outs make the tail of every lookup
+	lookTime  = 10 * time.Second
+	refreshes = 4 * time.Minute  // of the own offer
+	offerLife = 10 * time.Minute // two refreshes may be lost
+	announces = 40 * time.Minute // provider records: a third of their validity
+)
+
+// Network is a node's place among its peers.
+type Network struct {
+	cfg    Config
+	host   host.Host
+	dht    *dht.IpfsDHT
+	log    *slog.Logger
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	mdns   io.Closer
+
+	mu       sync.Mutex
+	handlers map[string]func(*Stream)
+	offers   map[peer.ID]*protocol.Offer
+	own      *protocol.Offer
+	body     *protocol.OfferBody // of the own offer, unsigned
+	seq      uint64
+	status   func() *protocol.StatusReply
+	changed  chan struct{} // capacity 1: the own offer, or who is there, has changed
+}
+
+// New joins. It waits for nobody: peers are met in the background (see
+// WaitPeers).
+func New(cfg Config) (*Network, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	boot, err := ParsePeers(cfg.Bootstrap)
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{
+		cfg: cfg, log: cfg.Log, handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{},
+		changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	if n.host, err = newHost(cfg); err != nil {
+		n.cancel()
+		return nil, explain(err, cfg)
+	}
+	mode := dht.ModeAutoServer
+	if cfg.Client {
+		mode = dht.ModeClient
+	}
+	n.dht, err = dht.New(n.host, dht.Mode(mode), dht.ProtocolPrefix(protocol.DHTPrefix),
+		dht.NamespacedValidator("shoal", validator{time.Now}), dht.BootstrapPeers(boot...))
+	if err != nil {
+		n.cancel()
+		return nil, errors.Join(err, n.host.Close())
+	}
+	n.host.Network().Notify(&network.NotifyBundle{
+		ConnectedF:    func(network.Network, network.Conn) { n.poke() },
+		DisconnectedF: func(_ network.Network, c network.Conn) { n.lostConn(c.RemotePeer()) },
+	})
+	n.host.SetStreamHandler(protocol.OffersID, n.serveOffers)
+	n.host.SetStreamHandler(protocol.StatusID, n.serveStatus)
+	if cfg.MDNS {
+		if n.mdns, err = n.startMDNS(); err != nil {
+			n.log.Warn("no discovery on the LAN", "error", err)
+		}
+	}
+	n.wg.Go(func() { n.meet(boot) })
+	if !cfg.Client {
+		n.wg.Go(n.announce)
+	}
+	return n, nil
+}
+
+func newHost(cfg Config) (host.Host, error) {
+	listen := cfg.ListenAddrs
+	if len(listen) == 0 {
+		for _, f := range []string{"/ip4/0.0.0.0/udp/%d/quic-v1", "/ip6/::/udp/%d/quic-v1", "/ip4/0.0.0.0/tcp/%d", "/ip6/::/tcp/%d"} {
+			listen = append(listen, fmt.Sprintf(f, cfg.ListenPort))
+		}
+		if cfg.ListenPort == 0 { // one port for both, so that one hole in a firewall serves
+			port, err := freePort()
+			if err != nil {
+				return nil, err
+			}
+			for i := range listen {
+				listen[i] = strings.ReplaceAll(listen[i], "/0/quic", fmt.Sprintf("/%d/quic", port))
+				if strings.HasSuffix(listen[i], "/tcp/0") {
+					listen[i] = strings.TrimSuffix(listen[i], "0") + fmt.Sprint(port)
+				}
+			}
+		}
+	}
+	limits := rcmgr.DefaultLimits
+	limits.AddProtocolLimit(libprotocol.ID(protocol.StageID), bigLimit, rcmgr.BaseLimitIncrease{})
+	limits.AddProtocolLimit(protocol.DHTPrefix+"/ipfs/bitswap/1.2.0", bigLimit, rcmgr.BaseLimitIncrease{})
+	limits.ProtocolPeerBaseLimit = bigLimit
+	limits.PeerBaseLimit.Memory, limits.PeerBaseLimit.Streams = 256<<20, 4096
+	limits.PeerBaseLimit.StreamsInbound, limits.PeerBaseLimit.StreamsOutbound = 4096, 4096
+	limits.PeerBaseLimit.Conns, limits.PeerBaseLimit.ConnsInbound = 64, 32
+	rm, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()))
+	if err != nil {
+		return nil, err
+	}
+	cm, err := connmgr.NewConnManager(160, 256, connmgr.WithGracePeriod(time.Minute))
+	if err != nil {
+		return nil, err
+	}
+	opts := []libp2p.Option{
+		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
+		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
+	}
+	if len(cfg.Options) > 0 {
+		opts = append(opts, cfg.Options...)
+	} else {
+		opts = append(opts, libp2p.Transport(libp2pquic.NewTransport), libp2p.Transport(tcp.NewTCPTransport))
+	}
+	if !local(listen) {
+		opts = append(opts, libp2p.EnableHolePunching(), libp2p.EnableAutoNATv2())
+		if !cfg.Client {
+			opts = append(opts, libp2p.NATPortMap())
+		}
+	}
+	return libp2p.New(opts...)
+}
+
+// bigLimit replaces libp2p's limits a protocol, of which 16 MiB of memory is
+// far too low for activations and leaves.
+var bigLimit = rcmgr.BaseLimit{Streams: 4096, StreamsInbound: 4096, StreamsOutbound: 4096, Memory: 256 << 20}
+
+// local says that all addresses are this machine's own.
+func local(addrs []string) bool {
+	return !slices.ContainsFunc(addrs, func(s string) bool {
+		a, err := multiaddr.NewMultiaddr(s)
+		return err != nil || !manet.IsIPLoopback(a)
+	})
+}
+
+// freePort finds a port that is free for both UDP and TCP.
+func freePort() (int, error) {
+	var last error
+	for range 20 {
+		l, err := net.Listen("tcp", ":0")
+		if err != nil {
+			return 0, err
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		u, err := net.ListenUDP("udp", &net.UDPAddr{Port: port})
+		l.Close()
+		if err == nil {
+			u.Close()
+			return port, nil
+		}
+		last = err
+	}
+	return 0, last
+}
+
+// explain makes an error of the host's start one that a person can act on.
+func explain(err error, cfg Config) error {
+	if errors.Is(err, syscall.EADDRINUSE) || strings.Contains(err.Error(), "address already in use") {
+		where := fmt.Sprintf("port %d", cfg.ListenPort)
+		if len(cfg.ListenAddrs) > 0 {
+			where = strings.Join(cfg.ListenAddrs, ", ")
+		}
+		return fmt.Errorf("%s is in use: choose another with --listen-port, or stop the program that has it", where)
+	}
+	return fmt.Errorf("starting the network: %w", err)
+}
+
+// ParsePeers reads multiaddrs that end in /p2p/ and a peer ID.
+func ParsePeers(list []string) ([]peer.AddrInfo, error) {
+	var addrs []multiaddr.Multiaddr
+	for _, s := range list {
+		a, err := multiaddr.NewMultiaddr(strings.TrimSpace(s))
+		if err == nil {
+			_, err = peer.AddrInfoFromP2pAddr(a)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("peer address %q: %w; write it like /ip4/192.0.2.1/udp/4001/quic-v1/p2p/12D3KooW..., as `shoal status` of that node prints it", s, err)
+		}
+		addrs = append(addrs, a)
+	}
+	return peer.AddrInfosFromP2pAddrs(addrs...)
+}
+
+// Close leaves: the DHT, then the host.
+func (n *Network) Close() error {
+	n.remember()
+	n.cancel()
+	n.wg.Wait()
+	var errs []error
+	if n.mdns != nil {
+		errs = append(errs, n.mdns.Close())
+	}
+	return errors.Join(append(errs, n.dht.Close(), n.host.Close())...)
+}
+
+// Self is the node's own peer ID.
+func (n *Network) Self() peer.ID { return n.host.ID() }
+
+// Host is the libp2p host, for protocols of other packages.
+func (n *Network) Host() host.Host { return n.host }
+
+// Addrs are the addresses that peers can dial, without the peer ID.
+func (n *Network) Addrs() []multiaddr.Multiaddr { return n.host.Addrs() }
+
+// FullAddrs are the addresses as bootstrap peers are given.
+func (n *Network) FullAddrs() []string {
+	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()})
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	return out
+}
+
+// Port is the UDP port that is listened on; 0 if none is.
+func (n *Network) Port() int {
+	for _, a := range n.host.Network().ListenAddresses() {
+		if p, err := a.ValueForProtocol(multiaddr.P_UDP); err == nil {
+			var port int
+			if _, err := fmt.Sscan(p, &port); err == nil {
+				return port
+			}
+		}
+	}
+	return 0
+}
+
+func (n *Network) poke() {
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,93 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multiaddr"
+)
+
+// Stream is a stream to a peer, or to oneself.
+type Stream struct {
+	inner interface {
+		Read([]byte) (int, error)
+		Write([]byte) (int, error)
+		Close() error
+		SetDeadline(time.Time) error
+	}
+	reset func() error
+	peer  peer.ID
+}
+
+func (s *Stream) Read(b []byte) (int, error)    { return s.inner.Read(b) }
+func (s *Stream) Write(b []byte) (int, error)   { return s.inner.Write(b) }
+func (s *Stream) Close() error                  { return s.inner.Close() }
+func (s *Stream) SetDeadline(t time.Time) error { return s.inner.SetDeadline(t) }
+
+// Reset ends the stream at once, on both sides.
+func (s *Stream) Reset() error { return s.reset() }
+
+// Peer is who is at the other end.
+func (s *Stream) Peer() peer.ID { return s.peer }
+
+// Handle serves a protocol: each stream in a goroutine of its own.
+func (n *Network) Handle(proto string, serve func(*Stream)) {
+	n.mu.Lock()
+	n.handlers[proto] = serve
+	n.mu.Unlock()
+	n.host.SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
+		serve(&Stream{inner: s, reset: s.Reset, peer: s.Conn().RemotePeer()})
+	})
+}
+
+// Open opens a stream. addrs are where the peer was last said to be; none if
+// it is known already.
+func (n *Network) Open(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr, proto string) (*Stream, error) {
+	if p == n.host.ID() {
+		return n.openSelf(proto)
+	}
+	if len(addrs) > 0 {
+		n.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
+	}
+	s, err := n.host.NewStream(ctx, p, libprotocol.ID(proto))
+	if err != nil {
+		return nil, tidy(err)
+	}
+	return &Stream{inner: s, reset: s.Reset, peer: p}, nil
+}
+
+func (n *Network) openSelf(proto string) (*Stream, error) {
+	n.mu.Lock()
+	serve := n.handlers[proto]
+	n.mu.Unlock()
+	if serve == nil {
+		return nil, fmt.Errorf("this node does not speak %s", proto)
+	}
+	a, b := net.Pipe()
+	both := func() error { return errors.Join(a.Close(), b.Close()) }
+	go serve(&Stream{inner: b, reset: both, peer: n.host.ID()})
+	return &Stream{inner: a, reset: both, peer: n.host.ID()}, nil
+}
+
+// tidy shortens libp2p's account of every address it tried.
+func tidy(err error) error {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return errors.New("no answer in time")
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case errors.Is(err, network.ErrNoConn), errors.Is(err, network.ErrReset):
+		return errors.New("the connection broke")
+	}
+	if len(err.Error()) > 200 {
+		return errors.New("it cannot be dialled at any of its addresses")
+	}
+	return err
+}
