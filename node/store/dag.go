@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto/sha256"
 	"fmt"
 
 	"github.com/ipfs/boxo/ipld/merkledag"
@@ -18,27 +19,40 @@ import (
 // full; UnixFS names each size.
 const dagWidth = 1024
 
+// maxNode is more than any node with dagWidth links takes, in bytes.
+const maxNode = 256 << 10
+
 var (
-	rawBuilder  = cid.V1Builder{Codec: cid.Raw, MhType: multihash.SHA2_256}
-	nodeBuilder = cid.V1Builder{Codec: cid.DagProtobuf, MhType: multihash.SHA2_256}
+	leafPrefix = cid.Prefix{Version: 1, Codec: cid.Raw, MhType: multihash.SHA2_256, MhLength: sha256.Size}
+	nodePrefix = cid.Prefix{Version: 1, Codec: cid.DagProtobuf, MhType: multihash.SHA2_256, MhLength: sha256.Size}
 )
 
-// link is a leaf, or a subtree and the bytes of file below it.
+// digest is a leaf's CID without the parts that are the same for all leaves.
+type digest [sha256.Size]byte
+
+func (d digest) cid() cid.Cid {
+	mh, err := multihash.Encode(d[:], multihash.SHA2_256)
+	if err != nil {
+		panic(err) // SHA2-256 is always there
+	}
+	return cid.NewCidV1(cid.Raw, mh)
+}
+
+// digestOf gives a leaf's digest; false if c is not of a leaf's form.
+func digestOf(c cid.Cid) (d digest, ok bool) {
+	if !c.Defined() || c.Prefix() != leafPrefix {
+		return d, false
+	}
+	mh := c.Hash()
+	copy(d[:], mh[len(mh)-len(d):])
+	return d, true
+}
+
+// link is a leaf, or a subtree.
 type link struct {
 	c    cid.Cid
 	size uint64 // of the file's bytes below
 	tree uint64 // of the encoded bytes below
-}
-
-// dagLeaves splits a shard's extents: the sizes of its leaves in order.
-func dagLeaves(s *protocol.Shard) []int {
-	var sizes []int
-	for _, e := range s.Extents {
-		for left := e.Length; left > 0; left -= protocol.LeafSize {
-			sizes = append(sizes, int(min(left, protocol.LeafSize)))
-		}
-	}
-	return sizes
 }
 
 // buildDAG makes the nodes over leaves. A single leaf is its own root.
@@ -66,7 +80,7 @@ func buildDAG(leaves []link) (root cid.Cid, nodes map[cid.Cid][]byte, err error)
 func buildNode(children []link) (link, []byte, error) {
 	fsn := unixfs.NewFSNode(unixfs.TFile)
 	nd := new(merkledag.ProtoNode)
-	if err := nd.SetCidBuilder(nodeBuilder); err != nil {
+	if err := nd.SetCidBuilder(nodePrefix); err != nil {
 		return link{}, nil, err
 	}
 	var out link
@@ -90,61 +104,65 @@ func buildNode(children []link) (link, []byte, error) {
 }
 
 // walkDAG lists a shard's leaves from the nodes that are known, and the nodes
-// that are lacking. want is the sizes of all leaves, which the manifest tells;
-// a DAG that is of another shape is refused.
-func walkDAG(root cid.Cid, want []int, node func(cid.Cid) []byte) (leaves []cid.Cid, lacking []cid.Cid, err error) {
-	if len(want) == 1 {
-		if root.Prefix().Codec != cid.Raw {
-			return nil, nil, fmt.Errorf("%w: a shard of one leaf under a node", protocol.ErrManifest)
-		}
-		return []cid.Cid{root}, nil, nil
+// that are lacking. The manifest tells how many leaves there are and how long
+// each is; a DAG of another shape is refused.
+func walkDAG(root cid.Cid, n int, size func(leaf int) int, node func(cid.Cid) []byte) (leaves []digest, lacking []cid.Cid, err error) {
+	bad := func(c cid.Cid, format string, args ...any) error {
+		return fmt.Errorf("%w: shard node %s %s", protocol.ErrManifest, c, fmt.Sprintf(format, args...))
 	}
-	depth := 1
-	for n := dagWidth; n < len(want); n *= dagWidth {
-		depth++
+	if n == 1 {
+		d, ok := digestOf(root)
+		if !ok {
+			return nil, nil, bad(root, "is not the shard's one leaf")
+		}
+		return []digest{d}, nil, nil
 	}
 	at := 0
-	var walk func(c cid.Cid, depth int, most int) error
-	walk = func(c cid.Cid, depth, most int) error {
+	var walk func(c cid.Cid, most int) error // most: leaves that a full node at this depth has below it
+	walk = func(c cid.Cid, most int) error {
+		if c.Prefix() != nodePrefix {
+			return bad(c, "is of another kind")
+		}
 		raw := node(c)
 		if raw == nil {
 			lacking = append(lacking, c)
-			at += min(most, len(want)-at)
+			at += min(most, n-at)
 			return nil
 		}
 		pn, err := merkledag.DecodeProtobuf(raw)
 		if err != nil {
-			return fmt.Errorf("%w: shard node %s: %w", protocol.ErrManifest, c, err)
+			return bad(c, "cannot be read: %v", err)
 		}
 		fsn, err := unixfs.FSNodeFromBytes(pn.Data())
 		if err != nil || fsn.Type() != unixfs.TFile || fsn.NumChildren() != len(pn.Links()) || len(fsn.Data()) > 0 {
-			return fmt.Errorf("%w: shard node %s is no file's", protocol.ErrManifest, c)
+			return bad(c, "is no file's")
 		}
 		per := most / dagWidth
-		expect := (min(most, len(want)-at) + per - 1) / per
-		if len(pn.Links()) != expect {
-			return fmt.Errorf("%w: shard node %s has %d links, %d were due", protocol.ErrManifest, c, len(pn.Links()), expect)
+		due := (min(most, n-at) + per - 1) / per
+		if len(pn.Links()) != due {
+			return bad(c, "has %d links, %d were due", len(pn.Links()), due)
 		}
 		for i, l := range pn.Links() {
-			if depth > 1 {
-				if err := walk(l.Cid, depth-1, per); err != nil {
+			if per > 1 {
+				if err := walk(l.Cid, per); err != nil {
 					return err
 				}
 				continue
 			}
-			if fsn.BlockSize(i) != uint64(want[at]) || l.Cid.Prefix().Codec != cid.Raw {
-				return fmt.Errorf("%w: leaf %d of shard node %s is not what the manifest says", protocol.ErrManifest, i, c)
+			d, ok := digestOf(l.Cid)
+			if !ok || fsn.BlockSize(i) != uint64(size(at)) {
+				return bad(c, "has a leaf %d that is not what the manifest says", i)
 			}
-			leaves = append(leaves, l.Cid)
+			leaves = append(leaves, d)
 			at++
 		}
 		return nil
 	}
-	most := 1
-	for range depth {
+	most := dagWidth
+	for most < n {
 		most *= dagWidth
 	}
-	if err := walk(root, depth, most); err != nil {
+	if err := walk(root, most); err != nil {
 		return nil, nil, err
 	}
 	if len(lacking) > 0 {

@@ -1,148 +1,128 @@
 package store
 
 import (
-	"bufio"
-	"encoding/binary"
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
-	"syscall"
-	"time"
 
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Model is one model of a store, held in part or whole.
+// Model is one model of a store, held in part or whole. All its methods may
+// be called at once.
+//
+// Locks, in the order in which they are taken: loading, syncing, io, mu.
 type Model struct {
 	id  cid.Cid
 	man *protocol.Manifest
 	raw []byte // of the manifest
 	dir string
+	log *slog.Logger
 
-	data    *os.File
-	journal *os.File
-	nodesF  *os.File
-	base    []int64 // where each file begins in data
+	data, journal, nodesF *os.File
+	base                  []int64 // where each file begins in data; base[0] is the room for a stage header
 
-	loading sync.Mutex // the stage header is being used
+	loading sync.Mutex   // the stage header is in use
+	syncing sync.Mutex   // one sync at a time
+	io      sync.RWMutex // shared by those who read or write leaves, exclusive for those who drop them
 
-	mu     sync.RWMutex
-	rec    record
-	nodes  map[cid.Cid][]byte
-	shards []shard
-	where  map[cid.Cid][]place
-	users  int // imports, fetches and loads under way
-	dirty  int // journal records since the last sync
+	mu          sync.RWMutex // of everything below; never held over a leaf's I/O
+	rec         record
+	nodes       map[cid.Cid][]byte
+	wanted      map[cid.Cid]bool // nodes that are lacking
+	shards      []shard
+	where       map[digest]place
+	twins       map[digest][]place // further places of leaves with the same content
+	journalSize int64
+	nodesSize   int64
+	durable     int64 // journal before this is on disk; changed with syncing held too
 }
 
 // shard is what is known of a shard's leaves.
 type shard struct {
-	sizes  []int
-	at     []int64   // in data
-	leaves []cid.Cid // nil until the nodes are there
+	runs   []run
+	leaves []digest // nil until the nodes are there
 	held   []bool
-	count  int
+	count  int   // leaves held
+	bytes  int64 // in them
+	users  int   // imports, fetches, loads and exports under way
 }
 
+// run is an extent: its first leaf, its place in the data file, its length.
+type run struct {
+	leaf   int
+	at     int64
+	length int64
+}
+
+// place is a leaf's: each has exactly one.
 type place struct{ shard, leaf int }
 
-// Leaf is a leaf that is lacking.
-type Leaf struct {
-	CID  cid.Cid
-	Size int
-}
-
-// ID is the model's identity.
-func (m *Model) ID() cid.Cid { return m.id }
-
-// Manifest of the model; not to be changed.
-func (m *Model) Manifest() *protocol.Manifest { return m.man }
-
-// Name is what the model is called here.
-func (m *Model) Name() string {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if len(m.rec.Names) == 0 {
-		return defaultName(m.man)
+// at gives a leaf's position in the data file, and its size.
+func (s *shard) at(leaf int) (pos int64, size int) {
+	i, ok := slices.BinarySearchFunc(s.runs, leaf, func(r run, n int) int { return r.leaf - n })
+	if !ok {
+		i--
 	}
-	return m.rec.Names[0]
+	r := s.runs[i]
+	off := int64(leaf-r.leaf) * protocol.LeafSize
+	return r.at + off, int(min(r.length-off, protocol.LeafSize))
 }
 
-// Names are all the names, and Origins where it came from.
-func (m *Model) Names() []string {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return slices.Clone(m.rec.Names)
-}
-
-// Origins are the paths or URLs that the model was added from.
-func (m *Model) Origins() []string {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return slices.Clone(m.rec.Origins)
-}
-
-func (m *Model) called(name string) bool {
-	return slices.ContainsFunc(append(m.Names(), defaultName(m.man), slug(m.man.Name)), func(n string) bool { return strings.EqualFold(n, name) })
-}
-
-func (m *Model) lastUsed() time.Time {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.rec.Used
-}
-
-// Pinned says that the quota does not drop the model.
-func (m *Model) Pinned() bool {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.rec.Pinned
-}
-
-// Pin protects the model from the quota, or no longer.
-func (m *Model) Pin(on bool) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.rec.Pinned = on
-	return m.saveRecord()
-}
-
-// Allocated is what the model takes on disk, in bytes.
-func (m *Model) Allocated() int64 {
-	var n int64
-	for _, f := range []*os.File{m.data, m.journal, m.nodesF} {
-		if st, err := f.Stat(); err == nil {
-			if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-				n += sys.Blocks * 512
-			}
-		}
-	}
+func (s *shard) size(leaf int) int {
+	_, n := s.at(leaf)
 	return n
 }
 
-func createModel(dir string, id cid.Cid, raw []byte, man *protocol.Manifest) (*Model, error) {
-	if err := os.WriteFile(filepath.Join(dir, "manifest"), raw, 0o644); err != nil {
-		return nil, full(err)
+func (s *shard) whole() bool { return s.count == len(s.held) }
+
+// layShards says where everything goes: the room for a stage header, then the
+// files, each at a multiple of 1 MiB.
+func layShards(man *protocol.Manifest) (base []int64, shards []shard) {
+	// A stage header lists tensors of all files' headers, and has defaults
+	// written into it.
+	room := int64(64 << 10)
+	for _, s := range man.Shards {
+		if s.Kind == protocol.ShardHeader {
+			room += s.Size
+		}
 	}
-	m := &Model{id: id, man: man, raw: raw, dir: dir}
-	m.rec.Added = time.Now().UTC().Truncate(time.Second)
-	m.rec.Used = m.rec.Added
-	if err := m.saveRecord(); err != nil {
-		return nil, full(err)
+	at := roundUp(room, 1<<20)
+	for _, f := range man.Files {
+		base = append(base, at)
+		at += roundUp(f.Size, 1<<20)
 	}
-	return m, m.openFiles()
+	shards = make([]shard, len(man.Shards))
+	for i := range shards {
+		leaves := 0
+		for _, e := range man.Shards[i].Extents {
+			shards[i].runs = append(shards[i].runs, run{leaves, base[e.File] + e.Offset, e.Length})
+			leaves += int((e.Length + protocol.LeafSize - 1) / protocol.LeafSize)
+		}
+		shards[i].held = make([]bool, leaves)
+	}
+	return base, shards
 }
 
-func openModel(dir string) (*Model, error) {
+func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
+
+// maxModel is a size that no model reaches; a forged manifest might, and have
+// the bookkeeping for it fill the memory.
+const maxModel = 8 << 40
+
+// openModel opens a model's directory. After an unclean end it hashes again
+// what the journal names since it was last synced.
+func openModel(dir string, log *slog.Logger) (*Model, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, "manifest"))
 	if err != nil {
 		return nil, err
@@ -158,11 +138,16 @@ func openModel(dir string) (*Model, error) {
 	if filepath.Base(dir) != id.String() {
 		return nil, fmt.Errorf("%w: the manifest is that of %s", ErrCorrupt, id)
 	}
-	m := &Model{id: id, man: man, raw: raw, dir: dir}
+	m := &Model{id: id, man: man, raw: raw, dir: dir, log: log,
+		nodes: map[cid.Cid][]byte{}, wanted: map[cid.Cid]bool{}, where: map[digest]place{}, twins: map[digest][]place{}}
 	if rec, err := os.ReadFile(filepath.Join(dir, "record.json")); err == nil {
 		_ = json.Unmarshal(rec, &m.rec) // names and origins are no more than convenience
 	}
-	return m, m.openFiles()
+	m.base, m.shards = layShards(man)
+	if err := m.openFiles(); err != nil {
+		return nil, errors.Join(err, m.closeFiles())
+	}
+	return m, nil
 }
 
 func (m *Model) openFiles() (err error) {
@@ -175,182 +160,137 @@ func (m *Model) openFiles() (err error) {
 	if err != nil {
 		return full(err)
 	}
-	at := int64(prefixSize(m.man))
-	for _, f := range m.man.Files {
-		m.base = append(m.base, at)
-		at += roundUp(f.Size, 1<<20)
-	}
 	last := len(m.man.Files) - 1
 	if err := m.data.Truncate(m.base[last] + m.man.Files[last].Size); err != nil {
 		return full(err)
-	}
-	m.nodes, m.where = map[cid.Cid][]byte{}, map[cid.Cid][]place{}
-	m.shards = make([]shard, len(m.man.Shards))
-	for i := range m.man.Shards {
-		s := &m.shards[i]
-		s.sizes = dagLeaves(&m.man.Shards[i])
-		s.held = make([]bool, len(s.sizes))
-		for _, e := range m.man.Shards[i].Extents {
-			for off := int64(0); off < e.Length; off += protocol.LeafSize {
-				s.at = append(s.at, m.base[e.File]+e.Offset+off)
-			}
-		}
 	}
 	if err := m.readNodes(); err != nil {
 		return err
 	}
 	for i := range m.shards {
-		m.learn(i)
-	}
-	return m.readJournal()
-}
-
-// prefixSize is the room in front of the original file for a stage header.
-func prefixSize(man *protocol.Manifest) int64 {
-	for _, s := range man.Shards {
-		if s.Kind == protocol.ShardHeader {
-			return roundUp(s.Extents[0].Length+64<<10, 1<<20)
+		if _, err := m.learn(i); err != nil {
+			return err
 		}
 	}
-	return 1 << 20
-}
-
-func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
-
-func (m *Model) close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return errors.Join(m.sync(), m.data.Close(), m.journal.Close(), m.nodesF.Close())
-}
-
-// sync makes what the journal says durable: data first.
-func (m *Model) sync() error {
-	m.dirty = 0
-	return errors.Join(m.data.Sync(), m.nodesF.Sync(), m.journal.Sync())
-}
-
-// readNodes reads the shards' nodes: a length, a checksum, the bytes; a torn
-// end is cut off.
-func (m *Model) readNodes() error {
-	r := bufio.NewReader(io.NewSectionReader(m.nodesF, 0, 1<<62))
-	var good int64
-	for {
-		var head [8]byte
-		if _, err := io.ReadFull(r, head[:]); err != nil {
-			break
-		}
-		n := binary.LittleEndian.Uint32(head[:])
-		if n > 2<<20 {
-			break
-		}
-		raw := make([]byte, n)
-		if _, err := io.ReadFull(r, raw); err != nil || crc32.ChecksumIEEE(raw) != binary.LittleEndian.Uint32(head[4:]) {
-			break
-		}
-		if c, err := nodeBuilder.Sum(raw); err == nil {
-			m.nodes[c] = raw
-		}
-		good += 8 + int64(n)
-	}
-	if err := m.nodesF.Truncate(good); err != nil {
+	doubtful, err := m.readJournal()
+	if err != nil {
 		return err
 	}
-	_, err := m.nodesF.Seek(good, io.SeekStart)
-	return err
-}
-
-func (m *Model) writeNode(c cid.Cid, raw []byte) error {
-	if m.nodes[c] != nil {
-		return nil
+	lost := 0
+	for _, p := range doubtful {
+		if !m.shards[p.shard].held[p.leaf] {
+			continue
+		}
+		if _, ok, err := m.readLeaf(p, nil); err != nil {
+			return err
+		} else if !ok {
+			lost++
+		}
 	}
-	b := binary.LittleEndian.AppendUint32(nil, uint32(len(raw)))
-	b = binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(raw))
-	if _, err := m.nodesF.Write(append(b, raw...)); err != nil {
-		return full(err)
+	if len(doubtful) > 0 {
+		m.log.Info("the store was not closed; checked the model's last leaves", "model", m.id, "checked", len(doubtful), "lost", lost)
+		return m.Sync()
 	}
-	m.nodes[c] = raw
 	return nil
 }
 
-// learn lists a shard's leaves if its nodes are all there.
+func (m *Model) close() error {
+	m.syncing.Lock()
+	defer m.syncing.Unlock()
+	m.io.Lock()
+	defer m.io.Unlock()
+	return errors.Join(m.sync(), m.closeFiles())
+}
+
+func (m *Model) closeFiles() error {
+	var errs []error
+	for _, f := range []*os.File{m.data, m.journal, m.nodesF} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ID is the model's identity.
+func (m *Model) ID() cid.Cid { return m.id }
+
+// Manifest of the model; not to be changed.
+func (m *Model) Manifest() *protocol.Manifest { return m.man }
+
+// Allocated is what the model takes on disk, in bytes.
+func (m *Model) Allocated() int64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var n int64
+	for _, f := range []*os.File{m.data, m.journal, m.nodesF} {
+		if st, err := f.Stat(); err == nil {
+			n += allocated(st)
+		}
+	}
+	return n
+}
+
+// Holds says which shards are whole, in the manifest's order.
+func (m *Model) Holds() []bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := make([]bool, len(m.shards))
+	for i := range m.shards {
+		out[i] = m.shards[i].whole()
+	}
+	return out
+}
+
+// Held counts the bytes of the leaves that are held.
+func (m *Model) Held() int64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var n int64
+	for i := range m.shards {
+		n += m.shards[i].bytes
+	}
+	return n
+}
+
+// Needs lists the shards of a span that are not whole.
+func (m *Model) Needs(span protocol.Span) []int {
+	holds := m.Holds()
+	return slices.DeleteFunc(m.man.ShardsFor(span), func(i int) bool { return holds[i] })
+}
+
+// learn lists a shard's leaves if its nodes are all there. Called with mu
+// held.
 func (m *Model) learn(i int) (lacking []cid.Cid, err error) {
 	s := &m.shards[i]
 	if s.leaves != nil {
 		return nil, nil
 	}
-	leaves, lacking, err := walkDAG(m.man.Shards[i].Root, s.sizes, func(c cid.Cid) []byte { return m.nodes[c] })
-	if err != nil || len(lacking) > 0 {
-		return lacking, err
+	leaves, lacking, err := walkDAG(m.man.Shards[i].Root, len(s.held), s.size, func(c cid.Cid) []byte { return m.nodes[c] })
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range lacking {
+		m.wanted[c] = true
+	}
+	if len(lacking) > 0 {
+		return lacking, nil
 	}
 	s.leaves = leaves
-	for n, c := range leaves {
-		m.where[c] = append(m.where[c], place{i, n})
+	for n, d := range leaves {
+		p := place{i, n}
+		if _, ok := m.where[d]; ok {
+			m.twins[d] = append(m.twins[d], p)
+		} else {
+			m.where[d] = p
+		}
 	}
 	return nil, nil
 }
 
-// The journal: records of 16 bytes, the last four a checksum of the others.
-const (
-	journalHeld = iota + 1
-	journalDropped
-)
-
-const syncEvery = 64 // records
-
-func journalRecord(op, shard, leaf int) []byte {
-	b := binary.LittleEndian.AppendUint32(nil, uint32(op))
-	b = binary.LittleEndian.AppendUint32(b, uint32(shard))
-	b = binary.LittleEndian.AppendUint32(b, uint32(leaf))
-	return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
-}
-
-func (m *Model) readJournal() error {
-	r := bufio.NewReader(io.NewSectionReader(m.journal, 0, 1<<62))
-	var good int64
-	for {
-		var rec [16]byte
-		if _, err := io.ReadFull(r, rec[:]); err != nil || crc32.ChecksumIEEE(rec[:12]) != binary.LittleEndian.Uint32(rec[12:]) {
-			break
-		}
-		good += 16
-		op, i, n := binary.LittleEndian.Uint32(rec[:]), int(binary.LittleEndian.Uint32(rec[4:])), int(binary.LittleEndian.Uint32(rec[8:]))
-		if i < len(m.shards) && n < len(m.shards[i].held) {
-			m.mark(i, n, op == journalHeld)
-		}
-	}
-	if err := m.journal.Truncate(good); err != nil {
-		return err
-	}
-	_, err := m.journal.Seek(good, io.SeekStart)
-	return err
-}
-
-func (m *Model) mark(i, n int, held bool) {
-	s := &m.shards[i]
-	if s.held[n] == held {
-		return
-	}
-	s.held[n] = held
-	if held {
-		s.count++
-	} else {
-		s.count--
-	}
-}
-
-func (m *Model) note(op, i, n int) error {
-	if _, err := m.journal.Write(journalRecord(op, i, n)); err != nil {
-		return full(err)
-	}
-	m.mark(i, n, op == journalHeld)
-	if m.dirty++; m.dirty >= syncEvery {
-		return full(m.sync())
-	}
-	return nil
-}
-
-// NeedNodes lists the shards' nodes that are lacking and known to be. When it
-// gives none, Missing knows every leaf.
+// NeedNodes lists the shards' nodes that are lacking, as far as is known: the
+// nodes it lists may name further ones. When it gives none, Missing knows
+// every leaf.
 func (m *Model) NeedNodes(shards []int) ([]cid.Cid, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -365,54 +305,118 @@ func (m *Model) NeedNodes(shards []int) ([]cid.Cid, error) {
 	return out, nil
 }
 
-// Missing lists the shards' leaves that are not held, each once.
+// Leaf is a leaf that is lacking.
+type Leaf struct {
+	CID   cid.Cid
+	Size  int // bytes
+	Shard int
+	// Where it lies in the model's files, for sources that are files.
+	File   int
+	Offset int64
+}
+
+// Missing lists the shards' leaves that are not held, each content once. All
+// their nodes must be there.
 func (m *Model) Missing(shards []int) ([]Leaf, error) {
-	if lacking, err := m.NeedNodes(shards); err != nil || len(lacking) > 0 {
-		return nil, errors.Join(err, fmt.Errorf("%d nodes of the shards are not known yet", len(lacking)))
+	lacking, err := m.NeedNodes(shards)
+	if err != nil {
+		return nil, err
+	}
+	if len(lacking) > 0 {
+		return nil, fmt.Errorf("%w: %d nodes of the shards, which list their leaves", ErrNotFound, len(lacking))
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	var out []Leaf
-	seen := map[cid.Cid]bool{}
+	seen := map[digest]bool{}
 	for _, i := range shards {
 		s := &m.shards[i]
+		if s.whole() {
+			continue
+		}
 		for n, held := range s.held {
-			if !held && !seen[s.leaves[n]] {
-				seen[s.leaves[n]] = true
-				out = append(out, Leaf{s.leaves[n], s.sizes[n]})
+			d := s.leaves[n]
+			if held || seen[d] {
+				continue
 			}
+			seen[d] = true
+			pos, size := s.at(n)
+			file := m.fileAt(pos)
+			out = append(out, Leaf{CID: d.cid(), Size: size, Shard: i, File: file, Offset: pos - m.base[file]})
 		}
 	}
 	return out, nil
 }
 
-// Put keeps a shard's node or a leaf, after checking that it is what its CID
-// says and that the model has it.
-func (m *Model) Put(c cid.Cid, raw []byte) error {
-	if got, err := c.Prefix().Sum(raw); err != nil || got != c {
-		return fmt.Errorf("block %s: %w", c, ErrCorrupt)
+// fileAt says which file a position in the data file belongs to.
+func (m *Model) fileAt(pos int64) int {
+	i, ok := slices.BinarySearch(m.base, pos)
+	if !ok {
+		i--
 	}
+	return i
+}
+
+// places lists where a leaf goes. Called with mu held.
+func (m *Model) places(d digest) []place {
+	p, ok := m.where[d]
+	if !ok {
+		return nil
+	}
+	return append([]place{p}, m.twins[d]...)
+}
+
+// Put keeps a shard's node or a leaf, after checking that it is what its CID
+// says and that the model has it. When it returns, the leaf survives the end
+// of the process.
+func (m *Model) Put(c cid.Cid, raw []byte) error {
+	sum := digest(sha256.Sum256(raw))
+	if mh := c.Hash(); !c.Defined() || c.Prefix() != leafPrefix && c.Prefix() != nodePrefix || !bytes.Equal(mh[len(mh)-len(sum):], sum[:]) {
+		return fmt.Errorf("block %s: %w", c, ErrMismatch)
+	}
+	if c.Prefix() == nodePrefix {
+		return m.putNode(c, raw)
+	}
+	if err := m.putLeaf(sum, raw); err != nil {
+		return err
+	}
+	return m.syncIfDue()
+}
+
+func (m *Model) putNode(c cid.Cid, raw []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if c.Prefix().Codec == cid.DagProtobuf {
-		return m.writeNode(c, raw)
+	if m.nodes[c] != nil {
+		return nil
 	}
-	places := m.where[c]
+	if !m.wanted[c] || len(raw) > maxNode {
+		return fmt.Errorf("node %s: the model has none such: %w", c, ErrMismatch)
+	}
+	return m.writeNode(raw)
+}
+
+func (m *Model) putLeaf(d digest, raw []byte) error {
+	m.io.RLock() // nobody drops the leaf between its writing and its record
+	defer m.io.RUnlock()
+	m.mu.RLock()
+	places := m.places(d)
+	lacking := slices.DeleteFunc(slices.Clone(places), func(p place) bool { return m.shards[p.shard].held[p.leaf] })
+	m.mu.RUnlock()
 	if len(places) == 0 {
-		return fmt.Errorf("leaf %s is none of this model's", c)
+		return fmt.Errorf("leaf %s: the model has none such: %w", d.cid(), ErrMismatch)
 	}
-	for _, p := range places {
-		s := &m.shards[p.shard]
-		if s.held[p.leaf] {
-			continue
+	for _, p := range lacking {
+		at, size := m.shards[p.shard].at(p.leaf)
+		if size != len(raw) {
+			return fmt.Errorf("leaf %s of %d bytes, where the manifest has %d: %w", d.cid(), len(raw), size, ErrMismatch)
 		}
-		if len(raw) != s.sizes[p.leaf] {
-			return fmt.Errorf("leaf %s: %w", c, ErrCorrupt)
-		}
-		if _, err := m.data.WriteAt(raw, s.at[p.leaf]); err != nil {
+		if _, err := m.data.WriteAt(raw, at); err != nil {
 			return full(err)
 		}
-		if err := m.note(journalHeld, p.shard, p.leaf); err != nil {
+		m.mu.Lock()
+		err := m.note(opHeld, p)
+		m.mu.Unlock()
+		if err != nil {
 			return err
 		}
 	}
@@ -425,44 +429,67 @@ func (m *Model) block(c cid.Cid) ([]byte, error) {
 		return m.raw, nil
 	}
 	m.mu.RLock()
-	if raw := m.nodes[c]; raw != nil {
-		m.mu.RUnlock()
-		return raw, nil
-	}
-	var at place
-	found := false
-	for _, p := range m.where[c] {
-		if m.shards[p.shard].held[p.leaf] {
-			at, found = p, true
-			break
-		}
+	raw := m.nodes[c]
+	var held []place
+	if d, ok := digestOf(c); ok && raw == nil {
+		held = slices.DeleteFunc(m.places(d), func(p place) bool { return !m.shards[p.shard].held[p.leaf] })
 	}
 	m.mu.RUnlock()
-	if !found {
-		return nil, fmt.Errorf("block %s: %w", c, ErrNotFound)
+	if raw != nil {
+		return raw, nil
 	}
-	raw, ok, err := m.readLeaf(at)
-	if err == nil && !ok {
-		err = fmt.Errorf("leaf %s: %w", c, ErrCorrupt)
+	err := fmt.Errorf("block %s: %w", c, ErrNotFound)
+	for _, p := range held {
+		raw, ok, e := m.readLeaf(p, nil)
+		if ok {
+			return raw, nil
+		}
+		if err = e; e == nil {
+			err = fmt.Errorf("leaf %s: %w", c, ErrCorrupt)
+		}
 	}
-	return raw, err
+	return nil, err
 }
 
-// readLeaf reads and checks a held leaf; one that fails is dropped.
-func (m *Model) readLeaf(p place) (raw []byte, ok bool, err error) {
+// readLeaf reads and checks a held leaf, into buf if it is large enough. One
+// that fails is dropped: it counts as missing from then on.
+func (m *Model) readLeaf(p place, buf []byte) (raw []byte, ok bool, err error) {
 	s := &m.shards[p.shard]
-	raw = make([]byte, s.sizes[p.leaf])
-	if _, err := m.data.ReadAt(raw, s.at[p.leaf]); err != nil {
-		return nil, false, err
+	at, size := s.at(p.leaf)
+	if cap(buf) < size {
+		buf = make([]byte, size)
 	}
-	if got, err := rawBuilder.Sum(raw); err == nil && got == s.leaves[p.leaf] {
-		return raw, true, nil
+	raw = buf[:size]
+	good := func() (bool, error) {
+		_, err := m.data.ReadAt(raw, at)
+		if errors.Is(err, os.ErrClosed) {
+			return false, fmt.Errorf("model %s was closed or removed: %w", m.id, ErrNotFound)
+		}
+		// Any other error is the disk's, and a leaf that cannot be read is as
+		// good as a damaged one.
+		return err == nil && s.leaves != nil && digest(sha256.Sum256(raw)) == s.leaves[p.leaf], nil
+	}
+	m.io.RLock()
+	ok, err = good()
+	m.io.RUnlock()
+	if ok || err != nil {
+		return raw, ok, err
+	}
+	m.io.Lock() // somebody may have dropped or replaced it while it was read
+	defer m.io.Unlock()
+	if ok, err = good(); ok || err != nil {
+		return raw, ok, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return nil, false, m.note(journalDropped, p.shard, p.leaf)
+	if !s.held[p.leaf] {
+		return nil, false, fmt.Errorf("leaf %d of shard %d was dropped: %w", p.leaf, p.shard, ErrNotFound)
+	}
+	m.log.Warn("a leaf is damaged on disk; it is dropped", "model", m.id, "shard", p.shard, "leaf", p.leaf)
+	return nil, false, m.note(opDropped, p)
 }
 
+// size is a held block's.
 func (m *Model) size(c cid.Cid) (int, bool) {
 	if c == m.id {
 		return len(m.raw), true
@@ -472,68 +499,17 @@ func (m *Model) size(c cid.Cid) (int, bool) {
 	if raw := m.nodes[c]; raw != nil {
 		return len(raw), true
 	}
-	for _, p := range m.where[c] {
-		if s := &m.shards[p.shard]; s.held[p.leaf] {
-			return s.sizes[p.leaf], true
+	if d, ok := digestOf(c); ok {
+		for _, p := range m.places(d) {
+			if s := &m.shards[p.shard]; s.held[p.leaf] {
+				return s.size(p.leaf), true
+			}
 		}
 	}
 	return 0, false
 }
 
-// Holds says which shards are whole.
-func (m *Model) Holds() []bool {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	out := make([]bool, len(m.shards))
-	for i, s := range m.shards {
-		out[i] = s.count == len(s.sizes)
-	}
-	return out
-}
-
-// Use marks the model as used, so that the quota leaves it alone until the
-// returned function is called.
-func (m *Model) Use() (done func()) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.users++
-	m.rec.Used = time.Now().UTC().Truncate(time.Second)
-	_ = m.saveRecord()
-	return sync.OnceFunc(func() {
-		m.mu.Lock()
-		m.users--
-		m.mu.Unlock()
-	})
-}
-
-func (m *Model) busy() bool {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.users > 0
-}
-
-// Drop gives up all shards but those that keep needs.
-func (m *Model) Drop(keep protocol.Span) error {
-	stay := m.man.ShardsFor(keep)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for i := range m.shards {
-		if slices.Contains(stay, i) {
-			continue
-		}
-		s := &m.shards[i]
-		for n := range s.held {
-			if s.held[n] {
-				if err := m.note(journalDropped, i, n); err != nil {
-					return err
-				}
-			}
-		}
-		for _, e := range m.man.Shards[i].Extents {
-			if err := punch(m.data, m.base[e.File]+e.Offset, e.Length); err != nil {
-				return err
-			}
-		}
-	}
-	return m.sync()
+// file reads one of the model's original files.
+func (m *Model) file(i int) *io.SectionReader {
+	return io.NewSectionReader(m.data, m.base[i], m.man.Files[i].Size)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path"
@@ -12,7 +11,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // source is where a model is imported from: one part, or the parts of a split
@@ -23,179 +21,148 @@ type source struct {
 	name  string // for people
 }
 
+// reader reads a part from beginning to end.
+type reader interface {
+	io.ReadCloser
+	Size() int64    // of the part, bytes
+	Rest()          // give up what is open until the next Read
+	Sha256() []byte // of the part as its origin tells it, or nil
+}
+
 var splitName = regexp.MustCompile(`^(.*)-(\d{5})-of-(\d{5})\.gguf$`)
+
+// hfEndpoint is where hf: sources come from.
+func hfEndpoint() string {
+	if e := os.Getenv("HF_ENDPOINT"); e != "" {
+		return strings.TrimRight(e, "/")
+	}
+	return "https://huggingface.co"
+}
 
 // findSource understands a path, an http(s) URL, or hf:owner/repo/file.gguf.
 func findSource(from string) (*source, error) {
 	s := &source{}
+	var base string
 	switch {
 	case strings.HasPrefix(from, "hf:"):
 		parts := strings.SplitN(strings.TrimPrefix(from, "hf:"), "/", 3)
-		if len(parts) != 3 || parts[0] == "" || parts[1] == "" || parts[2] == "" {
+		if len(parts) != 3 || parts[0] == "" || parts[1] == "" || path.Base(parts[2]) == "." || strings.ContainsAny(from, "?#") {
 			return nil, fmt.Errorf("%w: %q: write it as hf:owner/repo/file.gguf", ErrSource, from)
 		}
-		host := os.Getenv("HF_ENDPOINT")
-		if host == "" {
-			host = "https://huggingface.co"
-		}
-		from = strings.TrimRight(host, "/") + "/" + parts[0] + "/" + parts[1] + "/resolve/main/" + parts[2]
-		s.http = true
+		from = hfEndpoint() + "/" + parts[0] + "/" + parts[1] + "/resolve/main/" + parts[2]
+		s.http, base = true, path.Base(parts[2])
 	case strings.HasPrefix(from, "http://"), strings.HasPrefix(from, "https://"):
-		s.http = true
-	}
-	base := filepath.Base(from)
-	if s.http {
 		u, err := url.Parse(from)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrSource, err)
+		if err != nil || u.Host == "" {
+			return nil, fmt.Errorf("%w: %q is no URL", ErrSource, shown(from))
 		}
-		base = path.Base(u.Path)
-	} else {
+		s.http, base = true, path.Base(u.Path)
+	default:
 		st, err := os.Stat(from)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrSource, err)
 		}
-		if st.IsDir() {
-			return nil, fmt.Errorf("%w: %s is a directory; name a GGUF file in it", ErrSource, from)
+		if !st.Mode().IsRegular() {
+			return nil, fmt.Errorf("%w: %s is no file; name a GGUF file", ErrSource, from)
 		}
 		if from, err = filepath.Abs(from); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", ErrSource, err)
 		}
+		base = filepath.Base(from)
 	}
 	s.parts = []string{from}
 	if m := splitName.FindStringSubmatch(base); m != nil {
-		base = m[1]
 		n, _ := strconv.Atoi(m[3])
 		if n < 1 || n > 9999 {
-			return nil, fmt.Errorf("%w: %s: a model in %d parts", ErrSource, from, n)
+			return nil, fmt.Errorf("%w: %s: a model in %d parts", ErrSource, shown(from), n)
+		}
+		at := strings.LastIndex(from, base) // the name stands last in the path; a query may follow
+		if at < 0 {
+			return nil, fmt.Errorf("%w: %s: write the name of a split model's part without escapes", ErrSource, shown(from))
 		}
 		s.parts = nil
 		for i := 1; i <= n; i++ {
-			part := fmt.Sprintf("%s-%05d-of-%s.gguf", m[1], i, m[3])
-			s.parts = append(s.parts, strings.Replace(from, m[0], part, 1))
+			s.parts = append(s.parts, from[:at]+fmt.Sprintf("%s-%05d-of-%s.gguf", m[1], i, m[3])+from[at+len(base):])
 		}
+		base = m[1]
 	}
 	s.name = slug(strings.TrimSuffix(base, ".gguf"))
 	return s, nil
 }
 
-// open gives a part's content and size.
-func (s *source) open(ctx context.Context, part int) (io.ReadCloser, int64, error) {
-	where := s.parts[part]
+// open gives a part's content.
+func (s *source) open(ctx context.Context, i int) (reader, error) {
 	if s.http {
-		return openHTTP(ctx, where)
+		return openHTTP(ctx, s.parts[i])
 	}
-	f, err := os.Open(where)
+	st, err := os.Stat(s.parts[i])
 	if err != nil {
-		return nil, 0, fmt.Errorf("%w: %w", ErrSource, err)
+		if len(s.parts) > 1 {
+			return nil, fmt.Errorf("%w: %w; a split model's parts must lie together", ErrSource, err)
+		}
+		return nil, fmt.Errorf("%w: %w", ErrSource, err)
 	}
-	st, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, 0, fmt.Errorf("%w: %w", ErrSource, err)
-	}
-	return f, st.Size(), nil
+	return &fileReader{path: s.parts[i], size: st.Size()}, nil
 }
 
-// retries of a broken transfer, each from where it broke off.
-const retries = 5
+// origins are the parts as they may be remembered: without credentials.
+func (s *source) origins() []string {
+	var out []string
+	for _, p := range s.parts {
+		if u, err := url.Parse(p); s.http && err == nil {
+			u.User = nil
+			p = u.String()
+		}
+		out = append(out, p)
+	}
+	return out
+}
 
-// httpReader reads a URL, going on with a range request when it breaks off.
-type httpReader struct {
-	ctx  context.Context
-	url  string
-	etag string
-	body io.ReadCloser
-	at   int64
+// shown is a path or URL fit for messages: a URL may carry credentials.
+func shown(where string) string {
+	if !strings.HasPrefix(where, "http://") && !strings.HasPrefix(where, "https://") {
+		return where
+	}
+	u, err := url.Parse(where)
+	if err != nil {
+		return "the URL"
+	}
+	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	return u.String()
+}
+
+// fileReader reads a file that it holds open only while it is read.
+type fileReader struct {
+	path string
 	size int64
-	left int
+	at   int64
+	f    *os.File
 }
 
-func openHTTP(ctx context.Context, where string) (io.ReadCloser, int64, error) {
-	h := &httpReader{ctx: ctx, url: where, left: retries}
-	resp, err := h.get()
-	if err != nil {
-		return nil, 0, err
+func (r *fileReader) Read(b []byte) (n int, err error) {
+	if r.f == nil {
+		if r.f, err = os.Open(r.path); err != nil {
+			return 0, err
+		}
 	}
-	if resp.ContentLength < 0 {
-		resp.Body.Close()
-		return nil, 0, fmt.Errorf("%w: %s does not tell the file's size", ErrSource, hostOf(where))
+	n, err = r.f.ReadAt(b, r.at)
+	r.at += int64(n)
+	if n > 0 {
+		err = nil
 	}
-	h.body, h.size, h.etag = resp.Body, resp.ContentLength, resp.Header.Get("ETag")
-	return h, h.size, nil
+	return n, err
 }
 
-func (h *httpReader) get() (*http.Response, error) {
-	req, err := http.NewRequestWithContext(h.ctx, http.MethodGet, h.url, nil)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSource, err)
+func (r *fileReader) Rest() { r.Close() }
+
+func (r *fileReader) Close() error {
+	if r.f == nil {
+		return nil
 	}
-	req.Header.Set("Accept-Encoding", "identity")
-	if token := os.Getenv("HF_TOKEN"); token != "" && strings.HasSuffix(req.URL.Hostname(), "huggingface.co") {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	want := http.StatusOK
-	if h.at > 0 {
-		want = http.StatusPartialContent
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", h.at))
-		if h.etag != "" && !strings.HasPrefix(h.etag, "W/") {
-			req.Header.Set("If-Range", h.etag)
-		}
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSource, err)
-	}
-	if resp.StatusCode != want {
-		resp.Body.Close()
-		if h.at > 0 && resp.StatusCode == http.StatusOK {
-			return nil, fmt.Errorf("%w: the file at %s changed during the transfer; try again", ErrSource, hostOf(h.url))
-		}
-		return nil, fmt.Errorf("%w: %s answers %s", ErrSource, hostOf(h.url), resp.Status)
-	}
-	return resp, nil
+	err := r.f.Close()
+	r.f = nil
+	return err
 }
 
-func (h *httpReader) Read(b []byte) (int, error) {
-	for {
-		n, err := h.body.Read(b)
-		h.at += int64(n)
-		if n > 0 || err == nil {
-			return n, nil
-		}
-		if h.at == h.size {
-			return 0, io.EOF
-		}
-		if h.ctx.Err() != nil {
-			return 0, h.ctx.Err()
-		}
-		if h.left == 0 {
-			return 0, fmt.Errorf("%w: the transfer broke off at byte %d of %d: %w", ErrSource, h.at, h.size, err)
-		}
-		h.left--
-		h.body.Close()
-		select {
-		case <-time.After(time.Duration(retries-h.left) * 500 * time.Millisecond):
-		case <-h.ctx.Done():
-			return 0, h.ctx.Err()
-		}
-		resp, err := h.get()
-		if err != nil {
-			h.body = io.NopCloser(strings.NewReader(""))
-			if h.left == 0 {
-				return 0, err
-			}
-			continue
-		}
-		h.body = resp.Body
-	}
-}
-
-func (h *httpReader) Close() error { return h.body.Close() }
-
-func hostOf(where string) string {
-	if u, err := url.Parse(where); err == nil {
-		return u.Host
-	}
-	return "the server"
-}
+func (r *fileReader) Size() int64    { return r.size }
+func (r *fileReader) Sha256() []byte { return nil }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/ipfs/go-cid"
 
@@ -25,7 +23,9 @@ var (
 	ErrNotFound  = errors.New("not in the store")
 	ErrAmbiguous = errors.New("more than one model goes by that name")
 	ErrCorrupt   = errors.New("damaged on disk")
+	ErrMismatch  = errors.New("not what its CID says")
 	ErrFull      = errors.New("the disk is full")
+	ErrBusy      = errors.New("in use")
 	ErrLocked    = errors.New("the directory is in use by another shoal")
 	ErrSource    = errors.New("cannot read the source")
 )
@@ -34,11 +34,11 @@ var (
 type Options struct {
 	// Check refuses models that this node could not compute. nil: none.
 	Check func(md interface{ Value(key string) any }) error
-	Quota int64 // bytes on disk for models without a pin; 0: no limit
+	Quota int64 // bytes of shards without a pin; 0: no limit
 	Log   *slog.Logger
 }
 
-// Store is a directory of models.
+// Store is a directory of models. All its methods may be called at once.
 type Store struct {
 	dir  string
 	opt  Options
@@ -46,6 +46,9 @@ type Store struct {
 
 	mu     sync.RWMutex
 	models map[cid.Cid]*Model
+	tmp    map[string]bool // imports under way
+
+	quota quota
 }
 
 // Open opens or makes a store, and sweeps up what an interrupted import left.
@@ -53,22 +56,23 @@ func Open(dir string, opt Options) (*Store, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{dir: dir, opt: opt, models: map[cid.Cid]*Model{}}
+	s := &Store{dir: dir, opt: opt, models: map[cid.Cid]*Model{}, tmp: map[string]bool{}}
+	s.quota.limit = opt.Quota
 	if err := os.MkdirAll(s.modelsDir(), 0o755); err != nil {
-		return nil, fmt.Errorf("opening the store: %w", err)
+		return nil, fmt.Errorf("opening the store: %w", full(err))
 	}
 	var err error
 	if s.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644); err != nil {
-		return nil, fmt.Errorf("opening the store: %w", err)
+		return nil, fmt.Errorf("opening the store: %w", full(err))
 	}
-	if err := syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := flock(s.lock); err != nil {
 		s.lock.Close()
 		return nil, fmt.Errorf("%w: %s; stop it, or give this one another --home", ErrLocked, dir)
 	}
 	entries, err := os.ReadDir(s.modelsDir())
 	if err != nil {
 		s.lock.Close()
-		return nil, err
+		return nil, fmt.Errorf("opening the store: %w", err)
 	}
 	for _, e := range entries {
 		path := filepath.Join(s.modelsDir(), e.Name())
@@ -76,7 +80,7 @@ func Open(dir string, opt Options) (*Store, error) {
 			_ = os.RemoveAll(path)
 			continue
 		}
-		m, err := openModel(path)
+		m, err := openModel(path, opt.Log)
 		if err != nil { // kept for a person to look at, but not used
 			opt.Log.Warn("a model in the store cannot be read", "dir", path, "error", err)
 			continue
@@ -98,7 +102,7 @@ func (s *Store) Close() error {
 	for _, m := range s.models {
 		errs = append(errs, m.close())
 	}
-	s.models = nil
+	s.models = map[cid.Cid]*Model{}
 	errs = append(errs, s.lock.Close())
 	return errors.Join(errs...)
 }
@@ -125,27 +129,34 @@ func (s *Store) Model(id cid.Cid) (*Model, error) {
 	return nil, fmt.Errorf("model %s: %w", id, ErrNotFound)
 }
 
-// Find gives a model by name, CID, or at least eight characters of a CID's
-// beginning or end.
+// Find gives a model by CID, by name, or by at least eight characters of a
+// CID's beginning or end. A name never hides a CID, nor a piece of a CID a
+// name.
 func (s *Store) Find(name string) (*Model, error) {
 	if c, err := cid.Decode(name); err == nil {
 		return s.Model(c)
 	}
-	var found []*Model
+	var named, begun []*Model
 	for _, m := range s.Models() {
 		id := m.id.String()
-		if m.called(name) || len(name) >= 8 && (strings.HasPrefix(id, name) || strings.HasSuffix(id, name)) {
-			found = append(found, m)
+		if m.called(name) {
+			named = append(named, m)
+		}
+		if len(name) >= 8 && (strings.HasPrefix(id, name) || strings.HasSuffix(id, name)) {
+			begun = append(begun, m)
 		}
 	}
-	switch len(found) {
+	if len(named) == 0 {
+		named = begun
+	}
+	switch len(named) {
 	case 0:
 		return nil, fmt.Errorf("model %q: %w", name, ErrNotFound)
 	case 1:
-		return found[0], nil
+		return named[0], nil
 	}
 	var ids []string
-	for _, m := range found {
+	for _, m := range named {
 		ids = append(ids, m.id.String())
 	}
 	return nil, fmt.Errorf("%q: %w: name one of %s", name, ErrAmbiguous, strings.Join(ids, ", "))
@@ -153,78 +164,133 @@ func (s *Store) Find(name string) (*Model, error) {
 
 // AddManifest begins a model that is learnt from peers: nothing of it is held
 // yet. The bytes must hash to id. A model that is there already is given as it
-// is.
+// is, with name added to its names.
 func (s *Store) AddManifest(raw []byte, id cid.Cid, name string) (*Model, error) {
+	if p := id.Prefix(); !id.Defined() || p.Codec != cid.DagCBOR || p.MhLength != len(digest{}) {
+		return nil, fmt.Errorf("%s is not a model's CID", id)
+	}
 	if got, err := id.Prefix().Sum(raw); err != nil || got != id {
-		return nil, fmt.Errorf("the manifest received is not that of %s", id)
+		return nil, fmt.Errorf("manifest of %s: %w", id, ErrMismatch)
 	}
 	man, err := protocol.DecodeManifest(raw)
 	if err != nil {
 		return nil, err
+	}
+	if man.Size() > maxModel {
+		return nil, fmt.Errorf("%w: a model of %d GiB", protocol.ErrManifest, man.Size()>>30)
+	}
+	rec := newRecord(name)
+	if name == "" {
+		rec.Names = []string{defaultName(man)}
+	}
+	if m, err := s.Model(id); err == nil {
+		return m, m.addRecord(rec)
+	}
+	tmp, done, err := s.tempDir()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return s.settle(tmp, id, raw, rec)
+}
+
+// tempDir makes a directory for a model that is not there yet. done removes it
+// if it is still there.
+func (s *Store) tempDir() (dir string, done func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir, err = os.MkdirTemp(s.modelsDir(), tmpPrefix)
+	if err != nil {
+		return "", nil, full(err)
+	}
+	s.tmp[dir] = true
+	return dir, func() {
+		_ = os.RemoveAll(dir)
+		s.mu.Lock()
+		delete(s.tmp, dir)
+		s.mu.Unlock()
+	}, nil
+}
+
+// settle completes the directory of a new model, moves it to its place in one
+// step, and opens it. If somebody else was faster it gives theirs.
+func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (*Model, error) {
+	if err := errors.Join(replaceFile(filepath.Join(tmp, "manifest"), raw), rec.save(tmp), syncDir(tmp)); err != nil {
+		return nil, full(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m := s.models[id]; m != nil {
 		return m, nil
 	}
-	tmp, err := os.MkdirTemp(s.modelsDir(), tmpPrefix)
-	if err != nil {
+	final := filepath.Join(s.modelsDir(), id.String())
+	if _, err := os.Stat(final); err == nil { // one that could not be opened
+		aside := filepath.Join(s.modelsDir(), tmpPrefix+"broken-"+id.String())
+		if err := errors.Join(os.RemoveAll(aside), os.Rename(final, aside)); err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(aside)
+	}
+	if err := os.Rename(tmp, final); err != nil {
 		return nil, full(err)
 	}
-	defer os.RemoveAll(tmp)
-	m, err := createModel(tmp, id, raw, man)
+	m, err := openModel(final, s.opt.Log)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.RemoveAll(final))
 	}
-	if name == "" {
-		name = defaultName(man)
-	}
-	m.rec.Names = []string{name}
-	return m, s.settle(m, tmp)
+	s.models[id] = m
+	return m, syncDir(s.modelsDir())
 }
 
-// settle moves a finished model directory to its place. Called with mu held.
-func (s *Store) settle(m *Model, tmp string) error {
-	if err := errors.Join(m.saveRecord(), m.sync()); err != nil {
-		m.close()
-		return full(err)
-	}
-	final := filepath.Join(s.modelsDir(), m.id.String())
-	if err := os.Rename(tmp, final); err != nil {
-		m.close()
-		return full(err)
-	}
-	m.dir = final
-	s.models[m.id] = m
-	return syncDir(s.modelsDir())
-}
-
-// Remove deletes a model.
+// Remove deletes a model, unless it is in use.
 func (s *Store) Remove(id cid.Cid) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	m := s.models[id]
 	if m == nil {
+		s.mu.Unlock()
 		return fmt.Errorf("model %s: %w", id, ErrNotFound)
 	}
-	tmp := filepath.Join(s.modelsDir(), tmpPrefix+id.String())
+	if err := m.free(nil); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	tmp := filepath.Join(s.modelsDir(), tmpPrefix+"removed-"+id.String())
 	if err := os.Rename(m.dir, tmp); err != nil { // a crash from here on ends in the sweep of Open
+		s.mu.Unlock()
 		return err
 	}
 	delete(s.models, id)
-	m.close()
-	return os.RemoveAll(tmp)
+	s.tmp[tmp] = true
+	m.io.Lock()
+	err := m.closeFiles()
+	m.io.Unlock()
+	s.mu.Unlock()
+	err = errors.Join(err, os.RemoveAll(tmp))
+	s.mu.Lock()
+	delete(s.tmp, tmp)
+	s.mu.Unlock()
+	return err
 }
 
 // Get gives a block that is held: a manifest, a shard's node, or a leaf, which
-// is checked again. It is what peers are served from.
-func (s *Store) Get(_ context.Context, c cid.Cid) ([]byte, error) {
-	for _, m := range s.Models() {
-		if raw, err := m.block(c); err == nil || !errors.Is(err, ErrNotFound) {
-			return raw, err
+// is checked again. It is what peers are served from. ErrNotFound: it is not
+// held; ErrCorrupt: it was, until now.
+func (s *Store) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	none := fmt.Errorf("block %s: %w", c, ErrNotFound)
+	err := none
+	for _, m := range s.all() {
+		raw, e := m.block(c)
+		if e == nil {
+			return raw, nil
+		}
+		if !errors.Is(e, ErrNotFound) {
+			err = e
 		}
 	}
-	return nil, fmt.Errorf("block %s: %w", c, ErrNotFound)
+	return nil, err
 }
 
 // Has says that Get would try.
@@ -235,7 +301,7 @@ func (s *Store) Has(ctx context.Context, c cid.Cid) (bool, error) {
 
 // Size is a held block's size in bytes.
 func (s *Store) Size(_ context.Context, c cid.Cid) (int, error) {
-	for _, m := range s.Models() {
+	for _, m := range s.all() {
 		if n, ok := m.size(c); ok {
 			return n, nil
 		}
@@ -243,71 +309,32 @@ func (s *Store) Size(_ context.Context, c cid.Cid) (int, error) {
 	return 0, fmt.Errorf("block %s: %w", c, ErrNotFound)
 }
 
-// Room makes room for n more bytes of models by dropping shards of those
-// without a pin, the longest unused first. It refuses what the quota cannot
-// hold at all.
-func (s *Store) Room(n int64) error {
-	if s.opt.Quota <= 0 {
-		return nil
+// all lists the models in no order.
+func (s *Store) all() []*Model {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]*Model, 0, len(s.models))
+	for _, m := range s.models {
+		out = append(out, m)
 	}
-	var unpinned []*Model
-	total := n
-	for _, m := range s.Models() {
-		if !m.Pinned() {
-			unpinned = append(unpinned, m)
-			total += m.Allocated()
-		}
-	}
-	slices.SortFunc(unpinned, func(a, b *Model) int { return a.lastUsed().Compare(b.lastUsed()) })
-	for _, m := range unpinned {
-		if total <= s.opt.Quota {
-			return nil
-		}
-		if m.busy() {
-			continue
-		}
-		total -= m.Allocated()
-		if err := m.Drop(protocol.Span{}); err != nil {
-			return err
-		}
-		s.opt.Log.Info("dropped a model's shards to keep the quota", "model", m.id)
-	}
-	if total > s.opt.Quota {
-		return fmt.Errorf("%w: %d MiB would exceed the quota of %d MiB; raise --quota or remove models", ErrFull, total>>20, s.opt.Quota>>20)
-	}
-	return nil
-}
-
-// record is what a node knows of a model besides its manifest.
-type record struct {
-	Names   []string  `json:"names"`
-	Origins []string  `json:"origins,omitempty"`
-	Added   time.Time `json:"added"`
-	Used    time.Time `json:"used"`
-	Pinned  bool      `json:"pinned,omitempty"`
-}
-
-func (m *Model) saveRecord() error {
-	raw, err := json.MarshalIndent(m.rec, "", "  ")
-	if err != nil {
-		return err
-	}
-	return replaceFile(filepath.Join(m.dir, "record.json"), raw)
+	return out
 }
 
 // replaceFile writes a file so that it is whole or the old one at any instant.
 func replaceFile(path string, raw []byte) error {
-	tmp := path + ".new"
-	f, err := os.Create(tmp)
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(raw)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp))
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
 	}
-	return os.Rename(tmp, path)
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
 }
 
 func syncDir(dir string) error {
@@ -322,32 +349,26 @@ func syncDir(dir string) error {
 	return nil
 }
 
+// zero overwrites a range.
+func zero(f *os.File, at, n int64) error {
+	buf := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		k, err := f.WriteAt(buf[:min(n, int64(len(buf)))], at)
+		if err != nil {
+			return err
+		}
+		at, n = at+int64(k), n-int64(k)
+	}
+	return nil
+}
+
 // full names a full disk as such.
 func full(err error) error {
+	if errors.Is(err, ErrFull) {
+		return err
+	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
-		return fmt.Errorf("%w: %w; free some space and try again, what was written is resumed or removed", ErrFull, err)
+		return fmt.Errorf("%w: %w; free some space and try again", ErrFull, err)
 	}
 	return err
-}
-
-func defaultName(man *protocol.Manifest) string {
-	name := man.Name
-	if name == "" {
-		name = man.Architecture
-	}
-	return slug(name + "." + man.Quantization)
-}
-
-// slug is a name that is easy to type.
-func slug(name string) string {
-	name = strings.Map(func(r rune) rune {
-		switch {
-		case 'a' <= r && r <= 'z', '0' <= r && r <= '9', r == '.', r == '_', r == ':':
-			return r
-		case 'A' <= r && r <= 'Z':
-			return r + 'a' - 'A'
-		}
-		return '-'
-	}, name)
-	return strings.Trim(name, "-.")
 }

@@ -219,8 +219,9 @@ func TestFlippedByte(t *testing.T) {
 	add(t, a, tiny, nil)
 	m := add(t, b, tiny, nil)
 	span := protocol.Span{From: 2, To: 4}
-	p := m.where[m.shards[m.man.ShardsFor(span)[1]].leaves[0]][0]
-	at := m.shards[p.shard].at[p.leaf] + 1000
+	p := m.where[m.shards[m.man.ShardsFor(span)[1]].leaves[0]]
+	at, _ := m.shards[p.shard].at(p.leaf)
+	at += 1000
 	flip := func() {
 		one := make([]byte, 1)
 		if _, err := m.data.ReadAt(one, at); err != nil {
@@ -244,7 +245,7 @@ func TestFlippedByte(t *testing.T) {
 		t.Error(err)
 	}
 	flip()
-	if _, err := b.Get(t.Context(), m.shards[p.shard].leaves[p.leaf]); !errors.Is(err, ErrCorrupt) {
+	if _, err := b.Get(t.Context(), m.shards[p.shard].leaves[p.leaf].cid()); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("serving a damaged leaf: %v", err)
 	}
 }

@@ -1,0 +1,250 @@
+package store
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+const (
+	retries    = 5                // in a row, without a byte between them
+	retryPause = time.Second      // before the first retry; each further one waits as long again
+	stall      = 60 * time.Second // without a byte: the transfer has broken off
+)
+
+// httpReader reads a URL, going on with a range request where a transfer
+// breaks off. The bytes it gives are all of one version of the file: a
+// version that tells itself apart neither by tag nor by date is not resumed.
+type httpReader struct {
+	ctx    context.Context
+	url    string
+	client *http.Client
+	pause  time.Duration
+
+	body     io.ReadCloser // nil: to be opened
+	idle     *time.Timer   // breaks a stalled transfer off
+	at, size int64
+	etag     string
+	modified string
+	sha      []byte
+	failed   int // tries in a row
+}
+
+func openHTTP(ctx context.Context, where string) (reader, error) {
+	h := &httpReader{ctx: ctx, url: where, size: -1, pause: retryPause}
+	h.client = &http.Client{CheckRedirect: h.redirect}
+	for {
+		err := h.connect()
+		if err == nil {
+			return h, nil
+		}
+		if err := h.again(err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// redirect notes the file's hash, which Hugging Face tells before it sends on
+// to its servers.
+func (h *httpReader) redirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= 10 {
+		return errors.New("redirected ten times")
+	}
+	if req.Response != nil {
+		h.noteHash(req.Response.Header)
+	}
+	return nil
+}
+
+func (h *httpReader) noteHash(head http.Header) {
+	tag := strings.Trim(head.Get("X-Linked-ETag"), `"`)
+	if sum, err := hex.DecodeString(tag); err == nil && len(sum) == len(digest{}) {
+		h.sha = sum
+	}
+}
+
+// permanent is an answer that another try would not change.
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+// connect asks for the file from the current position on.
+func (h *httpReader) connect() error {
+	ctx, cancel := context.WithCancelCause(h.ctx)
+	idle := time.AfterFunc(stall, func() { cancel(fmt.Errorf("nothing came for %s", stall)) })
+	give := func(err error) error {
+		idle.Stop()
+		cancel(nil)
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url, nil)
+	if err != nil {
+		return give(permanent{errors.New("it is no URL")})
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	req.Header.Set("User-Agent", "shoal")
+	if token := os.Getenv("HF_TOKEN"); token != "" && trusted(req.URL) {
+		req.Header.Set("Authorization", "Bearer "+token) // not passed on to other hosts by redirects
+	}
+	if h.at > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", h.at))
+		if tag := h.validator(); tag != "" {
+			req.Header.Set("If-Range", tag)
+		}
+	}
+	resp, err := h.client.Do(req)
+	if err != nil {
+		var ue *url.Error // its text has the URL, which may be signed
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return give(err)
+	}
+	if err := h.accept(resp); err != nil {
+		resp.Body.Close()
+		return give(err)
+	}
+	h.body, h.idle = cancelled{resp.Body, func() { _ = give(nil) }}, idle
+	return nil
+}
+
+// validator is what If-Range takes.
+func (h *httpReader) validator() string {
+	if h.etag != "" && !strings.HasPrefix(h.etag, "W/") {
+		return h.etag
+	}
+	return h.modified
+}
+
+// accept looks at an answer, and skips to the current position if the server
+// knows no ranges.
+func (h *httpReader) accept(resp *http.Response) error {
+	switch code := resp.StatusCode; {
+	case code == http.StatusOK, code == http.StatusPartialContent && h.at > 0:
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		return permanent{fmt.Errorf("the server answers %s; if the model asks for a login, set HF_TOKEN", resp.Status)}
+	case code == http.StatusTooManyRequests, code >= 500:
+		return fmt.Errorf("the server answers %s", resp.Status)
+	default:
+		return permanent{fmt.Errorf("the server answers %s", resp.Status)}
+	}
+	etag, modified := resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
+	if h.size < 0 {
+		if resp.ContentLength < 0 {
+			return permanent{errors.New("the server does not tell the file's size")}
+		}
+		h.size, h.etag, h.modified = resp.ContentLength, etag, modified
+		h.noteHash(resp.Header)
+		return nil
+	}
+	if resp.StatusCode == http.StatusPartialContent {
+		var from, to, size int64
+		if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &from, &to, &size); err == nil && (from != h.at || size != h.size) {
+			return permanent{errors.New("the file changed during the transfer; try again")}
+		}
+		if resp.ContentLength >= 0 && resp.ContentLength != h.size-h.at || etag != "" && h.etag != "" && etag != h.etag {
+			return permanent{errors.New("the file changed during the transfer; try again")}
+		}
+		return nil
+	}
+	same := resp.ContentLength == h.size && etag == h.etag && modified == h.modified && (etag != "" || modified != "")
+	if !same {
+		return permanent{errors.New("the file changed during the transfer, or its server cannot resume one; try again")}
+	}
+	_, err := io.CopyN(io.Discard, resp.Body, h.at)
+	return err
+}
+
+// trusted says whether a host may see the user's Hugging Face token.
+func trusted(u *url.URL) bool {
+	if e, err := url.Parse(hfEndpoint()); err == nil && u.Scheme == e.Scheme && u.Host == e.Host {
+		return true
+	}
+	host := u.Hostname()
+	return u.Scheme == "https" && (host == "huggingface.co" || strings.HasSuffix(host, ".huggingface.co"))
+}
+
+func (h *httpReader) Read(b []byte) (int, error) {
+	if h.at == h.size {
+		return 0, io.EOF
+	}
+	for {
+		var err error
+		if h.body == nil {
+			err = h.connect()
+		}
+		if err == nil {
+			h.idle.Reset(stall)
+			var n int
+			n, err = h.body.Read(b[:min(int64(len(b)), h.size-h.at)])
+			h.at += int64(n)
+			if n > 0 {
+				h.failed = 0
+				return n, nil
+			}
+			if err == nil {
+				continue
+			}
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			h.Rest()
+		}
+		if err := h.again(err); err != nil {
+			return 0, fmt.Errorf("at byte %d of %d: %w", h.at, h.size, err)
+		}
+	}
+}
+
+// again waits before the next try, or says why there is none.
+func (h *httpReader) again(err error) error {
+	if h.ctx.Err() != nil {
+		return context.Cause(h.ctx)
+	}
+	var p permanent
+	if h.failed++; errors.As(err, &p) || h.failed > retries {
+		return fmt.Errorf("%w: %w", ErrSource, err)
+	}
+	select {
+	case <-time.After(time.Duration(h.failed) * h.pause):
+		return nil
+	case <-h.ctx.Done():
+		return context.Cause(h.ctx)
+	}
+}
+
+func (h *httpReader) Size() int64    { return h.size }
+func (h *httpReader) Sha256() []byte { return h.sha }
+
+func (h *httpReader) Rest() {
+	if h.body != nil {
+		h.body.Close()
+		h.body = nil
+	}
+}
+
+func (h *httpReader) Close() error {
+	h.Rest()
+	return nil
+}
+
+// cancelled ends its request when it is closed.
+type cancelled struct {
+	io.ReadCloser
+	cancel func()
+}
+
+func (c cancelled) Close() error {
+	c.cancel()
+	return c.ReadCloser.Close()
+}

@@ -1,0 +1,179 @@
+package store
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/gguf"
+)
+
+// layout assigns every byte of a model's files to a shard, from the headers
+// alone.
+type layout struct {
+	files  []protocol.File
+	blocks int64
+	shards map[shardKey]*protocol.Shard
+	seen   map[string]bool   // tensor names, over all files
+	types  map[string]uint64 // weights in block matrices, by type
+	params int64
+	vocab  int64
+	tied   bool
+}
+
+type shardKey struct {
+	kind  string
+	block int64
+}
+
+func (k shardKey) String() string {
+	if k.kind == protocol.ShardBlock {
+		return fmt.Sprintf("block %d", k.block)
+	}
+	return k.kind
+}
+
+func newLayout(blocks int64) *layout {
+	return &layout{blocks: blocks, shards: map[shardKey]*protocol.Shard{}, seen: map[string]bool{}, tied: true, types: map[string]uint64{}}
+}
+
+// shardOf says which shard a tensor belongs to. Blocks beyond the model's own
+// (layers that predict further tokens) are nobody's.
+func shardOf(name string, blocks int64) shardKey {
+	head, rest, _ := strings.Cut(name, ".")
+	switch {
+	case head == "blk":
+		n, _, _ := strings.Cut(rest, ".")
+		if i, err := strconv.ParseInt(n, 10, 32); err == nil && i >= 0 && i < blocks {
+			return shardKey{protocol.ShardBlock, i}
+		}
+	case strings.HasPrefix(head, "rope_f"): // rope_freqs, rope_factors_long, rope_factors_short
+		return shardKey{protocol.ShardHeader, -1}
+	case strings.HasPrefix(head, "token_"), strings.HasPrefix(head, "per_layer_"), head == "position_embd":
+		return shardKey{protocol.ShardEmbedding, -1}
+	case head == "output", strings.HasPrefix(head, "output_"):
+		return shardKey{protocol.ShardOutput, -1}
+	}
+	return shardKey{protocol.ShardOther, -1}
+}
+
+func (l *layout) shard(k shardKey) *protocol.Shard {
+	if l.shards[k] == nil {
+		l.shards[k] = &protocol.Shard{Kind: k.kind, Block: k.block}
+	}
+	return l.shards[k]
+}
+
+// grow gives a shard a piece of a file, joined to the one before it if it
+// follows on.
+func grow(s *protocol.Shard, e protocol.Extent) {
+	s.Size += e.Length
+	if n := len(s.Extents); n > 0 {
+		if last := &s.Extents[n-1]; last.File == e.File && last.Offset+last.Length == e.Offset {
+			last.Length += e.Length
+			return
+		}
+	}
+	s.Extents = append(s.Extents, e)
+}
+
+// file lays out one file: the header up to the first tensor, then each tensor
+// with the padding behind it. Files come in order.
+func (l *layout) file(size int64, h *gguf.Header) error {
+	i := int64(len(l.files))
+	l.files = append(l.files, protocol.File{Size: size})
+	ts := slices.Clone(h.Tensors)
+	slices.SortFunc(ts, func(a, b gguf.Tensor) int { // Check has seen that none overlap
+		if a.Offset < b.Offset {
+			return -1
+		}
+		return 1
+	})
+	start := func(n int) int64 {
+		if n < len(ts) {
+			return h.DataOffset + int64(ts[n].Offset)
+		}
+		return size
+	}
+	grow(l.shard(shardKey{protocol.ShardHeader, -1}), protocol.Extent{File: i, Length: start(0)})
+	for n, t := range ts {
+		if l.seen[t.Name] {
+			return fmt.Errorf("%w: tensor %q stands in two of its parts", gguf.ErrFormat, t.Name)
+		}
+		l.seen[t.Name] = true
+		k := shardOf(t.Name, l.blocks)
+		s := l.shard(k)
+		grow(s, protocol.Extent{File: i, Offset: start(n), Length: start(n+1) - start(n)})
+		info := protocol.TensorInfo{Name: t.Name, Type: int64(t.Type), File: i, Offset: start(n), Length: int64(t.Bytes())}
+		for _, d := range t.Shape {
+			info.Shape = append(info.Shape, int64(d))
+		}
+		s.Tensors = append(s.Tensors, info)
+		l.params += int64(t.Elements())
+		switch {
+		case t.Name == "output.weight":
+			l.tied = false
+		case t.Name == "token_embd.weight" && len(t.Shape) == 2:
+			l.vocab = int64(t.Shape[1])
+		}
+		if k.kind == protocol.ShardBlock && len(t.Shape) > 1 {
+			l.types[t.Type.String()] += t.Elements()
+		}
+	}
+	return nil
+}
+
+// manifest puts the shards in order and checks the whole. Roots and file
+// hashes are fillers until the bytes have been read.
+func (l *layout) manifest(h *gguf.Header) (*protocol.Manifest, error) {
+	m := &protocol.Manifest{
+		Format: protocol.ManifestFormat, Name: clipText(h.String("general.name"), 200), Architecture: h.Architecture(),
+		Licence: clipText(h.String("general.license"), 200), Parameters: l.params, Context: int64(h.Context()),
+		Blocks: l.blocks, Width: int64(h.Width()), Vocab: l.vocab, TiedOutput: l.tied, Files: l.files,
+	}
+	if tokens, ok := h.Value("tokenizer.ggml.tokens").([]string); ok {
+		m.Vocab = int64(len(tokens))
+	}
+	var most uint64
+	for name, n := range l.types {
+		if n > most || n == most && name < m.Quantization {
+			most, m.Quantization = n, name
+		}
+	}
+	order := []shardKey{{protocol.ShardHeader, -1}, {protocol.ShardEmbedding, -1}}
+	for i := range l.blocks {
+		order = append(order, shardKey{protocol.ShardBlock, i})
+	}
+	order = append(order, shardKey{protocol.ShardOutput, -1})
+	if other := (shardKey{protocol.ShardOther, -1}); l.shards[other] != nil {
+		order = append(order, other)
+	}
+	for _, k := range order {
+		s := l.shards[k]
+		if s == nil {
+			return nil, fmt.Errorf("%w: it lacks the tensors of the %s; is it a whole language model?", gguf.ErrFormat, k)
+		}
+		m.Shards = append(m.Shards, *s)
+	}
+	for i := range m.Files {
+		m.Files[i].Sha256 = make([]byte, sha256.Size)
+	}
+	for i := range m.Shards {
+		m.Shards[i].Root = digest{}.cid()
+	}
+	if err := m.Check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", gguf.ErrFormat, err)
+	}
+	return m, nil
+}
+
+func clipText(s string, n int) string {
+	s = strings.ToValidUTF8(s, "")
+	if len(s) > n {
+		s = strings.ToValidUTF8(s[:n], "")
+	}
+	return s
+}

@@ -1,0 +1,181 @@
+package store
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// record is what a node knows of a model besides its manifest. Losing it
+// loses names and pins, never a byte of the model.
+type record struct {
+	Names   []string             `json:"names,omitempty"`
+	Origins []string             `json:"origins,omitempty"`
+	Added   time.Time            `json:"added"`
+	Pinned  bool                 `json:"pinned,omitempty"` // all of it
+	Pins    []string             `json:"pins,omitempty"`   // roots of shards
+	Used    map[string]time.Time `json:"used,omitempty"`   // by shard root; else as Added
+}
+
+func newRecord(name string) record {
+	r := record{Added: time.Now().UTC()}
+	if name != "" {
+		r.Names = []string{name}
+	}
+	return r
+}
+
+func (r *record) save(dir string) error {
+	raw, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, "record.json"), raw)
+}
+
+// addRecord adds another's names, origins and pins.
+func (m *Model) addRecord(r record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	changed := r.Pinned && !m.rec.Pinned
+	m.rec.Pinned = m.rec.Pinned || r.Pinned
+	add := func(to *[]string, what []string) {
+		for _, x := range what {
+			if !slices.Contains(*to, x) {
+				*to = append(*to, x)
+				changed = true
+			}
+		}
+	}
+	add(&m.rec.Names, r.Names)
+	add(&m.rec.Origins, r.Origins)
+	add(&m.rec.Pins, r.Pins)
+	if !changed {
+		return nil
+	}
+	return full(m.rec.save(m.dir))
+}
+
+// Name is what the model is called here.
+func (m *Model) Name() string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if len(m.rec.Names) == 0 {
+		return defaultName(m.man)
+	}
+	return m.rec.Names[0]
+}
+
+// Names are all the names.
+func (m *Model) Names() []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.Clone(m.rec.Names)
+}
+
+// Origins are the paths or URLs that the model was added from, of a split
+// model those of all parts.
+func (m *Model) Origins() []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.Clone(m.rec.Origins)
+}
+
+// Added is when the model came here.
+func (m *Model) Added() time.Time {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.rec.Added
+}
+
+// called says whether the model goes by a name.
+func (m *Model) called(name string) bool {
+	name = strings.TrimSuffix(name, ".gguf")
+	return slices.ContainsFunc(append(m.Names(), defaultName(m.man), slug(m.man.Name)), func(n string) bool {
+		return n != "" && strings.EqualFold(n, name)
+	})
+}
+
+// Pin protects the whole model from the quota, or no longer; so it takes the
+// pins of single shards away too.
+func (m *Model) Pin(on bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rec.Pinned = on
+	if !on {
+		m.rec.Pins = nil
+	}
+	return full(m.rec.save(m.dir))
+}
+
+// PinShards protects shards from the quota, or no longer.
+func (m *Model) PinShards(shards []int, on bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, i := range shards {
+		root := m.man.Shards[i].Root.String()
+		m.rec.Pins = slices.DeleteFunc(m.rec.Pins, func(p string) bool { return p == root })
+		if on {
+			m.rec.Pins = append(m.rec.Pins, root)
+		}
+	}
+	return full(m.rec.save(m.dir))
+}
+
+// Pinned says that the quota drops nothing of the model.
+func (m *Model) Pinned() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.rec.Pinned
+}
+
+// PinnedShards lists the shards that the quota does not drop.
+func (m *Model) PinnedShards() []int {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var out []int
+	for i := range m.shards {
+		if m.pinned(i) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// pinned and used are of a shard; called with mu held.
+func (m *Model) pinned(i int) bool {
+	return m.rec.Pinned || slices.Contains(m.rec.Pins, m.man.Shards[i].Root.String())
+}
+
+func (m *Model) used(i int) time.Time {
+	if t, ok := m.rec.Used[m.man.Shards[i].Root.String()]; ok {
+		return t
+	}
+	return m.rec.Added
+}
+
+func defaultName(man *protocol.Manifest) string {
+	name := man.Name
+	if name == "" {
+		name = man.Architecture
+	}
+	return slug(name + "." + man.Quantization)
+}
+
+// slug is a name that is easy to type.
+func slug(name string) string {
+	name = strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', '0' <= r && r <= '9', r == '.', r == '_', r == ':':
+			return r
+		case 'A' <= r && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return '-'
+	}, name)
+	return strings.Trim(name, "-.")
+}
