@@ -4,8 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"path/filepath"
+	"sync"
 	"time"
 )
+
+// shoal's own endpoints, for the command line.
 
 func (s *server) status(w http.ResponseWriter, r *http.Request) error {
 	st, err := s.Observer.Status(r.Context())
@@ -18,7 +22,7 @@ func (s *server) status(w http.ResponseWriter, r *http.Request) error {
 func (s *server) peers(w http.ResponseWriter, r *http.Request) error {
 	list, err := s.Observer.Peers(r.Context())
 	if err == nil {
-		writeJSON(w, http.StatusOK, list)
+		writeJSON(w, http.StatusOK, noNull(list))
 	}
 	return err
 }
@@ -26,7 +30,7 @@ func (s *server) peers(w http.ResponseWriter, r *http.Request) error {
 func (s *server) list(w http.ResponseWriter, r *http.Request) error {
 	list, err := s.Library.List(r.Context())
 	if err == nil {
-		writeJSON(w, http.StatusOK, list)
+		writeJSON(w, http.StatusOK, noNull(list))
 	}
 	return err
 }
@@ -47,20 +51,34 @@ func (s *server) remove(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
+// noNull is an empty list instead of none, which would be null in JSON.
+func noNull[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
 func (s *server) add(w http.ResponseWriter, r *http.Request) error {
 	var req AddRequest
-	if err := readJSON(r, &req); err != nil {
+	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	return work(w, r, func(ctx context.Context, p func(Progress)) (any, error) { return s.Library.Add(ctx, req, p) })
+	if req.Source == "" {
+		return badParam("source", "is missing: a path, a URL or hf:OWNER/REPO/FILE")
+	}
+	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) { return s.Library.Add(ctx, req, p) })
 }
 
 func (s *server) pull(w http.ResponseWriter, r *http.Request) error {
 	var req PullRequest
-	if err := readJSON(r, &req); err != nil {
+	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	return work(w, r, func(ctx context.Context, p func(Progress)) (any, error) { return s.Library.Pull(ctx, req, p) })
+	if req.Model == "" {
+		return badParam("model", "is missing")
+	}
+	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) { return s.Library.Pull(ctx, req, p) })
 }
 
 // exportRequest writes a model's file to a path of this machine.
@@ -71,10 +89,16 @@ type exportRequest struct {
 
 func (s *server) export(w http.ResponseWriter, r *http.Request) error {
 	var req exportRequest
-	if err := readJSON(r, &req); err != nil {
+	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	return work(w, r, func(ctx context.Context, p func(Progress)) (any, error) {
+	if req.Model == "" {
+		return badParam("model", "is missing")
+	}
+	if !filepath.IsAbs(req.Path) { // the node's directory is not the caller's
+		return badParam("path", "must be absolute")
+	}
+	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) {
 		return struct{}{}, s.Library.Export(ctx, req.Model, req.Path, p)
 	})
 }
@@ -82,54 +106,93 @@ func (s *server) export(w http.ResponseWriter, r *http.Request) error {
 type tokenizeRequest struct {
 	Model   string `json:"model"`
 	Text    string `json:"text"`
-	Special bool   `json:"special"`
+	Special bool   `json:"special,omitempty"`
 }
 
-// TokenIDs are a text's tokens.
-type TokenIDs struct {
+type tokenIDs struct {
 	IDs []int32 `json:"ids"`
 }
 
 func (s *server) tokenize(w http.ResponseWriter, r *http.Request) error {
 	var req tokenizeRequest
-	if err := readJSON(r, &req); err != nil {
+	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
 	ids, err := s.Library.Tokenize(r.Context(), req.Model, req.Text, req.Special)
 	if err == nil {
-		writeJSON(w, http.StatusOK, TokenIDs{ids})
+		writeJSON(w, http.StatusOK, tokenIDs{noNull(ids)})
 	}
 	return err
+}
+
+func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	return decode(body, v)
 }
 
 // workLine is a line of the answer to a request for long work.
 type workLine struct {
 	Progress *Progress       `json:"progress,omitempty"`
 	Result   json.RawMessage `json:"result,omitempty"`
-	Error    *Error          `json:"failure,omitempty"`
+	Error    *wireError      `json:"error,omitempty"`
 }
 
+// progressEvery is the least time between two lines of progress.
+const progressEvery = 100 * time.Millisecond
+
 // work answers with a line of JSON for each bit of progress, a few a second,
-// and one for the result.
-func work(w http.ResponseWriter, r *http.Request, do func(context.Context, func(Progress)) (any, error)) error {
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	enc := json.NewEncoder(w)
-	flush := http.NewResponseController(w)
+// and one for the result or the error. An error before any progress is an
+// ordinary one, with its status. Work goes on only while the client listens.
+func (s *server) work(w http.ResponseWriter, r *http.Request, do func(context.Context, func(Progress)) (any, error)) error {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	var mu sync.Mutex // the work may report from a goroutine of its own
 	var last time.Time
-	result, err := do(r.Context(), func(p Progress) {
-		if time.Since(last) < 100*time.Millisecond && p.Done != p.Total {
-			return
+	over := false
+	rc := http.NewResponseController(w)
+	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
+	line := func(l workLine) error {
+		if last.IsZero() {
+			w.Header().Set("Content-Type", "application/x-ndjson")
 		}
 		last = time.Now()
-		_ = enc.Encode(workLine{Progress: &p})
-		_ = flush.Flush()
+		b, err := json.Marshal(l)
+		if err != nil {
+			return err
+		}
+		_ = rc.SetWriteDeadline(last.Add(writeTime))
+		if _, err := w.Write(append(b, '\n')); err != nil {
+			return &Error{Kind: Cancelled, Message: "the client went away", Err: err}
+		}
+		return rc.Flush()
+	}
+	result, err := do(ctx, func(p Progress) {
+		mu.Lock()
+		defer mu.Unlock()
+		if over || ctx.Err() != nil || time.Since(last) < progressEvery && p.Done != p.Total {
+			return
+		}
+		if line(workLine{Progress: &p}) != nil {
+			cancel()
+		}
 	})
+	mu.Lock()
+	defer mu.Unlock()
+	over = true
 	if err != nil {
-		return enc.Encode(workLine{Error: AsError(err)})
+		if last.IsZero() {
+			return err
+		}
+		e := AsError(err).body().Error
+		_ = line(workLine{Error: &e})
+		return err
 	}
 	raw, err := json.Marshal(result)
 	if err != nil {
 		return err
 	}
-	return enc.Encode(workLine{Result: raw})
+	return line(workLine{Result: raw})
 }

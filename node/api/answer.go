@@ -1,328 +1,445 @@
 package api
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
+	"time"
+	"unicode/utf8"
 )
 
-// answer serves one completion request: n choices for each prompt, generated
-// side by side, as one object or as a stream of chunks.
+// answer serves one completion request: a generation a choice, side by side, as
+// one object or as a stream of chunks.
+//
+//	generations -> events (a channel) -> run: the only one that writes
+//
+// A generation waits while the client does not read, so that nothing piles up.
+// When one fails, or the client goes, the others are ended too.
 type answer struct {
-	s      *server
-	w      http.ResponseWriter
-	r      *http.Request
-	q      *completionRequest
-	g      []*GenerateRequest
-	id     string
-	object string
-	chat   bool
+	*job
+	s       *server
+	w       http.ResponseWriter
+	id      string
+	created int64 // Unix seconds
+	ctx     context.Context
 
-	mu      sync.Mutex
-	created int64
-	begun   bool
-	choices []choiceState
-	model   string
-	prompt  int // tokens
-	failed  error
+	model       string
+	fingerprint string
+	promptIDs   int
+	begun       bool // a stream's headers are sent
+	choices     []choiceState
+	line        bytes.Buffer
 }
 
+// choiceState is what one choice has come to.
 type choiceState struct {
-	text   strings.Builder
-	tokens []Token
 	start  *Start
 	done   *Done
+	text   strings.Builder // whole answers only, as tokens
+	tokens []Token
+	offset int // completions' logprobs: characters so far
 }
 
-func (a *answer) serve() error {
-	a.created = now()
-	n := len(a.g) * a.q.count()
-	a.choices = make([]choiceState, n)
-	ctx, cancel := context.WithCancel(a.r.Context())
-	defer cancel()
+// told is an event of a generation, or how it ended.
+type told struct {
+	choice int
+	event  Event
+	ended  bool
+	err    error
+}
+
+// Times of a stream.
+const (
+	writeTime = 60 * time.Second // a client that takes no byte for so long is gone
+	quietTime = 15 * time.Second // after which a comment shows that the stream lives
+)
+
+func newAnswer(s *server, w http.ResponseWriter, r *http.Request, j *job) *answer {
+	a := &answer{job: j, s: s, w: w, created: time.Now().Unix(), ctx: r.Context(), choices: make([]choiceState, len(j.reqs))}
+	a.id = newID("cmpl-")
+	if j.chat {
+		a.id = newID("chatcmpl-")
+	}
+	return a
+}
+
+func (a *answer) run() error {
+	ctx, cancel := context.WithCancel(a.ctx)
+	events := make(chan told, 2*len(a.reqs))
 	var wg sync.WaitGroup
-	for i := range n {
-		g := *a.g[i/a.q.count()]
-		if g.Sampling.Seed != nil && i%a.q.count() > 0 { // choices of one seed must differ
-			seed := *g.Sampling.Seed + uint64(i%a.q.count())
-			g.Sampling.Seed = &seed
-		}
+	defer func() {
+		cancel()
+		wg.Wait()
+	}()
+	for i, req := range a.reqs {
 		wg.Go(func() {
-			if err := a.s.Generator.Generate(ctx, &g, func(e Event) error { return a.event(i, e) }); err != nil {
-				a.mu.Lock()
-				if a.failed == nil {
-					a.failed = err
+			send := func(t told) error {
+				select {
+				case events <- t:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
 				}
-				a.mu.Unlock()
-				cancel()
 			}
+			err := a.generate(ctx, req, func(e Event) error { return send(told{choice: i, event: e}) })
+			_ = send(told{choice: i, ended: true, err: err})
 		})
 	}
-	wg.Wait()
-	if a.failed != nil {
-		if !a.begun {
-			return a.failed
+	if a.stream {
+		deadline := http.NewResponseController(a.w)
+		defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }()
+	}
+	quiet := time.NewTicker(quietTime)
+	defer quiet.Stop()
+	for left := len(a.reqs); left > 0; {
+		select {
+		case <-a.ctx.Done():
+			return a.ctx.Err()
+		case <-quiet.C:
+			// No empty line after it: some clients take that for an event.
+			if a.begun {
+				if err := a.put(": still at it\n"); err != nil {
+					return err
+				}
+			}
+		case t := <-events:
+			if !t.ended {
+				if err := a.take(t.choice, t.event); err != nil {
+					return a.fail(err)
+				}
+				continue
+			}
+			if t.err == nil && a.choices[t.choice].done == nil {
+				t.err = Errorf(Internal, "the answer ended without saying why")
+			}
+			if t.err != nil {
+				return a.fail(t.err)
+			}
+			left--
 		}
-		a.endStream(a.failed)
-		return a.failed
 	}
-	if a.q.Stream {
-		a.endStream(nil)
-		return nil
+	if a.stream {
+		return a.endStream()
 	}
-	a.headers()
+	a.w.Header().Set("X-Shoal-Route", a.route())
+	a.w.Header().Set("Server-Timing", a.timing())
 	writeJSON(a.w, http.StatusOK, a.whole())
 	return nil
 }
 
-func (a *answer) details() bool { return a.q.Shoal != nil && a.q.Shoal.Details }
+// generate is the Generator's, with a panic turned into an error: one request
+// must not end the node.
+func (a *answer) generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.s.Log.Error("a generation panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			err = Errorf(Internal, "shoal failed at this request: its log has more")
+		}
+	}()
+	return a.s.Generator.Generate(ctx, req, emit)
+}
 
-// event takes what a generation tells. In a stream it goes on at once.
-func (a *answer) event(i int, e Event) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// fail ends the request with an error: as a status while that is possible, else
+// as the stream's last line. There is no [DONE] after it.
+func (a *answer) fail(err error) error {
+	if a.ctx.Err() != nil {
+		return a.ctx.Err()
+	}
+	e := AsError(err)
+	if e.Kind == Cancelled { // but not by the client
+		e = &Error{Kind: Refused, Message: "the node ended the request: it is stopping", Err: err}
+	}
+	if a.begun {
+		_ = a.send(e.body())
+	}
+	return e
+}
+
+// take adds an event to its choice; in a stream it goes out at once.
+func (a *answer) take(i int, e Event) error {
 	c := &a.choices[i]
 	switch {
-	case e.Start != nil:
-		c.start = e.Start
-		a.model = e.Start.Name
-		if i%a.q.count() == 0 {
-			a.prompt += len(e.Start.PromptTokens)
+	case e.Start != nil && c.start == nil:
+		start := e.Start.sendable()
+		c.start = &start
+		if ids := a.reqs[i].PromptIDs; ids != nil && !slices.Equal(ids, start.PromptTokens) {
+			return Errorf(Internal, "the node read another prompt than the tokens that it was given")
 		}
+		a.model = cmp.Or(a.model, start.Name, start.Model)
+		a.fingerprint = "fp_" + start.Model[max(0, len(start.Model)-12):]
+		if i%a.n == 0 {
+			a.promptIDs += len(start.PromptTokens)
+		}
+		if a.echo != nil {
+			c.text.WriteString(a.echo[i])
+		}
+	case c.start == nil || c.done != nil:
+		return Errorf(Internal, "an answer's events came out of order")
 	case e.Token != nil:
-		c.text.WriteString(e.Token.Text)
-		c.tokens = append(c.tokens, *e.Token)
+		token := e.Token.sendable()
+		e.Token = &token
+		if !a.stream {
+			c.text.WriteString(token.Text)
+			c.tokens = append(c.tokens, token)
+		}
 	case e.Done != nil:
-		c.text.WriteString(e.Done.Text)
-		c.done = e.Done
+		done := e.Done.sendable()
+		c.done = &done
+		c.text.WriteString(done.Text)
+	default:
+		return Errorf(Internal, "an answer's events came out of order")
 	}
-	if !a.q.Stream {
+	if !a.stream {
 		return nil
 	}
 	if !a.begun {
-		a.begun = true
-		a.headers()
-		a.w.Header().Set("Content-Type", "text/event-stream")
-		a.w.Header().Set("Cache-Control", "no-cache")
-		a.w.WriteHeader(http.StatusOK)
+		a.begin()
 	}
-	return a.chunk(i, e)
+	switch {
+	case e.Start != nil:
+		return a.startChunk(i)
+	case e.Token != nil:
+		return a.tokenChunk(i, e.Token)
+	}
+	return a.doneChunk(i)
 }
 
-// headers tells the route, which is known before the first token.
-func (a *answer) headers() {
-	for _, c := range a.choices {
-		if c.start != nil {
-			var hops []string
-			for _, h := range c.start.Route {
-				hops = append(hops, fmt.Sprintf("%s:%d-%d", h.Peer, h.From, h.To))
-			}
-			a.w.Header().Set("X-Shoal-Route", strings.Join(hops, ","))
-			if c.done != nil {
-				a.w.Header().Set("Server-Timing", fmt.Sprintf("ttft;dur=%.1f, tokens;desc=\"%.1f/s\"", c.done.TTFTMs, c.done.TokensPerS))
-			}
-			return
-		}
-	}
+// ---- a stream -----------------------------------------------------------
+
+// begin sends the headers. The route is known by now; how long things took
+// comes as a trailer.
+func (a *answer) begin() {
+	a.begun = true
+	h := a.w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Shoal-Route", a.route())
+	h.Set("Trailer", "Server-Timing")
+	a.w.WriteHeader(http.StatusOK)
 }
 
-// The objects of OpenAI's API.
-type (
-	completion struct {
-		ID      string   `json:"id"`
-		Object  string   `json:"object"`
-		Created int64    `json:"created"`
-		Model   string   `json:"model"`
-		Choices []choice `json:"choices"`
-		Usage   *usage   `json:"usage,omitempty"`
-		Shoal   *Details `json:"shoal,omitempty"`
+func (a *answer) startChunk(i int) error {
+	c := &a.choices[i]
+	var d *Details
+	if a.details {
+		d = &Details{Start: c.start}
 	}
-	choice struct {
-		Index        int     `json:"index"`
-		Message      *delta  `json:"message,omitempty"`
-		Delta        *delta  `json:"delta,omitempty"`
-		Text         *string `json:"text,omitempty"`
-		Logprobs     any     `json:"logprobs"`
-		FinishReason *string `json:"finish_reason"`
-	}
-	delta struct {
-		Role    string  `json:"role,omitempty"`
-		Content *string `json:"content,omitempty"`
-		Refusal *string `json:"refusal,omitempty"`
-	}
-	usage struct {
-		PromptTokens     int `json:"prompt_tokens"`
-		CompletionTokens int `json:"completion_tokens"`
-		TotalTokens      int `json:"total_tokens"`
-	}
-	chatLogprobs struct {
-		Content []chatLogprob `json:"content"`
-	}
-	chatLogprob struct {
-		Token   string        `json:"token"`
-		Logprob float64       `json:"logprob"`
-		Bytes   []int         `json:"bytes"`
-		Top     []chatLogprob `json:"top_logprobs,omitempty"`
-	}
-	textLogprobs struct {
-		Tokens        []string             `json:"tokens"`
-		TokenLogprobs []float64            `json:"token_logprobs"`
-		TopLogprobs   []map[string]float64 `json:"top_logprobs"`
-		TextOffset    []int                `json:"text_offset"`
-	}
-)
-
-func (a *answer) logprobs(i int, tokens []Token) any {
-	if !a.g[i/a.q.count()].Sampling.Logprobs {
+	if !a.chat && a.echo == nil && !a.details {
 		return nil
 	}
+	text := ""
+	if a.echo != nil {
+		text = a.echo[i]
+	}
+	return a.chunk(i, true, &text, nil, nil, d)
+}
+
+func (a *answer) tokenChunk(i int, t *Token) error {
+	if t.Text == "" && !a.details && !a.logprobs {
+		return nil // a character that is not whole yet, or what may be a stop sequence
+	}
+	var d *Details
+	if a.details {
+		d = &Details{Tokens: []Token{*t}}
+	}
+	return a.chunk(i, false, &t.Text, a.logprobsOf(i, []Token{*t}), nil, d)
+}
+
+func (a *answer) doneChunk(i int) error {
+	done := a.choices[i].done
+	if done.Text != "" {
+		if err := a.chunk(i, false, &done.Text, nil, nil, nil); err != nil {
+			return err
+		}
+	}
+	var d *Details
+	if a.details {
+		d = &Details{Done: done}
+	}
+	return a.chunk(i, false, nil, nil, &done.FinishReason, d)
+}
+
+// chunk sends text of a choice, or with nil its end. The first of a choice says
+// whose text it is.
+func (a *answer) chunk(i int, first bool, text *string, logprobs any, finish *string, d *Details) error {
+	ch := choice{Index: i, Logprobs: logprobs, FinishReason: finish}
 	if a.chat {
-		out := chatLogprobs{Content: []chatLogprob{}}
-		for _, t := range tokens {
-			l := chatLogprob{Token: t.Text, Logprob: t.Logprob, Bytes: bytesOf(t.Text)}
-			for _, alt := range t.Top {
-				l.Top = append(l.Top, chatLogprob{Token: alt.Text, Logprob: alt.Logprob, Bytes: bytesOf(alt.Text)})
-			}
-			out.Content = append(out.Content, l)
+		ch.Delta = &content{Content: text}
+		if first {
+			ch.Delta.Role = "assistant"
 		}
-		return out
+	} else {
+		empty := ""
+		ch.Text = cmp.Or(text, &empty)
 	}
-	out := textLogprobs{Tokens: []string{}, TokenLogprobs: []float64{}, TextOffset: []int{}}
-	at := 0
-	for _, t := range tokens {
-		out.Tokens = append(out.Tokens, t.Text)
-		out.TokenLogprobs = append(out.TokenLogprobs, t.Logprob)
-		out.TextOffset = append(out.TextOffset, at)
-		at += len(t.Text)
-		top := map[string]float64{}
-		for _, alt := range t.Top {
-			top[alt.Text] = alt.Logprob
+	out := a.object(".chunk")
+	out.Choices = []choice{ch}
+	out.Usage = usageField{shown: a.includeUsage}
+	out.Shoal = d
+	return a.send(out)
+}
+
+func (a *answer) endStream() error {
+	if a.includeUsage {
+		out := a.object(".chunk")
+		out.Choices = []choice{}
+		out.Usage = usageField{true, a.usage()}
+		if err := a.send(out); err != nil {
+			return err
 		}
-		out.TopLogprobs = append(out.TopLogprobs, top)
 	}
-	return out
+	a.w.Header().Set("Server-Timing", a.timing())
+	return a.put("data: [DONE]\n\n")
 }
 
-func bytesOf(s string) []int {
-	out := []int{}
-	for _, b := range []byte(s) {
-		out = append(out, int(b))
+// send writes a line of the stream.
+func (a *answer) send(v any) error {
+	a.line.Reset()
+	a.line.WriteString("data: ")
+	enc := json.NewEncoder(&a.line)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return err
 	}
-	return out
+	a.line.WriteByte('\n')
+	return a.put(a.line.String())
 }
 
-func (a *answer) usage() *usage {
-	u := &usage{PromptTokens: a.prompt}
-	for i := range a.choices {
-		u.CompletionTokens += len(a.choices[i].tokens)
+func (a *answer) put(text string) error {
+	rc := http.NewResponseController(a.w)
+	_ = rc.SetWriteDeadline(time.Now().Add(writeTime)) // a handler that is called in process has none
+	if _, err := a.w.Write([]byte(text)); err != nil {
+		return &Error{Kind: Cancelled, Message: "the client went away", Err: err}
 	}
-	u.TotalTokens = u.PromptTokens + u.CompletionTokens
-	return u
+	if err := rc.Flush(); err != nil {
+		return &Error{Kind: Cancelled, Message: "the client went away", Err: err}
+	}
+	return nil
 }
 
-// whole is the answer as one object.
+// ---- a whole answer -----------------------------------------------------
+
 func (a *answer) whole() *completion {
-	out := &completion{ID: a.id, Object: a.object, Created: a.created, Model: a.model, Usage: a.usage()}
+	out := a.object("")
 	for i := range a.choices {
 		c := &a.choices[i]
 		text := c.text.String()
-		ch := choice{Index: i, FinishReason: &c.done.FinishReason, Logprobs: a.logprobs(i, c.tokens)}
+		ch := choice{Index: i, FinishReason: &c.done.FinishReason, Logprobs: a.logprobsOf(i, c.tokens)}
 		if a.chat {
-			ch.Message = &delta{Role: "assistant", Content: &text}
+			ch.Message = &content{Role: "assistant", Content: &text}
 		} else {
 			ch.Text = &text
 		}
 		out.Choices = append(out.Choices, ch)
 	}
-	if a.details() {
+	out.Usage = usageField{true, a.usage()}
+	if a.details {
 		c := &a.choices[0]
 		out.Shoal = &Details{Start: c.start, Tokens: c.tokens, Done: c.done}
 	}
 	return out
 }
 
-// chunk writes one event of a stream. Called with mu held.
-func (a *answer) chunk(i int, e Event) error {
-	object := a.object
+// ---- what both share ----------------------------------------------------
+
+// object is an answer without choices; chat's chunks have a name of their own.
+func (a *answer) object(chunk string) *completion {
+	name := "text_completion"
 	if a.chat {
-		object += ".chunk"
+		name = "chat.completion" + chunk
 	}
-	out := &completion{ID: a.id, Object: object, Created: a.created, Model: a.model}
-	ch := choice{Index: i}
-	text := ""
-	d := &delta{}
-	switch {
-	case e.Start != nil:
-		if !a.chat && !a.details() {
-			return nil
-		}
-		d.Role, d.Content = "assistant", &text
-	case e.Token != nil:
-		text = e.Token.Text
-		if text == "" && !a.details() && !a.g[i/a.q.count()].Sampling.Logprobs {
-			return nil // a character that is not whole yet
-		}
-		ch.Logprobs = a.logprobs(i, []Token{*e.Token})
-		d.Content = &text
-	case e.Done != nil:
-		ch.FinishReason = &e.Done.FinishReason
-		if text = e.Done.Text; text != "" {
-			d.Content = &text
-		}
-	}
-	if a.chat {
-		ch.Delta = d
-	} else {
-		ch.Text = &text
-	}
-	out.Choices = []choice{ch}
-	if a.details() {
-		out.Shoal = &Details{Start: e.Start, Done: e.Done}
-		if e.Token != nil {
-			out.Shoal.Tokens = []Token{*e.Token}
-		}
-	}
-	return a.write(out)
+	return &completion{ID: a.id, Object: name, Created: a.created, Model: a.model, SystemFingerprint: a.fingerprint}
 }
 
-func (a *answer) write(v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
+func (a *answer) usage() *usage {
+	u := &usage{PromptTokens: a.promptIDs}
+	for i := range a.choices {
+		u.CompletionTokens += a.choices[i].done.Tokens
 	}
-	if _, err := fmt.Fprintf(a.w, "data: %s\n\n", b); err != nil {
-		return err
-	}
-	return http.NewResponseController(a.w).Flush()
+	u.TotalTokens = u.PromptTokens + u.CompletionTokens
+	return u
 }
 
-// endStream ends a stream: with usage if asked for, or with an error that came
-// too late to be a status.
-func (a *answer) endStream(err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err != nil {
-		e := AsError(err)
-		out := struct {
-			errorBody
-			Shoal *Details `json:"shoal,omitempty"`
-		}{errorBody: e.body()}
-		if a.details() {
-			out.Shoal = &Details{Error: e}
+// route is that of the first choice that has one, as PEER:FROM-TO,...
+func (a *answer) route() string {
+	var hops []string
+	for i := range a.choices {
+		if start := a.choices[i].start; start != nil {
+			for _, h := range start.Route {
+				hops = append(hops, fmt.Sprintf("%s:%d-%d", h.Peer, h.From, h.To))
+			}
+			break
 		}
-		_ = a.write(out)
-		return
 	}
-	if o := a.q.StreamOptions; o != nil && o.IncludeUsage {
-		object := a.object
-		if a.chat {
-			object += ".chunk"
+	return strings.Join(hops, ",")
+}
+
+// timing is the first choice's, as the Server-Timing header has it.
+func (a *answer) timing() string {
+	d := a.choices[0].done
+	return fmt.Sprintf("ttft;dur=%.1f, decode;desc=\"%.2f tokens/s\"", d.TTFTMs, d.TokensPerS)
+}
+
+// logprobsOf tokens that follow on each other, in the endpoint's shape; nil if
+// none are wanted.
+func (a *answer) logprobsOf(i int, tokens []Token) any {
+	if !a.logprobs {
+		return nil
+	}
+	if a.chat {
+		out := &chatLogprobs{Content: []chatLogprob{}}
+		for _, t := range tokens {
+			l := chatLogprob{Token: tokenText(t.Bytes, t.Text), Logprob: t.Logprob, Bytes: tokenBytes(t.Bytes, t.Text), Top: []chatTopLogprob{}}
+			for _, x := range t.Top {
+				l.Top = append(l.Top, chatTopLogprob{tokenText(x.Bytes, x.Text), x.Logprob, tokenBytes(x.Bytes, x.Text)})
+			}
+			out.Content = append(out.Content, l)
 		}
-		_ = a.write(&completion{ID: a.id, Object: object, Created: a.created, Model: a.model, Choices: []choice{}, Usage: a.usage()})
+		return out
 	}
-	_, _ = fmt.Fprint(a.w, "data: [DONE]\n\n")
-	_ = http.NewResponseController(a.w).Flush()
+	c := &a.choices[i]
+	out := &textLogprobs{Tokens: []string{}, TokenLogprobs: []float64{}, TopLogprobs: []map[string]float64{}, TextOffset: []int{}}
+	for _, t := range tokens {
+		text := tokenText(t.Bytes, t.Text)
+		out.Tokens = append(out.Tokens, text)
+		out.TokenLogprobs = append(out.TokenLogprobs, t.Logprob)
+		out.TextOffset = append(out.TextOffset, c.offset)
+		c.offset += utf8.RuneCountInString(text)
+		top := map[string]float64{}
+		for _, x := range t.Top {
+			if text := tokenText(x.Bytes, x.Text); !has(top, text) { // bytes of no character look alike: keep the likeliest
+				top[text] = x.Logprob
+			}
+		}
+		out.TopLogprobs = append(out.TopLogprobs, top)
+	}
+	return out
+}
+
+func has(m map[string]float64, key string) bool { _, ok := m[key]; return ok }
+
+// tokenText is a token as OpenAI's API names it: part of a character shows as
+// U+FFFD, and its bytes tell.
+func tokenText(raw []byte, text string) string {
+	if len(raw) == 0 {
+		return text
+	}
+	return strings.ToValidUTF8(string(raw), "\uFFFD")
+}
+
+func tokenBytes(raw []byte, text string) []int {
+	if len(raw) == 0 {
+		raw = []byte(text)
+	}
+	out := make([]int, len(raw))
+	for i, b := range raw {
+		out[i] = int(b)
+	}
+	return out
 }

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -18,61 +20,6 @@ type Client struct {
 	Token string
 	Key   string
 	HTTP  *http.Client // nil: http.DefaultClient
-}
-
-// InProcess is a Client of a handler in this process.
-func InProcess(h http.Handler, token string) *Client {
-	return &Client{Base: "http://127.0.0.1", Token: token, HTTP: &http.Client{Transport: inProcess{h}}}
-}
-
-// inProcess calls a handler as if over a connection.
-type inProcess struct{ h http.Handler }
-
-func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
-	pr, pw := io.Pipe()
-	w := &pipeWriter{header: http.Header{}, body: pw, ready: make(chan struct{})}
-	r = r.Clone(r.Context())
-	r.RequestURI = r.URL.RequestURI()
-	r.Host = r.URL.Host
-	if r.Body == nil {
-		r.Body = http.NoBody
-	}
-	stop := context.AfterFunc(r.Context(), func() { pw.CloseWithError(r.Context().Err()) })
-	go func() {
-		defer stop()
-		t.h.ServeHTTP(w, r)
-		w.WriteHeader(http.StatusOK)
-		pw.Close()
-	}()
-	select {
-	case <-w.ready:
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
-	}
-	return &http.Response{StatusCode: w.status, Status: http.StatusText(w.status), Header: w.sent, Body: pr,
-		ContentLength: -1, Request: r, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}, nil
-}
-
-type pipeWriter struct {
-	header, sent http.Header
-	body         *io.PipeWriter
-	status       int
-	ready        chan struct{}
-}
-
-func (w *pipeWriter) Header() http.Header { return w.header }
-func (w *pipeWriter) FlushError() error   { return nil }
-
-func (w *pipeWriter) WriteHeader(code int) {
-	if w.status == 0 {
-		w.status, w.sent = code, w.header.Clone()
-		close(w.ready)
-	}
-}
-
-func (w *pipeWriter) Write(b []byte) (int, error) {
-	w.WriteHeader(http.StatusOK)
-	return w.body.Write(b)
 }
 
 // do sends a request; a failure comes back as the *Error that the node gave.
@@ -92,10 +39,8 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if strings.HasPrefix(path, "/shoal/") {
-		req.Header.Set("Authorization", "Bearer "+c.Token)
-	} else if c.Key != "" {
-		req.Header.Set("Authorization", "Bearer "+c.Key)
+	if secret := c.secret(path); secret != "" {
+		req.Header.Set("Authorization", "Bearer "+secret)
 	}
 	hc := c.HTTP
 	if hc == nil {
@@ -113,11 +58,19 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 		var b errorBody
 		raw, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 		if json.Unmarshal(raw, &b) != nil || b.Error.Message == "" {
-			return nil, Errorf(Internal, "the node answers %s", resp.Status)
+			return nil, Errorf(Internal, "the node answers %s: is it shoal that listens at %s?", resp.Status, c.Base)
 		}
-		return nil, &Error{Kind: b.Error.Code, Message: b.Error.Message}
+		return nil, b.Error.failure()
 	}
 	return resp, nil
+}
+
+// secret opens a path: the token all of them, the key OpenAI's.
+func (c *Client) secret(path string) string {
+	if c.Key != "" && !strings.HasPrefix(path, "/shoal/") {
+		return c.Key
+	}
+	return c.Token
 }
 
 func (c *Client) get(ctx context.Context, path string, v any) error {
@@ -126,7 +79,31 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 		return err
 	}
 	defer resp.Body.Close()
-	return json.NewDecoder(resp.Body).Decode(v)
+	return broken(ctx, json.NewDecoder(resp.Body).Decode(v))
+}
+
+// broken says of an answer that cannot be read to its end why that is.
+func broken(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return fmt.Errorf("the node broke off in the middle of its answer: %w", err)
+}
+
+// localFile is the absolute path of an existing file, or "": the node's working
+// directory is not the caller's.
+func localFile(name string) string {
+	if info, err := os.Stat(name); err != nil || info.IsDir() {
+		return ""
+	}
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return ""
+	}
+	return path
 }
 
 // Status of the node.
@@ -137,12 +114,14 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 
 // Peers of the node.
 func (c *Client) Peers(ctx context.Context) (p []Peer, err error) {
-	return p, c.get(ctx, "/shoal/v1/peers", &p)
+	err = c.get(ctx, "/shoal/v1/peers", &p)
+	return p, err
 }
 
 // Models of the node and its peers.
 func (c *Client) Models(ctx context.Context) (m []Model, err error) {
-	return m, c.get(ctx, "/shoal/v1/models", &m)
+	err = c.get(ctx, "/shoal/v1/models", &m)
+	return m, err
 }
 
 // Show one model.
@@ -160,8 +139,11 @@ func (c *Client) Remove(ctx context.Context, name string) error {
 	return err
 }
 
-// Add imports a model.
+// Add imports a model. The path of a file is the caller's, and may be relative.
 func (c *Client) Add(ctx context.Context, req AddRequest, progress func(Progress)) (*Model, error) {
+	if path := localFile(req.Source); path != "" {
+		req.Source = path
+	}
 	var m Model
 	return &m, c.work(ctx, "/shoal/v1/models/add", req, progress, &m)
 }
@@ -172,20 +154,29 @@ func (c *Client) Pull(ctx context.Context, req PullRequest, progress func(Progre
 	return &m, c.work(ctx, "/shoal/v1/models/pull", req, progress, &m)
 }
 
-// Export writes a model's file to a path of the node's machine.
+// Export writes a model's file to a path of this machine, which may be relative
+// and must not exist.
 func (c *Client) Export(ctx context.Context, model, path string, progress func(Progress)) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
 	return c.work(ctx, "/shoal/v1/models/export", exportRequest{model, path}, progress, nil)
 }
 
-// Tokenize a text.
+// Tokenize a text with the vocabulary of a model, or of a GGUF file.
 func (c *Client) Tokenize(ctx context.Context, model, text string, special bool) ([]int32, error) {
+	if path := localFile(model); path != "" {
+		model = path
+	}
 	resp, err := c.do(ctx, http.MethodPost, "/shoal/v1/tokenize", tokenizeRequest{model, text, special})
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	var ids TokenIDs
-	return ids.IDs, json.NewDecoder(resp.Body).Decode(&ids)
+	var ids tokenIDs
+	err = json.NewDecoder(resp.Body).Decode(&ids)
+	return ids.IDs, broken(ctx, err)
 }
 
 func (c *Client) work(ctx context.Context, path string, req any, progress func(Progress), result any) error {
@@ -197,14 +188,11 @@ func (c *Client) work(ctx context.Context, path string, req any, progress func(P
 	for d := json.NewDecoder(resp.Body); ; {
 		var line workLine
 		if err := d.Decode(&line); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fmt.Errorf("the node broke off: %w", err)
+			return broken(ctx, err)
 		}
 		switch {
 		case line.Error != nil:
-			return line.Error
+			return line.Error.failure()
 		case line.Progress != nil:
 			if progress != nil {
 				progress(*line.Progress)
@@ -217,73 +205,47 @@ func (c *Client) work(ctx context.Context, path string, req any, progress func(P
 	}
 }
 
-// Generate answers a prompt through the OpenAI endpoints, with all details.
+// Generate answers a prompt through the OpenAI endpoints, with all details: a
+// Client is a Generator.
 func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Event) error) error {
-	body := map[string]any{
-		"model": g.Model, "stream": true,
-		"shoal": Extension{Details: true, Raw: g.Raw, Route: g.Route, MaxStages: g.MaxStages},
-	}
-	path := "/v1/chat/completions"
-	if g.Raw {
-		path = "/v1/completions"
-		body["prompt"] = g.Prompt
-	} else {
-		body["messages"] = g.Messages
-	}
-	set := func(key string, v any, is bool) {
-		if is {
-			body[key] = v
-		}
-	}
-	p := g.Sampling
-	set("max_tokens", g.MaxTokens, g.MaxTokens > 0)
-	set("stop", g.Stop, len(g.Stop) > 0)
-	set("temperature", p.Temperature, p.Temperature != nil)
-	set("top_k", p.TopK, p.TopK != 0)
-	set("top_p", p.TopP, p.TopP != 0)
-	set("min_p", p.MinP, p.MinP != 0)
-	set("repetition_penalty", p.RepeatPenalty, p.RepeatPenalty != 0)
-	set("presence_penalty", p.PresencePenalty, p.PresencePenalty != 0)
-	set("frequency_penalty", p.FrequencyPenalty, p.FrequencyPenalty != 0)
-	if p.Seed != nil {
-		body["seed"] = int64(*p.Seed)
-	}
-	if p.Logprobs && g.Raw {
-		body["logprobs"] = p.TopLogprobs
-	} else if p.Logprobs {
-		body["logprobs"], body["top_logprobs"] = true, p.TopLogprobs
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // closing the answer is what ends the work
+	path, body, err := wireRequest(g)
+	if err != nil {
+		return err
 	}
 	resp, err := c.do(ctx, http.MethodPost, path, body)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	lines := bufio.NewReader(resp.Body)
-	for {
+	ended := false
+	for lines := bufio.NewReader(resp.Body); ; {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fmt.Errorf("the node broke off in the middle of the answer: %w", err)
+			return broken(ctx, err)
 		}
-		data, ok := strings.CutPrefix(strings.TrimSpace(line), "data: ")
-		if !ok {
+		data, ok := strings.CutPrefix(strings.TrimSpace(line), "data:")
+		if data = strings.TrimSpace(data); !ok || data == "" {
 			continue
 		}
 		if data == "[DONE]" {
+			if !ended {
+				return broken(ctx, io.ErrUnexpectedEOF)
+			}
 			return nil
 		}
 		var chunk struct {
-			Shoal Details `json:"shoal"`
+			Shoal Details    `json:"shoal"`
+			Error *wireError `json:"error"`
 		}
 		if err := json.Unmarshal([]byte(data), &chunk); err != nil {
 			return fmt.Errorf("the node answers what is not JSON: %w", err)
 		}
-		d := chunk.Shoal
-		if d.Error != nil {
-			return d.Error
+		if chunk.Error != nil {
+			return chunk.Error.failure()
 		}
+		d := chunk.Shoal
 		var events []Event
 		if d.Start != nil {
 			events = append(events, Event{Start: d.Start})
@@ -292,6 +254,7 @@ func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Eve
 			events = append(events, Event{Token: &d.Tokens[i]})
 		}
 		if d.Done != nil {
+			ended = true
 			events = append(events, Event{Done: d.Done})
 		}
 		for _, e := range events {
@@ -300,4 +263,54 @@ func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Eve
 			}
 		}
 	}
+}
+
+// wireRequest is a GenerateRequest as it is sent.
+func wireRequest(g *GenerateRequest) (path string, body any, err error) {
+	p := g.Sampling
+	common := commonRequest{
+		Model: g.Model, Stream: true, Temperature: p.Temperature,
+		TopP: some(p.TopP), TopK: some(p.TopK), MinP: some(p.MinP), RepetitionPenalty: some(p.RepeatPenalty),
+		PresencePenalty: some(p.PresencePenalty), FrequencyPenalty: some(p.FrequencyPenalty), MaxTokens: some(g.MaxTokens),
+		Shoal: &Extension{Details: true, Route: g.Route, MaxStages: g.MaxStages},
+	}
+	if common.Stop, err = json.Marshal(g.Stop); err != nil {
+		return "", nil, err
+	}
+	if common.Seed, err = json.Marshal(p.Seed); err != nil {
+		return "", nil, err
+	}
+	if g.Raw {
+		r := completionRequest{commonRequest: common}
+		if p.Logprobs {
+			r.Logprobs = &p.TopLogprobs
+		}
+		if g.PromptIDs != nil {
+			r.Prompt, err = json.Marshal(g.PromptIDs)
+		} else {
+			r.Prompt, err = json.Marshal(g.Prompt)
+		}
+		return "/v1/completions", r, err
+	}
+	r := chatRequest{commonRequest: common, Logprobs: p.Logprobs}
+	if p.Logprobs {
+		r.TopLogprobs = &p.TopLogprobs
+	}
+	for _, m := range g.Messages {
+		text, err := json.Marshal(m.Content)
+		if err != nil {
+			return "", nil, err
+		}
+		r.Messages = append(r.Messages, chatMessage{Role: m.Role, Content: text, Name: m.Name})
+	}
+	return "/v1/chat/completions", r, nil
+}
+
+// some is a pointer to v, or nil for the zero value, which means the default.
+func some[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
 }

@@ -6,23 +6,42 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // Kind of failure: what a caller can do about it.
 type Kind string
 
-// Kinds. Their texts are the "code" of OpenAI's error object.
+// Kinds, with the HTTP status that each becomes. Their texts are the "code" of
+// OpenAI's error object; the list is append-only.
 const (
-	NoRoute      Kind = "no_route"
-	Refused      Kind = "refused"
-	BadInput     Kind = "invalid_request"
-	UnknownModel Kind = "model_not_found"
-	TooLong      Kind = "context_length_exceeded"
-	Cancelled    Kind = "cancelled"
-	Unauthorized Kind = "invalid_api_key"
-	Internal     Kind = "internal_error"
+	NoRoute      Kind = "no_route"                // 503: blocks that nobody serves
+	Refused      Kind = "refused"                 // 503: no room, or not lent to us: see RetryAfter
+	BadInput     Kind = "invalid_request"         // 400: see Param
+	UnknownModel Kind = "model_not_found"         // 404
+	TooLong      Kind = "context_length_exceeded" // 400
+	Cancelled    Kind = "cancelled"               // 499
+	Unauthorized Kind = "invalid_api_key"         // 401
+	Internal     Kind = "internal_error"          // 500
+	Forbidden    Kind = "forbidden"               // 403: this host name, origin or address may not ask
+	NotFound     Kind = "not_found"               // 404: no such endpoint
+	BadMethod    Kind = "method_not_allowed"      // 405
+	TooLarge     Kind = "request_too_large"       // 413
+	BadMedia     Kind = "unsupported_media_type"  // 415
 )
+
+// statuses has every kind.
+var statuses = map[Kind]int{
+	NoRoute: http.StatusServiceUnavailable, Refused: http.StatusServiceUnavailable,
+	BadInput: http.StatusBadRequest, TooLong: http.StatusBadRequest,
+	UnknownModel: http.StatusNotFound, NotFound: http.StatusNotFound,
+	Unauthorized: http.StatusUnauthorized, Forbidden: http.StatusForbidden,
+	BadMethod: http.StatusMethodNotAllowed, TooLarge: http.StatusRequestEntityTooLarge,
+	BadMedia:  http.StatusUnsupportedMediaType,
+	Cancelled: 499, // the client's own doing, as nginx has it
+	Internal:  http.StatusInternalServerError,
+}
 
 // Error is a failure with its kind.
 type Error struct {
@@ -30,82 +49,112 @@ type Error struct {
 	Message    string
 	Param      string // the field at fault, if one is
 	RetryAfter time.Duration
+	Err        error // the cause, if it is known; stays in this process
 }
 
 func (e *Error) Error() string { return e.Message }
+func (e *Error) Unwrap() error { return e.Err }
 
-// Errorf makes an Error.
-func Errorf(kind Kind, format string, args ...any) *Error {
-	return &Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
+// Is lets errors.Is find an Error by its kind: errors.Is(err, &Error{Kind: NoRoute}).
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Message == "" && t.Kind == e.Kind
 }
 
-// AsError gives any error a kind.
+// Errorf makes an Error; %w sets its cause.
+func Errorf(kind Kind, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Kind: kind, Message: err.Error(), Err: errors.Unwrap(err)}
+}
+
+// AsError gives any error a kind. Where an Error was wrapped, the outer text is
+// kept: who wrapped it had more to say.
 func AsError(err error) *Error {
 	var e *Error
 	switch {
 	case errors.As(err, &e):
+		if text := err.Error(); text != e.Message {
+			return &Error{Kind: e.Kind, Message: text, Param: e.Param, RetryAfter: e.RetryAfter, Err: err}
+		}
 		return e
 	case errors.Is(err, context.Canceled):
-		return Errorf(Cancelled, "cancelled")
+		return &Error{Kind: Cancelled, Message: "cancelled", Err: err}
 	}
-	return Errorf(Internal, "%s", err)
+	return &Error{Kind: Internal, Message: err.Error(), Err: err}
 }
 
 func (e *Error) status() int {
-	switch e.Kind {
-	case NoRoute, Refused:
-		return http.StatusServiceUnavailable
-	case BadInput, TooLong:
-		return http.StatusBadRequest
-	case UnknownModel:
-		return http.StatusNotFound
-	case Unauthorized:
-		return http.StatusUnauthorized
-	case Cancelled:
-		return 499 // the client's own doing, as nginx has it
+	if s, ok := statuses[e.Kind]; ok {
+		return s
 	}
 	return http.StatusInternalServerError
 }
 
 // openAIType is the "type" of OpenAI's error object.
 func (e *Error) openAIType() string {
-	switch e.Kind {
-	case BadInput, TooLong, UnknownModel:
-		return "invalid_request_error"
-	case Unauthorized:
+	switch e.status() {
+	case http.StatusUnauthorized:
 		return "authentication_error"
-	case NoRoute, Refused:
+	case http.StatusForbidden:
+		return "permission_error"
+	case http.StatusServiceUnavailable:
 		return "service_unavailable"
+	case http.StatusInternalServerError, 499:
+		return "server_error"
 	}
-	return "server_error"
+	return "invalid_request_error"
 }
 
-// errorBody is OpenAI's error object.
+// errorBody is OpenAI's error object, as an answer or as a line of one.
 type errorBody struct {
-	Error struct {
-		Message string  `json:"message"`
-		Type    string  `json:"type"`
-		Param   *string `json:"param"`
-		Code    Kind    `json:"code"`
-	} `json:"error"`
+	Error wireError `json:"error"`
 }
 
-func (e *Error) body() (b errorBody) {
-	b.Error.Message, b.Error.Type, b.Error.Code = e.Message, e.openAIType(), e.Kind
+type wireError struct {
+	Message      string  `json:"message"`
+	Type         string  `json:"type"`
+	Param        *string `json:"param"`
+	Code         Kind    `json:"code"`
+	RetryAfterMs int64   `json:"retry_after_ms,omitempty"`
+}
+
+func (e *Error) body() errorBody {
+	b := wireError{Message: e.Message, Type: e.openAIType(), Code: e.Kind, RetryAfterMs: e.RetryAfter.Milliseconds()}
 	if e.Param != "" {
-		b.Error.Param = &e.Param
+		b.Param = &e.Param
 	}
-	return b
+	return errorBody{b}
+}
+
+// failure is the error that a body carries. A code that is not one of ours
+// comes from something else that answers at this address.
+func (w wireError) failure() *Error {
+	e := &Error{Kind: w.Code, Message: w.Message, RetryAfter: time.Duration(w.RetryAfterMs) * time.Millisecond}
+	if _, ok := statuses[e.Kind]; !ok {
+		e.Kind = Internal
+	}
+	if w.Param != nil {
+		e.Param = *w.Param
+	}
+	return e
 }
 
 func writeError(w http.ResponseWriter, err error) {
 	e := AsError(err)
-	if s := e.status(); s == http.StatusServiceUnavailable {
+	switch e.status() {
+	case http.StatusServiceUnavailable:
 		wait := e.RetryAfter
 		if wait <= 0 {
 			wait = 5 * time.Second
 		}
 		w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="shoal"`)
 	}
 	writeJSON(w, e.status(), e.body())
+}
+
+// badParam says what is wrong with a field of the request.
+func badParam(param, format string, args ...any) *Error {
+	return &Error{Kind: BadInput, Param: param, Message: strings.TrimSpace(param + " " + fmt.Sprintf(format, args...))}
 }

@@ -6,103 +6,109 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
+	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
 // Config of the API.
 type Config struct {
-	Generator Generator
-	Library   Library
-	Observer  Observer
-	Token     string   // for shoal's own endpoints
-	Key       string   // asked of OpenAI clients; "": none
-	Hosts     []string // host names taken besides loopback's
-	Log       *slog.Logger
+	Generator  Generator
+	Library    Library
+	Observer   Observer
+	Token      string   // for shoal's own endpoints; "": nobody may use them
+	Key        string   // asked of OpenAI clients; "": none
+	Hosts      []string // host names taken besides loopback's and the address that was dialled; "*": all
+	Origins    []string // of web pages elsewhere that may use /v1, e.g. http://localhost:3000; none: no CORS
+	MaxAnswers int      // in the making at once, over which 503 is answered; 0: 512
+	Log        *slog.Logger
 }
-
-// maxBody is the most that a request may say, in bytes.
-const maxBody = 32 << 20
 
 type server struct {
 	Config
+	mux     *http.ServeMux
 	started time.Time
+	active  atomic.Int64 // answers in the making
 }
 
 // New makes the handler.
 func New(cfg Config) http.Handler {
-	s := &server{Config: cfg, started: time.Now()}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/models", s.open(s.models))
-	mux.HandleFunc("GET /v1/models/{model...}", s.open(s.model))
-	mux.HandleFunc("POST /v1/chat/completions", s.open(s.chat))
-	mux.HandleFunc("POST /v1/completions", s.open(s.completions))
-	mux.HandleFunc("POST /v1/embeddings", s.open(func(http.ResponseWriter, *http.Request) error {
-		return Errorf(BadInput, "embeddings are not served: the models here generate text")
-	}))
-	mux.HandleFunc("GET /shoal/v1/status", s.own(s.status))
-	mux.HandleFunc("GET /shoal/v1/peers", s.own(s.peers))
-	mux.HandleFunc("GET /shoal/v1/models", s.own(s.list))
-	mux.HandleFunc("GET /shoal/v1/models/{name}", s.own(s.show))
-	mux.HandleFunc("DELETE /shoal/v1/models/{name}", s.own(s.remove))
-	mux.HandleFunc("POST /shoal/v1/models/add", s.own(s.add))
-	mux.HandleFunc("POST /shoal/v1/models/pull", s.own(s.pull))
-	mux.HandleFunc("POST /shoal/v1/models/export", s.own(s.export))
-	mux.HandleFunc("POST /shoal/v1/tokenize", s.own(s.tokenize))
-	mux.HandleFunc("/", s.open(func(_ http.ResponseWriter, r *http.Request) error {
-		return &Error{Kind: UnknownModel, Message: fmt.Sprintf("nothing is served at %s %s", r.Method, r.URL.Path)}
-	}))
-	return mux
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.MaxAnswers == 0 {
+		cfg.MaxAnswers = 512
+	}
+	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now()}
+	for pattern, h := range map[string]handler{
+		"GET /v1/models":            s.models,
+		"GET /v1/models/{model...}": s.model,
+		"POST /v1/chat/completions": s.chat,
+		"POST /v1/completions":      s.completions,
+		"POST /v1/embeddings":       s.embeddings,
+	} {
+		s.mux.HandleFunc(pattern, s.serve(s.open(h)))
+	}
+	for pattern, h := range map[string]handler{
+		"GET /shoal/v1/status":              s.status,
+		"GET /shoal/v1/peers":               s.peers,
+		"GET /shoal/v1/models":              s.list,
+		"GET /shoal/v1/models/{name...}":    s.show,
+		"DELETE /shoal/v1/models/{name...}": s.remove,
+		"POST /shoal/v1/models/add":         s.add,
+		"POST /shoal/v1/models/pull":        s.pull,
+		"POST /shoal/v1/models/export":      s.export,
+		"POST /shoal/v1/tokenize":           s.tokenize,
+	} {
+		s.mux.HandleFunc(pattern, s.serve(s.own(h)))
+	}
+	s.mux.HandleFunc("/", s.serve(s.open(s.nothing)))
+	return s.mux
 }
 
+// handler answers a request, or says why not before it has written anything.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// open guards OpenAI's endpoints.
-func (s *server) open(h handler) http.HandlerFunc {
-	return s.guard(func(w http.ResponseWriter, r *http.Request) error {
-		if s.Key != "" && r.Header.Get("Authorization") != "Bearer "+s.Key {
-			return Errorf(Unauthorized, "the API key is missing or wrong")
-		}
-		return h(w, r)
-	})
-}
-
-// own guards shoal's endpoints.
-func (s *server) own(h handler) http.HandlerFunc {
-	return s.guard(func(w http.ResponseWriter, r *http.Request) error {
-		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
-			return Errorf(Unauthorized, "this endpoint is not for web pages")
-		}
-		if s.Token == "" || r.Header.Get("Authorization") != "Bearer "+s.Token {
-			return Errorf(Unauthorized, "this endpoint needs the token in the file api.token of the node's directory")
-		}
-		return h(w, r)
-	})
-}
-
-func (s *server) guard(h handler) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if !s.hostAllowed(r.Host) {
-			writeError(w, Errorf(Unauthorized, "this API answers under a loopback name only"))
-			return
-		}
-		if r.Method == http.MethodPost && !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
-			// A page elsewhere can post forms without asking, but not JSON.
-			writeError(w, Errorf(BadInput, "send JSON, with Content-Type: application/json"))
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		t := &tracked{ResponseWriter: w}
-		if err := h(t, r); err != nil {
-			if AsError(err).Kind == Internal && s.Log != nil {
-				s.Log.Warn("a request failed", "path", r.URL.Path, "error", err)
+// serve gives every request what all need: the guard's questions, a bound on
+// its body, an id, and an error in OpenAI's shape. What it logs holds nothing
+// that a request carried: neither its text nor an error's.
+func (s *server) serve(h handler) http.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		w := &tracked{ResponseWriter: rw}
+		id := newID("req-")
+		w.Header().Set("X-Request-Id", id)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store")
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				s.Log.Error("the API panicked", "request", id, "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+				if w.status != 0 {
+					panic(http.ErrAbortHandler) // the answer cannot be mended: let the client see it broken
+				}
+				writeError(w, Errorf(Internal, "shoal failed: its log has more under %s", id))
 			}
-			if !t.wrote {
-				writeError(t, err)
+		}()
+		err := s.guard(w, r)
+		if err == nil {
+			r.Body = http.MaxBytesReader(rw, r.Body, maxBody)
+			err = h(w, r)
+		}
+		if err != nil && w.status == 0 {
+			writeError(w, err)
+		}
+		level, kind := slog.LevelDebug, Kind("")
+		if err != nil {
+			if kind = AsError(err).Kind; kind == Internal {
+				level = slog.LevelWarn
 			}
 		}
+		s.Log.Log(r.Context(), level, "request", "request", id, "endpoint", r.Pattern, "status", w.status, "kind", kind, "took", time.Since(began))
 	}
 }
 
@@ -110,61 +116,69 @@ func (s *server) guard(h handler) http.HandlerFunc {
 // longer be one in HTTP's way.
 type tracked struct {
 	http.ResponseWriter
-	wrote bool
+	status int // 0: nothing was written
 }
 
-func (t *tracked) WriteHeader(code int) { t.wrote = true; t.ResponseWriter.WriteHeader(code) }
+func (t *tracked) WriteHeader(status int) {
+	if t.status == 0 {
+		t.status = status
+	}
+	t.ResponseWriter.WriteHeader(status)
+}
+
 func (t *tracked) Write(b []byte) (int, error) {
-	t.wrote = true
+	if t.status == 0 {
+		t.status = http.StatusOK
+	}
 	return t.ResponseWriter.Write(b)
 }
+
 func (t *tracked) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
-func (s *server) hostAllowed(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.Trim(host, "[]")
-	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() || strings.EqualFold(host, "localhost") {
-		return true
-	}
-	for _, h := range s.Hosts {
-		if h == "*" || strings.EqualFold(h, host) {
-			return true
+// nothing answers where no endpoint is, or not for this method.
+func (s *server) nothing(w http.ResponseWriter, r *http.Request) error {
+	var allow []string
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		if _, pattern := s.mux.Handler(other); pattern != "" && pattern != "/" {
+			allow = append(allow, method)
 		}
 	}
-	return false
+	if len(allow) > 0 {
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		return Errorf(BadMethod, "this endpoint takes %s, not %s", strings.Join(allow, " and "), r.Method)
+	}
+	return Errorf(NotFound, "nothing is served at this path: OpenAI's API is under /v1, shoal's own under /shoal/v1")
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		status, b = http.StatusInternalServerError, []byte(`{"error":{"message":"the answer cannot be written as JSON"}}`)
+		status = http.StatusInternalServerError
+		b, _ = json.Marshal(Errorf(Internal, "the answer cannot be written as JSON").body())
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(append(b, '\n'))
 }
 
-// readJSON reads a request's body, saying what is wrong with it.
-func readJSON(r *http.Request, v any) error {
-	d := json.NewDecoder(r.Body)
-	if err := d.Decode(v); err != nil {
-		var tooBig *http.MaxBytesError
-		var typ *json.UnmarshalTypeError
-		switch {
-		case errors.As(err, &tooBig):
-			return Errorf(BadInput, "the request is longer than %d MiB", maxBody>>20)
-		case errors.As(err, &typ):
-			return &Error{Kind: BadInput, Param: typ.Field, Message: fmt.Sprintf("%s must be a %s, not a %s", typ.Field, typ.Type, typ.Value)}
-		case errors.Is(err, io.EOF):
-			return Errorf(BadInput, "the request is empty; send a JSON object")
-		}
-		var e *Error
-		if errors.As(err, &e) {
-			return e
-		}
-		return Errorf(BadInput, "the request is not JSON: %s", err)
+// bodyTime is what a client may take to send a request's body.
+const bodyTime = 60 * time.Second
+
+// readBody reads a request's body to its end: only then does the server notice
+// that the client goes away.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	deadline := http.NewResponseController(w)
+	if deadline.SetReadDeadline(time.Now().Add(bodyTime)) == nil {
+		defer func() { _ = deadline.SetReadDeadline(time.Time{}) }()
 	}
-	return nil
+	body, err := io.ReadAll(r.Body)
+	var tooBig *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooBig):
+		return nil, Errorf(TooLarge, "the request is longer than %d MiB", maxBody>>20)
+	case err != nil:
+		return nil, &Error{Kind: BadInput, Message: "the request's body broke off", Err: err}
+	}
+	return body, nil
 }

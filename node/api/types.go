@@ -44,6 +44,7 @@ type GenerateRequest struct {
 	Messages  []Message
 	Prompt    string
 	Raw       bool
+	PromptIDs []int32 // instead of Prompt, with Raw: these tokens and no other
 	Tools     any
 	MaxTokens int // 0: until the context ends
 	Sampling  Sampling
@@ -99,6 +100,7 @@ type Token struct {
 	Text    string  `json:"text"`
 	Logprob float64 `json:"logprob"`
 	Top     []Top   `json:"top,omitempty"`
+	Bytes   []byte  `json:"bytes,omitempty"` // the token's own, whatever Text shows: for logprobs; none: those of Text
 }
 
 // Top is an alternative to a token.
@@ -106,6 +108,7 @@ type Top struct {
 	ID      int32   `json:"id"`
 	Text    string  `json:"text"`
 	Logprob float64 `json:"logprob"`
+	Bytes   []byte  `json:"bytes,omitempty"` // as Token's
 }
 
 // Done ends an answer.

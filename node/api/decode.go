@@ -1,0 +1,440 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Limits of a request.
+const (
+	maxBody        = 32 << 20 // bytes
+	maxChoices     = 16       // n times the number of prompts
+	maxMessages    = 16384
+	maxStops       = 16
+	maxStop        = 1024 // bytes of a stop sequence
+	maxTopLogprobs = 20
+
+	// completionTokens is OpenAI's default of max_tokens for plain completions,
+	// whose models rarely end by themselves. Chat has none, nor has who asks for
+	// details.
+	completionTokens = 16
+)
+
+// job is a decoded request: one GenerateRequest a choice, and how to answer.
+type job struct {
+	chat         bool
+	n            int // choices a prompt
+	reqs         []*GenerateRequest
+	echo         []string // a choice: the text to repeat before the answer; nil: none
+	stream       bool
+	includeUsage bool
+	details      bool
+	logprobs     bool
+}
+
+// decodeChat reads a body of /v1/chat/completions.
+func decodeChat(body []byte) (*job, error) {
+	var r chatRequest
+	if err := decode(body, &r); err != nil {
+		return nil, err
+	}
+	if err := refuse(body, chatUnsupported); err != nil {
+		return nil, err
+	}
+	base, err := r.base()
+	if err != nil {
+		return nil, err
+	}
+	if base.Messages, err = messages(r.Messages); err != nil {
+		return nil, err
+	}
+	if r.MaxCompletionTokens != nil { // the newer name wins, as it does at OpenAI
+		if base.MaxTokens, err = maxTokens("max_completion_tokens", r.MaxCompletionTokens); err != nil {
+			return nil, err
+		}
+	}
+	base.Sampling.Logprobs = r.Logprobs
+	if r.TopLogprobs != nil {
+		if !r.Logprobs {
+			return nil, badParam("top_logprobs", "needs logprobs to be true")
+		}
+		if err := within("top_logprobs", *r.TopLogprobs, 0, maxTopLogprobs); err != nil {
+			return nil, err
+		}
+		base.Sampling.TopLogprobs = *r.TopLogprobs
+	}
+	j := &job{chat: true}
+	return j, j.finish(&r.commonRequest, base, []GenerateRequest{*base})
+}
+
+// decodeCompletion reads a body of /v1/completions.
+func decodeCompletion(body []byte) (*job, error) {
+	var r completionRequest
+	if err := decode(body, &r); err != nil {
+		return nil, err
+	}
+	if err := refuse(body, completionUnsupported); err != nil {
+		return nil, err
+	}
+	base, err := r.base()
+	if err != nil {
+		return nil, err
+	}
+	if r.Logprobs != nil {
+		if err := within("logprobs", *r.Logprobs, 0, maxTopLogprobs); err != nil {
+			return nil, err
+		}
+		base.Sampling.Logprobs, base.Sampling.TopLogprobs = true, *r.Logprobs
+	}
+	if n := deref(r.N, 1); r.BestOf != nil && *r.BestOf != n {
+		return nil, badParam("best_of", "is not supported beyond n (%d): ask for more choices with n", n)
+	}
+	if r.MaxTokens == nil && (r.Shoal == nil || !r.Shoal.Details) {
+		base.MaxTokens = completionTokens
+	}
+	inputs, err := prompts(r.Prompt, base)
+	if err != nil {
+		return nil, err
+	}
+	j := &job{}
+	if r.Echo {
+		if base.Sampling.Logprobs {
+			return nil, badParam("echo", "cannot be combined with logprobs: the prompt's own are not computed")
+		}
+		for _, in := range inputs {
+			if in.PromptIDs != nil {
+				return nil, badParam("echo", "needs a prompt that is text")
+			}
+			j.echo = append(j.echo, in.Prompt)
+		}
+	}
+	return j, j.finish(&r.commonRequest, base, inputs)
+}
+
+// finish makes the choices: n of each input, input by input.
+func (j *job) finish(r *commonRequest, base *GenerateRequest, inputs []GenerateRequest) error {
+	n := deref(r.N, 1)
+	if err := within("n", n, 1, maxChoices); err != nil {
+		return err
+	}
+	if n*len(inputs) > maxChoices {
+		return badParam("n", "times the number of prompts may be %d at most, not %d", maxChoices, n*len(inputs))
+	}
+	echo := j.echo
+	j.echo = nil
+	for i := range inputs {
+		for k := range n {
+			req := inputs[i]
+			if seed := req.Sampling.Seed; seed != nil && k > 0 {
+				req.Sampling.Seed = new(*seed + uint64(k)) // else all choices would be one
+			}
+			j.reqs = append(j.reqs, &req)
+			if echo != nil {
+				j.echo = append(j.echo, echo[i])
+			}
+		}
+	}
+	j.n, j.stream = n, r.Stream
+	if r.StreamOptions != nil {
+		if !r.Stream {
+			return badParam("stream_options", "needs stream to be true")
+		}
+		j.includeUsage = r.StreamOptions.IncludeUsage
+	}
+	if r.Shoal != nil && r.Shoal.Details {
+		if len(j.reqs) > 1 {
+			return badParam("shoal.details", "are given of one choice only: leave n out")
+		}
+		j.details = true
+	}
+	j.logprobs = base.Sampling.Logprobs
+	return nil
+}
+
+// base is what all choices of a request share.
+func (r *commonRequest) base() (*GenerateRequest, error) {
+	g := &GenerateRequest{Model: r.Model}
+	if len(r.Model) > 1024 {
+		return nil, badParam("model", "is too long for a name")
+	}
+	var err error
+	if r.MaxTokens != nil {
+		if g.MaxTokens, err = maxTokens("max_tokens", r.MaxTokens); err != nil {
+			return nil, err
+		}
+	}
+	if g.Stop, err = stops(r.Stop); err != nil {
+		return nil, err
+	}
+	s := &g.Sampling
+	if s.Seed, err = seed(r.Seed); err != nil {
+		return nil, err
+	}
+	for _, p := range []struct {
+		param    string
+		v        *float64
+		to       *float64
+		min, max float64
+	}{
+		{"temperature", r.Temperature, new(float64), 0, 100},
+		{"top_p", r.TopP, &s.TopP, 0, 1},
+		{"min_p", r.MinP, &s.MinP, 0, 1},
+		{"repeat_penalty", r.RepeatPenalty, &s.RepeatPenalty, 0, 100},
+		{"repetition_penalty", r.RepetitionPenalty, &s.RepeatPenalty, 0, 100},
+		{"presence_penalty", r.PresencePenalty, &s.PresencePenalty, -100, 100},
+		{"frequency_penalty", r.FrequencyPenalty, &s.FrequencyPenalty, -100, 100},
+	} {
+		if p.v == nil {
+			continue
+		}
+		if *p.v < p.min || *p.v > p.max { // JSON knows no NaN
+			return nil, badParam(p.param, "must lie between %v and %v, not be %v", p.min, p.max, *p.v)
+		}
+		*p.to = *p.v
+	}
+	s.Temperature = r.Temperature
+	if r.TopP != nil && *r.TopP == 0 {
+		s.TopP = 1e-9 // "no mass at all" leaves the best token; further down 0 means "no cut"
+	}
+	if r.TopK != nil && *r.TopK != -1 { // -1: vLLM's word for all
+		if err := within("top_k", *r.TopK, 0, math.MaxInt32); err != nil {
+			return nil, err
+		}
+		s.TopK = *r.TopK
+	}
+	if r.Shoal != nil {
+		if err := checkRoute(r.Shoal.Route); err != nil {
+			return nil, err
+		}
+		if err := within("shoal.max_stages", r.Shoal.MaxStages, 0, protocol.MaxStages); err != nil {
+			return nil, err
+		}
+		g.Route, g.MaxStages = r.Shoal.Route, r.Shoal.MaxStages
+	}
+	return g, nil
+}
+
+// checkRoute wants the stages to follow on each other from block 0. That they
+// reach the end is for those to say who know the model.
+func checkRoute(route []Hop) error {
+	if len(route) > protocol.MaxStages {
+		return badParam("shoal.route", "has %d stages: %d is the most", len(route), protocol.MaxStages)
+	}
+	at := 0
+	for i, h := range route {
+		param := fmt.Sprintf("shoal.route[%d]", i)
+		switch {
+		case h.Peer == "":
+			return badParam(param, "names no peer")
+		case h.From != at:
+			return badParam(param, "starts at block %d: it must go on at block %d", h.From, at)
+		case h.To <= h.From:
+			return badParam(param, "is empty: to must be more than from")
+		}
+		at = h.To
+	}
+	return nil
+}
+
+func messages(in []chatMessage) ([]Message, error) {
+	if len(in) == 0 {
+		return nil, badParam("messages", "must hold at least one message")
+	}
+	if len(in) > maxMessages {
+		return nil, badParam("messages", "holds %d messages: %d is the most", len(in), maxMessages)
+	}
+	out := make([]Message, len(in))
+	for i, m := range in {
+		param := fmt.Sprintf("messages[%d]", i)
+		switch m.Role {
+		case "system", "user", "assistant":
+		case "developer": // OpenAI's newer word for system; no template knows it
+			m.Role = "system"
+		case "tool", "function":
+			return nil, badParam(param+".role", "%q is not supported yet: tools are not", m.Role)
+		default:
+			return nil, badParam(param+".role", "%q is unknown: use system, user or assistant", m.Role)
+		}
+		if given(m.ToolCalls) || given(m.FunctionCall) {
+			return nil, badParam(param+".tool_calls", "are not supported yet")
+		}
+		text, err := messageText(param+".content", m.Content)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = Message{Role: m.Role, Content: text, Name: m.Name}
+	}
+	return out, nil
+}
+
+// messageText is a message's text: a string, or parts that are all text.
+func messageText(param string, raw json.RawMessage) (string, error) {
+	switch first(raw) {
+	case '"':
+		var s string
+		return s, decodeAt(param, raw, &s)
+	case '[':
+		var parts []json.RawMessage
+		if err := decodeAt(param, raw, &parts); err != nil {
+			return "", err
+		}
+		var b strings.Builder
+		for i, part := range parts {
+			at := fmt.Sprintf("%s[%d]", param, i)
+			var p struct {
+				Type    string `json:"type"`
+				Text    string `json:"text"`
+				Refusal string `json:"refusal"`
+			}
+			if err := decodeAt(at, part, &p); err != nil {
+				return "", err
+			}
+			switch p.Type {
+			case "text", "input_text":
+				b.WriteString(p.Text)
+			case "refusal":
+				b.WriteString(p.Refusal)
+			default:
+				return "", badParam(at+".type", "%q is not supported: models here read text only", p.Type)
+			}
+		}
+		return b.String(), nil
+	case 0, 'n':
+		return "", badParam(param, "is missing")
+	}
+	return "", badParam(param, "must be a string or a list of text parts")
+}
+
+// prompts are the inputs of a completion, each a copy of base.
+func prompts(raw json.RawMessage, base *GenerateRequest) ([]GenerateRequest, error) {
+	const param = "prompt"
+	text := func(s string) GenerateRequest {
+		g := *base
+		g.Raw, g.Prompt = true, s
+		return g
+	}
+	ids := func(param string, raw json.RawMessage) (GenerateRequest, error) {
+		g := *base
+		g.Raw = true
+		if err := decodeAt(param, raw, &g.PromptIDs); err != nil {
+			return g, err
+		}
+		if len(g.PromptIDs) == 0 {
+			return g, badParam(param, "is empty")
+		}
+		for i, id := range g.PromptIDs {
+			if id < 0 {
+				return g, badParam(fmt.Sprintf("%s[%d]", param, i), "is no token id: %d", id)
+			}
+		}
+		return g, nil
+	}
+	switch first(raw) {
+	case '"':
+		var s string
+		if err := decodeAt(param, raw, &s); err != nil {
+			return nil, err
+		}
+		return []GenerateRequest{text(s)}, nil
+	case '[':
+	case 0, 'n':
+		return nil, badParam(param, "is missing")
+	default:
+		return nil, badParam(param, "must be a string, a list of strings, or token ids")
+	}
+	var list []json.RawMessage
+	if err := decodeAt(param, raw, &list); err != nil {
+		return nil, err
+	}
+	if len(list) == 0 {
+		return nil, badParam(param, "is empty")
+	}
+	if c := first(list[0]); c == '-' || c >= '0' && c <= '9' {
+		g, err := ids(param, raw)
+		return []GenerateRequest{g}, err
+	}
+	if len(list) > maxChoices {
+		return nil, badParam(param, "holds %d prompts: %d is the most", len(list), maxChoices)
+	}
+	var out []GenerateRequest
+	for i, e := range list {
+		at := fmt.Sprintf("%s[%d]", param, i)
+		var g GenerateRequest
+		var err error
+		switch first(e) {
+		case '"':
+			var s string
+			err = decodeAt(at, e, &s)
+			g = text(s)
+		case '[':
+			g, err = ids(at, e)
+		default:
+			err = badParam(at, "must be a string or a list of token ids")
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, g)
+	}
+	return out, nil
+}
+
+func stops(raw json.RawMessage) ([]string, error) {
+	var list []string
+	switch first(raw) {
+	case 0, 'n':
+		return nil, nil
+	case '"':
+		list = make([]string, 1)
+		if err := decodeAt("stop", raw, &list[0]); err != nil {
+			return nil, err
+		}
+	case '[':
+		if err := decodeAt("stop", raw, &list); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, badParam("stop", "must be a string or a list of strings")
+	}
+	if len(list) > maxStops {
+		return nil, badParam("stop", "holds %d sequences: %d is the most", len(list), maxStops)
+	}
+	for i, s := range list {
+		if s == "" {
+			return nil, badParam(fmt.Sprintf("stop[%d]", i), "is empty: it would end every answer at once")
+		}
+		if len(s) > maxStop {
+			return nil, badParam(fmt.Sprintf("stop[%d]", i), "is longer than %d bytes", maxStop)
+		}
+	}
+	return list, nil
+}
+
+// seed takes every integer of 64 bits, signed or not: OpenAI's are signed.
+func seed(raw json.RawMessage) (*uint64, error) {
+	if c := first(raw); c == 0 || c == 'n' {
+		return nil, nil
+	}
+	text := string(bytes.TrimSpace(raw))
+	if i, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return new(uint64(i)), nil
+	}
+	if u, err := strconv.ParseUint(text, 10, 64); err == nil {
+		return &u, nil
+	}
+	return nil, badParam("seed", "must be an integer of 64 bits")
+}
+
+// maxTokens reads a limit; -1 is what some runners say for none.
+func maxTokens(param string, v *int) (int, error) {
+	if *v == -1 {
+		return 0, nil
+	}
+	return *v, within(param, *v, 1, math.MaxInt32)
+}

@@ -1,0 +1,160 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// unsupported are fields that would change the answer if they were honoured, so
+// that to ignore them would deceive. Others that are unknown are ignored, as
+// other servers do: clients send many. idle says that a value asks for nothing.
+type unsupported struct {
+	param string
+	idle  func(json.RawMessage) bool
+	why   string
+}
+
+var chatUnsupported = []unsupported{
+	{"tools", isEmpty, "is not supported yet: leave it out"},
+	{"functions", isEmpty, "is not supported yet: leave it out"},
+	{"tool_choice", isOneOf(`"none"`, `"auto"`), "is not supported yet: leave it out"},
+	{"function_call", isOneOf(`"none"`, `"auto"`), "is not supported yet: leave it out"},
+	{"response_format", isTextFormat, `is not supported yet but for {"type": "text"}`},
+	{"modalities", isOneOf(`["text"]`, `[]`), "other than text are not supported"},
+	{"audio", isEmpty, "is not supported: models here write text only"},
+	{"prediction", isEmpty, "is not supported"},
+	{"web_search_options", never, "is not supported: nothing here searches the web"},
+	{"logit_bias", isEmpty, "is not supported"},
+	{"store", isOneOf("false"), "is not supported: nothing is stored here"},
+}
+
+var completionUnsupported = []unsupported{
+	{"suffix", isOneOf(`""`), "is not supported"},
+	{"logit_bias", isEmpty, "is not supported"},
+	{"response_format", isTextFormat, `is not supported yet but for {"type": "text"}`},
+}
+
+func refuse(body []byte, fields []unsupported) error {
+	var all map[string]json.RawMessage
+	if err := decode(body, &all); err != nil {
+		return err
+	}
+	for _, f := range fields {
+		if raw, ok := all[f.param]; ok && given(raw) && !f.idle(raw) {
+			return badParam(f.param, "%s", f.why)
+		}
+	}
+	return nil
+}
+
+func isEmpty(raw json.RawMessage) bool { return isOneOf("[]", "{}")(raw) }
+
+func never(json.RawMessage) bool { return false }
+
+func isOneOf(values ...string) func(json.RawMessage) bool {
+	return func(raw json.RawMessage) bool {
+		var b bytes.Buffer
+		if json.Compact(&b, raw) != nil {
+			return false
+		}
+		for _, v := range values {
+			if b.String() == v {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func isTextFormat(raw json.RawMessage) bool {
+	var f struct{ Type string }
+	return json.Unmarshal(raw, &f) == nil && f.Type == "text"
+}
+
+// decode reads one JSON object into v.
+func decode(body []byte, v any) error {
+	if first(body) != '{' {
+		return &Error{Kind: BadInput, Message: "the body must be a JSON object"}
+	}
+	return decodeAt("", body, v)
+}
+
+// decodeAt reads JSON at a place of the request that param names. What it says
+// of an error quotes nothing of the request but field names.
+func decodeAt(param string, raw []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	err := dec.Decode(v)
+	if err == nil {
+		if _, err := dec.Token(); err != io.EOF {
+			return &Error{Kind: BadInput, Param: param, Message: "there is more in the body after the JSON object"}
+		}
+		return nil
+	}
+	var wrong *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &wrong):
+		at := strings.TrimPrefix(strings.Join([]string{param, field(wrong.Field)}, "."), ".")
+		if param == "" || wrong.Field == "" {
+			at = param + field(wrong.Field)
+		}
+		kind, _, _ := strings.Cut(wrong.Value, " ") // "number 1e99" holds the number
+		return badParam(at, "is a %s and must be %s", kind, typeWord(wrong.Type.Kind().String()))
+	case errors.As(err, &syntax):
+		return &Error{Kind: BadInput, Param: param, Message: fmt.Sprintf("the body is no JSON: error at byte %d", syntax.Offset)}
+	}
+	return &Error{Kind: BadInput, Param: param, Message: "the body is no JSON: it ends too soon"}
+}
+
+// field is encoding/json's path without the names of embedded structs.
+func field(path string) string {
+	return strings.TrimPrefix(path, "commonRequest.")
+}
+
+func typeWord(kind string) string {
+	switch {
+	case strings.HasPrefix(kind, "int"), strings.HasPrefix(kind, "uint"):
+		return "an integer of " + strings.TrimLeft(kind, "uint") + " bits"
+	case strings.HasPrefix(kind, "float"):
+		return "a number in range"
+	case kind == "struct", kind == "map":
+		return "an object"
+	case kind == "slice":
+		return "a list"
+	case kind == "bool":
+		return "true or false"
+	}
+	return "a " + kind
+}
+
+func within(param string, v, lo, hi int) error {
+	if v < lo || v > hi {
+		return badParam(param, "must lie between %d and %d, not be %d", lo, hi, v)
+	}
+	return nil
+}
+
+func deref[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+// first is the first byte of a JSON value; 0 if there is none.
+func first(raw []byte) byte {
+	if b := bytes.TrimLeft(raw, " \t\r\n"); len(b) > 0 {
+		return b[0]
+	}
+	return 0
+}
+
+// given says that a field is there and not null.
+func given(raw json.RawMessage) bool {
+	c := first(raw)
+	return c != 0 && c != 'n' && !isEmpty(raw)
+}

@@ -1,0 +1,128 @@
+package api
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// The API is for programs of this machine. Three kinds of web page must not
+// reach it: one that points its own name at 127.0.0.1 (the Host header gives it
+// away), one that posts here blindly (Origin, Sec-Fetch-Site and a content type
+// that only asks leave with CORS), and one that a user does allow, by Origins.
+
+// guard asks of every request what has nothing to do with who sends it.
+func (s *server) guard(w http.ResponseWriter, r *http.Request) error {
+	if !s.hostAllowed(r) {
+		return Errorf(Forbidden, "this API does not answer to that host name: use 127.0.0.1 or localhost, or allow the name in the node's configuration")
+	}
+	if err := s.origin(w, r); err != nil {
+		return err
+	}
+	if r.Method == http.MethodPost {
+		media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if err != nil || media != "application/json" {
+			return Errorf(BadMedia, "send JSON, with the header Content-Type: application/json")
+		}
+	}
+	return nil
+}
+
+// hostAllowed takes loopback's names, the address that was dialled (an address
+// cannot be pointed elsewhere, as a name can), and those of the configuration.
+func (s *server) hostAllowed(r *http.Request) bool {
+	host := hostname(r.Host)
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if ip.Unmap().IsLoopback() {
+			return true
+		}
+		local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+		if local != nil && local.AddrPort().Addr().Unmap() == ip.Unmap() {
+			return true
+		}
+	}
+	return slices.ContainsFunc(s.Hosts, func(h string) bool { return h == "*" || strings.EqualFold(h, host) })
+}
+
+// hostname is a Host header without its port, in lower case.
+func hostname(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
+}
+
+// origin lets browsers in from this very address and from Origins, and answers
+// the latter's CORS headers. Programs send none of these headers.
+func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		switch r.Header.Get("Sec-Fetch-Site") {
+		case "", "none", "same-origin":
+			return nil
+		}
+		return Errorf(Forbidden, "web pages elsewhere may not use this API")
+	}
+	if u, err := url.Parse(origin); err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
+		return nil
+	}
+	if !slices.Contains(s.Origins, origin) {
+		return Errorf(Forbidden, "web pages elsewhere may not use this API: allow their origin in the node's configuration")
+	}
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", origin)
+	h.Add("Vary", "Origin")
+	h.Set("Access-Control-Expose-Headers", "X-Shoal-Route, X-Request-Id, Server-Timing, Retry-After")
+	return nil
+}
+
+// open guards OpenAI's endpoints: with the key, if there is one. The token opens
+// them too, as it is worth more.
+func (s *server) open(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if r.Method == http.MethodOptions && w.Header().Get("Access-Control-Allow-Origin") != "" {
+			w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
+			w.Header().Set("Access-Control-Allow-Headers", r.Header.Get("Access-Control-Request-Headers"))
+			w.Header().Set("Access-Control-Max-Age", "600")
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		}
+		if s.Key != "" && !bearer(r, s.Key) && !bearer(r, s.Token) {
+			return Errorf(Unauthorized, "the API key is missing or wrong: send it as Authorization: Bearer KEY")
+		}
+		return h(w, r)
+	}
+}
+
+// own guards shoal's endpoints, which read and write files for the caller: no
+// browser, no other machine, and only who can read the node's directory.
+func (s *server) own(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+			return Errorf(Forbidden, "this endpoint is not for web pages")
+		}
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !from.Addr().Unmap().IsLoopback() {
+			return Errorf(Forbidden, "this endpoint is for programs on the node's own machine")
+		}
+		if !bearer(r, s.Token) {
+			return Errorf(Unauthorized, "this endpoint needs the token in the file api.token of the node's directory, as Authorization: Bearer TOKEN")
+		}
+		return h(w, r)
+	}
+}
+
+// bearer compares in constant time; an empty secret opens nothing.
+func bearer(r *http.Request, secret string) bool {
+	scheme, got, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	a, b := sha256.Sum256([]byte(strings.TrimSpace(got))), sha256.Sum256([]byte(secret))
+	return secret != "" && strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(a[:], b[:]) == 1
+}

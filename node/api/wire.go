@@ -1,0 +1,195 @@
+package api
+
+import (
+	"encoding/json"
+	"math"
+)
+
+// What crosses the wire under /v1. Names and shapes are OpenAI's; "shoal" holds
+// what is shoal's own. Fields of more than one type stay raw until decode.go
+// has looked at them, so that an error can name the element at fault.
+
+// commonRequest is what chat and plain completions share.
+type commonRequest struct {
+	Model             string          `json:"model,omitempty"`
+	Stream            bool            `json:"stream,omitempty"`
+	StreamOptions     *streamOptions  `json:"stream_options,omitempty"`
+	N                 *int            `json:"n,omitempty"`
+	Stop              json.RawMessage `json:"stop,omitempty"` // string or strings
+	Seed              json.RawMessage `json:"seed,omitempty"` // any integer of 64 bits
+	MaxTokens         *int            `json:"max_tokens,omitempty"`
+	Temperature       *float64        `json:"temperature,omitempty"`
+	TopP              *float64        `json:"top_p,omitempty"`
+	TopK              *int            `json:"top_k,omitempty"`              // extension, as in vLLM and llama.cpp
+	MinP              *float64        `json:"min_p,omitempty"`              // extension
+	RepetitionPenalty *float64        `json:"repetition_penalty,omitempty"` // extension, vLLM's name
+	RepeatPenalty     *float64        `json:"repeat_penalty,omitempty"`     // extension, llama.cpp's name
+	PresencePenalty   *float64        `json:"presence_penalty,omitempty"`
+	FrequencyPenalty  *float64        `json:"frequency_penalty,omitempty"`
+	Shoal             *Extension      `json:"shoal,omitempty"`
+}
+
+type streamOptions struct {
+	IncludeUsage bool `json:"include_usage"`
+}
+
+// Extension is what shoal's own clients may ask for besides.
+type Extension struct {
+	Details   bool  `json:"details,omitempty"`    // answer with a Details
+	Route     []Hop `json:"route,omitempty"`      // take this route
+	MaxStages int   `json:"max_stages,omitempty"` // plan one of so many stages at most
+}
+
+type chatRequest struct {
+	commonRequest
+	Messages            []chatMessage `json:"messages"`
+	MaxCompletionTokens *int          `json:"max_completion_tokens,omitempty"`
+	Logprobs            bool          `json:"logprobs,omitempty"`
+	TopLogprobs         *int          `json:"top_logprobs,omitempty"`
+}
+
+type chatMessage struct {
+	Role         string          `json:"role"`
+	Content      json.RawMessage `json:"content"` // string, parts or null
+	Name         string          `json:"name,omitempty"`
+	ToolCalls    json.RawMessage `json:"tool_calls,omitempty"`
+	FunctionCall json.RawMessage `json:"function_call,omitempty"`
+}
+
+type completionRequest struct {
+	commonRequest
+	Prompt   json.RawMessage `json:"prompt"` // string, strings, tokens or lists of tokens
+	Echo     bool            `json:"echo,omitempty"`
+	Logprobs *int            `json:"logprobs,omitempty"`
+	BestOf   *int            `json:"best_of,omitempty"`
+}
+
+// completion is a whole answer or a chunk of one: the two differ by Object, and
+// by choices that carry a message or a delta.
+type completion struct {
+	ID                string     `json:"id"`
+	Object            string     `json:"object"`
+	Created           int64      `json:"created"` // Unix seconds
+	Model             string     `json:"model"`
+	SystemFingerprint string     `json:"system_fingerprint,omitempty"` // of the model's content
+	Choices           []choice   `json:"choices"`
+	Usage             usageField `json:"usage,omitzero"`
+	Shoal             *Details   `json:"shoal,omitempty"`
+}
+
+// Details of an answer, in its "shoal" field; of a stream in its chunks, each
+// of which has one of the three.
+type Details struct {
+	Start  *Start  `json:"start,omitempty"`
+	Tokens []Token `json:"tokens,omitempty"`
+	Done   *Done   `json:"done,omitempty"`
+}
+
+type choice struct {
+	Index        int      `json:"index"`
+	Message      *content `json:"message,omitempty"` // chat: of a whole answer
+	Delta        *content `json:"delta,omitempty"`   // chat: of a chunk
+	Text         *string  `json:"text,omitempty"`    // completions
+	Logprobs     any      `json:"logprobs"`          // *chatLogprobs, *textLogprobs or nil
+	FinishReason *string  `json:"finish_reason"`
+}
+
+type content struct {
+	Role    string  `json:"role,omitempty"`
+	Content *string `json:"content,omitempty"`
+}
+
+type chatLogprobs struct {
+	Content []chatLogprob `json:"content"`
+}
+
+type chatLogprob struct {
+	Token   string           `json:"token"`
+	Logprob float64          `json:"logprob"`
+	Bytes   []int            `json:"bytes"` // numbers, not base64
+	Top     []chatTopLogprob `json:"top_logprobs"`
+}
+
+type chatTopLogprob struct {
+	Token   string  `json:"token"`
+	Logprob float64 `json:"logprob"`
+	Bytes   []int   `json:"bytes"`
+}
+
+type textLogprobs struct {
+	Tokens        []string             `json:"tokens"`
+	TokenLogprobs []float64            `json:"token_logprobs"`
+	TopLogprobs   []map[string]float64 `json:"top_logprobs"`
+	TextOffset    []int                `json:"text_offset"` // characters
+}
+
+type usage struct {
+	PromptTokens     int `json:"prompt_tokens"`
+	CompletionTokens int `json:"completion_tokens"`
+	TotalTokens      int `json:"total_tokens"`
+}
+
+// usageField is left out, null or an object: a stream that was asked for usage
+// says null in all chunks but the last.
+type usageField struct {
+	shown bool
+	value *usage
+}
+
+func (u usageField) IsZero() bool                 { return !u.shown }
+func (u usageField) MarshalJSON() ([]byte, error) { return json.Marshal(u.value) }
+
+type modelObject struct {
+	ID      string `json:"id"` // a name, or the CID where names clash
+	Object  string `json:"object"`
+	Created int64  `json:"created"`
+	OwnedBy string `json:"owned_by"`
+	Shoal   *Model `json:"shoal,omitempty"`
+}
+
+type modelList struct {
+	Object string        `json:"object"`
+	Data   []modelObject `json:"data"`
+}
+
+// leastLogprob stands for minus infinity, which JSON has no word for. OpenAI
+// uses the same.
+const leastLogprob = -9999
+
+// sendable is t with numbers that JSON can carry.
+func (t Token) sendable() Token {
+	t.Logprob = logprob(t.Logprob)
+	if len(t.Top) > 0 {
+		top := make([]Top, len(t.Top))
+		for i, x := range t.Top {
+			x.Logprob = logprob(x.Logprob)
+			top[i] = x
+		}
+		t.Top = top
+	}
+	return t
+}
+
+func (s Start) sendable() Start {
+	s.PredictedRate, s.PredictedTTFTMs = finite(s.PredictedRate), finite(s.PredictedTTFTMs)
+	return s
+}
+
+func (d Done) sendable() Done {
+	d.TokensPerS, d.TTFTMs = finite(d.TokensPerS), finite(d.TTFTMs)
+	return d
+}
+
+func logprob(x float64) float64 {
+	if !(x > leastLogprob) { // NaN too
+		return leastLogprob
+	}
+	return min(x, 0)
+}
+
+func finite(x float64) float64 {
+	if math.IsNaN(x) || math.IsInf(x, 0) {
+		return 0
+	}
+	return x
+}
