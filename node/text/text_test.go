@@ -1,0 +1,266 @@
+package text
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoalnet/shoal/protocol/gguf"
+)
+
+const tiny = "../../contrib/tinymodel/tinytales.gguf"
+
+func header(t testing.TB, path string) *gguf.Header {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Skip("no reference files beside this clone: ", err)
+	}
+	defer f.Close()
+	st, _ := f.Stat()
+	h, err := gguf.Read(f, st.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func tokenizer(t testing.TB, path string) *Tokenizer {
+	t.Helper()
+	tok, err := New(header(t, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok
+}
+
+// llama.cpp's own test cases.
+func TestVocabularies(t *testing.T) {
+	for _, name := range []string{"gpt-2", "llama-spm"} {
+		path := filepath.Join("../../../shared/vocab", "ggml-vocab-"+name+".gguf")
+		tok := tokenizer(t, path)
+		in, err := os.ReadFile(path + ".inp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := os.ReadFile(path + ".out")
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts := strings.Split(string(in), "\n__ggml_vocab_test__\n")
+		wants := strings.Split(string(out), "\n")
+		wants = wants[:min(len(wants), len(texts))]
+		if len(texts) != len(wants) || len(texts) != 47 {
+			t.Fatalf("%d texts, %d results", len(texts), len(wants))
+		}
+		for i, text := range texts {
+			ids, err := tok.Encode(text, EncodeOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Trim(fmt.Sprint(ids), "[]"); got != strings.TrimSpace(wants[i]) {
+				t.Errorf("%s %q:\n  %s\n want %s", name, text, got, wants[i])
+			}
+			if back := tok.Decode(ids, false); back != text {
+				t.Errorf("%s: %q came back as %q", name, text, back)
+			}
+		}
+	}
+}
+
+func TestTinytales(t *testing.T) {
+	tok := tokenizer(t, tiny)
+	if got := tok.EOG(); !slices.Equal(got, []int32{0, 2}) {
+		t.Errorf("an answer ends at %v", got)
+	}
+	tpl, err := NewTemplate(header(t, tiny))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := tpl.Render(RenderInput{Messages: []Message{{Role: "user", Content: "Hello!"}}, AddGenerationPrompt: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n"; text != want {
+		t.Errorf("rendered %q", text)
+	}
+	ids, _ := tok.Encode(text, EncodeOptions{AddSpecial: true, ParseSpecial: true})
+	if ids[0] != 1 || slices.Index(ids, 2) < 0 {
+		t.Errorf("special tokens were not found in %v", ids)
+	}
+	plain, _ := tok.Encode(text, EncodeOptions{})
+	if slices.Contains(plain, 1) {
+		t.Error("a control token was taken from plain text")
+	}
+}
+
+// Whatever the pieces, the text is the same, and never half a character.
+func TestDecoder(t *testing.T) {
+	for _, path := range []string{tiny, "../../../shared/vocab/ggml-vocab-llama-spm.gguf"} {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			tok := tokenizer(t, path)
+			text := "Führer 🚀 ½ 哈哈\nthe end \xff\xfe."
+			ids, _ := tok.Encode(text, EncodeOptions{})
+			d := tok.NewDecoder()
+			var b strings.Builder
+			for _, id := range ids {
+				b.WriteString(d.Push(id))
+			}
+			b.WriteString(d.Flush())
+			want := strings.ToValidUTF8(text, "�")
+			if got := strings.TrimPrefix(b.String(), " "); strings.ReplaceAll(got, "��", "�") != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func TestStops(t *testing.T) {
+	for _, c := range []struct {
+		stops  []string
+		pieces []string
+		want   string
+		found  bool
+	}{
+		{[]string{"END"}, []string{"abc E", "N", "D def"}, "abc ", true},
+		{[]string{"END"}, []string{"abc E", "N", "x"}, "abc ENx", false},
+		{[]string{"\n\n", "User:"}, []string{"a\n", "b\nUs", "er", ": c"}, "a\nb\n", true},
+		{[]string{"aab"}, []string{"a", "a", "a", "b"}, "a", true},
+		{nil, []string{"x", "y"}, "xy", false},
+	} {
+		s := NewStops(c.stops)
+		got, found := "", false
+		for _, p := range c.pieces {
+			out, stop := s.Push(p)
+			got += out
+			found = found || stop
+		}
+		if got += s.Flush(); got != c.want || found != c.found {
+			t.Errorf("%q in %q: %q %v", c.stops, c.pieces, got, found)
+		}
+	}
+}
+
+type md map[string]any
+
+func (m md) Value(key string) any { return m[key] }
+
+func TestRefusals(t *testing.T) {
+	for name, m := range map[string]md{
+		"nothing":       {},
+		"no merges":     {"tokenizer.ggml.tokens": []string{"a"}, "tokenizer.ggml.model": "gpt2"},
+		"no scores":     {"tokenizer.ggml.tokens": []string{"a"}, "tokenizer.ggml.model": "llama"},
+		"bert":          {"tokenizer.ggml.tokens": []string{"a"}, "tokenizer.ggml.model": "bert"},
+		"tokens a text": {"tokenizer.ggml.tokens": "abc", "tokenizer.ggml.model": "gpt2"},
+	} {
+		if _, err := New(m); !errors.Is(err, ErrVocabulary) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := NewTemplate(md{}); !errors.Is(err, ErrNoTemplate) {
+		t.Error(err)
+	}
+	for name, src := range map[string]string{"raises": "{{ raise_exception('System role not supported') }}", "unfinished": "{% if", "reads files": "{% include '/etc/passwd' %}"} {
+		tpl, err := NewTemplate(md{"tokenizer.chat_template": src})
+		if err == nil {
+			_, err = tpl.Render(RenderInput{})
+		}
+		if !errors.Is(err, ErrTemplate) || name == "raises" && !strings.Contains(err.Error(), "System role not supported") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Templates as models ship them, against what Jinja2 makes of them in Hugging
+// Face's settings.
+func TestTemplates(t *testing.T) {
+	chat := []Message{{Role: "system", Content: "Be brief."}, {Role: "user", Content: "Hi"}, {Role: "assistant", Content: " Hello "}, {Role: "user", Content: "Bye"}}
+	for name, c := range map[string]struct {
+		src, want string
+		messages  []Message
+	}{
+		"llama3": {
+			"{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+			"<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", chat,
+		},
+		"namespace and blocks": {
+			"{%- set ns = namespace(last=-1) %}\n{%- for m in messages %}\n    {%- if m.role == 'user' %}\n        {%- set ns.last = loop.index0 %}\n    {%- endif %}\n{%- endfor %}\n{%- for m in messages[::-1] %}\n{{ m.content.strip() }}|{{ loop.last }}\n{%- endfor %}\n{{ ns.last }}\n",
+			"Bye|FalseHello|FalseHi|FalseBe brief.|True3", chat,
+		},
+		"blocks on lines": {
+			"{% for m in messages %}\n  {% if m.role=='user' %}\n  U: {{ m.content }}\n  {% else %}\nx {% if true %} y {% endif %}\n {# c #}\n  {%- endif %}\n{% endfor %}\nend",
+			"x  y   U: Hi\nx  y   U: Bye\nend", chat,
+		},
+		"slices and methods": {
+			"{% if messages[0]['role'] == 'system' %}{% set sys = messages[0]['content'] %}{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{{ sys.upper() }} {{ rest|length }} {{ 'a,b'.split(',')[-1] }} {{ sys.startswith('Be') }} {% for k, v in {'x': 1}.items() %}{{ k }}={{ v }}{% endfor %} {{ tools is defined and tools is not none }} {{ enable_thinking is defined }}",
+			"BE BRIEF. 3 b True x=1 False False", chat,
+		},
+		"gemma": {
+			"{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}",
+			"<s><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\nHello<end_of_turn>\n<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n", chat[1:],
+		},
+		"macro and json": {
+			"{% macro say(m, tail='!') %}{{ m.role }}: {{ m | tojson }}{{ tail }}{% endmacro %}{{ say(messages[1]) }} {{ say(messages[1], tail='?') }}",
+			"user: {\"content\": \"Hi\", \"role\": \"user\"}! user: {\"content\": \"Hi\", \"role\": \"user\"}?", chat,
+		},
+		"dates": {"{{ strftime_now('%d %b %Y') }}", "02 Jan 2026", nil},
+	} {
+		tpl, err := NewTemplate(md{"tokenizer.chat_template": c.src, "tokenizer.ggml.tokens": []string{"<s>"}, "tokenizer.ggml.bos_token_id": uint32(0)})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		got, err := tpl.Render(RenderInput{Messages: c.messages, AddGenerationPrompt: true, Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)})
+		if err != nil || got != c.want {
+			t.Errorf("%s: %v\n got %q\nwant %q", name, err, got, c.want)
+		}
+	}
+}
+
+func FuzzEncode(f *testing.F) {
+	f.Add("a b\xff", "ab", uint32(1), "gpt2")
+	f.Fuzz(func(t *testing.T, text, vocab string, bos uint32, model string) {
+		var tokens, merges []string
+		for i := range vocab {
+			tokens = append(tokens, vocab[:i+1], vocab[i:i+1])
+			merges = append(merges, vocab[:i]+" "+vocab[i:])
+		}
+		tok, err := New(md{
+			"tokenizer.ggml.model": model, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges,
+			"tokenizer.ggml.scores": make([]float32, len(tokens)), "tokenizer.ggml.bos_token_id": bos,
+			"tokenizer.ggml.token_type": []int32{4, 3, 1, 6},
+		})
+		if err != nil {
+			return
+		}
+		ids, err := tok.Encode(text, EncodeOptions{AddSpecial: true, ParseSpecial: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range ids {
+			if id < 0 || int(id) >= tok.VocabSize() {
+				t.Fatalf("token %d of %d", id, tok.VocabSize())
+			}
+		}
+		tok.Decode(append(ids, -1, 1<<30), true)
+	})
+}
+
+func BenchmarkEncode(b *testing.B) {
+	tok := tokenizer(b, tiny)
+	for name, text := range map[string]string{"english": strings.Repeat("Once upon a time, there was a fox. ", 30_000), "one letter": strings.Repeat("a", 1<<20)} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if _, err := tok.Encode(text, EncodeOptions{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
