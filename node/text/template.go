@@ -102,6 +102,7 @@ func (o only) Inherit(string) (loaders.Loader, error) { return o, nil }
 // first thing on its line.
 func trimBlocks(src string) string {
 	var b strings.Builder
+	fresh := true // src is at the beginning of a line
 	for {
 		at := strings.IndexByte(src, '{')
 		for at >= 0 && (at+1 >= len(src) || !strings.ContainsRune("{%#", rune(src[at+1]))) {
@@ -122,20 +123,21 @@ func trimBlocks(src string) string {
 		if kind == '{' {
 			b.WriteString(before)
 			b.WriteString(rest[:end])
-			src = rest[end:]
+			src, fresh = rest[end:], false
 			continue
 		}
 		if !strings.HasPrefix(rest[2:], "+") {
 			line := strings.TrimRight(before, " \t")
-			if line == "" && (b.Len() == 0 || strings.HasSuffix(b.String(), "\n")) || strings.HasSuffix(line, "\n") {
+			if line == "" && fresh || strings.HasSuffix(line, "\n") {
 				before = line
 			}
 		}
 		b.WriteString(before)
 		b.WriteString(rest[:end])
 		src = rest[end:]
-		if !strings.HasSuffix(rest[:end-2], "+") {
-			src = strings.TrimPrefix(src, "\n")
+		fresh = false
+		if end > 2 && rest[end-3] != '+' {
+			src, fresh = strings.CutPrefix(src, "\n")
 		}
 	}
 }

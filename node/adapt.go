@@ -1,0 +1,131 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// The parts declare what they need; here each gets it from the others.
+
+// stageEngine is an engine as a stage wants it.
+type stageEngine struct{ engine.Engine }
+
+func (e stageEngine) Run(ctx context.Context, p *stage.Pass) (*stage.Result, error) {
+	b := &engine.Batch{Tokens: p.Tokens, Hidden: p.Hidden, Rows: make([]engine.Row, len(p.Rows))}
+	for i, r := range p.Rows {
+		b.Rows[i] = engine.Row(r)
+	}
+	for _, d := range p.Draws {
+		s := d.Sampling
+		history := append(append([]int32(nil), s.History...), d.Sampled...)
+		b.Outputs = append(b.Outputs, engine.Output{Row: d.Row, Position: d.Position, History: history, Params: sample.Params{
+			Temperature: s.Temperature, TopK: int(s.TopK), TopP: s.TopP, MinP: s.MinP,
+			RepeatPenalty: s.RepeatPenalty, PresencePenalty: s.PresencePenalty, FrequencyPenalty: s.FrequencyPenalty,
+			Seed: s.Seed, Logprobs: s.Logprobs, TopLogprobs: int(s.TopLogprobs), Prompt: len(s.History),
+		}})
+	}
+	res, err := e.Engine.Run(ctx, b)
+	if err != nil {
+		return nil, lostAs(err)
+	}
+	out := &stage.Result{Hidden: res.Hidden, Compute: res.Compute}
+	for _, t := range res.Tokens {
+		d := stage.Drawn{ID: t.ID, Logprob: t.Logprob}
+		for _, a := range t.Top {
+			d.Top = append(d.Top, &protocol.TopToken{Id: a.ID, Logprob: a.Logprob})
+		}
+		out.Drawn = append(out.Drawn, d)
+	}
+	return out, nil
+}
+
+func (e stageEngine) Remove(seq int, from int32) error { return lostAs(e.Engine.Remove(seq, from)) }
+
+func lostAs(err error) error {
+	if errors.Is(err, engine.ErrLost) {
+		return fmt.Errorf("%w: %w", stage.ErrEngineLost, err)
+	}
+	return err
+}
+
+// streams opens stage streams for stages and sessions.
+type streams struct{ *network.Network }
+
+func (s streams) open(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) (*network.Stream, error) {
+	return s.Network.Open(ctx, p, addrs, protocol.StageID)
+}
+
+type stageDialer struct{ streams }
+
+func (d stageDialer) OpenStage(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) (stage.Stream, error) {
+	return d.open(ctx, p, addrs)
+}
+
+type sessionDialer struct{ streams }
+
+func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) (session.Stream, error) {
+	return d.open(ctx, p, addrs)
+}
+
+// shardWant is what a fetch is to bring of a model: first the nodes that list
+// the leaves, then the leaves.
+type shardWant struct {
+	m      *store.Model
+	shards []int
+}
+
+// batchLeaves is how many leaves a fetch asks for before it looks again at
+// what is lacking.
+const batchLeaves = 1024
+
+func (w shardWant) Next(context.Context) ([]cid.Cid, error) {
+	nodes, err := w.m.NeedNodes(w.shards)
+	if err != nil || len(nodes) > 0 {
+		return nodes, err
+	}
+	leaves, err := w.m.Missing(w.shards)
+	if err != nil {
+		return nil, err
+	}
+	var out []cid.Cid
+	for _, l := range leaves[:min(len(leaves), batchLeaves)] {
+		out = append(out, l.CID)
+	}
+	return out, nil
+}
+
+func (w shardWant) Put(_ context.Context, c cid.Cid, data []byte) error { return w.m.Put(c, data) }
+
+// distances tells the planner what was measured: by this node, and by the
+// peers it asked.
+type distances map[[2]string]time.Duration
+
+func (d distances) OneWay(a, b string) (time.Duration, bool) {
+	if rtt, ok := d[[2]string{a, b}]; ok {
+		return rtt / 2, true
+	}
+	rtt, ok := d[[2]string{b, a}]
+	return rtt / 2, ok
+}
+
+func (d distances) set(a, b string, rtt time.Duration) {
+	if old, ok := d[[2]string{b, a}]; ok { // both ends measure: the least is the truest
+		rtt = min(rtt, old)
+		delete(d, [2]string{b, a})
+	}
+	d[[2]string{a, b}] = rtt
+}

@@ -1,0 +1,444 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/route"
+	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/text"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+const (
+	// defaultTemperature is used when the caller names none.
+	defaultTemperature = 0.7
+	// longest is the most tokens of an answer whose caller names no limit: KV
+	// is reserved for all of them.
+	longest = 4096
+	// attempts at a route before the first token.
+	attempts = 4
+	// penaltyWindow is how many of the prompt's last tokens the repetition
+	// penalty sees, llama.cpp's default.
+	penaltyWindow = 64
+)
+
+// textTools are a model's tokenizer and chat template.
+type textTools struct {
+	*text.Tokenizer
+	template    *text.Template
+	templateErr error
+}
+
+// textCache keeps the tools of the models in use; they are large.
+type textCache struct {
+	mu sync.Mutex
+	of map[cid.Cid]*textTools
+}
+
+// tools gives a model's tokenizer, fetching its header first if need be.
+func (n *Node) tools(ctx context.Context, m *store.Model) (*textTools, error) {
+	n.texts.mu.Lock()
+	defer n.texts.mu.Unlock()
+	if t := n.texts.of[m.ID()]; t != nil {
+		return t, nil
+	}
+	if err := n.fetchShards(ctx, m, protocol.Span{}, nil); err != nil {
+		return nil, err
+	}
+	h, err := m.Header()
+	if err != nil {
+		return nil, err
+	}
+	t := &textTools{}
+	if t.Tokenizer, err = text.New(h); err != nil {
+		return nil, api.Errorf(api.BadInput, "%s: %s", m.Name(), err)
+	}
+	t.template, t.templateErr = text.NewTemplate(h)
+	if n.texts.of == nil || len(n.texts.of) >= 8 {
+		n.texts.of = map[cid.Cid]*textTools{}
+	}
+	n.texts.of[m.ID()] = t
+	return t, nil
+}
+
+// pickModel gives the model that a caller means; without a name the only one
+// that is served.
+func (n *Node) pickModel(ctx context.Context, name string) (*store.Model, error) {
+	if name != "" {
+		return n.findModel(ctx, name, nil)
+	}
+	wait, cancel := context.WithTimeout(ctx, lookTime/3)
+	defer cancel()
+	for {
+		served := map[cid.Cid]string{}
+		for _, o := range n.net.Offers(ctx, cid.Undef, nil) {
+			for _, s := range o.Spans {
+				served[s.ModelID()] = s.Name
+			}
+		}
+		if len(served) == 1 {
+			for id := range served {
+				return n.findModel(ctx, id.String(), nil)
+			}
+		}
+		if len(served) > 1 {
+			var names []string
+			for id, name := range served {
+				if name == "" {
+					name = id.String()
+				}
+				names = append(names, name)
+			}
+			slices.Sort(names)
+			return nil, &api.Error{Kind: api.BadInput, Param: "model", Message: "several models are served; name one of " + strings.Join(names, ", ")}
+		}
+		select {
+		case <-wait.Done():
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return nil, api.Errorf(api.NoRoute, "nobody who can be reached serves a model; start a node with `shoal node --model NAME`, or name one with --bootstrap")
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+}
+
+// generation is one answer on its way.
+type generation struct {
+	n     *Node
+	req   *api.GenerateRequest
+	emit  func(api.Event) error
+	model *store.Model
+	tools *textTools
+	ids   []int32 // of the prompt
+	limit int     // tokens of the answer
+	seed  uint64
+
+	decoder *text.Decoder
+	stops   *text.Stops
+	stopped bool
+	rest    strings.Builder
+	count   int
+}
+
+// errStopped ends a session whose answer has met a stop sequence.
+var errStopped = errors.New("a stop sequence was met")
+
+// Generate answers a prompt along the fastest route.
+func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func(api.Event) error) error {
+	m, err := n.pickModel(ctx, req.Model)
+	if err != nil {
+		return err
+	}
+	g := &generation{n: n, req: req, emit: emit, model: m, seed: rand.Uint64()}
+	if req.Sampling.Seed != nil {
+		g.seed = *req.Sampling.Seed
+	}
+	if g.tools, err = n.tools(ctx, m); err != nil {
+		return err
+	}
+	if err := g.encode(); err != nil {
+		return err
+	}
+	excluded := map[string]bool{}
+	for try := 1; ; try++ {
+		err := g.attempt(ctx, excluded)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			return nil
+		}
+		// Before the first token another route may do; the caller has seen nothing yet.
+		var where *session.StageError
+		if g.count > 0 || try == attempts || len(req.Route) > 0 || !errors.As(err, &where) || !another(err) {
+			return explain(err)
+		}
+		n.cfg.Log.Info("a stage refused or was lost; trying another route", "error", err)
+		excluded[where.Hop.Peer.String()] = true
+	}
+}
+
+// another says that a route without the peer might do better.
+func another(err error) bool {
+	var e *protocol.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code {
+	case protocol.Code_CODE_BAD_REQUEST, protocol.Code_CODE_TOO_LONG:
+		return false
+	}
+	return true
+}
+
+// explain gives a failure the kind that tells the caller what to do.
+func explain(err error) error {
+	var e *protocol.Error
+	var a *api.Error
+	switch {
+	case errors.As(err, &a):
+		return a
+	case errors.Is(err, route.ErrNoRoom):
+		return &api.Error{Kind: api.Refused, Message: err.Error(), RetryAfter: 5 * time.Second}
+	case errors.Is(err, route.ErrNoServer), errors.Is(err, route.ErrNoJoin):
+		return api.Errorf(api.NoRoute, "no route: %s", err)
+	case errors.As(err, &e):
+		switch e.Code {
+		case protocol.Code_CODE_BUSY, protocol.Code_CODE_DRAINING, protocol.Code_CODE_FORBIDDEN:
+			return &api.Error{Kind: api.Refused, Message: err.Error(), RetryAfter: e.RetryAfter}
+		case protocol.Code_CODE_TOO_LONG:
+			return api.Errorf(api.TooLong, "%s", err)
+		case protocol.Code_CODE_NOT_SERVING:
+			return api.Errorf(api.NoRoute, "%s", err)
+		}
+	}
+	return err
+}
+
+// encode makes tokens of the request and counts the room for an answer.
+func (g *generation) encode() error {
+	prompt, opt := g.req.Prompt, text.EncodeOptions{AddSpecial: true, ParseSpecial: true}
+	if !g.req.Raw {
+		if g.tools.templateErr != nil {
+			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.templateErr)
+		}
+		in := text.RenderInput{AddGenerationPrompt: true, Now: time.Now(), Tools: g.req.Tools}
+		for _, m := range g.req.Messages {
+			in.Messages = append(in.Messages, text.Message{Role: m.Role, Content: m.Content, Name: m.Name, ToolCalls: m.ToolCalls, ToolCallID: m.ToolCallID})
+		}
+		var err error
+		if prompt, err = g.tools.template.Render(in); err != nil {
+			return api.Errorf(api.BadInput, "the chat template of %s: %s", g.model.Name(), err)
+		}
+		// Templates write the beginning of the sequence themselves.
+		if bos, ok := g.tools.BOS(); ok && strings.HasPrefix(prompt, g.tools.Token(bos)) {
+			opt.AddSpecial = false
+		}
+	}
+	var err error
+	if g.ids, err = g.tools.Encode(prompt, opt); err != nil {
+		return api.Errorf(api.BadInput, "%s", err)
+	}
+	if len(g.ids) == 0 {
+		return api.Errorf(api.BadInput, "the prompt is empty")
+	}
+	most := int(g.model.Manifest().Context)
+	if most == 0 {
+		most = 1 << 30
+	}
+	if len(g.ids) >= most {
+		return api.Errorf(api.TooLong, "the prompt has %d tokens, and %s takes %d with the answer; shorten it", len(g.ids), g.model.Name(), most)
+	}
+	g.limit = g.req.MaxTokens
+	if g.limit <= 0 {
+		g.limit = longest
+	}
+	g.limit = min(g.limit, most-len(g.ids))
+	return nil
+}
+
+// attempt plans a route and drives a session along it.
+func (g *generation) attempt(ctx context.Context, excluded map[string]bool) error {
+	n, man := g.n, g.model.Manifest()
+	covered := func(offers []*protocol.Offer) bool {
+		var spans []protocol.Span
+		for _, o := range offers {
+			for _, s := range o.Spans {
+				if s.ModelID() == g.model.ID() && s.Ready && !excluded[o.From.String()] {
+					spans = append(spans, s.Span())
+				}
+			}
+		}
+		return len(protocol.Uncovered(int(man.Blocks), spans)) == 0
+	}
+	offers := n.net.Offers(ctx, g.model.ID(), covered)
+	candidates, where := n.candidates(offers, g.model.ID())
+	links := n.measure(ctx, candidates)
+	req := route.Request{
+		Client: n.net.Self().String(), Blocks: int(man.Blocks), Prompt: len(g.ids), MaxTokens: g.limit,
+		MaxStages: g.req.MaxStages, Exclude: excluded,
+	}
+	for _, h := range g.req.Route {
+		req.Forced = append(req.Forced, route.Hop{Peer: h.Peer, Span: protocol.Span{From: h.From, To: h.To}})
+	}
+	if g.req.MaxTokens <= 0 { // no limit was asked for: take what there is room for
+		for _, c := range candidates {
+			if room := min(c.KVFree, c.MaxContext) - len(g.ids); room >= 64 && room < req.MaxTokens {
+				req.MaxTokens = room
+			}
+		}
+	}
+	r, err := route.Plan(req, candidates, links)
+	if err != nil {
+		return err
+	}
+	note := route.Compare(r, req, candidates, links)
+	return g.drive(ctx, r, where, note, req.MaxTokens)
+}
+
+func (g *generation) drive(ctx context.Context, r *route.Route, where map[string]session.Hop, note string, limit int) error {
+	p := g.req.Sampling
+	s := &protocol.Sampling{
+		Temperature: defaultTemperature, TopK: uint32(p.TopK), TopP: float32(p.TopP), MinP: float32(p.MinP),
+		RepeatPenalty: float32(p.RepeatPenalty), PresencePenalty: float32(p.PresencePenalty), FrequencyPenalty: float32(p.FrequencyPenalty),
+		Seed: g.seed, Logprobs: p.Logprobs, TopLogprobs: uint32(p.TopLogprobs), MaxTokens: uint32(limit), StopIds: g.tools.EOG(),
+	}
+	if p.Temperature != nil {
+		s.Temperature = float32(*p.Temperature)
+	}
+	if s.RepeatPenalty != 0 && s.RepeatPenalty != 1 {
+		s.History = g.ids[max(0, len(g.ids)-penaltyWindow):]
+	}
+	codec, err := codecOf(g.n.cfg.Wire)
+	if err != nil {
+		return err
+	}
+	req := &session.Request{Model: g.model.ID(), Prompt: g.ids, Sampling: s, Codec: codec,
+		Step: r.Prediction.Step, Prefill: r.Prediction.TTFT}
+	start := &api.Start{
+		Model: g.model.ID().String(), Name: g.model.Name(), PromptTokens: g.ids, Note: note,
+		PredictedRate: r.Prediction.TokensPerSecond(), PredictedTTFTMs: ms(r.Prediction.TTFT),
+	}
+	for _, h := range r.Hops {
+		hop := where[h.Peer]
+		hop.Span = h.Span
+		req.Route = append(req.Route, hop)
+		start.Route = append(start.Route, api.Hop{Peer: h.Peer, From: h.Span.From, To: h.Span.To})
+	}
+	g.decoder, g.stops = g.tools.NewDecoder(), text.NewStops(g.req.Stop)
+	out, err := session.Run(ctx, sessionDialer{streams{g.n.net}}, req, func(t *protocol.Token) error {
+		if g.count == 0 {
+			if err := g.emit(api.Event{Start: start}); err != nil {
+				return err
+			}
+		}
+		return g.token(t)
+	})
+	if err != nil && !errors.Is(err, errStopped) {
+		if g.count > 0 {
+			return fmt.Errorf("the answer broke off after %d tokens: %w", g.count, err)
+		}
+		return err
+	}
+	return g.done(out, r.Prediction)
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// token passes a token on, with the text that is whole by now.
+func (g *generation) token(t *protocol.Token) error {
+	g.count++
+	ev := &api.Token{ID: t.Id, Logprob: float64(t.Logprob)}
+	for _, a := range t.Top {
+		ev.Top = append(ev.Top, api.Top{ID: a.Id, Logprob: float64(a.Logprob), Text: g.tools.Token(a.Id)})
+	}
+	if t.Finish != protocol.Finish_FINISH_STOP {
+		ev.Text, g.stopped = g.stops.Push(g.decoder.Push(t.Id))
+	}
+	if err := g.emit(api.Event{Token: ev}); err != nil {
+		return err
+	}
+	if g.stopped {
+		return errStopped
+	}
+	return nil
+}
+
+func (g *generation) done(out *session.Outcome, p route.Prediction) error {
+	d := &api.Done{FinishReason: "stop", Tokens: out.Tokens, TokensPerS: out.Rate(), TTFTMs: ms(out.TTFT), Note: p.String()}
+	if !g.stopped {
+		// What was held back cannot grow into a stop sequence any more.
+		tail, stopped := g.stops.Push(g.decoder.Flush())
+		d.Text = tail
+		if !stopped {
+			d.Text += g.stops.Flush()
+			if out.Finish == protocol.Finish_FINISH_LENGTH {
+				d.FinishReason = "length"
+			}
+		}
+	}
+	return g.emit(api.Event{Done: d})
+}
+
+// candidates makes the planner's input of offers; where tells how to reach
+// each peer.
+func (n *Node) candidates(offers []*protocol.Offer, model cid.Cid) (list []route.Candidate, where map[string]session.Hop) {
+	where = map[string]session.Hop{}
+	us := func(v uint32) time.Duration { return time.Duration(v) * time.Microsecond }
+	for _, o := range offers {
+		id := o.From.String()
+		for _, s := range o.Spans {
+			if s.ModelID() != model || !s.Ready {
+				continue
+			}
+			list = append(list, route.Candidate{
+				Peer: id, Span: s.Span(), Decode: us(s.UsPerBlock), Prefill: us(s.UsPerBlockPrefill), Embed: us(s.UsEmbed), Head: us(s.UsHead),
+				KVFree: int(s.KvFree), MaxContext: int(s.MaxContext),
+			})
+			where[id] = session.Hop{Peer: o.From, Addrs: o.Addresses()}
+		}
+	}
+	return list, where
+}
+
+// measure asks the candidates for their load and their distances, all at once,
+// and fills the load in.
+func (n *Node) measure(ctx context.Context, list []route.Candidate) distances {
+	d := distances{}
+	self := n.net.Self().String()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	asked := map[string]bool{}
+	for _, c := range list {
+		if asked[c.Peer] {
+			continue
+		}
+		asked[c.Peer] = true
+		id, err := peer.Decode(c.Peer)
+		if err != nil {
+			continue
+		}
+		wg.Go(func() {
+			st, err := n.net.Status(ctx, id)
+			if err != nil {
+				return // its offer stands; opening the session will tell
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if rtt, ok := n.net.RTT(id); ok && c.Peer != self {
+				d.set(self, c.Peer, rtt)
+			}
+			for _, r := range st.Rtts {
+				if to, err := peer.IDFromBytes(r.Peer); err == nil {
+					d.set(c.Peer, to.String(), time.Duration(r.Us)*time.Microsecond)
+				}
+			}
+			for i := range list {
+				if list[i].Peer != c.Peer {
+					continue
+				}
+				for _, s := range st.Spans {
+					if int(s.From) == list[i].Span.From && int(s.To) == list[i].Span.To {
+						list[i].KVFree = int(s.KvFree)
+						list[i].Queue = time.Duration(s.QueuedRows) * list[i].Prefill * time.Duration(list[i].Span.Len())
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return d
+}

@@ -1,0 +1,302 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/text"
+	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/gguf"
+)
+
+// describe tells of a model in the store.
+func describe(m *store.Model) api.Model {
+	man := m.Manifest()
+	out := api.Model{
+		ID: m.ID().String(), Name: m.Name(), Names: m.Names(), Architecture: man.Architecture, Quantization: man.Quantization,
+		Licence: man.Licence, Parameters: man.Parameters, Context: int(man.Context), Blocks: int(man.Blocks), Width: int(man.Width),
+		Size: man.Size(), Allocated: m.Allocated(), Pinned: m.Pinned(), Origins: m.Origins(), Held: []string{}, Complete: true,
+	}
+	var run protocol.Span
+	flush := func() {
+		if run.Len() > 0 {
+			out.Held = append(out.Held, run.String())
+		}
+		run = protocol.Span{}
+	}
+	for i, held := range m.Holds() {
+		sh := man.Shards[i]
+		out.Complete = out.Complete && held
+		switch {
+		case sh.Kind != protocol.ShardBlock:
+			if held {
+				out.Held = append(out.Held, sh.Kind)
+			}
+		case held && run.Len() > 0 && int(sh.Block) == run.To:
+			run.To++
+		case held:
+			flush()
+			run = protocol.Span{From: int(sh.Block), To: int(sh.Block) + 1}
+		}
+	}
+	flush()
+	return out
+}
+
+// List tells of the models here, and of those that peers serve.
+func (n *Node) List(ctx context.Context) ([]api.Model, error) {
+	out := []api.Model{}
+	here := map[cid.Cid]bool{}
+	for _, m := range n.store.Models() {
+		here[m.ID()] = true
+		out = append(out, describe(m))
+	}
+	ask, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for _, o := range n.net.Offers(ask, cid.Undef, nil) {
+		for _, s := range o.Spans {
+			if id := s.ModelID(); !here[id] {
+				here[id] = true
+				out = append(out, api.Model{ID: id.String(), Name: s.Name, Blocks: int(s.Blocks), Width: int(s.Width), Remote: true, Held: []string{}})
+			}
+		}
+	}
+	return out, nil
+}
+
+// Show tells of one model.
+func (n *Node) Show(ctx context.Context, name string) (*api.Model, error) {
+	list, err := n.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i, m := range list {
+		if m.Remote && (strings.EqualFold(m.Name, name) || m.ID == name) {
+			return &list[i], nil
+		}
+	}
+	m, err := n.local(name)
+	if err != nil {
+		return nil, err
+	}
+	d := describe(m)
+	return &d, nil
+}
+
+// local finds a model in the store.
+func (n *Node) local(name string) (*store.Model, error) {
+	m, err := n.store.Find(name)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil, api.Errorf(api.UnknownModel, "there is no model %q here; `shoal model ls` lists those there are", name)
+	case err != nil:
+		return nil, api.Errorf(api.BadInput, "%s", err)
+	}
+	return m, nil
+}
+
+// wantedSpan reads a span that may be empty (nil) or "all".
+func wantedSpan(s string) (*protocol.Span, error) {
+	if s == "" || s == "all" {
+		return nil, nil
+	}
+	span, err := protocol.ParseSpan(s)
+	if err != nil {
+		return nil, api.Errorf(api.BadInput, "%s", err)
+	}
+	return &span, nil
+}
+
+// Add imports a model.
+func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Progress)) (*api.Model, error) {
+	span, err := wantedSpan(req.Span)
+	if err != nil {
+		return nil, err
+	}
+	m, err := n.importModel(ctx, req, span, func(done, total int64) {
+		if progress != nil {
+			progress(api.Progress{Done: done, Total: total})
+		}
+	})
+	if err != nil {
+		return nil, input(err)
+	}
+	d := describe(m)
+	return &d, nil
+}
+
+// input marks errors that are the caller's to mend.
+func input(err error) error {
+	for _, e := range []error{store.ErrSource, gguf.ErrFormat, engine.ErrUnsupported, protocol.ErrManifest, text.ErrNoTemplate} {
+		if errors.Is(err, e) {
+			return api.Errorf(api.BadInput, "%s", err)
+		}
+	}
+	return err
+}
+
+// Pull fetches a model's shards from peers.
+func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.Progress)) (*api.Model, error) {
+	span, err := wantedSpan(req.Span)
+	if err != nil {
+		return nil, err
+	}
+	m, err := n.findModel(ctx, req.Model, nil)
+	if err != nil {
+		return nil, input(err)
+	}
+	all := m.Manifest().All()
+	if span == nil {
+		span = &all
+	}
+	if !span.Valid(all.To) {
+		return nil, api.Errorf(api.BadInput, "blocks %s: %s has blocks %s", span, m.Name(), all)
+	}
+	if err := n.fetchShards(ctx, m, *span, func(done, total int64, sources int) {
+		if progress != nil {
+			progress(api.Progress{Done: done, Total: total, Sources: sources})
+		}
+	}); err != nil {
+		return nil, err
+	}
+	d := describe(m)
+	return &d, nil
+}
+
+// Remove deletes a model that is not served.
+func (n *Node) Remove(_ context.Context, name string) error {
+	m, err := n.local(name)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	for _, s := range n.serving {
+		if s.model == m {
+			n.mu.Unlock()
+			return api.Errorf(api.Refused, "%s is being served by this node; stop serving it first", m.Name())
+		}
+	}
+	n.mu.Unlock()
+	if err := n.store.Remove(m.ID()); err != nil {
+		return err
+	}
+	n.offerAll()
+	return nil
+}
+
+// Export writes a model's original file.
+func (n *Node) Export(ctx context.Context, name, path string, progress func(api.Progress)) error {
+	m, err := n.local(name)
+	if err != nil {
+		return err
+	}
+	err = m.Export(ctx, path, func(done, total int64) {
+		if progress != nil {
+			progress(api.Progress{Done: done, Total: total})
+		}
+	})
+	var miss *store.Missing
+	if errors.As(err, &miss) {
+		return api.Errorf(api.BadInput, "%s is not whole here: %s; fetch the rest with `shoal model pull %s`", m.Name(), err, m.Name())
+	}
+	return err
+}
+
+// Tokenize gives a text's tokens by a model of this node or of its peers, or
+// by a GGUF file on this machine.
+func (n *Node) Tokenize(ctx context.Context, name, t string, special bool) ([]int32, error) {
+	if isSource(name) && !strings.Contains(name, "://") && !strings.HasPrefix(name, "hf:") {
+		return TokenizeFile(name, t, special)
+	}
+	m, err := n.findModel(ctx, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	tools, err := n.tools(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	return tools.Encode(t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
+}
+
+// TokenizeFile gives a text's tokens by the vocabulary of a GGUF file, which
+// need hold nothing else.
+func TokenizeFile(path, t string, special bool) ([]int32, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, api.Errorf(api.BadInput, "%s", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, api.Errorf(api.BadInput, "%s", err)
+	}
+	h, err := gguf.Read(f, st.Size())
+	if err != nil {
+		return nil, api.Errorf(api.BadInput, "%s: %s", path, err)
+	}
+	tok, err := text.New(h)
+	if err != nil {
+		return nil, api.Errorf(api.BadInput, "%s: %s", path, err)
+	}
+	return tok.Encode(t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
+}
+
+// Status tells how the node is.
+func (n *Node) Status(context.Context) (*api.Status, error) {
+	st := &api.Status{
+		Peer: n.net.Self().String(), Version: n.cfg.Version, Addrs: n.net.FullAddrs(), Home: n.cfg.Home, Uptime: time.Since(n.started),
+		Peers: len(n.net.Peers()), Light: n.cfg.Client, Memory: n.cfg.Memory, Serving: []api.Serving{},
+	}
+	for _, m := range n.store.Models() {
+		st.Allocated += m.Allocated()
+	}
+	st.Given, st.Taken = n.exchange.Stats()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	st.API = n.apiAddr
+	for _, s := range n.serving {
+		v := api.Serving{Name: s.spec.Model, From: s.span.From, To: s.span.To, Ready: s.ready, State: s.state, EnginePID: s.pid}
+		if s.model != nil {
+			v.Model, v.Name = s.model.ID().String(), s.model.Name()
+		}
+		if s.stage != nil {
+			load := s.stage.Status()
+			v.Sessions, v.KVFree, v.TokensPerS = load.Sessions, load.KVFree, load.TokensPerS
+			v.KVTokens, v.StepMs = s.stage.Config().KVTokens, ms(load.DecodePass)
+			v.Memory = s.info.Weights + s.info.KV + s.info.Graph
+			for _, d := range s.info.Devices {
+				v.Devices = append(v.Devices, d.Library+" "+d.Name)
+			}
+		}
+		st.Serving = append(st.Serving, v)
+	}
+	if w := engine.BuiltForThisMachine(); w != "" {
+		st.Warnings = append(st.Warnings, w)
+	}
+	return st, nil
+}
+
+// Peers tells of the peers connected.
+func (n *Node) Peers(context.Context) ([]api.Peer, error) {
+	out := []api.Peer{}
+	for _, p := range n.net.Peers() {
+		v := api.Peer{Peer: p.ID.String(), Addr: p.Addr, Transport: p.Transport, RTTMs: ms(p.RTT), Version: p.Version, Relayed: p.Relayed}
+		if p.Offer != nil {
+			for _, s := range p.Offer.Spans {
+				v.Serves = append(v.Serves, fmt.Sprintf("%s %s", s.Name, s.Span()))
+			}
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}

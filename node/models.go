@@ -1,0 +1,240 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/shoalnet/shoal/contrib/tinymodel"
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// lookTime is how long a model that nobody knows yet is looked for when
+// someone waits for an answer.
+const lookTime = 15 * time.Second
+
+// awaitModel finds a model that is to be served, and waits for as long as
+// nobody is there who knows it.
+func (n *Node) awaitModel(ctx context.Context, name string, span *protocol.Span) (*store.Model, error) {
+	for told := false; ; {
+		m, err := n.findModel(ctx, name, span)
+		var e *api.Error
+		if err == nil || !errors.As(err, &e) || e.Kind != api.UnknownModel {
+			return m, err
+		}
+		if !told {
+			n.cfg.Log.Warn("the model is not known here yet; waiting for a peer that has it", "model", name)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// findModel gives a model by name or CID, with its manifest here: from the
+// store, imported if the name is a file or URL, or learnt from peers. span is
+// what to keep of a model that is imported; nil: all.
+func (n *Node) findModel(ctx context.Context, name string, span *protocol.Span) (*store.Model, error) {
+	m, err := n.store.Find(name)
+	if err == nil {
+		return m, nil
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		return nil, api.Errorf(api.BadInput, "%s", err)
+	}
+	if isSource(name) || name == tinymodel.Name {
+		return n.importModel(ctx, api.AddRequest{Source: name}, span, nil)
+	}
+	id, err := cid.Decode(name)
+	if err != nil {
+		if id, err = n.lookUp(ctx, name); err != nil {
+			return nil, err
+		}
+		if m, err := n.store.Model(id); err == nil { // under another name
+			return m, nil
+		}
+		return n.learn(ctx, id, name)
+	}
+	return n.learn(ctx, id, "")
+}
+
+// learn fetches a model's manifest.
+func (n *Node) learn(ctx context.Context, id cid.Cid, name string) (*store.Model, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	raw, err := n.exchange.Manifest(ctx, id)
+	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, exchange.ErrNotFound) {
+			return nil, api.Errorf(api.UnknownModel, "no peer that can be reached has model %s", id)
+		}
+		return nil, err
+	}
+	if name == "" {
+		name = n.nameOf(id)
+	}
+	return n.store.AddManifest(raw, id, name)
+}
+
+// nameOf is what peers call a model.
+func (n *Node) nameOf(id cid.Cid) string {
+	for _, o := range n.net.Known(id) {
+		for _, s := range o.Spans {
+			if s.ModelID() == id && s.Name != "" {
+				return s.Name
+			}
+		}
+		for _, h := range o.Shards {
+			if string(h.Model) == string(id.Bytes()) && h.Name != "" {
+				return h.Name
+			}
+		}
+	}
+	return ""
+}
+
+// lookUp finds the model that peers call by a name. Names are claims: if peers
+// mean different models, the person must say which.
+func (n *Node) lookUp(ctx context.Context, name string) (cid.Cid, error) {
+	wait, cancel := context.WithTimeout(ctx, lookTime/3)
+	defer cancel()
+	if err := n.net.WaitPeers(wait); err != nil && ctx.Err() == nil {
+		return cid.Undef, api.Errorf(api.UnknownModel, "model %q is not here, and %s", name, err)
+	}
+	var all []string
+	for {
+		found := map[cid.Cid]bool{}
+		all = nil
+		for id, names := range n.offered(ctx) {
+			all = append(all, names...)
+			if slices.ContainsFunc(names, func(s string) bool { return strings.EqualFold(s, name) }) ||
+				len(name) >= 8 && (strings.HasPrefix(id.String(), name) || strings.HasSuffix(id.String(), name)) {
+				found[id] = true
+			}
+		}
+		if len(found) == 1 {
+			for id := range found {
+				return id, nil
+			}
+		}
+		if len(found) > 1 {
+			var ids []string
+			for id := range found {
+				ids = append(ids, id.String())
+			}
+			slices.Sort(ids)
+			return cid.Undef, api.Errorf(api.BadInput, "peers call %d models %q; name one of %s", len(ids), name, strings.Join(ids, ", "))
+		}
+		select {
+		case <-wait.Done():
+			slices.Sort(all)
+			if all = slices.Compact(all); len(all) > 0 {
+				return cid.Undef, api.Errorf(api.UnknownModel, "nobody here knows a model %q; known are %s", name, strings.Join(all, ", "))
+			}
+			return cid.Undef, api.Errorf(api.UnknownModel, "nobody here knows a model %q; add it with `shoal model add`", name)
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+}
+
+// offered lists the models that peers, and this node, serve or hold, with what
+// they are called.
+func (n *Node) offered(ctx context.Context) map[cid.Cid][]string {
+	out := map[cid.Cid][]string{}
+	add := func(raw []byte, name string) {
+		if id, err := cid.Cast(raw); err == nil {
+			if name != "" && !slices.Contains(out[id], name) {
+				out[id] = append(out[id], name)
+			} else {
+				out[id] = append(out[id], []string{}...)
+			}
+		}
+	}
+	for _, o := range n.net.Offers(ctx, cid.Undef, nil) {
+		for _, s := range o.Spans {
+			add(s.Model, s.Name)
+		}
+		for _, h := range o.Shards {
+			add(h.Model, h.Name)
+		}
+	}
+	return out
+}
+
+// isSource says that a model's name is something to import.
+func isSource(name string) bool {
+	if strings.HasPrefix(name, "hf:") || strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://") {
+		return true
+	}
+	return strings.ContainsAny(name, `/\`) || strings.HasSuffix(strings.ToLower(name), ".gguf")
+}
+
+// importModel imports a model from a file, a URL, or this program itself.
+func (n *Node) importModel(ctx context.Context, req api.AddRequest, span *protocol.Span, progress func(done, total int64)) (*store.Model, error) {
+	opt := store.AddOptions{Name: req.Name, Span: span, Progress: progress}
+	from := req.Source
+	if from == tinymodel.Name {
+		f, err := os.CreateTemp(n.cfg.Home, tinymodel.Name+"-*.gguf")
+		if err != nil {
+			return nil, err
+		}
+		defer os.Remove(f.Name())
+		if _, err := f.Write(tinymodel.GGUF()); err != nil {
+			f.Close()
+			return nil, err
+		}
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+		from = f.Name()
+		if opt.Name == "" {
+			opt.Name = tinymodel.Name
+		}
+	}
+	m, err := n.store.Add(ctx, from, opt)
+	if err != nil {
+		return nil, err
+	}
+	n.offerAll()
+	return m, nil
+}
+
+// fetchShards brings what a span lacks from peers. progress may be nil.
+func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Span, progress func(done, total int64, sources int)) error {
+	needs := m.Needs(span)
+	if len(needs) == 0 {
+		return nil
+	}
+	defer m.Use()()
+	var total int64
+	for _, i := range needs {
+		total += m.Manifest().Shards[i].Size
+	}
+	if err := n.store.Room(total); err != nil {
+		return err
+	}
+	err := n.exchange.Fetch(ctx, m.ID(), shardWant{m, needs}, func(p exchange.Progress) {
+		if progress != nil {
+			progress(min(p.Bytes, total), total, p.Holders)
+		}
+	})
+	if err != nil {
+		if errors.Is(err, exchange.ErrNotFound) {
+			return api.Errorf(api.NoRoute, "%s: %s", m.Name(), err)
+		}
+		return fmt.Errorf("fetching %s: %w", m.Name(), err)
+	}
+	n.offerAll()
+	return nil
+}

@@ -1,0 +1,257 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Node is one daemon.
+type Node struct {
+	cfg      Config
+	store    *store.Store
+	net      *network.Network
+	exchange *exchange.Exchange
+	stages   *stage.Server
+	handler  http.Handler
+	token    string
+	started  time.Time
+	texts    textCache
+
+	mu      sync.Mutex
+	serving []*serving
+	apiAddr string
+}
+
+// Files of a node's home.
+const (
+	keyFile   = "key"
+	portFile  = "port"
+	peersFile = "peers.json"
+	tokenFile = "api.token"
+	apiFile   = "api.json"
+	storeDir  = "store"
+)
+
+// New opens the store and joins the network. Nothing is served before Run.
+func New(cfg Config) (_ *Node, err error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, started: time.Now()}
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+	n.store, err = store.Open(cfg.path(storeDir), store.Options{
+		Check: func(md interface{ Value(key string) any }) error { return engine.Check(md) },
+		Quota: cfg.Quota, Log: cfg.Log.With("part", "store"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	key, err := network.LoadKey(cfg.path(keyFile))
+	if err != nil {
+		return nil, err
+	}
+	port := cfg.ListenPort
+	if port == 0 && !cfg.Client {
+		port = n.keptPort()
+	}
+	listen := cfg.ListenAddrs
+	join := func() error {
+		n.net, err = network.New(network.Config{
+			Key: key, ListenPort: port, ListenAddrs: listen, Bootstrap: cfg.Bootstrap, MDNS: !cfg.NoMDNS,
+			Client: cfg.Client, PeersFile: cfg.path(peersFile), Options: cfg.Network, Version: cfg.Version,
+			Log: cfg.Log.With("part", "network"),
+		})
+		return err
+	}
+	if err := join(); err != nil {
+		if cfg.ListenPort != 0 || port == 0 {
+			return nil, err
+		}
+		port = 0 // the port drawn the last time is another's now
+		if err := join(); err != nil {
+			return nil, err
+		}
+	}
+	if !cfg.Client && cfg.ListenPort == 0 {
+		n.keepPort(n.net.Port())
+	}
+	n.exchange = exchange.New(n.net.Host(), n.store, n.net, cfg.Log.With("part", "exchange"))
+	n.stages = stage.NewServer(cfg.Log.With("part", "stage"))
+	n.net.Handle(protocol.StageID, func(s *network.Stream) { n.stages.Serve(s) })
+	n.net.ServeStatus(n.statusReply)
+	if n.token, err = n.loadToken(); err != nil {
+		return nil, err
+	}
+	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Token: n.token, Key: cfg.APIKey, Log: cfg.Log.With("part", "api")})
+	return n, nil
+}
+
+// Handler is the node's API, for callers in this process.
+func (n *Node) Handler() http.Handler { return n.handler }
+
+// Token opens shoal's own endpoints of the API.
+func (n *Node) Token() string { return n.token }
+
+// Client is the node's API as a client of this process.
+func (n *Node) Client() *api.Client { return api.InProcess(n.handler, n.token) }
+
+// WaitPeers waits until some peer is connected.
+func (n *Node) WaitPeers(ctx context.Context) error { return n.net.WaitPeers(ctx) }
+
+// Run serves until ctx ends, then stops in order. It fails if the API's
+// address is taken, or something that was asked for cannot be served at all.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stopAPI, err := n.listen(cancel)
+	if err != nil {
+		return err
+	}
+	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.apiAddr})
+	n.offerAll()
+	var wg sync.WaitGroup
+	for _, spec := range n.cfg.Serve {
+		s := &serving{node: n, spec: spec, state: "starting"}
+		n.mu.Lock()
+		n.serving = append(n.serving, s)
+		n.mu.Unlock()
+		wg.Go(func() {
+			if err := s.run(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("serving %s: %w", spec.Model, err))
+			}
+		})
+	}
+	<-ctx.Done()
+	cause := context.Cause(ctx)
+	// Nobody new first, then those who are there, then what they stood on.
+	stopAPI()
+	if err := n.net.Withdraw(); err != nil {
+		n.cfg.Log.Warn("withdrawing the offer", "error", err)
+	}
+	wg.Wait()
+	n.cfg.Events(Event{Event: "stopped"})
+	if errors.Is(cause, context.Canceled) {
+		return nil
+	}
+	return cause
+}
+
+// listen opens the API's port and leaves word of it in the home, where the
+// command line looks.
+func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
+	if n.cfg.API == "" {
+		return func() {}, nil
+	}
+	l, err := net.Listen("tcp", n.cfg.API)
+	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("the API's address %s is in use: choose another with --api, or stop the program that has it", n.cfg.API)
+		}
+		return nil, fmt.Errorf("the API's address %s: %w", n.cfg.API, err)
+	}
+	n.mu.Lock()
+	n.apiAddr = l.Addr().String()
+	n.mu.Unlock()
+	srv := &http.Server{Handler: n.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	go func() {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			fail(err)
+		}
+	}()
+	word, err := json.Marshal(struct {
+		API string `json:"api"`
+		PID int    `json:"pid"`
+	}{n.apiAddr, os.Getpid()})
+	if err == nil {
+		err = os.WriteFile(n.cfg.path(apiFile), word, 0o600)
+	}
+	if err != nil {
+		n.cfg.Log.Warn("the API's address cannot be left in the home", "error", err)
+	}
+	return func() {
+		_ = os.Remove(n.cfg.path(apiFile))
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if srv.Shutdown(ctx) != nil { // answers under way are ended
+			_ = srv.Close()
+		}
+	}, nil
+}
+
+// Close leaves the network and closes the store. Run must have returned.
+func (n *Node) Close() error {
+	var errs []error
+	if n.stages != nil {
+		for _, s := range n.stages.Stages() {
+			n.stages.Remove(s)
+			s.Close(nil)
+		}
+	}
+	if n.exchange != nil {
+		errs = append(errs, n.exchange.Close())
+	}
+	if n.net != nil {
+		errs = append(errs, n.net.Close())
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// keptPort is the port that was drawn at the first start.
+func (n *Node) keptPort() int {
+	raw, err := os.ReadFile(n.cfg.path(portFile))
+	if err != nil {
+		return 0
+	}
+	port, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil || port < 1 || port > 65535 {
+		return 0
+	}
+	return port
+}
+
+func (n *Node) keepPort(port int) {
+	if err := os.WriteFile(n.cfg.path(portFile), []byte(strconv.Itoa(port)+"\n"), 0o644); err != nil {
+		n.cfg.Log.Warn("the port cannot be kept for the next start", "error", err)
+	}
+}
+
+// loadToken reads or makes the token that shoal's own endpoints ask for.
+func (n *Node) loadToken() (string, error) {
+	path := n.cfg.path(tokenFile)
+	if raw, err := os.ReadFile(path); err == nil && len(raw) >= 32 {
+		return strings.TrimSpace(string(raw)), nil
+	}
+	b := make([]byte, 24)
+	if _, err := rand.Read(b); err != nil {
+		return "", err
+	}
+	token := hex.EncodeToString(b)
+	return token, os.WriteFile(path, []byte(token+"\n"), 0o600)
+}

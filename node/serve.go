@@ -1,0 +1,408 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/route"
+	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/gguf"
+)
+
+// serving keeps one span served: it fetches the shards, loads them into an
+// engine, measures it, offers it, and begins again when the engine is lost.
+type serving struct {
+	node *Node
+	spec ServeSpec
+
+	// guarded by node.mu
+	state   string
+	model   *store.Model
+	span    protocol.Span
+	stage   *stage.Stage
+	info    engine.Info
+	pid     int
+	ready   bool
+	measure measured
+}
+
+// measured is what an engine was found to need.
+type measured struct {
+	decode  time.Duration // one row through one block
+	prefill time.Duration // one row of a chunk through one block
+}
+
+const (
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = time.Minute
+)
+
+func (s *serving) set(state string) {
+	s.node.mu.Lock()
+	s.state = state
+	s.node.mu.Unlock()
+	s.node.cfg.Log.Info(state, "model", s.spec.Model)
+}
+
+// run returns when ctx ends, or with an error when the span cannot be served
+// at all.
+func (s *serving) run(ctx context.Context) error {
+	if err := s.resolve(ctx); err != nil {
+		return err
+	}
+	backoff := firstBackoff
+	for {
+		if err := s.fetch(ctx); err != nil {
+			return err
+		}
+		lived := time.Now()
+		err := s.serve(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		var missing *store.Missing
+		switch {
+		case errors.As(err, &missing): // damaged on disk: fetched again at once
+			s.node.cfg.Log.Warn("shards are damaged and fetched again", "error", err)
+			continue
+		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory):
+			return err
+		}
+		if time.Since(lived) > maxBackoff {
+			backoff = firstBackoff
+		}
+		s.set(fmt.Sprintf("the engine was lost; it is started again in %s", backoff))
+		s.node.cfg.Log.Warn("the engine was lost", "error", err)
+		select {
+		case <-time.After(backoff):
+		case <-ctx.Done():
+			return nil
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// resolve finds the model and the span to serve.
+func (s *serving) resolve(ctx context.Context) error {
+	s.set("looking for the model")
+	span, auto, err := s.spec.span()
+	if err != nil {
+		return err
+	}
+	var only *protocol.Span // of a file that is imported first
+	if span.Len() > 0 {
+		only = &span
+	}
+	m, err := s.node.awaitModel(ctx, s.spec.Model, only)
+	if err != nil {
+		return err
+	}
+	if span.To == -1 {
+		span = m.Manifest().All()
+	}
+	if auto {
+		if span, err = s.node.chooseSpan(ctx, m); err != nil {
+			return err
+		}
+	}
+	if !span.Valid(int(m.Manifest().Blocks)) {
+		return fmt.Errorf("blocks %s: %s has blocks 0-%d", span, m.Name(), m.Manifest().Blocks)
+	}
+	s.node.mu.Lock()
+	s.model, s.span = m, span
+	s.node.mu.Unlock()
+	return nil
+}
+
+// chooseSpan decides what `--span auto` serves: what is lacking most, within
+// the memory lent.
+func (n *Node) chooseSpan(ctx context.Context, m *store.Model) (protocol.Span, error) {
+	man := m.Manifest()
+	perBlock := int64(1)
+	var rest int64
+	for _, sh := range man.Shards {
+		if sh.Kind == protocol.ShardBlock {
+			perBlock = max(perBlock, sh.Size)
+		} else if sh.Kind != protocol.ShardOther {
+			rest += sh.Size
+		}
+	}
+	room := int(max(0, n.cfg.Memory*3/4-rest) / perBlock)
+	// A network that has just begun to form shows its gaps when it stands.
+	wait, cancel := context.WithTimeout(ctx, 3*time.Second)
+	_ = n.net.WaitPeers(wait)
+	cancel()
+	candidates, _ := n.candidates(n.net.Offers(ctx, m.ID(), nil), m.ID())
+	candidates = slices.DeleteFunc(candidates, func(c route.Candidate) bool { return c.Peer == n.net.Self().String() })
+	holds := m.Holds()
+	span, ok := route.ChooseSpan(int(man.Blocks), min(room, int(man.Blocks)), candidates, func(b int) bool {
+		for i, sh := range man.Shards {
+			if sh.Kind == protocol.ShardBlock && int(sh.Block) == b {
+				return holds[i]
+			}
+		}
+		return false
+	})
+	if !ok {
+		return span, fmt.Errorf("%s: nothing of it fits in the %d MiB lent; raise --memory or name a --span", m.Name(), n.cfg.Memory>>20)
+	}
+	return span, nil
+}
+
+// fetch brings the span's shards.
+func (s *serving) fetch(ctx context.Context) error {
+	if len(s.model.Needs(s.span)) == 0 {
+		return nil
+	}
+	s.set("fetching shards")
+	last := time.Time{}
+	return s.node.fetchShards(ctx, s.model, s.span, func(done, total int64, _ int) {
+		if time.Since(last) > time.Second {
+			last = time.Now()
+			s.node.cfg.Events(Event{Event: "fetching", Model: s.model.ID().String(), Name: s.model.Name(), From: s.span.From, To: s.span.To, Done: done, Total: total})
+		}
+	})
+}
+
+// serve loads the span and serves it until the engine is lost or ctx ends.
+func (s *serving) serve(ctx context.Context) error {
+	n := s.node
+	s.set("loading")
+	var e engine.Engine
+	cfg := s.engineConfig()
+	err := s.model.StageFile(ctx, s.span, func(md *gguf.Header) []gguf.KV {
+		var out []gguf.KV
+		for k, v := range engine.Defaults(md) {
+			out = append(out, gguf.KV{Key: k, Value: v})
+		}
+		slices.SortFunc(out, func(a, b gguf.KV) int {
+			if a.Key < b.Key {
+				return -1
+			}
+			return 1
+		})
+		return out
+	}, func(path string) (err error) {
+		cfg.Path = path
+		if n.cfg.InProcess {
+			e, err = engine.Load(ctx, cfg, n.cfg.Log.With("part", "engine"))
+		} else {
+			e, err = engine.Start(ctx, n.cfg.Command, cfg, n.cfg.Log.With("part", "engine"))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	pid := 0
+	lost := make(<-chan struct{})
+	if c, ok := e.(*engine.Child); ok {
+		pid, lost = c.Pid(), c.Done()
+	}
+	m, err := calibrate(ctx, e)
+	if err != nil {
+		return err
+	}
+	man := s.model.Manifest()
+	maxContext := cfg.KVTokens
+	if man.Context > 0 {
+		maxContext = min(maxContext, int(man.Context))
+	}
+	st := stage.New(stage.Config{
+		Model: s.model.ID(), Span: s.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
+		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
+		Log: n.cfg.Log.With("part", "stage"),
+	}, stageEngine{e}, stageDialer{streams{n.net}})
+	n.mu.Lock()
+	s.stage, s.info, s.pid, s.ready, s.measure = st, e.Info(), pid, true, m
+	n.mu.Unlock()
+	n.stages.Add(st)
+	s.set("serving")
+	n.offerAll()
+	ev := Event{Event: "serving", Model: s.model.ID().String(), Name: s.model.Name(), From: s.span.From, To: s.span.To, EnginePID: pid, Ready: true}
+	n.cfg.Events(ev)
+
+	var reason error
+	select {
+	case <-ctx.Done():
+	case <-lost:
+		reason = fmt.Errorf("%w: %w", stage.ErrEngineLost, e.(*engine.Child).Err())
+	case <-st.Done():
+		reason = st.Err()
+	}
+	n.stages.Remove(st)
+	n.mu.Lock()
+	s.stage, s.ready, s.pid = nil, false, 0
+	n.mu.Unlock()
+	if ctx.Err() == nil {
+		n.offerAll()
+		st.Close(reason)
+		return reason
+	}
+	st.Close(protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving"))
+	return nil
+}
+
+// maxBatch is the most rows of a pass: eight prefill chunks, or a decode of
+// every session and some.
+const maxBatch = 512
+
+func (s *serving) engineConfig() engine.Config {
+	n := s.node
+	man := s.model.Manifest()
+	kv := n.cfg.KVTokens
+	if kv <= 0 {
+		kv = int(n.kvTokens(s.model, s.span))
+	}
+	return engine.Config{
+		From: s.span.From, To: s.span.To, KVTokens: max(kv, min(int(man.Context), 512)), MaxSeqs: n.cfg.MaxSessions,
+		MaxBatch: maxBatch, KVType: n.cfg.KVType, Threads: n.cfg.Threads, Nice: n.cfg.Nice, Devices: n.cfg.Devices,
+	}
+}
+
+// kvTokens is how many KV cells a quarter of the memory lent holds, within
+// reason: eight sessions of the model's whole context, or 64k tokens.
+func (n *Node) kvTokens(m *store.Model, span protocol.Span) int64 {
+	man := m.Manifest()
+	h, err := m.Header()
+	if err != nil {
+		return min(man.Context, 4096)
+	}
+	heads, _ := h.Uint(h.Arch("attention.head_count"))
+	kvHeads, ok := h.Uint(h.Arch("attention.head_count_kv"))
+	if !ok {
+		kvHeads = heads
+	}
+	headDim, ok := h.Uint(h.Arch("attention.key_length"))
+	if !ok && heads > 0 {
+		headDim = uint64(man.Width) / heads
+	}
+	per := max(1, int64(kvHeads*headDim)*2*2*int64(span.Len())) // keys and values, two bytes each
+	if n.cfg.KVType == "f32" {
+		per *= 2
+	}
+	want := max(512, min(8*max(man.Context, 512), 64<<10))
+	return max(256, min(want, n.cfg.Memory/4/per))
+}
+
+// calibrate measures what a row costs, alone and in a chunk, and is the proof
+// that the span computes at all.
+func calibrate(ctx context.Context, e engine.Engine) (m measured, err error) {
+	info := e.Info()
+	blocks := time.Duration(info.To - info.From)
+	pass := func(base, rows int) (time.Duration, error) {
+		b := &engine.Batch{}
+		for i := range rows {
+			b.Rows = append(b.Rows, engine.Row{Seq: 0, Pos: int32(base + i)})
+		}
+		if info.From == 0 {
+			b.Tokens = make([]int32, rows)
+		} else {
+			b.Hidden = make([]float32, rows*info.Width)
+			for i := range b.Hidden {
+				b.Hidden[i] = float32(i%7) - 3
+			}
+		}
+		if info.To == info.Blocks {
+			b.Outputs = []engine.Output{{Row: rows - 1, Params: sample.Params{}, Position: uint64(base + rows)}}
+		}
+		res, err := e.Run(ctx, b)
+		if err != nil {
+			return 0, fmt.Errorf("the engine does not compute: %w", err)
+		}
+		return res.Compute, nil
+	}
+	best := func(passes, base, rows int) (time.Duration, error) {
+		least := time.Duration(1 << 62)
+		for i := range passes {
+			d, err := pass(base+i*rows, rows)
+			if err != nil {
+				return 0, err
+			}
+			least = min(least, d)
+		}
+		return least, nil
+	}
+	rows := min(route.Chunk, info.MaxBatch, max(1, info.KVTokens/4))
+	chunk, err := best(2, 0, rows)
+	if err != nil {
+		return m, err
+	}
+	one, err := best(min(8, max(1, info.KVTokens/4)), 2*rows, 1)
+	if err != nil {
+		return m, err
+	}
+	m = measured{decode: one / blocks, prefill: chunk / time.Duration(rows) / blocks}
+	return m, e.Remove(0, 0)
+}
+
+// offerAll tells the network what is served and held now.
+func (n *Node) offerAll() {
+	if n.cfg.Client {
+		return
+	}
+	body := &protocol.OfferBody{}
+	n.mu.Lock()
+	for _, s := range n.serving {
+		if !s.ready || s.stage == nil {
+			continue
+		}
+		man, st := s.model.Manifest(), s.stage.Status()
+		decode := s.measure.decode
+		if st.DecodePass > 0 { // what sessions see is truer than the first measurement
+			decode = min(4*decode, st.DecodePass/time.Duration(s.span.Len()))
+		}
+		cfg := s.stage.Config()
+		body.Spans = append(body.Spans, &protocol.ServedSpan{
+			Model: s.model.ID().Bytes(), From: uint32(s.span.From), To: uint32(s.span.To), Ready: true,
+			UsPerBlock: uint32(max(1, decode.Microseconds())), UsPerBlockPrefill: uint32(max(1, s.measure.prefill.Microseconds())),
+			KvTokens: uint32(cfg.KVTokens), KvFree: uint32(st.KVFree), MaxContext: uint32(cfg.MaxContext),
+			Blocks: uint32(man.Blocks), Width: uint32(man.Width), Name: s.model.Name(),
+		})
+		if body.Device == nil {
+			body.Device = &protocol.Device{Memory: uint64(n.cfg.Memory), Threads: uint32(n.cfg.Threads)}
+			for _, d := range s.info.Devices {
+				body.Device.Name, body.Device.Backend = d.Name, d.Library
+			}
+		}
+	}
+	n.mu.Unlock()
+	for _, m := range n.store.Models() {
+		held := m.Holds()
+		bits := make([]byte, (len(held)+7)/8)
+		any := false
+		for i, h := range held {
+			if h {
+				bits[i/8] |= 1 << (i % 8)
+				any = true
+			}
+		}
+		if any && len(body.Shards) < 32 {
+			body.Shards = append(body.Shards, &protocol.HeldShards{Model: m.ID().Bytes(), Bitmap: bits, Name: m.Name()})
+		}
+	}
+	if err := n.net.SetOffer(body); err != nil {
+		n.cfg.Log.Warn("the offer cannot be made", "error", err)
+	}
+}
+
+// statusReply is the load that peers are told.
+func (n *Node) statusReply() *protocol.StatusReply {
+	r := &protocol.StatusReply{UptimeMs: uint64(time.Since(n.started).Milliseconds())}
+	for _, st := range n.stages.Stages() {
+		cfg, s := st.Config(), st.Status()
+		r.Spans = append(r.Spans, &protocol.SpanStatus{
+			Model: cfg.Model.Bytes(), From: uint32(cfg.Span.From), To: uint32(cfg.Span.To), Sessions: uint32(s.Sessions),
+			QueuedRows: uint32(s.QueuedRows), KvFree: uint32(s.KVFree), TokensPerS: float32(s.TokensPerS),
+		})
+	}
+	return r
+}
