@@ -121,7 +121,8 @@ type importer struct {
 	lay   []shard
 	keep  map[int]bool
 	out   *os.File // laid out as the model's data file
-	done  int64
+	done  int64    // bytes read
+	wrote int      // leaves
 	nodes map[cid.Cid][]byte
 }
 

@@ -27,7 +27,7 @@ const (
 
 const (
 	recordSize = 16
-	syncEvery  = 64 // leaves: bounds what open hashes again to 64 MiB, and costs under 5 % of an SSD's rate
+	syncEvery  = 64 // leaves: open has little more than 64 MiB to hash again
 )
 
 func appendRecord(b []byte, op, x, y uint32) []byte {
@@ -145,8 +145,9 @@ func (m *Model) sync() error {
 	m.mu.Lock()
 	_, err := m.journal.WriteAt(appendRecord(nil, opDurable, uint32(upto), uint32(upto>>32)), m.journalSize)
 	if err == nil {
-		if m.journalSize == upto {
-			m.durable = upto + recordSize
+		m.durable = upto
+		if m.journalSize == upto { // no record came between
+			m.durable += recordSize
 		}
 		m.journalSize += recordSize
 	}
@@ -154,13 +155,18 @@ func (m *Model) sync() error {
 	return full(errors.Join(err, m.journal.Sync()))
 }
 
-// syncIfDue syncs after every so many leaves.
+// syncIfDue syncs after every so many leaves. One caller does; the others
+// need not wait for the disk.
 func (m *Model) syncIfDue() error {
+	if !m.syncing.TryLock() {
+		return nil
+	}
+	defer m.syncing.Unlock()
 	m.mu.RLock()
 	due := m.journalSize-m.durable >= syncEvery*recordSize
 	m.mu.RUnlock()
 	if due {
-		return m.Sync()
+		return m.sync()
 	}
 	return nil
 }

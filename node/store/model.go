@@ -451,6 +451,8 @@ func (m *Model) block(c cid.Cid) ([]byte, error) {
 	return nil, err
 }
 
+var errDropped = fmt.Errorf("a leaf was dropped while it was looked for: %w", ErrNotFound)
+
 // readLeaf reads and checks a held leaf, into buf if it is large enough. One
 // that fails is dropped: it counts as missing from then on.
 func (m *Model) readLeaf(p place, buf []byte) (raw []byte, ok bool, err error) {
@@ -483,7 +485,7 @@ func (m *Model) readLeaf(p place, buf []byte) (raw []byte, ok bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !s.held[p.leaf] {
-		return nil, false, fmt.Errorf("leaf %d of shard %d was dropped: %w", p.leaf, p.shard, ErrNotFound)
+		return nil, false, errDropped
 	}
 	m.log.Warn("a leaf is damaged on disk; it is dropped", "model", m.id, "shard", p.shard, "leaf", p.leaf)
 	return nil, false, m.note(opDropped, p)

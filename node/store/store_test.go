@@ -7,13 +7,18 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/ollama/ollama/fs/ggml"
 
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
@@ -44,24 +49,7 @@ func sumOf(t testing.TB, path string) [32]byte {
 // does, and returns how many leaves it took.
 func pull(t testing.TB, from *Store, m *Model, shards []int) int {
 	t.Helper()
-	for {
-		nodes, err := m.NeedNodes(shards)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(nodes) == 0 {
-			break
-		}
-		for _, c := range nodes {
-			raw, err := from.Get(context.Background(), c)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := m.Put(c, raw); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	pullNodes(t, from, m, shards)
 	leaves, err := m.Missing(shards)
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +64,30 @@ func pull(t testing.TB, from *Store, m *Model, shards []int) int {
 		}
 	}
 	return len(leaves)
+}
+
+func sum256(b []byte) [32]byte { return sha256.Sum256(b) }
+
+func pullNodes(t testing.TB, from *Store, m *Model, shards []int) {
+	t.Helper()
+	for {
+		nodes, err := m.NeedNodes(shards)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(nodes) == 0 {
+			return
+		}
+		for _, c := range nodes {
+			raw, err := from.Get(context.Background(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Put(c, raw); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 func every(m *Model) []int {
@@ -149,66 +161,116 @@ func TestSparse(t *testing.T) {
 	}
 }
 
-func TestStageFile(t *testing.T) {
-	raw, err := os.ReadFile(tiny)
-	if err != nil {
-		t.Fatal(err)
-	}
+// checkStage loads a span as an engine does: the file's header is read by this
+// project's reader and by the engine library's, and lists the span's tensors,
+// each with the bytes that the original has.
+func checkStage(t testing.TB, m *Model, raw []byte, span protocol.Span) {
+	t.Helper()
 	orig, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := open(t, t.TempDir())
-	m := add(t, s, tiny, nil)
-	for _, span := range []protocol.Span{{From: 0, To: 8}, {From: 0, To: 3}, {From: 6, To: 8}, {From: 3, To: 6}} {
-		err := m.StageFile(t.Context(), span, func(md *gguf.Header) []gguf.KV {
-			return []gguf.KV{{Key: "llama.test", Value: strings.Repeat("x", 9000)}}
-		}, func(path string) error {
-			f, err := os.Open(path)
-			if err != nil {
-				return err
+	want := map[string]gguf.Tensor{}
+	for _, tn := range orig.Tensors {
+		k := shardOf(tn.Name, int64(orig.Blocks()))
+		switch k.kind {
+		case protocol.ShardBlock:
+			if k.block < int64(span.From) || k.block >= int64(span.To) {
+				continue
 			}
-			defer f.Close()
-			st, _ := f.Stat()
-			h, err := gguf.Read(f, st.Size())
-			if err != nil {
-				return err
+		case protocol.ShardEmbedding:
+			if span.From > 0 && !(m.man.TiedOutput && span.To == orig.Blocks()) {
+				continue
 			}
-			if err := h.Check(st.Size()); err != nil {
-				return err
+		case protocol.ShardOutput:
+			if span.To < orig.Blocks() {
+				continue
 			}
-			if len(h.String("llama.test")) != 9000 || h.Blocks() != 8 {
-				return errors.New("metadata is not what was asked for")
-			}
-			blocks := 0
-			for _, tn := range h.Tensors {
-				for _, o := range orig.Tensors {
-					if o.Name != tn.Name {
-						continue
-					}
-					got := make([]byte, tn.Bytes())
-					if _, err := f.ReadAt(got, h.DataOffset+int64(tn.Offset)); err != nil {
-						return err
-					}
-					if !bytes.Equal(got, raw[orig.DataOffset+int64(o.Offset):][:o.Bytes()]) {
-						return fmt.Errorf("%s: other bytes", tn.Name)
-					}
-				}
-				if strings.HasSuffix(tn.Name, "attn_q.weight") {
-					blocks++
-				}
-			}
-			if blocks != span.Len() {
-				return fmt.Errorf("%d blocks listed", blocks)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Errorf("%s: %v", span, err)
+		case protocol.ShardOther:
+			continue
 		}
+		want[tn.Name] = tn
 	}
-	if sumOf(t, export(t, m)) != sha256.Sum256(raw) {
-		t.Error("the stage headers changed the model")
+	defaults := func(md *gguf.Header) []gguf.KV {
+		return []gguf.KV{{Key: "llama.test", Value: strings.Repeat("x", 9000)}, {Key: "general.name", Value: "not taken"}}
+	}
+	err = m.StageFile(t.Context(), span, defaults, func(path string) error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		st, _ := f.Stat()
+		h, err := gguf.Read(f, st.Size())
+		if err != nil {
+			return err
+		}
+		if err := h.Check(st.Size()); err != nil {
+			return err
+		}
+		if len(h.String("llama.test")) != 9000 || h.Blocks() != orig.Blocks() || h.String("general.name") != orig.String("general.name") {
+			return errors.New("metadata is not what was asked for")
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		lib, err := ggml.Decode(f, -1)
+		if err != nil {
+			return fmt.Errorf("the engine's library: %w", err)
+		}
+		if got := lib.KV().Architecture(); got != orig.Architecture() {
+			return fmt.Errorf("the engine's library reads architecture %q", got)
+		}
+		places := map[string]int64{}
+		for _, tn := range lib.Tensors().Items() {
+			places[tn.Name] = int64(lib.Tensors().Offset + tn.Offset)
+		}
+		if len(h.Tensors) != len(want) || len(places) != len(want) {
+			return fmt.Errorf("%d tensors are listed, %d by the engine's library; %d are due", len(h.Tensors), len(places), len(want))
+		}
+		for _, tn := range h.Tensors {
+			o, ok := want[tn.Name]
+			if at := h.DataOffset + int64(tn.Offset); !ok || places[tn.Name] != at {
+				return fmt.Errorf("%s: due %v, at %d, for the engine's library at %d", tn.Name, ok, at, places[tn.Name])
+			}
+			got := make([]byte, tn.Bytes())
+			if _, err := f.ReadAt(got, h.DataOffset+int64(tn.Offset)); err != nil {
+				return err
+			}
+			if !bytes.Equal(got, raw[orig.DataOffset+int64(o.Offset):][:o.Bytes()]) {
+				return fmt.Errorf("%s: other bytes", tn.Name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("%s: %v", span, err)
+	}
+}
+
+func TestStageFile(t *testing.T) {
+	for _, path := range []string{tiny, "../../../shared/models/stories260K.gguf", "../../../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf"} {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Logf("skipped: %v", err)
+			continue
+		}
+		s := open(t, t.TempDir())
+		m := add(t, s, path, nil)
+		n := int(m.man.Blocks)
+		for _, span := range []protocol.Span{m.man.All(), {From: 0, To: n / 3}, {From: n / 3, To: n - 2}, {From: n - 2, To: n}} {
+			checkStage(t, m, raw, span)
+		}
+		if err := m.StageFile(t.Context(), protocol.Span{From: 0, To: n + 1}, nil, func(string) error { return nil }); err == nil {
+			t.Error("loaded blocks that the model has not")
+		}
+		h, err := m.Header()
+		if err != nil || len(h.KVs) == 0 || h.Value("tokenizer.ggml.tokens") == nil {
+			t.Errorf("header: %v", err)
+		}
+		if sumOf(t, export(t, m)) != sha256.Sum256(raw) {
+			t.Error("the stage headers changed the model")
+		}
 	}
 }
 
@@ -339,46 +401,22 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
-// A split model is one model, with the same identity from disk and from HTTP.
+// A split model is one model, with the same identity whichever part is named
+// and wherever it comes from.
 func TestSplit(t *testing.T) {
 	raw, err := os.ReadFile(tiny)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
 	const parts = 3
-	for i := range parts {
-		part := gguf.Header{Version: 3, KVs: []gguf.KV{{Key: "split.no", Value: uint16(i)}}}
-		if i == 0 {
-			part.KVs = append(h.KVs, part.KVs...)
-		}
-		var data []byte
-		for n, tn := range h.Tensors {
-			if n*parts/len(h.Tensors) == i {
-				src := raw[h.DataOffset+int64(tn.Offset):][:tn.Bytes()]
-				tn.Offset = uint64(len(data))
-				part.Tensors = append(part.Tensors, tn)
-				data = append(data, src...)
-				data = append(data, make([]byte, (32-len(data)%32)%32)...)
-			}
-		}
-		b, err := part.Append(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b = append(b, make([]byte, (32-len(b)%32)%32)...)
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("tiny-%05d-of-%05d.gguf", i+1, parts)), append(b, data...), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	dir := split(t, raw, parts, "tiny")
 	s := open(t, t.TempDir())
 	m := add(t, s, filepath.Join(dir, "tiny-00002-of-00003.gguf"), nil)
 	if m.Name() != "tiny" || len(m.man.Files) != parts {
 		t.Errorf("%q with %d files", m.Name(), len(m.man.Files))
+	}
+	for _, span := range []protocol.Span{m.man.All(), {From: 2, To: 6}} {
+		checkStage(t, m, raw, span)
 	}
 	out := t.TempDir()
 	if err := m.Export(t.Context(), out, nil); err != nil {
@@ -390,42 +428,40 @@ func TestSplit(t *testing.T) {
 			t.Errorf("part %d is another file", i+1)
 		}
 	}
+	if err := m.Export(t.Context(), filepath.Join(out, "tiny-00001-of-00003.gguf"), nil); err == nil {
+		t.Error("three files were exported to one")
+	}
 	srv := httptest.NewServer(http.FileServer(http.Dir(dir)))
 	defer srv.Close()
-	if m2 := add(t, open(t, t.TempDir()), srv.URL+"/tiny-00001-of-00003.gguf", nil); m2.id != m.id {
+	if m2 := add(t, open(t, t.TempDir()), srv.URL+"/tiny-00003-of-00003.gguf?x=1", nil); m2.id != m.id {
 		t.Errorf("from HTTP it is %s, from disk %s", m2.id, m.id)
 	}
-}
-
-// A transfer that breaks off goes on where it stopped.
-func TestHTTPBreaksOff(t *testing.T) {
-	raw, err := os.ReadFile(tiny)
-	if err != nil {
+	// Parts that do not belong together.
+	swap := t.TempDir()
+	for i, from := range []int{2, 1, 3} {
+		b, _ := os.ReadFile(filepath.Join(dir, fmt.Sprintf("tiny-%05d-of-00003.gguf", from)))
+		writeInto(t, swap, fmt.Sprintf("tiny-%05d-of-00003.gguf", i+1), b)
+	}
+	if _, err := s.Add(t.Context(), filepath.Join(swap, "tiny-00001-of-00003.gguf"), AddOptions{}); !errors.Is(err, gguf.ErrFormat) {
+		t.Errorf("swapped parts: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "tiny-00003-of-00003.gguf")); err != nil {
 		t.Fatal(err)
 	}
-	var served int
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		from := 0
-		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
-		w.Header().Set("Content-Length", fmt.Sprint(len(raw)-from))
-		if from > 0 {
-			w.WriteHeader(http.StatusPartialContent)
-		}
-		n, _ := w.Write(raw[from:min(len(raw), from+1_500_000)])
-		served += n
-		if f, ok := w.(http.Flusher); ok {
-			f.Flush()
-		}
-		panic(http.ErrAbortHandler)
-	}))
-	defer srv.Close()
-	s := open(t, t.TempDir())
-	m := add(t, s, srv.URL+"/tiny.gguf", nil)
-	if sumOf(t, export(t, m)) != sumOf(t, tiny) {
-		t.Error("another file came over")
+	if _, err := s.Add(t.Context(), filepath.Join(dir, "tiny-00001-of-00003.gguf"), AddOptions{}); !errors.Is(err, ErrSource) {
+		t.Errorf("a part is not there: %v", err)
 	}
 }
 
+func writeInto(t testing.TB, dir, name string, raw []byte) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The quota drops what was not used for longest, shard by shard, and neither
+// what is pinned nor what is in use.
 func TestQuota(t *testing.T) {
 	s, err := Open(t.TempDir(), Options{Quota: 1 << 20})
 	if err != nil {
@@ -435,25 +471,288 @@ func TestQuota(t *testing.T) {
 	if _, err := s.Add(t.Context(), tiny, AddOptions{}); !errors.Is(err, ErrFull) {
 		t.Errorf("3 MiB into 1: %v", err)
 	}
+	if left, _ := os.ReadDir(s.modelsDir()); len(left) > 0 {
+		t.Errorf("left %v behind", left)
+	}
 	if _, err := s.Add(t.Context(), tiny, AddOptions{Span: &protocol.Span{From: 1, To: 2}}); err != nil {
 		t.Error(err)
+	}
+	if err := s.SetQuota(0); err != nil {
+		t.Fatal(err)
+	}
+	m := add(t, s, tiny, nil)
+	holds := func() (blocks []int) {
+		for i, h := range m.Holds() {
+			if h && m.man.Shards[i].Kind == protocol.ShardBlock {
+				blocks = append(blocks, int(m.man.Shards[i].Block))
+			}
+		}
+		return blocks
+	}
+	block := func(n int) int {
+		return slices.IndexFunc(m.man.Shards, func(s protocol.Shard) bool { return s.Block == int64(n) })
+	}
+	if err := m.PinShards([]int{block(0), block(5)}, true); err != nil {
+		t.Fatal(err)
+	}
+	m.UseShards([]int{block(3)})() // lately used
+	inUse := m.UseShards([]int{block(7)})
+	size := m.man.Shards[block(7)].Size
+	held := func() (n int64) { // what counts against the quota
+		for i := range m.shards {
+			if !slices.Contains(m.PinnedShards(), i) {
+				n += m.shards[i].bytes
+			}
+		}
+		return n
+	}
+	before := m.Allocated()
+	if err := s.SetQuota(held() - 1); err != nil {
+		t.Fatal(err)
+	}
+	kept := 0
+	for _, h := range m.Holds() {
+		if h {
+			kept++
+		}
+	}
+	if kept != len(m.shards)-1 {
+		t.Errorf("%d of %d shards were kept, where dropping one was enough", kept, len(m.shards))
+	}
+	if err := s.SetQuota(m.man.Shards[0].Size + 2*size + 1000); err != nil {
+		t.Fatal(err)
+	}
+	if got := holds(); !slices.Equal(got, []int{0, 3, 5, 7}) {
+		t.Errorf("blocks %v were kept", got)
+	}
+	if m.Allocated() > before-3*size {
+		t.Errorf("%d bytes on disk, before %d", m.Allocated(), before)
+	}
+	was := holds()
+	if err := s.SetQuota(1000); !errors.Is(err, ErrFull) || !slices.Equal(holds(), was) {
+		t.Errorf("a quota that cannot be kept: %v, blocks %v", err, holds())
+	}
+	if err := s.Room(100 << 20); !errors.Is(err, ErrFull) {
+		t.Errorf("room for more than the quota: %v", err)
+	}
+	inUse()
+	if err := s.SetQuota(m.man.Shards[0].Size); err != nil {
+		t.Error(err)
+	}
+	if got := holds(); !slices.Equal(got, []int{0, 5}) {
+		t.Errorf("blocks %v were kept", got)
+	}
+	if err := m.Pin(false); err != nil || len(m.PinnedShards()) > 0 {
+		t.Errorf("pinned: %v, %v", m.PinnedShards(), err)
+	}
+}
+
+// What is in use is neither dropped nor removed.
+func TestBusy(t *testing.T) {
+	s := open(t, t.TempDir())
+	m := add(t, s, tiny, nil)
+	err := m.StageFile(t.Context(), protocol.Span{From: 2, To: 4}, nil, func(string) error {
+		if err := m.DropShards(m.man.ShardsFor(protocol.Span{From: 3, To: 4})); !errors.Is(err, ErrBusy) {
+			t.Errorf("drop: %v", err)
+		}
+		if err := s.Remove(m.id); !errors.Is(err, ErrBusy) {
+			t.Errorf("remove: %v", err)
+		}
+		return m.DropShards(m.man.ShardsFor(protocol.Span{From: 5, To: 6})[1:])
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if n, err := m.Verify(t.Context(), m.man.ShardsFor(protocol.Span{From: 2, To: 4}), true); n != 0 || err != nil {
+		t.Errorf("%d damaged: %v", n, err)
+	}
+	if err := s.Remove(m.id); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Get(t.Context(), m.id); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a removed model's manifest: %v", err)
+	}
+	if _, err := m.Verify(t.Context(), nil, false); !errors.Is(err, ErrNotFound) {
+		t.Errorf("verify of a removed model: %v", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	s := open(t, t.TempDir())
+	a, err := s.Add(t.Context(), tiny, AddOptions{Name: "mine"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := synth(rand.New(rand.NewPCG(1, 4)), 2, 0.1)
+	b := add(t, s, writeFile(t, "Other File.gguf", raw), nil)
+	id := a.id.String()
+	for name, want := range map[string]*Model{
+		"mine": a, "MINE": a, id: a, id[:20]: a, id[len(id)-8:]: a, "other-file": b, "other-file.gguf": b, "synth-model": b,
+	} {
+		if m, err := s.Find(name); err != nil || m != want {
+			t.Errorf("%q: %v, %v", name, m, err)
+		}
+	}
+	for _, name := range []string{"", "nobody", id[:7], "bafyreib" + strings.Repeat("a", 51)} {
+		if m, err := s.Find(name); !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrAmbiguous) {
+			t.Errorf("%q: %v, %v", name, m, err)
+		}
+	}
+	if _, err := s.Add(t.Context(), writeFile(t, "x.gguf", raw), AddOptions{Name: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Find("mine"); !errors.Is(err, ErrAmbiguous) || !strings.Contains(err.Error(), id) {
+		t.Errorf("two of that name: %v", err)
+	}
+}
+
+// Everything at once, for the race detector and for deadlocks.
+func TestAtOnce(t *testing.T) {
+	full := open(t, t.TempDir())
+	src := add(t, full, tiny, nil)
+	s := open(t, t.TempDir())
+	m, err := s.AddManifest(src.raw, src.id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pullNodes(t, full, m, every(m))
+	var wg sync.WaitGroup
+	do := func(f func(rng *rand.Rand) error) {
+		for k := range 2 {
+			wg.Go(func() {
+				rng := rand.New(rand.NewPCG(uint64(k), 3))
+				for range 30 {
+					if err := f(rng); err != nil && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrNotFound) {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+	}
+	put := func(*rand.Rand) error {
+		leaves, err := m.Missing(every(m))
+		for _, l := range leaves {
+			raw, e := full.Get(t.Context(), l.CID)
+			err = errors.Join(err, e, m.Put(l.CID, raw))
+		}
+		return err
+	}
+	do(put)
+	do(func(rng *rand.Rand) error { return m.DropShards([]int{rng.IntN(len(m.shards))}) })
+	do(func(rng *rand.Rand) error {
+		n := rng.IntN(len(m.shards))
+		_, err := s.Get(t.Context(), src.shards[n].leaves[0].cid())
+		return err
+	})
+	do(func(*rand.Rand) error {
+		n, err := m.Verify(t.Context(), nil, false)
+		if n > 0 {
+			err = fmt.Errorf("%d leaves are damaged", n)
+		}
+		return err
+	})
+	do(func(*rand.Rand) error { _, err := s.GC(); return err })
+	do(func(*rand.Rand) error {
+		var miss *Missing
+		err := m.StageFile(t.Context(), protocol.Span{From: 1, To: 3}, nil, func(string) error { return nil })
+		if errors.As(err, &miss) {
+			return nil
+		}
+		return err
+	})
+	do(func(rng *rand.Rand) error {
+		if rng.IntN(10) > 0 {
+			return errors.Join(m.Pin(rng.IntN(2) == 0), m.Sync())
+		}
+		_, err := s.Add(t.Context(), tiny, AddOptions{})
+		return err
+	})
+	wg.Wait()
+	if err := put(nil); err != nil {
+		t.Fatal(err)
+	}
+	if sumOf(t, export(t, m)) != sumOf(t, tiny) {
+		t.Error("another file came out")
+	}
+}
+
+// big is a file long enough to measure with, on disk in the page cache.
+func big(b *testing.B) (path string, size int64) {
+	raw := synth(rand.New(rand.NewPCG(8, 8)), 16, 4)
+	path = writeFile(b, "big.gguf", raw)
+	b.SetBytes(int64(len(raw)))
+	return path, int64(len(raw))
+}
+
+// The yardstick for the two below.
+func BenchmarkSha256(b *testing.B) {
+	path, _ := big(b)
+	for b.Loop() {
+		f, err := os.Open(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		h := sha256.New()
+		if _, err := io.CopyBuffer(h, f, make([]byte, 1<<20)); err != nil {
+			b.Fatal(err)
+		}
+		f.Close()
 	}
 }
 
 func BenchmarkAdd(b *testing.B) {
-	st, err := os.Stat(tiny)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.SetBytes(st.Size())
+	path, _ := big(b)
 	s := open(b, b.TempDir())
 	for b.Loop() {
-		m, err := s.Add(b.Context(), tiny, AddOptions{})
+		m, err := s.Add(b.Context(), path, AddOptions{})
 		if err != nil {
 			b.Fatal(err)
 		}
+		b.StopTimer()
 		if err := s.Remove(m.ID()); err != nil {
 			b.Fatal(err)
 		}
+		b.StartTimer()
+	}
+}
+
+func BenchmarkVerify(b *testing.B) {
+	path, _ := big(b)
+	m := add(b, open(b, b.TempDir()), path, nil)
+	for b.Loop() {
+		if _, err := m.Verify(b.Context(), nil, true); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// What the check before a load costs, with all the rest of making a stage file.
+func BenchmarkStageFile(b *testing.B) {
+	path, _ := big(b)
+	m := add(b, open(b, b.TempDir()), path, nil)
+	for b.Loop() {
+		if err := m.StageFile(b.Context(), m.man.All(), nil, func(string) error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkPull(b *testing.B) {
+	path, _ := big(b)
+	full := open(b, b.TempDir())
+	src := add(b, full, path, nil)
+	s := open(b, b.TempDir())
+	for b.Loop() {
+		m, err := s.AddManifest(src.raw, src.id, "")
+		if err != nil {
+			b.Fatal(err)
+		}
+		pull(b, full, m, every(m))
+		b.StopTimer()
+		if err := s.Remove(m.id); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }

@@ -75,7 +75,7 @@ func (m *Model) Verify(ctx context.Context, shards []int, whole bool) (damaged i
 			for p := range places {
 				_, ok, err := m.readLeaf(p, buf)
 				switch {
-				case errors.Is(err, ErrNotFound): // dropped meanwhile
+				case errors.Is(err, errDropped):
 				case err != nil:
 					cancel(err)
 				case !ok:
