@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -82,13 +83,16 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 	return broken(ctx, json.NewDecoder(resp.Body).Decode(v))
 }
 
-// broken says of an answer that cannot be read to its end why that is.
+// broken says why an answer did not come to its end: the caller's own doing, the
+// node's word, or neither.
 func broken(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.As(err, new(*Error)):
+		return err
 	}
 	return fmt.Errorf("the node broke off in the middle of its answer: %w", err)
 }
@@ -192,7 +196,7 @@ func (c *Client) work(ctx context.Context, path string, req any, progress func(P
 		}
 		switch {
 		case line.Error != nil:
-			return line.Error.failure()
+			return broken(ctx, line.Error.failure())
 		case line.Progress != nil:
 			if progress != nil {
 				progress(*line.Progress)
@@ -243,7 +247,7 @@ func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Eve
 			return fmt.Errorf("the node answers what is not JSON: %w", err)
 		}
 		if chunk.Error != nil {
-			return chunk.Error.failure()
+			return broken(ctx, chunk.Error.failure())
 		}
 		d := chunk.Shoal
 		var events []Event

@@ -215,7 +215,10 @@ func (r *commonRequest) base() (*GenerateRequest, error) {
 		if err := within("shoal.max_stages", r.Shoal.MaxStages, 0, protocol.MaxStages); err != nil {
 			return nil, err
 		}
-		g.Route, g.MaxStages = r.Shoal.Route, r.Shoal.MaxStages
+		if len(r.Shoal.Route) > 0 {
+			g.Route = r.Shoal.Route
+		}
+		g.MaxStages = r.Shoal.MaxStages
 	}
 	return g, nil
 }
@@ -257,9 +260,9 @@ func messages(in []chatMessage) ([]Message, error) {
 		case "developer": // OpenAI's newer word for system; no template knows it
 			m.Role = "system"
 		case "tool", "function":
-			return nil, badParam(param+".role", "%q is not supported yet: tools are not", m.Role)
+			return nil, badParam(param+".role", "%.32q is not supported yet: tools are not", m.Role)
 		default:
-			return nil, badParam(param+".role", "%q is unknown: use system, user or assistant", m.Role)
+			return nil, badParam(param+".role", "%.32q is unknown: use system, user or assistant", m.Role)
 		}
 		if given(m.ToolCalls) || given(m.FunctionCall) {
 			return nil, badParam(param+".tool_calls", "are not supported yet")
@@ -301,7 +304,7 @@ func messageText(param string, raw json.RawMessage) (string, error) {
 			case "refusal":
 				b.WriteString(p.Refusal)
 			default:
-				return "", badParam(at+".type", "%q is not supported: models here read text only", p.Type)
+				return "", badParam(at+".type", "%.32q is not supported: models here read text only", p.Type)
 			}
 		}
 		return b.String(), nil
@@ -401,6 +404,9 @@ func stops(raw json.RawMessage) ([]string, error) {
 		}
 	default:
 		return nil, badParam("stop", "must be a string or a list of strings")
+	}
+	if len(list) == 0 {
+		return nil, nil
 	}
 	if len(list) > maxStops {
 		return nil, badParam("stop", "holds %d sequences: %d is the most", len(list), maxStops)

@@ -44,7 +44,7 @@ func refuse(body []byte, fields []unsupported) error {
 		return err
 	}
 	for _, f := range fields {
-		if raw, ok := all[f.param]; ok && given(raw) && !f.idle(raw) {
+		if raw, ok := all[f.param]; ok && present(raw) && !f.idle(raw) {
 			return badParam(f.param, "%s", f.why)
 		}
 	}
@@ -153,8 +153,11 @@ func first(raw []byte) byte {
 	return 0
 }
 
-// given says that a field is there and not null.
-func given(raw json.RawMessage) bool {
+// present says that a field is there and not null.
+func present(raw json.RawMessage) bool {
 	c := first(raw)
-	return c != 0 && c != 'n' && !isEmpty(raw)
+	return c != 0 && c != 'n'
 }
+
+// given says that a field is there and asks for something.
+func given(raw json.RawMessage) bool { return present(raw) && !isEmpty(raw) }
