@@ -180,7 +180,7 @@ func FuzzWalkDAG(f *testing.F) {
 	})
 }
 
-// fuzzed is a model's directory as a hostile disk may leave it.
+// A model's directory as a hostile disk may leave it.
 func FuzzJournal(f *testing.F) {
 	dir := f.TempDir()
 	s, err := Open(dir, Options{})

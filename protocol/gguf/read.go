@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"math/bits"
+	"slices"
 )
 
 // Read reads a header from the start of a file of the given size. It reads
@@ -71,9 +72,15 @@ func (d *decoder) text(limit uint64) (string, error) {
 	if uint64(n) > limit {
 		return "", errf("a name of %d bytes, where %d are allowed", n, limit)
 	}
-	b := make([]byte, n)
-	if err := d.bytes(b); err != nil {
-		return "", err
+	// The bytes are there only by the file's own claim; grow as they come.
+	b := make([]byte, 0, min(n, 1<<16))
+	for len(b) < n {
+		at := len(b)
+		b = slices.Grow(b, 1)
+		b = b[:min(n, cap(b))]
+		if err := d.bytes(b[at:]); err != nil {
+			return "", err
+		}
 	}
 	return string(b), nil
 }
@@ -123,7 +130,7 @@ func (d *decoder) header() (*Header, error) {
 	if align > 1<<20 || bits.OnesCount64(align) != 1 {
 		return nil, errf("alignment %d is not a sensible power of two", align)
 	}
-	seen := make(map[string]bool, tensors)
+	seen := make(map[string]bool, min(tensors, 1<<12))
 	for range tensors {
 		t, err := d.tensor(align)
 		if err != nil {
@@ -237,7 +244,6 @@ func (d *decoder) array(key string) (any, error) {
 }
 
 func list[T any](d *decoder, key string, kind uint32, n int) ([]T, error) {
-	// The bytes are there only by the file's own claim; grow as they come.
 	out := make([]T, 0, min(n, 1<<16))
 	for range n {
 		v, err := d.scalar(key, kind)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 )
 
 // Append appends the header's bytes, without the padding before the weights.
@@ -32,16 +33,20 @@ func (h *Header) Append(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// Stage gives the header of a stage file: the metadata with the tokenizer's tables
-// cut short, the defaults for keys that are absent, and of the tensors those for
-// which at gives an absolute position in the stage file (bytes; negative:
-// left out). Positions must be aligned and lie behind the header, which is
-// padded to the alignment.
+// Stage gives the header of a stage file: the metadata, with the tokenizer's
+// tables cut short and without what makes a file one of a split model's, the
+// defaults for keys that are absent, and of the tensors those for which at
+// gives an absolute position in the stage file (bytes; negative: left out).
+// Positions must be aligned and lie behind the header, which is padded to the
+// alignment.
 func (h *Header) Stage(defaults []KV, at func(Tensor) int64) ([]byte, error) {
 	s := Header{Version: h.Version}
 	for _, kv := range h.KVs {
-		if IsTokenizerTable(kv.Key) {
+		switch {
+		case IsTokenizerTable(kv.Key):
 			kv.Value = stub(kv.Value)
+		case strings.HasPrefix(kv.Key, "split."): // a stage file is one file
+			continue
 		}
 		if kv.Value != nil {
 			s.KVs = append(s.KVs, kv)

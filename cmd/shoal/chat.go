@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+
+	"github.com/ergochat/readline"
+	"github.com/urfave/cli/v2"
+
+	"github.com/shoalnet/shoal/node/api"
+)
+
+const chatHelp = `Type a message and Enter. """ begins and ends one of several lines, as does \ at a line's end.
+  /clear          forget the conversation
+  /system TEXT    set the system message, and begin anew
+  /save FILE      write the conversation as JSON
+  /help           this
+  /exit           leave; Ctrl-D, too. Ctrl-C stops an answer.`
+
+func chatCommand() *cli.Command {
+	return &cli.Command{Name: "chat", Usage: "talk with a model", Flags: answerFlags(), Action: runChat}
+}
+
+func runChat(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	g, err := request(c)
+	if err != nil {
+		return err
+	}
+	cl, done, err := connect(c, true)
+	if err != nil {
+		return err
+	}
+	defer done()
+	t := &talk{client: cl, req: g, out: c.App.Writer, err: c.App.ErrWriter}
+	t.reset(c.String("system"))
+	lines, closeLines, err := t.input(c.String("home"))
+	if err != nil {
+		return err
+	}
+	defer closeLines()
+	// In here Ctrl-C stops an answer and not the program.
+	signal.Reset(os.Interrupt)
+	return t.loop(context.WithoutCancel(c.Context), lines)
+}
+
+// talk is a conversation.
+type talk struct {
+	client   *api.Client
+	req      *api.GenerateRequest
+	messages []api.Message
+	out, err io.Writer
+}
+
+// errAgain says that the line being typed was given up.
+var errAgain = errors.New("interrupted")
+
+// input gives a function that reads lines: with editing and history from a
+// terminal, plainly from a pipe.
+func (t *talk) input(home string) (func(prompt string) (string, error), func(), error) {
+	if !isTerminal(os.Stdin) || !isTerminal(os.Stdout) {
+		r := bufio.NewReader(os.Stdin)
+		return func(string) (string, error) {
+			line, err := r.ReadString('\n')
+			if line != "" {
+				err = nil
+			}
+			return strings.TrimRight(line, "\r\n"), err
+		}, func() {}, nil
+	}
+	fmt.Fprintln(t.err, "Ask away. /help tells more, Ctrl-D leaves.")
+	_ = os.MkdirAll(home, 0o700)
+	rl, err := readline.NewFromConfig(&readline.Config{HistoryFile: filepath.Join(home, "chat_history"), DisableAutoSaveHistory: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(prompt string) (string, error) {
+		rl.SetPrompt(prompt)
+		line, err := rl.ReadLine()
+		if errors.Is(err, readline.ErrInterrupt) {
+			return "", errAgain
+		}
+		if err == nil && strings.TrimSpace(line) != "" {
+			_ = rl.SaveToHistory(line)
+		}
+		return line, err
+	}, func() { _ = rl.Close() }, nil
+}
+
+func (t *talk) reset(system string) {
+	t.messages = nil
+	if system != "" {
+		t.messages = []api.Message{{Role: "system", Content: system}}
+	}
+}
+
+func (t *talk) system() string {
+	if len(t.messages) > 0 && t.messages[0].Role == "system" {
+		return t.messages[0].Content
+	}
+	return ""
+}
+
+func (t *talk) loop(ctx context.Context, read func(string) (string, error)) error {
+	for {
+		text, err := readMessage(read)
+		switch {
+		case errors.Is(err, errAgain):
+			fmt.Fprintln(t.err, "(Ctrl-D leaves)")
+			continue
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		if strings.TrimSpace(text) == "" {
+			continue
+		}
+		if strings.HasPrefix(text, "/") {
+			if leave := t.command(text); leave {
+				return nil
+			}
+			continue
+		}
+		t.say(ctx, text)
+	}
+}
+
+// readMessage reads one message, of several lines if it says so.
+func readMessage(read func(string) (string, error)) (string, error) {
+	line, err := read("> ")
+	if err != nil {
+		return "", err
+	}
+	var lines []string
+	if rest, ok := strings.CutPrefix(strings.TrimSpace(line), `"""`); ok {
+		for {
+			if before, found := strings.CutSuffix(rest, `"""`); found {
+				return strings.Join(append(lines, before), "\n"), nil
+			}
+			lines = append(lines, rest)
+			if rest, err = read("… "); err != nil {
+				return "", err
+			}
+		}
+	}
+	for {
+		before, more := strings.CutSuffix(line, `\`)
+		lines = append(lines, before)
+		if !more {
+			return strings.Join(lines, "\n"), nil
+		}
+		if line, err = read("… "); err != nil {
+			return "", err
+		}
+	}
+}
+
+func (t *talk) command(line string) (leave bool) {
+	name, arg, _ := strings.Cut(line, " ")
+	arg = strings.TrimSpace(arg)
+	switch name {
+	case "/exit", "/quit", "/bye":
+		return true
+	case "/clear":
+		t.reset(t.system())
+		fmt.Fprintln(t.err, "forgotten")
+	case "/system":
+		t.reset(arg)
+		fmt.Fprintln(t.err, "a new conversation begins")
+	case "/save":
+		raw, err := json.MarshalIndent(t.messages, "", "  ")
+		if err == nil && arg == "" {
+			err = errors.New("name a file: /save talk.json")
+		}
+		if err == nil {
+			err = os.WriteFile(arg, append(raw, '\n'), 0o600)
+		}
+		if err != nil {
+			fmt.Fprintln(t.err, "shoal:", err)
+		} else {
+			fmt.Fprintln(t.err, "saved to", arg)
+		}
+	case "/help", "/?":
+		fmt.Fprintln(t.err, chatHelp)
+	default:
+		fmt.Fprintf(t.err, "there is no %s; /help lists what there is\n", name)
+	}
+	return false
+}
+
+// say sends a message and shows the answer. What was answered before Ctrl-C
+// stays part of the conversation; a message without any answer does not.
+func (t *talk) say(ctx context.Context, text string) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	req := *t.req
+	req.Messages = append(t.messages[:len(t.messages):len(t.messages)], api.Message{Role: "user", Content: text})
+	show := &shower{out: t.out, err: t.err}
+	err := t.client.Generate(ctx, &req, show.event)
+	switch {
+	case err == nil:
+		_ = show.end()
+	case ctx.Err() != nil:
+		show.breakOff()
+		fmt.Fprintln(t.err, "(stopped)")
+	default:
+		show.breakOff()
+		fmt.Fprintln(t.err, "shoal:", err)
+	}
+	if answer := show.text.String(); answer != "" {
+		t.messages = append(req.Messages, api.Message{Role: "assistant", Content: answer})
+	}
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+// absolutePath is for files that are to be written.
+func absolutePath(p string) string {
+	if abs, err := filepath.Abs(p); err == nil {
+		return abs
+	}
+	return p
+}
+
+func peersCommand() *cli.Command {
+	return &cli.Command{Name: "peers", Usage: "list the peers connected", Flags: clientFlags(), Action: func(c *cli.Context) error {
+		if err := noArgs(c); err != nil {
+			return err
+		}
+		cl, done, err := connect(c, true)
+		if err != nil {
+			return err
+		}
+		defer done()
+		list, err := cl.Peers(c.Context)
+		if err != nil {
+			return err
+		}
+		if c.Bool("json") {
+			return printJSON(c.App.Writer, list)
+		}
+		if len(list) == 0 {
+			fmt.Fprintln(c.App.ErrWriter, "no peers; name one with --bootstrap, or start a node on this LAN")
+			return nil
+		}
+		w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "PEER\tRTT\tVIA\tVERSION\tSERVES")
+		for _, p := range list {
+			via := p.Transport
+			if p.Relayed {
+				via += " (relayed)"
+			}
+			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\n", p.Peer, p.RTTMs, via, safe(p.Version), safe(strings.Join(p.Serves, ", ")))
+		}
+		return w.Flush()
+	}}
+}
+
+func statusCommand() *cli.Command {
+	return &cli.Command{Name: "status", Usage: "tell how the node is", Flags: clientFlags(), Action: func(c *cli.Context) error {
+		if err := noArgs(c); err != nil {
+			return err
+		}
+		cl, done, err := connect(c, false)
+		if err != nil {
+			return err
+		}
+		defer done()
+		s, err := cl.Status(c.Context)
+		if err != nil {
+			return err
+		}
+		if c.Bool("json") {
+			return printJSON(c.App.Writer, s)
+		}
+		w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+		if s.Light {
+			fmt.Fprintf(w, "no node runs in\t%s\n", s.Home)
+		} else {
+			fmt.Fprintf(w, "node\t%s\n", s.Peer)
+			fmt.Fprintf(w, "up\t%s, version %s\n", s.Uptime.Round(time.Second), s.Version)
+			fmt.Fprintf(w, "home\t%s\n", s.Home)
+			if s.API != "" {
+				fmt.Fprintf(w, "API\thttp://%s/v1\n", s.API)
+			}
+			for i, a := range s.Addrs {
+				name := "addresses"
+				if i > 0 {
+					name = ""
+				}
+				fmt.Fprintf(w, "%s\t%s\n", name, a)
+			}
+			fmt.Fprintf(w, "peers\t%d\n", s.Peers)
+			fmt.Fprintf(w, "memory lent\t%s\n", bytesText(s.Memory))
+			fmt.Fprintf(w, "given, taken\t%s, %s\n", bytesText(int64(s.Given)), bytesText(int64(s.Taken)))
+		}
+		fmt.Fprintf(w, "models on disk\t%s\n", bytesText(s.Allocated))
+		for _, v := range s.Serving {
+			fmt.Fprintf(w, "%s %d-%d\t%s", safe(v.Name), v.From, v.To, v.State)
+			if v.Ready {
+				fmt.Fprintf(w, "; %s, %d sessions, %d of %d KV tokens free, %.1f tokens/s", bytesText(int64(v.Memory)), v.Sessions, v.KVFree, v.KVTokens, v.TokensPerS)
+			}
+			fmt.Fprintln(w)
+		}
+		for _, m := range s.Warnings {
+			fmt.Fprintf(w, "warning\t%s\n", m)
+		}
+		return w.Flush()
+	}}
+}

@@ -1,0 +1,132 @@
+// Command shoal runs large models on machines that nobody owns all of: a node
+// daemon, a client, and a testnet in one program. See README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/shoalnet/shoal/node/engine"
+)
+
+// version is set by the Makefile.
+var version = "dev"
+
+func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
+
+// run is main without the process: it returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 1 && args[1] == engineChild {
+		return engine.ChildMain()
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	app := newApp(stdout, stderr)
+	err := app.RunContext(ctx, args)
+	return exitCode(ctx, err, stderr)
+}
+
+// engineChild is the hidden command by which a node starts its engines.
+const engineChild = "engine-child"
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	app := &cli.App{
+		Name: "shoal", Usage: "run large models together, on machines that nobody owns all of",
+		Version: version, Writer: stdout, ErrWriter: stderr, HideHelpCommand: true, EnableBashCompletion: true,
+		Suggest: true, UseShortOptionHandling: true,
+		Description: "Start with `shoal testnet`, which needs nothing else, or with `shoal node --model NAME` and `shoal chat`.\n\n" + exitCodes,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "log-level", Value: "warn", EnvVars: []string{"SHOAL_LOG_LEVEL"}, Usage: "debug, info, warn or error; logs go to stderr"},
+		},
+		Commands: []*cli.Command{
+			nodeCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), testnetCommand(), demoCommand(), benchCommand(),
+		},
+		ExitErrHandler: func(*cli.Context, error) {}, // run decides
+		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return usageError{err.Error()} },
+		CommandNotFound: func(c *cli.Context, name string) {
+			fmt.Fprintf(stderr, "shoal: there is no command %q; see `shoal --help`\n", name)
+		},
+		Before: func(c *cli.Context) error {
+			if args := c.Args(); args.Present() && c.App.Command(args.First()) == nil {
+				return usageError{fmt.Sprintf("there is no command %q", args.First())}
+			}
+			if w := engine.BuiltForThisMachine(); w != "" && os.Getenv("SHOAL_QUIET_BUILD") == "" {
+				fmt.Fprintln(stderr, "shoal: warning:", w)
+			}
+			var level slog.Level
+			if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
+				return usageError{fmt.Sprintf("--log-level %q: use debug, info, warn or error", c.String("log-level"))}
+			}
+			slog.SetDefault(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
+			return nil
+		},
+	}
+	for _, c := range app.Commands {
+		usageErrors(c)
+	}
+	return app
+}
+
+// usageErrors makes flag errors of a command and those below it usage errors.
+func usageErrors(c *cli.Command) {
+	c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err.Error()} }
+	for _, s := range c.Subcommands {
+		usageErrors(s)
+	}
+}
+
+// homeFlag is on every command that has a directory.
+func homeFlag() cli.Flag {
+	return &cli.StringFlag{Name: "home", Value: defaultHome(), EnvVars: []string{"SHOAL_HOME"}, Usage: "data directory"}
+}
+
+func defaultHome() string {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ".shoal"
+	}
+	return filepath.Join(home, ".shoal")
+}
+
+func jsonFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "json", Usage: "print JSON for scripts"}
+}
+
+// noArgs refuses arguments that would be passed over.
+func noArgs(c *cli.Context) error {
+	if c.Args().Present() {
+		return usageError{fmt.Sprintf("%s takes no argument %q", c.Command.FullName(), c.Args().First())}
+	}
+	return nil
+}
+
+var errUsage = errors.New("usage")
+
+// usageError is a mistake in the command line.
+type usageError struct{ message string }
+
+func (e usageError) Error() string        { return e.message }
+func (e usageError) Is(target error) bool { return target == errUsage }
+
+// splitList reads a flag that may be given several times or with commas.
+func splitList(values []string) []string {
+	var out []string
+	for _, v := range values {
+		for _, s := range strings.Split(v, ",") {
+			if s = strings.TrimSpace(s); s != "" {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/api"
+)
+
+func modelCommand() *cli.Command {
+	span := &cli.StringFlag{Name: "span", Usage: "only blocks FROM-TO (default: all)"}
+	return &cli.Command{
+		Name: "model", Usage: "add, list, fetch, remove, export models",
+		Subcommands: []*cli.Command{
+			{
+				Name: "add", Usage: "import a GGUF file, a URL, hf:owner/repo/file.gguf, or tinytales", ArgsUsage: "SOURCE",
+				Flags:  append(clientFlags(), span, &cli.StringFlag{Name: "name", Usage: "what to call it (default: after the file)"}),
+				Action: modelAdd,
+			},
+			{Name: "ls", Usage: "list models, here and served by peers", Flags: clientFlags(), Action: modelList},
+			{Name: "show", Usage: "tell about a model", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelShow},
+			{Name: "pull", Usage: "fetch a model from peers", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
+			{Name: "rm", Usage: "delete a model from this disk", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelRemove},
+			{Name: "export", Usage: "write a model's original file", ArgsUsage: "MODEL FILE", Flags: clientFlags(), Action: modelExport},
+			{
+				Name: "tokenize", Usage: "give the tokens of standard input", ArgsUsage: "MODEL|FILE",
+				Flags:  append(clientFlags(), &cli.BoolFlag{Name: "special", Usage: "add and take special tokens"}),
+				Action: modelTokenize,
+			},
+		},
+	}
+}
+
+// arguments takes exactly the named ones. urfave/cli stops reading flags at
+// the first argument, which a flag behind it would then be taken for.
+func arguments(c *cli.Context, names ...string) ([]string, error) {
+	args := c.Args().Slice()
+	for i, a := range args {
+		if strings.HasPrefix(a, "-") && len(a) > 1 {
+			return nil, usageError{fmt.Sprintf("flags stand before %s: shoal %s %s %s", names[0], c.Command.FullName(), a, strings.Join(args[:i], " "))}
+		}
+	}
+	if len(args) != len(names) {
+		return nil, usageError{fmt.Sprintf("%s takes %s", c.Command.FullName(), strings.Join(names, " and "))}
+	}
+	return args, nil
+}
+
+func modelAdd(c *cli.Context) error {
+	args, err := arguments(c, "SOURCE")
+	if err != nil {
+		return err
+	}
+	cl, done, err := connect(c, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	show, end := progressLine(c.App.ErrWriter, "adding")
+	m, err := cl.Add(c.Context, api.AddRequest{Source: absolute(args[0]), Name: c.String("name"), Span: c.String("span")}, show)
+	end()
+	if err != nil {
+		return err
+	}
+	return printModel(c, m)
+}
+
+func modelPull(c *cli.Context) error {
+	args, err := arguments(c, "MODEL")
+	if err != nil {
+		return err
+	}
+	cl, done, err := connect(c, true)
+	if err != nil {
+		return err
+	}
+	defer done()
+	show, end := progressLine(c.App.ErrWriter, "fetching")
+	m, err := cl.Pull(c.Context, api.PullRequest{Model: args[0], Span: c.String("span")}, show)
+	end()
+	if err != nil {
+		return err
+	}
+	return printModel(c, m)
+}
+
+func modelShow(c *cli.Context) error {
+	args, err := arguments(c, "MODEL")
+	if err != nil {
+		return err
+	}
+	cl, done, err := connect(c, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	m, err := cl.Show(c.Context, args[0])
+	if err != nil {
+		return err
+	}
+	return printModel(c, m)
+}
+
+func printModel(c *cli.Context, m *api.Model) error {
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, m)
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	row := func(k string, v any) {
+		if s := fmt.Sprint(v); s != "" && s != "0" {
+			fmt.Fprintf(w, "%s\t%s\n", k, safe(s))
+		}
+	}
+	row("name", strings.Join(append([]string{m.Name}, others(m)...), ", "))
+	row("id", m.ID)
+	row("architecture", m.Architecture)
+	row("quantization", m.Quantization)
+	row("licence", m.Licence)
+	if m.Parameters > 0 {
+		row("parameters", fmt.Sprintf("%.1f M", float64(m.Parameters)/1e6))
+	}
+	row("blocks", m.Blocks)
+	row("context", m.Context)
+	if m.Size > 0 {
+		row("size", bytesText(m.Size))
+	}
+	if m.Remote {
+		row("here", "nothing; peers serve it")
+	} else {
+		row("on disk", fmt.Sprintf("%s: %s", bytesText(m.Allocated), strings.Join(m.Held, ", ")))
+	}
+	return w.Flush()
+}
+
+func others(m *api.Model) []string {
+	var out []string
+	for _, n := range m.Names {
+		if n != m.Name {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func modelList(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	cl, done, err := connect(c, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	list, err := cl.Models(c.Context)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, list)
+	}
+	if len(list) == 0 {
+		fmt.Fprintln(c.App.ErrWriter, "no models yet; `shoal model add FILE` adds one, and `shoal testnet` needs none")
+		return nil
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tID\tARCHITECTURE\tBLOCKS\tSIZE\tHERE")
+	for _, m := range list {
+		here := strings.Join(m.Held, ",")
+		switch {
+		case m.Remote:
+			here = "served by peers"
+		case m.Complete:
+			here = "all"
+		case here == "":
+			here = "nothing yet"
+		}
+		size := "?"
+		if m.Size > 0 {
+			size = bytesText(m.Size)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", safe(m.Name), short(m.ID), m.Architecture, m.Blocks, size, here)
+	}
+	return w.Flush()
+}
+
+func modelRemove(c *cli.Context) error {
+	args, err := arguments(c, "MODEL")
+	if err != nil {
+		return err
+	}
+	cl, done, err := connect(c, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return cl.Remove(c.Context, args[0])
+}
+
+func modelExport(c *cli.Context) error {
+	args, err := arguments(c, "MODEL", "FILE")
+	if err != nil {
+		return err
+	}
+	cl, done, err := connect(c, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	show, end := progressLine(c.App.ErrWriter, "exporting")
+	err = cl.Export(c.Context, args[0], absolutePath(args[1]), show)
+	end()
+	return err
+}
+
+func modelTokenize(c *cli.Context) error {
+	args, err := arguments(c, "MODEL or FILE")
+	if err != nil {
+		return err
+	}
+	raw, err := io.ReadAll(io.LimitReader(os.Stdin, 64<<20))
+	if err != nil {
+		return err
+	}
+	var ids []int32
+	if st, serr := os.Stat(args[0]); serr == nil && !st.IsDir() {
+		ids, err = node.TokenizeFile(args[0], string(raw), c.Bool("special"))
+	} else {
+		cl, done, cerr := connect(c, false)
+		if cerr != nil {
+			return cerr
+		}
+		defer done()
+		ids, err = cl.Tokenize(c.Context, args[0], string(raw), c.Bool("special"))
+	}
+	if err != nil {
+		return err
+	}
+	if ids == nil {
+		ids = []int32{}
+	}
+	return printJSON(c.App.Writer, struct {
+		IDs []int32 `json:"ids"`
+	}{ids})
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/urfave/cli/v2"
+	"github.com/urfave/cli/v2/altsrc"
+
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/testnet/link"
+)
+
+// networkFlags say how to join; a node and a light client have them both.
+func networkFlags() []cli.Flag {
+	return []cli.Flag{
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "bootstrap", EnvVars: []string{"SHOAL_BOOTSTRAP"}, Usage: "`ADDRESS` of a peer to join by, as `shoal status` prints it; may be repeated"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
+		&cli.StringFlag{Name: "link", EnvVars: []string{"SHOAL_LINK"}, Hidden: true, Usage: "emulated distance, for testnets"},
+	}
+}
+
+func nodeCommand() *cli.Command {
+	flags := append([]cli.Flag{
+		homeFlag(),
+		&cli.StringFlag{Name: "config", EnvVars: []string{"SHOAL_CONFIG"}, Usage: "TOML file with the same names as these flags (default: config.toml in the home)"},
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "model", EnvVars: []string{"SHOAL_MODEL"}, Usage: "serve `MODEL`: a name, a CID, a GGUF file, a URL, or hf:owner/repo/file.gguf; may be repeated"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
+		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "for QUIC and TCP; 0: drawn once and kept"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API; off: none"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "memory", EnvVars: []string{"SHOAL_MEMORY"}, Usage: "memory lent, such as 8GiB (default: half of the machine's)"}),
+		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads lent; 0: as many as help, measured again and again"}),
+		altsrc.NewIntFlag(&cli.IntFlag{Name: "nice", Value: 5, EnvVars: []string{"SHOAL_NICE"}, Usage: "how far the engine stands back behind other programs, 0 to 19"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "kv", Value: "f16", EnvVars: []string{"SHOAL_KV"}, Usage: "numbers of the KV cache: f16 or f32"}),
+		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells a span (default: from --memory)"}),
+		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "sessions at once"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "GPU to use; may be repeated (default: all found)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "quota", EnvVars: []string{"SHOAL_QUOTA"}, Usage: "disk for models without a pin, such as 50GiB (default: no limit)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "activations of own sessions on the wire: f32 (exact), f16, q8_0"}),
+		&cli.BoolFlag{Name: "json-events", Usage: "print a JSON object a line for what happens"},
+	}, networkFlags()...)
+	return &cli.Command{
+		Name: "node", Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
+		Before: func(c *cli.Context) error { return loadConfig(c, flags) },
+		Action: runNode,
+	}
+}
+
+// loadConfig reads the configuration file; flags and environment come first.
+func loadConfig(c *cli.Context, flags []cli.Flag) error {
+	path := c.String("config")
+	if path == "" {
+		path = filepath.Join(c.String("home"), "config.toml")
+		if _, err := os.Stat(path); err != nil {
+			return nil
+		}
+	}
+	src, err := altsrc.NewTomlSourceFromFile(path)
+	if err != nil {
+		return usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
+	}
+	if err := altsrc.ApplyInputSourceValues(c, src, flags); err != nil {
+		return usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
+	}
+	return nil
+}
+
+// joinConfig is what a node and a light client have in common.
+func joinConfig(c *cli.Context) (node.Config, error) {
+	cfg := node.Config{
+		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), Log: slog.Default(),
+	}
+	p, err := link.ParseString(c.String("link"))
+	if err != nil {
+		return cfg, usageError{err.Error()}
+	}
+	cfg.Network = p.LibP2POptions()
+	return cfg, nil
+}
+
+func runNode(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	cfg, err := joinConfig(c)
+	if err != nil {
+		return err
+	}
+	cfg.ListenPort, cfg.ListenAddrs = c.Int("listen-port"), splitList(c.StringSlice("listen"))
+	if cfg.API = c.String("api"); cfg.API == "off" {
+		cfg.API = ""
+	}
+	cfg.APIKey, cfg.Threads, cfg.Nice, cfg.KVType = c.String("api-key"), c.Int("threads"), c.Int("nice"), c.String("kv")
+	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")
+	if cfg.Memory, err = parseSize("--memory", c.String("memory")); err != nil {
+		return err
+	}
+	if cfg.Quota, err = parseSize("--quota", c.String("quota")); err != nil {
+		return err
+	}
+	for _, m := range splitList(c.StringSlice("model")) {
+		cfg.Serve = append(cfg.Serve, node.ServeSpec{Model: m, Span: c.String("span")})
+	}
+	say := &narrator{w: c.App.ErrWriter}
+	cfg.Events = say.event
+	if c.Bool("json-events") {
+		cfg.Events = jsonEvents(c.App.Writer)
+	}
+	n, err := node.New(cfg)
+	if err != nil {
+		return err
+	}
+	err = n.Run(c.Context)
+	if cerr := n.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func jsonEvents(w io.Writer) func(node.Event) {
+	var mu sync.Mutex
+	enc := json.NewEncoder(w)
+	return func(e node.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = enc.Encode(e)
+	}
+}
+
+// narrator tells a person what the node does.
+type narrator struct {
+	mu sync.Mutex
+	w  io.Writer
+	on bool // a progress line is being rewritten
+}
+
+func (s *narrator) event(e node.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.on && e.Event != "fetching" {
+		fmt.Fprintln(s.w)
+		s.on = false
+	}
+	switch e.Event {
+	case "listening":
+		fmt.Fprintf(s.w, "node %s\n", e.Peer)
+		for _, a := range e.Addrs {
+			fmt.Fprintf(s.w, "  --bootstrap %s\n", a)
+		}
+		if e.API != "" {
+			fmt.Fprintf(s.w, "API http://%s/v1 (OpenAI's); ask with `shoal chat`; stop with Ctrl-C\n", e.API)
+		}
+	case "fetching":
+		if isTerminal(s.w) && e.Total > 0 {
+			fmt.Fprintf(s.w, "\rfetching %s blocks %d-%d: %d of %d MiB ", e.Name, e.From, e.To, e.Done>>20, e.Total>>20)
+			s.on = true
+		}
+	case "serving":
+		fmt.Fprintf(s.w, "serving %s, blocks %d-%d\n", e.Name, e.From, e.To)
+	case "stopped":
+		fmt.Fprintln(s.w, "stopped")
+	}
+}
+
+// parseSize reads 512MiB, 8GB, 1.5GiB, or plain bytes.
+func parseSize(flag, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	units := []struct {
+		suffix string
+		n      float64
+	}{
+		{"kib", 1 << 10}, {"mib", 1 << 20}, {"gib", 1 << 30}, {"tib", 1 << 40}, {"kb", 1e3}, {"mb", 1e6}, {"gb", 1e9}, {"tb", 1e12},
+		{"k", 1 << 10}, {"m", 1 << 20}, {"g", 1 << 30}, {"t", 1 << 40}, {"b", 1}, {"", 1},
+	}
+	low := strings.ToLower(strings.TrimSpace(s))
+	for _, u := range units {
+		if num, ok := strings.CutSuffix(low, u.suffix); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
+			if err != nil || v <= 0 || v*u.n > 1<<60 {
+				break
+			}
+			return int64(v * u.n), nil
+		}
+	}
+	return 0, usageError{fmt.Sprintf("%s %q: write a size like 512MiB or 8GiB", flag, s)}
+}

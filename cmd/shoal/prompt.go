@@ -1,0 +1,262 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// answerFlags say how to answer; prompt and chat have them both.
+func answerFlags() []cli.Flag {
+	return append([]cli.Flag{
+		&cli.StringFlag{Name: "model", Aliases: []string{"m"}, EnvVars: []string{"SHOAL_MODEL"}, Usage: "name or CID (default: the only one that is served)"},
+		&cli.StringFlag{Name: "system", Usage: "system message"},
+		&cli.IntFlag{Name: "max-tokens", Aliases: []string{"n"}, Usage: "tokens of the answer, at most (default: until it ends)"},
+		&cli.Float64Flag{Name: "temperature", Aliases: []string{"t"}, Value: 0.7, Usage: "0: always the likeliest token"},
+		&cli.IntFlag{Name: "top-k", Usage: "draw from the K likeliest tokens; 0: all"},
+		&cli.Float64Flag{Name: "top-p", Usage: "draw from the likeliest tokens that make up this part; 0 or 1: all"},
+		&cli.Float64Flag{Name: "min-p", Usage: "leave out tokens less likely than this part of the likeliest"},
+		&cli.Float64Flag{Name: "repeat-penalty", Usage: "above 1: say less of what was said"},
+		&cli.Float64Flag{Name: "presence-penalty"},
+		&cli.Float64Flag{Name: "frequency-penalty"},
+		&cli.Uint64Flag{Name: "seed", Usage: "the same seed gives the same answer (default: random)"},
+		&cli.StringSliceFlag{Name: "stop", Usage: "end the answer before this text; may be repeated"},
+		&cli.StringFlag{Name: "route", Usage: "force a route: PEER:FROM-TO,PEER:FROM-TO,..."},
+		&cli.IntFlag{Name: "max-stages", Usage: "no route of more stages"},
+	}, clientFlags()...)
+}
+
+// request makes a request of the flags.
+func request(c *cli.Context) (*api.GenerateRequest, error) {
+	g := &api.GenerateRequest{Model: c.String("model"), MaxTokens: c.Int("max-tokens"), Stop: c.StringSlice("stop"), MaxStages: c.Int("max-stages")}
+	t := c.Float64("temperature")
+	g.Sampling = api.Sampling{
+		Temperature: &t, TopK: c.Int("top-k"), TopP: c.Float64("top-p"), MinP: c.Float64("min-p"), RepeatPenalty: c.Float64("repeat-penalty"),
+		PresencePenalty: c.Float64("presence-penalty"), FrequencyPenalty: c.Float64("frequency-penalty"),
+	}
+	if c.IsSet("seed") {
+		seed := c.Uint64("seed")
+		g.Sampling.Seed = &seed
+	}
+	switch {
+	case t < 0:
+		return nil, usageError{"--temperature must not be negative"}
+	case c.IsSet("max-tokens") && g.MaxTokens < 1:
+		return nil, usageError{"--max-tokens must be at least 1"}
+	case g.Sampling.TopK < 0 || g.Sampling.TopP < 0 || g.Sampling.TopP > 1 || g.Sampling.MinP < 0 || g.Sampling.MinP > 1:
+		return nil, usageError{"--top-k must not be negative, --top-p and --min-p must lie between 0 and 1"}
+	}
+	for _, s := range splitList([]string{c.String("route")}) {
+		who, where, ok := strings.Cut(s, ":")
+		span, err := protocol.ParseSpan(where)
+		if !ok || err != nil {
+			return nil, usageError{fmt.Sprintf("--route %q: write it as PEER:FROM-TO,PEER:FROM-TO", s)}
+		}
+		g.Route = append(g.Route, api.Hop{Peer: who, From: span.From, To: span.To})
+	}
+	return g, nil
+}
+
+func promptCommand() *cli.Command {
+	return &cli.Command{
+		Name: "prompt", Usage: "answer one prompt, given as argument or on standard input", ArgsUsage: "[TEXT]",
+		Flags: append([]cli.Flag{
+			&cli.BoolFlag{Name: "raw", Usage: "no chat template: go on from the text as it is"},
+			&cli.IntFlag{Name: "logprobs", Value: -1, Usage: "with --json: log probabilities, and those of the `K` best alternatives"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing but the answer"},
+		}, answerFlags()...),
+		Action: runPrompt,
+	}
+}
+
+// readPrompt takes the prompt from the arguments, or from a pipe.
+func readPrompt(c *cli.Context) (string, error) {
+	if c.Args().Present() {
+		return strings.Join(c.Args().Slice(), " "), nil
+	}
+	if isTerminal(os.Stdin) {
+		return "", usageError{"give a prompt: shoal prompt \"Tell me a story\""}
+	}
+	raw, err := io.ReadAll(io.LimitReader(os.Stdin, 32<<20))
+	if err != nil {
+		return "", err
+	}
+	if len(raw) == 0 {
+		return "", api.Errorf(api.BadInput, "the prompt on standard input is empty")
+	}
+	return strings.TrimSuffix(string(raw), "\n"), nil
+}
+
+// promptResult is what `shoal prompt --json` prints.
+type promptResult struct {
+	Model           string       `json:"model"`
+	PromptTokens    []int32      `json:"prompt_tokens"`
+	Tokens          []int32      `json:"tokens"`
+	Text            string       `json:"text"`
+	FinishReason    string       `json:"finish_reason"`
+	Route           []api.Hop    `json:"route"`
+	PredictedTokens float64      `json:"predicted_tokens_per_s"`
+	TokensPerS      float64      `json:"tokens_per_s"`
+	TTFTMs          float64      `json:"ttft_ms"`
+	Note            string       `json:"note,omitempty"`
+	Logprobs        []logprobOut `json:"logprobs,omitempty"`
+}
+
+type logprobOut struct {
+	ID      int32    `json:"id"`
+	Logprob float64  `json:"logprob"`
+	Top     []topOut `json:"top"`
+}
+
+type topOut struct {
+	ID      int32   `json:"id"`
+	Logprob float64 `json:"logprob"`
+}
+
+func runPrompt(c *cli.Context) error {
+	g, err := request(c)
+	if err != nil {
+		return err
+	}
+	text, err := readPrompt(c)
+	if err != nil {
+		return err
+	}
+	if c.Bool("raw") {
+		if c.String("system") != "" {
+			return usageError{"--raw and --system do not go together"}
+		}
+		g.Raw, g.Prompt = true, text
+	} else {
+		if s := c.String("system"); s != "" {
+			g.Messages = append(g.Messages, api.Message{Role: "system", Content: s})
+		}
+		g.Messages = append(g.Messages, api.Message{Role: "user", Content: text})
+	}
+	if k := c.Int("logprobs"); k >= 0 {
+		if !c.Bool("json") {
+			return usageError{"--logprobs goes with --json"}
+		}
+		if k > 20 {
+			return usageError{"--logprobs: at most 20 alternatives"}
+		}
+		g.Sampling.Logprobs, g.Sampling.TopLogprobs = true, k
+	}
+	cl, done, err := connect(c, true)
+	if err != nil {
+		return err
+	}
+	defer done()
+	show := &shower{out: c.App.Writer, err: c.App.ErrWriter, quiet: c.Bool("quiet"), json: c.Bool("json"), logprobs: g.Sampling.Logprobs}
+	if err := cl.Generate(c.Context, g, show.event); err != nil {
+		show.breakOff()
+		return err
+	}
+	return show.end()
+}
+
+// shower shows an answer as it comes.
+type shower struct {
+	out, err         io.Writer
+	quiet, json      bool
+	logprobs         bool
+	text             strings.Builder
+	result           promptResult
+	begun, lineEnded bool
+}
+
+func (s *shower) event(e api.Event) error {
+	switch {
+	case e.Start != nil:
+		r := &s.result
+		r.Model, r.PromptTokens, r.Route, r.PredictedTokens = e.Start.Model, e.Start.PromptTokens, e.Start.Route, e.Start.PredictedRate
+		if !s.quiet && !s.json && e.Start.Note != "" {
+			fmt.Fprintln(s.err, "note:", e.Start.Note)
+		}
+	case e.Token != nil:
+		s.result.Tokens = append(s.result.Tokens, e.Token.ID)
+		if s.logprobs {
+			l := logprobOut{ID: e.Token.ID, Logprob: e.Token.Logprob, Top: []topOut{}}
+			for _, t := range e.Token.Top {
+				l.Top = append(l.Top, topOut{t.ID, t.Logprob})
+			}
+			s.result.Logprobs = append(s.result.Logprobs, l)
+		}
+		s.write(e.Token.Text)
+	case e.Done != nil:
+		s.write(e.Done.Text)
+		r := &s.result
+		r.FinishReason, r.TokensPerS, r.TTFTMs, r.Note = e.Done.FinishReason, e.Done.TokensPerS, e.Done.TTFTMs, e.Done.Note
+	}
+	return nil
+}
+
+func (s *shower) write(text string) {
+	s.text.WriteString(text)
+	if s.json || text == "" {
+		return
+	}
+	s.begun = true
+	text = clean(s.out, text)
+	fmt.Fprint(s.out, text)
+	if text != "" {
+		s.lineEnded = strings.HasSuffix(text, "\n")
+	}
+}
+
+// breakOff ends the line of an answer that did not come to its end.
+func (s *shower) breakOff() {
+	if s.begun && !s.lineEnded {
+		fmt.Fprintln(s.out)
+	}
+}
+
+func (s *shower) end() error {
+	r := &s.result
+	if s.json {
+		r.Text = s.text.String()
+		if r.Tokens == nil {
+			r.Tokens = []int32{}
+		}
+		return printJSON(s.out, r)
+	}
+	if !s.lineEnded {
+		fmt.Fprintln(s.out)
+	}
+	if !s.quiet {
+		fmt.Fprintln(s.err, s.summary())
+	}
+	return nil
+}
+
+// summary is the line under an answer: the way it took, and what was foreseen
+// against what came out.
+func (s *shower) summary() string {
+	r := &s.result
+	line := fmt.Sprintf("route %s · predicted %s tokens/s, got %s · first token after %.0f ms", routeText(r.Route),
+		rate(r.PredictedTokens), rate(r.TokensPerS), r.TTFTMs)
+	if r.Note != "" && len(r.Route) > 1 {
+		line += " · " + r.Note
+	}
+	if r.FinishReason == "length" {
+		line += " · cut at the limit of tokens"
+	}
+	if isTerminal(s.err) {
+		return "\x1b[2m" + line + "\x1b[0m"
+	}
+	return line
+}
+
+func rate(v float64) string {
+	if v >= 100 {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 1, 64)
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/shoalnet/shoal/testnet"
+	"github.com/shoalnet/shoal/testnet/link"
+)
+
+func testnetFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.IntFlag{Name: "nodes", Value: 3, Usage: "node processes"},
+		&cli.StringFlag{Name: "model", Usage: "GGUF file, URL, or name (default: the model inside this program)"},
+		&cli.IntFlag{Name: "replicas", Value: 1, Usage: "nodes that serve each span"},
+		&cli.StringFlag{Name: "rtt", Usage: "round trip between any two nodes, such as 40ms"},
+		&cli.StringFlag{Name: "rate", Usage: "uplink of each node, such as 100mbit"},
+		&cli.StringFlag{Name: "loss", Usage: "part of the packets lost, such as 0.1%"},
+		&cli.StringFlag{Name: "dir", Usage: "directory of the network (default: a temporary one, removed at the end)"},
+		&cli.BoolFlag{Name: "keep", Usage: "keep the directory and its logs"},
+		&cli.IntFlag{Name: "threads", Usage: "threads of each node (default: the cores divided among them)"},
+	}
+}
+
+func testnetCommand() *cli.Command {
+	return &cli.Command{
+		Name: "testnet", Usage: "run a network of many nodes on this machine", ArgsUsage: "[-- COMMAND ARGS]",
+		Description: "Without a command: prints what there is and runs until Ctrl-C. With one: runs it once the route is ready, with SHOAL_HOME, SHOAL_API,\nOPENAI_BASE_URL and SHOAL_TESTNET in its environment, and exits with its status.",
+		Flags:       append(testnetFlags(), jsonFlag()), Action: runTestnet,
+	}
+}
+
+// startTestnet starts the network that the flags describe and waits until it
+// is ready.
+func startTestnet(c *cli.Context) (*testnet.Testnet, error) {
+	p, err := link.Parse(c.String("rtt"), c.String("rate"), c.String("loss"))
+	if err != nil {
+		return nil, usageError{err.Error()}
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	model := c.String("model")
+	if model != "" {
+		model = absolute(model)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "starting %d nodes ...\n", c.Int("nodes"))
+	t, err := testnet.Start(c.Context, testnet.Config{
+		Binary: exe, Nodes: c.Int("nodes"), Replicas: c.Int("replicas"), Model: model, Link: p,
+		Dir: c.String("dir"), Keep: c.Bool("keep"), Threads: c.Int("threads"), ClientConfig: writeClientConfig,
+		Env: []string{"SHOAL_QUIET_BUILD=1"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := t.WaitReady(c.Context, nil); err != nil {
+		_ = t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// writeClientConfig lets a client of the testnet find it by its directory alone.
+func writeClientConfig(dir string, bootstrap []string) error {
+	var b []byte
+	b = append(b, "no-mdns = true\nbootstrap = ["...)
+	for i, a := range bootstrap {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = strconv.AppendQuote(b, a)
+	}
+	return os.WriteFile(filepath.Join(dir, "config.toml"), append(b, "]\n"...), 0o600)
+}
+
+func runTestnet(c *cli.Context) (err error) {
+	t, err := startTestnet(c)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := t.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	if c.Args().Present() {
+		code, err := t.Exec(c.Context, c.Args().Slice())
+		if err != nil {
+			return err
+		}
+		if code != 0 {
+			return status(code)
+		}
+		return nil
+	}
+	home, err := t.ClientHome()
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		if err := printJSON(c.App.Writer, map[string]any{"model": t.Model(), "nodes": t.Nodes(), "client_home": home}); err != nil {
+			return err
+		}
+	} else {
+		if err := printNodes(c, t); err != nil {
+			return err
+		}
+		exe := os.Args[0]
+		api := t.Nodes()[0].API
+		fmt.Fprintf(c.App.Writer, "\nask it, from another terminal:\n")
+		fmt.Fprintf(c.App.Writer, "  %s chat --home %s\n", exe, t.Nodes()[0].Dir)
+		fmt.Fprintf(c.App.Writer, "  %s prompt --home %s \"Tell me a story about a fox and a lantern.\"\n", exe, t.Nodes()[0].Dir)
+		fmt.Fprintf(c.App.Writer, "  curl http://%s/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n", hostPort(api))
+		fmt.Fprintf(c.App.Writer, "logs are in %s/*/node.log; Ctrl-C stops everything\n", t.Dir())
+	}
+	<-c.Context.Done()
+	return nil
+}
+
+func hostPort(url string) string {
+	for _, p := range []string{"http://", "https://"} {
+		if len(url) > len(p) && url[:len(p)] == p {
+			return url[len(p):]
+		}
+	}
+	return url
+}
+
+// printNodes prints a line for each node: what it serves, and what that takes
+// on its disk.
+func printNodes(c *cli.Context, t *testnet.Testnet) error {
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tPEER\tBLOCKS\tON DISK\tAPI")
+	for _, n := range t.Nodes() {
+		fmt.Fprintf(w, "%s\t%s\t%d-%d\t%s\t%s\n", n.Name, short(n.Peer), n.From, n.To, bytesText(allocated(n.Dir)), n.API)
+	}
+	return w.Flush()
+}
+
+// allocated is what the models in a node's directory take on disk.
+func allocated(dir string) int64 {
+	var sum int64
+	_ = filepath.Walk(filepath.Join(dir, "store"), func(_ string, info os.FileInfo, err error) error {
+		if err == nil && !info.IsDir() {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				sum += st.Blocks * 512
+			}
+		}
+		return nil
+	})
+	return sum
+}
+
+func demoCommand() *cli.Command {
+	return &cli.Command{
+		Name: "demo", Usage: "start three nodes that each hold a third of a tiny model, and have them answer a prompt", ArgsUsage: "[PROMPT]",
+		Flags: testnetFlags(), Action: runDemo,
+	}
+}
+
+func runDemo(c *cli.Context) (err error) {
+	begin := time.Now()
+	t, err := startTestnet(c)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := t.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	if err := printNodes(c, t); err != nil {
+		return err
+	}
+	prompt := "Tell me a story about a fox and a lantern."
+	if c.Args().Present() {
+		prompt = c.Args().First()
+	}
+	fmt.Fprintf(c.App.Writer, "\n> %s\n", prompt)
+	home, err := t.ClientHome()
+	if err != nil {
+		return err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.ErrWriter, "(ready after %.1f s; a client that holds no weights asks)\n\n", time.Since(begin).Seconds())
+	code, err := t.Exec(c.Context, []string{exe, "prompt", "--home", home, "--temperature", "0.7", prompt})
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return status(code)
+	}
+	return nil
+}
