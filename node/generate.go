@@ -129,7 +129,6 @@ type generation struct {
 	decoder *text.Decoder
 	stops   *text.Stops
 	stopped bool
-	rest    strings.Builder
 	count   int
 }
 

@@ -101,7 +101,6 @@ func (e *sums) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
 // pipes is a network of stage servers in one process.
 type pipes struct {
 	servers map[peer.ID]*stage.Server
-	wrap    func(net.Conn) net.Conn
 }
 
 type end struct {

@@ -65,7 +65,7 @@ func (s *serving) run(ctx context.Context) error {
 		lived := time.Now()
 		err := s.serve(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to stop
 		}
 		var missing *store.Missing
 		switch {

@@ -60,7 +60,7 @@ func loadConfig(c *cli.Context, flags []cli.Flag) error {
 	path := c.String("config")
 	if path == "" {
 		path = filepath.Join(c.String("home"), "config.toml")
-		if _, err := os.Stat(path); err != nil {
+		if _, err := os.Stat(path); os.IsNotExist(err) {
 			return nil
 		}
 	}

@@ -53,9 +53,6 @@ func newTuner(b ml.Backend, most int) *tuner {
 	return t
 }
 
-// threads in use, outside a trial.
-func (t *tuner) threads() int { return t.options[t.at] }
-
 func (t *tuner) before(rows int) {
 	if t.set == nil || rows > smallPass || len(t.options) < 2 {
 		return

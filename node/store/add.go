@@ -122,7 +122,6 @@ type importer struct {
 	keep  map[int]bool
 	out   *os.File // laid out as the model's data file
 	done  int64    // bytes read
-	wrote int      // leaves
 	nodes map[cid.Cid][]byte
 }
 

@@ -15,7 +15,7 @@ func flock(f *os.File) error {
 // allocated is what a file takes on disk, in bytes.
 func allocated(st os.FileInfo) int64 {
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		return int64(sys.Blocks) * 512
+		return sys.Blocks * 512
 	}
 	return st.Size()
 }

@@ -1,0 +1,71 @@
+# shoal: `make` builds bin/shoal, `make demo` shows it, `make test` tests it.
+# Needs Go, gcc, g++ and make; modules come from Go's module proxy.
+
+GO ?= go
+
+# The engine (ggml, C and C++) is 5 to 10 times slower without these flags. On
+# machines without AVX2, and on other processors, it is built for the machine
+# itself. -w: the warnings are other people's. x86-64-v3 rather than native: with AVX-512, sums differ in their last
+# bits between machines, and with them, now and then, the words of an answer.
+ifeq ($(shell uname -m),x86_64)
+  MARCH := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && echo x86-64-v3 || echo native)
+else
+  MARCH := native
+endif
+ifeq ($(shell uname -s),Linux)
+  OPENMP := -fopenmp
+  OPENMP_DEF := -DGGML_USE_OPENMP
+endif
+SHOAL_CFLAGS := $(strip -O3 -march=$(MARCH) -w $(OPENMP) $(OPENMP_DEF))
+export CGO_ENABLED := 1
+export CGO_CFLAGS := $(SHOAL_CFLAGS)
+export CGO_CXXFLAGS := $(SHOAL_CFLAGS)
+export CGO_LDFLAGS := $(OPENMP)
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# Packages whose goroutines meet; the race detector slows the others for nothing.
+RACE := ./node ./node/api ./node/exchange ./node/network ./node/stage ./node/session ./node/store ./testnet/...
+FUZZTIME ?= 20s
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: build demo test race lint bench fuzz proto clean FORCE
+build: bin/shoal
+
+bin/shoal: FORCE
+	@mkdir -p bin
+	@[ -d "$$($(GO) env GOCACHE)/00" ] || echo "building; the first time this takes some minutes, most of it for the engine" >&2
+	$(GO) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/shoal
+
+demo: build
+	@bin/shoal demo
+
+test:
+	$(GO) vet ./...
+	$(GO) test -timeout 15m ./...
+
+race:
+	$(GO) test -race -timeout 15m $(RACE)
+
+lint:
+	@test -z "$$(gofmt -l cmd contrib node protocol testnet | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }
+	$(GO) run $(GOLANGCI) run ./...
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# Every fuzz test for FUZZTIME each.
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+# After a change of protocol/wire.proto; needs protoc and protoc-gen-go.
+proto:
+	protoc --go_out=. --go_opt=module=github.com/shoalnet/shoal protocol/wire.proto
+
+clean:
+	rm -rf bin dist

@@ -1,0 +1,165 @@
+// Package importmap holds the test of what may import what: cmd -> node ->
+// node/* -> protocol, and never across.
+package importmap
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const (
+	root   = "../.."
+	module = "github.com/shoalnet/shoal/"
+)
+
+// allowed gives, for each folder, the folders of ours that it may import; one
+// that ends in /... means it and all below. A folder's own subfolders are
+// always allowed. Folders without a line are a mistake.
+var allowed = map[string][]string{
+	"protocol":      nil,
+	"protocol/gguf": nil,
+
+	"node/api":           {"protocol"},
+	"node/engine":        nil,
+	"node/engine/sample": nil,
+	"node/exchange":      {"protocol"},
+	"node/network":       {"protocol"},
+	"node/route":         {"protocol"},
+	"node/session":       {"protocol"},
+	"node/stage":         {"protocol"},
+	"node/store":         {"protocol/..."},
+	"node/text":          nil,
+	"node":               {"node/...", "protocol/...", "contrib/tinymodel"},
+
+	"testnet":      nil,
+	"testnet/link": nil,
+	"testnet/sim":  {"testnet/link"},
+	"cmd/shoal":    {"node/...", "protocol/...", "testnet/..."},
+
+	"contrib/tinymodel": nil,
+	"contrib/importmap": nil,
+}
+
+// kept keeps what must stay in one place from spreading.
+var kept = []struct{ prefix, only string }{
+	{"github.com/ipfs/boxo", "node/exchange node/store"},
+	{"github.com/ollama/ollama", "node/engine"},
+	{"github.com/urfave/cli", "cmd/shoal"},
+	{"github.com/libp2p/go-libp2p-kad-dht", "node/network"},
+	{"github.com/nikolalohinski/gonja", "node/text"},
+}
+
+// pure folders decide; they touch nothing.
+var pure = map[string][]string{
+	"protocol":           {"net", "os", "context", "log/slog"},
+	"protocol/gguf":      {"net", "os", "time", "context", "log/slog"},
+	"node/route":         {"net", "os", "context", "log/slog", "math/rand"},
+	"node/engine/sample": {"net", "os", "time", "context", "log/slog", "math/rand"},
+}
+
+// imports gives what the files of each folder import, without those of tests.
+func imports(t *testing.T) map[string][]string {
+	t.Helper()
+	all := map[string][]string{}
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name := d.Name(); p != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(p, ".go") {
+			return nil
+		}
+		rel, err := filepath.Rel(root, filepath.Dir(p))
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		if _, ok := all[rel]; !ok {
+			all[rel] = nil
+		}
+		if strings.HasSuffix(p, "_test.go") {
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, s := range f.Imports {
+			name, err := strconv.Unquote(s.Path.Value)
+			if err != nil {
+				return err
+			}
+			all[rel] = append(all[rel], name)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func matches(patterns []string, folder string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		below, deep := strings.CutSuffix(p, "/...")
+		return folder == below || deep && strings.HasPrefix(folder, below+"/")
+	})
+}
+
+func TestImportMap(t *testing.T) {
+	seen := 0
+	for folder, list := range imports(t) {
+		rule, ok := allowed[folder]
+		if !ok {
+			t.Errorf("folder %s is not on the map: add it, or do without it", folder)
+			continue
+		}
+		seen++
+		for _, imp := range list {
+			if ours, ok := strings.CutPrefix(imp, module); ok {
+				if !matches(append([]string{folder + "/..."}, rule...), ours) {
+					t.Errorf("%s must not import %s", folder, ours)
+				}
+			}
+			for _, k := range kept {
+				if strings.HasPrefix(imp, k.prefix) && !slices.Contains(strings.Fields(k.only), folder) {
+					t.Errorf("%s imports %s, which belongs into %s", folder, imp, k.only)
+				}
+			}
+			for _, no := range pure[folder] {
+				if imp == no || strings.HasPrefix(imp, no+"/") {
+					t.Errorf("%s is pure and must not import %s", folder, imp)
+				}
+			}
+		}
+	}
+	if seen != len(allowed) {
+		t.Errorf("the map has %d folders, the tree %d of them", len(allowed), seen)
+	}
+}
+
+// TestTopLevel: what lies beside these folders was not meant to be here.
+func TestTopLevel(t *testing.T) {
+	want := strings.Fields("node protocol contrib cmd testnet go.mod go.sum README.md LICENSE Makefile bin dist")
+	entries, err := filepath.Glob(path.Join(root, "*"))
+	if err != nil || len(entries) < 9 {
+		t.Fatal(entries, err)
+	}
+	for _, e := range entries {
+		if name := filepath.Base(e); !slices.Contains(want, name) && !strings.HasPrefix(name, ".") {
+			t.Errorf("%s lies at the top", name)
+		}
+	}
+}
