@@ -32,7 +32,7 @@ func (n *Node) awaitModel(ctx context.Context, name string, span *protocol.Span)
 			return m, err
 		}
 		if !told {
-			n.cfg.Log.Warn("the model is not known here yet; waiting for a peer that has it", "model", name)
+			n.cfg.Events(Event{Event: "waiting", Name: name, Error: err.Error()})
 			told = true
 		}
 		select {
@@ -114,12 +114,14 @@ func (n *Node) lookUp(ctx context.Context, name string) (cid.Cid, error) {
 	}
 	var all []string
 	for {
-		found := map[cid.Cid]bool{}
+		found, best := map[cid.Cid]bool{}, protocol.MatchBegin
 		all = nil
 		for id, names := range n.offered(ctx) {
 			all = append(all, names...)
-			if slices.ContainsFunc(names, func(s string) bool { return strings.EqualFold(s, name) }) ||
-				len(name) >= 8 && (strings.HasPrefix(id.String(), name) || strings.HasSuffix(id.String(), name)) {
+			switch fit := protocol.MatchModel(name, id, names); {
+			case fit > best:
+				found, best = map[cid.Cid]bool{id: true}, fit
+			case fit == best:
 				found[id] = true
 			}
 		}
@@ -197,7 +199,7 @@ func (n *Node) importModel(ctx context.Context, req api.AddRequest, span *protoc
 		if err := f.Close(); err != nil {
 			return nil, err
 		}
-		from = f.Name()
+		from, opt.Transient = f.Name(), true
 		if opt.Name == "" {
 			opt.Name = tinymodel.Name
 		}

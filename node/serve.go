@@ -79,7 +79,8 @@ func (s *serving) run(ctx context.Context) error {
 			backoff = firstBackoff
 		}
 		s.set(fmt.Sprintf("the engine was lost; it is started again in %s", backoff))
-		s.node.cfg.Log.Warn("the engine was lost", "error", err)
+		s.node.cfg.Events(Event{Event: "engine", Model: s.model.ID().String(), Name: s.model.Name(), From: s.span.From, To: s.span.To,
+			Error: fmt.Sprintf("%s; it is started again in %s", err, backoff)})
 		select {
 		case <-time.After(backoff):
 		case <-ctx.Done():
@@ -293,6 +294,10 @@ func (n *Node) kvTokens(m *store.Model, span protocol.Span) int64 {
 	return max(256, min(want, n.cfg.Memory/4/per))
 }
 
+// calibrateTime is enough for two measurements each to end soon on a machine
+// that is slow for its span.
+const calibrateTime = time.Second
+
 // calibrate measures what a row costs, alone and in a chunk, and is the proof
 // that the span computes at all.
 func calibrate(ctx context.Context, e engine.Engine) (m measured, err error) {
@@ -320,23 +325,30 @@ func calibrate(ctx context.Context, e engine.Engine) (m measured, err error) {
 		}
 		return res.Compute, nil
 	}
-	best := func(passes, base, rows int) (time.Duration, error) {
-		least := time.Duration(1 << 62)
+	// The engine settles on a number of threads meanwhile; the later half
+	// counts.
+	typical := func(passes, base, rows int) (time.Duration, error) {
+		var all []time.Duration
+		begin := time.Now()
 		for i := range passes {
 			d, err := pass(base+i*rows, rows)
 			if err != nil {
 				return 0, err
 			}
-			least = min(least, d)
+			if all = append(all, d); time.Since(begin) > calibrateTime {
+				break
+			}
 		}
-		return least, nil
+		all = all[len(all)/2:]
+		slices.Sort(all)
+		return all[len(all)/2], nil
 	}
 	rows := min(route.Chunk, info.MaxBatch, max(1, info.KVTokens/4))
-	chunk, err := best(2, 0, rows)
+	chunk, err := typical(2, 0, rows)
 	if err != nil {
 		return m, err
 	}
-	one, err := best(min(8, max(1, info.KVTokens/4)), 2*rows, 1)
+	one, err := typical(min(24, max(1, info.KVTokens/4)), 2*rows, 1)
 	if err != nil {
 		return m, err
 	}

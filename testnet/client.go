@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -76,9 +77,35 @@ func (t *Testnet) ClientHome() (string, error) {
 	return dir, nil
 }
 
+// gateway is the client that answers the API for commands.
+type gateway struct {
+	once sync.Once
+	api  string
+	stop func()
+	err  error
+}
+
+// API is the host:port of an API of this network: the gateway's, else the first
+// running node's.
+func (t *Testnet) API() (string, error) {
+	if t.conf.Gateway == nil {
+		for _, n := range t.Nodes() {
+			if n.PID != 0 && n.API != "" {
+				return n.API, nil
+			}
+		}
+		return "", errors.New("testnet: no node runs")
+	}
+	g := &t.gateway
+	g.once.Do(func() {
+		g.api, g.stop, g.err = t.conf.Gateway(filepath.Join(t.conf.Dir, "gateway"), t.bootstraps(nil))
+	})
+	return g.api, g.err
+}
+
 // Env is the environment of a command that is to use the network from home: it
-// finds the network, the first running node's API and the state file, and is as
-// far from the nodes as they are from each other. It holds no other SHOAL_*.
+// finds the network, an API and the state file, and is as far from the nodes as
+// they are from each other. It holds no other SHOAL_*.
 func (t *Testnet) Env(home, statePath string) []string {
 	env := append(baseEnv(),
 		"SHOAL_HOME="+home,
@@ -86,11 +113,8 @@ func (t *Testnet) Env(home, statePath string) []string {
 		"SHOAL_BOOTSTRAP="+strings.Join(t.bootstraps(nil), ","),
 		"SHOAL_NO_MDNS=true",
 	)
-	for _, n := range t.Nodes() {
-		if n.PID != 0 && n.API != "" {
-			env = append(env, "SHOAL_API=http://"+n.API, "OPENAI_BASE_URL=http://"+n.API+"/v1")
-			break
-		}
+	if api, err := t.API(); err == nil {
+		env = append(env, "SHOAL_API=http://"+api, "OPENAI_BASE_URL=http://"+api+"/v1")
 	}
 	if os.Getenv("OPENAI_API_KEY") == "" {
 		env = append(env, "OPENAI_API_KEY=none") // clients refuse to start without
@@ -108,6 +132,9 @@ func (t *Testnet) Env(home, statePath string) []string {
 func (t *Testnet) Exec(ctx context.Context, argv []string) (int, error) {
 	if len(argv) == 0 {
 		return 0, errors.New("testnet: no command given")
+	}
+	if _, err := t.API(); err != nil {
+		return 0, err
 	}
 	home, err := t.ClientHome()
 	if err != nil {

@@ -40,6 +40,11 @@ type Config struct {
 	// bootstrap are multiaddrs with /p2p/. nil: the client has the
 	// environment alone (SHOAL_BOOTSTRAP).
 	ClientConfig func(dir string, bootstrap []string) error
+
+	// Gateway starts a client of the network with an API of its own, so that
+	// the API outlives any node that a test kills. It gives the API's
+	// host:port, and how to stop it. nil: clients get the API of a node.
+	Gateway func(dir string, bootstrap []string) (api string, stop func(), err error)
 }
 
 func (c *Config) setDefaults() error {

@@ -38,7 +38,7 @@ func fakeShoal(args []string, faults string) int {
 	fs := flag.NewFlagSet("fake", flag.ExitOnError)
 	home := fs.String("home", "", "")
 	span := fs.String("span", "", "")
-	port := fs.Int("listen-port", 0, "")
+	listen := fs.String("listen", "", "")
 	api := fs.String("api", "", "")
 	for _, f := range []string{"bootstrap", "model", "threads"} {
 		fs.String(f, "", "")
@@ -94,8 +94,9 @@ func fakeShoal(args []string, faults string) int {
 		c.Start()
 		engine = c.Process.Pid
 	}
-	if *port == 0 {
-		*port = os.Getpid()
+	port := os.Getpid()
+	if _, err := fmt.Sscanf(*listen, "/ip4/127.0.0.1/udp/%d/quic-v1", &port); err != nil || port == 0 {
+		port = os.Getpid()
 	}
 	if *api == "127.0.0.1:0" {
 		*api = fmt.Sprintf("127.0.0.1:%d", 1+os.Getpid())
@@ -103,8 +104,8 @@ func fakeShoal(args []string, faults string) int {
 	out := json.NewEncoder(os.Stdout)
 	peer := fmt.Sprintf("12D3fake%d", os.Getpid())
 	out.Encode(Event{Event: EventListening, Peer: peer, API: *api, Addrs: []string{
-		fmt.Sprintf("/ip4/10.0.0.1/udp/%d/quic-v1/p2p/%s", *port, peer),
-		fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1/p2p/%s", *port, peer),
+		fmt.Sprintf("/ip4/10.0.0.1/udp/%d/quic-v1/p2p/%s", port, peer),
+		fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1/p2p/%s", port, peer),
 	}})
 	var from, to int
 	fmt.Sscanf(*span, "%d-%d", &from, &to)

@@ -45,10 +45,11 @@ func loopback(addrs []string) []string {
 
 // run starts the process of a node that does not run.
 func (t *Testnet) run(n *node) error {
-	port, api := "0", "127.0.0.1:0"
+	// On loopback alone, and after a restart at the same addresses.
+	listen, api := "/ip4/127.0.0.1/udp/0/quic-v1,/ip4/127.0.0.1/tcp/0", "127.0.0.1:0"
 	t.mu.Lock()
-	if n.port != "" {
-		port = n.port
+	if n.listen != "" {
+		listen = n.listen
 	}
 	if n.API != "" {
 		api = n.API
@@ -56,7 +57,7 @@ func (t *Testnet) run(n *node) error {
 	t.mu.Unlock()
 	argv := []string{t.conf.Binary, "node",
 		"--home", n.Dir,
-		"--listen-port", port,
+		"--listen", listen,
 		"--api", api,
 		"--model", t.model.ID,
 		"--span", n.span,
@@ -113,7 +114,7 @@ func (t *Testnet) nodeEvent(n *node, p *process, e Event) {
 	if n.proc == p {
 		switch e.Event {
 		case EventListening:
-			n.Peer, n.Addrs, n.port = e.Peer, e.Addrs, udpPort(e.Addrs)
+			n.Peer, n.Addrs, n.listen = e.Peer, e.Addrs, listenAddrs(loopback(e.Addrs))
 			if e.API != "" {
 				n.API = e.API
 			}
@@ -123,7 +124,7 @@ func (t *Testnet) nodeEvent(n *node, p *process, e Event) {
 				n.EnginePID = e.EnginePID
 			}
 		case EventEngine:
-			n.EnginePID = e.EnginePID
+			n.EnginePID, n.Ready = e.EnginePID, n.Ready && e.EnginePID != 0
 		}
 		t.changedLocked()
 	}
@@ -194,15 +195,12 @@ func (t *Testnet) waitListening(ctx context.Context, n *node) error {
 	}
 }
 
-// udpPort is the port of the first UDP or TCP address.
-func udpPort(addrs []string) string {
+// listenAddrs are a node's addresses as --listen takes them.
+func listenAddrs(addrs []string) string {
+	var list []string
 	for _, a := range addrs {
-		parts := strings.Split(a, "/")
-		for i := range parts {
-			if (parts[i] == "udp" || parts[i] == "tcp") && i+1 < len(parts) {
-				return parts[i+1]
-			}
-		}
+		a, _, _ = strings.Cut(a, "/p2p/")
+		list = append(list, a)
 	}
-	return ""
+	return strings.Join(list, ",")
 }

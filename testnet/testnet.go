@@ -23,6 +23,7 @@ type Testnet struct {
 	state   string        // where to keep the state file, once asked for
 	changed chan struct{} // closed and replaced when a node's state changes
 	closed  bool
+	gateway gateway
 
 	events sync.Mutex     // one event at a time
 	exits  sync.WaitGroup // watchers of processes
@@ -55,7 +56,7 @@ type Node struct {
 type node struct {
 	Node
 	span     string // as given to --span
-	port     string // of QUIC and TCP, once known
+	listen   string // multiaddrs, once known
 	proc     *process
 	stopping bool
 	failure  error // how the last run ended unasked
@@ -241,6 +242,10 @@ func (t *Testnet) Close() error {
 	nodes := append([]*node(nil), t.nodes...)
 	t.mu.Unlock()
 
+	t.gateway.once.Do(func() { t.gateway.err = errors.New("testnet: closed") })
+	if t.gateway.stop != nil {
+		t.gateway.stop()
+	}
 	// The first node is what the others know the network by: it goes last.
 	var stops sync.WaitGroup
 	for i := len(nodes) - 1; i >= 0; i-- {

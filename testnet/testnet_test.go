@@ -186,7 +186,7 @@ func TestLife(t *testing.T) {
 	if strings.Contains(read("node1/args"), "--bootstrap") {
 		t.Error("the first node has a bootstrap node")
 	}
-	for _, want := range []string{"--span\n3-6", "--model\nbafytiny", "--threads\n2", "--no-mdns", "--json-events", "--listen-port\n0",
+	for _, want := range []string{"--span\n3-6", "--model\nbafytiny", "--threads\n2", "--no-mdns", "--json-events", "--listen\n/ip4/127.0.0.1/udp/0/quic-v1,/ip4/127.0.0.1/tcp/0\n",
 		"--bootstrap\n/ip4/127.0.0.1/udp/" + strconv.Itoa(nodes[0].PID) + "/quic-v1/p2p/" + nodes[0].Peer} {
 		if !strings.Contains(read("node2/args"), want) {
 			t.Errorf("node2's arguments have no %q:\n%s", want, read("node2/args"))
@@ -253,7 +253,7 @@ func TestLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := net.Nodes()[1]
-	if again.PID == nodes[1].PID || again.API != nodes[1].API || udpPort(again.Addrs) != udpPort(nodes[1].Addrs) {
+	if again.PID == nodes[1].PID || again.API != nodes[1].API || listenAddrs(again.Addrs) != listenAddrs(nodes[1].Addrs) {
 		t.Errorf("restarted as %+v, was %+v", again, nodes[1])
 	}
 	if n, err := net.AddNode(timeout(), "auto"); err != nil || n.Name != "node4" {
@@ -438,7 +438,7 @@ func FuzzEvents(f *testing.F) {
 		var got []Event
 		err := readEvents(bytes.NewReader(b), func(e Event) { got = append(got, e) })
 		for _, e := range got {
-			udpPort(loopback(e.Addrs))
+			listenAddrs(loopback(e.Addrs))
 			if e.Event == "" || e.Event == EventServing && (e.From < 0 || e.To < e.From) {
 				t.Fatalf("passed %+v", e)
 			}

@@ -55,7 +55,7 @@ func connect(c *cli.Context, join bool) (*api.Client, func(), error) {
 	}
 	if len(cfg.Network) > 0 || !join {
 		// A testnet's client, or one that talks to nobody, needs loopback only.
-		cfg.ListenAddrs = []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
+		cfg.ListenAddrs = loopbackAddrs()
 	}
 	n, err := node.New(cfg)
 	if err != nil {
@@ -74,6 +74,10 @@ func connect(c *cli.Context, join bool) (*api.Client, func(), error) {
 		}
 	}
 	return n.Client(), func() { _ = n.Close() }, nil
+}
+
+func loopbackAddrs() []string {
+	return []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 }
 
 // clientConfig reads what a home's configuration file says about the network;

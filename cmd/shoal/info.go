@@ -70,7 +70,7 @@ func statusCommand() *cli.Command {
 			return printJSON(c.App.Writer, s)
 		}
 		w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
-		if s.Light {
+		if s.Light && s.API == "" {
 			fmt.Fprintf(w, "no node runs in\t%s\n", s.Home)
 		} else {
 			fmt.Fprintf(w, "node\t%s\n", s.Peer)

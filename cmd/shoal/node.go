@@ -153,8 +153,12 @@ func (s *narrator) event(e node.Event) {
 	switch e.Event {
 	case "listening":
 		fmt.Fprintf(s.w, "node %s\n", e.Peer)
-		for _, a := range e.Addrs {
-			fmt.Fprintf(s.w, "  --bootstrap %s\n", a)
+		here, there := bootstrapAddrs(e.Addrs)
+		if here != "" {
+			fmt.Fprintf(s.w, "  others on this machine join with  --bootstrap %s\n", here)
+		}
+		if there != "" {
+			fmt.Fprintf(s.w, "  others elsewhere join with        --bootstrap %s\n", there)
 		}
 		if e.API != "" {
 			fmt.Fprintf(s.w, "API http://%s/v1 (OpenAI's); ask with `shoal chat`; stop with Ctrl-C\n", e.API)
@@ -165,10 +169,41 @@ func (s *narrator) event(e node.Event) {
 			s.on = true
 		}
 	case "serving":
-		fmt.Fprintf(s.w, "serving %s, blocks %d-%d\n", e.Name, e.From, e.To)
+		fmt.Fprintf(s.w, "serving %s, blocks %d-%d\n", safe(e.Name), e.From, e.To)
+	case "waiting":
+		fmt.Fprintf(s.w, "waiting for model %s: %s\n", e.Name, safe(e.Error))
+	case "engine":
+		fmt.Fprintf(s.w, "%s, blocks %d-%d: %s\n", safe(e.Name), e.From, e.To, e.Error)
 	case "stopped":
 		fmt.Fprintln(s.w, "stopped")
 	}
+}
+
+// bootstrapAddrs picks the addresses that a person would pass on: QUIC over
+// IPv4 if there is one.
+func bootstrapAddrs(addrs []string) (here, there string) {
+	better := func(old, a string) bool {
+		rank := func(s string) (n int) {
+			if strings.Contains(s, "/quic-v1") {
+				n++
+			}
+			if strings.HasPrefix(s, "/ip4/") {
+				n += 2
+			}
+			return n
+		}
+		return old == "" || rank(a) > rank(old)
+	}
+	for _, a := range addrs {
+		to := &there
+		if strings.HasPrefix(a, "/ip4/127.") || strings.HasPrefix(a, "/ip6/::1/") {
+			to = &here
+		}
+		if better(*to, a) {
+			*to = a
+		}
+	}
+	return here, there
 }
 
 // parseSize reads 512MiB, 8GB, 1.5GiB, or plain bytes.

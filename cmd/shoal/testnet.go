@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
 )
@@ -57,6 +60,9 @@ func startTestnet(c *cli.Context) (*testnet.Testnet, error) {
 		Binary: exe, Nodes: c.Int("nodes"), Replicas: c.Int("replicas"), Model: model, Link: p,
 		Dir: c.String("dir"), Keep: c.Bool("keep"), Threads: c.Int("threads"), ClientConfig: writeClientConfig,
 		Env: []string{"SHOAL_QUIET_BUILD=1"},
+		Gateway: func(dir string, bootstrap []string) (string, func(), error) {
+			return startGateway(c, p, dir, bootstrap)
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -68,8 +74,55 @@ func startTestnet(c *cli.Context) (*testnet.Testnet, error) {
 	return t, nil
 }
 
-// writeClientConfig lets a client of the testnet find it by its directory alone.
+// startGateway runs a light client with an API of its own in this process.
+func startGateway(c *cli.Context, p link.Params, home string, bootstrap []string) (string, func(), error) {
+	listening := make(chan string, 1)
+	n, err := node.New(node.Config{
+		Home: home, Version: version, Client: true, NoMDNS: true, Bootstrap: bootstrap, API: "127.0.0.1:0", Log: slog.Default(),
+		Network: p.LibP2POptions(), ListenAddrs: loopbackAddrs(),
+		Events: func(e node.Event) {
+			if e.Event == "listening" {
+				listening <- e.API
+			}
+		},
+	})
+	if err != nil {
+		return "", nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	stop := func() {
+		cancel()
+		<-ended
+		_ = n.Close()
+	}
+	wait, waited := context.WithTimeout(c.Context, 10*time.Second)
+	defer waited()
+	if err := n.WaitPeers(wait); err != nil {
+		stop()
+		return "", nil, err
+	}
+	select {
+	case api := <-listening:
+		return api, stop, nil
+	case err := <-ended:
+		cancel()
+		_ = n.Close()
+		return "", nil, err
+	}
+}
+
+// writeClientConfig lets a client of the testnet find it by its directory
+// alone, and use the gateway's API.
 func writeClientConfig(dir string, bootstrap []string) error {
+	token, err := os.ReadFile(filepath.Join(dir, "..", "gateway", "api.token"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "api.token"), token, 0o600)
+	}
+	if err != nil {
+		return err
+	}
 	var b []byte
 	b = append(b, "no-mdns = true\nbootstrap = ["...)
 	for i, a := range bootstrap {
@@ -101,12 +154,16 @@ func runTestnet(c *cli.Context) (err error) {
 		}
 		return nil
 	}
+	api, err := t.API()
+	if err != nil {
+		return err
+	}
 	home, err := t.ClientHome()
 	if err != nil {
 		return err
 	}
 	if c.Bool("json") {
-		if err := printJSON(c.App.Writer, map[string]any{"model": t.Model(), "nodes": t.Nodes(), "client_home": home}); err != nil {
+		if err := printJSON(c.App.Writer, map[string]any{"model": t.Model(), "nodes": t.Nodes(), "client_home": home, "api": "http://" + api}); err != nil {
 			return err
 		}
 	} else {
@@ -114,24 +171,14 @@ func runTestnet(c *cli.Context) (err error) {
 			return err
 		}
 		exe := os.Args[0]
-		api := t.Nodes()[0].API
 		fmt.Fprintf(c.App.Writer, "\nask it, from another terminal:\n")
-		fmt.Fprintf(c.App.Writer, "  %s chat --home %s\n", exe, t.Nodes()[0].Dir)
-		fmt.Fprintf(c.App.Writer, "  %s prompt --home %s \"Tell me a story about a fox and a lantern.\"\n", exe, t.Nodes()[0].Dir)
-		fmt.Fprintf(c.App.Writer, "  curl http://%s/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n", hostPort(api))
+		fmt.Fprintf(c.App.Writer, "  %s chat --api http://%s\n", exe, api)
+		fmt.Fprintf(c.App.Writer, "  %s prompt --api http://%s \"Tell me a story about a fox and a lantern.\"\n", exe, api)
+		fmt.Fprintf(c.App.Writer, "  curl http://%s/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n", api)
 		fmt.Fprintf(c.App.Writer, "logs are in %s/*/node.log; Ctrl-C stops everything\n", t.Dir())
 	}
 	<-c.Context.Done()
 	return nil
-}
-
-func hostPort(url string) string {
-	for _, p := range []string{"http://", "https://"} {
-		if len(url) > len(p) && url[:len(p)] == p {
-			return url[len(p):]
-		}
-	}
-	return url
 }
 
 // printNodes prints a line for each node: what it serves, and what that takes
@@ -185,16 +232,12 @@ func runDemo(c *cli.Context) (err error) {
 		prompt = c.Args().First()
 	}
 	fmt.Fprintf(c.App.Writer, "\n> %s\n", prompt)
-	home, err := t.ClientHome()
-	if err != nil {
-		return err
-	}
 	exe, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(c.App.ErrWriter, "(ready after %.1f s; a client that holds no weights asks)\n\n", time.Since(begin).Seconds())
-	code, err := t.Exec(c.Context, []string{exe, "prompt", "--home", home, "--temperature", "0.7", prompt})
+	code, err := t.Exec(c.Context, []string{exe, "prompt", "--temperature", "0.7", prompt})
 	if err != nil {
 		return err
 	}

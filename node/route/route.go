@@ -81,6 +81,11 @@ func (p Prediction) String() string {
 // UnknownOneWay is assumed between peers that nobody has measured.
 const UnknownOneWay = 25 * time.Millisecond
 
+// StageCost is what a stage adds to a step besides computing it: the frame is
+// read, given to the engine's process, and sent on. Measured over loopback on
+// two shared cores it is 0.13 to 0.37 ms, more with more stages.
+const StageCost = 250 * time.Microsecond
+
 // Chunk is the rows of a prefill chunk.
 const Chunk = 64
 
@@ -111,7 +116,7 @@ const most = time.Hour
 func sane(d time.Duration) time.Duration { return max(0, min(d, most)) }
 
 func (c *Candidate) decode(blocks int) time.Duration {
-	d := sane(c.Decode)*time.Duration(c.Span.Len()) + sane(c.Queue)
+	d := sane(c.Decode)*time.Duration(c.Span.Len()) + sane(c.Queue) + StageCost
 	if c.Span.From == 0 {
 		d += sane(c.Embed)
 	}
@@ -127,7 +132,7 @@ func (c *Candidate) prefill(rows int) time.Duration {
 	if per == 0 {
 		per = c.Decode
 	}
-	return min(most, sane(per)*time.Duration(c.Span.Len()*max(1, rows))+sane(c.Queue))
+	return min(most, sane(per)*time.Duration(c.Span.Len()*max(1, rows))+sane(c.Queue)+StageCost)
 }
 
 type planner struct {

@@ -23,10 +23,11 @@ import (
 
 // AddOptions say how to import a model.
 type AddOptions struct {
-	Name     string         // what to call it; "": after the file
-	Span     *protocol.Span // keep only what this span needs; nil: all
-	Pin      bool           // protect what is kept from the quota
-	Progress func(done, total int64)
+	Name      string         // what to call it; "": after the file
+	Span      *protocol.Span // keep only what this span needs; nil: all
+	Transient bool           // the source goes away: do not remember it as an origin
+	Pin       bool           // protect what is kept from the quota
+	Progress  func(done, total int64)
 }
 
 // Add imports a model from a path, an http(s) URL, or hf:owner/repo/file.gguf.
@@ -99,7 +100,10 @@ func (s *Store) adopt(im *importer, tmp string) (*Model, error) {
 }
 
 func (im *importer) record() record {
-	rec := record{Names: []string{im.opt.Name}, Origins: im.src.origins(), Added: time.Now().UTC()}
+	rec := record{Names: []string{im.opt.Name}, Added: time.Now().UTC()}
+	if !im.opt.Transient {
+		rec.Origins = im.src.origins()
+	}
 	if im.opt.Pin {
 		for i := range im.man.Shards {
 			if im.keep[i] {

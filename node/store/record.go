@@ -92,12 +92,9 @@ func (m *Model) Added() time.Time {
 	return m.rec.Added
 }
 
-// called says whether the model goes by a name.
-func (m *Model) called(name string) bool {
-	name = strings.TrimSuffix(name, ".gguf")
-	return slices.ContainsFunc(append(m.Names(), defaultName(m.man), slug(m.man.Name)), func(n string) bool {
-		return n != "" && strings.EqualFold(n, name)
-	})
+// match says how well a word names the model.
+func (m *Model) match(word string) protocol.Match {
+	return protocol.MatchModel(word, m.id, append(m.Names(), defaultName(m.man), slug(m.man.Name)))
 }
 
 // Pin protects the whole model from the quota, or no longer; so it takes the

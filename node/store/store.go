@@ -129,25 +129,21 @@ func (s *Store) Model(id cid.Cid) (*Model, error) {
 	return nil, fmt.Errorf("model %s: %w", id, ErrNotFound)
 }
 
-// Find gives a model by CID, by name, or by at least eight characters of a
-// CID's beginning or end. A name never hides a CID, nor a piece of a CID a
-// name.
+// Find gives a model by CID, by name, or by what only one name begins with, or
+// one CID begins or ends with.
 func (s *Store) Find(name string) (*Model, error) {
 	if c, err := cid.Decode(name); err == nil {
 		return s.Model(c)
 	}
-	var named, begun []*Model
+	var named []*Model
+	best := protocol.MatchBegin
 	for _, m := range s.Models() {
-		id := m.id.String()
-		if m.called(name) {
+		switch fit := m.match(name); {
+		case fit > best:
+			named, best = []*Model{m}, fit
+		case fit == best:
 			named = append(named, m)
 		}
-		if len(name) >= 8 && (strings.HasPrefix(id, name) || strings.HasSuffix(id, name)) {
-			begun = append(begun, m)
-		}
-	}
-	if len(named) == 0 {
-		named = begun
 	}
 	switch len(named) {
 	case 0:
