@@ -66,6 +66,19 @@ type Event struct {
 	Error     string   `json:"error,omitempty"`
 }
 
+// ErrConfig marks what an operator asked for and cannot have.
+var ErrConfig = errors.New("configuration")
+
+// configError is an error that is an ErrConfig without saying so.
+type configError struct{ error }
+
+func (e configError) Unwrap() error        { return e.error }
+func (e configError) Is(target error) bool { return target == ErrConfig }
+
+func badConfig(format string, args ...any) error {
+	return configError{fmt.Errorf(format, args...)}
+}
+
 func (c *Config) setDefaults() error {
 	if c.Home == "" {
 		return errors.New("node: no home directory given")
@@ -89,13 +102,13 @@ func (c *Config) setDefaults() error {
 		c.KVType = "f16"
 	}
 	if c.KVType != "f16" && c.KVType != "f32" {
-		return fmt.Errorf("KV type %q: f16 and f32 are known", c.KVType)
+		return badConfig("KV type %q: f16 and f32 are known", c.KVType)
 	}
 	if _, err := codecOf(c.Wire); err != nil {
 		return err
 	}
 	if c.Threads < 0 || c.Threads > runtime.NumCPU() {
-		return fmt.Errorf("%d threads: this machine has %d cores", c.Threads, runtime.NumCPU())
+		return badConfig("%d threads: this machine has %d cores", c.Threads, runtime.NumCPU())
 	}
 	for _, s := range c.Serve {
 		if _, _, err := s.span(); err != nil {
@@ -123,7 +136,9 @@ func (s ServeSpec) span() (span protocol.Span, auto bool, err error) {
 	case "all":
 		return protocol.Span{From: 0, To: -1}, false, nil
 	}
-	span, err = protocol.ParseSpan(s.Span)
+	if span, err = protocol.ParseSpan(s.Span); err != nil {
+		err = configError{err}
+	}
 	return span, false, err
 }
 
@@ -136,7 +151,7 @@ func codecOf(wire string) (protocol.TensorCodec, error) {
 	case "q8_0":
 		return protocol.TensorCodec_TENSOR_CODEC_Q8_0, nil
 	}
-	return 0, fmt.Errorf("wire format %q: f32, f16 and q8_0 are known", wire)
+	return 0, badConfig("wire format %q: f32, f16 and q8_0 are known", wire)
 }
 
 func (c *Config) path(name string) string { return filepath.Join(c.Home, name) }

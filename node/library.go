@@ -136,10 +136,13 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 
 // input marks errors that are the caller's to mend.
 func input(err error) error {
-	for _, e := range []error{store.ErrSource, gguf.ErrFormat, engine.ErrUnsupported, protocol.ErrManifest, text.ErrNoTemplate} {
+	for _, e := range []error{store.ErrSource, store.ErrSpan, gguf.ErrFormat, engine.ErrUnsupported, protocol.ErrManifest, text.ErrNoTemplate} {
 		if errors.Is(err, e) {
 			return api.Errorf(api.BadInput, "%s", err)
 		}
+	}
+	if errors.Is(err, store.ErrFull) {
+		return api.Errorf(api.Refused, "%s", err)
 	}
 	return err
 }
@@ -166,7 +169,7 @@ func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.
 			progress(api.Progress{Done: done, Total: total, Sources: sources})
 		}
 	}); err != nil {
-		return nil, err
+		return nil, input(err)
 	}
 	d := describe(m)
 	return &d, nil
@@ -287,7 +290,10 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 }
 
 // Peers tells of the peers connected.
-func (n *Node) Peers(context.Context) ([]api.Peer, error) {
+func (n *Node) Peers(ctx context.Context) ([]api.Peer, error) {
+	ask, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	n.net.Offers(ask, cid.Undef, nil) // so that it is known what they serve
 	out := []api.Peer{}
 	for _, p := range n.net.Peers() {
 		v := api.Peer{Peer: p.ID.String(), Addr: p.Addr, Transport: p.Transport, RTTMs: ms(p.RTT), Version: p.Version, Relayed: p.Relayed}

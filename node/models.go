@@ -59,7 +59,7 @@ func (n *Node) findModel(ctx context.Context, name string, span *protocol.Span) 
 	}
 	id, err := cid.Decode(name)
 	if err != nil {
-		if id, err = n.lookUp(ctx, name); err != nil {
+		if id, name, err = n.lookUp(ctx, name); err != nil {
 			return nil, err
 		}
 		if m, err := n.store.Model(id); err == nil { // under another name
@@ -104,30 +104,34 @@ func (n *Node) nameOf(id cid.Cid) string {
 	return ""
 }
 
-// lookUp finds the model that peers call by a name. Names are claims: if peers
+// lookUp finds the model that peers call by a name, or by one that begins so, and
+// gives the name. Names are claims: if peers
 // mean different models, the person must say which.
-func (n *Node) lookUp(ctx context.Context, name string) (cid.Cid, error) {
+func (n *Node) lookUp(ctx context.Context, name string) (cid.Cid, string, error) {
 	wait, cancel := context.WithTimeout(ctx, lookTime/3)
 	defer cancel()
 	if err := n.net.WaitPeers(wait); err != nil && ctx.Err() == nil {
-		return cid.Undef, api.Errorf(api.UnknownModel, "model %q is not here, and %s", name, err)
+		return cid.Undef, "", api.Errorf(api.UnknownModel, "model %q is not here, and %s", name, err)
 	}
 	var all []string
 	for {
-		found, best := map[cid.Cid]bool{}, protocol.MatchBegin
+		found, best := map[cid.Cid][]string{}, protocol.MatchBegin
 		all = nil
 		for id, names := range n.offered(ctx) {
 			all = append(all, names...)
 			switch fit := protocol.MatchModel(name, id, names); {
 			case fit > best:
-				found, best = map[cid.Cid]bool{id: true}, fit
+				found, best = map[cid.Cid][]string{id: names}, fit
 			case fit == best:
-				found[id] = true
+				found[id] = names
 			}
 		}
 		if len(found) == 1 {
-			for id := range found {
-				return id, nil
+			for id, names := range found {
+				if i := slices.IndexFunc(names, func(s string) bool { return strings.EqualFold(s, name) }); i < 0 && len(names) > 0 {
+					name = names[0]
+				}
+				return id, name, nil
 			}
 		}
 		if len(found) > 1 {
@@ -136,15 +140,15 @@ func (n *Node) lookUp(ctx context.Context, name string) (cid.Cid, error) {
 				ids = append(ids, id.String())
 			}
 			slices.Sort(ids)
-			return cid.Undef, api.Errorf(api.BadInput, "peers call %d models %q; name one of %s", len(ids), name, strings.Join(ids, ", "))
+			return cid.Undef, "", api.Errorf(api.BadInput, "peers call %d models %q; name one of %s", len(ids), name, strings.Join(ids, ", "))
 		}
 		select {
 		case <-wait.Done():
 			slices.Sort(all)
 			if all = slices.Compact(all); len(all) > 0 {
-				return cid.Undef, api.Errorf(api.UnknownModel, "nobody here knows a model %q; known are %s", name, strings.Join(all, ", "))
+				return cid.Undef, "", api.Errorf(api.UnknownModel, "nobody here knows a model %q; known are %s", name, strings.Join(all, ", "))
 			}
-			return cid.Undef, api.Errorf(api.UnknownModel, "nobody here knows a model %q; add it with `shoal model add`", name)
+			return cid.Undef, "", api.Errorf(api.UnknownModel, "nobody here knows a model %q; add it with `shoal model add`", name)
 		case <-time.After(300 * time.Millisecond):
 		}
 	}

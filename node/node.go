@@ -88,6 +88,9 @@ func New(cfg Config) (_ *Node, err error) {
 		return err
 	}
 	if err := join(); err != nil {
+		if errors.Is(err, network.ErrAddress) {
+			return nil, configError{err}
+		}
 		if cfg.ListenPort != 0 || port == 0 {
 			return nil, err
 		}

@@ -102,6 +102,9 @@ func (s *serving) resolve(ctx context.Context) error {
 		only = &span
 	}
 	m, err := s.node.awaitModel(ctx, s.spec.Model, only)
+	if errors.Is(err, store.ErrSpan) {
+		return configError{err}
+	}
 	if err != nil {
 		return err
 	}
@@ -114,7 +117,7 @@ func (s *serving) resolve(ctx context.Context) error {
 		}
 	}
 	if !span.Valid(int(m.Manifest().Blocks)) {
-		return fmt.Errorf("blocks %s: %s has blocks 0-%d", span, m.Name(), m.Manifest().Blocks)
+		return badConfig("blocks %s: %s has blocks 0-%d", span, m.Name(), m.Manifest().Blocks)
 	}
 	s.node.mu.Lock()
 	s.model, s.span = m, span

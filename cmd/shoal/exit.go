@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/store"
@@ -40,7 +41,7 @@ func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "shoal: cancelled")
 		return 130
 	}
-	if errors.Is(err, errUsage) {
+	if errors.Is(err, errUsage) || errors.Is(err, node.ErrConfig) {
 		fmt.Fprintf(stderr, "shoal: %s; see `shoal --help`\n", err)
 		return 2
 	}

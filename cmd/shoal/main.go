@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	golog "github.com/ipfs/go-log/v2"
+	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/urfave/cli/v2"
 
 	"github.com/shoalnet/shoal/node/engine"
@@ -68,6 +70,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 				return usageError{fmt.Sprintf("--log-level %q: use debug, info, warn or error", c.String("log-level"))}
 			}
 			slog.SetDefault(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
+			quietLibraries(level, stderr)
 			return nil
 		},
 	}
@@ -75,6 +78,18 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		usageErrors(c)
 	}
 	return app
+}
+
+// quietLibraries keeps the libraries' own logs, which say again and less well
+// what comes back as an error, for those who debug.
+func quietLibraries(level slog.Level, stderr io.Writer) {
+	if level > slog.LevelDebug {
+		gologshim.SetDefaultHandler(slog.DiscardHandler)
+		golog.SetAllLoggers(golog.LevelFatal)
+		return
+	}
+	gologshim.SetDefaultHandler(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	golog.SetAllLoggers(golog.LevelWarn)
 }
 
 // usageErrors makes flag errors of a command and those below it usage errors.
@@ -86,7 +101,7 @@ func usageErrors(c *cli.Command) {
 }
 
 // homeFlag is on every command that has a directory.
-func homeFlag() cli.Flag {
+func homeFlag() *cli.StringFlag {
 	return &cli.StringFlag{Name: "home", Value: defaultHome(), EnvVars: []string{"SHOAL_HOME"}, Usage: "data directory"}
 }
 

@@ -17,6 +17,12 @@ func modelCommand() *cli.Command {
 	span := &cli.StringFlag{Name: "span", Usage: "only blocks FROM-TO (default: all)"}
 	return &cli.Command{
 		Name: "model", Usage: "add, list, fetch, remove, export models",
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usageError{fmt.Sprintf("there is no command %q", "model "+c.Args().First())}
+			}
+			return cli.ShowSubcommandHelp(c)
+		},
 		Subcommands: []*cli.Command{
 			{
 				Name: "add", Usage: "import a GGUF file, a URL, hf:owner/repo/file.gguf, or tinytales", ArgsUsage: "SOURCE",

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
+	"github.com/BurntSushi/toml"
 	"github.com/urfave/cli/v2"
 	"github.com/urfave/cli/v2/altsrc"
 
@@ -29,7 +31,7 @@ func networkFlags() []cli.Flag {
 
 func nodeCommand() *cli.Command {
 	flags := append([]cli.Flag{
-		homeFlag(),
+		altsrc.NewStringFlag(homeFlag()),
 		&cli.StringFlag{Name: "config", EnvVars: []string{"SHOAL_CONFIG"}, Usage: "TOML file with the same names as these flags (default: config.toml in the home)"},
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "model", EnvVars: []string{"SHOAL_MODEL"}, Usage: "serve `MODEL`: a name, a CID, a GGUF file, a URL, or hf:owner/repo/file.gguf; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
@@ -62,6 +64,18 @@ func loadConfig(c *cli.Context, flags []cli.Flag) error {
 		path = filepath.Join(c.String("home"), "config.toml")
 		if _, err := os.Stat(path); os.IsNotExist(err) {
 			return nil
+		}
+	}
+	var keys map[string]any
+	if _, err := toml.DecodeFile(path, &keys); err != nil {
+		return usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
+	}
+	for key := range keys {
+		if !slices.ContainsFunc(flags, func(f cli.Flag) bool {
+			_, inFile := f.(altsrc.FlagInputSourceExtension)
+			return inFile && f.Names()[0] == key
+		}) {
+			return usageError{fmt.Sprintf("the configuration file %s: there is no setting %q; `shoal node --help` lists them", path, key)}
 		}
 	}
 	src, err := altsrc.NewTomlSourceFromFile(path)

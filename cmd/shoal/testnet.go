@@ -55,6 +55,12 @@ func startTestnet(c *cli.Context) (*testnet.Testnet, error) {
 	if model != "" {
 		model = absolute(model)
 	}
+	if n := c.Int("nodes"); n < 1 || n > testnet.MaxNodes {
+		return nil, usageError{fmt.Sprintf("--nodes %d: a testnet has 1 to %d", n, testnet.MaxNodes)}
+	}
+	if r := c.Int("replicas"); r < 1 || r > c.Int("nodes") {
+		return nil, usageError{fmt.Sprintf("--replicas %d: there are %d nodes", r, c.Int("nodes"))}
+	}
 	fmt.Fprintf(c.App.ErrWriter, "starting %d nodes ...\n", c.Int("nodes"))
 	t, err := testnet.Start(c.Context, testnet.Config{
 		Binary: exe, Nodes: c.Int("nodes"), Replicas: c.Int("replicas"), Model: model, Link: p,

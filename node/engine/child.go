@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,9 +26,10 @@ type Child struct {
 	r    *bufio.Reader
 	log  *slog.Logger
 
-	mu   sync.Mutex // one request at a time
-	buf  []byte
-	gone atomic.Bool // the process has ended, or must not be used
+	mu      sync.Mutex // one request at a time
+	buf     []byte
+	gone    atomic.Bool // the process has ended, or must not be used
+	closing atomic.Bool // Close was called
 
 	once sync.Once
 	done chan struct{}
@@ -57,7 +60,7 @@ func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) 
 	defer theirs.Close()
 	c := &Child{conn: mine, r: bufio.NewReaderSize(mine, 256<<10), log: log, done: make(chan struct{})}
 	c.cmd = exec.Command(command[0], command[1:]...)
-	c.cmd.Env = append(os.Environ(), "GOMP_SPINCOUNT="+spin, "OMP_WAIT_POLICY=", "SHOAL_ENGINE_CHILD=1")
+	c.cmd.Env = append(childEnv(), "GOMP_SPINCOUNT="+spin, "SHOAL_ENGINE_CHILD=1")
 	c.cmd.ExtraFiles = []*os.File{theirs}
 	c.cmd.Stderr = &c.tail
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is the parent's to handle
@@ -86,6 +89,14 @@ func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) 
 	return c, nil
 }
 
+// childEnv is this process's environment without what would have threads spin
+// for longer, and without what is none of an engine's business.
+func childEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return strings.HasPrefix(kv, "OMP_WAIT_POLICY=") || strings.HasPrefix(kv, "SHOAL_API_KEY=")
+	})
+}
+
 // wait reaps the process and says why it ended.
 func (c *Child) wait() {
 	err := c.cmd.Wait()
@@ -95,7 +106,7 @@ func (c *Child) wait() {
 		if err == nil {
 			err = errors.New("exited")
 		}
-		if last := c.tail.String(); last != "" {
+		if last := c.tail.String(); last != "" && !c.closing.Load() {
 			c.log.Warn("the engine's last words", "text", last)
 		}
 		c.err = fmt.Errorf("%w: %w", ErrLost, err)
@@ -152,6 +163,7 @@ func (c *Child) CopyPrefix(src, dst int, n int32) error {
 
 // Close ends the process.
 func (c *Child) Close() error {
+	c.closing.Store(true)
 	c.gone.Store(true)
 	c.conn.Close()
 	select {

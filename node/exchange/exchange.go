@@ -27,6 +27,7 @@ const (
 	perPeer   = 16 << 20         // bytes bitswap may have outstanding to a peer; 1 MiB, the default, costs up to three quarters of the rate
 	lookAgain = 5 * time.Second  // how often holders are looked for during a fetch
 	giveUp    = 60 * time.Second // without a block
+	impatient = 3 * time.Second  // without a block, before it is asked for again; doubles
 )
 
 // ErrNotFound says that nobody reachable gave the block asked for.
@@ -153,33 +154,85 @@ type fetch struct {
 	progress func(Progress)
 	asked    atomic.Int64
 
-	mu   sync.Mutex
-	sum  Progress
-	last time.Time // of the last block
+	mu      sync.Mutex
+	sum     Progress
+	last    time.Time     // of the last block
+	longest time.Duration // between two blocks
 }
 
+// errAgain ends a round that is to be repeated.
+var errAgain = errors.New("exchange: ask again")
+
 func (f *fetch) run(ctx context.Context) error {
-	session := f.x.bs.NewSession(ctx)
+	for patience := impatient; ; {
+		before := f.blocks()
+		err := f.round(ctx, patience)
+		if !errors.Is(err, errAgain) {
+			return err
+		}
+		f.x.log.Debug("nothing comes; asking again", "model", f.model, "after", patience)
+		if patience *= 2; f.blocks() > before {
+			patience = impatient
+		}
+	}
+}
+
+// round asks in a bitswap session of its own until all is there, or nothing
+// has come for long. What a peer sent to a connection that broke, bitswap asks
+// for again only after most of a minute, a new session at once.
+func (f *fetch) round(ctx context.Context, patience time.Duration) error {
+	rctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := time.NewTicker(impatient / 4)
+	defer watch.Stop()
+	began := time.Now()
+	go func() {
+		for {
+			select {
+			case <-rctx.Done():
+				return
+			case <-watch.C:
+			}
+			f.mu.Lock()
+			idle, limit := min(time.Since(f.last), time.Since(began)), max(patience, 4*f.longest)
+			f.mu.Unlock()
+			if idle > limit {
+				cancel(errAgain)
+				return
+			}
+		}
+	}()
+	session := f.x.bs.NewSession(rctx)
 	for {
-		need, err := f.want.Next(ctx)
+		need, err := f.want.Next(rctx)
+		if err == nil && len(need) > 0 {
+			err = f.all(rctx, session, need)
+		}
+		if cause := context.Cause(rctx); cause != nil && err != nil {
+			return cause
+		}
 		if err != nil || len(need) == 0 {
 			return err
 		}
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(window)
-		for _, c := range need {
-			if gctx.Err() != nil {
-				break
-			}
-			g.Go(func() error { return f.get(gctx, session, c) })
-		}
-		if err := g.Wait(); err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 	}
+}
+
+func (f *fetch) all(ctx context.Context, session boxo.Fetcher, need []cid.Cid) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(window)
+	for _, c := range need {
+		if gctx.Err() != nil {
+			break
+		}
+		g.Go(func() error { return f.get(gctx, session, c) })
+	}
+	return errors.Join(g.Wait(), ctx.Err())
+}
+
+func (f *fetch) blocks() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sum.Blocks
 }
 
 func (f *fetch) get(ctx context.Context, session boxo.Fetcher, c cid.Cid) error {
@@ -195,7 +248,11 @@ func (f *fetch) get(ctx context.Context, session boxo.Fetcher, c cid.Cid) error 
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.last = time.Now()
+	now := time.Now()
+	if f.sum.Blocks > 0 {
+		f.longest = max(f.longest, now.Sub(f.last))
+	}
+	f.last = now
 	f.sum.Blocks++
 	f.sum.Bytes += int64(len(b.RawData()))
 	f.sum.Holders = int(f.asked.Load())

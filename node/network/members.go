@@ -16,9 +16,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/multiformats/go-multiaddr"
+	msmux "github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
 
 	"github.com/shoalnet/shoal/protocol"
@@ -28,6 +30,7 @@ import (
 // there is nobody, and keeps the list of remembered peers.
 func (n *Network) meet(boot []peer.AddrInfo) {
 	known := append(slices.Clone(boot), n.recall()...)
+	n.alone.Store(len(known) == 0 && n.mdns == nil)
 	wait := time.Second
 	saved := time.Now()
 	for n.ctx.Err() == nil {
@@ -67,12 +70,19 @@ func (n *Network) connectAny(peers []peer.AddrInfo) {
 	}
 }
 
-// WaitPeers waits until some peer is connected, or ctx ends.
+// ErrAlone says that nobody was found.
+var ErrAlone = errors.New("no peer was found: name one with --bootstrap, or start a node on this LAN")
+
+// WaitPeers waits until some peer is connected, or ctx ends. It does not wait
+// where there is nowhere to look.
 func (n *Network) WaitPeers(ctx context.Context) error {
 	for len(n.host.Network().Peers()) == 0 {
+		if n.alone.Load() {
+			return ErrAlone
+		}
 		select {
 		case <-ctx.Done():
-			return errors.New("no peer was found: name one with --bootstrap, or start a node on this LAN")
+			return ErrAlone
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -176,6 +186,42 @@ func (n *Network) provide(keys []cid.Cid) {
 		}
 		cancel()
 	}
+}
+
+// replaced looks after the older connections to a peer that has made a new one.
+// A peer that was killed and started again has forgotten them, but here they
+// seem to live until QUIC's idle timeout, and what is sent over them is lost.
+func (n *Network) replaced(fresh network.Conn) {
+	for _, c := range n.host.Network().ConnsToPeer(fresh.RemotePeer()) {
+		if c == fresh || c.IsClosed() {
+			continue
+		}
+		go func() {
+			ctx, cancel := context.WithTimeout(n.ctx, oldConnTime)
+			defer cancel()
+			if err := answers(ctx, c); err != nil && n.ctx.Err() == nil {
+				n.log.Info("an old connection is closed: the peer has a new one and does not answer on it", "peer", c.RemotePeer())
+				_ = c.Close()
+			}
+		}()
+	}
+}
+
+// oldConnTime is how long a peer has to answer on a connection that it may have
+// forgotten.
+const oldConnTime = 2 * time.Second
+
+// answers asks over this very connection whether the peer still knows it.
+func answers(ctx context.Context, c network.Conn) error {
+	s, err := c.NewStream(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = s.SetDeadline(deadline)
+	}
+	return msmux.SelectProtoOrFail(libprotocol.ID(ping.ID), s)
 }
 
 // lostConn forgets a peer's offer when the peer does not come back at once: a

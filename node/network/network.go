@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -62,6 +63,7 @@ type Network struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	mdns   io.Closer
+	alone  atomic.Bool // knows of nobody, and nowhere to look
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
@@ -103,7 +105,10 @@ func New(cfg Config) (*Network, error) {
 		return nil, errors.Join(err, n.host.Close())
 	}
 	n.host.Network().Notify(&network.NotifyBundle{
-		ConnectedF:    func(network.Network, network.Conn) { n.poke() },
+		ConnectedF: func(_ network.Network, c network.Conn) {
+			n.poke()
+			n.replaced(c)
+		},
 		DisconnectedF: func(_ network.Network, c network.Conn) { n.lostConn(c.RemotePeer()) },
 	})
 	n.host.SetStreamHandler(protocol.OffersID, n.serveOffers)
@@ -169,7 +174,20 @@ func newHost(cfg Config) (host.Host, error) {
 			opts = append(opts, libp2p.NATPortMap())
 		}
 	}
-	return libp2p.New(opts...)
+	h, err := libp2p.New(opts...)
+	if err != nil {
+		return nil, err
+	}
+	// libp2p is content with any one address; half a node would puzzle people.
+	for _, a := range listen {
+		if strings.HasPrefix(a, "/ip6/") && len(cfg.ListenAddrs) == 0 || strings.Contains(a+"/", "/0/") {
+			continue
+		}
+		if !slices.ContainsFunc(h.Network().ListenAddresses(), func(m multiaddr.Multiaddr) bool { return m.String() == a }) {
+			return nil, errors.Join(fmt.Errorf("%s: %w", a, syscall.EADDRINUSE), h.Close())
+		}
+	}
+	return h, nil
 }
 
 // bigLimit replaces libp2p's limits a protocol, of which 16 MiB of memory is
@@ -216,6 +234,9 @@ func explain(err error, cfg Config) error {
 	return fmt.Errorf("starting the network: %w", err)
 }
 
+// ErrAddress marks a peer's address that cannot be read.
+var ErrAddress = errors.New("peer address")
+
 // ParsePeers reads multiaddrs that end in /p2p/ and a peer ID.
 func ParsePeers(list []string) ([]peer.AddrInfo, error) {
 	var addrs []multiaddr.Multiaddr
@@ -225,7 +246,7 @@ func ParsePeers(list []string) ([]peer.AddrInfo, error) {
 			_, err = peer.AddrInfoFromP2pAddr(a)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("peer address %q: %w; write it like /ip4/192.0.2.1/udp/4001/quic-v1/p2p/12D3KooW..., as `shoal status` of that node prints it", s, err)
+			return nil, fmt.Errorf("%w %q: %w; write it like /ip4/192.0.2.1/udp/4001/quic-v1/p2p/12D3KooW..., as `shoal status` of that node prints it", ErrAddress, s, err)
 		}
 		addrs = append(addrs, a)
 	}

@@ -190,7 +190,7 @@ func (im *importer) layOut(check func(md interface{ Value(key string) any }) err
 	}
 	if s := im.opt.Span; s != nil {
 		if !s.Valid(int(im.man.Blocks)) && *s != (protocol.Span{}) {
-			return fmt.Errorf("blocks %s: the model has blocks 0-%d", s, im.man.Blocks)
+			return fmt.Errorf("%w: %s: the model has blocks 0-%d", ErrSpan, s, im.man.Blocks)
 		}
 		for _, i := range im.man.ShardsFor(*s) {
 			im.keep[i] = true

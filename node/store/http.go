@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -212,7 +214,9 @@ func (h *httpReader) again(err error) error {
 		return context.Cause(h.ctx)
 	}
 	var p permanent
-	if h.failed++; errors.As(err, &p) || h.failed > retries {
+	var dns *net.DNSError
+	never := h.size < 0 && (errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &dns) && dns.IsNotFound) // a slip of the pen, not a bad moment
+	if h.failed++; never || errors.As(err, &p) || h.failed > retries {
 		return fmt.Errorf("%w: %w", ErrSource, err)
 	}
 	select {

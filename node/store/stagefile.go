@@ -33,7 +33,7 @@ func (m *Model) Header() (*gguf.Header, error) {
 // disk may have changed since the last, and hashing costs less than loading.
 func (m *Model) StageFile(ctx context.Context, span protocol.Span, defaults func(md *gguf.Header) []gguf.KV, load func(path string) error) error {
 	if !span.Valid(int(m.man.Blocks)) {
-		return fmt.Errorf("blocks %s: the model has blocks 0-%d", span, m.man.Blocks)
+		return fmt.Errorf("%w: %s: the model has blocks 0-%d", ErrSpan, span, m.man.Blocks)
 	}
 	shards := m.man.ShardsFor(span)
 	defer m.UseShards(shards)()

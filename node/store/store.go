@@ -28,6 +28,7 @@ var (
 	ErrBusy      = errors.New("in use")
 	ErrLocked    = errors.New("the directory is in use by another shoal")
 	ErrSource    = errors.New("cannot read the source")
+	ErrSpan      = errors.New("no such blocks")
 )
 
 // Options of a store.

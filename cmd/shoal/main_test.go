@@ -1,0 +1,55 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// beShoal makes this test binary the program itself, so that networks of
+// processes need no other build.
+const beShoal = "TEST_BINARY_IS_SHOAL"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beShoal) == "1" {
+		main()
+	}
+	os.Setenv(beShoal, "1") // for the processes that tests start
+	testscript.Main(m, map[string]func(){"shoal": main})
+}
+
+// TestScripts runs what is in testdata/script: the command line as people use it.
+func TestScripts(t *testing.T) {
+	shared, err := filepath.Abs("../../../shared")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("SHOAL_HOME", filepath.Join(env.WorkDir, "home"))
+			env.Setenv("SHOAL_NO_MDNS", "true")
+			env.Setenv("SHOAL_QUIET_BUILD", "1")
+			env.Setenv("SHARED", shared)
+			env.Setenv(beShoal, "1") // engines are started by path, not by name
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "shared" {
+				_, err := os.Stat(shared)
+				return err == nil, nil
+			}
+			_, err := exec.LookPath(cond)
+			return err == nil, nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code":     cmdCode,
+			"truncate": cmdTruncate,
+			"same":     cmdSame,
+		},
+	})
+}
