@@ -56,6 +56,9 @@ type shift = func(ctx ml.Context, layer int, key, shift ml.Tensor) (ml.Tensor, e
 // of w tokens and full attention. It remembers extra tokens more than the
 // window, so that so many can be taken back.
 func windowed(w, extra int32, s shift) *kvcache.WrapperCache {
+	if w <= 0 || w > math.MaxInt32-extra { // none, or one that no context fills
+		return kvcache.NewWrapperCache(kvcache.NewCausalCache(s), kvcache.NewCausalCache(s))
+	}
 	w = max(1, w-1) // the library's window does not count the token itself
 	return kvcache.NewWrapperCache(kvcache.NewSWAMemCache(w, w+extra, s), kvcache.NewCausalCache(s))
 }
@@ -93,6 +96,15 @@ func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
 		}
 	case *deepseek2.Model:
 		a.embedding, a.norm, a.output, a.cache = m.TokenEmbedding, m.OutputNorm, m.Output, m.Cache
+		if n := c.Uint("attention.key_length_mla"); n > 0 {
+			// The library scales by the length of the latent key, where the
+			// model was trained with the length of a head's key.
+			scale, err := hidden[float64](m.Options, "kqScale")
+			if err != nil {
+				return nil, err
+			}
+			*scale *= math.Sqrt(float64(c.Uint("attention.key_length")) / float64(n))
+		}
 		a.block = func(ctx ml.Context, i int, h ml.Tensor, s *step) ml.Tensor {
 			a.cache.SetLayer(i)
 			return m.Layers[i].Forward(ctx, h, s.positions, s.outputs, a.cache, m.Options)
@@ -105,9 +117,11 @@ func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
 		w.SetConfig(ml.CacheConfig{}) // its attention is written out and wants plain tensors
 		a.cache = w
 		if a.blocks == 46 { // the 27B model scales queries by another length
-			if err := setFlag(m.Options, "largeModelScaling"); err != nil {
+			large, err := hidden[bool](m.Options, "largeModelScaling")
+			if err != nil {
 				return nil, err
 			}
+			*large = true
 		}
 		a.block = func(ctx ml.Context, i int, h ml.Tensor, s *step) ml.Tensor {
 			swaps(i, i%2 == 0)
@@ -185,13 +199,12 @@ func (a *arch) head(ctx ml.Context, h ml.Tensor) ml.Tensor {
 	return h
 }
 
-// setFlag sets an unexported boolean that the library's own Forward would set,
-// which is not called here.
-func setFlag(options any, name string) error {
+// hidden finds an unexported field of the library's options, to set what the
+// library's own Forward would, which is not called here, or what it gets wrong.
+func hidden[T any](options any, name string) (*T, error) {
 	f := reflect.ValueOf(options).Elem().FieldByName(name)
-	if !f.IsValid() || f.Kind() != reflect.Bool {
-		return fmt.Errorf("engine: the library's options have no flag %s", name)
+	if !f.IsValid() || f.Type() != reflect.TypeFor[T]() {
+		return nil, fmt.Errorf("engine: the library's options have no %T %s", *new(T), name)
 	}
-	*(*bool)(unsafe.Pointer(f.UnsafeAddr())) = true
-	return nil
+	return (*T)(unsafe.Pointer(f.UnsafeAddr())), nil
 }

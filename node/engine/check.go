@@ -30,6 +30,12 @@ func Check(md Metadata) error {
 		return no("architecture %q; supported are %s", arch, strings.Join(Supported(), ", "))
 	}
 	key := func(k string) any { return md.Value(arch + "." + k) }
+	for _, k := range []string{"attention.head_count", "attention.head_count_kv"} {
+		switch key(k).(type) {
+		case []uint32, []int32:
+			return no("head counts that differ from block to block (%s.%s)", arch, k)
+		}
+	}
 	for _, k := range []string{"block_count", "embedding_length", "attention.head_count"} {
 		if n, ok := key(k).(uint32); !ok || n == 0 || n > 1<<20 {
 			return no("%s.%s is missing or impossible (%v); is the file complete?", arch, k, key(k))
@@ -42,10 +48,8 @@ func Check(md Metadata) error {
 	heads, _ := key("attention.head_count").(uint32)
 	width, _ := key("embedding_length").(uint32)
 	if v := key("attention.head_count_kv"); v != nil {
-		if n, ok := v.(uint32); !ok {
-			return no("head counts that differ from block to block")
-		} else if n == 0 || heads%n != 0 {
-			return no("%d heads over %d key/value heads", heads, n)
+		if n, ok := v.(uint32); !ok || n == 0 || heads%n != 0 {
+			return no("%d heads over %v key/value heads", heads, v)
 		}
 	}
 	if key("attention.key_length") == nil && width%heads != 0 {
@@ -55,6 +59,7 @@ func Check(md Metadata) error {
 		return no("an embedding model; shoal runs models that generate text")
 	}
 	scaling, _ := key("rope.scaling.type").(string)
+	tokenizer := text(md, "tokenizer.ggml.model") // not used here, but the library looks at it
 	switch arch {
 	case "llama":
 		if n, _ := key("expert_count").(uint32); n > 0 {
@@ -63,9 +68,15 @@ func Check(md Metadata) error {
 		if scaling != "" && scaling != "none" && scaling != "linear" {
 			return no("llama with rope scaling %q", scaling)
 		}
+		if tokenizer != "gpt2" && tokenizer != "llama" {
+			return no("llama with a tokenizer %q", tokenizer)
+		}
 	case "qwen2":
 		if scaling != "" && scaling != "none" && scaling != "linear" {
 			return no("qwen2 with rope scaling %q", scaling)
+		}
+		if strings.HasPrefix(text(md, "general.name"), "Qwen2-beta") || tokenizer == "llama" {
+			return no("qwen2 in a form before its release (Qwen 1.5)")
 		}
 	case "deepseek2":
 		// 2 is the sigmoid of DeepSeek V3; V2 gates by softmax, which the layers lack.
@@ -125,6 +136,25 @@ func Defaults(md Metadata) map[string]any {
 	case "gemma3":
 		set("attention.sliding_window", uint32(1024))
 		set("attention.layer_norm_rms_epsilon", float32(1e-6))
+	case "mistral3":
+		// llama.cpp's converter has other names for what the library reads, and
+		// leaves the queries alone unless it names a scale for them.
+		theirs := func(k string) (v float32, ok bool) { v, ok = md.Value(arch + "." + k).(float32); return }
+		if v, ok := theirs("attention.temperature_scale"); ok {
+			set("rope.scaling_beta", v)
+		}
+		if v, ok := theirs("rope.scaling.yarn_log_multiplier"); ok {
+			set("rope.scaling.mscale", v)
+			set("rope.scaling.mscale_all_dim", v)
+			if _, ok := out[arch+".rope.scaling_beta"]; !ok {
+				set("rope.scaling_beta", float32(0))
+			}
+		}
+		for _, k := range []string{"beta_fast", "beta_slow"} {
+			if v, ok := theirs("rope.scaling.yarn_" + k); ok {
+				set("rope.scaling."+k, v)
+			}
+		}
 	case "gpt-oss", "gptoss":
 		set("attention.sliding_window", uint32(128))
 	case "olmo3":

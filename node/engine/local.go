@@ -194,7 +194,7 @@ func (l *Local) graph(ctx ml.Context, b *Batch, reserve bool) (ml.Tensor, error)
 		l.arch.prepare(ctx, s)
 	}
 	var h ml.Tensor
-	if l.info.first() {
+	if len(b.Tokens) > 0 {
 		h = l.arch.embed(ctx, b.Tokens)
 	} else {
 		h = ctx.Input().FromFloats(b.Hidden, l.info.Width, len(b.Rows))
@@ -234,6 +234,11 @@ func (l *Local) Run(_ context.Context, b *Batch) (res *Result, err error) {
 	if l.closed {
 		return nil, fmt.Errorf("%w: it was closed", ErrLost)
 	}
+	defer func() {
+		if err != nil { // the caller may try some of the rows again
+			l.forget(b)
+		}
+	}()
 	defer recovered(&err)
 	begin := time.Now()
 	l.tuner.before(len(b.Rows))
@@ -242,11 +247,16 @@ func (l *Local) Run(_ context.Context, b *Batch) (res *Result, err error) {
 	ctx.SetBatchSize(len(b.Rows))
 	out, err := l.graph(ctx, b, false)
 	if err != nil {
-		l.forget(b)
 		return nil, err
 	}
 	ctx.Forward(out).Compute(out)
 	values := out.Floats()
+	for _, v := range values {
+		if v-v != 0 {
+			l.blank(b)
+			return nil, fmt.Errorf("%w: the result is not finite", ErrBatch)
+		}
+	}
 	res = &Result{}
 	switch {
 	case !l.info.last():
@@ -258,11 +268,6 @@ func (l *Local) Run(_ context.Context, b *Batch) (res *Result, err error) {
 	}
 	res.Compute = time.Since(begin)
 	l.tuner.after(len(b.Rows), res.Compute)
-	for _, v := range res.Hidden {
-		if v-v != 0 {
-			return nil, fmt.Errorf("%w: the result is not finite", ErrBatch)
-		}
-	}
 	return res, nil
 }
 
@@ -270,6 +275,21 @@ func (l *Local) Run(_ context.Context, b *Batch) (res *Result, err error) {
 func (l *Local) forget(b *Batch) {
 	for _, r := range b.Rows {
 		_ = l.arch.cache.Remove(r.Seq, r.Pos, math.MaxInt32)
+	}
+}
+
+// blank writes over the cells of a pass whose result is not finite. They may
+// hold infinities, and these would reach every sequence: a cell that is masked
+// still counts, as 0 times what it holds. The rows are taken back and computed
+// again from zeros, which puts them into the same cells.
+func (l *Local) blank(b *Batch) {
+	l.forget(b)
+	ctx := l.backend.NewContext()
+	defer ctx.Close()
+	ctx.SetBatchSize(len(b.Rows))
+	out, err := l.graph(ctx, &Batch{Rows: b.Rows, Hidden: make([]float32, len(b.Rows)*l.info.Width)}, false)
+	if err == nil {
+		ctx.Forward(out).Compute(out)
 	}
 }
 

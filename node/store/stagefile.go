@@ -26,7 +26,7 @@ func (m *Model) Header() (*gguf.Header, error) {
 
 // StageFile checks every leaf that a span needs, writes the stage header, and
 // calls load with the file's path. The header stays until the next call, which
-// waits for load to return. defaults are written where the metadata lacks
+// waits for load to return. defaults are entries of the metadata to write into it, in place of any with the same key
 // them. A *Missing error lists what is to be fetched first.
 //
 // The check reads and hashes all of the span, before each load: what is on

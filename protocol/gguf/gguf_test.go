@@ -242,8 +242,8 @@ func TestStage(t *testing.T) {
 	if len(s.Tensors) != 2 || s.DataOffset+int64(s.Tensors[0].Offset) != base+64 || s.DataOffset+int64(s.Tensors[1].Offset) != base+0x180 {
 		t.Errorf("tensors %v from %d", s.Tensors, s.DataOffset)
 	}
-	if s.Value("u8") != uint8(255) || s.Value("new") != float32(10_000) || s.Value("text") != h.Value("text") {
-		t.Error("metadata is not what it was, with what was lacking")
+	if s.Value("u8") != uint8(1) || s.Value("new") != float32(10_000) || s.Value("text") != h.Value("text") {
+		t.Error("metadata is not what it was, but for what was given")
 	}
 	if n := len(s.Value("tokenizer.ggml.tokens").([]string)); n == 0 || n > 16 {
 		t.Errorf("%d tokens are left", n)

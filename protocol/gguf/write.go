@@ -34,15 +34,21 @@ func (h *Header) Append(b []byte) ([]byte, error) {
 }
 
 // Stage gives the header of a stage file: the metadata, with the tokenizer's
-// tables cut short and without what makes a file one of a split model's, the
-// defaults for keys that are absent, and of the tensors those for which at
+// tables cut short and without what makes a file one of a split model's, extra
+// entries, which take the place of those with the same key, and of the tensors those for which at
 // gives an absolute position in the stage file (bytes; negative: left out).
 // Positions must be aligned and lie behind the header, which is padded to the
 // alignment.
-func (h *Header) Stage(defaults []KV, at func(Tensor) int64) ([]byte, error) {
+func (h *Header) Stage(extra []KV, at func(Tensor) int64) ([]byte, error) {
 	s := Header{Version: h.Version}
+	replaced := map[string]bool{}
+	for _, kv := range extra {
+		replaced[kv.Key] = true
+	}
 	for _, kv := range h.KVs {
 		switch {
+		case replaced[kv.Key]:
+			continue
 		case IsTokenizerTable(kv.Key):
 			kv.Value = stub(kv.Value)
 		case strings.HasPrefix(kv.Key, "split."): // a stage file is one file
@@ -52,11 +58,7 @@ func (h *Header) Stage(defaults []KV, at func(Tensor) int64) ([]byte, error) {
 			s.KVs = append(s.KVs, kv)
 		}
 	}
-	for _, kv := range defaults {
-		if h.Value(kv.Key) == nil {
-			s.KVs = append(s.KVs, kv)
-		}
-	}
+	s.KVs = append(s.KVs, extra...)
 	var positions []int64
 	for _, t := range h.Tensors {
 		if p := at(t); p >= 0 {
