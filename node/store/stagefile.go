@@ -26,12 +26,12 @@ func (m *Model) Header() (*gguf.Header, error) {
 
 // StageFile checks every leaf that a span needs, writes the stage header, and
 // calls load with the file's path. The header stays until the next call, which
-// waits for load to return. defaults are entries of the metadata to write into it, in place of any with the same key
-// them. A *Missing error lists what is to be fetched first.
+// waits for load to return. extra gives entries that its metadata is to have,
+// in place of any with the same key. A *Missing error lists what is to be fetched first.
 //
 // The check reads and hashes all of the span, before each load: what is on
 // disk may have changed since the last, and hashing costs less than loading.
-func (m *Model) StageFile(ctx context.Context, span protocol.Span, defaults func(md *gguf.Header) []gguf.KV, load func(path string) error) error {
+func (m *Model) StageFile(ctx context.Context, span protocol.Span, extra func(md *gguf.Header) []gguf.KV, load func(path string) error) error {
 	if !span.Valid(int(m.man.Blocks)) {
 		return fmt.Errorf("%w: %s: the model has blocks 0-%d", ErrSpan, span, m.man.Blocks)
 	}
@@ -42,7 +42,7 @@ func (m *Model) StageFile(ctx context.Context, span protocol.Span, defaults func
 	if _, err := m.Verify(ctx, shards, true); err != nil {
 		return err
 	}
-	head, err := m.stageHeader(shards, defaults)
+	head, err := m.stageHeader(shards, extra)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (m *Model) StageFile(ctx context.Context, span protocol.Span, defaults func
 
 // stageHeader makes a header that lists the shards' tensors where they lie in
 // the data file.
-func (m *Model) stageHeader(shards []int, defaults func(md *gguf.Header) []gguf.KV) ([]byte, error) {
+func (m *Model) stageHeader(shards []int, extra func(md *gguf.Header) []gguf.KV) ([]byte, error) {
 	h, err := m.Header()
 	if err != nil {
 		return nil, err
@@ -75,11 +75,11 @@ func (m *Model) stageHeader(shards []int, defaults func(md *gguf.Header) []gguf.
 			at[t.Name] = m.base[t.File] + t.Offset
 		}
 	}
-	var extra []gguf.KV
-	if defaults != nil {
-		extra = defaults(h)
+	var kvs []gguf.KV
+	if extra != nil {
+		kvs = extra(h)
 	}
-	head, err := listed.Stage(extra, func(t gguf.Tensor) int64 { return at[t.Name] })
+	head, err := listed.Stage(kvs, func(t gguf.Tensor) int64 { return at[t.Name] })
 	if err != nil {
 		return nil, fmt.Errorf("writing the stage header: %w", err)
 	}

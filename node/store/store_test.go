@@ -191,10 +191,10 @@ func checkStage(t testing.TB, m *Model, raw []byte, span protocol.Span) {
 		}
 		want[tn.Name] = tn
 	}
-	defaults := func(md *gguf.Header) []gguf.KV {
-		return []gguf.KV{{Key: "llama.test", Value: strings.Repeat("x", 9000)}, {Key: "general.name", Value: "not taken"}}
+	extra := func(md *gguf.Header) []gguf.KV {
+		return []gguf.KV{{Key: "llama.test", Value: strings.Repeat("x", 9000)}, {Key: "general.name", Value: "renamed"}}
 	}
-	err = m.StageFile(t.Context(), span, defaults, func(path string) error {
+	err = m.StageFile(t.Context(), span, extra, func(path string) error {
 		f, err := os.Open(path)
 		if err != nil {
 			return err
@@ -208,7 +208,7 @@ func checkStage(t testing.TB, m *Model, raw []byte, span protocol.Span) {
 		if err := h.Check(st.Size()); err != nil {
 			return err
 		}
-		if len(h.String("llama.test")) != 9000 || h.Blocks() != orig.Blocks() || h.String("general.name") != orig.String("general.name") {
+		if len(h.String("llama.test")) != 9000 || h.Blocks() != orig.Blocks() || h.String("general.name") != "renamed" {
 			return errors.New("metadata is not what was asked for")
 		}
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
