@@ -55,6 +55,10 @@ func (e stageEngine) Run(ctx context.Context, p *stage.Pass) (*stage.Result, err
 
 func (e stageEngine) Remove(seq int, from int32) error { return lostAs(e.Engine.Remove(seq, from)) }
 
+func (e stageEngine) CopyPrefix(src, dst int, n int32) error {
+	return lostAs(e.Engine.CopyPrefix(src, dst, n))
+}
+
 func lostAs(err error) error {
 	if errors.Is(err, engine.ErrLost) {
 		return fmt.Errorf("%w: %w", stage.ErrEngineLost, err)

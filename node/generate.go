@@ -209,6 +209,15 @@ func explain(err error) error {
 
 // encode makes tokens of the request and counts the room for an answer.
 func (g *generation) encode() error {
+	if g.req.Raw && g.req.PromptIDs != nil {
+		g.ids = g.req.PromptIDs
+		for _, id := range g.ids {
+			if id < 0 || int(id) >= g.tools.VocabSize() {
+				return api.Errorf(api.BadInput, "token %d is not in the vocabulary of %d", id, g.tools.VocabSize())
+			}
+		}
+		return g.room()
+	}
 	prompt, opt := g.req.Prompt, text.EncodeOptions{AddSpecial: true, ParseSpecial: true}
 	if !g.req.Raw {
 		if g.tools.templateErr != nil {
@@ -231,6 +240,11 @@ func (g *generation) encode() error {
 	if g.ids, err = g.tools.Encode(prompt, opt); err != nil {
 		return api.Errorf(api.BadInput, "%s", err)
 	}
+	return g.room()
+}
+
+// room counts what the answer may take.
+func (g *generation) room() error {
 	if len(g.ids) == 0 {
 		return api.Errorf(api.BadInput, "the prompt is empty")
 	}
@@ -341,8 +355,11 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 func (g *generation) token(t *protocol.Token) error {
 	g.count++
 	ev := &api.Token{ID: t.Id, Logprob: float64(t.Logprob)}
+	if g.req.Sampling.Logprobs {
+		ev.Bytes = g.tools.Bytes(t.Id)
+	}
 	for _, a := range t.Top {
-		ev.Top = append(ev.Top, api.Top{ID: a.Id, Logprob: float64(a.Logprob), Text: g.tools.Token(a.Id)})
+		ev.Top = append(ev.Top, api.Top{ID: a.Id, Logprob: float64(a.Logprob), Text: g.tools.Token(a.Id), Bytes: g.tools.Bytes(a.Id)})
 	}
 	if t.Finish != protocol.Finish_FINISH_STOP {
 		ev.Text, g.stopped = g.stops.Push(g.decoder.Push(t.Id))

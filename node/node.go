@@ -152,7 +152,7 @@ func (n *Node) Run(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	// Nobody new first, then those who are there, then what they stood on.
 	stopAPI()
-	if err := n.net.Withdraw(); err != nil {
+	if err := n.net.Withdraw(context.WithoutCancel(ctx)); err != nil {
 		n.cfg.Log.Warn("withdrawing the offer", "error", err)
 	}
 	wg.Wait()

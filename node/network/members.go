@@ -106,7 +106,7 @@ func (n *Network) announce() {
 			select { // several changes come together
 			case <-n.ctx.Done():
 				return
-			case <-time.After(300 * time.Millisecond):
+			case <-time.After(together):
 			}
 		case <-refresh.C:
 			n.mu.Lock()
@@ -120,6 +120,7 @@ func (n *Network) announce() {
 		if own == nil {
 			continue
 		}
+		n.tell(n.ctx)
 		size := n.dht.RoutingTable().Size()
 		if size == 0 {
 			continue
@@ -129,11 +130,11 @@ func (n *Network) announce() {
 		if fresh || int(own.Seq) != saidSeq {
 			n.putRecord(own)
 		}
+		saidSeq = int(own.Seq)
 		if fresh {
 			n.provide(now)
 			said, peers, keys = time.Now(), size, now
 		}
-		saidSeq = int(own.Seq)
 	}
 }
 

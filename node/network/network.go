@@ -48,9 +48,11 @@ type Config struct {
 const (
 	dialTime  = 3 * time.Second // dead entries and time-outs make the tail of every lookup
 	lookTime  = 10 * time.Second
-	refreshes = 4 * time.Minute  // of the own offer
-	offerLife = 10 * time.Minute // two refreshes may be lost
-	announces = 40 * time.Minute // provider records: a third of their validity
+	tellTime  = 2 * time.Second        // to tell neighbours of a new offer
+	together  = 100 * time.Millisecond // changes of the offer that come so close are told as one
+	refreshes = 4 * time.Minute        // of the own offer
+	offerLife = 10 * time.Minute       // two refreshes may be lost
+	announces = 40 * time.Minute       // provider records: a third of their validity
 )
 
 // Network is a node's place among its peers.
@@ -68,6 +70,7 @@ type Network struct {
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
 	offers   map[peer.ID]*protocol.Offer
+	told     map[peer.ID]uint64 // sequence number of the own offer that a peer has had
 	own      *protocol.Offer
 	body     *protocol.OfferBody // of the own offer, unsigned
 	seq      uint64
@@ -86,7 +89,7 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{},
+		cfg: cfg, log: cfg.Log, handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{}, told: map[peer.ID]uint64{},
 		changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())

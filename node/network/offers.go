@@ -55,15 +55,38 @@ func (n *Network) sign() error {
 	return err
 }
 
-// Withdraw says that nothing is served any more: to those connected, at once.
-func (n *Network) Withdraw() error {
-	n.mu.Lock()
-	if n.body == nil {
-		n.mu.Unlock()
+// Withdraw says that nothing is served any more, and waits until those
+// connected have been told.
+func (n *Network) Withdraw(ctx context.Context) error {
+	if n.OwnOffer() == nil {
 		return nil
 	}
+	if err := n.SetOffer(&protocol.OfferBody{}); err != nil {
+		return err
+	}
+	n.tell(ctx)
+	return nil
+}
+
+// tell gives the own offer to those connected who have not had it, by asking
+// for theirs.
+func (n *Network) tell(ctx context.Context) {
+	own := n.OwnOffer()
+	if own == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	connected := n.host.Network().Peers()
+	n.mu.Lock()
+	for p := range n.told {
+		if !slices.Contains(connected, p) {
+			delete(n.told, p)
+		}
+	}
+	fresh := slices.DeleteFunc(connected, func(p peer.ID) bool { return n.told[p] >= own.Seq })
 	n.mu.Unlock()
-	return n.SetOffer(&protocol.OfferBody{})
+	n.askAll(ctx, fresh, cid.Undef)
 }
 
 // OwnOffer is the offer as it stands; nil if there is none.
@@ -216,9 +239,18 @@ func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
 	if model.Defined() {
 		req.Model = model.Bytes()
 	}
+	own := n.OwnOffer()
+	if own != nil {
+		req.Own = own.Envelope
+	}
 	var reply protocol.OffersReply
 	if err := n.request(ctx, p, protocol.OffersID, req, &reply, maxReply); err != nil {
 		return err
+	}
+	if own != nil {
+		n.mu.Lock()
+		n.told[p] = max(n.told[p], own.Seq)
+		n.mu.Unlock()
 	}
 	for i, raw := range reply.Envelopes {
 		if i > protocol.MaxOffersReply {
@@ -238,9 +270,14 @@ func (n *Network) serveOffers(s network.Stream) {
 	defer s.Close()
 	_ = s.SetDeadline(time.Now().Add(protocol.ProbeTime))
 	var req protocol.OffersRequest
-	if err := readMessage(s, &req, 4096); err != nil {
+	if err := readMessage(s, &req, protocol.MaxOffer+4096); err != nil {
 		_ = s.Reset()
 		return
+	}
+	if len(req.Own) > 0 {
+		if _, err := n.take(req.Own); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
+			n.log.Debug("an offer was refused", "from", s.Conn().RemotePeer(), "error", err)
+		}
 	}
 	reply := &protocol.OffersReply{}
 	if own := n.OwnOffer(); own != nil {

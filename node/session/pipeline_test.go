@@ -1,4 +1,4 @@
-package node_test
+package session_test
 
 import (
 	"context"
@@ -28,13 +28,26 @@ import (
 type sums struct {
 	span   protocol.Span
 	blocks int
-	broken error // returned by Run if set
+	broken error         // returned by Run if set
+	delay  time.Duration // of each pass
 
 	mu sync.Mutex
 	kv map[int][][]float64 // slot -> position -> block -> value
 }
 
 const width, vocab = 4, 97
+
+func (e *sums) slow(d time.Duration) {
+	e.mu.Lock()
+	e.delay = d
+	e.mu.Unlock()
+}
+
+func (e *sums) breakNow() {
+	e.mu.Lock()
+	e.broken = stage.ErrEngineLost
+	e.mu.Unlock()
+}
 
 func (e *sums) Remove(seq int, from int32) error {
 	e.mu.Lock()
@@ -45,12 +58,23 @@ func (e *sums) Remove(seq int, from int32) error {
 	return nil
 }
 
+func (e *sums) CopyPrefix(src, dst int, n int32) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.kv[src]) < int(n) || len(e.kv[dst]) > 0 {
+		return fmt.Errorf("prefix of %d from slot %d with %d to slot %d with %d", n, src, len(e.kv[src]), dst, len(e.kv[dst]))
+	}
+	e.kv[dst] = slices.Clone(e.kv[src][:n])
+	return nil
+}
+
 func (e *sums) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.broken != nil {
 		return nil, e.broken
 	}
+	time.Sleep(e.delay)
 	res := &stage.Result{}
 	outs := make([][]float32, len(p.Rows))
 	for i, row := range p.Rows {
@@ -101,6 +125,7 @@ func (e *sums) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
 // pipes is a network of stage servers in one process.
 type pipes struct {
 	servers map[peer.ID]*stage.Server
+	wrap    func(from, to peer.ID) (client, server end) // nil: plain pipes
 }
 
 type end struct {
@@ -122,6 +147,11 @@ func (d dialer) dial(p peer.ID) (end, error) {
 	srv := d.servers[p]
 	if srv == nil {
 		return end{}, errors.New("nobody there")
+	}
+	if d.wrap != nil {
+		a, b := d.wrap(d.self, p)
+		go srv.Serve(b)
+		return a, nil
 	}
 	a, b := net.Pipe()
 	go srv.Serve(end{b, d.self})
@@ -162,21 +192,23 @@ func newPipeline(t testing.TB, blocks int, cuts ...int) *pipeline {
 	p := &pipeline{net: &pipes{servers: map[peer.ID]*stage.Server{}}, model: protocol.ModelKey(cid.Undef)}
 	cuts = append(append([]int{0}, cuts...), blocks)
 	for i := range len(cuts) - 1 {
-		span := protocol.Span{From: cuts[i], To: cuts[i+1]}
-		id := nodeID(i)
-		e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}}
-		s := stage.New(stage.Config{
-			Model: p.model, Span: span, Blocks: blocks, Width: width, Vocab: vocab,
-			KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024,
-		}, e, stageDialer{dialer{p.net, id}})
-		t.Cleanup(func() { s.Close(nil) })
-		srv := stage.NewServer(nil)
-		srv.Add(s)
-		p.net.servers[id] = srv
-		p.stages, p.engines = append(p.stages, s), append(p.engines, e)
-		p.route = append(p.route, session.Hop{Peer: id, Span: span})
+		p.addStage(t, nodeID(i), protocol.Span{From: cuts[i], To: cuts[i+1]}, blocks)
+		p.route = append(p.route, session.Hop{Peer: nodeID(i), Span: p.stages[i].Config().Span})
 	}
 	return p
+}
+
+func (p *pipeline) addStage(t testing.TB, id peer.ID, span protocol.Span, blocks int) {
+	e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}}
+	s := stage.New(stage.Config{
+		Model: p.model, Span: span, Blocks: blocks, Width: width, Vocab: vocab,
+		KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024,
+	}, e, stageDialer{dialer{p.net, id}})
+	t.Cleanup(func() { s.Close(nil) })
+	srv := stage.NewServer(nil)
+	srv.Add(s)
+	p.net.servers[id] = srv
+	p.stages, p.engines = append(p.stages, s), append(p.engines, e)
 }
 
 func (p *pipeline) ask(ctx context.Context, prompt []int32, n int) ([]int32, error) {
@@ -272,7 +304,7 @@ func TestPipelineRefusals(t *testing.T) {
 	if _, err := wrong.ask(t.Context(), someTokens(1, 5), 5); code(err) != protocol.Code_CODE_NOT_SERVING {
 		t.Errorf("a span not served: %v", err)
 	}
-	p.stages[1].Drain()
+	p.stages[1].Drain(true)
 	var where *session.StageError
 	if _, err := p.ask(t.Context(), someTokens(1, 5), 5); code(err) != protocol.Code_CODE_DRAINING || !errors.As(err, &where) || where.Index != 1 {
 		t.Errorf("draining: %v", err)

@@ -48,15 +48,39 @@ type Request struct {
 	Chunk    int           // rows of a prefill chunk; 0: 64
 	Step     time.Duration // predicted time of a decode step; 0: unknown
 	Prefill  time.Duration // predicted time to the first token; 0: unknown
+
+	// Replan finds stages for blocks whose own were lost. nil: a lost stage
+	// ends the session.
+	Replan func(ctx context.Context, gap Gap) ([]Hop, error)
+}
+
+// Gap is a part of a route for which stages are wanted.
+type Gap struct {
+	Span          protocol.Span
+	Before, After peer.ID   // the neighbours in the ring
+	Avoid         []peer.ID // found wanting in this session
+	Tokens        int       // of the session: KV to reserve
 }
 
 // Outcome is what came of a session.
 type Outcome struct {
-	Finish  protocol.Finish
-	Tokens  int
-	Opened  time.Duration // until every stage had accepted
-	TTFT    time.Duration // until the first token, from the call
-	Elapsed time.Duration // until the last token, from the first
+	Finish     protocol.Finish
+	Tokens     int
+	Kept       int           // positions of the prompt that no stage had to compute
+	Opened     time.Duration // until every stage had accepted
+	TTFT       time.Duration // until the first token, from the call
+	Elapsed    time.Duration // until the last token, from the first
+	Recoveries []Recovery
+	Route      []Hop // at the end
+}
+
+// Recovery is one repair of the route.
+type Recovery struct {
+	Why      string        // for people
+	Token    int           // tokens of the answer that the client had
+	Lost     []Hop         // the stages that were replaced; none: links were made anew
+	Replayed int           // positions that some stage computed again
+	Stall    time.Duration // from the last sign of progress until tokens could flow again
 }
 
 // Rate is tokens a second after the first; 0 if there were fewer than two.
@@ -87,93 +111,194 @@ func short(p peer.ID) string {
 }
 
 const (
-	openTime = 10 * time.Second // a stage may take so long to be reached and accept
-	minStall = 10 * time.Second // the shortest deadline for progress
-	patience = 20               // deadlines are so many times the prediction
+	openTime = 10 * time.Second       // a stage may take so long to be reached and accept
+	beat     = 250 * time.Millisecond // between two Pings
+	lastWord = 200 * time.Millisecond // for a stage's own word after its neighbours' to arrive
 )
 
-// Run drives a session to its end. emit gets each token in order; its error
-// ends the session. When ctx ends, every stage is told and ctx's error comes
-// back with what had been computed.
+// errDone ends a session whose answer is complete.
+var errDone = errors.New("session: done")
+
+// Run drives a session to its end. emit gets each token once, in order; its
+// error ends the session. When ctx ends, every stage is told and ctx's error
+// comes back with what had been computed.
 func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token) error) (*Outcome, error) {
 	if len(req.Prompt) == 0 || len(req.Route) == 0 || req.Sampling == nil || req.Sampling.MaxTokens == 0 {
 		return &Outcome{}, errors.New("session: a request needs a prompt, a route, and the number of tokens wanted")
 	}
-	s := &session{req: req, dial: d, begin: time.Now(), stages: make([]*stage, len(req.Route))}
+	ctx, cancel := context.WithCancel(ctx)
+	s := &session{
+		req: req, dial: d, emit: emit, begin: time.Now(), epoch: 1,
+		events: make(chan event, 64), over: ctx.Done(), ids: append([]int32(nil), req.Prompt...), watch: newWatch(req),
+		avoid: map[peer.ID]time.Time{},
+	}
+	defer s.close()
+	defer cancel()
 	if _, err := rand.Read(s.id[:]); err != nil {
 		return &s.out, err
 	}
 	req.Sampling.PromptTokens = uint32(len(req.Prompt))
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer s.close()
-	if err := s.open(ctx); err != nil {
+	s.chain = protocol.AppendPrefix(nil, req.Prompt)
+	if err := s.start(ctx); err != nil {
 		return &s.out, err
 	}
-	s.out.Opened = time.Since(s.begin)
-	return &s.out, s.run(ctx, cancel, emit)
+	err := s.run(ctx)
+	if errors.Is(err, errDone) {
+		err = nil
+	}
+	for _, g := range s.stages {
+		s.out.Route = append(s.out.Route, g.hop)
+	}
+	return &s.out, err
 }
 
 type session struct {
 	req    *Request
 	dial   Dialer
+	emit   func(*protocol.Token) error
 	id     [16]byte
 	begin  time.Time
-	stages []*stage
+	events chan event
+	over   <-chan struct{}
 	out    Outcome
+	avoid  map[peer.ID]time.Time // found wanting, and when
+	watch  watch
+	epoch  uint64
+	vain   int // repairs since the last token
+
+	mu     sync.Mutex // of what follows, which the heart beats with
+	stages []*stage   // in the order of the ring
+	index  uint32     // of the next stage to be opened
+	ids    []int32    // prompt and answer
+	chain  []uint64   // prefix hashes of ids
+}
+
+// event is a frame of a stage, or the end of its stream.
+type event struct {
+	g   *stage
+	f   *protocol.Frame
+	err error
 }
 
 // stage is the client's end of one stage's stream.
 type stage struct {
-	index int
+	index uint32
 	hop   Hop
 	st    Stream
 	r     *bufio.Reader
+	write sync.Mutex
+	told  int // prefix hashes that the stage has; guarded by write
+
+	kept    int // of Opened
+	halted  bool
+	length  int // positions computed, as last heard
+	waiting int
+	passes  uint64
+	busy    bool // a pass with rows of this session was under way
+	replays bool
+	heard   time.Time
+	moved   time.Time // when length or passes last changed
+	leaving bool      // it has asked to be replaced
+	relinks int       // of its links, on a neighbour's word
 }
 
-func (g *stage) fail(err error) error { return &StageError{Index: g.index, Hop: g.hop, Err: err} }
+func (g *stage) fail(pos int, err error) error { return &StageError{Index: pos, Hop: g.hop, Err: err} }
 
 func (g *stage) send(f *protocol.Frame) error {
 	b, err := protocol.AppendFrame(nil, f, nil)
 	if err != nil {
 		return err
 	}
-	if _, err := g.st.Write(b); err != nil {
-		return g.fail(fmt.Errorf("the connection was lost: %w", err))
+	g.write.Lock()
+	defer g.write.Unlock()
+	_, err = g.st.Write(b)
+	return err
+}
+
+// ping shows that the client lives, and tells what the session has grown by.
+func (g *stage) ping(chain []uint64, bye bool) {
+	g.write.Lock()
+	defer g.write.Unlock()
+	more := chain[min(g.told, len(chain)):]
+	f := &protocol.Frame{Kind: &protocol.Frame_Ping{Ping: &protocol.Ping{Prefix: more}}}
+	if bye {
+		f = &protocol.Frame{Kind: &protocol.Frame_Bye{Bye: &protocol.Bye{Prefix: more}}}
 	}
+	b, err := protocol.AppendFrame(nil, f, nil)
+	if err != nil {
+		return
+	}
+	g.told = len(chain)
+	_, _ = g.st.Write(b) // a stream that is lost shows when it is read
+}
+
+// read passes on what a stage says until its stream ends.
+func (s *session) read(g *stage) {
+	for {
+		f, _, err := protocol.ReadFrame(g.r, 0)
+		if err == nil {
+			if k, ok := f.Kind.(*protocol.Frame_Fail); ok {
+				err = protocol.FailError(k.Fail)
+			}
+		} else if !errors.Is(err, protocol.ErrFrame) {
+			err = &protocol.Error{Code: protocol.Code_CODE_PEER_LOST, Message: "the connection was lost: " + err.Error()}
+		}
+		select {
+		case s.events <- event{g, f, err}:
+		case <-s.over:
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// start opens all stages of the route at once; the first that fails ends the
+// others.
+func (s *session) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, openTime, errors.New("no answer in time"))
+	defer cancel()
+	for _, h := range s.req.Route {
+		s.stages = append(s.stages, s.newStage(h))
+	}
+	if err := s.openAll(ctx, cancel, s.stages, func(i int) *protocol.Open { return s.openFrame(i) }); err != nil {
+		return err
+	}
+	now := time.Now()
+	s.out.Opened = now.Sub(s.begin)
+	s.watch.opened(s.out.Opened)
+	from, some := len(s.req.Prompt)-1, false
+	for _, g := range s.stages {
+		from, some = min(from, g.kept), some || g.kept > 0
+		g.told = len(s.chain)
+		g.heard, g.moved = now, now
+	}
+	s.out.Kept = from
+	if some {
+		s.epoch++ // takes all stages back to the same position
+	}
+	for _, g := range s.stages {
+		go s.read(g)
+	}
+	go s.beats()
+	go s.feed(s.stages[0], s.epoch, from)
 	return nil
 }
 
-// read gives the next frame, turning what the stage says of its failure into
-// an error.
-func (g *stage) read() (*protocol.Frame, error) {
-	f, _, err := protocol.ReadFrame(g.r, 0)
-	if err != nil {
-		return nil, g.fail(lost(err))
-	}
-	if k, ok := f.Kind.(*protocol.Frame_Fail); ok {
-		return nil, g.fail(protocol.FailError(k.Fail))
-	}
-	return f, nil
+func (s *session) newStage(h Hop) *stage {
+	s.index++
+	return &stage{index: s.index - 1, hop: h}
 }
 
-func lost(err error) error {
-	if errors.Is(err, protocol.ErrFrame) {
-		return err
-	}
-	return &protocol.Error{Code: protocol.Code_CODE_PEER_LOST, Message: "the connection was lost: " + err.Error()}
-}
-
-// open reaches all stages at once; the first that fails ends the others.
-func (s *session) open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, openTime, errors.New("no answer in time"))
-	defer cancel()
-	errs := make(chan error, len(s.stages))
-	for i := range s.stages {
-		go func() { errs <- s.openStage(ctx, i) }()
+// openAll opens stages at once. cancel ends the attempts.
+func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, frame func(i int) *protocol.Open) error {
+	errs := make(chan error, len(stages))
+	for i, g := range stages {
+		go func() { errs <- s.openStage(ctx, i, g, frame(i)) }()
 	}
 	var first error
-	for range s.stages {
+	for range stages {
 		if err := <-errs; err != nil && first == nil {
 			first = err
 			cancel()
@@ -182,167 +307,296 @@ func (s *session) open(ctx context.Context) error {
 	return first
 }
 
-func (s *session) openStage(ctx context.Context, i int) error {
-	g := &stage{index: i, hop: s.req.Route[i]}
+// openStage opens one stage and waits for its word.
+func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.Open) error {
 	st, err := s.dial.OpenStage(ctx, g.hop.Peer, g.hop.Addrs)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		return g.fail(&protocol.Error{Code: protocol.Code_CODE_PEER_LOST, Message: "cannot be reached: " + err.Error()})
+		return g.fail(pos, &protocol.Error{Code: protocol.Code_CODE_PEER_LOST, Message: "cannot be reached: " + err.Error()})
 	}
 	g.st, g.r = st, bufio.NewReader(st)
-	s.stages[i] = g
 	stop := context.AfterFunc(ctx, func() { _ = st.Reset() })
 	defer stop()
-	if err := g.send(&protocol.Frame{Kind: &protocol.Frame_Open{Open: s.openFrame(i)}}); err != nil {
-		return err
+	err = g.send(&protocol.Frame{Kind: &protocol.Frame_Open{Open: o}})
+	var f *protocol.Frame
+	if err == nil {
+		f, _, err = protocol.ReadFrame(g.r, 0)
 	}
-	f, err := g.read()
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil && !errors.As(err, new(*protocol.Error)) {
-			return g.fail(cause)
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
 		}
-		return err
+		return g.fail(pos, &protocol.Error{Code: protocol.Code_CODE_PEER_LOST, Message: "the connection was lost: " + err.Error()})
 	}
-	if _, ok := f.Kind.(*protocol.Frame_Opened); !ok {
-		return g.fail(fmt.Errorf("%w: neither accepted nor refused", protocol.ErrFrame))
+	switch k := f.Kind.(type) {
+	case *protocol.Frame_Opened:
+		g.kept = int(k.Opened.Kept)
+		return nil
+	case *protocol.Frame_Fail:
+		err = protocol.FailError(k.Fail)
+	default:
+		err = fmt.Errorf("%w: neither accepted nor refused", protocol.ErrFrame)
 	}
-	return nil
+	_ = st.Reset()
+	return g.fail(pos, err)
 }
 
-func (s *session) openFrame(i int) *protocol.Open {
-	n := len(s.req.Route)
-	hop, next, prev := s.req.Route[i], s.req.Route[(i+1)%n], s.req.Route[(i+n-1)%n]
+// openFrame is what the stage at a position of the ring is told.
+func (s *session) openFrame(pos int) *protocol.Open {
+	n := len(s.stages)
+	g := s.stages[pos]
 	o := &protocol.Open{
 		Session: s.id[:], Model: s.req.Model.Bytes(),
-		From: uint32(hop.Span.From), To: uint32(hop.Span.To),
-		Index: uint32(i), Stages: uint32(n),
-		MaxTokensTotal: uint32(len(s.req.Prompt)) + s.req.Sampling.MaxTokens,
-		Codec:          s.req.Codec, Prev: []byte(prev.Peer),
+		From: uint32(g.hop.Span.From), To: uint32(g.hop.Span.To),
+		Index: g.index, Stages: uint32(n), Epoch: s.epoch,
+		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: s.chain,
+		Prev: []byte(s.stages[(pos+n-1)%n].hop.Peer), Next: s.nextHop(pos),
 	}
-	if n > 1 {
-		o.Next = &protocol.Hop{Peer: []byte(next.Peer)}
-		for _, a := range next.Addrs {
-			o.Next.Addrs = append(o.Next.Addrs, a.Bytes())
-		}
-	}
-	if i == n-1 {
+	if pos == n-1 {
 		o.Sampling = s.req.Sampling
 	}
 	return o
 }
 
-// run sends the prompt and reads tokens until the answer is finished.
-func (s *session) run(ctx context.Context, cancel context.CancelCauseFunc, emit func(*protocol.Token) error) error {
-	var watchers sync.WaitGroup
-	defer watchers.Wait()
-	defer s.close() // ends the watchers' reads
-	last := s.stages[len(s.stages)-1]
-	stop := context.AfterFunc(ctx, s.close)
-	defer stop()
-	for _, g := range s.stages[:len(s.stages)-1] {
-		watchers.Add(1)
-		go func() {
-			defer watchers.Done()
-			_, err := g.read() // a stage in the middle says nothing unless it fails
-			if err == nil {
-				err = g.fail(fmt.Errorf("%w: not due", protocol.ErrFrame))
-			}
-			cancel(err)
-		}()
-	}
-	watchers.Add(1)
-	go func() {
-		defer watchers.Done()
-		if err := s.prefill(); err != nil {
-			cancel(err)
-		}
-	}()
-	stall := time.AfterFunc(s.deadline(s.req.Prefill), func() {
-		cancel(&protocol.Error{Code: protocol.Code_CODE_TIMEOUT, Message: "no progress in time; a stage of the route hangs"})
-	})
-	defer stall.Stop()
-	err := s.tokens(last, stall, emit)
-	if err == nil {
+// total is the session's length at most, in tokens.
+func (s *session) total() int { return len(s.req.Prompt) + int(s.req.Sampling.MaxTokens) }
+
+// nextHop is the successor of a position in the ring.
+func (s *session) nextHop(pos int) *protocol.Hop {
+	if len(s.stages) == 1 {
 		return nil
 	}
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
+	next := s.stages[(pos+1)%len(s.stages)]
+	h := &protocol.Hop{Peer: []byte(next.hop.Peer), Index: next.index}
+	for _, a := range next.hop.Addrs {
+		h.Addrs = append(h.Addrs, a.Bytes())
 	}
-	// A stage in the middle that fails takes its neighbours along: give its
-	// own word a moment to arrive, for it says what happened.
-	var e *protocol.Error
-	if errors.As(err, &e) && e.Code == protocol.Code_CODE_PEER_LOST && len(s.stages) > 1 {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-	return err
+	return h
 }
 
-func (s *session) deadline(predicted time.Duration) time.Duration {
-	return max(minStall, patience*predicted)
-}
-
-func (s *session) prefill() error {
+// feed sends the first stage the tokens from a position on, in chunks; the
+// last of them asks for the next token.
+func (s *session) feed(first *stage, epoch uint64, from int) {
 	chunk := s.req.Chunk
 	if chunk <= 0 {
 		chunk = 64
 	}
-	for at := 0; at < len(s.req.Prompt); at += chunk {
-		rows := s.req.Prompt[at:min(at+chunk, len(s.req.Prompt))]
-		err := s.stages[0].send(&protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
-			Base: uint32(at), Rows: uint32(len(rows)), Tokens: rows, Sample: at+len(rows) == len(s.req.Prompt),
+	s.mu.Lock()
+	ids := s.ids[:len(s.ids):len(s.ids)]
+	s.mu.Unlock()
+	for at := from; at < len(ids); at += chunk {
+		rows := ids[at:min(at+chunk, len(ids))]
+		err := first.send(&protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
+			Epoch: epoch, Base: uint32(at), Rows: uint32(len(rows)), Tokens: rows, Sample: at+len(rows) == len(ids),
 		}}})
 		if err != nil {
-			return err
+			return // its stream's end shows when it is read
 		}
 	}
-	return nil
 }
 
-func (s *session) tokens(last *stage, stall *time.Timer, emit func(*protocol.Token) error) error {
+// beats shows all stages that the client lives.
+func (s *session) beats() {
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
 	for {
-		f, err := last.read()
-		if err != nil {
-			return err
+		select {
+		case <-s.over:
+			return
+		case <-tick.C:
 		}
-		k, ok := f.Kind.(*protocol.Frame_Token)
-		if !ok {
-			return last.fail(fmt.Errorf("%w: a token was due", protocol.ErrFrame))
-		}
-		tok := k.Token
-		if int(tok.Index) != s.out.Tokens {
-			return last.fail(fmt.Errorf("%w: token %d, where %d was due", protocol.ErrFrame, tok.Index, s.out.Tokens))
-		}
-		stall.Reset(s.deadline(s.req.Step))
-		now := time.Since(s.begin)
-		if s.out.Tokens++; s.out.Tokens == 1 {
-			s.out.TTFT = now
-		}
-		s.out.Elapsed = now - s.out.TTFT
-		s.out.Finish = tok.Finish
-		if err := emit(tok); err != nil {
-			return err
-		}
-		if tok.Finish != protocol.Finish_FINISH_NONE {
-			return nil
-		}
-		if s.out.Tokens >= int(s.req.Sampling.MaxTokens) {
-			return last.fail(fmt.Errorf("%w: more tokens than were asked for", protocol.ErrFrame))
+		s.mu.Lock()
+		stages, chain := append([]*stage(nil), s.stages...), s.chain
+		s.mu.Unlock()
+		for _, g := range stages {
+			g.ping(chain, false)
 		}
 	}
 }
 
-// close ends the session at every stage: a stage frees its KV when its
-// client's stream ends.
-func (s *session) close() {
-	for _, g := range s.stages {
-		if g != nil && g.st != nil {
-			_ = g.st.Reset()
+// run passes tokens on until the answer is complete, and repairs the route as
+// often as need be.
+func (s *session) run(ctx context.Context) error {
+	s.watch.expect(time.Now(), s.req.Prefill)
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		var b breakdown
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case ev := <-s.events:
+			var err error
+			if b, err = s.take(ev); err != nil {
+				return err
+			}
+		case now := <-look.C:
+			b = s.look(now)
 		}
+		if b.why == nil {
+			continue
+		}
+		if s.req.Replan == nil {
+			return s.finalWord(ctx, b)
+		}
+		if err := s.recover(ctx, b); err != nil {
+			return err
+		}
+	}
+}
+
+// finalWord is the error of a session that cannot be repaired. A stage in the
+// middle that fails takes its neighbours along: its own word may come a moment
+// after theirs, and says what happened.
+func (s *session) finalWord(ctx context.Context, b breakdown) error {
+	wait := time.NewTimer(lastWord)
+	defer wait.Stop()
+	for best := b.why; ; {
+		var e *protocol.Error
+		if errors.As(best, &e) && e.Code != protocol.Code_CODE_PEER_LOST {
+			return best
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wait.C:
+			return best
+		case ev := <-s.events:
+			if ev.err != nil {
+				best = ev.g.fail(s.position(ev.g), ev.err)
+			}
+		}
+	}
+}
+
+// position of a stage in the ring; -1 if it is no part of it any more.
+func (s *session) position(g *stage) int {
+	for i, x := range s.stages {
+		if x == g {
+			return i
+		}
+	}
+	return -1
+}
+
+// take handles what a stage says. A breakdown with a reason wants repair.
+func (s *session) take(ev event) (b breakdown, err error) {
+	g, pos := ev.g, s.position(ev.g)
+	if pos < 0 {
+		return b, nil // replaced
+	}
+	if ev.err != nil {
+		var e *protocol.Error
+		broken := errors.As(ev.err, &e) && e.Code == protocol.Code_CODE_PEER_LOST
+		return breakdown{why: g.fail(pos, ev.err), lost: []*stage{g}, broken: broken}, nil
+	}
+	now := time.Now()
+	g.heard = now
+	switch k := ev.f.Kind.(type) {
+	case *protocol.Frame_Token:
+		if pos != len(s.stages)-1 {
+			return breakdown{why: g.fail(pos, fmt.Errorf("%w: a token from the middle of the route", protocol.ErrFrame)), lost: []*stage{g}}, nil
+		}
+		return s.token(g, pos, k.Token, now)
+	case *protocol.Frame_Pong:
+		g.pong(k.Pong, now)
+	case *protocol.Frame_Halted:
+		if k.Halted.Epoch == s.epoch {
+			g.halted, g.length, g.replays = true, int(k.Halted.Length), k.Halted.CanReplay
+		}
+	case *protocol.Frame_Trouble:
+		return s.trouble(g, pos, k.Trouble), nil
+	default:
+		return breakdown{why: g.fail(pos, fmt.Errorf("%w: not due", protocol.ErrFrame)), lost: []*stage{g}}, nil
+	}
+	return b, nil
+}
+
+func (g *stage) pong(p *protocol.Pong, now time.Time) {
+	if int(p.Length) != g.length || p.Passes != g.passes {
+		g.moved = now
+	}
+	g.length, g.waiting, g.busy, g.passes = int(p.Length), int(p.Waiting), p.Computing, p.Passes
+}
+
+func (s *session) trouble(g *stage, pos int, t *protocol.Trouble) breakdown {
+	switch {
+	case t.Epoch != s.epoch || g.leaving:
+		return breakdown{}
+	case t.Code == protocol.Code_CODE_DRAINING:
+		g.leaving = true
+		if s.req.Replan == nil {
+			return breakdown{} // it stays for as long as it may
+		}
+		return breakdown{why: g.fail(pos, protocol.Errorf(t.Code, "it is leaving")), lost: []*stage{g}, optional: true}
+	}
+	// The neighbour may be lost, or only the link to it: at first the links are
+	// made anew.
+	n, which := len(s.stages), "predecessor"
+	other := s.stages[(pos+n-1)%n]
+	if t.Successor {
+		which, other = "successor", s.stages[(pos+1)%n]
+	}
+	b := breakdown{why: g.fail(pos, protocol.Errorf(t.Code, "stage %d lost its %s", pos, which))}
+	if other.relinks++; other.relinks > 1 {
+		b.suspect = other
+	}
+	return b
+}
+
+// token passes a token on. Those that come twice, after a repair, are dropped
+// by their index.
+func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (b breakdown, err error) {
+	switch {
+	case int(tok.Index) < s.out.Tokens:
+		return b, nil
+	case int(tok.Index) > s.out.Tokens:
+		return breakdown{why: g.fail(pos, fmt.Errorf("%w: token %d, where %d was due", protocol.ErrFrame, tok.Index, s.out.Tokens)), lost: []*stage{g}}, nil
+	}
+	since := now.Sub(s.begin)
+	if s.out.Tokens++; s.out.Tokens == 1 {
+		s.out.TTFT = since
+	}
+	s.out.Elapsed = since - s.out.TTFT
+	s.out.Finish = tok.Finish
+	s.mu.Lock()
+	s.ids = append(s.ids, tok.Id)
+	s.chain = protocol.AppendPrefix(s.chain, s.ids)
+	s.mu.Unlock()
+	s.watch.token(now)
+	s.vain = 0
+	if err := s.emit(tok); err != nil {
+		return b, err
+	}
+	if tok.Finish != protocol.Finish_FINISH_NONE {
+		return b, errDone
+	}
+	if s.out.Tokens >= int(s.req.Sampling.MaxTokens) {
+		return b, g.fail(pos, fmt.Errorf("%w: more tokens than were asked for", protocol.ErrFrame))
+	}
+	return b, nil
+}
+
+// close says goodbye to all stages, which then free the session's KV.
+func (s *session) close() {
+	s.mu.Lock()
+	stages, chain := s.stages, s.chain
+	s.mu.Unlock()
+	for _, g := range stages {
+		g.leave(chain)
+	}
+}
+
+// leave ends a stage's part in order. What cannot be written soon is not.
+func (g *stage) leave(chain []uint64) {
+	if g.st == nil {
+		return
+	}
+	_ = g.st.SetDeadline(time.Now().Add(lastWord))
+	g.ping(chain, true)
+	if g.st.Close() != nil {
+		_ = g.st.Reset()
 	}
 }

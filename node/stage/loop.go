@@ -27,6 +27,7 @@ func (s *Stage) loop() {
 		case <-s.wake:
 		}
 		for s.ctx.Err() == nil {
+			s.doOps()
 			batch, dead := s.gather()
 			for _, sess := range dead {
 				s.release(sess)
@@ -40,8 +41,24 @@ func (s *Stage) loop() {
 	}
 }
 
-// gather takes the ready steps: every session's next decode, then prefill
-// chunks in turn, up to MaxBatch rows; and the sessions that have ended.
+func (s *Stage) doOps() {
+	s.mu.Lock()
+	ops := s.ops
+	s.ops = nil
+	s.mu.Unlock()
+	for _, o := range ops {
+		err := o.run()
+		if o.done != nil {
+			o.done <- err
+		} else if err != nil {
+			s.cfg.Log.Warn("forgetting a sequence", "error", err)
+		}
+	}
+}
+
+// gather takes the ready steps, and the sessions that have ended. Decodes come
+// first, then prefill chunks, of each kind the one that has waited longest; all
+// together are no more rows than a pass may have.
 func (s *Stage) gather() (batch []work, dead []*session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,24 +67,24 @@ func (s *Stage) gather() (batch []work, dead []*session) {
 		switch {
 		case sess.ended:
 			dead = append(dead, sess)
-		case len(sess.pending) == 0 || !sess.client.room() || sess.next != nil && !sess.next.room():
+		case len(sess.pending) == 0 || sess.replaying || !sess.client.room() || sess.next != nil && !sess.next.room():
 		case sess.pending[0].rows == 1:
 			decodes = append(decodes, sess)
 		default:
 			prefills = append(prefills, sess)
 		}
 	}
-	bySlot := func(a, b *session) int { return cmp.Compare(a.seq, b.seq) }
-	slices.SortFunc(decodes, bySlot)
-	slices.SortFunc(prefills, bySlot)
-	if n := len(prefills); n > 1 { // another first each time
-		s.turn++
-		prefills = append(prefills[s.turn%n:], prefills[:s.turn%n]...)
+	byTurn := func(a, b *session) int { return cmp.Compare(a.pending[0].turn, b.pending[0].turn) }
+	slices.SortFunc(decodes, byTurn)
+	slices.SortFunc(prefills, byTurn)
+	decodes = decodes[:min(len(decodes), s.convoy())]
+	rows, most := 0, s.cfg.MaxBatch
+	if len(decodes) > 0 { // a long chunk would keep them all waiting
+		most = min(most, len(decodes)+mixedRows)
 	}
-	rows := 0
 	for _, sess := range append(decodes, prefills...) {
 		st := sess.pending[0]
-		if rows+st.rows > s.cfg.MaxBatch {
+		if rows+st.rows > most {
 			continue
 		}
 		sess.pending = sess.pending[1:]
@@ -79,6 +96,28 @@ func (s *Stage) gather() (batch []work, dead []*session) {
 		rows += st.rows
 	}
 	return batch, dead
+}
+
+// mixedRows is how many rows of prefill go along with decodes: one chunk.
+const mixedRows = 64
+
+// convoy is how many decodes go into one pass. If all that are ready went, all
+// sessions would soon travel round the ring together, one stage would work and
+// the others wait; so a pass takes the part that keeps every stage busy, as
+// long as rows cost enough for that to matter. Called with mu held.
+func (s *Stage) convoy() int {
+	active, stages := 0, 1
+	for _, sess := range s.sessions {
+		if sess.decoding && !sess.ended {
+			active++
+			stages = max(stages, sess.stages)
+		}
+	}
+	row, lap := s.stats.costs()
+	if stages == 1 || row*time.Duration(active*(stages-1)) < lap/20 {
+		return active + 1
+	}
+	return max(1, (active+stages-1)/stages)
 }
 
 // pass runs a batch through the engine and sends on what comes of it.
@@ -110,12 +149,9 @@ func (s *Stage) run(batch []work) (*Result, error) {
 	decodes := 0
 	for _, w := range batch {
 		if w.step.truncate {
-			if err := s.engine.Remove(w.sess.seq, int32(w.step.base)); err != nil {
+			if err := s.takeBack(w); err != nil {
 				return nil, err
 			}
-			w.step.truncate = false
-			keep := w.step.base + w.step.rows - int(w.sess.promptTokens())
-			w.sess.sampled = w.sess.sampled[:max(0, min(keep, len(w.sess.sampled)))]
 		}
 		for i := range w.step.rows {
 			p.Rows = append(p.Rows, Row{w.sess.seq, int32(w.step.base + i)})
@@ -124,7 +160,7 @@ func (s *Stage) run(batch []work) (*Result, error) {
 		p.Hidden = append(p.Hidden, w.step.hidden...)
 		if s.cfg.last() && w.step.sample {
 			p.Draws = append(p.Draws, Draw{
-				Row: w.at + w.step.rows - 1, Sampling: w.sess.open.Sampling, Sampled: w.sess.sampled,
+				Row: w.at + w.step.rows - 1, Sampling: w.sess.open.Sampling, Sampled: w.sess.sampled[:w.drawn()],
 				Position: uint64(w.step.base + w.step.rows),
 			})
 		}
@@ -132,13 +168,58 @@ func (s *Stage) run(batch []work) (*Result, error) {
 			decodes++
 		}
 	}
+	s.mu.Lock()
+	for _, w := range batch {
+		w.sess.computing = true
+	}
+	s.mu.Unlock()
 	begin := time.Now()
 	res, err := s.engine.Run(context.WithoutCancel(s.ctx), p)
+	now := time.Now()
+	s.mu.Lock()
+	for _, w := range batch {
+		if w.sess.computing = false; err == nil {
+			s.count(w, now)
+		}
+	}
+	s.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	s.stats.pass(len(p.Rows), decodes, time.Since(begin), time.Now())
+	s.stats.pass(len(p.Rows), decodes, now.Sub(begin), now)
 	return res, nil
+}
+
+// count takes note of a step that was computed. Called with mu held.
+func (s *Stage) count(w work, now time.Time) {
+	sess := w.sess
+	sess.computed = w.step.base + w.step.rows
+	again := sess.decoding
+	if sess.decoding = w.step.rows == 1; sess.decoding && again {
+		s.stats.lap(now.Sub(sess.lap))
+	}
+	sess.lap = now
+}
+
+// takeBack forgets a session's positions from a step's base on.
+func (s *Stage) takeBack(w work) error {
+	if err := s.engine.Remove(w.sess.seq, int32(w.step.base)); err != nil {
+		return err
+	}
+	w.step.truncate = false
+	if w.sess.buf != nil {
+		w.sess.buf.truncate(w.step.base)
+	}
+	s.mu.Lock()
+	w.sess.computed = min(w.sess.computed, w.step.base)
+	s.mu.Unlock()
+	return nil
+}
+
+// drawn is how many tokens of the answer stand before the one that a step asks
+// for.
+func (w work) drawn() int {
+	return max(0, min(w.step.base+w.step.rows-int(w.sess.promptTokens()), len(w.sess.sampled)))
 }
 
 func (sess *session) promptTokens() uint32 {
@@ -152,22 +233,11 @@ func (sess *session) promptTokens() uint32 {
 // token to the client and, unless it was the last, to stage 0.
 func (s *Stage) scatter(w work, res *Result, batch []work) {
 	sess := w.sess
-	s.mu.Lock()
-	stale := sess.ended || sess.epoch != w.step.epoch
-	s.mu.Unlock()
-	if stale {
-		return
-	}
 	if !s.cfg.last() {
-		n := w.step.rows * s.cfg.Width
-		x := res.Hidden[w.at*s.cfg.Width:][:n]
-		codec := sess.open.Codec
-		sess.send(sess.next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
-			Epoch: w.step.epoch, Base: uint32(w.step.base), Rows: uint32(w.step.rows), Codec: codec, Sample: w.step.sample,
-		}}}, protocol.AppendTensor(make([]byte, 0, protocol.TensorSize(codec, n)), codec, x))
+		s.forward(w, res.Hidden[w.at*s.cfg.Width:][:w.step.rows*s.cfg.Width])
 		return
 	}
-	if !w.step.sample {
+	if !w.step.sample || s.stale(w) {
 		return
 	}
 	i := 0 // the draws stand in the batch's order
@@ -182,12 +252,37 @@ func (s *Stage) scatter(w work, res *Result, batch []work) {
 	s.token(w, res.Drawn[i], res.Compute)
 }
 
+// stale says that a step's epoch ended while it was computed.
+func (s *Stage) stale(w work) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return w.sess.ended || w.sess.epoch != w.step.epoch
+}
+
+// forward keeps activations for replay and sends them to the successor, but
+// for positions that it has.
+func (s *Stage) forward(w work, x []float32) {
+	sess, codec := w.sess, w.sess.open.Codec
+	rows := protocol.AppendTensor(make([]byte, 0, protocol.TensorSize(codec, len(x))), codec, x)
+	sess.buf.put(w.step.base, rows)
+	s.mu.Lock()
+	stale := sess.ended || sess.epoch != w.step.epoch
+	next, has := sess.next, max(0, sess.forward-w.step.base)
+	s.mu.Unlock()
+	if stale || next == nil || has >= w.step.rows {
+		return
+	}
+	sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
+		Epoch: w.step.epoch, Base: uint32(w.step.base + has), Rows: uint32(w.step.rows - has), Codec: codec, Sample: w.step.sample,
+	}}}, rows[has*sess.buf.row:])
+}
+
 func (s *Stage) token(w work, d Drawn, compute time.Duration) {
 	sess, p := w.sess, w.sess.open.Sampling
 	at := w.step.base + w.step.rows // the token's own position
 	finish := protocol.Finish_FINISH_NONE
-	index := len(sess.sampled)
-	sess.sampled = append(sess.sampled, d.ID)
+	index := w.drawn()
+	sess.sampled = append(sess.sampled[:index], d.ID)
 	switch {
 	case slices.Contains(p.StopIds, d.ID):
 		finish = protocol.Finish_FINISH_STOP
@@ -197,15 +292,21 @@ func (s *Stage) token(w work, d Drawn, compute time.Duration) {
 	s.stats.tokens.Add(1)
 	if finish == protocol.Finish_FINISH_NONE { // the ring first: it is what the next token waits for
 		back := &protocol.Step{Epoch: w.step.epoch, Base: uint32(at), Rows: 1, Tokens: []int32{d.ID}, Sample: true}
-		if sess.next != nil {
-			sess.send(sess.next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: back}}, nil)
+		s.mu.Lock()
+		next := sess.next
+		s.mu.Unlock()
+		if next != nil {
+			sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: back}}, nil)
 		} else if queued, err := sess.queue(&step{epoch: back.Epoch, base: at, rows: 1, sample: true, tokens: back.Tokens}); err != nil || !queued {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "more steps than the answer has room for"))
 			return
 		}
 	}
 	sess.idle.Reset(s.cfg.Idle)
-	sess.send(sess.client, &protocol.Frame{Kind: &protocol.Frame_Token{Token: &protocol.Token{
+	s.mu.Lock()
+	client := sess.client
+	s.mu.Unlock()
+	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Token{Token: &protocol.Token{
 		Epoch: w.step.epoch, Index: uint32(index), Id: d.ID, Logprob: d.Logprob, Top: d.Top,
 		Finish: finish, UsCompute: uint32(compute.Microseconds()),
 	}}}, nil)

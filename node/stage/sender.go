@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"time"
@@ -22,14 +23,15 @@ type sender struct {
 	stream   Stream // nil until start
 	queue    [][]byte
 	wake     chan struct{}
-	finished bool // no more frames; close when the queue is empty
+	took     chan struct{} // capacity 1: a frame left the full queue
+	finished bool          // no more frames; close when the queue is empty
 	dead     bool
 }
 
 // newSender makes a sender for a stream that is there, or, with nil, for one
 // that start brings later.
 func newSender(st Stream, onLoss func(error), onRoom func()) *sender {
-	s := &sender{onLoss: onLoss, onRoom: onRoom, wake: make(chan struct{}, 1)}
+	s := &sender{onLoss: onLoss, onRoom: onRoom, wake: make(chan struct{}, 1), took: make(chan struct{}, 1)}
 	if st != nil {
 		s.start(st, nil)
 	}
@@ -57,6 +59,23 @@ func (s *sender) room() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.queue) < maxQueued
+}
+
+// waitRoom waits until another frame may be pushed; false if none may ever be.
+func (s *sender) waitRoom(ctx context.Context) bool {
+	for {
+		s.mu.Lock()
+		over, room := s.dead || s.finished, len(s.queue) < maxQueued
+		s.mu.Unlock()
+		if over || room {
+			return !over
+		}
+		select {
+		case <-s.took:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // push queues a frame. It never waits; the loop asks room first.
@@ -87,19 +106,31 @@ func (s *sender) finish() {
 
 // lost gives up the stream and tells the owner, once.
 func (s *sender) lost(err error) {
+	if s.giveUp() {
+		s.onLoss(err)
+	}
+}
+
+// drop gives up the stream for another.
+func (s *sender) drop() { s.giveUp() }
+
+// giveUp says whether the sender was in use until now.
+func (s *sender) giveUp() bool {
 	s.mu.Lock()
-	first := !s.dead && !s.finished
+	inUse := !s.dead && !s.finished
 	s.dead = true
 	st := s.stream
 	s.queue = nil
 	s.poke()
 	s.mu.Unlock()
+	select {
+	case s.took <- struct{}{}:
+	default:
+	}
 	if st != nil {
 		_ = st.Reset()
 	}
-	if first {
-		s.onLoss(err)
-	}
+	return inUse
 }
 
 func (s *sender) run(st Stream) {
@@ -137,6 +168,10 @@ func (s *sender) run(st Stream) {
 			return
 		}
 		if full {
+			select {
+			case s.took <- struct{}{}:
+			default:
+			}
 			s.onRoom()
 		}
 	}

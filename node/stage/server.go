@@ -75,16 +75,18 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open) {
 		refuse(st, e)
 		return
 	}
-	sess, e := s.admit(o, st)
+	sess, kept, e := s.admit(o, st)
 	if e != nil {
 		refuse(st, e)
 		return
 	}
-	sess.send(sess.client, &protocol.Frame{Kind: &protocol.Frame_Opened{Opened: &protocol.Opened{
-		UsPerStep: uint32(s.stats.decodePass().Microseconds()),
+	s.mu.Lock()
+	client := sess.client
+	s.mu.Unlock()
+	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Opened{Opened: &protocol.Opened{
+		UsPerStep: uint32(s.stats.decodePass().Microseconds()), Kept: uint32(kept),
 	}}}, nil)
-	sess.readClient(r)
-	<-sess.gone
+	sess.readClient(st, r)
 }
 
 func (v *Server) stageFor(o *protocol.Open) (*Stage, *protocol.Error) {
@@ -108,36 +110,29 @@ func (v *Server) serveLink(st Stream, r *bufio.Reader, l *protocol.Link) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), openTime)
-	defer cancel()
-	sess := v.findSession(ctx, [16]byte(l.Session), l.Index)
-	if sess == nil || string(sess.open.Prev) != string(st.Peer()) {
+	sess := v.findSession(ctx, l)
+	cancel()
+	if sess == nil {
 		_ = st.Reset()
 		return
 	}
-	s := sess.stage
-	s.mu.Lock()
-	twice := sess.linked
-	sess.linked = true
-	s.mu.Unlock()
-	if twice {
+	linked, ok := sess.link(sess.ctx, st, l)
+	if !ok {
 		_ = st.Reset()
 		return
 	}
-	stop := context.AfterFunc(sess.ctx, func() { _ = st.Reset() })
-	defer stop()
-	_ = sess.readLink(r)
+	sess.readLink(linked, r)
 	_ = st.Reset()
 }
 
-// findSession waits, on all stages at once, for the session whose predecessor
-// has the given index.
-func (v *Server) findSession(ctx context.Context, id [16]byte, prev uint32) *session {
+// findSession waits, on all stages at once, for the session that a Link means.
+func (v *Server) findSession(ctx context.Context, l *protocol.Link) *session {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stages := v.Stages()
 	found := make(chan *session, len(stages))
 	for _, s := range stages {
-		go func() { found <- s.find(ctx, id, prev) }()
+		go func() { found <- s.find(ctx, l) }()
 	}
 	for range stages {
 		if sess := <-found; sess != nil {

@@ -2,11 +2,13 @@ package stage
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -23,6 +25,7 @@ const (
 // step is a checked Step that waits for the loop.
 type step struct {
 	epoch    uint64
+	turn     uint64
 	base     int
 	rows     int
 	sample   bool
@@ -36,23 +39,39 @@ type session struct {
 	stage    *Stage
 	key      key
 	open     *protocol.Open
+	peer     peer.ID // the client
 	seq      int
 	reserved int // KV tokens
-	client   *sender
-	next     *sender // nil if the route has one stage
 	ctx      context.Context
 	cancel   context.CancelFunc
 	gone     chan struct{} // KV is free again
 	room     chan struct{} // capacity 1: a step was taken from pending
 	endOnce  sync.Once
 	idle     *time.Timer
+	heard    atomic.Value // time.Time of the client's last word
 
 	// guarded by stage.mu
-	epoch   uint64
-	length  int // positions queued so far
-	pending []*step
-	ended   bool
-	linked  bool // a predecessor has linked up
+	client    *sender
+	next      *sender // nil if the route has one stage
+	prev      []byte  // peer ID of the predecessor
+	stages    int
+	epoch     uint64
+	linkEpoch uint64 // of the last Open or Resume: links of earlier ones are over
+	linked    uint64 // the link epoch whose predecessor has linked up
+	unlink    context.CancelFunc
+	halted    bool // nothing is computed before Resume
+	length    int  // positions queued so far
+	computed  int  // positions in the cache
+	truncate  bool // the next step takes the cache back to its base
+	forward   int  // positions from here on are sent to the successor
+	replaying bool // the successor is being brought up to date
+	pending   []*step
+	ended     bool
+	prefix    []uint64  // hashes of what the session begins with
+	buf       *replay   // what was sent on; nil at the last stage
+	computing bool      // a pass with rows of it is under way
+	decoding  bool      // its last step was one row
+	lap       time.Time // of its last decode
 
 	// the loop's alone
 	sampled []int32
@@ -61,69 +80,195 @@ type session struct {
 func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *session {
 	ctx, cancel := context.WithCancel(s.ctx)
 	sess := &session{
-		stage: s, key: k, open: o, seq: seq, reserved: int(o.MaxTokensTotal), epoch: o.Epoch,
+		stage: s, key: k, open: o, peer: client.Peer(), seq: seq, reserved: int(o.MaxTokensTotal), stages: int(o.Stages),
+		epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
 	}
+	sess.heard.Store(time.Now())
 	if o.Sampling != nil {
 		sess.sampled = append(sess.sampled, o.Sampling.Sampled...)
 	}
-	sess.client = newSender(client, func(error) { sess.end(nil) }, s.poke)
+	if !s.cfg.last() {
+		sess.buf = newReplay(&s.budget, protocol.TensorSize(o.Codec, s.cfg.Width))
+	}
+	// A client whose stream is lost may come back; the stage listens for it.
+	sess.client = newSender(client, func(error) {}, s.poke)
 	sess.idle = time.AfterFunc(s.cfg.Idle, func() {
 		sess.fail(protocol.Errorf(protocol.Code_CODE_TIMEOUT, "the session was idle for %s", s.cfg.Idle))
 	})
-	if o.Stages > 1 {
-		sess.next = newSender(nil, sess.linkLost, s.poke)
-		go sess.connect()
-	}
 	return sess
 }
 
-// connect reaches the successor while the client still opens other stages, so
-// that the first step does not pay for it.
-func (sess *session) connect() {
-	err := func() error {
-		ctx, cancel := context.WithTimeout(sess.ctx, dialTime)
-		defer cancel()
-		id, err := peer.IDFromBytes(sess.open.Next.Peer)
-		if err != nil {
-			return fmt.Errorf("the successor's peer ID: %w", err)
-		}
-		var addrs []multiaddr.Multiaddr
-		for _, b := range sess.open.Next.Addrs {
-			if a, err := multiaddr.NewMultiaddrBytes(b); err == nil {
-				addrs = append(addrs, a)
-			}
-		}
-		st, err := sess.stage.dial.OpenStage(ctx, id, addrs)
-		if err != nil {
-			return err
-		}
-		link, err := protocol.AppendFrame(nil, &protocol.Frame{Kind: &protocol.Frame_Link{Link: &protocol.Link{
-			Session: sess.open.Session, Epoch: sess.open.Epoch, Index: sess.open.Index,
-		}}}, nil)
-		if err != nil {
-			return err
-		}
-		sess.next.start(st, link)
-		// The successor says nothing on this stream; what can be read is its loss.
-		go func() {
-			_, err := io.Copy(io.Discard, st)
-			sess.next.lost(errors.Join(err, io.EOF))
-		}()
-		return nil
-	}()
-	if err != nil {
-		sess.next.lost(err)
+// comeBack gives a session its client's new stream. It waits for Resume.
+func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *protocol.Error) {
+	s := sess.stage
+	if !o.Again || client.Peer() != sess.peer {
+		return nil, 0, protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "session is open already")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sess.ended || o.Epoch <= sess.epoch {
+		return nil, 0, protocol.Errorf(protocol.Code_CODE_STALE_EPOCH, "the session is in epoch %d", sess.epoch)
+	}
+	sess.client.drop()
+	sess.client = newSender(client, func(error) {}, s.poke)
+	sess.heard.Store(time.Now())
+	sess.halt(o.Epoch)
+	return sess, sess.replayable(), nil
+}
+
+// halt begins an epoch: what waits is dropped, links are over. Called with
+// stage.mu held.
+func (sess *session) halt(epoch uint64) {
+	sess.epoch, sess.halted, sess.pending = epoch, true, nil
+	sess.unlink()
+	if sess.next != nil {
+		sess.next.drop()
+	}
+	select {
+	case sess.room <- struct{}{}:
+	default:
 	}
 }
 
-// linkLost reports a broken link to the client, who decides what to do.
-func (sess *session) linkLost(err error) {
-	if sess.ctx.Err() != nil {
+// replayable is how many positions are computed, and at all stages but the last
+// also kept for replay. Called with stage.mu held.
+func (sess *session) replayable() int {
+	if sess.buf != nil && !sess.buf.has(sess.computed) {
+		return 0
+	}
+	return sess.computed
+}
+
+// resume goes on after a halt.
+func (sess *session) resume(r *protocol.Resume) error {
+	s := sess.stage
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, from := int(r.At), int(r.ForwardFrom)
+	switch {
+	case sess.ended || r.Epoch != sess.epoch || !sess.halted:
+		return fmt.Errorf("nothing to resume in epoch %d", r.Epoch)
+	case at > sess.computed:
+		return fmt.Errorf("resume at position %d, where %d are computed", at, sess.computed)
+	case from < at && (sess.buf == nil || !sess.buf.has(at)):
+		return fmt.Errorf("positions %d-%d cannot be replayed", from, at)
+	case r.Stages < 1 || r.Stages > protocol.MaxStages || r.Stages > 1 && r.Next == nil:
+		return errors.New("resume without a successor")
+	}
+	sess.halted, sess.linkEpoch, sess.prev, sess.stages = false, r.Epoch, r.Prev, int(r.Stages)
+	sess.length, sess.truncate, sess.forward = at, true, from
+	s.wakeLinks()
+	if r.Stages > 1 {
+		sess.connectLocked(r.Next, from, at)
+	}
+	return nil
+}
+
+// connect reaches the successor while the client still opens other stages, so
+// that the first step does not pay for it, and sends it the positions from up
+// to to, which it lacks.
+func (sess *session) connect(next *protocol.Hop, from, to int) {
+	sess.stage.mu.Lock()
+	defer sess.stage.mu.Unlock()
+	sess.connectLocked(next, from, to)
+}
+
+func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
+	if sess.ended {
 		return
 	}
-	sess.stage.cfg.Log.Info("lost a successor", "index", sess.open.Index, "error", err)
-	sess.fail(protocol.Errorf(protocol.Code_CODE_PEER_LOST, "stage %d lost its successor", sess.open.Index))
+	epoch := sess.linkEpoch
+	out := newSender(nil, func(err error) { sess.linkLost(epoch, err) }, sess.stage.poke)
+	sess.next, sess.replaying = out, from < to
+	go func() {
+		st, err := sess.dial(next)
+		if err != nil {
+			out.lost(err)
+			return
+		}
+		link, err := protocol.AppendFrame(nil, &protocol.Frame{Kind: &protocol.Frame_Link{Link: &protocol.Link{
+			Session: sess.open.Session, Epoch: epoch, Index: next.Index,
+		}}}, nil)
+		if err != nil {
+			out.lost(err)
+			return
+		}
+		out.start(st, link)
+		// The successor says nothing on this stream; what can be read is its loss.
+		go func() {
+			_, err := io.Copy(io.Discard, st)
+			out.lost(errors.Join(err, io.EOF))
+		}()
+		if from < to {
+			sess.replay(out, epoch, from, to)
+		}
+	}()
+}
+
+func (sess *session) dial(next *protocol.Hop) (Stream, error) {
+	ctx, cancel := context.WithTimeout(sess.ctx, dialTime)
+	defer cancel()
+	id, err := peer.IDFromBytes(next.Peer)
+	if err != nil {
+		return nil, fmt.Errorf("the successor's peer ID: %w", err)
+	}
+	var addrs []multiaddr.Multiaddr
+	for _, b := range next.Addrs {
+		if a, err := multiaddr.NewMultiaddrBytes(b); err == nil {
+			addrs = append(addrs, a)
+		}
+	}
+	return sess.stage.dial.OpenStage(ctx, id, addrs)
+}
+
+// replay sends positions again, as prefill chunks; the loop passes the session
+// over meanwhile.
+func (sess *session) replay(out *sender, epoch uint64, from, to int) {
+	s := sess.stage
+	for at := from; at < to; {
+		n := min(replayChunk-at%replayChunk, to-at)
+		rows, err := sess.buf.read(at, n)
+		if err != nil || !out.waitRoom(sess.ctx) {
+			out.lost(errors.Join(errNoReplay, err))
+			return
+		}
+		sess.send(out, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
+			Epoch: epoch, Base: uint32(at), Rows: uint32(n), Codec: sess.open.Codec,
+		}}}, rows)
+		s.stats.replayed.Add(int64(len(rows)))
+		at += n
+	}
+	s.mu.Lock()
+	if sess.next == out {
+		sess.replaying = false
+	}
+	s.mu.Unlock()
+	s.poke()
+}
+
+// linkLost tells the client of a broken link, who decides what to do.
+func (sess *session) linkLost(epoch uint64, err error) {
+	s := sess.stage
+	s.mu.Lock()
+	over := sess.ended || sess.halted || sess.linkEpoch != epoch
+	s.mu.Unlock()
+	if over {
+		return
+	}
+	s.cfg.Log.Info("lost a successor", "index", sess.open.Index, "error", err)
+	sess.trouble(protocol.Code_CODE_PEER_LOST, true)
+}
+
+// trouble tells the client of something that it may have to act on.
+func (sess *session) trouble(code protocol.Code, successor bool) {
+	s := sess.stage
+	s.mu.Lock()
+	client, epoch, ended := sess.client, sess.epoch, sess.ended
+	s.mu.Unlock()
+	if !ended {
+		sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Trouble{Trouble: &protocol.Trouble{Epoch: epoch, Code: code, Successor: successor}}}, nil)
+	}
 }
 
 // fail tells the client why and ends the session.
@@ -133,20 +278,22 @@ func (sess *session) fail(e *protocol.Error) { sess.end(e) }
 func (sess *session) end(e *protocol.Error) {
 	sess.endOnce.Do(func() {
 		sess.idle.Stop()
-		if e != nil {
-			if b, err := protocol.AppendFrame(nil, e.Fail(), nil); err == nil {
-				sess.client.push(b)
-			}
-		}
-		sess.client.finish()
-		if sess.next != nil {
-			sess.next.finish()
-		}
 		s := sess.stage
 		s.mu.Lock()
 		sess.ended = true
 		sess.pending = nil
+		client, next := sess.client, sess.next
+		sess.unlink()
 		s.mu.Unlock()
+		if e != nil {
+			if b, err := protocol.AppendFrame(nil, e.Fail(), nil); err == nil {
+				client.push(b)
+			}
+		}
+		client.finish()
+		if next != nil {
+			next.finish()
+		}
 		sess.cancel()
 		s.poke()
 		go func() { // once the loop is gone nobody else frees it
@@ -173,56 +320,122 @@ func (sess *session) queuedRows() int {
 	return n
 }
 
-// readClient serves the client's stream after its Open, to its end.
-func (sess *session) readClient(r *bufio.Reader) {
+// readClient serves the client's stream after its Open, to its end. A stream
+// that breaks does not end the session: its client has a moment to come back.
+func (sess *session) readClient(st Stream, r *bufio.Reader) {
 	for {
 		f, _, err := protocol.ReadFrame(r, 0)
+		if errors.Is(err, protocol.ErrFrame) {
+			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", err))
+		}
 		if err != nil {
-			if errors.Is(err, protocol.ErrFrame) {
-				sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", err))
-			}
-			sess.end(nil)
+			_ = st.Reset()
 			return
 		}
+		sess.heard.Store(time.Now())
 		switch k := f.Kind.(type) {
 		case *protocol.Frame_Step:
-			if sess.open.Index != 0 {
-				sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "only stage 0 takes steps from the client"))
+			if !sess.stage.cfg.first() {
+				err = errors.New("only the first stage takes steps from the client")
+			} else if !sess.take(k.Step, nil) {
 				return
 			}
-			if !sess.take(k.Step, nil) {
-				return
-			}
+		case *protocol.Frame_Ping:
+			err = sess.learn(k.Ping.Prefix)
+			sess.pong()
+		case *protocol.Frame_Halt:
+			err = sess.takeHalt(k.Halt)
+		case *protocol.Frame_Resume:
+			err = sess.resume(k.Resume)
 		case *protocol.Frame_Bye:
+			_ = sess.learn(k.Bye.Prefix)
 			sess.end(nil)
 			return
 		default:
-			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "unexpected frame"))
+			err = errors.New("unexpected frame")
+		}
+		if err != nil {
+			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", err))
 			return
 		}
 	}
 }
 
+// learn takes further prefix hashes.
+func (sess *session) learn(prefix []uint64) error {
+	sess.stage.mu.Lock()
+	defer sess.stage.mu.Unlock()
+	if len(sess.prefix)+len(prefix) > sess.reserved/protocol.PrefixBlock {
+		return errors.New("more prefix hashes than the session has tokens for")
+	}
+	sess.prefix = append(sess.prefix, prefix...)
+	return nil
+}
+
+func (sess *session) pong() {
+	s := sess.stage
+	s.mu.Lock()
+	p := &protocol.Pong{Epoch: sess.epoch, Length: uint32(sess.computed), Waiting: uint32(sess.queuedRows()), Computing: sess.computing, Passes: uint64(s.stats.passes.Load())}
+	client := sess.client
+	s.mu.Unlock()
+	if client.room() {
+		sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Pong{Pong: p}}, nil)
+	}
+}
+
+// takeHalt answers a Halt.
+func (sess *session) takeHalt(h *protocol.Halt) error {
+	s := sess.stage
+	s.mu.Lock()
+	if h.Epoch <= sess.epoch {
+		s.mu.Unlock()
+		return fmt.Errorf("epoch %d after epoch %d", h.Epoch, sess.epoch)
+	}
+	sess.halt(h.Epoch)
+	a := &protocol.Halted{Epoch: h.Epoch, Length: uint32(sess.computed), CanReplay: sess.buf != nil && sess.buf.has(sess.computed)}
+	client := sess.client
+	s.mu.Unlock()
+	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Halted{Halted: a}}, nil)
+	return nil
+}
+
+// link makes a predecessor's stream the session's, or says that it is not its.
+func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (linked context.Context, ok bool) {
+	s := sess.stage
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sess.ended || sess.halted || sess.linkEpoch != l.Epoch || sess.linked > l.Epoch || !bytes.Equal(sess.prev, []byte(st.Peer())) {
+		return nil, false
+	}
+	sess.linked = l.Epoch + 1 // no second link in this epoch
+	ctx, unlink := context.WithCancel(ctx)
+	sess.unlink = unlink
+	context.AfterFunc(ctx, func() { _ = st.Reset() })
+	return ctx, true
+}
+
 // readLink serves the predecessor's stream after its Link.
-func (sess *session) readLink(r *bufio.Reader) error {
+func (sess *session) readLink(linked context.Context, r *bufio.Reader) {
 	limit := 4 * protocol.MaxRows * sess.stage.cfg.Width
 	for {
 		f, payload, err := protocol.ReadFrame(r, limit)
 		if err != nil {
-			if errors.Is(err, protocol.ErrFrame) {
-				sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "from the predecessor: %s", err))
-			} else if sess.ctx.Err() == nil {
-				sess.fail(protocol.Errorf(protocol.Code_CODE_PEER_LOST, "stage %d lost its predecessor", sess.open.Index))
+			if linked.Err() != nil {
+				return
 			}
-			return err
+			if errors.Is(err, protocol.ErrFrame) {
+				sess.stage.cfg.Log.Info("a predecessor sent what is no frame", "index", sess.open.Index, "error", err)
+			}
+			sess.trouble(protocol.Code_CODE_PEER_LOST, false)
+			return
 		}
 		k, ok := f.Kind.(*protocol.Frame_Step)
 		if !ok {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "unexpected frame from the predecessor"))
-			return protocol.ErrFrame
+			return
 		}
 		if !sess.take(k.Step, payload) {
-			return nil
+			return
 		}
 	}
 }
@@ -282,22 +495,25 @@ func (sess *session) parse(p *protocol.Step, payload []byte) (*step, error) {
 
 // queue appends a step to the session; false means that there is no room yet.
 func (sess *session) queue(st *step) (bool, error) {
-	sess.stage.mu.Lock()
-	defer sess.stage.mu.Unlock()
+	s := sess.stage
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch {
-	case sess.ended || st.epoch < sess.epoch:
+	case sess.ended || st.epoch < sess.epoch || sess.halted:
 		return true, nil // of a past epoch: dropped
 	case st.epoch > sess.epoch:
 		if st.base > sess.length {
 			return false, fmt.Errorf("epoch %d begins at position %d, where the session has %d", st.epoch, st.base, sess.length)
 		}
-		sess.epoch, sess.length, sess.pending = st.epoch, st.base, nil
-		st.truncate = true
+		sess.epoch, sess.length, sess.pending, sess.truncate = st.epoch, st.base, nil, true
 	case st.base != sess.length:
 		return false, fmt.Errorf("a step at position %d, where %d was due", st.base, sess.length)
-	case len(sess.pending) >= maxPending:
-		return false, nil
+	case len(sess.pending) >= maxPending && !s.cfg.first():
+		return false, nil // tokens are small, and their number is bounded: a client is never kept waiting
 	}
+	st.truncate, sess.truncate = sess.truncate, false
+	s.turn++
+	st.turn = s.turn
 	sess.length += st.rows
 	sess.pending = append(sess.pending, st)
 	return true, nil

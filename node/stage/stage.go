@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,7 +57,8 @@ type Result struct {
 // Engine computes the span.
 type Engine interface {
 	Run(ctx context.Context, p *Pass) (*Result, error)
-	Remove(seq int, from int32) error // forget positions >= from
+	Remove(seq int, from int32) error       // forget positions >= from
+	CopyPrefix(src, dst int, n int32) error // dst, which is empty, shares src's positions < n
 }
 
 // Stream is a stream between two nodes.
@@ -84,6 +86,9 @@ type Config struct {
 	MaxBatch   int           // rows a pass
 	MaxContext int           // longest session, tokens
 	Idle       time.Duration // a session without a step for so long is freed; 0: two minutes
+	Silence    time.Duration // one whose client says nothing for so long, too; 0: a second
+	Replay     int64         // bytes of memory for replay buffers; 0: 64 MiB
+	Dir        string        // for what exceeds that; "": the system's temporary one
 	Log        *slog.Logger
 }
 
@@ -103,14 +108,39 @@ type Stage struct {
 	wake   chan struct{} // capacity 1: there may be work for the loop
 	done   chan struct{} // the loop has ended
 	stats  stats
+	budget budget // of all replay buffers
 
 	mu       sync.Mutex
 	sessions map[key]*session
-	arrived  chan struct{} // closed and replaced whenever a session is added
+	arrived  chan struct{} // closed and replaced whenever a Link may have found its session
 	free     []int         // sequence slots
 	kvUsed   int           // tokens reserved
+	kept     []*kept       // beginnings of sessions that have ended, the oldest first
+	kvKept   int           // tokens in them
+	ops      []op          // for the loop to do before the next pass, in this order
 	draining bool
-	turn     int // rotates who comes first among prefills
+	turn     uint64 // steps queued so far: who waits longest comes first
+}
+
+// op is something that only the loop may do, between two passes.
+type op struct {
+	run  func() error
+	done chan error // may be nil
+}
+
+// do has the loop do something, and waits for it.
+func (s *Stage) do(run func() error) error {
+	done := make(chan error, 1)
+	s.mu.Lock()
+	s.ops = append(s.ops, op{run, done})
+	s.mu.Unlock()
+	s.poke()
+	select {
+	case err := <-done:
+		return err
+	case <-s.done:
+		return s.Err()
+	}
 }
 
 // key names a session at a stage; a peer may stand twice in a route.
@@ -124,6 +154,12 @@ func New(cfg Config, engine Engine, dial Dialer) *Stage {
 	if cfg.Idle == 0 {
 		cfg.Idle = 2 * time.Minute
 	}
+	if cfg.Silence == 0 {
+		cfg.Silence = time.Second
+	}
+	if cfg.Replay == 0 {
+		cfg.Replay = 64 << 20
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -133,33 +169,65 @@ func New(cfg Config, engine Engine, dial Dialer) *Stage {
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		sessions: map[key]*session{}, arrived: make(chan struct{}),
 	}
+	s.budget.left.Store(cfg.Replay)
+	s.budget.dir = cfg.Dir
 	for i := range cfg.MaxSeqs {
 		s.free = append(s.free, cfg.MaxSeqs-1-i)
 	}
 	go s.loop()
+	go s.listen()
 	return s
+}
+
+// listen ends the sessions whose client has fallen silent.
+func (s *Stage) listen() {
+	tick := time.NewTicker(s.cfg.Silence / 8)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, sess := range s.all() {
+				if now.Sub(sess.heard.Load().(time.Time)) > s.cfg.Silence {
+					sess.end(nil)
+				}
+			}
+		}
+	}
+}
+
+func (s *Stage) all() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*session, 0, len(s.sessions))
+	for _, sess := range s.sessions {
+		out = append(out, sess)
+	}
+	return out
 }
 
 // Config tells what is served.
 func (s *Stage) Config() Config { return s.cfg }
 
-// Drain refuses new sessions from now on.
-func (s *Stage) Drain() {
+// Drain refuses new sessions from now on, or no longer, and asks the clients of
+// those under way to take another stage.
+func (s *Stage) Drain(on bool) {
 	s.mu.Lock()
-	s.draining = true
+	s.draining = on
 	s.mu.Unlock()
+	if on {
+		for _, sess := range s.all() {
+			sess.trouble(protocol.Code_CODE_DRAINING, false)
+		}
+	}
 }
 
 // Close ends all sessions with the given reason and waits for the loop.
 func (s *Stage) Close(reason error) {
 	s.cancel(reason)
 	<-s.done
-	s.mu.Lock()
-	all := make([]*session, 0, len(s.sessions))
-	for _, sess := range s.sessions {
-		all = append(all, sess)
-	}
-	s.mu.Unlock()
+	all := s.all()
 	for _, sess := range all {
 		sess.fail(asError(reason))
 	}
@@ -183,35 +251,71 @@ func (s *Stage) poke() {
 	}
 }
 
-// admit makes a session of an Open, or says why not.
-func (s *Stage) admit(o *protocol.Open, client Stream) (*session, *protocol.Error) {
+// admit makes a session of an Open, or says why not. kept is how many positions
+// of it are here already.
+func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int, refused *protocol.Error) {
 	if err := s.check(o); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	k := key{[16]byte(o.Session), o.Index}
+	s.mu.Lock()
+	if old := s.sessions[k]; old != nil {
+		s.mu.Unlock()
+		return old.comeBack(o, client)
+	}
 	total := int(o.MaxTokensTotal)
 	switch {
 	case s.ctx.Err() != nil:
-		return nil, protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this span is no longer served here")
+		refused = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this span is no longer served here")
 	case s.draining:
-		return nil, protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving; ask another")
-	case s.sessions[k] != nil:
-		return nil, protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "session is open already")
-	case len(s.free) == 0 || s.kvUsed+total > s.cfg.KVTokens:
-		return nil, &protocol.Error{Code: protocol.Code_CODE_BUSY, RetryAfter: s.stats.retryAfter(),
+		refused = protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving; ask another")
+	}
+	if refused != nil {
+		s.mu.Unlock()
+		return nil, 0, refused
+	}
+	from := s.findPrefix(client.Peer(), o.Codec, o.Prefix, total-1)
+	if from.ended != nil { // so that it is not given up for its own successor
+		s.take(from.ended)
+		s.free = append(s.free, from.ended.seq)
+	}
+	if !s.evict(total) {
+		if from.ended != nil {
+			s.free = s.free[:len(s.free)-1]
+			s.kept = append(s.kept, from.ended)
+			s.kvKept += from.ended.tokens
+		}
+		s.mu.Unlock()
+		return nil, 0, &protocol.Error{Code: protocol.Code_CODE_BUSY, RetryAfter: s.stats.retryAfter(),
 			Message: "no room for this session: all KV tokens are reserved"}
+	}
+	if from.ended != nil { // its own slot, whatever was freed since
+		i := slices.Index(s.free, from.ended.seq)
+		s.free = append(slices.Delete(s.free, i, i+1), from.ended.seq)
 	}
 	seq := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	s.kvUsed += total
-	sess := newSession(s, k, o, client, seq)
+	sess = newSession(s, k, o, client, seq)
 	s.sessions[k] = sess
+	s.mu.Unlock()
+	s.stats.opened.Add(1)
+	kept = s.begin(sess, from)
+	s.mu.Lock()
+	sess.length, sess.computed, sess.truncate = kept, kept, kept > 0
+	s.wakeLinks()
+	s.mu.Unlock()
+	if o.Stages > 1 && !o.Wait {
+		sess.connect(o.Next, 0, 0)
+	}
+	return sess, kept, nil
+}
+
+// wakeLinks has those look again who wait for the session of their Link.
+// Called with mu held.
+func (s *Stage) wakeLinks() {
 	close(s.arrived)
 	s.arrived = make(chan struct{})
-	s.stats.opened.Add(1)
-	return sess, nil
 }
 
 // check holds an Open against the protocol and this span.
@@ -219,16 +323,15 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 	bad := func(format string, args ...any) *protocol.Error {
 		return protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, format, args...)
 	}
-	first, last := o.Index == 0, o.Index+1 == o.Stages
 	switch {
 	case len(o.Session) != 16:
 		return bad("a session ID has 16 bytes")
-	case o.Stages < 1 || o.Stages > protocol.MaxStages || o.Index >= o.Stages:
-		return bad("stage %d of %d", o.Index, o.Stages)
+	case o.Stages < 1 || o.Stages > protocol.MaxStages:
+		return bad("a route of %d stages", o.Stages)
 	case (protocol.Span{From: int(o.From), To: int(o.To)}) != s.cfg.Span:
 		return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "blocks %d-%d are not served here, %s are", o.From, o.To, s.cfg.Span)
-	case first != s.cfg.first() || last != s.cfg.last():
-		return bad("a span of blocks %s cannot be stage %d of %d", s.cfg.Span, o.Index, o.Stages)
+	case o.Stages == 1 && !(s.cfg.first() && s.cfg.last()):
+		return bad("a span of blocks %s cannot be a route of its own", s.cfg.Span)
 	case o.MaxTokensTotal < 1:
 		return bad("a session of no tokens")
 	case int64(o.MaxTokensTotal) > int64(s.cfg.MaxContext):
@@ -237,10 +340,12 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 		return bad("no successor named")
 	case protocol.TensorCodec_name[int32(o.Codec)] == "":
 		return bad("unknown tensor codec %d", o.Codec)
-	case last && o.Sampling == nil:
+	case len(o.Prefix) > int(o.MaxTokensTotal)/protocol.PrefixBlock:
+		return bad("more prefix hashes than the session has tokens for")
+	case s.cfg.last() && o.Sampling == nil:
 		return bad("the last stage needs to know how to sample")
 	}
-	if last {
+	if s.cfg.last() {
 		if err := checkSampling(o.Sampling, s.cfg.Vocab); err != nil {
 			return bad("%s", err)
 		}
@@ -272,14 +377,23 @@ func checkSampling(p *protocol.Sampling, vocab int) error {
 	return nil
 }
 
-// release gives a session's KV back. It must run on no path twice.
+// release gives a session's KV back, once; what is worth keeping of it stays
+// for as long as nobody else needs the room. Only the loop calls it.
 func (s *Stage) release(sess *session) {
-	// The slot is not reused before the engine has forgotten it.
-	err := s.engine.Remove(sess.seq, 0)
+	kept := s.keep(sess)
+	var err error
+	if !kept { // the slot is not used again before the engine has forgotten it
+		err = s.engine.Remove(sess.seq, 0)
+		if sess.buf != nil {
+			sess.buf.close()
+		}
+	}
 	s.mu.Lock()
 	delete(s.sessions, sess.key)
 	s.kvUsed -= sess.reserved
-	s.free = append(s.free, sess.seq)
+	if !kept {
+		s.free = append(s.free, sess.seq)
+	}
 	s.mu.Unlock()
 	s.stats.closed.Add(1)
 	if err != nil && s.ctx.Err() == nil {
@@ -287,17 +401,16 @@ func (s *Stage) release(sess *session) {
 	}
 }
 
-// find waits for the session whose predecessor in the ring has index prev: a
-// Link may overtake its Open.
-func (s *Stage) find(ctx context.Context, id [16]byte, prev uint32) *session {
+// find waits for the session that a Link means, in the Link's epoch: it may
+// overtake the client's word.
+func (s *Stage) find(ctx context.Context, l *protocol.Link) *session {
+	k := key{[16]byte(l.Session), l.Index}
 	for {
 		s.mu.Lock()
 		arrived := s.arrived
-		for k, sess := range s.sessions {
-			if k.id == id && (prev+1)%sess.open.Stages == k.index {
-				s.mu.Unlock()
-				return sess
-			}
+		if sess := s.sessions[k]; sess != nil && sess.linkEpoch >= l.Epoch && !sess.halted {
+			s.mu.Unlock()
+			return sess
 		}
 		s.mu.Unlock()
 		select {

@@ -8,10 +8,13 @@ import (
 
 // stats are a stage's counters since its start.
 type stats struct {
-	opened, closed, tokens, passes, rows atomic.Int64
+	opened, closed, tokens, passes, rows, replayed atomic.Int64
 
 	mu     sync.Mutex
 	decode time.Duration // moving average of a pass of decodes only
+	single time.Duration // of a pass of one row
+	row    time.Duration // of what a further row of decode costs
+	round  time.Duration // between two decodes of one session
 	recent [16]mark      // tokens of the last seconds, for a rate
 }
 
@@ -29,6 +32,8 @@ type Status struct {
 	DecodePass   time.Duration // moving average; 0: none yet
 	Opened       int64
 	Passes, Rows int64
+	Replayed     int64 // bytes sent again for sessions that lost a stage
+	KVKept       int   // tokens of ended sessions, which count as free
 }
 
 // pass records one pass.
@@ -42,12 +47,38 @@ func (t *stats) pass(rows, decodes int, took time.Duration, now time.Time) {
 			t.decode = took
 		}
 		t.decode += (took - t.decode) / 16
+		if rows == 1 {
+			if t.single == 0 {
+				t.single = took
+			}
+			t.single += (took - t.single) / 16
+		} else if t.single > 0 {
+			t.row += (max(0, took-t.single)/time.Duration(rows-1) - t.row) / 16
+		}
 	}
 	m := &t.recent[now.Unix()%int64(len(t.recent))]
 	if m.second != now.Unix() {
 		*m = mark{second: now.Unix()}
 	}
 	m.rows += int64(decodes)
+}
+
+// lap records the time between two decodes of one session.
+func (t *stats) lap(d time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.round == 0 {
+		t.round = d
+	}
+	t.round += (d - t.round) / 16
+}
+
+// costs are what a further row of decode costs, and how long a session's way
+// round the ring is.
+func (t *stats) costs() (row, round time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.row, t.round
 }
 
 func (t *stats) rate(now time.Time) float64 {
@@ -77,7 +108,7 @@ func (t *stats) retryAfter() time.Duration {
 // Status tells the stage's load.
 func (s *Stage) Status() Status {
 	s.mu.Lock()
-	st := Status{Sessions: len(s.sessions), KVFree: s.cfg.KVTokens - s.kvUsed}
+	st := Status{Sessions: len(s.sessions), KVFree: s.cfg.KVTokens - s.kvUsed, KVKept: s.kvKept}
 	for _, sess := range s.sessions {
 		st.QueuedRows += sess.queuedRows()
 	}
@@ -85,6 +116,7 @@ func (s *Stage) Status() Status {
 	st.TokensPerS = s.stats.rate(time.Now())
 	st.DecodePass = s.stats.decodePass()
 	st.Opened = s.stats.opened.Load()
+	st.Replayed = s.stats.replayed.Load()
 	st.Passes, st.Rows = s.stats.passes.Load(), s.stats.rows.Load()
 	return st
 }

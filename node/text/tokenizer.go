@@ -370,6 +370,9 @@ func hexByte(s string) (byte, bool) {
 // Token is a token's text; bytes that are no text come as U+FFFD.
 func (t *Tokenizer) Token(id int32) string { return strings.ToValidUTF8(t.raw(id, true), "�") }
 
+// Bytes are a token's own, which need not be whole characters.
+func (t *Tokenizer) Bytes(id int32) []byte { return []byte(t.raw(id, true)) }
+
 // Decode gives the text of tokens, without the space that the tokenizer puts
 // in front.
 func (t *Tokenizer) Decode(ids []int32, special bool) string {

@@ -1,0 +1,416 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// breakdown is what a repair begins with.
+type breakdown struct {
+	why      error // nil: all is well
+	lost     []*stage
+	suspect  *stage // its links are broken, perhaps more
+	broken   bool   // only the streams to them ended: they may take us back
+	optional bool   // the lost stages would still serve if there are no others
+}
+
+// watch tells, from what was predicted and what was seen, when progress is
+// overdue.
+type watch struct {
+	prefill time.Duration // predicted time to the first token
+	step    time.Duration // between two tokens: predicted, then seen
+	trip    time.Duration // to the farthest stage and back
+	last    time.Time     // of the last token, or of what began the wait for it
+	steady  bool          // the last wait ended with a token
+	due     time.Duration // how long the next may take before a stage is suspected
+}
+
+const (
+	lookEvery = 50 * time.Millisecond
+	slack     = 150 * time.Millisecond // what a busy machine may add to any time
+	atLeast   = 700 * time.Millisecond // without any progress, before live stages are suspected
+)
+
+func newWatch(req *Request) watch { return watch{prefill: req.Prefill, step: req.Step} }
+
+// opened takes the time of opening all stages, which is one trip or two.
+func (w *watch) opened(d time.Duration) { w.trip = d }
+
+// expect begins the wait for a token that the given time is predicted for.
+func (w *watch) expect(now time.Time, predicted time.Duration) {
+	w.last, w.due, w.steady = now, 4*(predicted+w.trip)+slack, false
+}
+
+func (w *watch) token(now time.Time) {
+	if w.steady {
+		w.step = max(w.step-w.step/16, now.Sub(w.last)) // the longest of late
+	}
+	w.last, w.due, w.steady = now, 4*w.step+slack, true
+}
+
+// silence is how long a live stage may say nothing: two beats and a trip.
+func (w *watch) silence() time.Duration { return 2*beat + w.trip + slack }
+
+// stuck is how long a stage may do nothing though there is something to do.
+func (w *watch) stuck() time.Duration { return max(atLeast, 4*w.due) }
+
+// look says what is wrong, if a token is overdue: a stage that is silent, one
+// that makes no progress, or a link that does not deliver.
+func (s *session) look(now time.Time) (b breakdown) {
+	if now.Sub(s.watch.last) < s.watch.due {
+		return b
+	}
+	for i, g := range s.stages {
+		if quiet := now.Sub(g.heard); quiet > s.watch.silence() {
+			b.lost = append(b.lost, g)
+			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "it has been silent for %s", quiet.Round(time.Millisecond)))
+		}
+	}
+	if b.why != nil || now.Sub(s.watch.last) < s.watch.stuck() {
+		return b
+	}
+	for i, g := range s.stages {
+		if !g.busy && g.waiting == 0 {
+			continue
+		}
+		if now.Sub(g.moved) >= s.watch.stuck() {
+			b.lost, b.optional = []*stage{g}, !g.busy // else its successor may be what it waits for
+			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "it hangs"))
+		}
+		return b // somebody works: slow, but not lost
+	}
+	due := len(s.ids)
+	for i, g := range s.stages { // nobody has anything to do: somebody did not get it
+		if g.length < due {
+			b.suspect = g
+			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "nothing reaches it"))
+			return b
+		}
+		due = g.length
+	}
+	b.why = protocol.Errorf(protocol.Code_CODE_TIMEOUT, "no progress")
+	return b
+}
+
+const (
+	recoverTime = 90 * time.Second // for all attempts at a repair
+	maxVain     = 12               // repairs in a row that bring no token
+	avoidTime   = 30 * time.Second // a peer found wanting is the last choice for so long
+	firstPause  = 50 * time.Millisecond
+	maxPause    = 2 * time.Second
+)
+
+// recover repairs the route: it replaces what was lost and nothing else, and
+// has the session go on in a new epoch.
+//
+//	halt     all stages that are left stop, and say how far they are
+//	replan   stages for the blocks that were lost, opened in waiting
+//	resume   each stage is told where to go on, and from where to send its
+//	         successor what it has computed before
+//	feed     the first stage gets the tokens that it lacks
+//
+// Tokens that were on their way arrive before a stage's Halted, so what the
+// client knows then is all there is.
+func (s *session) recover(ctx context.Context, b breakdown) error {
+	rec := Recovery{Why: b.why.Error(), Token: s.out.Tokens}
+	stalled := s.watch.last
+	end := time.Now().Add(recoverTime)
+	pause := firstPause
+	if s.vain++; s.vain > maxVain {
+		return fmt.Errorf("%w; %d repairs of the route brought nothing", b.why, maxVain)
+	}
+	for {
+		err := s.mend(ctx, &b, &rec)
+		if err == nil {
+			rec.Stall = time.Since(stalled)
+			s.out.Recoveries = append(s.out.Recoveries, rec)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var stop *halt
+		if errors.As(err, &stop) {
+			return stop.err
+		}
+		if time.Now().After(end) || !transient(err) {
+			return fmt.Errorf("%w; and no way on was found: %w", b.why, err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// halt is an error that ends the session, not the attempt.
+type halt struct{ err error }
+
+func (h *halt) Error() string { return h.err.Error() }
+
+// transient says that another attempt may succeed where this one did not.
+func transient(err error) bool {
+	var e *protocol.Error
+	if !errors.As(err, &e) {
+		return true // no route, for now
+	}
+	return e.Code != protocol.Code_CODE_BAD_REQUEST && e.Code != protocol.Code_CODE_TOO_LONG && e.Code != protocol.Code_CODE_FORBIDDEN
+}
+
+// mend makes one attempt.
+func (s *session) mend(ctx context.Context, b *breakdown, rec *Recovery) error {
+	s.epoch++
+	if err := s.haltAll(ctx, b); err != nil {
+		return err
+	}
+	if len(b.lost) == 0 && b.suspect != nil {
+		b.lost, b.optional = []*stage{b.suspect}, true
+	}
+	old := s.stages
+	ring, fresh := s.same(b)
+	err := errors.New("not tried")
+	if b.broken {
+		b.broken = false
+		err = s.openFresh(ctx, ring, fresh, s.watch.silence())
+		s.setRing(old)
+	}
+	if err != nil {
+		for _, g := range b.lost {
+			s.avoid[g.hop.Peer] = time.Now()
+		}
+		if ring, fresh, err = s.fill(ctx, b); err == nil {
+			err = s.openFresh(ctx, ring, fresh, openTime)
+		}
+	}
+	if err != nil && b.optional { // they must do
+		ring, fresh, err = old, nil, nil
+	}
+	if err != nil {
+		s.setRing(old)
+		return err
+	}
+	s.setRing(ring)
+	for _, g := range old {
+		if !slices.Contains(ring, g) {
+			rec.Lost = append(rec.Lost, g.hop)
+			go g.leave(nil)
+		}
+	}
+	rec.Replayed += s.resume(fresh)
+	return nil
+}
+
+func (s *session) setRing(ring []*stage) {
+	s.mu.Lock()
+	s.stages = ring
+	s.mu.Unlock()
+}
+
+// haltAll stops the stages that are left. Who does not answer in time is lost,
+// too.
+func (s *session) haltAll(ctx context.Context, b *breakdown) error {
+	for _, g := range s.stages {
+		g.halted = false
+		if !slices.Contains(b.lost, g) || b.optional {
+			go g.send(&protocol.Frame{Kind: &protocol.Frame_Halt{Halt: &protocol.Halt{Epoch: s.epoch}}})
+		}
+	}
+	wait := time.NewTimer(s.watch.silence())
+	defer wait.Stop()
+	for {
+		missing := slices.DeleteFunc(slices.Clone(s.stages), func(g *stage) bool {
+			return g.halted || slices.Contains(b.lost, g) && !b.optional
+		})
+		if len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wait.C:
+			if b.optional {
+				b.lost, b.optional = nil, false
+			}
+			b.lost = append(b.lost, missing...)
+			return nil
+		case ev := <-s.events:
+			more, err := s.take(ev)
+			if err != nil {
+				return &halt{err}
+			}
+			for _, g := range more.lost {
+				if more.optional {
+					continue
+				}
+				if b.optional {
+					b.lost, b.optional = nil, false
+				}
+				if !slices.Contains(b.lost, g) {
+					b.lost = append(b.lost, g)
+				}
+			}
+		}
+	}
+}
+
+// same is the ring with the lost stages opened again where they were.
+func (s *session) same(b *breakdown) (ring, fresh []*stage) {
+	for _, g := range s.stages {
+		if slices.Contains(b.lost, g) {
+			g = &stage{index: g.index, hop: g.hop}
+			fresh = append(fresh, g)
+		}
+		ring = append(ring, g)
+	}
+	return ring, fresh
+}
+
+// fill finds stages for each run of lost ones, and gives the whole ring with
+// them.
+func (s *session) fill(ctx context.Context, b *breakdown) (ring, fresh []*stage, err error) {
+	n := len(s.stages)
+	for i := 0; i < n; i++ {
+		if !slices.Contains(b.lost, s.stages[i]) {
+			ring = append(ring, s.stages[i])
+			continue
+		}
+		first := i
+		for i+1 < n && slices.Contains(b.lost, s.stages[i+1]) {
+			i++
+		}
+		lost := s.stages[first : i+1]
+		hops, err := s.replan(ctx, Gap{
+			Span:   protocol.Span{From: lost[0].hop.Span.From, To: lost[len(lost)-1].hop.Span.To},
+			Before: s.neighbour(first - 1), After: s.neighbour(i + 1), Tokens: s.total(),
+		}, b.optional)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, h := range hops {
+			g := s.newStage(h)
+			for _, l := range lost { // what comes back is the same stage
+				if l.hop.Peer == h.Peer && l.hop.Span == h.Span {
+					g.index = l.index
+				}
+			}
+			ring, fresh = append(ring, g), append(fresh, g)
+		}
+	}
+	return ring, fresh, nil
+}
+
+// neighbour is the peer at a position of the ring; behind its ends is the
+// client, who feeds the first stage and is told by the last.
+func (s *session) neighbour(pos int) peer.ID {
+	if pos < 0 || pos >= len(s.stages) {
+		return s.dial.Self()
+	}
+	return s.stages[pos].hop.Peer
+}
+
+// replan asks for others than those found wanting, and where there are none,
+// for any: a peer that was lost may be back.
+func (s *session) replan(ctx context.Context, gap Gap, strict bool) ([]Hop, error) {
+	for p, since := range s.avoid {
+		if time.Since(since) > avoidTime {
+			delete(s.avoid, p)
+			continue
+		}
+		gap.Avoid = append(gap.Avoid, p)
+	}
+	hops, err := s.req.Replan(ctx, gap)
+	if err == nil || strict || len(gap.Avoid) == 0 || ctx.Err() != nil {
+		return hops, err
+	}
+	gap.Avoid = nil
+	return s.req.Replan(ctx, gap)
+}
+
+// openFresh opens the new stages of the ring; they wait for Resume.
+func (s *session) openFresh(ctx context.Context, ring, fresh []*stage, within time.Duration) error {
+	s.setRing(ring)
+	ctx, cancel := context.WithTimeoutCause(ctx, within, errors.New("no answer in time"))
+	defer cancel()
+	at := func(i int) int { return s.position(fresh[i]) }
+	err := s.openAll(ctx, cancel, fresh, func(i int) *protocol.Open {
+		o := s.openFrame(at(i))
+		o.Wait, o.Again = true, true
+		if o.Sampling != nil {
+			o.Sampling = proto.CloneOf(s.req.Sampling)
+			o.Sampling.Sampled = s.ids[len(s.req.Prompt):]
+		}
+		return o
+	})
+	if err != nil {
+		for _, g := range fresh {
+			go g.leave(nil)
+		}
+		var where *StageError
+		if errors.As(err, &where) {
+			s.avoid[where.Hop.Peer] = time.Now()
+		}
+		return err
+	}
+	for _, g := range fresh {
+		g.told, g.length, g.replays = len(s.chain), g.kept, true
+		g.heard = time.Now()
+		go s.read(g)
+	}
+	return nil
+}
+
+// resume tells every stage where it goes on, feeds the first, and gives how
+// many positions are computed again.
+func (s *session) resume(fresh []*stage) (replayed int) {
+	n, now := len(s.stages), time.Now()
+	have := len(s.ids) - 1 // the last token's position is computed again: it gives the next token
+	for _, g := range s.stages {
+		if !slices.Contains(fresh, g) {
+			have = min(have, g.length)
+		}
+	}
+	at := make([]int, n)
+	for i, g := range s.stages {
+		at[i] = min(have, g.length)
+	}
+	for i := n - 1; i > 0; i-- { // what a stage cannot send again it computes again
+		if at[i-1] > at[i] && !s.stages[i-1].replays {
+			at[i-1] = at[i]
+		}
+	}
+	for i, g := range s.stages {
+		r := &protocol.Resume{
+			Epoch: s.epoch, At: uint32(at[i]), ForwardFrom: uint32(at[i]), Next: s.nextHop(i), Stages: uint32(n),
+			Prev: []byte(s.stages[(i+n-1)%n].hop.Peer),
+		}
+		if i+1 < n {
+			r.ForwardFrom = uint32(at[i+1])
+		}
+		replayed += len(s.ids) - at[i] - 1
+		g.moved = now
+		epoch, from := s.epoch, at[0]
+		go func() {
+			if g.send(&protocol.Frame{Kind: &protocol.Frame_Resume{Resume: r}}) == nil && i == 0 {
+				s.feed(g, epoch, from)
+			}
+		}()
+	}
+	s.watch.expect(now, s.again(len(s.ids)-slices.Min(at)))
+	return replayed
+}
+
+// again predicts the time of computing so many positions again.
+func (s *session) again(rows int) time.Duration {
+	per := s.req.Prefill / time.Duration(max(1, len(s.req.Prompt)))
+	return per*time.Duration(rows) + s.watch.step
+}

@@ -1,0 +1,172 @@
+package stage
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+)
+
+// budget is the memory that all replay buffers of a stage may take together;
+// what exceeds it goes to disk.
+type budget struct {
+	left atomic.Int64
+	dir  string
+}
+
+func (b *budget) take(n int) bool {
+	if b.left.Add(-int64(n)) >= 0 {
+		return true
+	}
+	b.left.Add(int64(n))
+	return false
+}
+
+// replay keeps what a stage has sent on of one session, rows as they stood on
+// the wire, from position 0 on: a replacement of its successor is brought up
+// to date from it.
+type replay struct {
+	budget *budget
+	row    int // bytes
+
+	mu     sync.Mutex
+	len    int      // rows
+	chunks [][]byte // rows in memory, replayChunk in each but the last
+	inMem  int      // rows in memory; those behind are in file
+	file   *os.File // nil until needed
+	lost   bool     // rows are lacking: nothing can be replayed
+}
+
+// replayChunk is the rows of a chunk in memory, and of a replayed step.
+const replayChunk = 64
+
+var errNoReplay = errors.New("stage: what was sent is not kept any more")
+
+func newReplay(b *budget, row int) *replay { return &replay{budget: b, row: row} }
+
+// put keeps the rows that begin at a position: later ones are forgotten. A
+// disk that is full costs the ability to replay, and nothing else.
+func (r *replay) put(at int, rows []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at != r.len {
+		r.cut(at)
+	}
+	if r.lost || at != r.len {
+		r.lost = true
+		return
+	}
+	for len(rows) > 0 {
+		n := min(len(rows)/r.row, replayChunk-r.len%replayChunk)
+		if n == 0 || !r.keep(rows[:n*r.row], n) {
+			r.lost = true
+			return
+		}
+		r.len += n
+		rows = rows[n*r.row:]
+	}
+}
+
+func (r *replay) keep(rows []byte, n int) bool {
+	if r.inMem == r.len && r.budget.take(len(rows)) {
+		if r.len%replayChunk == 0 {
+			r.chunks = append(r.chunks, nil)
+		}
+		last := len(r.chunks) - 1
+		r.chunks[last] = append(r.chunks[last], rows...)
+		r.inMem += n
+		return true
+	}
+	if r.file == nil {
+		f, err := os.CreateTemp(r.budget.dir, ".replay-*")
+		if err != nil {
+			return false
+		}
+		_ = os.Remove(f.Name()) // it ends with the session, even if that is killed
+		r.file = f
+	}
+	_, err := r.file.WriteAt(rows, int64(r.len)*int64(r.row))
+	return err == nil
+}
+
+// truncate forgets positions from n on.
+func (r *replay) truncate(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cut(n)
+}
+
+func (r *replay) cut(n int) {
+	if n >= r.len {
+		return
+	}
+	r.len = n
+	if n >= r.inMem {
+		return
+	}
+	r.budget.left.Add(int64((r.inMem - n) * r.row))
+	r.inMem = n
+	full := n / replayChunk
+	if part := n % replayChunk; part > 0 {
+		r.chunks[full] = r.chunks[full][:part*r.row]
+		full++
+	}
+	r.chunks = r.chunks[:full]
+}
+
+// read gives n rows from a position on, n at most replayChunk.
+func (r *replay) read(at, n int) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lost || at < 0 || at+n > r.len {
+		return nil, errNoReplay
+	}
+	out := make([]byte, 0, n*r.row)
+	for n > 0 {
+		k := min(n, replayChunk-at%replayChunk)
+		if at < r.inMem {
+			k = min(k, r.inMem-at)
+			out = append(out, r.chunks[at/replayChunk][at%replayChunk*r.row:][:k*r.row]...)
+		} else {
+			b := out[len(out):][:k*r.row]
+			if _, err := r.file.ReadAt(b, int64(at)*int64(r.row)); err != nil {
+				return nil, err
+			}
+			out = out[:len(out)+k*r.row]
+		}
+		at, n = at+k, n-k
+	}
+	return out, nil
+}
+
+// has says that the rows before a position can be replayed.
+func (r *replay) has(n int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.lost && r.len >= n
+}
+
+// clone gives a buffer of its own with the first n rows.
+func (r *replay) clone(n int) *replay {
+	c := newReplay(r.budget, r.row)
+	for at := 0; at < n; at += replayChunk {
+		rows, err := r.read(at, min(replayChunk, n-at))
+		if err != nil {
+			c.lost = true
+			return c
+		}
+		c.put(at, rows)
+	}
+	return c
+}
+
+func (r *replay) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cut(0)
+	r.lost = true
+	if r.file != nil {
+		_ = r.file.Close()
+		r.file = nil
+	}
+}
