@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 
@@ -17,27 +18,28 @@ import (
 // Config is all that an operator decides. The zero value with a Home is a node
 // that serves nothing.
 type Config struct {
-	Home        string      // data directory
-	Version     string      // of the software, for peers
-	ListenPort  int         // QUIC and TCP; 0: drawn once and kept in Home
-	ListenAddrs []string    // multiaddrs, instead of ListenPort on all interfaces
-	Bootstrap   []string    // multiaddrs with /p2p/
-	API         string      // host:port of the local HTTP API; "": none
-	APIKey      string      // asked of API clients; "": none
-	NoMDNS      bool        // do not look for peers on the LAN
-	Client      bool        // light: serve nothing, advertise nothing
-	Serve       []ServeSpec // what to serve
-	Memory      int64       // bytes lent, weights and KV together; 0: half of what the machine has
-	Threads     int         // lent; 0: chosen by measuring
-	Nice        int         // of the engine's process; 0 means 0, flags default to 5
-	Devices     []string    // GPUs to use, by name; none: all found
-	KVType      string      // "f16" or "f32"
-	KVTokens    int         // KV cells a span; 0: from Memory
-	MaxSessions int         // at once and span; 0: 32
-	Quota       int64       // bytes of disk for unpinned shards; 0: no limit
-	InProcess   bool        // run engines in this process: for tests
-	Command     []string    // how to start an engine's child; nil: this program, "engine-child"
-	Wire        string      // activations between stages: "f32", "f16" or "q8_0"
+	Home        string        // data directory
+	Version     string        // of the software, for peers
+	ListenPort  int           // QUIC and TCP; 0: drawn once and kept in Home
+	ListenAddrs []string      // multiaddrs, instead of ListenPort on all interfaces
+	Bootstrap   []string      // multiaddrs with /p2p/
+	API         string        // host:port of the local HTTP API; "": none
+	APIKey      string        // asked of API clients; "": none
+	NoMDNS      bool          // do not look for peers on the LAN
+	Client      bool          // light: serve nothing, advertise nothing
+	Serve       []ServeSpec   // what to serve
+	Memory      int64         // bytes lent, weights and KV together; 0: half of what the machine has
+	Threads     int           // lent; 0: chosen by measuring
+	Nice        int           // of the engine's process; 0 means 0, flags default to 5
+	Devices     []string      // GPUs to use, by name; none: all found
+	KVType      string        // "f16" or "f32"
+	KVTokens    int           // KV cells a span; 0: from Memory
+	MaxSessions int           // at once and span; 0: 32
+	DrainTime   time.Duration // for running sessions to find other stages when this one leaves; 0: 30 s
+	Quota       int64         // bytes of disk for unpinned shards; 0: no limit
+	InProcess   bool          // run engines in this process: for tests
+	Command     []string      // how to start an engine's child; nil: this program, "engine-child"
+	Wire        string        // activations between stages: "f32", "f16" or "q8_0"
 	Network     []libp2p.Option
 	Log         *slog.Logger
 	Events      func(Event) // lifecycle, for scripts; may be nil
@@ -51,7 +53,7 @@ type ServeSpec struct {
 
 // Event is one line of a node's life, as `shoal node --json-events` prints it.
 type Event struct {
-	Event     string   `json:"event"` // listening, waiting, fetching, serving, engine, stopped
+	Event     string   `json:"event"` // listening, waiting, fetching, loaded, serving, engine, stopped
 	Peer      string   `json:"peer,omitempty"`
 	Addrs     []string `json:"addrs,omitempty"`
 	API       string   `json:"api,omitempty"`
@@ -97,6 +99,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 32
+	}
+	if c.DrainTime == 0 {
+		c.DrainTime = 30 * time.Second
 	}
 	if c.KVType == "" {
 		c.KVType = "f16"

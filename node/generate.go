@@ -126,6 +126,7 @@ type generation struct {
 	limit int     // tokens of the answer
 	seed  uint64
 
+	prefix  []uint64 // hashes of the prompt's beginnings
 	decoder *text.Decoder
 	stops   *text.Stops
 	stopped bool
@@ -151,6 +152,7 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 	if err := g.encode(); err != nil {
 		return err
 	}
+	g.prefix = protocol.AppendPrefix(nil, g.ids)
 	excluded := map[string]bool{}
 	for try := 1; ; try++ {
 		err := g.attempt(ctx, excluded)
@@ -192,7 +194,7 @@ func explain(err error) error {
 		return a
 	case errors.Is(err, route.ErrNoRoom):
 		return &api.Error{Kind: api.Refused, Message: err.Error(), RetryAfter: 5 * time.Second}
-	case errors.Is(err, route.ErrNoServer), errors.Is(err, route.ErrNoJoin):
+	case errors.Is(err, route.ErrNoServer), errors.Is(err, route.ErrNoJoin), errors.Is(err, route.ErrNotReady):
 		return api.Errorf(api.NoRoute, "no route: %s", err)
 	case errors.As(err, &e):
 		switch e.Code {
@@ -263,23 +265,31 @@ func (g *generation) room() error {
 	return nil
 }
 
+// patience is how long a route is looked for that does not exist yet: a network
+// that has just formed, or lost a node, may know better in a moment.
+const patience = 3 * time.Second
+
 // attempt plans a route and drives a session along it.
 func (g *generation) attempt(ctx context.Context, excluded map[string]bool) error {
-	n, man := g.n, g.model.Manifest()
-	covered := func(offers []*protocol.Offer) bool {
-		var spans []protocol.Span
-		for _, o := range offers {
-			for _, s := range o.Spans {
-				if s.ModelID() == g.model.ID() && s.Ready && !excluded[o.From.String()] {
-					spans = append(spans, s.Span())
-				}
-			}
+	for begin := time.Now(); ; {
+		r, where, note, limit, err := g.plan(ctx, excluded)
+		if err == nil {
+			return g.drive(ctx, r, where, note, limit)
 		}
-		return len(protocol.Uncovered(int(man.Blocks), spans)) == 0
+		if !errors.Is(err, route.ErrNoServer) && !errors.Is(err, route.ErrNotReady) || len(excluded) > 0 || time.Since(begin) > patience {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
 	}
-	offers := n.net.Offers(ctx, g.model.ID(), covered)
-	candidates, where := n.candidates(offers, g.model.ID())
-	links := n.measure(ctx, candidates)
+}
+
+func (g *generation) plan(ctx context.Context, excluded map[string]bool) (r *route.Route, where map[string]session.Hop, note string, limit int, err error) {
+	n, man := g.n, g.model.Manifest()
+	candidates, where, links := n.survey(ctx, g.model.ID(), man.All(), excluded, g.prefix)
 	req := route.Request{
 		Client: n.net.Self().String(), Blocks: int(man.Blocks), Prompt: len(g.ids), MaxTokens: g.limit,
 		MaxStages: g.req.MaxStages, Exclude: excluded,
@@ -294,12 +304,49 @@ func (g *generation) attempt(ctx context.Context, excluded map[string]bool) erro
 			}
 		}
 	}
+	if r, err = route.Plan(req, candidates, links); err != nil {
+		return nil, nil, "", 0, err
+	}
+	return r, where, route.Compare(r, req, candidates, links), req.MaxTokens, nil
+}
+
+// replanTime bounds one search for stages in place of lost ones.
+const replanTime = 5 * time.Second
+
+// replan finds stages in place of lost ones.
+func (g *generation) replan(ctx context.Context, gap session.Gap) ([]session.Hop, error) {
+	ctx, cancel := context.WithTimeout(ctx, replanTime)
+	defer cancel()
+	n, man := g.n, g.model.Manifest()
+	avoid := map[string]bool{}
+	for _, p := range gap.Avoid {
+		avoid[p.String()] = true
+	}
+	candidates, where, links := n.survey(ctx, g.model.ID(), gap.Span, avoid, g.prefix)
+	req := route.Request{
+		Client: n.net.Self().String(), Blocks: int(man.Blocks), Span: gap.Span, Exclude: avoid,
+		Prompt: len(g.ids), MaxTokens: gap.Tokens - len(g.ids),
+	}
+	if gap.Span != man.All() {
+		req.Before, req.After = gap.Before.String(), gap.After.String()
+	}
 	r, err := route.Plan(req, candidates, links)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	note := route.Compare(r, req, candidates, links)
-	return g.drive(ctx, r, where, note, req.MaxTokens)
+	n.cfg.Log.Info("stages were lost and are replaced", "blocks", gap.Span, "by", len(r.Hops))
+	return hopsOf(r, where), nil
+}
+
+// hopsOf a route, with the addresses of its peers.
+func hopsOf(r *route.Route, where map[string]session.Hop) []session.Hop {
+	var out []session.Hop
+	for _, h := range r.Hops {
+		hop := where[h.Peer]
+		hop.Span = h.Span
+		out = append(out, hop)
+	}
+	return out
 }
 
 func (g *generation) drive(ctx context.Context, r *route.Route, where map[string]session.Hop, note string, limit int) error {
@@ -319,16 +366,16 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 	if err != nil {
 		return err
 	}
-	req := &session.Request{Model: g.model.ID(), Prompt: g.ids, Sampling: s, Codec: codec,
-		Step: r.Prediction.Step, Prefill: r.Prediction.TTFT}
+	req := &session.Request{Model: g.model.ID(), Prompt: g.ids, Sampling: s, Codec: codec, Route: hopsOf(r, where),
+		Step: r.Prediction.Step, Prefill: r.Prediction.TTFT, Replan: g.replan}
+	if len(g.req.Route) > 0 { // that one and no other
+		req.Replan = nil
+	}
 	start := &api.Start{
 		Model: g.model.ID().String(), Name: g.model.Name(), PromptTokens: g.ids, Note: note,
 		PredictedRate: r.Prediction.TokensPerSecond(), PredictedTTFTMs: ms(r.Prediction.TTFT),
 	}
 	for _, h := range r.Hops {
-		hop := where[h.Peer]
-		hop.Span = h.Span
-		req.Route = append(req.Route, hop)
 		start.Route = append(start.Route, api.Hop{Peer: h.Peer, From: h.Span.From, To: h.Span.To})
 	}
 	g.decoder, g.stops = g.tools.NewDecoder(), text.NewStops(g.req.Stop)
@@ -354,7 +401,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 // token passes a token on, with the text that is whole by now.
 func (g *generation) token(t *protocol.Token) error {
 	g.count++
-	ev := &api.Token{ID: t.Id, Logprob: float64(t.Logprob)}
+	ev := &api.Token{Index: int(t.Index), ID: t.Id, Logprob: float64(t.Logprob)}
 	if g.req.Sampling.Logprobs {
 		ev.Bytes = g.tools.Bytes(t.Id)
 	}
@@ -374,7 +421,13 @@ func (g *generation) token(t *protocol.Token) error {
 }
 
 func (g *generation) done(out *session.Outcome, p route.Prediction) error {
-	d := &api.Done{FinishReason: "stop", Tokens: out.Tokens, TokensPerS: out.Rate(), TTFTMs: ms(out.TTFT), Note: p.String()}
+	d := &api.Done{FinishReason: "stop", Tokens: out.Tokens, TokensPerS: out.Rate(), TTFTMs: ms(out.TTFT), Note: p.String(), Kept: out.Kept}
+	for _, r := range out.Recoveries {
+		d.Recoveries = append(d.Recoveries, api.Recovery{Why: r.Why, Token: r.Token, StallMs: ms(r.Stall), Replayed: r.Replayed, Lost: apiHops(r.Lost)})
+	}
+	if len(d.Recoveries) > 0 {
+		d.Route = apiHops(out.Route)
+	}
 	if !g.stopped {
 		// What was held back cannot grow into a stop sequence any more.
 		tail, stopped := g.stops.Push(g.decoder.Flush())
@@ -389,6 +442,34 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 	return g.emit(api.Event{Done: d})
 }
 
+func apiHops(hops []session.Hop) (out []api.Hop) {
+	for _, h := range hops {
+		out = append(out, api.Hop{Peer: h.Peer.String(), From: h.Span.From, To: h.Span.To})
+	}
+	return out
+}
+
+// survey finds who serves blocks of a model, how loaded they are, how far from
+// each other, and how much of a prompt they have kept. Who does not answer is
+// left out, and so are those excluded.
+func (n *Node) survey(ctx context.Context, model cid.Cid, span protocol.Span, excluded map[string]bool, prefix []uint64) ([]route.Candidate, map[string]session.Hop, distances) {
+	covered := func(offers []*protocol.Offer) bool {
+		spans := []protocol.Span{{From: 0, To: span.From}}
+		for _, o := range offers {
+			for _, s := range o.Spans {
+				if s.ModelID() == model && s.Ready && !excluded[o.From.String()] {
+					spans = append(spans, s.Span())
+				}
+			}
+		}
+		return len(protocol.Uncovered(span.To, spans)) == 0
+	}
+	candidates, where := n.candidates(n.net.Offers(ctx, model, covered), model)
+	candidates = slices.DeleteFunc(candidates, func(c route.Candidate) bool { return excluded[c.Peer] })
+	links, silent := n.measure(ctx, candidates, model, prefix)
+	return slices.DeleteFunc(candidates, func(c route.Candidate) bool { return silent[c.Peer] }), where, links
+}
+
 // candidates makes the planner's input of offers; where tells how to reach
 // each peer.
 func (n *Node) candidates(offers []*protocol.Offer, model cid.Cid) (list []route.Candidate, where map[string]session.Hop) {
@@ -397,12 +478,12 @@ func (n *Node) candidates(offers []*protocol.Offer, model cid.Cid) (list []route
 	for _, o := range offers {
 		id := o.From.String()
 		for _, s := range o.Spans {
-			if s.ModelID() != model || !s.Ready {
+			if s.ModelID() != model {
 				continue
 			}
 			list = append(list, route.Candidate{
 				Peer: id, Span: s.Span(), Decode: us(s.UsPerBlock), Prefill: us(s.UsPerBlockPrefill), Embed: us(s.UsEmbed), Head: us(s.UsHead),
-				KVFree: int(s.KvFree), MaxContext: int(s.MaxContext),
+				KVFree: int(s.KvFree), MaxContext: int(s.MaxContext), Unproven: !s.Ready,
 			})
 			where[id] = session.Hop{Peer: o.From, Addrs: o.Addresses()}
 		}
@@ -410,10 +491,10 @@ func (n *Node) candidates(offers []*protocol.Offer, model cid.Cid) (list []route
 	return list, where
 }
 
-// measure asks the candidates for their load and their distances, all at once,
-// and fills the load in.
-func (n *Node) measure(ctx context.Context, list []route.Candidate) distances {
-	d := distances{}
+// measure asks the candidates for their load, their distances and what they
+// have kept of a prompt, all at once, and fills it in.
+func (n *Node) measure(ctx context.Context, list []route.Candidate, model cid.Cid, prefix []uint64) (d distances, silent map[string]bool) {
+	d, silent = distances{}, map[string]bool{}
 	self := n.net.Self().String()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -428,12 +509,13 @@ func (n *Node) measure(ctx context.Context, list []route.Candidate) distances {
 			continue
 		}
 		wg.Go(func() {
-			st, err := n.net.Status(ctx, id)
-			if err != nil {
-				return // its offer stands; opening the session will tell
-			}
+			st, err := n.net.Status(ctx, id, model, prefix)
 			mu.Lock()
 			defer mu.Unlock()
+			if err != nil {
+				silent[c.Peer] = true
+				return
+			}
 			if rtt, ok := n.net.RTT(id); ok && c.Peer != self {
 				d.set(self, c.Peer, rtt)
 			}
@@ -443,18 +525,22 @@ func (n *Node) measure(ctx context.Context, list []route.Candidate) distances {
 				}
 			}
 			for i := range list {
-				if list[i].Peer != c.Peer {
-					continue
-				}
-				for _, s := range st.Spans {
-					if int(s.From) == list[i].Span.From && int(s.To) == list[i].Span.To {
-						list[i].KVFree = int(s.KvFree)
-						list[i].Queue = time.Duration(s.QueuedRows) * list[i].Prefill * time.Duration(list[i].Span.Len())
-					}
+				if list[i].Peer == c.Peer {
+					fillIn(&list[i], st.Spans, model)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	return d
+	return d, silent
+}
+
+// fillIn takes a candidate's load from what its peer says.
+func fillIn(c *route.Candidate, spans []*protocol.SpanStatus, model cid.Cid) {
+	for _, s := range spans {
+		if string(s.Model) == string(model.Bytes()) && int(s.From) == c.Span.From && int(s.To) == c.Span.To {
+			c.KVFree, c.Kept = int(s.KvFree), int(s.Kept)
+			c.Queue = min(time.Hour, time.Duration(s.QueuedRows)*c.Prefill*time.Duration(c.Span.Len()))
+		}
+	}
 }

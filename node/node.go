@@ -38,6 +38,8 @@ type Node struct {
 	texts    textCache
 
 	mu      sync.Mutex
+	leave   context.CancelCauseFunc // ends Run
+	leaving bool                    // nothing is offered any more
 	serving []*serving
 	apiAddr string
 }
@@ -130,6 +132,9 @@ func (n *Node) WaitPeers(ctx context.Context) error { return n.net.WaitPeers(ctx
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	n.mu.Lock()
+	n.leave = cancel
+	n.mu.Unlock()
 	stopAPI, err := n.listen(cancel)
 	if err != nil {
 		return err
@@ -151,16 +156,34 @@ func (n *Node) Run(ctx context.Context) error {
 	<-ctx.Done()
 	cause := context.Cause(ctx)
 	// Nobody new first, then those who are there, then what they stood on.
-	stopAPI()
+	n.mu.Lock()
+	n.leaving = true
+	n.mu.Unlock()
 	if err := n.net.Withdraw(context.WithoutCancel(ctx)); err != nil {
 		n.cfg.Log.Warn("withdrawing the offer", "error", err)
 	}
-	wg.Wait()
+	wg.Wait() // each span drains
+	stopAPI()
 	n.cfg.Events(Event{Event: "stopped"})
-	if errors.Is(cause, context.Canceled) {
+	if errors.Is(cause, context.Canceled) || errors.Is(cause, errDrained) {
 		return nil
 	}
 	return cause
+}
+
+// errDrained ends Run in order, as a signal would.
+var errDrained = errors.New("asked to leave")
+
+// Drain has the node refuse new sessions, hand over those under way, and leave.
+func (n *Node) Drain(context.Context) error {
+	n.mu.Lock()
+	leave := n.leave
+	n.mu.Unlock()
+	if leave == nil || n.cfg.Client {
+		return api.Errorf(api.Refused, "this is a light client; it serves nobody")
+	}
+	leave(errDrained)
+	return nil
 }
 
 // listen opens the API's port and leaves word of it in the home, where the

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
@@ -29,7 +32,8 @@ type serving struct {
 	stage   *stage.Stage
 	info    engine.Info
 	pid     int
-	ready   bool
+	ready   bool // a probe has come through
+	leaving bool // no offer any more
 	measure measured
 }
 
@@ -65,7 +69,7 @@ func (s *serving) run(ctx context.Context) error {
 		lived := time.Now()
 		err := s.serve(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to stop
+			return nil //nolint:nilerr // told to stop, and drained
 		}
 		var missing *store.Missing
 		switch {
@@ -222,37 +226,64 @@ func (s *serving) serve(ctx context.Context) error {
 	}
 	st := stage.New(stage.Config{
 		Model: s.model.ID(), Span: s.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
-		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
+		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext, Dir: n.cfg.Home,
 		Log: n.cfg.Log.With("part", "stage"),
 	}, stageEngine{e}, stageDialer{streams{n.net}})
 	n.mu.Lock()
-	s.stage, s.info, s.pid, s.ready, s.measure = st, e.Info(), pid, true, m
+	s.stage, s.info, s.pid, s.measure = st, e.Info(), pid, m
 	n.mu.Unlock()
 	n.stages.Add(st)
-	s.set("serving")
 	n.offerAll()
-	ev := Event{Event: "serving", Model: s.model.ID().String(), Name: s.model.Name(), From: s.span.From, To: s.span.To, EnginePID: pid, Ready: true}
-	n.cfg.Events(ev)
+	proving, stopProving := context.WithCancel(ctx)
+	var prover sync.WaitGroup
+	prover.Go(func() { s.prove(proving) })
 
 	var reason error
 	select {
 	case <-ctx.Done():
+		reason = s.drain(st, lost)
 	case <-lost:
 		reason = fmt.Errorf("%w: %w", stage.ErrEngineLost, e.(*engine.Child).Err())
 	case <-st.Done():
 		reason = st.Err()
 	}
+	stopProving()
+	prover.Wait()
 	n.stages.Remove(st)
 	n.mu.Lock()
-	s.stage, s.ready, s.pid = nil, false, 0
+	s.stage, s.ready, s.leaving, s.pid = nil, false, false, 0
 	n.mu.Unlock()
-	if ctx.Err() == nil {
-		n.offerAll()
-		st.Close(reason)
-		return reason
+	n.offerAll()
+	st.Close(reason)
+	return reason
+}
+
+// drain has the sessions under way taken over by others: no new ones, no
+// offer, and as long as the operator allows for the old ones to go.
+func (s *serving) drain(st *stage.Stage, lost <-chan struct{}) error {
+	n := s.node
+	n.mu.Lock()
+	s.ready, s.leaving = false, true
+	n.mu.Unlock()
+	s.set("draining")
+	n.offerAll()
+	st.Drain(true)
+	end := time.NewTimer(n.cfg.DrainTime)
+	defer end.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	leaving := protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving")
+	for st.Status().Sessions > 0 {
+		select {
+		case <-tick.C:
+		case <-lost:
+			return leaving
+		case <-end.C:
+			n.cfg.Log.Warn("sessions are ended that found no other stage", "sessions", st.Status().Sessions)
+			return leaving
+		}
 	}
-	st.Close(protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving"))
-	return nil
+	return leaving
 }
 
 // maxBatch is the most rows of a pass: eight prefill chunks, or a decode of
@@ -366,8 +397,12 @@ func (n *Node) offerAll() {
 	}
 	body := &protocol.OfferBody{}
 	n.mu.Lock()
+	if n.leaving {
+		n.mu.Unlock()
+		return
+	}
 	for _, s := range n.serving {
-		if !s.ready || s.stage == nil {
+		if s.stage == nil || s.leaving {
 			continue
 		}
 		man, st := s.model.Manifest(), s.stage.Status()
@@ -377,7 +412,7 @@ func (n *Node) offerAll() {
 		}
 		cfg := s.stage.Config()
 		body.Spans = append(body.Spans, &protocol.ServedSpan{
-			Model: s.model.ID().Bytes(), From: uint32(s.span.From), To: uint32(s.span.To), Ready: true,
+			Model: s.model.ID().Bytes(), From: uint32(s.span.From), To: uint32(s.span.To), Ready: s.ready,
 			UsPerBlock: uint32(max(1, decode.Microseconds())), UsPerBlockPrefill: uint32(max(1, s.measure.prefill.Microseconds())),
 			KvTokens: uint32(cfg.KVTokens), KvFree: uint32(st.KVFree), MaxContext: uint32(cfg.MaxContext),
 			Blocks: uint32(man.Blocks), Width: uint32(man.Width), Name: s.model.Name(),
@@ -410,7 +445,7 @@ func (n *Node) offerAll() {
 }
 
 // statusReply is the load that peers are told.
-func (n *Node) statusReply() *protocol.StatusReply {
+func (n *Node) statusReply(who peer.ID, req *protocol.StatusRequest) *protocol.StatusReply {
 	r := &protocol.StatusReply{UptimeMs: uint64(time.Since(n.started).Milliseconds())}
 	for _, st := range n.stages.Stages() {
 		cfg, s := st.Config(), st.Status()
@@ -418,6 +453,9 @@ func (n *Node) statusReply() *protocol.StatusReply {
 			Model: cfg.Model.Bytes(), From: uint32(cfg.Span.From), To: uint32(cfg.Span.To), Sessions: uint32(s.Sessions),
 			QueuedRows: uint32(s.QueuedRows), KvFree: uint32(s.KVFree), TokensPerS: float32(s.TokensPerS),
 		})
+		if string(req.Model) == string(cfg.Model.Bytes()) {
+			r.Spans[len(r.Spans)-1].Kept = uint32(st.Kept(who, req.Prefix))
+		}
 	}
 	return r
 }

@@ -52,6 +52,32 @@ func peersCommand() *cli.Command {
 	}}
 }
 
+func drainCommand() *cli.Command {
+	return &cli.Command{Name: "drain", Usage: "have the node refuse new sessions, hand over those under way, and stop", Flags: clientFlags(), Action: func(c *cli.Context) error {
+		if err := noArgs(c); err != nil {
+			return err
+		}
+		cl, done, err := connect(c, false)
+		if err != nil {
+			return err
+		}
+		defer done()
+		if err := cl.Drain(c.Context); err != nil {
+			return err
+		}
+		for c.Context.Err() == nil { // it answers until it has left
+			if _, err := cl.Status(c.Context); err != nil {
+				return c.Context.Err()
+			}
+			select {
+			case <-c.Context.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		return c.Context.Err()
+	}}
+}
+
 func statusCommand() *cli.Command {
 	return &cli.Command{Name: "status", Usage: "tell how the node is", Flags: clientFlags(), Action: func(c *cli.Context) error {
 		if err := noArgs(c); err != nil {

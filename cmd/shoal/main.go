@@ -33,6 +33,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // the first signal asks, the second ends
 	app := newApp(stdout, stderr)
 	err := app.RunContext(ctx, args)
 	return exitCode(ctx, err, stderr)
@@ -51,7 +52,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			&cli.StringFlag{Name: "log-level", Value: "warn", EnvVars: []string{"SHOAL_LOG_LEVEL"}, Usage: "debug, info, warn or error; logs go to stderr"},
 		},
 		Commands: []*cli.Command{
-			nodeCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), testnetCommand(), demoCommand(), benchCommand(),
+			nodeCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), testnetCommand(), demoCommand(), benchCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
 		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return usageError{err.Error()} },

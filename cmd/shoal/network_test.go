@@ -189,13 +189,14 @@ func allocatedFile(t testing.TB, path string) int64 {
 	return st.Blocks * 512
 }
 
-// TestEngineKilled: an engine that dies takes an answer along, and no more.
+// TestEngineKilled: an answer whose engine dies waits until the node has
+// restarted it, and is the undisturbed one; the node lives.
 func TestEngineKilled(t *testing.T) {
 	net := processes(t, testnet.Config{Nodes: 3, Link: link.Params{RTT: 30 * time.Millisecond}})
 	c := newClient(t, net)
 	want := c.prompt(greedy...)
 	before := net.Nodes()[1]
-	cmd, out, errOut := c.command(append([]string{"prompt"}, greedy...)...)
+	cmd, out, errOut := c.command(append([]string{"prompt", "--json"}, greedy...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -203,19 +204,66 @@ func TestEngineKilled(t *testing.T) {
 	if err := syscall.Kill(before.EnginePID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	err := cmd.Wait()
-	if err == nil || !strings.Contains(errOut.String(), "broke off") || strings.Count(errOut.String(), "\n") > 2 {
-		t.Errorf("the answer ended with %v:\n%s%s", err, out, errOut)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s%s", err, out, errOut)
 	}
-	eventually(t, 20*time.Second, "the engine runs again", func() bool {
-		n := net.Nodes()[1]
-		return n.Ready && n.EnginePID != 0 && n.EnginePID != before.EnginePID
-	})
-	if again := net.Nodes()[1]; again.PID != before.PID {
-		t.Errorf("the node was process %d and is now %d", before.PID, again.PID)
+	var got promptResult
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil || !slices.Equal(got.Tokens, want.Tokens) || len(got.Recoveries) == 0 {
+		t.Errorf("%v: %v after %+v, want %v", err, got.Tokens, got.Recoveries, want.Tokens)
 	}
-	if got := c.prompt(greedy...); !slices.Equal(got.Tokens, want.Tokens) {
-		t.Errorf("after the engine's return: %v, want %v", got.Tokens, want.Tokens)
+	after := net.Nodes()[1]
+	if after.EnginePID == before.EnginePID || after.PID != before.PID {
+		t.Errorf("node and engine were %d and %d and are now %d and %d", before.PID, before.EnginePID, after.PID, after.EnginePID)
+	}
+}
+
+// TestNodeLost: the answer goes on whichever node of a pair is killed, hangs or
+// leaves in the middle of it.
+func TestNodeLost(t *testing.T) {
+	net := processes(t, testnet.Config{Nodes: 6, Replicas: 2, Link: link.Params{RTT: 20 * time.Millisecond}})
+	c := newClient(t, net)
+	want := c.prompt(greedy...)
+	for name, fault := range map[string]func(node string) error{
+		"killed": net.Kill,
+		"hangs":  func(n string) error { return net.Signal(n, syscall.SIGSTOP) },
+		"leaves": net.Stop,
+	} {
+		cmd, out, errOut := c.command(append([]string{"prompt", "--json"}, greedy...)...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var victim testnet.Node
+		eventually(t, 10*time.Second, "a session runs", func() bool {
+			for _, n := range net.Nodes() {
+				if n.From > 0 && n.Ready && statusOf(t, n).Serving[0].Sessions > 0 {
+					victim = n
+				}
+			}
+			return victim.Name != ""
+		})
+		if err := fault(victim.Name); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("%s %s: %v\n%s%s", victim.Name, name, err, out, errOut)
+		}
+		var got promptResult
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil || !slices.Equal(got.Tokens, want.Tokens) || len(got.Recoveries) == 0 {
+			t.Errorf("%s %s: %v: %v after %+v, want %v", victim.Name, name, err, got.Tokens, got.Recoveries, want.Tokens)
+		}
+		for _, r := range got.Recoveries {
+			t.Logf("%s %s: stall %.0f ms, %d positions again: %s", victim.Name, name, r.StallMs, r.Replayed, r.Why)
+		}
+		if name == "hangs" {
+			if err := net.Signal(victim.Name, syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := net.Restart(t.Context(), victim.Name); err != nil {
+			t.Fatal(err)
+		}
+		if err := net.WaitReady(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/urfave/cli/v2"
@@ -45,6 +46,7 @@ func nodeCommand() *cli.Command {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "kv", Value: "f16", EnvVars: []string{"SHOAL_KV"}, Usage: "numbers of the KV cache: f16 or f32"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells a span (default: from --memory)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "sessions at once"}),
+		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "for running sessions to move to other nodes when this one leaves"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "GPU to use; may be repeated (default: all found)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "quota", EnvVars: []string{"SHOAL_QUOTA"}, Usage: "disk for models without a pin, such as 50GiB (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "activations of own sessions on the wire: f32 (exact), f16, q8_0"}),
@@ -115,6 +117,9 @@ func runNode(c *cli.Context) error {
 	}
 	cfg.APIKey, cfg.Threads, cfg.Nice, cfg.KVType = c.String("api-key"), c.Int("threads"), c.Int("nice"), c.String("kv")
 	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")
+	if cfg.DrainTime = c.Duration("drain-time"); cfg.DrainTime <= 0 {
+		return usageError{"--drain-time must be more than nothing"}
+	}
 	if cfg.Memory, err = parseSize("--memory", c.String("memory")); err != nil {
 		return err
 	}
@@ -184,6 +189,8 @@ func (s *narrator) event(e node.Event) {
 		}
 	case "serving":
 		fmt.Fprintf(s.w, "serving %s, blocks %d-%d\n", safe(e.Name), e.From, e.To)
+	case "loaded":
+		fmt.Fprintf(s.w, "%s, blocks %d-%d: loaded, and waiting: %s\n", safe(e.Name), e.From, e.To, safe(e.Error))
 	case "waiting":
 		fmt.Fprintf(s.w, "waiting for model %s: %s\n", e.Name, safe(e.Error))
 	case "engine":

@@ -96,17 +96,19 @@ func readPrompt(c *cli.Context) (string, error) {
 
 // promptResult is what `shoal prompt --json` prints.
 type promptResult struct {
-	Model           string       `json:"model"`
-	PromptTokens    []int32      `json:"prompt_tokens"`
-	Tokens          []int32      `json:"tokens"`
-	Text            string       `json:"text"`
-	FinishReason    string       `json:"finish_reason"`
-	Route           []api.Hop    `json:"route"`
-	PredictedTokens float64      `json:"predicted_tokens_per_s"`
-	TokensPerS      float64      `json:"tokens_per_s"`
-	TTFTMs          float64      `json:"ttft_ms"`
-	Note            string       `json:"note,omitempty"`
-	Logprobs        []logprobOut `json:"logprobs,omitempty"`
+	Model           string         `json:"model"`
+	PromptTokens    []int32        `json:"prompt_tokens"`
+	Tokens          []int32        `json:"tokens"`
+	Text            string         `json:"text"`
+	FinishReason    string         `json:"finish_reason"`
+	Route           []api.Hop      `json:"route"`
+	PredictedTokens float64        `json:"predicted_tokens_per_s"`
+	TokensPerS      float64        `json:"tokens_per_s"`
+	TTFTMs          float64        `json:"ttft_ms"`
+	Kept            int            `json:"prompt_tokens_kept,omitempty"`
+	Note            string         `json:"note,omitempty"`
+	Logprobs        []logprobOut   `json:"logprobs,omitempty"`
+	Recoveries      []api.Recovery `json:"recoveries,omitempty"`
 }
 
 type logprobOut struct {
@@ -194,6 +196,10 @@ func (s *shower) event(e api.Event) error {
 		s.write(e.Done.Text)
 		r := &s.result
 		r.FinishReason, r.TokensPerS, r.TTFTMs, r.Note = e.Done.FinishReason, e.Done.TokensPerS, e.Done.TTFTMs, e.Done.Note
+		r.Kept, r.Recoveries = e.Done.Kept, e.Done.Recoveries
+		if len(e.Done.Route) > 0 {
+			r.Route = e.Done.Route
+		}
 	}
 	return nil
 }
@@ -244,6 +250,13 @@ func (s *shower) summary() string {
 		rate(r.PredictedTokens), rate(r.TokensPerS), r.TTFTMs)
 	if r.Note != "" && len(r.Route) > 1 {
 		line += " · " + r.Note
+	}
+	if n := len(r.Recoveries); n > 0 {
+		longest := 0.0
+		for _, v := range r.Recoveries {
+			longest = max(longest, v.StallMs)
+		}
+		line += fmt.Sprintf(" · the route was repaired %d times, the longest pause was %.1f s", n, longest/1000)
 	}
 	if r.FinishReason == "length" {
 		line += " · cut at the limit of tokens"

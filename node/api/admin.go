@@ -103,6 +103,17 @@ func (s *server) export(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+func (s *server) drain(w http.ResponseWriter, r *http.Request) error {
+	if _, err := readBody(w, r); err != nil {
+		return err
+	}
+	err := s.Observer.Drain(r.Context())
+	if err == nil {
+		writeJSON(w, http.StatusAccepted, struct{}{})
+	}
+	return err
+}
+
 type tokenizeRequest struct {
 	Model   string `json:"model"`
 	Text    string `json:"text"`

@@ -116,6 +116,15 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return &s, c.get(ctx, "/shoal/v1/status", &s)
 }
 
+// Drain has the node hand its sessions over and leave.
+func (c *Client) Drain(ctx context.Context) error {
+	resp, err := c.do(ctx, http.MethodPost, "/shoal/v1/drain", struct{}{})
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // Peers of the node.
 func (c *Client) Peers(ctx context.Context) (p []Peer, err error) {
 	err = c.get(ctx, "/shoal/v1/peers", &p)

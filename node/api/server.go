@@ -61,6 +61,7 @@ func New(cfg Config) http.Handler {
 		"POST /shoal/v1/models/pull":        s.pull,
 		"POST /shoal/v1/models/export":      s.export,
 		"POST /shoal/v1/tokenize":           s.tokenize,
+		"POST /shoal/v1/drain":              s.drain,
 	} {
 		s.mux.HandleFunc(pattern, s.serve(s.own(h)))
 	}

@@ -197,6 +197,7 @@ func (s *shelf) Status(context.Context) (*Status, error) {
 }
 
 func (s *shelf) Peers(context.Context) ([]Peer, error) { return nil, nil }
+func (s *shelf) Drain(context.Context) error           { return nil }
 
 const testToken = "test-token"
 

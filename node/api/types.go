@@ -26,6 +26,8 @@ type Library interface {
 type Observer interface {
 	Status(ctx context.Context) (*Status, error)
 	Peers(ctx context.Context) ([]Peer, error)
+	// Drain begins to hand sessions over and leave.
+	Drain(ctx context.Context) error
 }
 
 // Message of a chat.
@@ -96,6 +98,7 @@ type Hop struct {
 // Token of an answer. Text may be empty while a character is not whole, or
 // could begin a stop sequence.
 type Token struct {
+	Index   int     `json:"index"` // in the answer, from 0
 	ID      int32   `json:"id"`
 	Text    string  `json:"text"`
 	Logprob float64 `json:"logprob"`
@@ -119,6 +122,19 @@ type Done struct {
 	TokensPerS   float64 `json:"tokens_per_s"`
 	TTFTMs       float64 `json:"ttft_ms"`
 	Note         string  `json:"note,omitempty"` // where the time went
+
+	Kept       int        `json:"prompt_tokens_kept,omitempty"` // computed for earlier sessions, and not again
+	Route      []Hop      `json:"route,omitempty"`              // at the end, if it was repaired
+	Recoveries []Recovery `json:"recoveries,omitempty"`         // repairs of the route
+}
+
+// Recovery is a repair of the route in the middle of an answer.
+type Recovery struct {
+	Why      string  `json:"why"`
+	Token    int     `json:"token"` // tokens that had come
+	StallMs  float64 `json:"stall_ms"`
+	Replayed int     `json:"replayed"`       // positions computed again
+	Lost     []Hop   `json:"lost,omitempty"` // stages replaced
 }
 
 // AddRequest imports a model from a path or URL.

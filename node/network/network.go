@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -46,13 +47,18 @@ type Config struct {
 }
 
 const (
-	dialTime  = 3 * time.Second // dead entries and time-outs make the tail of every lookup
-	lookTime  = 10 * time.Second
-	tellTime  = 2 * time.Second        // to tell neighbours of a new offer
-	together  = 100 * time.Millisecond // changes of the offer that come so close are told as one
-	refreshes = 4 * time.Minute        // of the own offer
-	offerLife = 10 * time.Minute       // two refreshes may be lost
-	announces = 40 * time.Minute       // provider records: a third of their validity
+	dialTime   = 3 * time.Second // dead entries and time-outs make the tail of every lookup
+	lookTime   = 10 * time.Second
+	statusTime = 1500 * time.Millisecond // for a peer's load, if the way to it is not known
+	quickTime  = 500 * time.Millisecond  // else, besides the way
+	askEvery   = 5 * time.Second         // in the background
+	firstDoubt = 2 * time.Second
+	lastDoubt  = time.Minute
+	tellTime   = 2 * time.Second        // to tell neighbours of a new offer
+	together   = 100 * time.Millisecond // changes of the offer that come so close are told as one
+	refreshes  = 4 * time.Minute        // of the own offer
+	offerLife  = 10 * time.Minute       // two refreshes may be lost
+	announces  = 40 * time.Minute       // provider records: a third of their validity
 )
 
 // Network is a node's place among its peers.
@@ -74,7 +80,9 @@ type Network struct {
 	own      *protocol.Offer
 	body     *protocol.OfferBody // of the own offer, unsigned
 	seq      uint64
-	status   func() *protocol.StatusReply
+	asked    map[cid.Cid]time.Time // when the members were asked in the background
+	silent   map[peer.ID]silence   // peers that did not answer
+	status   func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply
 	changed  chan struct{} // capacity 1: the own offer, or who is there, has changed
 }
 
@@ -89,7 +97,7 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{}, told: map[peer.ID]uint64{},
+		cfg: cfg, log: cfg.Log, handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
 		changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
@@ -259,7 +267,9 @@ func ParsePeers(list []string) ([]peer.AddrInfo, error) {
 // Close leaves: the DHT, then the host.
 func (n *Network) Close() error {
 	n.remember()
+	n.mu.Lock() // nothing more is begun in the background
 	n.cancel()
+	n.mu.Unlock()
 	n.wg.Wait()
 	var errs []error
 	if n.mdns != nil {

@@ -164,7 +164,7 @@ func TestGarbage(t *testing.T) {
 		_, _ = io.Copy(io.Discard, s)
 		_ = s.Reset()
 	}
-	if _, err := a.Status(t.Context(), b.Self()); err != nil {
+	if _, err := a.Status(t.Context(), b.Self(), cid.Undef, nil); err != nil {
 		t.Error("no status after garbage: ", err)
 	}
 }

@@ -133,6 +133,7 @@ func (n *Network) prune() {
 	for p, o := range n.offers {
 		if any = p; now.After(o.Expires()) {
 			delete(n.offers, p)
+			delete(n.silent, p)
 		}
 	}
 	if len(n.offers) == before {
@@ -148,7 +149,7 @@ func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 	now := time.Now()
 	var out []*protocol.Offer
 	for _, o := range n.offers {
-		if now.Before(o.Expires()) && concerns(o, model) {
+		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) && concerns(o, model) {
 			out = append(out, o)
 		}
 	}
@@ -174,18 +175,16 @@ func concerns(o *protocol.Offer, model cid.Cid) bool {
 }
 
 // Offers finds who serves or holds a model, or with cid.Undef what those
-// connected offer. It asks the members it knows, and the DHT only if what they
-// say is not enough.
+// connected offer. What is known already may be enough; else it asks the
+// members it knows, and the DHT only if what they say is not enough either.
 func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer {
+	if got := n.Known(model); enough != nil && enough(got) {
+		n.askAgain(model)
+		return got
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	var ask []peer.ID
-	for _, o := range n.Known(model) {
-		ask = append(ask, o.From)
-	}
-	if len(ask) == 0 || !model.Defined() {
-		ask = append(ask, n.host.Network().Peers()...)
-	}
+	ask := n.members(model)
 	n.askAll(ctx, ask, model)
 	got := n.Known(model)
 	if !model.Defined() || enough != nil && enough(got) {
@@ -209,6 +208,36 @@ func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*prot
 	}
 	wg.Wait()
 	return n.Known(model)
+}
+
+// members are the peers to ask about a model first.
+func (n *Network) members(model cid.Cid) (ask []peer.ID) {
+	for _, o := range n.Known(model) {
+		ask = append(ask, o.From)
+	}
+	if len(ask) == 0 || !model.Defined() {
+		ask = append(ask, n.host.Network().Peers()...)
+	}
+	return ask
+}
+
+// askAgain asks the members in the background, now and then: what is known is
+// enough for now, but others may be better.
+func (n *Network) askAgain(model cid.Cid) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if time.Since(n.asked[model]) < askEvery || n.ctx.Err() != nil {
+		return
+	}
+	if len(n.asked) >= maxOffers {
+		clear(n.asked)
+	}
+	n.asked[model] = time.Now()
+	n.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(n.ctx, lookTime)
+		defer cancel()
+		n.askAll(ctx, n.members(model), model)
+	})
 }
 
 func (n *Network) offerOf(p peer.ID) *protocol.Offer {
@@ -278,6 +307,7 @@ func (n *Network) serveOffers(s network.Stream) {
 		if _, err := n.take(req.Own); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
 			n.log.Debug("an offer was refused", "from", s.Conn().RemotePeer(), "error", err)
 		}
+		n.doubt(s.Conn().RemotePeer(), false)
 	}
 	reply := &protocol.OffersReply{}
 	if own := n.OwnOffer(); own != nil {
@@ -293,8 +323,9 @@ func (n *Network) serveOffers(s network.Stream) {
 	_ = writeMessage(s, reply)
 }
 
-// ServeStatus sets what peers are told of this node's load.
-func (n *Network) ServeStatus(f func() *protocol.StatusReply) {
+// ServeStatus sets what peers are told of this node's load, and of what it has
+// kept of their sessions.
+func (n *Network) ServeStatus(f func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.status = f
@@ -303,16 +334,24 @@ func (n *Network) ServeStatus(f func() *protocol.StatusReply) {
 func (n *Network) serveStatus(s network.Stream) {
 	defer s.Close()
 	_ = s.SetDeadline(time.Now().Add(protocol.ProbeTime))
-	_ = writeMessage(s, n.ownStatus())
+	req := &protocol.StatusRequest{}
+	if err := readMessage(s, req, maxStatus); err != nil && !errors.Is(err, io.EOF) {
+		_ = s.Reset()
+		return
+	}
+	_ = writeMessage(s, n.ownStatus(s.Conn().RemotePeer(), req))
 }
 
-func (n *Network) ownStatus() *protocol.StatusReply {
+// maxStatus is the most that a status request or reply may take.
+const maxStatus = 256 << 10
+
+func (n *Network) ownStatus(who peer.ID, req *protocol.StatusRequest) *protocol.StatusReply {
 	n.mu.Lock()
 	f := n.status
 	n.mu.Unlock()
 	reply := &protocol.StatusReply{}
 	if f != nil {
-		reply = f()
+		reply = f(who, req)
 	}
 	for _, p := range n.host.Network().Peers() {
 		if rtt, ok := n.RTT(p); ok && len(reply.Rtts) < 64 {
@@ -322,14 +361,44 @@ func (n *Network) ownStatus() *protocol.StatusReply {
 	return reply
 }
 
-// Status asks a peer for its load, and for the round trips that it has
-// measured to others.
-func (n *Network) Status(ctx context.Context, p peer.ID) (*protocol.StatusReply, error) {
+// Status asks a peer for its load, for the round trips that it has measured to
+// others, and for what it has kept of a prompt that begins with prefix. A peer
+// that does not answer soon is left out of Known for a while, longer each time.
+func (n *Network) Status(ctx context.Context, p peer.ID, model cid.Cid, prefix []uint64) (*protocol.StatusReply, error) {
+	req := &protocol.StatusRequest{Model: model.Bytes(), Prefix: prefix}
 	if p == n.host.ID() {
-		return n.ownStatus(), nil
+		return n.ownStatus(p, req), nil
 	}
+	within := statusTime
+	if rtt, ok := n.RTT(p); ok {
+		within = quickTime + 4*rtt
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(within, protocol.ProbeTime))
+	defer cancel()
 	var reply protocol.StatusReply
-	return &reply, n.request(ctx, p, protocol.StatusID, nil, &reply, 64<<10)
+	err := n.request(ctx, p, protocol.StatusID, req, &reply, maxStatus)
+	n.doubt(p, err != nil)
+	return &reply, err
+}
+
+// silence is for how long a peer that did not answer is not reckoned with.
+type silence struct {
+	until time.Time
+	last  time.Duration
+}
+
+// doubt leaves a peer out of Known, or takes it back.
+func (n *Network) doubt(p peer.ID, silent bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !silent {
+		delete(n.silent, p)
+		return
+	}
+	s := n.silent[p]
+	s.last = min(max(firstDoubt, 2*s.last), lastDoubt)
+	s.until = time.Now().Add(s.last)
+	n.silent[p] = s
 }
 
 // request sends a message, or none, and reads the reply.

@@ -22,6 +22,8 @@ type Candidate struct {
 	Queue      time.Duration // wait before a step is computed
 	KVFree     int           // tokens
 	MaxContext int           // tokens of a session
+	Kept       int           // tokens of the prompt whose KV it still has
+	Unproven   bool          // no token has gone through it yet: for probes only
 }
 
 // Links tells distances.
@@ -34,11 +36,15 @@ type Links interface {
 type Request struct {
 	Client    string
 	Blocks    int
+	Span      protocol.Span // of blocks; zero: all
+	Before    string        // with a Span that is a part: its neighbours in the ring
+	After     string
 	Prompt    int // tokens
 	MaxTokens int
 	MaxStages int             // 0: any number
 	Exclude   map[string]bool // peers not to be used
 	Forced    []Hop           // if any: this route and no other
+	Unproven  bool            // those will do, too
 }
 
 // Hop is one stage of a route.
@@ -94,6 +100,7 @@ var (
 	ErrNoRoom   = errors.New("no peer has room for a session of this length now")
 	ErrNoJoin   = errors.New("the spans that are served do not join")
 	ErrNoServer = errors.New("some blocks are served by nobody")
+	ErrNotReady = errors.New("some blocks are served by nodes only that are not ready yet")
 )
 
 // Uncovered lists blocks that nobody serves. It wraps ErrNoServer.
@@ -136,9 +143,42 @@ func (c *Candidate) prefill(rows int) time.Duration {
 }
 
 type planner struct {
-	req   *Request
-	links Links
-	use   []Candidate // sorted by span
+	req    *Request
+	links  Links
+	use    []Candidate // sorted by span
+	span   protocol.Span
+	prefix bool // somebody has kept some of the prompt
+}
+
+// typicalAnswer is how many tokens the time of computing a prompt is spread
+// over where routes are compared that have kept different parts of it.
+const typicalAnswer = 128
+
+// cost is what a stage adds to a token: its decode step and, if parts of the
+// prompt have been kept, its share of computing the rest.
+func (p *planner) cost(c *Candidate) time.Duration {
+	d := c.decode(p.req.Blocks)
+	if p.prefix {
+		rest := c.prefill(max(0, p.req.Prompt-c.Kept))
+		d += rest / time.Duration(max(1, min(p.req.MaxTokens, typicalAnswer)))
+	}
+	return d
+}
+
+// enter and leave are the ring's hops that do not lie between two stages of
+// the plan.
+func (p *planner) enter(first string) time.Duration {
+	if p.req.Before == "" {
+		return 0
+	}
+	return p.way(p.req.Before, first)
+}
+
+func (p *planner) leave(last, first string) time.Duration {
+	if p.req.After == "" {
+		return p.way(last, first)
+	}
+	return p.way(last, p.req.After)
 }
 
 func (p *planner) way(a, b string) time.Duration {
@@ -153,11 +193,18 @@ func (p *planner) way(a, b string) time.Duration {
 
 // Plan finds the fastest route. Its errors say why there is none.
 func Plan(req Request, candidates []Candidate, links Links) (*Route, error) {
-	p := &planner{req: &req, links: links}
-	var spans []protocol.Span
+	p := &planner{req: &req, links: links, span: req.Span}
+	if p.span == (protocol.Span{}) {
+		p.span = protocol.Span{From: 0, To: req.Blocks}
+	}
+	var spans, unproven []protocol.Span
 	full := false
 	for _, c := range candidates {
-		if !c.Span.Valid(req.Blocks) || req.Exclude[c.Peer] {
+		if !c.Span.Valid(req.Blocks) || !p.span.Contains(c.Span) || req.Exclude[c.Peer] {
+			continue
+		}
+		if c.Unproven && !req.Unproven {
+			unproven = append(unproven, c.Span)
 			continue
 		}
 		if n := req.Prompt + req.MaxTokens; n > c.KVFree || n > c.MaxContext {
@@ -165,6 +212,7 @@ func Plan(req Request, candidates []Candidate, links Links) (*Route, error) {
 			continue
 		}
 		p.use = append(p.use, c)
+		p.prefix = p.prefix || c.Kept > 0
 		spans = append(spans, c.Span)
 	}
 	slices.SortStableFunc(p.use, func(a, b Candidate) int {
@@ -173,11 +221,14 @@ func Plan(req Request, candidates []Candidate, links Links) (*Route, error) {
 	if len(req.Forced) > 0 {
 		return p.forced()
 	}
-	if gaps := protocol.Uncovered(req.Blocks, spans); len(gaps) > 0 {
-		if full {
+	if gaps := p.gaps(spans); len(gaps) > 0 {
+		switch left := p.gaps(append(spans, unproven...)); {
+		case full:
 			return nil, fmt.Errorf("%w (blocks %s)", ErrNoRoom, gaps[0])
+		case len(left) > 0:
+			return nil, &Uncovered{left}
 		}
-		return nil, &Uncovered{gaps}
+		return nil, fmt.Errorf("%w (blocks %s)", ErrNotReady, gaps[0])
 	}
 	best := p.search()
 	if best == nil {
@@ -189,9 +240,15 @@ func Plan(req Request, candidates []Candidate, links Links) (*Route, error) {
 	return p.route(best), nil
 }
 
+// gaps are the blocks of the span wanted that no span covers.
+func (p *planner) gaps(spans []protocol.Span) []protocol.Span {
+	outside := []protocol.Span{{From: 0, To: p.span.From}, {From: p.span.To, To: p.req.Blocks}}
+	return protocol.Uncovered(p.req.Blocks, append(outside, spans...))
+}
+
 func (p *planner) forced() (*Route, error) {
 	var path []int
-	at := 0
+	at := p.span.From
 	for _, h := range p.req.Forced {
 		i := slices.IndexFunc(p.use, func(c Candidate) bool { return c.Peer == h.Peer && c.Span == h.Span })
 		if i < 0 {
@@ -203,8 +260,8 @@ func (p *planner) forced() (*Route, error) {
 		at = h.Span.To
 		path = append(path, i)
 	}
-	if at != p.req.Blocks {
-		return nil, fmt.Errorf("%w: the route asked for ends at block %d of %d", ErrNoJoin, at, p.req.Blocks)
+	if at != p.span.To {
+		return nil, fmt.Errorf("%w: the route asked for ends at block %d of %d", ErrNoJoin, at, p.span.To)
 	}
 	return p.route(path), nil
 }
@@ -219,7 +276,7 @@ func (p *planner) search() []int {
 	var best []int
 	bestCost := time.Duration(-1)
 	n := len(p.use)
-	for first := 0; first < n && p.use[first].Span.From == 0; first++ {
+	for first := 0; first < n && p.use[first].Span.From == p.span.From; first++ {
 		// cost[s][i]: the least from first to i in s+1 stages, i's compute included.
 		type state struct {
 			cost time.Duration
@@ -229,7 +286,7 @@ func (p *planner) search() []int {
 		for i := range levels[0] {
 			levels[0][i] = state{-1, -1}
 		}
-		levels[0][first].cost = p.use[first].decode(p.req.Blocks)
+		levels[0][first].cost = p.enter(p.use[first].Peer) + p.cost(&p.use[first])
 		for s := 0; ; s++ {
 			cur := levels[s]
 			alive := false
@@ -242,8 +299,8 @@ func (p *planner) search() []int {
 					continue
 				}
 				c := &p.use[i]
-				if c.Span.To == p.req.Blocks {
-					total := st.cost + p.way(c.Peer, p.use[first].Peer)
+				if c.Span.To == p.span.To {
+					total := st.cost + p.leave(c.Peer, p.use[first].Peer)
 					if bestCost < 0 || total < bestCost {
 						bestCost = total
 						best = []int{i}
@@ -257,7 +314,7 @@ func (p *planner) search() []int {
 				}
 				j, _ := slices.BinarySearchFunc(p.use, c.Span.To, func(x Candidate, from int) int { return cmp.Compare(x.Span.From, from) })
 				for ; j < n && p.use[j].Span.From == c.Span.To; j++ {
-					cost := st.cost + p.way(c.Peer, p.use[j].Peer) + p.use[j].decode(p.req.Blocks)
+					cost := st.cost + p.way(c.Peer, p.use[j].Peer) + p.cost(&p.use[j])
 					if next[j].cost < 0 || cost < next[j].cost {
 						next[j] = state{cost, i}
 						alive = true
@@ -275,8 +332,8 @@ func (p *planner) search() []int {
 
 // whereBroken names the blocks at which covering spans fail to join.
 func (p *planner) whereBroken() string {
-	reach := map[int]bool{0: true}
-	far := 0
+	reach := map[int]bool{p.span.From: true}
+	far := p.span.From
 	for _, c := range p.use { // sorted by From
 		if reach[c.Span.From] {
 			reach[c.Span.To] = true
@@ -289,8 +346,12 @@ func (p *planner) whereBroken() string {
 func (p *planner) route(path []int) *Route {
 	r := &Route{}
 	pr := &r.Prediction
-	rows := min(Chunk, max(1, p.req.Prompt))
-	chunks := (max(1, p.req.Prompt) + Chunk - 1) / Chunk
+	kept := p.req.Prompt - 1 // what all stages have of the prompt
+	for _, at := range path {
+		kept = min(kept, p.use[at].Kept)
+	}
+	prompt := max(1, p.req.Prompt-max(0, kept))
+	rows, chunks := min(Chunk, prompt), (prompt+Chunk-1)/Chunk
 	var slowest, slowestChunk, far time.Duration
 	for i, at := range path {
 		c := &p.use[at]

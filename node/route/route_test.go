@@ -71,6 +71,34 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// A part of a ring is planned between its neighbours, and a kept prompt counts.
+func TestPlanPart(t *testing.T) {
+	d := distances{"x a": 1 * ms, "a y": 1 * ms, "b x": 30 * ms, "b y": 30 * ms}
+	part := protocol.Span{From: 10, To: 20}
+	req := Request{Blocks: 30, Span: part, Before: "x", After: "y", Prompt: 640, MaxTokens: 64}
+	cands := []Candidate{cand("a", 10, 20, 2*ms), cand("b", 10, 20, ms), cand("whole", 0, 30, ms)}
+	r, err := Plan(req, cands, d)
+	if err != nil || hops(r) != "a:10-20" {
+		t.Errorf("%v %v", r, err)
+	}
+	cands[1].Kept = 608
+	if r, err = Plan(req, cands, d); err != nil || hops(r) != "b:10-20" {
+		t.Errorf("with a kept prompt: %v %v", r, err)
+	}
+	req.Exclude = map[string]bool{"a": true, "b": true}
+	if _, err = Plan(req, cands, d); err == nil || err.Error() != "nobody serves blocks 10-20" {
+		t.Error(err)
+	}
+	cands[0].Unproven, req.Exclude = true, map[string]bool{"b": true}
+	if _, err = Plan(req, cands, d); !errors.Is(err, ErrNotReady) {
+		t.Error(err)
+	}
+	req.Unproven = true
+	if r, err = Plan(req, cands, d); err != nil || hops(r) != "a:10-20" {
+		t.Errorf("for a probe: %v %v", r, err)
+	}
+}
+
 func TestNoRoute(t *testing.T) {
 	thirds := []Candidate{cand("a", 0, 10, ms), cand("b", 10, 20, ms), cand("c", 20, 30, ms)}
 	var gap *Uncovered

@@ -101,7 +101,7 @@ func (s *session) look(now time.Time) (b breakdown) {
 }
 
 const (
-	recoverTime = 90 * time.Second // for all attempts at a repair
+	recoverTime = 45 * time.Second // for all attempts at a repair
 	maxVain     = 12               // repairs in a row that bring no token
 	avoidTime   = 30 * time.Second // a peer found wanting is the last choice for so long
 	firstPause  = 50 * time.Millisecond
@@ -309,13 +309,10 @@ func (s *session) fill(ctx context.Context, b *breakdown) (ring, fresh []*stage,
 	return ring, fresh, nil
 }
 
-// neighbour is the peer at a position of the ring; behind its ends is the
-// client, who feeds the first stage and is told by the last.
+// neighbour is the peer at a position of the ring.
 func (s *session) neighbour(pos int) peer.ID {
-	if pos < 0 || pos >= len(s.stages) {
-		return s.dial.Self()
-	}
-	return s.stages[pos].hop.Peer
+	n := len(s.stages)
+	return s.stages[(pos+n)%n].hop.Peer
 }
 
 // replan asks for others than those found wanting, and where there are none,
