@@ -1,0 +1,300 @@
+package route
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Rules are the constants of placement. DefaultRules says why each is what it
+// is.
+type Rules struct {
+	Copies   int           // copies of every block that are kept however idle they are
+	Hot      float64       // a span asked for this share of what its servers can do needs another
+	Goal     float64       // as many are added as bring it down to this
+	Cool     float64       // one may go if the others stay below this
+	Refused  float64       // share of opens refused that means full
+	Gain     float64       // a move must be worth so many times what it leaves
+	Slot     time.Duration // between two nodes that would do the same
+	Pace     time.Duration // how long a wish to leave must last, and between two who leave
+	Settle   time.Duration // a span counts as relied on when it has been ready this long
+	MinStay  time.Duration // a span is served at least this long
+	Stay     time.Duration // how long a node is expected to serve what it fetches
+	Patience time.Duration // a span that is not ready after this long is not waited for
+}
+
+// DefaultRules are for offers that reach everyone within ten seconds, and
+// nodes that decide every ten seconds.
+func DefaultRules() Rules {
+	return Rules{
+		// A lost node then costs a pause and not the model.
+		Copies: 2,
+		// Far apart, so that nothing flaps: with n servers at Hot another makes
+		// it Hot*n/(n+1), and dropping that one again would give Hot, not Cool.
+		Hot: 0.75, Goal: 0.6, Cool: 0.4,
+		// A refusal now and then is bad luck, one in twenty is a lack of room.
+		Refused: 0.05,
+		// Petals moves for the same: its balance_quality of 0.75 is 1/1.33.
+		Gain: 1.25,
+		// The first one's offer must have come before the second one acts: ten
+		// seconds until the first one decides, five until its offer is known.
+		Slot: 15 * time.Second,
+		// Load figures are means of a minute, and show only after it what a
+		// server that has left was carrying.
+		Pace: 90 * time.Second,
+		// Longer than an offer takes to reach all who may act on it.
+		Settle: 30 * time.Second,
+		// Loading and measuring cost seconds, a download often a minute.
+		MinStay: 2 * time.Minute,
+		Stay:    20 * time.Minute, Patience: 15 * time.Minute,
+	}
+}
+
+// LoadTime is what loading a span and measuring it takes, besides fetching it.
+const LoadTime = 20 * time.Second
+
+// UnknownDownload is assumed of a node that has fetched nothing yet, in bytes
+// a second.
+const UnknownDownload = 8 << 20
+
+// ModelInfo is what a span of a model costs.
+type ModelInfo struct {
+	ID         string
+	Name       string // for the log
+	Blocks     int
+	BlockBytes int64 // of one block, the largest
+	EmbedBytes int64 // besides, of a span that begins the model
+	HeadBytes  int64 // besides, of one that ends it
+	KVBytes    int64 // of one token in one block
+	KVTokens   int   // that a stage must have room for
+}
+
+// Bytes is the memory that a span takes.
+func (m *ModelInfo) Bytes(s protocol.Span) int64 {
+	n := int64(s.Len()) * (m.BlockBytes + m.KVBytes*int64(m.KVTokens))
+	if s.From == 0 {
+		n += m.EmbedBytes
+	}
+	if s.To == m.Blocks {
+		n += m.HeadBytes
+	}
+	return n
+}
+
+// room is how many blocks from a given one on fit into memory, at most to end.
+func (m *ModelInfo) room(memory int64, from, end int) int {
+	n := end - from
+	for n > 0 && m.Bytes(protocol.Span{From: from, To: from + n}) > memory {
+		n--
+	}
+	return n
+}
+
+func (m *ModelInfo) name() string { return cmp.Or(m.Name, m.ID) }
+
+// Served is a span that a peer serves or is about to, as its offer tells it.
+type Served struct {
+	Model  string
+	Span   protocol.Span
+	Ready  bool // a probe went through it, and through others to the model's end
+	Loaded bool // it waits for nothing but that probe; neither: it is being fetched or loaded
+	Auto   bool // the node's own choice, which it may leave; else its operator's
+
+	// Since when it is ready, or loaded, or began to be fetched, by the
+	// reader's clock.
+	Since time.Time
+
+	// Row is one row through one block in a full pass; 0 if not measured.
+	Row time.Duration
+
+	// Load is how full the server was, 0 to 1, over the last minute; LoadLong
+	// over the last ten.
+	Load, LoadLong float64
+
+	// Refused is the share of opens in the last minute that found no room.
+	Refused float64
+}
+
+// Peer is another node as its offer shows it.
+type Peer struct {
+	ID      string
+	Expires time.Time         // of the offer
+	Lent    int64             // memory for one span of the node's own choice; 0: none
+	Takes   []string          // models that the span may be of; none: any
+	Held    map[string][]bool // by model: blocks on disk
+	Serves  []Served
+}
+
+// Self is the node that decides.
+type Self struct {
+	ID       string
+	Lent     int64             // memory for the span of its own choice
+	Speed    float64           // bytes of blocks that a row passes in a second, in a full pass; 0 if not measured
+	Download float64           // bytes a second; 0 if not measured
+	Held     map[string][]bool // by model: blocks on disk
+	Serving  *Served           // the span of its own choice, or none
+	Last     Decision          // what Decide said the last time
+}
+
+// Action is what a node does about the span of its own choice.
+type Action int
+
+// The actions.
+const (
+	Stay  Action = iota // as it is
+	Serve               // the span named; whatever is served now is left
+	Leave               // what is served now
+)
+
+func (a Action) String() string { return [...]string{"stay", "serve", "leave"}[a] }
+
+// Decision is what a node should do.
+type Decision struct {
+	Action Action
+	Model  string
+	Span   protocol.Span
+	Due    time.Time // when to do it, if Decide still says so then
+	Reason string    // for the log
+}
+
+// Decide says what a node should do about the span of its own choice. All
+// nodes run it over the offers they know, each about itself. Peers may hold
+// the node's own offer, and offers that have expired; models are those that
+// its operator allows. See the package's documentation for the rules.
+func (r Rules) Decide(now time.Time, self Self, peers []Peer, models []ModelInfo) Decision {
+	v := r.look(now, self, peers, models)
+	d := Decision{}
+	if self.Serving == nil {
+		d = v.join()
+	} else {
+		d = v.review()
+	}
+	last := self.Last
+	if d.Action != Stay && last.Action == d.Action && last.Model == d.Model && last.Span == d.Span && last.Due.Before(d.Due) {
+		d.Due = last.Due // waiting already
+	}
+	return d
+}
+
+func stay(format string, args ...any) Decision { return Decision{Reason: fmt.Sprintf(format, args...)} }
+
+// join is for a node that serves nothing: the most urgent need comes first,
+// and of those in which others go before it, it waits for its turn.
+func (v *view) join() Decision {
+	if v.self.Lent <= 0 {
+		return stay("no memory is lent to a span of its own choice")
+	}
+	var waiting *Decision
+	for _, list := range [][]option{v.gaps(true), v.hot(false), v.hot(true), v.spares(false), v.spares(true), v.gaps(false)} {
+		for _, o := range v.best(list) {
+			wait, first := v.turn(o)
+			d := Decision{Serve, o.p.ID, o.span, v.now.Add(wait), o.reason}
+			if first {
+				return d
+			}
+			if waiting == nil {
+				waiting = &d
+			}
+		}
+	}
+	if waiting != nil {
+		return *waiting
+	}
+	return stay("nothing that fits into the memory lent needs another server")
+}
+
+// review is for a node that serves a span already.
+func (v *view) review() Decision {
+	s, p := v.self.Serving, v.own
+	switch {
+	case p == nil || !s.Span.Valid(p.Blocks):
+		return stay("what it serves is not among the models allowed")
+	case !s.Ready:
+		return stay("blocks %s of %s are not ready yet", s.Span, p.name())
+	case v.now.Sub(s.Since) < v.Settle:
+		return stay("blocks %s of %s have only just become ready", s.Span, p.name())
+	}
+	may := !p.keeps(v.self.ID)
+	if d, ok := v.mend(may); ok {
+		return d
+	}
+	switch {
+	case v.now.Sub(s.Since) < v.MinStay:
+		return stay("blocks %s of %s have not been served for %s yet", s.Span, p.name(), v.MinStay)
+	case !may:
+		return stay("blocks %s of %s rely on this node", s.Span, p.name())
+	}
+	if d, ok := v.move(); ok {
+		return d
+	}
+	return v.drop()
+}
+
+// mend goes where blocks are missing. May the node not leave its span, it
+// still changes it within its model if fewer blocks are missing then: spans
+// that do not join, as 0-16 and 14-30, serve nobody.
+func (v *view) mend(may bool) (Decision, bool) {
+	list := slices.DeleteFunc(v.gaps(true), func(o option) bool {
+		return o.p != v.own && !may || o.p == v.own && o.left >= length(o.p.missing)
+	})
+	list = v.best(list)
+	if len(list) == 0 {
+		return Decision{}, false
+	}
+	o := list[0]
+	wait := v.moveTurn(o, v.Slot)
+	if !may {
+		wait = v.mendTurn()
+	}
+	return Decision{Serve, o.p.ID, o.span, v.now.Add(wait), o.reason}, true
+}
+
+// move goes where there is more to do, for a clear gain.
+func (v *view) move() (Decision, bool) {
+	s, here := v.self.Serving, 0.0
+	if v.own.joined(s.Span) {
+		if need(v.own.want, v.own.base, s.Span) > v.Goal {
+			return Decision{}, false
+		}
+		here = v.own.gain(s.Span, v.own.rate(s.Row, s.Span.Len()))
+	}
+	for _, o := range v.best(v.hot(false)) {
+		if o.worth > v.Gain*here {
+			return Decision{Serve, o.p.ID, o.span, v.now.Add(v.moveTurn(o, v.Pace)), o.reason}, true
+		}
+	}
+	return Decision{}, false
+}
+
+// drop leaves a span that the others can well serve without this node.
+func (v *view) drop() Decision {
+	s, p := v.self.Serving, v.own
+	copies, busy := p.others(&server{Served: *s, speed: p.rate(s.Row, s.Span.Len())})
+	switch {
+	case copies < v.Copies || busy > v.Cool:
+		return stay("blocks %s of %s are served", s.Span, p.name())
+	case !v.leads(copies):
+		return stay("blocks %s of %s are idle, but other servers leave first", s.Span, p.name())
+	}
+	return Decision{Leave, p.ID, s.Span, v.now.Add(v.Pace),
+		fmt.Sprintf("blocks %s of %s are idle: %d others serve them and would be %.0f %% busy", s.Span, p.name(), copies, 100*busy)}
+}
+
+// best are the options that are as good as the best, or nearly, the best
+// first. What the node serves already by its operator's choice is none.
+func (v *view) best(list []option) []option {
+	list = slices.DeleteFunc(list, func(o option) bool {
+		return slices.ContainsFunc(v.peers, func(q Peer) bool { return q.ID == v.self.ID && q.serves(o) })
+	})
+	slices.SortFunc(list, func(a, b option) int {
+		return cmp.Or(cmp.Compare(b.worth, a.worth), cmp.Compare(a.order, b.order))
+	})
+	n := 0
+	for n < len(list) && list[n].worth >= 0.8*list[0].worth {
+		n++
+	}
+	return list[:n]
+}
