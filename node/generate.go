@@ -478,7 +478,7 @@ func (n *Node) candidates(offers []*protocol.Offer, model cid.Cid) (list []route
 	for _, o := range offers {
 		id := o.From.String()
 		for _, s := range o.Spans {
-			if s.ModelID() != model {
+			if s.ModelID() != model || !s.Loaded {
 				continue
 			}
 			list = append(list, route.Candidate{

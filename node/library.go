@@ -299,6 +299,9 @@ func (n *Node) Peers(ctx context.Context) ([]api.Peer, error) {
 		v := api.Peer{Peer: p.ID.String(), Addr: p.Addr, Transport: p.Transport, RTTMs: ms(p.RTT), Version: p.Version, Relayed: p.Relayed}
 		if p.Offer != nil {
 			for _, s := range p.Offer.Spans {
+				if !s.Loaded {
+					continue
+				}
 				v.Serves = append(v.Serves, fmt.Sprintf("%s %s", s.Name, s.Span()))
 			}
 		}

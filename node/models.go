@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -230,7 +231,9 @@ func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Sp
 	if err := n.store.Room(total); err != nil {
 		return err
 	}
+	begin := time.Now()
 	err := n.exchange.Fetch(ctx, m.ID(), shardWant{m, needs}, func(p exchange.Progress) {
+		n.download.note(p.Bytes, time.Since(begin))
 		if progress != nil {
 			progress(min(p.Bytes, total), total, p.Holders)
 		}
@@ -243,4 +246,26 @@ func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Sp
 	}
 	n.offerAll()
 	return nil
+}
+
+// rateMeter is the rate of the last long enough download.
+type rateMeter struct {
+	mu   sync.Mutex
+	rate float64 // bytes a second
+}
+
+// note takes a download's state; too little says nothing.
+func (r *rateMeter) note(bytes int64, took time.Duration) {
+	if bytes < 4<<20 || took < 100*time.Millisecond {
+		return
+	}
+	r.mu.Lock()
+	r.rate = float64(bytes) / took.Seconds()
+	r.mu.Unlock()
+}
+
+func (r *rateMeter) get() float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rate
 }

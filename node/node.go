@@ -36,6 +36,7 @@ type Node struct {
 	token    string
 	started  time.Time
 	texts    textCache
+	download rateMeter
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run
@@ -142,17 +143,28 @@ func (n *Node) Run(ctx context.Context) error {
 	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.apiAddr})
 	n.offerAll()
 	var wg sync.WaitGroup
+	var own []string // models of which a span of the node's own choice may be
 	for _, spec := range n.cfg.Serve {
-		s := &serving{node: n, spec: spec, state: "starting"}
-		n.mu.Lock()
-		n.serving = append(n.serving, s)
-		n.mu.Unlock()
+		if _, auto, _ := spec.span(); auto {
+			own = append(own, spec.Model)
+			continue
+		}
+		s := n.addServing(spec)
 		wg.Go(func() {
 			if err := s.run(ctx); err != nil && ctx.Err() == nil {
 				cancel(fmt.Errorf("serving %s: %w", spec.Model, err))
 			}
 		})
 	}
+	if len(own) > 0 {
+		s := n.addServing(ServeSpec{Model: strings.Join(own, " or ")})
+		wg.Go(func() {
+			if err := n.serveAuto(ctx, s, own); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("serving %s: %w", s.spec.Model, err))
+			}
+		})
+	}
+	wg.Go(func() { n.tellLoad(ctx) })
 	<-ctx.Done()
 	cause := context.Cause(ctx)
 	// Nobody new first, then those who are there, then what they stood on.
@@ -169,6 +181,14 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	}
 	return cause
+}
+
+func (n *Node) addServing(spec ServeSpec) *serving {
+	s := &serving{node: n, spec: spec, state: "starting"}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.serving = append(n.serving, s)
+	return s
 }
 
 // errDrained ends Run in order, as a signal would.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -211,4 +212,55 @@ func TestDrain(t *testing.T) {
 		}
 	}
 	t.Logf("%+v", done.Recoveries)
+}
+
+// Nodes that choose for themselves fill the gaps first, then make a copy.
+func TestAuto(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tales.gguf")
+	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Memory for about half of the model with its KV.
+	auto := func(boot []string) node.Config {
+		return node.Config{Bootstrap: boot, Memory: 3 << 20, KVTokens: 1024, Serve: []node.ServeSpec{{Model: "tales", Span: "auto"}}}
+	}
+	origin, addrs := start(t, node.Config{}, false) // holds it and serves nothing
+	if _, err := origin.Client().Add(t.Context(), api.AddRequest{Source: file}, nil); err != nil {
+		t.Fatal(err)
+	}
+	one, _ := start(t, node.Config{Serve: []node.ServeSpec{{Model: tinymodel.Name, Span: "all"}}}, true)
+	want, _, _ := ask(t, one, request("Once upon a time", 0, 40))
+	var nodes []*node.Node
+	for range 3 {
+		n, _ := start(t, auto(addrs), false)
+		nodes = append(nodes, n)
+	}
+	serves := func() (out []string) {
+		for _, n := range nodes {
+			st, err := n.Client().Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, v := range st.Serving {
+				out = append(out, fmt.Sprintf("%d-%d %v %s", v.From, v.To, v.Ready, v.State))
+			}
+		}
+		return out
+	}
+	var got []int32
+	until(t, "the model is whole", func() bool {
+		got = nil
+		req := request("Once upon a time", 0, 40)
+		err := origin.Client().Generate(t.Context(), &req, func(e api.Event) error {
+			if e.Token != nil {
+				got = append(got, e.Token.ID)
+			}
+			return nil
+		})
+		return err == nil
+	})
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	t.Log(serves())
 }

@@ -45,7 +45,7 @@ func (s *serving) prove(ctx context.Context) {
 func (s *serving) proven() {
 	n := s.node
 	n.mu.Lock()
-	s.ready = s.stage != nil
+	s.ready, s.since = s.stage != nil, time.Now()
 	pid := s.pid
 	n.mu.Unlock()
 	s.set("serving")

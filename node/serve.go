@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/engine"
@@ -35,6 +37,14 @@ type serving struct {
 	ready   bool // a probe has come through
 	leaving bool // no offer any more
 	measure measured
+	auto    bool       // of the node's own choice
+	since   time.Time  // in this state: being fetched, loaded, ready
+	told    stage.Load // of the last offer
+	takes   []cid.Cid  // models that it may be of, if auto
+
+	nextModel *store.Model // what it is about to move to, or nil
+	nextSpan  protocol.Span
+	nextSince time.Time
 }
 
 // measured is what an engine was found to need.
@@ -61,9 +71,17 @@ func (s *serving) run(ctx context.Context) error {
 	if err := s.resolve(ctx); err != nil {
 		return err
 	}
+	return s.keep(ctx)
+}
+
+// keep keeps the span served until ctx ends.
+func (s *serving) keep(ctx context.Context) error {
 	backoff := firstBackoff
 	for {
 		if err := s.fetch(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // told to stop
+			}
 			return err
 		}
 		lived := time.Now()
@@ -97,7 +115,7 @@ func (s *serving) run(ctx context.Context) error {
 // resolve finds the model and the span to serve.
 func (s *serving) resolve(ctx context.Context) error {
 	s.set("looking for the model")
-	span, auto, err := s.spec.span()
+	span, _, err := s.spec.span()
 	if err != nil {
 		return err
 	}
@@ -115,53 +133,12 @@ func (s *serving) resolve(ctx context.Context) error {
 	if span.To == -1 {
 		span = m.Manifest().All()
 	}
-	if auto {
-		if span, err = s.node.chooseSpan(ctx, m); err != nil {
-			return err
-		}
-	}
 	if !span.Valid(int(m.Manifest().Blocks)) {
 		return badConfig("blocks %s: %s has blocks 0-%d", span, m.Name(), m.Manifest().Blocks)
 	}
-	s.node.mu.Lock()
-	s.model, s.span = m, span
-	s.node.mu.Unlock()
+	s.settle(m, span)
+	s.node.offerAll()
 	return nil
-}
-
-// chooseSpan decides what `--span auto` serves: what is lacking most, within
-// the memory lent.
-func (n *Node) chooseSpan(ctx context.Context, m *store.Model) (protocol.Span, error) {
-	man := m.Manifest()
-	perBlock := int64(1)
-	var rest int64
-	for _, sh := range man.Shards {
-		if sh.Kind == protocol.ShardBlock {
-			perBlock = max(perBlock, sh.Size)
-		} else if sh.Kind != protocol.ShardOther {
-			rest += sh.Size
-		}
-	}
-	room := int(max(0, n.cfg.Memory*3/4-rest) / perBlock)
-	// A network that has just begun to form shows its gaps when it stands.
-	wait, cancel := context.WithTimeout(ctx, 3*time.Second)
-	_ = n.net.WaitPeers(wait)
-	cancel()
-	candidates, _ := n.candidates(n.net.Offers(ctx, m.ID(), nil), m.ID())
-	candidates = slices.DeleteFunc(candidates, func(c route.Candidate) bool { return c.Peer == n.net.Self().String() })
-	holds := m.Holds()
-	span, ok := route.ChooseSpan(int(man.Blocks), min(room, int(man.Blocks)), candidates, func(b int) bool {
-		for i, sh := range man.Shards {
-			if sh.Kind == protocol.ShardBlock && int(sh.Block) == b {
-				return holds[i]
-			}
-		}
-		return false
-	})
-	if !ok {
-		return span, fmt.Errorf("%s: nothing of it fits in the %d MiB lent; raise --memory or name a --span", m.Name(), n.cfg.Memory>>20)
-	}
-	return span, nil
 }
 
 // fetch brings the span's shards.
@@ -226,11 +203,12 @@ func (s *serving) serve(ctx context.Context) error {
 	}
 	st := stage.New(stage.Config{
 		Model: s.model.ID(), Span: s.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
-		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext, Dir: n.cfg.Home,
+		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
+		Row: m.prefill * time.Duration(s.span.Len()), Dir: n.cfg.Home,
 		Log: n.cfg.Log.With("part", "stage"),
 	}, stageEngine{e}, stageDialer{streams{n.net}})
 	n.mu.Lock()
-	s.stage, s.info, s.pid, s.measure = st, e.Info(), pid, m
+	s.stage, s.info, s.pid, s.measure, s.since = st, e.Info(), pid, m, time.Now()
 	n.mu.Unlock()
 	n.stages.Add(st)
 	n.offerAll()
@@ -251,7 +229,7 @@ func (s *serving) serve(ctx context.Context) error {
 	prover.Wait()
 	n.stages.Remove(st)
 	n.mu.Lock()
-	s.stage, s.ready, s.leaving, s.pid = nil, false, false, 0
+	s.stage, s.ready, s.leaving, s.pid, s.since = nil, false, false, 0, time.Now()
 	n.mu.Unlock()
 	n.offerAll()
 	st.Close(reason)
@@ -307,9 +285,17 @@ func (s *serving) engineConfig() engine.Config {
 // reason: eight sessions of the model's whole context, or 64k tokens.
 func (n *Node) kvTokens(m *store.Model, span protocol.Span) int64 {
 	man := m.Manifest()
+	per := max(1, n.kvBytes(m)*int64(span.Len()))
+	want := max(512, min(8*max(man.Context, 512), 64<<10))
+	return max(256, min(want, n.cfg.Memory/4/per))
+}
+
+// kvBytes is what a token's keys and values take in one block.
+func (n *Node) kvBytes(m *store.Model) int64 {
+	man := m.Manifest()
 	h, err := m.Header()
 	if err != nil {
-		return min(man.Context, 4096)
+		return 4 * man.Width // two halves of two bytes: at most, but for a few models
 	}
 	heads, _ := h.Uint(h.Arch("attention.head_count"))
 	kvHeads, ok := h.Uint(h.Arch("attention.head_count_kv"))
@@ -320,12 +306,11 @@ func (n *Node) kvTokens(m *store.Model, span protocol.Span) int64 {
 	if !ok && heads > 0 {
 		headDim = uint64(man.Width) / heads
 	}
-	per := max(1, int64(kvHeads*headDim)*2*2*int64(span.Len())) // keys and values, two bytes each
+	per := int64(kvHeads*headDim) * 2 * 2 // keys and values, two bytes each
 	if n.cfg.KVType == "f32" {
 		per *= 2
 	}
-	want := max(512, min(8*max(man.Context, 512), 64<<10))
-	return max(256, min(want, n.cfg.Memory/4/per))
+	return per
 }
 
 // calibrateTime is enough for two measurements each to end soon on a machine
@@ -402,25 +387,25 @@ func (n *Node) offerAll() {
 		return
 	}
 	for _, s := range n.serving {
-		if s.stage == nil || s.leaving {
+		if s.model == nil || s.leaving {
 			continue
 		}
-		man, st := s.model.Manifest(), s.stage.Status()
-		decode := s.measure.decode
-		if st.DecodePass > 0 { // what sessions see is truer than the first measurement
-			decode = min(4*decode, st.DecodePass/time.Duration(s.span.Len()))
+		body.Spans = append(body.Spans, s.offer())
+		if s.nextModel != nil {
+			body.Spans = append(body.Spans, s.offerNext())
 		}
-		cfg := s.stage.Config()
-		body.Spans = append(body.Spans, &protocol.ServedSpan{
-			Model: s.model.ID().Bytes(), From: uint32(s.span.From), To: uint32(s.span.To), Ready: s.ready,
-			UsPerBlock: uint32(max(1, decode.Microseconds())), UsPerBlockPrefill: uint32(max(1, s.measure.prefill.Microseconds())),
-			KvTokens: uint32(cfg.KVTokens), KvFree: uint32(st.KVFree), MaxContext: uint32(cfg.MaxContext),
-			Blocks: uint32(man.Blocks), Width: uint32(man.Width), Name: s.model.Name(),
-		})
-		if body.Device == nil {
+		if body.Device == nil && s.stage != nil {
 			body.Device = &protocol.Device{Memory: uint64(n.cfg.Memory), Threads: uint32(n.cfg.Threads)}
 			for _, d := range s.info.Devices {
 				body.Device.Name, body.Device.Backend = d.Name, d.Library
+			}
+		}
+	}
+	for _, s := range n.serving {
+		if s.auto {
+			body.AutoBytes = uint64(max(0, n.cfg.Memory))
+			for _, m := range s.takes {
+				body.Takes = append(body.Takes, m.Bytes())
 			}
 		}
 	}
@@ -441,6 +426,67 @@ func (n *Node) offerAll() {
 	}
 	if err := n.net.SetOffer(body); err != nil {
 		n.cfg.Log.Warn("the offer cannot be made", "error", err)
+	}
+}
+
+// offer is the span as peers are told of it. Called with node.mu held.
+func (s *serving) offer() *protocol.ServedSpan {
+	man := s.model.Manifest()
+	o := &protocol.ServedSpan{
+		Model: s.model.ID().Bytes(), From: uint32(s.span.From), To: uint32(s.span.To), Blocks: uint32(man.Blocks), Width: uint32(man.Width),
+		Name: s.model.Name(), Auto: s.auto, Ready: s.ready, Loaded: s.stage != nil, SinceS: uint32(time.Since(s.since).Seconds()),
+	}
+	if s.stage == nil {
+		return o
+	}
+	st, cfg, load := s.stage.Status(), s.stage.Config(), s.stage.Load()
+	decode := s.measure.decode
+	if st.DecodePass > 0 { // what sessions see is truer than the first measurement
+		decode = min(4*decode, st.DecodePass/time.Duration(s.span.Len()))
+	}
+	o.UsPerBlock, o.UsPerBlockPrefill = uint32(max(1, decode.Microseconds())), uint32(max(1, s.measure.prefill.Microseconds()))
+	o.KvTokens, o.KvFree, o.MaxContext = uint32(cfg.KVTokens), uint32(st.KVFree), uint32(cfg.MaxContext)
+	permille := func(x float64) uint32 { return uint32(1000 * max(0, min(1, x))) }
+	o.LoadPermille, o.LoadLongPermille, o.RefusedPermille = permille(load.Minute), permille(load.Ten), permille(load.Refused)
+	s.told = load
+	return o
+}
+
+// offerNext announces what is being fetched while another span is served.
+func (s *serving) offerNext() *protocol.ServedSpan {
+	man := s.nextModel.Manifest()
+	return &protocol.ServedSpan{
+		Model: s.nextModel.ID().Bytes(), From: uint32(s.nextSpan.From), To: uint32(s.nextSpan.To), Blocks: uint32(man.Blocks), Width: uint32(man.Width),
+		Name: s.nextModel.Name(), Auto: true, SinceS: uint32(time.Since(s.nextSince).Seconds()),
+	}
+}
+
+// loadEvery is how often an offer is made anew because the load has moved.
+const loadEvery = 10 * time.Second
+
+// tellLoad makes the offer anew when the load is another than it tells: who
+// decides about replicas goes by it.
+func (n *Node) tellLoad(ctx context.Context) {
+	tick := time.NewTicker(loadEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		moved := false
+		n.mu.Lock()
+		for _, s := range n.serving {
+			if s.stage != nil {
+				l := s.stage.Load()
+				moved = moved || math.Abs(l.Minute-s.told.Minute) > 0.05 || math.Abs(l.Ten-s.told.Ten) > 0.05 || math.Abs(l.Refused-s.told.Refused) > 0.02
+			}
+		}
+		n.mu.Unlock()
+		if moved {
+			n.offerAll()
+		}
 	}
 }
 

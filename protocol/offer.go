@@ -112,7 +112,7 @@ func OpenOffer(raw []byte, now time.Time) (*Offer, error) {
 	case !now.Before(expires):
 		return nil, ErrOfferExpired
 	}
-	if len(b.Spans) > 64 || len(b.Shards) > 64 || len(b.Addrs) > 32 || len(b.Version) > 64 {
+	if len(b.Spans) > 64 || len(b.Shards) > 64 || len(b.Addrs) > 32 || len(b.Takes) > 64 || len(b.Version) > 64 {
 		return nil, fmt.Errorf("%w: too many entries", ErrOffer)
 	}
 	for _, s := range b.Spans {

@@ -212,6 +212,8 @@ type OfferBody struct {
 	Spans         []*ServedSpan          `protobuf:"bytes,7,rep,name=spans,proto3" json:"spans,omitempty"`
 	Shards        []*HeldShards          `protobuf:"bytes,8,rep,name=shards,proto3" json:"shards,omitempty"`
 	Device        *Device                `protobuf:"bytes,9,opt,name=device,proto3" json:"device,omitempty"`
+	AutoBytes     uint64                 `protobuf:"varint,10,opt,name=auto_bytes,json=autoBytes,proto3" json:"auto_bytes,omitempty"` // memory lent to a span of the node's own choice; 0: none
+	Takes         [][]byte               `protobuf:"bytes,11,rep,name=takes,proto3" json:"takes,omitempty"`                           // models that it may be of; none: any
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -309,13 +311,27 @@ func (x *OfferBody) GetDevice() *Device {
 	return nil
 }
 
+func (x *OfferBody) GetAutoBytes() uint64 {
+	if x != nil {
+		return x.AutoBytes
+	}
+	return 0
+}
+
+func (x *OfferBody) GetTakes() [][]byte {
+	if x != nil {
+		return x.Takes
+	}
+	return nil
+}
+
 // ServedSpan says: sessions over blocks [from, to) of model may be opened here.
 type ServedSpan struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Model             []byte                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"` // manifest CID
 	From              uint32                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
 	To                uint32                 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
-	Ready             bool                   `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`                                                      // a probe token went through it
+	Ready             bool                   `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`                                                      // a probe token went through it, from the model's beginning to its end
 	UsPerBlock        uint32                 `protobuf:"varint,5,opt,name=us_per_block,json=usPerBlock,proto3" json:"us_per_block,omitempty"`                        // measured decode time of one row, microseconds a block
 	UsPerBlockPrefill uint32                 `protobuf:"varint,6,opt,name=us_per_block_prefill,json=usPerBlockPrefill,proto3" json:"us_per_block_prefill,omitempty"` // the same per row in a chunk of 64 rows
 	UsEmbed           uint32                 `protobuf:"varint,7,opt,name=us_embed,json=usEmbed,proto3" json:"us_embed,omitempty"`                                   // embedding, if from is 0
@@ -326,6 +342,12 @@ type ServedSpan struct {
 	Blocks            uint32                 `protobuf:"varint,12,opt,name=blocks,proto3" json:"blocks,omitempty"`                                                   // the model's block count
 	Width             uint32                 `protobuf:"varint,13,opt,name=width,proto3" json:"width,omitempty"`                                                     // the model's hidden width
 	Name              string                 `protobuf:"bytes,14,opt,name=name,proto3" json:"name,omitempty"`                                                        // the model's name, for people
+	Auto              bool                   `protobuf:"varint,15,opt,name=auto,proto3" json:"auto,omitempty"`                                                       // the node's own choice, which it may leave
+	Loaded            bool                   `protobuf:"varint,16,opt,name=loaded,proto3" json:"loaded,omitempty"`                                                   // it waits for nothing but the probe; neither: it is being fetched
+	SinceS            uint32                 `protobuf:"varint,17,opt,name=since_s,json=sinceS,proto3" json:"since_s,omitempty"`                                     // seconds in this state
+	LoadPermille      uint32                 `protobuf:"varint,18,opt,name=load_permille,json=loadPermille,proto3" json:"load_permille,omitempty"`                   // how full it was in the last minute: the largest share of time, KV and sessions
+	LoadLongPermille  uint32                 `protobuf:"varint,19,opt,name=load_long_permille,json=loadLongPermille,proto3" json:"load_long_permille,omitempty"`     // in the last ten
+	RefusedPermille   uint32                 `protobuf:"varint,20,opt,name=refused_permille,json=refusedPermille,proto3" json:"refused_permille,omitempty"`          // of the opens in the last minute, for lack of room
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -456,6 +478,48 @@ func (x *ServedSpan) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *ServedSpan) GetAuto() bool {
+	if x != nil {
+		return x.Auto
+	}
+	return false
+}
+
+func (x *ServedSpan) GetLoaded() bool {
+	if x != nil {
+		return x.Loaded
+	}
+	return false
+}
+
+func (x *ServedSpan) GetSinceS() uint32 {
+	if x != nil {
+		return x.SinceS
+	}
+	return 0
+}
+
+func (x *ServedSpan) GetLoadPermille() uint32 {
+	if x != nil {
+		return x.LoadPermille
+	}
+	return 0
+}
+
+func (x *ServedSpan) GetLoadLongPermille() uint32 {
+	if x != nil {
+		return x.LoadLongPermille
+	}
+	return 0
+}
+
+func (x *ServedSpan) GetRefusedPermille() uint32 {
+	if x != nil {
+		return x.RefusedPermille
+	}
+	return 0
 }
 
 // HeldShards says which shards of a model can be fetched here.
@@ -2430,7 +2494,7 @@ var File_protocol_wire_proto protoreflect.FileDescriptor
 
 const file_protocol_wire_proto_rawDesc = "" +
 	"\n" +
-	"\x13protocol/wire.proto\x12\x05shoal\"\xaa\x02\n" +
+	"\x13protocol/wire.proto\x12\x05shoal\"\xdf\x02\n" +
 	"\tOfferBody\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12$\n" +
@@ -2440,7 +2504,11 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x05addrs\x18\x06 \x03(\fR\x05addrs\x12'\n" +
 	"\x05spans\x18\a \x03(\v2\x11.shoal.ServedSpanR\x05spans\x12)\n" +
 	"\x06shards\x18\b \x03(\v2\x11.shoal.HeldShardsR\x06shards\x12%\n" +
-	"\x06device\x18\t \x01(\v2\r.shoal.DeviceR\x06device\"\xfc\x02\n" +
+	"\x06device\x18\t \x01(\v2\r.shoal.DeviceR\x06device\x12\x1d\n" +
+	"\n" +
+	"auto_bytes\x18\n" +
+	" \x01(\x04R\tautoBytes\x12\x14\n" +
+	"\x05takes\x18\v \x03(\fR\x05takes\"\xbf\x04\n" +
 	"\n" +
 	"ServedSpan\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x12\n" +
@@ -2459,7 +2527,13 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"maxContext\x12\x16\n" +
 	"\x06blocks\x18\f \x01(\rR\x06blocks\x12\x14\n" +
 	"\x05width\x18\r \x01(\rR\x05width\x12\x12\n" +
-	"\x04name\x18\x0e \x01(\tR\x04name\"N\n" +
+	"\x04name\x18\x0e \x01(\tR\x04name\x12\x12\n" +
+	"\x04auto\x18\x0f \x01(\bR\x04auto\x12\x16\n" +
+	"\x06loaded\x18\x10 \x01(\bR\x06loaded\x12\x17\n" +
+	"\asince_s\x18\x11 \x01(\rR\x06sinceS\x12#\n" +
+	"\rload_permille\x18\x12 \x01(\rR\floadPermille\x12,\n" +
+	"\x12load_long_permille\x18\x13 \x01(\rR\x10loadLongPermille\x12)\n" +
+	"\x10refused_permille\x18\x14 \x01(\rR\x0frefusedPermille\"N\n" +
 	"\n" +
 	"HeldShards\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x16\n" +

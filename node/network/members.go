@@ -165,6 +165,11 @@ func offerKeys(o *protocol.Offer) []cid.Cid {
 			add(protocol.ModelKey(m))
 		}
 	}
+	for _, raw := range o.Takes {
+		if m, err := cid.Cast(raw); err == nil {
+			add(protocol.ModelKey(m))
+		}
+	}
 	return keys
 }
 

@@ -170,7 +170,8 @@ func concerns(o *protocol.Offer, model cid.Cid) bool {
 		return true
 	}
 	id := string(model.Bytes())
-	return slices.ContainsFunc(o.Spans, func(s *protocol.ServedSpan) bool { return string(s.Model) == id }) ||
+	return slices.ContainsFunc(o.Takes, func(m []byte) bool { return string(m) == id }) ||
+		slices.ContainsFunc(o.Spans, func(s *protocol.ServedSpan) bool { return string(s.Model) == id }) ||
 		slices.ContainsFunc(o.Shards, func(h *protocol.HeldShards) bool { return string(h.Model) == id })
 }
 

@@ -166,27 +166,6 @@ func TestPlanIsBest(t *testing.T) {
 	}
 }
 
-func TestChooseSpan(t *testing.T) {
-	slow, fast := 10*ms, ms
-	for name, c := range map[string]struct {
-		room  int
-		cands []Candidate
-		held  func(int) bool
-		want  string
-	}{
-		"alone, all fits":  {99, nil, nil, "0-30"},
-		"alone, a part":    {10, nil, nil, "0-10"},
-		"a gap":            {12, []Candidate{cand("a", 0, 10, fast), cand("b", 20, 30, fast)}, nil, "10-20"},
-		"held already":     {10, nil, func(b int) bool { return b >= 20 }, "20-30"},
-		"the weakest copy": {10, []Candidate{cand("a", 0, 10, fast), cand("b", 10, 20, slow), cand("c", 20, 30, fast)}, nil, "10-20"},
-		"too little room":  {5, []Candidate{cand("a", 0, 30, fast)}, nil, "0-0"},
-	} {
-		if got, _ := ChooseSpan(30, c.room, c.cands, c.held); got.String() != c.want {
-			t.Errorf("%s: %s, want %s", name, got, c.want)
-		}
-	}
-}
-
 // Whatever peers claim, there is neither a panic nor an overflow.
 func FuzzPlan(f *testing.F) {
 	f.Add(0, 10, int64(1), int64(1), int64(1), 100, 10, 20)
@@ -199,6 +178,5 @@ func FuzzPlan(f *testing.F) {
 		if err == nil && (r.Prediction.Step < 0 || r.Prediction.TTFT < 0) {
 			t.Fatal(r.Prediction)
 		}
-		ChooseSpan(20, kv, c, nil)
 	})
 }

@@ -85,6 +85,7 @@ type Config struct {
 	MaxSeqs    int           // sessions at once
 	MaxBatch   int           // rows a pass
 	MaxContext int           // longest session, tokens
+	Row        time.Duration // one row through the span in a full pass; 0: unknown
 	Idle       time.Duration // a session without a step for so long is freed; 0: two minutes
 	Silence    time.Duration // one whose client says nothing for so long, too; 0: a second
 	Replay     int64         // bytes of memory for replay buffers; 0: 64 MiB
@@ -188,6 +189,7 @@ func (s *Stage) listen() {
 		case <-s.ctx.Done():
 			return
 		case now := <-tick.C:
+			s.meter(now)
 			for _, sess := range s.all() {
 				if now.Sub(sess.heard.Load().(time.Time)) > s.cfg.Silence {
 					sess.end(nil)
@@ -286,6 +288,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 			s.kvKept += from.ended.tokens
 		}
 		s.mu.Unlock()
+		s.stats.refused.Add(1)
 		return nil, 0, &protocol.Error{Code: protocol.Code_CODE_BUSY, RetryAfter: s.stats.retryAfter(),
 			Message: "no room for this session: all KV tokens are reserved"}
 	}

@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,7 +11,16 @@ import (
 type stats struct {
 	opened, closed, tokens, passes, rows, replayed atomic.Int64
 
+	refused atomic.Int64
+
 	mu     sync.Mutex
+	load   Load
+	opens  float64 // of late, refused ones included
+	noRoom float64 // of those
+	mark   struct {
+		at                    time.Time
+		rows, opened, refused int64
+	}
 	decode time.Duration // moving average of a pass of decodes only
 	single time.Duration // of a pass of one row
 	row    time.Duration // of what a further row of decode costs
@@ -34,6 +44,47 @@ type Status struct {
 	Passes, Rows int64
 	Replayed     int64 // bytes sent again for sessions that lost a stage
 	KVKept       int   // tokens of ended sessions, which count as free
+}
+
+// Load is how full a stage is, from 0 to 1: the largest share of its time, of its
+// KV and of its sessions. A single session that keeps the engine busy is no
+// load: others would cost it nothing, so time counts as rows, at what a row
+// costs in a full pass.
+type Load struct {
+	Minute, Ten float64 // means of about one and ten minutes
+	Refused     float64 // share of the opens of about a minute that found no room
+}
+
+// Load tells how full the stage is.
+func (s *Stage) Load() Load {
+	s.stats.mu.Lock()
+	defer s.stats.mu.Unlock()
+	return s.stats.load
+}
+
+// meter brings the load up to date.
+func (s *Stage) meter(now time.Time) {
+	s.mu.Lock()
+	share := max(float64(s.kvUsed)/float64(s.cfg.KVTokens), float64(len(s.sessions))/float64(s.cfg.MaxSeqs))
+	s.mu.Unlock()
+	t := &s.stats
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rows, opened, refused := t.rows.Load(), t.opened.Load(), t.refused.Load()
+	m := &t.mark
+	if dt := now.Sub(m.at).Seconds(); !m.at.IsZero() && dt > 0 {
+		share = max(share, float64(rows-m.rows)*s.cfg.Row.Seconds()/dt)
+		minute, ten := 1-math.Exp(-dt/60), 1-math.Exp(-dt/600)
+		t.load.Minute += (share - t.load.Minute) * minute
+		t.load.Ten += (share - t.load.Ten) * ten
+		t.noRoom = t.noRoom*(1-minute) + float64(refused-m.refused)
+		t.opens = t.opens*(1-minute) + float64(opened-m.opened+refused-m.refused)
+		t.load.Refused = 0
+		if t.opens > 0.5 {
+			t.load.Refused = t.noRoom / t.opens
+		}
+	}
+	m.at, m.rows, m.opened, m.refused = now, rows, opened, refused
 }
 
 // pass records one pass.
