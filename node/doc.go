@@ -8,13 +8,20 @@
 //	stage     sessions of others through the served spans
 //	session   own sessions, along routes that route plans
 //	text      tokenizers and chat templates
+//	lend      when the operator lends: hours, load by others, battery
 //	api       the local HTTP API over all this
 //
 // The parts know each other only through the small interfaces that each
 // declares; adapt.go fits them together. Start order is the order above, and
-// stop order the reverse: first nobody new is let in (api, offers), then
-// sessions end (stage), then what they stood on goes (engine, exchange,
-// network, store). New and Close in node.go read that way.
+// stop order the reverse: first nobody new is let in (offers), then running
+// sessions move to other nodes or end (stage), then what they stood on goes
+// (api, engine, exchange, network, store). New, Run and Close in node.go read
+// that way.
+//
+// A span is fetched, loaded, measured, and proven by a token through a whole
+// chain (probe.go) before it is offered as ready. Which span that is, the
+// operator says or, with "auto", the node itself finds by route.Decide, again
+// and again (place.go).
 //
 // A light node (Config.Client) is the same without served spans: it joins,
 // keeps the header shards of the models it talks to, and holds no weights.

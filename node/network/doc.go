@@ -12,7 +12,11 @@
 //	its load just now                             asked directly, a route at a time
 //
 // Provider records are unsigned: whoever is named in one is asked, and only
-// what it has signed counts. Hearsay is safe for the same reason. An offer is
+// what it has signed counts. Hearsay is safe for the same reason. A node whose
+// offer has changed tells its neighbours, by asking them: a request carries the
+// asker's own. So what is known is mostly enough, and the DHT is asked where it
+// is not. A peer that does not answer is left out for a while, longer each time:
+// no route leads to a ghost. An offer is
 // replaced only by one of a higher sequence number, is never used after its
 // expiry, and is forgotten when its peer cannot be reached any more.
 //
