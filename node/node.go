@@ -37,6 +37,7 @@ type Node struct {
 	started  time.Time
 	texts    textCache
 	download rateMeter
+	gate     gate
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run

@@ -241,7 +241,7 @@ func (c *chooser) decide(ctx context.Context, serving *serving) (route.Decision,
 		self.Held[info.ID] = blocksOf(m.Manifest(), m.Holds())
 		fits = fits || info.Bytes(protocol.Span{From: 1, To: 2}) <= self.Lent
 	}
-	if !fits {
+	if open, _, _ := c.n.gate.look(); !fits && open {
 		return route.Decision{}, fmt.Errorf("not one block fits in the %d MiB lent; raise --memory", self.Lent>>20)
 	}
 	if serving != nil {
@@ -261,6 +261,9 @@ func (c *chooser) decide(ctx context.Context, serving *serving) (route.Decision,
 // lent is the memory for a span of the node's own choice: what is lent, without
 // what its operator's own choices take.
 func (n *Node) lent() int64 {
+	if open, _, _ := n.gate.look(); !open {
+		return 0
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	left := n.cfg.Memory

@@ -84,10 +84,20 @@ func (s *serving) keep(ctx context.Context) error {
 			}
 			return err
 		}
+		s.node.gate.wait(ctx, func(why string) { s.set("paused: " + why) })
+		if ctx.Err() != nil {
+			return nil
+		}
 		lived := time.Now()
-		err := s.serve(ctx)
+		lent, stop := s.node.gate.while(ctx)
+		err := s.serve(lent)
+		paused := lent.Err() != nil
+		stop()
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // told to stop, and drained
+		}
+		if paused {
+			continue
 		}
 		var missing *store.Missing
 		switch {
@@ -381,13 +391,14 @@ func (n *Node) offerAll() {
 		return
 	}
 	body := &protocol.OfferBody{}
+	lending, _, _ := n.gate.look()
 	n.mu.Lock()
 	if n.leaving {
 		n.mu.Unlock()
 		return
 	}
 	for _, s := range n.serving {
-		if s.model == nil || s.leaving {
+		if s.model == nil || s.leaving || !lending {
 			continue
 		}
 		body.Spans = append(body.Spans, s.offer())
@@ -402,7 +413,7 @@ func (n *Node) offerAll() {
 		}
 	}
 	for _, s := range n.serving {
-		if s.auto {
+		if s.auto && lending {
 			body.AutoBytes = uint64(max(0, n.cfg.Memory))
 			for _, m := range s.takes {
 				body.Takes = append(body.Takes, m.Bytes())
