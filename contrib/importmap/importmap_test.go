@@ -36,12 +36,14 @@ var allowed = map[string][]string{
 	"node/stage":         {"protocol"},
 	"node/store":         {"protocol/..."},
 	"node/text":          nil,
+	"node/text/jinja":    nil,
 	"node":               {"node/...", "protocol/...", "contrib/tinymodel"},
 
-	"testnet":      nil,
-	"testnet/link": nil,
-	"testnet/sim":  {"testnet/link"},
-	"cmd/shoal":    {"node/...", "protocol/...", "testnet/..."},
+	"testnet":          nil,
+	"testnet/link":     nil,
+	"testnet/sim":      {"testnet/link"},
+	"testnet/scenario": {"testnet", "testnet/link"},
+	"cmd/shoal":        {"node/...", "protocol/...", "testnet/..."},
 
 	"contrib/tinymodel": nil,
 	"contrib/importmap": nil,
@@ -53,7 +55,6 @@ var kept = []struct{ prefix, only string }{
 	{"github.com/ollama/ollama", "node/engine"},
 	{"github.com/urfave/cli", "cmd/shoal"},
 	{"github.com/libp2p/go-libp2p-kad-dht", "node/network"},
-	{"github.com/nikolalohinski/gonja", "node/text"},
 }
 
 // pure folders decide; they touch nothing.

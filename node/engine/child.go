@@ -60,7 +60,7 @@ func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) 
 	defer theirs.Close()
 	c := &Child{conn: mine, r: bufio.NewReaderSize(mine, 256<<10), log: log, done: make(chan struct{})}
 	c.cmd = exec.Command(command[0], command[1:]...)
-	c.cmd.Env = append(childEnv(), "GOMP_SPINCOUNT="+spin, "SHOAL_ENGINE_CHILD=1")
+	c.cmd.Env = append(Env(), "SHOAL_ENGINE_CHILD=1")
 	c.cmd.ExtraFiles = []*os.File{theirs}
 	c.cmd.Stderr = &c.tail
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is the parent's to handle
@@ -89,12 +89,15 @@ func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) 
 	return c, nil
 }
 
-// childEnv is this process's environment without what would have threads spin
-// for longer, and without what is none of an engine's business.
-func childEnv() []string {
-	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		return strings.HasPrefix(kv, "OMP_WAIT_POLICY=") || strings.HasPrefix(kv, "SHOAL_API_KEY=")
+// Env is this process's environment as an engine's process gets it: OpenMP's
+// threads spin as they should, which they read before main, and what is none of
+// an engine's business is left out.
+func Env() []string {
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return name == "OMP_WAIT_POLICY" || name == "GOMP_SPINCOUNT" || name == "SHOAL_API_KEY"
 	})
+	return append(env, "GOMP_SPINCOUNT="+spin)
 }
 
 // wait reaps the process and says why it ended.

@@ -1,8 +1,8 @@
 package text
 
 import (
-	"container/heap"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -12,212 +12,231 @@ import (
 
 // bpe is byte-level BPE: text is split into words, each word's bytes are
 // written as characters of their own, and neighbours merge in the order of the
-// list of merges.
+// list of merges. Raw, it takes words as they are written.
 type bpe struct {
-	t            *Tokenizer
-	splits       []*regexp2.Regexp
-	ranks        map[[2]string]int
-	ignoreMerges bool // a word that is a token needs no merges
+	t      *Tokenizer
+	rules  []rule
+	ids    map[string]int32 // of tokens and, from len(t.tokens) on, of other halves of merges
+	merges map[[2]int32]merge
+	chars  [256]int32 // the id of each byte's character, -1: none
+
+	ignoreMerges bool
+	raw          bool
 }
 
+// merge is what two symbols make, and its place in the list.
+type merge struct{ id, rank int32 }
+
+// rule takes words out of a text: a match is a word, and so is what is between
+// two matches. A cutter does it without an expression.
+type rule struct {
+	expr *regexp2.Regexp
+	cut  func([]rune) []int
+}
+
+// matchTime bounds one match of an expression. None that is known needs more
+// than a moment; a text that does is refused rather than split wrongly.
+const matchTime = 10 * time.Second
+
 func (t *Tokenizer) setBPE(md Metadata, pre string) error {
-	merges, _ := md.Value("tokenizer.ggml.merges").([]string)
-	if len(merges) == 0 {
+	list, _ := md.Value("tokenizer.ggml.merges").([]string)
+	if len(list) == 0 && pre != "kimi-k2" {
 		return fmt.Errorf("%w: the file has no merges (tokenizer.ggml.merges)", ErrVocabulary)
-	}
-	b := &bpe{t: t, ranks: make(map[[2]string]int, len(merges))}
-	for i, m := range merges {
-		// The first space may be part of the left half.
-		if len(m) == 0 {
-			continue
-		}
-		at := strings.IndexByte(m[1:], ' ')
-		if at < 0 {
-			continue
-		}
-		key := [2]string{m[:at+1], m[at+2:]}
-		if _, twice := b.ranks[key]; !twice {
-			b.ranks[key] = i
-		}
 	}
 	kind, known := preTypes[pre]
 	if !known {
-		kind = preTypes["default"]
+		kind = defaultPre
 		t.unknownPre = pre
 	}
+	b := &bpe{t: t, ignoreMerges: kind.ignoreMerges, raw: kind.raw}
+	b.readMerges(list)
 	for _, expr := range kind.exprs {
+		if cut := cutters[expr]; cut != nil {
+			b.rules = append(b.rules, rule{cut: cut})
+			continue
+		}
 		re, err := regexp2.Compile(expr, regexp2.None)
 		if err != nil {
 			return fmt.Errorf("pre-tokenizer %q: %w", pre, err)
 		}
-		re.MatchTimeout = 10 * time.Second
-		b.splits = append(b.splits, re)
+		re.MatchTimeout = matchTime
+		b.rules = append(b.rules, rule{expr: re})
 	}
-	b.ignoreMerges = kind.ignoreMerges
-	t.addBOS = kind.addBOS
+	t.escape, t.addBOS = kind.raw, kind.addBOS
 	for i := range t.bytes {
-		t.bytes[i] = -1
-		if id, ok := t.ids[byteText[i]]; ok {
-			t.bytes[i] = id
+		name := byteText[i]
+		if kind.raw {
+			name = fmt.Sprintf("<0x%02X>", i)
 		}
+		t.bytes[i] = t.find(name)
 	}
-	// Defaults of GPT-2's vocabulary, for files that name none.
-	t.bos, t.eos = -1, -1
-	if len(t.tokens) > 11 {
-		t.bos, t.eos = 11, 11
+	// GPT-2's vocabulary as llama.cpp has it, for files that name none.
+	if len(t.tokens) > 11 && !kind.raw {
+		t.eos = 11
+		if !kind.noBOS {
+			t.bos = 11
+		}
 	}
 	t.algorithm = b
 	return nil
 }
 
-func (b *bpe) split(out []int32, text string) []int32 {
-	for _, word := range b.words(text) {
-		out = b.merge(out, word)
+// readMerges numbers the texts that merging meets, so that it compares numbers.
+func (b *bpe) readMerges(list []string) {
+	b.ids = make(map[string]int32, len(b.t.ids)+64)
+	for s, id := range b.t.ids {
+		b.ids[s] = id
 	}
-	return out
+	next := int32(len(b.t.tokens))
+	number := func(s string) int32 {
+		id, ok := b.ids[s]
+		if !ok {
+			id = next
+			b.ids[s] = id
+			next++
+		}
+		return id
+	}
+	b.merges = make(map[[2]int32]merge, len(list))
+	for rank, m := range list {
+		if m == "" {
+			continue
+		}
+		at := strings.IndexByte(m[1:], ' ') // the first space may be part of the left half
+		if at < 0 {
+			continue
+		}
+		left, right := m[:at+1], m[at+2:]
+		if right == "" {
+			continue
+		}
+		pair := [2]int32{number(left), number(right)}
+		if _, twice := b.merges[pair]; !twice {
+			b.merges[pair] = merge{number(left + right), int32(rank)}
+		}
+	}
+	for i, s := range byteText {
+		b.chars[i] = number(s)
+	}
 }
 
-// words splits a text by all expressions in turn. Bytes that are not UTF-8
-// stand alone, as characters of no class.
-func (b *bpe) words(text string) []string {
+func (b *bpe) split(out []int32, text string) ([]int32, error) {
+	words, err := b.words(text)
+	if err != nil {
+		return nil, err
+	}
+	m := &merger{join: func(l, r symbol) (int32, float64, bool) {
+		made, ok := b.merges[[2]int32{l.id, r.id}]
+		return made.id, float64(made.rank), ok
+	}}
+	// A text says most of its words again and again.
+	type span struct{ from, to int }
+	seen := map[string]span{}
+	for _, word := range words {
+		if s, ok := seen[word]; ok {
+			out = append(out, out[s.from:s.to]...)
+			continue
+		}
+		from := len(out)
+		out = b.encode(out, m, word)
+		seen[word] = span{from, len(out)}
+	}
+	return out, nil
+}
+
+// words splits a text by all rules in turn. Bytes that are not UTF-8 stand for
+// characters of no class, each its own.
+func (b *bpe) words(text string) ([]string, error) {
 	runes := make([]rune, 0, len(text))
-	var invalid map[int]byte
-	for i := 0; i < len(text); {
-		r, n := utf8.DecodeRuneInString(text[i:])
-		if r == utf8.RuneError && n == 1 {
-			if invalid == nil {
-				invalid = map[int]byte{}
-			}
-			invalid[len(runes)] = text[i]
-		}
+	starts := make([]int32, 0, len(text)+1) // of the runes, in bytes
+	for i, r := range text {
 		runes = append(runes, r)
-		i += n
+		starts = append(starts, int32(i))
 	}
-	type run struct{ from, to int }
-	runs := []run{{0, len(runes)}}
-	for _, re := range b.splits {
-		var next []run
-		for _, r := range runs {
-			part := runes[r.from:r.to]
-			at := 0
-			m, err := re.FindRunesMatch(part)
-			for ; err == nil && m != nil; m, err = re.FindNextMatch(m) {
-				if m.Index > at {
-					next = append(next, run{r.from + at, r.from + m.Index})
+	starts = append(starts, int32(len(text)))
+	ends := []int{len(runes)}
+	for _, r := range b.rules {
+		var next []int
+		from := 0
+		for _, end := range ends {
+			cuts, err := r.cuts(runes[from:end])
+			if err != nil {
+				return nil, fmt.Errorf("the text takes too long to split into words: %w", err)
+			}
+			for _, c := range cuts {
+				if at := from + c; at > 0 && at < end && (len(next) == 0 || next[len(next)-1] < at) {
+					next = append(next, at)
 				}
-				if m.Length > 0 {
-					next = append(next, run{r.from + m.Index, r.from + m.Index + m.Length})
-				}
-				at = m.Index + m.Length
 			}
-			if at < len(part) {
-				next = append(next, run{r.from + at, r.to})
-			}
+			next = append(next, end)
+			from = end
 		}
-		runs = next
+		ends = next
 	}
-	words := make([]string, len(runs))
-	var w strings.Builder
-	for i, r := range runs {
-		w.Reset()
-		for j := r.from; j < r.to; j++ {
-			if raw, ok := invalid[j]; ok {
-				w.WriteByte(raw)
-			} else {
-				w.WriteRune(runes[j])
-			}
+	words := make([]string, 0, len(ends))
+	from := 0
+	for _, end := range ends {
+		if end > from {
+			words = append(words, text[starts[from]:starts[end]])
 		}
-		words[i] = w.String()
+		from = end
 	}
-	return words
+	return words, nil
 }
 
-// symbol is a part of a word, in a list that merging shortens.
-type symbol struct {
-	text       string
-	prev, next int
-}
-
-type pair struct {
-	left, right int
-	rank        int
-	text        string
-}
-
-// pairs is a heap: the lowest rank first, of equals the leftmost.
-type pairs []pair
-
-func (p pairs) Len() int { return len(p) }
-func (p pairs) Less(i, j int) bool {
-	return p[i].rank < p[j].rank || p[i].rank == p[j].rank && p[i].left < p[j].left
-}
-func (p pairs) Swap(i, j int) { p[i], p[j] = p[j], p[i] }
-func (p *pairs) Push(x any)   { *p = append(*p, x.(pair)) }
-func (p *pairs) Pop() any {
-	old := *p
-	x := old[len(old)-1]
-	*p = old[:len(old)-1]
-	return x
-}
-
-func (b *bpe) merge(out []int32, raw string) []int32 {
-	var enc strings.Builder
-	for i := range len(raw) {
-		enc.WriteString(byteText[raw[i]])
+// cuts gives the ends of the words in a piece, in order.
+func (r rule) cuts(piece []rune) ([]int, error) {
+	if r.cut != nil {
+		return r.cut(piece), nil
 	}
-	word := enc.String()
-	if b.ignoreMerges {
-		if id, ok := b.t.ids[word]; ok {
+	var cuts []int
+	m, err := r.expr.FindRunesMatch(piece)
+	for ; err == nil && m != nil; m, err = r.expr.FindNextMatch(m) {
+		cuts = append(cuts, m.Index, m.Index+m.Length)
+	}
+	return cuts, err
+}
+
+// encode gives the tokens of a word.
+func (b *bpe) encode(out []int32, m *merger, word string) []int32 {
+	written := word
+	if !b.raw {
+		written = bytesWritten(word)
+	}
+	// Newlines are no part of merges, as those are written one on a line.
+	if b.ignoreMerges || b.raw && strings.Trim(word, "\n") == "" {
+		if id, ok := b.t.ids[written]; ok {
 			return append(out, id)
 		}
 	}
-	syms := make([]symbol, 0, len(raw))
-	for at := 0; at < len(word); {
-		_, n := utf8.DecodeRuneInString(word[at:])
-		syms = append(syms, symbol{word[at : at+n], len(syms) - 1, len(syms) + 1})
-		at += n
+	m.reset()
+	if b.raw {
+		for at := 0; at < len(word); {
+			_, n := utf8.DecodeRuneInString(word[at:])
+			id, ok := b.ids[word[at:at+n]]
+			if !ok {
+				id = math.MaxInt32
+			}
+			m.add(n, id)
+			at += n
+		}
+	} else {
+		for i := range len(word) {
+			m.add(1, b.chars[word[i]])
+		}
 	}
-	if len(syms) == 0 {
-		return out
-	}
-	syms[len(syms)-1].next = -1
-	var queue pairs
-	add := func(left, right int) {
-		if left < 0 || right < 0 {
+	m.merge()
+	m.each(func(s symbol) {
+		if int(s.id) < len(b.t.tokens) {
+			out = append(out, s.id)
 			return
 		}
-		if rank, ok := b.ranks[[2]string{syms[left].text, syms[right].text}]; ok {
-			heap.Push(&queue, pair{left, right, rank, syms[left].text + syms[right].text})
-		}
-	}
-	for i := 1; i < len(syms); i++ {
-		add(i-1, i)
-	}
-	for queue.Len() > 0 {
-		p := heap.Pop(&queue).(pair)
-		l, r := &syms[p.left], &syms[p.right]
-		if l.text == "" || r.text == "" || l.text+r.text != p.text {
-			continue // one of them has merged otherwise since
-		}
-		l.text, r.text = p.text, ""
-		l.next = r.next
-		if r.next >= 0 {
-			syms[r.next].prev = p.left
-		}
-		add(l.prev, p.left)
-		add(p.left, l.next)
-	}
-	for i := 0; i >= 0; i = syms[i].next {
-		if id, ok := b.t.ids[syms[i].text]; ok {
-			out = append(out, id)
-			continue
-		}
-		for _, c := range []byte(bytesOf(syms[i].text)) {
+		for _, c := range []byte(word[s.at : s.at+s.size]) {
 			if id := b.t.bytes[c]; id >= 0 {
 				out = append(out, id)
 			}
 		}
-	}
+	})
 	return out
 }
 
@@ -238,7 +257,17 @@ var byteText, textByte = func() (to [256]string, from map[rune]byte) {
 	return to, from
 }()
 
-// bytesOf undoes byteText; what is not of it stays.
+// bytesWritten writes a word's bytes as characters.
+func bytesWritten(s string) string {
+	var b strings.Builder
+	b.Grow(2 * len(s))
+	for i := range len(s) {
+		b.WriteString(byteText[s[i]])
+	}
+	return b.String()
+}
+
+// bytesOf undoes bytesWritten; what is not of it stays.
 func bytesOf(s string) string {
 	var b strings.Builder
 	for _, r := range s {

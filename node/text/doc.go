@@ -10,7 +10,7 @@
 // another, each to the pieces that the one before left, and what an expression
 // does not match is a piece, too.
 //
-// Chat templates are Jinja in Hugging Face's dialect, rendered by gonja. They
+// Chat templates are Jinja in Hugging Face's dialect, rendered by package jinja. They
 // come with the model and are as trustworthy as it: they reach no file, and
 // time and output are bounded.
 package text

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shoalnet/shoal/node/text/jinja"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
@@ -170,7 +171,7 @@ func TestRefusals(t *testing.T) {
 		if err == nil {
 			_, err = tpl.Render(RenderInput{})
 		}
-		if !errors.Is(err, ErrTemplate) || name == "raises" && !strings.Contains(err.Error(), "System role not supported") {
+		if !errors.Is(err, jinja.ErrTemplate) || name == "raises" && !strings.Contains(err.Error(), "System role not supported") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -206,7 +207,7 @@ func TestTemplates(t *testing.T) {
 		},
 		"macro and json": {
 			"{% macro say(m, tail='!') %}{{ m.role }}: {{ m | tojson }}{{ tail }}{% endmacro %}{{ say(messages[1]) }} {{ say(messages[1], tail='?') }}",
-			"user: {\"content\": \"Hi\", \"role\": \"user\"}! user: {\"content\": \"Hi\", \"role\": \"user\"}?", chat,
+			"user: {\"role\": \"user\", \"content\": \"Hi\"}! user: {\"role\": \"user\", \"content\": \"Hi\"}?", chat,
 		},
 		"dates": {"{{ strftime_now('%d %b %Y') }}", "02 Jan 2026", nil},
 	} {

@@ -28,23 +28,24 @@ const (
 
 // splitter makes tokens of a piece of text in which there are no special ones.
 type splitter interface {
-	split(out []int32, text string) []int32
+	split(out []int32, text string) ([]int32, error)
 }
 
 // Tokenizer of one vocabulary. It is safe for use by many at once.
 type Tokenizer struct {
-	tokens  []string
-	types   []int32
-	ids     map[string]int32
-	bytes   [256]int32 // of a byte alone; -1: none
-	special []int32    // tokens that text is searched for, the longest first
-	rstrip  map[int32]bool
-	eog     map[int32]bool
+	tokens    []string
+	types     []int32
+	ids       map[string]int32
+	bytes     [256]int32 // of a byte alone; -1: none
+	user, all trie       // tokens that text is searched for: user-defined ones, and control tokens, too
+	lstrip    map[int32]bool
+	rstrip    map[int32]bool
+	eog       map[int32]bool
 
-	spm            bool
 	bos, eos       int32 // -1: none
 	addBOS, addEOS bool
-	addSpace       bool
+	escape         bool // tokens write a space as ▁
+	addSpace       bool // a text begins with a space that nobody sees
 	algorithm      splitter
 	unknownPre     string
 }
@@ -61,7 +62,7 @@ func New(md Metadata) (*Tokenizer, error) {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrVocabulary, fmt.Sprintf(format, args...))
 	}
-	t := &Tokenizer{ids: map[string]int32{}, rstrip: map[int32]bool{}, eog: map[int32]bool{}, bos: -1, eos: -1}
+	t := &Tokenizer{ids: map[string]int32{}, lstrip: map[int32]bool{}, rstrip: map[int32]bool{}, eog: map[int32]bool{}, bos: -1, eos: -1}
 	t.tokens, _ = md.Value("tokenizer.ggml.tokens").([]string)
 	if len(t.tokens) == 0 {
 		return nil, bad("the file has no vocabulary (tokenizer.ggml.tokens)")
@@ -86,12 +87,14 @@ func New(md Metadata) (*Tokenizer, error) {
 	switch model {
 	case "gpt2":
 		err = t.setBPE(md, pre)
+	case "gemma4": // SentencePiece's way with spaces and bytes, and a list of merges
+		err = t.setBPE(md, model)
 	case "llama":
 		err = t.setSPM(md)
 	case "":
 		return nil, bad("the file names no tokenizer (tokenizer.ggml.model)")
 	default:
-		return nil, bad("tokenizer %q; known are gpt2 (byte-level BPE) and llama (SentencePiece)", model)
+		return nil, bad("tokenizer %q; known are gpt2 (byte-level BPE), gemma4 (BPE) and llama (SentencePiece)", model)
 	}
 	if err != nil {
 		return nil, err
@@ -153,12 +156,33 @@ func ints(v any) []int64 {
 	return out
 }
 
+// find gives the token with a text, -1 if there is none.
+func (t *Tokenizer) find(text string) int32 {
+	if id, ok := t.ids[text]; ok {
+		return id
+	}
+	return -1
+}
+
 // endings are texts of tokens that end an answer, whatever the metadata says.
+// Those of the last line are words of some vocabularies, which end nothing.
 var endings = []string{
 	"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
 	"<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "< EOT >", "_<EOT>", "<EOT>", "[EOT]", "[EOS]",
-	"<｜end▁of▁sentence｜>", "<end_of_utterance>", "<|END_OF_TURN_TOKEN|>", "<turn|>",
+	"<｜end▁of▁sentence｜>", "<end_of_utterance>", "<|END_OF_TURN_TOKEN|>", "<turn|>", "<|tool_response>", "[e~[",
+	"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+	"</s>", "<eos>",
 }
+
+// markers are texts of further control tokens that some files forget to mark.
+var markers = []string{
+	"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>",
+	"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|suffix|>",
+	"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>",
+}
+
+// enders are the keys of metadata that name tokens that end an answer.
+var enders = []string{"eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"}
 
 func (t *Tokenizer) setSpecial(md Metadata) {
 	if id := t.id(md, "tokenizer.ggml.bos_token_id"); id >= 0 {
@@ -167,7 +191,31 @@ func (t *Tokenizer) setSpecial(md Metadata) {
 	if id := t.id(md, "tokenizer.ggml.eos_token_id"); id >= 0 {
 		t.eos = id
 	}
-	for _, k := range []string{"eos", "eot", "eom"} {
+	t.setEndings(md)
+	for _, s := range markers {
+		t.mark(t.find(s))
+	}
+	for i, k := range t.types {
+		switch s := t.tokens[i]; k {
+		case typeUser:
+			t.user.add(s, int32(i))
+			t.all.add(s, int32(i))
+		case typeControl, typeUnknown:
+			t.all.add(s, int32(i))
+		}
+	}
+	t.setStrips(md)
+}
+
+// mark makes a token a control token.
+func (t *Tokenizer) mark(id int32) {
+	if id >= 0 && t.types[id] != typeUnknown {
+		t.types[id] = typeControl
+	}
+}
+
+func (t *Tokenizer) setEndings(md Metadata) {
+	for _, k := range enders {
 		if id := t.id(md, "tokenizer.ggml."+k+"_token_id"); id >= 0 {
 			t.eog[id] = true
 		}
@@ -177,94 +225,54 @@ func (t *Tokenizer) setSpecial(md Metadata) {
 			t.eog[int32(id)] = true
 		}
 	}
+	if _, ok := t.algorithm.(*spm); ok && t.eos >= 0 {
+		t.eog[t.eos] = true
+	}
 	for _, s := range endings {
-		if id, ok := t.ids[s]; ok {
-			t.eog[id] = true
-			if t.types[id] == typeNormal { // some files forget to mark them
-				t.types[id] = typeControl
+		id := t.find(s)
+		if id < 0 || t.types[id] == typeNormal && (s == "</s>" || s == "<eos>") {
+			continue
+		}
+		t.eog[id] = true
+		t.mark(id)
+	}
+	// Some models end messages, not answers, with <|end|>.
+	has := func(s string) bool { return t.find(s) >= 0 }
+	if has("<|return|>") && has("<|call|>") || has("<|flush|>") && (has("<|call|>") || has("<|calls|>")) {
+		delete(t.eog, t.find("<|end|>"))
+	}
+	if has("<|tool_response>") {
+		delete(t.eog, t.find("</s>"))
+	}
+}
+
+// setStrips names the tokens that take the blanks beside them along. Files do
+// not tell, so llama.cpp goes by the names of models.
+func (t *Tokenizer) setStrips(md Metadata) {
+	text := func(key string) string { s, _ := md.Value(key).(string); return strings.ToLower(s) }
+	among := func(s string, words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(s, w) })
+	}
+	switch name := text("general.name"); {
+	case among(text("tokenizer.ggml.pre"), "jina-v2-de", "jina-v2-es", "jina-v2-code"), among(text("general.architecture"), "nomic-bert-moe", "jina-bert-v3"):
+		t.lstrip[t.find("<mask>")] = true
+	case among(name, "phi-3", "phi3"):
+		for i, k := range t.types {
+			switch k {
+			case typeControl, typeUser, typeUnknown:
+				t.rstrip[int32(i)] = true
 			}
-		}
-	}
-	// gpt-oss ends messages, not answers, with <|end|>.
-	if end, ok := t.ids["<|end|>"]; ok {
-		_, ret := t.ids["<|return|>"]
-		_, call := t.ids["<|call|>"]
-		if ret && call {
-			delete(t.eog, end)
-		}
-	}
-	for i, k := range t.types {
-		if (k == typeControl || k == typeUser || k == typeUnknown) && t.tokens[i] != "" {
-			t.special = append(t.special, int32(i))
-		}
-	}
-	slices.SortStableFunc(t.special, func(a, b int32) int { return len(t.tokens[b]) - len(t.tokens[a]) })
-	name, _ := md.Value("general.name").(string)
-	if name = strings.ToLower(name); strings.Contains(name, "phi-3") || strings.Contains(name, "phi3") {
-		for _, id := range t.special {
-			t.rstrip[id] = true
 		}
 		for _, s := range []string{"<unk>", "<s>", "<|endoftext|>"} {
-			if id, ok := t.ids[s]; ok {
-				t.rstrip[id] = false
-			}
+			delete(t.rstrip, t.find(s))
 		}
+	case among(name, "modern-bert"):
+		t.lstrip[t.find("[MASK]")] = true
 	}
-}
-
-// piece is a run of plain text, or a token that stood in it.
-type piece struct {
-	text  string
-	token int32 // -1: text
-}
-
-// partition finds special tokens in a text, the longest first, as llama.cpp
-// does: control tokens only if asked to, user-defined ones always.
-func (t *Tokenizer) partition(text string, control bool) []piece {
-	pieces := []piece{{text, -1}}
-	if text == "" {
-		return pieces
-	}
-	for _, id := range t.special {
-		if k := t.types[id]; !control && (k == typeControl || k == typeUnknown) {
-			continue
-		}
-		word := t.tokens[id]
-		if !strings.Contains(text, word) {
-			continue
-		}
-		var next []piece
-		for _, p := range pieces {
-			if p.token >= 0 {
-				next = append(next, p)
-				continue
-			}
-			rest := p.text
-			for {
-				i := strings.Index(rest, word)
-				if i < 0 {
-					break
-				}
-				if i > 0 {
-					next = append(next, piece{rest[:i], -1})
-				}
-				next = append(next, piece{"", id})
-				rest = rest[i+len(word):]
-				if t.rstrip[id] {
-					rest = strings.TrimLeft(rest, " \t\n\v\f\r")
-				}
-			}
-			if rest != "" {
-				next = append(next, piece{rest, -1})
-			}
-		}
-		pieces = next
-	}
-	return pieces
 }
 
 // maxText is the longest text that is tokenized at once, in bytes.
-const maxText = 64 << 20
+const maxText = 16 << 20
 
 // Encode gives a text's tokens.
 func (t *Tokenizer) Encode(text string, opt EncodeOptions) ([]int32, error) {
@@ -276,23 +284,27 @@ func (t *Tokenizer) Encode(text string, opt EncodeOptions) ([]int32, error) {
 		out = append(out, t.bos)
 	}
 	afterSpecial := true
-	for _, p := range t.partition(text, opt.ParseSpecial) {
+	search := &t.user
+	if opt.ParseSpecial {
+		search = &t.all
+	}
+	for _, p := range t.partition(text, search) {
 		if p.token >= 0 {
 			out = append(out, p.token)
 			afterSpecial = true
 			continue
 		}
-		if p.text == "" {
-			continue
-		}
 		s := p.text
-		if t.spm {
-			if t.addSpace && afterSpecial {
-				s = " " + s
-			}
+		if t.addSpace && afterSpecial {
+			s = " " + s
+		}
+		if t.escape {
 			s = strings.ReplaceAll(s, " ", "▁")
 		}
-		out = t.algorithm.split(out, s)
+		var err error
+		if out, err = t.algorithm.split(out, s); err != nil {
+			return nil, err
+		}
 		afterSpecial = false
 	}
 	if opt.AddSpecial && t.addEOS && t.eos >= 0 {
@@ -341,18 +353,16 @@ func (t *Tokenizer) raw(id int32, special bool) string {
 			return ""
 		}
 		return s
-	case typeUser:
-		if t.spm {
-			return strings.ReplaceAll(s, "▁", " ")
-		}
-		return s
 	case typeByte:
 		if b, ok := hexByte(s); ok {
 			return string([]byte{b})
 		}
 	}
-	if t.spm {
+	if t.escape {
 		return strings.ReplaceAll(s, "▁", " ")
+	}
+	if t.types[id] == typeUser {
+		return s
 	}
 	return bytesOf(s)
 }
@@ -368,7 +378,7 @@ func hexByte(s string) (byte, bool) {
 }
 
 // Token is a token's text; bytes that are no text come as U+FFFD.
-func (t *Tokenizer) Token(id int32) string { return strings.ToValidUTF8(t.raw(id, true), "�") }
+func (t *Tokenizer) Token(id int32) string { return valid(t.raw(id, true)) }
 
 // Bytes are a token's own, which need not be whole characters.
 func (t *Tokenizer) Bytes(id int32) []byte { return []byte(t.raw(id, true)) }
@@ -381,10 +391,38 @@ func (t *Tokenizer) Decode(ids []int32, special bool) string {
 		b.WriteString(t.raw(id, special))
 	}
 	s := b.String()
-	if t.spm && t.addSpace {
+	if t.addSpace {
 		s = strings.TrimPrefix(s, " ")
 	}
-	return strings.ToValidUTF8(s, "�")
+	return valid(s)
+}
+
+// valid writes U+FFFD for what is not UTF-8: one for each beginning of a
+// character that does not go on, so that a text comes out the same in whatever
+// pieces it comes in.
+func valid(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && n == 1 {
+			n = broken(s)
+		}
+		b.WriteRune(r)
+		s = s[n:]
+	}
+	return b.String()
+}
+
+// broken is the length of the character that s begins with and never ends.
+func broken(s string) int {
+	n := 1
+	for n < min(3, len(s)) && !utf8.FullRuneInString(s[:n+1]) {
+		n++
+	}
+	return n
 }
 
 // Decoder makes text of tokens as they come, and never gives half a
@@ -410,14 +448,14 @@ func (d *Decoder) Push(id int32) string {
 			break
 		}
 	}
-	out := strings.ToValidUTF8(string(d.held[:n]), "�")
+	out := valid(string(d.held[:n]))
 	d.held = append(d.held[:0], d.held[n:]...)
 	return out
 }
 
 // Flush gives what is left when the answer ends.
 func (d *Decoder) Flush() string {
-	out := strings.ToValidUTF8(string(d.held), "�")
+	out := valid(string(d.held))
 	d.held = nil
 	return out
 }

@@ -1,0 +1,84 @@
+package jinja
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// ErrTemplate is wrapped by all errors: a template's own (raise_exception), or
+// that it cannot be read or rendered.
+var ErrTemplate = errors.New("the template refuses")
+
+const (
+	maxSource   = 1 << 20  // bytes of a template
+	maxRendered = 16 << 20 // bytes of what it writes
+)
+
+// Template is one that was read. It is safe for use by many at once.
+type Template struct{ body block }
+
+// Parse reads a template.
+func Parse(source string) (*Template, error) {
+	if len(source) > maxSource {
+		return nil, fmt.Errorf("%w: it cannot be read: it has %d KiB", ErrTemplate, len(source)>>10)
+	}
+	t := &Template{}
+	err := guard("it cannot be read: ", func() { t.body = parse(source) })
+	return t, err
+}
+
+// Render renders with variables, which are Go's: strings, numbers, slices, maps
+// with string keys, or a Dict or Func of this package. It takes no longer than
+// within.
+func (t *Template) Render(vars map[string]any, within time.Duration) (string, error) {
+	r := &run{out: &strings.Builder{}, deadline: time.Now().Add(within)}
+	err := guard("", func() {
+		values := make(map[string]any, len(vars))
+		for k, v := range vars {
+			values[k] = fromGo(v)
+		}
+		r.exec(t.body, (&scope{vars: values, outer: &scope{vars: globals}}).inner())
+	})
+	if err != nil {
+		return "", err
+	}
+	return r.out.String(), nil
+}
+
+// guard makes an error of what the interpreter panics with.
+func guard(doing string, f func()) (err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case failure:
+			err = fmt.Errorf("%w: %s%s", ErrTemplate, doing, r.message)
+		default: // a mistake of ours: worth a report, not the node
+			err = fmt.Errorf("%w: %sit failed: %v", ErrTemplate, doing, r)
+		}
+	}()
+	f()
+	return nil
+}
+
+// Dict makes a dict whose keys keep the order given: key, value, key, value.
+func Dict(pairs ...any) any {
+	d := newDict()
+	for i := 0; i+1 < len(pairs); i += 2 {
+		d.set(pairs[i], fromGo(pairs[i+1]))
+	}
+	return d
+}
+
+// Func makes a function that templates call with one text; its error is the
+// template's.
+func Func(f func(text string) (string, error)) any {
+	return callable(func(_ *run, a args) any {
+		out, err := f(str(a.must(0, "text")))
+		if err != nil {
+			fail("%s", err)
+		}
+		return out
+	})
+}

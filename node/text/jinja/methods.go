@@ -1,0 +1,571 @@
+package jinja
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// arg gives an argument by its place or name.
+func (a args) arg(i int, id string) (any, bool) {
+	if i < len(a.pos) {
+		return a.pos[i], true
+	}
+	for n, x := range a.names {
+		if x == id {
+			return a.named[n], true
+		}
+	}
+	return nil, false
+}
+
+func (a args) text(i int, id, other string) string {
+	v, ok := a.arg(i, id)
+	if !ok {
+		return other
+	}
+	s, ok := v.(string)
+	if !ok {
+		fail("%s is to be a text, not a %s", id, kind(v))
+	}
+	return s
+}
+
+func (a args) int(i int, id string, other int) int {
+	v, ok := a.arg(i, id)
+	if !ok || v == nil {
+		return other
+	}
+	n, ok := integer(v)
+	if !ok {
+		fail("%s is to be a number, not a %s", id, kind(v))
+	}
+	return int(max(min(n, 1<<31-1), -1<<31))
+}
+
+func (a args) bool(i int, id string, other bool) bool {
+	if v, ok := a.arg(i, id); ok {
+		return truth(v)
+	}
+	return other
+}
+
+// must gives an argument that has to be there.
+func (a args) must(i int, id string) any {
+	v, ok := a.arg(i, id)
+	if !ok {
+		fail("%s is missing", id)
+	}
+	return v
+}
+
+// method gives a method of a value, nil if it has none of this name. Those
+// that would change lists and dicts do not exist, as in Jinja's sandbox.
+func method(v any, id string) any {
+	switch x := v.(type) {
+	case string:
+		if m := stringMethods[id]; m != nil {
+			return callable(func(r *run, a args) any {
+				r.work(len(x) >> 6)
+				return m(r, x, a)
+			})
+		}
+	case *dict:
+		if m := dictMethods[id]; m != nil {
+			return callable(func(r *run, a args) any { return m(r, x, a) })
+		}
+	case []any, tuple:
+		if m := listMethods[id]; m != nil {
+			items, _ := sequence(v)
+			return callable(func(r *run, a args) any { return m(r, items, a) })
+		}
+	}
+	return nil
+}
+
+var dictMethods = map[string]func(*run, *dict, args) any{
+	"keys":   func(_ *run, d *dict, _ args) any { return slices.Clip(d.keys) },
+	"values": func(_ *run, d *dict, _ args) any { return slices.Clip(d.values) },
+	"items":  func(r *run, d *dict, _ args) any { return r.pairs(d) },
+	"copy":   func(_ *run, d *dict, _ args) any { return d },
+	"get": func(_ *run, d *dict, a args) any {
+		if v, ok := d.get(a.must(0, "key")); ok {
+			return v
+		}
+		v, _ := a.arg(1, "default")
+		return v
+	},
+}
+
+// pairs gives a dict's keys with their values.
+func (r *run) pairs(d *dict) []any {
+	r.charge(len(d.keys) * 5 * itemSize)
+	out := make([]any, len(d.keys))
+	for i, k := range d.keys {
+		out[i] = tuple{k, d.values[i]}
+	}
+	return out
+}
+
+var listMethods = map[string]func(*run, []any, args) any{
+	"copy": func(_ *run, l []any, _ args) any { return l },
+	"count": func(r *run, l []any, a args) any {
+		r.work(len(l))
+		n := int64(0)
+		for _, x := range l {
+			if equal(x, a.must(0, "value")) {
+				n++
+			}
+		}
+		return n
+	},
+	"index": func(r *run, l []any, a args) any {
+		r.work(len(l))
+		i := slices.IndexFunc(l, func(x any) bool { return equal(x, a.must(0, "value")) })
+		if i < 0 {
+			fail("the list has no such item")
+		}
+		return int64(i)
+	},
+}
+
+// stripped makes a method of one that takes away characters from an end.
+func stripped(left, right bool) func(*run, string, args) any {
+	return func(_ *run, s string, a args) any { return strip(s, a, left, right) }
+}
+
+func strip(s string, a args, left, right bool) string {
+	of := pySpace
+	if v, ok := a.arg(0, "chars"); ok && v != nil {
+		chars := a.text(0, "chars", "")
+		of = func(r rune) bool { return strings.ContainsRune(chars, r) }
+	}
+	if left {
+		s = strings.TrimLeftFunc(s, of)
+	}
+	if right {
+		s = strings.TrimRightFunc(s, of)
+	}
+	return s
+}
+
+// affixed makes a method that looks at a text's beginning or end, for one text
+// or any of several.
+func affixed(has func(s, affix string) bool) func(*run, string, args) any {
+	return func(_ *run, s string, a args) any {
+		v := a.must(0, "prefix")
+		if t, ok := v.(tuple); ok {
+			return slices.ContainsFunc(t, func(x any) bool { return has(s, str(x)) })
+		}
+		return has(s, a.text(0, "prefix", ""))
+	}
+}
+
+// placed makes a method that says where a text is, in characters.
+func placed(find func(s, sub string) int, must bool) func(*run, string, args) any {
+	return func(_ *run, s string, a args) any {
+		from := min(max(a.int(1, "start", 0), 0), len(s))
+		if from > 0 { // it counts characters
+			from = len(string([]rune(s)[:min(from, runes(s))]))
+		}
+		i := find(s[from:], a.text(0, "sub", ""))
+		if i < 0 {
+			if must {
+				fail("the text is not there")
+			}
+			return int64(-1)
+		}
+		return int64(runes(s[:from+i]))
+	}
+}
+
+// all makes a method that says whether a text is of such characters only.
+func all(of func(rune) bool) func(*run, string, args) any {
+	return func(_ *run, s string, _ args) any {
+		return s != "" && strings.IndexFunc(s, func(r rune) bool { return !of(r) }) < 0
+	}
+}
+
+// cased says whether a text has letters of the case, and none of the other.
+func inCase(of, other func(rune) bool) func(*run, string, args) any {
+	return func(_ *run, s string, _ args) any {
+		return strings.IndexFunc(s, of) >= 0 && strings.IndexFunc(s, other) < 0
+	}
+}
+
+func mapped(f func(string) string) func(*run, string, args) any {
+	return func(r *run, s string, _ args) any {
+		r.charge(len(s))
+		return f(s)
+	}
+}
+
+var stringMethods map[string]func(*run, string, args) any
+
+func init() { // as some refer to what refers to them
+	stringMethods = map[string]func(*run, string, args) any{
+		"strip": stripped(true, true), "lstrip": stripped(true, false), "rstrip": stripped(false, true),
+		"startswith": affixed(strings.HasPrefix), "endswith": affixed(strings.HasSuffix),
+		"find": placed(strings.Index, false), "rfind": placed(strings.LastIndex, false),
+		"index": placed(strings.Index, true), "rindex": placed(strings.LastIndex, true),
+		"upper": mapped(strings.ToUpper), "lower": mapped(strings.ToLower), "casefold": mapped(strings.ToLower),
+		"title": mapped(titled), "capitalize": mapped(capitalized), "swapcase": mapped(swapped),
+		"isdigit": all(unicode.IsDigit), "isdecimal": all(unicode.IsDigit), "isnumeric": all(unicode.IsNumber), "isalpha": all(unicode.IsLetter),
+		"isalnum": all(func(r rune) bool { return unicode.IsLetter(r) || unicode.IsNumber(r) }), "isspace": all(pySpace),
+		"isupper": inCase(unicode.IsUpper, unicode.IsLower), "islower": inCase(unicode.IsLower, unicode.IsUpper),
+		"split": func(r *run, s string, a args) any { return r.split(s, a, false) }, "rsplit": func(r *run, s string, a args) any { return r.split(s, a, true) },
+		"splitlines": splitLines,
+		"join":       func(r *run, s string, a args) any { return r.join(r.items(a.must(0, "iterable")), s) },
+		"replace": func(r *run, s string, a args) any {
+			return r.replace(s, a.text(0, "old", ""), a.text(1, "new", ""), a.int(2, "count", -1))
+		},
+		"count":        func(_ *run, s string, a args) any { return int64(strings.Count(s, a.text(0, "sub", ""))) },
+		"removeprefix": func(_ *run, s string, a args) any { return strings.TrimPrefix(s, a.text(0, "prefix", "")) },
+		"removesuffix": func(_ *run, s string, a args) any { return strings.TrimSuffix(s, a.text(0, "suffix", "")) },
+		"partition": func(_ *run, s string, a args) any {
+			sep := a.text(0, "sep", "")
+			if i := strings.Index(s, sep); i >= 0 && sep != "" {
+				return tuple{s[:i], sep, s[i+len(sep):]}
+			}
+			return tuple{s, "", ""}
+		},
+		"rpartition": func(_ *run, s string, a args) any {
+			sep := a.text(0, "sep", "")
+			if i := strings.LastIndex(s, sep); i >= 0 && sep != "" {
+				return tuple{s[:i], sep, s[i+len(sep):]}
+			}
+			return tuple{"", "", s}
+		},
+		"ljust":  func(r *run, s string, a args) any { return s + r.padding(s, a, a.text(1, "fillchar", " ")) },
+		"rjust":  func(r *run, s string, a args) any { return r.padding(s, a, a.text(1, "fillchar", " ")) + s },
+		"center": func(r *run, s string, a args) any { return r.centered(s, a, a.text(1, "fillchar", " ")) },
+		"zfill": func(r *run, s string, a args) any {
+			sign := ""
+			if s != "" && (s[0] == '-' || s[0] == '+') {
+				sign = s[:1]
+			}
+			return sign + r.padding(s, a, "0") + s[len(sign):]
+		},
+		"format": func(r *run, s string, a args) any { return r.formatFields(s, a) },
+	}
+}
+
+func titled(s string) string {
+	inWord := false
+	return strings.Map(func(r rune) rune {
+		out := unicode.ToTitle(r)
+		if inWord {
+			out = unicode.ToLower(r)
+		}
+		inWord = unicode.IsLetter(r)
+		return out
+	}, s)
+}
+
+func capitalized(s string) string {
+	_, n := utf8.DecodeRuneInString(s)
+	return strings.ToTitle(s[:n]) + strings.ToLower(s[n:])
+}
+
+func swapped(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsUpper(r) {
+			return unicode.ToLower(r)
+		}
+		return unicode.ToUpper(r)
+	}, s)
+}
+
+// padding is what a text lacks to be as wide as asked.
+func (r *run) padding(s string, a args, fill string) string {
+	n := max(0, a.int(0, "width", 0)-runes(s))
+	r.charge(n * len(fill))
+	return strings.Repeat(fill, n)
+}
+
+func (r *run) centered(s string, a args, fill string) string {
+	pad := r.padding(s, a, fill)
+	if fill == "" {
+		return s
+	}
+	n := len(pad) / len(fill)
+	width := n + runes(s)
+	left := n/2 + (n & width & 1) // where Python puts the odd one
+	return strings.Repeat(fill, left) + s + strings.Repeat(fill, n-left)
+}
+
+func (r *run) replace(s, old, with string, count int) string {
+	n := strings.Count(s, old)
+	if count >= 0 {
+		n = min(n, count)
+	}
+	r.charge(len(s) + n*len(with))
+	return strings.Replace(s, old, with, count)
+}
+
+func (r *run) join(items []any, sep string) string {
+	texts := make([]string, len(items))
+	n := 0
+	for i, x := range items {
+		texts[i] = str(x)
+		n += len(texts[i]) + len(sep)
+	}
+	r.charge(n)
+	return strings.Join(texts, sep)
+}
+
+// split cuts a text at blanks or at what is given, from either end.
+func (r *run) split(s string, a args, fromEnd bool) []any {
+	most := a.int(1, "maxsplit", -1)
+	v, ok := a.arg(0, "sep")
+	var parts []string
+	switch {
+	case !ok || v == nil:
+		parts = splitBlanks(s, most, fromEnd)
+	default:
+		sep := a.text(0, "sep", "")
+		if sep == "" {
+			fail("split() takes no empty separator")
+		}
+		parts = strings.Split(s, sep)
+		if n := len(parts) - 1; most >= 0 && n > most {
+			if fromEnd {
+				parts = append([]string{strings.Join(parts[:n-most+1], sep)}, parts[n-most+1:]...)
+			} else {
+				parts = append(parts[:most:most], strings.Join(parts[most:], sep))
+			}
+		}
+	}
+	return r.texts(parts)
+}
+
+func (r *run) texts(parts []string) []any {
+	r.charge(len(parts) * 2 * itemSize)
+	out := make([]any, len(parts))
+	for i, p := range parts {
+		out[i] = p
+	}
+	return out
+}
+
+func splitBlanks(s string, most int, fromEnd bool) []string {
+	if most < 0 {
+		return strings.FieldsFunc(s, pySpace)
+	}
+	var parts []string
+	if fromEnd {
+		for s = strings.TrimRightFunc(s, pySpace); s != "" && len(parts) < most; s = strings.TrimRightFunc(s, pySpace) {
+			i := strings.LastIndexFunc(s, pySpace)
+			_, n := utf8.DecodeRuneInString(s[max(i, 0):])
+			if i < 0 {
+				i, n = 0, 0
+			}
+			parts = append(parts, s[i+n:])
+			s = s[:i]
+		}
+		if s != "" {
+			parts = append(parts, s)
+		}
+		slices.Reverse(parts)
+		return parts
+	}
+	for s = strings.TrimLeftFunc(s, pySpace); s != "" && len(parts) < most; s = strings.TrimLeftFunc(s, pySpace) {
+		i := strings.IndexFunc(s, pySpace)
+		if i < 0 {
+			i = len(s)
+		}
+		parts = append(parts, s[:i])
+		s = s[i:]
+	}
+	if s != "" {
+		parts = append(parts, s)
+	}
+	return parts
+}
+
+func splitLines(r *run, s string, a args) any {
+	keep := a.bool(0, "keepends", false)
+	var parts []string
+	for s != "" {
+		i := strings.IndexAny(s, "\n\r\v\f\x1c\x1d\x1e\u0085\u2028\u2029")
+		if i < 0 {
+			parts = append(parts, s)
+			break
+		}
+		_, n := utf8.DecodeRuneInString(s[i:])
+		if strings.HasPrefix(s[i:], "\r\n") {
+			n = 2
+		}
+		if keep {
+			parts = append(parts, s[:i+n])
+		} else {
+			parts = append(parts, s[:i])
+		}
+		s = s[i+n:]
+	}
+	return r.texts(parts)
+}
+
+// format writes values into a text as Python's % does.
+func (r *run) format(s string, values []any) string {
+	var b strings.Builder
+	at := 0
+	value := func() any {
+		if at >= len(values) {
+			fail("a format has more places than values")
+		}
+		at++
+		return values[at-1]
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			b.WriteByte(s[i])
+			continue
+		}
+		spec := formatSpec(s[i+1:])
+		i += len(spec)
+		if spec == "%" {
+			b.WriteByte('%')
+			continue
+		}
+		if spec == "" {
+			fail("a format ends in the middle")
+		}
+		out := r.formatted(spec, value())
+		r.charge(len(out))
+		b.WriteString(out)
+	}
+	r.charge(len(s))
+	if at < len(values) {
+		fail("a format has fewer places than values")
+	}
+	return b.String()
+}
+
+// formatSpec is what follows a % up to its letter.
+func formatSpec(s string) string {
+	i := strings.IndexFunc(s, func(r rune) bool { return !strings.ContainsRune("-+ #0123456789.", r) })
+	if i < 0 {
+		return ""
+	}
+	_, n := utf8.DecodeRuneInString(s[i:])
+	return s[:i+n]
+}
+
+func (r *run) formatted(spec string, v any) string {
+	letter := spec[len(spec)-1]
+	flags := strings.TrimRight(spec[:len(spec)-1], "0123456789.")
+	digits := spec[len(flags) : len(spec)-1]
+	for strings.HasPrefix(digits, "0") {
+		flags, digits = flags+"0", digits[1:]
+	}
+	w, p, precise := strings.Cut(digits, ".")
+	width, _ := strconv.Atoi(w)
+	precision := 6
+	if precise {
+		precision, _ = strconv.Atoi(p)
+	}
+	if width > 1<<16 || precision > 1<<10 {
+		fail("a format asks for too much")
+	}
+	out := ""
+	f, isNumber := number(v)
+	switch {
+	case letter == 's':
+		if out = str(v); precise {
+			out = string([]rune(out)[:min(precision, runes(out))])
+		}
+	case letter == 'r':
+		var b strings.Builder
+		repr(&b, v, 0)
+		out = b.String()
+	case !isNumber:
+		fail("%%%c takes a number, not a %s", letter, kind(v))
+	case letter == 'd' || letter == 'i':
+		out = strconv.FormatInt(int64(f), 10)
+		if n, ok := integer(v); ok {
+			out = strconv.FormatInt(n, 10)
+		}
+	case letter == 'f' || letter == 'e' || letter == 'g':
+		out = strconv.FormatFloat(f, letter, precision, 64)
+	case letter == 'x':
+		n, _ := integer(v)
+		out = strconv.FormatInt(n, 16)
+	default:
+		fail("%%%c is no format", letter)
+	}
+	if isNumber && strings.Contains(flags, "+") && f >= 0 {
+		out = "+" + out
+	}
+	pad := max(0, width-runes(out))
+	switch {
+	case strings.Contains(flags, "-"):
+		return out + strings.Repeat(" ", pad)
+	case strings.Contains(flags, "0") && isNumber:
+		sign := len(out) - len(strings.TrimLeft(out, "+-"))
+		return out[:sign] + strings.Repeat("0", pad) + out[sign:]
+	}
+	return strings.Repeat(" ", pad) + out
+}
+
+// formatFields writes arguments into a text's {}, {0} and {name}.
+func (r *run) formatFields(s string, a args) string {
+	var b strings.Builder
+	next := 0
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if (c == '{' || c == '}') && i+1 < len(s) && s[i+1] == c {
+			b.WriteByte(c)
+			i++
+			continue
+		}
+		if c != '{' {
+			b.WriteByte(c)
+			continue
+		}
+		end := strings.IndexByte(s[i:], '}')
+		if end < 0 {
+			fail("format(): a { has no }")
+		}
+		field, spec, _ := strings.Cut(s[i+1:i+end], ":")
+		i += end
+		at, err := strconv.Atoi(field)
+		if field == "" {
+			at, err = next, nil
+			next++
+		}
+		var v any
+		if err == nil {
+			v = a.must(at, "")
+		} else {
+			v = a.must(1<<30, field)
+		}
+		out := str(v)
+		if spec != "" {
+			out = r.formatted(percentSpec(spec, v), v)
+		}
+		r.charge(len(out))
+		b.WriteString(out)
+	}
+	r.charge(len(s))
+	return b.String()
+}
+
+// percentSpec writes what follows the colon of a field as it would follow a %.
+func percentSpec(spec string, v any) string {
+	_, text := v.(string)
+	left := text && spec[0] != '>' || spec[0] == '<'
+	spec = strings.TrimLeft(spec, "<>")
+	if spec == "" || !strings.Contains("sdfegx", spec[len(spec)-1:]) {
+		spec += map[bool]string{true: "s", false: "g"}[text]
+		if _, ok := integer(v); ok {
+			spec = spec[:len(spec)-1] + "d"
+		}
+	}
+	if left {
+		spec = "-" + spec
+	}
+	return spec
+}

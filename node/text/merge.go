@@ -1,0 +1,127 @@
+package text
+
+// symbol is a part of a word, in a list that merging shortens.
+type symbol struct {
+	at, size   int32 // in the word's bytes; size 0: merged into the one before
+	prev, next int32 // -1: none
+	id         int32 // -1: of no vocabulary
+}
+
+// candidate is a pair of neighbours that may merge, or anything else that
+// waits for its turn: the lowest key first, of equals the leftmost.
+type candidate struct {
+	key         float64
+	left, right int32
+	size        int32 // of both, by which one sees that they are as they were
+	id          int32 // of what they make
+}
+
+func (c candidate) before(o candidate) bool {
+	return c.key < o.key || c.key == o.key && c.left < o.left
+}
+
+// candidates is a heap.
+type candidates []candidate
+
+func (h *candidates) push(c candidate) {
+	*h = append(*h, c)
+	s := *h
+	i := len(s) - 1
+	for i > 0 {
+		up := (i - 1) / 2
+		if !c.before(s[up]) {
+			break
+		}
+		s[i] = s[up]
+		i = up
+	}
+	s[i] = c
+}
+
+func (h *candidates) pop() candidate {
+	s := *h
+	top, last := s[0], s[len(s)-1]
+	s = s[:len(s)-1]
+	*h = s
+	i := 0
+	for {
+		down := 2*i + 1
+		if down >= len(s) {
+			break
+		}
+		if down+1 < len(s) && s[down+1].before(s[down]) {
+			down++
+		}
+		if !s[down].before(last) {
+			break
+		}
+		s[i] = s[down]
+		i = down
+	}
+	if len(s) > 0 {
+		s[i] = last
+	}
+	return top
+}
+
+// merger merges the symbols of one word after another; its memory is reused.
+type merger struct {
+	syms  []symbol
+	queue candidates
+	// join says what two neighbours make, and the lower key the sooner.
+	join func(left, right symbol) (id int32, key float64, ok bool)
+}
+
+func (m *merger) reset() { m.syms, m.queue = m.syms[:0], m.queue[:0] }
+
+// add puts a symbol at the word's end.
+func (m *merger) add(size int, id int32) {
+	n := int32(len(m.syms))
+	s := symbol{size: int32(size), prev: n - 1, next: -1, id: id}
+	if n > 0 {
+		last := &m.syms[n-1]
+		s.at, last.next = last.at+last.size, n
+	}
+	m.syms = append(m.syms, s)
+}
+
+func (m *merger) consider(left, right int32) {
+	if left < 0 || right < 0 {
+		return
+	}
+	l, r := m.syms[left], m.syms[right]
+	if id, key, ok := m.join(l, r); ok {
+		m.queue.push(candidate{key, left, right, l.size + r.size, id})
+	}
+}
+
+// merge joins neighbours, the best pair first, until no pair makes anything.
+func (m *merger) merge() {
+	for i := 1; i < len(m.syms); i++ {
+		m.consider(int32(i-1), int32(i))
+	}
+	for len(m.queue) > 0 {
+		c := m.queue.pop()
+		l, r := &m.syms[c.left], &m.syms[c.right]
+		if l.size == 0 || r.size == 0 || l.size+r.size != c.size {
+			continue // one of them has merged otherwise since
+		}
+		l.size, l.id, l.next = c.size, c.id, r.next
+		r.size = 0
+		if r.next >= 0 {
+			m.syms[r.next].prev = c.left
+		}
+		m.consider(l.prev, c.left)
+		m.consider(c.left, l.next)
+	}
+}
+
+// each calls f for what is left, from first to last.
+func (m *merger) each(f func(symbol)) {
+	if len(m.syms) == 0 {
+		return
+	}
+	for i := int32(0); i >= 0; i = m.syms[i].next {
+		f(m.syms[i])
+	}
+}
