@@ -50,18 +50,18 @@ const (
 	global = 1
 )
 
-type shift = func(ctx ml.Context, layer int, key, shift ml.Tensor) (ml.Tensor, error)
-
 // windowed makes a cache for models that alternate between a sliding window
-// of w tokens and full attention. It remembers extra tokens more than the
-// window, so that so many can be taken back.
-func windowed(w, extra int32, s shift) *kvcache.WrapperCache {
+// of w tokens, the current one included, and full attention. It remembers extra
+// tokens more than the window, so that so many can be taken back.
+func windowed(w, extra int32) *kvcache.WrapperCache {
 	if w <= 0 || w > math.MaxInt32-extra { // none, or one that no context fills
-		return kvcache.NewWrapperCache(kvcache.NewCausalCache(s), kvcache.NewCausalCache(s))
+		return kvcache.NewWrapperCache(everything(), everything())
 	}
-	w = max(1, w-1) // the library's window does not count the token itself
-	return kvcache.NewWrapperCache(kvcache.NewSWAMemCache(w, w+extra, s), kvcache.NewCausalCache(s))
+	return kvcache.NewWrapperCache(newPages(w-1, w-1+extra), everything())
 }
+
+// everything is a cache of full attention.
+func everything() *pages { return newPages(math.MaxInt32, math.MaxInt32) }
 
 // adapt finds the parts of a loaded model.
 func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
@@ -77,25 +77,25 @@ func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
 	}
 	switch m := m.(type) {
 	case *llama.Model:
-		a.embedding, a.norm, a.output, a.cache = m.TokenEmbedding, m.OutputNorm, m.Output, m.Cache
+		a.embedding, a.norm, a.output, a.cache = m.TokenEmbedding, m.OutputNorm, m.Output, everything()
 		a.block = func(ctx ml.Context, i int, h ml.Tensor, s *step) ml.Tensor {
 			a.cache.SetLayer(i)
 			return m.Layers[i].Forward(ctx, h, s.positions, s.outputs, a.cache, &m.Options)
 		}
 	case *qwen2.Model:
-		a.embedding, a.norm, a.output, a.cache = m.TokenEmbedding, m.OutputNorm, m.Output, m.Cache
+		a.embedding, a.norm, a.output, a.cache = m.TokenEmbedding, m.OutputNorm, m.Output, everything()
 		a.block = func(ctx ml.Context, i int, h ml.Tensor, s *step) ml.Tensor {
 			a.cache.SetLayer(i)
 			return m.Layers[i].Forward(ctx, h, s.positions, s.outputs, a.cache, &m.Options)
 		}
 	case *qwen3.Model:
-		a.embedding, a.norm, a.output, a.cache = m.TokenEmbedding, m.OutputNorm, m.Output, m.Cache
+		a.embedding, a.norm, a.output, a.cache = m.TokenEmbedding, m.OutputNorm, m.Output, everything()
 		a.block = func(ctx ml.Context, i int, h ml.Tensor, s *step) ml.Tensor {
 			a.cache.SetLayer(i)
 			return m.Layers[i].Forward(ctx, h, s.positions, s.outputs, a.cache, m.Options)
 		}
 	case *deepseek2.Model:
-		a.embedding, a.norm, a.output, a.cache = m.TokenEmbedding, m.OutputNorm, m.Output, m.Cache
+		a.embedding, a.norm, a.output, a.cache = m.TokenEmbedding, m.OutputNorm, m.Output, everything()
 		if n := c.Uint("attention.key_length_mla"); n > 0 {
 			// The library scales by the length of the latent key, where the
 			// model was trained with the length of a head's key.
@@ -113,7 +113,7 @@ func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
 		a.embedding, a.norm, a.output = m.TokenEmbedding, m.OutputNorm, m.Output
 		a.scale = math.Sqrt(float64(c.Uint("embedding_length")))
 		a.softcap = float64(c.Float("final_logit_softcapping"))
-		w := windowed(window, extra, m.Shift)
+		w := windowed(window, extra)
 		w.SetConfig(ml.CacheConfig{}) // its attention is written out and wants plain tensors
 		a.cache = w
 		if a.blocks == 46 { // the 27B model scales queries by another length
@@ -134,14 +134,14 @@ func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
 		if a.blocks != 26 || uint32(window) >= c.Uint("context_length") { // the 1B files name a cap that the model has not
 			a.softcap = float64(c.Float("final_logit_softcapping"))
 		}
-		a.cache = windowed(window, extra, t.Shift)
+		a.cache = windowed(window, extra)
 		a.block = func(ctx ml.Context, i int, h ml.Tensor, s *step) ml.Tensor {
 			swaps(i, (i+1)%6 != 0)
 			return t.Layers[i].Forward(ctx, i, h, s.positions, s.outputs, a.cache, t.TextConfig)
 		}
 	case *mistral3.Model:
 		t := m.TextModel
-		a.embedding, a.norm, a.output, a.cache = t.TokenEmbedding, t.OutputNorm, t.Output, m.Cache
+		a.embedding, a.norm, a.output, a.cache = t.TokenEmbedding, t.OutputNorm, t.Output, everything()
 		original, beta := float64(c.Uint("rope.scaling.original_context_length")), float64(c.Float("rope.scaling_beta", 0.1))
 		a.prepare = func(ctx ml.Context, s *step) {
 			scale := make([]float32, len(s.pos))
@@ -159,14 +159,14 @@ func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
 		}
 	case *gptoss.Transformer:
 		a.embedding, a.norm, a.output = m.TokenEmbedding, m.OutputNorm, m.Output
-		a.cache = windowed(window, extra, m.Shift)
+		a.cache = windowed(window, extra)
 		a.block = func(ctx ml.Context, i int, h ml.Tensor, s *step) ml.Tensor {
 			swaps(i, i%2 == 0)
 			return m.TransformerBlocks[i].Forward(ctx, h, s.positions, s.outputs, a.cache, &m.Options)
 		}
 	case *olmo3.Model:
 		a.embedding, a.norm, a.output = m.TokenEmbedding, m.OutputNorm, m.Output
-		a.cache = windowed(window, extra, m.Shift)
+		a.cache = windowed(window, extra)
 		pattern := c.Bools("attention.sliding_window_pattern")
 		if len(pattern) != a.blocks {
 			return nil, fmt.Errorf("%w: olmo3 with a sliding window pattern of %d for %d blocks", ErrUnsupported, len(pattern), a.blocks)

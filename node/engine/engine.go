@@ -95,7 +95,7 @@ type Engine interface {
 	Run(ctx context.Context, b *Batch) (*Result, error)
 	// Remove forgets a sequence's positions >= from.
 	Remove(seq int, from int32) error
-	// CopyPrefix makes dst share src's positions < n.
+	// CopyPrefix makes dst share src's positions < n, a multiple of 32.
 	CopyPrefix(src, dst int, n int32) error
 	Close() error
 }

@@ -221,12 +221,19 @@ func testPrefix(t *testing.T, c chain, prompt []int32, p sample.Params) {
 	t.Helper()
 	first := c.prefill(t, 0, prompt, 16, p)
 	want := c.goOn(t, 0, len(prompt), first.ID, 10, p)
+	whole := len(prompt) / page * page // whole pages are shared
 	for _, e := range c {
-		if err := e.CopyPrefix(0, 1, int32(len(prompt))); err != nil {
+		if err := e.CopyPrefix(0, 1, int32(whole)); err != nil {
 			t.Fatal(err)
+		}
+		if err := e.CopyPrefix(0, 2, int32(whole)+1); !errors.Is(err, ErrBatch) {
+			t.Errorf("a prefix that ends in a page: %v", err)
 		}
 	}
 	c.remove(t, 0, 0)
+	for at := whole; at < len(prompt); at += 16 {
+		c.pass(t, 1, at, prompt[at:min(at+16, len(prompt))], nil)
+	}
 	if got := c.goOn(t, 1, len(prompt), first.ID, 10, p); !slices.Equal(got, want) {
 		t.Errorf("on a copied prefix: %v, want %v", got, want)
 	}
