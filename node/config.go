@@ -12,6 +12,7 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 
+	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -35,6 +36,7 @@ type Config struct {
 	KVType      string        // "f16" or "f32"
 	KVTokens    int           // KV cells a span; 0: from Memory
 	MaxSessions int           // at once and span; 0: 32
+	Lend        lend.Rules    // when to lend; the zero value: always but on battery
 	DrainTime   time.Duration // for running sessions to find other stages when this one leaves; 0: 30 s
 	Quota       int64         // bytes of disk for unpinned shards; 0: no limit
 	InProcess   bool          // run engines in this process: for tests
@@ -99,6 +101,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 32
+	}
+	if err := c.Lend.Check(); err != nil {
+		return configError{err}
 	}
 	if c.DrainTime == 0 {
 		c.DrainTime = 30 * time.Second

@@ -44,16 +44,7 @@ func (t *Testnet) writeStateLocked() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(t.state), ".testnet-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(b, '\n'))
-	if err := errors.Join(err, f.Close()); err != nil {
-		os.Remove(f.Name())
-		return err
-	}
-	return os.Rename(f.Name(), t.state)
+	return replaceFile(t.state, append(b, '\n'))
 }
 
 // ClientHome makes a fresh directory for a client that knows this network and

@@ -25,6 +25,7 @@ type Config struct {
 	Replicas int         // nodes a span; 0 is 1
 	Model    string      // a GGUF file, what `shoal model add` takes besides, or "" for TinyModel
 	Link     link.Params // between any two nodes; the zero value is plain loopback
+	Cuts     bool        // links can be cut; nodes then are on the emulated link whatever Link says
 
 	Dir     string   // of the network; "": a temporary one, removed by Close
 	Keep    bool     // do not remove a temporary Dir

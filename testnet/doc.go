@@ -1,7 +1,8 @@
 // Package testnet runs a network of shoal nodes on this machine: separate
 // processes of the real binary, each with its own directory, ports and log,
 // with emulated distance between them (package link). cmd/shoal exposes it as
-// `shoal testnet`; tests and benchmarks use it directly. Networks in one
+// `shoal testnet`; tests and benchmarks use it directly. Faults while sessions
+// run, and a report of what they did, are package scenario; networks in one
 // process and virtual time are package sim.
 //
 //	t, err := testnet.Start(ctx, testnet.Config{Binary: "bin/shoal", Nodes: 3})
@@ -18,6 +19,9 @@
 // (`shoal node --json-events`): that is the whole interface, besides flags and
 // signals. Ports are the system's choice at the first start, read from the
 // events, and kept over restarts.
+//
+// Links can be cut and healed while nodes run (Cut): each node reads a file of
+// the addresses that it does not reach, in the network's directory.
 //
 // Blocks are divided evenly over Nodes/Replicas stages; node i serves stage
 // i modulo the number of stages. A network with more nodes than blocks has

@@ -23,13 +23,13 @@ func (t *Testnet) importModel(ctx context.Context) ([]Span, error) {
 	}
 	// The block count is known only after an import: the first node begins with
 	// one block, which is part of its span whatever that will be.
-	t.emit(Event{Node: nodeName(0), Event: EventImport, From: 0, To: 1})
+	t.emit(Event{Node: NodeName(0), Event: EventImport, From: 0, To: 1})
 	if t.model, err = t.modelAdd(ctx, t.nodeDir(0), Span{0, 1}, source); err != nil {
 		return nil, err
 	}
 	spans := divide(t.model.Blocks, t.conf.Nodes, t.conf.Replicas)
 	for i, span := range spans {
-		t.emit(Event{Node: nodeName(i), Event: EventImport, From: span.From, To: span.To})
+		t.emit(Event{Node: NodeName(i), Event: EventImport, From: span.From, To: span.To})
 		m, err := t.modelAdd(ctx, t.nodeDir(i), span, source)
 		if err != nil {
 			return nil, err

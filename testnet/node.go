@@ -68,9 +68,13 @@ func (t *Testnet) run(n *node) error {
 		argv = append(argv, "--bootstrap", strings.Join(b, ","))
 	}
 	argv = append(argv, t.conf.Args...)
-	env := baseEnv()
-	if l := t.conf.Link.String(); l != "" {
-		env = append(env, "SHOAL_LINK="+l)
+	env := append(baseEnv(), "SHOAL_PAUSE_LOAD=0", "SHOAL_LEND_ON_BATTERY=true") // nodes are load to each other
+	l := t.conf.Link
+	if t.conf.Cuts {
+		l.Cuts = CutsFile(t.conf.Dir, n.Name)
+	}
+	if !l.IsZero() {
+		env = append(env, "SHOAL_LINK="+l.String())
 	}
 	env = append(env, t.conf.Env...)
 

@@ -22,6 +22,7 @@ type Testnet struct {
 	clients int
 	state   string        // where to keep the state file, once asked for
 	changed chan struct{} // closed and replaced when a node's state changes
+	cuts    []*cut
 	closed  bool
 	gateway gateway
 
@@ -121,17 +122,18 @@ func (t *Testnet) start(ctx context.Context) error {
 
 // nodeDir is the home of the i-th node, from 0.
 func (t *Testnet) nodeDir(i int) string {
-	return filepath.Join(t.conf.Dir, nodeName(i))
+	return filepath.Join(t.conf.Dir, NodeName(i))
 }
 
-func nodeName(i int) string { return fmt.Sprintf("node%d", i+1) }
+// NodeName is the name of the i-th node, from 0.
+func NodeName(i int) string { return fmt.Sprintf("node%d", i+1) }
 
 func (t *Testnet) addNode(span string) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := len(t.nodes)
 	dir := t.nodeDir(i)
-	n := &node{Node: Node{Name: nodeName(i), Dir: dir, Log: filepath.Join(dir, "node.log")}, span: span}
+	n := &node{Node: Node{Name: NodeName(i), Dir: dir, Log: filepath.Join(dir, "node.log")}, span: span}
 	t.nodes = append(t.nodes, n)
 	return n
 }
@@ -318,6 +320,21 @@ func (t *Testnet) Signal(name string, sig syscall.Signal) error {
 		return fmt.Errorf("%s does not run", name)
 	}
 	return p.signal(sig)
+}
+
+// SignalEngine sends a signal to the process of a node's engine: SIGKILL is its
+// crash, which the node survives; SIGSTOP makes it hang.
+func (t *Testnet) SignalEngine(name string, sig syscall.Signal) error {
+	n, err := t.find(name)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n.EnginePID == 0 {
+		return fmt.Errorf("%s has no engine that runs", name)
+	}
+	return syscall.Kill(n.EnginePID, sig)
 }
 
 // Restart starts a node that has ended, in its old directory and on its old

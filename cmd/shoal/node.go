@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2/altsrc"
 
 	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/testnet/link"
 )
 
@@ -48,6 +49,10 @@ func nodeCommand() *cli.Command {
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "sessions at once"}),
 		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "for running sessions to move to other nodes when this one leaves"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "GPU to use; may be repeated (default: all found)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "lend-hours", EnvVars: []string{"SHOAL_LEND_HOURS"}, Usage: "local times to lend in, such as \"22:00-07:00\" or \"mon-fri 20:00-08:00, sat-sun\" (default: always)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause-load", Value: fmt.Sprintf("%.0f%%", 100*lend.DefaultPauseLoad), EnvVars: []string{"SHOAL_PAUSE_LOAD"}, Usage: "pause while other programs use this `PART` of the machine's cores, such as 40% or 0.4; 0: never"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "lend-on-battery", EnvVars: []string{"SHOAL_LEND_ON_BATTERY"}, Usage: "do not pause while the machine runs on battery"}),
+		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "resume-after", Value: lend.DefaultResume, EnvVars: []string{"SHOAL_RESUME_AFTER"}, Usage: "lend again when others have left the machine alone for so long, or it had mains"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "quota", EnvVars: []string{"SHOAL_QUOTA"}, Usage: "disk for models without a pin, such as 50GiB (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "activations of own sessions on the wire: f32 (exact), f16, q8_0"}),
 		&cli.BoolFlag{Name: "json-events", Usage: "print a JSON object a line for what happens"},
@@ -126,6 +131,9 @@ func runNode(c *cli.Context) error {
 	if cfg.Quota, err = parseSize("--quota", c.String("quota")); err != nil {
 		return err
 	}
+	if cfg.Lend, err = lendRules(c); err != nil {
+		return err
+	}
 	for _, m := range splitList(c.StringSlice("model")) {
 		cfg.Serve = append(cfg.Serve, node.ServeSpec{Model: m, Span: c.String("span")})
 	}
@@ -143,6 +151,21 @@ func runNode(c *cli.Context) error {
 		err = cerr
 	}
 	return err
+}
+
+// lendRules reads when to lend; how much is memory, threads and devices.
+func lendRules(c *cli.Context) (r lend.Rules, err error) {
+	if r.Hours, err = lend.ParseHours(c.String("lend-hours")); err != nil {
+		return r, usageError{"--lend-hours: " + err.Error()}
+	}
+	if r.PauseLoad, err = lend.ParseLoad(c.String("pause-load")); err != nil {
+		return r, usageError{"--pause-load: " + err.Error()}
+	}
+	r.OnBattery = c.Bool("lend-on-battery")
+	if r.Resume = c.Duration("resume-after"); r.Resume <= 0 {
+		return r, usageError{"--resume-after must be more than nothing"}
+	}
+	return r, nil
 }
 
 func jsonEvents(w io.Writer) func(node.Event) {

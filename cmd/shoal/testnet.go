@@ -37,6 +37,7 @@ func testnetCommand() *cli.Command {
 		Name: "testnet", Usage: "run a network of many nodes on this machine", ArgsUsage: "[-- COMMAND ARGS]",
 		Description: "Without a command: prints what there is and runs until Ctrl-C. With one: runs it once the route is ready, with SHOAL_HOME, SHOAL_API,\nOPENAI_BASE_URL and SHOAL_TESTNET in its environment, and exits with its status.",
 		Flags:       append(testnetFlags(), jsonFlag()), Action: runTestnet,
+		Subcommands: []*cli.Command{churnCommand()}, HideHelpCommand: true,
 	}
 }
 
@@ -82,9 +83,13 @@ func startTestnet(c *cli.Context) (*testnet.Testnet, error) {
 
 // startGateway runs a light client with an API of its own in this process.
 func startGateway(c *cli.Context, p link.Params, home string, bootstrap []string) (string, func(), error) {
+	return startGatewayLog(c, p, home, bootstrap, slog.Default())
+}
+
+func startGatewayLog(c *cli.Context, p link.Params, home string, bootstrap []string, log *slog.Logger) (string, func(), error) {
 	listening := make(chan string, 1)
 	n, err := node.New(node.Config{
-		Home: home, Version: version, Client: true, NoMDNS: true, Bootstrap: bootstrap, API: "127.0.0.1:0", Log: slog.Default(),
+		Home: home, Version: version, Client: true, NoMDNS: true, Bootstrap: bootstrap, API: "127.0.0.1:0", Log: log,
 		Network: p.LibP2POptions(), ListenAddrs: loopbackAddrs(),
 		Events: func(e node.Event) {
 			if e.Event == "listening" {

@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"node/engine":        nil,
 	"node/engine/sample": nil,
 	"node/exchange":      {"protocol"},
+	"node/lend":          nil,
 	"node/network":       {"protocol"},
 	"node/route":         {"protocol"},
 	"node/session":       {"protocol"},

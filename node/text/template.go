@@ -58,15 +58,18 @@ func NewTemplate(md Metadata) (*Template, error) {
 		return nil, err
 	}
 	t := &Template{jinja: tpl}
-	name := func(key string) string {
+	name := func(key string, spm int) string {
 		for _, v := range ints([]any{md.Value(key)}) {
 			if v >= 0 && v < int64(len(tokens)) {
 				return tokens[v]
 			}
 		}
+		if md.Value("tokenizer.ggml.model") == "llama" && spm < len(tokens) { // as in setSPM
+			return tokens[spm]
+		}
 		return ""
 	}
-	t.bos, t.eos = name("tokenizer.ggml.bos_token_id"), name("tokenizer.ggml.eos_token_id")
+	t.bos, t.eos = name("tokenizer.ggml.bos_token_id", 1), name("tokenizer.ggml.eos_token_id", 2)
 	return t, nil
 }
 

@@ -32,6 +32,17 @@
 // stalls it and all bytes behind it by one RTT and leaves the window alone, as
 // BBR does. Bytes are never lost. Accepting does not wait: only the bytes do.
 //
+// # Cuts
+//
+// Params.Cuts names a file of multiaddrs, one a line, that the link does not
+// reach for now, neither to send nor to receive: QUIC's datagrams are lost, the
+// bytes and ends of TCP streams wait, and no connection is made. Whoever runs
+// the network replaces the file (by rename) to cut links and to heal them; it is
+// read again when packets come, at most every 20 ms, so nothing watches it while
+// nothing is sent. Each connection has a listening address at one of its ends,
+// so a link between two nodes is cut for certain when both files name the
+// other's addresses. What has left before the cut still arrives.
+//
 // # Invariants
 //
 //   - Order is kept, per uplink for datagrams and per connection for streams.

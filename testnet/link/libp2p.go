@@ -73,14 +73,17 @@ type upgrader struct {
 
 // Upgrade has a dialed connection; the listener below has the accepted ones.
 func (g upgrader) Upgrade(ctx context.Context, t transport.Transport, raw manet.Conn, dir network.Direction, p peer.ID, scope network.ConnManagementScope) (transport.CapableConn, error) {
-	ready := time.NewTimer(g.up.RTT)
-	defer ready.Stop()
-	select {
-	case <-ready.C:
-	case <-ctx.Done():
-		raw.Close()
-		scope.Done()
-		return nil, ctx.Err()
+	for wait := g.up.RTT; ; wait = lookEvery {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			raw.Close()
+			scope.Done()
+			return nil, ctx.Err()
+		}
+		if !g.up.cuts.has(raw.RemoteAddr()) {
+			break
+		}
 	}
 	return g.Upgrader.Upgrade(ctx, t, newConn(raw, g.up, time.Time{}), dir, p, scope)
 }

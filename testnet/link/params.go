@@ -13,6 +13,7 @@ type Params struct {
 	RTT  time.Duration // round trip between two nodes with the same Params; each delays what it sends by half
 	Rate float64       // upload capacity of a node over all its peers, bit/s; 0 is unlimited
 	Loss float64       // chance that a packet sent is lost, 0 <= Loss < 1
+	Cuts string        // file of the addresses that cannot be reached now; "": no link is ever cut
 }
 
 // maxRTT is beyond any link, and keeps a slip of units from hanging a testnet.
@@ -42,8 +43,9 @@ func Parse(rtt, rate, loss string) (Params, error) {
 }
 
 // ParseString reads what String writes: "rtt=40ms,rate=100mbit,loss=0.1%", any
-// part of which may be missing.
+// part of which may be missing. "cuts=" takes all that follows.
 func ParseString(s string) (Params, error) {
+	s, cuts := splitCuts(s)
 	part := map[string]string{}
 	for _, kv := range strings.Split(s, ",") {
 		kv = strings.TrimSpace(kv)
@@ -60,7 +62,20 @@ func ParseString(s string) (Params, error) {
 		}
 		part[k] = strings.TrimSpace(v)
 	}
-	return Parse(part["rtt"], part["rate"], part["loss"])
+	p, err := Parse(part["rtt"], part["rate"], part["loss"])
+	if err == nil {
+		p.Cuts = cuts
+	}
+	return p, err
+}
+
+// splitCuts takes the file's name off the end: it may hold commas.
+func splitCuts(s string) (rest, cuts string) {
+	if cuts, ok := strings.CutPrefix(s, "cuts="); ok {
+		return "", cuts
+	}
+	rest, cuts, _ = strings.Cut(s, ",cuts=")
+	return rest, cuts
 }
 
 // String is the form that ParseString reads; empty for the zero value.
@@ -74,6 +89,9 @@ func (p Params) String() string {
 	}
 	if p.Loss > 0 {
 		s = append(s, "loss="+formatLoss(p.Loss))
+	}
+	if p.Cuts != "" {
+		s = append(s, "cuts="+p.Cuts)
 	}
 	return strings.Join(s, ",")
 }

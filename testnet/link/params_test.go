@@ -14,8 +14,8 @@ func TestParse(t *testing.T) {
 		err             string // part of the message
 	}{
 		{"", "", "", Params{}, "", ""},
-		{"40ms", "100mbit", "0.1%", Params{40 * time.Millisecond, 100e6, 0.001}, "rtt=40ms,rate=100mbit,loss=0.1%", ""},
-		{"0.5s", "1.5Gbit/s", "0.02", Params{500 * time.Millisecond, 1.5e9, 0.02}, "rtt=500ms,rate=1.5gbit,loss=2%", ""},
+		{"40ms", "100mbit", "0.1%", Params{RTT: 40 * time.Millisecond, Rate: 100e6, Loss: 0.001}, "rtt=40ms,rate=100mbit,loss=0.1%", ""},
+		{"0.5s", "1.5Gbit/s", "0.02", Params{RTT: 500 * time.Millisecond, Rate: 1.5e9, Loss: 0.02}, "rtt=500ms,rate=1.5gbit,loss=2%", ""},
 		{"", "56kbit", "", Params{Rate: 56e3}, "rate=56kbit", ""},
 		{"0", "20 Mbps", "0%", Params{Rate: 20e6}, "rate=20mbit", ""},
 		{"10ms", "unlimited", "", Params{RTT: 10 * time.Millisecond}, "rtt=10ms", ""},
@@ -55,10 +55,19 @@ func TestParseString(t *testing.T) {
 	if want := (Params{RTT: 5 * time.Millisecond, Loss: 0.01}); err != nil || p != want {
 		t.Errorf("ParseString: %+v, %v; want %+v", p, err, want)
 	}
+	for s, want := range map[string]Params{
+		"cuts=/a,b=c":             {Cuts: "/a,b=c"},
+		"rtt=5ms,cuts=/x/cuts=/y": {RTT: 5 * time.Millisecond, Cuts: "/x/cuts=/y"},
+	} {
+		if p, err := ParseString(s); err != nil || p != want || p.String() != s {
+			t.Errorf("ParseString(%q): %+v (%s), %v", s, p, p, err)
+		}
+	}
 }
 
 func FuzzParseString(f *testing.F) {
 	f.Add("rtt=40ms,rate=100mbit,loss=0.1%")
+	f.Add("loss=1%,cuts=/tmp/cuts")
 	f.Add("rate=12345.678kbit,loss=0.0333")
 	f.Fuzz(func(t *testing.T, s string) {
 		p, err := ParseString(s)

@@ -51,6 +51,8 @@ type conn struct {
 	closed   bool
 	abortAt  time.Time // of what lingers after Close
 	writeErr error
+
+	inbox inbox // if the link can be cut
 }
 
 // sending is a chunk under way.
@@ -64,7 +66,7 @@ type sending struct {
 func newConn(raw manet.Conn, up *uplink, start time.Time) *conn {
 	c := &conn{
 		Conn: raw, up: up, start: start,
-		wake: make(chan struct{}, 1), room: make(chan struct{}),
+		wake: make(chan struct{}, 1), room: make(chan struct{}), inbox: inbox{closed: make(chan struct{})},
 		window: firstWindow, thresh: maxWindow,
 	}
 	up.timeline.hold()
@@ -218,6 +220,9 @@ func (c *conn) sendLocked(now time.Time) (next time.Time) {
 	if now.Before(c.start) {
 		return c.start
 	}
+	if c.up.cuts.has(c.RemoteAddr()) {
+		return now.Add(lookEvery)
+	}
 	if c.out == 0 { // an idle sender forgets what the link could take
 		rto := c.up.RTT + minRTO
 		for idle := now.Sub(c.lastSent); idle > rto && c.window > firstWindow; idle -= rto {
@@ -270,7 +275,8 @@ func (c *conn) endLocked(now time.Time) (ended bool, next time.Time) {
 		return false, time.Time{}
 	}
 	drained := c.buffered == 0 && len(c.flight) == 0
-	due := drained && !now.Before(c.finAt) && !now.Before(c.lastAt)
+	cut := drained && c.up.cuts.has(c.RemoteAddr())
+	due := drained && !cut && !now.Before(c.finAt) && !now.Before(c.lastAt)
 	if due && !c.finSent {
 		c.finSent = true
 		if !c.closed {
@@ -278,7 +284,10 @@ func (c *conn) endLocked(now time.Time) (ended bool, next time.Time) {
 		}
 	}
 	if !c.closed {
-		if drained && !due {
+		switch {
+		case cut && !c.finSent:
+			next = now.Add(lookEvery)
+		case drained && !due:
 			next = c.finAt
 		}
 		return false, next
@@ -288,7 +297,10 @@ func (c *conn) endLocked(now time.Time) (ended bool, next time.Time) {
 		c.Conn.Close()
 		return true, time.Time{}
 	}
-	if drained {
+	switch {
+	case cut:
+		return false, now.Add(lookEvery)
+	case drained:
 		return false, c.finAt
 	}
 	return false, c.abortAt
@@ -332,7 +344,11 @@ func earlier(a, b time.Time) time.Time {
 
 // Read is the socket's, but for the error after Close.
 func (c *conn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
+	read := c.Conn.Read
+	if c.up.cuts != nil {
+		read = c.readCut
+	}
+	n, err := read(b)
 	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -352,6 +368,7 @@ func (c *conn) Close() error {
 	}
 	now := time.Now()
 	c.closed = true
+	close(c.inbox.closed)
 	c.abortAt = now.Add(tcpLinger)
 	if c.finAt.IsZero() {
 		c.finAt = now.Add(c.up.RTT / 2)
@@ -394,6 +411,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	if c.closed {
 		return net.ErrClosed
 	}
+	c.inbox.deadline = t
 	return c.Conn.SetReadDeadline(t)
 }
 

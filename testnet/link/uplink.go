@@ -14,6 +14,7 @@ const (
 // uplink is the one wire that all sockets of a node send over.
 type uplink struct {
 	Params
+	cuts   *cuts          // nil: none ever
 	queue  float64        // bytes that may wait before the wire
 	chance func() float64 // in [0, 1), decides losses
 
@@ -25,7 +26,7 @@ type uplink struct {
 }
 
 func newUplink(p Params) *uplink {
-	return &uplink{Params: p, queue: max(minQueue, p.Rate/8*p.RTT.Seconds()), chance: rand.Float64}
+	return &uplink{Params: p, cuts: newCuts(p.Cuts), queue: max(minQueue, p.Rate/8*p.RTT.Seconds()), chance: rand.Float64}
 }
 
 // Model is an uplink's arithmetic alone, for datagrams on a clock of the

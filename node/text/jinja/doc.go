@@ -14,6 +14,12 @@
 // time, depth, memory and output are bounded. All of it fails by panicking with
 // a failure, which [Parse] and [Template.Render] return as an error.
 //
+// What differs from jinja2: nothing is ever escaped, so that what is marked safe
+// does not escape what is joined to it; filters give lists, not generators; a
+// name that a template sets only later is what it was before, where jinja2 takes
+// it for undefined in the blocks between; and a few things that fail there do
+// not here ("do", joining numbers).
+//
 // # Why not a library
 //
 // The design names gonja. Of the 70 chat templates that llama.cpp collects,

@@ -20,6 +20,7 @@ const (
 const (
 	maxDepth = 2500      // of evaluations within each other; macros call themselves
 	maxAlloc = 256 << 20 // bytes of all values made
+	maxValue = 32 << 20  // bytes of one of them
 	maxRange = 100_000   // items of a range
 	itemSize = 16        // bytes of a list's item
 )
@@ -56,7 +57,7 @@ func (r *run) work(n int) {
 
 // charge counts bytes that are about to be made.
 func (r *run) charge(n int) {
-	if n < 0 || n > maxAlloc-r.alloc {
+	if n < 0 || n > maxValue || n > maxAlloc-r.alloc {
 		fail("it takes too much memory")
 	}
 	r.alloc += n
@@ -133,7 +134,7 @@ func (d data) exec(r *run, _ *scope) signal {
 }
 
 func (o output) exec(r *run, s *scope) signal {
-	r.write(str(r.eval(o.of, s)))
+	r.write(r.str(r.eval(o.of, s)))
 	return goOn
 }
 
@@ -270,7 +271,7 @@ func (f filterStmt) exec(r *run, s *scope) signal {
 	for _, g := range f.filters {
 		v = r.filter(g.name, v, r.args(g.args, s))
 	}
-	r.write(str(v))
+	r.write(r.str(v))
 	return goOn
 }
 
@@ -289,7 +290,7 @@ func (c callStmt) exec(r *run, s *scope) signal {
 	a := r.args(c.call.args, s)
 	a.names = append(slices.Clip(a.names), "caller")
 	a.named = append(slices.Clip(a.named), any(c.body.callable(s)))
-	r.write(str(fn(r, a)))
+	r.write(r.str(fn(r, a)))
 	return goOn
 }
 
@@ -406,6 +407,7 @@ func (r *run) item(v, key any) any {
 	if x, ok := v.(undefined); ok {
 		fail("%s is undefined", x.what)
 	}
+	r.weigh(key)
 	if d, ok := v.(*dict); ok {
 		if _, list := key.([]any); list || is[*dict](key) {
 			return undefined{"what is no key"}
@@ -415,6 +417,7 @@ func (r *run) item(v, key any) any {
 		}
 	} else if n, ok := integer(key); ok {
 		if s, ok := v.(string); ok {
+			r.weigh(v)
 			if c, ok := charAt(s, n); ok {
 				return c
 			}
@@ -435,7 +438,7 @@ func (r *run) item(v, key any) any {
 			return m
 		}
 	}
-	return undefined{kind(v) + "[" + str(key) + "]"}
+	return undefined{kind(v) + "[" + r.str(key) + "]"}
 }
 
 // charAt gives a character of a text, counted from its end if n is negative.
@@ -446,9 +449,9 @@ func charAt(s string, n int64) (string, bool) {
 	if n < 0 || n >= int64(len(s)) {
 		return "", false
 	}
-	for i, c := range s {
+	for i := range s {
 		if n == 0 {
-			return s[i : i+len(string(c))], true
+			return firstRune(s[i:]), true
 		}
 		n--
 	}
@@ -457,6 +460,7 @@ func charAt(s string, n int64) (string, bool) {
 
 func (l *sliceOf) eval(r *run, s *scope) any {
 	v := r.eval(l.of, s)
+	r.weigh(v)
 	bound := func(e expr) (int, bool) {
 		if e == nil {
 			return 0, false
@@ -558,7 +562,7 @@ func (r *run) args(a arguments, s *scope) args {
 		}
 		out.names, out.named = slices.Clone(out.names), slices.Clone(out.named)
 		for i, k := range d.keys {
-			out.names, out.named = append(out.names, str(k)), append(out.named, d.values[i])
+			out.names, out.named = append(out.names, r.str(k)), append(out.named, d.values[i])
 		}
 	}
 	return out
@@ -648,15 +652,15 @@ func (r *run) holds(op string, a, b any) bool {
 	r.weigh(b)
 	switch op {
 	case "==":
-		return equal(a, b)
+		return r.equal(a, b)
 	case "!=":
-		return !equal(a, b)
+		return !r.equal(a, b)
 	case "in":
 		return r.contains(b, a)
 	case "not in":
 		return !r.contains(b, a)
 	}
-	n := compare(a, b)
+	n := r.compare(a, b)
 	switch op {
 	case "<":
 		return n < 0
@@ -692,7 +696,7 @@ func (r *run) contains(in, v any) bool {
 		_, ok := x.get(v)
 		return ok
 	}
-	return slices.ContainsFunc(r.items(in), func(item any) bool { return equal(item, v) })
+	return slices.ContainsFunc(r.items(in), func(item any) bool { return r.equal(item, v) })
 }
 
 func (c *chain) eval(r *run, s *scope) any {
@@ -711,7 +715,7 @@ func (r *run) arithmetic(op string, a, b any) any {
 	}
 	switch op {
 	case "~":
-		s, t := str(a), str(b)
+		s, t := r.str(a), r.str(b)
 		r.charge(len(s) + len(t))
 		return s + t
 	case "+":
@@ -896,8 +900,8 @@ func (l *loop) attr(id string) any {
 			return a.pos[l.at%len(a.pos)]
 		})
 	case "changed":
-		return callable(func(_ *run, a args) any {
-			if l.changed != nil && equal(tuple(l.changed), tuple(a.pos)) {
+		return callable(func(r *run, a args) any {
+			if l.changed != nil && r.equal(tuple(l.changed), tuple(a.pos)) {
 				return false
 			}
 			l.changed = append([]any{}, a.pos...)

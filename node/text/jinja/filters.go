@@ -31,7 +31,7 @@ func (r *run) test(id string, v any, a args) bool {
 // onText makes a filter of a function of texts.
 func onText(f func(string) string) func(*run, any, args) any {
 	return func(r *run, v any, _ args) any {
-		s := str(v)
+		s := r.str(v)
 		r.charge(len(s))
 		return f(s)
 	}
@@ -44,19 +44,19 @@ func init() { // as some refer to what refers to them
 		"upper": onText(strings.ToUpper), "lower": onText(strings.ToLower), "capitalize": onText(capitalized),
 		"title": onText(titleFilter), "string": onText(func(s string) string { return s }), "safe": func(_ *run, v any, _ args) any { return v },
 		"e": onText(escapeHTML), "escape": onText(escapeHTML), "forceescape": onText(escapeHTML), "urlencode": onText(encodeURL),
-		"trim":      func(_ *run, v any, a args) any { return strip(str(v), a, true, true) },
-		"wordcount": func(_ *run, v any, _ args) any { return int64(len(strings.FieldsFunc(str(v), notWord))) },
+		"trim":      func(r *run, v any, a args) any { return strip(r.str(v), a, true, true) },
+		"wordcount": func(r *run, v any, _ args) any { return int64(len(strings.FieldsFunc(r.str(v), notWord))) },
 		"center": func(r *run, v any, a args) any {
 			if _, ok := a.arg(0, "width"); !ok {
 				a.pos = []any{int64(80)}
 			}
-			return r.centered(str(v), a, " ")
+			return r.centered(r.str(v), a, " ")
 		},
 		"replace": func(r *run, v any, a args) any {
-			return r.replace(str(v), str(a.must(0, "old")), str(a.must(1, "new")), a.int(2, "count", -1))
+			return r.replace(r.str(v), r.str(a.must(0, "old")), r.str(a.must(1, "new")), a.int(2, "count", -1))
 		},
 		"indent": indentFilter, "truncate": truncateFilter,
-		"format": func(r *run, v any, a args) any { return r.format(str(v), a.pos) },
+		"format": func(r *run, v any, a args) any { return r.format(r.str(v), a.pos) },
 		"length": lengthFilter, "count": lengthFilter,
 		"default": defaultFilter, "d": defaultFilter,
 		"first":   func(r *run, v any, _ args) any { return end(r.items(v), 0, "first") },
@@ -82,13 +82,13 @@ func init() { // as some refer to what refers to them
 			if sep == nil {
 				sep = ""
 			}
-			return r.join(items, str(sep))
+			return r.join(items, r.str(sep))
 		},
 		"attr": func(r *run, v any, a args) any {
-			if m := method(v, str(a.must(0, "name"))); m != nil {
+			if m := method(v, r.str(a.must(0, "name"))); m != nil {
 				return m
 			}
-			return undefined{"attribute " + str(a.pos[0])}
+			return undefined{"attribute " + r.str(a.pos[0])}
 		},
 		"map": mapFilter, "select": selectFilter(false, true), "reject": selectFilter(false, false),
 		"selectattr": selectFilter(true, true), "rejectattr": selectFilter(true, false),
@@ -102,7 +102,7 @@ func init() { // as some refer to what refers to them
 			}
 			return v
 		},
-		"tojson": jsonFilter, "pprint": func(_ *run, v any, _ args) any { var b strings.Builder; repr(&b, v, 0); return b.String() },
+		"tojson": jsonFilter, "pprint": func(r *run, v any, _ args) any { return r.repr(v) },
 	}
 }
 
@@ -128,7 +128,7 @@ func encodeURL(s string) string {
 }
 
 func indentFilter(r *run, v any, a args) any {
-	s := str(v)
+	s := r.str(v)
 	by, ok := a.arg(0, "width")
 	indent, isText := by.(string)
 	if n := a.intOr(by, ok, 4); !isText {
@@ -137,9 +137,9 @@ func indentFilter(r *run, v any, a args) any {
 	}
 	lines := strings.Split(s, "\n")
 	r.charge(len(s) + len(lines)*(len(indent)+itemSize))
-	blank := a.bool(2, "blank", false)
+	blank := a.bool(2, "blank")
 	for i, l := range lines {
-		if i == 0 && !a.bool(1, "first", false) || i > 0 && strings.TrimSpace(l) == "" && !blank {
+		if i == 0 && !a.bool(1, "first") || i > 0 && strings.TrimSpace(l) == "" && !blank {
 			continue
 		}
 		lines[i] = indent + l
@@ -155,14 +155,14 @@ func (a args) intOr(v any, given bool, other int) int {
 }
 
 func truncateFilter(r *run, v any, a args) any {
-	s := []rune(str(v))
+	s := []rune(r.str(v))
 	length, more := a.int(0, "length", 255), []rune(a.text(2, "end", "..."))
 	r.charge(len(s) * 4)
 	if len(s) <= length+a.int(3, "leeway", 5) {
 		return string(s)
 	}
 	cut := string(s[:max(0, min(len(s), length-len(more)))])
-	if !a.bool(1, "killwords", false) {
+	if !a.bool(1, "killwords") {
 		if i := strings.LastIndexByte(cut, ' '); i >= 0 {
 			cut = cut[:i]
 		}
@@ -186,7 +186,7 @@ func defaultFilter(_ *run, v any, a args) any {
 		other = ""
 	}
 	_, missing := v.(undefined)
-	if missing || a.bool(1, "boolean", false) && !truth(v) {
+	if missing || a.bool(1, "boolean") && !truth(v) {
 		return other
 	}
 	return v
@@ -216,7 +216,7 @@ func (r *run) along(v, path any) any {
 	if n, ok := integer(path); ok {
 		return r.item(v, n)
 	}
-	for _, part := range strings.Split(str(path), ".") {
+	for _, part := range strings.Split(r.str(path), ".") {
 		if n, err := strconv.Atoi(part); err == nil {
 			v = r.item(v, int64(n))
 		} else {
@@ -257,8 +257,8 @@ func mapFilter(r *run, v any, a args) any {
 		return out
 	}
 	r.charge(len(items) * itemSize)
-	id := str(a.must(0, "filter"))
-	rest := args{a.pos[1:], a.names, a.named}
+	id := r.str(a.must(0, "filter"))
+	rest := args{a.pos[min(1, len(a.pos)):], a.names, a.named}
 	out := make([]any, len(items))
 	for i, x := range items {
 		out[i] = r.filter(id, x, rest)
@@ -274,7 +274,7 @@ func selectFilter(byAttr, keep bool) func(*run, any, args) any {
 		var path any
 		if byAttr {
 			path = a.must(0, "attribute")
-			rest = rest[1:]
+			rest = rest[min(1, len(rest)):]
 		}
 		out := []any{}
 		for _, x := range items {
@@ -286,7 +286,7 @@ func selectFilter(byAttr, keep bool) func(*run, any, args) any {
 			if len(rest) == 0 {
 				holds = truth(of)
 			} else {
-				holds = r.test(str(rest[0]), of, args{rest[1:], a.names, a.named})
+				holds = r.test(r.str(rest[0]), of, args{rest[1:], a.names, a.named})
 			}
 			if holds == keep {
 				out = append(out, x)
@@ -315,7 +315,7 @@ func (r *run) keyed(v any, a args, path any, hasPath bool, minded int) []keyedIt
 		if hasPath && path != nil {
 			k = r.along(x, path)
 		}
-		if !a.bool(minded, "case_sensitive", false) {
+		if !a.bool(minded, "case_sensitive") {
 			k = folded(k)
 		}
 		out[i] = keyedItem{k, x}
@@ -339,14 +339,14 @@ func (r *run) sorted(in []keyedItem, reverse bool) {
 		if reverse {
 			x, y = y, x
 		}
-		return compare(x.key, y.key)
+		return r.compare(x.key, y.key)
 	})
 }
 
 func sortFilter(r *run, v any, a args) any {
 	path, ok := a.arg(2, "attribute")
 	in := r.keyed(v, a, path, ok, 1)
-	r.sorted(in, a.bool(0, "reverse", false))
+	r.sorted(in, a.bool(0, "reverse"))
 	return unkeyed(in)
 }
 
@@ -360,7 +360,7 @@ func dictSort(r *run, v any, a args) any {
 		by = 1
 	}
 	in := r.keyed(r.pairs(d), a, by, true, 0)
-	r.sorted(in, a.bool(2, "reverse", false))
+	r.sorted(in, a.bool(2, "reverse"))
 	return unkeyed(in)
 }
 
@@ -382,7 +382,7 @@ func groupFilter(r *run, v any, a args) any {
 	out := []any{}
 	for i := 0; i < len(in); {
 		n := i
-		for n < len(in) && equal(in[n].key, in[i].key) {
+		for n < len(in) && r.equal(in[n].key, in[i].key) {
 			n++
 		}
 		group := newDict() // it is taken apart, or asked for its parts
@@ -403,7 +403,7 @@ func extreme(sign int) func(*run, any, args) any {
 		}
 		best := in[0]
 		for _, k := range in[1:] {
-			if compare(k.key, best.key)*sign > 0 {
+			if r.compare(k.key, best.key)*sign > 0 {
 				best = k
 			}
 		}
@@ -544,7 +544,7 @@ func roundFilter(_ *run, v any, a args) any {
 }
 
 func jsonFilter(r *run, v any, a args) any {
-	j := toJSON{item: ", ", pair: ": ", ascii: a.bool(0, "ensure_ascii", false), sort: a.bool(3, "sort_keys", false)}
+	j := toJSON{r: r, item: ", ", pair: ": ", ascii: a.bool(0, "ensure_ascii"), sort: a.bool(3, "sort_keys")}
 	if by, ok := a.arg(1, "indent"); ok && by != nil {
 		if s, isText := by.(string); isText {
 			j.indent = s
@@ -558,7 +558,7 @@ func jsonFilter(r *run, v any, a args) any {
 		if len(parts) != 2 {
 			fail("tojson: separators are two texts")
 		}
-		j.item, j.pair = str(parts[0]), str(parts[1])
+		j.item, j.pair = r.str(parts[0]), r.str(parts[1])
 	}
 	j.write(v, 0)
 	r.charge(j.b.Len())
@@ -604,19 +604,23 @@ func init() {
 		}),
 		"callable": kinds(func(v any) bool { return is[callable](v) || is[undefined](v) }),
 		"escaped":  kinds(func(any) bool { return false }),
-		"upper":    kinds(func(v any) bool { s := str(v); return inCase(unicode.IsUpper, unicode.IsLower)(nil, s, args{}) == true }),
-		"lower":    kinds(func(v any) bool { s := str(v); return inCase(unicode.IsLower, unicode.IsUpper)(nil, s, args{}) == true }),
-		"even":     kinds(func(v any) bool { return whole(v)%2 == 0 }),
-		"odd":      kinds(func(v any) bool { return whole(v)%2 != 0 }),
+		"upper": func(r *run, v any, a args) bool {
+			return inCase(unicode.IsUpper, unicode.IsLower)(r, r.str(v), a) == true
+		},
+		"lower": func(r *run, v any, a args) bool {
+			return inCase(unicode.IsLower, unicode.IsUpper)(r, r.str(v), a) == true
+		},
+		"even": kinds(func(v any) bool { return whole(v)%2 == 0 }),
+		"odd":  kinds(func(v any) bool { return whole(v)%2 != 0 }),
 		"divisibleby": func(r *run, v any, a args) bool {
-			return equal(r.arithmetic("%", v, a.must(0, "num")), int64(0))
+			return r.equal(r.arithmetic("%", v, a.must(0, "num")), int64(0))
 		},
-		"sameas": func(_ *run, v any, a args) bool {
+		"sameas": func(r *run, v any, a args) bool {
 			other := a.must(0, "other")
-			return kind(v) == kind(other) && equal(v, other)
+			return kind(v) == kind(other) && r.equal(v, other)
 		},
-		"filter": kinds(func(v any) bool { return filters[str(v)] != nil }),
-		"test":   kinds(func(v any) bool { return tests[str(v)] != nil }),
+		"filter": func(r *run, v any, _ args) bool { return filters[r.str(v)] != nil },
+		"test":   func(r *run, v any, _ args) bool { return tests[r.str(v)] != nil },
 		"in":     func(r *run, v any, a args) bool { return r.holds("in", v, a.must(0, "seq")) },
 	}
 	for op, names := range map[string]string{
@@ -663,7 +667,7 @@ var globals = map[string]any{
 		ns := &namespace{map[string]any{}}
 		d := dictOfArgs(a)
 		for i, k := range d.keys {
-			ns.attrs[str(k)] = d.values[i]
+			ns.attrs[r.str(k)] = d.values[i]
 		}
 		r.charge(len(d.keys) * 4 * itemSize)
 		return ns

@@ -74,8 +74,8 @@ func Dict(pairs ...any) any {
 // Func makes a function that templates call with one text; its error is the
 // template's.
 func Func(f func(text string) (string, error)) any {
-	return callable(func(_ *run, a args) any {
-		out, err := f(str(a.must(0, "text")))
+	return callable(func(r *run, a args) any {
+		out, err := f(r.str(a.must(0, "text")))
 		if err != nil {
 			fail("%s", err)
 		}

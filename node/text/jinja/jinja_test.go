@@ -1,7 +1,6 @@
 package jinja
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
@@ -19,20 +18,18 @@ type cases struct {
 	}
 }
 
-func readCases(t testing.TB) (c cases, vars map[string]any) {
-	raw, err := os.ReadFile("testdata/jinja2.json")
+// files of cases, each with its variables.
+var files = []string{"testdata/jinja2.json", "testdata/snippets.json"}
+
+func readCases(t testing.TB, file string) (c cases, vars map[string]any) {
+	raw, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(raw, &c); err != nil {
 		t.Fatal(err)
 	}
-	dec := json.NewDecoder(bytes.NewReader(c.Vars))
-	dec.UseNumber()
-	all, ok := inOrder(t, dec).(*dict)
-	if !ok {
-		t.Fatal("the variables are no object")
-	}
+	all := fromJSON(c.Vars).(*dict)
 	vars = map[string]any{"raise_exception": Func(func(s string) (string, error) { return "", errors.New(s) })}
 	for i, k := range all.keys {
 		vars[k.(string)] = all.values[i]
@@ -40,52 +37,22 @@ func readCases(t testing.TB) (c cases, vars map[string]any) {
 	return c, vars
 }
 
-// inOrder reads JSON and keeps the order of keys, as Python does.
-func inOrder(t testing.TB, dec *json.Decoder) any {
-	tok, err := dec.Token()
-	if err != nil {
-		t.Fatal(err)
-	}
-	switch v := tok.(type) {
-	case json.Delim:
-		if v == '{' {
-			var pairs []any
-			for dec.More() {
-				pairs = append(pairs, inOrder(t, dec))
-			}
-			_, _ = dec.Token()
-			return Dict(pairs...)
-		}
-		list := []any{}
-		for dec.More() {
-			list = append(list, inOrder(t, dec))
-		}
-		_, _ = dec.Token()
-		return list
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		f, _ := v.Float64()
-		return f
-	}
-	return tok
-}
-
 // What jinja2 makes of the same templates and variables.
 func TestLikeJinja2(t *testing.T) {
-	c, vars := readCases(t)
-	for _, x := range c.Cases {
-		tpl, err := Parse(x.Template)
-		got := ""
-		if err == nil {
-			got, err = tpl.Render(vars, time.Second)
-		}
-		if (err != nil) != x.Fails || got != x.Want && !x.Fails {
-			t.Errorf("%s\n got  %q %v\n want %q", x.Template, got, err, x.Want)
-		}
-		if err != nil && !errors.Is(err, ErrTemplate) {
-			t.Errorf("%s: %v", x.Template, err)
+	for _, file := range files {
+		c, vars := readCases(t, file)
+		for _, x := range c.Cases {
+			tpl, err := Parse(x.Template)
+			got := ""
+			if err == nil {
+				got, err = tpl.Render(vars, time.Second)
+			}
+			if (err != nil) != x.Fails || got != x.Want && !x.Fails {
+				t.Errorf("%s\n got  %q %v\n want %q", x.Template, got, err, x.Want)
+			}
+			if err != nil && !errors.Is(err, ErrTemplate) {
+				t.Errorf("%s: %v", x.Template, err)
+			}
 		}
 	}
 }
@@ -96,11 +63,22 @@ func TestBounded(t *testing.T) {
 		"{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
 		"{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
 		"{% set ns = namespace(s='x') %}{% for i in range(100) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+		// Values that share their parts, and so are larger than their memory.
+		"{% set ns = namespace(x=[1]) %}{% for i in range(100) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x == [ns.x[0], ns.x[1], 1] }}{{ ns.x == [ns.x[0], [ns.x[0]]] }}",
+		"{% set ns = namespace(x=[1]) %}{% for i in range(100) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+		"{% set ns = namespace(x=(1,)) %}{% for i in range(100) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}{{ {ns.x: 1} }}",
+		"{% set ns = namespace(x=[1]) %}{% for i in range(20) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{% for i in range(100000) %}{% if ns.x|string|length > 1 %}{% endif %}{% endfor %}",
+		"{% set ns = namespace(x=[1]) %}{% for i in range(20) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ([ns.x] * 1000)|join }}",
+		"{% set ns = namespace(x=[]) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
+		"{% set s = 'é' * 1000000 %}{% for i in range(100000) %}{% set x = s[-1] %}{% endfor %}",
+		"{% set s = 'ab' * 1000000 %}{% for i in range(100000) %}{% if 'c' in s or s.find('c') >= 0 %}{% endif %}{% endfor %}",
+		"{% macro m() %}{{ 'x' * 1000000 }}{{ m() }}{% endmacro %}{{ m() }}", "{% for " + strings.Repeat("(", 100_000) + "a" + strings.Repeat(")", 100_000) + " in x %}{% endfor %}", "{{ x" + strings.Repeat("|upper", 100_000) + " }}",
+		"{{ 1" + strings.Repeat("+1", 100_000) + strings.Repeat(".x", 100_000) + " }}", "{{ 'a'.ljust(2000000000) }}", "{{ '%2000000000d' % 1 }}", "{{ 2 ** 99 }}",
 		"{{ 'x' * 1000000000 }}", "{{ range(1000000000) | list }}", "{{ " + strings.Repeat("(", 100_000), strings.Repeat("{% if a %}", 100_000),
 	} {
 		tpl, err := Parse(src)
 		if err == nil {
-			_, err = tpl.Render(nil, 2*time.Second)
+			_, err = tpl.Render(nil, 200*time.Millisecond)
 		}
 		if !errors.Is(err, ErrTemplate) {
 			t.Errorf("%.60s: %v", src, err)
@@ -109,9 +87,13 @@ func TestBounded(t *testing.T) {
 }
 
 func FuzzRender(f *testing.F) {
-	c, vars := readCases(f)
-	for _, x := range c.Cases {
-		f.Add(x.Template)
+	var vars map[string]any
+	for _, file := range files {
+		c, v := readCases(f, file)
+		for _, x := range c.Cases {
+			f.Add(x.Template)
+		}
+		vars = v
 	}
 	f.Fuzz(func(t *testing.T, src string) {
 		tpl, err := Parse(src)

@@ -45,11 +45,9 @@ func (a args) int(i int, id string, other int) int {
 	return int(max(min(n, 1<<31-1), -1<<31))
 }
 
-func (a args) bool(i int, id string, other bool) bool {
-	if v, ok := a.arg(i, id); ok {
-		return truth(v)
-	}
-	return other
+func (a args) bool(i int, id string) bool {
+	v, _ := a.arg(i, id)
+	return truth(v)
 }
 
 // must gives an argument that has to be there.
@@ -115,7 +113,7 @@ var listMethods = map[string]func(*run, []any, args) any{
 		r.work(len(l))
 		n := int64(0)
 		for _, x := range l {
-			if equal(x, a.must(0, "value")) {
+			if r.equal(x, a.must(0, "value")) {
 				n++
 			}
 		}
@@ -123,7 +121,7 @@ var listMethods = map[string]func(*run, []any, args) any{
 	},
 	"index": func(r *run, l []any, a args) any {
 		r.work(len(l))
-		i := slices.IndexFunc(l, func(x any) bool { return equal(x, a.must(0, "value")) })
+		i := slices.IndexFunc(l, func(x any) bool { return r.equal(x, a.must(0, "value")) })
 		if i < 0 {
 			fail("the list has no such item")
 		}
@@ -154,10 +152,10 @@ func strip(s string, a args, left, right bool) string {
 // affixed makes a method that looks at a text's beginning or end, for one text
 // or any of several.
 func affixed(has func(s, affix string) bool) func(*run, string, args) any {
-	return func(_ *run, s string, a args) any {
+	return func(r *run, s string, a args) any {
 		v := a.must(0, "prefix")
 		if t, ok := v.(tuple); ok {
-			return slices.ContainsFunc(t, func(x any) bool { return has(s, str(x)) })
+			return slices.ContainsFunc(t, func(x any) bool { return has(s, r.str(x)) })
 		}
 		return has(s, a.text(0, "prefix", ""))
 	}
@@ -309,8 +307,10 @@ func (r *run) join(items []any, sep string) string {
 	texts := make([]string, len(items))
 	n := 0
 	for i, x := range items {
-		texts[i] = str(x)
-		n += len(texts[i]) + len(sep)
+		texts[i] = r.str(x)
+		if n += len(texts[i]) + len(sep); n > maxValue {
+			break
+		}
 	}
 	r.charge(n)
 	return strings.Join(texts, sep)
@@ -386,7 +386,7 @@ func splitBlanks(s string, most int, fromEnd bool) []string {
 }
 
 func splitLines(r *run, s string, a args) any {
-	keep := a.bool(0, "keepends", false)
+	keep := a.bool(0, "keepends")
 	var parts []string
 	for s != "" {
 		i := strings.IndexAny(s, "\n\r\v\f\x1c\x1d\x1e\u0085\u2028\u2029")
@@ -474,13 +474,11 @@ func (r *run) formatted(spec string, v any) string {
 	f, isNumber := number(v)
 	switch {
 	case letter == 's':
-		if out = str(v); precise {
+		if out = r.str(v); precise {
 			out = string([]rune(out)[:min(precision, runes(out))])
 		}
 	case letter == 'r':
-		var b strings.Builder
-		repr(&b, v, 0)
-		out = b.String()
+		out = r.repr(v)
 	case !isNumber:
 		fail("%%%c takes a number, not a %s", letter, kind(v))
 	case letter == 'd' || letter == 'i':
@@ -542,7 +540,7 @@ func (r *run) formatFields(s string, a args) string {
 		} else {
 			v = a.must(1<<30, field)
 		}
-		out := str(v)
+		out := r.str(v)
 		if spec != "" {
 			out = r.formatted(percentSpec(spec, v), v)
 		}

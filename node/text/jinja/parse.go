@@ -348,6 +348,7 @@ func (p *parser) forStmt() stmt {
 
 // target reads names up to a word or sign that ends them.
 func (p *parser) target(end string) target {
+	defer p.enter()()
 	var parts []target
 	many := false
 	for {

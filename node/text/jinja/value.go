@@ -20,12 +20,11 @@ import (
 type (
 	tuple []any
 
-	// dict keeps the order in which its keys came. Keys are strings mostly;
-	// others are told apart by their kind and text.
+	// dict keeps the order in which its keys came.
 	dict struct {
 		keys   []any
 		values []any
-		at     map[string]int
+		at     map[any]int // by what dictKey makes of them
 	}
 
 	// undefined stands for what is not there; nearly all that is done with it fails.
@@ -43,29 +42,33 @@ type args struct {
 	named []any
 }
 
-func newDict() *dict { return &dict{at: map[string]int{}} }
+func newDict() *dict { return &dict{at: map[any]int{}} }
 
-// dictKey makes equal keys equal texts: Python takes 1, 1.0 and true for one.
-func dictKey(key any) string {
+// tupleKey is a tuple as a key.
+type tupleKey string
+
+// dictKey makes equal keys one: Python takes 1, 1.0 and true for the same.
+func dictKey(key any) any {
 	switch k := key.(type) {
-	case string:
-		return "s" + k
-	case nil:
-		return "n"
+	case string, nil:
+		return k
 	case tuple:
 		var b strings.Builder
-		b.WriteString("t")
 		for _, x := range k {
-			s := dictKey(x)
+			key := dictKey(x)
+			s := fmt.Sprintf("%T %v", key, key)
 			fmt.Fprintf(&b, "%d:%s", len(s), s)
+			if b.Len() > 1<<12 {
+				fail("a key of a dict is too long")
+			}
 		}
-		return b.String()
+		return tupleKey(b.String())
 	}
 	if f, ok := number(key); ok {
-		return "f" + strconv.FormatFloat(f, 'g', -1, 64)
+		return f
 	}
 	fail("a %s is no key of a dict", kind(key))
-	return ""
+	return nil
 }
 
 func (d *dict) set(key, value any) {
@@ -177,9 +180,12 @@ func sequence(v any) ([]any, bool) {
 	return nil, false
 }
 
-func equal(a, b any) bool { return equalTo(a, b, 0) }
+func (r *run) equal(a, b any) bool { return r.equalTo(a, b, 0) }
 
-func equalTo(a, b any, depth int) bool {
+// equalTo counts its steps: values that share their parts are larger than the
+// memory they take.
+func (r *run) equalTo(a, b any, depth int) bool {
+	r.work(1)
 	if depth > maxNesting {
 		fail("values nest too deep to compare")
 	}
@@ -207,17 +213,17 @@ func equalTo(a, b any, depth int) bool {
 			return false
 		}
 		for i, k := range x.keys {
-			if v, ok := y.get(k); !ok || !equalTo(x.values[i], v, depth+1) {
+			if v, ok := y.get(k); !ok || !r.equalTo(x.values[i], v, depth+1) {
 				return false
 			}
 		}
 		return true
 	case []any:
 		y, ok := b.([]any)
-		return ok && slices.EqualFunc(x, y, func(a, b any) bool { return equalTo(a, b, depth+1) })
+		return ok && slices.EqualFunc(x, y, func(a, b any) bool { return r.equalTo(a, b, depth+1) })
 	case tuple:
 		y, ok := b.(tuple)
-		return ok && slices.EqualFunc(x, y, func(a, b any) bool { return equalTo(a, b, depth+1) })
+		return ok && slices.EqualFunc(x, y, func(a, b any) bool { return r.equalTo(a, b, depth+1) })
 	case *namespace:
 		return any(x) == b
 	case *loop:
@@ -233,9 +239,10 @@ func bothInts(a, b any) bool {
 }
 
 // compare orders two values as Python does, and fails for those it does not.
-func compare(a, b any) int { return compareTo(a, b, 0) }
+func (r *run) compare(a, b any) int { return r.compareTo(a, b, 0) }
 
-func compareTo(a, b any, depth int) int {
+func (r *run) compareTo(a, b any, depth int) int {
+	r.work(1)
 	if depth > maxNesting {
 		fail("values nest too deep to compare")
 	}
@@ -257,22 +264,27 @@ func compareTo(a, b any, depth int) int {
 	s, okA := sequence(a)
 	t, okB := sequence(b)
 	if okA && okB && kind(a) == kind(b) {
-		return slices.CompareFunc(s, t, func(a, b any) int { return compareTo(a, b, depth+1) })
+		return slices.CompareFunc(s, t, func(a, b any) int { return r.compareTo(a, b, depth+1) })
 	}
 	fail("a %s and a %s have no order", kind(a), kind(b))
 	return 0
 }
 
 // str is Python's str(), with nothing for what is undefined.
-func str(v any) string {
+func (r *run) str(v any) string {
 	switch x := v.(type) {
 	case string:
 		return x
 	case undefined:
 		return ""
 	}
+	return r.repr(v)
+}
+
+func (r *run) repr(v any) string {
 	var b strings.Builder
 	repr(&b, v, 0)
+	r.charge(b.Len())
 	return b.String()
 }
 
@@ -391,6 +403,7 @@ func runes(s string) int { return utf8.RuneCountInString(s) }
 
 // toJSON writes a value as json.dumps does.
 type toJSON struct {
+	r          *run
 	b          strings.Builder
 	indent     string // of a level; "": all on one line
 	item, pair string // what stands between items, and behind a key
@@ -440,14 +453,14 @@ func (j *toJSON) dict(d *dict, depth int) {
 		order[i] = i
 	}
 	if j.sort {
-		slices.SortStableFunc(order, func(a, b int) int { return compare(d.keys[a], d.keys[b]) })
+		slices.SortStableFunc(order, func(a, b int) int { return j.r.compare(d.keys[a], d.keys[b]) })
 	}
 	j.group('{', '}', len(order), depth, func(i int) {
 		key := d.keys[order[i]]
 		if s, ok := key.(string); ok {
 			j.quote(s)
 		} else {
-			k := toJSON{}
+			k := toJSON{r: j.r}
 			k.write(key, depth+1)
 			j.quote(k.b.String())
 		}

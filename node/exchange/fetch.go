@@ -1,0 +1,412 @@
+package exchange
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	boxo "github.com/ipfs/boxo/exchange"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	window     = 32               // blocks under way at once, at most
+	narrow     = 2                // and leaves at first, and over slow links
+	quick      = 5 * time.Second  // for a leaf to come: more at once
+	slow       = 20 * time.Second // fewer
+	sessions   = 8                // of bitswap, a fetch
+	impatient  = 3 * time.Second  // without a block, before all is asked for again; doubles
+	answerTime = 10 * time.Second // for a block asked of one peer, before another is asked too
+	lookNow    = time.Second      // how often holders are looked for: while there are none,
+	lookAgain  = 5 * time.Second  // while nothing comes,
+	lookMore   = 30 * time.Second // and while blocks come
+	lookTime   = 10 * time.Second // for a search
+	dialTime   = 5 * time.Second
+	shunTime   = 60 * time.Second // a peer that did not send what it was asked for is not asked again
+	giveUp     = 60 * time.Second // without a block
+)
+
+// fetch is one under way.
+type fetch struct {
+	x        *Exchange
+	model    cid.Cid
+	want     Want
+	progress func(Progress)
+	seed     maphash.Seed
+	pace     *pace
+	joined   atomic.Bool // a holder that the sessions do not know
+
+	mu      sync.Mutex
+	holders []peer.AddrInfo
+	began   time.Time     // the round
+	others  time.Time     // were asked for what some did not send
+	last    time.Time     // something came, or the fetch began
+	longest time.Duration // that something took to come, lately
+	keeping int           // blocks that have come and are being kept
+
+	telling sync.Mutex
+	sum     Progress
+}
+
+// errAgain ends a round that is to be repeated.
+var errAgain = errors.New("exchange: ask again")
+
+// run asks round by round. Patience that was in vain doubles.
+func (f *fetch) run(ctx context.Context) error {
+	for patience := impatient; ; {
+		before := f.blocks()
+		err := f.round(ctx, patience)
+		if !errors.Is(err, errAgain) {
+			return err
+		}
+		f.x.log.Debug("nothing comes; asking again", "model", f.model, "after", patience)
+		if patience *= 2; f.blocks() > before {
+			patience = impatient
+		}
+	}
+}
+
+// round asks in bitswap sessions of its own until all is there, or nothing has
+// come for long. What a peer sent to a connection that broke, bitswap asks for
+// again only after most of a minute, new sessions at once.
+func (f *fetch) round(ctx context.Context, patience time.Duration) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	f.mark(&f.began)
+	go f.watch(ctx, cancel, patience)
+	for {
+		need, err := f.want.Next(ctx)
+		if err == nil && len(need) > 0 {
+			err = f.all(ctx, f.shuffle(need))
+		}
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
+			if errors.Is(err, errAgain) {
+				f.settle(need)
+			}
+		}
+		if err != nil || len(need) == 0 {
+			return err
+		}
+	}
+}
+
+func (f *fetch) mark(t *time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	*t = time.Now()
+}
+
+// ask gets a block.
+type ask func(ctx context.Context, c cid.Cid) (blocks.Block, error)
+
+// sessions begins bitswap sessions, which share the blocks. A single one comes
+// to prefer the holders that happened to be the first.
+func (f *fetch) sessions(ctx context.Context) (get ask, end func()) {
+	// They outlive what is asked in them, and so take it back.
+	ctx, end = context.WithCancel(context.WithoutCancel(ctx))
+	var all [sessions]boxo.Fetcher
+	for i := range all {
+		all[i] = f.x.bs.NewSession(ctx)
+	}
+	for _, p := range f.connected() { // bitswap gives up one that failed for a moment
+		f.x.bs.PeerConnected(p.ID)
+	}
+	return func(ctx context.Context, c cid.Cid) (blocks.Block, error) {
+		return all[f.hash(c)%sessions].GetBlock(ctx, c)
+	}, end
+}
+
+// watch ends a round in which nothing comes.
+func (f *fetch) watch(ctx context.Context, end context.CancelCauseFunc, patience time.Duration) {
+	tick := time.NewTicker(impatient / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := f.stalled(patience); err != nil {
+			end(err)
+			return
+		}
+	}
+}
+
+// stalled says how to go on when nothing comes: with others (nil), anew, or not
+// at all. That is after four times as long as anything took to come lately, but
+// not without patience.
+func (f *fetch) stalled(patience time.Duration) error {
+	idle, here, longest := f.idle()
+	if idle > giveUp {
+		return fmt.Errorf("%w: nothing came for %s from %d peers", ErrNotFound, giveUp, len(f.connected()))
+	}
+	if f.joined.Load() && here > lookNow { // it may be the only one now
+		return errAgain
+	}
+	long := max(patience, min(4*longest, giveUp/2))
+	stalled := here > long
+	if !stalled { // a single peer may have
+		long = max(long, answerTime)
+	}
+	if f.x.law.shun(long, f.connected(), f.x.holders()) {
+		f.mark(&f.others)
+		return nil
+	}
+	if !stalled {
+		return nil
+	}
+	f.x.law.forgive()
+	return errAgain
+}
+
+// shuffle puts blocks in an order of this fetch's own, the same each time. So
+// holders of different parts are all asked at once, and nodes that fetch the
+// same have something to give each other.
+func (f *fetch) shuffle(need []cid.Cid) []cid.Cid {
+	slices.SortFunc(need, func(a, b cid.Cid) int { return cmp.Compare(f.hash(a), f.hash(b)) })
+	return need
+}
+
+func (f *fetch) hash(c cid.Cid) uint64 { return maphash.String(f.seed, c.KeyString()) }
+
+// settle waits until bitswap has taken back what was asked for. What it
+// believes to have asked a peer for, it does not ask for again.
+func (f *fetch) settle(asked []cid.Cid) {
+	set := cid.NewSet()
+	for _, c := range asked {
+		set.Add(c)
+	}
+	for range 100 { // another fetch may want the same
+		if !slices.ContainsFunc(f.x.bs.GetWantlist(), set.Has) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// all gets what is needed, or a part of it if a holder joins: it gets its due in
+// new sessions only.
+func (f *fetch) all(ctx context.Context, need []cid.Cid) error {
+	f.joined.Store(false)
+	ask, end := f.sessions(ctx)
+	defer end()
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(window)
+	for _, c := range need {
+		if f.joined.Load() {
+			break
+		}
+		done, ok := f.pace.start(gctx, c)
+		if !ok {
+			break
+		}
+		g.Go(func() error { return f.get(gctx, ask, c, done) })
+	}
+	return errors.Join(g.Wait(), ctx.Err())
+}
+
+func (f *fetch) get(ctx context.Context, ask ask, c cid.Cid, done func(came bool)) error {
+	b, err := ask(ctx, c)
+	done(err == nil)
+	if err != nil {
+		return err
+	}
+	defer f.keep()()
+	if err := f.want.Put(ctx, c, b.RawData()); err != nil {
+		return fmt.Errorf("keeping block %s: %w", c, err)
+	}
+	f.x.bs.NotifyNewBlocks(ctx, b) // to peers that wait for it
+	f.tell(int64(len(b.RawData())))
+	return nil
+}
+
+// keep notes that a block has come, and that it is being kept until done is
+// called: a slow disk is no reason to ask again.
+func (f *fetch) keep() (done func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.keeping == 0 {
+		f.longest = max(f.longest*9/10, min(time.Since(f.last), time.Since(f.others)))
+	}
+	f.keeping++
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.keeping--
+		f.last = time.Now()
+	}
+}
+
+// idle is how long nothing has come, in all and in this round, and how long it
+// took at most until something came.
+func (f *fetch) idle() (all, here, longest time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.keeping == 0 {
+		all = time.Since(f.last)
+		here = min(all, time.Since(f.began), time.Since(f.others))
+	}
+	return all, here, f.longest
+}
+
+func (f *fetch) tell(bytes int64) {
+	f.telling.Lock()
+	defer f.telling.Unlock()
+	f.sum.Blocks++
+	f.sum.Bytes += bytes
+	if f.progress != nil {
+		f.sum.Holders = len(f.connected())
+		f.progress(f.sum)
+	}
+}
+
+func (f *fetch) blocks() int64 {
+	f.telling.Lock()
+	defer f.telling.Unlock()
+	return f.sum.Blocks
+}
+
+// keepLooking finds holders, also those that appear during the fetch.
+func (f *fetch) keepLooking(ctx context.Context) {
+	tick := time.NewTicker(lookNow)
+	defer tick.Stop()
+	for {
+		f.look(ctx)
+		for looked := time.Now(); time.Since(looked) < f.rest(); {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}
+}
+
+// rest is how long not to look for holders.
+func (f *fetch) rest() time.Duration {
+	if len(f.connected()) == 0 {
+		return lookNow
+	}
+	if idle, _, _ := f.idle(); idle > lookAgain {
+		return lookAgain
+	}
+	return lookMore
+}
+
+// look finds and connects to holders. Those known before stay: the search may
+// have failed, and they are as good as they were.
+func (f *fetch) look(ctx context.Context) {
+	sctx, cancel := context.WithTimeout(ctx, lookTime)
+	found, err := f.x.find.Holders(sctx, f.model)
+	cancel()
+	if err != nil {
+		f.x.log.Debug("looking for holders", "model", f.model, "error", err)
+	}
+	dctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, p := range found {
+		if p.ID == f.x.host.ID() {
+			continue
+		}
+		isNew := f.note(p)
+		wg.Go(func() {
+			if err := f.x.host.Connect(dctx, p); err == nil && isNew {
+				f.joined.Store(true)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// note adds a holder, and says whether it was not known.
+func (f *fetch) note(p peer.AddrInfo) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if among(f.holders, p.ID) {
+		return false
+	}
+	f.holders = append(f.holders, p)
+	return true
+}
+
+// connected are the holders that can be asked: those that are shunned are not.
+func (f *fetch) connected() []peer.AddrInfo {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []peer.AddrInfo
+	for _, p := range f.holders {
+		if f.x.host.Network().Connectedness(p.ID) == network.Connected && !f.x.law.shuns(p.ID) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// pace says how many leaves are under way at once: more and more while they
+// come quickly. On a slow link many would all take long, and each that takes a
+// minute is one that does not come.
+type pace struct {
+	free  chan struct{}
+	mu    sync.Mutex
+	size  int
+	asked map[cid.Cid]time.Time // first, of those that have not come
+}
+
+func newPace() *pace {
+	p := &pace{free: make(chan struct{}, window), size: narrow, asked: map[cid.Cid]time.Time{}}
+	for range narrow {
+		p.free <- struct{}{}
+	}
+	return p
+}
+
+// start waits until a block may be asked for. Nodes always may, they are small.
+func (p *pace) start(ctx context.Context, c cid.Cid) (done func(came bool), ok bool) {
+	if c.Prefix().Codec != cid.Raw {
+		return func(bool) {}, ctx.Err() == nil
+	}
+	select {
+	case <-p.free:
+	case <-ctx.Done():
+		return nil, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, again := p.asked[c]; !again {
+		p.asked[c] = time.Now()
+	}
+	return func(came bool) { p.done(c, came) }, true
+}
+
+func (p *pace) done(c cid.Cid, came bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	took, free := time.Since(p.asked[c]), 1
+	if came {
+		delete(p.asked, c)
+	}
+	if came && took < quick && p.size < window {
+		free = 2
+	} else if took > slow && p.size > narrow {
+		free = 0
+	}
+	p.size += free - 1
+	for range free {
+		p.free <- struct{}{}
+	}
+}

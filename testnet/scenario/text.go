@@ -1,0 +1,175 @@
+package scenario
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// exactness says where the text of a repaired session may differ, and why.
+const exactness = `A repaired session computes some positions again, many in a pass, where the first time
+each had a pass of its own; one that begins with kept positions has a pass of one row where
+another had the whole prompt. On x86, some weights (F32, F16, BF16, Q8_0, Q4_0, Q5_0, IQ4_NL)
+are multiplied by another path in a pass of one row, so that sums differ in their last bits;
+where two tokens are that close, the other one may win, and the text goes on from there.
+K-quants, Q4_1 and Q5_1 take one path. A scenario that accepts this says exact = false.`
+
+// most is how many failures the text report spells out.
+const most = 20
+
+// Write prints the report for a person.
+func (r *Report) Write(out io.Writer) error {
+	b := &strings.Builder{}
+	fmt.Fprintf(b, "%s: %d nodes, every span on %d, %d sessions at once, faults for %v (seed %d)\n",
+		r.Scenario, r.Nodes, r.Replicas, r.AtOnce, time.Duration(r.Duration), r.Seed)
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	for _, line := range r.summary() {
+		fmt.Fprintf(w, "  %s\t%s\n", line[0], line[1])
+	}
+	_ = w.Flush()
+	r.writeNodes(b)
+	r.writeStalls(b)
+	r.writeFailures(b)
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// summary is the report in pairs of what and how.
+func (r *Report) summary() [][2]string {
+	sessions := fmt.Sprintf("%d begun, %d finished", r.Sessions, r.Finished)
+	if r.Refused > 0 {
+		sessions += fmt.Sprintf(", %d refused at their beginning", r.Refused)
+	}
+	if r.Cancelled > 0 {
+		sessions += fmt.Sprintf(", %d interrupted by the end of this run", r.Cancelled)
+	}
+	text := "all equal to the undisturbed run"
+	if r.Differing > 0 {
+		text = fmt.Sprintf("%d differ from the undisturbed run, %d of them only behind a repair, %d that began with positions kept of an earlier session", r.Differing, r.After, r.Inherited)
+	}
+	lines := [][2]string{
+		{"sessions", sessions},
+		{"tokens", fmt.Sprintf("%d, of which %d lost, %d doubled, %d out of order; %.0f a second (undisturbed %.0f)", r.Tokens, r.Lost, r.Duplicated, r.Reordered, r.Rate, r.CalmRate)},
+		{"texts", text},
+		{"faults", r.faultText()},
+		{"repairs", fmt.Sprintf("%d in %d sessions, %d positions computed again", r.Recoveries, r.Repaired, r.Replayed)},
+	}
+	if r.Repaired > 0 {
+		lines = append(lines,
+			[2]string{"stall", r.Stall.String() + " (longest wait for a token, of each repaired session)"},
+			[2]string{"repair", r.Repair.String() + " (of that, until a repair let tokens flow again)"},
+		)
+	}
+	return append(lines,
+		[2]string{"token to token", r.OtherGap.String() + " without a repair; undisturbed " + r.CalmGap.String()},
+		[2]string{"first token", r.TTFT.String() + "; undisturbed " + r.CalmTTFT.String()},
+	)
+}
+
+func (q Quantiles) String() string {
+	if q.N == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("p50 %.0f ms, p99 %.0f ms, longest %.0f ms", q.P50, q.P99, q.Max)
+}
+
+func (r *Report) faultText() string {
+	var all []string
+	for _, kind := range kinds() {
+		if n := r.Done[kind]; n > 0 {
+			all = append(all, fmt.Sprintf("%d %s", n, kind))
+		}
+	}
+	if len(all) == 0 {
+		all = append(all, "none")
+	}
+	text := strings.Join(all, ", ")
+	if r.Skipped > 0 {
+		text += fmt.Sprintf("; %d were not done", r.Skipped)
+	}
+	return text
+}
+
+// states in the order in which the table has them.
+var states = []string{Up, Slowed, CutOff, Leaving, Hung, Starting, Down}
+
+func (r *Report) writeNodes(b *strings.Builder) {
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	shown := slices.DeleteFunc(slices.Clone(states), func(s string) bool {
+		return !slices.ContainsFunc(r.NodeList, func(n NodeReport) bool { return n.Times[s] > 0 })
+	})
+	fmt.Fprintf(w, "\nNODE\tBLOCKS\tFAULTS\t%s\t\n", strings.ToUpper(strings.Join(shown, "\t")))
+	for _, n := range r.NodeList {
+		fmt.Fprintf(w, "%s\t%d-%d\t%d\t", n.Name, n.From, n.To, n.Faults)
+		for _, s := range shown {
+			if n.Times[s] == 0 {
+				fmt.Fprint(w, "-\t")
+			} else {
+				fmt.Fprintf(w, "%s\t", n.Times[s])
+			}
+		}
+		fmt.Fprintln(w)
+	}
+	_ = w.Flush()
+	for _, f := range r.Faults {
+		switch {
+		case f.Skipped != "":
+			fmt.Fprintf(b, "at %s, %s was not done: %s\n", f.Planned, f.Kind, f.Skipped)
+		case f.Error != "":
+			fmt.Fprintf(b, "at %s, %s failed: %s\n", f.At, f.what(), f.Error)
+		}
+	}
+}
+
+// told is how many of the longest stalls the text report spells out.
+const told = 3
+
+func (r *Report) writeStalls(b *strings.Builder) {
+	for i, s := range r.Stalls[:min(told, len(r.Stalls))] {
+		if i == 0 {
+			b.WriteString("\nthe longest stalls:\n")
+		}
+		fmt.Fprintf(b, "session %d stood still for %.0f ms at %s\n", s.Session, s.Ms, s.At)
+		writeRepairs(b, s.Recoveries)
+	}
+}
+
+func writeRepairs(b *strings.Builder, all []Recovery) {
+	for _, c := range all {
+		fmt.Fprintf(b, "  repair at token %d, %.0f ms, %d positions again: %s\n", c.Token, c.StallMs, c.Replayed, c.Why)
+	}
+}
+
+func (r *Report) writeFailures(b *strings.Builder) {
+	for _, c := range slices.Concat(r.Crashes, r.Left) {
+		fmt.Fprintf(b, "\n%s\n", c)
+	}
+	for i, f := range r.Failures {
+		if i == most {
+			fmt.Fprintf(b, "... and %d more; --json has them all\n", len(r.Failures)-most)
+			break
+		}
+		if i == 0 {
+			b.WriteString("\n")
+		}
+		f.write(b)
+	}
+	if r.Differing > 0 {
+		fmt.Fprintf(b, "\n%s\n", exactness)
+	}
+}
+
+func (f *Failure) write(b *strings.Builder) {
+	fmt.Fprintf(b, "session %d (worker %d, %s to %s, %q): %s, after %d tokens", f.Session, f.Worker, f.Begin, f.End, f.Prompt, f.What, f.Tokens)
+	if f.Kept > 0 {
+		fmt.Fprintf(b, "; %d positions were kept of an earlier session", f.Kept)
+	}
+	b.WriteString("\n")
+	if f.Error != "" {
+		fmt.Fprintf(b, "  error: %s\n", f.Error)
+	}
+	writeRepairs(b, f.Recoveries)
+}
