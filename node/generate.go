@@ -466,7 +466,7 @@ func (n *Node) survey(ctx context.Context, model cid.Cid, span protocol.Span, ex
 	}
 	candidates, where := n.candidates(n.net.Offers(ctx, model, covered), model)
 	candidates = slices.DeleteFunc(candidates, func(c route.Candidate) bool { return excluded[c.Peer] })
-	links, silent := n.measure(ctx, candidates, model, prefix)
+	links, silent := n.measure(ctx, candidates, model, span, prefix)
 	return slices.DeleteFunc(candidates, func(c route.Candidate) bool { return silent[c.Peer] }), where, links
 }
 
@@ -491,47 +491,76 @@ func (n *Node) candidates(offers []*protocol.Offer, model cid.Cid) (list []route
 	return list, where
 }
 
+// enoughTime is how much longer than the slowest that is needed the others are
+// waited for, at least.
+const enoughTime = 30 * time.Millisecond
+
 // measure asks the candidates for their load, their distances and what they
-// have kept of a prompt, all at once, and fills it in.
-func (n *Node) measure(ctx context.Context, list []route.Candidate, model cid.Cid, prefix []uint64) (d distances, silent map[string]bool) {
+// have kept of a prompt, all at once, and fills it in. As soon as those who
+// have answered cover the span, the others have as long again: one that is
+// gone must not keep everybody waiting.
+func (n *Node) measure(ctx context.Context, list []route.Candidate, model cid.Cid, span protocol.Span, prefix []uint64) (d distances, silent map[string]bool) {
 	d, silent = distances{}, map[string]bool{}
 	self := n.net.Self().String()
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	asked := map[string]bool{}
+	type answer struct {
+		peer string
+		id   peer.ID
+		st   *protocol.StatusReply
+	}
+	answers := make(chan answer, len(list))
 	for _, c := range list {
-		if asked[c.Peer] {
+		if silent[c.Peer] {
 			continue
 		}
-		asked[c.Peer] = true
+		silent[c.Peer] = true // until it answers
 		id, err := peer.Decode(c.Peer)
 		if err != nil {
 			continue
 		}
-		wg.Go(func() {
-			st, err := n.net.Status(ctx, id, model, prefix)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				silent[c.Peer] = true
+		go func() {
+			if st, err := n.net.Status(context.WithoutCancel(ctx), id, model, prefix); err == nil {
+				answers <- answer{c.Peer, id, st}
 				return
 			}
-			if rtt, ok := n.net.RTT(id); ok && c.Peer != self {
-				d.set(self, c.Peer, rtt)
-			}
-			for _, r := range st.Rtts {
-				if to, err := peer.IDFromBytes(r.Peer); err == nil {
-					d.set(c.Peer, to.String(), time.Duration(r.Us)*time.Microsecond)
-				}
-			}
-			for i := range list {
-				if list[i].Peer == c.Peer {
-					fillIn(&list[i], st.Spans, model)
-				}
-			}
-		})
+			answers <- answer{c.Peer, id, nil}
+		}()
 	}
-	wg.Wait()
+	begin, asked := time.Now(), len(silent)
+	var enough <-chan time.Time
+	covered := []protocol.Span{{From: 0, To: span.From}}
+	for range asked {
+		var a answer
+		select {
+		case a = <-answers:
+		case <-enough:
+			return d, silent
+		case <-ctx.Done():
+			return d, silent
+		}
+		if a.st == nil {
+			continue
+		}
+		delete(silent, a.peer)
+		if rtt, ok := n.net.RTT(a.id); ok && a.peer != self {
+			d.set(self, a.peer, rtt)
+		}
+		for _, r := range a.st.Rtts {
+			if to, err := peer.IDFromBytes(r.Peer); err == nil {
+				d.set(a.peer, to.String(), time.Duration(r.Us)*time.Microsecond)
+			}
+		}
+		for i := range list {
+			if list[i].Peer == a.peer {
+				fillIn(&list[i], a.st.Spans, model)
+				if !list[i].Unproven {
+					covered = append(covered, list[i].Span)
+				}
+			}
+		}
+		if enough == nil && len(protocol.Uncovered(span.To, covered)) == 0 {
+			enough = time.After(enoughTime + time.Since(begin))
+		}
+	}
 	return d, silent
 }
 

@@ -301,7 +301,7 @@ func (l *Local) Remove(seq int, from int32) (err error) {
 	defer recovered(&err)
 	if from > 0 && !l.arch.cache.CanResume(seq, from) {
 		_ = l.arch.cache.Remove(seq, 0, math.MaxInt32)
-		return fmt.Errorf("%w: sequence %d cannot be taken back to %d: its sliding window is gone", ErrBatch, seq, from)
+		return fmt.Errorf("%w: sequence %d cannot be taken back to %d: what it would see is gone, or shared", ErrBatch, seq, from)
 	}
 	return l.arch.cache.Remove(seq, from, math.MaxInt32)
 }

@@ -182,7 +182,6 @@ func (s *session) mend(ctx context.Context, b *breakdown, rec *Recovery) error {
 	if b.broken {
 		b.broken = false
 		err = s.openFresh(ctx, ring, fresh, s.watch.silence())
-		s.setRing(old)
 	}
 	if err != nil {
 		for _, g := range b.lost {
@@ -196,7 +195,6 @@ func (s *session) mend(ctx context.Context, b *breakdown, rec *Recovery) error {
 		ring, fresh, err = old, nil, nil
 	}
 	if err != nil {
-		s.setRing(old)
 		return err
 	}
 	s.setRing(ring)
@@ -333,14 +331,13 @@ func (s *session) replan(ctx context.Context, gap Gap, strict bool) ([]Hop, erro
 	return s.req.Replan(ctx, gap)
 }
 
-// openFresh opens the new stages of the ring; they wait for Resume.
+// openFresh opens the new stages of a ring; they wait for Resume.
 func (s *session) openFresh(ctx context.Context, ring, fresh []*stage, within time.Duration) error {
-	s.setRing(ring)
 	ctx, cancel := context.WithTimeoutCause(ctx, within, errors.New("no answer in time"))
 	defer cancel()
-	at := func(i int) int { return s.position(fresh[i]) }
+	at := func(i int) int { return slices.Index(ring, fresh[i]) }
 	err := s.openAll(ctx, cancel, fresh, func(i int) *protocol.Open {
-		o := s.openFrame(at(i))
+		o := s.openFrame(ring, at(i))
 		o.Wait, o.Again = true, true
 		if o.Sampling != nil {
 			o.Sampling = proto.CloneOf(s.req.Sampling)
@@ -350,7 +347,9 @@ func (s *session) openFresh(ctx context.Context, ring, fresh []*stage, within ti
 	})
 	if err != nil {
 		for _, g := range fresh {
-			go g.leave(nil)
+			if g.st != nil {
+				go g.leave(nil)
+			}
 		}
 		var where *StageError
 		if errors.As(err, &where) {
@@ -387,7 +386,7 @@ func (s *session) resume(fresh []*stage) (replayed int) {
 	}
 	for i, g := range s.stages {
 		r := &protocol.Resume{
-			Epoch: s.epoch, At: uint32(at[i]), ForwardFrom: uint32(at[i]), Next: s.nextHop(i), Stages: uint32(n),
+			Epoch: s.epoch, At: uint32(at[i]), ForwardFrom: uint32(at[i]), Next: nextHop(s.stages, i), Stages: uint32(n),
 			Prev: []byte(s.stages[(i+n-1)%n].hop.Peer),
 		}
 		if i+1 < n {

@@ -262,7 +262,7 @@ func (s *session) start(ctx context.Context) error {
 	for _, h := range s.req.Route {
 		s.stages = append(s.stages, s.newStage(h))
 	}
-	if err := s.openAll(ctx, cancel, s.stages, func(i int) *protocol.Open { return s.openFrame(i) }); err != nil {
+	if err := s.openAll(ctx, cancel, s.stages, func(i int) *protocol.Open { return s.openFrame(s.stages, i) }); err != nil {
 		return err
 	}
 	now := time.Now()
@@ -273,6 +273,9 @@ func (s *session) start(ctx context.Context) error {
 		from, some = min(from, g.kept), some || g.kept > 0
 		g.told = len(s.chain)
 		g.heard, g.moved = now, now
+	}
+	if from > 0 && some { // to a block's beginning: what is shared is never written
+		from -= from % protocol.PrefixBlock
 	}
 	s.out.Kept = from
 	if some {
@@ -343,16 +346,16 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 	return g.fail(pos, err)
 }
 
-// openFrame is what the stage at a position of the ring is told.
-func (s *session) openFrame(pos int) *protocol.Open {
-	n := len(s.stages)
-	g := s.stages[pos]
+// openFrame is what the stage at a position of a ring is told.
+func (s *session) openFrame(ring []*stage, pos int) *protocol.Open {
+	n := len(ring)
+	g := ring[pos]
 	o := &protocol.Open{
 		Session: s.id[:], Model: s.req.Model.Bytes(),
 		From: uint32(g.hop.Span.From), To: uint32(g.hop.Span.To),
 		Index: g.index, Stages: uint32(n), Epoch: s.epoch,
 		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: s.chain,
-		Prev: []byte(s.stages[(pos+n-1)%n].hop.Peer), Next: s.nextHop(pos),
+		Prev: []byte(ring[(pos+n-1)%n].hop.Peer), Next: nextHop(ring, pos),
 	}
 	if pos == n-1 {
 		o.Sampling = s.req.Sampling
@@ -363,12 +366,12 @@ func (s *session) openFrame(pos int) *protocol.Open {
 // total is the session's length at most, in tokens.
 func (s *session) total() int { return len(s.req.Prompt) + int(s.req.Sampling.MaxTokens) }
 
-// nextHop is the successor of a position in the ring.
-func (s *session) nextHop(pos int) *protocol.Hop {
-	if len(s.stages) == 1 {
+// nextHop is the successor of a position in a ring.
+func nextHop(ring []*stage, pos int) *protocol.Hop {
+	if len(ring) == 1 {
 		return nil
 	}
-	next := s.stages[(pos+1)%len(s.stages)]
+	next := ring[(pos+1)%len(ring)]
 	h := &protocol.Hop{Peer: []byte(next.hop.Peer), Index: next.index}
 	for _, a := range next.hop.Addrs {
 		h.Addrs = append(h.Addrs, a.Bytes())

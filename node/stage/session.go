@@ -51,6 +51,7 @@ type session struct {
 	heard    atomic.Value // time.Time of the client's last word
 
 	// guarded by stage.mu
+	stream    Stream // the client's; one that it has left for another counts no more
 	client    *sender
 	next      *sender // nil if the route has one stage
 	prev      []byte  // peer ID of the predecessor
@@ -81,7 +82,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 	ctx, cancel := context.WithCancel(s.ctx)
 	sess := &session{
 		stage: s, key: k, open: o, peer: client.Peer(), seq: seq, reserved: int(o.MaxTokensTotal), stages: int(o.Stages),
-		epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
+		stream: client, epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
 	}
 	sess.heard.Store(time.Now())
@@ -111,6 +112,7 @@ func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *
 		return nil, 0, protocol.Errorf(protocol.Code_CODE_STALE_EPOCH, "the session is in epoch %d", sess.epoch)
 	}
 	sess.client.drop()
+	sess.stream = client
 	sess.client = newSender(client, func(error) {}, s.poke)
 	sess.heard.Store(time.Now())
 	sess.halt(o.Epoch)
@@ -325,10 +327,10 @@ func (sess *session) queuedRows() int {
 func (sess *session) readClient(st Stream, r *bufio.Reader) {
 	for {
 		f, _, err := protocol.ReadFrame(r, 0)
-		if errors.Is(err, protocol.ErrFrame) {
+		if errors.Is(err, protocol.ErrFrame) && sess.current(st) {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", err))
 		}
-		if err != nil {
+		if err != nil || !sess.current(st) {
 			_ = st.Reset()
 			return
 		}
@@ -359,6 +361,13 @@ func (sess *session) readClient(st Stream, r *bufio.Reader) {
 			return
 		}
 	}
+}
+
+// current says that a stream is the one that the client uses now.
+func (sess *session) current(st Stream) bool {
+	sess.stage.mu.Lock()
+	defer sess.stage.mu.Unlock()
+	return sess.stream == st
 }
 
 // learn takes further prefix hashes.
