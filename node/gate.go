@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"sync"
+
+	"github.com/shoalnet/shoal/node/lend"
 )
 
 // gate is closed while the operator does not lend: outside of the hours, or
@@ -69,4 +71,29 @@ func (g *gate) while(ctx context.Context) (context.Context, context.CancelFunc) 
 		}
 	}()
 	return ctx, cancel
+}
+
+// watchLending keeps the gate as the operator's rules have it. The channel is
+// closed when they have been asked for the first time.
+func (n *Node) watchLending(ctx context.Context) <-chan struct{} {
+	asked := make(chan struct{})
+	if n.cfg.Client || len(n.cfg.Serve) == 0 {
+		close(asked)
+		return asked
+	}
+	if err := n.cfg.Lend.Unmeasured(); err != nil {
+		n.cfg.Log.Warn("the load by other programs is not known here, and pauses nothing", "error", err)
+	}
+	first := sync.OnceFunc(func() { close(asked) })
+	go func() {
+		lend.Watch(ctx, n.cfg.Lend, 0, func(open bool, why string) {
+			if n.gate.set(open, why) {
+				n.cfg.Events(Event{Event: "lending", Ready: open, Error: why})
+				n.offerAll()
+			}
+			first()
+		})
+		first()
+	}()
+	return asked
 }

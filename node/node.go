@@ -141,9 +141,14 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	lending := n.watchLending(ctx)
 	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.apiAddr})
 	n.offerAll()
 	var wg sync.WaitGroup
+	select { // what the machine is like must be known before anything is loaded
+	case <-lending:
+	case <-ctx.Done():
+	}
 	var own []string // models of which a span of the node's own choice may be
 	for _, spec := range n.cfg.Serve {
 		if _, auto, _ := spec.span(); auto {

@@ -17,6 +17,7 @@ import (
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/lend"
 )
 
 // Whole networks in this process, with real engines and real sockets.
@@ -34,6 +35,7 @@ func start(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string) {
 	var addrs []string
 	seen := map[string]int{}
 	cfg.Home, cfg.NoMDNS, cfg.InProcess, cfg.Threads, cfg.DrainTime = t.TempDir(), true, true, 1, time.Second
+	cfg.Lend = lend.Rules{OnBattery: true}
 	cfg.ListenAddrs = []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 	cfg.Events = func(e node.Event) {
 		mu.Lock()

@@ -212,6 +212,12 @@ func (s *narrator) event(e node.Event) {
 		}
 	case "serving":
 		fmt.Fprintf(s.w, "serving %s, blocks %d-%d\n", safe(e.Name), e.From, e.To)
+	case "lending":
+		if e.Ready {
+			fmt.Fprintln(s.w, "lending again")
+		} else {
+			fmt.Fprintf(s.w, "paused: %s\n", e.Error)
+		}
 	case "loaded":
 		fmt.Fprintf(s.w, "%s, blocks %d-%d: loaded, and waiting: %s\n", safe(e.Name), e.From, e.To, safe(e.Error))
 	case "waiting":

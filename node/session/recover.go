@@ -176,6 +176,10 @@ func (s *session) mend(ctx context.Context, b *breakdown, rec *Recovery) error {
 	if len(b.lost) == 0 && b.suspect != nil {
 		b.lost, b.optional = []*stage{b.suspect}, true
 	}
+	if s.vain > 1 && b.optional && len(s.stages) > 1 { // another in its place did not help: it may be the one before it
+		i := s.position(b.lost[0])
+		b.lost = []*stage{s.stages[(max(i, 0)+len(s.stages)-s.vain%2)%len(s.stages)]}
+	}
 	old := s.stages
 	ring, fresh := s.same(b)
 	err := errors.New("not tried")
@@ -347,9 +351,7 @@ func (s *session) openFresh(ctx context.Context, ring, fresh []*stage, within ti
 	})
 	if err != nil {
 		for _, g := range fresh {
-			if g.st != nil {
-				go g.leave(nil)
-			}
+			go g.leave(nil)
 		}
 		var where *StageError
 		if errors.As(err, &where) {
