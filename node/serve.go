@@ -86,7 +86,7 @@ func (s *serving) keep(ctx context.Context) error {
 		}
 		s.node.gate.wait(ctx, func(why string) { s.set("paused: " + why) })
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to stop
 		}
 		lived := time.Now()
 		lent, stop := s.node.gate.while(ctx)

@@ -289,7 +289,7 @@ func TestWaiting(t *testing.T) {
 
 // Whatever peers claim, there is no panic, and what comes out can be served.
 func FuzzDecide(f *testing.F) {
-	f.Add(0, 10, int64(1), 0.5, 0.1, int64(5*gb), 10, 30, true)
+	f.Add(0, 10, int64(1), 0.5, 0.1, 5*gb, 10, 30, true)
 	f.Fuzz(func(t *testing.T, from, to int, row int64, load, refused float64, lent int64, from2, to2 int, ready bool) {
 		a := Served{Model: "M", Span: protocol.Span{From: from, To: to}, Ready: ready, Auto: ready, Row: time.Duration(row), Load: load, LoadLong: refused, Refused: refused, Since: noon.Add(time.Duration(row))}
 		b := Served{Model: "M", Span: protocol.Span{From: from2, To: to2}, Ready: true, Auto: true, Row: time.Duration(lent), Load: refused, LoadLong: load, Refused: load}
