@@ -34,6 +34,7 @@ type Config struct {
 	Nice        int           // of the engine's process; 0 means 0, flags default to 5
 	Devices     []string      // GPUs to use, by name; none: all found
 	KVType      string        // "f16" or "f32"
+	Exact       bool          // no number depends on how many sessions share a pass; slower
 	KVTokens    int           // KV cells a span; 0: from Memory
 	MaxSessions int           // at once and span; 0: 32
 	Lend        lend.Rules    // when to lend; the zero value: always but on battery

@@ -287,7 +287,7 @@ func (s *serving) engineConfig() engine.Config {
 	}
 	return engine.Config{
 		From: s.span.From, To: s.span.To, KVTokens: max(kv, min(int(man.Context), 512)), MaxSeqs: n.cfg.MaxSessions,
-		MaxBatch: maxBatch, KVType: n.cfg.KVType, Threads: n.cfg.Threads, Nice: n.cfg.Nice, Devices: n.cfg.Devices,
+		MaxBatch: maxBatch, KVType: n.cfg.KVType, Threads: n.cfg.Threads, Nice: n.cfg.Nice, Devices: n.cfg.Devices, Exact: n.cfg.Exact,
 	}
 }
 

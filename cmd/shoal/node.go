@@ -45,6 +45,7 @@ func nodeCommand() *cli.Command {
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads lent; 0: as many as help, measured again and again"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "nice", Value: 5, EnvVars: []string{"SHOAL_NICE"}, Usage: "how far the engine stands back behind other programs, 0 to 19"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "kv", Value: "f16", EnvVars: []string{"SHOAL_KV"}, Usage: "numbers of the KV cache: f16 or f32"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "exact", EnvVars: []string{"SHOAL_EXACT"}, Usage: "a lone session computes to the last bit what it would beside others, and what a repair computes again; up to a third slower"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells a span (default: from --memory)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "sessions at once"}),
 		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "for running sessions to move to other nodes when this one leaves"}),
@@ -121,6 +122,7 @@ func runNode(c *cli.Context) error {
 		cfg.API = ""
 	}
 	cfg.APIKey, cfg.Threads, cfg.Nice, cfg.KVType = c.String("api-key"), c.Int("threads"), c.Int("nice"), c.String("kv")
+	cfg.Exact = c.Bool("exact")
 	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")
 	if cfg.DrainTime = c.Duration("drain-time"); cfg.DrainTime <= 0 {
 		return usageError{"--drain-time must be more than nothing"}

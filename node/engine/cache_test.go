@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -39,6 +40,32 @@ func TestSameWhoeverElse(t *testing.T) {
 			}
 			if got := c.generate(t, 0, prompt, 40, 64, p); !slices.EqualFunc(got, want, sameToken) {
 				t.Errorf("in a hole: %v, alone %v", got, want)
+			}
+		})
+	}
+}
+
+// In exact mode a row computes the same alone and in company, and in a chunk.
+func TestExact(t *testing.T) {
+	for _, path := range []string{tiny, "stories260K.gguf"} {
+		t.Run(path, func(t *testing.T) {
+			if path != tiny {
+				path = shared(t, path)
+			}
+			c := load(t, path, 2, func(cfg Config) (Engine, error) {
+				cfg.Exact = true
+				return Load(context.Background(), cfg, nil)
+			})
+			p := sample.Params{TopLogprobs: 3}
+			prompt := make([]int32, 40)
+			for i := range prompt {
+				prompt[i] = int32(i*37%400 + 3)
+			}
+			want := c.generate(t, 0, prompt, 60, 64, p)
+			whole := append(slices.Clone(prompt), ids(want[:30])...) // as a repair would replay it
+			again := c.generate(t, 1, whole, 30, 64, p)
+			if !slices.EqualFunc(again, want[30:], sameToken) {
+				t.Errorf("replayed in chunks: %v, row by row %v", again, want[30:])
 			}
 		})
 	}

@@ -32,6 +32,7 @@ type Config struct {
 	Threads  int      // at most; 0: as many as there are cores
 	Nice     int      // of a child
 	Devices  []string // GPUs to use, by name or ID; none: all found
+	Exact    bool     // no number depends on how many rows a pass has: see companion
 }
 
 // Device of this machine.

@@ -29,6 +29,7 @@ type Local struct {
 	arch    *arch
 	tuner   *tuner
 	log     *slog.Logger
+	exact   bool
 	closed  bool
 }
 
@@ -61,7 +62,7 @@ func Load(ctx context.Context, cfg Config, log *slog.Logger) (_ *Local, err erro
 	if err != nil {
 		return nil, fmt.Errorf("loading %d-%d: %w", cfg.From, cfg.To, err)
 	}
-	l := &Local{backend: m.Backend(), log: log}
+	l := &Local{backend: m.Backend(), log: log, exact: cfg.Exact}
 	defer func() {
 		if err != nil {
 			l.backend.Close()
@@ -85,7 +86,7 @@ func Load(ctx context.Context, cfg Config, log *slog.Logger) (_ *Local, err erro
 		return nil, fmt.Errorf("loading weights: %w", err)
 	}
 	perSeq := max(1, cfg.KVTokens/cfg.MaxSeqs)
-	l.arch.cache.Init(l.backend, dtype, cfg.MaxSeqs, perSeq, cfg.MaxBatch)
+	l.arch.cache.Init(l.backend, dtype, cfg.MaxSeqs+1, perSeq, cfg.MaxBatch) // one more for companions
 	l.tuner = newTuner(l.backend, threads)
 	l.reserve()
 	l.measureMemory()
@@ -201,7 +202,11 @@ func (l *Local) graph(ctx ml.Context, b *Batch, reserve bool) (ml.Tensor, error)
 	}
 	for i := l.info.From; i < l.info.To; i++ {
 		if i == l.info.Blocks-1 {
-			s.outputs = ctx.Input().FromInts(wanted(b), len(wanted(b)))
+			rows := wanted(b)
+			if l.exact && len(rows) == 1 {
+				rows = append(rows, rows[0])
+			}
+			s.outputs = ctx.Input().FromInts(rows, len(rows))
 		}
 		h = l.arch.block(ctx, i, h, s)
 	}
@@ -209,6 +214,20 @@ func (l *Local) graph(ctx ml.Context, b *Batch, reserve bool) (ml.Tensor, error)
 		h = l.arch.head(ctx, h)
 	}
 	return h, nil
+}
+
+// companion gives a lone row another one, in a sequence of its own: ggml
+// multiplies F32, F16, BF16, Q8_0, Q4_0, Q5_0 and IQ4_NL by another path on x86
+// when there are two rows or more, and the paths differ in the last bits.
+func (l *Local) companion(b *Batch) *Batch {
+	two := *b
+	two.Rows = []Row{b.Rows[0], {Seq: l.info.MaxSeqs}}
+	if l.info.first() {
+		two.Tokens = []int32{b.Tokens[0], b.Tokens[0]}
+	} else {
+		two.Hidden = append(slices.Clone(b.Hidden), b.Hidden...)
+	}
+	return &two
 }
 
 // wanted lists the rows that go on after the model's last block: those of the
@@ -245,12 +264,20 @@ func (l *Local) Run(_ context.Context, b *Batch) (res *Result, err error) {
 	ctx := l.backend.NewContext()
 	defer ctx.Close()
 	ctx.SetBatchSize(len(b.Rows))
-	out, err := l.graph(ctx, b, false)
+	whole := b
+	if l.exact && len(b.Rows) == 1 {
+		whole = l.companion(b)
+		defer func() { _ = l.arch.cache.Remove(l.info.MaxSeqs, 0, math.MaxInt32) }()
+	}
+	out, err := l.graph(ctx, whole, false)
 	if err != nil {
 		return nil, err
 	}
 	ctx.Forward(out).Compute(out)
 	values := out.Floats()
+	if !l.info.last() {
+		values = values[:len(b.Rows)*l.info.Width]
+	}
 	for _, v := range values {
 		if v-v != 0 {
 			l.blank(b)

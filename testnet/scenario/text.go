@@ -15,7 +15,8 @@ each had a pass of its own; one that begins with kept positions has a pass of on
 another had the whole prompt. On x86, some weights (F32, F16, BF16, Q8_0, Q4_0, Q5_0, IQ4_NL)
 are multiplied by another path in a pass of one row, so that sums differ in their last bits;
 where two tokens are that close, the other one may win, and the text goes on from there.
-K-quants, Q4_1 and Q5_1 take one path. A scenario that accepts this says exact = false.`
+K-quants, Q4_1 and Q5_1 take one path for weights. Nodes with --exact never make a pass of one
+row, and repair exactly: node_args = ["--exact"]. A scenario that accepts differences says exact = false.`
 
 // most is how many failures the text report spells out.
 const most = 20
