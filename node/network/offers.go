@@ -86,7 +86,7 @@ func (n *Network) tell(ctx context.Context) {
 	}
 	fresh := slices.DeleteFunc(connected, func(p peer.ID) bool { return n.told[p] >= own.Seq })
 	n.mu.Unlock()
-	n.askAll(ctx, fresh, cid.Undef)
+	n.askAll(ctx, fresh, cid.Undef, nil)
 }
 
 // OwnOffer is the offer as it stands; nil if there is none.
@@ -186,7 +186,7 @@ func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*prot
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	ask := n.members(model)
-	n.askAll(ctx, ask, model)
+	n.askAll(ctx, ask, model, enough)
 	got := n.Known(model)
 	if !model.Defined() || enough != nil && enough(got) {
 		return got
@@ -237,7 +237,7 @@ func (n *Network) askAgain(model cid.Cid) {
 	n.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(n.ctx, lookTime)
 		defer cancel()
-		n.askAll(ctx, n.members(model), model)
+		n.askAll(ctx, n.members(model), model, nil)
 	})
 }
 
@@ -247,20 +247,29 @@ func (n *Network) offerOf(p peer.ID) *protocol.Offer {
 	return n.offers[p]
 }
 
-func (n *Network) askAll(ctx context.Context, peers []peer.ID, model cid.Cid) {
+// askAll asks peers at once. It waits for all, or until what is known is enough:
+// one that is gone must not keep the others' word waiting.
+func (n *Network) askAll(ctx context.Context, peers []peer.ID, model cid.Cid, enough func([]*protocol.Offer) bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	slices.Sort(peers)
-	var wg sync.WaitGroup
-	for i, p := range slices.Compact(peers) {
-		if p == n.host.ID() || i >= 64 {
-			continue
-		}
-		wg.Go(func() {
+	peers = slices.DeleteFunc(slices.Compact(peers), func(p peer.ID) bool { return p == n.host.ID() })
+	peers = peers[:min(len(peers), 64)]
+	asked := make(chan struct{}, len(peers))
+	for _, p := range peers {
+		go func() {
 			if err := n.ask(ctx, p, model); err != nil {
 				n.log.Debug("asking for offers", "peer", p, "error", err)
 			}
-		})
+			asked <- struct{}{}
+		}()
 	}
-	wg.Wait()
+	for range peers {
+		<-asked
+		if enough != nil && enough(n.Known(model)) {
+			return
+		}
+	}
 }
 
 // ask gets a peer's own offer and what it knows of a model.
@@ -378,8 +387,10 @@ func (n *Network) Status(ctx context.Context, p peer.ID, model cid.Cid, prefix [
 	defer cancel()
 	var reply protocol.StatusReply
 	err := n.request(ctx, p, protocol.StatusID, req, &reply, maxStatus)
-	n.doubt(p, err != nil)
-	return &reply, err
+	if n.doubt(p, err != nil); err == nil {
+		return &reply, nil
+	}
+	return nil, err
 }
 
 // silence is for how long a peer that did not answer is not reckoned with.

@@ -113,7 +113,11 @@ func short(p peer.ID) string {
 const (
 	openTime = 10 * time.Second       // a stage may take so long to be reached and accept
 	beat     = 250 * time.Millisecond // between two Pings
-	lastWord = 200 * time.Millisecond // for a stage's own word after its neighbours' to arrive
+
+	// openSlack is how much longer than a stage that has answered the others
+	// may take, at least: a busy one reads its streams all the same.
+	openSlack = 800 * time.Millisecond
+	lastWord  = 200 * time.Millisecond // for a stage's own word after its neighbours' to arrive
 )
 
 // errDone ends a session whose answer is complete.
@@ -301,9 +305,20 @@ func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, f
 		go func() { errs <- s.openStage(ctx, i, g, frame(i)) }()
 	}
 	var first error
-	for range stages {
-		if err := <-errs; err != nil && first == nil {
-			first = err
+	var late <-chan time.Time
+	begin := time.Now()
+	for left := len(stages); left > 0; {
+		select {
+		case err := <-errs:
+			left--
+			if err != nil && first == nil {
+				first = err
+				cancel()
+			}
+			if late == nil { // one that is gone must not cost what dialling it may take
+				late = time.After(openSlack + 4*time.Since(begin))
+			}
+		case <-late:
 			cancel()
 		}
 	}
