@@ -82,11 +82,13 @@ func (n *Node) pickModel(ctx context.Context, name string) (*store.Model, error)
 	wait, cancel := context.WithTimeout(ctx, lookTime/3)
 	defer cancel()
 	for {
-		served := map[cid.Cid]string{}
-		for _, o := range n.net.Offers(ctx, cid.Undef, nil) {
-			for _, s := range o.Spans {
-				served[s.ModelID()] = s.Name
-			}
+		// Who has just joined asks everybody; later what is known will do, or one
+		// that has gone would keep every answer waiting.
+		served := servedBy(n.net.Known(cid.Undef))
+		if len(served) == 0 {
+			served = servedBy(n.net.Offers(ctx, cid.Undef, nil))
+		} else {
+			n.net.Offers(ctx, cid.Undef, func([]*protocol.Offer) bool { return true })
 		}
 		if len(served) == 1 {
 			for id := range served {
@@ -113,6 +115,17 @@ func (n *Node) pickModel(ctx context.Context, name string) (*store.Model, error)
 		case <-time.After(300 * time.Millisecond):
 		}
 	}
+}
+
+// servedBy lists the models of which something is served, with their names.
+func servedBy(offers []*protocol.Offer) map[cid.Cid]string {
+	served := map[cid.Cid]string{}
+	for _, o := range offers {
+		for _, s := range o.Spans {
+			served[s.ModelID()] = s.Name
+		}
+	}
+	return served
 }
 
 // generation is one answer on its way.

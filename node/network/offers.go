@@ -223,7 +223,7 @@ func (n *Network) members(model cid.Cid) (ask []peer.ID) {
 }
 
 // askAgain asks the members in the background, now and then: what is known is
-// enough for now, but others may be better.
+// enough for now, but others may be better, or serve more.
 func (n *Network) askAgain(model cid.Cid) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
