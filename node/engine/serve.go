@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // ChildMain is the life of an engine's process: it serves the socket that
@@ -24,25 +25,20 @@ func ChildMain() int {
 		fmt.Fprintln(os.Stderr, "this command is started by a shoal node, not by people")
 		return 2
 	}
-	requests := make(chan message)
-	go func() { // the parent's end must be noticed in the middle of a pass, too
-		r := bufio.NewReaderSize(conn, 256<<10)
-		for {
-			kind, body, err := readMessage(r)
-			if err != nil {
-				if !errors.Is(err, io.EOF) {
-					fmt.Fprintln(os.Stderr, "engine:", err)
-				}
-				os.Exit(0)
-			}
-			requests <- message{kind, body}
-		}
-	}()
+	go outlive(os.Getppid())
+	r := bufio.NewReaderSize(conn, 256<<10)
 	var e *Local
 	var out []byte
-	for m := range requests {
-		reply, err := answer(&e, m)
-		kind := byte(opOK)
+	for {
+		kind, body, err := readMessage(r)
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				fmt.Fprintln(os.Stderr, "engine:", err)
+			}
+			return 0
+		}
+		reply, err := answer(&e, message{kind, body})
+		kind = opOK
 		if err != nil {
 			kind, reply = kindOf(err), func(b []byte) []byte { return append(b, err.Error()...) }
 		}
@@ -54,7 +50,15 @@ func ChildMain() int {
 			return 0
 		}
 	}
-	return 0
+}
+
+// outlive ends this process when its parent has ended, in the middle of a pass,
+// too. Between two passes the socket tells, and at once.
+func outlive(parent int) {
+	for os.Getppid() == parent {
+		time.Sleep(250 * time.Millisecond)
+	}
+	os.Exit(0)
 }
 
 type message struct {
