@@ -40,6 +40,8 @@ type Config struct {
 	Lend        lend.Rules    // when to lend; the zero value: always but on battery
 	DrainTime   time.Duration // for running sessions to find other stages when this one leaves; 0: 30 s
 	Quota       int64         // bytes of disk for unpinned shards; 0: no limit
+	Catalogs    []string      // catalogue files besides the built-in one and those in Home/catalog.d; they may be unsigned
+	CatalogKeys []string      // whose catalogues are trusted, in base64, besides the project's
 	InProcess   bool          // run engines in this process: for tests
 	Command     []string      // how to start an engine's child; nil: this program, "engine-child"
 	Wire        string        // activations between stages: "f32", "f16" or "q8_0"

@@ -77,7 +77,7 @@ func (n *Node) tools(ctx context.Context, m *store.Model) (*textTools, error) {
 // that is served.
 func (n *Node) pickModel(ctx context.Context, name string) (*store.Model, error) {
 	if name != "" {
-		return n.findModel(ctx, name, nil)
+		return n.findKnown(ctx, name)
 	}
 	wait, cancel := context.WithTimeout(ctx, lookTime/3)
 	defer cancel()

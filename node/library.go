@@ -153,7 +153,7 @@ func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.
 	if err != nil {
 		return nil, err
 	}
-	m, err := n.findModel(ctx, req.Model, nil)
+	m, err := n.findToPull(ctx, req.Model, span, progress)
 	if err != nil {
 		return nil, input(err)
 	}
@@ -192,6 +192,7 @@ func (n *Node) Remove(_ context.Context, name string) error {
 	if err := n.store.Remove(m.ID()); err != nil {
 		return err
 	}
+	n.names.forget(m.ID())
 	n.offerAll()
 	return nil
 }
@@ -220,7 +221,7 @@ func (n *Node) Tokenize(ctx context.Context, name, t string, special bool) ([]in
 	if isSource(name) && !strings.Contains(name, "://") && !strings.HasPrefix(name, "hf:") {
 		return TokenizeFile(name, t, special)
 	}
-	m, err := n.findModel(ctx, name, nil)
+	m, err := n.findKnown(ctx, name)
 	if err != nil {
 		return nil, err
 	}

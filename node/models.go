@@ -48,6 +48,9 @@ func (n *Node) awaitModel(ctx context.Context, name string, span *protocol.Span)
 // store, imported if the name is a file or URL, or learnt from peers. span is
 // what to keep of a model that is imported; nil: all.
 func (n *Node) findModel(ctx context.Context, name string, span *protocol.Span) (*store.Model, error) {
+	if e := n.names.Find(name); e != nil {
+		return n.obtain(ctx, e, name, span, n.fetchingEvents(e.Name, span))
+	}
 	m, err := n.store.Find(name)
 	if err == nil {
 		return m, nil
@@ -147,9 +150,9 @@ func (n *Node) lookUp(ctx context.Context, name string) (cid.Cid, string, error)
 		case <-wait.Done():
 			slices.Sort(all)
 			if all = slices.Compact(all); len(all) > 0 {
-				return cid.Undef, "", api.Errorf(api.UnknownModel, "nobody here knows a model %q; known are %s", name, strings.Join(all, ", "))
+				return cid.Undef, "", api.Errorf(api.UnknownModel, "nobody here knows a model %q; known are %s%s", name, strings.Join(all, ", "), n.names.hint(name))
 			}
-			return cid.Undef, "", api.Errorf(api.UnknownModel, "nobody here knows a model %q; add it with `shoal model add`", name)
+			return cid.Undef, "", api.Errorf(api.UnknownModel, "nobody here knows a model %q; add it with `shoal model add`%s", name, n.names.hint(name))
 		case <-time.After(300 * time.Millisecond):
 		}
 	}
@@ -189,6 +192,9 @@ func isSource(name string) bool {
 
 // importModel imports a model from a file, a URL, or this program itself.
 func (n *Node) importModel(ctx context.Context, req api.AddRequest, span *protocol.Span, progress func(done, total int64)) (*store.Model, error) {
+	if e := n.names.Find(req.Source); e != nil {
+		return n.importListed(ctx, e, req.Name, span, progress)
+	}
 	opt := store.AddOptions{Name: req.Name, Span: span, Progress: progress}
 	from := req.Source
 	if from == tinymodel.Name {

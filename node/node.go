@@ -36,6 +36,7 @@ type Node struct {
 	token    string
 	started  time.Time
 	texts    textCache
+	names    *names
 	download rateMeter
 	gate     gate
 
@@ -67,6 +68,9 @@ func New(cfg Config) (_ *Node, err error) {
 			n.Close()
 		}
 	}()
+	if n.names, err = openNames(&cfg); err != nil {
+		return nil, err
+	}
 	n.store, err = store.Open(cfg.path(storeDir), store.Options{
 		Check: func(md interface{ Value(key string) any }) error { return engine.Check(md) },
 		Quota: cfg.Quota, Log: cfg.Log.With("part", "store"),
@@ -113,7 +117,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.token, err = n.loadToken(); err != nil {
 		return nil, err
 	}
-	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Token: n.token, Key: cfg.APIKey, Log: cfg.Log.With("part", "api")})
+	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Catalogue: n, Token: n.token, Key: cfg.APIKey, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
 

@@ -31,6 +31,11 @@ func clientFlags() []cli.Flag {
 // that lasts as long as the command. Without a network the latter sees only
 // this home.
 func connect(c *cli.Context, join bool) (*api.Client, func(), error) {
+	return connectTo(c, join, join)
+}
+
+// connectTo is connect that need not find a peer, though it looks for some.
+func connectTo(c *cli.Context, join, must bool) (*api.Client, func(), error) {
 	home := c.String("home")
 	if url := c.String("api"); url != "" {
 		if !strings.Contains(url, "://") {
@@ -39,6 +44,9 @@ func connect(c *cli.Context, join bool) (*api.Client, func(), error) {
 		return &api.Client{Base: strings.TrimSuffix(strings.TrimRight(url, "/"), "/v1"), Token: token(home), Key: c.String("api-key")}, func() {}, nil
 	}
 	if cl := running(c.Context, home); cl != nil {
+		if c.IsSet("catalog") || c.IsSet("catalog-key") {
+			return nil, nil, usageError{"the node that runs in this home has a catalogue of its own; start that with --catalog, or put the file into catalog.d in the home"}
+		}
 		cl.Key = c.String("api-key")
 		return cl, func() {}, nil
 	}
@@ -61,7 +69,7 @@ func connect(c *cli.Context, join bool) (*api.Client, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if join {
+	if join && must {
 		ctx, cancel := context.WithTimeout(c.Context, 8*time.Second)
 		err = n.WaitPeers(ctx)
 		cancel()
@@ -84,8 +92,10 @@ func loopbackAddrs() []string {
 // flags and environment come first.
 func clientConfig(c *cli.Context, cfg *node.Config) error {
 	var file struct {
-		Bootstrap []string `toml:"bootstrap"`
-		NoMDNS    bool     `toml:"no-mdns"`
+		Bootstrap   []string `toml:"bootstrap"`
+		NoMDNS      bool     `toml:"no-mdns"`
+		Catalogs    []string `toml:"catalog"`
+		CatalogKeys []string `toml:"catalog-key"`
 	}
 	path := filepath.Join(cfg.Home, "config.toml")
 	if _, err := toml.DecodeFile(path, &file); err != nil {
@@ -99,6 +109,12 @@ func clientConfig(c *cli.Context, cfg *node.Config) error {
 	}
 	if !c.IsSet("no-mdns") {
 		cfg.NoMDNS = file.NoMDNS
+	}
+	if !c.IsSet("catalog") {
+		cfg.Catalogs = file.Catalogs
+	}
+	if !c.IsSet("catalog-key") {
+		cfg.CatalogKeys = file.CatalogKeys
 	}
 	return nil
 }

@@ -25,13 +25,15 @@ func modelCommand() *cli.Command {
 		},
 		Subcommands: []*cli.Command{
 			{
-				Name: "add", Usage: "import a GGUF file, a URL, hf:owner/repo/file.gguf, or tinytales", ArgsUsage: "SOURCE",
-				Flags:  append(clientFlags(), span, &cli.StringFlag{Name: "name", Usage: "what to call it (default: after the file)"}),
+				Name: "add", Usage: "import a GGUF file, a URL, hf:owner/repo/file.gguf, a name of the catalogue, a directory of safetensors, or tinytales", ArgsUsage: "SOURCE",
+				Flags: append(clientFlags(), span, &cli.StringFlag{Name: "name", Usage: "what to call it (default: after the file)"},
+					&cli.StringFlag{Name: "quantize", Usage: "of a directory of safetensors: q8_0, q4_K_M or f16 (default: as they are)"}),
 				Action: modelAdd,
 			},
+			searchCommand(), catalogCommand(),
 			{Name: "ls", Usage: "list models, here and served by peers", Flags: clientFlags(), Action: modelList},
 			{Name: "show", Usage: "tell about a model", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelShow},
-			{Name: "pull", Usage: "fetch a model from peers", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
+			{Name: "pull", Usage: "fetch a model from peers or, by a name of the catalogue, from where it comes from", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
 			{Name: "rm", Usage: "delete a model from this disk", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelRemove},
 			{Name: "export", Usage: "write a model's original file", ArgsUsage: "MODEL FILE", Flags: clientFlags(), Action: modelExport},
 			{
@@ -69,7 +71,7 @@ func modelAdd(c *cli.Context) error {
 	}
 	defer done()
 	show, end := progressLine(c.App.ErrWriter, "adding")
-	m, err := cl.Add(c.Context, api.AddRequest{Source: absolute(args[0]), Name: c.String("name"), Span: c.String("span")}, show)
+	m, err := cl.Add(c.Context, api.AddRequest{Source: absolute(args[0]), Name: c.String("name"), Span: c.String("span"), Quantize: c.String("quantize")}, show)
 	end()
 	if err != nil {
 		return err
@@ -82,7 +84,7 @@ func modelPull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cl, done, err := connect(c, true)
+	cl, done, err := connectTo(c, true, !listed(c, args[0]))
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,8 @@ func networkFlags() []cli.Flag {
 	return []cli.Flag{
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "bootstrap", EnvVars: []string{"SHOAL_BOOTSTRAP"}, Usage: "`ADDRESS` of a peer to join by, as `shoal status` prints it; may be repeated"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog", EnvVars: []string{"SHOAL_CATALOG"}, Usage: "`FILE` with models by short names, besides the built-in ones and those in catalog.d in the home; it need not be signed; may be repeated"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog-key", EnvVars: []string{"SHOAL_CATALOG_KEY"}, Usage: "trust catalogues signed with this `KEY` besides the project's; may be repeated"}),
 		&cli.StringFlag{Name: "link", EnvVars: []string{"SHOAL_LINK"}, Hidden: true, Usage: "emulated distance, for testnets"},
 	}
 }
@@ -35,7 +37,7 @@ func nodeCommand() *cli.Command {
 	flags := append([]cli.Flag{
 		altsrc.NewStringFlag(homeFlag()),
 		&cli.StringFlag{Name: "config", EnvVars: []string{"SHOAL_CONFIG"}, Usage: "TOML file with the same names as these flags (default: config.toml in the home)"},
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "model", EnvVars: []string{"SHOAL_MODEL"}, Usage: "serve `MODEL`: a name, a CID, a GGUF file, a URL, or hf:owner/repo/file.gguf; may be repeated"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "model", EnvVars: []string{"SHOAL_MODEL"}, Usage: "serve `MODEL`: a name (yours, a peer's, or one that `shoal model search` lists), a CID, a GGUF file, a URL, or hf:owner/repo/file.gguf; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "for QUIC and TCP; 0: drawn once and kept"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
@@ -100,6 +102,7 @@ func loadConfig(c *cli.Context, flags []cli.Flag) error {
 func joinConfig(c *cli.Context) (node.Config, error) {
 	cfg := node.Config{
 		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), Log: slog.Default(),
+		Catalogs: splitList(c.StringSlice("catalog")), CatalogKeys: splitList(c.StringSlice("catalog-key")),
 	}
 	p, err := link.ParseString(c.String("link"))
 	if err != nil {
@@ -209,7 +212,11 @@ func (s *narrator) event(e node.Event) {
 		}
 	case "fetching":
 		if isTerminal(s.w) && e.Total > 0 {
-			fmt.Fprintf(s.w, "\rfetching %s blocks %d-%d: %d of %d MiB ", e.Name, e.From, e.To, e.Done>>20, e.Total>>20)
+			what := e.Name
+			if e.To > 0 {
+				what += fmt.Sprintf(" blocks %d-%d", e.From, e.To)
+			}
+			fmt.Fprintf(s.w, "\rfetching %s: %d of %d MiB ", safe(what), e.Done>>20, e.Total>>20)
 			s.on = true
 		}
 	case "serving":

@@ -27,6 +27,8 @@ var allowed = map[string][]string{
 	"protocol/gguf": nil,
 
 	"node/api":           {"protocol"},
+	"node/catalog":       nil,
+	"node/convert":       {"protocol/..."},
 	"node/engine":        nil,
 	"node/engine/sample": nil,
 	"node/exchange":      {"protocol"},
@@ -53,7 +55,7 @@ var allowed = map[string][]string{
 // kept keeps what must stay in one place from spreading.
 var kept = []struct{ prefix, only string }{
 	{"github.com/ipfs/boxo", "node/exchange node/store"},
-	{"github.com/ollama/ollama", "node/engine"},
+	{"github.com/ollama/ollama", "node/convert node/engine"},
 	{"github.com/urfave/cli", "cmd/shoal"},
 	{"github.com/libp2p/go-libp2p-kad-dht", "node/network"},
 }
@@ -62,6 +64,7 @@ var kept = []struct{ prefix, only string }{
 var pure = map[string][]string{
 	"protocol":           {"net", "os", "context", "log/slog"},
 	"protocol/gguf":      {"net", "os", "time", "context", "log/slog"},
+	"node/catalog":       {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"node/route":         {"net", "os", "context", "log/slog", "math/rand"},
 	"node/engine/sample": {"net", "os", "time", "context", "log/slog", "math/rand"},
 }

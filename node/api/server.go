@@ -18,11 +18,12 @@ type Config struct {
 	Generator  Generator
 	Library    Library
 	Observer   Observer
-	Token      string   // for shoal's own endpoints; "": nobody may use them
-	Key        string   // asked of OpenAI clients; "": none
-	Hosts      []string // host names taken besides loopback's and the address that was dialled; "*": all
-	Origins    []string // of web pages elsewhere that may use /v1, e.g. http://localhost:3000; none: no CORS
-	MaxAnswers int      // in the making at once, over which 503 is answered; 0: 512
+	Catalogue  Catalogue // may be nil
+	Token      string    // for shoal's own endpoints; "": nobody may use them
+	Key        string    // asked of OpenAI clients; "": none
+	Hosts      []string  // host names taken besides loopback's and the address that was dialled; "*": all
+	Origins    []string  // of web pages elsewhere that may use /v1, e.g. http://localhost:3000; none: no CORS
+	MaxAnswers int       // in the making at once, over which 503 is answered; 0: 512
 	Log        *slog.Logger
 }
 
@@ -61,6 +62,7 @@ func New(cfg Config) http.Handler {
 		"POST /shoal/v1/models/pull":        s.pull,
 		"POST /shoal/v1/models/export":      s.export,
 		"POST /shoal/v1/tokenize":           s.tokenize,
+		"GET /shoal/v1/catalog":             s.search,
 		"POST /shoal/v1/drain":              s.drain,
 	} {
 		s.mux.HandleFunc(pattern, s.serve(s.own(h)))

@@ -142,6 +142,10 @@ type AddRequest struct {
 	Source string `json:"source"`
 	Name   string `json:"name,omitempty"`
 	Span   string `json:"span,omitempty"` // FROM-TO; "": all
+
+	// Quantize is for a directory of safetensors: q8_0, q4_K_M, f16, or "" to
+	// keep the numbers as they are.
+	Quantize string `json:"quantize,omitempty"`
 }
 
 // PullRequest fetches a model's shards from peers.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -27,7 +26,43 @@ type AddOptions struct {
 	Span      *protocol.Span // keep only what this span needs; nil: all
 	Transient bool           // the source goes away: do not remember it as an origin
 	Pin       bool           // protect what is kept from the quota
+	Expect    Expect         // what is known of the source beforehand
 	Progress  func(done, total int64)
+}
+
+// Expect is what an import must turn out to be. Nothing comes into the store
+// that is anything else.
+type Expect struct {
+	ID     cid.Cid  // the manifest's; undefined: any
+	Size   int64    // bytes of all parts; 0: any
+	Sha256 [][]byte // of each part; none: any
+}
+
+// begins holds what the headers, and the origins' answers, tell against what
+// is expected: before anything is fetched for nothing.
+func (e *Expect) begins(im *importer) error {
+	if n := im.man.Size(); e.Size > 0 && n != e.Size {
+		return fmt.Errorf("%w: %s has %d bytes, and %d were expected: it is another file", ErrSource, shown(im.src.parts[0]), n, e.Size)
+	}
+	if len(e.Sha256) > 0 && len(e.Sha256) != len(im.parts) {
+		return fmt.Errorf("%w: %s is of %d parts, and %d were expected", ErrSource, shown(im.src.parts[0]), len(im.parts), len(e.Sha256))
+	}
+	for i, p := range im.parts {
+		if told := p.rest.Sha256(); told != nil {
+			if err := e.file(im, i, told); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// file holds one part's hash against the expected one.
+func (e *Expect) file(im *importer, i int, sum []byte) error {
+	if len(e.Sha256) == 0 || bytes.Equal(sum, e.Sha256[i]) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s has sha256 %x, and %x was expected: it is another file", ErrSource, shown(im.src.parts[i]), sum, e.Sha256[i])
 }
 
 // Add imports a model from a path, an http(s) URL, or hf:owner/repo/file.gguf.
@@ -48,6 +83,9 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 	im := &importer{ctx: ctx, src: src, opt: opt}
 	defer im.close()
 	if err := im.layOut(s.opt.Check); err != nil {
+		return nil, err
+	}
+	if err := opt.Expect.begins(im); err != nil {
 		return nil, err
 	}
 	var coming int64
@@ -84,6 +122,9 @@ func (s *Store) adopt(im *importer, tmp string) (*Model, error) {
 	raw, id, err := im.man.Encode()
 	if err != nil {
 		return nil, err
+	}
+	if want := im.opt.Expect.ID; want.Defined() && !want.Equals(id) {
+		return nil, fmt.Errorf("%w: %s is model %s, and %s was expected: it is another file", ErrSource, shown(im.src.parts[0]), id, want)
 	}
 	m, err := s.Model(id)
 	if errors.Is(err, ErrNotFound) {
@@ -323,10 +364,10 @@ func (im *importer) readFile(file int) error {
 	p.rest.Close()
 	p.head = nil
 	if want := p.rest.Sha256(); want != nil && !bytes.Equal(want, im.man.Files[file].Sha256) {
-		return fmt.Errorf("%w: %s: what came has sha256 %s, the origin says %s; try again", ErrSource,
-			shown(im.src.parts[file]), hex.EncodeToString(im.man.Files[file].Sha256), hex.EncodeToString(want))
+		return fmt.Errorf("%w: %s: what came has sha256 %x, the origin says %x; it was damaged on its way: try again", ErrSource,
+			shown(im.src.parts[file]), im.man.Files[file].Sha256, want)
 	}
-	return nil
+	return im.opt.Expect.file(im, file, im.man.Files[file].Sha256)
 }
 
 // writeBooks completes the directory of a new model: nodes and journal, all

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -36,7 +37,8 @@ type httpReader struct {
 	etag     string
 	modified string
 	sha      []byte
-	failed   int // tries in a row
+	told     int64 // the size that the origin tells; 0: none
+	failed   int   // tries in a row
 }
 
 func openHTTP(ctx context.Context, where string) (reader, error) {
@@ -53,8 +55,8 @@ func openHTTP(ctx context.Context, where string) (reader, error) {
 	}
 }
 
-// redirect notes the file's hash, which Hugging Face tells before it sends on
-// to its servers.
+// redirect notes the file's hash and size, which Hugging Face tells before it
+// sends on to its servers.
 func (h *httpReader) redirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return errors.New("redirected ten times")
@@ -69,6 +71,9 @@ func (h *httpReader) noteHash(head http.Header) {
 	tag := strings.Trim(head.Get("X-Linked-ETag"), `"`)
 	if sum, err := hex.DecodeString(tag); err == nil && len(sum) == len(digest{}) {
 		h.sha = sum
+	}
+	if n, err := strconv.ParseInt(head.Get("X-Linked-Size"), 10, 64); err == nil && n > 0 {
+		h.told = n
 	}
 }
 
@@ -145,8 +150,11 @@ func (h *httpReader) accept(resp *http.Response) error {
 		if resp.ContentLength < 0 {
 			return permanent{errors.New("the server does not tell the file's size")}
 		}
-		h.size, h.etag, h.modified = resp.ContentLength, etag, modified
 		h.noteHash(resp.Header)
+		if h.told > 0 && h.told != resp.ContentLength {
+			return permanent{fmt.Errorf("the origin says that it has %d bytes, and its storage sends %d; try again later", h.told, resp.ContentLength)}
+		}
+		h.size, h.etag, h.modified = resp.ContentLength, etag, modified
 		return nil
 	}
 	if resp.StatusCode == http.StatusPartialContent {

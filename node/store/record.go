@@ -60,6 +60,23 @@ func (m *Model) addRecord(r record) error {
 	return full(m.rec.save(m.dir))
 }
 
+// Note remembers a name, and origins (as Add takes them) that the model can be
+// had from.
+func (m *Model) Note(name string, origins ...string) error {
+	r := record{}
+	if name != "" {
+		r.Names = []string{name}
+	}
+	for _, o := range origins {
+		src, err := findSource(o)
+		if err != nil {
+			return err
+		}
+		r.Origins = append(r.Origins, src.origins()...)
+	}
+	return m.addRecord(r)
+}
+
 // Name is what the model is called here.
 func (m *Model) Name() string {
 	m.mu.RLock()
