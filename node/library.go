@@ -11,6 +11,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
@@ -136,7 +137,7 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 
 // input marks errors that are the caller's to mend.
 func input(err error) error {
-	for _, e := range []error{store.ErrSource, store.ErrSpan, gguf.ErrFormat, engine.ErrUnsupported, protocol.ErrManifest, text.ErrNoTemplate} {
+	for _, e := range []error{store.ErrSource, store.ErrSpan, gguf.ErrFormat, engine.ErrUnsupported, protocol.ErrManifest, text.ErrNoTemplate, convert.ErrDirectory} {
 		if errors.Is(err, e) {
 			return api.Errorf(api.BadInput, "%s", err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
@@ -192,11 +193,24 @@ func isSource(name string) bool {
 
 // importModel imports a model from a file, a URL, or this program itself.
 func (n *Node) importModel(ctx context.Context, req api.AddRequest, span *protocol.Span, progress func(done, total int64)) (*store.Model, error) {
-	if e := n.names.Find(req.Source); e != nil {
+	if e := n.names.Find(req.Source); e != nil && req.Quantize == "" {
 		return n.importListed(ctx, e, req.Name, span, progress)
 	}
 	opt := store.AddOptions{Name: req.Name, Span: span, Progress: progress}
 	from := req.Source
+	if isDirectory(from) {
+		path, done, err := n.convertDirectory(ctx, req, progress)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		if opt.Name == "" {
+			opt.Name = convert.Name(from, req.Quantize)
+		}
+		from, opt.Transient = path, true
+	} else if req.Quantize != "" {
+		return nil, api.Errorf(api.BadInput, "only a directory of safetensors is quantized; %s is none", req.Source)
+	}
 	if from == tinymodel.Name {
 		f, err := os.CreateTemp(n.cfg.Home, tinymodel.Name+"-*.gguf")
 		if err != nil {

@@ -78,6 +78,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n.sweep()
 	key, err := network.LoadKey(cfg.path(keyFile))
 	if err != nil {
 		return nil, err

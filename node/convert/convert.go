@@ -1,0 +1,332 @@
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	library "github.com/ollama/ollama/convert"
+
+	"github.com/shoalnet/shoal/protocol/gguf"
+)
+
+// Options of a conversion.
+type Options struct {
+	Quantize string // one of Quantizations, or "" to keep the numbers as they are
+	Temp     string // directory for the temporary file, which is as large as the model
+
+	// Check says whether a model of this metadata can be computed.
+	Check func(md interface{ Value(key string) any }) error
+	// Progress, in bytes read of the weights; they are read twice. May be nil.
+	Progress func(done, total int64)
+}
+
+// Name is what a converted directory is called: after itself and what was made
+// of it.
+func Name(dir, quantize string) string {
+	name := filepath.Base(dir)
+	if quantize != "" {
+		name += "-" + quantize
+	}
+	return strings.ToLower(name)
+}
+
+// Directory writes a GGUF file of a Hugging Face directory to out, which is
+// empty. Errors wrap ErrDirectory where the directory, and not this machine,
+// is to blame.
+func Directory(ctx context.Context, dir string, out *os.File, opt Options) error {
+	q, err := parseQuantization(opt.Quantize)
+	if err != nil {
+		return err
+	}
+	c, err := readConfig(dir)
+	if err != nil {
+		return err
+	}
+	vocab, err := readVocabulary(dir)
+	if err != nil {
+		return err
+	}
+	files, all, err := weights(dir)
+	if err != nil {
+		return err
+	}
+	var size int64
+	for _, t := range all {
+		size += t.Offsets[1] - t.Offsets[0]
+		if t.DType == "U8" && c.arch != "gptoss" {
+			return errf("its weights are quantized already (numbers U8); take the model's unquantized files")
+		}
+	}
+	report := throttled(opt.Progress)
+	src := &source{ctx: ctx, dir: dir, replaced: c.files, weights: files, hidePieces: vocab.pieces == nil, read: func(n int64) { report(min(n, size), 2*size) }}
+	tmp, err := os.CreateTemp(opt.Temp, "*.gguf")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	if err := callLibrary(src, tmp); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	m, err := c.look(dir, tmp, vocab, opt)
+	if err != nil {
+		return err
+	}
+	mix := &mixer{q: q, blocks: int(m.md.uint(c.arch + ".block_count")), experts: m.md.uint(c.arch + ".expert_count"), tied: c.tied}
+	return m.write(ctx, tmp, mix, out, func(done, total int64) {
+		report(size+int64(float64(size)*float64(done)/float64(max(1, total))), 2*size)
+	})
+}
+
+// callLibrary has the library convert. It panics at some configs.
+func callLibrary(src *source, tmp *os.File) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = errf("the converter fails at it: %v", p)
+		}
+	}()
+	err = library.ConvertModel(src, tmp)
+	var disk *fs.PathError
+	if err == nil || errors.As(err, &disk) && disk.Path == tmp.Name() {
+		return err
+	}
+	return errf("%w", err)
+}
+
+// model is what the library made of a directory.
+type model struct {
+	md      *metadata
+	tensors []gguf.Tensor
+	data    int64 // where their data begin in the temporary file
+}
+
+// look reads what the library wrote, mends the metadata, and makes sure that
+// all tensors are there. It gives those that belong to the language model.
+func (c *config) look(dir string, tmp *os.File, vocab *vocabulary, opt Options) (*model, error) {
+	st, err := tmp.Stat()
+	if err != nil {
+		return nil, err
+	}
+	h, err := gguf.Read(io.NewSectionReader(tmp, 0, st.Size()), st.Size())
+	if err == nil {
+		err = h.Check(st.Size())
+	}
+	if err != nil {
+		return nil, errf("what the converter made of it: %w", err)
+	}
+	md := &metadata{}
+	for _, kv := range h.KVs {
+		if rest, ok := strings.CutPrefix(kv.Key, c.prefix+"."); ok {
+			if strings.HasPrefix(rest, "vision.") || strings.HasPrefix(rest, "mm.") {
+				continue // what sees is not kept
+			}
+			kv.Key = c.arch + "." + rest
+		}
+		md.kvs = append(md.kvs, kv)
+	}
+	md.set("general.architecture", c.arch)
+	if c.name != "" {
+		md.set("general.name", c.name)
+	}
+	if l := licence(dir); l != "" {
+		md.set("general.license", l)
+	}
+	if err := vocab.mend(dir, md); err != nil {
+		return nil, err
+	}
+	if opt.Check != nil {
+		if err := opt.Check(md); err != nil {
+			return nil, err
+		}
+	}
+	var tensors []gguf.Tensor
+	for _, t := range h.Tensors {
+		if !strings.HasPrefix(t.Name, "v.") && !strings.HasPrefix(t.Name, "mm.") {
+			tensors = append(tensors, t)
+		}
+	}
+	return &model{md, tensors, h.DataOffset}, c.complete(md, tensors)
+}
+
+// complete says what is missing, or has another shape than the config tells:
+// the engine would find out the hard way.
+func (c *config) complete(md *metadata, tensors []gguf.Tensor) error {
+	shapes := map[string][]uint64{}
+	for _, t := range tensors {
+		shapes[t.Name] = t.Shape
+	}
+	width, blocks := md.uint(c.arch+".embedding_length"), md.uint(c.arch+".block_count")
+	tokens, _ := md.Value("tokenizer.ggml.tokens").([]string)
+	need := func(name string) error {
+		if _, ok := shapes[name]; !ok {
+			return errf("the tensor %s is missing; are all files of the model there?", name)
+		}
+		return nil
+	}
+	global := []string{"token_embd.weight", "output_norm.weight"}
+	if !c.tied {
+		global = append(global, "output.weight")
+	}
+	for _, name := range global {
+		if err := need(name); err != nil {
+			return err
+		}
+	}
+	for i := range blocks {
+		for _, part := range c.blocks {
+			if err := need(fmt.Sprintf("blk.%d.%s", i, part)); err != nil {
+				return err
+			}
+		}
+	}
+	if s := shapes["token_embd.weight"]; len(s) != 2 || s[0] != width || s[1] < uint64(len(tokens)) {
+		return errf("the embedding is of shape %d, and the config has a width of %d and the tokenizer %d tokens", s, width, len(tokens))
+	}
+	heads := md.uint(c.arch + ".attention.head_count")
+	kv := max(1, md.uint(c.arch+".attention.head_count_kv"))
+	head := md.uint(c.arch + ".attention.key_length")
+	if head == 0 && heads > 0 {
+		head = width / heads
+	}
+	ff := md.uint(c.arch + ".feed_forward_length")
+	want := map[string][]uint64{
+		"attn_norm.weight": {width}, "ffn_norm.weight": {width},
+		"attn_q.weight": {width, heads * head}, "attn_k.weight": {width, kv * head}, "attn_v.weight": {width, kv * head},
+		"attn_output.weight": {heads * head, width}, "attn_q.bias": {heads * head}, "attn_k.bias": {kv * head}, "attn_v.bias": {kv * head},
+		"ffn_gate.weight": {width, ff}, "ffn_up.weight": {width, ff}, "ffn_down.weight": {ff, width},
+		"post_attention_norm.weight": {width}, "post_ffw_norm.weight": {width},
+	}
+	if c.arch == "deepseek2" { // whose attention is of another make
+		want = map[string][]uint64{"attn_norm.weight": {width}, "ffn_norm.weight": {width}}
+	}
+	for name, s := range shapes {
+		block, part, ok := strings.Cut(strings.TrimPrefix(name, "blk."), ".")
+		if w, known := want[part]; ok && strings.HasPrefix(name, "blk.") && known && !slices.Equal(s, w) {
+			return errf("the tensor %s of block %s is of shape %d, where the config makes it %d", part, block, s, w)
+		}
+	}
+	for _, name := range []string{"output_norm.weight", "output.weight"} {
+		if s, ok := shapes[name]; ok && (s[0] != width || len(s) == 2 && s[1] != shapes["token_embd.weight"][1]) {
+			return errf("the tensor %s is of shape %d, and the embedding of %d", name, s, shapes["token_embd.weight"])
+		}
+	}
+	return nil
+}
+
+// metadata is a header's, to be changed.
+type metadata struct{ kvs []gguf.KV }
+
+// Value gives a metadata value, nil if there is none.
+func (m *metadata) Value(key string) any {
+	for _, kv := range m.kvs {
+		if kv.Key == key {
+			return kv.Value
+		}
+	}
+	return nil
+}
+
+func (m *metadata) uint(key string) uint64 {
+	n, _ := m.Value(key).(uint32)
+	return uint64(n)
+}
+
+// set keeps the keys in order, so that the file's bytes do not depend on when
+// one was added.
+func (m *metadata) set(key string, v any) {
+	at, found := slices.BinarySearchFunc(m.kvs, key, func(kv gguf.KV, k string) int { return strings.Compare(kv.Key, k) })
+	if found {
+		m.kvs[at].Value = v
+		return
+	}
+	m.kvs = slices.Insert(m.kvs, at, gguf.KV{Key: key, Value: v})
+}
+
+// throttled lets a few reports a second through.
+func throttled(f func(done, total int64)) func(done, total int64) {
+	if f == nil {
+		return func(int64, int64) {}
+	}
+	var last atomic.Int64
+	return func(done, total int64) {
+		now := time.Now().UnixMilli()
+		if before := last.Load(); now-before > 100 && last.CompareAndSwap(before, now) {
+			f(done, total)
+		}
+	}
+}
+
+// source is the directory as the library is to see it.
+type source struct {
+	ctx        context.Context
+	dir        string
+	replaced   map[string][]byte
+	weights    []string
+	hidePieces bool
+	read       func(total int64)
+	sum        atomic.Int64
+}
+
+// Glob is how the library finds the weights.
+func (s *source) Glob(pattern string) ([]string, error) {
+	if pattern == "*.safetensors" {
+		return s.weights, nil
+	}
+	return nil, nil
+}
+
+// Open gives a file of the directory, or what stands in its place.
+func (s *source) Open(name string) (fs.File, error) {
+	if raw, ok := s.replaced[name]; ok {
+		return memory(name, raw), nil
+	}
+	if !fs.ValidPath(name) || name == "tokenizer.model" && s.hidePieces {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	f, err := os.Open(filepath.Join(s.dir, filepath.FromSlash(name)))
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(s.weights, name) {
+		return f, nil
+	}
+	return &counted{File: f, src: s}, nil
+}
+
+// counted is a file whose reading is told, and ends when the work is to end.
+type counted struct {
+	*os.File
+	src *source
+}
+
+func (c *counted) count(n int, err error) (int, error) {
+	c.src.read(c.src.sum.Add(int64(n)))
+	return n, err
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	if c.src.ctx.Err() != nil {
+		return 0, context.Cause(c.src.ctx)
+	}
+	return c.count(c.File.Read(b))
+}
+
+// ReadAt is what tensors are read by.
+func (c *counted) ReadAt(b []byte, at int64) (int, error) {
+	if c.src.ctx.Err() != nil {
+		return 0, context.Cause(c.src.ctx)
+	}
+	return c.count(c.File.ReadAt(b, at))
+}

@@ -1,0 +1,241 @@
+package convert
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
+
+	fsggml "github.com/ollama/ollama/fs/ggml"
+	"github.com/ollama/ollama/ml/backend/ggml"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shoalnet/shoal/protocol/gguf"
+)
+
+// Tensor types, in ggml's numbering.
+const (
+	f32  = gguf.Type(0)
+	f16  = gguf.Type(1)
+	q5_0 = gguf.Type(6)
+	q5_1 = gguf.Type(7)
+	q8_0 = gguf.Type(8)
+	q4K  = gguf.Type(12)
+	q5K  = gguf.Type(13)
+	q6K  = gguf.Type(14)
+	bf16 = gguf.Type(30)
+)
+
+// quantization is what to make of a model's matrices. keep leaves them.
+type quantization struct {
+	fileType uint32 // general.file_type
+	base     gguf.Type
+	keep     bool
+}
+
+// Quantizations lists what Options.Quantize may be, besides nothing.
+func Quantizations() []string { return []string{"q8_0", "q4_K_M", "f16"} }
+
+func parseQuantization(s string) (quantization, error) {
+	switch strings.ToLower(s) {
+	case "":
+		return quantization{keep: true}, nil
+	case "f16":
+		return quantization{1, f16, false}, nil
+	case "q8_0":
+		return quantization{7, q8_0, false}, nil
+	case "q4_k_m":
+		return quantization{15, q4K, false}, nil
+	}
+	return quantization{}, errf("quantization %.40q; q8_0, q4_K_M and f16 are known", s)
+}
+
+// mixer gives each tensor its type. Q4_K_M is a mixture: what a model is most
+// sensitive to gets more bits. The rules are those of llama.cpp's quantizer
+// (llama_tensor_get_type), in the version that github.com/ollama/ollama has of
+// them (server/quantization.go).
+type mixer struct {
+	q       quantization
+	blocks  int
+	experts uint64
+	tied    bool
+	values  int // attn_v matrices so far
+	downs   int // ffn_down matrices so far
+}
+
+// sensitive blocks are the first and last eighth, and every third between.
+func (m *mixer) sensitive(i int) bool {
+	eighth := m.blocks / 8
+	return i < eighth || i >= 7*m.blocks/8 || (i-eighth)%3 == 2
+}
+
+func (m *mixer) typeOf(t gguf.Tensor) gguf.Type {
+	is := func(part string) bool { return strings.Contains(t.Name, part) }
+	if m.q.keep || len(t.Shape) < 2 || !strings.HasSuffix(t.Name, "weight") || is("_norm.weight") || is("ffn_gate_inp") ||
+		t.Type != f32 && t.Type != f16 && t.Type != bf16 {
+		return t.Type
+	}
+	kind := m.q.base
+	if kind == q4K {
+		kind = m.mixed(t.Name, is)
+	}
+	return fitting(kind, t.Shape[0])
+}
+
+// mixed is the type of a matrix in Q4_K_M.
+func (m *mixer) mixed(name string, is func(string) bool) gguf.Type {
+	switch {
+	case name == "output.weight", m.tied && name == "token_embd.weight":
+		return q6K
+	case is("attn_v.weight"):
+		m.values++
+		switch {
+		case m.experts == 8:
+			return q8_0
+		case m.sensitive(m.values - 1):
+			return q6K
+		}
+	case is("attn_k.weight") && m.experts == 8, is("attn_k_b.weight"), is("attn_v_b.weight"), is("attn_kv_a_mqa.weight"), is("attn_q_a.weight"), is("attn_q_b.weight"):
+		return q8_0
+	case is("ffn_down"):
+		m.downs++
+		if m.sensitive(m.downs - 1) {
+			return q6K
+		}
+	case is("attn_output.weight") && m.experts == 8, is("attn_qkv.weight"):
+		return q5K
+	}
+	return q4K
+}
+
+// fitting is the type, or the nearest whose blocks divide a row.
+func fitting(kind gguf.Type, row uint64) gguf.Type {
+	if row%256 != 0 {
+		switch kind {
+		case q4K:
+			kind = q5_0
+		case q5K:
+			kind = q5_1
+		case q6K:
+			kind = q8_0
+		}
+	}
+	if row%32 != 0 {
+		return f16
+	}
+	return kind
+}
+
+// chunk is how many numbers are converted at once.
+const chunk = 1 << 20
+
+// job is a tensor to write.
+type job struct {
+	from, to gguf.Tensor
+	at       int64 // in the source file, of the data
+	into     int64 // in the final one
+}
+
+// write converts all tensors. progress gets the bytes read so far.
+func write(ctx context.Context, in, out *os.File, jobs []job, progress func(int64)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, runtime.GOMAXPROCS(0)))
+	var done atomic.Int64
+	for _, j := range jobs {
+		row := max(1, j.from.Shape[0])
+		rows := j.from.Elements() / row
+		step := max(1, chunk/row)
+		fromRow, toRow := rowBytes(j.from, rows), rowBytes(j.to, rows)
+		for at := uint64(0); at < rows; at += step {
+			n := min(step, rows-at)
+			g.Go(func() error {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				raw := make([]byte, n*fromRow)
+				if _, err := in.ReadAt(raw, j.at+int64(at*fromRow)); err != nil {
+					return fmt.Errorf("reading tensor %s again: %w", j.from.Name, err)
+				}
+				made, err := requantize(raw, j.from, j.to.Type, row, n)
+				if err != nil {
+					return err
+				}
+				if _, err := out.WriteAt(made, j.into+int64(at*toRow)); err != nil {
+					return err
+				}
+				progress(done.Add(int64(len(raw))))
+				return nil
+			})
+		}
+	}
+	return g.Wait()
+}
+
+func rowBytes(t gguf.Tensor, rows uint64) uint64 { return t.Bytes() / max(1, rows) }
+
+// requantize turns rows of one type into another. raw: [rows][row] numbers.
+func requantize(raw []byte, t gguf.Tensor, to gguf.Type, row, rows uint64) ([]byte, error) {
+	if t.Type != f32 && t.Type != f16 && t.Type != bf16 {
+		return raw, nil
+	}
+	numbers := make([]float32, row*rows)
+	if t.Type == f32 {
+		for i := range numbers {
+			numbers[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
+		}
+	} else {
+		copy(numbers, ggml.ConvertToF32(raw, uint32(t.Type), row*rows))
+	}
+	for _, x := range numbers {
+		if x-x != 0 { // not finite; ggml would make nonsense of the whole block, or end the process
+			return nil, errf("the tensor %s holds numbers that are not finite", t.Name)
+		}
+		if to == f16 && t.Type != f16 && (x > 65504 || x < -65504) {
+			return nil, errf("the tensor %s holds %g, which is too large for f16; take q8_0, or leave the numbers as they are", t.Name, x)
+		}
+	}
+	if to == t.Type {
+		return raw, nil
+	}
+	return ggml.Quantize(fsggml.TensorType(to), numbers, []uint64{row, rows}), nil
+}
+
+// write writes the final file: the header, then each tensor as its type in the
+// mixture says.
+func (m *model) write(ctx context.Context, in *os.File, mix *mixer, out *os.File, progress func(done, total int64)) error {
+	if !mix.q.keep {
+		m.md.set("general.file_type", mix.q.fileType)
+	}
+	final := &gguf.Header{Version: 3, KVs: m.md.kvs}
+	var jobs []job
+	var offset uint64
+	var total int64
+	for _, t := range m.tensors {
+		to := t
+		to.Type = mix.typeOf(t)
+		to.Offset = offset
+		offset += (to.Bytes() + 31) / 32 * 32
+		final.Tensors = append(final.Tensors, to)
+		jobs = append(jobs, job{from: t, to: to, at: m.data + int64(t.Offset)})
+		total += int64(t.Bytes())
+	}
+	head, err := final.Append(nil)
+	if err != nil {
+		return err
+	}
+	head = append(head, make([]byte, (32-len(head)%32)%32)...)
+	for i := range jobs {
+		jobs[i].into = int64(len(head)) + int64(final.Tensors[i].Offset)
+	}
+	if _, err := out.Write(head); err != nil {
+		return err
+	}
+	if err := out.Truncate(int64(len(head)) + int64(offset)); err != nil {
+		return err
+	}
+	return write(ctx, in, out, jobs, func(n int64) { progress(n, total) })
+}

@@ -1,0 +1,308 @@
+package convert
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/ollama/ollama/convert/sentencepiece"
+	"google.golang.org/protobuf/proto"
+)
+
+// Token types of GGUF.
+const tokenUnused = int32(5)
+
+// How tokenizers split text into words, by what tokenizer.json says of it; the
+// names are those of tokenizer.ggml.pre.
+const (
+	splitCase    = `(?i:'s|'t|'re|'ve|'m|'ll|'d)`
+	splitLetters = `[^\r\n\p{L}\p{N}]?\p{L}+`
+	splitOthers  = ` ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	splitSlash   = ` ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	splitUpper   = `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`
+	splitLower   = `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`
+	splitLlama3  = splitCase + `|` + splitLetters + `|\p{N}{1,3}|` + splitOthers
+	splitQwen2   = splitCase + `|` + splitLetters + `|\p{N}|` + splitOthers
+	splitGPT4o   = splitUpper + `*` + splitLower + `+` + splitCase + `?|` + splitUpper + `+` + splitLower + `*` + splitCase + `?|\p{N}{1,3}|` + splitSlash
+	splitTekken  = splitUpper + `*` + splitLower + `+|` + splitUpper + `+` + splitLower + `*|\p{N}|` + splitSlash
+	splitDeep    = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+)
+
+// splitters: the steps of the pre-tokenizer, joined; with "+" where a word
+// that is a token needs no merges.
+var splitters = map[string]string{
+	"bytes by words":                    "gpt-2",
+	"digits, bytes by words":            "smollm",
+	"split " + splitLlama3 + ", bytes":  "dbrx",
+	"split " + splitLlama3 + ", bytes+": "llama-bpe",
+	"split " + splitQwen2 + ", bytes":   "qwen2",
+	"split " + splitGPT4o + ", bytes":   "gpt-4o",
+	"split " + splitTekken + ", bytes+": "tekken",
+	`split \p{N}{1,3}, split [一-龥぀-ゟ゠-ヿ]+, split ` + splitDeep + ", bytes": "deepseek-v3",
+}
+
+// tokenizerFile is what is read of tokenizer.json here.
+type tokenizerFile struct {
+	Added      []addedToken `json:"added_tokens"`
+	Normalizer *step        `json:"normalizer"`
+	Pre        *step        `json:"pre_tokenizer"`
+	Post       *step        `json:"post_processor"`
+	Model      struct {
+		Type         string         `json:"type"`
+		ByteFallback bool           `json:"byte_fallback"`
+		IgnoreMerges bool           `json:"ignore_merges"`
+		Vocab        map[string]int `json:"vocab"`
+	} `json:"model"`
+}
+
+type addedToken struct {
+	ID         int    `json:"id"`
+	Content    string `json:"content"`
+	SingleWord bool   `json:"single_word"`
+	Lstrip     bool   `json:"lstrip"`
+	Rstrip     bool   `json:"rstrip"`
+}
+
+// step is one of a tokenizer's; each kind has fields of its own.
+type step struct {
+	Type        string  `json:"type"`
+	Normalizers []*step `json:"normalizers"`
+	Steps       []*step `json:"pretokenizers"`
+	Processors  []*step `json:"processors"`
+	Pattern     struct {
+		Regex string `json:"Regex"`
+	} `json:"pattern"`
+	Behavior    string `json:"behavior"`
+	Invert      bool   `json:"invert"`
+	Individual  bool   `json:"individual_digits"`
+	PrefixSpace bool   `json:"add_prefix_space"`
+	UseRegex    *bool  `json:"use_regex"`
+	Single      []struct {
+		Special *struct {
+			ID string `json:"id"`
+		} `json:"SpecialToken"`
+	} `json:"single"`
+	Specials map[string]struct {
+		IDs []int `json:"ids"`
+	} `json:"special_tokens"`
+}
+
+// vocabulary is a directory's tokenizer, as far as the library does not see to it.
+type vocabulary struct {
+	json   *tokenizerFile            // nil: there is none
+	pieces *sentencepiece.ModelProto // nil: it is byte-level BPE
+	pre    string
+}
+
+// readVocabulary looks at the tokenizer, and refuses what would be converted
+// into one that gives other ids.
+func readVocabulary(dir string) (*vocabulary, error) {
+	v := &vocabulary{}
+	raw, err := readSmall(dir, "tokenizer.json")
+	switch {
+	case err == nil:
+		v.json = &tokenizerFile{}
+		if err := json.Unmarshal(raw, v.json); err != nil {
+			return nil, errf("tokenizer.json: %w", err)
+		}
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
+	if t := v.json; t != nil {
+		for _, a := range t.Added {
+			if a.SingleWord || a.Lstrip || a.Rstrip {
+				return nil, errf("tokenizer.json has the token %.40q take blanks or words beside it along, which shoal does not", a.Content)
+			}
+		}
+		if t.Model.Type == "BPE" && !t.Model.ByteFallback {
+			v.pre, err = t.pre()
+			return v, err
+		}
+	}
+	raw, err = readSmall(dir, "tokenizer.model")
+	if errors.Is(err, os.ErrNotExist) {
+		if v.json == nil {
+			return nil, errf("%s has neither tokenizer.json nor tokenizer.model", dir)
+		}
+		return nil, errf("tokenizer.json is of kind %.40q (SentencePiece's), which is converted from tokenizer.model, and that is not there; fetch it, too", v.json.Model.Type)
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.pieces = &sentencepiece.ModelProto{}
+	if err := proto.Unmarshal(raw, v.pieces); err != nil || len(v.pieces.GetPieces()) == 0 {
+		return nil, errf("tokenizer.model is no SentencePiece model")
+	}
+	if kind := v.pieces.GetTrainerSpec().GetModelType(); kind != sentencepiece.TrainerSpec_BPE {
+		return nil, errf("tokenizer.model is of kind %s; BPE is known", kind)
+	}
+	return v, nil
+}
+
+// pre names the way in which text is split into words.
+func (t *tokenizerFile) pre() (string, error) {
+	for _, n := range flatten(t.Normalizer, func(s *step) []*step { return s.Normalizers }) {
+		if n.Type != "NFC" { // which GGUF readers leave to whoever writes the text
+			return "", errf("tokenizer.json changes text by %.40q before it splits it, which shoal does not", n.Type)
+		}
+	}
+	var parts []string
+	for _, s := range flatten(t.Pre, func(s *step) []*step { return s.Steps }) {
+		switch {
+		case s.Type == "Split" && s.Pattern.Regex != "" && s.Behavior == "Isolated" && !s.Invert:
+			parts = append(parts, "split "+s.Pattern.Regex)
+		case s.Type == "Digits" && s.Individual:
+			parts = append(parts, "digits")
+		case s.Type == "ByteLevel" && !s.PrefixSpace && (s.UseRegex == nil || *s.UseRegex):
+			parts = append(parts, "bytes by words")
+		case s.Type == "ByteLevel" && !s.PrefixSpace:
+			parts = append(parts, "bytes")
+		default:
+			parts = append(parts, s.Type+" in an unknown form")
+		}
+	}
+	sign := strings.Join(parts, ", ")
+	name, ok := splitters[sign]
+	if t.Model.IgnoreMerges {
+		name, ok = splitters[sign+"+"]
+	}
+	if !ok {
+		return "", errf("tokenizer.json splits text in a way that shoal does not know: %.300s", sign)
+	}
+	return name, nil
+}
+
+// flatten lists the steps that a sequence of them stands for.
+func flatten(s *step, inner func(*step) []*step) (out []*step) {
+	if s == nil {
+		return nil
+	}
+	if s.Type != "Sequence" {
+		return []*step{s}
+	}
+	for _, i := range inner(s) {
+		if i != nil && i.Type != "Sequence" {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// around gives the tokens that are put before and behind a text.
+func (t *tokenizerFile) around() (before, behind []int) {
+	for _, p := range flatten(t.Post, func(s *step) []*step { return s.Processors }) {
+		if p.Type != "TemplateProcessing" {
+			continue
+		}
+		to := &before
+		for _, s := range p.Single {
+			if s.Special == nil {
+				to = &behind
+				continue
+			}
+			*to = append(*to, p.Specials[s.Special.ID].IDs...)
+		}
+	}
+	return before, behind
+}
+
+// mend sets what the library's metadata says of the tokenizer right.
+func (v *vocabulary) mend(dir string, md *metadata) error {
+	tokens, _ := md.Value("tokenizer.ggml.tokens").([]string)
+	types, _ := md.Value("tokenizer.ggml.token_type").([]int32)
+	if len(tokens) == 0 || len(types) != len(tokens) {
+		return errf("the tokenizer has no tokens")
+	}
+	if v.pieces != nil {
+		md.set("tokenizer.ggml.add_space_prefix", v.pieces.GetNormalizerSpec().GetAddDummyPrefix())
+		spec := v.pieces.GetTrainerSpec()
+		for key, id := range map[string]int32{"bos": spec.GetBosId(), "eos": spec.GetEosId()} {
+			if id >= 0 && int(id) < len(tokens) && md.Value("tokenizer.ggml."+key+"_token_id") == nil {
+				md.set("tokenizer.ggml."+key+"_token_id", uint32(id))
+			}
+		}
+	} else {
+		md.set("tokenizer.ggml.pre", v.pre)
+	}
+	known := len(tokens)
+	if t := v.json; t != nil && v.pieces == nil {
+		last := -1
+		for text, id := range t.Model.Vocab {
+			if id < 0 || id >= len(tokens) {
+				return errf("tokenizer.json gives %.40q the id %d, and has %d tokens", text, id, len(tokens))
+			}
+			last = max(last, id)
+			if tokens[id] != text && !slices.ContainsFunc(t.Added, func(a addedToken) bool { return a.ID == id }) {
+				return errf("the ids of tokenizer.json have gaps: %d would be %.40q and is %.40q", id, tokens[id], text)
+			}
+		}
+		for _, a := range t.Added {
+			if a.ID < 0 || a.ID >= len(tokens) || tokens[a.ID] != a.Content {
+				return errf("the ids of tokenizer.json have gaps: %d is %.40q", a.ID, a.Content)
+			}
+			last = max(last, a.ID)
+		}
+		known = last + 1
+	}
+	for i := known; i < len(types); i++ { // what fills the vocabulary up to the matrix's size is no text
+		types[i] = tokenUnused
+	}
+	if v.json != nil {
+		before, behind := v.json.around()
+		for key, ids := range map[string][]int{"bos": before, "eos": behind} {
+			if len(ids) > 1 {
+				return errf("tokenizer.json puts %d tokens around a text, where GGUF knows one", len(ids))
+			}
+			md.set("tokenizer.ggml.add_"+key+"_token", len(ids) == 1)
+			if len(ids) == 1 {
+				if ids[0] < 0 || ids[0] >= len(tokens) {
+					return errf("tokenizer.json puts token %d around a text, and has %d", ids[0], len(tokens))
+				}
+				md.set("tokenizer.ggml."+key+"_token_id", uint32(ids[0]))
+			}
+		}
+	}
+	mendEnds(dir, md, len(tokens))
+	if md.Value("tokenizer.chat_template") == nil {
+		if raw, err := readSmall(dir, "chat_template.jinja"); err == nil {
+			md.set("tokenizer.chat_template", string(raw))
+		}
+	}
+	return nil
+}
+
+// mendEnds adds the tokens that end an answer, where the library finds none.
+func mendEnds(dir string, md *metadata, tokens int) {
+	for _, name := range []string{"generation_config.json", "config.json"} {
+		raw, err := readSmall(dir, name)
+		if err != nil {
+			continue
+		}
+		var c struct {
+			EOS json.RawMessage `json:"eos_token_id"`
+		}
+		if json.Unmarshal(raw, &c) != nil {
+			continue
+		}
+		var ids []int32
+		var one int32
+		if json.Unmarshal(c.EOS, &one) == nil && len(c.EOS) > 0 && string(c.EOS) != "null" {
+			ids = []int32{one}
+		} else if json.Unmarshal(c.EOS, &ids) != nil {
+			continue
+		}
+		ids = slices.DeleteFunc(ids, func(id int32) bool { return id < 0 || int(id) >= tokens })
+		if len(ids) == 0 {
+			continue
+		}
+		if md.Value("tokenizer.ggml.eos_token_id") == nil {
+			md.set("tokenizer.ggml.eos_token_id", uint32(ids[0]))
+		}
+		if md.Value("tokenizer.ggml.eos_token_ids") == nil {
+			md.set("tokenizer.ggml.eos_token_ids", ids)
+		}
+		return
+	}
+}
