@@ -13,6 +13,9 @@ import (
 	"github.com/shoalnet/shoal/node/store"
 )
 
+// ConvertChild is the hidden command by which this program converts.
+const ConvertChild = "convert-child"
+
 // convertPattern names the directories in the home in which models are
 // converted; one that is there when a node starts was left by a crash.
 const convertPattern = "convert-*"
@@ -44,9 +47,14 @@ func (n *Node) convertDirectory(ctx context.Context, req api.AddRequest, progres
 	if err != nil {
 		return "", nil, err
 	}
-	err = convert.Directory(ctx, req.Source, f, convert.Options{
+	opt := convert.Options{
 		Quantize: req.Quantize, Temp: tmp, Check: func(md interface{ Value(key string) any }) error { return engine.Check(md) }, Progress: progress,
-	})
+	}
+	if n.cfg.InProcess {
+		err = convert.Directory(ctx, req.Source, f, opt)
+	} else {
+		err = convert.InChild(ctx, []string{n.cfg.Command[0], ConvertChild}, req.Source, path, opt)
+	}
 	return path, done, errors.Join(err, f.Close())
 }
 

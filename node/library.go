@@ -137,7 +137,7 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 
 // input marks errors that are the caller's to mend.
 func input(err error) error {
-	for _, e := range []error{store.ErrSource, store.ErrSpan, gguf.ErrFormat, engine.ErrUnsupported, protocol.ErrManifest, text.ErrNoTemplate, convert.ErrDirectory} {
+	for _, e := range []error{store.ErrSource, store.ErrSpan, gguf.ErrFormat, engine.ErrUnsupported, protocol.ErrManifest, text.ErrNoTemplate, convert.ErrDirectory, convert.ErrUnsupported} {
 		if errors.Is(err, e) {
 			return api.Errorf(api.BadInput, "%s", err)
 		}

@@ -18,6 +18,8 @@ import (
 	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/urfave/cli/v2"
 
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 )
 
@@ -30,6 +32,9 @@ func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 1 && args[1] == engineChild {
 		return engine.ChildMain()
+	}
+	if len(args) > 1 && args[1] == node.ConvertChild {
+		return convert.ChildMain(func(md interface{ Value(key string) any }) error { return engine.Check(md) })
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -89,6 +89,15 @@ func readConfig(dir string) (*config, error) {
 		return nil, errf("its weights are quantized already (quantization_config); take the model's unquantized files")
 	}
 	inner, _ := c["text_config"].(map[string]any)
+	for _, key := range []string{"hidden_size", "num_hidden_layers", "num_attention_heads"} {
+		n, _ := c[key].(float64)
+		if v, ok := inner[key].(float64); ok && n == 0 {
+			n = v
+		}
+		if n < 1 || n > 1<<20 || n != float64(int(n)) {
+			return nil, errf("config.json has the number %s missing or impossible", key)
+		}
+	}
 	tied := strings.HasPrefix(out.arch, "gemma")
 	for _, m := range []map[string]any{inner, c} {
 		if v, ok := m["tie_word_embeddings"].(bool); ok {

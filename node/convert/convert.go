@@ -18,6 +18,9 @@ import (
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
+// ErrUnsupported is wrapped by what Options.Check refuses.
+var ErrUnsupported = errors.New("a model that cannot be computed")
+
 // Options of a conversion.
 type Options struct {
 	Quantize string // one of Quantizations, or "" to keep the numbers as they are
@@ -136,6 +139,7 @@ func (c *config) look(dir string, tmp *os.File, vocab *vocabulary, opt Options) 
 		}
 		md.kvs = append(md.kvs, kv)
 	}
+	slices.SortFunc(md.kvs, func(a, b gguf.KV) int { return strings.Compare(a.Key, b.Key) })
 	md.set("general.architecture", c.arch)
 	if c.name != "" {
 		md.set("general.name", c.name)
@@ -148,7 +152,7 @@ func (c *config) look(dir string, tmp *os.File, vocab *vocabulary, opt Options) 
 	}
 	if opt.Check != nil {
 		if err := opt.Check(md); err != nil {
-			return nil, err
+			return nil, &failure{err.Error(), ErrUnsupported}
 		}
 	}
 	var tensors []gguf.Tensor

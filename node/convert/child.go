@@ -1,0 +1,167 @@
+package convert
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// The library panics, in goroutines of its own, at directories that it did not
+// foresee, and takes memory for whole tensors. So it works in a process that
+// may die.
+
+// request is what a child is to do, in JSON on its standard input, which stays
+// open as long as its parent lives.
+type request struct {
+	Dir, Out, Temp, Quantize string
+}
+
+// report is a line of a child's standard output. The last has Ended.
+type report struct {
+	Done, Total int64  `json:",omitempty"`
+	Ended       bool   `json:",omitempty"`
+	Error       string `json:",omitempty"`
+	Kind        string `json:",omitempty"` // directory, unsupported, full
+}
+
+// ChildMain is the whole of a child's process. It returns the exit code.
+func ChildMain(check func(md interface{ Value(key string) any }) error) int {
+	in := bufio.NewReader(os.Stdin)
+	line, err := in.ReadBytes('\n')
+	var req request
+	if err == nil {
+		err = json.Unmarshal(line, &req)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "this command is for shoal's own use")
+		return 2
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.Copy(io.Discard, in) // ends when the parent does
+		cancel()
+		time.Sleep(2 * time.Second) // the library looks only between two reads
+		os.Exit(1)
+	}()
+	var mu sync.Mutex
+	out := json.NewEncoder(os.Stdout)
+	say := func(r report) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = out.Encode(r)
+	}
+	end := report{Ended: true}
+	f, err := os.OpenFile(req.Out, os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err == nil {
+		err = Directory(ctx, req.Dir, f, Options{
+			Quantize: req.Quantize, Temp: req.Temp, Check: check, Progress: func(done, total int64) { say(report{Done: done, Total: total}) },
+		})
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		end.Error = err.Error()
+		switch {
+		case errors.Is(err, syscall.ENOSPC):
+			end.Kind = "full"
+		case errors.Is(err, ErrDirectory):
+			end.Kind = "directory"
+		case errors.Is(err, ErrUnsupported):
+			end.Kind = "unsupported"
+		}
+	}
+	say(end)
+	return 0
+}
+
+// failure is an error of a child.
+type failure struct {
+	message string
+	is      error
+}
+
+func (f *failure) Error() string { return f.message }
+func (f *failure) Unwrap() error { return f.is }
+
+// InChild is Directory in a process of its own, which command starts. out is
+// an existing file.
+func InChild(ctx context.Context, command []string, dir, out string, opt Options) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	var stderr words
+	cmd.Stderr = &stderr
+	cmd.WaitDelay = 5 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is the parent's to handle
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting the converter: %w", err)
+	}
+	raw, err := json.Marshal(request{Dir: dir, Out: out, Temp: opt.Temp, Quantize: opt.Quantize})
+	if err == nil {
+		_, err = in.Write(append(raw, '\n'))
+	}
+	var end report
+	for d := json.NewDecoder(stdout); err == nil && !end.Ended; {
+		var r report
+		if err = d.Decode(&r); err == nil {
+			if r.Ended {
+				end = r
+			} else if opt.Progress != nil {
+				opt.Progress(r.Done, r.Total)
+			}
+		}
+	}
+	in.Close()
+	werr := cmd.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if !end.Ended {
+		if why := stderr.why(); why != "" {
+			return errf("the converter fails at it: %s", why)
+		}
+		return fmt.Errorf("the converter ended without a word: %w", errors.Join(err, werr))
+	}
+	if end.Error == "" {
+		return nil
+	}
+	return &failure{end.Error, map[string]error{"directory": ErrDirectory, "unsupported": ErrUnsupported, "full": syscall.ENOSPC}[end.Kind]}
+}
+
+// words keeps the beginning of what a child says before it dies.
+type words struct{ b bytes.Buffer }
+
+func (t *words) Write(p []byte) (int, error) {
+	if room := 1<<16 - t.b.Len(); room > 0 {
+		t.b.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// why is the line that says what happened.
+func (t *words) why() string {
+	lines := strings.Split(strings.TrimSpace(t.b.String()), "\n")
+	for _, l := range lines {
+		if strings.HasPrefix(l, "panic: ") || strings.Contains(l, "GGML_ASSERT") || strings.HasPrefix(l, "fatal error: ") {
+			return l
+		}
+	}
+	return lines[len(lines)-1]
+}
