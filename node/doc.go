@@ -4,6 +4,8 @@
 //	store     the models on disk
 //	network   peers, offers, streams
 //	exchange  leaves from and to peers
+//	catalog   short names of models, and where those are to be had
+//	convert   a GGUF file of a Hugging Face directory
 //	engine    one child process a served span
 //	stage     sessions of others through the served spans
 //	session   own sessions, along routes that route plans

@@ -46,6 +46,9 @@ func findSource(from string) (*source, error) {
 	switch {
 	case strings.HasPrefix(from, "hf:"):
 		parts := strings.SplitN(strings.TrimPrefix(from, "hf:"), "/", 3)
+		if len(parts) == 2 && parts[0] != "" && parts[1] != "" {
+			return nil, fmt.Errorf("%w: %q names no file; add one of those that the repository has, as in hf:owner/repo/file.gguf", ErrSource, from)
+		}
 		if len(parts) != 3 || parts[0] == "" || parts[1] == "" || path.Base(parts[2]) == "." || strings.ContainsAny(from, "?#") {
 			return nil, fmt.Errorf("%w: %q: write it as hf:owner/repo/file.gguf", ErrSource, from)
 		}
