@@ -33,7 +33,11 @@ func (n *Node) convertDirectory(ctx context.Context, req api.AddRequest, progres
 	if err != nil {
 		return "", nil, err
 	}
-	done = func() { os.RemoveAll(tmp) }
+	n.convert.Add(1)
+	done = func() {
+		os.RemoveAll(tmp)
+		n.convert.Done()
+	}
 	defer func() {
 		if err != nil {
 			done()

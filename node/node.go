@@ -37,6 +37,7 @@ type Node struct {
 	started  time.Time
 	texts    textCache
 	names    *names
+	convert  sync.WaitGroup // conversions under way
 	download rateMeter
 	gate     gate
 
@@ -262,6 +263,7 @@ func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 // Close leaves the network and closes the store. Run must have returned.
 func (n *Node) Close() error {
 	var errs []error
+	n.convert.Wait() // whoever asked for one has gone, and it cleans up
 	if n.stages != nil {
 		for _, s := range n.stages.Stages() {
 			n.stages.Remove(s)

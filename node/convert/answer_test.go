@@ -229,7 +229,16 @@ func TestNothingLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.Close()
+	defer func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+		for _, l := range left(t, home) {
+			if strings.HasPrefix(l, "convert-") {
+				t.Errorf("%s is left", l)
+			}
+		}
+	}()
 	before := left(t, home)
 	for _, l := range before {
 		if strings.HasPrefix(l, "convert-") {
@@ -243,6 +252,12 @@ func TestNothingLeft(t *testing.T) {
 	}
 	if after := left(t, home); !slices.Equal(before, after) {
 		t.Errorf("%v became %v", before, after)
+	}
+	h.tensors["model.layers.2.mlp.up_proj.weight"].data[3] = 1
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err = n.Client().Add(ctx, api.AddRequest{Source: h.write(t, 1), Quantize: "q4_K_M"}, func(api.Progress) { cancel() })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
 	}
 	if list, err := n.Client().Models(t.Context()); err != nil || len(list) > 0 {
 		t.Errorf("models %v, %v", list, err)

@@ -135,6 +135,9 @@ func (c *config) look(dir string, tmp *os.File, vocab *vocabulary, opt Options) 
 			if strings.HasPrefix(rest, "vision.") || strings.HasPrefix(rest, "mm.") {
 				continue // what sees is not kept
 			}
+			if strings.HasPrefix(rest, "rope.") && (kv.Value == float32(0) || kv.Value == "") {
+				continue // what the config does not tell, the library writes as nothing
+			}
 			kv.Key = c.arch + "." + rest
 		}
 		md.kvs = append(md.kvs, kv)
@@ -211,9 +214,6 @@ func (c *config) complete(md *metadata, tensors []gguf.Tensor) error {
 		"attn_output.weight": {heads * head, width}, "attn_q.bias": {heads * head}, "attn_k.bias": {kv * head}, "attn_v.bias": {kv * head},
 		"ffn_gate.weight": {width, ff}, "ffn_up.weight": {width, ff}, "ffn_down.weight": {ff, width},
 		"post_attention_norm.weight": {width}, "post_ffw_norm.weight": {width},
-	}
-	if c.arch == "deepseek2" { // whose attention is of another make
-		want = map[string][]uint64{"attn_norm.weight": {width}, "ffn_norm.weight": {width}}
 	}
 	for name, s := range shapes {
 		block, part, ok := strings.Cut(strings.TrimPrefix(name, "blk."), ".")

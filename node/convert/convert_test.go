@@ -18,6 +18,7 @@ import (
 // classes that the engine runs, and random models are made of.
 var classes = []string{
 	"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Ministral3ForCausalLM", "Olmo3ForCausalLM",
+	"Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration", "GptOssForCausalLM",
 }
 
 const vocab = 2048 // tinytales'

@@ -77,6 +77,14 @@ func (h *hf) draw(name string, around float64, shape ...int) {
 // random makes a model of a class with random weights and tinytales' tokenizer.
 func random(t testing.TB, class string, vocab int) *hf {
 	t.Helper()
+	switch class {
+	case "Gemma3ForConditionalGeneration":
+		return seeing(random(t, "Gemma3ForCausalLM", vocab), class)
+	case "Mistral3ForConditionalGeneration":
+		return seeing(random(t, "Ministral3ForCausalLM", vocab), class)
+	case "GptOssForCausalLM":
+		return randomGptOss(t, vocab)
+	}
 	h := &hf{tensors: map[string]weight{}, files: map[string][]byte{}, rng: rand.New(rand.NewPCG(7, uint64(len(class))))}
 	h.config = map[string]any{
 		"architectures": []string{class}, "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": blocks,
@@ -143,6 +151,67 @@ func random(t testing.TB, class string, vocab int) *hf {
 	if gemma {
 		delete(h.files, "tokenizer.json")
 		h.files["tokenizer.model"] = pieces(t, vocab)
+	}
+	return h
+}
+
+// seeing makes a language model the half of one that sees, too.
+func seeing(h *hf, class string) *hf {
+	inner := maps.Clone(h.config)
+	delete(inner, "architectures")
+	h.config = map[string]any{"architectures": []string{class}, "text_config": inner, "vocab_size": h.config["vocab_size"], "vision_config": map[string]any{
+		"num_attention_heads": 2, "num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "image_size": 28, "patch_size": 14,
+	}}
+	if class == "Gemma3ForConditionalGeneration" { // which tells its heads by its number of blocks, or here
+		h.config["num_attention_heads"], h.config["num_key_value_heads"] = heads, kvHeads
+	}
+	for i, name := range h.names {
+		w := h.tensors[name]
+		delete(h.tensors, name)
+		h.names[i] = "language_model." + name
+		h.tensors[h.names[i]] = w
+	}
+	h.draw("multi_modal_projector.mm_soft_emb_norm.weight", 1, 32)
+	h.draw("vision_tower.vision_model.encoder.layers.0.layer_norm1.weight", 1, 32)
+	return h
+}
+
+// randomGptOss makes a model with experts, whose weights are in blocks of
+// half-bytes that share a scale.
+func randomGptOss(t testing.TB, vocab int) *hf {
+	const experts = 4
+	h := random(t, "Qwen2ForCausalLM", vocab)
+	h.config["architectures"] = []string{"GptOssForCausalLM"}
+	h.config["tie_word_embeddings"], h.config["num_local_experts"], h.config["experts_per_token"] = false, experts, 2
+	h.config["sliding_window"], h.config["initial_context_length"] = 64, 128
+	h.config["rope_scaling"] = map[string]any{"rope_type": "yarn", "factor": 4.0}
+	h.config["quantization_config"] = map[string]any{"quant_method": "mxfp4"}
+	h.draw("lm_head.weight", 0, vocab, width)
+	for i := range blocks {
+		at := fmt.Sprintf("model.layers.%d.", i)
+		h.names = slices.DeleteFunc(h.names, func(n string) bool { return strings.HasPrefix(n, at+"mlp.") })
+		h.draw(at+"self_attn.sinks", 0.1, heads)
+		h.draw(at+"self_attn.o_proj.bias", 0.1, width)
+		h.draw(at+"mlp.router.weight", 0, experts, width)
+		h.draw(at+"mlp.router.bias", 0.1, experts)
+		for name, shape := range map[string][2]int{"gate_up": {2 * inner, width}, "down": {width, inner}} {
+			h.draw(at+"mlp.experts."+name+"_proj_bias", 0.1, experts, shape[0])
+			for suffix, s := range map[string][]int{"_blocks": {experts, shape[0], shape[1] / 32, 16}, "_scales": {experts, shape[0], shape[1] / 32}} {
+				n := 1
+				for _, d := range s {
+					n *= d
+				}
+				data := make([]float32, n)
+				for j := range data {
+					data[j] = float32(h.rng.IntN(256))
+					if suffix == "_scales" {
+						data[j] = 124 // an eighth
+					}
+				}
+				h.names = append(h.names, at+"mlp.experts."+name+"_proj"+suffix)
+				h.tensors[h.names[len(h.names)-1]] = weight{"U8", s, data}
+			}
+		}
 	}
 	return h
 }
@@ -239,6 +308,8 @@ func safetensors(t testing.TB, ts map[string]weight) []byte {
 			switch w.dtype {
 			case "BF16":
 				data = binary.LittleEndian.AppendUint16(data, uint16(bits>>16))
+			case "U8":
+				data = append(data, byte(x))
 			case "F32":
 				data = binary.LittleEndian.AppendUint32(data, bits)
 			default:

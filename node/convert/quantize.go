@@ -57,7 +57,8 @@ func parseQuantization(s string) (quantization, error) {
 // mixer gives each tensor its type. Q4_K_M is a mixture: what a model is most
 // sensitive to gets more bits. The rules are those of llama.cpp's quantizer
 // (llama_tensor_get_type), in the version that github.com/ollama/ollama has of
-// them (server/quantization.go).
+// them (server/quantization.go, in a package that does not build as a
+// dependency), for the tensors that the architectures here have.
 type mixer struct {
 	q       quantization
 	blocks  int
@@ -99,14 +100,14 @@ func (m *mixer) mixed(name string, is func(string) bool) gguf.Type {
 		case m.sensitive(m.values - 1):
 			return q6K
 		}
-	case is("attn_k.weight") && m.experts == 8, is("attn_k_b.weight"), is("attn_v_b.weight"), is("attn_kv_a_mqa.weight"), is("attn_q_a.weight"), is("attn_q_b.weight"):
+	case is("attn_k.weight") && m.experts == 8:
 		return q8_0
 	case is("ffn_down"):
 		m.downs++
 		if m.sensitive(m.downs - 1) {
 			return q6K
 		}
-	case is("attn_output.weight") && m.experts == 8, is("attn_qkv.weight"):
+	case is("attn_output.weight") && m.experts == 8:
 		return q5K
 	}
 	return q4K
