@@ -64,7 +64,7 @@ var ropes = map[string][]string{
 func readConfig(dir string) (*config, error) {
 	raw, err := readSmall(dir, "config.json")
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, errf("%s has no config.json: it is no Hugging Face directory of a model", dir)
+		return nil, errf("%s has no config.json; name a GGUF file, or a Hugging Face directory of a model", dir)
 	}
 	if err != nil {
 		return nil, err
