@@ -190,9 +190,11 @@ func (n *Node) findToPull(ctx context.Context, name string, span *protocol.Span,
 
 // known finds a model of the catalogue here or among peers; nil: nowhere. The
 // store's own names come first; one without a colon, such as smollm2, may also
-// be short for what is here or served, as other names may. Peers' names are claims: one that offers a
-// model under the name is believed as far as the catalogue's sizes and hashes
-// bear it out, and where there are none, if no other claims otherwise.
+// be short for what is here or served, as other names may. Peers' names are
+// claims: one that offers a model under the name is believed if its manifest
+// tells the catalogue's size and hashes, and nobody else's does. A manifest may
+// lie about those, which only a CID in the catalogue, or the origin, can show;
+// so what is learnt this way is not remembered as the name's meaning.
 func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store.Model, error) {
 	if m := n.namedHere(e, name); m != nil {
 		return m, nil
@@ -262,7 +264,7 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store
 	}
 	m, err := n.store.AddManifest(raws[fits[0]], fits[0], e.Name)
 	if err == nil {
-		err = errors.Join(m.Note("", e.Origins...), n.names.remember(e, fits[0]))
+		err = m.Note("", e.Origins...)
 	}
 	return m, err
 }
