@@ -275,6 +275,7 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 		if s.stage != nil {
 			load := s.stage.Status()
 			v.Sessions, v.KVFree, v.TokensPerS = load.Sessions, load.KVFree, load.TokensPerS
+			v.Queued, v.Passes, v.Rows = load.QueuedRows, load.Passes, load.Rows
 			v.KVTokens, v.StepMs = s.stage.Config().KVTokens, ms(load.DecodePass)
 			v.Memory = s.info.Weights + s.info.KV + s.info.Graph
 			for _, d := range s.info.Devices {

@@ -37,6 +37,7 @@ type Node struct {
 	started  time.Time
 	texts    textCache
 	download rateMeter
+	fetches  fetchBoard
 	gate     gate
 
 	mu      sync.Mutex
