@@ -160,11 +160,7 @@ func (n *Network) Health() Health {
 	b := &n.health
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var listen []string
-	for _, a := range n.host.Network().ListenAddresses() {
-		listen = append(listen, a.String())
-	}
-	if h.Reach = b.reach(); h.Reach == ReachUnknown && local(listen) {
+	if h.Reach = b.reach(); h.Reach == ReachUnknown && len(n.cfg.ListenAddrs) > 0 && local(n.cfg.ListenAddrs) {
 		h.Reach = ReachLocal
 	}
 	for id, u := range b.failed {

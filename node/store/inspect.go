@@ -17,7 +17,8 @@ import (
 type Inspection struct {
 	ID, Name string
 	Dir      string
-	Damaged  []string // shards of which held leaves are damaged: header, embedding, 0-1, output
+	Blocks   int
+	Damaged  []string // shards of which held leaves are damaged: header, embedding, block N, output
 	Leaves   int      // damaged
 	Checked  int64    // bytes read
 	Held     int64    // bytes that are said to be held
@@ -54,7 +55,7 @@ func Inspect(ctx context.Context, dir string, limit int64, progress func(done, t
 			in.Err = err
 		} else {
 			models = append(models, m)
-			in.Name, in.Held = m.Name(), m.Held()
+			in.Name, in.Held, in.Blocks = m.Name(), m.Held(), int(m.man.Blocks)
 			total += in.Held
 		}
 		out = append(out, in)
