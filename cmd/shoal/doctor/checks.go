@@ -407,10 +407,7 @@ func peers(f *Facts) []Finding {
 		if len(f.Peers) == 0 {
 			state = bad
 		}
-		out = append(out, state(f.set("bootstrap", "ADDRESS"), "bootstrap peer %s at %s cannot be reached: %s; see there whether it runs, and take its address from its `shoal status`", u.Peer, where, u.Why)...)
-	}
-	for i := range out { // a list, in the file
-		out[i].Fix = strings.Replace(out[i].Fix, `bootstrap = "ADDRESS"`, `bootstrap = ["ADDRESS"]`, 1)
+		out = append(out, state(f.newAddress(u), "bootstrap peer %s at %s cannot be reached: %s; see there whether it runs, and put its address, from its `shoal status`, for ADDRESS", u.Peer, where, u.Why)...)
 	}
 	switch {
 	case len(f.Peers) > 0:
@@ -425,6 +422,21 @@ func peers(f *Facts) []Finding {
 		return state(f.shoal("node", "--bootstrap", "ADDRESS"), "no peers, and nowhere to look for any: give the address of one, from its `shoal status`, or let mDNS look on the LAN")
 	}
 	return warn(f.shoal("node", "--bootstrap", "ADDRESS"), "no peers: nobody on this LAN answers mDNS (or a firewall keeps UDP port 5353), and no known peer is up; give the address of one, from its `shoal status`")
+}
+
+// newAddress gives a bootstrap peer another address, where the old one stands.
+func (f *Facts) newAddress(u api.Unreached) string {
+	for _, a := range f.Config.Bootstrap {
+		if !strings.HasSuffix(a, u.Peer) || !slices.Contains(f.Config.Keys, "bootstrap") {
+			continue
+		}
+		cmd := fmt.Sprintf("sed -i.bak %s %s", Quote(fmt.Sprintf("s|%s|ADDRESS|", a)), Quote(f.Config.File))
+		if f.Daemon.Answers {
+			cmd += " && " + f.restart()
+		}
+		return cmd
+	}
+	return f.shoal("node", "--bootstrap", "ADDRESS")
 }
 
 // whole says that this node serves a model alone.
