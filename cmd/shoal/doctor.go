@@ -99,9 +99,9 @@ func printFindings(w io.Writer, found []doctor.Finding) error {
 	count := map[doctor.State]int{}
 	for _, v := range found {
 		count[v.State]++
-		fmt.Fprintf(w, "%s  %-8s  %s\n", marks[v.State], v.Check, clean(w, v.What))
+		fmt.Fprintf(w, "%s  %-8s  %s\n", marks[v.State], v.Check, cell(v.What))
 		if v.Fix != "" {
-			fmt.Fprintf(w, "                → %s\n", clean(w, v.Fix))
+			fmt.Fprintf(w, "                → %s\n", cell(v.Fix))
 		}
 	}
 	switch {

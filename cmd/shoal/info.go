@@ -46,7 +46,7 @@ func peersCommand() *cli.Command {
 			if p.Relayed {
 				via += " (relayed)"
 			}
-			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\n", p.Peer, p.RTTMs, via, safe(p.Version), safe(strings.Join(p.Serves, ", ")))
+			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\n", p.Peer, p.RTTMs, via, cell(p.Version), cell(strings.Join(p.Serves, ", ")))
 		}
 		return w.Flush()
 	}}
@@ -118,7 +118,7 @@ func statusCommand() *cli.Command {
 		}
 		fmt.Fprintf(w, "models on disk\t%s\n", bytesText(s.Allocated))
 		for _, v := range s.Serving {
-			fmt.Fprintf(w, "%s %d-%d\t%s", safe(v.Name), v.From, v.To, v.State)
+			fmt.Fprintf(w, "%s %d-%d\t%s", cell(v.Name), v.From, v.To, v.State)
 			if v.Ready {
 				fmt.Fprintf(w, "; %s, %d sessions, %d of %d KV tokens free, %.1f tokens/s", bytesText(int64(v.Memory)), v.Sessions, v.KVFree, v.KVTokens, v.TokensPerS)
 			}

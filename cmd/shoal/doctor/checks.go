@@ -263,7 +263,7 @@ func gpu(f *Facts) []Finding {
 			out = append(out, warn(g.Driver, "%s: the device is there, its driver is not loaded", g.Name)...)
 		case !g.Library:
 			out = append(out, warn("make -C contrib/accel "+g.Backend, "%s is there and not used: no %s backend (libggml-%s*) in %s", g.Name, g.Backend, g.Backend, strings.Join(f.Machine.LibraryDirs, " or "))...)
-		case f.Daemon.Answers && f.Status != nil && len(f.Status.Serving) > 0 && !slices.ContainsFunc(f.Status.Serving, func(s api.Serving) bool { return len(s.Devices) > 0 }):
+		case f.Daemon.Answers && f.Status != nil && len(f.Status.Serving) > 0 && !slices.ContainsFunc(f.Status.Serving, onGPU):
 			out = append(out, warn(logged(f), "%s and its backend are there, and no span is on it: the log says why", g.Name)...)
 		default:
 			out = append(out, ok("%s, with its backend", g.Name)...)
@@ -273,6 +273,11 @@ func gpu(f *Facts) []Finding {
 		return ok("none; the processor computes")
 	}
 	return out
+}
+
+// onGPU says that a span is on a device besides the processor.
+func onGPU(s api.Serving) bool {
+	return slices.ContainsFunc(s.Devices, func(d string) bool { return !strings.HasPrefix(d, "CPU") })
 }
 
 func apiAddress(f *Facts) []Finding {

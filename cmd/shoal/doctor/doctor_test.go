@@ -21,7 +21,7 @@ func sound() *Facts {
 		Machine: Machine{Memory: 16 << 30, MemoryFree: 12 << 30, UDPBuffer: 8 << 20, SetClock: "set the clock", Secret: "s3cret", LibraryDirs: []string{"/l"}},
 		Daemon:  Daemon{Word: true, PID: 7, Alive: true, Answers: true, API: "127.0.0.1:11500"},
 		Status: &api.Status{Peer: "me", Version: "1.0", Memory: 8 << 30, Addrs: []string{"/ip4/10.0.0.2/udp/9/quic-v1/p2p/me", "/ip4/127.0.0.1/udp/9/quic-v1/p2p/me"},
-			Serving: []api.Serving{{Model: "m1", Name: "m", From: 0, To: 4, Ready: true, State: "serving", Memory: 4 << 30}}},
+			Serving: []api.Serving{{Model: "m1", Name: "m", From: 0, To: 4, Ready: true, State: "serving", Memory: 4 << 30, Devices: []string{"CPU CPU"}}}},
 		Health: &api.Health{Reach: "public", Port: 9, ClockPeers: 2, Coverage: []api.Coverage{{Model: "m1", Name: "m", Blocks: 8, Nodes: 2}}},
 		Peers:  []api.Peer{{Peer: "a", Addr: "/ip4/10.0.0.3/udp/9/quic-v1"}, {Peer: "b", Addr: "/ip4/10.0.0.4/tcp/9"}},
 		Open:   true,
