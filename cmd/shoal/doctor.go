@@ -358,8 +358,12 @@ func libraryDirs() (dirs []string) {
 	return dirs
 }
 
-// builtAt is when the source that this program was built from was committed.
+// builtAt is when the source that this program was built from was last changed;
+// zero if nobody knows.
 func builtAt() time.Time {
+	if t, err := time.Parse(time.DateOnly, date); err == nil {
+		return t
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return time.Time{}

@@ -67,14 +67,17 @@ func drainCommand() *cli.Command {
 		}
 		for c.Context.Err() == nil { // it answers until it has left
 			if _, err := cl.Status(c.Context); err != nil {
-				return c.Context.Err()
+				break
 			}
 			select {
 			case <-c.Context.Done():
 			case <-time.After(100 * time.Millisecond):
 			}
 		}
-		return c.Context.Err()
+		if err := c.Context.Err(); err != nil || !c.Bool("json") {
+			return err
+		}
+		return printJSON(c.App.Writer, map[string]any{"drained": true})
 	}}
 }
 

@@ -165,9 +165,15 @@ func lineOf(path, key string) int {
 	return 0
 }
 
-// nearest is the flag that a word was perhaps meant to be, or "".
+// nearest is the setting that a word was perhaps meant to be, or "".
 func nearest(flags []cli.Flag, word string) string {
-	return strings.TrimLeft(cli.SuggestFlag(flags, word, true), "-")
+	var names []string
+	for _, f := range flags {
+		if _, inFile := f.(altsrc.FlagInputSourceExtension); inFile {
+			names = append(names, f.Names()[0])
+		}
+	}
+	return nearestWord(word, names)
 }
 
 // joinConfig is what a node and a light client have in common.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -63,25 +65,7 @@ func TestTopTerminal(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			var mu sync.Mutex
-			var shown bytes.Buffer
-			go func() {
-				b := make([]byte, 4096)
-				for {
-					n, err := master.Read(b)
-					mu.Lock()
-					shown.Write(b[:n])
-					mu.Unlock()
-					if err != nil {
-						return
-					}
-				}
-			}()
-			screen := func() string {
-				mu.Lock()
-				defer mu.Unlock()
-				return shown.String()
-			}
+			screen := show(master)
 			count := func(what string) int { return bytes.Count([]byte(screen()), []byte(what)) }
 			eventually(t, 10*time.Second, "two pages", func() bool { return count("q quits") >= 2 })
 			frames := count("\r\n") / count("q quits")
@@ -105,5 +89,59 @@ func TestTopTerminal(t *testing.T) {
 				t.Errorf("the terminal was %+v and is %+v, %v", before, after, err)
 			}
 		})
+	}
+}
+
+// TestZsh has zsh complete a line as it is typed, on a terminal of its own.
+func TestZsh(t *testing.T) {
+	if _, err := exec.LookPath("zsh"); err != nil {
+		t.Skip("zsh is not installed")
+	}
+	master, slave := pty(t, 200, 40)
+	cmd := exec.CommandContext(t.Context(), "zsh", "-f", "-i")
+	cmd.Env = shellHome(t)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	shown := show(master)
+	type_ := func(s string) {
+		if _, err := master.WriteString(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type_("autoload -U compinit && compinit -D; source <(shoal completion zsh) && echo rea''dy\n")
+	eventually(t, 20*time.Second, "zsh is there", func() bool { return strings.Contains(shown(), "ready\r\n") })
+	type_("shoal doc\t--help\n") // the help of what it was completed to
+	eventually(t, 20*time.Second, "a command is completed", func() bool { return strings.Contains(shown(), "shoal doctor - say what is wrong") })
+	type_("shoal model show --json t\t\n")
+	eventually(t, 20*time.Second, "a model is completed", func() bool { return strings.Contains(shown(), `"name":"tales:tiny"`) })
+	type_("exit\n")
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// show gathers what a terminal shows.
+func show(master *os.File) func() string {
+	var mu sync.Mutex
+	var shown bytes.Buffer
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			n, err := master.Read(b)
+			mu.Lock()
+			shown.Write(b[:n])
+			mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return shown.String()
 	}
 }

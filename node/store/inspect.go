@@ -170,3 +170,14 @@ func (s *Store) Unpinned() (n int64) {
 	}
 	return n
 }
+
+// Names lists the names of a store's models, without opening the store.
+func Names(dir string) (names []string) {
+	entries, _ := os.ReadDir(filepath.Join(dir, "models"))
+	for _, e := range entries {
+		if m, err := readModel(filepath.Join(dir, "models", e.Name()), slog.New(slog.DiscardHandler)); err == nil {
+			names = append(names, m.Name())
+		}
+	}
+	return names
+}
