@@ -40,8 +40,7 @@ func doctorCommand() *cli.Command {
 			"It takes the flags of `shoal node` as well, and then says what a node with those would meet.\n" +
 			"The exit code is 0 if all is right (warnings included), and 1 if something is wrong.",
 		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "home", Value: defaultHome(), EnvVars: []string{"SHOAL_HOME"}, Usage: "data directory"},
-			jsonFlag(),
+			homeFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "deep", Usage: "check all that is on disk against its hash, rather than a part"},
 			&cli.BoolFlag{Name: "offline", Usage: "do not look for peers, if no node runs"},
 			&cli.StringFlag{Name: "sysroot", Value: "/", Hidden: true, Usage: "where the system's files are, for tests"},

@@ -86,7 +86,21 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	for _, c := range app.Commands {
 		usageErrors(c)
 	}
+	cli.FlagStringer = flagLine
 	return app
+}
+
+// libraryLine is a flag's line of help as the library writes it.
+var libraryLine = cli.FlagStringer
+
+// flagLine leaves out of it the defaults that say nothing, or that the usage has
+// said in words.
+func flagLine(f cli.Flag) string {
+	line := libraryLine(f)
+	for _, s := range []string{" (default: false)", " (default: 0)", " (default: -1)"} {
+		line = strings.Replace(line, s, "", 1)
+	}
+	return line
 }
 
 // quietLibraries keeps the libraries' own logs, which say again and less well
@@ -103,6 +117,7 @@ func quietLibraries(level slog.Level, stderr io.Writer) {
 
 // usageErrors makes flag errors of a command and those below it usage errors.
 func usageErrors(c *cli.Command) {
+	c.HideHelpCommand = true
 	c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return unknownFlag(err, c.Flags) }
 	for _, s := range c.Subcommands {
 		usageErrors(s)
@@ -164,7 +179,7 @@ func nearestWord(word string, of []string) (near string) {
 
 // homeFlag is on every command that has a directory.
 func homeFlag() *cli.StringFlag {
-	return &cli.StringFlag{Name: "home", Value: defaultHome(), EnvVars: []string{"SHOAL_HOME"}, Usage: "data directory"}
+	return &cli.StringFlag{Name: "home", Value: defaultHome(), EnvVars: []string{"SHOAL_HOME"}, Usage: "keep keys, models and settings in `DIR`"}
 }
 
 func defaultHome() string {

@@ -90,7 +90,7 @@ func manFlags(p func(string, ...any), flags []cli.Flag) {
 			if parts := strings.SplitN(text, "`", 3); len(parts) == 3 {
 				value, text = " *"+parts[1]+"*", strings.Join(parts, "")
 			}
-			if v := d.GetDefaultText(); v != "" && v != `""` && !strings.Contains(text, "(default") {
+			if v := d.GetDefaultText(); v != "" && v != `""` && v != "0" && v != "-1" && !strings.Contains(text, "(default") {
 				text += " (default: " + strings.ReplaceAll(v, defaultHome(), "~/.shoal") + ")"
 			}
 		}

@@ -68,6 +68,9 @@ func nodeCommand() *cli.Command {
 	flags := nodeFlags()
 	return &cli.Command{
 		Name: "node", Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
+		Description: "Without --model it lends nothing, and answers through its API. For example:\n\n" +
+			"shoal node --model smollm2 --memory 8GiB --bootstrap ADDRESS\n\n" +
+			"Each flag but --config and --json-events may stand in config.toml in the home, as in: memory = \"8GiB\"",
 		Before: func(c *cli.Context) error { return loadConfig(c, flags) },
 		Action: runNode,
 	}

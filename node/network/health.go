@@ -128,7 +128,7 @@ func (n *Network) compareClocks(from peer.ID, raw []byte) {
 	b := &n.health
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.clocks == nil {
+	if b.clocks == nil || len(b.clocks) >= maxOffers { // those of peers that have gone go when Health is asked for
 		b.clocks = map[peer.ID]time.Duration{}
 	}
 	b.clocks[from] = clockOff(time.Since(issued))
