@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -140,11 +141,15 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 		return nil, err
 	}
 	f.Daemon = wordOf(dir)
+	// Only who holds the store is the node that left word: the ID may have become
+	// another process's since.
+	f.Daemon.Alive = f.Daemon.Alive && f.Home.Locked && (f.Home.Lock.PID == 0 || f.Home.Lock.PID == f.Daemon.PID)
 	cl := running(c.Context, dir)
 	if cl != nil {
 		f.Daemon.Answers = true
-		f.Open = opens(c.Context, cl.Base)
+		f.Open = get(c.Context, cl.Base+"/v1/models") == http.StatusOK
 	} else {
+		f.Daemon.Refuses = f.Daemon.Alive && get(c.Context, "http://"+f.Daemon.API+"/shoal/v1/status") == http.StatusUnauthorized
 		listeners(f, cfg)
 		if !c.Bool("offline") && f.Config.Err == "" {
 			say("looking for peers ...")
@@ -195,7 +200,8 @@ func settingsOf(c *cli.Context, settings []cli.Flag, f *doctor.Facts) node.Confi
 // blame finds the setting that an error is about.
 func blame(cc *doctor.Config, err error) {
 	cc.Err = err.Error()
-	if e, ok := err.(*settingError); ok {
+	var e *settingError
+	if errors.As(err, &e) {
 		cc.Line, cc.Key, cc.Near = e.line, e.key, e.near
 		return
 	}
@@ -257,24 +263,25 @@ func wordOf(dir string) (d doctor.Daemon) {
 	d.Word = json.Unmarshal(raw, &word) == nil
 	d.API, d.PID = word.API, word.PID
 	err = syscall.Kill(word.PID, 0)
-	d.Alive = word.PID > 0 && (err == nil || err == syscall.EPERM)
+	d.Alive = word.PID > 0 && (err == nil || errors.Is(err, syscall.EPERM))
 	return d
 }
 
-// opens says whether the API answers to who has no key.
-func opens(ctx context.Context, base string) bool {
+// get is the status that somebody without a key or token is answered with; 0:
+// there is no answer.
+func get(ctx context.Context, url string) int {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v1/models", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return false
+		return 0
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return false
+		return 0
 	}
-	defer resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
+	_ = resp.Body.Close()
+	return resp.StatusCode
 }
 
 // listeners tries the addresses that a node will listen on.
@@ -345,9 +352,7 @@ func lookAround(c *cli.Context, cfg node.Config) (*api.Client, func()) {
 
 // libraryDirs are where the engine looks for backends.
 func libraryDirs() (dirs []string) {
-	for _, d := range filepath.SplitList(os.Getenv("OLLAMA_LIBRARY_PATH")) {
-		dirs = append(dirs, d)
-	}
+	dirs = append(dirs, filepath.SplitList(os.Getenv("OLLAMA_LIBRARY_PATH"))...)
 	if exe, err := os.Executable(); err == nil {
 		if real, err := filepath.EvalSymlinks(exe); err == nil {
 			exe = real

@@ -495,7 +495,31 @@ func TestDoctorProcesses(t *testing.T) {
 		}
 		fix = p.named("daemon", doctor.Bad, fmt.Sprintf("process ID %d does not answer", pid), "--offline")
 		p.start(fix)
-		eventually(t, 20*time.Second, "another node", func() bool { return p.pid() != pid })
+		eventually(t, 20*time.Second, "another node", func() bool { return p.pid() != pid && p.pid() != 0 })
+		p.up()
+		p.content("daemon")
+	})
+	t.Run("a word of another process's ID", func(t *testing.T) {
+		p := newPatient(t)
+		p.run("model", "add", "--home", p.home, "tinytales")
+		word := fmt.Sprintf(`{"api": "127.0.0.1:1", "pid": %d}`, os.Getpid())
+		if err := os.WriteFile(filepath.Join(p.home, "api.json"), []byte(word), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if fix := p.named("daemon", doctor.Bad, "has ended without leaving", "--offline"); strings.Contains(fix, "kill") {
+			t.Errorf("an innocent is to be killed: %s", fix)
+		}
+	})
+	t.Run("a token that has changed", func(t *testing.T) {
+		p := newPatient(t)
+		p.node()
+		pid := p.pid()
+		if err := os.WriteFile(filepath.Join(p.home, "api.token"), []byte(strings.Repeat("x", 48)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		fix := p.named("daemon", doctor.Bad, "does not take the token", "--offline")
+		p.start(fix)
+		eventually(t, 20*time.Second, "another node", func() bool { return p.pid() != pid && p.pid() != 0 })
 		p.up()
 		p.content("daemon")
 	})
@@ -530,7 +554,7 @@ func TestDoctorProcesses(t *testing.T) {
 		}
 		before := p.pid()
 		p.start(fix)
-		eventually(t, 20*time.Second, "another node", func() bool { return p.pid() != before })
+		eventually(t, 20*time.Second, "another node", func() bool { return p.pid() != before && p.pid() != 0 })
 		p.up()
 		p.content("engine")
 		if st, err := running(t.Context(), p.home).Status(t.Context()); err != nil || st.Memory != 512<<20 {
@@ -582,7 +606,7 @@ func TestDoctorNetwork(t *testing.T) {
 		other.node() // on another port
 		before := p.pid()
 		p.start(strings.Replace(fix, "ADDRESS", loopbackOf(t, other), 1))
-		eventually(t, 20*time.Second, "another node", func() bool { return p.pid() != before })
+		eventually(t, 20*time.Second, "another node", func() bool { return p.pid() != before && p.pid() != 0 })
 		p.up()
 		p.content("peers")
 	})

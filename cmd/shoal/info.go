@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -52,6 +53,9 @@ func peersCommand() *cli.Command {
 	}}
 }
 
+// closeTime is how long a node may take to end when its API has gone.
+const closeTime = 10 * time.Second
+
 func drainCommand() *cli.Command {
 	return &cli.Command{Name: "drain", Usage: "have the node refuse new sessions, hand over those under way, and stop", Flags: clientFlags(), Action: func(c *cli.Context) error {
 		if err := noArgs(c); err != nil {
@@ -62,6 +66,10 @@ func drainCommand() *cli.Command {
 			return err
 		}
 		defer done()
+		pid := 0
+		if c.String("api") == "" {
+			pid = wordOf(c.String("home")).PID
+		}
 		if err := cl.Drain(c.Context); err != nil {
 			return err
 		}
@@ -73,6 +81,10 @@ func drainCommand() *cli.Command {
 			case <-c.Context.Done():
 			case <-time.After(100 * time.Millisecond):
 			}
+		}
+		// It still closes its store then, which whoever is started next wants.
+		for end := time.Now().Add(closeTime); pid > 0 && syscall.Kill(pid, 0) == nil && time.Now().Before(end) && c.Context.Err() == nil; {
+			time.Sleep(20 * time.Millisecond)
 		}
 		if err := c.Context.Err(); err != nil || !c.Bool("json") {
 			return err

@@ -75,14 +75,22 @@ func daemon(f *Facts) []Finding {
 		return warn(f.restart(), "the node that runs is version %s, this program %s", f.Status.Version, f.Version)
 	case d.Answers && f.Status != nil:
 		return ok("node %s runs, up %s, API at http://%s/v1", f.Status.Peer, f.Status.Uptime.Round(time.Second), d.API)
+	case d.Refuses:
+		return bad(end("", d.PID)+f.shoal("node"), "the node with process ID %d does not take the token in %s: the file has changed since it started", d.PID, f.path("api.token"))
 	case d.Word && d.Alive:
-		return bad(fmt.Sprintf("kill -9 %d && %s", d.PID, f.shoal("node")), "the node with process ID %d does not answer at %s: it hangs, or is stopped", d.PID, d.API)
+		return bad(end("-9 ", d.PID)+f.shoal("node"), "the node with process ID %d does not answer at %s: it hangs, or is stopped", d.PID, d.API)
 	case d.Word:
 		return bad(f.shoal("node"), "the node that ran here, process %d, has ended without leaving: it crashed, or was killed", d.PID)
 	case f.Home.Lock.PID != 0:
 		return nil // store says more
 	}
 	return warn(f.shoal("node"), "no node runs in %s; this machine lends nothing", f.Home.Dir)
+}
+
+// end is the line that ends a process, up to what is to be done when it has gone:
+// its locks go with it.
+func end(how string, pid int) string {
+	return fmt.Sprintf("kill %s%d; while kill -0 %d 2>/dev/null; do sleep 0.1; done; ", how, pid, pid)
 }
 
 func storeLock(f *Facts) []Finding {

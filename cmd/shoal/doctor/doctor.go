@@ -74,8 +74,9 @@ type Config struct {
 type Daemon struct {
 	Word    bool   // api.json is there: one runs, or has not left in order
 	PID     int    // that it names
-	Alive   bool   // a process has that PID
+	Alive   bool   // a process has that PID, and the store's lock
 	Answers bool   // and its API answers
+	Refuses bool   // or does, but does not take the token in the home
 	API     string // that it names
 }
 

@@ -43,6 +43,8 @@ func TestExamine(t *testing.T) {
 	}{
 		"no AVX2":           {func(f *Facts) { f.Slow = "built without AVX2" }, "build", Bad, "AVX2", "make"},
 		"an older daemon":   {func(f *Facts) { f.Status.Version = "0.9" }, "daemon", Warn, "version 0.9, this program 1.0", "shoal drain --home /h && shoal node --home /h"},
+		"another token":     {func(f *Facts) { f.Daemon.Answers, f.Daemon.Refuses = false, true }, "daemon", Bad, "does not take the token", "kill 7; while kill -0 7 2>/dev/null; do sleep 0.1; done; shoal node --home /h"},
+		"a reused PID":      {func(f *Facts) { f.Daemon.Answers, f.Daemon.Alive, f.Home.Locked = false, false, false }, "daemon", Bad, "has ended without leaving", "shoal node --home /h"},
 		"store locked":      {func(f *Facts) { f.Daemon = Daemon{}; f.Home.Lock = Process{PID: 8, Name: "tar"} }, "store", Bad, "process 8 (tar)", "kill 8"},
 		"by whom unseen":    {func(f *Facts) { f.Daemon = Daemon{}; f.Home.Lock = Process{} }, "store", Bad, "cannot be seen", "shoal node --home /h-2"},
 		"a node, no API":    {func(f *Facts) { f.Daemon = Daemon{} }, "store", Warn, "without an API", ""},

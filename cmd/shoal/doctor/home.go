@@ -120,7 +120,7 @@ func (h *Home) access() {
 func (h *Home) space(dir string) {
 	var st unix.Statfs_t
 	if unix.Statfs(dir, &st) == nil {
-		h.Free, h.FreeKnown = int64(st.Bavail)*int64(st.Bsize), true
+		h.Free, h.FreeKnown = int64(st.Bavail)*int64(st.Bsize), true //nolint:unconvert // not on every system
 	}
 }
 
