@@ -295,7 +295,9 @@ func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
 		if i > protocol.MaxOffersReply {
 			break
 		}
-		n.compareClocks(p, raw)
+		if i == 0 { // its own, as serveOffers orders them
+			n.compareClocks(p, raw)
+		}
 		if _, err := n.take(raw); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
 			n.log.Debug("an offer was refused", "from", p, "error", err)
 		}
