@@ -23,20 +23,38 @@ export CGO_CXXFLAGS := $(SHOAL_CFLAGS)
 export CGO_LDFLAGS := $(OPENMP)
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+DATE ?= $(shell git log -1 --format=%cs 2>/dev/null)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.date=$(DATE)
 
 # Packages whose goroutines meet; the race detector slows the others for nothing.
 RACE := ./node ./node/api ./node/exchange ./node/network ./node/stage ./node/session ./node/store ./testnet/...
 FUZZTIME ?= 20s
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build demo test race lint bench fuzz proto clean FORCE
+# Where `make install` puts things; DESTDIR goes before it, for packages.
+PREFIX ?= /usr/local
+DESTDIR ?=
+SHARE := $(DESTDIR)$(PREFIX)/share
+
+.PHONY: build install uninstall demo test race lint bench fuzz proto clean FORCE
 build: bin/shoal
 
 bin/shoal: FORCE
 	@mkdir -p bin
 	@[ -d "$$($(GO) env GOCACHE)/00" ] || echo "building; the first time this takes some minutes, most of it for the engine" >&2
 	$(GO) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/shoal
+
+# The binary, the manual page, and completion for three shells.
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	install -m 755 bin/shoal $(DESTDIR)$(PREFIX)/bin/shoal
+	bin/shoal man > $(SHARE)/man/man1/shoal.1
+	bin/shoal completion bash > $(SHARE)/bash-completion/completions/shoal
+	bin/shoal completion zsh > $(SHARE)/zsh/site-functions/_shoal
+	bin/shoal completion fish > $(SHARE)/fish/vendor_completions.d/shoal.fish
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/shoal $(SHARE)/man/man1/shoal.1 $(SHARE)/bash-completion/completions/shoal $(SHARE)/zsh/site-functions/_shoal $(SHARE)/fish/vendor_completions.d/shoal.fish
 
 demo: build
 	@bin/shoal demo

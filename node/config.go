@@ -86,9 +86,37 @@ func badConfig(format string, args ...any) error {
 	return configError{fmt.Errorf(format, args...)}
 }
 
+// Check says what an operator asked for and cannot have. It touches nothing.
+func (c *Config) Check() error {
+	if err := c.Lend.Check(); err != nil {
+		return configError{err}
+	}
+	if c.KVType != "" && c.KVType != "f16" && c.KVType != "f32" {
+		return badConfig("--kv %q: f16 and f32 are known", c.KVType)
+	}
+	if _, err := codecOf(c.Wire); err != nil {
+		return err
+	}
+	if c.Threads < 0 || c.Threads > runtime.NumCPU() {
+		return badConfig("--threads %d: this machine has %d cores", c.Threads, runtime.NumCPU())
+	}
+	for _, s := range c.Serve {
+		if _, _, err := s.span(); err != nil {
+			return err
+		}
+	}
+	if c.Client && len(c.Serve) > 0 {
+		return errors.New("a light client serves no model")
+	}
+	return nil
+}
+
 func (c *Config) setDefaults() error {
 	if c.Home == "" {
 		return errors.New("node: no home directory given")
+	}
+	if err := c.Check(); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(c.Home, 0o700); err != nil {
 		return fmt.Errorf("making the home directory: %w", err)
@@ -105,31 +133,11 @@ func (c *Config) setDefaults() error {
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 32
 	}
-	if err := c.Lend.Check(); err != nil {
-		return configError{err}
-	}
 	if c.DrainTime == 0 {
 		c.DrainTime = 30 * time.Second
 	}
 	if c.KVType == "" {
 		c.KVType = "f16"
-	}
-	if c.KVType != "f16" && c.KVType != "f32" {
-		return badConfig("KV type %q: f16 and f32 are known", c.KVType)
-	}
-	if _, err := codecOf(c.Wire); err != nil {
-		return err
-	}
-	if c.Threads < 0 || c.Threads > runtime.NumCPU() {
-		return badConfig("%d threads: this machine has %d cores", c.Threads, runtime.NumCPU())
-	}
-	for _, s := range c.Serve {
-		if _, _, err := s.span(); err != nil {
-			return err
-		}
-	}
-	if c.Client && len(c.Serve) > 0 {
-		return errors.New("a light client serves no model")
 	}
 	if c.Command == nil {
 		exe, err := os.Executable()
@@ -164,7 +172,7 @@ func codecOf(wire string) (protocol.TensorCodec, error) {
 	case "q8_0":
 		return protocol.TensorCodec_TENSOR_CODEC_Q8_0, nil
 	}
-	return 0, badConfig("wire format %q: f32, f16 and q8_0 are known", wire)
+	return 0, badConfig("--wire %q: f32, f16 and q8_0 are known", wire)
 }
 
 func (c *Config) path(name string) string { return filepath.Join(c.Home, name) }

@@ -148,7 +148,8 @@ func input(err error) error {
 	return err
 }
 
-// Pull fetches a model's shards from peers.
+// Pull fetches a model's shards from peers. Of what is whole here it checks every
+// byte.
 func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.Progress)) (*api.Model, error) {
 	span, err := wantedSpan(req.Span)
 	if err != nil {
@@ -164,6 +165,11 @@ func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.
 	}
 	if !span.Valid(all.To) {
 		return nil, api.Errorf(api.BadInput, "blocks %s: %s has blocks %s", span, m.Name(), all)
+	}
+	if len(m.Needs(*span)) == 0 { // then what is here is looked at, and what is damaged fetched anew
+		if _, err := m.Verify(ctx, m.Manifest().ShardsFor(*span), false); err != nil {
+			return nil, err
+		}
 	}
 	if err := n.fetchShards(ctx, m, *span, func(done, total int64, sources int) {
 		if progress != nil {
@@ -277,6 +283,7 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 		if s.stage != nil {
 			load := s.stage.Status()
 			v.Sessions, v.KVFree, v.TokensPerS = load.Sessions, load.KVFree, load.TokensPerS
+			v.Queued, v.Passes, v.Rows = load.QueuedRows, load.Passes, load.Rows
 			v.KVTokens, v.StepMs = s.stage.Config().KVTokens, ms(load.DecodePass)
 			v.Memory = s.info.Weights + s.info.KV + s.info.Graph
 			for _, d := range s.info.Devices {

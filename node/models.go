@@ -252,8 +252,11 @@ func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Sp
 		return err
 	}
 	begin := time.Now()
+	note, ended := n.fetches.begin(m.Name(), total)
+	defer ended()
 	err := n.exchange.Fetch(ctx, m.ID(), shardWant{m, needs}, func(p exchange.Progress) {
 		n.download.note(p.Bytes, time.Since(begin))
+		note(min(p.Bytes, total), p.Holders)
 		if progress != nil {
 			progress(min(p.Bytes, total), total, p.Holders)
 		}

@@ -39,6 +39,7 @@ type Node struct {
 	names    *names
 	convert  sync.WaitGroup // conversions under way
 	download rateMeter
+	fetches  fetchBoard
 	gate     gate
 
 	mu      sync.Mutex

@@ -41,6 +41,7 @@ type serving struct {
 	since   time.Time  // in this state: being fetched, loaded, ready
 	told    stage.Load // of the last offer
 	takes   []cid.Cid  // models that it may be of, if auto
+	losses  losses     // of its engine
 
 	nextModel *store.Model // what it is about to move to, or nil
 	nextSpan  protocol.Span
@@ -110,6 +111,7 @@ func (s *serving) keep(ctx context.Context) error {
 		if time.Since(lived) > maxBackoff {
 			backoff = firstBackoff
 		}
+		s.lost(err)
 		s.set(fmt.Sprintf("the engine was lost; it is started again in %s", backoff))
 		s.node.cfg.Events(Event{Event: "engine", Model: s.model.ID().String(), Name: s.model.Name(), From: s.span.From, To: s.span.To,
 			Error: fmt.Sprintf("%s; it is started again in %s", err, backoff)})

@@ -87,21 +87,9 @@ func SealOffer(body *OfferBody, key crypto.PrivKey) (*Offer, error) {
 // for its signer alone, its life, and that its figures make sense. All errors
 // wrap ErrOffer.
 func OpenOffer(raw []byte, now time.Time) (*Offer, error) {
-	if len(raw) > MaxOffer {
-		return nil, fmt.Errorf("%w: %d bytes, where %d are allowed", ErrOffer, len(raw), MaxOffer)
-	}
-	var rec offerRecord
-	env, err := record.ConsumeTypedEnvelope(raw, &rec)
+	b, signer, err := openEnvelope(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrOffer, err)
-	}
-	signer, err := peer.IDFromPublicKey(env.PublicKey)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrOffer, err)
-	}
-	b := rec.body
-	if string(b.Peer) != string(signer) {
-		return nil, fmt.Errorf("%w: signed by %s for another peer", ErrOffer, signer)
+		return nil, err
 	}
 	issued, expires := time.UnixMilli(b.IssuedUnixMs), time.UnixMilli(b.ExpiresUnixMs)
 	switch {
@@ -126,6 +114,37 @@ func OpenOffer(raw []byte, now time.Time) (*Offer, error) {
 		}
 	}
 	return &Offer{OfferBody: b, From: signer, Envelope: raw}, nil
+}
+
+// openEnvelope verifies an offer's signature, and that it speaks for its signer
+// alone, and nothing else of it.
+func openEnvelope(raw []byte) (*OfferBody, peer.ID, error) {
+	if len(raw) > MaxOffer {
+		return nil, "", fmt.Errorf("%w: %d bytes, where %d are allowed", ErrOffer, len(raw), MaxOffer)
+	}
+	var rec offerRecord
+	env, err := record.ConsumeTypedEnvelope(raw, &rec)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %w", ErrOffer, err)
+	}
+	signer, err := peer.IDFromPublicKey(env.PublicKey)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %w", ErrOffer, err)
+	}
+	if string(rec.body.Peer) != string(signer) {
+		return nil, "", fmt.Errorf("%w: signed by %s for another peer", ErrOffer, signer)
+	}
+	return rec.body, signer, nil
+}
+
+// OfferIssued tells who signed an offer and by their clock when, of one that is
+// to be refused as well: it is how two nodes learn that their clocks differ.
+func OfferIssued(raw []byte) (peer.ID, time.Time, error) {
+	b, signer, err := openEnvelope(raw)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	return signer, time.UnixMilli(b.IssuedUnixMs), nil
 }
 
 // Supersedes says that o replaces old: the same peer's, with a higher sequence

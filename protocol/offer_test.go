@@ -126,6 +126,9 @@ func FuzzOffer(f *testing.F) {
 				}
 			}
 			o.Addresses()
+			if from, issued, err := OfferIssued(raw); err != nil || from != o.From || issued.UnixMilli() != o.IssuedUnixMs {
+				t.Fatalf("issued by %s at %s, %v", from, issued, err)
+			}
 		}
 	})
 }

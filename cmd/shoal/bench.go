@@ -35,12 +35,7 @@ func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name: "bench", Usage: "measure this program on this machine",
 		Description: "Machines are never quite idle: variants are measured in turns, and what is shown is the median, with the lowest and the highest of all rounds.\nRatios are of measurements of the same round.",
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageError{fmt.Sprintf("there is no command %q", "bench "+c.Args().First())}
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
+		Action:      needSubcommand,
 		Subcommands: []*cli.Command{
 			{Name: "stages", Usage: "decode through several nodes, through one, and by the engine alone", Flags: flags(nodes, rounds, tokens, threads), Action: benchmark(benchStages)},
 			{Name: "engine", Usage: "the engine alone: in this process, and in one of its own", Flags: flags(rounds, threads), Action: benchmark(benchEngine)},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ergochat/readline"
@@ -26,7 +27,8 @@ const chatHelp = `Type a message and Enter. """ begins and ends one of several l
   /exit           leave; Ctrl-D, too. Ctrl-C stops an answer.`
 
 func chatCommand() *cli.Command {
-	return &cli.Command{Name: "chat", Usage: "talk with a model", Flags: answerFlags(), Action: runChat}
+	flags := slices.DeleteFunc(answerFlags(), func(f cli.Flag) bool { return f.Names()[0] == "json" })
+	return &cli.Command{Name: "chat", Usage: "talk with a model", Description: chatHelp, Flags: flags, Action: runChat}
 }
 
 func runChat(c *cli.Context) error {

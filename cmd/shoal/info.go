@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -46,11 +47,14 @@ func peersCommand() *cli.Command {
 			if p.Relayed {
 				via += " (relayed)"
 			}
-			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\n", p.Peer, p.RTTMs, via, safe(p.Version), safe(strings.Join(p.Serves, ", ")))
+			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\n", p.Peer, p.RTTMs, via, cell(p.Version), cell(strings.Join(p.Serves, ", ")))
 		}
 		return w.Flush()
 	}}
 }
+
+// closeTime is how long a node may take to end when its API has gone.
+const closeTime = 10 * time.Second
 
 func drainCommand() *cli.Command {
 	return &cli.Command{Name: "drain", Usage: "have the node refuse new sessions, hand over those under way, and stop", Flags: clientFlags(), Action: func(c *cli.Context) error {
@@ -62,19 +66,30 @@ func drainCommand() *cli.Command {
 			return err
 		}
 		defer done()
+		pid := 0
+		if c.String("api") == "" {
+			pid = wordOf(c.String("home")).PID
+		}
 		if err := cl.Drain(c.Context); err != nil {
 			return err
 		}
 		for c.Context.Err() == nil { // it answers until it has left
 			if _, err := cl.Status(c.Context); err != nil {
-				return c.Context.Err()
+				break
 			}
 			select {
 			case <-c.Context.Done():
 			case <-time.After(100 * time.Millisecond):
 			}
 		}
-		return c.Context.Err()
+		// It still closes its store then, which whoever is started next wants.
+		for end := time.Now().Add(closeTime); pid > 0 && syscall.Kill(pid, 0) == nil && time.Now().Before(end) && c.Context.Err() == nil; {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err := c.Context.Err(); err != nil || !c.Bool("json") {
+			return err
+		}
+		return printJSON(c.App.Writer, map[string]any{"drained": true})
 	}}
 }
 
@@ -118,7 +133,7 @@ func statusCommand() *cli.Command {
 		}
 		fmt.Fprintf(w, "models on disk\t%s\n", bytesText(s.Allocated))
 		for _, v := range s.Serving {
-			fmt.Fprintf(w, "%s %d-%d\t%s", safe(v.Name), v.From, v.To, v.State)
+			fmt.Fprintf(w, "%s %d-%d\t%s", cell(v.Name), v.From, v.To, v.State)
 			if v.Ready {
 				fmt.Fprintf(w, "; %s, %d sessions, %d of %d KV tokens free, %.1f tokens/s", bytesText(int64(v.Memory)), v.Sessions, v.KVFree, v.KVTokens, v.TokensPerS)
 			}

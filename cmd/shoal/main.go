@@ -17,14 +17,18 @@ import (
 	golog "github.com/ipfs/go-log/v2"
 	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/urfave/cli/v2"
+	"github.com/xrash/smetrics"
 
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 )
 
-// version is set by the Makefile.
-var version = "dev"
+// version and date (of its last change, as 2006-01-02) are set by the Makefile.
+var (
+	version = "dev"
+	date    string
+)
 
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
@@ -50,23 +54,27 @@ const engineChild = "engine-child"
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name: "shoal", Usage: "run large models together, on machines that nobody owns all of",
-		Version: version, Writer: stdout, ErrWriter: stderr, HideHelpCommand: true, EnableBashCompletion: true,
-		Suggest: true, UseShortOptionHandling: true,
-		Description: "Start with `shoal testnet`, which needs nothing else, or with `shoal node --model NAME` and `shoal chat`.\n\n" + exitCodes,
+		Version: version, Writer: stdout, ErrWriter: stderr, HideHelpCommand: true,
+		UseShortOptionHandling: true,
+		Description:            firstSteps + "\n\n" + exitCodes,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "log-level", Value: "warn", EnvVars: []string{"SHOAL_LOG_LEVEL"}, Usage: "debug, info, warn or error; logs go to stderr"},
 		},
 		Commands: []*cli.Command{
-			nodeCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), testnetCommand(), demoCommand(), benchCommand(),
+			nodeCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
-		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return usageError{err.Error()} },
+		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return unknownFlag(err, c.App.Flags) },
 		CommandNotFound: func(c *cli.Context, name string) {
-			fmt.Fprintf(stderr, "shoal: there is no command %q; see `shoal --help`\n", name)
+			fmt.Fprintf(stderr, "shoal: %s; see `shoal --help`\n", unknownCommand(name, name, c.App.Commands))
+		},
+		Action: func(c *cli.Context) error {
+			_, err := fmt.Fprintf(c.App.Writer, "shoal runs large models together, on machines that nobody owns all of.\n\n%s\n\nAll commands: shoal --help\n", firstSteps)
+			return err
 		},
 		Before: func(c *cli.Context) error {
 			if args := c.Args(); args.Present() && c.App.Command(args.First()) == nil {
-				return usageError{fmt.Sprintf("there is no command %q", args.First())}
+				return unknownCommand(args.First(), args.First(), c.App.Commands)
 			}
 			if w := engine.BuiltForThisMachine(); w != "" && os.Getenv("SHOAL_QUIET_BUILD") == "" {
 				fmt.Fprintln(stderr, "shoal: warning:", w)
@@ -83,7 +91,21 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	for _, c := range app.Commands {
 		usageErrors(c)
 	}
+	cli.FlagStringer = flagLine
 	return app
+}
+
+// libraryLine is a flag's line of help as the library writes it.
+var libraryLine = cli.FlagStringer
+
+// flagLine leaves out of it the defaults that say nothing, or that the usage has
+// said in words.
+func flagLine(f cli.Flag) string {
+	line := libraryLine(f)
+	for _, s := range []string{" (default: false)", " (default: 0)", " (default: -1)"} {
+		line = strings.Replace(line, s, "", 1)
+	}
+	return line
 }
 
 // quietLibraries keeps the libraries' own logs, which say again and less well
@@ -100,15 +122,69 @@ func quietLibraries(level slog.Level, stderr io.Writer) {
 
 // usageErrors makes flag errors of a command and those below it usage errors.
 func usageErrors(c *cli.Command) {
-	c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err.Error()} }
+	c.HideHelpCommand = true
+	c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return unknownFlag(err, c.Flags) }
 	for _, s := range c.Subcommands {
 		usageErrors(s)
 	}
 }
 
+// firstSteps is what to type first.
+const firstSteps = `See it work, with nothing else:   shoal demo
+Ask a network:                    shoal chat --bootstrap ADDRESS
+Lend this machine to it:          shoal node --model NAME --bootstrap ADDRESS
+See what is wrong:                shoal doctor`
+
+// unknownCommand says that there is no such command, and which was perhaps meant.
+func unknownCommand(full, name string, commands []*cli.Command) error {
+	var names []string
+	for _, c := range commands {
+		if !c.Hidden {
+			names = append(names, c.Names()...)
+		}
+	}
+	message := fmt.Sprintf("there is no command %q", full)
+	if near := nearestWord(name, names); near != "" {
+		message += fmt.Sprintf("; did you mean %q?", strings.TrimSuffix(full, name)+near)
+	}
+	return usageError{message}
+}
+
+// unknownFlag says of a flag that does not exist which was perhaps meant; other
+// errors stay.
+func unknownFlag(err error, flags []cli.Flag) error {
+	name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !ok {
+		return usageError{err.Error()}
+	}
+	name = strings.TrimLeft(name, "-")
+	var names []string
+	for _, f := range flags {
+		if v, ok := f.(cli.VisibleFlag); !ok || v.IsVisible() {
+			names = append(names, f.Names()...)
+		}
+	}
+	message := "there is no flag --" + name
+	if near := nearestWord(name, names); near != "" {
+		message += "; did you mean --" + near + "?"
+	}
+	return usageError{message}
+}
+
+// nearestWord is what somebody probably meant, or "".
+func nearestWord(word string, of []string) (near string) {
+	best := 0.8 // below it they are other words; the numbers behind it are the measure's own
+	for _, s := range of {
+		if d := smetrics.JaroWinkler(word, s, 0.7, 4); d > best && len(s) > 1 {
+			near, best = s, d
+		}
+	}
+	return near
+}
+
 // homeFlag is on every command that has a directory.
 func homeFlag() *cli.StringFlag {
-	return &cli.StringFlag{Name: "home", Value: defaultHome(), EnvVars: []string{"SHOAL_HOME"}, Usage: "data directory"}
+	return &cli.StringFlag{Name: "home", Value: defaultHome(), EnvVars: []string{"SHOAL_HOME"}, Usage: "keep keys, models and settings in `DIR`"}
 }
 
 func defaultHome() string {

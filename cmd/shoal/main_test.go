@@ -14,6 +14,9 @@ import (
 const beShoal = "TEST_BINARY_IS_SHOAL"
 
 func TestMain(m *testing.M) {
+	if path := os.Getenv(lockFile); path != "" {
+		lockForever(path)
+	}
 	if os.Getenv(beShoal) == "1" {
 		main()
 	}

@@ -17,12 +17,7 @@ func modelCommand() *cli.Command {
 	span := &cli.StringFlag{Name: "span", Usage: "only blocks FROM-TO (default: all)"}
 	return &cli.Command{
 		Name: "model", Usage: "add, list, fetch, remove, export models",
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageError{fmt.Sprintf("there is no command %q", "model "+c.Args().First())}
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
+		Action: needSubcommand,
 		Subcommands: []*cli.Command{
 			{
 				Name: "add", Usage: "import a GGUF file, a URL, hf:owner/repo/file.gguf, a name of the catalogue, a directory of safetensors, or tinytales", ArgsUsage: "SOURCE",
@@ -207,7 +202,10 @@ func modelRemove(c *cli.Context) error {
 		return err
 	}
 	defer done()
-	return cl.Remove(c.Context, args[0])
+	if err := cl.Remove(c.Context, args[0]); err != nil || !c.Bool("json") {
+		return err
+	}
+	return printJSON(c.App.Writer, map[string]any{"model": args[0], "removed": true})
 }
 
 func modelExport(c *cli.Context) error {
@@ -221,9 +219,13 @@ func modelExport(c *cli.Context) error {
 	}
 	defer done()
 	show, end := progressLine(c.App.ErrWriter, "exporting")
-	err = cl.Export(c.Context, args[0], absolutePath(args[1]), show)
+	file := absolutePath(args[1])
+	err = cl.Export(c.Context, args[0], file, show)
 	end()
-	return err
+	if err != nil || !c.Bool("json") {
+		return err
+	}
+	return printJSON(c.App.Writer, map[string]any{"model": args[0], "file": file})
 }
 
 func modelTokenize(c *cli.Context) error {

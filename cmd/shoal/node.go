@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,8 +35,10 @@ func networkFlags() []cli.Flag {
 	}
 }
 
-func nodeCommand() *cli.Command {
-	flags := append([]cli.Flag{
+// nodeFlags are a node's settings; all but --config and --json-events may stand
+// in the configuration file.
+func nodeFlags() []cli.Flag {
+	return append([]cli.Flag{
 		altsrc.NewStringFlag(homeFlag()),
 		&cli.StringFlag{Name: "config", EnvVars: []string{"SHOAL_CONFIG"}, Usage: "TOML file with the same names as these flags (default: config.toml in the home)"},
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "model", EnvVars: []string{"SHOAL_MODEL"}, Usage: "serve `MODEL`: a name (yours, a peer's, or one that `shoal model search` lists), a CID, a GGUF file, a URL, or hf:owner/repo/file.gguf; may be repeated"}),
@@ -60,42 +64,121 @@ func nodeCommand() *cli.Command {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "activations of own sessions on the wire: f32 (exact), f16, q8_0"}),
 		&cli.BoolFlag{Name: "json-events", Usage: "print a JSON object a line for what happens"},
 	}, networkFlags()...)
+}
+
+func nodeCommand() *cli.Command {
+	flags := nodeFlags()
 	return &cli.Command{
 		Name: "node", Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
+		Description: "Without --model it lends nothing, and answers through its API. For example:\n\n" +
+			"shoal node --model smollm2 --memory 8GiB --bootstrap ADDRESS\n\n" +
+			"Each flag but --config and --json-events may stand in config.toml in the home, as in: memory = \"8GiB\"",
 		Before: func(c *cli.Context) error { return loadConfig(c, flags) },
 		Action: runNode,
 	}
 }
 
+// settingError is a mistake in the configuration file.
+type settingError struct {
+	file      string
+	line      int    // 0: not known
+	key, near string // the setting, and the one that was perhaps meant
+	message   string
+}
+
+func (e *settingError) Error() string {
+	if e.line > 0 {
+		return fmt.Sprintf("the configuration file %s, line %d: %s", e.file, e.line, e.message)
+	}
+	return fmt.Sprintf("the configuration file %s: %s", e.file, e.message)
+}
+
+func (e *settingError) Is(target error) bool { return target == errUsage }
+
+// configFile is the configuration file that a command line means, and whether it
+// is there.
+func configFile(c *cli.Context) (path string, present bool) {
+	if path = c.String("config"); path != "" {
+		return path, true
+	}
+	path = filepath.Join(c.String("home"), "config.toml")
+	_, err := os.Stat(path)
+	return path, !os.IsNotExist(err)
+}
+
 // loadConfig reads the configuration file; flags and environment come first.
 func loadConfig(c *cli.Context, flags []cli.Flag) error {
-	path := c.String("config")
-	if path == "" {
-		path = filepath.Join(c.String("home"), "config.toml")
-		if _, err := os.Stat(path); os.IsNotExist(err) {
-			return nil
-		}
+	path, present := configFile(c)
+	if !present {
+		return nil
 	}
-	var keys map[string]any
-	if _, err := toml.DecodeFile(path, &keys); err != nil {
-		return usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
+	keys, err := readSettings(path)
+	if err != nil {
+		return err
 	}
-	for key := range keys {
+	for _, key := range keys {
 		if !slices.ContainsFunc(flags, func(f cli.Flag) bool {
 			_, inFile := f.(altsrc.FlagInputSourceExtension)
 			return inFile && f.Names()[0] == key
 		}) {
-			return usageError{fmt.Sprintf("the configuration file %s: there is no setting %q; `shoal node --help` lists them", path, key)}
+			return &settingError{path, lineOf(path, key), key, nearest(flags, key), fmt.Sprintf("there is no setting %q; `shoal node --help` lists them", key)}
 		}
 	}
 	src, err := altsrc.NewTomlSourceFromFile(path)
 	if err != nil {
-		return usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
+		return &settingError{file: path, message: err.Error()}
 	}
 	if err := altsrc.ApplyInputSourceValues(c, src, flags); err != nil {
-		return usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
+		e := &settingError{file: path, message: err.Error()}
+		for _, key := range keys { // the library names it in quotes
+			if strings.Contains(e.message, "'"+key+"'") {
+				e.line, e.key, e.message = lineOf(path, key), key, fmt.Sprintf("%s has a value of the wrong type; `shoal node --help` shows what it takes", key)
+			}
+		}
+		return e
 	}
 	return nil
+}
+
+// readSettings gives the names that stand in a configuration file, sorted.
+func readSettings(path string) ([]string, error) {
+	var keys map[string]any
+	if _, err := toml.DecodeFile(path, &keys); err != nil {
+		e := &settingError{file: path, message: err.Error()}
+		var at toml.ParseError
+		if errors.As(err, &at) {
+			e.line, e.key, e.message = at.Position.Line, at.LastKey, at.Message
+		}
+		return nil, e
+	}
+	return slices.Sorted(maps.Keys(keys)), nil
+}
+
+// lineOf is the line of a configuration file that gives a setting its value; 0 if
+// there is none.
+func lineOf(path, key string) int {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	for i, line := range strings.Split(string(raw), "\n") {
+		name, _, ok := strings.Cut(line, "=")
+		if ok && strings.Trim(name, " \t\"'") == key {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// nearest is the setting that a word was perhaps meant to be, or "".
+func nearest(flags []cli.Flag, word string) string {
+	var names []string
+	for _, f := range flags {
+		if _, inFile := f.(altsrc.FlagInputSourceExtension); inFile {
+			names = append(names, f.Names()[0])
+		}
+	}
+	return nearestWord(word, names)
 }
 
 // joinConfig is what a node and a light client have in common.
@@ -112,13 +195,11 @@ func joinConfig(c *cli.Context) (node.Config, error) {
 	return cfg, nil
 }
 
-func runNode(c *cli.Context) error {
-	if err := noArgs(c); err != nil {
-		return err
-	}
+// nodeConfig reads a node's settings.
+func nodeConfig(c *cli.Context) (node.Config, error) {
 	cfg, err := joinConfig(c)
 	if err != nil {
-		return err
+		return cfg, err
 	}
 	cfg.ListenPort, cfg.ListenAddrs = c.Int("listen-port"), splitList(c.StringSlice("listen"))
 	if cfg.API = c.String("api"); cfg.API == "off" {
@@ -128,19 +209,30 @@ func runNode(c *cli.Context) error {
 	cfg.Exact = c.Bool("exact")
 	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")
 	if cfg.DrainTime = c.Duration("drain-time"); cfg.DrainTime <= 0 {
-		return usageError{"--drain-time must be more than nothing"}
+		return cfg, usageError{"--drain-time must be more than nothing"}
 	}
 	if cfg.Memory, err = parseSize("--memory", c.String("memory")); err != nil {
-		return err
+		return cfg, err
 	}
 	if cfg.Quota, err = parseSize("--quota", c.String("quota")); err != nil {
-		return err
+		return cfg, err
 	}
 	if cfg.Lend, err = lendRules(c); err != nil {
-		return err
+		return cfg, err
 	}
 	for _, m := range splitList(c.StringSlice("model")) {
 		cfg.Serve = append(cfg.Serve, node.ServeSpec{Model: m, Span: c.String("span")})
+	}
+	return cfg, nil
+}
+
+func runNode(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	cfg, err := nodeConfig(c)
+	if err != nil {
+		return err
 	}
 	say := &narrator{w: c.App.ErrWriter}
 	cfg.Events = say.event

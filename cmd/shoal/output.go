@@ -30,6 +30,16 @@ func safe(s string) string {
 	}, s)
 }
 
+// cell is safe in one line of a table: a name is a peer's word.
+func cell(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		return r
+	}, safe(s))
+}
+
 // clean is safe on a terminal; a pipe gets the text as it is.
 func clean(w io.Writer, s string) string {
 	if isTerminal(w) {

@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"testnet/sim":      {"testnet/link"},
 	"testnet/scenario": {"testnet", "testnet/link"},
 	"cmd/shoal":        {"node/...", "protocol/...", "testnet/..."},
+	"cmd/shoal/doctor": {"node/api"},
 
 	"contrib/tinymodel": nil,
 	"contrib/importmap": nil,

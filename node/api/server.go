@@ -55,6 +55,7 @@ func New(cfg Config) http.Handler {
 	for pattern, h := range map[string]handler{
 		"GET /shoal/v1/status":              s.status,
 		"GET /shoal/v1/peers":               s.peers,
+		"GET /shoal/v1/health":              s.health,
 		"GET /shoal/v1/models":              s.list,
 		"GET /shoal/v1/models/{name...}":    s.show,
 		"DELETE /shoal/v1/models/{name...}": s.remove,

@@ -197,7 +197,10 @@ func (s *shelf) Status(context.Context) (*Status, error) {
 }
 
 func (s *shelf) Peers(context.Context) ([]Peer, error) { return nil, nil }
-func (s *shelf) Drain(context.Context) error           { return nil }
+func (s *shelf) Health(context.Context) (*Health, error) {
+	return &Health{Reach: "local"}, nil
+}
+func (s *shelf) Drain(context.Context) error { return nil }
 
 const testToken = "test-token"
 

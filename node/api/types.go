@@ -26,6 +26,7 @@ type Library interface {
 type Observer interface {
 	Status(ctx context.Context) (*Status, error)
 	Peers(ctx context.Context) ([]Peer, error)
+	Health(ctx context.Context) (*Health, error)
 	// Drain begins to hand sessions over and leave.
 	Drain(ctx context.Context) error
 }
@@ -217,6 +218,9 @@ type Serving struct {
 	KVFree     int      `json:"kv_free"`
 	TokensPerS float64  `json:"tokens_per_s"`
 	StepMs     float64  `json:"step_ms"` // a decode pass
+	Queued     int      `json:"queued_rows"`
+	Passes     int64    `json:"passes"` // since the span was loaded
+	Rows       int64    `json:"rows"`   // in them
 }
 
 // Peer of this node.

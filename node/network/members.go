@@ -59,7 +59,9 @@ func (n *Network) connectAny(peers []peer.AddrInfo) {
 	done := make(chan struct{}, 8)
 	for i := range min(8, len(peers)) {
 		go func() {
-			if err := n.host.Connect(ctx, peers[i]); err != nil {
+			err := n.host.Connect(ctx, peers[i])
+			n.health.reached(peers[i], err)
+			if err != nil {
 				n.log.Info("a known peer cannot be reached", "peer", peers[i].ID, "error", tidy(err))
 			}
 			done <- struct{}{}

@@ -72,6 +72,7 @@ type Network struct {
 	wg     sync.WaitGroup
 	mdns   io.Closer
 	alone  atomic.Bool // knows of nobody, and nowhere to look
+	health healthBoard
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
@@ -128,6 +129,9 @@ func New(cfg Config) (*Network, error) {
 		if n.mdns, err = n.startMDNS(); err != nil {
 			n.log.Warn("no discovery on the LAN", "error", err)
 		}
+	}
+	if err := n.watchReach(); err != nil {
+		n.log.Warn("whether others reach this node will not be known", "error", err)
 	}
 	n.wg.Go(func() { n.meet(boot) })
 	if !cfg.Client {

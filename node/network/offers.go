@@ -295,6 +295,9 @@ func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
 		if i > protocol.MaxOffersReply {
 			break
 		}
+		if i == 0 { // its own, as serveOffers orders them
+			n.compareClocks(p, raw)
+		}
 		if _, err := n.take(raw); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
 			n.log.Debug("an offer was refused", "from", p, "error", err)
 		}
@@ -314,6 +317,7 @@ func (n *Network) serveOffers(s network.Stream) {
 		return
 	}
 	if len(req.Own) > 0 {
+		n.compareClocks(s.Conn().RemotePeer(), req.Own)
 		if _, err := n.take(req.Own); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
 			n.log.Debug("an offer was refused", "from", s.Conn().RemotePeer(), "error", err)
 		}

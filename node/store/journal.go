@@ -214,6 +214,12 @@ func appendNode(b, raw []byte) []byte {
 }
 
 func (m *Model) readNodes() error {
+	m.scanNodes()
+	return full(m.nodesF.Truncate(m.nodesSize))
+}
+
+// scanNodes reads the nodes that are whole.
+func (m *Model) scanNodes() {
 	r := bufio.NewReaderSize(io.NewSectionReader(m.nodesF, 0, 1<<62), 1<<16)
 	for {
 		var head [nodeHead]byte
@@ -233,7 +239,6 @@ func (m *Model) readNodes() error {
 		}
 		m.nodesSize += nodeHead + int64(n)
 	}
-	return full(m.nodesF.Truncate(m.nodesSize))
 }
 
 // writeNode keeps a node. Called with mu held.

@@ -123,6 +123,18 @@ const maxModel = 8 << 40
 // openModel opens a model's directory. After an unclean end it hashes again
 // what the journal names since it was last synced.
 func openModel(dir string, log *slog.Logger) (*Model, error) {
+	m, err := readModel(dir, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.openFiles(); err != nil {
+		return nil, errors.Join(err, m.closeFiles())
+	}
+	return m, nil
+}
+
+// readModel reads what a model's directory says of the model, and opens nothing.
+func readModel(dir string, log *slog.Logger) (*Model, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, "manifest"))
 	if err != nil {
 		return nil, err
@@ -144,9 +156,6 @@ func openModel(dir string, log *slog.Logger) (*Model, error) {
 		_ = json.Unmarshal(rec, &m.rec) // names and origins are no more than convenience
 	}
 	m.base, m.shards = layShards(man)
-	if err := m.openFiles(); err != nil {
-		return nil, errors.Join(err, m.closeFiles())
-	}
 	return m, nil
 }
 

@@ -1,0 +1,382 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+	"github.com/urfave/cli/v2"
+	"github.com/urfave/cli/v2/altsrc"
+
+	"github.com/shoalnet/shoal/cmd/shoal/doctor"
+	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/store"
+)
+
+func doctorCommand() *cli.Command {
+	settings := nodeFlags()
+	for _, f := range settings { // they are explained once, with `shoal node`
+		hide(f)
+	}
+	return &cli.Command{
+		Name: "doctor", Usage: "say what is wrong with this node, and what to type",
+		Description: "Looks at the home, the machine, the node if one runs, and the network around it, and changes nothing.\n" +
+			"It takes the flags of `shoal node` as well, and then says what a node with those would meet.\n" +
+			"The exit code is 0 if all is right (warnings included), and 1 if something is wrong.",
+		Flags: append([]cli.Flag{
+			homeFlag(), jsonFlag(),
+			&cli.BoolFlag{Name: "deep", Usage: "check all that is on disk against its hash, rather than a part"},
+			&cli.BoolFlag{Name: "offline", Usage: "do not look for peers, if no node runs"},
+			&cli.StringFlag{Name: "sysroot", Value: "/", Hidden: true, Usage: "where the system's files are, for tests"},
+		}, settings[1:]...),
+		Action: func(c *cli.Context) error { return runDoctor(c, settings) },
+	}
+}
+
+// hide leaves a flag out of the help.
+func hide(f cli.Flag) {
+	switch f := f.(type) {
+	case *altsrc.StringFlag:
+		f.Hidden = true
+	case *altsrc.BoolFlag:
+		f.Hidden = true
+	case *altsrc.IntFlag:
+		f.Hidden = true
+	case *altsrc.DurationFlag:
+		f.Hidden = true
+	case *altsrc.StringSliceFlag:
+		f.Hidden = true
+	case *cli.StringFlag:
+		f.Hidden = true
+	case *cli.BoolFlag:
+		f.Hidden = true
+	}
+}
+
+func runDoctor(c *cli.Context, settings []cli.Flag) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	f, err := gather(c, settings)
+	if err != nil {
+		return err
+	}
+	found := doctor.Examine(f)
+	if c.Bool("json") {
+		err = printJSON(c.App.Writer, found)
+	} else {
+		err = printFindings(c.App.Writer, found)
+	}
+	if err == nil && doctor.Worst(found) == doctor.Bad {
+		return status(1)
+	}
+	return err
+}
+
+// printFindings prints what was found, and under it what to type.
+func printFindings(w io.Writer, found []doctor.Finding) error {
+	marks := map[doctor.State]string{doctor.OK: "ok  ", doctor.Warn: "warn", doctor.Bad: "BAD "}
+	if isTerminal(w) {
+		marks = map[doctor.State]string{doctor.OK: "\x1b[32mok  \x1b[0m", doctor.Warn: "\x1b[33mwarn\x1b[0m", doctor.Bad: "\x1b[1;31mBAD \x1b[0m"}
+	}
+	count := map[doctor.State]int{}
+	for _, v := range found {
+		count[v.State]++
+		fmt.Fprintf(w, "%s  %-8s  %s\n", marks[v.State], v.Check, cell(v.What))
+		if v.Fix != "" {
+			fmt.Fprintf(w, "                → %s\n", cell(v.Fix))
+		}
+	}
+	switch {
+	case count[doctor.Bad] > 0:
+		_, err := fmt.Fprintf(w, "\n%d wrong, %d to look at; an arrow shows what to type\n", count[doctor.Bad], count[doctor.Warn])
+		return err
+	case count[doctor.Warn] > 0:
+		_, err := fmt.Fprintf(w, "\nnothing is wrong, %d to look at\n", count[doctor.Warn])
+		return err
+	}
+	_, err := fmt.Fprintln(w, "\nall is right")
+	return err
+}
+
+// leavesChecked is how much of the store is read without --deep: about a second.
+const leavesChecked = 512 << 20
+
+// gather looks at everything there is to look at.
+func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
+	dir := c.String("home")
+	say := func(format string, args ...any) {
+		if w := c.App.ErrWriter; isTerminal(w) {
+			fmt.Fprintf(w, "\r\x1b[K"+format, args...)
+		}
+	}
+	defer say("")
+	f := &doctor.Facts{Program: os.Args[0], Version: version, Slow: engine.BuiltForThisMachine(), Now: time.Now(), Built: builtAt()}
+	say("looking at this machine ...")
+	f.Machine = doctor.Look(c.String("sysroot"), libraryDirs())
+	f.Home = doctor.LookHome(dir, func(path string) error {
+		_, err := network.LoadKey(path)
+		return err
+	})
+	f.Home.Default = dir == defaultHome() || dir == os.Getenv("SHOAL_HOME")
+	cfg := settingsOf(c, settings, f)
+	if err := modelsOf(c, f, say); err != nil {
+		return nil, err
+	}
+	f.Daemon = wordOf(dir)
+	// Only who holds the store is the node that left word: the ID may have become
+	// another process's since.
+	f.Daemon.Alive = f.Daemon.Alive && f.Home.Locked && (f.Home.Lock.PID == 0 || f.Home.Lock.PID == f.Daemon.PID)
+	cl := running(c.Context, dir)
+	if cl != nil {
+		f.Daemon.Answers = true
+		f.Open = get(c.Context, cl.Base+"/v1/models") == http.StatusOK
+	} else {
+		f.Daemon.Refuses = f.Daemon.Alive && get(c.Context, "http://"+f.Daemon.API+"/shoal/v1/status") == http.StatusUnauthorized
+		listeners(f, cfg)
+		if !c.Bool("offline") && f.Config.Err == "" {
+			say("looking for peers ...")
+			var done func()
+			if cl, done = lookAround(c, cfg); cl != nil {
+				defer done()
+			}
+		}
+	}
+	if cl == nil {
+		return f, c.Context.Err()
+	}
+	say("asking the node ...")
+	var err error
+	if f.Status, err = cl.Status(c.Context); err != nil {
+		return nil, err
+	}
+	if f.Health, err = cl.Health(c.Context); err != nil {
+		return nil, err
+	}
+	f.Peers, err = cl.Peers(c.Context)
+	return f, err
+}
+
+// settingsOf reads the settings as a node would, and says what is wrong with
+// them.
+func settingsOf(c *cli.Context, settings []cli.Flag, f *doctor.Facts) node.Config {
+	cc := &f.Config
+	cc.File, cc.Present = configFile(c)
+	err := loadConfig(c, settings)
+	var cfg node.Config
+	if err == nil {
+		if cfg, err = nodeConfig(c); err == nil {
+			err = cfg.Check()
+		}
+		if err == nil {
+			_, err = network.ParsePeers(cfg.Bootstrap)
+		}
+		cc.Keys, _ = readSettings(cc.File)
+	}
+	if err != nil {
+		blame(cc, err)
+	}
+	cc.API, cc.APIKey, cc.Memory, cc.Quota, cc.NoMDNS, cc.Bootstrap = cfg.API, cfg.APIKey != "", cfg.Memory, cfg.Quota, cfg.NoMDNS, cfg.Bootstrap
+	return cfg
+}
+
+// blame finds the setting that an error is about.
+func blame(cc *doctor.Config, err error) {
+	cc.Err = err.Error()
+	var e *settingError
+	if errors.As(err, &e) {
+		cc.Line, cc.Key, cc.Near = e.line, e.key, e.near
+		return
+	}
+	rest, ok := strings.CutPrefix(cc.Err, "--") // as such errors begin
+	if strings.Contains(cc.Err, "peer address") {
+		rest, ok = "bootstrap", true
+	}
+	if !ok {
+		return
+	}
+	cc.Key = rest
+	if i := strings.IndexAny(rest, " :"); i > 0 {
+		cc.Key = rest[:i]
+	}
+	if cc.Line = lineOf(cc.File, cc.Key); cc.Line > 0 {
+		cc.Err = fmt.Sprintf("the configuration file %s, line %d: %s", cc.File, cc.Line, cc.Err)
+		return
+	}
+	if env := "SHOAL_" + strings.ToUpper(strings.ReplaceAll(cc.Key, "-", "_")); os.Getenv(env) != "" {
+		cc.Env = env
+	}
+}
+
+// modelsOf looks at the models on disk.
+func modelsOf(c *cli.Context, f *doctor.Facts, say func(string, ...any)) error {
+	limit := int64(leavesChecked)
+	if c.Bool("deep") {
+		limit = 0
+	}
+	found, err := store.Inspect(c.Context, filepath.Join(f.Home.Dir, "store"), limit, func(done, total int64) {
+		say("checking models: %s of %s", bytesText(done), bytesText(total))
+	})
+	if c.Context.Err() != nil {
+		return c.Context.Err()
+	}
+	if err != nil && len(found) == 0 {
+		return nil //nolint:nilerr // what keeps it from being read is said of the home
+	}
+	for _, m := range found {
+		v := doctor.Model{ID: m.ID, Name: m.Name, Held: m.Held, Blocks: m.Blocks, Damaged: m.Damaged, Leaves: m.Leaves}
+		if m.Err != nil {
+			v.Err = m.Err.Error()
+		}
+		f.Models = append(f.Models, v)
+	}
+	return nil
+}
+
+// wordOf is what a daemon has left in its home.
+func wordOf(dir string) (d doctor.Daemon) {
+	raw, err := os.ReadFile(filepath.Join(dir, "api.json"))
+	if err != nil {
+		return d
+	}
+	var word struct {
+		API string `json:"api"`
+		PID int    `json:"pid"`
+	}
+	d.Word = json.Unmarshal(raw, &word) == nil
+	d.API, d.PID = word.API, word.PID
+	err = syscall.Kill(word.PID, 0)
+	d.Alive = word.PID > 0 && (err == nil || errors.Is(err, syscall.EPERM))
+	return d
+}
+
+// get is the status that somebody without a key or token is answered with; 0:
+// there is no answer.
+func get(ctx context.Context, url string) int {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode
+}
+
+// listeners tries the addresses that a node will listen on.
+func listeners(f *doctor.Facts, cfg node.Config) {
+	if cfg.API != "" {
+		f.API = doctor.TryListen("tcp", cfg.API)
+	}
+	add := func(l doctor.Listener, flag string, kept bool) {
+		l.Flag, l.Kept = flag, kept
+		f.Ports = append(f.Ports, l)
+	}
+	for _, s := range cfg.ListenAddrs {
+		if a, err := multiaddr.NewMultiaddr(s); err == nil {
+			a, _ := multiaddr.SplitFunc(a, func(c multiaddr.Component) bool { return c.Protocol().Code == multiaddr.P_QUIC_V1 })
+			if network, addr, err := manet.DialArgs(a); err == nil {
+				add(doctor.TryListen(network[:3], addr), "listen", false)
+			}
+		}
+	}
+	port, kept := cfg.ListenPort, false
+	if raw, err := os.ReadFile(filepath.Join(f.Home.Dir, "port")); err == nil && port == 0 {
+		port, _ = strconv.Atoi(strings.TrimSpace(string(raw)))
+		kept = true
+	}
+	if port > 0 && port < 65536 && len(cfg.ListenAddrs) == 0 {
+		for _, network := range []string{"udp", "tcp"} {
+			add(doctor.TryListen(network, net.JoinHostPort("0.0.0.0", strconv.Itoa(port))), "listen-port", kept)
+		}
+	}
+}
+
+// lookTime is how long peers are looked for where no node runs.
+const lookTime = 4 * time.Second
+
+// lookAround joins as a light client, in a directory of its own, with what this
+// home knows of peers.
+func lookAround(c *cli.Context, cfg node.Config) (*api.Client, func()) {
+	dir, err := os.MkdirTemp("", "shoal-doctor-")
+	if err != nil {
+		return nil, nil
+	}
+	gone := func() { _ = os.RemoveAll(dir) }
+	if raw, err := os.ReadFile(filepath.Join(cfg.Home, "peers.json")); err == nil {
+		_ = os.WriteFile(filepath.Join(dir, "peers.json"), raw, 0o600)
+	}
+	look := node.Config{Home: dir, Version: version, Client: true, Bootstrap: cfg.Bootstrap, NoMDNS: cfg.NoMDNS, Network: cfg.Network}
+	if len(cfg.ListenAddrs) > 0 && !slices.ContainsFunc(cfg.ListenAddrs, func(a string) bool { return !strings.HasPrefix(a, "/ip4/127.") }) {
+		look.ListenAddrs = loopbackAddrs() // a node that stays on this machine
+	}
+	n, err := node.New(look)
+	if err != nil {
+		gone()
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(c.Context, lookTime)
+	defer cancel()
+	if n.WaitPeers(ctx) == nil {
+		select { // for offers to come
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	return n.Client(), func() {
+		_ = n.Close()
+		gone()
+	}
+}
+
+// libraryDirs are where the engine looks for backends.
+func libraryDirs() (dirs []string) {
+	dirs = append(dirs, filepath.SplitList(os.Getenv("OLLAMA_LIBRARY_PATH"))...)
+	if exe, err := os.Executable(); err == nil {
+		if real, err := filepath.EvalSymlinks(exe); err == nil {
+			exe = real
+		}
+		dirs = append(dirs, filepath.Join(filepath.Dir(exe), "lib", "ollama"), filepath.Join(filepath.Dir(exe), "..", "lib", "ollama"))
+	}
+	return dirs
+}
+
+// builtAt is when the source that this program was built from was last changed;
+// zero if nobody knows.
+func builtAt() time.Time {
+	if t, err := time.Parse(time.DateOnly, date); err == nil {
+		return t
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return time.Time{}
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.time" {
+			t, _ := time.Parse(time.RFC3339, s.Value)
+			return t
+		}
+	}
+	return time.Time{}
+}

@@ -1,0 +1,583 @@
+package doctor
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/shoalnet/shoal/node/api"
+)
+
+func build(f *Facts) []Finding {
+	if f.Slow != "" {
+		return bad("make", "%s", f.Slow)
+	}
+	return ok("version %s, built for this processor", f.Version)
+}
+
+func config(f *Facts) []Finding {
+	c := &f.Config
+	switch {
+	case c.Err == "" && c.Present:
+		return ok("%s is in order", c.File)
+	case c.Err == "":
+		return ok("no %s; the defaults, flags and SHOAL_* variables hold", c.File)
+	case c.Line > 0 && c.Near != "":
+		return bad(fmt.Sprintf("sed -i.bak %s %s", Quote(fmt.Sprintf("%ds/%s/%s/", c.Line, c.Key, c.Near)), Quote(c.File)), "%s (did you mean %s?)", c.Err, c.Near)
+	case c.Line > 0:
+		return bad(fmt.Sprintf("sed -i.bak %s %s", Quote(fmt.Sprintf("%ds/^/# /", c.Line)), Quote(c.File)), "%s; the command comments the line out", c.Err)
+	case c.Env != "":
+		return bad("unset "+c.Env, "%s; it comes from %s in the environment", c.Err, c.Env)
+	}
+	return bad(f.Program+" node --help", "%s", c.Err)
+}
+
+func home(f *Facts) []Finding {
+	h := &f.Home
+	switch {
+	case h.NotDir:
+		return bad(fmt.Sprintf("mv %s %s.old", Quote(h.Dir), Quote(h.Dir)), "%s is a file, where a directory belongs", h.Dir)
+	case !h.Present && h.Unmakeable:
+		return bad(fmt.Sprintf("sudo install -d -m 700 -o %s %s", Quote(h.User), Quote(h.Dir)), "%s is not there, and %s may not make it", h.Dir, h.User)
+	case !h.Present:
+		return ok("%s is not there yet; `shoal node` makes it", h.Dir)
+	case len(h.Denied) > 0 && h.Mine:
+		return bad("chmod -R u+rwX "+Quote(h.Dir), "%s may not write %s", h.User, strings.Join(h.Denied, ", "))
+	case len(h.Denied) > 0:
+		return bad(fmt.Sprintf("sudo chown -R %s %s", Quote(h.User), Quote(h.Dir)), "%s may not write %s: it belongs to another user", h.User, strings.Join(h.Denied, ", "))
+	}
+	return ok("%s", h.Dir)
+}
+
+func key(f *Facts) []Finding {
+	h := &f.Home
+	var out []Finding
+	if h.KeyErr != "" {
+		out = append(out, bad(fmt.Sprintf("mv %s %s", Quote(f.path("key")), Quote(f.path("key.damaged"))), "the node's key %s is damaged: restore it from a copy, or become another peer by moving it away", f.path("key"))...)
+	}
+	for _, name := range h.Loose {
+		out = append(out, bad("chmod 600 "+Quote(f.path(name)), "other users of this machine can read %s, and with it be this node", f.path(name))...)
+	}
+	if len(out) == 0 && h.HasKey {
+		return ok("only %s can read the node's key", h.User)
+	}
+	return out
+}
+
+func daemon(f *Facts) []Finding {
+	d := &f.Daemon
+	switch {
+	case d.Answers && f.Status != nil && f.Status.Version != f.Version:
+		return warn(f.restart(), "the node that runs is version %s, this program %s", f.Status.Version, f.Version)
+	case d.Answers && f.Status != nil:
+		return ok("node %s runs, up %s, API at http://%s/v1", f.Status.Peer, f.Status.Uptime.Round(time.Second), d.API)
+	case d.Refuses:
+		return bad(end("", d.PID)+f.shoal("node"), "the node with process ID %d does not take the token in %s: the file has changed since it started", d.PID, f.path("api.token"))
+	case d.Word && d.Alive:
+		return bad(end("-9 ", d.PID)+f.shoal("node"), "the node with process ID %d does not answer at %s: it hangs, or is stopped", d.PID, d.API)
+	case d.Word:
+		return bad(f.shoal("node"), "the node that ran here, process %d, has ended without leaving: it crashed, or was killed", d.PID)
+	case f.Home.Lock.PID != 0:
+		return nil // store says more
+	}
+	return warn(f.shoal("node"), "no node runs in %s; this machine lends nothing", f.Home.Dir)
+}
+
+// end is the line that ends a process, up to what is to be done when it has gone:
+// its locks go with it.
+func end(how string, pid int) string {
+	return fmt.Sprintf("kill %s%d; while kill -0 %d 2>/dev/null; do sleep 0.1; done; ", how, pid, pid)
+}
+
+func storeLock(f *Facts) []Finding {
+	p := f.Home.Lock
+	switch {
+	case f.Daemon.Answers || f.Daemon.Alive || !f.Home.Locked:
+		return nil
+	case p.Shoal:
+		return warn("", "process %d has the store, a shoal without an API: what it meets cannot be seen from here", p.PID)
+	case p.PID == 0:
+		return bad(f.Program+" node --home "+Quote(f.Home.Dir+"-2"), "another process has locked the store %s, and it cannot be seen which", f.path("store"))
+	}
+	return bad(fmt.Sprintf("kill %d", p.PID), "process %d (%s) has locked the store %s, and is no node that answers", p.PID, p.Name, f.path("store"))
+}
+
+func models(f *Facts) []Finding {
+	var out []Finding
+	for _, m := range f.Models {
+		if m.Err != "" {
+			out = append(out, bad(f.shoal("model pull", m.ID), "model %s cannot be read from the disk: %s", m.Name, m.Err)...)
+		}
+		if len(m.Damaged) == 0 {
+			continue
+		}
+		args := []string{}
+		if span := damagedSpan(m); span != "" {
+			args = append(args, "--span", span)
+		}
+		out = append(out, bad(f.shoal("model pull", append(args, m.Name)...), "%d damaged leaves on disk in %s of %s; the command drops them and fetches them anew", m.Leaves, strings.Join(m.Damaged, ", "), m.Name)...)
+	}
+	if len(out) > 0 || len(f.Models) == 0 {
+		return out
+	}
+	var held int64
+	for _, m := range f.Models {
+		held += m.Held
+	}
+	return ok("%d on disk, %s, as their hashes say", len(f.Models), size(held))
+}
+
+// damagedSpan is the least span that all damaged shards belong to.
+func damagedSpan(m Model) string {
+	from, to := -1, 0
+	add := func(a, b int) {
+		if from < 0 || a < from {
+			from = a
+		}
+		to = max(to, b)
+	}
+	for _, d := range m.Damaged {
+		var n int
+		switch {
+		case d == "output" && m.Blocks > 0:
+			add(m.Blocks-1, m.Blocks)
+		case d == "output":
+			return ""
+		default:
+			if _, err := fmt.Sscanf(d, "block %d", &n); err != nil {
+				n = 0 // header and embedding
+			}
+			add(n, n+1)
+		}
+	}
+	if from < 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d-%d", from, to)
+}
+
+const (
+	diskFull = 64 << 20
+	diskLow  = 1 << 30
+)
+
+func disk(f *Facts) []Finding {
+	// What could go: the largest model that is not served.
+	spare := slices.Clone(f.Models)
+	if f.Status != nil {
+		spare = slices.DeleteFunc(spare, func(m Model) bool {
+			return slices.ContainsFunc(f.Status.Serving, func(s api.Serving) bool { return s.Model == m.ID })
+		})
+	}
+	slices.SortFunc(spare, func(a, b Model) int { return cmp.Compare(b.Held, a.Held) })
+	fix := "du -xh " + Quote(f.Home.Dir) + " | sort -h | tail"
+	if len(spare) > 0 && spare[0].Held > 0 {
+		fix = f.shoal("model rm", spare[0].Name)
+	}
+	free, limit, used := f.Home.Free, f.Config.Quota, int64(0)
+	if f.Health != nil && f.Daemon.Answers {
+		limit, used = f.Health.Quota, f.Health.QuotaUsed
+	}
+	switch {
+	case f.Home.FreeKnown && free < diskFull:
+		return bad(fix, "the disk of %s is full: %s are left", f.Home.Dir, size(free))
+	case limit > 0 && used > limit:
+		return bad(fix, "models without a pin take %s, more than the quota of %s: nothing more can be fetched", size(used), size(limit))
+	case limit > 0 && used > limit/20*19:
+		return warn(f.set("quota", sizeSetting(2*limit)), "the quota is reached: models without a pin take %s of %s, and the next fetch drops what was not used for longest", size(used), size(limit))
+	case f.Home.FreeKnown && free < diskLow:
+		return warn(fix, "only %s are left on the disk of %s", size(free), f.Home.Dir)
+	case f.Home.FreeKnown:
+		return ok("%s are free", size(free))
+	}
+	return nil
+}
+
+// sizeSetting writes a size as settings take it.
+func sizeSetting(n int64) string { return fmt.Sprintf("%dMiB", max(1, n>>20)) }
+
+func memory(f *Facts) []Finding {
+	m, lent := &f.Machine, f.Config.Memory
+	own := int64(0) // that this node has already taken
+	if f.Status != nil && f.Daemon.Answers {
+		lent = f.Status.Memory
+		for _, s := range f.Status.Serving {
+			own += int64(s.Memory)
+		}
+	}
+	if m.Memory == 0 || lent == 0 {
+		return nil
+	}
+	have, what := m.Memory, "the machine has"
+	if m.MemoryLimit > 0 && m.MemoryLimit < have {
+		have, what = m.MemoryLimit, "this container may use"
+	}
+	switch {
+	case lent > have:
+		return bad(f.set("memory", sizeSetting(have/2)), "%s of memory are lent, and %s only %s: the kernel will kill the engine", size(lent), what, size(have))
+	case m.MemoryFree > 0 && lent > m.MemoryFree+own:
+		return warn(f.set("memory", sizeSetting(max(have/16, (m.MemoryFree+own)/4*3))), "%s of memory are lent, and other programs leave only %s", size(lent), size(m.MemoryFree+own))
+	}
+	return ok("%s of %s are lent", size(lent), size(have))
+}
+
+// looping is how many losses of an engine in ten minutes are no accident.
+const looping = 3
+
+func engines(f *Facts) []Finding {
+	if f.Health == nil || !f.Daemon.Answers {
+		return nil
+	}
+	var out []Finding
+	for _, e := range f.Health.Engines {
+		what := fmt.Sprintf("the engine of %s %d-%d was lost %d times in ten minutes, the last time: %s", e.Name, e.From, e.To, e.Count, e.Last)
+		fix := fmt.Sprintf("%s && %s", f.shoal("drain"), logged(f))
+		if e.Killed {
+			lent := int64(1 << 30)
+			if f.Status != nil {
+				lent = f.Status.Memory
+			}
+			what += "; the kernel kills so when memory is short: lend less"
+			fix = f.set("memory", sizeSetting(lent/2))
+		}
+		if e.Count >= looping {
+			out = append(out, bad(fix, "%s", what)...)
+		} else {
+			out = append(out, warn(fix, "%s", what)...)
+		}
+	}
+	if len(out) == 0 && len(f.Status.Serving) > 0 {
+		return ok("none was lost of late")
+	}
+	return out
+}
+
+// logged starts a node that tells of its engine's last words.
+func logged(f *Facts) string {
+	return strings.Replace(f.shoal("node"), " node", " --log-level info node", 1)
+}
+
+func gpu(f *Facts) []Finding {
+	var out []Finding
+	for _, g := range f.Machine.GPUs {
+		switch {
+		case g.Denied != "":
+			out = append(out, warn(fmt.Sprintf("sudo usermod -aG %s %s", cmp.Or(g.Group, "render"), Quote(f.Home.User)), "%s: %s may not open %s; the command holds from the next login on", g.Name, f.Home.User, g.Denied)...)
+		case g.Driver != "":
+			out = append(out, warn(g.Driver, "%s: the device is there, its driver is not loaded", g.Name)...)
+		case !g.Library:
+			out = append(out, warn("make -C contrib/accel "+g.Backend, "%s is there and not used: no %s backend (libggml-%s*) in %s", g.Name, g.Backend, g.Backend, strings.Join(f.Machine.LibraryDirs, " or "))...)
+		case f.Daemon.Answers && f.Status != nil && len(f.Status.Serving) > 0 && !slices.ContainsFunc(f.Status.Serving, onGPU):
+			out = append(out, warn(logged(f), "%s and its backend are there, and no span is on it: the log says why", g.Name)...)
+		default:
+			out = append(out, ok("%s, with its backend", g.Name)...)
+		}
+	}
+	if len(out) == 0 {
+		return ok("none; the processor computes")
+	}
+	return out
+}
+
+// onGPU says that a span is on a device besides the processor.
+func onGPU(s api.Serving) bool {
+	return slices.ContainsFunc(s.Devices, func(d string) bool { return !strings.HasPrefix(d, "CPU") })
+}
+
+func apiAddress(f *Facts) []Finding {
+	addr, open := f.API.Addr, !f.Config.APIKey
+	if f.Daemon.Answers {
+		addr, open = f.Daemon.API, f.Open
+	}
+	if l := f.API; !f.Daemon.Answers && l.Err != "" {
+		host, _, _ := net.SplitHostPort(l.Addr)
+		if !l.Taken {
+			return bad(f.shoal("node", "--api", "127.0.0.1:11500"), "the API cannot listen on %s: %s", l.Addr, l.Err)
+		}
+		if f.Home.Locked || f.Daemon.Alive {
+			return nil // by this home's own node, of which more is said elsewhere
+		}
+		return bad(f.shoal("node", "--api", net.JoinHostPort(host, strconv.Itoa(l.Free))), "the API's address %s is taken%s", l.Addr, by(l.Owner))
+	}
+	if addr == "" {
+		return ok("off")
+	}
+	if host, _, err := net.SplitHostPort(addr); err == nil && open && !loopback(host) {
+		return bad(f.set("api-key", f.Machine.Secret), "the API at %s can be used by everybody who reaches this machine: it has no key", addr)
+	}
+	return ok("%s", addr)
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// by names the owner of a port, if it can be seen.
+func by(p Process) string {
+	if p.PID == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" by process %d (%s)", p.PID, p.Name)
+}
+
+func ports(f *Facts) []Finding {
+	if f.Daemon.Answers || f.Home.Locked {
+		return nil
+	}
+	for _, l := range f.Ports {
+		switch {
+		case l.Err == "":
+		case !l.Taken:
+			return bad(f.shoal("node", "--"+l.Flag, "0"), "%s cannot be listened on: %s", l.Addr, l.Err)
+		case l.Kept:
+			return warn(f.shoal("node", "--listen-port", strconv.Itoa(l.Free)), "the port of the last start, %s, is taken%s: the node will draw another, which those who know it must learn", l.Addr, by(l.Owner))
+		default:
+			return bad(f.shoal("node", "--listen-port", strconv.Itoa(l.Free)), "the port for peers, %s, is taken%s", l.Addr, by(l.Owner))
+		}
+	}
+	if len(f.Ports) == 0 {
+		return nil
+	}
+	return ok("%s and others can be listened on", f.Ports[0].Addr)
+}
+
+// goodUDP is the receive buffer that quic-go asks for, in bytes.
+const goodUDP = 7 << 20
+
+func udp(f *Facts) []Finding {
+	m := &f.Machine
+	if m.UDPErr != "" {
+		return bad("sudo ip link set lo up", "UDP does not get through even on this machine: %s; QUIC will not work", m.UDPErr)
+	}
+	quic, other := 0, 0
+	for _, p := range f.Peers {
+		if strings.Contains(p.Addr, "/quic") {
+			quic++
+		} else {
+			other++
+		}
+	}
+	if quic == 0 && other > 1 && f.Health != nil {
+		return warn(allow(f, f.Health.Port), "all %d peers came by TCP and none by QUIC: UDP seems to be blocked, and each token takes longer", other)
+	}
+	if m.UDPBuffer > 0 && m.UDPBuffer < goodUDP {
+		return warn("sudo sysctl -w net.core.rmem_max=7500000 net.core.wmem_max=7500000", "the kernel gives UDP sockets a receive buffer of %s; QUIC loses packets at high rates under %s", size(m.UDPBuffer), size(goodUDP))
+	}
+	return ok("UDP gets through, with a large enough buffer")
+}
+
+// allow opens a port in the firewall that this machine has, or says what to do.
+func allow(f *Facts, port int) string {
+	switch f.Machine.Firewall {
+	case "ufw":
+		return fmt.Sprintf("sudo ufw allow %d", port)
+	case "firewall-cmd":
+		return fmt.Sprintf("sudo firewall-cmd --permanent --add-port=%d/udp --add-port=%d/tcp && sudo firewall-cmd --reload", port, port)
+	}
+	return fmt.Sprintf("forward port %d, UDP and TCP, to this machine in the router and its firewall", port)
+}
+
+func reach(f *Facts) []Finding {
+	if f.Health == nil || !f.Daemon.Answers {
+		return nil
+	}
+	relayed := 0
+	for _, p := range f.Peers {
+		if p.Relayed {
+			relayed++
+		}
+	}
+	switch {
+	case len(f.Peers) > 0 && relayed == len(f.Peers):
+		return bad(allow(f, f.Health.Port), "all %d peers are connected through relays: this node is behind a NAT or firewall, and too slow for others to use", relayed)
+	case f.Health.Reach == "private":
+		return warn(allow(f, f.Health.Port), "peers elsewhere cannot dial this node: it is behind a NAT or a firewall that lets nothing in on port %d", f.Health.Port)
+	case f.Health.Reach == "public":
+		return ok("peers elsewhere can dial this node")
+	case f.Health.Reach == "local":
+		return ok("it listens on loopback alone, as it was told")
+	}
+	return ok("nobody has tried so far whether this node can be dialled from elsewhere")
+}
+
+func peers(f *Facts) []Finding {
+	h := f.Health
+	if h == nil {
+		return nil
+	}
+	var out []Finding
+	for _, u := range h.Unreached {
+		if !u.Bootstrap {
+			continue
+		}
+		where := strings.Join(u.Addrs, ", ")
+		state := warn
+		if len(f.Peers) == 0 {
+			state = bad
+		}
+		out = append(out, state(f.newAddress(u), "bootstrap peer %s at %s cannot be reached: %s; see there whether it runs, and put its address, from its `shoal status`, for ADDRESS", u.Peer, where, u.Why)...)
+	}
+	switch {
+	case len(f.Peers) > 0:
+		return append(out, ok("%d connected", len(f.Peers))...)
+	case len(out) > 0:
+		return out
+	case h.Alone:
+		state := bad
+		if whole(f) {
+			state = warn
+		}
+		return state(f.shoal("node", "--bootstrap", "ADDRESS"), "no peers, and nowhere to look for any: give the address of one, from its `shoal status`, or let mDNS look on the LAN")
+	}
+	return warn(f.shoal("node", "--bootstrap", "ADDRESS"), "no peers: nobody on this LAN answers mDNS (or a firewall keeps UDP port 5353), and no known peer is up; give the address of one, from its `shoal status`")
+}
+
+// newAddress gives a bootstrap peer another address, where the old one stands.
+func (f *Facts) newAddress(u api.Unreached) string {
+	for _, a := range f.Config.Bootstrap {
+		if !strings.HasSuffix(a, u.Peer) || !slices.Contains(f.Config.Keys, "bootstrap") {
+			continue
+		}
+		cmd := fmt.Sprintf("sed -i.bak %s %s", Quote(fmt.Sprintf("s|%s|ADDRESS|", a)), Quote(f.Config.File))
+		if f.Daemon.Answers {
+			cmd += " && " + f.restart()
+		}
+		return cmd
+	}
+	return f.shoal("node", "--bootstrap", "ADDRESS")
+}
+
+// whole says that this node serves a model alone.
+func whole(f *Facts) bool {
+	return f.Daemon.Answers && slices.ContainsFunc(f.Health.Coverage, func(c api.Coverage) bool { return len(c.Missing) == 0 && c.Nodes > 0 })
+}
+
+func versions(f *Facts) []Finding {
+	if f.Health == nil {
+		return nil
+	}
+	var out []Finding
+	for _, p := range f.Health.Strangers {
+		state := warn
+		if len(f.Health.Strangers) >= len(f.Peers) {
+			state = bad
+		}
+		out = append(out, state("git pull && make", "peer %s (%s) speaks another version of the protocol than this node (%s): whoever is older should build anew", p.Peer, cmp.Or(p.Version, "no version told"), f.Version)...)
+	}
+	if len(out) == 0 && len(f.Peers) > 0 {
+		return ok("all peers speak this version of the protocol")
+	}
+	return out
+}
+
+const (
+	clockBad  = 2 * time.Minute // beyond it, offers are refused: protocol's clockSkew
+	clockWarn = 10 * time.Second
+)
+
+func clock(f *Facts) []Finding {
+	fix := f.Machine.SetClock
+	if f.Health != nil && f.Health.ClockPeers > 0 {
+		off := time.Duration(f.Health.ClockOffMs) * time.Millisecond
+		side, state := "ahead of", warn
+		if off < 0 {
+			side = "behind"
+		}
+		if off.Abs() >= clockBad {
+			state = bad
+		}
+		if off.Abs() >= clockWarn {
+			return state(fix, "this clock is at least %s %s the %d peers' that it was compared with: beyond two minutes, offers are refused", off.Abs().Round(time.Second), side, f.Health.ClockPeers)
+		}
+	}
+	if !f.Built.IsZero() && f.Built.After(f.Now.Add(24*time.Hour)) {
+		return bad(fix, "this clock says %s, but the program was made on %s", f.Now.Format(time.DateTime), f.Built.Format(time.DateTime))
+	}
+	if t := f.Home.Latest; t.After(f.Now.Add(clockBad)) {
+		return bad(fix, "this clock says %s, but %s was written at %s: the clock is behind, or was ahead", f.Now.Format(time.DateTime), f.Home.LatestFile, t.Format(time.DateTime))
+	}
+	if f.Health != nil && f.Health.ClockPeers > 0 {
+		return ok("as that of %d peers", f.Health.ClockPeers)
+	}
+	return ok("no sign that it is wrong; there is no peer to compare it with")
+}
+
+func blocks(f *Facts) []Finding {
+	if f.Health == nil {
+		return nil
+	}
+	var out []Finding
+	for _, c := range f.Health.Coverage {
+		if len(c.Missing) == 0 {
+			out = append(out, ok("%s: all %d blocks are served, by %d nodes", c.Name, c.Blocks, c.Nodes)...)
+		}
+		for i, gap := range c.Missing {
+			if i == 4 {
+				out = append(out, bad("", "%s: %d further gaps", c.Name, len(c.Missing)-i)...)
+				break
+			}
+			what := fmt.Sprintf("%s: blocks %s of %d are served by nobody", c.Name, gap, c.Blocks)
+			if len(c.Coming) > 0 {
+				what += "; someone is about to serve " + strings.Join(c.Coming, ", ")
+			}
+			out = append(out, bad(f.another(c.Name, gap), "%s", what)...)
+		}
+	}
+	return out
+}
+
+// another is the line that serves blocks: by a second node beside the daemon,
+// which is busy with its own, or by this home's.
+func (f *Facts) another(model, span string) string {
+	serve := []string{"--model", model, "--span", span}
+	if !f.Daemon.Answers {
+		return f.shoal("node", serve...)
+	}
+	g := *f
+	g.Home.Dir, g.Home.Default = f.Home.Dir+"-2", false
+	if a := joinAddress(f.Status.Addrs); a != "" {
+		serve = append(serve, "--bootstrap", a)
+	}
+	return g.shoal("node", append(serve, "--api", "off")...)
+}
+
+// joinAddress is one by which another node of this machine can join.
+func joinAddress(addrs []string) string {
+	best := ""
+	for _, a := range addrs {
+		if strings.HasPrefix(a, "/ip4/") && strings.Contains(a, "/quic-v1/") && (best == "" || strings.HasPrefix(a, "/ip4/127.")) {
+			best = a
+		}
+	}
+	return best
+}
+
+func serving(f *Facts) []Finding {
+	if f.Status == nil || !f.Daemon.Answers {
+		return nil
+	}
+	if f.Health != nil && f.Health.Paused != "" {
+		return ok("paused, as the rules of lending say: %s", f.Health.Paused)
+	}
+	var out []Finding
+	for _, s := range f.Status.Serving {
+		if s.Ready {
+			out = append(out, ok("%s %d-%d, %d sessions", s.Name, s.From, s.To, s.Sessions)...)
+			continue
+		}
+		fix := ""
+		if s.State == "looking for the model" {
+			fix = f.shoal("model add", "FILE")
+		}
+		out = append(out, warn(fix, "%s is not served yet: %s", s.Name, s.State)...)
+	}
+	if len(out) == 0 {
+		return warn(f.restart()+" --model NAME", "this node serves nothing: it was given no model")
+	}
+	return out
+}

@@ -1,0 +1,161 @@
+package doctor
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Home is a node's directory.
+type Home struct {
+	Dir     string
+	Default bool // the one that commands use unless told otherwise
+	User    string
+
+	Present    bool
+	NotDir     bool
+	Unmakeable bool     // not there, and may not be made
+	Mine       bool     // this user owns it
+	Denied     []string // what this user may not write, at most three
+	HasKey     bool
+	Loose      []string // secrets that others may read
+	KeyErr     string   // why the node's key cannot be read; of its content, not of permissions
+
+	Locked bool // the store, by a process that lives
+	Lock   Process
+
+	Free      int64 // bytes on the disk
+	FreeKnown bool
+
+	Latest     time.Time // the latest time found in the home
+	LatestFile string
+}
+
+// LookHome looks at a home. checkKey reads the node's key.
+func LookHome(dir string, checkKey func(path string) error) Home {
+	h := Home{Dir: dir, User: strconv.Itoa(os.Getuid())}
+	if u, err := user.Current(); err == nil {
+		h.User = u.Username
+	}
+	st, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		above := filepath.Dir(dir)
+		for ; above != filepath.Dir(above); above = filepath.Dir(above) {
+			if _, err := os.Stat(above); err == nil {
+				break
+			}
+		}
+		h.Unmakeable = unix.Access(above, unix.W_OK|unix.X_OK) != nil
+		h.space(above)
+		return h
+	}
+	h.Present = true
+	if err == nil && !st.IsDir() {
+		h.NotDir = true
+		return h
+	}
+	if err == nil {
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			h.Mine = int(sys.Uid) == os.Geteuid()
+		}
+	}
+	h.space(dir)
+	h.access()
+	for _, name := range []string{"key", "api.token"} {
+		if st, err := os.Stat(filepath.Join(dir, name)); err == nil && st.Mode().Perm()&0o077 != 0 {
+			h.Loose = append(h.Loose, name)
+		}
+	}
+	key := filepath.Join(dir, "key")
+	if _, err := os.Stat(key); err == nil {
+		h.HasKey = true
+		if err := checkKey(key); err != nil && !errors.Is(err, fs.ErrPermission) {
+			h.KeyErr = err.Error()
+		}
+	}
+	h.lock()
+	for _, name := range []string{"peers.json", "port", "key", "store/lock", "api.json"} {
+		if st, err := os.Stat(filepath.Join(dir, name)); err == nil && st.ModTime().After(h.Latest) {
+			h.Latest, h.LatestFile = st.ModTime(), filepath.Join(dir, name)
+		}
+	}
+	return h
+}
+
+// access lists what this user may not write.
+func (h *Home) access() {
+	deny := func(path string, mode uint32) bool {
+		if err := unix.Access(path, mode); err == nil || errors.Is(err, unix.ENOENT) {
+			return false
+		}
+		if len(h.Denied) < 3 {
+			h.Denied = append(h.Denied, path)
+		}
+		return true
+	}
+	if deny(h.Dir, unix.R_OK|unix.W_OK|unix.X_OK) {
+		return
+	}
+	_ = filepath.WalkDir(h.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == h.Dir {
+			return nil //nolint:nilerr // it was denied above
+		}
+		switch {
+		case d.IsDir() && deny(path, unix.R_OK|unix.W_OK|unix.X_OK):
+			return filepath.SkipDir
+		case d.Type().IsRegular():
+			deny(path, unix.R_OK|unix.W_OK)
+		}
+		return nil
+	})
+}
+
+func (h *Home) space(dir string) {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) == nil {
+		h.Free, h.FreeKnown = int64(st.Bavail)*int64(st.Bsize), true //nolint:unconvert // not on every system
+	}
+}
+
+// lock sees whether the store is locked, by taking its lock for an instant.
+func (h *Home) lock() {
+	path := filepath.Join(h.Dir, "store", "lock")
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
+		return // closing gives it up
+	}
+	h.Locked = true
+	if st, err := f.Stat(); err == nil {
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			h.Lock = lockOwner(path, sys.Ino)
+		}
+	}
+}
+
+// groupOf is the name of a file's group.
+func groupOf(path string) string {
+	st, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	g, err := user.LookupGroupId(strconv.Itoa(int(sys.Gid)))
+	if err != nil {
+		return ""
+	}
+	return g.Name
+}

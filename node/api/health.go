@@ -1,0 +1,74 @@
+package api
+
+import (
+	"context"
+	"net/http"
+)
+
+// Health is what could be wrong with a node and around it, for `shoal doctor`
+// and `shoal top`.
+type Health struct {
+	Reach      string      `json:"reach"` // how peers elsewhere reach this node: public, private, local (it listens on loopback alone), unknown
+	Port       int         `json:"port"`  // UDP and TCP
+	Alone      bool        `json:"alone"` // there is nowhere to look for peers: no bootstrap peer, none remembered, no mDNS
+	Unreached  []Unreached `json:"unreached"`
+	ClockOffMs int64       `json:"clock_off_ms"` // this clock ahead of the peers', at least; negative: behind
+	ClockPeers int         `json:"clock_peers"`  // that it was compared with
+	Strangers  []Peer      `json:"strangers"`    // connected, and speak another version of the protocol
+	Paused     string      `json:"paused,omitempty"`
+	Coverage   []Coverage  `json:"coverage"`
+	Engines    []Losses    `json:"engines"`
+	Fetches    []Fetch     `json:"fetches"`
+	QuotaUsed  int64       `json:"quota_used"` // bytes of shards without a pin
+	Quota      int64       `json:"quota"`      // bytes; 0: no limit
+}
+
+// Unreached is a known peer that did not answer when it was last dialled.
+type Unreached struct {
+	Peer      string   `json:"peer"`
+	Addrs     []string `json:"addrs"`
+	Why       string   `json:"why"`
+	Bootstrap bool     `json:"bootstrap"` // named by the operator, rather than remembered
+}
+
+// Coverage is which blocks of a model are served by nobody.
+type Coverage struct {
+	Model   string   `json:"model"`
+	Name    string   `json:"name"`
+	Blocks  int      `json:"blocks"`
+	Nodes   int      `json:"nodes"`   // that serve some of it
+	Missing []string `json:"missing"` // as FROM-TO
+	Coming  []string `json:"coming"`  // of those, what someone is about to serve
+}
+
+// Losses of a span's engine.
+type Losses struct {
+	Name   string `json:"name"`
+	From   int    `json:"from"`
+	To     int    `json:"to"`
+	Count  int    `json:"count"` // in the last ten minutes
+	Last   string `json:"last"`
+	Killed bool   `json:"killed"` // the last time by SIGKILL, as the kernel does when memory is short
+}
+
+// Fetch of shards from peers that is under way.
+type Fetch struct {
+	Name    string `json:"name"`
+	Done    int64  `json:"done"` // bytes
+	Total   int64  `json:"total"`
+	Sources int    `json:"sources"`
+}
+
+func (s *server) health(w http.ResponseWriter, r *http.Request) error {
+	h, err := s.Observer.Health(r.Context())
+	if err == nil {
+		writeJSON(w, http.StatusOK, h)
+	}
+	return err
+}
+
+// Health of the node.
+func (c *Client) Health(ctx context.Context) (*Health, error) {
+	var h Health
+	return &h, c.get(ctx, "/shoal/v1/health", &h)
+}

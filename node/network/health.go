@@ -1,0 +1,186 @@
+package network
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Reach says whether peers elsewhere can dial this node.
+type Reach string
+
+const (
+	ReachUnknown Reach = "unknown" // nobody has tried so far
+	ReachLocal   Reach = "local"   // it listens on loopback alone
+	ReachPublic  Reach = "public"
+	ReachPrivate Reach = "private" // behind a NAT or a firewall
+)
+
+// Health is what could be wrong with a node's place among its peers.
+type Health struct {
+	Reach      Reach
+	Alone      bool          // there is nowhere to look for peers
+	Unreached  []Unreached   // known peers that did not answer the last time
+	ClockOff   time.Duration // how far this clock is ahead of the peers', at least; negative: behind
+	ClockPeers int           // that it was compared with
+	Strangers  []PeerInfo    // connected, and speak another version of the protocol
+}
+
+// Unreached is a known peer that cannot be reached.
+type Unreached struct {
+	ID        peer.ID
+	Addrs     []string
+	Why       string
+	Bootstrap bool // named by the operator, rather than remembered
+}
+
+// healthBoard keeps what is seen in passing.
+type healthBoard struct {
+	mu      sync.Mutex
+	nat     network.Reachability
+	public  int // addresses found reachable
+	private int // and not
+	clocks  map[peer.ID]time.Duration
+	failed  map[peer.ID]Unreached
+}
+
+// watchReach follows what libp2p finds out about this host's addresses, until
+// the network is closed.
+func (n *Network) watchReach() error {
+	sub, err := n.host.EventBus().Subscribe([]any{new(event.EvtHostReachableAddrsChanged), new(event.EvtLocalReachabilityChanged)})
+	if err != nil {
+		return err
+	}
+	n.wg.Go(func() {
+		defer sub.Close()
+		for {
+			select {
+			case <-n.ctx.Done():
+				return
+			case e, ok := <-sub.Out():
+				if !ok {
+					return
+				}
+				b := &n.health
+				b.mu.Lock()
+				switch e := e.(type) {
+				case event.EvtHostReachableAddrsChanged:
+					b.public, b.private = len(e.Reachable), len(e.Unreachable)
+				case event.EvtLocalReachabilityChanged:
+					b.nat = e.Reachability
+				}
+				b.mu.Unlock()
+			}
+		}
+	})
+	return nil
+}
+
+// reach is the verdict: of single addresses if there is one, else of the host.
+// Called with mu held.
+func (b *healthBoard) reach() Reach {
+	switch {
+	case b.public > 0:
+		return ReachPublic
+	case b.private > 0:
+		return ReachPrivate
+	case b.nat == network.ReachabilityPublic:
+		return ReachPublic
+	case b.nat == network.ReachabilityPrivate:
+		return ReachPrivate
+	}
+	return ReachUnknown
+}
+
+// reached notes how dialling a known peer went.
+func (b *healthBoard) reached(p peer.AddrInfo, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.failed, p.ID)
+	if err == nil {
+		return
+	}
+	if b.failed == nil {
+		b.failed = map[peer.ID]Unreached{}
+	}
+	u := Unreached{ID: p.ID, Why: tidy(err).Error()}
+	for _, a := range p.Addrs {
+		u.Addrs = append(u.Addrs, a.String())
+	}
+	b.failed[p.ID] = u
+}
+
+// compareClocks takes an offer that came from its own signer, who has made it
+// not longer ago than offers are refreshed.
+func (n *Network) compareClocks(from peer.ID, raw []byte) {
+	signer, issued, err := protocol.OfferIssued(raw)
+	if err != nil || signer != from {
+		return
+	}
+	b := &n.health
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.clocks == nil || len(b.clocks) >= maxOffers { // those of peers that have gone go when Health is asked for
+		b.clocks = map[peer.ID]time.Duration{}
+	}
+	b.clocks[from] = clockOff(time.Since(issued))
+}
+
+// clockOff is how far this clock is ahead at least, given the age that an offer
+// appears to have: one between nothing and the time between two refreshes says
+// nothing.
+func clockOff(age time.Duration) time.Duration {
+	switch {
+	case age < 0:
+		return age
+	case age > refreshes:
+		return age - refreshes
+	}
+	return 0
+}
+
+// Health tells what could be wrong.
+func (n *Network) Health() Health {
+	peers := n.Peers()
+	h := Health{Alone: n.alone.Load() && len(peers) == 0}
+	for _, p := range peers {
+		if known, err := n.host.Peerstore().GetProtocols(p.ID); err == nil && len(known) > 0 && !slices.Contains(known, libprotocol.ID(protocol.OffersID)) {
+			h.Strangers = append(h.Strangers, p)
+		}
+	}
+	boot, _ := ParsePeers(n.cfg.Bootstrap) // New has refused what does not parse
+	b := &n.health
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h.Reach = b.reach(); h.Reach == ReachUnknown && len(n.cfg.ListenAddrs) > 0 && local(n.cfg.ListenAddrs) {
+		h.Reach = ReachLocal
+	}
+	for id, u := range b.failed {
+		if slices.ContainsFunc(peers, func(p PeerInfo) bool { return p.ID == id }) {
+			continue
+		}
+		u.Bootstrap = slices.ContainsFunc(boot, func(p peer.AddrInfo) bool { return p.ID == id })
+		h.Unreached = append(h.Unreached, u)
+	}
+	slices.SortFunc(h.Unreached, func(a, b Unreached) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	var offs []time.Duration
+	for id, off := range b.clocks {
+		if !slices.ContainsFunc(peers, func(p PeerInfo) bool { return p.ID == id }) {
+			delete(b.clocks, id) // bounds the map, too
+			continue
+		}
+		offs = append(offs, off)
+	}
+	if slices.Sort(offs); len(offs) > 0 {
+		h.ClockOff, h.ClockPeers = offs[len(offs)/2], len(offs)
+	}
+	return h
+}

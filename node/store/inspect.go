@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Inspection is how a model on disk was found.
+type Inspection struct {
+	ID, Name string
+	Dir      string
+	Blocks   int
+	Damaged  []string // shards of which held leaves are damaged: header, embedding, block N, output
+	Leaves   int      // damaged
+	Checked  int64    // bytes read
+	Held     int64    // bytes that are said to be held
+	Err      error    // it cannot be read at all
+}
+
+// Inspect looks at a store's models without opening the store: it changes
+// nothing and needs no lock, so it works beside the daemon whose store it is. It
+// reads at most limit bytes of leaves (0: all), evenly of every model.
+func Inspect(ctx context.Context, dir string, limit int64, progress func(done, total int64)) ([]Inspection, error) {
+	entries, err := os.ReadDir(filepath.Join(dir, "models"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []Inspection
+	var models []*Model
+	defer func() {
+		for _, m := range models {
+			_ = m.closeFiles()
+		}
+	}()
+	var total, done int64
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), tmpPrefix) || !e.IsDir() {
+			continue
+		}
+		path := filepath.Join(dir, "models", e.Name())
+		in := Inspection{ID: e.Name(), Dir: path, Name: e.Name()}
+		m, err := peek(path)
+		if err != nil {
+			in.Err = err
+		} else {
+			models = append(models, m)
+			in.Name, in.Held, in.Blocks = m.Name(), m.Held(), int(m.man.Blocks)
+			total += in.Held
+		}
+		out = append(out, in)
+	}
+	every := int64(1) // check one leaf of so many
+	if limit > 0 && total > limit {
+		every = (total + limit - 1) / limit
+	}
+	i := 0
+	for k := range out {
+		if out[k].Err != nil {
+			continue
+		}
+		if err := out[k].check(ctx, models[i], int(every), func(n int64) {
+			done += n
+			if progress != nil {
+				progress(done, total/every)
+			}
+		}); err != nil {
+			return out, err
+		}
+		i++
+	}
+	return out, nil
+}
+
+// peek opens a model for reading only.
+func peek(dir string) (*Model, error) {
+	m, err := readModel(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	open := func(name string) (f *os.File) {
+		f, e := os.Open(filepath.Join(m.dir, name))
+		err = errors.Join(err, e)
+		return f
+	}
+	m.data, m.journal, m.nodesF = open("data.gguf"), open("journal"), open("nodes")
+	if err != nil {
+		return nil, errors.Join(err, m.closeFiles())
+	}
+	m.scanNodes()
+	for i := range m.shards {
+		if _, err := m.learn(i); err != nil {
+			return nil, errors.Join(err, m.closeFiles())
+		}
+	}
+	m.scanHeld()
+	return m, nil
+}
+
+// scanHeld replays the journal.
+func (m *Model) scanHeld() {
+	scanJournal(io.NewSectionReader(m.journal, 0, 1<<62), func(_ int64, op, x, y uint32) {
+		if op != opDurable && int64(x) < int64(len(m.shards)) && int64(y) < int64(len(m.shards[x].held)) {
+			m.mark(place{int(x), int(y)}, op == opHeld)
+		}
+	})
+}
+
+// check hashes one of so many of the held leaves.
+func (in *Inspection) check(ctx context.Context, m *Model, every int, read func(int64)) error {
+	buf := make([]byte, protocol.LeafSize)
+	n := 0
+	for i := range m.shards {
+		s, bad := &m.shards[i], 0
+		for leaf, held := range s.held {
+			if !held {
+				continue
+			}
+			if n++; n%every != 0 {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			at, size := s.at(leaf)
+			raw := buf[:size]
+			_, err := m.data.ReadAt(raw, at)
+			in.Checked += int64(size)
+			read(int64(size))
+			if err == nil && s.leaves != nil && digest(sha256.Sum256(raw)) == s.leaves[leaf] {
+				continue
+			}
+			if m.scanHeld(); s.held[leaf] { // nobody has dropped it meanwhile
+				bad++
+			}
+		}
+		if bad > 0 {
+			in.Leaves += bad
+			in.Damaged = append(in.Damaged, m.shardName(i))
+		}
+	}
+	return nil
+}
+
+func (m *Model) shardName(i int) string {
+	s := &m.man.Shards[i]
+	return shardKey{s.Kind, s.Block}.String()
+}
+
+// Unpinned counts the bytes that the quota is about.
+func (s *Store) Unpinned() (n int64) {
+	for _, m := range s.all() {
+		m.mu.RLock()
+		for i := range m.shards {
+			if !m.pinned(i) {
+				n += m.shards[i].bytes
+			}
+		}
+		m.mu.RUnlock()
+	}
+	return n
+}
+
+// Names lists the names of a store's models, without opening the store.
+func Names(dir string) (names []string) {
+	entries, _ := os.ReadDir(filepath.Join(dir, "models"))
+	for _, e := range entries {
+		if m, err := readModel(filepath.Join(dir, "models", e.Name()), slog.New(slog.DiscardHandler)); err == nil {
+			names = append(names, m.Name())
+		}
+	}
+	return names
+}
