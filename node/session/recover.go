@@ -120,8 +120,11 @@ const (
 // Tokens that were on their way arrive before a stage's Halted, so what the
 // client knows then is all there is.
 func (s *session) recover(ctx context.Context, b breakdown) error {
-	rec := Recovery{Why: b.why.Error(), Token: s.out.Tokens}
-	stalled := s.watch.last
+	rec := Recovery{Why: b.why.Error(), Token: s.out.Tokens, Begin: s.watch.last}
+	var said *protocol.Error
+	if errors.As(b.why, &said) {
+		rec.Code = said.Code
+	}
 	end := time.Now().Add(recoverTime)
 	pause := firstPause
 	if s.vain++; s.vain > maxVain {
@@ -130,7 +133,7 @@ func (s *session) recover(ctx context.Context, b breakdown) error {
 	for {
 		err := s.mend(ctx, &b, &rec)
 		if err == nil {
-			rec.Stall = time.Since(stalled)
+			rec.Stall = time.Since(rec.Begin)
 			s.out.Recoveries = append(s.out.Recoveries, rec)
 			return nil
 		}
