@@ -27,6 +27,7 @@ func networkFlags() []cli.Flag {
 	return []cli.Flag{
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "bootstrap", EnvVars: []string{"SHOAL_BOOTSTRAP"}, Usage: "`ADDRESS` of a peer to join by, as `shoal status` prints it; may be repeated"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "otlp", EnvVars: []string{"SHOAL_OTLP", "OTEL_EXPORTER_OTLP_ENDPOINT"}, Usage: "`URL` of an OpenTelemetry collector that is sent traces, such as http://127.0.0.1:4318 (default: none)"}),
 		&cli.StringFlag{Name: "link", EnvVars: []string{"SHOAL_LINK"}, Hidden: true, Usage: "emulated distance, for testnets"},
 	}
 }
@@ -99,7 +100,7 @@ func loadConfig(c *cli.Context, flags []cli.Flag) error {
 // joinConfig is what a node and a light client have in common.
 func joinConfig(c *cli.Context) (node.Config, error) {
 	cfg := node.Config{
-		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), Log: slog.Default(),
+		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), OTLP: c.String("otlp"), Log: slog.Default(),
 	}
 	p, err := link.ParseString(c.String("link"))
 	if err != nil {

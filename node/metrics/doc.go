@@ -1,0 +1,3 @@
+// Package metrics counts what a node does, for Prometheus, in a registry that is
+// the node's own.
+package metrics
