@@ -52,7 +52,7 @@
 //	shoal_peers
 //		gauge. Peers connected.
 //	shoal_prediction_ratio
-//		histogram by what. What an answer took, as a multiple of what the route's plan had predicted.
+//		histogram by what. What an answer showed, divided by what its plan had predicted.
 //	shoal_protocol_bytes_total
 //		counter by direction, protocol. Bytes of streams, by protocol and direction.
 //	shoal_repair_replayed_tokens_total

@@ -106,7 +106,7 @@ func New(version string, state func() State) *Metrics {
 	m.perToken = histograms("gen_ai_server_time_per_output_token_seconds", "Mean time of the tokens after the first, an answer.", perTokenSeconds, operation, provider, model)
 	m.usage = histograms("gen_ai_client_token_usage", "Tokens of a prompt (input) or an answer (output).", tokenCounts, operation, provider, model, tokenType)
 	m.tokenGap = histogram("shoal_answer_token_gap_seconds", "Time between two tokens of an answer, stalls included.", stepSeconds)
-	m.predicted = histograms("shoal_prediction_ratio", "What an answer took, as a multiple of what the route's plan had predicted.", ratios, "what")
+	m.predicted = histograms("shoal_prediction_ratio", "What an answer showed, divided by what its plan had predicted.", ratios, "what")
 	for _, what := range []string{whatRate, whatFirst} {
 		m.predicted.WithLabelValues(what)
 	}

@@ -52,13 +52,13 @@ type Report struct {
 	Wait, Compute, Sending time.Duration
 }
 
-// nobody observes.
-type nobody struct{}
+// unobserved is a stage without an Observer.
+type unobserved struct{}
 
-func (nobody) Asked(protocol.Code)             {}
-func (nobody) Pass(int)                        {}
-func (nobody) Step(Phase, Part, time.Duration) {}
-func (nobody) Closed(Report)                   {}
+func (unobserved) Asked(protocol.Code)             {}
+func (unobserved) Pass(int)                        {}
+func (unobserved) Step(Phase, Part, time.Duration) {}
+func (unobserved) Closed(Report)                   {}
 
 // tally adds up a session for its report.
 type tally struct {

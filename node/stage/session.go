@@ -277,10 +277,19 @@ func (sess *session) trouble(code protocol.Code, successor bool) {
 }
 
 // fail tells the client why and ends the session.
-func (sess *session) fail(e *protocol.Error) { sess.end(e.Code.Name(), e) }
+func (sess *session) fail(e *protocol.Error) { sess.end(e) }
 
-// end ends the session once; the loop then frees its KV.
-func (sess *session) end(outcome string, e *protocol.Error) {
+// end ends the session; without an error, as its client asked.
+func (sess *session) end(e *protocol.Error) {
+	if e == nil {
+		sess.endAs("bye", nil)
+		return
+	}
+	sess.endAs(e.Code.Name(), e)
+}
+
+// endAs ends the session once; the loop then frees its KV.
+func (sess *session) endAs(outcome string, e *protocol.Error) {
 	sess.endOnce.Do(func() {
 		defer func() { sess.stage.cfg.Observer.Closed(sess.report(outcome)) }()
 		sess.idle.Stop()
@@ -355,7 +364,7 @@ func (sess *session) readClient(st Stream, r *bufio.Reader) {
 			err = sess.resume(k.Resume)
 		case *protocol.Frame_Bye:
 			_ = sess.learn(k.Bye.Prefix)
-			sess.end("bye", nil)
+			sess.end(nil)
 			return
 		default:
 			err = errors.New("unexpected frame")

@@ -166,7 +166,7 @@ func New(cfg Config, engine Engine, dial Dialer) *Stage {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Observer == nil {
-		cfg.Observer = nobody{}
+		cfg.Observer = unobserved{}
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s := &Stage{
@@ -196,7 +196,7 @@ func (s *Stage) listen() {
 			s.meter(now)
 			for _, sess := range s.all() {
 				if now.Sub(sess.heard.Load().(time.Time)) > s.cfg.Silence {
-					sess.end("silent", nil)
+					sess.endAs("silent", nil)
 				}
 			}
 		}
