@@ -28,9 +28,10 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # Packages whose goroutines meet; the race detector slows the others for nothing.
 RACE := ./node ./node/api ./node/exchange ./node/network ./node/stage ./node/session ./node/store ./testnet/...
 FUZZTIME ?= 20s
+PROMTOOL := $(shell command -v promtool || echo "env CGO_ENABLED=0 $(GO) run -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0")
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build demo test race lint bench fuzz proto clean FORCE
+.PHONY: build demo test race lint lint-metrics bench fuzz proto clean FORCE
 build: bin/shoal
 
 bin/shoal: FORCE
@@ -48,9 +49,13 @@ test:
 race:
 	$(GO) test -race -timeout 15m $(RACE)
 
-lint:
+lint: lint-metrics
 	@test -z "$$(gofmt -l cmd contrib node protocol testnet | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }
 	$(GO) run $(GOLANGCI) run ./...
+
+# Prometheus's own tool, on the alerts; the dashboard's lint is a test beside them.
+lint-metrics:
+	cd contrib/prometheus && $(PROMTOOL) check rules alerts.yml && $(PROMTOOL) test rules alerts_test.yml
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -48,8 +48,9 @@ var allowed = map[string][]string{
 	"testnet/scenario": {"testnet", "testnet/link"},
 	"cmd/shoal":        {"node/...", "protocol/...", "testnet/..."},
 
-	"contrib/tinymodel": nil,
-	"contrib/importmap": nil,
+	"contrib/tinymodel":  nil,
+	"contrib/importmap":  nil,
+	"contrib/prometheus": nil,
 }
 
 // kept keeps what must stay in one place from spreading.
