@@ -249,3 +249,47 @@ func TestTracesToNobody(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A repair is counted by what was wrong, and is a span of the trace.
+func TestRepairIsSeen(t *testing.T) {
+	c := collect(t)
+	nodes, addrs := three(t)
+	spare, _ := start(t, node.Config{Bootstrap: addrs, Serve: []node.ServeSpec{{Model: "tales", Span: "3-5"}}}, true)
+	client, _ := start(t, node.Config{OTLP: c.URL, Client: true, Bootstrap: addrs}, false)
+	req := request("The old mill", 0, 80)
+	var repairs []api.Recovery
+	err := client.Client().Generate(t.Context(), &req, func(e api.Event) error {
+		switch {
+		case e.Start != nil:
+			for _, n := range []*node.Node{nodes[1], spare} {
+				st, err := n.Client().Status(t.Context())
+				if err != nil {
+					return err
+				}
+				if e.Start.Route[1].Peer == st.Peer {
+					return n.Drain(t.Context())
+				}
+			}
+			return errors.New("a route of others")
+		case e.Done != nil:
+			repairs = e.Done.Recoveries
+		}
+		return nil
+	})
+	if err != nil || len(repairs) == 0 {
+		t.Fatalf("%v, %d repairs", err, len(repairs))
+	}
+	told := scrape(t, client)
+	if !has(told, `shoal_repairs_total{reason="draining"} 1`) || !has(told, "shoal_repair_stall_seconds_count") {
+		t.Error("the repair is not counted")
+	}
+	until(t, "the trace is told", func() bool { return len(c.named("text_completion")) == 1 })
+	repair, session := c.named("repair")[0], c.named("session")[0]
+	if !bytes.Equal(repair.ParentSpanId, session.SpanId) || !strings.Contains(attr(repair, "shoal.reason"), "draining") ||
+		!strings.Contains(attr(repair, "shoal.lost"), "3-5") || repair.EndTimeUnixNano <= repair.StartTimeUnixNano {
+		t.Errorf("%v", repair)
+	}
+	if len(c.named("plan")) != 2 {
+		t.Errorf("%d plans, want the first and the one for the lost blocks", len(c.named("plan")))
+	}
+}
