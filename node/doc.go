@@ -14,11 +14,11 @@
 //	api       the local HTTP API over all this
 //
 // The parts know each other only through the small interfaces that each
-// declares; adapt.go fits them together, and observe.go has them counted and traced. Start order is the order above, and
-// stop order the reverse: first nobody new is let in (offers), then running
-// sessions move to other nodes or end (stage), then what they stood on goes
-// (api, engine, exchange, network, store). New, Run and Close in node.go read
-// that way.
+// declares; adapt.go fits them together, and observe.go has them counted and
+// traced. Start order is the order above, and stop order the reverse: first
+// nobody new is let in (offers), then running sessions move to other nodes or
+// end (stage), then what they stood on goes (api, engine, exchange, network,
+// store). New, Run and Close in node.go read that way.
 //
 // A span is fetched, loaded, measured, and proven by a token through a whole
 // chain (probe.go) before it is offered as ready. Which span that is, the

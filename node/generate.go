@@ -411,11 +411,7 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 		}
 		return g.token(t)
 	})
-	if errors.Is(err, errStopped) {
-		g.watch.sessionOver(ctx, begin, out, nil)
-	} else {
-		g.watch.sessionOver(ctx, begin, out, err)
-	}
+	g.watch.sessionOver(ctx, begin, out, err)
 	if err != nil && !errors.Is(err, errStopped) {
 		if g.count > 0 {
 			return fmt.Errorf("the answer broke off after %d tokens: %w", g.count, err)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -152,10 +153,9 @@ func (a *answer) encoded(model string, tokens int) {
 }
 
 // step makes a child of the context's span; end ends it with an error, or none.
-func (a *answer) step(ctx context.Context, name string, attrs ...attribute.KeyValue) (child context.Context, end func(error, ...attribute.KeyValue)) {
+func (a *answer) step(ctx context.Context, name string, attrs ...attribute.KeyValue) (child context.Context, end func(error)) {
 	ctx, span := a.n.traces.Tracer().Start(ctx, name, trace.WithAttributes(attrs...))
-	return ctx, func(err error, attrs ...attribute.KeyValue) {
-		span.SetAttributes(attrs...)
+	return ctx, func(err error) {
 		if err != nil {
 			failed(span, kindOf(err))
 		}
@@ -228,7 +228,7 @@ func (a *answer) sessionOver(ctx context.Context, begin time.Time, out *session.
 		phase("repair", r.Begin, r.Begin.Add(r.Stall), attribute.String("shoal.reason", r.Code.Name()), attribute.StringSlice("shoal.lost", lost),
 			attribute.Int("shoal.replayed_tokens", r.Replayed), attribute.Int("shoal.at_token", r.Token))
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errStopped) {
 		failed(a.attempt, kindOf(err))
 	}
 	a.attempt.End()

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -278,7 +277,7 @@ func scrapeNetwork(t *testing.T) map[string]map[string]bool {
 		}
 	}
 	if len(told) < 50 {
-		t.Fatal(fmt.Sprintf("%d series", len(told)))
+		t.Fatalf("%d series", len(told))
 	}
 	return told
 }

@@ -18,13 +18,14 @@ type Config struct {
 	Generator  Generator
 	Library    Library
 	Observer   Observer
-	Metrics    http.Handler // Prometheus's, at /metrics; nil: none
-	Token      string       // for shoal's own endpoints; "": nobody may use them
-	Key        string       // asked of OpenAI clients; "": none
-	Hosts      []string     // host names taken besides loopback's and the address that was dialled; "*": all
-	Origins    []string     // of web pages elsewhere that may use /v1, e.g. http://localhost:3000; none: no CORS
-	MaxAnswers int          // in the making at once, over which 503 is answered; 0: 512
+	Token      string   // for shoal's own endpoints; "": nobody may use them
+	Key        string   // asked of OpenAI clients; "": none
+	Hosts      []string // host names taken besides loopback's and the address that was dialled; "*": all
+	Origins    []string // of web pages elsewhere that may use /v1, e.g. http://localhost:3000; none: no CORS
+	MaxAnswers int      // in the making at once, over which 503 is answered; 0: 512
 	Log        *slog.Logger
+
+	Metrics http.Handler // Prometheus's, at /metrics; nil: none
 }
 
 type server struct {

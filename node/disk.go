@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux || darwin
 
 package node
 
@@ -11,5 +11,5 @@ func diskFree(dir string) int64 {
 	if unix.Statfs(dir, &st) != nil || st.Blocks == 0 {
 		return -1
 	}
-	return int64(st.Bavail) * int64(st.Bsize)
+	return int64(st.Bavail * uint64(st.Bsize))
 }
