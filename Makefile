@@ -26,7 +26,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # Packages whose goroutines meet; the race detector slows the others for nothing.
-RACE := ./node ./node/api ./node/exchange ./node/network ./node/stage ./node/session ./node/store ./testnet/...
+RACE := ./node ./node/api ./node/exchange ./node/metrics ./node/network ./node/stage ./node/session ./node/store ./testnet/...
 FUZZTIME ?= 20s
 PROMTOOL := $(shell command -v promtool || echo "env CGO_ENABLED=0 $(GO) run -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0")
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
