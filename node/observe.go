@@ -203,7 +203,7 @@ func (a *answer) token() {
 // sessionOver takes note of what came of a session, in spans of its phases.
 func (a *answer) sessionOver(ctx context.Context, begin time.Time, out *session.Outcome, err error) {
 	for _, r := range out.Recoveries {
-		a.n.metrics.Repaired(r.Code.Name(), r.Stall, r.Replayed)
+		a.n.metrics.Repaired(r.Code.Name(), r.Stall, r.Replayed, r.Failed)
 	}
 	a.of.Rate, a.of.SessionFirst = out.Rate(), out.TTFT
 	if !a.attempt.IsRecording() {
@@ -226,7 +226,7 @@ func (a *answer) sessionOver(ctx context.Context, begin time.Time, out *session.
 			lost = append(lost, h.Peer.String()+" "+h.Span.String())
 		}
 		phase("repair", r.Begin, r.Begin.Add(r.Stall), attribute.String("shoal.reason", r.Code.Name()), attribute.StringSlice("shoal.lost", lost),
-			attribute.Int("shoal.replayed_tokens", r.Replayed), attribute.Int("shoal.at_token", r.Token))
+			attribute.Int("shoal.replayed_tokens", r.Replayed), attribute.Int("shoal.at_token", r.Token), attribute.Bool("shoal.failed", r.Failed))
 	}
 	if err != nil && !errors.Is(err, errStopped) {
 		failed(a.attempt, kindOf(err))

@@ -59,6 +59,8 @@
 //		counter. Positions that stages computed again for repairs.
 //	shoal_repair_stall_seconds
 //		histogram. Time from the last sign of progress until tokens could flow again after a repair.
+//	shoal_repairs_failed_total
+//		counter. Repairs for which no way was found: an answer broke off.
 //	shoal_repairs_total
 //		counter by reason. Routes repaired in the middle of an answer, by the code of what was wrong.
 //	shoal_span_ready

@@ -33,6 +33,7 @@ type Metrics struct {
 	repairs    *prometheus.CounterVec
 	stall      prometheus.Histogram
 	replayed   prometheus.Counter
+	vain       prometheus.Counter
 }
 
 // Buckets. Those of gen_ai_* are what the OpenTelemetry conventions advise.
@@ -113,6 +114,8 @@ func New(version string, state func() State) *Metrics {
 	m.repairs = counters("shoal_repairs_total", "Routes repaired in the middle of an answer, by the code of what was wrong.", "reason", "peer_lost", "draining", "timeout")
 	m.stall = histogram("shoal_repair_stall_seconds", "Time from the last sign of progress until tokens could flow again after a repair.", stallSeconds)
 	m.replayed = counter("shoal_repair_replayed_tokens_total", "Positions that stages computed again for repairs.")
+
+	m.vain = counter("shoal_repairs_failed_total", "Repairs for which no way was found: an answer broke off.")
 
 	info := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "shoal_build_info", Help: "Always 1; its label tells the version.", ConstLabels: prometheus.Labels{"version": clean(version)},
@@ -236,8 +239,13 @@ func (m *Metrics) Answered(a Answer) {
 // Token takes the time between two tokens of an answer.
 func (m *Metrics) Token(gap time.Duration) { m.tokenGap.Observe(gap.Seconds()) }
 
-// Repaired counts a repair of a route. reason is one of a fixed set.
-func (m *Metrics) Repaired(reason string, stall time.Duration, replayed int) {
+// Repaired counts a repair of a route, or one that failed. reason is one of a
+// fixed set.
+func (m *Metrics) Repaired(reason string, stall time.Duration, replayed int, failed bool) {
+	if failed {
+		m.vain.Inc()
+		return
+	}
 	m.repairs.WithLabelValues(reason).Inc()
 	m.stall.Observe(stall.Seconds())
 	m.replayed.Add(float64(max(0, replayed)))

@@ -32,7 +32,7 @@ func busy() *Metrics {
 	m.Restarted()
 	m.Begin()
 	m.Token(time.Millisecond)
-	m.Repaired("peer_lost", time.Second, 12)
+	m.Repaired("peer_lost", time.Second, 12, false)
 	m.Answered(Answer{Operation: "chat", Model: "tales", Took: time.Second, First: time.Millisecond, Input: 3, Output: 20, Rate: 9, PredictedRate: 10, SessionFirst: 1, PredictedTTFT: 2})
 	return m
 }

@@ -83,7 +83,8 @@ type Recovery struct {
 	Token    int           // tokens of the answer that the client had
 	Lost     []Hop         // the stages that were replaced; none: links were made anew
 	Replayed int           // positions that some stage computed again
-	Stall    time.Duration // from Begin until tokens could flow again
+	Stall    time.Duration // from Begin until tokens could flow again, or it was given up
+	Failed   bool          // no way on was found, and the session ended
 }
 
 // Rate is tokens a second after the first; 0 if there were fewer than two.
