@@ -27,8 +27,9 @@ DATE ?= $(shell git log -1 --format=%cs 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.date=$(DATE)
 
 # Packages whose goroutines meet; the race detector slows the others for nothing.
-RACE := ./node ./node/api ./node/exchange ./node/network ./node/stage ./node/session ./node/store ./testnet/...
+RACE := ./node ./node/api ./node/exchange ./node/metrics ./node/network ./node/stage ./node/session ./node/store ./testnet/...
 FUZZTIME ?= 20s
+PROMTOOL := $(shell command -v promtool || echo "env CGO_ENABLED=0 $(GO) run -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0")
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # Where `make install` puts things; DESTDIR goes before it, for packages.
@@ -36,7 +37,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SHARE := $(DESTDIR)$(PREFIX)/share
 
-.PHONY: build install uninstall demo test race lint bench fuzz proto clean FORCE
+.PHONY: build install uninstall demo test race lint lint-metrics bench fuzz proto clean FORCE
 build: bin/shoal
 
 bin/shoal: FORCE
@@ -66,9 +67,13 @@ test:
 race:
 	$(GO) test -race -timeout 15m $(RACE)
 
-lint:
+lint: lint-metrics
 	@test -z "$$(gofmt -l cmd contrib node protocol testnet | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }
 	$(GO) run $(GOLANGCI) run ./...
+
+# Prometheus's own tool, on the alerts; the dashboard's lint is a test beside them.
+lint-metrics:
+	cd contrib/prometheus && $(PROMTOOL) check rules alerts.yml && $(PROMTOOL) test rules alerts_test.yml
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...

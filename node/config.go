@@ -45,6 +45,7 @@ type Config struct {
 	InProcess   bool          // run engines in this process: for tests
 	Command     []string      // how to start an engine's child; nil: this program, "engine-child"
 	Wire        string        // activations between stages: "f32", "f16" or "q8_0"
+	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
 	Network     []libp2p.Option
 	Log         *slog.Logger
 	Events      func(Event) // lifecycle, for scripts; may be nil

@@ -11,14 +11,16 @@
 //	session   own sessions, along routes that route plans
 //	text      tokenizers and chat templates
 //	lend      when the operator lends: hours, load by others, battery
+//	metrics   what is counted, for Prometheus
+//	traces    what one prompt took where, for a collector of the operator's
 //	api       the local HTTP API over all this
 //
 // The parts know each other only through the small interfaces that each
-// declares; adapt.go fits them together. Start order is the order above, and
-// stop order the reverse: first nobody new is let in (offers), then running
-// sessions move to other nodes or end (stage), then what they stood on goes
-// (api, engine, exchange, network, store). New, Run and Close in node.go read
-// that way.
+// declares; adapt.go fits them together, and observe.go has them counted and
+// traced. Start order is the order above, and stop order the reverse: first
+// nobody new is let in (offers), then running sessions move to other nodes or
+// end (stage), then what they stood on goes (api, engine, exchange, network,
+// store). New, Run and Close in node.go read that way.
 //
 // A span is fetched, loaded, measured, and proven by a token through a whole
 // chain (probe.go) before it is offered as ready. Which span that is, the

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/route"
@@ -144,18 +145,21 @@ type generation struct {
 	stops   *text.Stops
 	stopped bool
 	count   int
+	watch   *answer
 }
 
 // errStopped ends a session whose answer has met a stop sequence.
 var errStopped = errors.New("a stop sequence was met")
 
 // Generate answers a prompt along the fastest route.
-func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func(api.Event) error) error {
+func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func(api.Event) error) (err error) {
+	ctx, watch := n.observe(ctx, req)
+	defer func() { watch.end(err) }()
 	m, err := n.pickModel(ctx, req.Model)
 	if err != nil {
 		return err
 	}
-	g := &generation{n: n, req: req, emit: emit, model: m, seed: rand.Uint64()}
+	g := &generation{n: n, req: req, emit: emit, model: m, seed: rand.Uint64(), watch: watch}
 	if req.Sampling.Seed != nil {
 		g.seed = *req.Sampling.Seed
 	}
@@ -165,6 +169,7 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 	if err := g.encode(); err != nil {
 		return err
 	}
+	watch.encoded(modelLabel(m.Name()), len(g.ids))
 	g.prefix = protocol.AppendPrefix(nil, g.ids)
 	excluded := map[string]bool{}
 	for try := 1; ; try++ {
@@ -285,7 +290,9 @@ const patience = 3 * time.Second
 // attempt plans a route and drives a session along it.
 func (g *generation) attempt(ctx context.Context, excluded map[string]bool) error {
 	for begin := time.Now(); ; {
-		r, where, note, limit, err := g.plan(ctx, excluded)
+		planning, planned := g.watch.step(ctx, "plan")
+		r, where, note, limit, err := g.plan(planning, excluded)
+		planned(err)
 		if err == nil {
 			return g.drive(ctx, r, where, note, limit)
 		}
@@ -327,9 +334,11 @@ func (g *generation) plan(ctx context.Context, excluded map[string]bool) (r *rou
 const replanTime = 5 * time.Second
 
 // replan finds stages in place of lost ones.
-func (g *generation) replan(ctx context.Context, gap session.Gap) ([]session.Hop, error) {
+func (g *generation) replan(ctx context.Context, gap session.Gap) (_ []session.Hop, err error) {
 	ctx, cancel := context.WithTimeout(ctx, replanTime)
 	defer cancel()
+	ctx, planned := g.watch.step(ctx, "plan", attribute.String("shoal.blocks", gap.Span.String()))
+	defer func() { planned(err) }()
 	n, man := g.n, g.model.Manifest()
 	avoid := map[string]bool{}
 	for _, p := range gap.Avoid {
@@ -392,6 +401,8 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 		start.Route = append(start.Route, api.Hop{Peer: h.Peer, From: h.Span.From, To: h.Span.To})
 	}
 	g.decoder, g.stops = g.tools.NewDecoder(), text.NewStops(g.req.Stop)
+	ctx, req.Trace = g.watch.session(ctx, r)
+	begin := time.Now()
 	out, err := session.Run(ctx, sessionDialer{streams{g.n.net}}, req, func(t *protocol.Token) error {
 		if g.count == 0 {
 			if err := g.emit(api.Event{Start: start}); err != nil {
@@ -400,6 +411,7 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 		}
 		return g.token(t)
 	})
+	g.watch.sessionOver(ctx, begin, out, err)
 	if err != nil && !errors.Is(err, errStopped) {
 		if g.count > 0 {
 			return fmt.Errorf("the answer broke off after %d tokens: %w", g.count, err)
@@ -414,6 +426,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 // token passes a token on, with the text that is whole by now.
 func (g *generation) token(t *protocol.Token) error {
 	g.count++
+	g.watch.token()
 	ev := &api.Token{Index: int(t.Index), ID: t.Id, Logprob: float64(t.Logprob)}
 	if g.req.Sampling.Logprobs {
 		ev.Bytes = g.tools.Bytes(t.Id)
@@ -452,6 +465,7 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 			}
 		}
 	}
+	g.watch.finish(d.FinishReason)
 	return g.emit(api.Event{Done: d})
 }
 

@@ -19,9 +19,11 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/traces"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -41,6 +43,8 @@ type Node struct {
 	download rateMeter
 	fetches  fetchBoard
 	gate     gate
+	metrics  *metrics.Metrics
+	traces   *traces.Traces
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run
@@ -120,7 +124,12 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.token, err = n.loadToken(); err != nil {
 		return nil, err
 	}
-	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Catalogue: n, Token: n.token, Key: cfg.APIKey, Log: cfg.Log.With("part", "api")})
+	n.metrics = metrics.New(cfg.Version, n.state)
+	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
+	if err != nil {
+		return nil, configError{err}
+	}
+	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Catalogue: n, Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
 
@@ -270,6 +279,9 @@ func (n *Node) Close() error {
 			n.stages.Remove(s)
 			s.Close(nil)
 		}
+	}
+	if n.traces != nil { // the stages' last sessions are among them
+		errs = append(errs, n.traces.Close())
 	}
 	if n.exchange != nil {
 		errs = append(errs, n.exchange.Close())

@@ -112,6 +112,7 @@ func (s *serving) keep(ctx context.Context) error {
 			backoff = firstBackoff
 		}
 		s.lost(err)
+		s.node.metrics.Restarted()
 		s.set(fmt.Sprintf("the engine was lost; it is started again in %s", backoff))
 		s.node.cfg.Events(Event{Event: "engine", Model: s.model.ID().String(), Name: s.model.Name(), From: s.span.From, To: s.span.To,
 			Error: fmt.Sprintf("%s; it is started again in %s", err, backoff)})
@@ -217,7 +218,8 @@ func (s *serving) serve(ctx context.Context) error {
 		Model: s.model.ID(), Span: s.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
 		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(s.span.Len()), Dir: n.cfg.Home,
-		Log: n.cfg.Log.With("part", "stage"),
+		Observer: stageObserver{n, modelLabel(s.model.Name()), s.span},
+		Log:      n.cfg.Log.With("part", "stage"),
 	}, stageEngine{e}, stageDialer{streams{n.net}})
 	n.mu.Lock()
 	s.stage, s.info, s.pid, s.measure, s.since = st, e.Info(), pid, m, time.Now()

@@ -27,6 +27,7 @@ const (
 	MaxPayload     = 16 << 20 // a frame's payload
 	MaxRows        = 512      // rows of a step
 	MaxStages      = 64       // stages of a route
+	MaxTrace       = 55       // a session's trace context
 	BucketBlocks   = 16       // blocks that share a provider key
 )
 
@@ -126,6 +127,16 @@ func clip(s string, n int) string {
 		s = strings.ToValidUTF8(s[:n], "") + "…"
 	}
 	return s
+}
+
+// Name is a code in one lower-case word, of a fixed set: what a peer sends that
+// is no code of ours is "unknown".
+func (c Code) Name() string {
+	name, ok := Code_name[int32(c)]
+	if !ok {
+		name = Code_CODE_UNKNOWN.String()
+	}
+	return strings.ToLower(strings.TrimPrefix(name, "CODE_"))
 }
 
 // Text says a code in words.

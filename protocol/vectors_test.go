@@ -52,6 +52,7 @@ func makeVectors(t *testing.T) (v vectors) {
 		{"step with tokens", &Frame{Kind: &Frame_Step{Step: &Step{Epoch: 1, Base: 64, Rows: 3, Tokens: []int32{5, 300, 7}, Sample: true}}}, nil},
 		{"step with activations", &Frame{Kind: &Frame_Step{Step: &Step{Epoch: 2, Base: 1, Rows: 1}}}, AppendTensor(nil, TensorCodec_TENSOR_CODEC_F32, []float32{1, -2})},
 		{"token", &Frame{Kind: &Frame_Token{Token: &Token{Epoch: 1, Index: 4, Id: 9, Finish: Finish_FINISH_LENGTH}}}, nil},
+		{"open with a trace", &Frame{Kind: &Frame_Open{Open: &Open{Session: bytes.Repeat([]byte{3}, 16), Model: []byte{1}, To: 2, Stages: 1, Epoch: 1, MaxTokensTotal: 8, Trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}, nil},
 		{"resume", &Frame{Kind: &Frame_Resume{Resume: &Resume{Epoch: 3, At: 40, ForwardFrom: 0, Stages: 2, Next: &Hop{Peer: []byte{1}, Index: 5}}}}, nil},
 		{"ping", &Frame{Kind: &Frame_Ping{Ping: &Ping{Prefix: []uint64{1, 2}}}}, nil},
 	} {

@@ -1303,6 +1303,7 @@ type Open struct {
 	Wait           bool                   `protobuf:"varint,13,opt,name=wait,proto3" json:"wait,omitempty"`                                            // do nothing before Resume: the stage takes over in a session under way
 	Again          bool                   `protobuf:"varint,14,opt,name=again,proto3" json:"again,omitempty"`                                          // the client comes back to a session that it may have open here
 	Prefix         []uint64               `protobuf:"fixed64,15,rep,packed,name=prefix,proto3" json:"prefix,omitempty"`                                // chain of hashes of the session's first 32, 64, ... tokens
+	Trace          string                 `protobuf:"bytes,16,opt,name=trace,proto3" json:"trace,omitempty"`                                           // W3C traceparent of the client's span, at most 55 bytes; empty: not traced
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1440,6 +1441,13 @@ func (x *Open) GetPrefix() []uint64 {
 		return x.Prefix
 	}
 	return nil
+}
+
+func (x *Open) GetTrace() string {
+	if x != nil {
+		return x.Trace
+	}
+	return ""
 }
 
 type Hop struct {
@@ -2589,7 +2597,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06halted\x18\f \x01(\v2\r.shoal.HaltedH\x00R\x06halted\x12'\n" +
 	"\x06resume\x18\r \x01(\v2\r.shoal.ResumeH\x00R\x06resume\x12*\n" +
 	"\atrouble\x18\x0e \x01(\v2\x0e.shoal.TroubleH\x00R\atroubleB\x06\n" +
-	"\x04kind\"\x95\x03\n" +
+	"\x04kind\"\xab\x03\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\fR\x05model\x12\x12\n" +
@@ -2607,7 +2615,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04prev\x18\f \x01(\fR\x04prev\x12\x12\n" +
 	"\x04wait\x18\r \x01(\bR\x04wait\x12\x14\n" +
 	"\x05again\x18\x0e \x01(\bR\x05again\x12\x16\n" +
-	"\x06prefix\x18\x0f \x03(\x06R\x06prefix\"E\n" +
+	"\x06prefix\x18\x0f \x03(\x06R\x06prefix\x12\x14\n" +
+	"\x05trace\x18\x10 \x01(\tR\x05trace\"E\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +

@@ -31,6 +31,7 @@ func networkFlags() []cli.Flag {
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog", EnvVars: []string{"SHOAL_CATALOG"}, Usage: "`FILE` with models by short names, besides the built-in ones and those in catalog.d in the home; it need not be signed; may be repeated"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog-key", EnvVars: []string{"SHOAL_CATALOG_KEY"}, Usage: "trust catalogues signed with this `KEY` besides the project's; may be repeated"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "otlp", EnvVars: []string{"SHOAL_OTLP", "OTEL_EXPORTER_OTLP_ENDPOINT"}, Usage: "`URL` of an OpenTelemetry collector that is sent traces, such as http://127.0.0.1:4318 (default: none)"}),
 		&cli.StringFlag{Name: "link", EnvVars: []string{"SHOAL_LINK"}, Hidden: true, Usage: "emulated distance, for testnets"},
 	}
 }
@@ -184,7 +185,7 @@ func nearest(flags []cli.Flag, word string) string {
 // joinConfig is what a node and a light client have in common.
 func joinConfig(c *cli.Context) (node.Config, error) {
 	cfg := node.Config{
-		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), Log: slog.Default(),
+		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), OTLP: c.String("otlp"), Log: slog.Default(),
 		Catalogs: splitList(c.StringSlice("catalog")), CatalogKeys: splitList(c.StringSlice("catalog-key")),
 	}
 	p, err := link.ParseString(c.String("link"))

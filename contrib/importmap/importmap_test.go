@@ -33,12 +33,14 @@ var allowed = map[string][]string{
 	"node/engine/sample": nil,
 	"node/exchange":      {"protocol"},
 	"node/lend":          nil,
+	"node/metrics":       nil,
 	"node/network":       {"protocol"},
 	"node/route":         {"protocol"},
 	"node/session":       {"protocol"},
 	"node/stage":         {"protocol"},
 	"node/store":         {"protocol/..."},
 	"node/text":          nil,
+	"node/traces":        nil,
 	"node/text/jinja":    nil,
 	"node":               {"node/...", "protocol/...", "contrib/tinymodel"},
 
@@ -49,8 +51,9 @@ var allowed = map[string][]string{
 	"cmd/shoal":        {"node/...", "protocol/...", "testnet/..."},
 	"cmd/shoal/doctor": {"node/api"},
 
-	"contrib/tinymodel": nil,
-	"contrib/importmap": nil,
+	"contrib/tinymodel":  nil,
+	"contrib/importmap":  nil,
+	"contrib/prometheus": nil,
 }
 
 // kept keeps what must stay in one place from spreading.
@@ -59,6 +62,9 @@ var kept = []struct{ prefix, only string }{
 	{"github.com/ollama/ollama", "node/convert node/engine"},
 	{"github.com/urfave/cli", "cmd/shoal"},
 	{"github.com/libp2p/go-libp2p-kad-dht", "node/network"},
+	{"github.com/prometheus", "node/metrics"},
+	{"go.opentelemetry.io/otel/sdk", "node/traces"},
+	{"go.opentelemetry.io/otel/exporters", "node/traces"},
 }
 
 // pure folders decide; they touch nothing.

@@ -25,6 +25,8 @@ type Config struct {
 	Origins    []string  // of web pages elsewhere that may use /v1, e.g. http://localhost:3000; none: no CORS
 	MaxAnswers int       // in the making at once, over which 503 is answered; 0: 512
 	Log        *slog.Logger
+
+	Metrics http.Handler // Prometheus's, at /metrics; nil: none
 }
 
 type server struct {
@@ -67,6 +69,12 @@ func New(cfg Config) http.Handler {
 		"POST /shoal/v1/drain":              s.drain,
 	} {
 		s.mux.HandleFunc(pattern, s.serve(s.own(h)))
+	}
+	if cfg.Metrics != nil { // no secrets and no text are in them: who may ask for answers may read them
+		s.mux.HandleFunc("GET /metrics", s.serve(s.open(func(w http.ResponseWriter, r *http.Request) error {
+			cfg.Metrics.ServeHTTP(w, r)
+			return nil
+		})))
 	}
 	s.mux.HandleFunc("/", s.serve(s.open(s.nothing)))
 	return s.mux

@@ -19,6 +19,7 @@ import (
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
@@ -74,6 +75,8 @@ type Network struct {
 	alone  atomic.Bool // knows of nobody, and nowhere to look
 	health healthBoard
 
+	traffic counter
+
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
 	offers   map[peer.ID]*protocol.Offer
@@ -98,11 +101,11 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
+		cfg: cfg, log: cfg.Log, traffic: newCounter(), handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
 		changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	if n.host, err = newHost(cfg); err != nil {
+	if n.host, err = newHost(cfg, n.traffic); err != nil {
 		n.cancel()
 		return nil, explain(err, cfg)
 	}
@@ -140,7 +143,7 @@ func New(cfg Config) (*Network, error) {
 	return n, nil
 }
 
-func newHost(cfg Config) (host.Host, error) {
+func newHost(cfg Config, traffic metrics.Reporter) (host.Host, error) {
 	listen := cfg.ListenAddrs
 	if len(listen) == 0 {
 		for _, f := range []string{"/ip4/0.0.0.0/udp/%d/quic-v1", "/ip6/::/udp/%d/quic-v1", "/ip4/0.0.0.0/tcp/%d", "/ip6/::/tcp/%d"} {
@@ -174,7 +177,10 @@ func newHost(cfg Config) (host.Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Without DisableMetrics libp2p fills the process's own Prometheus registry,
+	// which several nodes of one process would share.
 	opts := []libp2p.Option{
+		libp2p.BandwidthReporter(traffic),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
 	}

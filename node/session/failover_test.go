@@ -221,6 +221,29 @@ func TestFailoverAgain(t *testing.T) {
 	t.Logf("%d repairs", len(out.Recoveries))
 }
 
+// A repair for which there is no way ends the session, and is told of.
+func TestFailoverInVain(t *testing.T) {
+	p := newPipeline(t, 6, 2, 4)
+	begin := time.Now()
+	out, err := session.Run(t.Context(), sessionDialer{dialer{p.net, nodeID(-1)}}, &session.Request{
+		Model: p.model, Route: p.route, Prompt: someTokens(7, 30), Sampling: &protocol.Sampling{MaxTokens: 50},
+		Replan: func(context.Context, session.Gap) ([]session.Hop, error) {
+			return nil, protocol.Errorf(protocol.Code_CODE_FORBIDDEN, "there is nobody who may")
+		},
+	}, func(tok *protocol.Token) error {
+		if tok.Index == 10 {
+			p.engines[1].breakNow()
+		}
+		return nil
+	})
+	if err == nil || len(out.Recoveries) != 1 {
+		t.Fatalf("%v, %+v", err, out.Recoveries)
+	}
+	if r := out.Recoveries[0]; !r.Failed || r.Code == protocol.Code_CODE_UNKNOWN || r.Begin.Before(begin) || r.Stall <= 0 || r.Token < 10 {
+		t.Errorf("%+v", r)
+	}
+}
+
 // A client whose streams break goes on where it was.
 func TestFailoverReconnect(t *testing.T) {
 	prompt := someTokens(7, 30)

@@ -120,18 +120,29 @@ const (
 // Tokens that were on their way arrive before a stage's Halted, so what the
 // client knows then is all there is.
 func (s *session) recover(ctx context.Context, b breakdown) error {
-	rec := Recovery{Why: b.why.Error(), Token: s.out.Tokens}
-	stalled := s.watch.last
+	rec := Recovery{Why: b.why.Error(), Token: s.out.Tokens, Begin: s.watch.last}
+	var said *protocol.Error
+	if errors.As(b.why, &said) {
+		rec.Code = said.Code
+	}
+	err := s.repair(ctx, b, &rec)
+	if ctx.Err() == nil { // else nobody waits for it any more
+		rec.Stall, rec.Failed = time.Since(rec.Begin), err != nil
+		s.out.Recoveries = append(s.out.Recoveries, rec)
+	}
+	return err
+}
+
+// repair makes attempts until one succeeds.
+func (s *session) repair(ctx context.Context, b breakdown, rec *Recovery) error {
 	end := time.Now().Add(recoverTime)
 	pause := firstPause
 	if s.vain++; s.vain > maxVain {
 		return fmt.Errorf("%w; %d repairs of the route brought nothing", b.why, maxVain)
 	}
 	for {
-		err := s.mend(ctx, &b, &rec)
+		err := s.mend(ctx, &b, rec)
 		if err == nil {
-			rec.Stall = time.Since(stalled)
-			s.out.Recoveries = append(s.out.Recoveries, rec)
 			return nil
 		}
 		if ctx.Err() != nil {

@@ -48,6 +48,7 @@ type Request struct {
 	Chunk    int           // rows of a prefill chunk; 0: 64
 	Step     time.Duration // predicted time of a decode step; 0: unknown
 	Prefill  time.Duration // predicted time to the first token; 0: unknown
+	Trace    string        // W3C traceparent that the stages are told; "": none
 
 	// Replan finds stages for blocks whose own were lost. nil: a lost stage
 	// ends the session.
@@ -77,10 +78,13 @@ type Outcome struct {
 // Recovery is one repair of the route.
 type Recovery struct {
 	Why      string        // for people
+	Code     protocol.Code // of the failure; CODE_UNKNOWN: none was said
+	Begin    time.Time     // of the last sign of progress
 	Token    int           // tokens of the answer that the client had
 	Lost     []Hop         // the stages that were replaced; none: links were made anew
 	Replayed int           // positions that some stage computed again
-	Stall    time.Duration // from the last sign of progress until tokens could flow again
+	Stall    time.Duration // from Begin until tokens could flow again, or it was given up
+	Failed   bool          // no way on was found, and the session ended
 }
 
 // Rate is tokens a second after the first; 0 if there were fewer than two.
@@ -369,7 +373,7 @@ func (s *session) openFrame(ring []*stage, pos int) *protocol.Open {
 		Session: s.id[:], Model: s.req.Model.Bytes(),
 		From: uint32(g.hop.Span.From), To: uint32(g.hop.Span.To),
 		Index: g.index, Stages: uint32(n), Epoch: s.epoch,
-		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: s.chain,
+		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: s.chain, Trace: s.req.Trace,
 		Prev: []byte(ring[(pos+n-1)%n].hop.Peer), Next: nextHop(ring, pos),
 	}
 	if pos == n-1 {

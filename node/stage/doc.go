@@ -33,6 +33,11 @@
 // and given up, the oldest first, when the room is needed: it counts as free
 // (prefix.go).
 //
+// # What is seen of it
+//
+// An Observer hears of each open, pass, part of a step's way and end of a session
+// (observe.go). It has numbers, and no activations, tokens or text.
+//
 // # Loss
 //
 // Positions are absolute, and a session has epochs: a step of a lower epoch is

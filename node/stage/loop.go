@@ -174,6 +174,9 @@ func (s *Stage) run(batch []work) (*Result, error) {
 	}
 	s.mu.Unlock()
 	begin := time.Now()
+	for _, w := range batch {
+		w.sess.spent(w.step.phase(), Wait, begin.Sub(w.step.queued))
+	}
 	res, err := s.engine.Run(context.WithoutCancel(s.ctx), p)
 	now := time.Now()
 	s.mu.Lock()
@@ -187,6 +190,12 @@ func (s *Stage) run(batch []work) (*Result, error) {
 		return nil, err
 	}
 	s.stats.pass(len(p.Rows), decodes, now.Sub(begin), now)
+	s.cfg.Observer.Pass(len(p.Rows))
+	for _, w := range batch {
+		w.sess.tally.passes.Add(1)
+		w.sess.tally.rows.Add(int64(w.step.rows))
+		w.sess.spent(w.step.phase(), Compute, now.Sub(begin))
+	}
 	return res, nil
 }
 
@@ -274,7 +283,7 @@ func (s *Stage) forward(w work, x []float32) {
 	}
 	sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
 		Epoch: w.step.epoch, Base: uint32(w.step.base + has), Rows: uint32(w.step.rows - has), Codec: codec, Sample: w.step.sample,
-	}}}, rows[has*sess.buf.row:])
+	}}}, rows[has*sess.buf.row:], w.step.phase())
 }
 
 func (s *Stage) token(w work, d Drawn, compute time.Duration) {
@@ -296,7 +305,7 @@ func (s *Stage) token(w work, d Drawn, compute time.Duration) {
 		next := sess.next
 		s.mu.Unlock()
 		if next != nil {
-			sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: back}}, nil)
+			sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: back}}, nil, w.step.phase())
 		} else if queued, err := sess.queue(&step{epoch: back.Epoch, base: at, rows: 1, sample: true, tokens: back.Tokens}); err != nil || !queued {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "more steps than the answer has room for"))
 			return
@@ -309,14 +318,14 @@ func (s *Stage) token(w work, d Drawn, compute time.Duration) {
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Token{Token: &protocol.Token{
 		Epoch: w.step.epoch, Index: uint32(index), Id: d.ID, Logprob: d.Logprob, Top: d.Top,
 		Finish: finish, UsCompute: uint32(compute.Microseconds()),
-	}}}, nil)
+	}}}, nil, w.step.phase())
 }
 
-func (sess *session) send(to *sender, f *protocol.Frame, payload []byte) {
+func (sess *session) send(to *sender, f *protocol.Frame, payload []byte, phase Phase) {
 	b, err := protocol.AppendFrame(make([]byte, 0, 64+len(payload)), f, payload)
 	if err != nil {
 		sess.fail(asError(err))
 		return
 	}
-	to.push(b)
+	to.push(b, phase)
 }

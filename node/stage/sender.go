@@ -18,20 +18,28 @@ const (
 type sender struct {
 	onLoss func(error) // at most once, from another goroutine than push's caller
 	onRoom func()
+	onSent func(Phase, time.Duration) // from push until the socket had taken a step's frame
 
 	mu       sync.Mutex
 	stream   Stream // nil until start
-	queue    [][]byte
+	queue    []outgoing
 	wake     chan struct{}
 	took     chan struct{} // capacity 1: a frame left the full queue
 	finished bool          // no more frames; close when the queue is empty
 	dead     bool
 }
 
+// outgoing is a frame that waits for the socket.
+type outgoing struct {
+	frame  []byte
+	phase  Phase
+	queued time.Time
+}
+
 // newSender makes a sender for a stream that is there, or, with nil, for one
 // that start brings later.
-func newSender(st Stream, onLoss func(error), onRoom func()) *sender {
-	s := &sender{onLoss: onLoss, onRoom: onRoom, wake: make(chan struct{}, 1), took: make(chan struct{}, 1)}
+func newSender(st Stream, onLoss func(error), onRoom func(), onSent func(Phase, time.Duration)) *sender {
+	s := &sender{onLoss: onLoss, onRoom: onRoom, onSent: onSent, wake: make(chan struct{}, 1), took: make(chan struct{}, 1)}
 	if st != nil {
 		s.start(st, nil)
 	}
@@ -48,7 +56,7 @@ func (s *sender) start(st Stream, first []byte) {
 	}
 	s.stream = st
 	if first != nil {
-		s.queue = append([][]byte{first}, s.queue...)
+		s.queue = append([]outgoing{{frame: first}}, s.queue...)
 	}
 	s.mu.Unlock()
 	go s.run(st)
@@ -79,13 +87,13 @@ func (s *sender) waitRoom(ctx context.Context) bool {
 }
 
 // push queues a frame. It never waits; the loop asks room first.
-func (s *sender) push(frame []byte) {
+func (s *sender) push(frame []byte, phase Phase) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.dead || s.finished {
 		return
 	}
-	s.queue = append(s.queue, frame)
+	s.queue = append(s.queue, outgoing{frame, phase, time.Now()})
 	s.poke()
 }
 
@@ -152,7 +160,7 @@ func (s *sender) run(st Stream) {
 			<-s.wake
 			continue
 		}
-		frame := s.queue[0]
+		out := s.queue[0]
 		s.queue = s.queue[1:]
 		full, finished := len(s.queue) == maxQueued-1, s.finished
 		s.mu.Unlock()
@@ -161,11 +169,14 @@ func (s *sender) run(st Stream) {
 			limit = lastWords
 		}
 		_ = st.SetDeadline(time.Now().Add(limit))
-		_, err := st.Write(frame)
+		_, err := st.Write(out.frame)
 		_ = st.SetDeadline(time.Time{})
 		if err != nil {
 			s.lost(errors.Join(errors.New("writing"), err))
 			return
+		}
+		if out.phase != control {
+			s.onSent(out.phase, time.Since(out.queued))
 		}
 		if full {
 			select {

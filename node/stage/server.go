@@ -85,7 +85,7 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open) {
 	s.mu.Unlock()
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Opened{Opened: &protocol.Opened{
 		UsPerStep: uint32(s.stats.decodePass().Microseconds()), Kept: uint32(kept),
-	}}}, nil)
+	}}}, nil, control)
 	sess.readClient(st, r)
 }
 

@@ -26,6 +26,7 @@ const (
 type step struct {
 	epoch    uint64
 	turn     uint64
+	queued   time.Time
 	base     int
 	rows     int
 	sample   bool
@@ -49,6 +50,7 @@ type session struct {
 	endOnce  sync.Once
 	idle     *time.Timer
 	heard    atomic.Value // time.Time of the client's last word
+	tally    tally
 
 	// guarded by stage.mu
 	stream    Stream // the client's; one that it has left for another counts no more
@@ -85,7 +87,8 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		stream: client, epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
 	}
-	sess.heard.Store(time.Now())
+	sess.tally.opened = time.Now()
+	sess.heard.Store(sess.tally.opened)
 	if o.Sampling != nil {
 		sess.sampled = append(sess.sampled, o.Sampling.Sampled...)
 	}
@@ -93,7 +96,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		sess.buf = newReplay(&s.budget, protocol.TensorSize(o.Codec, s.cfg.Width))
 	}
 	// A client whose stream is lost may come back; the stage listens for it.
-	sess.client = newSender(client, func(error) {}, s.poke)
+	sess.client = newSender(client, func(error) {}, s.poke, sess.sent)
 	sess.idle = time.AfterFunc(s.cfg.Idle, func() {
 		sess.fail(protocol.Errorf(protocol.Code_CODE_TIMEOUT, "the session was idle for %s", s.cfg.Idle))
 	})
@@ -113,7 +116,7 @@ func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *
 	}
 	sess.client.drop()
 	sess.stream = client
-	sess.client = newSender(client, func(error) {}, s.poke)
+	sess.client = newSender(client, func(error) {}, s.poke, sess.sent)
 	sess.heard.Store(time.Now())
 	sess.halt(o.Epoch)
 	return sess, sess.replayable(), nil
@@ -181,7 +184,7 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 		return
 	}
 	epoch := sess.linkEpoch
-	out := newSender(nil, func(err error) { sess.linkLost(epoch, err) }, sess.stage.poke)
+	out := newSender(nil, func(err error) { sess.linkLost(epoch, err) }, sess.stage.poke, sess.sent)
 	sess.next, sess.replaying = out, from < to
 	go func() {
 		st, err := sess.dial(next)
@@ -237,7 +240,7 @@ func (sess *session) replay(out *sender, epoch uint64, from, to int) {
 		}
 		sess.send(out, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
 			Epoch: epoch, Base: uint32(at), Rows: uint32(n), Codec: sess.open.Codec,
-		}}}, rows)
+		}}}, rows, control)
 		s.stats.replayed.Add(int64(len(rows)))
 		at += n
 	}
@@ -269,16 +272,26 @@ func (sess *session) trouble(code protocol.Code, successor bool) {
 	client, epoch, ended := sess.client, sess.epoch, sess.ended
 	s.mu.Unlock()
 	if !ended {
-		sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Trouble{Trouble: &protocol.Trouble{Epoch: epoch, Code: code, Successor: successor}}}, nil)
+		sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Trouble{Trouble: &protocol.Trouble{Epoch: epoch, Code: code, Successor: successor}}}, nil, control)
 	}
 }
 
 // fail tells the client why and ends the session.
 func (sess *session) fail(e *protocol.Error) { sess.end(e) }
 
-// end ends the session once; the loop then frees its KV.
+// end ends the session; without an error, as its client asked.
 func (sess *session) end(e *protocol.Error) {
+	if e == nil {
+		sess.endAs("bye", nil)
+		return
+	}
+	sess.endAs(e.Code.Name(), e)
+}
+
+// endAs ends the session once; the loop then frees its KV.
+func (sess *session) endAs(outcome string, e *protocol.Error) {
 	sess.endOnce.Do(func() {
+		defer func() { sess.stage.cfg.Observer.Closed(sess.report(outcome)) }()
 		sess.idle.Stop()
 		s := sess.stage
 		s.mu.Lock()
@@ -289,7 +302,7 @@ func (sess *session) end(e *protocol.Error) {
 		s.mu.Unlock()
 		if e != nil {
 			if b, err := protocol.AppendFrame(nil, e.Fail(), nil); err == nil {
-				client.push(b)
+				client.push(b, control)
 			}
 		}
 		client.finish()
@@ -388,7 +401,7 @@ func (sess *session) pong() {
 	client := sess.client
 	s.mu.Unlock()
 	if client.room() {
-		sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Pong{Pong: p}}, nil)
+		sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Pong{Pong: p}}, nil, control)
 	}
 }
 
@@ -404,7 +417,7 @@ func (sess *session) takeHalt(h *protocol.Halt) error {
 	a := &protocol.Halted{Epoch: h.Epoch, Length: uint32(sess.computed), CanReplay: sess.buf != nil && sess.buf.has(sess.computed)}
 	client := sess.client
 	s.mu.Unlock()
-	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Halted{Halted: a}}, nil)
+	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Halted{Halted: a}}, nil, control)
 	return nil
 }
 
@@ -522,7 +535,7 @@ func (sess *session) queue(st *step) (bool, error) {
 	}
 	st.truncate, sess.truncate = sess.truncate, false
 	s.turn++
-	st.turn = s.turn
+	st.turn, st.queued = s.turn, time.Now()
 	sess.length += st.rows
 	sess.pending = append(sess.pending, st)
 	return true, nil

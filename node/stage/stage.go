@@ -90,6 +90,7 @@ type Config struct {
 	Silence    time.Duration // one whose client says nothing for so long, too; 0: a second
 	Replay     int64         // bytes of memory for replay buffers; 0: 64 MiB
 	Dir        string        // for what exceeds that; "": the system's temporary one
+	Observer   Observer      // may be nil
 	Log        *slog.Logger
 }
 
@@ -164,6 +165,9 @@ func New(cfg Config, engine Engine, dial Dialer) *Stage {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Observer == nil {
+		cfg.Observer = unobserved{}
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s := &Stage{
 		cfg: cfg, engine: engine, dial: dial, ctx: ctx, cancel: cancel,
@@ -192,7 +196,7 @@ func (s *Stage) listen() {
 			s.meter(now)
 			for _, sess := range s.all() {
 				if now.Sub(sess.heard.Load().(time.Time)) > s.cfg.Silence {
-					sess.end(nil)
+					sess.endAs("silent", nil)
 				}
 			}
 		}
@@ -256,6 +260,11 @@ func (s *Stage) poke() {
 // admit makes a session of an Open, or says why not. kept is how many positions
 // of it are here already.
 func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int, refused *protocol.Error) {
+	defer func() {
+		if refused != nil {
+			s.cfg.Observer.Asked(refused.Code)
+		}
+	}()
 	if err := s.check(o); err != nil {
 		return nil, 0, err
 	}
@@ -303,6 +312,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	s.sessions[k] = sess
 	s.mu.Unlock()
 	s.stats.opened.Add(1)
+	s.cfg.Observer.Asked(protocol.Code_CODE_UNKNOWN)
 	kept = s.begin(sess, from)
 	s.mu.Lock()
 	sess.length, sess.computed, sess.truncate = kept, kept, kept > 0
@@ -345,6 +355,8 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 		return bad("unknown tensor codec %d", o.Codec)
 	case len(o.Prefix) > int(o.MaxTokensTotal)/protocol.PrefixBlock:
 		return bad("more prefix hashes than the session has tokens for")
+	case len(o.Trace) > protocol.MaxTrace:
+		return bad("a trace context of %d bytes", len(o.Trace))
 	case s.cfg.last() && o.Sampling == nil:
 		return bad("the last stage needs to know how to sample")
 	}

@@ -1,0 +1,5 @@
+//go:build !linux && !darwin
+
+package node
+
+func diskFree(string) int64 { return -1 }

@@ -1,0 +1,286 @@
+package metrics
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Metrics of one node, in a registry of their own.
+type Metrics struct {
+	reg    *prometheus.Registry
+	models names
+
+	batchRows prometheus.Histogram
+	step      [phases][parts]prometheus.Observer
+	opened    prometheus.Counter
+	refused   *prometheus.CounterVec
+	closed    *prometheus.CounterVec
+	restarts  prometheus.Counter
+
+	underway   prometheus.Gauge
+	duration   *prometheus.HistogramVec
+	firstToken *prometheus.HistogramVec
+	perToken   *prometheus.HistogramVec
+	usage      *prometheus.HistogramVec
+	tokenGap   prometheus.Histogram
+	predicted  *prometheus.HistogramVec
+	repairs    *prometheus.CounterVec
+	stall      prometheus.Histogram
+	replayed   prometheus.Counter
+	vain       prometheus.Counter
+}
+
+// Buckets. Those of gen_ai_* are what the OpenTelemetry conventions advise.
+var (
+	stepSeconds     = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
+	batchSizes      = prometheus.ExponentialBuckets(1, 2, 10) // to 512, the most rows of a pass
+	stallSeconds    = []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 20, 45}
+	ratios          = []float64{.1, .25, .5, .67, .8, .9, 1, 1.1, 1.25, 1.5, 2, 4, 10}
+	requestSeconds  = prometheus.ExponentialBuckets(.01, 2, 14)
+	firstSeconds    = []float64{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}
+	perTokenSeconds = []float64{.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5}
+	tokenCounts     = prometheus.ExponentialBuckets(1, 4, 14)
+)
+
+// The attributes of the GenAI conventions, as Prometheus writes them.
+const (
+	operation = "gen_ai_operation_name"
+	provider  = "gen_ai_provider_name"
+	model     = "gen_ai_request_model"
+	errorType = "error_type"
+	tokenType = "gen_ai_token_type"
+
+	providerName = "shoal"
+)
+
+// New makes the metrics of a node. state is asked at each scrape, for what is
+// read rather than counted; it must not wait for peers.
+func New(version string, state func() State) *Metrics {
+	m := &Metrics{reg: prometheus.NewRegistry()}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+		m.reg.MustRegister(c)
+		return c
+	}
+	counters := func(name, help, label string, always ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+		for _, v := range always { // a series that begins with its first event has no rate then
+			c.WithLabelValues(v)
+		}
+		m.reg.MustRegister(c)
+		return c
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
+		m.reg.MustRegister(h)
+		return h
+	}
+	histograms := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+		m.reg.MustRegister(h)
+		return h
+	}
+
+	m.batchRows = histogram("shoal_stage_batch_rows", "Rows of a pass through the engine.", batchSizes)
+	steps := histograms("shoal_stage_step_duration_seconds",
+		"Time of a session's step in a part of its way through a stage: waiting for a pass, computed in it, sent on.", stepSeconds, "phase", "part")
+	for phase, p := range phaseNames {
+		for part, q := range partNames {
+			m.step[phase][part] = steps.WithLabelValues(p, q)
+		}
+	}
+	m.opened = counter("shoal_stage_sessions_opened_total", "Sessions of others that were taken.")
+	m.refused = counters("shoal_stage_sessions_refused_total", "Sessions of others that were refused, by the code that said why.", "reason", "busy")
+	m.closed = counters("shoal_stage_sessions_closed_total", "Sessions of others that have ended: bye by their client's word, silent without it, or by the code of a failure.", "outcome", "bye", "silent")
+	m.restarts = counter("shoal_engine_restarts_total", "Engines that were lost and are started again.")
+
+	m.underway = prometheus.NewGauge(prometheus.GaugeOpts{Name: "shoal_answers", Help: "Answers in the making for callers of this node."})
+	m.reg.MustRegister(m.underway)
+	m.duration = histograms("gen_ai_server_request_duration_seconds", "Time of an answer by this node, to its end or failure.", requestSeconds, operation, provider, model, errorType)
+	m.firstToken = histograms("gen_ai_server_time_to_first_token_seconds", "Time until the first token of an answer by this node.", firstSeconds, operation, provider, model)
+	m.perToken = histograms("gen_ai_server_time_per_output_token_seconds", "Mean time of the tokens after the first, an answer.", perTokenSeconds, operation, provider, model)
+	m.usage = histograms("gen_ai_client_token_usage", "Tokens of a prompt (input) or an answer (output).", tokenCounts, operation, provider, model, tokenType)
+	m.tokenGap = histogram("shoal_answer_token_gap_seconds", "Time between two tokens of an answer, stalls included.", stepSeconds)
+	m.predicted = histograms("shoal_prediction_ratio", "What an answer showed, divided by what its plan had predicted.", ratios, "what")
+	for _, what := range []string{whatRate, whatFirst} {
+		m.predicted.WithLabelValues(what)
+	}
+	m.repairs = counters("shoal_repairs_total", "Routes repaired in the middle of an answer, by the code of what was wrong.", "reason", "peer_lost", "draining", "timeout")
+	m.stall = histogram("shoal_repair_stall_seconds", "Time from the last sign of progress until tokens could flow again after a repair.", stallSeconds)
+	m.replayed = counter("shoal_repair_replayed_tokens_total", "Positions that stages computed again for repairs.")
+
+	m.vain = counter("shoal_repairs_failed_total", "Repairs for which no way was found: an answer broke off.")
+
+	info := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "shoal_build_info", Help: "Always 1; its label tells the version.", ConstLabels: prometheus.Labels{"version": clean(version)},
+	}, func() float64 { return 1 })
+	m.reg.MustRegister(info, &gauges{state: state, models: &m.models, links: newLinks()},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// scrapes at once; a node needs few, and one takes some milliseconds.
+const scrapes = 4
+
+// Handler answers scrapes.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.reg, promhttp.HandlerOpts{MaxRequestsInFlight: scrapes, ErrorHandling: promhttp.ContinueOnError})
+}
+
+// Gatherer gives what a scrape would, to tests.
+func (m *Metrics) Gatherer() prometheus.Gatherer { return m.reg }
+
+// Phase of a step.
+type Phase uint8
+
+// Part of a step's way through a stage.
+type Part uint8
+
+// Phases.
+const (
+	Prefill Phase = iota
+	Decode
+	phases
+)
+
+// Parts, in the order of the way.
+const (
+	Wait Part = iota
+	Compute
+	Send
+	parts
+)
+
+var (
+	phaseNames = [phases]string{"prefill", "decode"}
+	partNames  = [parts]string{"wait", "compute", "send"}
+)
+
+// Pass counts a pass of a stage.
+func (m *Metrics) Pass(rows int) { m.batchRows.Observe(float64(rows)) }
+
+// Step takes a step's time. It is called several times a token, and allocates
+// nothing.
+func (m *Metrics) Step(phase Phase, part Part, took time.Duration) {
+	m.step[phase][part].Observe(took.Seconds())
+}
+
+// Opened counts a session that a stage has taken.
+func (m *Metrics) Opened() { m.opened.Inc() }
+
+// Refused counts a session that a stage has refused. reason is one of a fixed
+// set.
+func (m *Metrics) Refused(reason string) { m.refused.WithLabelValues(reason).Inc() }
+
+// Closed counts a session of a stage that has ended. outcome is one of a fixed
+// set.
+func (m *Metrics) Closed(outcome string) { m.closed.WithLabelValues(outcome).Inc() }
+
+// Restarted counts an engine that was lost.
+func (m *Metrics) Restarted() { m.restarts.Inc() }
+
+// Answer is what an answer of this node was, once it is over.
+type Answer struct {
+	Operation string // chat or text_completion
+	Model     string // its name; "": it was not found
+	Error     string // kind of the failure; "": none
+	Took      time.Duration
+	First     time.Duration // until the first token; 0: none came
+	Input     int           // tokens
+	Output    int
+
+	Rate          float64       // tokens a second after the first; 0: too few to tell
+	PredictedRate float64       // 0: there was no plan
+	SessionFirst  time.Duration // until the first token, from the opening of the route on
+	PredictedTTFT time.Duration // of the same
+}
+
+// enough is how many tokens make a rate that can be held against a prediction.
+const enough = 8
+
+const (
+	whatRate  = "token_rate"
+	whatFirst = "time_to_first_token"
+)
+
+// Begin counts an answer that is begun. Answered must follow.
+func (m *Metrics) Begin() { m.underway.Inc() }
+
+// Answered counts an answer that is over.
+func (m *Metrics) Answered(a Answer) {
+	m.underway.Dec()
+	name := m.models.bound(a.Model)
+	m.duration.WithLabelValues(a.Operation, providerName, name, a.Error).Observe(a.Took.Seconds())
+	if a.Input > 0 {
+		m.usage.WithLabelValues(a.Operation, providerName, name, "input").Observe(float64(a.Input))
+	}
+	if a.Output == 0 {
+		return
+	}
+	m.usage.WithLabelValues(a.Operation, providerName, name, "output").Observe(float64(a.Output))
+	m.firstToken.WithLabelValues(a.Operation, providerName, name).Observe(a.First.Seconds())
+	if a.Rate > 0 {
+		m.perToken.WithLabelValues(a.Operation, providerName, name).Observe(1 / a.Rate)
+	}
+	if a.Rate > 0 && a.Output >= enough && a.PredictedRate > 0 {
+		m.predicted.WithLabelValues(whatRate).Observe(a.Rate / a.PredictedRate)
+	}
+	if a.PredictedTTFT > 0 {
+		m.predicted.WithLabelValues(whatFirst).Observe(a.SessionFirst.Seconds() / a.PredictedTTFT.Seconds())
+	}
+}
+
+// Token takes the time between two tokens of an answer.
+func (m *Metrics) Token(gap time.Duration) { m.tokenGap.Observe(gap.Seconds()) }
+
+// Repaired counts a repair of a route, or one that failed. reason is one of a
+// fixed set.
+func (m *Metrics) Repaired(reason string, stall time.Duration, replayed int, failed bool) {
+	if failed {
+		m.vain.Inc()
+		return
+	}
+	m.repairs.WithLabelValues(reason).Inc()
+	m.stall.Observe(stall.Seconds())
+	m.replayed.Add(float64(max(0, replayed)))
+}
+
+// names bounds how many models there are as labels: peers may call models what
+// they like, and a label's value is kept for good.
+type names struct {
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+const (
+	maxNames = 32
+	maxName  = 64 // bytes of a label
+	other    = "other"
+)
+
+func (n *names) bound(name string) string {
+	name = clean(name)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.seen[name] {
+		return name
+	}
+	if len(n.seen) >= maxNames {
+		return other
+	}
+	if n.seen == nil {
+		n.seen = map[string]bool{}
+	}
+	n.seen[name] = true
+	return name
+}
+
+// clean makes a label of a peer's word: one that is not UTF-8 would spoil the
+// whole scrape.
+func clean(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxName)], "") }
