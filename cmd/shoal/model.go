@@ -88,8 +88,10 @@ func modelPull(c *cli.Context) error {
 	}
 	defer done()
 	show, end := progressLine(c.App.ErrWriter, "fetching")
-	m, err := cl.Pull(c.Context, api.PullRequest{Model: args[0], Span: c.String("span")}, show)
+	with, tell := troubles(show)
+	m, err := cl.Pull(c.Context, api.PullRequest{Model: args[0], Span: c.String("span")}, with)
 	end()
+	tell(c.App.ErrWriter)
 	if err != nil {
 		return err
 	}
