@@ -130,6 +130,7 @@ type seat struct {
 	busy   int     // workers
 	bytes  int64
 	last   time.Time
+	until  time.Time // it is not asked
 }
 
 func newDesk(f *fetch) *desk {
@@ -286,6 +287,7 @@ func (d *desk) take(ctx context.Context, st *seat, until func() bool) *errand {
 	for ctx.Err() == nil && (until == nil || !until()) {
 		ready := st.ready == nil || st.ready()
 		d.mu.Lock()
+		ready = ready && !time.Now().Before(st.until)
 		if d.leaves+d.keeping == 0 && until != nil {
 			d.mu.Unlock()
 			return nil
@@ -559,6 +561,13 @@ func (d *desk) kept() {
 	}
 }
 
+// rest has all workers of a source pause.
+func (d *desk) rest(st *seat, pause time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	st.until = time.Now().Add(pause)
+}
+
 // end gives back what an errand did not bring.
 func (d *desk) end(e *errand) {
 	d.mu.Lock()
@@ -681,7 +690,9 @@ func (f *fetch) work(ctx context.Context, st *seat) error {
 		pause := min(time.Second<<(failed-1)/2, pauseMost)
 		var l later
 		if errors.As(err, &l) {
-			pause = max(pause, min(l.after, 10*pauseMost))
+			if l.after > 0 {
+				f.desk.rest(st, min(l.after, 10*pauseMost))
+			}
 		}
 		t := time.NewTimer(pause)
 		select {

@@ -118,7 +118,6 @@ type steady struct {
 	pace     *pacer // nil: none
 	slow     func() // called when a chunk has taken turnTime; may be nil
 	deadline time.Time
-	worked   time.Duration // the last chunk
 }
 
 func (s *steady) SetWriteDeadline(t time.Time) error {
@@ -130,12 +129,11 @@ func (s *steady) Write(b []byte) (n int, err error) {
 	for len(b) > 0 && err == nil {
 		size := min(len(b), chunk)
 		if s.pace != nil {
-			if err := s.pace.wait(s.ctx, size, s.worked); err != nil {
+			if err := s.pace.wait(s.ctx, size); err != nil {
 				return n, err
 			}
 		}
-		begin := time.Now()
-		by := begin.Add(chunkTime)
+		by := time.Now().Add(chunkTime)
 		if !s.deadline.IsZero() && s.deadline.Before(by) {
 			by = s.deadline
 		}
@@ -151,7 +149,6 @@ func (s *steady) Write(b []byte) (n int, err error) {
 		if late != nil {
 			late.Stop()
 		}
-		s.worked = time.Since(begin)
 		n, b = n+k, b[k:]
 	}
 	return n, err
@@ -160,16 +157,14 @@ func (s *steady) Write(b []byte) (n int, err error) {
 // slowed is a stream that is read at the pace that is allowed.
 type slowed struct {
 	network.Stream
-	ctx    context.Context
-	pace   *pacer
-	worked time.Duration
+	ctx  context.Context
+	pace *pacer
 }
 
 func (s *slowed) Read(b []byte) (int, error) {
-	begin := time.Now()
 	n, err := s.Stream.Read(b)
 	if n > 0 && s.pace != nil {
-		if werr := s.pace.wait(s.ctx, n, min(time.Since(begin), s.worked+leastWork)); werr != nil && err == nil {
+		if werr := s.pace.wait(s.ctx, n); werr != nil && err == nil {
 			err = werr
 		}
 	}

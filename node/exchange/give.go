@@ -97,7 +97,7 @@ func (x *Exchange) give(s network.Stream, have Leaves, list []uint32) error {
 		t := x.turns.wait(p)
 		err := x.await(out, t, n)
 		if err == nil {
-			out.slow = t.end
+			out.slow = t.late
 			err = x.giveLeaf(out, have, p, n, *buf)
 		}
 		t.end()

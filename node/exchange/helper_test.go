@@ -80,7 +80,12 @@ func openStore(t testing.TB, dir string) *store.Store {
 
 func newHost(t testing.TB, listen string, opts ...libp2p.Option) host.Host {
 	t.Helper()
-	h, err := libp2p.New(append(opts, libp2p.ListenAddrStrings(listen), libp2p.DisableMetrics())...)
+	return newHostOn(t, []string{listen}, opts...)
+}
+
+func newHostOn(t testing.TB, listen []string, opts ...libp2p.Option) host.Host {
+	t.Helper()
+	h, err := libp2p.New(append(opts, libp2p.ListenAddrStrings(listen...), libp2p.DisableMetrics())...)
 	if err != nil {
 		t.Fatal(err)
 	}

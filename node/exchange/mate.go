@@ -148,18 +148,15 @@ func (m *mate) take(ctx context.Context, p *pipe, n Need, got func([]byte) error
 // fill reads what comes in bulk, chunk by chunk, at the pace that the operator
 // and running sessions allow.
 func (f *fetch) fill(ctx context.Context, data []byte, r io.Reader, deadline func(time.Time) error) error {
-	var worked time.Duration
 	for at := 0; at < len(data); {
 		n := min(len(data)-at, bulkChunk)
-		if err := f.x.down.wait(ctx, n, worked); err != nil {
+		if err := f.x.down.wait(ctx, n); err != nil {
 			return err
 		}
-		begin := time.Now()
-		_ = deadline(begin.Add(stallTime))
+		_ = deadline(time.Now().Add(stallTime))
 		if _, err := io.ReadFull(r, data[at:at+n]); err != nil {
 			return err
 		}
-		worked = time.Since(begin)
 		at += n
 		f.mark(&f.last)
 	}
