@@ -258,6 +258,12 @@ func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Sp
 	return nil
 }
 
+// HasOrigin says that a model is known here which can be had without peers.
+func (n *Node) HasOrigin(name string) bool {
+	m, err := n.store.Find(name)
+	return err == nil && len(m.Origins()) > 0
+}
+
 // learnNodes fetches what lists the leaves of a model's other shards, while
 // there is somebody to ask; it is some bytes a MiB of the model.
 func (n *Node) learnNodes(ctx context.Context, m *store.Model) {

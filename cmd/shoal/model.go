@@ -31,7 +31,7 @@ func modelCommand() *cli.Command {
 			},
 			{Name: "ls", Usage: "list models, here and served by peers", Flags: clientFlags(), Action: modelList},
 			{Name: "show", Usage: "tell about a model", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelShow},
-			{Name: "pull", Usage: "fetch a model from peers", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
+			{Name: "pull", Usage: "fetch a model from peers, and from where it was added from", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
 			{Name: "rm", Usage: "delete a model from this disk", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelRemove},
 			{Name: "export", Usage: "write a model's original file", ArgsUsage: "MODEL FILE", Flags: clientFlags(), Action: modelExport},
 			{
@@ -82,7 +82,7 @@ func modelPull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cl, done, err := connect(c, true)
+	cl, done, err := connect(c, true, func(n *node.Node) bool { return n.HasOrigin(args[0]) })
 	if err != nil {
 		return err
 	}
