@@ -260,6 +260,8 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 		st.Allocated += m.Allocated()
 	}
 	st.Given, st.Taken = n.exchange.Stats()
+	total := n.exchange.Total()
+	st.GivenAll, st.TakenAll = total.Given, total.Taken
 	st.Up, st.Down = n.cfg.Up, n.cfg.Down
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -118,7 +118,7 @@ func statusCommand() *cli.Command {
 			}
 			fmt.Fprintf(w, "peers\t%d\n", s.Peers)
 			fmt.Fprintf(w, "memory lent\t%s\n", bytesText(s.Memory))
-			fmt.Fprintf(w, "given, taken\t%s, %s\n", bytesText(int64(s.Given)), bytesText(int64(s.Taken)))
+			fmt.Fprintf(w, "given, taken\t%s, %s; in all %s, %s\n", bytesText(int64(s.Given)), bytesText(int64(s.Taken)), bytesText(int64(s.GivenAll)), bytesText(int64(s.TakenAll)))
 			if s.Up > 0 || s.Down > 0 {
 				limit := func(n int64) string {
 					if n == 0 {

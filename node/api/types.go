@@ -202,6 +202,8 @@ type Status struct {
 	Allocated int64         `json:"allocated"` // bytes of models on disk
 	Given     uint64        `json:"bytes_given"`
 	Taken     uint64        `json:"bytes_taken"`
+	GivenAll  uint64        `json:"ledger_bytes_given"` // over restarts, origins included
+	TakenAll  uint64        `json:"ledger_bytes_taken"`
 	Up        int64         `json:"up_bytes_per_s,omitempty"` // the most of bulk; 0: no limit
 	Down      int64         `json:"down_bytes_per_s,omitempty"`
 	Warnings  []string      `json:"warnings,omitempty"`

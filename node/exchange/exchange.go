@@ -159,6 +159,10 @@ func (x *Exchange) blame(p peer.ID, why string) {
 	}
 }
 
+// Total is what passed between this node and all that the ledger has, over
+// restarts; Bad and Seen say nothing.
+func (x *Exchange) Total() Account { return x.ledger.total() }
+
 // Account is what passed between this node and a peer, since it knows it.
 func (x *Exchange) Account(p peer.ID) Account { return x.ledger.get(p.String()) }
 
@@ -253,7 +257,7 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	var seats []func()
 	for _, o := range origins {
 		if src := newOrigin(f, o); !x.ledger.bad(src.name()) {
-			seats = append(seats, f.seat(ctx, src, func() {}))
+			seats = append(seats, f.seat(ctx, src, func() {}), src.cl.CloseIdleConnections)
 		}
 	}
 	f.crew.Go(func() { f.keepLooking(ctx) })

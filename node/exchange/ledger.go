@@ -144,6 +144,16 @@ func (l *ledger) get(name string) Account {
 	return Account{}
 }
 
+func (l *ledger) total() (sum Account) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range l.all {
+		sum.Given += a.Given
+		sum.Taken += a.Taken
+	}
+	return sum
+}
+
 // save writes the file, whole or not at all.
 func (l *ledger) save() {
 	l.mu.Lock()
