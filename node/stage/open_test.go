@@ -1,0 +1,185 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// idle is an engine that nothing is asked of.
+type idle struct{}
+
+func (idle) Run(context.Context, *Pass) (*Result, error) { return nil, errors.New("no pass was due") }
+func (idle) Remove(int, int32) error                     { return nil }
+func (idle) CopyPrefix(int, int, int32) error            { return nil }
+
+// nobody is where no peer can be reached.
+type nobody struct{}
+
+func (nobody) OpenStage(context.Context, peer.ID, []multiaddr.Multiaddr) (Stream, error) {
+	return nil, errors.New("nobody is there")
+}
+
+// sink is a client's stream that takes all and says nothing.
+type sink struct{ from peer.ID }
+
+func (sink) Read([]byte) (int, error)      { return 0, io.EOF }
+func (sink) Write(b []byte) (int, error)   { return len(b), nil }
+func (sink) Close() error                  { return nil }
+func (sink) Reset() error                  { return nil }
+func (sink) SetDeadline(t time.Time) error { return nil }
+func (s sink) Peer() peer.ID               { return s.from }
+
+func open(tokens int, id byte) *protocol.Open {
+	return &protocol.Open{
+		Session: append(make([]byte, 15), id), From: 0, To: 4, Stages: 1, MaxTokensTotal: uint32(tokens),
+		Sampling: &protocol.Sampling{Temperature: 0.7, PromptTokens: 3, MaxTokens: 5},
+	}
+}
+
+func newStage(t *testing.T) *Stage {
+	s := New(Config{
+		Model: cid.Undef, Span: protocol.Span{From: 0, To: 4}, Blocks: 4, Width: 8, Vocab: 100,
+		KVTokens: 1000, MaxSeqs: 3, MaxBatch: 128, MaxContext: 600, Silence: time.Minute, Dir: t.TempDir(),
+	}, idle{}, nobody{})
+	t.Cleanup(func() { s.Close(errors.New("the test is over")) })
+	return s
+}
+
+// TestOpenRefused: whatever an Open gets wrong is refused with a code and a
+// reason, and takes nothing.
+func TestOpenRefused(t *testing.T) {
+	nan := float32(math.NaN())
+	s := newStage(t)
+	for name, c := range map[string]struct {
+		change func(*protocol.Open)
+		code   protocol.Code
+		says   string
+	}{
+		"short ID":        {func(o *protocol.Open) { o.Session = o.Session[1:] }, protocol.Code_CODE_BAD_REQUEST, "16 bytes"},
+		"no stages":       {func(o *protocol.Open) { o.Stages = 0 }, protocol.Code_CODE_BAD_REQUEST, "0 stages"},
+		"many stages":     {func(o *protocol.Open) { o.Stages = protocol.MaxStages + 1 }, protocol.Code_CODE_BAD_REQUEST, "stages"},
+		"other blocks":    {func(o *protocol.Open) { o.To = 3 }, protocol.Code_CODE_NOT_SERVING, "0-3"},
+		"no tokens":       {func(o *protocol.Open) { o.MaxTokensTotal = 0 }, protocol.Code_CODE_BAD_REQUEST, "no tokens"},
+		"too long":        {func(o *protocol.Open) { o.MaxTokensTotal = 601 }, protocol.Code_CODE_TOO_LONG, "601"},
+		"absurdly long":   {func(o *protocol.Open) { o.MaxTokensTotal = math.MaxUint32 }, protocol.Code_CODE_TOO_LONG, "tokens"},
+		"no successor":    {func(o *protocol.Open) { o.Stages = 2 }, protocol.Code_CODE_BAD_REQUEST, "successor"},
+		"unknown codec":   {func(o *protocol.Open) { o.Codec = 99 }, protocol.Code_CODE_BAD_REQUEST, "codec 99"},
+		"long prefix":     {func(o *protocol.Open) { o.Prefix = make([]uint64, 1000) }, protocol.Code_CODE_BAD_REQUEST, "prefix"},
+		"no sampling":     {func(o *protocol.Open) { o.Sampling = nil }, protocol.Code_CODE_BAD_REQUEST, "sample"},
+		"NaN":             {func(o *protocol.Open) { o.Sampling.Temperature = nan }, protocol.Code_CODE_BAD_REQUEST, "range"},
+		"negative":        {func(o *protocol.Open) { o.Sampling.TopP = -1 }, protocol.Code_CODE_BAD_REQUEST, "range"},
+		"infinite":        {func(o *protocol.Open) { o.Sampling.PresencePenalty = float32(math.Inf(1)) }, protocol.Code_CODE_BAD_REQUEST, "range"},
+		"alternatives":    {func(o *protocol.Open) { o.Sampling.TopLogprobs = 65 }, protocol.Code_CODE_BAD_REQUEST, "alternatives"},
+		"foreign history": {func(o *protocol.Open) { o.Sampling.History = []int32{100} }, protocol.Code_CODE_BAD_REQUEST, "vocabulary"},
+		"foreign answer":  {func(o *protocol.Open) { o.Sampling.Sampled = []int32{-1} }, protocol.Code_CODE_BAD_REQUEST, "vocabulary"},
+		"stop tokens":     {func(o *protocol.Open) { o.Sampling.StopIds = make([]int32, 1025) }, protocol.Code_CODE_BAD_REQUEST, "stop"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := open(100, 1)
+			c.change(o)
+			_, _, refused := s.admit(o, sink{"a"})
+			if refused == nil || refused.Code != c.code || !strings.Contains(refused.Message, c.says) {
+				t.Errorf("%v, want code %v that says %q", refused, c.code, c.says)
+			}
+			if st := s.Status(); st.Sessions != 0 || st.KVFree != 1000 {
+				t.Errorf("something was taken: %+v", st)
+			}
+		})
+	}
+}
+
+// TestAdmission: KV tokens and slots are what a session costs, and come back
+// when it ends; who finds no room is told when to come again.
+func TestAdmission(t *testing.T) {
+	s := newStage(t)
+	admit := func(tokens int, id byte) (*session, *protocol.Error) {
+		sess, _, refused := s.admit(open(tokens, id), sink{"a"})
+		return sess, refused
+	}
+	first, refused := admit(600, 1)
+	if refused != nil {
+		t.Fatal(refused)
+	}
+	if _, refused = admit(401, 2); refused == nil || refused.Code != protocol.Code_CODE_BUSY || refused.RetryAfter <= 0 {
+		t.Errorf("401 tokens where 400 are free: %v", refused)
+	}
+	if _, refused = admit(10, 1); refused == nil || refused.Code != protocol.Code_CODE_BAD_REQUEST {
+		t.Errorf("a session that is open already: %v", refused)
+	}
+	for id := byte(3); id < 5; id++ {
+		if _, refused = admit(10, id); refused != nil {
+			t.Fatal(refused)
+		}
+	}
+	if _, refused = admit(10, 5); refused == nil || refused.Code != protocol.Code_CODE_BUSY {
+		t.Errorf("a fourth session where three have slots: %v", refused)
+	}
+	first.end(nil)
+	<-first.gone
+	if st := s.Status(); st.Sessions != 2 || st.KVFree != 980 {
+		t.Errorf("after one has ended: %+v", st)
+	}
+	if _, refused = admit(600, 6); refused != nil {
+		t.Errorf("what came free is not given: %v", refused)
+	}
+	s.Drain(true)
+	if _, refused = admit(10, 7); refused == nil || refused.Code != protocol.Code_CODE_DRAINING {
+		t.Errorf("a node that drains: %v", refused)
+	}
+}
+
+// TestGather: decodes go before prefill, one chunk goes along with them, and who
+// has waited longest is first.
+func TestGather(t *testing.T) {
+	s := newStage(t)
+	s.cancel(errors.New("the loop is this test")) // so that nobody else gathers
+	<-s.done
+	var sessions []*session
+	s.mu.Lock()
+	for i, rows := range []int{64, 1, 64, 1} {
+		o := open(200, byte(i))
+		sess := newSession(s, key{[16]byte(o.Session), 0}, o, sink{"a"}, i)
+		s.sessions[sess.key] = sess
+		sessions = append(sessions, sess)
+		s.turn++
+		sess.pending = []*step{{rows: rows, turn: s.turn}}
+		sess.decoding = rows == 1
+	}
+	s.mu.Unlock()
+	order := func() (out []int) {
+		batch, _ := s.gather()
+		at := 0
+		for _, w := range batch {
+			if w.at != at {
+				t.Errorf("a step begins at row %d, not %d", w.at, at)
+			}
+			at += w.step.rows
+			for i, sess := range sessions {
+				if sess == w.sess {
+					out = append(out, i)
+				}
+			}
+		}
+		return out
+	}
+	if got := order(); len(got) != 3 || got[0] != 1 || got[1] != 3 || got[2] != 0 {
+		t.Errorf("the first pass takes %v, want decodes 1 and 3, and the chunk of 0", got)
+	}
+	if got := order(); len(got) != 1 || got[0] != 2 {
+		t.Errorf("the second pass takes %v, want the chunk of 2", got)
+	}
+	if got := order(); len(got) != 0 {
+		t.Errorf("a third pass takes %v, where nothing is left", got)
+	}
+}
