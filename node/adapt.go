@@ -12,6 +12,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
@@ -94,25 +95,73 @@ type shardWant struct {
 
 // batchLeaves is how many leaves a fetch asks for before it looks again at
 // what is lacking.
-const batchLeaves = 1024
+const batchLeaves = 16384
 
-func (w shardWant) Next(context.Context) ([]cid.Cid, error) {
+func (w shardWant) Next(context.Context) ([]exchange.Need, error) {
 	nodes, err := w.m.NeedNodes(w.shards)
 	if err != nil || len(nodes) > 0 {
-		return nodes, err
+		return bare(nodes), err
 	}
 	leaves, err := w.m.Missing(w.shards)
 	if err != nil {
 		return nil, err
 	}
-	var out []cid.Cid
+	var out []exchange.Need
 	for _, l := range leaves[:min(len(leaves), batchLeaves)] {
-		out = append(out, l.CID)
+		out = append(out, exchange.Need{CID: l.CID, Number: l.Number, Size: l.Size, File: l.File, Offset: l.Offset})
 	}
 	return out, nil
 }
 
-func (w shardWant) Put(_ context.Context, c cid.Cid, data []byte) error { return w.m.Put(c, data) }
+func (w shardWant) Put(_ context.Context, c cid.Cid, data []byte) error {
+	return w.m.PutVerified(c, data)
+}
+
+// bare are blocks of which nothing but the CID is known.
+func bare(list []cid.Cid) (out []exchange.Need) {
+	for _, c := range list {
+		out = append(out, exchange.Need{CID: c, Number: -1})
+	}
+	return out
+}
+
+// nodeWant is to bring the nodes that list all of a model's leaves: with them,
+// a later change of span needs no peer where there is an origin.
+type nodeWant struct{ shardWant }
+
+func (w nodeWant) Next(context.Context) ([]exchange.Need, error) {
+	list, err := w.m.NeedNodes(w.shards)
+	return bare(list), err
+}
+
+// originsOf lists where a model's files can be had outside of the network. Each
+// place that it was added from has all of them.
+func originsOf(m *store.Model) (out []exchange.Origin) {
+	files := m.Manifest().Files
+	for i, where := range m.Origins() {
+		out = append(out, exchange.Origin{Where: where, File: i % len(files), Size: files[i%len(files)].Size})
+	}
+	return out
+}
+
+// modelLeaves gives a model of the store to the exchange.
+func (n *Node) modelLeaves(id cid.Cid) exchange.Leaves {
+	m, err := n.store.Model(id)
+	if err != nil {
+		return nil
+	}
+	return m
+}
+
+// busy says that sessions run on this node.
+func (n *Node) busy() bool {
+	for _, s := range n.stages.Stages() {
+		if s.Status().Sessions > 0 {
+			return true
+		}
+	}
+	return n.asking.Load() > 0
+}
 
 // distances tells the planner what was measured: by this node, and by the
 // peers it asked.

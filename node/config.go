@@ -39,6 +39,7 @@ type Config struct {
 	MaxSessions int           // at once and span; 0: 32
 	Lend        lend.Rules    // when to lend; the zero value: always but on battery
 	DrainTime   time.Duration // for running sessions to find other stages when this one leaves; 0: 30 s
+	Up, Down    int64         // bytes a second of bulk, to and from others; 0: no limit
 	Quota       int64         // bytes of disk for unpinned shards; 0: no limit
 	Catalogs    []string      // catalogue files besides the built-in one and those in Home/catalog.d; they may be unsigned
 	CatalogKeys []string      // whose catalogues are trusted, in base64, besides the project's
@@ -71,6 +72,11 @@ type Event struct {
 	Ready     bool     `json:"ready,omitempty"`
 	Done      int64    `json:"done,omitempty"`
 	Total     int64    `json:"total,omitempty"`
+	Peers     int      `json:"peers,omitempty"`   // of a fetch: sources that give
+	Origins   int      `json:"origins,omitempty"` // likewise
+	Rate      float64  `json:"bytes_per_s,omitempty"`
+	Left      float64  `json:"seconds_left,omitempty"`
+	Trouble   []string `json:"trouble,omitempty"` // sources that were dropped, and why
 	Error     string   `json:"error,omitempty"`
 }
 

@@ -171,6 +171,8 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 	}
 	watch.encoded(modelLabel(m.Name()), len(g.ids))
 	g.prefix = protocol.AppendPrefix(nil, g.ids)
+	n.asking.Add(1) // bulk stands back
+	defer n.asking.Add(-1)
 	excluded := map[string]bool{}
 	for try := 1; ; try++ {
 		err := g.attempt(ctx, excluded)

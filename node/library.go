@@ -148,7 +148,7 @@ func input(err error) error {
 	return err
 }
 
-// Pull fetches a model's shards from peers. Of what is whole here it checks every
+// Pull fetches a model's shards from peers and origins. Of what is whole here it checks every
 // byte.
 func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.Progress)) (*api.Model, error) {
 	span, err := wantedSpan(req.Span)
@@ -171,11 +171,7 @@ func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.
 			return nil, err
 		}
 	}
-	if err := n.fetchShards(ctx, m, *span, func(done, total int64, sources int) {
-		if progress != nil {
-			progress(api.Progress{Done: done, Total: total, Sources: sources})
-		}
-	}); err != nil {
+	if err := n.fetchShards(ctx, m, *span, progress); err != nil {
 		return nil, input(err)
 	}
 	d := describe(m)
@@ -272,6 +268,9 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 		st.Allocated += m.Allocated()
 	}
 	st.Given, st.Taken = n.exchange.Stats()
+	total := n.exchange.Total()
+	st.GivenAll, st.TakenAll = total.Given, total.Taken
+	st.Up, st.Down = n.cfg.Up, n.cfg.Down
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	st.API = n.apiAddr
@@ -306,6 +305,11 @@ func (n *Node) Peers(ctx context.Context) ([]api.Peer, error) {
 	out := []api.Peer{}
 	for _, p := range n.net.Peers() {
 		v := api.Peer{Peer: p.ID.String(), Addr: p.Addr, Transport: p.Transport, RTTMs: ms(p.RTT), Version: p.Version, Relayed: p.Relayed}
+		account := n.exchange.Account(p.ID)
+		v.Given, v.Taken = account.Given, account.Taken
+		if account.Bad.After(time.Now()) {
+			v.BadUntil = &account.Bad
+		}
 		if p.Offer != nil {
 			for _, s := range p.Offer.Spans {
 				if !s.Loaded {

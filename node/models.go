@@ -237,8 +237,9 @@ func (n *Node) importModel(ctx context.Context, req api.AddRequest, span *protoc
 	return m, nil
 }
 
-// fetchShards brings what a span lacks from peers. progress may be nil.
-func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Span, progress func(done, total int64, sources int)) error {
+// fetchShards brings what a span lacks, and nothing else, from peers and from
+// the model's origins. progress may be nil.
+func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Span, progress func(api.Progress)) error {
 	needs := m.Needs(span)
 	if len(needs) == 0 {
 		return nil
@@ -251,16 +252,22 @@ func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Sp
 	if err := n.store.Room(total); err != nil {
 		return err
 	}
+	total -= n.held(m, needs)
 	begin := time.Now()
 	note, ended := n.fetches.begin(m.Name(), total)
 	defer ended()
+	n.offerAll() // who fetches has something to give before it is done
 	err := n.exchange.Fetch(ctx, m.ID(), shardWant{m, needs}, func(p exchange.Progress) {
 		n.download.note(p.Bytes, time.Since(begin))
-		note(min(p.Bytes, total), p.Holders)
+		note(min(p.Bytes, total), p.Holders+p.Origins)
 		if progress != nil {
-			progress(min(p.Bytes, total), total, p.Holders)
+			out := api.Progress{Done: min(p.Bytes, total), Total: total, Sources: p.Holders + p.Origins, Peers: p.Holders, Origins: p.Origins, Rate: p.Rate, Trouble: p.Trouble}
+			if p.Rate > 0 {
+				out.Left = float64(total-out.Done) / p.Rate
+			}
+			progress(out)
 		}
-	})
+	}, originsOf(m)...)
 	if err != nil {
 		if errors.Is(err, exchange.ErrNotFound) {
 			return api.Errorf(api.NoRoute, "%s: %s", m.Name(), err)
@@ -268,7 +275,48 @@ func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Sp
 		return fmt.Errorf("fetching %s: %w", m.Name(), err)
 	}
 	n.offerAll()
+	if span.Len() > 0 {
+		n.learnNodes(ctx, m)
+	}
 	return nil
+}
+
+// HasOrigin says that a model is known here which can be had without peers.
+func (n *Node) HasOrigin(name string) bool {
+	m, err := n.store.Find(name)
+	return err == nil && len(m.Origins()) > 0 || n.names.Find(name) != nil
+}
+
+// learnNodes fetches what lists the leaves of a model's other shards, while
+// there is somebody to ask; it is some bytes a MiB of the model.
+func (n *Node) learnNodes(ctx context.Context, m *store.Model) {
+	var all []int
+	for i := range m.Manifest().Shards {
+		all = append(all, i)
+	}
+	if lacking, err := m.NeedNodes(all); err != nil || len(lacking) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime/3)
+	defer cancel()
+	if err := n.exchange.Fetch(ctx, m.ID(), nodeWant{shardWant{m, all}}, nil); err != nil {
+		n.cfg.Log.Debug("the lists of a model's other leaves", "model", m.ID(), "error", err)
+	}
+}
+
+// held counts the bytes of shards that are here in part.
+func (n *Node) held(m *store.Model, shards []int) (bytes int64) {
+	missing, err := m.Missing(shards)
+	if err != nil {
+		return 0 // it is not known yet what they consist of, so nothing is here
+	}
+	for _, i := range shards {
+		bytes += m.Manifest().Shards[i].Size
+	}
+	for _, l := range missing {
+		bytes -= int64(l.Size)
+	}
+	return max(0, bytes)
 }
 
 // rateMeter is the rate of the last long enough download.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,6 +43,7 @@ type Node struct {
 	convert  sync.WaitGroup // conversions under way
 	download rateMeter
 	fetches  fetchBoard
+	asking   atomic.Int64 // sessions that this node drives
 	gate     gate
 	metrics  *metrics.Metrics
 	traces   *traces.Traces
@@ -55,12 +57,13 @@ type Node struct {
 
 // Files of a node's home.
 const (
-	keyFile   = "key"
-	portFile  = "port"
-	peersFile = "peers.json"
-	tokenFile = "api.token"
-	apiFile   = "api.json"
-	storeDir  = "store"
+	keyFile    = "key"
+	portFile   = "port"
+	peersFile  = "peers.json"
+	ledgerFile = "ledger.json"
+	tokenFile  = "api.token"
+	apiFile    = "api.json"
+	storeDir   = "store"
 )
 
 // New opens the store and joins the network. Nothing is served before Run.
@@ -117,8 +120,11 @@ func New(cfg Config) (_ *Node, err error) {
 	if !cfg.Client && cfg.ListenPort == 0 {
 		n.keepPort(n.net.Port())
 	}
-	n.exchange = exchange.New(n.net.Host(), n.store, n.net, cfg.Log.With("part", "exchange"))
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"))
+	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
+		Leaves: n.modelLeaves, Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
+		Ledger: cfg.path(ledgerFile), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
+	})
 	n.net.Handle(protocol.StageID, func(s *network.Stream) { n.stages.Serve(s) })
 	n.net.ServeStatus(n.statusReply)
 	if n.token, err = n.loadToken(); err != nil {

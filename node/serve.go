@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/node/route"
@@ -161,10 +162,13 @@ func (s *serving) fetch(ctx context.Context) error {
 	}
 	s.set("fetching shards")
 	last := time.Time{}
-	return s.node.fetchShards(ctx, s.model, s.span, func(done, total int64, _ int) {
+	return s.node.fetchShards(ctx, s.model, s.span, func(p api.Progress) {
 		if time.Since(last) > time.Second {
 			last = time.Now()
-			s.node.cfg.Events(Event{Event: "fetching", Model: s.model.ID().String(), Name: s.model.Name(), From: s.span.From, To: s.span.To, Done: done, Total: total})
+			s.node.cfg.Events(Event{
+				Event: "fetching", Model: s.model.ID().String(), Name: s.model.Name(), From: s.span.From, To: s.span.To, Done: p.Done, Total: p.Total,
+				Peers: p.Peers, Origins: p.Origins, Rate: p.Rate, Left: p.Left, Trouble: p.Trouble,
+			})
 		}
 	})
 }

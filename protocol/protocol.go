@@ -14,6 +14,7 @@ const (
 	OffersID  = "/shoal/offers/1" // ask for signed offers
 	StatusID  = "/shoal/status/1" // ask for load, now
 	StageID   = "/shoal/stage/1"  // sessions
+	LeavesID  = "/shoal/leaves/1" // leaves in bulk
 	ProbeTime = 3 * time.Second   // the most a status or offer request may take
 )
 

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
@@ -41,6 +42,14 @@ type vectors struct {
 		Bytes string `json:"bytes"`
 		CID   string `json:"cid"`
 	} `json:"manifest"`
+	Leaves struct { // of a model of 12
+		Watch string `json:"watch"`
+		State string `json:"state"`
+		News  string `json:"news"`
+		Ask   string `json:"ask"`
+		Head  string `json:"head"`
+		Later string `json:"later"`
+	} `json:"leaves"`
 }
 
 func makeVectors(t *testing.T) (v vectors) {
@@ -102,6 +111,20 @@ func makeVectors(t *testing.T) (v vectors) {
 		t.Fatal(err)
 	}
 	v.Manifest.Bytes, v.Manifest.CID = hex.EncodeToString(raw), id.String()
+	for to, m := range map[*string]proto.Message{
+		&v.Leaves.Watch: &LeavesRequest{Model: id.Bytes(), Watch: true, Fetching: true},
+		&v.Leaves.State: &LeavesState{Total: 12, Held: []byte{0b101, 0b1000}, Wanted: []byte{0b11111010, 0b0111}},
+		&v.Leaves.News:  &LeavesState{Got: []uint32{1, 11}, Fetchers: []*Fetcher{{Peer: []byte(o.From), Addrs: [][]byte{{4, 192, 0, 2, 1, 6, 15, 161}}}}},
+		&v.Leaves.Ask:   &LeavesRequest{Model: id.Bytes(), Leaves: []uint32{3, 300}},
+	} {
+		var b bytes.Buffer
+		if err := WriteLeaves(&b, m); err != nil {
+			t.Fatal(err)
+		}
+		*to = hex.EncodeToString(b.Bytes())
+	}
+	v.Leaves.Head = hex.EncodeToString(LeafHead{Leaf: 3, Size: LeafSize}.Append(nil))
+	v.Leaves.Later = hex.EncodeToString(LeafHead{Leaf: 300, Size: LeafLater}.Append(nil))
 	return v
 }
 
@@ -140,6 +163,18 @@ func TestVectors(t *testing.T) {
 	raw, _ := hex.DecodeString(v.Manifest.Bytes)
 	if _, err := DecodeManifest(raw); err != nil {
 		t.Error(err)
+	}
+	for _, text := range []string{v.Leaves.Watch, v.Leaves.Ask} {
+		b, _ := hex.DecodeString(text)
+		if _, err := ReadLeavesRequest(bufio.NewReader(bytes.NewReader(b))); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, text := range []string{v.Leaves.State, v.Leaves.News} {
+		b, _ := hex.DecodeString(text)
+		if _, err := ReadLeavesState(bufio.NewReader(bytes.NewReader(b)), 12); err != nil {
+			t.Error(err)
+		}
 	}
 	if n := SharedPrefix(v.Prefix.Hashes, AppendPrefix(nil, v.Prefix.Tokens[:40])); n != 32 {
 		t.Errorf("%d tokens are shared", n)

@@ -2498,6 +2498,207 @@ func (x *Trouble) GetSuccessor() bool {
 	return false
 }
 
+// LeavesRequest opens a stream: with watch it is the only one, and is answered
+// by LeavesStates for as long as the stream lives; else it asks for leaves, and
+// others may follow it.
+type LeavesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         []byte                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`           // manifest CID
+	Watch         bool                   `protobuf:"varint,2,opt,name=watch,proto3" json:"watch,omitempty"`          // tell what is held, and what comes
+	Fetching      bool                   `protobuf:"varint,3,opt,name=fetching,proto3" json:"fetching,omitempty"`    // of a watcher: it is fetching the model itself
+	Leaves        []uint32               `protobuf:"varint,4,rep,packed,name=leaves,proto3" json:"leaves,omitempty"` // give these, in this order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeavesRequest) Reset() {
+	*x = LeavesRequest{}
+	mi := &file_protocol_wire_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeavesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeavesRequest) ProtoMessage() {}
+
+func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
+func (*LeavesRequest) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *LeavesRequest) GetModel() []byte {
+	if x != nil {
+		return x.Model
+	}
+	return nil
+}
+
+func (x *LeavesRequest) GetWatch() bool {
+	if x != nil {
+		return x.Watch
+	}
+	return false
+}
+
+func (x *LeavesRequest) GetFetching() bool {
+	if x != nil {
+		return x.Fetching
+	}
+	return false
+}
+
+func (x *LeavesRequest) GetLeaves() []uint32 {
+	if x != nil {
+		return x.Leaves
+	}
+	return nil
+}
+
+// LeavesState tells a watcher what is held of a model. The first one is whole,
+// and so is any later one with a total; others tell what has come since.
+type LeavesState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Total         uint32                 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`      // leaves that the model has
+	Held          []byte                 `protobuf:"bytes,2,opt,name=held,proto3" json:"held,omitempty"`         // a bit each, the lowest of a byte first
+	Wanted        []byte                 `protobuf:"bytes,3,opt,name=wanted,proto3" json:"wanted,omitempty"`     // likewise: being fetched by this peer itself, now
+	Got           []uint32               `protobuf:"varint,4,rep,packed,name=got,proto3" json:"got,omitempty"`   // held from now on
+	Fetchers      []*Fetcher             `protobuf:"bytes,5,rep,name=fetchers,proto3" json:"fetchers,omitempty"` // other peers that fetch the model now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeavesState) Reset() {
+	*x = LeavesState{}
+	mi := &file_protocol_wire_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeavesState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeavesState) ProtoMessage() {}
+
+func (x *LeavesState) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeavesState.ProtoReflect.Descriptor instead.
+func (*LeavesState) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *LeavesState) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *LeavesState) GetHeld() []byte {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *LeavesState) GetWanted() []byte {
+	if x != nil {
+		return x.Wanted
+	}
+	return nil
+}
+
+func (x *LeavesState) GetGot() []uint32 {
+	if x != nil {
+		return x.Got
+	}
+	return nil
+}
+
+func (x *LeavesState) GetFetchers() []*Fetcher {
+	if x != nil {
+		return x.Fetchers
+	}
+	return nil
+}
+
+type Fetcher struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          []byte                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`   // binary libp2p peer ID
+	Addrs         [][]byte               `protobuf:"bytes,2,rep,name=addrs,proto3" json:"addrs,omitempty"` // binary multiaddrs
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fetcher) Reset() {
+	*x = Fetcher{}
+	mi := &file_protocol_wire_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fetcher) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fetcher) ProtoMessage() {}
+
+func (x *Fetcher) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fetcher.ProtoReflect.Descriptor instead.
+func (*Fetcher) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Fetcher) GetPeer() []byte {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *Fetcher) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
 var File_protocol_wire_proto protoreflect.FileDescriptor
 
 const file_protocol_wire_proto_rawDesc = "" +
@@ -2697,7 +2898,21 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\aTrouble\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1f\n" +
 	"\x04code\x18\x02 \x01(\x0e2\v.shoal.CodeR\x04code\x12\x1c\n" +
-	"\tsuccessor\x18\x03 \x01(\bR\tsuccessor*P\n" +
+	"\tsuccessor\x18\x03 \x01(\bR\tsuccessor\"o\n" +
+	"\rLeavesRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\fR\x05model\x12\x14\n" +
+	"\x05watch\x18\x02 \x01(\bR\x05watch\x12\x1a\n" +
+	"\bfetching\x18\x03 \x01(\bR\bfetching\x12\x16\n" +
+	"\x06leaves\x18\x04 \x03(\rR\x06leaves\"\x8d\x01\n" +
+	"\vLeavesState\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\rR\x05total\x12\x12\n" +
+	"\x04held\x18\x02 \x01(\fR\x04held\x12\x16\n" +
+	"\x06wanted\x18\x03 \x01(\fR\x06wanted\x12\x10\n" +
+	"\x03got\x18\x04 \x03(\rR\x03got\x12*\n" +
+	"\bfetchers\x18\x05 \x03(\v2\x0e.shoal.FetcherR\bfetchers\"3\n" +
+	"\aFetcher\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs*P\n" +
 	"\vTensorCodec\x12\x14\n" +
 	"\x10TENSOR_CODEC_F32\x10\x00\x12\x14\n" +
 	"\x10TENSOR_CODEC_F16\x10\x01\x12\x15\n" +
@@ -2734,7 +2949,7 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
@@ -2766,6 +2981,9 @@ var file_protocol_wire_proto_goTypes = []any{
 	(*Halted)(nil),        // 27: shoal.Halted
 	(*Resume)(nil),        // 28: shoal.Resume
 	(*Trouble)(nil),       // 29: shoal.Trouble
+	(*LeavesRequest)(nil), // 30: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 31: shoal.LeavesState
+	(*Fetcher)(nil),       // 32: shoal.Fetcher
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	4,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
@@ -2795,11 +3013,12 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	2,  // 24: shoal.Fail.code:type_name -> shoal.Code
 	15, // 25: shoal.Resume.next:type_name -> shoal.Hop
 	2,  // 26: shoal.Trouble.code:type_name -> shoal.Code
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	32, // 27: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -2828,7 +3047,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   27,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -57,6 +57,8 @@ func benchCommand() *cli.Command {
 				Flags:  flags(append(benchServeFlags(), nodes, rounds, tokens, threads)...),
 				Action: benchmark(benchServe),
 			},
+			benchFetchCommand(),
+			benchGiveCommand(),
 			{Name: "spin", Hidden: true, Flags: []cli.Flag{&cli.IntFlag{Name: "loops"}}, Action: benchSpin},
 		},
 	}

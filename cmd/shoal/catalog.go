@@ -13,7 +13,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
 )
@@ -31,7 +30,7 @@ func modelSearch(c *cli.Context) error {
 			return usageError{fmt.Sprintf("flags stand before the words: shoal %s %s WORDS", c.Command.FullName(), w)}
 		}
 	}
-	cl, done, err := connectTo(c, len(c.StringSlice("bootstrap")) > 0, true)
+	cl, done, err := connect(c, len(c.StringSlice("bootstrap")) > 0)
 	if err != nil {
 		return err
 	}
@@ -70,20 +69,6 @@ func listedRow(m api.Listed) []string {
 		}
 	}
 	return row
-}
-
-// listed says that a name is in the catalogue, so that nobody else need be
-// there for it to be found.
-func listed(c *cli.Context, name string) bool {
-	cfg, err := joinConfig(c)
-	if err == nil {
-		err = clientConfig(c, &cfg)
-	}
-	if err != nil {
-		return false // it comes up again where it is used
-	}
-	list, err := node.LoadCatalog(cfg.Home, cfg.Catalogs, cfg.CatalogKeys)
-	return err == nil && list.Find(name) != nil
 }
 
 func catalogCommand() *cli.Command {

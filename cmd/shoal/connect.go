@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,13 +30,8 @@ func clientFlags() []cli.Flag {
 
 // connect gives a client of the daemon that runs, or of a node in this process
 // that lasts as long as the command. Without a network the latter sees only
-// this home.
-func connect(c *cli.Context, join bool) (*api.Client, func(), error) {
-	return connectTo(c, join, join)
-}
-
-// connectTo is connect that need not find a peer, though it looks for some.
-func connectTo(c *cli.Context, join, must bool) (*api.Client, func(), error) {
+// this home. alone says that a command which joins can do without peers.
+func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Client, func(), error) {
 	home := c.String("home")
 	if url := c.String("api"); url != "" {
 		if !strings.Contains(url, "://") {
@@ -69,11 +65,15 @@ func connectTo(c *cli.Context, join, must bool) (*api.Client, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if join && must {
-		ctx, cancel := context.WithTimeout(c.Context, 8*time.Second)
+	if join {
+		patience, must := 8*time.Second, true
+		if slices.ContainsFunc(alone, func(can func(*node.Node) bool) bool { return can(n) }) {
+			patience, must = 3*time.Second, false
+		}
+		ctx, cancel := context.WithTimeout(c.Context, patience)
 		err = n.WaitPeers(ctx)
 		cancel()
-		if err != nil {
+		if err != nil && (must || c.Context.Err() != nil) {
 			_ = n.Close()
 			if c.Context.Err() != nil {
 				return nil, nil, c.Context.Err()

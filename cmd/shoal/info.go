@@ -41,13 +41,17 @@ func peersCommand() *cli.Command {
 			return nil
 		}
 		w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "PEER\tRTT\tVIA\tVERSION\tSERVES")
+		fmt.Fprintln(w, "PEER\tRTT\tVIA\tVERSION\tGIVEN\tTAKEN\tSERVES")
 		for _, p := range list {
 			via := p.Transport
 			if p.Relayed {
 				via += " (relayed)"
 			}
-			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\n", p.Peer, p.RTTMs, via, cell(p.Version), cell(strings.Join(p.Serves, ", ")))
+			if p.BadUntil != nil {
+				via += " (sent false bytes; not asked until " + p.BadUntil.Local().Format("15:04") + ")"
+			}
+			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\t%s\t%s\n", p.Peer, p.RTTMs, via, cell(p.Version),
+				bytesText(int64(p.Given)), bytesText(int64(p.Taken)), cell(strings.Join(p.Serves, ", ")))
 		}
 		return w.Flush()
 	}}
@@ -129,7 +133,16 @@ func statusCommand() *cli.Command {
 			}
 			fmt.Fprintf(w, "peers\t%d\n", s.Peers)
 			fmt.Fprintf(w, "memory lent\t%s\n", bytesText(s.Memory))
-			fmt.Fprintf(w, "given, taken\t%s, %s\n", bytesText(int64(s.Given)), bytesText(int64(s.Taken)))
+			fmt.Fprintf(w, "given, taken\t%s, %s; in all %s, %s\n", bytesText(int64(s.Given)), bytesText(int64(s.Taken)), bytesText(int64(s.GivenAll)), bytesText(int64(s.TakenAll)))
+			if s.Up > 0 || s.Down > 0 {
+				limit := func(n int64) string {
+					if n == 0 {
+						return "unlimited"
+					}
+					return bytesText(n) + "/s"
+				}
+				fmt.Fprintf(w, "at most\t%s up, %s down\n", limit(s.Up), limit(s.Down))
+			}
 		}
 		fmt.Fprintf(w, "models on disk\t%s\n", bytesText(s.Allocated))
 		for _, v := range s.Serving {

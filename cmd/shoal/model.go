@@ -28,7 +28,7 @@ func modelCommand() *cli.Command {
 			searchCommand(), catalogCommand(),
 			{Name: "ls", Usage: "list models, here and served by peers", Flags: clientFlags(), Action: modelList},
 			{Name: "show", Usage: "tell about a model", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelShow},
-			{Name: "pull", Usage: "fetch a model from peers or, by a name of the catalogue, from where it comes from", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
+			{Name: "pull", Usage: "fetch a model from peers and from where it comes from", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
 			{Name: "rm", Usage: "delete a model from this disk", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelRemove},
 			{Name: "export", Usage: "write a model's original file", ArgsUsage: "MODEL FILE", Flags: clientFlags(), Action: modelExport},
 			{
@@ -79,14 +79,16 @@ func modelPull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cl, done, err := connectTo(c, true, !listed(c, args[0]))
+	cl, done, err := connect(c, true, func(n *node.Node) bool { return n.HasOrigin(args[0]) })
 	if err != nil {
 		return err
 	}
 	defer done()
 	show, end := progressLine(c.App.ErrWriter, "fetching")
-	m, err := cl.Pull(c.Context, api.PullRequest{Model: args[0], Span: c.String("span")}, show)
+	with, tell := troubles(show)
+	m, err := cl.Pull(c.Context, api.PullRequest{Model: args[0], Span: c.String("span")}, with)
 	end()
+	tell(c.App.ErrWriter)
 	if err != nil {
 		return err
 	}

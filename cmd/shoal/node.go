@@ -20,6 +20,7 @@ import (
 	"github.com/urfave/cli/v2/altsrc"
 
 	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/testnet/link"
 )
@@ -62,6 +63,8 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "lend-on-battery", EnvVars: []string{"SHOAL_LEND_ON_BATTERY"}, Usage: "do not pause while the machine runs on battery"}),
 		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "resume-after", Value: lend.DefaultResume, EnvVars: []string{"SHOAL_RESUME_AFTER"}, Usage: "lend again when others have left the machine alone for so long, or it had mains"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "quota", EnvVars: []string{"SHOAL_QUOTA"}, Usage: "disk for models without a pin, such as 50GiB (default: no limit)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "up", EnvVars: []string{"SHOAL_UP"}, Usage: "most `RATE` at which models are given to peers, such as 20mbit or 2MiB (default: no limit)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "down", EnvVars: []string{"SHOAL_DOWN"}, Usage: "most `RATE` at which models are fetched, such as 100mbit or 12MiB (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "activations of own sessions on the wire: f32 (exact), f16, q8_0"}),
 		&cli.BoolFlag{Name: "json-events", Usage: "print a JSON object a line for what happens"},
 	}, networkFlags()...)
@@ -218,6 +221,12 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	if cfg.Quota, err = parseSize("--quota", c.String("quota")); err != nil {
 		return cfg, err
 	}
+	if cfg.Up, err = parseRate("--up", c.String("up")); err != nil {
+		return cfg, err
+	}
+	if cfg.Down, err = parseRate("--down", c.String("down")); err != nil {
+		return cfg, err
+	}
 	if cfg.Lend, err = lendRules(c); err != nil {
 		return cfg, err
 	}
@@ -281,6 +290,8 @@ type narrator struct {
 	mu sync.Mutex
 	w  io.Writer
 	on bool // a progress line is being rewritten
+
+	troubled map[string]bool // said already
 }
 
 func (s *narrator) event(e node.Event) {
@@ -304,12 +315,25 @@ func (s *narrator) event(e node.Event) {
 			fmt.Fprintf(s.w, "API http://%s/v1 (OpenAI's); ask with `shoal chat`; stop with Ctrl-C\n", e.API)
 		}
 	case "fetching":
+		for _, t := range e.Trouble {
+			if !s.troubled[t] {
+				if s.on {
+					fmt.Fprintln(s.w)
+					s.on = false
+				}
+				fmt.Fprintf(s.w, "warning: %s\n", safe(t))
+				if s.troubled == nil || len(s.troubled) > 1000 {
+					s.troubled = map[string]bool{}
+				}
+				s.troubled[t] = true
+			}
+		}
 		if isTerminal(s.w) && e.Total > 0 {
-			what := e.Name
+			what := "fetching " + safe(e.Name)
 			if e.To > 0 {
 				what += fmt.Sprintf(" blocks %d-%d", e.From, e.To)
 			}
-			fmt.Fprintf(s.w, "\rfetching %s: %d of %d MiB ", safe(what), e.Done>>20, e.Total>>20)
+			fmt.Fprintf(s.w, "\r\x1b[K%s", progressText(what+":", api.Progress{Done: e.Done, Total: e.Total, Peers: e.Peers, Origins: e.Origins, Rate: e.Rate}))
 			s.on = true
 		}
 	case "serving":
@@ -357,6 +381,32 @@ func bootstrapAddrs(addrs []string) (here, there string) {
 	}
 	return here, there
 }
+
+// parseRate reads bits a second, 100mbit, or bytes, 12MiB or 12MiB/s, and gives
+// bytes a second.
+func parseRate(flag, s string) (int64, error) {
+	low := strings.TrimSuffix(strings.ToLower(strings.TrimSpace(s)), "/s")
+	if low == "" || low == "0" || low == "unlimited" {
+		return 0, nil
+	}
+	bad := usageError{fmt.Sprintf("%s %q: write a rate like 100mbit or 12MiB, a second", flag, s)}
+	if strings.HasSuffix(low, "bit") || strings.HasSuffix(low, "bps") {
+		p, err := link.Parse("", low, "")
+		if err != nil || p.Rate < 8*minRate {
+			return 0, bad
+		}
+		return int64(p.Rate / 8), nil
+	}
+	n, err := parseSize(flag, low)
+	if err != nil || n < minRate {
+		return 0, bad
+	}
+	return n, nil
+}
+
+// minRate is the least that bulk can be held to, in bytes a second: a leaf is
+// to come within some minutes.
+const minRate = 4 << 10
 
 // parseSize reads 512MiB, 8GB, 1.5GiB, or plain bytes.
 func parseSize(flag, s string) (int64, error) {

@@ -66,21 +66,59 @@ func progressLine(w io.Writer, what string) (show func(api.Progress), end func()
 				first = p.Done
 			}
 			shown = true
-			rate := float64(p.Done-first) / max(0.1, time.Since(begin).Seconds())
-			line := fmt.Sprintf("%s %s", what, bytesText(p.Done))
-			if p.Total > 0 {
-				line += fmt.Sprintf(" of %s (%d %%)", bytesText(p.Total), 100*p.Done/p.Total)
-				if rate > 0 && p.Done < p.Total {
-					line += fmt.Sprintf(", %s/s, %s left", bytesText(int64(rate)), time.Duration(float64(p.Total-p.Done)/rate*1e9).Round(time.Second))
-				}
+			if p.Rate == 0 {
+				p.Rate = float64(p.Done-first) / max(0.1, time.Since(begin).Seconds())
 			}
-			if p.Sources > 0 {
-				line += fmt.Sprintf(", from %d peers", p.Sources)
-			}
-			fmt.Fprintf(w, "\r\x1b[K%s", line)
+			fmt.Fprintf(w, "\r\x1b[K%s", progressText(what, p))
 		}, func() {
 			if shown {
 				fmt.Fprint(w, "\r\x1b[K")
+			}
+		}
+}
+
+// progressText says how far something is, how fast, how long it will take, and
+// where it comes from.
+func progressText(what string, p api.Progress) string {
+	line := fmt.Sprintf("%s %s", what, bytesText(p.Done))
+	if p.Total > 0 {
+		line += fmt.Sprintf(" of %s (%d %%)", bytesText(p.Total), 100*p.Done/p.Total)
+		if p.Rate > 0 && p.Done < p.Total {
+			line += fmt.Sprintf(", %s/s, %s left", bytesText(int64(p.Rate)), time.Duration(float64(p.Total-p.Done)/p.Rate*1e9).Round(time.Second))
+		}
+	}
+	switch {
+	case p.Peers > 0 && p.Origins > 0:
+		line += fmt.Sprintf(", from %s and %s", count(p.Peers, "peer"), count(p.Origins, "origin"))
+	case p.Peers > 0:
+		line += ", from " + count(p.Peers, "peer")
+	case p.Origins > 0:
+		line += ", from " + count(p.Origins, "origin")
+	}
+	return line
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// troubles remembers what is to be said when long work is over: the sources
+// that were dropped on the way.
+func troubles(show func(api.Progress)) (with func(api.Progress), tell func(io.Writer)) {
+	var all []string
+	return func(p api.Progress) {
+			if len(p.Trouble) > 0 {
+				all = p.Trouble
+			}
+			if show != nil {
+				show(p)
+			}
+		}, func(w io.Writer) {
+			for _, t := range all {
+				fmt.Fprintf(w, "warning: %s\n", safe(t))
 			}
 		}
 }

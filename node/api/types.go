@@ -161,6 +161,14 @@ type Progress struct {
 	Total   int64  `json:"total"` // bytes; 0: unknown
 	Sources int    `json:"sources,omitempty"`
 	What    string `json:"what,omitempty"`
+
+	// Of a fetch: how many of the sources are which, bytes a second lately,
+	// seconds left at that, and the sources that were dropped, with the reason.
+	Peers   int      `json:"peers,omitempty"`
+	Origins int      `json:"origins,omitempty"`
+	Rate    float64  `json:"bytes_per_s,omitempty"`
+	Left    float64  `json:"seconds_left,omitempty"`
+	Trouble []string `json:"trouble,omitempty"`
 }
 
 // Model of this node, or one that peers serve.
@@ -199,6 +207,10 @@ type Status struct {
 	Allocated int64         `json:"allocated"` // bytes of models on disk
 	Given     uint64        `json:"bytes_given"`
 	Taken     uint64        `json:"bytes_taken"`
+	GivenAll  uint64        `json:"ledger_bytes_given"` // over restarts, origins included
+	TakenAll  uint64        `json:"ledger_bytes_taken"`
+	Up        int64         `json:"up_bytes_per_s,omitempty"` // the most of bulk; 0: no limit
+	Down      int64         `json:"down_bytes_per_s,omitempty"`
 	Warnings  []string      `json:"warnings,omitempty"`
 }
 
@@ -232,4 +244,10 @@ type Peer struct {
 	Version   string   `json:"version"`
 	Relayed   bool     `json:"relayed,omitempty"`
 	Serves    []string `json:"serves,omitempty"`
+
+	// Bytes of models given to it and taken from it, over restarts, and until
+	// when it is not asked because it sent what it was not asked for.
+	Given    uint64     `json:"bytes_given"`
+	Taken    uint64     `json:"bytes_taken"`
+	BadUntil *time.Time `json:"bad_until,omitempty"`
 }

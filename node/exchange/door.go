@@ -9,11 +9,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+
+	wire "github.com/shoalnet/shoal/protocol"
 )
 
 const (
 	streamsIn = 16               // of a peer, read at once
 	chunk     = 32 << 10         // bytes
+	bulkChunk = 128 << 10        // bytes, read at once
 	chunkTime = 15 * time.Second // for a chunk to go out; many share a link
 )
 
@@ -21,6 +24,8 @@ const (
 // of this node by sending, or by not reading.
 type door struct {
 	host.Host
+	ctx      context.Context // of the exchange
+	up, down *pacer
 
 	mu     sync.Mutex
 	closed bool
@@ -35,8 +40,8 @@ type slots struct {
 	users int
 }
 
-func newDoor(h host.Host) *door {
-	return &door{Host: h, inside: map[network.Stream]struct{}{}, slots: map[peer.ID]*slots{}}
+func newDoor(ctx context.Context, h host.Host, up, down *pacer) *door {
+	return &door{Host: h, ctx: ctx, up: up, down: down, inside: map[network.Stream]struct{}{}, slots: map[peer.ID]*slots{}}
 }
 
 // SetStreamHandler lets only so many of a peer's streams be read at once; the
@@ -49,6 +54,9 @@ func (d *door) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
 	d.Host.SetStreamHandler(id, func(s network.Stream) {
 		leave := d.enter(s)
 		defer leave()
+		if id != protocol.ID(wire.LeavesID) { // what comes there is small
+			s = &slowed{Stream: s, ctx: d.ctx, pace: d.down}
+		}
 		handle(s)
 	})
 }
@@ -98,14 +106,17 @@ func (d *door) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (ne
 	if err != nil {
 		return nil, err
 	}
-	return &steady{Stream: s}, nil
+	return &steady{Stream: s, ctx: d.ctx, pace: d.up}, nil
 }
 
-// steady is a stream on which each chunk must go out in time. Bitswap gives a
-// message more than a minute, since links may be slow; a peer that takes
-// nothing is to cost less.
+// steady is a stream on which each chunk must go out in time, at the pace that
+// the operator and running sessions allow. Bitswap gives a message more than a
+// minute, since links may be slow; a peer that takes nothing is to cost less.
 type steady struct {
 	network.Stream
+	ctx      context.Context
+	pace     *pacer // nil: none
+	slow     func() // called when a chunk has taken turnTime; may be nil
 	deadline time.Time
 }
 
@@ -116,6 +127,12 @@ func (s *steady) SetWriteDeadline(t time.Time) error {
 
 func (s *steady) Write(b []byte) (n int, err error) {
 	for len(b) > 0 && err == nil {
+		size := min(len(b), chunk)
+		if s.pace != nil {
+			if err := s.pace.wait(s.ctx, size); err != nil {
+				return n, err
+			}
+		}
 		by := time.Now().Add(chunkTime)
 		if !s.deadline.IsZero() && s.deadline.Before(by) {
 			by = s.deadline
@@ -123,9 +140,33 @@ func (s *steady) Write(b []byte) (n int, err error) {
 		if err = s.Stream.SetWriteDeadline(by); err != nil {
 			return n, err
 		}
+		var late *time.Timer
+		if s.slow != nil {
+			late = time.AfterFunc(turnTime, s.slow)
+		}
 		var k int
-		k, err = s.Stream.Write(b[:min(len(b), chunk)])
+		k, err = s.Stream.Write(b[:size])
+		if late != nil {
+			late.Stop()
+		}
 		n, b = n+k, b[k:]
+	}
+	return n, err
+}
+
+// slowed is a stream that is read at the pace that is allowed.
+type slowed struct {
+	network.Stream
+	ctx  context.Context
+	pace *pacer
+}
+
+func (s *slowed) Read(b []byte) (int, error) {
+	n, err := s.Stream.Read(b)
+	if n > 0 && s.pace != nil {
+		if werr := s.pace.wait(s.ctx, n); werr != nil && err == nil {
+			err = werr
+		}
 	}
 	return n, err
 }

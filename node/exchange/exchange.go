@@ -1,11 +1,15 @@
 package exchange
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/boxo/bitswap"
@@ -42,20 +46,58 @@ type Finder interface {
 
 // Want is what a fetch is to bring. Next lists blocks that are lacking now, at
 // most some thousand; none means that the fetch is complete. Put keeps a
-// verified block.
+// block, which has been verified against its CID; data is the caller's again
+// when it returns.
 type Want interface {
-	Next(ctx context.Context) ([]cid.Cid, error)
+	Next(ctx context.Context) ([]Need, error)
 	Put(ctx context.Context, c cid.Cid, data []byte) error
+}
+
+// Origin is where one of a model's files can be had outside of the network.
+type Origin struct {
+	Where string // an http or https URL, or a path
+	File  int    // of the model's files
+	Size  int64  // bytes that the file has
+}
+
+// Options of an exchange. The zero value speaks bitswap alone and knows no
+// limits.
+type Options struct {
+	// Leaves gives a model whose manifest is here, or nil. It is what bulk
+	// needs.
+	Leaves func(model cid.Cid) Leaves
+	// Up and Down are bytes a second of blocks, to and from all sources;
+	// 0: no limit.
+	Up, Down float64
+	// Busy says that sessions run here; bulk then stands back. It may be nil.
+	Busy func() bool
+	// Ledger is the file that keeps what passed between this node and its
+	// peers; "": it is forgotten at the end.
+	Ledger string
+	// Authorize is called with each request to an origin. It may be nil.
+	Authorize func(*http.Request)
+	Log       *slog.Logger // nil: silent
 }
 
 // Exchange gives blocks to peers and gets them from peers.
 type Exchange struct {
-	host host.Host
-	find Finder
-	door *door
-	bs   *bitswap.Bitswap
-	law  *judge
-	log  *slog.Logger
+	host     host.Host
+	find     Finder
+	opt      Options
+	ctx      context.Context // ends with Close
+	stop     context.CancelFunc
+	door     *door
+	bs       *bitswap.Bitswap
+	law      *judge
+	log      *slog.Logger
+	line     *line
+	turns    *turns
+	ledger   *ledger
+	up, down *pacer
+	watchers watchers
+	room     sync.Pool // *[]byte for leaves on their way out
+
+	given, taken atomic.Uint64 // bytes of leaves in bulk
 
 	mu      sync.Mutex
 	closed  bool
@@ -64,13 +106,23 @@ type Exchange struct {
 }
 
 // New starts to give blocks over a host, and is ready to get some.
-func New(h host.Host, have Blocks, find Finder, log *slog.Logger) *Exchange {
-	x := &Exchange{host: h, find: find, door: newDoor(h), log: log, fetches: map[*fetch]context.CancelCauseFunc{}}
+func New(h host.Host, have Blocks, find Finder, opt Options) *Exchange {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	x := &Exchange{
+		host: h, find: find, opt: opt, log: opt.Log, fetches: map[*fetch]context.CancelCauseFunc{}, line: newLine(h),
+		ledger: openLedger(opt.Ledger, opt.Log), up: newPacer(opt.Up, opt.Busy), down: newPacer(opt.Down, opt.Busy),
+		watchers: watchers{all: map[cid.Cid]map[*watcher]struct{}{}},
+	}
+	x.ctx, x.stop = context.WithCancel(context.Background())
+	x.turns = &turns{balance: x.ledger.balance}
+	x.door = newDoor(x.ctx, h, x.up, x.down)
 	answers := client.DefaultDontHaveTimeoutConfig()
 	answers.DontHaveTimeout, answers.MinTimeout, answers.MaxTimeout = answerTime, answerTime, giveUp/2
 	x.law = newJudge(bsnet.NewFromIpfsHost(x.door, bsnet.Prefix(protocol.DHTPrefix),
-		bsnet.SupportedProtocols([]libprotocol.ID{bsnet.ProtocolBitswap}))) // no older versions
-	ways := newWays(x.law)
+		bsnet.SupportedProtocols([]libprotocol.ID{bsnet.ProtocolBitswap})), x.ledger, x.blame) // no older versions
+	ways := newWays(x.law, x.ledger)
 	x.bs = bitswap.New(context.Background(), ways, finder{x}, shelf{have},
 		bitswap.MaxOutstandingBytesPerPeer(perPeer),
 		bitswap.TaskWorkerCount(sendAtOnce),
@@ -86,8 +138,33 @@ func New(h host.Host, have Blocks, find Finder, log *slog.Logger) *Exchange {
 	)
 	ways.server.Store(x.bs.Server)
 	x.law.bs.Store(x.bs)
+	x.door.SetStreamHandler(protocol.LeavesID, x.serveLeaves)
 	return x
 }
+
+// blame drops a peer that sent by bitswap what it was not asked for.
+func (x *Exchange) blame(p peer.ID, why string) {
+	if x.ctx.Err() != nil || x.ledger.bad(p.String()) {
+		return
+	}
+	x.ledger.blame(p.String())
+	x.bs.Client.PeerDisconnected(p)
+	x.log.Warn("a peer is dropped for "+badTime.String(), "source", p, "why", why)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for f := range x.fetches {
+		if f.knows(p) {
+			f.trouble(fmt.Sprintf("%s is dropped: %s", p, why))
+		}
+	}
+}
+
+// Total is what passed between this node and all that the ledger has, over
+// restarts; Bad and Seen say nothing.
+func (x *Exchange) Total() Account { return x.ledger.total() }
+
+// Account is what passed between this node and a peer, since it knows it.
+func (x *Exchange) Account(p peer.ID) Account { return x.ledger.get(p.String()) }
 
 // Close stops giving and getting; fetches end with ErrClosed.
 func (x *Exchange) Close() error {
@@ -98,7 +175,10 @@ func (x *Exchange) Close() error {
 	}
 	x.mu.Unlock()
 	x.done.Wait()
+	x.stop()
 	x.door.close()
+	x.line.close()
+	x.ledger.save()
 	return x.bs.Close()
 }
 
@@ -109,7 +189,7 @@ func (x *Exchange) Stats() (given, taken uint64) {
 	if err != nil {
 		return 0, 0
 	}
-	return st.DataSent, st.DataReceived
+	return st.DataSent + x.given.Load(), st.DataReceived + x.taken.Load()
 }
 
 // Progress of a fetch.
@@ -117,6 +197,11 @@ type Progress struct {
 	Blocks  int64 // got so far
 	Bytes   int64
 	Holders int // peers that are connected and said to hold some of it
+	// Sources that gave leaves in the last seconds, bitswap's peers not
+	// counted, and the rate in bytes a second.
+	Peers, Origins int
+	Rate           float64
+	Trouble        []string // sources that were dropped, and why
 }
 
 // Manifest gets a model's manifest, verified against its CID.
@@ -132,40 +217,59 @@ type one struct {
 	data []byte
 }
 
-func (w *one) Next(context.Context) ([]cid.Cid, error) {
+func (w *one) Next(context.Context) ([]Need, error) {
 	if w.data != nil {
 		return nil, nil
 	}
-	return []cid.Cid{w.c}, nil
+	return []Need{{CID: w.c, Number: -1}}, nil
 }
 
 func (w *one) Put(_ context.Context, _ cid.Cid, data []byte) error {
-	w.data = data
+	w.data = bytes.Clone(data)
 	return nil
 }
 
-// Fetch gets all that want lacks from the holders of a model. It ends with
-// ErrNotFound when no block came for a minute. progress may be nil; it is
-// called after each block, by one goroutine at a time.
-func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress func(Progress)) error {
+// Fetch gets all that want lacks from the holders of a model, and from its
+// origins what they do not give fast enough. It ends with ErrNotFound when
+// nothing came for a minute. progress may be nil; it is called after each
+// block, by one goroutine at a time.
+func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress func(Progress), origins ...Origin) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	f := &fetch{x: x, model: model, want: want, progress: progress, seed: maphash.MakeSeed(), pace: newPace(), last: time.Now()}
+	now := time.Now()
+	f := &fetch{
+		x: x, model: model, want: want, progress: progress, seed: maphash.MakeSeed(), pace: newPace(), last: now, rated: now,
+		fail: cancel, room: make(chan []byte, window), heard: make(chan peer.AddrInfo, maxHolders), bulk: map[peer.ID]bulkState{},
+	}
+	for range window {
+		f.room <- nil
+	}
+	if have := x.leaves(model); have != nil {
+		f.total = have.LeafCount()
+	}
+	f.desk = newDesk(f)
+	f.bitswap = &seat{src: plainPeers{}, ready: f.plain}
+	f.desk.sit(f.bitswap)
 	if err := x.begin(f, cancel); err != nil {
 		return err
 	}
 	defer x.end(f)
-	looking := make(chan struct{})
-	go func() {
-		defer close(looking)
-		f.keepLooking(ctx)
-	}()
+	var seats []func()
+	for _, o := range origins {
+		if src := newOrigin(f, o); !x.ledger.bad(src.name()) {
+			seats = append(seats, f.seat(ctx, src, func() {}), src.cl.CloseIdleConnections)
+		}
+	}
+	f.crew.Go(func() { f.keepLooking(ctx) })
 	err := f.run(ctx)
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause
 	}
 	cancel(nil)
-	<-looking
+	for _, leave := range seats {
+		leave()
+	}
+	f.crew.Wait()
 	return err
 }
 
@@ -177,14 +281,47 @@ func (x *Exchange) begin(f *fetch, cancel context.CancelCauseFunc) error {
 	}
 	x.fetches[f] = cancel
 	x.done.Add(1)
+	x.watchers.turned(f.model)
 	return nil
 }
 
 func (x *Exchange) end(f *fetch) {
 	x.mu.Lock()
-	defer x.mu.Unlock()
 	delete(x.fetches, f)
+	idle := len(x.fetches) == 0
+	x.mu.Unlock()
+	x.watchers.turned(f.model)
+	if idle {
+		x.line.rest()
+	}
 	x.done.Done()
+}
+
+// hear passes on to the fetches of a model where a holder is.
+func (x *Exchange) hear(model cid.Cid, p peer.AddrInfo) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for f := range x.fetches {
+		if f.model == model {
+			f.hear(p)
+		}
+	}
+}
+
+// wanted are the leaves of a model that are being fetched, a bit each.
+func (x *Exchange) wanted(model cid.Cid, total int) []byte {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var bits []byte
+	for f := range x.fetches {
+		if f.model == model && f.total > 0 {
+			if bits == nil {
+				bits = make([]byte, (total+7)/8)
+			}
+			f.desk.wanted(bits)
+		}
+	}
+	return bits
 }
 
 // holders are the connected peers that are said to hold some of the models

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 const (
@@ -44,10 +47,19 @@ type fetch struct {
 	progress func(Progress)
 	seed     maphash.Seed
 	pace     *pace
+	total    int // leaves of the model; 0: not known, and nothing comes in bulk
+	desk     *desk
+	bitswap  *seat
+	fail     context.CancelCauseFunc
+	room     chan []byte // for leaves on their way in
+	heard    chan peer.AddrInfo
+	crew     sync.WaitGroup
 	joined   atomic.Bool // a holder that the sessions do not know
 
 	mu      sync.Mutex
+	looked  bool
 	holders []peer.AddrInfo
+	bulk    map[peer.ID]bulkState
 	began   time.Time     // the round
 	others  time.Time     // were asked for what some did not send
 	last    time.Time     // something came, or the fetch began
@@ -56,7 +68,21 @@ type fetch struct {
 
 	telling sync.Mutex
 	sum     Progress
+	rated   time.Time // sum.Rate was
+	since   int64     // bytes, then
 }
+
+// bulkState says how a holder is asked for leaves.
+type bulkState int
+
+const (
+	joining bulkState = iota // it is not known yet
+	inBulk
+	byBitswap
+)
+
+// maxHolders are known of a model, if more are told of by peers.
+const maxHolders = 64
 
 // errAgain ends a round that is to be repeated.
 var errAgain = errors.New("exchange: ask again")
@@ -86,8 +112,12 @@ func (f *fetch) round(ctx context.Context, patience time.Duration) error {
 	go f.watch(ctx, cancel, patience)
 	for {
 		need, err := f.want.Next(ctx)
-		if err == nil && len(need) > 0 {
-			err = f.all(ctx, f.shuffle(need))
+		blocks, leaves := f.split(need)
+		if err == nil && len(blocks) > 0 {
+			err = f.all(ctx, f.shuffle(blocks))
+		} else if err == nil && len(leaves) > 0 {
+			f.desk.add(leaves)
+			err = f.lend(ctx)
 		}
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {
@@ -101,6 +131,18 @@ func (f *fetch) round(ctx context.Context, patience time.Duration) error {
 			return err
 		}
 	}
+}
+
+// split tells leaves that any source can bring from blocks for bitswap.
+func (f *fetch) split(need []Need) (blocks []cid.Cid, leaves []Need) {
+	for _, n := range need {
+		if n.CID.Prefix().Codec != cid.Raw || n.Number < 0 || n.Number >= f.total || n.Size <= 0 || n.Size > protocol.LeafSize {
+			blocks = append(blocks, n.CID)
+		} else {
+			leaves = append(leaves, n)
+		}
+	}
+	return blocks, leaves
 }
 
 func (f *fetch) mark(t *time.Time) {
@@ -152,7 +194,10 @@ func (f *fetch) watch(ctx context.Context, end context.CancelCauseFunc, patience
 func (f *fetch) stalled(patience time.Duration) error {
 	idle, here, longest := f.idle()
 	if idle > giveUp {
-		return fmt.Errorf("%w: nothing came for %s from %d peers", ErrNotFound, giveUp, len(f.connected()))
+		f.telling.Lock()
+		why := strings.Join(append([]string{""}, f.sum.Trouble...), "; ")
+		f.telling.Unlock()
+		return fmt.Errorf("%w: nothing came for %s from %d peers%s", ErrNotFound, giveUp, len(f.connected()), why)
 	}
 	if f.joined.Load() && here > lookNow { // it may be the only one now
 		return errAgain
@@ -185,10 +230,10 @@ func (f *fetch) hash(c cid.Cid) uint64 { return maphash.String(f.seed, c.KeyStri
 
 // settle waits until bitswap has taken back what was asked for. What it
 // believes to have asked a peer for, it does not ask for again.
-func (f *fetch) settle(asked []cid.Cid) {
+func (f *fetch) settle(asked []Need) {
 	set := cid.NewSet()
-	for _, c := range asked {
-		set.Add(c)
+	for _, n := range asked {
+		set.Add(n.CID)
 	}
 	for range 100 { // another fetch may want the same
 		if !slices.ContainsFunc(f.x.bs.GetWantlist(), set.Has) {
@@ -207,32 +252,107 @@ func (f *fetch) all(ctx context.Context, need []cid.Cid) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(window)
 	for _, c := range need {
-		if f.joined.Load() {
+		if f.joined.Load() || !f.pace.start(gctx, c) {
 			break
 		}
-		done, ok := f.pace.start(gctx, c)
-		if !ok {
-			break
-		}
-		g.Go(func() error { return f.get(gctx, ask, c, done) })
+		g.Go(func() error {
+			b, err := f.get(gctx, ask, c)
+			if err != nil {
+				return err
+			}
+			return f.put(ctx, c, -1, b)
+		})
 	}
 	return errors.Join(g.Wait(), ctx.Err())
 }
 
-func (f *fetch) get(ctx context.Context, ask ask, c cid.Cid, done func(came bool)) error {
+// get asks for a block in bitswap; pace.start has said that it may.
+func (f *fetch) get(ctx context.Context, ask ask, c cid.Cid) ([]byte, error) {
+	done := f.pace.begin(c)
 	b, err := ask(ctx, c)
 	done(err == nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	return b.RawData(), nil
+}
+
+// lend has bitswap take its part of the leaves, until all are there or a holder
+// joins. Its part is what peers have that do not speak /shoal/leaves/1.
+func (f *fetch) lend(ctx context.Context) error {
+	f.joined.Store(false)
+	ask, end := f.sessions(ctx)
+	defer end()
+	g, gctx := errgroup.WithContext(ctx)
+	for f.pace.start(gctx, cid.Undef) {
+		e := f.desk.take(gctx, f.bitswap, f.joined.Load)
+		if e == nil {
+			f.pace.back()
+			break
+		}
+		g.Go(func() error {
+			defer f.desk.end(e)
+			need := e.tasks[0].need
+			b, err := f.get(e.ctx, ask, need.CID)
+			switch {
+			case err != nil && context.Cause(e.ctx) == errTaken:
+				return nil
+			case err != nil:
+				return err
+			case !f.desk.brought(e, 0):
+				return nil
+			}
+			defer f.desk.kept()
+			return f.put(ctx, need.CID, need.Number, b)
+		})
+	}
+	return errors.Join(g.Wait(), ctx.Err())
+}
+
+// plainPeers is bitswap as a source of leaves.
+type plainPeers struct{}
+
+func (plainPeers) name() string     { return "bitswap" }
+func (plainPeers) can(Need) bool    { return true }
+func (plainPeers) most(float64) int { return 1 }
+func (plainPeers) workers() int     { return 1 }
+func (plainPeers) get(context.Context, []Need, func(int, []byte) error) error {
+	return errors.New("bitswap is asked by lend")
+}
+
+// put keeps a block that has been verified, and tells of it.
+func (f *fetch) put(ctx context.Context, c cid.Cid, number int, data []byte) error {
 	defer f.keep()()
-	if err := f.want.Put(ctx, c, b.RawData()); err != nil {
+	if err := f.want.Put(ctx, c, data); err != nil {
 		return fmt.Errorf("keeping block %s: %w", c, err)
 	}
-	f.x.bs.NotifyNewBlocks(ctx, b) // to peers that wait for it
-	f.tell(int64(len(b.RawData())))
+	if b, err := blocks.NewBlockWithCid(data, c); err == nil { // to peers that wait for it
+		if err := f.x.bs.Server.NotifyNewBlocks(ctx, b); err != nil {
+			f.x.log.Debug("telling of a block", "error", err)
+		}
+	}
+	if number >= 0 {
+		f.x.watchers.came(f.model, number)
+	}
+	f.tell(int64(len(data)))
 	return nil
 }
+
+// buffer gives room for a leaf, release takes it back. There is room for window
+// of them.
+func (f *fetch) buffer(ctx context.Context) ([]byte, error) {
+	select {
+	case b := <-f.room:
+		if b == nil {
+			b = make([]byte, protocol.LeafSize)
+		}
+		return b, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (f *fetch) release(b []byte) { f.room <- b }
 
 // keep notes that a block has come, and that it is being kept until done is
 // called: a slow disk is no reason to ask again.
@@ -268,9 +388,30 @@ func (f *fetch) tell(bytes int64) {
 	defer f.telling.Unlock()
 	f.sum.Blocks++
 	f.sum.Bytes += bytes
+	now := time.Now()
+	if took := now.Sub(f.rated).Seconds(); took >= 0.5 {
+		r := float64(f.sum.Bytes-f.since) / took
+		if f.sum.Rate == 0 {
+			f.sum.Rate = r
+		}
+		f.sum.Rate += (r - f.sum.Rate) / 3
+		f.rated, f.since = now, f.sum.Bytes
+		f.sum.Peers, f.sum.Origins = f.desk.giving(now)
+	}
 	if f.progress != nil {
 		f.sum.Holders = len(f.connected())
-		f.progress(f.sum)
+		p := f.sum
+		p.Trouble = slices.Clone(p.Trouble)
+		f.progress(p)
+	}
+}
+
+// trouble is told with the progress.
+func (f *fetch) trouble(what string) {
+	f.telling.Lock()
+	defer f.telling.Unlock()
+	if len(f.sum.Trouble) < 16 && !slices.Contains(f.sum.Trouble, what) {
+		f.sum.Trouble = append(f.sum.Trouble, what)
 	}
 }
 
@@ -280,7 +421,8 @@ func (f *fetch) blocks() int64 {
 	return f.sum.Blocks
 }
 
-// keepLooking finds holders, also those that appear during the fetch.
+// keepLooking finds holders, also those that appear during the fetch, and those
+// that peers tell of.
 func (f *fetch) keepLooking(ctx context.Context) {
 	tick := time.NewTicker(lookNow)
 	defer tick.Stop()
@@ -290,10 +432,98 @@ func (f *fetch) keepLooking(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
+			case p := <-f.heard:
+				f.crew.Go(func() {
+					dctx, cancel := context.WithTimeout(ctx, dialTime)
+					defer cancel()
+					f.meet(ctx, dctx, p)
+				})
 			case <-tick.C:
 			}
 		}
 	}
+}
+
+// hear takes a word on where a holder is.
+func (f *fetch) hear(p peer.AddrInfo) {
+	f.mu.Lock()
+	known := p.ID == "" || p.ID == f.x.host.ID() || among(f.holders, p.ID) || len(f.holders) >= maxHolders
+	f.mu.Unlock()
+	if known {
+		return
+	}
+	select {
+	case f.heard <- p:
+	default: // it is told again
+	}
+}
+
+// meet connects to a holder, unless it has lied.
+func (f *fetch) meet(ctx, dctx context.Context, p peer.AddrInfo) {
+	if p.ID == f.x.host.ID() || f.x.ledger.bad(p.ID.String()) {
+		return
+	}
+	isNew := f.note(p)
+	if err := f.x.host.Connect(dctx, p); err != nil {
+		return
+	}
+	if isNew {
+		f.joined.Store(true)
+	}
+	if f.total == 0 || ctx.Err() != nil {
+		return
+	}
+	f.mu.Lock()
+	_, known := f.bulk[p.ID]
+	if !known {
+		f.bulk[p.ID] = joining
+	}
+	f.mu.Unlock()
+	if !known {
+		f.crew.Go(func() { f.join(ctx, p.ID) })
+	}
+}
+
+func (f *fetch) knows(p peer.ID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return among(f.holders, p)
+}
+
+// setBulk says whether a holder gives in bulk.
+func (f *fetch) setBulk(p peer.ID, does bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if does {
+		f.bulk[p] = inBulk
+		return
+	}
+	if f.bulk[p] != byBitswap {
+		f.bulk[p] = byBitswap
+		f.joined.Store(true)
+	}
+}
+
+func (f *fetch) forgetBulk(p peer.ID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.bulk, p)
+}
+
+// plain says that some holder can be asked by bitswap alone.
+func (f *fetch) plain() bool {
+	return slices.ContainsFunc(f.connected(), func(p peer.AddrInfo) bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.bulk[p.ID] == byBitswap
+	})
+}
+
+// company says that peers may be about to be met who have the model.
+func (f *fetch) company() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.looked || len(f.holders) > 0 || len(f.x.host.Network().Peers()) > 0
 }
 
 // rest is how long not to look for holders.
@@ -320,17 +550,12 @@ func (f *fetch) look(ctx context.Context) {
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, p := range found {
-		if p.ID == f.x.host.ID() {
-			continue
-		}
-		isNew := f.note(p)
-		wg.Go(func() {
-			if err := f.x.host.Connect(dctx, p); err == nil && isNew {
-				f.joined.Store(true)
-			}
-		})
+		wg.Go(func() { f.meet(ctx, dctx, p) })
 	}
 	wg.Wait()
+	f.mu.Lock()
+	f.looked = true
+	f.mu.Unlock()
 }
 
 // note adds a holder, and says whether it was not known.
@@ -376,21 +601,34 @@ func newPace() *pace {
 }
 
 // start waits until a block may be asked for. Nodes always may, they are small.
-func (p *pace) start(ctx context.Context, c cid.Cid) (done func(came bool), ok bool) {
-	if c.Prefix().Codec != cid.Raw {
-		return func(bool) {}, ctx.Err() == nil
+func (p *pace) start(ctx context.Context, c cid.Cid) bool {
+	if isNode(c) {
+		return ctx.Err() == nil
 	}
 	select {
 	case <-p.free:
+		return true
 	case <-ctx.Done():
-		return nil, false
+		return false
+	}
+}
+
+func isNode(c cid.Cid) bool { return c.Defined() && c.Prefix().Codec != cid.Raw }
+
+// back gives back what start allowed and nobody needed.
+func (p *pace) back() { p.free <- struct{}{} }
+
+// begin notes that a block is being asked for.
+func (p *pace) begin(c cid.Cid) (done func(came bool)) {
+	if isNode(c) {
+		return func(bool) {}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, again := p.asked[c]; !again {
 		p.asked[c] = time.Now()
 	}
-	return func(came bool) { p.done(c, came) }, true
+	return func(came bool) { p.done(c, came) }
 }
 
 func (p *pace) done(c cid.Cid, came bool) {

@@ -80,7 +80,12 @@ func openStore(t testing.TB, dir string) *store.Store {
 
 func newHost(t testing.TB, listen string, opts ...libp2p.Option) host.Host {
 	t.Helper()
-	h, err := libp2p.New(append(opts, libp2p.ListenAddrStrings(listen), libp2p.DisableMetrics())...)
+	return newHostOn(t, []string{listen}, opts...)
+}
+
+func newHostOn(t testing.TB, listen []string, opts ...libp2p.Option) host.Host {
+	t.Helper()
+	h, err := libp2p.New(append(opts, libp2p.ListenAddrStrings(listen...), libp2p.DisableMetrics())...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +120,16 @@ func (r *roster) Holders(context.Context, cid.Cid) ([]peer.AddrInfo, error) {
 	return slices.Clone(r.list), nil
 }
 
+// shelves are the models of a store, for bulk.
+func shelves(s *store.Store) func(cid.Cid) Leaves {
+	return func(model cid.Cid) Leaves {
+		if m, err := s.Model(model); err == nil {
+			return m
+		}
+		return nil
+	}
+}
+
 // node is what of a node has to do with exchange.
 type node struct {
 	h host.Host
@@ -126,7 +141,7 @@ type node struct {
 func newNode(t testing.TB, h host.Host, dir string, find Finder) *node {
 	t.Helper()
 	n := &node{h: h, s: openStore(t, dir)}
-	n.x = New(h, n.s, find, silent)
+	n.x = New(h, n.s, find, Options{Leaves: shelves(n.s)})
 	t.Cleanup(func() { n.x.Close() })
 	return n
 }
@@ -214,17 +229,25 @@ func every(t testing.TB, m *store.Model) shards {
 	return w
 }
 
-func (w shards) Next(context.Context) ([]cid.Cid, error) {
+func (w shards) Next(context.Context) ([]Need, error) {
 	nodes, err := w.m.NeedNodes(w.list)
 	if err != nil || len(nodes) > 0 {
-		return nodes, err
+		return bare(nodes), err
 	}
 	leaves, err := w.m.Missing(w.list)
-	var out []cid.Cid
-	for _, l := range leaves[:min(len(leaves), 1024)] {
-		out = append(out, l.CID)
+	var out []Need
+	for _, l := range leaves {
+		out = append(out, Need{CID: l.CID, Number: l.Number, Size: l.Size, File: l.File, Offset: l.Offset})
 	}
 	return out, err
+}
+
+// bare are blocks of which nothing but the CID is known.
+func bare(list []cid.Cid) (out []Need) {
+	for _, c := range list {
+		out = append(out, Need{CID: c, Number: -1})
+	}
+	return out
 }
 
 func (w shards) Put(_ context.Context, c cid.Cid, data []byte) error {

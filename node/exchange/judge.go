@@ -20,21 +20,32 @@ import (
 // bitswap would, for as long as they say so.
 type judge struct {
 	bitswapnet.BitSwapNetwork
-	bs atomic.Pointer[bitswap.Bitswap]
+	bs    atomic.Pointer[bitswap.Bitswap]
+	book  *ledger
+	blame func(p peer.ID, why string)
 
 	mu    sync.Mutex
 	peers map[peer.ID]*account
 }
 
+// maxAsked is how many blocks a peer was asked for are remembered.
+const maxAsked = 4096
+
+// crossTime is how long what was asked for, and called off, may still come.
+const crossTime = 5 * time.Minute
+
 // account of a peer.
 type account struct {
 	owes  map[cid.Cid]bool
-	since time.Time // it owes something and has sent nothing
-	until time.Time // it is shunned
+	asked map[cid.Cid]bool // of late, in any way
+	older map[cid.Cid]bool // before those
+	last  time.Time        // it was asked
+	since time.Time        // it owes something and has sent nothing
+	until time.Time        // it is shunned
 }
 
-func newJudge(n bitswapnet.BitSwapNetwork) *judge {
-	return &judge{BitSwapNetwork: n, peers: map[peer.ID]*account{}}
+func newJudge(n bitswapnet.BitSwapNetwork, book *ledger, blame func(peer.ID, string)) *judge {
+	return &judge{BitSwapNetwork: n, book: book, blame: blame, peers: map[peer.ID]*account{}}
 }
 
 // Start puts the judge between the network and bitswap.
@@ -90,15 +101,21 @@ func (j *judge) asked(p peer.ID, wants []message.Entry) {
 	defer j.mu.Unlock()
 	a := j.peers[p]
 	if a == nil {
-		a = &account{owes: map[cid.Cid]bool{}}
+		a = &account{owes: map[cid.Cid]bool{}, asked: map[cid.Cid]bool{}}
 		j.peers[p] = a
 	}
 	for _, e := range wants {
 		if e.Cancel {
 			delete(a.owes, e.Cid)
-		} else if e.WantType == pb.Message_Wantlist_Block {
+			continue
+		}
+		if e.WantType == pb.Message_Wantlist_Block {
 			a.owes[e.Cid] = true
 		}
+		if len(a.asked) >= maxAsked {
+			a.asked, a.older = map[cid.Cid]bool{}, a.asked
+		}
+		a.asked[e.Cid], a.last = true, time.Now() // small blocks are sent where it was asked whether they are there
 	}
 	a.settle(false)
 }
@@ -121,16 +138,27 @@ func (j *judge) heard(p peer.ID, m message.BitSwapMessage) message.BitSwapMessag
 	if a == nil {
 		return m
 	}
-	paid := false
+	paid, taken, odd := false, 0, 0
 	for _, b := range m.Blocks() {
+		if a.asked[b.Cid()] || a.older[b.Cid()] {
+			taken += len(b.RawData())
+		} else {
+			odd++
+		}
 		paid = paid || a.owes[b.Cid()]
 		delete(a.owes, b.Cid())
+	}
+	if taken > 0 {
+		j.book.pass(p.String(), 0, taken)
+	}
+	if odd > 0 { // a block is named by what it is; this is not what it was asked for
+		go j.blame(p, errBad.Error())
 	}
 	for _, c := range m.DontHaves() {
 		delete(a.owes, c)
 	}
 	a.settle(paid)
-	if time.Now().After(a.until) {
+	if time.Now().After(a.until) && odd == 0 && !j.book.bad(p.String()) {
 		return m
 	}
 	out := message.New(m.Full())
@@ -157,6 +185,9 @@ func (j *judge) left(p peer.ID) {
 }
 
 func (j *judge) shuns(p peer.ID) bool {
+	if j.book.bad(p.String()) {
+		return true
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	a := j.peers[p]
@@ -183,7 +214,7 @@ func (j *judge) overdue(tooLong time.Duration, holders, all []peer.AddrInfo) []p
 	for p, a := range j.peers {
 		switch {
 		case len(a.owes) == 0:
-			if now.After(a.until) {
+			if now.After(a.until) && now.Sub(a.last) > crossTime {
 				delete(j.peers, p)
 			}
 		case now.Sub(a.since) > tooLong && (among(holders, p) || !among(all, p)):

@@ -337,7 +337,10 @@ func TestDamaged(t *testing.T) {
 // nodes wants what lists the leaves, and no leaves.
 type nodes struct{ shards }
 
-func (w nodes) Next(context.Context) ([]cid.Cid, error) { return w.m.NeedNodes(w.list) }
+func (w nodes) Next(context.Context) ([]Need, error) {
+	list, err := w.m.NeedNodes(w.list)
+	return bare(list), err
+}
 
 // flip damages a model's data file, which ends in the model.
 func flip(t testing.TB, path string, size, at int64) {

@@ -23,6 +23,7 @@ const (
 // nothing more, and so nobody gets anything.
 type ways struct {
 	bitswapnet.BitSwapNetwork
+	book   *ledger
 	server atomic.Pointer[server.Server]
 
 	mu    sync.Mutex
@@ -35,8 +36,8 @@ type way struct {
 	last            uint64 // count when it last had its turn
 }
 
-func newWays(n bitswapnet.BitSwapNetwork) *ways {
-	return &ways{BitSwapNetwork: n, peers: map[peer.ID]*way{}}
+func newWays(n bitswapnet.BitSwapNetwork, book *ledger) *ways {
+	return &ways{BitSwapNetwork: n, book: book, peers: map[peer.ID]*way{}}
 }
 
 // SendMessage sends, and forgets what else the peer wants if that fails: what
@@ -46,6 +47,15 @@ func (w *ways) SendMessage(ctx context.Context, p peer.ID, m message.BitSwapMess
 	w.add(p, 1, size)
 	defer w.add(p, -1, -size)
 	err := w.BitSwapNetwork.SendMessage(ctx, p, m)
+	if err == nil {
+		given := 0
+		for _, b := range m.Blocks() {
+			given += len(b.RawData())
+		}
+		if given > 0 {
+			w.book.pass(p.String(), given, 0)
+		}
+	}
 	if srv := w.server.Load(); err != nil && srv != nil {
 		srv.PeerDisconnected(p)
 	}

@@ -165,6 +165,7 @@ func newHost(cfg Config, traffic metrics.Reporter) (host.Host, error) {
 	limits := rcmgr.DefaultLimits
 	limits.AddProtocolLimit(libprotocol.ID(protocol.StageID), bigLimit, rcmgr.BaseLimitIncrease{})
 	limits.AddProtocolLimit(protocol.DHTPrefix+"/ipfs/bitswap/1.2.0", bigLimit, rcmgr.BaseLimitIncrease{})
+	limits.AddProtocolLimit(libprotocol.ID(protocol.LeavesID), bigLimit, rcmgr.BaseLimitIncrease{})
 	limits.ProtocolPeerBaseLimit = bigLimit
 	limits.PeerBaseLimit.Memory, limits.PeerBaseLimit.Streams = 256<<20, 4096
 	limits.PeerBaseLimit.StreamsInbound, limits.PeerBaseLimit.StreamsOutbound = 4096, 4096

@@ -12,6 +12,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multiaddr"
+	msmux "github.com/multiformats/go-multistream"
+	"github.com/quic-go/quic-go"
 )
 
 // Stream is a stream to a peer, or to oneself.
@@ -56,11 +58,53 @@ func (n *Network) Open(ctx context.Context, p peer.ID, addrs []multiaddr.Multiad
 	if len(addrs) > 0 {
 		n.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
 	}
-	s, err := n.host.NewStream(ctx, p, libprotocol.ID(proto))
+	s, err := n.openQUIC(ctx, p, libprotocol.ID(proto))
+	if err != nil {
+		s, err = n.host.NewStream(ctx, p, libprotocol.ID(proto))
+	}
 	if err != nil {
 		return nil, tidy(err)
 	}
 	return &Stream{inner: s, reset: s.Reset, peer: p}, nil
+}
+
+// errNoChoice says that libp2p may choose the connection.
+var errNoChoice = errors.New("no choice of connections")
+
+// openQUIC opens a stream over QUIC, if the peer has a TCP connection with this
+// node as well, on which bulk may be under way. libp2p would take whichever has
+// more streams.
+func (n *Network) openQUIC(ctx context.Context, p peer.ID, id libprotocol.ID) (network.Stream, error) {
+	conns := n.host.Network().ConnsToPeer(p)
+	if len(conns) < 2 {
+		return nil, errNoChoice
+	}
+	for _, c := range conns {
+		var qc *quic.Conn
+		if c.IsClosed() || c.Stat().Limited || !c.As(&qc) {
+			continue
+		}
+		s, err := c.NewStream(ctx)
+		if err != nil {
+			continue
+		}
+		deadline, ok := ctx.Deadline()
+		if soon := time.Now().Add(dialTime); !ok || soon.Before(deadline) {
+			deadline = soon
+		}
+		err = errors.Join(s.SetProtocol(id), s.SetDeadline(deadline))
+		if err == nil {
+			err = msmux.SelectProtoOrFail(id, s)
+		}
+		if err == nil {
+			err = s.SetDeadline(time.Time{})
+		}
+		if err == nil {
+			return s, nil
+		}
+		_ = s.Reset()
+	}
+	return nil, errNoChoice
 }
 
 func (n *Network) openSelf(proto string) (*Stream, error) {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -97,9 +96,7 @@ func (h *httpReader) connect() error {
 	}
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("User-Agent", "shoal")
-	if token := os.Getenv("HF_TOKEN"); token != "" && trusted(req.URL) {
-		req.Header.Set("Authorization", "Bearer "+token) // not passed on to other hosts by redirects
-	}
+	Authorize(req)
 	if h.at > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", h.at))
 		if tag := h.validator(); tag != "" {

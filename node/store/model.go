@@ -316,9 +316,10 @@ func (m *Model) NeedNodes(shards []int) ([]cid.Cid, error) {
 
 // Leaf is a leaf that is lacking.
 type Leaf struct {
-	CID   cid.Cid
-	Size  int // bytes
-	Shard int
+	CID    cid.Cid
+	Number int // over all shards
+	Size   int // bytes
+	Shard  int
 	// Where it lies in the model's files, for sources that are files.
 	File   int
 	Offset int64
@@ -343,6 +344,7 @@ func (m *Model) Missing(shards []int) ([]Leaf, error) {
 		if s.whole() {
 			continue
 		}
+		first := m.number(place{i, 0})
 		for n, held := range s.held {
 			d := s.leaves[n]
 			if held || seen[d] {
@@ -351,7 +353,7 @@ func (m *Model) Missing(shards []int) ([]Leaf, error) {
 			seen[d] = true
 			pos, size := s.at(n)
 			file := m.fileAt(pos)
-			out = append(out, Leaf{CID: d.cid(), Size: size, Shard: i, File: file, Offset: pos - m.base[file]})
+			out = append(out, Leaf{CID: d.cid(), Number: first + n, Size: size, Shard: i, File: file, Offset: pos - m.base[file]})
 		}
 	}
 	return out, nil

@@ -1,0 +1,686 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/urfave/cli/v2"
+
+	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/exchange/plain"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/gguf"
+)
+
+const (
+	slowFactor   = 50        // how much slower the slow source is
+	corruptEvery = 10        // leaves, of the lying source
+	uplink       = 100e6 / 8 // bytes a second of a limited source
+)
+
+func benchFetchCommand() *cli.Command {
+	return &cli.Command{
+		Name: "fetch", Usage: "fetching a model: against curl with sha256sum, against plain bitswap over flatfs, and from several sources",
+		Description: "Everything runs on this machine over loopback, each source in a process of its own, with a synthetic model.\n" +
+			"Sources that are limited have 100 Mbit/s each; those cases use a smaller model, so that they end in time.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "size", Value: "1GiB", Usage: "of the model, about"},
+			&cli.StringFlag{Name: "limited-size", Value: "128MiB", Usage: "of the model that limited sources give, at most --size"},
+			&cli.IntFlag{Name: "rounds", Value: 3, Usage: "measurements of the cases without a limit, in turns"},
+			jsonFlag(),
+		},
+		Action: benchFetch,
+	}
+}
+
+// benchGiveCommand is a source of `bench fetch`, in a process of its own.
+func benchGiveCommand() *cli.Command {
+	return &cli.Command{
+		Name: "give", Hidden: true,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "store"}, &cli.StringFlag{Name: "flatfs"}, &cli.StringFlag{Name: "file"},
+			&cli.Float64Flag{Name: "up"}, &cli.IntFlag{Name: "corrupt"},
+		},
+		Action: benchGive,
+	}
+}
+
+// fetchCase is a line of `shoal bench fetch --json`.
+type fetchCase struct {
+	Case          string    `json:"case"`
+	Bytes         int64     `json:"bytes"`
+	Seconds       float64   `json:"seconds"`
+	MiBPerS       float64   `json:"mib_per_s"`
+	Low           float64   `json:"mib_per_s_low"`
+	High          float64   `json:"mib_per_s_high"`
+	RatioToCurl   *float64  `json:"ratio_to_curl"`             // null where there is no curl
+	RatioToFlatfs *float64  `json:"ratio_to_flatfs,omitempty"` // to plain bitswap over flatfs
+	Ratio         *float64  `json:"ratio,omitempty"`           // to the case named by ratio_to
+	RatioTo       string    `json:"ratio_to,omitempty"`
+	BadPeer       string    `json:"bad_peer,omitempty"` // the source that lied
+	Named         *bool     `json:"bad_peer_named,omitempty"`
+	Trouble       []string  `json:"trouble,omitempty"` // as a person is told
+	Note          string    `json:"note,omitempty"`
+	Targets       []*target `json:"targets,omitempty"`
+	rates         []float64
+}
+
+// fetchBench is one run.
+type fetchBench struct {
+	*cli.Context
+	ctx    context.Context
+	dir    string
+	model  *synthetic // whole
+	little *synthetic // for limited sources
+	cases  []*fetchCase
+}
+
+// synthetic is a model made for the run, as a file and in a store.
+type synthetic struct {
+	file, store string
+	id          cid.Cid
+	size        int64
+}
+
+func benchFetch(c *cli.Context) (err error) {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	size, err := parseSize("--size", c.String("size"))
+	if err != nil {
+		return err
+	}
+	limited, err := parseSize("--limited-size", c.String("limited-size"))
+	if err != nil {
+		return err
+	}
+	if size < 4<<20 || limited < 4<<20 || c.Int("rounds") < 1 {
+		return usageError{"--size and --limited-size must be at least 4MiB, and --rounds 1"}
+	}
+	dir, err := os.MkdirTemp("", "shoal-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	b := &fetchBench{Context: c, ctx: c.Context, dir: dir}
+	defer b.progress("")
+	if b.model, err = b.make("model", size); err != nil {
+		return err
+	}
+	b.little = b.model
+	if limited < size {
+		if b.little, err = b.make("little", limited); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(b.unlimited(), b.limited()); err != nil {
+		return err
+	}
+	return b.report()
+}
+
+func (b *fetchBench) progress(format string, args ...any) {
+	if w := b.App.ErrWriter; isTerminal(w) {
+		fmt.Fprintf(w, "\r\x1b[K"+format, args...)
+	}
+}
+
+// make writes a GGUF file of random weights, and imports it.
+func (b *fetchBench) make(name string, size int64) (*synthetic, error) {
+	b.progress("making a model of %s", bytesText(size))
+	const width, blocks = 64, 16
+	h := gguf.Header{Version: 3, KVs: []gguf.KV{
+		{Key: "general.architecture", Value: "llama"}, {Key: "general.name", Value: "Bench"},
+		{Key: "llama.block_count", Value: uint32(blocks)}, {Key: "llama.embedding_length", Value: uint32(width)},
+		{Key: "llama.context_length", Value: uint32(128)}, {Key: "tokenizer.ggml.tokens", Value: slices.Repeat([]string{"token"}, 1000)},
+	}}
+	var end uint64
+	add := func(name string, rows uint64) {
+		t := gguf.Tensor{Name: name, Shape: []uint64{width, rows}, Offset: end}
+		h.Tensors = append(h.Tensors, t)
+		end += t.Bytes()
+	}
+	add("token_embd.weight", 1000)
+	add("output_norm.weight", 1)
+	for i := range blocks {
+		add(fmt.Sprintf("blk.%d.ffn_up.weight", i), uint64(size)/blocks/(4*width))
+	}
+	raw, err := h.Append(nil)
+	if err != nil {
+		return nil, err
+	}
+	m := &synthetic{file: filepath.Join(b.dir, name+".gguf"), store: filepath.Join(b.dir, name)}
+	f, err := os.Create(m.file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	w := bufio.NewWriterSize(f, 1<<20)
+	w.Write(append(raw, make([]byte, -len(raw)&31)...)) // an error comes again with Flush
+	if _, err := io.CopyN(w, rand.NewChaCha8([32]byte{byte(len(name))}), int64(end)); err != nil {
+		return nil, err
+	}
+	if err := w.Flush(); err != nil {
+		return nil, err
+	}
+	s, err := store.Open(m.store, store.Options{})
+	if err != nil {
+		return nil, err
+	}
+	model, err := s.Add(b.ctx, m.file, store.AddOptions{Transient: true})
+	if err == nil {
+		m.id, m.size = model.ID(), model.Manifest().Size()
+	}
+	return m, errors.Join(err, s.Close())
+}
+
+// giver is a source's process.
+type giver struct {
+	cmd  *exec.Cmd
+	in   io.Closer
+	word giverWord
+}
+
+// giverWord is what a source says when it is ready.
+type giverWord struct {
+	Addr   string   `json:"addr,omitempty"` // with the peer ID
+	URL    string   `json:"url,omitempty"`
+	Blocks []string `json:"blocks,omitempty"`
+}
+
+func (g *giver) peer() (peer.AddrInfo, error) {
+	p, err := peer.AddrInfoFromString(g.word.Addr)
+	if err != nil {
+		return peer.AddrInfo{}, err
+	}
+	return *p, nil
+}
+
+func (b *fetchBench) start(args ...string) (*giver, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	g := &giver{cmd: exec.CommandContext(b.ctx, exe, append([]string{"bench", "give"}, args...)...)}
+	g.cmd.Stderr = os.Stderr
+	g.cmd.Env = append(os.Environ(), "SHOAL_QUIET_BUILD=1")
+	if g.in, err = g.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := g.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := g.cmd.Start(); err != nil {
+		return nil, err
+	}
+	line, err := bufio.NewReaderSize(out, 4<<20).ReadSlice('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &g.word)
+	}
+	if err != nil {
+		g.stop()
+		return nil, fmt.Errorf("a source did not start: %w", err)
+	}
+	return g, nil
+}
+
+func (g *giver) stop() {
+	g.in.Close()
+	_ = g.cmd.Wait()
+}
+
+// benchGive is a source until its input ends.
+func benchGive(c *cli.Context) error {
+	var word giverWord
+	switch {
+	case c.String("file") != "":
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		file := c.String("file")
+		srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) })}
+		go func() { _ = srv.Serve(l) }()
+		defer srv.Close()
+		word.URL = "http://" + l.Addr().String() + "/" + filepath.Base(file)
+	default:
+		h, err := benchHost()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		word.Addr = fmt.Sprintf("%s/p2p/%s", h.Addrs()[0], h.ID())
+		if dir := c.String("flatfs"); dir != "" {
+			n, err := plain.New(h, dir)
+			if err != nil {
+				return err
+			}
+			defer n.Close()
+			f, err := os.Open(c.Args().First())
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			list, err := n.Add(c.Context, f, protocol.LeafSize)
+			if err != nil {
+				return err
+			}
+			for _, id := range list {
+				word.Blocks = append(word.Blocks, id.String())
+			}
+			break
+		}
+		s, err := store.Open(c.String("store"), store.Options{})
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		x := exchange.New(h, s, fixed(nil), exchange.Options{Leaves: storeLeaves(s, c.Int("corrupt")), Up: c.Float64("up")})
+		defer x.Close()
+	}
+	if err := printJSON(c.App.Writer, word); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// benchHost listens on loopback, first of all by TCP.
+func benchHost() (host.Host, error) {
+	return libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"), libp2p.DisableMetrics(), libp2p.DisableRelay())
+}
+
+// fixed is a Finder that knows whom it was given.
+type fixed []peer.AddrInfo
+
+func (f fixed) Holders(context.Context, cid.Cid) ([]peer.AddrInfo, error) { return f, nil }
+
+// storeLeaves gives a store's models, as they are or with every so many leaves
+// corrupted.
+func storeLeaves(s *store.Store, corrupt int) func(cid.Cid) exchange.Leaves {
+	return func(id cid.Cid) exchange.Leaves {
+		m, err := s.Model(id)
+		if err != nil {
+			return nil
+		}
+		if corrupt > 0 {
+			return liar{m, corrupt}
+		}
+		return m
+	}
+}
+
+type liar struct {
+	exchange.Leaves
+	every int
+}
+
+func (l liar) ReadLeaf(n int, buf []byte) ([]byte, error) {
+	raw, err := l.Leaves.ReadLeaf(n, buf)
+	if err == nil && n%l.every == 0 {
+		raw[len(raw)/2] ^= 1
+	}
+	return raw, err
+}
+
+// wantModel is to bring all of a model.
+type wantModel struct {
+	m      *store.Model
+	shards []int
+}
+
+func (w wantModel) Next(context.Context) (out []exchange.Need, err error) {
+	nodes, err := w.m.NeedNodes(w.shards)
+	for _, c := range nodes {
+		out = append(out, exchange.Need{CID: c, Number: -1})
+	}
+	if err != nil || len(out) > 0 {
+		return out, err
+	}
+	leaves, err := w.m.Missing(w.shards)
+	for _, l := range leaves {
+		out = append(out, exchange.Need{CID: l.CID, Number: l.Number, Size: l.Size, File: l.File, Offset: l.Offset})
+	}
+	return out, err
+}
+
+func (w wantModel) Put(_ context.Context, c cid.Cid, data []byte) error {
+	return w.m.PutVerified(c, data)
+}
+
+// fetch brings a model from sources into a new store, and says how long that
+// took and what was told of trouble.
+func (b *fetchBench) fetch(m *synthetic, what string, from []*giver) (took time.Duration, trouble []string, err error) {
+	dir, err := os.MkdirTemp(b.dir, "fetched-")
+	if err != nil {
+		return 0, nil, err
+	}
+	defer os.RemoveAll(dir)
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		return 0, nil, err
+	}
+	defer s.Close()
+	h, err := benchHost()
+	if err != nil {
+		return 0, nil, err
+	}
+	defer h.Close()
+	var find fixed
+	for _, g := range from {
+		p, err := g.peer()
+		if err != nil {
+			return 0, nil, err
+		}
+		find = append(find, p)
+	}
+	x := exchange.New(h, s, find, exchange.Options{Leaves: storeLeaves(s, 0), Log: slog.New(slog.DiscardHandler)})
+	defer x.Close()
+	raw, err := x.Manifest(b.ctx, m.id)
+	if err != nil {
+		return 0, nil, err
+	}
+	model, err := s.AddManifest(raw, m.id, "")
+	if err != nil {
+		return 0, nil, err
+	}
+	want := wantModel{m: model}
+	for i := range model.Manifest().Shards {
+		want.shards = append(want.shards, i)
+	}
+	begin := time.Now()
+	err = x.Fetch(b.ctx, m.id, want, func(p exchange.Progress) {
+		if p.Blocks%16 == 0 {
+			b.progress("%s: %s of %s", what, bytesText(p.Bytes), bytesText(m.size))
+		}
+		trouble = p.Trouble
+	})
+	took = time.Since(begin)
+	if err == nil && slices.Contains(model.Holds(), false) {
+		err = errors.New("the model is not whole")
+	}
+	return took, trouble, err
+}
+
+// curl fetches the file and hashes it, as people do who do not trust a server.
+func (b *fetchBench) curl(from *giver) (time.Duration, error) {
+	to := filepath.Join(b.dir, "curled")
+	defer os.Remove(to)
+	begin := time.Now()
+	if out, err := exec.CommandContext(b.ctx, "curl", "-sSf", "-o", to, from.word.URL).CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("curl: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	if err := exec.CommandContext(b.ctx, "sha256sum", to).Run(); err != nil {
+		return 0, fmt.Errorf("sha256sum: %w", err)
+	}
+	return time.Since(begin), nil
+}
+
+// bitswap fetches the same bytes as blocks, into flatfs.
+func (b *fetchBench) bitswap(from *giver) (time.Duration, error) {
+	dir, err := os.MkdirTemp(b.dir, "flatfs-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	h, err := benchHost()
+	if err != nil {
+		return 0, err
+	}
+	defer h.Close()
+	n, err := plain.New(h, filepath.Join(dir, "blocks"))
+	if err != nil {
+		return 0, err
+	}
+	defer n.Close()
+	p, err := from.peer()
+	if err != nil {
+		return 0, err
+	}
+	if err := h.Connect(b.ctx, p); err != nil {
+		return 0, err
+	}
+	var list []cid.Cid
+	for _, s := range from.word.Blocks {
+		c, err := cid.Decode(s)
+		if err != nil {
+			return 0, err
+		}
+		list = append(list, c)
+	}
+	begin := time.Now()
+	err = n.Fetch(b.ctx, list)
+	return time.Since(begin), err
+}
+
+// add notes a case.
+func (b *fetchBench) add(name string, bytes int64, took ...time.Duration) *fetchCase {
+	c := &fetchCase{Case: name, Bytes: bytes}
+	for _, t := range took {
+		c.rates = append(c.rates, float64(bytes)/(1<<20)/t.Seconds())
+	}
+	s := spreadOf(c.rates)
+	c.MiBPerS, c.Low, c.High = s.Median, s.Low, s.High
+	c.Seconds = float64(bytes) / (1 << 20) / s.Median
+	b.cases = append(b.cases, c)
+	return c
+}
+
+func (c *fetchCase) aim(want float64, got *float64) {
+	t := atLeast(want, *got)
+	c.Targets = append(c.Targets, &t)
+}
+
+// unlimited compares curl, plain bitswap and one source, in turns.
+func (b *fetchBench) unlimited() error {
+	hasCurl := true
+	for _, tool := range []string{"curl", "sha256sum"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			fmt.Fprintf(b.App.ErrWriter, "%s is missing here, so nothing is compared with it; install it and try again\n", tool)
+			hasCurl = false
+		}
+	}
+	var givers [3]*giver
+	for i, args := range [][]string{{"--file", b.model.file}, {"--flatfs", filepath.Join(b.dir, "blocks"), b.model.file}, {"--store", b.model.store}} {
+		b.progress("starting source %d of 3", i+1)
+		g, err := b.start(args...)
+		if err != nil {
+			return err
+		}
+		defer g.stop()
+		givers[i] = g
+	}
+	var curls, flats, ones []time.Duration
+	rounds := b.Int("rounds")
+	for round := range rounds {
+		if hasCurl {
+			b.progress("curl and sha256sum, round %d of %d", round+1, rounds)
+			t, err := b.curl(givers[0])
+			if err != nil {
+				return err
+			}
+			curls = append(curls, t)
+		}
+		t, _, err := b.fetch(b.model, "one source", givers[2:])
+		if err != nil {
+			return err
+		}
+		ones = append(ones, t)
+		b.progress("plain bitswap over flatfs, round %d of %d", round+1, rounds)
+		if t, err = b.bitswap(givers[1]); err != nil {
+			return err
+		}
+		flats = append(flats, t)
+	}
+	var curl *fetchCase
+	if hasCurl {
+		curl = b.add("curl", b.model.size, curls...)
+		curl.Note = "curl, then sha256sum"
+	}
+	flat := b.add("flatfs_bitswap", b.model.size, flats...)
+	one := b.add("one_source", b.model.size, ones...)
+	r := ratios(one.rates, flat.rates).Median
+	one.RatioToFlatfs = &r
+	if curl != nil {
+		for _, c := range []*fetchCase{curl, flat, one} {
+			r := ratios(c.rates, curl.rates).Median
+			c.RatioToCurl = &r
+		}
+		one.aim(0.5, one.RatioToCurl)
+	}
+	one.aim(1.5, one.RatioToFlatfs)
+	return nil
+}
+
+// limited compares several sources of 100 Mbit/s with fewer, and with others
+// that are slow or lie.
+func (b *fetchBench) limited() error {
+	m := b.little
+	note := fmt.Sprintf("%s from sources of 100 Mbit/s", bytesText(m.size))
+	run := func(name string, extra ...[]string) (*fetchCase, []*giver, error) {
+		var givers []*giver
+		var mu sync.Mutex
+		var errs []error
+		var wg sync.WaitGroup
+		defer func() {
+			for _, g := range givers {
+				g.stop()
+			}
+		}()
+		for i, more := range extra {
+			dir := filepath.Join(b.dir, fmt.Sprintf("source-%d", i))
+			if err := os.CopyFS(dir, os.DirFS(m.store)); err != nil { // a store is one process's
+				return nil, nil, err
+			}
+			defer os.RemoveAll(dir)
+			wg.Go(func() {
+				g, err := b.start(append([]string{"--store", dir}, more...)...)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					errs = append(errs, err)
+					return
+				}
+				givers = append(givers, g)
+			})
+		}
+		wg.Wait()
+		if err := errors.Join(errs...); err != nil {
+			return nil, nil, err
+		}
+		took, trouble, err := b.fetch(m, name, givers)
+		if err != nil {
+			return nil, nil, err
+		}
+		c := b.add(name, m.size, took)
+		c.Trouble, c.Note = trouble, note
+		if i := slices.IndexFunc(b.cases, func(c *fetchCase) bool { return c.Case == "curl" }); i >= 0 {
+			r := c.MiBPerS / b.cases[i].MiBPerS
+			c.RatioToCurl = &r
+		}
+		return c, givers, nil
+	}
+	up := func(rate float64) []string { return []string{"--up", strconv.FormatFloat(rate, 'f', -1, 64)} }
+	good := up(uplink)
+	one, _, err := run("one_limited", good)
+	if err != nil {
+		return err
+	}
+	four, _, err := run("four_limited", good, good, good, good)
+	if err != nil {
+		return err
+	}
+	four.compare(one, 3.5)
+	two, _, err := run("two_good", good, good)
+	if err != nil {
+		return err
+	}
+	corrupt := []string{"--corrupt", strconv.Itoa(corruptEvery)}
+	bad, givers, err := run("two_good_one_slow_one_liar", good, good, up(uplink/slowFactor), append(corrupt, good...))
+	if err != nil {
+		return err
+	}
+	bad.compare(two, 0.8)
+	named := false
+	for _, g := range givers {
+		if slices.Contains(g.cmd.Args, corrupt[0]) {
+			p, err := g.peer()
+			if err != nil {
+				return err
+			}
+			bad.BadPeer = p.ID.String()
+			named = slices.ContainsFunc(bad.Trouble, func(s string) bool { return strings.Contains(s, bad.BadPeer) })
+		}
+	}
+	bad.Named = &named
+	return nil
+}
+
+func (c *fetchCase) compare(with *fetchCase, want float64) {
+	r := c.MiBPerS / with.MiBPerS
+	c.Ratio, c.RatioTo = &r, with.Case
+	c.aim(want, c.Ratio)
+}
+
+func (b *fetchBench) report() error {
+	b.progress("")
+	if b.Bool("json") {
+		for _, c := range b.cases {
+			if err := printJSON(b.App.Writer, c); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(b.App.Writer, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "CASE\tSIZE\tMiB/s\tTO curl\tTO flatfs\tTO OTHERS\t")
+	ratio := func(r *float64, to string) string {
+		if r == nil {
+			return "-"
+		}
+		return strings.TrimSpace(fmt.Sprintf("%.2f %s", *r, to))
+	}
+	for _, c := range b.cases {
+		var aims []string
+		for _, t := range c.Targets {
+			aims = append(aims, t.String())
+		}
+		fmt.Fprintf(w, "%s\t%s\t%.1f\t%s\t%s\t%s\t%s\n", c.Case, bytesText(c.Bytes), c.MiBPerS, ratio(c.RatioToCurl, ""), ratio(c.RatioToFlatfs, ""), ratio(c.Ratio, cmp.Or(c.RatioTo, "")), strings.Join(aims, ", "))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, c := range b.cases {
+		for _, t := range c.Trouble {
+			fmt.Fprintf(b.App.Writer, "%s: %s\n", c.Case, safe(t))
+		}
+		if c.Named != nil {
+			fmt.Fprintf(b.App.Writer, "%s: the liar was %s; named: %t\n", c.Case, c.BadPeer, *c.Named)
+		}
+	}
+	return nil
+}

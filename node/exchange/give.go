@@ -1,0 +1,293 @@
+package exchange
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+const (
+	idleStream = 2 * time.Minute        // without a request
+	laterTime  = 5 * time.Second        // between two words to who waits for its turn
+	turnTime   = 2 * time.Second        // for a chunk to go out; slower readers hold up nobody else
+	newsTime   = 100 * time.Millisecond // news that come so close are told as one
+	heartbeat  = 20 * time.Second       // so that a watcher that is gone is noticed
+	maxNews    = 4096                   // leaves, then all is told anew
+)
+
+// Leaves are a model's, numbered as protocol/README.md says.
+type Leaves interface {
+	LeafCount() int
+	HeldLeaves() []byte // a bit each
+	// ReadLeaf reads a leaf that is held and what its CID says, into buf if
+	// it is large enough.
+	ReadLeaf(n int, buf []byte) ([]byte, error)
+}
+
+// serveLeaves serves a stream of /shoal/leaves/1.
+func (x *Exchange) serveLeaves(s network.Stream) {
+	if relayed(s.Conn()) {
+		_ = s.Reset()
+		return
+	}
+	r := bufio.NewReaderSize(s, 1<<10)
+	for first := true; ; first = false {
+		_ = s.SetReadDeadline(time.Now().Add(idleStream))
+		q, err := protocol.ReadLeavesRequest(r)
+		if err != nil {
+			if errors.Is(err, protocol.ErrLeaves) {
+				x.log.Debug("a request for leaves is refused", "peer", s.Conn().RemotePeer(), "error", err)
+			}
+			_ = s.Reset()
+			return
+		}
+		model, err := cid.Cast(q.Model)
+		var have Leaves
+		if err == nil {
+			have = x.leaves(model)
+		}
+		switch {
+		case have == nil || q.Watch && !first:
+			err = errors.New("no such model")
+		case q.Watch:
+			x.tellWatcher(s, model, have, q.Fetching)
+			err = errors.New("the watch is over")
+		default:
+			err = x.give(s, have, q.Leaves)
+		}
+		if err != nil {
+			_ = s.Reset()
+			return
+		}
+	}
+}
+
+// leaves are a model's, if it is known here and can be told of by number.
+func (x *Exchange) leaves(model cid.Cid) Leaves {
+	if x.opt.Leaves == nil {
+		return nil
+	}
+	have := x.opt.Leaves(model)
+	if have == nil || have.LeafCount() > protocol.MaxLeaves {
+		return nil
+	}
+	return have
+}
+
+// give answers a request, leaf by leaf, each when it is its turn.
+func (x *Exchange) give(s network.Stream, have Leaves, list []uint32) error {
+	p := s.Conn().RemotePeer()
+	out := &steady{Stream: s, ctx: x.ctx, pace: x.up}
+	buf, _ := x.room.Get().(*[]byte)
+	if buf == nil {
+		b := make([]byte, protocol.LeafHeadSize+protocol.LeafSize)
+		buf = &b
+	}
+	defer x.room.Put(buf)
+	for _, n := range list {
+		t := x.turns.wait(p)
+		err := x.await(out, t, n)
+		if err == nil {
+			out.slow = t.late
+			err = x.giveLeaf(out, have, p, n, *buf)
+		}
+		t.end()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await waits for a turn.
+func (x *Exchange) await(out *steady, t *turn, leaf uint32) error {
+	tick := time.NewTimer(laterTime)
+	defer tick.Stop()
+	for {
+		select {
+		case <-t.ready:
+			return nil
+		case <-x.ctx.Done():
+			return x.ctx.Err()
+		case <-tick.C:
+		}
+		if _, err := out.Write(protocol.LeafHead{Leaf: leaf, Size: protocol.LeafLater}.Append(nil)); err != nil {
+			return err
+		}
+		tick.Reset(laterTime)
+	}
+}
+
+func (x *Exchange) giveLeaf(out *steady, have Leaves, p peer.ID, n uint32, buf []byte) error {
+	body := buf[protocol.LeafHeadSize:]
+	raw, err := have.ReadLeaf(int(n), body)
+	if err != nil {
+		raw = nil
+	}
+	msg := protocol.LeafHead{Leaf: n, Size: uint32(len(raw))}.Append(buf[:0])
+	msg = append(msg, raw...) // in place, if the leaf was read there
+	if _, err := out.Write(msg); err != nil {
+		return err
+	}
+	x.given.Add(uint64(len(raw)))
+	x.ledger.pass(p.String(), len(raw), 0)
+	return nil
+}
+
+// watchers are the peers that are told what comes of a model.
+type watchers struct {
+	mu  sync.Mutex
+	all map[cid.Cid]map[*watcher]struct{}
+}
+
+type watcher struct {
+	peer     peer.ID
+	fetching bool
+	news     chan struct{} // capacity 1
+
+	// With watchers.mu:
+	got   []uint32
+	whole bool // all is to be told
+	met   bool // others that fetch are to be told of
+}
+
+func (w *watcher) poke() {
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
+}
+
+func (ws *watchers) add(model cid.Cid, w *watcher) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if ws.all[model] == nil {
+		ws.all[model] = map[*watcher]struct{}{}
+	}
+	if w.fetching {
+		for o := range ws.all[model] {
+			o.met = true
+			o.poke()
+		}
+	}
+	ws.all[model][w] = struct{}{}
+}
+
+func (ws *watchers) remove(model cid.Cid, w *watcher) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	delete(ws.all[model], w)
+	if len(ws.all[model]) == 0 {
+		delete(ws.all, model)
+	}
+}
+
+// came tells of a leaf that is held from now on.
+func (ws *watchers) came(model cid.Cid, leaf int) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for w := range ws.all[model] {
+		if len(w.got) < maxNews {
+			w.got = append(w.got, uint32(leaf))
+		} else {
+			w.whole = true
+		}
+		w.poke()
+	}
+}
+
+// turned tells all anew: a fetch has begun or ended.
+func (ws *watchers) turned(model cid.Cid) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for w := range ws.all[model] {
+		w.whole = true
+		w.poke()
+	}
+}
+
+// take gives what a watcher is to be told.
+func (ws *watchers) take(model cid.Cid, w *watcher) (got []uint32, whole bool, fetchers []peer.ID) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	got, whole, w.got, w.whole = w.got, w.whole, nil, false
+	if w.met || whole {
+		w.met = false
+		for o := range ws.all[model] {
+			if o.fetching && o.peer != w.peer && !slices.Contains(fetchers, o.peer) && len(fetchers) < protocol.MaxFetchers {
+				fetchers = append(fetchers, o.peer)
+			}
+		}
+	}
+	return got, whole, fetchers
+}
+
+// tellWatcher tells a peer what is held of a model, and what comes, until it
+// goes.
+func (x *Exchange) tellWatcher(s network.Stream, model cid.Cid, have Leaves, fetching bool) {
+	w := &watcher{peer: s.Conn().RemotePeer(), fetching: fetching, news: make(chan struct{}, 1), whole: true}
+	x.watchers.add(model, w)
+	defer x.watchers.remove(model, w)
+	if fetching {
+		x.hear(model, peer.AddrInfo{ID: w.peer})
+	}
+	ctx, cancel := context.WithCancel(x.ctx)
+	defer cancel()
+	gone := make(chan struct{})
+	defer func() { <-gone }()
+	defer s.Reset()
+	go func() { // it says nothing more, but that it goes
+		defer close(gone)
+		defer cancel()
+		_ = s.SetReadDeadline(time.Time{})
+		_, _ = s.Read(make([]byte, 1))
+	}()
+	out := &steady{Stream: s, ctx: x.ctx}
+	beat := time.NewTicker(heartbeat)
+	defer beat.Stop()
+	for {
+		got, whole, fetchers := x.watchers.take(model, w)
+		st := &protocol.LeavesState{Got: got}
+		if whole { // what came since is in it
+			st = &protocol.LeavesState{Total: uint32(have.LeafCount()), Held: have.HeldLeaves(), Wanted: x.wanted(model, have.LeafCount())}
+		}
+		for _, p := range fetchers {
+			st.Fetchers = append(st.Fetchers, x.fetcher(p))
+		}
+		if err := protocol.WriteLeaves(out, st); err != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-beat.C:
+			continue
+		case <-w.news:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(newsTime):
+		}
+	}
+}
+
+// fetcher tells where a peer can be reached.
+func (x *Exchange) fetcher(p peer.ID) *protocol.Fetcher {
+	f := &protocol.Fetcher{Peer: []byte(p)}
+	for _, a := range x.host.Peerstore().Addrs(p) {
+		if len(f.Addrs) < 8 {
+			f.Addrs = append(f.Addrs, a.Bytes())
+		}
+	}
+	return f
+}

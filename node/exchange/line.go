@@ -1,0 +1,198 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
+	msmux "github.com/multiformats/go-multistream"
+)
+
+// line opens streams for bulk: over TCP with TLS where the peer can be reached
+// so, which is several times faster than QUIC on links that lose packets and
+// leaves QUIC to those who wait for an answer. The host has one connection to a
+// peer and keeps to it, so line makes TCP connections of its own, from the same
+// peer ID; what the peer asks over them, the host answers.
+type line struct {
+	host host.Host
+
+	mu     sync.Mutex
+	own    *swarm.Swarm          // nil until it is needed
+	failed map[peer.ID]time.Time // cannot be reached by TCP
+	closed bool
+}
+
+const tcpAgain = time.Minute // before TCP is tried again where it failed
+
+func newLine(h host.Host) *line { return &line{host: h, failed: map[peer.ID]time.Time{}} }
+
+// open opens a stream to a peer; never over a relay.
+func (l *line) open(ctx context.Context, p peer.ID, id protocol.ID) (network.Stream, error) {
+	if c := l.tcp(ctx, p); c != nil {
+		if s, err := begin(ctx, c, id); err == nil || isUnspoken(err) {
+			return s, err
+		}
+	}
+	s, err := l.host.NewStream(network.WithNoDial(ctx, "bulk"), p, id)
+	if err != nil {
+		return nil, err
+	}
+	if relayed(s.Conn()) {
+		_ = s.Reset()
+		return nil, errRelayed
+	}
+	return s, nil
+}
+
+var errRelayed = errors.New("it is reached over a relay, which is not for bulk")
+
+// isUnspoken says that the peer does not speak the protocol.
+func isUnspoken(err error) bool {
+	var un msmux.ErrNotSupported[protocol.ID]
+	return errors.As(err, &un)
+}
+
+func relayed(c network.Conn) bool {
+	_, err := c.RemoteMultiaddr().ValueForProtocol(ma.P_CIRCUIT)
+	return c.Stat().Limited || err == nil
+}
+
+// tcp gives a direct TCP connection, or nil.
+func (l *line) tcp(ctx context.Context, p peer.ID) network.Conn {
+	for _, c := range l.host.Network().ConnsToPeer(p) {
+		if isTCP(c.RemoteMultiaddr()) && !c.IsClosed() {
+			return c
+		}
+	}
+	own := l.swarm(p)
+	if own == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	c, err := own.DialPeer(ctx, p)
+	if err != nil {
+		l.mu.Lock()
+		l.failed[p] = time.Now()
+		l.mu.Unlock()
+		return nil
+	}
+	return c
+}
+
+// swarm is what dials the peer by TCP; nil if that is of no use.
+func (l *line) swarm(p peer.ID) *swarm.Swarm {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || time.Since(l.failed[p]) < tcpAgain {
+		return nil
+	}
+	delete(l.failed, p)
+	main, ok := l.host.Network().(*swarm.Swarm)
+	if !ok {
+		return nil
+	}
+	for _, a := range l.host.Peerstore().Addrs(p) {
+		if !isTCP(a) {
+			continue
+		}
+		if l.own != nil {
+			return l.own
+		}
+		if t := main.TransportForDialing(a); t != nil {
+			own, err := swarm.NewSwarm(l.host.ID(), l.host.Peerstore(), eventbus.NewBus(), swarm.WithResourceManager(main.ResourceManager()))
+			if err != nil {
+				return nil
+			}
+			if err := own.AddTransport(t); err != nil {
+				_ = own.Close()
+				return nil
+			}
+			own.SetStreamHandler(l.answer)
+			l.own = own
+			return own
+		}
+	}
+	return nil
+}
+
+// answer has the host serve a stream that a peer opened on a connection of the
+// line's.
+func (l *line) answer(s network.Stream) {
+	_ = s.SetDeadline(time.Now().Add(dialTime))
+	id, handle, err := l.host.Mux().Negotiate(s)
+	if err == nil {
+		err = errors.Join(s.SetDeadline(time.Time{}), s.SetProtocol(id))
+	}
+	if err != nil {
+		_ = s.Reset()
+		return
+	}
+	_ = handle(id, s)
+}
+
+// rest ends the connections, when nobody fetches any more.
+func (l *line) rest() {
+	l.mu.Lock()
+	own := l.own
+	l.own = nil
+	l.mu.Unlock()
+	if own != nil {
+		_ = own.Close()
+	}
+}
+
+func (l *line) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.rest()
+}
+
+func isTCP(a ma.Multiaddr) bool {
+	if a == nil {
+		return false
+	}
+	tcp := false
+	for _, c := range a {
+		switch c.Protocol().Code {
+		case ma.P_TCP:
+			tcp = true
+		case ma.P_CIRCUIT, ma.P_WS, ma.P_WSS:
+			return false
+		}
+	}
+	return tcp
+}
+
+// begin opens a stream over this very connection.
+func begin(ctx context.Context, c network.Conn, id protocol.ID) (network.Stream, error) {
+	s, err := c.NewStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	deadline := time.Now().Add(dialTime)
+	if by, ok := ctx.Deadline(); ok && by.Before(deadline) {
+		deadline = by
+	}
+	err = errors.Join(s.SetDeadline(deadline), s.SetProtocol(id))
+	if err == nil {
+		err = msmux.SelectProtoOrFail(id, s)
+	}
+	if err == nil {
+		err = s.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		_ = s.Reset()
+		return nil, err
+	}
+	return s, nil
+}

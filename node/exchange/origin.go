@@ -1,0 +1,208 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+const (
+	originAtOnce = 4 // requests to an origin
+	originRun    = 16
+	headTime     = 30 * time.Second // for an answer to begin
+)
+
+// origin is one of a model's files as it lies on a server or on this machine.
+type origin struct {
+	f     *fetch
+	at    Origin
+	http  bool
+	whole atomic.Bool // it knows no ranges: what is needed is read in one go
+	cl    *http.Client
+}
+
+func newOrigin(f *fetch, at Origin) *origin {
+	o := &origin{f: f, at: at, http: strings.HasPrefix(at.Where, "http://") || strings.HasPrefix(at.Where, "https://")}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DisableCompression, t.ResponseHeaderTimeout, t.MaxConnsPerHost = true, headTime, originAtOnce
+	t.ForceAttemptHTTP2, t.TLSNextProto = false, nil // ranges share no connection
+	o.cl = &http.Client{Transport: t}
+	return o
+}
+
+// name is the origin as people may see it: a URL can carry credentials.
+func (o *origin) name() string {
+	if !o.http {
+		return o.at.Where
+	}
+	u, err := url.Parse(o.at.Where)
+	if err != nil {
+		return "the origin"
+	}
+	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	return u.String()
+}
+
+func (o *origin) workers() int    { return originAtOnce }
+func (o *origin) can(n Need) bool { return n.File == o.at.File }
+
+// most is what comes in half a second, so that requests are few.
+func (o *origin) most(rate float64) int {
+	return int(max(4, min(originRun, rate/originAtOnce/2/protocol.LeafSize)))
+}
+
+// get reads leaves, which lie one behind the other.
+func (o *origin) get(ctx context.Context, ask []Need, got func(i int, data []byte) error) error {
+	if !o.http {
+		return o.read(ctx, ask, got)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	from, to := ask[0].Offset, ask[len(ask)-1].Offset+int64(ask[len(ask)-1].Size)
+	body, at, err := o.request(ctx, from, to)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	stalled := time.AfterFunc(stallTime, cancel)
+	defer stalled.Stop()
+	beat := func(time.Time) error { stalled.Reset(stallTime); return nil }
+	for i, n := range ask {
+		if err := skip(body, n.Offset-at, beat); err != nil {
+			return err
+		}
+		if err := o.f.leafFrom(ctx, body, n, beat, func(data []byte) error { return got(i, data) }); err != nil {
+			return err
+		}
+		at = n.Offset + int64(n.Size)
+	}
+	return nil
+}
+
+// skip reads past what is not needed.
+func skip(r io.Reader, n int64, beat func(time.Time) error) error {
+	for n > 0 {
+		k := min(n, protocol.LeafSize)
+		_ = beat(time.Time{})
+		if _, err := io.CopyN(io.Discard, r, k); err != nil {
+			return err
+		}
+		n -= k
+	}
+	return nil
+}
+
+// leafFrom reads a leaf and passes it on.
+func (f *fetch) leafFrom(ctx context.Context, r io.Reader, n Need, beat func(time.Time) error, got func([]byte) error) error {
+	buf, err := f.buffer(ctx)
+	if err != nil {
+		return err
+	}
+	defer f.release(buf)
+	if err := f.fill(ctx, buf[:n.Size], r, beat); err != nil {
+		return err
+	}
+	return got(buf[:n.Size])
+}
+
+// request asks for a range, and gives what comes and where it begins: at 0 from
+// a server that knows no ranges.
+func (o *origin) request(ctx context.Context, from, to int64) (io.ReadCloser, int64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.at.Where, nil)
+	if err != nil {
+		return nil, 0, permanent{errors.New("it is no URL")}
+	}
+	req.Header.Set("User-Agent", "shoal")
+	req.Header.Set("Accept-Encoding", "identity")
+	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, to-1))
+	if o.f.x.opt.Authorize != nil {
+		o.f.x.opt.Authorize(req)
+	}
+	resp, err := o.cl.Do(req)
+	if err != nil {
+		var ue *url.Error // its text has the URL, which may be signed
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return nil, 0, err
+	}
+	at, err := o.accept(resp, from, to)
+	if err != nil {
+		resp.Body.Close()
+		return nil, 0, err
+	}
+	return resp.Body, at, nil
+}
+
+// accept looks at an answer, and says where in the file its body begins.
+func (o *origin) accept(resp *http.Response, from, to int64) (int64, error) {
+	switch code := resp.StatusCode; {
+	case code == http.StatusPartialContent:
+		var a, b, size int64
+		if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &a, &b, &size); err != nil {
+			return 0, permanent{errors.New("its answer to a range says not which it is")}
+		}
+		if size != o.at.Size {
+			return 0, permanent{fmt.Errorf("the file there has %d bytes now, the model's has %d", size, o.at.Size)}
+		}
+		if a != from || b != to-1 {
+			return 0, permanent{errors.New("it answers with another range than it was asked for")}
+		}
+		return from, nil
+	case code == http.StatusOK:
+		if resp.ContentLength >= 0 && resp.ContentLength != o.at.Size {
+			return 0, permanent{fmt.Errorf("the file there has %d bytes now, the model's has %d", resp.ContentLength, o.at.Size)}
+		}
+		if from == 0 && to == o.at.Size || o.whole.Swap(true) {
+			return 0, nil
+		}
+		return 0, later{errors.New("it knows no ranges"), 0} // and is asked again for all that is needed, at once
+	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code >= 500:
+		return 0, later{fmt.Errorf("the server answers %s", resp.Status), retryAfter(resp.Header.Get("Retry-After"))}
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
+		return 0, permanent{fmt.Errorf("the server answers %s; if the model asks for a login, set HF_TOKEN", resp.Status)}
+	default:
+		return 0, permanent{fmt.Errorf("the server answers %s", resp.Status)}
+	}
+}
+
+// retryAfter reads the header of that name: seconds, or a date.
+func retryAfter(s string) time.Duration {
+	if n, err := strconv.Atoi(strings.TrimSpace(s)); err == nil && n >= 0 {
+		return time.Duration(min(n, 1<<20)) * time.Second
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return max(0, time.Until(t))
+	}
+	return 0
+}
+
+// read reads leaves from a file of this machine.
+func (o *origin) read(ctx context.Context, ask []Need, got func(i int, data []byte) error) error {
+	file, err := os.Open(o.at.Where)
+	if err != nil {
+		return permanent{err}
+	}
+	defer file.Close()
+	if st, err := file.Stat(); err != nil || st.Size() != o.at.Size {
+		return permanent{errors.Join(err, errors.New("the file has another size now"))}
+	}
+	for i, n := range ask {
+		r := io.NewSectionReader(file, n.Offset, int64(n.Size))
+		beat := func(time.Time) error { return nil }
+		if err := o.f.leafFrom(ctx, r, n, beat, func(data []byte) error { return got(i, data) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
