@@ -37,6 +37,7 @@ var allowed = map[string][]string{
 	"node/stage":         {"protocol"},
 	"node/store":         {"protocol/..."},
 	"node/text":          nil,
+	"node/text/answer":   nil,
 	"node/text/jinja":    nil,
 	"node":               {"node/...", "protocol/...", "contrib/tinymodel"},
 
@@ -63,6 +64,7 @@ var pure = map[string][]string{
 	"protocol":           {"net", "os", "context", "log/slog"},
 	"protocol/gguf":      {"net", "os", "time", "context", "log/slog"},
 	"node/route":         {"net", "os", "context", "log/slog", "math/rand"},
+	"node/text/answer":   {"net", "os", "time", "context", "log/slog"},
 	"node/engine/sample": {"net", "os", "time", "context", "log/slog", "math/rand"},
 }
 
