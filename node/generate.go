@@ -18,6 +18,7 @@ import (
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
+	"github.com/shoalnet/shoal/node/text/answer"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -39,6 +40,7 @@ type textTools struct {
 	*text.Tokenizer
 	template    *text.Template
 	templateErr error
+	syntax      *answer.Syntax // of the template
 }
 
 // textCache keeps the tools of the models in use; they are large.
@@ -65,7 +67,9 @@ func (n *Node) tools(ctx context.Context, m *store.Model) (*textTools, error) {
 	if t.Tokenizer, err = text.New(h); err != nil {
 		return nil, api.Errorf(api.BadInput, "%s: %s", m.Name(), err)
 	}
-	t.template, t.templateErr = text.NewTemplate(h)
+	if t.template, t.templateErr = text.NewTemplate(h); t.templateErr == nil {
+		t.syntax = answer.Detect(t.template.Source())
+	}
 	if n.texts.of == nil || len(n.texts.of) >= 8 {
 		n.texts.of = map[cid.Cid]*textTools{}
 	}
@@ -139,11 +143,14 @@ type generation struct {
 	limit int     // tokens of the answer
 	seed  uint64
 
-	prefix  []uint64 // hashes of the prompt's beginnings
-	decoder *text.Decoder
-	stops   *text.Stops
-	stopped bool
-	count   int
+	prefix    []uint64              // hashes of the prompt's beginnings
+	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
+	decoder   *text.Decoder
+	reader    *answer.Reader
+	stops     *text.Stops
+	stopped   bool
+	calls     int // of functions
+	count     int
 }
 
 // errStopped ends a session whose answer has met a stop sequence.
@@ -238,13 +245,9 @@ func (g *generation) encode() error {
 		if g.tools.templateErr != nil {
 			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.templateErr)
 		}
-		in := text.RenderInput{AddGenerationPrompt: true, Now: time.Now(), Tools: g.req.Tools}
-		for _, m := range g.req.Messages {
-			in.Messages = append(in.Messages, text.Message{Role: m.Role, Content: m.Content, Name: m.Name, ToolCalls: m.ToolCalls, ToolCallID: m.ToolCallID})
-		}
 		var err error
-		if prompt, err = g.tools.template.Render(in); err != nil {
-			return api.Errorf(api.BadInput, "the chat template of %s: %s", g.model.Name(), err)
+		if prompt, err = g.render(); err != nil {
+			return err
 		}
 		// Templates write the beginning of the sequence themselves.
 		if bos, ok := g.tools.BOS(); ok && strings.HasPrefix(prompt, g.tools.Token(bos)) {
@@ -391,7 +394,7 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 	for _, h := range r.Hops {
 		start.Route = append(start.Route, api.Hop{Peer: h.Peer, From: h.Span.From, To: h.Span.To})
 	}
-	g.decoder, g.stops = g.tools.NewDecoder(), text.NewStops(g.req.Stop)
+	g.listen()
 	out, err := session.Run(ctx, sessionDialer{streams{g.n.net}}, req, func(t *protocol.Token) error {
 		if g.count == 0 {
 			if err := g.emit(api.Event{Start: start}); err != nil {
@@ -422,7 +425,7 @@ func (g *generation) token(t *protocol.Token) error {
 		ev.Top = append(ev.Top, api.Top{ID: a.Id, Logprob: float64(a.Logprob), Text: g.tools.Token(a.Id), Bytes: g.tools.Bytes(a.Id)})
 	}
 	if t.Finish != protocol.Finish_FINISH_STOP {
-		ev.Text, g.stopped = g.stops.Push(g.decoder.Push(t.Id))
+		ev.Text, ev.Reasoning, ev.Calls = g.read(g.decoder.Push(t.Id), false)
 	}
 	if err := g.emit(api.Event{Token: ev}); err != nil {
 		return err
@@ -442,15 +445,17 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 		d.Route = apiHops(out.Route)
 	}
 	if !g.stopped {
-		// What was held back cannot grow into a stop sequence any more.
-		tail, stopped := g.stops.Push(g.decoder.Flush())
-		d.Text = tail
-		if !stopped {
+		// What was held back cannot grow into a mark or a stop sequence any more.
+		d.Text, d.Reasoning, d.Calls = g.read(g.decoder.Flush(), true)
+		if !g.stopped {
 			d.Text += g.stops.Flush()
 			if out.Finish == protocol.Finish_FINISH_LENGTH {
 				d.FinishReason = "length"
 			}
 		}
+	}
+	if g.calls > 0 && d.FinishReason == "stop" {
+		d.FinishReason = "tool_calls"
 	}
 	return g.emit(api.Event{Done: d})
 }

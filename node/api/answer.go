@@ -42,8 +42,11 @@ type answer struct {
 type choiceState struct {
 	start  *Start
 	done   *Done
-	text   strings.Builder // whole answers only, as tokens
+	text   strings.Builder // whole answers only, as the next two
+	think  strings.Builder
+	calls  []ToolCall
 	tokens []Token
+	called int // calls of functions in a stream, so far
 	offset int // completions' logprobs: characters so far
 }
 
@@ -186,13 +189,13 @@ func (a *answer) take(i int, e Event) error {
 		token := e.Token.sendable()
 		e.Token = &token
 		if !a.stream {
-			c.text.WriteString(token.Text)
+			c.add(token.Text, token.Reasoning, token.Calls)
 			c.tokens = append(c.tokens, token)
 		}
 	case e.Done != nil:
 		done := e.Done.sendable()
 		c.done = &done
-		c.text.WriteString(done.Text)
+		c.add(done.Text, done.Reasoning, done.Calls)
 	default:
 		return Errorf(Internal, "an answer's events came out of order")
 	}
@@ -209,6 +212,13 @@ func (a *answer) take(i int, e Event) error {
 		return a.tokenChunk(i, e.Token)
 	}
 	return a.doneChunk(i)
+}
+
+// add is what a choice of a whole answer grows by.
+func (c *choiceState) add(text, think string, calls []ToolCall) {
+	c.text.WriteString(text)
+	c.think.WriteString(think)
+	c.calls = append(c.calls, calls...)
 }
 
 // ---- a stream -----------------------------------------------------------
@@ -237,24 +247,25 @@ func (a *answer) startChunk(i int) error {
 	if a.echo != nil {
 		text = a.echo[i]
 	}
-	return a.chunk(i, true, &text, nil, nil, d)
+	return a.chunk(i, delta{Role: "assistant", Content: &text}, nil, nil, d)
 }
 
 func (a *answer) tokenChunk(i int, t *Token) error {
-	if t.Text == "" && !a.details && !a.logprobs {
+	piece, empty := a.delta(i, t.Text, t.Reasoning, t.Calls)
+	if empty && !a.details && !a.logprobs {
 		return nil // a character that is not whole yet, or what may be a stop sequence
 	}
 	var d *Details
 	if a.details {
 		d = &Details{Tokens: []Token{*t}}
 	}
-	return a.chunk(i, false, &t.Text, a.logprobsOf(i, []Token{*t}), nil, d)
+	return a.chunk(i, piece, a.logprobsOf(i, []Token{*t}), nil, d)
 }
 
 func (a *answer) doneChunk(i int) error {
 	done := a.choices[i].done
-	if done.Text != "" {
-		if err := a.chunk(i, false, &done.Text, nil, nil, nil); err != nil {
+	if piece, empty := a.delta(i, done.Text, done.Reasoning, done.Calls); !empty {
+		if err := a.chunk(i, piece, nil, nil, nil); err != nil {
 			return err
 		}
 	}
@@ -262,21 +273,31 @@ func (a *answer) doneChunk(i int) error {
 	if a.details {
 		d = &Details{Done: done}
 	}
-	return a.chunk(i, false, nil, nil, &done.FinishReason, d)
+	return a.chunk(i, delta{}, nil, &done.FinishReason, d)
 }
 
-// chunk sends text of a choice, or with nil its end. The first of a choice says
-// whose text it is.
-func (a *answer) chunk(i int, first bool, text *string, logprobs any, finish *string, d *Details) error {
+// delta is what a choice grew by; where there is nothing else it has a text, if
+// an empty one.
+func (a *answer) delta(i int, text, think string, calls []ToolCall) (d delta, empty bool) {
+	c := &a.choices[i]
+	for _, call := range calls {
+		d.ToolCalls = append(d.ToolCalls, callDelta{c.called, call})
+		c.called++
+	}
+	d.reasoning = reasoning{think, think}
+	if text != "" || think == "" && calls == nil {
+		d.Content = &text
+	}
+	return d, text == "" && think == "" && calls == nil
+}
+
+// chunk sends what a choice grew by, or with finish its end.
+func (a *answer) chunk(i int, piece delta, logprobs any, finish *string, d *Details) error {
 	ch := choice{Index: i, Logprobs: logprobs, FinishReason: finish}
 	if a.chat {
-		ch.Delta = &content{Content: text}
-		if first {
-			ch.Delta.Role = "assistant"
-		}
+		ch.Delta = &piece
 	} else {
-		empty := ""
-		ch.Text = cmp.Or(text, &empty)
+		ch.Text = cmp.Or(piece.Content, new(string))
 	}
 	out := a.object(".chunk")
 	out.Choices = []choice{ch}
@@ -332,7 +353,10 @@ func (a *answer) whole() *completion {
 		text := c.text.String()
 		ch := choice{Index: i, FinishReason: &c.done.FinishReason, Logprobs: a.logprobsOf(i, c.tokens)}
 		if a.chat {
-			ch.Message = &content{Role: "assistant", Content: &text}
+			ch.Message = &message{Role: "assistant", ToolCalls: c.calls, reasoning: reasoning{c.think.String(), c.think.String()}}
+			if text != "" || c.calls == nil {
+				ch.Message.Content = &text
+			}
 		} else {
 			ch.Text = &text
 		}

@@ -75,6 +75,17 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 	if err := emit(Event{Start: start}); err != nil {
 		return err
 	}
+	if name, ok := strings.CutPrefix(answer, "call "); ok && len(req.Tools) > 0 {
+		call := func(id string) []ToolCall {
+			return []ToolCall{{id, "function", FunctionCall{name, `{"z": 1, "a": 2}`}}}
+		}
+		for _, t := range []Token{{ID: 1, Reasoning: "Hm."}, {ID: 2, Calls: call("call_1")}, {ID: 3}} {
+			if err := emit(Event{Token: &t}); err != nil {
+				return err
+			}
+		}
+		return emit(Event{Done: &Done{Calls: call("call_2"), Reasoning: " So.", FinishReason: "tool_calls", Tokens: 3}})
+	}
 	text, finish := answer, "stop"
 	for _, stop := range req.Stop {
 		if i := strings.Index(text, stop); i >= 0 {

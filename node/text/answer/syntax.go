@@ -77,6 +77,19 @@ func Thinks(template string) bool {
 	return s.harmony || strings.Contains(template, s.think.open) || strings.Contains(template, s.think.shut)
 }
 
+// Direct is a prompt after which the answer's text follows at once, without
+// reasoning: what the prompt has begun of it is ended.
+func (s *Syntax) Direct(prompt string) string {
+	end := strings.TrimRight(prompt, space)
+	switch {
+	case s.harmony && strings.HasSuffix(end, "<|start|>assistant"):
+		return end + "<|channel|>final<|message|>"
+	case !s.harmony && strings.HasSuffix(end, s.think.open):
+		return end + "\n\n" + s.think.shut + "\n\n"
+	}
+	return prompt
+}
+
 // Marks are the control tokens that a Reader must see as text.
 func (s *Syntax) Marks() []string {
 	if s.harmony {
