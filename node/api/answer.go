@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -91,7 +90,7 @@ func (a *answer) run() error {
 					return ctx.Err()
 				}
 			}
-			err := a.generate(ctx, req, func(e Event) error { return send(told{choice: i, event: e}) })
+			err := a.s.generate(ctx, req, func(e Event) error { return send(told{choice: i, event: e}) })
 			_ = send(told{choice: i, ended: true, err: err})
 		})
 	}
@@ -135,18 +134,6 @@ func (a *answer) run() error {
 	a.w.Header().Set("Server-Timing", a.timing())
 	writeJSON(a.w, http.StatusOK, a.whole())
 	return nil
-}
-
-// generate is the Generator's, with a panic turned into an error: one request
-// must not end the node.
-func (a *answer) generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			a.s.Log.Error("a generation panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			err = Errorf(Internal, "shoal failed at this request: its log has more")
-		}
-	}()
-	return a.s.Generator.Generate(ctx, req, emit)
 }
 
 // fail ends the request with an error: as a status while that is possible, else
@@ -332,17 +319,7 @@ func (a *answer) send(v any) error {
 	return a.put(a.line.String())
 }
 
-func (a *answer) put(text string) error {
-	rc := http.NewResponseController(a.w)
-	_ = rc.SetWriteDeadline(time.Now().Add(writeTime)) // a handler that is called in process has none
-	if _, err := a.w.Write([]byte(text)); err != nil {
-		return &Error{Kind: Cancelled, Message: "the client went away", Err: err}
-	}
-	if err := rc.Flush(); err != nil {
-		return &Error{Kind: Cancelled, Message: "the client went away", Err: err}
-	}
-	return nil
-}
+func (a *answer) put(text string) error { return put(a.w, []byte(text)) }
 
 // ---- a whole answer -----------------------------------------------------
 
@@ -390,23 +367,30 @@ func (a *answer) usage() *usage {
 	return u
 }
 
-// route is that of the first choice that has one, as PEER:FROM-TO,...
+// route is that of the first choice that has one.
 func (a *answer) route() string {
-	var hops []string
 	for i := range a.choices {
 		if start := a.choices[i].start; start != nil {
-			for _, h := range start.Route {
-				hops = append(hops, fmt.Sprintf("%s:%d-%d", h.Peer, h.From, h.To))
-			}
-			break
+			return routeText(start.Route)
 		}
+	}
+	return ""
+}
+
+// routeText is a route as X-Shoal-Route has it: PEER:FROM-TO,...
+func routeText(route []Hop) string {
+	hops := make([]string, len(route))
+	for i, h := range route {
+		hops[i] = fmt.Sprintf("%s:%d-%d", h.Peer, h.From, h.To)
 	}
 	return strings.Join(hops, ",")
 }
 
-// timing is the first choice's, as the Server-Timing header has it.
-func (a *answer) timing() string {
-	d := a.choices[0].done
+// timing is the first choice's.
+func (a *answer) timing() string { return timingText(a.choices[0].done) }
+
+// timingText is what Server-Timing says.
+func timingText(d *Done) string {
 	return fmt.Sprintf("ttft;dur=%.1f, decode;desc=\"%.2f tokens/s\"", d.TTFTMs, d.TokensPerS)
 }
 
@@ -417,15 +401,7 @@ func (a *answer) logprobsOf(i int, tokens []Token) any {
 		return nil
 	}
 	if a.chat {
-		out := &chatLogprobs{Content: []chatLogprob{}}
-		for _, t := range tokens {
-			l := chatLogprob{Token: tokenText(t.Bytes, t.Text), Logprob: t.Logprob, Bytes: tokenBytes(t.Bytes, t.Text), Top: []chatTopLogprob{}}
-			for _, x := range t.Top {
-				l.Top = append(l.Top, chatTopLogprob{tokenText(x.Bytes, x.Text), x.Logprob, tokenBytes(x.Bytes, x.Text)})
-			}
-			out.Content = append(out.Content, l)
-		}
-		return out
+		return &chatLogprobs{Content: chatLogprobsOf(tokens)}
 	}
 	c := &a.choices[i]
 	out := &textLogprobs{Tokens: []string{}, TokenLogprobs: []float64{}, TopLogprobs: []map[string]float64{}, TextOffset: []int{}}
@@ -442,6 +418,18 @@ func (a *answer) logprobsOf(i int, tokens []Token) any {
 			}
 		}
 		out.TopLogprobs = append(out.TopLogprobs, top)
+	}
+	return out
+}
+
+func chatLogprobsOf(tokens []Token) []chatLogprob {
+	out := []chatLogprob{}
+	for _, t := range tokens {
+		l := chatLogprob{Token: tokenText(t.Bytes, t.Text), Logprob: t.Logprob, Bytes: tokenBytes(t.Bytes, t.Text), Top: []chatTopLogprob{}}
+		for _, x := range t.Top {
+			l.Top = append(l.Top, chatTopLogprob{tokenText(x.Bytes, x.Text), x.Logprob, tokenBytes(x.Bytes, x.Text)})
+		}
+		out = append(out, l)
 	}
 	return out
 }
