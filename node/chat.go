@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
 )
@@ -92,6 +93,25 @@ func (g *generation) thinking() map[string]any {
 		return map[string]any{"enable_thinking": true, "thinking": true, "reasoning_effort": think}
 	}
 	return nil
+}
+
+// abilities of a model beyond text, as far as its template, if it is here, says.
+func abilities(m *store.Model) (out []string) {
+	h, err := m.Header()
+	if err != nil {
+		return nil
+	}
+	t, err := text.NewTemplate(h)
+	if err != nil {
+		return nil
+	}
+	if t.Traits().Tools {
+		out = append(out, "tools")
+	}
+	if answer.Thinks(t.Source()) {
+		out = append(out, "thinking")
+	}
+	return out
 }
 
 // listen makes ready for the answer's tokens.
