@@ -29,12 +29,6 @@ type tool struct {
 
 // render writes the chat as the model was trained to read it.
 func (g *generation) render() (string, error) {
-	fail := func(err error) error {
-		return api.Errorf(api.BadInput, "the chat template of %s: %s", g.model.Name(), err)
-	}
-	if g.tools.templateErr != nil {
-		return "", api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.templateErr)
-	}
 	tools, err := readTools(g.req.Tools)
 	if err != nil {
 		return "", err
@@ -68,7 +62,7 @@ func (g *generation) render() (string, error) {
 		}
 	}
 	if err != nil {
-		return "", fail(err)
+		return "", api.Errorf(api.BadInput, "the chat template: %s", err)
 	}
 	if g.req.Format != nil { // which reasoning would not follow
 		prompt = g.tools.syntax.Direct(prompt)

@@ -245,9 +245,12 @@ func (g *generation) encode() error {
 		if g.tools.templateErr != nil {
 			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.templateErr)
 		}
+		if g.tools.templateErr != nil {
+			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.templateErr)
+		}
 		var err error
 		if prompt, err = g.render(); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", g.model.Name(), err)
 		}
 		// Templates write the beginning of the sequence themselves.
 		if bos, ok := g.tools.BOS(); ok && strings.HasPrefix(prompt, g.tools.Token(bos)) {
