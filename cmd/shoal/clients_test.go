@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	ollama "github.com/ollama/ollama/api"
 	"github.com/openai/openai-go"
 	"github.com/openai/openai-go/option"
 
@@ -303,6 +305,67 @@ func nodeSteps(t *testing.T, base string, steps []step) []outcome {
 		t.Fatalf("%d of %d steps were taken:\n%s%s", len(list), len(steps), out, &errOut)
 	}
 	return list
+}
+
+// TestOllamaClient has Ollama's own client use a network.
+func TestOllamaClient(t *testing.T) {
+	net := processes(t, testnet.Config{Nodes: 3})
+	at := func(i int) *ollama.Client {
+		return ollama.NewClient(&url.URL{Scheme: "http", Host: net.Nodes()[i].API}, http.DefaultClient)
+	}
+	c := at(0)
+	if err := c.Heartbeat(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	list, err := c.List(t.Context())
+	if err != nil || len(list.Models) != 1 || list.Models[0].Name != "tinytales:latest" {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	name := list.Models[0].Name
+	shown, err := c.Show(t.Context(), &ollama.ShowRequest{Model: name})
+	if err != nil || shown.Details.Family != "llama" || shown.ModelInfo["llama.context_length"] != 512.0 {
+		t.Errorf("%+v, %v", shown, err)
+	}
+	running, err := c.ListRunning(t.Context())
+	if err != nil || len(running.Models) != 1 || running.Models[0].Name != name || running.Models[0].Size == 0 {
+		t.Errorf("%+v, %v", running, err)
+	}
+	cold := map[string]any{"temperature": 0, "num_predict": 30}
+	var texts []string
+	for _, stream := range []bool{true, false} {
+		text, lines := "", 0
+		var last ollama.ChatResponse
+		err := c.Chat(t.Context(), &ollama.ChatRequest{Model: name, Stream: &stream, Options: cold, Messages: []ollama.Message{{Role: "user", Content: "Tell me a story."}}}, func(r ollama.ChatResponse) error {
+			text += r.Message.Content
+			lines++
+			last = r
+			return nil
+		})
+		if err != nil || last.DoneReason != "length" || last.EvalCount != 30 || last.EvalDuration <= 0 || last.TotalDuration < last.EvalDuration || (lines > 10) != stream {
+			t.Errorf("stream %v: %q, %+v, %v", stream, text, last, err)
+		}
+		texts = append(texts, text)
+	}
+	text := ""
+	if err := c.Generate(t.Context(), &ollama.GenerateRequest{Model: name, Options: cold, Prompt: "Tell me a story."}, func(r ollama.GenerateResponse) error { text += r.Response; return nil }); err != nil || text != texts[0] || text != texts[1] {
+		t.Errorf("%q, %q, %v", text, texts, err)
+	}
+	// A node that serves a third fetches the rest from its peers.
+	var last ollama.ProgressResponse
+	if err := at(2).Pull(t.Context(), &ollama.PullRequest{Model: name}, func(p ollama.ProgressResponse) error { last = p; return nil }); err != nil || last.Status != "success" {
+		t.Errorf("%+v, %v", last, err)
+	}
+	home := &client{t: t, env: append(os.Environ(), "SHOAL_QUIET_BUILD=1")}
+	if out, _, code := home.run("model", "show", "--home", net.Nodes()[2].Dir, "--json", "tinytales"); code != 0 || !strings.Contains(out, `"complete":true`) {
+		t.Errorf("after the pull: %d %s", code, out)
+	}
+	var status ollama.StatusError
+	if err := c.Chat(t.Context(), &ollama.ChatRequest{Model: "llama3.2:3b", Messages: []ollama.Message{{Role: "user", Content: "x"}}}, func(ollama.ChatResponse) error { return nil }); !errors.As(err, &status) || status.StatusCode != http.StatusNotFound {
+		t.Errorf("an unknown model: %v", err)
+	}
+	if _, err := c.Embed(t.Context(), &ollama.EmbedRequest{Model: name, Input: "x"}); !errors.As(err, &status) || status.StatusCode != http.StatusBadRequest || !strings.Contains(status.ErrorMessage, "embeddings") {
+		t.Errorf("embeddings: %v", err)
+	}
 }
 
 // formatsFollowed says that a response_format is followed, and so a required call
