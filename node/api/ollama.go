@@ -403,12 +403,13 @@ func (s *server) ollamaRefuse(http.ResponseWriter, *http.Request) error {
 	return Errorf(Forbidden, "models are not made, copied or removed through this API: use shoal model add and shoal model rm")
 }
 
-// root answers who looks whether something listens here. Ollama's clients expect
-// its words.
-func (s *server) root(w http.ResponseWriter, r *http.Request) error {
-	if strings.Contains(r.Header.Get("Accept"), "text/html") {
-		return s.nothing(w, r)
-	}
+// looksForOllama says that a request is for the words by which Ollama's clients
+// know that something listens here. Browsers, which ask for a page, mean another.
+func looksForOllama(r *http.Request) bool {
+	return r.URL.Path == "/" && (r.Method == http.MethodGet || r.Method == http.MethodHead) && !strings.Contains(r.Header.Get("Accept"), "text/html")
+}
+
+func greet(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, err := w.Write([]byte("Ollama is running"))
 	return err

@@ -49,7 +49,6 @@ func New(cfg Config) http.Handler {
 		"POST /v1/completions":      s.completions,
 		"POST /v1/embeddings":       s.embeddings,
 
-		"GET /{$}":             s.root,
 		"POST /api/chat":       s.ollamaChat,
 		"POST /api/generate":   s.ollamaGenerate,
 		"GET /api/tags":        s.ollamaTags,
@@ -81,7 +80,14 @@ func New(cfg Config) http.Handler {
 		s.mux.HandleFunc(pattern, s.serve(s.own(h)))
 	}
 	s.mux.HandleFunc("/", s.serve(s.open(s.nothing)))
-	return s.mux
+	greet := s.serve(greet)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if looksForOllama(r) {
+			greet(w, r)
+			return
+		}
+		s.mux.ServeHTTP(w, r)
+	})
 }
 
 // handler answers a request, or says why not before it has written anything.
