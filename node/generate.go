@@ -19,6 +19,7 @@ import (
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
+	"github.com/shoalnet/shoal/node/text/answer"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -40,6 +41,7 @@ type textTools struct {
 	*text.Tokenizer
 	template    *text.Template
 	templateErr error
+	syntax      *answer.Syntax // of the template
 }
 
 // textCache keeps the tools of the models in use; they are large.
@@ -66,7 +68,9 @@ func (n *Node) tools(ctx context.Context, m *store.Model) (*textTools, error) {
 	if t.Tokenizer, err = text.New(h); err != nil {
 		return nil, api.Errorf(api.BadInput, "%s: %s", m.Name(), err)
 	}
-	t.template, t.templateErr = text.NewTemplate(h)
+	if t.template, t.templateErr = text.NewTemplate(h); t.templateErr == nil {
+		t.syntax = answer.Detect(t.template.Source())
+	}
 	if n.texts.of == nil || len(n.texts.of) >= 8 {
 		n.texts.of = map[cid.Cid]*textTools{}
 	}
@@ -140,12 +144,15 @@ type generation struct {
 	limit int     // tokens of the answer
 	seed  uint64
 
-	prefix  []uint64 // hashes of the prompt's beginnings
-	decoder *text.Decoder
-	stops   *text.Stops
-	stopped bool
-	count   int
-	watch   *answer
+	prefix    []uint64              // hashes of the prompt's beginnings
+	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
+	decoder   *text.Decoder
+	reader    *answer.Reader
+	stops     *text.Stops
+	stopped   bool
+	calls     int // of functions
+	count     int
+	watch     *watch
 }
 
 // errStopped ends a session whose answer has met a stop sequence.
@@ -168,6 +175,9 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 	}
 	if err := g.encode(); err != nil {
 		return err
+	}
+	if g.req.Format != nil { // set by encode, too, for a call that is a must
+		return api.Errorf(api.BadInput, "answers of a given shape (response_format, format, a tool_choice that forces a call) are not supported yet; ask for the shape in the prompt")
 	}
 	watch.encoded(modelLabel(m.Name()), len(g.ids))
 	g.prefix = protocol.AppendPrefix(nil, g.ids)
@@ -245,13 +255,12 @@ func (g *generation) encode() error {
 		if g.tools.templateErr != nil {
 			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.templateErr)
 		}
-		in := text.RenderInput{AddGenerationPrompt: true, Now: time.Now(), Tools: g.req.Tools}
-		for _, m := range g.req.Messages {
-			in.Messages = append(in.Messages, text.Message{Role: m.Role, Content: m.Content, Name: m.Name, ToolCalls: m.ToolCalls, ToolCallID: m.ToolCallID})
+		if g.tools.templateErr != nil {
+			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.templateErr)
 		}
 		var err error
-		if prompt, err = g.tools.template.Render(in); err != nil {
-			return api.Errorf(api.BadInput, "the chat template of %s: %s", g.model.Name(), err)
+		if prompt, err = g.render(); err != nil {
+			return fmt.Errorf("%s: %w", g.model.Name(), err)
 		}
 		// Templates write the beginning of the sequence themselves.
 		if bos, ok := g.tools.BOS(); ok && strings.HasPrefix(prompt, g.tools.Token(bos)) {
@@ -402,7 +411,7 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 	for _, h := range r.Hops {
 		start.Route = append(start.Route, api.Hop{Peer: h.Peer, From: h.Span.From, To: h.Span.To})
 	}
-	g.decoder, g.stops = g.tools.NewDecoder(), text.NewStops(g.req.Stop)
+	g.listen()
 	ctx, req.Trace = g.watch.session(ctx, r)
 	begin := time.Now()
 	out, err := session.Run(ctx, sessionDialer{streams{g.n.net}}, req, func(t *protocol.Token) error {
@@ -437,7 +446,7 @@ func (g *generation) token(t *protocol.Token) error {
 		ev.Top = append(ev.Top, api.Top{ID: a.Id, Logprob: float64(a.Logprob), Text: g.tools.Token(a.Id), Bytes: g.tools.Bytes(a.Id)})
 	}
 	if t.Finish != protocol.Finish_FINISH_STOP {
-		ev.Text, g.stopped = g.stops.Push(g.decoder.Push(t.Id))
+		ev.Text, ev.Reasoning, ev.Calls = g.read(g.decoder.Push(t.Id), false)
 	}
 	if err := g.emit(api.Event{Token: ev}); err != nil {
 		return err
@@ -457,15 +466,17 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 		d.Route = apiHops(out.Route)
 	}
 	if !g.stopped {
-		// What was held back cannot grow into a stop sequence any more.
-		tail, stopped := g.stops.Push(g.decoder.Flush())
-		d.Text = tail
-		if !stopped {
+		// What was held back cannot grow into a mark or a stop sequence any more.
+		d.Text, d.Reasoning, d.Calls = g.read(g.decoder.Flush(), true)
+		if !g.stopped {
 			d.Text += g.stops.Flush()
 			if out.Finish == protocol.Finish_FINISH_LENGTH {
 				d.FinishReason = "length"
 			}
 		}
+	}
+	if g.calls > 0 && d.FinishReason == "stop" {
+		d.FinishReason = "tool_calls"
 	}
 	g.watch.finish(d.FinishReason)
 	return g.emit(api.Event{Done: d})

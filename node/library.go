@@ -90,6 +90,7 @@ func (n *Node) Show(ctx context.Context, name string) (*api.Model, error) {
 		return nil, err
 	}
 	d := describe(m)
+	d.Abilities = abilities(m)
 	return &d, nil
 }
 

@@ -102,8 +102,8 @@ func (o stageObserver) Closed(r stage.Report) {
 	span.End()
 }
 
-// answer observes one answer: Generate begins it, and calls it on the way.
-type answer struct {
+// watch observes one answer: Generate begins it, and calls it on the way.
+type watch struct {
 	n     *Node
 	root  trace.Span
 	begin time.Time
@@ -114,8 +114,8 @@ type answer struct {
 }
 
 // observe begins to observe an answer.
-func (n *Node) observe(ctx context.Context, req *api.GenerateRequest) (context.Context, *answer) {
-	a := &answer{n: n, begin: time.Now(), of: metrics.Answer{Operation: "chat"}}
+func (n *Node) observe(ctx context.Context, req *api.GenerateRequest) (context.Context, *watch) {
+	a := &watch{n: n, begin: time.Now(), of: metrics.Answer{Operation: "chat"}}
 	if req.Raw {
 		a.of.Operation = "text_completion"
 	}
@@ -146,14 +146,14 @@ func (n *Node) observe(ctx context.Context, req *api.GenerateRequest) (context.C
 }
 
 // encoded tells which model the prompt is for, and how long it is.
-func (a *answer) encoded(model string, tokens int) {
+func (a *watch) encoded(model string, tokens int) {
 	a.of.Model, a.of.Input = model, tokens
 	a.root.SetName(a.of.Operation + " " + model)
 	a.root.SetAttributes(attribute.String("gen_ai.request.model", model), attribute.Int("gen_ai.usage.input_tokens", tokens))
 }
 
 // step makes a child of the context's span; end ends it with an error, or none.
-func (a *answer) step(ctx context.Context, name string, attrs ...attribute.KeyValue) (child context.Context, end func(error)) {
+func (a *watch) step(ctx context.Context, name string, attrs ...attribute.KeyValue) (child context.Context, end func(error)) {
 	ctx, span := a.n.traces.Tracer().Start(ctx, name, trace.WithAttributes(attrs...))
 	return ctx, func(err error) {
 		if err != nil {
@@ -174,7 +174,7 @@ func failed(span trace.Span, kind string) {
 func kindOf(err error) string { return string(api.AsError(explain(err)).Kind) }
 
 // session begins the session of a route. parent is what its stages are told.
-func (a *answer) session(ctx context.Context, r *route.Route) (child context.Context, parent string) {
+func (a *watch) session(ctx context.Context, r *route.Route) (child context.Context, parent string) {
 	a.of.PredictedRate, a.of.PredictedTTFT = r.Prediction.TokensPerSecond(), r.Prediction.TTFT
 	ctx, a.attempt = a.n.traces.Tracer().Start(ctx, "session", trace.WithAttributes(
 		attribute.StringSlice("shoal.route", routeOf(r.Hops)), attribute.Float64("shoal.predicted_tokens_per_s", a.of.PredictedRate),
@@ -190,7 +190,7 @@ func routeOf(hops []route.Hop) (out []string) {
 }
 
 // token takes note of a token.
-func (a *answer) token() {
+func (a *watch) token() {
 	now := time.Now()
 	if a.of.Output++; a.of.Output == 1 {
 		a.of.First = now.Sub(a.begin)
@@ -201,7 +201,7 @@ func (a *answer) token() {
 }
 
 // sessionOver takes note of what came of a session, in spans of its phases.
-func (a *answer) sessionOver(ctx context.Context, begin time.Time, out *session.Outcome, err error) {
+func (a *watch) sessionOver(ctx context.Context, begin time.Time, out *session.Outcome, err error) {
 	for _, r := range out.Recoveries {
 		a.n.metrics.Repaired(r.Code.Name(), r.Stall, r.Replayed, r.Failed)
 	}
@@ -235,12 +235,12 @@ func (a *answer) sessionOver(ctx context.Context, begin time.Time, out *session.
 }
 
 // finish takes note of why the answer ended.
-func (a *answer) finish(reason string) {
+func (a *watch) finish(reason string) {
 	a.root.SetAttributes(attribute.StringSlice("gen_ai.response.finish_reasons", []string{reason}))
 }
 
 // end ends the answer.
-func (a *answer) end(err error) {
+func (a *watch) end(err error) {
 	a.of.Took = time.Since(a.begin)
 	a.root.SetAttributes(attribute.Int("gen_ai.usage.output_tokens", a.of.Output))
 	if a.of.Output > 0 {

@@ -100,6 +100,7 @@ type promptResult struct {
 	PromptTokens    []int32        `json:"prompt_tokens"`
 	Tokens          []int32        `json:"tokens"`
 	Text            string         `json:"text"`
+	Reasoning       string         `json:"reasoning,omitempty"`
 	FinishReason    string         `json:"finish_reason"`
 	Route           []api.Hop      `json:"route"`
 	PredictedTokens float64        `json:"predicted_tokens_per_s"`
@@ -169,9 +170,10 @@ type shower struct {
 	out, err         io.Writer
 	quiet, json      bool
 	logprobs         bool
-	text             strings.Builder
+	text, reasoning  strings.Builder
 	result           promptResult
 	begun, lineEnded bool
+	thinking         bool // the last that was shown is reasoning
 }
 
 func (s *shower) event(e api.Event) error {
@@ -191,8 +193,10 @@ func (s *shower) event(e api.Event) error {
 			}
 			s.result.Logprobs = append(s.result.Logprobs, l)
 		}
+		s.think(e.Token.Reasoning)
 		s.write(e.Token.Text)
 	case e.Done != nil:
+		s.think(e.Done.Reasoning)
 		s.write(e.Done.Text)
 		r := &s.result
 		r.FinishReason, r.TokensPerS, r.TTFTMs, r.Note = e.Done.FinishReason, e.Done.TokensPerS, e.Done.TTFTMs, e.Done.Note
@@ -204,11 +208,31 @@ func (s *shower) event(e api.Event) error {
 	return nil
 }
 
+// think shows reasoning to a person who watches, dimmed, and apart from the
+// answer, which alone goes to standard output.
+func (s *shower) think(text string) {
+	s.reasoning.WriteString(text)
+	if s.json || s.quiet || text == "" || !isTerminal(s.err) {
+		return
+	}
+	s.thinking = true
+	fmt.Fprint(s.err, "\x1b[2m"+clean(s.err, text)+"\x1b[0m")
+}
+
+// endThinking sets reasoning off from what comes next.
+func (s *shower) endThinking() {
+	if s.thinking {
+		fmt.Fprint(s.err, "\n\n")
+		s.thinking = false
+	}
+}
+
 func (s *shower) write(text string) {
 	s.text.WriteString(text)
 	if s.json || text == "" {
 		return
 	}
+	s.endThinking()
 	s.begun = true
 	text = clean(s.out, text)
 	fmt.Fprint(s.out, text)
@@ -219,6 +243,7 @@ func (s *shower) write(text string) {
 
 // breakOff ends the line of an answer that did not come to its end.
 func (s *shower) breakOff() {
+	s.endThinking()
 	if s.begun && !s.lineEnded {
 		fmt.Fprintln(s.out)
 	}
@@ -227,12 +252,13 @@ func (s *shower) breakOff() {
 func (s *shower) end() error {
 	r := &s.result
 	if s.json {
-		r.Text = s.text.String()
+		r.Text, r.Reasoning = s.text.String(), s.reasoning.String()
 		if r.Tokens == nil {
 			r.Tokens = []int32{}
 		}
 		return printJSON(s.out, r)
 	}
+	s.endThinking()
 	if !s.lineEnded {
 		fmt.Fprintln(s.out)
 	}

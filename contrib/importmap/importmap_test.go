@@ -42,6 +42,7 @@ var allowed = map[string][]string{
 	"node/store":          {"protocol/..."},
 	"node/text":           nil,
 	"node/traces":         nil,
+	"node/text/answer":    nil,
 	"node/text/jinja":     nil,
 	"node":                {"node/...", "protocol/...", "contrib/tinymodel"},
 
@@ -74,6 +75,7 @@ var pure = map[string][]string{
 	"protocol/gguf":      {"net", "os", "time", "context", "log/slog"},
 	"node/catalog":       {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"node/route":         {"net", "os", "context", "log/slog", "math/rand"},
+	"node/text/answer":   {"net", "os", "time", "context", "log/slog"},
 	"node/engine/sample": {"net", "os", "time", "context", "log/slog", "math/rand"},
 }
 

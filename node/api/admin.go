@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -67,7 +68,7 @@ func (s *server) add(w http.ResponseWriter, r *http.Request) error {
 	if req.Source == "" {
 		return badParam("source", "is missing: a path, a URL or hf:OWNER/REPO/FILE")
 	}
-	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) { return s.Library.Add(ctx, req, p) })
+	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) { return s.Library.Add(ctx, req, p) }, ownLine)
 }
 
 func (s *server) pull(w http.ResponseWriter, r *http.Request) error {
@@ -78,7 +79,7 @@ func (s *server) pull(w http.ResponseWriter, r *http.Request) error {
 	if req.Model == "" {
 		return badParam("model", "is missing")
 	}
-	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) { return s.Library.Pull(ctx, req, p) })
+	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) { return s.Library.Pull(ctx, req, p) }, ownLine)
 }
 
 // exportRequest writes a model's file to a path of this machine.
@@ -100,7 +101,7 @@ func (s *server) export(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) {
 		return struct{}{}, s.Library.Export(ctx, req.Model, req.Path, p)
-	})
+	}, ownLine)
 }
 
 func (s *server) drain(w http.ResponseWriter, r *http.Request) error {
@@ -154,31 +155,29 @@ type workLine struct {
 // progressEvery is the least time between two lines of progress.
 const progressEvery = 100 * time.Millisecond
 
-// work answers with a line of JSON for each bit of progress, a few a second,
-// and one for the result or the error. An error before any progress is an
-// ordinary one, with its status. Work goes on only while the client listens.
-func (s *server) work(w http.ResponseWriter, r *http.Request, do func(context.Context, func(Progress)) (any, error)) error {
+// work answers with lines of JSON for each bit of progress, a few a second, and
+// for the result or the error, as form writes them. An error before any progress
+// is an ordinary one, with its status. Work goes on only while the client
+// listens.
+func (s *server) work(w http.ResponseWriter, r *http.Request, do func(context.Context, func(Progress)) (any, error), form func(workLine) []any) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	var mu sync.Mutex // the work may report from a goroutine of its own
 	var last time.Time
-	over := false
-	rc := http.NewResponseController(w)
-	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
-	line := func(l workLine) error {
-		if last.IsZero() {
-			w.Header().Set("Content-Type", "application/x-ndjson")
-		}
+	begun, over := false, false
+	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }()
+	say := func(l workLine) error {
 		last = time.Now()
-		b, err := json.Marshal(l)
-		if err != nil {
-			return err
+		for _, v := range form(l) {
+			if !begun {
+				w.Header().Set("Content-Type", "application/x-ndjson")
+				begun = true
+			}
+			if err := writeLine(w, v); err != nil {
+				return err
+			}
 		}
-		_ = rc.SetWriteDeadline(last.Add(writeTime))
-		if _, err := w.Write(append(b, '\n')); err != nil {
-			return &Error{Kind: Cancelled, Message: "the client went away", Err: err}
-		}
-		return rc.Flush()
+		return nil
 	}
 	result, err := do(ctx, func(p Progress) {
 		mu.Lock()
@@ -186,7 +185,7 @@ func (s *server) work(w http.ResponseWriter, r *http.Request, do func(context.Co
 		if over || ctx.Err() != nil || time.Since(last) < progressEvery && p.Done != p.Total {
 			return
 		}
-		if line(workLine{Progress: &p}) != nil {
+		if say(workLine{Progress: &p}) != nil {
 			cancel()
 		}
 	})
@@ -194,16 +193,43 @@ func (s *server) work(w http.ResponseWriter, r *http.Request, do func(context.Co
 	defer mu.Unlock()
 	over = true
 	if err != nil {
-		if last.IsZero() {
-			return err
+		if begun {
+			e := AsError(err).body().Error
+			_ = say(workLine{Error: &e})
 		}
-		e := AsError(err).body().Error
-		_ = line(workLine{Error: &e})
 		return err
 	}
 	raw, err := json.Marshal(result)
 	if err != nil {
 		return err
 	}
-	return line(workLine{Result: raw})
+	return say(workLine{Result: raw})
+}
+
+// ownLine is a line as the command line reads it.
+func ownLine(l workLine) []any { return []any{l} }
+
+// writeLine sends a line of JSON at once.
+func writeLine(w http.ResponseWriter, v any) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	return put(w, b.Bytes())
+}
+
+// put sends what a client must take within writeTime.
+func put(w http.ResponseWriter, b []byte) error {
+	rc := http.NewResponseController(w)
+	_ = rc.SetWriteDeadline(time.Now().Add(writeTime)) // a handler that is called in process has none
+	_, err := w.Write(b)
+	if err == nil {
+		err = rc.Flush()
+	}
+	if err != nil {
+		return &Error{Kind: Cancelled, Message: "the client went away", Err: err}
+	}
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -42,8 +41,11 @@ type answer struct {
 type choiceState struct {
 	start  *Start
 	done   *Done
-	text   strings.Builder // whole answers only, as tokens
+	text   strings.Builder // whole answers only, as the next two
+	think  strings.Builder
+	calls  []ToolCall
 	tokens []Token
+	called int // calls of functions in a stream, so far
 	offset int // completions' logprobs: characters so far
 }
 
@@ -88,7 +90,7 @@ func (a *answer) run() error {
 					return ctx.Err()
 				}
 			}
-			err := a.generate(ctx, req, func(e Event) error { return send(told{choice: i, event: e}) })
+			err := a.s.generate(ctx, req, func(e Event) error { return send(told{choice: i, event: e}) })
 			_ = send(told{choice: i, ended: true, err: err})
 		})
 	}
@@ -134,18 +136,6 @@ func (a *answer) run() error {
 	return nil
 }
 
-// generate is the Generator's, with a panic turned into an error: one request
-// must not end the node.
-func (a *answer) generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			a.s.Log.Error("a generation panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			err = Errorf(Internal, "shoal failed at this request: its log has more")
-		}
-	}()
-	return a.s.Generator.Generate(ctx, req, emit)
-}
-
 // fail ends the request with an error: as a status while that is possible, else
 // as the stream's last line. There is no [DONE] after it.
 func (a *answer) fail(err error) error {
@@ -186,13 +176,13 @@ func (a *answer) take(i int, e Event) error {
 		token := e.Token.sendable()
 		e.Token = &token
 		if !a.stream {
-			c.text.WriteString(token.Text)
+			c.add(token.Text, token.Reasoning, token.Calls)
 			c.tokens = append(c.tokens, token)
 		}
 	case e.Done != nil:
 		done := e.Done.sendable()
 		c.done = &done
-		c.text.WriteString(done.Text)
+		c.add(done.Text, done.Reasoning, done.Calls)
 	default:
 		return Errorf(Internal, "an answer's events came out of order")
 	}
@@ -209,6 +199,13 @@ func (a *answer) take(i int, e Event) error {
 		return a.tokenChunk(i, e.Token)
 	}
 	return a.doneChunk(i)
+}
+
+// add is what a choice of a whole answer grows by.
+func (c *choiceState) add(text, think string, calls []ToolCall) {
+	c.text.WriteString(text)
+	c.think.WriteString(think)
+	c.calls = append(c.calls, calls...)
 }
 
 // ---- a stream -----------------------------------------------------------
@@ -237,24 +234,25 @@ func (a *answer) startChunk(i int) error {
 	if a.echo != nil {
 		text = a.echo[i]
 	}
-	return a.chunk(i, true, &text, nil, nil, d)
+	return a.chunk(i, delta{Role: "assistant", Content: &text}, nil, nil, d)
 }
 
 func (a *answer) tokenChunk(i int, t *Token) error {
-	if t.Text == "" && !a.details && !a.logprobs {
+	piece, empty := a.delta(i, t.Text, t.Reasoning, t.Calls)
+	if empty && !a.details && !a.logprobs {
 		return nil // a character that is not whole yet, or what may be a stop sequence
 	}
 	var d *Details
 	if a.details {
 		d = &Details{Tokens: []Token{*t}}
 	}
-	return a.chunk(i, false, &t.Text, a.logprobsOf(i, []Token{*t}), nil, d)
+	return a.chunk(i, piece, a.logprobsOf(i, []Token{*t}), nil, d)
 }
 
 func (a *answer) doneChunk(i int) error {
 	done := a.choices[i].done
-	if done.Text != "" {
-		if err := a.chunk(i, false, &done.Text, nil, nil, nil); err != nil {
+	if piece, empty := a.delta(i, done.Text, done.Reasoning, done.Calls); !empty {
+		if err := a.chunk(i, piece, nil, nil, nil); err != nil {
 			return err
 		}
 	}
@@ -262,21 +260,31 @@ func (a *answer) doneChunk(i int) error {
 	if a.details {
 		d = &Details{Done: done}
 	}
-	return a.chunk(i, false, nil, nil, &done.FinishReason, d)
+	return a.chunk(i, delta{}, nil, &done.FinishReason, d)
 }
 
-// chunk sends text of a choice, or with nil its end. The first of a choice says
-// whose text it is.
-func (a *answer) chunk(i int, first bool, text *string, logprobs any, finish *string, d *Details) error {
+// delta is what a choice grew by; where there is nothing else it has a text, if
+// an empty one.
+func (a *answer) delta(i int, text, think string, calls []ToolCall) (d delta, empty bool) {
+	c := &a.choices[i]
+	for _, call := range calls {
+		d.ToolCalls = append(d.ToolCalls, callDelta{c.called, call})
+		c.called++
+	}
+	d.reasoning = reasoning{think, think}
+	if text != "" || think == "" && calls == nil {
+		d.Content = &text
+	}
+	return d, text == "" && think == "" && calls == nil
+}
+
+// chunk sends what a choice grew by, or with finish its end.
+func (a *answer) chunk(i int, piece delta, logprobs any, finish *string, d *Details) error {
 	ch := choice{Index: i, Logprobs: logprobs, FinishReason: finish}
 	if a.chat {
-		ch.Delta = &content{Content: text}
-		if first {
-			ch.Delta.Role = "assistant"
-		}
+		ch.Delta = &piece
 	} else {
-		empty := ""
-		ch.Text = cmp.Or(text, &empty)
+		ch.Text = cmp.Or(piece.Content, new(string))
 	}
 	out := a.object(".chunk")
 	out.Choices = []choice{ch}
@@ -311,17 +319,7 @@ func (a *answer) send(v any) error {
 	return a.put(a.line.String())
 }
 
-func (a *answer) put(text string) error {
-	rc := http.NewResponseController(a.w)
-	_ = rc.SetWriteDeadline(time.Now().Add(writeTime)) // a handler that is called in process has none
-	if _, err := a.w.Write([]byte(text)); err != nil {
-		return &Error{Kind: Cancelled, Message: "the client went away", Err: err}
-	}
-	if err := rc.Flush(); err != nil {
-		return &Error{Kind: Cancelled, Message: "the client went away", Err: err}
-	}
-	return nil
-}
+func (a *answer) put(text string) error { return put(a.w, []byte(text)) }
 
 // ---- a whole answer -----------------------------------------------------
 
@@ -332,7 +330,10 @@ func (a *answer) whole() *completion {
 		text := c.text.String()
 		ch := choice{Index: i, FinishReason: &c.done.FinishReason, Logprobs: a.logprobsOf(i, c.tokens)}
 		if a.chat {
-			ch.Message = &content{Role: "assistant", Content: &text}
+			ch.Message = &message{Role: "assistant", ToolCalls: c.calls, reasoning: reasoning{c.think.String(), c.think.String()}}
+			if text != "" || c.calls == nil {
+				ch.Message.Content = &text
+			}
 		} else {
 			ch.Text = &text
 		}
@@ -366,23 +367,30 @@ func (a *answer) usage() *usage {
 	return u
 }
 
-// route is that of the first choice that has one, as PEER:FROM-TO,...
+// route is that of the first choice that has one.
 func (a *answer) route() string {
-	var hops []string
 	for i := range a.choices {
 		if start := a.choices[i].start; start != nil {
-			for _, h := range start.Route {
-				hops = append(hops, fmt.Sprintf("%s:%d-%d", h.Peer, h.From, h.To))
-			}
-			break
+			return routeText(start.Route)
 		}
+	}
+	return ""
+}
+
+// routeText is a route as X-Shoal-Route has it: PEER:FROM-TO,...
+func routeText(route []Hop) string {
+	hops := make([]string, len(route))
+	for i, h := range route {
+		hops[i] = fmt.Sprintf("%s:%d-%d", h.Peer, h.From, h.To)
 	}
 	return strings.Join(hops, ",")
 }
 
-// timing is the first choice's, as the Server-Timing header has it.
-func (a *answer) timing() string {
-	d := a.choices[0].done
+// timing is the first choice's.
+func (a *answer) timing() string { return timingText(a.choices[0].done) }
+
+// timingText is what Server-Timing says.
+func timingText(d *Done) string {
 	return fmt.Sprintf("ttft;dur=%.1f, decode;desc=\"%.2f tokens/s\"", d.TTFTMs, d.TokensPerS)
 }
 
@@ -393,15 +401,7 @@ func (a *answer) logprobsOf(i int, tokens []Token) any {
 		return nil
 	}
 	if a.chat {
-		out := &chatLogprobs{Content: []chatLogprob{}}
-		for _, t := range tokens {
-			l := chatLogprob{Token: tokenText(t.Bytes, t.Text), Logprob: t.Logprob, Bytes: tokenBytes(t.Bytes, t.Text), Top: []chatTopLogprob{}}
-			for _, x := range t.Top {
-				l.Top = append(l.Top, chatTopLogprob{tokenText(x.Bytes, x.Text), x.Logprob, tokenBytes(x.Bytes, x.Text)})
-			}
-			out.Content = append(out.Content, l)
-		}
-		return out
+		return &chatLogprobs{Content: chatLogprobsOf(tokens)}
 	}
 	c := &a.choices[i]
 	out := &textLogprobs{Tokens: []string{}, TokenLogprobs: []float64{}, TopLogprobs: []map[string]float64{}, TextOffset: []int{}}
@@ -418,6 +418,18 @@ func (a *answer) logprobsOf(i int, tokens []Token) any {
 			}
 		}
 		out.TopLogprobs = append(out.TopLogprobs, top)
+	}
+	return out
+}
+
+func chatLogprobsOf(tokens []Token) []chatLogprob {
+	out := []chatLogprob{}
+	for _, t := range tokens {
+		l := chatLogprob{Token: tokenText(t.Bytes, t.Text), Logprob: t.Logprob, Bytes: tokenBytes(t.Bytes, t.Text), Top: []chatTopLogprob{}}
+		for _, x := range t.Top {
+			l.Top = append(l.Top, chatTopLogprob{tokenText(x.Bytes, x.Text), x.Logprob, tokenBytes(x.Bytes, x.Text)})
+		}
+		out = append(out, l)
 	}
 	return out
 }

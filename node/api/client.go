@@ -287,6 +287,9 @@ func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 		PresencePenalty: some(p.PresencePenalty), FrequencyPenalty: some(p.FrequencyPenalty), MaxTokens: some(g.MaxTokens),
 		Shoal: &Extension{Details: true, Route: g.Route, MaxStages: g.MaxStages},
 	}
+	if g.Format != nil {
+		common.ResponseFormat = &responseFormat{Type: "json_schema", JSONSchema: &jsonSchema{Name: "answer", Schema: g.Format}}
+	}
 	if common.Stop, err = json.Marshal(g.Stop); err != nil {
 		return "", nil, err
 	}
@@ -305,7 +308,17 @@ func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 		}
 		return "/v1/completions", r, err
 	}
-	r := chatRequest{commonRequest: common, Logprobs: p.Logprobs}
+	r := chatRequest{commonRequest: common, Logprobs: p.Logprobs, Tools: g.Tools, ReasoningEffort: g.Think}
+	switch g.Think {
+	case "on", "off":
+		r.ReasoningEffort, r.ChatTemplateKwargs.EnableThinking = "", new(g.Think == "on")
+	}
+	if g.MustCall {
+		r.ToolChoice = json.RawMessage(`"required"`)
+	}
+	if g.OneCall {
+		r.ParallelToolCalls = new(bool)
+	}
 	if p.Logprobs {
 		r.TopLogprobs = &p.TopLogprobs
 	}
@@ -314,7 +327,13 @@ func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 		if err != nil {
 			return "", nil, err
 		}
-		r.Messages = append(r.Messages, chatMessage{Role: m.Role, Content: text, Name: m.Name})
+		wire := chatMessage{Role: m.Role, Content: text, ReasoningContent: m.Reasoning, Name: m.Name, ToolCallID: m.ToolCallID}
+		if len(m.ToolCalls) > 0 {
+			if wire.ToolCalls, err = json.Marshal(m.ToolCalls); err != nil {
+				return "", nil, err
+			}
+		}
+		r.Messages = append(r.Messages, wire)
 	}
 	return "/v1/chat/completions", r, nil
 }

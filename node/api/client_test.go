@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math"
 	"net/http"
@@ -48,6 +49,7 @@ func TestClientGenerate(t *testing.T) {
 		"ids":      {Raw: true, PromptIDs: []int32{200, 65}, Sampling: Sampling{Logprobs: true, TopLogprobs: 3}},
 		"seed":     {Messages: []Message{{Role: "user", Content: "x"}}, Sampling: Sampling{Seed: new(uint64(math.MaxUint64)), Logprobs: true}},
 		"forced":   {Messages: []Message{{Role: "user", Content: "x"}}, Route: []Hop{{"z", 0, 8}}},
+		"tools":    {Messages: []Message{{Role: "user", Content: "call weather"}}, Tools: []json.RawMessage{json.RawMessage(`{"type":"function","function":{"name":"weather"}}`)}, MustCall: true, OneCall: true, Think: "off"},
 		"no token": {Raw: true, Prompt: "x", Stop: []string{"x"}},
 	} {
 		t.Run(name, func(t *testing.T) {

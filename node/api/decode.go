@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -53,6 +54,15 @@ func decodeChat(body []byte) (*job, error) {
 	}
 	if base.Messages, err = messages(r.Messages); err != nil {
 		return nil, err
+	}
+	if err := r.useTools(base); err != nil {
+		return nil, err
+	}
+	if base.Think, err = effort("reasoning_effort", r.ReasoningEffort); err != nil {
+		return nil, err
+	}
+	if on := r.ChatTemplateKwargs.EnableThinking; on != nil {
+		base.Think = map[bool]string{true: "on", false: "off"}[*on]
 	}
 	if r.MaxCompletionTokens != nil { // the newer name wins, as it does at OpenAI
 		if base.MaxTokens, err = maxTokens("max_completion_tokens", r.MaxCompletionTokens); err != nil {
@@ -172,6 +182,9 @@ func (r *commonRequest) base() (*GenerateRequest, error) {
 	if g.Stop, err = stops(r.Stop); err != nil {
 		return nil, err
 	}
+	if g.Format, err = r.ResponseFormat.schema(); err != nil {
+		return nil, err
+	}
 	s := &g.Sampling
 	if s.Seed, err = seed(r.Seed); err != nil {
 		return nil, err
@@ -253,25 +266,46 @@ func messages(in []chatMessage) ([]Message, error) {
 		return nil, badParam("messages", "holds %d messages: %d is the most", len(in), maxMessages)
 	}
 	out := make([]Message, len(in))
+	called := map[string]string{} // functions by the ids of their calls
 	for i, m := range in {
 		param := fmt.Sprintf("messages[%d]", i)
+		out[i] = Message{Role: m.Role, Name: m.Name, ToolCallID: m.ToolCallID, Reasoning: cmp.Or(m.ReasoningContent, m.Reasoning)}
+		var err error
 		switch m.Role {
 		case "system", "user", "assistant":
 		case "developer": // OpenAI's newer word for system; no template knows it
-			m.Role = "system"
-		case "tool", "function":
-			return nil, badParam(param+".role", "%.32q is not supported yet: tools are not", m.Role)
+			out[i].Role = "system"
+		case "tool":
+			name, ok := called[m.ToolCallID]
+			if !ok {
+				return nil, badParam(param+".tool_call_id", "must be the id of a call in a message before it")
+			}
+			out[i].Name = name
+		case "function":
+			return nil, badParam(param+".role", "%.32q is not supported: use tool, which replaced it", m.Role)
 		default:
-			return nil, badParam(param+".role", "%.32q is unknown: use system, user or assistant", m.Role)
+			return nil, badParam(param+".role", "%.32q is unknown: use system, user, assistant or tool", m.Role)
 		}
-		if given(m.ToolCalls) || given(m.FunctionCall) {
-			return nil, badParam(param+".tool_calls", "are not supported yet")
+		if given(m.FunctionCall) {
+			return nil, badParam(param+".function_call", "is not supported: use tool_calls, which replaced it")
 		}
-		text, err := messageText(param+".content", m.Content)
-		if err != nil {
+		if given(m.ToolCalls) {
+			if m.Role != "assistant" {
+				return nil, badParam(param+".tool_calls", "are the assistant's alone")
+			}
+			if out[i].ToolCalls, err = toolCalls(param+".tool_calls", m.ToolCalls); err != nil {
+				return nil, err
+			}
+			for _, c := range out[i].ToolCalls {
+				called[c.ID] = c.Function.Name
+			}
+			if !present(m.Content) {
+				continue
+			}
+		}
+		if out[i].Content, err = messageText(param+".content", m.Content); err != nil {
 			return nil, err
 		}
-		out[i] = Message{Role: m.Role, Content: text, Name: m.Name}
 	}
 	return out, nil
 }

@@ -26,10 +26,16 @@ func TestDecodeChat(t *testing.T) {
 				Sampling: Sampling{Temperature: &zero, TopP: 0.5, MinP: 0.1, RepeatPenalty: 1.1, PresencePenalty: -1, FrequencyPenalty: 2,
 					Seed: new(uint64(math.MaxUint64)), Logprobs: true, TopLogprobs: 20}}},
 		{"what clients send for nothing", `{"messages":[{"role":"user","content":"hi","tool_calls":[]}],"tools":[],"tool_choice":"auto","response_format":{"type":"text"},"logit_bias":{},
-			"modalities":["text"],"store":false,"stop":null,"seed":null,"n":null,"max_tokens":null,"user":"u","metadata":{"a":"b"},"parallel_tool_calls":true,"reasoning_effort":"low","temperature":1,"stream_options":null}`,
+			"modalities":["text"],"store":false,"stop":null,"seed":null,"n":null,"max_tokens":null,"user":"u","metadata":{"a":"b"},"parallel_tool_calls":true,"chat_template_kwargs":{},"temperature":1,"stream_options":null}`,
 			GenerateRequest{Messages: []Message{{Role: "user", Content: "hi"}}, Sampling: Sampling{Temperature: &one}}},
 		{"other runners' words", `{"messages":[{"role":"user","content":"hi"}],"max_tokens":-1,"repeat_penalty":1.3,"top_p":0,"seed":18446744073709551615,"stop":"s"}`,
 			GenerateRequest{Messages: []Message{{Role: "user", Content: "hi"}}, Stop: []string{"s"}, Sampling: Sampling{RepeatPenalty: 1.3, TopP: 1e-9, Seed: new(uint64(math.MaxUint64))}}},
+		{"tools", `{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":null,"reasoning":"hm","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{\"a\": 1}"}},{"id":"2","function":{"name":"g","arguments":{"b":2}}}]},
+			{"role":"tool","tool_call_id":"2","content":"two"}],"tools":[{"type":"function","function":{"name":"f"}}, {"type":"function","function":{"name":"g"}}],"tool_choice":{"type":"function","function":{"name":"g"}},"parallel_tool_calls":false,"reasoning_effort":"minimal"}`,
+			GenerateRequest{Messages: []Message{{Role: "user", Content: "hi"}, {Role: "assistant", Reasoning: "hm", ToolCalls: []ToolCall{{"1", "function", FunctionCall{"f", `{"a": 1}`}}, {"2", "function", FunctionCall{"g", `{"b":2}`}}}},
+				{Role: "tool", Content: "two", Name: "g", ToolCallID: "2"}}, Tools: []json.RawMessage{json.RawMessage(`{"type":"function","function":{"name":"g"}}`)}, MustCall: true, OneCall: true, Think: "low"}},
+		{"a schema", `{"messages":[{"role":"user","content":"hi"}],"response_format":{"type":"json_schema","json_schema":{"name":"x","strict":true,"schema":{"type": "object"}}},"chat_template_kwargs":{"enable_thinking":false}}`,
+			GenerateRequest{Messages: []Message{{Role: "user", Content: "hi"}}, Format: json.RawMessage(`{"type":"object"}`), Think: "off"}},
 	} {
 		j, err := decodeChat([]byte(test.body))
 		if err != nil {
@@ -53,11 +59,15 @@ func TestDecodeRefuses(t *testing.T) {
 		{`{"messages":[{"role":"user","content":7}]}`, "messages[0].content"},
 		{`{"messages":[{"role":"user","content":null}]}`, "messages[0].content"},
 		{`{"messages":[{"role":"user","content":"a"},{"role":"SECRETS","content":"b"}]}`, "messages[1].role"},
-		{`{"messages":[{"role":"tool","content":"b"}]}`, "messages[0].role"},
+		{`{"messages":[{"role":"tool","content":"b"}]}`, "messages[0].tool_call_id"}, {`{"messages":[{"role":"function","content":"b"}]}`, "messages[0].role"},
 		{`{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url","image_url":{"url":"SECRET"}}]}]}`, "messages[0].content[1].type"},
 		{`{"messages":[{"role":"user","content":["SECRET"]}]}`, "messages[0].content[0]"},
 		{`{"messages":[{"role":"user","content":[{"type":"text","text":5}]}]}`, "messages[0].content[0].text"},
-		{`{"messages":[{"role":"assistant","content":"","tool_calls":[{"id":"SECRET"}]}]}`, "messages[0].tool_calls"},
+		{`{"messages":[{"role":"assistant","content":"","tool_calls":[{"id":"SECRET"}]}]}`, "messages[0].tool_calls[0].function.name"},
+		{`{"messages":[{"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"[1]"}}]}]}`, "messages[0].tool_calls[0].function.arguments"},
+		{`{"messages":[{"role":"assistant","tool_calls":[{"id":"1","type":"custom"}]}]}`, "messages[0].tool_calls[0].type"},
+		{`{"messages":[{"role":"user","content":"","tool_calls":[{"id":"1"}]}]}`, "messages[0].tool_calls"},
+		{`{"messages":[{"role":"assistant","content":"","function_call":{"name":"f"}}]}`, "messages[0].function_call"},
 		{`{` + ok + `,"temperature":-1}`, "temperature"}, {`{` + ok + `,"temperature":"hot"}`, "temperature"}, {`{` + ok + `,"temperature":1e999}`, "temperature"},
 		{`{` + ok + `,"top_p":1.01}`, "top_p"}, {`{` + ok + `,"min_p":-0.1}`, "min_p"}, {`{` + ok + `,"top_k":-2}`, "top_k"},
 		{`{` + ok + `,"repetition_penalty":-1}`, "repetition_penalty"}, {`{` + ok + `,"repeat_penalty":-1}`, "repeat_penalty"},
@@ -69,8 +79,16 @@ func TestDecodeRefuses(t *testing.T) {
 		{`{` + ok + `,"stop":["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"]}`, "stop"},
 		{`{` + ok + `,"top_logprobs":1}`, "top_logprobs"}, {`{` + ok + `,"logprobs":true,"top_logprobs":21}`, "top_logprobs"}, {`{` + ok + `,"logprobs":3}`, "logprobs"},
 		{`{` + ok + `,"stream_options":{"include_usage":true}}`, "stream_options"}, {`{` + ok + `,"stream":"yes"}`, "stream"},
-		{`{` + ok + `,"tools":[{"type":"function"}]}`, "tools"}, {`{` + ok + `,"tool_choice":"required"}`, "tool_choice"}, {`{` + ok + `,"functions":[{}]}`, "functions"},
-		{`{` + ok + `,"response_format":{"type":"json_object"}}`, "response_format"}, {`{` + ok + `,"logit_bias":{"1":2}}`, "logit_bias"},
+		{`{` + ok + `,"tools":[{"type":"function"}]}`, "tools[0].function.name"}, {`{` + ok + `,"tools":{}}`, "tools"}, {`{` + ok + `,"tools":["x"]}`, "tools[0]"},
+		{`{` + ok + `,"tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"f"}}]}`, "tools[1].function.name"},
+		{`{` + ok + `,"tools":[{"type":"function","function":{"name":"f","parameters":[]}}]}`, "tools[0].function.parameters"}, {`{` + ok + `,"tools":[{"type":"web_search"}]}`, "tools[0].type"},
+		{`{` + ok + `,"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{"type":"function","function":{"name":"SECRET"}}}`, "tool_choice.function.name"},
+		{`{` + ok + `,"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"some"}`, "tool_choice"},
+		{`{` + ok + `,"tools":[{"type":"function","function":{"name":"f"}}],"response_format":{"type":"json_object"}}`, "response_format"},
+		{`{` + ok + `,"reasoning_effort":"SECRET"}`, "reasoning_effort"},
+		{`{` + ok + `,"tool_choice":"required"}`, "tool_choice"}, {`{` + ok + `,"functions":[{}]}`, "functions"},
+		{`{` + ok + `,"response_format":{"type":"xml"}}`, "response_format.type"}, {`{` + ok + `,"response_format":{"type":"json_schema"}}`, "response_format.json_schema.schema"},
+		{`{` + ok + `,"response_format":{"type":"json_schema","json_schema":{"schema":true}}}`, "response_format.json_schema.schema"}, {`{` + ok + `,"logit_bias":{"1":2}}`, "logit_bias"},
 		{`{` + ok + `,"modalities":["text","audio"]}`, "modalities"}, {`{` + ok + `,"store":true}`, "store"}, {`{` + ok + `,"audio":{"voice":"SECRET"}}`, "audio"},
 		{`{` + ok + `,"web_search_options":{}}`, "web_search_options"},
 		{`{` + ok + `,"shoal":{"details":true},"n":2}`, "shoal.details"}, {`{` + ok + `,"shoal":{"max_stages":65}}`, "shoal.max_stages"},
@@ -99,7 +117,7 @@ func checkRefusal(t *testing.T, body, param string, err error) {
 		t.Errorf("%s: got %#v, want an error at %q", body, err, param)
 		return
 	}
-	if strings.Contains(e.Message, "SECRET") && !strings.HasSuffix(param, ".role") {
+	if strings.Contains(e.Message, "SECRET") && !strings.HasSuffix(param, ".role") && param != "reasoning_effort" {
 		t.Errorf("%s: the error repeats it: %s", body, e.Message)
 	}
 }
@@ -125,6 +143,8 @@ func FuzzDecode(f *testing.F) {
 	for _, body := range []string{
 		`{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true,"stream_options":{"include_usage":true},"n":2,"seed":3,"stop":["a"],"top_p":0}`,
 		`{"messages":[{"role":"user","content":[{"type":"text","text":"\ud800"}]}],"logprobs":true,"top_logprobs":3,"shoal":{"details":true,"route":[{"peer":"p","from":0,"to":1}]}}`,
+		`{"messages":[{"role":"assistant","tool_calls":[{"id":"1","function":{"name":"f","arguments":{"b":2}}}]},{"role":"tool","tool_call_id":"1","content":"two"}],"tools":[{"type":"function","function":{"name":"f","parameters":{ "a":"<"}}}],"tool_choice":"required"}`,
+		`{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"},"reasoning_effort":"none"}`,
 		`{"prompt":"a","max_tokens":3,"echo":true}`, `{"prompt":[[1,2],"b"],"logprobs":2,"best_of":1,"seed":-9223372036854775808}`,
 		`{"prompt":[1,2],"temperature":1e38,"tools":[],"suffix":""}`,
 	} {

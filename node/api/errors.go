@@ -139,7 +139,7 @@ func (w wireError) failure() *Error {
 	return e
 }
 
-func writeError(w http.ResponseWriter, err error) {
+func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	e := AsError(err)
 	switch e.status() {
 	case http.StatusServiceUnavailable:
@@ -150,6 +150,10 @@ func writeError(w http.ResponseWriter, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Bearer realm="shoal"`)
+	}
+	if strings.HasPrefix(r.URL.Path, "/api/") {
+		writeJSON(w, e.status(), ollamaError{e.Message})
+		return
 	}
 	writeJSON(w, e.status(), e.body())
 }

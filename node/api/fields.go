@@ -19,11 +19,8 @@ type unsupported struct {
 }
 
 var chatUnsupported = []unsupported{
-	{"tools", isEmpty, "is not supported yet: leave it out"},
-	{"functions", isEmpty, "is not supported yet: leave it out"},
-	{"tool_choice", isOneOf(`"none"`, `"auto"`), "is not supported yet: leave it out"},
-	{"function_call", isOneOf(`"none"`, `"auto"`), "is not supported yet: leave it out"},
-	{"response_format", isTextFormat, `is not supported yet but for {"type": "text"}`},
+	{"functions", isEmpty, "is not supported: use tools, which replaced it"},
+	{"function_call", isOneOf(`"none"`, `"auto"`), "is not supported: use tool_choice, which replaced it"},
 	{"modalities", isOneOf(`["text"]`, `[]`), "other than text are not supported"},
 	{"audio", isEmpty, "is not supported: models here write text only"},
 	{"prediction", isEmpty, "is not supported"},
@@ -35,7 +32,6 @@ var chatUnsupported = []unsupported{
 var completionUnsupported = []unsupported{
 	{"suffix", isOneOf(`""`), "is not supported"},
 	{"logit_bias", isEmpty, "is not supported"},
-	{"response_format", isTextFormat, `is not supported yet but for {"type": "text"}`},
 }
 
 func refuse(body []byte, fields []unsupported) error {
@@ -68,11 +64,6 @@ func isOneOf(values ...string) func(json.RawMessage) bool {
 		}
 		return false
 	}
-}
-
-func isTextFormat(raw json.RawMessage) bool {
-	var f struct{ Type string }
-	return json.Unmarshal(raw, &f) == nil && f.Type == "text"
 }
 
 // decode reads one JSON object into v.

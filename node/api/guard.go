@@ -27,11 +27,20 @@ func (s *server) guard(w http.ResponseWriter, r *http.Request) error {
 	}
 	if r.Method == http.MethodPost {
 		media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-		if err != nil || media != "application/json" {
+		if err != nil || media != "application/json" && !(media == "application/x-www-form-urlencoded" && plainProgram(r)) {
 			return Errorf(BadMedia, "send JSON, with the header Content-Type: application/json")
 		}
 	}
 	return nil
+}
+
+// plainProgram says that a request to Ollama's API is no browser's: its
+// documentation has curl send JSON as what it is not. Browsers tell where a
+// post comes from, and even those that do not call themselves Mozilla.
+func plainProgram(r *http.Request) bool {
+	h := r.Header
+	return strings.HasPrefix(r.URL.Path, "/api/") && h.Get("Origin") == "" && h.Get("Referer") == "" && h.Get("Cookie") == "" &&
+		h.Get("Sec-Fetch-Site") == "" && !strings.Contains(h.Get("User-Agent"), "Mozilla")
 }
 
 // hostAllowed takes loopback's names, the address that was dialled (an address

@@ -123,7 +123,7 @@ func TestErrorShape(t *testing.T) {
 		status             int
 		code               Kind
 	}{
-		{"GET", "/", "", 404, NotFound},
+		{"GET", "/nothing", "", 404, NotFound},
 		{"GET", "/v1/nothing", "", 404, NotFound},
 		{"POST", "/v1/models", "{}", 405, BadMethod},
 		{"GET", "/v1/chat/completions", "", 405, BadMethod},

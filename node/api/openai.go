@@ -1,8 +1,12 @@
 package api
 
 import (
+	"cmp"
+	"context"
 	"crypto/rand"
+	"fmt"
 	"net/http"
+	"runtime/debug"
 	"strings"
 )
 
@@ -25,12 +29,34 @@ func (s *server) complete(w http.ResponseWriter, r *http.Request, decode func([]
 	if err != nil {
 		return err
 	}
-	n := int64(len(j.reqs))
-	defer s.active.Add(-n)
-	if s.active.Add(n) > int64(s.MaxAnswers) {
-		return Errorf(Refused, "this node has %d answers in the making, which is its limit: try again soon", s.MaxAnswers)
+	leave, err := s.admit(len(j.reqs))
+	if err != nil {
+		return err
 	}
+	defer leave()
 	return newAnswer(s, w, r, j).run()
+}
+
+// admit lets n more answers be made, if there is room for them.
+func (s *server) admit(n int) (leave func(), err error) {
+	leave = func() { s.active.Add(-int64(n)) }
+	if s.active.Add(int64(n)) > int64(s.MaxAnswers) {
+		leave()
+		return nil, Errorf(Refused, "this node has %d answers in the making, which is its limit: try again soon", s.MaxAnswers)
+	}
+	return leave, nil
+}
+
+// generate is the Generator's, with a panic turned into an error: one request
+// must not end the node.
+func (s *server) generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.Log.Error("a generation panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			err = Errorf(Internal, "shoal failed at this request: its log has more")
+		}
+	}()
+	return s.Generator.Generate(ctx, req, emit)
 }
 
 // models answers GET /v1/models. A model goes by its name; where two share it,
@@ -77,8 +103,28 @@ func (s *server) object(m *Model) modelObject {
 	return o
 }
 
-func (s *server) embeddings(http.ResponseWriter, *http.Request) error {
-	return &Error{Kind: BadInput, Param: "model", Message: "embeddings are not served: the models here generate text"}
+// embeddings answers POST /v1/embeddings: no architecture that is supported was
+// trained to give any.
+func (s *server) embeddings(w http.ResponseWriter, r *http.Request) error {
+	var req struct {
+		Model string `json:"model"`
+	}
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	return s.noEmbeddings(r.Context(), req.Model)
+}
+
+// noEmbeddings says why a model gives none, or that there is no such model.
+func (s *server) noEmbeddings(ctx context.Context, model string) error {
+	if model == "" {
+		return badParam("model", "is missing")
+	}
+	m, err := s.Library.Show(ctx, model)
+	if err != nil {
+		return err
+	}
+	return badParam("model", "%s gives no embeddings: the models here generate text", cmp.Or(m.Name, m.ID))
 }
 
 func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()) }

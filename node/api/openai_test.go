@@ -153,6 +153,46 @@ func TestOpenAIChatStream(t *testing.T) {
 	}
 }
 
+// TestOpenAITools: calls and reasoning, whole and streamed, and the way back.
+func TestOpenAITools(t *testing.T) {
+	c := newOpenAI(start(t, &speller{}, nil).URL)
+	p := ask("call weather")
+	p.Tools = []openai.ChatCompletionToolParam{{Function: openai.FunctionDefinitionParam{Name: "weather", Parameters: openai.FunctionParameters{"type": "object"}}}}
+	got, err := c.Chat.Completions.New(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(how string, m openai.ChatCompletionMessage, finish string) {
+		t.Helper()
+		if len(m.ToolCalls) != 2 || m.ToolCalls[0].ID != "call_1" || m.ToolCalls[1].ID != "call_2" || finish != "tool_calls" || m.Content != "" {
+			t.Fatalf("%s: %s, %s", how, m.RawJSON(), finish)
+		}
+		if f := m.ToolCalls[1].Function; f.Name != "weather" || f.Arguments != `{"z": 1, "a": 2}` {
+			t.Errorf("%s: %+v", how, f)
+		}
+	}
+	check("whole", got.Choices[0].Message, got.Choices[0].FinishReason)
+	if raw := got.RawJSON(); !strings.Contains(raw, `"content":null`) || !strings.Contains(raw, `"reasoning_content":"Hm. So.","reasoning":"Hm. So."`) {
+		t.Errorf("got %s", raw)
+	}
+	stream := c.Chat.Completions.NewStreaming(t.Context(), p)
+	var acc openai.ChatCompletionAccumulator
+	thought := ""
+	for stream.Next() {
+		chunk := stream.Current()
+		acc.AddChunk(chunk)
+		thought += chunk.Choices[0].Delta.JSON.ExtraFields["reasoning"].Raw()
+	}
+	if stream.Err() != nil || thought != `"Hm."" So."` {
+		t.Errorf("%v, reasoning %s", stream.Err(), thought)
+	}
+	check("streamed", acc.Choices[0].Message, acc.Choices[0].FinishReason)
+	p.Messages = append(p.Messages, got.Choices[0].Message.ToParam(), openai.ToolMessage("rain", "call_1"), openai.ToolMessage("sun", "call_2"))
+	if got, err = c.Chat.Completions.New(t.Context(), p); err != nil || got.Choices[0].Message.Content != "sun" {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 func TestOpenAICompletions(t *testing.T) {
 	c := newOpenAI(start(t, &speller{}, nil).URL)
 	long := strings.Repeat("x", 40)
@@ -210,8 +250,8 @@ func TestOpenAIErrors(t *testing.T) {
 		}, "right", 400, "context_length_exceeded", "invalid_request_error", "", ""},
 		{"bad parameter", func(p *openai.ChatCompletionNewParams) { p.TopP = openai.Float(2) }, "right", 400, "invalid_request", "invalid_request_error", "top_p", ""},
 		{"tools", func(p *openai.ChatCompletionNewParams) {
-			p.Tools = []openai.ChatCompletionToolParam{{Function: openai.FunctionDefinitionParam{Name: "f"}}}
-		}, "right", 400, "invalid_request", "invalid_request_error", "tools", ""},
+			p.Tools = []openai.ChatCompletionToolParam{{Function: openai.FunctionDefinitionParam{Name: "not a name"}}}
+		}, "right", 400, "invalid_request", "invalid_request_error", "tools[0].function.name", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := newOpenAI(srv.URL, option.WithAPIKey(test.key))

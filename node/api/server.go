@@ -51,6 +51,20 @@ func New(cfg Config) http.Handler {
 		"POST /v1/chat/completions": s.chat,
 		"POST /v1/completions":      s.completions,
 		"POST /v1/embeddings":       s.embeddings,
+
+		"POST /api/chat":       s.ollamaChat,
+		"POST /api/generate":   s.ollamaGenerate,
+		"GET /api/tags":        s.ollamaTags,
+		"GET /api/ps":          s.ollamaPS,
+		"POST /api/show":       s.ollamaShow,
+		"POST /api/pull":       s.ollamaPull,
+		"GET /api/version":     s.ollamaVersion,
+		"POST /api/embed":      s.ollamaEmbed,
+		"POST /api/embeddings": s.ollamaEmbed,
+		"POST /api/create":     s.ollamaRefuse,
+		"POST /api/copy":       s.ollamaRefuse,
+		"POST /api/push":       s.ollamaRefuse,
+		"DELETE /api/delete":   s.ollamaRefuse,
 	} {
 		s.mux.HandleFunc(pattern, s.serve(s.open(h)))
 	}
@@ -77,14 +91,21 @@ func New(cfg Config) http.Handler {
 		})))
 	}
 	s.mux.HandleFunc("/", s.serve(s.open(s.nothing)))
-	return s.mux
+	greet := s.serve(greet)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if looksForOllama(r) {
+			greet(w, r)
+			return
+		}
+		s.mux.ServeHTTP(w, r)
+	})
 }
 
 // handler answers a request, or says why not before it has written anything.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
 // serve gives every request what all need: the guard's questions, a bound on
-// its body, an id, and an error in OpenAI's shape. What it logs holds nothing
+// its body, an id, and an error in OpenAI's shape or Ollama's. What it logs holds nothing
 // that a request carried: neither its text nor an error's.
 func (s *server) serve(h handler) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
@@ -103,7 +124,7 @@ func (s *server) serve(h handler) http.HandlerFunc {
 				if w.status != 0 {
 					panic(http.ErrAbortHandler) // the answer cannot be mended: let the client see it broken
 				}
-				writeError(w, Errorf(Internal, "shoal failed: its log has more under %s", id))
+				writeError(w, r, Errorf(Internal, "shoal failed: its log has more under %s", id))
 			}
 		}()
 		err := s.guard(w, r)
@@ -112,7 +133,7 @@ func (s *server) serve(h handler) http.HandlerFunc {
 			err = h(w, r)
 		}
 		if err != nil && w.status == 0 {
-			writeError(w, err)
+			writeError(w, r, err)
 		}
 		level, kind := slog.LevelDebug, Kind("")
 		if err != nil {
@@ -160,7 +181,7 @@ func (s *server) nothing(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", strings.Join(allow, ", "))
 		return Errorf(BadMethod, "this endpoint takes %s, not %s", strings.Join(allow, " and "), r.Method)
 	}
-	return Errorf(NotFound, "nothing is served at this path: OpenAI's API is under /v1, shoal's own under /shoal/v1")
+	return Errorf(NotFound, "nothing is served at this path: OpenAI's API is under /v1, Ollama's under /api, shoal's own under /shoal/v1")
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

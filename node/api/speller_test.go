@@ -75,6 +75,17 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 	if err := emit(Event{Start: start}); err != nil {
 		return err
 	}
+	if name, ok := strings.CutPrefix(answer, "call "); ok && len(req.Tools) > 0 {
+		call := func(id string) []ToolCall {
+			return []ToolCall{{id, "function", FunctionCall{name, `{"z": 1, "a": 2}`}}}
+		}
+		for _, t := range []Token{{ID: 1, Reasoning: "Hm."}, {ID: 2, Calls: call("call_1")}, {ID: 3}} {
+			if err := emit(Event{Token: &t}); err != nil {
+				return err
+			}
+		}
+		return emit(Event{Done: &Done{Calls: call("call_2"), Reasoning: " So.", FinishReason: "tool_calls", Tokens: 3}})
+	}
 	text, finish := answer, "stop"
 	for _, stop := range req.Stop {
 		if i := strings.Index(text, stop); i >= 0 {
@@ -124,7 +135,7 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 type shelf struct{ models map[string]*Model }
 
 func newShelf() *shelf {
-	return &shelf{map[string]*Model{"speller": {ID: spellerID, Name: "speller", Blocks: 8, Complete: true},
+	return &shelf{map[string]*Model{"speller": {ID: spellerID, Name: "speller", Blocks: 8, Complete: true, Architecture: "llama", Parameters: 134515008, Context: spellerContext, Quantization: "Q8_0", Abilities: []string{"tools"}},
 		"org/other": {ID: "bafyother", Name: "org/other", Blocks: 2}}}
 }
 
@@ -167,8 +178,13 @@ func (s *shelf) Add(ctx context.Context, req AddRequest, progress func(Progress)
 	return &Model{ID: "bafynew", Name: req.Name}, nil
 }
 
-// Pull never ends by itself.
+// Pull of anything but the speller never ends by itself.
 func (s *shelf) Pull(ctx context.Context, req PullRequest, progress func(Progress)) (*Model, error) {
+	if req.Model == "speller" {
+		progress(Progress{Done: 1, Total: 2})
+		progress(Progress{Done: 2, Total: 2})
+		return s.Show(ctx, req.Model)
+	}
 	progress(Progress{Done: 1, Total: 1})
 	<-ctx.Done()
 	return nil, ctx.Err()

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 )
 
@@ -33,11 +34,25 @@ type Observer interface {
 
 // Message of a chat.
 type Message struct {
-	Role       string `json:"role"`
-	Content    string `json:"content"`
-	Name       string `json:"name,omitempty"`
-	ToolCalls  any    `json:"tool_calls,omitempty"`
-	ToolCallID string `json:"tool_call_id,omitempty"`
+	Role       string     `json:"role"`
+	Content    string     `json:"content"`
+	Reasoning  string     `json:"reasoning_content,omitempty"`
+	Name       string     `json:"name,omitempty"`
+	ToolCalls  []ToolCall `json:"tool_calls,omitempty"`
+	ToolCallID string     `json:"tool_call_id,omitempty"`
+}
+
+// ToolCall is a model's call of a function, as OpenAI has it.
+type ToolCall struct {
+	ID       string       `json:"id"`
+	Type     string       `json:"type"` // function
+	Function FunctionCall `json:"function"`
+}
+
+// FunctionCall names a function. Arguments are a JSON object in a string.
+type FunctionCall struct {
+	Name      string `json:"name"`
+	Arguments string `json:"arguments"`
 }
 
 // GenerateRequest asks for one answer: to Messages through the model's chat
@@ -47,9 +62,13 @@ type GenerateRequest struct {
 	Messages  []Message
 	Prompt    string
 	Raw       bool
-	PromptIDs []int32 // instead of Prompt, with Raw: these tokens and no other
-	Tools     any
-	MaxTokens int // 0: until the context ends
+	PromptIDs []int32           // instead of Prompt, with Raw: these tokens and no other
+	Tools     []json.RawMessage // on offer, as OpenAI has them: {"type": "function", "function": {"name": ...}}
+	MustCall  bool              // the answer is a call of one of Tools
+	OneCall   bool              // and ends after it
+	Think     string            // "": as the model likes; off, on, or how hard: low, medium, high
+	Format    json.RawMessage   // JSON schema that the answer must follow; nil: free text
+	MaxTokens int               // 0: until the context ends
 	Sampling  Sampling
 	Stop      []string
 	Route     []Hop // if any: this route and no other
@@ -99,12 +118,14 @@ type Hop struct {
 // Token of an answer. Text may be empty while a character is not whole, or
 // could begin a stop sequence.
 type Token struct {
-	Index   int     `json:"index"` // in the answer, from 0
-	ID      int32   `json:"id"`
-	Text    string  `json:"text"`
-	Logprob float64 `json:"logprob"`
-	Top     []Top   `json:"top,omitempty"`
-	Bytes   []byte  `json:"bytes,omitempty"` // the token's own, whatever Text shows: for logprobs; none: those of Text
+	Index     int        `json:"index"` // in the answer, from 0
+	ID        int32      `json:"id"`
+	Text      string     `json:"text"`
+	Reasoning string     `json:"reasoning,omitempty"` // where the model marks it
+	Calls     []ToolCall `json:"tool_calls,omitempty"`
+	Logprob   float64    `json:"logprob"`
+	Top       []Top      `json:"top,omitempty"`
+	Bytes     []byte     `json:"bytes,omitempty"` // the token's own, whatever Text shows: for logprobs; none: those of Text
 }
 
 // Top is an alternative to a token.
@@ -117,12 +138,14 @@ type Top struct {
 
 // Done ends an answer.
 type Done struct {
-	Text         string  `json:"text,omitempty"` // held back until now
-	FinishReason string  `json:"finish_reason"`  // stop, length
-	Tokens       int     `json:"tokens"`
-	TokensPerS   float64 `json:"tokens_per_s"`
-	TTFTMs       float64 `json:"ttft_ms"`
-	Note         string  `json:"note,omitempty"` // where the time went
+	Text         string     `json:"text,omitempty"` // held back until now, as the next two
+	Reasoning    string     `json:"reasoning,omitempty"`
+	Calls        []ToolCall `json:"tool_calls,omitempty"`
+	FinishReason string     `json:"finish_reason"` // stop, length, tool_calls
+	Tokens       int        `json:"tokens"`
+	TokensPerS   float64    `json:"tokens_per_s"`
+	TTFTMs       float64    `json:"ttft_ms"`
+	Note         string     `json:"note,omitempty"` // where the time went
 
 	Kept       int        `json:"prompt_tokens_kept,omitempty"` // computed for earlier sessions, and not again
 	Route      []Hop      `json:"route,omitempty"`              // at the end, if it was repaired
@@ -188,8 +211,9 @@ type Model struct {
 	Held         []string `json:"held"`      // shards that are whole here, as spans and names
 	Pinned       bool     `json:"pinned,omitempty"`
 	Origins      []string `json:"origins,omitempty"`
-	Remote       bool     `json:"remote,omitempty"` // served by peers, nothing of it here
-	Complete     bool     `json:"complete"`         // whole here
+	Remote       bool     `json:"remote,omitempty"`    // served by peers, nothing of it here
+	Complete     bool     `json:"complete"`            // whole here
+	Abilities    []string `json:"abilities,omitempty"` // of one that is shown: tools, thinking
 }
 
 // Status of a node.

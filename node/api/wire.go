@@ -26,6 +26,7 @@ type commonRequest struct {
 	RepeatPenalty     *float64        `json:"repeat_penalty,omitempty"`     // extension, llama.cpp's name
 	PresencePenalty   *float64        `json:"presence_penalty,omitempty"`
 	FrequencyPenalty  *float64        `json:"frequency_penalty,omitempty"`
+	ResponseFormat    *responseFormat `json:"response_format,omitempty"`
 	Shoal             *Extension      `json:"shoal,omitempty"`
 }
 
@@ -40,20 +41,41 @@ type Extension struct {
 	MaxStages int   `json:"max_stages,omitempty"` // plan one of so many stages at most
 }
 
+// responseFormat is text, json_object or json_schema.
+type responseFormat struct {
+	Type       string      `json:"type"`
+	JSONSchema *jsonSchema `json:"json_schema,omitempty"`
+}
+
+type jsonSchema struct {
+	Name   string          `json:"name"`
+	Schema json.RawMessage `json:"schema"`
+}
+
 type chatRequest struct {
 	commonRequest
-	Messages            []chatMessage `json:"messages"`
-	MaxCompletionTokens *int          `json:"max_completion_tokens,omitempty"`
-	Logprobs            bool          `json:"logprobs,omitempty"`
-	TopLogprobs         *int          `json:"top_logprobs,omitempty"`
+	Messages            []chatMessage     `json:"messages"`
+	MaxCompletionTokens *int              `json:"max_completion_tokens,omitempty"`
+	Logprobs            bool              `json:"logprobs,omitempty"`
+	TopLogprobs         *int              `json:"top_logprobs,omitempty"`
+	Tools               []json.RawMessage `json:"tools,omitempty"`
+	ToolChoice          json.RawMessage   `json:"tool_choice,omitempty"` // a word, or a function by name
+	ParallelToolCalls   *bool             `json:"parallel_tool_calls,omitempty"`
+	ReasoningEffort     string            `json:"reasoning_effort,omitempty"`
+	ChatTemplateKwargs  struct {
+		EnableThinking *bool `json:"enable_thinking,omitempty"`
+	} `json:"chat_template_kwargs,omitzero"` // extension, as in vLLM and llama.cpp
 }
 
 type chatMessage struct {
-	Role         string          `json:"role"`
-	Content      json.RawMessage `json:"content"` // string, parts or null
-	Name         string          `json:"name,omitempty"`
-	ToolCalls    json.RawMessage `json:"tool_calls,omitempty"`
-	FunctionCall json.RawMessage `json:"function_call,omitempty"`
+	Role             string          `json:"role"`
+	Content          json.RawMessage `json:"content"` // string, parts or null
+	ReasoningContent string          `json:"reasoning_content,omitempty"`
+	Reasoning        string          `json:"reasoning,omitempty"` // the same, by another of its names
+	Name             string          `json:"name,omitempty"`
+	ToolCalls        json.RawMessage `json:"tool_calls,omitempty"`
+	ToolCallID       string          `json:"tool_call_id,omitempty"`
+	FunctionCall     json.RawMessage `json:"function_call,omitempty"`
 }
 
 type completionRequest struct {
@@ -87,16 +109,38 @@ type Details struct {
 
 type choice struct {
 	Index        int      `json:"index"`
-	Message      *content `json:"message,omitempty"` // chat: of a whole answer
-	Delta        *content `json:"delta,omitempty"`   // chat: of a chunk
+	Message      *message `json:"message,omitempty"` // chat: of a whole answer
+	Delta        *delta   `json:"delta,omitempty"`   // chat: of a chunk
 	Text         *string  `json:"text,omitempty"`    // completions
 	Logprobs     any      `json:"logprobs"`          // *chatLogprobs, *textLogprobs or nil
 	FinishReason *string  `json:"finish_reason"`
 }
 
-type content struct {
-	Role    string  `json:"role,omitempty"`
-	Content *string `json:"content,omitempty"`
+type message struct {
+	Role      string     `json:"role"`
+	Content   *string    `json:"content"` // null: there are calls and nothing else
+	ToolCalls []ToolCall `json:"tool_calls,omitempty"`
+	reasoning
+}
+
+type delta struct {
+	Role      string      `json:"role,omitempty"`
+	Content   *string     `json:"content,omitempty"`
+	ToolCalls []callDelta `json:"tool_calls,omitempty"`
+	reasoning
+}
+
+// callDelta is a whole call: one that is not whole yet may turn out to be none.
+type callDelta struct {
+	Index int `json:"index"`
+	ToolCall
+}
+
+// reasoning goes by two names: DeepSeek's, which vLLM and llama.cpp took over,
+// and OpenRouter's, which later versions of vLLM use.
+type reasoning struct {
+	ReasoningContent string `json:"reasoning_content,omitempty"`
+	Reasoning        string `json:"reasoning,omitempty"`
 }
 
 type chatLogprobs struct {

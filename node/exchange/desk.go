@@ -180,13 +180,6 @@ func (d *desk) tellAll() {
 	d.wake = make(chan struct{})
 }
 
-// empty says that nothing is left.
-func (d *desk) empty() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.leaves+d.keeping == 0
-}
-
 // wanted are the leaves on the desk, a bit each.
 func (d *desk) wanted(bits []byte) {
 	d.mu.Lock()
@@ -340,7 +333,7 @@ func (d *desk) pick(st *seat) []*task {
 	whole := st.origin != nil && st.origin.whole.Load()
 	live := d.open[:0]
 	now := time.Now()
-	slow := st.origin != nil && d.peersAreSlow(now)
+	slow := st.origin != nil && d.peersAreSlow()
 	d.plain = st.origin != nil && d.f.plain()
 	for _, t := range d.open {
 		if t.done {
@@ -458,7 +451,7 @@ func (d *desk) owner(t *task) *mate {
 
 // peersAreSlow says that origins may be asked for what peers have as well.
 // Called with mu held.
-func (d *desk) peersAreSlow(now time.Time) bool {
+func (d *desk) peersAreSlow() bool {
 	var rate float64
 	for st := range d.seats {
 		if st.origin == nil {
@@ -670,7 +663,7 @@ func (f *fetch) work(ctx context.Context, st *seat) error {
 		var k keepError
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the fetch is over: no fault of the source
 		case err == nil || taken:
 			failed = 0
 			continue

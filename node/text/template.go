@@ -1,10 +1,12 @@
 package text
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/shoalnet/shoal/node/text/jinja"
@@ -20,16 +22,22 @@ const renderTime = 5 * time.Second
 type Message struct {
 	Role       string
 	Content    string
+	Reasoning  string
 	Name       string
-	ToolCalls  any
+	ToolCalls  []ToolCall
 	ToolCallID string
+}
+
+// ToolCall of an assistant's message. Arguments are a JSON object.
+type ToolCall struct {
+	ID, Name, Arguments string
 }
 
 // RenderInput is what a template is given.
 type RenderInput struct {
 	Messages            []Message
 	AddGenerationPrompt bool
-	Tools               any
+	Tools               []json.RawMessage // as OpenAI's API has them
 	Now                 time.Time
 	Extra               map[string]any // further variables, such as enable_thinking
 }
@@ -37,7 +45,9 @@ type RenderInput struct {
 // Template is a model's chat template. It is safe for use by many at once.
 type Template struct {
 	jinja    *jinja.Template
+	source   string
 	bos, eos string
+	traits   func() Traits
 }
 
 // chatML is used for models that have its tokens and no template.
@@ -57,7 +67,8 @@ func NewTemplate(md Metadata) (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Template{jinja: tpl}
+	t := &Template{jinja: tpl, source: source}
+	t.traits = sync.OnceValue(t.probe)
 	name := func(key string, spm int) string {
 		for _, v := range ints([]any{md.Value(key)}) {
 			if v >= 0 && v < int64(len(tokens)) {
@@ -76,27 +87,29 @@ func NewTemplate(md Metadata) (*Template, error) {
 // Render writes a chat as the model was trained to read it. Errors wrap
 // jinja.ErrTemplate and carry the template's own words.
 func (t *Template) Render(in RenderInput) (string, error) {
+	traits := Traits{}
+	if len(in.Tools) > 0 || slices.ContainsFunc(in.Messages, func(m Message) bool { return len(m.ToolCalls) > 0 || m.Role == "tool" }) {
+		traits = t.traits()
+	}
+	return t.render(in, traits)
+}
+
+func (t *Template) render(in RenderInput, traits Traits) (string, error) {
 	messages := make([]any, len(in.Messages))
 	for i, m := range in.Messages {
-		pairs := []any{"role", m.Role, "content", m.Content}
-		if m.Name != "" {
-			pairs = append(pairs, "name", m.Name)
-		}
-		if m.ToolCalls != nil {
-			pairs = append(pairs, "tool_calls", m.ToolCalls)
-		}
-		if m.ToolCallID != "" {
-			pairs = append(pairs, "tool_call_id", m.ToolCallID)
-		}
-		messages[i] = jinja.Dict(pairs...)
+		messages[i] = m.dict(traits)
 	}
 	vars := map[string]any{
 		"messages": messages, "add_generation_prompt": in.AddGenerationPrompt, "bos_token": t.bos, "eos_token": t.eos,
 		"raise_exception": jinja.Func(func(message string) (string, error) { return "", errors.New(message) }),
 		"strftime_now":    jinja.Func(func(format string) (string, error) { return strftime(in.Now, format), nil }),
 	}
-	if in.Tools != nil {
-		vars["tools"] = in.Tools
+	if len(in.Tools) > 0 {
+		tools := make([]any, len(in.Tools))
+		for i, raw := range in.Tools {
+			tools[i] = raw
+		}
+		vars["tools"] = tools
 	}
 	for k, v := range in.Extra {
 		vars[k] = v

@@ -428,16 +428,26 @@ func broken(s string) int {
 // Decoder makes text of tokens as they come, and never gives half a
 // character. The text goes on from a prompt, so its first space stays.
 type Decoder struct {
-	t    *Tokenizer
-	held []byte
+	t     *Tokenizer
+	held  []byte
+	shown map[int32]bool // control tokens that show
 }
 
-// NewDecoder begins an answer.
-func (t *Tokenizer) NewDecoder() *Decoder { return &Decoder{t: t} }
+// NewDecoder begins an answer. Of the control tokens, only those of the given
+// texts show.
+func (t *Tokenizer) NewDecoder(show ...string) *Decoder {
+	d := &Decoder{t: t, shown: map[int32]bool{}}
+	for _, s := range show {
+		if id := t.find(s); id >= 0 {
+			d.shown[id] = true
+		}
+	}
+	return d
+}
 
 // Push gives the text that is whole with one more token.
 func (d *Decoder) Push(id int32) string {
-	d.held = append(d.held, d.t.raw(id, false)...)
+	d.held = append(d.held, d.t.raw(id, d.shown[id])...)
 	n := len(d.held)
 	// At most three bytes at the end can be the beginning of a character.
 	for i := 1; i <= 3 && i <= n; i++ {

@@ -63,13 +63,8 @@ func guard(doing string, f func()) (err error) {
 }
 
 // Dict makes a dict whose keys keep the order given: key, value, key, value.
-func Dict(pairs ...any) any {
-	d := newDict()
-	for i := 0; i+1 < len(pairs); i += 2 {
-		d.set(pairs[i], fromGo(pairs[i+1]))
-	}
-	return d
-}
+// Its values are read by Render, which tells what is wrong with them.
+func Dict(pairs ...any) any { return pairsOf(pairs) }
 
 // Func makes a function that templates call with one text; its error is the
 // template's.

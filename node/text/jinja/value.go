@@ -30,6 +30,9 @@ type (
 	// undefined stands for what is not there; nearly all that is done with it fails.
 	undefined struct{ what string }
 
+	// pairsOf a dict that is yet to be made of Go's values.
+	pairsOf []any
+
 	namespace struct{ attrs map[string]any }
 
 	callable func(r *run, a args) any
@@ -530,6 +533,12 @@ func fromGo(v any) any {
 			return int64(x)
 		}
 		return x
+	case pairsOf:
+		d := newDict()
+		for i := 0; i+1 < len(x); i += 2 {
+			d.set(x[i], fromGo(x[i+1]))
+		}
+		return d
 	case []any:
 		out := make([]any, len(x))
 		for i := range x {

@@ -1,0 +1,341 @@
+package answer
+
+import (
+	"bytes"
+	"strings"
+)
+
+// Limits.
+const (
+	maxBody  = 1 << 20 // bytes of a call; what is longer is text
+	maxSpace = 4096    // bytes of white space that are held back, to be dropped before a mark
+)
+
+// Options of a Reader.
+type Options struct {
+	Tools  Tools  // none: calls are not looked for
+	Prompt string // which the answer goes on from: it may have begun the reasoning
+	Forced bool   // the whole answer is one call, as JSON
+}
+
+// Reader takes an answer apart.
+//
+//	begin -> [think ->] text <-> body of a call
+type Reader struct {
+	syntax *Syntax
+	opt    Options
+	at     func(r *Reader, out *sink, last bool) bool // takes from held; false: needs more
+	held   []byte
+
+	mark  mark // whose body is read
+	scan  int  // bytes of held that were searched
+	quote quoting
+	fresh bool // nothing stands before in this text: a bare call may begin
+	trim  bool // leading white space is dropped
+	calls int
+	plain bool // the rest is text
+
+	message message // gpt-oss's
+}
+
+// sink collects what comes out.
+type sink struct {
+	text, reasoning []byte
+	calls           []Call
+}
+
+func (s *sink) part() Part {
+	return Part{Text: string(s.text), Reasoning: string(s.reasoning), Calls: s.calls}
+}
+
+// NewReader begins an answer.
+func (s *Syntax) NewReader(opt Options) *Reader {
+	r := &Reader{syntax: s, opt: opt, fresh: true}
+	end := strings.TrimRight(opt.Prompt, " \t\r\n")
+	switch {
+	case opt.Forced:
+		r.at = (*Reader).forced
+	case s.harmony:
+		r.at = (*Reader).harmony
+		r.resume(end)
+	case strings.HasSuffix(end, s.think.open):
+		r.at, r.trim = (*Reader).think, true
+	default:
+		r.at = (*Reader).begin
+	}
+	return r
+}
+
+// Push takes the next piece of the answer and gives what is certain by now.
+func (r *Reader) Push(text string) Part {
+	r.held = append(r.held, text...)
+	var out sink
+	for r.at(r, &out, false) {
+	}
+	return out.part()
+}
+
+// Flush gives the rest when the answer has ended.
+func (r *Reader) Flush() Part {
+	var out sink
+	for r.at(r, &out, true) {
+	}
+	out.text = append(out.text, r.held...)
+	r.held = nil
+	return out.part()
+}
+
+// take removes n bytes from the front of what is held.
+func (r *Reader) take(n int) []byte {
+	b := r.held[:n:n]
+	r.held, r.scan = r.held[n:], 0
+	return b
+}
+
+const space = " \t\r\n"
+
+// trimEnd cuts white space at the end, as much as is ever held back.
+func trimEnd(b []byte) []byte {
+	return b[:max(len(bytes.TrimRight(b, space)), len(b)-maxSpace)]
+}
+
+// tail is how many bytes at the end of b could begin one of the marks.
+func tail(b []byte, marks ...string) int {
+	keep := 0
+	for _, m := range marks {
+		for n := min(len(m)-1, len(b)); n > keep; n-- {
+			if string(b[len(b)-n:]) == m[:n] {
+				keep = n
+				break
+			}
+		}
+	}
+	return keep
+}
+
+// begin looks whether the answer begins with reasoning.
+func (r *Reader) begin(_ *sink, last bool) bool {
+	lead := bytes.TrimLeft(r.held, space)
+	open := r.syntax.think.open
+	switch n := len(r.held) - len(lead); {
+	case bytes.HasPrefix(lead, []byte(open)) && n <= maxSpace:
+		r.take(n + len(open))
+		r.at, r.trim = (*Reader).think, true
+	case !last && n <= maxSpace && len(lead) < len(open) && string(lead) == open[:len(lead)]:
+		return false
+	default:
+		r.at = (*Reader).text
+	}
+	return true
+}
+
+// think gives reasoning until its mark, without white space at both ends.
+func (r *Reader) think(out *sink, last bool) bool {
+	shut := r.syntax.think.shut
+	r.trimLead()
+	if i := bytes.Index(r.held, []byte(shut)); i >= 0 {
+		out.reasoning = append(out.reasoning, trimEnd(r.take(i))...)
+		r.take(len(shut))
+		r.at, r.trim = (*Reader).text, true
+		return true
+	}
+	if last {
+		out.reasoning = append(out.reasoning, r.take(len(r.held))...)
+		return false
+	}
+	n := len(trimEnd(r.held[:len(r.held)-tail(r.held, shut)]))
+	out.reasoning = append(out.reasoning, r.take(n)...)
+	return false
+}
+
+// trimLead drops leading white space if it is to be dropped.
+func (r *Reader) trimLead() {
+	if !r.trim {
+		return
+	}
+	r.take(len(r.held) - len(bytes.TrimLeft(r.held, space)))
+	r.trim = len(r.held) == 0
+}
+
+// text gives text until a call begins. White space before and between calls is
+// the model's layout, and dropped.
+func (r *Reader) text(out *sink, last bool) bool {
+	r.trimLead()
+	if r.opt.Tools == nil || r.plain {
+		out.text = append(out.text, r.take(len(r.held))...)
+		return false
+	}
+	if r.syntax.bare && r.fresh {
+		lead := bytes.TrimLeft(r.held, space)
+		n := len(r.held) - len(lead)
+		switch {
+		case n > maxSpace:
+			r.fresh = false
+		case len(lead) == 0 && !last:
+			return false
+		case len(lead) == 0:
+		case r.calls > 0 && lead[0] == ';': // Llama's, between calls
+			r.take(n + 1)
+			return true
+		case lead[0] == '{':
+			r.quote = quoting{}
+			r.scan = n
+			r.at = (*Reader).object
+			return true
+		}
+	}
+	at, best := -1, mark{}
+	open := make([]string, len(r.syntax.marks))
+	for k, m := range r.syntax.marks {
+		open[k] = m.open
+		if i := bytes.Index(r.held, []byte(m.open)); i >= 0 && (at < 0 || i < at) {
+			at, best = i, m
+		}
+	}
+	if at >= 0 {
+		r.say(out, trimEnd(r.take(at)))
+		r.take(len(best.open))
+		if best.read == nil {
+			r.trim = true
+			return true
+		}
+		r.mark, r.quote, r.at = best, quoting{}, (*Reader).body
+		return true
+	}
+	if last {
+		// White space behind the last call is layout, too.
+		if r.calls == 0 || len(bytes.Trim(r.held, space)) > 0 {
+			r.say(out, r.held)
+		}
+		r.held = nil
+		return false
+	}
+	r.say(out, r.take(len(trimEnd(r.held[:len(r.held)-tail(r.held, open...)]))))
+	return false
+}
+
+// say gives text.
+func (r *Reader) say(out *sink, text []byte) {
+	if len(text) > 0 {
+		r.fresh = false
+	}
+	out.text = append(out.text, text...)
+}
+
+// called gives calls.
+func (r *Reader) called(out *sink, calls []Call) {
+	r.calls += len(calls)
+	out.calls = append(out.calls, calls...)
+	r.at, r.trim, r.fresh = (*Reader).text, true, true
+}
+
+// body reads a marked call to its end.
+func (r *Reader) body(out *sink, last bool) bool {
+	shut := r.mark.shut
+	if shut == "" {
+		shut = r.mark.open
+	}
+	for ; r.scan+len(shut) <= len(r.held) && r.scan <= maxBody; r.scan++ {
+		if !r.quote.inside && string(r.held[r.scan:r.scan+len(shut)]) == shut {
+			body := r.take(r.scan)
+			if r.mark.shut != "" {
+				r.take(len(shut))
+			}
+			r.judge(out, body, r.mark.shut)
+			return true
+		}
+		r.quote.next(r.held[r.scan])
+	}
+	switch {
+	case r.scan > maxBody: // nobody calls anything at such length
+		r.plain = true
+		r.say(out, []byte(r.mark.open))
+		r.at = (*Reader).text
+		return true
+	case last:
+		r.judge(out, r.take(len(r.held)), "")
+		return true
+	}
+	return false
+}
+
+// judge gives the calls in a body; if there are none it was text.
+func (r *Reader) judge(out *sink, body []byte, shut string) {
+	if calls, ok := r.mark.read(string(body), r.opt.Tools); ok {
+		r.called(out, calls)
+		return
+	}
+	r.at = (*Reader).text
+	r.say(out, []byte(r.mark.open))
+	r.say(out, body)
+	r.say(out, []byte(shut))
+}
+
+// object reads a JSON object that nothing marks. It is a call only if it names a
+// function that there is.
+func (r *Reader) object(out *sink, last bool) bool {
+	for ; r.scan < len(r.held) && r.scan <= maxBody; r.scan++ {
+		r.quote.next(r.held[r.scan])
+		if r.quote.depth > 0 || r.quote.inside {
+			continue
+		}
+		body := r.take(r.scan + 1)
+		calls, ok := readJSON(string(body), r.opt.Tools)
+		for _, c := range calls {
+			_, known := r.opt.Tools.find(c.Name)
+			ok = ok && known
+		}
+		if ok {
+			r.called(out, calls)
+			return true
+		}
+		r.at = (*Reader).text
+		r.say(out, body)
+		return true
+	}
+	if last || r.scan > maxBody {
+		r.plain, r.at = true, (*Reader).text
+		return true
+	}
+	return false
+}
+
+// forced waits for the end of an answer that is one call.
+func (r *Reader) forced(out *sink, last bool) bool {
+	if !last {
+		return false
+	}
+	if calls, ok := readJSON(string(r.held), r.opt.Tools); ok {
+		out.calls = append(out.calls, calls...)
+		r.held = nil
+	}
+	return false
+}
+
+// quoting follows JSON: how deep it nests, and whether a string is open. What
+// begins like no JSON has no strings.
+type quoting struct {
+	begun, off      bool
+	depth           int
+	inside, escaped bool
+}
+
+func (q *quoting) next(c byte) {
+	if !q.begun && strings.IndexByte(space, c) < 0 {
+		q.begun, q.off = true, c != '{' && c != '['
+	}
+	switch {
+	case q.off:
+	case q.escaped:
+		q.escaped = false
+	case q.inside && c == '\\':
+		q.escaped = true
+	case c == '"' && q.depth > 0:
+		q.inside = !q.inside
+	case q.inside:
+	case c == '{' || c == '[':
+		q.depth++
+	case c == '}' || c == ']':
+		q.depth = max(0, q.depth-1)
+	}
+}

@@ -1,0 +1,126 @@
+package answer
+
+import "strings"
+
+// Call of a function.
+type Call struct {
+	Name      string
+	Arguments string // a JSON object, its keys in the model's order
+}
+
+// Part is what came out of a piece of an answer.
+type Part struct {
+	Text      string
+	Reasoning string
+	Calls     []Call
+}
+
+// Syntax says how a model marks the parts of its answers.
+type Syntax struct {
+	harmony bool
+	think   pair
+	marks   []mark
+	bare    bool // calls may be JSON objects that nothing marks
+}
+
+// pair of marks around a text.
+type pair struct{ open, shut string }
+
+// mark that something begins with which is not text.
+type mark struct {
+	pair // shut "": until the same mark comes again, or the answer ends
+	read func(body string, tools Tools) ([]Call, bool)
+}
+
+// DeepSeek's marks.
+const (
+	deepCalls, deepCallsEnd = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+	deepCall, deepCallEnd   = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
+	deepSep                 = "<｜tool▁sep｜>"
+)
+
+// drop is a mark that stands for nothing.
+func drop(text string) mark { return mark{pair: pair{open: text}} }
+
+// Detect reads a chat template for the marks that its model uses: each of these
+// is what the models' makers document, and what their templates write of calls
+// that were made.
+func Detect(template string) *Syntax {
+	has := func(s string) bool { return strings.Contains(template, s) }
+	s := &Syntax{think: pair{"<think>", "</think>"}, bare: true}
+	if has("[THINK]") { // Mistral's
+		s.think = pair{"[THINK]", "[/THINK]"}
+	}
+	hermes := mark{pair{"<tool_call>", "</tool_call>"}, readTagged}
+	switch {
+	case has("<|channel|>") && has("<|message|>"): // gpt-oss
+		s.harmony, s.bare = true, false
+	case has("[TOOL_CALLS]"): // Mistral
+		s.marks = []mark{{pair{open: "[TOOL_CALLS]"}, readMistral}}
+	case has(deepCall):
+		s.marks = []mark{{pair{deepCall, deepCallEnd}, readDeepSeek}, drop(deepCalls), drop(deepCallsEnd)}
+	case has("<function_calls>"): // Olmo
+		s.marks = []mark{{pair{"<function_calls>", "</function_calls>"}, readPython}}
+	case has("<tool_call>"): // Hermes, Qwen
+		s.marks = []mark{hermes}
+	case has("<|python_tag|>"), has("ipython"): // Llama 3
+		s.marks = []mark{{pair{open: "<|python_tag|>"}, readJSON}}
+	default: // what models that were taught no syntax come up with
+		s.marks = []mark{hermes, {pair{"```json", "```"}, readJSON}}
+	}
+	return s
+}
+
+// Thinks says whether a model of this template marks its reasoning.
+func Thinks(template string) bool {
+	s := Detect(template)
+	return s.harmony || strings.Contains(template, s.think.open) || strings.Contains(template, s.think.shut)
+}
+
+// Direct is a prompt after which the answer's text follows at once, without
+// reasoning: what the prompt has begun of it is ended.
+func (s *Syntax) Direct(prompt string) string {
+	end := strings.TrimRight(prompt, space)
+	switch {
+	case s.harmony && strings.HasSuffix(end, "<|start|>assistant"):
+		return end + "<|channel|>final<|message|>"
+	case !s.harmony && strings.HasSuffix(end, s.think.open):
+		return end + "\n\n" + s.think.shut + "\n\n"
+	}
+	return prompt
+}
+
+// Marks are the control tokens that a Reader must see as text.
+func (s *Syntax) Marks() []string {
+	if s.harmony {
+		return harmonyMarks
+	}
+	out := []string{s.think.open, s.think.shut, deepSep, "[ARGS]", "[CALL_ID]"}
+	for _, m := range s.marks {
+		out = append(out, m.open)
+		if m.shut != "" {
+			out = append(out, m.shut)
+		}
+	}
+	return out
+}
+
+// Tools are the functions that may be called.
+type Tools []Tool
+
+// Tool is a function; Types gives the JSON schema's type of each parameter, as
+// far as it names one.
+type Tool struct {
+	Name  string
+	Types map[string]string
+}
+
+// find gives a tool by name.
+func (t Tools) find(name string) (Tool, bool) {
+	for _, tool := range t {
+		if tool.Name == name {
+			return tool, true
+		}
+	}
+	return Tool{}, false
+}
