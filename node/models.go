@@ -232,8 +232,11 @@ func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Sp
 		return err
 	}
 	begin := time.Now()
+	n.fetches.note(m.ID(), api.Progress{Total: total})
+	defer n.fetches.end(m.ID())
 	err := n.exchange.Fetch(ctx, m.ID(), shardWant{m, needs}, func(p exchange.Progress) {
 		n.download.note(p.Bytes, time.Since(begin))
+		n.fetches.note(m.ID(), api.Progress{Done: min(p.Bytes, total), Total: total, Sources: p.Holders})
 		if progress != nil {
 			progress(min(p.Bytes, total), total, p.Holders)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/page"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
@@ -38,6 +39,8 @@ type Node struct {
 	texts    textCache
 	download rateMeter
 	gate     gate
+	fetches  fetches
+	pulse    pulse
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run
@@ -113,7 +116,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.token, err = n.loadToken(); err != nil {
 		return nil, err
 	}
-	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Token: n.token, Key: cfg.APIKey, Log: cfg.Log.With("part", "api")})
+	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Viewer: n, Page: page.Handler(), Token: n.token, Key: cfg.APIKey, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
 

@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"node/exchange":      {"protocol"},
 	"node/lend":          nil,
 	"node/network":       {"protocol"},
+	"node/page":          nil,
 	"node/route":         {"protocol"},
 	"node/session":       {"protocol"},
 	"node/stage":         {"protocol"},

@@ -189,6 +189,7 @@ func (a *answer) take(i int, e Event) error {
 			c.text.WriteString(token.Text)
 			c.tokens = append(c.tokens, token)
 		}
+	case e.Repair != nil: // a whole answer has it in its Done
 	case e.Done != nil:
 		done := e.Done.sendable()
 		c.done = &done
@@ -207,6 +208,11 @@ func (a *answer) take(i int, e Event) error {
 		return a.startChunk(i)
 	case e.Token != nil:
 		return a.tokenChunk(i, e.Token)
+	case e.Repair != nil:
+		if !a.details {
+			return nil
+		}
+		return a.chunk(i, false, nil, nil, nil, &Details{Repair: e.Repair})
 	}
 	return a.doneChunk(i)
 }

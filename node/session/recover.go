@@ -127,12 +127,17 @@ func (s *session) recover(ctx context.Context, b breakdown) error {
 	if s.vain++; s.vain > maxVain {
 		return fmt.Errorf("%w; %d repairs of the route brought nothing", b.why, maxVain)
 	}
+	begun := rec
+	begun.Lost = hopsOf(b.lost)
+	if err := s.tell(begun, nil); err != nil {
+		return err
+	}
 	for {
 		err := s.mend(ctx, &b, &rec)
 		if err == nil {
 			rec.Stall = time.Since(stalled)
 			s.out.Recoveries = append(s.out.Recoveries, rec)
-			return nil
+			return s.tell(rec, s.stages)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -151,6 +156,20 @@ func (s *session) recover(ctx context.Context, b breakdown) error {
 		}
 		pause = min(2*pause, maxPause)
 	}
+}
+
+func (s *session) tell(rec Recovery, ring []*stage) error {
+	if s.req.Repair == nil {
+		return nil
+	}
+	return s.req.Repair(rec, hopsOf(ring))
+}
+
+func hopsOf(stages []*stage) (hops []Hop) {
+	for _, g := range stages {
+		hops = append(hops, g.hop)
+	}
+	return hops
 }
 
 // halt is an error that ends the session, not the attempt.
