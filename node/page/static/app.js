@@ -67,6 +67,7 @@ function redraw() {
   panels.gauges(figures);
   panels.hops(route, view, lost);
   panels.where(route, figures);
+  panels.nodes(view, model(), lost);
   panels.models(view, $("model").value);
   panels.node(view);
   const nodes = new Set(served(view, model()).filter((f) => f.ready && !f.silent).map((f) => f.peer)).size;

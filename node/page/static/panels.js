@@ -46,6 +46,26 @@ export function hops(route, view, lost) {
   }));
 }
 
+/** Who serves the model, in words. */
+export function nodes(view, model, lost) {
+  const list = served(view, model);
+  const peers = new Map(view.peers.map((p) => [p.peer, p]));
+  const data = list.map((f) => [f.key, f.ready, f.silent, lost.has(f.peer), f.sessions, f.kv_free, f.rtt_ms?.toFixed(0), f.step_ms.toFixed(1)]);
+  render($("nodes"), data, () => list.slice(0, mostNodes).map((f) => {
+    const p = peers.get(f.peer);
+    const facts = [
+      lost.has(f.peer) ? "lost by the route" : f.silent ? "silent" : f.ready ? null : f.loaded ? "not proven yet" : "loading",
+      f.peer === view.peer ? null : f.rtt_ms ? `${ms(f.rtt_ms)} away` : "distance unknown", p?.relayed ? "over a relay" : null,
+      f.ready ? `${f.step_ms.toFixed(1)} ms a token` : null, f.sessions ? many(f.sessions, "session") : null,
+      f.kv_tokens ? `${Math.round((100 * f.kv_free) / f.kv_tokens)} % of KV free` : null, p?.device || null,
+    ].filter(Boolean);
+    return h("li", { class: lost.has(f.peer) || f.silent ? "lost" : "" }, h("code", { title: f.peer }, f.peer === view.peer ? "this node" : short(f.peer)), h("span", { class: "blocks" }, span(f)), h("span", { class: "facts" }, facts.join(" · ")));
+  }).concat(list.length > mostNodes ? h("li", null, `and ${list.length - mostNodes} more`) : []));
+  $("nodes-title").hidden = list.length === 0;
+}
+
+const mostNodes = 60;
+
 /** Where a token's time goes: computing, on the way, and what was not foreseen. */
 export function where(route, f) {
   const costs = route?.costs ?? [];

@@ -146,7 +146,7 @@ export class Picture {
       const mid = (at.x + to.x) / 2;
       d += `C${mid} ${at.y} ${mid} ${to.y} ${to.x} ${to.y}L${end.x} ${end.y}`;
       const cost = route.costs?.[i - 1];
-      if (i > 0 && cost && to.x - at.x > 30) labels.push(s("text", { x: mid, y: (at.y + to.y) / 2 - (Math.abs(at.y - to.y) < 8 ? 6 : 0) }, cost.next_ms.toFixed(cost.next_ms < 10 ? 1 : 0)));
+      if (i > 0 && cost && to.x - at.x > 36) labels.push(s("text", { x: mid, y: (at.y + to.y) / 2 - (Math.abs(at.y - to.y) < 8 ? 6 : 0) }, ms(cost.next_ms)));
       at = end;
     });
     const round = 10;
