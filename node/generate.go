@@ -143,6 +143,7 @@ type generation struct {
 	ids   []int32 // of the prompt
 	limit int     // tokens of the answer
 	seed  uint64
+	costs costs
 
 	prefix    []uint64              // hashes of the prompt's beginnings
 	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
@@ -321,6 +322,7 @@ func (g *generation) attempt(ctx context.Context, excluded map[string]bool) erro
 func (g *generation) plan(ctx context.Context, excluded map[string]bool) (r *route.Route, where map[string]session.Hop, note string, limit int, err error) {
 	n, man := g.n, g.model.Manifest()
 	candidates, where, links := n.survey(ctx, g.model.ID(), man.All(), excluded, g.prefix)
+	g.costs.learn(candidates, links, int(man.Blocks))
 	req := route.Request{
 		Client: n.net.Self().String(), Blocks: int(man.Blocks), Prompt: len(g.ids), MaxTokens: g.limit,
 		MaxStages: g.req.MaxStages, Exclude: excluded,
@@ -356,6 +358,7 @@ func (g *generation) replan(ctx context.Context, gap session.Gap) (_ []session.H
 		avoid[p.String()] = true
 	}
 	candidates, where, links := n.survey(ctx, g.model.ID(), gap.Span, avoid, g.prefix)
+	g.costs.learn(candidates, links, int(man.Blocks))
 	req := route.Request{
 		Client: n.net.Self().String(), Blocks: int(man.Blocks), Span: gap.Span, Exclude: avoid,
 		Prompt: len(g.ids), MaxTokens: gap.Tokens - len(g.ids),
@@ -408,8 +411,15 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 		Model: g.model.ID().String(), Name: g.model.Name(), PromptTokens: g.ids, Note: note,
 		PredictedRate: r.Prediction.TokensPerSecond(), PredictedTTFTMs: ms(r.Prediction.TTFT),
 	}
-	for _, h := range r.Hops {
-		start.Route = append(start.Route, api.Hop{Peer: h.Peer, From: h.Span.From, To: h.Span.To})
+	start.Route, start.Costs = g.way(req.Route)
+	req.Repair = func(rec session.Recovery, way []session.Hop) error {
+		if g.count > 0 {
+			return g.repair(rec, way)
+		}
+		if len(way) > 0 { // nobody has been told of a route yet
+			start.Route, start.Costs = g.way(way)
+		}
+		return nil
 	}
 	g.listen()
 	ctx, req.Trace = g.watch.session(ctx, r)
@@ -460,7 +470,7 @@ func (g *generation) token(t *protocol.Token) error {
 func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 	d := &api.Done{FinishReason: "stop", Tokens: out.Tokens, TokensPerS: out.Rate(), TTFTMs: ms(out.TTFT), Note: p.String(), Kept: out.Kept}
 	for _, r := range out.Recoveries {
-		d.Recoveries = append(d.Recoveries, api.Recovery{Why: r.Why, Token: r.Token, StallMs: ms(r.Stall), Replayed: r.Replayed, Lost: apiHops(r.Lost)})
+		d.Recoveries = append(d.Recoveries, apiRecovery(r))
 	}
 	if len(d.Recoveries) > 0 {
 		d.Route = apiHops(out.Route)

@@ -152,6 +152,18 @@ func (b *fetchBoard) begin(name string, total int64) (note func(done int64, sour
 		}
 }
 
+// of is how far the fetch of a model is; nil: there is none.
+func (b *fetchBoard) of(name string) *api.Progress {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, f := range b.now {
+		if f.Name == name {
+			return &api.Progress{Done: f.Done, Total: f.Total, Sources: f.Sources}
+		}
+	}
+	return nil
+}
+
 func (b *fetchBoard) list() []api.Fetch {
 	b.mu.Lock()
 	defer b.mu.Unlock()

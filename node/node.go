@@ -22,6 +22,7 @@ import (
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/page"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/traces"
@@ -47,6 +48,7 @@ type Node struct {
 	gate     gate
 	metrics  *metrics.Metrics
 	traces   *traces.Traces
+	pulse    pulse
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run
@@ -135,7 +137,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, configError{err}
 	}
-	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Catalogue: n, Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Log: cfg.Log.With("part", "api")})
+	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
 

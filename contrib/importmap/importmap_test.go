@@ -36,6 +36,7 @@ var allowed = map[string][]string{
 	"node/lend":           nil,
 	"node/metrics":        nil,
 	"node/network":        {"protocol"},
+	"node/page":           nil,
 	"node/route":          {"protocol"},
 	"node/session":        {"protocol"},
 	"node/stage":          {"protocol"},

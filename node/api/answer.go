@@ -179,6 +179,7 @@ func (a *answer) take(i int, e Event) error {
 			c.add(token.Text, token.Reasoning, token.Calls)
 			c.tokens = append(c.tokens, token)
 		}
+	case e.Repair != nil: // a whole answer has it in its Done
 	case e.Done != nil:
 		done := e.Done.sendable()
 		c.done = &done
@@ -197,6 +198,11 @@ func (a *answer) take(i int, e Event) error {
 		return a.startChunk(i)
 	case e.Token != nil:
 		return a.tokenChunk(i, e.Token)
+	case e.Repair != nil:
+		if !a.details {
+			return nil
+		}
+		return a.chunk(i, delta{}, nil, nil, &Details{Repair: e.Repair})
 	}
 	return a.doneChunk(i)
 }

@@ -125,6 +125,12 @@ func (c *Client) Drain(ctx context.Context) error {
 	return resp.Body.Close()
 }
 
+// View of the node and its network, as the page has it.
+func (c *Client) View(ctx context.Context) (*View, error) {
+	var v View
+	return &v, c.get(ctx, "/shoal/v1/view", &v)
+}
+
 // Peers of the node.
 func (c *Client) Peers(ctx context.Context) (p []Peer, err error) {
 	err = c.get(ctx, "/shoal/v1/peers", &p)
@@ -265,6 +271,9 @@ func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Eve
 		}
 		for i := range d.Tokens {
 			events = append(events, Event{Token: &d.Tokens[i]})
+		}
+		if d.Repair != nil {
+			events = append(events, Event{Repair: d.Repair})
 		}
 		if d.Done != nil {
 			ended = true

@@ -18,12 +18,14 @@ type Config struct {
 	Generator  Generator
 	Library    Library
 	Observer   Observer
-	Catalogue  Catalogue // may be nil
-	Token      string    // for shoal's own endpoints; "": nobody may use them
-	Key        string    // asked of OpenAI clients; "": none
-	Hosts      []string  // host names taken besides loopback's and the address that was dialled; "*": all
-	Origins    []string  // of web pages elsewhere that may use /v1, e.g. http://localhost:3000; none: no CORS
-	MaxAnswers int       // in the making at once, over which 503 is answered; 0: 512
+	Catalogue  Catalogue    // may be nil
+	Viewer     Viewer       // what the page shows; nil: none
+	Page       http.Handler // of / and /page/; nil: none
+	Token      string       // for shoal's own endpoints; "": nobody may use them
+	Key        string       // asked of OpenAI clients; "": none
+	Hosts      []string     // host names taken besides loopback's and the address that was dialled; "*": all
+	Origins    []string     // of web pages elsewhere that may use /v1, e.g. http://localhost:3000; none: no CORS
+	MaxAnswers int          // in the making at once, over which 503 is answered; 0: 512
 	Log        *slog.Logger
 
 	Metrics http.Handler // Prometheus's, at /metrics; nil: none
@@ -89,6 +91,14 @@ func New(cfg Config) http.Handler {
 			cfg.Metrics.ServeHTTP(w, r)
 			return nil
 		})))
+	}
+	if s.Viewer != nil {
+		s.mux.HandleFunc("GET /shoal/v1/view", s.serve(s.page(s.view)))
+	}
+	if s.Page != nil { // it holds no secret: the key is asked where the page asks
+		show := s.serve(func(w http.ResponseWriter, r *http.Request) error { s.Page.ServeHTTP(w, r); return nil })
+		s.mux.HandleFunc("GET /{$}", show)
+		s.mux.HandleFunc("GET /page/", show)
 	}
 	s.mux.HandleFunc("/", s.serve(s.open(s.nothing)))
 	greet := s.serve(greet)

@@ -8,7 +8,7 @@ import (
 
 // Generator answers prompts.
 type Generator interface {
-	// Generate emits a Start, Tokens, and a Done, or fails.
+	// Generate emits a Start, Tokens with Repairs among them, and a Done, or fails.
 	Generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) error
 }
 
@@ -90,11 +90,12 @@ type Sampling struct {
 	TopLogprobs      int
 }
 
-// Event is one of Start, Token and Done.
+// Event is one of Start, Token, Repair and Done.
 type Event struct {
-	Start *Start
-	Token *Token
-	Done  *Done
+	Start  *Start
+	Token  *Token
+	Repair *Repair
+	Done   *Done
 }
 
 // Start comes before the first token.
@@ -103,6 +104,7 @@ type Start struct {
 	Name            string  `json:"name"`
 	PromptTokens    []int32 `json:"prompt_tokens"`
 	Route           []Hop   `json:"route"`
+	Costs           []Cost  `json:"costs,omitempty"` // of the route's stages
 	PredictedRate   float64 `json:"predicted_tokens_per_s"`
 	PredictedTTFTMs float64 `json:"predicted_ttft_ms"`
 	Note            string  `json:"note,omitempty"` // what a forced split costs, and such
@@ -113,6 +115,12 @@ type Hop struct {
 	Peer string `json:"peer"`
 	From int    `json:"from"`
 	To   int    `json:"to"`
+}
+
+// Cost is what a stage is predicted to add to the time of a token.
+type Cost struct {
+	ComputeMs float64 `json:"compute_ms"`
+	NextMs    float64 `json:"next_ms"` // one way to the next stage; from the last to the first
 }
 
 // Token of an answer. Text may be empty while a character is not whole, or
@@ -159,6 +167,14 @@ type Recovery struct {
 	StallMs  float64 `json:"stall_ms"`
 	Replayed int     `json:"replayed"`       // positions computed again
 	Lost     []Hop   `json:"lost,omitempty"` // stages replaced
+}
+
+// Repair tells of a route that breaks in the middle of an answer: first with the
+// stages that seem lost and no Route, then with what came of it.
+type Repair struct {
+	Recovery
+	Route []Hop  `json:"route,omitempty"` // from here on
+	Costs []Cost `json:"costs,omitempty"` // of its stages
 }
 
 // AddRequest imports a model from a path or URL.

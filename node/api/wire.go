@@ -100,10 +100,11 @@ type completion struct {
 }
 
 // Details of an answer, in its "shoal" field; of a stream in its chunks, each
-// of which has one of the three.
+// of which has one of the four.
 type Details struct {
 	Start  *Start  `json:"start,omitempty"`
 	Tokens []Token `json:"tokens,omitempty"`
+	Repair *Repair `json:"repair,omitempty"` // of a stream
 	Done   *Done   `json:"done,omitempty"`
 }
 

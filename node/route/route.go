@@ -142,6 +142,10 @@ func (c *Candidate) prefill(rows int) time.Duration {
 	return min(most, sane(per)*time.Duration(c.Span.Len()*max(1, rows))+sane(c.Queue)+StageCost)
 }
 
+// Step is what the candidate adds to each token of a session, without the way
+// to the next.
+func (c *Candidate) Step(blocks int) time.Duration { return c.decode(blocks) }
+
 type planner struct {
 	req    *Request
 	links  Links

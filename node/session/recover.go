@@ -130,6 +130,9 @@ func (s *session) recover(ctx context.Context, b breakdown) error {
 		rec.Stall, rec.Failed = time.Since(rec.Begin), err != nil
 		s.out.Recoveries = append(s.out.Recoveries, rec)
 	}
+	if err == nil {
+		err = s.tell(rec, s.stages)
+	}
 	return err
 }
 
@@ -139,6 +142,11 @@ func (s *session) repair(ctx context.Context, b breakdown, rec *Recovery) error 
 	pause := firstPause
 	if s.vain++; s.vain > maxVain {
 		return fmt.Errorf("%w; %d repairs of the route brought nothing", b.why, maxVain)
+	}
+	begun := *rec
+	begun.Lost = hopsOf(b.lost)
+	if err := s.tell(begun, nil); err != nil {
+		return err
 	}
 	for {
 		err := s.mend(ctx, &b, rec)
@@ -162,6 +170,20 @@ func (s *session) repair(ctx context.Context, b breakdown, rec *Recovery) error 
 		}
 		pause = min(2*pause, maxPause)
 	}
+}
+
+func (s *session) tell(rec Recovery, ring []*stage) error {
+	if s.req.Repair == nil {
+		return nil
+	}
+	return s.req.Repair(rec, hopsOf(ring))
+}
+
+func hopsOf(stages []*stage) (hops []Hop) {
+	for _, g := range stages {
+		hops = append(hops, g.hop)
+	}
+	return hops
 }
 
 // halt is an error that ends the session, not the attempt.

@@ -53,6 +53,11 @@ type Request struct {
 	// Replan finds stages for blocks whose own were lost. nil: a lost stage
 	// ends the session.
 	Replan func(ctx context.Context, gap Gap) ([]Hop, error)
+
+	// Repair is told of each repair of the route as it happens: when it begins,
+	// without a route and with the stages that seem lost, and when tokens can
+	// flow again. Its error ends the session. nil: nobody wants to know.
+	Repair func(r Recovery, route []Hop) error
 }
 
 // Gap is a part of a route for which stages are wanted.
@@ -154,9 +159,7 @@ func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token)
 	if errors.Is(err, errDone) {
 		err = nil
 	}
-	for _, g := range s.stages {
-		s.out.Route = append(s.out.Route, g.hop)
-	}
+	s.out.Route = hopsOf(s.stages)
 	return &s.out, err
 }
 

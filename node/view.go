@@ -1,0 +1,242 @@
+package node
+
+import (
+	"context"
+	"math/bits"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// What the page shows. It asks every second or so; the network is asked less
+// often, in the background, and only while somebody looks.
+
+// pulse is what peers last said of their load.
+type pulse struct {
+	mu    sync.Mutex
+	asked time.Time
+	of    map[peer.ID]beat
+}
+
+type beat struct {
+	at     time.Time
+	status *protocol.StatusReply // nil: no answer
+}
+
+const (
+	pulseEvery = 2 * time.Second
+	pulsePeers = 64 // at most, a round
+	pulseLife  = time.Minute
+)
+
+// look asks peers for their load, if it is time again.
+func (n *Node) look(peers []peer.ID) {
+	p := &n.pulse
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.asked) < pulseEvery {
+		return
+	}
+	p.asked = time.Now()
+	for id, b := range p.of {
+		if time.Since(b.at) > pulseLife {
+			delete(p.of, id)
+		}
+	}
+	for _, id := range peers[:min(len(peers), pulsePeers)] {
+		go n.ping(id)
+	}
+}
+
+// ping asks one peer. One that does not answer is left out of routes for a
+// while (see network.Status).
+func (n *Node) ping(id peer.ID) {
+	ctx, cancel := context.WithTimeout(context.Background(), pulseEvery)
+	defer cancel()
+	st, err := n.net.Status(ctx, id, cid.Undef, nil)
+	if err != nil {
+		st = nil
+	}
+	n.pulse.mu.Lock()
+	defer n.pulse.mu.Unlock()
+	if n.pulse.of == nil {
+		n.pulse.of = map[peer.ID]beat{}
+	}
+	n.pulse.of[id] = beat{time.Now(), st}
+}
+
+func (n *Node) beats() map[peer.ID]beat {
+	n.pulse.mu.Lock()
+	defer n.pulse.mu.Unlock()
+	out := make(map[peer.ID]beat, len(n.pulse.of))
+	for id, b := range n.pulse.of {
+		out[id] = b
+	}
+	return out
+}
+
+// View is the node and its network as they are known here.
+func (n *Node) View(ctx context.Context) (*api.View, error) {
+	st, err := n.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v := &api.View{
+		Peer: st.Peer, Version: st.Version, Uptime: st.Uptime, Light: st.Light, Serving: st.Serving, Given: st.Given, Taken: st.Taken,
+		Warnings: st.Warnings, Lending: n.lending(), Peers: []api.ViewPeer{}, Links: []api.ViewLink{},
+	}
+	for i := range v.Serving {
+		v.Serving[i].EnginePID = 0
+	}
+	// What is known is enough; the members are asked again in the background.
+	offers := n.net.Offers(ctx, cid.Undef, func([]*protocol.Offer) bool { return true })
+	beats := n.beats()
+	links := distances{}
+	self := n.net.Self()
+	seen := map[peer.ID]*protocol.Offer{}
+	var ask []peer.ID
+	for _, o := range offers {
+		if o.From != self {
+			seen[o.From] = o
+		}
+	}
+	for _, p := range n.net.Peers() {
+		o := seen[p.ID]
+		if o == nil {
+			o = p.Offer
+		}
+		delete(seen, p.ID)
+		w := viewPeer(p.ID, o, beats[p.ID])
+		w.Connected, w.Transport, w.Relayed, w.RTTMs = true, p.Transport, p.Relayed, ms(p.RTT)
+		if w.Version == "" {
+			w.Version = p.Version
+		}
+		links.set(self.String(), p.ID.String(), p.RTT)
+		v.Peers, ask = append(v.Peers, w), append(ask, p.ID)
+	}
+	for id, o := range seen {
+		v.Peers = append(v.Peers, viewPeer(id, o, beats[id]))
+		if len(o.Spans) > 0 {
+			ask = append(ask, id)
+		}
+	}
+	n.look(ask)
+	slices.SortFunc(v.Peers, func(a, b api.ViewPeer) int { return strings.Compare(a.Peer, b.Peer) })
+	for id, b := range beats {
+		if b.status == nil {
+			continue
+		}
+		for _, r := range b.status.Rtts {
+			if to, err := peer.IDFromBytes(r.Peer); err == nil {
+				links.set(id.String(), to.String(), time.Duration(r.Us)*time.Microsecond)
+			}
+		}
+	}
+	for pair, rtt := range links {
+		if rtt > 0 {
+			v.Links = append(v.Links, api.ViewLink{A: pair[0], B: pair[1], RTTMs: ms(rtt)})
+		}
+	}
+	slices.SortFunc(v.Links, func(a, b api.ViewLink) int { return strings.Compare(a.A+a.B, b.A+b.B) })
+	v.Models = n.viewModels(offers)
+	return v, nil
+}
+
+func (n *Node) lending() api.Lending {
+	open, why, _ := n.gate.look()
+	c := &n.cfg
+	return api.Lending{
+		Open: open, Why: why, Memory: c.Memory, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices, Hours: c.Lend.Hours.String(),
+		PauseLoad: c.Lend.PauseLoad, OnBattery: c.Lend.OnBattery, Resume: c.Lend.Resume.Seconds(), MaxSessions: c.MaxSessions, Quota: c.Quota,
+	}
+}
+
+// viewPeer is a peer by its offer, which may be nil, and by its last answer.
+func viewPeer(id peer.ID, o *protocol.Offer, b beat) api.ViewPeer {
+	v := api.ViewPeer{Peer: id.String(), Silent: !b.at.IsZero() && b.status == nil, Spans: []api.ViewSpan{}}
+	if o == nil {
+		return v
+	}
+	v.Version = o.Version
+	if d := o.Device; d != nil {
+		v.Device, v.Memory, v.Threads = strings.TrimSpace(d.Backend+" "+d.Name), d.Memory, int(d.Threads)
+	}
+	for _, s := range o.Spans {
+		w := api.ViewSpan{
+			Model: s.ModelID().String(), From: int(s.From), To: int(s.To), Ready: s.Ready, Loaded: s.Loaded, Load: float64(s.LoadPermille) / 1000,
+			StepMs: float64(s.UsPerBlock) * float64(s.Span().Len()) / 1000, KVTokens: int(s.KvTokens), KVFree: int(s.KvFree),
+		}
+		if b.status != nil {
+			for _, now := range b.status.Spans {
+				if string(now.Model) == string(s.Model) && now.From == s.From && now.To == s.To {
+					w.KVFree, w.Sessions, w.TokensPerS = int(now.KvFree), int(now.Sessions), finite(now.TokensPerS)
+				}
+			}
+		}
+		v.Spans = append(v.Spans, w)
+	}
+	return v
+}
+
+// finite is a peer's figure as JSON can carry it.
+func finite(f float32) float64 {
+	if !(f >= 0 && f < 1e9) {
+		return 0
+	}
+	return float64(f)
+}
+
+// viewModels lists the models here, and those that peers serve or hold.
+func (n *Node) viewModels(offers []*protocol.Offer) []api.ViewModel {
+	out := []api.ViewModel{}
+	at := map[cid.Cid]int{}
+	for _, m := range n.store.Models() {
+		d := describe(m)
+		at[m.ID()] = len(out)
+		out = append(out, api.ViewModel{
+			ID: d.ID, Name: d.Name, Architecture: d.Architecture, Quantization: d.Quantization, Licence: d.Licence, Parameters: d.Parameters,
+			Context: d.Context, Blocks: d.Blocks, Size: d.Size, Allocated: d.Allocated, Held: d.Held, Complete: d.Complete, Pinned: d.Pinned,
+			Fetching: n.fetches.of(d.Name),
+		})
+	}
+	find := func(raw []byte, name string) *api.ViewModel {
+		id, err := cid.Cast(raw)
+		if err != nil {
+			return nil
+		}
+		i, ok := at[id]
+		if !ok {
+			i, at[id] = len(out), len(out)
+			out = append(out, api.ViewModel{ID: id.String(), Name: name, Held: []string{}})
+		}
+		return &out[i]
+	}
+	self := n.net.Self()
+	for _, o := range offers {
+		if o.From == self {
+			continue
+		}
+		for _, s := range o.Spans {
+			if m := find(s.Model, s.Name); m != nil && m.Blocks == 0 {
+				m.Blocks = int(s.Blocks)
+			}
+		}
+		for _, h := range o.Shards {
+			if m := find(h.Model, h.Name); m != nil {
+				held := 0
+				for _, b := range h.Bitmap {
+					held += bits.OnesCount8(b)
+				}
+				m.Holders = append(m.Holders, api.ViewHolder{Peer: o.From.String(), Shards: held})
+			}
+		}
+	}
+	return out
+}
