@@ -102,7 +102,8 @@ func (o stageObserver) Closed(r stage.Report) {
 	span.End()
 }
 
-// watch observes one answer: Generate begins it, and calls it on the way.
+// watch observes one answer: Generate begins it, and calls it on the way. Tokens
+// may come where nobody watches (nil).
 type watch struct {
 	n     *Node
 	root  trace.Span
@@ -191,6 +192,9 @@ func routeOf(hops []route.Hop) (out []string) {
 
 // token takes note of a token.
 func (a *watch) token() {
+	if a == nil {
+		return
+	}
 	now := time.Now()
 	if a.of.Output++; a.of.Output == 1 {
 		a.of.First = now.Sub(a.begin)
@@ -236,6 +240,9 @@ func (a *watch) sessionOver(ctx context.Context, begin time.Time, out *session.O
 
 // finish takes note of why the answer ended.
 func (a *watch) finish(reason string) {
+	if a == nil {
+		return
+	}
 	a.root.SetAttributes(attribute.StringSlice("gen_ai.response.finish_reasons", []string{reason}))
 }
 

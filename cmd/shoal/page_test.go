@@ -17,7 +17,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/cdproto/page"
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -76,7 +76,7 @@ func browse(t *testing.T, address string) *browser {
 		b.shot = t.TempDir()
 	}
 	chromedp.ListenTarget(ctx, b.hear)
-	b.run(time.Minute, network.Enable(), runtime.Enable(), page.Enable(), chromedp.Navigate(address))
+	b.run(time.Minute, network.Enable(), runtime.Enable(), cdppage.Enable(), chromedp.Navigate(address))
 	return b
 }
 
@@ -88,10 +88,10 @@ func (b *browser) hear(ev any) {
 		b.requests = append(b.requests, ev.Request.URL)
 	case *network.EventWebSocketCreated:
 		b.requests = append(b.requests, ev.URL)
-	case *page.EventJavascriptDialogOpening:
+	case *cdppage.EventJavascriptDialogOpening:
 		b.bad = append(b.bad, "a dialog: "+ev.Message)
-		go func() { _ = chromedp.Run(b.ctx, page.HandleJavaScriptDialog(true)) }()
-	case *page.EventWindowOpen:
+		go func() { _ = chromedp.Run(b.ctx, cdppage.HandleJavaScriptDialog(true)) }()
+	case *cdppage.EventWindowOpen:
 		b.bad = append(b.bad, "a window: "+ev.URL)
 	case *runtime.EventExceptionThrown:
 		b.bad = append(b.bad, "an exception: "+ev.ExceptionDetails.Error())
