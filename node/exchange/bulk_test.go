@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,18 +149,18 @@ func TestRogues(t *testing.T) {
 func TestLiarIsRemembered(t *testing.T) {
 	simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 2, 3<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
-		asked := 0
+		var asked atomic.Int64
 		bad := rogue(t, w.host(), a, func(s network.Stream) {
 			_ = protocol.WriteLeaves(s, &protocol.LeavesState{Total: uint32(a.m.LeafCount()), Held: a.m.HeldLeaves()})
 		}, func(s network.Stream, n uint32, raw []byte) {
-			asked++
+			asked.Add(1)
 			raw[0] ^= 1
 			head(s, n, uint32(len(raw)))
 			_, _ = s.Write(raw)
 		})
 		w.r.add(bad, a.h)
 		w.fetch(a.m.ID(), nil)
-		first := asked
+		first := asked.Load()
 		if first == 0 {
 			t.Fatal("it was not asked at all")
 		}
@@ -171,12 +172,12 @@ func TestLiarIsRemembered(t *testing.T) {
 			w.b.wantsEqual(t, w.path)
 		}
 		again()
-		if asked != first {
+		if asked.Load() != first {
 			t.Error("it was asked again")
 		}
 		time.Sleep(badTime + time.Minute)
 		again()
-		if asked == first {
+		if asked.Load() == first {
 			t.Error("it is never forgiven")
 		}
 	})

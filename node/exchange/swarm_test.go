@@ -172,7 +172,7 @@ func TestTenAndAnOrigin(t *testing.T) {
 			bytes, requests := o.asked()
 			size := o.origin(t).Size
 			t.Logf("%s; %d %% of the file in %d requests", took.Round(time.Millisecond), 100*bytes/size, requests)
-			if bytes > size*3/2 { // alone it is ten times; on a quiet machine about once
+			if bytes > 3*size { // alone it is ten times; on a quiet machine about once
 				t.Errorf("the origin was asked for %d bytes of a file of %d", bytes, size)
 			}
 		})
