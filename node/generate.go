@@ -29,6 +29,10 @@ const (
 	// longest is the most tokens of an answer whose caller names no limit: KV
 	// is reserved for all of them.
 	longest = 4096
+	// How long a prompt waits for room where all who could serve it are full.
+	roomTime       = 3 * time.Second
+	firstRoomPause = 100 * time.Millisecond
+
 	// attempts at a route before the first token.
 	attempts = 4
 	// penaltyWindow is how many of the prompt's last tokens the repetition
@@ -185,6 +189,8 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 	n.asking.Add(1) // bulk stands back
 	defer n.asking.Add(-1)
 	excluded := map[string]bool{}
+	var full error // a refusal for want of room
+	end, pause := time.Now().Add(roomTime), firstRoomPause
 	for try := 1; ; try++ {
 		err := g.attempt(ctx, excluded)
 		if ctx.Err() != nil {
@@ -193,14 +199,41 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 		if err == nil {
 			return nil
 		}
-		// Before the first token another route may do; the caller has seen nothing yet.
-		var where *session.StageError
-		if g.count > 0 || try == attempts || len(req.Route) > 0 || !errors.As(err, &where) || !another(err) {
+		if g.count > 0 { // the caller has seen something
 			return explain(err)
 		}
-		n.cfg.Log.Info("a stage refused or was lost; trying another route", "error", err)
-		excluded[where.Hop.Peer.String()] = true
+		if isFull(err) {
+			full = err
+		}
+		// Before the first token another route may do.
+		var where *session.StageError
+		if try < attempts && len(req.Route) == 0 && errors.As(err, &where) && another(err) {
+			n.cfg.Log.Info("a stage refused or was lost; trying another route", "error", err)
+			excluded[where.Hop.Peer.String()] = true
+			continue
+		}
+		if full == nil {
+			return explain(err)
+		}
+		// Without those that are full there is no route, and sessions end all
+		// the time.
+		if time.Now().After(end) {
+			return explain(full)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		clear(excluded)
+		full, try, pause = nil, 0, 2*pause
 	}
+}
+
+// isFull says that a stage had no room for the session.
+func isFull(err error) bool {
+	var e *protocol.Error
+	return errors.As(err, &e) && e.Code == protocol.Code_CODE_BUSY
 }
 
 // another says that a route without the peer might do better.
@@ -253,9 +286,6 @@ func (g *generation) encode() error {
 	}
 	prompt, opt := g.req.Prompt, text.EncodeOptions{AddSpecial: true, ParseSpecial: true}
 	if !g.req.Raw {
-		if g.tools.templateErr != nil {
-			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.templateErr)
-		}
 		if g.tools.templateErr != nil {
 			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.templateErr)
 		}

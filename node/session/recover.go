@@ -101,9 +101,10 @@ func (s *session) look(now time.Time) (b breakdown) {
 }
 
 const (
-	recoverTime = 45 * time.Second // for all attempts at a repair
-	maxVain     = 12               // repairs in a row that bring no token
-	avoidTime   = 30 * time.Second // a peer found wanting is the last choice for so long
+	recoverTime = 45 * time.Second       // for all attempts at a repair
+	maxVain     = 12                     // repairs in a row that bring no token
+	avoidTime   = 30 * time.Second       // a peer found wanting is the last choice for so long
+	othersTime  = 500 * time.Millisecond // to find others, before those are asked again
 	firstPause  = 50 * time.Millisecond
 	maxPause    = 2 * time.Second
 )
@@ -360,8 +361,13 @@ func (s *session) replan(ctx context.Context, gap Gap, strict bool) ([]Hop, erro
 		}
 		gap.Avoid = append(gap.Avoid, p)
 	}
-	hops, err := s.req.Replan(ctx, gap)
-	if err == nil || strict || len(gap.Avoid) == 0 || ctx.Err() != nil {
+	if len(gap.Avoid) == 0 {
+		return s.req.Replan(ctx, gap)
+	}
+	first, cancel := context.WithTimeout(ctx, othersTime+4*s.watch.trip)
+	hops, err := s.req.Replan(first, gap)
+	cancel()
+	if err == nil || strict || ctx.Err() != nil {
 		return hops, err
 	}
 	gap.Avoid = nil
@@ -387,7 +393,8 @@ func (s *session) openFresh(ctx context.Context, ring, fresh []*stage, within ti
 			go g.leave(nil)
 		}
 		var where *StageError
-		if errors.As(err, &where) {
+		var said *protocol.Error
+		if full := errors.As(err, &said) && said.Code == protocol.Code_CODE_BUSY; errors.As(err, &where) && !full {
 			s.avoid[where.Hop.Peer] = time.Now()
 		}
 		return err

@@ -183,3 +183,35 @@ func TestGather(t *testing.T) {
 		t.Errorf("a third pass takes %v, where nothing is left", got)
 	}
 }
+
+// TestOvertaken: a Halt or Resume that a later Halt has overtaken is dropped, and
+// does not end the session.
+func TestOvertaken(t *testing.T) {
+	s := newStage(t)
+	o := open(100, 1)
+	o.Wait, o.Epoch = true, 3
+	sess, _, refused := s.admit(o, sink{"a"})
+	if refused != nil {
+		t.Fatal(refused)
+	}
+	if err := sess.takeHalt(&protocol.Halt{Epoch: 5}); err != nil {
+		t.Fatal(err)
+	}
+	for epoch := uint64(1); epoch < 5; epoch++ {
+		if err := errors.Join(sess.resume(&protocol.Resume{Epoch: epoch, Stages: 1}), sess.takeHalt(&protocol.Halt{Epoch: epoch})); err != nil {
+			t.Errorf("epoch %d after 5: %v", epoch, err)
+		}
+	}
+	if !sess.halted || sess.epoch != 5 {
+		t.Errorf("halted %v, in epoch %d", sess.halted, sess.epoch)
+	}
+	if sess.resume(&protocol.Resume{Epoch: 6, Stages: 1}) == nil {
+		t.Error("an epoch that has not begun is resumed")
+	}
+	if err := sess.resume(&protocol.Resume{Epoch: 5, Stages: 1}); err != nil || sess.halted {
+		t.Errorf("epoch 5 is not resumed: %v", err)
+	}
+	if sess.resume(&protocol.Resume{Epoch: 5, Stages: 1}) == nil {
+		t.Error("what runs is resumed")
+	}
+}

@@ -152,7 +152,9 @@ func (sess *session) resume(r *protocol.Resume) error {
 	defer s.mu.Unlock()
 	at, from := int(r.At), int(r.ForwardFrom)
 	switch {
-	case sess.ended || r.Epoch != sess.epoch || !sess.halted:
+	case sess.ended || r.Epoch < sess.epoch:
+		return nil // a Halt has overtaken it
+	case r.Epoch != sess.epoch || !sess.halted:
 		return fmt.Errorf("nothing to resume in epoch %d", r.Epoch)
 	case at > sess.computed:
 		return fmt.Errorf("resume at position %d, where %d are computed", at, sess.computed)
@@ -409,7 +411,11 @@ func (sess *session) pong() {
 func (sess *session) takeHalt(h *protocol.Halt) error {
 	s := sess.stage
 	s.mu.Lock()
-	if h.Epoch <= sess.epoch {
+	if h.Epoch < sess.epoch {
+		s.mu.Unlock()
+		return nil // a later one has overtaken it
+	}
+	if h.Epoch == sess.epoch {
 		s.mu.Unlock()
 		return fmt.Errorf("epoch %d after epoch %d", h.Epoch, sess.epoch)
 	}
