@@ -121,6 +121,9 @@ func (n *Node) observe(ctx context.Context, req *api.GenerateRequest) (context.C
 		a.of.Operation = "text_completion"
 	}
 	n.metrics.Begin()
+	if under, ok := traces.Under(ctx, req.Trace); ok {
+		ctx = under
+	}
 	ctx, a.root = n.traces.Tracer().Start(ctx, a.of.Operation, trace.WithSpanKind(trace.SpanKindClient))
 	if !a.root.IsRecording() {
 		return ctx, a

@@ -32,6 +32,7 @@ func (s *server) ollamaComplete(w http.ResponseWriter, r *http.Request, decode f
 	if err != nil {
 		return err
 	}
+	j.req.Trace = r.Header.Get(traceHeader)
 	asked := j.req.Model
 	if j.req.Model, err = s.untag(r.Context(), asked); err != nil {
 		return err
