@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -309,7 +310,7 @@ func (s *server) ollamaPS(w http.ResponseWriter, r *http.Request) error {
 		}
 		o, vram := ollamaModelOf(m), int64(0)
 		o.Size, o.ContextLength, o.ExpiresAt, o.SizeVRAM = int64(v.Memory), m.Context, &never, &vram
-		if len(v.Devices) > 0 {
+		if slices.ContainsFunc(v.Devices, func(d string) bool { return !strings.HasPrefix(d, "CPU") }) {
 			vram = o.Size
 		}
 		out.Models = append(out.Models, o)
