@@ -60,7 +60,7 @@ type ServeSpec struct {
 
 // Event is one line of a node's life, as `shoal node --json-events` prints it.
 type Event struct {
-	Event     string   `json:"event"` // listening, waiting, fetching, loaded, serving, lending, engine, stopped
+	Event     string   `json:"event"` // listening, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
 	Peer      string   `json:"peer,omitempty"`
 	Addrs     []string `json:"addrs,omitempty"`
 	API       string   `json:"api,omitempty"`

@@ -201,6 +201,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Lock()
 	n.leaving = true
 	n.mu.Unlock()
+	n.cfg.Events(Event{Event: "leaving"})
 	if err := n.net.Withdraw(context.WithoutCancel(ctx)); err != nil {
 		n.cfg.Log.Warn("withdrawing the offer", "error", err)
 	}
