@@ -147,13 +147,22 @@ func (c *Config) setDefaults() error {
 		c.KVType = "f16"
 	}
 	if c.Command == nil {
-		exe, err := os.Executable()
+		exe, err := thisProgram()
 		if err != nil {
 			return fmt.Errorf("finding this program, to start engines with: %w", err)
 		}
 		c.Command = []string{exe, "engine-child"}
 	}
 	return nil
+}
+
+// thisProgram is what starts this very program again. After an upgrade its path
+// is another's, whose engines may speak otherwise; Linux has a name for what runs.
+func thisProgram() (string, error) {
+	if _, err := os.Stat("/proc/self/exe"); err == nil {
+		return "/proc/self/exe", nil
+	}
+	return os.Executable()
 }
 
 // span reads the spec's span; auto says that the node is to choose.

@@ -1,12 +1,44 @@
 package engine
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/ollama/ollama/ml"
-	"golang.org/x/sys/cpu"
 )
+
+// Module is the Go module that the engine's sources are of.
+const Module = "github.com/ollama/ollama"
+
+// libraryPath names, in the environment, where ggml's backends are.
+const libraryPath = "OLLAMA_LIBRARY_PATH"
+
+// LibraryDirs are where backends for GPUs are looked for: what OLLAMA_LIBRARY_PATH
+// says, else lib/ollama beside this program, and where `make install` puts it. It
+// is not where an Ollama on this machine has its own, of another version. The
+// library takes no directory whose path does not have lib/ollama in it.
+func LibraryDirs() []string {
+	if dirs, ok := os.LookupEnv(libraryPath); ok {
+		return filepath.SplitList(dirs)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil
+	}
+	if real, err := filepath.EvalSymlinks(exe); err == nil {
+		exe = real
+	}
+	dir := filepath.Dir(exe)
+	return []string{filepath.Join(dir, "lib", "ollama"), filepath.Join(dir, "..", "lib", "shoal", "lib", "ollama")}
+}
+
+// setLibraryDirs tells the library, which reads them once.
+var setLibraryDirs = sync.OnceFunc(func() {
+	_ = os.Setenv(libraryPath, strings.Join(LibraryDirs(), string(filepath.ListSeparator)))
+})
 
 // gpuDevices lists the GPUs that ggml finds, those named if any are. The
 // library tells devices of a model only, so the stage file is opened for it
@@ -24,13 +56,4 @@ func gpuDevices(path string, names []string) []ml.DeviceInfo {
 	return slices.DeleteFunc(found, func(d ml.DeviceInfo) bool {
 		return !slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, d.Name) || n == d.ID })
 	})
-}
-
-// BuiltForThisMachine is a warning if this program was built for any x86-64
-// while the machine can do much better, else "".
-func BuiltForThisMachine() string {
-	if cpu.X86.HasAVX2 && !compiledWithAVX2() {
-		return "this program was built without AVX2, which this machine has: it computes 5 to 10 times slower than it could. Build it with `make`, which sets the C flags."
-	}
-	return ""
 }

@@ -44,6 +44,7 @@ func Load(ctx context.Context, cfg Config, log *slog.Logger) (_ *Local, err erro
 	if cfg.KVTokens < 1 || cfg.MaxSeqs < 1 || cfg.MaxBatch < 1 {
 		return nil, fmt.Errorf("engine: %d KV tokens, %d sequences, %d rows a pass: all must be at least 1", cfg.KVTokens, cfg.MaxSeqs, cfg.MaxBatch)
 	}
+	setLibraryDirs()
 	dtype := ml.DTypeF16
 	if cfg.KVType == "f32" {
 		dtype = ml.DTypeF32
