@@ -26,10 +26,12 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 )
 
-// version and date (of its last change, as 2006-01-02) are set by the Makefile.
+// version and date (of its last change, as 2006-01-02) are set by the Makefile, and
+// commit by releases; else Go may know it.
 var (
 	version = "dev"
 	date    string
+	commit  string
 )
 
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
@@ -139,8 +141,7 @@ func usageErrors(c *cli.Command) {
 type build struct {
 	Version string `json:"version"`
 	Date    string `json:"date,omitempty"`   // of its last change, as 2006-01-02
-	Commit  string `json:"commit,omitempty"` // if it was built in a repository
-	Dirty   bool   `json:"dirty,omitempty"`  // with changes that are not in it
+	Commit  string `json:"commit,omitempty"` // if that is known
 	Go      string `json:"go"`
 	OS      string `json:"os"`
 	Arch    string `json:"arch"`
@@ -149,17 +150,14 @@ type build struct {
 }
 
 func thisBuild() build {
-	b := build{Version: version, Date: date, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH, Level: engine.Level()}
+	b := build{Version: version, Date: date, Commit: commit, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH, Level: engine.Level()}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b
 	}
 	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
+		if s.Key == "vcs.revision" && b.Commit == "" {
 			b.Commit = s.Value
-		case "vcs.modified":
-			b.Dirty = s.Value == "true"
 		}
 	}
 	for _, m := range info.Deps {

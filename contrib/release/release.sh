@@ -101,8 +101,8 @@ build() {
 	flags="-O3 -march=$march -w -fopenmp -DGGML_USE_OPENMP -ffile-prefix-map=$(go env GOMODCACHE)=/mod -ffile-prefix-map=$PWD=/shoal"
 	env GOOS=linux GOARCH=$arch CGO_ENABLED=1 CC=$cc CXX=$cxx GOFLAGS=-mod=readonly \
 		CGO_CFLAGS="$flags" CGO_CXXFLAGS="$flags" CGO_LDFLAGS="-l:libgomp.a" \
-		go build -trimpath -o "$1" \
-		-ldflags "-s -w -buildid= -X main.version=$VERSION -X main.date=$DATE -extldflags '-static-libgcc -static-libstdc++ -Wl,--build-id=none'" \
+		go build -trimpath -buildvcs=false -o "$1" \
+		-ldflags "-s -w -buildid= -X main.version=$VERSION -X main.date=$DATE -X main.commit=$(git rev-parse HEAD) -extldflags '-static-libgcc -static-libstdc++ -Wl,--build-id=none'" \
 		./cmd/shoal
 }
 
