@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,20 +41,39 @@ var setLibraryDirs = sync.OnceFunc(func() {
 	_ = os.Setenv(libraryPath, strings.Join(LibraryDirs(), string(filepath.ListSeparator)))
 })
 
-// gpuDevices lists the GPUs that ggml finds, those named if any are. The
-// library tells devices of a model only, so the stage file is opened for it
-// without allocating anything. Never run on a GPU so far.
-func gpuDevices(path string, names []string) []ml.DeviceInfo {
+// noDevice is the name by which somebody wants no GPU.
+const noDevice = "none"
+
+// gpuDevices lists the GPUs that ggml finds, those named if any are; a name that
+// is none's is an error. The library tells devices of a model only, so the stage
+// file is opened for it without allocating anything.
+func gpuDevices(path string, names []string) ([]ml.DeviceInfo, error) {
+	if slices.Equal(names, []string{noDevice}) {
+		return nil, nil
+	}
 	b, err := ml.NewBackend(path, ml.BackendParams{})
 	if err != nil {
-		return nil // the load that follows will say why
+		return nil, nil //nolint:nilerr // the load that follows will say why
 	}
 	defer b.Close()
-	found := b.BackendDevices()
+	return pick(b.BackendDevices(), names)
+}
+
+// pick takes the devices that are named, in that order; all, if none is.
+func pick(found []ml.DeviceInfo, names []string) (out []ml.DeviceInfo, err error) {
 	if len(names) == 0 {
-		return found
+		return found, nil
 	}
-	return slices.DeleteFunc(found, func(d ml.DeviceInfo) bool {
-		return !slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, d.Name) || n == d.ID })
-	})
+	for _, name := range names {
+		i := slices.IndexFunc(found, func(d ml.DeviceInfo) bool { return strings.EqualFold(name, d.Name) || name == d.ID })
+		if i < 0 {
+			there := []string{noDevice}
+			for _, d := range found {
+				there = append(there, fmt.Sprintf("%s (%s)", d.Name, d.Description))
+			}
+			return nil, fmt.Errorf("%w: --device %q is no GPU here; there are: %s", ErrUnsupported, name, strings.Join(there, ", "))
+		}
+		out = append(out, found[i])
+	}
+	return out, nil
 }
