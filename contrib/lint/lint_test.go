@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -77,5 +79,50 @@ func TestAgent(t *testing.T) {
 	script := job.ProgramArguments[2]
 	if out, err := exec.CommandContext(t.Context(), "sh", "-nc", script).CombinedOutput(); err != nil || !strings.HasPrefix(script, "exec ") {
 		t.Errorf("%q: %v\n%s", script, err, out)
+	}
+}
+
+func TestScripts(t *testing.T) {
+	shellcheck := tool(t, "shellcheck")
+	for _, script := range []string{"../release/release.sh", "../accel/test.sh", "../accel/glslc", "../../.ci/run"} {
+		if out, err := exec.CommandContext(t.Context(), shellcheck, script).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+	}
+}
+
+// TestReleaseDryRun: the script knows its targets, and says what it would do.
+func TestReleaseDryRun(t *testing.T) {
+	for _, name := range []string{"git", "jq", "gcc", "g++", "objdump"} {
+		tool(t, name)
+	}
+	dry := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "sh", append([]string{"../release/release.sh", "--dry-run"}, args...)...)
+		cmd.Env = append(os.Environ(), "VERSION=v1.2.3")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if _, err := exec.CommandContext(t.Context(), "git", "rev-parse", "HEAD").Output(); err != nil {
+		t.Skip("this is no git repository")
+	}
+	native := runtime.GOARCH
+	out, err := dry(native, native+"-baseline")
+	if err != nil || strings.Count(out, "\n") != 2 || !strings.Contains(out, "shoal-v1.2.3-linux-"+native+"-baseline: -march=") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := dry("sparc"); err == nil || !strings.Contains(out, `no target sparc; there are: amd64`) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestSettingsNamed: what the files here set is what a node reads.
+func TestSettingsNamed(t *testing.T) {
+	reference := read(t, "../config/node.toml")
+	for _, path := range []string{"../container/Containerfile", "../container/README.md", "../systemd/shoal.service", "../systemd/user/shoal.service"} {
+		for _, name := range regexp.MustCompile(`\bSHOAL_[A-Z_]+`).FindAllString(read(t, path), -1) {
+			if !regexp.MustCompile(`(?m)^# --.*\b` + name + `\b`).MatchString(reference) {
+				t.Errorf("%s sets %s, which no setting is read from", path, name)
+			}
+		}
 	}
 }

@@ -98,11 +98,11 @@ need() {
 # C++, libgcc) is linked in, so that glibc alone is needed; not glibc, since GPU
 # backends are loaded at run time.
 build() {
-	flags="-O3 -march=$march -w -fopenmp -DGGML_USE_OPENMP -ffile-prefix-map=$(go env GOMODCACHE)=/mod -ffile-prefix-map=$PWD=/shoal"
+	flags="-O3 -march=$march -w -fopenmp -DGGML_USE_OPENMP -ffile-prefix-map=$(go env GOMODCACHE)=/mod"
 	env GOOS=linux GOARCH=$arch CGO_ENABLED=1 CC=$cc CXX=$cxx GOFLAGS=-mod=readonly \
 		CGO_CFLAGS="$flags" CGO_CXXFLAGS="$flags" CGO_LDFLAGS="-l:libgomp.a" \
 		go build -trimpath -buildvcs=false -o "$1" \
-		-ldflags "-s -w -buildid= -X main.version=$VERSION -X main.date=$DATE -X main.commit=$(git rev-parse HEAD) -extldflags '-static-libgcc -static-libstdc++ -Wl,--build-id=none'" \
+		-ldflags "-s -w -buildid= -X main.version=$VERSION -X main.date=$DATE -X main.commit=$commit -extldflags '-static-libgcc -static-libstdc++ -Wl,--build-id=none'" \
 		./cmd/shoal
 }
 
@@ -173,12 +173,18 @@ for t in $targets; do
 	say "$name: -march=$march, $cc $($cc -dumpfullversion)${runner:+, tried with ${runner%% *}}"
 done
 [ -z "$dry" ] || exit 0
-[ -n "$dirty" ] || [ -z "$(git status --porcelain)" ] || fail "there are changes that are not committed (--allow-dirty takes them)"
-
+commit=$(git rev-parse HEAD)
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
+if [ -z "$dirty" ]; then
+	[ -z "$(git status --porcelain)" ] || fail "there are changes that are not committed (--allow-dirty takes them)"
+	# A copy, so that nobody changes it meanwhile.
+	mkdir "$work/source"
+	git archive HEAD | tar -xf - -C "$work/source"
+	cd "$work/source"
+fi
 files=""
 for t in $targets; do
 	target "$t"
