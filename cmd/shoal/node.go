@@ -43,6 +43,8 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API; off: none"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "host `NAME` by which the API is asked besides localhost and the addresses it listens on, such as a proxy's; *: any; may be repeated"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-origin", EnvVars: []string{"SHOAL_API_ORIGIN"}, Usage: "`ORIGIN` of web pages elsewhere that may use the API, such as https://chat.example; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "memory", EnvVars: []string{"SHOAL_MEMORY"}, Usage: "memory lent, such as 8GiB (default: half of the machine's)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads lent; 0: as many as help, measured again and again"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "nice", Value: 5, EnvVars: []string{"SHOAL_NICE"}, Usage: "how far the engine stands back behind other programs, 0 to 19"}),
@@ -102,6 +104,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 		cfg.API = ""
 	}
 	cfg.APIKey, cfg.Threads, cfg.Nice, cfg.KVType = c.String("api-key"), c.Int("threads"), c.Int("nice"), c.String("kv")
+	cfg.APIHosts, cfg.APIOrigins = splitList(c.StringSlice("api-host")), splitList(c.StringSlice("api-origin"))
 	cfg.Exact = c.Bool("exact")
 	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")
 	if cfg.DrainTime = c.Duration("drain-time"); cfg.DrainTime <= 0 {
