@@ -38,10 +38,6 @@ func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
 // run is main without the process: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	if why := engine.Unfit(); why != "" {
-		fmt.Fprintln(stderr, "shoal:", why)
-		return 1
-	}
 	if len(args) > 1 && args[1] == engineChild {
 		return engine.ChildMain()
 	}

@@ -98,11 +98,14 @@ need() {
 # C++, libgcc) is linked in, so that glibc alone is needed; not glibc, since GPU
 # backends are loaded at run time.
 build() {
+	static=$work/$arch-static # where the linker finds these first, and static alone
+	mkdir -p "$static"
+	ln -sf "$($cxx -print-file-name=libstdc++.a)" "$($cc -print-file-name=libgomp.a)" "$static/"
 	flags="-O3 -march=$march -w -fopenmp -DGGML_USE_OPENMP -ffile-prefix-map=$(go env GOMODCACHE)=/mod"
 	env GOOS=linux GOARCH=$arch CGO_ENABLED=1 CC=$cc CXX=$cxx GOFLAGS=-mod=readonly \
-		CGO_CFLAGS="$flags" CGO_CXXFLAGS="$flags" CGO_LDFLAGS="-l:libgomp.a" \
+		CGO_CFLAGS="$flags" CGO_CXXFLAGS="$flags" CGO_LDFLAGS=-fopenmp \
 		go build -trimpath -buildvcs=false -o "$1" \
-		-ldflags "-s -w -buildid= -X main.version=$VERSION -X main.date=$DATE -X main.commit=$commit -extldflags '-static-libgcc -static-libstdc++ -Wl,--build-id=none'" \
+		-ldflags "-s -w -buildid= -X main.version=$VERSION -X main.date=$DATE -X main.commit=$commit -extldflags '-L$static -static-libgcc -Wl,--build-id=none'" \
 		./cmd/shoal
 }
 

@@ -23,11 +23,7 @@ static const char *shoal_level(void) {
 */
 import "C"
 
-import (
-	"fmt"
-
-	"golang.org/x/sys/cpu"
-)
+import "golang.org/x/sys/cpu"
 
 // Level is what the engine was compiled for, such as x86-64-v3 or
 // armv8-a+dotprod; "" on other processors.
@@ -40,25 +36,4 @@ func BuiltForThisMachine() string {
 		return "this program was built without AVX2, which this machine has: it computes 5 to 10 times slower than it could. Build it with `make`, which sets the C flags, or take the release that is not called baseline."
 	}
 	return ""
-}
-
-// Unfit says why this program cannot compute on this machine, "" if it can.
-// Whoever goes on is ended by the first instruction that the processor does not
-// know.
-func Unfit() string {
-	level, x, fits := Level(), cpu.X86, true
-	switch level {
-	case "x86-64-v4":
-		fits = x.HasAVX512F && x.HasAVX512BW && x.HasAVX512CD && x.HasAVX512DQ && x.HasAVX512VL
-	case "x86-64-v3":
-		fits = x.HasAVX2 && x.HasFMA && x.HasBMI2
-	case "x86-64-v2":
-		fits = x.HasSSE42 && x.HasPOPCNT
-	case "armv8-a+dotprod":
-		fits = cpu.ARM64.HasASIMDDP
-	}
-	if fits {
-		return ""
-	}
-	return fmt.Sprintf("this program was built for %s, and this machine's processor is older: take the release that is called baseline, or build it here with `make`", level)
 }
