@@ -36,8 +36,9 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PREFIX ?= /usr/local
 DESTDIR ?=
 SHARE := $(DESTDIR)$(PREFIX)/share
+BACKENDS := $(DESTDIR)$(PREFIX)/lib/shoal/lib/ollama
 
-.PHONY: build install uninstall demo test race lint lint-metrics bench fuzz proto clean FORCE
+.PHONY: build install install-files install-service release uninstall demo test race lint lint-metrics bench fuzz proto clean FORCE
 build: bin/shoal
 
 bin/shoal: FORCE
@@ -45,17 +46,46 @@ bin/shoal: FORCE
 	@[ -d "$$($(GO) env GOCACHE)/00" ] || echo "building; the first time this takes some minutes, most of it for the engine" >&2
 	$(GO) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/shoal
 
-# The binary, the manual page, and completion for three shells.
-install: build
+# The binary, GPU backends if contrib/accel has built some, the manual page,
+# completion for three shells, and how the system's service manager runs a node.
+install: build install-files
+
+BIN := bin/shoal
+RUN = $(BIN)
+install-files:
 	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
-	install -m 755 bin/shoal $(DESTDIR)$(PREFIX)/bin/shoal
-	bin/shoal man > $(SHARE)/man/man1/shoal.1
-	bin/shoal completion bash > $(SHARE)/bash-completion/completions/shoal
-	bin/shoal completion zsh > $(SHARE)/zsh/site-functions/_shoal
-	bin/shoal completion fish > $(SHARE)/fish/vendor_completions.d/shoal.fish
+	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/shoal
+	@for f in $(wildcard $(dir $(BIN))lib/ollama/*); do \
+		install -d $(BACKENDS) && cp -P "$$f" $(BACKENDS)/ || exit 1; \
+	done
+	$(RUN) man > $(SHARE)/man/man1/shoal.1
+	$(RUN) completion bash > $(SHARE)/bash-completion/completions/shoal
+	$(RUN) completion zsh > $(SHARE)/zsh/site-functions/_shoal
+	$(RUN) completion fish > $(SHARE)/fish/vendor_completions.d/shoal.fish
+	$(MAKE) --no-print-directory install-service
+
+ifeq ($(shell uname -s),Darwin)
+SERVICE_FILES := $(SHARE)/shoal/net.shoal.node.plist
+install-service:
+	install -d $(SHARE)/shoal
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' contrib/launchd/net.shoal.node.plist > $(SERVICE_FILES)
+else
+LIB := $(DESTDIR)$(PREFIX)/lib
+SERVICE_FILES := $(LIB)/systemd/system/shoal.service $(LIB)/systemd/user/shoal.service $(LIB)/sysusers.d/shoal.conf $(LIB)/tmpfiles.d/shoal.conf $(LIB)/sysctl.d/50-shoal.conf
+# Settings that are there stay.
+install-service:
+	install -d $(sort $(dir $(SERVICE_FILES))) $(DESTDIR)/etc/shoal
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' contrib/systemd/shoal.service > $(LIB)/systemd/system/shoal.service
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' contrib/systemd/user/shoal.service > $(LIB)/systemd/user/shoal.service
+	install -m 644 contrib/systemd/sysusers.conf $(LIB)/sysusers.d/shoal.conf
+	install -m 644 contrib/systemd/tmpfiles.conf $(LIB)/tmpfiles.d/shoal.conf
+	install -m 644 contrib/systemd/sysctl.conf $(LIB)/sysctl.d/50-shoal.conf
+	test -e $(DESTDIR)/etc/shoal/node.toml || install -m 640 contrib/config/node.toml $(DESTDIR)/etc/shoal/node.toml
+endif
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/shoal $(SHARE)/man/man1/shoal.1 $(SHARE)/bash-completion/completions/shoal $(SHARE)/zsh/site-functions/_shoal $(SHARE)/fish/vendor_completions.d/shoal.fish
+	rm -f $(DESTDIR)$(PREFIX)/bin/shoal $(SHARE)/man/man1/shoal.1 $(SHARE)/bash-completion/completions/shoal $(SHARE)/zsh/site-functions/_shoal $(SHARE)/fish/vendor_completions.d/shoal.fish $(SERVICE_FILES)
+	rm -rf $(DESTDIR)$(PREFIX)/lib/shoal
 
 demo: build
 	@bin/shoal demo
@@ -89,6 +119,10 @@ fuzz:
 # After a change of protocol/wire.proto; needs protoc and protoc-gen-go.
 proto:
 	protoc --go_out=. --go_opt=module=github.com/shoalnet/shoal protocol/wire.proto
+
+# Archives, checksums and bills of materials in dist/; --help tells the rest.
+release:
+	contrib/release/release.sh
 
 clean:
 	rm -rf bin dist

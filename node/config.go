@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -26,6 +27,8 @@ type Config struct {
 	Bootstrap   []string      // multiaddrs with /p2p/
 	API         string        // host:port of the local HTTP API; "": none
 	APIKey      string        // asked of API clients; "": none
+	APIHosts    []string      // host names by which the API is asked besides loopback's; "*": any
+	APIOrigins  []string      // of web pages elsewhere that may use the API, such as https://chat.example
 	NoMDNS      bool          // do not look for peers on the LAN
 	Client      bool          // light: serve nothing, advertise nothing
 	Serve       []ServeSpec   // what to serve
@@ -60,7 +63,7 @@ type ServeSpec struct {
 
 // Event is one line of a node's life, as `shoal node --json-events` prints it.
 type Event struct {
-	Event     string   `json:"event"` // listening, waiting, fetching, loaded, serving, lending, engine, stopped
+	Event     string   `json:"event"` // listening, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
 	Peer      string   `json:"peer,omitempty"`
 	Addrs     []string `json:"addrs,omitempty"`
 	API       string   `json:"api,omitempty"`
@@ -103,6 +106,11 @@ func (c *Config) Check() error {
 	}
 	if _, err := codecOf(c.Wire); err != nil {
 		return err
+	}
+	for _, o := range c.APIOrigins { // as browsers send it, to the letter
+		if u, err := url.Parse(o); err != nil || u.Host == "" || o != u.Scheme+"://"+u.Host {
+			return badConfig("--api-origin %q: write it like https://chat.example or http://localhost:3000", o)
+		}
 	}
 	if c.Threads < 0 || c.Threads > runtime.NumCPU() {
 		return badConfig("--threads %d: this machine has %d cores", c.Threads, runtime.NumCPU())
@@ -147,13 +155,22 @@ func (c *Config) setDefaults() error {
 		c.KVType = "f16"
 	}
 	if c.Command == nil {
-		exe, err := os.Executable()
+		exe, err := thisProgram()
 		if err != nil {
 			return fmt.Errorf("finding this program, to start engines with: %w", err)
 		}
 		c.Command = []string{exe, "engine-child"}
 	}
 	return nil
+}
+
+// thisProgram is what starts this very program again. After an upgrade its path
+// is another's, whose engines may speak otherwise; Linux has a name for what runs.
+func thisProgram() (string, error) {
+	if _, err := os.Stat("/proc/self/exe"); err == nil {
+		return "/proc/self/exe", nil
+	}
+	return os.Executable()
 }
 
 // span reads the spec's span; auto says that the node is to choose.

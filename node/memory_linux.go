@@ -1,12 +1,20 @@
 package node
 
-import "golang.org/x/sys/unix"
+import (
+	"github.com/KimMachineGun/automemlimit/memlimit"
+	"golang.org/x/sys/unix"
+)
 
-// machineMemory is what the machine has, in bytes.
+// machineMemory is what the machine has, in bytes, or what of it this process's
+// control group may use: a container, or a service with MemoryMax.
 func machineMemory() int64 {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {
 		return 8 << 30
 	}
-	return int64(info.Totalram) * int64(info.Unit)
+	total := int64(info.Totalram) * int64(info.Unit)
+	if limit, err := memlimit.FromCgroup(); err == nil && limit < uint64(total) {
+		return int64(limit)
+	}
+	return total
 }

@@ -137,7 +137,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, configError{err}
 	}
-	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Log: cfg.Log.With("part", "api")})
+	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
 
@@ -201,6 +201,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Lock()
 	n.leaving = true
 	n.mu.Unlock()
+	n.cfg.Events(Event{Event: "leaving"})
 	if err := n.net.Withdraw(context.WithoutCancel(ctx)); err != nil {
 		n.cfg.Log.Warn("withdrawing the offer", "error", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -265,4 +267,35 @@ func TestAuto(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 	t.Log(serves())
+}
+
+// TestAPILetsIn: the names and pages that an operator lets in, and no others.
+func TestAPILetsIn(t *testing.T) {
+	n, _ := start(t, node.Config{APIHosts: []string{"shoal.example"}, APIOrigins: []string{"https://chat.example"}}, false)
+	for _, tc := range []struct {
+		host, origin string
+		want         int
+	}{
+		{"shoal.example:11500", "", http.StatusOK},
+		{"other.example:11500", "", http.StatusForbidden},
+		{"localhost", "https://chat.example", http.StatusOK},
+		{"localhost", "https://other.example", http.StatusForbidden},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/v1/models", nil)
+		r.Host = tc.host
+		if tc.origin != "" {
+			r.Header.Set("Origin", tc.origin)
+		}
+		w := httptest.NewRecorder()
+		n.Handler().ServeHTTP(w, r)
+		if w.Code != tc.want {
+			t.Errorf("%s from %q: %d, want %d: %s", tc.host, tc.origin, w.Code, tc.want, w.Body)
+		}
+	}
+	for _, origin := range []string{"chat.example", "https://chat.example/", "null", "*"} {
+		c := node.Config{APIOrigins: []string{origin}}
+		if err := c.Check(); !errors.Is(err, node.ErrConfig) {
+			t.Errorf("%s: %v", origin, err)
+		}
+	}
 }

@@ -130,7 +130,7 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 	defer say("")
 	f := &doctor.Facts{Program: os.Args[0], Version: version, Slow: engine.BuiltForThisMachine(), Now: time.Now(), Built: builtAt()}
 	say("looking at this machine ...")
-	f.Machine = doctor.Look(c.String("sysroot"), libraryDirs())
+	f.Machine = doctor.Look(c.String("sysroot"), engine.LibraryDirs())
 	f.Home = doctor.LookHome(dir, func(path string) error {
 		_, err := network.LoadKey(path)
 		return err
@@ -348,18 +348,6 @@ func lookAround(c *cli.Context, cfg node.Config) (*api.Client, func()) {
 		_ = n.Close()
 		gone()
 	}
-}
-
-// libraryDirs are where the engine looks for backends.
-func libraryDirs() (dirs []string) {
-	dirs = append(dirs, filepath.SplitList(os.Getenv("OLLAMA_LIBRARY_PATH"))...)
-	if exe, err := os.Executable(); err == nil {
-		if real, err := filepath.EvalSymlinks(exe); err == nil {
-			exe = real
-		}
-		dirs = append(dirs, filepath.Join(filepath.Dir(exe), "lib", "ollama"), filepath.Join(filepath.Dir(exe), "..", "lib", "ollama"))
-	}
-	return dirs
 }
 
 // builtAt is when the source that this program was built from was last changed;

@@ -57,9 +57,6 @@ func peersCommand() *cli.Command {
 	}}
 }
 
-// closeTime is how long a node may take to end when its API has gone.
-const closeTime = 10 * time.Second
-
 func drainCommand() *cli.Command {
 	return &cli.Command{Name: "drain", Usage: "have the node refuse new sessions, hand over those under way, and stop", Flags: clientFlags(), Action: func(c *cli.Context) error {
 		if err := noArgs(c); err != nil {

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -24,10 +26,12 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 )
 
-// version and date (of its last change, as 2006-01-02) are set by the Makefile.
+// version and date (of its last change, as 2006-01-02) are set by the Makefile, and
+// commit by releases; else Go may know it.
 var (
 	version = "dev"
 	date    string
+	commit  string
 )
 
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
@@ -61,7 +65,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			&cli.StringFlag{Name: "log-level", Value: "warn", EnvVars: []string{"SHOAL_LOG_LEVEL"}, Usage: "debug, info, warn or error; logs go to stderr"},
 		},
 		Commands: []*cli.Command{
-			nodeCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(),
+			nodeCommand(), configCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
 		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return unknownFlag(err, c.App.Flags) },
@@ -127,6 +131,51 @@ func usageErrors(c *cli.Command) {
 	for _, s := range c.Subcommands {
 		usageErrors(s)
 	}
+}
+
+// build is what this program is.
+type build struct {
+	Version string `json:"version"`
+	Date    string `json:"date,omitempty"`   // of its last change, as 2006-01-02
+	Commit  string `json:"commit,omitempty"` // if that is known
+	Go      string `json:"go"`
+	OS      string `json:"os"`
+	Arch    string `json:"arch"`
+	Level   string `json:"level"`  // the processors that the engine was compiled for
+	Engine  string `json:"engine"` // the module that the engine is of
+}
+
+func thisBuild() build {
+	b := build{Version: version, Date: date, Commit: commit, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH, Level: engine.Level()}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && b.Commit == "" {
+			b.Commit = s.Value
+		}
+	}
+	for _, m := range info.Deps {
+		if m.Path == engine.Module {
+			b.Engine = m.Path + " " + m.Version
+		}
+	}
+	return b
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{Name: "version", Usage: "tell what this program is", Flags: []cli.Flag{jsonFlag()}, Action: func(c *cli.Context) error {
+		if err := noArgs(c); err != nil {
+			return err
+		}
+		b := thisBuild()
+		if c.Bool("json") {
+			return printJSON(c.App.Writer, b)
+		}
+		_, err := fmt.Fprintf(c.App.Writer, "shoal %s %s\n%s/%s, engine for %s, %s\n", b.Version, b.Date, b.OS, b.Arch, b.Level, b.Go)
+		return err
+	}}
 }
 
 // firstSteps is what to type first.

@@ -18,6 +18,9 @@ func TestMain(m *testing.M) {
 		lockForever(path)
 	}
 	if os.Getenv(beShoal) == "1" {
+		if v, ok := versionOfTest(); ok {
+			version = v
+		}
 		main()
 	}
 	os.Setenv(beShoal, "1") // for the processes that tests start

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -24,14 +25,15 @@ import (
 
 // Whole networks of real processes.
 
-// processes starts a testnet whose nodes are this test binary.
+// processes starts a testnet whose nodes are this test binary, if no other is
+// named.
 func processes(t *testing.T, conf testnet.Config) *testnet.Testnet {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf.Binary, conf.Dir = exe, t.TempDir()
+	conf.Binary, conf.Dir = cmp.Or(conf.Binary, exe), t.TempDir()
 	conf.Env = append(conf.Env, "SHOAL_QUIET_BUILD=1")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

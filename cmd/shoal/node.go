@@ -2,20 +2,14 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
-	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/BurntSushi/toml"
 	"github.com/urfave/cli/v2"
 	"github.com/urfave/cli/v2/altsrc"
 
@@ -49,6 +43,8 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API; off: none"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "host `NAME` by which the API is asked besides localhost and the addresses it listens on, such as a proxy's; *: any; may be repeated"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-origin", EnvVars: []string{"SHOAL_API_ORIGIN"}, Usage: "`ORIGIN` of web pages elsewhere that may use the API, such as https://chat.example; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "memory", EnvVars: []string{"SHOAL_MEMORY"}, Usage: "memory lent, such as 8GiB (default: half of the machine's)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads lent; 0: as many as help, measured again and again"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "nice", Value: 5, EnvVars: []string{"SHOAL_NICE"}, Usage: "how far the engine stands back behind other programs, 0 to 19"}),
@@ -57,7 +53,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells a span (default: from --memory)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "sessions at once"}),
 		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "for running sessions to move to other nodes when this one leaves"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "GPU to use; may be repeated (default: all found)"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "GPU to use, by its name in `shoal status`, or none; may be repeated (default: all found)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "lend-hours", EnvVars: []string{"SHOAL_LEND_HOURS"}, Usage: "local times to lend in, such as \"22:00-07:00\" or \"mon-fri 20:00-08:00, sat-sun\" (default: always)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause-load", Value: fmt.Sprintf("%.0f%%", 100*lend.DefaultPauseLoad), EnvVars: []string{"SHOAL_PAUSE_LOAD"}, Usage: "pause while other programs use this `PART` of the machine's cores, such as 40% or 0.4; 0: never"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "lend-on-battery", EnvVars: []string{"SHOAL_LEND_ON_BATTERY"}, Usage: "do not pause while the machine runs on battery"}),
@@ -76,113 +72,11 @@ func nodeCommand() *cli.Command {
 		Name: "node", Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
 		Description: "Without --model it lends nothing, and answers through its API. For example:\n\n" +
 			"shoal node --model smollm2 --memory 8GiB --bootstrap ADDRESS\n\n" +
-			"Each flag but --config and --json-events may stand in config.toml in the home, as in: memory = \"8GiB\"",
+			"Each flag but --config and --json-events may stand in config.toml in the home, as in: memory = \"8GiB\"\n" +
+			"`shoal config` prints what holds and where it comes from, and with --reference a file to begin with.",
 		Before: func(c *cli.Context) error { return loadConfig(c, flags) },
 		Action: runNode,
 	}
-}
-
-// settingError is a mistake in the configuration file.
-type settingError struct {
-	file      string
-	line      int    // 0: not known
-	key, near string // the setting, and the one that was perhaps meant
-	message   string
-}
-
-func (e *settingError) Error() string {
-	if e.line > 0 {
-		return fmt.Sprintf("the configuration file %s, line %d: %s", e.file, e.line, e.message)
-	}
-	return fmt.Sprintf("the configuration file %s: %s", e.file, e.message)
-}
-
-func (e *settingError) Is(target error) bool { return target == errUsage }
-
-// configFile is the configuration file that a command line means, and whether it
-// is there.
-func configFile(c *cli.Context) (path string, present bool) {
-	if path = c.String("config"); path != "" {
-		return path, true
-	}
-	path = filepath.Join(c.String("home"), "config.toml")
-	_, err := os.Stat(path)
-	return path, !os.IsNotExist(err)
-}
-
-// loadConfig reads the configuration file; flags and environment come first.
-func loadConfig(c *cli.Context, flags []cli.Flag) error {
-	path, present := configFile(c)
-	if !present {
-		return nil
-	}
-	keys, err := readSettings(path)
-	if err != nil {
-		return err
-	}
-	for _, key := range keys {
-		if !slices.ContainsFunc(flags, func(f cli.Flag) bool {
-			_, inFile := f.(altsrc.FlagInputSourceExtension)
-			return inFile && f.Names()[0] == key
-		}) {
-			return &settingError{path, lineOf(path, key), key, nearest(flags, key), fmt.Sprintf("there is no setting %q; `shoal node --help` lists them", key)}
-		}
-	}
-	src, err := altsrc.NewTomlSourceFromFile(path)
-	if err != nil {
-		return &settingError{file: path, message: err.Error()}
-	}
-	if err := altsrc.ApplyInputSourceValues(c, src, flags); err != nil {
-		e := &settingError{file: path, message: err.Error()}
-		for _, key := range keys { // the library names it in quotes
-			if strings.Contains(e.message, "'"+key+"'") {
-				e.line, e.key, e.message = lineOf(path, key), key, fmt.Sprintf("%s has a value of the wrong type; `shoal node --help` shows what it takes", key)
-			}
-		}
-		return e
-	}
-	return nil
-}
-
-// readSettings gives the names that stand in a configuration file, sorted.
-func readSettings(path string) ([]string, error) {
-	var keys map[string]any
-	if _, err := toml.DecodeFile(path, &keys); err != nil {
-		e := &settingError{file: path, message: err.Error()}
-		var at toml.ParseError
-		if errors.As(err, &at) {
-			e.line, e.key, e.message = at.Position.Line, at.LastKey, at.Message
-		}
-		return nil, e
-	}
-	return slices.Sorted(maps.Keys(keys)), nil
-}
-
-// lineOf is the line of a configuration file that gives a setting its value; 0 if
-// there is none.
-func lineOf(path, key string) int {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return 0
-	}
-	for i, line := range strings.Split(string(raw), "\n") {
-		name, _, ok := strings.Cut(line, "=")
-		if ok && strings.Trim(name, " \t\"'") == key {
-			return i + 1
-		}
-	}
-	return 0
-}
-
-// nearest is the setting that a word was perhaps meant to be, or "".
-func nearest(flags []cli.Flag, word string) string {
-	var names []string
-	for _, f := range flags {
-		if _, inFile := f.(altsrc.FlagInputSourceExtension); inFile {
-			names = append(names, f.Names()[0])
-		}
-	}
-	return nearestWord(word, names)
 }
 
 // joinConfig is what a node and a light client have in common.
@@ -210,6 +104,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 		cfg.API = ""
 	}
 	cfg.APIKey, cfg.Threads, cfg.Nice, cfg.KVType = c.String("api-key"), c.Int("threads"), c.Int("nice"), c.String("kv")
+	cfg.APIHosts, cfg.APIOrigins = splitList(c.StringSlice("api-host")), splitList(c.StringSlice("api-origin"))
 	cfg.Exact = c.Bool("exact")
 	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")
 	if cfg.DrainTime = c.Duration("drain-time"); cfg.DrainTime <= 0 {
@@ -249,11 +144,15 @@ func runNode(c *cli.Context) error {
 	if c.Bool("json-events") {
 		cfg.Events = jsonEvents(c.App.Writer)
 	}
+	manager := newManager(cfg)
+	cfg.Events = manager.watch(cfg.Events)
 	n, err := node.New(cfg)
 	if err != nil {
 		return err
 	}
+	stop := manager.tell(n.Client())
 	err = n.Run(c.Context)
+	stop()
 	if cerr := n.Close(); err == nil {
 		err = cerr
 	}
@@ -350,6 +249,8 @@ func (s *narrator) event(e node.Event) {
 		fmt.Fprintf(s.w, "waiting for model %s: %s\n", e.Name, safe(e.Error))
 	case "engine":
 		fmt.Fprintf(s.w, "%s, blocks %d-%d: %s\n", safe(e.Name), e.From, e.To, e.Error)
+	case "leaving":
+		fmt.Fprintln(s.w, "leaving; sessions under way move to other nodes first (Ctrl-C again ends at once)")
 	case "stopped":
 		fmt.Fprintln(s.w, "stopped")
 	}

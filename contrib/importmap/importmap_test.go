@@ -56,6 +56,7 @@ var allowed = map[string][]string{
 
 	"contrib/tinymodel":  nil,
 	"contrib/importmap":  nil,
+	"contrib/lint":       nil,
 	"contrib/prometheus": nil,
 }
 

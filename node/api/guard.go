@@ -20,7 +20,7 @@ import (
 // guard asks of every request what has nothing to do with who sends it.
 func (s *server) guard(w http.ResponseWriter, r *http.Request) error {
 	if !s.hostAllowed(r) {
-		return Errorf(Forbidden, "this API does not answer to that host name: use 127.0.0.1 or localhost, or allow the name in the node's configuration")
+		return Errorf(Forbidden, "this API does not answer to that host name: use 127.0.0.1 or localhost, or allow the name with the node's setting api-host")
 	}
 	if err := s.origin(w, r); err != nil {
 		return err
@@ -85,7 +85,7 @@ func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	if !slices.Contains(s.Origins, origin) {
-		return Errorf(Forbidden, "web pages elsewhere may not use this API: allow their origin in the node's configuration")
+		return Errorf(Forbidden, "web pages elsewhere may not use this API: allow their origin with the node's setting api-origin")
 	}
 	h := w.Header()
 	h.Set("Access-Control-Allow-Origin", origin)

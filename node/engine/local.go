@@ -44,6 +44,7 @@ func Load(ctx context.Context, cfg Config, log *slog.Logger) (_ *Local, err erro
 	if cfg.KVTokens < 1 || cfg.MaxSeqs < 1 || cfg.MaxBatch < 1 {
 		return nil, fmt.Errorf("engine: %d KV tokens, %d sequences, %d rows a pass: all must be at least 1", cfg.KVTokens, cfg.MaxSeqs, cfg.MaxBatch)
 	}
+	setLibraryDirs()
 	dtype := ml.DTypeF16
 	if cfg.KVType == "f32" {
 		dtype = ml.DTypeF32
@@ -57,7 +58,9 @@ func Load(ctx context.Context, cfg Config, log *slog.Logger) (_ *Local, err erro
 		threads = runtime.NumCPU()
 	}
 	params := ml.BackendParams{AllocMemory: true, NumThreads: threads, FlashAttention: ml.FlashAttentionDisabled}
-	params.GPULayers = placement(cfg)
+	if params.GPULayers, err = placement(cfg); err != nil {
+		return nil, err
+	}
 	m, err := model.New(cfg.Path, params)
 	if err != nil {
 		return nil, fmt.Errorf("loading %d-%d: %w", cfg.From, cfg.To, err)
@@ -95,10 +98,10 @@ func Load(ctx context.Context, cfg Config, log *slog.Logger) (_ *Local, err erro
 
 // placement puts the span's layers on the first GPU wanted, all of them; more
 // than one GPU share the blocks evenly. None: the CPU.
-func placement(cfg Config) ml.GPULayersList {
-	gpus := gpuDevices(cfg.Path, cfg.Devices)
-	if len(gpus) == 0 {
-		return nil
+func placement(cfg Config) (ml.GPULayersList, error) {
+	gpus, err := gpuDevices(cfg.Path, cfg.Devices)
+	if err != nil || len(gpus) == 0 {
+		return nil, err
 	}
 	list := make(ml.GPULayersList, len(gpus))
 	n := cfg.To - cfg.From
@@ -108,7 +111,7 @@ func placement(cfg Config) ml.GPULayersList {
 			list[i].Layers = append(list[i].Layers, b)
 		}
 	}
-	return list
+	return list, nil
 }
 
 // complete looks for the tensors that the span cannot do without.

@@ -75,12 +75,8 @@ func Look(root string, libraryDirs []string) Machine {
 func gpus(sys fs.FS, root string, dirs []string) (out []GPU) {
 	have := func(backend string) bool {
 		return slices.ContainsFunc(dirs, func(dir string) bool {
-			found := false
-			_ = filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
-				found = found || err == nil && strings.Contains(filepath.Base(p), "ggml-"+backend)
-				return nil
-			})
-			return found
+			found, _ := filepath.Glob(filepath.Join(dir, "*ggml-"+backend+"*"))
+			return len(found) > 0
 		})
 	}
 	device := func(g GPU, file string) {

@@ -1,0 +1,128 @@
+// Package lint holds the checks of what contrib has besides Go: units, scripts,
+// and the like, each by the tool that knows it, where that is installed.
+package lint
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+
+	"howett.net/plist"
+)
+
+// tool is the path of a program; without it the test is skipped.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("%s is not installed", name)
+	}
+	return path
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+// TestUnits: systemd understands the units, and finds nothing in them that it
+// would pass over.
+func TestUnits(t *testing.T) {
+	analyze := tool(t, "systemd-analyze")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{"system", "user"} {
+		source := filepath.Join("../systemd", strings.TrimPrefix(mode, "system"), "shoal.service")
+		unit := filepath.Join(t.TempDir(), "shoal.service")
+		text := strings.Replace(read(t, source), "/usr/local/bin/shoal", exe, 1) // one that is there
+		if err := os.WriteFile(unit, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), analyze, "verify", "--"+mode, "--man=no", unit)
+		cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+t.TempDir())
+		if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(out), "shoal.service") {
+			t.Errorf("%s: %v\n%s", source, err, out)
+		}
+	}
+}
+
+// TestExposure: what systemd says of how much the service could do on the machine
+// does not grow unseen. 10 is all, 0 nothing.
+func TestExposure(t *testing.T) {
+	analyze := tool(t, "systemd-analyze")
+	out, err := exec.CommandContext(t.Context(), analyze, "security", "--offline=true", "--threshold=20", "--no-pager", "../systemd/shoal.service").CombinedOutput()
+	if err != nil {
+		t.Errorf("the exposure is above 2.0, or is not known: %v\n%s", err, out)
+	}
+}
+
+func TestAgent(t *testing.T) {
+	var job struct {
+		Label            string
+		ProgramArguments []string
+		ExitTimeOut      int
+	}
+	format, err := plist.Unmarshal([]byte(read(t, "../launchd/net.shoal.node.plist")), &job)
+	if err != nil || format != plist.XMLFormat || job.Label != "net.shoal.node" || len(job.ProgramArguments) != 3 || job.ExitTimeOut < 60 {
+		t.Fatalf("%v: %+v", err, job)
+	}
+	script := job.ProgramArguments[2]
+	if out, err := exec.CommandContext(t.Context(), "sh", "-nc", script).CombinedOutput(); err != nil || !strings.HasPrefix(script, "exec ") {
+		t.Errorf("%q: %v\n%s", script, err, out)
+	}
+}
+
+func TestScripts(t *testing.T) {
+	shellcheck := tool(t, "shellcheck")
+	for _, script := range []string{"../release/release.sh", "../accel/test.sh", "../accel/glslc", "../../.ci/run"} {
+		if out, err := exec.CommandContext(t.Context(), shellcheck, script).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+	}
+}
+
+// TestReleaseDryRun: the script knows its targets, and says what it would do.
+func TestReleaseDryRun(t *testing.T) {
+	for _, name := range []string{"git", "jq", "gcc", "g++", "objdump"} {
+		tool(t, name)
+	}
+	dry := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "sh", append([]string{"../release/release.sh", "--dry-run"}, args...)...)
+		cmd.Env = append(os.Environ(), "VERSION=v1.2.3")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if _, err := exec.CommandContext(t.Context(), "git", "rev-parse", "HEAD").Output(); err != nil {
+		t.Skip("this is no git repository")
+	}
+	native := runtime.GOARCH
+	out, err := dry(native, native+"-baseline")
+	if err != nil || strings.Count(out, "\n") != 2 || !strings.Contains(out, "shoal-v1.2.3-linux-"+native+"-baseline: -march=") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := dry("sparc"); err == nil || !strings.Contains(out, `no target sparc; there are: amd64`) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestSettingsNamed: what the files here set is what a node reads.
+func TestSettingsNamed(t *testing.T) {
+	reference := read(t, "../config/node.toml")
+	for _, path := range []string{"../container/Containerfile", "../container/README.md", "../systemd/shoal.service", "../systemd/user/shoal.service"} {
+		for _, name := range regexp.MustCompile(`\bSHOAL_[A-Z_]+`).FindAllString(read(t, path), -1) {
+			if !regexp.MustCompile(`(?m)^# --.*\b` + name + `\b`).MatchString(reference) {
+				t.Errorf("%s sets %s, which no setting is read from", path, name)
+			}
+		}
+	}
+}

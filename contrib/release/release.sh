@@ -1,0 +1,225 @@
+#!/bin/sh
+# shellcheck disable=SC2086 # names of tools and files have no spaces here
+# Makes a release of shoal for Linux in dist/: archives, an SBOM, checksums and,
+# given a key, a signature of those. The same commit, Go and C compiler give the
+# same bytes.
+set -eu
+
+usage() {
+	cat <<'EOF'
+usage: contrib/release/release.sh [--dry-run] [--allow-dirty] [--out DIR] [TARGET ...]
+
+Targets (default: all); the engine's speed is its compiler's choice of instructions:
+  amd64           x86-64-v3: AVX2 and FMA, machines since about 2013
+  amd64-baseline  x86-64-v2: SSE4.2, machines since about 2009
+  arm64           ARMv8.2 with dot products and half floats, since about 2018
+  arm64-baseline  ARMv8.0
+
+For the other architecture: gcc-aarch64-linux-gnu and g++-aarch64-linux-gnu, or
+gcc-x86-64-linux-gnu and g++-x86-64-linux-gnu, and qemu-user-static to try what was
+built. Needed besides: go, git, jq, objdump, and GNU tar.
+
+Environment:
+  VERSION       of the release (default: what git describes)
+  SIGN_KEY      an SSH key's file, to sign SHA256SUMS with (ssh-keygen -Y, namespace
+                "file"); verify: ssh-keygen -Y verify -n file -f ALLOWED -I WHO
+                -s SHA256SUMS.sig < SHA256SUMS
+  MINISIGN_KEY  a minisign secret key's file, likewise
+EOF
+}
+
+all="amd64 amd64-baseline arm64 arm64-baseline"
+targets="" dry="" dirty="" out=dist
+while [ $# -gt 0 ]; do
+	case $1 in
+	--dry-run) dry=1 ;;
+	--allow-dirty) dirty=1 ;;
+	--out)
+		[ $# -gt 1 ] || { echo "release: --out needs a directory" >&2; exit 2; }
+		out=$2
+		shift
+		;;
+	-h | --help) usage; exit 0 ;;
+	-*) echo "release: there is no option $1; see --help" >&2; exit 2 ;;
+	*)
+		case " $all " in
+		*" $1 "*) targets="$targets $1" ;;
+		*) echo "release: there is no target $1; there are: $all" >&2; exit 2 ;;
+		esac
+		;;
+	esac
+	shift
+done
+[ -n "$targets" ] || targets=$all
+case $out in /*) ;; *) out=$PWD/$out ;; esac
+cd "$(dirname "$0")/../.."
+
+# The newest glibc that a release may need: that of Debian 12, Ubuntu 22.04, RHEL 9.
+max_glibc=2.34
+sbom_tool=github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+
+say() { echo "release: $*" >&2; }
+fail() { say "$*"; exit 1; }
+
+VERSION=${VERSION:-$(git describe --tags --always --dirty)}
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+DATE=$(git log -1 --format=%cs)
+export SOURCE_DATE_EPOCH
+case $VERSION in *[!A-Za-z0-9._+-]*) fail "VERSION=$VERSION: letters, digits and ._+- only" ;; esac
+
+# target sets what the build of a target needs.
+target() {
+	case $1 in
+	amd64) arch=amd64 march=x86-64-v3 triple=x86_64-linux-gnu machine=x86_64 ;;
+	amd64-baseline) arch=amd64 march=x86-64-v2 triple=x86_64-linux-gnu machine=x86_64 ;;
+	arm64) arch=arm64 march=armv8.2-a+dotprod+fp16 triple=aarch64-linux-gnu machine=aarch64 ;;
+	arm64-baseline) arch=arm64 march=armv8-a triple=aarch64-linux-gnu machine=aarch64 ;;
+	esac
+	if [ "$(uname -m)" = $machine ]; then
+		cc=gcc cxx=g++ objdump=objdump runner=""
+	else
+		cc=$triple-gcc cxx=$triple-g++ objdump=$triple-objdump
+		runner=$(command -v qemu-$machine-static || command -v qemu-$machine || true)
+		[ -z "$runner" ] || runner="$runner -L /usr/$triple"
+	fi
+	name=shoal-$VERSION-linux-$1
+}
+
+# need says what is missing before anything is built.
+need() {
+	missing=""
+	for tool in "$@"; do
+		command -v "$tool" >/dev/null || missing="$missing $tool"
+	done
+	[ -z "$missing" ] || fail "missing:$missing (see --help)"
+}
+
+# build compiles one target to $stage/bin/shoal. What is the compiler's own (OpenMP,
+# C++, libgcc) is linked in, so that glibc alone is needed; not glibc, since GPU
+# backends are loaded at run time.
+build() {
+	static=$work/$arch-static # where the linker finds these first, and static alone
+	mkdir -p "$static"
+	ln -sf "$($cxx -print-file-name=libstdc++.a)" "$($cc -print-file-name=libgomp.a)" "$static/"
+	flags="-O3 -march=$march -w -fopenmp -DGGML_USE_OPENMP -ffile-prefix-map=$(go env GOMODCACHE)=/mod"
+	env GOOS=linux GOARCH=$arch CGO_ENABLED=1 CC=$cc CXX=$cxx GOFLAGS=-mod=readonly \
+		CGO_CFLAGS="$flags" CGO_CXXFLAGS="$flags" CGO_LDFLAGS=-fopenmp \
+		go build -trimpath -buildvcs=false -o "$1" \
+		-ldflags "-s -w -buildid= -X main.version=$VERSION -X main.date=$DATE -X main.commit=$commit -extldflags '-L$static -static-libgcc -Wl,--build-id=none'" \
+		./cmd/shoal
+}
+
+# inspect refuses a binary that needs more of a machine than it may.
+inspect() {
+	libraries=$($objdump -p "$1" | awk '$1 == "NEEDED" { print $2 }' | sort | tr '\n' ' ')
+	for l in $libraries; do
+		case $l in
+		libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | libresolv.so.* | librt.so.* | ld-linux*) ;;
+		*) fail "$1 needs $l" ;;
+		esac
+	done
+	glibc=$($objdump -T "$1" | grep -o 'GLIBC_[0-9.]*' | cut -d_ -f2 | sort -uV | tail -1)
+	[ "$(printf '%s\n' "$glibc" $max_glibc | sort -V | tail -1)" = $max_glibc ] || fail "$1 needs glibc $glibc; $max_glibc is the newest that it may"
+	say "$name needs glibc $glibc ($libraries)"
+}
+
+# licences copies those of all modules in a binary, and of the C sources.
+licences() {
+	mkdir -p "$2"
+	go version -m "$1" | awk '$1 == "dep" { print $2 "@" $3 }' | while read -r module; do
+		dir=$(go list -m -f '{{.Dir}}' "${module%@*}")
+		found=""
+		for f in "$dir"/LICEN[SC]E* "$dir"/COPYING* "$dir"/NOTICE* "$dir"/PATENTS* "$dir"/UNLICENSE* "$dir"/licen[sc]e*; do
+			[ -f "$f" ] || continue
+			found=1
+			mkdir -p "$2/$module"
+			cp "$f" "$2/$module/"
+		done
+		[ -n "$found" ] || fail "$module has no licence in $dir"
+	done
+	engine=$(go list -m -f '{{.Dir}}' github.com/ollama/ollama)
+	mkdir -p "$2/ggml" "$2/go"
+	cp "$engine/ml/backend/ggml/ggml/LICENSE" "$2/ggml/"
+	sed -n '/^\/\/ Copyright/,/^\/\/ SOFTWARE/p' "$engine/ml/backend/ggml/ggml/src/ggml-cpu/llamafile/sgemm.cpp" >"$2/ggml/LICENSE.llamafile"
+	grep -q Mozilla "$2/ggml/LICENSE.llamafile" || fail "llamafile's licence is not where it was"
+	cp "$(go env GOROOT)/LICENSE" "$2/go/"
+	echo "The GCC runtime libraries (libgomp, libstdc++, libgcc) are linked in under the GPL, version 3, with the GCC Runtime Library Exception, version 3.1: https://www.gnu.org/licenses/gcc-exception-3.1.html" >"$2/GCC"
+	chmod -R u+w,go+rX "$2"
+}
+
+# bom writes the bill of materials of a binary: what Go has linked, and besides that
+# the C and C++ sources and the compiler's libraries, which it does not know of.
+bom() {
+	CGO_ENABLED=0 GOFLAGS='' go run $sbom_tool bin -json -licenses -std -noserial -notimestamp -version "$VERSION" -output "$2.part" "$1" 2>/dev/null ||
+		fail "the bill of materials could not be made"
+	engine=$(go list -m -f '{{.Dir}}' github.com/ollama/ollama)
+	jq --sort-keys --arg ggml "$(sed -n 's/^FETCH_HEAD=//p' "$engine/Makefile.sync")" --arg gcc "$($cc -dumpfullversion)" '
+		def c($name; $version; $purl; $licence): {type: "library", name: $name, version: $version, "bom-ref": $purl, purl: $purl, scope: "required", licenses: [$licence]};
+		[c("ggml"; $ggml; "pkg:github/ggml-org/llama.cpp@\($ggml)"; {license: {id: "MIT"}}),
+		 (("libgomp", "libstdc++", "libgcc") | c(.; $gcc; "pkg:generic/gcc/\(.)@\($gcc)"; {expression: "GPL-3.0-or-later WITH GCC-exception-3.1"}))] as $c
+		| .components += $c
+		| .dependencies += [$c[] | {ref: ."bom-ref"}]
+		| (.dependencies[] | select(.ref | startswith("pkg:golang/github.com/ollama/ollama@")) | .dependsOn) |= ((. // []) + [$c[]."bom-ref"])
+		| .metadata.tools[].hashes |= []' "$2.part" >"$2"
+	rm "$2.part"
+}
+
+# pack makes an archive whose bytes hang on its content alone.
+pack() {
+	tar --sort=name --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX-w --mtime="@$SOURCE_DATE_EPOCH" --format=gnu -C "$1" -cf - "$name" | gzip -9n >"$out/$name.tar.gz"
+}
+
+need go git jq tar gzip sha256sum
+for t in $targets; do
+	target "$t"
+	need $cc $cxx $objdump
+	say "$name: -march=$march, $cc $($cc -dumpfullversion)${runner:+, tried with ${runner%% *}}"
+done
+[ -z "$dry" ] || exit 0
+commit=$(git rev-parse HEAD)
+mkdir -p "$out"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+if [ -z "$dirty" ]; then
+	[ -z "$(git status --porcelain)" ] || fail "there are changes that are not committed (--allow-dirty takes them)"
+	# A copy, so that nobody changes it meanwhile.
+	mkdir "$work/source"
+	git archive HEAD | tar -xf - -C "$work/source"
+	cd "$work/source"
+fi
+files=""
+for t in $targets; do
+	target "$t"
+	say "building $name"
+	root=$work/$t/root stage=$work/$t/$name
+	mkdir -p "$work/$t"
+	build "$work/$t/shoal"
+	inspect "$work/$t/shoal"
+	if [ -n "$runner" ] || [ "$(uname -m)" = $machine ]; then
+		export SHOAL_QUIET_BUILD=1
+		$runner "$work/$t/shoal" version --json >"$work/$t/version.json"
+		[ "$(jq -r .version "$work/$t/version.json")" = "$VERSION" ] || fail "$name says that it is another version"
+		run="$runner $work/$t/shoal"
+	else
+		say "$name was not tried: there is no qemu-$machine"
+		run=${run:-}
+	fi
+	[ -n "$run" ] || fail "nothing that was built runs here, so there is no manual page; build this machine's target first"
+	make --no-print-directory -s install-files DESTDIR="$root" PREFIX=/usr/local BIN="$work/$t/shoal" RUN="$run"
+	mv "$root/usr/local" "$stage"
+	doc=$stage/share/doc/shoal
+	mkdir -p "$doc"
+	mv "$root/etc/shoal/node.toml" "$doc/"
+	cp LICENSE README.md "$doc/"
+	licences "$work/$t/shoal" "$doc/third-party"
+	bom "$work/$t/shoal" "$out/$name.cdx.json"
+	pack "$work/$t"
+	files="$files $name.tar.gz $name.cdx.json"
+	rm -rf "${work:?}/$t/root" "$stage"
+done
+cd "$out"
+sha256sum $files >SHA256SUMS
+[ -z "${SIGN_KEY:-}" ] || ssh-keygen -q -Y sign -n file -f "$SIGN_KEY" SHA256SUMS
+[ -z "${MINISIGN_KEY:-}" ] || minisign -S -s "$MINISIGN_KEY" -m SHA256SUMS
+cat SHA256SUMS
