@@ -94,6 +94,9 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 			coming += im.man.Shards[i].Size
 		}
 	}
+	if err := spaceFor(s.dir, coming); err != nil {
+		return nil, err
+	}
 	if opt.Pin {
 		coming = 0
 	}
@@ -126,17 +129,16 @@ func (s *Store) adopt(im *importer, tmp string) (*Model, error) {
 	if want := im.opt.Expect.ID; want.Defined() && !want.Equals(id) {
 		return nil, fmt.Errorf("%w: %s is model %s, and %s was expected: it is another file", ErrSource, shown(im.src.parts[0]), id, want)
 	}
-	m, err := s.Model(id)
-	if errors.Is(err, ErrNotFound) {
+	m, done := s.take(id)
+	if m == nil {
 		if err := im.writeBooks(tmp); err != nil {
 			return nil, full(err)
 		}
-		m, err = s.settle(tmp, id, raw, im.record())
+		if m, done, err = s.settle(tmp, id, raw, im.record()); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer m.Use()()
+	defer done()
 	return m, errors.Join(im.merge(m), m.addRecord(im.record()))
 }
 
@@ -398,7 +400,7 @@ func (im *importer) merge(m *Model) error {
 		}
 	}
 	m.mu.Unlock()
-	missing, err := m.Missing(m.every())
+	missing, err := m.Missing(m.Shards())
 	if err != nil {
 		return err
 	}

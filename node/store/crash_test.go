@@ -106,7 +106,7 @@ func childPut(args []string) error {
 	fmt.Println("begun")
 	for round := 0; ; round++ {
 		for {
-			nodes, err := m.NeedNodes(m.every())
+			nodes, err := m.NeedNodes(m.Shards())
 			if err != nil {
 				return err
 			}
@@ -123,7 +123,7 @@ func childPut(args []string) error {
 				}
 			}
 		}
-		missing, err := m.Missing(m.every())
+		missing, err := m.Missing(m.Shards())
 		if err != nil {
 			return err
 		}

@@ -316,13 +316,16 @@ func TestReopen(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	m := add(t, s, tiny, &protocol.Span{From: 1, To: 3})
-	if _, err := Open(dir, Options{}); !errors.Is(err, ErrLocked) {
+	if _, err := Open(dir, Options{}); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 		t.Errorf("two at once: %v", err)
 	}
 	holds := m.Holds()
 	journal, _ := os.ReadFile(filepath.Join(m.dir, "journal"))
 	dirM := m.dir
 	s.Close()
+	if err := os.WriteFile(filepath.Join(dir, "lock"), []byte("1\n"), 0o644); err != nil { // of a process that died
+		t.Fatal(err)
+	}
 	// A torn record at the end, and an import that was killed.
 	if err := os.WriteFile(filepath.Join(dirM, "journal"), append(journal, 1, 2, 3), 0o644); err != nil {
 		t.Fatal(err)
@@ -652,7 +655,7 @@ func TestAtOnce(t *testing.T) {
 		}
 		return err
 	})
-	do(func(*rand.Rand) error { _, err := s.GC(); return err })
+	do(func(*rand.Rand) error { _, err := s.GC(GCOptions{}); return err })
 	do(func(*rand.Rand) error {
 		var miss *Missing
 		err := m.StageFile(t.Context(), protocol.Span{From: 1, To: 3}, nil, func(string) error { return nil })
