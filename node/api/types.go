@@ -255,8 +255,8 @@ type Status struct {
 	Peers     int           `json:"peers"`
 	Light     bool          `json:"light,omitempty"`
 	Serving   []Serving     `json:"serving"`
-	Memory    int64         `json:"memory"`    // bytes lent
-	Allocated int64         `json:"allocated"` // bytes of models on disk
+	Memory    int64         `json:"memory"`          // bytes lent
+	Allocated int64         `json:"allocated"`       // bytes of models on disk
 	Quota     int64         `json:"quota,omitempty"` // bytes for shards without a pin; 0: no limit
 	QuotaUsed int64         `json:"quota_used"`
 	Given     uint64        `json:"bytes_given"`

@@ -97,10 +97,11 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 	if err := spaceFor(s.dir, coming); err != nil {
 		return nil, err
 	}
+	counts := coming
 	if opt.Pin {
-		coming = 0
+		counts = 0
 	}
-	release, err := s.reserve(coming)
+	release, err := s.reserve(counts)
 	if err != nil {
 		return nil, err
 	}
@@ -114,9 +115,18 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 		return nil, full(err)
 	}
 	if err := im.read(); err != nil {
-		return nil, err
+		return nil, needs(err, coming)
 	}
-	return s.adopt(im, tmp)
+	m, err := s.adopt(im, tmp)
+	return m, needs(err, coming)
+}
+
+// needs says after a disk was filled how much it should have had.
+func needs(err error, bytes int64) error {
+	if errors.Is(err, ErrFull) {
+		return fmt.Errorf("%w; it takes %s in all, and nothing of it was kept", err, SizeText(bytes))
+	}
+	return err
 }
 
 // adopt makes a model of a finished import, or adds it to the one that is

@@ -57,7 +57,7 @@ func (m *Model) Export(ctx context.Context, path string, progress func(done, tot
 			progress(done, m.man.Size())
 		})
 		if err != nil {
-			return err
+			return needs(err, m.man.Size())
 		}
 	}
 	return nil

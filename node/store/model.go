@@ -223,6 +223,10 @@ func (m *Model) close() error {
 	m.io.Lock()
 	defer m.io.Unlock()
 	err := m.sync()
+	if errors.Is(err, ErrFull) { // what is there is there, and is hashed again by open
+		m.log.Warn("the model's journal cannot be closed", "model", m.id, "error", err)
+		err = nil
+	}
 	m.mu.Lock()
 	m.gone = true
 	m.mu.Unlock()

@@ -308,7 +308,7 @@ func (s *Store) Remove(id cid.Cid) error {
 		return err
 	}
 	tmp := filepath.Join(s.modelsDir(), tmpPrefix+"removed-"+id.String())
-	_ = os.RemoveAll(tmp) // of an earlier try
+	_ = os.RemoveAll(tmp)                         // of an earlier try
 	if err := os.Rename(m.dir, tmp); err != nil { // a crash from here on ends in the sweep of Open
 		m.mu.Lock()
 		m.gone = false
