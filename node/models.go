@@ -212,7 +212,7 @@ func (n *Node) importModel(ctx context.Context, req api.AddRequest, span *protoc
 		return nil, api.Errorf(api.BadInput, "only a directory of safetensors is quantized; %s is none", req.Source)
 	}
 	if from == tinymodel.Name {
-		f, err := os.CreateTemp(n.cfg.Home, tinymodel.Name+"-*.gguf")
+		f, err := os.CreateTemp(n.cfg.Home, ownPattern)
 		if err != nil {
 			return nil, err
 		}

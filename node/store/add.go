@@ -94,7 +94,7 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 			coming += im.man.Shards[i].Size
 		}
 	}
-	if err := spaceFor(s.dir, coming); err != nil {
+	if err := SpaceFor(s.dir, coming); err != nil {
 		return nil, err
 	}
 	counts := coming

@@ -40,7 +40,7 @@ func (m *Model) Export(ctx context.Context, path string, progress func(done, tot
 	if !isDir && len(m.man.Files) == 1 {
 		where = filepath.Dir(path)
 	}
-	if err := spaceFor(where, m.man.Size()); err != nil {
+	if err := SpaceFor(where, m.man.Size()); err != nil {
 		return err
 	}
 	var done int64

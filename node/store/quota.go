@@ -83,7 +83,7 @@ func (s *Store) Claim(m *Model, shards []int) (done func(), err error) {
 		m.touch(shards, -1)
 	})
 	if _, err = s.shrink(0); err == nil {
-		err = spaceFor(s.dir, s.claimed())
+		err = SpaceFor(s.dir, s.claimed())
 	}
 	if err != nil {
 		done()
@@ -107,15 +107,21 @@ func (s *Store) claimed() (n int64) {
 	return n
 }
 
-// spaceFor refuses what does not fit on a disk, before any of it has come.
-func spaceFor(dir string, n int64) error {
+// SpaceFor refuses what does not fit on a disk, before any of it has come.
+func SpaceFor(dir string, n int64) error {
 	free := FreeSpace(dir)
 	if free < 0 || n == 0 || n+n/256 <= free { // the journal and rounding to blocks take less than that
 		return nil
 	}
-	return fmt.Errorf("%w: %s are to come and %s are free on the disk of %s, so %s more must be: `shoal model gc` and `shoal model rm` free some",
-		ErrFull, SizeText(n), SizeText(free), dir, SizeText(n+n/256-free))
+	return noRoom(fmt.Sprintf("%s are to come and %s are free on the disk of %s, so %s more must be: `shoal model gc` and `shoal model rm` free some",
+		SizeText(n), SizeText(free), dir, SizeText(n+n/256-free)))
 }
+
+// noRoom is an ErrFull that says for itself what is full.
+type noRoom string
+
+func (e noRoom) Error() string        { return string(e) }
+func (e noRoom) Is(target error) bool { return target == ErrFull }
 
 // SizeText writes a number of bytes for people.
 func SizeText(n int64) string {
@@ -178,8 +184,8 @@ func (s *Store) excess(n int64) ([]candidate, error) {
 		total -= c.bytes
 	}
 	if total > s.quota.limit {
-		return nil, fmt.Errorf("%w: %s of models that are in use, or come now, or are headers, and have no pin, would exceed the quota of %s; raise --quota, or pin or stop serving some",
-			ErrFull, SizeText(total), SizeText(s.quota.limit))
+		return nil, noRoom(fmt.Sprintf("%s of models that are in use, or come now, or are headers, and have no pin, would exceed the quota of %s; raise --quota, or pin or stop serving some",
+			SizeText(total), SizeText(s.quota.limit)))
 	}
 	return all, nil
 }
