@@ -86,6 +86,12 @@ func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, addrs []multiad
 	return d.open(ctx, p, addrs)
 }
 
+// lackingWant is a want that tells how many bytes are lacking.
+type lackingWant interface {
+	exchange.Want
+	lacks() int64
+}
+
 // shardWant is what a fetch is to bring of a model: first the nodes that list
 // the leaves, then the leaves.
 type shardWant struct {
@@ -106,15 +112,43 @@ func (w shardWant) Next(context.Context) ([]exchange.Need, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []exchange.Need
+	return leafNeeds(leaves), nil
+}
+
+func leafNeeds(leaves []store.Leaf) (out []exchange.Need) {
 	for _, l := range leaves[:min(len(leaves), batchLeaves)] {
 		out = append(out, exchange.Need{CID: l.CID, Number: l.Number, Size: l.Size, File: l.File, Offset: l.Offset})
 	}
-	return out, nil
+	return out
+}
+
+func (w shardWant) lacks() (n int64) {
+	for _, i := range w.shards {
+		n += w.m.Manifest().Shards[i].Size
+	}
+	return n - w.m.HeldOf(w.shards)
 }
 
 func (w shardWant) Put(_ context.Context, c cid.Cid, data []byte) error {
 	return w.m.PutVerified(c, data)
+}
+
+// damageWant is to bring the leaves that were found damaged.
+type damageWant struct{ m *store.Model }
+
+func (w damageWant) Next(context.Context) ([]exchange.Need, error) {
+	return leafNeeds(w.m.Damaged()), nil
+}
+
+func (w damageWant) Put(_ context.Context, c cid.Cid, data []byte) error {
+	return w.m.PutVerified(c, data)
+}
+
+func (w damageWant) lacks() (n int64) {
+	for _, l := range w.m.Damaged() {
+		n += int64(l.Size)
+	}
+	return n
 }
 
 // bare are blocks of which nothing but the CID is known.

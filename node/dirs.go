@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
@@ -20,6 +21,10 @@ const ConvertChild = "convert-child"
 // converted; one that is there when a node starts was left by a crash.
 const convertPattern = "convert-*"
 
+// ownPattern names the files in the home from which the program's own model is
+// imported.
+const ownPattern = tinymodel.Name + "-*.gguf"
+
 // isDirectory says that a source is a directory of this machine.
 func isDirectory(source string) bool {
 	st, err := os.Stat(source)
@@ -29,6 +34,11 @@ func isDirectory(source string) bool {
 // convertDirectory makes a GGUF file of a Hugging Face directory. done removes
 // it.
 func (n *Node) convertDirectory(ctx context.Context, req api.AddRequest, progress func(done, total int64)) (path string, done func(), err error) {
+	if req.Quantize == "" { // then what is made is as large as the weights
+		if err := store.SpaceFor(n.cfg.Home, weights(req.Source)); err != nil {
+			return "", nil, err
+		}
+	}
 	tmp, err := os.MkdirTemp(n.cfg.Home, convertPattern)
 	if err != nil {
 		return "", nil, err
@@ -62,16 +72,27 @@ func (n *Node) convertDirectory(ctx context.Context, req api.AddRequest, progres
 	return path, done, errors.Join(err, f.Close())
 }
 
-// sweep removes what conversions that a crash cut short left behind. The store
-// is open, so no other node is at work in this home.
-func (n *Node) sweep() {
-	left, err := filepath.Glob(filepath.Join(n.cfg.Home, convertPattern))
-	if err != nil {
-		return
+// weights counts the bytes of a directory's safetensors.
+func weights(dir string) (n int64) {
+	files, _ := filepath.Glob(filepath.Join(dir, "*.safetensors"))
+	for _, f := range files {
+		if st, err := os.Stat(f); err == nil {
+			n += st.Size()
+		}
 	}
-	for _, dir := range left {
-		if err := os.RemoveAll(dir); err != nil {
-			n.cfg.Log.Warn("what is left of a conversion cannot be removed", "directory", dir, "error", err)
+	return n
+}
+
+// sweep removes what conversions, and imports of the program's own model, that
+// a crash cut short left behind. The store is open, so no other node is at work
+// in this home.
+func (n *Node) sweep() {
+	for _, pattern := range []string{convertPattern, ownPattern} {
+		left, _ := filepath.Glob(filepath.Join(n.cfg.Home, pattern))
+		for _, path := range left {
+			if err := os.RemoveAll(path); err != nil {
+				n.cfg.Log.Warn("what is left of an import cannot be removed", "path", path, "error", err)
+			}
 		}
 	}
 }

@@ -61,7 +61,7 @@ func (n *Node) tools(ctx context.Context, m *store.Model) (*textTools, error) {
 	if t := n.texts.of[m.ID()]; t != nil {
 		return t, nil
 	}
-	if err := n.fetchShards(ctx, m, protocol.Span{}, nil); err != nil {
+	if err := n.fetchShards(ctx, m, m.Manifest().ShardsFor(protocol.Span{}), nil); err != nil {
 		return nil, err
 	}
 	h, err := m.Header()

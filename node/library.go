@@ -25,31 +25,40 @@ func describe(m *store.Model) api.Model {
 	out := api.Model{
 		ID: m.ID().String(), Name: m.Name(), Names: m.Names(), Architecture: man.Architecture, Quantization: man.Quantization,
 		Licence: man.Licence, Parameters: man.Parameters, Context: int(man.Context), Blocks: int(man.Blocks), Width: int(man.Width),
-		Size: man.Size(), Allocated: m.Allocated(), Pinned: m.Pinned(), Origins: m.Origins(), Held: []string{}, Complete: true,
+		Size: man.Size(), Allocated: m.Allocated(), Pinned: m.Pinned(), Origins: m.Origins(), Complete: true,
 	}
-	var run protocol.Span
-	flush := func() {
-		if run.Len() > 0 {
-			out.Held = append(out.Held, run.String())
-		}
-		run = protocol.Span{}
-	}
+	var part, pins []int
 	for i, held := range m.Holds() {
-		sh := man.Shards[i]
 		out.Complete = out.Complete && held
-		switch {
-		case sh.Kind != protocol.ShardBlock:
-			if held {
-				out.Held = append(out.Held, sh.Kind)
-			}
-		case held && run.Len() > 0 && int(sh.Block) == run.To:
-			run.To++
-		case held:
-			flush()
-			run = protocol.Span{From: int(sh.Block), To: int(sh.Block) + 1}
+		if !held && m.HeldOf([]int{i}) > 0 {
+			part = append(part, i)
 		}
 	}
-	flush()
+	out.Held = heldNames(m)
+	out.HeldBytes, out.Partial, out.Damaged = m.Held(), store.ShardNames(man, part), damageOf(m)
+	if pins = m.PinnedShards(); !out.Pinned {
+		out.Pins = store.ShardNames(man, pins)
+	}
+	return out
+}
+
+// heldNames are the shards that are whole here: runs of blocks as spans, others by
+// their kind.
+func heldNames(m *store.Model) []string {
+	var whole []int
+	for i, held := range m.Holds() {
+		if held {
+			whole = append(whole, i)
+		}
+	}
+	out := []string{}
+	for _, name := range store.ShardNames(m.Manifest(), whole) {
+		var n int
+		if _, err := fmt.Sscanf(name, "block %d", &n); err == nil {
+			name = protocol.Span{From: n, To: n + 1}.String()
+		}
+		out = append(out, strings.TrimPrefix(name, "blocks "))
+	}
 	return out
 }
 
@@ -143,7 +152,7 @@ func input(err error) error {
 			return api.Errorf(api.BadInput, "%s", err)
 		}
 	}
-	if errors.Is(err, store.ErrFull) {
+	if errors.Is(err, store.ErrFull) || errors.Is(err, store.ErrBusy) {
 		return api.Errorf(api.Refused, "%s", err)
 	}
 	return err
@@ -160,19 +169,19 @@ func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.
 	if err != nil {
 		return nil, input(err)
 	}
-	all := m.Manifest().All()
-	if span == nil {
-		span = &all
+	shards := m.Shards()
+	if span != nil {
+		if all := m.Manifest().All(); !span.Valid(all.To) {
+			return nil, api.Errorf(api.BadInput, "blocks %s: %s has blocks %s", span, m.Name(), all)
+		}
+		shards = m.Manifest().ShardsFor(*span)
 	}
-	if !span.Valid(all.To) {
-		return nil, api.Errorf(api.BadInput, "blocks %s: %s has blocks %s", span, m.Name(), all)
-	}
-	if len(m.Needs(*span)) == 0 { // then what is here is looked at, and what is damaged fetched anew
-		if _, err := m.Verify(ctx, m.Manifest().ShardsFor(*span), false); err != nil {
+	if m.Whole(shards) { // then what is here is looked at, and what is damaged fetched anew
+		if _, err := m.Verify(ctx, shards, false); err != nil {
 			return nil, err
 		}
 	}
-	if err := n.fetchShards(ctx, m, *span, progress); err != nil {
+	if err := n.fetchShards(ctx, m, shards, progress); err != nil {
 		return nil, input(err)
 	}
 	d := describe(m)
@@ -194,29 +203,11 @@ func (n *Node) Remove(_ context.Context, name string) error {
 	}
 	n.mu.Unlock()
 	if err := n.store.Remove(m.ID()); err != nil {
-		return err
+		return input(err)
 	}
 	n.names.forget(m.ID())
 	n.offerAll()
 	return nil
-}
-
-// Export writes a model's original file.
-func (n *Node) Export(ctx context.Context, name, path string, progress func(api.Progress)) error {
-	m, err := n.local(name)
-	if err != nil {
-		return err
-	}
-	err = m.Export(ctx, path, func(done, total int64) {
-		if progress != nil {
-			progress(api.Progress{Done: done, Total: total})
-		}
-	})
-	var miss *store.Missing
-	if errors.As(err, &miss) {
-		return api.Errorf(api.BadInput, "%s is not whole here: %s; fetch the rest with `shoal model pull %s`", m.Name(), err, m.Name())
-	}
-	return err
 }
 
 // Tokenize gives a text's tokens by a model of this node or of its peers, or
@@ -268,6 +259,7 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 	for _, m := range n.store.Models() {
 		st.Allocated += m.Allocated()
 	}
+	st.Quota, st.QuotaUsed = n.cfg.Quota, n.store.Unpinned()
 	passed := n.exchange.Stats()
 	st.Given, st.Taken = passed.Given, passed.Taken
 	total := n.exchange.Total()

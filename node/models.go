@@ -212,7 +212,7 @@ func (n *Node) importModel(ctx context.Context, req api.AddRequest, span *protoc
 		return nil, api.Errorf(api.BadInput, "only a directory of safetensors is quantized; %s is none", req.Source)
 	}
 	if from == tinymodel.Name {
-		f, err := os.CreateTemp(n.cfg.Home, tinymodel.Name+"-*.gguf")
+		f, err := os.CreateTemp(n.cfg.Home, ownPattern)
 		if err != nil {
 			return nil, err
 		}
@@ -237,27 +237,33 @@ func (n *Node) importModel(ctx context.Context, req api.AddRequest, span *protoc
 	return m, nil
 }
 
-// fetchShards brings what a span lacks, and nothing else, from peers and from
-// the model's origins. progress may be nil.
-func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Span, progress func(api.Progress)) error {
-	needs := m.Needs(span)
-	if len(needs) == 0 {
+// fetchShards brings what is lacking of some shards, and nothing else, from
+// peers and from the model's origins. progress may be nil.
+func (n *Node) fetchShards(ctx context.Context, m *store.Model, shards []int, progress func(api.Progress)) error {
+	if m.Whole(shards) {
 		return nil
 	}
-	defer m.Use()()
-	var total int64
-	for _, i := range needs {
-		total += m.Manifest().Shards[i].Size
-	}
-	if err := n.store.Room(total); err != nil {
+	if err := n.fetch(ctx, m, shards, shardWant{m, shards}, progress); err != nil {
 		return err
 	}
-	total -= n.held(m, needs)
-	begin := time.Now()
+	if len(shards) > 1 { // who wants the header alone, wants no others
+		n.learnNodes(ctx, m)
+	}
+	return nil
+}
+
+// fetch brings what a want lacks of some shards of a model. progress may be nil.
+func (n *Node) fetch(ctx context.Context, m *store.Model, shards []int, want lackingWant, progress func(api.Progress)) error {
+	done, err := n.store.Claim(m, shards)
+	if err != nil {
+		return fmt.Errorf("fetching %s: %w", m.Name(), err)
+	}
+	defer done()
+	total, begin := want.lacks(), time.Now()
 	note, ended := n.fetches.begin(m.Name(), total)
 	defer ended()
 	n.offerAll() // who fetches has something to give before it is done
-	err := n.exchange.Fetch(ctx, m.ID(), shardWant{m, needs}, func(p exchange.Progress) {
+	err = n.exchange.Fetch(ctx, m.ID(), want, func(p exchange.Progress) {
 		n.download.note(p.Bytes, time.Since(begin))
 		note(min(p.Bytes, total), p.Holders+p.Origins)
 		if progress != nil {
@@ -268,16 +274,16 @@ func (n *Node) fetchShards(ctx context.Context, m *store.Model, span protocol.Sp
 			progress(out)
 		}
 	}, originsOf(m)...)
-	if err != nil {
-		if errors.Is(err, exchange.ErrNotFound) {
-			return api.Errorf(api.NoRoute, "%s: %s", m.Name(), err)
-		}
+	switch {
+	case errors.Is(err, exchange.ErrNotFound):
+		return api.Errorf(api.NoRoute, "%s: %s", m.Name(), err)
+	case errors.Is(err, store.ErrFull):
+		return fmt.Errorf("fetching %s: %w; %s are still to come: `shoal model gc` and `shoal model rm` free some space, and the same command goes on from here",
+			m.Name(), err, store.SizeText(want.lacks()))
+	case err != nil:
 		return fmt.Errorf("fetching %s: %w", m.Name(), err)
 	}
 	n.offerAll()
-	if span.Len() > 0 {
-		n.learnNodes(ctx, m)
-	}
 	return nil
 }
 
@@ -290,10 +296,7 @@ func (n *Node) HasOrigin(name string) bool {
 // learnNodes fetches what lists the leaves of a model's other shards, while
 // there is somebody to ask; it is some bytes a MiB of the model.
 func (n *Node) learnNodes(ctx context.Context, m *store.Model) {
-	var all []int
-	for i := range m.Manifest().Shards {
-		all = append(all, i)
-	}
+	all := m.Shards()
 	if lacking, err := m.NeedNodes(all); err != nil || len(lacking) == 0 {
 		return
 	}
@@ -302,21 +305,6 @@ func (n *Node) learnNodes(ctx context.Context, m *store.Model) {
 	if err := n.exchange.Fetch(ctx, m.ID(), nodeWant{shardWant{m, all}}, nil); err != nil {
 		n.cfg.Log.Debug("the lists of a model's other leaves", "model", m.ID(), "error", err)
 	}
-}
-
-// held counts the bytes of shards that are here in part.
-func (n *Node) held(m *store.Model, shards []int) (bytes int64) {
-	missing, err := m.Missing(shards)
-	if err != nil {
-		return 0 // it is not known yet what they consist of, so nothing is here
-	}
-	for _, i := range shards {
-		bytes += m.Manifest().Shards[i].Size
-	}
-	for _, l := range missing {
-		bytes -= int64(l.Size)
-	}
-	return max(0, bytes)
 }
 
 // rateMeter is the rate of the last long enough download.

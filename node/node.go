@@ -137,7 +137,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, configError{err}
 	}
-	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
+	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Keeper: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
 

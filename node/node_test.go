@@ -171,7 +171,7 @@ func TestPullAndExport(t *testing.T) {
 		t.Fatalf("%+v %v", m, err)
 	}
 	file := filepath.Join(t.TempDir(), "copy.gguf")
-	if err := nodes[2].Client().Export(t.Context(), "tales", file, nil); err != nil {
+	if err := nodes[2].Client().Export(t.Context(), api.ExportRequest{Model: "tales", Path: file}, nil); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := os.ReadFile(file)

@@ -15,6 +15,7 @@ import (
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/traces"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -27,7 +28,7 @@ func (n *Node) state() metrics.State {
 	open, _, _ := n.gate.look()
 	st := metrics.State{
 		Lending: open, Peers: len(n.net.Host().Network().Peers()), DHTPeers: n.net.DHTPeers(), Offers: n.net.KnownOffers(),
-		QuotaBytes: n.cfg.Quota, FreeBytes: diskFree(n.cfg.path(storeDir)), Traffic: map[string]metrics.Traffic{},
+		QuotaBytes: n.cfg.Quota, FreeBytes: store.FreeSpace(n.cfg.path(storeDir)), Traffic: map[string]metrics.Traffic{},
 	}
 	for _, m := range n.store.Models() {
 		st.StoreBytes += m.Allocated()

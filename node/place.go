@@ -218,7 +218,7 @@ func (c *chooser) watch(ctx context.Context, ended chan error) (d route.Decision
 		c.s.next(m, d.Span)
 		c.n.offerAll()
 		fetched = make(chan error, 1)
-		go func() { fetched <- c.n.fetchShards(ctx, m, d.Span, nil) }()
+		go func() { fetched <- c.n.fetchShards(ctx, m, m.Manifest().ShardsFor(d.Span), nil) }()
 	}
 }
 

@@ -78,6 +78,7 @@ func (s *serving) run(ctx context.Context) error {
 
 // keep keeps the span served until ctx ends.
 func (s *serving) keep(ctx context.Context) error {
+	defer s.model.UseShards(s.model.Manifest().ShardsFor(s.span))() // neither the quota nor anybody's command takes them away
 	backoff := firstBackoff
 	for {
 		if err := s.fetch(ctx); err != nil {
@@ -157,12 +158,13 @@ func (s *serving) resolve(ctx context.Context) error {
 
 // fetch brings the span's shards.
 func (s *serving) fetch(ctx context.Context) error {
-	if len(s.model.Needs(s.span)) == 0 {
+	shards := s.model.Manifest().ShardsFor(s.span)
+	if s.model.Whole(shards) {
 		return nil
 	}
 	s.set("fetching shards")
 	last := time.Time{}
-	return s.node.fetchShards(ctx, s.model, s.span, func(p api.Progress) {
+	return s.node.fetchShards(ctx, s.model, shards, func(p api.Progress) {
 		if time.Since(last) > time.Second {
 			last = time.Now()
 			s.node.cfg.Events(Event{

@@ -141,7 +141,7 @@ func (b *bench) findSource() error {
 	}
 	defer done()
 	file := filepath.Join(b.dir, filepath.Base(b.source)+".gguf")
-	if err := cl.Export(b.ctx, b.source, file, nil); err != nil {
+	if err := cl.Export(b.ctx, api.ExportRequest{Model: b.source, Path: file}, nil); err != nil {
 		return err
 	}
 	b.source = file

@@ -88,21 +88,26 @@ func loopbackAddrs() []string {
 	return []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 }
 
-// clientConfig reads what a home's configuration file says about the network;
-// flags and environment come first.
+// clientConfig reads what a home's configuration file says about the network
+// and the disk; flags and environment come first.
 func clientConfig(c *cli.Context, cfg *node.Config) error {
 	var file struct {
 		Bootstrap   []string `toml:"bootstrap"`
 		NoMDNS      bool     `toml:"no-mdns"`
 		Catalogs    []string `toml:"catalog"`
 		CatalogKeys []string `toml:"catalog-key"`
+		Quota       string   `toml:"quota"`
 	}
 	path := filepath.Join(cfg.Home, "config.toml")
-	if _, err := toml.DecodeFile(path, &file); err != nil {
-		if os.IsNotExist(err) {
-			return nil
-		}
+	if _, err := toml.DecodeFile(path, &file); err != nil && !os.IsNotExist(err) {
 		return usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
+	}
+	if env := os.Getenv("SHOAL_QUOTA"); env != "" {
+		file.Quota = env
+	}
+	var err error
+	if cfg.Quota, err = parseSize("--quota", file.Quota); err != nil {
+		return err
 	}
 	if !c.IsSet("bootstrap") {
 		cfg.Bootstrap = file.Bootstrap

@@ -141,7 +141,11 @@ func statusCommand() *cli.Command {
 				fmt.Fprintf(w, "at most\t%s up, %s down\n", limit(s.Up), limit(s.Down))
 			}
 		}
-		fmt.Fprintf(w, "models on disk\t%s\n", bytesText(s.Allocated))
+		fmt.Fprintf(w, "models on disk\t%s, %s of it without a pin", bytesText(s.Allocated), bytesText(s.QuotaUsed))
+		if s.Quota > 0 {
+			fmt.Fprintf(w, " (quota %s)", bytesText(s.Quota))
+		}
+		fmt.Fprintln(w)
 		for _, v := range s.Serving {
 			fmt.Fprintf(w, "%s %d-%d\t%s", cell(v.Name), v.From, v.To, v.State)
 			if v.Ready {

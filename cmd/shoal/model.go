@@ -16,7 +16,7 @@ import (
 func modelCommand() *cli.Command {
 	span := &cli.StringFlag{Name: "span", Usage: "only blocks FROM-TO (default: all)"}
 	return &cli.Command{
-		Name: "model", Usage: "add, list, fetch, remove, export models",
+		Name: "model", Usage: "add, list, fetch, check, keep, remove, export models",
 		Action: needSubcommand,
 		Subcommands: []*cli.Command{
 			{
@@ -29,8 +29,15 @@ func modelCommand() *cli.Command {
 			{Name: "ls", Usage: "list models, here and served by peers", Flags: clientFlags(), Action: modelList},
 			{Name: "show", Usage: "tell about a model", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelShow},
 			{Name: "pull", Usage: "fetch a model from peers and from where it comes from", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
-			{Name: "rm", Usage: "delete a model from this disk", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelRemove},
-			{Name: "export", Usage: "write a model's original file", ArgsUsage: "MODEL FILE", Flags: clientFlags(), Action: modelExport},
+			verifyCommand(), gcCommand(), pinCommand(true), pinCommand(false),
+			{
+				Name: "rm", Usage: "delete a model, or blocks of it, from this disk", ArgsUsage: "MODEL", Action: modelRemove,
+				Flags: append(clientFlags(), &cli.StringFlag{Name: "span", Usage: "only blocks FROM-TO, and what only they need (default: all, and that the model was here)"}),
+			},
+			{
+				Name: "export", Usage: "write a model's original file", ArgsUsage: "MODEL FILE", Action: modelExport,
+				Flags: append(clientFlags(), &cli.BoolFlag{Name: "fetch", Usage: "fetch what is missing first"}),
+			},
 			{
 				Name: "tokenize", Usage: "give the tokens of standard input", ArgsUsage: "MODEL|FILE",
 				Flags:  append(clientFlags(), &cli.BoolFlag{Name: "special", Usage: "add and take special tokens"}),
@@ -119,7 +126,7 @@ func printModel(c *cli.Context, m *api.Model) error {
 	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 	row := func(k string, v any) {
 		if s := fmt.Sprint(v); s != "" && s != "0" {
-			fmt.Fprintf(w, "%s\t%s\n", k, safe(s))
+			fmt.Fprintf(w, "%s\t%s\n", k, cell(s))
 		}
 	}
 	row("name", strings.Join(append([]string{m.Name}, others(m)...), ", "))
@@ -138,7 +145,15 @@ func printModel(c *cli.Context, m *api.Model) error {
 	if m.Remote {
 		row("here", "nothing; peers serve it")
 	} else {
-		row("on disk", fmt.Sprintf("%s: %s", bytesText(m.Allocated), strings.Join(m.Held, ", ")))
+		row("on disk", fmt.Sprintf("%s: %s", bytesText(m.Allocated), heldText(m.Held)))
+		row("in part", strings.Join(m.Partial, ", "))
+		for _, d := range m.Damaged {
+			row("damaged", fmt.Sprintf("%s, %s of %s; `shoal model verify --repair` fetches them anew", leavesText(d.Leaves), bytesText(d.Bytes), d.Shard))
+		}
+		row("pinned", pinsText(m))
+		for _, o := range m.Origins {
+			row("from", o)
+		}
 	}
 	return w.Flush()
 }
@@ -174,9 +189,9 @@ func modelList(c *cli.Context) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tID\tARCHITECTURE\tBLOCKS\tSIZE\tHERE")
+	fmt.Fprintln(w, "NAME\tID\tARCHITECTURE\tBLOCKS\tSIZE\tPINNED\tHERE")
 	for _, m := range list {
-		here := strings.Join(m.Held, ",")
+		here := heldText(m.Held)
 		switch {
 		case m.Remote:
 			here = "served by peers"
@@ -185,49 +200,23 @@ func modelList(c *cli.Context) error {
 		case here == "":
 			here = "nothing yet"
 		}
+		if len(m.Partial) > 0 {
+			here += "; in part " + strings.Join(m.Partial, ", ")
+		}
+		if len(m.Damaged) > 0 {
+			here += " (damaged)"
+		}
+		pins := pinsText(&m)
+		if pins == "" {
+			pins = "-"
+		}
 		size := "?"
 		if m.Size > 0 {
 			size = bytesText(m.Size)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", safe(m.Name), short(m.ID), m.Architecture, m.Blocks, size, here)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", cell(m.Name), short(m.ID), cell(m.Architecture), m.Blocks, size, pins, here)
 	}
 	return w.Flush()
-}
-
-func modelRemove(c *cli.Context) error {
-	args, err := arguments(c, "MODEL")
-	if err != nil {
-		return err
-	}
-	cl, done, err := connect(c, false)
-	if err != nil {
-		return err
-	}
-	defer done()
-	if err := cl.Remove(c.Context, args[0]); err != nil || !c.Bool("json") {
-		return err
-	}
-	return printJSON(c.App.Writer, map[string]any{"model": args[0], "removed": true})
-}
-
-func modelExport(c *cli.Context) error {
-	args, err := arguments(c, "MODEL", "FILE")
-	if err != nil {
-		return err
-	}
-	cl, done, err := connect(c, false)
-	if err != nil {
-		return err
-	}
-	defer done()
-	show, end := progressLine(c.App.ErrWriter, "exporting")
-	file := absolutePath(args[1])
-	err = cl.Export(c.Context, args[0], file, show)
-	end()
-	if err != nil || !c.Bool("json") {
-		return err
-	}
-	return printJSON(c.App.Writer, map[string]any{"model": args[0], "file": file})
 }
 
 func modelTokenize(c *cli.Context) error {

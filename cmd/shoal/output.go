@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/store"
 )
 
 // isTerminal says that a person reads w.
@@ -124,14 +125,4 @@ func troubles(show func(api.Progress)) (with func(api.Progress), tell func(io.Wr
 }
 
 // bytesText writes a size for people.
-func bytesText(n int64) string {
-	switch {
-	case n >= 1<<30:
-		return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
-	case n >= 1<<10:
-		return fmt.Sprintf("%.0f KiB", float64(n)/(1<<10))
-	}
-	return fmt.Sprintf("%d B", n)
-}
+func bytesText(n int64) string { return store.SizeText(n) }

@@ -230,6 +230,7 @@ func TestJSON(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "copy.gguf")
 	for _, line := range []string{
 		"status", "peers", "model ls", "model show tinytales", "model pull tinytales", "model add --name other tinytales", "model export tinytales " + file, "model tokenize tinytales",
+		"model verify", "model verify --repair tinytales", "model gc", "model gc --dry-run --unused", "model pin tinytales", "model unpin --span 0-2 tinytales",
 		"top --once", "doctor", "prompt -n 4 hello", "drain", "model rm tinytales",
 	} {
 		args := strings.Fields(line)

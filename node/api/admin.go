@@ -82,14 +82,8 @@ func (s *server) pull(w http.ResponseWriter, r *http.Request) error {
 	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) { return s.Library.Pull(ctx, req, p) }, ownLine)
 }
 
-// exportRequest writes a model's file to a path of this machine.
-type exportRequest struct {
-	Model string `json:"model"`
-	Path  string `json:"path"`
-}
-
 func (s *server) export(w http.ResponseWriter, r *http.Request) error {
-	var req exportRequest
+	var req ExportRequest
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
@@ -100,7 +94,7 @@ func (s *server) export(w http.ResponseWriter, r *http.Request) error {
 		return badParam("path", "must be absolute")
 	}
 	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) {
-		return struct{}{}, s.Library.Export(ctx, req.Model, req.Path, p)
+		return struct{}{}, s.Library.Export(ctx, req, p)
 	}, ownLine)
 }
 

@@ -83,6 +83,15 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 	return broken(ctx, json.NewDecoder(resp.Body).Decode(v))
 }
 
+func (c *Client) post(ctx context.Context, path string, req, v any) error {
+	resp, err := c.do(ctx, http.MethodPost, path, req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return broken(ctx, json.NewDecoder(resp.Body).Decode(v))
+}
+
 // broken says why an answer did not come to its end: the caller's own doing, the
 // node's word, or neither.
 func broken(ctx context.Context, err error) error {
@@ -173,14 +182,13 @@ func (c *Client) Pull(ctx context.Context, req PullRequest, progress func(Progre
 	return &m, c.work(ctx, "/shoal/v1/models/pull", req, progress, &m)
 }
 
-// Export writes a model's file to a path of this machine, which may be relative
-// and must not exist.
-func (c *Client) Export(ctx context.Context, model, path string, progress func(Progress)) error {
-	path, err := filepath.Abs(path)
-	if err != nil {
+// Export writes a model's file to a path of this machine, which may be
+// relative.
+func (c *Client) Export(ctx context.Context, req ExportRequest, progress func(Progress)) (err error) {
+	if req.Path, err = filepath.Abs(req.Path); err != nil {
 		return err
 	}
-	return c.work(ctx, "/shoal/v1/models/export", exportRequest{model, path}, progress, nil)
+	return c.work(ctx, "/shoal/v1/models/export", req, progress, nil)
 }
 
 // Tokenize a text with the vocabulary of a model, or of a GGUF file.
@@ -188,14 +196,9 @@ func (c *Client) Tokenize(ctx context.Context, model, text string, special bool)
 	if path := localFile(model); path != "" {
 		model = path
 	}
-	resp, err := c.do(ctx, http.MethodPost, "/shoal/v1/tokenize", tokenizeRequest{model, text, special})
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
 	var ids tokenIDs
-	err = json.NewDecoder(resp.Body).Decode(&ids)
-	return ids.IDs, broken(ctx, err)
+	err := c.post(ctx, "/shoal/v1/tokenize", tokenizeRequest{model, text, special}, &ids)
+	return ids.IDs, err
 }
 
 func (c *Client) work(ctx context.Context, path string, req any, progress func(Progress), result any) error {

@@ -235,8 +235,13 @@ func TestClientModels(t *testing.T) {
 		if _, err := c.Add(ctx, AddRequest{Source: "missing.gguf"}, nil); !errors.Is(err, &Error{Kind: BadInput}) {
 			t.Errorf("an early error: %v", err)
 		}
-		if err := c.Export(ctx, "speller", filepath.Join("a", "out.gguf"), nil); err != nil {
+		export := ExportRequest{Model: "speller", Path: filepath.Join("a", "out.gguf"), Fetch: true}
+		if err := c.Export(ctx, export, nil); err != nil {
 			t.Errorf("export: %v", err)
+		}
+		export.Fetch = false
+		if e := AsError(orNil(c.Export(ctx, export, nil))); e.Lack == nil || e.Lack.Bytes != 7<<20 || len(e.Lack.Shards) != 2 {
+			t.Errorf("what is missing does not come over: %+v", e)
 		}
 		ids, err := c.Tokenize(ctx, "speller", "a\x00é", true)
 		if err != nil || !slices.Equal(ids, []int32{-1, 'a', 0, 0xc3, 0xa9}) {

@@ -49,6 +49,7 @@ type Error struct {
 	Message    string
 	Param      string // the field at fault, if one is
 	RetryAfter time.Duration
+	Lack       *Lack // what is missing, of an export that is refused
 	Err        error // the cause, if it is known; stays in this process
 }
 
@@ -74,7 +75,7 @@ func AsError(err error) *Error {
 	switch {
 	case errors.As(err, &e):
 		if text := err.Error(); text != e.Message {
-			return &Error{Kind: e.Kind, Message: text, Param: e.Param, RetryAfter: e.RetryAfter, Err: err}
+			return &Error{Kind: e.Kind, Message: text, Param: e.Param, RetryAfter: e.RetryAfter, Lack: e.Lack, Err: err}
 		}
 		return e
 	case errors.Is(err, context.Canceled):
@@ -116,10 +117,11 @@ type wireError struct {
 	Param        *string `json:"param"`
 	Code         Kind    `json:"code"`
 	RetryAfterMs int64   `json:"retry_after_ms,omitempty"`
+	Lack         *Lack   `json:"missing,omitempty"`
 }
 
 func (e *Error) body() errorBody {
-	b := wireError{Message: e.Message, Type: e.openAIType(), Code: e.Kind, RetryAfterMs: e.RetryAfter.Milliseconds()}
+	b := wireError{Message: e.Message, Type: e.openAIType(), Code: e.Kind, RetryAfterMs: e.RetryAfter.Milliseconds(), Lack: e.Lack}
 	if e.Param != "" {
 		b.Param = &e.Param
 	}
@@ -129,7 +131,7 @@ func (e *Error) body() errorBody {
 // failure is the error that a body carries. A code that is not one of ours
 // comes from something else that answers at this address.
 func (w wireError) failure() *Error {
-	e := &Error{Kind: w.Code, Message: w.Message, RetryAfter: time.Duration(w.RetryAfterMs) * time.Millisecond}
+	e := &Error{Kind: w.Code, Message: w.Message, RetryAfter: time.Duration(w.RetryAfterMs) * time.Millisecond, Lack: w.Lack}
 	if _, ok := statuses[e.Kind]; !ok {
 		e.Kind = Internal
 	}

@@ -19,6 +19,7 @@ type Config struct {
 	Library    Library
 	Observer   Observer
 	Catalogue  Catalogue    // may be nil
+	Keeper     Keeper       // may be nil
 	Viewer     Viewer       // what the page shows; nil: none
 	Page       http.Handler // of / and /page/; nil: none
 	Token      string       // for shoal's own endpoints; "": nobody may use them
@@ -86,6 +87,16 @@ func New(cfg Config) http.Handler {
 		"POST /shoal/v1/drain":              s.drain,
 	} {
 		s.mux.HandleFunc(pattern, s.serve(s.own(h)))
+	}
+	if s.Keeper != nil {
+		for pattern, h := range map[string]handler{
+			"POST /shoal/v1/models/verify": s.verify,
+			"POST /shoal/v1/models/gc":     s.gc,
+			"POST /shoal/v1/models/pin":    s.pin,
+			"POST /shoal/v1/models/drop":   s.drop,
+		} {
+			s.mux.HandleFunc(pattern, s.serve(s.own(h)))
+		}
 	}
 	if cfg.Metrics != nil { // no secrets and no text are in them: who may ask for answers may read them
 		s.mux.HandleFunc("GET /metrics", s.serve(s.open(func(w http.ResponseWriter, r *http.Request) error {

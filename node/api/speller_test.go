@@ -190,9 +190,12 @@ func (s *shelf) Pull(ctx context.Context, req PullRequest, progress func(Progres
 	return nil, ctx.Err()
 }
 
-func (s *shelf) Export(_ context.Context, name, path string, _ func(Progress)) error {
-	if name != "speller" || !filepath.IsAbs(path) {
-		return Errorf(UnknownModel, "no model %q", name)
+func (s *shelf) Export(_ context.Context, req ExportRequest, _ func(Progress)) error {
+	switch {
+	case req.Model != "speller" || !filepath.IsAbs(req.Path):
+		return Errorf(UnknownModel, "no model %q", req.Model)
+	case !req.Fetch:
+		return &Error{Kind: BadInput, Message: "not whole here", Lack: &Lack{Shards: []string{"blocks 2-8", "output"}, Leaves: 7, Bytes: 7 << 20}}
 	}
 	return nil
 }

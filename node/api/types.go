@@ -19,7 +19,7 @@ type Library interface {
 	Add(ctx context.Context, req AddRequest, progress func(Progress)) (*Model, error)
 	Pull(ctx context.Context, req PullRequest, progress func(Progress)) (*Model, error)
 	Remove(ctx context.Context, name string) error
-	Export(ctx context.Context, name, path string, progress func(Progress)) error
+	Export(ctx context.Context, req ExportRequest, progress func(Progress)) error
 	Tokenize(ctx context.Context, name, text string, special bool) ([]int32, error)
 }
 
@@ -195,6 +195,14 @@ type PullRequest struct {
 	Span  string `json:"span,omitempty"`
 }
 
+// ExportRequest writes a model's original file, or a split model's files. A
+// model that is not whole here is refused with an Error that has the Lack.
+type ExportRequest struct {
+	Model string `json:"model"`
+	Path  string `json:"path"`            // on this machine
+	Fetch bool   `json:"fetch,omitempty"` // fetch what is missing first
+}
+
 // Progress of long work.
 type Progress struct {
 	Done    int64  `json:"done"`  // bytes
@@ -226,7 +234,11 @@ type Model struct {
 	Size         int64    `json:"size,omitempty"`
 	Allocated    int64    `json:"allocated"` // bytes on this disk
 	Held         []string `json:"held"`      // shards that are whole here, as spans and names
-	Pinned       bool     `json:"pinned,omitempty"`
+	HeldBytes    int64    `json:"held_bytes,omitempty"`
+	Partial      []string `json:"partial,omitempty"` // shards held in part: header, embedding, "blocks 4-6", "block 9", output
+	Damaged      []Damage `json:"damaged,omitempty"` // what was found damaged, dropped, and has not come anew
+	Pinned       bool     `json:"pinned,omitempty"`  // all of it
+	Pins         []string `json:"pins,omitempty"`    // shards, as Partial has them, if not all
 	Origins      []string `json:"origins,omitempty"`
 	Remote       bool     `json:"remote,omitempty"`    // served by peers, nothing of it here
 	Complete     bool     `json:"complete"`            // whole here
@@ -244,8 +256,10 @@ type Status struct {
 	Peers     int           `json:"peers"`
 	Light     bool          `json:"light,omitempty"`
 	Serving   []Serving     `json:"serving"`
-	Memory    int64         `json:"memory"`    // bytes lent
-	Allocated int64         `json:"allocated"` // bytes of models on disk
+	Memory    int64         `json:"memory"`          // bytes lent
+	Allocated int64         `json:"allocated"`       // bytes of models on disk
+	Quota     int64         `json:"quota,omitempty"` // bytes for shards without a pin; 0: no limit
+	QuotaUsed int64         `json:"quota_used"`
 	Given     uint64        `json:"bytes_given"`
 	Taken     uint64        `json:"bytes_taken"`
 	GivenAll  uint64        `json:"ledger_bytes_given"` // over restarts, origins included

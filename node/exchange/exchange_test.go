@@ -56,7 +56,7 @@ func TestSpan(t *testing.T) {
 	b := newNode(t, newHost(t, overQUIC), t.TempDir(), r)
 	b.learn(t, a.m.ID())
 	span := protocol.Span{From: 2, To: 4}
-	need := b.m.Needs(span)
+	need := b.m.Manifest().ShardsFor(span)
 	if err := b.x.Fetch(t.Context(), b.m.ID(), shards{t, b.m, need}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -64,8 +64,8 @@ func TestSpan(t *testing.T) {
 	for _, i := range need {
 		size += b.m.Manifest().Shards[i].Size
 	}
-	if left := b.m.Needs(span); len(left) > 0 || b.m.Held() != size {
-		t.Errorf("lacks shards %v, and holds %d bytes of %d", left, b.m.Held(), size)
+	if !b.m.Whole(need) || b.m.Held() != size {
+		t.Errorf("whole: %v; it holds %d bytes of %d", b.m.Whole(need), b.m.Held(), size)
 	}
 }
 

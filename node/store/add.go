@@ -94,10 +94,14 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 			coming += im.man.Shards[i].Size
 		}
 	}
-	if opt.Pin {
-		coming = 0
+	if err := SpaceFor(s.dir, coming); err != nil {
+		return nil, err
 	}
-	release, err := s.reserve(coming)
+	counts := coming
+	if opt.Pin {
+		counts = 0
+	}
+	release, err := s.reserve(counts)
 	if err != nil {
 		return nil, err
 	}
@@ -111,9 +115,18 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 		return nil, full(err)
 	}
 	if err := im.read(); err != nil {
-		return nil, err
+		return nil, needs(err, coming)
 	}
-	return s.adopt(im, tmp)
+	m, err := s.adopt(im, tmp)
+	return m, needs(err, coming)
+}
+
+// needs says after a disk was filled how much it should have had.
+func needs(err error, bytes int64) error {
+	if errors.Is(err, ErrFull) {
+		return fmt.Errorf("%w; it takes %s in all, and nothing of it was kept", err, SizeText(bytes))
+	}
+	return err
 }
 
 // adopt makes a model of a finished import, or adds it to the one that is
@@ -126,17 +139,16 @@ func (s *Store) adopt(im *importer, tmp string) (*Model, error) {
 	if want := im.opt.Expect.ID; want.Defined() && !want.Equals(id) {
 		return nil, fmt.Errorf("%w: %s is model %s, and %s was expected: it is another file", ErrSource, shown(im.src.parts[0]), id, want)
 	}
-	m, err := s.Model(id)
-	if errors.Is(err, ErrNotFound) {
+	m, done := s.take(id)
+	if m == nil {
 		if err := im.writeBooks(tmp); err != nil {
 			return nil, full(err)
 		}
-		m, err = s.settle(tmp, id, raw, im.record())
+		if m, done, err = s.settle(tmp, id, raw, im.record()); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer m.Use()()
+	defer done()
 	return m, errors.Join(im.merge(m), m.addRecord(im.record()))
 }
 
@@ -398,7 +410,7 @@ func (im *importer) merge(m *Model) error {
 		}
 	}
 	m.mu.Unlock()
-	missing, err := m.Missing(m.every())
+	missing, err := m.Missing(m.Shards())
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ipfs/boxo/blockservice"
@@ -195,6 +198,7 @@ func FuzzJournal(f *testing.F) {
 	nodes := appendNode(nil, []byte("node"))
 	f.Add(journal, nodes)
 	f.Add(journal[:100], nodes[:5])
+	f.Add(appendRecord(appendRecord(nil, opDamaged, 1, 0), opHeld, 1, 0), nodes)
 	f.Add(append(bytes.Clone(journal), journal...), []byte{255, 255, 255, 255, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, journal, nodes []byte) {
 		at := scanJournal(bytes.NewReader(journal), func(int64, uint32, uint32, uint32) {})
@@ -224,6 +228,48 @@ func FuzzJournal(f *testing.F) {
 		}
 		if err := fresh.close(); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// What a node knows of a model besides its manifest, as anybody may have
+// written it: nothing of the model is lost by it.
+func FuzzRecord(f *testing.F) {
+	s, err := Open(f.TempDir(), Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	m, err := s.Add(context.Background(), tiny, AddOptions{Pin: true})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		f.Fatal(err)
+	}
+	good, err := os.ReadFile(filepath.Join(m.dir, "record.json"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)/2])
+	f.Add([]byte(`{"names": ["", "../../x\n"], "pinned": 1, "used": {"x": "y"}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		writeInto(t, m.dir, "record.json", raw)
+		got, err := openModel(m.dir, m.log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !got.Whole(got.Shards()) {
+			t.Error("it is not whole any more")
+		}
+		if name := slug(got.Name()); strings.ContainsAny(name, "/\n\x00") {
+			t.Errorf("%q would be a file's name", name)
+		}
+		if err := got.PinShards([]int{1}, true); err != nil {
+			t.Error(err)
+		}
+		if err := got.close(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -27,5 +27,12 @@
 // cache; it then fails its check. A killed process loses nothing but the
 // leaves in flight.
 //
-// One process has a directory at a time, by a lock on its lock file.
+// What is held and what is allocated are kept the same: a gap between held
+// leaves is punched as a whole, when leaves are dropped, when a model is opened
+// (which finds what a crash left), and by GC. A stage header is there while an
+// engine loads. What rounding to the file system's blocks costs remains: at most
+// two of them for each stretch of held bytes.
+//
+// One process has a directory at a time, by a lock on its lock file; that has
+// the process's ID in it, for people.
 package store

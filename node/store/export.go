@@ -19,8 +19,12 @@ func (m *Model) Export(ctx context.Context, path string, progress func(done, tot
 		progress = func(int64, int64) {}
 	}
 	defer m.Use()()
-	if err := m.missing(m.every()); err != nil {
+	if err := m.missing(m.Shards()); err != nil {
 		return err
+	}
+	name := slug(m.Name()) // which a peer may have chosen
+	if name == "" {
+		name = m.id.String()
 	}
 	st, err := os.Stat(path)
 	isDir := err == nil && st.IsDir()
@@ -32,21 +36,28 @@ func (m *Model) Export(ctx context.Context, path string, progress func(done, tot
 			return full(err)
 		}
 	}
+	where := path
+	if !isDir && len(m.man.Files) == 1 {
+		where = filepath.Dir(path)
+	}
+	if err := SpaceFor(where, m.man.Size()); err != nil {
+		return err
+	}
 	var done int64
 	for i, f := range m.man.Files {
 		to := path
 		switch n := len(m.man.Files); {
 		case n > 1:
-			to = filepath.Join(path, fmt.Sprintf("%s-%05d-of-%05d.gguf", m.Name(), i+1, n))
+			to = filepath.Join(path, fmt.Sprintf("%s-%05d-of-%05d.gguf", name, i+1, n))
 		case isDir:
-			to = filepath.Join(path, m.Name()+".gguf")
+			to = filepath.Join(path, name+".gguf")
 		}
 		err := m.exportFile(ctx, to, m.file(i), f.Sha256, func(n int) {
 			done += int64(n)
 			progress(done, m.man.Size())
 		})
 		if err != nil {
-			return err
+			return needs(err, m.man.Size())
 		}
 	}
 	return nil

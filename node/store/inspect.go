@@ -18,8 +18,8 @@ type Inspection struct {
 	ID, Name string
 	Dir      string
 	Blocks   int
-	Damaged  []string // shards of which held leaves are damaged: header, embedding, block N, output
-	Leaves   int      // damaged
+	Damaged  []string // shards of which leaves are damaged, or were and have not come again: header, embedding, block N, output
+	Leaves   int      // that are
 	Checked  int64    // bytes read
 	Held     int64    // bytes that are said to be held
 	Err      error    // it cannot be read at all
@@ -111,7 +111,7 @@ func peek(dir string) (*Model, error) {
 func (m *Model) scanHeld() {
 	scanJournal(io.NewSectionReader(m.journal, 0, 1<<62), func(_ int64, op, x, y uint32) {
 		if op != opDurable && int64(x) < int64(len(m.shards)) && int64(y) < int64(len(m.shards[x].held)) {
-			m.mark(place{int(x), int(y)}, op == opHeld)
+			m.mark(place{int(x), int(y)}, op)
 		}
 	})
 }
@@ -121,7 +121,8 @@ func (in *Inspection) check(ctx context.Context, m *Model, every int, read func(
 	buf := make([]byte, protocol.LeafSize)
 	n := 0
 	for i := range m.shards {
-		s, bad := &m.shards[i], 0
+		s := &m.shards[i]
+		bad := len(s.bad)
 		for leaf, held := range s.held {
 			if !held {
 				continue

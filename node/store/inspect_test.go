@@ -53,8 +53,14 @@ func TestInspect(t *testing.T) {
 	if damaged, err := m.Verify(t.Context(), nil, false); err != nil || damaged != 1 {
 		t.Fatal(damaged, err)
 	}
+	if found := look(0); found[0].Leaves != 1 { // dropped, and missed
+		t.Errorf("%+v", found)
+	}
+	if err := m.DropShards([]int{shard}); err != nil {
+		t.Fatal(err)
+	}
 	if found := look(0); found[0].Leaves != 0 {
-		t.Errorf("what is not held any more is no damage: %+v", found)
+		t.Errorf("what was given up is no damage: %+v", found)
 	}
 	if names := Names(dir); !slices.Equal(names, []string{m.Name()}) {
 		t.Error(names)

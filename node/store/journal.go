@@ -23,6 +23,7 @@ const (
 	opHeld    = 1 // shard, leaf
 	opDropped = 2 // shard, leaf
 	opDurable = 3 // low and high half of a journal offset: all before it is on disk
+	opDamaged = 4 // shard, leaf: as opDropped, because its bytes were wrong
 )
 
 const (
@@ -70,7 +71,7 @@ func (m *Model) readJournal() (doubtful []place, err error) {
 			return
 		}
 		p := place{int(x), int(y)}
-		m.mark(p, op == opHeld)
+		m.mark(p, op)
 		if op == opHeld && at >= durable {
 			doubtful = append(doubtful, p)
 		}
@@ -86,7 +87,9 @@ func (m *Model) readJournal() (doubtful []place, err error) {
 		held += int64(m.shards[i].count)
 	}
 	if records > 4096 && records > 4*held {
-		return doubtful, m.compact()
+		if err := m.compact(); err != nil && !errors.Is(err, ErrFull) { // it is no worse than before
+			return nil, err
+		}
 	}
 	return doubtful, nil
 }
@@ -94,21 +97,27 @@ func (m *Model) readJournal() (doubtful []place, err error) {
 // note records that a leaf is held or no longer. Called with mu held; the
 // leaf's bytes have been written.
 func (m *Model) note(op uint32, p place) error {
-	if m.shards[p.shard].held[p.leaf] == (op == opHeld) {
+	s := &m.shards[p.shard]
+	if s.held[p.leaf] == (op == opHeld) && s.bad[p.leaf] == (op == opDamaged) {
 		return nil
 	}
 	// Always at the known end: a record that a full disk tore is overwritten.
 	if _, err := m.journal.WriteAt(appendRecord(nil, op, uint32(p.shard), uint32(p.leaf)), m.journalSize); err != nil {
-		return full(err)
+		return m.failed(err)
 	}
 	m.journalSize += recordSize
-	m.mark(p, op == opHeld)
+	m.mark(p, op)
 	return nil
 }
 
 // mark keeps the counts.
-func (m *Model) mark(p place, held bool) {
-	s := &m.shards[p.shard]
+func (m *Model) mark(p place, op uint32) {
+	s, held := &m.shards[p.shard], op == opHeld
+	if op == opDamaged {
+		s.bad[p.leaf] = true
+	} else {
+		delete(s.bad, p.leaf)
+	}
 	if s.held[p.leaf] == held {
 		return
 	}
@@ -140,7 +149,7 @@ func (m *Model) sync() error {
 		return nil
 	}
 	if err := errors.Join(m.data.Sync(), m.nodesF.Sync()); err != nil {
-		return full(err)
+		return m.failed(err)
 	}
 	m.mu.Lock()
 	_, err := m.journal.WriteAt(appendRecord(nil, opDurable, uint32(upto), uint32(upto>>32)), m.journalSize)
@@ -152,7 +161,7 @@ func (m *Model) sync() error {
 		m.journalSize += recordSize
 	}
 	m.mu.Unlock()
-	return full(errors.Join(err, m.journal.Sync()))
+	return m.failed(errors.Join(err, m.journal.Sync()))
 }
 
 // syncIfDue syncs after every so many leaves. One caller does; the others
@@ -174,10 +183,13 @@ func (m *Model) syncIfDue() error {
 // compact writes the journal anew with what is held and nothing else. Called
 // with mu held, or before the model is shared.
 func (m *Model) compact() error {
-	if err := errors.Join(m.data.Sync(), m.nodesF.Sync()); err != nil {
-		return full(err)
-	}
 	raw := heldRecords(m.shards)
+	if int64(len(raw)) == m.journalSize {
+		return nil // there is nothing else in it
+	}
+	if err := errors.Join(m.data.Sync(), m.nodesF.Sync()); err != nil {
+		return m.failed(err)
+	}
 	path := filepath.Join(m.dir, "journal")
 	if err := replaceFile(path, raw); err != nil {
 		return full(err)
@@ -196,8 +208,11 @@ func heldRecords(shards []shard) []byte {
 	var raw []byte
 	for i := range shards {
 		for n, held := range shards[i].held {
-			if held {
+			switch {
+			case held:
 				raw = appendRecord(raw, opHeld, uint32(i), uint32(n))
+			case shards[i].bad[n]:
+				raw = appendRecord(raw, opDamaged, uint32(i), uint32(n))
 			}
 		}
 	}
@@ -249,7 +264,7 @@ func (m *Model) writeNode(raw []byte) error {
 	}
 	b := appendNode(nil, raw)
 	if _, err := m.nodesF.WriteAt(b, m.nodesSize); err != nil {
-		return full(err)
+		return m.failed(err)
 	}
 	m.nodesSize += int64(len(b))
 	m.nodes[c] = raw

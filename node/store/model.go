@@ -46,6 +46,7 @@ type Model struct {
 	journalSize int64
 	nodesSize   int64
 	durable     int64 // journal before this is on disk; changed with syncing held too
+	gone        bool  // removed: its files are closed, or about to be
 }
 
 // shard is what is known of a shard's leaves.
@@ -53,9 +54,11 @@ type shard struct {
 	runs   []run
 	leaves []digest // nil until the nodes are there
 	held   []bool
-	count  int   // leaves held
-	bytes  int64 // in them
-	users  int   // imports, fetches, loads and exports under way
+	bad    map[int]bool // leaves that were found damaged, and have not come again
+	count  int          // leaves held
+	bytes  int64        // in them
+	users  int          // imports, fetches, loads, exports and spans served
+	claims int          // fetches: the quota counts all of it
 }
 
 // run is an extent: its first leaf, its place in the data file, its length.
@@ -109,7 +112,7 @@ func layShards(man *protocol.Manifest) (base []int64, shards []shard) {
 			shards[i].runs = append(shards[i].runs, run{leaves, base[e.File] + e.Offset, e.Length})
 			leaves += int((e.Length + protocol.LeafSize - 1) / protocol.LeafSize)
 		}
-		shards[i].held = make([]bool, leaves)
+		shards[i].held, shards[i].bad = make([]bool, leaves), map[int]bool{}
 	}
 	return base, shards
 }
@@ -185,22 +188,33 @@ func (m *Model) openFiles() (err error) {
 	if err != nil {
 		return err
 	}
-	lost := 0
+	lost := 0 // nobody shares the model yet: no lock is needed
 	for _, p := range doubtful {
 		if !m.shards[p.shard].held[p.leaf] {
 			continue
 		}
 		if _, ok, err := m.readLeaf(p, nil); err != nil {
 			return err
-		} else if !ok {
+		} else if !ok { // in flight when the power went, and not damaged since
 			lost++
+			if err := m.note(opDropped, p); err != nil && !errors.Is(err, ErrFull) {
+				return err
+			}
 		}
 	}
 	if len(doubtful) > 0 {
 		m.log.Info("the store was not closed; checked the model's last leaves", "model", m.id, "checked", len(doubtful), "lost", lost)
-		return m.Sync()
 	}
-	return nil
+	// What a crash left in the file that nothing names.
+	err = m.punchGaps(nil)
+	if len(doubtful) > 0 {
+		err = errors.Join(err, m.Sync())
+	}
+	if errors.Is(err, ErrFull) { // what is here can be read all the same
+		m.log.Warn("the model's journal cannot be written", "model", m.id, "error", err)
+		return nil
+	}
+	return err
 }
 
 func (m *Model) close() error {
@@ -208,7 +222,27 @@ func (m *Model) close() error {
 	defer m.syncing.Unlock()
 	m.io.Lock()
 	defer m.io.Unlock()
-	return errors.Join(m.sync(), m.closeFiles())
+	err := m.sync()
+	if errors.Is(err, ErrFull) { // what is there is there, and is hashed again by open
+		m.log.Warn("the model's journal cannot be closed", "model", m.id, "error", err)
+		err = nil
+	}
+	m.mu.Lock()
+	m.gone = true
+	m.mu.Unlock()
+	return errors.Join(err, m.closeFiles())
+}
+
+// failed says why a model's file could not be written.
+func (m *Model) failed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return m.removed()
+	}
+	return full(err)
+}
+
+func (m *Model) removed() error {
+	return fmt.Errorf("model %s was closed or removed: %w", m.id, ErrNotFound)
 }
 
 func (m *Model) closeFiles() error {
@@ -231,7 +265,10 @@ func (m *Model) Manifest() *protocol.Manifest { return m.man }
 func (m *Model) Allocated() int64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	var n int64
+	return m.allocated()
+}
+
+func (m *Model) allocated() (n int64) {
 	for _, f := range []*os.File{m.data, m.journal, m.nodesF} {
 		if st, err := f.Stat(); err == nil {
 			n += allocated(st)
@@ -252,20 +289,32 @@ func (m *Model) Holds() []bool {
 }
 
 // Held counts the bytes of the leaves that are held.
-func (m *Model) Held() int64 {
+func (m *Model) Held() int64 { return m.HeldOf(m.Shards()) }
+
+// HeldOf is Held of some of the shards.
+func (m *Model) HeldOf(shards []int) (n int64) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	var n int64
-	for i := range m.shards {
+	for _, i := range shards {
 		n += m.shards[i].bytes
 	}
 	return n
 }
 
-// Needs lists the shards of a span that are not whole.
-func (m *Model) Needs(span protocol.Span) []int {
-	holds := m.Holds()
-	return slices.DeleteFunc(m.man.ShardsFor(span), func(i int) bool { return holds[i] })
+// Whole says that all of the shards are here.
+func (m *Model) Whole(shards []int) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return !slices.ContainsFunc(shards, func(i int) bool { return !m.shards[i].whole() })
+}
+
+// Shards lists all shards.
+func (m *Model) Shards() []int {
+	all := make([]int, len(m.man.Shards))
+	for i := range all {
+		all[i] = i
+	}
+	return all
 }
 
 // learn lists a shard's leaves if its nodes are all there. Called with mu
@@ -335,19 +384,29 @@ func (m *Model) Missing(shards []int) ([]Leaf, error) {
 	if len(lacking) > 0 {
 		return nil, fmt.Errorf("%w: %d nodes of the shards, which list their leaves", ErrNotFound, len(lacking))
 	}
+	return m.leaves(shards, func(s *shard, n int) bool { return !s.held[n] }), nil
+}
+
+// Damaged lists the leaves that were found damaged, by Verify or when they were
+// read, and have not come again. They are not held.
+func (m *Model) Damaged() []Leaf {
+	return m.leaves(m.Shards(), func(s *shard, n int) bool { return s.bad[n] })
+}
+
+// leaves lists the leaves of shards that are so, each content once. The shards'
+// nodes must be there.
+func (m *Model) leaves(shards []int, are func(s *shard, leaf int) bool) (out []Leaf) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	var out []Leaf
 	seen := map[digest]bool{}
 	for _, i := range shards {
 		s := &m.shards[i]
-		if s.whole() {
+		if s.whole() || s.leaves == nil {
 			continue
 		}
 		first := m.number(place{i, 0})
-		for n, held := range s.held {
-			d := s.leaves[n]
-			if held || seen[d] {
+		for n, d := range s.leaves {
+			if seen[d] || !are(s, n) {
 				continue
 			}
 			seen[d] = true
@@ -356,7 +415,7 @@ func (m *Model) Missing(shards []int) ([]Leaf, error) {
 			out = append(out, Leaf{CID: d.cid(), Number: first + n, Size: size, Shard: i, File: file, Offset: pos - m.base[file]})
 		}
 	}
-	return out, nil
+	return out
 }
 
 // fileAt says which file a position in the data file belongs to.
@@ -422,7 +481,7 @@ func (m *Model) putLeaf(d digest, raw []byte) error {
 			return fmt.Errorf("leaf %s of %d bytes, where the manifest has %d: %w", d.cid(), len(raw), size, ErrMismatch)
 		}
 		if _, err := m.data.WriteAt(raw, at); err != nil {
-			return full(err)
+			return m.failed(err)
 		}
 		m.mu.Lock()
 		err := m.note(opHeld, p)
@@ -476,7 +535,7 @@ func (m *Model) readLeaf(p place, buf []byte) (raw []byte, ok bool, err error) {
 	good := func() (bool, error) {
 		_, err := m.data.ReadAt(raw, at)
 		if errors.Is(err, os.ErrClosed) {
-			return false, fmt.Errorf("model %s was closed or removed: %w", m.id, ErrNotFound)
+			return false, m.removed()
 		}
 		// Any other error is the disk's, and a leaf that cannot be read is as
 		// good as a damaged one.
@@ -499,7 +558,12 @@ func (m *Model) readLeaf(p place, buf []byte) (raw []byte, ok bool, err error) {
 		return nil, false, errDropped
 	}
 	m.log.Warn("a leaf is damaged on disk; it is dropped", "model", m.id, "shard", p.shard, "leaf", p.leaf)
-	return nil, false, m.note(opDropped, p)
+	if err := m.note(opDamaged, p); err != nil {
+		// It must not be served or computed with, also where that cannot be recorded.
+		m.mark(p, opDamaged)
+		m.log.Warn("the damage cannot be recorded", "model", m.id, "error", err)
+	}
+	return nil, false, nil
 }
 
 // size is a held block's.

@@ -202,7 +202,7 @@ func TestAgainstASet(t *testing.T) {
 				clear(bad)
 			case op < 19:
 				name = "gc"
-				if _, err := s.GC(); err != nil {
+				if _, err := s.GC(GCOptions{}); err != nil {
 					t.Fatal(err)
 				}
 			default:

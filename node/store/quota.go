@@ -1,14 +1,15 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -45,87 +46,215 @@ func (s *Store) Room(n int64) error {
 func (s *Store) reserve(n int64) (done func(), err error) {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
-	release := sync.OnceFunc(func() {
+	if _, err := s.shrink(n); err != nil {
+		return nil, err
+	}
+	s.quota.reserved += n
+	return sync.OnceFunc(func() {
 		s.quota.mu.Lock()
 		s.quota.reserved -= n
 		s.quota.mu.Unlock()
+	}), nil
+}
+
+// Claim makes room for what is lacking of a model's shards, in the quota and
+// on the disk, and marks them as in use until done is called. Meanwhile the
+// quota counts all of them, so that several may be filled at once.
+func (s *Store) Claim(m *Model, shards []int) (done func(), err error) {
+	s.quota.mu.Lock()
+	defer s.quota.mu.Unlock()
+	m.mu.Lock()
+	if m.gone {
+		m.mu.Unlock()
+		return nil, m.removed()
+	}
+	m.touch(shards, 1)
+	claim := func(by int) {
+		for _, i := range shards {
+			m.shards[i].claims += by
+		}
+	}
+	claim(1)
+	m.mu.Unlock()
+	done = sync.OnceFunc(func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		claim(-1)
+		m.touch(shards, -1)
 	})
-	if s.quota.limit <= 0 {
-		s.quota.reserved += n
-		return release, nil
+	if _, err = s.shrink(0); err == nil {
+		err = SpaceFor(s.dir, s.claimed())
 	}
-	type candidate struct {
-		m     *Model
-		shard int
-		bytes int64
-		used  time.Time
+	if err != nil {
+		done()
+		return nil, err
 	}
-	var all []candidate
-	total, droppable := s.quota.reserved+n, int64(0)
+	m.saveUse()
+	return done, nil
+}
+
+// claimed are the bytes that the fetches under way have yet to bring.
+func (s *Store) claimed() (n int64) {
 	for _, m := range s.all() {
 		m.mu.RLock()
 		for i := range m.shards {
-			b := m.shards[i].bytes
-			if m.pinned(i) || b == 0 {
-				continue
-			}
-			total += b
-			if m.man.Shards[i].Kind != protocol.ShardHeader && m.shards[i].users == 0 {
-				all = append(all, candidate{m, i, b, m.used(i)})
-				droppable += b
+			if m.shards[i].claims > 0 {
+				n += m.man.Shards[i].Size - m.shards[i].bytes
 			}
 		}
 		m.mu.RUnlock()
 	}
-	if total-droppable > s.quota.limit {
-		return nil, fmt.Errorf("%w: %d MiB of models without a pin would exceed the quota of %d MiB; raise --quota, pin less or remove models",
-			ErrFull, total>>20, s.quota.limit>>20)
+	return n
+}
+
+// SpaceFor refuses what does not fit on a disk, before any of it has come.
+func SpaceFor(dir string, n int64) error {
+	free := FreeSpace(dir)
+	if free < 0 || n == 0 || n+n/256 <= free { // the journal and rounding to blocks take less than that
+		return nil
 	}
-	slices.SortStableFunc(all, func(a, b candidate) int { return a.used.Compare(b.used) })
-	for _, c := range all {
-		if total <= s.quota.limit {
-			break
-		}
-		if err := c.m.DropShards([]int{c.shard}); err != nil {
-			if errors.Is(err, ErrBusy) { // since a moment ago
+	return noRoom(fmt.Sprintf("%s are to come and %s are free on the disk of %s, so %s more must be: `shoal model gc` and `shoal model rm` free some",
+		SizeText(n), SizeText(free), dir, SizeText(n+n/256-free)))
+}
+
+// noRoom is an ErrFull that says for itself what is full.
+type noRoom string
+
+func (e noRoom) Error() string        { return string(e) }
+func (e noRoom) Is(target error) bool { return target == ErrFull }
+
+// SizeText writes a number of bytes for people.
+func SizeText(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.0f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+// candidate is a shard that may be dropped.
+type candidate struct {
+	m     *Model
+	shard int
+	bytes int64
+	used  time.Time
+}
+
+// droppable lists the shards that are neither pinned nor in use, the longest
+// unused first, without headers; and counts what the quota is about.
+func (s *Store) droppable() (all []candidate, unpinned int64) {
+	for _, m := range s.all() {
+		m.mu.RLock()
+		for i := range m.shards {
+			sh := &m.shards[i]
+			b := sh.bytes
+			if sh.claims > 0 {
+				b = m.man.Shards[i].Size
+			}
+			if m.pinned(i) || b == 0 {
 				continue
 			}
-			return nil, err
+			unpinned += b
+			if m.man.Shards[i].Kind != protocol.ShardHeader && sh.users == 0 {
+				all = append(all, candidate{m, i, b, m.used(i)})
+			}
+		}
+		m.mu.RUnlock()
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int { return a.used.Compare(b.used) })
+	return all, unpinned
+}
+
+// excess lists what is to be dropped so that n more bytes keep to the quota.
+// Called with quota.mu held.
+func (s *Store) excess(n int64) ([]candidate, error) {
+	if s.quota.limit <= 0 {
+		return nil, nil
+	}
+	all, total := s.droppable()
+	total += s.quota.reserved + n
+	for i, c := range all {
+		if total <= s.quota.limit {
+			return all[:i], nil
 		}
 		total -= c.bytes
-		s.opt.Log.Info("dropped a shard to keep the quota", "model", c.m.id, "shard", c.shard)
 	}
 	if total > s.quota.limit {
-		return nil, fmt.Errorf("%w: the quota of %d MiB is taken by models in use; try again later or raise --quota", ErrFull, s.quota.limit>>20)
+		return nil, noRoom(fmt.Sprintf("%s of models that are in use, or come now, or are headers, and have no pin, would exceed the quota of %s; raise --quota, or pin or stop serving some",
+			SizeText(total), SizeText(s.quota.limit)))
 	}
-	s.quota.reserved += n
-	return release, nil
+	return all, nil
+}
+
+// shrink drops what exceeds the quota. Called with quota.mu held.
+func (s *Store) shrink(n int64) (dropped []candidate, err error) {
+	for {
+		list, err := s.excess(n)
+		if err != nil || len(list) == 0 {
+			return dropped, err
+		}
+		gone, err := s.dropAll(list, "to keep the quota")
+		if dropped = append(dropped, gone...); err != nil {
+			return dropped, err
+		}
+	}
+}
+
+// dropAll drops shards, but those that have come into use since they were
+// listed, and says which.
+func (s *Store) dropAll(list []candidate, why string) (dropped []candidate, err error) {
+	for _, c := range list {
+		switch err := c.m.DropShards([]int{c.shard}); {
+		case errors.Is(err, ErrBusy), errors.Is(err, ErrNotFound):
+		case err != nil:
+			return dropped, err
+		default:
+			dropped = append(dropped, c)
+			s.opt.Log.Info("dropped a shard "+why, "model", c.m.id, "shard", c.shard)
+		}
+	}
+	return dropped, nil
+}
+
+// take gives a model in use, or nil if there is none.
+func (s *Store) take(id cid.Cid) (m *Model, done func()) {
+	s.mu.RLock() // nobody removes it meanwhile
+	defer s.mu.RUnlock()
+	if m = s.models[id]; m != nil {
+		done = m.Use()
+	}
+	return m, done
 }
 
 // Use marks the model as in use until the returned function is called: it is
 // neither dropped nor removed meanwhile.
-func (m *Model) Use() (done func()) { return m.UseShards(m.every()) }
-
-// every lists all shards.
-func (m *Model) every() []int {
-	all := make([]int, len(m.man.Shards))
-	for i := range all {
-		all[i] = i
-	}
-	return all
-}
+func (m *Model) Use() (done func()) { return m.UseShards(m.Shards()) }
 
 // UseShards is Use for some of the shards.
 func (m *Model) UseShards(shards []int) (done func()) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.touch(shards, 1)
-	_ = m.rec.save(m.dir) // when it was used is convenience
+	m.mu.Unlock()
+	m.saveUse()
 	return sync.OnceFunc(func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.touch(shards, -1)
 	})
+}
+
+// saveUse writes down when shards were used. That is convenience, so a failure
+// is none.
+func (m *Model) saveUse() {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if !m.gone {
+		_ = m.rec.save(m.dir)
+	}
 }
 
 func (m *Model) touch(shards []int, by int) {
@@ -139,32 +268,57 @@ func (m *Model) touch(shards []int, by int) {
 	}
 }
 
-// free says whether shards (nil: all) are not in use.
+// free says whether shards (nil: all) are not in use. Called with mu held.
 func (m *Model) free(shards []int) error {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
+	if m.gone {
+		return m.removed()
+	}
+	var used []int
 	for i := range m.shards {
 		if m.shards[i].users > 0 && (shards == nil || slices.Contains(shards, i)) {
-			return fmt.Errorf("model %s: %w; stop serving, pulling or exporting it first", m.id, ErrBusy)
+			used = append(used, i)
 		}
 	}
+	if len(used) > 0 {
+		return fmt.Errorf("%w: %s; stop serving, pulling or exporting it first", ErrBusy, strings.Join(ShardNames(m.man, used), ", "))
+	}
+	return nil
+}
+
+// leave marks the model as removed, unless it is in use.
+func (m *Model) leave() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.free(nil); err != nil {
+		return err
+	}
+	m.gone = true
 	return nil
 }
 
 // Drop gives up all shards but those that keep needs.
 func (m *Model) Drop(keep protocol.Span) error {
 	stay := m.man.ShardsFor(keep)
-	var drop []int
-	for i := range m.shards {
-		if !slices.Contains(stay, i) {
-			drop = append(drop, i)
+	return m.DropShards(slices.DeleteFunc(m.Shards(), func(i int) bool { return slices.Contains(stay, i) }))
+}
+
+// Only lists the shards that a span needs and no other block that is held here
+// does; never the header, which tells what the model is.
+func (m *Model) Only(span protocol.Span) []int {
+	var others []int
+	for i, held := range m.Holds() {
+		sh := &m.man.Shards[i]
+		if b := int(sh.Block); held && sh.Kind == protocol.ShardBlock && (b < span.From || b >= span.To) {
+			others = append(others, m.man.ShardsFor(protocol.Span{From: b, To: b + 1})...)
 		}
 	}
-	return m.DropShards(drop)
+	return slices.DeleteFunc(m.man.ShardsFor(span), func(i int) bool {
+		return m.man.Shards[i].Kind == protocol.ShardHeader || slices.Contains(others, i)
+	})
 }
 
 // DropShards gives shards up, and their disk space back. It refuses, with
-// ErrBusy, if one of them is in use.
+// ErrBusy, if one of them is in use. It works on a full disk, too.
 func (m *Model) DropShards(shards []int) error {
 	if err := m.drop(shards); err != nil {
 		return err
@@ -175,67 +329,88 @@ func (m *Model) DropShards(shards []int) error {
 func (m *Model) drop(shards []int) error {
 	m.io.Lock()
 	defer m.io.Unlock()
-	if err := m.free(shards); err != nil {
-		return err
-	}
-	for _, i := range shards {
+	note := func() error {
 		m.mu.Lock()
-		var err error
-		for n := range m.shards[i].held {
-			if err = m.note(opDropped, place{i, n}); err != nil {
-				break
-			}
-		}
-		m.mu.Unlock()
-		if err != nil {
+		defer m.mu.Unlock()
+		if err := m.free(shards); err != nil {
 			return err
 		}
-		for _, r := range m.shards[i].runs {
-			if err := punch(m.data, r.at, r.length); err != nil {
-				return fmt.Errorf("dropping a shard: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-// GC gives back disk space that no held leaf takes: what crashes left, old
-// journal records.
-func (s *Store) GC() (freed int64, err error) {
-	for _, m := range s.all() {
-		before := m.Allocated()
-		err = errors.Join(err, m.gc())
-		freed += before - m.Allocated()
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	entries, e := os.ReadDir(s.modelsDir())
-	err = errors.Join(err, e)
-	for _, entry := range entries {
-		path := filepath.Join(s.modelsDir(), entry.Name())
-		if strings.HasPrefix(entry.Name(), tmpPrefix) && !s.tmp[path] {
-			err = errors.Join(err, os.RemoveAll(path))
-		}
-	}
-	return freed, err
-}
-
-func (m *Model) gc() error {
-	m.syncing.Lock()
-	defer m.syncing.Unlock()
-	m.io.Lock()
-	defer m.io.Unlock()
-	for i := range m.shards {
-		s := &m.shards[i]
-		for n := range s.held {
-			if at, size := s.at(n); !s.held[n] {
-				if err := punch(m.data, at, int64(size)); err != nil {
+		for _, i := range shards {
+			for n := range m.shards[i].held {
+				if err := m.note(opDropped, place{i, n}); err != nil {
 					return err
 				}
 			}
 		}
+		return nil
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.compact()
+	var runs []run
+	for _, i := range shards {
+		runs = append(runs, m.shards[i].runs...)
+	}
+	err := note()
+	if errors.Is(err, ErrFull) {
+		// The journal cannot grow, so room is made first. After a crash now it
+		// names leaves that are zeros, which fail their check.
+		for _, r := range runs {
+			if err := punch(m.data, r.at, r.length); err != nil {
+				return fmt.Errorf("dropping a shard: %w", m.failed(err))
+			}
+		}
+		err = note()
+	}
+	if err != nil {
+		return err
+	}
+	return m.punchGaps(runs)
+}
+
+// heldRuns lists the ranges of the data file that are held, in order, joined
+// where they meet.
+func (m *Model) heldRuns() (out []run) {
+	m.mu.RLock()
+	for i := range m.shards {
+		s := &m.shards[i]
+		for _, r := range s.runs {
+			for off := int64(0); off < r.length; off += protocol.LeafSize {
+				if s.held[r.leaf+int(off/protocol.LeafSize)] {
+					out = append(out, run{at: r.at + off, length: min(r.length-off, protocol.LeafSize)})
+				}
+			}
+		}
+	}
+	m.mu.RUnlock()
+	slices.SortFunc(out, func(a, b run) int { return cmp.Compare(a.at, b.at) })
+	joined := out[:0]
+	for _, r := range out {
+		if n := len(joined); n > 0 && joined[n-1].at+joined[n-1].length == r.at {
+			joined[n-1].length += r.length
+		} else {
+			joined = append(joined, r)
+		}
+	}
+	return joined
+}
+
+// punchGaps gives back the disk space between held leaves, where it touches
+// one of the given ranges (nil: everywhere). A gap is punched as a whole: the
+// disk counts in blocks, and one that two dropped shards share is part of
+// neither. Called with io held exclusively; the room for a stage header is
+// left alone.
+func (m *Model) punchGaps(near []run) error {
+	last := len(m.base) - 1
+	end := roundUp(m.base[last]+m.man.Files[last].Size, 1<<20) // a block that the file ends in is given back, too
+	at := m.base[0]
+	for _, r := range append(m.heldRuns(), run{at: end}) {
+		gap := run{at: at, length: r.at - at}
+		at = r.at + r.length
+		touches := func(n run) bool { return n.at <= gap.at+gap.length && gap.at <= n.at+n.length }
+		if gap.length == 0 || near != nil && !slices.ContainsFunc(near, touches) {
+			continue
+		}
+		if err := punch(m.data, gap.at, gap.length); err != nil {
+			return fmt.Errorf("giving disk space back: %w", m.failed(err))
+		}
+	}
+	return nil
 }

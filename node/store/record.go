@@ -39,25 +39,40 @@ func (r *record) save(dir string) error {
 
 // addRecord adds another's names, origins and pins.
 func (m *Model) addRecord(r record) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	changed := r.Pinned && !m.rec.Pinned
-	m.rec.Pinned = m.rec.Pinned || r.Pinned
-	add := func(to *[]string, what []string) {
-		for _, x := range what {
-			if !slices.Contains(*to, x) {
-				*to = append(*to, x)
-				changed = true
+	return m.change(func(rec *record) {
+		add := func(to *[]string, what []string) {
+			for _, x := range what {
+				if !slices.Contains(*to, x) {
+					*to = append(*to, x)
+				}
 			}
 		}
+		add(&rec.Names, r.Names)
+		add(&rec.Origins, r.Origins)
+		add(&rec.Pins, r.Pins)
+		rec.Pinned = rec.Pinned || r.Pinned
+	})
+}
+
+// change changes the record, on disk and then here: where the disk takes it no
+// more, all stays as it was.
+func (m *Model) change(how func(*record)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.gone {
+		return m.removed()
 	}
-	add(&m.rec.Names, r.Names)
-	add(&m.rec.Origins, r.Origins)
-	add(&m.rec.Pins, r.Pins)
-	if !changed {
+	rec := m.rec
+	rec.Names, rec.Origins, rec.Pins = slices.Clone(rec.Names), slices.Clone(rec.Origins), slices.Clone(rec.Pins)
+	how(&rec)
+	if rec.Pinned == m.rec.Pinned && slices.Equal(rec.Names, m.rec.Names) && slices.Equal(rec.Origins, m.rec.Origins) && slices.Equal(rec.Pins, m.rec.Pins) {
 		return nil
 	}
-	return full(m.rec.save(m.dir))
+	if err := rec.save(m.dir); err != nil {
+		return m.failed(err)
+	}
+	m.rec = rec
+	return nil
 }
 
 // Note remembers a name, and origins (as Add takes them) that the model can be
@@ -117,37 +132,40 @@ func (m *Model) match(word string) protocol.Match {
 // Pin protects the whole model from the quota, or no longer; so it takes the
 // pins of single shards away too.
 func (m *Model) Pin(on bool) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.rec.Pinned = on
-	if !on {
-		m.rec.Pins = nil
-	}
-	return full(m.rec.save(m.dir))
+	return m.change(func(rec *record) { rec.Pinned, rec.Pins = on, nil })
 }
 
-// PinShards protects shards from the quota, or no longer.
+// PinShards protects shards from the quota, or no longer. A shard need not be
+// held: what comes of it later is protected.
 func (m *Model) PinShards(shards []int, on bool) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, i := range shards {
-		root := m.man.Shards[i].Root.String()
-		m.rec.Pins = slices.DeleteFunc(m.rec.Pins, func(p string) bool { return p == root })
-		if on {
-			m.rec.Pins = append(m.rec.Pins, root)
+	return m.change(func(rec *record) {
+		if rec.Pinned && on {
+			return
 		}
-	}
-	return full(m.rec.save(m.dir))
+		if rec.Pinned { // all but these
+			rec.Pinned, rec.Pins = false, nil
+			for i := range m.man.Shards {
+				rec.Pins = append(rec.Pins, m.man.Shards[i].Root.String())
+			}
+		}
+		for _, i := range shards {
+			root := m.man.Shards[i].Root.String()
+			rec.Pins = slices.DeleteFunc(rec.Pins, func(p string) bool { return p == root })
+			if on {
+				rec.Pins = append(rec.Pins, root)
+			}
+		}
+	})
 }
 
-// Pinned says that the quota drops nothing of the model.
+// Pinned says that the quota and GC drop nothing of the model.
 func (m *Model) Pinned() bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.rec.Pinned
 }
 
-// PinnedShards lists the shards that the quota does not drop.
+// PinnedShards lists the shards that the quota and GC do not drop.
 func (m *Model) PinnedShards() []int {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

@@ -25,8 +25,8 @@ func (m *Model) Header() (*gguf.Header, error) {
 }
 
 // StageFile checks every leaf that a span needs, writes the stage header, and
-// calls load with the file's path. The header stays until the next call, which
-// waits for load to return. extra gives entries that its metadata is to have,
+// calls load with the file's path. The header is there until load returns, and
+// takes no disk afterwards; another call waits until then. extra gives entries that its metadata is to have,
 // in place of any with the same key. A *Missing error lists what is to be fetched first.
 //
 // The check reads and hashes all of the span, before each load: what is on
@@ -46,8 +46,9 @@ func (m *Model) StageFile(ctx context.Context, span protocol.Span, extra func(md
 	if err != nil {
 		return err
 	}
+	defer func() { _ = punch(m.data, 0, m.base[0]) }()
 	if _, err := m.data.WriteAt(head, 0); err != nil {
-		return full(err)
+		return m.failed(err)
 	}
 	return load(filepath.Join(m.dir, "data.gguf"))
 }

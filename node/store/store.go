@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -48,6 +50,7 @@ type Store struct {
 	mu     sync.RWMutex
 	models map[cid.Cid]*Model
 	tmp    map[string]bool // imports under way
+	swept  int64           // bytes that Open has found left by crashes, until GC tells of them
 
 	quota quota
 }
@@ -67,9 +70,10 @@ func Open(dir string, opt Options) (*Store, error) {
 		return nil, fmt.Errorf("opening the store: %w", full(err))
 	}
 	if err := flock(s.lock); err != nil {
-		s.lock.Close()
-		return nil, fmt.Errorf("%w: %s; stop it, or give this one another --home", ErrLocked, dir)
+		defer s.lock.Close()
+		return nil, fmt.Errorf("%w%s: %s; stop that (`shoal drain` does, if it is a node), or give this one another --home", ErrLocked, holder(s.lock), dir)
 	}
+	s.sign()
 	entries, err := os.ReadDir(s.modelsDir())
 	if err != nil {
 		s.lock.Close()
@@ -78,8 +82,12 @@ func Open(dir string, opt Options) (*Store, error) {
 	for _, e := range entries {
 		path := filepath.Join(s.modelsDir(), e.Name())
 		if strings.HasPrefix(e.Name(), tmpPrefix) {
-			_ = os.RemoveAll(path)
+			s.swept += sweep(path)
 			continue
+		}
+		left, _ := filepath.Glob(filepath.Join(path, "*"+newMark+"*"))
+		for _, f := range left {
+			s.swept += sweep(f)
 		}
 		m, err := openModel(path, opt.Log)
 		if err != nil { // kept for a person to look at, but not used
@@ -91,7 +99,47 @@ func Open(dir string, opt Options) (*Store, error) {
 	return s, nil
 }
 
-const tmpPrefix = ".tmp-"
+const (
+	tmpPrefix = ".tmp-" // of directories
+	newMark   = ".new-" // in the names of files
+)
+
+// sign writes this process's ID into the lock file, for the message that
+// another one gives. The lock itself goes with the process, so what stands
+// there after a crash bars nobody.
+func (s *Store) sign() {
+	_ = s.lock.Truncate(0)
+	_, _ = s.lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0) // on a full disk the message says less
+}
+
+// holder says which process has signed a lock file.
+func holder(lock *os.File) string {
+	raw, _ := io.ReadAll(io.NewSectionReader(lock, 0, 32))
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(raw))); err == nil && pid > 0 {
+		return fmt.Sprintf(", process %d", pid)
+	}
+	return ""
+}
+
+// sweep removes what a crash has left, and says how much disk that took.
+func sweep(path string) int64 {
+	n := used(path)
+	_ = os.RemoveAll(path)
+	return n
+}
+
+// used is what a file or directory takes on disk, in bytes.
+func used(path string) (n int64) {
+	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil {
+			if st, err := d.Info(); err == nil {
+				n += allocated(st)
+			}
+		}
+		return nil //nolint:nilerr // what is gone takes nothing
+	})
+	return n
+}
 
 func (s *Store) modelsDir() string { return filepath.Join(s.dir, "models") }
 
@@ -104,6 +152,7 @@ func (s *Store) Close() error {
 		errs = append(errs, m.close())
 	}
 	s.models = map[cid.Cid]*Model{}
+	_ = s.lock.Truncate(0)
 	errs = append(errs, s.lock.Close())
 	return errors.Join(errs...)
 }
@@ -188,7 +237,11 @@ func (s *Store) AddManifest(raw []byte, id cid.Cid, name string) (*Model, error)
 		return nil, err
 	}
 	defer done()
-	return s.settle(tmp, id, raw, rec)
+	m, used, err := s.settle(tmp, id, raw, rec)
+	if err == nil {
+		used()
+	}
+	return m, err
 }
 
 // tempDir makes a directory for a model that is not there yet. done removes it
@@ -210,33 +263,36 @@ func (s *Store) tempDir() (dir string, done func(), err error) {
 }
 
 // settle completes the directory of a new model, moves it to its place in one
-// step, and opens it. If somebody else was faster it gives theirs.
-func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (*Model, error) {
+// step, and opens it, in use until done is called. If somebody else was faster
+// it gives theirs.
+func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model, done func(), err error) {
 	if err := errors.Join(replaceFile(filepath.Join(tmp, "manifest"), raw), rec.save(tmp), syncDir(tmp)); err != nil {
-		return nil, full(err)
+		return nil, nil, full(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m := s.models[id]; m != nil {
-		return m, nil
+		return m, m.Use(), nil // while mu is held nobody removes it
 	}
 	final := filepath.Join(s.modelsDir(), id.String())
 	if _, err := os.Stat(final); err == nil { // one that could not be opened
 		aside := filepath.Join(s.modelsDir(), tmpPrefix+"broken-"+id.String())
 		if err := errors.Join(os.RemoveAll(aside), os.Rename(final, aside)); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		defer os.RemoveAll(aside)
 	}
 	if err := os.Rename(tmp, final); err != nil {
-		return nil, full(err)
+		return nil, nil, full(err)
 	}
-	m, err := openModel(final, s.opt.Log)
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(final))
+	if m, err = openModel(final, s.opt.Log); err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(final))
+	}
+	if err := syncDir(s.modelsDir()); err != nil {
+		return nil, nil, errors.Join(full(err), m.closeFiles(), os.RemoveAll(final))
 	}
 	s.models[id] = m
-	return m, syncDir(s.modelsDir())
+	return m, m.Use(), nil
 }
 
 // Remove deletes a model, unless it is in use.
@@ -247,12 +303,16 @@ func (s *Store) Remove(id cid.Cid) error {
 		s.mu.Unlock()
 		return fmt.Errorf("model %s: %w", id, ErrNotFound)
 	}
-	if err := m.free(nil); err != nil {
+	if err := m.leave(); err != nil {
 		s.mu.Unlock()
 		return err
 	}
 	tmp := filepath.Join(s.modelsDir(), tmpPrefix+"removed-"+id.String())
+	_ = os.RemoveAll(tmp)                         // of an earlier try
 	if err := os.Rename(m.dir, tmp); err != nil { // a crash from here on ends in the sweep of Open
+		m.mu.Lock()
+		m.gone = false
+		m.mu.Unlock()
 		s.mu.Unlock()
 		return err
 	}
@@ -319,7 +379,7 @@ func (s *Store) all() []*Model {
 
 // replaceFile writes a file so that it is whole or the old one at any instant.
 func replaceFile(path string, raw []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-")
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+newMark)
 	if err != nil {
 		return err
 	}
@@ -342,19 +402,6 @@ func syncDir(dir string) error {
 	defer d.Close()
 	if err := d.Sync(); err != nil && !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, syscall.EINVAL) {
 		return err
-	}
-	return nil
-}
-
-// zero overwrites a range.
-func zero(f *os.File, at, n int64) error {
-	buf := make([]byte, min(n, 1<<20))
-	for n > 0 {
-		k, err := f.WriteAt(buf[:min(n, int64(len(buf)))], at)
-		if err != nil {
-			return err
-		}
-		at, n = at+int64(k), n-int64(k)
 	}
 	return nil
 }

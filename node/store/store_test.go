@@ -316,13 +316,16 @@ func TestReopen(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	m := add(t, s, tiny, &protocol.Span{From: 1, To: 3})
-	if _, err := Open(dir, Options{}); !errors.Is(err, ErrLocked) {
+	if _, err := Open(dir, Options{}); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 		t.Errorf("two at once: %v", err)
 	}
 	holds := m.Holds()
 	journal, _ := os.ReadFile(filepath.Join(m.dir, "journal"))
 	dirM := m.dir
 	s.Close()
+	if err := os.WriteFile(filepath.Join(dir, "lock"), []byte("1\n"), 0o644); err != nil { // of a process that died
+		t.Fatal(err)
+	}
 	// A torn record at the end, and an import that was killed.
 	if err := os.WriteFile(filepath.Join(dirM, "journal"), append(journal, 1, 2, 3), 0o644); err != nil {
 		t.Fatal(err)
@@ -652,7 +655,7 @@ func TestAtOnce(t *testing.T) {
 		}
 		return err
 	})
-	do(func(*rand.Rand) error { _, err := s.GC(); return err })
+	do(func(*rand.Rand) error { _, err := s.GC(GCOptions{}); return err })
 	do(func(*rand.Rand) error {
 		var miss *Missing
 		err := m.StageFile(t.Context(), protocol.Span{From: 1, To: 3}, nil, func(string) error { return nil })
@@ -674,6 +677,108 @@ func TestAtOnce(t *testing.T) {
 	}
 	if sumOf(t, export(t, m)) != sumOf(t, tiny) {
 		t.Error("another file came out")
+	}
+}
+
+// A model that comes and goes while it is filled, served, checked, exported and
+// dropped: who is too late is told so, and nobody gets a wrong byte.
+func TestComesAndGoes(t *testing.T) {
+	full := open(t, t.TempDir())
+	src := add(t, full, tiny, nil)
+	s := open(t, t.TempDir())
+	out := t.TempDir()
+	sum := sumOf(t, tiny)
+	var wg sync.WaitGroup
+	again := func(what string, f func(m *Model, rng *rand.Rand, k int) error) {
+		for k := range 2 {
+			wg.Go(func() {
+				rng := rand.New(rand.NewPCG(uint64(k), 8))
+				for i := range 12 {
+					m, err := s.AddManifest(src.raw, src.id, "comes")
+					if err == nil {
+						err = f(m, rng, 100*k+i)
+					}
+					if err != nil && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrNotFound) && !errors.As(err, new(*Missing)) && !errors.As(err, new(noRoom)) {
+						t.Errorf("%s: %v", what, err)
+					}
+				}
+			})
+		}
+	}
+	again("rm", func(m *Model, _ *rand.Rand, _ int) error { return s.Remove(m.id) })
+	again("add", func(_ *Model, rng *rand.Rand, _ int) error {
+		span := &protocol.Span{From: rng.IntN(4), To: 5 + rng.IntN(4)}
+		m, err := s.Add(t.Context(), tiny, AddOptions{Span: span, Pin: rng.IntN(2) == 0})
+		if errors.Is(err, ErrNotFound) || errors.Is(err, ErrBusy) {
+			err = fmt.Errorf("who adds is never too late: %v", err)
+		}
+		if err == nil {
+			_, err = m.Verify(t.Context(), nil, false)
+		}
+		return err
+	})
+	again("pull", func(m *Model, rng *rand.Rand, _ int) error {
+		shards := m.man.ShardsFor(protocol.Span{From: rng.IntN(4), To: 4 + rng.IntN(4)})
+		done, err := s.Claim(m, shards)
+		if err != nil {
+			return err
+		}
+		defer done()
+		leaves, err := m.Missing(shards) // the tiny model has shards of one leaf, or its nodes are here or not
+		for _, l := range leaves {
+			raw, e := full.Get(t.Context(), l.CID)
+			if err = errors.Join(err, e, m.Put(l.CID, raw)); err != nil {
+				return err
+			}
+		}
+		if err == nil && !m.Whole(shards) {
+			err = errors.New("what was claimed and came is not all there")
+		}
+		return err
+	})
+	again("drop", func(m *Model, rng *rand.Rand, _ int) error { return m.DropShards([]int{rng.IntN(len(m.shards))}) })
+	again("gc", func(_ *Model, rng *rand.Rand, _ int) error {
+		_, err := s.GC(GCOptions{Unused: rng.IntN(3) == 0, DryRun: rng.IntN(3) == 0})
+		return err
+	})
+	again("quota", func(_ *Model, rng *rand.Rand, _ int) error {
+		if err := s.SetQuota(int64(rng.IntN(2)) * 2 << 20); !errors.Is(err, ErrFull) {
+			return err
+		}
+		return s.SetQuota(0)
+	})
+	again("serve", func(m *Model, rng *rand.Rand, _ int) error {
+		n := rng.IntN(m.LeafCount())
+		raw, err := m.ReadLeaf(n, nil)
+		p, _ := src.numbered(n)
+		if err == nil && digest(sum256(raw)) != src.shards[p.shard].leaves[p.leaf] {
+			err = errors.New("a wrong byte")
+		}
+		return err
+	})
+	again("export", func(m *Model, _ *rand.Rand, k int) error {
+		to := filepath.Join(out, fmt.Sprint(k))
+		err := m.Export(t.Context(), to, nil)
+		if err == nil && sumOf(t, to) != sum {
+			err = errors.New("another file came out")
+		}
+		return err
+	})
+	again("stage", func(m *Model, _ *rand.Rand, _ int) error {
+		return m.StageFile(t.Context(), protocol.Span{From: 1, To: 3}, nil, func(string) error { return nil })
+	})
+	again("pin", func(m *Model, rng *rand.Rand, _ int) error {
+		return m.PinShards([]int{rng.IntN(len(m.shards))}, rng.IntN(2) == 0)
+	})
+	wg.Wait()
+	if err := s.SetQuota(0); err != nil {
+		t.Fatal(err)
+	}
+	if sumOf(t, export(t, add(t, s, tiny, nil))) != sum {
+		t.Error("another file came out at the end")
+	}
+	if left, _ := os.ReadDir(s.modelsDir()); len(left) != 1 {
+		t.Errorf("left: %v", left)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -15,20 +16,46 @@ import (
 type Missing struct {
 	Shards []int
 	Leaves int
+	Bytes  int64
 	man    *protocol.Manifest
 }
 
 func (e *Missing) Error() string {
-	var names []string
-	for _, i := range e.Shards {
-		s := &e.man.Shards[i]
-		names = append(names, shardKey{s.Kind, s.Block}.String())
-		if len(names) == 8 && len(e.Shards) > 8 {
-			names = append(names, fmt.Sprintf("and %d more", len(e.Shards)-8))
-			break
+	return fmt.Sprintf("%s in %d leaves are not held, of: %s; pull the model first", SizeText(e.Bytes), e.Leaves, strings.Join(e.Names(), ", "))
+}
+
+// Names of the shards, as ShardNames has them.
+func (e *Missing) Names() []string { return ShardNames(e.man, e.Shards) }
+
+// ShardNames names shards for people, in the model's order: header, embedding,
+// "blocks 4-12" as spans are written, "block 15", output.
+func ShardNames(man *protocol.Manifest, shards []int) (names []string) {
+	var run protocol.Span
+	flush := func() {
+		switch {
+		case run.Len() == 1:
+			names = append(names, fmt.Sprintf("block %d", run.From))
+		case run.Len() > 1:
+			names = append(names, "blocks "+run.String())
+		}
+		run = protocol.Span{}
+	}
+	for _, i := range slices.Sorted(slices.Values(shards)) {
+		s := &man.Shards[i]
+		b := int(s.Block)
+		switch {
+		case s.Kind != protocol.ShardBlock:
+			flush()
+			names = append(names, s.Kind)
+		case run.Len() > 0 && run.To == b:
+			run.To++
+		default:
+			flush()
+			run = protocol.Span{From: b, To: b + 1}
 		}
 	}
-	return fmt.Sprintf("%d leaves are not held, of: %s; pull the model first", e.Leaves, strings.Join(names, ", "))
+	flush()
+	return names
 }
 
 // missing is what shards lack; nil if they are whole.
@@ -40,6 +67,7 @@ func (m *Model) missing(shards []int) error {
 		if s := &m.shards[i]; !s.whole() {
 			miss.Shards = append(miss.Shards, i)
 			miss.Leaves += len(s.held) - s.count
+			miss.Bytes += m.man.Shards[i].Size - s.bytes
 		}
 	}
 	if miss.Leaves > 0 {
@@ -56,8 +84,19 @@ const verifiers = 2
 // drops those that are damaged and reports how many; what is then not whole
 // comes back as a *Missing if whole is asked for.
 func (m *Model) Verify(ctx context.Context, shards []int, whole bool) (damaged int, err error) {
+	return m.verify(ctx, shards, whole, func(int) {})
+}
+
+// VerifyAll is Verify of all shards, and tells of each leaf, by its size in
+// bytes, once it was checked. What was found is in Damaged.
+func (m *Model) VerifyAll(ctx context.Context, checked func(bytes int)) error {
+	_, err := m.verify(ctx, nil, false, checked)
+	return err
+}
+
+func (m *Model) verify(ctx context.Context, shards []int, whole bool, checked func(bytes int)) (damaged int, err error) {
 	if shards == nil {
-		shards = m.every()
+		shards = m.Shards()
 	}
 	if whole { // no need to read anything to see that
 		if err := m.missing(shards); err != nil {
@@ -74,6 +113,9 @@ func (m *Model) Verify(ctx context.Context, shards []int, whole bool) (damaged i
 			buf := make([]byte, protocol.LeafSize)
 			for p := range places {
 				_, ok, err := m.readLeaf(p, buf)
+				mu.Lock()
+				checked(m.shards[p.shard].size(p.leaf))
+				mu.Unlock()
 				switch {
 				case errors.Is(err, errDropped):
 				case err != nil:

@@ -115,11 +115,7 @@ func models(f *Facts) []Finding {
 		if len(m.Damaged) == 0 {
 			continue
 		}
-		args := []string{}
-		if span := damagedSpan(m); span != "" {
-			args = append(args, "--span", span)
-		}
-		out = append(out, bad(f.shoal("model pull", append(args, m.Name)...), "%d damaged leaves on disk in %s of %s; the command drops them and fetches them anew", m.Leaves, strings.Join(m.Damaged, ", "), m.Name)...)
+		out = append(out, bad(f.shoal("model verify", "--repair", m.Name), "%d damaged leaves on disk in %s of %s; the command drops them and fetches them anew", m.Leaves, strings.Join(m.Damaged, ", "), m.Name)...)
 	}
 	if len(out) > 0 || len(f.Models) == 0 {
 		return out
@@ -129,35 +125,6 @@ func models(f *Facts) []Finding {
 		held += m.Held
 	}
 	return ok("%d on disk, %s, as their hashes say", len(f.Models), size(held))
-}
-
-// damagedSpan is the least span that all damaged shards belong to.
-func damagedSpan(m Model) string {
-	from, to := -1, 0
-	add := func(a, b int) {
-		if from < 0 || a < from {
-			from = a
-		}
-		to = max(to, b)
-	}
-	for _, d := range m.Damaged {
-		var n int
-		switch {
-		case d == "output" && m.Blocks > 0:
-			add(m.Blocks-1, m.Blocks)
-		case d == "output":
-			return ""
-		default:
-			if _, err := fmt.Sscanf(d, "block %d", &n); err != nil {
-				n = 0 // header and embedding
-			}
-			add(n, n+1)
-		}
-	}
-	if from < 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d-%d", from, to)
 }
 
 const (
@@ -186,7 +153,7 @@ func disk(f *Facts) []Finding {
 	case f.Home.FreeKnown && free < diskFull:
 		return bad(fix, "the disk of %s is full: %s are left", f.Home.Dir, size(free))
 	case limit > 0 && used > limit:
-		return bad(fix, "models without a pin take %s, more than the quota of %s: nothing more can be fetched", size(used), size(limit))
+		return bad(f.shoal("model gc"), "models without a pin take %s, more than the quota of %s: the command drops what was not used for longest", size(used), size(limit))
 	case limit > 0 && used > limit/20*19:
 		return warn(f.set("quota", sizeSetting(2*limit)), "the quota is reached: models without a pin take %s of %s, and the next fetch drops what was not used for longest", size(used), size(limit))
 	case f.Home.FreeKnown && free < diskLow:

@@ -1,5 +1,0 @@
-//go:build !linux && !darwin
-
-package node
-
-func diskFree(string) int64 { return -1 }

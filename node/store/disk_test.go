@@ -1,0 +1,91 @@
+package store
+
+import (
+	"math/rand/v2"
+	"os"
+	"testing"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// checkAllocated holds what a model takes on disk to what it holds: less than
+// 1 % more, besides what rounding to the disk's blocks costs where stretches of
+// held bytes end, and its small files.
+func checkAllocated(t testing.TB, m *Model) {
+	t.Helper()
+	st, err := m.data.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rounded int64
+	runs := m.heldRuns()
+	for _, r := range runs {
+		rounded += roundUp(r.at+r.length, diskBlock) - r.at/diskBlock*diskBlock
+	}
+	held := m.Held()
+	if n := allocated(st); n > rounded+held/100+8<<10 { // and what the file system needs to list many extents
+		t.Errorf("%d bytes on disk for %d held in %d stretches, which take %d", n, held, len(runs), rounded)
+	}
+}
+
+// Whatever is dropped in whatever order, what remains takes what it holds: also
+// where shards share blocks of the disk with their neighbours.
+func TestAllocated(t *testing.T) {
+	if _, err := os.Stat("/proc/self"); err != nil {
+		t.Skip("holes are made on Linux alone")
+	}
+	for seed := range uint64(6) {
+		rng := rand.New(rand.NewPCG(seed, 12))
+		file := writeFile(t, "holes.gguf", synth(rng, 12, 0.02+0.2*rng.Float64()))
+		s := open(t, t.TempDir())
+		m := add(t, s, file, nil)
+		full := open(t, t.TempDir())
+		add(t, full, file, nil)
+		checkAllocated(t, m)
+		for range 40 {
+			i := rng.IntN(len(m.shards))
+			if rng.IntN(3) > 0 { // more often fewer
+				if err := m.DropShards([]int{i}); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				pull(t, full, m, []int{i})
+			}
+			checkAllocated(t, m)
+		}
+		if err := m.StageFile(t.Context(), m.man.All(), nil, func(string) error { return nil }); err == nil {
+			checkAllocated(t, m)
+		}
+		// What lies there without being held, as after a crash.
+		if err := m.DropShards(m.Shards()); err != nil {
+			t.Fatal(err)
+		}
+		left := m.man.Size() - 1000
+		if _, err := m.data.WriteAt(make([]byte, left), m.base[0]+1000); err != nil {
+			t.Fatal(err)
+		}
+		dry, err := s.GC(GCOptions{DryRun: true})
+		if err != nil || dry.Gaps < left {
+			t.Errorf("a dry run finds %+v, %v", dry, err)
+		}
+		freed, err := s.GC(GCOptions{})
+		if err != nil || freed.Gaps < left || m.Allocated() > 64<<10 {
+			t.Errorf("freed %+v, %d bytes remain: %v", freed, m.Allocated(), err)
+		}
+	}
+}
+
+// A span of a model takes its shards and less than 1 % more, whichever it is.
+func TestSpanOnDisk(t *testing.T) {
+	if _, err := os.Stat("/proc/self"); err != nil {
+		t.Skip("holes are made on Linux alone")
+	}
+	file := writeFile(t, "spans.gguf", synth(rand.New(rand.NewPCG(3, 3)), 5, 6))
+	for from := range 5 {
+		span := protocol.Span{From: from, To: from + 1}
+		m := add(t, open(t, t.TempDir()), file, &span)
+		if held, n := m.Held(), m.Allocated(); n > held+held/100+4*diskBlock {
+			t.Errorf("%s: %d bytes on disk, %d held", span, n, held)
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// GCOptions say what GC is to drop besides what nothing names.
+type GCOptions struct {
+	Unused bool // all shards that are neither pinned nor in use, not only those beyond the quota
+	DryRun bool // only say what would be freed
+}
+
+// Freed is what GC freed, or would.
+type Freed struct {
+	Left    int64 // bytes that interrupted imports left
+	Gaps    int64 // bytes that lay allocated in models, and not held
+	Dropped []Dropped
+}
+
+// Dropped are shards of one model that were dropped.
+type Dropped struct {
+	Model  *Model
+	Shards []int
+	Bytes  int64
+}
+
+// GC gives back the disk space that nothing needs: what interrupted imports
+// left, what lies allocated and is not held, and the shards without a pin that
+// exceed the quota, the longest unused first. What is pinned or in use stays, and so do
+// headers and manifests.
+func (s *Store) GC(opt GCOptions) (*Freed, error) {
+	out := &Freed{}
+	dropped, err := s.gcShards(opt)
+	for _, c := range dropped {
+		i := slices.IndexFunc(out.Dropped, func(d Dropped) bool { return d.Model == c.m })
+		if i < 0 {
+			i = len(out.Dropped)
+			out.Dropped = append(out.Dropped, Dropped{Model: c.m})
+		}
+		d := &out.Dropped[i]
+		d.Shards, d.Bytes = append(d.Shards, c.shard), d.Bytes+c.bytes
+	}
+	for _, d := range out.Dropped {
+		slices.Sort(d.Shards)
+	}
+	for _, m := range s.all() {
+		n, e := m.gc(opt.DryRun)
+		err = errors.Join(err, e)
+		out.Gaps += n
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out.Left = s.swept
+	if !opt.DryRun {
+		s.swept = 0
+	}
+	entries, e := os.ReadDir(s.modelsDir())
+	err = errors.Join(err, e)
+	for _, entry := range entries {
+		path := filepath.Join(s.modelsDir(), entry.Name())
+		switch {
+		case !strings.HasPrefix(entry.Name(), tmpPrefix) || s.tmp[path]:
+		case opt.DryRun:
+			out.Left += used(path)
+		default:
+			out.Left += sweep(path)
+		}
+	}
+	return out, err
+}
+
+func (s *Store) gcShards(opt GCOptions) (dropped []candidate, err error) {
+	s.quota.mu.Lock()
+	defer s.quota.mu.Unlock()
+	switch {
+	case opt.Unused && opt.DryRun:
+		dropped, _ = s.droppable()
+		return dropped, nil
+	case opt.Unused:
+		all, _ := s.droppable()
+		return s.dropAll(all, "that nothing uses")
+	case opt.DryRun:
+		return s.excess(0)
+	}
+	return s.shrink(0)
+}
+
+// diskBlock is what most file systems count in; elsewhere a dry run guesses.
+const diskBlock = 4096
+
+// gc gives back what is allocated and not held, and writes the journal anew if
+// there is old matter in it. It says how much that was.
+func (m *Model) gc(dry bool) (freed int64, err error) {
+	m.syncing.Lock()
+	defer m.syncing.Unlock()
+	m.io.Lock()
+	defer m.io.Unlock()
+	m.mu.RLock()
+	gone := m.gone
+	m.mu.RUnlock()
+	if gone {
+		return 0, nil
+	}
+	if dry {
+		st, err := m.data.Stat()
+		if err != nil {
+			return 0, m.failed(err)
+		}
+		freed = allocated(st)
+		for _, r := range m.heldRuns() {
+			freed -= roundUp(r.at+r.length, diskBlock) - r.at/diskBlock*diskBlock
+		}
+		return max(0, freed), nil
+	}
+	before := m.Allocated()
+	if m.loading.TryLock() { // no engine is reading a stage header that a crash could have left
+		err = punch(m.data, 0, m.base[0])
+		m.loading.Unlock()
+	}
+	err = errors.Join(err, m.punchGaps(nil))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.compact(); e != nil && !errors.Is(e, ErrFull) { // then it stays as long as it is
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", m.id, err)
+	}
+	return max(0, before-m.allocated()), nil
+}

@@ -1,0 +1,193 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// What a person does with the models on the disk besides adding, pulling and
+// removing them: api.Keeper, and export.
+
+// Verify checks what is held of a model, or of all, against its hashes, and
+// with Repair fetches anew what is damaged.
+func (n *Node) Verify(ctx context.Context, req api.VerifyRequest, progress func(api.Progress)) ([]api.Verified, error) {
+	models := n.store.Models()
+	if req.Model != "" {
+		m, err := n.local(req.Model)
+		if err != nil {
+			return nil, err
+		}
+		models = []*store.Model{m}
+	}
+	var p api.Progress
+	for _, m := range models {
+		p.Total += m.Held()
+	}
+	out := []api.Verified{}
+	for _, m := range models {
+		v := api.Verified{Model: m.ID().String(), Name: m.Name()}
+		before := p.Done
+		err := m.VerifyAll(ctx, func(bytes int) {
+			p.Done += int64(bytes)
+			if progress != nil && p.Done <= p.Total { // more may have come meanwhile
+				progress(p)
+			}
+		})
+		if errors.Is(err, store.ErrNotFound) { // removed meanwhile
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		v.Checked, v.Damaged = p.Done-before, damageOf(m)
+		if len(v.Damaged) > 0 {
+			n.offerAll() // it is held no more
+		}
+		if len(v.Damaged) > 0 && req.Repair {
+			if err := n.repair(ctx, m, progress); err != nil {
+				if ctx.Err() != nil {
+					return nil, err
+				}
+				v.Error = err.Error()
+			}
+			v.Repaired = len(m.Damaged()) == 0
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// repair fetches anew what was found damaged.
+func (n *Node) repair(ctx context.Context, m *store.Model, progress func(api.Progress)) error {
+	var shards []int
+	for _, l := range m.Damaged() {
+		if !slices.Contains(shards, l.Shard) {
+			shards = append(shards, l.Shard)
+		}
+	}
+	return n.fetch(ctx, m, shards, damageWant{m}, progress)
+}
+
+// damageOf lists what was found damaged of a model and has not come anew.
+func damageOf(m *store.Model) []api.Damage {
+	out := []api.Damage{}
+	last := -1
+	for _, l := range m.Damaged() {
+		if l.Shard != last {
+			last = l.Shard
+			out = append(out, api.Damage{Shard: store.ShardNames(m.Manifest(), []int{l.Shard})[0]})
+		}
+		d := &out[len(out)-1]
+		d.Leaves, d.Bytes = d.Leaves+1, d.Bytes+int64(l.Size)
+	}
+	return out
+}
+
+// GC frees disk space that nothing needs.
+func (n *Node) GC(_ context.Context, req api.GCRequest) (*api.Freed, error) {
+	freed, err := n.store.GC(store.GCOptions{Unused: req.Unused, DryRun: req.DryRun})
+	if err != nil {
+		return nil, input(err)
+	}
+	out := &api.Freed{Total: freed.Left + freed.Gaps, Left: freed.Left, Gaps: freed.Gaps, Dropped: []api.Dropped{}, DryRun: req.DryRun}
+	for _, d := range freed.Dropped {
+		out.Total += d.Bytes
+		out.Dropped = append(out.Dropped, api.Dropped{
+			Model: d.Model.ID().String(), Name: d.Model.Name(), Shards: store.ShardNames(d.Model.Manifest(), d.Shards), Bytes: d.Bytes,
+		})
+	}
+	if len(out.Dropped) > 0 && !req.DryRun {
+		n.offerAll()
+	}
+	return out, nil
+}
+
+// Pin protects blocks from the quota and from GC, or no longer.
+func (n *Node) Pin(_ context.Context, req api.PinRequest) (*api.Model, error) {
+	m, shards, err := n.part(req.Model, req.Span)
+	if err != nil {
+		return nil, err
+	}
+	if shards == nil {
+		err = m.Pin(!req.Off)
+	} else {
+		err = m.PinShards(shards, !req.Off)
+	}
+	if err != nil {
+		return nil, input(err)
+	}
+	d := describe(m)
+	return &d, nil
+}
+
+// Drop gives up the blocks of a span, and what only they need. Pins of theirs
+// go with them.
+func (n *Node) Drop(_ context.Context, req api.DropRequest) (*api.Model, error) {
+	m, shards, err := n.part(req.Model, req.Span)
+	if err != nil {
+		return nil, err
+	}
+	span := m.Manifest().All()
+	if shards != nil {
+		span, _ = protocol.ParseSpan(req.Span)
+	}
+	drop := m.Only(span)
+	if err := m.DropShards(drop); err != nil {
+		return nil, input(err)
+	}
+	if err := m.PinShards(drop, false); err != nil {
+		return nil, input(err)
+	}
+	n.offerAll()
+	d := describe(m)
+	return &d, nil
+}
+
+// part finds a model in the store, and the shards of a span of it; nil: all.
+func (n *Node) part(name, span string) (*store.Model, []int, error) {
+	m, err := n.local(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	wanted, err := wantedSpan(span)
+	if err != nil || wanted == nil {
+		return m, nil, err
+	}
+	if all := m.Manifest().All(); !wanted.Valid(all.To) {
+		return nil, nil, api.Errorf(api.BadInput, "blocks %s: %s has blocks %s", wanted, m.Name(), all)
+	}
+	return m, m.Manifest().ShardsFor(*wanted), nil
+}
+
+// Export writes a model's original file.
+func (n *Node) Export(ctx context.Context, req api.ExportRequest, progress func(api.Progress)) error {
+	m, err := n.local(req.Model)
+	if err != nil {
+		return err
+	}
+	if req.Fetch {
+		defer m.Use()() // what has come stays until it is written
+		if err := n.fetchShards(ctx, m, m.Shards(), progress); err != nil {
+			return input(err)
+		}
+	}
+	err = m.Export(ctx, req.Path, func(done, total int64) {
+		if progress != nil {
+			progress(api.Progress{Done: done, Total: total})
+		}
+	})
+	var miss *store.Missing
+	if errors.As(err, &miss) {
+		lack := &api.Lack{Shards: miss.Names(), Leaves: miss.Leaves, Bytes: miss.Bytes}
+		e := api.Errorf(api.BadInput, "%s is not whole here: %s are missing, of %s; with --fetch they are fetched first", m.Name(), store.SizeText(lack.Bytes), strings.Join(lack.Shards, ", "))
+		e.Lack = lack
+		return e
+	}
+	return input(err)
+}
