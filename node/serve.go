@@ -218,10 +218,15 @@ func (s *serving) serve(ctx context.Context) error {
 	if man.Context > 0 {
 		maxContext = min(maxContext, int(man.Context))
 	}
+	var formats stage.Formats
+	if s.span.To == int(man.Blocks) {
+		formats = stageFormats{n, s.model}
+	}
 	st := stage.New(stage.Config{
 		Model: s.model.ID(), Span: s.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
 		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(s.span.Len()), Dir: n.cfg.Home,
+		Formats:  formats,
 		Observer: stageObserver{n, modelLabel(s.model.Name()), s.span},
 		Log:      n.cfg.Log.With("part", "stage"),
 	}, stageEngine{e}, stageDialer{streams{n.net}})

@@ -181,6 +181,7 @@ var examples = []struct {
 		[]string{`{"a":1,"b":"x"}`, `{"b":"x"}`, `{"ab":"x"}`, `{"":"x"}`, `{}`}, []string{`{"b":1}`, `{"a":"x"}`, `{"b":"x","a":"y"}`}},
 	{"a map", `{"type":"object","additionalProperties":{"type":"integer"},"minProperties":1,"maxProperties":2}`, []string{`{"a":1}`, `{"a":1,"b":2}`}, []string{`{}`, `{"a":"b"}`, `{"a":1,"b":2,"c":3}`}},
 	{"names by a pattern", `{"type":"object","patternProperties":{"^x_[a-z]+$":{"type":"boolean"}},"additionalProperties":false}`, []string{`{}`, `{"x_a":true}`}, []string{`{"y":true}`, `{"x_a":1}`}},
+	{"no properties", `{"type":"object","properties":{}}`, []string{`{}`}, []string{`{"a":1}`}},
 	{"required and not described", `{"type":"object","properties":{"a":{"type":"null"}},"required":["b"]}`, []string{`{"a":null,"b":[1]}`, `{"b":2}`}, []string{`{"a":null}`}},
 	{"lists", `{"type":"array","items":{"type":"integer"},"minItems":1,"maxItems":3}`, []string{`[1]`, `[1, 2]`, `[1,2,3]`}, []string{`[]`, `[1,2,3,4]`, `["a"]`, `[1,]`}},
 	{"lists of none", `{"type":"array","maxItems":0}`, []string{`[]`}, []string{`[1]`, `[ ]`}},

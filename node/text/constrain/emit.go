@@ -258,6 +258,9 @@ func (s *schemas) emitExtras(r *rules, names []string) (*extras, error) {
 	var pattern *textRule
 	open := len(names) == 0
 	for _, o := range r.objects {
+		open = open && o.where.doc.get("properties") == nil
+	}
+	for _, o := range r.objects {
 		switch {
 		case o.pattern != nil:
 			if pattern != nil || len(names) > 0 {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -313,7 +312,7 @@ func (s *schemas) follow(p part, v *document) (part, error) {
 	pointer, ok := strings.CutPrefix(v.text, "#")
 	if ok {
 		var err error
-		if pointer, err = url.PathUnescape(pointer); err != nil {
+		if pointer, err = unescape(pointer); err != nil {
 			ok = false
 		}
 	}
@@ -325,6 +324,27 @@ func (s *schemas) follow(p part, v *document) (part, error) {
 		return p, p.bad("$ref", "%.64q is not in the schema", v.text)
 	}
 	return part{to, pointer}, nil
+}
+
+// unescape takes the % out of a URI's fragment.
+func unescape(s string) (string, error) {
+	var out []byte
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			out = append(out, s[i])
+			continue
+		}
+		if i+2 >= len(s) {
+			return "", strconv.ErrSyntax
+		}
+		c, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+		if err != nil {
+			return "", err
+		}
+		out = append(out, byte(c))
+		i += 2
+	}
+	return string(out), nil
 }
 
 func rational(d *document) (*big.Rat, error) {
