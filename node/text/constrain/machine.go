@@ -32,18 +32,25 @@ type Machine struct {
 	start *state
 
 	mu     sync.Mutex
-	cells  map[cell]*cell
+	cells  map[stack]*cell
 	states map[string]*state
 	masks  int
 	count  uint32 // of cells, for their order
+	round  uint64 // of close
 	err    error
 }
 
-// cell is a stack: e, then rest; nil: the end.
-type cell struct {
+// stack is an expression and what comes behind it; nil: the end.
+type stack struct {
 	e    *expr
 	rest *cell
+}
+
+// cell is a stack, of which there is one of each.
+type cell struct {
+	stack
 	id   uint32
+	seen uint64 // the last round of close that looked at it
 }
 
 // state is a set of stacks. Those at whose top stands something else than a byte
@@ -70,16 +77,16 @@ func (m *Machine) forget() {
 	for _, s := range m.states {
 		s.next, s.mask = nil, nil
 	}
-	m.cells, m.states, m.masks = map[cell]*cell{}, map[string]*state{}, 0
+	m.cells, m.states, m.masks = map[stack]*cell{}, map[string]*state{}, 0
 }
 
 func (m *Machine) cell(e *expr, rest *cell) *cell {
-	key := cell{e: e, rest: rest}
+	key := stack{e, rest}
 	if c := m.cells[key]; c != nil {
 		return c
 	}
 	m.count++
-	c := &cell{e, rest, m.count}
+	c := &cell{stack: key, id: m.count}
 	m.cells[key] = c
 	return c
 }
@@ -87,18 +94,19 @@ func (m *Machine) cell(e *expr, rest *cell) *cell {
 // close gives the state of a set of stacks.
 func (m *Machine) close(work []*cell) *state {
 	s := &state{}
-	seen := map[*cell]bool{}
-	for len(work) > 0 {
+	m.round++
+	for looked := 0; len(work) > 0; {
 		c := work[len(work)-1]
 		work = work[:len(work)-1]
 		if c == nil {
 			s.ended = true
 			continue
 		}
-		if seen[c] {
+		if c.seen == m.round {
 			continue
 		}
-		if seen[c] = true; len(seen) > maxWork || len(s.heads) > maxHeads {
+		c.seen = m.round
+		if looked++; looked > maxWork || len(s.heads) > maxHeads {
 			m.err = ErrTooWide
 			return dead
 		}
@@ -217,7 +225,7 @@ func (m *Machine) allowed(s *state) []uint64 {
 	}
 	v := m.vocab
 	mask := make([]uint64, (len(v.words)+63)/64)
-	if s.plain >= v.longest {
+	if s.plain >= shortWord {
 		copy(mask, v.plain)
 		m.walk(s, &v.rest, mask)
 	} else {

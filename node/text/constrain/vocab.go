@@ -21,8 +21,7 @@ type Vocab struct {
 	marks       map[string]int32 // control tokens by their text
 	all         trie             // of the tokens that are text
 	rest        trie             // those that are not plain
-	plain       []uint64         // tokens that are plain: whole characters that a JSON string has as they are
-	longest     int              // characters of a plain token, at most
+	plain       []uint64         // tokens that are plain: a few whole characters that a JSON string has as they are
 	longestMark int              // bytes
 	same        []int32          // another token of the same bytes; -1: none
 }
@@ -39,6 +38,10 @@ type trieNode struct {
 	depth uint16
 	b     byte
 }
+
+// shortWord is the most characters of a plain token. Those few that have more are
+// looked at one by one, so that they do not count where few may come.
+const shortWord = 16
 
 // maxWord is the longest token that is ever written under a format, in bytes.
 const maxWord = 1 << 10
@@ -67,9 +70,8 @@ func NewVocab(w Words) *Vocab {
 			continue
 		}
 		all = append(all, id)
-		if isPlain(s) {
+		if isPlain(s) && utf8.RuneCountInString(s) <= shortWord {
 			v.plain[i>>6] |= 1 << (i & 63)
-			v.longest = max(v.longest, utf8.RuneCountInString(s))
 		} else {
 			rest = append(rest, id)
 		}
