@@ -109,13 +109,13 @@ func script() []step {
 				t.Errorf("got %+v", o)
 			}
 		}},
-		{Step: "tools, required", Request: ask("What is the weather in Oslo?", map[string]any{"tools": tools, "tool_choice": "required"}), check: func(t *testing.T, o outcome) {
+		{Step: "tools, required", Request: ask("What is the weather in Oslo?", map[string]any{"max_completion_tokens": 100, "tools": tools, "tool_choice": "required"}), check: func(t *testing.T, o outcome) {
 			if len(o.Calls) != 1 || o.Calls[0].Name != "weather" || o.Finish != "tool_calls" {
 				t.Fatalf("got %+v", o)
 			}
 			isCity(t, o.Calls[0].Arguments)
 		}},
-		{Step: "stream of tools", Request: ask("What is the weather in Oslo?", map[string]any{"tools": tools, "tool_choice": map[string]any{"type": "function", "function": map[string]any{"name": "weather"}}}), check: func(t *testing.T, o outcome) {
+		{Step: "stream of tools", Request: ask("What is the weather in Oslo?", map[string]any{"max_completion_tokens": 100, "tools": tools, "tool_choice": map[string]any{"type": "function", "function": map[string]any{"name": "weather"}}}), check: func(t *testing.T, o outcome) {
 			if len(o.Calls) != 1 || o.Calls[0].Name != "weather" || o.Finish != "tool_calls" || o.Text != "" {
 				t.Fatalf("got %+v", o)
 			}
@@ -206,6 +206,12 @@ func goStep(t *testing.T, base string, s step) (out outcome) {
 	if s.Request["messages"] != nil {
 		if err := json.Unmarshal(raw, &p); err != nil {
 			t.Fatal(err)
+		}
+		if f, ok := s.Request["response_format"].(map[string]any); ok { // which the client's types write, and do not read
+			schema := f["json_schema"].(map[string]any)
+			p.ResponseFormat = openai.ChatCompletionNewParamsResponseFormatUnion{OfJSONSchema: &openai.ResponseFormatJSONSchemaParam{
+				JSONSchema: openai.ResponseFormatJSONSchemaJSONSchemaParam{Name: schema["name"].(string), Schema: schema["schema"]},
+			}}
 		}
 	}
 	switch kind {

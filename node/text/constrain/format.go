@@ -53,8 +53,7 @@ func (b *builder) piece(p *protocol.Piece, count *int, depth int) (*expr, error)
 		}
 		return b.until(k.Until), nil
 	case *protocol.Piece_Schema:
-		e, err := b.schema(k.Schema)
-		return seq(repeat(oneOf(" \n"), 0, 2), e), err
+		return b.schema(k.Schema)
 	case *protocol.Piece_Either:
 		var ways []*expr
 		for _, list := range k.Either.GetOf() {

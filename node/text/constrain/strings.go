@@ -13,7 +13,7 @@ type builder struct {
 
 	character *expr // of a string, in any way that JSON has to write it
 	string    *expr
-	gap       *expr // white space between the parts of an object or list
+	gap       *expr // white space behind a comma or colon
 	value     *expr // any JSON value
 	number    *expr
 	integer   *expr
@@ -36,9 +36,9 @@ func newBuilder(v *Vocab) *builder {
 		)),
 	)))...)
 	b.string = b.text(0, -1)
-	// Enough for any layout, and an end to it: models are known to write white
-	// space for ever where it is allowed.
-	b.gap = either(empty, oneOf(" "), seq(oneOf("\n"), repeat(oneOf(" "), 0, maxIndent)), seq(oneOf("\n"), repeat(oneOf("\t"), 1, maxIndent/4)))
+	// No lines and no indents: models are known to write white space for ever
+	// where it is allowed, and it costs as much as anything else.
+	b.gap = optional(oneOf(" "))
 	b.number, b.integer = anyNumber(), anyInteger()
 	b.value = &expr{kind: kindEither}
 	b.value.alts = []*expr{
@@ -47,9 +47,6 @@ func newBuilder(v *Vocab) *builder {
 	}
 	return b
 }
-
-// maxIndent is how many blanks may stand at the beginning of a line.
-const maxIndent = 40
 
 // text is a string of so many characters; most < 0: without end.
 func (b *builder) text(least, most int) *expr {
@@ -121,17 +118,15 @@ type extras struct {
 
 // object has its properties in their order, then the extras.
 func (b *builder) object(props []property, more *extras) *expr {
-	colon := seq(oneOf(":"), optional(oneOf(" ")))
-	comma := seq(oneOf(","), b.gap)
-	closing := seq(b.gap, oneOf("}"))
+	colon, comma, closing := seq(oneOf(":"), b.gap), seq(oneOf(","), b.gap), oneOf("}")
 	// What may come behind property i-1, if none has come yet, and if some have.
-	none, some := oneOf("}"), closing
+	none, some := closing, closing
 	if more != nil && more.most != 0 {
 		member := seq(more.key, colon, more.value)
 		if more.least > 0 {
 			none = never()
 		}
-		none = either(none, seq(b.gap, member, repeat(seq(comma, member), max(0, more.least-1), more.most-min(1, max(0, more.most))), closing))
+		none = either(none, seq(member, repeat(seq(comma, member), max(0, more.least-1), more.most-min(1, max(0, more.most))), closing))
 		some = seq(repeat(seq(comma, member), more.least, more.most), closing)
 	} else if more != nil && more.least > 0 {
 		none, some = never(), never()
@@ -139,11 +134,11 @@ func (b *builder) object(props []property, more *extras) *expr {
 	for i := len(props) - 1; i >= 0; i-- {
 		p := props[i]
 		member := seq(literal(written(p.name)), colon, p.value, some)
-		first, later := seq(b.gap, member), seq(comma, member)
+		later := seq(comma, member)
 		if p.required {
-			none, some = first, later
+			none, some = member, later
 		} else {
-			none, some = either(first, none), either(later, some)
+			none, some = either(member, none), either(later, some)
 		}
 	}
 	return seq(oneOf("{"), none)
@@ -152,50 +147,29 @@ func (b *builder) object(props []property, more *extras) *expr {
 // list has the items of prefix, as many as are needed at least, then those of
 // item, which may be nil; most < 0: without end.
 func (b *builder) list(prefix []*expr, item *expr, least, most int) *expr {
-	comma := seq(oneOf(","), b.gap)
+	comma, closing := seq(oneOf(","), b.gap), oneOf("]")
 	if most >= 0 && len(prefix) > most {
 		prefix = prefix[:most]
 	}
 	n := len(prefix)
-	closing := seq(b.gap, oneOf("]"))
-	// What may come behind the prefix.
+	if n == 0 && item != nil && most != 0 { // the first has no comma before it
+		prefix, n = []*expr{item}, 1
+	}
 	rest := closing
-	switch {
-	case item != nil && (most < 0 || most > n):
-		room := most
-		if most >= 0 {
-			room = most - n
-		}
-		if n == 0 {
-			none := oneOf("]")
-			if least > 0 {
-				none = never()
-			}
-			if room > 0 {
-				room--
-			} // without end stays so
-			if most == 1 {
-				return seq(oneOf("["), either(none, seq(b.gap, item, closing)))
-			}
-			return seq(oneOf("["), either(none, seq(b.gap, item, repeat(seq(comma, item), max(0, least-1), room), closing)))
-		}
-		rest = seq(repeat(seq(comma, item), max(0, least-n), room), closing)
-	case least > n:
+	switch room := most - n; {
+	case item == nil && least > n:
 		return never()
-	case n == 0:
-		return literal("[]")
+	case item != nil && most < 0:
+		rest = seq(repeat(seq(comma, item), max(0, least-n), -1), closing)
+	case item != nil:
+		rest = seq(repeat(seq(comma, item), max(0, least-n), room), closing)
 	}
 	for i := n - 1; i >= 0; i-- {
-		before := comma
-		if i == 0 {
-			before = b.gap
+		rest = seq(prefix[i], rest)
+		if i > 0 {
+			rest = seq(comma, rest)
 		}
-		rest = seq(before, prefix[i], rest)
-		switch {
-		case least > i:
-		case i == 0:
-			rest = either(rest, oneOf("]"))
-		default:
+		if least <= i {
 			rest = either(rest, closing)
 		}
 	}
