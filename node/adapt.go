@@ -33,7 +33,7 @@ func (e stageEngine) Run(ctx context.Context, p *stage.Pass) (*stage.Result, err
 	for _, d := range p.Draws {
 		s := d.Sampling
 		history := append(append([]int32(nil), s.History...), d.Sampled...)
-		b.Outputs = append(b.Outputs, engine.Output{Row: d.Row, Position: d.Position, History: history, Params: sample.Params{
+		b.Outputs = append(b.Outputs, engine.Output{Row: d.Row, Position: d.Position, History: history, Allowed: d.Allowed, Params: sample.Params{
 			Temperature: s.Temperature, TopK: int(s.TopK), TopP: s.TopP, MinP: s.MinP,
 			RepeatPenalty: s.RepeatPenalty, PresencePenalty: s.PresencePenalty, FrequencyPenalty: s.FrequencyPenalty,
 			Seed: s.Seed, Logprobs: s.Logprobs, TopLogprobs: int(s.TopLogprobs), Prompt: len(s.History),

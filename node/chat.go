@@ -33,15 +33,6 @@ func (g *generation) render() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if g.req.MustCall {
-		schema, err := callSchema(tools)
-		if err != nil {
-			return "", err
-		}
-		req := *g.req
-		req.Format = schema
-		g.req = &req
-	}
 	in := text.RenderInput{AddGenerationPrompt: true, Now: time.Now(), Tools: g.req.Tools, Extra: g.thinking()}
 	for _, m := range g.req.Messages {
 		out := text.Message{Role: m.Role, Content: m.Content, Reasoning: m.Reasoning, Name: m.Name, ToolCallID: m.ToolCallID}
@@ -64,10 +55,8 @@ func (g *generation) render() (string, error) {
 	if err != nil {
 		return "", api.Errorf(api.BadInput, "the chat template: %s", err)
 	}
-	if g.req.Format != nil { // which reasoning would not follow
-		prompt = g.tools.syntax.Direct(prompt)
-	}
-	opt := answer.Options{Prompt: prompt, Forced: g.req.MustCall}
+	g.shape(prompt, tools)
+	opt := answer.Options{Prompt: prompt}
 	for _, t := range tools {
 		opt.Tools = append(opt.Tools, answer.Tool{Name: t.Function.Name, Types: t.types()})
 	}
@@ -78,7 +67,7 @@ func (g *generation) render() (string, error) {
 // thinking gives the variables by which templates are told how hard to reason.
 func (g *generation) thinking() map[string]any {
 	switch think := g.req.Think; {
-	case think == "off", think == "" && g.req.Format != nil:
+	case think == "off":
 		// gpt-oss cannot do without.
 		return map[string]any{"enable_thinking": false, "thinking": false, "reasoning_effort": "low"}
 	case think == "on":
@@ -170,51 +159,6 @@ func (t *tool) types() map[string]string {
 		}
 	}
 	return types
-}
-
-// callSchema is the JSON schema of a call of one of the tools. Definitions move
-// to its root, from where references count.
-func callSchema(tools []tool) (json.RawMessage, error) {
-	defs := map[string]map[string]json.RawMessage{}
-	var calls []json.RawMessage
-	for _, t := range tools {
-		params := map[string]json.RawMessage{}
-		if len(t.Function.Parameters) > 0 {
-			if err := json.Unmarshal(t.Function.Parameters, &params); err != nil {
-				return nil, &api.Error{Kind: api.BadInput, Param: "tools", Message: "tools: the parameters of " + t.Function.Name + " must be a JSON schema that is an object"}
-			}
-		}
-		arguments := t.Function.Parameters
-		if len(params) == 0 {
-			arguments = json.RawMessage(`{"type":"object"}`)
-		}
-		for _, key := range []string{"$defs", "definitions"} {
-			var own map[string]json.RawMessage
-			if json.Unmarshal(params[key], &own) != nil {
-				continue
-			}
-			if defs[key] == nil {
-				defs[key] = map[string]json.RawMessage{}
-			}
-			for name, def := range own {
-				if old, ok := defs[key][name]; ok && string(old) != string(def) {
-					return nil, &api.Error{Kind: api.BadInput, Param: "tool_choice", Message: "tool_choice: two tools define " + name + " differently; name the one to call"}
-				}
-				defs[key][name] = def
-			}
-		}
-		name, _ := json.Marshal(t.Function.Name)
-		calls = append(calls, json.RawMessage(`{"type":"object","properties":{"name":{"type":"string","enum":[`+string(name)+`]},"arguments":`+string(arguments)+
-			`},"required":["name","arguments"],"additionalProperties":false}`))
-	}
-	if len(calls) == 1 && len(defs) == 0 {
-		return calls[0], nil
-	}
-	schema := map[string]any{"anyOf": calls}
-	for key, own := range defs {
-		schema[key] = own
-	}
-	return json.Marshal(schema)
 }
 
 // usesTools says whether a chat has anything to do with tools.

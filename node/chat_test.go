@@ -121,7 +121,7 @@ func TestChatCalls(t *testing.T) {
 		{"the first alone", api.GenerateRequest{Tools: weather, OneCall: true}, said, "I look.", "Hm, stop.", "tool_calls", []api.FunctionCall{first}},
 		{"stopped before", api.GenerateRequest{Tools: weather, Stop: []string{"look"}}, said, "I ", "Hm, stop.", "stop", nil},
 		{"nothing on offer", api.GenerateRequest{}, "<tool_call>{}</tool_call>", "<tool_call>{}</tool_call>", "", "stop", nil},
-		{"forced", api.GenerateRequest{Tools: weather, MustCall: true}, `{"name": "weather", "arguments": {}}`, "", "", "tool_calls", []api.FunctionCall{second}},
+		{"forced", api.GenerateRequest{Tools: weather, MustCall: true}, "<tool_call>\n{\"name\": \"weather\", \"arguments\": {}}\n</tool_call>", "", "", "tool_calls", []api.FunctionCall{second}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.req.Messages = []api.Message{asked}
@@ -144,7 +144,6 @@ func TestChatCalls(t *testing.T) {
 
 func TestChatPrompts(t *testing.T) {
 	past := []api.Message{asked, {Role: "assistant", ToolCalls: []api.ToolCall{call}}, {Role: "tool", Name: "weather", ToolCallID: "call_1", Content: "rain"}}
-	format := json.RawMessage(`{"type":"object"}`)
 	for _, test := range []struct {
 		name, template string
 		req            api.GenerateRequest
@@ -153,9 +152,7 @@ func TestChatPrompts(t *testing.T) {
 	}{
 		{"calls as the template has them", qwenLike, api.GenerateRequest{Messages: past}, []string{"<user>How is it?<assistant><tool_call>{\"name\": \"weather\", \"arguments\": {\"z\": \"x\", \"a\": 1}}</tool_call><tool>rain<assistant>"}, "<tools>"},
 		{"no thinking", qwenLike, api.GenerateRequest{Messages: past, Think: "off"}, []string{"</think>"}, "<tools>"},
-		{"no thinking before a shape", qwenLike, api.GenerateRequest{Messages: past, Format: format}, []string{"</think>"}, "<tools>"},
 		{"thinking that was begun", thinkLike, api.GenerateRequest{Messages: []api.Message{asked}}, []string{"<assistant><think>"}, "</think>"},
-		{"thinking that was begun and must end", thinkLike, api.GenerateRequest{Messages: []api.Message{asked}, Format: format}, []string{"<assistant><think>\n\n</think>\n\n"}, "<tools>"},
 		{"tools in words", thinkLike, api.GenerateRequest{Messages: past, Tools: weather}, []string{"<system>These functions can be called:\n{\"type\":\"function\"", "<assistant>{\"name\": \"weather\", \"arguments\": {\"z\": \"x\", \"a\": 1}}", "<user>The function weather gave: rain"}, "<tool>"},
 		{"tools in words, where system messages are unknown", bareLike, api.GenerateRequest{Messages: past, Tools: weather}, []string{"[user]These functions", "How is it?[assistant]", "[user]The function weather gave: rain"}, "[tool]"},
 		{"ids of nine letters", pickyIDs, api.GenerateRequest{Messages: past}, []string{` weather {"z": "x", "a": 1})`}, "call_1"},
@@ -187,35 +184,5 @@ func TestChatHostile(t *testing.T) {
 	g, _ = chatOf(t, qwenLike, &api.GenerateRequest{Messages: []api.Message{asked}, Tools: []json.RawMessage{json.RawMessage(`{"type":"function","function":{"name":"f","parameters":` + deep + `}}`)}})
 	if _, err := g.render(); err == nil || api.AsError(err).Kind != api.BadInput {
 		t.Errorf("deep parameters: %v", err)
-	}
-}
-
-func TestCallSchema(t *testing.T) {
-	schemaOf := func(raw ...string) (map[string]any, error) {
-		var list []json.RawMessage
-		for _, s := range raw {
-			list = append(list, json.RawMessage(`{"type":"function","function":`+s+`}`))
-		}
-		tools, err := readTools(list)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := callSchema(tools)
-		if err != nil {
-			return nil, err
-		}
-		var v map[string]any
-		return v, json.Unmarshal(out, &v)
-	}
-	one, err := schemaOf(`{"name":"f"}`)
-	if err != nil || one["properties"].(map[string]any)["name"].(map[string]any)["enum"].([]any)[0] != "f" || one["additionalProperties"] != false {
-		t.Errorf("%v, %v", one, err)
-	}
-	two, err := schemaOf(`{"name":"f","parameters":{"type":"object","properties":{"p":{"$ref":"#/$defs/d"}},"$defs":{"d":{"type":"string"}}}}`, `{"name":"g"}`)
-	if err != nil || len(two["anyOf"].([]any)) != 2 || two["$defs"].(map[string]any)["d"] == nil {
-		t.Errorf("%v, %v", two, err)
-	}
-	if _, err := schemaOf(`{"name":"f","parameters":{"$defs":{"d":{"type":"string"}}}}`, `{"name":"g","parameters":{"$defs":{"d":{}}}}`); api.AsError(err).Kind != api.BadInput {
-		t.Errorf("one name for two definitions: %v", err)
 	}
 }

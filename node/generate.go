@@ -20,6 +20,7 @@ import (
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
+	"github.com/shoalnet/shoal/node/text/constrain"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -46,6 +47,7 @@ type textTools struct {
 	template    *text.Template
 	templateErr error
 	syntax      *answer.Syntax // of the template
+	machines    machines       // for answers of a given format
 }
 
 // textCache keeps the tools of the models in use; they are large.
@@ -149,6 +151,11 @@ type generation struct {
 	seed  uint64
 	costs costs
 
+	format []*protocol.Piece // what the answer must be; nil: anything
+	rule   *constrain.Run    // checks that it is
+	drawn  []int32           // the answer so far, if it is checked
+	hops   []session.Hop     // of the route now
+
 	prefix    []uint64              // hashes of the prompt's beginnings
 	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
 	decoder   *text.Decoder
@@ -181,8 +188,8 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 	if err := g.encode(); err != nil {
 		return err
 	}
-	if g.req.Format != nil { // set by encode, too, for a call that is a must
-		return api.Errorf(api.BadInput, "answers of a given shape (response_format, format, a tool_choice that forces a call) are not supported yet; ask for the shape in the prompt")
+	if err := g.follow(); err != nil {
+		return err
 	}
 	watch.encoded(modelLabel(m.Name()), len(g.ids))
 	g.prefix = protocol.AppendPrefix(nil, g.ids)
@@ -275,6 +282,9 @@ func explain(err error) error {
 
 // encode makes tokens of the request and counts the room for an answer.
 func (g *generation) encode() error {
+	if g.req.Raw {
+		g.shape("", nil)
+	}
 	if g.req.Raw && g.req.PromptIDs != nil {
 		g.ids = g.req.PromptIDs
 		for _, id := range g.ids {
@@ -420,7 +430,7 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 	s := &protocol.Sampling{
 		Temperature: defaultTemperature, TopK: uint32(p.TopK), TopP: float32(p.TopP), MinP: float32(p.MinP),
 		RepeatPenalty: float32(p.RepeatPenalty), PresencePenalty: float32(p.PresencePenalty), FrequencyPenalty: float32(p.FrequencyPenalty),
-		Seed: g.seed, Logprobs: p.Logprobs, TopLogprobs: uint32(p.TopLogprobs), MaxTokens: uint32(limit), StopIds: g.tools.EOG(),
+		Seed: g.seed, Logprobs: p.Logprobs, TopLogprobs: uint32(p.TopLogprobs), MaxTokens: uint32(limit), StopIds: g.tools.EOG(), Format: g.format,
 	}
 	if p.Temperature != nil {
 		s.Temperature = float32(*p.Temperature)
@@ -442,7 +452,11 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 		PredictedRate: r.Prediction.TokensPerSecond(), PredictedTTFTMs: ms(r.Prediction.TTFT),
 	}
 	start.Route, start.Costs = g.way(req.Route)
+	g.hops, g.drawn = req.Route, nil
 	req.Repair = func(rec session.Recovery, way []session.Hop) error {
+		if len(way) > 0 {
+			g.hops = way
+		}
 		if g.count > 0 {
 			return g.repair(rec, way)
 		}
@@ -455,6 +469,9 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 	ctx, req.Trace = g.watch.session(ctx, r)
 	begin := time.Now()
 	out, err := session.Run(ctx, sessionDialer{streams{g.n.net}}, req, func(t *protocol.Token) error {
+		if err := g.broken(t.Id); err != nil {
+			return err
+		}
 		if g.count == 0 {
 			if err := g.emit(api.Event{Start: start}); err != nil {
 				return err

@@ -220,10 +220,15 @@ func (s *serving) serve(ctx context.Context) error {
 	if man.Context > 0 {
 		maxContext = min(maxContext, int(man.Context))
 	}
+	var formats stage.Formats
+	if s.span.To == int(man.Blocks) {
+		formats = stageFormats{n, s.model}
+	}
 	st := stage.New(stage.Config{
 		Model: s.model.ID(), Span: s.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
 		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(s.span.Len()), Dir: n.cfg.Home,
+		Formats:  formats,
 		Observer: stageObserver{n, modelLabel(s.model.Name()), s.span},
 		Log:      n.cfg.Log.With("part", "stage"),
 	}, stageEngine{e}, stageDialer{streams{n.net}})
@@ -342,7 +347,8 @@ const calibrateTime = time.Second
 func calibrate(ctx context.Context, e engine.Engine) (m measured, err error) {
 	info := e.Info()
 	blocks := time.Duration(info.To - info.From)
-	pass := func(base, rows int) (time.Duration, error) {
+	base := 0
+	pass := func(rows int) (time.Duration, error) {
 		b := &engine.Batch{}
 		for i := range rows {
 			b.Rows = append(b.Rows, engine.Row{Seq: 0, Pos: int32(base + i)})
@@ -362,15 +368,16 @@ func calibrate(ctx context.Context, e engine.Engine) (m measured, err error) {
 		if err != nil {
 			return 0, fmt.Errorf("the engine does not compute: %w", err)
 		}
+		base += rows
 		return res.Compute, nil
 	}
 	// The engine settles on a number of threads meanwhile; the later half
 	// counts.
-	typical := func(passes, base, rows int) (time.Duration, error) {
+	typical := func(passes, rows int) (time.Duration, error) {
 		var all []time.Duration
 		begin := time.Now()
-		for i := range passes {
-			d, err := pass(base+i*rows, rows)
+		for range passes {
+			d, err := pass(rows)
 			if err != nil {
 				return 0, err
 			}
@@ -383,11 +390,11 @@ func calibrate(ctx context.Context, e engine.Engine) (m measured, err error) {
 		return all[len(all)/2], nil
 	}
 	rows := min(route.Chunk, info.MaxBatch, max(1, info.KVTokens/4))
-	chunk, err := typical(2, 0, rows)
+	chunk, err := typical(2, rows)
 	if err != nil {
 		return m, err
 	}
-	one, err := typical(min(24, max(1, info.KVTokens/4)), 2*rows, 1)
+	one, err := typical(min(24, max(1, info.KVTokens/4)), 1)
 	if err != nil {
 		return m, err
 	}

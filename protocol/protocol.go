@@ -20,16 +20,17 @@ const (
 
 // Sizes, in bytes unless said otherwise.
 const (
-	LeafSize       = 1 << 20  // a leaf, at most
-	MaxManifest    = 1 << 20  // a manifest's block
-	MaxOffer       = 8 << 10  // a signed offer
-	MaxOffersReply = 64       // offers in one reply
-	MaxHeader      = 1 << 20  // a frame's protobuf header
-	MaxPayload     = 16 << 20 // a frame's payload
-	MaxRows        = 512      // rows of a step
-	MaxStages      = 64       // stages of a route
-	MaxTrace       = 55       // a session's trace context
-	BucketBlocks   = 16       // blocks that share a provider key
+	LeafSize       = 1 << 20   // a leaf, at most
+	MaxManifest    = 1 << 20   // a manifest's block
+	MaxOffer       = 8 << 10   // a signed offer
+	MaxOffersReply = 64        // offers in one reply
+	MaxHeader      = 1 << 20   // a frame's protobuf header
+	MaxPayload     = 16 << 20  // a frame's payload
+	MaxRows        = 512       // rows of a step
+	MaxStages      = 64        // stages of a route
+	MaxTrace       = 55        // a session's trace context
+	MaxFormat      = 256 << 10 // the format of an answer
+	BucketBlocks   = 16        // blocks that share a provider key
 )
 
 // Span is a run of consecutive blocks [From, To).

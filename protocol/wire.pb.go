@@ -1528,6 +1528,7 @@ type Sampling struct {
 	StopIds          []int32                `protobuf:"varint,13,rep,packed,name=stop_ids,json=stopIds,proto3" json:"stop_ids,omitempty"`         // ids that end the answer
 	History          []int32                `protobuf:"varint,14,rep,packed,name=history,proto3" json:"history,omitempty"`                        // the prompt's last tokens, for the repetition penalty
 	Sampled          []int32                `protobuf:"varint,15,rep,packed,name=sampled,proto3" json:"sampled,omitempty"`                        // tokens already sampled, when a stage takes over
+	Format           []*Piece               `protobuf:"bytes,16,rep,name=format,proto3" json:"format,omitempty"`                                  // what the answer must be, piece by piece; none: anything
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1667,18 +1668,245 @@ func (x *Sampling) GetSampled() []int32 {
 	return nil
 }
 
+func (x *Sampling) GetFormat() []*Piece {
+	if x != nil {
+		return x.Format
+	}
+	return nil
+}
+
+// Piece of a format.
+type Piece struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Piece_Text
+	//	*Piece_Until
+	//	*Piece_Schema
+	//	*Piece_Either
+	//	*Piece_Again
+	Kind          isPiece_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Piece) Reset() {
+	*x = Piece{}
+	mi := &file_protocol_wire_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Piece) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Piece) ProtoMessage() {}
+
+func (x *Piece) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Piece.ProtoReflect.Descriptor instead.
+func (*Piece) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Piece) GetKind() isPiece_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Piece) GetText() string {
+	if x != nil {
+		if x, ok := x.Kind.(*Piece_Text); ok {
+			return x.Text
+		}
+	}
+	return ""
+}
+
+func (x *Piece) GetUntil() string {
+	if x != nil {
+		if x, ok := x.Kind.(*Piece_Until); ok {
+			return x.Until
+		}
+	}
+	return ""
+}
+
+func (x *Piece) GetSchema() []byte {
+	if x != nil {
+		if x, ok := x.Kind.(*Piece_Schema); ok {
+			return x.Schema
+		}
+	}
+	return nil
+}
+
+func (x *Piece) GetEither() *Either {
+	if x != nil {
+		if x, ok := x.Kind.(*Piece_Either); ok {
+			return x.Either
+		}
+	}
+	return nil
+}
+
+func (x *Piece) GetAgain() *Pieces {
+	if x != nil {
+		if x, ok := x.Kind.(*Piece_Again); ok {
+			return x.Again
+		}
+	}
+	return nil
+}
+
+type isPiece_Kind interface {
+	isPiece_Kind()
+}
+
+type Piece_Text struct {
+	Text string `protobuf:"bytes,1,opt,name=text,proto3,oneof"` // this text
+}
+
+type Piece_Until struct {
+	Until string `protobuf:"bytes,2,opt,name=until,proto3,oneof"` // anything up to this text, and it
+}
+
+type Piece_Schema struct {
+	Schema []byte `protobuf:"bytes,3,opt,name=schema,proto3,oneof"` // a JSON value that follows this JSON schema
+}
+
+type Piece_Either struct {
+	Either *Either `protobuf:"bytes,4,opt,name=either,proto3,oneof"` // one of several
+}
+
+type Piece_Again struct {
+	Again *Pieces `protobuf:"bytes,5,opt,name=again,proto3,oneof"` // these, any number of times, or not at all
+}
+
+func (*Piece_Text) isPiece_Kind() {}
+
+func (*Piece_Until) isPiece_Kind() {}
+
+func (*Piece_Schema) isPiece_Kind() {}
+
+func (*Piece_Either) isPiece_Kind() {}
+
+func (*Piece_Again) isPiece_Kind() {}
+
+type Pieces struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pieces        []*Piece               `protobuf:"bytes,1,rep,name=pieces,proto3" json:"pieces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pieces) Reset() {
+	*x = Pieces{}
+	mi := &file_protocol_wire_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pieces) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pieces) ProtoMessage() {}
+
+func (x *Pieces) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pieces.ProtoReflect.Descriptor instead.
+func (*Pieces) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Pieces) GetPieces() []*Piece {
+	if x != nil {
+		return x.Pieces
+	}
+	return nil
+}
+
+type Either struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Of            []*Pieces              `protobuf:"bytes,1,rep,name=of,proto3" json:"of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Either) Reset() {
+	*x = Either{}
+	mi := &file_protocol_wire_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Either) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Either) ProtoMessage() {}
+
+func (x *Either) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Either.ProtoReflect.Descriptor instead.
+func (*Either) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Either) GetOf() []*Pieces {
+	if x != nil {
+		return x.Of
+	}
+	return nil
+}
+
 // Opened accepts an Open. Stage -> client.
 type Opened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UsPerStep     uint32                 `protobuf:"varint,1,opt,name=us_per_step,json=usPerStep,proto3" json:"us_per_step,omitempty"` // what the stage expects a decode step to cost, microseconds
 	Kept          uint32                 `protobuf:"varint,2,opt,name=kept,proto3" json:"kept,omitempty"`                              // positions that need not be computed again
+	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                          // the answer will have the format that was asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Opened) Reset() {
 	*x = Opened{}
-	mi := &file_protocol_wire_proto_msgTypes[14]
+	mi := &file_protocol_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1918,7 @@ func (x *Opened) String() string {
 func (*Opened) ProtoMessage() {}
 
 func (x *Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[14]
+	mi := &file_protocol_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1931,7 @@ func (x *Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opened.ProtoReflect.Descriptor instead.
 func (*Opened) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{14}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Opened) GetUsPerStep() uint32 {
@@ -1720,6 +1948,13 @@ func (x *Opened) GetKept() uint32 {
 	return 0
 }
 
+func (x *Opened) GetFormat() bool {
+	if x != nil {
+		return x.Format
+	}
+	return false
+}
+
 // Link joins the predecessor's activations to a session: first frame of a
 // stream that a stage opens to its successor.
 type Link struct {
@@ -1733,7 +1968,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_protocol_wire_proto_msgTypes[15]
+	mi := &file_protocol_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +1980,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[15]
+	mi := &file_protocol_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +1993,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{15}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Link) GetSession() []byte {
@@ -1799,7 +2034,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_protocol_wire_proto_msgTypes[16]
+	mi := &file_protocol_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +2046,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[16]
+	mi := &file_protocol_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +2059,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{16}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Step) GetEpoch() uint64 {
@@ -1885,7 +2120,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_protocol_wire_proto_msgTypes[17]
+	mi := &file_protocol_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2132,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[17]
+	mi := &file_protocol_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2145,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{17}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Token) GetEpoch() uint64 {
@@ -1972,7 +2207,7 @@ type TopToken struct {
 
 func (x *TopToken) Reset() {
 	*x = TopToken{}
-	mi := &file_protocol_wire_proto_msgTypes[18]
+	mi := &file_protocol_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2219,7 @@ func (x *TopToken) String() string {
 func (*TopToken) ProtoMessage() {}
 
 func (x *TopToken) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[18]
+	mi := &file_protocol_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2232,7 @@ func (x *TopToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopToken.ProtoReflect.Descriptor instead.
 func (*TopToken) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{18}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TopToken) GetId() int32 {
@@ -2026,7 +2261,7 @@ type Fail struct {
 
 func (x *Fail) Reset() {
 	*x = Fail{}
-	mi := &file_protocol_wire_proto_msgTypes[19]
+	mi := &file_protocol_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2273,7 @@ func (x *Fail) String() string {
 func (*Fail) ProtoMessage() {}
 
 func (x *Fail) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[19]
+	mi := &file_protocol_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2286,7 @@ func (x *Fail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fail.ProtoReflect.Descriptor instead.
 func (*Fail) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{19}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Fail) GetCode() Code {
@@ -2086,7 +2321,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_protocol_wire_proto_msgTypes[20]
+	mi := &file_protocol_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2333,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[20]
+	mi := &file_protocol_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2346,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{20}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Bye) GetPrefix() []uint64 {
@@ -2132,7 +2367,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_protocol_wire_proto_msgTypes[21]
+	mi := &file_protocol_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2379,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[21]
+	mi := &file_protocol_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2392,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{21}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ping) GetPrefix() []uint64 {
@@ -2181,7 +2416,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_protocol_wire_proto_msgTypes[22]
+	mi := &file_protocol_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2428,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[22]
+	mi := &file_protocol_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2441,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{22}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Pong) GetEpoch() uint64 {
@@ -2255,7 +2490,7 @@ type Halt struct {
 
 func (x *Halt) Reset() {
 	*x = Halt{}
-	mi := &file_protocol_wire_proto_msgTypes[23]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2502,7 @@ func (x *Halt) String() string {
 func (*Halt) ProtoMessage() {}
 
 func (x *Halt) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[23]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2515,7 @@ func (x *Halt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halt.ProtoReflect.Descriptor instead.
 func (*Halt) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{23}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Halt) GetEpoch() uint64 {
@@ -2302,7 +2537,7 @@ type Halted struct {
 
 func (x *Halted) Reset() {
 	*x = Halted{}
-	mi := &file_protocol_wire_proto_msgTypes[24]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2314,7 +2549,7 @@ func (x *Halted) String() string {
 func (*Halted) ProtoMessage() {}
 
 func (x *Halted) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[24]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2327,7 +2562,7 @@ func (x *Halted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halted.ProtoReflect.Descriptor instead.
 func (*Halted) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{24}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Halted) GetEpoch() uint64 {
@@ -2366,7 +2601,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2613,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2626,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Resume) GetEpoch() uint64 {
@@ -2449,7 +2684,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2461,7 +2696,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2474,7 +2709,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Trouble) GetEpoch() uint64 {
@@ -2513,7 +2748,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2760,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2773,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LeavesRequest) GetModel() []byte {
@@ -2584,7 +2819,7 @@ type LeavesState struct {
 
 func (x *LeavesState) Reset() {
 	*x = LeavesState{}
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2596,7 +2831,7 @@ func (x *LeavesState) String() string {
 func (*LeavesState) ProtoMessage() {}
 
 func (x *LeavesState) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2609,7 +2844,7 @@ func (x *LeavesState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesState.ProtoReflect.Descriptor instead.
 func (*LeavesState) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LeavesState) GetTotal() uint32 {
@@ -2657,7 +2892,7 @@ type Fetcher struct {
 
 func (x *Fetcher) Reset() {
 	*x = Fetcher{}
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2904,7 @@ func (x *Fetcher) String() string {
 func (*Fetcher) ProtoMessage() {}
 
 func (x *Fetcher) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2917,7 @@ func (x *Fetcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetcher.ProtoReflect.Descriptor instead.
 func (*Fetcher) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Fetcher) GetPeer() []byte {
@@ -2821,7 +3056,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\rR\x05index\"\xd8\x03\n" +
+	"\x05index\x18\x03 \x01(\rR\x05index\"\xfe\x03\n" +
 	"\bSampling\x12 \n" +
 	"\vtemperature\x18\x01 \x01(\x02R\vtemperature\x12\x13\n" +
 	"\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x13\n" +
@@ -2839,10 +3074,23 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"max_tokens\x18\f \x01(\rR\tmaxTokens\x12\x19\n" +
 	"\bstop_ids\x18\r \x03(\x05R\astopIds\x12\x1c\n" +
 	"\ahistory\x18\x0e \x03(\x05B\x02\x10\x01R\ahistory\x12\x1c\n" +
-	"\asampled\x18\x0f \x03(\x05B\x02\x10\x01R\asampled\"<\n" +
+	"\asampled\x18\x0f \x03(\x05B\x02\x10\x01R\asampled\x12$\n" +
+	"\x06format\x18\x10 \x03(\v2\f.shoal.PieceR\x06format\"\xa7\x01\n" +
+	"\x05Piece\x12\x14\n" +
+	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x16\n" +
+	"\x05until\x18\x02 \x01(\tH\x00R\x05until\x12\x18\n" +
+	"\x06schema\x18\x03 \x01(\fH\x00R\x06schema\x12'\n" +
+	"\x06either\x18\x04 \x01(\v2\r.shoal.EitherH\x00R\x06either\x12%\n" +
+	"\x05again\x18\x05 \x01(\v2\r.shoal.PiecesH\x00R\x05againB\x06\n" +
+	"\x04kind\".\n" +
+	"\x06Pieces\x12$\n" +
+	"\x06pieces\x18\x01 \x03(\v2\f.shoal.PieceR\x06pieces\"'\n" +
+	"\x06Either\x12\x1d\n" +
+	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"T\n" +
 	"\x06Opened\x12\x1e\n" +
 	"\vus_per_step\x18\x01 \x01(\rR\tusPerStep\x12\x12\n" +
-	"\x04kept\x18\x02 \x01(\rR\x04kept\"L\n" +
+	"\x04kept\x18\x02 \x01(\rR\x04kept\x12\x16\n" +
+	"\x06format\x18\x03 \x01(\bR\x06format\"L\n" +
 	"\x04Link\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
@@ -2949,7 +3197,7 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
@@ -2968,22 +3216,25 @@ var file_protocol_wire_proto_goTypes = []any{
 	(*Open)(nil),          // 14: shoal.Open
 	(*Hop)(nil),           // 15: shoal.Hop
 	(*Sampling)(nil),      // 16: shoal.Sampling
-	(*Opened)(nil),        // 17: shoal.Opened
-	(*Link)(nil),          // 18: shoal.Link
-	(*Step)(nil),          // 19: shoal.Step
-	(*Token)(nil),         // 20: shoal.Token
-	(*TopToken)(nil),      // 21: shoal.TopToken
-	(*Fail)(nil),          // 22: shoal.Fail
-	(*Bye)(nil),           // 23: shoal.Bye
-	(*Ping)(nil),          // 24: shoal.Ping
-	(*Pong)(nil),          // 25: shoal.Pong
-	(*Halt)(nil),          // 26: shoal.Halt
-	(*Halted)(nil),        // 27: shoal.Halted
-	(*Resume)(nil),        // 28: shoal.Resume
-	(*Trouble)(nil),       // 29: shoal.Trouble
-	(*LeavesRequest)(nil), // 30: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 31: shoal.LeavesState
-	(*Fetcher)(nil),       // 32: shoal.Fetcher
+	(*Piece)(nil),         // 17: shoal.Piece
+	(*Pieces)(nil),        // 18: shoal.Pieces
+	(*Either)(nil),        // 19: shoal.Either
+	(*Opened)(nil),        // 20: shoal.Opened
+	(*Link)(nil),          // 21: shoal.Link
+	(*Step)(nil),          // 22: shoal.Step
+	(*Token)(nil),         // 23: shoal.Token
+	(*TopToken)(nil),      // 24: shoal.TopToken
+	(*Fail)(nil),          // 25: shoal.Fail
+	(*Bye)(nil),           // 26: shoal.Bye
+	(*Ping)(nil),          // 27: shoal.Ping
+	(*Pong)(nil),          // 28: shoal.Pong
+	(*Halt)(nil),          // 29: shoal.Halt
+	(*Halted)(nil),        // 30: shoal.Halted
+	(*Resume)(nil),        // 31: shoal.Resume
+	(*Trouble)(nil),       // 32: shoal.Trouble
+	(*LeavesRequest)(nil), // 33: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 34: shoal.LeavesState
+	(*Fetcher)(nil),       // 35: shoal.Fetcher
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	4,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
@@ -2992,33 +3243,38 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	12, // 3: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
 	11, // 4: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
 	14, // 5: shoal.Frame.open:type_name -> shoal.Open
-	17, // 6: shoal.Frame.opened:type_name -> shoal.Opened
-	18, // 7: shoal.Frame.link:type_name -> shoal.Link
-	19, // 8: shoal.Frame.step:type_name -> shoal.Step
-	20, // 9: shoal.Frame.token:type_name -> shoal.Token
-	22, // 10: shoal.Frame.fail:type_name -> shoal.Fail
-	23, // 11: shoal.Frame.bye:type_name -> shoal.Bye
-	24, // 12: shoal.Frame.ping:type_name -> shoal.Ping
-	25, // 13: shoal.Frame.pong:type_name -> shoal.Pong
-	26, // 14: shoal.Frame.halt:type_name -> shoal.Halt
-	27, // 15: shoal.Frame.halted:type_name -> shoal.Halted
-	28, // 16: shoal.Frame.resume:type_name -> shoal.Resume
-	29, // 17: shoal.Frame.trouble:type_name -> shoal.Trouble
+	20, // 6: shoal.Frame.opened:type_name -> shoal.Opened
+	21, // 7: shoal.Frame.link:type_name -> shoal.Link
+	22, // 8: shoal.Frame.step:type_name -> shoal.Step
+	23, // 9: shoal.Frame.token:type_name -> shoal.Token
+	25, // 10: shoal.Frame.fail:type_name -> shoal.Fail
+	26, // 11: shoal.Frame.bye:type_name -> shoal.Bye
+	27, // 12: shoal.Frame.ping:type_name -> shoal.Ping
+	28, // 13: shoal.Frame.pong:type_name -> shoal.Pong
+	29, // 14: shoal.Frame.halt:type_name -> shoal.Halt
+	30, // 15: shoal.Frame.halted:type_name -> shoal.Halted
+	31, // 16: shoal.Frame.resume:type_name -> shoal.Resume
+	32, // 17: shoal.Frame.trouble:type_name -> shoal.Trouble
 	15, // 18: shoal.Open.next:type_name -> shoal.Hop
 	16, // 19: shoal.Open.sampling:type_name -> shoal.Sampling
 	0,  // 20: shoal.Open.codec:type_name -> shoal.TensorCodec
-	0,  // 21: shoal.Step.codec:type_name -> shoal.TensorCodec
-	21, // 22: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 23: shoal.Token.finish:type_name -> shoal.Finish
-	2,  // 24: shoal.Fail.code:type_name -> shoal.Code
-	15, // 25: shoal.Resume.next:type_name -> shoal.Hop
-	2,  // 26: shoal.Trouble.code:type_name -> shoal.Code
-	32, // 27: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	17, // 21: shoal.Sampling.format:type_name -> shoal.Piece
+	19, // 22: shoal.Piece.either:type_name -> shoal.Either
+	18, // 23: shoal.Piece.again:type_name -> shoal.Pieces
+	17, // 24: shoal.Pieces.pieces:type_name -> shoal.Piece
+	18, // 25: shoal.Either.of:type_name -> shoal.Pieces
+	0,  // 26: shoal.Step.codec:type_name -> shoal.TensorCodec
+	24, // 27: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 28: shoal.Token.finish:type_name -> shoal.Finish
+	2,  // 29: shoal.Fail.code:type_name -> shoal.Code
+	15, // 30: shoal.Resume.next:type_name -> shoal.Hop
+	2,  // 31: shoal.Trouble.code:type_name -> shoal.Code
+	35, // 32: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -3041,13 +3297,20 @@ func file_protocol_wire_proto_init() {
 		(*Frame_Resume)(nil),
 		(*Frame_Trouble)(nil),
 	}
+	file_protocol_wire_proto_msgTypes[14].OneofWrappers = []any{
+		(*Piece_Text)(nil),
+		(*Piece_Until)(nil),
+		(*Piece_Schema)(nil),
+		(*Piece_Either)(nil),
+		(*Piece_Again)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   30,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -69,6 +70,7 @@ func promptCommand() *cli.Command {
 		Name: "prompt", Usage: "answer one prompt, given as argument or on standard input", ArgsUsage: "[TEXT]",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "raw", Usage: "no chat template: go on from the text as it is"},
+			&cli.StringFlag{Name: "format", Usage: "the answer is JSON: \"json\", or a `FILE` with the JSON schema that it follows"},
 			&cli.IntFlag{Name: "logprobs", Value: -1, Usage: "with --json: log probabilities, and those of the `K` best alternatives"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing but the answer"},
 		}, answerFlags()...),
@@ -92,6 +94,33 @@ func readPrompt(c *cli.Context) (string, error) {
 		return "", api.Errorf(api.BadInput, "the prompt on standard input is empty")
 	}
 	return strings.TrimSuffix(string(raw), "\n"), nil
+}
+
+// readFormat gives the JSON schema that --format means.
+func readFormat(name string) (json.RawMessage, error) {
+	switch name {
+	case "":
+		return nil, nil
+	case "json":
+		return json.RawMessage(`{"type":"object"}`), nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, api.Errorf(api.BadInput, "--format: %s; give \"json\", or a file with a JSON schema", err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, protocol.MaxFormat+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > protocol.MaxFormat {
+		return nil, api.Errorf(api.BadInput, "--format: %s is longer than %d KiB", name, protocol.MaxFormat>>10)
+	}
+	var schema map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &schema); err != nil {
+		return nil, api.Errorf(api.BadInput, "--format: %s is no JSON schema: %s", name, err)
+	}
+	return raw, nil
 }
 
 // promptResult is what `shoal prompt --json` prints.
@@ -130,6 +159,9 @@ func runPrompt(c *cli.Context) error {
 	}
 	text, err := readPrompt(c)
 	if err != nil {
+		return err
+	}
+	if g.Format, err = readFormat(c.String("format")); err != nil {
 		return err
 	}
 	if c.Bool("raw") {

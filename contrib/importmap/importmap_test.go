@@ -43,7 +43,8 @@ var allowed = map[string][]string{
 	"node/store":          {"protocol/..."},
 	"node/text":           nil,
 	"node/traces":         nil,
-	"node/text/answer":    nil,
+	"node/text/answer":    {"protocol"},
+	"node/text/constrain": {"protocol"},
 	"node/text/jinja":     nil,
 	"node":                {"node/...", "protocol/...", "contrib/tinymodel"},
 
@@ -73,12 +74,13 @@ var kept = []struct{ prefix, only string }{
 
 // pure folders decide; they touch nothing.
 var pure = map[string][]string{
-	"protocol":           {"net", "os", "context", "log/slog"},
-	"protocol/gguf":      {"net", "os", "time", "context", "log/slog"},
-	"node/catalog":       {"net", "os", "time", "context", "log/slog", "math/rand"},
-	"node/route":         {"net", "os", "context", "log/slog", "math/rand"},
-	"node/text/answer":   {"net", "os", "time", "context", "log/slog"},
-	"node/engine/sample": {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"protocol":            {"net", "os", "context", "log/slog"},
+	"protocol/gguf":       {"net", "os", "time", "context", "log/slog"},
+	"node/catalog":        {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"node/route":          {"net", "os", "context", "log/slog", "math/rand"},
+	"node/text/answer":    {"net", "os", "time", "context", "log/slog"},
+	"node/text/constrain": {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"node/engine/sample":  {"net", "os", "time", "context", "log/slog", "math/rand"},
 }
 
 // imports gives what the files of each folder import, without those of tests.

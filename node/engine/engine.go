@@ -70,7 +70,8 @@ type Output struct {
 	Row      int
 	Params   sample.Params
 	History  []int32
-	Position uint64 // absolute, of the token to be drawn
+	Position uint64   // absolute, of the token to be drawn
+	Allowed  []uint64 // a bit for each token that may come, the lowest of a word first; nil: all
 }
 
 // Batch is the input of a pass: Tokens if the span begins the model, else

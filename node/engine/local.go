@@ -293,7 +293,7 @@ func (l *Local) Run(_ context.Context, b *Batch) (res *Result, err error) {
 		res.Hidden = slices.Clone(values)
 	case len(b.Outputs) > 0:
 		for i, o := range b.Outputs {
-			res.Tokens = append(res.Tokens, sample.Sample(values[i*l.info.Vocab:][:l.info.Vocab], o.Params, o.History, o.Position))
+			res.Tokens = append(res.Tokens, sample.Sample(values[i*l.info.Vocab:][:l.info.Vocab], o.Params, o.History, o.Position, o.Allowed))
 		}
 	}
 	res.Compute = time.Since(begin)

@@ -63,13 +63,13 @@ func appendInts(b []byte, xs ...int64) []byte {
 	return b
 }
 
-// append32 appends numbers of four bytes as they lie in memory.
-func append32[T int32 | float32](b []byte, xs []T) []byte {
+// appendNumbers appends numbers as they lie in memory.
+func appendNumbers[T int32 | float32 | uint64](b []byte, xs []T) []byte {
 	b = binary.AppendUvarint(b, uint64(len(xs)))
 	if len(xs) == 0 {
 		return b
 	}
-	return append(b, unsafe.Slice((*byte)(unsafe.Pointer(&xs[0])), 4*len(xs))...)
+	return append(b, unsafe.Slice((*byte)(unsafe.Pointer(&xs[0])), int(unsafe.Sizeof(xs[0]))*len(xs))...)
 }
 
 // reader takes a message's body apart; the first error sticks.
@@ -99,14 +99,15 @@ func (r *reader) count(size int) int {
 	return int(v)
 }
 
-func take32[T int32 | float32](r *reader) []T {
-	n := r.count(4)
+func takeNumbers[T int32 | float32 | uint64](r *reader) []T {
+	size := int(unsafe.Sizeof(T(0)))
+	n := r.count(size)
 	if n == 0 || r.err != nil {
 		return nil
 	}
 	xs := make([]T, n)
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&xs[0])), 4*n), r.b)
-	r.b = r.b[4*n:]
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&xs[0])), size*n), r.b)
+	r.b = r.b[size*n:]
 	return xs
 }
 
@@ -129,8 +130,8 @@ func (b *Batch) append(out []byte) []byte {
 	for _, r := range b.Rows {
 		out = appendInts(out, int64(r.Seq), int64(r.Pos))
 	}
-	out = append32(out, b.Tokens)
-	out = append32(out, b.Hidden)
+	out = appendNumbers(out, b.Tokens)
+	out = appendNumbers(out, b.Hidden)
 	out = binary.AppendUvarint(out, uint64(len(b.Outputs)))
 	for _, o := range b.Outputs {
 		p := o.Params
@@ -142,7 +143,8 @@ func (b *Batch) append(out []byte) []byte {
 		for _, f := range []float32{p.Temperature, p.TopP, p.MinP, p.RepeatPenalty, p.PresencePenalty, p.FrequencyPenalty} {
 			out = appendFloat(out, f)
 		}
-		out = append32(out, o.History)
+		out = appendNumbers(out, o.History)
+		out = appendNumbers(out, o.Allowed)
 	}
 	return out
 }
@@ -153,8 +155,8 @@ func parseBatch(body []byte) (*Batch, error) {
 	for i := range b.Rows {
 		b.Rows[i] = Row{int(r.int()), int32(r.int())}
 	}
-	b.Tokens = take32[int32](r)
-	b.Hidden = take32[float32](r)
+	b.Tokens = takeNumbers[int32](r)
+	b.Hidden = takeNumbers[float32](r)
 	b.Outputs = make([]Output, r.count(32))
 	for i := range b.Outputs {
 		o := &b.Outputs[i]
@@ -164,7 +166,8 @@ func parseBatch(body []byte) (*Batch, error) {
 		for _, f := range []*float32{&p.Temperature, &p.TopP, &p.MinP, &p.RepeatPenalty, &p.PresencePenalty, &p.FrequencyPenalty} {
 			*f = r.float()
 		}
-		o.History = take32[int32](r)
+		o.History = takeNumbers[int32](r)
+		o.Allowed = takeNumbers[uint64](r)
 	}
 	if r.err == nil && len(r.b) > 0 {
 		r.err = errMessage
@@ -174,7 +177,7 @@ func parseBatch(body []byte) (*Batch, error) {
 
 func (res *Result) append(out []byte) []byte {
 	out = appendInts(out, int64(res.Compute))
-	out = append32(out, res.Hidden)
+	out = appendNumbers(out, res.Hidden)
 	out = binary.AppendUvarint(out, uint64(len(res.Tokens)))
 	for _, t := range res.Tokens {
 		out = appendFloat(appendInts(out, int64(t.ID)), t.Logprob)
@@ -189,7 +192,7 @@ func (res *Result) append(out []byte) []byte {
 func parseResult(body []byte) (*Result, error) {
 	r := &reader{b: body}
 	res := &Result{Compute: time.Duration(r.int())}
-	res.Hidden = take32[float32](r)
+	res.Hidden = takeNumbers[float32](r)
 	for range r.count(6) {
 		t := sample.Token{ID: int32(r.int()), Logprob: r.float()}
 		for range r.count(5) {

@@ -255,7 +255,7 @@ func TestRandomModelsLikeLibrary(t *testing.T) {
 			path := r.file(t, rBlocks)
 			got := load(t, path, 1, nil).first(t, prompt, len(prompt), sample.Params{TopLogprobs: 20})
 			logits := libraryLogits(t, stageFile(t, path, 0, rBlocks), prompt)
-			want := sample.Sample(logits, sample.Params{TopLogprobs: 20}, nil, 0)
+			want := sample.Sample(logits, sample.Params{TopLogprobs: 20}, nil, 0, nil)
 			if d := apart(want, got); d > near {
 				t.Errorf("%v, of the library: %v (%.4f apart)", got, want, d)
 			}

@@ -357,6 +357,10 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 	}
 	switch k := f.Kind.(type) {
 	case *protocol.Frame_Opened:
+		if o.Sampling != nil && len(o.Sampling.Format) > 0 && !k.Opened.Format {
+			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which cannot give answers a format")
+			break
+		}
 		g.kept = int(k.Opened.Kept)
 		return nil
 	case *protocol.Frame_Fail:

@@ -15,6 +15,8 @@ type work struct {
 	sess *session
 	step *step
 	at   int // its first row in the pass
+
+	allowed []uint64 // tokens that may be drawn; nil: all
 }
 
 // loop runs until the stage ends. Only it touches the engine.
@@ -36,7 +38,9 @@ func (s *Stage) loop() {
 			if len(batch) == 0 {
 				break
 			}
-			s.pass(batch)
+			if batch = s.constrain(batch); len(batch) > 0 {
+				s.pass(batch)
+			}
 		}
 	}
 }
@@ -92,7 +96,7 @@ func (s *Stage) gather() (batch []work, dead []*session) {
 		case sess.room <- struct{}{}:
 		default:
 		}
-		batch = append(batch, work{sess, st, rows})
+		batch = append(batch, work{sess: sess, step: st, at: rows})
 		rows += st.rows
 	}
 	return batch, dead
@@ -118,6 +122,25 @@ func (s *Stage) convoy() int {
 		return active + 1
 	}
 	return max(1, (active+stages-1)/stages)
+}
+
+// constrain finds what may be drawn for the sessions whose answers have a format.
+// One that can go on no more is ended and left out.
+func (s *Stage) constrain(batch []work) (left []work) {
+	rows := 0
+	for _, w := range batch {
+		if w.sess.format != nil && w.step.sample {
+			var err error
+			if w.allowed, err = w.sess.format.Allowed(w.sess.sampled[:w.drawn()]); err != nil {
+				w.sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "the answer cannot go on: %s", err))
+				continue
+			}
+		}
+		w.at = rows
+		rows += w.step.rows
+		left = append(left, w)
+	}
+	return left
 }
 
 // pass runs a batch through the engine and sends on what comes of it.
@@ -161,7 +184,7 @@ func (s *Stage) run(batch []work) (*Result, error) {
 		if s.cfg.last() && w.step.sample {
 			p.Draws = append(p.Draws, Draw{
 				Row: w.at + w.step.rows - 1, Sampling: w.sess.open.Sampling, Sampled: w.sess.sampled[:w.drawn()],
-				Position: uint64(w.step.base + w.step.rows),
+				Position: uint64(w.step.base + w.step.rows), Allowed: w.allowed,
 			})
 		}
 		if w.step.rows == 1 {
@@ -310,6 +333,10 @@ func (s *Stage) token(w work, d Drawn, compute time.Duration) {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "more steps than the answer has room for"))
 			return
 		}
+	}
+	if sess.format != nil && finish == protocol.Finish_FINISH_NONE { // while the token goes round the ring
+		sampled := slices.Clone(sess.sampled)
+		go func() { _, _ = sess.format.Allowed(sampled) }()
 	}
 	sess.idle.Reset(s.cfg.Idle)
 	s.mu.Lock()

@@ -78,6 +78,7 @@ type session struct {
 
 	// the loop's alone
 	sampled []int32
+	format  Format // of the answer; nil: any
 }
 
 func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *session {

@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -26,8 +27,9 @@ type Row struct {
 type Draw struct {
 	Row      int
 	Sampling *protocol.Sampling
-	Sampled  []int32 // the answer so far
-	Position uint64  // absolute position of the token to be drawn
+	Sampled  []int32  // the answer so far
+	Position uint64   // absolute position of the token to be drawn
+	Allowed  []uint64 // a bit for each token that may come; nil: all
 }
 
 // Pass is one forward pass: Tokens if the span begins the model, else Hidden,
@@ -61,6 +63,18 @@ type Engine interface {
 	CopyPrefix(src, dst int, n int32) error // dst, which is empty, shares src's positions < n
 }
 
+// Formats reads formats of answers.
+type Formats interface {
+	Compile(format []*protocol.Piece, stopIDs []int32) (Format, error)
+}
+
+// Format is what one answer must be.
+type Format interface {
+	// Allowed gives a bit for each token that may come next, the lowest of a
+	// word first: a function of the tokens so far alone.
+	Allowed(sampled []int32) ([]uint64, error)
+}
+
 // Stream is a stream between two nodes.
 type Stream interface {
 	io.ReadWriteCloser
@@ -90,6 +104,7 @@ type Config struct {
 	Silence    time.Duration // one whose client says nothing for so long, too; 0: a second
 	Replay     int64         // bytes of memory for replay buffers; 0: 64 MiB
 	Dir        string        // for what exceeds that; "": the system's temporary one
+	Formats    Formats       // of answers; nil: sessions that ask for one are refused
 	Observer   Observer      // may be nil
 	Log        *slog.Logger
 }
@@ -268,6 +283,10 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	if err := s.check(o); err != nil {
 		return nil, 0, err
 	}
+	format, refused := s.format(o)
+	if refused != nil {
+		return nil, 0, refused
+	}
 	k := key{[16]byte(o.Session), o.Index}
 	s.mu.Lock()
 	if old := s.sessions[k]; old != nil {
@@ -309,6 +328,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	s.free = s.free[:len(s.free)-1]
 	s.kvUsed += total
 	sess = newSession(s, k, o, client, seq)
+	sess.format = format
 	s.sessions[k] = sess
 	s.mu.Unlock()
 	s.stats.opened.Add(1)
@@ -366,6 +386,36 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 		}
 	}
 	return nil
+}
+
+// format reads what the answer is to be; nil: nothing is asked for.
+func (s *Stage) format(o *protocol.Open) (Format, *protocol.Error) {
+	if !s.cfg.last() || len(o.Sampling.Format) == 0 {
+		return nil, nil
+	}
+	bad := func(format string, args ...any) (Format, *protocol.Error) {
+		return nil, protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, format, args...)
+	}
+	size := 0
+	for _, p := range o.Sampling.Format {
+		size += proto.Size(p)
+	}
+	switch {
+	case s.cfg.Formats == nil:
+		return nil, protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "answers of a given format are not served here")
+	case size > protocol.MaxFormat:
+		return bad("a format of %d KiB, where %d are accepted", size>>10, protocol.MaxFormat>>10)
+	case len(o.Sampling.StopIds) == 0:
+		return bad("a format needs tokens that end the answer")
+	}
+	f, err := s.cfg.Formats.Compile(o.Sampling.Format, o.Sampling.StopIds)
+	if err != nil {
+		return bad("%s", err)
+	}
+	if _, err := f.Allowed(o.Sampling.Sampled); err != nil {
+		return bad("%s", err)
+	}
+	return f, nil
 }
 
 func checkSampling(p *protocol.Sampling, vocab int) error {

@@ -11,7 +11,7 @@
 // softmax over the candidates. The hash is that of the wire specification
 // (protocol/README.md), so that any two implementations draw alike.
 //
-// Order: penalties, then the cuts top-k, top-p and min-p on the distribution at
+// Order: tokens that may not come are left out, then penalties, then the cuts top-k, top-p and min-p on the distribution at
 // temperature 1, then temperature. Cutting before the temperature (llama.cpp's
 // order too) keeps the set of candidates the same when only the temperature is
 // changed, which is what people expect of a cut.
@@ -77,14 +77,20 @@ type Token struct {
 
 // Sample draws the token at the given absolute position. history is the end of
 // the prompt (Params.Prompt tokens of it) and the answer so far. Logits that
-// are not numbers count as impossible.
-func Sample(logits []float32, p Params, history []int32, position uint64) Token {
+// are not numbers count as impossible, and so do tokens without a bit in allowed,
+// the lowest of a word first; nil allows all.
+func Sample(logits []float32, p Params, history []int32, position uint64, allowed []uint64) Token {
 	if len(logits) == 0 {
 		return Token{}
 	}
 	z := logits
+	if allowed != nil {
+		z = only(logits, allowed)
+	}
 	if penalized(p) && len(history) > 0 {
-		z = slices.Clone(logits)
+		if allowed == nil {
+			z = slices.Clone(logits)
+		}
 		penalize(z, p, history)
 	}
 	id := greedy(z)
@@ -100,6 +106,22 @@ func Sample(logits []float32, p Params, history []int32, position uint64) Token 
 		}
 	}
 	return t
+}
+
+// only are the logits of the tokens that are allowed; the others are impossible.
+func only(logits []float32, allowed []uint64) []float32 {
+	z := make([]float32, len(logits))
+	for i := range z {
+		z[i] = float32(math.Inf(-1))
+	}
+	for w, bit := range allowed {
+		for ; bit != 0; bit &= bit - 1 {
+			if i := w<<6 + bits.TrailingZeros64(bit); i < len(z) {
+				z[i] = logits[i]
+			}
+		}
+	}
+	return z
 }
 
 func penalized(p Params) bool {

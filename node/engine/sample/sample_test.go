@@ -28,7 +28,7 @@ func TestDistribution(t *testing.T) {
 		const n = 200_000
 		got := make([]float64, len(z))
 		for pos := range uint64(n) {
-			got[Sample(z, Params{Temperature: temperature, Seed: 42}, nil, pos).ID]++
+			got[Sample(z, Params{Temperature: temperature, Seed: 42}, nil, pos, nil).ID]++
 		}
 		chi := 0.0
 		for i := range z {
@@ -95,16 +95,16 @@ func TestCuts(t *testing.T) {
 
 func TestPenalties(t *testing.T) {
 	z := []float32{2, 1.9, -1}
-	if got := Sample(z, Params{RepeatPenalty: 2}, []int32{0}, 0).ID; got != 1 {
+	if got := Sample(z, Params{RepeatPenalty: 2}, []int32{0}, 0, nil).ID; got != 1 {
 		t.Errorf("repetition: %d", got)
 	}
-	if got := Sample(z, Params{PresencePenalty: 1, Prompt: 1}, []int32{0}, 0).ID; got != 0 {
+	if got := Sample(z, Params{PresencePenalty: 1, Prompt: 1}, []int32{0}, 0, nil).ID; got != 0 {
 		t.Errorf("presence counts the answer only: %d", got)
 	}
-	if got := Sample(z, Params{FrequencyPenalty: 0.06}, []int32{0, 0}, 0).ID; got != 1 {
+	if got := Sample(z, Params{FrequencyPenalty: 0.06}, []int32{0, 0}, 0, nil).ID; got != 1 {
 		t.Errorf("frequency: %d", got)
 	}
-	if tok := Sample(z, Params{RepeatPenalty: 2, TopLogprobs: 3}, []int32{0}, 0); tok.Top[0].ID != 0 || tok.Logprob != tok.Top[1].Logprob {
+	if tok := Sample(z, Params{RepeatPenalty: 2, TopLogprobs: 3}, []int32{0}, 0, nil); tok.Top[0].ID != 0 || tok.Logprob != tok.Top[1].Logprob {
 		t.Errorf("log probabilities are the model's own: %+v", tok)
 	}
 	if z[0] != 2 {
@@ -132,7 +132,7 @@ func FuzzSample(f *testing.F) {
 		if par.Validate() != nil {
 			return
 		}
-		tok := Sample(z, par, []int32{0, 5, -1, 1 << 30}, 1)
+		tok := Sample(z, par, []int32{0, 5, -1, 1 << 30}, 1, nil)
 		if len(z) > 0 && (tok.ID < 0 || int(tok.ID) >= len(z)) {
 			t.Fatalf("drew %d of %d", tok.ID, len(z))
 		}
@@ -146,7 +146,7 @@ func BenchmarkSample(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				Sample(z, p, nil, 7)
+				Sample(z, p, nil, 7, nil)
 			}
 		})
 	}

@@ -25,63 +25,61 @@ const (
 // examples are answers as models write them.
 var examples = []struct {
 	name, template, prompt, answer string
-	forced, free                   bool // free: no tools are offered
+	free                           bool // no tools are offered
 	want                           Part
 }{
-	{"text", hermes, "", " Hello, <b>world", false, false, Part{Text: " Hello, <b>world"}},
-	{"blanks", hermes, "", " a \n", false, false, Part{Text: " a \n"}},
-	{"only blanks", plain, "", " \n ", false, false, Part{Text: " \n "}},
-	{"reasoning", plain, "", "\n<think>\nWell, 1 < 2.\n</think>\n\nYes.\n", false, true, Part{Reasoning: "Well, 1 < 2.", Text: "Yes.\n"}},
-	{"reasoning that the prompt began", hermes, "<|im_start|>assistant\n<think>\n", "Hm.\n</think>\n\nNo </think> here", false, false, Part{Reasoning: "Hm.", Text: "No </think> here"}},
-	{"reasoning that the prompt ended", hermes, "<think>\n\n</think>\n\n", "Yes", false, false, Part{Text: "Yes"}},
-	{"reasoning without end", hermes, "", "<think>so </thin", false, false, Part{Reasoning: "so </thin"}},
-	{"a tag in the text", hermes, "", "Use <think> so", false, false, Part{Text: "Use <think> so"}},
-	{"Mistral's reasoning", thinking, "", "[THINK]Hm[/THINK]Yes", false, false, Part{Reasoning: "Hm", Text: "Yes"}},
+	{"text", hermes, "", " Hello, <b>world", false, Part{Text: " Hello, <b>world"}},
+	{"blanks", hermes, "", " a \n", false, Part{Text: " a \n"}},
+	{"only blanks", plain, "", " \n ", false, Part{Text: " \n "}},
+	{"reasoning", plain, "", "\n<think>\nWell, 1 < 2.\n</think>\n\nYes.\n", true, Part{Reasoning: "Well, 1 < 2.", Text: "Yes.\n"}},
+	{"reasoning that the prompt began", hermes, "<|im_start|>assistant\n<think>\n", "Hm.\n</think>\n\nNo </think> here", false, Part{Reasoning: "Hm.", Text: "No </think> here"}},
+	{"reasoning that the prompt ended", hermes, "<think>\n\n</think>\n\n", "Yes", false, Part{Text: "Yes"}},
+	{"reasoning without end", hermes, "", "<think>so </thin", false, Part{Reasoning: "so </thin"}},
+	{"a tag in the text", hermes, "", "Use <think> so", false, Part{Text: "Use <think> so"}},
+	{"Mistral's reasoning", thinking, "", "[THINK]Hm[/THINK]Yes", false, Part{Reasoning: "Hm", Text: "Yes"}},
 
-	{"Hermes", hermes, "", "<think>\nI call.\n</think>\n\nLet me see.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"z\": 1, \"city\": \"</tool_call>\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n", false, false,
+	{"Hermes", hermes, "", "<think>\nI call.\n</think>\n\nLet me see.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"z\": 1, \"city\": \"</tool_call>\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n", false,
 		Part{Reasoning: "I call.", Text: "Let me see.", Calls: []Call{{"weather", `{"z":1,"city":"</tool_call>"}`}, {"now", "{}"}}}},
-	{"Hermes without end", hermes, "", "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}", false, false, Part{Calls: []Call{{"now", "{}"}}}},
-	{"Hermes cut off", hermes, "", "<tool_call>\n{\"name\": \"now\", \"argu", false, false, Part{Text: "<tool_call>\n{\"name\": \"now\", \"argu"}},
-	{"a call that is none", hermes, "", "<tool_call>now!</tool_call> ok", false, false, Part{Text: "<tool_call>now!</tool_call> ok"}},
-	{"nothing offered", hermes, "", `<tool_call>{"name": "now"}</tool_call>`, false, true, Part{Text: `<tool_call>{"name": "now"}</tool_call>`}},
-	{"Qwen's coders", hermes, "", "<tool_call>\n<function=weather>\n<parameter=city>\n12\n</parameter>\n<parameter=days>\n3\n</parameter>\n<parameter=note>\na \"{b\n</parameter>\n</function>\n</tool_call>", false, false,
+	{"Hermes without end", hermes, "", "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}", false, Part{Calls: []Call{{"now", "{}"}}}},
+	{"Hermes cut off", hermes, "", "<tool_call>\n{\"name\": \"now\", \"argu", false, Part{Text: "<tool_call>\n{\"name\": \"now\", \"argu"}},
+	{"a call that is none", hermes, "", "<tool_call>now!</tool_call> ok", false, Part{Text: "<tool_call>now!</tool_call> ok"}},
+	{"nothing offered", hermes, "", `<tool_call>{"name": "now"}</tool_call>`, true, Part{Text: `<tool_call>{"name": "now"}</tool_call>`}},
+	{"Qwen's coders", hermes, "", "<tool_call>\n<function=weather>\n<parameter=city>\n12\n</parameter>\n<parameter=days>\n3\n</parameter>\n<parameter=note>\na \"{b\n</parameter>\n</function>\n</tool_call>", false,
 		Part{Calls: []Call{{"weather", `{"city":"12","days":3,"note":"a \"{b"}`}}}},
 
-	{"Llama", llama, "", `{"name": "weather", "parameters": {"city": "Rome", "q": "}\""}}`, false, false, Part{Calls: []Call{{"weather", `{"city":"Rome","q":"}\""}`}}}},
-	{"Llama, several", llama, "", `<|python_tag|>{"name": "now", "parameters": {}}; {"name": "now", "parameters": {"a": 1}}`, false, false, Part{Calls: []Call{{"now", "{}"}, {"now", `{"a":1}`}}}},
-	{"Llama, several, unmarked", llama, "", `{"name": "now", "parameters": {}}; {"name": "now", "parameters": {"a": 1}}`, false, false, Part{Calls: []Call{{"now", "{}"}, {"now", `{"a":1}`}}}},
-	{"JSON that is no call", llama, "", ` {"name": "Ada", "parameters": {}} is JSON`, false, false, Part{Text: ` {"name": "Ada", "parameters": {}} is JSON`}},
-	{"a call in the middle of text", llama, "", `so {"name": "now", "parameters": {}}`, false, false, Part{Text: `so {"name": "now", "parameters": {}}`}},
+	{"Llama", llama, "", `{"name": "weather", "parameters": {"city": "Rome", "q": "}\""}}`, false, Part{Calls: []Call{{"weather", `{"city":"Rome","q":"}\""}`}}}},
+	{"Llama, several", llama, "", `<|python_tag|>{"name": "now", "parameters": {}}; {"name": "now", "parameters": {"a": 1}}`, false, Part{Calls: []Call{{"now", "{}"}, {"now", `{"a":1}`}}}},
+	{"Llama, several, unmarked", llama, "", `{"name": "now", "parameters": {}}; {"name": "now", "parameters": {"a": 1}}`, false, Part{Calls: []Call{{"now", "{}"}, {"now", `{"a":1}`}}}},
+	{"JSON that is no call", llama, "", ` {"name": "Ada", "parameters": {}} is JSON`, false, Part{Text: ` {"name": "Ada", "parameters": {}} is JSON`}},
+	{"a call in the middle of text", llama, "", `so {"name": "now", "parameters": {}}`, false, Part{Text: `so {"name": "now", "parameters": {}}`}},
 
-	{"Mistral", mistral, "", `[TOOL_CALLS][{"name": "now", "arguments": {"a": [1]}}, {"name": "now", "arguments": "{\"b\": 2}"}]`, false, false, Part{Calls: []Call{{"now", `{"a":[1]}`}, {"now", `{"b":2}`}}}},
-	{"Mistral, later", mistral, "", `Sure.[TOOL_CALLS]weather[ARGS]{"city": "x"}[TOOL_CALLS]now[CALL_ID]123456789[ARGS]{}`, false, false, Part{Text: "Sure.", Calls: []Call{{"weather", `{"city":"x"}`}, {"now", "{}"}}}},
+	{"Mistral", mistral, "", `[TOOL_CALLS][{"name": "now", "arguments": {"a": [1]}}, {"name": "now", "arguments": "{\"b\": 2}"}]`, false, Part{Calls: []Call{{"now", `{"a":[1]}`}, {"now", `{"b":2}`}}}},
+	{"Mistral, later", mistral, "", `Sure.[TOOL_CALLS]weather[ARGS]{"city": "x"}[TOOL_CALLS]now[CALL_ID]123456789[ARGS]{}`, false, Part{Text: "Sure.", Calls: []Call{{"weather", `{"city":"x"}`}, {"now", "{}"}}}},
 
-	{"DeepSeek R1", deepseek, "<｜Assistant｜><think>\n", "Hm\n</think>\n\n" + deepCalls + deepCall + "function" + deepSep + "now\n```json\n{\"a\": \"```\"}\n```" + deepCallEnd + "\n" + deepCall + "function" + deepSep + "now\n```json\n{}\n```" + deepCallEnd + deepCallsEnd, false, false,
+	{"DeepSeek R1", deepseek, "<｜Assistant｜><think>\n", "Hm\n</think>\n\n" + deepCalls + deepCall + "function" + deepSep + "now\n```json\n{\"a\": \"```\"}\n```" + deepCallEnd + "\n" + deepCall + "function" + deepSep + "now\n```json\n{}\n```" + deepCallEnd + deepCallsEnd, false,
 		Part{Reasoning: "Hm", Calls: []Call{{"now", "{\"a\":\"```\"}"}, {"now", "{}"}}}},
-	{"DeepSeek V3.1", deepseek, "", "Ok. " + deepCalls + deepCall + "now" + deepSep + `{"a": 1}` + deepCallEnd + deepCallsEnd, false, false, Part{Text: "Ok.", Calls: []Call{{"now", `{"a":1}`}}}},
+	{"DeepSeek V3.1", deepseek, "", "Ok. " + deepCalls + deepCall + "now" + deepSep + `{"a": 1}` + deepCallEnd + deepCallsEnd, false, Part{Text: "Ok.", Calls: []Call{{"now", `{"a":1}`}}}},
 
-	{"Olmo", olmo, "", "<function_calls>\nweather(city=\"a, \\\"b\\\")\", days=3, all=[True, None, -1.5], m={'k': (1,)})\nnow()\n</function_calls>", false, false,
+	{"Olmo", olmo, "", "<function_calls>\nweather(city=\"a, \\\"b\\\")\", days=3, all=[True, None, -1.5], m={'k': (1,)})\nnow()\n</function_calls>", false,
 		Part{Calls: []Call{{"weather", `{"city":"a, \"b\")","days":3,"all":[true,null,-1.5],"m":{"k":[1]}}`}, {"now", "{}"}}}},
 
-	{"gpt-oss", gptoss, "<|start|>assistant", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes <|b", false, true, Part{Reasoning: "Hm.", Text: "Yes <|b"}},
-	{"gpt-oss calls", gptoss, "<|start|>assistant", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{\"city\": \"Oslo\"}<|call|>", false, false,
+	{"gpt-oss", gptoss, "<|start|>assistant", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes <|b", true, Part{Reasoning: "Hm.", Text: "Yes <|b"}},
+	{"gpt-oss calls", gptoss, "<|start|>assistant", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{\"city\": \"Oslo\"}<|call|>", false,
 		Part{Reasoning: "Hm.", Text: "I look.", Calls: []Call{{"weather", `{"city":"Oslo"}`}}}},
-	{"gpt-oss, the name first", gptoss, "<|start|>assistant", " to=functions.now<|channel|>commentary json<|message|>{}", false, false, Part{Calls: []Call{{"now", "{}"}}}},
-	{"gpt-oss, another start", gptoss, "<|start|>assistant", "<|start|>assistant to=functions.now<|channel|>commentary json<|message|>{}", false, false, Part{Calls: []Call{{"now", "{}"}}}},
-	{"gpt-oss, nothing offered", gptoss, "", "<|channel|>analysis to=python<|message|>1+1<|call|>", false, true, Part{Reasoning: "1+1"}},
-	{"gpt-oss, two thoughts", gptoss, "", "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>analysis<|message|>b<|end|>", false, false, Part{Reasoning: "a\n\nb"}},
-	{"gpt-oss, no call", gptoss, "", "<|channel|>commentary to=functions.now<|message|>{oops<|call|>", false, false, Part{Text: "{oops"}},
-	{"gpt-oss without channels", gptoss, "", `{"a": 1}`, false, false, Part{Text: `{"a": 1}`}},
+	{"gpt-oss, the name first", gptoss, "<|start|>assistant", " to=functions.now<|channel|>commentary json<|message|>{}", false, Part{Calls: []Call{{"now", "{}"}}}},
+	{"gpt-oss, another start", gptoss, "<|start|>assistant", "<|start|>assistant to=functions.now<|channel|>commentary json<|message|>{}", false, Part{Calls: []Call{{"now", "{}"}}}},
+	{"gpt-oss, nothing offered", gptoss, "", "<|channel|>analysis to=python<|message|>1+1<|call|>", true, Part{Reasoning: "1+1"}},
+	{"gpt-oss, two thoughts", gptoss, "", "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>analysis<|message|>b<|end|>", false, Part{Reasoning: "a\n\nb"}},
+	{"gpt-oss, no call", gptoss, "", "<|channel|>commentary to=functions.now<|message|>{oops<|call|>", false, Part{Text: "{oops"}},
+	{"gpt-oss without channels", gptoss, "", `{"a": 1}`, false, Part{Text: `{"a": 1}`}},
 
-	{"fenced", plain, "", "```json\n{\"name\": \"now\", \"arguments\": {}}\n```", false, false, Part{Calls: []Call{{"now", "{}"}}}},
-	{"OpenAI's shape", plain, "", `{"type": "function", "function": {"name": "now", "arguments": {"a": 1}}}`, false, false, Part{Calls: []Call{{"now", `{"a":1}`}}}},
-	{"forced", hermes, "", "{\"name\": \"now\",\n \"arguments\": {\"a\": 1}}", true, false, Part{Calls: []Call{{"now", `{"a":1}`}}}},
-	{"forced, and failed", hermes, "", `{"name": "now"`, true, false, Part{Text: `{"name": "now"`}},
+	{"fenced", plain, "", "```json\n{\"name\": \"now\", \"arguments\": {}}\n```", false, Part{Calls: []Call{{"now", "{}"}}}},
+	{"OpenAI's shape", plain, "", `{"type": "function", "function": {"name": "now", "arguments": {"a": 1}}}`, false, Part{Calls: []Call{{"now", `{"a":1}`}}}},
 }
 
 // read takes an answer apart in pieces that end at the given places.
-func read(template, prompt, answer string, forced bool, tools Tools, cut func(left int) int) (out Part) {
-	r := Detect(template).NewReader(Options{Tools: tools, Prompt: prompt, Forced: forced})
+func read(template, prompt, answer string, tools Tools, cut func(left int) int) (out Part) {
+	r := Detect(template).NewReader(Options{Tools: tools, Prompt: prompt})
 	var text, reasoning strings.Builder
 	add := func(p Part) {
 		text.WriteString(p.Text)
@@ -107,7 +105,7 @@ func TestExamples(t *testing.T) {
 			offered = nil
 		}
 		for name, cut := range map[string]func(int) int{"whole": whole, "in bytes": func(int) int { return 1 }, "in pieces": func(left int) int { return 1 + rand.IntN(min(left, 9)) }} {
-			if got := read(e.template, e.prompt, e.answer, e.forced, offered, cut); !reflect.DeepEqual(got, e.want) {
+			if got := read(e.template, e.prompt, e.answer, offered, cut); !reflect.DeepEqual(got, e.want) {
 				t.Errorf("%s, %s:\ngot  %+v\nwant %+v", e.name, name, got, e.want)
 			}
 		}
@@ -129,7 +127,7 @@ func TestHuge(t *testing.T) {
 	for _, open := range []string{"<tool_call>", `{"name": "`, "<tool_call>[", strings.Repeat("\n", maxSpace+5), "<|channel|>commentary to=functions.now<|message|>", "<think>"} {
 		for _, template := range []string{hermes, gptoss} {
 			body := open + strings.Repeat("<tool_call>\n", maxBody/8)
-			got := read(template, "", body, false, tools, func(left int) int { return min(left, 1000) })
+			got := read(template, "", body, tools, func(left int) int { return min(left, 1000) })
 			if n := len(got.Text) + len(got.Reasoning); n < maxBody || len(got.Calls) > 0 {
 				t.Errorf("%.20q: %d bytes of text, %d calls", open, n, len(got.Calls))
 			}
@@ -150,9 +148,9 @@ func FuzzReader(f *testing.F) {
 			offered = nil
 		}
 		template := templates[int(which)%len(templates)]
-		want := read(template, prompt, answer, false, offered, whole)
+		want := read(template, prompt, answer, offered, whole)
 		rng := rand.New(rand.NewPCG(seed, 1))
-		got := read(template, prompt, answer, false, offered, func(left int) int { return 1 + rng.IntN(min(left, 1+int(seed%40))) })
+		got := read(template, prompt, answer, offered, func(left int) int { return 1 + rng.IntN(min(left, 1+int(seed%40))) })
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("in pieces %+v\nwhole     %+v", got, want)
 		}

@@ -15,7 +15,6 @@ const (
 type Options struct {
 	Tools  Tools  // none: calls are not looked for
 	Prompt string // which the answer goes on from: it may have begun the reasoning
-	Forced bool   // the whole answer is one call, as JSON
 }
 
 // Reader takes an answer apart.
@@ -53,12 +52,10 @@ func (s *Syntax) NewReader(opt Options) *Reader {
 	r := &Reader{syntax: s, opt: opt, fresh: true}
 	end := strings.TrimRight(opt.Prompt, " \t\r\n")
 	switch {
-	case opt.Forced:
-		r.at = (*Reader).forced
 	case s.harmony:
 		r.at = (*Reader).harmony
 		r.resume(end)
-	case strings.HasSuffix(end, s.think.open):
+	case s.begun(end):
 		r.at, r.trim = (*Reader).think, true
 	default:
 		r.at = (*Reader).begin
@@ -296,18 +293,6 @@ func (r *Reader) object(out *sink, last bool) bool {
 	if last || r.scan > maxBody {
 		r.plain, r.at = true, (*Reader).text
 		return true
-	}
-	return false
-}
-
-// forced waits for the end of an answer that is one call.
-func (r *Reader) forced(out *sink, last bool) bool {
-	if !last {
-		return false
-	}
-	if calls, ok := readJSON(string(r.held), r.opt.Tools); ok {
-		out.calls = append(out.calls, calls...)
-		r.held = nil
 	}
 	return false
 }

@@ -21,6 +21,8 @@ type Syntax struct {
 	think   pair
 	marks   []mark
 	bare    bool // calls may be JSON objects that nothing marks
+	thinks  bool // the template marks reasoning
+	writes  writing
 }
 
 // pair of marks around a text.
@@ -51,20 +53,37 @@ func Detect(template string) *Syntax {
 	if has("[THINK]") { // Mistral's
 		s.think = pair{"[THINK]", "[/THINK]"}
 	}
+	s.thinks = has(s.think.open) || has(s.think.shut)
+	s.writes = plainJSON("arguments")
 	hermes := mark{pair{"<tool_call>", "</tool_call>"}, readTagged}
 	switch {
 	case has("<|channel|>") && has("<|message|>"): // gpt-oss
-		s.harmony, s.bare = true, false
+		s.harmony, s.bare, s.thinks = true, false, true
+		s.writes = writing{open: "<|channel|>commentary to=functions.", arguments: " <|constrain|>json<|message|>", bare: true}
 	case has("[TOOL_CALLS]"): // Mistral
 		s.marks = []mark{{pair{open: "[TOOL_CALLS]"}, readMistral}}
+		if s.writes = plainJSON("arguments"); has("[ARGS]") {
+			s.writes = writing{open: "[TOOL_CALLS]", arguments: "[ARGS]", bare: true}
+		} else {
+			s.writes.before, s.writes.between, s.writes.after = "[TOOL_CALLS][", ", ", "]"
+		}
+		s.writes.several = true
 	case has(deepCall):
 		s.marks = []mark{{pair{deepCall, deepCallEnd}, readDeepSeek}, drop(deepCalls), drop(deepCallsEnd)}
-	case has("<function_calls>"): // Olmo
+		s.writes = writing{before: deepCalls, after: deepCallsEnd, open: deepCall, arguments: deepSep, shut: deepCallEnd, bare: true, several: true}
+		if has("```json") {
+			s.writes.open += "function" + deepSep
+			s.writes.arguments, s.writes.shut, s.writes.between = "\n```json\n", "\n```"+deepCallEnd, "\n"
+		}
+	case has("<function_calls>"): // Olmo, whose Python is no JSON; a call that is can be read, too
 		s.marks = []mark{{pair{"<function_calls>", "</function_calls>"}, readPython}}
 	case has("<tool_call>"): // Hermes, Qwen
 		s.marks = []mark{hermes}
+		s.writes.open, s.writes.shut = "<tool_call>\n"+s.writes.open, s.writes.shut+"\n</tool_call>"
+		s.writes.between, s.writes.several = "\n", true
 	case has("<|python_tag|>"), has("ipython"): // Llama 3
 		s.marks = []mark{{pair{open: "<|python_tag|>"}, readJSON}}
+		s.writes = plainJSON("parameters")
 	default: // what models that were taught no syntax come up with
 		s.marks = []mark{hermes, {pair{"```json", "```"}, readJSON}}
 	}
@@ -72,22 +91,11 @@ func Detect(template string) *Syntax {
 }
 
 // Thinks says whether a model of this template marks its reasoning.
-func Thinks(template string) bool {
-	s := Detect(template)
-	return s.harmony || strings.Contains(template, s.think.open) || strings.Contains(template, s.think.shut)
-}
+func Thinks(template string) bool { return Detect(template).thinks }
 
-// Direct is a prompt after which the answer's text follows at once, without
-// reasoning: what the prompt has begun of it is ended.
-func (s *Syntax) Direct(prompt string) string {
-	end := strings.TrimRight(prompt, space)
-	switch {
-	case s.harmony && strings.HasSuffix(end, "<|start|>assistant"):
-		return end + "<|channel|>final<|message|>"
-	case !s.harmony && strings.HasSuffix(end, s.think.open):
-		return end + "\n\n" + s.think.shut + "\n\n"
-	}
-	return prompt
+// begun says that a prompt ends in the beginning of reasoning.
+func (s *Syntax) begun(prompt string) bool {
+	return !s.harmony && strings.HasSuffix(strings.TrimRight(prompt, space), s.think.open)
 }
 
 // Marks are the control tokens that a Reader must see as text.

@@ -1,0 +1,163 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/text"
+	"github.com/shoalnet/shoal/node/text/answer"
+	"github.com/shoalnet/shoal/node/text/constrain"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Answers of a given format. The client writes down what the answer must be; the
+// last stage draws nothing else; and the client checks what comes.
+
+// machines keeps the formats in use of one vocabulary.
+type machines struct {
+	mu    sync.Mutex // compiles one at a time: they come from strangers
+	vocab *constrain.Vocab
+	of    map[[sha256.Size]byte]*constrain.Machine
+}
+
+// maxMachines are kept; one takes some megabytes.
+const maxMachines = 8
+
+func (m *machines) compile(t *text.Tokenizer, format []*protocol.Piece) (*constrain.Machine, error) {
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(&protocol.Pieces{Pieces: format})
+	if err != nil {
+		return nil, err
+	}
+	key := sha256.Sum256(raw)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c := m.of[key]; c != nil {
+		return c, nil
+	}
+	if m.vocab == nil {
+		m.vocab = constrain.NewVocab(t)
+	}
+	c, err := constrain.Compile(m.vocab, format)
+	if err != nil {
+		return nil, err
+	}
+	if m.of == nil || len(m.of) >= maxMachines {
+		m.of = map[[sha256.Size]byte]*constrain.Machine{}
+	}
+	m.of[key] = c
+	return c, nil
+}
+
+// stageFormats reads formats for a stage that ends a model.
+type stageFormats struct {
+	node  *Node
+	model *store.Model
+}
+
+func (f stageFormats) Compile(format []*protocol.Piece, stopIDs []int32) (stage.Format, error) {
+	t, err := f.node.tools(context.Background(), f.model) // its header is here
+	if err != nil {
+		return nil, err
+	}
+	m, err := t.machines.compile(t.Tokenizer, format)
+	if err != nil {
+		return nil, err
+	}
+	return m.Start(stopIDs), nil
+}
+
+// shape decides what the answer must be, if anything was asked for.
+func (g *generation) shape(prompt string, tools []tool) {
+	direct := g.req.Think == "off"
+	switch {
+	case g.req.MustCall:
+		var functions []answer.Function
+		for _, t := range tools {
+			functions = append(functions, answer.Function{Name: t.Function.Name, Parameters: t.parameters()})
+		}
+		g.format = g.tools.syntax.Calls(functions, g.req.OneCall, prompt, direct)
+	case g.req.Format != nil && g.req.Raw:
+		g.format = []*protocol.Piece{{Kind: &protocol.Piece_Schema{Schema: g.req.Format}}}
+	case g.req.Format != nil:
+		g.format = g.tools.syntax.Schema(g.req.Format, prompt, direct)
+	}
+}
+
+// parameters of a function, as a JSON schema of objects. One that names none has
+// none.
+func (t *tool) parameters() json.RawMessage {
+	var schema map[string]json.RawMessage
+	if len(t.Function.Parameters) == 0 {
+		return json.RawMessage(`{"type":"object","additionalProperties":false}`)
+	}
+	if json.Unmarshal(t.Function.Parameters, &schema) == nil && len(schema) == 0 {
+		return json.RawMessage(`{"type":"object"}`)
+	}
+	return t.Function.Parameters
+}
+
+// follow makes ready to check that the answer is what it must be.
+func (g *generation) follow() error {
+	if g.format == nil {
+		return nil
+	}
+	size := 0
+	for _, p := range g.format {
+		size += proto.Size(p)
+	}
+	if size > protocol.MaxFormat {
+		return api.Errorf(api.BadInput, "the JSON schemas that the answer must follow have %d KiB; %d are possible", size>>10, protocol.MaxFormat>>10)
+	}
+	if len(g.tools.EOG()) == 0 {
+		return api.Errorf(api.BadInput, "%s has no token that ends an answer, so no answer of a given format could end", g.model.Name())
+	}
+	m, err := g.tools.machines.compile(g.tools.Tokenizer, g.format)
+	if err == nil {
+		g.rule = m.Start(g.tools.EOG())
+		_, err = g.rule.Allowed(nil)
+	}
+	if err == nil {
+		return nil
+	}
+	bad := &api.Error{Kind: api.BadInput, Param: "response_format", Message: err.Error()}
+	if !g.req.MustCall {
+		return bad
+	}
+	bad.Param = "tools"
+	tools, _ := readTools(g.req.Tools)
+	for _, t := range tools { // which of them it is
+		one := []*protocol.Piece{{Kind: &protocol.Piece_Schema{Schema: t.parameters()}}}
+		if _, err := g.tools.machines.compile(g.tools.Tokenizer, one); err != nil {
+			bad.Message = "the parameters of " + t.Function.Name + ": " + err.Error()
+			break
+		}
+	}
+	return bad
+}
+
+// broken says that a token is not what the format has: the last stage, whose
+// word it is, is of no use.
+func (g *generation) broken(id int32) error {
+	if g.rule == nil {
+		return nil
+	}
+	ok, err := g.rule.Follows(g.drawn, id)
+	if ok && err == nil {
+		g.drawn = append(g.drawn, id)
+		return nil
+	}
+	if err == nil {
+		err = errors.New("the answer does not follow the format that was asked for, though the stage said that it would")
+	}
+	last := len(g.hops) - 1
+	return &session.StageError{Index: last, Hop: g.hops[last], Err: &protocol.Error{Code: protocol.Code_CODE_ENGINE, Message: err.Error()}}
+}

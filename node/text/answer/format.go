@@ -1,0 +1,113 @@
+package answer
+
+import (
+	"encoding/json"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// What an answer must be, written as its model writes: a Reader takes it apart
+// again.
+
+// Function that can be called.
+type Function struct {
+	Name       string
+	Parameters []byte // a JSON schema
+}
+
+// Schema is an answer whose text follows a JSON schema. The model may reason
+// before it, if it marks its reasoning, unless direct.
+func (s *Syntax) Schema(schema []byte, prompt string, direct bool) []*protocol.Piece {
+	body := []*protocol.Piece{follows(schema)}
+	if s.harmony {
+		body = append([]*protocol.Piece{exactly("<|channel|>final<|message|>")}, body...)
+	}
+	return s.reasoned(body, prompt, direct)
+}
+
+// Calls is an answer that calls one of the functions or, if not one, as many as
+// it likes where the model's syntax has a way to. The model may reason before it,
+// unless direct.
+func (s *Syntax) Calls(functions []Function, one bool, prompt string, direct bool) []*protocol.Piece {
+	w := s.writes
+	each := &protocol.Either{}
+	for _, f := range functions {
+		each.Of = append(each.Of, &protocol.Pieces{Pieces: []*protocol.Piece{
+			exactly(w.open + w.quote(f.Name) + w.arguments), follows(f.Parameters), exactly(w.shut),
+		}})
+	}
+	call := &protocol.Piece{Kind: &protocol.Piece_Either{Either: each}}
+	body := []*protocol.Piece{exactly(w.before), call}
+	if !one && w.several {
+		body = append(body, &protocol.Piece{Kind: &protocol.Piece_Again{Again: &protocol.Pieces{Pieces: []*protocol.Piece{exactly(w.between), call}}}})
+	}
+	return s.reasoned(append(body, exactly(w.after)), prompt, direct)
+}
+
+// reasoned puts what a model may think before a body.
+func (s *Syntax) reasoned(body []*protocol.Piece, prompt string, direct bool) []*protocol.Piece {
+	switch {
+	case direct && s.begun(prompt):
+		return append([]*protocol.Piece{exactly("\n\n" + s.think.shut + "\n\n")}, body...)
+	case direct:
+		return body
+	case s.harmony:
+		return optional([]*protocol.Piece{exactly("<|channel|>analysis<|message|>"), until("<|end|>"), exactly("<|start|>assistant")}, body)
+	case s.begun(prompt):
+		return append([]*protocol.Piece{until(s.think.shut), layout}, body...)
+	case !s.thinks:
+		return body
+	}
+	return optional([]*protocol.Piece{exactly(s.think.open), until(s.think.shut), layout}, body)
+}
+
+// layout that a model sets its answer off from its reasoning with.
+var layout = either(exactly(""), exactly("\n"), exactly("\n\n"))
+
+// optional is a beginning, or none, and what follows.
+func optional(begin, body []*protocol.Piece) []*protocol.Piece {
+	e := &protocol.Either{Of: []*protocol.Pieces{{}, {Pieces: begin}}}
+	return append([]*protocol.Piece{{Kind: &protocol.Piece_Either{Either: e}}}, body...)
+}
+
+func exactly(text string) *protocol.Piece {
+	return &protocol.Piece{Kind: &protocol.Piece_Text{Text: text}}
+}
+
+func until(text string) *protocol.Piece {
+	return &protocol.Piece{Kind: &protocol.Piece_Until{Until: text}}
+}
+
+func follows(schema []byte) *protocol.Piece {
+	return &protocol.Piece{Kind: &protocol.Piece_Schema{Schema: schema}}
+}
+
+func either(ways ...*protocol.Piece) *protocol.Piece {
+	e := &protocol.Either{}
+	for _, w := range ways {
+		e.Of = append(e.Of, &protocol.Pieces{Pieces: []*protocol.Piece{w}})
+	}
+	return &protocol.Piece{Kind: &protocol.Piece_Either{Either: e}}
+}
+
+// writing is how a model writes calls: what stands around all of them, around
+// each, and around a name.
+type writing struct {
+	before, between, after string
+	open, arguments, shut  string
+	bare                   bool // the name stands without quotes
+	several                bool
+}
+
+func (w *writing) quote(name string) string {
+	if w.bare {
+		return name
+	}
+	b, _ := json.Marshal(name) // a string always can be
+	return string(b)
+}
+
+// plainJSON is a call by itself, with the given word for arguments.
+func plainJSON(arguments string) writing {
+	return writing{open: `{"name": `, arguments: `, "` + arguments + `": `, shut: "}"}
+}

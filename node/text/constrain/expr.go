@@ -1,0 +1,238 @@
+package constrain
+
+import (
+	"math/bits"
+	"unicode/utf8"
+)
+
+// expr is what may come next. Expressions form a graph: a state of a pattern and
+// a schema that refers to itself come back to themselves.
+type expr struct {
+	kind     kind
+	set      class   // of a byte
+	mark     int32   // the control token
+	a, b     *expr   // seq: both; repeat: a
+	alts     []*expr // either
+	min, max int     // repeat; max < 0: without end
+	text     bool    // repeat: of the characters of a string, so that plain text goes on in it
+	less     *expr   // repeat: after one more; made when it is needed
+
+	productive bool // something can come of it that ends
+}
+
+type kind uint8
+
+const (
+	kindEmpty  kind = iota // nothing
+	kindByte               // one byte of a set
+	kindMark               // one control token
+	kindSeq                // a, then b
+	kindEither             // one of alts; none: impossible
+	kindRepeat             // a, min to max times
+)
+
+// class is a set of bytes.
+type class [4]uint64
+
+func (c *class) add(lo, hi byte) {
+	for b := int(lo); b <= int(hi); b++ {
+		c[b>>6] |= 1 << (b & 63)
+	}
+}
+
+func (c *class) has(b byte) bool { return c[b>>6]>>(b&63)&1 != 0 }
+
+func (c *class) size() (n int) {
+	for _, w := range c {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
+// The builders. Expressions are shared where they are the same, never changed.
+
+var empty = &expr{kind: kindEmpty, productive: true}
+
+func bytesOf(ranges ...byte) *expr {
+	e := &expr{kind: kindByte}
+	for i := 0; i+1 < len(ranges); i += 2 {
+		e.set.add(ranges[i], ranges[i+1])
+	}
+	return e
+}
+
+// oneOf is one byte of chars.
+func oneOf(chars string) *expr {
+	e := &expr{kind: kindByte}
+	for i := range len(chars) {
+		e.set.add(chars[i], chars[i])
+	}
+	return e
+}
+
+func seq(list ...*expr) *expr {
+	out := empty
+	for i := len(list) - 1; i >= 0; i-- {
+		switch {
+		case list[i] == empty:
+		case out == empty:
+			out = list[i]
+		default:
+			out = &expr{kind: kindSeq, a: list[i], b: out}
+		}
+	}
+	return out
+}
+
+// literal is exactly the bytes of s.
+func literal(s string) *expr {
+	list := make([]*expr, len(s))
+	for i := range len(s) {
+		list[i] = bytesOf(s[i], s[i])
+	}
+	return seq(list...)
+}
+
+func either(list ...*expr) *expr {
+	if len(list) == 1 {
+		return list[0]
+	}
+	return &expr{kind: kindEither, alts: list}
+}
+
+func repeat(e *expr, least, most int) *expr {
+	switch {
+	case most >= 0 && least > most:
+		return never()
+	case most == 0:
+		return empty
+	}
+	return &expr{kind: kindRepeat, a: e, min: least, max: most}
+}
+
+func optional(e *expr) *expr { return either(empty, e) }
+
+// never can come.
+func never() *expr { return &expr{kind: kindEither} }
+
+// prune takes away what can never end, so that whatever begins can be ended, and
+// says whether anything is left. It counts the expressions.
+func prune(root *expr) (ok bool, count int) {
+	all := []*expr{root}
+	seen := map[*expr]bool{root: true}
+	users := map[*expr][]*expr{}
+	for i := 0; i < len(all); i++ {
+		e := all[i]
+		each(e, func(k *expr) {
+			users[k] = append(users[k], e)
+			if !seen[k] {
+				seen[k] = true
+				all = append(all, k)
+			}
+		})
+	}
+	work := append([]*expr(nil), all...)
+	for len(work) > 0 {
+		e := work[len(work)-1]
+		work = work[:len(work)-1]
+		if !e.productive && ends(e) {
+			e.productive = true
+			work = append(work, users[e]...)
+		}
+	}
+	for _, e := range all {
+		switch e.kind {
+		case kindEither:
+			kept := make([]*expr, 0, len(e.alts))
+			for _, k := range e.alts {
+				if k.productive {
+					kept = append(kept, k)
+				}
+			}
+			e.alts = kept
+		case kindRepeat:
+			if !e.a.productive {
+				e.max = 0
+			}
+		}
+	}
+	return root.productive, len(all)
+}
+
+func each(e *expr, f func(*expr)) {
+	switch e.kind {
+	case kindSeq:
+		f(e.a)
+		f(e.b)
+	case kindRepeat:
+		f(e.a)
+	case kindEither:
+		for _, k := range e.alts {
+			f(k)
+		}
+	}
+}
+
+// ends says that what e begins can be ended, by what is known of its parts.
+func ends(e *expr) bool {
+	switch e.kind {
+	case kindByte:
+		return e.set.size() > 0
+	case kindSeq:
+		return e.a.productive && e.b.productive
+	case kindRepeat:
+		return e.min == 0 || e.a.productive
+	case kindEither:
+		for _, k := range e.alts {
+			if k.productive {
+				return true
+			}
+		}
+		return false
+	}
+	return true
+}
+
+// runes gives the UTF-8 of the characters from lo to hi.
+func runes(lo, hi rune) (out []*expr) {
+	var split func(lo, hi rune)
+	split = func(lo, hi rune) {
+		if lo > hi {
+			return
+		}
+		for _, end := range []rune{0x7f, 0x7ff, 0xd7ff, 0xdfff, 0xffff} {
+			if lo <= end && end < hi {
+				split(lo, end)
+				split(end+1, hi)
+				return
+			}
+		}
+		if lo >= 0xd800 && hi <= 0xdfff { // surrogates are no characters
+			return
+		}
+		for i := 1; i < utf8.RuneLen(lo); i++ { // until the bytes vary by themselves
+			m := rune(1)<<(6*i) - 1
+			if lo&^m == hi&^m {
+				continue
+			}
+			if lo&m != 0 {
+				split(lo, lo|m)
+				split(lo|m+1, hi)
+				return
+			}
+			if hi&m != m {
+				split(lo, hi&^m-1)
+				split(hi&^m, hi)
+				return
+			}
+		}
+		a, b := utf8.AppendRune(nil, lo), utf8.AppendRune(nil, hi)
+		list := make([]*expr, len(a))
+		for i := range a {
+			list[i] = bytesOf(a[i], b[i])
+		}
+		out = append(out, seq(list...))
+	}
+	split(lo, hi)
+	return out
+}

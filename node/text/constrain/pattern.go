@@ -1,0 +1,361 @@
+package constrain
+
+import (
+	"errors"
+	"fmt"
+	"regexp/syntax"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// automaton takes strings of characters: deterministic, its first state the
+// beginning, and from each of its states an accepting one can be reached.
+type automaton struct{ states []place }
+
+type place struct {
+	accept bool
+	edges  []edge // by character, disjoint
+}
+
+type edge struct {
+	lo, hi rune
+	to     int
+}
+
+const (
+	maxAutomaton = 4000 // states of an automaton
+	maxPattern   = 2000 // bytes
+)
+
+var errPattern = errors.New("is too large; make it simpler")
+
+// everything is any string of so many characters; most < 0: without end.
+func everything(least, most int) (*automaton, error) {
+	n := max(least, most)
+	if n >= maxAutomaton {
+		return nil, errPattern
+	}
+	d := &automaton{}
+	for i := 0; i <= n; i++ {
+		p := place{accept: i >= least}
+		if i < n || most < 0 {
+			p.edges = []edge{{0, unicode.MaxRune, min(i+1, n)}}
+		}
+		d.states = append(d.states, p)
+	}
+	return d, nil
+}
+
+// except is any string but the given ones.
+func except(names []string) (*automaton, error) {
+	d := &automaton{states: []place{{accept: true}}}
+	next := []map[rune]int{{}}
+	for _, s := range names {
+		at := 0
+		for _, c := range s {
+			to, ok := next[at][c]
+			if !ok {
+				to = len(d.states)
+				next[at][c] = to
+				next = append(next, map[rune]int{})
+				d.states = append(d.states, place{accept: true})
+			}
+			at = to
+		}
+		d.states[at].accept = false
+	}
+	free := len(d.states)
+	d.states = append(d.states, place{accept: true, edges: []edge{{0, unicode.MaxRune, free}}})
+	for i, known := range next {
+		chars := make([]rune, 0, len(known))
+		for c := range known {
+			chars = append(chars, c)
+		}
+		slices.Sort(chars)
+		from := rune(0)
+		for _, c := range chars {
+			if from < c {
+				d.states[i].edges = append(d.states[i].edges, edge{from, c - 1, free})
+			}
+			d.states[i].edges = append(d.states[i].edges, edge{c, c, known[c]})
+			from = c + 1
+		}
+		d.states[i].edges = append(d.states[i].edges, edge{from, unicode.MaxRune, free})
+	}
+	return d.trim()
+}
+
+// both takes what two automata take.
+func both(a, b *automaton) (*automaton, error) {
+	type pair struct{ a, b int }
+	d := &automaton{}
+	index := map[pair]int{}
+	var list []pair
+	find := func(p pair) int {
+		i, ok := index[p]
+		if !ok {
+			i = len(list)
+			index[p] = i
+			list = append(list, p)
+		}
+		return i
+	}
+	find(pair{})
+	for i := 0; i < len(list); i++ {
+		if len(list) > maxAutomaton {
+			return nil, errPattern
+		}
+		x, y := &a.states[list[i].a], &b.states[list[i].b]
+		p := place{accept: x.accept && y.accept}
+		for j, k := 0, 0; j < len(x.edges) && k < len(y.edges); {
+			e, f := x.edges[j], y.edges[k]
+			if lo, hi := max(e.lo, f.lo), min(e.hi, f.hi); lo <= hi {
+				p.edges = append(p.edges, edge{lo, hi, find(pair{e.to, f.to})})
+			}
+			if e.hi < f.hi {
+				j++
+			} else {
+				k++
+			}
+		}
+		d.states = append(d.states, p)
+	}
+	return d.trim()
+}
+
+// trim takes away the states from which nothing is ever taken.
+func (d *automaton) trim() (*automaton, error) {
+	before := make([][]int, len(d.states))
+	var work []int
+	alive := make([]bool, len(d.states))
+	for i, p := range d.states {
+		for _, e := range p.edges {
+			before[e.to] = append(before[e.to], i)
+		}
+		if p.accept {
+			alive[i] = true
+			work = append(work, i)
+		}
+	}
+	for len(work) > 0 {
+		i := work[len(work)-1]
+		work = work[:len(work)-1]
+		for _, j := range before[i] {
+			if !alive[j] {
+				alive[j] = true
+				work = append(work, j)
+			}
+		}
+	}
+	if !alive[0] {
+		return nil, errNothing
+	}
+	for i := range d.states {
+		d.states[i].edges = slices.DeleteFunc(d.states[i].edges, func(e edge) bool { return !alive[e.to] })
+	}
+	return d, nil
+}
+
+// compilePattern makes an automaton of a regular expression of JSON Schema, which
+// is JavaScript's and counts wherever it matches. Go's package parses it; the two
+// languages agree in what is taken here, but for \S, which in JavaScript has
+// fewer characters.
+func compilePattern(pattern string) (*automaton, error) {
+	if len(pattern) > maxPattern {
+		return nil, errPattern
+	}
+	re, err := syntax.Parse(unicodeEscapes(pattern), syntax.Perl)
+	if err != nil {
+		var e *syntax.Error
+		if errors.As(err, &e) {
+			return nil, fmt.Errorf("cannot be taken: %s: %.64q", e.Code, e.Expr)
+		}
+		return nil, err
+	}
+	dots(re)
+	around := &syntax.Regexp{Op: syntax.OpStar, Sub: []*syntax.Regexp{{Op: syntax.OpAnyChar}}}
+	prog, err := syntax.Compile((&syntax.Regexp{Op: syntax.OpConcat, Sub: []*syntax.Regexp{around, re.Simplify(), around}}).Simplify())
+	if err != nil {
+		return nil, err
+	}
+	return determine(prog)
+}
+
+// unicodeEscapes writes \uXXXX as Go has it.
+func unicodeEscapes(p string) string {
+	var out strings.Builder
+	for i := 0; i < len(p); i++ {
+		if p[i] != '\\' || i+1 == len(p) {
+			out.WriteByte(p[i])
+			continue
+		}
+		if p[i+1] == 'u' && i+6 <= len(p) && strings.Trim(p[i+2:i+6], "0123456789abcdefABCDEF") == "" {
+			out.WriteString(`\x{` + p[i+2:i+6] + `}`)
+			i += 5
+			continue
+		}
+		out.WriteString(p[i : i+2])
+		i++
+	}
+	return out.String()
+}
+
+// dots makes . what it is in JavaScript.
+func dots(re *syntax.Regexp) {
+	if re.Op == syntax.OpAnyCharNotNL {
+		*re = syntax.Regexp{Op: syntax.OpCharClass, Rune: []rune{0, '\n' - 1, '\n' + 1, '\r' - 1, '\r' + 1, 0x2027, 0x202a, unicode.MaxRune}}
+	}
+	for _, s := range re.Sub {
+		dots(s)
+	}
+}
+
+// determine makes an automaton of a program, by its sets of instructions.
+func determine(prog *syntax.Prog) (*automaton, error) {
+	cuts := map[rune]bool{0: true}
+	for i := range prog.Inst {
+		in := &prog.Inst[i]
+		switch in.Op {
+		case syntax.InstEmptyWidth:
+			if syntax.EmptyOp(in.Arg)&^(syntax.EmptyBeginText|syntax.EmptyEndText) != 0 {
+				return nil, errors.New(`cannot be taken: \b, \B and (?m) are not supported`)
+			}
+		case syntax.InstRune, syntax.InstRune1:
+			if len(in.Rune) == 1 {
+				first := in.Rune[0]
+				cuts[first], cuts[first+1] = true, true
+				for r := unicode.SimpleFold(first); r != first; r = unicode.SimpleFold(r) {
+					cuts[r], cuts[r+1] = true, true
+				}
+			}
+			for k := 0; k+1 < len(in.Rune); k += 2 {
+				cuts[in.Rune[k]], cuts[in.Rune[k+1]+1] = true, true
+			}
+		case syntax.InstRuneAnyNotNL:
+			cuts['\n'], cuts['\n'+1] = true, true
+		}
+	}
+	starts := make([]rune, 0, len(cuts))
+	for r := range cuts {
+		if r <= unicode.MaxRune {
+			starts = append(starts, r)
+		}
+	}
+	slices.Sort(starts)
+	// close follows what takes no character. The set keeps the instructions
+	// that take one, and those that wait for the end.
+	closed := func(from []uint32, begin, end bool) (set []uint32, match bool) {
+		seen := map[uint32]bool{}
+		work := slices.Clone(from)
+		for len(work) > 0 {
+			pc := work[len(work)-1]
+			work = work[:len(work)-1]
+			if seen[pc] {
+				continue
+			}
+			seen[pc] = true
+			switch in := &prog.Inst[pc]; in.Op {
+			case syntax.InstAlt, syntax.InstAltMatch:
+				work = append(work, in.Out, in.Arg)
+			case syntax.InstCapture, syntax.InstNop:
+				work = append(work, in.Out)
+			case syntax.InstEmptyWidth:
+				op := syntax.EmptyOp(in.Arg)
+				if op&syntax.EmptyBeginText != 0 && !begin {
+					continue
+				}
+				if op&syntax.EmptyEndText != 0 && !end {
+					set = append(set, pc)
+					continue
+				}
+				work = append(work, in.Out)
+			case syntax.InstMatch:
+				set, match = append(set, pc), true
+			case syntax.InstFail:
+			default:
+				set = append(set, pc)
+			}
+		}
+		slices.Sort(set)
+		return set, match
+	}
+	d := &automaton{}
+	index := map[string]int{}
+	var sets [][]uint32
+	find := func(set []uint32) int {
+		key := fmt.Sprint(set)
+		i, ok := index[key]
+		if !ok {
+			i = len(sets)
+			index[key] = i
+			sets = append(sets, set)
+		}
+		return i
+	}
+	first, _ := closed([]uint32{uint32(prog.Start)}, true, false)
+	sets = append(sets, first) // which no other set is, even if it looks the same
+	for i, work := 0, 0; i < len(sets); i++ {
+		if work += len(starts) * len(sets[i]); len(sets) > maxAutomaton || work > 1<<24 {
+			return nil, errPattern
+		}
+		// ^ behind $ can still be met if nothing has come.
+		_, match := closed(sets[i], i == 0, true)
+		p := place{accept: match}
+		for k, lo := range starts {
+			hi := rune(unicode.MaxRune)
+			if k+1 < len(starts) {
+				hi = starts[k+1] - 1
+			}
+			var out []uint32
+			for _, pc := range sets[i] {
+				switch in := &prog.Inst[pc]; in.Op {
+				case syntax.InstRune, syntax.InstRune1, syntax.InstRuneAny, syntax.InstRuneAnyNotNL:
+					if in.MatchRune(lo) {
+						out = append(out, in.Out)
+					}
+				}
+			}
+			if out == nil {
+				continue
+			}
+			set, _ := closed(out, false, false)
+			if len(set) == 0 {
+				continue
+			}
+			to := find(set)
+			if n := len(p.edges); n > 0 && p.edges[n-1].to == to && p.edges[n-1].hi == lo-1 {
+				p.edges[n-1].hi = hi
+			} else {
+				p.edges = append(p.edges, edge{lo, hi, to})
+			}
+		}
+		d.states = append(d.states, p)
+	}
+	return d.trim()
+}
+
+// formats are the words of "format" that are followed, as patterns.
+var formats = map[string]string{
+	"date":      "^" + dateRE + "$",
+	"time":      "^" + timeRE + "$",
+	"date-time": "^" + dateRE + "T" + timeRE + "$",
+	"duration":  `^P(\d{1,4}W|(\d{1,4}Y(\d{1,4}M(\d{1,4}D)?)?|\d{1,4}M(\d{1,4}D)?|\d{1,4}D)(T` + spanRE + `)?|T` + spanRE + `)$`,
+	"email":     `^[A-Za-z0-9_+-]{1,32}(\.[A-Za-z0-9_+-]{1,31})?@` + hostRE + `\.[A-Za-z]{2,8}$`,
+	"hostname":  "^" + hostRE + "$",
+	"ipv4":      `^` + byteRE + `(\.` + byteRE + `){3}$`,
+	"ipv6":      `^([0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}$`,
+	"uuid":      `^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`,
+	"uri":       `^[a-z][a-z0-9+.-]{1,15}://` + hostRE + `(:\d{1,4})?(/[A-Za-z0-9._~-]*)*(\?[A-Za-z0-9._~=&-]*)?(#[A-Za-z0-9._~-]*)?$`,
+}
+
+const (
+	yearRE = `\d{4}`
+	// Years with a 29th of February, of the Gregorian calendar.
+	leapRE = `(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)`
+	dateRE = `(` + yearRE + `-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))|` + leapRE + `-02-29)`
+	timeRE = `([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)`
+	spanRE = `(\d{1,4}H(\d{1,4}M(\d{1,4}S)?)?|\d{1,4}M(\d{1,4}S)?|\d{1,4}S)`
+	hostRE = `[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?){0,3}`
+	byteRE = `(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)`
+)

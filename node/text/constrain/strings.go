@@ -1,0 +1,177 @@
+package constrain
+
+import (
+	"encoding/json"
+	"strings"
+)
+
+// builder makes the expressions of one format. Those that every schema needs are
+// made once.
+type builder struct {
+	vocab *Vocab
+	left  int // what may still be spent on compiling
+
+	character *expr // of a string, in any way that JSON has to write it
+	string    *expr
+	gap       *expr // white space behind a comma or colon
+	value     *expr // any JSON value
+	number    *expr
+	integer   *expr
+}
+
+func newBuilder(v *Vocab) *builder {
+	b := &builder{vocab: v, left: maxWorkload}
+	hex := bytesOf('0', '9', 'a', 'f', 'A', 'F')
+	plain := bytesOf(0x20, 0x7f)
+	for _, c := range []byte(`"\`) {
+		plain.set[c>>6] &^= 1 << (c & 63)
+	}
+	ways := append([]*expr{plain}, runes(0x80, 0x10ffff)...)
+	b.character = either(append(ways, seq(oneOf(`\`), either(
+		oneOf(`"\/bfnrt`),
+		seq(oneOf("u"), either(
+			seq(bytesOf('0', '9', 'a', 'c', 'A', 'C', 'e', 'f', 'E', 'F'), hex, hex, hex),
+			seq(oneOf("dD"), bytesOf('0', '7'), hex, hex),
+			seq(oneOf("dD"), oneOf("89abAB"), hex, hex, literal(`\u`), oneOf("dD"), bytesOf('c', 'f', 'C', 'F'), hex, hex),
+		)),
+	)))...)
+	b.string = b.text(0, -1)
+	// No lines and no indents: models are known to write white space for ever
+	// where it is allowed, and it costs as much as anything else.
+	b.gap = optional(oneOf(" "))
+	b.number, b.integer = anyNumber(), anyInteger()
+	b.value = &expr{kind: kindEither}
+	b.value.alts = []*expr{
+		b.object(nil, &extras{key: b.string, value: b.value, most: -1}), b.list(nil, b.value, 0, -1), b.string, b.number,
+		literal("true"), literal("false"), literal("null"),
+	}
+	return b
+}
+
+// text is a string of so many characters; most < 0: without end.
+func (b *builder) text(least, most int) *expr {
+	chars := repeat(b.character, least, most)
+	chars.text = chars.kind == kindRepeat
+	return seq(oneOf(`"`), chars, oneOf(`"`))
+}
+
+// written is a JSON value as it stands, with the escapes that it must have and no
+// other.
+func written(v any) string {
+	var out strings.Builder
+	e := json.NewEncoder(&out)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(v) // of a string, which always can be
+	s := strings.TrimSuffix(out.String(), "\n")
+	return strings.NewReplacer("\\u2028", "\u2028", "\\u2029", "\u2029").Replace(s)
+}
+
+// inString gives the ways in which a string has the characters from lo to hi, one
+// for each.
+func inString(lo, hi rune) (out []*expr) {
+	short := map[rune]string{'\b': `\b`, '\t': `\t`, '\n': `\n`, '\f': `\f`, '\r': `\r`, '"': `\"`, '\\': `\\`}
+	from := lo
+	for c := lo; c <= min(hi, '\\'); c++ {
+		s, ok := short[c]
+		if !ok && c < 0x20 {
+			s, ok = `\u00`+string("0123456789abcdef"[c>>4])+string("0123456789abcdef"[c&15]), true
+		}
+		if ok {
+			out = append(append(out, runes(from, c-1)...), literal(s))
+			from = c + 1
+		}
+	}
+	return append(out, runes(from, hi)...)
+}
+
+// quoted is a string whose characters an automaton takes.
+func quoted(d *automaton) *expr {
+	nodes := make([]*expr, len(d.states))
+	for i := range nodes {
+		nodes[i] = &expr{kind: kindEither}
+	}
+	for i, s := range d.states {
+		if s.accept {
+			nodes[i].alts = append(nodes[i].alts, oneOf(`"`))
+		}
+		for _, e := range s.edges {
+			for _, way := range inString(e.lo, e.hi) {
+				nodes[i].alts = append(nodes[i].alts, seq(way, nodes[e.to]))
+			}
+		}
+	}
+	return seq(oneOf(`"`), nodes[0])
+}
+
+// property is a member of an object.
+type property struct {
+	name     string
+	value    *expr
+	required bool
+}
+
+// extras are members whose names are not fixed; most < 0: any number.
+type extras struct {
+	key, value  *expr // key with its quotes
+	least, most int
+}
+
+// object has its properties in their order, then the extras.
+func (b *builder) object(props []property, more *extras) *expr {
+	colon, comma, closing := seq(oneOf(":"), b.gap), seq(oneOf(","), b.gap), oneOf("}")
+	// What may come behind property i-1, if none has come yet, and if some have.
+	none, some := closing, closing
+	if more != nil && more.most != 0 {
+		member := seq(more.key, colon, more.value)
+		if more.least > 0 {
+			none = never()
+		}
+		none = either(none, seq(member, repeat(seq(comma, member), max(0, more.least-1), more.most-min(1, max(0, more.most))), closing))
+		some = seq(repeat(seq(comma, member), more.least, more.most), closing)
+	} else if more != nil && more.least > 0 {
+		none, some = never(), never()
+	}
+	for i := len(props) - 1; i >= 0; i-- {
+		p := props[i]
+		member := seq(literal(written(p.name)), colon, p.value, some)
+		later := seq(comma, member)
+		if p.required {
+			none, some = member, later
+		} else {
+			none, some = either(member, none), either(later, some)
+		}
+	}
+	return seq(oneOf("{"), none)
+}
+
+// list has the items of prefix, as many as are needed at least, then those of
+// item, which may be nil; most < 0: without end.
+func (b *builder) list(prefix []*expr, item *expr, least, most int) *expr {
+	comma, closing := seq(oneOf(","), b.gap), oneOf("]")
+	if most >= 0 && len(prefix) > most {
+		prefix = prefix[:most]
+	}
+	n := len(prefix)
+	if n == 0 && item != nil && most != 0 { // the first has no comma before it
+		prefix, n = []*expr{item}, 1
+	}
+	rest := closing
+	switch room := most - n; {
+	case item == nil && least > n:
+		return never()
+	case item != nil && most < 0:
+		rest = seq(repeat(seq(comma, item), max(0, least-n), -1), closing)
+	case item != nil:
+		rest = seq(repeat(seq(comma, item), max(0, least-n), room), closing)
+	}
+	for i := n - 1; i >= 0; i-- {
+		rest = seq(prefix[i], rest)
+		if i > 0 {
+			rest = seq(comma, rest)
+		}
+		if least <= i {
+			rest = either(rest, closing)
+		}
+	}
+	return seq(oneOf("["), rest)
+}
