@@ -40,7 +40,7 @@ func (s *server) responses(w http.ResponseWriter, r *http.Request) error {
 	case r.Context().Err() != nil:
 		return r.Context().Err()
 	case err != nil:
-		return a.fail(failed(err))
+		return a.fail(asAsked(failed(err), nil))
 	case !j.stream:
 		writeJSON(w, http.StatusOK, a.out)
 	}

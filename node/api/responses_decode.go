@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -194,11 +193,8 @@ func responseToolChoice(raw json.RawMessage) (json.RawMessage, error) {
 }
 
 // asAsked gives an error of chat's the names of this endpoint.
-func asAsked(err error, items []int) error {
-	var e *Error
-	if !errors.As(err, &e) || e.Param == "" {
-		return err
-	}
+func asAsked(err error, items []int) *Error {
+	e := AsError(err)
 	param := e.Param
 	var i int
 	if n, _ := fmt.Sscanf(param, "messages[%d]", &i); n == 1 && i < len(items) {
@@ -217,7 +213,15 @@ func asAsked(err error, items []int) error {
 	} {
 		param = strings.Replace(param, r[0], r[1], 1)
 	}
-	return &Error{Kind: e.Kind, Param: param, Message: strings.TrimSpace(param + strings.TrimPrefix(e.Message, e.Param)), Err: e.Err}
+	if param == e.Param {
+		return e
+	}
+	renamed := *e
+	renamed.Param = param
+	if rest, ok := strings.CutPrefix(e.Message, e.Param); ok {
+		renamed.Message = param + rest
+	}
+	return &renamed
 }
 
 // quoted is a string in JSON.
