@@ -185,6 +185,24 @@ func TestNamesRefuse(t *testing.T) {
 	}
 }
 
+// A node that has no room for all of a model serves a span of its choice, and
+// fetches that alone from the origin.
+func TestNamesTooBig(t *testing.T) {
+	raw := tinymodel.GGUF()
+	newHub(t, map[string][]byte{"o/tales/t.gguf": raw})
+	n, _ := start(t, node.Config{
+		Catalogs: listing(t, "name = \"tales:1\"\norigins = [\"hf:o/tales/t.gguf\"]"),
+		Quota:    2 << 20, Memory: 2 << 20, KVTokens: 512, Serve: []node.ServeSpec{{Model: "tales:1", Span: "auto"}},
+	}, false)
+	until(t, "a span is loaded", func() bool {
+		st, err := n.Client().Status(t.Context())
+		return err == nil && st.Serving[0].Memory > 0
+	})
+	if m, err := n.Client().Show(t.Context(), "tales:1"); err != nil || m.Complete || m.Allocated > 2<<20 || len(m.Held) < 2 {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
 // Catalogues of the home's catalog.d are taken if they are signed by someone
 // trusted, or say that they are the operator's own.
 func TestCatalogDir(t *testing.T) {

@@ -94,6 +94,11 @@ func (c *chooser) findModels(ctx context.Context) error {
 	for _, name := range c.names {
 		go func() {
 			m, err := c.n.awaitModel(ctx, name, nil)
+			if errors.Is(err, store.ErrFull) {
+				// Of an origin's file that is too big all is read and its header
+				// kept; what is chosen comes from there then.
+				m, err = c.n.awaitModel(ctx, name, &protocol.Span{})
+			}
 			if err == nil {
 				c.mu.Lock()
 				c.models[m.ID().String()] = m
