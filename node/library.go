@@ -213,7 +213,7 @@ func (n *Node) Remove(_ context.Context, name string) error {
 // Tokenize gives a text's tokens by a model of this node or of its peers, or
 // by a GGUF file on this machine.
 func (n *Node) Tokenize(ctx context.Context, name, t string, special bool) ([]int32, error) {
-	if isSource(name) && !strings.Contains(name, "://") && !strings.HasPrefix(name, "hf:") {
+	if isSource(name) && !isRemote(name) {
 		return TokenizeFile(name, t, special)
 	}
 	m, err := n.findKnown(ctx, name)

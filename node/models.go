@@ -183,12 +183,14 @@ func (n *Node) offered(ctx context.Context) map[cid.Cid][]string {
 	return out
 }
 
+// isRemote says that a source is not of this machine.
+func isRemote(from string) bool {
+	return strings.HasPrefix(from, "hf:") || strings.HasPrefix(from, "http://") || strings.HasPrefix(from, "https://")
+}
+
 // isSource says that a model's name is something to import.
 func isSource(name string) bool {
-	if strings.HasPrefix(name, "hf:") || strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://") {
-		return true
-	}
-	return strings.ContainsAny(name, `/\`) || strings.HasSuffix(strings.ToLower(name), ".gguf")
+	return isRemote(name) || strings.ContainsAny(name, `/\`) || strings.HasSuffix(strings.ToLower(name), ".gguf")
 }
 
 // importModel imports a model from a file, a URL, or this program itself.
@@ -229,12 +231,25 @@ func (n *Node) importModel(ctx context.Context, req api.AddRequest, span *protoc
 			opt.Name = tinymodel.Name
 		}
 	}
-	m, err := n.store.Add(ctx, from, opt)
-	if err != nil {
-		return nil, err
+	return n.addToStore(ctx, from, opt)
+}
+
+// addToStore imports a model, and counts what comes over the network.
+func (n *Node) addToStore(ctx context.Context, from string, opt store.AddOptions) (*store.Model, error) {
+	tell, last := opt.Progress, int64(0)
+	opt.Progress = func(done, total int64) {
+		if isRemote(from) {
+			n.imported.Add(uint64(done - last))
+		}
+		if last = done; tell != nil {
+			tell(done, total)
+		}
 	}
-	n.offerAll()
-	return m, nil
+	m, err := n.store.Add(ctx, from, opt)
+	if err == nil {
+		n.offerAll()
+	}
+	return m, err
 }
 
 // fetchShards brings what is lacking of some shards, and nothing else, from

@@ -307,11 +307,10 @@ func (n *Node) importListed(ctx context.Context, e *catalog.Entry, name string, 
 	id := n.names.meaning(e)
 	var errs []error
 	for _, from := range e.Origins {
-		m, err := n.store.Add(ctx, from, store.AddOptions{
+		m, err := n.addToStore(ctx, from, store.AddOptions{
 			Name: name, Span: span, Progress: progress, Expect: store.Expect{ID: id, Size: e.Size, Sha256: e.Sums()},
 		})
 		if err == nil {
-			n.offerAll()
 			return m, n.names.remember(e, m.ID())
 		}
 		if ctx.Err() != nil || !errors.Is(err, store.ErrSource) {

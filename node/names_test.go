@@ -198,6 +198,9 @@ func TestNamesTooBig(t *testing.T) {
 		st, err := n.Client().Status(t.Context())
 		return err == nil && st.Serving[0].Memory > 0
 	})
+	if got := scrape(t, n); !has(got, `shoal_fetched_bytes_total{source="origins"}`) {
+		t.Error("the metrics know of no origin")
+	}
 	if m, err := n.Client().Show(t.Context(), "tales:1"); err != nil || m.Complete || m.Allocated > 2<<20 || len(m.Held) < 2 {
 		t.Errorf("%+v, %v", m, err)
 	}

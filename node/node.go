@@ -44,7 +44,8 @@ type Node struct {
 	convert  sync.WaitGroup // conversions under way
 	download rateMeter
 	fetches  fetchBoard
-	asking   atomic.Int64 // sessions that this node drives
+	asking   atomic.Int64  // sessions that this node drives
+	imported atomic.Uint64 // bytes of models read from origins at their import
 	gate     gate
 	metrics  *metrics.Metrics
 	traces   *traces.Traces
