@@ -150,7 +150,7 @@ func complete(ctx context.Context, app *cli.App, words []string) (out []word) {
 				add(c.Name, c.Usage)
 			}
 		}
-	case strings.HasPrefix(usage, "MODEL") && positional == 0:
+	case strings.HasPrefix(strings.TrimPrefix(usage, "["), "MODEL") && positional == 0:
 		for _, name := range modelNames(ctx, home) {
 			add(name, "model")
 		}

@@ -4,12 +4,18 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
 )
 
@@ -124,4 +130,65 @@ func TestUpkeep(t *testing.T) {
 	if code, out, _ := p.try("status", "--home", p.home); code != 0 || !strings.Contains(out, "without a pin") {
 		t.Errorf("exit code %d: %s", code, out)
 	}
+}
+
+// TestSpanChange: a node that is to serve another span fetches the difference
+// from the origin, not a byte more, and what it serves no more goes when it is
+// told so.
+func TestSpanChange(t *testing.T) {
+	raw := tinymodel.GGUF()
+	var asked atomic.Int64
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		http.ServeContent(w, r, "tales.gguf", time.Unix(1, 0), counting{bytes.NewReader(raw), &asked})
+	}))
+	defer origin.Close()
+	p := newPatient(t)
+	p.run("model", "add", "--home", p.home, "--span", "2-4", origin.URL+"/tales.gguf")
+	serve := func(span string) (stop func()) {
+		t.Helper()
+		stop = p.node("--model", "tales", "--span", span)
+		eventually(t, 30e9, "it serves", func() bool {
+			st, err := running(t.Context(), p.home).Status(t.Context())
+			return err == nil && len(st.Serving) > 0 && st.Serving[0].EnginePID > 0
+		})
+		return stop
+	}
+	asked.Store(0)
+	stop := serve("2-4")
+	if n := asked.Load(); n != 0 {
+		t.Errorf("%d bytes were fetched of what was there", n)
+	}
+	stop()
+	stop = serve("3-6")
+	cl := running(t.Context(), p.home)
+	m, err := cl.Show(t.Context(), "tales")
+	if err != nil || fmt.Sprint(m.Held) != "[header 2-6]" {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	f, err := cl.GC(t.Context(), api.GCRequest{Unused: true})
+	if err != nil || len(f.Dropped) != 1 || fmt.Sprint(f.Dropped[0].Shards) != "[block 2]" {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	if n := asked.Load(); n != 2*f.Dropped[0].Bytes { // blocks are of one size
+		t.Errorf("two blocks of %d bytes took %d from the origin", f.Dropped[0].Bytes, n)
+	}
+	stop()
+}
+
+// counting counts the bytes that are read.
+type counting struct {
+	*bytes.Reader
+	n *atomic.Int64
+}
+
+func (c counting) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// WriteTo hides the reader's own, which would go past the count.
+func (c counting) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{c})
 }

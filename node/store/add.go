@@ -124,7 +124,7 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 // needs says after a disk was filled how much it should have had.
 func needs(err error, bytes int64) error {
 	if errors.Is(err, ErrFull) {
-		return fmt.Errorf("%w; it takes %s in all, and nothing of it was kept", err, SizeText(bytes))
+		return fmt.Errorf("%w; it takes %s in all", err, SizeText(bytes))
 	}
 	return err
 }

@@ -31,8 +31,8 @@ type Dropped struct {
 
 // GC gives back the disk space that nothing needs: what interrupted imports
 // left, what lies allocated and is not held, and the shards without a pin that
-// exceed the quota, the longest unused first. What is pinned or in use stays, and so do
-// headers and manifests.
+// exceed the quota, the longest unused first. What is pinned or in use stays,
+// and so do headers and manifests.
 func (s *Store) GC(opt GCOptions) (*Freed, error) {
 	out := &Freed{}
 	dropped, err := s.gcShards(opt)
@@ -77,17 +77,14 @@ func (s *Store) GC(opt GCOptions) (*Freed, error) {
 func (s *Store) gcShards(opt GCOptions) (dropped []candidate, err error) {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
-	switch {
-	case opt.Unused && opt.DryRun:
-		dropped, _ = s.droppable()
-		return dropped, nil
-	case opt.Unused:
-		all, _ := s.droppable()
-		return s.dropAll(all, "that nothing uses")
-	case opt.DryRun:
-		return s.excess(0)
+	list, _ := s.excess(0) // what is in use may exceed the quota alone
+	if opt.Unused {
+		list, _ = s.droppable()
 	}
-	return s.shrink(0)
+	if opt.DryRun {
+		return list, nil
+	}
+	return s.dropAll(list, "that nothing needs")
 }
 
 // diskBlock is what most file systems count in; elsewhere a dry run guesses.

@@ -46,7 +46,7 @@ func (s *Store) Room(n int64) error {
 func (s *Store) reserve(n int64) (done func(), err error) {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
-	if _, err := s.shrink(n); err != nil {
+	if err := s.shrink(n); err != nil {
 		return nil, err
 	}
 	s.quota.reserved += n
@@ -82,7 +82,7 @@ func (s *Store) Claim(m *Model, shards []int) (done func(), err error) {
 		claim(-1)
 		m.touch(shards, -1)
 	})
-	if _, err = s.shrink(0); err == nil {
+	if err = s.shrink(0); err == nil {
 		err = SpaceFor(s.dir, s.claimed())
 	}
 	if err != nil {
@@ -169,8 +169,8 @@ func (s *Store) droppable() (all []candidate, unpinned int64) {
 	return all, unpinned
 }
 
-// excess lists what is to be dropped so that n more bytes keep to the quota.
-// Called with quota.mu held.
+// excess lists what is to be dropped so that n more bytes keep to the quota; it
+// is all there is if that does not do. Called with quota.mu held.
 func (s *Store) excess(n int64) ([]candidate, error) {
 	if s.quota.limit <= 0 {
 		return nil, nil
@@ -184,22 +184,21 @@ func (s *Store) excess(n int64) ([]candidate, error) {
 		total -= c.bytes
 	}
 	if total > s.quota.limit {
-		return nil, noRoom(fmt.Sprintf("%s of models that are in use, or come now, or are headers, and have no pin, would exceed the quota of %s; raise --quota, or pin or stop serving some",
+		return all, noRoom(fmt.Sprintf("%s of models that are in use, or come now, or are headers, and have no pin, would exceed the quota of %s; raise --quota, or pin or stop serving some",
 			SizeText(total), SizeText(s.quota.limit)))
 	}
 	return all, nil
 }
 
 // shrink drops what exceeds the quota. Called with quota.mu held.
-func (s *Store) shrink(n int64) (dropped []candidate, err error) {
+func (s *Store) shrink(n int64) error {
 	for {
 		list, err := s.excess(n)
 		if err != nil || len(list) == 0 {
-			return dropped, err
+			return err
 		}
-		gone, err := s.dropAll(list, "to keep the quota")
-		if dropped = append(dropped, gone...); err != nil {
-			return dropped, err
+		if _, err := s.dropAll(list, "to keep the quota"); err != nil {
+			return err
 		}
 	}
 }
