@@ -29,7 +29,7 @@ const (
 	MaxRows        = 512       // rows of a step
 	MaxStages      = 64        // stages of a route
 	MaxTrace       = 55        // a session's trace context
-	MaxFormat      = 256 << 10 // the format of an answer
+	MaxFormat      = 128 << 10 // the format of an answer
 	BucketBlocks   = 16        // blocks that share a provider key
 )
 

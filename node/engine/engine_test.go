@@ -360,12 +360,12 @@ func TestChild(t *testing.T) {
 }
 
 func FuzzMessages(f *testing.F) {
-	b := &Batch{Rows: []Row{{1, 2}}, Tokens: []int32{3}, Outputs: []Output{{Params: sample.Params{Seed: 1 << 63}, History: []int32{1}}}}
+	b := &Batch{Rows: []Row{{1, 2}}, Tokens: []int32{3}, Outputs: []Output{{Params: sample.Params{Seed: 1 << 63}, History: []int32{1}, Allowed: []uint64{1 << 63, 5}}}}
 	f.Add(b.append(nil))
 	f.Add((&Result{Hidden: []float32{1}, Tokens: []sample.Token{{ID: 4, Top: []sample.Top{{ID: 5}}}}}).append(nil))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if b, err := parseBatch(raw); err == nil {
-			if again, err := parseBatch(b.append(nil)); err != nil || len(again.Rows) != len(b.Rows) {
+			if again, err := parseBatch(b.append(nil)); err != nil || len(again.Rows) != len(b.Rows) || !slices.EqualFunc(again.Outputs, b.Outputs, func(x, y Output) bool { return slices.Equal(x.Allowed, y.Allowed) }) {
 				t.Fatal(err)
 			}
 		}

@@ -113,7 +113,7 @@ func (f *fleet) ask(ctx context.Context, prompt []int32, n int, at func(token in
 	var got []int32
 	out, err := session.Run(ctx, sessionDialer{dialer{f.net, nodeID(-1)}}, &session.Request{
 		Model: f.model, Route: f.route, Prompt: prompt, Chunk: 7, Step: time.Millisecond, Prefill: 10 * time.Millisecond,
-		Sampling: &protocol.Sampling{MaxTokens: uint32(n)}, Replan: f.replan,
+		Sampling: inThirds(n, f.format), Replan: f.replan,
 	}, func(tok *protocol.Token) error {
 		if int(tok.Index) != len(got) {
 			return errors.New("a token out of turn")
@@ -130,7 +130,9 @@ func (f *fleet) ask(ctx context.Context, prompt []int32, n int, at func(token in
 // Whichever stage is lost, and however, the answer is the undisturbed one.
 func TestFailover(t *testing.T) {
 	prompt := someTokens(5, 40)
-	want, err := newPipeline(t, 9, 3, 6).ask(t.Context(), prompt, 60)
+	whole := newPipeline(t, 9, 3, 6)
+	whole.format = "2"
+	want, err := whole.ask(t.Context(), prompt, 60)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,6 +162,7 @@ func TestFailover(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					t.Parallel()
 					f := newFleet(t, 9, 2, 3, 6)
+					f.format = whole.format
 					ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 					defer cancel()
 					for _, e := range f.engines { // else the ring is far ahead of the client

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -117,9 +120,47 @@ func (e *sums) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
 			sum += v * float32(j*j*100+17)
 		}
 		id := (int(sum*31) + len(d.Sampled)) % vocab
-		res.Drawn = append(res.Drawn, stage.Drawn{ID: int32(max(id, -id)), Logprob: -1})
+		id = max(id, -id)
+		for d.Allowed != nil && d.Allowed[id>>6]>>(id&63)&1 == 0 {
+			id = (id + 1) % vocab
+		}
+		res.Drawn = append(res.Drawn, stage.Drawn{ID: int32(id), Logprob: -1})
 	}
 	return res, nil
+}
+
+// thirds takes a format that is a number: a token may come if it is so much more
+// than the sum of those before, divided by three.
+type thirds struct{}
+
+type third int32
+
+func (thirds) Compile(format []*protocol.Piece, _ []int32) (stage.Format, error) {
+	n, err := strconv.Atoi(format[0].GetText())
+	return third(n), err
+}
+
+func (n third) Allowed(sampled []int32) ([]uint64, error) {
+	sum := int32(n)
+	for _, id := range sampled {
+		sum += id
+	}
+	out := make([]uint64, vocab/64+1)
+	for id := range int32(vocab) {
+		if id%3 == sum%3 {
+			out[id>>6] |= 1 << (id & 63)
+		}
+	}
+	return out, nil
+}
+
+// inThirds is the sampling of such an answer; "": of any.
+func inThirds(n int, format string) *protocol.Sampling {
+	s := &protocol.Sampling{MaxTokens: uint32(n)}
+	if format != "" {
+		s.StopIds, s.Format = []int32{vocab}, []*protocol.Piece{{Kind: &protocol.Piece_Text{Text: format}}}
+	}
+	return s
 }
 
 // pipes is a network of stage servers in one process.
@@ -185,6 +226,7 @@ type pipeline struct {
 	route   []session.Hop
 	stages  []*stage.Stage
 	engines []*sums
+	format  string // of answers; "": any
 }
 
 func newPipeline(t testing.TB, blocks int, cuts ...int) *pipeline {
@@ -201,7 +243,7 @@ func newPipeline(t testing.TB, blocks int, cuts ...int) *pipeline {
 func (p *pipeline) addStage(t testing.TB, id peer.ID, span protocol.Span, blocks int) {
 	e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}}
 	s := stage.New(stage.Config{
-		Model: p.model, Span: span, Blocks: blocks, Width: width, Vocab: vocab,
+		Model: p.model, Span: span, Blocks: blocks, Width: width, Vocab: vocab, Formats: thirds{},
 		KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024,
 	}, e, stageDialer{dialer{p.net, id}})
 	t.Cleanup(func() { s.Close(nil) })
@@ -215,7 +257,7 @@ func (p *pipeline) ask(ctx context.Context, prompt []int32, n int) ([]int32, err
 	var got []int32
 	_, err := session.Run(ctx, sessionDialer{dialer{p.net, nodeID(-1)}}, &session.Request{
 		Model: p.model, Route: p.route, Prompt: prompt, Chunk: 7,
-		Sampling: &protocol.Sampling{MaxTokens: uint32(n)},
+		Sampling: inThirds(n, p.format),
 	}, func(tok *protocol.Token) error {
 		got = append(got, tok.Id)
 		return nil
@@ -281,6 +323,66 @@ func TestPipelineManySessions(t *testing.T) {
 	}
 	wg.Wait()
 	many.empty(t)
+}
+
+// Sessions in the same passes have each their own format, or none.
+func TestPipelineFormats(t *testing.T) {
+	many := newPipeline(t, 6, 2, 4)
+	var wg sync.WaitGroup
+	for i := range 12 {
+		format := []string{"", "0", "1", "2"}[i%4]
+		ask := func(p *pipeline) ([]int32, error) {
+			own := *p // no other field changes
+			own.format = format
+			return own.ask(t.Context(), someTokens(uint64(i), 20+i), 40)
+		}
+		want, err := ask(newPipeline(t, 6))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := strconv.Atoi(format); err == nil {
+			for k, id := range want {
+				if mask, _ := third(n).Allowed(want[:k]); mask[id>>6]>>(id&63)&1 == 0 {
+					t.Fatalf("format %s: token %d of %v", format, k, want)
+				}
+			}
+		}
+		wg.Go(func() {
+			if got, err := ask(many); err != nil || !slices.Equal(got, want) {
+				t.Errorf("session %d: %v, %v, want %v", i, got, err, want)
+			}
+		})
+	}
+	wg.Wait()
+	many.empty(t)
+	// One that takes no notice of formats is not asked.
+	old := pretender{dialer{many.net, nodeID(-3)}}
+	_, err := session.Run(t.Context(), old, &session.Request{Model: many.model, Route: many.route, Prompt: someTokens(1, 5), Sampling: inThirds(5, "1")}, func(*protocol.Token) error { return nil })
+	var where *session.StageError
+	var why *protocol.Error
+	if !errors.As(err, &where) || where.Index != 2 || !errors.As(err, &why) || why.Code != protocol.Code_CODE_NOT_SERVING {
+		t.Errorf("an old stage: %v", err)
+	}
+	many.format = "x"
+	if _, err := many.ask(t.Context(), someTokens(1, 5), 5); err == nil || !strings.Contains(err.Error(), "x") {
+		t.Errorf("a format that cannot be read: %v", err)
+	}
+}
+
+// pretender opens streams to stages that say yes to whatever they are asked.
+type pretender struct{ dialer }
+
+func (pretender) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+	client, server := net.Pipe()
+	go func() {
+		r := bufio.NewReader(server)
+		if _, _, err := protocol.ReadFrame(r, 0); err == nil {
+			b, _ := protocol.AppendFrame(nil, &protocol.Frame{Kind: &protocol.Frame_Opened{Opened: &protocol.Opened{}}}, nil)
+			_, _ = server.Write(b)
+		}
+		_, _ = io.Copy(io.Discard, r)
+	}()
+	return end{client, p}, nil
 }
 
 func TestPipelineRefusals(t *testing.T) {

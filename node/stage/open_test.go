@@ -83,6 +83,7 @@ func TestOpenRefused(t *testing.T) {
 		"alternatives":    {func(o *protocol.Open) { o.Sampling.TopLogprobs = 65 }, protocol.Code_CODE_BAD_REQUEST, "alternatives"},
 		"foreign history": {func(o *protocol.Open) { o.Sampling.History = []int32{100} }, protocol.Code_CODE_BAD_REQUEST, "vocabulary"},
 		"foreign answer":  {func(o *protocol.Open) { o.Sampling.Sampled = []int32{-1} }, protocol.Code_CODE_BAD_REQUEST, "vocabulary"},
+		"a format":        {func(o *protocol.Open) { o.Sampling.Format = []*protocol.Piece{{}} }, protocol.Code_CODE_NOT_SERVING, "format"},
 		"stop tokens":     {func(o *protocol.Open) { o.Sampling.StopIds = make([]int32, 1025) }, protocol.Code_CODE_BAD_REQUEST, "stop"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -96,6 +97,54 @@ func TestOpenRefused(t *testing.T) {
 				t.Errorf("something was taken: %+v", st)
 			}
 		})
+	}
+}
+
+// formats takes what is text, and goes on from nothing but it.
+type formats struct{}
+
+func (formats) Compile(format []*protocol.Piece, _ []int32) (Format, error) {
+	if format[0].GetText() == "" {
+		return nil, errors.New("no text")
+	}
+	return formats{}, nil
+}
+
+func (formats) Allowed(sampled []int32) ([]uint64, error) {
+	if len(sampled) > 0 {
+		return nil, errors.New("does not follow")
+	}
+	return []uint64{1}, nil
+}
+
+// TestFormatRefused: so is a format that cannot be read, or that the answer so
+// far does not follow.
+func TestFormatRefused(t *testing.T) {
+	s := newStage(t)
+	s.cfg.Formats = formats{}
+	text := func(n int) []*protocol.Piece {
+		return []*protocol.Piece{{Kind: &protocol.Piece_Text{Text: strings.Repeat("x", n)}}}
+	}
+	for says, change := range map[string]func(*protocol.Sampling){
+		"no text":         func(p *protocol.Sampling) { p.Format = text(0) },
+		"128 are":         func(p *protocol.Sampling) { p.Format = text(protocol.MaxFormat) },
+		"end the answer":  func(p *protocol.Sampling) { p.Format, p.StopIds = text(1), nil },
+		"does not follow": func(p *protocol.Sampling) { p.Format, p.Sampled = text(1), []int32{3} },
+	} {
+		o := open(100, 1)
+		o.Sampling.StopIds = []int32{1}
+		change(o.Sampling)
+		if _, _, refused := s.admit(o, sink{"a"}); refused == nil || refused.Code != protocol.Code_CODE_BAD_REQUEST || !strings.Contains(refused.Message, says) {
+			t.Errorf("%v, want %q", refused, says)
+		}
+	}
+	if st := s.Status(); st.Sessions != 0 {
+		t.Errorf("something was taken: %+v", st)
+	}
+	o := open(100, 1)
+	o.Sampling.StopIds, o.Sampling.Format = []int32{1}, text(1)
+	if sess, _, refused := s.admit(o, sink{"a"}); refused != nil || sess.format == nil {
+		t.Errorf("%v", refused)
 	}
 }
 

@@ -101,8 +101,10 @@ func Sample(logits []float32, p Params, history []int32, position uint64, allowe
 	if p.Logprobs || p.TopLogprobs > 0 {
 		norm := logSumExp(logits)
 		t.Logprob = float32(float64(logits[id]) - norm)
-		for _, i := range best(logits, p.TopLogprobs) {
-			t.Top = append(t.Top, Top{i, float32(float64(logits[i]) - norm)})
+		if p.TopLogprobs > 0 {
+			for _, i := range best(logits, p.TopLogprobs) {
+				t.Top = append(t.Top, Top{i, float32(float64(logits[i]) - norm)})
+			}
 		}
 	}
 	return t
@@ -117,7 +119,10 @@ func only(logits []float32, allowed []uint64) []float32 {
 	for w, bit := range allowed {
 		for ; bit != 0; bit &= bit - 1 {
 			if i := w<<6 + bits.TrailingZeros64(bit); i < len(z) {
-				z[i] = logits[i]
+				// Where nothing else may come, even the impossible does.
+				if z[i] = -math.MaxFloat32; logits[i] > z[i] {
+					z[i] = logits[i]
+				}
 			}
 		}
 	}

@@ -112,6 +112,33 @@ func TestPenalties(t *testing.T) {
 	}
 }
 
+// TestAllowed: what may not come is as if it were impossible, and log
+// probabilities stay the model's.
+func TestAllowed(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	for _, p := range []Params{{}, {Temperature: 1.3}, {Temperature: 1, TopK: 5}, {Temperature: 1, TopP: 0.8}, {Temperature: 0.7, MinP: 0.1}, {Temperature: 1, RepeatPenalty: 1.2, FrequencyPenalty: 0.1}} {
+		for pos := range uint64(200) {
+			z, masked := make([]float32, 130), make([]float32, 130)
+			allowed := make([]uint64, 3)
+			for i := range z {
+				z[i] = float32(rng.NormFloat64() * 3)
+				if masked[i] = float32(math.Inf(-1)); i == 7 || rng.IntN(3) == 0 {
+					masked[i] = z[i]
+					allowed[i>>6] |= 1 << (i & 63)
+				}
+			}
+			p.Seed, p.Logprobs = pos*3, true
+			got, want := Sample(z, p, []int32{3, 7}, pos, allowed), Sample(masked, p, []int32{3, 7}, pos, nil)
+			if got.ID != want.ID {
+				t.Fatalf("%+v: drew %d, want %d", p, got.ID, want.ID)
+			}
+			if free := Sample(z, Params{TopLogprobs: 130}, nil, pos, nil); got.Logprob != free.Top[slices.IndexFunc(free.Top, func(x Top) bool { return x.ID == got.ID })].Logprob {
+				t.Fatal("the log probability is another one than the model's")
+			}
+		}
+	}
+}
+
 func FuzzSample(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 255, 127, 0}, float32(1), 3, float32(0.5), float32(0.1), uint64(3))
 	f.Fuzz(func(t *testing.T, raw []byte, temperature float32, k int, p, minP float32, seed uint64) {
@@ -135,6 +162,18 @@ func FuzzSample(f *testing.F) {
 		tok := Sample(z, par, []int32{0, 5, -1, 1 << 30}, 1, nil)
 		if len(z) > 0 && (tok.ID < 0 || int(tok.ID) >= len(z)) {
 			t.Fatalf("drew %d of %d", tok.ID, len(z))
+		}
+		if len(z) == 0 {
+			return
+		}
+		allowed := make([]uint64, (len(z)+63)/64)
+		for i := range z {
+			if i == k%len(z) || seed>>(i%64)&1 != 0 {
+				allowed[i>>6] |= 1 << (i & 63)
+			}
+		}
+		if id := Sample(z, par, nil, 1, allowed).ID; allowed[id>>6]>>(id&63)&1 == 0 {
+			t.Fatalf("drew %d, which may not come", id)
 		}
 	})
 }

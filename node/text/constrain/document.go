@@ -24,7 +24,10 @@ type member struct {
 	value *document
 }
 
-const maxDepth = 100
+const (
+	maxDepth   = 100
+	maxMembers = 2000 // of an object or list
+)
 
 // readDocument reads one JSON value.
 func readDocument(raw []byte) (*document, error) {
@@ -52,6 +55,9 @@ func readValue(d *json.Decoder, depth int) (*document, error) {
 	case json.Delim:
 		doc := &document{kind: byte(t)}
 		for d.More() {
+			if len(doc.members)+len(doc.items) >= maxMembers {
+				return nil, fmt.Errorf("an object or list has more than %d members", maxMembers)
+			}
 			name := ""
 			if t == '{' {
 				key, err := d.Token()

@@ -62,9 +62,6 @@ func (s *schemas) emitEnum(r *rules) (*expr, error) {
 	}
 	var ways []*expr
 	for _, v := range r.enum {
-		if s.left--; s.left < 0 {
-			return nil, r.enumAt.bad("enum", "is too large")
-		}
 		t := map[byte]int{'n': tNull, 't': tBool, '"': tString, '[': tList, '{': tObject}[v.kind]
 		if v.kind == '0' {
 			t = tNumber
@@ -73,7 +70,11 @@ func (s *schemas) emitEnum(r *rules) (*expr, error) {
 			}
 		}
 		if r.types&t != 0 {
-			ways = append(ways, literal(v.String()))
+			text := v.String()
+			if err := s.spend(r.enumAt, 1+len(text)/16); err != nil {
+				return nil, err
+			}
+			ways = append(ways, literal(text))
 		}
 	}
 	if len(ways) == 0 {
@@ -125,6 +126,7 @@ func (s *schemas) emitString(r *rules) (*expr, error) {
 		}
 		return s.text(r.shortest, r.longest), nil
 	}
+	// A pattern costs what it needs: a large one as much as hundreds of schemas.
 	var all *automaton
 	join := func(where part, keyword string, d *automaton, err error) error {
 		if err == nil && all != nil {
@@ -133,12 +135,14 @@ func (s *schemas) emitString(r *rules) (*expr, error) {
 		if err != nil && !errors.Is(err, errNothing) {
 			return where.bad(keyword, "%s", err)
 		}
-		all = d
-		return err
+		if all = d; err != nil {
+			return err
+		}
+		return s.spend(where, d.size()/50)
 	}
 	for _, t := range r.texts {
-		if s.left -= maxWorkload / 200; s.left < 0 {
-			return nil, t.where.bad(t.keyword, "there are too many patterns")
+		if err := s.spend(t.where, maxBudget/300); err != nil {
+			return nil, err
 		}
 		d, err := compilePattern(t.pattern)
 		if err := join(t.where, t.keyword, d, err); err != nil {

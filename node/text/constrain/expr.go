@@ -88,10 +88,19 @@ func seq(list ...*expr) *expr {
 func literal(s string) *expr {
 	list := make([]*expr, len(s))
 	for i := range len(s) {
-		list[i] = bytesOf(s[i], s[i])
+		list[i] = single[s[i]]
 	}
 	return seq(list...)
 }
+
+// single are the bytes by themselves.
+var single = func() (all [256]*expr) {
+	for b := range all {
+		all[b] = bytesOf(byte(b), byte(b))
+		all[b].productive = true
+	}
+	return all
+}()
 
 func either(list ...*expr) *expr {
 	if len(list) == 1 {

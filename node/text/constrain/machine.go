@@ -10,11 +10,10 @@ import (
 
 // Limits of a machine while it runs.
 const (
-	maxHeads  = 4096    // what may come next, at once
-	maxWork   = 1 << 16 // cells looked at for one byte
-	maxStates = 8192    // kept; 2 KiB each
-	maxCells  = 1 << 18 // kept
-	maxMasks  = 64      // kept
+	maxEffort = 1 << 18 // cells looked asked for, for one token
+	maxStates = 4096    // kept; 2 KiB each
+	maxCells  = 1 << 16 // kept
+	maxMasks  = 64      // kept; as large as a vocabulary has bits
 )
 
 // ErrTooWide is the error of a format that leaves too much open at once.
@@ -37,7 +36,8 @@ type Machine struct {
 	masks  int
 	count  uint32 // of cells, for their order
 	round  uint64 // of close
-	err    error
+	effort int    // since the lock was taken
+	err    error  // for good: nothing goes on after it
 }
 
 // stack is an expression and what comes behind it; nil: the end.
@@ -81,6 +81,7 @@ func (m *Machine) forget() {
 }
 
 func (m *Machine) cell(e *expr, rest *cell) *cell {
+	m.effort++
 	key := stack{e, rest}
 	if c := m.cells[key]; c != nil {
 		return c
@@ -95,7 +96,7 @@ func (m *Machine) cell(e *expr, rest *cell) *cell {
 func (m *Machine) close(work []*cell) *state {
 	s := &state{}
 	m.round++
-	for looked := 0; len(work) > 0; {
+	for len(work) > 0 {
 		c := work[len(work)-1]
 		work = work[:len(work)-1]
 		if c == nil {
@@ -106,7 +107,7 @@ func (m *Machine) close(work []*cell) *state {
 			continue
 		}
 		c.seen = m.round
-		if looked++; looked > maxWork || len(s.heads) > maxHeads {
+		if m.effort > maxEffort {
 			m.err = ErrTooWide
 			return dead
 		}
@@ -120,6 +121,9 @@ func (m *Machine) close(work []*cell) *state {
 		case kindEither:
 			for _, k := range e.alts {
 				work = append(work, m.cell(k, c.rest))
+				if m.effort > maxEffort {
+					break
+				}
 			}
 		case kindRepeat:
 			if e.min == 0 {
@@ -183,8 +187,13 @@ func (m *Machine) step(s *state, b byte) *state {
 			rest = append(rest, c.rest)
 		}
 	}
+	m.effort += len(s.heads) / 4
 	n := dead
 	if rest != nil {
+		if len(m.states) >= maxStates || len(m.cells) >= maxCells {
+			m.forget()
+			s.next = new([256]*state)
+		}
 		n = m.close(rest)
 	}
 	s.next[b] = n
@@ -307,13 +316,10 @@ func (r *Run) follow(ids []int32) *state {
 	return s
 }
 
-// lock also makes room in the machine.
 func (r *Run) lock() (unlock func()) {
 	r.mu.Lock()
 	r.m.mu.Lock()
-	if len(r.m.states) > maxStates || len(r.m.cells) > maxCells {
-		r.m.forget()
-	}
+	r.m.effort = 0
 	return func() {
 		r.m.mu.Unlock()
 		r.mu.Unlock()

@@ -1,6 +1,7 @@
 package constrain
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"regexp/syntax"
@@ -25,7 +26,9 @@ type edge struct {
 
 const (
 	maxAutomaton = 4000 // states of an automaton
-	maxPattern   = 2000 // bytes
+	maxEdges     = 8000
+	maxDetermine = 1 << 22 // looks at an instruction
+	maxPattern   = 2000    // bytes
 )
 
 var errPattern = errors.New("is too large; make it simpler")
@@ -154,7 +157,18 @@ func (d *automaton) trim() (*automaton, error) {
 	for i := range d.states {
 		d.states[i].edges = slices.DeleteFunc(d.states[i].edges, func(e edge) bool { return !alive[e.to] })
 	}
+	if d.size() > maxEdges {
+		return nil, errPattern
+	}
 	return d, nil
+}
+
+// size of an automaton, in edges.
+func (d *automaton) size() (n int) {
+	for i := range d.states {
+		n += len(d.states[i].edges)
+	}
+	return n
 }
 
 // compilePattern makes an automaton of a regular expression of JSON Schema, which
@@ -284,7 +298,7 @@ func determine(prog *syntax.Prog) (*automaton, error) {
 	index := map[string]int{}
 	var sets [][]uint32
 	find := func(set []uint32) int {
-		key := fmt.Sprint(set)
+		key := string(appendSet(nil, set))
 		i, ok := index[key]
 		if !ok {
 			i = len(sets)
@@ -296,12 +310,13 @@ func determine(prog *syntax.Prog) (*automaton, error) {
 	first, _ := closed([]uint32{uint32(prog.Start)}, true, false)
 	sets = append(sets, first) // which no other set is, even if it looks the same
 	for i, work := 0, 0; i < len(sets); i++ {
-		if work += len(starts) * len(sets[i]); len(sets) > maxAutomaton || work > 1<<24 {
+		if work += len(starts) * len(sets[i]); len(sets) > maxAutomaton || work > maxDetermine {
 			return nil, errPattern
 		}
 		// ^ behind $ can still be met if nothing has come.
 		_, match := closed(sets[i], i == 0, true)
 		p := place{accept: match}
+		targets := map[string]int{} // of sets of instructions; -1: none
 		for k, lo := range starts {
 			hi := rune(unicode.MaxRune)
 			if k+1 < len(starts) {
@@ -319,11 +334,18 @@ func determine(prog *syntax.Prog) (*automaton, error) {
 			if out == nil {
 				continue
 			}
-			set, _ := closed(out, false, false)
-			if len(set) == 0 {
+			key := string(appendSet(nil, out))
+			to, ok := targets[key]
+			if !ok {
+				to = -1
+				if set, _ := closed(out, false, false); len(set) > 0 {
+					to = find(set)
+				}
+				targets[key] = to
+			}
+			if to < 0 {
 				continue
 			}
-			to := find(set)
 			if n := len(p.edges); n > 0 && p.edges[n-1].to == to && p.edges[n-1].hi == lo-1 {
 				p.edges[n-1].hi = hi
 			} else {
@@ -333,6 +355,13 @@ func determine(prog *syntax.Prog) (*automaton, error) {
 		d.states = append(d.states, p)
 	}
 	return d.trim()
+}
+
+func appendSet(b []byte, set []uint32) []byte {
+	for _, pc := range set {
+		b = binary.LittleEndian.AppendUint32(b, pc)
+	}
+	return b
 }
 
 // formats are the words of "format" that are followed, as patterns.

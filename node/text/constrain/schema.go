@@ -30,10 +30,10 @@ func (e *SchemaError) Error() string {
 
 // Limits of compiling.
 const (
-	maxWorkload = 100_000 // schemas looked at, over all
-	maxExprs    = 1 << 19
-	maxCount    = 1_000_000 // items, characters
-	maxPlaces   = 60        // digits of a bound, on either side of the point
+	maxBudget = 30_000 // schemas looked at, and what weighs as much
+	maxExprs  = 1 << 18
+	maxCount  = 1_000_000 // items, characters
+	maxPlaces = 60        // digits of a bound, on either side of the point
 )
 
 // errNothing says that a part of a schema takes no value. It is left out where
@@ -89,7 +89,9 @@ func (p part) child(keys ...string) part {
 	return c
 }
 
-func escape(key string) string { return strings.NewReplacer("~", "~0", "/", "~1").Replace(key) }
+var escaper = strings.NewReplacer("~", "~0", "/", "~1")
+
+func escape(key string) string { return escaper.Replace(key) }
 
 func (p part) bad(keyword, format string, args ...any) error {
 	return &SchemaError{p.pointer, keyword, fmt.Sprintf(format, args...)}
@@ -221,6 +223,9 @@ func (s *schemas) expand(r *rules) ([]*expr, error) {
 			continue
 		}
 		c := r.clone()
+		if err := s.spend(r.where, 1+(len(r.enum)+len(r.required)+len(r.objects)+len(r.items)+len(r.texts))/16); err != nil {
+			return nil, err
+		}
 		if err := s.gather(c, p); err != nil {
 			if err = s.soften(err); err != nil {
 				return nil, err
@@ -244,10 +249,22 @@ func (s *schemas) says(r *rules) bool {
 		r.items == nil && r.prefix == nil && r.open && r.fewItems == 0 && r.mostItem < 0
 }
 
+// spend takes from the budget of compiling: schemas come from strangers.
+func (b *builder) spend(p part, n int) error {
+	if b.left -= n; b.left < 0 {
+		return p.bad("", "is too large, or combines too many alternatives")
+	}
+	return nil
+}
+
 // gather adds what a schema says.
 func (s *schemas) gather(r *rules, p part) error {
-	if s.left--; s.left < 0 {
-		return p.bad("", "is too large, or combines too many alternatives")
+	weight := 1 // of a schema: what is read of it, short of those within
+	for _, m := range p.doc.members {
+		weight += len(m.value.items) + len(m.value.members)
+	}
+	if err := s.spend(p, weight); err != nil {
+		return err
 	}
 	d := p.doc
 	switch {

@@ -20,7 +20,7 @@ type builder struct {
 }
 
 func newBuilder(v *Vocab) *builder {
-	b := &builder{vocab: v, left: maxWorkload}
+	b := &builder{vocab: v, left: maxBudget}
 	hex := bytesOf('0', '9', 'a', 'f', 'A', 'F')
 	plain := bytesOf(0x20, 0x7f)
 	for _, c := range []byte(`"\`) {
