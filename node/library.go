@@ -268,7 +268,8 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 	for _, m := range n.store.Models() {
 		st.Allocated += m.Allocated()
 	}
-	st.Given, st.Taken = n.exchange.Stats()
+	passed := n.exchange.Stats()
+	st.Given, st.Taken = passed.Given, passed.Taken
 	total := n.exchange.Total()
 	st.GivenAll, st.TakenAll = total.Given, total.Taken
 	st.Up, st.Down = n.cfg.Up, n.cfg.Down

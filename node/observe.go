@@ -32,8 +32,8 @@ func (n *Node) state() metrics.State {
 	for _, m := range n.store.Models() {
 		st.StoreBytes += m.Allocated()
 	}
-	given, taken := n.exchange.Stats()
-	st.Given, st.Fetched = given, map[string]uint64{"peers": taken}
+	passed := n.exchange.Stats()
+	st.Given, st.Fetched = passed.Given, map[string]uint64{"peers": passed.Taken, "origins": passed.Origins}
 	for p, t := range n.net.Traffic() {
 		st.Traffic[p] = metrics.Traffic(t)
 	}
@@ -121,6 +121,9 @@ func (n *Node) observe(ctx context.Context, req *api.GenerateRequest) (context.C
 		a.of.Operation = "text_completion"
 	}
 	n.metrics.Begin()
+	if under, ok := traces.Under(ctx, req.Trace); ok {
+		ctx = under
+	}
 	ctx, a.root = n.traces.Tracer().Start(ctx, a.of.Operation, trace.WithSpanKind(trace.SpanKindClient))
 	if !a.root.IsRecording() {
 		return ctx, a

@@ -3,6 +3,7 @@ package node_test
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net/http"
@@ -235,6 +236,25 @@ func TestTraces(t *testing.T) {
 		}
 		c.mu.Unlock()
 	}
+	// A caller that traces has its answers under its own span.
+	c := client.Client()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.Base+"/v1/chat/completions",
+		strings.NewReader(`{"messages": [{"role": "user", "content": "And of a wren"}], "max_tokens": 4}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	resp, err := c.HTTP.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	until(t, "the caller's trace goes on", func() bool {
+		return resp.StatusCode == http.StatusOK && slices.ContainsFunc(collectors[3].named("chat "), func(s *trace.Span) bool {
+			return hex.EncodeToString(s.TraceId) == "4bf92f3577b34da6a3ce929d0e0e4736" && hex.EncodeToString(s.ParentSpanId) == "00f067aa0ba902b7"
+		})
+	})
 	t.Logf("%d spans of %x; the answer was %q", len(collectors[3].named(""))+3, root.TraceId, answer)
 }
 

@@ -166,7 +166,10 @@ func viewPeer(id peer.ID, o *protocol.Offer, b beat) api.ViewPeer {
 	}
 	v.Version = o.Version
 	if d := o.Device; d != nil {
-		v.Device, v.Memory, v.Threads = strings.TrimSpace(d.Backend+" "+d.Name), d.Memory, int(d.Threads)
+		v.Device, v.Memory, v.Threads = d.Name, d.Memory, int(d.Threads)
+		if !strings.HasPrefix(d.Name, d.Backend) { // a backend may say no more than its device
+			v.Device = d.Backend + " " + d.Name
+		}
 	}
 	for _, s := range o.Spans {
 		w := api.ViewSpan{

@@ -20,6 +20,7 @@ import (
 	ollama "github.com/ollama/ollama/api"
 	"github.com/openai/openai-go"
 	"github.com/openai/openai-go/option"
+	"github.com/openai/openai-go/responses"
 
 	"github.com/shoalnet/shoal/testnet"
 )
@@ -141,6 +142,16 @@ func script() []step {
 				isCity(t, o.Text)
 			}
 		}},
+		{Step: "response", Request: map[string]any{"model": "tinytales", "input": story, "temperature": 0, "max_output_tokens": 40}, check: func(t *testing.T, o outcome) {
+			if o.Text != whole || o.Finish != "incomplete" || o.Tokens != 40 || strings.Count(o.Route, ":") != 3 {
+				t.Errorf("got %+v, want the text %q", o, whole)
+			}
+		}},
+		{Step: "response-stream", Request: map[string]any{"model": "tinytales", "input": story, "temperature": 0, "max_output_tokens": 40}, check: func(t *testing.T, o outcome) {
+			if o.Text != whole || o.Finish != "incomplete" || o.Tokens != 40 || o.Chunks < 20 {
+				t.Errorf("got %+v, want the text %q", o, whole)
+			}
+		}},
 		{Step: "embeddings", Request: map[string]any{"model": "tinytales", "input": "x"}, check: fails(400, "invalid_request", "invalid_request_error", "model")},
 		{Step: "cancel", StopAfter: 5, Request: ask(story, map[string]any{"max_completion_tokens": 400, "stop": []string{"never said"}}), check: func(t *testing.T, o outcome) {
 			if !o.Cancelled || o.Finish != "" {
@@ -206,6 +217,12 @@ func goStep(t *testing.T, base string, s step) (out outcome) {
 			t.Fatal(err)
 		}
 	}
+	var asked responses.ResponseNewParams
+	if strings.HasPrefix(kind, "response") {
+		if err := json.Unmarshal(raw, &asked); err != nil {
+			t.Fatal(err)
+		}
+	}
 	switch kind {
 	case "list":
 		list, e := c.Models.List(ctx)
@@ -216,6 +233,24 @@ func goStep(t *testing.T, base string, s step) (out outcome) {
 		}
 	case "embeddings":
 		_, err = c.Embeddings.New(ctx, openai.EmbeddingNewParams{Model: "tinytales", Input: openai.EmbeddingNewParamsInputUnion{OfString: openai.String("x")}})
+	case "response":
+		var resp *http.Response
+		got, e := c.Responses.New(ctx, asked, option.WithResponseInto(&resp))
+		if err = e; err == nil {
+			out.Text, out.Finish, out.Tokens, out.Route = got.OutputText(), string(got.Status), got.Usage.OutputTokens, resp.Header.Get("X-Shoal-Route")
+		}
+	case "response-stream":
+		stream := c.Responses.NewStreaming(ctx, asked)
+		defer stream.Close()
+		for ; stream.Next(); out.Chunks++ {
+			switch e := stream.Current(); e.Type {
+			case "response.output_text.delta":
+				out.Text += e.Delta.OfString
+			case "response.completed", "response.incomplete":
+				out.Finish, out.Tokens = string(e.Response.Status), e.Response.Usage.OutputTokens
+			}
+		}
+		err = stream.Err()
 	case "stream", "cancel":
 		p.StreamOptions.IncludeUsage = openai.Bool(true)
 		stream := c.Chat.Completions.NewStreaming(ctx, p)

@@ -28,6 +28,23 @@ async function take({ step, request, key: other, stop_after: stopAfter }) {
       case "embeddings":
         await client.embeddings.create(request);
         break;
+      case "response": {
+        const { data, response } = await client.responses.create(request).withResponse();
+        Object.assign(out, { text: data.output_text, finish: data.status, tokens: data.usage.output_tokens });
+        out.route = response.headers.get("x-shoal-route");
+        break;
+      }
+      case "response-stream": {
+        const stream = client.responses.stream(request);
+        Object.assign(out, { text: "", chunks: 0 });
+        for await (const event of stream) {
+          if (event.type === "response.output_text.delta") out.text += event.delta;
+          out.chunks++;
+        }
+        const whole = await stream.finalResponse();
+        Object.assign(out, { finish: whole.status, tokens: whole.usage.output_tokens });
+        break;
+      }
       case "stream":
       case "cancel": {
         const stream = await client.chat.completions.create({ ...request, stream: true, stream_options: { include_usage: true } });

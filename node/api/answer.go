@@ -61,6 +61,9 @@ type told struct {
 const (
 	writeTime = 60 * time.Second // a client that takes no byte for so long is gone
 	quietTime = 15 * time.Second // after which a comment shows that the stream lives
+
+	// No empty line after it: some clients take that for an event.
+	stillAtIt = ": still at it\n"
 )
 
 func newAnswer(s *server, w http.ResponseWriter, r *http.Request, j *job) *answer {
@@ -73,59 +76,18 @@ func newAnswer(s *server, w http.ResponseWriter, r *http.Request, j *job) *answe
 }
 
 func (a *answer) run() error {
-	ctx, cancel := context.WithCancel(a.ctx)
-	events := make(chan told, 2*len(a.reqs))
-	var wg sync.WaitGroup
-	defer func() {
-		cancel()
-		wg.Wait()
-	}()
-	for i, req := range a.reqs {
-		wg.Go(func() {
-			send := func(t told) error {
-				select {
-				case events <- t:
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			err := a.s.generate(ctx, req, func(e Event) error { return send(told{choice: i, event: e}) })
-			_ = send(told{choice: i, ended: true, err: err})
-		})
-	}
 	if a.stream {
 		deadline := http.NewResponseController(a.w)
 		defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }()
 	}
-	quiet := time.NewTicker(quietTime)
-	defer quiet.Stop()
-	for left := len(a.reqs); left > 0; {
-		select {
-		case <-a.ctx.Done():
-			return a.ctx.Err()
-		case <-quiet.C:
-			// No empty line after it: some clients take that for an event.
-			if a.begun {
-				if err := a.put(": still at it\n"); err != nil {
-					return err
-				}
-			}
-		case t := <-events:
-			if !t.ended {
-				if err := a.take(t.choice, t.event); err != nil {
-					return a.fail(err)
-				}
-				continue
-			}
-			if t.err == nil && a.choices[t.choice].done == nil {
-				t.err = Errorf(Internal, "the answer ended without saying why")
-			}
-			if t.err != nil {
-				return a.fail(t.err)
-			}
-			left--
+	err := a.s.follow(a.ctx, a.reqs, a.take, func() error {
+		if !a.begun {
+			return nil
 		}
+		return a.put(stillAtIt)
+	})
+	if err != nil {
+		return a.fail(err)
 	}
 	if a.stream {
 		return a.endStream()
@@ -136,16 +98,79 @@ func (a *answer) run() error {
 	return nil
 }
 
+// follow has answers made, all at once, and passes on what comes of them. idle
+// is called now and then.
+func (s *server) follow(ctx context.Context, reqs []*GenerateRequest, take func(i int, e Event) error, idle func() error) error {
+	client := ctx
+	ctx, cancel := context.WithCancel(ctx)
+	events := make(chan told, 2*len(reqs))
+	var wg sync.WaitGroup
+	defer func() {
+		cancel()
+		wg.Wait()
+	}()
+	for i, req := range reqs {
+		wg.Go(func() {
+			send := func(t told) error {
+				select {
+				case events <- t:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			err := s.generate(ctx, req, func(e Event) error { return send(told{choice: i, event: e}) })
+			_ = send(told{choice: i, ended: true, err: err})
+		})
+	}
+	quiet := time.NewTicker(quietTime)
+	defer quiet.Stop()
+	done := make([]bool, len(reqs))
+	for left := len(reqs); left > 0; {
+		select {
+		case <-client.Done():
+			return client.Err()
+		case <-quiet.C:
+			if err := idle(); err != nil {
+				return err
+			}
+		case t := <-events:
+			if !t.ended {
+				done[t.choice] = done[t.choice] || t.event.Done != nil
+				if err := take(t.choice, t.event); err != nil {
+					return err
+				}
+				continue
+			}
+			if t.err == nil && !done[t.choice] {
+				t.err = Errorf(Internal, "the answer ended without saying why")
+			}
+			if t.err != nil {
+				return t.err
+			}
+			left--
+		}
+	}
+	return nil
+}
+
+// failed is an error as the client is told of it; what only a node that stops
+// can have cancelled is no cancelling of the client's.
+func failed(err error) *Error {
+	e := AsError(err)
+	if e.Kind == Cancelled {
+		e = &Error{Kind: Refused, Message: "the node ended the request: it is stopping", Err: err}
+	}
+	return e
+}
+
 // fail ends the request with an error: as a status while that is possible, else
 // as the stream's last line. There is no [DONE] after it.
 func (a *answer) fail(err error) error {
 	if a.ctx.Err() != nil {
 		return a.ctx.Err()
 	}
-	e := AsError(err)
-	if e.Kind == Cancelled { // but not by the client
-		e = &Error{Kind: Refused, Message: "the node ended the request: it is stopping", Err: err}
-	}
+	e := failed(err)
 	if a.begun {
 		_ = a.send(e.body())
 	}

@@ -48,6 +48,11 @@ func decodeChat(body []byte) (*job, error) {
 	if err := refuse(body, chatUnsupported); err != nil {
 		return nil, err
 	}
+	return r.job()
+}
+
+// job is what a request for chat comes to.
+func (r *chatRequest) job() (*job, error) {
 	base, err := r.base()
 	if err != nil {
 		return nil, err
@@ -333,7 +338,7 @@ func messageText(param string, raw json.RawMessage) (string, error) {
 				return "", err
 			}
 			switch p.Type {
-			case "text", "input_text":
+			case "text", "input_text", "output_text":
 				b.WriteString(p.Text)
 			case "refusal":
 				b.WriteString(p.Refusal)

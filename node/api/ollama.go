@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -32,6 +33,7 @@ func (s *server) ollamaComplete(w http.ResponseWriter, r *http.Request, decode f
 	if err != nil {
 		return err
 	}
+	j.req.Trace = r.Header.Get(traceHeader)
 	asked := j.req.Model
 	if j.req.Model, err = s.untag(r.Context(), asked); err != nil {
 		return err
@@ -308,7 +310,7 @@ func (s *server) ollamaPS(w http.ResponseWriter, r *http.Request) error {
 		}
 		o, vram := ollamaModelOf(m), int64(0)
 		o.Size, o.ContextLength, o.ExpiresAt, o.SizeVRAM = int64(v.Memory), m.Context, &never, &vram
-		if len(v.Devices) > 0 {
+		if slices.ContainsFunc(v.Devices, func(d string) bool { return !strings.HasPrefix(d, "CPU") }) {
 			vram = o.Size
 		}
 		out.Models = append(out.Models, o)

@@ -121,7 +121,8 @@ func TestOllamaModels(t *testing.T) {
 		t.Errorf("%+v, %v", list, err)
 	}
 	running, err := c.ListRunning(t.Context())
-	if err != nil || len(running.Models) != 1 || running.Models[0].ContextLength != spellerContext || running.Models[0].ExpiresAt.Before(time.Now()) {
+	if err != nil || len(running.Models) != 1 || running.Models[0].ContextLength != spellerContext || running.Models[0].ExpiresAt.Before(time.Now()) ||
+		running.Models[0].Size != 1<<20 || running.Models[0].SizeVRAM != 0 {
 		t.Errorf("%+v, %v", running, err)
 	}
 	for _, name := range []string{"speller", "speller:latest", "org/other", "spell:er"} {

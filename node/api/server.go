@@ -52,6 +52,7 @@ func New(cfg Config) http.Handler {
 		"GET /v1/models/{model...}": s.model,
 		"POST /v1/chat/completions": s.chat,
 		"POST /v1/completions":      s.completions,
+		"POST /v1/responses":        s.responses,
 		"POST /v1/embeddings":       s.embeddings,
 
 		"POST /api/chat":       s.ollamaChat,

@@ -209,7 +209,7 @@ func (s *shelf) Tokenize(_ context.Context, name, text string, special bool) ([]
 }
 
 func (s *shelf) Status(context.Context) (*Status, error) {
-	return &Status{Peer: "peerA", Serving: []Serving{{Model: spellerID, From: 0, To: 4, Ready: true}}}, nil
+	return &Status{Peer: "peerA", Serving: []Serving{{Model: spellerID, From: 0, To: 4, Ready: true, Memory: 1 << 20, Devices: []string{"CPU CPU"}}}}, nil
 }
 
 func (s *shelf) Peers(context.Context) ([]Peer, error) { return nil, nil }

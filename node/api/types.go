@@ -73,6 +73,7 @@ type GenerateRequest struct {
 	Stop      []string
 	Route     []Hop // if any: this route and no other
 	MaxStages int
+	Trace     string // W3C traceparent of the caller; "": none
 }
 
 // Sampling of an answer. Unset values are the defaults: temperature 0.7, no

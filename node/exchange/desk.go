@@ -711,6 +711,8 @@ func (f *fetch) accept(ctx context.Context, e *errand, i int, data []byte) error
 	f.x.ledger.pass(e.seat.src.name(), 0, len(data))
 	if e.seat.origin == nil {
 		f.x.taken.Add(uint64(len(data)))
+	} else {
+		f.x.origins.Add(uint64(len(data)))
 	}
 	if !f.desk.brought(e, i) {
 		return nil

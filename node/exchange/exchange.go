@@ -97,7 +97,8 @@ type Exchange struct {
 	watchers watchers
 	room     sync.Pool // *[]byte for leaves on their way out
 
-	given, taken atomic.Uint64 // bytes of leaves in bulk
+	given, taken atomic.Uint64 // bytes of leaves in bulk, to and from peers
+	origins      atomic.Uint64 // bytes of leaves from origins
 
 	mu      sync.Mutex
 	closed  bool
@@ -182,14 +183,22 @@ func (x *Exchange) Close() error {
 	return x.bs.Close()
 }
 
-// Stats are bytes of blocks given to and taken from peers since the start,
-// those that came twice or unasked included.
-func (x *Exchange) Stats() (given, taken uint64) {
-	st, err := x.bs.Stat()
-	if err != nil {
-		return 0, 0
+// Stats are bytes of blocks since the start, those that came twice or unasked
+// included.
+type Stats struct {
+	Given   uint64 // to peers
+	Taken   uint64 // from peers
+	Origins uint64 // from origins
+}
+
+// Stats tells what has passed.
+func (x *Exchange) Stats() Stats {
+	out := Stats{Given: x.given.Load(), Taken: x.taken.Load(), Origins: x.origins.Load()}
+	if st, err := x.bs.Stat(); err == nil {
+		out.Given += st.DataSent
+		out.Taken += st.DataReceived
 	}
-	return st.DataSent + x.given.Load(), st.DataReceived + x.taken.Load()
+	return out
 }
 
 // Progress of a fetch.

@@ -167,15 +167,9 @@ func newHolder(t testing.TB, h host.Host, path string, keep func(shard int) bool
 	return n
 }
 
-func (n *node) given() uint64 {
-	given, _ := n.x.Stats()
-	return given
-}
+func (n *node) given() uint64 { return n.x.Stats().Given }
 
-func (n *node) taken() uint64 {
-	_, taken := n.x.Stats()
-	return taken
-}
+func (n *node) taken() uint64 { return n.x.Stats().Taken }
 
 // learn fetches a model's manifest.
 func (n *node) learn(t testing.TB, id cid.Cid) {

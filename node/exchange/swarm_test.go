@@ -234,6 +234,13 @@ func TestSpanFromOrigin(t *testing.T) {
 				t.Errorf("%d leaves are lacking", len(left))
 			}
 		}
+		var all int64
+		for _, i := range []int{2, 3, 4} {
+			all += b.m.Manifest().Shards[i].Size
+		}
+		if got := b.x.Stats(); got.Origins != uint64(all) || got.Taken != 0 {
+			t.Errorf("counted %+v of %d bytes from an origin", got, all)
+		}
 		b.x.Close()
 	}
 }

@@ -1,0 +1,301 @@
+package api
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"net/http"
+	"time"
+)
+
+// responses answers POST /v1/responses, OpenAI's newer endpoint for chat, as far
+// as it goes without storing anything: each request has the whole conversation.
+func (s *server) responses(w http.ResponseWriter, r *http.Request) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	j, err := decodeResponse(body)
+	if err != nil {
+		return err
+	}
+	j.reqs[0].Trace = r.Header.Get(traceHeader)
+	leave, err := s.admit(1)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	a := &responseWriter{responseJob: j, w: w}
+	a.out = a.begun(time.Now())
+	if j.stream {
+		defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }()
+	}
+	err = s.follow(r.Context(), j.reqs, func(_ int, e Event) error { return a.take(e) }, func() error {
+		if !a.streaming {
+			return nil
+		}
+		return put(w, []byte(stillAtIt))
+	})
+	switch {
+	case r.Context().Err() != nil:
+		return r.Context().Err()
+	case err != nil:
+		return a.fail(failed(err))
+	case !j.stream:
+		writeJSON(w, http.StatusOK, a.out)
+	}
+	return nil
+}
+
+// responseWriter writes one response: at its end, or as a stream of events.
+type responseWriter struct {
+	*responseJob
+	w         http.ResponseWriter
+	out       *response
+	start     *Start
+	open      *responseItem // the last of the output, if more of it may come
+	thought   int           // tokens of reasoning
+	streaming bool          // the headers are sent
+	sequence  int
+	line      bytes.Buffer
+}
+
+// begun is a response of which nothing is there yet.
+func (a *responseWriter) begun(now time.Time) *response {
+	r := &a.asked
+	out := &response{
+		ID: newID("resp_"), Object: "response", CreatedAt: now.Unix(), Status: "in_progress", Model: r.Model, Output: []*responseItem{},
+		MaxOutputTokens: r.MaxOutputTokens, Metadata: r.Metadata, ParallelToolCalls: deref(r.ParallelToolCalls, true),
+		Temperature: r.Temperature, TopP: r.TopP, Tools: r.Tools, ToolChoice: r.ToolChoice, Truncation: "disabled",
+		Text: responseText{deref(r.Text.Format, responseTextFormat{Type: "text"})},
+	}
+	if r.Instructions != "" {
+		out.Instructions = &r.Instructions
+	}
+	if r.Reasoning.Effort != "" {
+		out.Reasoning.Effort = &r.Reasoning.Effort
+	}
+	if !present(out.Metadata) {
+		out.Metadata = json.RawMessage("{}")
+	}
+	if !present(out.ToolChoice) {
+		out.ToolChoice = json.RawMessage(`"auto"`)
+	}
+	if out.Tools == nil {
+		out.Tools = []json.RawMessage{}
+	}
+	return out
+}
+
+func (a *responseWriter) take(e Event) error {
+	switch {
+	case e.Start != nil && a.start == nil:
+		a.start = e.Start
+		a.out.Model = cmp.Or(a.start.Name, a.start.Model)
+		h := a.w.Header()
+		h.Set("X-Shoal-Route", routeText(a.start.Route))
+		if !a.stream {
+			return nil
+		}
+		a.streaming = true
+		h.Set("Content-Type", "text/event-stream")
+		h.Set("Trailer", "Server-Timing")
+		a.w.WriteHeader(http.StatusOK)
+		if err := a.send(&responseEvent{Type: "response.created", Response: a.out}); err != nil {
+			return err
+		}
+		return a.send(&responseEvent{Type: "response.in_progress", Response: a.out})
+	case a.start == nil || a.out.Status != "in_progress":
+		return Errorf(Internal, "an answer's events came out of order")
+	case e.Token != nil:
+		t := e.Token.sendable()
+		if t.Reasoning != "" {
+			a.thought++
+		}
+		var logprobs []chatLogprob
+		if a.logprobs {
+			logprobs = chatLogprobsOf([]Token{t})
+		}
+		return a.grow(t.Reasoning, t.Text, t.Calls, logprobs)
+	case e.Done != nil:
+		d := e.Done.sendable()
+		if err := a.grow(d.Reasoning, d.Text, d.Calls, nil); err != nil {
+			return err
+		}
+		return a.end(&d)
+	case e.Repair != nil: // nothing that OpenAI has a word for
+		return nil
+	}
+	return Errorf(Internal, "an answer's events came out of order")
+}
+
+// grow adds to the output.
+func (a *responseWriter) grow(thought, text string, calls []ToolCall, logprobs []chatLogprob) error {
+	if thought != "" {
+		if err := a.write("reasoning", thought, nil); err != nil {
+			return err
+		}
+	}
+	if text != "" {
+		if err := a.write("message", text, logprobs); err != nil {
+			return err
+		}
+	}
+	for _, c := range calls {
+		if err := a.call(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write adds to an item of text, which is begun if the last one is of another
+// kind.
+func (a *responseWriter) write(kind, text string, logprobs []chatLogprob) error {
+	if a.open == nil || a.open.Type != kind {
+		if err := a.shut("completed"); err != nil {
+			return err
+		}
+		item := &responseItem{ID: newID("msg_"), Type: kind, Status: "in_progress", Role: "assistant", Content: []responsePart{}}
+		part := responsePart{Type: "output_text", Annotations: []struct{}{}, Logprobs: []chatLogprob{}}
+		if kind == "reasoning" {
+			item.ID, item.Role, item.Summary = newID("rs_"), "", []struct{}{}
+			part = responsePart{Type: "reasoning_text"}
+		}
+		if err := a.add(item); err != nil {
+			return err
+		}
+		a.open = item
+		item.Content = append(item.Content, part)
+		e := a.of("response.content_part.added")
+		e.ContentIndex, e.Part = new(int), &part
+		if err := a.send(e); err != nil {
+			return err
+		}
+	}
+	part := &a.open.Content[0]
+	part.Text += text
+	part.Logprobs = append(part.Logprobs, logprobs...)
+	e := a.of("response." + part.Type + ".delta")
+	e.ContentIndex, e.Delta = new(int), &text
+	if part.Type == "output_text" {
+		e.Logprobs = append([]chatLogprob{}, logprobs...)
+	}
+	return a.send(e)
+}
+
+// call adds an item that is whole.
+func (a *responseWriter) call(c ToolCall) error {
+	if err := a.shut("completed"); err != nil {
+		return err
+	}
+	item := &responseItem{ID: newID("fc_"), Type: "function_call", Status: "in_progress", CallID: c.ID, Name: c.Function.Name, Arguments: new(string)}
+	if err := a.add(item); err != nil {
+		return err
+	}
+	args := c.Function.Arguments
+	item.Arguments = &args
+	e := a.of("response.function_call_arguments.delta")
+	e.Delta = &args
+	if err := a.send(e); err != nil {
+		return err
+	}
+	e = a.of("response.function_call_arguments.done")
+	e.Name, e.Arguments = item.Name, &args
+	if err := a.send(e); err != nil {
+		return err
+	}
+	return a.close(item, "completed")
+}
+
+// shut ends the item that is open, if one is.
+func (a *responseWriter) shut(status string) error {
+	item := a.open
+	if item == nil {
+		return nil
+	}
+	a.open = nil
+	part := item.Content[0]
+	e := a.of("response." + part.Type + ".done")
+	e.ContentIndex, e.Text, e.Logprobs = new(int), &part.Text, part.Logprobs
+	if err := a.send(e); err != nil {
+		return err
+	}
+	e = a.of("response.content_part.done")
+	e.ContentIndex, e.Part = new(int), &part
+	if err := a.send(e); err != nil {
+		return err
+	}
+	return a.close(item, status)
+}
+
+func (a *responseWriter) add(item *responseItem) error {
+	a.out.Output = append(a.out.Output, item)
+	e := a.of("response.output_item.added")
+	e.ItemID, e.Item = "", item
+	return a.send(e)
+}
+
+func (a *responseWriter) close(item *responseItem, status string) error {
+	item.Status = status
+	e := a.of("response.output_item.done")
+	e.ItemID, e.Item = "", item
+	return a.send(e)
+}
+
+// of is an event of the last item.
+func (a *responseWriter) of(kind string) *responseEvent {
+	last := len(a.out.Output) - 1
+	return &responseEvent{Type: kind, OutputIndex: &last, ItemID: a.out.Output[last].ID}
+}
+
+// end completes the response.
+func (a *responseWriter) end(d *Done) error {
+	status := "completed"
+	if d.FinishReason == "length" {
+		status = "incomplete"
+		a.out.IncompleteDetails = &incompleteDetails{"max_output_tokens"}
+	}
+	if len(a.out.Output) == 0 { // an answer of nothing is one, too
+		if err := a.write("message", "", nil); err != nil {
+			return err
+		}
+	}
+	if err := a.shut(status); err != nil {
+		return err
+	}
+	a.out.Status = status
+	u := &responseUsage{InputTokens: len(a.start.PromptTokens), OutputTokens: d.Tokens, TotalTokens: len(a.start.PromptTokens) + d.Tokens}
+	u.OutputDetails.ReasoningTokens = a.thought
+	a.out.Usage = u
+	a.w.Header().Set("Server-Timing", timingText(d))
+	return a.send(&responseEvent{Type: "response." + status, Response: a.out})
+}
+
+// fail ends the request with an error: as a status while that is possible, else
+// as the stream's last event.
+func (a *responseWriter) fail(e *Error) error {
+	if a.streaming {
+		body := e.body().Error
+		_ = a.send(&responseEvent{Type: "error", Code: e.Kind, Message: e.Message, Error: &body})
+	}
+	return e
+}
+
+// send writes an event of a stream.
+func (a *responseWriter) send(e *responseEvent) error {
+	if !a.stream {
+		return nil
+	}
+	e.Sequence = a.sequence
+	a.sequence++
+	a.line.Reset()
+	a.line.WriteString("event: " + e.Type + "\ndata: ")
+	enc := json.NewEncoder(&a.line)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(e); err != nil {
+		return err
+	}
+	a.line.WriteByte('\n')
+	return put(a.w, a.line.Bytes())
+}
