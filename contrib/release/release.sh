@@ -136,14 +136,10 @@ licences() {
 	mkdir -p "$2"
 	go version -m "$1" | awk '$1 == "dep" { print $2 "@" $3 }' | while read -r module; do
 		dir=$(go list -m -f '{{.Dir}}' "${module%@*}")
-		found=""
-		for f in "$dir"/LICEN[SC]E* "$dir"/COPYING* "$dir"/NOTICE* "$dir"/PATENTS* "$dir"/UNLICENSE* "$dir"/licen[sc]e*; do
-			[ -f "$f" ] || continue
-			found=1
-			mkdir -p "$2/$module"
-			cp "$f" "$2/$module/"
-		done
+		found=$(find "$dir" -maxdepth 1 -type f \( -iname 'licen[sc]e*' -o -iname 'unlicense*' -o -iname 'copying*' -o -iname 'notice*' -o -iname 'patents*' \))
 		[ -n "$found" ] || fail "$module has no licence in $dir"
+		mkdir -p "$2/$module"
+		echo "$found" | while read -r f; do cp "$f" "$2/$module/"; done
 	done
 	engine=$(go list -m -f '{{.Dir}}' github.com/ollama/ollama)
 	mkdir -p "$2/ggml" "$2/go"

@@ -1,9 +1,9 @@
 // The engine names a structure that Debian 12's Vulkan headers do not have yet, in
 // order to hand it to a validation layer that nobody loads. Here it is for headers
-// before 1.3.272, as the specification has it (VK_EXT_layer_settings).
+// without VK_EXT_layer_settings, as the specification has it.
 #pragma once
 #include_next <vulkan/vulkan.hpp>
-#if VK_HEADER_VERSION < 272 && VK_HEADER_VERSION_COMPLETE < VK_MAKE_API_VERSION(0, 1, 4, 0)
+#ifndef VK_EXT_layer_settings
 #include <cstdint>
 #include <vector>
 namespace VULKAN_HPP_NAMESPACE {
