@@ -257,9 +257,17 @@ func (s *serving) serve(ctx context.Context) error {
 	s.stage, s.ready, s.leaving, s.pid, s.since = nil, false, false, 0, time.Now()
 	n.mu.Unlock()
 	n.offerAll()
+	// A pass that hangs would keep the stage, and with it the node, from leaving.
+	if c, ok := e.(*engine.Child); ok {
+		hangs := time.AfterFunc(lastPass, func() { _ = c.Close() })
+		defer hangs.Stop()
+	}
 	st.Close(reason)
 	return reason
 }
+
+// lastPass is how long a pass may go on when its stage closes.
+const lastPass = 5 * time.Second
 
 // drain has the sessions under way taken over by others: no new ones, no
 // offer, and as long as the operator allows for the old ones to go.

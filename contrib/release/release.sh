@@ -54,8 +54,10 @@ done
 case $out in /*) ;; *) out=$PWD/$out ;; esac
 cd "$(dirname "$0")/../.."
 
-# The newest glibc that a release may need: that of Debian 12, Ubuntu 22.04, RHEL 9.
+# The newest symbols of the system's libraries that a release may need: RHEL 9 has
+# these, Ubuntu 22.04 and Debian 12 have newer ones.
 max_glibc=2.34
+max_glibcxx=3.4.29
 sbom_tool=github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
 say() { echo "release: $*" >&2; }
@@ -94,33 +96,39 @@ need() {
 	[ -z "$missing" ] || fail "missing:$missing (see --help)"
 }
 
-# build compiles one target to $stage/bin/shoal. What is the compiler's own (OpenMP,
-# C++, libgcc) is linked in, so that glibc alone is needed; not glibc, since GPU
-# backends are loaded at run time.
+# build compiles one target to $1. OpenMP is linked in, since many machines lack it.
+# The C and C++ libraries are not: GPU back ends, which are loaded at run time, bring
+# them, and static ones would need a newer glibc than these do.
 build() {
-	static=$work/$arch-static # where the linker finds these first, and static alone
+	static=$work/$arch-static # where the linker looks first, and finds it static alone
 	mkdir -p "$static"
-	ln -sf "$($cxx -print-file-name=libstdc++.a)" "$($cc -print-file-name=libgomp.a)" "$static/"
+	ln -sf "$($cc -print-file-name=libgomp.a)" "$static/"
 	flags="-O3 -march=$march -w -fopenmp -DGGML_USE_OPENMP -ffile-prefix-map=$(go env GOMODCACHE)=/mod"
 	env GOOS=linux GOARCH=$arch CGO_ENABLED=1 CC=$cc CXX=$cxx GOFLAGS=-mod=readonly \
 		CGO_CFLAGS="$flags" CGO_CXXFLAGS="$flags" CGO_LDFLAGS=-fopenmp \
 		go build -trimpath -buildvcs=false -o "$1" \
-		-ldflags "-s -w -buildid= -X main.version=$VERSION -X main.date=$DATE -X main.commit=$commit -extldflags '-L$static -static-libgcc -Wl,--build-id=none'" \
+		-ldflags "-s -w -buildid= -X main.version=$VERSION -X main.date=$DATE -X main.commit=$commit -extldflags '-L$static -Wl,--build-id=none'" \
 		./cmd/shoal
 }
+
+# newest is the newest version of a family of symbols that a binary needs.
+newest() { $objdump -T "$1" | grep -o "(\?$2_[0-9.]*)\?" | tr -d '()' | sed "s/^$2_//" | sort -uV | tail -1; }
 
 # inspect refuses a binary that needs more of a machine than it may.
 inspect() {
 	libraries=$($objdump -p "$1" | awk '$1 == "NEEDED" { print $2 }' | sort | tr '\n' ' ')
 	for l in $libraries; do
 		case $l in
-		libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | libresolv.so.* | librt.so.* | ld-linux*) ;;
+		libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | libresolv.so.* | librt.so.* | ld-linux* | libstdc++.so.6 | libgcc_s.so.1) ;;
 		*) fail "$1 needs $l" ;;
 		esac
 	done
-	glibc=$($objdump -T "$1" | grep -o 'GLIBC_[0-9.]*' | cut -d_ -f2 | sort -uV | tail -1)
-	[ "$(printf '%s\n' "$glibc" $max_glibc | sort -V | tail -1)" = $max_glibc ] || fail "$1 needs glibc $glibc; $max_glibc is the newest that it may"
-	say "$name needs glibc $glibc ($libraries)"
+	for limit in "GLIBC $max_glibc" "GLIBCXX $max_glibcxx"; do
+		family=${limit% *} most=${limit#* }
+		needs=$(newest "$1" "$family")
+		[ "$(printf '%s\n' "$needs" "$most" | sort -V | tail -1)" = "$most" ] || fail "$1 needs $family $needs; $most is the newest that it may"
+		say "$name needs $family $needs"
+	done
 }
 
 # licences copies those of all modules in a binary, and of the C sources.
@@ -128,14 +136,10 @@ licences() {
 	mkdir -p "$2"
 	go version -m "$1" | awk '$1 == "dep" { print $2 "@" $3 }' | while read -r module; do
 		dir=$(go list -m -f '{{.Dir}}' "${module%@*}")
-		found=""
-		for f in "$dir"/LICEN[SC]E* "$dir"/COPYING* "$dir"/NOTICE* "$dir"/PATENTS* "$dir"/UNLICENSE* "$dir"/licen[sc]e*; do
-			[ -f "$f" ] || continue
-			found=1
-			mkdir -p "$2/$module"
-			cp "$f" "$2/$module/"
-		done
+		found=$(find "$dir" -maxdepth 1 -type f \( -iname 'licen[sc]e*' -o -iname 'unlicense*' -o -iname 'copying*' -o -iname 'notice*' -o -iname 'patents*' \))
 		[ -n "$found" ] || fail "$module has no licence in $dir"
+		mkdir -p "$2/$module"
+		echo "$found" | while read -r f; do cp "$f" "$2/$module/"; done
 	done
 	engine=$(go list -m -f '{{.Dir}}' github.com/ollama/ollama)
 	mkdir -p "$2/ggml" "$2/go"
@@ -143,7 +147,7 @@ licences() {
 	sed -n '/^\/\/ Copyright/,/^\/\/ SOFTWARE/p' "$engine/ml/backend/ggml/ggml/src/ggml-cpu/llamafile/sgemm.cpp" >"$2/ggml/LICENSE.llamafile"
 	grep -q Mozilla "$2/ggml/LICENSE.llamafile" || fail "llamafile's licence is not where it was"
 	cp "$(go env GOROOT)/LICENSE" "$2/go/"
-	echo "The GCC runtime libraries (libgomp, libstdc++, libgcc) are linked in under the GPL, version 3, with the GCC Runtime Library Exception, version 3.1: https://www.gnu.org/licenses/gcc-exception-3.1.html" >"$2/GCC"
+	echo "GCC's OpenMP library, libgomp, is linked in under the GPL, version 3, with the GCC Runtime Library Exception, version 3.1: https://www.gnu.org/licenses/gcc-exception-3.1.html" >"$2/GCC"
 	chmod -R u+w,go+rX "$2"
 }
 
@@ -156,7 +160,7 @@ bom() {
 	jq --sort-keys --arg ggml "$(sed -n 's/^FETCH_HEAD=//p' "$engine/Makefile.sync")" --arg gcc "$($cc -dumpfullversion)" '
 		def c($name; $version; $purl; $licence): {type: "library", name: $name, version: $version, "bom-ref": $purl, purl: $purl, scope: "required", licenses: [$licence]};
 		[c("ggml"; $ggml; "pkg:github/ggml-org/llama.cpp@\($ggml)"; {license: {id: "MIT"}}),
-		 (("libgomp", "libstdc++", "libgcc") | c(.; $gcc; "pkg:generic/gcc/\(.)@\($gcc)"; {expression: "GPL-3.0-or-later WITH GCC-exception-3.1"}))] as $c
+		 c("libgomp"; $gcc; "pkg:generic/gcc/libgomp@\($gcc)"; {expression: "GPL-3.0-or-later WITH GCC-exception-3.1"})] as $c
 		| .components += $c
 		| .dependencies += [$c[] | {ref: ."bom-ref"}]
 		| (.dependencies[] | select(.ref | startswith("pkg:golang/github.com/ollama/ollama@")) | .dependsOn) |= ((. // []) + [$c[]."bom-ref"])

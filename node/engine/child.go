@@ -60,6 +60,7 @@ func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) 
 	defer theirs.Close()
 	c := &Child{conn: mine, r: bufio.NewReaderSize(mine, 256<<10), log: log, done: make(chan struct{})}
 	c.cmd = exec.Command(command[0], command[1:]...)
+	c.cmd.Args[0] = os.Args[0] // for people who look at processes
 	c.cmd.Env = append(Env(), "SHOAL_ENGINE_CHILD=1")
 	c.cmd.ExtraFiles = []*os.File{theirs}
 	c.cmd.Stderr = &c.tail
