@@ -329,7 +329,7 @@ func tooLittle(disk small, file string, man *protocol.Manifest) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.Claim(m, m.Shards()); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "more must be") {
+	if _, err := s.Claim(m, m.Shards()); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "more are needed") {
 		return fmt.Errorf("a fetch that does not fit: %w", err)
 	}
 	if m.shards[0].users != 0 || m.shards[0].claims != 0 {

@@ -113,7 +113,7 @@ func SpaceFor(dir string, n int64) error {
 	if free < 0 || n == 0 || n+n/256 <= free { // the journal and rounding to blocks take less than that
 		return nil
 	}
-	return noRoom(fmt.Sprintf("%s are to come and %s are free on the disk of %s, so %s more must be: `shoal model gc` and `shoal model rm` free some",
+	return noRoom(fmt.Sprintf("%s are to come and %s are free on the disk of %s, so %s more are needed: `shoal model gc` and `shoal model rm` free some",
 		SizeText(n), SizeText(free), dir, SizeText(n+n/256-free)))
 }
 
