@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -319,29 +320,32 @@ type fixed []peer.AddrInfo
 
 func (f fixed) Holders(context.Context, cid.Cid) ([]peer.AddrInfo, error) { return f, nil }
 
-// storeLeaves gives a store's models, as they are or with every so many leaves
+// storeLeaves gives a store's models, as they are or with one leaf of so many
 // corrupted.
 func storeLeaves(s *store.Store, corrupt int) func(cid.Cid) exchange.Leaves {
+	var given atomic.Int64
 	return func(id cid.Cid) exchange.Leaves {
 		m, err := s.Model(id)
 		if err != nil {
 			return nil
 		}
 		if corrupt > 0 {
-			return liar{m, corrupt}
+			return liar{m, corrupt, &given}
 		}
 		return m
 	}
 }
 
+// liar corrupts one leaf of every so many that it gives, one in their middle.
 type liar struct {
 	exchange.Leaves
 	every int
+	given *atomic.Int64 // leaves, to all
 }
 
 func (l liar) ReadLeaf(n int, buf []byte) ([]byte, error) {
 	raw, err := l.Leaves.ReadLeaf(n, buf)
-	if err == nil && n%l.every == 0 {
+	if err == nil && int(l.given.Add(1))%l.every == l.every/2 {
 		raw[len(raw)/2] ^= 1
 	}
 	return raw, err
