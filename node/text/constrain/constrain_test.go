@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -372,6 +373,14 @@ func TestPieces(t *testing.T) {
 			t.Errorf("%v was taken", bad)
 		}
 	}
+}
+
+// count of the tokens of a mask.
+func count(mask []uint64) (n int) {
+	for _, w := range mask {
+		n += bits.OnesCount64(w)
+	}
+	return n
 }
 
 // TestMask: a mask is what token after token would say, whatever the way to it.
