@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -184,5 +185,52 @@ func TestChatHostile(t *testing.T) {
 	g, _ = chatOf(t, qwenLike, &api.GenerateRequest{Messages: []api.Message{asked}, Tools: []json.RawMessage{json.RawMessage(`{"type":"function","function":{"name":"f","parameters":` + deep + `}}`)}})
 	if _, err := g.render(); err == nil || api.AsError(err).Kind != api.BadInput {
 		t.Errorf("deep parameters: %v", err)
+	}
+}
+
+// TestBrokenFormat: the client sees when a stage does not keep to the format that
+// it said it would, after the reasoning, too.
+func TestBrokenFormat(t *testing.T) {
+	for _, test := range []struct {
+		name, template, good, bad string
+		req                       api.GenerateRequest
+	}{
+		{"a value", bareLike, `{"a": 1`, `x`, api.GenerateRequest{}},
+		{"a value behind reasoning", thinkLike, "Well, {\n</think>\n\n" + `{"a": 1`, `x`, api.GenerateRequest{}},
+		{"reasoning that is off", thinkLike, "\n\n</think>\n\n", `W`, api.GenerateRequest{Think: "off"}},
+		{"a call", qwenLike, "<think>I call.</think>\n<tool_call>\n" + `{"name": "weather", "arguments": {"z": "`, "\n", api.GenerateRequest{Tools: weather, MustCall: true}},
+	} {
+		test.req.Messages = []api.Message{asked}
+		if !test.req.MustCall {
+			test.req.Format = json.RawMessage(`{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}`)
+		}
+		g, _ := chatOf(t, test.template, &test.req)
+		if _, err := g.render(); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.follow(); err != nil {
+			t.Fatal(err)
+		}
+		g.hops = []session.Hop{{Peer: "first"}, {Peer: "last"}}
+		ids, err := g.tools.Encode(test.good, text.EncodeOptions{ParseSpecial: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range ids {
+			if err := g.broken(id); err != nil {
+				t.Fatalf("%s: %q: %v", test.name, g.tools.Token(id), err)
+			}
+		}
+		wrong, err := g.tools.Encode(test.bad, text.EncodeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var where *session.StageError
+		if err := g.broken(wrong[0]); !errors.As(err, &where) || where.Index != 1 || where.Hop.Peer != "last" {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		if err := g.broken(g.tools.EOG()[0]); err == nil {
+			t.Errorf("%s: an end in the middle", test.name)
+		}
 	}
 }

@@ -43,9 +43,7 @@ func (m *machines) compile(t *text.Tokenizer, format []*protocol.Piece) (*constr
 	if c := m.of[key]; c != nil {
 		return c, nil
 	}
-	if m.vocab == nil {
-		m.vocab = constrain.NewVocab(t)
-	}
+	m.prepare(t)
 	c, err := constrain.Compile(m.vocab, format)
 	if err != nil {
 		return nil, err
@@ -55,6 +53,13 @@ func (m *machines) compile(t *text.Tokenizer, format []*protocol.Piece) (*constr
 	}
 	m.of[key] = c
 	return c, nil
+}
+
+// prepare makes the vocabulary ready. Called with mu held.
+func (m *machines) prepare(t *text.Tokenizer) {
+	if m.vocab == nil {
+		m.vocab = constrain.NewVocab(t)
+	}
 }
 
 // stageFormats reads formats for a stage that ends a model.
@@ -73,6 +78,19 @@ func (f stageFormats) Compile(format []*protocol.Piece, stopIDs []int32) (stage.
 		return nil, err
 	}
 	return m.Start(stopIDs), nil
+}
+
+// prepare does beforehand what would keep the first client waiting, who would
+// take the stage for a hanging one.
+func (f stageFormats) prepare(ctx context.Context) {
+	t, err := f.node.tools(ctx, f.model)
+	if err != nil {
+		f.node.cfg.Log.Warn("answers of a given format cannot be served", "model", f.model.Name(), "error", err)
+		return
+	}
+	t.machines.mu.Lock()
+	defer t.machines.mu.Unlock()
+	t.machines.prepare(t.Tokenizer)
 }
 
 // shape decides what the answer must be, if anything was asked for.

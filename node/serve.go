@@ -220,10 +220,7 @@ func (s *serving) serve(ctx context.Context) error {
 	if man.Context > 0 {
 		maxContext = min(maxContext, int(man.Context))
 	}
-	var formats stage.Formats
-	if s.span.To == int(man.Blocks) {
-		formats = stageFormats{n, s.model}
-	}
+	formats, last := stageFormats{n, s.model}, s.span.To == int(man.Blocks)
 	st := stage.New(stage.Config{
 		Model: s.model.ID(), Span: s.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
 		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
@@ -240,6 +237,9 @@ func (s *serving) serve(ctx context.Context) error {
 	proving, stopProving := context.WithCancel(ctx)
 	var prover sync.WaitGroup
 	prover.Go(func() { s.prove(proving) })
+	if last {
+		prover.Go(func() { formats.prepare(proving) })
+	}
 
 	var reason error
 	select {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -374,6 +375,14 @@ func TestPieces(t *testing.T) {
 	}
 }
 
+// count of the tokens of a mask.
+func count(mask []uint64) (n int) {
+	for _, w := range mask {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
 // TestMask: a mask is what token after token would say, whatever the way to it.
 func TestMask(t *testing.T) {
 	for _, e := range examples {
@@ -489,3 +498,21 @@ func FuzzSchema(f *testing.F) {
 type nothing struct{}
 
 func (nothing) Load(url string) (any, error) { return nil, errors.New("there is nothing") }
+
+// TestScripts: names of any script are no burden, counted ones neither.
+func TestScripts(t *testing.T) {
+	v := large(50_000)
+	m, err := Compile(v, schemaOf(`{"type":"string","pattern":"^[\\p{L} '-]{1,50}$"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := m.Start([]int32{stop})
+	for _, s := range []string{`"`, `"Zoë`, `"Zoë 日本語`, `"` + strings.Repeat("ж", 50)} {
+		if _, err := r.Allowed(spell(t, v, s)); err != nil {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
+	if !takes(t, m, `"Zoë O'Neill 日本語"`) || takes(t, m, `"Zoë 3"`) || takes(t, m, `"`+strings.Repeat("ж", 51)+`"`) {
+		t.Error("another string than meant")
+	}
+}

@@ -51,7 +51,7 @@
 //
 // Those that do this well (llguidance, XGrammar, Outlines) are Rust, C++ and
 // Python, and there is none in Go; llama.cpp's grammars come with its sampler,
-// which does not build as a dependency (it is also slower: it has no states). A
+// which does not build as a dependency. A
 // validator of JSON Schema cannot say what may come next; one is the tests'
 // oracle.
 package constrain

@@ -202,8 +202,37 @@ func ends(e *expr) bool {
 	return true
 }
 
+// span is a byte from lo to hi.
+type span struct{ lo, hi byte }
+
+// spelled is one of several spellings, which share what they begin with: so there
+// are few ways on at once, however many characters a pattern takes.
+func spelled(list [][]span) *expr {
+	last := &expr{kind: kindByte}
+	var ways []*expr
+	var firsts []span
+	rests := map[span][][]span{}
+	for _, s := range list {
+		if len(s) == 1 {
+			last.set.add(s[0].lo, s[0].hi)
+			continue
+		}
+		if rests[s[0]] == nil {
+			firsts = append(firsts, s[0])
+		}
+		rests[s[0]] = append(rests[s[0]], s[1:])
+	}
+	for _, f := range firsts {
+		ways = append(ways, seq(bytesOf(f.lo, f.hi), spelled(rests[f])))
+	}
+	if last.set.size() > 0 {
+		ways = append(ways, last)
+	}
+	return either(ways...)
+}
+
 // runes gives the UTF-8 of the characters from lo to hi.
-func runes(lo, hi rune) (out []*expr) {
+func runes(lo, hi rune) (out [][]span) {
 	var split func(lo, hi rune)
 	split = func(lo, hi rune) {
 		if lo > hi {
@@ -236,11 +265,11 @@ func runes(lo, hi rune) (out []*expr) {
 			}
 		}
 		a, b := utf8.AppendRune(nil, lo), utf8.AppendRune(nil, hi)
-		list := make([]*expr, len(a))
+		s := make([]span, len(a))
 		for i := range a {
-			list[i] = bytesOf(a[i], b[i])
+			s[i] = span{a[i], b[i]}
 		}
-		out = append(out, seq(list...))
+		out = append(out, s)
 	}
 	split(lo, hi)
 	return out

@@ -26,7 +26,7 @@ type edge struct {
 
 const (
 	maxAutomaton = 4000 // states of an automaton
-	maxEdges     = 8000
+	maxEdges     = 40_000
 	maxDetermine = 1 << 22 // looks at an instruction
 	maxPattern   = 2000    // bytes
 )
@@ -298,7 +298,7 @@ func determine(prog *syntax.Prog) (*automaton, error) {
 	index := map[string]int{}
 	var sets [][]uint32
 	find := func(set []uint32) int {
-		key := string(appendSet(nil, set))
+		key := string(binaryOf(set))
 		i, ok := index[key]
 		if !ok {
 			i = len(sets)
@@ -334,7 +334,7 @@ func determine(prog *syntax.Prog) (*automaton, error) {
 			if out == nil {
 				continue
 			}
-			key := string(appendSet(nil, out))
+			key := string(binaryOf(out))
 			to, ok := targets[key]
 			if !ok {
 				to = -1
@@ -357,9 +357,10 @@ func determine(prog *syntax.Prog) (*automaton, error) {
 	return d.trim()
 }
 
-func appendSet(b []byte, set []uint32) []byte {
-	for _, pc := range set {
-		b = binary.LittleEndian.AppendUint32(b, pc)
+// binaryOf is a key for maps.
+func binaryOf[T uint32 | rune](list []T) (b []byte) {
+	for _, x := range list {
+		b = binary.LittleEndian.AppendUint32(b, uint32(x))
 	}
 	return b
 }

@@ -3,6 +3,7 @@ package constrain
 import (
 	"encoding/json"
 	"strings"
+	"unicode"
 )
 
 // builder makes the expressions of one format. Those that every schema needs are
@@ -22,19 +23,15 @@ type builder struct {
 func newBuilder(v *Vocab) *builder {
 	b := &builder{vocab: v, left: maxBudget}
 	hex := bytesOf('0', '9', 'a', 'f', 'A', 'F')
-	plain := bytesOf(0x20, 0x7f)
-	for _, c := range []byte(`"\`) {
-		plain.set[c>>6] &^= 1 << (c & 63)
-	}
-	ways := append([]*expr{plain}, runes(0x80, 0x10ffff)...)
-	b.character = either(append(ways, seq(oneOf(`\`), either(
+	plain := append(runes(0x20, '"'-1), runes('"'+1, '\\'-1)...)
+	b.character = either(spelled(append(plain, runes('\\'+1, unicode.MaxRune)...)), seq(oneOf(`\`), either(
 		oneOf(`"\/bfnrt`),
 		seq(oneOf("u"), either(
 			seq(bytesOf('0', '9', 'a', 'c', 'A', 'C', 'e', 'f', 'E', 'F'), hex, hex, hex),
 			seq(oneOf("dD"), bytesOf('0', '7'), hex, hex),
 			seq(oneOf("dD"), oneOf("89abAB"), hex, hex, literal(`\u`), oneOf("dD"), bytesOf('c', 'f', 'C', 'F'), hex, hex),
 		)),
-	)))...)
+	)))
 	b.string = b.text(0, -1)
 	// No lines and no indents: models are known to write white space for ever
 	// where it is allowed, and it costs as much as anything else.
@@ -66,22 +63,26 @@ func written(v any) string {
 	return strings.NewReplacer("\\u2028", "\u2028", "\\u2029", "\u2029").Replace(s)
 }
 
-// inString gives the ways in which a string has the characters from lo to hi, one
-// for each.
-func inString(lo, hi rune) (out []*expr) {
+// inString gives how a string has a character of one of the ranges, of pairs.
+func inString(ranges []rune) *expr {
 	short := map[rune]string{'\b': `\b`, '\t': `\t`, '\n': `\n`, '\f': `\f`, '\r': `\r`, '"': `\"`, '\\': `\\`}
-	from := lo
-	for c := lo; c <= min(hi, '\\'); c++ {
-		s, ok := short[c]
-		if !ok && c < 0x20 {
-			s, ok = `\u00`+string("0123456789abcdef"[c>>4])+string("0123456789abcdef"[c&15]), true
+	var plain [][]span
+	var ways []*expr
+	for i := 0; i < len(ranges); i += 2 {
+		from, hi := ranges[i], ranges[i+1]
+		for c := from; c <= min(hi, '\\'); c++ {
+			s, ok := short[c]
+			if !ok && c < 0x20 {
+				s, ok = `\u00`+string("0123456789abcdef"[c>>4])+string("0123456789abcdef"[c&15]), true
+			}
+			if ok {
+				plain, ways = append(plain, runes(from, c-1)...), append(ways, literal(s))
+				from = c + 1
+			}
 		}
-		if ok {
-			out = append(append(out, runes(from, c-1)...), literal(s))
-			from = c + 1
-		}
+		plain = append(plain, runes(from, hi)...)
 	}
-	return append(out, runes(from, hi)...)
+	return either(append(ways, spelled(plain))...)
 }
 
 // quoted is a string whose characters an automaton takes.
@@ -90,14 +91,24 @@ func quoted(d *automaton) *expr {
 	for i := range nodes {
 		nodes[i] = &expr{kind: kindEither}
 	}
+	sets := map[string]*expr{} // by their ranges: where characters are counted, they are the same again and again
 	for i, s := range d.states {
 		if s.accept {
 			nodes[i].alts = append(nodes[i].alts, oneOf(`"`))
 		}
+		ranges, to := map[int][]rune{}, []int(nil)
 		for _, e := range s.edges {
-			for _, way := range inString(e.lo, e.hi) {
-				nodes[i].alts = append(nodes[i].alts, seq(way, nodes[e.to]))
+			if ranges[e.to] == nil {
+				to = append(to, e.to)
 			}
+			ranges[e.to] = append(ranges[e.to], e.lo, e.hi)
+		}
+		for _, k := range to {
+			key := string(binaryOf(ranges[k]))
+			if sets[key] == nil {
+				sets[key] = inString(ranges[k])
+			}
+			nodes[i].alts = append(nodes[i].alts, seq(sets[key], nodes[k]))
 		}
 	}
 	return seq(oneOf(`"`), nodes[0])
