@@ -62,6 +62,15 @@ func makeVectors(t *testing.T) (v vectors) {
 		{"step with activations", &Frame{Kind: &Frame_Step{Step: &Step{Epoch: 2, Base: 1, Rows: 1}}}, AppendTensor(nil, TensorCodec_TENSOR_CODEC_F32, []float32{1, -2})},
 		{"token", &Frame{Kind: &Frame_Token{Token: &Token{Epoch: 1, Index: 4, Id: 9, Finish: Finish_FINISH_LENGTH}}}, nil},
 		{"open with a trace", &Frame{Kind: &Frame_Open{Open: &Open{Session: bytes.Repeat([]byte{3}, 16), Model: []byte{1}, To: 2, Stages: 1, Epoch: 1, MaxTokensTotal: 8, Trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}}, nil},
+		{"open with a format", &Frame{Kind: &Frame_Open{Open: &Open{
+			Session: bytes.Repeat([]byte{4}, 16), Model: []byte{1}, To: 2, Stages: 1, Epoch: 1, MaxTokensTotal: 8,
+			Sampling: &Sampling{StopIds: []int32{2}, Format: []*Piece{
+				{Kind: &Piece_Until{Until: "</think>"}},
+				{Kind: &Piece_Either{Either: &Either{Of: []*Pieces{{Pieces: []*Piece{{Kind: &Piece_Text{Text: "none"}}}}, {Pieces: []*Piece{{Kind: &Piece_Schema{Schema: []byte(`{"type":"integer"}`)}}}}}}}},
+				{Kind: &Piece_Again{Again: &Pieces{Pieces: []*Piece{{Kind: &Piece_Text{Text: "!"}}}}}},
+			}},
+		}}}, nil},
+		{"opened with a format", &Frame{Kind: &Frame_Opened{Opened: &Opened{UsPerStep: 100, Format: true}}}, nil},
 		{"resume", &Frame{Kind: &Frame_Resume{Resume: &Resume{Epoch: 3, At: 40, ForwardFrom: 0, Stages: 2, Next: &Hop{Peer: []byte{1}, Index: 5}}}}, nil},
 		{"ping", &Frame{Kind: &Frame_Ping{Ping: &Ping{Prefix: []uint64{1, 2}}}}, nil},
 	} {
