@@ -23,7 +23,7 @@ answer() {
 		--pause-load 0 --lend-on-battery >"$work/log" 2>&1 &
 	node=$!
 	n=0
-	until bin/shoal status --home "$work/home" --json 2>/dev/null | jq -e '.serving[0].ready' >/dev/null; do
+	until [ -e "$work/home/api.json" ] && bin/shoal status --home "$work/home" --json 2>/dev/null | jq -e '.serving[0].ready' >/dev/null; do
 		n=$((n + 1))
 		if [ $n -gt 600 ] || ! kill -0 "$node" 2>/dev/null; then
 			cat "$work/log" >&2
