@@ -38,7 +38,7 @@ DESTDIR ?=
 SHARE := $(DESTDIR)$(PREFIX)/share
 BACKENDS := $(DESTDIR)$(PREFIX)/lib/shoal/lib/ollama
 
-.PHONY: build install install-files install-service release uninstall demo test race lint lint-metrics bench fuzz proto clean FORCE
+.PHONY: build install install-files install-service release uninstall demo test test-device race lint lint-metrics bench fuzz proto clean FORCE
 build: bin/shoal
 
 bin/shoal: FORCE
@@ -93,6 +93,11 @@ demo: build
 test:
 	$(GO) vet ./...
 	$(GO) test -timeout 15m ./...
+
+# A GPU gives the processor's tokens; after contrib/accel has built its back end.
+DEVICE ?= Vulkan0
+test-device:
+	SHOAL_TEST_DEVICE=$(DEVICE) OLLAMA_LIBRARY_PATH=$(CURDIR)/bin/lib/ollama $(GO) test -count=1 -timeout 30m -v -run 'TestDevice$$' ./node/engine
 
 race:
 	$(GO) test -race -timeout 15m $(RACE)

@@ -84,7 +84,7 @@ func TestAgent(t *testing.T) {
 
 func TestScripts(t *testing.T) {
 	shellcheck := tool(t, "shellcheck")
-	for _, script := range []string{"../release/release.sh", "../accel/test.sh", "../accel/glslc", "../../.ci/run"} {
+	for _, script := range []string{"../release/release.sh", "../accel/glslc", "../../.ci/run"} {
 		if out, err := exec.CommandContext(t.Context(), shellcheck, script).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", script, err, out)
 		}

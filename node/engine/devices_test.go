@@ -2,12 +2,16 @@ package engine
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ollama/ollama/ml"
+
+	"github.com/shoalnet/shoal/node/engine/sample"
 )
 
 func TestPickDevices(t *testing.T) {
@@ -44,5 +48,31 @@ func TestLibraryDirs(t *testing.T) {
 	t.Setenv(libraryPath, "/a/lib/ollama:/b/lib/ollama")
 	if got := LibraryDirs(); !slices.Equal(got, []string{"/a/lib/ollama", "/b/lib/ollama"}) {
 		t.Error(got)
+	}
+}
+
+// TestDevice: a GPU, named by SHOAL_TEST_DEVICE, gives the processor's tokens, from
+// an engine's process with its fence. Rows go one at a time: where Mesa's llvmpipe
+// stands in for a GPU, it takes a quarter of an hour and more to compile the shader
+// for many at once.
+func TestDevice(t *testing.T) {
+	name := os.Getenv("SHOAL_TEST_DEVICE")
+	if name == "" {
+		t.Skip("SHOAL_TEST_DEVICE names no GPU; contrib/accel/README.md tells more")
+	}
+	prompt := []int32{614, 581, 259, 547}
+	answer := func(device string) []int32 {
+		c := load(t, tiny, 1, func(cfg Config) (Engine, error) {
+			cfg.Devices, cfg.MaxBatch = []string{device}, 8
+			return Start(t.Context(), []string{os.Args[0]}, cfg, nil)
+		})
+		t.Logf("%s: %+v", device, c[0].Info().Devices)
+		if used := fmt.Sprint(c[0].Info().Devices); device != noDevice && !strings.Contains(used, device) {
+			t.Fatalf("%s is not among the devices used: %s", device, used)
+		}
+		return ids(c.generate(t, 0, prompt, 40, 1, sample.Params{}))
+	}
+	if want, got := answer(noDevice), answer(name); !slices.Equal(got, want) {
+		t.Errorf("%s gives\n%v and the processor\n%v", name, got, want)
 	}
 }

@@ -19,6 +19,7 @@ import (
 // result is the exit code.
 func ChildMain() int {
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) // the parent decides
+	_ = os.WriteFile("/proc/self/comm", []byte("shoal-engine"), 0) // Linux's name for it would be that of the link it was started by
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	conn := os.NewFile(3, "engine")
 	if conn == nil {
