@@ -193,8 +193,6 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 	}
 	watch.encoded(modelLabel(m.Name()), len(g.ids))
 	g.prefix = protocol.AppendPrefix(nil, g.ids)
-	n.asking.Add(1) // bulk stands back
-	defer n.asking.Add(-1)
 	excluded := map[string]bool{}
 	var full error // a refusal for want of room
 	end, pause := time.Now().Add(roomTime), firstRoomPause
@@ -426,6 +424,10 @@ func hopsOf(r *route.Route, where map[string]session.Hop) []session.Hop {
 }
 
 func (g *generation) drive(ctx context.Context, r *route.Route, where map[string]session.Hop, note string, limit int) error {
+	// Bulk stands back; but not while a route is looked for: it may be what the
+	// route waits for.
+	g.n.asking.Add(1)
+	defer g.n.asking.Add(-1)
 	p := g.req.Sampling
 	s := &protocol.Sampling{
 		Temperature: defaultTemperature, TopK: uint32(p.TopK), TopP: float32(p.TopP), MinP: float32(p.MinP),

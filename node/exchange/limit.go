@@ -17,6 +17,7 @@ const (
 	busyLeast = 64 << 10               // likewise: bulk never ends
 	busyLook  = 50 * time.Millisecond  // how long "busy" is believed
 	rateTime  = 500 * time.Millisecond // a rate is measured over, and a longer pause is not counted
+	rateBytes = 1 << 20                // a rate is measured over: less says what was asked for, not what can be reached
 )
 
 // pacer holds bulk in one direction to the operator's rate, and back while
@@ -88,7 +89,7 @@ func (p *pacer) yields(n int) bool {
 	}
 	if p.is || now.Sub(p.last) > rateTime {
 		p.begun, p.bytes = now, 0
-	} else if took := now.Sub(p.begun); took > rateTime {
+	} else if took := now.Sub(p.begun); took > rateTime && p.bytes >= rateBytes {
 		p.free += (float64(p.bytes)/took.Seconds() - p.free) / 2
 		p.begun, p.bytes = now, 0
 	}
