@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -430,5 +431,40 @@ func flip(t testing.TB, path string) {
 	b[0] ^= 0x10
 	if _, err := f.WriteAt(b, at); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestEngineHangs: an engine that hangs in a pass keeps its node from leaving no
+// longer than such a pass may take.
+func TestEngineHangs(t *testing.T) {
+	var stopped atomic.Bool
+	net := processes(t, testnet.Config{Nodes: 1, StopGrace: time.Minute, Args: []string{"--drain-time", "1s"}, Events: func(e testnet.Event) {
+		if e.Event == testnet.EventStopped {
+			stopped.Store(true)
+		}
+	}})
+	n := net.Nodes()[0]
+	c := newClient(t, net)
+	if err := syscall.Kill(n.EnginePID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	cmd, _, _ := c.command(append([]string{"prompt"}, greedy...)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "the engine is asked", func() bool {
+		st := statusOf(t, n)
+		return len(st.Serving) == 1 && st.Serving[0].Sessions > 0
+	})
+	if err := net.Stop(n.Name); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if !stopped.Load() {
+		t.Error("the node had to be killed")
+	}
+	if err := syscall.Kill(n.EnginePID, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the engine outlives its node: %v", err)
 	}
 }

@@ -303,6 +303,7 @@ func TestLedger(t *testing.T) {
 
 // Rates hold in both directions, whichever way the leaves go.
 func TestRates(t *testing.T) {
+	ofRates(t)
 	for _, c := range []struct {
 		name     string
 		up, down float64
@@ -334,6 +335,7 @@ func TestRates(t *testing.T) {
 
 // Bulk stands back while sessions run, on either end.
 func TestYields(t *testing.T) {
+	ofRates(t)
 	took := map[string]time.Duration{}
 	for _, who := range []string{"nobody", "giver", "taker"} {
 		simulate(t, link.Params{RTT: 20 * time.Millisecond, Rate: 50e6}, 3, 6<<20, func(t *testing.T, w *world) {

@@ -263,3 +263,11 @@ func missing(t testing.TB, m *store.Model) (n uint64) {
 	}
 	return n
 }
+
+// ofRates skips a test of how fast things are, whose parts others have, too.
+func ofRates(t *testing.T) {
+	t.Helper()
+	if underRace {
+		t.Skip("the race detector makes this machine slower than the lines that are emulated")
+	}
+}

@@ -157,6 +157,7 @@ func TestShare(t *testing.T) {
 
 // Holders of different parts are asked at once, not one part after the other.
 func TestShareParts(t *testing.T) {
+	ofRates(t)
 	simulate(t, home, 2, 40<<20, func(t *testing.T, w *world) {
 		var a *node
 		for i := range 2 {

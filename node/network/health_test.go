@@ -27,6 +27,9 @@ func TestHealthHearsay(t *testing.T) {
 	if err := b2.WaitPeers(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	for end := time.Now().Add(30 * time.Second); b.Health().Alone && time.Now().Before(end); { // it hears of the other a moment later
+		time.Sleep(time.Millisecond)
+	}
 	old := serves(0, 10)
 	old.Seq, old.IssuedUnixMs, old.ExpiresUnixMs = 1, time.Now().Add(-time.Hour).UnixMilli(), time.Now().Add(-50*time.Minute).UnixMilli()
 	o, err := protocol.SealOffer(old, newKey(t))
