@@ -134,13 +134,15 @@ func TestLook(t *testing.T) {
 	if len(m.GPUs) != 1 || m.GPUs[0].Backend != "cuda" || m.GPUs[0].Library || m.Memory != 16<<20 || m.MemoryFree != 8<<20 || m.MemoryLimit != 0 || m.UDPBuffer != 212992 || m.UDPErr != "" {
 		t.Errorf("%+v", m)
 	}
-	if err := os.MkdirAll(filepath.Join(lib, "cuda_v12"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(lib, "cuda_v12/libggml-cuda.so"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if m := Look(root, []string{lib}); !m.GPUs[0].Library {
-		t.Error("the backend was not seen")
+	for _, dir := range []string{"cuda_v12", "."} { // the engine does not look below a directory
+		if err := os.MkdirAll(filepath.Join(lib, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(lib, dir, "libggml-cuda.so"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if m := Look(root, []string{lib}); m.GPUs[0].Library != (dir == ".") {
+			t.Errorf("in %s: %+v", dir, m.GPUs)
+		}
 	}
 }
