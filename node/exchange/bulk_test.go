@@ -58,6 +58,7 @@ func hang(s network.Stream) { _, _ = io.Copy(io.Discard, s) }
 // Whatever one peer does that gives in bulk, the model comes from the honest one,
 // soon; and a peer that lied is named and not asked again.
 func TestRogues(t *testing.T) {
+	t.Parallel()
 	type leaf = func(s network.Stream, n uint32, raw []byte)
 	for _, c := range []struct {
 		name  string
@@ -147,6 +148,7 @@ func TestRogues(t *testing.T) {
 
 // A peer that lied is not asked in a later fetch, until it is forgiven.
 func TestLiarIsRemembered(t *testing.T) {
+	t.Parallel()
 	simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 2, 3<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
 		var asked atomic.Int64
@@ -186,6 +188,7 @@ func TestLiarIsRemembered(t *testing.T) {
 // Peers that ask for leaves in bulk on many streams and read nothing keep nobody
 // else from being served.
 func TestUnreadBulk(t *testing.T) {
+	t.Parallel()
 	simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 3, 10<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
 		w.r.add(a.h)
@@ -303,6 +306,7 @@ func TestLedger(t *testing.T) {
 
 // Rates hold in both directions, whichever way the leaves go.
 func TestRates(t *testing.T) {
+	t.Parallel()
 	ofRates(t)
 	for _, c := range []struct {
 		name     string
@@ -335,6 +339,7 @@ func TestRates(t *testing.T) {
 
 // Bulk stands back while sessions run, on either end.
 func TestYields(t *testing.T) {
+	t.Parallel()
 	ofRates(t)
 	took := map[string]time.Duration{}
 	for _, who := range []string{"nobody", "giver", "taker"} {

@@ -149,6 +149,7 @@ var villains = map[string]func(v *villain, from peer.ID, wants []bsmsg.Entry){
 // Whatever some of the holders send, the model comes from the honest one: Put
 // is called with nothing else (see shards), and it ends soon.
 func TestHostileHolders(t *testing.T) {
+	t.Parallel()
 	for name, answer := range villains {
 		t.Run(name, func(t *testing.T) {
 			for _, many := range []int{1, 5} {
@@ -170,6 +171,7 @@ func TestHostileHolders(t *testing.T) {
 // A holder that has begun to give and then sends nothing, without going away,
 // is not waited for.
 func TestFallsSilent(t *testing.T) {
+	t.Parallel()
 	simulate(t, home, 4, 5<<20, func(t *testing.T, w *world) {
 		a, c := w.holder(nil), w.holder(nil)
 		left := 8
@@ -209,6 +211,7 @@ func TestFallsSilent(t *testing.T) {
 
 // A holder that lost what it was asked for is asked again, and soon.
 func TestAskAgain(t *testing.T) {
+	t.Parallel()
 	simulate(t, home, 2, 2_500_000, func(t *testing.T, w *world) {
 		c := w.holder(nil)
 		w.r.add(newVillain(w.host(), func(v *villain, from peer.ID, wants []bsmsg.Entry) {
@@ -239,6 +242,7 @@ func TestAskAgain(t *testing.T) {
 // Peers that ask for all there is and then read nothing keep a holder from
 // giving to others for a short while, and only if they are many.
 func TestUnread(t *testing.T) {
+	t.Parallel()
 	for many, limit := range map[int]time.Duration{3: 9 * time.Second, 6: 30 * time.Second} {
 		simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 3, 10<<20, func(t *testing.T, w *world) {
 			a := w.holder(nil)

@@ -74,6 +74,7 @@ func (w *world) fetch(id cid.Cid, progress func(Progress)) time.Duration {
 var home = link.Params{RTT: 40 * time.Millisecond, Rate: 20e6} // 2.5 MB/s up
 
 func TestNobody(t *testing.T) {
+	t.Parallel()
 	for _, has := range []string{"no holder", "none that holds it", "none that is there"} {
 		t.Run(has, func(t *testing.T) {
 			simulate(t, home, 2, 2_500_000, func(t *testing.T, w *world) {
@@ -100,6 +101,7 @@ func TestNobody(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	simulate(t, home, 2, 2_500_000, func(t *testing.T, w *world) {
 		a := w.holder(func(shard int) bool { return shard < 2 })
 		w.r.add(a.h)
@@ -117,6 +119,7 @@ func TestCancel(t *testing.T) {
 
 // A holder that appears while another gives is used too.
 func TestJoin(t *testing.T) {
+	t.Parallel()
 	simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 5e6}, 4, 10<<20, func(t *testing.T, w *world) {
 		a, c := w.holder(nil), w.holder(nil)
 		w.r.add(a.h)
@@ -135,6 +138,7 @@ func TestJoin(t *testing.T) {
 
 // Holders with slow uplinks add up, and nothing much comes twice.
 func TestShare(t *testing.T) {
+	t.Parallel()
 	took := map[int]time.Duration{}
 	for _, n := range []int{1, 4} {
 		simulate(t, home, 6, 5<<20, func(t *testing.T, w *world) {
@@ -157,6 +161,7 @@ func TestShare(t *testing.T) {
 
 // Holders of different parts are asked at once, not one part after the other.
 func TestShareParts(t *testing.T) {
+	t.Parallel()
 	ofRates(t)
 	simulate(t, home, 2, 40<<20, func(t *testing.T, w *world) {
 		var a *node
@@ -173,6 +178,7 @@ func TestShareParts(t *testing.T) {
 
 // Nodes that fetch the same at once give each other what they have already.
 func TestSwarm(t *testing.T) {
+	t.Parallel()
 	simulate(t, home, 5, 5<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
 		w.r.add(a.h)
@@ -211,6 +217,7 @@ func (w *world) swarm(a *node, size int) []*node {
 
 // A link on which a leaf takes most of a minute still serves.
 func TestSlowLink(t *testing.T) {
+	t.Parallel()
 	simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 0.5e6}, 2, 4<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
 		w.r.add(a.h)
@@ -223,6 +230,7 @@ func TestSlowLink(t *testing.T) {
 
 // Several nodes that fetch from one all get their part of its uplink.
 func TestFair(t *testing.T) {
+	t.Parallel()
 	simulate(t, home, 3, 5<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
 		w.r.add(a.h)
@@ -257,6 +265,7 @@ func (w slowly) Put(ctx context.Context, c cid.Cid, data []byte) error {
 
 // A slow disk is not taken for peers that send nothing.
 func TestSlowDisk(t *testing.T) {
+	t.Parallel()
 	simulate(t, home, 4, 4<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
 		w.r.add(a.h)
@@ -275,6 +284,7 @@ func TestSlowDisk(t *testing.T) {
 
 // Two fetches of one model do not take each other's holders away.
 func TestTwoFetches(t *testing.T) {
+	t.Parallel()
 	simulate(t, home, 4, 4<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
 		w.r.add(a.h)
@@ -299,6 +309,7 @@ func TestTwoFetches(t *testing.T) {
 // A leaf that is damaged on a holder's disk is not given, and comes from
 // another holder.
 func TestDamaged(t *testing.T) {
+	t.Parallel()
 	simulate(t, home, 2, 2_500_000, func(t *testing.T, w *world) {
 		dir := t.TempDir()
 		a := newNode(t, w.host(), dir, w.r)
