@@ -110,14 +110,14 @@ func (n *Node) GC(_ context.Context, req api.GCRequest) (*api.Freed, error) {
 
 // Pin protects blocks from the quota and from GC, or no longer.
 func (n *Node) Pin(_ context.Context, req api.PinRequest) (*api.Model, error) {
-	m, shards, err := n.part(req.Model, req.Span)
+	m, span, err := n.part(req.Model, req.Span)
 	if err != nil {
 		return nil, err
 	}
-	if shards == nil {
+	if span == nil {
 		err = m.Pin(!req.Off)
 	} else {
-		err = m.PinShards(shards, !req.Off)
+		err = m.PinShards(m.Manifest().ShardsFor(*span), !req.Off)
 	}
 	if err != nil {
 		return nil, input(err)
@@ -129,15 +129,14 @@ func (n *Node) Pin(_ context.Context, req api.PinRequest) (*api.Model, error) {
 // Drop gives up the blocks of a span, and what only they need. Pins of theirs
 // go with them.
 func (n *Node) Drop(_ context.Context, req api.DropRequest) (*api.Model, error) {
-	m, shards, err := n.part(req.Model, req.Span)
+	m, span, err := n.part(req.Model, req.Span)
 	if err != nil {
 		return nil, err
 	}
-	span := m.Manifest().All()
-	if shards != nil {
-		span, _ = protocol.ParseSpan(req.Span)
+	if span == nil {
+		span = new(m.Manifest().All())
 	}
-	drop := m.Only(span)
+	drop := m.Only(*span)
 	if err := m.DropShards(drop); err != nil {
 		return nil, input(err)
 	}
@@ -149,8 +148,8 @@ func (n *Node) Drop(_ context.Context, req api.DropRequest) (*api.Model, error) 
 	return &d, nil
 }
 
-// part finds a model in the store, and the shards of a span of it; nil: all.
-func (n *Node) part(name, span string) (*store.Model, []int, error) {
+// part finds a model in the store, and a span of it; nil: all.
+func (n *Node) part(name, span string) (*store.Model, *protocol.Span, error) {
 	m, err := n.local(name)
 	if err != nil {
 		return nil, nil, err
@@ -162,7 +161,7 @@ func (n *Node) part(name, span string) (*store.Model, []int, error) {
 	if all := m.Manifest().All(); !wanted.Valid(all.To) {
 		return nil, nil, api.Errorf(api.BadInput, "blocks %s: %s has blocks %s", wanted, m.Name(), all)
 	}
-	return m, m.Manifest().ShardsFor(*wanted), nil
+	return m, wanted, nil
 }
 
 // Export writes a model's original file.

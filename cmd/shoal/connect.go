@@ -28,6 +28,23 @@ func clientFlags() []cli.Flag {
 	}, networkFlags()...)
 }
 
+// asking is the action of a command that takes the named arguments and asks the
+// node that runs, or else one of this home alone.
+func asking(do func(c *cli.Context, cl *api.Client, args []string) error, names ...string) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		args, err := arguments(c, names...)
+		if err != nil {
+			return err
+		}
+		cl, done, err := connect(c, false)
+		if err != nil {
+			return err
+		}
+		defer done()
+		return do(c, cl, args)
+	}
+}
+
 // connect gives a client of the daemon that runs, or of a node in this process
 // that lasts as long as the command. Without a network the latter sees only
 // this home. alone says that a command which joins can do without peers.

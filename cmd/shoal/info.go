@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/shoalnet/shoal/node/api"
 )
 
 // absolutePath is for files that are to be written.
@@ -58,15 +60,7 @@ func peersCommand() *cli.Command {
 }
 
 func drainCommand() *cli.Command {
-	return &cli.Command{Name: "drain", Usage: "have the node refuse new sessions, hand over those under way, and stop", Flags: clientFlags(), Action: func(c *cli.Context) error {
-		if err := noArgs(c); err != nil {
-			return err
-		}
-		cl, done, err := connect(c, false)
-		if err != nil {
-			return err
-		}
-		defer done()
+	return &cli.Command{Name: "drain", Usage: "have the node refuse new sessions, hand over those under way, and stop", Flags: clientFlags(), Action: asking(func(c *cli.Context, cl *api.Client, _ []string) error {
 		pid := 0
 		if c.String("api") == "" {
 			pid = wordOf(c.String("home")).PID
@@ -91,19 +85,11 @@ func drainCommand() *cli.Command {
 			return err
 		}
 		return printJSON(c.App.Writer, map[string]any{"drained": true})
-	}}
+	})}
 }
 
 func statusCommand() *cli.Command {
-	return &cli.Command{Name: "status", Usage: "tell how the node is", Flags: clientFlags(), Action: func(c *cli.Context) error {
-		if err := noArgs(c); err != nil {
-			return err
-		}
-		cl, done, err := connect(c, false)
-		if err != nil {
-			return err
-		}
-		defer done()
+	return &cli.Command{Name: "status", Usage: "tell how the node is", Flags: clientFlags(), Action: asking(func(c *cli.Context, cl *api.Client, _ []string) error {
 		s, err := cl.Status(c.Context)
 		if err != nil {
 			return err
@@ -157,5 +143,5 @@ func statusCommand() *cli.Command {
 			fmt.Fprintf(w, "warning\t%s\n", m)
 		}
 		return w.Flush()
-	}}
+	})}
 }

@@ -23,15 +23,15 @@ func modelCommand() *cli.Command {
 				Name: "add", Usage: "import a GGUF file, a URL, hf:owner/repo/file.gguf, a name of the catalogue, a directory of safetensors, or tinytales", ArgsUsage: "SOURCE",
 				Flags: append(clientFlags(), span, &cli.StringFlag{Name: "name", Usage: "what to call it (default: after the file)"},
 					&cli.StringFlag{Name: "quantize", Usage: "of a directory of safetensors: q8_0, q4_K_M or f16 (default: as they are)"}),
-				Action: modelAdd,
+				Action: asking(modelAdd, "SOURCE"),
 			},
 			searchCommand(), catalogCommand(),
-			{Name: "ls", Usage: "list models, here and served by peers", Flags: clientFlags(), Action: modelList},
-			{Name: "show", Usage: "tell about a model", ArgsUsage: "MODEL", Flags: clientFlags(), Action: modelShow},
+			{Name: "ls", Usage: "list models, here and served by peers", Flags: clientFlags(), Action: asking(modelList)},
+			{Name: "show", Usage: "tell about a model", ArgsUsage: "MODEL", Flags: clientFlags(), Action: asking(modelShow, "MODEL")},
 			{Name: "pull", Usage: "fetch a model from peers and from where it comes from", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
 			verifyCommand(), gcCommand(), pinCommand(true), pinCommand(false),
 			{
-				Name: "rm", Usage: "delete a model, or blocks of it, from this disk", ArgsUsage: "MODEL", Action: modelRemove,
+				Name: "rm", Usage: "delete a model, or blocks of it, from this disk", ArgsUsage: "MODEL", Action: asking(modelRemove, "MODEL"),
 				Flags: append(clientFlags(), &cli.StringFlag{Name: "span", Usage: "only blocks FROM-TO, and what only they need (default: all, and that the model was here)"}),
 			},
 			{
@@ -50,6 +50,9 @@ func modelCommand() *cli.Command {
 // arguments takes exactly the named ones. urfave/cli stops reading flags at
 // the first argument, which a flag behind it would then be taken for.
 func arguments(c *cli.Context, names ...string) ([]string, error) {
+	if len(names) == 0 {
+		return nil, noArgs(c)
+	}
 	args := c.Args().Slice()
 	for i, a := range args {
 		if strings.HasPrefix(a, "-") && len(a) > 1 {
@@ -62,16 +65,7 @@ func arguments(c *cli.Context, names ...string) ([]string, error) {
 	return args, nil
 }
 
-func modelAdd(c *cli.Context) error {
-	args, err := arguments(c, "SOURCE")
-	if err != nil {
-		return err
-	}
-	cl, done, err := connect(c, false)
-	if err != nil {
-		return err
-	}
-	defer done()
+func modelAdd(c *cli.Context, cl *api.Client, args []string) error {
 	show, end := progressLine(c.App.ErrWriter, "adding")
 	m, err := cl.Add(c.Context, api.AddRequest{Source: absolute(args[0]), Name: c.String("name"), Span: c.String("span"), Quantize: c.String("quantize")}, show)
 	end()
@@ -92,26 +86,15 @@ func modelPull(c *cli.Context) error {
 	}
 	defer done()
 	show, end := progressLine(c.App.ErrWriter, "fetching")
-	with, tell := troubles(show)
-	m, err := cl.Pull(c.Context, api.PullRequest{Model: args[0], Span: c.String("span")}, with)
+	m, err := cl.Pull(c.Context, api.PullRequest{Model: args[0], Span: c.String("span")}, show)
 	end()
-	tell(c.App.ErrWriter)
 	if err != nil {
 		return err
 	}
 	return printModel(c, m)
 }
 
-func modelShow(c *cli.Context) error {
-	args, err := arguments(c, "MODEL")
-	if err != nil {
-		return err
-	}
-	cl, done, err := connect(c, false)
-	if err != nil {
-		return err
-	}
-	defer done()
+func modelShow(c *cli.Context, cl *api.Client, args []string) error {
 	m, err := cl.Show(c.Context, args[0])
 	if err != nil {
 		return err
@@ -168,15 +151,7 @@ func others(m *api.Model) []string {
 	return out
 }
 
-func modelList(c *cli.Context) error {
-	if err := noArgs(c); err != nil {
-		return err
-	}
-	cl, done, err := connect(c, false)
-	if err != nil {
-		return err
-	}
-	defer done()
+func modelList(c *cli.Context, cl *api.Client, _ []string) error {
 	list, err := cl.Models(c.Context)
 	if err != nil {
 		return err

@@ -55,14 +55,18 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// progressLine shows long work on a terminal, and nothing in a pipe.
+// progressLine shows long work on a terminal, and nothing in a pipe. end says
+// besides which sources were dropped on the way.
 func progressLine(w io.Writer, what string) (show func(api.Progress), end func()) {
-	if !isTerminal(w) {
-		return nil, func() {}
-	}
-	begin, shown := time.Now(), false
-	var first int64 = -1
+	var troubles []string
+	begin, first, visible, shown := time.Now(), int64(-1), isTerminal(w), false
 	return func(p api.Progress) {
+			if len(p.Trouble) > 0 {
+				troubles = p.Trouble
+			}
+			if !visible {
+				return
+			}
 			if first < 0 {
 				first = p.Done
 			}
@@ -74,6 +78,9 @@ func progressLine(w io.Writer, what string) (show func(api.Progress), end func()
 		}, func() {
 			if shown {
 				fmt.Fprint(w, "\r\x1b[K")
+			}
+			for _, t := range troubles {
+				fmt.Fprintf(w, "warning: %s\n", safe(t))
 			}
 		}
 }
@@ -104,24 +111,6 @@ func count(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
-}
-
-// troubles remembers what is to be said when long work is over: the sources
-// that were dropped on the way.
-func troubles(show func(api.Progress)) (with func(api.Progress), tell func(io.Writer)) {
-	var all []string
-	return func(p api.Progress) {
-			if len(p.Trouble) > 0 {
-				all = p.Trouble
-			}
-			if show != nil {
-				show(p)
-			}
-		}, func(w io.Writer) {
-			for _, t := range all {
-				fmt.Fprintf(w, "warning: %s\n", safe(t))
-			}
-		}
 }
 
 // bytesText writes a size for people.

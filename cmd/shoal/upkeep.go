@@ -40,10 +40,8 @@ func modelVerify(c *cli.Context) error {
 	}
 	defer done()
 	show, end := progressLine(c.App.ErrWriter, "checking")
-	with, tell := troubles(show)
-	list, err := cl.Verify(c.Context, req, with)
+	list, err := cl.Verify(c.Context, req, show)
 	end()
-	tell(c.App.ErrWriter)
 	if err != nil {
 		return err
 	}
@@ -98,19 +96,11 @@ func gcCommand() *cli.Command {
 		Name: "gc", Usage: "free disk space that nothing needs", Description: gcRule,
 		Flags: append(clientFlags(), &cli.BoolFlag{Name: "dry-run", Usage: "only say what would be freed"},
 			&cli.BoolFlag{Name: "unused", Usage: "drop all that is neither pinned nor in use by the node that runs, quota or not"}),
-		Action: modelGC,
+		Action: asking(modelGC),
 	}
 }
 
-func modelGC(c *cli.Context) error {
-	if err := noArgs(c); err != nil {
-		return err
-	}
-	cl, done, err := connect(c, false)
-	if err != nil {
-		return err
-	}
-	defer done()
+func modelGC(c *cli.Context, cl *api.Client, _ []string) error {
 	f, err := cl.GC(c.Context, api.GCRequest{DryRun: c.Bool("dry-run"), Unused: c.Bool("unused")})
 	if err != nil {
 		return err
@@ -147,35 +137,17 @@ func pinCommand(on bool) *cli.Command {
 	if !on {
 		cmd.Name, cmd.Usage, cmd.Description = "unpin", "keep a model, or blocks of it, no longer", ""
 	}
-	cmd.Action = func(c *cli.Context) error {
-		args, err := arguments(c, "MODEL")
-		if err != nil {
-			return err
-		}
-		cl, done, err := connect(c, false)
-		if err != nil {
-			return err
-		}
-		defer done()
+	cmd.Action = asking(func(c *cli.Context, cl *api.Client, args []string) error {
 		m, err := cl.Pin(c.Context, api.PinRequest{Model: args[0], Span: c.String("span"), Off: !on})
 		if err != nil {
 			return err
 		}
 		return printModel(c, m)
-	}
+	}, "MODEL")
 	return cmd
 }
 
-func modelRemove(c *cli.Context) error {
-	args, err := arguments(c, "MODEL")
-	if err != nil {
-		return err
-	}
-	cl, done, err := connect(c, false)
-	if err != nil {
-		return err
-	}
-	defer done()
+func modelRemove(c *cli.Context, cl *api.Client, args []string) error {
 	if c.IsSet("span") {
 		m, err := cl.Drop(c.Context, api.DropRequest{Model: args[0], Span: c.String("span")})
 		if err != nil || !c.Bool("json") {
@@ -205,11 +177,9 @@ func modelExport(c *cli.Context) error {
 		what = "fetching and exporting"
 	}
 	show, end := progressLine(c.App.ErrWriter, what)
-	with, tell := troubles(show)
 	file := absolutePath(args[1])
-	err = cl.Export(c.Context, api.ExportRequest{Model: args[0], Path: file, Fetch: fetch}, with)
+	err = cl.Export(c.Context, api.ExportRequest{Model: args[0], Path: file, Fetch: fetch}, show)
 	end()
-	tell(c.App.ErrWriter)
 	var e *api.Error
 	if errors.As(err, &e) && e.Lack != nil && c.Bool("json") { // for scripts, which cannot read the message
 		if perr := printJSON(c.App.Writer, map[string]any{"model": args[0], "missing": e.Lack}); perr != nil {

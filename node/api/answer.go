@@ -27,7 +27,7 @@ type answer struct {
 	w       http.ResponseWriter
 	id      string
 	created int64 // Unix seconds
-	ctx     context.Context
+	r       *http.Request
 
 	model       string
 	fingerprint string
@@ -66,8 +66,11 @@ const (
 	stillAtIt = ": still at it\n"
 )
 
+// traceHeader is where a caller's trace context stands (W3C, Trace Context).
+const traceHeader = "Traceparent"
+
 func newAnswer(s *server, w http.ResponseWriter, r *http.Request, j *job) *answer {
-	a := &answer{job: j, s: s, w: w, created: time.Now().Unix(), ctx: r.Context(), choices: make([]choiceState, len(j.reqs))}
+	a := &answer{job: j, s: s, w: w, created: time.Now().Unix(), r: r, choices: make([]choiceState, len(j.reqs))}
 	a.id = newID("cmpl-")
 	if j.chat {
 		a.id = newID("chatcmpl-")
@@ -80,7 +83,7 @@ func (a *answer) run() error {
 		deadline := http.NewResponseController(a.w)
 		defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }()
 	}
-	err := a.s.follow(a.ctx, a.reqs, a.take, func() error {
+	err := a.s.follow(a.r, a.reqs, a.take, func() error {
 		if !a.begun {
 			return nil
 		}
@@ -100,9 +103,9 @@ func (a *answer) run() error {
 
 // follow has answers made, all at once, and passes on what comes of them. idle
 // is called now and then.
-func (s *server) follow(ctx context.Context, reqs []*GenerateRequest, take func(i int, e Event) error, idle func() error) error {
-	client := ctx
-	ctx, cancel := context.WithCancel(ctx)
+func (s *server) follow(r *http.Request, reqs []*GenerateRequest, take func(i int, e Event) error, idle func() error) error {
+	client := r.Context()
+	ctx, cancel := context.WithCancel(client)
 	events := make(chan told, 2*len(reqs))
 	var wg sync.WaitGroup
 	defer func() {
@@ -110,6 +113,7 @@ func (s *server) follow(ctx context.Context, reqs []*GenerateRequest, take func(
 		wg.Wait()
 	}()
 	for i, req := range reqs {
+		req.Trace = r.Header.Get(traceHeader)
 		wg.Go(func() {
 			send := func(t told) error {
 				select {
@@ -167,8 +171,8 @@ func failed(err error) *Error {
 // fail ends the request with an error: as a status while that is possible, else
 // as the stream's last line. There is no [DONE] after it.
 func (a *answer) fail(err error) error {
-	if a.ctx.Err() != nil {
-		return a.ctx.Err()
+	if a.r.Context().Err() != nil {
+		return a.r.Context().Err()
 	}
 	e := failed(err)
 	if a.begun {

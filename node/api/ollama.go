@@ -33,7 +33,6 @@ func (s *server) ollamaComplete(w http.ResponseWriter, r *http.Request, decode f
 	if err != nil {
 		return err
 	}
-	j.req.Trace = r.Header.Get(traceHeader)
 	asked := j.req.Model
 	if j.req.Model, err = s.untag(r.Context(), asked); err != nil {
 		return err
@@ -50,14 +49,9 @@ func (s *server) ollamaComplete(w http.ResponseWriter, r *http.Request, decode f
 		return err
 	}
 	defer leave()
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
 	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }()
-	err = s.generate(ctx, j.req, a.take)
-	switch {
-	case err == nil && !a.over:
-		err = Errorf(Internal, "the answer ended without saying why")
-	case err != nil && r.Context().Err() != nil:
+	err = s.follow(r, []*GenerateRequest{j.req}, func(_ int, e Event) error { return a.take(e) }, func() error { return nil })
+	if err != nil && r.Context().Err() != nil {
 		err = r.Context().Err()
 	}
 	if err != nil && a.begun {

@@ -10,9 +10,6 @@ import (
 	"strings"
 )
 
-// traceHeader is where a caller's trace context stands (W3C, Trace Context).
-const traceHeader = "Traceparent"
-
 // chat answers POST /v1/chat/completions.
 func (s *server) chat(w http.ResponseWriter, r *http.Request) error {
 	return s.complete(w, r, decodeChat)
@@ -31,9 +28,6 @@ func (s *server) complete(w http.ResponseWriter, r *http.Request, decode func([]
 	j, err := decode(body)
 	if err != nil {
 		return err
-	}
-	for _, req := range j.reqs {
-		req.Trace = r.Header.Get(traceHeader)
 	}
 	leave, err := s.admit(len(j.reqs))
 	if err != nil {

@@ -19,7 +19,6 @@ func (s *server) responses(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	j.reqs[0].Trace = r.Header.Get(traceHeader)
 	leave, err := s.admit(1)
 	if err != nil {
 		return err
@@ -30,7 +29,7 @@ func (s *server) responses(w http.ResponseWriter, r *http.Request) error {
 	if j.stream {
 		defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }()
 	}
-	err = s.follow(r.Context(), j.reqs, func(_ int, e Event) error { return a.take(e) }, func() error {
+	err = s.follow(r, j.reqs, func(_ int, e Event) error { return a.take(e) }, func() error {
 		if !a.streaming {
 			return nil
 		}

@@ -84,7 +84,8 @@ func (r *responseRequest) messages(chat *chatRequest) (items []int, err error) {
 	if len(list) == 0 || len(list) > maxMessages {
 		return nil, badParam("input", "holds %d items: from 1 to %d may be", len(list), maxMessages)
 	}
-	thought := "" // reasoning before a message or a call
+	thought := ""                        // reasoning before a message or a call
+	calls := map[int][]json.RawMessage{} // of the chat's messages
 	for i, raw := range list {
 		at := fmt.Sprintf("input[%d]", i)
 		var in responseInput
@@ -107,16 +108,14 @@ func (r *responseRequest) messages(chat *chatRequest) (items []int, err error) {
 			if args == nil {
 				args = quoted("")
 			}
-			call := fmt.Sprintf(`{"id":%s,"type":"function","function":{"name":%s,"arguments":%s}}`, quoted(in.CallID), quoted(in.Name), args)
+			call := fmt.Appendf(nil, `{"id":%s,"type":"function","function":{"name":%s,"arguments":%s}}`, quoted(in.CallID), quoted(in.Name), args)
 			// A turn's text and its calls are one message.
 			last := len(chat.Messages) - 1
 			if last < 0 || chat.Messages[last].Role != "assistant" || thought != "" {
 				add(i, chatMessage{Role: "assistant", ReasoningContent: thought})
 				last, thought = last+1, ""
 			}
-			m := &chat.Messages[last]
-			m.ToolCalls = append(slices.Grow(m.ToolCalls, len(call)+1), call...)
-			m.ToolCalls = append(m.ToolCalls, ',')
+			calls[last] = append(calls[last], call)
 		case "function_call_output":
 			add(i, chatMessage{Role: "tool", ToolCallID: in.CallID, Content: in.Output})
 		case "item_reference":
@@ -125,9 +124,9 @@ func (r *responseRequest) messages(chat *chatRequest) (items []int, err error) {
 			return nil, badParam(at+".type", "%.32q is not supported: use message, reasoning, function_call or function_call_output", in.Type)
 		}
 	}
-	for i := range chat.Messages {
-		if m := &chat.Messages[i]; m.ToolCalls != nil {
-			m.ToolCalls = slices.Concat(json.RawMessage("["), m.ToolCalls[:len(m.ToolCalls)-1], json.RawMessage("]"))
+	for i, list := range calls {
+		if chat.Messages[i].ToolCalls, err = json.Marshal(list); err != nil {
+			return nil, badParam("input", "has calls that cannot be read")
 		}
 	}
 	return items, nil
