@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/protocol"
@@ -30,6 +31,7 @@ type Config struct {
 	APIHosts    []string      // host names by which the API is asked besides loopback's; "*": any
 	APIOrigins  []string      // of web pages elsewhere that may use the API, such as https://chat.example
 	NoMDNS      bool          // do not look for peers on the LAN
+	Trust       []string      // peer IDs whose word and work are taken as this node's own
 	Client      bool          // light: serve nothing, advertise nothing
 	Serve       []ServeSpec   // what to serve
 	Memory      int64         // bytes lent, weights and KV together; 0: half of what the machine has
@@ -120,6 +122,9 @@ func (c *Config) Check() error {
 			return err
 		}
 	}
+	if _, err := c.trusted(); err != nil {
+		return err
+	}
 	if c.Client && len(c.Serve) > 0 {
 		return errors.New("a light client serves no model")
 	}
@@ -162,6 +167,19 @@ func (c *Config) setDefaults() error {
 		c.Command = []string{exe, "engine-child"}
 	}
 	return nil
+}
+
+// trusted reads the peers that the operator trusts.
+func (c *Config) trusted() (map[peer.ID]bool, error) {
+	all := map[peer.ID]bool{}
+	for _, t := range c.Trust {
+		p, err := peer.Decode(t)
+		if err != nil {
+			return nil, badConfig("--trust %q: write a peer ID like 12D3KooW..., as `shoal status` of that node prints it", t)
+		}
+		all[p] = true
+	}
+	return all, nil
 }
 
 // thisProgram is what starts this very program again. After an upgrade its path

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/exchange"
@@ -50,6 +52,7 @@ type Node struct {
 	metrics  *metrics.Metrics
 	traces   *traces.Traces
 	pulse    pulse
+	trust    map[peer.ID]bool // by the operator's word
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run
@@ -75,6 +78,9 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, started: time.Now()}
+	if n.trust, err = cfg.trusted(); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -141,6 +147,9 @@ func New(cfg Config) (_ *Node, err error) {
 	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Keeper: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
+
+// trusted says that a peer is this node itself, or one that its operator trusts.
+func (n *Node) trusted(p peer.ID) bool { return p == n.net.Self() || n.trust[p] }
 
 // Handler is the node's API, for callers in this process.
 func (n *Node) Handler() http.Handler { return n.handler }
