@@ -3,6 +3,7 @@ package protocol
 import (
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"testing"
 
 	"github.com/ipfs/go-cid"
@@ -156,6 +157,7 @@ func TestShardsFor(t *testing.T) {
 }
 
 func FuzzManifest(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	raw, _, _ := aManifest().Encode()
 	f.Add(raw)
 	f.Fuzz(func(t *testing.T, b []byte) {

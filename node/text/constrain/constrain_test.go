@@ -3,6 +3,7 @@ package constrain
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
@@ -471,6 +472,7 @@ func TestForget(t *testing.T) {
 // FuzzSchema: whatever the schema, it is compiled or refused, and what is then
 // written is JSON that follows it.
 func FuzzSchema(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	for _, e := range examples {
 		f.Add(e.schema, uint64(1))
 	}
