@@ -24,8 +24,9 @@ import (
 
 // Files of a node's home that names come from.
 const (
-	catalogDir = "catalog.d"
-	namesFile  = "names.json"
+	catalogDir   = "catalog.d"
+	editionsFile = "catalogs.json"
+	namesFile    = "names.json"
 )
 
 // names is what words stand for: the catalogue, and what its names turned out
@@ -39,7 +40,8 @@ type names struct {
 
 // LoadCatalog reads the built-in catalogue, then those in the home's
 // catalog.d, by name of file, then files. keys are trusted besides the
-// project's. Those that are named need no signature.
+// project's. Those that are named need no signature. The home remembers which
+// editions of signed ones were taken, so that no older one is.
 func LoadCatalog(home string, files, keys []string) (*catalog.Catalog, error) {
 	var sources []catalog.Source
 	add := func(path string, own bool) error {
@@ -69,11 +71,45 @@ func LoadCatalog(home string, files, keys []string) (*catalog.Catalog, error) {
 			return nil, err
 		}
 	}
-	c, err := catalog.Load(keys, sources...)
+	taken, err := readEditions(home)
+	if err != nil {
+		return nil, err
+	}
+	c, err := catalog.Load(keys, taken, sources...)
+	if errors.Is(err, catalog.ErrOlder) {
+		return nil, badConfig("%w; put the newer one there, or, to go back all the same, remove %s", err, filepath.Join(home, editionsFile))
+	}
 	if err != nil {
 		return nil, configError{err}
 	}
-	return c, nil
+	return c, saveEditions(home, taken, c.Editions())
+}
+
+// readEditions gives those of signed catalogues that this home has taken.
+func readEditions(home string) (taken []catalog.Edition, err error) {
+	path := filepath.Join(home, editionsFile)
+	raw, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &taken)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s, which remembers the newest catalogues, cannot be read (%w); remove it to forget them", path, err)
+	}
+	return taken, nil
+}
+
+func saveEditions(home string, before, now []catalog.Edition) error {
+	if slices.Equal(before, now) {
+		return nil
+	}
+	raw, err := json.MarshalIndent(now, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(home, editionsFile), append(raw, '\n'))
 }
 
 func openNames(cfg *Config) (*names, error) {
@@ -134,11 +170,16 @@ func (s *names) save() error {
 	if err != nil {
 		return err
 	}
-	tmp := s.path + ".new"
-	if err := os.WriteFile(tmp, append(raw, '\n'), 0o644); err != nil {
+	return replaceFile(s.path, append(raw, '\n'))
+}
+
+// replaceFile writes a file that must exist whole, before and after.
+func replaceFile(path string, raw []byte) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, raw, 0o644); err != nil {
 		return err
 	}
-	return os.Rename(tmp, s.path)
+	return os.Rename(tmp, path)
 }
 
 // hint tells of names in the catalogue that someone may have meant.

@@ -1,7 +1,9 @@
 package node_test
 
 import (
+	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,6 +19,7 @@ import (
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/catalog"
 )
 
 // hub answers as Hugging Face does: it tells a file's size and hash, and sends
@@ -227,6 +230,51 @@ func TestCatalogDir(t *testing.T) {
 	}
 	if _, err := node.LoadCatalog(home, []string{filepath.Join(home, "none.toml")}, nil); !errors.Is(err, node.ErrConfig) {
 		t.Errorf("none: %v", err)
+	}
+}
+
+// A home remembers the newest edition that it has taken of a signed catalogue: an
+// older one in its place is refused, until the operator says otherwise.
+func TestCatalogRollback(t *testing.T) {
+	home := t.TempDir()
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	keys := []string{base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey))}
+	path := filepath.Join(home, "a.toml")
+	load := func(serial int) error {
+		t.Helper()
+		head := ""
+		if serial > 0 {
+			head = fmt.Sprintf("serial = %d\ndate = \"2026-11-0%d\"\n", serial, serial)
+		}
+		raw, err := catalog.Sign([]byte(head+"[[model]]\nname = \"mine:1\"\nlicence = \"MIT\"\norigins = [\"hf:o/r/f.gguf\"]\n"), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err = node.LoadCatalog(home, []string{path}, keys)
+		return err
+	}
+	for _, serial := range []int{0, 2, 2, 3} {
+		if err := load(serial); err != nil {
+			t.Fatalf("number %d: %v", serial, err)
+		}
+	}
+	for _, serial := range []int{2, 0} {
+		if err := load(serial); !errors.Is(err, node.ErrConfig) || !errors.Is(err, catalog.ErrOlder) || !strings.Contains(err.Error(), "catalogs.json") {
+			t.Errorf("number %d after 3: %v", serial, err)
+		}
+	}
+	remembered := filepath.Join(home, "catalogs.json")
+	if err := os.WriteFile(remembered, []byte("[{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := load(3); err == nil || !strings.Contains(err.Error(), "remove it") {
+		t.Errorf("a damaged memory: %v", err)
+	}
+	if err := errors.Join(os.Remove(remembered), load(2)); err != nil {
+		t.Errorf("forgotten: %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -179,84 +180,117 @@ func DecodeManifest(raw []byte) (m *Manifest, err error) {
 
 // Check holds a manifest's structure to what every user of it relies on:
 // the extents of all shards cover each file exactly once, tensors lie in
-// their shard's extents, and there is one shard for each block.
+// their shard's extents, and there is one shard for each block. A manifest
+// comes from strangers: the time this takes grows as its size does.
 func (m *Manifest) Check() error {
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %s", ErrManifest, fmt.Sprintf(format, args...))
-	}
 	switch {
 	case m.Format != ManifestFormat:
-		return bad("format %q; this version reads %q", m.Format, ManifestFormat)
+		return refuse("format %q; this version reads %q", m.Format, ManifestFormat)
 	case m.Blocks < 1 || m.Blocks > 1<<16 || m.Width < 1 || m.Width > 1<<20 || m.Vocab < 0 || m.Vocab > 1<<24 || m.Context < 0 || m.Parameters < 0:
-		return bad("impossible dimensions")
+		return refuse("impossible dimensions")
 	case len(m.Files) < 1 || len(m.Files) > 10_000:
-		return bad("%d files", len(m.Files))
+		return refuse("%d files", len(m.Files))
 	case len(m.Name) > 256 || len(m.Architecture) > 64 || len(m.Quantization) > 64 || len(m.Licence) > 4096:
-		return bad("overlong text")
+		return refuse("overlong text")
 	}
 	var all []Extent
+	tensors := 0
 	blocks := make([]bool, m.Blocks)
 	kinds := map[string]int{}
 	for i := range m.Shards {
 		s := &m.Shards[i]
 		kinds[s.Kind]++
+		all = append(all, s.Extents...)
+		if tensors += len(s.Tensors); len(all) > MaxExtents || tensors > MaxTensors {
+			return refuse("more than %d extents or %d tensors", MaxExtents, MaxTensors)
+		}
 		switch s.Kind {
 		case ShardBlock:
 			if s.Block < 0 || s.Block >= m.Blocks || blocks[s.Block] {
-				return bad("shard %d is of block %d", i, s.Block)
+				return refuse("shard %d is of block %d", i, s.Block)
 			}
 			blocks[s.Block] = true
 		case ShardHeader, ShardEmbedding, ShardOutput, ShardOther:
 			if s.Block != -1 {
-				return bad("shard %d, %s, names a block", i, s.Kind)
+				return refuse("shard %d, %s, names a block", i, s.Kind)
 			}
 		default:
-			return bad("shard %d is of unknown kind %q", i, s.Kind)
+			return refuse("shard %d is of unknown kind %q", i, clip(s.Kind, 64))
 		}
-		if p := s.Root.Prefix(); !s.Root.Defined() || p.Version != 1 || p.Codec != cid.DagProtobuf && p.Codec != cid.Raw || p.MhType != multihash.SHA2_256 || p.MhLength != 32 {
-			return bad("shard %d has root %s", i, s.Root)
+		if err := m.checkShard(i); err != nil {
+			return err
 		}
-		var size int64
-		for _, e := range s.Extents {
-			if e.File < 0 || e.File >= int64(len(m.Files)) || e.Offset < 0 || e.Length <= 0 || e.Length > m.Files[e.File].Size-e.Offset {
-				return bad("shard %d has an extent outside its file", i)
-			}
-			size += e.Length
-		}
-		if size != s.Size || size == 0 {
-			return bad("shard %d is of %d bytes, its extents of %d", i, s.Size, size)
-		}
-		for _, t := range s.Tensors {
-			if !slices.ContainsFunc(s.Extents, func(e Extent) bool {
-				return t.File == e.File && t.Offset >= e.Offset && t.Length > 0 && t.Length <= e.Length && t.Offset-e.Offset <= e.Length-t.Length
-			}) {
-				return bad("tensor %q lies outside its shard", clip(t.Name, 64))
-			}
-		}
-		all = append(all, s.Extents...)
 	}
 	if kinds[ShardHeader] != 1 || kinds[ShardEmbedding] != 1 || kinds[ShardOutput] != 1 || kinds[ShardOther] > 1 || slices.Contains(blocks, false) {
-		return bad("it lacks shards, or has some twice")
+		return refuse("it lacks shards, or has some twice")
 	}
-	slices.SortFunc(all, func(a, b Extent) int {
-		if a.File != b.File {
-			return int(a.File - b.File)
+	return m.checkCover(all)
+}
+
+func refuse(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrManifest, fmt.Sprintf(format, args...))
+}
+
+// checkShard holds a shard against the files and against itself.
+func (m *Manifest) checkShard(i int) error {
+	s := &m.Shards[i]
+	if p := s.Root.Prefix(); !s.Root.Defined() || p.Version != 1 || p.Codec != cid.DagProtobuf && p.Codec != cid.Raw || p.MhType != multihash.SHA2_256 || p.MhLength != 32 {
+		return refuse("shard %d has root %s", i, s.Root)
+	}
+	var size int64
+	for _, e := range s.Extents {
+		if e.File < 0 || e.File >= int64(len(m.Files)) || e.Offset < 0 || e.Length <= 0 || e.Length > m.Files[e.File].Size-e.Offset {
+			return refuse("shard %d has an extent outside its file", i)
 		}
-		return int(max(-1, min(1, a.Offset-b.Offset)))
-	})
+		size += e.Length
+	}
+	if size != s.Size || size == 0 {
+		return refuse("shard %d is of %d bytes, its extents of %d", i, s.Size, size)
+	}
+	sorted := slices.SortedFunc(slices.Values(s.Extents), Extent.compare)
+	for k := range s.Tensors {
+		if t := &s.Tensors[k]; !t.within(sorted) {
+			return refuse("tensor %q lies outside its shard", clip(t.Name, 64))
+		}
+	}
+	return nil
+}
+
+// checkCover holds that the extents of all shards cover each file once.
+func (m *Manifest) checkCover(all []Extent) error {
+	slices.SortFunc(all, Extent.compare)
 	at := make([]int64, len(m.Files))
 	for _, e := range all {
 		if e.Offset != at[e.File] {
-			return bad("file %d: bytes %d to %d belong to no shard or to two", e.File, min(at[e.File], e.Offset), max(at[e.File], e.Offset))
+			return refuse("file %d: bytes %d to %d belong to no shard or to two", e.File, min(at[e.File], e.Offset), max(at[e.File], e.Offset))
 		}
 		at[e.File] += e.Length
 	}
 	for i, f := range m.Files {
 		if f.Size <= 0 || f.Size > 1<<46 || len(f.Sha256) != 32 || at[i] != f.Size {
-			return bad("file %d is not covered to its end", i)
+			return refuse("file %d is not covered to its end", i)
 		}
 	}
 	return nil
+}
+
+// compare orders extents as they begin.
+func (e Extent) compare(o Extent) int {
+	return cmp.Or(cmp.Compare(e.File, o.File), cmp.Compare(e.Offset, o.Offset))
+}
+
+// within says that a tensor lies in the last extent that begins no later, of
+// sorted ones; it lies in no other, as extents do not overlap.
+func (t *TensorInfo) within(sorted []Extent) bool {
+	i, found := slices.BinarySearchFunc(sorted, Extent{File: t.File, Offset: t.Offset}, Extent.compare)
+	if !found {
+		i--
+	}
+	if i < 0 || sorted[i].File != t.File {
+		return false
+	}
+	e := sorted[i]
+	return t.Length > 0 && t.Length <= e.Length && t.Offset-e.Offset <= e.Length-t.Length
 }
 
 // Size is that of all files, in bytes.

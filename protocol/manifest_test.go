@@ -3,6 +3,7 @@ package protocol
 import (
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"testing"
 
 	"github.com/ipfs/go-cid"
@@ -63,12 +64,68 @@ func TestManifestCheck(t *testing.T) {
 		"kind":          func(m *Manifest) { m.Shards[1].Kind = "rumour" },
 		"no root":       func(m *Manifest) { m.Shards[1].Root = cid.Undef },
 		"format":        func(m *Manifest) { m.Format = "shoal/9" },
+		"tensor's file": func(m *Manifest) { m.Shards[1].Tensors[0].File = 1 },
+		"before all":    func(m *Manifest) { m.Shards[1].Tensors[0].Offset = 0 },
+		"no length":     func(m *Manifest) { m.Shards[1].Tensors[0].Length = 0 },
+		"huge":          func(m *Manifest) { m.Shards[1].Tensors[0].Length = 1 << 62 },
+		"many tensors":  func(m *Manifest) { m.Shards[1].Tensors = make([]TensorInfo, MaxTensors+1) },
+		"many extents":  func(m *Manifest) { m.Shards[1].Extents = make([]Extent, MaxExtents+1) },
 		"negative":      func(m *Manifest) { m.Width = -1 },
 	} {
 		m := aManifest()
 		breakIt(m)
 		if err := m.Check(); !errors.Is(err, ErrManifest) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// inPieces is a manifest as unkind as it can be: its first block's shard lies in
+// so many pieces, in no order, and has so many tensors.
+func inPieces(extents, tensors int) *Manifest {
+	m := aManifest()
+	s := &m.Shards[2]
+	s.Extents, s.Tensors = nil, nil
+	end := m.Files[0].Size
+	for i := range extents {
+		s.Extents = append(s.Extents, Extent{0, end + int64((i*7919)%extents), 1})
+	}
+	for i := range tensors {
+		s.Tensors = append(s.Tensors, TensorInfo{"", 0, nil, 0, end + int64((extents-1-i%5000)*7919%extents), 1}) // in the last pieces: whoever searches from the first finds them last
+	}
+	m.Shards[4].Extents = append(m.Shards[4].Extents, Extent{0, 300, 300})
+	m.Shards[4].Size += 300
+	s.Size = int64(extents)
+	m.Files[0].Size += int64(extents)
+	return m
+}
+
+// TestManifestPieces: tensors of a shard in pieces are found wherever they lie,
+// and one that lies in two pieces is in none.
+func TestManifestPieces(t *testing.T) {
+	m := inPieces(60_000, 13_000)
+	raw, _, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := DecodeManifest(raw); err != nil {
+		t.Fatal(err)
+	}
+	m.Shards[2].Tensors[6000].Length = 2
+	if err := m.Check(); !errors.Is(err, ErrManifest) {
+		t.Errorf("a tensor over two pieces: %v", err)
+	}
+}
+
+func BenchmarkDecodeManifest(b *testing.B) {
+	raw, _, err := inPieces(60_000, 13_000).Encode()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		if _, err := DecodeManifest(raw); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
@@ -100,6 +157,7 @@ func TestShardsFor(t *testing.T) {
 }
 
 func FuzzManifest(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	raw, _, _ := aManifest().Encode()
 	f.Add(raw)
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -22,6 +22,8 @@ const (
 const (
 	LeafSize       = 1 << 20   // a leaf, at most
 	MaxManifest    = 1 << 20   // a manifest's block
+	MaxExtents     = 1 << 16   // extents of a manifest's shards together
+	MaxTensors     = 1 << 16   // tensors of a manifest
 	MaxOffer       = 8 << 10   // a signed offer
 	MaxOffersReply = 64        // offers in one reply
 	MaxHeader      = 1 << 20   // a frame's protobuf header

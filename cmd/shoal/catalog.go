@@ -154,12 +154,16 @@ func catalogVerify(c *cli.Context) error {
 		return api.Errorf(api.BadInput, "%s", err)
 	}
 	key, err := catalog.Verify(raw)
+	var all *catalog.Catalog
 	if err == nil {
-		_, err = catalog.Load(splitList(c.StringSlice("catalog-key")), catalog.Source{Name: args[0], Raw: raw})
+		all, err = catalog.Load(splitList(c.StringSlice("catalog-key")), nil, catalog.Source{Name: args[0], Raw: raw})
 	}
 	if err != nil {
 		return api.Errorf(api.BadInput, "%s", err)
 	}
 	fmt.Fprintln(c.App.Writer, key)
+	for _, e := range all.Editions() { // none, if it has no number
+		fmt.Fprintln(c.App.Writer, strings.TrimSpace(fmt.Sprintf("number %d of %s %s", e.Serial, e.Date, e.Series)))
+	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -17,7 +18,8 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(lockFile); path != "" {
 		lockForever(path)
 	}
-	if os.Getenv(beShoal) == "1" {
+	worker := slices.Contains(os.Args, "-test.fuzzworker") // a fuzz test's, which is no program that a test starts
+	if os.Getenv(beShoal) == "1" && !worker {
 		if v, ok := versionOfTest(); ok {
 			version = v
 		}

@@ -137,8 +137,8 @@ func FuzzConfigFile(f *testing.F) {
 	f.Add(raw)
 	f.Add([]byte("memory = \"1GiB\"\n[model]\na = 1\n"))
 	f.Add([]byte("model = [1, \"a\"]\nthreads = 1e9\n\"drain-time\" = 1979-05-27\n"))
+	path := filepath.Join(f.TempDir(), "config.toml")
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		path := filepath.Join(t.TempDir(), "config.toml")
 		if err := os.WriteFile(path, raw, 0o600); err != nil {
 			t.Fatal(err)
 		}

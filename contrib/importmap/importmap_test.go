@@ -172,7 +172,7 @@ func TestImportMap(t *testing.T) {
 
 // TestTopLevel: what lies beside these folders was not meant to be here.
 func TestTopLevel(t *testing.T) {
-	want := strings.Fields("node protocol contrib cmd testnet go.mod go.sum README.md LICENSE Makefile bin dist")
+	want := strings.Fields("node protocol contrib cmd testnet go.mod go.sum README.md LICENSE Makefile findings bin dist")
 	entries, err := filepath.Glob(path.Join(root, "*"))
 	if err != nil || len(entries) < 9 {
 		t.Fatal(entries, err)

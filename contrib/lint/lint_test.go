@@ -93,12 +93,13 @@ func TestScripts(t *testing.T) {
 
 // TestReleaseDryRun: the script knows its targets, and says what it would do.
 func TestReleaseDryRun(t *testing.T) {
-	for _, name := range []string{"git", "jq", "gcc", "g++", "objdump"} {
+	for _, name := range []string{"git", "jq", "gcc", "g++", "objdump", "ssh-keygen"} {
 		tool(t, name)
 	}
+	var env []string
 	dry := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), "sh", append([]string{"../release/release.sh", "--dry-run"}, args...)...)
-		cmd.Env = append(os.Environ(), "VERSION=v1.2.3")
+		cmd.Env = append(os.Environ(), append([]string{"VERSION=v1.2.3", "CONTAINER=true"}, env...)...)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
@@ -106,12 +107,51 @@ func TestReleaseDryRun(t *testing.T) {
 		t.Skip("this is no git repository")
 	}
 	native := runtime.GOARCH
-	out, err := dry(native, native+"-baseline")
+	if out, err := dry(native); err == nil || !strings.Contains(out, "--unsigned") {
+		t.Errorf("without a key: %v\n%s", err, out)
+	}
+	env = []string{"SIGN_KEY=" + filepath.Join(t.TempDir(), "none")}
+	if out, err := dry(native); err == nil || !strings.Contains(out, "there is no key") {
+		t.Errorf("with a key that is not there: %v\n%s", err, out)
+	}
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env = []string{"SIGN_KEY=" + key}
+	if out, err := dry(native); err != nil {
+		t.Errorf("with a key: %v\n%s", err, out)
+	}
+	env = []string{"SIGN_KEY=", "MINISIGN_KEY="}
+	out, err := dry("--unsigned", native, native+"-baseline")
 	if err != nil || strings.Count(out, "\n") != 2 || !strings.Contains(out, "shoal-v1.2.3-linux-"+native+"-baseline: -march=") {
 		t.Errorf("%v\n%s", err, out)
 	}
+	digest := "@sha256:" + strings.Repeat("0a", 32)
+	for base, ok := range map[string]bool{"": false, "x:1.26": false, "x@sha256:12": false, "x:1@sha256:" + strings.Repeat("g", 64): false, "x" + digest: true, "x:1" + digest: true} {
+		env = []string{"SIGN_KEY=", "BUILD_IMAGE=x" + digest, "RUN_IMAGE=" + base}
+		if out, err := dry("--unsigned", "image"); (err == nil) != ok {
+			t.Errorf("the base %q: %v\n%s", base, err, out)
+		}
+	}
 	if out, err := dry("sparc"); err == nil || !strings.Contains(out, `no target sparc; there are: amd64`) {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestBases: the container's file names no image but by an argument, which the
+// release gives by digest.
+func TestBases(t *testing.T) {
+	from := regexp.MustCompile(`(?m)^FROM (\S+)`).FindAllStringSubmatch(read(t, "../container/Containerfile"), -1)
+	script := read(t, "../release/release.sh")
+	for _, m := range from {
+		name := strings.Trim(m[1], "${}")
+		if m[1] != "${"+name+"}" || !strings.Contains(script, "pinned "+name+" ") || !strings.Contains(script, "--build-arg "+name+"=") {
+			t.Errorf("FROM %s, which the release does not give by digest", m[1])
+		}
+	}
+	if len(from) != 2 {
+		t.Errorf("%d bases", len(from))
 	}
 }
 

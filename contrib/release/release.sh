@@ -1,19 +1,22 @@
 #!/bin/sh
 # shellcheck disable=SC2086 # names of tools and files have no spaces here
-# Makes a release of shoal for Linux in dist/: archives, an SBOM, checksums and,
-# given a key, a signature of those. The same commit, Go and C compiler give the
-# same bytes.
+# Makes a release of shoal for Linux in dist/: archives, an SBOM, checksums and a
+# signature of those. The same commit, Go and C compiler give the same bytes.
 set -eu
 
 usage() {
 	cat <<'EOF'
-usage: contrib/release/release.sh [--dry-run] [--allow-dirty] [--out DIR] [TARGET ...]
+usage: contrib/release/release.sh [--dry-run] [--allow-dirty] [--unsigned] [--out DIR] [TARGET ...]
 
-Targets (default: all); the engine's speed is its compiler's choice of instructions:
+Without a key nothing is made, unless --unsigned says that nobody is to trust it.
+
+Targets (default: these four); the engine's speed is its compiler's choice of instructions:
   amd64           x86-64-v3: AVX2 and FMA, machines since about 2013
   amd64-baseline  x86-64-v2: SSE4.2, machines since about 2009
   arm64           ARMv8.2 with dot products and half floats, since about 2018
   arm64-baseline  ARMv8.0
+  image           only if named: a container image for this machine, with docker, or
+                  what CONTAINER names, on the bases that the environment gives
 
 For the other architecture: gcc-aarch64-linux-gnu and g++-aarch64-linux-gnu, or
 gcc-x86-64-linux-gnu and g++-x86-64-linux-gnu, and qemu-user-static to try what was
@@ -25,32 +28,37 @@ Environment:
                 "file"); verify: ssh-keygen -Y verify -n file -f ALLOWED -I WHO
                 -s SHA256SUMS.sig < SHA256SUMS
   MINISIGN_KEY  a minisign secret key's file, likewise
+  BUILD_IMAGE   the bases of the image, by digest: NAME@sha256:... What a tag means
+  RUN_IMAGE     now is told by `docker buildx imagetools inspect NAME:TAG`; which tags
+                they are, by the top of contrib/container/Containerfile
 EOF
 }
 
 all="amd64 amd64-baseline arm64 arm64-baseline"
-targets="" dry="" dirty="" out=dist
+targets="" dry="" dirty="" unsigned="" image="" out=dist
 while [ $# -gt 0 ]; do
 	case $1 in
 	--dry-run) dry=1 ;;
 	--allow-dirty) dirty=1 ;;
+	--unsigned) unsigned=1 ;;
 	--out)
 		[ $# -gt 1 ] || { echo "release: --out needs a directory" >&2; exit 2; }
 		out=$2
 		shift
 		;;
 	-h | --help) usage; exit 0 ;;
+	image) image=1 ;;
 	-*) echo "release: there is no option $1; see --help" >&2; exit 2 ;;
 	*)
 		case " $all " in
 		*" $1 "*) targets="$targets $1" ;;
-		*) echo "release: there is no target $1; there are: $all" >&2; exit 2 ;;
+		*) echo "release: there is no target $1; there are: $all image" >&2; exit 2 ;;
 		esac
 		;;
 	esac
 	shift
 done
-[ -n "$targets" ] || targets=$all
+[ -n "$targets$image" ] || targets=$all
 case $out in /*) ;; *) out=$PWD/$out ;; esac
 cd "$(dirname "$0")/../.."
 
@@ -94,6 +102,26 @@ need() {
 		command -v "$tool" >/dev/null || missing="$missing $tool"
 	done
 	[ -z "$missing" ] || fail "missing:$missing (see --help)"
+}
+
+# signer says who will sign, and refuses to go on without.
+signer() {
+	[ -z "${SIGN_KEY:-}" ] || need ssh-keygen
+	[ -z "${MINISIGN_KEY:-}" ] || need minisign
+	for key in "${SIGN_KEY:-}" "${MINISIGN_KEY:-}"; do
+		[ -z "$key" ] || [ -f "$key" ] || fail "there is no key $key"
+	done
+	[ -n "$unsigned${SIGN_KEY:-}${MINISIGN_KEY:-}" ] ||
+		fail "nobody signs: name a key in SIGN_KEY or MINISIGN_KEY, or say --unsigned"
+}
+
+# pinned holds that a base is named by what it is: a tag may be another image tomorrow.
+pinned() {
+	digest=${2#*@sha256:}
+	case $digest in
+	"$2" | *[!0-9a-f]*) digest="" ;;
+	esac
+	[ ${#digest} -eq 64 ] || fail "$1 is to be NAME@sha256:DIGEST, not \"$2\" (see --help)"
 }
 
 # build compiles one target to $1. OpenMP is linked in, since many machines lack it.
@@ -174,6 +202,14 @@ pack() {
 }
 
 need go git jq tar gzip sha256sum
+signer
+if [ -n "$image" ]; then
+	container=${CONTAINER:-docker}
+	need "$container"
+	pinned BUILD_IMAGE "${BUILD_IMAGE:-}"
+	pinned RUN_IMAGE "${RUN_IMAGE:-}"
+	say "shoal-$VERSION-image: $container, on $RUN_IMAGE, built in $BUILD_IMAGE"
+fi
 for t in $targets; do
 	target "$t"
 	need $cc $cxx $objdump
@@ -222,8 +258,16 @@ for t in $targets; do
 	files="$files $name.tar.gz $name.cdx.json"
 	rm -rf "${work:?}/$t/root" "$stage"
 done
+if [ -n "$image" ]; then
+	say "building shoal-$VERSION-image"
+	$container build -f contrib/container/Containerfile -t "shoal:$VERSION" --build-arg BUILD_IMAGE="$BUILD_IMAGE" \
+		--build-arg RUN_IMAGE="$RUN_IMAGE" --build-arg VERSION="$VERSION" --build-arg DATE="$DATE" .
+	$container save -o "$out/shoal-$VERSION-image.tar" "shoal:$VERSION"
+	files="$files shoal-$VERSION-image.tar"
+fi
 cd "$out"
 sha256sum $files >SHA256SUMS
 [ -z "${SIGN_KEY:-}" ] || ssh-keygen -q -Y sign -n file -f "$SIGN_KEY" SHA256SUMS
 [ -z "${MINISIGN_KEY:-}" ] || minisign -S -s "$MINISIGN_KEY" -m SHA256SUMS
+[ -n "${SIGN_KEY:-}${MINISIGN_KEY:-}" ] || say "SHA256SUMS has no signature"
 cat SHA256SUMS

@@ -67,14 +67,18 @@ func (e *Entry) names() []string { return append([]string{e.Name}, e.Also...) }
 
 // Catalog is what one or several files list.
 type Catalog struct {
-	entries []*Entry
-	byName  map[string]*Entry
+	entries  []*Entry
+	byName   map[string]*Entry
+	editions []Edition
 }
 
 // file is a catalogue as it is written.
 type file struct {
 	Replace bool     `toml:"replace"`
 	Own     bool     `toml:"own"`
+	Series  string   `toml:"series"`
+	Serial  int64    `toml:"serial"`
+	Date    string   `toml:"date"`
 	Models  []*Entry `toml:"model"`
 }
 
@@ -94,6 +98,9 @@ func parse(raw []byte) (*file, error) {
 	}
 	if len(f.Models) > maxEntries {
 		return nil, errf("%d models; %d are possible", len(f.Models), maxEntries)
+	}
+	if err := f.checkEdition(); err != nil {
+		return nil, err
 	}
 	seen := map[string]bool{}
 	for i, e := range f.Models {

@@ -20,7 +20,7 @@ func TestBuiltin(t *testing.T) {
 	if key, err := Verify(builtin); err != nil || key != ProjectKey() {
 		t.Errorf("sealed by %q: %v", key, err)
 	}
-	c, err := Load(nil)
+	c, err := Load(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func TestLoad(t *testing.T) {
 		"broken, named":             {[]string{pub}, Source{Raw: broken, Own: true}, ErrSignature},
 		"a key that is none":        {[]string{"x"}, Source{Raw: signed}, ErrCatalog},
 	} {
-		cat, err := Load(c.keys, c.src)
+		cat, err := Load(c.keys, nil, c.src)
 		if !errors.Is(err, c.fails) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -173,9 +173,67 @@ func TestLoad(t *testing.T) {
 }
 
 // A later catalogue's names win, and it can take the place of all before.
+// TestEditions: of what a key has signed in a series, nothing older than what was
+// taken is taken, whether it was taken before or stands beside.
+func TestEditions(t *testing.T) {
+	k, pub := key(t, 1)
+	other, otherPub := key(t, 2)
+	keys := []string{pub, otherPub}
+	edition := func(k ed25519.PrivateKey, head string) Source {
+		raw, err := Sign([]byte(head+text("zzz:1b", origin)), k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Source{Name: "it", Raw: raw}
+	}
+	numbered := func(serial int, more string) string {
+		return fmt.Sprintf("serial = %d\ndate = \"2026-11-%02d\"\n%s", serial, serial, more)
+	}
+	first, err := Load(keys, nil, edition(k, numbered(2, "")), edition(k, numbered(5, "series = \"b\"\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := first.Editions()
+	if want := []Edition{{pub, "", 2, "2026-11-02"}, {pub, "b", 5, "2026-11-05"}}; !slices.Equal(taken, want) {
+		t.Fatalf("taken: %v, want %v", taken, want)
+	}
+	for name, c := range map[string]struct {
+		sources []Source
+		fails   error
+		serial  int64 // of the key's own series, then
+	}{
+		"the same":           {[]Source{edition(k, numbered(2, ""))}, nil, 2},
+		"a newer one":        {[]Source{edition(k, numbered(3, ""))}, nil, 3},
+		"an older one":       {[]Source{edition(k, numbered(1, ""))}, ErrOlder, 0},
+		"one without number": {[]Source{edition(k, "")}, ErrOlder, 0},
+		"of another series":  {[]Source{edition(k, numbered(5, "series = \"b\"\n"))}, nil, 2},
+		"of another key":     {[]Source{edition(other, numbered(1, ""))}, nil, 2},
+		"both at once":       {[]Source{edition(k, numbered(4, "")), edition(k, numbered(3, ""))}, ErrOlder, 0},
+		"unsigned":           {[]Source{{Raw: []byte("serial = 1\ndate = \"2026-01-01\"\n" + text("zzz:1b", origin)), Own: true}}, nil, 2},
+	} {
+		cat, err := Load(keys, taken, c.sources...)
+		if !errors.Is(err, c.fails) || (err == nil) != (c.fails == nil) {
+			t.Errorf("%s: %v, want %v", name, err, c.fails)
+		}
+		if err == nil {
+			if e := (Edition{Key: pub}).in(cat.Editions()); e.Serial != c.serial {
+				t.Errorf("%s: %+v is remembered", name, e)
+			}
+		}
+	}
+	if _, err := Load(keys, taken, edition(k, numbered(1, ""))); err == nil || !strings.Contains(err.Error(), "number 1, after number 2 of 2026-11-02") {
+		t.Errorf("it is not said which: %v", err)
+	}
+	for _, head := range []string{"serial = -1\n", "serial = 1\n", "serial = 1\ndate = \"yesterday\"\n", "series = \"A b\"\n"} {
+		if _, err := parse([]byte(head + text("a", origin))); !errors.Is(err, ErrCatalog) {
+			t.Errorf("%q: %v", head, err)
+		}
+	}
+}
+
 func TestOrder(t *testing.T) {
 	own := func(s string) Source { return Source{Raw: []byte(s), Own: true} }
-	c, err := Load(nil, own(text("qwen3", `origins = ["hf:me/mine/q.gguf"]`)), own(text("gemma3:4b", `origins = ["hf:me/mine/g.gguf"]`)))
+	c, err := Load(nil, nil, own(text("qwen3", `origins = ["hf:me/mine/q.gguf"]`)), own(text("gemma3:4b", `origins = ["hf:me/mine/g.gguf"]`)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,14 +249,14 @@ func TestOrder(t *testing.T) {
 	if n := len(c.Search("gemma3:4b")); n != 1 {
 		t.Errorf("%d models gemma3:4b", n)
 	}
-	c, err = Load(nil, own("replace = true\n"+text("only:1b", origin)))
+	c, err = Load(nil, nil, own("replace = true\n"+text("only:1b", origin)))
 	if err != nil || len(c.Entries()) != 1 || c.Find("qwen3:8b") != nil {
 		t.Errorf("replaced: %d entries, %v", len(c.Entries()), err)
 	}
 }
 
 func TestSearch(t *testing.T) {
-	c, err := Load(nil)
+	c, err := Load(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,8 +293,8 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte("own = true\nreplace = true\n" + text("a", origin)))
 	f.Add([]byte(marker + pub + " AAAA\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		_, _ = open(Source{Raw: raw}, nil)
-		file, err := open(Source{Raw: raw, Own: true}, []string{pub, ProjectKey()})
+		_, _, _ = open(Source{Raw: raw}, nil)
+		file, _, err := open(Source{Raw: raw, Own: true}, []string{pub, ProjectKey()})
 		if err != nil {
 			return
 		}

@@ -7,6 +7,9 @@
 //
 //	replace = false          # true: forget what catalogues before this one list
 //	own = false              # true: unsigned, and the operator's own
+//	series = "team"          # which of its signer's catalogues this is; absent: the only one
+//	serial = 3               # counts its editions from 1; absent: 0
+//	date = "2026-11-30"      # of this edition
 //
 //	[[model]]
 //	name = "qwen3:8b"        # lower case: family, colon, size; nothing that looks like a path, a URL or a CID
@@ -39,6 +42,12 @@
 // an Ed25519 signature (RFC 8032) over the text "shoal catalogue 1" and a
 // newline, followed by every byte of the file before that line. So the file
 // stays readable, and any change of it, of a line's end too, breaks the seal.
+//
+// Of what a key has signed in a series, a node takes no edition with a lower
+// serial than one that it has taken before, which its home remembers: whoever
+// can put an old file in a new one's place could otherwise bring back what was
+// withdrawn. Files without a serial have the number 0, and stand in for each
+// other. The catalogue in this folder is as old as the program.
 //
 // The key that seals the catalogue in this folder was made for that, and its
 // private half was thrown away: nobody can sign another catalogue with it.

@@ -111,9 +111,10 @@ type Source struct {
 
 // Load gives what the built-in catalogue and then those of the operator list.
 // keys, in base64, are trusted besides the project's. A catalogue with a
-// signature must have a good one by a trusted key. One without is taken only
-// as the operator's own: by Source.Own, or because it says own = true.
-func Load(keys []string, sources ...Source) (*Catalog, error) {
+// signature must have a good one by a trusted key, and be no older than another
+// edition that is given or was taken before. One without is taken only as the
+// operator's own: by Source.Own, or because it says own = true.
+func Load(keys []string, taken []Edition, sources ...Source) (*Catalog, error) {
 	trusted := []string{ProjectKey()}
 	for _, k := range keys {
 		key, err := ParseKey(k)
@@ -122,34 +123,46 @@ func Load(keys []string, sources ...Source) (*Catalog, error) {
 		}
 		trusted = append(trusted, base64.StdEncoding.EncodeToString(key))
 	}
-	c := &Catalog{}
-	for _, s := range append([]Source{{Name: "the built-in catalogue", Raw: builtin}}, sources...) {
-		f, err := open(s, trusted)
+	sources = append([]Source{{Name: "the built-in catalogue", Raw: builtin}}, sources...)
+	files, editions := make([]*file, len(sources)), make([]Edition, len(sources))
+	newest := slices.Clone(taken)
+	for i, s := range sources {
+		f, key, err := open(s, trusted)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Name, err)
 		}
-		c.add(f)
+		files[i], editions[i] = f, Edition{key, f.Series, f.Serial, f.Date}
+		if key != "" {
+			newest = merge(newest, editions[i])
+		}
+	}
+	c := &Catalog{editions: newest}
+	for i, e := range editions { // the first came with the program, and may be older
+		if newer := e.in(newest); i > 0 && e.Key != "" && e.Serial < newer.Serial {
+			return nil, fmt.Errorf("%s: %w: %w: number %d, after number %d of %s", sources[i].Name, ErrCatalog, ErrOlder, e.Serial, newer.Serial, newer.Date)
+		}
+		c.add(files[i])
 	}
 	return c, nil
 }
 
-func open(s Source, trusted []string) (*file, error) {
+// open reads a source, and says by which key it is signed; "": by none.
+func open(s Source, trusted []string) (f *file, key string, err error) {
 	if len(s.Raw) > MaxFile {
-		return nil, errf("%d MiB; %d are possible", len(s.Raw)>>20, MaxFile>>20)
+		return nil, "", errf("%d MiB; %d are possible", len(s.Raw)>>20, MaxFile>>20)
 	}
 	key, serr := Verify(s.Raw)
 	if serr != nil && !errors.Is(serr, ErrUnsigned) {
-		return nil, fmt.Errorf("%w: %w", ErrCatalog, serr)
+		return nil, "", fmt.Errorf("%w: %w", ErrCatalog, serr)
 	}
 	if serr == nil && !slices.Contains(trusted, key) {
-		return nil, fmt.Errorf("%w: %w: if you trust it, say --catalog-key %s", ErrCatalog, ErrKey, key)
+		return nil, "", fmt.Errorf("%w: %w: if you trust it, say --catalog-key %s", ErrCatalog, ErrKey, key)
 	}
-	f, err := parse(s.Raw)
-	if err != nil {
-		return nil, err
+	if f, err = parse(s.Raw); err != nil {
+		return nil, "", err
 	}
 	if serr != nil && !s.Own && !f.Own {
-		return nil, fmt.Errorf("%w: %w: if it is your own, write own = true at its top, or sign it with `shoal model catalog sign`", ErrCatalog, serr)
+		return nil, "", fmt.Errorf("%w: %w: if it is your own, write own = true at its top, or sign it with `shoal model catalog sign`", ErrCatalog, serr)
 	}
-	return f, nil
+	return f, key, nil
 }

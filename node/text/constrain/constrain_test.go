@@ -3,6 +3,7 @@ package constrain
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
@@ -208,6 +209,7 @@ var examples = []struct {
 	{"lengths", `{"type":"string","minLength":2,"maxLength":3}`, []string{`"ab"`, `"日本x"`, `"\u00e9\ud83d\ude00"`, `"\n\"x"`}, []string{`"a"`, `"abcd"`, `"日"`}},
 	{"pattern", `{"type":"string","pattern":"^[a-c]+(-\\d{2,3})?$"}`, []string{`"abc"`, `"a-12"`, `"cc-123"`}, []string{`""`, `"abd"`, `"a-1"`, `"a-1234"`}},
 	{"pattern anywhere", `{"type":"string","pattern":"b\u00e9|\\\"x"}`, []string{`"abéc"`, `"bé"`, `"\"x"`}, []string{`"b"`, `"ab"`}},
+	{"one type of several that counts leave", `{"type":["string","array","object","number","null"],"minLength":2,"maxLength":1,"minItems":2,"maxItems":1,"minProperties":2,"maxProperties":1,"minimum":2,"maximum":1}`, []string{`null`}, []string{`"a"`, `"ab"`, `[]`, `{}`, `1`}},
 	{"pattern and length", `{"type":"string","pattern":"^(ab)*$","minLength":3,"maxLength":6}`, []string{`"abab"`, `"ababab"`}, []string{`"ab"`, `"abababab"`, `"aba"`}},
 	{"format", `{"type":"string","format":"date"}`, []string{`"2024-02-29"`, `"2023-12-31"`}, []string{`"2023-02-29"`, `"2023-13-01"`, `"2023-1-1"`, `"1900-02-29"`}},
 	{"format uuid", `{"type":"string","format":"uuid"}`, []string{`"123e4567-e89b-12d3-a456-426614174000"`}, []string{`"123"`}},
@@ -298,6 +300,16 @@ func TestRefused(t *testing.T) {
 		{`{"allOf":[{"$ref":"#"}]}`, `/allOf/0/$ref: it refers to itself`},
 		{`{"anyOf":[{"$ref":"#"}]}`, `takes no value at all`},
 		{`{"type":"string","minLength":3,"maxLength":2}`, `takes no value at all`},
+		{`{"type":"string","pattern":"^(ab)*$","minLength":8,"maxLength":0}`, `takes no value at all`},
+		{`{"type":"string","format":"uuid","minLength":40,"maxLength":39}`, `takes no value at all`},
+		{`{"minItems":2,"type":"array","items":{"type":"null"},"maxItems":1}`, `takes no value at all`},
+		{`{"minItems":2,"type":"array","prefixItems":[true,true],"maxItems":1}`, `takes no value at all`},
+		{`{"minProperties":2,"type":"object","maxProperties":1}`, `takes no value at all`},
+		{`{"minProperties":2,"type":"object","properties":{"a":{},"b":{}},"maxProperties":1}`, `takes no value at all`},
+		{`{"allOf":[{"type":"string","minLength":5},{"pattern":"^a*$","maxLength":4}]}`, `takes no value at all`},
+		{`{"allOf":[{"minItems":5},{"maxItems":4}],"type":"array"}`, `takes no value at all`},
+		{`{"allOf":[{"minimum":5},{"maximum":4.5}],"type":"number"}`, `takes no value at all`},
+		{`{"minimum":1,"exclusiveMaximum":1,"type":"number"}`, `takes no value at all`},
 		{`{"allOf":[{"type":"string"},{"type":"integer"}]}`, `takes no value at all`},
 		{`{"minimum":3,"type":"integer","maximum":2}`, `takes no value at all`},
 		{`{"exclusiveMinimum":3,"type":"integer","exclusiveMaximum":4}`, `takes no value at all`},
@@ -460,9 +472,11 @@ func TestForget(t *testing.T) {
 // FuzzSchema: whatever the schema, it is compiled or refused, and what is then
 // written is JSON that follows it.
 func FuzzSchema(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	for _, e := range examples {
 		f.Add(e.schema, uint64(1))
 	}
+	f.Add(`{"type":"string","pattern":"^(ab)*$","minLength":8,"maxLength":0}`, uint64(1))
 	f.Fuzz(func(t *testing.T, schema string, seed uint64) {
 		if len(schema) > 2000 {
 			return

@@ -20,6 +20,7 @@ func (s *schemas) emit(r *rules) (*expr, error) {
 	if types == tAny {
 		return s.value, nil
 	}
+	types &^= r.contradicted()
 	var ways []*expr
 	for _, t := range []struct {
 		bit  int
@@ -49,6 +50,22 @@ func (s *schemas) emit(r *rules) (*expr, error) {
 		return nil, errNothing
 	}
 	return either(ways...), nil
+}
+
+// contradicted are the types of which nothing is left, because more is asked for
+// than is allowed.
+func (r *rules) contradicted() (types int) {
+	for _, c := range []struct{ of, least, most int }{
+		{tString, r.shortest, r.longest}, {tList, r.fewItems, r.mostItem}, {tObject, r.fewest, r.most},
+	} {
+		if c.most >= 0 && c.least > c.most {
+			types |= c.of
+		}
+	}
+	if r.lo != nil && r.hi != nil && r.lo.at.Cmp(r.hi.at) > 0 {
+		types |= tNumber | tInteger
+	}
+	return types
 }
 
 // emitEnum gives the values that are listed. They are held against types alone.
@@ -121,9 +138,6 @@ func (s *schemas) emitInteger(r *rules) (*expr, error) {
 
 func (s *schemas) emitString(r *rules) (*expr, error) {
 	if len(r.texts) == 0 {
-		if r.longest >= 0 && r.shortest > r.longest {
-			return nil, errNothing
-		}
 		return s.text(r.shortest, r.longest), nil
 	}
 	// A pattern costs what it needs: a large one as much as hundreds of schemas.
@@ -173,9 +187,6 @@ func (s *schemas) emitList(r *rules) (*expr, error) {
 		if item, err = s.compile(r.items); err != nil {
 			return nil, err
 		}
-	}
-	if r.mostItem >= 0 && r.fewItems > r.mostItem {
-		return nil, errNothing
 	}
 	return s.list(prefix, item, r.fewItems, r.mostItem), nil
 }
