@@ -3,6 +3,8 @@ package node
 import (
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
@@ -12,8 +14,9 @@ import (
 // costs remember what the surveys of an answer found out, so that whoever waits
 // for it can be told what each stage of its route costs, after a repair too.
 type costs struct {
-	steps map[stageKey]time.Duration
-	links distances
+	stages map[stageKey]route.Candidate
+	links  distances
+	blocks int // of the model
 }
 
 type stageKey struct {
@@ -22,29 +25,36 @@ type stageKey struct {
 }
 
 func (c *costs) learn(candidates []route.Candidate, links distances, blocks int) {
-	if c.steps == nil {
-		c.steps, c.links = map[stageKey]time.Duration{}, distances{}
+	if c.stages == nil {
+		c.stages, c.links = map[stageKey]route.Candidate{}, distances{}
 	}
-	for i := range candidates {
-		s := &candidates[i]
-		c.steps[stageKey{s.Peer, s.Span}] = s.Step(blocks)
+	c.blocks = blocks
+	for _, s := range candidates {
+		c.stages[stageKey{s.Peer, s.Span}] = s
 	}
 	for pair, rtt := range links {
 		c.links.set(pair[0], pair[1], rtt)
 	}
 }
 
+// way is the time from one stage to the next.
+func (c *costs) way(from, to peer.ID) time.Duration {
+	if from == to {
+		return 0
+	}
+	if way, ok := c.links.OneWay(from.String(), to.String()); ok {
+		return way
+	}
+	return route.UnknownOneWay
+}
+
 // way is a route with what its stages are predicted to cost.
 func (g *generation) way(hops []session.Hop) ([]api.Hop, []api.Cost) {
 	var out []api.Cost
 	for i, h := range hops {
-		c := api.Cost{ComputeMs: ms(g.costs.steps[stageKey{h.Peer.String(), h.Span}])}
-		if next := hops[(i+1)%len(hops)].Peer; next != h.Peer {
-			way, ok := g.costs.links.OneWay(h.Peer.String(), next.String())
-			if !ok {
-				way = route.UnknownOneWay
-			}
-			c.NextMs = ms(way)
+		c := api.Cost{NextMs: ms(g.costs.way(h.Peer, hops[(i+1)%len(hops)].Peer))}
+		if s, ok := g.costs.stages[stageKey{h.Peer.String(), h.Span}]; ok {
+			c.ComputeMs = ms(s.Step(g.costs.blocks))
 		}
 		out = append(out, c)
 	}
