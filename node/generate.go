@@ -360,9 +360,9 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 		return err
 	}
 	req := &session.Request{Model: g.model.ID(), Prompt: g.ids, Sampling: s, Codec: codec, Route: hopsOf(r, where),
-		Step: r.Prediction.Step, Prefill: r.Prediction.TTFT, Replan: g.replan}
+		Step: r.Prediction.Step, Prefill: r.Prediction.TTFT, Replan: g.replan, Second: g.second}
 	if len(g.req.Route) > 0 { // that one and no other
-		req.Replan = nil
+		req.Replan, req.Second = nil, nil
 	}
 	start := &api.Start{
 		Model: g.model.ID().String(), Name: g.model.Name(), PromptTokens: g.ids, Note: note,

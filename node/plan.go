@@ -91,7 +91,35 @@ func roomFor(list []route.Candidate, prompt, limit int) int {
 const replanTime = 5 * time.Second
 
 // replan finds stages in place of lost ones.
-func (g *generation) replan(ctx context.Context, gap session.Gap) (_ []session.Hop, err error) {
+func (g *generation) replan(ctx context.Context, gap session.Gap) ([]session.Hop, error) {
+	r, where, err := g.around(ctx, gap)
+	if err != nil {
+		return nil, err
+	}
+	g.n.cfg.Log.Info("stages were lost and are replaced", "blocks", gap.Span, "by", len(r.Hops))
+	return hopsOf(r, where), nil
+}
+
+// errOwnSlow says that a prompt stays where it is, however long that takes.
+var errOwnSlow = errors.New("the route is over this node and those that it trusts")
+
+// second finds another route for an answer that is kept waiting. One that has not
+// left this node, and those that it trusts, is not taken to strangers for that.
+func (g *generation) second(ctx context.Context, gap session.Gap) (*session.Plan, error) {
+	own := !slices.ContainsFunc(gap.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) })
+	r, where, err := g.around(ctx, gap)
+	if err != nil {
+		return nil, err
+	}
+	plan := &session.Plan{Route: hopsOf(r, where), Prefill: r.Prediction.TTFT, Step: r.Prediction.Step}
+	if own && slices.ContainsFunc(plan.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) }) {
+		return nil, errOwnSlow
+	}
+	return plan, nil
+}
+
+// around chooses a route for a gap.
+func (g *generation) around(ctx context.Context, gap session.Gap) (_ *route.Route, _ map[string]session.Hop, err error) {
 	ctx, cancel := context.WithTimeout(ctx, replanTime)
 	defer cancel()
 	ctx, planned := g.watch.step(ctx, "plan", attribute.String("shoal.blocks", gap.Span.String()))
@@ -103,19 +131,14 @@ func (g *generation) replan(ctx context.Context, gap session.Gap) (_ []session.H
 	}
 	req := route.Request{
 		Client: n.net.Self().String(), Blocks: int(man.Blocks), Span: gap.Span, Exclude: avoid,
-		Prompt: len(g.ids), MaxTokens: gap.Tokens - len(g.ids),
+		Prompt: gap.Rows, MaxTokens: gap.Tokens - gap.Rows,
 	}
 	if gap.Span != man.All() {
 		req.Before, req.After = gap.Before.String(), gap.After.String()
 	}
-	r, where, err := g.choose(ctx, query{span: gap.Span, excluded: avoid}, func(list []route.Candidate, links distances) (*route.Route, error) {
+	return g.choose(ctx, query{span: gap.Span, excluded: avoid}, func(list []route.Candidate, links distances) (*route.Route, error) {
 		return route.Choose(req, list, links, nil)
 	})
-	if err != nil {
-		return nil, err
-	}
-	n.cfg.Log.Info("stages were lost and are replaced", "blocks", gap.Span, "by", len(r.Hops))
-	return hopsOf(r, where), nil
 }
 
 // hopsOf a route, with the addresses of its peers.

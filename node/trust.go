@@ -119,9 +119,12 @@ func (g *generation) credit(out *session.Outcome) {
 	var ways, decode, prefill time.Duration // of the ring; of this node's own stages
 	newcomers := false
 	for i, h := range out.Route {
-		c, next := g.costs.stages[stageKey{h.Peer.String(), h.Span}], out.Route[(i+1)%len(out.Route)].Peer
+		c, ok := g.costs.stage(h)
+		if !ok {
+			return
+		}
 		newcomers = newcomers || c.New
-		ways += g.costs.way(h.Peer, next) + route.StageCost
+		ways += g.costs.way(h.Peer, out.Route[(i+1)%len(out.Route)].Peer) + route.StageCost
 		part := standing.Part{Peer: h.Peer, Decode: c.Claimed * time.Duration(h.Span.Len()), Prefill: c.ClaimedPrefill * time.Duration(h.Span.Len()*len(g.ids))}
 		if h.Peer == n.net.Self() {
 			decode, prefill = decode+part.Decode, prefill+part.Prefill

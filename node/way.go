@@ -1,6 +1,7 @@
 package node
 
 import (
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -14,6 +15,7 @@ import (
 // costs remember what the surveys of an answer found out, so that whoever waits
 // for it can be told what each stage of its route costs, after a repair too.
 type costs struct {
+	mu     sync.Mutex // a second route is looked for beside the first
 	stages map[stageKey]route.Candidate
 	links  distances
 	blocks int // of the model
@@ -25,6 +27,8 @@ type stageKey struct {
 }
 
 func (c *costs) learn(candidates []route.Candidate, links distances, blocks int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.stages == nil {
 		c.stages, c.links = map[stageKey]route.Candidate{}, distances{}
 	}
@@ -37,8 +41,18 @@ func (c *costs) learn(candidates []route.Candidate, links distances, blocks int)
 	}
 }
 
+// stage is what is known of a stage; false if it was in no survey.
+func (c *costs) stage(h session.Hop) (route.Candidate, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.stages[stageKey{h.Peer.String(), h.Span}]
+	return s, ok
+}
+
 // way is the time from one stage to the next.
 func (c *costs) way(from, to peer.ID) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if from == to {
 		return 0
 	}
@@ -53,7 +67,7 @@ func (g *generation) way(hops []session.Hop) ([]api.Hop, []api.Cost) {
 	var out []api.Cost
 	for i, h := range hops {
 		c := api.Cost{NextMs: ms(g.costs.way(h.Peer, hops[(i+1)%len(hops)].Peer))}
-		if s, ok := g.costs.stages[stageKey{h.Peer.String(), h.Span}]; ok {
+		if s, ok := g.costs.stage(h); ok {
 			c.ComputeMs = ms(s.Step(g.costs.blocks))
 		}
 		out = append(out, c)
