@@ -53,7 +53,7 @@ func (nonsense) OpenStage(context.Context, peer.ID, []multiaddr.Multiaddr) (stag
 
 // Compile takes any format, and Allowed any token.
 func (e nonsense) Compile([]*protocol.Piece, []int32) (stage.Format, error) { return e, nil }
-func (nonsense) Allowed([]int32) ([]uint64, error)                         { return nil, nil }
+func (nonsense) Allowed([]int32) ([]uint64, error)                          { return nil, nil }
 
 type hostStream struct{ network.Stream }
 

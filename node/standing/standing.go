@@ -123,8 +123,9 @@ type answer struct{ first, last time.Time }
 // Meet takes note that a peer is there.
 func (b *Book) Meet(p peer.ID) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.of(p)
+	b.mu.Unlock()
+	_ = b.save(saveEvery) // has told the log
 }
 
 // of gives a peer's entry. Called with mu held.
