@@ -177,5 +177,5 @@ func (g *generation) broken(id int32) error {
 		err = errors.New("the answer does not follow the format that was asked for, though the stage said that it would")
 	}
 	last := len(g.hops) - 1
-	return &session.StageError{Index: last, Hop: g.hops[last], Err: &protocol.Error{Code: protocol.Code_CODE_ENGINE, Message: err.Error()}}
+	return &session.StageError{Index: last, Hop: g.hops[last], Err: lie{&protocol.Error{Code: protocol.Code_CODE_ENGINE, Message: err.Error()}}}
 }

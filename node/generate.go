@@ -149,6 +149,8 @@ type generation struct {
 	seed  uint64
 	costs costs
 
+	ownEnd time.Time // till then it waits for room at this node rather than go to strangers
+
 	format []*protocol.Piece // what the answer must be; nil: anything
 	rule   *constrain.Run    // checks that it is
 	drawn  []int32           // the answer so far, if it is checked
@@ -191,6 +193,7 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 	}
 	watch.encoded(modelLabel(m.Name()), len(g.ids))
 	g.prefix = protocol.AppendPrefix(nil, g.ids)
+	g.ownEnd = time.Now().Add(ownTime)
 	excluded := map[string]bool{}
 	var full error // a refusal for want of room
 	end, pause := time.Now().Add(roomTime), firstRoomPause
@@ -202,15 +205,19 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 		if err == nil {
 			return nil
 		}
+		n.blame(err)
 		if g.count > 0 { // the caller has seen something
 			return explain(err)
 		}
+		var where *session.StageError
+		at := errors.As(err, &where)
 		if isFull(err) {
 			full = err
 		}
-		// Before the first token another route may do.
-		var where *session.StageError
-		if try < attempts && len(req.Route) == 0 && errors.As(err, &where) && another(err) {
+		// Before the first token another route may do; but one's own machine is
+		// waited for a while.
+		own := full != nil && at && n.trusted(where.Hop.Peer) && time.Now().Before(g.ownEnd)
+		if try < attempts && len(req.Route) == 0 && at && another(err) && !own {
 			n.cfg.Log.Info("a stage refused or was lost; trying another route", "error", err)
 			excluded[where.Hop.Peer.String()] = true
 			continue
@@ -353,9 +360,9 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 		return err
 	}
 	req := &session.Request{Model: g.model.ID(), Prompt: g.ids, Sampling: s, Codec: codec, Route: hopsOf(r, where),
-		Step: r.Prediction.Step, Prefill: r.Prediction.TTFT, Replan: g.replan}
+		Step: r.Prediction.Step, Prefill: r.Prediction.TTFT, Replan: g.replan, Second: g.second}
 	if len(g.req.Route) > 0 { // that one and no other
-		req.Replan = nil
+		req.Replan, req.Second = nil, nil
 	}
 	start := &api.Start{
 		Model: g.model.ID().String(), Name: g.model.Name(), PromptTokens: g.ids, Note: note,
@@ -390,6 +397,12 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 		return g.token(t)
 	})
 	g.watch.sessionOver(ctx, begin, out, err)
+	for _, rec := range out.Recoveries {
+		g.n.repaired(rec)
+	}
+	if g.count > 0 && (err == nil || errors.Is(err, errStopped)) {
+		g.credit(out)
+	}
 	if err != nil && !errors.Is(err, errStopped) {
 		if g.count > 0 {
 			return fmt.Errorf("the answer broke off after %d tokens: %w", g.count, err)
@@ -430,7 +443,7 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 		d.Recoveries = append(d.Recoveries, apiRecovery(r))
 	}
 	if len(d.Recoveries) > 0 {
-		d.Route = apiHops(out.Route)
+		d.Route = g.route(out.Route)
 	}
 	if !g.stopped {
 		// What was held back cannot grow into a mark or a stop sequence any more.

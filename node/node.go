@@ -26,6 +26,7 @@ import (
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/page"
 	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/standing"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/traces"
 	"github.com/shoalnet/shoal/protocol"
@@ -53,6 +54,7 @@ type Node struct {
 	traces   *traces.Traces
 	pulse    pulse
 	trust    map[peer.ID]bool // by the operator's word
+	standing *standing.Book
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run
@@ -77,7 +79,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, started: time.Now()}
+	n := &Node{cfg: cfg, started: time.Now(), standing: standing.Open(cfg.path(standingFile), cfg.Log.With("part", "standing"))}
 	if n.trust, err = cfg.trusted(); err != nil {
 		return nil, err
 	}
@@ -311,6 +313,7 @@ func (n *Node) Close() error {
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 	}
+	errs = append(errs, n.standing.Close())
 	return errors.Join(errs...)
 }
 

@@ -1,10 +1,14 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +17,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/route"
+	"github.com/shoalnet/shoal/node/standing"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -35,11 +40,29 @@ type chooser struct {
 
 	mu     sync.Mutex
 	models map[string]*store.Model // by CID
+
+	seen   map[string]sight     // spans in the offers of others, by peer and name
+	tried  map[string]time.Time // when they were last probed
+	probes chan struct{}        // a place for each probe under way
 }
+
+// sight is when a span was in an offer first and last, by this node's clock.
+type sight struct{ first, last time.Time }
+
+const (
+	// A span of another's is asked for a token when its last is so long ago, which
+	// is well within the time for which that counts; and not again within a minute.
+	probeAge   = standing.Fresh / 2
+	probeAgain = time.Minute
+	probesMost = 2 // at once
+
+	placedMost = 128 // peers that are asked, in a round, whether they are there
+)
 
 // serveAuto serves a span of the node's own choice of one of the models.
 func (n *Node) serveAuto(ctx context.Context, s *serving, names []string) error {
-	c := &chooser{n: n, s: s, names: names, rules: route.DefaultRules(), began: time.Now(), models: map[string]*store.Model{}}
+	c := &chooser{n: n, s: s, names: names, rules: route.DefaultRules(), began: time.Now(), models: map[string]*store.Model{},
+		seen: map[string]sight{}, tried: map[string]time.Time{}, probes: make(chan struct{}, probesMost)}
 	s.auto = true
 	if err := c.findModels(ctx); err != nil {
 		return err
@@ -259,8 +282,42 @@ func (c *chooser) decide(ctx context.Context, serving *serving) (route.Decision,
 			}
 		}
 	}
-	c.last = c.rules.Decide(time.Now(), self, c.n.peersFor(ctx, models), infos)
+	peers := c.peers(ctx, models)
+	c.last = c.rules.Decide(time.Now(), self, peers, infos)
+	c.probe(ctx, peers)
 	return c.last, nil
+}
+
+// probe asks spans of strangers for a token, in the background, a few at a time:
+// what they say of themselves is no copy.
+func (c *chooser) probe(ctx context.Context, peers []route.Peer) {
+	now := time.Now()
+	for k, at := range c.tried {
+		if now.Sub(at) >= probeAgain {
+			delete(c.tried, k)
+		}
+	}
+	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
+	for _, p := range peers {
+		for _, s := range p.Serves {
+			m, key := c.model(s.Model), p.ID+" "+s.Model+" "+s.Span.String()
+			if p.Trusted || p.ID == c.n.net.Self().String() || !s.Ready || m == nil || now.Sub(s.Answered) < probeAge || !c.tried[key].IsZero() {
+				continue
+			}
+			select {
+			case c.probes <- struct{}{}:
+			default:
+				return
+			}
+			c.tried[key] = now
+			go func() {
+				defer func() { <-c.probes }()
+				if err := c.n.probe(ctx, m, route.Hop{Peer: p.ID, Span: s.Span}); err != nil {
+					c.n.cfg.Log.Debug("another's span does not answer", "peer", p.ID, "blocks", s.Span, "error", err)
+				}
+			}()
+		}
+	}
 }
 
 // lent is the memory for a span of the node's own choice: what is lent, without
@@ -311,35 +368,86 @@ func blocksOf(man *protocol.Manifest, shards []bool) []bool {
 	return out
 }
 
-// peersFor are those who serve or may serve one of the models, as their offers
-// show them. Who does not answer is none of them.
-func (n *Node) peersFor(ctx context.Context, models []*store.Model) []route.Peer {
+// peers are those who serve or may serve one of the models, as their offers show
+// them and as this node knows them. Who does not answer is none of them, and who
+// is known to lie or has failed of late and never worked, neither.
+func (c *chooser) peers(ctx context.Context, models []*store.Model) []route.Peer {
+	n := c.n
 	ctx, cancel := context.WithTimeout(ctx, decideEvery)
 	defer cancel()
 	seen := map[peer.ID]*protocol.Offer{}
 	for _, m := range models {
 		some := func(offers []*protocol.Offer) bool { return len(offers) > 0 }
 		for _, o := range n.net.Offers(ctx, m.ID(), some) {
-			seen[o.From] = o
+			if n.trusted(o.From) || !shunned(n.standing.Of(o.From)) {
+				seen[o.From] = o
+			}
 		}
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var out []route.Peer
 	now := time.Now()
-	for id, o := range seen {
+	for _, id := range n.acquaintances(slices.Collect(maps.Keys(seen)), placedMost) {
 		wg.Go(func() {
 			if _, err := n.net.Status(ctx, id, cid.Undef, nil); err != nil {
 				return
 			}
-			p := placed(o, now, models)
+			p := placed(seen[id], now, models)
 			mu.Lock()
+			defer mu.Unlock()
+			c.witness(&p, id, now)
 			out = append(out, p)
-			mu.Unlock()
 		})
 	}
 	wg.Wait()
+	for k, s := range c.seen {
+		if now.Sub(s.last) > c.rules.Patience {
+			delete(c.seen, k)
+		}
+	}
 	return out
+}
+
+// acquaintances are at most so many of some peers: those that are trusted, those
+// that have worked for this node, those met before, and then any.
+func (n *Node) acquaintances(peers []peer.ID, most int) []peer.ID {
+	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
+	class := map[peer.ID]int{}
+	for _, p := range peers {
+		switch s := n.standing.Of(p); {
+		case n.trusted(p):
+		case s.Done > 0:
+			class[p] = 1
+		case !s.Since.IsZero():
+			class[p] = 2
+		default:
+			class[p] = 3
+		}
+	}
+	slices.SortStableFunc(peers, func(a, b peer.ID) int { return cmp.Compare(class[a], class[b]) })
+	return peers[:min(len(peers), most)]
+}
+
+// witness fills in what this node itself has seen of a peer and its spans.
+func (c *chooser) witness(p *route.Peer, id peer.ID, now time.Time) {
+	n := c.n
+	n.standing.Meet(id) // it has answered
+	p.Trusted, p.Met, p.Group = n.trusted(id), n.standing.Since(id), n.net.Group(id)
+	for i := range p.Serves {
+		s := &p.Serves[i]
+		what := s.Model + " " + s.Span.String()
+		s.First, s.Answered = n.standing.Answers(id, what)
+		at, ok := c.seen[p.ID+" "+what]
+		if !ok {
+			at.first = now
+		}
+		at.last = now
+		c.seen[p.ID+" "+what] = at
+		if at.first.After(s.Since) && !p.Trusted {
+			s.Since = at.first // what was before is its word alone
+		}
+	}
 }
 
 // placed is an offer as the rules of placement see it.

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -31,7 +32,8 @@ func (g *generation) attempt(ctx context.Context, excluded map[string]bool) erro
 		if err == nil {
 			return g.drive(ctx, r, where, note, limit)
 		}
-		if !errors.Is(err, route.ErrNoServer) && !errors.Is(err, route.ErrNotReady) || len(excluded) > 0 || time.Since(begin) > patience {
+		soon := errors.Is(err, route.ErrNoServer) || errors.Is(err, route.ErrNotReady)
+		if !errors.Is(err, route.ErrOwnFull) && (!soon || len(excluded) > 0 || time.Since(begin) > patience) {
 			return err
 		}
 		select {
@@ -44,33 +46,80 @@ func (g *generation) attempt(ctx context.Context, excluded map[string]bool) erro
 
 func (g *generation) plan(ctx context.Context, excluded map[string]bool) (r *route.Route, where map[string]session.Hop, note string, limit int, err error) {
 	n, man := g.n, g.model.Manifest()
-	candidates, where, links := n.survey(ctx, g.model.ID(), man.All(), excluded, g.prefix)
-	g.costs.learn(candidates, links, int(man.Blocks))
 	req := route.Request{
 		Client: n.net.Self().String(), Blocks: int(man.Blocks), Prompt: len(g.ids), MaxTokens: g.limit,
-		MaxStages: g.req.MaxStages, Exclude: excluded,
+		MaxStages: g.req.MaxStages, Exclude: excluded, Wait: time.Now().Before(g.ownEnd),
 	}
 	for _, h := range g.req.Route {
 		req.Forced = append(req.Forced, route.Hop{Peer: h.Peer, Span: protocol.Span{From: h.From, To: h.To}})
 	}
-	if g.req.MaxTokens <= 0 { // no limit was asked for: take what there is room for
-		for _, c := range candidates {
-			if room := min(c.KVFree, c.MaxContext) - len(g.ids); room >= 64 && room < req.MaxTokens {
-				req.MaxTokens = room
-			}
+	var turn func(int) int
+	if n.standing.Due() {
+		turn = rand.IntN
+	}
+	r, where, err = g.choose(ctx, query{span: man.All(), excluded: excluded, anybody: len(req.Forced) > 0}, func(list []route.Candidate, links distances) (*route.Route, error) {
+		req.MaxTokens = g.limit
+		if g.req.MaxTokens <= 0 { // no limit was asked for: take what there is room for
+			req.MaxTokens = roomFor(list, len(g.ids), g.limit)
+		}
+		r, err := route.Choose(req, list, links, turn)
+		if err == nil && r.Explores && !n.standing.Explore() { // another prompt was sooner
+			r, err = route.Choose(req, list, links, nil)
+		}
+		if err == nil {
+			note = route.Compare(r, req, list, links)
+		}
+		return r, err
+	})
+	return r, where, note, req.MaxTokens, err
+}
+
+// roomFor is how long an answer may be where nobody has said: as long as there is
+// room for at all who might serve it, if they have room to speak of. Of newcomers
+// that is asked only where there are no others.
+func roomFor(list []route.Candidate, prompt, limit int) int {
+	known := slices.ContainsFunc(list, func(c route.Candidate) bool { return !c.New })
+	for _, c := range list {
+		if room := min(c.KVFree, c.MaxContext) - prompt; room >= 64 && !(known && c.New) {
+			limit = min(limit, room)
 		}
 	}
-	if r, err = route.Plan(req, candidates, links); err != nil {
-		return nil, nil, "", 0, err
-	}
-	return r, where, route.Compare(r, req, candidates, links), req.MaxTokens, nil
+	return limit
 }
 
 // replanTime bounds one search for stages in place of lost ones.
 const replanTime = 5 * time.Second
 
 // replan finds stages in place of lost ones.
-func (g *generation) replan(ctx context.Context, gap session.Gap) (_ []session.Hop, err error) {
+func (g *generation) replan(ctx context.Context, gap session.Gap) ([]session.Hop, error) {
+	r, where, err := g.around(ctx, gap)
+	if err != nil {
+		return nil, err
+	}
+	g.n.cfg.Log.Info("stages were lost and are replaced", "blocks", gap.Span, "by", len(r.Hops))
+	return hopsOf(r, where), nil
+}
+
+// errOwnSlow says that a prompt stays where it is, however long that takes.
+var errOwnSlow = errors.New("the route is over this node and those that it trusts")
+
+// second finds another route for an answer that is kept waiting. One that has not
+// left this node, and those that it trusts, is not taken to strangers for that.
+func (g *generation) second(ctx context.Context, gap session.Gap) (*session.Plan, error) {
+	own := !slices.ContainsFunc(gap.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) })
+	r, where, err := g.around(ctx, gap)
+	if err != nil {
+		return nil, err
+	}
+	plan := &session.Plan{Route: hopsOf(r, where), Prefill: r.Prediction.TTFT, Step: r.Prediction.Step}
+	if own && slices.ContainsFunc(plan.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) }) {
+		return nil, errOwnSlow
+	}
+	return plan, nil
+}
+
+// around chooses a route for a gap.
+func (g *generation) around(ctx context.Context, gap session.Gap) (_ *route.Route, _ map[string]session.Hop, err error) {
 	ctx, cancel := context.WithTimeout(ctx, replanTime)
 	defer cancel()
 	ctx, planned := g.watch.step(ctx, "plan", attribute.String("shoal.blocks", gap.Span.String()))
@@ -80,21 +129,16 @@ func (g *generation) replan(ctx context.Context, gap session.Gap) (_ []session.H
 	for _, p := range gap.Avoid {
 		avoid[p.String()] = true
 	}
-	candidates, where, links := n.survey(ctx, g.model.ID(), gap.Span, avoid, g.prefix)
-	g.costs.learn(candidates, links, int(man.Blocks))
 	req := route.Request{
 		Client: n.net.Self().String(), Blocks: int(man.Blocks), Span: gap.Span, Exclude: avoid,
-		Prompt: len(g.ids), MaxTokens: gap.Tokens - len(g.ids),
+		Prompt: gap.Rows, MaxTokens: gap.Tokens - gap.Rows,
 	}
 	if gap.Span != man.All() {
 		req.Before, req.After = gap.Before.String(), gap.After.String()
 	}
-	r, err := route.Plan(req, candidates, links)
-	if err != nil {
-		return nil, err
-	}
-	n.cfg.Log.Info("stages were lost and are replaced", "blocks", gap.Span, "by", len(r.Hops))
-	return hopsOf(r, where), nil
+	return g.choose(ctx, query{span: gap.Span, excluded: avoid}, func(list []route.Candidate, links distances) (*route.Route, error) {
+		return route.Choose(req, list, links, nil)
+	})
 }
 
 // hopsOf a route, with the addresses of its peers.
@@ -108,25 +152,88 @@ func hopsOf(r *route.Route, where map[string]session.Hop) []session.Hop {
 	return out
 }
 
-// survey finds who serves blocks of a model, how loaded they are, how far from
-// each other, and how much of a prompt they have kept. Who does not answer is
-// left out, and so are those excluded.
-func (n *Node) survey(ctx context.Context, model cid.Cid, span protocol.Span, excluded map[string]bool, prefix []uint64) ([]route.Candidate, map[string]session.Hop, distances) {
+// choose surveys those who serve blocks of the answer's model, and has a route
+// chosen over them.
+func (g *generation) choose(ctx context.Context, q query, pick func([]route.Candidate, distances) (*route.Route, error)) (*route.Route, map[string]session.Hop, error) {
+	q.model, q.prefix = g.model.ID(), g.prefix
+	return g.n.choose(ctx, q, func(list []route.Candidate, links distances) (*route.Route, error) {
+		g.costs.learn(list, links, int(g.model.Manifest().Blocks))
+		return pick(list, links)
+	})
+}
+
+// query is what a route is looked for.
+type query struct {
+	model    cid.Cid
+	span     protocol.Span
+	excluded map[string]bool // peers
+	prefix   []uint64        // hashes of the prompt's beginnings
+	anybody  bool            // whoever is named by the caller may be asked
+	via      string          // a peer that must be asked; "": none
+}
+
+// How many peers are asked for their load where there are more, by what is known
+// of them, and how many besides at random; and if no route leads over these, how
+// many then. A stranger's offer is no reason to dial him.
+const (
+	askBest, askMost = 16, 64
+	askSome          = 4
+)
+
+// choose finds who serves the blocks, how loaded they are, how far from each
+// other, and how much of a prompt they have kept, and has a route picked. Who
+// does not answer is left out, and so are those excluded. Strangers are asked only
+// if there is no route without them: what is asked tells of the prompt.
+func (n *Node) choose(ctx context.Context, q query, pick func([]route.Candidate, distances) (*route.Route, error)) (r *route.Route, where map[string]session.Hop, err error) {
 	covered := func(offers []*protocol.Offer) bool {
-		spans := []protocol.Span{{From: 0, To: span.From}}
-		for _, o := range offers {
-			for _, s := range o.Spans {
-				if s.ModelID() == model && s.Ready && !excluded[o.From.String()] {
-					spans = append(spans, s.Span())
-				}
-			}
-		}
-		return len(protocol.Uncovered(span.To, spans)) == 0
+		list, _ := n.candidates(offers, q.model)
+		return covers(list, q.span, q.excluded)
 	}
-	candidates, where := n.candidates(n.net.Offers(ctx, model, covered), model)
-	candidates = slices.DeleteFunc(candidates, func(c route.Candidate) bool { return excluded[c.Peer] })
-	links, silent := n.measure(ctx, candidates, model, span, prefix)
-	return slices.DeleteFunc(candidates, func(c route.Candidate) bool { return silent[c.Peer] }), where, links
+	list, where := n.candidates(n.net.Offers(ctx, q.model, covered), q.model)
+	list = slices.DeleteFunc(list, func(c route.Candidate) bool { return q.excluded[c.Peer] })
+	own := slices.DeleteFunc(slices.Clone(list), func(c route.Candidate) bool { return c.Trust == route.Stranger })
+	some, many := list, list
+	if !q.anybody {
+		some = shortlist(list, q, askBest)
+		many = shortlist(list, q, askMost)
+	}
+	var rounds [][]route.Candidate
+	if !q.anybody && q.via == "" && covers(own, q.span, nil) {
+		rounds = append(rounds, own)
+	}
+	if rounds = append(rounds, some); len(many) > len(some) {
+		rounds = append(rounds, many)
+	}
+	for _, asked := range rounds {
+		links, silent := n.measure(ctx, asked, q.model, q.span, q.prefix)
+		asked = slices.DeleteFunc(asked, func(c route.Candidate) bool { return silent[c.Peer] })
+		if r, err = pick(route.Price(asked), links); err == nil || errors.Is(err, route.ErrOwnFull) {
+			break
+		}
+	}
+	return r, where, err
+}
+
+// shortlist are the candidates to be asked, best of them by what is known.
+func shortlist(list []route.Candidate, q query, best int) []route.Candidate {
+	some := route.Shortlist(list, q.span, best, askSome, rand.IntN)
+	for _, c := range list {
+		if c.Peer == q.via && !slices.Contains(some, c) {
+			some = append(some, c)
+		}
+	}
+	return some
+}
+
+// covers says that proven spans of candidates cover a span.
+func covers(list []route.Candidate, span protocol.Span, excluded map[string]bool) bool {
+	spans := []protocol.Span{{From: 0, To: span.From}}
+	for _, c := range list {
+		if !c.Unproven && !excluded[c.Peer] {
+			spans = append(spans, c.Span)
+		}
+	}
+	return len(protocol.Uncovered(span.To, spans)) == 0
 }
 
 // candidates makes the planner's input of offers; where tells how to reach
@@ -140,10 +247,12 @@ func (n *Node) candidates(offers []*protocol.Offer, model cid.Cid) (list []route
 			if s.ModelID() != model || !s.Loaded {
 				continue
 			}
-			list = append(list, route.Candidate{
+			c := route.Candidate{
 				Peer: id, Span: s.Span(), Decode: us(s.UsPerBlock), Prefill: us(s.UsPerBlockPrefill), Embed: us(s.UsEmbed), Head: us(s.UsHead),
 				KVFree: int(s.KvFree), MaxContext: int(s.MaxContext), Unproven: !s.Ready,
-			})
+			}
+			n.know(&c, o.From)
+			list = append(list, c)
 			where[id] = session.Hop{Peer: o.From, Addrs: o.Addresses()}
 		}
 	}
@@ -176,8 +285,12 @@ func (n *Node) measure(ctx context.Context, list []route.Candidate, model cid.Ci
 		if err != nil {
 			continue
 		}
+		told := prefix
+		if c.Trust == route.Stranger && c.Done == 0 { // what it says it has kept is not believed
+			told = nil
+		}
 		go func() {
-			if st, err := n.net.Status(context.WithoutCancel(ctx), id, model, prefix); err == nil {
+			if st, err := n.net.Status(context.WithoutCancel(ctx), id, model, told); err == nil {
 				answers <- answer{c.Peer, id, st}
 				return
 			}
@@ -200,6 +313,7 @@ func (n *Node) measure(ctx context.Context, list []route.Candidate, model cid.Ci
 			continue
 		}
 		delete(silent, a.peer)
+		n.standing.Meet(a.id)
 		if rtt, ok := n.net.RTT(a.id); ok && a.peer != self {
 			d.set(self, a.peer, rtt)
 		}

@@ -3,10 +3,12 @@ package node
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -61,39 +63,60 @@ func (s *serving) event(e Event) Event {
 
 // probe computes one token along the fastest route through this very span.
 func (s *serving) probe(ctx context.Context) error {
+	return s.node.probe(ctx, s.model, route.Hop{Peer: s.node.net.Self().String(), Span: s.span})
+}
+
+// probe computes one token of a prompt that nobody can know along the fastest
+// route through a peer's span, which need not be ready, as the others on the way
+// need not. Those that it went over are then known to answer.
+func (n *Node) probe(ctx context.Context, m *store.Model, via route.Hop) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	n, man := s.node, s.model.Manifest()
-	blocks := int(man.Blocks)
-	candidates, where, links := n.survey(ctx, s.model.ID(), man.All(), nil, nil)
-	self := n.net.Self()
-	hops := []session.Hop{{Peer: self, Addrs: n.net.Addrs(), Span: s.span}}
-	part := func(span protocol.Span) ([]session.Hop, error) {
-		if span.Len() == 0 {
-			return nil, nil
-		}
-		r, err := route.Plan(route.Request{
-			Client: self.String(), Blocks: blocks, Span: span, Before: self.String(), After: self.String(), Prompt: 2, MaxTokens: 1, Unproven: true,
-		}, candidates, links)
-		if err != nil {
-			return nil, err
-		}
-		return hopsOf(r, where), nil
-	}
-	before, err := part(protocol.Span{From: 0, To: s.span.From})
+	man := m.Manifest()
+	r, where, err := n.choose(ctx, query{model: m.ID(), span: man.All(), via: via.Peer}, func(list []route.Candidate, links distances) (*route.Route, error) {
+		return through(via, list, links, int(man.Blocks))
+	})
 	if err != nil {
 		return err
 	}
-	after, err := part(protocol.Span{From: s.span.To, To: blocks})
-	if err != nil {
-		return err
+	where[n.net.Self().String()] = session.Hop{Peer: n.net.Self(), Addrs: n.net.Addrs()}
+	prompt := make([]int32, 2)
+	for i := range prompt {
+		prompt[i] = rand.Int32N(int32(max(1, man.Vocab)))
 	}
-	_, err = session.Run(ctx, sessionDialer{streams{n.net}}, &session.Request{
-		Model: s.model.ID(), Route: append(append(before, hops...), after...), Prompt: []int32{0, 1},
-		Sampling: &protocol.Sampling{MaxTokens: 1},
+	out, err := session.Run(ctx, sessionDialer{streams{n.net}}, &session.Request{
+		Model: m.ID(), Route: hopsOf(r, where), Prompt: prompt, Sampling: &protocol.Sampling{MaxTokens: 1},
 	}, func(*protocol.Token) error { return nil })
 	if err != nil {
 		return fmt.Errorf("a probe did not come through: %w", err)
 	}
+	n.answered(m.ID(), out.Route)
 	return nil
+}
+
+// through is the fastest ring through one stage.
+func through(via route.Hop, list []route.Candidate, links route.Links, blocks int) (*route.Route, error) {
+	r := &route.Route{Hops: []route.Hop{via}}
+	part := func(span protocol.Span) ([]route.Hop, error) {
+		if span.Len() == 0 {
+			return nil, nil
+		}
+		r, err := route.Plan(route.Request{
+			Client: via.Peer, Blocks: blocks, Span: span, Before: via.Peer, After: via.Peer, Prompt: 2, MaxTokens: 1, Unproven: true,
+		}, list, links)
+		if err != nil {
+			return nil, err
+		}
+		return r.Hops, nil
+	}
+	before, err := part(protocol.Span{From: 0, To: via.Span.From})
+	if err != nil {
+		return nil, err
+	}
+	after, err := part(protocol.Span{From: via.Span.To, To: blocks})
+	if err != nil {
+		return nil, err
+	}
+	r.Hops = append(append(before, via), after...)
+	return r, nil
 }

@@ -1,7 +1,10 @@
 package node
 
 import (
+	"sync"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/route"
@@ -12,8 +15,10 @@ import (
 // costs remember what the surveys of an answer found out, so that whoever waits
 // for it can be told what each stage of its route costs, after a repair too.
 type costs struct {
-	steps map[stageKey]time.Duration
-	links distances
+	mu     sync.Mutex // a second route is looked for beside the first
+	stages map[stageKey]route.Candidate
+	links  distances
+	blocks int // of the model
 }
 
 type stageKey struct {
@@ -22,33 +27,71 @@ type stageKey struct {
 }
 
 func (c *costs) learn(candidates []route.Candidate, links distances, blocks int) {
-	if c.steps == nil {
-		c.steps, c.links = map[stageKey]time.Duration{}, distances{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stages == nil {
+		c.stages, c.links = map[stageKey]route.Candidate{}, distances{}
 	}
-	for i := range candidates {
-		s := &candidates[i]
-		c.steps[stageKey{s.Peer, s.Span}] = s.Step(blocks)
+	c.blocks = blocks
+	for _, s := range candidates {
+		c.stages[stageKey{s.Peer, s.Span}] = s
 	}
 	for pair, rtt := range links {
 		c.links.set(pair[0], pair[1], rtt)
 	}
 }
 
+// stage is what is known of a stage; false if it was in no survey.
+func (c *costs) stage(h session.Hop) (route.Candidate, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.stages[stageKey{h.Peer.String(), h.Span}]
+	return s, ok
+}
+
+// way is the time from one stage to the next.
+func (c *costs) way(from, to peer.ID) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if from == to {
+		return 0
+	}
+	if way, ok := c.links.OneWay(from.String(), to.String()); ok {
+		return way
+	}
+	return route.UnknownOneWay
+}
+
 // way is a route with what its stages are predicted to cost.
 func (g *generation) way(hops []session.Hop) ([]api.Hop, []api.Cost) {
 	var out []api.Cost
 	for i, h := range hops {
-		c := api.Cost{ComputeMs: ms(g.costs.steps[stageKey{h.Peer.String(), h.Span}])}
-		if next := hops[(i+1)%len(hops)].Peer; next != h.Peer {
-			way, ok := g.costs.links.OneWay(h.Peer.String(), next.String())
-			if !ok {
-				way = route.UnknownOneWay
-			}
-			c.NextMs = ms(way)
+		c := api.Cost{NextMs: ms(g.costs.way(h.Peer, hops[(i+1)%len(hops)].Peer))}
+		if s, ok := g.costs.stage(h); ok {
+			c.ComputeMs = ms(s.Step(g.costs.blocks))
 		}
 		out = append(out, c)
 	}
-	return apiHops(hops), out
+	return g.route(hops), out
+}
+
+// route is a route with what this node has to do with its peers.
+func (g *generation) route(hops []session.Hop) []api.Hop {
+	out := apiHops(hops)
+	for i, h := range hops {
+		c, _ := g.costs.stage(h)
+		switch {
+		case h.Peer == g.n.net.Self():
+			out[i].Trust = "own"
+		case g.n.trusted(h.Peer):
+			out[i].Trust = "trusted"
+		case c.New:
+			out[i].Trust = "new"
+		default:
+			out[i].Trust = "known"
+		}
+	}
+	return out
 }
 
 // repair tells of a repair of the route, and has the stages that seem lost asked

@@ -40,6 +40,7 @@ var allowed = map[string][]string{
 	"node/route":          {"protocol"},
 	"node/session":        {"protocol"},
 	"node/stage":          {"protocol"},
+	"node/standing":       nil,
 	"node/store":          {"protocol/..."},
 	"node/text":           nil,
 	"node/traces":         nil,

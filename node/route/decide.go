@@ -24,6 +24,8 @@ type Rules struct {
 	MinStay  time.Duration // a span is served at least this long
 	Stay     time.Duration // how long a node is expected to serve what it fetches
 	Patience time.Duration // a span that is not ready after this long is not waited for
+	Fresh    time.Duration // a span counts as ready if it has answered this node within this time
+	Known    time.Duration // a stranger is relied on alone only after so long an acquaintance
 }
 
 // DefaultRules are for offers that reach everyone within ten seconds, and
@@ -50,6 +52,9 @@ func DefaultRules() Rules {
 		// Loading and measuring cost seconds, a download often a minute.
 		MinStay: 2 * time.Minute,
 		Stay:    20 * time.Minute, Patience: 15 * time.Minute,
+		// Twice the time between two probes; and keys are free, but to keep
+		// machines running for a day is not.
+		Fresh: 10 * time.Minute, Known: 24 * time.Hour,
 	}
 }
 
@@ -103,9 +108,13 @@ type Served struct {
 	Loaded bool // it waits for nothing but that probe; neither: it is being fetched or loaded
 	Auto   bool // the node's own choice, which it may leave; else its operator's
 
-	// Since when it is ready, or loaded, or began to be fetched, by the
-	// reader's clock.
+	// Since when it is ready, or loaded, or began to be fetched, by the reader's
+	// clock and as far as the reader itself has seen it.
 	Since time.Time
+
+	// Since when it answers the reader, and when it last did; zero: never. A span
+	// that does not is not ready, whatever its server says.
+	First, Answered time.Time
 
 	// Row is one row through one block in a full pass; 0 if not measured.
 	Row time.Duration
@@ -126,6 +135,11 @@ type Peer struct {
 	Takes   []string          // models that the span may be of; none: any
 	Held    map[string][]bool // by model: blocks on disk
 	Serves  []Served
+
+	// What the reader itself knows of it.
+	Trusted bool      // by its operator's word, which is all it takes
+	Met     time.Time // the first time
+	Group   string    // of addresses, which one owner may have many of
 }
 
 // Self is the node that decides.
@@ -217,7 +231,7 @@ func (v *view) review() Decision {
 	case v.now.Sub(s.Since) < v.Settle:
 		return stay("blocks %s of %s have only just become ready", s.Span, p.name())
 	}
-	may := !p.keeps(v.self.ID)
+	may := !p.keeps(v.self.ID) && v.safe()
 	if d, ok := v.mend(may); ok {
 		return d
 	}

@@ -25,9 +25,10 @@ func span(text string) protocol.Span {
 }
 
 // has is a peer that has served a span for an hour, at 100 rows a second for
-// ten blocks, with so much load now and over ten minutes.
+// ten blocks, with so much load now and over ten minutes. It is trusted, so that
+// its word counts.
 func has(peer, of string, load float64) Peer {
-	return Peer{ID: peer, Expires: noon.Add(time.Minute), Lent: 10 * gb, Serves: []Served{
+	return Peer{ID: peer, Expires: noon.Add(time.Minute), Lent: 10 * gb, Trusted: true, Serves: []Served{
 		{Model: "M", Span: span(of), Ready: true, Auto: true, Since: noon.Add(-time.Hour), Row: ms, Load: load, LoadLong: load}}}
 }
 
@@ -215,6 +216,42 @@ func decideAs(p Peer, id string, peers []Peer, models []ModelInfo) Decision {
 	return DefaultRules().Decide(noon, Self{ID: id, Lent: p.Lent, Download: 1e8, Serving: &p.Serves[0]}, peers[1:], models)
 }
 
+// A span that would be left to strangers is left only if they answer, one has been
+// known for a day, and they are not all of one group of addresses.
+func TestLeavesToStrangers(t *testing.T) {
+	other := func(id, group string, met, answered time.Duration) Peer {
+		return has(id, "0-30", 0).with(func(p *Peer, s *Served) {
+			p.Trusted, p.Met, p.Group = false, noon.Add(-met), group
+			s.Auto, s.First, s.Answered = false, noon.Add(-met), noon.Add(-answered)
+		})
+	}
+	const day, soon = 25 * time.Hour, time.Minute
+	trusted := has("t", "0-30", 0).with(func(_ *Peer, s *Served) { s.Auto = false })
+	for name, c := range map[string]struct {
+		peers []Peer
+		want  string
+	}{
+		"old ones of two groups":           {[]Peer{other("a", "1", day, soon), other("b", "2", day, soon)}, "leave"},
+		"one of them is young":             {[]Peer{other("a", "1", day, soon), other("b", "2", soon, soon)}, "leave"},
+		"all are young":                    {[]Peer{other("a", "1", time.Hour, soon), other("b", "2", time.Hour, soon), other("c", "3", time.Hour, soon)}, "stay"},
+		"all are of one group":             {[]Peer{other("a", "1", day, soon), other("b", "1", day, soon), other("c", "1", day, soon)}, "stay"},
+		"one does not answer":              {[]Peer{other("a", "1", day, soon), other("b", "2", day, 11*time.Minute)}, "stay"},
+		"none ever answered":               {[]Peer{other("a", "1", day, 100*365*day), other("b", "2", day, 100*365*day)}, "stay"},
+		"one has only begun to":            {[]Peer{other("a", "1", day, soon), other("b", "2", day, soon).with(func(_ *Peer, s *Served) { s.First = noon.Add(-time.Second) })}, "stay"},
+		"one is trusted, and one is young": {[]Peer{trusted, other("b", "2", time.Hour, soon)}, "leave"},
+	} {
+		self := has("self", "0-30", 0)
+		id := first("self", func(id string) bool {
+			return decideAs(self, id, append([]Peer{self}, c.peers...), []ModelInfo{thirty}).Action != Stay
+		})
+		d := decideAs(self, id, append([]Peer{self}, c.peers...), []ModelInfo{thirty})
+		d.Due = noon
+		if d.String() != c.want {
+			t.Errorf("%s: %s, want %s (%s)", name, d, c.want, d.Reason)
+		}
+	}
+}
+
 // Of many equal nodes as many go as are needed, and the others wait.
 func TestTurns(t *testing.T) {
 	peers := []Peer{has("a", "0-30", 1), has("b", "0-30", 1)}
@@ -293,7 +330,9 @@ func FuzzDecide(f *testing.F) {
 	f.Fuzz(func(t *testing.T, from, to int, row int64, load, refused float64, lent int64, from2, to2 int, ready bool) {
 		a := Served{Model: "M", Span: protocol.Span{From: from, To: to}, Ready: ready, Auto: ready, Row: time.Duration(row), Load: load, LoadLong: refused, Refused: refused, Since: noon.Add(time.Duration(row))}
 		b := Served{Model: "M", Span: protocol.Span{From: from2, To: to2}, Ready: true, Auto: true, Row: time.Duration(lent), Load: refused, LoadLong: load, Refused: load}
-		peers := []Peer{{ID: "a", Expires: noon.Add(1), Lent: lent, Serves: []Served{a, b}}, {ID: "b", Expires: noon.Add(1), Lent: row, Serves: []Served{b}}, {ID: "c", Expires: noon.Add(1), Lent: lent}}
+		c := b
+		c.First, c.Answered = noon.Add(-time.Duration(row)), noon.Add(-time.Duration(lent))
+		peers := []Peer{{ID: "a", Expires: noon.Add(1), Lent: lent, Serves: []Served{a, b}, Trusted: ready}, {ID: "d", Expires: noon.Add(1), Lent: lent, Serves: []Served{c}, Met: noon.Add(-time.Duration(lent))}, {ID: "b", Expires: noon.Add(1), Lent: row, Serves: []Served{b}}, {ID: "c", Expires: noon.Add(1), Lent: lent}}
 		for _, self := range []Self{{ID: "self", Lent: lent, Speed: load, Download: refused}, {ID: "a", Lent: lent, Serving: &a}, {ID: "b", Lent: lent, Serving: &b, Speed: load, Download: load}} {
 			d := DefaultRules().Decide(noon, self, peers, []ModelInfo{thirty, {ID: "N"}})
 			if d.Action == Serve && (!d.Span.Valid(30) || thirty.Bytes(d.Span) > lent) {

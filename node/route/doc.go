@@ -14,6 +14,29 @@
 // A stage runs the span its engine has loaded, whole: hops join where one span
 // ends and the next begins.
 //
+// # Whose word counts
+//
+// An offer is a claim, and a claim costs nothing. So [Choose] asks first whether
+// the node itself, or peers that its operator trusts, have all of the model: then
+// that is the route, however fast others say they are, for what does not leave
+// cannot be read. While these are full, a prompt waits some seconds ([ErrOwnFull]),
+// and then goes on to others, as its user would. Where they have only a part of it,
+// all routes give activations away, and speed decides; but their stages count half,
+// so that a stranger's must be twice as fast.
+//
+// Strangers cost what [Price] makes of their claims: times what was seen, with
+// marks for what went wrong on top. Who never did a session is a newcomer, and so
+// is, for a day, who did fewer than a quarter of those of the best known beside
+// him. A newcomer costs the median at best, is in a route only if there is no other,
+// or in its turn, and then as the only one of it. A turn comes every tenth session:
+// one who is given only those never comes to a quarter, so that a liar who is
+// quick, and whose nonsense nobody can tell from an answer, gets one prompt in ten
+// and no more. Where nobody is known, all are taken at once: a network that has
+// just begun, and the first prompt of a new client, are as fast as ever.
+//
+// Peers that lied are used where there is nobody else, as are newcomers that
+// failed. How much of a mark is left is the caller's to say.
+//
 // # Placement
 //
 // Nobody places spans. Every node asks [Rules.Decide] now and then what to do
@@ -61,9 +84,21 @@
 // and going are far apart, and a wish to leave must last; so a demand that
 // goes up and down by half moves hardly anybody.
 //
-// What a lying offer can do: make a span look hot, or a model whole. The first
-// is bounded, for each server is believed to be asked for at most twice what it
-// can do and adds as much to what can be done; against the second a span counts
-// as ready only as its server says, so pass peers whose sessions fail as
-// expired.
+// # Lying offers
+//
+// A span counts as ready only if it has answered the node that decides, within
+// the last ten minutes ([Served].Answered), and only since then. What has not is
+// treated as one that is about to be: who joins waits for it no longer than
+// Patience, and who would leave does not rely on it. Nobody leaves a span whose
+// other copies are all of strangers that he has known for less than a day, or all
+// of one group of addresses, however well they answer: keys are free, and machines
+// that compute are had by the hour. A single other copy is of one group, so it is
+// never enough, unless its peer is trusted. In a network younger than a day nobody
+// gives up a duplicate therefore, and nobody moves from a span that is served well
+// to one that is not, but to mend his own model: that is the price, and idle nodes
+// come all the time.
+//
+// What is left to a lying offer is to make a span look hot. That is bounded, for
+// each server is believed to be asked for at most twice what it can do and adds as
+// much to what can be done, and only one that answers is asked for anything.
 package route

@@ -24,6 +24,7 @@ type view struct {
 type server struct {
 	Served
 	peer  string
+	of    *Peer   // nil: this node itself
 	order uint64  // among the model's servers, in which they leave
 	speed float64 // rows a second
 	goes  bool    // its node has announced another span
@@ -67,6 +68,10 @@ func (r Rules) look(now time.Time, self Self, peers []Peer, models []ModelInfo) 
 		if p.ID == self.ID { // what it chose itself is known better
 			p.Serves = slices.DeleteFunc(p.Serves, func(s Served) bool { return s.Auto })
 			p.Lent = 0
+		} else if !p.Trusted {
+			for i := range p.Serves {
+				v.witness(&p.Serves[i])
+			}
 		}
 		v.peers = append(v.peers, p)
 	}
@@ -82,6 +87,17 @@ func (r Rules) look(now time.Time, self Self, peers []Peer, models []ModelInfo) 
 		}
 	}
 	return v
+}
+
+// witness takes of a stranger's claim what this node has seen itself.
+func (v *view) witness(s *Served) {
+	switch {
+	case !s.Ready:
+	case s.Answered.IsZero() || v.now.Sub(s.Answered) >= v.Fresh:
+		s.Ready, s.Loaded = false, true
+	case s.First.After(s.Since):
+		s.Since = s.First
+	}
 }
 
 // believe counts what is loaded as ready if it cannot be more: where blocks
@@ -118,20 +134,21 @@ func (v *view) believe(m *ModelInfo) {
 func (v *view) draw(m *ModelInfo) *picture {
 	p := &picture{ModelInfo: m}
 	p.settled = func(s *server) bool { return s.Ready && !s.goes && v.now.Sub(s.Since) >= v.Settle }
-	add := func(peer string, s Served, goes bool) {
+	add := func(peer string, of *Peer, s Served, goes bool) {
 		late := !s.Ready && v.now.Sub(s.Since) > v.Patience
 		if s.Model == m.ID && s.Span.Valid(m.Blocks) && !late {
-			p.servers = append(p.servers, server{Served: s, peer: peer, order: order(peer, m.ID), goes: goes})
+			p.servers = append(p.servers, server{Served: s, peer: peer, of: of, order: order(peer, m.ID), goes: goes})
 		}
 	}
-	for _, q := range v.peers {
+	for i := range v.peers {
+		q := &v.peers[i]
 		moving := slices.ContainsFunc(q.Serves, func(s Served) bool { return s.Auto && !s.Ready && !s.Loaded })
 		for _, s := range q.Serves {
-			add(q.ID, s, moving && s.Auto && s.Ready)
+			add(q.ID, q, s, moving && s.Auto && s.Ready)
 		}
 	}
 	if v.self.Serving != nil {
-		add(v.self.ID, *v.self.Serving, false)
+		add(v.self.ID, nil, *v.self.Serving, false)
 	}
 	var spans []protocol.Span
 	var rows, known float64
@@ -360,6 +377,30 @@ func length(spans []protocol.Span) (n int) {
 		n += s.Len()
 	}
 	return n
+}
+
+// safe says that every block of the node's own span is left, if it goes, to a
+// peer that it trusts, or to strangers of whom one has long been known and who are
+// not all of one group of addresses.
+func (v *view) safe() bool {
+	for b := v.self.Serving.Span.From; b < v.self.Serving.Span.To; b++ {
+		known, groups := false, map[string]bool{}
+		for i := range v.own.servers {
+			s := &v.own.servers[i]
+			switch {
+			case s.peer == v.self.ID || !v.own.settled(s) || b < s.Span.From || b >= s.Span.To:
+			case s.of.Trusted:
+				known, groups[""], groups["trusted"] = true, true, true
+			default:
+				known = known || v.now.Sub(s.of.Met) >= v.Known
+				groups[s.of.Group] = true
+			}
+		}
+		if !known || len(groups) < 2 {
+			return false
+		}
+	}
+	return true
 }
 
 // keeps says that a peer is one of those who stay, whatever the others do.

@@ -55,7 +55,7 @@ func TestNeverUncovers(t *testing.T) {
 		var peers []Peer
 		now := epoch.Add(time.Hour)
 		for i := range 1 + rng.IntN(25) {
-			p := Peer{ID: fmt.Sprint("n", i), Expires: now.Add(time.Duration(rng.IntN(10)-1) * time.Minute), Lent: rng.Int64N(5 * gb)}
+			p := Peer{ID: fmt.Sprint("n", i), Expires: now.Add(time.Duration(rng.IntN(10)-1) * time.Minute), Lent: rng.Int64N(5 * gb), Trusted: true}
 			m := models[rng.IntN(len(models))]
 			if rng.IntN(5) > 0 {
 				p.Serves = []Served{{Model: m.ID, Span: randomSpan(rng, m.Blocks), Ready: rng.IntN(6) > 0, Loaded: rng.IntN(2) > 0, Auto: rng.IntN(6) > 0,

@@ -24,6 +24,21 @@ type Candidate struct {
 	MaxContext int           // tokens of a session
 	Kept       int           // tokens of the prompt whose KV it still has
 	Unproven   bool          // no token has gone through it yet: for probes only
+
+	// What the planning node itself knows of the peer; see Price.
+	Trust       Trust
+	Done        int           // sessions of the node's that went over it
+	Age         time.Duration // since it was first met
+	SeenDecode  float64       // what a block took for what it was claimed to take; 0: not seen
+	SeenPrefill float64
+	Marks       float64 // against it: each adds its cost once more
+	Shunned     bool    // used only where there is nobody else
+
+	// Of Price.
+	New            bool          // a newcomer
+	Claimed        time.Duration // what Decode was
+	ClaimedPrefill time.Duration
+	weight         float64 // of its cost against others'; 0: 1
 }
 
 // Links tells distances.
@@ -45,6 +60,7 @@ type Request struct {
 	Exclude   map[string]bool // peers not to be used
 	Forced    []Hop           // if any: this route and no other
 	Unproven  bool            // those will do, too
+	Wait      bool            // for room at own and trusted peers, rather than go to strangers; see Choose
 }
 
 // Hop is one stage of a route.
@@ -57,6 +73,7 @@ type Hop struct {
 type Route struct {
 	Hops       []Hop
 	Prediction Prediction
+	Explores   bool // it goes over a newcomer for the sake of knowing it
 }
 
 // Prediction of a route.
@@ -165,6 +182,9 @@ func (p *planner) cost(c *Candidate) time.Duration {
 	if p.prefix {
 		rest := c.prefill(max(0, p.req.Prompt-c.Kept))
 		d += rest / time.Duration(max(1, min(p.req.MaxTokens, typicalAnswer)))
+	}
+	if c.weight > 0 {
+		d = min(most, times(d, c.weight))
 	}
 	return d
 }

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"math"
@@ -32,6 +33,9 @@ type simNode struct {
 	from  time.Duration // joins then
 	dies  time.Duration // without a word; 0: never
 	fixed *Served       // its operator's choice
+	lies  string        // what it serves is not there: "" it tells the truth, "mute", or "answers" probes
+	met   time.Duration // before the simulation begins
+	group string        // of addresses; "": its own
 
 	next            *Served // announced, not ready
 	fetched, loaded time.Duration
@@ -89,6 +93,9 @@ func (n *simNode) alive(now time.Duration) bool {
 
 // served are the spans that sessions can use.
 func (n *simNode) served() (list []*Served) {
+	if n.lies != "" {
+		return nil
+	}
 	for _, s := range []*Served{n.fixed, n.Serving} {
 		if s != nil && s.Loaded {
 			list = append(list, s)
@@ -129,12 +136,28 @@ func (s *sim) sees(n *simNode) (list []Peer) {
 	for _, q := range s.nodes {
 		for i := len(q.sent) - 1; i >= 0; i-- {
 			if q == n || q.sent[i].at+s.delay(q.ID, n.ID) <= s.now {
-				list = append(list, q.sent[i].peer)
+				list = append(list, s.witnessed(q, q.sent[i].peer))
 				break
 			}
 		}
 	}
 	return list
+}
+
+// witnessed is an offer with what other nodes know of its node: that it answers,
+// if it does; and unless something else is said, they have known it for long.
+func (s *sim) witnessed(q *simNode, p Peer) Peer {
+	p.Met, p.Group = epoch.Add(-q.met), cmp.Or(q.group, q.ID)
+	if q.met == 0 {
+		p.Met = epoch.Add(-48 * time.Hour)
+	}
+	p.Serves = slices.Clone(p.Serves)
+	for i := range p.Serves {
+		if x := &p.Serves[i]; x.Ready && q.lies != "mute" {
+			x.First, x.Answered = x.Since, epoch.Add(s.now)
+		}
+	}
+	return p
 }
 
 // supply is the rows a second by block that a model's joined ready spans do.

@@ -109,6 +109,27 @@ func TestMoves(t *testing.T) {
 	}
 }
 
+// Three peers lie that they have served all blocks for 15 minutes, whether they
+// answer a probe or not: the honest node still serves after ten minutes, and an
+// hour. That it would leave to others is TestLeavesToStrangers'.
+func TestLiars(t *testing.T) {
+	for _, lies := range []string{"mute", "answers"} {
+		for _, met := range []time.Duration{time.Minute, 12 * time.Hour} {
+			s := newSim(t, []ModelInfo{thirty}, func(string, time.Duration) float64 { return 0 })
+			honest := start("honest", "M", "0-30", 4*gb, 1e11, thirty)
+			s.nodes = []*simNode{honest}
+			for i := range 3 {
+				s.nodes = append(s.nodes, &simNode{Self: Self{ID: fmt.Sprint("liar", i)}, lies: lies, met: met,
+					fixed: &Served{Model: "M", Span: span("0-30"), Ready: true, Loaded: true, Since: epoch.Add(-15 * time.Minute), Row: time.Microsecond}})
+			}
+			s.run(70 * time.Minute) // fails when a block is left
+			if honest.Serving == nil || s.moves > 0 {
+				t.Errorf("%s liars, met %s ago: %d moves", lies, met, s.moves)
+			}
+		}
+	}
+}
+
 // A demand that is up and down by half or more leaves nearly all where they
 // are.
 func TestNoFlapping(t *testing.T) {

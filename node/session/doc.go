@@ -15,10 +15,26 @@
 //
 // A token is overdue after four times what was predicted, or seen of late;
 // nothing is done before, and nothing then but to look. A stage is lost if it
-// has said nothing for two beats and a trip; it hangs if it computes and
-// finishes no pass; and if all answer and nobody has anything to do, the one
+// has said nothing for two beats and a trip; and if all answer and nobody has anything to do, the one
 // that lacks what its predecessor has cannot be reached by it. Constants only
 // bound what a busy machine adds.
+//
+// # A second route
+//
+// That a stage says it computes proves nothing: a liar says so for ever, and a slow
+// machine is right to. What the client can check is when tokens come. Past a
+// deadline, from what was predicted or seen, with bounds by the length of the
+// prompt, it looks for a second route around the stage that seems to hold it up,
+// and opens it, as a session of its own, if that would give the token within as
+// long as has been waited. Whichever gives the token first goes on, and the other is
+// left (hedge.go). So an honest machine that is slow loses nothing but a race, and
+// where there is no better route it is waited for. One that finishes no pass, by
+// its own word, is raced sooner; it is replaced alone, as a lost stage is, only if
+// no second route can be had.
+//
+// A second session costs the machines that both routes share a second computation
+// of the prompt. That is why it begins late: at half a second, every hiccup of a
+// busy machine would begin one.
 //
 // What comes after a repair does not depend on what was lost: every stage keeps
 // the positions that all have in common, whoever has less is sent the rest by

@@ -20,6 +20,7 @@ type breakdown struct {
 	suspect  *stage // its links are broken, perhaps more
 	broken   bool   // only the streams to them ended: they may take us back
 	optional bool   // the lost stages would still serve if there are no others
+	hangs    bool   // the lost stage finishes no pass: it hangs, or is slow beyond all that was expected
 }
 
 // watch tells, from what was predicted and what was seen, when progress is
@@ -27,10 +28,12 @@ type breakdown struct {
 type watch struct {
 	prefill time.Duration // predicted time to the first token
 	step    time.Duration // between two tokens: predicted, then seen
+	claimed time.Duration // what was predicted
 	trip    time.Duration // to the farthest stage and back
 	last    time.Time     // of the last token, or of what began the wait for it
 	steady  bool          // the last wait ended with a token
 	due     time.Duration // how long the next may take before a stage is suspected
+	rows    int           // to be computed until it comes
 }
 
 const (
@@ -39,21 +42,24 @@ const (
 	atLeast   = 700 * time.Millisecond // without any progress, before live stages are suspected
 )
 
-func newWatch(req *Request) watch { return watch{prefill: req.Prefill, step: req.Step} }
+func newWatch(req *Request) watch {
+	return watch{prefill: req.Prefill, step: req.Step, claimed: req.Step}
+}
 
 // opened takes the time of opening all stages, which is one trip or two.
 func (w *watch) opened(d time.Duration) { w.trip = d }
 
-// expect begins the wait for a token that the given time is predicted for.
-func (w *watch) expect(now time.Time, predicted time.Duration) {
-	w.last, w.due, w.steady = now, 4*(predicted+w.trip)+slack, false
+// expect begins the wait for a token that the given time is predicted for, and
+// for which so many rows are computed.
+func (w *watch) expect(now time.Time, predicted time.Duration, rows int) {
+	w.last, w.due, w.steady, w.rows = now, 4*(predicted+w.trip)+slack, false, rows
 }
 
 func (w *watch) token(now time.Time) {
 	if w.steady {
 		w.step = max(w.step-w.step/16, now.Sub(w.last)) // the longest of late
 	}
-	w.last, w.due, w.steady = now, 4*w.step+slack, true
+	w.last, w.due, w.steady, w.rows = now, 4*w.step+slack, true, 1
 }
 
 // silence is how long a live stage may say nothing: two beats and a trip.
@@ -82,8 +88,12 @@ func (s *session) look(now time.Time) (b breakdown) {
 			continue
 		}
 		if now.Sub(g.moved) >= s.watch.stuck() {
-			b.lost, b.optional = []*stage{g}, !g.busy // else its successor may be what it waits for
+			b.lost, b.optional, b.hangs = []*stage{g}, !g.busy, true // one that is not busy may wait for its successor
 			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "it hangs"))
+		}
+		if wait := now.Sub(s.watch.last); wait > s.watch.ceiling() {
+			b.lost, b.hangs = []*stage{g}, false
+			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "it has been computing for %s, by its own word, and no token came", wait.Round(time.Second)))
 		}
 		return b // somebody works: slow, but not lost
 	}
@@ -327,7 +337,7 @@ func (s *session) fill(ctx context.Context, b *breakdown) (ring, fresh []*stage,
 		lost := s.stages[first : i+1]
 		hops, err := s.replan(ctx, Gap{
 			Span:   protocol.Span{From: lost[0].hop.Span.From, To: lost[len(lost)-1].hop.Span.To},
-			Before: s.neighbour(first - 1), After: s.neighbour(i + 1), Tokens: s.total(),
+			Before: s.neighbour(first - 1), After: s.neighbour(i + 1), Tokens: s.total(), Rows: len(s.ids), Route: hopsOf(s.stages),
 		}, b.optional)
 		if err != nil {
 			return nil, nil, err
@@ -354,14 +364,7 @@ func (s *session) neighbour(pos int) peer.ID {
 // replan asks for others than those found wanting, and where there are none,
 // for any: a peer that was lost may be back.
 func (s *session) replan(ctx context.Context, gap Gap, strict bool) ([]Hop, error) {
-	for p, since := range s.avoid {
-		if time.Since(since) > avoidTime {
-			delete(s.avoid, p)
-			continue
-		}
-		gap.Avoid = append(gap.Avoid, p)
-	}
-	if len(gap.Avoid) == 0 {
+	if gap.Avoid = s.avoided(time.Now()); len(gap.Avoid) == 0 {
 		return s.req.Replan(ctx, gap)
 	}
 	first, cancel := context.WithTimeout(ctx, othersTime+4*s.watch.trip)
@@ -375,17 +378,15 @@ func (s *session) replan(ctx context.Context, gap Gap, strict bool) ([]Hop, erro
 }
 
 // openFresh opens the new stages of a ring; they wait for Resume.
-func (s *session) openFresh(ctx context.Context, ring, fresh []*stage, within time.Duration) error {
+func (s *session) openFresh(ctx context.Context, stages, fresh []*stage, within time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, within, errors.New("no answer in time"))
 	defer cancel()
-	at := func(i int) int { return slices.Index(ring, fresh[i]) }
+	whole := &ring{s.id, s.epoch, stages}
+	at := func(i int) int { return slices.Index(stages, fresh[i]) }
 	err := s.openAll(ctx, cancel, fresh, func(i int) *protocol.Open {
-		o := s.openFrame(ring, at(i))
+		o := s.openFrame(whole, at(i), s.chain)
 		o.Wait, o.Again = true, true
-		if o.Sampling != nil {
-			o.Sampling = proto.CloneOf(s.req.Sampling)
-			o.Sampling.Sampled = s.ids[len(s.req.Prompt):]
-		}
+		s.sampled(o, s.ids)
 		return o
 	})
 	if err != nil {
@@ -405,6 +406,14 @@ func (s *session) openFresh(ctx context.Context, ring, fresh []*stage, within ti
 		go s.read(g)
 	}
 	return nil
+}
+
+// sampled tells the last stage of a ring the answer so far.
+func (s *session) sampled(o *protocol.Open, ids []int32) {
+	if o.Sampling != nil {
+		o.Sampling = proto.CloneOf(s.req.Sampling)
+		o.Sampling.Sampled = ids[len(s.req.Prompt):]
+	}
 }
 
 // resume tells every stage where it goes on, feeds the first, and gives how
@@ -436,19 +445,20 @@ func (s *session) resume(fresh []*stage) (replayed int) {
 		}
 		replayed += len(s.ids) - at[i] - 1
 		g.moved = now
-		epoch, from := s.epoch, at[0]
+		epoch, from, ids := s.epoch, at[0], s.ids
 		go func() {
 			if g.send(&protocol.Frame{Kind: &protocol.Frame_Resume{Resume: r}}) == nil && i == 0 {
-				s.feed(g, epoch, from)
+				s.feed(g, epoch, ids, from)
 			}
 		}()
 	}
-	s.watch.expect(now, s.again(len(s.ids)-slices.Min(at)))
+	rows := len(s.ids) - slices.Min(at)
+	s.watch.expect(now, s.recompute(rows), rows)
 	return replayed
 }
 
-// again predicts the time of computing so many positions again.
-func (s *session) again(rows int) time.Duration {
+// recompute predicts the time of computing so many positions again.
+func (s *session) recompute(rows int) time.Duration {
 	per := s.req.Prefill / time.Duration(max(1, len(s.req.Prompt)))
 	return per*time.Duration(rows) + s.watch.step
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,10 +55,21 @@ type Request struct {
 	// ends the session.
 	Replan func(ctx context.Context, gap Gap) ([]Hop, error)
 
+	// Second finds the best whole route around the peers to be avoided, for a
+	// session that has waited too long for a token. nil: the session waits.
+	Second func(ctx context.Context, gap Gap) (*Plan, error)
+
 	// Repair is told of each repair of the route as it happens: when it begins,
 	// without a route and with the stages that seem lost, and when tokens can
 	// flow again. Its error ends the session. nil: nobody wants to know.
 	Repair func(r Recovery, route []Hop) error
+}
+
+// Plan is a route with what it is predicted to take.
+type Plan struct {
+	Route   []Hop
+	Prefill time.Duration // to the next token, all that the session has computed again
+	Step    time.Duration
 }
 
 // Gap is a part of a route for which stages are wanted.
@@ -66,6 +78,8 @@ type Gap struct {
 	Before, After peer.ID   // the neighbours in the ring
 	Avoid         []peer.ID // found wanting in this session
 	Tokens        int       // of the session: KV to reserve
+	Rows          int       // of them known by now: what a new stage computes again
+	Route         []Hop     // as it is
 }
 
 // Outcome is what came of a session.
@@ -141,9 +155,8 @@ func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &session{
-		req: req, dial: d, emit: emit, begin: time.Now(), epoch: 1,
-		events: make(chan event, 64), over: ctx.Done(), ids: append([]int32(nil), req.Prompt...), watch: newWatch(req),
-		avoid: map[peer.ID]time.Time{},
+		req: req, dial: d, emit: emit, begin: time.Now(), ring: ring{epoch: 1}, events: make(chan event, 64), prepared: make(chan prepared),
+		over: ctx.Done(), ids: append([]int32(nil), req.Prompt...), watch: newWatch(req), avoid: map[peer.ID]time.Time{},
 	}
 	defer s.close()
 	defer cancel()
@@ -167,21 +180,33 @@ type session struct {
 	req    *Request
 	dial   Dialer
 	emit   func(*protocol.Token) error
-	id     [16]byte
 	begin  time.Time
 	events chan event
 	over   <-chan struct{}
 	out    Outcome
 	avoid  map[peer.ID]time.Time // found wanting, and when
 	watch  watch
-	epoch  uint64
 	vain   int // repairs since the last token
 
-	mu     sync.Mutex // of what follows, which the heart beats with
-	stages []*stage   // in the order of the ring
-	index  uint32     // of the next stage to be opened
-	ids    []int32    // prompt and answer
-	chain  []uint64   // prefix hashes of ids
+	second   *second // a route beside the one that keeps the session waiting; nil: none
+	prepared chan prepared
+	again    time.Time // no other second route is looked for before
+	seconds  int       // looked for since the last token
+	alone    bool      // and the last one could not be had
+
+	mu sync.Mutex // of what follows, which the heart beats with
+	ring
+	beside []*stage // of the second route, once it is open
+	index  uint32   // of the next stage to be opened
+	ids    []int32  // prompt and answer
+	chain  []uint64 // prefix hashes of ids
+}
+
+// ring is a route under way.
+type ring struct {
+	id     [16]byte
+	epoch  uint64
+	stages []*stage // in the order of the ring
 }
 
 // event is a frame of a stage, or the end of its stream.
@@ -273,31 +298,37 @@ func (s *session) start(ctx context.Context) error {
 	for _, h := range s.req.Route {
 		s.stages = append(s.stages, s.newStage(h))
 	}
-	if err := s.openAll(ctx, cancel, s.stages, func(i int) *protocol.Open { return s.openFrame(s.stages, i) }); err != nil {
+	if err := s.openAll(ctx, cancel, s.stages, func(i int) *protocol.Open { return s.openFrame(&s.ring, i, s.chain) }); err != nil {
 		return err
 	}
-	now := time.Now()
-	s.out.Opened = now.Sub(s.begin)
+	s.out.Opened = time.Since(s.begin)
 	s.watch.opened(s.out.Opened)
-	from, some := len(s.req.Prompt)-1, false
-	for _, g := range s.stages {
+	s.out.Kept = s.set(&s.ring, s.ids, s.chain)
+	go s.beats()
+	return nil
+}
+
+// set has the stages of a ring that is open compute the tokens so far, and gives
+// how many they have kept.
+func (s *session) set(r *ring, ids []int32, chain []uint64) (from int) {
+	now := time.Now()
+	from, some := len(ids)-1, false
+	for _, g := range r.stages {
 		from, some = min(from, g.kept), some || g.kept > 0
-		g.told = len(s.chain)
+		g.told = len(chain)
 		g.heard, g.moved = now, now
 	}
 	if from > 0 && some { // to a block's beginning: what is shared is never written
 		from -= from % protocol.PrefixBlock
 	}
-	s.out.Kept = from
 	if some {
-		s.epoch++ // takes all stages back to the same position
+		r.epoch++ // takes all stages back to the same position
 	}
-	for _, g := range s.stages {
+	for _, g := range r.stages {
 		go s.read(g)
 	}
-	go s.beats()
-	go s.feed(s.stages[0], s.epoch, from)
-	return nil
+	go s.feed(r.stages[0], r.epoch, ids, from)
+	return from
 }
 
 func (s *session) newStage(h Hop) *stage {
@@ -372,16 +403,17 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 	return g.fail(pos, err)
 }
 
-// openFrame is what the stage at a position of a ring is told.
-func (s *session) openFrame(ring []*stage, pos int) *protocol.Open {
-	n := len(ring)
-	g := ring[pos]
+// openFrame is what the stage at a position of a ring is told, with the prefix
+// hashes of the tokens so far.
+func (s *session) openFrame(r *ring, pos int, chain []uint64) *protocol.Open {
+	n := len(r.stages)
+	g := r.stages[pos]
 	o := &protocol.Open{
-		Session: s.id[:], Model: s.req.Model.Bytes(),
+		Session: r.id[:], Model: s.req.Model.Bytes(),
 		From: uint32(g.hop.Span.From), To: uint32(g.hop.Span.To),
-		Index: g.index, Stages: uint32(n), Epoch: s.epoch,
-		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: s.chain, Trace: s.req.Trace,
-		Prev: []byte(ring[(pos+n-1)%n].hop.Peer), Next: nextHop(ring, pos),
+		Index: g.index, Stages: uint32(n), Epoch: r.epoch,
+		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: chain, Trace: s.req.Trace,
+		Prev: []byte(r.stages[(pos+n-1)%n].hop.Peer), Next: nextHop(r.stages, pos),
 	}
 	if pos == n-1 {
 		o.Sampling = s.req.Sampling
@@ -407,14 +439,11 @@ func nextHop(ring []*stage, pos int) *protocol.Hop {
 
 // feed sends the first stage the tokens from a position on, in chunks; the
 // last of them asks for the next token.
-func (s *session) feed(first *stage, epoch uint64, from int) {
+func (s *session) feed(first *stage, epoch uint64, ids []int32, from int) {
 	chunk := s.req.Chunk
 	if chunk <= 0 {
 		chunk = 64
 	}
-	s.mu.Lock()
-	ids := s.ids[:len(s.ids):len(s.ids)]
-	s.mu.Unlock()
 	for at := from; at < len(ids); at += chunk {
 		rows := ids[at:min(at+chunk, len(ids))]
 		err := first.send(&protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
@@ -437,7 +466,7 @@ func (s *session) beats() {
 		case <-tick.C:
 		}
 		s.mu.Lock()
-		stages, chain := append([]*stage(nil), s.stages...), s.chain
+		stages, chain := slices.Concat(s.stages, s.beside), s.chain
 		s.mu.Unlock()
 		for _, g := range stages {
 			g.ping(chain, false)
@@ -448,7 +477,7 @@ func (s *session) beats() {
 // run passes tokens on until the answer is complete, and repairs the route as
 // often as need be.
 func (s *session) run(ctx context.Context) error {
-	s.watch.expect(time.Now(), s.req.Prefill)
+	s.watch.expect(time.Now(), s.req.Prefill, len(s.ids))
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {
@@ -461,10 +490,19 @@ func (s *session) run(ctx context.Context) error {
 			if b, err = s.take(ev); err != nil {
 				return err
 			}
+		case p := <-s.prepared:
+			s.join(p)
 		case now := <-look.C:
-			b = s.look(now)
+			if b = s.look(now); b.why == nil || b.hangs {
+				b = s.hedge(ctx, now, b)
+			}
 		}
 		if b.why == nil {
+			continue
+		}
+		if over, err := s.jump(b); err != nil {
+			return err
+		} else if over {
 			continue
 		}
 		if s.req.Replan == nil {
@@ -514,7 +552,7 @@ func (s *session) position(g *stage) int {
 func (s *session) take(ev event) (b breakdown, err error) {
 	g, pos := ev.g, s.position(ev.g)
 	if pos < 0 {
-		return b, nil // replaced
+		return b, s.takeBeside(ev) // or it was replaced
 	}
 	if ev.err != nil {
 		var e *protocol.Error
@@ -584,6 +622,7 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 	case int(tok.Index) > s.out.Tokens:
 		return breakdown{why: g.fail(pos, fmt.Errorf("%w: token %d, where %d was due", protocol.ErrFrame, tok.Index, s.out.Tokens)), lost: []*stage{g}}, nil
 	}
+	s.drop() // the first that gives the token wins
 	since := now.Sub(s.begin)
 	if s.out.Tokens++; s.out.Tokens == 1 {
 		s.out.TTFT = since
@@ -595,7 +634,7 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 	s.chain = protocol.AppendPrefix(s.chain, s.ids)
 	s.mu.Unlock()
 	s.watch.token(now)
-	s.vain = 0
+	s.vain, s.seconds, s.again, s.alone = 0, 0, time.Time{}, false
 	if err := s.emit(tok); err != nil {
 		return b, err
 	}
@@ -610,6 +649,7 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 
 // close says goodbye to all stages, which then free the session's KV.
 func (s *session) close() {
+	s.drop()
 	s.mu.Lock()
 	stages, chain := s.stages, s.chain
 	s.mu.Unlock()

@@ -1,0 +1,300 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// What a session does about a token that does not come though all stages say that
+// they work. A stage's word costs it nothing, so it ends no wait: past a deadline
+// a second route is opened, with a session of its own, and whichever gives the
+// token first goes on. Nothing is given up before, since a slow machine may be
+// honest, and the second route slower still.
+
+const (
+	firstPatience = 1500 * time.Millisecond // for the first token, at least: weights may be cold
+	nextPatience  = 2 * time.Second         // for others, at least
+
+	// At most, whatever was predicted: so much, and so much for each row that is
+	// to be computed.
+	mostPatience, rowPatience = 5 * time.Second, 100 * time.Millisecond
+
+	// Where there is no second route, a session waits so long for a stage that says
+	// that it computes. That is no measure of speed: it ends what would not end.
+	ceiling, rowCeiling = 2 * time.Minute, time.Second
+
+	seenFactor = 8 // a token may take so many times what it was predicted to
+)
+
+// patience is how long a token is waited for before a second route is looked for:
+// four times what was predicted or seen. What was seen counts only so far, or a
+// stage could take longer and longer.
+func (w *watch) patience() time.Duration {
+	if !w.steady {
+		return min(max(w.due, firstPatience), mostPatience+time.Duration(w.rows)*rowPatience)
+	}
+	return max(nextPatience, min(w.due, seenFactor*w.claimed))
+}
+
+// ceiling is how long a token is waited for at all.
+func (w *watch) ceiling() time.Duration {
+	return max(ceiling+time.Duration(w.rows)*rowCeiling, 4*w.due)
+}
+
+// second is a route beside the first.
+type second struct {
+	ring
+	suspect *stage // of the first, around which it leads
+	cancel  context.CancelFunc
+	ids     []int32
+	plan    *Plan
+	since   time.Time // when its stages were set to work; zero: not yet
+}
+
+// prepared is a second route that is open, or is not to be.
+type prepared struct {
+	x     *second
+	err   error
+	again time.Time // if there is none: when to look again
+}
+
+// errNotSooner says that waiting is better.
+var errNotSooner = errors.New("no other route would give the token sooner")
+
+// hedge looks for a second route if a token is overdue, and gives one up that
+// keeps the session waiting, too. A stage that finishes no pass is replaced only
+// if no second route can be had, and there is another for it; else it is waited
+// for: it may be slow.
+func (s *session) hedge(ctx context.Context, now time.Time, b breakdown) breakdown {
+	x := s.second
+	switch {
+	case s.req.Second == nil:
+		return b
+	case x != nil && !x.since.IsZero() && now.Sub(x.since) > max(4*x.plan.Prefill, firstPatience):
+		for _, g := range x.stages {
+			s.avoid[g.hop.Peer] = now
+		}
+		s.drop()
+		s.again = now.Add(now.Sub(s.watch.last)) // or one after the other would be kept at work for nothing
+	case x != nil || now.Before(s.again):
+	case b.hangs && s.alone:
+		if s.others(ctx, b) {
+			return b
+		}
+		s.again = now.Add(now.Sub(s.watch.last))
+	case b.hangs:
+		s.seek(ctx, b.lost[0], 4)
+	case now.Sub(s.watch.last) >= s.watch.patience():
+		s.seek(ctx, s.suspected(), 1)
+	}
+	return breakdown{}
+}
+
+// others says that there are other stages for those that were lost.
+func (s *session) others(ctx context.Context, b breakdown) bool {
+	i := s.position(b.lost[0])
+	gap := Gap{Span: b.lost[0].hop.Span, Before: s.neighbour(i - 1), After: s.neighbour(i + 1), Tokens: s.total(), Rows: len(s.ids)}
+	s.avoid[b.lost[0].hop.Peer] = time.Now()
+	_, err := s.replan(ctx, gap, true)
+	return err == nil
+}
+
+// seek looks for a second route around a stage, and opens it if it would give the
+// token sooner than waiting. How long that will be nobody can know: it is taken to
+// be so many times as long again as it has been.
+func (s *session) seek(ctx context.Context, suspect *stage, times time.Duration) {
+	x := &second{ring: ring{epoch: 1}, suspect: suspect, ids: s.ids}
+	if _, err := rand.Read(x.id[:]); err != nil {
+		return
+	}
+	gap := Gap{Span: s.whole(), Tokens: s.total(), Rows: len(s.ids), Route: hopsOf(s.stages),
+		Avoid: append(s.avoided(time.Now()), suspect.hop.Peer)}
+	s.second, s.seconds = x, s.seconds+1
+	ctx, x.cancel = context.WithCancel(ctx)
+	last, trip, chain := s.watch.last, s.watch.trip, s.chain
+	go func() {
+		p := prepared{x: x, again: time.Now().Add(time.Since(last))}
+		if x.plan, p.err = s.req.Second(ctx, gap); p.err == nil {
+			if due := last.Add((x.plan.Prefill + trip) / times); !time.Now().Before(due) {
+				p.err = s.openBeside(ctx, x, chain)
+			} else {
+				p.err, p.again = errNotSooner, due
+			}
+		}
+		select {
+		case s.prepared <- p:
+		case <-s.over:
+			x.leave()
+		}
+	}()
+}
+
+// suspected is the stage that seems to keep the session waiting: the first that
+// says that it has something to do, or that lacks something; and if that was
+// tried, the next.
+func (s *session) suspected() *stage {
+	i := max(0, slices.IndexFunc(s.stages, func(g *stage) bool { return g.busy || g.waiting > 0 || g.length < len(s.ids) }))
+	return s.stages[(i+s.seconds)%len(s.stages)]
+}
+
+func (s *session) whole() protocol.Span {
+	return protocol.Span{From: s.stages[0].hop.Span.From, To: s.stages[len(s.stages)-1].hop.Span.To}
+}
+
+// openBeside opens a second route.
+func (s *session) openBeside(ctx context.Context, x *second, chain []uint64) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, openTime, errors.New("no answer in time"))
+	defer cancel()
+	for i, h := range x.plan.Route {
+		x.stages = append(x.stages, &stage{index: uint32(i), hop: h})
+	}
+	return s.openAll(ctx, cancel, x.stages, func(i int) *protocol.Open {
+		o := s.openFrame(&x.ring, i, chain)
+		s.sampled(o, x.ids)
+		return o
+	})
+}
+
+// join has a second route that is open compute.
+func (s *session) join(p prepared) {
+	if p.x != s.second { // dropped meanwhile
+		p.x.leave()
+		return
+	}
+	if p.err != nil {
+		var at *StageError
+		if errors.As(p.err, &at) {
+			s.avoid[at.Hop.Peer] = time.Now()
+		}
+		s.second, s.again, s.alone = nil, p.again, p.err != errNotSooner
+		p.x.leave()
+		return
+	}
+	p.x.since = time.Now()
+	s.set(&p.x.ring, p.x.ids, s.chain)
+	s.mu.Lock()
+	s.beside = p.x.stages
+	s.mu.Unlock()
+}
+
+// drop gives the second route up, if there is one.
+func (s *session) drop() {
+	x := s.second
+	if x == nil {
+		return
+	}
+	s.second = nil
+	x.cancel()
+	if x.since.IsZero() {
+		return // who prepares it brings it
+	}
+	s.mu.Lock()
+	s.beside = nil
+	s.mu.Unlock()
+	x.leave()
+}
+
+func (x *second) leave() {
+	x.cancel()
+	for _, g := range x.stages {
+		go g.leave(nil)
+	}
+}
+
+// takeBeside handles what a stage of the second route says. What others say who
+// are no part of a route any more is of no interest.
+func (s *session) takeBeside(ev event) error {
+	x := s.second
+	if x == nil || x.since.IsZero() || !slices.Contains(x.stages, ev.g) {
+		return nil
+	}
+	bad := func() error {
+		s.avoid[ev.g.hop.Peer] = time.Now()
+		s.drop()
+		return nil
+	}
+	if ev.err != nil {
+		return bad()
+	}
+	now := time.Now()
+	ev.g.heard = now
+	switch k := ev.f.Kind.(type) {
+	case *protocol.Frame_Pong:
+		ev.g.pong(k.Pong, now)
+		return nil
+	case *protocol.Frame_Token:
+		if ev.g != x.stages[len(x.stages)-1] || int(k.Token.Index) != s.out.Tokens {
+			return bad()
+		}
+		why := x.suspect.fail(s.position(x.suspect), protocol.Errorf(protocol.Code_CODE_TIMEOUT, "no token came for %s, and another route had one sooner", now.Sub(s.watch.last).Round(time.Millisecond)))
+		if err := s.move(breakdown{why: why, lost: []*stage{x.suspect}}); err != nil {
+			return err
+		}
+		_, err := s.token(ev.g, len(s.stages)-1, k.Token, now)
+		return err
+	}
+	return bad()
+}
+
+// jump goes over to the second route when the first breaks; false if there is
+// none that is open, and then none is opened.
+func (s *session) jump(b breakdown) (over bool, err error) {
+	x := s.second
+	if x == nil || x.since.IsZero() {
+		s.drop()
+		return false, nil
+	}
+	for _, g := range b.lost {
+		s.avoid[g.hop.Peer] = time.Now()
+	}
+	since, plan, rows := x.since, x.plan, len(x.ids)
+	if err := s.move(b); err != nil {
+		return false, err
+	}
+	s.watch.expect(since, plan.Prefill, rows)
+	return true, nil
+}
+
+// move has the session go on along the second route.
+func (s *session) move(b breakdown) error {
+	x, old := s.second, s.stages
+	rec := Recovery{Why: b.why.Error(), Token: s.out.Tokens, Begin: s.watch.last, Lost: hopsOf(b.lost),
+		Replayed: len(x.ids) - 1}
+	var said *protocol.Error
+	if errors.As(b.why, &said) {
+		rec.Code = said.Code
+	}
+	if err := s.tell(rec, nil); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.ring, s.beside, s.index = x.ring, nil, uint32(len(x.stages))
+	s.mu.Unlock()
+	s.second = nil
+	s.watch.step, s.watch.claimed, s.watch.steady = x.plan.Step, x.plan.Step, false // what was seen was another's
+	for _, g := range old {
+		go g.leave(nil)
+	}
+	rec.Stall = time.Since(rec.Begin)
+	s.out.Recoveries = append(s.out.Recoveries, rec)
+	return s.tell(rec, s.stages)
+}
+
+// avoided are the peers that were found wanting of late.
+func (s *session) avoided(now time.Time) (list []peer.ID) {
+	for p, since := range s.avoid {
+		if now.Sub(since) > avoidTime {
+			delete(s.avoid, p)
+			continue
+		}
+		list = append(list, p)
+	}
+	return list
+}
