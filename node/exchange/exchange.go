@@ -74,6 +74,8 @@ type Options struct {
 	// Ledger is the file that keeps what passed between this node and its
 	// peers; "": it is forgotten at the end.
 	Ledger string
+	// Worked is told of each leaf that a peer gave. It may be nil.
+	Worked func(peer.ID)
 	// Authorize is called with each request to an origin. It may be nil.
 	Authorize func(*http.Request)
 	Log       *slog.Logger // nil: silent

@@ -20,6 +20,12 @@
 // replaced only by one of a higher sequence number, is never used after its
 // expiry, and is forgotten when its peer cannot be reached any more.
 //
+// What a peer can take is bounded (limits.go): connections in the order in which
+// they are trimmed, make room for each other, and are refused; streams a
+// protocol; memory in all. Many may stand behind one address, as in an office,
+// so a public one may have 64 connections, and private ones as many as there are.
+// Who was named by the operator or did work for this node goes last.
+//
 // A stream to oneself is a pipe to one's own handler: libp2p does not dial
 // itself, and a client's own node may be a stage of its route.
 package network

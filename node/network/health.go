@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -104,6 +106,9 @@ func (b *healthBoard) reach() Reach {
 func (b *healthBoard) reached(p peer.AddrInfo, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if _, before := b.failed[p.ID]; before && errors.Is(err, swarm.ErrDialBackoff) {
+		return // the reason is the one before
+	}
 	delete(b.failed, p.ID)
 	if err == nil {
 		return

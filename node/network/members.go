@@ -84,11 +84,25 @@ func (n *Network) WaitPeers(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ErrAlone
+			return n.whyAlone()
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 	return nil
+}
+
+// whyAlone says why there is nobody after all this time.
+func (n *Network) whyAlone() error {
+	missed := n.Health().Unreached
+	for _, u := range missed {
+		if u.Why == ErrRefused.Error() {
+			return fmt.Errorf("%s: %w", u.ID, ErrRefused)
+		}
+	}
+	if len(missed) == 0 {
+		return ErrAlone
+	}
+	return fmt.Errorf("%w; of the %d known none answered (%s: %s)", ErrAlone, len(missed), missed[0].ID, missed[0].Why)
 }
 
 // announce keeps the own offer fresh and says in the DHT what it is about. In

@@ -22,9 +22,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
-	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
-	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/multiformats/go-multiaddr"
@@ -45,6 +42,8 @@ type Config struct {
 	Options     []libp2p.Option // transports, instead of plain QUIC and TCP
 	Version     string
 	Log         *slog.Logger
+
+	crowd crowd // the zero value: manyConns
 }
 
 const (
@@ -76,6 +75,7 @@ type Network struct {
 	health healthBoard
 
 	traffic counter
+	queues  queues
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
@@ -95,6 +95,9 @@ type Network struct {
 func New(cfg Config) (*Network, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.crowd == (crowd{}) {
+		cfg.crowd = manyConns
 	}
 	boot, err := ParsePeers(cfg.Bootstrap)
 	if err != nil {
@@ -123,6 +126,7 @@ func New(cfg Config) (*Network, error) {
 		ConnectedF: func(_ network.Network, c network.Conn) {
 			n.poke()
 			n.replaced(c)
+			n.makeRoom()
 		},
 		DisconnectedF: func(_ network.Network, c network.Conn) { n.lostConn(c.RemotePeer()) },
 	})
@@ -135,6 +139,9 @@ func New(cfg Config) (*Network, error) {
 	}
 	if err := n.watchReach(); err != nil {
 		n.log.Warn("whether others reach this node will not be known", "error", err)
+	}
+	for _, p := range boot {
+		n.Protect(p.ID, "bootstrap")
 	}
 	n.wg.Go(func() { n.meet(boot) })
 	if !cfg.Client {
@@ -162,19 +169,11 @@ func newHost(cfg Config, traffic metrics.Reporter) (host.Host, error) {
 			}
 		}
 	}
-	limits := rcmgr.DefaultLimits
-	limits.AddProtocolLimit(libprotocol.ID(protocol.StageID), bigLimit, rcmgr.BaseLimitIncrease{})
-	limits.AddProtocolLimit(protocol.DHTPrefix+"/ipfs/bitswap/1.2.0", bigLimit, rcmgr.BaseLimitIncrease{})
-	limits.AddProtocolLimit(libprotocol.ID(protocol.LeavesID), bigLimit, rcmgr.BaseLimitIncrease{})
-	limits.ProtocolPeerBaseLimit = bigLimit
-	limits.PeerBaseLimit.Memory, limits.PeerBaseLimit.Streams = 256<<20, 4096
-	limits.PeerBaseLimit.StreamsInbound, limits.PeerBaseLimit.StreamsOutbound = 4096, 4096
-	limits.PeerBaseLimit.Conns, limits.PeerBaseLimit.ConnsInbound = 64, 32
-	rm, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()))
+	rm, err := newResources(cfg.crowd)
 	if err != nil {
 		return nil, err
 	}
-	cm, err := connmgr.NewConnManager(160, 256, connmgr.WithGracePeriod(time.Minute))
+	cm, err := newConnManager(cfg.crowd)
 	if err != nil {
 		return nil, err
 	}
@@ -211,10 +210,6 @@ func newHost(cfg Config, traffic metrics.Reporter) (host.Host, error) {
 	}
 	return h, nil
 }
-
-// bigLimit replaces libp2p's limits a protocol, of which 16 MiB of memory is
-// far too low for activations and leaves.
-var bigLimit = rcmgr.BaseLimit{Streams: 4096, StreamsInbound: 4096, StreamsOutbound: 4096, Memory: 256 << 20}
 
 // local says that all addresses are this machine's own.
 func local(addrs []string) bool {

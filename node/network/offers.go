@@ -421,6 +421,11 @@ func (n *Network) doubt(p peer.ID, silent bool) {
 func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, reply proto.Message, limit int) error {
 	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, proto), protocol.ProbeTime)
 	defer cancel()
+	leave, err := n.queues.enter(ctx, p, proto)
+	if err != nil {
+		return tidy(err)
+	}
+	defer leave()
 	s, err := n.host.NewStream(ctx, p, libprotocol.ID(proto))
 	if err != nil {
 		return tidy(err)
