@@ -26,6 +26,17 @@
 // so a public one may have 64 connections, and private ones as many as there are.
 // Who was named by the operator or did work for this node goes last.
 //
+// Whom this node dials is decided at one gate (gate.go), whoever told of the
+// address: offers, the DHT, identify, mDNS, or peers that fetch. Nobody is made
+// to call at an address over and over, or to try the doors of a network, on a
+// stranger's word. Where a teller is known, only what it can know of is kept to
+// begin with: libp2p's own rule for what a peer says of itself, for hearsay as
+// well. The DHT does not say who told, so there a private address is dialled if
+// some peer is connected from such a network, and failures are few. Names are
+// resolved where the operator gave them, and nowhere else. What is counted are
+// spots, an address and port with its protocol: an IP address alone stands for a
+// whole office.
+//
 // A stream to oneself is a pipe to one's own handler: libp2p does not dial
 // itself, and a client's own node may be a stage of its route.
 package network

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -11,7 +10,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -103,12 +101,13 @@ func (b *healthBoard) reach() Reach {
 }
 
 // reached notes how dialling a known peer went.
-func (b *healthBoard) reached(p peer.AddrInfo, err error) {
+func (n *Network) reached(p peer.AddrInfo, err error) {
+	if err != nil && n.gate.isFull(p.Addrs) { // this time it may not have been tried again
+		err = ErrRefused
+	}
+	b := &n.health
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, before := b.failed[p.ID]; before && errors.Is(err, swarm.ErrDialBackoff) {
-		return // the reason is the one before
-	}
 	delete(b.failed, p.ID)
 	if err == nil {
 		return

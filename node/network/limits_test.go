@@ -2,9 +2,11 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -163,6 +165,31 @@ func TestCrowd(t *testing.T) {
 	}
 	if got := len(n.Host().Network().Conns()); got > 25 {
 		t.Errorf("%d connections, beyond a brim of 20", got)
+	}
+}
+
+// One that is there and full says so.
+func TestRefused(t *testing.T) {
+	full := joinAs(t, func(c *Config) { c.crowd = crowd{low: 1, high: 2, brim: 9, inbound: 2, grace: time.Hour} })
+	for range 2 {
+		if err := rawHost(t).Connect(t.Context(), infoOf(full)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := join(t, true, full)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	if err := n.WaitPeers(ctx); !errors.Is(err, ErrRefused) {
+		t.Errorf("a full peer: %v", err)
+	}
+	gone := join(t, false)
+	addrs := gone.FullAddrs()
+	gone.Close()
+	n = joinAs(t, func(c *Config) { c.Bootstrap = addrs })
+	ctx, cancel = context.WithTimeout(t.Context(), 8*time.Second)
+	defer cancel()
+	if err := n.WaitPeers(ctx); !errors.Is(err, ErrAlone) || !strings.Contains(err.Error(), gone.Self().String()) {
+		t.Errorf("one that is gone: %v", err)
 	}
 }
 

@@ -29,7 +29,11 @@ import (
 // meet connects to the bootstrap and the remembered peers, tries again while
 // there is nobody, and keeps the list of remembered peers.
 func (n *Network) meet(boot []peer.AddrInfo) {
-	known := append(slices.Clone(boot), n.recall()...)
+	remembered := n.recall()
+	for _, p := range remembered {
+		n.gate.name(p)
+	}
+	known := append(slices.Clone(boot), remembered...)
 	n.alone.Store(len(known) == 0 && n.mdns == nil)
 	wait := time.Second
 	saved := time.Now()
@@ -60,7 +64,7 @@ func (n *Network) connectAny(peers []peer.AddrInfo) {
 	for i := range min(8, len(peers)) {
 		go func() {
 			err := n.host.Connect(ctx, peers[i])
-			n.health.reached(peers[i], err)
+			n.reached(peers[i], err)
 			if err != nil {
 				n.log.Info("a known peer cannot be reached", "peer", peers[i].ID, "error", tidy(err))
 			}
@@ -417,6 +421,7 @@ func (n *Network) startMDNS() (io.Closer, error) {
 type found struct{ n *Network }
 
 func (f found) HandlePeerFound(p peer.AddrInfo) {
+	f.n.gate.find(p)
 	ctx, cancel := context.WithTimeout(f.n.ctx, 2*dialTime)
 	defer cancel()
 	if err := f.n.host.Connect(ctx, p); err != nil {

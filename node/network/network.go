@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -22,9 +23,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/shoalnet/shoal/protocol"
@@ -73,6 +76,7 @@ type Network struct {
 	mdns   io.Closer
 	alone  atomic.Bool // knows of nobody, and nowhere to look
 	health healthBoard
+	gate   *gate
 
 	traffic counter
 	queues  queues
@@ -104,11 +108,15 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, traffic: newCounter(), handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
+		cfg: cfg, log: cfg.Log, traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
 		changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
+	n.gate.met = n.met
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	if n.host, err = newHost(cfg, n.traffic); err != nil {
+	for _, p := range boot {
+		n.gate.name(p)
+	}
+	if n.host, err = newHost(cfg, n.traffic, n.gate); err != nil {
 		n.cancel()
 		return nil, explain(err, cfg)
 	}
@@ -117,7 +125,7 @@ func New(cfg Config) (*Network, error) {
 		mode = dht.ModeClient
 	}
 	n.dht, err = dht.New(n.host, dht.Mode(mode), dht.ProtocolPrefix(protocol.DHTPrefix),
-		dht.NamespacedValidator("shoal", validator{time.Now}), dht.BootstrapPeers(boot...))
+		dht.NamespacedValidator("shoal", validator{time.Now}), dht.BootstrapPeers(boot...), dht.AddressFilter(withoutNames))
 	if err != nil {
 		n.cancel()
 		return nil, errors.Join(err, n.host.Close())
@@ -150,7 +158,7 @@ func New(cfg Config) (*Network, error) {
 	return n, nil
 }
 
-func newHost(cfg Config, traffic metrics.Reporter) (host.Host, error) {
+func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error) {
 	listen := cfg.ListenAddrs
 	if len(listen) == 0 {
 		for _, f := range []string{"/ip4/0.0.0.0/udp/%d/quic-v1", "/ip6/::/udp/%d/quic-v1", "/ip4/0.0.0.0/tcp/%d", "/ip6/::/tcp/%d"} {
@@ -183,13 +191,14 @@ func newHost(cfg Config, traffic metrics.Reporter) (host.Host, error) {
 		libp2p.BandwidthReporter(traffic),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
+		libp2p.ConnectionGater(gate), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
 	}
 	if len(cfg.Options) > 0 {
 		opts = append(opts, cfg.Options...)
 	} else {
 		opts = append(opts, libp2p.Transport(libp2pquic.NewTransport), libp2p.Transport(tcp.NewTCPTransport))
 	}
-	if !local(listen) {
+	if gate.loopback = local(listen); !gate.loopback {
 		opts = append(opts, libp2p.EnableHolePunching(), libp2p.EnableAutoNATv2())
 		if !cfg.Client {
 			opts = append(opts, libp2p.NATPortMap())
@@ -287,6 +296,41 @@ func (n *Network) Close() error {
 // Self is the node's own peer ID.
 func (n *Network) Self() peer.ID { return n.host.ID() }
 
+// Dialling is how another swarm of this node's dials: through the same gate.
+func (n *Network) Dialling() []swarm.Option {
+	return []swarm.Option{swarm.WithConnectionGater(n.gate), swarm.WithMetricsTracer(n.gate)}
+}
+
+// Believable leaves of the addresses that a peer tells of another those that
+// it can know anything of, eight at most; of "", where nobody in particular
+// tells, all without names. They are hearsay all the same: whether
+// they are dialled is decided when they are.
+func (n *Network) Believable(teller peer.ID, addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	if teller == "" { // as from the DHT
+		return withoutNames(addrs)
+	}
+	return believable(n.connTo(teller), addrs)
+}
+
+// connTo is a peer's connection that says most of where it is; nil if there is
+// none.
+func (n *Network) connTo(p peer.ID) (best network.Conn) {
+	for _, c := range n.host.Network().ConnsToPeer(p) {
+		if !c.Stat().Limited && (best == nil || manet.IsIPLoopback(c.RemoteMultiaddr())) {
+			best = c
+		}
+	}
+	return best
+}
+
+// met says that a peer is connected from a private network.
+func (n *Network) met(block netip.Prefix) bool {
+	return slices.ContainsFunc(n.host.Network().Conns(), func(c network.Conn) bool {
+		s, ok := spotOf(c.RemoteMultiaddr())
+		return ok && !c.Stat().Limited && block.Contains(s.at.Addr())
+	})
+}
+
 // Host is the libp2p host, for protocols of other packages.
 func (n *Network) Host() host.Host { return n.host }
 
@@ -317,6 +361,21 @@ func (n *Network) Port() int {
 		}
 	}
 	return 0
+}
+
+// withoutNames leaves out addresses that would have to be resolved, and those
+// beyond sixteen: the DHT passes on what anybody says.
+func withoutNames(addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	out := multiaddr.FilterAddrs(addrs, func(a multiaddr.Multiaddr) bool {
+		return !slices.ContainsFunc(a, func(c multiaddr.Component) bool {
+			switch c.Protocol().Code {
+			case multiaddr.P_DNS, multiaddr.P_DNS4, multiaddr.P_DNS6, multiaddr.P_DNSADDR:
+				return true
+			}
+			return false
+		})
+	})
+	return out[:min(len(out), 2*maxAddrs)] // some are of no use here
 }
 
 func (n *Network) poke() {

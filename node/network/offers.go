@@ -96,8 +96,13 @@ func (n *Network) OwnOffer() *protocol.Offer {
 	return n.own
 }
 
-// take verifies an offer and keeps it unless a newer one is known.
-func (n *Network) take(raw []byte) (*protocol.Offer, error) {
+// take verifies an offer of which nobody in particular told, and keeps it unless
+// a newer one is known.
+func (n *Network) take(raw []byte) (*protocol.Offer, error) { return n.hear("", raw) }
+
+// hear verifies an offer of which a peer tells, its own or another's, and keeps
+// it unless a newer one is known.
+func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	o, err := protocol.OpenOffer(raw, time.Now())
 	if err != nil {
 		return nil, err
@@ -118,7 +123,7 @@ func (n *Network) take(raw []byte) (*protocol.Offer, error) {
 		n.prune()
 	}
 	n.offers[o.From] = o
-	n.host.Peerstore().AddAddrs(o.From, o.Addresses(), peerstore.RecentlyConnectedAddrTTL)
+	n.host.Peerstore().AddAddrs(o.From, n.Believable(teller, o.Addresses()), peerstore.RecentlyConnectedAddrTTL)
 	return o, nil
 }
 
@@ -200,7 +205,6 @@ func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*prot
 			continue
 		}
 		wg.Go(func() {
-			n.host.Peerstore().AddAddrs(p.ID, p.Addrs, peerstore.TempAddrTTL)
 			_ = n.ask(ctx, p.ID, model)
 			if enough != nil && enough(n.Known(model)) {
 				cancel()
@@ -298,7 +302,7 @@ func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
 		if i == 0 { // its own, as serveOffers orders them
 			n.compareClocks(p, raw)
 		}
-		if _, err := n.take(raw); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
+		if _, err := n.hear(p, raw); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
 			n.log.Debug("an offer was refused", "from", p, "error", err)
 		}
 	}
@@ -318,7 +322,7 @@ func (n *Network) serveOffers(s network.Stream) {
 	}
 	if len(req.Own) > 0 {
 		n.compareClocks(s.Conn().RemotePeer(), req.Own)
-		if _, err := n.take(req.Own); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
+		if _, err := n.hear(s.Conn().RemotePeer(), req.Own); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
 			n.log.Debug("an offer was refused", "from", s.Conn().RemotePeer(), "error", err)
 		}
 		n.doubt(s.Conn().RemotePeer(), false)
@@ -524,7 +528,7 @@ func (n *Network) Holders(ctx context.Context, model cid.Cid) ([]peer.AddrInfo, 
 	var out []peer.AddrInfo
 	for _, o := range n.Offers(ctx, model, nil) {
 		if o.From != n.host.ID() && slices.ContainsFunc(o.Shards, func(h *protocol.HeldShards) bool { return string(h.Model) == id }) {
-			out = append(out, peer.AddrInfo{ID: o.From, Addrs: o.Addresses()})
+			out = append(out, n.host.Peerstore().PeerInfo(o.From))
 		}
 	}
 	return out, nil
