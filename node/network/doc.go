@@ -37,6 +37,17 @@
 // spots, an address and port with its protocol: an IP address alone stands for a
 // whole office.
 //
+// A node that has lost its last peer, that has moved, or that has few peers looks
+// for some (meet.go): those named by the operator, those remembered, and those
+// heard of, drawn at random with some of each kind in each draw, since most may
+// be gone. Remembered are at most 64 (book.go), at most four of a group of
+// addresses: half of them who has been known for longest, half who did most for
+// this node, so that strangers who come late push out nobody. An address is
+// remembered if the peer was dialled there, or came from there and says that it
+// listens there: the first node of a network dials nobody, and must find the
+// others all the same. A node that moves signs its offer anew, tells it, and
+// closes the connections on which nobody answers from where it is now.
+//
 // A stream to oneself is a pipe to one's own handler: libp2p does not dial
 // itself, and a client's own node may be a stage of its route.
 package network

@@ -136,11 +136,14 @@ func (n *Network) Unprotect(p peer.ID, tag string) { n.host.ConnManager().Unprot
 // workTag is under which the connection manager knows what a peer has done.
 const workTag = "work"
 
+const mostWork = 1000 // that counts
+
 // Worked notes that a peer has done work for this node: a session that it
 // served to the end, or a leaf that it gave. Its connections are among the last
 // to be closed to make room, and it is remembered.
 func (n *Network) Worked(p peer.ID) {
-	n.host.ConnManager().UpsertTag(p, workTag, func(v int) int { return min(v+1, 1000) })
+	n.host.ConnManager().UpsertTag(p, workTag, func(v int) int { return min(v+1, mostWork) })
+	n.book.worked(p)
 }
 
 // makeRoom closes one of the connections that came in, when there are too many

@@ -108,9 +108,7 @@ func TestBehindOneAddress(t *testing.T) {
 		}
 		cancel()
 	}
-	if got := len(boot.Peers()); got != 12 {
-		t.Errorf("%d of 12 are there", got)
-	}
+	await(t, "all twelve", func() bool { return len(boot.Peers()) == 12 })
 }
 
 func lanAddress() string {

@@ -77,6 +77,9 @@ type Network struct {
 	alone  atomic.Bool // knows of nobody, and nowhere to look
 	health healthBoard
 	gate   *gate
+	boot   []peer.AddrInfo
+	book   *book
+	wake   chan struct{} // capacity 1: has meet look at once
 
 	traffic counter
 	queues  queues
@@ -109,11 +112,11 @@ func New(cfg Config) (*Network, error) {
 	}
 	n := &Network{
 		cfg: cfg, log: cfg.Log, traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
-		changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
+		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.gate.met = n.met
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	for _, p := range boot {
+	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
 		n.gate.name(p)
 	}
 	if n.host, err = newHost(cfg, n.traffic, n.gate); err != nil {
@@ -151,7 +154,13 @@ func New(cfg Config) (*Network, error) {
 	for _, p := range boot {
 		n.Protect(p.ID, "bootstrap")
 	}
-	n.wg.Go(func() { n.meet(boot) })
+	for p, work := range n.book.works() {
+		n.host.ConnManager().TagPeer(p, workTag, work)
+	}
+	if err := n.watchAddrs(); err != nil {
+		n.log.Warn("a change of this node's addresses will not be noticed", "error", err)
+	}
+	n.wg.Go(n.meet)
 	if !cfg.Client {
 		n.wg.Go(n.announce)
 	}
