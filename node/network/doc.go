@@ -12,13 +12,20 @@
 //	its load just now                             asked directly, a route at a time
 //
 // Provider records are unsigned: whoever is named in one is asked, and only
-// what it has signed counts. Hearsay is safe for the same reason. A node whose
-// offer has changed tells its neighbours, by asking them: a request carries the
-// asker's own. So what is known is mostly enough, and the DHT is asked where it
-// is not. A peer that does not answer is left out for a while, longer each time:
-// no route leads to a ghost. An offer is
-// replaced only by one of a higher sequence number, is never used after its
-// expiry, and is forgotten when its peer cannot be reached any more.
+// what it has signed counts. Hearsay is safe for the same reason, and bounded
+// (heard.go): of one teller, of one group of addresses, and in all. It never
+// pushes out an offer that came from its signer, and where a list is cut, what
+// stays is drawn at random. Unasked, a peer gives its own offer and no other; of
+// those it tells when asked, all that fit in a reply are kept if the operator
+// named it or it has done work, since a newcomer knows one such peer and learns
+// of all others from it, and eight if it is a stranger.
+//
+// A node whose offer has changed tells its neighbours, by asking them: a request
+// carries the asker's own. So what is known is mostly enough, and the DHT is
+// asked where it is not. A peer that does not answer is left out for a while,
+// longer each time: no route leads to a ghost. An offer is replaced only by one
+// of a higher sequence number, is never used after its expiry, and is forgotten
+// when its peer cannot be reached any more.
 //
 // What a peer can take is bounded (limits.go): connections in the order in which
 // they are trimmed, make room for each other, and are refused; streams a

@@ -210,7 +210,7 @@ func FuzzBelievable(f *testing.F) {
 // dialled, and the honest peer is.
 func TestReflection(t *testing.T) {
 	var got atomic.Int64
-	var addrs []multiaddr.Multiaddr
+	var addrs []string
 	for range 16 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -227,7 +227,7 @@ func TestReflection(t *testing.T) {
 				c.Close()
 			}
 		}()
-		addrs = append(addrs, ma("/ip4/127.0.0.1/tcp/%d", l.Addr().(*net.TCPAddr).Port))
+		addrs = append(addrs, fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.Addr().(*net.TCPAddr).Port))
 	}
 	honest, victim := join(t, false), join(t, true)
 	if err := honest.SetOffer(serves(0, 30)); err != nil {
@@ -236,31 +236,19 @@ func TestReflection(t *testing.T) {
 	if err := victim.Host().Connect(t.Context(), infoOf(honest)); err != nil {
 		t.Fatal(err)
 	}
-	h := rawHost(t)
-	if err := h.Connect(t.Context(), infoOf(victim)); err != nil {
-		t.Fatal(err)
-	}
-	var envelopes [][]byte
-	for range 300 {
-		b := serves(0, 30)
-		b.Seq, b.IssuedUnixMs, b.ExpiresUnixMs = 1, time.Now().UnixMilli(), time.Now().Add(10*time.Minute).UnixMilli()
-		for _, a := range addrs {
-			b.Addrs = append(b.Addrs, a.Bytes())
-		}
-		o, err := protocol.SealOffer(b, newKey(t))
-		if err != nil {
+	for range 40 { // whom it has heard it from
+		h := rawHost(t)
+		if err := h.Connect(t.Context(), infoOf(victim)); err != nil {
 			t.Fatal(err)
 		}
-		envelopes = append(envelopes, o.Envelope)
-	}
-	h.SetStreamHandler(libprotocol.ID(protocol.OffersID), func(s network.Stream) {
-		_ = writeMessage(s, &protocol.OffersReply{Envelopes: envelopes[:protocol.MaxOffersReply]})
-		_ = s.Close()
-	})
-	for _, raw := range envelopes {
-		if err := push(t.Context(), h.NewStream, victim.Self(), raw); err != nil {
-			t.Fatal(err)
+		for range hearsayStranger {
+			if _, err := victim.hear(h.ID(), sealed(t, newKey(t), 1, addrs...).Envelope); err != nil {
+				t.Fatal(err)
+			}
 		}
+	}
+	if got := victim.KnownOffers(); got < 300 {
+		t.Fatalf("%d made-up peers", got)
 	}
 	for range 4 { // as prompts do
 		var wg sync.WaitGroup
@@ -269,6 +257,7 @@ func TestReflection(t *testing.T) {
 		}
 		wg.Wait()
 	}
+	t.Log("connections: ", got.Load())
 	if n := got.Load(); n > 20 {
 		t.Errorf("%d connections to an address at which nobody proved himself", n)
 	}

@@ -126,12 +126,14 @@ func newConnManager(c crowd) (*connmgr.BasicConnMgr, error) {
 	return connmgr.NewConnManager(c.low, c.high, connmgr.WithGracePeriod(c.grace))
 }
 
-// Protect keeps the connections to a peer from being closed to make room,
-// until Unprotect is called with the same tag.
-func (n *Network) Protect(p peer.ID, tag string) { n.host.ConnManager().Protect(p, tag) }
+// keptTag is under which the connection manager knows whom to keep. The DHT has
+// tags of its own, for peers that stand close to this node: a place that anybody
+// can have.
+const keptTag = "shoal"
 
-// Unprotect takes a Protect back.
-func (n *Network) Unprotect(p peer.ID, tag string) { n.host.ConnManager().Unprotect(p, tag) }
+// Protect keeps the connections to a peer from being closed to make room: one
+// that the operator named.
+func (n *Network) Protect(p peer.ID) { n.host.ConnManager().Protect(p, keptTag) }
 
 // workTag is under which the connection manager knows what a peer has done.
 const workTag = "work"
@@ -146,11 +148,16 @@ func (n *Network) Worked(p peer.ID) {
 	n.book.worked(p)
 }
 
+// isFriend says that a peer was named by the operator, or has done work.
+func (n *Network) isFriend(p peer.ID) bool {
+	info := n.host.ConnManager().GetTagInfo(p)
+	return n.host.ConnManager().IsProtected(p, keptTag) || info != nil && info.Tags[workTag] > 0
+}
+
 // makeRoom closes one of the connections that came in, when there are too many
-// of them: of those that nobody protects and that have done no work, one of the
-// group of addresses that has most.
+// of them: of those that are no friends, one of the group of addresses that has
+// most.
 func (n *Network) makeRoom() {
-	cm := n.host.ConnManager()
 	groups := map[string][]network.Conn{}
 	came := 0
 	for _, c := range n.host.Network().Conns() {
@@ -159,7 +166,7 @@ func (n *Network) makeRoom() {
 		}
 		came++
 		p := c.RemotePeer()
-		if info := cm.GetTagInfo(p); cm.IsProtected(p, "") || info != nil && info.Tags[workTag] > 0 {
+		if n.isFriend(p) {
 			continue
 		}
 		g, ok := GroupOf(c.RemoteMultiaddr())

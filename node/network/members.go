@@ -213,7 +213,7 @@ func (n *Network) lostConn(p peer.ID) {
 		defer cancel()
 		if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil && n.ctx.Err() == nil {
 			n.mu.Lock()
-			delete(n.offers, p)
+			n.offers.forget(p)
 			n.mu.Unlock()
 			n.log.Info("a peer is gone", "peer", p)
 		}

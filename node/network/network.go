@@ -86,7 +86,7 @@ type Network struct {
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
-	offers   map[peer.ID]*protocol.Offer
+	offers   heard
 	told     map[peer.ID]uint64 // sequence number of the own offer that a peer has had
 	own      *protocol.Offer
 	body     *protocol.OfferBody // of the own offer, unsigned
@@ -111,10 +111,11 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
+		cfg: cfg, log: cfg.Log, traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.gate.met = n.met
+	n.offers = heard{all: map[peer.ID]*word{}, here: func(p peer.ID) bool { return n.host.Network().Connectedness(p) == network.Connected }}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
 		n.gate.name(p)
@@ -152,7 +153,7 @@ func New(cfg Config) (*Network, error) {
 		n.log.Warn("whether others reach this node will not be known", "error", err)
 	}
 	for _, p := range boot {
-		n.Protect(p.ID, "bootstrap")
+		n.Protect(p.ID)
 	}
 	for p, work := range n.book.works() {
 		n.host.ConnManager().TagPeer(p, workTag, work)

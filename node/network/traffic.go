@@ -118,5 +118,5 @@ func (n *Network) DHTPeers() int { return n.dht.RoutingTable().Size() }
 func (n *Network) KnownOffers() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return len(n.offers)
+	return len(n.offers.all)
 }
