@@ -33,6 +33,10 @@
 // so a public one may have 64 connections, and private ones as many as there are.
 // Who was named by the operator or did work for this node goes last.
 //
+// What the DHT keeps here for others is bounded as well (dhtstore.go): in bytes,
+// by the peer and minute, and to keys that so few peers are closer to that others
+// may look for them here. An offer's record lives for as long as an offer may.
+//
 // Whom this node dials is decided at one gate (gate.go), whoever told of the
 // address: offers, the DHT, identify, mDNS, or peers that fetch. Nobody is made
 // to call at an address over and over, or to try the doors of a network, on a

@@ -69,6 +69,7 @@ type Network struct {
 	cfg    Config
 	host   host.Host
 	dht    *dht.IpfsDHT
+	kad    atomic.Pointer[dht.IpfsDHT] // the same, for what the DHT itself calls
 	log    *slog.Logger
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -83,6 +84,7 @@ type Network struct {
 
 	traffic counter
 	queues  queues
+	said    tally // to the DHT
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
@@ -128,12 +130,13 @@ func New(cfg Config) (*Network, error) {
 	if cfg.Client {
 		mode = dht.ModeClient
 	}
-	n.dht, err = dht.New(n.host, dht.Mode(mode), dht.ProtocolPrefix(protocol.DHTPrefix),
-		dht.NamespacedValidator("shoal", validator{time.Now}), dht.BootstrapPeers(boot...), dht.AddressFilter(withoutNames))
+	n.dht, err = dht.New(n.host, append(n.dhtOptions(), dht.Mode(mode), dht.ProtocolPrefix(protocol.DHTPrefix),
+		dht.NamespacedValidator("shoal", validator{time.Now}), dht.BootstrapPeers(boot...))...)
 	if err != nil {
 		n.cancel()
 		return nil, errors.Join(err, n.host.Close())
 	}
+	n.kad.Store(n.dht)
 	n.host.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, c network.Conn) {
 			n.poke()
