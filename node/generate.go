@@ -409,6 +409,9 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 		}
 		return err
 	}
+	for _, h := range g.hops {
+		g.n.net.Worked(h.Peer)
+	}
 	return g.done(out, r.Prediction)
 }
 

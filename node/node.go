@@ -131,9 +131,13 @@ func New(cfg Config) (_ *Node, err error) {
 	if !cfg.Client && cfg.ListenPort == 0 {
 		n.keepPort(n.net.Port())
 	}
+	for p := range n.trust {
+		n.net.Protect(p)
+	}
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"))
 	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
 		Leaves: n.modelLeaves, Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
+		Worked: n.net.Worked, Believable: n.net.Believable, Dialling: n.net.Dialling(),
 		Ledger: cfg.path(ledgerFile), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
 	})
 	n.net.Handle(protocol.StageID, func(s *network.Stream) { n.stages.Serve(s) })

@@ -709,6 +709,9 @@ func (f *fetch) accept(ctx context.Context, e *errand, i int, data []byte) error
 		return fmt.Errorf("%w: leaf %d is another", errBad, t.need.Number)
 	}
 	f.x.ledger.pass(e.seat.src.name(), 0, len(data))
+	if m, ok := e.seat.src.(*mate); ok && f.x.opt.Worked != nil {
+		f.x.opt.Worked(m.id)
+	}
 	if e.seat.origin == nil {
 		f.x.taken.Add(uint64(len(data)))
 	} else {

@@ -21,6 +21,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -74,6 +76,13 @@ type Options struct {
 	// Ledger is the file that keeps what passed between this node and its
 	// peers; "": it is forgotten at the end.
 	Ledger string
+	// Worked is told of each leaf that a peer gave. It may be nil.
+	Worked func(peer.ID)
+	// Believable leaves of the addresses that a peer tells of another those that
+	// may be dialled on its word. nil: all.
+	Believable func(teller peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr
+	// Dialling is how the swarm dials that bulk has of its own.
+	Dialling []swarm.Option
 	// Authorize is called with each request to an origin. It may be nil.
 	Authorize func(*http.Request)
 	Log       *slog.Logger // nil: silent
@@ -112,7 +121,7 @@ func New(h host.Host, have Blocks, find Finder, opt Options) *Exchange {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	x := &Exchange{
-		host: h, find: find, opt: opt, log: opt.Log, fetches: map[*fetch]context.CancelCauseFunc{}, line: newLine(h),
+		host: h, find: find, opt: opt, log: opt.Log, fetches: map[*fetch]context.CancelCauseFunc{}, line: newLine(h, opt.Dialling),
 		ledger: openLedger(opt.Ledger, opt.Log), up: newPacer(opt.Up, opt.Busy), down: newPacer(opt.Down, opt.Busy),
 		watchers: watchers{all: map[cid.Cid]map[*watcher]struct{}{}},
 	}

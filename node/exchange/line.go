@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,7 +23,8 @@ import (
 // peer and keeps to it, so line makes TCP connections of its own, from the same
 // peer ID; what the peer asks over them, the host answers.
 type line struct {
-	host host.Host
+	host     host.Host
+	dialling []swarm.Option
 
 	mu     sync.Mutex
 	own    *swarm.Swarm          // nil until it is needed
@@ -32,7 +34,9 @@ type line struct {
 
 const tcpAgain = time.Minute // before TCP is tried again where it failed
 
-func newLine(h host.Host) *line { return &line{host: h, failed: map[peer.ID]time.Time{}} }
+func newLine(h host.Host, dialling []swarm.Option) *line {
+	return &line{host: h, dialling: dialling, failed: map[peer.ID]time.Time{}}
+}
 
 // open opens a stream to a peer; never over a relay.
 func (l *line) open(ctx context.Context, p peer.ID, id protocol.ID) (network.Stream, error) {
@@ -108,7 +112,7 @@ func (l *line) swarm(p peer.ID) *swarm.Swarm {
 			return l.own
 		}
 		if t := main.TransportForDialing(a); t != nil {
-			own, err := swarm.NewSwarm(l.host.ID(), l.host.Peerstore(), eventbus.NewBus(), swarm.WithResourceManager(main.ResourceManager()))
+			own, err := swarm.NewSwarm(l.host.ID(), l.host.Peerstore(), eventbus.NewBus(), append(slices.Clone(l.dialling), swarm.WithResourceManager(main.ResourceManager()))...)
 			if err != nil {
 				return nil
 			}

@@ -239,7 +239,11 @@ func (f *fetch) watchMate(ctx context.Context, p peer.ID) error {
 		_ = s.SetReadDeadline(time.Now().Add(silence))
 		f.desk.told(m, st)
 		for _, o := range st.Fetchers {
-			f.hear(addrInfo(o))
+			info := addrInfo(o)
+			if f.x.opt.Believable != nil {
+				info.Addrs = f.x.opt.Believable(p, info.Addrs)
+			}
+			f.hear(info)
 		}
 		if first {
 			f.setBulk(p, true)

@@ -100,8 +100,15 @@ func (b *healthBoard) reach() Reach {
 	return ReachUnknown
 }
 
-// reached notes how dialling a known peer went.
-func (b *healthBoard) reached(p peer.AddrInfo, err error) {
+// reached notes how dialling a peer went that was named, or is remembered.
+func (n *Network) reached(p peer.AddrInfo, err error) {
+	if !n.book.knows(p.ID) && !slices.ContainsFunc(n.boot, func(b peer.AddrInfo) bool { return b.ID == p.ID }) {
+		return
+	}
+	if err != nil && n.gate.isFull(p.Addrs) { // this time it may not have been tried again
+		err = ErrRefused
+	}
+	b := &n.health
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.failed, p.ID)
@@ -156,7 +163,6 @@ func (n *Network) Health() Health {
 			h.Strangers = append(h.Strangers, p)
 		}
 	}
-	boot, _ := ParsePeers(n.cfg.Bootstrap) // New has refused what does not parse
 	b := &n.health
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -167,7 +173,7 @@ func (n *Network) Health() Health {
 		if slices.ContainsFunc(peers, func(p PeerInfo) bool { return p.ID == id }) {
 			continue
 		}
-		u.Bootstrap = slices.ContainsFunc(boot, func(p peer.AddrInfo) bool { return p.ID == id })
+		u.Bootstrap = slices.ContainsFunc(n.boot, func(p peer.AddrInfo) bool { return p.ID == id })
 		h.Unreached = append(h.Unreached, u)
 	}
 	slices.SortFunc(h.Unreached, func(a, b Unreached) int { return strings.Compare(string(a.ID), string(b.ID)) })

@@ -3,7 +3,6 @@ package network
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,58 +18,11 @@ import (
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
-	"github.com/multiformats/go-multiaddr"
 	msmux "github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
 
 	"github.com/shoalnet/shoal/protocol"
 )
-
-// meet connects to the bootstrap and the remembered peers, tries again while
-// there is nobody, and keeps the list of remembered peers.
-func (n *Network) meet(boot []peer.AddrInfo) {
-	known := append(slices.Clone(boot), n.recall()...)
-	n.alone.Store(len(known) == 0 && n.mdns == nil)
-	wait := time.Second
-	saved := time.Now()
-	for n.ctx.Err() == nil {
-		if len(n.host.Network().Peers()) == 0 && len(known) > 0 {
-			n.connectAny(known)
-		}
-		if err := n.dht.Bootstrap(n.ctx); err != nil && n.ctx.Err() == nil {
-			n.log.Debug("refreshing the DHT", "error", err)
-		}
-		if time.Since(saved) > time.Minute {
-			n.remember()
-			saved = time.Now()
-		}
-		select {
-		case <-n.ctx.Done():
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, 15*time.Second)
-	}
-}
-
-// connectAny connects to up to eight peers at once.
-func (n *Network) connectAny(peers []peer.AddrInfo) {
-	ctx, cancel := context.WithTimeout(n.ctx, 2*dialTime)
-	defer cancel()
-	done := make(chan struct{}, 8)
-	for i := range min(8, len(peers)) {
-		go func() {
-			err := n.host.Connect(ctx, peers[i])
-			n.health.reached(peers[i], err)
-			if err != nil {
-				n.log.Info("a known peer cannot be reached", "peer", peers[i].ID, "error", tidy(err))
-			}
-			done <- struct{}{}
-		}()
-	}
-	for range min(8, len(peers)) {
-		<-done
-	}
-}
 
 // ErrAlone says that nobody was found.
 var ErrAlone = errors.New("no peer was found: name one with --bootstrap, or start a node on this LAN")
@@ -84,11 +36,25 @@ func (n *Network) WaitPeers(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ErrAlone
+			return n.whyAlone()
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 	return nil
+}
+
+// whyAlone says why there is nobody after all this time.
+func (n *Network) whyAlone() error {
+	missed := n.Health().Unreached
+	for _, u := range missed {
+		if u.Why == ErrRefused.Error() {
+			return fmt.Errorf("%s: %w", u.ID, ErrRefused)
+		}
+	}
+	if len(missed) == 0 {
+		return ErrAlone
+	}
+	return fmt.Errorf("%w; of the %d known none answered (%s: %s)", ErrAlone, len(missed), missed[0].ID, missed[0].Why)
 }
 
 // announce keeps the own offer fresh and says in the DHT what it is about. In
@@ -236,6 +202,9 @@ func answers(ctx context.Context, c network.Conn) error {
 // route must not lead to it.
 func (n *Network) lostConn(p peer.ID) {
 	n.poke()
+	if len(n.host.Network().Peers()) == 0 {
+		n.rouse()
+	}
 	if n.offerOf(p) == nil || n.host.Network().Connectedness(p) == network.Connected || n.ctx.Err() != nil {
 		return
 	}
@@ -244,7 +213,7 @@ func (n *Network) lostConn(p peer.ID) {
 		defer cancel()
 		if err := n.host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil && n.ctx.Err() == nil {
 			n.mu.Lock()
-			delete(n.offers, p)
+			n.offers.forget(p)
 			n.mu.Unlock()
 			n.log.Info("a peer is gone", "peer", p)
 		}
@@ -320,80 +289,6 @@ func (n *Network) Peers() []PeerInfo {
 	return out
 }
 
-// Remembered peers: a file that survives restarts.
-type remembered struct {
-	ID    string    `json:"id"`
-	Addrs []string  `json:"addrs"`
-	RTT   float64   `json:"rtt_ms"`
-	Seen  time.Time `json:"seen"`
-}
-
-const maxRemembered = 64
-
-func (n *Network) remember() {
-	if n.cfg.PeersFile == "" {
-		return
-	}
-	old := map[string]remembered{}
-	for _, r := range n.read() {
-		old[r.ID] = r
-	}
-	for _, p := range n.Peers() {
-		r := remembered{ID: p.ID.String(), RTT: float64(p.RTT.Microseconds()) / 1000, Seen: time.Now().UTC()}
-		// Where it listens, not the port that it dialled from.
-		for _, a := range n.host.Peerstore().Addrs(p.ID) {
-			if len(r.Addrs) < 8 {
-				r.Addrs = append(r.Addrs, a.String())
-			}
-		}
-		if !p.Relayed && len(r.Addrs) > 0 {
-			old[r.ID] = r
-		}
-	}
-	var list []remembered
-	for _, r := range old {
-		list = append(list, r)
-	}
-	slices.SortFunc(list, func(a, b remembered) int { return b.Seen.Compare(a.Seen) })
-	raw, err := json.MarshalIndent(list[:min(len(list), maxRemembered)], "", " ")
-	if err == nil {
-		tmp := n.cfg.PeersFile + ".new"
-		if err = os.WriteFile(tmp, raw, 0o600); err == nil {
-			err = os.Rename(tmp, n.cfg.PeersFile)
-		}
-	}
-	if err != nil {
-		n.log.Warn("peers cannot be remembered", "error", err)
-	}
-}
-
-func (n *Network) read() []remembered {
-	var list []remembered
-	raw, err := os.ReadFile(n.cfg.PeersFile)
-	if err == nil && json.Unmarshal(raw, &list) != nil {
-		n.log.Warn("the list of remembered peers is damaged and is begun anew", "file", n.cfg.PeersFile)
-	}
-	return list[:min(len(list), maxRemembered)]
-}
-
-func (n *Network) recall() []peer.AddrInfo {
-	var out []peer.AddrInfo
-	for _, r := range n.read() {
-		id, err := peer.Decode(r.ID)
-		if err != nil || id == n.host.ID() {
-			continue
-		}
-		info := peer.AddrInfo{ID: id}
-		for _, s := range r.Addrs {
-			if a, err := multiaddr.NewMultiaddr(s); err == nil {
-				info.Addrs = append(info.Addrs, a)
-			}
-		}
-		out = append(out, info)
-	}
-	return out
-}
-
 // startMDNS finds nodes on the LAN.
 func (n *Network) startMDNS() (io.Closer, error) {
 	s := mdns.NewMdnsService(n.host, "_shoal._udp", found{n})
@@ -403,6 +298,7 @@ func (n *Network) startMDNS() (io.Closer, error) {
 type found struct{ n *Network }
 
 func (f found) HandlePeerFound(p peer.AddrInfo) {
+	f.n.gate.find(p)
 	ctx, cancel := context.WithTimeout(f.n.ctx, 2*dialTime)
 	defer cancel()
 	if err := f.n.host.Connect(ctx, p); err != nil {

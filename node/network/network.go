@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -22,12 +23,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
-	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
-	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/shoalnet/shoal/protocol"
@@ -45,6 +45,8 @@ type Config struct {
 	Options     []libp2p.Option // transports, instead of plain QUIC and TCP
 	Version     string
 	Log         *slog.Logger
+
+	crowd crowd // the zero value: manyConns
 }
 
 const (
@@ -67,6 +69,7 @@ type Network struct {
 	cfg    Config
 	host   host.Host
 	dht    *dht.IpfsDHT
+	kad    atomic.Pointer[dht.IpfsDHT] // the same, for what the DHT itself calls
 	log    *slog.Logger
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -74,12 +77,18 @@ type Network struct {
 	mdns   io.Closer
 	alone  atomic.Bool // knows of nobody, and nowhere to look
 	health healthBoard
+	gate   *gate
+	boot   []peer.AddrInfo
+	book   *book
+	wake   chan struct{} // capacity 1: has meet look at once
 
 	traffic counter
+	queues  queues
+	said    tally // to the DHT
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
-	offers   map[peer.ID]*protocol.Offer
+	offers   heard
 	told     map[peer.ID]uint64 // sequence number of the own offer that a peer has had
 	own      *protocol.Offer
 	body     *protocol.OfferBody // of the own offer, unsigned
@@ -96,16 +105,24 @@ func New(cfg Config) (*Network, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.crowd == (crowd{}) {
+		cfg.crowd = manyConns
+	}
 	boot, err := ParsePeers(cfg.Bootstrap)
 	if err != nil {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, traffic: newCounter(), handlers: map[string]func(*Stream){}, offers: map[peer.ID]*protocol.Offer{}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
-		changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
+		cfg: cfg, log: cfg.Log, traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
+		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
+	n.gate.met = n.met
+	n.offers = heard{all: map[peer.ID]*word{}, here: func(p peer.ID) bool { return n.host.Network().Connectedness(p) == network.Connected }}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	if n.host, err = newHost(cfg, n.traffic); err != nil {
+	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
+		n.gate.name(p)
+	}
+	if n.host, err = newHost(cfg, n.traffic, n.gate); err != nil {
 		n.cancel()
 		return nil, explain(err, cfg)
 	}
@@ -113,16 +130,18 @@ func New(cfg Config) (*Network, error) {
 	if cfg.Client {
 		mode = dht.ModeClient
 	}
-	n.dht, err = dht.New(n.host, dht.Mode(mode), dht.ProtocolPrefix(protocol.DHTPrefix),
-		dht.NamespacedValidator("shoal", validator{time.Now}), dht.BootstrapPeers(boot...))
+	n.dht, err = dht.New(n.host, append(n.dhtOptions(), dht.Mode(mode), dht.ProtocolPrefix(protocol.DHTPrefix),
+		dht.NamespacedValidator("shoal", validator{time.Now}), dht.BootstrapPeers(boot...))...)
 	if err != nil {
 		n.cancel()
 		return nil, errors.Join(err, n.host.Close())
 	}
+	n.kad.Store(n.dht)
 	n.host.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, c network.Conn) {
 			n.poke()
 			n.replaced(c)
+			n.makeRoom()
 		},
 		DisconnectedF: func(_ network.Network, c network.Conn) { n.lostConn(c.RemotePeer()) },
 	})
@@ -136,14 +155,23 @@ func New(cfg Config) (*Network, error) {
 	if err := n.watchReach(); err != nil {
 		n.log.Warn("whether others reach this node will not be known", "error", err)
 	}
-	n.wg.Go(func() { n.meet(boot) })
+	for _, p := range boot {
+		n.Protect(p.ID)
+	}
+	for p, work := range n.book.works() {
+		n.host.ConnManager().TagPeer(p, workTag, work)
+	}
+	if err := n.watchAddrs(); err != nil {
+		n.log.Warn("a change of this node's addresses will not be noticed", "error", err)
+	}
+	n.wg.Go(n.meet)
 	if !cfg.Client {
 		n.wg.Go(n.announce)
 	}
 	return n, nil
 }
 
-func newHost(cfg Config, traffic metrics.Reporter) (host.Host, error) {
+func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error) {
 	listen := cfg.ListenAddrs
 	if len(listen) == 0 {
 		for _, f := range []string{"/ip4/0.0.0.0/udp/%d/quic-v1", "/ip6/::/udp/%d/quic-v1", "/ip4/0.0.0.0/tcp/%d", "/ip6/::/tcp/%d"} {
@@ -162,19 +190,11 @@ func newHost(cfg Config, traffic metrics.Reporter) (host.Host, error) {
 			}
 		}
 	}
-	limits := rcmgr.DefaultLimits
-	limits.AddProtocolLimit(libprotocol.ID(protocol.StageID), bigLimit, rcmgr.BaseLimitIncrease{})
-	limits.AddProtocolLimit(protocol.DHTPrefix+"/ipfs/bitswap/1.2.0", bigLimit, rcmgr.BaseLimitIncrease{})
-	limits.AddProtocolLimit(libprotocol.ID(protocol.LeavesID), bigLimit, rcmgr.BaseLimitIncrease{})
-	limits.ProtocolPeerBaseLimit = bigLimit
-	limits.PeerBaseLimit.Memory, limits.PeerBaseLimit.Streams = 256<<20, 4096
-	limits.PeerBaseLimit.StreamsInbound, limits.PeerBaseLimit.StreamsOutbound = 4096, 4096
-	limits.PeerBaseLimit.Conns, limits.PeerBaseLimit.ConnsInbound = 64, 32
-	rm, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()))
+	rm, err := newResources(cfg.crowd)
 	if err != nil {
 		return nil, err
 	}
-	cm, err := connmgr.NewConnManager(160, 256, connmgr.WithGracePeriod(time.Minute))
+	cm, err := newConnManager(cfg.crowd)
 	if err != nil {
 		return nil, err
 	}
@@ -184,13 +204,14 @@ func newHost(cfg Config, traffic metrics.Reporter) (host.Host, error) {
 		libp2p.BandwidthReporter(traffic),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
+		libp2p.ConnectionGater(gate), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
 	}
 	if len(cfg.Options) > 0 {
 		opts = append(opts, cfg.Options...)
 	} else {
 		opts = append(opts, libp2p.Transport(libp2pquic.NewTransport), libp2p.Transport(tcp.NewTCPTransport))
 	}
-	if !local(listen) {
+	if gate.loopback = local(listen); !gate.loopback {
 		opts = append(opts, libp2p.EnableHolePunching(), libp2p.EnableAutoNATv2())
 		if !cfg.Client {
 			opts = append(opts, libp2p.NATPortMap())
@@ -211,10 +232,6 @@ func newHost(cfg Config, traffic metrics.Reporter) (host.Host, error) {
 	}
 	return h, nil
 }
-
-// bigLimit replaces libp2p's limits a protocol, of which 16 MiB of memory is
-// far too low for activations and leaves.
-var bigLimit = rcmgr.BaseLimit{Streams: 4096, StreamsInbound: 4096, StreamsOutbound: 4096, Memory: 256 << 20}
 
 // local says that all addresses are this machine's own.
 func local(addrs []string) bool {
@@ -292,6 +309,41 @@ func (n *Network) Close() error {
 // Self is the node's own peer ID.
 func (n *Network) Self() peer.ID { return n.host.ID() }
 
+// Dialling is how another swarm of this node's dials: through the same gate.
+func (n *Network) Dialling() []swarm.Option {
+	return []swarm.Option{swarm.WithConnectionGater(n.gate), swarm.WithMetricsTracer(n.gate)}
+}
+
+// Believable leaves of the addresses that a peer tells of another those that
+// it can know anything of, eight at most; of "", where nobody in particular
+// tells, all without names. They are hearsay all the same: whether
+// they are dialled is decided when they are.
+func (n *Network) Believable(teller peer.ID, addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	if teller == "" { // as from the DHT
+		return withoutNames(addrs)
+	}
+	return believable(n.connTo(teller), addrs)
+}
+
+// connTo is a peer's connection that says most of where it is; nil if there is
+// none.
+func (n *Network) connTo(p peer.ID) (best network.Conn) {
+	for _, c := range n.host.Network().ConnsToPeer(p) {
+		if !c.Stat().Limited && (best == nil || manet.IsIPLoopback(c.RemoteMultiaddr())) {
+			best = c
+		}
+	}
+	return best
+}
+
+// met says that a peer is connected from a private network.
+func (n *Network) met(block netip.Prefix) bool {
+	return slices.ContainsFunc(n.host.Network().Conns(), func(c network.Conn) bool {
+		s, ok := spotOf(c.RemoteMultiaddr())
+		return ok && !c.Stat().Limited && block.Contains(s.at.Addr())
+	})
+}
+
 // Host is the libp2p host, for protocols of other packages.
 func (n *Network) Host() host.Host { return n.host }
 
@@ -322,6 +374,21 @@ func (n *Network) Port() int {
 		}
 	}
 	return 0
+}
+
+// withoutNames leaves out addresses that would have to be resolved, and those
+// beyond sixteen: the DHT passes on what anybody says.
+func withoutNames(addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	out := multiaddr.FilterAddrs(addrs, func(a multiaddr.Multiaddr) bool {
+		return !slices.ContainsFunc(a, func(c multiaddr.Component) bool {
+			switch c.Protocol().Code {
+			case multiaddr.P_DNS, multiaddr.P_DNS4, multiaddr.P_DNS6, multiaddr.P_DNSADDR:
+				return true
+			}
+			return false
+		})
+	})
+	return out[:min(len(out), 2*maxAddrs)] // some are of no use here
 }
 
 func (n *Network) poke() {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -96,8 +97,13 @@ func (n *Network) OwnOffer() *protocol.Offer {
 	return n.own
 }
 
-// take verifies an offer and keeps it unless a newer one is known.
-func (n *Network) take(raw []byte) (*protocol.Offer, error) {
+// take verifies an offer of which nobody in particular told, and keeps it unless
+// a newer one is known.
+func (n *Network) take(raw []byte) (*protocol.Offer, error) { return n.hear("", raw) }
+
+// hear verifies an offer of which a peer tells, its own or another's, and keeps
+// it unless a newer one is known.
+func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	o, err := protocol.OpenOffer(raw, time.Now())
 	if err != nil {
 		return nil, err
@@ -105,40 +111,24 @@ func (n *Network) take(raw []byte) (*protocol.Offer, error) {
 	if o.From == n.host.ID() {
 		return o, nil
 	}
+	w := &word{Offer: o, met: teller == o.From, teller: teller, group: n.groupOf(o)}
+	most := n.tells(teller)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	old := n.offers[o.From]
+	old := n.offers.of(o.From)
 	if !o.Supersedes(old) {
-		if o.Seq == old.Seq {
-			return old, nil
+		if o.Seq != old.Seq {
+			return nil, protocol.ErrOfferOld
 		}
-		return nil, protocol.ErrOfferOld
+		if w.met { // until now it was hearsay
+			n.offers.keep(w, most)
+		}
+		return old, nil
 	}
-	if old == nil && len(n.offers) >= maxOffers {
-		n.prune()
+	if n.offers.keep(w, most) {
+		n.host.Peerstore().AddAddrs(o.From, n.Believable(teller, o.Addresses()), peerstore.RecentlyConnectedAddrTTL)
 	}
-	n.offers[o.From] = o
-	n.host.Peerstore().AddAddrs(o.From, o.Addresses(), peerstore.RecentlyConnectedAddrTTL)
 	return o, nil
-}
-
-const maxOffers = 4096
-
-// prune forgets expired offers, and any one if there are none. Called with mu
-// held.
-func (n *Network) prune() {
-	now := time.Now()
-	var any peer.ID
-	before := len(n.offers)
-	for p, o := range n.offers {
-		if any = p; now.After(o.Expires()) {
-			delete(n.offers, p)
-			delete(n.silent, p)
-		}
-	}
-	if len(n.offers) == before {
-		delete(n.offers, any)
-	}
 }
 
 // Known are the live offers at hand, the own one included, that concern a
@@ -148,9 +138,9 @@ func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 	defer n.mu.Unlock()
 	now := time.Now()
 	var out []*protocol.Offer
-	for _, o := range n.offers {
-		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) && concerns(o, model) {
-			out = append(out, o)
+	for _, o := range n.offers.all {
+		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) && concerns(o.Offer, model) {
+			out = append(out, o.Offer)
 		}
 	}
 	if n.own != nil && concerns(n.own, model) {
@@ -200,7 +190,6 @@ func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*prot
 			continue
 		}
 		wg.Go(func() {
-			n.host.Peerstore().AddAddrs(p.ID, p.Addrs, peerstore.TempAddrTTL)
 			_ = n.ask(ctx, p.ID, model)
 			if enough != nil && enough(n.Known(model)) {
 				cancel()
@@ -244,7 +233,7 @@ func (n *Network) askAgain(model cid.Cid) {
 func (n *Network) offerOf(p peer.ID) *protocol.Offer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.offers[p]
+	return n.offers.of(p)
 }
 
 // askAll asks peers at once. It waits for all, or until what is known is enough:
@@ -254,7 +243,7 @@ func (n *Network) askAll(ctx context.Context, peers []peer.ID, model cid.Cid, en
 	defer cancel()
 	slices.Sort(peers)
 	peers = slices.DeleteFunc(slices.Compact(peers), func(p peer.ID) bool { return p == n.host.ID() })
-	peers = peers[:min(len(peers), 64)]
+	peers = draw(peers, 64, n.Group)
 	asked := make(chan struct{}, len(peers))
 	for _, p := range peers {
 		go func() {
@@ -298,7 +287,7 @@ func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
 		if i == 0 { // its own, as serveOffers orders them
 			n.compareClocks(p, raw)
 		}
-		if _, err := n.take(raw); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
+		if _, err := n.hear(p, raw); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
 			n.log.Debug("an offer was refused", "from", p, "error", err)
 		}
 	}
@@ -317,24 +306,34 @@ func (n *Network) serveOffers(s network.Stream) {
 		return
 	}
 	if len(req.Own) > 0 {
-		n.compareClocks(s.Conn().RemotePeer(), req.Own)
-		if _, err := n.take(req.Own); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
-			n.log.Debug("an offer was refused", "from", s.Conn().RemotePeer(), "error", err)
-		}
-		n.doubt(s.Conn().RemotePeer(), false)
+		n.pushed(s.Conn().RemotePeer(), req.Own)
 	}
 	reply := &protocol.OffersReply{}
 	if own := n.OwnOffer(); own != nil {
 		reply.Envelopes = append(reply.Envelopes, own.Envelope)
 	}
 	if model, err := cid.Cast(req.Model); err == nil {
-		for _, o := range n.Known(model) {
-			if o.From != n.host.ID() && len(reply.Envelopes) < protocol.MaxOffersReply {
-				reply.Envelopes = append(reply.Envelopes, o.Envelope)
-			}
+		for _, o := range n.tellable(n.Known(model), protocol.MaxOffersReply-1) {
+			reply.Envelopes = append(reply.Envelopes, o.Envelope)
 		}
 	}
 	_ = writeMessage(s, reply)
+}
+
+// pushed takes an offer that a peer gives without having been asked: its own.
+func (n *Network) pushed(from peer.ID, raw []byte) {
+	signer, _, err := protocol.OfferIssued(raw)
+	if err == nil && signer != from {
+		err = fmt.Errorf("%w: it is of %s", protocol.ErrOffer, signer)
+	}
+	if err == nil {
+		n.compareClocks(from, raw)
+		n.doubt(from, false)
+		_, err = n.hear(from, raw)
+	}
+	if err != nil && !errors.Is(err, protocol.ErrOfferOld) {
+		n.log.Debug("an offer was refused", "from", from, "error", err)
+	}
 }
 
 // ServeStatus sets what peers are told of this node's load, and of what it has
@@ -411,6 +410,9 @@ func (n *Network) doubt(p peer.ID, silent bool) {
 		delete(n.silent, p)
 		return
 	}
+	if len(n.silent) >= maxOffers {
+		maps.DeleteFunc(n.silent, func(_ peer.ID, s silence) bool { return time.Since(s.until) > lastDoubt })
+	}
 	s := n.silent[p]
 	s.last = min(max(firstDoubt, 2*s.last), lastDoubt)
 	s.until = time.Now().Add(s.last)
@@ -421,6 +423,11 @@ func (n *Network) doubt(p peer.ID, silent bool) {
 func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, reply proto.Message, limit int) error {
 	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, proto), protocol.ProbeTime)
 	defer cancel()
+	leave, err := n.queues.enter(ctx, p, proto)
+	if err != nil {
+		return tidy(err)
+	}
+	defer leave()
 	s, err := n.host.NewStream(ctx, p, libprotocol.ID(proto))
 	if err != nil {
 		return tidy(err)
@@ -519,7 +526,7 @@ func (n *Network) Holders(ctx context.Context, model cid.Cid) ([]peer.AddrInfo, 
 	var out []peer.AddrInfo
 	for _, o := range n.Offers(ctx, model, nil) {
 		if o.From != n.host.ID() && slices.ContainsFunc(o.Shards, func(h *protocol.HeldShards) bool { return string(h.Model) == id }) {
-			out = append(out, peer.AddrInfo{ID: o.From, Addrs: o.Addresses()})
+			out = append(out, n.host.Peerstore().PeerInfo(o.From))
 		}
 	}
 	return out, nil

@@ -123,6 +123,8 @@ func (n *Network) openSelf(proto string) (*Stream, error) {
 // tidy shortens libp2p's account of every address it tried.
 func tidy(err error) error {
 	switch {
+	case refused(err): // at one address, and there may have been no answer at another
+		return ErrRefused
 	case errors.Is(err, context.DeadlineExceeded):
 		return errors.New("no answer in time")
 	case errors.Is(err, context.Canceled):

@@ -29,7 +29,7 @@ type counter map[string]*struct{ sent, received atomic.Uint64 }
 func newCounter() counter {
 	c := counter{}
 	for _, p := range []string{
-		protocol.StageID, protocol.OffersID, protocol.StatusID, protocol.DHTPrefix + "/kad/1.0.0", protocol.DHTPrefix + "/ipfs/bitswap/1.2.0", otherProtocols,
+		protocol.StageID, protocol.OffersID, protocol.StatusID, kadID, bitswapID, otherProtocols,
 	} {
 		c[p] = &struct{ sent, received atomic.Uint64 }{}
 	}
@@ -118,5 +118,5 @@ func (n *Network) DHTPeers() int { return n.dht.RoutingTable().Size() }
 func (n *Network) KnownOffers() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return len(n.offers)
+	return len(n.offers.all)
 }

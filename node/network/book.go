@@ -1,0 +1,268 @@
+package network
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+)
+
+// acquaintance is a peer that is remembered over restarts.
+type acquaintance struct {
+	ID    string    `json:"id"`
+	Addrs []string  `json:"addrs"` // where it has proven itself
+	RTT   float64   `json:"rtt_ms"`
+	Seen  time.Time `json:"seen"`
+	Since time.Time `json:"since,omitzero"` // when it was first met; unknown in files of older versions
+	Work  int       `json:"work,omitempty"` // that it has done: see Network.Worked
+}
+
+const (
+	maxRemembered = 64
+	perGroup      = 4 // of those, of one group of addresses
+	maxBook       = 1 << 20
+	longKnown     = 24 * time.Hour
+)
+
+// book is the list of remembered peers. Keys cost nothing, so it is not enough
+// to have been here lately: half of them are those known for longest, the other
+// half those that did most, and only few are of one group of addresses.
+type book struct {
+	file string // "": nowhere
+	log  *slog.Logger
+
+	mu  sync.Mutex
+	all map[peer.ID]acquaintance
+}
+
+func openBook(file string, log *slog.Logger) *book {
+	b := &book{file: file, log: log, all: map[peer.ID]acquaintance{}}
+	if file == "" {
+		return b
+	}
+	raw, err := readFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b
+	}
+	var list []acquaintance
+	if err == nil {
+		list, err = parseBook(raw)
+	}
+	if err != nil {
+		log.Warn("the list of remembered peers is damaged and is begun anew", "file", file, "error", err)
+	}
+	for _, a := range list {
+		if id, err := peer.Decode(a.ID); err == nil {
+			b.all[id] = a
+		}
+	}
+	return b
+}
+
+func readFile(file string) ([]byte, error) {
+	info, err := os.Stat(file)
+	if err == nil && info.Size() > maxBook {
+		err = fmt.Errorf("it has %d bytes", info.Size())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(file)
+}
+
+// parseBook reads a list of peers, those of older versions as well. What cannot
+// be read of a peer is left out.
+func parseBook(raw []byte) (out []acquaintance, err error) {
+	var list []acquaintance
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, err
+	}
+	for _, a := range list[:min(len(list), 4*maxRemembered)] {
+		if _, err := peer.Decode(a.ID); err != nil {
+			continue
+		}
+		a.Addrs = slices.DeleteFunc(a.Addrs, func(s string) bool {
+			m, err := multiaddr.NewMultiaddr(s)
+			if err != nil {
+				return true
+			}
+			_, ok := spotOf(m)
+			return !ok
+		})
+		a.Addrs = a.Addrs[:min(len(a.Addrs), maxAddrs)]
+		if a.Since.IsZero() || a.Since.After(a.Seen) {
+			a.Since = a.Seen
+		}
+		if a.Work = max(a.Work, 0); len(a.Addrs) > 0 {
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
+
+// met notes that a peer is here, and where it has proven itself.
+func (b *book) met(p peer.ID, addrs []multiaddr.Multiaddr, rtt time.Duration) {
+	if len(addrs) == 0 {
+		return
+	}
+	now := time.Now().UTC()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a, known := b.all[p]
+	if !known {
+		a = acquaintance{ID: p.String(), Since: now}
+	}
+	a.Seen, a.RTT, a.Addrs = now, float64(rtt.Microseconds())/1000, nil
+	for _, m := range addrs[:min(len(addrs), maxAddrs)] {
+		a.Addrs = append(a.Addrs, m.String())
+	}
+	b.all[p] = a
+	if len(b.all) > 4*maxRemembered {
+		b.cut()
+	}
+}
+
+// worked notes that a peer has done work.
+func (b *book) worked(p peer.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a, known := b.all[p]; known {
+		a.Work++
+		b.all[p] = a
+	}
+}
+
+func (b *book) knows(p peer.ID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, known := b.all[p]
+	return known
+}
+
+// works is what those have done who have done anything, or have been known for a
+// day.
+func (b *book) works() map[peer.ID]int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := map[peer.ID]int{}
+	for p, a := range b.all {
+		if work := min(a.Work, mostWork); work > 0 || a.Seen.Sub(a.Since) > longKnown {
+			out[p] = max(work, 1)
+		}
+	}
+	return out
+}
+
+// cut forgets all but those that are worth remembering. Called with mu held.
+func (b *book) cut() {
+	list := worth(b.list())
+	clear(b.all)
+	for _, a := range list {
+		if id, err := peer.Decode(a.ID); err == nil {
+			b.all[id] = a
+		}
+	}
+}
+
+func (b *book) list() (out []acquaintance) {
+	for _, a := range b.all {
+		out = append(out, a)
+	}
+	return out
+}
+
+// worth chooses whom to remember: by turns who has been known for longest, and
+// who has done most and was seen last.
+func worth(all []acquaintance) (out []acquaintance) {
+	byAge, byWork := slices.Clone(all), slices.Clone(all)
+	slices.SortFunc(byAge, func(a, b acquaintance) int { return a.Since.Compare(b.Since) })
+	slices.SortFunc(byWork, func(a, b acquaintance) int {
+		if a.Work != b.Work {
+			return b.Work - a.Work
+		}
+		return b.Seen.Compare(a.Seen)
+	})
+	taken, groups := map[string]bool{}, map[string]int{}
+	take := func(list []acquaintance) []acquaintance {
+		for i, a := range list {
+			if g := a.group(); !taken[a.ID] && (g == "" || groups[g] < perGroup) {
+				taken[a.ID] = true
+				groups[g]++
+				out = append(out, a)
+				return list[i+1:]
+			}
+		}
+		return nil
+	}
+	for len(out) < maxRemembered && (len(byAge) > 0 || len(byWork) > 0) {
+		byAge = take(byAge)
+		if len(out) < maxRemembered {
+			byWork = take(byWork)
+		}
+	}
+	return out
+}
+
+// group is that of the first of its addresses that has one; "" if none has.
+func (a acquaintance) group() string {
+	for _, s := range a.Addrs {
+		if m, err := multiaddr.NewMultiaddr(s); err == nil {
+			if g, ok := GroupOf(m); ok {
+				return g
+			}
+		}
+	}
+	return ""
+}
+
+// infos are where remembered peers can be dialled.
+func (b *book) infos() (out []peer.AddrInfo) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, a := range b.all {
+		info := peer.AddrInfo{ID: id}
+		for _, s := range a.Addrs {
+			if m, err := multiaddr.NewMultiaddr(s); err == nil {
+				info.Addrs = append(info.Addrs, m)
+			}
+		}
+		out = append(out, info)
+	}
+	return out
+}
+
+// save replaces the file.
+func (b *book) save() error {
+	if b.file == "" {
+		return nil
+	}
+	b.mu.Lock()
+	list := worth(b.list())
+	b.mu.Unlock()
+	raw, err := json.MarshalIndent(list, "", " ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(b.file), filepath.Base(b.file)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // in vain once it has its name
+	_, err = f.Write(raw)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), b.file)
+}

@@ -1,0 +1,182 @@
+package network
+
+import (
+	"container/list"
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	ds "github.com/ipfs/go-datastore"
+	dsq "github.com/ipfs/go-datastore/query"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	dhtpb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p-kad-dht/records"
+	kbucket "github.com/libp2p/go-libp2p-kbucket"
+	"github.com/libp2p/go-libp2p/core/network"
+)
+
+const (
+	valueBytes    = 24 << 20 // of offers that this node keeps for the DHT
+	providerBytes = 8 << 20  // and of provider records
+	recordCost    = 256      // bytes that a record takes besides its own
+	recordAge     = 15 * time.Minute
+	providerAge   = 2 * time.Hour // as protocol/README.md says
+	dhtBucket     = 20            // peers by which a record is kept
+
+	// A peer says so many records a minute here: its own offer as often as that
+	// changes, and in a small network, where all keep everything, that it serves
+	// and holds some blocks of dozens of models.
+	valuesAMinute    = 16
+	providersAMinute = 512
+	groupTimes       = 4 // so many times as much comes from one group of addresses
+)
+
+// dhtOptions bound what the DHT keeps here for others.
+func (n *Network) dhtOptions() []dht.Option {
+	return []dht.Option{
+		dht.ValueDatastore(newRecords(valueBytes)), dht.ProviderDatastore(newRecords(providerBytes)),
+		dht.MaxRecordAge(recordAge), dht.ValueGCInterval(recordAge),
+		dht.ProviderManagerOpts(records.ProvideValidity(providerAge), records.CleanupInterval(recordAge), records.ProviderAddrTTL(providerAge/4)),
+		dht.OnRequestHook(n.admitRecord), dht.AddressFilter(withoutNames),
+	}
+}
+
+// admitRecord takes the record out of a request to keep it, if that is one too
+// many or belongs elsewhere; the DHT then refuses the request.
+func (n *Network) admitRecord(_ context.Context, s network.Stream, req *dhtpb.Message) {
+	most := 0
+	switch req.GetType() {
+	case dhtpb.Message_PUT_VALUE:
+		most = valuesAMinute
+	case dhtpb.Message_ADD_PROVIDER:
+		most = providersAMinute
+	default:
+		return
+	}
+	p := s.Conn().RemotePeer()
+	kind := req.GetType().String()
+	if !n.near(req.GetKey()) || !n.said.take(kind+p.String(), most) || !n.said.take(kind+" of "+n.Group(p), groupTimes*most) {
+		req.Record, req.ProviderPeers = nil, nil
+	}
+}
+
+// near says that a key may belong here: that there are not so many peers closer
+// to it, as far as this node sees. It allows for others who see less.
+func (n *Network) near(key []byte) bool {
+	kad := n.kad.Load()
+	if kad == nil { // it is just beginning
+		return true
+	}
+	closest := kad.RoutingTable().NearestPeers(kbucket.ConvertKey(string(key)), 2*dhtBucket)
+	return len(closest) < 2*dhtBucket || kbucket.Closer(n.host.ID(), closest[len(closest)-1], string(key))
+}
+
+// tally counts what is said a minute.
+type tally struct {
+	mu    sync.Mutex
+	since time.Time
+	count map[string]int
+}
+
+func (t *tally) take(who string, most int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := time.Now(); now.Sub(t.since) > time.Minute {
+		t.since, t.count = now, map[string]int{}
+	}
+	t.count[who]++
+	return t.count[who] <= most
+}
+
+// recordStore is a datastore in memory that is bounded: what was not asked for for
+// longest goes first.
+type recordStore struct {
+	most int // bytes
+
+	mu    sync.Mutex
+	bytes int
+	all   map[ds.Key]*list.Element // of dsq.Entry
+	order *list.List               // used last at the front
+}
+
+var _ ds.Batching = (*recordStore)(nil)
+
+func newRecords(most int) *recordStore {
+	return &recordStore{most: most, all: map[ds.Key]*list.Element{}, order: list.New()}
+}
+
+// get finds a record. Called with mu held.
+func (r *recordStore) get(key ds.Key) (dsq.Entry, error) {
+	e := r.all[key]
+	if e == nil {
+		return dsq.Entry{}, ds.ErrNotFound
+	}
+	r.order.MoveToFront(e)
+	return e.Value.(dsq.Entry), nil
+}
+
+func (r *recordStore) Get(_ context.Context, key ds.Key) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, err := r.get(key)
+	return e.Value, err
+}
+
+func (r *recordStore) Has(_ context.Context, key ds.Key) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all[key] != nil, nil
+}
+
+func (r *recordStore) GetSize(_ context.Context, key ds.Key) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, err := r.get(key)
+	return len(e.Value), err
+}
+
+func (r *recordStore) Put(_ context.Context, key ds.Key, value []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.remove(key)
+	e := dsq.Entry{Key: key.String(), Value: value, Size: len(value)}
+	r.all[key] = r.order.PushFront(e)
+	for r.bytes += cost(e); r.bytes > r.most; {
+		r.remove(ds.RawKey(r.order.Back().Value.(dsq.Entry).Key))
+	}
+	return nil
+}
+
+func cost(e dsq.Entry) int { return len(e.Key) + len(e.Value) + recordCost }
+
+func (r *recordStore) remove(key ds.Key) {
+	if e := r.all[key]; e != nil {
+		r.bytes -= cost(r.order.Remove(e).(dsq.Entry))
+		delete(r.all, key)
+	}
+}
+
+func (r *recordStore) Delete(_ context.Context, key ds.Key) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.remove(key)
+	return nil
+}
+
+func (r *recordStore) Query(_ context.Context, q dsq.Query) (dsq.Results, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	prefix := ds.NewKey(q.Prefix).String()
+	var found []dsq.Entry
+	for e := r.order.Front(); e != nil; e = e.Next() {
+		if it := e.Value.(dsq.Entry); strings.HasPrefix(it.Key, prefix) {
+			found = append(found, it)
+		}
+	}
+	return dsq.NaiveQueryApply(q, dsq.ResultsWithEntries(q, found)), nil
+}
+
+func (r *recordStore) Batch(context.Context) (ds.Batch, error) { return ds.NewBasicBatch(r), nil }
+func (r *recordStore) Sync(context.Context, ds.Key) error      { return nil }
+func (r *recordStore) Close() error                            { return nil }

@@ -1,0 +1,496 @@
+package network
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/control"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/multiformats/go-multiaddr"
+)
+
+const (
+	maxAddrs   = 8                // of a peer, that are dialled without having been proven
+	shunTime   = 10 * time.Minute // an address at which a peer did not prove itself is shunned
+	againTime  = time.Minute      // but by the same peer's word it is tried again, each time later
+	undialled  = 10 * time.Second // a dial that was allowed and did not begin in that time
+	maxSpots   = 4096             // that the gate remembers, of each kind
+	perIP      = 16               // dials in shunTime that prove nobody, to an IP address where nobody did
+	perNet     = 64               // likewise to a group of addresses
+	provenMore = 8                // times as many where somebody did
+)
+
+// gate lets this node dial, or not. Whoever tells of a peer's addresses, an
+// offer, the DHT, identify, or a peer that fetches the same model, can name
+// anybody's: so what is dialled on a stranger's word is bounded, and the
+// networks that strangers have no business with are not dialled at all.
+//
+// An address is free to dial for a peer that has proven itself there, and where
+// the operator named it. Else
+//
+//   - loopback and private networks are dialled only if this node is on such a
+//     network and a peer is connected from there;
+//   - one peer at a time is tried at an address, eight addresses a peer, and an
+//     address at which one did not prove itself is not dialled for ten minutes
+//     for any other, and only now and then for that one;
+//   - an IP address, and a group of them, has so many dials in ten minutes that
+//     prove nobody.
+//
+// A connection is what proves, also one that came from there.
+type gate struct {
+	now      func() time.Time
+	here     func(block netip.Prefix) bool // this node is on such a network
+	met      func(block netip.Prefix) bool // a peer is connected from there
+	loopback bool                          // this node listens on loopback alone: all its peers are there
+
+	mu      sync.Mutex
+	named   map[peer.ID]map[spot]bool // true: by the operator, or proven before the restart; false: found on the LAN
+	names   map[string]peer.ID        // addresses with a DNS name, that the operator named
+	full    map[spot]time.Time        // where somebody is who refused a connection
+	proven  map[spot]peer.ID
+	tried   map[spot]*try
+	waiting map[peer.ID]int // spots under way
+	spent   map[netip.Prefix]*purse
+	swept   time.Time
+}
+
+// spot is an address as something is listening at it.
+type spot struct {
+	at  netip.AddrPort
+	udp bool
+}
+
+// try is a dial that is under way, or failed.
+type try struct {
+	peer         peer.ID
+	begun        time.Time
+	over         bool
+	failures     int
+	again, until time.Time // when it may be tried again: for the same peer, and for others
+}
+
+// purse holds dials that may yet prove nobody.
+type purse struct {
+	left   float64
+	at     time.Time
+	proven bool
+}
+
+func newGate() *gate {
+	return &gate{
+		now: time.Now, here: isHere, met: func(netip.Prefix) bool { return false },
+		named: map[peer.ID]map[spot]bool{}, names: map[string]peer.ID{}, full: map[spot]time.Time{}, proven: map[spot]peer.ID{}, tried: map[spot]*try{},
+		waiting: map[peer.ID]int{}, spent: map[netip.Prefix]*purse{},
+	}
+}
+
+// spotOf reads an address; not that of a relay, nor a name, which it would take
+// a request to resolve.
+func spotOf(a multiaddr.Multiaddr) (s spot, ok bool) {
+	if len(a) < 2 || slices.ContainsFunc(a, func(c multiaddr.Component) bool { return c.Protocol().Code == multiaddr.P_CIRCUIT }) {
+		return s, false
+	}
+	ip, ok := netip.AddrFromSlice(a[0].RawValue())
+	if code := a[0].Protocol().Code; !ok || code != multiaddr.P_IP4 && code != multiaddr.P_IP6 {
+		return s, false
+	}
+	code := a[1].Protocol().Code
+	if code != multiaddr.P_TCP && code != multiaddr.P_UDP {
+		return s, false
+	}
+	port := binary.BigEndian.Uint16(a[1].RawValue())
+	return spot{netip.AddrPortFrom(ip.Unmap(), port), code == multiaddr.P_UDP}, true
+}
+
+// blockOf is the loopback or private network that an address is of; ok is false
+// for a public one.
+func blockOf(ip netip.Addr) (block netip.Prefix, ok bool) {
+	list := private4
+	if ip.Is6() {
+		list = private6
+	}
+	i := slices.IndexFunc(list, func(p netip.Prefix) bool { return p.Contains(ip) })
+	if i < 0 {
+		return block, false
+	}
+	return list[i], true
+}
+
+// isHere says that an interface of this machine has an address of a block.
+func isHere(block netip.Prefix) bool {
+	all, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(all, func(a net.Addr) bool {
+		p, ok := a.(*net.IPNet)
+		if !ok {
+			return false
+		}
+		ip, ok := netip.AddrFromSlice(p.IP)
+		return ok && block.Contains(ip.Unmap())
+	})
+}
+
+// name lets a peer be dialled at addresses whatever they are: the operator's
+// word, or what was proven before.
+func (g *gate) name(p peer.AddrInfo) { g.note(p, true) }
+
+// find notes a peer that was found on the LAN. It may be dialled there although
+// nobody else is; loopback and the rest of the world are another matter.
+func (g *gate) find(p peer.AddrInfo) {
+	p.Addrs = slices.DeleteFunc(slices.Clone(p.Addrs), func(a multiaddr.Multiaddr) bool {
+		s, ok := spotOf(a)
+		block, private := blockOf(s.at.Addr())
+		return !ok || !private || block.Addr().IsLoopback() || !g.here(block)
+	})
+	g.note(p, false)
+}
+
+func (g *gate) note(p peer.AddrInfo, operator bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	of := g.named[p.ID]
+	if of == nil {
+		if !operator && len(g.named) >= maxSpots {
+			return
+		}
+		of = map[spot]bool{}
+		g.named[p.ID] = of
+	}
+	for _, a := range p.Addrs {
+		s, ok := spotOf(a)
+		if !ok && operator {
+			g.names[string(a.Bytes())] = p.ID
+		}
+		if ok && (operator || len(of) < maxAddrs) {
+			of[s] = of[s] || operator
+		}
+	}
+}
+
+// allow says whether a peer may be dialled at an address, and reckons with it.
+func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
+	if _, err := a.ValueForProtocol(multiaddr.P_CIRCUIT); err == nil {
+		return true // the relay is dialled as a peer of its own
+	}
+	s, ok := spotOf(a)
+	if !ok {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	operator, found := g.named[p][s]
+	if operator || g.proven[s] == p {
+		return true
+	}
+	if g.sweep(); !g.reachable(s.at.Addr(), found) {
+		return false
+	}
+	t := g.tried[s]
+	switch now := g.now(); {
+	case t == nil:
+	case !t.over:
+		return t.peer == p
+	case t.peer == p && now.Before(t.again), t.peer != p && now.Before(t.until):
+		return false
+	}
+	if g.waiting[p] >= maxAddrs || !g.pay(s.at.Addr()) {
+		return false
+	}
+	if t == nil || t.peer != p {
+		t = &try{peer: p}
+		g.tried[s] = t
+	}
+	t.begun, t.over = g.now(), false
+	g.waiting[p]++
+	return true
+}
+
+// reachable says that an address is of a network that a stranger may speak of.
+func (g *gate) reachable(ip netip.Addr, found bool) bool {
+	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return false
+	}
+	block, private := blockOf(ip)
+	switch {
+	case !private, found, g.loopback && ip.IsLoopback():
+		return true
+	}
+	return g.here(block) && g.met(block)
+}
+
+// purses are what a dial to an address is paid from. Called with mu held.
+func (g *gate) purses(ip netip.Addr) [2]*purse {
+	bits, wide := 64, 48
+	if ip.Is4() {
+		bits, wide = 32, 24
+	}
+	one, _ := ip.Prefix(bits)
+	many, private := blockOf(ip)
+	if !private {
+		many, _ = ip.Prefix(wide)
+	}
+	var out [2]*purse
+	for i, key := range []netip.Prefix{one, many} {
+		p := g.spent[key]
+		if p == nil {
+			p = &purse{at: g.now(), left: float64(allowance(i, false))}
+			g.spent[key] = p
+		}
+		most := float64(allowance(i, p.proven))
+		p.left = min(most, p.left+most*g.now().Sub(p.at).Seconds()/shunTime.Seconds())
+		p.at = g.now()
+		out[i] = p
+	}
+	return out
+}
+
+func allowance(i int, proven bool) int {
+	n := perIP
+	if i > 0 {
+		n = perNet
+	}
+	if proven {
+		n *= provenMore
+	}
+	return n
+}
+
+func (g *gate) pay(ip netip.Addr) bool {
+	all := g.purses(ip)
+	for _, p := range all {
+		if p.left < 1 {
+			return false
+		}
+	}
+	for _, p := range all {
+		p.left--
+	}
+	return true
+}
+
+func (g *gate) payBack(ip netip.Addr) {
+	for _, p := range g.purses(ip) {
+		p.left++
+	}
+}
+
+// sweep forgets dials that did not begin, and what has no meaning any more.
+// Called with mu held.
+func (g *gate) sweep() {
+	now := g.now()
+	if now.Sub(g.swept) < time.Second {
+		return
+	}
+	g.swept = now
+	for s, t := range g.tried {
+		if !t.over && now.Sub(t.begun) > undialled { // another address was faster
+			g.payBack(s.at.Addr())
+			g.end(t)
+			if t.failures == 0 {
+				delete(g.tried, s)
+			}
+		}
+		if t.over && now.After(t.until) && now.After(t.again) {
+			delete(g.tried, s)
+		}
+	}
+	trim(g.tried, func(t *try) bool { return t.over })
+	trim(g.spent, func(p *purse) bool { return true })
+	trim(g.proven, func(peer.ID) bool { return true })
+	trim(g.full, func(at time.Time) bool { return true })
+}
+
+// trim forgets any ones of those that may be forgotten, beyond maxSpots.
+func trim[K comparable, V any](m map[K]V, may func(V) bool) {
+	for k, v := range m {
+		if len(m) <= maxSpots {
+			return
+		}
+		if may(v) {
+			delete(m, k)
+		}
+	}
+}
+
+func (g *gate) end(t *try) {
+	t.over = true
+	if g.waiting[t.peer]--; g.waiting[t.peer] <= 0 {
+		delete(g.waiting, t.peer)
+	}
+}
+
+// prove notes that a peer is at an address.
+func (g *gate) prove(p peer.ID, a multiaddr.Multiaddr) {
+	s, ok := spotOf(a)
+	if !ok {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.proven[s] = p
+	if t := g.tried[s]; t != nil {
+		if !t.over {
+			g.payBack(s.at.Addr())
+			g.end(t)
+		}
+		delete(g.tried, s)
+	}
+	for _, purse := range g.purses(s.at.Addr()) {
+		if !purse.proven {
+			purse.proven, purse.left = true, provenMore*purse.left
+		}
+	}
+}
+
+// isProven says that a peer has proven itself at an address.
+func (g *gate) isProven(p peer.ID, a multiaddr.Multiaddr) bool {
+	s, ok := spotOf(a)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return ok && g.proven[s] == p
+}
+
+// miss notes that a dial failed.
+func (g *gate) miss(a multiaddr.Multiaddr, err error) {
+	s, ok := spotOf(a)
+	if !ok {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if refused(err) {
+		g.full[s] = g.now()
+	}
+	t := g.tried[s]
+	if t == nil || t.over {
+		return
+	}
+	g.end(t)
+	switch {
+	case errors.Is(err, network.ErrResourceLimitExceeded): // this node's own
+		g.payBack(s.at.Addr())
+		delete(g.tried, s)
+	case errors.Is(err, context.Canceled): // another address was faster
+		if t.failures == 0 {
+			delete(g.tried, s)
+		}
+	default:
+		now := g.now()
+		t.again, t.until = now.Add(min(shunTime, againTime<<min(t.failures, 8))), now.Add(shunTime)
+		t.failures++
+	}
+}
+
+// isFull says that somebody at one of these addresses refused a connection
+// lately.
+func (g *gate) isFull(addrs []multiaddr.Multiaddr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.ContainsFunc(addrs, func(a multiaddr.Multiaddr) bool {
+		s, ok := spotOf(a)
+		at, full := g.full[s]
+		return ok && full && g.now().Sub(at) < againTime
+	})
+}
+
+// believable leaves of addresses that a peer told of another, or of itself,
+// those that it can know anything of: a peer elsewhere knows nothing of this
+// machine's loopback or of a private network. Names are left out, since
+// resolving them is a request as well.
+func believable(teller network.Conn, addrs []multiaddr.Multiaddr) (out []multiaddr.Multiaddr) {
+	from, ok := netip.Addr{}, false
+	if teller != nil && !teller.Stat().Limited {
+		var s spot
+		s, ok = spotOf(teller.RemoteMultiaddr())
+		from = s.at.Addr()
+	}
+	_, lan := blockOf(from)
+	for _, a := range addrs {
+		// Of one over a relay, it is the relay that is dialled.
+		near, _ := multiaddr.SplitFunc(a, func(c multiaddr.Component) bool { return c.Protocol().Code == multiaddr.P_CIRCUIT })
+		s, known := spotOf(near)
+		if !known || len(out) >= maxAddrs {
+			continue
+		}
+		ip := s.at.Addr()
+		if _, private := blockOf(ip); !private || ok && (from.IsLoopback() || lan && !ip.IsLoopback()) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// names resolves names that the operator gave, and no others: a stranger's
+// word would be a request to a server of his choice.
+type names struct {
+	swarm.ResolverFromMaDNS
+	gate *gate
+}
+
+var errName = errors.New("only addresses that the operator named may have names")
+
+func (r names) ResolveDNSAddr(ctx context.Context, p peer.ID, a multiaddr.Multiaddr, recursion, most int) ([]multiaddr.Multiaddr, error) {
+	return r.resolve(a, func() ([]multiaddr.Multiaddr, error) {
+		return r.ResolverFromMaDNS.ResolveDNSAddr(ctx, p, a, recursion, most)
+	})
+}
+
+func (r names) ResolveDNSComponent(ctx context.Context, a multiaddr.Multiaddr, most int) ([]multiaddr.Multiaddr, error) {
+	return r.resolve(a, func() ([]multiaddr.Multiaddr, error) { return r.ResolverFromMaDNS.ResolveDNSComponent(ctx, a, most) })
+}
+
+func (r names) resolve(a multiaddr.Multiaddr, ask func() ([]multiaddr.Multiaddr, error)) ([]multiaddr.Multiaddr, error) {
+	r.gate.mu.Lock()
+	p, named := r.gate.names[string(a.Bytes())]
+	r.gate.mu.Unlock()
+	if !named {
+		return nil, errName
+	}
+	found, err := ask()
+	if err == nil {
+		r.gate.name(peer.AddrInfo{ID: p, Addrs: found})
+	}
+	return found, err
+}
+
+// As libp2p's ConnectionGater.
+
+func (g *gate) InterceptPeerDial(peer.ID) bool                          { return true }
+func (g *gate) InterceptAddrDial(p peer.ID, a multiaddr.Multiaddr) bool { return g.allow(p, a) }
+func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool             { return true }
+func (g *gate) InterceptSecured(network.Direction, peer.ID, network.ConnMultiaddrs) bool {
+	return true
+}
+
+func (g *gate) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
+	if !c.Stat().Limited {
+		g.prove(c.RemotePeer(), c.RemoteMultiaddr())
+	}
+	return true, 0
+}
+
+// As the swarm's MetricsTracer, which is told how each dial went.
+
+func (g *gate) FailedDialing(a multiaddr.Multiaddr, err, cause error) {
+	if errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	g.miss(a, err)
+}
+
+func (g *gate) OpenedConnection(network.Direction, crypto.PubKey, network.ConnectionState, multiaddr.Multiaddr) {
+}
+func (g *gate) ClosedConnection(network.Direction, time.Duration, network.ConnectionState, multiaddr.Multiaddr) {
+}
+func (g *gate) CompletedHandshake(time.Duration, network.ConnectionState, multiaddr.Multiaddr) {}
+func (g *gate) DialCompleted(bool, int, time.Duration)                                         {}
+func (g *gate) DialRankingDelay(time.Duration)                                                 {}
+func (g *gate) UpdatedBlackHoleSuccessCounter(string, swarm.BlackHoleState, int, float64)      {}

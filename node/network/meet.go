@@ -1,0 +1,219 @@
+package network
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+)
+
+const (
+	fewPeers  = 4                      // with fewer than these it is looked for more
+	drawn     = 8                      // peers that are dialled together
+	drawEvery = 500 * time.Millisecond // while there is nobody
+	lookMore  = time.Minute            // while there are few
+	saveEvery = time.Minute            // the book
+	goneTime  = 5 * time.Second        // for a peer to answer after an address of this node's has gone
+)
+
+// meet finds peers: at the start, when the last one is lost, when an address of
+// this node's changes, and now and then while there are few. It looks among
+// those whom the operator named, those it remembers, and those it has heard of.
+// And it keeps the list of those it remembers.
+func (n *Network) meet() {
+	wait, looked, saved := time.Second, time.Time{}, time.Now()
+	for n.ctx.Err() == nil {
+		places := n.places()
+		n.alone.Store(len(places) == 0 && n.mdns == nil && len(n.host.Network().Peers()) == 0)
+		switch peers := len(n.host.Network().Peers()); {
+		case peers == 0:
+			n.search(places)
+			looked = time.Now()
+		case peers < fewPeers && time.Since(looked) > lookMore:
+			n.dialAll(places[:min(len(places), drawn)])
+			looked = time.Now()
+		}
+		if err := n.dht.Bootstrap(n.ctx); err != nil && n.ctx.Err() == nil {
+			n.log.Debug("refreshing the DHT", "error", err)
+		}
+		if time.Since(saved) > saveEvery {
+			n.remember()
+			saved = time.Now()
+		}
+		select {
+		case <-n.ctx.Done():
+		case <-time.After(wait):
+			wait = min(2*wait, 15*time.Second)
+		case <-n.wake:
+			wait, looked = time.Second, time.Time{}
+		}
+	}
+}
+
+// rouse has meet look at once.
+func (n *Network) rouse() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// search dials one draw after another until somebody is there, or all have been
+// dialled. It does not wait for one draw to fail before the next: most of those
+// remembered may be gone, and they do not say so.
+func (n *Network) search(places []peer.AddrInfo) {
+	for list := range slices.Chunk(places, drawn) {
+		n.dialAll(list)
+		for end := time.Now().Add(drawEvery); time.Now().Before(end); {
+			if n.ctx.Err() != nil || len(n.host.Network().Peers()) > 0 {
+				return
+			}
+			select {
+			case <-n.ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+}
+
+// dialAll dials peers at once and does not wait for them.
+func (n *Network) dialAll(list []peer.AddrInfo) {
+	for _, p := range list {
+		n.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(n.ctx, 2*dialTime)
+			defer cancel()
+			err := n.host.Connect(ctx, p)
+			if n.ctx.Err() != nil {
+				return
+			}
+			n.reached(p, err)
+			if err != nil {
+				n.log.Debug("a known peer cannot be reached", "peer", p.ID, "error", tidy(err))
+			}
+		})
+	}
+}
+
+// places are peers to dial, in the order in which they are drawn: at random, but
+// so that each draw has some of each kind. Hearsay must not drown the others.
+func (n *Network) places() (out []peer.AddrInfo) {
+	seen := map[peer.ID]bool{n.host.ID(): true}
+	for _, p := range n.host.Network().Peers() {
+		seen[p] = true
+	}
+	kind := func(list []peer.AddrInfo) (out []peer.AddrInfo) {
+		for _, i := range rand.Perm(len(list)) {
+			if p := list[i]; !seen[p.ID] && len(p.Addrs) > 0 {
+				seen[p.ID] = true
+				out = append(out, p)
+			}
+		}
+		return out
+	}
+	kinds := [][]peer.AddrInfo{kind(n.boot), kind(n.book.infos()), nil}
+	for _, p := range n.host.Peerstore().PeersWithAddrs() {
+		if !seen[p] {
+			kinds[2] = append(kinds[2], n.host.Peerstore().PeerInfo(p))
+		}
+	}
+	kinds[2] = kind(kinds[2])
+	return mix(kinds, []int{3, 3, 2})
+}
+
+// mix takes so many of each list by turns, until all are empty.
+func mix[T any](lists [][]T, turns []int) (out []T) {
+	for left := true; left; {
+		left = false
+		for i := range lists {
+			k := min(turns[i], len(lists[i]))
+			out = append(out, lists[i][:k]...)
+			lists[i] = lists[i][k:]
+			left = left || len(lists[i]) > 0
+		}
+	}
+	return out
+}
+
+// remember notes who is connected, and saves the book.
+func (n *Network) remember() {
+	for _, p := range n.Peers() {
+		// Where it listens, not the port that it dialled from; and only where it
+		// has proven to be: this node dialled it there, or it came from there.
+		addrs := n.host.Peerstore().Addrs(p.ID)
+		addrs = slices.DeleteFunc(addrs, func(a multiaddr.Multiaddr) bool { return !n.gate.isProven(p.ID, a) })
+		if !p.Relayed {
+			n.book.met(p.ID, addrs, p.RTT)
+		}
+	}
+	if err := n.book.save(); err != nil {
+		n.log.Warn("peers cannot be remembered", "error", err)
+	}
+}
+
+// watchAddrs tells peers when this node is to be had elsewhere.
+func (n *Network) watchAddrs() error {
+	sub, err := n.host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
+	if err != nil {
+		return err
+	}
+	n.wg.Go(func() {
+		defer sub.Close()
+		for {
+			select {
+			case <-n.ctx.Done():
+				return
+			case e, ok := <-sub.Out():
+				if !ok {
+					return
+				}
+				n.moved(e.(event.EvtLocalAddressesUpdated))
+			}
+		}
+	})
+	return nil
+}
+
+// moved signs the offer anew, with the addresses as they are now, and has it
+// told to those connected and to some that are remembered. Connections that
+// began at an address that is gone are tried: they would seem to live until
+// QUIC's idle timeout.
+func (n *Network) moved(e event.EvtLocalAddressesUpdated) {
+	n.mu.Lock()
+	err := n.sign()
+	n.mu.Unlock()
+	if err != nil {
+		n.log.Warn("the offer cannot be signed", "error", err)
+	}
+	n.poke()
+	if slices.ContainsFunc(e.Removed, func(a event.UpdatedAddress) bool {
+		s, ok := spotOf(a.Address)
+		return ok && !isHere(netip.PrefixFrom(s.at.Addr(), s.at.Addr().BitLen()))
+	}) {
+		n.tryConns()
+	}
+	if len(e.Removed) > 0 {
+		places := n.book.infos()
+		rand.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
+		n.dialAll(places[:min(len(places), drawn)])
+	}
+	n.rouse()
+}
+
+// tryConns closes the connections on which nobody answers.
+func (n *Network) tryConns() {
+	for _, c := range n.host.Network().Conns() {
+		n.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(n.ctx, goneTime)
+			defer cancel()
+			if err := answers(ctx, c); err != nil && n.ctx.Err() == nil {
+				n.log.Info("a connection is closed: this node's address has changed, and the peer does not answer on it", "peer", c.RemotePeer())
+				_ = c.Close()
+			}
+		})
+	}
+}
