@@ -7,6 +7,7 @@
 //	catalog   short names of models, and where those are to be had
 //	convert   a GGUF file of a Hugging Face directory
 //	engine    one child process a served span
+//	fence     what that process, and convert's, is kept from
 //	stage     sessions of others through the served spans
 //	session   own sessions, along routes that route plans
 //	text      tokenizers and chat templates

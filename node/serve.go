@@ -308,11 +308,23 @@ func (s *serving) engineConfig() engine.Config {
 	if kv <= 0 {
 		kv = int(n.kvTokens(s.model, s.span))
 	}
+	kv = max(kv, min(int(man.Context), 512))
+	takes := n.kvBytes(s.model) * int64(s.span.Len()) * int64(kv)
+	for _, i := range man.ShardsFor(s.span) {
+		takes += man.Shards[i].Size
+	}
 	return engine.Config{
-		From: s.span.From, To: s.span.To, KVTokens: max(kv, min(int(man.Context), 512)), MaxSeqs: n.cfg.MaxSessions,
+		From: s.span.From, To: s.span.To, KVTokens: kv, MaxSeqs: n.cfg.MaxSessions,
 		MaxBatch: maxBatch, KVType: n.cfg.KVType, Threads: n.cfg.Threads, Nice: n.cfg.Nice, Devices: n.cfg.Devices, Exact: n.cfg.Exact,
+		Memory: max(n.cfg.Memory, takes) + loadRoom + machineMemory()/4,
 	}
 }
+
+// loadRoom and a quarter of the machine's memory are what an engine may take
+// while it loads, beside what is lent or its weights and KV cells take by
+// themselves: the buffers of a pass are not known before. What it may take later
+// goes by what it has then (see fence).
+const loadRoom = 1 << 30
 
 // kvTokens is how many KV cells a quarter of the memory lent holds, within
 // reason: eight sessions of the model's whole context, or 64k tokens.

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/shoalnet/shoal/node"
 )
 
 // beShoal makes this test binary the program itself, so that networks of
@@ -17,7 +19,8 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(lockFile); path != "" {
 		lockForever(path)
 	}
-	if os.Getenv(beShoal) == "1" {
+	child := len(os.Args) > 1 && (os.Args[1] == engineChild || os.Args[1] == node.ConvertChild) // whose environment has no such word
+	if child || os.Getenv(beShoal) == "1" {
 		if v, ok := versionOfTest(); ok {
 			version = v
 		}

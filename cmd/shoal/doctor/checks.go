@@ -223,6 +223,26 @@ func engines(f *Facts) []Finding {
 	return out
 }
 
+// fences tells what engines are kept from, should a model of a stranger's take
+// one over.
+func fences(f *Facts) []Finding {
+	if f.Status == nil || !f.Daemon.Answers {
+		return nil
+	}
+	for _, s := range f.Status.Serving {
+		open := slices.DeleteFunc(slices.Clone(s.Unfenced), func(what string) bool {
+			return strings.HasPrefix(what, "memory:") && onGPU(s) // as it must be
+		})
+		switch {
+		case len(open) > 0:
+			return warn("run it on Linux 6.2 or newer, on amd64 or arm64, with landlock in /sys/kernel/security/lsm", "a model that takes its engine over is not kept from %s", strings.Join(open, "; "))
+		case len(s.Fence) > 0:
+			return ok("engines are kept from this machine's %s", strings.Join(s.Fence, ", "))
+		}
+	}
+	return nil
+}
+
 // logged starts a node that tells of its engine's last words.
 func logged(f *Facts) string {
 	return strings.Replace(f.shoal("node"), " node", " --log-level info node", 1)

@@ -58,7 +58,13 @@ func TestExamine(t *testing.T) {
 		"quota reached":     {func(f *Facts) { f.Health.Quota, f.Health.QuotaUsed = 2<<30, 2<<30-1 }, "disk", Warn, "quota is reached", `echo 'quota = "4096MiB"' >> /h/config.toml && `},
 		"memory of others":  {func(f *Facts) { f.Machine.MemoryFree = 1 << 30 }, "memory", Warn, "other programs leave", "memory ="},
 		"a small container": {func(f *Facts) { f.Machine.MemoryLimit = 2 << 30 }, "memory", Bad, "container", `'memory = "1024MiB"'`},
-		"an engine lost":    {func(f *Facts) { f.Health.Engines = []api.Losses{{Name: "m", To: 4, Count: 1, Last: "exit status 2"}} }, "engine", Warn, "lost 1 times", "shoal --log-level info node"},
+		"no Landlock":       {func(f *Facts) { f.Status.Serving[0].Unfenced = []string{"files: no Landlock"} }, "fence", Warn, "not kept from files: no Landlock", "Linux 6.2"},
+		"a fence":           {func(f *Facts) { f.Status.Serving[0].Fence = []string{"files", "network"} }, "fence", OK, "files, network", ""},
+		"a fence, a GPU": {func(f *Facts) {
+			s := &f.Status.Serving[0]
+			s.Devices, s.Fence, s.Unfenced = []string{"CPU CPU", "CUDA GPU0"}, []string{"files"}, []string{"memory: no bound is set where a GPU may be used"}
+		}, "fence", OK, "files", ""},
+		"an engine lost": {func(f *Facts) { f.Health.Engines = []api.Losses{{Name: "m", To: 4, Count: 1, Last: "exit status 2"}} }, "engine", Warn, "lost 1 times", "shoal --log-level info node"},
 		"again and again": {func(f *Facts) {
 			f.Health.Engines = []api.Losses{{Name: "m", To: 4, Count: 5, Last: "signal: killed", Killed: true}}
 		}, "engine", Bad, "memory is short", `'memory = "4096MiB"'`},
