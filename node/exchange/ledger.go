@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/shoalnet/shoal/node/replace"
 )
 
 const (
@@ -167,10 +169,7 @@ func (l *ledger) save() {
 	}
 	raw, err := json.MarshalIndent(l.all, "", " ")
 	if err == nil {
-		tmp := l.path + ".new"
-		if err = os.WriteFile(tmp, raw, 0o600); err == nil {
-			err = os.Rename(tmp, l.path)
-		}
+		err = replace.File(l.path, raw, 0o600)
 	}
 	if err != nil {
 		l.log.Warn("the ledger cannot be kept", "error", err)

@@ -95,6 +95,8 @@ type Listener struct {
 type Model struct {
 	ID, Name string
 	Held     int64    // bytes
+	Pinned   bool     // or some of it
+	Wanted   bool     // a node with these settings serves it
 	Blocks   int      // 0: not known
 	Damaged  []string // shards: header, embedding, block N, output
 	Leaves   int      // damaged
