@@ -78,6 +78,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, started: time.Now()}
+	n.shareMemory()
 	if n.trust, err = cfg.trusted(); err != nil {
 		return nil, err
 	}
