@@ -7,6 +7,7 @@
 //	catalog   short names of models, and where those are to be had
 //	convert   a GGUF file of a Hugging Face directory
 //	engine    one child process a served span
+//	fence     what that process, and convert's, is kept from
 //	standing  what was seen of each peer, over restarts
 //	stage     sessions of others through the served spans
 //	session   own sessions, along routes that route plans
@@ -27,6 +28,11 @@
 // chain (probe.go) before it is offered as ready. Which span that is, the
 // operator says or, with "auto", the node itself finds by route.Decide, again
 // and again (place.go).
+//
+// Memory: engines take what they take outside of Go, so this process is told to
+// keep to the rest of the machine's or control group's (memory.go), and told
+// anew whenever one is loaded or goes. Without that the garbage of one long
+// prompt in a container of 500 MiB has the kernel kill node or engine.
 //
 // A light node (Config.Client) is the same without served spans: it joins,
 // keeps the header shards of the models it talks to, and holds no weights.

@@ -279,6 +279,9 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 			v.Queued, v.Passes, v.Rows = load.QueuedRows, load.Passes, load.Rows
 			v.KVTokens, v.StepMs = s.stage.Config().KVTokens, ms(load.DecodePass)
 			v.Memory = s.info.Weights + s.info.KV + s.info.Graph
+			if f := s.info.Fence; f != nil {
+				v.Fence, v.Unfenced = f.Holds, f.Lacks
+			}
 			for _, d := range s.info.Devices {
 				v.Devices = append(v.Devices, d.Library+" "+d.Name)
 			}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
+	"github.com/shoalnet/shoal/node/replace"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -109,7 +110,7 @@ func saveEditions(home string, before, now []catalog.Edition) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(home, editionsFile), append(raw, '\n'))
+	return replace.File(filepath.Join(home, editionsFile), append(raw, '\n'), 0o644)
 }
 
 func openNames(cfg *Config) (*names, error) {
@@ -170,16 +171,8 @@ func (s *names) save() error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(s.path, append(raw, '\n'))
+	return replace.File(s.path, append(raw, '\n'), 0o644)
 }
-
-// replaceFile writes a file that must exist whole, before and after.
-func replaceFile(path string, raw []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, raw, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
 }
 
 // hint tells of names in the catalogue that someone may have meant.

@@ -80,6 +80,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, started: time.Now(), standing: standing.Open(cfg.path(standingFile), cfg.Log.With("part", "standing"))}
+	n.shareMemory()
 	if n.trust, err = cfg.trusted(); err != nil {
 		return nil, err
 	}

@@ -38,6 +38,7 @@ type serving struct {
 	ready   bool // a probe has come through
 	leaving bool // no offer any more
 	measure measured
+	taken   int64      // bytes of memory that its engine takes, or is about to
 	auto    bool       // of the node's own choice
 	since   time.Time  // in this state: being fetched, loaded, ready
 	told    stage.Load // of the last offer
@@ -181,6 +182,8 @@ func (s *serving) serve(ctx context.Context) error {
 	s.set("loading")
 	var e engine.Engine
 	cfg := s.engineConfig()
+	s.claim(s.needs(cfg.KVTokens))
+	defer s.claim(0)
 	err := s.model.StageFile(ctx, s.span, func(md *gguf.Header) []gguf.KV {
 		var out []gguf.KV
 		for k, v := range engine.Defaults(md) {
@@ -206,6 +209,7 @@ func (s *serving) serve(ctx context.Context) error {
 		return err
 	}
 	defer e.Close()
+	s.claim(int64(e.Info().Host))
 	pid := 0
 	lost := make(<-chan struct{})
 	if c, ok := e.(*engine.Child); ok {
@@ -308,11 +312,29 @@ func (s *serving) engineConfig() engine.Config {
 	if kv <= 0 {
 		kv = int(n.kvTokens(s.model, s.span))
 	}
+	kv = max(kv, min(int(man.Context), 512))
 	return engine.Config{
-		From: s.span.From, To: s.span.To, KVTokens: max(kv, min(int(man.Context), 512)), MaxSeqs: n.cfg.MaxSessions,
+		From: s.span.From, To: s.span.To, KVTokens: kv, MaxSeqs: n.cfg.MaxSessions,
 		MaxBatch: maxBatch, KVType: n.cfg.KVType, Threads: n.cfg.Threads, Nice: n.cfg.Nice, Devices: n.cfg.Devices, Exact: n.cfg.Exact,
+		Memory: max(n.cfg.Memory, s.needs(kv)) + loadRoom + machineMemory()/4,
 	}
 }
+
+// needs is what the span's weights and so many KV cells take, in bytes.
+func (s *serving) needs(kvTokens int) int64 {
+	man := s.model.Manifest()
+	n := s.node.kvBytes(s.model) * int64(s.span.Len()) * int64(kvTokens)
+	for _, i := range man.ShardsFor(s.span) {
+		n += man.Shards[i].Size
+	}
+	return n
+}
+
+// loadRoom and a quarter of the machine's memory are what an engine may take
+// while it loads, beside what is lent or its weights and KV cells take by
+// themselves: the buffers of a pass are not known before. What it may take later
+// goes by what it has then (see fence).
+const loadRoom = 1 << 30
 
 // kvTokens is how many KV cells a quarter of the memory lent holds, within
 // reason: eight sessions of the model's whole context, or 64k tokens.

@@ -111,7 +111,7 @@ func benchmark(run func(*bench) error) cli.ActionFunc {
 // beEngine starts this program anew in the environment of an engine's process,
 // unless that is where it is: an engine in this process is to be as fast.
 func beEngine() error {
-	env := engine.Env()
+	env := engine.Spinning(os.Environ())
 	if slices.Equal(env, os.Environ()) {
 		return nil
 	}

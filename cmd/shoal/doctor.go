@@ -137,7 +137,7 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 	})
 	f.Home.Default = dir == defaultHome() || dir == os.Getenv("SHOAL_HOME")
 	cfg := settingsOf(c, settings, f)
-	if err := modelsOf(c, f, say); err != nil {
+	if err := modelsOf(c, f, cfg.Serve, say); err != nil {
 		return nil, err
 	}
 	f.Daemon = wordOf(dir)
@@ -226,7 +226,7 @@ func blame(cc *doctor.Config, err error) {
 }
 
 // modelsOf looks at the models on disk.
-func modelsOf(c *cli.Context, f *doctor.Facts, say func(string, ...any)) error {
+func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(string, ...any)) error {
 	limit := int64(leavesChecked)
 	if c.Bool("deep") {
 		limit = 0
@@ -241,7 +241,8 @@ func modelsOf(c *cli.Context, f *doctor.Facts, say func(string, ...any)) error {
 		return nil //nolint:nilerr // what keeps it from being read is said of the home
 	}
 	for _, m := range found {
-		v := doctor.Model{ID: m.ID, Name: m.Name, Held: m.Held, Blocks: m.Blocks, Damaged: m.Damaged, Leaves: m.Leaves}
+		wanted := slices.ContainsFunc(serve, func(s node.ServeSpec) bool { return m.Matches(s.Model) })
+		v := doctor.Model{ID: m.ID, Name: m.Name, Held: m.Held, Pinned: m.Pinned, Wanted: wanted, Blocks: m.Blocks, Damaged: m.Damaged, Leaves: m.Leaves}
 		if m.Err != nil {
 			v.Err = m.Err.Error()
 		}

@@ -380,6 +380,14 @@ func TestDoctorFiles(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(p.home, "filler"), make([]byte, 60<<20), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		if fix := p.named("disk", doctor.Bad, "is full", "--offline", "--model", "tiny"); strings.Contains(fix, "rm") {
+			t.Errorf("what the node would serve is to go: %s", fix)
+		}
+		p.run("model", "pin", "--home", p.home, "tinytales")
+		if fix := p.named("disk", doctor.Bad, "is full", "--offline"); strings.Contains(fix, "rm") {
+			t.Errorf("what is pinned is to go: %s", fix)
+		}
+		p.run("model", "unpin", "--home", p.home, "tinytales")
 		fix := p.named("disk", doctor.Bad, "is full", "--offline")
 		if !strings.Contains(fix, "model rm") {
 			t.Error(fix)

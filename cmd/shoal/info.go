@@ -138,6 +138,13 @@ func statusCommand() *cli.Command {
 				fmt.Fprintf(w, "; %s, %d sessions, %d of %d KV tokens free, %.1f tokens/s", bytesText(int64(v.Memory)), v.Sessions, v.KVFree, v.KVTokens, v.TokensPerS)
 			}
 			fmt.Fprintln(w)
+			if len(v.Fence)+len(v.Unfenced) > 0 {
+				fmt.Fprintf(w, "  its fence\t%s", strings.Join(v.Fence, ", "))
+				if len(v.Unfenced) > 0 {
+					fmt.Fprintf(w, "; not %s", cell(strings.Join(v.Unfenced, "; ")))
+				}
+				fmt.Fprintln(w)
+			}
 		}
 		for _, m := range s.Warnings {
 			fmt.Fprintf(w, "warning\t%s\n", m)

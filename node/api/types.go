@@ -283,7 +283,9 @@ type Serving struct {
 	State      string   `json:"state"`
 	EnginePID  int      `json:"engine_pid,omitempty"`
 	Devices    []string `json:"devices,omitempty"`
-	Memory     uint64   `json:"memory"` // bytes: weights, KV and graph
+	Fence      []string `json:"fence,omitempty"`    // what its engine is kept from
+	Unfenced   []string `json:"unfenced,omitempty"` // what it is not, each with the reason
+	Memory     uint64   `json:"memory"`             // bytes: weights, KV and graph
 	Sessions   int      `json:"sessions"`
 	KVTokens   int      `json:"kv_tokens"`
 	KVFree     int      `json:"kv_free"`

@@ -8,17 +8,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/shoalnet/shoal/node/fence"
 )
 
 // The library panics, in goroutines of its own, at directories that it did not
 // foresee, and takes memory for whole tensors. So it works in a process that
-// may die.
+// may die, behind the fence that engines have: it reads the directory, writes
+// the model, and reaches nothing else.
 
 // request is what a child is to do, in JSON on its standard input, which stays
 // open as long as its parent lives.
@@ -62,6 +67,7 @@ func ChildMain(check func(md interface{ Value(key string) any }) error) int {
 	}
 	end := report{Ended: true}
 	f, err := os.OpenFile(req.Out, os.O_WRONLY|os.O_TRUNC, 0o600)
+	fence.Up(fence.Rules{Read: append(targets(req.Dir), req.Dir), Write: []string{req.Temp}})
 	if err == nil {
 		err = Directory(ctx, req.Dir, f, Options{
 			Quantize: req.Quantize, Temp: req.Temp, Check: check, Progress: func(done, total int64) { say(report{Done: done, Total: total}) },
@@ -83,6 +89,22 @@ func ChildMain(check func(md interface{ Value(key string) any }) error) int {
 	return 0
 }
 
+// targets are the files that a directory's links lead to: downloads keep the
+// files themselves elsewhere.
+func targets(dir string) (files []string) {
+	entries, _ := os.ReadDir(dir) // what is wrong with it, the conversion says
+	for _, e := range entries {
+		if e.Type()&fs.ModeSymlink == 0 {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() {
+			files = append(files, path)
+		}
+	}
+	return files
+}
+
 // failure is an error of a child.
 type failure struct {
 	message string
@@ -101,6 +123,7 @@ func InChild(ctx context.Context, command []string, dir, out string, opt Options
 	var stderr words
 	cmd.Stderr = &stderr
 	cmd.WaitDelay = 5 * time.Second
+	cmd.Env = fence.Environ()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is the parent's to handle
 	in, err := cmd.StdinPipe()
 	if err != nil {

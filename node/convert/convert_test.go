@@ -234,7 +234,6 @@ func TestChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv(beChild, "1")
 	in := func(ctx context.Context, dir, quantize string) (string, int, error) {
 		temp := t.TempDir()
 		out := filepath.Join(temp, "out.gguf")
@@ -242,7 +241,7 @@ func TestChild(t *testing.T) {
 			t.Fatal(err)
 		}
 		reports := 0
-		err := convert.InChild(ctx, []string{exe}, dir, out, convert.Options{Quantize: quantize, Temp: temp, Progress: func(done, total int64) {
+		err := convert.InChild(ctx, []string{exe, beChild}, dir, out, convert.Options{Quantize: quantize, Temp: temp, Progress: func(done, total int64) {
 			if reports++; done < 0 || done > total {
 				t.Errorf("%d of %d", done, total)
 			}
@@ -258,6 +257,16 @@ func TestChild(t *testing.T) {
 	got, reports, err := in(t.Context(), dir, "q8_0")
 	if err != nil || reports == 0 || fileSum(t, got) != fileSum(t, want) {
 		t.Errorf("%d reports, another file, or %v", reports, err)
+	}
+	links := t.TempDir() // as in Hugging Face's cache, where a model's files lie elsewhere
+	files, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for _, f := range files {
+		if err := os.Symlink(f, filepath.Join(links, filepath.Base(f))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, _, err := in(t.Context(), links, "q8_0"); err != nil || fileSum(t, got) != fileSum(t, want) {
+		t.Errorf("a directory of links: another file, or %v", err)
 	}
 	if _, _, err := in(t.Context(), t.TempDir(), ""); !errors.Is(err, convert.ErrDirectory) || !strings.Contains(err.Error(), "no config.json") {
 		t.Errorf("an empty directory: %v", err)

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/shoalnet/shoal/node/fence"
 )
 
 // Child is an engine in a process of its own.
@@ -61,7 +63,7 @@ func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) 
 	c := &Child{conn: mine, r: bufio.NewReaderSize(mine, 256<<10), log: log, done: make(chan struct{})}
 	c.cmd = exec.Command(command[0], command[1:]...)
 	c.cmd.Args[0] = os.Args[0] // for people who look at processes
-	c.cmd.Env = append(Env(), "SHOAL_ENGINE_CHILD=1")
+	c.cmd.Env = append(Spinning(fence.Environ()), "SHOAL_ENGINE_CHILD=1")
 	c.cmd.ExtraFiles = []*os.File{theirs}
 	c.cmd.Stderr = &c.tail
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is the parent's to handle
@@ -90,13 +92,12 @@ func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) 
 	return c, nil
 }
 
-// Env is this process's environment as an engine's process gets it: OpenMP's
-// threads spin as they should, which they read before main, and what is none of
-// an engine's business is left out.
-func Env() []string {
-	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+// Spinning is an environment in which OpenMP's threads spin as an engine's
+// should, which they read before main. It changes env.
+func Spinning(env []string) []string {
+	env = slices.DeleteFunc(env, func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
-		return name == "OMP_WAIT_POLICY" || name == "GOMP_SPINCOUNT" || name == "SHOAL_API_KEY"
+		return name == "OMP_WAIT_POLICY" || name == "GOMP_SPINCOUNT"
 	})
 	return append(env, "GOMP_SPINCOUNT="+spin)
 }

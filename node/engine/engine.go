@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/fence"
 )
 
 // Errors that callers tell apart.
@@ -32,6 +33,7 @@ type Config struct {
 	Threads  int      // at most; 0: as many as there are cores
 	Nice     int      // of a child
 	Devices  []string // GPUs to use, by name or ID; none: all found
+	Memory   int64    // of a child on the CPU: bytes that it may have for itself; 0: no bound
 	Exact    bool     // no number depends on how many rows a pass has: see companion
 }
 
@@ -57,6 +59,8 @@ type Info struct {
 	Weights  uint64   // bytes
 	KV       uint64
 	Graph    uint64
+	Host     uint64        // of these three, in this machine's own memory
+	Fence    *fence.Report // of a child; nil: there is none
 }
 
 // Row is a position of a sequence slot.

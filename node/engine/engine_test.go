@@ -344,6 +344,11 @@ func TestChild(t *testing.T) {
 		t.Errorf("an empty batch: %v", err)
 	}
 	child := c[0].(*Child)
+	if f := child.Info().Fence; f == nil || !slices.Contains(f.Holds, "environment") {
+		t.Errorf("its fence: %+v", f)
+	} else {
+		t.Logf("behind a fence that holds %v, and not %v", f.Holds, f.Lacks)
+	}
 	if err := child.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

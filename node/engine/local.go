@@ -172,6 +172,7 @@ func (l *Local) measureMemory() {
 	}
 	l.info.Weights = m.InputWeights
 	add(m.CPU)
+	l.info.Host = l.info.Weights + l.info.KV + l.info.Graph
 	l.info.Devices = []Device{{Name: m.CPU.Name, Library: "CPU"}}
 	for _, g := range m.GPUs {
 		if add(g) {

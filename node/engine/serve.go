@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/shoalnet/shoal/node/fence"
 )
 
 // ChildMain is the life of an engine's process: it serves the socket that
@@ -76,13 +78,14 @@ func answer(e **Local, m message) (reply func([]byte) []byte, err error) {
 			return nil, err
 		}
 		_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, cfg.Nice)
-		if err := fence(cfg.Path); err != nil {
-			fmt.Fprintln(os.Stderr, "engine: no Landlock fence:", err)
-		}
+		behind := fence.Up(fenceRules(&cfg))
 		if *e, err = Load(context.Background(), cfg, slog.Default()); err != nil {
 			return nil, err
 		}
-		info, err := json.Marshal((*e).Info())
+		behind.Settle()
+		loaded := (*e).Info()
+		loaded.Fence = behind
+		info, err := json.Marshal(loaded)
 		return func(b []byte) []byte { return append(b, info...) }, err
 	}
 	if *e == nil {

@@ -27,7 +27,8 @@
 // a fifth of what it reached before while sessions run here (pacer); each end
 // sees to that for itself. If peers want at the same time, those who gave most,
 // less what they were given, have their turn first, and every fourth turn is
-// whoever's has waited longest (turns). The ledger's file is bounded.
+// whoever's has waited longest (turns). The ledger's file is bounded,
+// and who gave something is the last that it forgets.
 //
 // Which peers to ask is not bitswap's to find out: shoal announces models, never
 // leaves, so the holders of the model are looked up, connected to, and looked

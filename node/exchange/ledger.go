@@ -1,22 +1,29 @@
 package exchange
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"math"
 	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/shoalnet/shoal/node/replace"
 )
 
 const (
 	maxAccounts = 1024 // sources remembered
+	maxBad      = maxAccounts / 4
 	badTime     = time.Hour
 	saveEvery   = 30 * time.Second
+	fades       = 30 * 24 * time.Hour // half of what a source gave counts no more when it was not seen for so long
 )
 
 // Account is what passed between this node and a source: a peer, or an origin.
@@ -27,8 +34,9 @@ type Account struct {
 	Bad   time.Time `json:"bad,omitzero"` // it sent what is not what it was asked for; not asked before then
 }
 
-// ledger is kept over restarts: a file of at most maxAccounts accounts, those
-// used last.
+// ledger is kept over restarts: a file of at most maxAccounts accounts. Anybody
+// can make up a thousand names, take a little under each or lie under each; what
+// that cannot push out is who gave something.
 type ledger struct {
 	path string // "": kept in memory alone
 	log  *slog.Logger
@@ -46,54 +54,70 @@ func openLedger(path string, log *slog.Logger) *ledger {
 	}
 	raw, err := os.ReadFile(path)
 	if err == nil {
-		err = json.Unmarshal(raw, &l.all)
+		l.all, err = parseAccounts(raw)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		log.Warn("the ledger of what peers gave and took cannot be read and is begun anew", "file", path, "error", err)
 	}
-	if l.all == nil || err != nil {
-		l.all = map[string]*Account{}
-	}
-	for name, a := range l.all {
-		if a == nil {
-			delete(l.all, name)
-		}
-	}
+	l.trim()
 	return l
+}
+
+// parseAccounts reads the file. The map is there at an error, too.
+func parseAccounts(raw []byte) (map[string]*Account, error) {
+	var all map[string]*Account
+	if err := json.Unmarshal(raw, &all); err != nil || all == nil {
+		return map[string]*Account{}, err
+	}
+	maps.DeleteFunc(all, func(_ string, a *Account) bool { return a == nil })
+	return all, nil
 }
 
 // of gives a source's account. Called with mu held.
 func (l *ledger) of(name string) *Account {
 	a := l.all[name]
 	if a == nil {
-		a = &Account{}
-		l.all[name] = a
-		if len(l.all) > maxAccounts+maxAccounts/8 {
+		if len(l.all) >= maxAccounts+maxAccounts/8 {
 			l.trim()
 		}
+		a = &Account{}
+		l.all[name] = a
 	}
 	a.Seen, l.changed = time.Now().UTC().Truncate(time.Second), true
 	return a
 }
 
-// trim forgets those not seen for longest, the bad ones last.
-func (l *ledger) trim() {
-	now := time.Now()
-	names := make([]string, 0, len(l.all))
-	for name := range l.all {
-		names = append(names, name)
+// worth is what a source gave, in bytes, of which half fades in a month without
+// it. Who only took is worth nothing, and neither is a liar.
+func (a *Account) worth(now time.Time) float64 {
+	if a.Bad.After(now) {
+		return 0
 	}
-	slices.SortFunc(names, func(a, b string) int {
-		x, y := l.all[a], l.all[b]
-		if bx, by := x.Bad.After(now), y.Bad.After(now); bx != by {
-			if bx {
-				return -1
-			}
-			return 1
+	return float64(a.Taken) * math.Exp2(-float64(max(0, now.Sub(a.Seen)))/float64(fades))
+}
+
+// trim keeps those who lied last, a quarter of the room at most; then those who
+// gave most; then those seen last.
+func (l *ledger) trim() {
+	if len(l.all) <= maxAccounts {
+		return
+	}
+	now := time.Now()
+	var liars, others []string
+	for name, a := range l.all {
+		if a.Bad.After(now) {
+			liars = append(liars, name)
+		} else {
+			others = append(others, name)
 		}
-		return y.Seen.Compare(x.Seen)
+	}
+	slices.SortFunc(liars, func(a, b string) int { return l.all[b].Bad.Compare(l.all[a].Bad) })
+	liars, spare := liars[:min(len(liars), maxBad)], liars[min(len(liars), maxBad):]
+	slices.SortFunc(others, func(a, b string) int {
+		x, y := l.all[a], l.all[b]
+		return cmp.Or(cmp.Compare(y.worth(now), x.worth(now)), y.Seen.Compare(x.Seen))
 	})
-	for _, name := range names[maxAccounts:] {
+	for _, name := range append(others, spare...)[min(maxAccounts-len(liars), len(others)+len(spare)):] {
 		delete(l.all, name)
 	}
 }
@@ -162,15 +186,10 @@ func (l *ledger) save() {
 	if l.path == "" || !l.changed {
 		return
 	}
-	if len(l.all) > maxAccounts {
-		l.trim()
-	}
+	l.trim()
 	raw, err := json.MarshalIndent(l.all, "", " ")
 	if err == nil {
-		tmp := l.path + ".new"
-		if err = os.WriteFile(tmp, raw, 0o600); err == nil {
-			err = os.Rename(tmp, l.path)
-		}
+		err = replace.File(l.path, raw, 0o600)
 	}
 	if err != nil {
 		l.log.Warn("the ledger cannot be kept", "error", err)

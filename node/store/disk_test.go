@@ -17,7 +17,7 @@ func checkAllocated(t testing.TB, m *Model) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rounded int64
+	rounded := roundUp(min(m.base[0], written(m.data)), diskBlock) // of the last stage header
 	runs := m.heldRuns()
 	for _, r := range runs {
 		rounded += roundUp(r.at+r.length, diskBlock) - r.at/diskBlock*diskBlock

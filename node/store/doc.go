@@ -29,8 +29,9 @@
 //
 // What is held and what is allocated are kept the same: a gap between held
 // leaves is punched as a whole, when leaves are dropped, when a model is opened
-// (which finds what a crash left), and by GC. A stage header is there while an
-// engine loads. What rounding to the file system's blocks costs remains: at most
+// (which finds what a crash left), and by GC. A stage header stays from the first
+// load on, as long as anything but the model's header is held: on a full disk an
+// engine that was lost must find room for it. What rounding to the file system's blocks costs remains: at most
 // two of them for each stretch of held bytes.
 //
 // One process has a directory at a time, by a lock on its lock file; that has

@@ -15,6 +15,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sys/unix"
 
+	"github.com/shoalnet/shoal/node/replace"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -177,7 +178,7 @@ func childFull(args []string) error {
 		}
 		fmt.Printf("%s: needs %d pages\n", c.name, tried-1)
 	}
-	return errors.Join(fullDrop(disk, pull, model), tooLittle(disk, args[1], src.man))
+	return errors.Join(fullAgain(disk, pull, model), fullDrop(disk, pull, model), tooLittle(disk, args[1], src.man))
 }
 
 // meetsEnd does an operation with so many pages left, and says whether that
@@ -232,7 +233,7 @@ func meetsEnd(disk small, c fullCase, pages int) (enough bool, err error) {
 	if err := look("on the full disk"); err != nil {
 		return false, err
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "models", "*", "*"+newMark+"*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(dir, "models", "*", "*"+replace.Mark+"*")); len(left) > 0 {
 		return false, fmt.Errorf("it left %v", left)
 	}
 	if err := s.Close(); err != nil {
@@ -252,6 +253,45 @@ func meetsEnd(disk small, c fullCase, pages int) (enough bool, err error) {
 		return false, fmt.Errorf("with room again: %w", err)
 	}
 	return first == nil, look("with room again")
+}
+
+// fullAgain loads what was loaded before on a disk that has no room any more,
+// also after a new start, and after GC.
+func fullAgain(disk small, pull func(*Store) error, model func(*Store) *Model) error {
+	dir := filepath.Join(disk.dir, "store")
+	defer os.RemoveAll(dir)
+	defer disk.empty()
+	s, err := Open(dir, Options{})
+	if err != nil {
+		return err
+	}
+	load := func() error {
+		return model(s).StageFile(context.Background(), protocol.Span{From: 0, To: 2}, nil, func(string) error { return nil })
+	}
+	if err := errors.Join(pull(s), load(), disk.leave(0)); err != nil {
+		return err
+	}
+	if err := load(); err != nil {
+		return fmt.Errorf("loading again on a full disk: %w", err)
+	}
+	if err := s.Close(); err != nil {
+		return err
+	}
+	if s, err = Open(dir, Options{}); err != nil {
+		return fmt.Errorf("opening a store on a full disk: %w", err)
+	}
+	defer s.Close()
+	if _, err := s.GC(GCOptions{}); err != nil {
+		return err
+	}
+	disk.empty()
+	if err := disk.leave(0); err != nil {
+		return err
+	}
+	if err := load(); err != nil {
+		return fmt.Errorf("loading after a new start on a full disk: %w", err)
+	}
+	return nil
 }
 
 // fullDrop gives up shards on a disk that has no room for the records of it.

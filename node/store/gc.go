@@ -109,17 +109,16 @@ func (m *Model) gc(dry bool) (freed int64, err error) {
 			return 0, m.failed(err)
 		}
 		freed = allocated(st)
+		if m.servable() {
+			freed -= roundUp(min(m.base[0], written(m.data)), diskBlock)
+		}
 		for _, r := range m.heldRuns() {
 			freed -= roundUp(r.at+r.length, diskBlock) - r.at/diskBlock*diskBlock
 		}
 		return max(0, freed), nil
 	}
 	before := m.Allocated()
-	if m.loading.TryLock() { // no engine is reading a stage header that a crash could have left
-		err = punch(m.data, 0, m.base[0])
-		m.loading.Unlock()
-	}
-	err = errors.Join(err, m.punchGaps(nil))
+	err = m.punchGaps(nil)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e := m.compact(); e != nil && !errors.Is(e, ErrFull) { // then it stays as long as it is

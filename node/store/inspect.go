@@ -22,7 +22,16 @@ type Inspection struct {
 	Leaves   int      // that are
 	Checked  int64    // bytes read
 	Held     int64    // bytes that are said to be held
+	Pinned   bool     // as a whole or in part
 	Err      error    // it cannot be read at all
+
+	model *Model // nil if it cannot
+}
+
+// Matches says that a setting means the model: by a name or CID, which may be cut
+// short, or by the file that it came from.
+func (in *Inspection) Matches(setting string) bool {
+	return in.model != nil && in.model.match(filepath.Base(setting)) != protocol.MatchNone
 }
 
 // Inspect looks at a store's models without opening the store: it changes
@@ -55,7 +64,7 @@ func Inspect(ctx context.Context, dir string, limit int64, progress func(done, t
 			in.Err = err
 		} else {
 			models = append(models, m)
-			in.Name, in.Held, in.Blocks = m.Name(), m.Held(), int(m.man.Blocks)
+			in.model, in.Name, in.Held, in.Blocks, in.Pinned = m, m.Name(), m.Held(), int(m.man.Blocks), len(m.PinnedShards()) > 0
 			total += in.Held
 		}
 		out = append(out, in)

@@ -7,6 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// written is how far a file's first stretch of data goes that is no hole.
+func written(f *os.File) int64 {
+	n, err := unix.Seek(int(f.Fd()), 0, unix.SEEK_HOLE)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 // punch gives a range's disk space back; it reads as zeros afterwards. Blocks
 // that are only partly in the range keep the rest. A file system that makes no
 // holes keeps all.

@@ -364,6 +364,19 @@ func (m *Model) drop(shards []int) error {
 	return m.punchGaps(runs)
 }
 
+// servable says that more than the model's header is held, so that a span of it
+// may be loaded.
+func (m *Model) servable() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for i := range m.shards {
+		if m.man.Shards[i].Kind != protocol.ShardHeader && m.shards[i].count > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // heldRuns lists the ranges of the data file that are held, in order, joined
 // where they meet.
 func (m *Model) heldRuns() (out []run) {
@@ -394,9 +407,14 @@ func (m *Model) heldRuns() (out []run) {
 // punchGaps gives back the disk space between held leaves, where it touches
 // one of the given ranges (nil: everywhere). A gap is punched as a whole: the
 // disk counts in blocks, and one that two dropped shards share is part of
-// neither. Called with io held exclusively; the room for a stage header is
-// left alone.
+// neither. The room for a stage header is given back where there is nothing
+// left to load. Called with io held exclusively.
 func (m *Model) punchGaps(near []run) error {
+	if !m.servable() {
+		if err := punch(m.data, 0, m.base[0]); err != nil {
+			return fmt.Errorf("giving disk space back: %w", m.failed(err))
+		}
+	}
 	last := len(m.base) - 1
 	end := roundUp(m.base[last]+m.man.Files[last].Size, 1<<20) // a block that the file ends in is given back, too
 	at := m.base[0]

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -25,8 +26,9 @@ func (m *Model) Header() (*gguf.Header, error) {
 }
 
 // StageFile checks every leaf that a span needs, writes the stage header, and
-// calls load with the file's path. The header is there until load returns, and
-// takes no disk afterwards; another call waits until then. extra gives entries that its metadata is to have,
+// calls load with the file's path. Until load returns, another call waits. The
+// header stays, for on a disk that is full by then there would be no room for it
+// at the next load; one that is there already is not written again. extra gives entries that its metadata is to have,
 // in place of any with the same key. A *Missing error lists what is to be fetched first.
 //
 // The check reads and hashes all of the span, before each load: what is on
@@ -46,9 +48,11 @@ func (m *Model) StageFile(ctx context.Context, span protocol.Span, extra func(md
 	if err != nil {
 		return err
 	}
-	defer func() { _ = punch(m.data, 0, m.base[0]) }()
-	if _, err := m.data.WriteAt(head, 0); err != nil {
-		return m.failed(err)
+	there := make([]byte, len(head))
+	if _, err := m.data.ReadAt(there, 0); err != nil || !bytes.Equal(there, head) {
+		if _, err := m.data.WriteAt(head, 0); err != nil {
+			return m.failed(err)
+		}
 	}
 	return load(filepath.Join(m.dir, "data.gguf"))
 }

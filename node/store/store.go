@@ -17,6 +17,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/shoalnet/shoal/node/replace"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -73,7 +74,7 @@ func Open(dir string, opt Options) (*Store, error) {
 		defer s.lock.Close()
 		return nil, fmt.Errorf("%w%s: %s; stop that (`shoal drain` does, if it is a node), or give this one another --home", ErrLocked, holder(s.lock), dir)
 	}
-	s.sign()
+	s.sign(strconv.Itoa(os.Getpid()))
 	entries, err := os.ReadDir(s.modelsDir())
 	if err != nil {
 		s.lock.Close()
@@ -85,7 +86,7 @@ func Open(dir string, opt Options) (*Store, error) {
 			s.swept += sweep(path)
 			continue
 		}
-		left, _ := filepath.Glob(filepath.Join(path, "*"+newMark+"*"))
+		left, _ := filepath.Glob(filepath.Join(path, "*"+replace.Mark+"*"))
 		for _, f := range left {
 			s.swept += sweep(f)
 		}
@@ -99,17 +100,14 @@ func Open(dir string, opt Options) (*Store, error) {
 	return s, nil
 }
 
-const (
-	tmpPrefix = ".tmp-" // of directories
-	newMark   = ".new-" // in the names of files
-)
+const tmpPrefix = ".tmp-" // of directories
 
 // sign writes this process's ID into the lock file, for the message that
-// another one gives. The lock itself goes with the process, so what stands
-// there after a crash bars nobody.
-func (s *Store) sign() {
-	_ = s.lock.Truncate(0)
-	_, _ = s.lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0) // on a full disk the message says less
+// another one gives, or takes it away. The lock itself goes with the process, so
+// what stands there after a crash bars nobody. It is written over what was there,
+// for which a full disk has room.
+func (s *Store) sign(pid string) {
+	_, _ = s.lock.WriteAt(fmt.Appendf(nil, "%-10s\n", pid), 0) // at worst the message says less
 }
 
 // holder says which process has signed a lock file.
@@ -152,7 +150,7 @@ func (s *Store) Close() error {
 		errs = append(errs, m.close())
 	}
 	s.models = map[cid.Cid]*Model{}
-	_ = s.lock.Truncate(0)
+	s.sign("")
 	errs = append(errs, s.lock.Close())
 	return errors.Join(errs...)
 }
@@ -266,7 +264,7 @@ func (s *Store) tempDir() (dir string, done func(), err error) {
 // step, and opens it, in use until done is called. If somebody else was faster
 // it gives theirs.
 func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model, done func(), err error) {
-	if err := errors.Join(replaceFile(filepath.Join(tmp, "manifest"), raw), rec.save(tmp), syncDir(tmp)); err != nil {
+	if err := errors.Join(replace.File(filepath.Join(tmp, "manifest"), raw, 0o644), rec.save(tmp), syncDir(tmp)); err != nil {
 		return nil, nil, full(err)
 	}
 	s.mu.Lock()
@@ -375,23 +373,6 @@ func (s *Store) all() []*Model {
 		out = append(out, m)
 	}
 	return out
-}
-
-// replaceFile writes a file so that it is whole or the old one at any instant.
-func replaceFile(path string, raw []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+newMark)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 func syncDir(dir string) error {

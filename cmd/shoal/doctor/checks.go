@@ -133,17 +133,9 @@ const (
 )
 
 func disk(f *Facts) []Finding {
-	// What could go: the largest model that is not served.
-	spare := slices.Clone(f.Models)
-	if f.Status != nil {
-		spare = slices.DeleteFunc(spare, func(m Model) bool {
-			return slices.ContainsFunc(f.Status.Serving, func(s api.Serving) bool { return s.Model == m.ID })
-		})
-	}
-	slices.SortFunc(spare, func(a, b Model) int { return cmp.Compare(b.Held, a.Held) })
 	fix := "du -xh " + Quote(f.Home.Dir) + " | sort -h | tail"
-	if len(spare) > 0 && spare[0].Held > 0 {
-		fix = f.shoal("model rm", spare[0].Name)
+	if m := f.spare(); m != nil {
+		fix = f.shoal("model rm", m.Name)
 	}
 	free, limit, used := f.Home.Free, f.Config.Quota, int64(0)
 	if f.Health != nil && f.Daemon.Answers {
@@ -162,6 +154,23 @@ func disk(f *Facts) []Finding {
 		return ok("%s are free", size(free))
 	}
 	return nil
+}
+
+// spare is the largest model that could go: it is neither pinned nor served, nor
+// would be by a node with these settings. nil: there is none, or a node runs that
+// does not say what it serves.
+func (f *Facts) spare() (largest *Model) {
+	if !f.Daemon.Answers && (f.Home.Locked || f.Daemon.Alive) {
+		return nil
+	}
+	for i := range f.Models {
+		m := &f.Models[i]
+		served := f.Status != nil && slices.ContainsFunc(f.Status.Serving, func(s api.Serving) bool { return s.Model == m.ID })
+		if m.Held > 0 && !m.Pinned && !m.Wanted && !served && (largest == nil || m.Held > largest.Held) {
+			largest = m
+		}
+	}
+	return largest
 }
 
 // sizeSetting writes a size as settings take it.
@@ -221,6 +230,26 @@ func engines(f *Facts) []Finding {
 		return ok("none was lost of late")
 	}
 	return out
+}
+
+// fences tells what engines are kept from, should a model of a stranger's take
+// one over.
+func fences(f *Facts) []Finding {
+	if f.Status == nil || !f.Daemon.Answers {
+		return nil
+	}
+	for _, s := range f.Status.Serving {
+		open := slices.DeleteFunc(slices.Clone(s.Unfenced), func(what string) bool {
+			return strings.HasPrefix(what, "memory:") && onGPU(s) // as it must be
+		})
+		switch {
+		case len(open) > 0:
+			return warn("run it on Linux 6.2 or newer, on amd64 or arm64, with landlock in /sys/kernel/security/lsm", "a model that takes its engine over is not kept from %s", strings.Join(open, "; "))
+		case len(s.Fence) > 0:
+			return ok("engines are kept from this machine's %s", strings.Join(s.Fence, ", "))
+		}
+	}
+	return nil
 }
 
 // logged starts a node that tells of its engine's last words.

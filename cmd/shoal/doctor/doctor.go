@@ -95,6 +95,8 @@ type Listener struct {
 type Model struct {
 	ID, Name string
 	Held     int64    // bytes
+	Pinned   bool     // or some of it
+	Wanted   bool     // a node with these settings serves it
 	Blocks   int      // 0: not known
 	Damaged  []string // shards: header, embedding, block N, output
 	Leaves   int      // damaged
@@ -109,7 +111,7 @@ func Examine(f *Facts) []Finding {
 		of   func(*Facts) []Finding
 	}{
 		{"build", build}, {"config", config}, {"home", home}, {"key", key}, {"daemon", daemon}, {"store", storeLock}, {"models", models}, {"disk", disk}, {"memory", memory},
-		{"engine", engines}, {"gpu", gpu}, {"api", apiAddress}, {"ports", ports}, {"udp", udp}, {"reach", reach}, {"peers", peers}, {"versions", versions}, {"clock", clock}, {"blocks", blocks}, {"serving", serving},
+		{"engine", engines}, {"fence", fences}, {"gpu", gpu}, {"api", apiAddress}, {"ports", ports}, {"udp", udp}, {"reach", reach}, {"peers", peers}, {"versions", versions}, {"clock", clock}, {"blocks", blocks}, {"serving", serving},
 	} {
 		for _, v := range check.of(f) {
 			v.Check = check.name

@@ -155,6 +155,8 @@ export function node(view) {
       row("Pauses", [l.pause_load > 0 ? `when others use ${Math.round(100 * l.pause_load)} % of the machine` : "never for load", l.on_battery ? null : "on battery"].filter(Boolean).join(", "));
       row("Resumes", `after ${time(l.resume_s || 120)} of quiet`);
       row("Sessions", `${l.max_sessions} a span, at most`);
+      const engine = view.serving.find((v) => v.fence || v.unfenced);
+      if (engine) row("Engine's fence", [(engine.fence || []).join(", "), ...(engine.unfenced || []).map((v) => `not ${v}`)].filter(Boolean).join("; "));
       row("Disk", l.quota ? `${bytes(l.quota)} without a pin` : "no limit");
     }
     row("Given, taken", `${bytes(view.bytes_given)}, ${bytes(view.bytes_taken)}`);
