@@ -11,7 +11,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
-	"github.com/shoalnet/shoal/node/replace"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/store"
 )
 
@@ -88,7 +88,7 @@ func weights(dir string) (n int64) {
 // being replaced that a crash cut short left behind. The store is open, so no other node is at work
 // in this home.
 func (n *Node) sweep() {
-	replace.Sweep(n.cfg.Home)
+	files.Sweep(n.cfg.Home)
 	for _, pattern := range []string{convertPattern, ownPattern} {
 		left, _ := filepath.Glob(filepath.Join(n.cfg.Home, pattern))
 		for _, path := range left {

@@ -18,7 +18,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
-	"github.com/shoalnet/shoal/node/replace"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -110,7 +110,7 @@ func saveEditions(home string, before, now []catalog.Edition) error {
 	if err != nil {
 		return err
 	}
-	return replace.File(filepath.Join(home, editionsFile), append(raw, '\n'), 0o644)
+	return files.Replace(filepath.Join(home, editionsFile), append(raw, '\n'), 0o644)
 }
 
 func openNames(cfg *Config) (*names, error) {
@@ -171,8 +171,7 @@ func (s *names) save() error {
 	if err != nil {
 		return err
 	}
-	return replace.File(s.path, append(raw, '\n'), 0o644)
-}
+	return files.Replace(s.path, append(raw, '\n'), 0o644)
 }
 
 // hint tells of names in the catalogue that someone may have meant.

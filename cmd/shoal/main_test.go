@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(lockFile); path != "" {
 		lockForever(path)
 	}
-	worker := slices.Contains(os.Args, "-test.fuzzworker")                                        // a fuzz test's, which is no program that a test starts
+	worker := slices.Contains(os.Args, "-test.fuzzworker")                                      // a fuzz test's, which is no program that a test starts
 	child := len(os.Args) > 1 && (os.Args[1] == engineChild || os.Args[1] == node.ConvertChild) // whose environment has no such word
 	if child || os.Getenv(beShoal) == "1" && !worker {
 		if v, ok := versionOfTest(); ok {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/shoalnet/shoal/node/replace"
+	"github.com/shoalnet/shoal/node/files"
 )
 
 const (
@@ -189,7 +189,7 @@ func (l *ledger) save() {
 	l.trim()
 	raw, err := json.MarshalIndent(l.all, "", " ")
 	if err == nil {
-		err = replace.File(l.path, raw, 0o600)
+		err = files.Replace(l.path, raw, 0o600)
 	}
 	if err != nil {
 		l.log.Warn("the ledger cannot be kept", "error", err)

@@ -7,13 +7,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
+
+	"github.com/shoalnet/shoal/node/files"
 )
 
 // acquaintance is a peer that is remembered over restarts.
@@ -252,17 +253,5 @@ func (b *book) save() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(b.file), filepath.Base(b.file)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // in vain once it has its name
-	_, err = f.Write(raw)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), b.file)
+	return files.Replace(b.file, raw, 0o600)
 }

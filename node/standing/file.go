@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/shoalnet/shoal/node/files"
 )
 
 const (
@@ -133,10 +135,7 @@ func (b *Book) save(every time.Duration) error {
 		return nil
 	}
 	if err == nil {
-		tmp := b.path + ".new"
-		if err = os.WriteFile(tmp, raw, 0o600); err == nil {
-			err = os.Rename(tmp, b.path)
-		}
+		err = files.Replace(b.path, raw, 0o600)
 	}
 	if err != nil {
 		b.log.Warn("what was seen of peers cannot be kept", "error", err)

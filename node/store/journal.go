@@ -9,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/shoalnet/shoal/node/replace"
+	"github.com/shoalnet/shoal/node/files"
 )
 
 // The journal says which leaves are held. It is a list of records of 16
@@ -193,7 +193,7 @@ func (m *Model) compact() error {
 		return m.failed(err)
 	}
 	path := filepath.Join(m.dir, "journal")
-	if err := replace.File(path, raw, 0o644); err != nil {
+	if err := files.Replace(path, raw, 0o644); err != nil {
 		return full(err)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0o644)

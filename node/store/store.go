@@ -17,7 +17,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
-	"github.com/shoalnet/shoal/node/replace"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -86,7 +86,7 @@ func Open(dir string, opt Options) (*Store, error) {
 			s.swept += sweep(path)
 			continue
 		}
-		left, _ := filepath.Glob(filepath.Join(path, "*"+replace.Mark+"*"))
+		left, _ := filepath.Glob(filepath.Join(path, "*"+files.Mark+"*"))
 		for _, f := range left {
 			s.swept += sweep(f)
 		}
@@ -264,7 +264,7 @@ func (s *Store) tempDir() (dir string, done func(), err error) {
 // step, and opens it, in use until done is called. If somebody else was faster
 // it gives theirs.
 func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model, done func(), err error) {
-	if err := errors.Join(replace.File(filepath.Join(tmp, "manifest"), raw, 0o644), rec.save(tmp), syncDir(tmp)); err != nil {
+	if err := errors.Join(files.Replace(filepath.Join(tmp, "manifest"), raw, 0o644), rec.save(tmp), syncDir(tmp)); err != nil {
 		return nil, nil, full(err)
 	}
 	s.mu.Lock()
