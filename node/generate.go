@@ -86,7 +86,7 @@ func (n *Node) tools(ctx context.Context, m *store.Model) (*textTools, error) {
 // that is served.
 func (n *Node) pickModel(ctx context.Context, name string) (*store.Model, error) {
 	if name != "" {
-		return n.findKnown(ctx, name)
+		return n.find(ctx, name, toAsk, nil, nil)
 	}
 	wait, cancel := context.WithTimeout(ctx, lookTime/3)
 	defer cancel()
@@ -101,7 +101,7 @@ func (n *Node) pickModel(ctx context.Context, name string) (*store.Model, error)
 		}
 		if len(served) == 1 {
 			for id := range served {
-				return n.findModel(ctx, id.String(), nil)
+				return n.find(ctx, id.String(), toAsk, nil, nil)
 			}
 		}
 		if len(served) > 1 {

@@ -165,7 +165,15 @@ func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.
 	if err != nil {
 		return nil, err
 	}
-	m, err := n.findToPull(ctx, req.Model, span, progress)
+	may := toPull
+	if req.Import {
+		may = toImport
+	}
+	m, err := n.find(ctx, req.Model, may, span, func(done, total int64) {
+		if progress != nil {
+			progress(api.Progress{Done: done, Total: total})
+		}
+	})
 	if err != nil {
 		return nil, input(err)
 	}
@@ -216,7 +224,7 @@ func (n *Node) Tokenize(ctx context.Context, name, t string, special bool) ([]in
 	if isSource(name) && !isRemote(name) {
 		return TokenizeFile(name, t, special)
 	}
-	m, err := n.findKnown(ctx, name)
+	m, err := n.find(ctx, name, toAsk, nil, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -150,44 +150,6 @@ func (s *names) hint(name string) string {
 	return "; the catalogue has " + strings.Join(near[:min(8, len(near))], ", ")
 }
 
-// obtain gives a model by a name of the catalogue: from the store, from peers
-// if they have what the name means, else imported from an origin, of which
-// span (nil: all) is kept.
-func (n *Node) obtain(ctx context.Context, e *catalog.Entry, name string, span *protocol.Span, progress func(done, total int64)) (*store.Model, error) {
-	m, err := n.known(ctx, e, name)
-	if m != nil || err != nil {
-		return m, err
-	}
-	return n.importListed(ctx, e, "", span, progress)
-}
-
-// findKnown is findModel for those who only ask: a name of the catalogue is
-// not a reason to fetch a model that nobody serves.
-func (n *Node) findKnown(ctx context.Context, name string) (*store.Model, error) {
-	e := n.names.Find(name)
-	if e == nil {
-		return n.findModel(ctx, name, nil)
-	}
-	m, err := n.known(ctx, e, name)
-	if m == nil && err == nil {
-		return nil, api.Errorf(api.UnknownModel, "%s is in the catalogue, and neither here nor served by a peer; `shoal node --model %s` fetches and serves it", e.Name, e.Name)
-	}
-	return m, err
-}
-
-// findToPull is findModel with progress, for a model of which a span is wanted.
-func (n *Node) findToPull(ctx context.Context, name string, span *protocol.Span, progress func(api.Progress)) (*store.Model, error) {
-	e := n.names.Find(name)
-	if e == nil {
-		return n.findModel(ctx, name, nil)
-	}
-	return n.obtain(ctx, e, name, span, func(done, total int64) {
-		if progress != nil {
-			progress(api.Progress{Done: done, Total: total})
-		}
-	})
-}
-
 // known finds a model of the catalogue here or among peers; nil: nowhere. The
 // store's own names come first; one without a colon, such as smollm2, may also
 // be short for what is here or served, as other names may. Peers' names are
@@ -212,7 +174,7 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store
 	id := n.names.meaning(e)
 	if id.Defined() {
 		if m, err := n.store.Model(id); err == nil {
-			return m, m.Note(e.Name, e.Origins...)
+			return m, m.Note(e.Name, e.Own, e.Origins...)
 		}
 	}
 	wait, cancel := context.WithTimeout(ctx, lookTime/5)
@@ -239,7 +201,7 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store
 			return nil, ctx.Err()
 		}
 		if err == nil {
-			err = errors.Join(m.Note("", e.Origins...), n.names.remember(e, id))
+			err = errors.Join(m.Note("", e.Own, e.Origins...), n.names.remember(e, id))
 		}
 		return m, err
 	}
@@ -264,7 +226,7 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store
 	}
 	m, err := n.store.AddManifest(raws[fits[0]], fits[0], e.Name)
 	if err == nil {
-		err = m.Note("", e.Origins...)
+		err = m.Note("", e.Own, e.Origins...)
 	}
 	return m, err
 }
@@ -308,7 +270,7 @@ func (n *Node) importListed(ctx context.Context, e *catalog.Entry, name string, 
 	var errs []error
 	for _, from := range e.Origins {
 		m, err := n.addToStore(ctx, from, store.AddOptions{
-			Name: name, Span: span, Progress: progress, Expect: store.Expect{ID: id, Size: e.Size, Sha256: e.Sums()},
+			Name: name, Span: span, Progress: progress, Listed: !e.Own, Expect: store.Expect{ID: id, Size: e.Size, Sha256: e.Sums()},
 		})
 		if err == nil {
 			return m, n.names.remember(e, m.ID())

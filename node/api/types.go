@@ -189,10 +189,12 @@ type AddRequest struct {
 	Quantize string `json:"quantize,omitempty"`
 }
 
-// PullRequest fetches a model's shards from peers.
+// PullRequest fetches a model's shards from peers and its origins.
 type PullRequest struct {
 	Model string `json:"model"`
 	Span  string `json:"span,omitempty"`
+
+	Import bool `json:"-"` // Model may be a file or address to import, for who asks has the token
 }
 
 // ExportRequest writes a model's original file, or a split model's files. A
