@@ -11,6 +11,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/store"
 )
 
@@ -83,11 +84,11 @@ func weights(dir string) (n int64) {
 	return n
 }
 
-// sweep removes what conversions, and imports of the program's own model, that
-// a crash cut short left behind. The store is open, so no other node is at work
+// sweep removes what conversions, imports of the program's own model, and files
+// of the home that a crash cut short left behind. The store is open, so no other node is at work
 // in this home.
 func (n *Node) sweep() {
-	for _, pattern := range []string{convertPattern, ownPattern} {
+	for _, pattern := range []string{convertPattern, ownPattern, "*" + files.Mark + "*"} {
 		left, _ := filepath.Glob(filepath.Join(n.cfg.Home, pattern))
 		for _, path := range left {
 			if err := os.RemoveAll(path); err != nil {

@@ -275,7 +275,7 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 	st.Up, st.Down = n.cfg.Up, n.cfg.Down
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	st.API = n.apiAddr
+	st.API, st.APIOpen = n.word.API, n.cfg.APIOpen && n.cfg.APIKey == ""
 	for _, s := range n.serving {
 		v := api.Serving{Name: s.spec.Model, From: s.span.From, To: s.span.To, Ready: s.ready, State: s.state, EnginePID: s.pid}
 		if s.model != nil {

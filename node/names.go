@@ -18,6 +18,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -134,11 +135,7 @@ func (s *names) save() error {
 	if err != nil {
 		return err
 	}
-	tmp := s.path + ".new"
-	if err := os.WriteFile(tmp, append(raw, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, s.path)
+	return files.Replace(s.path, append(raw, '\n'), 0o644)
 }
 
 // hint tells of names in the catalogue that someone may have meant.

@@ -4,17 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -22,6 +19,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/page"
@@ -58,7 +56,7 @@ type Node struct {
 	leave   context.CancelCauseFunc // ends Run
 	leaving bool                    // nothing is offered any more
 	serving []*serving
-	apiAddr string
+	word    Word // of how it is asked
 }
 
 // Files of a node's home.
@@ -69,6 +67,7 @@ const (
 	ledgerFile = "ledger.json"
 	tokenFile  = "api.token"
 	apiFile    = "api.json"
+	socketFile = "api.sock"
 	storeDir   = "store"
 )
 
@@ -176,7 +175,7 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	lending := n.watchLending(ctx)
-	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.apiAddr})
+	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.word.API, Socket: n.word.Socket})
 	n.offerAll()
 	var wg sync.WaitGroup
 	select { // what the machine is like must be known before anything is loaded
@@ -247,48 +246,6 @@ func (n *Node) Drain(context.Context) error {
 	return nil
 }
 
-// listen opens the API's port and leaves word of it in the home, where the
-// command line looks.
-func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
-	if n.cfg.API == "" {
-		return func() {}, nil
-	}
-	l, err := net.Listen("tcp", n.cfg.API)
-	if err != nil {
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, fmt.Errorf("the API's address %s is in use: choose another with --api, or stop the program that has it", n.cfg.API)
-		}
-		return nil, fmt.Errorf("the API's address %s: %w", n.cfg.API, err)
-	}
-	n.mu.Lock()
-	n.apiAddr = l.Addr().String()
-	n.mu.Unlock()
-	srv := &http.Server{Handler: n.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
-	go func() {
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			fail(err)
-		}
-	}()
-	word, err := json.Marshal(struct {
-		API string `json:"api"`
-		PID int    `json:"pid"`
-	}{n.apiAddr, os.Getpid()})
-	if err == nil {
-		err = os.WriteFile(n.cfg.path(apiFile), word, 0o600)
-	}
-	if err != nil {
-		n.cfg.Log.Warn("the API's address cannot be left in the home", "error", err)
-	}
-	return func() {
-		_ = os.Remove(n.cfg.path(apiFile))
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		if srv.Shutdown(ctx) != nil { // answers under way are ended
-			_ = srv.Close()
-		}
-	}, nil
-}
-
 // Close leaves the network and closes the store. Run must have returned.
 func (n *Node) Close() error {
 	var errs []error
@@ -328,7 +285,7 @@ func (n *Node) keptPort() int {
 }
 
 func (n *Node) keepPort(port int) {
-	if err := os.WriteFile(n.cfg.path(portFile), []byte(strconv.Itoa(port)+"\n"), 0o644); err != nil {
+	if err := files.Replace(n.cfg.path(portFile), []byte(strconv.Itoa(port)+"\n"), 0o644); err != nil {
 		n.cfg.Log.Warn("the port cannot be kept for the next start", "error", err)
 	}
 }
@@ -344,5 +301,5 @@ func (n *Node) loadToken() (string, error) {
 		return "", err
 	}
 	token := hex.EncodeToString(b)
-	return token, os.WriteFile(path, []byte(token+"\n"), 0o600)
+	return token, files.Replace(path, []byte(token+"\n"), 0o600)
 }

@@ -252,7 +252,8 @@ type Status struct {
 	Peer      string        `json:"peer"`
 	Version   string        `json:"version"`
 	Addrs     []string      `json:"addrs"`
-	API       string        `json:"api,omitempty"`
+	API       string        `json:"api,omitempty"`      // host:port that can be dialled
+	APIOpen   bool          `json:"api_open,omitempty"` // anybody who reaches it may use it, by the operator's word
 	Home      string        `json:"home"`
 	Uptime    time.Duration `json:"uptime_ns"`
 	Peers     int           `json:"peers"`

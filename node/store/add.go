@@ -16,6 +16,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
@@ -394,8 +395,8 @@ func (im *importer) writeBooks(dir string) error {
 		nodes = appendNode(nodes, im.nodes[c])
 	}
 	return errors.Join(im.out.Sync(),
-		replaceFile(filepath.Join(dir, "nodes"), nodes),
-		replaceFile(filepath.Join(dir, "journal"), heldRecords(im.lay)))
+		files.Replace(filepath.Join(dir, "nodes"), nodes, 0o644),
+		files.Replace(filepath.Join(dir, "journal"), heldRecords(im.lay), 0o644))
 }
 
 // merge gives a model that was there already what the import has and it lacks.

@@ -15,6 +15,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sys/unix"
 
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -232,7 +233,7 @@ func meetsEnd(disk small, c fullCase, pages int) (enough bool, err error) {
 	if err := look("on the full disk"); err != nil {
 		return false, err
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "models", "*", "*"+newMark+"*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(dir, "models", "*", "*"+files.Mark+"*")); len(left) > 0 {
 		return false, fmt.Errorf("it left %v", left)
 	}
 	if err := s.Close(); err != nil {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/shoalnet/shoal/node/files"
 )
 
 // The journal says which leaves are held. It is a list of records of 16
@@ -191,7 +193,7 @@ func (m *Model) compact() error {
 		return m.failed(err)
 	}
 	path := filepath.Join(m.dir, "journal")
-	if err := replaceFile(path, raw); err != nil {
+	if err := files.Replace(path, raw, 0o644); err != nil {
 		return full(err)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0o644)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -35,7 +36,7 @@ func (r *record) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, "record.json"), raw)
+	return files.Replace(filepath.Join(dir, "record.json"), raw, 0o644)
 }
 
 // addRecord adds another's names, origins and pins.

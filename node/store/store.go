@@ -17,6 +17,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -85,7 +86,7 @@ func Open(dir string, opt Options) (*Store, error) {
 			s.swept += sweep(path)
 			continue
 		}
-		left, _ := filepath.Glob(filepath.Join(path, "*"+newMark+"*"))
+		left, _ := filepath.Glob(filepath.Join(path, "*"+files.Mark+"*"))
 		for _, f := range left {
 			s.swept += sweep(f)
 		}
@@ -101,7 +102,6 @@ func Open(dir string, opt Options) (*Store, error) {
 
 const (
 	tmpPrefix = ".tmp-" // of directories
-	newMark   = ".new-" // in the names of files
 )
 
 // sign writes this process's ID into the lock file, for the message that
@@ -266,7 +266,7 @@ func (s *Store) tempDir() (dir string, done func(), err error) {
 // step, and opens it, in use until done is called. If somebody else was faster
 // it gives theirs.
 func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model, done func(), err error) {
-	if err := errors.Join(replaceFile(filepath.Join(tmp, "manifest"), raw), rec.save(tmp), syncDir(tmp)); err != nil {
+	if err := errors.Join(files.Replace(filepath.Join(tmp, "manifest"), raw, 0o644), rec.save(tmp), syncDir(tmp)); err != nil {
 		return nil, nil, full(err)
 	}
 	s.mu.Lock()
@@ -375,23 +375,6 @@ func (s *Store) all() []*Model {
 		out = append(out, m)
 	}
 	return out
-}
-
-// replaceFile writes a file so that it is whole or the old one at any instant.
-func replaceFile(path string, raw []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+newMark)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 func syncDir(dir string) error {
