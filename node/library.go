@@ -222,7 +222,7 @@ func (n *Node) Remove(_ context.Context, name string) error {
 // by a GGUF file on this machine.
 func (n *Node) Tokenize(ctx context.Context, name, t string, special bool) ([]int32, error) {
 	if isSource(name) && !isRemote(name) {
-		return TokenizeFile(name, t, special)
+		return TokenizeFile(ctx, name, t, special)
 	}
 	m, err := n.find(ctx, name, toAsk, nil, nil)
 	if err != nil {
@@ -232,12 +232,12 @@ func (n *Node) Tokenize(ctx context.Context, name, t string, special bool) ([]in
 	if err != nil {
 		return nil, err
 	}
-	return tools.Encode(t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
+	return n.encode(ctx, tools.Tokenizer, t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
 }
 
 // TokenizeFile gives a text's tokens by the vocabulary of a GGUF file, which
 // need hold nothing else.
-func TokenizeFile(path, t string, special bool) ([]int32, error) {
+func TokenizeFile(ctx context.Context, path, t string, special bool) ([]int32, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, api.Errorf(api.BadInput, "%s", err)
@@ -255,7 +255,7 @@ func TokenizeFile(path, t string, special bool) ([]int32, error) {
 	if err != nil {
 		return nil, api.Errorf(api.BadInput, "%s: %s", path, err)
 	}
-	return tok.Encode(t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
+	return tok.Encode(ctx, t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
 }
 
 // Status tells how the node is.

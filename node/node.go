@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
@@ -31,26 +32,27 @@ import (
 
 // Node is one daemon.
 type Node struct {
-	cfg      Config
-	store    *store.Store
-	net      *network.Network
-	exchange *exchange.Exchange
-	stages   *stage.Server
-	handler  http.Handler
-	token    string
-	started  time.Time
-	texts    textCache
-	names    *names
-	convert  sync.WaitGroup // conversions under way
-	download rateMeter
-	fetches  fetchBoard
-	asking   atomic.Int64  // sessions that this node drives
-	imported atomic.Uint64 // bytes of models read from origins at their import
-	gate     gate
-	metrics  *metrics.Metrics
-	traces   *traces.Traces
-	pulse    pulse
-	trust    map[peer.ID]bool // by the operator's word
+	cfg       Config
+	store     *store.Store
+	net       *network.Network
+	exchange  *exchange.Exchange
+	stages    *stage.Server
+	handler   http.Handler
+	token     string
+	started   time.Time
+	texts     textCache
+	encoding  *semaphore.Weighted // bytes of text being tokenized
+	names     *names
+	convert   sync.WaitGroup // conversions under way
+	download  rateMeter
+	fetches   fetchBoard
+	asking    atomic.Int64  // sessions that this node drives
+	imported  atomic.Uint64 // bytes of models read from origins at their import
+	gate      gate
+	metrics   *metrics.Metrics
+	traces    *traces.Traces
+	pulse     pulse
+	trust     map[peer.ID]bool // by the operator's word
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run
@@ -76,7 +78,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, started: time.Now()}
+	n := &Node{cfg: cfg, started: time.Now(), encoding: semaphore.NewWeighted(encodeRoom)}
 	if n.trust, err = cfg.trusted(); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"sync"
 	"time"
 )
 
@@ -74,6 +75,28 @@ type GenerateRequest struct {
 	Route     []Hop // if any: this route and no other
 	MaxStages int
 	Trace     string // W3C traceparent of the caller; "": none
+
+	Shared *Shared // by the choices of one prompt; nil: there is one choice
+}
+
+// Shared is what the choices of one prompt have in common. The Generator makes it
+// once.
+type Shared struct {
+	once sync.Once
+	made any
+	err  error
+}
+
+// Do gives what the first to come has made; the others wait for it.
+func (s *Shared) Do(how func() (any, error)) (any, error) {
+	if s == nil {
+		return how()
+	}
+	s.once.Do(func() {
+		s.err = Errorf(Internal, "reading the prompt failed") // unless it comes to an end
+		s.made, s.err = how()
+	})
+	return s.made, s.err
 }
 
 // Sampling of an answer. Unset values are the defaults: temperature 0.7, no
