@@ -3,8 +3,11 @@ package node
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
@@ -74,5 +77,57 @@ func TestPromptTooLong(t *testing.T) {
 	ids, err := tools.Encode(t.Context(), strings.Repeat(densest, 100), text.EncodeOptions{ParseSpecial: true})
 	if err != nil || len(ids)*tools.Longest() < 100*len(densest) {
 		t.Errorf("%d tokens of at most %d bytes for %d, %v", len(ids), tools.Longest(), 100*len(densest), err)
+	}
+}
+
+// A header that does not come keeps no other model's prompts waiting.
+func TestToolsApart(t *testing.T) {
+	raw := tinymodel.GGUF()
+	raw = append(raw[:len(raw)-1:len(raw)-1], raw[len(raw)-1]^1)
+	file := filepath.Join(t.TempDir(), "other.gguf")
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	away := quiet(t)
+	if _, err := away.Add(t.Context(), api.AddRequest{Source: file}, nil); err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := away.store.Find("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, id, err := theirs.Manifest().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := quiet(t)
+	lacking, err := n.store.AddManifest(manifest, id, "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	waits := make(chan error)
+	go func() {
+		_, err := n.tools(ctx, lacking)
+		waits <- err
+	}()
+	for len(n.fetches.list()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	here, err := n.store.Find(tinymodel.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.tools(t.Context(), here); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-waits:
+		t.Errorf("nobody has the other, and it came: %v", err)
+	default:
+	}
+	leave()
+	if err := <-waits; !errors.Is(err, context.Canceled) {
+		t.Errorf("who left was told %v", err)
 	}
 }

@@ -22,37 +22,27 @@ import (
 // Answers of a given format. The client writes down what the answer must be; the
 // last stage draws nothing else; and the client checks what comes.
 
-// machines keeps the formats in use of one vocabulary.
+// machines keeps the formats in use of one vocabulary; one takes some megabytes.
 type machines struct {
-	mu    sync.Mutex // compiles one at a time: they come from strangers
+	of    once[[sha256.Size]byte, *constrain.Machine]
+	mu    sync.Mutex // held while one is compiled: they come from strangers
 	vocab *constrain.Vocab
-	of    map[[sha256.Size]byte]*constrain.Machine
 }
-
-// maxMachines are kept; one takes some megabytes.
-const maxMachines = 8
 
 func (m *machines) compile(ctx context.Context, t *text.Tokenizer, format []*protocol.Piece) (*constrain.Machine, error) {
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(&protocol.Pieces{Pieces: format})
 	if err != nil {
 		return nil, err
 	}
-	key := sha256.Sum256(raw)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if c := m.of[key]; c != nil || ctx.Err() != nil {
-		return c, ctx.Err()
-	}
-	m.prepare(t)
-	c, err := constrain.Compile(m.vocab, format)
-	if err != nil {
-		return nil, err
-	}
-	if m.of == nil || len(m.of) >= maxMachines {
-		m.of = map[[sha256.Size]byte]*constrain.Machine{}
-	}
-	m.of[key] = c
-	return c, nil
+	return m.of.get(ctx, sha256.Sum256(raw), func(ctx context.Context) (*constrain.Machine, error) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		m.prepare(t)
+		return constrain.Compile(m.vocab, format)
+	})
 }
 
 // prepare makes the vocabulary ready. Called with mu held.

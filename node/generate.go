@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -48,38 +47,26 @@ type textTools struct {
 	machines    machines       // for answers of a given format
 }
 
-// textCache keeps the tools of the models in use; they are large.
-type textCache struct {
-	mu sync.Mutex
-	of map[cid.Cid]*textTools
-}
-
-// tools gives a model's tokenizer, fetching its header first if need be.
+// tools gives a model's tokenizer and template, fetching its header first if need
+// be. Who waits for one model's keeps nobody from another's.
 func (n *Node) tools(ctx context.Context, m *store.Model) (*textTools, error) {
-	n.texts.mu.Lock()
-	defer n.texts.mu.Unlock()
-	if t := n.texts.of[m.ID()]; t != nil {
+	return n.texts.get(ctx, m.ID(), func(ctx context.Context) (*textTools, error) {
+		if err := n.fetchShards(ctx, m, m.Manifest().ShardsFor(protocol.Span{}), nil); err != nil {
+			return nil, err
+		}
+		h, err := m.Header()
+		if err != nil {
+			return nil, err
+		}
+		t := &textTools{}
+		if t.Tokenizer, err = text.New(h); err != nil {
+			return nil, api.Errorf(api.BadInput, "%s: %s", m.Name(), err)
+		}
+		if t.template, t.templateErr = text.NewTemplate(h); t.templateErr == nil {
+			t.syntax = answer.Detect(t.template.Source())
+		}
 		return t, nil
-	}
-	if err := n.fetchShards(ctx, m, m.Manifest().ShardsFor(protocol.Span{}), nil); err != nil {
-		return nil, err
-	}
-	h, err := m.Header()
-	if err != nil {
-		return nil, err
-	}
-	t := &textTools{}
-	if t.Tokenizer, err = text.New(h); err != nil {
-		return nil, api.Errorf(api.BadInput, "%s: %s", m.Name(), err)
-	}
-	if t.template, t.templateErr = text.NewTemplate(h); t.templateErr == nil {
-		t.syntax = answer.Detect(t.template.Source())
-	}
-	if n.texts.of == nil || len(n.texts.of) >= 8 {
-		n.texts.of = map[cid.Cid]*textTools{}
-	}
-	n.texts.of[m.ID()] = t
-	return t, nil
+	})
 }
 
 // pickModel gives the model that a caller means; without a name the only one
@@ -164,13 +151,13 @@ type generation struct {
 	drawn []int32        // the answer so far, if it is checked
 	hops  []session.Hop  // of the route now
 
-	decoder   *text.Decoder
-	reader    *answer.Reader
-	stops     *text.Stops
-	stopped   bool
-	calls     int // of functions
-	count     int
-	watch     *watch
+	decoder *text.Decoder
+	reader  *answer.Reader
+	stops   *text.Stops
+	stopped bool
+	calls   int // of functions
+	count   int
+	watch   *watch
 }
 
 // errStopped ends a session whose answer has met a stop sequence.

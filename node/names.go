@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,8 +35,10 @@ const (
 type names struct {
 	*catalog.Catalog
 	path string
-	mu   sync.Mutex
-	of   map[string]string // catalogue name -> CID
+
+	saving sync.Mutex // held while the file is written, which may take a while
+	mu     sync.Mutex
+	of     map[string]string // catalogue name -> CID
 }
 
 // LoadCatalog reads the built-in catalogue, then those in the home's
@@ -106,32 +109,34 @@ func (s *names) meaning(e *catalog.Entry) cid.Cid {
 
 func (s *names) remember(e *catalog.Entry, id cid.Cid) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.of[e.Name] == id.String() {
+	known := s.of[e.Name] == id.String()
+	s.of[e.Name] = id.String()
+	s.mu.Unlock()
+	if known {
 		return nil
 	}
-	s.of[e.Name] = id.String()
 	return s.save()
 }
 
 // forget takes the meanings away that stood for a model.
 func (s *names) forget(id cid.Cid) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	before := len(s.of)
-	for name, meant := range s.of {
-		if meant == id.String() {
-			delete(s.of, name)
-		}
-	}
-	if len(s.of) != before {
+	maps.DeleteFunc(s.of, func(_, meant string) bool { return meant == id.String() })
+	changed := len(s.of) != before
+	s.mu.Unlock()
+	if changed {
 		_ = s.save() // at worst the name goes on meaning what it did
 	}
 }
 
-// save writes the meanings; called with mu held.
+// save writes the meanings.
 func (s *names) save() error {
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	s.mu.Lock()
 	raw, err := json.MarshalIndent(s.of, "", "  ")
+	s.mu.Unlock()
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/sync/semaphore"
 
@@ -32,27 +33,27 @@ import (
 
 // Node is one daemon.
 type Node struct {
-	cfg       Config
-	store     *store.Store
-	net       *network.Network
-	exchange  *exchange.Exchange
-	stages    *stage.Server
-	handler   http.Handler
-	token     string
-	started   time.Time
-	texts     textCache
-	encoding  *semaphore.Weighted // bytes of text being tokenized
-	names     *names
-	convert   sync.WaitGroup // conversions under way
-	download  rateMeter
-	fetches   fetchBoard
-	asking    atomic.Int64  // sessions that this node drives
-	imported  atomic.Uint64 // bytes of models read from origins at their import
-	gate      gate
-	metrics   *metrics.Metrics
-	traces    *traces.Traces
-	pulse     pulse
-	trust     map[peer.ID]bool // by the operator's word
+	cfg      Config
+	store    *store.Store
+	net      *network.Network
+	exchange *exchange.Exchange
+	stages   *stage.Server
+	handler  http.Handler
+	token    string
+	started  time.Time
+	texts    once[cid.Cid, *textTools] // of the models in use; they are large
+	encoding *semaphore.Weighted       // bytes of text being tokenized
+	names    *names
+	convert  sync.WaitGroup // conversions under way
+	download rateMeter
+	fetches  fetchBoard
+	asking   atomic.Int64  // sessions that this node drives
+	imported atomic.Uint64 // bytes of models read from origins at their import
+	gate     gate
+	metrics  *metrics.Metrics
+	traces   *traces.Traces
+	pulse    pulse
+	trust    map[peer.ID]bool // by the operator's word
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run
@@ -252,6 +253,7 @@ func (n *Node) Drain(context.Context) error {
 func (n *Node) Close() error {
 	var errs []error
 	n.convert.Wait() // whoever asked for one has gone, and it cleans up
+	n.texts.wait()
 	if n.stages != nil {
 		for _, s := range n.stages.Stages() {
 			n.stages.Remove(s)
