@@ -173,7 +173,9 @@ func (w nodeWant) Next(context.Context) ([]exchange.Need, error) {
 func originsOf(m *store.Model) (out []exchange.Origin) {
 	files := m.Manifest().Files
 	for i, where := range m.Origins() {
-		out = append(out, exchange.Origin{Where: where, File: i % len(files), Size: files[i%len(files)].Size})
+		o := exchange.Origin{Where: where, File: i % len(files), Size: files[i%len(files)].Size}
+		o.Transport, o.Redirect = m.Way(where)
+		out = append(out, o)
 	}
 	return out
 }

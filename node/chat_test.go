@@ -49,13 +49,13 @@ func chatOf(t *testing.T, template string, req *api.GenerateRequest) (*generatio
 	}
 	tools.syntax = answer.Detect(template)
 	events := &[]api.Event{}
-	return &generation{req: req, tools: tools, emit: func(e api.Event) error { *events = append(*events, e); return nil }}, events
+	return &generation{prompt: prompt{tools: tools}, req: req, emit: func(e api.Event) error { *events = append(*events, e); return nil }}, events
 }
 
 // say feeds the tokens of a text as if a model had written it.
 func say(t *testing.T, g *generation, s string) {
 	t.Helper()
-	ids, err := g.tools.Encode(s, text.EncodeOptions{ParseSpecial: true})
+	ids, err := g.tools.Encode(t.Context(), s, text.EncodeOptions{ParseSpecial: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,11 +208,12 @@ func TestBrokenFormat(t *testing.T) {
 		if _, err := g.render(); err != nil {
 			t.Fatal(err)
 		}
-		if err := g.follow(); err != nil {
+		if err := g.follow(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		g.rule = g.machine.Start(g.tools.EOG())
 		g.hops = []session.Hop{{Peer: "first"}, {Peer: "last"}}
-		ids, err := g.tools.Encode(test.good, text.EncodeOptions{ParseSpecial: true})
+		ids, err := g.tools.Encode(t.Context(), test.good, text.EncodeOptions{ParseSpecial: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -221,7 +222,7 @@ func TestBrokenFormat(t *testing.T) {
 				t.Fatalf("%s: %q: %v", test.name, g.tools.Token(id), err)
 			}
 		}
-		wrong, err := g.tools.Encode(test.bad, text.EncodeOptions{})
+		wrong, err := g.tools.Encode(t.Context(), test.bad, text.EncodeOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

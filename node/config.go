@@ -26,8 +26,9 @@ type Config struct {
 	ListenPort  int           // QUIC and TCP; 0: drawn once and kept in Home
 	ListenAddrs []string      // multiaddrs, instead of ListenPort on all interfaces
 	Bootstrap   []string      // multiaddrs with /p2p/
-	API         string        // host:port of the local HTTP API; "": none
+	API         string        // host:port of the local HTTP API; "": none but the socket in Home
 	APIKey      string        // asked of API clients; "": none
+	APIOpen     bool          // API may be an address of the network without a key
 	APIHosts    []string      // host names by which the API is asked besides loopback's; "*": any
 	APIOrigins  []string      // of web pages elsewhere that may use the API, such as https://chat.example
 	NoMDNS      bool          // do not look for peers on the LAN
@@ -69,6 +70,7 @@ type Event struct {
 	Peer      string   `json:"peer,omitempty"`
 	Addrs     []string `json:"addrs,omitempty"`
 	API       string   `json:"api,omitempty"`
+	Socket    string   `json:"socket,omitempty"`
 	Model     string   `json:"model,omitempty"`
 	Name      string   `json:"name,omitempty"`
 	From      int      `json:"from"`
@@ -107,6 +109,9 @@ func (c *Config) Check() error {
 		return badConfig("--kv %q: f16 and f32 are known", c.KVType)
 	}
 	if _, err := codecOf(c.Wire); err != nil {
+		return err
+	}
+	if err := c.mayListen(); err != nil {
 		return err
 	}
 	for _, o := range c.APIOrigins { // as browsers send it, to the letter

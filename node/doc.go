@@ -34,6 +34,13 @@
 // anew whenever one is loaded or goes. Without that the garbage of one long
 // prompt in a container of 500 MiB has the kernel kill node or engine.
 //
+// A model is named with a reach (models.go). A prompt, or anybody on the API,
+// names what is here or at a peer; a pull also what the catalogue has an origin
+// of; a file or an address is imported for the operator alone, who has the token.
+// So no stranger's word has this node read a file or fetch from somewhere. The
+// one thing that a prompt may fetch from an origin is the header of a catalogue's
+// model that peers serve.
+//
 // A light node (Config.Client) is the same without served spans: it joins,
 // keeps the header shards of the models it talks to, and holds no weights.
 package node

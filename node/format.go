@@ -22,37 +22,27 @@ import (
 // Answers of a given format. The client writes down what the answer must be; the
 // last stage draws nothing else; and the client checks what comes.
 
-// machines keeps the formats in use of one vocabulary.
+// machines keeps the formats in use of one vocabulary; one takes some megabytes.
 type machines struct {
-	mu    sync.Mutex // compiles one at a time: they come from strangers
+	of    once[[sha256.Size]byte, *constrain.Machine]
+	mu    sync.Mutex // held while one is compiled: they come from strangers
 	vocab *constrain.Vocab
-	of    map[[sha256.Size]byte]*constrain.Machine
 }
 
-// maxMachines are kept; one takes some megabytes.
-const maxMachines = 8
-
-func (m *machines) compile(t *text.Tokenizer, format []*protocol.Piece) (*constrain.Machine, error) {
+func (m *machines) compile(ctx context.Context, t *text.Tokenizer, format []*protocol.Piece) (*constrain.Machine, error) {
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(&protocol.Pieces{Pieces: format})
 	if err != nil {
 		return nil, err
 	}
-	key := sha256.Sum256(raw)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if c := m.of[key]; c != nil {
-		return c, nil
-	}
-	m.prepare(t)
-	c, err := constrain.Compile(m.vocab, format)
-	if err != nil {
-		return nil, err
-	}
-	if m.of == nil || len(m.of) >= maxMachines {
-		m.of = map[[sha256.Size]byte]*constrain.Machine{}
-	}
-	m.of[key] = c
-	return c, nil
+	return m.of.get(ctx, sha256.Sum256(raw), func(ctx context.Context) (*constrain.Machine, error) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		m.prepare(t)
+		return constrain.Compile(m.vocab, format)
+	})
 }
 
 // prepare makes the vocabulary ready. Called with mu held.
@@ -73,7 +63,7 @@ func (f stageFormats) Compile(format []*protocol.Piece, stopIDs []int32) (stage.
 	if err != nil {
 		return nil, err
 	}
-	m, err := t.machines.compile(t.Tokenizer, format)
+	m, err := t.machines.compile(context.Background(), t.Tokenizer, format)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +114,7 @@ func (t *tool) parameters() json.RawMessage {
 }
 
 // follow makes ready to check that the answer is what it must be.
-func (g *generation) follow() error {
+func (g *generation) follow(ctx context.Context) error {
 	if g.format == nil {
 		return nil
 	}
@@ -138,13 +128,13 @@ func (g *generation) follow() error {
 	if len(g.tools.EOG()) == 0 {
 		return api.Errorf(api.BadInput, "%s has no token that ends an answer, so no answer of a given format could end", g.model.Name())
 	}
-	m, err := g.tools.machines.compile(g.tools.Tokenizer, g.format)
+	m, err := g.tools.machines.compile(ctx, g.tools.Tokenizer, g.format)
 	if err == nil {
-		g.rule = m.Start(g.tools.EOG())
-		_, err = g.rule.Allowed(nil)
+		g.machine = m
+		_, err = m.Start(g.tools.EOG()).Allowed(nil)
 	}
-	if err == nil {
-		return nil
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
 	}
 	bad := &api.Error{Kind: api.BadInput, Param: "response_format", Message: err.Error()}
 	if !g.req.MustCall {
@@ -154,7 +144,7 @@ func (g *generation) follow() error {
 	tools, _ := readTools(g.req.Tools)
 	for _, t := range tools { // which of them it is
 		one := []*protocol.Piece{{Kind: &protocol.Piece_Schema{Schema: t.parameters()}}}
-		if _, err := g.tools.machines.compile(g.tools.Tokenizer, one); err != nil {
+		if _, err := g.tools.machines.compile(ctx, g.tools.Tokenizer, one); err != nil {
 			bad.Message = "the parameters of " + t.Function.Name + ": " + err.Error()
 			break
 		}

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -48,45 +47,33 @@ type textTools struct {
 	machines    machines       // for answers of a given format
 }
 
-// textCache keeps the tools of the models in use; they are large.
-type textCache struct {
-	mu sync.Mutex
-	of map[cid.Cid]*textTools
-}
-
-// tools gives a model's tokenizer, fetching its header first if need be.
+// tools gives a model's tokenizer and template, fetching its header first if need
+// be. Who waits for one model's keeps nobody from another's.
 func (n *Node) tools(ctx context.Context, m *store.Model) (*textTools, error) {
-	n.texts.mu.Lock()
-	defer n.texts.mu.Unlock()
-	if t := n.texts.of[m.ID()]; t != nil {
+	return n.texts.get(ctx, m.ID(), func(ctx context.Context) (*textTools, error) {
+		if err := n.fetchShards(ctx, m, m.Manifest().ShardsFor(protocol.Span{}), nil); err != nil {
+			return nil, err
+		}
+		h, err := m.Header()
+		if err != nil {
+			return nil, err
+		}
+		t := &textTools{}
+		if t.Tokenizer, err = text.New(h); err != nil {
+			return nil, api.Errorf(api.BadInput, "%s: %s", m.Name(), err)
+		}
+		if t.template, t.templateErr = text.NewTemplate(h); t.templateErr == nil {
+			t.syntax = answer.Detect(t.template.Source())
+		}
 		return t, nil
-	}
-	if err := n.fetchShards(ctx, m, m.Manifest().ShardsFor(protocol.Span{}), nil); err != nil {
-		return nil, err
-	}
-	h, err := m.Header()
-	if err != nil {
-		return nil, err
-	}
-	t := &textTools{}
-	if t.Tokenizer, err = text.New(h); err != nil {
-		return nil, api.Errorf(api.BadInput, "%s: %s", m.Name(), err)
-	}
-	if t.template, t.templateErr = text.NewTemplate(h); t.templateErr == nil {
-		t.syntax = answer.Detect(t.template.Source())
-	}
-	if n.texts.of == nil || len(n.texts.of) >= 8 {
-		n.texts.of = map[cid.Cid]*textTools{}
-	}
-	n.texts.of[m.ID()] = t
-	return t, nil
+	})
 }
 
 // pickModel gives the model that a caller means; without a name the only one
 // that is served.
 func (n *Node) pickModel(ctx context.Context, name string) (*store.Model, error) {
 	if name != "" {
-		return n.findKnown(ctx, name)
+		return n.find(ctx, name, toAsk, nil, nil)
 	}
 	wait, cancel := context.WithTimeout(ctx, lookTime/3)
 	defer cancel()
@@ -101,7 +88,7 @@ func (n *Node) pickModel(ctx context.Context, name string) (*store.Model, error)
 		}
 		if len(served) == 1 {
 			for id := range served {
-				return n.findModel(ctx, id.String(), nil)
+				return n.find(ctx, id.String(), toAsk, nil, nil)
 			}
 		}
 		if len(served) > 1 {
@@ -137,34 +124,42 @@ func servedBy(offers []*protocol.Offer) map[cid.Cid]string {
 	return served
 }
 
+// prompt is what a request comes to before any token is drawn. The choices of a
+// request share one.
+type prompt struct {
+	model  *store.Model
+	tools  *textTools
+	ids    []int32
+	prefix []uint64 // hashes of its beginnings
+	limit  int      // tokens of an answer
+
+	format    []*protocol.Piece     // what an answer must be; nil: anything
+	machine   *constrain.Machine    // by which that is checked
+	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
+}
+
 // generation is one answer on its way.
 type generation struct {
+	prompt
 	n     *Node
 	req   *api.GenerateRequest
 	emit  func(api.Event) error
-	model *store.Model
-	tools *textTools
-	ids   []int32 // of the prompt
-	limit int     // tokens of the answer
 	seed  uint64
 	costs costs
 
 	ownEnd time.Time // till then it waits for room at this node rather than go to strangers
 
-	format []*protocol.Piece // what the answer must be; nil: anything
-	rule   *constrain.Run    // checks that it is
-	drawn  []int32           // the answer so far, if it is checked
-	hops   []session.Hop     // of the route now
+	rule  *constrain.Run // checks that the answer has its format
+	drawn []int32        // the answer so far, if it is checked
+	hops  []session.Hop  // of the route now
 
-	prefix    []uint64              // hashes of the prompt's beginnings
-	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
-	decoder   *text.Decoder
-	reader    *answer.Reader
-	stops     *text.Stops
-	stopped   bool
-	calls     int // of functions
-	count     int
-	watch     *watch
+	decoder *text.Decoder
+	reader  *answer.Reader
+	stops   *text.Stops
+	stopped bool
+	calls   int // of functions
+	count   int
+	watch   *watch
 }
 
 // errStopped ends a session whose answer has met a stop sequence.
@@ -174,25 +169,22 @@ var errStopped = errors.New("a stop sequence was met")
 func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func(api.Event) error) (err error) {
 	ctx, watch := n.observe(ctx, req)
 	defer func() { watch.end(err) }()
-	m, err := n.pickModel(ctx, req.Model)
+	read, err := req.Shared.Do(func() (any, error) {
+		g := &generation{n: n, req: req}
+		err := g.prepare(ctx)
+		return g.prompt, err
+	})
 	if err != nil {
 		return err
 	}
-	g := &generation{n: n, req: req, emit: emit, model: m, seed: rand.Uint64(), watch: watch}
+	g := &generation{prompt: read.(prompt), n: n, req: req, emit: emit, seed: rand.Uint64(), watch: watch}
 	if req.Sampling.Seed != nil {
 		g.seed = *req.Sampling.Seed
 	}
-	if g.tools, err = n.tools(ctx, m); err != nil {
-		return err
+	if g.machine != nil {
+		g.rule = g.machine.Start(g.tools.EOG())
 	}
-	if err := g.encode(); err != nil {
-		return err
-	}
-	if err := g.follow(); err != nil {
-		return err
-	}
-	watch.encoded(modelLabel(m.Name()), len(g.ids))
-	g.prefix = protocol.AppendPrefix(nil, g.ids)
+	watch.encoded(modelLabel(g.model.Name()), len(g.ids))
 	g.ownEnd = time.Now().Add(ownTime)
 	excluded := map[string]bool{}
 	var full error // a refusal for want of room
@@ -283,8 +275,24 @@ func explain(err error) error {
 	return err
 }
 
-// encode makes tokens of the request and counts the room for an answer.
-func (g *generation) encode() error {
+// prepare makes the prompt of the request.
+func (g *generation) prepare(ctx context.Context) (err error) {
+	if g.model, err = g.n.pickModel(ctx, g.req.Model); err != nil {
+		return err
+	}
+	if g.tools, err = g.n.tools(ctx, g.model); err != nil {
+		return err
+	}
+	if err := g.encode(ctx); err != nil {
+		return err
+	}
+	g.prefix = protocol.AppendPrefix(nil, g.ids)
+	return g.follow(ctx)
+}
+
+// encode makes tokens of the request and counts the room for an answer. What is
+// too long for any tokens to hold it is not looked at.
+func (g *generation) encode(ctx context.Context) error {
 	if g.req.Raw {
 		g.shape("", nil)
 	}
@@ -311,11 +319,40 @@ func (g *generation) encode() error {
 			opt.AddSpecial = false
 		}
 	}
+	if most, holds := g.context(), g.tools.Longest(); len(prompt)/holds > most {
+		return api.Errorf(api.TooLong, "the prompt has %d KiB, and the %d tokens of %s hold %d KiB at most; shorten it", len(prompt)>>10, most, g.model.Name(), most*holds>>10)
+	}
 	var err error
-	if g.ids, err = g.tools.Encode(prompt, opt); err != nil {
-		return api.Errorf(api.BadInput, "%s", err)
+	if g.ids, err = g.n.encode(ctx, g.tools.Tokenizer, prompt, opt); err != nil {
+		return err
 	}
 	return g.room()
+}
+
+// encodeRoom is how much text is tokenized at once, in bytes: that takes some
+// hundred times as much memory. A longer one goes alone.
+const encodeRoom = 2 << 20
+
+// encode makes tokens of a text when there is room for the work.
+func (n *Node) encode(ctx context.Context, by *text.Tokenizer, t string, opt text.EncodeOptions) ([]int32, error) {
+	weight := int64(min(len(t), encodeRoom))
+	if err := n.encoding.Acquire(ctx, weight); err != nil {
+		return nil, err
+	}
+	defer n.encoding.Release(weight)
+	ids, err := by.Encode(ctx, t, opt)
+	if err != nil && ctx.Err() == nil {
+		err = api.Errorf(api.BadInput, "%s", err)
+	}
+	return ids, err
+}
+
+// context is how many tokens the model takes.
+func (g *generation) context() int {
+	if most := int(g.model.Manifest().Context); most > 0 {
+		return most
+	}
+	return 1 << 30
 }
 
 // room counts what the answer may take.
@@ -323,10 +360,7 @@ func (g *generation) room() error {
 	if len(g.ids) == 0 {
 		return api.Errorf(api.BadInput, "the prompt is empty")
 	}
-	most := int(g.model.Manifest().Context)
-	if most == 0 {
-		most = 1 << 30
-	}
+	most := g.context()
 	if len(g.ids) >= most {
 		return api.Errorf(api.TooLong, "the prompt has %d tokens, and %s takes %d with the answer; shorten it", len(g.ids), g.model.Name(), most)
 	}

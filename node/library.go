@@ -165,7 +165,15 @@ func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.
 	if err != nil {
 		return nil, err
 	}
-	m, err := n.findToPull(ctx, req.Model, span, progress)
+	may := toPull
+	if req.Import {
+		may = toImport
+	}
+	m, err := n.find(ctx, req.Model, may, span, func(done, total int64) {
+		if progress != nil {
+			progress(api.Progress{Done: done, Total: total})
+		}
+	})
 	if err != nil {
 		return nil, input(err)
 	}
@@ -214,9 +222,9 @@ func (n *Node) Remove(_ context.Context, name string) error {
 // by a GGUF file on this machine.
 func (n *Node) Tokenize(ctx context.Context, name, t string, special bool) ([]int32, error) {
 	if isSource(name) && !isRemote(name) {
-		return TokenizeFile(name, t, special)
+		return TokenizeFile(ctx, name, t, special)
 	}
-	m, err := n.findKnown(ctx, name)
+	m, err := n.find(ctx, name, toAsk, nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -224,12 +232,12 @@ func (n *Node) Tokenize(ctx context.Context, name, t string, special bool) ([]in
 	if err != nil {
 		return nil, err
 	}
-	return tools.Encode(t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
+	return n.encode(ctx, tools.Tokenizer, t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
 }
 
 // TokenizeFile gives a text's tokens by the vocabulary of a GGUF file, which
 // need hold nothing else.
-func TokenizeFile(path, t string, special bool) ([]int32, error) {
+func TokenizeFile(ctx context.Context, path, t string, special bool) ([]int32, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, api.Errorf(api.BadInput, "%s", err)
@@ -247,7 +255,7 @@ func TokenizeFile(path, t string, special bool) ([]int32, error) {
 	if err != nil {
 		return nil, api.Errorf(api.BadInput, "%s: %s", path, err)
 	}
-	return tok.Encode(t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
+	return tok.Encode(ctx, t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
 }
 
 // Status tells how the node is.
@@ -267,7 +275,7 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 	st.Up, st.Down = n.cfg.Up, n.cfg.Down
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	st.API = n.apiAddr
+	st.API, st.APIOpen = n.word.API, n.cfg.APIOpen && n.cfg.APIKey == ""
 	for _, s := range n.serving {
 		v := api.Serving{Name: s.spec.Model, From: s.span.From, To: s.span.To, Ready: s.ready, State: s.state, EnginePID: s.pid}
 		if s.model != nil {

@@ -27,8 +27,12 @@ const lookTime = 15 * time.Second
 // awaitModel finds a model that is to be served, and waits for as long as
 // nobody is there who knows it.
 func (n *Node) awaitModel(ctx context.Context, name string, span *protocol.Span) (*store.Model, error) {
+	var progress func(done, total int64) // of a name's; an address may carry a secret
+	if e := n.names.Find(name); e != nil {
+		progress = n.fetchingEvents(e.Name, span)
+	}
 	for told := false; ; {
-		m, err := n.findModel(ctx, name, span)
+		m, err := n.find(ctx, name, toImport, span, progress)
 		var e *api.Error
 		if err == nil || !errors.As(err, &e) || e.Kind != api.UnknownModel {
 			return m, err
@@ -45,12 +49,27 @@ func (n *Node) awaitModel(ctx context.Context, name string, span *protocol.Span)
 	}
 }
 
-// findModel gives a model by name or CID, with its manifest here: from the
-// store, imported if the name is a file or URL, or learnt from peers. span is
-// what to keep of a model that is imported; nil: all.
-func (n *Node) findModel(ctx context.Context, name string, span *protocol.Span) (*store.Model, error) {
+// reach is how far this node goes for somebody who names a model.
+type reach int
+
+const (
+	toAsk    reach = iota // what is here, in this program, or at a peer: a prompt's, and anybody's
+	toPull                // and what the catalogue knows an origin of
+	toImport              // and any file or address: the operator's, who has the token
+)
+
+// find gives a model by name or CID, with its manifest here. span is what to
+// keep of one that is imported; nil: all. progress may be nil.
+func (n *Node) find(ctx context.Context, name string, may reach, span *protocol.Span, progress func(done, total int64)) (*store.Model, error) {
 	if e := n.names.Find(name); e != nil {
-		return n.obtain(ctx, e, name, span, n.fetchingEvents(e.Name, span))
+		m, err := n.known(ctx, e, name)
+		switch {
+		case m != nil || err != nil:
+			return m, err
+		case may < toPull:
+			return nil, api.Errorf(api.UnknownModel, "%s is in the catalogue, and neither here nor served by a peer; `shoal node --model %s` fetches and serves it", e.Name, e.Name)
+		}
+		return n.importListed(ctx, e, "", span, progress)
 	}
 	m, err := n.store.Find(name)
 	if err == nil {
@@ -59,24 +78,27 @@ func (n *Node) findModel(ctx context.Context, name string, span *protocol.Span) 
 	if !errors.Is(err, store.ErrNotFound) {
 		return nil, api.Errorf(api.BadInput, "%s", err)
 	}
-	if isSource(name) || name == tinymodel.Name {
-		return n.importModel(ctx, api.AddRequest{Source: name}, span, nil)
+	if name == tinymodel.Name || may == toImport && isSource(name) {
+		return n.importModel(ctx, api.AddRequest{Source: name}, span, progress)
 	}
-	id, err := cid.Decode(name)
+	if id, err := cid.Decode(name); err == nil {
+		return n.learn(ctx, id, "")
+	}
+	id, name, err := n.lookUp(ctx, name)
 	if err != nil {
-		if id, name, err = n.lookUp(ctx, name); err != nil {
-			return nil, err
-		}
-		if m, err := n.store.Model(id); err == nil { // under another name
-			return m, nil
-		}
-		return n.learn(ctx, id, name)
+		return nil, err
 	}
-	return n.learn(ctx, id, "")
+	if m, err := n.store.Model(id); err == nil { // under another name
+		return m, nil
+	}
+	return n.learn(ctx, id, name)
 }
 
 // learn fetches a model's manifest.
 func (n *Node) learn(ctx context.Context, id cid.Cid, name string) (*store.Model, error) {
+	if id.Type() != cid.DagCBOR {
+		return nil, api.Errorf(api.UnknownModel, "%s is the CID of no model", id)
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	raw, err := n.exchange.Manifest(ctx, id)
@@ -89,7 +111,11 @@ func (n *Node) learn(ctx context.Context, id cid.Cid, name string) (*store.Model
 	if name == "" {
 		name = n.nameOf(id)
 	}
-	return n.store.AddManifest(raw, id, name)
+	m, err := n.store.AddManifest(raw, id, name)
+	if err != nil {
+		return nil, input(err)
+	}
+	return m, nil
 }
 
 // nameOf is what peers call a model.
@@ -113,24 +139,16 @@ func (n *Node) nameOf(id cid.Cid) string {
 // gives the name. Names are claims: if peers
 // mean different models, the person must say which.
 func (n *Node) lookUp(ctx context.Context, name string) (cid.Cid, string, error) {
+	if found, _ := n.calling(ctx, name); isSource(name) && len(found) == 0 { // nobody is waited for to call one so
+		return cid.Undef, "", api.Errorf(api.UnknownModel, "there is no model %q, here or at a peer; `shoal model add` brings models from files and addresses", name)
+	}
 	wait, cancel := context.WithTimeout(ctx, lookTime/3)
 	defer cancel()
 	if err := n.net.WaitPeers(wait); err != nil && ctx.Err() == nil {
 		return cid.Undef, "", api.Errorf(api.UnknownModel, "model %q is not here, and %s", name, err)
 	}
-	var all []string
 	for {
-		found, best := map[cid.Cid][]string{}, protocol.MatchBegin
-		all = nil
-		for id, names := range n.offered(ctx) {
-			all = append(all, names...)
-			switch fit := protocol.MatchModel(name, id, names); {
-			case fit > best:
-				found, best = map[cid.Cid][]string{id: names}, fit
-			case fit == best:
-				found[id] = names
-			}
-		}
+		found, all := n.calling(ctx, name)
 		if len(found) == 1 {
 			for id, names := range found {
 				if i := slices.IndexFunc(names, func(s string) bool { return strings.EqualFold(s, name) }); i < 0 && len(names) > 0 {
@@ -157,6 +175,22 @@ func (n *Node) lookUp(ctx context.Context, name string) (cid.Cid, string, error)
 		case <-time.After(300 * time.Millisecond):
 		}
 	}
+}
+
+// calling gives the models that peers call by a name, or if none by one that
+// begins so, and all names there are.
+func (n *Node) calling(ctx context.Context, name string) (found map[cid.Cid][]string, all []string) {
+	found, best := map[cid.Cid][]string{}, protocol.MatchBegin
+	for id, names := range n.offered(ctx) {
+		all = append(all, names...)
+		switch fit := protocol.MatchModel(name, id, names); {
+		case fit > best:
+			found, best = map[cid.Cid][]string{id: names}, fit
+		case fit == best:
+			found[id] = names
+		}
+	}
+	return found, all
 }
 
 // offered lists the models that peers, and this node, serve or hold, with what

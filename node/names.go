@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,8 +36,10 @@ const (
 type names struct {
 	*catalog.Catalog
 	path string
-	mu   sync.Mutex
-	of   map[string]string // catalogue name -> CID
+
+	saving sync.Mutex // held while the file is written, which may take a while
+	mu     sync.Mutex
+	of     map[string]string // catalogue name -> CID
 }
 
 // LoadCatalog reads the built-in catalogue, then those in the home's
@@ -142,32 +145,34 @@ func (s *names) meaning(e *catalog.Entry) cid.Cid {
 
 func (s *names) remember(e *catalog.Entry, id cid.Cid) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.of[e.Name] == id.String() {
+	known := s.of[e.Name] == id.String()
+	s.of[e.Name] = id.String()
+	s.mu.Unlock()
+	if known {
 		return nil
 	}
-	s.of[e.Name] = id.String()
 	return s.save()
 }
 
 // forget takes the meanings away that stood for a model.
 func (s *names) forget(id cid.Cid) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	before := len(s.of)
-	for name, meant := range s.of {
-		if meant == id.String() {
-			delete(s.of, name)
-		}
-	}
-	if len(s.of) != before {
+	maps.DeleteFunc(s.of, func(_, meant string) bool { return meant == id.String() })
+	changed := len(s.of) != before
+	s.mu.Unlock()
+	if changed {
 		_ = s.save() // at worst the name goes on meaning what it did
 	}
 }
 
-// save writes the meanings; called with mu held.
+// save writes the meanings.
 func (s *names) save() error {
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	s.mu.Lock()
 	raw, err := json.MarshalIndent(s.of, "", "  ")
+	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -181,44 +186,6 @@ func (s *names) hint(name string) string {
 		return "; `shoal model search` lists names that can be pulled"
 	}
 	return "; the catalogue has " + strings.Join(near[:min(8, len(near))], ", ")
-}
-
-// obtain gives a model by a name of the catalogue: from the store, from peers
-// if they have what the name means, else imported from an origin, of which
-// span (nil: all) is kept.
-func (n *Node) obtain(ctx context.Context, e *catalog.Entry, name string, span *protocol.Span, progress func(done, total int64)) (*store.Model, error) {
-	m, err := n.known(ctx, e, name)
-	if m != nil || err != nil {
-		return m, err
-	}
-	return n.importListed(ctx, e, "", span, progress)
-}
-
-// findKnown is findModel for those who only ask: a name of the catalogue is
-// not a reason to fetch a model that nobody serves.
-func (n *Node) findKnown(ctx context.Context, name string) (*store.Model, error) {
-	e := n.names.Find(name)
-	if e == nil {
-		return n.findModel(ctx, name, nil)
-	}
-	m, err := n.known(ctx, e, name)
-	if m == nil && err == nil {
-		return nil, api.Errorf(api.UnknownModel, "%s is in the catalogue, and neither here nor served by a peer; `shoal node --model %s` fetches and serves it", e.Name, e.Name)
-	}
-	return m, err
-}
-
-// findToPull is findModel with progress, for a model of which a span is wanted.
-func (n *Node) findToPull(ctx context.Context, name string, span *protocol.Span, progress func(api.Progress)) (*store.Model, error) {
-	e := n.names.Find(name)
-	if e == nil {
-		return n.findModel(ctx, name, nil)
-	}
-	return n.obtain(ctx, e, name, span, func(done, total int64) {
-		if progress != nil {
-			progress(api.Progress{Done: done, Total: total})
-		}
-	})
 }
 
 // known finds a model of the catalogue here or among peers; nil: nowhere. The
@@ -245,7 +212,7 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store
 	id := n.names.meaning(e)
 	if id.Defined() {
 		if m, err := n.store.Model(id); err == nil {
-			return m, m.Note(e.Name, e.Origins...)
+			return m, m.Note(e.Name, e.Own, e.Origins...)
 		}
 	}
 	wait, cancel := context.WithTimeout(ctx, lookTime/5)
@@ -272,7 +239,7 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store
 			return nil, ctx.Err()
 		}
 		if err == nil {
-			err = errors.Join(m.Note("", e.Origins...), n.names.remember(e, id))
+			err = errors.Join(m.Note("", e.Own, e.Origins...), n.names.remember(e, id))
 		}
 		return m, err
 	}
@@ -297,7 +264,7 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store
 	}
 	m, err := n.store.AddManifest(raws[fits[0]], fits[0], e.Name)
 	if err == nil {
-		err = m.Note("", e.Origins...)
+		err = m.Note("", e.Own, e.Origins...)
 	}
 	return m, err
 }
@@ -341,7 +308,7 @@ func (n *Node) importListed(ctx context.Context, e *catalog.Entry, name string, 
 	var errs []error
 	for _, from := range e.Origins {
 		m, err := n.addToStore(ctx, from, store.AddOptions{
-			Name: name, Span: span, Progress: progress, Expect: store.Expect{ID: id, Size: e.Size, Sha256: e.Sums()},
+			Name: name, Span: span, Progress: progress, Listed: !e.Own, Expect: store.Expect{ID: id, Size: e.Size, Sha256: e.Sums()},
 		})
 		if err == nil {
 			return m, n.names.remember(e, m.ID())

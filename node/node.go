@@ -4,24 +4,24 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/page"
@@ -42,7 +42,8 @@ type Node struct {
 	handler  http.Handler
 	token    string
 	started  time.Time
-	texts    textCache
+	texts    once[cid.Cid, *textTools] // of the models in use; they are large
+	encoding *semaphore.Weighted       // bytes of text being tokenized
 	names    *names
 	convert  sync.WaitGroup // conversions under way
 	download rateMeter
@@ -60,7 +61,7 @@ type Node struct {
 	leave   context.CancelCauseFunc // ends Run
 	leaving bool                    // nothing is offered any more
 	serving []*serving
-	apiAddr string
+	word    Word // of how it is asked
 }
 
 // Files of a node's home.
@@ -71,6 +72,7 @@ const (
 	ledgerFile = "ledger.json"
 	tokenFile  = "api.token"
 	apiFile    = "api.json"
+	socketFile = "api.sock"
 	storeDir   = "store"
 )
 
@@ -79,7 +81,10 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, started: time.Now(), standing: standing.Open(cfg.path(standingFile), cfg.Log.With("part", "standing"))}
+	n := &Node{
+		cfg: cfg, started: time.Now(), encoding: semaphore.NewWeighted(encodeRoom),
+		standing: standing.Open(cfg.path(standingFile), cfg.Log.With("part", "standing")),
+	}
 	n.shareMemory()
 	if n.trust, err = cfg.trusted(); err != nil {
 		return nil, err
@@ -183,7 +188,7 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	lending := n.watchLending(ctx)
-	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.apiAddr})
+	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.word.API, Socket: n.word.Socket})
 	n.offerAll()
 	var wg sync.WaitGroup
 	select { // what the machine is like must be known before anything is loaded
@@ -254,52 +259,11 @@ func (n *Node) Drain(context.Context) error {
 	return nil
 }
 
-// listen opens the API's port and leaves word of it in the home, where the
-// command line looks.
-func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
-	if n.cfg.API == "" {
-		return func() {}, nil
-	}
-	l, err := net.Listen("tcp", n.cfg.API)
-	if err != nil {
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, fmt.Errorf("the API's address %s is in use: choose another with --api, or stop the program that has it", n.cfg.API)
-		}
-		return nil, fmt.Errorf("the API's address %s: %w", n.cfg.API, err)
-	}
-	n.mu.Lock()
-	n.apiAddr = l.Addr().String()
-	n.mu.Unlock()
-	srv := &http.Server{Handler: n.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
-	go func() {
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			fail(err)
-		}
-	}()
-	word, err := json.Marshal(struct {
-		API string `json:"api"`
-		PID int    `json:"pid"`
-	}{n.apiAddr, os.Getpid()})
-	if err == nil {
-		err = os.WriteFile(n.cfg.path(apiFile), word, 0o600)
-	}
-	if err != nil {
-		n.cfg.Log.Warn("the API's address cannot be left in the home", "error", err)
-	}
-	return func() {
-		_ = os.Remove(n.cfg.path(apiFile))
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		if srv.Shutdown(ctx) != nil { // answers under way are ended
-			_ = srv.Close()
-		}
-	}, nil
-}
-
 // Close leaves the network and closes the store. Run must have returned.
 func (n *Node) Close() error {
 	var errs []error
 	n.convert.Wait() // whoever asked for one has gone, and it cleans up
+	n.texts.wait()
 	if n.stages != nil {
 		for _, s := range n.stages.Stages() {
 			n.stages.Remove(s)
@@ -336,7 +300,7 @@ func (n *Node) keptPort() int {
 }
 
 func (n *Node) keepPort(port int) {
-	if err := os.WriteFile(n.cfg.path(portFile), []byte(strconv.Itoa(port)+"\n"), 0o644); err != nil {
+	if err := files.Replace(n.cfg.path(portFile), []byte(strconv.Itoa(port)+"\n"), 0o644); err != nil {
 		n.cfg.Log.Warn("the port cannot be kept for the next start", "error", err)
 	}
 }
@@ -352,5 +316,5 @@ func (n *Node) loadToken() (string, error) {
 		return "", err
 	}
 	token := hex.EncodeToString(b)
-	return token, os.WriteFile(path, []byte(token+"\n"), 0o600)
+	return token, files.Replace(path, []byte(token+"\n"), 0o600)
 }

@@ -100,6 +100,7 @@ func (t *Testnet) API() (string, error) {
 func (t *Testnet) Env(home, statePath string) []string {
 	env := append(baseEnv(),
 		"SHOAL_HOME="+home,
+		"SHOAL_API_TOKEN_FILE="+filepath.Join(home, "api.token"), // a copy of the API's
 		"SHOAL_TESTNET="+statePath,
 		"SHOAL_BOOTSTRAP="+strings.Join(t.bootstraps(nil), ","),
 		"SHOAL_NO_MDNS=true",

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,6 +25,8 @@ func clientFlags() []cli.Flag {
 		homeFlag(), jsonFlag(),
 		&cli.StringFlag{Name: "api", EnvVars: []string{"SHOAL_API"}, Usage: "`URL` of the node to ask (default: the one that runs in this home, else a light client of its own)"},
 		&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key of that node's API"},
+		&cli.StringFlag{Name: "api-key-file", EnvVars: []string{"SHOAL_API_KEY_FILE"}, Usage: "`FILE` with that key"},
+		&cli.StringFlag{Name: "api-token-file", EnvVars: []string{"SHOAL_API_TOKEN_FILE"}, Usage: "`FILE` with the token of the node at --api, its api.token: that node may then be commanded, not only asked"},
 	}, networkFlags()...)
 }
 
@@ -50,17 +52,23 @@ func asking(do func(c *cli.Context, cl *api.Client, args []string) error, names 
 // this home. alone says that a command which joins can do without peers.
 func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Client, func(), error) {
 	home := c.String("home")
+	key, err := keyOf(c)
+	if err != nil {
+		return nil, nil, err
+	}
 	if url := c.String("api"); url != "" {
-		if !strings.Contains(url, "://") {
-			url = "http://" + url
+		cl, err := clientOf(c, url)
+		if err != nil {
+			return nil, nil, err
 		}
-		return &api.Client{Base: strings.TrimSuffix(strings.TrimRight(url, "/"), "/v1"), Token: token(home), Key: c.String("api-key")}, func() {}, nil
+		cl.Key = key
+		return cl, func() {}, nil
 	}
 	if cl := running(c.Context, home); cl != nil {
 		if c.IsSet("catalog") || c.IsSet("catalog-key") {
 			return nil, nil, usageError{"the node that runs in this home has a catalogue of its own; start that with --catalog, or put the file into catalog.d in the home"}
 		}
-		cl.Key = c.String("api-key")
+		cl.Key = key
 		return cl, func() {}, nil
 	}
 	cfg, err := joinConfig(c)
@@ -141,25 +149,68 @@ func clientConfig(c *cli.Context, cfg *node.Config) error {
 	return nil
 }
 
-// running finds the daemon of a home by the word it has left.
+// clientOf is a client of the node at a URL that somebody gave. The token of this
+// home opens its own node alone, and goes to no other address; another's has to
+// be given as well.
+func clientOf(c *cli.Context, url string) (*api.Client, error) {
+	if !strings.Contains(url, "://") {
+		url = "http://" + url
+	}
+	cl := &api.Client{Base: strings.TrimSuffix(strings.TrimRight(url, "/"), "/v1")}
+	if file := c.String("api-token-file"); file != "" {
+		var err error
+		cl.Token, err = secretIn("--api-token-file", file)
+		return cl, err
+	}
+	if word, err := node.ReadWord(c.String("home")); err == nil && word.API != "" && cl.Base == "http://"+word.API {
+		if own := running(c.Context, c.String("home")); own != nil {
+			return own, nil
+		}
+	}
+	return cl, nil
+}
+
+// keyOf is the key of an API, as a flag has it or a file.
+func keyOf(c *cli.Context) (string, error) {
+	key, file := c.String("api-key"), c.String("api-key-file")
+	switch {
+	case file == "":
+		return key, nil
+	case key != "":
+		return "", usageError{"--api-key and --api-key-file do not go together"}
+	}
+	return secretIn("--api-key-file", file)
+}
+
+// secretIn reads a file with one secret.
+func secretIn(flag, file string) (string, error) {
+	raw, err := os.ReadFile(file)
+	secret := strings.TrimSpace(string(raw))
+	switch {
+	case err != nil:
+		return "", usageError{fmt.Sprintf("%s %s: %s", flag, file, err)}
+	case secret == "" || strings.ContainsAny(secret, "\r\n"):
+		return "", usageError{fmt.Sprintf("%s %s: the file must have one line, the secret", flag, file)}
+	}
+	return secret, nil
+}
+
+// running finds the daemon of a home: by its socket, or by the address that it
+// has left word of.
 func running(ctx context.Context, home string) *api.Client {
-	raw, err := os.ReadFile(filepath.Join(home, "api.json"))
-	if err != nil {
-		return nil
+	word, _ := node.ReadWord(home) // a full disk may have no room for it
+	doors := []*api.Client{api.Unix(cmp.Or(word.Socket, node.DefaultSocket(home)), token(home))}
+	if word.API != "" {
+		doors = append(doors, &api.Client{Base: "http://" + word.API, Token: token(home)})
 	}
-	var word struct {
-		API string `json:"api"`
-	}
-	if json.Unmarshal(raw, &word) != nil || word.API == "" {
-		return nil
-	}
-	cl := &api.Client{Base: "http://" + word.API, Token: token(home)}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	if _, err := cl.Status(ctx); err != nil {
-		return nil
+	for _, cl := range doors {
+		if _, err := cl.Status(ctx); err == nil {
+			return cl
+		}
 	}
-	return cl
+	return nil
 }
 
 func token(home string) string {

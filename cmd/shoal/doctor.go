@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -147,9 +147,10 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 	cl := running(c.Context, dir)
 	if cl != nil {
 		f.Daemon.Answers = true
-		f.Open = get(c.Context, cl.Base+"/v1/models") == http.StatusOK
 	} else {
-		f.Daemon.Refuses = f.Daemon.Alive && get(c.Context, "http://"+f.Daemon.API+"/shoal/v1/status") == http.StatusUnauthorized
+		if f.Daemon.Alive {
+			f.Daemon.Code = refusal(c.Context, f.Daemon)
+		}
 		listeners(f, cfg)
 		if !c.Bool("offline") && f.Config.Err == "" {
 			say("looking for peers ...")
@@ -253,36 +254,42 @@ func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(
 
 // wordOf is what a daemon has left in its home.
 func wordOf(dir string) (d doctor.Daemon) {
-	raw, err := os.ReadFile(filepath.Join(dir, "api.json"))
-	if err != nil {
+	word, err := node.ReadWord(dir)
+	if os.IsNotExist(err) {
 		return d
 	}
-	var word struct {
-		API string `json:"api"`
-		PID int    `json:"pid"`
-	}
-	d.Word = json.Unmarshal(raw, &word) == nil
-	d.API, d.PID = word.API, word.PID
+	d.Word = err == nil
+	d.API, d.Socket, d.PID = word.API, word.Socket, word.PID
 	err = syscall.Kill(word.PID, 0)
 	d.Alive = word.PID > 0 && (err == nil || errors.Is(err, syscall.EPERM))
 	return d
 }
 
-// get is the status that somebody without a key or token is answered with; 0:
-// there is no answer.
-func get(ctx context.Context, url string) int {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return 0
+// refusal is the HTTP status with which a node answers somebody without its
+// token; 0: it does not answer.
+func refusal(ctx context.Context, d doctor.Daemon) int {
+	ask := func(cl *api.Client) int {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, cl.Base+"/shoal/v1/status", nil)
+		if err != nil {
+			return 0
+		}
+		resp, err := cmp.Or(cl.HTTP, http.DefaultClient).Do(req)
+		if err != nil {
+			return 0
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0
+	code := 0
+	if d.Socket != "" {
+		code = ask(api.Unix(d.Socket, ""))
 	}
-	_ = resp.Body.Close()
-	return resp.StatusCode
+	if code == 0 && d.API != "" {
+		code = ask(&api.Client{Base: "http://" + d.API})
+	}
+	return code
 }
 
 // listeners tries the addresses that a node will listen on.

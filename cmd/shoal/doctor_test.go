@@ -340,8 +340,8 @@ func TestDoctorFiles(t *testing.T) {
 	t.Run("an API for all and sundry", func(t *testing.T) {
 		p := newPatient(t)
 		p.config(`api = "0.0.0.0:0"`, "no-mdns = true")
-		p.mend(p.named("api", doctor.Bad, "has no key", "--offline"))
-		p.content("api", "--offline")
+		p.mend(p.named("config", doctor.Bad, "everybody who reaches", "--offline"))
+		p.content("config", "--offline")
 	})
 	t.Run("a damaged leaf", func(t *testing.T) {
 		p := newPatient(t)

@@ -28,7 +28,7 @@ type manager struct {
 	every time.Duration // between two signs of life
 	log   *slog.Logger
 
-	listening chan string   // gets the API's host:port, "" if there is none
+	listening chan string   // gets the path of the node's socket, "" if there is none
 	news      chan struct{} // something has happened
 	leaving   atomic.Bool
 }
@@ -62,7 +62,7 @@ func (m *manager) watch(next func(node.Event)) func(node.Event) {
 	return func(e node.Event) {
 		switch e.Event {
 		case "listening":
-			m.listening <- e.API
+			m.listening <- e.Socket
 		case "fetching": // the next sign of life tells of it
 		case "leaving":
 			m.leaving.Store(true)
@@ -96,12 +96,12 @@ func (m *manager) tell(local *api.Client) (stop func()) {
 }
 
 func (m *manager) run(ctx context.Context, cl *api.Client) {
-	// Asked as anybody asks, over the socket if there is one: whoever gets an
-	// answer has found neither the API nor a lock of the node stuck.
+	// Asked as commands ask, wherever the API listens for others: whoever gets an
+	// answer has found neither the server nor a lock of the node stuck.
 	select {
-	case addr := <-m.listening:
-		if addr != "" {
-			cl = &api.Client{Base: "http://" + addr, Token: cl.Token}
+	case socket := <-m.listening:
+		if socket != "" {
+			cl = api.Unix(socket, cl.Token)
 		}
 	case <-ctx.Done():
 		return

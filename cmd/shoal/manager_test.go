@@ -92,17 +92,25 @@ func notifySocket(t *testing.T) *net.UnixConn {
 func TestNoSignOfLife(t *testing.T) {
 	l := notifySocket(t)
 	var asked atomic.Int32
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if asked.Add(1) <= 3 {
 			w.WriteHeader(http.StatusInternalServerError)
 			return
 		}
 		_, _ = w.Write([]byte("{}"))
 	}))
+	socket := filepath.Join(filepath.Dir(os.Getenv("NOTIFY_SOCKET")), "api.sock")
+	door, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = srv.Listener.Close()
+	srv.Listener = door
+	srv.Start()
 	defer srv.Close()
 	m := newManager(node.Config{Log: slog.New(slog.DiscardHandler)})
 	m.every = 50 * time.Millisecond
-	m.watch(func(node.Event) {})(node.Event{Event: "listening", API: srv.Listener.Addr().String()})
+	m.watch(func(node.Event) {})(node.Event{Event: "listening", Socket: socket})
 	stop := m.tell(&api.Client{})
 	defer stop()
 	for _, want := range []string{"STATUS=starting", "READY=1\nWATCHDOG=1\n"} {

@@ -205,7 +205,7 @@ func modelTokenize(c *cli.Context) error {
 	}
 	var ids []int32
 	if st, serr := os.Stat(args[0]); serr == nil && !st.IsDir() {
-		ids, err = node.TokenizeFile(args[0], string(raw), c.Bool("special"))
+		ids, err = node.TokenizeFile(c.Context, args[0], string(raw), c.Bool("special"))
 	} else {
 		cl, done, cerr := connect(c, false)
 		if cerr != nil {

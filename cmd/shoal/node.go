@@ -42,9 +42,11 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "for QUIC and TCP; 0: drawn once and kept"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API; off: none"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "host `NAME` by which the API is asked besides localhost and the addresses it listens on, such as a proxy's; *: any; may be repeated"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API, which has no TLS; off: none but the socket for this home's own commands"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send; others on this machine can see it here, and not in --api-key-file"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key-file", EnvVars: []string{"SHOAL_API_KEY_FILE"}, Usage: "`FILE` with the key that API clients must send"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "api-open", EnvVars: []string{"SHOAL_API_OPEN"}, Usage: "let the API listen elsewhere than on loopback without a key: everybody who reaches it may then send prompts through this node, read its lists, and have it fetch models of the catalogue"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "host `NAME` by which the API is asked besides localhost and the addresses it listens on, such as a proxy's; may be repeated; *: any, for programs, as a page elsewhere can point a name of its own at this machine: for browsers write the names"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-origin", EnvVars: []string{"SHOAL_API_ORIGIN"}, Usage: "`ORIGIN` of web pages elsewhere that may use the API, such as https://chat.example; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "memory", EnvVars: []string{"SHOAL_MEMORY"}, Usage: "memory lent, such as 8GiB (default: half of the machine's)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads lent; 0: as many as help, measured again and again"}),
@@ -105,7 +107,11 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	if cfg.API = c.String("api"); cfg.API == "off" {
 		cfg.API = ""
 	}
-	cfg.APIKey, cfg.Threads, cfg.Nice, cfg.KVType = c.String("api-key"), c.Int("threads"), c.Int("nice"), c.String("kv")
+	if cfg.APIKey, err = keyOf(c); err != nil {
+		return cfg, err
+	}
+	cfg.APIOpen = c.Bool("api-open")
+	cfg.Threads, cfg.Nice, cfg.KVType = c.Int("threads"), c.Int("nice"), c.String("kv")
 	cfg.APIHosts, cfg.APIOrigins = splitList(c.StringSlice("api-host")), splitList(c.StringSlice("api-origin"))
 	cfg.Exact = c.Bool("exact")
 	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")

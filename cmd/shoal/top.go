@@ -145,7 +145,7 @@ func runTop(c *cli.Context) error {
 		return err
 	}
 	if c.String("api") == "" && running(c.Context, c.String("home")) == nil {
-		return fmt.Errorf("no node runs in %s, or it has no API; start one with `shoal node`, or name one with --api", c.String("home"))
+		return fmt.Errorf("no node runs in %s; start one with `shoal node`, or name one with --api", c.String("home"))
 	}
 	cl, done, err := connect(c, false)
 	if err != nil {

@@ -79,6 +79,7 @@ func (s *server) pull(w http.ResponseWriter, r *http.Request) error {
 	if req.Model == "" {
 		return badParam("model", "is missing")
 	}
+	req.Import = true
 	return s.work(w, r, func(ctx context.Context, p func(Progress)) (any, error) { return s.Library.Pull(ctx, req, p) }, ownLine)
 }
 

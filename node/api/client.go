@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -21,6 +22,15 @@ type Client struct {
 	Token string
 	Key   string
 	HTTP  *http.Client // nil: http.DefaultClient
+}
+
+// Unix is a Client of a node by its socket, which is its operator's alone.
+func Unix(socket, token string) *Client {
+	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}}
+	return &Client{Base: "http://localhost", Token: token, HTTP: &http.Client{Transport: t}}
 }
 
 // do sends a request; a failure comes back as the *Error that the node gave.

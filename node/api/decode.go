@@ -144,6 +144,9 @@ func (j *job) finish(r *commonRequest, base *GenerateRequest, inputs []GenerateR
 	echo := j.echo
 	j.echo = nil
 	for i := range inputs {
+		if n > 1 {
+			inputs[i].Shared = &Shared{}
+		}
 		for k := range n {
 			req := inputs[i]
 			if seed := req.Sampling.Seed; seed != nil && k > 0 {

@@ -175,6 +175,7 @@ func FuzzDecode(f *testing.F) {
 						t.Fatalf("%q: content is no UTF-8", body)
 					}
 				}
+				r.Shared = nil // by its choices, and with no other request
 				again(t, r)
 			}
 		}
@@ -201,5 +202,27 @@ func again(t *testing.T, r *GenerateRequest) {
 	}
 	if got := j.reqs[0]; !reflect.DeepEqual(got, r) {
 		t.Fatalf("sent on it became %+v, and was %+v", got, r)
+	}
+}
+
+// The choices of a prompt share what is made of it, and those of another do not.
+func TestChoicesShare(t *testing.T) {
+	j, err := decodeCompletion([]byte(`{"prompt": ["a", "b"], "n": 8}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, req := range j.reqs {
+		if first := j.reqs[i/8*8]; req.Shared == nil || req.Shared != first.Shared || req.Prompt != first.Prompt {
+			t.Errorf("choice %d: %+v", i, req)
+		}
+	}
+	if j.reqs[0].Shared == j.reqs[8].Shared {
+		t.Error("two prompts share")
+	}
+	made := 0
+	for range 3 {
+		if v, err := j.reqs[0].Shared.Do(func() (any, error) { made++; return made, nil }); err != nil || v != 1 {
+			t.Errorf("%v, %v", v, err)
+		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 // guard asks of every request what has nothing to do with who sends it.
 func (s *server) guard(w http.ResponseWriter, r *http.Request) error {
 	if !s.hostAllowed(r) {
-		return Errorf(Forbidden, "this API does not answer to that host name: use 127.0.0.1 or localhost, or allow the name with the node's setting api-host")
+		return Errorf(Forbidden, "this API does not answer to that host name: use 127.0.0.1 or localhost, or allow the name with the node's setting api-host (for web pages * is none)")
 	}
 	if err := s.origin(w, r); err != nil {
 		return err
@@ -35,23 +35,33 @@ func (s *server) guard(w http.ResponseWriter, r *http.Request) error {
 }
 
 // plainProgram says that a request to Ollama's API is no browser's: its
-// documentation has curl send JSON as what it is not. Browsers tell where a
-// post comes from, and even those that do not call themselves Mozilla.
-func plainProgram(r *http.Request) bool {
+// documentation has curl send JSON as what it is not.
+func plainProgram(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/api/") && !browser(r) }
+
+// browser says that a request may be one. They tell where a post comes from, and
+// even those that do not call themselves Mozilla.
+func browser(r *http.Request) bool {
 	h := r.Header
-	return strings.HasPrefix(r.URL.Path, "/api/") && h.Get("Origin") == "" && h.Get("Referer") == "" && h.Get("Cookie") == "" &&
-		h.Get("Sec-Fetch-Site") == "" && !strings.Contains(h.Get("User-Agent"), "Mozilla")
+	return h.Get("Origin") != "" || h.Get("Referer") != "" || h.Get("Cookie") != "" || h.Get("Sec-Fetch-Site") != "" ||
+		strings.Contains(h.Get("User-Agent"), "Mozilla")
 }
 
-// hostAllowed takes loopback's names, the address that was dialled (an address
-// cannot be pointed elsewhere, as a name can), and those of the configuration.
+// hostAllowed takes hosts that are known here, and any if the configuration says
+// so: then, too, a browser must have come by one that is known, or its page's
+// name may have been pointed here.
 func (s *server) hostAllowed(r *http.Request) bool {
+	return s.hostKnown(r) || slices.Contains(s.Hosts, "*") && (!browser(r) || slices.Contains(s.Origins, r.Header.Get("Origin")))
+}
+
+// hostKnown takes loopback's names, the address that was dialled (an address
+// cannot be pointed elsewhere, as a name can), and those of the configuration.
+func (s *server) hostKnown(r *http.Request) bool {
 	host := hostname(r.Host)
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
 		return true
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
-		if ip.Unmap().IsLoopback() {
+		if ip.Unmap().IsLoopback() || ip.IsUnspecified() {
 			return true
 		}
 		local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
@@ -59,7 +69,7 @@ func (s *server) hostAllowed(r *http.Request) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(s.Hosts, func(h string) bool { return h == "*" || strings.EqualFold(h, host) })
+	return slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
 }
 
 // hostname is a Host header without its port, in lower case.
@@ -119,14 +129,23 @@ func (s *server) own(h handler) handler {
 		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
 			return Errorf(Forbidden, "this endpoint is not for web pages")
 		}
-		if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !from.Addr().Unmap().IsLoopback() {
+		if !fromHere(r) {
 			return Errorf(Forbidden, "this endpoint is for programs on the node's own machine")
 		}
 		if !bearer(r, s.Token) {
-			return Errorf(Unauthorized, "this endpoint needs the token in the file api.token of the node's directory, as Authorization: Bearer TOKEN")
+			return Errorf(Unauthorized, "this endpoint needs the token in the file api.token of the node's directory, as Authorization: Bearer TOKEN; shoal's own commands take it from there with --home DIR, or with --api from --api-token-file FILE")
 		}
 		return h(w, r)
 	}
+}
+
+// fromHere says that a request comes from this machine.
+func fromHere(r *http.Request) bool {
+	if _, socket := r.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr); socket {
+		return true
+	}
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && from.Addr().Unmap().IsLoopback()
 }
 
 // bearer compares in constant time; an empty secret opens nothing.

@@ -33,6 +33,7 @@ func TestGuard(t *testing.T) {
 		{"a name that begins like loopback", 403, []string{"Host", "127.0.0.1.evil.example"}},
 		{"a name that ends like it", 403, []string{"Host", "evillocalhost"}},
 		{"another address", 403, []string{"Host", "192.0.2.1"}},
+		{"no address in particular", 200, []string{"Host", "0.0.0.0:11500"}},
 		{"this page", 200, []string{"Origin", srv.URL}},
 		{"a page elsewhere", 403, []string{"Origin", "https://evil.example"}},
 		{"a file's page", 403, []string{"Origin", "null"}},
@@ -174,5 +175,30 @@ func TestNothingLogged(t *testing.T) {
 	}
 	if i := strings.Index(log.String(), "SECRET"); i >= 0 {
 		t.Errorf("the log says: %s", log.String()[max(0, i-200):i+20])
+	}
+}
+
+// TestGuardAnyHost: where any host name is taken, a browser still has to come by
+// one that nobody else can point here, or from a page that was allowed.
+func TestGuardAnyHost(t *testing.T) {
+	srv := start(t, &speller{}, func(c *Config) {
+		c.Hosts = []string{"*", "box.lan"}
+		c.Origins = []string{"https://friend.example"}
+	})
+	for _, test := range []struct {
+		name   string
+		status int
+		header []string
+	}{
+		{"a program", 200, []string{"Host", "proxy.example"}},
+		{"a rebound page posts", 403, []string{"Host", "evil.example", "Origin", "http://evil.example"}},
+		{"a rebound page asks", 403, []string{"Host", "evil.example", "Sec-Fetch-Site", "same-origin"}},
+		{"one of an old browser", 403, []string{"Host", "evil.example", "User-Agent", "Mozilla/5.0"}},
+		{"a page of a name that stands there", 200, []string{"Host", "box.lan", "Origin", "http://box.lan"}},
+		{"an allowed page", 200, []string{"Host", "proxy.example", "Origin", "https://friend.example"}},
+	} {
+		if resp, body := post(t, srv.URL+"/v1/chat/completions", hello, test.header...); resp.StatusCode != test.status {
+			t.Errorf("%s: %d %s", test.name, resp.StatusCode, body)
+		}
 	}
 }

@@ -69,7 +69,7 @@ func (s *server) models(w http.ResponseWriter, r *http.Request) error {
 	out := modelList{Object: "list", Data: []modelObject{}}
 	seen := map[string]bool{}
 	for i := range list {
-		o := s.object(&list[i])
+		o := s.object(r, &list[i])
 		if seen[o.ID] {
 			o.ID = list[i].ID
 		}
@@ -87,7 +87,7 @@ func (s *server) model(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	o := s.object(m)
+	o := s.object(r, m)
 	if name == m.ID {
 		o.ID = name
 	}
@@ -95,7 +95,13 @@ func (s *server) model(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *server) object(m *Model) modelObject {
+// object tells of a model. Where it came from, which may be a path or a signed
+// URL, is for those who have the token.
+func (s *server) object(r *http.Request, m *Model) modelObject {
+	if !bearer(r, s.Token) {
+		open := *m
+		open.Origins, m = nil, &open
+	}
 	o := modelObject{ID: m.Name, Object: "model", Created: s.started.Unix(), OwnedBy: "shoal", Shoal: m}
 	if o.ID == "" {
 		o.ID = m.ID

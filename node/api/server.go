@@ -27,6 +27,7 @@ type Config struct {
 	Hosts      []string     // host names taken besides loopback's and the address that was dialled; "*": all
 	Origins    []string     // of web pages elsewhere that may use /v1, e.g. http://localhost:3000; none: no CORS
 	MaxAnswers int          // in the making at once, over which 503 is answered; 0: 512
+	MaxBodies  int64        // bytes of requests that are being answered, over which likewise; 0: 64 MiB
 	Log        *slog.Logger
 
 	Metrics http.Handler // Prometheus's, at /metrics; nil: none
@@ -37,6 +38,7 @@ type server struct {
 	mux     *http.ServeMux
 	started time.Time
 	active  atomic.Int64 // answers in the making
+	bodies  atomic.Int64 // bytes of the requests that are being answered
 }
 
 // New makes the handler.
@@ -46,6 +48,9 @@ func New(cfg Config) http.Handler {
 	}
 	if cfg.MaxAnswers == 0 {
 		cfg.MaxAnswers = 512
+	}
+	if cfg.MaxBodies == 0 {
+		cfg.MaxBodies = 64 << 20
 	}
 	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now()}
 	for pattern, h := range map[string]handler{
@@ -151,7 +156,9 @@ func (s *server) serve(h handler) http.HandlerFunc {
 		}()
 		err := s.guard(w, r)
 		if err == nil {
-			r.Body = http.MaxBytesReader(rw, r.Body, maxBody)
+			body := &budgeted{ReadCloser: http.MaxBytesReader(rw, r.Body, maxBody), all: &s.bodies, most: s.MaxBodies}
+			defer body.release()
+			r.Body = body
 			err = h(w, r)
 		}
 		if err != nil && w.status == 0 {
@@ -166,6 +173,27 @@ func (s *server) serve(h handler) http.HandlerFunc {
 		s.Log.Log(r.Context(), level, "request", "request", id, "endpoint", r.Pattern, "status", w.status, "kind", kind, "took", time.Since(began))
 	}
 }
+
+// budgeted is a request's body, whose bytes count until the request is answered:
+// so long they are held, in one form or another.
+type budgeted struct {
+	io.ReadCloser
+	all  *atomic.Int64
+	most int64
+	took int64
+}
+
+// Read implements io.Reader.
+func (b *budgeted) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.took += int64(n)
+	if b.all.Add(int64(n)) > b.most {
+		return 0, &Error{Kind: Refused, Message: "this node has as many long requests as it can hold: try again soon", RetryAfter: 5 * time.Second}
+	}
+	return n, err
+}
+
+func (b *budgeted) release() { b.all.Add(-b.took) }
 
 // tracked knows whether an answer has begun, after which an error can no
 // longer be one in HTTP's way.
@@ -229,7 +257,10 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	}
 	body, err := io.ReadAll(r.Body)
 	var tooBig *http.MaxBytesError
+	var full *Error
 	switch {
+	case errors.As(err, &full):
+		return nil, full
 	case errors.As(err, &tooBig):
 		return nil, Errorf(TooLarge, "the request is longer than %d MiB", maxBody>>20)
 	case err != nil:

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"sync"
 	"time"
 )
 
@@ -74,6 +75,28 @@ type GenerateRequest struct {
 	Route     []Hop // if any: this route and no other
 	MaxStages int
 	Trace     string // W3C traceparent of the caller; "": none
+
+	Shared *Shared // by the choices of one prompt; nil: there is one choice
+}
+
+// Shared is what the choices of one prompt have in common. The Generator makes it
+// once.
+type Shared struct {
+	once sync.Once
+	made any
+	err  error
+}
+
+// Do gives what the first to come has made; the others wait for it.
+func (s *Shared) Do(how func() (any, error)) (any, error) {
+	if s == nil {
+		return how()
+	}
+	s.once.Do(func() {
+		s.err = Errorf(Internal, "reading the prompt failed") // unless it comes to an end
+		s.made, s.err = how()
+	})
+	return s.made, s.err
 }
 
 // Sampling of an answer. Unset values are the defaults: temperature 0.7, no
@@ -193,10 +216,12 @@ type AddRequest struct {
 	Quantize string `json:"quantize,omitempty"`
 }
 
-// PullRequest fetches a model's shards from peers.
+// PullRequest fetches a model's shards from peers and its origins.
 type PullRequest struct {
 	Model string `json:"model"`
 	Span  string `json:"span,omitempty"`
+
+	Import bool `json:"-"` // Model may be a file or address to import, for who asks has the token
 }
 
 // ExportRequest writes a model's original file, or a split model's files. A
@@ -254,7 +279,8 @@ type Status struct {
 	Peer      string        `json:"peer"`
 	Version   string        `json:"version"`
 	Addrs     []string      `json:"addrs"`
-	API       string        `json:"api,omitempty"`
+	API       string        `json:"api,omitempty"`      // host:port that can be dialled
+	APIOpen   bool          `json:"api_open,omitempty"` // anybody who reaches it may use it, by the operator's word
 	Home      string        `json:"home"`
 	Uptime    time.Duration `json:"uptime_ns"`
 	Peers     int           `json:"peers"`

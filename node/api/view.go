@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"net/http"
-	"net/netip"
 	"time"
 )
 
@@ -136,8 +135,7 @@ func (s *server) page(h handler) handler {
 		if s.Key != "" {
 			return Errorf(Unauthorized, "the API key is missing or wrong: send it as Authorization: Bearer KEY")
 		}
-		from, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err != nil || !from.Addr().Unmap().IsLoopback() || site == "" {
+		if !fromHere(r) || site == "" {
 			return Errorf(Unauthorized, "this endpoint is for the node's own page; programs need the token in the file api.token of the node's directory, as Authorization: Bearer TOKEN")
 		}
 		return h(w, r)

@@ -41,6 +41,8 @@ type Entry struct {
 	Sha256       []string `toml:"sha256"`
 	CID          string   `toml:"cid"`
 	Checked      string   `toml:"checked"`
+
+	Own bool `toml:"-"` // of a catalogue that nobody signed: the operator's
 }
 
 // ID is the manifest's CID, cid.Undef if the catalogue gives none.

@@ -164,5 +164,8 @@ func open(s Source, trusted []string) (f *file, key string, err error) {
 	if serr != nil && !s.Own && !f.Own {
 		return nil, "", fmt.Errorf("%w: %w: if it is your own, write own = true at its top, or sign it with `shoal model catalog sign`", ErrCatalog, serr)
 	}
+	for _, e := range f.Models {
+		e.Own = serr != nil
+	}
 	return f, key, nil
 }

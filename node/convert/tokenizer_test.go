@@ -47,13 +47,13 @@ func TestTokenIDs(t *testing.T) {
 			if pre == "qwen2" && s != norm.NFC.String(s) { // Qwen composes characters first; a GGUF file cannot say so
 				s = norm.NFC.String(s)
 			}
-			got, err := tok.Encode(s, text.EncodeOptions{AddSpecial: true, ParseSpecial: true})
+			got, err := tok.Encode(t.Context(), s, text.EncodeOptions{AddSpecial: true, ParseSpecial: true})
 			if err != nil || !slices.Equal(got, want[i]) {
 				t.Errorf("%q: %v %v, want %v", s, got, err, want[i])
 			}
 		}
 		// Ids that only fill the matrix up stand for no text.
-		if got, err := tok.Encode("[PAD600]", text.EncodeOptions{}); err != nil || len(got) < 3 {
+		if got, err := tok.Encode(t.Context(), "[PAD600]", text.EncodeOptions{}); err != nil || len(got) < 3 {
 			t.Errorf("a filler is a token: %v %v", got, err)
 		}
 	}

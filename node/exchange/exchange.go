@@ -60,6 +60,10 @@ type Origin struct {
 	Where string // an http or https URL, or a path
 	File  int    // of the model's files
 	Size  int64  // bytes that the file has
+
+	// How a URL is reached, and what is asked of its redirects; nil: as Go does.
+	Transport *http.Transport
+	Redirect  func(req *http.Request, via []*http.Request) error
 }
 
 // Options of an exchange. The zero value speaks bitswap alone and knows no

@@ -33,10 +33,14 @@ type origin struct {
 
 func newOrigin(f *fetch, at Origin) *origin {
 	o := &origin{f: f, at: at, http: strings.HasPrefix(at.Where, "http://") || strings.HasPrefix(at.Where, "https://")}
-	t := http.DefaultTransport.(*http.Transport).Clone()
+	t := at.Transport
+	if t == nil {
+		t = http.DefaultTransport.(*http.Transport)
+	}
+	t = t.Clone()
 	t.DisableCompression, t.ResponseHeaderTimeout, t.MaxConnsPerHost = true, headTime, originAtOnce
 	t.ForceAttemptHTTP2, t.TLSNextProto = false, nil // ranges share no connection
-	o.cl = &http.Client{Transport: t}
+	o.cl = &http.Client{Transport: t, CheckRedirect: at.Redirect}
 	return o
 }
 

@@ -26,6 +26,7 @@ type AddOptions struct {
 	Name      string         // what to call it; "": after the file
 	Span      *protocol.Span // keep only what this span needs; nil: all
 	Transient bool           // the source goes away: do not remember it as an origin
+	Listed    bool           // a catalogue of others names the source, not a person: it is read from public addresses only
 	Pin       bool           // protect what is kept from the quota
 	Expect    Expect         // what is known of the source beforehand
 	Progress  func(done, total int64)
@@ -74,7 +75,7 @@ func (e *Expect) file(im *importer, i int, sum []byte) error {
 //	headers -> layout, checks -> [read a leaf -> hash it -> write it] ... -> DAGs, manifest -> rename
 //	                                  \-> hash the file
 func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, error) {
-	src, err := findSource(from)
+	src, err := findSource(from, !opt.Listed)
 	if err != nil {
 		return nil, err
 	}
@@ -157,6 +158,9 @@ func (im *importer) record() record {
 	rec := record{Names: []string{im.opt.Name}, Added: time.Now().UTC()}
 	if !im.opt.Transient {
 		rec.Origins = im.src.origins()
+		if im.src.way.wasNear() {
+			rec.Near = rec.Origins
+		}
 	}
 	if im.opt.Pin {
 		for i := range im.man.Shards {

@@ -34,6 +34,9 @@
 // engine that was lost must find room for it. What rounding to the file system's blocks costs remains: at most
 // two of them for each stretch of held bytes.
 //
+// Origins are read from public addresses only, unless a person named one that
+// lies elsewhere (way.go); which those are, the record keeps.
+//
 // One process has a directory at a time, by a lock on its lock file; that has
 // the process's ID in it, for people.
 package store

@@ -155,7 +155,7 @@ func childFull(args []string) error {
 			for i := range 300 { // more than a page of them
 				names = append(names, fmt.Sprintf("http://origin.example/%d", i))
 			}
-			return errors.Join(model(s).Note("other", names...), model(s).Pin(true))
+			return errors.Join(model(s).Note("other", false, names...), model(s).Pin(true))
 		}},
 		{"stage", pull, func(s *Store, _ func()) error {
 			return model(s).StageFile(ctx, protocol.Span{From: 0, To: 2}, nil, func(string) error { return nil })

@@ -40,9 +40,9 @@ type httpReader struct {
 	failed   int   // tries in a row
 }
 
-func openHTTP(ctx context.Context, where string) (reader, error) {
+func openHTTP(ctx context.Context, where string, over *way) (reader, error) {
 	h := &httpReader{ctx: ctx, url: where, size: -1, pause: retryPause}
-	h.client = &http.Client{CheckRedirect: h.redirect}
+	h.client = &http.Client{CheckRedirect: h.redirect, Transport: over.transport()}
 	for {
 		err := h.connect()
 		if err == nil {
@@ -57,13 +57,10 @@ func openHTTP(ctx context.Context, where string) (reader, error) {
 // redirect notes the file's hash and size, which Hugging Face tells before it
 // sends on to its servers.
 func (h *httpReader) redirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return errors.New("redirected ten times")
-	}
 	if req.Response != nil {
 		h.noteHash(req.Response.Header)
 	}
-	return nil
+	return followable(req, via)
 }
 
 func (h *httpReader) noteHash(head http.Header) {
@@ -221,7 +218,8 @@ func (h *httpReader) again(err error) error {
 	var p permanent
 	var dns *net.DNSError
 	never := h.size < 0 && (errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &dns) && dns.IsNotFound) // a slip of the pen, not a bad moment
-	if h.failed++; never || errors.As(err, &p) || h.failed > retries {
+	near := errors.Is(err, ErrNear)
+	if h.failed++; never || near || errors.As(err, &p) || h.failed > retries {
 		return fmt.Errorf("%w: %w", ErrSource, err)
 	}
 	select {
@@ -244,6 +242,7 @@ func (h *httpReader) Rest() {
 
 func (h *httpReader) Close() error {
 	h.Rest()
+	h.client.CloseIdleConnections()
 	return nil
 }
 

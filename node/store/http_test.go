@@ -16,7 +16,7 @@ import (
 )
 
 func readURL(t testing.TB, where string) ([]byte, error) {
-	r, err := openHTTP(t.Context(), where)
+	r, err := openHTTP(t.Context(), where, newWay(true))
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 type record struct {
 	Names   []string             `json:"names,omitempty"`
 	Origins []string             `json:"origins,omitempty"`
+	Near    []string             `json:"near,omitempty"` // those of them that lie in a private network, as a person said
 	Added   time.Time            `json:"added"`
 	Pinned  bool                 `json:"pinned,omitempty"` // all of it
 	Pins    []string             `json:"pins,omitempty"`   // roots of shards
@@ -50,6 +51,7 @@ func (m *Model) addRecord(r record) error {
 		}
 		add(&rec.Names, r.Names)
 		add(&rec.Origins, r.Origins)
+		add(&rec.Near, r.Near)
 		add(&rec.Pins, r.Pins)
 		rec.Pinned = rec.Pinned || r.Pinned
 	})
@@ -64,9 +66,9 @@ func (m *Model) change(how func(*record)) error {
 		return m.removed()
 	}
 	rec := m.rec
-	rec.Names, rec.Origins, rec.Pins = slices.Clone(rec.Names), slices.Clone(rec.Origins), slices.Clone(rec.Pins)
+	rec.Names, rec.Origins, rec.Near, rec.Pins = slices.Clone(rec.Names), slices.Clone(rec.Origins), slices.Clone(rec.Near), slices.Clone(rec.Pins)
 	how(&rec)
-	if rec.Pinned == m.rec.Pinned && slices.Equal(rec.Names, m.rec.Names) && slices.Equal(rec.Origins, m.rec.Origins) && slices.Equal(rec.Pins, m.rec.Pins) {
+	if rec.Pinned == m.rec.Pinned && slices.Equal(rec.Names, m.rec.Names) && slices.Equal(rec.Origins, m.rec.Origins) && slices.Equal(rec.Near, m.rec.Near) && slices.Equal(rec.Pins, m.rec.Pins) {
 		return nil
 	}
 	if err := rec.save(m.dir); err != nil {
@@ -76,19 +78,26 @@ func (m *Model) change(how func(*record)) error {
 	return nil
 }
 
+// isNear says that an origin may lie in a private network.
+func (r *record) isNear(origin string) bool { return slices.Contains(r.Near, origin) }
+
 // Note remembers a name, and origins (as Add takes them) that the model can be
-// had from.
-func (m *Model) Note(name string, origins ...string) error {
+// had from. They are read from public addresses only, unless they are the
+// operator's own.
+func (m *Model) Note(name string, own bool, origins ...string) error {
 	r := record{}
 	if name != "" {
 		r.Names = []string{name}
 	}
 	for _, o := range origins {
-		src, err := findSource(o)
+		src, err := findSource(o, own)
 		if err != nil {
 			return err
 		}
 		r.Origins = append(r.Origins, src.origins()...)
+	}
+	if own {
+		r.Near = r.Origins
 	}
 	return m.addRecord(r)
 }

@@ -18,6 +18,7 @@ import (
 type source struct {
 	parts []string // paths or URLs
 	http  bool
+	way   *way   // to all parts, if they are URLs
 	name  string // for people
 }
 
@@ -40,7 +41,8 @@ func hfEndpoint() string {
 }
 
 // findSource understands a path, an http(s) URL, or hf:owner/repo/file.gguf.
-func findSource(from string) (*source, error) {
+// given says that a person named it.
+func findSource(from string, given bool) (*source, error) {
 	s := &source{}
 	var base string
 	switch {
@@ -73,7 +75,7 @@ func findSource(from string) (*source, error) {
 		}
 		base = filepath.Base(from)
 	}
-	s.parts = []string{from}
+	s.parts, s.way = []string{from}, newWay(given || ofEndpoint(from))
 	if m := splitName.FindStringSubmatch(base); m != nil {
 		n, _ := strconv.Atoi(m[3])
 		if n < 1 || n > 9999 {
@@ -96,7 +98,7 @@ func findSource(from string) (*source, error) {
 // open gives a part's content.
 func (s *source) open(ctx context.Context, i int) (reader, error) {
 	if s.http {
-		return openHTTP(ctx, s.parts[i])
+		return openHTTP(ctx, s.parts[i], s.way)
 	}
 	st, err := os.Stat(s.parts[i])
 	if err != nil {

@@ -120,8 +120,8 @@ func (b *bpe) readMerges(list []string) {
 	}
 }
 
-func (b *bpe) split(out []int32, text string) ([]int32, error) {
-	words, err := b.words(text)
+func (b *bpe) split(out []int32, text string, on *patience) ([]int32, error) {
+	words, err := b.words(text, on)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,9 @@ func (b *bpe) split(out []int32, text string) ([]int32, error) {
 			continue
 		}
 		from := len(out)
-		out = b.encode(out, m, word)
+		if out, err = b.encode(out, m, word, on); err != nil {
+			return nil, err
+		}
 		seen[word] = span{from, len(out)}
 	}
 	return out, nil
@@ -146,7 +148,7 @@ func (b *bpe) split(out []int32, text string) ([]int32, error) {
 
 // words splits a text by all rules in turn. Bytes that are not UTF-8 stand for
 // characters of no class, each its own.
-func (b *bpe) words(text string) ([]string, error) {
+func (b *bpe) words(text string, on *patience) ([]string, error) {
 	runes := make([]rune, 0, len(text))
 	starts := make([]int32, 0, len(text)+1) // of the runes, in bytes
 	for i, r := range text {
@@ -159,9 +161,9 @@ func (b *bpe) words(text string) ([]string, error) {
 		var next []int
 		from := 0
 		for _, end := range ends {
-			cuts, err := r.cuts(runes[from:end])
+			cuts, err := r.cuts(runes[from:end], on)
 			if err != nil {
-				return nil, fmt.Errorf("the text takes too long to split into words: %w", err)
+				return nil, err
 			}
 			for _, c := range cuts {
 				if at := from + c; at > 0 && at < end && (len(next) == 0 || next[len(next)-1] < at) {
@@ -185,7 +187,10 @@ func (b *bpe) words(text string) ([]string, error) {
 }
 
 // cuts gives the ends of the words in a piece, in order.
-func (r rule) cuts(piece []rune) ([]int, error) {
+func (r rule) cuts(piece []rune, on *patience) ([]int, error) {
+	if err := on.err(); err != nil {
+		return nil, err
+	}
 	if r.cut != nil {
 		return r.cut(piece), nil
 	}
@@ -193,12 +198,18 @@ func (r rule) cuts(piece []rune) ([]int, error) {
 	m, err := r.expr.FindRunesMatch(piece)
 	for ; err == nil && m != nil; m, err = r.expr.FindNextMatch(m) {
 		cuts = append(cuts, m.Index, m.Index+m.Length)
+		if err := on.err(); err != nil {
+			return nil, err
+		}
 	}
-	return cuts, err
+	if err != nil {
+		return nil, fmt.Errorf("the text takes too long to split into words: %w", err)
+	}
+	return cuts, nil
 }
 
 // encode gives the tokens of a word.
-func (b *bpe) encode(out []int32, m *merger, word string) []int32 {
+func (b *bpe) encode(out []int32, m *merger, word string, on *patience) ([]int32, error) {
 	written := word
 	if !b.raw {
 		written = bytesWritten(word)
@@ -206,7 +217,7 @@ func (b *bpe) encode(out []int32, m *merger, word string) []int32 {
 	// Newlines are no part of merges, as those are written one on a line.
 	if b.ignoreMerges || b.raw && strings.Trim(word, "\n") == "" {
 		if id, ok := b.t.ids[written]; ok {
-			return append(out, id)
+			return append(out, id), nil
 		}
 	}
 	m.reset()
@@ -225,7 +236,9 @@ func (b *bpe) encode(out []int32, m *merger, word string) []int32 {
 			m.add(1, b.chars[word[i]])
 		}
 	}
-	m.merge()
+	if err := m.merge(on); err != nil {
+		return nil, err
+	}
 	m.each(func(s symbol) {
 		if int(s.id) < len(b.t.tokens) {
 			out = append(out, s.id)
@@ -237,7 +250,7 @@ func (b *bpe) encode(out []int32, m *merger, word string) []int32 {
 			}
 		}
 	})
-	return out
+	return out, nil
 }
 
 // byteText writes each byte as a character, as GPT-2 does: printable ones of

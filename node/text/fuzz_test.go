@@ -50,7 +50,7 @@ func FuzzRoundTrip(f *testing.F) {
 			if tok.escape {
 				want = valid(strings.ReplaceAll(text, "▁", " ")) // which is how such tokens write a space
 			}
-			ids, err := tok.Encode(text, EncodeOptions{})
+			ids, err := tok.Encode(t.Context(), text, EncodeOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -74,7 +74,7 @@ func FuzzRoundTrip(f *testing.F) {
 			if got != want {
 				t.Errorf("in pieces, %q came back as %q", want, got)
 			}
-			if _, err := tok.Encode(text, EncodeOptions{AddSpecial: true, ParseSpecial: true}); err != nil {
+			if _, err := tok.Encode(t.Context(), text, EncodeOptions{AddSpecial: true, ParseSpecial: true}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -135,7 +135,7 @@ func FuzzNew(f *testing.F) {
 		if err != nil {
 			return
 		}
-		ids, err := tok.Encode(text+tokens, EncodeOptions{AddSpecial: true, ParseSpecial: true})
+		ids, err := tok.Encode(t.Context(), text+tokens, EncodeOptions{AddSpecial: true, ParseSpecial: true})
 		if err != nil {
 			t.Fatal(err)
 		}

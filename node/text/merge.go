@@ -96,11 +96,14 @@ func (m *merger) consider(left, right int32) {
 }
 
 // merge joins neighbours, the best pair first, until no pair makes anything.
-func (m *merger) merge() {
+func (m *merger) merge(on *patience) error {
 	for i := 1; i < len(m.syms); i++ {
 		m.consider(int32(i-1), int32(i))
 	}
 	for len(m.queue) > 0 {
+		if err := on.err(); err != nil {
+			return err
+		}
 		c := m.queue.pop()
 		l, r := &m.syms[c.left], &m.syms[c.right]
 		if l.size == 0 || r.size == 0 || l.size+r.size != c.size {
@@ -114,6 +117,7 @@ func (m *merger) merge() {
 		m.consider(l.prev, c.left)
 		m.consider(c.left, l.next)
 	}
+	return nil
 }
 
 // each calls f for what is left, from first to last.

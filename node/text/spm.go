@@ -40,7 +40,7 @@ func (t *Tokenizer) setSPM(md Metadata) error {
 	return nil
 }
 
-func (s *spm) split(out []int32, text string) ([]int32, error) {
+func (s *spm) split(out []int32, text string, on *patience) ([]int32, error) {
 	m := &merger{join: func(l, r symbol) (int32, float64, bool) {
 		id, ok := s.t.ids[text[l.at:r.at+r.size]]
 		if !ok {
@@ -57,7 +57,9 @@ func (s *spm) split(out []int32, text string) ([]int32, error) {
 		m.add(n, s.t.find(text[at:at+n]))
 		at += n
 	}
-	m.merge()
+	if err := m.merge(on); err != nil {
+		return nil, err
+	}
 	unk := s.t.find("<unk>")
 	m.each(func(y symbol) {
 		if y.id >= 0 {

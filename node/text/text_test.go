@@ -1,6 +1,7 @@
 package text
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -60,7 +61,7 @@ func TestVocabularies(t *testing.T) {
 			t.Fatalf("%d texts, %d results", len(texts), len(wants))
 		}
 		for i, text := range texts {
-			ids, err := tok.Encode(text, EncodeOptions{})
+			ids, err := tok.Encode(t.Context(), text, EncodeOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -90,11 +91,11 @@ func TestTinytales(t *testing.T) {
 	if want := "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n"; text != want {
 		t.Errorf("rendered %q", text)
 	}
-	ids, _ := tok.Encode(text, EncodeOptions{AddSpecial: true, ParseSpecial: true})
+	ids, _ := tok.Encode(t.Context(), text, EncodeOptions{AddSpecial: true, ParseSpecial: true})
 	if ids[0] != 1 || slices.Index(ids, 2) < 0 {
 		t.Errorf("special tokens were not found in %v", ids)
 	}
-	plain, _ := tok.Encode(text, EncodeOptions{})
+	plain, _ := tok.Encode(t.Context(), text, EncodeOptions{})
 	if slices.Contains(plain, 1) {
 		t.Error("a control token was taken from plain text")
 	}
@@ -106,7 +107,7 @@ func TestDecoder(t *testing.T) {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			tok := tokenizer(t, path)
 			text := "Führer 🚀 ½ 哈哈\nthe end \xff\xfe."
-			ids, _ := tok.Encode(text, EncodeOptions{})
+			ids, _ := tok.Encode(t.Context(), text, EncodeOptions{})
 			d := tok.NewDecoder()
 			var b strings.Builder
 			for _, id := range ids {
@@ -239,7 +240,7 @@ func FuzzEncode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		ids, err := tok.Encode(text, EncodeOptions{AddSpecial: true, ParseSpecial: true})
+		ids, err := tok.Encode(t.Context(), text, EncodeOptions{AddSpecial: true, ParseSpecial: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,10 +259,44 @@ func BenchmarkEncode(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(text)))
 			for b.Loop() {
-				if _, err := tok.Encode(text, EncodeOptions{}); err != nil {
+				if _, err := tok.Encode(b.Context(), text, EncodeOptions{}); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
+	}
+}
+
+// impatient leaves when it has been asked so many times.
+type impatient struct {
+	context.Context
+	left, asked int
+}
+
+func (i *impatient) Err() error {
+	if i.asked++; i.asked > i.left {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Who leaves is worked for no longer, wherever the work stands.
+func TestEncodeStops(t *testing.T) {
+	text := strings.Repeat("Once upon a time, in 1999, thère was a fox!\n", 1<<12)
+	toks := []*Tokenizer{tokenizer(t, tiny), small(t, "llama", "")}
+	for _, pre := range []string{"gpt-2", "deepseek-llm", "gemma4"} {
+		toks = append(toks, small(t, "gpt2", pre))
+	}
+	for i, tok := range toks {
+		want := &impatient{Context: t.Context(), left: 1 << 30}
+		if _, err := tok.Encode(want, text, EncodeOptions{}); err != nil || want.asked < 8 {
+			t.Fatalf("tokenizer %d: asked %d times, %v", i, want.asked, err)
+		}
+		for left := range 8 {
+			who := &impatient{Context: t.Context(), left: left}
+			if _, err := tok.Encode(who, text, EncodeOptions{}); !errors.Is(err, context.Canceled) || who.asked != left+1 {
+				t.Errorf("tokenizer %d: asked %d times of %d, %v", i, who.asked, left, err)
+			}
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package text
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,7 +29,21 @@ const (
 
 // splitter makes tokens of a piece of text in which there are no special ones.
 type splitter interface {
-	split(out []int32, text string) ([]int32, error)
+	split(out []int32, text string, on *patience) ([]int32, error)
+}
+
+// patience is how long somebody waits for a text's tokens: it is asked at every
+// step of the work, and looks now and then.
+type patience struct {
+	ctx   context.Context
+	steps int
+}
+
+func (p *patience) err() error {
+	if p.steps++; p.steps%1024 != 0 {
+		return nil
+	}
+	return p.ctx.Err()
 }
 
 // Tokenizer of one vocabulary. It is safe for use by many at once.
@@ -48,6 +63,7 @@ type Tokenizer struct {
 	addSpace       bool // a text begins with a space that nobody sees
 	algorithm      splitter
 	unknownPre     string
+	longest        int // bytes of the longest token
 }
 
 // EncodeOptions of Encode.
@@ -102,6 +118,9 @@ func New(md Metadata) (*Tokenizer, error) {
 	flag(md, "tokenizer.ggml.add_bos_token", &t.addBOS)
 	flag(md, "tokenizer.ggml.add_eos_token", &t.addEOS)
 	t.setSpecial(md)
+	for id := range t.tokens {
+		t.longest = max(t.longest, len(t.raw(int32(id), true)))
+	}
 	return t, nil
 }
 
@@ -274,8 +293,12 @@ func (t *Tokenizer) setStrips(md Metadata) {
 // maxText is the longest text that is tokenized at once, in bytes.
 const maxText = 16 << 20
 
-// Encode gives a text's tokens.
-func (t *Tokenizer) Encode(text string, opt EncodeOptions) ([]int32, error) {
+// Longest is the length in bytes of the longest token: n tokens stand for n times
+// as many bytes at most.
+func (t *Tokenizer) Longest() int { return t.longest }
+
+// Encode gives a text's tokens. It ends soon after ctx does.
+func (t *Tokenizer) Encode(ctx context.Context, text string, opt EncodeOptions) ([]int32, error) {
 	if len(text) > maxText {
 		return nil, fmt.Errorf("a text of %d MiB; %d are possible", len(text)>>20, maxText>>20)
 	}
@@ -288,7 +311,11 @@ func (t *Tokenizer) Encode(text string, opt EncodeOptions) ([]int32, error) {
 	if opt.ParseSpecial {
 		search = &t.all
 	}
+	on := &patience{ctx: ctx}
 	for _, p := range t.partition(text, search) {
+		if err := on.err(); err != nil {
+			return nil, err
+		}
 		if p.token >= 0 {
 			out = append(out, p.token)
 			afterSpecial = true
@@ -302,7 +329,7 @@ func (t *Tokenizer) Encode(text string, opt EncodeOptions) ([]int32, error) {
 			s = strings.ReplaceAll(s, " ", "▁")
 		}
 		var err error
-		if out, err = t.algorithm.split(out, s); err != nil {
+		if out, err = t.algorithm.split(out, s, on); err != nil {
 			return nil, err
 		}
 		afterSpecial = false

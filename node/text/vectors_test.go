@@ -71,7 +71,7 @@ func TestWords(t *testing.T) {
 		want := quoted(t, line)
 		for _, pre := range names {
 			seen[pre] = true
-			got, err := splitting(t, pre).words(strings.Join(want, ""))
+			got, err := splitting(t, pre).words(strings.Join(want, ""), &patience{ctx: t.Context()})
 			if err != nil || !slices.Equal(got, want) {
 				t.Errorf("%s: %v\n got %q\nwant %q", pre, err, got, want)
 			}
@@ -130,7 +130,7 @@ func TestSmallVocabularies(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range v.Cases {
-			got, err := tok.Encode(c.Text, EncodeOptions{AddSpecial: c.Special, ParseSpecial: c.Special})
+			got, err := tok.Encode(t.Context(), c.Text, EncodeOptions{AddSpecial: c.Special, ParseSpecial: c.Special})
 			if err != nil || !slices.Equal(got, c.IDs) {
 				t.Errorf("vocabulary %d, %q, special %v: %v\n got %d\nwant %d", i, c.Text, c.Special, err, got, c.IDs)
 			}
@@ -162,7 +162,7 @@ func TestLongRuns(t *testing.T) {
 		}
 		b := splitting(t, pre)
 		for name, text := range longRuns(n) {
-			words, err := b.words(text)
+			words, err := b.words(text, &patience{ctx: t.Context()})
 			if err != nil || strings.Join(words, "") != text {
 				t.Errorf("%s: %s: %v", pre, name, err)
 			}
@@ -182,7 +182,7 @@ func TestManySpecialTokens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids, err := tok.Encode(strings.Repeat(" ", 39*10_000)+"x"+strings.Repeat(" ", 41), EncodeOptions{})
+	ids, err := tok.Encode(t.Context(), strings.Repeat(" ", 39*10_000)+"x"+strings.Repeat(" ", 41), EncodeOptions{})
 	if err != nil || len(ids) != 10_000+1+2 || ids[0] != 256+37 || ids[10_002] != 256 {
 		t.Errorf("%d tokens, %v", len(ids), err)
 	}
@@ -199,7 +199,7 @@ func TestRawMerges(t *testing.T) {
 		t.Fatal(err)
 	}
 	const text = "a a\n\né a"
-	ids, err := tok.Encode(text, EncodeOptions{AddSpecial: true})
+	ids, err := tok.Encode(t.Context(), text, EncodeOptions{AddSpecial: true})
 	if err != nil || !slices.Equal(ids, []int32{0, 2, 3, 5, 6, 7, 3}) {
 		t.Errorf("%v %v", ids, err)
 	}
@@ -247,7 +247,7 @@ func BenchmarkWords(b *testing.B) {
 			s := splitting(b, pre)
 			b.SetBytes(int64(len(english)))
 			for b.Loop() {
-				if _, err := s.words(english); err != nil {
+				if _, err := s.words(english, &patience{ctx: b.Context()}); err != nil {
 					b.Fatal(err)
 				}
 			}

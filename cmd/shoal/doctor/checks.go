@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,8 @@ func config(f *Facts) []Finding {
 		return ok("%s is in order", c.File)
 	case c.Err == "":
 		return ok("no %s; the defaults, flags and SHOAL_* variables hold", c.File)
+	case c.Key == "api":
+		return bad(f.set("api-key", f.Machine.Secret), "%s", c.Err)
 	case c.Line > 0 && c.Near != "":
 		return bad(fmt.Sprintf("sed -i.bak %s %s", Quote(fmt.Sprintf("%ds/%s/%s/", c.Line, c.Key, c.Near)), Quote(c.File)), "%s (did you mean %s?)", c.Err, c.Near)
 	case c.Line > 0:
@@ -74,17 +77,29 @@ func daemon(f *Facts) []Finding {
 	case d.Answers && f.Status != nil && f.Status.Version != f.Version:
 		return warn(f.restart(), "the node that runs is version %s, this program %s", f.Status.Version, f.Version)
 	case d.Answers && f.Status != nil:
-		return ok("node %s runs, up %s, API at http://%s/v1", f.Status.Peer, f.Status.Uptime.Round(time.Second), d.API)
-	case d.Refuses:
+		return ok("node %s runs, up %s, API %s", f.Status.Peer, f.Status.Uptime.Round(time.Second), d.at())
+	case d.Code == http.StatusUnauthorized:
 		return bad(end("", d.PID)+f.shoal("node"), "the node with process ID %d does not take the token in %s: the file has changed since it started", d.PID, f.path("api.token"))
+	case d.Code != 0:
+		return warn("", "the node with process ID %d is alive at %s, and refuses this program (HTTP status %d); how it is cannot be seen from here", d.PID, d.at(), d.Code)
+	case d.Word && d.Alive && d.API == "" && d.Socket == "":
+		return warn("", "the node with process ID %d runs without an API, and could make no socket: how it is cannot be seen from here", d.PID)
 	case d.Word && d.Alive:
-		return bad(end("-9 ", d.PID)+f.shoal("node"), "the node with process ID %d does not answer at %s: it hangs, or is stopped", d.PID, d.API)
+		return bad(end("-9 ", d.PID)+f.shoal("node"), "the node with process ID %d does not answer at %s: it hangs, or is stopped", d.PID, d.at())
 	case d.Word:
 		return bad(f.shoal("node"), "the node that ran here, process %d, has ended without leaving: it crashed, or was killed", d.PID)
 	case f.Home.Lock.PID != 0:
 		return nil // store says more
 	}
 	return warn(f.shoal("node"), "no node runs in %s; this machine lends nothing", f.Home.Dir)
+}
+
+// at is where a node is asked.
+func (d *Daemon) at() string {
+	if d.API != "" {
+		return "http://" + d.API + "/v1"
+	}
+	return "off, but for its socket " + d.Socket
 }
 
 // end is the line that ends a process, up to what is to be done when it has gone:
@@ -285,9 +300,9 @@ func onGPU(s api.Serving) bool {
 }
 
 func apiAddress(f *Facts) []Finding {
-	addr, open := f.API.Addr, !f.Config.APIKey
+	addr := f.API.Addr
 	if f.Daemon.Answers {
-		addr, open = f.Daemon.API, f.Open
+		addr = f.Daemon.API
 	}
 	if l := f.API; !f.Daemon.Answers && l.Err != "" {
 		host, _, _ := net.SplitHostPort(l.Addr)
@@ -302,15 +317,10 @@ func apiAddress(f *Facts) []Finding {
 	if addr == "" {
 		return ok("off")
 	}
-	if host, _, err := net.SplitHostPort(addr); err == nil && open && !loopback(host) {
-		return bad(f.set("api-key", f.Machine.Secret), "the API at %s can be used by everybody who reaches this machine: it has no key", addr)
+	if f.Daemon.Answers && f.Status != nil && f.Status.APIOpen {
+		return warn(f.set("api-key", f.Machine.Secret), "the API at %s can be used by everybody who reaches this machine: it has no key, and --api-open lets them", addr)
 	}
 	return ok("%s", addr)
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // by names the owner of a port, if it can be seen.

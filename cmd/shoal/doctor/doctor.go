@@ -47,7 +47,6 @@ type Facts struct {
 	Status *api.Status
 	Health *api.Health
 	Peers  []api.Peer
-	Open   bool // the API answers /v1 to who has no key
 
 	Models []Model // in the store
 }
@@ -76,8 +75,9 @@ type Daemon struct {
 	PID     int    // that it names
 	Alive   bool   // a process has that PID, and the store's lock
 	Answers bool   // and its API answers
-	Refuses bool   // or does, but does not take the token in the home
+	Code    int    // HTTP status with which it answers somebody without the token, if not
 	API     string // that it names
+	Socket  string // likewise
 }
 
 // Listener is an address that a node will listen on.

@@ -24,7 +24,6 @@ func sound() *Facts {
 			Serving: []api.Serving{{Model: "m1", Name: "m", From: 0, To: 4, Ready: true, State: "serving", Memory: 4 << 30, Devices: []string{"CPU CPU"}}}},
 		Health: &api.Health{Reach: "public", Port: 9, ClockPeers: 2, Coverage: []api.Coverage{{Model: "m1", Name: "m", Blocks: 8, Nodes: 2}}},
 		Peers:  []api.Peer{{Peer: "a", Addr: "/ip4/10.0.0.3/udp/9/quic-v1"}, {Peer: "b", Addr: "/ip4/10.0.0.4/tcp/9"}},
-		Open:   true,
 		Models: []Model{{ID: "m1", Name: "m", Held: 4 << 30, Blocks: 8}, {ID: "m2", Name: "old one", Held: 2 << 30}},
 	}
 }
@@ -43,7 +42,10 @@ func TestExamine(t *testing.T) {
 	}{
 		"no AVX2":             {func(f *Facts) { f.Slow = "built without AVX2" }, "build", Bad, "AVX2", "make"},
 		"an older daemon":     {func(f *Facts) { f.Status.Version = "0.9" }, "daemon", Warn, "version 0.9, this program 1.0", "shoal drain --home /h && shoal node --home /h"},
-		"another token":       {func(f *Facts) { f.Daemon.Answers, f.Daemon.Refuses = false, true }, "daemon", Bad, "does not take the token", "kill 7; while kill -0 7 2>/dev/null; do sleep 0.1; done; shoal node --home /h"},
+		"another token":       {func(f *Facts) { f.Daemon.Answers, f.Daemon.Code = false, 401 }, "daemon", Bad, "does not take the token", "kill 7; while kill -0 7 2>/dev/null; do sleep 0.1; done; shoal node --home /h"},
+		"a node that refuses": {func(f *Facts) { f.Daemon.Answers, f.Daemon.Code = false, 403 }, "daemon", Warn, "is alive", ""},
+		"a node, no door":     {func(f *Facts) { f.Daemon.Answers, f.Daemon.API = false, "" }, "daemon", Warn, "no socket", ""},
+		"a node that hangs":   {func(f *Facts) { f.Daemon.Answers, f.Daemon.Socket = false, "/h/api.sock" }, "daemon", Bad, "does not answer", "kill -9 7; while kill -0 7 2>/dev/null; do sleep 0.1; done; shoal node --home /h"},
 		"a reused PID":        {func(f *Facts) { f.Daemon.Answers, f.Daemon.Alive, f.Home.Locked = false, false, false }, "daemon", Bad, "has ended without leaving", "shoal node --home /h"},
 		"store locked":        {func(f *Facts) { f.Daemon = Daemon{}; f.Home.Lock = Process{PID: 8, Name: "tar"} }, "store", Bad, "process 8 (tar)", "kill 8"},
 		"by whom unseen":      {func(f *Facts) { f.Daemon = Daemon{}; f.Home.Lock = Process{} }, "store", Bad, "cannot be seen", "shoal node --home /h-2"},
@@ -77,7 +79,7 @@ func TestExamine(t *testing.T) {
 		"GPU, no driver":   {func(f *Facts) { f.Machine.GPUs = []GPU{{Name: "GPU", Backend: "cuda", Driver: "sudo modprobe nvidia"}} }, "gpu", Warn, "driver", "sudo modprobe nvidia"},
 		"GPU, no leave":    {func(f *Facts) { f.Machine.GPUs = []GPU{{Name: "G", Backend: "hip", Library: true, Denied: "/dev/kfd"}} }, "gpu", Warn, "/dev/kfd", "sudo usermod -aG render ann"},
 		"GPU, not used":    {func(f *Facts) { f.Machine.GPUs = []GPU{{Name: "G", Backend: "hip", Library: true}} }, "gpu", Warn, "no span is on it", "--log-level info"},
-		"API for all":      {func(f *Facts) { f.Daemon.API = "0.0.0.0:11500" }, "api", Bad, "no key", `echo 'api-key = "s3cret"' >> /h/config.toml`},
+		"API for all":      {func(f *Facts) { f.Status.APIOpen = true }, "api", Warn, "no key", `echo 'api-key = "s3cret"' >> /h/config.toml`},
 		"no UDP":           {func(f *Facts) { f.Machine.UDPErr = "refused" }, "udp", Bad, "refused", "lo up"},
 		"a small buffer":   {func(f *Facts) { f.Machine.UDPBuffer = 208 << 10 }, "udp", Warn, "208 KiB", "sysctl -w net.core.rmem_max=7500000"},
 		"no QUIC":          {func(f *Facts) { f.Peers[0].Addr = "/ip4/10.0.0.3/tcp/9" }, "udp", Warn, "none by QUIC", "forward port 9"},

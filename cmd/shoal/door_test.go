@@ -1,0 +1,140 @@
+package main
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoalnet/shoal/cmd/shoal/doctor"
+	"github.com/shoalnet/shoal/node"
+)
+
+// TestDoors: wherever a node listens, the commands of its home find it, and doctor
+// has nothing to say; elsewhere than on loopback it listens with a key or by a
+// word only.
+func TestDoors(t *testing.T) {
+	for name, settings := range map[string][]string{
+		"all addresses": {`api = "0.0.0.0:0"`, `api-key = "k"`},
+		"of IPv6":       {`api = "[::]:0"`, `api-key = "k"`},
+		"no API":        {`api = "off"`},
+		"by a word":     {`api = "0.0.0.0:0"`, `api-open = true`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPatient(t)
+			if name == "no API" { // nor room for the socket's path
+				p.home = filepath.Join(p.home, strings.Repeat("long", 20))
+			}
+			p.config(append(settings, "no-mdns = true", `listen = ["/ip4/127.0.0.1/udp/0/quic-v1"]`)...)
+			p.start("exec " + p.command().Path + " node --home " + p.home)
+			eventually(t, 30*time.Second, "it answers", func() bool { return running(t.Context(), p.home) != nil })
+			word, err := node.ReadWord(p.home)
+			st, serr := os.Stat(word.Socket)
+			if err != nil || serr != nil || st.Mode().Perm() != 0o600 || strings.Contains(word.API, "0.0.0.0") || strings.Contains(word.API, "::]") {
+				t.Errorf("it has left %+v, %v, %v, %v", word, err, st, serr)
+			}
+			if code, out, said := p.try("status", "--home", p.home, "--json"); code != 0 || !strings.Contains(out, word.API) {
+				t.Errorf("status: %d, %s%s", code, out, said)
+			}
+			if code, out, said := p.try("model", "ls", "--home", p.home); code != 0 {
+				t.Errorf("model ls: %d, %s%s", code, out, said)
+			}
+			p.content("daemon", "--offline")
+			if name == "by a word" {
+				p.named("api", doctor.Warn, "has no key", "--offline")
+			} else {
+				p.content("api", "--offline")
+			}
+			if word.API != "" { // an address by which nobody has left word does, too
+				resp, err := http.Get("http://" + word.API + "/metrics")
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if want := map[bool]int{true: http.StatusOK, false: http.StatusUnauthorized}[name == "by a word"]; resp.StatusCode != want {
+					t.Errorf("a stranger: %s, want %d", resp.Status, want)
+				}
+			}
+			if code, _, said := p.try("drain", "--home", p.home); code != 0 {
+				t.Errorf("drain: %d, %s", code, said)
+			}
+			eventually(t, 30*time.Second, "the socket is gone", func() bool { _, err := os.Stat(word.Socket); return os.IsNotExist(err) })
+		})
+	}
+	t.Run("neither", func(t *testing.T) {
+		p := newPatient(t)
+		if code, _, said := p.try("node", "--home", p.home, "--api", "0.0.0.0:0"); code != 2 || !strings.Contains(said, "--api-key-file") || !strings.Contains(said, "--api-open") {
+			t.Errorf("exit code %d: %s", code, said)
+		}
+	})
+}
+
+// TestDoctorKillsNobodyAlive: a node that answers, if only with a refusal, does
+// not hang.
+func TestDoctorKillsNobodyAlive(t *testing.T) {
+	p := newPatient(t)
+	p.config(`api = "127.0.0.1:0"`, "no-mdns = true", `listen = ["/ip4/127.0.0.1/udp/0/quic-v1"]`)
+	p.start("exec " + p.command().Path + " node --home " + p.home)
+	eventually(t, 30*time.Second, "it answers", func() bool { return running(t.Context(), p.home) != nil })
+	word, err := node.ReadWord(p.home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	defer guard.Close()
+	raw, err := os.ReadFile(filepath.Join(p.home, "api.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := strings.ReplaceAll(string(raw), word.API, guard.Listener.Addr().String()) // a door that is not for us
+	if err := os.Remove(word.Socket); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(p.home, "api.json"), []byte(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if fix := p.named("daemon", doctor.Warn, "is alive", "--offline"); fix != "" {
+		t.Errorf("it advises %s", fix)
+	}
+}
+
+// TestTokenStaysHome: the token goes to the node of this home and to no address
+// that somebody names, unless he names a file with its token as well.
+func TestTokenStaysHome(t *testing.T) {
+	var secrets []string
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		secrets = append(secrets, r.Header.Get("Authorization"))
+		_, _ = io.WriteString(w, "{}")
+	}))
+	_ = srv.Listener.Close()
+	srv.Listener = l
+	srv.Start()
+	defer srv.Close()
+	p := newPatient(t)
+	p.config("no-mdns = true")
+	const secret = "a secret of this home, which nobody else may see"
+	if err := os.WriteFile(filepath.Join(p.home, "api.token"), []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"status"}, {"peers"}, {"model", "ls"}} {
+		p.try(append(args, "--home", p.home, "--api", srv.URL)...)
+	}
+	p.try("prompt", "--home", p.home, "--api", srv.URL, "hello")
+	if len(secrets) < 4 || strings.Contains(strings.Join(secrets, ""), secret) {
+		t.Errorf("sent: %q", secrets)
+	}
+	p.try("status", "--home", p.home, "--api", srv.URL, "--api-token-file", filepath.Join(p.home, "api.token"))
+	if last := secrets[len(secrets)-1]; last != "Bearer "+secret {
+		t.Errorf("sent: %q", last)
+	}
+}
