@@ -2,7 +2,6 @@ package node_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -72,71 +71,73 @@ func answer(t *testing.T, n *node.Node, tokens int) (ids []int32, took time.Dura
 	return ids, time.Since(begin)
 }
 
-// TestLiar: who serves all of a model sends nothing to one who claims to be faster.
-func TestLiar(t *testing.T) {
-	n, addrs, m := server(t, node.Config{})
-	want, _ := answer(t, n, 8)
-	liar := stranger(t, addrs)
-	liar.Lie()
-	if err := liar.Claim(m); err != nil {
+// TestOwnFirst: who serves all of a model by itself sends nothing to one who claims
+// to be faster, and one whose operator trusts it, neither.
+func TestOwnFirst(t *testing.T) {
+	own, addrs, m := server(t, node.Config{})
+	st, err := own.Client().Status(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
-	knows(t, n, liar)
+	friend, faddrs := start(t, node.Config{Bootstrap: addrs, Trust: []string{st.Peer}}, false)
+	want, _ := answer(t, own, 8)
+	var liars []*hostile.Peer
+	for n, addrs := range map[*node.Node][]string{own: addrs, friend: faddrs} {
+		liar := stranger(t, addrs)
+		liar.Lie()
+		if err := liar.Claim(m); err != nil {
+			t.Fatal(err)
+		}
+		knows(t, n, liar)
+		liars = append(liars, liar)
+	}
 	for range 10 {
-		if got, _ := answer(t, n, 8); !slices.Equal(got, want) {
-			t.Errorf("%v, want %v", got, want)
+		for n, trust := range map[*node.Node]string{own: "own", friend: "trusted"} {
+			got, begin, _ := ask(t, n, request("Once upon a time", 0, 8))
+			if !slices.Equal(got, want) || !slices.Equal(begin.Route, []api.Hop{{Peer: st.Peer, From: 0, To: 8, Trust: trust}}) {
+				t.Fatalf("%v over %v, want %v", got, begin.Route, want)
+			}
 		}
 	}
-	if got := liar.Sessions.Load(); got != 0 {
-		t.Errorf("%d of 10 prompts went to the liar", got)
+	for _, l := range liars {
+		if n := l.Sessions.Load(); n != 0 {
+			t.Errorf("%d prompts went to a liar", n)
+		}
 	}
 }
 
-// TestNewcomer: a client that knows an honest server gives one in ten of its
-// prompts to somebody new, at most, however fast that one claims to be.
-func TestNewcomer(t *testing.T) {
+// TestOneHonestServer: a client that knows one gives somebody new one prompt in ten,
+// at most; and one in all, if what comes is no answer of the format that was asked
+// for.
+func TestOneHonestServer(t *testing.T) {
 	_, addrs, m := server(t, node.Config{})
 	client, caddrs := start(t, node.Config{Bootstrap: addrs}, false)
-	want, _ := answer(t, client, 8)
+	answer(t, client, 8)
 	liar := stranger(t, caddrs)
 	liar.Lie()
 	if err := liar.Claim(m); err != nil {
 		t.Fatal(err)
 	}
 	knows(t, client, liar)
-	const prompts = 30
-	wrong := 0
-	for range prompts {
-		if got, _ := answer(t, client, 8); !slices.Equal(got, want) {
-			wrong++
+	for n := int64(1); n <= 25; n++ {
+		answer(t, client, 8)
+		if 10*liar.Sessions.Load() > n {
+			t.Fatalf("%d of the first %d prompts went to the liar", liar.Sessions.Load(), n)
 		}
 	}
-	t.Logf("%d of %d prompts went to the newcomer, %d were answered wrongly", liar.Sessions.Load(), prompts, wrong)
-	if n := liar.Sessions.Load(); n > prompts/10 {
-		t.Errorf("%d of %d prompts went to somebody who had done nothing so far", n, prompts)
+	before := liar.Sessions.Load()
+	if before == 0 {
+		t.Error("no newcomer is ever tried")
 	}
-}
-
-// TestNonsense: one who answers nonsense where a format is asked for is asked once
-// and no more.
-func TestNonsense(t *testing.T) {
-	_, addrs, m := server(t, node.Config{})
-	client, caddrs := start(t, node.Config{Bootstrap: addrs}, false)
-	liar := stranger(t, caddrs)
-	liar.Lie()
-	if err := liar.Claim(m); err != nil {
-		t.Fatal(err)
-	}
-	knows(t, client, liar)
-	for range 12 {
-		req := request("Once upon a time", 0, 40)
-		req.Format = []byte(`{"type":"integer","minimum":0,"maximum":9}`)
-		if ids, _, _ := ask(t, client, req); len(ids) == 0 {
-			t.Error("no answer")
+	formatted := request("Once upon a time", 0, 40)
+	formatted.Format = json.RawMessage(`{"type":"integer"}`)
+	for range 25 {
+		if _, _, done := ask(t, client, formatted); done.Tokens == 0 {
+			t.Error("an empty answer")
 		}
 	}
-	if n := liar.Sessions.Load(); n > 1 {
-		t.Errorf("the liar was asked %d times", n)
+	if n := liar.Sessions.Load() - before; n != 1 {
+		t.Errorf("%d prompts went to one that answered nonsense to a format, want 1", n)
 	}
 }
 
@@ -163,9 +164,37 @@ func TestHolders(t *testing.T) {
 	}
 }
 
-// TestTarpit: one who accepts and never answers costs one prompt a moment, and the
-// next one nothing.
+// TestTarpit: one who accepts, and never answers, costs one prompt a moment, and no
+// other anything.
 func TestTarpit(t *testing.T) {
+	_, addrs, m := server(t, node.Config{})
+	client, caddrs := start(t, node.Config{Bootstrap: addrs}, false)
+	want, _ := answer(t, client, 30)
+	tar := stranger(t, caddrs)
+	tar.Stall()
+	if err := tar.Claim(m); err != nil {
+		t.Fatal(err)
+	}
+	knows(t, client, tar)
+	var longest time.Duration
+	for range 40 {
+		got, took := answer(t, client, 30)
+		longest = max(longest, took)
+		if !slices.Equal(got, want) {
+			t.Fatalf("%v, want %v", got, want)
+		}
+	}
+	t.Logf("%d sessions came to the tarpit; the longest prompt took %s", tar.Sessions.Load(), longest)
+	if n := tar.Sessions.Load(); n != 1 {
+		t.Errorf("%d sessions came to the tarpit, want 1", n)
+	}
+	if longest > 15*time.Second { // under 3 s where the machine is not busy
+		t.Errorf("a prompt took %s", longest)
+	}
+}
+
+// TestTarpitFirst: so it is for a client that knows nobody yet.
+func TestTarpitFirst(t *testing.T) {
 	_, addrs, m := server(t, node.Config{})
 	client, caddrs := start(t, node.Config{Client: true, Bootstrap: addrs}, false)
 	tar := stranger(t, caddrs)
@@ -175,12 +204,12 @@ func TestTarpit(t *testing.T) {
 	}
 	knows(t, client, tar)
 	var took []time.Duration
-	for range 4 {
+	for range 3 {
 		_, d := answer(t, client, 8)
 		took = append(took, d)
 	}
 	t.Logf("prompts took %v; the tarpit was asked %d times", took, tar.Sessions.Load())
-	if slices.Max(took) > 10*time.Second { // 3 s on an idle machine
+	if slices.Max(took) > 15*time.Second {
 		t.Errorf("prompts took %v", took)
 	}
 	if n := tar.Sessions.Load(); n > 1 {
@@ -247,19 +276,6 @@ func TestHalfSent(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
-	}
-}
-
-// TestTwelveBehindOneAddress: an office's nodes and clients all get in.
-func TestTwelveBehindOneAddress(t *testing.T) {
-	_, addrs, _ := server(t, node.Config{})
-	for range 12 {
-		c, _ := start(t, node.Config{Client: true, Bootstrap: addrs}, false)
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		if err := c.WaitPeers(ctx); err != nil {
-			t.Error(err)
-		}
-		cancel()
 	}
 }
 
