@@ -40,6 +40,8 @@
 // So no stranger's word has this node read a file or fetch from somewhere. The
 // one thing that a prompt may fetch from an origin is the header of a catalogue's
 // model that peers serve.
+// What names mean at peers is weighed in heard.go: by the groups of addresses of
+// those who are connected, never by how many say it.
 //
 // A light node (Config.Client) is the same without served spans: it joins,
 // keeps the header shards of the models it talks to, and holds no weights.

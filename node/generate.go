@@ -71,36 +71,29 @@ func (n *Node) tools(ctx context.Context, m *store.Model) (*textTools, error) {
 
 // pickModel gives the model that a caller means; without a name the only one
 // that is served.
-func (n *Node) pickModel(ctx context.Context, name string) (*store.Model, error) {
+func (n *Node) pickModel(ctx context.Context, name string, warn func(string)) (*store.Model, error) {
 	if name != "" {
-		return n.find(ctx, name, toAsk, nil, nil)
+		return n.find(ctx, name, wanted{warn: warn})
 	}
 	wait, cancel := context.WithTimeout(ctx, lookTime/3)
 	defer cancel()
 	for {
 		// Who has just joined asks everybody; later what is known will do, or one
 		// that has gone would keep every answer waiting.
-		served := servedBy(n.net.Known(cid.Undef))
+		served := servedOf(n.heard(n.net.Known(cid.Undef)))
 		if len(served) == 0 {
-			served = servedBy(n.net.Offers(ctx, cid.Undef, nil))
+			served = servedOf(n.heard(n.net.Offers(ctx, cid.Undef, nil)))
 		} else {
 			n.net.Offers(ctx, cid.Undef, func([]*protocol.Offer) bool { return true })
 		}
-		if len(served) == 1 {
-			for id := range served {
-				return n.find(ctx, id.String(), toAsk, nil, nil)
-			}
-		}
-		if len(served) > 1 {
-			var names []string
-			for id, name := range served {
-				if name == "" {
-					name = id.String()
-				}
-				names = append(names, name)
-			}
-			slices.Sort(names)
-			return nil, &api.Error{Kind: api.BadInput, Param: "model", Message: "several models are served; name one of " + strings.Join(names, ", ")}
+		switch {
+		case len(served) == 1:
+			return n.find(ctx, served[0].id.String(), wanted{})
+		case len(served) > 1 && served[0].leads(served[1]):
+			warn(fmt.Sprintf("%d models are served, and none was named: this is %s, which %s", len(served), served[0].id, served[0].why()))
+			return n.find(ctx, served[0].id.String(), wanted{})
+		case len(served) > 1:
+			return nil, &api.Error{Kind: api.BadInput, Param: "model", Message: "several models are served; name one of " + listOf(served, (*claim).name)}
 		}
 		select {
 		case <-wait.Done():
@@ -113,15 +106,24 @@ func (n *Node) pickModel(ctx context.Context, name string) (*store.Model, error)
 	}
 }
 
-// servedBy lists the models of which something is served, with their names.
-func servedBy(offers []*protocol.Offer) map[cid.Cid]string {
-	served := map[cid.Cid]string{}
-	for _, o := range offers {
-		for _, s := range o.Spans {
-			served[s.ModelID()] = s.Name
+// servedOf are the claims of models that are served: by peers that are there, if
+// by any.
+func servedOf(all []*claim) (out []*claim) {
+	for _, c := range all {
+		if c.whole || c.served && c.own {
+			out = append(out, c)
 		}
 	}
-	return served
+	if len(out) > 0 {
+		return out
+	}
+	return slices.DeleteFunc(all, func(c *claim) bool { return !c.served })
+}
+
+// leads says that a claim is likelier to be meant than another for more than its
+// place in the order.
+func (c *claim) leads(other *claim) bool {
+	return c.own && !other.own || c.own == other.own && c.groups > other.groups
 }
 
 // prompt is what a request comes to before any token is drawn. The choices of a
@@ -133,6 +135,7 @@ type prompt struct {
 	prefix []uint64 // hashes of its beginnings
 	limit  int      // tokens of an answer
 
+	warning   string                // of the model's name
 	format    []*protocol.Piece     // what an answer must be; nil: anything
 	machine   *constrain.Machine    // by which that is checked
 	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
@@ -277,7 +280,7 @@ func explain(err error) error {
 
 // prepare makes the prompt of the request.
 func (g *generation) prepare(ctx context.Context) (err error) {
-	if g.model, err = g.n.pickModel(ctx, g.req.Model); err != nil {
+	if g.model, err = g.n.pickModel(ctx, g.req.Model, func(s string) { g.warning = s }); err != nil {
 		return err
 	}
 	if g.tools, err = g.n.tools(ctx, g.model); err != nil {
@@ -399,7 +402,7 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 		req.Replan, req.Second = nil, nil
 	}
 	start := &api.Start{
-		Model: g.model.ID().String(), Name: g.model.Name(), PromptTokens: g.ids, Note: note,
+		Model: g.model.ID().String(), Name: g.model.Name(), PromptTokens: g.ids, Note: note, Warning: g.warning,
 		PredictedRate: r.Prediction.TokensPerSecond(), PredictedTTFTMs: ms(r.Prediction.TTFT),
 	}
 	start.Route, start.Costs = g.way(req.Route)

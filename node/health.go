@@ -21,7 +21,7 @@ func (n *Node) Health(ctx context.Context) (*api.Health, error) {
 	net := n.net.Health()
 	h := &api.Health{
 		Reach: string(net.Reach), Port: n.net.Port(), Alone: net.Alone, ClockOffMs: net.ClockOff.Milliseconds(), ClockPeers: net.ClockPeers,
-		Coverage: coverage(offers), Unreached: []api.Unreached{}, Strangers: []api.Peer{}, Engines: []api.Losses{}, Fetches: n.fetches.list(),
+		Coverage: coverage(offers, n.heard(offers)), Unreached: []api.Unreached{}, Strangers: []api.Peer{}, Engines: []api.Losses{}, Fetches: n.fetches.list(),
 		Quota: n.cfg.Quota, QuotaUsed: n.store.Unpinned(),
 	}
 	for _, u := range net.Unreached {
@@ -47,8 +47,13 @@ func (n *Node) Health(ctx context.Context) (*api.Health, error) {
 	return h, nil
 }
 
-// coverage is which blocks of each model that someone serves nobody does.
-func coverage(offers []*protocol.Offer) []api.Coverage {
+// coverage is which blocks of each model that someone serves nobody does, of the
+// likeliest models.
+func coverage(offers []*protocol.Offer, heard []*claim) []api.Coverage {
+	counts := map[cid.Cid]bool{}
+	for _, c := range heard[:min(len(heard), maxListed)] {
+		counts[c.id] = true
+	}
 	type spans struct{ loaded, all []protocol.Span }
 	out, served := []api.Coverage{}, map[cid.Cid]*spans{}
 	at := map[cid.Cid]int{}
@@ -56,6 +61,9 @@ func coverage(offers []*protocol.Offer) []api.Coverage {
 		counted := map[cid.Cid]bool{}
 		for _, s := range o.Spans {
 			id := s.ModelID()
+			if !counts[id] {
+				continue
+			}
 			i, known := at[id]
 			if !known {
 				i = len(out)

@@ -65,36 +65,39 @@ func heldNames(m *store.Model) []string {
 // List tells of the models here, and of those that peers serve.
 func (n *Node) List(ctx context.Context) ([]api.Model, error) {
 	out := []api.Model{}
-	here := map[cid.Cid]bool{}
 	for _, m := range n.store.Models() {
-		here[m.ID()] = true
 		out = append(out, describe(m))
 	}
 	ask, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	for _, o := range n.net.Offers(ask, cid.Undef, nil) {
-		for _, s := range o.Spans {
-			if id := s.ModelID(); !here[id] {
-				here[id] = true
-				out = append(out, api.Model{ID: id.String(), Name: s.Name, Blocks: int(s.Blocks), Width: int(s.Width), Remote: true, Held: []string{}})
-			}
-		}
+	for _, c := range n.listed(n.heard(n.net.Offers(ask, cid.Undef, nil))) {
+		out = append(out, c.describe())
 	}
 	return out, nil
 }
 
+// describe tells of a model that peers serve.
+func (c *claim) describe() api.Model {
+	m := api.Model{ID: c.id.String(), Blocks: c.blocks, Width: c.width, Remote: true, Held: []string{}}
+	if len(c.names) > 0 {
+		m.Name = c.names[0]
+	}
+	return m
+}
+
 // Show tells of one model.
 func (n *Node) Show(ctx context.Context, name string) (*api.Model, error) {
-	list, err := n.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for i, m := range list {
-		if m.Remote && (strings.EqualFold(m.Name, name) || m.ID == name) {
-			return &list[i], nil
+	m, err := n.local(name)
+	if err != nil && api.AsError(err).Kind == api.UnknownModel {
+		ask, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		for _, c := range n.heard(n.net.Offers(ask, cid.Undef, nil)) {
+			if c.served && protocol.MatchModel(name, c.id, c.names) == protocol.MatchExact {
+				d := c.describe()
+				return &d, nil
+			}
 		}
 	}
-	m, err := n.local(name)
 	if err != nil {
 		return nil, err
 	}
@@ -165,15 +168,15 @@ func (n *Node) Pull(ctx context.Context, req api.PullRequest, progress func(api.
 	if err != nil {
 		return nil, err
 	}
-	may := toPull
-	if req.Import {
-		may = toImport
-	}
-	m, err := n.find(ctx, req.Model, may, span, func(done, total int64) {
+	w := wanted{may: toPull, sure: true, span: span, progress: func(done, total int64) {
 		if progress != nil {
 			progress(api.Progress{Done: done, Total: total})
 		}
-	})
+	}}
+	if req.Import {
+		w.may = toImport
+	}
+	m, err := n.find(ctx, req.Model, w)
 	if err != nil {
 		return nil, input(err)
 	}
@@ -224,7 +227,7 @@ func (n *Node) Tokenize(ctx context.Context, name, t string, special bool) ([]in
 	if isSource(name) && !isRemote(name) {
 		return TokenizeFile(ctx, name, t, special)
 	}
-	m, err := n.find(ctx, name, toAsk, nil, nil)
+	m, err := n.find(ctx, name, wanted{})
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,7 @@ func (n *Node) awaitModel(ctx context.Context, name string, span *protocol.Span)
 		progress = n.fetchingEvents(e.Name, span)
 	}
 	for told := false; ; {
-		m, err := n.find(ctx, name, toImport, span, progress)
+		m, err := n.find(ctx, name, wanted{may: toImport, span: span, progress: progress})
 		var e *api.Error
 		if err == nil || !errors.As(err, &e) || e.Kind != api.UnknownModel {
 			return m, err
@@ -58,18 +58,29 @@ const (
 	toImport              // and any file or address: the operator's, who has the token
 )
 
-// find gives a model by name or CID, with its manifest here. span is what to
-// keep of one that is imported; nil: all. progress may be nil.
-func (n *Node) find(ctx context.Context, name string, may reach, span *protocol.Span, progress func(done, total int64)) (*store.Model, error) {
+// wanted is how somebody asks for a model.
+type wanted struct {
+	may      reach
+	sure     bool                    // a name that peers give to several models is an error
+	span     *protocol.Span          // to keep of a model that is imported; nil: all
+	progress func(done, total int64) // of an import; may be nil
+	warn     func(string)            // is told which of several models a name is taken for; nil: the log
+}
+
+// find gives a model by name or CID, with its manifest here.
+func (n *Node) find(ctx context.Context, name string, w wanted) (*store.Model, error) {
+	if w.warn == nil {
+		w.warn = func(s string) { n.cfg.Log.Warn("a name is not clear", "warning", s) }
+	}
 	if e := n.names.Find(name); e != nil {
-		m, err := n.known(ctx, e, name)
+		m, err := n.known(ctx, e, name, w)
 		switch {
 		case m != nil || err != nil:
 			return m, err
-		case may < toPull:
+		case w.may < toPull:
 			return nil, api.Errorf(api.UnknownModel, "%s is in the catalogue, and neither here nor served by a peer; `shoal node --model %s` fetches and serves it", e.Name, e.Name)
 		}
-		return n.importListed(ctx, e, "", span, progress)
+		return n.importListed(ctx, e, "", w.span, w.progress)
 	}
 	m, err := n.store.Find(name)
 	if err == nil {
@@ -78,20 +89,13 @@ func (n *Node) find(ctx context.Context, name string, may reach, span *protocol.
 	if !errors.Is(err, store.ErrNotFound) {
 		return nil, api.Errorf(api.BadInput, "%s", err)
 	}
-	if name == tinymodel.Name || may == toImport && isSource(name) {
-		return n.importModel(ctx, api.AddRequest{Source: name}, span, progress)
+	if name == tinymodel.Name || w.may == toImport && isSource(name) {
+		return n.importModel(ctx, api.AddRequest{Source: name}, w.span, w.progress)
 	}
 	if id, err := cid.Decode(name); err == nil {
 		return n.learn(ctx, id, "")
 	}
-	id, name, err := n.lookUp(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if m, err := n.store.Model(id); err == nil { // under another name
-		return m, nil
-	}
-	return n.learn(ctx, id, name)
+	return n.lookUp(ctx, name, w)
 }
 
 // learn fetches a model's manifest.
@@ -136,85 +140,57 @@ func (n *Node) nameOf(id cid.Cid) string {
 }
 
 // lookUp finds the model that peers call by a name, or by one that begins so, and
-// gives the name. Names are claims: if peers
-// mean different models, the person must say which.
-func (n *Node) lookUp(ctx context.Context, name string) (cid.Cid, string, error) {
-	if found, _ := n.calling(ctx, name); isSource(name) && len(found) == 0 { // nobody is waited for to call one so
-		return cid.Undef, "", api.Errorf(api.UnknownModel, "there is no model %q, here or at a peer; `shoal model add` brings models from files and addresses", name)
+// waits a while for somebody to call one so. Names are claims: if peers mean
+// different models, the likeliest is taken, in words.
+func (n *Node) lookUp(ctx context.Context, name string, w wanted) (*store.Model, error) {
+	patience := lookTime / 3
+	if isSource(name) { // nobody is waited for to call one so
+		patience = 0
 	}
-	wait, cancel := context.WithTimeout(ctx, lookTime/3)
+	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := n.net.WaitPeers(wait); err != nil && ctx.Err() == nil {
-		return cid.Undef, "", api.Errorf(api.UnknownModel, "model %q is not here, and %s", name, err)
+	if err := n.net.WaitPeers(wait); err != nil && ctx.Err() == nil && patience > 0 {
+		return nil, api.Errorf(api.UnknownModel, "model %q is not here, and %s", name, err)
 	}
 	for {
-		found, all := n.calling(ctx, name)
-		if len(found) == 1 {
-			for id, names := range found {
-				if i := slices.IndexFunc(names, func(s string) bool { return strings.EqualFold(s, name) }); i < 0 && len(names) > 0 {
-					name = names[0]
-				}
-				return id, name, nil
-			}
+		all := n.heard(n.net.Offers(ctx, cid.Undef, nil))
+		found := fitting(name, all)
+		if len(found) > 1 && w.sure {
+			return nil, unclear(name, found)
 		}
-		if len(found) > 1 {
-			var ids []string
-			for id := range found {
-				ids = append(ids, id.String())
+		if len(found) > 0 {
+			c, warning := choose(name, found)
+			if warning != "" {
+				w.warn(warning)
 			}
-			slices.Sort(ids)
-			return cid.Undef, "", api.Errorf(api.BadInput, "peers call %d models %q; name one of %s", len(ids), name, strings.Join(ids, ", "))
+			return n.take(ctx, c, name)
 		}
 		select {
 		case <-wait.Done():
-			slices.Sort(all)
-			if all = slices.Compact(all); len(all) > 0 {
-				return cid.Undef, "", api.Errorf(api.UnknownModel, "nobody here knows a model %q; known are %s%s", name, strings.Join(all, ", "), n.names.hint(name))
+			switch {
+			case ctx.Err() != nil:
+				return nil, ctx.Err()
+			case isSource(name):
+				return nil, api.Errorf(api.UnknownModel, "there is no model %q, here or at a peer; `shoal model add` brings models from files and addresses", name)
+			case len(all) > 0:
+				return nil, api.Errorf(api.UnknownModel, "nobody here knows a model %q; known are %s%s", name, listOf(all, (*claim).name), n.names.hint(name))
 			}
-			return cid.Undef, "", api.Errorf(api.UnknownModel, "nobody here knows a model %q; add it with `shoal model add`%s", name, n.names.hint(name))
+			return nil, api.Errorf(api.UnknownModel, "nobody here knows a model %q; add it with `shoal model add`%s", name, n.names.hint(name))
 		case <-time.After(300 * time.Millisecond):
 		}
 	}
 }
 
-// calling gives the models that peers call by a name, or if none by one that
-// begins so, and all names there are.
-func (n *Node) calling(ctx context.Context, name string) (found map[cid.Cid][]string, all []string) {
-	found, best := map[cid.Cid][]string{}, protocol.MatchBegin
-	for id, names := range n.offered(ctx) {
-		all = append(all, names...)
-		switch fit := protocol.MatchModel(name, id, names); {
-		case fit > best:
-			found, best = map[cid.Cid][]string{id: names}, fit
-		case fit == best:
-			found[id] = names
-		}
+// take gives the model of a claim, under the name by which it was asked for if
+// peers call it so.
+func (n *Node) take(ctx context.Context, c *claim, name string) (*store.Model, error) {
+	if m, err := n.store.Model(c.id); err == nil { // under another name
+		return m, nil
 	}
-	return found, all
-}
-
-// offered lists the models that peers, and this node, serve or hold, with what
-// they are called.
-func (n *Node) offered(ctx context.Context) map[cid.Cid][]string {
-	out := map[cid.Cid][]string{}
-	add := func(raw []byte, name string) {
-		if id, err := cid.Cast(raw); err == nil {
-			if name != "" && !slices.Contains(out[id], name) {
-				out[id] = append(out[id], name)
-			} else {
-				out[id] = append(out[id], []string{}...)
-			}
-		}
+	if len(c.names) > 0 && !slices.ContainsFunc(c.names, func(s string) bool { return strings.EqualFold(s, name) }) {
+		name = c.names[0]
 	}
-	for _, o := range n.net.Offers(ctx, cid.Undef, nil) {
-		for _, s := range o.Spans {
-			add(s.Model, s.Name)
-		}
-		for _, h := range o.Shards {
-			add(h.Model, h.Name)
-		}
-	}
-	return out
+	return n.learn(ctx, c.id, name)
 }
 
 // isRemote says that a source is not of this machine.

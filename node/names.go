@@ -192,10 +192,10 @@ func (s *names) hint(name string) string {
 // store's own names come first; one without a colon, such as smollm2, may also
 // be short for what is here or served, as other names may. Peers' names are
 // claims: one that offers a model under the name is believed if its manifest
-// tells the catalogue's size and hashes, and nobody else's does. A manifest may
-// lie about those, which only a CID in the catalogue, or the origin, can show;
+// tells the catalogue's size and hashes; of several the likeliest, in words, but
+// not by who pulls, for whom there is the origin. A manifest may lie about those, which only a CID in the catalogue, or the origin, can show;
 // so what is learnt this way is not remembered as the name's meaning.
-func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store.Model, error) {
+func (n *Node) known(ctx context.Context, e *catalog.Entry, name string, w wanted) (*store.Model, error) {
 	if m := n.namedHere(e, name); m != nil {
 		return m, nil
 	}
@@ -220,16 +220,11 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store
 	if n.net.WaitPeers(wait) != nil {
 		return nil, ctx.Err()
 	}
-	if short {
-		theirs, called, err := n.lookUp(ctx, name)
-		if err == nil {
-			if m, err := n.store.Model(theirs); err == nil {
-				return m, nil
-			}
-			return n.learn(ctx, theirs, called)
-		}
-		if e := api.AsError(err); e.Kind != api.UnknownModel {
-			return nil, err
+	heard := n.heard(n.net.Offers(ctx, cid.Undef, nil))
+	if short && !slices.ContainsFunc(heard, func(c *claim) bool { return c.id.Equals(id) }) {
+		m, err := n.lookUp(ctx, name, w)
+		if err == nil || api.AsError(err).Kind != api.UnknownModel {
+			return m, err
 		}
 	}
 	if id.Defined() {
@@ -243,30 +238,53 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string) (*store
 		}
 		return m, err
 	}
-	var fits []cid.Cid
-	raws := map[cid.Cid][]byte{}
-	for id, called := range n.offered(ctx) {
-		if !slices.ContainsFunc(called, func(c string) bool { return strings.EqualFold(c, e.Name) || strings.EqualFold(c, name) }) {
-			continue
-		}
-		ask, cancel := context.WithTimeout(ctx, lookTime)
-		raw, err := n.exchange.Manifest(ask, id)
-		cancel()
-		if err != nil {
-			continue
-		}
-		if man, err := protocol.DecodeManifest(raw); err == nil && bears(e, man) {
-			fits, raws[id] = append(fits, id), raw
+	var called []*claim
+	for _, c := range heard {
+		if len(called) < maxTried && slices.ContainsFunc(c.names, func(c string) bool { return strings.EqualFold(c, e.Name) || strings.EqualFold(c, name) }) {
+			called = append(called, c)
 		}
 	}
-	if len(fits) != 1 {
+	fits := n.bearing(ctx, e, called)
+	if len(fits) == 0 || ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	m, err := n.store.AddManifest(raws[fits[0]], fits[0], e.Name)
+	if len(fits) > 1 && w.sure {
+		return nil, nil // the origin knows
+	}
+	c, warning := choose(name, fits)
+	if warning != "" {
+		w.warn(warning)
+	}
+	m, err := n.learn(ctx, c.id, e.Name)
 	if err == nil {
 		err = m.Note("", e.Own, e.Origins...)
 	}
 	return m, err
+}
+
+// bearing are those claims whose manifests tell what the catalogue does.
+func (n *Node) bearing(ctx context.Context, e *catalog.Entry, called []*claim) (fits []*claim) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	good := make([]bool, len(called))
+	var wg sync.WaitGroup
+	for i, c := range called {
+		wg.Go(func() {
+			raw, err := n.exchange.Manifest(ctx, c.id)
+			if err != nil {
+				return
+			}
+			man, err := protocol.DecodeManifest(raw)
+			good[i] = err == nil && bears(e, man)
+		})
+	}
+	wg.Wait()
+	for i, c := range called {
+		if good[i] {
+			fits = append(fits, c)
+		}
+	}
+	return fits
 }
 
 // namedHere is the store's model of exactly that name.

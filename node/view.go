@@ -121,10 +121,13 @@ func (n *Node) View(ctx context.Context) (*api.View, error) {
 		links.set(self.String(), p.ID.String(), p.RTT)
 		v.Peers, ask = append(v.Peers, w), append(ask, p.ID)
 	}
-	for id, o := range seen {
-		v.Peers = append(v.Peers, viewPeer(id, o, beats[id]))
+	for _, o := range offers {
+		if seen[o.From] == nil || len(v.Peers) >= maxListed {
+			continue
+		}
+		v.Peers = append(v.Peers, viewPeer(o.From, o, beats[o.From]))
 		if len(o.Spans) > 0 {
-			ask = append(ask, id)
+			ask = append(ask, o.From)
 		}
 	}
 	n.look(ask)
@@ -171,7 +174,7 @@ func viewPeer(id peer.ID, o *protocol.Offer, b beat) api.ViewPeer {
 			v.Device = d.Backend + " " + d.Name
 		}
 	}
-	for _, s := range o.Spans {
+	for _, s := range o.Spans[:min(len(o.Spans), maxOfPeer)] {
 		w := api.ViewSpan{
 			Model: s.ModelID().String(), From: int(s.From), To: int(s.To), Ready: s.Ready, Loaded: s.Loaded, Load: float64(s.LoadPermille) / 1000,
 			StepMs: float64(s.UsPerBlock) * float64(s.Span().Len()) / 1000, KVTokens: int(s.KvTokens), KVFree: int(s.KvFree),
@@ -196,10 +199,15 @@ func finite(f float32) float64 {
 	return float64(f)
 }
 
-// viewModels lists the models here, and those that peers serve or hold.
+// viewModels lists the models here, those of a list of models, and what peers that
+// are there hold.
 func (n *Node) viewModels(offers []*protocol.Offer) []api.ViewModel {
 	out := []api.ViewModel{}
-	at := map[cid.Cid]int{}
+	at, shown := map[cid.Cid]int{}, map[cid.Cid]bool{}
+	heard := n.heard(offers)
+	for _, c := range n.listed(heard) {
+		shown[c.id] = true
+	}
 	for _, m := range n.store.Models() {
 		d := describe(m)
 		at[m.ID()] = len(out)
@@ -209,31 +217,27 @@ func (n *Node) viewModels(offers []*protocol.Offer) []api.ViewModel {
 			Fetching: n.fetches.of(d.Name),
 		})
 	}
-	find := func(raw []byte, name string) *api.ViewModel {
-		id, err := cid.Cast(raw)
-		if err != nil {
-			return nil
+	for _, c := range heard {
+		i, here := at[c.id]
+		switch {
+		case here && out[i].Blocks == 0:
+			out[i].Blocks = c.blocks
+		case !here && shown[c.id], !here && c.held && len(at) < maxListed:
+			d := c.describe()
+			at[c.id] = len(out)
+			out = append(out, api.ViewModel{ID: d.ID, Name: d.Name, Blocks: d.Blocks, Held: d.Held})
 		}
-		i, ok := at[id]
-		if !ok {
-			i, at[id] = len(out), len(out)
-			out = append(out, api.ViewModel{ID: id.String(), Name: name, Held: []string{}})
-		}
-		return &out[i]
 	}
 	self := n.net.Self()
 	for _, o := range offers {
 		if o.From == self {
 			continue
 		}
-		for _, s := range o.Spans {
-			if m := find(s.Model, s.Name); m != nil && m.Blocks == 0 {
-				m.Blocks = int(s.Blocks)
-			}
-		}
 		for _, h := range o.Shards {
-			if m := find(h.Model, h.Name); m != nil {
-				held := 0
+			id, err := cid.Cast(h.Model)
+			i, listed := at[id]
+			if err == nil && listed && len(out[i].Holders) < maxListed {
+				m, held := &out[i], 0
 				for _, b := range h.Bitmap {
 					held += bits.OnesCount8(b)
 				}

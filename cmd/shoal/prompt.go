@@ -137,6 +137,7 @@ type promptResult struct {
 	TTFTMs          float64        `json:"ttft_ms"`
 	Kept            int            `json:"prompt_tokens_kept,omitempty"`
 	Note            string         `json:"note,omitempty"`
+	Warning         string         `json:"warning,omitempty"`
 	Logprobs        []logprobOut   `json:"logprobs,omitempty"`
 	Recoveries      []api.Recovery `json:"recoveries,omitempty"`
 }
@@ -213,6 +214,9 @@ func (s *shower) event(e api.Event) error {
 	case e.Start != nil:
 		r := &s.result
 		r.Model, r.PromptTokens, r.Route, r.PredictedTokens = e.Start.Model, e.Start.PromptTokens, e.Start.Route, e.Start.PredictedRate
+		if r.Warning = e.Start.Warning; !s.quiet && !s.json && r.Warning != "" {
+			fmt.Fprintln(s.err, "warning:", safe(r.Warning))
+		}
 		if !s.quiet && !s.json && e.Start.Note != "" {
 			fmt.Fprintln(s.err, "note:", e.Start.Note)
 		}

@@ -95,7 +95,7 @@ func (a *answer) run() error {
 	if a.stream {
 		return a.endStream()
 	}
-	a.w.Header().Set("X-Shoal-Route", a.route())
+	a.head(a.w.Header())
 	a.w.Header().Set("Server-Timing", a.timing())
 	writeJSON(a.w, http.StatusOK, a.whole())
 	return nil
@@ -251,7 +251,7 @@ func (a *answer) begin() {
 	a.begun = true
 	h := a.w.Header()
 	h.Set("Content-Type", "text/event-stream")
-	h.Set("X-Shoal-Route", a.route())
+	a.head(h)
 	h.Set("Trailer", "Server-Timing")
 	a.w.WriteHeader(http.StatusOK)
 }
@@ -402,14 +402,22 @@ func (a *answer) usage() *usage {
 	return u
 }
 
-// route is that of the first choice that has one.
-func (a *answer) route() string {
+// head tells of the first choice that has begun.
+func (a *answer) head(h http.Header) {
 	for i := range a.choices {
 		if start := a.choices[i].start; start != nil {
-			return routeText(start.Route)
+			start.head(h)
+			return
 		}
 	}
-	return ""
+}
+
+// head tells in an answer's headers of its route and, if there is one, the warning.
+func (s *Start) head(h http.Header) {
+	h.Set("X-Shoal-Route", routeText(s.Route))
+	if s.Warning != "" {
+		h.Set("X-Shoal-Warning", s.Warning)
+	}
 }
 
 // routeText is a route as X-Shoal-Route has it: PEER:FROM-TO,...

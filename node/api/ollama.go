@@ -82,7 +82,7 @@ func (a *ollamaWriter) take(e Event) error {
 	case e.Start != nil:
 		a.start, a.first = e.Start, time.Now()
 		h := a.w.Header()
-		h.Set("X-Shoal-Route", routeText(e.Start.Route))
+		e.Start.head(h)
 		if a.stream {
 			h.Set("Trailer", "Server-Timing")
 		}

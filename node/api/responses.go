@@ -92,7 +92,7 @@ func (a *responseWriter) take(e Event) error {
 		a.start = e.Start
 		a.out.Model = cmp.Or(a.start.Name, a.start.Model)
 		h := a.w.Header()
-		h.Set("X-Shoal-Route", routeText(a.start.Route))
+		a.start.head(h)
 		if !a.stream {
 			return nil
 		}

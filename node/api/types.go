@@ -131,7 +131,8 @@ type Start struct {
 	Costs           []Cost  `json:"costs,omitempty"` // of the route's stages
 	PredictedRate   float64 `json:"predicted_tokens_per_s"`
 	PredictedTTFTMs float64 `json:"predicted_ttft_ms"`
-	Note            string  `json:"note,omitempty"` // what a forced split costs, and such
+	Note            string  `json:"note,omitempty"`    // what a forced split costs, and such
+	Warning         string  `json:"warning,omitempty"` // which of several models the request's name was taken for
 }
 
 // Hop is a stage of a route.
