@@ -3,6 +3,7 @@ package network
 import (
 	"container/list"
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -13,7 +14,9 @@ import (
 	dhtpb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p-kad-dht/records"
 	kbucket "github.com/libp2p/go-libp2p-kbucket"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 )
 
 const (
@@ -23,6 +26,7 @@ const (
 	recordAge     = 15 * time.Minute
 	providerAge   = 2 * time.Hour // as protocol/README.md says
 	dhtBucket     = 20            // peers by which a record is kept
+	maxKad        = 64 << 10      // bytes of a message that a peer sends unasked
 
 	// A peer says so many records a minute here: its own offer as often as that
 	// changes, and in a small network, where all keep everything, that it serves
@@ -70,6 +74,51 @@ func (n *Network) near(key []byte) bool {
 	}
 	closest := kad.RoutingTable().NearestPeers(kbucket.ConvertKey(string(key)), 2*dhtBucket)
 	return len(closest) < 2*dhtBucket || kbucket.Closer(n.host.ID(), closest[len(closest)-1], string(key))
+}
+
+// shortHost gives the DHT streams of peers on which messages are short. It makes
+// room for 4 MiB as soon as their length has come, and nothing that peers ask of
+// it is longer than a record.
+type shortHost struct{ host.Host }
+
+func (h shortHost) SetStreamHandler(id libprotocol.ID, handle network.StreamHandler) {
+	h.Host.SetStreamHandler(id, func(s network.Stream) { handle(&shortStream{Stream: s}) })
+}
+
+// shortStream is a stream of messages, each with its length as a varint in
+// front. It fails at one that is too long.
+type shortStream struct {
+	network.Stream
+	left  uint64 // of the message
+	size  uint64 // as far as it has come
+	shift int
+}
+
+var errLong = errors.New("a message to the DHT is too long")
+
+func (s *shortStream) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	if s.left > 0 {
+		n, err := s.Stream.Read(b[:min(uint64(len(b)), s.left)])
+		s.left -= uint64(n)
+		return n, err
+	}
+	n, err := s.Stream.Read(b[:1])
+	if n == 0 {
+		return 0, err
+	}
+	s.size |= uint64(b[0]&0x7f) << s.shift
+	s.shift += 7
+	if s.size > maxKad || s.shift > 21 && b[0] >= 0x80 {
+		_ = s.Stream.Reset()
+		return 0, errLong
+	}
+	if b[0] < 0x80 {
+		s.left, s.size, s.shift = s.size, 0, 0
+	}
+	return n, err
 }
 
 // tally counts what is said a minute.

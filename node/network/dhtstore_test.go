@@ -2,12 +2,14 @@ package network
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	dhtpb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	recpb "github.com/libp2p/go-libp2p-record/pb"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 )
@@ -133,6 +136,73 @@ func TestRecordFlood(t *testing.T) {
 	if !found() {
 		t.Error("the honest record is lost")
 	}
+}
+
+// A peer that says that a long message comes is not made room for.
+func TestLongMessage(t *testing.T) {
+	n := join(t, false)
+	h := rawHost(t)
+	if err := h.Connect(t.Context(), infoOf(n)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		size uint64
+		ok   bool
+	}{{maxKad, true}, {maxKad + 1, false}, {4 << 20, false}, {1 << 62, false}} {
+		s, err := h.NewStream(t.Context(), n.Self(), libprotocol.ID(kadID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Write(binary.AppendUvarint(nil, c.size)); err != nil {
+			t.Fatal(err)
+		}
+		wait := 10 * time.Second
+		if c.ok {
+			wait = 200 * time.Millisecond // it is waited for
+		}
+		_ = s.SetReadDeadline(time.Now().Add(wait))
+		_, err = s.Read(make([]byte, 1))
+		var ne net.Error
+		if timeout := errors.As(err, &ne) && ne.Timeout(); timeout != c.ok {
+			t.Errorf("a message of %d bytes: %v", c.size, err)
+		}
+		_ = s.Reset()
+	}
+}
+
+// bytesStream is a stream as far as shortStream reads one.
+type bytesStream struct {
+	network.Stream
+	io.Reader
+}
+
+func (s bytesStream) Read(b []byte) (int, error) { return s.Reader.Read(b) }
+func (s bytesStream) Reset() error               { return nil }
+
+func FuzzShortStream(f *testing.F) {
+	f.Add([]byte{3, 1, 2, 3, 0x80, 1})
+	f.Add(binary.AppendUvarint(nil, maxKad+1))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		// What passes is what came, up to the first length that is too long.
+		want := raw
+		for r := bytes.NewReader(raw); ; {
+			size, err := binary.ReadUvarint(r)
+			if err == nil && size > maxKad {
+				want = nil // checked below
+			}
+			if err != nil || size > uint64(r.Len()) || want == nil {
+				break
+			}
+			_, _ = r.Seek(int64(size), io.SeekCurrent)
+		}
+		got, err := io.ReadAll(&shortStream{Stream: bytesStream{Reader: bytes.NewReader(raw)}})
+		if err != nil && !errors.Is(err, errLong) || !bytes.HasPrefix(raw, got) {
+			t.Fatalf("%x passes as %x, %v", raw, got, err)
+		}
+		if want == nil && err == nil {
+			t.Fatalf("%x is too long and passes", raw)
+		}
+	})
 }
 
 // What belongs to others is not kept here.

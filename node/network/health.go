@@ -52,36 +52,16 @@ type healthBoard struct {
 	failed  map[peer.ID]Unreached
 }
 
-// watchReach follows what libp2p finds out about this host's addresses, until
-// the network is closed.
-func (n *Network) watchReach() error {
-	sub, err := n.host.EventBus().Subscribe([]any{new(event.EvtHostReachableAddrsChanged), new(event.EvtLocalReachabilityChanged)})
-	if err != nil {
-		return err
+// heard notes what libp2p finds out about this host's addresses.
+func (b *healthBoard) heard(e any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch e := e.(type) {
+	case event.EvtHostReachableAddrsChanged:
+		b.public, b.private = len(e.Reachable), len(e.Unreachable)
+	case event.EvtLocalReachabilityChanged:
+		b.nat = e.Reachability
 	}
-	n.wg.Go(func() {
-		defer sub.Close()
-		for {
-			select {
-			case <-n.ctx.Done():
-				return
-			case e, ok := <-sub.Out():
-				if !ok {
-					return
-				}
-				b := &n.health
-				b.mu.Lock()
-				switch e := e.(type) {
-				case event.EvtHostReachableAddrsChanged:
-					b.public, b.private = len(e.Reachable), len(e.Unreachable)
-				case event.EvtLocalReachabilityChanged:
-					b.nat = e.Reachability
-				}
-				b.mu.Unlock()
-			}
-		}
-	})
-	return nil
 }
 
 // reach is the verdict: of single addresses if there is one, else of the host.

@@ -219,10 +219,7 @@ func TestStreamLimits(t *testing.T) {
 	}
 	errs := make(chan error)
 	for range 150 {
-		go func() {
-			_, err := other.Status(t.Context(), n.Self(), model, nil)
-			errs <- err
-		}()
+		go func() { errs <- other.ask(t.Context(), n.Self(), model) }()
 	}
 	for range 150 {
 		if err := <-errs; err != nil {

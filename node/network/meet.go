@@ -155,29 +155,6 @@ func (n *Network) remember() {
 	}
 }
 
-// watchAddrs tells peers when this node is to be had elsewhere.
-func (n *Network) watchAddrs() error {
-	sub, err := n.host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
-	if err != nil {
-		return err
-	}
-	n.wg.Go(func() {
-		defer sub.Close()
-		for {
-			select {
-			case <-n.ctx.Done():
-				return
-			case e, ok := <-sub.Out():
-				if !ok {
-					return
-				}
-				n.moved(e.(event.EvtLocalAddressesUpdated))
-			}
-		}
-	})
-	return nil
-}
-
 // moved signs the offer anew, with the addresses as they are now, and has it
 // told to those connected and to some that are remembered. Connections that
 // began at an address that is gone are tried: they would seem to live until

@@ -19,6 +19,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -130,7 +131,7 @@ func New(cfg Config) (*Network, error) {
 	if cfg.Client {
 		mode = dht.ModeClient
 	}
-	n.dht, err = dht.New(n.host, append(n.dhtOptions(), dht.Mode(mode), dht.ProtocolPrefix(protocol.DHTPrefix),
+	n.dht, err = dht.New(shortHost{n.host}, append(n.dhtOptions(), dht.Mode(mode), dht.ProtocolPrefix(protocol.DHTPrefix),
 		dht.NamespacedValidator("shoal", validator{time.Now}), dht.BootstrapPeers(boot...))...)
 	if err != nil {
 		n.cancel()
@@ -152,7 +153,7 @@ func New(cfg Config) (*Network, error) {
 			n.log.Warn("no discovery on the LAN", "error", err)
 		}
 	}
-	if err := n.watchReach(); err != nil {
+	if err := n.watch([]any{new(event.EvtHostReachableAddrsChanged), new(event.EvtLocalReachabilityChanged)}, n.health.heard); err != nil {
 		n.log.Warn("whether others reach this node will not be known", "error", err)
 	}
 	for _, p := range boot {
@@ -161,7 +162,7 @@ func New(cfg Config) (*Network, error) {
 	for p, work := range n.book.works() {
 		n.host.ConnManager().TagPeer(p, workTag, work)
 	}
-	if err := n.watchAddrs(); err != nil {
+	if err := n.watch([]any{new(event.EvtLocalAddressesUpdated)}, func(e any) { n.moved(e.(event.EvtLocalAddressesUpdated)) }); err != nil {
 		n.log.Warn("a change of this node's addresses will not be noticed", "error", err)
 	}
 	n.wg.Go(n.meet)
@@ -389,6 +390,29 @@ func withoutNames(addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
 		})
 	})
 	return out[:min(len(out), 2*maxAddrs)] // some are of no use here
+}
+
+// watch follows events of the host until the network is closed.
+func (n *Network) watch(events []any, do func(any)) error {
+	sub, err := n.host.EventBus().Subscribe(events)
+	if err != nil {
+		return err
+	}
+	n.wg.Go(func() {
+		defer sub.Close()
+		for {
+			select {
+			case <-n.ctx.Done():
+				return
+			case e, ok := <-sub.Out():
+				if !ok {
+					return
+				}
+				do(e)
+			}
+		}
+	})
+	return nil
 }
 
 func (n *Network) poke() {

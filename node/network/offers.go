@@ -272,7 +272,7 @@ func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
 		req.Own = own.Envelope
 	}
 	var reply protocol.OffersReply
-	if err := n.request(ctx, p, protocol.OffersID, req, &reply, maxReply); err != nil {
+	if err := n.request(ctx, p, protocol.OffersID, req, &reply, maxReply, protocol.ProbeTime); err != nil {
 		return err
 	}
 	if own != nil {
@@ -301,7 +301,7 @@ func (n *Network) serveOffers(s network.Stream) {
 	defer s.Close()
 	_ = s.SetDeadline(time.Now().Add(protocol.ProbeTime))
 	var req protocol.OffersRequest
-	if err := readMessage(s, &req, protocol.MaxOffer+4096); err != nil {
+	if err := readRequest(s, &req, protocol.MaxOffer+4096); err != nil {
 		_ = s.Reset()
 		return
 	}
@@ -348,7 +348,7 @@ func (n *Network) serveStatus(s network.Stream) {
 	defer s.Close()
 	_ = s.SetDeadline(time.Now().Add(protocol.ProbeTime))
 	req := &protocol.StatusRequest{}
-	if err := readMessage(s, req, maxStatus); err != nil && !errors.Is(err, io.EOF) {
+	if err := readRequest(s, req, maxStatus); err != nil && !errors.Is(err, io.EOF) {
 		_ = s.Reset()
 		return
 	}
@@ -386,10 +386,8 @@ func (n *Network) Status(ctx context.Context, p peer.ID, model cid.Cid, prefix [
 	if rtt, ok := n.RTT(p); ok {
 		within = quickTime + 4*rtt
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(within, protocol.ProbeTime))
-	defer cancel()
 	var reply protocol.StatusReply
-	err := n.request(ctx, p, protocol.StatusID, req, &reply, maxStatus)
+	err := n.request(ctx, p, protocol.StatusID, req, &reply, maxStatus, min(within, protocol.ProbeTime))
 	if n.doubt(p, err != nil); err == nil {
 		return &reply, nil
 	}
@@ -419,15 +417,16 @@ func (n *Network) doubt(p peer.ID, silent bool) {
 	n.silent[p] = s
 }
 
-// request sends a message, or none, and reads the reply.
-func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, reply proto.Message, limit int) error {
-	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, proto), protocol.ProbeTime)
-	defer cancel()
+// request sends a message, or none, and reads the reply, which has to come
+// within a time once it is this request's turn.
+func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, reply proto.Message, limit int, within time.Duration) error {
 	leave, err := n.queues.enter(ctx, p, proto)
 	if err != nil {
 		return tidy(err)
 	}
 	defer leave()
+	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, proto), within)
+	defer cancel()
 	s, err := n.host.NewStream(ctx, p, libprotocol.ID(proto))
 	if err != nil {
 		return tidy(err)
@@ -451,6 +450,15 @@ func writeMessage(w io.Writer, m proto.Message) error {
 	}
 	_, err = w.Write(append(binary.AppendUvarint(nil, uint64(len(b))), b...))
 	return err
+}
+
+// readRequest reads what a peer asks. What that may take is counted among all
+// that peers take of this node, until the stream ends.
+func readRequest(s network.Stream, m proto.Message, limit int) error {
+	if err := s.Scope().ReserveMemory(limit, network.ReservationPriorityHigh); err != nil {
+		return err
+	}
+	return readMessage(s, m, limit)
 }
 
 // readMessage reads a message with its length in front, of at most limit bytes.
