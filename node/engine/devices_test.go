@@ -76,3 +76,36 @@ func TestDevice(t *testing.T) {
 		t.Errorf("%s gives\n%v and the processor\n%v", name, got, want)
 	}
 }
+
+// A process that may use a GPU is left what drivers need, and one that may not is
+// left nothing of it.
+func TestFenceRules(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "lib", "ollama")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(libraryPath, dir)
+	touch := func(name string) {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := Config{Path: "/m/data.gguf", Memory: 1 << 30}
+	touch("libggml-base.so")
+	touch("libggml-cpu-haswell.so")
+	if r := fenceRules(&cfg); r.System || r.Sockets || len(r.Devices) > 0 || r.Memory != 1<<30 || !slices.Equal(r.Read, []string{"/m/data.gguf", dir}) {
+		t.Errorf("on the processor: %+v", r)
+	}
+	touch("libggml-vulkan.so")
+	if r := fenceRules(&cfg); !r.System || !r.Sockets || len(r.Devices) == 0 || r.Memory != 0 || len(r.Write) > 0 {
+		t.Errorf("with Vulkan: %+v", r)
+	}
+	touch("libggml-cuda.so")
+	if r := fenceRules(&cfg); len(r.Write) != 1 {
+		t.Errorf("with CUDA: %+v", r)
+	}
+	cfg.Devices = []string{noDevice}
+	if r := fenceRules(&cfg); r.System || r.Sockets || len(r.Devices) > 0 || len(r.Write) > 0 || r.Memory == 0 {
+		t.Errorf("with --device none: %+v", r)
+	}
+}

@@ -9,7 +9,9 @@
 //
 // [Local] runs in this process; [Child] is the same behind a socketpair, in a
 // process of its own: ggml ends the process on some faults, and Go cannot
-// recover that. Tokens are drawn beside the logits, so those never cross it.
+// recover that. There it is behind a fence (node/fence): what strangers made is
+// parsed by C++, and whoever takes that over is to have nothing of the machine.
+// Tokens are drawn beside the logits, so those never cross it.
 //
 // Differences from the library, found by comparing with references:
 //   - Metadata defaults are those of the GGUF specification ([Defaults]); the

@@ -21,8 +21,8 @@ func fenceRules(cfg *Config) fence.Rules {
 	}
 	for _, name := range gpuBackends() {
 		r.System, r.Sockets, r.Devices, r.Memory = true, true, gpuFiles, 0
-		if strings.Contains(name, "ggml-hip") {
-			r.Write = []string{"/dev/shm"} // ROCm's processes agree there on who has which memory
+		if strings.Contains(name, "ggml-hip") || strings.Contains(name, "ggml-cuda") {
+			r.Write = []string{"/dev/shm"} // these drivers' processes agree there on who has which memory
 		}
 	}
 	return r

@@ -30,9 +30,8 @@ var outside = []uint32{
 	// programs
 	unix.SYS_EXECVE, unix.SYS_EXECVEAT,
 	// other processes
-	unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PROCESS_MADVISE, unix.SYS_PROCESS_MRELEASE, unix.SYS_KCMP,
+	unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PROCESS_MADVISE, unix.SYS_PROCESS_MRELEASE,
 	unix.SYS_PIDFD_OPEN, unix.SYS_PIDFD_GETFD, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_RT_TGSIGQUEUEINFO,
-	unix.SYS_MIGRATE_PAGES, unix.SYS_MOVE_PAGES,
 	// memory and messages that processes of a user share by number or name
 	unix.SYS_SHMGET, unix.SYS_SHMAT, unix.SYS_SHMCTL, unix.SYS_SEMGET, unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP, unix.SYS_SEMCTL,
 	unix.SYS_MSGGET, unix.SYS_MSGSND, unix.SYS_MSGRCV, unix.SYS_MSGCTL, unix.SYS_MQ_OPEN, unix.SYS_MQ_UNLINK,
@@ -115,7 +114,9 @@ func denyCalls(unixSockets bool) error {
 	}
 	self := uint32(os.Getpid())
 	f.argument(unix.SYS_KILL, 0, unix.BPF_JEQ, self, false)
-	f.argument(unix.SYS_TGKILL, 0, unix.BPF_JEQ, self, false) // Go's runtime interrupts its own threads so
+	f.argument(unix.SYS_TGKILL, 0, unix.BPF_JEQ, self, false)  // Go's runtime interrupts its own threads so
+	f.argument(unix.SYS_MOVE_PAGES, 0, unix.BPF_JEQ, 0, false) // 0 is itself
+	f.argument(unix.SYS_MIGRATE_PAGES, 0, unix.BPF_JEQ, 0, false)
 	f.argument(unix.SYS_FCNTL, 1, unix.BPF_JEQ, unix.F_SETOWN, true)
 	f.argument(unix.SYS_FCNTL, 1, unix.BPF_JEQ, unix.F_SETOWN_EX, true)
 	f.argument(unix.SYS_IOCTL, 1, unix.BPF_JEQ, fiosetown, true)
