@@ -137,6 +137,70 @@ func TestSpan(t *testing.T) {
 	}
 }
 
+// TestTensorRange: numbers that a codec has no room for become its largest, and do
+// not make the next stage refuse them.
+func TestTensorRange(t *testing.T) {
+	for _, c := range []TensorCodec{TensorCodec_TENSOR_CODEC_F16, TensorCodec_TENSOR_CODEC_Q8_0} {
+		x := []float32{1e6, -1e6, 1e9, -1e9, 3e38}
+		got, err := Tensor(c, AppendTensor(nil, c, x), len(x))
+		if err != nil || got[2] < maxF16 || got[3] > -maxF16 {
+			t.Errorf("%s: %v (%v)", c, got, err)
+		}
+	}
+	nan := float32(math.NaN())
+	for c := range TensorCodec_name {
+		if _, err := Tensor(TensorCodec(c), AppendTensor(nil, TensorCodec(c), []float32{1, nan}), 2); !errors.Is(err, ErrFrame) {
+			t.Errorf("codec %d makes a number of what is none: %v", c, err)
+		}
+	}
+}
+
+// FuzzTensor: activations of any bytes are refused, or are as many finite numbers
+// as were asked for, which say the same when they are sent on.
+func FuzzTensor(f *testing.F) {
+	x := []float32{0, 1, -1, 0.5, 65504, -1e-3, 1e-8}
+	for codec := range TensorCodec_name {
+		f.Add(AppendTensor(nil, TensorCodec(codec), x), codec, len(x))
+		f.Add(bytes.Repeat([]byte{0xff, 0x7b}, 68), codec, 64) // the largest scale, and others
+	}
+	f.Add([]byte{0, 0, 128, 127}, int32(TensorCodec_TENSOR_CODEC_F32), 1)                  // infinite
+	f.Add([]byte{0xff, 0x7b, 128, 31: 0, 33: 0}, int32(TensorCodec_TENSOR_CODEC_Q8_0), 32) // more than a scale can say of its first value
+	f.Add([]byte{}, int32(9), -1)
+	f.Fuzz(func(t *testing.T, raw []byte, codec int32, n int) {
+		c := TensorCodec(codec)
+		got, err := Tensor(c, raw, n)
+		if err != nil {
+			if !errors.Is(err, ErrFrame) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if len(got) != n || TensorCodec_name[codec] == "" {
+			t.Fatalf("%d of %d values in codec %d", len(got), n, codec)
+		}
+		again := AppendTensor(nil, c, got)
+		if c != TensorCodec_TENSOR_CODEC_Q8_0 && !bytes.Equal(again, raw) {
+			t.Fatalf("%v is %x again, not %x", got, again, raw)
+		}
+		back, err := Tensor(c, again, n)
+		if err != nil {
+			t.Fatalf("%v is refused when it is sent on: %v", got, err)
+		}
+		var top float64
+		for i, v := range got {
+			top = max(top, math.Abs(float64(v)))
+			if i%q8Block == q8Block-1 || i == len(got)-1 {
+				for k := i - i%q8Block; k <= i; k++ {
+					if math.Abs(float64(back[k]-got[k])) > top/127+127*0x1p-25 { // half of the smallest scale, 127 times
+						t.Fatalf("value %d of %v is %g when it is sent on", k, got, back[k])
+					}
+				}
+				top = 0
+			}
+		}
+	})
+}
+
 func BenchmarkTensorF32(b *testing.B) {
 	x := make([]float32, 64*576)
 	raw := AppendTensor(nil, 0, x)

@@ -25,13 +25,14 @@ func TensorSize(c TensorCodec, n int) int {
 
 // AppendTensor appends activations in the given codec, little-endian. F32 is
 // exact; F16 rounds to nearest even; Q8_0 is ggml's: per 32 values a scale in
-// F16 (the largest magnitude / 127) and 32 signed bytes.
+// F16 (the largest magnitude / 127) and 32 signed bytes. What F16 is too small for
+// becomes its largest number: an infinite one would be refused.
 func AppendTensor(b []byte, c TensorCodec, x []float32) []byte {
 	le := binary.LittleEndian
 	switch c {
 	case TensorCodec_TENSOR_CODEC_F16:
 		for _, v := range x {
-			b = le.AppendUint16(b, float16.Fromfloat32(v).Bits())
+			b = le.AppendUint16(b, toF16(v).Bits())
 		}
 	case TensorCodec_TENSOR_CODEC_Q8_0:
 		for len(x) > 0 {
@@ -49,12 +50,19 @@ func AppendTensor(b []byte, c TensorCodec, x []float32) []byte {
 	return b
 }
 
+// maxF16 is the largest finite number of F16.
+const maxF16 = 65504
+
+func toF16(v float32) float16.Float16 {
+	return float16.Fromfloat32(max(-maxF16, min(maxF16, v)))
+}
+
 func appendQ8(b []byte, x []float32) []byte {
 	var top float32
 	for _, v := range x {
 		top = max(top, float32(math.Abs(float64(v))))
 	}
-	scale := float16.Fromfloat32(top / 127)
+	scale := toF16(top / 127)
 	b = binary.LittleEndian.AppendUint16(b, scale.Bits())
 	inv := float32(0)
 	if s := scale.Float32(); s > 0 {

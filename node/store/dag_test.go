@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -185,6 +186,7 @@ func FuzzWalkDAG(f *testing.F) {
 
 // A model's directory as a hostile disk may leave it.
 func FuzzJournal(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	dir := f.TempDir()
 	s, err := Open(dir, Options{})
 	if err != nil {
@@ -235,6 +237,7 @@ func FuzzJournal(f *testing.F) {
 // What a node knows of a model besides its manifest, as anybody may have
 // written it: nothing of the model is lost by it.
 func FuzzRecord(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	s, err := Open(f.TempDir(), Options{})
 	if err != nil {
 		f.Fatal(err)

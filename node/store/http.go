@@ -156,7 +156,7 @@ func (h *httpReader) accept(resp *http.Response) error {
 		if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &from, &to, &size); err == nil && (from != h.at || size != h.size) {
 			return permanent{errors.New("the file changed during the transfer; try again")}
 		}
-		if resp.ContentLength >= 0 && resp.ContentLength != h.size-h.at || etag != "" && h.etag != "" && etag != h.etag {
+		if resp.ContentLength >= 0 && resp.ContentLength != h.size-h.at || h.another(etag, modified) {
 			return permanent{errors.New("the file changed during the transfer; try again")}
 		}
 		return nil
@@ -167,6 +167,15 @@ func (h *httpReader) accept(resp *http.Response) error {
 	}
 	_, err := io.CopyN(io.Discard, resp.Body, h.at)
 	return err
+}
+
+// another says that a tag, or a date where one has no tag, is another version's:
+// there are servers that take no notice of If-Range.
+func (h *httpReader) another(etag, modified string) bool {
+	if etag != "" && h.etag != "" {
+		return etag != h.etag
+	}
+	return modified != "" && h.modified != "" && modified != h.modified
 }
 
 // trusted says whether a host may see the user's Hugging Face token.
