@@ -129,7 +129,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if !cfg.Client && cfg.ListenPort == 0 {
 		n.keepPort(n.net.Port())
 	}
-	n.stages = stage.NewServer(cfg.Log.With("part", "stage"))
+	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.trusted)
 	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
 		Leaves: n.modelLeaves, Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
 		Ledger: cfg.path(ledgerFile), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),

@@ -97,7 +97,7 @@ func (g *generation) replan(ctx context.Context, gap session.Gap) (_ []session.H
 	return hopsOf(r, where), nil
 }
 
-// hopsOf a route, with the addresses of its peers.
+// hopsOf a route, with the offers of its peers.
 func hopsOf(r *route.Route, where map[string]session.Hop) []session.Hop {
 	var out []session.Hop
 	for _, h := range r.Hops {
@@ -144,7 +144,7 @@ func (n *Node) candidates(offers []*protocol.Offer, model cid.Cid) (list []route
 				Peer: id, Span: s.Span(), Decode: us(s.UsPerBlock), Prefill: us(s.UsPerBlockPrefill), Embed: us(s.UsEmbed), Head: us(s.UsHead),
 				KVFree: int(s.KvFree), MaxContext: int(s.MaxContext), Unproven: !s.Ready,
 			})
-			where[id] = session.Hop{Peer: o.From, Addrs: o.Addresses()}
+			where[id] = session.Hop{Peer: o.From, Offer: o.Envelope}
 		}
 	}
 	return list, where

@@ -67,7 +67,7 @@ func (s *serving) probe(ctx context.Context) error {
 	blocks := int(man.Blocks)
 	candidates, where, links := n.survey(ctx, s.model.ID(), man.All(), nil, nil)
 	self := n.net.Self()
-	hops := []session.Hop{{Peer: self, Addrs: n.net.Addrs(), Span: s.span}}
+	hops := []session.Hop{{Peer: self, Span: s.span}}
 	part := func(span protocol.Span) ([]session.Hop, error) {
 		if span.Len() == 0 {
 			return nil, nil

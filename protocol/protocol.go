@@ -25,6 +25,8 @@ const (
 	MaxOffer       = 8 << 10   // a signed offer
 	MaxOffersReply = 64        // offers in one reply
 	MaxHeader      = 1 << 20   // a frame's protobuf header
+	MaxFirst       = 192 << 10 // of it, in a stream's first frame
+	MaxOpenPrefix  = 3584      // prefix hashes of an Open; Pings carry the rest
 	MaxPayload     = 16 << 20  // a frame's payload
 	MaxRows        = 512       // rows of a step
 	MaxStages      = 64        // stages of a route

@@ -1453,8 +1453,9 @@ func (x *Open) GetTrace() string {
 type Hop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Peer          []byte                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
-	Addrs         [][]byte               `protobuf:"bytes,2,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	Addrs         [][]byte               `protobuf:"bytes,2,rep,name=addrs,proto3" json:"addrs,omitempty"`  // of older clients: nobody dials them
 	Index         uint32                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"` // as its Open has it
+	Offer         []byte                 `protobuf:"bytes,4,opt,name=offer,proto3" json:"offer,omitempty"`  // the peer's own signed offer: where it can be dialled; empty: known or connected
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1508,6 +1509,13 @@ func (x *Hop) GetIndex() uint32 {
 		return x.Index
 	}
 	return 0
+}
+
+func (x *Hop) GetOffer() []byte {
+	if x != nil {
+		return x.Offer
+	}
+	return nil
 }
 
 // Sampling is all that the last stage needs to choose tokens.
@@ -2595,6 +2603,7 @@ type Resume struct {
 	Next          *Hop                   `protobuf:"bytes,4,opt,name=next,proto3" json:"next,omitempty"`
 	Prev          []byte                 `protobuf:"bytes,5,opt,name=prev,proto3" json:"prev,omitempty"`
 	Stages        uint32                 `protobuf:"varint,6,opt,name=stages,proto3" json:"stages,omitempty"`
+	Sampled       []int32                `protobuf:"varint,7,rep,packed,name=sampled,proto3" json:"sampled,omitempty"` // last stage: follow on those of its Open, which had no room for them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2669,6 +2678,13 @@ func (x *Resume) GetStages() uint32 {
 		return x.Stages
 	}
 	return 0
+}
+
+func (x *Resume) GetSampled() []int32 {
+	if x != nil {
+		return x.Sampled
+	}
+	return nil
 }
 
 // Trouble tells a client of what it may have to act on, while the session goes
@@ -3052,11 +3068,12 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04wait\x18\r \x01(\bR\x04wait\x12\x14\n" +
 	"\x05again\x18\x0e \x01(\bR\x05again\x12\x16\n" +
 	"\x06prefix\x18\x0f \x03(\x06R\x06prefix\x12\x14\n" +
-	"\x05trace\x18\x10 \x01(\tR\x05trace\"E\n" +
+	"\x05trace\x18\x10 \x01(\tR\x05trace\"[\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\rR\x05index\"\xfe\x03\n" +
+	"\x05index\x18\x03 \x01(\rR\x05index\x12\x14\n" +
+	"\x05offer\x18\x04 \x01(\fR\x05offer\"\xfe\x03\n" +
 	"\bSampling\x12 \n" +
 	"\vtemperature\x18\x01 \x01(\x02R\vtemperature\x12\x13\n" +
 	"\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x13\n" +
@@ -3134,7 +3151,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x1d\n" +
 	"\n" +
-	"can_replay\x18\x03 \x01(\bR\tcanReplay\"\x9d\x01\n" +
+	"can_replay\x18\x03 \x01(\bR\tcanReplay\"\xbb\x01\n" +
 	"\x06Resume\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\rR\x02at\x12!\n" +
@@ -3142,7 +3159,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04next\x18\x04 \x01(\v2\n" +
 	".shoal.HopR\x04next\x12\x12\n" +
 	"\x04prev\x18\x05 \x01(\fR\x04prev\x12\x16\n" +
-	"\x06stages\x18\x06 \x01(\rR\x06stages\"^\n" +
+	"\x06stages\x18\x06 \x01(\rR\x06stages\x12\x1c\n" +
+	"\asampled\x18\a \x03(\x05B\x02\x10\x01R\asampled\"^\n" +
 	"\aTrouble\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1f\n" +
 	"\x04code\x18\x02 \x01(\x0e2\v.shoal.CodeR\x04code\x12\x1c\n" +

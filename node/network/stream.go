@@ -11,9 +11,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
-	"github.com/multiformats/go-multiaddr"
 	msmux "github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // Stream is a stream to a peer, or to oneself.
@@ -49,14 +50,21 @@ func (n *Network) Handle(proto string, serve func(*Stream)) {
 	})
 }
 
-// Open opens a stream. addrs are where the peer was last said to be; none if
-// it is known already.
-func (n *Network) Open(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr, proto string) (*Stream, error) {
+// offerAddrs is how many addresses of an offer are dialled at most.
+const offerAddrs = 8
+
+// Open opens a stream to a peer that is connected, known, or reached where its
+// own signed offer says: offer is that envelope, which others may have passed
+// on. One that is not the peer's, or out of date, says nothing.
+func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, proto string) (*Stream, error) {
 	if p == n.host.ID() {
 		return n.openSelf(proto)
 	}
-	if len(addrs) > 0 {
-		n.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
+	if len(offer) > 0 && len(n.host.Network().ConnsToPeer(p)) == 0 {
+		if o, err := protocol.OpenOffer(offer, time.Now()); err == nil && o.From == p {
+			addrs := o.Addresses()
+			n.host.Peerstore().AddAddrs(p, addrs[:min(len(addrs), offerAddrs)], peerstore.TempAddrTTL)
+		}
 	}
 	s, err := n.openQUIC(ctx, p, libprotocol.ID(proto))
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/protocol"
@@ -284,7 +283,7 @@ type breaker struct {
 	all []session.Stream
 }
 
-func (b *breaker) OpenStage(ctx context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+func (b *breaker) OpenStage(ctx context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	s, err := b.dial(p)
 	b.mu.Lock()
 	b.all = append(b.all, s)

@@ -17,7 +17,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multihash"
 
 	"github.com/shoalnet/shoal/node/session"
@@ -201,13 +200,13 @@ func (d dialer) dial(p peer.ID) (end, error) {
 
 type stageDialer struct{ dialer }
 
-func (d stageDialer) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (stage.Stream, error) {
+func (d stageDialer) OpenStage(_ context.Context, p peer.ID, _ []byte) (stage.Stream, error) {
 	return d.dial(p)
 }
 
 type sessionDialer struct{ dialer }
 
-func (d sessionDialer) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+func (d sessionDialer) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	return d.dial(p)
 }
 
@@ -247,7 +246,7 @@ func (p *pipeline) addStage(t testing.TB, id peer.ID, span protocol.Span, blocks
 		KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024,
 	}, e, stageDialer{dialer{p.net, id}})
 	t.Cleanup(func() { s.Close(nil) })
-	srv := stage.NewServer(nil)
+	srv := stage.NewServer(nil, nil)
 	srv.Add(s)
 	p.net.servers[id] = srv
 	p.stages, p.engines = append(p.stages, s), append(p.engines, e)
@@ -372,7 +371,7 @@ func TestPipelineFormats(t *testing.T) {
 // pretender opens streams to stages that say yes to whatever they are asked.
 type pretender struct{ dialer }
 
-func (pretender) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+func (pretender) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	client, server := net.Pipe()
 	go func() {
 		r := bufio.NewReader(server)

@@ -12,7 +12,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -27,14 +26,16 @@ type Stream interface {
 
 // Dialer opens streams to stages.
 type Dialer interface {
-	OpenStage(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) (Stream, error)
+	// OpenStage opens a stream to a peer; offer is its signed word on where it
+	// can be reached, empty if it is known or connected.
+	OpenStage(ctx context.Context, p peer.ID, offer []byte) (Stream, error)
 	Self() peer.ID
 }
 
 // Hop is one stage of a route.
 type Hop struct {
 	Peer  peer.ID
-	Addrs []multiaddr.Multiaddr
+	Offer []byte // the peer's signed offer, which tells its neighbour where it is; empty: known or connected
 	Span  protocol.Span
 }
 
@@ -198,7 +199,8 @@ type stage struct {
 	st    Stream
 	r     *bufio.Reader
 	write sync.Mutex
-	told  int // prefix hashes that the stage has; guarded by write
+	told  int     // prefix hashes that the stage has; guarded by write
+	owed  []int32 // of the answer, for which its Open had no room: Resume brings them
 
 	kept    int // of Opened
 	halted  bool
@@ -282,7 +284,7 @@ func (s *session) start(ctx context.Context) error {
 	from, some := len(s.req.Prompt)-1, false
 	for _, g := range s.stages {
 		from, some = min(from, g.kept), some || g.kept > 0
-		g.told = len(s.chain)
+		g.told = min(len(s.chain), protocol.MaxOpenPrefix)
 		g.heard, g.moved = now, now
 	}
 	if from > 0 && some { // to a block's beginning: what is shared is never written
@@ -334,7 +336,7 @@ func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, f
 
 // openStage opens one stage and waits for its word.
 func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.Open) error {
-	st, err := s.dial.OpenStage(ctx, g.hop.Peer, g.hop.Addrs)
+	st, err := s.dial.OpenStage(ctx, g.hop.Peer, g.hop.Offer)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
@@ -380,7 +382,7 @@ func (s *session) openFrame(ring []*stage, pos int) *protocol.Open {
 		Session: s.id[:], Model: s.req.Model.Bytes(),
 		From: uint32(g.hop.Span.From), To: uint32(g.hop.Span.To),
 		Index: g.index, Stages: uint32(n), Epoch: s.epoch,
-		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: s.chain, Trace: s.req.Trace,
+		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: s.chain[:min(len(s.chain), protocol.MaxOpenPrefix)], Trace: s.req.Trace,
 		Prev: []byte(ring[(pos+n-1)%n].hop.Peer), Next: nextHop(ring, pos),
 	}
 	if pos == n-1 {
@@ -398,11 +400,7 @@ func nextHop(ring []*stage, pos int) *protocol.Hop {
 		return nil
 	}
 	next := ring[(pos+1)%len(ring)]
-	h := &protocol.Hop{Peer: []byte(next.hop.Peer), Index: next.index}
-	for _, a := range next.hop.Addrs {
-		h.Addrs = append(h.Addrs, a.Bytes())
-	}
-	return h
+	return &protocol.Hop{Peer: []byte(next.hop.Peer), Index: next.index, Offer: next.hop.Offer}
 }
 
 // feed sends the first stage the tokens from a position on, in chunks; the

@@ -11,7 +11,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
@@ -36,13 +35,13 @@ func (d simDialer) open(ctx context.Context, p peer.ID) (quicStream, error) {
 
 type simStageDialer struct{ simDialer }
 
-func (d simStageDialer) OpenStage(ctx context.Context, p peer.ID, _ []multiaddr.Multiaddr) (stage.Stream, error) {
+func (d simStageDialer) OpenStage(ctx context.Context, p peer.ID, _ []byte) (stage.Stream, error) {
 	return d.open(ctx, p)
 }
 
 type simSessionDialer struct{ simDialer }
 
-func (d simSessionDialer) OpenStage(ctx context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+func (d simSessionDialer) OpenStage(ctx context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	return d.open(ctx, p)
 }
 
@@ -76,7 +75,7 @@ func virtual(t *testing.T, net *sim.Network, blocks int, cuts ...int) (*pipeline
 			Model: p.model, Span: span, Blocks: blocks, Width: width, Vocab: vocab,
 			KVTokens: 8192, MaxSeqs: 32, MaxBatch: 128, MaxContext: 1024,
 		}, e, simStageDialer{simDialer{h}})
-		srv := stage.NewServer(nil)
+		srv := stage.NewServer(nil, nil)
 		srv.Add(s)
 		h.SetStreamHandler(protocol.StageID, func(st network.Stream) { srv.Serve(quicStream{st}) })
 		p.stages, p.engines = append(p.stages, s), append(p.engines, e)

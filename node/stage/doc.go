@@ -16,6 +16,13 @@
 //	           client. The loop never waits for a socket: a session whose sender
 //	           is full is passed over until it has room.
 //
+// # Before admission
+//
+// A stream that has no session yet costs its peer's budget what it has sent and
+// a little more (held.go), and has five seconds. Of answers that are due again
+// and again (Pong, Halted, Trouble) only the last waits for a client that does
+// not read. A successor is dialled where its own signed offer says.
+//
 // # Batches
 //
 // Taking all that is ready makes the sessions of a ring travel as one convoy: a

@@ -92,6 +92,9 @@ func (s *Stage) gather() (batch []work, dead []*session) {
 			continue
 		}
 		sess.pending = sess.pending[1:]
+		if len(sess.given) > 0 {
+			sess.sampled, sess.given = append(sess.sampled, sess.given...), nil
+		}
 		select {
 		case sess.room <- struct{}{}:
 		default:
@@ -354,5 +357,5 @@ func (sess *session) send(to *sender, f *protocol.Frame, payload []byte, phase P
 		sess.fail(asError(err))
 		return
 	}
-	to.push(b, phase)
+	to.push(b, phase, kindOf(f))
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -26,7 +25,7 @@ func (idle) CopyPrefix(int, int, int32) error            { return nil }
 // nobody is where no peer can be reached.
 type nobody struct{}
 
-func (nobody) OpenStage(context.Context, peer.ID, []multiaddr.Multiaddr) (Stream, error) {
+func (nobody) OpenStage(context.Context, peer.ID, []byte) (Stream, error) {
 	return nil, errors.New("nobody is there")
 }
 
@@ -49,7 +48,7 @@ func open(tokens int, id byte) *protocol.Open {
 
 func newStage(t *testing.T) *Stage {
 	s := New(Config{
-		Model: cid.Undef, Span: protocol.Span{From: 0, To: 4}, Blocks: 4, Width: 8, Vocab: 100,
+		Model: protocol.ModelKey(cid.Undef), Span: protocol.Span{From: 0, To: 4}, Blocks: 4, Width: 8, Vocab: 100,
 		KVTokens: 1000, MaxSeqs: 3, MaxBatch: 128, MaxContext: 600, Silence: time.Minute, Dir: t.TempDir(),
 	}, idle{}, nobody{})
 	t.Cleanup(func() { s.Close(errors.New("the test is over")) })

@@ -3,8 +3,11 @@ package stage
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 const (
@@ -33,7 +36,39 @@ type sender struct {
 type outgoing struct {
 	frame  []byte
 	phase  Phase
+	kind   kind
 	queued time.Time
+}
+
+// kind of a frame of which only the last one waits: a client that does not read
+// makes nothing grow.
+type kind uint8
+
+const (
+	each kind = iota // all of them wait
+	pong
+	halted
+	leaving
+	lostPredecessor
+	lostSuccessor
+)
+
+func kindOf(f *protocol.Frame) kind {
+	switch k := f.Kind.(type) {
+	case *protocol.Frame_Pong:
+		return pong
+	case *protocol.Frame_Halted:
+		return halted
+	case *protocol.Frame_Trouble:
+		switch {
+		case k.Trouble.Code == protocol.Code_CODE_DRAINING:
+			return leaving
+		case k.Trouble.Successor:
+			return lostSuccessor
+		}
+		return lostPredecessor
+	}
+	return each
 }
 
 // newSender makes a sender for a stream that is there, or, with nil, for one
@@ -87,13 +122,16 @@ func (s *sender) waitRoom(ctx context.Context) bool {
 }
 
 // push queues a frame. It never waits; the loop asks room first.
-func (s *sender) push(frame []byte, phase Phase) {
+func (s *sender) push(frame []byte, phase Phase, kind kind) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.dead || s.finished {
 		return
 	}
-	s.queue = append(s.queue, outgoing{frame, phase, time.Now()})
+	if kind != each {
+		s.queue = slices.DeleteFunc(s.queue, func(o outgoing) bool { return o.kind == kind })
+	}
+	s.queue = append(s.queue, outgoing{frame, phase, kind, time.Now()})
 	s.poke()
 }
 

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -70,6 +69,7 @@ type session struct {
 	replaying bool // the successor is being brought up to date
 	pending   []*step
 	ended     bool
+	given     []int32   // by Resume, of the answer, for the loop to append
 	prefix    []uint64  // hashes of what the session begins with
 	buf       *replay   // what was sent on; nil at the last stage
 	computing bool      // a pass with rows of it is under way
@@ -163,6 +163,11 @@ func (sess *session) resume(r *protocol.Resume) error {
 		return fmt.Errorf("positions %d-%d cannot be replayed", from, at)
 	case r.Stages < 1 || r.Stages > protocol.MaxStages || r.Stages > 1 && r.Next == nil:
 		return errors.New("resume without a successor")
+	case !inVocabulary(r.Sampled, s.cfg.Vocab):
+		return errors.New("a token of the answer is not in the vocabulary")
+	}
+	if sess.computed == 0 { // else the client has come back, and they are known
+		sess.given = r.Sampled
 	}
 	sess.halted, sess.linkEpoch, sess.prev, sess.stages = false, r.Epoch, r.Prev, int(r.Stages)
 	sess.length, sess.truncate, sess.forward = at, true, from
@@ -221,13 +226,7 @@ func (sess *session) dial(next *protocol.Hop) (Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the successor's peer ID: %w", err)
 	}
-	var addrs []multiaddr.Multiaddr
-	for _, b := range next.Addrs {
-		if a, err := multiaddr.NewMultiaddrBytes(b); err == nil {
-			addrs = append(addrs, a)
-		}
-	}
-	return sess.stage.dial.OpenStage(ctx, id, addrs)
+	return sess.stage.dial.OpenStage(ctx, id, next.Offer)
 }
 
 // replay sends positions again, as prefill chunks; the loop passes the session
@@ -305,7 +304,7 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 		s.mu.Unlock()
 		if e != nil {
 			if b, err := protocol.AppendFrame(nil, e.Fail(), nil); err == nil {
-				client.push(b, control)
+				client.push(b, control, each)
 			}
 		}
 		client.finish()
@@ -341,10 +340,12 @@ func (sess *session) queuedRows() int {
 // readClient serves the client's stream after its Open, to its end. A stream
 // that breaks does not end the session: its client has a moment to come back.
 func (sess *session) readClient(st Stream, r *bufio.Reader) {
+	limits := protocol.Limits{Header: sess.longestFrame()}
 	for {
-		f, _, err := protocol.ReadFrame(r, 0)
+		f, _, err := protocol.ReadFrameWithin(r, limits)
 		if errors.Is(err, protocol.ErrFrame) && sess.current(st) {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", err))
+			return // the stream is closed when the client has been told
 		}
 		if err != nil || !sess.current(st) {
 			_ = st.Reset()
@@ -379,6 +380,13 @@ func (sess *session) readClient(st Stream, r *bufio.Reader) {
 	}
 }
 
+// longestFrame is what the session's client may need for one frame: for each
+// token of the session its ID and its part of a prefix hash, and besides a step
+// or an offer.
+func (sess *session) longestFrame() int {
+	return 16<<10 + (5+8/protocol.PrefixBlock+1)*sess.reserved
+}
+
 // current says that a stream is the one that the client uses now.
 func (sess *session) current(st Stream) bool {
 	sess.stage.mu.Lock()
@@ -403,9 +411,7 @@ func (sess *session) pong() {
 	p := &protocol.Pong{Epoch: sess.epoch, Length: uint32(sess.computed), Waiting: uint32(sess.queuedRows()), Computing: sess.computing, Passes: uint64(s.stats.passes.Load())}
 	client := sess.client
 	s.mu.Unlock()
-	if client.room() {
-		sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Pong{Pong: p}}, nil, control)
-	}
+	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Pong{Pong: p}}, nil, control)
 }
 
 // takeHalt answers a Halt.
@@ -445,9 +451,9 @@ func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (lin
 
 // readLink serves the predecessor's stream after its Link.
 func (sess *session) readLink(linked context.Context, r *bufio.Reader) {
-	limit := 4 * protocol.MaxRows * sess.stage.cfg.Width
+	limits := protocol.Limits{Header: 8 << 10, Payload: 4 * protocol.MaxRows * sess.stage.cfg.Width}
 	for {
-		f, payload, err := protocol.ReadFrame(r, limit)
+		f, payload, err := protocol.ReadFrameWithin(r, limits)
 		if err != nil {
 			if linked.Err() != nil {
 				return

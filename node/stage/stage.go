@@ -11,7 +11,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalnet/shoal/protocol"
@@ -83,9 +82,13 @@ type Stream interface {
 	Peer() peer.ID
 }
 
-// Dialer opens streams to successors.
+// Dialer opens streams to successors. A client names them, so where they are is
+// taken from their own signed offers and nowhere else.
 type Dialer interface {
-	OpenStage(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) (Stream, error)
+	// OpenStage opens a stream to a peer that is connected, known, or reached at
+	// the addresses of its offer: an envelope that nobody has looked into yet,
+	// empty if there is none.
+	OpenStage(ctx context.Context, p peer.ID, offer []byte) (Stream, error)
 }
 
 // Config of one served span.
@@ -432,14 +435,14 @@ func checkSampling(p *protocol.Sampling, vocab int) error {
 	case len(p.StopIds) > 1024 || len(p.History) > 4096:
 		return errors.New("too many stop tokens, or too long a history")
 	}
-	for _, list := range [][]int32{p.History, p.Sampled} {
-		for _, id := range list {
-			if id < 0 || int(id) >= vocab {
-				return errors.New("a token of the history is not in the vocabulary")
-			}
-		}
+	if !inVocabulary(p.History, vocab) || !inVocabulary(p.Sampled, vocab) {
+		return errors.New("a token of the history is not in the vocabulary")
 	}
 	return nil
+}
+
+func inVocabulary(ids []int32, vocab int) bool {
+	return !slices.ContainsFunc(ids, func(id int32) bool { return id < 0 || int(id) >= vocab })
 }
 
 // release gives a session's KV back, once; what is worth keeping of it stays
