@@ -1296,7 +1296,7 @@ type Open struct {
 	Stages         uint32                 `protobuf:"varint,6,opt,name=stages,proto3" json:"stages,omitempty"` // in the route
 	Next           *Hop                   `protobuf:"bytes,7,opt,name=next,proto3" json:"next,omitempty"`      // successor in the ring; the last stage's is the first. None: one stage
 	Epoch          uint64                 `protobuf:"varint,8,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	MaxTokensTotal uint32                 `protobuf:"varint,9,opt,name=max_tokens_total,json=maxTokensTotal,proto3" json:"max_tokens_total,omitempty"` // prompt + answer: the KV tokens reserved
+	MaxTokensTotal uint32                 `protobuf:"varint,9,opt,name=max_tokens_total,json=maxTokensTotal,proto3" json:"max_tokens_total,omitempty"` // prompt + answer, at most
 	Sampling       *Sampling              `protobuf:"bytes,10,opt,name=sampling,proto3" json:"sampling,omitempty"`                                     // last stage only
 	Codec          TensorCodec            `protobuf:"varint,11,opt,name=codec,proto3,enum=shoal.TensorCodec" json:"codec,omitempty"`                   // of activations this stage sends on
 	Prev           []byte                 `protobuf:"bytes,12,opt,name=prev,proto3" json:"prev,omitempty"`                                             // peer ID of the predecessor in the ring: only its Link is taken

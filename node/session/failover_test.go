@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -297,6 +298,38 @@ func (b *breaker) breakAll() {
 	for _, s := range b.all {
 		_ = s.Close()
 	}
+}
+
+// Sessions that use more KV than was expected of them are moved or wait, and all
+// are answered as if each had been alone.
+func TestOverbooked(t *testing.T) {
+	const sessions = 7 // of 4,096 cells, each 528 by what is expected, and 1,000 in the end
+	f := newFleet(t, 6, 1, 3)
+	var wg sync.WaitGroup
+	var repairs atomic.Int64
+	alone := newPipeline(t, 6)
+	var want [sessions][]int32
+	for i := range want {
+		var err error
+		if want[i], err = alone.ask(t.Context(), someTokens(uint64(40+i), 24), 976); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range want {
+		wg.Go(func() {
+			got, out, err := f.ask(t.Context(), someTokens(uint64(40+i), 24), 976, nil)
+			if err != nil || !slices.Equal(got, want[i]) {
+				t.Errorf("session %d: %v, %d tokens of %d", i, err, len(got), len(want[i]))
+			}
+			repairs.Add(int64(len(out.Recoveries)))
+		})
+	}
+	wg.Wait()
+	t.Logf("%d repairs", repairs.Load())
+	if repairs.Load() == 0 {
+		t.Error("there was room for all: nothing was tested")
+	}
+	f.empty(t)
 }
 
 // The beginning of a session that has ended is not computed again for the next.

@@ -418,10 +418,11 @@ func TestPipelineBusy(t *testing.T) {
 	p := newPipeline(t, 4, 2)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	for range 4 {
+	const full = 7 // of 4,096 cells, each a block and half of what may follow
+	for range full {
 		wg.Go(func() { _, _ = p.ask(ctx, someTokens(1, 24), 1000) })
 	}
-	for p.stages[0].Status().Sessions < 4 || p.stages[1].Status().Sessions < 4 {
+	for p.stages[0].Status().Sessions < full || p.stages[1].Status().Sessions < full {
 		time.Sleep(time.Millisecond)
 	}
 	_, err := p.ask(t.Context(), someTokens(1, 24), 1000)

@@ -32,13 +32,43 @@
 // where the way is mostly distance, all that is ready goes. One chunk of prefill
 // goes along with decodes, no more.
 //
-// # KV
+// Within a pass the groups of peers take turns, not the sessions: thirty-two
+// sessions of one peer get what one of another's gets.
 //
-// Admission is by KV tokens: a session reserves prompt and answer when it is
-// opened and is refused then, with a hint when to come back, or never. What a
-// session has begun with is kept when it ends, for the same client's next one,
-// and given up, the oldest first, when the room is needed: it counts as free
-// (prefix.go).
+// # Room
+//
+// KV follows work (room.go). A session takes cells as it uses them, a chunk
+// ahead, and is admitted by what it will probably use: its beginning and half of
+// what may follow. That is more than is there if all answers take their whole
+// length, which few do; it is refused (BUSY, with a hint when to come back) when
+// all that was let in would probably not fit. Reserving whole lengths, as we
+// did, gave all room to whoever asked for most, and kept its word to those who
+// never used it.
+//
+// A group, of peers that share an IP network (Config.Group), has a right to a
+// quarter of cells and sessions, and at least to one session of full length. It
+// may have more while nobody else wants it. To whoever is within his share
+// yield, in this order: sessions without work, though Pings come; what others
+// have beyond their share, the youngest first; and to those whom the operator
+// trusts, who never yield to strangers, one slot and a quarter of the cells that
+// are only lent. Nobody makes his own yield, and nobody who is beyond his share
+// makes anybody, so two cannot drive each other out. To yield is to be told BUSY
+// in the middle: the client repairs its route, and nothing is lost if it can.
+//
+// Without work is who has had no step for two seconds where it is the client's
+// turn, and for ten where other stages may be at work on it. A first step is due
+// in five seconds, and Resume, for which the client first has to reach all
+// replacements, in fifteen; who does not begin has no share for a minute, or 240
+// openings that are never used would win against one that is.
+//
+// If cells run out all the same, a session waits for others to end, and the
+// lowest in rank has the highest yield. Within a group rank is the session's
+// random ID, at all stages the same, so that no two wait for each other at two
+// stages.
+//
+// What a session has begun with is kept when it ends, for the same client's next
+// one, and given up, the oldest first, when the room is needed: it counts as
+// free, but for a while not to those beyond their share (prefix.go).
 //
 // # What is seen of it
 //

@@ -41,7 +41,11 @@ type session struct {
 	open     *protocol.Open
 	peer     peer.ID // the client
 	seq      int
-	reserved int // KV tokens
+	reserved int    // its length at most, tokens
+	born     uint64 // its number at the stage: the higher, the younger
+	group    string
+	trusted  bool
+	expected int // cells that it will probably use
 	ctx      context.Context
 	cancel   context.CancelFunc
 	gone     chan struct{} // KV is free again
@@ -68,6 +72,9 @@ type session struct {
 	forward   int  // positions from here on are sent to the successor
 	replaying bool // the successor is being brought up to date
 	pending   []*step
+	cells     int       // KV cells taken: for positions, computed or ahead
+	stepped   bool      // a step has come
+	worked    time.Time // when one came or was computed last
 	ended     bool
 	given     []int32   // by Resume, of the answer, for the loop to append
 	prefix    []uint64  // hashes of what the session begins with
@@ -89,6 +96,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
 	}
 	sess.tally.opened = time.Now()
+	sess.worked = sess.tally.opened
 	sess.heard.Store(sess.tally.opened)
 	if o.Sampling != nil {
 		sess.sampled = append(sess.sampled, o.Sampling.Sampled...)
@@ -549,6 +557,7 @@ func (sess *session) queue(st *step) (bool, error) {
 	st.truncate, sess.truncate = sess.truncate, false
 	s.turn++
 	st.turn, st.queued = s.turn, time.Now()
+	sess.stepped, sess.worked = true, st.queued
 	sess.length += st.rows
 	sess.pending = append(sess.pending, st)
 	return true, nil
