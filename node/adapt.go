@@ -70,7 +70,7 @@ func lostAs(err error) error {
 type streams struct{ *network.Network }
 
 func (s streams) open(ctx context.Context, p peer.ID, offer []byte) (*network.Stream, error) {
-	return s.Network.Open(ctx, p, offer, protocol.StageID)
+	return s.Network.Open(ctx, p, offer, protocol.StageID, protocol.StageID1)
 }
 
 type stageDialer struct{ streams }

@@ -134,7 +134,9 @@ func New(cfg Config) (_ *Node, err error) {
 		Leaves: n.modelLeaves, Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
 		Ledger: cfg.path(ledgerFile), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
 	})
-	n.net.Handle(protocol.StageID, func(s *network.Stream) { n.stages.Serve(s) })
+	for _, proto := range []string{protocol.StageID, protocol.StageID1} {
+		n.net.Handle(proto, func(s *network.Stream) { n.stages.Serve(s) })
+	}
 	n.net.ServeStatus(n.statusReply)
 	if n.token, err = n.loadToken(); err != nil {
 		return nil, err

@@ -1037,6 +1037,7 @@ type Frame struct {
 	//	*Frame_Halted
 	//	*Frame_Resume
 	//	*Frame_Trouble
+	//	*Frame_Credit
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1203,6 +1204,15 @@ func (x *Frame) GetTrouble() *Trouble {
 	return nil
 }
 
+func (x *Frame) GetCredit() *Credit {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Credit); ok {
+			return x.Credit
+		}
+	}
+	return nil
+}
+
 type isFrame_Kind interface {
 	isFrame_Kind()
 }
@@ -1259,6 +1269,10 @@ type Frame_Trouble struct {
 	Trouble *Trouble `protobuf:"bytes,14,opt,name=trouble,proto3,oneof"`
 }
 
+type Frame_Credit struct {
+	Credit *Credit `protobuf:"bytes,15,opt,name=credit,proto3,oneof"`
+}
+
 func (*Frame_Open) isFrame_Kind() {}
 
 func (*Frame_Opened) isFrame_Kind() {}
@@ -1284,6 +1298,8 @@ func (*Frame_Halted) isFrame_Kind() {}
 func (*Frame_Resume) isFrame_Kind() {}
 
 func (*Frame_Trouble) isFrame_Kind() {}
+
+func (*Frame_Credit) isFrame_Kind() {}
 
 // Open asks a stage to take part in a session. First frame, client -> stage.
 type Open struct {
@@ -2749,6 +2765,53 @@ func (x *Trouble) GetSuccessor() bool {
 	return false
 }
 
+// Credit says how many rows a link may have carried in all: a predecessor sends
+// no step that goes beyond. Successor -> predecessor, on the link's own stream,
+// of protocols from /shoal/stage/2 on.
+type Credit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          uint64                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"` // never fewer than before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Credit) Reset() {
+	*x = Credit{}
+	mi := &file_protocol_wire_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Credit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Credit) ProtoMessage() {}
+
+func (x *Credit) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Credit.ProtoReflect.Descriptor instead.
+func (*Credit) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Credit) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
 // LeavesRequest opens a stream: with watch it is the only one, and is answered
 // by LeavesStates for as long as the stream lives; else it asks for leaves, and
 // others may follow it.
@@ -2764,7 +2827,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +2839,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +2852,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LeavesRequest) GetModel() []byte {
@@ -2835,7 +2898,7 @@ type LeavesState struct {
 
 func (x *LeavesState) Reset() {
 	*x = LeavesState{}
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +2910,7 @@ func (x *LeavesState) String() string {
 func (*LeavesState) ProtoMessage() {}
 
 func (x *LeavesState) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +2923,7 @@ func (x *LeavesState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesState.ProtoReflect.Descriptor instead.
 func (*LeavesState) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LeavesState) GetTotal() uint32 {
@@ -2908,7 +2971,7 @@ type Fetcher struct {
 
 func (x *Fetcher) Reset() {
 	*x = Fetcher{}
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +2983,7 @@ func (x *Fetcher) String() string {
 func (*Fetcher) ProtoMessage() {}
 
 func (x *Fetcher) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +2996,7 @@ func (x *Fetcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetcher.ProtoReflect.Descriptor instead.
 func (*Fetcher) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Fetcher) GetPeer() []byte {
@@ -3030,7 +3093,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\akv_free\x18\x06 \x01(\rR\x06kvFree\x12 \n" +
 	"\ftokens_per_s\x18\a \x01(\x02R\n" +
 	"tokensPerS\x12\x12\n" +
-	"\x04kept\x18\b \x01(\rR\x04kept\"\x92\x04\n" +
+	"\x04kept\x18\b \x01(\rR\x04kept\"\xbb\x04\n" +
 	"\x05Frame\x12\x1f\n" +
 	"\vpayload_len\x18\x01 \x01(\rR\n" +
 	"payloadLen\x12!\n" +
@@ -3048,7 +3111,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04halt\x18\v \x01(\v2\v.shoal.HaltH\x00R\x04halt\x12'\n" +
 	"\x06halted\x18\f \x01(\v2\r.shoal.HaltedH\x00R\x06halted\x12'\n" +
 	"\x06resume\x18\r \x01(\v2\r.shoal.ResumeH\x00R\x06resume\x12*\n" +
-	"\atrouble\x18\x0e \x01(\v2\x0e.shoal.TroubleH\x00R\atroubleB\x06\n" +
+	"\atrouble\x18\x0e \x01(\v2\x0e.shoal.TroubleH\x00R\atrouble\x12'\n" +
+	"\x06credit\x18\x0f \x01(\v2\r.shoal.CreditH\x00R\x06creditB\x06\n" +
 	"\x04kind\"\xab\x03\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
@@ -3164,7 +3228,9 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\aTrouble\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1f\n" +
 	"\x04code\x18\x02 \x01(\x0e2\v.shoal.CodeR\x04code\x12\x1c\n" +
-	"\tsuccessor\x18\x03 \x01(\bR\tsuccessor\"o\n" +
+	"\tsuccessor\x18\x03 \x01(\bR\tsuccessor\"\x1c\n" +
+	"\x06Credit\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\x04R\x04rows\"o\n" +
 	"\rLeavesRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x14\n" +
 	"\x05watch\x18\x02 \x01(\bR\x05watch\x12\x1a\n" +
@@ -3215,7 +3281,7 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
@@ -3250,9 +3316,10 @@ var file_protocol_wire_proto_goTypes = []any{
 	(*Halted)(nil),        // 30: shoal.Halted
 	(*Resume)(nil),        // 31: shoal.Resume
 	(*Trouble)(nil),       // 32: shoal.Trouble
-	(*LeavesRequest)(nil), // 33: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 34: shoal.LeavesState
-	(*Fetcher)(nil),       // 35: shoal.Fetcher
+	(*Credit)(nil),        // 33: shoal.Credit
+	(*LeavesRequest)(nil), // 34: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 35: shoal.LeavesState
+	(*Fetcher)(nil),       // 36: shoal.Fetcher
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	4,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
@@ -3273,26 +3340,27 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	30, // 15: shoal.Frame.halted:type_name -> shoal.Halted
 	31, // 16: shoal.Frame.resume:type_name -> shoal.Resume
 	32, // 17: shoal.Frame.trouble:type_name -> shoal.Trouble
-	15, // 18: shoal.Open.next:type_name -> shoal.Hop
-	16, // 19: shoal.Open.sampling:type_name -> shoal.Sampling
-	0,  // 20: shoal.Open.codec:type_name -> shoal.TensorCodec
-	17, // 21: shoal.Sampling.format:type_name -> shoal.Piece
-	19, // 22: shoal.Piece.either:type_name -> shoal.Either
-	18, // 23: shoal.Piece.again:type_name -> shoal.Pieces
-	17, // 24: shoal.Pieces.pieces:type_name -> shoal.Piece
-	18, // 25: shoal.Either.of:type_name -> shoal.Pieces
-	0,  // 26: shoal.Step.codec:type_name -> shoal.TensorCodec
-	24, // 27: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 28: shoal.Token.finish:type_name -> shoal.Finish
-	2,  // 29: shoal.Fail.code:type_name -> shoal.Code
-	15, // 30: shoal.Resume.next:type_name -> shoal.Hop
-	2,  // 31: shoal.Trouble.code:type_name -> shoal.Code
-	35, // 32: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	33, // 18: shoal.Frame.credit:type_name -> shoal.Credit
+	15, // 19: shoal.Open.next:type_name -> shoal.Hop
+	16, // 20: shoal.Open.sampling:type_name -> shoal.Sampling
+	0,  // 21: shoal.Open.codec:type_name -> shoal.TensorCodec
+	17, // 22: shoal.Sampling.format:type_name -> shoal.Piece
+	19, // 23: shoal.Piece.either:type_name -> shoal.Either
+	18, // 24: shoal.Piece.again:type_name -> shoal.Pieces
+	17, // 25: shoal.Pieces.pieces:type_name -> shoal.Piece
+	18, // 26: shoal.Either.of:type_name -> shoal.Pieces
+	0,  // 27: shoal.Step.codec:type_name -> shoal.TensorCodec
+	24, // 28: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 29: shoal.Token.finish:type_name -> shoal.Finish
+	2,  // 30: shoal.Fail.code:type_name -> shoal.Code
+	15, // 31: shoal.Resume.next:type_name -> shoal.Hop
+	2,  // 32: shoal.Trouble.code:type_name -> shoal.Code
+	36, // 33: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -3314,6 +3382,7 @@ func file_protocol_wire_proto_init() {
 		(*Frame_Halted)(nil),
 		(*Frame_Resume)(nil),
 		(*Frame_Trouble)(nil),
+		(*Frame_Credit)(nil),
 	}
 	file_protocol_wire_proto_msgTypes[14].OneofWrappers = []any{
 		(*Piece_Text)(nil),
@@ -3328,7 +3397,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

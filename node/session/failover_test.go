@@ -68,7 +68,7 @@ func (f *fleet) fragile(from, to peer.ID) (end, end) {
 	y1, y2 := net.Pipe()
 	go relay(y1, x2)
 	go relay(x2, y1)
-	return end{x1, to}, end{y2, from}
+	return end{Conn: x1, peer: to}, end{Conn: y2, peer: from}
 }
 
 func (f *fleet) blocked(a, b peer.ID) bool {

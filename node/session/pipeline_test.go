@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -166,15 +167,20 @@ func inThirds(n int, format string) *protocol.Sampling {
 type pipes struct {
 	servers map[peer.ID]*stage.Server
 	wrap    func(from, to peer.ID) (client, server end) // nil: plain pipes
+	proto   string                                      // of its streams; "": the newest
 }
 
 type end struct {
 	net.Conn
-	peer peer.ID
+	peer  peer.ID
+	proto string
 }
 
 func (e end) Reset() error  { return e.Close() }
 func (e end) Peer() peer.ID { return e.peer }
+
+// Protocol is the newest if none is set.
+func (e end) Protocol() string { return cmp.Or(e.proto, protocol.StageID) }
 
 type dialer struct {
 	*pipes
@@ -194,8 +200,8 @@ func (d dialer) dial(p peer.ID) (end, error) {
 		return a, nil
 	}
 	a, b := net.Pipe()
-	go srv.Serve(end{b, d.self})
-	return end{a, p}, nil
+	go srv.Serve(end{b, d.self, d.proto})
+	return end{a, p, d.proto}, nil
 }
 
 type stageDialer struct{ dialer }
@@ -381,7 +387,7 @@ func (pretender) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stre
 		}
 		_, _ = io.Copy(io.Discard, r)
 	}()
-	return end{client, p}, nil
+	return end{Conn: client, peer: p}, nil
 }
 
 func TestPipelineRefusals(t *testing.T) {

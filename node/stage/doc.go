@@ -5,16 +5,17 @@
 //	reader     one goroutine a stream: the client's (Open, for the first stage
 //	           the prompt's chunks, Ping, Halt, Resume, Bye) and the
 //	           predecessor's (Link, then activations). Checks each frame and
-//	           queues its step with its session; a full queue stops the reader,
-//	           and QUIC's flow control the sender. Tokens are small and bounded:
-//	           a client is never kept waiting, or its Pings would wait, too.
+//	           queues its step with its session, for which there always is room:
+//	           tokens are small and bounded by the session's length, and rows
+//	           come only as the predecessor was given credit for them (below).
 //	loop       one goroutine a stage: takes ready steps, decodes before prefill
 //	           chunks, of each kind the one that has waited longest, and makes
 //	           one pass of them through the engine. Only it touches the engine.
 //	sender     one goroutine a stream out: to the successor (activations, or
 //	           from the last stage to the first the token just drawn) and to the
 //	           client. The loop never waits for a socket: a session whose sender
-//	           is full is passed over until it has room.
+//	           is full is passed over until it has room. Rows wait here for the
+//	           successor's credit.
 //
 // # Before admission
 //
@@ -22,6 +23,21 @@
 // a little more (held.go), and has five seconds. Of answers that are due again
 // and again (Pong, Halted, Trouble) only the last waits for a client that does
 // not read. A successor is dialled where its own signed offer says.
+//
+// # Credit
+//
+// A reader that stops reading stops more than its own stream. Of all that is
+// unread on one connection QUIC takes 768 KiB at first, and over it come other
+// sessions' activations, tokens, and a node's own Pings, if it is client and
+// predecessor at once: two long prompts over two stages, the second slower, and
+// everybody was declared silent. So a successor says on the link how many rows
+// may come in all (credit.go), 4 MiB of them ahead of those it has taken and
+// never less than a chunk, and its reader never stops. A link has no credit
+// before its session has taken it, which costs nothing where peers know what
+// they speak, since the client's own trip takes as long.
+//
+// On links of /shoal/stage/1 there is no credit, and a reader whose session has
+// no room still stops.
 //
 // # Batches
 //

@@ -21,8 +21,9 @@ type wire struct {
 	from peer.ID
 }
 
-func (w wire) Reset() error  { return w.Close() }
-func (w wire) Peer() peer.ID { return w.from }
+func (w wire) Reset() error   { return w.Close() }
+func (w wire) Peer() peer.ID  { return w.from }
+func (wire) Protocol() string { return protocol.StageID }
 
 // dial opens a stream to a server as a peer.
 func dial(t *testing.T, v *Server, as peer.ID) net.Conn {

@@ -102,6 +102,7 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 			continue
 		}
 		sess.pending = sess.pending[1:]
+		s.left(st)
 		s.takes++
 		s.served[sess.group] = s.takes
 		if len(sess.given) > 0 {
@@ -340,12 +341,15 @@ func (s *Stage) forward(w work, x []float32) {
 	stale := sess.ended || sess.epoch != w.step.epoch
 	next, has := sess.next, max(0, sess.forward-w.step.base)
 	s.mu.Unlock()
-	if stale || next == nil || has >= w.step.rows {
+	if stale || next == nil {
 		return
 	}
-	sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
-		Epoch: w.step.epoch, Base: uint32(w.step.base + has), Rows: uint32(w.step.rows - has), Codec: codec, Sample: w.step.sample,
-	}}}, rows[has*sess.buf.row:], w.step.phase())
+	for at := has; at < w.step.rows; at += protocol.MaxLinkRows {
+		end := min(at+protocol.MaxLinkRows, w.step.rows)
+		sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
+			Epoch: w.step.epoch, Base: uint32(w.step.base + at), Rows: uint32(end - at), Codec: codec, Sample: w.step.sample && end == w.step.rows,
+		}}}, rows[at*sess.buf.row:end*sess.buf.row], w.step.phase())
+	}
 }
 
 func (s *Stage) token(w work, d Drawn, compute time.Duration) {
@@ -393,5 +397,5 @@ func (sess *session) send(to *sender, f *protocol.Frame, payload []byte, phase P
 		sess.fail(asError(err))
 		return
 	}
-	to.push(b, phase, kindOf(f))
+	to.push(outgoing{frame: b, phase: phase, kind: kindOf(f), rows: uint64(f.GetStep().GetRows())})
 }

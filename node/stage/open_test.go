@@ -39,6 +39,7 @@ func (sink) Close() error                  { return nil }
 func (sink) Reset() error                  { return nil }
 func (sink) SetDeadline(t time.Time) error { return nil }
 func (s sink) Peer() peer.ID               { return s.from }
+func (sink) Protocol() string              { return protocol.StageID }
 
 func open(tokens int, id byte) *protocol.Open {
 	return &protocol.Open{

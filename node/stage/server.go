@@ -139,13 +139,13 @@ func (v *Server) serveLink(st Stream, r *bufio.Reader, l *protocol.Link, hold *h
 		_ = st.Reset()
 		return
 	}
-	linked, ok := sess.link(sess.ctx, st, l)
+	linked, in, ok := sess.link(sess.ctx, st, l)
 	if !ok {
 		_ = st.Reset()
 		return
 	}
 	hold.release()
-	sess.readLink(linked, r)
+	sess.readLink(linked, in, r)
 	_ = st.Reset()
 }
 

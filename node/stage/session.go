@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +28,8 @@ type step struct {
 	base     int
 	rows     int
 	sample   bool
-	truncate bool // forget positions >= base first
+	link     *inflow // that brought it; nil: none with credits
+	truncate bool    // forget positions >= base first
 	tokens   []int32
 	hidden   []float32
 }
@@ -134,7 +134,8 @@ func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *
 // halt begins an epoch: what waits is dropped, links are over. Called with
 // stage.mu held.
 func (sess *session) halt(epoch uint64) {
-	sess.epoch, sess.halted, sess.pending = epoch, true, nil
+	sess.epoch, sess.halted = epoch, true
+	sess.drop()
 	sess.unlink()
 	if sess.next != nil {
 		sess.next.drop()
@@ -215,12 +216,8 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 			out.lost(err)
 			return
 		}
-		out.start(st, link)
-		// The successor says nothing on this stream; what can be read is its loss.
-		go func() {
-			_, err := io.Copy(io.Discard, st)
-			out.lost(errors.Join(err, io.EOF))
-		}()
+		out.start(st, link, withCredits(st))
+		go readCredits(st, out)
 		if from < to {
 			sess.replay(out, epoch, from, to)
 		}
@@ -306,13 +303,13 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 		s := sess.stage
 		s.mu.Lock()
 		sess.ended = true
-		sess.pending = nil
+		sess.drop()
 		client, next := sess.client, sess.next
 		sess.unlink()
 		s.mu.Unlock()
 		if e != nil {
 			if b, err := protocol.AppendFrame(nil, e.Fail(), nil); err == nil {
-				client.push(b, control, each)
+				client.push(outgoing{frame: b})
 			}
 		}
 		client.finish()
@@ -364,7 +361,7 @@ func (sess *session) readClient(st Stream, r *bufio.Reader) {
 		case *protocol.Frame_Step:
 			if !sess.stage.cfg.first() {
 				err = errors.New("only the first stage takes steps from the client")
-			} else if !sess.take(k.Step, nil) {
+			} else if !sess.take(k.Step, nil, nil) {
 				return
 			}
 		case *protocol.Frame_Ping:
@@ -443,23 +440,33 @@ func (sess *session) takeHalt(h *protocol.Halt) error {
 }
 
 // link makes a predecessor's stream the session's, or says that it is not its.
-func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (linked context.Context, ok bool) {
+func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (linked context.Context, in *inflow, ok bool) {
 	s := sess.stage
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if sess.ended || sess.halted || sess.linkEpoch != l.Epoch || sess.linked > l.Epoch || !bytes.Equal(sess.prev, []byte(st.Peer())) {
-		return nil, false
+		return nil, nil, false
 	}
 	sess.linked = l.Epoch + 1 // no second link in this epoch
 	ctx, unlink := context.WithCancel(ctx)
 	sess.unlink = unlink
 	context.AfterFunc(ctx, func() { _ = st.Reset() })
-	return ctx, true
+	if withCredits(st) {
+		in = &inflow{sess: sess, back: newSender(st, func(error) {}, func() {}, sess.sent)}
+		s.credit(in)
+	}
+	return ctx, in, true
 }
 
-// readLink serves the predecessor's stream after its Link.
-func (sess *session) readLink(linked context.Context, r *bufio.Reader) {
-	limits := protocol.Limits{Header: 8 << 10, Payload: 4 * protocol.MaxRows * sess.stage.cfg.Width}
+// readLink serves the predecessor's stream after its Link. One with credits is
+// always read: what was granted has room.
+func (sess *session) readLink(linked context.Context, in *inflow, r *bufio.Reader) {
+	rows := protocol.MaxRows
+	if in != nil {
+		rows = protocol.MaxLinkRows
+		defer in.back.drop()
+	}
+	limits := protocol.Limits{Header: 8 << 10, Payload: 4 * rows * sess.stage.cfg.Width}
 	for {
 		f, payload, err := protocol.ReadFrameWithin(r, limits)
 		if err != nil {
@@ -477,16 +484,20 @@ func (sess *session) readLink(linked context.Context, r *bufio.Reader) {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "unexpected frame from the predecessor"))
 			return
 		}
-		if !sess.take(k.Step, payload) {
+		if !sess.take(k.Step, payload, in) {
 			return
 		}
 	}
 }
 
-// take checks a step and queues it, waiting for room. False: the session is
-// over.
-func (sess *session) take(p *protocol.Step, payload []byte) bool {
+// take checks a step and queues it, and on a link without credits waits for
+// room. False: the session is over.
+func (sess *session) take(p *protocol.Step, payload []byte, in *inflow) bool {
 	st, err := sess.parse(p, payload)
+	if err == nil && in != nil {
+		st.link = in
+		err = sess.stage.came(in, st.rows)
+	}
 	if err != nil {
 		sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", err))
 		return false
@@ -543,15 +554,17 @@ func (sess *session) queue(st *step) (bool, error) {
 	defer s.mu.Unlock()
 	switch {
 	case sess.ended || st.epoch < sess.epoch || sess.halted:
+		s.left(st)
 		return true, nil // of a past epoch: dropped
 	case st.epoch > sess.epoch:
 		if st.base > sess.length {
 			return false, fmt.Errorf("epoch %d begins at position %d, where the session has %d", st.epoch, st.base, sess.length)
 		}
-		sess.epoch, sess.length, sess.pending, sess.truncate = st.epoch, st.base, nil, true
+		sess.drop()
+		sess.epoch, sess.length, sess.truncate = st.epoch, st.base, true
 	case st.base != sess.length:
 		return false, fmt.Errorf("a step at position %d, where %d was due", st.base, sess.length)
-	case len(sess.pending) >= maxPending && !s.cfg.first():
+	case st.link == nil && !s.cfg.first() && (len(sess.pending) >= maxPending || sess.queuedRows() >= s.window()):
 		return false, nil // tokens are small, and their number is bounded: a client is never kept waiting
 	}
 	st.truncate, sess.truncate = sess.truncate, false

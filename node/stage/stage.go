@@ -81,6 +81,7 @@ type Stream interface {
 	Reset() error
 	SetDeadline(time.Time) error
 	Peer() peer.ID
+	Protocol() string // protocol.StageID or an older one
 }
 
 // Dialer opens streams to successors. A client names them, so where they are is
