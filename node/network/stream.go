@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,7 +68,8 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 		return n.openSelf(protos)
 	}
 	ids := libprotocol.ConvertFromStrings(protos)
-	if len(offer) > 0 && len(n.host.Network().ConnsToPeer(p)) == 0 {
+	direct := func(c network.Conn) bool { return !c.Stat().Limited }
+	if len(offer) > 0 && !slices.ContainsFunc(n.host.Network().ConnsToPeer(p), direct) {
 		if o, err := protocol.OpenOffer(offer, time.Now()); err == nil && o.From == p {
 			addrs := o.Addresses()
 			n.host.Peerstore().AddAddrs(p, addrs[:min(len(addrs), offerAddrs)], peerstore.TempAddrTTL)

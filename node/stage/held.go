@@ -64,7 +64,7 @@ func (x *hold) take(n int) error {
 	}
 	for e := h.order.Front(); h.total+n > maxHeld && e != nil; {
 		old := e.Value.(*hold)
-		if e = e.Next(); old != x {
+		if e = e.Next(); old != x && old.size > 0 {
 			old.drop()
 			_ = old.st.Reset()
 		}

@@ -82,11 +82,16 @@ func (sess *session) idleAt(now time.Time) bool {
 
 // patience is how long a session may be without work. Called with stage.mu held.
 func (sess *session) patience() time.Duration {
-	clientsTurn := sess.stages == 1 || sess.stage.cfg.first() && !sess.stepped
-	if clientsTurn && !sess.halted {
+	if sess.clientsTurn() {
 		return idleTime
 	}
 	return fedTime
+}
+
+// clientsTurn says that no other stage can be what a session waits for. Called
+// with stage.mu held.
+func (sess *session) clientsTurn() bool {
+	return !sess.halted && (sess.stages == 1 || sess.stage.cfg.first() && !sess.stepped)
 }
 
 // overdue says that a client has not begun with what it opened. Called with
@@ -96,10 +101,10 @@ func (sess *session) overdue(now time.Time) bool {
 	switch {
 	case sess.stepped || sess.ended:
 		return false
-	case sess.open.Wait:
-		return sess.halted && age > resumeTime
+	case sess.halted:
+		return age > resumeTime
 	}
-	return sess.stage.cfg.first() && age > firstStep
+	return sess.stage.cfg.first() && !sess.open.Wait && age > firstStep
 }
 
 // claims sums up the sessions that have not ended, by group, and all together.
@@ -238,7 +243,7 @@ func (s *Stage) makeRoom(a applicant) bool {
 		}
 		list := yielding(s.yielders(a, now), lack, func(sess *session) int { return sess.claim(now) })
 		for _, sess := range list {
-			if !sess.stepped && sess.idleAt(now) {
+			if !sess.stepped && sess.clientsTurn() && sess.idleAt(now) {
 				s.strike(sess.group, now)
 			}
 		}

@@ -255,6 +255,48 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// A session that is opened twice while it waits for room is opened once.
+func TestSameOpenTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pass := make(chan struct{})
+		s := New(Config{
+			Model: protocol.ModelKey(cid.Undef), Span: protocol.Span{From: 0, To: 4}, Blocks: 4, Width: 8, Vocab: 100,
+			KVTokens: 2048, MaxSeqs: 3, MaxBatch: 128, MaxContext: 512, Dir: t.TempDir(),
+		}, gated{pass: pass}, nobody{})
+		v := NewServer(nil, nil)
+		v.Add(s)
+		ctx, cancel := context.WithCancel(t.Context())
+		for i := range uint16(2) {
+			idle := begin(t, ctx, v, peer.ID(fmt.Sprint("idle ", i)), someOpen(s, 64, i))
+			<-idle.frames
+		}
+		time.Sleep(idleTime)
+		if ok, _ := steady(t, ctx, s, v, "busy", 2); !ok { // its pass goes on, and the others' slots do not come free
+			t.Fatal("no room for three")
+		}
+		said := map[string]int{}
+		for range 2 {
+			k := begin(t, ctx, v, "new", someOpen(s, 64, 3))
+			go func() { f := <-k.frames; s.mu.Lock(); said[fmt.Sprintf("%T", f.GetKind())]++; s.mu.Unlock() }()
+		}
+		time.Sleep(yieldTime / 2)
+		close(pass)
+		time.Sleep(100 * time.Millisecond)
+		s.mu.Lock()
+		cells := 0
+		for _, sess := range s.sessions {
+			cells += sess.cells
+		}
+		if len(said) != 2 || len(s.sessions) != 2 || len(s.free) != 1 || cells != s.kvUsed {
+			t.Errorf("%v; %d sessions, %d free slots, %d cells of %d", said, len(s.sessions), len(s.free), cells, s.kvUsed)
+		}
+		s.mu.Unlock()
+		cancel()
+		time.Sleep(10 * time.Second)
+		s.Close(errors.New("the test is over"))
+	})
+}
+
 // Sessions that use more than was expected of them come to an end, one after the
 // other, and never all wait for each other.
 func TestOvercommitted(t *testing.T) {

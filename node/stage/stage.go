@@ -325,8 +325,12 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		s.stats.refused.Add(1)
 		refused = s.busy("no room for this session: its KV, or the number of sessions, is taken")
 	}
-	if refused == nil {
-		refused = s.closed() // meanwhile
+	if refused == nil { // others may have come meanwhile
+		refused = s.closed()
+	}
+	if old := s.sessions[k]; old != nil {
+		s.mu.Unlock()
+		return old.comeBack(o, client)
 	}
 	if refused != nil {
 		s.mu.Unlock()
