@@ -311,10 +311,10 @@ func (s *Stage) Room(p peer.ID) int {
 // grow sees to it that a session has the cells for its positions before upto,
 // and some ahead. Called with mu held.
 func (s *Stage) grow(sess *session, upto int, now time.Time) bool {
+	if upto <= sess.cells {
+		return true
+	}
 	for _, want := range []int{min(sess.reserved, upto+ahead), upto} {
-		if want <= sess.cells {
-			return true
-		}
 		a := applicant{group: sess.group, trusted: sess.trusted, first: want - sess.cells}
 		if s.evict(a, now) {
 			s.kvUsed += want - sess.cells
