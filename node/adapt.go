@@ -8,7 +8,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
@@ -70,20 +69,20 @@ func lostAs(err error) error {
 // streams opens stage streams for stages and sessions.
 type streams struct{ *network.Network }
 
-func (s streams) open(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) (*network.Stream, error) {
-	return s.Network.Open(ctx, p, addrs, protocol.StageID)
+func (s streams) open(ctx context.Context, p peer.ID, offer []byte) (*network.Stream, error) {
+	return s.Network.Open(ctx, p, offer, protocol.StageID, protocol.StageID1)
 }
 
 type stageDialer struct{ streams }
 
-func (d stageDialer) OpenStage(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) (stage.Stream, error) {
-	return d.open(ctx, p, addrs)
+func (d stageDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (stage.Stream, error) {
+	return d.open(ctx, p, offer)
 }
 
 type sessionDialer struct{ streams }
 
-func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) (session.Stream, error) {
-	return d.open(ctx, p, addrs)
+func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (session.Stream, error) {
+	return d.open(ctx, p, offer)
 }
 
 // lackingWant is a want that tells how many bytes are lacking.

@@ -37,22 +37,22 @@ type claim struct {
 	groups        int      // groups of addresses of which each serves it whole
 }
 
-// standing is what an offer's peer is to this node.
-type standing struct {
+// teller is what an offer's peer is to this node.
+type teller struct {
 	group string
 	there bool // connected
 	own   bool
 }
 
-// standing of a peer.
-func (n *Node) standing(p peer.ID) standing {
-	s := standing{group: n.net.Group(p), own: n.trusted(p)}
+// teller of an offer.
+func (n *Node) teller(p peer.ID) teller {
+	s := teller{group: n.net.Group(p), own: n.trusted(p)}
 	s.there = p == n.net.Self() || n.net.Host().Network().Connectedness(p) == network.Connected
 	return s
 }
 
 // heard gives what offers tell of models, the likeliest to be meant first.
-func (n *Node) heard(offers []*protocol.Offer) []*claim { return weigh(offers, n.standing) }
+func (n *Node) heard(offers []*protocol.Offer) []*claim { return weigh(offers, n.teller) }
 
 // tally collects what is claimed of one model.
 type tally struct {
@@ -67,7 +67,7 @@ type cover struct {
 	blocks int
 }
 
-func weigh(offers []*protocol.Offer, of func(peer.ID) standing) []*claim {
+func weigh(offers []*protocol.Offer, of func(peer.ID) teller) []*claim {
 	all := map[string]*tally{}
 	for _, o := range offers {
 		s, brought := of(o.From), map[string]bool{}
@@ -127,7 +127,7 @@ func first(a, b bool) int {
 }
 
 // serve notes that a peer says to serve a span.
-func (t *tally) serve(sp *protocol.ServedSpan, s standing) {
+func (t *tally) serve(sp *protocol.ServedSpan, s teller) {
 	t.served, t.own = true, t.own || s.own && s.there
 	if t.blocks == 0 || s.there {
 		t.blocks, t.width = int(sp.Blocks), int(sp.Width)

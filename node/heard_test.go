@@ -41,8 +41,8 @@ func offering(t *testing.T, from string, spans ...string) *protocol.Offer {
 // Whom a name is taken for: who is there counts, by groups of addresses, and not
 // how many say so.
 func TestWeigh(t *testing.T) {
-	of := func(p peer.ID) standing {
-		s := standing{group: string(p), there: !strings.HasPrefix(string(p), "hearsay"), own: strings.HasPrefix(string(p), "own")}
+	of := func(p peer.ID) teller {
+		s := teller{group: string(p), there: !strings.HasPrefix(string(p), "hearsay"), own: strings.HasPrefix(string(p), "own")}
 		if strings.HasPrefix(string(p), "flock") { // many behind one address
 			s.group = "flock"
 		}
@@ -88,7 +88,7 @@ func TestWeighFlood(t *testing.T) {
 		}
 		offers = append(offers, o)
 	}
-	all := weigh(offers, func(p peer.ID) standing { return standing{group: string(p), there: p == "honest" || p == "p7"} })
+	all := weigh(offers, func(p peer.ID) teller { return teller{group: string(p), there: p == "honest" || p == "p7"} })
 	if len(all) > 1+2000*maxOfPeer+55 {
 		t.Errorf("%d models", len(all))
 	}

@@ -140,13 +140,15 @@ func New(cfg Config) (_ *Node, err error) {
 	for p := range n.trust {
 		n.net.Protect(p)
 	}
-	n.stages = stage.NewServer(cfg.Log.With("part", "stage"))
+	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.trusted)
 	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
 		Leaves: n.modelLeaves, Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
 		Worked: n.net.Worked, Believable: n.net.Believable, Dialling: n.net.Dialling(),
 		Ledger: cfg.path(ledgerFile), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
 	})
-	n.net.Handle(protocol.StageID, func(s *network.Stream) { n.stages.Serve(s) })
+	for _, proto := range []string{protocol.StageID, protocol.StageID1} {
+		n.net.Handle(proto, func(s *network.Stream) { n.stages.Serve(s) })
+	}
 	n.net.ServeStatus(n.statusReply)
 	if n.token, err = n.loadToken(); err != nil {
 		return nil, err

@@ -59,7 +59,7 @@ func TestMetrics(t *testing.T) {
 		`gen_ai_server_time_to_first_token_seconds_count{`, `gen_ai_server_time_per_output_token_seconds_count{`, `gen_ai_client_token_usage_sum{`,
 		`shoal_answer_token_gap_seconds_count`, `shoal_prediction_ratio_count{what="token_rate"}`, `shoal_prediction_ratio_count{what="time_to_first_token"}`,
 		`shoal_peer_rtt_seconds{peer="`, `shoal_peer_packets_sent_total{peer="`,
-		`shoal_protocol_bytes_total{direction="sent",protocol="/shoal/stage/1"}`, `shoal_protocol_bytes_total{direction="received",protocol="/shoal/status/1"}`,
+		`shoal_protocol_bytes_total{direction="sent",protocol="/shoal/stage/2"}`, `shoal_protocol_bytes_total{direction="received",protocol="/shoal/status/1"}`,
 		`shoal_fetched_bytes_total{source="peers"}`, `shoal_peers`, `shoal_offers`, `go_goroutines`, `process_resident_memory_bytes`,
 	} {
 		if !has(asked, series) {

@@ -141,7 +141,7 @@ func (g *generation) around(ctx context.Context, gap session.Gap) (_ *route.Rout
 	})
 }
 
-// hopsOf a route, with the addresses of its peers.
+// hopsOf a route, with the offers of its peers.
 func hopsOf(r *route.Route, where map[string]session.Hop) []session.Hop {
 	var out []session.Hop
 	for _, h := range r.Hops {
@@ -253,7 +253,7 @@ func (n *Node) candidates(offers []*protocol.Offer, model cid.Cid) (list []route
 			}
 			n.know(&c, o.From)
 			list = append(list, c)
-			where[id] = session.Hop{Peer: o.From, Addrs: o.Addresses()}
+			where[id] = session.Hop{Peer: o.From, Offer: o.Envelope}
 		}
 	}
 	return list, where

@@ -79,7 +79,7 @@ func (n *Node) probe(ctx context.Context, m *store.Model, via route.Hop) error {
 	if err != nil {
 		return err
 	}
-	where[n.net.Self().String()] = session.Hop{Peer: n.net.Self(), Addrs: n.net.Addrs()}
+	where[n.net.Self().String()] = session.Hop{Peer: n.net.Self()}
 	prompt := make([]int32, 2)
 	for i := range prompt {
 		prompt[i] = rand.Int32N(int32(max(1, man.Vocab)))

@@ -230,6 +230,8 @@ func (s *serving) serve(ctx context.Context) error {
 		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(s.span.Len()), Dir: n.cfg.Home,
 		Formats:  formats,
+		Group:    n.net.Group,
+		Trusted:  n.trusted,
 		Observer: stageObserver{n, modelLabel(s.model.Name()), s.span},
 		Log:      n.cfg.Log.With("part", "stage"),
 	}, stageEngine{e}, stageDialer{streams{n.net}})
@@ -555,7 +557,7 @@ func (n *Node) statusReply(who peer.ID, req *protocol.StatusRequest) *protocol.S
 		cfg, s := st.Config(), st.Status()
 		r.Spans = append(r.Spans, &protocol.SpanStatus{
 			Model: cfg.Model.Bytes(), From: uint32(cfg.Span.From), To: uint32(cfg.Span.To), Sessions: uint32(s.Sessions),
-			QueuedRows: uint32(s.QueuedRows), KvFree: uint32(s.KVFree), TokensPerS: float32(s.TokensPerS),
+			QueuedRows: uint32(s.QueuedRows), KvFree: uint32(st.Room(who)), TokensPerS: float32(s.TokensPerS),
 		})
 		if string(req.Model) == string(cfg.Model.Bytes()) {
 			r.Spans[len(r.Spans)-1].Kept = uint32(st.Kept(who, req.Prefix))

@@ -30,10 +30,25 @@ func AppendFrame(b []byte, f *Frame, payload []byte) ([]byte, error) {
 	return append(b, payload...), nil
 }
 
+// Limits are what a reader takes of a frame at most.
+type Limits struct {
+	Header, Payload int // bytes; never more than MaxHeader and MaxPayload
+
+	// Take is asked before memory is taken for a part of the frame, with its
+	// bytes: as they come, not as the frame says. Its error ends the reading.
+	// nil: there is enough.
+	Take func(bytes int) error
+}
+
 // ReadFrame reads one frame. The payload is the caller's to keep. io.EOF means
 // that the stream ended between two frames. maxPayload is what the reader
 // expects at most; nothing is allocated for a frame that claims more.
 func ReadFrame(r *bufio.Reader, maxPayload int) (*Frame, []byte, error) {
+	return ReadFrameWithin(r, Limits{Header: MaxHeader, Payload: maxPayload})
+}
+
+// ReadFrameWithin reads one frame, as ReadFrame does, within the given limits.
+func ReadFrameWithin(r *bufio.Reader, l Limits) (*Frame, []byte, error) {
 	n, err := binary.ReadUvarint(r)
 	if err != nil {
 		if err != io.EOF && err != io.ErrUnexpectedEOF && isOverflow(err) {
@@ -41,34 +56,41 @@ func ReadFrame(r *bufio.Reader, maxPayload int) (*Frame, []byte, error) {
 		}
 		return nil, nil, err
 	}
-	if n > MaxHeader {
-		return nil, nil, fmt.Errorf("%w: header of %d bytes, where %d are allowed", ErrFrame, n, MaxHeader)
+	if most := min(l.Header, MaxHeader); n > uint64(most) {
+		return nil, nil, fmt.Errorf("%w: header of %d bytes, where %d are allowed", ErrFrame, n, most)
 	}
-	head, err := readN(r, int(n))
+	head, err := readN(r, int(n), l.Take)
 	if err != nil {
 		return nil, nil, err
 	}
 	f := new(Frame)
-	if err := proto.Unmarshal(head, f); err != nil {
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(head, f); err != nil { // what is not known takes no room
 		return nil, nil, fmt.Errorf("%w: %w", ErrFrame, err)
 	}
 	if f.Kind == nil {
 		return nil, nil, fmt.Errorf("%w: of no known kind", ErrFrame)
 	}
-	if int64(f.PayloadLen) > int64(min(maxPayload, MaxPayload)) {
-		return nil, nil, fmt.Errorf("%w: payload of %d bytes, where %d are allowed", ErrFrame, f.PayloadLen, min(maxPayload, MaxPayload))
+	if most := min(l.Payload, MaxPayload); int64(f.PayloadLen) > int64(most) {
+		return nil, nil, fmt.Errorf("%w: payload of %d bytes, where %d are allowed", ErrFrame, f.PayloadLen, most)
 	}
-	payload, err := readN(r, int(f.PayloadLen))
+	payload, err := readN(r, int(f.PayloadLen), l.Take)
 	return f, payload, err
 }
 
 func isOverflow(err error) bool { return err.Error() == "binary: varint overflows a 64-bit integer" }
 
 // readN reads n bytes, growing as they come: the length is a peer's claim.
-func readN(r io.Reader, n int) ([]byte, error) {
-	const chunk = 64 << 10
-	b := make([]byte, min(n, chunk))
+func readN(r io.Reader, n int, take func(int) error) ([]byte, error) {
+	const chunk = 4 << 10
+	var b []byte
 	for at := 0; ; {
+		more := min(n-at, max(chunk, len(b)))
+		if take != nil {
+			if err := take(more); err != nil {
+				return nil, err
+			}
+		}
+		b = append(b, make([]byte, more)...)
 		m, err := io.ReadFull(r, b[at:])
 		at += m
 		if err == io.EOF && n > 0 {
@@ -80,6 +102,5 @@ func readN(r io.Reader, n int) ([]byte, error) {
 		if at == n {
 			return b, nil
 		}
-		b = append(b, make([]byte, min(n-at, len(b)))...)
 	}
 }

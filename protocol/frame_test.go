@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -66,6 +67,75 @@ func TestFrameRefused(t *testing.T) {
 	if _, err := AppendFrame(nil, &Frame{}, make([]byte, MaxPayload+1)); !errors.Is(err, ErrFrame) {
 		t.Errorf("wrote an oversized payload: %v", err)
 	}
+}
+
+// A frame takes memory as its bytes come, and no more than the reader allows.
+func TestFrameWithin(t *testing.T) {
+	open := &Frame{Kind: &Frame_Open{Open: &Open{Session: make([]byte, 16), Prefix: make([]uint64, 4000)}}}
+	b, err := AppendFrame(nil, open, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := 0
+	full := errors.New("no room")
+	within := func(b []byte, header, most int) error {
+		taken = 0
+		_, _, err := ReadFrameWithin(bufio.NewReader(bytes.NewReader(b)), Limits{Header: header, Take: func(n int) error {
+			if taken += n; taken > most {
+				return full
+			}
+			return nil
+		}})
+		return err
+	}
+	if err := within(b, MaxFirst, len(b)); err != nil || taken > len(b) {
+		t.Errorf("%d bytes taken for %d: %v", taken, len(b), err)
+	}
+	if err := within(b, len(b)/2, len(b)); !errors.Is(err, ErrFrame) || taken != 0 {
+		t.Errorf("a longer frame than is allowed: %d bytes taken, %v", taken, err)
+	}
+	if err := within(b[:100], MaxFirst, 8<<10); err != io.ErrUnexpectedEOF {
+		t.Errorf("announced, and not sent: %d bytes taken, %v", taken, err)
+	}
+	if err := within(b, MaxFirst, 8<<10); err != full {
+		t.Errorf("more than there is room for: %v", err)
+	}
+	unknown := protowire.AppendBytes(protowire.AppendTag(nil, 127, protowire.BytesType), make([]byte, 1000))
+	unknown = protowire.AppendBytes(protowire.AppendTag(unknown, 9, protowire.BytesType), nil) // a Ping
+	f, _, err := read(append(binary.AppendUvarint(nil, uint64(len(unknown))), unknown...), 0)
+	if err != nil || len(f.ProtoReflect().GetUnknown()) > 0 {
+		t.Errorf("fields that nobody knows: %d bytes of them are kept, %v", len(f.ProtoReflect().GetUnknown()), err)
+	}
+}
+
+// The greatest honest Open, of a vocabulary of two million tokens, is a first
+// frame that readers take; tokens of an answer fill what room it leaves.
+func TestGreatestOpen(t *testing.T) {
+	ids := func(n int) []int32 {
+		out := make([]int32, n)
+		for i := range out {
+			out[i] = 1<<21 - 1
+		}
+		return out
+	}
+	o := &Open{
+		Session: make([]byte, 16), Model: make([]byte, 36), From: 1000, To: 2000, Index: 1000, Stages: MaxStages, Epoch: math.MaxUint64,
+		MaxTokensTotal: math.MaxUint32, Prev: make([]byte, 38), Wait: true, Again: true, Prefix: make([]uint64, MaxOpenPrefix), Trace: string(make([]byte, MaxTrace)),
+		Next: &Hop{Peer: make([]byte, 38), Index: 1000, Offer: make([]byte, MaxOffer)},
+		Sampling: &Sampling{
+			Temperature: 1, TopK: 1000, TopP: 1, MinP: 1, RepeatPenalty: 2, PresencePenalty: 1, FrequencyPenalty: 1, Seed: 1, TopLogprobs: 64, Logprobs: true,
+			PromptTokens: math.MaxUint32, MaxTokens: math.MaxUint32, StopIds: ids(1024), History: ids(4096),
+		},
+	}
+	piece := &Piece{Kind: &Piece_Text{Text: string(make([]byte, MaxFormat/4096-2))}}
+	for range 4096 { // as many pieces and as many bytes as a format may have
+		o.Sampling.Format = append(o.Sampling.Format, piece)
+	}
+	b, err := AppendFrame(nil, &Frame{Kind: &Frame_Open{Open: o}}, nil)
+	if err != nil || len(b) > MaxFirst {
+		t.Errorf("%d bytes, where %d are taken; %v", len(b), MaxFirst, err)
+	}
+	t.Logf("%d bytes", len(b))
 }
 
 func FuzzFrame(f *testing.F) {

@@ -13,7 +13,8 @@ const (
 	DHTPrefix = "/shoal"          // the Kademlia DHT and bitswap live under it
 	OffersID  = "/shoal/offers/1" // ask for signed offers
 	StatusID  = "/shoal/status/1" // ask for load, now
-	StageID   = "/shoal/stage/1"  // sessions
+	StageID   = "/shoal/stage/2"  // sessions
+	StageID1  = "/shoal/stage/1"  // the same, of links without credits
 	LeavesID  = "/shoal/leaves/1" // leaves in bulk
 	ProbeTime = 3 * time.Second   // the most a status or offer request may take
 )
@@ -27,8 +28,11 @@ const (
 	MaxOffer       = 8 << 10   // a signed offer
 	MaxOffersReply = 64        // offers in one reply
 	MaxHeader      = 1 << 20   // a frame's protobuf header
+	MaxFirst       = 192 << 10 // of it, in a stream's first frame
+	MaxOpenPrefix  = 3584      // prefix hashes of an Open; Pings carry the rest
 	MaxPayload     = 16 << 20  // a frame's payload
 	MaxRows        = 512       // rows of a step
+	MaxLinkRows    = 64        // of one that a stage sends on a link with credits
 	MaxStages      = 64        // stages of a route
 	MaxTrace       = 55        // a session's trace context
 	MaxFormat      = 128 << 10 // the format of an answer

@@ -72,6 +72,8 @@ func makeVectors(t *testing.T) (v vectors) {
 		}}}, nil},
 		{"opened with a format", &Frame{Kind: &Frame_Opened{Opened: &Opened{UsPerStep: 100, Format: true}}}, nil},
 		{"resume", &Frame{Kind: &Frame_Resume{Resume: &Resume{Epoch: 3, At: 40, ForwardFrom: 0, Stages: 2, Next: &Hop{Peer: []byte{1}, Index: 5}}}}, nil},
+		{"resume with an offer and tokens", &Frame{Kind: &Frame_Resume{Resume: &Resume{Epoch: 3, At: 40, Stages: 2, Next: &Hop{Peer: []byte{1}, Index: 5, Offer: []byte{9, 8}}, Sampled: []int32{1, 300}}}}, nil},
+		{"credit", &Frame{Kind: &Frame_Credit{Credit: &Credit{Rows: 300}}}, nil},
 		{"ping", &Frame{Kind: &Frame_Ping{Ping: &Ping{Prefix: []uint64{1, 2}}}}, nil},
 	} {
 		b, err := AppendFrame(nil, f.frame, f.payload)

@@ -1037,6 +1037,7 @@ type Frame struct {
 	//	*Frame_Halted
 	//	*Frame_Resume
 	//	*Frame_Trouble
+	//	*Frame_Credit
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1203,6 +1204,15 @@ func (x *Frame) GetTrouble() *Trouble {
 	return nil
 }
 
+func (x *Frame) GetCredit() *Credit {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Credit); ok {
+			return x.Credit
+		}
+	}
+	return nil
+}
+
 type isFrame_Kind interface {
 	isFrame_Kind()
 }
@@ -1259,6 +1269,10 @@ type Frame_Trouble struct {
 	Trouble *Trouble `protobuf:"bytes,14,opt,name=trouble,proto3,oneof"`
 }
 
+type Frame_Credit struct {
+	Credit *Credit `protobuf:"bytes,15,opt,name=credit,proto3,oneof"`
+}
+
 func (*Frame_Open) isFrame_Kind() {}
 
 func (*Frame_Opened) isFrame_Kind() {}
@@ -1285,6 +1299,8 @@ func (*Frame_Resume) isFrame_Kind() {}
 
 func (*Frame_Trouble) isFrame_Kind() {}
 
+func (*Frame_Credit) isFrame_Kind() {}
+
 // Open asks a stage to take part in a session. First frame, client -> stage.
 type Open struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1296,7 +1312,7 @@ type Open struct {
 	Stages         uint32                 `protobuf:"varint,6,opt,name=stages,proto3" json:"stages,omitempty"` // in the route
 	Next           *Hop                   `protobuf:"bytes,7,opt,name=next,proto3" json:"next,omitempty"`      // successor in the ring; the last stage's is the first. None: one stage
 	Epoch          uint64                 `protobuf:"varint,8,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	MaxTokensTotal uint32                 `protobuf:"varint,9,opt,name=max_tokens_total,json=maxTokensTotal,proto3" json:"max_tokens_total,omitempty"` // prompt + answer: the KV tokens reserved
+	MaxTokensTotal uint32                 `protobuf:"varint,9,opt,name=max_tokens_total,json=maxTokensTotal,proto3" json:"max_tokens_total,omitempty"` // prompt + answer, at most
 	Sampling       *Sampling              `protobuf:"bytes,10,opt,name=sampling,proto3" json:"sampling,omitempty"`                                     // last stage only
 	Codec          TensorCodec            `protobuf:"varint,11,opt,name=codec,proto3,enum=shoal.TensorCodec" json:"codec,omitempty"`                   // of activations this stage sends on
 	Prev           []byte                 `protobuf:"bytes,12,opt,name=prev,proto3" json:"prev,omitempty"`                                             // peer ID of the predecessor in the ring: only its Link is taken
@@ -1453,8 +1469,9 @@ func (x *Open) GetTrace() string {
 type Hop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Peer          []byte                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
-	Addrs         [][]byte               `protobuf:"bytes,2,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	Addrs         [][]byte               `protobuf:"bytes,2,rep,name=addrs,proto3" json:"addrs,omitempty"`  // of older clients: nobody dials them
 	Index         uint32                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"` // as its Open has it
+	Offer         []byte                 `protobuf:"bytes,4,opt,name=offer,proto3" json:"offer,omitempty"`  // the peer's own signed offer: where it can be dialled; empty: known or connected
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1508,6 +1525,13 @@ func (x *Hop) GetIndex() uint32 {
 		return x.Index
 	}
 	return 0
+}
+
+func (x *Hop) GetOffer() []byte {
+	if x != nil {
+		return x.Offer
+	}
+	return nil
 }
 
 // Sampling is all that the last stage needs to choose tokens.
@@ -2595,6 +2619,7 @@ type Resume struct {
 	Next          *Hop                   `protobuf:"bytes,4,opt,name=next,proto3" json:"next,omitempty"`
 	Prev          []byte                 `protobuf:"bytes,5,opt,name=prev,proto3" json:"prev,omitempty"`
 	Stages        uint32                 `protobuf:"varint,6,opt,name=stages,proto3" json:"stages,omitempty"`
+	Sampled       []int32                `protobuf:"varint,7,rep,packed,name=sampled,proto3" json:"sampled,omitempty"` // last stage: follow on those of its Open, which had no room for them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2671,6 +2696,13 @@ func (x *Resume) GetStages() uint32 {
 	return 0
 }
 
+func (x *Resume) GetSampled() []int32 {
+	if x != nil {
+		return x.Sampled
+	}
+	return nil
+}
+
 // Trouble tells a client of what it may have to act on, while the session goes
 // on. Stage -> client.
 type Trouble struct {
@@ -2733,6 +2765,53 @@ func (x *Trouble) GetSuccessor() bool {
 	return false
 }
 
+// Credit says how many rows a link may have carried in all: a predecessor sends
+// no step that goes beyond. Successor -> predecessor, on the link's own stream,
+// of protocols from /shoal/stage/2 on.
+type Credit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          uint64                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"` // never fewer than before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Credit) Reset() {
+	*x = Credit{}
+	mi := &file_protocol_wire_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Credit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Credit) ProtoMessage() {}
+
+func (x *Credit) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Credit.ProtoReflect.Descriptor instead.
+func (*Credit) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Credit) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
 // LeavesRequest opens a stream: with watch it is the only one, and is answered
 // by LeavesStates for as long as the stream lives; else it asks for leaves, and
 // others may follow it.
@@ -2748,7 +2827,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +2839,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +2852,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LeavesRequest) GetModel() []byte {
@@ -2819,7 +2898,7 @@ type LeavesState struct {
 
 func (x *LeavesState) Reset() {
 	*x = LeavesState{}
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +2910,7 @@ func (x *LeavesState) String() string {
 func (*LeavesState) ProtoMessage() {}
 
 func (x *LeavesState) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +2923,7 @@ func (x *LeavesState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesState.ProtoReflect.Descriptor instead.
 func (*LeavesState) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LeavesState) GetTotal() uint32 {
@@ -2892,7 +2971,7 @@ type Fetcher struct {
 
 func (x *Fetcher) Reset() {
 	*x = Fetcher{}
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2904,7 +2983,7 @@ func (x *Fetcher) String() string {
 func (*Fetcher) ProtoMessage() {}
 
 func (x *Fetcher) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2917,7 +2996,7 @@ func (x *Fetcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetcher.ProtoReflect.Descriptor instead.
 func (*Fetcher) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Fetcher) GetPeer() []byte {
@@ -3014,7 +3093,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\akv_free\x18\x06 \x01(\rR\x06kvFree\x12 \n" +
 	"\ftokens_per_s\x18\a \x01(\x02R\n" +
 	"tokensPerS\x12\x12\n" +
-	"\x04kept\x18\b \x01(\rR\x04kept\"\x92\x04\n" +
+	"\x04kept\x18\b \x01(\rR\x04kept\"\xbb\x04\n" +
 	"\x05Frame\x12\x1f\n" +
 	"\vpayload_len\x18\x01 \x01(\rR\n" +
 	"payloadLen\x12!\n" +
@@ -3032,7 +3111,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04halt\x18\v \x01(\v2\v.shoal.HaltH\x00R\x04halt\x12'\n" +
 	"\x06halted\x18\f \x01(\v2\r.shoal.HaltedH\x00R\x06halted\x12'\n" +
 	"\x06resume\x18\r \x01(\v2\r.shoal.ResumeH\x00R\x06resume\x12*\n" +
-	"\atrouble\x18\x0e \x01(\v2\x0e.shoal.TroubleH\x00R\atroubleB\x06\n" +
+	"\atrouble\x18\x0e \x01(\v2\x0e.shoal.TroubleH\x00R\atrouble\x12'\n" +
+	"\x06credit\x18\x0f \x01(\v2\r.shoal.CreditH\x00R\x06creditB\x06\n" +
 	"\x04kind\"\xab\x03\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
@@ -3052,11 +3132,12 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04wait\x18\r \x01(\bR\x04wait\x12\x14\n" +
 	"\x05again\x18\x0e \x01(\bR\x05again\x12\x16\n" +
 	"\x06prefix\x18\x0f \x03(\x06R\x06prefix\x12\x14\n" +
-	"\x05trace\x18\x10 \x01(\tR\x05trace\"E\n" +
+	"\x05trace\x18\x10 \x01(\tR\x05trace\"[\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\rR\x05index\"\xfe\x03\n" +
+	"\x05index\x18\x03 \x01(\rR\x05index\x12\x14\n" +
+	"\x05offer\x18\x04 \x01(\fR\x05offer\"\xfe\x03\n" +
 	"\bSampling\x12 \n" +
 	"\vtemperature\x18\x01 \x01(\x02R\vtemperature\x12\x13\n" +
 	"\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x13\n" +
@@ -3134,7 +3215,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x1d\n" +
 	"\n" +
-	"can_replay\x18\x03 \x01(\bR\tcanReplay\"\x9d\x01\n" +
+	"can_replay\x18\x03 \x01(\bR\tcanReplay\"\xbb\x01\n" +
 	"\x06Resume\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\rR\x02at\x12!\n" +
@@ -3142,11 +3223,14 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04next\x18\x04 \x01(\v2\n" +
 	".shoal.HopR\x04next\x12\x12\n" +
 	"\x04prev\x18\x05 \x01(\fR\x04prev\x12\x16\n" +
-	"\x06stages\x18\x06 \x01(\rR\x06stages\"^\n" +
+	"\x06stages\x18\x06 \x01(\rR\x06stages\x12\x1c\n" +
+	"\asampled\x18\a \x03(\x05B\x02\x10\x01R\asampled\"^\n" +
 	"\aTrouble\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1f\n" +
 	"\x04code\x18\x02 \x01(\x0e2\v.shoal.CodeR\x04code\x12\x1c\n" +
-	"\tsuccessor\x18\x03 \x01(\bR\tsuccessor\"o\n" +
+	"\tsuccessor\x18\x03 \x01(\bR\tsuccessor\"\x1c\n" +
+	"\x06Credit\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\x04R\x04rows\"o\n" +
 	"\rLeavesRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x14\n" +
 	"\x05watch\x18\x02 \x01(\bR\x05watch\x12\x1a\n" +
@@ -3197,7 +3281,7 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
@@ -3232,9 +3316,10 @@ var file_protocol_wire_proto_goTypes = []any{
 	(*Halted)(nil),        // 30: shoal.Halted
 	(*Resume)(nil),        // 31: shoal.Resume
 	(*Trouble)(nil),       // 32: shoal.Trouble
-	(*LeavesRequest)(nil), // 33: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 34: shoal.LeavesState
-	(*Fetcher)(nil),       // 35: shoal.Fetcher
+	(*Credit)(nil),        // 33: shoal.Credit
+	(*LeavesRequest)(nil), // 34: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 35: shoal.LeavesState
+	(*Fetcher)(nil),       // 36: shoal.Fetcher
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	4,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
@@ -3255,26 +3340,27 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	30, // 15: shoal.Frame.halted:type_name -> shoal.Halted
 	31, // 16: shoal.Frame.resume:type_name -> shoal.Resume
 	32, // 17: shoal.Frame.trouble:type_name -> shoal.Trouble
-	15, // 18: shoal.Open.next:type_name -> shoal.Hop
-	16, // 19: shoal.Open.sampling:type_name -> shoal.Sampling
-	0,  // 20: shoal.Open.codec:type_name -> shoal.TensorCodec
-	17, // 21: shoal.Sampling.format:type_name -> shoal.Piece
-	19, // 22: shoal.Piece.either:type_name -> shoal.Either
-	18, // 23: shoal.Piece.again:type_name -> shoal.Pieces
-	17, // 24: shoal.Pieces.pieces:type_name -> shoal.Piece
-	18, // 25: shoal.Either.of:type_name -> shoal.Pieces
-	0,  // 26: shoal.Step.codec:type_name -> shoal.TensorCodec
-	24, // 27: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 28: shoal.Token.finish:type_name -> shoal.Finish
-	2,  // 29: shoal.Fail.code:type_name -> shoal.Code
-	15, // 30: shoal.Resume.next:type_name -> shoal.Hop
-	2,  // 31: shoal.Trouble.code:type_name -> shoal.Code
-	35, // 32: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	33, // 18: shoal.Frame.credit:type_name -> shoal.Credit
+	15, // 19: shoal.Open.next:type_name -> shoal.Hop
+	16, // 20: shoal.Open.sampling:type_name -> shoal.Sampling
+	0,  // 21: shoal.Open.codec:type_name -> shoal.TensorCodec
+	17, // 22: shoal.Sampling.format:type_name -> shoal.Piece
+	19, // 23: shoal.Piece.either:type_name -> shoal.Either
+	18, // 24: shoal.Piece.again:type_name -> shoal.Pieces
+	17, // 25: shoal.Pieces.pieces:type_name -> shoal.Piece
+	18, // 26: shoal.Either.of:type_name -> shoal.Pieces
+	0,  // 27: shoal.Step.codec:type_name -> shoal.TensorCodec
+	24, // 28: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 29: shoal.Token.finish:type_name -> shoal.Finish
+	2,  // 30: shoal.Fail.code:type_name -> shoal.Code
+	15, // 31: shoal.Resume.next:type_name -> shoal.Hop
+	2,  // 32: shoal.Trouble.code:type_name -> shoal.Code
+	36, // 33: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -3296,6 +3382,7 @@ func file_protocol_wire_proto_init() {
 		(*Frame_Halted)(nil),
 		(*Frame_Resume)(nil),
 		(*Frame_Trouble)(nil),
+		(*Frame_Credit)(nil),
 	}
 	file_protocol_wire_proto_msgTypes[14].OneofWrappers = []any{
 		(*Piece_Text)(nil),
@@ -3310,7 +3397,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -21,7 +21,7 @@ func busy() *Metrics {
 			Lending: true, Peers: 2, DHTPeers: 1, Offers: 3, StoreBytes: 1, QuotaBytes: 2, FreeBytes: 3, Given: 4,
 			Spans:   []Span{{Model: "tales", Blocks: "0-3", Ready: true, KVTokens: 100, KVFree: 40}},
 			Links:   []Link{{Conn: "a", Peer: "12D3KooWabcdefgh", RTT: time.Millisecond, Sent: 10, Lost: 1}},
-			Traffic: map[string]Traffic{"/shoal/stage/1": {Sent: 1, Received: 2}}, Fetched: map[string]uint64{"peers": 5, "origins": 7},
+			Traffic: map[string]Traffic{"/shoal/stage/2": {Sent: 1, Received: 2}}, Fetched: map[string]uint64{"peers": 5, "origins": 7},
 		}
 	})
 	m.Pass(3)

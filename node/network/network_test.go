@@ -155,7 +155,7 @@ func TestGarbage(t *testing.T) {
 	junk := make([]byte, 1<<16)
 	_, _ = rand.Read(junk)
 	for _, proto := range []string{protocol.OffersID, protocol.StatusID} {
-		s, err := a.Open(t.Context(), b.Self(), b.Addrs(), proto)
+		s, err := a.Open(t.Context(), b.Self(), offerAt(t, b.cfg.Key, time.Now(), b.Addrs()...), proto)
 		if err != nil {
 			t.Fatal(err)
 		}

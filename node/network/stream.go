@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
-	"github.com/multiformats/go-multiaddr"
 	msmux "github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // Stream is a stream to a peer, or to oneself.
@@ -26,6 +29,7 @@ type Stream struct {
 	}
 	reset func() error
 	peer  peer.ID
+	proto string
 }
 
 func (s *Stream) Read(b []byte) (int, error)    { return s.inner.Read(b) }
@@ -39,33 +43,46 @@ func (s *Stream) Reset() error { return s.reset() }
 // Peer is who is at the other end.
 func (s *Stream) Peer() peer.ID { return s.peer }
 
+// Protocol is what both ends speak on it.
+func (s *Stream) Protocol() string { return s.proto }
+
 // Handle serves a protocol: each stream in a goroutine of its own.
 func (n *Network) Handle(proto string, serve func(*Stream)) {
 	n.mu.Lock()
 	n.handlers[proto] = serve
 	n.mu.Unlock()
 	n.host.SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
-		serve(&Stream{inner: s, reset: s.Reset, peer: s.Conn().RemotePeer()})
+		serve(&Stream{inner: s, reset: s.Reset, peer: s.Conn().RemotePeer(), proto: proto})
 	})
 }
 
-// Open opens a stream. addrs are where the peer was last said to be; none if
-// it is known already.
-func (n *Network) Open(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr, proto string) (*Stream, error) {
+// offerAddrs is how many addresses of an offer are dialled at most.
+const offerAddrs = 8
+
+// Open opens a stream to a peer that is connected, known, or reached where its
+// own signed offer says: offer is that envelope, which others may have passed
+// on. One that is not the peer's, or out of date, says nothing. The stream
+// speaks the first of the protocols that both sides know.
+func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...string) (*Stream, error) {
 	if p == n.host.ID() {
-		return n.openSelf(proto)
+		return n.openSelf(protos)
 	}
-	if len(addrs) > 0 {
-		n.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
+	ids := libprotocol.ConvertFromStrings(protos)
+	direct := func(c network.Conn) bool { return !c.Stat().Limited }
+	if len(offer) > 0 && !slices.ContainsFunc(n.host.Network().ConnsToPeer(p), direct) {
+		if o, err := protocol.OpenOffer(offer, time.Now()); err == nil && o.From == p {
+			addrs := o.Addresses()
+			n.host.Peerstore().AddAddrs(p, addrs[:min(len(addrs), offerAddrs)], peerstore.TempAddrTTL)
+		}
 	}
-	s, err := n.openQUIC(ctx, p, libprotocol.ID(proto))
+	s, err := n.openQUIC(ctx, p, ids)
 	if err != nil {
-		s, err = n.host.NewStream(ctx, p, libprotocol.ID(proto))
+		s, err = n.host.NewStream(ctx, p, ids...)
 	}
 	if err != nil {
 		return nil, tidy(err)
 	}
-	return &Stream{inner: s, reset: s.Reset, peer: p}, nil
+	return &Stream{inner: s, reset: s.Reset, peer: p, proto: string(s.Protocol())}, nil
 }
 
 // errNoChoice says that libp2p may choose the connection.
@@ -74,7 +91,7 @@ var errNoChoice = errors.New("no choice of connections")
 // openQUIC opens a stream over QUIC, if the peer has a TCP connection with this
 // node as well, on which bulk may be under way. libp2p would take whichever has
 // more streams.
-func (n *Network) openQUIC(ctx context.Context, p peer.ID, id libprotocol.ID) (network.Stream, error) {
+func (n *Network) openQUIC(ctx context.Context, p peer.ID, ids []libprotocol.ID) (network.Stream, error) {
 	conns := n.host.Network().ConnsToPeer(p)
 	if len(conns) < 2 {
 		return nil, errNoChoice
@@ -92,12 +109,12 @@ func (n *Network) openQUIC(ctx context.Context, p peer.ID, id libprotocol.ID) (n
 		if soon := time.Now().Add(dialTime); !ok || soon.Before(deadline) {
 			deadline = soon
 		}
-		err = errors.Join(s.SetProtocol(id), s.SetDeadline(deadline))
-		if err == nil {
-			err = msmux.SelectProtoOrFail(id, s)
+		var id libprotocol.ID
+		if err = s.SetDeadline(deadline); err == nil {
+			id, err = msmux.SelectOneOf(ids, s)
 		}
 		if err == nil {
-			err = s.SetDeadline(time.Time{})
+			err = errors.Join(s.SetProtocol(id), s.SetDeadline(time.Time{}))
 		}
 		if err == nil {
 			return s, nil
@@ -107,17 +124,23 @@ func (n *Network) openQUIC(ctx context.Context, p peer.ID, id libprotocol.ID) (n
 	return nil, errNoChoice
 }
 
-func (n *Network) openSelf(proto string) (*Stream, error) {
+func (n *Network) openSelf(protos []string) (*Stream, error) {
+	var serve func(*Stream)
+	var proto string
 	n.mu.Lock()
-	serve := n.handlers[proto]
+	for _, proto = range protos {
+		if serve = n.handlers[proto]; serve != nil {
+			break
+		}
+	}
 	n.mu.Unlock()
 	if serve == nil {
-		return nil, fmt.Errorf("this node does not speak %s", proto)
+		return nil, fmt.Errorf("this node does not speak %s", strings.Join(protos, " or "))
 	}
 	a, b := net.Pipe()
 	both := func() error { return errors.Join(a.Close(), b.Close()) }
-	go serve(&Stream{inner: b, reset: both, peer: n.host.ID()})
-	return &Stream{inner: a, reset: both, peer: n.host.ID()}, nil
+	go serve(&Stream{inner: b, reset: both, peer: n.host.ID(), proto: proto})
+	return &Stream{inner: a, reset: both, peer: n.host.ID(), proto: proto}, nil
 }
 
 // tidy shortens libp2p's account of every address it tried.

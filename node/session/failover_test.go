@@ -7,11 +7,11 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/protocol"
@@ -68,7 +68,7 @@ func (f *fleet) fragile(from, to peer.ID) (end, end) {
 	y1, y2 := net.Pipe()
 	go relay(y1, x2)
 	go relay(x2, y1)
-	return end{x1, to}, end{y2, from}
+	return end{Conn: x1, peer: to}, end{Conn: y2, peer: from}
 }
 
 func (f *fleet) blocked(a, b peer.ID) bool {
@@ -284,7 +284,7 @@ type breaker struct {
 	all []session.Stream
 }
 
-func (b *breaker) OpenStage(ctx context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+func (b *breaker) OpenStage(ctx context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	s, err := b.dial(p)
 	b.mu.Lock()
 	b.all = append(b.all, s)
@@ -298,6 +298,38 @@ func (b *breaker) breakAll() {
 	for _, s := range b.all {
 		_ = s.Close()
 	}
+}
+
+// Sessions that use more KV than was expected of them are moved or wait, and all
+// are answered as if each had been alone.
+func TestOverbooked(t *testing.T) {
+	const sessions = 7 // of 4,096 cells, each 528 by what is expected, and 1,000 in the end
+	f := newFleet(t, 6, 1, 3)
+	var wg sync.WaitGroup
+	var repairs atomic.Int64
+	alone := newPipeline(t, 6)
+	var want [sessions][]int32
+	for i := range want {
+		var err error
+		if want[i], err = alone.ask(t.Context(), someTokens(uint64(40+i), 24), 976); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range want {
+		wg.Go(func() {
+			got, out, err := f.ask(t.Context(), someTokens(uint64(40+i), 24), 976, nil)
+			if err != nil || !slices.Equal(got, want[i]) {
+				t.Errorf("session %d: %v, %d tokens of %d", i, err, len(got), len(want[i]))
+			}
+			repairs.Add(int64(len(out.Recoveries)))
+		})
+	}
+	wg.Wait()
+	t.Logf("%d repairs", repairs.Load())
+	if repairs.Load() == 0 {
+		t.Error("there was room for all: nothing was tested")
+	}
+	f.empty(t)
 }
 
 // The beginning of a session that has ended is not computed again for the next.

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/protocol"
@@ -228,14 +227,14 @@ type amongVillains struct {
 	bad map[peer.ID]*villain
 }
 
-func (d amongVillains) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+func (d amongVillains) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	v := d.bad[p]
 	if v == nil {
 		return d.dial(p)
 	}
 	x, y := net.Pipe()
 	go v.serve(y)
-	return end{x, p}, nil
+	return end{x, p, protocol.StageID}, nil
 }
 
 // amidVillains is a pipeline of two halves that may also be served by villains,
@@ -254,9 +253,9 @@ func amidVillains(t *testing.T, raw script, answer []int32) (*pipeline, amongVil
 			go func() { _, _ = io.Copy(io.Discard, y) }()
 			_, nothing := net.Pipe() // for the server that it is not meant for
 			_ = nothing.Close()
-			return end{x, to}, end{nothing, from}
+			return end{x, to, protocol.StageID1}, end{nothing, from, protocol.StageID1}
 		}
-		return end{x, to}, end{y, from}
+		return end{x, to, protocol.StageID}, end{y, from, protocol.StageID}
 	}
 	return p, d
 }

@@ -48,6 +48,9 @@ func (w *watch) ceiling() time.Duration {
 	return max(ceiling+time.Duration(w.rows)*rowCeiling, 4*w.due)
 }
 
+// errTooLong says that a second route cannot be told all of the answer so far.
+var errTooLong = errors.New("the answer is too long to go on elsewhere while the first route lives")
+
 // second is a route beside the first.
 type second struct {
 	ring
@@ -155,11 +158,15 @@ func (s *session) openBeside(ctx context.Context, x *second, chain []uint64) err
 	for i, h := range x.plan.Route {
 		x.stages = append(x.stages, &stage{index: uint32(i), hop: h})
 	}
-	return s.openAll(ctx, cancel, x.stages, func(i int) *protocol.Open {
+	open := func(i int) *protocol.Open {
 		o := s.openFrame(&x.ring, i, chain)
 		s.sampled(o, x.ids)
 		return o
-	})
+	}
+	if last := open(len(x.stages) - 1); len(fitFirst(last)) > 0 { // there is no Resume that could bring the rest
+		return errTooLong
+	}
+	return s.openAll(ctx, cancel, x.stages, open)
 }
 
 // join has a second route that is open compute.

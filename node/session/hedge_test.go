@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/protocol"
@@ -30,7 +29,7 @@ type tarpits struct {
 	opened map[peer.ID]int
 }
 
-func (d *tarpits) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+func (d *tarpits) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	d.mu.Lock()
 	d.opened[p]++
 	d.mu.Unlock()
@@ -80,7 +79,7 @@ func (d *tarpits) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiadd
 			}
 		}
 	}()
-	return end{client, p}, nil
+	return end{client, p, protocol.StageID}, nil
 }
 
 // race is a session over a fleet in virtual time, of which some peers are

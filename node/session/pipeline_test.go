@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multihash"
 
 	"github.com/shoalnet/shoal/node/session"
@@ -167,15 +167,20 @@ func inThirds(n int, format string) *protocol.Sampling {
 type pipes struct {
 	servers map[peer.ID]*stage.Server
 	wrap    func(from, to peer.ID) (client, server end) // nil: plain pipes
+	proto   string                                      // of its streams; "": the newest
 }
 
 type end struct {
 	net.Conn
-	peer peer.ID
+	peer  peer.ID
+	proto string
 }
 
 func (e end) Reset() error  { return e.Close() }
 func (e end) Peer() peer.ID { return e.peer }
+
+// Protocol is the newest if none is set.
+func (e end) Protocol() string { return cmp.Or(e.proto, protocol.StageID) }
 
 type dialer struct {
 	*pipes
@@ -195,19 +200,19 @@ func (d dialer) dial(p peer.ID) (end, error) {
 		return a, nil
 	}
 	a, b := net.Pipe()
-	go srv.Serve(end{b, d.self})
-	return end{a, p}, nil
+	go srv.Serve(end{b, d.self, d.proto})
+	return end{a, p, d.proto}, nil
 }
 
 type stageDialer struct{ dialer }
 
-func (d stageDialer) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (stage.Stream, error) {
+func (d stageDialer) OpenStage(_ context.Context, p peer.ID, _ []byte) (stage.Stream, error) {
 	return d.dial(p)
 }
 
 type sessionDialer struct{ dialer }
 
-func (d sessionDialer) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+func (d sessionDialer) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	return d.dial(p)
 }
 
@@ -247,7 +252,7 @@ func (p *pipeline) addStage(t testing.TB, id peer.ID, span protocol.Span, blocks
 		KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024,
 	}, e, stageDialer{dialer{p.net, id}})
 	t.Cleanup(func() { s.Close(nil) })
-	srv := stage.NewServer(nil)
+	srv := stage.NewServer(nil, nil)
 	srv.Add(s)
 	p.net.servers[id] = srv
 	p.stages, p.engines = append(p.stages, s), append(p.engines, e)
@@ -372,7 +377,7 @@ func TestPipelineFormats(t *testing.T) {
 // pretender opens streams to stages that say yes to whatever they are asked.
 type pretender struct{ dialer }
 
-func (pretender) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+func (pretender) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	client, server := net.Pipe()
 	go func() {
 		r := bufio.NewReader(server)
@@ -382,7 +387,7 @@ func (pretender) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr
 		}
 		_, _ = io.Copy(io.Discard, r)
 	}()
-	return end{client, p}, nil
+	return end{Conn: client, peer: p}, nil
 }
 
 func TestPipelineRefusals(t *testing.T) {
@@ -419,10 +424,11 @@ func TestPipelineBusy(t *testing.T) {
 	p := newPipeline(t, 4, 2)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	for range 4 {
+	const full = 7 // of 4,096 cells, each a block and half of what may follow
+	for range full {
 		wg.Go(func() { _, _ = p.ask(ctx, someTokens(1, 24), 1000) })
 	}
-	for p.stages[0].Status().Sessions < 4 || p.stages[1].Status().Sessions < 4 {
+	for p.stages[0].Status().Sessions < full || p.stages[1].Status().Sessions < full {
 		time.Sleep(time.Millisecond)
 	}
 	_, err := p.ask(t.Context(), someTokens(1, 24), 1000)

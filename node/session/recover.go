@@ -377,6 +377,24 @@ func (s *session) replan(ctx context.Context, gap Gap, strict bool) ([]Hop, erro
 	return s.req.Replan(ctx, gap)
 }
 
+// fitFirst takes from an Open the tokens of the answer for which a first frame
+// has no room, and gives them.
+func fitFirst(o *protocol.Open) (owed []int32) {
+	all := o.Sampling.Sampled
+	if proto.Size(o) <= protocol.MaxFirst-frameHead {
+		return nil
+	}
+	o.Sampling.Sampled = nil
+	n := min(len(all), max(0, protocol.MaxFirst-frameHead-proto.Size(o))/mostOfToken)
+	o.Sampling.Sampled = all[:n]
+	return all[n:]
+}
+
+const (
+	frameHead   = 32 // bytes of a frame around its Open, and of the answer's length
+	mostOfToken = 5  // bytes of a token's ID
+)
+
 // openFresh opens the new stages of a ring; they wait for Resume.
 func (s *session) openFresh(ctx context.Context, stages, fresh []*stage, within time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, within, errors.New("no answer in time"))
@@ -386,7 +404,9 @@ func (s *session) openFresh(ctx context.Context, stages, fresh []*stage, within 
 	err := s.openAll(ctx, cancel, fresh, func(i int) *protocol.Open {
 		o := s.openFrame(whole, at(i), s.chain)
 		o.Wait, o.Again = true, true
-		s.sampled(o, s.ids)
+		if s.sampled(o, s.ids); o.Sampling != nil {
+			fresh[i].owed = fitFirst(o)
+		}
 		return o
 	})
 	if err != nil {
@@ -401,7 +421,7 @@ func (s *session) openFresh(ctx context.Context, stages, fresh []*stage, within 
 		return err
 	}
 	for _, g := range fresh {
-		g.told, g.length, g.replays = len(s.chain), g.kept, true
+		g.told, g.length, g.replays = min(len(s.chain), protocol.MaxOpenPrefix), g.kept, true
 		g.heard = time.Now()
 		go s.read(g)
 	}
@@ -438,7 +458,7 @@ func (s *session) resume(fresh []*stage) (replayed int) {
 	for i, g := range s.stages {
 		r := &protocol.Resume{
 			Epoch: s.epoch, At: uint32(at[i]), ForwardFrom: uint32(at[i]), Next: nextHop(s.stages, i), Stages: uint32(n),
-			Prev: []byte(s.stages[(i+n-1)%n].hop.Peer),
+			Prev: []byte(s.stages[(i+n-1)%n].hop.Peer), Sampled: g.owed,
 		}
 		if i+1 < n {
 			r.ForwardFrom = uint32(at[i+1])

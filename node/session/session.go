@@ -13,7 +13,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -28,14 +27,16 @@ type Stream interface {
 
 // Dialer opens streams to stages.
 type Dialer interface {
-	OpenStage(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) (Stream, error)
+	// OpenStage opens a stream to a peer; offer is its signed word on where it
+	// can be reached, empty if it is known or connected.
+	OpenStage(ctx context.Context, p peer.ID, offer []byte) (Stream, error)
 	Self() peer.ID
 }
 
 // Hop is one stage of a route.
 type Hop struct {
 	Peer  peer.ID
-	Addrs []multiaddr.Multiaddr
+	Offer []byte // the peer's signed offer, which tells its neighbour where it is; empty: known or connected
 	Span  protocol.Span
 }
 
@@ -223,7 +224,8 @@ type stage struct {
 	st    Stream
 	r     *bufio.Reader
 	write sync.Mutex
-	told  int // prefix hashes that the stage has; guarded by write
+	told  int     // prefix hashes that the stage has; guarded by write
+	owed  []int32 // of the answer, for which its Open had no room: Resume brings them
 
 	kept    int // of Opened
 	halted  bool
@@ -315,7 +317,7 @@ func (s *session) set(r *ring, ids []int32, chain []uint64) (from int) {
 	from, some := len(ids)-1, false
 	for _, g := range r.stages {
 		from, some = min(from, g.kept), some || g.kept > 0
-		g.told = len(chain)
+		g.told = min(len(chain), protocol.MaxOpenPrefix)
 		g.heard, g.moved = now, now
 	}
 	if from > 0 && some { // to a block's beginning: what is shared is never written
@@ -365,7 +367,7 @@ func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, f
 
 // openStage opens one stage and waits for its word.
 func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.Open) error {
-	st, err := s.dial.OpenStage(ctx, g.hop.Peer, g.hop.Addrs)
+	st, err := s.dial.OpenStage(ctx, g.hop.Peer, g.hop.Offer)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
@@ -412,7 +414,7 @@ func (s *session) openFrame(r *ring, pos int, chain []uint64) *protocol.Open {
 		Session: r.id[:], Model: s.req.Model.Bytes(),
 		From: uint32(g.hop.Span.From), To: uint32(g.hop.Span.To),
 		Index: g.index, Stages: uint32(n), Epoch: r.epoch,
-		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: chain, Trace: s.req.Trace,
+		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: chain[:min(len(chain), protocol.MaxOpenPrefix)], Trace: s.req.Trace,
 		Prev: []byte(r.stages[(pos+n-1)%n].hop.Peer), Next: nextHop(r.stages, pos),
 	}
 	if pos == n-1 {
@@ -430,11 +432,7 @@ func nextHop(ring []*stage, pos int) *protocol.Hop {
 		return nil
 	}
 	next := ring[(pos+1)%len(ring)]
-	h := &protocol.Hop{Peer: []byte(next.hop.Peer), Index: next.index}
-	for _, a := range next.hop.Addrs {
-		h.Addrs = append(h.Addrs, a.Bytes())
-	}
-	return h
+	return &protocol.Hop{Peer: []byte(next.hop.Peer), Index: next.index, Offer: next.hop.Offer}
 }
 
 // feed sends the first stage the tokens from a position on, in chunks; the

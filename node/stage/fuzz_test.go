@@ -16,7 +16,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 	"github.com/multiformats/go-multihash"
 
 	"github.com/shoalnet/shoal/node/session"
@@ -117,11 +116,14 @@ func answer(prompt []int32, n int) (out []int32) {
 // pipeEnd is an end of a stream in memory.
 type pipeEnd struct {
 	net.Conn
-	peer peer.ID
+	peer  peer.ID
+	proto string
 }
 
 func (e pipeEnd) Reset() error  { return e.Close() }
 func (e pipeEnd) Peer() peer.ID { return e.peer }
+
+func (e pipeEnd) Protocol() string { return e.proto }
 
 func peerOf(name string) peer.ID {
 	mh, err := multihash.Sum([]byte(name), multihash.SHA2_256, -1)
@@ -143,38 +145,43 @@ type arena struct {
 	srv    *stage.Server
 	stages []*stage.Stage
 	deaf   bool // the bad peer does not read what stages dial it for
+	old    bool // nor knows of credit
 }
 
 // dial gives from's end of a stream to a peer.
 func (a *arena) dial(from, to peer.ID) (pipeEnd, error) {
 	x, y := net.Pipe()
+	proto := protocol.StageID
+	if a.old && (from == badPeer || to == badPeer) {
+		proto = protocol.StageID1
+	}
 	switch {
 	case to == theNode:
-		go a.srv.Serve(pipeEnd{y, from})
+		go a.srv.Serve(pipeEnd{y, from, proto})
 	case to == badPeer && !a.deaf:
 		go func() { _, _ = io.Copy(io.Discard, y) }()
 	case to != badPeer:
 		return pipeEnd{}, errors.New("nobody is there")
 	}
-	return pipeEnd{x, to}, nil
+	return pipeEnd{x, to, proto}, nil
 }
 
 type fromNode struct{ *arena }
 
-func (d fromNode) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (stage.Stream, error) {
+func (d fromNode) OpenStage(_ context.Context, p peer.ID, _ []byte) (stage.Stream, error) {
 	return d.dial(theNode, p)
 }
 
 type fromClient struct{ *arena }
 
-func (d fromClient) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+func (d fromClient) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	return d.dial(honest, p)
 }
 
 func (fromClient) Self() peer.ID { return honest }
 
 func newArena(t *testing.T, dir string) *arena {
-	a := &arena{srv: stage.NewServer(nil)}
+	a := &arena{srv: stage.NewServer(nil, nil)}
 	for i := range 2 {
 		e := &ordered{t: t, last: i == 1, kv: map[int][]float64{}}
 		s := stage.New(stage.Config{
@@ -230,7 +237,7 @@ func (s *script) hop() *protocol.Hop {
 	if p == "" {
 		return nil
 	}
-	return &protocol.Hop{Peer: []byte(p), Index: uint32(s.next() % 3), Addrs: [][]byte{{4, 127, 0, 0, 1, 6, 0, 80}}}
+	return &protocol.Hop{Peer: []byte(p), Index: uint32(s.next() % 3), Addrs: [][]byte{{4, 127, 0, 0, 1, 6, 0, 80}}, Offer: []byte("none")}
 }
 
 func (s *script) sampling() *protocol.Sampling {
@@ -253,7 +260,7 @@ func (s *script) tokens(n uint32) (out []int32) {
 func (s *script) frame() (*protocol.Frame, []byte) {
 	f := &protocol.Frame{}
 	var payload []byte
-	switch s.next() % 12 {
+	switch s.next() % 13 {
 	case 0, 1:
 		half := uint32(s.next() % 2)
 		f.Kind = &protocol.Frame_Open{Open: &protocol.Open{
@@ -290,6 +297,8 @@ func (s *script) frame() (*protocol.Frame, []byte) {
 			&protocol.Frame{Kind: &protocol.Frame_Opened{Opened: &protocol.Opened{}}}, &protocol.Frame{Kind: &protocol.Frame_Pong{Pong: &protocol.Pong{}}},
 			&protocol.Frame{Kind: &protocol.Frame_Halted{Halted: &protocol.Halted{}}}, &protocol.Frame{Kind: &protocol.Frame_Trouble{Trouble: &protocol.Trouble{}}},
 			&protocol.Frame{Kind: &protocol.Frame_Token{Token: &protocol.Token{}}}, &protocol.Frame{Kind: &protocol.Frame_Fail{Fail: &protocol.Fail{}}}, &protocol.Frame{})
+	case 11:
+		f.Kind = &protocol.Frame_Credit{Credit: &protocol.Credit{Rows: uint64(s.number())}}
 	default:
 		f.Kind = &protocol.Frame_Ping{Ping: &protocol.Ping{}}
 	}
@@ -383,6 +392,7 @@ func FuzzStageMachine(f *testing.F) {
 	seed := func(parts ...[]byte) {
 		f.Add(slices.Concat([]byte{0}, slices.Concat(parts...)))
 		f.Add(slices.Concat([]byte{1}, slices.Concat(parts...))) // he does not read what he is dialled for
+		f.Add(slices.Concat([]byte{2}, slices.Concat(parts...))) // he is of the version before
 	}
 	// In the order in which the script is read; epochs and numbers by their place in its lists.
 	on := func(stream byte, frame ...byte) []byte { return append([]byte{24 + 8*stream + 4}, frame...) }
@@ -415,7 +425,8 @@ func FuzzStageMachine(f *testing.F) {
 		synctest.Test(t, func(t *testing.T) {
 			a := newArena(t, dir)
 			s := script(raw)
-			a.deaf = s.next()%2 == 1
+			kind := s.next()
+			a.deaf, a.old = kind&1 > 0, kind&2 > 0
 			prompt, n := []int32{3, 1, 4, 1, 5, 9}, 12
 			begin := time.Now()
 			told := make(chan struct{})
@@ -431,7 +442,7 @@ func FuzzStageMachine(f *testing.F) {
 			if took := time.Since(begin); took > 5*time.Minute {
 				t.Errorf("it took %s", took)
 			}
-			time.Sleep(10 * time.Second) // silence and last words
+			time.Sleep(45 * time.Second) // silence, last words, and what is kept safe from those beyond their share
 			for i, s := range a.stages {
 				if st := s.Status(); st.Sessions != 0 || st.KVFree != fuzzKV {
 					t.Errorf("stage %d still holds %+v", i, st)

@@ -30,12 +30,15 @@ func (s *Stage) loop() {
 		}
 		for s.ctx.Err() == nil {
 			s.doOps()
-			batch, dead := s.gather()
+			batch, dead, yield := s.gather()
 			for _, sess := range dead {
 				s.release(sess)
 				close(sess.gone)
 			}
-			if len(batch) == 0 {
+			for _, sess := range yield {
+				sess.fail(s.busy("the stage is full, and others need the room of this session"))
+			}
+			if len(batch)+len(yield) == 0 {
 				break
 			}
 			if batch = s.constrain(batch); len(batch) > 0 {
@@ -61,9 +64,11 @@ func (s *Stage) doOps() {
 }
 
 // gather takes the ready steps, and the sessions that have ended. Decodes come
-// first, then prefill chunks, of each kind the one that has waited longest; all
-// together are no more rows than a pass may have.
-func (s *Stage) gather() (batch []work, dead []*session) {
+// first, then prefill chunks; all together are no more rows than a pass may
+// have. Of each kind the groups take turns, and within a group the one comes
+// first that has waited longest. Who lacks KV cells waits; yield are those who
+// are to go so that others can.
+func (s *Stage) gather() (batch []work, dead, yield []*session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var decodes, prefills []*session
@@ -71,27 +76,38 @@ func (s *Stage) gather() (batch []work, dead []*session) {
 		switch {
 		case sess.ended:
 			dead = append(dead, sess)
-		case len(sess.pending) == 0 || sess.replaying || !sess.client.room() || sess.next != nil && !sess.next.room():
+		case !sess.ready():
 		case sess.pending[0].rows == 1:
 			decodes = append(decodes, sess)
 		default:
 			prefills = append(prefills, sess)
 		}
 	}
-	byTurn := func(a, b *session) int { return cmp.Compare(a.pending[0].turn, b.pending[0].turn) }
-	slices.SortFunc(decodes, byTurn)
-	slices.SortFunc(prefills, byTurn)
+	s.takeTurns(decodes)
+	s.takeTurns(prefills)
 	decodes = decodes[:min(len(decodes), s.convoy())]
 	rows, most := 0, s.cfg.MaxBatch
 	if len(decodes) > 0 { // a long chunk would keep them all waiting
 		most = min(most, len(decodes)+mixedRows)
 	}
+	now := time.Now()
+	var starved []*session
 	for _, sess := range append(decodes, prefills...) {
 		st := sess.pending[0]
 		if rows+st.rows > most {
 			continue
 		}
+		if !s.grow(sess, st.base+st.rows, now) {
+			starved = append(starved, sess)
+			continue
+		}
 		sess.pending = sess.pending[1:]
+		s.left(st)
+		s.takes++
+		s.served[sess.group] = s.takes
+		if len(sess.given) > 0 {
+			sess.sampled, sess.given = append(sess.sampled, sess.given...), nil
+		}
 		select {
 		case sess.room <- struct{}{}:
 		default:
@@ -99,7 +115,31 @@ func (s *Stage) gather() (batch []work, dead []*session) {
 		batch = append(batch, work{sess: sess, step: st, at: rows})
 		rows += st.rows
 	}
-	return batch, dead
+	if s.starved = len(starved) > 0; s.starved && len(dead) == 0 {
+		yield = s.relieve(starved, now)
+	}
+	return batch, dead, yield
+}
+
+// ready says that a step waits, and that there is room for what comes of it.
+// Called with stage.mu held.
+func (sess *session) ready() bool {
+	return len(sess.pending) > 0 && !sess.replaying && sess.client.room() && (sess.next == nil || sess.next.room())
+}
+
+// takeTurns puts sessions with a ready step in the order of their turns: the
+// first of each group, then the second of each, and so on, of each round the
+// groups first that were served longest ago. Called with mu held.
+func (s *Stage) takeTurns(list []*session) {
+	slices.SortFunc(list, func(a, b *session) int { return cmp.Compare(a.pending[0].turn, b.pending[0].turn) })
+	round, seen := make(map[*session]int, len(list)), map[string]int{}
+	for _, sess := range list {
+		round[sess] = seen[sess.group]
+		seen[sess.group]++
+	}
+	slices.SortFunc(list, func(a, b *session) int {
+		return cmp.Or(cmp.Compare(round[a], round[b]), cmp.Compare(s.served[a.group], s.served[b.group]), cmp.Compare(a.pending[0].turn, b.pending[0].turn))
+	})
 }
 
 // mixedRows is how many rows of prefill go along with decodes: one chunk.
@@ -225,7 +265,7 @@ func (s *Stage) run(batch []work) (*Result, error) {
 // count takes note of a step that was computed. Called with mu held.
 func (s *Stage) count(w work, now time.Time) {
 	sess := w.sess
-	sess.computed = w.step.base + w.step.rows
+	sess.computed, sess.worked = w.step.base+w.step.rows, now
 	again := sess.decoding
 	if sess.decoding = w.step.rows == 1; sess.decoding && again {
 		s.stats.lap(now.Sub(sess.lap))
@@ -301,12 +341,15 @@ func (s *Stage) forward(w work, x []float32) {
 	stale := sess.ended || sess.epoch != w.step.epoch
 	next, has := sess.next, max(0, sess.forward-w.step.base)
 	s.mu.Unlock()
-	if stale || next == nil || has >= w.step.rows {
+	if stale || next == nil {
 		return
 	}
-	sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
-		Epoch: w.step.epoch, Base: uint32(w.step.base + has), Rows: uint32(w.step.rows - has), Codec: codec, Sample: w.step.sample,
-	}}}, rows[has*sess.buf.row:], w.step.phase())
+	for at := has; at < w.step.rows; at += protocol.MaxLinkRows {
+		end := min(at+protocol.MaxLinkRows, w.step.rows)
+		sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
+			Epoch: w.step.epoch, Base: uint32(w.step.base + at), Rows: uint32(end - at), Codec: codec, Sample: w.step.sample && end == w.step.rows,
+		}}}, rows[at*sess.buf.row:end*sess.buf.row], w.step.phase())
+	}
 }
 
 func (s *Stage) token(w work, d Drawn, compute time.Duration) {
@@ -354,5 +397,5 @@ func (sess *session) send(to *sender, f *protocol.Frame, payload []byte, phase P
 		sess.fail(asError(err))
 		return
 	}
-	to.push(b, phase)
+	to.push(outgoing{frame: b, phase: phase, kind: kindOf(f), rows: uint64(f.GetStep().GetRows())})
 }

@@ -71,7 +71,7 @@ func TestObserver(t *testing.T) {
 	if refused != nil {
 		t.Fatal(refused)
 	}
-	if !sess.take(&protocol.Step{Rows: 3, Tokens: []int32{1, 2, 3}, Sample: true}, nil) {
+	if !sess.take(&protocol.Step{Rows: 3, Tokens: []int32{1, 2, 3}, Sample: true}, nil, nil) {
 		t.Fatal("the step was not taken")
 	}
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {

@@ -7,11 +7,11 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -26,7 +26,7 @@ func (idle) CopyPrefix(int, int, int32) error            { return nil }
 // nobody is where no peer can be reached.
 type nobody struct{}
 
-func (nobody) OpenStage(context.Context, peer.ID, []multiaddr.Multiaddr) (Stream, error) {
+func (nobody) OpenStage(context.Context, peer.ID, []byte) (Stream, error) {
 	return nil, errors.New("nobody is there")
 }
 
@@ -39,6 +39,7 @@ func (sink) Close() error                  { return nil }
 func (sink) Reset() error                  { return nil }
 func (sink) SetDeadline(t time.Time) error { return nil }
 func (s sink) Peer() peer.ID               { return s.from }
+func (sink) Protocol() string              { return protocol.StageID }
 
 func open(tokens int, id byte) *protocol.Open {
 	return &protocol.Open{
@@ -49,7 +50,7 @@ func open(tokens int, id byte) *protocol.Open {
 
 func newStage(t *testing.T) *Stage {
 	s := New(Config{
-		Model: cid.Undef, Span: protocol.Span{From: 0, To: 4}, Blocks: 4, Width: 8, Vocab: 100,
+		Model: protocol.ModelKey(cid.Undef), Span: protocol.Span{From: 0, To: 4}, Blocks: 4, Width: 8, Vocab: 100,
 		KVTokens: 1000, MaxSeqs: 3, MaxBatch: 128, MaxContext: 600, Silence: time.Minute, Dir: t.TempDir(),
 	}, idle{}, nobody{})
 	t.Cleanup(func() { s.Close(errors.New("the test is over")) })
@@ -148,44 +149,50 @@ func TestFormatRefused(t *testing.T) {
 	}
 }
 
-// TestAdmission: KV tokens and slots are what a session costs, and come back
-// when it ends; who finds no room is told when to come again.
+// TestAdmission: KV tokens and slots are what a session costs, by what it will
+// probably use, and come back when it ends; who finds no room is told when to
+// come again.
 func TestAdmission(t *testing.T) {
-	s := newStage(t)
-	admit := func(tokens int, id byte) (*session, *protocol.Error) {
-		sess, _, refused := s.admit(open(tokens, id), sink{"a"})
-		return sess, refused
-	}
-	first, refused := admit(600, 1)
-	if refused != nil {
-		t.Fatal(refused)
-	}
-	if _, refused = admit(401, 2); refused == nil || refused.Code != protocol.Code_CODE_BUSY || refused.RetryAfter <= 0 {
-		t.Errorf("401 tokens where 400 are free: %v", refused)
-	}
-	if _, refused = admit(10, 1); refused == nil || refused.Code != protocol.Code_CODE_BAD_REQUEST {
-		t.Errorf("a session that is open already: %v", refused)
-	}
-	for id := byte(3); id < 5; id++ {
-		if _, refused = admit(10, id); refused != nil {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t)
+		admit := func(tokens, begun int, id byte) (*session, *protocol.Error) {
+			o := open(tokens, id)
+			o.Prefix = make([]uint64, begun/protocol.PrefixBlock)
+			sess, _, refused := s.admit(o, sink{"a"})
+			return sess, refused
+		}
+		first, refused := admit(600, 0, 1) // its first block, and half of the rest
+		if refused != nil || s.Status().KVFree != 1000-32-284 {
+			t.Fatal(refused, s.Status())
+		}
+		if _, refused = admit(600, 512, 2); refused != nil || s.Status().KVFree != 1000-32-284-544-28 {
+			t.Fatal(refused, s.Status())
+		}
+		if _, refused = admit(300, 0, 3); refused == nil || refused.Code != protocol.Code_CODE_BUSY || refused.RetryAfter <= 0 {
+			t.Errorf("166 tokens where 112 are free: %v", refused)
+		}
+		if _, refused = admit(10, 0, 1); refused == nil || refused.Code != protocol.Code_CODE_BAD_REQUEST {
+			t.Errorf("a session that is open already: %v", refused)
+		}
+		if _, refused = admit(10, 0, 4); refused != nil {
 			t.Fatal(refused)
 		}
-	}
-	if _, refused = admit(10, 5); refused == nil || refused.Code != protocol.Code_CODE_BUSY {
-		t.Errorf("a fourth session where three have slots: %v", refused)
-	}
-	first.end(nil)
-	<-first.gone
-	if st := s.Status(); st.Sessions != 2 || st.KVFree != 980 {
-		t.Errorf("after one has ended: %+v", st)
-	}
-	if _, refused = admit(600, 6); refused != nil {
-		t.Errorf("what came free is not given: %v", refused)
-	}
-	s.Drain(true)
-	if _, refused = admit(10, 7); refused == nil || refused.Code != protocol.Code_CODE_DRAINING {
-		t.Errorf("a node that drains: %v", refused)
-	}
+		if _, refused = admit(10, 0, 5); refused == nil || refused.Code != protocol.Code_CODE_BUSY {
+			t.Errorf("a fourth session where three have slots: %v", refused)
+		}
+		first.end(nil)
+		<-first.gone
+		if st := s.Status(); st.Sessions != 2 || st.KVFree != 1000-544-28-10 {
+			t.Errorf("after one has ended: %+v", st)
+		}
+		if _, refused = admit(300, 0, 6); refused != nil {
+			t.Errorf("what came free is not given: %v", refused)
+		}
+		s.Drain(true)
+		if _, refused = admit(10, 0, 7); refused == nil || refused.Code != protocol.Code_CODE_DRAINING {
+			t.Errorf("a node that drains: %v", refused)
+		}
+	})
 }
 
 // TestGather: decodes go before prefill, one chunk goes along with them, and who
@@ -207,7 +214,7 @@ func TestGather(t *testing.T) {
 	}
 	s.mu.Unlock()
 	order := func() (out []int) {
-		batch, _ := s.gather()
+		batch, _, _ := s.gather()
 		at := 0
 		for _, w := range batch {
 			if w.at != at {

@@ -1,6 +1,9 @@
 package stage
 
 import (
+	"slices"
+	"time"
+
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/protocol"
@@ -11,6 +14,8 @@ import (
 // and goes when its room is needed: it counts as free.
 type kept struct {
 	client peer.ID
+	group  string
+	since  time.Time
 	codec  protocol.TensorCodec
 	prefix []uint64
 	tokens int // a multiple of protocol.PrefixBlock
@@ -55,23 +60,74 @@ func (s *Stage) Kept(client peer.ID, prefix []uint64) int {
 	return best
 }
 
-// evict gives up ended sessions' beginnings, the oldest first, until there is
-// a free slot and so many KV tokens. False: there is not enough. Called with mu
-// held.
-func (s *Stage) evict(tokens int) bool {
-	for s.kvUsed+s.kvKept+tokens > s.cfg.KVTokens || len(s.free) == 0 {
-		if len(s.kept) == 0 {
-			return false
+// mayEvict says that an applicant may have a kept beginning given up: beyond
+// its own share only its own, what is older, and what others keep beyond theirs.
+// Called with mu held.
+func (s *Stage) mayEvict(k *kept, a applicant, beyond bool, keeps map[string]*holding, now time.Time) bool {
+	share := s.share()
+	return !beyond || k.group == a.group || now.Sub(k.since) > keptTime ||
+		keeps[k.group].slots > share.slots || keeps[k.group].cells > share.cells
+}
+
+// keeps sums up what is kept, by group. Called with mu held.
+func (s *Stage) keeps() map[string]*holding {
+	keeps := map[string]*holding{}
+	for _, k := range s.kept {
+		if keeps[k.group] == nil {
+			keeps[k.group] = &holding{}
 		}
-		k := s.kept[0]
-		s.take(k)
-		s.ops = append(s.ops, op{run: func() error { return s.engine.Remove(k.seq, 0) }})
-		s.free = append(s.free, k.seq) // the loop runs ops before any pass
-		if k.buf != nil {
-			k.buf.close()
+		keeps[k.group].add(k.tokens)
+	}
+	return keeps
+}
+
+// evictable is how many slots and cells an applicant can have of what is kept.
+// Called with mu held.
+func (s *Stage) evictable(a applicant, beyond bool, now time.Time) (slots, cells int) {
+	keeps := s.keeps()
+	for _, k := range s.kept {
+		if s.mayEvict(k, a, beyond, keeps, now) {
+			keeps[k.group].slots--
+			keeps[k.group].cells -= k.tokens
+			slots++
+			cells += k.tokens
 		}
 	}
-	return true
+	return slots, cells
+}
+
+// evict gives up ended sessions' beginnings, the oldest first, until there are
+// the free slot and the cells that an applicant needs at once. False: there
+// is not enough. Called with mu held.
+func (s *Stage) evict(a applicant, now time.Time) bool {
+	full := func() bool { return s.kvUsed+s.kvKept+a.first > s.cfg.KVTokens || len(s.free) < a.slots }
+	if !full() {
+		return true
+	}
+	groups, _, _ := s.claims(now)
+	beyond, keeps := s.beyond(groups, a, now), s.keeps()
+	for _, k := range slices.Clone(s.kept) {
+		if !full() {
+			return true
+		}
+		if !s.mayEvict(k, a, beyond, keeps, now) {
+			continue
+		}
+		keeps[k.group].slots--
+		keeps[k.group].cells -= k.tokens
+		s.giveUp(k)
+	}
+	return !full()
+}
+
+// giveUp forgets a kept beginning. Called with mu held.
+func (s *Stage) giveUp(k *kept) {
+	s.take(k)
+	s.ops = append(s.ops, op{run: func() error { return s.engine.Remove(k.seq, 0) }})
+	s.free = append(s.free, k.seq) // the loop runs ops before any pass
+	if k.buf != nil {
+		k.buf.close()
+	}
 }
 
 // take takes a kept beginning off the list. Called with mu held.
@@ -103,15 +159,10 @@ func (s *Stage) keep(sess *session) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := &kept{client: sess.peer, codec: sess.open.Codec, prefix: prefix[:n/protocol.PrefixBlock], tokens: n, seq: sess.seq, buf: sess.buf}
+	k := &kept{client: sess.peer, group: sess.group, since: time.Now(), codec: sess.open.Codec, prefix: prefix[:n/protocol.PrefixBlock], tokens: n, seq: sess.seq, buf: sess.buf}
 	for _, old := range append([]*kept(nil), s.kept...) { // what the new one contains
 		if old.client == k.client && old.codec == k.codec && old.tokens <= n && protocol.SharedPrefix(old.prefix, k.prefix) == old.tokens {
-			s.take(old)
-			s.ops = append(s.ops, op{run: func() error { return s.engine.Remove(old.seq, 0) }})
-			s.free = append(s.free, old.seq)
-			if old.buf != nil {
-				old.buf.close()
-			}
+			s.giveUp(old)
 		}
 	}
 	s.kept = append(s.kept, k)

@@ -3,12 +3,16 @@ package stage
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 const (
 	maxQueued  = 32               // frames that wait for a socket
+	queueBytes = 2 << 20          // in them, and as much again as the last of them has
 	writeStall = 30 * time.Second // a socket that takes nothing for so long is lost
 	lastWords  = 5 * time.Second  // to write what is queued when the session ends
 )
@@ -23,6 +27,10 @@ type sender struct {
 	mu       sync.Mutex
 	stream   Stream // nil until start
 	queue    []outgoing
+	bytes    int  // in the queue
+	limited  bool // rows go by the successor's credit
+	credit   uint64
+	rows     uint64 // sent, of those
 	wake     chan struct{}
 	took     chan struct{} // capacity 1: a frame left the full queue
 	finished bool          // no more frames; close when the queue is empty
@@ -33,7 +41,43 @@ type sender struct {
 type outgoing struct {
 	frame  []byte
 	phase  Phase
+	kind   kind
+	rows   uint64 // of a step
 	queued time.Time
+}
+
+// kind of a frame of which only the last one waits: a client that does not read
+// makes nothing grow.
+type kind uint8
+
+const (
+	each kind = iota // all of them wait
+	pong
+	halted
+	leaving
+	lostPredecessor
+	lostSuccessor
+	credits
+)
+
+func kindOf(f *protocol.Frame) kind {
+	switch k := f.Kind.(type) {
+	case *protocol.Frame_Pong:
+		return pong
+	case *protocol.Frame_Halted:
+		return halted
+	case *protocol.Frame_Credit:
+		return credits
+	case *protocol.Frame_Trouble:
+		switch {
+		case k.Trouble.Code == protocol.Code_CODE_DRAINING:
+			return leaving
+		case k.Trouble.Successor:
+			return lostSuccessor
+		}
+		return lostPredecessor
+	}
+	return each
 }
 
 // newSender makes a sender for a stream that is there, or, with nil, for one
@@ -41,22 +85,24 @@ type outgoing struct {
 func newSender(st Stream, onLoss func(error), onRoom func(), onSent func(Phase, time.Duration)) *sender {
 	s := &sender{onLoss: onLoss, onRoom: onRoom, onSent: onSent, wake: make(chan struct{}, 1), took: make(chan struct{}, 1)}
 	if st != nil {
-		s.start(st, nil)
+		s.start(st, nil, false)
 	}
 	return s
 }
 
 // start begins to write to st: first the given frame, if any, then the queue.
-func (s *sender) start(st Stream, first []byte) {
+// With limited, rows wait for grant.
+func (s *sender) start(st Stream, first []byte, limited bool) {
 	s.mu.Lock()
 	if s.dead || s.finished && len(s.queue) == 0 {
 		s.mu.Unlock()
 		_ = st.Reset()
 		return
 	}
-	s.stream = st
+	s.stream, s.limited = st, limited
 	if first != nil {
 		s.queue = append([]outgoing{{frame: first}}, s.queue...)
+		s.bytes += len(first)
 	}
 	s.mu.Unlock()
 	go s.run(st)
@@ -66,14 +112,25 @@ func (s *sender) start(st Stream, first []byte) {
 func (s *sender) room() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.queue) < maxQueued
+	return s.roomy()
+}
+
+// roomy is called with mu held.
+func (s *sender) roomy() bool { return len(s.queue) < maxQueued && s.bytes < queueBytes }
+
+// grant lets so many rows go in all.
+func (s *sender) grant(rows uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.credit = max(s.credit, rows)
+	s.poke()
 }
 
 // waitRoom waits until another frame may be pushed; false if none may ever be.
 func (s *sender) waitRoom(ctx context.Context) bool {
 	for {
 		s.mu.Lock()
-		over, room := s.dead || s.finished, len(s.queue) < maxQueued
+		over, room := s.dead || s.finished, s.roomy()
 		s.mu.Unlock()
 		if over || room {
 			return !over
@@ -87,13 +144,23 @@ func (s *sender) waitRoom(ctx context.Context) bool {
 }
 
 // push queues a frame. It never waits; the loop asks room first.
-func (s *sender) push(frame []byte, phase Phase) {
+func (s *sender) push(o outgoing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.dead || s.finished {
 		return
 	}
-	s.queue = append(s.queue, outgoing{frame, phase, time.Now()})
+	if o.kind != each {
+		s.queue = slices.DeleteFunc(s.queue, func(old outgoing) bool {
+			if old.kind == o.kind {
+				s.bytes -= len(old.frame)
+			}
+			return old.kind == o.kind
+		})
+	}
+	o.queued = time.Now()
+	s.queue = append(s.queue, o)
+	s.bytes += len(o.frame)
 	s.poke()
 }
 
@@ -128,7 +195,7 @@ func (s *sender) giveUp() bool {
 	inUse := !s.dead && !s.finished
 	s.dead = true
 	st := s.stream
-	s.queue = nil
+	s.queue, s.bytes = nil, 0
 	s.poke()
 	s.mu.Unlock()
 	select {
@@ -141,31 +208,45 @@ func (s *sender) giveUp() bool {
 	return inUse
 }
 
-func (s *sender) run(st Stream) {
+// next waits for the frame whose turn it is. room: the queue was full until it
+// was taken. none: there is none any more.
+func (s *sender) next(st Stream) (out outgoing, last, room, none bool) {
 	for {
 		s.mu.Lock()
-		if s.dead {
+		waits := len(s.queue) == 0 || s.limited && s.queue[0].rows > 0 && s.rows+s.queue[0].rows > s.credit
+		switch {
+		case s.dead:
 			s.mu.Unlock()
-			return
-		}
-		if len(s.queue) == 0 {
-			finished := s.finished
+			return out, false, false, true
+		case waits && s.finished: // rows that nobody has asked for are lost with the session
 			s.mu.Unlock()
-			if finished {
-				if err := st.Close(); err != nil {
-					_ = st.Reset()
-				}
-				return
+			if st.Close() != nil {
+				_ = st.Reset()
 			}
+			return out, false, false, true
+		case waits:
+			s.mu.Unlock()
 			<-s.wake
 			continue
 		}
-		out := s.queue[0]
-		s.queue = s.queue[1:]
-		full, finished := len(s.queue) == maxQueued-1, s.finished
+		full := !s.roomy()
+		out, s.queue = s.queue[0], s.queue[1:]
+		s.bytes -= len(out.frame)
+		s.rows += out.rows
+		last, room = s.finished, full && s.roomy()
 		s.mu.Unlock()
+		return out, last, room, false
+	}
+}
+
+func (s *sender) run(st Stream) {
+	for {
+		out, last, room, none := s.next(st)
+		if none {
+			return
+		}
 		limit := writeStall
-		if finished {
+		if last {
 			limit = lastWords
 		}
 		_ = st.SetDeadline(time.Now().Add(limit))
@@ -178,7 +259,7 @@ func (s *sender) run(st Stream) {
 		if out.phase != control {
 			s.onSent(out.phase, time.Since(out.queued))
 		}
-		if full {
+		if room {
 			select {
 			case s.took <- struct{}{}:
 			default:

@@ -3,30 +3,38 @@ package stage
 import (
 	"bufio"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// openTime is how long a stream may take to say what it is for, and a Link to
-// wait for its Open.
-const openTime = 15 * time.Second
+const (
+	firstTime = 5 * time.Second  // for a stream to say what it is for
+	openTime  = 15 * time.Second // for a Link to wait for its Open
+)
 
 // Server hands the streams of protocol.StageID to the stages of this node.
 type Server struct {
-	log *slog.Logger
+	log     *slog.Logger
+	trusted func(peer.ID) bool
+	held    held
 
 	mu     sync.Mutex
 	stages []*Stage
 }
 
-// NewServer makes a server without stages.
-func NewServer(log *slog.Logger) *Server { return &Server{log: log} }
+// NewServer makes a server without stages. What trusted peers send is not
+// counted before they have a session; nil: nobody is trusted.
+func NewServer(log *slog.Logger, trusted func(peer.ID) bool) *Server {
+	return &Server{log: log, trusted: trusted}
+}
 
 // Add begins to hand streams to a stage.
 func (v *Server) Add(s *Stage) {
@@ -51,25 +59,39 @@ func (v *Server) Stages() []*Stage {
 
 // Serve serves one stream to its end.
 func (v *Server) Serve(st Stream) {
-	_ = st.SetDeadline(time.Now().Add(openTime))
-	r := bufio.NewReaderSize(st, 32<<10)
-	f, _, err := protocol.ReadFrame(r, 0)
+	_ = st.SetDeadline(time.Now().Add(firstTime))
+	hold := v.held.open(st)
+	defer hold.release()
+	limits := protocol.Limits{Header: protocol.MaxFirst, Take: hold.take}
+	if v.trusted != nil && v.trusted(st.Peer()) {
+		limits.Take = nil
+	} else if hold.take(streamBuffer) != nil {
+		_ = st.Reset()
+		return
+	}
+	r := bufio.NewReaderSize(st, streamBuffer)
+	f, _, err := protocol.ReadFrameWithin(r, limits)
 	if err != nil {
+		var full *protocol.Error
+		if errors.As(err, &full) {
+			refuse(st, full)
+			return
+		}
 		_ = st.Reset()
 		return
 	}
 	_ = st.SetDeadline(time.Time{})
 	switch k := f.Kind.(type) {
 	case *protocol.Frame_Open:
-		v.serveClient(st, r, k.Open)
+		v.serveClient(st, r, k.Open, hold)
 	case *protocol.Frame_Link:
-		v.serveLink(st, r, k.Link)
+		v.serveLink(st, r, k.Link, hold)
 	default:
 		refuse(st, protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "a stage stream begins with Open or Link"))
 	}
 }
 
-func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open) {
+func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold *hold) {
 	s, e := v.stageFor(o)
 	if e != nil {
 		refuse(st, e)
@@ -80,6 +102,7 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open) {
 		refuse(st, e)
 		return
 	}
+	hold.release()
 	s.mu.Lock()
 	client := sess.client
 	s.mu.Unlock()
@@ -104,7 +127,7 @@ func (v *Server) stageFor(o *protocol.Open) (*Stage, *protocol.Error) {
 }
 
 // serveLink finds the session that a predecessor's link belongs to.
-func (v *Server) serveLink(st Stream, r *bufio.Reader, l *protocol.Link) {
+func (v *Server) serveLink(st Stream, r *bufio.Reader, l *protocol.Link, hold *hold) {
 	if len(l.Session) != 16 {
 		_ = st.Reset()
 		return
@@ -116,12 +139,13 @@ func (v *Server) serveLink(st Stream, r *bufio.Reader, l *protocol.Link) {
 		_ = st.Reset()
 		return
 	}
-	linked, ok := sess.link(sess.ctx, st, l)
+	linked, in, ok := sess.link(sess.ctx, st, l)
 	if !ok {
 		_ = st.Reset()
 		return
 	}
-	sess.readLink(linked, r)
+	hold.release()
+	sess.readLink(linked, in, r)
 	_ = st.Reset()
 }
 

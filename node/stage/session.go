@@ -6,13 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -30,7 +28,8 @@ type step struct {
 	base     int
 	rows     int
 	sample   bool
-	truncate bool // forget positions >= base first
+	link     *inflow // that brought it; nil: none with credits
+	truncate bool    // forget positions >= base first
 	tokens   []int32
 	hidden   []float32
 }
@@ -42,7 +41,11 @@ type session struct {
 	open     *protocol.Open
 	peer     peer.ID // the client
 	seq      int
-	reserved int // KV tokens
+	reserved int    // its length at most, tokens
+	born     uint64 // its number at the stage: the higher, the younger
+	group    string
+	trusted  bool
+	expected int // cells that it will probably use
 	ctx      context.Context
 	cancel   context.CancelFunc
 	gone     chan struct{} // KV is free again
@@ -69,7 +72,11 @@ type session struct {
 	forward   int  // positions from here on are sent to the successor
 	replaying bool // the successor is being brought up to date
 	pending   []*step
+	cells     int       // KV cells taken: for positions, computed or ahead
+	stepped   bool      // a step has come
+	worked    time.Time // when one came or was computed last
 	ended     bool
+	given     []int32   // by Resume, of the answer, for the loop to append
 	prefix    []uint64  // hashes of what the session begins with
 	buf       *replay   // what was sent on; nil at the last stage
 	computing bool      // a pass with rows of it is under way
@@ -89,6 +96,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
 	}
 	sess.tally.opened = time.Now()
+	sess.worked = sess.tally.opened
 	sess.heard.Store(sess.tally.opened)
 	if o.Sampling != nil {
 		sess.sampled = append(sess.sampled, o.Sampling.Sampled...)
@@ -126,7 +134,8 @@ func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *
 // halt begins an epoch: what waits is dropped, links are over. Called with
 // stage.mu held.
 func (sess *session) halt(epoch uint64) {
-	sess.epoch, sess.halted, sess.pending = epoch, true, nil
+	sess.epoch, sess.halted = epoch, true
+	sess.drop()
 	sess.unlink()
 	if sess.next != nil {
 		sess.next.drop()
@@ -163,6 +172,11 @@ func (sess *session) resume(r *protocol.Resume) error {
 		return fmt.Errorf("positions %d-%d cannot be replayed", from, at)
 	case r.Stages < 1 || r.Stages > protocol.MaxStages || r.Stages > 1 && r.Next == nil:
 		return errors.New("resume without a successor")
+	case !inVocabulary(r.Sampled, s.cfg.Vocab):
+		return errors.New("a token of the answer is not in the vocabulary")
+	}
+	if sess.computed == 0 { // else the client has come back, and they are known
+		sess.given = r.Sampled
 	}
 	sess.halted, sess.linkEpoch, sess.prev, sess.stages = false, r.Epoch, r.Prev, int(r.Stages)
 	sess.length, sess.truncate, sess.forward = at, true, from
@@ -202,12 +216,8 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 			out.lost(err)
 			return
 		}
-		out.start(st, link)
-		// The successor says nothing on this stream; what can be read is its loss.
-		go func() {
-			_, err := io.Copy(io.Discard, st)
-			out.lost(errors.Join(err, io.EOF))
-		}()
+		out.start(st, link, withCredits(st))
+		go readCredits(st, out)
 		if from < to {
 			sess.replay(out, epoch, from, to)
 		}
@@ -221,13 +231,7 @@ func (sess *session) dial(next *protocol.Hop) (Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the successor's peer ID: %w", err)
 	}
-	var addrs []multiaddr.Multiaddr
-	for _, b := range next.Addrs {
-		if a, err := multiaddr.NewMultiaddrBytes(b); err == nil {
-			addrs = append(addrs, a)
-		}
-	}
-	return sess.stage.dial.OpenStage(ctx, id, addrs)
+	return sess.stage.dial.OpenStage(ctx, id, next.Offer)
 }
 
 // replay sends positions again, as prefill chunks; the loop passes the session
@@ -299,13 +303,13 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 		s := sess.stage
 		s.mu.Lock()
 		sess.ended = true
-		sess.pending = nil
+		sess.drop()
 		client, next := sess.client, sess.next
 		sess.unlink()
 		s.mu.Unlock()
 		if e != nil {
 			if b, err := protocol.AppendFrame(nil, e.Fail(), nil); err == nil {
-				client.push(b, control)
+				client.push(outgoing{frame: b})
 			}
 		}
 		client.finish()
@@ -341,10 +345,12 @@ func (sess *session) queuedRows() int {
 // readClient serves the client's stream after its Open, to its end. A stream
 // that breaks does not end the session: its client has a moment to come back.
 func (sess *session) readClient(st Stream, r *bufio.Reader) {
+	limits := protocol.Limits{Header: sess.longestFrame()}
 	for {
-		f, _, err := protocol.ReadFrame(r, 0)
+		f, _, err := protocol.ReadFrameWithin(r, limits)
 		if errors.Is(err, protocol.ErrFrame) && sess.current(st) {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", err))
+			return // the stream is closed when the client has been told
 		}
 		if err != nil || !sess.current(st) {
 			_ = st.Reset()
@@ -355,7 +361,7 @@ func (sess *session) readClient(st Stream, r *bufio.Reader) {
 		case *protocol.Frame_Step:
 			if !sess.stage.cfg.first() {
 				err = errors.New("only the first stage takes steps from the client")
-			} else if !sess.take(k.Step, nil) {
+			} else if !sess.take(k.Step, nil, nil) {
 				return
 			}
 		case *protocol.Frame_Ping:
@@ -377,6 +383,13 @@ func (sess *session) readClient(st Stream, r *bufio.Reader) {
 			return
 		}
 	}
+}
+
+// longestFrame is what the session's client may need for one frame: for each
+// token of the session its ID and its part of a prefix hash, and besides a step
+// or an offer.
+func (sess *session) longestFrame() int {
+	return 16<<10 + (5+8/protocol.PrefixBlock+1)*sess.reserved
 }
 
 // current says that a stream is the one that the client uses now.
@@ -403,9 +416,7 @@ func (sess *session) pong() {
 	p := &protocol.Pong{Epoch: sess.epoch, Length: uint32(sess.computed), Waiting: uint32(sess.queuedRows()), Computing: sess.computing, Passes: uint64(s.stats.passes.Load())}
 	client := sess.client
 	s.mu.Unlock()
-	if client.room() {
-		sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Pong{Pong: p}}, nil, control)
-	}
+	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Pong{Pong: p}}, nil, control)
 }
 
 // takeHalt answers a Halt.
@@ -429,25 +440,35 @@ func (sess *session) takeHalt(h *protocol.Halt) error {
 }
 
 // link makes a predecessor's stream the session's, or says that it is not its.
-func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (linked context.Context, ok bool) {
+func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (linked context.Context, in *inflow, ok bool) {
 	s := sess.stage
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if sess.ended || sess.halted || sess.linkEpoch != l.Epoch || sess.linked > l.Epoch || !bytes.Equal(sess.prev, []byte(st.Peer())) {
-		return nil, false
+		return nil, nil, false
 	}
 	sess.linked = l.Epoch + 1 // no second link in this epoch
 	ctx, unlink := context.WithCancel(ctx)
 	sess.unlink = unlink
 	context.AfterFunc(ctx, func() { _ = st.Reset() })
-	return ctx, true
+	if withCredits(st) {
+		in = &inflow{sess: sess, back: newSender(st, func(error) {}, func() {}, sess.sent)}
+		s.credit(in)
+	}
+	return ctx, in, true
 }
 
-// readLink serves the predecessor's stream after its Link.
-func (sess *session) readLink(linked context.Context, r *bufio.Reader) {
-	limit := 4 * protocol.MaxRows * sess.stage.cfg.Width
+// readLink serves the predecessor's stream after its Link. One with credits is
+// always read: what was granted has room.
+func (sess *session) readLink(linked context.Context, in *inflow, r *bufio.Reader) {
+	rows := protocol.MaxRows
+	if in != nil {
+		rows = protocol.MaxLinkRows
+		defer in.back.drop()
+	}
+	limits := protocol.Limits{Header: 8 << 10, Payload: 4 * rows * sess.stage.cfg.Width}
 	for {
-		f, payload, err := protocol.ReadFrame(r, limit)
+		f, payload, err := protocol.ReadFrameWithin(r, limits)
 		if err != nil {
 			if linked.Err() != nil {
 				return
@@ -463,16 +484,20 @@ func (sess *session) readLink(linked context.Context, r *bufio.Reader) {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "unexpected frame from the predecessor"))
 			return
 		}
-		if !sess.take(k.Step, payload) {
+		if !sess.take(k.Step, payload, in) {
 			return
 		}
 	}
 }
 
-// take checks a step and queues it, waiting for room. False: the session is
-// over.
-func (sess *session) take(p *protocol.Step, payload []byte) bool {
+// take checks a step and queues it, and on a link without credits waits for
+// room. False: the session is over.
+func (sess *session) take(p *protocol.Step, payload []byte, in *inflow) bool {
 	st, err := sess.parse(p, payload)
+	if err == nil && in != nil {
+		st.link = in
+		err = sess.stage.came(in, st.rows)
+	}
 	if err != nil {
 		sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", err))
 		return false
@@ -529,20 +554,23 @@ func (sess *session) queue(st *step) (bool, error) {
 	defer s.mu.Unlock()
 	switch {
 	case sess.ended || st.epoch < sess.epoch || sess.halted:
+		s.left(st)
 		return true, nil // of a past epoch: dropped
 	case st.epoch > sess.epoch:
 		if st.base > sess.length {
 			return false, fmt.Errorf("epoch %d begins at position %d, where the session has %d", st.epoch, st.base, sess.length)
 		}
-		sess.epoch, sess.length, sess.pending, sess.truncate = st.epoch, st.base, nil, true
+		sess.drop()
+		sess.epoch, sess.length, sess.truncate = st.epoch, st.base, true
 	case st.base != sess.length:
 		return false, fmt.Errorf("a step at position %d, where %d was due", st.base, sess.length)
-	case len(sess.pending) >= maxPending && !s.cfg.first():
+	case st.link == nil && !s.cfg.first() && (len(sess.pending) >= maxPending || sess.queuedRows() >= s.window()):
 		return false, nil // tokens are small, and their number is bounded: a client is never kept waiting
 	}
 	st.truncate, sess.truncate = sess.truncate, false
 	s.turn++
 	st.turn, st.queued = s.turn, time.Now()
+	sess.stepped, sess.worked = true, st.queued
 	sess.length += st.rows
 	sess.pending = append(sess.pending, st)
 	return true, nil

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalnet/shoal/protocol"
@@ -81,11 +81,16 @@ type Stream interface {
 	Reset() error
 	SetDeadline(time.Time) error
 	Peer() peer.ID
+	Protocol() string // protocol.StageID or an older one
 }
 
-// Dialer opens streams to successors.
+// Dialer opens streams to successors. A client names them, so where they are is
+// taken from their own signed offers and nowhere else.
 type Dialer interface {
-	OpenStage(ctx context.Context, p peer.ID, addrs []multiaddr.Multiaddr) (Stream, error)
+	// OpenStage opens a stream to a peer that is connected, known, or reached at
+	// the addresses of its offer: an envelope that nobody has looked into yet,
+	// empty if there is none.
+	OpenStage(ctx context.Context, p peer.ID, offer []byte) (Stream, error)
 }
 
 // Config of one served span.
@@ -95,17 +100,19 @@ type Config struct {
 	Blocks     int // of the model
 	Width      int // of a hidden state
 	Vocab      int
-	KVTokens   int           // KV cells, shared by all sessions
-	MaxSeqs    int           // sessions at once
-	MaxBatch   int           // rows a pass
-	MaxContext int           // longest session, tokens
-	Row        time.Duration // one row through the span in a full pass; 0: unknown
-	Idle       time.Duration // a session without a step for so long is freed; 0: two minutes
-	Silence    time.Duration // one whose client says nothing for so long, too; 0: a second
-	Replay     int64         // bytes of memory for replay buffers; 0: 64 MiB
-	Dir        string        // for what exceeds that; "": the system's temporary one
-	Formats    Formats       // of answers; nil: sessions that ask for one are refused
-	Observer   Observer      // may be nil
+	KVTokens   int                  // KV cells, shared by all sessions
+	MaxSeqs    int                  // sessions at once
+	MaxBatch   int                  // rows a pass
+	MaxContext int                  // longest session, tokens
+	Row        time.Duration        // one row through the span in a full pass; 0: unknown
+	Idle       time.Duration        // a session without a step for so long is freed; 0: two minutes
+	Silence    time.Duration        // one whose client says nothing for so long, too; 0: a second
+	Replay     int64                // bytes of memory for replay buffers; 0: 64 MiB
+	Dir        string               // for what exceeds that; "": the system's temporary one
+	Formats    Formats              // of answers; nil: sessions that ask for one are refused
+	Group      func(peer.ID) string // names those who share with a peer what one peer may have; nil: nobody does
+	Trusted    func(peer.ID) bool   // the operator's own; nil: nobody
+	Observer   Observer             // may be nil
 	Log        *slog.Logger
 }
 
@@ -131,12 +138,17 @@ type Stage struct {
 	sessions map[key]*session
 	arrived  chan struct{} // closed and replaced whenever a Link may have found its session
 	free     []int         // sequence slots
-	kvUsed   int           // tokens reserved
+	kvUsed   int           // cells that sessions have taken
 	kept     []*kept       // beginnings of sessions that have ended, the oldest first
 	kvKept   int           // tokens in them
 	ops      []op          // for the loop to do before the next pass, in this order
 	draining bool
-	turn     uint64 // steps queued so far: who waits longest comes first
+	turn     uint64               // steps queued so far: who waits longest comes first
+	born     uint64               // sessions so far
+	takes    uint64               // steps taken so far
+	served   map[string]uint64    // by group of those that have sessions: the last of these
+	struck   map[string]time.Time // groups that opened a session and did not begin, and when
+	starved  bool                 // some session waits for cells
 }
 
 // op is something that only the loop may do, between two passes.
@@ -187,7 +199,7 @@ func New(cfg Config, engine Engine, dial Dialer) *Stage {
 	s := &Stage{
 		cfg: cfg, engine: engine, dial: dial, ctx: ctx, cancel: cancel,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
-		sessions: map[key]*session{}, arrived: make(chan struct{}),
+		sessions: map[key]*session{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{},
 	}
 	s.budget.left.Store(cfg.Replay)
 	s.budget.dir = cfg.Dir
@@ -210,9 +222,23 @@ func (s *Stage) listen() {
 		case now := <-tick.C:
 			s.meter(now)
 			for _, sess := range s.all() {
+				s.mu.Lock()
+				overdue := sess.overdue(now)
+				if overdue {
+					s.strike(sess.group, now)
+				}
+				s.mu.Unlock()
 				if now.Sub(sess.heard.Load().(time.Time)) > s.cfg.Silence {
 					sess.endAs("silent", nil)
+				} else if overdue {
+					sess.fail(protocol.Errorf(protocol.Code_CODE_TIMEOUT, "the session was opened, and nothing came"))
 				}
+			}
+			s.mu.Lock()
+			starved := s.starved
+			s.mu.Unlock()
+			if starved { // who works may have become idle
+				s.poke()
 			}
 		}
 	}
@@ -288,28 +314,35 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		return nil, 0, refused
 	}
 	k := key{[16]byte(o.Session), o.Index}
+	a := s.applicant(client.Peer())
 	s.mu.Lock()
 	if old := s.sessions[k]; old != nil {
 		s.mu.Unlock()
 		return old.comeBack(o, client)
 	}
-	total := int(o.MaxTokensTotal)
-	switch {
-	case s.ctx.Err() != nil:
-		refused = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this span is no longer served here")
-	case s.draining:
-		refused = protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving; ask another")
+	a.slots, a.need, a.first = 1, expected(o), min(int(o.MaxTokensTotal), ahead)
+	if refused = s.closed(); refused == nil && !s.makeRoom(a) {
+		s.stats.refused.Add(1)
+		refused = s.busy("no room for this session: its KV, or the number of sessions, is taken")
+	}
+	if refused == nil { // others may have come meanwhile
+		refused = s.closed()
+	}
+	if old := s.sessions[k]; old != nil {
+		s.mu.Unlock()
+		return old.comeBack(o, client)
 	}
 	if refused != nil {
 		s.mu.Unlock()
 		return nil, 0, refused
 	}
-	from := s.findPrefix(client.Peer(), o.Codec, o.Prefix, total-1)
+	from := s.findPrefix(client.Peer(), o.Codec, o.Prefix, int(o.MaxTokensTotal)-1)
 	if from.ended != nil { // so that it is not given up for its own successor
 		s.take(from.ended)
 		s.free = append(s.free, from.ended.seq)
 	}
-	if !s.evict(total) {
+	a.first = min(int(o.MaxTokensTotal), from.tokens+ahead)
+	if !s.evict(a, time.Now()) {
 		if from.ended != nil {
 			s.free = s.free[:len(s.free)-1]
 			s.kept = append(s.kept, from.ended)
@@ -317,8 +350,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		}
 		s.mu.Unlock()
 		s.stats.refused.Add(1)
-		return nil, 0, &protocol.Error{Code: protocol.Code_CODE_BUSY, RetryAfter: s.stats.retryAfter(),
-			Message: "no room for this session: all KV tokens are reserved"}
+		return nil, 0, s.busy("no room for this session: all KV is taken")
 	}
 	if from.ended != nil { // its own slot, whatever was freed since
 		i := slices.Index(s.free, from.ended.seq)
@@ -326,8 +358,11 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	}
 	seq := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
-	s.kvUsed += total
 	sess = newSession(s, k, o, client, seq)
+	sess.group, sess.trusted, sess.expected, sess.cells = a.group, a.trusted, a.need, a.first
+	s.kvUsed += sess.cells
+	s.born++
+	sess.born = s.born
 	sess.format = format
 	s.sessions[k] = sess
 	s.mu.Unlock()
@@ -342,6 +377,17 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		sess.connect(o.Next, 0, 0)
 	}
 	return sess, kept, nil
+}
+
+// closed says why no session is taken. Called with mu held.
+func (s *Stage) closed() *protocol.Error {
+	switch {
+	case s.ctx.Err() != nil:
+		return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this span is no longer served here")
+	case s.draining:
+		return protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving; ask another")
+	}
+	return nil
 }
 
 // wakeLinks has those look again who wait for the session of their Link.
@@ -432,14 +478,14 @@ func checkSampling(p *protocol.Sampling, vocab int) error {
 	case len(p.StopIds) > 1024 || len(p.History) > 4096:
 		return errors.New("too many stop tokens, or too long a history")
 	}
-	for _, list := range [][]int32{p.History, p.Sampled} {
-		for _, id := range list {
-			if id < 0 || int(id) >= vocab {
-				return errors.New("a token of the history is not in the vocabulary")
-			}
-		}
+	if !inVocabulary(p.History, vocab) || !inVocabulary(p.Sampled, vocab) {
+		return errors.New("a token of the history is not in the vocabulary")
 	}
 	return nil
+}
+
+func inVocabulary(ids []int32, vocab int) bool {
+	return !slices.ContainsFunc(ids, func(id int32) bool { return id < 0 || int(id) >= vocab })
 }
 
 // release gives a session's KV back, once; what is worth keeping of it stays
@@ -455,7 +501,10 @@ func (s *Stage) release(sess *session) {
 	}
 	s.mu.Lock()
 	delete(s.sessions, sess.key)
-	s.kvUsed -= sess.reserved
+	s.kvUsed -= sess.cells
+	if !slices.ContainsFunc(slices.Collect(maps.Values(s.sessions)), func(x *session) bool { return x.group == sess.group }) {
+		delete(s.served, sess.group)
+	}
 	if !kept {
 		s.free = append(s.free, sess.seq)
 	}

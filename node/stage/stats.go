@@ -37,7 +37,7 @@ type mark struct {
 type Status struct {
 	Sessions     int
 	QueuedRows   int
-	KVFree       int
+	KVFree       int           // tokens that no session has taken or will probably need
 	TokensPerS   float64       // decode rows of the last ten seconds
 	DecodePass   time.Duration // moving average; 0: none yet
 	Opened       int64
@@ -65,7 +65,8 @@ func (s *Stage) Load() Load {
 // meter brings the load up to date.
 func (s *Stage) meter(now time.Time) {
 	s.mu.Lock()
-	share := max(float64(s.kvUsed)/float64(s.cfg.KVTokens), float64(len(s.sessions))/float64(s.cfg.MaxSeqs))
+	_, _, all := s.claims(now)
+	share := max(float64(all.cells)/float64(s.cfg.KVTokens), float64(all.slots)/float64(s.cfg.MaxSeqs))
 	s.mu.Unlock()
 	t := &s.stats
 	t.mu.Lock()
@@ -159,7 +160,8 @@ func (t *stats) retryAfter() time.Duration {
 // Status tells the stage's load.
 func (s *Stage) Status() Status {
 	s.mu.Lock()
-	st := Status{Sessions: len(s.sessions), KVFree: s.cfg.KVTokens - s.kvUsed, KVKept: s.kvKept}
+	_, _, all := s.claims(time.Now())
+	st := Status{Sessions: len(s.sessions), KVFree: max(0, s.cfg.KVTokens-all.cells), KVKept: s.kvKept}
 	for _, sess := range s.sessions {
 		st.QueuedRows += sess.queuedRows()
 	}
