@@ -47,7 +47,8 @@ var streamsOf = map[libprotocol.ID]struct{ peer, all int }{
 	// A client has a stream for each session and stage, and a stage one for
 	// each link: 32 sessions over four spans of one node, and their links, are
 	// 256. QUIC's own bound is as high.
-	protocol.StageID: {256, 4096},
+	protocol.StageID:  {256, 4096},
+	protocol.StageID1: {256, 4096},
 	// A fetch has three streams with each peer: several fetches at once.
 	protocol.LeavesID: {32, 2048},
 	bitswapID:         {32, 2048},

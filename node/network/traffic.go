@@ -29,7 +29,7 @@ type counter map[string]*struct{ sent, received atomic.Uint64 }
 func newCounter() counter {
 	c := counter{}
 	for _, p := range []string{
-		protocol.StageID, protocol.OffersID, protocol.StatusID, kadID, bitswapID, otherProtocols,
+		protocol.StageID, protocol.StageID1, protocol.OffersID, protocol.StatusID, kadID, bitswapID, otherProtocols,
 	} {
 		c[p] = &struct{ sent, received atomic.Uint64 }{}
 	}
