@@ -42,17 +42,19 @@ func framed(t *testing.T, f *protocol.Frame) []byte {
 	return b
 }
 
-func ask(t *testing.T, st net.Conn, f *protocol.Frame) *protocol.Frame {
+// opened is a stream of a session of 100 tokens that the stage has accepted.
+func opened(t *testing.T, s *Stage, v *Server, as peer.ID) net.Conn {
 	t.Helper()
-	t.Helper()
-	if _, err := st.Write(framed(t, f)); err != nil {
+	o := open(100, 1)
+	o.Model = s.cfg.Model.Bytes()
+	st := dial(t, v, as)
+	if _, err := st.Write(framed(t, &protocol.Frame{Kind: &protocol.Frame_Open{Open: o}})); err != nil {
 		t.Fatal(err)
 	}
-	got, _, err := protocol.ReadFrame(bufio.NewReader(st), 0)
-	if err != nil {
-		t.Fatal(err)
+	if f, _, err := protocol.ReadFrame(bufio.NewReader(st), 0); err != nil || f.GetOpened() == nil {
+		t.Fatalf("%s is told %v, %v", as, f, err)
 	}
-	return got
+	return st
 }
 
 // Frames that are announced and not sent take no more than their budget, for
@@ -82,11 +84,7 @@ func TestHalfSentFrames(t *testing.T) {
 		if total > maxHeld || total < maxHeld/2 {
 			t.Errorf("%d bytes are held, where %d may be", total, maxHeld)
 		}
-		honest := open(100, 1)
-		honest.Model = s.cfg.Model.Bytes()
-		if f := ask(t, dial(t, v, "honest"), &protocol.Frame{Kind: &protocol.Frame_Open{Open: honest}}); f.GetOpened() == nil {
-			t.Errorf("an honest peer is told %v", f)
-		}
+		opened(t, s, v, "honest")
 		time.Sleep(firstTime)
 		synctest.Wait()
 		v.held.mu.Lock()
@@ -132,12 +130,7 @@ func TestUnreadControl(t *testing.T) {
 		s := newStage(t)
 		v := NewServer(nil, nil)
 		v.Add(s)
-		o := open(100, 1)
-		o.Model = s.cfg.Model.Bytes()
-		st := dial(t, v, "a")
-		if f := ask(t, st, &protocol.Frame{Kind: &protocol.Frame_Open{Open: o}}); f.GetOpened() == nil {
-			t.Fatal(f)
-		}
+		st := opened(t, s, v, "a")
 		const floods = 30_000
 		for i := range uint64(floods) {
 			b := append(framed(t, &protocol.Frame{Kind: &protocol.Frame_Halt{Halt: &protocol.Halt{Epoch: i + 1}}}), framed(t, &protocol.Frame{Kind: &protocol.Frame_Ping{Ping: &protocol.Ping{}}})...)
@@ -177,12 +170,7 @@ func TestClientFrameBounds(t *testing.T) {
 		s := newStage(t)
 		v := NewServer(nil, nil)
 		v.Add(s)
-		o := open(100, 1)
-		o.Model = s.cfg.Model.Bytes()
-		st := dial(t, v, "a")
-		if f := ask(t, st, &protocol.Frame{Kind: &protocol.Frame_Open{Open: o}}); f.GetOpened() == nil {
-			t.Fatal(f)
-		}
+		st := opened(t, s, v, "a")
 		_, _ = st.Write(binary.AppendUvarint(nil, 64<<10))
 		f, _, err := protocol.ReadFrame(bufio.NewReader(st), 0)
 		if err != nil || f.GetFail().GetCode() != protocol.Code_CODE_BAD_REQUEST {

@@ -325,8 +325,11 @@ func TestOvercommitted(t *testing.T) {
 				case f.GetFail() != nil:
 					ended[f.GetFail().Code.Name()]++
 				}
-				if s.kvUsed > s.cfg.KVTokens {
-					t.Fatalf("%d cells are taken", s.kvUsed)
+				s.mu.Lock()
+				used := s.kvUsed
+				s.mu.Unlock()
+				if used > s.cfg.KVTokens {
+					t.Fatalf("%d cells are taken", used)
 				}
 			}
 		}

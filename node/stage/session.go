@@ -385,12 +385,10 @@ func (sess *session) readClient(st Stream, r *bufio.Reader) {
 	}
 }
 
-// longestFrame is what the session's client may need for one frame: for each
-// token of the session its ID and its part of a prefix hash, and besides a step
-// or an offer.
-func (sess *session) longestFrame() int {
-	return 16<<10 + (5+8/protocol.PrefixBlock+1)*sess.reserved
-}
+// longestFrame is what the session's client may need for one frame: a step or an
+// offer, and of Ping and Resume for each token its ID and its part of a prefix
+// hash, six bytes at most.
+func (sess *session) longestFrame() int { return 16<<10 + 6*sess.reserved }
 
 // current says that a stream is the one that the client uses now.
 func (sess *session) current(st Stream) bool {
