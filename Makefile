@@ -125,7 +125,8 @@ vuln:
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-# Every fuzz test for FUZZTIME each.
+# Every fuzz test for FUZZTIME each. An input that is new is made smaller for a
+# minute, unless told otherwise, and nothing else is tried meanwhile.
 fuzz:
 	@for pkg in $$($(GO) list ./...); do \
 		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \

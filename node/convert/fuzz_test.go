@@ -48,8 +48,8 @@ func FuzzDirectory(f *testing.F) {
 	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	f.Add([]byte(`{"architectures":["LlamaForCausalLM"],"hidden_size":8,"num_hidden_layers":1,"num_attention_heads":1,"rope_parameters":{"rope_theta":1,"rope_type":"linear"}}`), []byte(`{"model":{"type":"BPE","vocab":{"a":0}},"pre_tokenizer":{"type":"ByteLevel","use_regex":true,"add_prefix_space":false}}`), []byte(`{"weight_map":{"a":"b.safetensors"}}`))
 	f.Add([]byte(`{"architectures":["Qwen3ForCausalLM"],"text_config":{"hidden_size":8}}`), []byte(`{"post_processor":{"type":"Sequence","processors":[null,{"type":"TemplateProcessing","single":[{}]}]}}`), []byte(`{}`))
+	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, conf, tok, index []byte) {
-		dir := t.TempDir()
 		for name, raw := range map[string][]byte{"config.json": conf, "tokenizer.json": tok, indexName: index} {
 			if err := os.WriteFile(filepath.Join(dir, name), raw, 0o600); err != nil {
 				t.Fatal(err)

@@ -88,11 +88,8 @@ func (l *ledger) of(name string) *Account {
 }
 
 // worth is what a source gave, in bytes, of which half fades in a month without
-// it. Who only took is worth nothing, and neither is a liar.
+// it.
 func (a *Account) worth(now time.Time) float64 {
-	if a.Bad.After(now) {
-		return 0
-	}
 	return float64(a.Taken) * math.Exp2(-float64(max(0, now.Sub(a.Seen)))/float64(fades))
 }
 

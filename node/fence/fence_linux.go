@@ -49,9 +49,9 @@ func Up(rules Rules) *Report {
 	r := &Report{}
 	r.say("environment", true, "")
 	abi, err := ll.LandlockGetABIVersion()
-	why := fmt.Sprintf("this kernel's Landlock is version %d", abi)
+	why := fmt.Sprintf("Landlock is here of version %d", abi)
 	if err != nil || abi < 1 {
-		abi, why = 0, "this kernel has no Landlock, or does not use it (lsm= of its command line)"
+		abi, why = 0, "Landlock is not here, or not used by this kernel"
 	}
 	pinned, _ = unix.Open("/proc/self", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err := landlock.V11.BestEffort().Restrict(rules.paths()...); err != nil {
@@ -62,7 +62,7 @@ func Up(rules Rules) *Report {
 	calls := denyCalls(rules.Sockets)
 	r.sockets, r.memory = rules.Sockets, rules.Memory
 
-	r.say("files", abi >= 3, why+", and 3 is needed to keep files from being cut short")
+	r.say("files", abi >= 3, why+"; from 3 on it also keeps files from being cut short")
 	r.say("network", calls == nil, text(calls))
 	r.say("programs", calls == nil, text(calls))
 	r.say("signals", calls == nil || abi >= 6, text(calls))
@@ -125,9 +125,15 @@ func noCore() error {
 	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 }
 
-// boundMemory bounds what this process has for itself.
+// boundMemory bounds what this process has for itself, or leaves a bound that is
+// closer.
 func boundMemory(bytes int64) error {
-	return unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: uint64(bytes), Max: uint64(bytes)})
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_DATA, &now); err != nil {
+		return err
+	}
+	most := min(uint64(bytes), now.Max)
+	return unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: min(most, now.Cur), Max: most})
 }
 
 // Settle says that all is loaded: the sockets that Rules.Sockets left go, and of

@@ -192,7 +192,7 @@ func FuzzJournal(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	m, err := s.Add(context.Background(), tiny, AddOptions{})
+	m, err := s.Add(context.Background(), smallFile(f), AddOptions{})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -202,13 +202,14 @@ func FuzzJournal(f *testing.F) {
 	f.Add(journal[:100], nodes[:5])
 	f.Add(appendRecord(appendRecord(nil, opDamaged, 1, 0), opHeld, 1, 0), nodes)
 	f.Add(append(bytes.Clone(journal), journal...), []byte{255, 255, 255, 255, 0, 0, 0, 0})
+	again := f.TempDir()
 	f.Fuzz(func(t *testing.T, journal, nodes []byte) {
 		at := scanJournal(bytes.NewReader(journal), func(int64, uint32, uint32, uint32) {})
 		if at > int64(len(journal)) || at%recordSize != 0 {
 			t.Fatalf("%d of %d bytes are good", at, len(journal))
 		}
 		_, shards := layShards(m.man)
-		fresh := &Model{id: m.id, man: m.man, raw: m.raw, dir: t.TempDir(), log: m.log, base: m.base, shards: shards,
+		fresh := &Model{id: m.id, man: m.man, raw: m.raw, dir: again, log: m.log, base: m.base, shards: shards,
 			nodes: map[cid.Cid][]byte{}, wanted: map[cid.Cid]bool{}, where: map[digest]place{}, twins: map[digest][]place{}}
 		writeInto(t, fresh.dir, "journal", journal)
 		writeInto(t, fresh.dir, "nodes", nodes)
@@ -228,10 +229,15 @@ func FuzzJournal(f *testing.F) {
 				t.Fatalf("shard %d: counts %d leaves and %d bytes, holds %d and %d", i, s.count, s.bytes, count, sum)
 			}
 		}
-		if err := fresh.close(); err != nil {
+		if err := fresh.closeFiles(); err != nil { // without waiting for the disk
 			t.Fatal(err)
 		}
 	})
+}
+
+// smallFile is a model of which little is to be read again and again.
+func smallFile(f *testing.F) string {
+	return writeFile(f, "small.gguf", synth(rand.New(rand.NewPCG(8, 8)), 1, 0.01))
 }
 
 // What a node knows of a model besides its manifest, as anybody may have
@@ -242,7 +248,7 @@ func FuzzRecord(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	m, err := s.Add(context.Background(), tiny, AddOptions{Pin: true})
+	m, err := s.Add(context.Background(), smallFile(f), AddOptions{Pin: true})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -55,26 +55,26 @@ func TestExamine(t *testing.T) {
 		"unreadable model":    {func(f *Facts) { f.Models[1].Err = "torn" }, "models", Bad, "torn", "shoal model pull --home /h m2"},
 		"damaged leaves":      {func(f *Facts) { f.Models[0].Damaged, f.Models[0].Leaves = []string{"block 2", "output"}, 3 }, "models", Bad, "3 damaged leaves", "shoal model verify --home /h --repair m"},
 		"disk full":           {func(f *Facts) { f.Home.Free = 1 << 20 }, "disk", Bad, "is full", "shoal model rm --home /h 'old one'"},
-		"disk full, all used": {func(f *Facts) { f.Home.Free, f.Models[1].Pinned = 1<<20, true }, "disk", Bad, "is full", "du -xh /h"},
-		"disk full, wanted":   {func(f *Facts) { f.Home.Free, f.Models[1].Wanted = 1<<20, true }, "disk", Bad, "is full", "du -xh /h"},
-		"disk full, by a node that does not answer": {func(f *Facts) {
+		"full, all pinned":    {func(f *Facts) { f.Home.Free, f.Models[1].Pinned = 1<<20, true }, "disk", Bad, "is full", "du -xh /h"},
+		"full, wanted":        {func(f *Facts) { f.Home.Free, f.Models[1].Wanted = 1<<20, true }, "disk", Bad, "is full", "du -xh /h"},
+		"disk low":            {func(f *Facts) { f.Home.Free = 500 << 20 }, "disk", Warn, "500 MiB", "model rm"},
+		"over the quota":      {func(f *Facts) { f.Health.Quota, f.Health.QuotaUsed = 1<<30, 2<<30 }, "disk", Bad, "quota", "shoal model gc --home /h"},
+		"quota reached":       {func(f *Facts) { f.Health.Quota, f.Health.QuotaUsed = 2<<30, 2<<30-1 }, "disk", Warn, "quota is reached", `echo 'quota = "4096MiB"' >> /h/config.toml && `},
+		"memory of others":    {func(f *Facts) { f.Machine.MemoryFree = 1 << 30 }, "memory", Warn, "other programs leave", "memory ="},
+		"a small container":   {func(f *Facts) { f.Machine.MemoryLimit = 2 << 30 }, "memory", Bad, "container", `'memory = "1024MiB"'`},
+		"no Landlock":         {func(f *Facts) { f.Status.Serving[0].Unfenced = []string{"files: no Landlock"} }, "fence", Warn, "not kept from files: no Landlock", "Linux 6.2"},
+		"a fence":             {func(f *Facts) { f.Status.Serving[0].Fence = []string{"files", "network"} }, "fence", OK, "files, network", ""},
+		"an engine lost":      {func(f *Facts) { f.Health.Engines = []api.Losses{{Name: "m", To: 4, Count: 1, Last: "exit status 2"}} }, "engine", Warn, "lost 1 times", "shoal --log-level info node"},
+		"again and again": {func(f *Facts) {
+			f.Health.Engines = []api.Losses{{Name: "m", To: 4, Count: 5, Last: "signal: killed", Killed: true}}
+		}, "engine", Bad, "memory is short", `'memory = "4096MiB"'`},
+		"full, not known": {func(f *Facts) {
 			f.Home.Free, f.Daemon.Answers, f.Status = 1<<20, false, &api.Status{Light: true}
 		}, "disk", Bad, "is full", "du -xh /h"},
-		"disk low":          {func(f *Facts) { f.Home.Free = 500 << 20 }, "disk", Warn, "500 MiB", "model rm"},
-		"over the quota":    {func(f *Facts) { f.Health.Quota, f.Health.QuotaUsed = 1<<30, 2<<30 }, "disk", Bad, "quota", "shoal model gc --home /h"},
-		"quota reached":     {func(f *Facts) { f.Health.Quota, f.Health.QuotaUsed = 2<<30, 2<<30-1 }, "disk", Warn, "quota is reached", `echo 'quota = "4096MiB"' >> /h/config.toml && `},
-		"memory of others":  {func(f *Facts) { f.Machine.MemoryFree = 1 << 30 }, "memory", Warn, "other programs leave", "memory ="},
-		"a small container": {func(f *Facts) { f.Machine.MemoryLimit = 2 << 30 }, "memory", Bad, "container", `'memory = "1024MiB"'`},
-		"no Landlock":       {func(f *Facts) { f.Status.Serving[0].Unfenced = []string{"files: no Landlock"} }, "fence", Warn, "not kept from files: no Landlock", "Linux 6.2"},
-		"a fence":           {func(f *Facts) { f.Status.Serving[0].Fence = []string{"files", "network"} }, "fence", OK, "files, network", ""},
 		"a fence, a GPU": {func(f *Facts) {
 			s := &f.Status.Serving[0]
 			s.Devices, s.Fence, s.Unfenced = []string{"CPU CPU", "CUDA GPU0"}, []string{"files"}, []string{"memory: no bound is set where a GPU may be used"}
 		}, "fence", OK, "files", ""},
-		"an engine lost": {func(f *Facts) { f.Health.Engines = []api.Losses{{Name: "m", To: 4, Count: 1, Last: "exit status 2"}} }, "engine", Warn, "lost 1 times", "shoal --log-level info node"},
-		"again and again": {func(f *Facts) {
-			f.Health.Engines = []api.Losses{{Name: "m", To: 4, Count: 5, Last: "signal: killed", Killed: true}}
-		}, "engine", Bad, "memory is short", `'memory = "4096MiB"'`},
 		"GPU, no backend":  {func(f *Facts) { f.Machine.GPUs = []GPU{{Name: "GPU 0", Backend: "cuda"}} }, "gpu", Warn, "no cuda backend", "contrib/accel"},
 		"GPU, no driver":   {func(f *Facts) { f.Machine.GPUs = []GPU{{Name: "GPU", Backend: "cuda", Driver: "sudo modprobe nvidia"}} }, "gpu", Warn, "driver", "sudo modprobe nvidia"},
 		"GPU, no leave":    {func(f *Facts) { f.Machine.GPUs = []GPU{{Name: "G", Backend: "hip", Library: true, Denied: "/dev/kfd"}} }, "gpu", Warn, "/dev/kfd", "sudo usermod -aG render ann"},
