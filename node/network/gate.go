@@ -406,26 +406,32 @@ func (g *gate) isFull(addrs []multiaddr.Multiaddr) bool {
 // machine's loopback or of a private network. Names are left out, since
 // resolving them is a request as well.
 func believable(teller network.Conn, addrs []multiaddr.Multiaddr) (out []multiaddr.Multiaddr) {
-	from, ok := netip.Addr{}, false
+	var from spot
 	if teller != nil && !teller.Stat().Limited {
-		var s spot
-		s, ok = spotOf(teller.RemoteMultiaddr())
-		from = s.at.Addr()
+		from, _ = spotOf(teller.RemoteMultiaddr())
 	}
-	_, lan := blockOf(from)
+	home, lan := blockOf(from.at.Addr())
+	far := map[string]int{} // those of the teller's own network first
 	for _, a := range addrs {
 		// Of one over a relay, it is the relay that is dialled.
-		near, _ := multiaddr.SplitFunc(a, func(c multiaddr.Component) bool { return c.Protocol().Code == multiaddr.P_CIRCUIT })
-		s, known := spotOf(near)
-		if !known || len(out) >= maxAddrs {
+		base, _ := multiaddr.SplitFunc(a, func(c multiaddr.Component) bool { return c.Protocol().Code == multiaddr.P_CIRCUIT })
+		s, ok := spotOf(base)
+		if !ok {
 			continue
 		}
-		ip := s.at.Addr()
-		if _, private := blockOf(ip); !private || ok && (from.IsLoopback() || lan && !ip.IsLoopback()) {
-			out = append(out, a)
+		block, private := blockOf(s.at.Addr())
+		switch {
+		case !private:
+			far[string(a.Bytes())] = 1
+		case !lan || s.at.Addr().IsLoopback() && !from.at.Addr().IsLoopback():
+			continue
+		case block != home: // as those of containers
+			far[string(a.Bytes())] = 2
 		}
+		out = append(out, a)
 	}
-	return out
+	slices.SortStableFunc(out, func(a, b multiaddr.Multiaddr) int { return far[string(a.Bytes())] - far[string(b.Bytes())] })
+	return out[:min(len(out), maxAddrs)]
 }
 
 // names resolves names that the operator gave, and no others: a stranger's

@@ -86,6 +86,10 @@ func TestBelievable(t *testing.T) {
 	for i := range 16 {
 		many = append(many, ma("/ip4/198.51.100.%d/tcp/4001", i))
 	}
+	mixed := append(many[:8:8], ma("/ip4/172.17.0.1/tcp/4001"), ma("/ip4/10.0.0.7/tcp/4001"))
+	if got := believable(connFrom{at: ma("/ip4/10.0.0.9/tcp/4001")}, mixed); !got[0].Equal(mixed[9]) {
+		t.Errorf("what is near comes first: %v", got)
+	}
 	if got := believable(nil, many); len(got) != maxAddrs {
 		t.Errorf("%d addresses of one peer", len(got))
 	}

@@ -52,8 +52,8 @@ type healthBoard struct {
 	failed  map[peer.ID]Unreached
 }
 
-// heard notes what libp2p finds out about this host's addresses.
-func (b *healthBoard) heard(e any) {
+// note takes what libp2p finds out about this host's addresses.
+func (b *healthBoard) note(e any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch e := e.(type) {

@@ -99,8 +99,9 @@ func (n *Network) dialAll(list []peer.AddrInfo) {
 	}
 }
 
-// places are peers to dial, in the order in which they are drawn: at random, but
-// so that each draw has some of each kind. Hearsay must not drown the others.
+// places are peers to dial, sixteen draws of them, in the order in which they are
+// drawn: at random, but so that each draw has some of each kind. Hearsay must not
+// drown the others.
 func (n *Network) places() (out []peer.AddrInfo) {
 	seen := map[peer.ID]bool{n.host.ID(): true}
 	for _, p := range n.host.Network().Peers() {
@@ -122,7 +123,8 @@ func (n *Network) places() (out []peer.AddrInfo) {
 		}
 	}
 	kinds[2] = kind(kinds[2])
-	return mix(kinds, []int{3, 3, 2})
+	out = mix(kinds, []int{3, 3, 2})
+	return out[:min(len(out), 16*drawn)]
 }
 
 // mix takes so many of each list by turns, until all are empty.

@@ -153,7 +153,7 @@ func New(cfg Config) (*Network, error) {
 			n.log.Warn("no discovery on the LAN", "error", err)
 		}
 	}
-	if err := n.watch([]any{new(event.EvtHostReachableAddrsChanged), new(event.EvtLocalReachabilityChanged)}, n.health.heard); err != nil {
+	if err := n.watch([]any{new(event.EvtHostReachableAddrsChanged), new(event.EvtLocalReachabilityChanged)}, n.health.note); err != nil {
 		n.log.Warn("whether others reach this node will not be known", "error", err)
 	}
 	for _, p := range boot {
@@ -317,8 +317,8 @@ func (n *Network) Dialling() []swarm.Option {
 
 // Believable leaves of the addresses that a peer tells of another those that
 // it can know anything of, eight at most; of "", where nobody in particular
-// tells, all without names. They are hearsay all the same: whether
-// they are dialled is decided when they are.
+// tells, those without names. They are hearsay all the same: whether they are
+// dialled is decided when it comes to that.
 func (n *Network) Believable(teller peer.ID, addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
 	if teller == "" { // as from the DHT
 		return withoutNames(addrs)

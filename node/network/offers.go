@@ -116,18 +116,16 @@ func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.offers.of(o.From)
-	if !o.Supersedes(old) {
-		if o.Seq != old.Seq {
-			return nil, protocol.ErrOfferOld
-		}
-		if w.met { // until now it was hearsay
-			n.offers.keep(w, most)
-		}
-		return old, nil
+	newer := o.Supersedes(old)
+	if !newer && o.Seq != old.Seq {
+		return nil, protocol.ErrOfferOld
 	}
-	if n.offers.keep(w, most) {
-		n.host.Peerstore().AddAddrs(o.From, n.Believable(teller, o.Addresses()), peerstore.RecentlyConnectedAddrTTL)
+	// The same again may be what was hearsay until now, or come from one who is
+	// closer to the peer.
+	if (newer || w.met) && !n.offers.keep(w, most) {
+		return o, nil
 	}
+	n.host.Peerstore().AddAddrs(o.From, n.Believable(teller, o.Addresses()), peerstore.RecentlyConnectedAddrTTL)
 	return o, nil
 }
 

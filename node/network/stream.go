@@ -155,7 +155,7 @@ func tidy(err error) error {
 	case errors.Is(err, network.ErrNoConn), errors.Is(err, network.ErrReset):
 		return errors.New("the connection broke")
 	}
-	if len(err.Error()) > 200 {
+	if len(err.Error()) > 200 || strings.Contains(err.Error(), "\n") {
 		return errors.New("it cannot be dialled at any of its addresses")
 	}
 	return err
