@@ -30,8 +30,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.date=$(DATE)
 RACE := ./node ./node/api ./node/exchange ./node/metrics ./node/network ./node/stage ./node/session ./node/store ./testnet/...
 FUZZTIME ?= 20s
 # Executions spent on making one new input short. Go's own measure is a minute an
-# input, and n bytes take n² executions: of longer inputs a target saw three.
-FUZZMIN ?= 1000x
+# input, and n bytes take n² executions: targets of longer inputs saw three, and
+# set a measure of their own now.
+FUZZMIN ?= 100x
 PROMTOOL := $(shell command -v promtool || echo "env CGO_ENABLED=0 $(GO) run -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0")
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VULNDB ?= https://vuln.go.dev

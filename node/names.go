@@ -121,15 +121,24 @@ func openNames(cfg *Config) (*names, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &names{Catalog: c, path: cfg.path(namesFile), of: map[string]string{}}
-	raw, err := os.ReadFile(s.path)
-	if err != nil && !os.IsNotExist(err) {
+	s := &names{Catalog: c, path: cfg.path(namesFile)}
+	s.of, err = readMeanings(s.path)
+	return s, err
+}
+
+func readMeanings(path string) (map[string]string, error) {
+	raw, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return map[string]string{}, nil
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err == nil && json.Unmarshal(raw, &s.of) != nil {
-		return nil, fmt.Errorf("%s, which remembers what names meant, is damaged; remove it to forget them", s.path)
+	var of map[string]string
+	if json.Unmarshal(raw, &of) != nil || of == nil { // null is no map
+		return nil, fmt.Errorf("%s, which remembers what names meant, is damaged; remove it to forget them", path)
 	}
-	return s, nil
+	return of, nil
 }
 
 // meaning is what an entry's name stands for, undefined if nobody knows yet.

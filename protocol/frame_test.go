@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -228,6 +229,7 @@ func TestTensorRange(t *testing.T) {
 // FuzzTensor: activations of any bytes are refused, or are as many finite numbers
 // as were asked for, which say the same when they are sent on.
 func FuzzTensor(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	x := []float32{0, 1, -1, 0.5, 65504, -1e-3, 1e-8}
 	for codec := range TensorCodec_name {
 		f.Add(AppendTensor(nil, TensorCodec(codec), x), codec, len(x))

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -130,6 +131,7 @@ func TestConfigRefused(t *testing.T) {
 // FuzzConfigFile: no configuration file does worse than being refused, by a
 // message that names the file.
 func FuzzConfigFile(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	raw, err := os.ReadFile(referenceFile)
 	if err != nil {
 		f.Fatal(err)

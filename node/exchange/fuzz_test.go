@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -68,6 +69,7 @@ func (a *answers) RoundTrip(req *http.Request) (*http.Response, error) {
 // FuzzOrigin: however a server answers, leaves come in their order, each of its
 // size, and of the file's bytes where the server told the truth.
 func FuzzOrigin(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	f.Add([]byte{200, 10, 3, 2, 0, 0})
 	f.Add([]byte{200, 0, 3, 2, 3, 0, 3, 0})
 	f.Add([]byte{200, 10, 3, 2, 5, 0, 0, 0, 0, 0, 3, 7})

@@ -3,6 +3,7 @@ package session_test
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -264,6 +265,7 @@ func amidVillains(t *testing.T, raw script, answer []int32) (*pipeline, amongVil
 // good time; what it gives is the right answer or the beginning of it, in order
 // and once, and whole where it says so; and good stages beside are free again.
 func FuzzClientMachine(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "100x") // else a minute for each new input
 	prompt, n := someTokens(3, 10), 12
 	want, err := newPipeline(f, 6).ask(f.Context(), prompt, n)
 	if err != nil {

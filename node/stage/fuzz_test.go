@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -388,6 +389,7 @@ func (a *arena) refuses() error {
 // computed out of turn, and soon after he has gone everything is free. Time is
 // virtual, and whoever waits for ever fails the test.
 func FuzzStageMachine(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "100x") // else a minute for each new input
 	dir := f.TempDir()
 	seed := func(parts ...[]byte) {
 		f.Add(slices.Concat([]byte{0}, slices.Concat(parts...)))

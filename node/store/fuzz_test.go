@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -87,6 +88,7 @@ func (s *shifty) RoundTrip(req *http.Request) (*http.Response, error) {
 // FuzzHTTP: however a server answers, what is read is one version of the file,
 // whole, or an error; and nobody is asked for ever.
 func FuzzHTTP(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	f.Add([]byte{40, 60, 1, 0, 0, 0, 2, 20, 0, 0, 2, 0})
 	f.Add([]byte{40, 40, 1, 0, 0, 0, 2, 20, 1, 0, 2, 0, 0, 0, 0, 0})
 	f.Add([]byte{40, 40, 0, 0, 0, 2, 20, 1, 2, 0})
@@ -127,6 +129,7 @@ func FuzzHTTP(f *testing.F) {
 // FuzzLayout: of whatever header a manifest is made, it describes the whole file,
 // and is one that everybody else takes.
 func FuzzLayout(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	raw := synth(rand.New(rand.NewPCG(1, 2)), 2, 1)
 	h, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))
 	if err != nil {

@@ -1,0 +1,53 @@
+package node
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// FuzzNames: whatever the home's files of names and catalogues hold, they are
+// refused with a word that names the file, or a name can be given a meaning, keeps
+// it when they are read again, and can lose it.
+func FuzzNames(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "100x") // else a minute for each new input
+	f.Add([]byte(`{"qwen3:8b":"bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"}`), []byte(`[{"key":"a","serial":3,"date":"2026-11-30"}]`))
+	f.Add([]byte(`{"qwen3:8b":"x"}`), []byte(`[]`))
+	f.Add([]byte(`null`), []byte(`null`))
+	f.Add([]byte(`[`), []byte(`{}`))
+	home := f.TempDir()
+	meant := protocol.ModelKey(cid.Undef)
+	f.Fuzz(func(t *testing.T, names, editions []byte) {
+		for name, raw := range map[string][]byte{namesFile: names, editionsFile: editions} {
+			if err := os.WriteFile(filepath.Join(home, name), raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := openNames(&Config{Home: home})
+		if err != nil {
+			if !strings.Contains(err.Error(), home) {
+				t.Fatalf("it is not said which file: %v", err)
+			}
+			return
+		}
+		e := s.Find("qwen3:8b")
+		s.meaning(e)
+		if err := s.remember(e, meant); err != nil {
+			t.Fatal(err)
+		}
+		again, err := readMeanings(s.path)
+		if err != nil || again[e.Name] != meant.String() || !s.meaning(e).Equals(meant) {
+			t.Fatalf("it means %s when it is read again (%v)", again[e.Name], err)
+		}
+		s.forget(meant)
+		if again, err = readMeanings(s.path); err != nil || again[e.Name] != "" || s.meaning(e).Defined() {
+			t.Fatalf("it is not forgotten (%v)", err)
+		}
+	})
+}
