@@ -443,7 +443,7 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 		d.Recoveries = append(d.Recoveries, apiRecovery(r))
 	}
 	if len(d.Recoveries) > 0 {
-		d.Route = apiHops(out.Route)
+		d.Route = g.route(out.Route)
 	}
 	if !g.stopped {
 		// What was held back cannot grow into a mark or a stop sequence any more.

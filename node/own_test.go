@@ -180,7 +180,8 @@ func TestOwnFirst(t *testing.T) {
 	for range 10 {
 		for _, n := range []*node.Node{own, friend} {
 			got, begin, _ := ask(t, n, request("Once upon a time", 0, 30))
-			if !slices.Equal(got, want) || len(begin.Route) != 1 || begin.Route[0].Peer != st.Peer {
+			trust := map[*node.Node]string{own: "own", friend: "trusted"}[n]
+			if !slices.Equal(got, want) || len(begin.Route) != 1 || begin.Route[0] != (api.Hop{Peer: st.Peer, From: 0, To: 8, Trust: trust}) {
 				t.Fatalf("%v over %v, want %v", got, begin.Route, want)
 			}
 		}

@@ -72,7 +72,26 @@ func (g *generation) way(hops []session.Hop) ([]api.Hop, []api.Cost) {
 		}
 		out = append(out, c)
 	}
-	return apiHops(hops), out
+	return g.route(hops), out
+}
+
+// route is a route with what this node has to do with its peers.
+func (g *generation) route(hops []session.Hop) []api.Hop {
+	out := apiHops(hops)
+	for i, h := range hops {
+		c, _ := g.costs.stage(h)
+		switch {
+		case h.Peer == g.n.net.Self():
+			out[i].Trust = "own"
+		case g.n.trusted(h.Peer):
+			out[i].Trust = "trusted"
+		case c.New:
+			out[i].Trust = "new"
+		default:
+			out[i].Trust = "known"
+		}
+	}
+	return out
 }
 
 // repair tells of a repair of the route, and has the stages that seem lost asked

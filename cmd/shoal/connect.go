@@ -195,7 +195,14 @@ func short(peer string) string {
 func routeText(hops []api.Hop) string {
 	var parts []string
 	for _, h := range hops {
-		parts = append(parts, fmt.Sprintf("%s %d-%d", short(h.Peer), h.From, h.To))
+		part := fmt.Sprintf("%s %d-%d", short(h.Peer), h.From, h.To)
+		switch h.Trust {
+		case "own":
+			part += " (this node)"
+		case "trusted", "new":
+			part += " (" + h.Trust + ")"
+		}
+		parts = append(parts, part)
 	}
 	return strings.Join(parts, " → ")
 }

@@ -48,7 +48,7 @@ func TestClientGenerate(t *testing.T) {
 		"cut":      {Raw: true, Prompt: "ååå", MaxTokens: 3},
 		"ids":      {Raw: true, PromptIDs: []int32{200, 65}, Sampling: Sampling{Logprobs: true, TopLogprobs: 3}},
 		"seed":     {Messages: []Message{{Role: "user", Content: "x"}}, Sampling: Sampling{Seed: new(uint64(math.MaxUint64)), Logprobs: true}},
-		"forced":   {Messages: []Message{{Role: "user", Content: "x"}}, Route: []Hop{{"z", 0, 8}}},
+		"forced":   {Messages: []Message{{Role: "user", Content: "x"}}, Route: []Hop{{Peer: "z", From: 0, To: 8}}},
 		"tools":    {Messages: []Message{{Role: "user", Content: "call weather"}}, Tools: []json.RawMessage{json.RawMessage(`{"type":"function","function":{"name":"weather"}}`)}, MustCall: true, OneCall: true, Think: "off"},
 		"no token": {Raw: true, Prompt: "x", Stop: []string{"x"}},
 	} {

@@ -22,7 +22,7 @@ func TestDecodeChat(t *testing.T) {
 			"max_tokens":5,"max_completion_tokens":7,"temperature":0,"top_p":0.5,"top_k":-1,"min_p":0.1,"repetition_penalty":1.1,"presence_penalty":-1,"frequency_penalty":2,
 			"seed":-1,"stop":["x","y"],"logprobs":true,"top_logprobs":20,"shoal":{"route":[{"peer":"p","from":0,"to":3},{"peer":"q","from":3,"to":9}],"max_stages":2}}`,
 			GenerateRequest{Model: "m", Messages: []Message{{Role: "system", Content: "be"}, {Role: "user", Content: "ab", Name: "eve"}, {Role: "assistant"}},
-				MaxTokens: 7, Stop: []string{"x", "y"}, Route: []Hop{{"p", 0, 3}, {"q", 3, 9}}, MaxStages: 2,
+				MaxTokens: 7, Stop: []string{"x", "y"}, Route: []Hop{{Peer: "p", From: 0, To: 3}, {Peer: "q", From: 3, To: 9}}, MaxStages: 2,
 				Sampling: Sampling{Temperature: &zero, TopP: 0.5, MinP: 0.1, RepeatPenalty: 1.1, PresencePenalty: -1, FrequencyPenalty: 2,
 					Seed: new(uint64(math.MaxUint64)), Logprobs: true, TopLogprobs: 20}}},
 		{"what clients send for nothing", `{"messages":[{"role":"user","content":"hi","tool_calls":[]}],"tools":[],"tool_choice":"auto","response_format":{"type":"text"},"logit_bias":{},

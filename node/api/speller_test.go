@@ -65,7 +65,7 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 	if len(prompt) > spellerContext {
 		return Errorf(TooLong, "the prompt has %d tokens: the model's context holds %d", len(prompt), spellerContext)
 	}
-	start := &Start{Model: spellerID, Name: "speller", PredictedRate: 100, PredictedTTFTMs: 2, Route: []Hop{{"peerA", 0, 4}, {"peerB", 4, 8}}}
+	start := &Start{Model: spellerID, Name: "speller", PredictedRate: 100, PredictedTTFTMs: 2, Route: []Hop{{Peer: "peerA", From: 0, To: 4}, {Peer: "peerB", From: 4, To: 8}}}
 	if req.Route != nil {
 		start.Route, start.Note = req.Route, "this route was forced"
 	}

@@ -116,6 +116,10 @@ type Hop struct {
 	Peer string `json:"peer"`
 	From int    `json:"from"`
 	To   int    `json:"to"`
+
+	// What the node has to do with the peer, in its answers: own, which is itself,
+	// trusted, known, or new.
+	Trust string `json:"trust,omitempty"`
 }
 
 // Cost is what a stage is predicted to add to the time of a token.

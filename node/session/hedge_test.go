@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,12 +24,16 @@ import (
 // compute and get on, and give so many tokens and no more.
 type tarpits struct {
 	dialer
-	gives  map[peer.ID]int
+	gives map[peer.ID]int
+
+	mu     sync.Mutex
 	opened map[peer.ID]int
 }
 
 func (d *tarpits) OpenStage(_ context.Context, p peer.ID, _ []multiaddr.Multiaddr) (session.Stream, error) {
+	d.mu.Lock()
 	d.opened[p]++
+	d.mu.Unlock()
 	honest, err := d.dial(p)
 	tokens, ok := d.gives[p]
 	if err != nil || !ok {
