@@ -50,6 +50,7 @@ var allowed = map[string][]string{
 	"node":                {"node/...", "protocol/...", "contrib/tinymodel"},
 
 	"testnet":          nil,
+	"testnet/hostile":  {"protocol"},
 	"testnet/link":     nil,
 	"testnet/sim":      {"testnet/link"},
 	"testnet/scenario": {"testnet", "testnet/link"},
