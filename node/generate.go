@@ -193,7 +193,9 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 	}
 	watch.encoded(modelLabel(m.Name()), len(g.ids))
 	g.prefix = protocol.AppendPrefix(nil, g.ids)
-	g.ownEnd = time.Now().Add(ownTime)
+	if !n.cfg.Fastest {
+		g.ownEnd = time.Now().Add(ownTime)
+	}
 	excluded := map[string]bool{}
 	var full error // a refusal for want of room
 	end, pause := time.Now().Add(roomTime), firstRoomPause

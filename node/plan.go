@@ -57,7 +57,7 @@ func (g *generation) plan(ctx context.Context, excluded map[string]bool) (r *rou
 	if n.standing.Due() {
 		turn = rand.IntN
 	}
-	r, where, err = g.choose(ctx, query{span: man.All(), excluded: excluded, anybody: len(req.Forced) > 0}, func(list []route.Candidate, links distances) (*route.Route, error) {
+	r, where, err = g.choose(ctx, query{span: man.All(), excluded: excluded, anybody: len(req.Forced) > 0, turn: turn != nil}, func(list []route.Candidate, links distances) (*route.Route, error) {
 		req.MaxTokens = g.limit
 		if g.req.MaxTokens <= 0 { // no limit was asked for: take what there is room for
 			req.MaxTokens = roomFor(list, len(g.ids), g.limit)
@@ -106,7 +106,7 @@ var errOwnSlow = errors.New("the route is over this node and those that it trust
 // second finds another route for an answer that is kept waiting. One that has not
 // left this node, and those that it trusts, is not taken to strangers for that.
 func (g *generation) second(ctx context.Context, gap session.Gap) (*session.Plan, error) {
-	own := !slices.ContainsFunc(gap.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) })
+	own := !g.n.cfg.Fastest && !slices.ContainsFunc(gap.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) })
 	r, where, err := g.around(ctx, gap)
 	if err != nil {
 		return nil, err
@@ -170,11 +170,12 @@ type query struct {
 	prefix   []uint64        // hashes of the prompt's beginnings
 	anybody  bool            // whoever is named by the caller may be asked
 	via      string          // a peer that must be asked; "": none
+	turn     bool            // newcomers are to be asked as well: it may be their turn
 }
 
 // How many peers are asked for their load where there are more, by what is known
 // of them, and how many besides at random; and if no route leads over these, how
-// many then. A stranger's offer is no reason to dial him.
+// many then.
 const (
 	askBest, askMost = 16, 64
 	askSome          = 4
@@ -183,7 +184,8 @@ const (
 // choose finds who serves the blocks, how loaded they are, how far from each
 // other, and how much of a prompt they have kept, and has a route picked. Who
 // does not answer is left out, and so are those excluded. Strangers are asked only
-// if there is no route without them: what is asked tells of the prompt.
+// if there is no route without them: what is asked tells of the prompt, and a
+// stranger's offer is no reason to dial him.
 func (n *Node) choose(ctx context.Context, q query, pick func([]route.Candidate, distances) (*route.Route, error)) (r *route.Route, where map[string]session.Hop, err error) {
 	covered := func(offers []*protocol.Offer) bool {
 		list, _ := n.candidates(offers, q.model)
@@ -191,20 +193,7 @@ func (n *Node) choose(ctx context.Context, q query, pick func([]route.Candidate,
 	}
 	list, where := n.candidates(n.net.Offers(ctx, q.model, covered), q.model)
 	list = slices.DeleteFunc(list, func(c route.Candidate) bool { return q.excluded[c.Peer] })
-	own := slices.DeleteFunc(slices.Clone(list), func(c route.Candidate) bool { return c.Trust == route.Stranger })
-	some, many := list, list
-	if !q.anybody {
-		some = shortlist(list, q, askBest)
-		many = shortlist(list, q, askMost)
-	}
-	var rounds [][]route.Candidate
-	if !q.anybody && q.via == "" && covers(own, q.span, nil) {
-		rounds = append(rounds, own)
-	}
-	if rounds = append(rounds, some); len(many) > len(some) {
-		rounds = append(rounds, many)
-	}
-	for _, asked := range rounds {
+	for _, asked := range rounds(list, q) {
 		links, silent := n.measure(ctx, asked, q.model, q.span, q.prefix)
 		asked = slices.DeleteFunc(asked, func(c route.Candidate) bool { return silent[c.Peer] })
 		if r, err = pick(route.Price(asked), links); err == nil || errors.Is(err, route.ErrOwnFull) {
@@ -212,6 +201,36 @@ func (n *Node) choose(ctx context.Context, q query, pick func([]route.Candidate,
 		}
 	}
 	return r, where, err
+}
+
+// rounds are those who are asked, one round after the other until there is a route:
+// one's own, if they cover the blocks; those who are known as well; the best; and
+// more of them.
+func rounds(list []route.Candidate, q query) (rounds [][]route.Candidate) {
+	if q.anybody {
+		return [][]route.Candidate{list}
+	}
+	priced := route.Price(list)
+	for _, ok := range []func(*route.Candidate) bool{
+		func(c *route.Candidate) bool { return c.Trust != route.Stranger },
+		func(c *route.Candidate) bool { return !c.New && !c.Shunned && !q.turn },
+	} {
+		var some []route.Candidate
+		for i := range list {
+			if ok(&priced[i]) {
+				some = append(some, list[i])
+			}
+		}
+		if q.via == "" && covers(some, q.span, nil) {
+			rounds = append(rounds, shortlist(some, q, askBest))
+		}
+	}
+	best := shortlist(list, q, askBest)
+	rounds = append(rounds, best)
+	if more := shortlist(list, q, askMost); len(more) > len(best) {
+		rounds = append(rounds, more)
+	}
+	return rounds
 }
 
 // shortlist are the candidates to be asked, best of them by what is known.
