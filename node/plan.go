@@ -92,7 +92,7 @@ const replanTime = 5 * time.Second
 
 // replan finds stages in place of lost ones.
 func (g *generation) replan(ctx context.Context, gap session.Gap) ([]session.Hop, error) {
-	r, where, err := g.around(ctx, gap)
+	r, where, err := g.around(ctx, gap, false)
 	if err != nil {
 		return nil, err
 	}
@@ -100,26 +100,19 @@ func (g *generation) replan(ctx context.Context, gap session.Gap) ([]session.Hop
 	return hopsOf(r, where), nil
 }
 
-// errOwnSlow says that a prompt stays where it is, however long that takes.
-var errOwnSlow = errors.New("the route is over this node and those that it trusts")
-
 // second finds another route for an answer that is kept waiting. One that has not
 // left this node, and those that it trusts, is not taken to strangers for that.
 func (g *generation) second(ctx context.Context, gap session.Gap) (*session.Plan, error) {
 	own := !g.n.cfg.Fastest && !slices.ContainsFunc(gap.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) })
-	r, where, err := g.around(ctx, gap)
+	r, where, err := g.around(ctx, gap, own)
 	if err != nil {
 		return nil, err
 	}
-	plan := &session.Plan{Route: hopsOf(r, where), Prefill: r.Prediction.TTFT, Step: r.Prediction.Step}
-	if own && slices.ContainsFunc(plan.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) }) {
-		return nil, errOwnSlow
-	}
-	return plan, nil
+	return &session.Plan{Route: hopsOf(r, where), Prefill: r.Prediction.TTFT, Step: r.Prediction.Step}, nil
 }
 
-// around chooses a route for a gap.
-func (g *generation) around(ctx context.Context, gap session.Gap) (_ *route.Route, _ map[string]session.Hop, err error) {
+// around chooses a route for a gap; if it is to stay one's own, over nobody else.
+func (g *generation) around(ctx context.Context, gap session.Gap, own bool) (_ *route.Route, _ map[string]session.Hop, err error) {
 	ctx, cancel := context.WithTimeout(ctx, replanTime)
 	defer cancel()
 	ctx, planned := g.watch.step(ctx, "plan", attribute.String("shoal.blocks", gap.Span.String()))
@@ -136,7 +129,7 @@ func (g *generation) around(ctx context.Context, gap session.Gap) (_ *route.Rout
 	if gap.Span != man.All() {
 		req.Before, req.After = gap.Before.String(), gap.After.String()
 	}
-	return g.choose(ctx, query{span: gap.Span, excluded: avoid}, func(list []route.Candidate, links distances) (*route.Route, error) {
+	return g.choose(ctx, query{span: gap.Span, excluded: avoid, own: own}, func(list []route.Candidate, links distances) (*route.Route, error) {
 		return route.Choose(req, list, links, nil)
 	})
 }
@@ -170,6 +163,7 @@ type query struct {
 	prefix   []uint64        // hashes of the prompt's beginnings
 	anybody  bool            // whoever is named by the caller may be asked
 	via      string          // a peer that must be asked; "": none
+	own      bool            // nobody but this node and those that it trusts is to be asked
 	turn     bool            // newcomers are to be asked as well: it may be their turn
 }
 
@@ -193,6 +187,7 @@ func (n *Node) choose(ctx context.Context, q query, pick func([]route.Candidate,
 	}
 	list, where := n.candidates(n.net.Offers(ctx, q.model, covered), q.model)
 	list = slices.DeleteFunc(list, func(c route.Candidate) bool { return q.excluded[c.Peer] })
+	err = route.ErrNoServer // if there is nobody to ask
 	for _, asked := range rounds(list, q) {
 		links, silent := n.measure(ctx, asked, q.model, q.span, q.prefix)
 		asked = slices.DeleteFunc(asked, func(c route.Candidate) bool { return silent[c.Peer] })
@@ -223,6 +218,9 @@ func rounds(list []route.Candidate, q query) (rounds [][]route.Candidate) {
 		}
 		if q.via == "" && covers(some, q.span, nil) {
 			rounds = append(rounds, shortlist(some, q, askBest))
+		}
+		if q.own {
+			return rounds
 		}
 	}
 	best := shortlist(list, q, askBest)

@@ -75,16 +75,14 @@ func faultOf(err error) (f standing.Fault, ok bool) {
 	var l lie
 	var e *protocol.Error
 	switch {
-	case errors.As(err, &l), errors.Is(err, protocol.ErrFrame):
+	case errors.As(err, &l):
 		return standing.Lied, true
-	case errors.As(err, &e):
-		return faultOfCode(e.Code)
+	case errors.Is(err, protocol.ErrFrame): // or it is of another version
+		return standing.Failed, true
+	case !errors.As(err, &e):
+		return 0, false
 	}
-	return 0, false
-}
-
-func faultOfCode(c protocol.Code) (f standing.Fault, ok bool) {
-	switch c {
+	switch e.Code {
 	case protocol.Code_CODE_TIMEOUT:
 		return standing.Slow, true
 	case protocol.Code_CODE_PEER_LOST, protocol.Code_CODE_ENGINE, protocol.Code_CODE_NOT_SERVING:
@@ -95,7 +93,7 @@ func faultOfCode(c protocol.Code) (f standing.Fault, ok bool) {
 
 // repaired marks the stages that a repair has replaced.
 func (n *Node) repaired(rec session.Recovery) {
-	f, ok := faultOfCode(rec.Code)
+	f, ok := faultOf(rec.Err)
 	for _, h := range rec.Lost {
 		if ok && !n.trusted(h.Peer) {
 			n.standing.Mark(h.Peer, f, rec.Why)
