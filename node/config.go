@@ -33,6 +33,7 @@ type Config struct {
 	APIOrigins  []string      // of web pages elsewhere that may use the API, such as https://chat.example
 	NoMDNS      bool          // do not look for peers on the LAN
 	Trust       []string      // peer IDs whose word and work are taken as this node's own
+	Fastest     bool          // prompts go over known strangers, too, where this node or those that it trusts have all of a model
 	Client      bool          // light: serve nothing, advertise nothing
 	Serve       []ServeSpec   // what to serve
 	Memory      int64         // bytes lent, weights and KV together; 0: half of what the machine has

@@ -188,7 +188,9 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 		g.rule = g.machine.Start(g.tools.EOG())
 	}
 	watch.encoded(modelLabel(g.model.Name()), len(g.ids))
-	g.ownEnd = time.Now().Add(ownTime)
+	if !n.cfg.Fastest {
+		g.ownEnd = time.Now().Add(ownTime)
+	}
 	excluded := map[string]bool{}
 	var full error // a refusal for want of room
 	end, pause := time.Now().Add(roomTime), firstRoomPause

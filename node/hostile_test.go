@@ -106,6 +106,29 @@ func TestOwnFirst(t *testing.T) {
 	}
 }
 
+// TestFastest: who is told to take the fastest route does so, and newcomers have
+// their turn though a trusted node serves all.
+func TestFastest(t *testing.T) {
+	own, addrs, m := server(t, node.Config{})
+	st, err := own.Client().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	friend, faddrs := start(t, node.Config{Bootstrap: addrs, Trust: []string{st.Peer}, Fastest: true}, false)
+	liar := stranger(t, faddrs)
+	liar.Lie()
+	if err := liar.Claim(m); err != nil {
+		t.Fatal(err)
+	}
+	knows(t, friend, liar)
+	for range 12 {
+		answer(t, friend, 8)
+	}
+	if liar.Sessions.Load() == 0 {
+		t.Error("a newcomer never has his turn")
+	}
+}
+
 // TestOneHonestServer: a client that knows one gives somebody new one prompt in ten,
 // at most; and one in all, if what comes is no answer of the format that was asked
 // for.

@@ -57,7 +57,7 @@ func (g *generation) plan(ctx context.Context, excluded map[string]bool) (r *rou
 	if n.standing.Due() {
 		turn = rand.IntN
 	}
-	r, where, err = g.choose(ctx, query{span: man.All(), excluded: excluded, anybody: len(req.Forced) > 0}, func(list []route.Candidate, links distances) (*route.Route, error) {
+	r, where, err = g.choose(ctx, query{span: man.All(), excluded: excluded, anybody: len(req.Forced) > 0, turn: turn != nil}, func(list []route.Candidate, links distances) (*route.Route, error) {
 		req.MaxTokens = g.limit
 		if g.req.MaxTokens <= 0 { // no limit was asked for: take what there is room for
 			req.MaxTokens = roomFor(list, len(g.ids), g.limit)
@@ -92,7 +92,7 @@ const replanTime = 5 * time.Second
 
 // replan finds stages in place of lost ones.
 func (g *generation) replan(ctx context.Context, gap session.Gap) ([]session.Hop, error) {
-	r, where, err := g.around(ctx, gap)
+	r, where, err := g.around(ctx, gap, false)
 	if err != nil {
 		return nil, err
 	}
@@ -100,26 +100,19 @@ func (g *generation) replan(ctx context.Context, gap session.Gap) ([]session.Hop
 	return hopsOf(r, where), nil
 }
 
-// errOwnSlow says that a prompt stays where it is, however long that takes.
-var errOwnSlow = errors.New("the route is over this node and those that it trusts")
-
 // second finds another route for an answer that is kept waiting. One that has not
 // left this node, and those that it trusts, is not taken to strangers for that.
 func (g *generation) second(ctx context.Context, gap session.Gap) (*session.Plan, error) {
-	own := !slices.ContainsFunc(gap.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) })
-	r, where, err := g.around(ctx, gap)
+	own := !g.n.cfg.Fastest && !slices.ContainsFunc(gap.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) })
+	r, where, err := g.around(ctx, gap, own)
 	if err != nil {
 		return nil, err
 	}
-	plan := &session.Plan{Route: hopsOf(r, where), Prefill: r.Prediction.TTFT, Step: r.Prediction.Step}
-	if own && slices.ContainsFunc(plan.Route, func(h session.Hop) bool { return !g.n.trusted(h.Peer) }) {
-		return nil, errOwnSlow
-	}
-	return plan, nil
+	return &session.Plan{Route: hopsOf(r, where), Prefill: r.Prediction.TTFT, Step: r.Prediction.Step}, nil
 }
 
-// around chooses a route for a gap.
-func (g *generation) around(ctx context.Context, gap session.Gap) (_ *route.Route, _ map[string]session.Hop, err error) {
+// around chooses a route for a gap; if it is to stay one's own, over nobody else.
+func (g *generation) around(ctx context.Context, gap session.Gap, own bool) (_ *route.Route, _ map[string]session.Hop, err error) {
 	ctx, cancel := context.WithTimeout(ctx, replanTime)
 	defer cancel()
 	ctx, planned := g.watch.step(ctx, "plan", attribute.String("shoal.blocks", gap.Span.String()))
@@ -136,7 +129,7 @@ func (g *generation) around(ctx context.Context, gap session.Gap) (_ *route.Rout
 	if gap.Span != man.All() {
 		req.Before, req.After = gap.Before.String(), gap.After.String()
 	}
-	return g.choose(ctx, query{span: gap.Span, excluded: avoid}, func(list []route.Candidate, links distances) (*route.Route, error) {
+	return g.choose(ctx, query{span: gap.Span, excluded: avoid, own: own}, func(list []route.Candidate, links distances) (*route.Route, error) {
 		return route.Choose(req, list, links, nil)
 	})
 }
@@ -170,11 +163,13 @@ type query struct {
 	prefix   []uint64        // hashes of the prompt's beginnings
 	anybody  bool            // whoever is named by the caller may be asked
 	via      string          // a peer that must be asked; "": none
+	own      bool            // nobody but this node and those that it trusts is to be asked
+	turn     bool            // newcomers are to be asked as well: it may be their turn
 }
 
 // How many peers are asked for their load where there are more, by what is known
 // of them, and how many besides at random; and if no route leads over these, how
-// many then. A stranger's offer is no reason to dial him.
+// many then.
 const (
 	askBest, askMost = 16, 64
 	askSome          = 4
@@ -183,7 +178,8 @@ const (
 // choose finds who serves the blocks, how loaded they are, how far from each
 // other, and how much of a prompt they have kept, and has a route picked. Who
 // does not answer is left out, and so are those excluded. Strangers are asked only
-// if there is no route without them: what is asked tells of the prompt.
+// if there is no route without them: what is asked tells of the prompt, and a
+// stranger's offer is no reason to dial him.
 func (n *Node) choose(ctx context.Context, q query, pick func([]route.Candidate, distances) (*route.Route, error)) (r *route.Route, where map[string]session.Hop, err error) {
 	covered := func(offers []*protocol.Offer) bool {
 		list, _ := n.candidates(offers, q.model)
@@ -191,20 +187,8 @@ func (n *Node) choose(ctx context.Context, q query, pick func([]route.Candidate,
 	}
 	list, where := n.candidates(n.net.Offers(ctx, q.model, covered), q.model)
 	list = slices.DeleteFunc(list, func(c route.Candidate) bool { return q.excluded[c.Peer] })
-	own := slices.DeleteFunc(slices.Clone(list), func(c route.Candidate) bool { return c.Trust == route.Stranger })
-	some, many := list, list
-	if !q.anybody {
-		some = shortlist(list, q, askBest)
-		many = shortlist(list, q, askMost)
-	}
-	var rounds [][]route.Candidate
-	if !q.anybody && q.via == "" && covers(own, q.span, nil) {
-		rounds = append(rounds, own)
-	}
-	if rounds = append(rounds, some); len(many) > len(some) {
-		rounds = append(rounds, many)
-	}
-	for _, asked := range rounds {
+	err = route.ErrNoServer // if there is nobody to ask
+	for _, asked := range rounds(list, q) {
 		links, silent := n.measure(ctx, asked, q.model, q.span, q.prefix)
 		asked = slices.DeleteFunc(asked, func(c route.Candidate) bool { return silent[c.Peer] })
 		if r, err = pick(route.Price(asked), links); err == nil || errors.Is(err, route.ErrOwnFull) {
@@ -212,6 +196,39 @@ func (n *Node) choose(ctx context.Context, q query, pick func([]route.Candidate,
 		}
 	}
 	return r, where, err
+}
+
+// rounds are those who are asked, one round after the other until there is a route:
+// one's own, if they cover the blocks; those who are known as well; the best; and
+// more of them.
+func rounds(list []route.Candidate, q query) (rounds [][]route.Candidate) {
+	if q.anybody {
+		return [][]route.Candidate{list}
+	}
+	priced := route.Price(list)
+	for _, ok := range []func(*route.Candidate) bool{
+		func(c *route.Candidate) bool { return c.Trust != route.Stranger },
+		func(c *route.Candidate) bool { return !c.New && !c.Shunned && !q.turn },
+	} {
+		var some []route.Candidate
+		for i := range list {
+			if ok(&priced[i]) {
+				some = append(some, list[i])
+			}
+		}
+		if q.via == "" && covers(some, q.span, nil) {
+			rounds = append(rounds, shortlist(some, q, askBest))
+		}
+		if q.own {
+			return rounds
+		}
+	}
+	best := shortlist(list, q, askBest)
+	rounds = append(rounds, best)
+	if more := shortlist(list, q, askMost); len(more) > len(best) {
+		rounds = append(rounds, more)
+	}
+	return rounds
 }
 
 // shortlist are the candidates to be asked, best of them by what is known.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"math"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -29,6 +30,9 @@ const bad = 0.5
 // know fills in what this node knows of a candidate.
 func (n *Node) know(c *route.Candidate, p peer.ID) {
 	switch {
+	case n.trusted(p) && n.cfg.Fastest: // it comes first nowhere, and is known for good
+		c.Done, c.Age = math.MaxInt32, math.MaxInt64
+		return
 	case p == n.net.Self():
 		c.Trust = route.Own
 		return
@@ -42,6 +46,7 @@ func (n *Node) know(c *route.Candidate, p peer.ID) {
 	}
 	c.Marks = s.Marks[standing.Failed] + s.Marks[standing.Slow]
 	c.Shunned = shunned(s)
+	_, c.Connected = n.net.RTT(p)
 }
 
 func shunned(s standing.Standing) bool {
@@ -70,16 +75,14 @@ func faultOf(err error) (f standing.Fault, ok bool) {
 	var l lie
 	var e *protocol.Error
 	switch {
-	case errors.As(err, &l), errors.Is(err, protocol.ErrFrame):
+	case errors.As(err, &l):
 		return standing.Lied, true
-	case errors.As(err, &e):
-		return faultOfCode(e.Code)
+	case errors.Is(err, protocol.ErrFrame): // or it is of another version
+		return standing.Failed, true
+	case !errors.As(err, &e):
+		return 0, false
 	}
-	return 0, false
-}
-
-func faultOfCode(c protocol.Code) (f standing.Fault, ok bool) {
-	switch c {
+	switch e.Code {
 	case protocol.Code_CODE_TIMEOUT:
 		return standing.Slow, true
 	case protocol.Code_CODE_PEER_LOST, protocol.Code_CODE_ENGINE, protocol.Code_CODE_NOT_SERVING:
@@ -90,7 +93,7 @@ func faultOfCode(c protocol.Code) (f standing.Fault, ok bool) {
 
 // repaired marks the stages that a repair has replaced.
 func (n *Node) repaired(rec session.Recovery) {
-	f, ok := faultOfCode(rec.Code)
+	f, ok := faultOf(rec.Err)
 	for _, h := range rec.Lost {
 		if ok && !n.trusted(h.Peer) {
 			n.standing.Mark(h.Peer, f, rec.Why)

@@ -25,6 +25,7 @@ func networkFlags() []cli.Flag {
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "bootstrap", EnvVars: []string{"SHOAL_BOOTSTRAP"}, Usage: "`ADDRESS` of a peer to join by, as `shoal status` prints it; may be repeated"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "trust", EnvVars: []string{"SHOAL_TRUST"}, Usage: "`PEER` ID of a node that is yours or a friend's: prompts go to trusted nodes first, and theirs come first here; may be repeated"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "fastest", EnvVars: []string{"SHOAL_FASTEST"}, Usage: "send prompts over strangers, too, where these are faster than this node and trusted ones that have all of the model"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog", EnvVars: []string{"SHOAL_CATALOG"}, Usage: "`FILE` with models by short names, besides the built-in ones and those in catalog.d in the home; it need not be signed; may be repeated"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog-key", EnvVars: []string{"SHOAL_CATALOG_KEY"}, Usage: "trust catalogues signed with this `KEY` besides the project's; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "otlp", EnvVars: []string{"SHOAL_OTLP", "OTEL_EXPORTER_OTLP_ENDPOINT"}, Usage: "`URL` of an OpenTelemetry collector that is sent traces, such as http://127.0.0.1:4318 (default: none)"}),
@@ -86,7 +87,7 @@ func nodeCommand() *cli.Command {
 func joinConfig(c *cli.Context) (node.Config, error) {
 	cfg := node.Config{
 		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), OTLP: c.String("otlp"), Log: slog.Default(),
-		Trust:    splitList(c.StringSlice("trust")),
+		Trust: splitList(c.StringSlice("trust")), Fastest: c.Bool("fastest"),
 		Catalogs: splitList(c.StringSlice("catalog")), CatalogKeys: splitList(c.StringSlice("catalog-key")),
 	}
 	p, err := link.ParseString(c.String("link"))

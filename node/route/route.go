@@ -33,6 +33,7 @@ type Candidate struct {
 	SeenPrefill float64
 	Marks       float64 // against it: each adds its cost once more
 	Shunned     bool    // used only where there is nobody else
+	Connected   bool    // to ask it takes no dialling
 
 	// Of Price.
 	New            bool          // a newcomer

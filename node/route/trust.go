@@ -224,8 +224,8 @@ func explore(req Request, candidates []Candidate, links Links, settled func(*Can
 
 // Shortlist says which candidates for some blocks are to be asked how they are:
 // at most most peers, who are the node's own, trusted or known, the cheapest
-// first, then newcomers in an order that draw makes, for their claims say nothing;
-// of the others those it takes to cover the blocks, as many again thrice; and some
+// first, then newcomers in an order that draw makes, for their claims say nothing,
+// but those before that are connected; of the others those it takes to cover the blocks, as many again thrice; and some
 // at random.
 func Shortlist(candidates []Candidate, blocks protocol.Span, most, some int, draw func(n int) int) []Candidate {
 	peers := map[string]bool{}
@@ -268,6 +268,8 @@ func ranked(list []Candidate, draw func(n int) int) []Candidate {
 		case c.Trust != Stranger:
 			return 0
 		case c.Shunned:
+			return 4
+		case c.New && !c.Connected:
 			return 3
 		case c.New:
 			return 2

@@ -272,7 +272,7 @@ func (s *session) jump(b breakdown) (over bool, err error) {
 // move has the session go on along the second route.
 func (s *session) move(b breakdown) error {
 	x, old := s.second, s.stages
-	rec := Recovery{Why: b.why.Error(), Token: s.out.Tokens, Begin: s.watch.last, Lost: hopsOf(b.lost),
+	rec := Recovery{Why: b.why.Error(), Err: b.why, Token: s.out.Tokens, Begin: s.watch.last, Lost: hopsOf(b.lost),
 		Replayed: len(x.ids) - 1}
 	var said *protocol.Error
 	if errors.As(b.why, &said) {

@@ -131,7 +131,7 @@ const (
 // Tokens that were on their way arrive before a stage's Halted, so what the
 // client knows then is all there is.
 func (s *session) recover(ctx context.Context, b breakdown) error {
-	rec := Recovery{Why: b.why.Error(), Token: s.out.Tokens, Begin: s.watch.last}
+	rec := Recovery{Why: b.why.Error(), Err: b.why, Token: s.out.Tokens, Begin: s.watch.last}
 	var said *protocol.Error
 	if errors.As(b.why, &said) {
 		rec.Code = said.Code

@@ -98,6 +98,7 @@ type Outcome struct {
 // Recovery is one repair of the route.
 type Recovery struct {
 	Why      string        // for people
+	Err      error         // the same
 	Code     protocol.Code // of the failure; CODE_UNKNOWN: none was said
 	Begin    time.Time     // of the last sign of progress
 	Token    int           // tokens of the answer that the client had

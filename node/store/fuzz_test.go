@@ -126,8 +126,8 @@ func FuzzHTTP(f *testing.F) {
 	})
 }
 
-// FuzzLayout: of whatever header a manifest is made, it describes the whole file,
-// and is one that everybody else takes.
+// FuzzLayout: of whatever header a manifest is made, it describes the whole file, of
+// which each byte has one place on disk, and is one that everybody else takes.
 func FuzzLayout(f *testing.F) {
 	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	raw := synth(rand.New(rand.NewPCG(1, 2)), 2, 1)
@@ -153,6 +153,18 @@ func FuzzLayout(f *testing.F) {
 		}
 		if m.Size() != size {
 			t.Fatalf("%d bytes of %d", m.Size(), size)
+		}
+		base, shards := layShards(m)
+		var laid int64
+		for _, s := range shards {
+			for _, r := range s.runs {
+				if laid += r.length; r.at < base[0] || r.at+r.length > base[0]+size {
+					t.Fatalf("%+v lies outside of the file, which is at %d and of %d bytes", r, base[0], size)
+				}
+			}
+		}
+		if laid != size {
+			t.Fatalf("%d bytes of %d have a place on disk", laid, size)
 		}
 		raw, id, err := m.Encode()
 		if err != nil {
