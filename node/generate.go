@@ -398,7 +398,7 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 	if err != nil {
 		return err
 	}
-	req := &session.Request{Model: g.model.ID(), Prompt: g.ids, Sampling: s, Codec: codec, Route: hopsOf(r, where),
+	req := &session.Request{Model: g.model.ID(), Prompt: g.ids, Vocab: int(g.model.Manifest().Vocab), Sampling: s, Codec: codec, Route: hopsOf(r, where),
 		Step: r.Prediction.Step, Prefill: r.Prediction.TTFT, Replan: g.replan, Second: g.second}
 	if len(g.req.Route) > 0 { // that one and no other
 		req.Replan, req.Second = nil, nil

@@ -315,9 +315,17 @@ func TestOverbooked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var met sync.WaitGroup // all hold so much before any goes on that not all can finish
+	met.Add(sessions)
+	meet := func(token int) {
+		if token == 450 {
+			met.Done()
+			met.Wait()
+		}
+	}
 	for i := range want {
 		wg.Go(func() {
-			got, out, err := f.ask(t.Context(), someTokens(uint64(40+i), 24), 976, nil)
+			got, out, err := f.ask(t.Context(), someTokens(uint64(40+i), 24), 976, meet)
 			if err != nil || !slices.Equal(got, want[i]) {
 				t.Errorf("session %d: %v, %d tokens of %d", i, err, len(got), len(want[i]))
 			}

@@ -43,9 +43,10 @@ func (w *watch) patience() time.Duration {
 	return max(nextPatience, min(w.due, seenFactor*w.claimed))
 }
 
-// ceiling is how long a token is waited for at all.
-func (w *watch) ceiling() time.Duration {
-	return max(ceiling+time.Duration(w.rows)*rowCeiling, 4*w.due)
+// ceiling is how long a token is waited for at all. Each repair that brought none
+// halves it, or a dozen would take half an hour.
+func (w *watch) ceiling(vain int) time.Duration {
+	return max((ceiling+time.Duration(w.rows)*rowCeiling)>>min(vain, 4), 4*w.due)
 }
 
 // errTooLong says that a second route cannot be told all of the answer so far.
@@ -237,7 +238,7 @@ func (s *session) takeBeside(ev event) error {
 		ev.g.pong(k.Pong, now)
 		return nil
 	case *protocol.Frame_Token:
-		if ev.g != x.stages[len(x.stages)-1] || int(k.Token.Index) != s.out.Tokens {
+		if ev.g != x.stages[len(x.stages)-1] || int(k.Token.Index) != s.out.Tokens || !s.drawable(k.Token.Id) {
 			return bad()
 		}
 		why := x.suspect.fail(s.position(x.suspect), protocol.Errorf(protocol.Code_CODE_TIMEOUT, "no token came for %s, and another route had one sooner", now.Sub(s.watch.last).Round(time.Millisecond)))

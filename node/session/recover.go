@@ -91,7 +91,8 @@ func (s *session) look(now time.Time) (b breakdown) {
 			b.lost, b.optional, b.hangs = []*stage{g}, !g.busy, true // one that is not busy may wait for its successor
 			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "it hangs"))
 		}
-		if wait := now.Sub(s.watch.last); wait > s.watch.ceiling() {
+		if wait := now.Sub(s.watch.last); wait > s.watch.ceiling(s.vain) {
+			i, g = s.blamed()
 			b.lost, b.hangs = []*stage{g}, false
 			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "it has been computing for %s, by its own word, and no token came", wait.Round(time.Second)))
 		}
@@ -108,6 +109,19 @@ func (s *session) look(now time.Time) (b breakdown) {
 	}
 	b.why = protocol.Errorf(protocol.Code_CODE_TIMEOUT, "no progress")
 	return b
+}
+
+// blamed is a stage that says that it works: the first, and when a repair brought
+// nothing, the next, on whom the first may wait.
+func (s *session) blamed() (pos int, g *stage) {
+	var at []int
+	for i, g := range s.stages {
+		if g.busy || g.waiting > 0 {
+			at = append(at, i)
+		}
+	}
+	pos = at[s.vain%len(at)]
+	return pos, s.stages[pos]
 }
 
 const (

@@ -45,6 +45,7 @@ type Request struct {
 	Model    cid.Cid
 	Route    []Hop
 	Prompt   []int32
+	Vocab    int                // tokens that the model has; 0: unknown
 	Sampling *protocol.Sampling // MaxTokens must be set; PromptTokens is filled in
 	Codec    protocol.TensorCodec
 	Chunk    int           // rows of a prefill chunk; 0: 64
@@ -254,10 +255,18 @@ func (g *stage) send(f *protocol.Frame) error {
 	return err
 }
 
-// ping shows that the client lives, and tells what the session has grown by.
-func (g *stage) ping(chain []uint64, bye bool) {
-	g.write.Lock()
-	defer g.write.Unlock()
+// ping shows that the client lives, unless something is being written anyway: a
+// stage that reads nothing must not keep the others' Pings waiting.
+func (g *stage) ping(chain []uint64) {
+	if g.write.TryLock() {
+		defer g.write.Unlock()
+		g.say(chain, false)
+	}
+}
+
+// say writes a Ping or Bye, and tells what the session has grown by. Called with
+// write held.
+func (g *stage) say(chain []uint64, bye bool) {
 	more := chain[min(g.told, len(chain)):]
 	f := &protocol.Frame{Kind: &protocol.Frame_Ping{Ping: &protocol.Ping{Prefix: more}}}
 	if bye {
@@ -468,7 +477,7 @@ func (s *session) beats() {
 		stages, chain := slices.Concat(s.stages, s.beside), s.chain
 		s.mu.Unlock()
 		for _, g := range stages {
-			g.ping(chain, false)
+			go g.ping(chain)
 		}
 	}
 }
@@ -612,6 +621,11 @@ func (s *session) trouble(g *stage, pos int, t *protocol.Trouble) breakdown {
 	return b
 }
 
+// drawable says that the model has a token.
+func (s *session) drawable(id int32) bool {
+	return id >= 0 && (s.req.Vocab == 0 || int(id) < s.req.Vocab)
+}
+
 // token passes a token on. Those that come twice, after a repair, are dropped
 // by their index.
 func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (b breakdown, err error) {
@@ -620,6 +634,8 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 		return b, nil
 	case int(tok.Index) > s.out.Tokens:
 		return breakdown{why: g.fail(pos, fmt.Errorf("%w: token %d, where %d was due", protocol.ErrFrame, tok.Index, s.out.Tokens)), lost: []*stage{g}}, nil
+	case !s.drawable(tok.Id):
+		return breakdown{why: g.fail(pos, fmt.Errorf("%w: a token that the model does not have", protocol.ErrFrame)), lost: []*stage{g}}, nil
 	}
 	s.drop() // the first that gives the token wins
 	since := now.Sub(s.begin)
@@ -663,7 +679,9 @@ func (g *stage) leave(chain []uint64) {
 		return
 	}
 	_ = g.st.SetDeadline(time.Now().Add(lastWord))
-	g.ping(chain, true)
+	g.write.Lock()
+	g.say(chain, true)
+	g.write.Unlock()
 	if g.st.Close() != nil {
 		_ = g.st.Reset()
 	}
