@@ -2,9 +2,12 @@ package node
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -24,6 +27,8 @@ const (
 	maxOfPeer = 8   // of which one peer brings so many
 	maxNamed  = 10  // models that an error names
 	maxTried  = 8   // manifests that are fetched for one name
+
+	graceTime = 2 * time.Second
 )
 
 // claim is a model as offers tell of it.
@@ -211,6 +216,35 @@ func fitting(name string, all []*claim) (found []*claim) {
 		}
 	}
 	return found
+}
+
+// real are those of the likeliest claims whose manifests can be had, and are as
+// they should be, in their order. Once one has come, the others have graceTime.
+func (n *Node) real(ctx context.Context, found []*claim, good func(*protocol.Manifest) bool) (out []*claim) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	found = found[:min(len(found), maxTried)]
+	came := make([]bool, len(found))
+	var wg sync.WaitGroup
+	for i, c := range found {
+		wg.Go(func() {
+			raw, err := n.exchange.Manifest(ctx, c.id)
+			if err != nil {
+				return
+			}
+			man, err := protocol.DecodeManifest(raw)
+			if came[i] = err == nil && good(man); came[i] {
+				time.AfterFunc(graceTime, cancel)
+			}
+		})
+	}
+	wg.Wait()
+	for i, c := range found {
+		if came[i] {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // choose takes the likeliest of models that are all called by a name, and says so.

@@ -77,7 +77,7 @@ func (n *Node) find(ctx context.Context, name string, w wanted) (*store.Model, e
 		switch {
 		case m != nil || err != nil:
 			return m, err
-		case w.may < toPull:
+		case w.may == toAsk:
 			return nil, api.Errorf(api.UnknownModel, "%s is in the catalogue, and neither here nor served by a peer; `shoal node --model %s` fetches and serves it", e.Name, e.Name)
 		}
 		return n.importListed(ctx, e, "", w.span, w.progress)
@@ -155,6 +155,9 @@ func (n *Node) lookUp(ctx context.Context, name string, w wanted) (*store.Model,
 	for {
 		all := n.heard(n.net.Offers(ctx, cid.Undef, nil))
 		found := fitting(name, all)
+		if len(found) > 1 {
+			found = n.real(ctx, found, func(*protocol.Manifest) bool { return true })
+		}
 		if len(found) > 1 && w.sure {
 			return nil, unclear(name, found)
 		}

@@ -249,11 +249,11 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string, w wante
 	}
 	var called []*claim
 	for _, c := range heard {
-		if len(called) < maxTried && slices.ContainsFunc(c.names, func(c string) bool { return strings.EqualFold(c, e.Name) || strings.EqualFold(c, name) }) {
+		if slices.ContainsFunc(c.names, func(c string) bool { return strings.EqualFold(c, e.Name) || strings.EqualFold(c, name) }) {
 			called = append(called, c)
 		}
 	}
-	fits := n.bearing(ctx, e, called)
+	fits := n.real(ctx, called, func(man *protocol.Manifest) bool { return bears(e, man) })
 	if len(fits) == 0 || ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -269,31 +269,6 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string, w wante
 		err = m.Note("", e.Own, e.Origins...)
 	}
 	return m, err
-}
-
-// bearing are those claims whose manifests tell what the catalogue does.
-func (n *Node) bearing(ctx context.Context, e *catalog.Entry, called []*claim) (fits []*claim) {
-	ctx, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
-	good := make([]bool, len(called))
-	var wg sync.WaitGroup
-	for i, c := range called {
-		wg.Go(func() {
-			raw, err := n.exchange.Manifest(ctx, c.id)
-			if err != nil {
-				return
-			}
-			man, err := protocol.DecodeManifest(raw)
-			good[i] = err == nil && bears(e, man)
-		})
-	}
-	wg.Wait()
-	for i, c := range called {
-		if good[i] {
-			fits = append(fits, c)
-		}
-	}
-	return fits
 }
 
 // namedHere is the store's model of exactly that name.

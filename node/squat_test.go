@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,18 +19,26 @@ import (
 	"github.com/shoalnet/shoal/testnet/hostile"
 )
 
-// Somebody gives his model the name of one that two nodes serve, and makes up
-// hundreds of peers with thousands of models: the name still means the one
-// that is served, in words; lists are of a size; only who pulls must say which.
+// Somebody gives his model the name of one that two nodes serve, somebody else a
+// model that nobody has, and hundreds of peers with thousands of models are made
+// up: the name still means the one that most serve, in words; lists are of a size;
+// only who pulls must say which.
 func TestSquatter(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "fables.gguf")
 	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	serve := []node.ServeSpec{{Model: file, Span: "all"}}
+	changed := tinymodel.GGUF()
+	changed = append(changed[:len(changed)-1:len(changed)-1], changed[len(changed)-1]^1)
+	theirs := filepath.Join(t.TempDir(), "fables.gguf")
+	if err := os.WriteFile(theirs, changed, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	first, addrs := start(t, node.Config{Serve: serve}, true)
 	second, more := start(t, node.Config{Serve: serve, Bootstrap: addrs}, true)
-	client, own := start(t, node.Config{Bootstrap: append(addrs, more...)}, false)
+	rival, rivals := start(t, node.Config{Serve: []node.ServeSpec{{Model: theirs, Span: "all"}}, Bootstrap: addrs}, true)
+	client, own := start(t, node.Config{Bootstrap: slices.Concat(addrs, more, rivals)}, false)
 	want, err := first.Client().Show(t.Context(), "fables")
 	if err != nil {
 		t.Fatal(err)
@@ -49,17 +58,17 @@ func TestSquatter(t *testing.T) {
 	}
 	t.Logf("400 offers pushed after %s", time.Since(pushed))
 	knows(t, client, squatter)
-	until(t, "the two are there", func() bool {
+	until(t, "the three are there", func() bool {
 		served := 0
 		peers, err := client.Client().Peers(t.Context())
 		for _, p := range peers {
-			for _, n := range []*node.Node{first, second} {
+			for _, n := range []*node.Node{first, second, rival} {
 				if st, err := n.Client().Status(t.Context()); err == nil && st.Peer == p.Peer && len(p.Serves) > 0 {
 					served++
 				}
 			}
 		}
-		return err == nil && served == 2
+		return err == nil && served == 3
 	})
 	for _, path := range []string{"/v1/models", "/api/tags", "/shoal/v1/view"} {
 		r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1"+path, nil)
@@ -72,14 +81,14 @@ func TestSquatter(t *testing.T) {
 			t.Errorf("%s: %d, %d bytes", path, w.Code, w.Body.Len())
 		}
 	}
-	if _, err := client.Client().Pull(t.Context(), api.PullRequest{Model: "fables"}, nil); api.AsError(err).Kind != api.BadInput || !strings.Contains(err.Error(), want.ID) {
+	if _, err := client.Client().Pull(t.Context(), api.PullRequest{Model: "fables"}, nil); api.AsError(err).Kind != api.BadInput || !strings.Contains(err.Error(), want.ID) || strings.Contains(err.Error(), other.String()) {
 		t.Errorf("pulled by a name of two models: %v", err)
 	}
-	for _, name := range []string{"", "fables"} { // the last leaves the model known here
+	for _, name := range []string{"fables", ""} {
 		at := time.Now()
 		ids, begin, _ := ask(t, client, api.GenerateRequest{Model: name, Raw: true, Prompt: "Once upon a time", MaxTokens: 4})
 		t.Logf("asked %q: %s", name, time.Since(at))
-		if len(ids) == 0 || begin.Model != want.ID || name == "" && begin.Warning == "" {
+		if len(ids) == 0 || begin.Model != want.ID || begin.Warning == "" {
 			t.Errorf("%q: %d tokens of %s, warned %q", name, len(ids), begin.Model, begin.Warning)
 		}
 	}
