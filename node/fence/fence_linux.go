@@ -40,10 +40,6 @@ const (
 	own      landlock.AccessFSSet = readDir | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile
 )
 
-// pinned keeps /proc/self in the kernel's memory for as long as this process
-// lives: forgotten and found again, it would be another directory to Landlock.
-var pinned int
-
 // Up puts this process behind the fence.
 func Up(rules Rules) *Report {
 	r := &Report{}
@@ -53,7 +49,9 @@ func Up(rules Rules) *Report {
 	if err != nil || abi < 1 {
 		abi, why = 0, "Landlock is not here, or not used by this kernel"
 	}
-	pinned, _ = unix.Open("/proc/self", unix.O_PATH|unix.O_CLOEXEC, 0)
+	// Open for as long as this process lives, so that the kernel keeps /proc/self in
+	// memory: forgotten and found again, it would be another directory to Landlock.
+	_, _ = unix.Open("/proc/self", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err := landlock.V11.BestEffort().Restrict(rules.paths()...); err != nil {
 		abi, why = 0, err.Error()
 	}

@@ -358,13 +358,12 @@ func (p *Peer) Flood(n int, m Model, within time.Duration) (sent int, err error)
 	}
 	_ = s.SetWriteDeadline(time.Now().Add(within))
 	w := bufio.NewWriterSize(s, 16<<10)
-	for i := range n {
-		if send(w, &protocol.Frame{Kind: &protocol.Frame_Halt{Halt: &protocol.Halt{Epoch: uint64(i + 2)}}}) != nil {
-			return i, nil
-		}
+	for sent < n && err == nil { // that no more is taken is what was to be seen
+		err = send(w, &protocol.Frame{Kind: &protocol.Frame_Halt{Halt: &protocol.Halt{Epoch: uint64(sent + 2)}}})
+		sent++
 	}
 	_ = w.Flush()
-	return n, nil
+	return sent, nil
 }
 
 func send(w io.Writer, f *protocol.Frame) error {
