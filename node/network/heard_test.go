@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -257,4 +258,25 @@ func askRaw(t *testing.T, h host.Host, p peer.ID) (out []*protocol.Offer) {
 		out = append(out, o)
 	}
 	return out
+}
+
+// Many who ask a peer at once and get no answer leave it out for as long as one
+// would, and those who ask again in vain for longer.
+func TestDoubt(t *testing.T) {
+	n := &Network{silent: map[peer.ID]silence{}}
+	synctest.Test(t, func(t *testing.T) {
+		for _, want := range []time.Duration{firstDoubt, 2 * firstDoubt, 4 * firstDoubt} {
+			for range 5 {
+				n.doubt("gone", true)
+			}
+			if s := n.silent["gone"]; s.last != want || time.Until(s.until) != want {
+				t.Errorf("left out for %s, want %s", s.last, want)
+			}
+			time.Sleep(want)
+		}
+		n.doubt("gone", false)
+		if len(n.silent) != 0 {
+			t.Error("it is back, and left out")
+		}
+	})
 }

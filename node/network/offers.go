@@ -398,7 +398,8 @@ type silence struct {
 	last  time.Duration
 }
 
-// doubt leaves a peer out of Known, or takes it back.
+// doubt leaves a peer out of Known, or takes it back. Of many that wait for an
+// answer at once the first counts: they have all met with the same silence.
 func (n *Network) doubt(p peer.ID, silent bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -410,6 +411,9 @@ func (n *Network) doubt(p peer.ID, silent bool) {
 		maps.DeleteFunc(n.silent, func(_ peer.ID, s silence) bool { return time.Since(s.until) > lastDoubt })
 	}
 	s := n.silent[p]
+	if time.Now().Before(s.until) {
+		return
+	}
 	s.last = min(max(firstDoubt, 2*s.last), lastDoubt)
 	s.until = time.Now().Add(s.last)
 	n.silent[p] = s
