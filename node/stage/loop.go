@@ -132,6 +132,9 @@ func (sess *session) ready() bool {
 // groups first that were served longest ago. Called with mu held.
 func (s *Stage) takeTurns(list []*session) {
 	slices.SortFunc(list, func(a, b *session) int { return cmp.Compare(a.pending[0].turn, b.pending[0].turn) })
+	if !slices.ContainsFunc(list, func(sess *session) bool { return sess.group != list[0].group }) {
+		return
+	}
 	round, seen := make(map[*session]int, len(list)), map[string]int{}
 	for _, sess := range list {
 		round[sess] = seen[sess.group]
