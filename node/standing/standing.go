@@ -269,9 +269,6 @@ func (b *Book) Of(p peer.ID) Standing {
 // Since tells when a peer was first met; the zero time if never.
 func (b *Book) Since(p peer.ID) time.Time { return b.Of(p).Since }
 
-// Work tells how many tokens a peer has computed for this node's sessions.
-func (b *Book) Work(p peer.ID) float64 { return b.Of(p).Work }
-
 // Due says that the next session may go over a newcomer.
 func (b *Book) Due() bool {
 	b.mu.Lock()

@@ -135,7 +135,7 @@ func TestMadeUp(t *testing.T) {
 		for i := range 2000 {
 			b.Meet(name(20_000 + i))
 		}
-		if !b.Since(name(0)).IsZero() || b.Work(name(150)) == 0 {
+		if !b.Since(name(0)).IsZero() || b.Of(name(150)).Work == 0 {
 			t.Error("who has not been seen for months is to go, and not who has worked")
 		}
 	})
