@@ -249,8 +249,9 @@ func TestFailoverInVain(t *testing.T) {
 
 // A client whose streams break goes on where it was.
 func TestFailoverReconnect(t *testing.T) {
+	const tokens = 600 // stages run ahead of the client: it must not have all when the streams break
 	prompt := someTokens(7, 30)
-	want, err := newPipeline(t, 6, 2, 4).ask(t.Context(), prompt, 50)
+	want, err := newPipeline(t, 6, 2, 4).ask(t.Context(), prompt, tokens)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +259,7 @@ func TestFailoverReconnect(t *testing.T) {
 	d := &breaker{dialer: dialer{p.net, nodeID(-1)}}
 	var got []int32
 	out, err := session.Run(t.Context(), d, &session.Request{
-		Model: p.model, Route: p.route, Prompt: prompt, Sampling: &protocol.Sampling{MaxTokens: 50},
+		Model: p.model, Route: p.route, Prompt: prompt, Sampling: &protocol.Sampling{MaxTokens: tokens},
 		Replan: func(_ context.Context, gap session.Gap) ([]session.Hop, error) {
 			return nil, errors.New("there is nobody else")
 		},

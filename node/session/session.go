@@ -630,8 +630,8 @@ func (s *session) drawable(id int32) bool {
 // by their index.
 func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (b breakdown, err error) {
 	switch {
-	case int(tok.Index) < s.out.Tokens:
-		return b, nil
+	case int(tok.Index) < s.out.Tokens, int(tok.Index) > s.out.Tokens && tok.Epoch < s.epoch:
+		return b, nil // a stream that broke may have taken along those between
 	case int(tok.Index) > s.out.Tokens:
 		return breakdown{why: g.fail(pos, fmt.Errorf("%w: token %d, where %d was due", protocol.ErrFrame, tok.Index, s.out.Tokens)), lost: []*stage{g}}, nil
 	case !s.drawable(tok.Id):

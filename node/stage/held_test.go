@@ -141,8 +141,9 @@ func TestUnreadControl(t *testing.T) {
 		s.Drain(true)
 		synctest.Wait()
 		sess := s.all()[0]
-		sess.trouble(protocol.Code_CODE_PEER_LOST, true)
-		sess.trouble(protocol.Code_CODE_PEER_LOST, true)
+		for range 2 {
+			sess.trouble(sess.client, &protocol.Trouble{Code: protocol.Code_CODE_PEER_LOST, Successor: true})
+		}
 		sess.client.mu.Lock()
 		n := len(sess.client.queue)
 		sess.client.mu.Unlock()

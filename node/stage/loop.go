@@ -386,8 +386,12 @@ func (s *Stage) token(w work, d Drawn, compute time.Duration) {
 	}
 	sess.idle.Reset(s.cfg.Idle)
 	s.mu.Lock()
+	stale := sess.epoch != w.step.epoch // the client may have come back, and did not get those before
 	client := sess.client
 	s.mu.Unlock()
+	if stale {
+		return
+	}
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Token{Token: &protocol.Token{
 		Epoch: w.step.epoch, Index: uint32(index), Id: d.ID, Logprob: d.Logprob, Top: d.Top,
 		Finish: finish, UsCompute: uint32(compute.Microseconds()),

@@ -271,3 +271,41 @@ func TestOvertaken(t *testing.T) {
 		t.Error("what runs is resumed")
 	}
 }
+
+// TestLinkLostLate: a link that ends after it was replaced is not reported as if
+// the new one had ended.
+func TestLinkLostLate(t *testing.T) {
+	s := newStage(t)
+	o := open(100, 1)
+	o.Wait, o.Epoch = true, 3
+	sess, _, refused := s.admit(o, sink{"a"})
+	if refused != nil {
+		t.Fatal(refused)
+	}
+	reported := func() (n int) {
+		sess.client.mu.Lock()
+		defer sess.client.mu.Unlock()
+		for _, f := range sess.client.queue {
+			if f.kind == lostPredecessor || f.kind == lostSuccessor {
+				n++
+			}
+		}
+		return n
+	}
+	sess.client = newSender(nil, func(error) {}, func() {}, sess.sent)
+	if err := errors.Join(sess.takeHalt(&protocol.Halt{Epoch: 5}), sess.resume(&protocol.Resume{Epoch: 5, Stages: 1})); err != nil {
+		t.Fatal(err)
+	}
+	for _, successor := range []bool{false, true} {
+		sess.linkLost(3, successor, io.EOF)
+		if n := reported(); n != 0 {
+			t.Errorf("successor %v: the loss of a link of an earlier epoch is reported", successor)
+		}
+	}
+	for i, successor := range []bool{false, true} {
+		sess.linkLost(5, successor, io.EOF)
+		if n := reported(); n != i+1 {
+			t.Errorf("successor %v: %d losses of links are reported, want %d", successor, n, i+1)
+		}
+	}
+}

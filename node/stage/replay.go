@@ -146,6 +146,13 @@ func (r *replay) has(n int) bool {
 	return !r.lost && r.len >= n
 }
 
+// kept is how many positions can be replayed, unless some are lacking.
+func (r *replay) kept() (n int, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.len, !r.lost
+}
+
 // clone gives a buffer of its own with the first n rows.
 func (r *replay) clone(n int) *replay {
 	c := newReplay(r.budget, r.row)

@@ -145,7 +145,7 @@ func (v *Server) serveLink(st Stream, r *bufio.Reader, l *protocol.Link, hold *h
 		return
 	}
 	hold.release()
-	sess.readLink(linked, in, r)
+	sess.readLink(linked, l.Epoch, in, r)
 	_ = st.Reset()
 }
 

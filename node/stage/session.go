@@ -128,7 +128,11 @@ func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *
 	sess.client = newSender(client, func(error) {}, s.poke, sess.sent)
 	sess.heard.Store(time.Now())
 	sess.halt(o.Epoch)
-	return sess, sess.replayable(), nil
+	n, again := sess.position()
+	if sess.buf != nil && !again {
+		n = 0
+	}
+	return sess, n, nil
 }
 
 // halt begins an epoch: what waits is dropped, links are over. Called with
@@ -146,13 +150,18 @@ func (sess *session) halt(epoch uint64) {
 	}
 }
 
-// replayable is how many positions are computed, and at all stages but the last
-// also kept for replay. Called with stage.mu held.
-func (sess *session) replayable() int {
-	if sess.buf != nil && !sess.buf.has(sess.computed) {
-		return 0
+// position is how many positions are computed, and whether they can be sent again.
+// What is computed is kept a moment later, which counts only then. Called with
+// stage.mu held.
+func (sess *session) position() (n int, again bool) {
+	if sess.buf == nil {
+		return sess.computed, false
 	}
-	return sess.computed
+	kept, ok := sess.buf.kept()
+	if !ok {
+		return sess.computed, false
+	}
+	return min(sess.computed, kept), true
 }
 
 // resume goes on after a halt.
@@ -201,7 +210,7 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 		return
 	}
 	epoch := sess.linkEpoch
-	out := newSender(nil, func(err error) { sess.linkLost(epoch, err) }, sess.stage.poke, sess.sent)
+	out := newSender(nil, func(err error) { sess.linkLost(epoch, true, err) }, sess.stage.poke, sess.sent)
 	sess.next, sess.replaying = out, from < to
 	go func() {
 		st, err := sess.dial(next)
@@ -259,28 +268,36 @@ func (sess *session) replay(out *sender, epoch uint64, from, to int) {
 	s.poke()
 }
 
-// linkLost tells the client of a broken link, who decides what to do.
-func (sess *session) linkLost(epoch uint64, err error) {
+// linkLost reports a broken link of an epoch to the client, which decides what to
+// do. A link that was replaced meanwhile is not reported: its loss would pass for
+// that of the new one.
+func (sess *session) linkLost(epoch uint64, successor bool, err error) {
 	s := sess.stage
 	s.mu.Lock()
 	over := sess.ended || sess.halted || sess.linkEpoch != epoch
+	client, now := sess.client, sess.epoch
 	s.mu.Unlock()
 	if over {
 		return
 	}
-	s.cfg.Log.Info("lost a successor", "index", sess.open.Index, "error", err)
-	sess.trouble(protocol.Code_CODE_PEER_LOST, true)
+	s.cfg.Log.Info("lost a link", "index", sess.open.Index, "successor", successor, "error", err)
+	sess.trouble(client, &protocol.Trouble{Epoch: now, Code: protocol.Code_CODE_PEER_LOST, Successor: successor})
 }
 
-// trouble tells the client of something that it may have to act on.
-func (sess *session) trouble(code protocol.Code, successor bool) {
+// drain tells the client that the stage leaves.
+func (sess *session) drain() {
 	s := sess.stage
 	s.mu.Lock()
 	client, epoch, ended := sess.client, sess.epoch, sess.ended
 	s.mu.Unlock()
 	if !ended {
-		sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Trouble{Trouble: &protocol.Trouble{Epoch: epoch, Code: code, Successor: successor}}}, nil, control)
+		sess.trouble(client, &protocol.Trouble{Epoch: epoch, Code: protocol.Code_CODE_DRAINING})
 	}
+}
+
+// trouble tells the client of something that it may have to act on.
+func (sess *session) trouble(client *sender, t *protocol.Trouble) {
+	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Trouble{Trouble: t}}, nil, control)
 }
 
 // fail tells the client why and ends the session.
@@ -430,7 +447,8 @@ func (sess *session) takeHalt(h *protocol.Halt) error {
 		return fmt.Errorf("epoch %d after epoch %d", h.Epoch, sess.epoch)
 	}
 	sess.halt(h.Epoch)
-	a := &protocol.Halted{Epoch: h.Epoch, Length: uint32(sess.computed), CanReplay: sess.buf != nil && sess.buf.has(sess.computed)}
+	n, again := sess.position()
+	a := &protocol.Halted{Epoch: h.Epoch, Length: uint32(n), CanReplay: again}
 	client := sess.client
 	s.mu.Unlock()
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Halted{Halted: a}}, nil, control)
@@ -458,7 +476,7 @@ func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (lin
 
 // readLink serves the predecessor's stream after its Link. One with credits is
 // always read: what was granted has room.
-func (sess *session) readLink(linked context.Context, in *inflow, r *bufio.Reader) {
+func (sess *session) readLink(linked context.Context, epoch uint64, in *inflow, r *bufio.Reader) {
 	rows := protocol.MaxRows
 	if in != nil {
 		rows = protocol.MaxLinkRows
@@ -474,7 +492,7 @@ func (sess *session) readLink(linked context.Context, in *inflow, r *bufio.Reade
 			if errors.Is(err, protocol.ErrFrame) {
 				sess.stage.cfg.Log.Info("a predecessor sent what is no frame", "index", sess.open.Index, "error", err)
 			}
-			sess.trouble(protocol.Code_CODE_PEER_LOST, false)
+			sess.linkLost(epoch, false, err)
 			return
 		}
 		k, ok := f.Kind.(*protocol.Frame_Step)

@@ -265,7 +265,7 @@ func (s *Stage) Drain(on bool) {
 	s.mu.Unlock()
 	if on {
 		for _, sess := range s.all() {
-			sess.trouble(protocol.Code_CODE_DRAINING, false)
+			sess.drain()
 		}
 	}
 }
