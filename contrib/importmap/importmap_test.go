@@ -39,6 +39,7 @@ var allowed = map[string][]string{
 	"node/metrics":        nil,
 	"node/network":        {"node/files", "protocol"},
 	"node/page":           nil,
+	"node/remedy":         nil,
 	"node/route":          {"protocol"},
 	"node/session":        {"protocol"},
 	"node/stage":          {"protocol"},

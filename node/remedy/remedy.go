@@ -1,0 +1,66 @@
+// Package remedy names what would mend an error, for whoever talks to people.
+//
+// Below cmd no message names a flag or a command: the same error reaches a person
+// at a terminal, a page, a program that has a node in it, and a client of the HTTP
+// API, who type different things. Where only a command or a setting helps, the
+// error carries a Kind and its data, and cmd says what to type.
+package remedy
+
+import "errors"
+
+// Kind of remedy. The list is append-only: the HTTP API carries it.
+type Kind string
+
+// Kinds, with their arguments.
+const (
+	AddModel      Kind = "add_model"     // bring a model from a file or an address
+	ListModels    Kind = "list_models"   // see what models there are here
+	SearchModels  Kind = "search_models" // see what names can be pulled
+	RemoveModel   Kind = "remove_model"  // remove models
+	ServeModel    Kind = "serve_model"   // MODEL: serve it at a node
+	FreeSpace     Kind = "free_space"    // remove what nobody needs, or models
+	FetchFirst    Kind = "fetch_first"   // fetch what is lacking before an export
+	RaiseQuota    Kind = "raise_quota"   // lend more disk, pin, or stop serving
+	RaiseMemory   Kind = "raise_memory"  // lend more memory
+	PeerAddress   Kind = "peer_address"  // where to find a node's address or peer ID
+	NamePeer      Kind = "name_peer"     // name a node to join at, or start one here
+	OtherPeer     Kind = "other_peer"    // name another node to join at
+	ListenPort    Kind = "listen_port"   // choose another port for peers
+	APIAddress    Kind = "api_address"   // choose another address for the API
+	APIKey        Kind = "api_key"       // ask callers of the API for a key, or say that none is needed
+	APIToken      Kind = "api_token"     // how a caller gives the token
+	OtherHome     Kind = "other_home"    // stop the node that has this home, or choose another
+	TrustCatalog  Kind = "trust_catalog" // KEY: trust the catalogue's key
+	SignCatalog   Kind = "sign_catalog"  // sign a catalogue, or mark it as one's own
+	MakeKey       Kind = "make_key"      // make a key for catalogues
+	ExportTraces  Kind = "export_traces" // where traces go
+	ChooseDevice  Kind = "choose_device" // choose another device
+	CallChildMain Kind = "call_child"    // a program that has a node in it must call engine.ChildMain first
+)
+
+// Error is an error with its remedy. It is safe for concurrent use.
+type Error struct {
+	Err  error
+	Kind Kind
+	Args []string // as the Kind says
+}
+
+// For gives an error its remedy. A nil error stays nil.
+func For(err error, kind Kind, args ...string) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{err, kind, args}
+}
+
+// Of is the outermost remedy of an error; nil if it has none.
+func Of(err error) *Error {
+	var e *Error
+	errors.As(err, &e)
+	return e
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap is the error without its remedy.
+func (e *Error) Unwrap() error { return e.Err }
