@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -196,24 +195,4 @@ func (n *Node) busy() bool {
 		}
 	}
 	return n.asking.Load() > 0
-}
-
-// distances tells the planner what was measured: by this node, and by the
-// peers it asked.
-type distances map[[2]string]time.Duration
-
-func (d distances) OneWay(a, b string) (time.Duration, bool) {
-	if rtt, ok := d[[2]string{a, b}]; ok {
-		return rtt / 2, true
-	}
-	rtt, ok := d[[2]string{b, a}]
-	return rtt / 2, ok
-}
-
-func (d distances) set(a, b string, rtt time.Duration) {
-	if old, ok := d[[2]string{b, a}]; ok { // both ends measure: the least is the truest
-		rtt = min(rtt, old)
-		delete(d, [2]string{b, a})
-	}
-	d[[2]string{a, b}] = rtt
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
 	"github.com/shoalnet/shoal/node/text/constrain"
@@ -80,20 +80,20 @@ func (n *Node) pickModel(ctx context.Context, name string, warn func(string)) (*
 	for {
 		// Who has just joined asks everybody; later what is known will do, or one
 		// that has gone would keep every answer waiting.
-		served := servedOf(n.heard(n.net.Known(cid.Undef)))
+		served := survey.ServedOf(n.survey.Claims(ctx, false))
 		if len(served) == 0 {
-			served = servedOf(n.heard(n.net.Offers(ctx, cid.Undef, nil)))
+			served = survey.ServedOf(n.survey.Claims(ctx, true))
 		} else {
 			n.net.Offers(ctx, cid.Undef, func([]*protocol.Offer) bool { return true })
 		}
 		switch {
 		case len(served) == 1:
-			return n.find(ctx, served[0].id.String(), wanted{})
-		case len(served) > 1 && served[0].leads(served[1]):
-			warn(fmt.Sprintf("%d models are served, and none was named: this is %s, which %s", len(served), served[0].id, served[0].why()))
-			return n.find(ctx, served[0].id.String(), wanted{})
+			return n.find(ctx, served[0].ID.String(), wanted{})
+		case len(served) > 1 && served[0].Leads(served[1]):
+			warn(fmt.Sprintf("%d models are served, and none was named: this is %s, which %s", len(served), served[0].ID, served[0].Why()))
+			return n.find(ctx, served[0].ID.String(), wanted{})
 		case len(served) > 1:
-			return nil, &api.Error{Kind: api.BadInput, Param: "model", Message: "several models are served; name one of " + listOf(served, (*claim).name)}
+			return nil, &api.Error{Kind: api.BadInput, Param: "model", Message: "several models are served; name one of " + survey.ListOf(served, (*survey.Claim).Name)}
 		}
 		select {
 		case <-wait.Done():
@@ -104,26 +104,6 @@ func (n *Node) pickModel(ctx context.Context, name string, warn func(string)) (*
 		case <-time.After(300 * time.Millisecond):
 		}
 	}
-}
-
-// servedOf are the claims of models that are served: by peers that are there, if
-// by any.
-func servedOf(all []*claim) (out []*claim) {
-	for _, c := range all {
-		if c.whole || c.served && c.own {
-			out = append(out, c)
-		}
-	}
-	if len(out) > 0 {
-		return out
-	}
-	return slices.DeleteFunc(all, func(c *claim) bool { return !c.served })
-}
-
-// leads says that a claim is likelier to be meant than another for more than its
-// place in the order.
-func (c *claim) leads(other *claim) bool {
-	return c.own && !other.own || c.own == other.own && c.groups > other.groups
 }
 
 // prompt is what a request comes to before any token is drawn. The choices of a
@@ -213,7 +193,7 @@ func (n *Node) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 		}
 		// Before the first token another route may do; but one's own machine is
 		// waited for a while.
-		own := full != nil && at && n.trusted(where.Hop.Peer) && time.Now().Before(g.ownEnd)
+		own := full != nil && at && n.survey.Trusted(where.Hop.Peer) && time.Now().Before(g.ownEnd)
 		if try < attempts && len(req.Route) == 0 && at && another(err) && !own {
 			n.cfg.Log.Info("a stage refused or was lost; trying another route", "error", err)
 			excluded[where.Hop.Peer.String()] = true

@@ -10,6 +10,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -21,7 +22,7 @@ func (n *Node) Health(ctx context.Context) (*api.Health, error) {
 	net := n.net.Health()
 	h := &api.Health{
 		Reach: string(net.Reach), Port: n.net.Port(), Alone: net.Alone, ClockOffMs: net.ClockOff.Milliseconds(), ClockPeers: net.ClockPeers,
-		Coverage: coverage(offers, n.heard(offers)), Unreached: []api.Unreached{}, Strangers: []api.Peer{}, Engines: []api.Losses{}, Fetches: n.fetches.list(),
+		Coverage: coverage(offers, n.survey.Weigh(offers)), Unreached: []api.Unreached{}, Strangers: []api.Peer{}, Engines: []api.Losses{}, Fetches: n.fetches.list(),
 		Quota: n.cfg.Quota, QuotaUsed: n.store.Unpinned(),
 	}
 	for _, u := range net.Unreached {
@@ -49,10 +50,10 @@ func (n *Node) Health(ctx context.Context) (*api.Health, error) {
 
 // coverage is which blocks of each model that someone serves nobody does, of the
 // likeliest models.
-func coverage(offers []*protocol.Offer, heard []*claim) []api.Coverage {
+func coverage(offers []*protocol.Offer, heard []*survey.Claim) []api.Coverage {
 	counts := map[cid.Cid]bool{}
 	for _, c := range heard[:min(len(heard), maxListed)] {
-		counts[c.id] = true
+		counts[c.ID] = true
 	}
 	type spans struct{ loaded, all []protocol.Span }
 	out, served := []api.Coverage{}, map[cid.Cid]*spans{}

@@ -14,6 +14,7 @@ import (
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
@@ -70,17 +71,17 @@ func (n *Node) List(ctx context.Context) ([]api.Model, error) {
 	}
 	ask, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	for _, c := range n.listed(n.heard(n.net.Offers(ask, cid.Undef, nil))) {
-		out = append(out, c.describe())
+	for _, c := range n.listed(n.survey.Claims(ask, true)) {
+		out = append(out, describeClaim(c))
 	}
 	return out, nil
 }
 
-// describe tells of a model that peers serve.
-func (c *claim) describe() api.Model {
-	m := api.Model{ID: c.id.String(), Blocks: c.blocks, Width: c.width, Remote: true, Held: []string{}}
-	if len(c.names) > 0 {
-		m.Name = c.names[0]
+// describeClaim describes a model that peers serve.
+func describeClaim(c *survey.Claim) api.Model {
+	m := api.Model{ID: c.ID.String(), Blocks: c.Blocks, Width: c.Width, Remote: true, Held: []string{}}
+	if len(c.Names) > 0 {
+		m.Name = c.Names[0]
 	}
 	return m
 }
@@ -91,9 +92,9 @@ func (n *Node) Show(ctx context.Context, name string) (*api.Model, error) {
 	if err != nil && api.AsError(err).Kind == api.UnknownModel {
 		ask, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
-		for _, c := range n.heard(n.net.Offers(ask, cid.Undef, nil)) {
-			if c.served && protocol.MatchModel(name, c.id, c.names) == protocol.MatchExact {
-				d := c.describe()
+		for _, c := range n.survey.Claims(ask, true) {
+			if c.Served && protocol.MatchModel(name, c.ID, c.Names) == protocol.MatchExact {
+				d := describeClaim(c)
 				return &d, nil
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -153,8 +154,8 @@ func (n *Node) lookUp(ctx context.Context, name string, w wanted) (*store.Model,
 		return nil, api.Errorf(api.UnknownModel, "model %q is not here, and %s", name, err)
 	}
 	for {
-		all := n.heard(n.net.Offers(ctx, cid.Undef, nil))
-		found := fitting(name, all)
+		all := n.survey.Claims(ctx, true)
+		found := survey.Fitting(name, all)
 		if len(found) > 1 {
 			found = n.real(ctx, found, func(*protocol.Manifest) bool { return true })
 		}
@@ -162,7 +163,7 @@ func (n *Node) lookUp(ctx context.Context, name string, w wanted) (*store.Model,
 			return nil, unclear(name, found)
 		}
 		if len(found) > 0 {
-			c, warning := choose(name, found)
+			c, warning := survey.Likeliest(name, found)
 			if warning != "" {
 				w.warn(warning)
 			}
@@ -176,7 +177,7 @@ func (n *Node) lookUp(ctx context.Context, name string, w wanted) (*store.Model,
 			case isSource(name):
 				return nil, api.Errorf(api.UnknownModel, "there is no model %q, here or at a peer; `shoal model add` brings models from files and addresses", name)
 			case len(all) > 0:
-				return nil, api.Errorf(api.UnknownModel, "nobody here knows a model %q; known are %s%s", name, listOf(all, (*claim).name), n.names.hint(name))
+				return nil, api.Errorf(api.UnknownModel, "nobody here knows a model %q; known are %s%s", name, survey.ListOf(all, (*survey.Claim).Name), n.names.hint(name))
 			}
 			return nil, api.Errorf(api.UnknownModel, "nobody here knows a model %q; add it with `shoal model add`%s", name, n.names.hint(name))
 		case <-time.After(300 * time.Millisecond):
@@ -186,14 +187,14 @@ func (n *Node) lookUp(ctx context.Context, name string, w wanted) (*store.Model,
 
 // take gives the model of a claim, under the name by which it was asked for if
 // peers call it so.
-func (n *Node) take(ctx context.Context, c *claim, name string) (*store.Model, error) {
-	if m, err := n.store.Model(c.id); err == nil { // under another name
+func (n *Node) take(ctx context.Context, c *survey.Claim, name string) (*store.Model, error) {
+	if m, err := n.store.Model(c.ID); err == nil { // under another name
 		return m, nil
 	}
-	if len(c.names) > 0 && !slices.ContainsFunc(c.names, func(s string) bool { return strings.EqualFold(s, name) }) {
-		name = c.names[0]
+	if len(c.Names) > 0 && !slices.ContainsFunc(c.Names, func(s string) bool { return strings.EqualFold(s, name) }) {
+		name = c.Names[0]
 	}
-	return n.learn(ctx, c.id, name)
+	return n.learn(ctx, c.ID, name)
 }
 
 // isRemote says that a source is not of this machine.

@@ -21,6 +21,7 @@ import (
 	"github.com/shoalnet/shoal/node/catalog"
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -229,8 +230,8 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string, w wante
 	if n.net.WaitPeers(wait) != nil {
 		return nil, ctx.Err()
 	}
-	heard := n.heard(n.net.Offers(ctx, cid.Undef, nil))
-	if short && !slices.ContainsFunc(heard, func(c *claim) bool { return c.id.Equals(id) }) {
+	heard := n.survey.Claims(ctx, true)
+	if short && !slices.ContainsFunc(heard, func(c *survey.Claim) bool { return c.ID.Equals(id) }) {
 		m, err := n.lookUp(ctx, name, w)
 		if err == nil || api.AsError(err).Kind != api.UnknownModel {
 			return m, err
@@ -247,9 +248,9 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string, w wante
 		}
 		return m, err
 	}
-	var called []*claim
+	var called []*survey.Claim
 	for _, c := range heard {
-		if slices.ContainsFunc(c.names, func(c string) bool { return strings.EqualFold(c, e.Name) || strings.EqualFold(c, name) }) {
+		if slices.ContainsFunc(c.Names, func(c string) bool { return strings.EqualFold(c, e.Name) || strings.EqualFold(c, name) }) {
 			called = append(called, c)
 		}
 	}
@@ -260,11 +261,11 @@ func (n *Node) known(ctx context.Context, e *catalog.Entry, name string, w wante
 	if len(fits) > 1 && w.sure {
 		return nil, nil // the origin knows
 	}
-	c, warning := choose(name, fits)
+	c, warning := survey.Likeliest(name, fits)
 	if warning != "" {
 		w.warn(warning)
 	}
-	m, err := n.learn(ctx, c.id, e.Name)
+	m, err := n.learn(ctx, c.ID, e.Name)
 	if err == nil {
 		err = m.Note("", e.Own, e.Origins...)
 	}

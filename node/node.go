@@ -28,6 +28,7 @@ import (
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/standing"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/node/traces"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -53,7 +54,7 @@ type Node struct {
 	gate     gate
 	metrics  *metrics.Metrics
 	traces   *traces.Traces
-	pulse    pulse
+	survey   *survey.Survey
 	trust    map[peer.ID]bool // by the operator's word
 	standing *standing.Book
 
@@ -140,7 +141,8 @@ func New(cfg Config) (_ *Node, err error) {
 	for p := range n.trust {
 		n.net.Protect(p)
 	}
-	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.trusted)
+	n.survey = survey.New(n.net, n.standing, n.trust, cfg.Fastest)
+	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
 	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
 		Leaves: n.modelLeaves, Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
 		Worked: n.net.Worked, Believable: n.net.Believable, Dialling: n.net.Dialling(),
@@ -161,9 +163,6 @@ func New(cfg Config) (_ *Node, err error) {
 	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Keeper: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
-
-// trusted says that a peer is this node itself, or one that its operator trusts.
-func (n *Node) trusted(p peer.ID) bool { return p == n.net.Self() || n.trust[p] }
 
 // Handler is the node's API, for callers in this process.
 func (n *Node) Handler() http.Handler { return n.handler }

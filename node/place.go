@@ -19,6 +19,7 @@ import (
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/standing"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -379,7 +380,7 @@ func (c *chooser) peers(ctx context.Context, models []*store.Model) []route.Peer
 	for _, m := range models {
 		some := func(offers []*protocol.Offer) bool { return len(offers) > 0 }
 		for _, o := range n.net.Offers(ctx, m.ID(), some) {
-			if n.trusted(o.From) || !shunned(n.standing.Of(o.From)) {
+			if n.survey.Trusted(o.From) || !survey.Shunned(n.standing.Of(o.From)) {
 				seen[o.From] = o
 			}
 		}
@@ -416,7 +417,7 @@ func (n *Node) acquaintances(peers []peer.ID, most int) []peer.ID {
 	class := map[peer.ID]int{}
 	for _, p := range peers {
 		switch s := n.standing.Of(p); {
-		case n.trusted(p):
+		case n.survey.Trusted(p):
 		case s.Done > 0:
 			class[p] = 1
 		case !s.Since.IsZero():
@@ -433,7 +434,7 @@ func (n *Node) acquaintances(peers []peer.ID, most int) []peer.ID {
 func (c *chooser) witness(p *route.Peer, id peer.ID, now time.Time) {
 	n := c.n
 	n.standing.Meet(id) // it has answered
-	p.Trusted, p.Met, p.Group = n.trusted(id), n.standing.Since(id), n.net.Group(id)
+	p.Trusted, p.Met, p.Group = n.survey.Trusted(id), n.standing.Since(id), n.net.Group(id)
 	for i := range p.Serves {
 		s := &p.Serves[i]
 		what := s.Model + " " + s.Span.String()

@@ -9,6 +9,7 @@ import (
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -73,7 +74,7 @@ func (n *Node) probe(ctx context.Context, m *store.Model, via route.Hop) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	man := m.Manifest()
-	r, where, err := n.choose(ctx, query{model: m.ID(), span: man.All(), via: via.Peer}, func(list []route.Candidate, links distances) (*route.Route, error) {
+	r, where, err := n.survey.Choose(ctx, survey.Query{Model: m.ID(), Span: man.All(), Via: via.Peer}, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
 		return through(via, list, links, int(man.Blocks))
 	})
 	if err != nil {

@@ -231,7 +231,7 @@ func (s *serving) serve(ctx context.Context) error {
 		Row: m.prefill * time.Duration(s.span.Len()), Dir: n.cfg.Home,
 		Formats:  formats,
 		Group:    n.net.Group,
-		Trusted:  n.trusted,
+		Trusted:  n.survey.Trusted,
 		Observer: stageObserver{n, modelLabel(s.model.Name()), s.span},
 		Log:      n.cfg.Log.With("part", "stage"),
 	}, stageEngine{e}, stageDialer{streams{n.net}})

@@ -2,11 +2,9 @@ package node
 
 import (
 	"errors"
-	"math"
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
@@ -23,36 +21,6 @@ const standingFile = "standing.json"
 // trusts, where they serve all of its model, before it goes to strangers.
 const ownTime = 3 * time.Second
 
-// bad is how much of a lie's mark, or of any mark of a peer that has never done
-// anything, has a peer used only where there is nobody else.
-const bad = 0.5
-
-// know fills in what this node knows of a candidate.
-func (n *Node) know(c *route.Candidate, p peer.ID) {
-	switch {
-	case n.trusted(p) && n.cfg.Fastest: // it comes first nowhere, and is known for good
-		c.Done, c.Age = math.MaxInt32, math.MaxInt64
-		return
-	case p == n.net.Self():
-		c.Trust = route.Own
-		return
-	case n.trusted(p):
-		c.Trust = route.Trusted
-	}
-	s := n.standing.Of(p)
-	c.Done, c.SeenDecode, c.SeenPrefill = s.Done, s.Decode, s.Prefill
-	if !s.Since.IsZero() {
-		c.Age = time.Since(s.Since)
-	}
-	c.Marks = s.Marks[standing.Failed] + s.Marks[standing.Slow]
-	c.Shunned = shunned(s)
-	_, c.Connected = n.net.RTT(p)
-}
-
-func shunned(s standing.Standing) bool {
-	return s.Marks[standing.Lied] >= bad || s.Done == 0 && s.Marks[standing.Failed]+s.Marks[standing.Slow] >= bad
-}
-
 // lie is a stage's failure that no honest machine has.
 type lie struct{ error }
 
@@ -61,7 +29,7 @@ func (l lie) Unwrap() error { return l.error }
 // blame marks the stage that ended a session, if it says or shows what it did.
 func (n *Node) blame(err error) {
 	var where *session.StageError
-	if !errors.As(err, &where) || n.trusted(where.Hop.Peer) {
+	if !errors.As(err, &where) || n.survey.Trusted(where.Hop.Peer) {
 		return
 	}
 	if f, ok := faultOf(where.Err); ok {
@@ -95,7 +63,7 @@ func faultOf(err error) (f standing.Fault, ok bool) {
 func (n *Node) repaired(rec session.Recovery) {
 	f, ok := faultOf(rec.Err)
 	for _, h := range rec.Lost {
-		if ok && !n.trusted(h.Peer) {
+		if ok && !n.survey.Trusted(h.Peer) {
 			n.standing.Mark(h.Peer, f, rec.Why)
 		}
 	}

@@ -5,82 +5,18 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // What the page shows. It asks every second or so; the network is asked less
 // often, in the background, and only while somebody looks.
-
-// pulse is what peers last said of their load.
-type pulse struct {
-	mu    sync.Mutex
-	asked time.Time
-	of    map[peer.ID]beat
-}
-
-type beat struct {
-	at     time.Time
-	status *protocol.StatusReply // nil: no answer
-}
-
-const (
-	pulseEvery = 2 * time.Second
-	pulsePeers = 64 // at most, a round
-	pulseLife  = time.Minute
-)
-
-// look asks peers for their load, if it is time again.
-func (n *Node) look(peers []peer.ID) {
-	p := &n.pulse
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if time.Since(p.asked) < pulseEvery {
-		return
-	}
-	p.asked = time.Now()
-	for id, b := range p.of {
-		if time.Since(b.at) > pulseLife {
-			delete(p.of, id)
-		}
-	}
-	for _, id := range peers[:min(len(peers), pulsePeers)] {
-		go n.ping(id)
-	}
-}
-
-// ping asks one peer. One that does not answer is left out of routes for a
-// while (see network.Status).
-func (n *Node) ping(id peer.ID) {
-	ctx, cancel := context.WithTimeout(context.Background(), pulseEvery)
-	defer cancel()
-	st, err := n.net.Status(ctx, id, cid.Undef, nil)
-	if err != nil {
-		st = nil
-	}
-	n.pulse.mu.Lock()
-	defer n.pulse.mu.Unlock()
-	if n.pulse.of == nil {
-		n.pulse.of = map[peer.ID]beat{}
-	}
-	n.pulse.of[id] = beat{time.Now(), st}
-}
-
-func (n *Node) beats() map[peer.ID]beat {
-	n.pulse.mu.Lock()
-	defer n.pulse.mu.Unlock()
-	out := make(map[peer.ID]beat, len(n.pulse.of))
-	for id, b := range n.pulse.of {
-		out[id] = b
-	}
-	return out
-}
 
 // View is the node and its network as they are known here.
 func (n *Node) View(ctx context.Context) (*api.View, error) {
@@ -97,8 +33,8 @@ func (n *Node) View(ctx context.Context) (*api.View, error) {
 	}
 	// What is known is enough; the members are asked again in the background.
 	offers := n.net.Offers(ctx, cid.Undef, func([]*protocol.Offer) bool { return true })
-	beats := n.beats()
-	links := distances{}
+	beats := n.survey.Beats()
+	links := survey.Distances{}
 	self := n.net.Self()
 	seen := map[peer.ID]*protocol.Offer{}
 	var ask []peer.ID
@@ -118,7 +54,7 @@ func (n *Node) View(ctx context.Context) (*api.View, error) {
 		if w.Version == "" {
 			w.Version = p.Version
 		}
-		links.set(self.String(), p.ID.String(), p.RTT)
+		links.Set(self.String(), p.ID.String(), p.RTT)
 		v.Peers, ask = append(v.Peers, w), append(ask, p.ID)
 	}
 	for _, o := range offers {
@@ -130,15 +66,15 @@ func (n *Node) View(ctx context.Context) (*api.View, error) {
 			ask = append(ask, o.From)
 		}
 	}
-	n.look(ask)
+	n.survey.Refresh(ask)
 	slices.SortFunc(v.Peers, func(a, b api.ViewPeer) int { return strings.Compare(a.Peer, b.Peer) })
 	for id, b := range beats {
-		if b.status == nil {
+		if b.Status == nil {
 			continue
 		}
-		for _, r := range b.status.Rtts {
+		for _, r := range b.Status.Rtts {
 			if to, err := peer.IDFromBytes(r.Peer); err == nil {
-				links.set(id.String(), to.String(), time.Duration(r.Us)*time.Microsecond)
+				links.Set(id.String(), to.String(), time.Duration(r.Us)*time.Microsecond)
 			}
 		}
 	}
@@ -162,8 +98,8 @@ func (n *Node) lending() api.Lending {
 }
 
 // viewPeer is a peer by its offer, which may be nil, and by its last answer.
-func viewPeer(id peer.ID, o *protocol.Offer, b beat) api.ViewPeer {
-	v := api.ViewPeer{Peer: id.String(), Silent: !b.at.IsZero() && b.status == nil, Spans: []api.ViewSpan{}}
+func viewPeer(id peer.ID, o *protocol.Offer, b survey.Beat) api.ViewPeer {
+	v := api.ViewPeer{Peer: id.String(), Silent: !b.At.IsZero() && b.Status == nil, Spans: []api.ViewSpan{}}
 	if o == nil {
 		return v
 	}
@@ -179,8 +115,8 @@ func viewPeer(id peer.ID, o *protocol.Offer, b beat) api.ViewPeer {
 			Model: s.ModelID().String(), From: int(s.From), To: int(s.To), Ready: s.Ready, Loaded: s.Loaded, Load: float64(s.LoadPermille) / 1000,
 			StepMs: float64(s.UsPerBlock) * float64(s.Span().Len()) / 1000, KVTokens: int(s.KvTokens), KVFree: int(s.KvFree),
 		}
-		if b.status != nil {
-			for _, now := range b.status.Spans {
+		if b.Status != nil {
+			for _, now := range b.Status.Spans {
 				if string(now.Model) == string(s.Model) && now.From == s.From && now.To == s.To {
 					w.KVFree, w.Sessions, w.TokensPerS = int(now.KvFree), int(now.Sessions), finite(now.TokensPerS)
 				}
@@ -204,9 +140,9 @@ func finite(f float32) float64 {
 func (n *Node) viewModels(offers []*protocol.Offer) []api.ViewModel {
 	out := []api.ViewModel{}
 	at, shown := map[cid.Cid]int{}, map[cid.Cid]bool{}
-	heard := n.heard(offers)
+	heard := n.survey.Weigh(offers)
 	for _, c := range n.listed(heard) {
-		shown[c.id] = true
+		shown[c.ID] = true
 	}
 	for _, m := range n.store.Models() {
 		d := describe(m)
@@ -218,13 +154,13 @@ func (n *Node) viewModels(offers []*protocol.Offer) []api.ViewModel {
 		})
 	}
 	for _, c := range heard {
-		i, here := at[c.id]
+		i, here := at[c.ID]
 		switch {
 		case here && out[i].Blocks == 0:
-			out[i].Blocks = c.blocks
-		case !here && shown[c.id], !here && c.held && len(at) < maxListed:
-			d := c.describe()
-			at[c.id] = len(out)
+			out[i].Blocks = c.Blocks
+		case !here && shown[c.ID], !here && c.Held && len(at) < maxListed:
+			d := describeClaim(c)
+			at[c.ID] = len(out)
 			out = append(out, api.ViewModel{ID: d.ID, Name: d.Name, Blocks: d.Blocks, Held: d.Held})
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -17,7 +18,7 @@ import (
 type costs struct {
 	mu     sync.Mutex // a second route is looked for beside the first
 	stages map[stageKey]route.Candidate
-	links  distances
+	links  survey.Distances
 	blocks int // of the model
 }
 
@@ -26,18 +27,18 @@ type stageKey struct {
 	span protocol.Span
 }
 
-func (c *costs) learn(candidates []route.Candidate, links distances, blocks int) {
+func (c *costs) learn(candidates []route.Candidate, links survey.Distances, blocks int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stages == nil {
-		c.stages, c.links = map[stageKey]route.Candidate{}, distances{}
+		c.stages, c.links = map[stageKey]route.Candidate{}, survey.Distances{}
 	}
 	c.blocks = blocks
 	for _, s := range candidates {
 		c.stages[stageKey{s.Peer, s.Span}] = s
 	}
 	for pair, rtt := range links {
-		c.links.set(pair[0], pair[1], rtt)
+		c.links.Set(pair[0], pair[1], rtt)
 	}
 }
 
@@ -83,7 +84,7 @@ func (g *generation) route(hops []session.Hop) []api.Hop {
 		switch {
 		case h.Peer == g.n.net.Self():
 			out[i].Trust = "own"
-		case g.n.trusted(h.Peer):
+		case g.n.survey.Trusted(h.Peer):
 			out[i].Trust = "trusted"
 		case c.New:
 			out[i].Trust = "new"
@@ -100,7 +101,7 @@ func (g *generation) route(hops []session.Hop) []api.Hop {
 func (g *generation) repair(rec session.Recovery, way []session.Hop) error {
 	if len(way) == 0 {
 		for _, h := range rec.Lost {
-			go g.n.ping(h.Peer)
+			go g.n.survey.Ask(h.Peer)
 		}
 	}
 	r := &api.Repair{Recovery: apiRecovery(rec)}

@@ -45,6 +45,7 @@ var allowed = map[string][]string{
 	"node/stage":          {"protocol"},
 	"node/standing":       {"node/files"},
 	"node/store":          {"node/files", "protocol/..."},
+	"node/survey":         {"node/route", "node/session", "node/standing", "protocol"},
 	"node/text":           nil,
 	"node/traces":         nil,
 	"node/text/answer":    {"protocol"},

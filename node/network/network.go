@@ -118,7 +118,7 @@ func New(cfg Config) (*Network, error) {
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.gate.met = n.met
-	n.offers = heard{all: map[peer.ID]*word{}, here: func(p peer.ID) bool { return n.host.Network().Connectedness(p) == network.Connected }}
+	n.offers = heard{all: map[peer.ID]*word{}, here: n.Connected}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
 		n.gate.name(p)
@@ -343,6 +343,11 @@ func (n *Network) met(block netip.Prefix) bool {
 		s, ok := spotOf(c.RemoteMultiaddr())
 		return ok && !c.Stat().Limited && block.Contains(s.at.Addr())
 	})
+}
+
+// Connected reports that there is a connection to a peer.
+func (n *Network) Connected(p peer.ID) bool {
+	return n.host.Network().Connectedness(p) == network.Connected
 }
 
 // Host is the libp2p host, for protocols of other packages.

@@ -1,4 +1,4 @@
-package node
+package survey
 
 import (
 	"fmt"
@@ -67,7 +67,7 @@ func TestWeigh(t *testing.T) {
 	} {
 		all := weigh(c.offers, of)
 		got := all[0]
-		if !got.id.Equals(someID(t, c.first)) || got.groups != c.groups || got.whole != c.whole {
+		if !got.ID.Equals(someID(t, c.first)) || got.Groups != c.groups || got.Whole != c.whole {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
@@ -94,18 +94,18 @@ func TestWeighFlood(t *testing.T) {
 	}
 	whole := 0
 	for _, c := range all {
-		if c.whole {
+		if c.Whole {
 			whole++
 		}
 	}
 	if whole != 1+maxOfPeer {
 		t.Errorf("%d models are served whole by the two who are there", whole)
 	}
-	found := fitting("tales", all)
-	if len(found) != 1 || !found[0].id.Equals(someID(t, "tales")) {
+	found := Fitting("tales", all)
+	if len(found) != 1 || !found[0].ID.Equals(someID(t, "tales")) {
 		t.Errorf("found %+v", found)
 	}
-	if text := unclear("made", fitting("made", all)).Error(); len(text) > 1000 || !strings.Contains(text, "more") {
+	if text := ListOf(Fitting("made", all), (*Claim).Name); len(text) > 1000 || !strings.Contains(text, "more") {
 		t.Errorf("an error of %d bytes: %.200s", len(text), text)
 	}
 }
