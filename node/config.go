@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -223,4 +223,4 @@ func codecOf(wire string) (protocol.TensorCodec, error) {
 	return 0, badConfig("--wire %q: f32, f16 and q8_0 are known", wire)
 }
 
-func (c *Config) path(name string) string { return filepath.Join(c.Home, name) }
+func (c *Config) home() home.Home { return home.Home(c.Home) }

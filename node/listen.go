@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/home"
 )
 
 // Word is what a node that runs leaves in its home, where commands look: how it
@@ -26,8 +27,8 @@ type Word struct {
 
 // ReadWord reads what the node of a home has left. Without a word its socket
 // may be there all the same.
-func ReadWord(home string) (Word, error) {
-	raw, err := os.ReadFile(filepath.Join(home, apiFile))
+func ReadWord(dir string) (Word, error) {
+	raw, err := os.ReadFile(home.Home(dir).API())
 	if err != nil {
 		return Word{}, err
 	}
@@ -36,7 +37,7 @@ func ReadWord(home string) (Word, error) {
 }
 
 // DefaultSocket is where the socket of a home lies if its path is not too long.
-func DefaultSocket(home string) string { return filepath.Join(home, socketFile) }
+func DefaultSocket(dir string) string { return home.Home(dir).Socket() }
 
 // mayListen says that an address of the API is open to nobody but this machine,
 // or meant to be: there is a key, or the operator said so.
@@ -83,10 +84,10 @@ func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 	n.mu.Unlock()
 	raw, err := json.Marshal(word)
 	if err == nil {
-		err = files.Replace(n.cfg.path(apiFile), raw, 0o600)
+		err = files.Replace(n.cfg.home().API(), raw, 0o600)
 	}
 	if err != nil {
-		_ = os.Remove(n.cfg.path(apiFile)) // what lies there is another's word
+		_ = os.Remove(n.cfg.home().API()) // what lies there is another's word
 		n.cfg.Log.Warn("the API's address cannot be left in the home", "error", err)
 	}
 	srv := &http.Server{Handler: n.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
@@ -98,7 +99,7 @@ func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 		}()
 	}
 	return func() {
-		_ = os.Remove(n.cfg.path(apiFile))
+		_ = os.Remove(n.cfg.home().API())
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		if srv.Shutdown(ctx) != nil { // answers under way are ended
@@ -129,7 +130,7 @@ func (n *Node) openSocket() (l net.Listener, gone func(), err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		path, gone = filepath.Join(dir, socketFile), func() { _ = os.RemoveAll(dir) }
+		path, gone = home.Home(dir).Socket(), func() { _ = os.RemoveAll(dir) }
 	}
 	_ = os.Remove(path) // a killed node's: the home, and so what lies there, is ours alone
 	if l, err = net.Listen("unix", path); err == nil {

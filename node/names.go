@@ -20,6 +20,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
@@ -27,9 +28,7 @@ import (
 
 // Files of a node's home that names come from.
 const (
-	catalogDir   = "catalog.d"
-	editionsFile = "catalogs.json"
-	namesFile    = "names.json"
+	catalogDir = "catalog.d"
 )
 
 // names is what words stand for: the catalogue, and what its names turned out
@@ -47,7 +46,7 @@ type names struct {
 // catalog.d, by name of file, then files. keys are trusted besides the
 // project's. Those that are named need no signature. The home remembers which
 // editions of signed ones were taken, so that no older one is.
-func LoadCatalog(home string, files, keys []string) (*catalog.Catalog, error) {
+func LoadCatalog(dir string, files, keys []string) (*catalog.Catalog, error) {
 	var sources []catalog.Source
 	add := func(path string, own bool) error {
 		f, err := os.Open(path)
@@ -62,7 +61,7 @@ func LoadCatalog(home string, files, keys []string) (*catalog.Catalog, error) {
 		sources = append(sources, catalog.Source{Name: "the catalogue " + path, Raw: raw, Own: own})
 		return nil
 	}
-	found, err := filepath.Glob(filepath.Join(home, catalogDir, "*.toml")) // sorted
+	found, err := filepath.Glob(filepath.Join(dir, catalogDir, "*.toml")) // sorted
 	if err != nil {
 		return nil, err
 	}
@@ -76,23 +75,23 @@ func LoadCatalog(home string, files, keys []string) (*catalog.Catalog, error) {
 			return nil, err
 		}
 	}
-	taken, err := readEditions(home)
+	taken, err := readEditions(dir)
 	if err != nil {
 		return nil, err
 	}
 	c, err := catalog.Load(keys, taken, sources...)
 	if errors.Is(err, catalog.ErrOlder) {
-		return nil, badConfig("%w; put the newer one there, or, to go back all the same, remove %s", err, filepath.Join(home, editionsFile))
+		return nil, badConfig("%w; put the newer one there, or, to go back all the same, remove %s", err, home.Home(dir).Catalogs())
 	}
 	if err != nil {
 		return nil, configError{err}
 	}
-	return c, saveEditions(home, taken, c.Editions())
+	return c, saveEditions(dir, taken, c.Editions())
 }
 
 // readEditions gives those of signed catalogues that this home has taken.
-func readEditions(home string) (taken []catalog.Edition, err error) {
-	path := filepath.Join(home, editionsFile)
+func readEditions(dir string) (taken []catalog.Edition, err error) {
+	path := home.Home(dir).Catalogs()
 	raw, err := os.ReadFile(path)
 	if os.IsNotExist(err) {
 		return nil, nil
@@ -106,7 +105,7 @@ func readEditions(home string) (taken []catalog.Edition, err error) {
 	return taken, nil
 }
 
-func saveEditions(home string, before, now []catalog.Edition) error {
+func saveEditions(dir string, before, now []catalog.Edition) error {
 	if slices.Equal(before, now) {
 		return nil
 	}
@@ -114,7 +113,7 @@ func saveEditions(home string, before, now []catalog.Edition) error {
 	if err != nil {
 		return err
 	}
-	return files.Replace(filepath.Join(home, editionsFile), append(raw, '\n'), 0o644)
+	return files.Replace(home.Home(dir).Catalogs(), append(raw, '\n'), 0o644)
 }
 
 func openNames(cfg *Config) (*names, error) {
@@ -122,7 +121,7 @@ func openNames(cfg *Config) (*names, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &names{Catalog: c, path: cfg.path(namesFile)}
+	s := &names{Catalog: c, path: cfg.home().Names()}
 	s.of, err = readMeanings(s.path)
 	return s, err
 }

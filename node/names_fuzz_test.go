@@ -3,12 +3,12 @@ package node
 import (
 	"flag"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -21,17 +21,17 @@ func FuzzNames(f *testing.F) {
 	f.Add([]byte(`{"qwen3:8b":"x"}`), []byte(`[]`))
 	f.Add([]byte(`null`), []byte(`null`))
 	f.Add([]byte(`[`), []byte(`{}`))
-	home := f.TempDir()
+	dir := home.Home(f.TempDir())
 	meant := protocol.ModelKey(cid.Undef)
 	f.Fuzz(func(t *testing.T, names, editions []byte) {
-		for name, raw := range map[string][]byte{namesFile: names, editionsFile: editions} {
-			if err := os.WriteFile(filepath.Join(home, name), raw, 0o600); err != nil {
+		for name, raw := range map[string][]byte{dir.Names(): names, dir.Catalogs(): editions} {
+			if err := os.WriteFile(name, raw, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		s, err := openNames(&Config{Home: home})
+		s, err := openNames(&Config{Home: string(dir)})
 		if err != nil {
-			if !strings.Contains(err.Error(), home) {
+			if !strings.Contains(err.Error(), string(dir)) {
 				t.Fatalf("it is not said which file: %v", err)
 			}
 			return

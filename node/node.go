@@ -65,18 +65,6 @@ type Node struct {
 	word    Word // of how it is asked
 }
 
-// Files of a node's home.
-const (
-	keyFile    = "key"
-	portFile   = "port"
-	peersFile  = "peers.json"
-	ledgerFile = "ledger.json"
-	tokenFile  = "api.token"
-	apiFile    = "api.json"
-	socketFile = "api.sock"
-	storeDir   = "store"
-)
-
 // New opens the store and joins the network. Nothing is served before Run.
 func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.setDefaults(); err != nil {
@@ -84,7 +72,7 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	n := &Node{
 		cfg: cfg, started: time.Now(), encoding: semaphore.NewWeighted(encodeRoom),
-		standing: standing.Open(cfg.path(standingFile), cfg.Log.With("part", "standing")),
+		standing: standing.Open(cfg.home().Standing(), cfg.Log.With("part", "standing")),
 	}
 	n.shareMemory()
 	if n.trust, err = cfg.trusted(); err != nil {
@@ -98,7 +86,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.names, err = openNames(&cfg); err != nil {
 		return nil, err
 	}
-	n.store, err = store.Open(cfg.path(storeDir), store.Options{
+	n.store, err = store.Open(cfg.home().Store(), store.Options{
 		Check: func(md interface{ Value(key string) any }) error { return engine.Check(md) },
 		Quota: cfg.Quota, Log: cfg.Log.With("part", "store"),
 	})
@@ -106,7 +94,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n.sweep()
-	key, err := network.LoadKey(cfg.path(keyFile))
+	key, err := network.LoadKey(cfg.home().Key())
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +106,7 @@ func New(cfg Config) (_ *Node, err error) {
 	join := func() error {
 		n.net, err = network.New(network.Config{
 			Key: key, ListenPort: port, ListenAddrs: listen, Bootstrap: cfg.Bootstrap, MDNS: !cfg.NoMDNS,
-			Client: cfg.Client, PeersFile: cfg.path(peersFile), Options: cfg.Network, Version: cfg.Version,
+			Client: cfg.Client, PeersFile: cfg.home().Peers(), Options: cfg.Network, Version: cfg.Version,
 			Log: cfg.Log.With("part", "network"),
 		})
 		return err
@@ -146,7 +134,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
 		Leaves: n.modelLeaves, Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
 		Worked: n.net.Worked, Believable: n.net.Believable, Dialling: n.net.Dialling(),
-		Ledger: cfg.path(ledgerFile), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
+		Ledger: cfg.home().Ledger(), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
 	})
 	for _, proto := range []string{protocol.StageID, protocol.StageID1} {
 		n.net.Handle(proto, func(s *network.Stream) { n.stages.Serve(s) })
@@ -289,7 +277,7 @@ func (n *Node) Close() error {
 
 // keptPort is the port that was drawn at the first start.
 func (n *Node) keptPort() int {
-	raw, err := os.ReadFile(n.cfg.path(portFile))
+	raw, err := os.ReadFile(n.cfg.home().Port())
 	if err != nil {
 		return 0
 	}
@@ -301,14 +289,14 @@ func (n *Node) keptPort() int {
 }
 
 func (n *Node) keepPort(port int) {
-	if err := files.Replace(n.cfg.path(portFile), []byte(strconv.Itoa(port)+"\n"), 0o644); err != nil {
+	if err := files.Replace(n.cfg.home().Port(), []byte(strconv.Itoa(port)+"\n"), 0o644); err != nil {
 		n.cfg.Log.Warn("the port cannot be kept for the next start", "error", err)
 	}
 }
 
 // loadToken reads or makes the token that shoal's own endpoints ask for.
 func (n *Node) loadToken() (string, error) {
-	path := n.cfg.path(tokenFile)
+	path := n.cfg.home().APIToken()
 	if raw, err := os.ReadFile(path); err == nil && len(raw) >= 32 {
 		return strings.TrimSpace(string(raw)), nil
 	}

@@ -28,7 +28,7 @@ func (n *Node) state() metrics.State {
 	open, _, _ := n.gate.look()
 	st := metrics.State{
 		Lending: open, Peers: len(n.net.Host().Network().Peers()), DHTPeers: n.net.DHTPeers(), Offers: n.net.KnownOffers(),
-		QuotaBytes: n.cfg.Quota, FreeBytes: store.FreeSpace(n.cfg.path(storeDir)), Traffic: map[string]metrics.Traffic{},
+		QuotaBytes: n.cfg.Quota, FreeBytes: store.FreeSpace(n.cfg.home().Store()), Traffic: map[string]metrics.Traffic{},
 	}
 	for _, m := range n.store.Models() {
 		st.StoreBytes += m.Allocated()

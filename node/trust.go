@@ -15,8 +15,6 @@ import (
 // What this node has seen of its peers goes into its standing book, and out of it
 // into the planner's candidates.
 
-const standingFile = "standing.json"
-
 // ownTime is how long a prompt waits for room at this node and those that it
 // trusts, where they serve all of its model, before it goes to strangers.
 const ownTime = 3 * time.Second

@@ -26,6 +26,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/store"
 )
@@ -232,7 +233,7 @@ func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(
 	if c.Bool("deep") {
 		limit = 0
 	}
-	found, err := store.Inspect(c.Context, filepath.Join(f.Home.Dir, "store"), limit, func(done, total int64) {
+	found, err := store.Inspect(c.Context, home.Home(f.Home.Dir).Store(), limit, func(done, total int64) {
 		say("checking models: %s of %s", bytesText(done), bytesText(total))
 	})
 	if c.Context.Err() != nil {

@@ -35,6 +35,7 @@ var allowed = map[string][]string{
 	"node/exchange/plain": nil,
 	"node/files":          nil,
 	"node/fence":          nil,
+	"node/home":           nil,
 	"node/lend":           nil,
 	"node/metrics":        nil,
 	"node/network":        {"node/files", "protocol"},
@@ -53,13 +54,13 @@ var allowed = map[string][]string{
 	"node/text/jinja":     nil,
 	"node":                {"node/...", "protocol/...", "contrib/tinymodel"},
 
-	"testnet":          nil,
+	"testnet":          {"node/home"},
 	"testnet/hostile":  {"protocol"},
 	"testnet/link":     nil,
 	"testnet/sim":      {"testnet/link"},
 	"testnet/scenario": {"testnet", "testnet/link"},
 	"cmd/shoal":        {"node/...", "protocol/...", "testnet/..."},
-	"cmd/shoal/doctor": {"node/api"},
+	"cmd/shoal/doctor": {"node/api", "node/home"},
 
 	"contrib/tinymodel":  nil,
 	"contrib/importmap":  nil,
