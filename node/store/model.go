@@ -34,6 +34,7 @@ type Model struct {
 
 	loading sync.Mutex   // the stage header is in use
 	syncing sync.Mutex   // one sync at a time
+	saving  sync.Mutex   // one write of the record at a time; taken before mu, and to remove the model
 	io      sync.RWMutex // shared by those who read or write leaves, exclusive for those who drop them
 
 	mu          sync.RWMutex // of everything below; never held over a leaf's I/O

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -16,9 +17,9 @@ import (
 
 // quota bounds the bytes of shards without a pin.
 type quota struct {
-	mu       sync.Mutex
-	limit    int64 // 0: none
-	reserved int64 // by imports under way
+	mu       sync.Mutex // one change at a time, and the drops that it needs
+	limit    int64      // 0: none
+	reserved int64      // by imports under way
 }
 
 // SetQuota changes the quota and drops what exceeds the new one.
@@ -221,11 +222,17 @@ func (s *Store) dropAll(list []candidate, why string) (dropped []candidate, err 
 
 // take gives a model in use, or nil if there is none.
 func (s *Store) take(id cid.Cid) (m *Model, done func()) {
-	s.mu.RLock() // nobody removes it meanwhile
-	defer s.mu.RUnlock()
-	if m = s.models[id]; m != nil {
-		done = m.Use()
+	s.mu.RLock()
+	m = s.models[id]
+	s.mu.RUnlock()
+	if m == nil {
+		return nil, nil
 	}
+	done, here := m.hold(m.Shards())
+	if !here {
+		return nil, nil
+	}
+	m.saveUse()
 	return m, done
 }
 
@@ -235,25 +242,21 @@ func (m *Model) Use() (done func()) { return m.UseShards(m.Shards()) }
 
 // UseShards is Use for some of the shards.
 func (m *Model) UseShards(shards []int) (done func()) {
-	m.mu.Lock()
-	m.touch(shards, 1)
-	m.mu.Unlock()
+	done, _ = m.hold(shards)
 	m.saveUse()
-	return sync.OnceFunc(func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.touch(shards, -1)
-	})
+	return done
 }
 
-// saveUse writes down when shards were used. That is convenience, so a failure
-// is none.
-func (m *Model) saveUse() {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if !m.gone {
-		_ = m.rec.save(m.dir)
+// hold is UseShards without writing it down; here is false if the model was removed.
+func (m *Model) hold(shards []int) (done func(), here bool) {
+	touch := func(by int) (here bool) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.touch(shards, by)
+		return !m.gone
 	}
+	here = touch(1)
+	return sync.OnceFunc(func() { touch(-1) }), here
 }
 
 func (m *Model) touch(shards []int, by int) {
@@ -284,14 +287,28 @@ func (m *Model) free(shards []int) error {
 	return nil
 }
 
-// leave marks the model as removed, unless it is in use.
-func (m *Model) leave() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.free(nil); err != nil {
+// leave moves the model's directory away, unless the model is in use. A crash from
+// here on ends in the sweep of Open.
+func (m *Model) leave(to string) error {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	mark := func(gone bool) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if gone {
+			if err := m.free(nil); err != nil {
+				return err
+			}
+		}
+		m.gone = gone
+		return nil
+	}
+	if err := mark(true); err != nil {
 		return err
 	}
-	m.gone = true
+	if err := os.Rename(m.dir, to); err != nil {
+		return errors.Join(err, mark(false))
+	}
 	return nil
 }
 

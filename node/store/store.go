@@ -48,7 +48,9 @@ type Store struct {
 	opt  Options
 	lock *os.File
 
-	mu     sync.RWMutex
+	moving sync.Mutex // one model's directory comes or goes at a time; taken before mu
+
+	mu     sync.RWMutex // of what follows; not held over I/O, but for the name of a new directory
 	models map[cid.Cid]*Model
 	tmp    map[string]bool // imports under way
 	swept  int64           // bytes that Open has found left by crashes, until GC tells of them
@@ -254,9 +256,7 @@ func (s *Store) tempDir() (dir string, done func(), err error) {
 	s.tmp[dir] = true
 	return dir, func() {
 		_ = os.RemoveAll(dir)
-		s.mu.Lock()
-		delete(s.tmp, dir)
-		s.mu.Unlock()
+		s.own(dir, false)
 	}, nil
 }
 
@@ -267,10 +267,10 @@ func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model
 	if err := errors.Join(files.Replace(filepath.Join(tmp, "manifest"), raw, 0o644), rec.save(tmp), syncDir(tmp)); err != nil {
 		return nil, nil, full(err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if m := s.models[id]; m != nil {
-		return m, m.Use(), nil // while mu is held nobody removes it
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	if m, done := s.take(id); m != nil {
+		return m, done, nil
 	}
 	final := filepath.Join(s.modelsDir(), id.String())
 	if _, err := os.Stat(final); err == nil { // one that could not be opened
@@ -289,42 +289,48 @@ func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model
 	if err := syncDir(s.modelsDir()); err != nil {
 		return nil, nil, errors.Join(full(err), m.closeFiles(), os.RemoveAll(final))
 	}
+	s.mu.Lock()
 	s.models[id] = m
-	return m, m.Use(), nil
+	done, _ = m.hold(m.Shards())
+	s.mu.Unlock()
+	m.saveUse()
+	return m, done, nil
 }
 
-// Remove deletes a model, unless it is in use.
+// Remove deletes a model, unless it is in use: ErrBusy, and ErrNotFound if it is
+// not here.
 func (s *Store) Remove(id cid.Cid) error {
-	s.mu.Lock()
-	m := s.models[id]
-	if m == nil {
-		s.mu.Unlock()
-		return fmt.Errorf("model %s: %w", id, ErrNotFound)
-	}
-	if err := m.leave(); err != nil {
-		s.mu.Unlock()
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	m, err := s.Model(id)
+	if err != nil {
 		return err
 	}
 	tmp := filepath.Join(s.modelsDir(), tmpPrefix+"removed-"+id.String())
-	_ = os.RemoveAll(tmp)                         // of an earlier try
-	if err := os.Rename(m.dir, tmp); err != nil { // a crash from here on ends in the sweep of Open
-		m.mu.Lock()
-		m.gone = false
-		m.mu.Unlock()
-		s.mu.Unlock()
+	s.own(tmp, true)
+	defer s.own(tmp, false)
+	_ = os.RemoveAll(tmp) // of an earlier try
+	if err := m.leave(tmp); err != nil {
 		return err
 	}
-	delete(s.models, id)
-	s.tmp[tmp] = true
-	m.io.Lock()
-	err := m.closeFiles()
-	m.io.Unlock()
-	s.mu.Unlock()
-	err = errors.Join(err, os.RemoveAll(tmp))
 	s.mu.Lock()
-	delete(s.tmp, tmp)
+	delete(s.models, id)
 	s.mu.Unlock()
-	return err
+	m.io.Lock()
+	err = m.closeFiles()
+	m.io.Unlock()
+	return errors.Join(err, os.RemoveAll(tmp))
+}
+
+// own notes that a directory under a temporary name has an owner, or has no more.
+func (s *Store) own(dir string, yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if yes {
+		s.tmp[dir] = true
+	} else {
+		delete(s.tmp, dir)
+	}
 }
 
 // Get gives a block that is held: a manifest, a shard's node, or a leaf, which
