@@ -15,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/lend"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -101,13 +102,20 @@ func badConfig(format string, args ...any) error {
 	return configError{fmt.Errorf(format, args...)}
 }
 
+// badSetting is an error in a setting, which is named as in the configuration
+// file. The text follows its name.
+func badSetting(setting, format string, args ...any) error {
+	err := fmt.Errorf(setting+" "+format, args...)
+	return configError{remedy.For(err, remedy.Setting, setting)}
+}
+
 // Check says what an operator asked for and cannot have. It touches nothing.
 func (c *Config) Check() error {
 	if err := c.Lend.Check(); err != nil {
 		return configError{err}
 	}
 	if c.KVType != "" && c.KVType != "f16" && c.KVType != "f32" {
-		return badConfig("--kv %q: f16 and f32 are known", c.KVType)
+		return badSetting("kv", "%q: f16 and f32 are known", c.KVType)
 	}
 	if _, err := codecOf(c.Wire); err != nil {
 		return err
@@ -117,11 +125,11 @@ func (c *Config) Check() error {
 	}
 	for _, o := range c.APIOrigins { // as browsers send it, to the letter
 		if u, err := url.Parse(o); err != nil || u.Host == "" || o != u.Scheme+"://"+u.Host {
-			return badConfig("--api-origin %q: write it like https://chat.example or http://localhost:3000", o)
+			return badSetting("api-origin", "%q: write it like https://chat.example or http://localhost:3000", o)
 		}
 	}
 	if c.Threads < 0 || c.Threads > runtime.NumCPU() {
-		return badConfig("--threads %d: this machine has %d cores", c.Threads, runtime.NumCPU())
+		return badSetting("threads", "%d: this machine has %d cores", c.Threads, runtime.NumCPU())
 	}
 	for _, s := range c.Serve {
 		if _, _, err := s.span(); err != nil {
@@ -181,7 +189,7 @@ func (c *Config) trusted() (map[peer.ID]bool, error) {
 	for _, t := range c.Trust {
 		p, err := peer.Decode(t)
 		if err != nil {
-			return nil, badConfig("--trust %q: write a peer ID like 12D3KooW..., as `shoal status` of that node prints it", t)
+			return nil, badSetting("trust", "%q: write a peer ID like 12D3KooW...", t)
 		}
 		all[p] = true
 	}
@@ -220,7 +228,7 @@ func codecOf(wire string) (protocol.TensorCodec, error) {
 	case "q8_0":
 		return protocol.TensorCodec_TENSOR_CODEC_Q8_0, nil
 	}
-	return 0, badConfig("--wire %q: f32, f16 and q8_0 are known", wire)
+	return 0, badSetting("wire", "%q: f32, f16 and q8_0 are known", wire)
 }
 
 func (c *Config) path(name string) string { return filepath.Join(c.Home, name) }

@@ -152,11 +152,11 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 func input(err error) error {
 	for _, e := range []error{store.ErrSource, store.ErrSpan, gguf.ErrFormat, engine.ErrUnsupported, protocol.ErrManifest, text.ErrNoTemplate, convert.ErrDirectory, convert.ErrUnsupported} {
 		if errors.Is(err, e) {
-			return api.Errorf(api.BadInput, "%s", err)
+			return api.Errorf(api.BadInput, "%w", err)
 		}
 	}
 	if errors.Is(err, store.ErrFull) || errors.Is(err, store.ErrBusy) {
-		return api.Errorf(api.Refused, "%s", err)
+		return api.Errorf(api.Refused, "%w", err)
 	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // Word is what a node that runs leaves in its home, where commands look: how it
@@ -46,12 +47,13 @@ func (c *Config) mayListen() error {
 	}
 	host, _, err := net.SplitHostPort(c.API)
 	if err != nil {
-		return badConfig("--api %q: write it like 127.0.0.1:11500", c.API)
+		return badSetting("api", "%q: write it like 127.0.0.1:11500", c.API)
 	}
 	if ip, err := netip.ParseAddr(host); host == "localhost" || err == nil && ip.Unmap().IsLoopback() {
 		return nil
 	}
-	return badConfig("--api %s: everybody who reaches that address could use this node; ask them for a key with --api-key-file FILE, or say --api-open if they may", c.API)
+	err = badSetting("api", "%s: everybody who reaches that address could use this node; ask them for a key, or allow it in so many words", c.API)
+	return remedy.For(err, remedy.APIKey)
 }
 
 // listen opens the API's doors, the socket in the home and the address if there
@@ -63,7 +65,8 @@ func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 		l, err := net.Listen("tcp", n.cfg.API)
 		if err != nil {
 			if errors.Is(err, syscall.EADDRINUSE) {
-				return nil, fmt.Errorf("the API's address %s is in use: choose another with --api, or stop the program that has it", n.cfg.API)
+				err = fmt.Errorf("the API's address %s is in use: choose another, or stop the program that has it", n.cfg.API)
+				return nil, remedy.For(err, remedy.APIAddress)
 			}
 			return nil, fmt.Errorf("the API's address %s: %w", n.cfg.API, err)
 		}

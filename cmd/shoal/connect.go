@@ -103,7 +103,7 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 			if c.Context.Err() != nil {
 				return nil, nil, c.Context.Err()
 			}
-			return nil, nil, api.Errorf(api.NoRoute, "no node runs in %s, and %s", home, err)
+			return nil, nil, api.Errorf(api.NoRoute, "no node runs in %s, and %w", home, err)
 		}
 	}
 	return n.Client(), func() { _ = n.Close() }, nil

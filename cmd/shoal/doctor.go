@@ -27,6 +27,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
 )
 
@@ -206,16 +207,9 @@ func blame(cc *doctor.Config, err error) {
 		cc.Line, cc.Key, cc.Near = e.line, e.key, e.near
 		return
 	}
-	rest, ok := strings.CutPrefix(cc.Err, "--") // as such errors begin
-	if strings.Contains(cc.Err, "peer address") {
-		rest, ok = "bootstrap", true
-	}
-	if !ok {
+	if cc.Key = settingOf(err); cc.Key == "" {
+		cc.Err = withRemedy(err)
 		return
-	}
-	cc.Key = rest
-	if i := strings.IndexAny(rest, " :"); i > 0 {
-		cc.Key = rest[:i]
 	}
 	if cc.Line = lineOf(cc.File, cc.Key); cc.Line > 0 {
 		cc.Err = fmt.Sprintf("the configuration file %s, line %d: %s", cc.File, cc.Line, cc.Err)
@@ -224,6 +218,27 @@ func blame(cc *doctor.Config, err error) {
 	if env := "SHOAL_" + strings.ToUpper(strings.ReplaceAll(cc.Key, "-", "_")); os.Getenv(env) != "" {
 		cc.Env = env
 	}
+}
+
+// settingOf is the setting that an error names: with its remedy, or by its flag, as
+// errors in the command line do. "" if none.
+func settingOf(err error) string {
+	if errors.Is(err, network.ErrAddress) {
+		return "bootstrap"
+	}
+	for r := remedy.Of(err); r != nil; r = remedy.Of(r.Err) {
+		if r.Kind == remedy.Setting && len(r.Args) > 0 {
+			return r.Args[0]
+		}
+	}
+	flag, ok := strings.CutPrefix(err.Error(), "--")
+	if !ok {
+		return ""
+	}
+	if end := strings.IndexAny(flag, " :"); end > 0 {
+		flag = flag[:end]
+	}
+	return flag
 }
 
 // modelsOf looks at the models on disk.

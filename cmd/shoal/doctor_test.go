@@ -246,7 +246,7 @@ func TestDoctorFiles(t *testing.T) {
 			t.Errorf("mended to %s", raw)
 		}
 	})
-	for words, line := range map[string]string{`--memory "lots"`: `memory = "lots"`, "wrong type": `threads = "two"`, "--threads 4000": "threads = 4000", "line 4": `quota = "2`} {
+	for words, line := range map[string]string{`--memory "lots"`: `memory = "lots"`, "wrong type": `threads = "two"`, "threads 4000": "threads = 4000", "line 4": `quota = "2`} {
 		t.Run("a setting of no sense: "+line, func(t *testing.T) {
 			p := newPatient(t)
 			p.add(line)

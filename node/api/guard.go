@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // The API is for programs of this machine. Three kinds of web page must not
@@ -133,7 +135,8 @@ func (s *server) own(h handler) handler {
 			return Errorf(Forbidden, "this endpoint is for programs on the node's own machine")
 		}
 		if !bearer(r, s.Token) {
-			return Errorf(Unauthorized, "this endpoint needs the token in the file api.token of the node's directory, as Authorization: Bearer TOKEN; shoal's own commands take it from there with --home DIR, or with --api from --api-token-file FILE")
+			err := Errorf(Unauthorized, "this endpoint needs the token in the file api.token of the node's directory, as Authorization: Bearer TOKEN")
+			return remedy.For(err, remedy.APIToken)
 		}
 		return h(w, r)
 	}

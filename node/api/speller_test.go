@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // speller is a Generator whose "model" has bytes as tokens and answers with what
@@ -42,7 +44,7 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 	case "crash":
 		panic("a bug")
 	default:
-		return fmt.Errorf("looking for it: %w", Errorf(UnknownModel, "no model %q: shoal model ls names those that are known", req.Model))
+		return fmt.Errorf("looking for it: %w", remedy.For(Errorf(UnknownModel, "no model %q", req.Model), remedy.ServeModel, req.Model))
 	}
 	prompt, answer := req.Prompt, req.Prompt
 	if req.PromptIDs != nil {

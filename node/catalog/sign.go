@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 //go:embed catalog.toml
@@ -36,7 +38,7 @@ func ProjectKey() string { return strings.TrimSpace(projectKey) }
 func ParseKey(s string) (ed25519.PublicKey, error) {
 	b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(s))
 	if err != nil || len(b) != ed25519.PublicKeySize {
-		return nil, fmt.Errorf("%w: %.80q is no public key; `shoal model catalog keygen` makes one", ErrCatalog, s)
+		return nil, remedy.For(fmt.Errorf("%w: %.80q is not a public key", ErrCatalog, s), remedy.MakeKey)
 	}
 	return b, nil
 }
@@ -156,13 +158,13 @@ func open(s Source, trusted []string) (f *file, key string, err error) {
 		return nil, "", fmt.Errorf("%w: %w", ErrCatalog, serr)
 	}
 	if serr == nil && !slices.Contains(trusted, key) {
-		return nil, "", fmt.Errorf("%w: %w: if you trust it, say --catalog-key %s", ErrCatalog, ErrKey, key)
+		return nil, "", remedy.For(fmt.Errorf("%w: %w: %s", ErrCatalog, ErrKey, key), remedy.TrustCatalog, key)
 	}
 	if f, err = parse(s.Raw); err != nil {
 		return nil, "", err
 	}
 	if serr != nil && !s.Own && !f.Own {
-		return nil, "", fmt.Errorf("%w: %w: if it is your own, write own = true at its top, or sign it with `shoal model catalog sign`", ErrCatalog, serr)
+		return nil, "", remedy.For(fmt.Errorf("%w: %w: sign it, or if it is your own, write own = true at its top", ErrCatalog, serr), remedy.SignCatalog)
 	}
 	for _, e := range f.Models {
 		e.Own = serr != nil

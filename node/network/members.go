@@ -21,11 +21,12 @@ import (
 	msmux "github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
 
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // ErrAlone says that nobody was found.
-var ErrAlone = errors.New("no peer was found: name one with --bootstrap, or start a node on this LAN")
+var ErrAlone = remedy.For(errors.New("no peer was found: name one, or start a node on this LAN"), remedy.NamePeer)
 
 // WaitPeers waits until some peer is connected, or ctx ends. It does not wait
 // where there is nowhere to look.

@@ -31,6 +31,7 @@ import (
 	madns "github.com/multiformats/go-multiaddr-dns"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -269,7 +270,7 @@ func explain(err error, cfg Config) error {
 		if len(cfg.ListenAddrs) > 0 {
 			where = strings.Join(cfg.ListenAddrs, ", ")
 		}
-		return fmt.Errorf("%s is in use: choose another with --listen-port, or stop the program that has it", where)
+		return remedy.For(fmt.Errorf("%s is in use: choose another, or stop the program that has it", where), remedy.ListenPort)
 	}
 	return fmt.Errorf("starting the network: %w", err)
 }
@@ -286,7 +287,8 @@ func ParsePeers(list []string) ([]peer.AddrInfo, error) {
 			_, err = peer.AddrInfoFromP2pAddr(a)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w %q: %w; write it like /ip4/192.0.2.1/udp/4001/quic-v1/p2p/12D3KooW..., as `shoal status` of that node prints it", ErrAddress, s, err)
+			err = fmt.Errorf("%w %q: %w; write it like /ip4/192.0.2.1/udp/4001/quic-v1/p2p/12D3KooW...", ErrAddress, s, err)
+			return nil, remedy.For(err, remedy.PeerAddress)
 		}
 		addrs = append(addrs, a)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -358,7 +359,7 @@ func tooLittle(disk small, file string, man *protocol.Manifest) error {
 	}
 	_, err = s.Add(context.Background(), file, AddOptions{Progress: func(int64, int64) { err = errors.New("it began") }})
 	want := fmt.Sprintf("%s are to come and 20 KiB are free", SizeText(man.Size()))
-	if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "shoal model gc") {
+	if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), want) || remedy.Of(err) == nil {
 		return fmt.Errorf("a file that does not fit: %w", err)
 	}
 	raw, id, err := man.Encode()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -113,8 +114,8 @@ func SpaceFor(dir string, n int64) error {
 	if free < 0 || n == 0 || n+n/256 <= free { // the journal and rounding to blocks take less than that
 		return nil
 	}
-	return noRoom(fmt.Sprintf("%s are to come and %s are free on the disk of %s, so %s more are needed: `shoal model gc` and `shoal model rm` free some",
-		SizeText(n), SizeText(free), dir, SizeText(n+n/256-free)))
+	return remedy.For(noRoom(fmt.Sprintf("%s are to come and %s are free on the disk of %s, so %s more are needed",
+		SizeText(n), SizeText(free), dir, SizeText(n+n/256-free))), remedy.FreeSpace)
 }
 
 // noRoom is an ErrFull that says for itself what is full.
@@ -184,8 +185,8 @@ func (s *Store) excess(n int64) ([]candidate, error) {
 		total -= c.bytes
 	}
 	if total > s.quota.limit {
-		return all, noRoom(fmt.Sprintf("%s of models that are in use, or come now, or are headers, and have no pin, would exceed the quota of %s; raise --quota, or pin or stop serving some",
-			SizeText(total), SizeText(s.quota.limit)))
+		return all, remedy.For(noRoom(fmt.Sprintf("%s of models that have no pin and are in use, or come now, or are headers, would exceed the quota of %s; raise it, or pin or stop serving some",
+			SizeText(total), SizeText(s.quota.limit))), remedy.RaiseQuota)
 	}
 	return all, nil
 }

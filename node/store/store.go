@@ -18,6 +18,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -72,7 +73,8 @@ func Open(dir string, opt Options) (*Store, error) {
 	}
 	if err := flock(s.lock); err != nil {
 		defer s.lock.Close()
-		return nil, fmt.Errorf("%w%s: %s; stop that (`shoal drain` does, if it is a node), or give this one another --home", ErrLocked, holder(s.lock), dir)
+		err := fmt.Errorf("%w%s: %s; stop it, or use another home directory", ErrLocked, holder(s.lock), dir)
+		return nil, remedy.For(err, remedy.OtherHome)
 	}
 	s.sign(strconv.Itoa(os.Getpid()))
 	entries, err := os.ReadDir(s.modelsDir())

@@ -79,7 +79,7 @@ type quiet struct {
 func (q *quiet) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) error {
 	err := q.SpanExporter.ExportSpans(ctx, spans)
 	if was := q.failed.Swap(err != nil); err != nil && !was {
-		q.log.Warn("traces cannot be exported and are dropped; see --otlp", "error", err)
+		q.log.Warn("traces cannot be exported and are dropped", "error", err)
 	} else if err == nil && was {
 		q.log.Info("traces are exported again")
 	}
