@@ -115,7 +115,8 @@ func (n *Network) putRecord(o *protocol.Offer) {
 	}
 }
 
-// offerKeys are the provider keys of an offer: never one a shard.
+// offerKeys are the provider keys of an offer: by model and by bucket of blocks,
+// never by shard.
 func offerKeys(o *protocol.Offer) []cid.Cid {
 	var keys []cid.Cid
 	add := func(k cid.Cid) {
@@ -123,20 +124,12 @@ func offerKeys(o *protocol.Offer) []cid.Cid {
 			keys = append(keys, k)
 		}
 	}
-	for _, s := range o.Spans {
-		add(protocol.ModelKey(s.ModelID()))
-		for _, b := range protocol.Buckets(s.Span()) {
-			add(protocol.BucketKey(s.ModelID(), b))
-		}
-	}
-	for _, h := range o.Shards {
-		if m, err := cid.Cast(h.Model); err == nil {
-			add(protocol.ModelKey(m))
-		}
-	}
-	for _, raw := range o.Takes {
-		if m, err := cid.Cast(raw); err == nil {
-			add(protocol.ModelKey(m))
+	for _, m := range o.Models() {
+		add(protocol.ModelKey(m))
+		for _, s := range o.SpansOf(m) {
+			for _, b := range protocol.Buckets(s.Span()) {
+				add(protocol.BucketKey(m, b))
+			}
 		}
 	}
 	return keys

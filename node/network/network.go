@@ -119,7 +119,7 @@ func New(cfg Config) (*Network, error) {
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.gate.met = n.met
-	n.offers = heard{all: map[peer.ID]*word{}, here: func(p peer.ID) bool { return n.host.Network().Connectedness(p) == network.Connected }}
+	n.offers = newHeard(func(p peer.ID) bool { return n.host.Network().Connectedness(p) == network.Connected })
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
 		n.gate.name(p)

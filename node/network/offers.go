@@ -129,19 +129,19 @@ func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	return o, nil
 }
 
-// Known are the live offers at hand, the own one included, that concern a
-// model; of cid.Undef: all.
+// Known are the live offers that are known, the own one included, and that are
+// about a model; with cid.Undef, all. They are sorted by peer.
 func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
 	var out []*protocol.Offer
-	for _, o := range n.offers.all {
-		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) && concerns(o.Offer, model) {
+	for o := range n.offers.concerning(model) {
+		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) {
 			out = append(out, o.Offer)
 		}
 	}
-	if n.own != nil && concerns(n.own, model) {
+	if n.own != nil && (!model.Defined() || slices.Contains(n.own.Models(), model)) {
 		out = append(out, n.own)
 	}
 	slices.SortFunc(out, func(a, b *protocol.Offer) int {
@@ -151,16 +151,6 @@ func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 		return 1
 	})
 	return out
-}
-
-func concerns(o *protocol.Offer, model cid.Cid) bool {
-	if !model.Defined() {
-		return true
-	}
-	id := string(model.Bytes())
-	return slices.ContainsFunc(o.Takes, func(m []byte) bool { return string(m) == id }) ||
-		slices.ContainsFunc(o.Spans, func(s *protocol.ServedSpan) bool { return string(s.Model) == id }) ||
-		slices.ContainsFunc(o.Shards, func(h *protocol.HeldShards) bool { return string(h.Model) == id })
 }
 
 // Offers finds who serves or holds a model, or with cid.Undef what those
@@ -532,10 +522,9 @@ func (n *Network) OfferOf(ctx context.Context, p peer.ID) (*protocol.Offer, erro
 
 // Holders are the peers that hold shards of a model, as far as is known.
 func (n *Network) Holders(ctx context.Context, model cid.Cid) ([]peer.AddrInfo, error) {
-	id := string(model.Bytes())
 	var out []peer.AddrInfo
 	for _, o := range n.Offers(ctx, model, nil) {
-		if o.From != n.host.ID() && slices.ContainsFunc(o.Shards, func(h *protocol.HeldShards) bool { return string(h.Model) == id }) {
+		if o.From != n.host.ID() && o.Held(model) != nil {
 			out = append(out, n.host.Peerstore().PeerInfo(o.From))
 		}
 	}
