@@ -92,7 +92,7 @@ func TestFormat(t *testing.T) {
 		for seed := range uint64(4) {
 			req := formatted(person, "Tell me about a fox.", temperature, seed)
 			if seed == 3 {
-				req.Sampling.TopP, req.Sampling.TopK, req.Sampling.RepeatPenalty = 0.9, 40, 1.1
+				req.Sampling.TopP, req.Sampling.TopK, req.Sampling.RepeatPenalty = new(0.9), 40, 1.1
 			}
 			got, err := write(t, client, req)
 			if err != nil {

@@ -22,8 +22,6 @@ import (
 )
 
 const (
-	// defaultTemperature is used when the caller names none.
-	defaultTemperature = 0.7
 	// longest is the most tokens of an answer whose caller names no limit: KV
 	// is reserved for all of them.
 	longest = 4096
@@ -382,15 +380,8 @@ func (g *generation) drive(ctx context.Context, r *route.Route, where map[string
 	// route waits for.
 	g.n.asking.Add(1)
 	defer g.n.asking.Add(-1)
-	p := g.req.Sampling
-	s := &protocol.Sampling{
-		Temperature: defaultTemperature, TopK: uint32(p.TopK), TopP: float32(p.TopP), MinP: float32(p.MinP),
-		RepeatPenalty: float32(p.RepeatPenalty), PresencePenalty: float32(p.PresencePenalty), FrequencyPenalty: float32(p.FrequencyPenalty),
-		Seed: g.seed, Logprobs: p.Logprobs, TopLogprobs: uint32(p.TopLogprobs), MaxTokens: uint32(limit), StopIds: g.tools.EOG(), Format: g.format,
-	}
-	if p.Temperature != nil {
-		s.Temperature = float32(*p.Temperature)
-	}
+	s := g.req.Sampling.Protocol()
+	s.Seed, s.MaxTokens, s.StopIds, s.Format = g.seed, uint32(limit), g.tools.EOG(), g.format
 	if s.RepeatPenalty != 0 && s.RepeatPenalty != 1 {
 		s.History = g.ids[max(0, len(g.ids)-penaltyWindow):]
 	}

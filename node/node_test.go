@@ -121,7 +121,7 @@ func ask(t *testing.T, n *node.Node, req api.GenerateRequest) (ids []int32, star
 
 func request(prompt string, temperature float64, n int) api.GenerateRequest {
 	seed := uint64(11)
-	return api.GenerateRequest{Raw: true, Prompt: prompt, MaxTokens: n, Sampling: api.Sampling{Temperature: &temperature, Seed: &seed, TopP: 0.95}}
+	return api.GenerateRequest{Raw: true, Prompt: prompt, MaxTokens: n, Sampling: api.Sampling{Temperature: &temperature, Seed: &seed, TopP: new(0.95)}}
 }
 
 func TestNetworkInProcess(t *testing.T) {

@@ -140,7 +140,9 @@ func (n *Node) observe(ctx context.Context, req *api.GenerateRequest) (context.C
 	if t := req.Sampling.Temperature; t != nil {
 		a.root.SetAttributes(attribute.Float64("gen_ai.request.temperature", *t))
 	}
-	set("gen_ai.request.top_p", req.Sampling.TopP)
+	if p := req.Sampling.TopP; p != nil {
+		set("gen_ai.request.top_p", *p)
+	}
 	set("gen_ai.request.top_k", float64(req.Sampling.TopK))
 	set("gen_ai.request.presence_penalty", req.Sampling.PresencePenalty)
 	set("gen_ai.request.frequency_penalty", req.Sampling.FrequencyPenalty)

@@ -39,20 +39,18 @@ func request(c *cli.Context) (*api.GenerateRequest, error) {
 	g := &api.GenerateRequest{Model: c.String("model"), MaxTokens: c.Int("max-tokens"), Stop: c.StringSlice("stop"), MaxStages: c.Int("max-stages")}
 	t := c.Float64("temperature")
 	g.Sampling = api.Sampling{
-		Temperature: &t, TopK: c.Int("top-k"), TopP: c.Float64("top-p"), MinP: c.Float64("min-p"), RepeatPenalty: c.Float64("repeat-penalty"),
+		Temperature: &t, TopK: c.Int("top-k"), MinP: c.Float64("min-p"), RepeatPenalty: c.Float64("repeat-penalty"),
 		PresencePenalty: c.Float64("presence-penalty"), FrequencyPenalty: c.Float64("frequency-penalty"),
+	}
+	if p := c.Float64("top-p"); p != 0 {
+		g.Sampling.TopP = &p
 	}
 	if c.IsSet("seed") {
 		seed := c.Uint64("seed")
 		g.Sampling.Seed = &seed
 	}
-	switch {
-	case t < 0:
-		return nil, usageError{"--temperature must not be negative"}
-	case c.IsSet("max-tokens") && g.MaxTokens < 1:
+	if c.IsSet("max-tokens") && g.MaxTokens < 1 {
 		return nil, usageError{"--max-tokens must be at least 1"}
-	case g.Sampling.TopK < 0 || g.Sampling.TopP < 0 || g.Sampling.TopP > 1 || g.Sampling.MinP < 0 || g.Sampling.MinP > 1:
-		return nil, usageError{"--top-k must not be negative, --top-p and --min-p must lie between 0 and 1"}
 	}
 	for _, s := range splitList([]string{c.String("route")}) {
 		who, where, ok := strings.Cut(s, ":")

@@ -82,3 +82,19 @@ func TestOnlyCmdTalks(t *testing.T) {
 		}
 	}
 }
+
+// TestOneParameter: a sampling parameter stands in few files, so that a new one is
+// soon added. MERGE: the engine's side comes to node/engine/sample alone, and most to 7.
+func TestOneParameter(t *testing.T) {
+	const most = 8
+	name := regexp.MustCompile(`\b(min_p|min-p|MinP)\b`)
+	var in []string
+	for _, path := range append(sources(t, "cmd", "node", "protocol", "testnet"), "protocol/wire.proto") {
+		if name.MatchString(read(t, filepath.Join(root, path))) {
+			in = append(in, path)
+		}
+	}
+	if len(in) > most || len(in) < 3 {
+		t.Errorf("min-p stands in %d files, want at most %d: %s", len(in), most, strings.Join(in, " "))
+	}
+}

@@ -304,9 +304,7 @@ func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Eve
 func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 	p := g.Sampling
 	common := commonRequest{
-		Model: g.Model, Stream: true, Temperature: p.Temperature,
-		TopP: some(p.TopP), TopK: some(p.TopK), MinP: some(p.MinP), RepetitionPenalty: some(p.RepeatPenalty),
-		PresencePenalty: some(p.PresencePenalty), FrequencyPenalty: some(p.FrequencyPenalty), MaxTokens: some(g.MaxTokens),
+		Model: g.Model, Stream: true, Sampling: p, MaxTokens: some(g.MaxTokens),
 		Shoal: &Extension{Details: true, Route: g.Route, MaxStages: g.MaxStages},
 	}
 	if g.Format != nil {

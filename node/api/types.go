@@ -99,21 +99,6 @@ func (s *Shared) Do(how func() (any, error)) (any, error) {
 	return s.made, s.err
 }
 
-// Sampling of an answer. Unset values are the defaults: temperature 0.7, no
-// cuts, no penalties, a random seed.
-type Sampling struct {
-	Temperature      *float64
-	TopK             int
-	TopP             float64
-	MinP             float64
-	RepeatPenalty    float64
-	PresencePenalty  float64
-	FrequencyPenalty float64
-	Seed             *uint64
-	Logprobs         bool
-	TopLogprobs      int
-}
-
 // Event is one of Start, Token, Repair and Done.
 type Event struct {
 	Start  *Start
