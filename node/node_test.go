@@ -154,7 +154,7 @@ func TestNetworkInProcess(t *testing.T) {
 	var kept int
 	until(t, "the stages have kept the first turn", func() bool {
 		_, _, done := ask(t, client, chat)
-		kept = done.Kept
+		kept = done.Cached
 		return kept >= 64
 	})
 	t.Logf("%d tokens of the second turn's prompt were kept", kept)

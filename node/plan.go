@@ -358,7 +358,7 @@ func (n *Node) measure(ctx context.Context, list []route.Candidate, model cid.Ci
 func fillIn(c *route.Candidate, spans []*protocol.SpanStatus, model cid.Cid) {
 	for _, s := range spans {
 		if string(s.Model) == string(model.Bytes()) && int(s.From) == c.Span.From && int(s.To) == c.Span.To {
-			c.KVFree, c.Kept = int(s.KvFree), int(s.Kept)
+			c.KVFree, c.Kept = int(s.KvFree), int(s.Cached)
 			c.Queue = min(time.Hour, time.Duration(s.QueuedRows)*c.Prefill*time.Duration(c.Span.Len()))
 		}
 	}

@@ -560,7 +560,7 @@ func (n *Node) statusReply(who peer.ID, req *protocol.StatusRequest) *protocol.S
 			QueuedRows: uint32(s.QueuedRows), KvFree: uint32(st.Room(who)), TokensPerS: float32(s.TokensPerS),
 		})
 		if string(req.Model) == string(cfg.Model.Bytes()) {
-			r.Spans[len(r.Spans)-1].Kept = uint32(st.Kept(who, req.Prefix))
+			r.Spans[len(r.Spans)-1].Cached = uint32(st.Kept(who, req.Prefix))
 		}
 	}
 	return r

@@ -133,7 +133,7 @@ type promptResult struct {
 	PredictedTokens float64        `json:"predicted_tokens_per_s"`
 	TokensPerS      float64        `json:"tokens_per_s"`
 	TTFTMs          float64        `json:"ttft_ms"`
-	Kept            int            `json:"prompt_tokens_kept,omitempty"`
+	Cached          int            `json:"prompt_tokens_kept,omitempty"`
 	Note            string         `json:"note,omitempty"`
 	Warning         string         `json:"warning,omitempty"`
 	Logprobs        []logprobOut   `json:"logprobs,omitempty"`
@@ -234,7 +234,7 @@ func (s *shower) event(e api.Event) error {
 		s.write(e.Done.Text)
 		r := &s.result
 		r.FinishReason, r.TokensPerS, r.TTFTMs, r.Note = e.Done.FinishReason, e.Done.TokensPerS, e.Done.TTFTMs, e.Done.Note
-		r.Kept, r.Recoveries = e.Done.Kept, e.Done.Recoveries
+		r.Cached, r.Recoveries = e.Done.Cached, e.Done.Recoveries
 		if len(e.Done.Route) > 0 {
 			r.Route = e.Done.Route
 		}

@@ -396,7 +396,11 @@ func (a *answer) object(chunk string) *completion {
 func (a *answer) usage() *usage {
 	u := &usage{PromptTokens: a.promptIDs}
 	for i := range a.choices {
-		u.CompletionTokens += a.choices[i].done.Tokens
+		done := a.choices[i].done
+		u.CompletionTokens += done.Tokens
+		if i%a.n == 0 { // further choices of a prompt find it cached by the first
+			u.PromptDetails.CachedTokens += done.Cached
+		}
 	}
 	u.TotalTokens = u.PromptTokens + u.CompletionTokens
 	return u

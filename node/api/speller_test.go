@@ -130,7 +130,7 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 			return err
 		}
 	}
-	return emit(Event{Done: &Done{Text: strings.ToValidUTF8(held, "\uFFFD"), FinishReason: finish, Tokens: tokens, TokensPerS: 99, TTFTMs: 1.5}})
+	return emit(Event{Done: &Done{Text: strings.ToValidUTF8(held, "\uFFFD"), FinishReason: finish, Tokens: tokens, Cached: strings.Count(prompt, "x"), TokensPerS: 99, TTFTMs: 1.5}})
 }
 
 // shelf is a Library and an Observer over a map.

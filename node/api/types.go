@@ -169,7 +169,7 @@ type Done struct {
 	TTFTMs       float64    `json:"ttft_ms"`
 	Note         string     `json:"note,omitempty"` // where the time went
 
-	Kept       int        `json:"prompt_tokens_kept,omitempty"` // computed for earlier sessions, and not again
+	Cached     int        `json:"prompt_tokens_kept,omitempty"` // computed for earlier sessions, and not again
 	Route      []Hop      `json:"route,omitempty"`              // at the end, if it was repaired
 	Recoveries []Recovery `json:"recoveries,omitempty"`         // repairs of the route
 }

@@ -166,6 +166,9 @@ type usage struct {
 	PromptTokens     int `json:"prompt_tokens"`
 	CompletionTokens int `json:"completion_tokens"`
 	TotalTokens      int `json:"total_tokens"`
+	PromptDetails    struct {
+		CachedTokens int `json:"cached_tokens"` // of the prompts, computed for earlier sessions and not again
+	} `json:"prompt_tokens_details"`
 }
 
 // usageField is left out, null or an object: a stream that was asked for usage

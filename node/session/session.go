@@ -404,7 +404,7 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which cannot give answers a format")
 			break
 		}
-		g.kept = int(k.Opened.Kept)
+		g.kept = int(k.Opened.Cached)
 		return nil
 	case *protocol.Frame_Fail:
 		err = protocol.FailError(k.Fail)
