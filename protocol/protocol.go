@@ -57,7 +57,7 @@ func (s Span) Valid(blocks int) bool { return 0 <= s.From && s.From < s.To && s.
 // String writes the span as people type it: "10-20" is [10, 20).
 func (s Span) String() string { return fmt.Sprintf("%d-%d", s.From, s.To) }
 
-// ParseSpan reads "10-20" as [10, 20).
+// ParseSpan reads "10-20" as [10, 20). Its error says how a span is written.
 func ParseSpan(text string) (Span, error) {
 	from, to, ok := strings.Cut(text, "-")
 	a, err1 := strconv.Atoi(strings.TrimSpace(from))

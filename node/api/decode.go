@@ -27,12 +27,12 @@ const (
 	completionTokens = 16
 )
 
-// job is a decoded request: one GenerateRequest a choice, and how to answer.
+// job is a decoded request: one GenerateRequest per choice, and how to answer.
 type job struct {
 	chat         bool
-	n            int // choices a prompt
+	n            int // choices per prompt
 	reqs         []*GenerateRequest
-	echo         []string // a choice: the text to repeat before the answer; nil: none
+	echo         []string // per choice: the text to repeat before the answer; nil: none
 	stream       bool
 	includeUsage bool
 	details      bool
@@ -212,7 +212,7 @@ func (r *commonRequest) base() (*GenerateRequest, error) {
 }
 
 // checkRoute wants the stages to follow on each other from block 0. That they
-// reach the end is for those to say who know the model.
+// reach the end is checked where the model is known.
 func checkRoute(route []Hop) error {
 	if len(route) > protocol.MaxStages {
 		return badParam("shoal.route", "has %d stages: %d is the most", len(route), protocol.MaxStages)

@@ -70,7 +70,7 @@ func Errorf(kind Kind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Message: err.Error(), Err: err}
 }
 
-// AsError gives any error a kind. If err wraps an Error, the result has that
+// AsError turns any error into one with a kind. If err wraps an Error, the result has that
 // one's kind and details, and the text and the remedy of err, which know more.
 func AsError(err error) *Error {
 	var e *Error

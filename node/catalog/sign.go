@@ -34,7 +34,7 @@ const (
 // ProjectKey is the key that seals the catalogue inside the program.
 func ProjectKey() string { return strings.TrimSpace(projectKey) }
 
-// ParseKey reads a public key in base64.
+// ParseKey reads a public key in base64. All errors wrap ErrCatalog.
 func ParseKey(s string) (ed25519.PublicKey, error) {
 	b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(s))
 	if err != nil || len(b) != ed25519.PublicKeySize {
@@ -67,7 +67,7 @@ func split(raw []byte) (body []byte, key ed25519.PublicKey, sig []byte, err erro
 	return raw[:at], key, sig, nil
 }
 
-// Verify gives the key, in base64, that a catalogue is signed with. Errors
+// Verify returns the key, in base64, that a catalogue is signed with. Errors
 // wrap ErrUnsigned or ErrSignature. Whether the key is to be trusted is
 // another question.
 func Verify(raw []byte) (string, error) {
@@ -81,8 +81,8 @@ func Verify(raw []byte) (string, error) {
 	return base64.StdEncoding.EncodeToString(key), nil
 }
 
-// Sign gives a catalogue with a signature at its end, in the place of the one
-// it may have. It must be one that can be read.
+// Sign returns a catalogue with a signature at its end, in the place of the one
+// it may have. A catalogue that cannot be read is an ErrCatalog.
 func Sign(raw []byte, key ed25519.PrivateKey) ([]byte, error) {
 	body, _, _, err := split(raw)
 	if errors.Is(err, ErrSignature) { // a broken one goes, too
@@ -111,11 +111,12 @@ type Source struct {
 	Own  bool // take it unsigned: the operator has named it
 }
 
-// Load gives what the built-in catalogue and then those of the operator list.
+// Load returns what the built-in catalogue and then those of the operator list.
 // keys, in base64, are trusted besides the project's. A catalogue with a
 // signature must have a good one by a trusted key, and be no older than another
 // edition that is given or was taken before. One without is taken only as the
-// operator's own: by Source.Own, or because it says own = true.
+// operator's own: by Source.Own, or because it says own = true. All errors wrap
+// ErrCatalog, and of an older edition ErrOlder, too.
 func Load(keys []string, taken []Edition, sources ...Source) (*Catalog, error) {
 	trusted := []string{ProjectKey()}
 	for _, k := range keys {

@@ -184,7 +184,7 @@ func (n *Network) groupOf(o *protocol.Offer) string {
 	return o.From.String()
 }
 
-// tells is how many offers of others are kept of what a peer tells.
+// tells is how many offers of others are kept on one peer's word.
 func (n *Network) tells(teller peer.ID) int {
 	if teller == "" || n.isFriend(teller) {
 		return hearsayFriend

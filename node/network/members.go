@@ -28,8 +28,9 @@ import (
 // ErrAlone says that nobody was found.
 var ErrAlone = remedy.For(errors.New("no peer was found: name one, or start a node on this LAN"), remedy.NamePeer)
 
-// WaitPeers waits until some peer is connected, or ctx ends. It does not wait
-// where there is nowhere to look.
+// WaitPeers waits until some peer is connected, or ctx ends. If there is nowhere
+// to look, it returns at once. Errors are ErrAlone and, if a peer that was found
+// takes no connection, ErrRefused.
 func (n *Network) WaitPeers(ctx context.Context) error {
 	for len(n.host.Network().Peers()) == 0 {
 		if n.alone.Load() {
@@ -234,7 +235,8 @@ func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 	return 0, false
 }
 
-// Measure pings a peer, connecting if need be.
+// Measure returns the round trip to a peer, which it pings if none is known,
+// connecting if need be. The error is that of the connection, or the context's.
 func (n *Network) Measure(ctx context.Context, p peer.ID) (time.Duration, error) {
 	if rtt, ok := n.RTT(p); ok {
 		return rtt, nil
@@ -300,7 +302,8 @@ func (f found) HandlePeerFound(p peer.AddrInfo) {
 	}
 }
 
-// LoadKey reads a node's key, or makes one.
+// LoadKey reads a node's key, or makes one if there is no such file. Errors are
+// those of a damaged key and of the file.
 func LoadKey(path string) (crypto.PrivKey, error) {
 	raw, err := os.ReadFile(path)
 	if err == nil {

@@ -66,7 +66,7 @@ const (
 	announces  = 40 * time.Minute       // provider records: a third of their validity
 )
 
-// Network is a node's place among its peers.
+// Network is a node's place among its peers. It is safe for concurrent use.
 type Network struct {
 	cfg    Config
 	host   host.Host
@@ -102,7 +102,8 @@ type Network struct {
 }
 
 // New joins. It waits for nobody: peers are met in the background (see
-// WaitPeers).
+// WaitPeers). Errors are ErrAddress for a bootstrap address that cannot be read,
+// a port in use (with its remedy), and those of the host's start.
 func New(cfg Config) (*Network, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -278,7 +279,8 @@ func explain(err error, cfg Config) error {
 // ErrAddress marks a peer's address that cannot be read.
 var ErrAddress = errors.New("peer address")
 
-// ParsePeers reads multiaddrs that end in /p2p/ and a peer ID.
+// ParsePeers reads multiaddrs that end in /p2p/ and a peer ID. The first that
+// cannot be read is an ErrAddress.
 func ParsePeers(list []string) ([]peer.AddrInfo, error) {
 	var addrs []multiaddr.Multiaddr
 	for _, s := range list {
@@ -295,7 +297,8 @@ func ParsePeers(list []string) ([]peer.AddrInfo, error) {
 	return peer.AddrInfosFromP2pAddrs(addrs...)
 }
 
-// Close leaves: the DHT, then the host.
+// Close leaves: the DHT, then the host. It returns their errors; the node has
+// left all the same.
 func (n *Network) Close() error {
 	n.remember()
 	n.mu.Lock() // nothing more is begun in the background

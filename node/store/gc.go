@@ -29,10 +29,11 @@ type Dropped struct {
 	Bytes  int64
 }
 
-// GC gives back the disk space that nothing needs: what interrupted imports
-// left, what lies allocated and is not held, and the shards without a pin that
-// exceed the quota, the longest unused first. What is pinned or in use stays,
-// and so do headers and manifests.
+// GC frees the disk space that nothing needs: what interrupted imports left,
+// what lies allocated and is not held, and the shards without a pin that exceed
+// the quota, the longest unused first. What is pinned or in use stays, and so do
+// headers and manifests. Errors are the disk's; what was freed until then stays
+// so.
 func (s *Store) GC(opt GCOptions) (*Freed, error) {
 	out := &Freed{}
 	dropped, err := s.gcShards(opt)

@@ -22,7 +22,8 @@ type quota struct {
 	reserved int64 // by imports under way
 }
 
-// SetQuota changes the quota and drops what exceeds the new one.
+// SetQuota changes the quota in bytes (0: no limit) and drops what exceeds the
+// new one. The error is ErrFull if what may not be dropped exceeds it.
 func (s *Store) SetQuota(bytes int64) error {
 	s.quota.mu.Lock()
 	s.quota.limit = bytes
@@ -32,8 +33,8 @@ func (s *Store) SetQuota(bytes int64) error {
 
 // Room makes room for n more bytes of shards by dropping those without a pin,
 // the longest unused first, but none that are in use, and no headers: they are
-// small and tell what a model is. It drops nothing if that would not be
-// enough.
+// small and describe the model. If that would not be enough, it drops nothing
+// and returns ErrFull.
 func (s *Store) Room(n int64) error {
 	done, err := s.reserve(n)
 	if err == nil {
@@ -58,9 +59,10 @@ func (s *Store) reserve(n int64) (done func(), err error) {
 	}), nil
 }
 
-// Claim makes room for what is lacking of a model's shards, in the quota and
-// on the disk, and marks them as in use until done is called. Meanwhile the
-// quota counts all of them, so that several may be filled at once.
+// Claim makes room for what is missing of a model's shards, in the quota and on
+// the disk, and marks them as in use until done is called. Meanwhile the quota
+// counts all of them, so that several models may be filled at once. Errors are
+// ErrFull, and ErrNotFound if the model was removed.
 func (s *Store) Claim(m *Model, shards []int) (done func(), err error) {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
@@ -108,7 +110,8 @@ func (s *Store) claimed() (n int64) {
 	return n
 }
 
-// SpaceFor refuses what does not fit on a disk, before any of it has come.
+// SpaceFor returns ErrFull if n bytes do not fit on the disk of dir, before any
+// of them has come.
 func SpaceFor(dir string, n int64) error {
 	free := FreeSpace(dir)
 	if free < 0 || n == 0 || n+n/256 <= free { // the journal and rounding to blocks take less than that
@@ -296,7 +299,8 @@ func (m *Model) leave() error {
 	return nil
 }
 
-// Drop gives up all shards but those that keep needs.
+// Drop deletes all shards but those that keep needs. It returns what DropShards
+// does.
 func (m *Model) Drop(keep protocol.Span) error {
 	stay := m.man.ShardsFor(keep)
 	return m.DropShards(slices.DeleteFunc(m.Shards(), func(i int) bool { return slices.Contains(stay, i) }))
@@ -317,8 +321,8 @@ func (m *Model) Only(span protocol.Span) []int {
 	})
 }
 
-// DropShards gives shards up, and their disk space back. It refuses, with
-// ErrBusy, if one of them is in use. It works on a full disk, too.
+// DropShards deletes shards and frees their disk space. If one of them is in
+// use, it deletes none and returns ErrBusy. It works on a full disk, too.
 func (m *Model) DropShards(shards []int) error {
 	if err := m.drop(shards); err != nil {
 		return err

@@ -83,7 +83,7 @@ func (r *record) isNear(origin string) bool { return slices.Contains(r.Near, ori
 
 // Note remembers a name, and origins (as Add takes them) that the model can be
 // had from. They are read from public addresses only, unless they are the
-// operator's own.
+// operator's own. An origin that cannot be one is an ErrSource.
 func (m *Model) Note(name string, own bool, origins ...string) error {
 	r := record{}
 	if name != "" {
@@ -139,14 +139,15 @@ func (m *Model) match(word string) protocol.Match {
 	return protocol.MatchModel(word, m.id, append(m.Names(), defaultName(m.man), slug(m.man.Name)))
 }
 
-// Pin protects the whole model from the quota, or no longer; so it takes the
-// pins of single shards away too.
+// Pin protects the whole model from the quota, or ends that; so it removes the
+// pins of single shards, too. Errors are those of writing the model's record.
 func (m *Model) Pin(on bool) error {
 	return m.change(func(rec *record) { rec.Pinned, rec.Pins = on, nil })
 }
 
-// PinShards protects shards from the quota, or no longer. A shard need not be
-// held: what comes of it later is protected.
+// PinShards protects shards from the quota, or ends that. A shard need not be
+// held: what comes of it later is protected. Errors are those of writing the
+// model's record.
 func (m *Model) PinShards(shards []int, on bool) error {
 	return m.change(func(rec *record) {
 		if rec.Pinned && on {

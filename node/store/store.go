@@ -43,7 +43,7 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// Store is a directory of models. All its methods may be called at once.
+// Store is a directory of models. It is safe for concurrent use.
 type Store struct {
 	dir  string
 	opt  Options
@@ -57,7 +57,9 @@ type Store struct {
 	quota quota
 }
 
-// Open opens or makes a store, and sweeps up what an interrupted import left.
+// Open opens or makes a store, and deletes what an interrupted import left. The
+// error is ErrLocked if another process has it, ErrFull if there is no room even
+// for its directory.
 func Open(dir string, opt Options) (*Store, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -143,7 +145,8 @@ func used(path string) (n int64) {
 
 func (s *Store) modelsDir() string { return filepath.Join(s.dir, "models") }
 
-// Close writes everything out and gives the directory up.
+// Close writes everything out and releases the directory. It returns the errors
+// of that; the store is closed all the same.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,7 +172,7 @@ func (s *Store) Models() []*Model {
 	return out
 }
 
-// Model gives a model by its identity.
+// Model returns a model by its CID, or ErrNotFound.
 func (s *Store) Model(id cid.Cid) (*Model, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -179,8 +182,8 @@ func (s *Store) Model(id cid.Cid) (*Model, error) {
 	return nil, fmt.Errorf("model %s: %w", id, ErrNotFound)
 }
 
-// Find gives a model by CID, by name, or by what only one name begins with, or
-// one CID begins or ends with.
+// Find returns a model by CID, by name, or by a prefix of one name only, or by
+// the beginning or end of one CID. Errors are ErrNotFound and ErrAmbiguous.
 func (s *Store) Find(name string) (*Model, error) {
 	if c, err := cid.Decode(name); err == nil {
 		return s.Model(c)
@@ -209,8 +212,9 @@ func (s *Store) Find(name string) (*Model, error) {
 }
 
 // AddManifest begins a model that is learnt from peers: nothing of it is held
-// yet. The bytes must hash to id. A model that is there already is given as it
-// is, with name added to its names.
+// yet. A model that is there already is returned as it is, with name added to
+// its names. Errors are ErrMismatch if the bytes do not hash to id,
+// protocol.ErrManifest, and ErrFull.
 func (s *Store) AddManifest(raw []byte, id cid.Cid, name string) (*Model, error) {
 	if p := id.Prefix(); !id.Defined() || p.Codec != cid.DagCBOR || p.MhLength != len(digest{}) {
 		return nil, fmt.Errorf("%s is not a model's CID", id)
@@ -295,7 +299,7 @@ func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model
 	return m, m.Use(), nil
 }
 
-// Remove deletes a model, unless it is in use.
+// Remove deletes a model. Errors are ErrNotFound, and ErrBusy if it is in use.
 func (s *Store) Remove(id cid.Cid) error {
 	s.mu.Lock()
 	m := s.models[id]
@@ -329,9 +333,9 @@ func (s *Store) Remove(id cid.Cid) error {
 	return err
 }
 
-// Get gives a block that is held: a manifest, a shard's node, or a leaf, which
-// is checked again. It is what peers are served from. ErrNotFound: it is not
-// held; ErrCorrupt: it was, until now.
+// Get returns a block that is held: a manifest, a shard's node, or a leaf, which
+// is checked again. It is what peers are served from. Errors are ErrNotFound if
+// it is not held, ErrCorrupt if it was until now, and ctx's.
 func (s *Store) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -350,13 +354,14 @@ func (s *Store) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return nil, err
 }
 
-// Has says that Get would try.
+// Has reports whether Get would try. It returns no error; the signature is that
+// of a block store.
 func (s *Store) Has(ctx context.Context, c cid.Cid) (bool, error) {
 	_, err := s.Size(ctx, c)
 	return err == nil, nil
 }
 
-// Size is a held block's size in bytes.
+// Size is a held block's size in bytes, or ErrNotFound.
 func (s *Store) Size(_ context.Context, c cid.Cid) (int, error) {
 	for _, m := range s.all() {
 		if n, ok := m.size(c); ok {
