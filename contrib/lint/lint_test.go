@@ -1,5 +1,6 @@
-// Package lint holds the checks of what contrib has besides Go: units, scripts,
-// and the like, each by the tool that knows it, where that is installed.
+// Package lint holds checks that no compiler makes: of the units, scripts and the like
+// in contrib, each by the tool that knows it, where that is installed; and of bounds
+// on the sources, which a program can count.
 package lint
 
 import (

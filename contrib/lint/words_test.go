@@ -98,3 +98,30 @@ func TestOneParameter(t *testing.T) {
 		t.Errorf("min-p stands in %d files, want at most %d: %s", len(in), most, strings.Join(in, " "))
 	}
 }
+
+// offered finds code that looks through an offer's spans or shards, by the names
+// that offers go by in this repository.
+var offered = regexp.MustCompile(`\b(o|offer|own|Offer)\.(Spans|Shards)\b`)
+
+// loops are the files that may still look through an offer.
+// MERGE: take each line out as soon as its file passes.
+var loops = []string{
+	"node/health.go", "node/heard.go", "node/library.go", "node/models.go", "node/names.go", "node/place.go", "node/plan.go", "node/view.go",
+}
+
+// TestOffersAsked: who wants to know what an offer says of a model asks the offer,
+// or the index of package network. Only these and node/survey look through one.
+func TestOffersAsked(t *testing.T) {
+	for _, path := range sources(t, "cmd", "node", "testnet") {
+		if strings.HasPrefix(path, "node/network/") || strings.HasPrefix(path, "node/survey/") {
+			continue
+		}
+		found := offered.FindString(read(t, filepath.Join(root, path)))
+		switch listed := slices.Contains(loops, path); {
+		case found != "" && !listed:
+			t.Errorf("%s looks through %s: ask protocol.Offer (SpansOf, Held, Models, NameOf, Calls), or node/network", path, found)
+		case found == "" && listed:
+			t.Errorf("%s looks through no offer any more: take it off the list", path)
+		}
+	}
+}
