@@ -26,7 +26,7 @@
 //
 // A span is fetched, loaded, measured, and proven by a token through a whole
 // chain (probe.go) before it is offered as ready. Which span that is, the
-// operator says or, with "auto", the node itself finds by route.Decide, again
+// operator says or, with "auto", the node itself finds by placement.Decide, again
 // and again (place.go).
 //
 // Memory: engines take what they take outside of Go, so this process is told to

@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/placement"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/standing"
 	"github.com/shoalnet/shoal/node/store"
@@ -35,8 +36,8 @@ type chooser struct {
 	n     *Node
 	s     *serving
 	names []string
-	rules route.Rules
-	last  route.Decision
+	rules placement.Rules
+	last  placement.Decision
 	began time.Time
 
 	mu     sync.Mutex
@@ -62,7 +63,7 @@ const (
 
 // serveAuto serves a span of the node's own choice of one of the models.
 func (n *Node) serveAuto(ctx context.Context, s *serving, names []string) error {
-	c := &chooser{n: n, s: s, names: names, rules: route.DefaultRules(), began: time.Now(), models: map[string]*store.Model{},
+	c := &chooser{n: n, s: s, names: names, rules: placement.DefaultRules(), began: time.Now(), models: map[string]*store.Model{},
 		seen: map[string]sight{}, tried: map[string]time.Time{}, probes: make(chan struct{}, probesMost)}
 	s.auto = true
 	if err := c.findModels(ctx); err != nil {
@@ -74,7 +75,7 @@ func (n *Node) serveAuto(ctx context.Context, s *serving, names []string) error 
 		if err != nil {
 			return err
 		}
-		if d.Action != route.Serve {
+		if d.Action != placement.Serve {
 			return nil // ctx has ended
 		}
 		if err := c.serve(ctx, d); err != nil {
@@ -147,23 +148,23 @@ func (c *chooser) findModels(ctx context.Context) error {
 }
 
 // await asks until there is a span to serve.
-func (c *chooser) await(ctx context.Context) (route.Decision, error) {
+func (c *chooser) await(ctx context.Context) (placement.Decision, error) {
 	for {
 		d, err := c.decide(ctx, nil)
-		if err != nil || ctx.Err() != nil || d.Action == route.Serve && !time.Now().Before(d.Due) {
+		if err != nil || ctx.Err() != nil || d.Action == placement.Serve && !time.Now().Before(d.Due) {
 			return d, err
 		}
 		c.s.set("standing by: " + d.Reason)
 		select {
 		case <-ctx.Done():
-			return route.Decision{}, nil
+			return placement.Decision{}, nil
 		case <-time.After(c.pause(d)):
 		}
 	}
 }
 
 // pause is the time until the next look: every node has a second of its own.
-func (c *chooser) pause(d route.Decision) time.Duration {
+func (c *chooser) pause(d placement.Decision) time.Duration {
 	every := decideEvery
 	if time.Since(c.began) < forming {
 		every = decideFirst
@@ -171,21 +172,21 @@ func (c *chooser) pause(d route.Decision) time.Duration {
 	h := fnv.New32a()
 	h.Write([]byte(c.n.net.Self()))
 	every += time.Duration(h.Sum32()%1000) * every / 10_000
-	if d.Action != route.Stay {
+	if d.Action != placement.Stay {
 		every = min(every, max(time.Until(d.Due), 10*time.Millisecond))
 	}
 	return every
 }
 
 // serve serves a span until it is to be left, and moves on to others.
-func (c *chooser) serve(ctx context.Context, d route.Decision) error {
+func (c *chooser) serve(ctx context.Context, d placement.Decision) error {
 	for {
 		m := c.model(d.Model)
 		if m == nil {
 			return nil
 		}
 		c.n.cfg.Log.Info("chosen", "model", m.Name(), "blocks", d.Span, "because", d.Reason)
-		c.last = route.Decision{}
+		c.last = placement.Decision{}
 		c.s.settle(m, d.Span)
 		c.n.offerAll()
 		kept, stop := context.WithCancel(ctx)
@@ -197,7 +198,7 @@ func (c *chooser) serve(ctx context.Context, d route.Decision) error {
 			err = <-ended
 		}
 		c.s.next(nil, protocol.Span{})
-		if err != nil || ctx.Err() != nil || next.Action != route.Serve {
+		if err != nil || ctx.Err() != nil || next.Action != placement.Serve {
 			c.s.settle(nil, protocol.Span{})
 			c.n.offerAll()
 			return err
@@ -208,7 +209,7 @@ func (c *chooser) serve(ctx context.Context, d route.Decision) error {
 
 // watch waits until the span served is to be left, and for what. What comes
 // next is fetched meanwhile.
-func (c *chooser) watch(ctx context.Context, ended chan error) (d route.Decision, err error) {
+func (c *chooser) watch(ctx context.Context, ended chan error) (d placement.Decision, err error) {
 	var fetched chan error
 	for {
 		var look <-chan time.Time
@@ -217,7 +218,7 @@ func (c *chooser) watch(ctx context.Context, ended chan error) (d route.Decision
 		}
 		select {
 		case <-ctx.Done():
-			return route.Decision{}, nil
+			return placement.Decision{}, nil
 		case err := <-ended:
 			if err == nil {
 				err = errors.New("the span is served no more")
@@ -237,11 +238,11 @@ func (c *chooser) watch(ctx context.Context, ended chan error) (d route.Decision
 			c.n.cfg.Log.Debug("deciding what to serve", "error", err)
 			continue
 		}
-		if d.Action == route.Stay || time.Now().Before(d.Due) {
+		if d.Action == placement.Stay || time.Now().Before(d.Due) {
 			continue
 		}
 		m := c.model(d.Model)
-		if d.Action == route.Leave || m == nil {
+		if d.Action == placement.Leave || m == nil {
 			return d, nil
 		}
 		c.s.next(m, d.Span)
@@ -258,9 +259,9 @@ func (c *chooser) model(id string) *store.Model {
 }
 
 // decide asks the rules.
-func (c *chooser) decide(ctx context.Context, serving *serving) (route.Decision, error) {
-	self := route.Self{ID: c.n.net.Self().String(), Held: map[string][]bool{}, Download: c.n.download.get(), Last: c.last}
-	var infos []route.ModelInfo
+func (c *chooser) decide(ctx context.Context, serving *serving) (placement.Decision, error) {
+	self := placement.Self{ID: c.n.net.Self().String(), Held: map[string][]bool{}, Download: c.n.download.get(), Last: c.last}
+	var infos []placement.ModelInfo
 	models := c.known()
 	fits := false
 	self.Lent = c.n.lent()
@@ -271,7 +272,7 @@ func (c *chooser) decide(ctx context.Context, serving *serving) (route.Decision,
 		fits = fits || info.Bytes(protocol.Span{From: 1, To: 2}) <= self.Lent
 	}
 	if open, _, _ := c.n.gate.look(); !fits && open {
-		return route.Decision{}, fmt.Errorf("not one block fits in the %d MiB lent; raise --memory", self.Lent>>20)
+		return placement.Decision{}, fmt.Errorf("not one block fits in the %d MiB lent; raise --memory", self.Lent>>20)
 	}
 	if serving != nil {
 		self.Serving = serving.served()
@@ -291,7 +292,7 @@ func (c *chooser) decide(ctx context.Context, serving *serving) (route.Decision,
 
 // probe asks spans of strangers for a token, in the background, a few at a time:
 // what they say of themselves is no copy.
-func (c *chooser) probe(ctx context.Context, peers []route.Peer) {
+func (c *chooser) probe(ctx context.Context, peers []placement.Peer) {
 	now := time.Now()
 	for k, at := range c.tried {
 		if now.Sub(at) >= probeAgain {
@@ -339,9 +340,9 @@ func (n *Node) lent() int64 {
 }
 
 // modelInfo is what a span of a model costs.
-func (n *Node) modelInfo(m *store.Model) route.ModelInfo {
+func (n *Node) modelInfo(m *store.Model) placement.ModelInfo {
 	man := m.Manifest()
-	info := route.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: n.kvBytes(m), KVTokens: int(min(max(man.Context, 512), 4096))}
+	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: n.kvBytes(m), KVTokens: int(min(max(man.Context, 512), 4096))}
 	for _, sh := range man.Shards {
 		switch sh.Kind {
 		case protocol.ShardBlock:
@@ -372,7 +373,7 @@ func blocksOf(man *protocol.Manifest, shards []bool) []bool {
 // peers are those who serve or may serve one of the models, as their offers show
 // them and as this node knows them. Who does not answer is none of them, and who
 // is known to lie or has failed of late and never worked, neither.
-func (c *chooser) peers(ctx context.Context, models []*store.Model) []route.Peer {
+func (c *chooser) peers(ctx context.Context, models []*store.Model) []placement.Peer {
 	n := c.n
 	ctx, cancel := context.WithTimeout(ctx, decideEvery)
 	defer cancel()
@@ -387,7 +388,7 @@ func (c *chooser) peers(ctx context.Context, models []*store.Model) []route.Peer
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	var out []route.Peer
+	var out []placement.Peer
 	now := time.Now()
 	for _, id := range n.acquaintances(slices.Collect(maps.Keys(seen)), placedMost) {
 		wg.Go(func() {
@@ -431,7 +432,7 @@ func (n *Node) acquaintances(peers []peer.ID, most int) []peer.ID {
 }
 
 // witness fills in what this node itself has seen of a peer and its spans.
-func (c *chooser) witness(p *route.Peer, id peer.ID, now time.Time) {
+func (c *chooser) witness(p *placement.Peer, id peer.ID, now time.Time) {
 	n := c.n
 	n.standing.Meet(id) // it has answered
 	p.Trusted, p.Met, p.Group = n.survey.Trusted(id), n.standing.Since(id), n.net.Group(id)
@@ -452,8 +453,8 @@ func (c *chooser) witness(p *route.Peer, id peer.ID, now time.Time) {
 }
 
 // placed is an offer as the rules of placement see it.
-func placed(o *protocol.Offer, now time.Time, models []*store.Model) route.Peer {
-	p := route.Peer{ID: o.From.String(), Expires: o.Expires(), Lent: int64(min(o.AutoBytes, 1<<50)), Held: map[string][]bool{}}
+func placed(o *protocol.Offer, now time.Time, models []*store.Model) placement.Peer {
+	p := placement.Peer{ID: o.From.String(), Expires: o.Expires(), Lent: int64(min(o.AutoBytes, 1<<50)), Held: map[string][]bool{}}
 	for _, raw := range o.Takes {
 		if id, err := cid.Cast(raw); err == nil {
 			p.Takes = append(p.Takes, id.String())
@@ -471,7 +472,7 @@ func placed(o *protocol.Offer, now time.Time, models []*store.Model) route.Peer 
 		}
 	}
 	for _, s := range o.Spans {
-		p.Serves = append(p.Serves, route.Served{
+		p.Serves = append(p.Serves, placement.Served{
 			Model: s.ModelID().String(), Span: s.Span(), Ready: s.Ready, Loaded: s.Loaded, Auto: s.Auto,
 			Since: now.Add(-time.Duration(s.SinceS) * time.Second), Row: time.Duration(s.UsPerBlockPrefill) * time.Microsecond,
 			Load: float64(s.LoadPermille) / 1000, LoadLong: float64(s.LoadLongPermille) / 1000, Refused: float64(s.RefusedPermille) / 1000,
@@ -495,11 +496,11 @@ func (s *serving) next(m *store.Model, span protocol.Span) {
 }
 
 // served is the span as the rules of placement see it.
-func (s *serving) served() *route.Served {
+func (s *serving) served() *placement.Served {
 	n := s.node
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	v := &route.Served{Model: s.model.ID().String(), Span: s.span, Ready: s.ready, Loaded: s.stage != nil, Auto: true, Since: s.since, Row: s.measure.prefill}
+	v := &placement.Served{Model: s.model.ID().String(), Span: s.span, Ready: s.ready, Loaded: s.stage != nil, Auto: true, Since: s.since, Row: s.measure.prefill}
 	if s.stage != nil {
 		l := s.stage.Load()
 		v.Load, v.LoadLong, v.Refused = l.Minute, l.Ten, l.Refused

@@ -1,4 +1,4 @@
-package route
+package placement
 
 import (
 	"cmp"
@@ -8,14 +8,10 @@ import (
 	"math"
 	"slices"
 	"time"
-
-	"github.com/shoalnet/shoal/protocol"
 )
 
-// order ranks nodes for one purpose, the same for everyone and another for
-// every purpose. Nobody deals the ranks out: whoever draws a low one for this
-// need draws another for the next (rendezvous hashing: Thaler and Ravishankar,
-// 1998).
+// order ranks nodes for one purpose. All nodes compute the same rank, and a node has
+// another rank for every purpose (rendezvous hashing: Thaler and Ravishankar, 1998).
 func order(words ...string) uint64 {
 	h := sha256.New()
 	for _, w := range words {
@@ -37,25 +33,25 @@ func (q *Peer) auto() (s *Served) {
 	return s
 }
 
-// serves says that a peer serves some of an option already.
+// serves reports that a peer already serves a part of an option.
 func (q *Peer) serves(o option) bool {
-	return slices.ContainsFunc(q.Serves, func(s Served) bool { return s.Model == o.p.ID && overlap(s.Span, o.span) })
+	return slices.ContainsFunc(q.Serves, func(s Served) bool { return s.Model == o.p.ID && s.Span.Overlaps(o.span) })
 }
 
 func (q *Peer) idle() bool { return q.Lent > 0 && q.auto() == nil }
 
-// free says that a span is its node's own choice and has been ready so long.
+// free reports that a span is its node's own choice and has been ready for at least age.
 func (v *view) free(s *Served, age time.Duration) bool {
 	return s.Auto && s.Ready && v.now.Sub(s.Since) >= age
 }
 
-// movable says that a peer could leave what it serves.
+// movable reports that a peer could leave what it serves.
 func (v *view) movable(q *Peer) bool {
 	s := q.auto()
 	if q.Lent <= 0 || s == nil || !v.free(s, v.Settle) {
 		return false
 	}
-	for _, p := range v.pictures {
+	for _, p := range v.states {
 		if p.ID == s.Model {
 			return !p.keeps(q.ID)
 		}
@@ -63,8 +59,8 @@ func (v *view) movable(q *Peer) bool {
 	return false
 }
 
-// ahead counts the peers among some that go before this node: who has to fetch
-// less, then by order.
+// ahead counts the peers among some that go before this node: those that have fewer
+// blocks to fetch, or as many and a lower rank.
 func (v *view) ahead(o option, among func(*Peer) bool) (n int) {
 	mine, lack := order(v.self.ID, o.p.ID, o.key), lacking(v.self.Held[o.p.ID], o.span)
 	for _, q := range v.able(o, among) {
@@ -85,11 +81,12 @@ func (v *view) able(o option, among func(*Peer) bool) (list []*Peer) {
 	return list
 }
 
-// turn is how long an idle node waits before it takes an option, and whether
-// it is among the first. As many as are needed go first, the others wait for
-// those to have been heard of. If they are not, for an operator may have said
-// no, the next go, and in each slot as many as went before it: a hundred are
-// through in seven slots. Besides, who has long to fetch lets others overtake.
+// turn returns how long an idle node waits before it takes an option, and whether it
+// is among the first. As many nodes as are needed go first; the others wait until
+// the offers of those would have arrived. If none arrive, because an operator may not
+// allow it, the next nodes go, in each slot as many as in all slots before: a hundred
+// nodes have had their turn after seven slots. A node that has much to fetch also
+// waits for faster ones to overtake it.
 func (v *view) turn(o option) (wait time.Duration, first bool) {
 	rank := v.ahead(o, (*Peer).idle) + o.behind - o.nodes
 	if rank >= 0 {
@@ -101,18 +98,18 @@ func (v *view) turn(o option) (wait time.Duration, first bool) {
 	return wait, rank < 0
 }
 
-// moveTurn is how long a node waits that serves another span. The idle go
-// first, then one at a time.
+// moveTurn is how long a node waits that serves another span: idle nodes go first,
+// then the others one at a time.
 func (v *view) moveTurn(o option, step time.Duration) time.Duration {
 	idle, rank := len(v.able(o, (*Peer).idle)), v.ahead(o, v.movable)
 	return times(v.Slot, math.Log2(float64(1+idle))) + times(step, 1+math.Log2(float64(1+rank)))
 }
 
-// mendTurn is how long a node waits that changes its span within a model,
-// though it is relied on: all who are freer go first, and of the others one at
-// a time, in an order that does not depend on what each would take. Two that
-// changed at once would miss each other again.
-func (v *view) mendTurn() time.Duration {
+// repairTurn is how long a keeper waits before it changes its span within its model.
+// All that are freer to move go first, and keepers one at a time, in an order that
+// does not depend on what each would take: two that changed at once could again take
+// spans that do not join.
+func (v *view) repairTurn() time.Duration {
 	mine, rank := order(v.self.ID, v.own.ID), 0
 	for i := range v.own.servers {
 		s := &v.own.servers[i]
@@ -123,14 +120,14 @@ func (v *view) mendTurn() time.Duration {
 	return v.Pace * time.Duration(1+rank)
 }
 
-// leads says that a node is among the first to leave an idle span: one of
-// those who could, or a quarter of the servers. The load of those who stay
-// shows only later what the others left them.
+// leads reports that a node is among the first to leave an idle span: the first one of
+// those that could, or the first quarter of the servers. The load that they leave to
+// the others shows only later.
 func (v *view) leads(copies int) bool {
 	mine, rank := order(v.self.ID, v.own.ID), 0
 	for i := range v.own.servers {
 		s := &v.own.servers[i]
-		if s.peer == v.self.ID || s.goes || s.order > mine || !overlap(s.Span, v.self.Serving.Span) {
+		if s.peer == v.self.ID || s.goes || s.order > mine || !s.Span.Overlaps(v.self.Serving.Span) {
 			continue
 		}
 		n, busy := v.own.others(s)
@@ -141,6 +138,11 @@ func (v *view) leads(copies int) bool {
 	return rank < max(1, copies/4)
 }
 
-func overlap(a, b protocol.Span) bool { return a.From < b.To && b.From < a.To }
-
 func times(d time.Duration, x float64) time.Duration { return time.Duration(float64(d) * x) }
+
+// maxClaim is the longest time that a figure of a peer may claim. A longer one is a
+// mistake, or a lie.
+const maxClaim = time.Hour
+
+// sane returns a peer's figure within what is possible.
+func sane(d time.Duration) time.Duration { return max(0, min(d, maxClaim)) }

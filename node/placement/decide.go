@@ -1,4 +1,4 @@
-package route
+package placement
 
 import (
 	"cmp"
@@ -9,60 +9,59 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Rules are the constants of placement. DefaultRules says why each is what it
-// is.
+// Rules are the constants of placement. DefaultRules gives the reason for each.
 type Rules struct {
-	Copies   int           // copies of every block that are kept however idle they are
-	Hot      float64       // a span asked for this share of what its servers can do needs another
-	Goal     float64       // as many are added as bring it down to this
-	Cool     float64       // one may go if the others stay below this
-	Refused  float64       // share of opens refused that means full
-	Gain     float64       // a move must be worth so many times what it leaves
+	Copies   int           // copies of every block that are kept, however idle they are
+	Hot      float64       // a span whose demand is this share of its capacity needs another server
+	Goal     float64       // servers are added until the share is down to this
+	Cool     float64       // a server may go if the others stay below this share
+	Refused  float64       // share of opens refused that means that a server is full
+	Gain     float64       // a move must be worth this many times what it leaves
 	Slot     time.Duration // between two nodes that would do the same
-	Pace     time.Duration // how long a wish to leave must last, and between two who leave
+	Pace     time.Duration // how long a wish to leave must last, and between two nodes that leave
 	Settle   time.Duration // a span counts as relied on when it has been ready this long
 	MinStay  time.Duration // a span is served at least this long
 	Stay     time.Duration // how long a node is expected to serve what it fetches
 	Patience time.Duration // a span that is not ready after this long is not waited for
 	Fresh    time.Duration // a span counts as ready if it has answered this node within this time
-	Known    time.Duration // a stranger is relied on alone only after so long an acquaintance
+	Known    time.Duration // a stranger met more recently is not relied on alone
 }
 
 // DefaultRules are for offers that reach everyone within ten seconds, and
 // nodes that decide every ten seconds.
 func DefaultRules() Rules {
 	return Rules{
-		// A lost node then costs a pause and not the model.
+		// The loss of a node then costs a pause and not the model.
 		Copies: 2,
 		// Far apart, so that nothing flaps: with n servers at Hot another makes
 		// it Hot*n/(n+1), and dropping that one again would give Hot, not Cool.
 		Hot: 0.75, Goal: 0.6, Cool: 0.4,
-		// A refusal now and then is bad luck, one in twenty is a lack of room.
+		// An occasional refusal is chance, one in twenty is a lack of room.
 		Refused: 0.05,
 		// Petals moves for the same: its balance_quality of 0.75 is 1/1.33.
 		Gain: 1.25,
-		// The first one's offer must have come before the second one acts: ten
+		// The first one's offer must have arrived before the second one acts: ten
 		// seconds until the first one decides, five until its offer is known.
 		Slot: 15 * time.Second,
-		// Load figures are means of a minute, and show only after it what a
+		// Load figures are means over a minute, so they show only afterwards what a
 		// server that has left was carrying.
 		Pace: 90 * time.Second,
-		// Longer than an offer takes to reach all who may act on it.
+		// Longer than an offer takes to reach all nodes that may act on it.
 		Settle: 30 * time.Second,
 		// Loading and measuring cost seconds, a download often a minute.
 		MinStay: 2 * time.Minute,
 		Stay:    20 * time.Minute, Patience: 15 * time.Minute,
-		// Twice the time between two probes; and keys are free, but to keep
-		// machines running for a day is not.
+		// Twice the time between two probes; and a day, since keys are free, but
+		// keeping machines running for a day is not.
 		Fresh: 10 * time.Minute, Known: 24 * time.Hour,
 	}
 }
 
-// LoadTime is what loading a span and measuring it takes, besides fetching it.
+// LoadTime is how long loading and measuring a span takes, not counting its download.
 const LoadTime = 20 * time.Second
 
-// UnknownDownload is assumed of a node that has fetched nothing yet, in bytes
-// a second.
+// UnknownDownload is the download rate assumed of a node that has fetched nothing
+// yet, in bytes per second.
 const UnknownDownload = 8 << 20
 
 // ModelInfo is what a span of a model costs.
@@ -74,7 +73,7 @@ type ModelInfo struct {
 	EmbedBytes int64 // besides, of a span that begins the model
 	HeadBytes  int64 // besides, of one that ends it
 	KVBytes    int64 // of one token in one block
-	KVTokens   int   // that a stage must have room for
+	KVTokens   int   // tokens that a stage must have room for
 }
 
 // Bytes is the memory that a span takes.
@@ -89,7 +88,7 @@ func (m *ModelInfo) Bytes(s protocol.Span) int64 {
 	return n
 }
 
-// room is how many blocks from a given one on fit into memory, at most to end.
+// room is how many blocks fit into memory, beginning at from and ending at most at end.
 func (m *ModelInfo) room(memory int64, from, end int) int {
 	n := end - from
 	for n > 0 && m.Bytes(protocol.Span{From: from, To: from + n}) > memory {
@@ -100,7 +99,7 @@ func (m *ModelInfo) room(memory int64, from, end int) int {
 
 func (m *ModelInfo) name() string { return cmp.Or(m.Name, m.ID) }
 
-// Served is a span that a peer serves or is about to, as its offer tells it.
+// Served is a span that a peer serves or is about to serve, as its offer claims.
 type Served struct {
 	Model  string
 	Span   protocol.Span
@@ -108,19 +107,19 @@ type Served struct {
 	Loaded bool // it waits for nothing but that probe; neither: it is being fetched or loaded
 	Auto   bool // the node's own choice, which it may leave; else its operator's
 
-	// Since when it is ready, or loaded, or began to be fetched, by the reader's
-	// clock and as far as the reader itself has seen it.
+	// Since is when it became ready, or loaded, or began to be fetched, by the
+	// reader's clock and as far as the reader itself has seen it.
 	Since time.Time
 
-	// Since when it answers the reader, and when it last did; zero: never. A span
-	// that does not is not ready, whatever its server says.
+	// First and last time that it answered the reader; zero: never. A span that does
+	// not answer is not ready, whatever its offer claims.
 	First, Answered time.Time
 
-	// Row is one row through one block in a full pass; 0 if not measured.
+	// Row is the time of one row through one block in a full pass; 0 if not measured.
 	Row time.Duration
 
-	// Load is how full the server was, 0 to 1, over the last minute; LoadLong
-	// over the last ten.
+	// Load is how busy the server was, 0 to 1, over the last minute; LoadLong over the
+	// last ten.
 	Load, LoadLong float64
 
 	// Refused is the share of opens in the last minute that found no room.
@@ -131,26 +130,26 @@ type Served struct {
 type Peer struct {
 	ID      string
 	Expires time.Time         // of the offer
-	Lent    int64             // memory for one span of the node's own choice; 0: none
+	Lent    int64             // bytes of memory for one span of the node's own choice; 0: none
 	Takes   []string          // models that the span may be of; none: any
 	Held    map[string][]bool // by model: blocks on disk
 	Serves  []Served
 
-	// What the reader itself knows of it.
-	Trusted bool      // by its operator's word, which is all it takes
-	Met     time.Time // the first time
-	Group   string    // of addresses, which one owner may have many of
+	// What the reader itself knows of the peer.
+	Trusted bool      // the reader's operator trusts it, so its claims are believed
+	Met     time.Time // for the first time
+	Group   string    // of addresses; one owner may have many addresses of a group
 }
 
 // Self is the node that decides.
 type Self struct {
 	ID       string
-	Lent     int64             // memory for the span of its own choice
-	Speed    float64           // bytes of blocks that a row passes in a second, in a full pass; 0 if not measured
-	Download float64           // bytes a second; 0 if not measured
+	Lent     int64             // bytes of memory for the span of its own choice
+	Speed    float64           // bytes of blocks per second that a row passes through, in a full pass; 0 if not measured
+	Download float64           // bytes per second; 0 if not measured
 	Held     map[string][]bool // by model: blocks on disk
 	Serving  *Served           // the span of its own choice, or none
-	Last     Decision          // what Decide said the last time
+	Last     Decision          // what Decide returned the last time
 }
 
 // Action is what a node does about the span of its own choice.
@@ -170,16 +169,16 @@ type Decision struct {
 	Action Action
 	Model  string
 	Span   protocol.Span
-	Due    time.Time // when to do it, if Decide still says so then
+	Due    time.Time // when to do it, if Decide still returns it then
 	Reason string    // for the log
 }
 
-// Decide says what a node should do about the span of its own choice. All
-// nodes run it over the offers they know, each about itself. Peers may hold
-// the node's own offer, and offers that have expired; models are those that
-// its operator allows. See the package's documentation for the rules.
+// Decide returns what a node should do about the span of its own choice. Each node
+// runs it about itself, over the offers that it knows. Peers may include the node's
+// own offer and offers that have expired; models are those that its operator allows.
+// See the package's documentation for the rules.
 func (r Rules) Decide(now time.Time, self Self, peers []Peer, models []ModelInfo) Decision {
-	v := r.look(now, self, peers, models)
+	v := r.observe(now, self, peers, models)
 	d := Decision{}
 	if self.Serving == nil {
 		d = v.join()
@@ -195,8 +194,8 @@ func (r Rules) Decide(now time.Time, self Self, peers []Peer, models []ModelInfo
 
 func stay(format string, args ...any) Decision { return Decision{Reason: fmt.Sprintf(format, args...)} }
 
-// join is for a node that serves nothing: the most urgent need comes first,
-// and of those in which others go before it, it waits for its turn.
+// join decides for a node that serves nothing: it takes the most urgent need for
+// which it is among the first to go, else waits for its turn at the most urgent one.
 func (v *view) join() Decision {
 	if v.self.Lent <= 0 {
 		return stay("no memory is lent to a span of its own choice")
@@ -220,7 +219,7 @@ func (v *view) join() Decision {
 	return stay("nothing that fits into the memory lent needs another server")
 }
 
-// review is for a node that serves a span already.
+// review decides for a node that serves a span already.
 func (v *view) review() Decision {
 	s, p := v.self.Serving, v.own
 	switch {
@@ -232,7 +231,7 @@ func (v *view) review() Decision {
 		return stay("blocks %s of %s have only just become ready", s.Span, p.name())
 	}
 	may := !p.keeps(v.self.ID) && v.safe()
-	if d, ok := v.mend(may); ok {
+	if d, ok := v.repair(may); ok {
 		return d
 	}
 	switch {
@@ -247,10 +246,10 @@ func (v *view) review() Decision {
 	return v.drop()
 }
 
-// mend goes where blocks are missing. May the node not leave its span, it
-// still changes it within its model if fewer blocks are missing then: spans
-// that do not join, as 0-16 and 14-30, serve nobody.
-func (v *view) mend(may bool) (Decision, bool) {
+// repair moves to where blocks are missing. A node that may not leave its model still
+// changes its span within it if fewer blocks are missing then: spans that do not join,
+// such as 0-16 and 14-30, serve nobody.
+func (v *view) repair(may bool) (Decision, bool) {
 	list := slices.DeleteFunc(v.gaps(true), func(o option) bool {
 		return o.p != v.own && !may || o.p == v.own && o.left >= length(o.p.missing)
 	})
@@ -261,16 +260,16 @@ func (v *view) mend(may bool) (Decision, bool) {
 	o := list[0]
 	wait := v.moveTurn(o, v.Slot)
 	if !may {
-		wait = v.mendTurn()
+		wait = v.repairTurn()
 	}
 	return Decision{Serve, o.p.ID, o.span, v.now.Add(wait), o.reason}, true
 }
 
-// move goes where there is more to do, for a clear gain.
+// move goes to a hot span, if that is clearly worth more than the present one.
 func (v *view) move() (Decision, bool) {
 	s, here := v.self.Serving, 0.0
 	if v.own.joined(s.Span) {
-		if need(v.own.want, v.own.base, s.Span) > v.Goal {
+		if need(v.own.demand1m, v.own.base, s.Span) > v.Goal {
 			return Decision{}, false
 		}
 		here = v.own.gain(s.Span, v.own.rate(s.Row, s.Span.Len()))
@@ -283,7 +282,7 @@ func (v *view) move() (Decision, bool) {
 	return Decision{}, false
 }
 
-// drop leaves a span that the others can well serve without this node.
+// drop leaves a span that the others can serve well without this node.
 func (v *view) drop() Decision {
 	s, p := v.self.Serving, v.own
 	copies, busy := p.others(&server{Served: *s, speed: p.rate(s.Row, s.Span.Len())})
@@ -297,8 +296,9 @@ func (v *view) drop() Decision {
 		fmt.Sprintf("blocks %s of %s are idle: %d others serve them and would be %.0f %% busy", s.Span, p.name(), copies, 100*busy)}
 }
 
-// best are the options that are as good as the best, or nearly, the best
-// first. What the node serves already by its operator's choice is none.
+// best returns the options that are at least nearly as good as the best one, in
+// descending order. Those that the node already serves by its operator's choice are
+// left out.
 func (v *view) best(list []option) []option {
 	list = slices.DeleteFunc(list, func(o option) bool {
 		return slices.ContainsFunc(v.peers, func(q Peer) bool { return q.ID == v.self.ID && q.serves(o) })

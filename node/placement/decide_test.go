@@ -1,4 +1,4 @@
-package route
+package placement
 
 import (
 	"fmt"
@@ -10,6 +10,8 @@ import (
 
 	"github.com/shoalnet/shoal/protocol"
 )
+
+const ms = time.Millisecond
 
 var noon = epoch.Add(12 * time.Hour)
 

@@ -1,4 +1,4 @@
-package route
+package placement
 
 import (
 	"cmp"
@@ -10,14 +10,14 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// view is what one node sees.
+// view is the network as one node sees it.
 type view struct {
 	Rules
-	now      time.Time
-	self     Self
-	peers    []Peer // others whose offers have not expired, by ID
-	pictures []*picture
-	own      *picture // of the model served
+	now    time.Time
+	self   Self
+	peers  []Peer // others whose offers have not expired, by ID
+	states []*modelState
+	own    *modelState // of the model served
 }
 
 // server is one span of one node.
@@ -30,31 +30,32 @@ type server struct {
 	goes  bool    // its node has announced another span
 }
 
-// picture is one model as the offers show it. The figures by block count only
+// modelState is one model as the offers show it. The figures per block count only
 // spans that join others from the model's first block to its last.
-type picture struct {
+type modelState struct {
 	*ModelInfo
 	servers []server        // what is ready or may soon be, this node's included
 	missing []protocol.Span // what it would take for the spans to join
 	cuts    []int           // where joined spans begin and end
 
-	want    []float64 // rows a second that are asked for
-	calm    []float64 // the same as seen over ten minutes
-	supply  []float64 // rows a second that ready servers can do
-	base    []float64 // the same without this node
-	coming  []float64 // the same of spans not ready yet
-	copies  []int     // servers, ready or not
-	relied  []int     // ready servers that have settled
-	in, out map[int]float64
+	demand1m  []float64 // rows a second that are asked for
+	demand10m []float64 // the same as seen over ten minutes
+	supply    []float64 // rows a second that ready servers can do
+	base      []float64 // the same without this node
+	coming    []float64 // the same of spans not ready yet
+	copies    []int     // servers, ready or not
+	relied    []int     // ready servers that have settled
+	in, out   map[int]float64
 
-	joined    func(protocol.Span) bool // says that a span lies on a way from the first block to the last
+	joined    func(protocol.Span) bool // reports that a span lies on a way from the first block to the last
 	blockTime float64                  // seconds a row takes in a block at a typical server
-	stay      map[string]bool          // see keeps
+	keepers   map[string]bool          // see keeps
 	settled   func(*server) bool
 }
 
-// look makes sense of the offers.
-func (r Rules) look(now time.Time, self Self, peers []Peer, models []ModelInfo) *view {
+// observe makes a view of the offers: those that have expired are left out, claims
+// of strangers are cut down to what this node has seen, and models are summarized.
+func (r Rules) observe(now time.Time, self Self, peers []Peer, models []ModelInfo) *view {
 	v := &view{Rules: r, now: now, self: self}
 	if self.Serving != nil {
 		s := *self.Serving
@@ -62,10 +63,10 @@ func (r Rules) look(now time.Time, self Self, peers []Peer, models []ModelInfo) 
 	}
 	for _, p := range peers {
 		if !now.Before(p.Expires) {
-			continue // a ghost
+			continue // its node may be gone
 		}
 		p.Serves = slices.Clone(p.Serves)
-		if p.ID == self.ID { // what it chose itself is known better
+		if p.ID == self.ID { // what it chose itself is in self
 			p.Serves = slices.DeleteFunc(p.Serves, func(s Served) bool { return s.Auto })
 			p.Lent = 0
 		} else if !p.Trusted {
@@ -79,9 +80,9 @@ func (r Rules) look(now time.Time, self Self, peers []Peer, models []ModelInfo) 
 	// in their opinion.
 	slices.SortFunc(v.peers, func(a, b Peer) int { return cmp.Compare(a.ID, b.ID) })
 	for i := range models {
-		v.believe(&models[i])
-		p := v.draw(&models[i])
-		v.pictures = append(v.pictures, p)
+		v.promoteLoaded(&models[i])
+		p := v.summarize(&models[i])
+		v.states = append(v.states, p)
 		if self.Serving != nil && self.Serving.Model == p.ID {
 			v.own = p
 		}
@@ -89,7 +90,7 @@ func (r Rules) look(now time.Time, self Self, peers []Peer, models []ModelInfo) 
 	return v
 }
 
-// witness takes of a stranger's claim what this node has seen itself.
+// witness cuts a stranger's claim down to what this node has seen itself.
 func (v *view) witness(s *Served) {
 	switch {
 	case !s.Ready:
@@ -100,10 +101,10 @@ func (v *view) witness(s *Served) {
 	}
 }
 
-// believe counts what is loaded as ready if it cannot be more: where blocks
-// are missing, no probe comes through. But where others make the model whole,
-// a span that does not become ready has a fault.
-func (v *view) believe(m *ModelInfo) {
+// promoteLoaded counts loaded spans as ready where blocks of the model are missing:
+// no probe can come through there, so they cannot become ready. Where others make
+// the model whole, a span that does not become ready has a fault, and counts as it is.
+func (v *view) promoteLoaded(m *ModelInfo) {
 	var loaded []*Served
 	var ready []protocol.Span
 	each := func(s *Served) {
@@ -131,8 +132,9 @@ func (v *view) believe(m *ModelInfo) {
 	}
 }
 
-func (v *view) draw(m *ModelInfo) *picture {
-	p := &picture{ModelInfo: m}
+// summarize makes the state of one model.
+func (v *view) summarize(m *ModelInfo) *modelState {
+	p := &modelState{ModelInfo: m}
 	p.settled = func(s *server) bool { return s.Ready && !s.goes && v.now.Sub(s.Since) >= v.Settle }
 	add := func(peer string, of *Peer, s Served, goes bool) {
 		late := !s.Ready && v.now.Sub(s.Since) > v.Patience
@@ -173,9 +175,9 @@ func (v *view) draw(m *ModelInfo) *picture {
 
 func (m *ModelInfo) all() protocol.Span { return protocol.Span{From: 0, To: m.Blocks} }
 
-// sum fills in the figures by block.
-func (p *picture) sum(v *view) {
-	for _, f := range []*[]float64{&p.want, &p.calm, &p.supply, &p.base, &p.coming} {
+// sum fills in the figures per block.
+func (p *modelState) sum(v *view) {
+	for _, f := range []*[]float64{&p.demand1m, &p.demand10m, &p.supply, &p.base, &p.coming} {
 		*f = make([]float64, p.Blocks)
 	}
 	p.copies, p.relied = make([]int, p.Blocks), make([]int, p.Blocks)
@@ -189,8 +191,8 @@ func (p *picture) sum(v *view) {
 		}
 		short, long := v.asked(s)
 		for b := s.Span.From; b < s.Span.To; b++ {
-			p.want[b] += short
-			p.calm[b] += long
+			p.demand1m[b] += short
+			p.demand10m[b] += long
 			switch {
 			case s.goes:
 				continue
@@ -219,10 +221,10 @@ func (p *picture) sum(v *view) {
 	slices.Sort(p.cuts)
 }
 
-// asked is what a server's sessions ask of it, in rows a second, over the last
-// minute and over the last ten. One that refuses is full, and was asked for
-// more than it could do; since a session that is refused asks the next server
-// too, no more than twice as much is believed.
+// asked returns the demand that a server's sessions put on it, in rows per second,
+// over the last minute and over the last ten. A server that refuses sessions is full,
+// and its demand exceeds its capacity; since a refused session goes on to ask the
+// next server, the demand is capped at twice the capacity.
 func (v *view) asked(s *server) (short, long float64) {
 	if !s.Ready {
 		return 0, 0
@@ -234,16 +236,16 @@ func (v *view) asked(s *server) (short, long float64) {
 	return short * s.speed, max(short, share(s.LoadLong)) * s.speed
 }
 
-// share makes a peer's figure one between 0 and 1.
+// share limits a peer's figure to the range from 0 to 1.
 func share(x float64) float64 {
-	if !(x > 0) { // not a number, too
+	if !(x > 0) { // NaN, too
 		return 0
 	}
 	return min(x, 1)
 }
 
-// rate is the rows a second of a server of so many blocks.
-func (p *picture) rate(row time.Duration, blocks int) float64 {
+// rate is what a server of so many blocks does, in rows per second.
+func (p *modelState) rate(row time.Duration, blocks int) float64 {
 	t := p.blockTime
 	if row > 0 {
 		t = max(1e-6, sane(row).Seconds())
@@ -251,11 +253,10 @@ func (p *picture) rate(row time.Duration, blocks int) float64 {
 	return 1 / (t * float64(blocks))
 }
 
-// swamped is a need beyond all measure: nobody is there to do it.
+// swamped is the need of a block that no server is there for.
 const swamped = 100
 
-// need is the share of what can be done that is asked for, at the block where
-// it is largest.
+// need is the ratio of demand to capacity at the block of s where it is largest.
 func need(want, can []float64, s protocol.Span) (most float64) {
 	for b := s.From; b < s.To; b++ {
 		most = max(most, ratio(want[b], can[b]))
@@ -270,13 +271,13 @@ func ratio(want, can float64) float64 {
 	return min(swamped, want/max(can, 1e-9))
 }
 
-// others tells how many settled servers there are besides one, where they are
-// fewest, and how busy they would be without it. Every row goes through every
-// block: a span that is idle now because another holds the rows up will be
-// asked for as much as that one.
-func (p *picture) others(s *server) (copies int, busy float64) {
+// others returns how many settled servers there are besides s, at the block where
+// they are fewest, and how busy they would be without it. Every row goes through
+// every block, so the highest demand of any block counts: a span may be idle only
+// because another one holds the rows up.
+func (p *modelState) others(s *server) (copies int, busy float64) {
 	copies = math.MaxInt
-	asked := slices.Max(p.calm)
+	asked := slices.Max(p.demand10m)
 	for b := s.Span.From; b < s.Span.To; b++ {
 		n, can := p.relied[b], p.supply[b]
 		if p.joined(s.Span) {
@@ -287,15 +288,15 @@ func (p *picture) others(s *server) (copies int, busy float64) {
 	return copies, busy
 }
 
-// gain is what a server of the given speed is worth to a span, beside those
-// who serve it without this node: the fall of the sum, over the model's
-// blocks, of need to the fourth power. The power makes the weakest window
-// count most, as Petals has it (petals/server/block_selection.py), and still
-// tells one option from another where two windows are equally weak. Since all
-// nodes lower the same sum with every move, by a quarter or more of what is at
-// stake, they come to rest (a potential game: Monderer and Shapley, 1996).
-func (p *picture) gain(s protocol.Span, speed float64) float64 {
-	// No more comes in where a span begins than others send there.
+// gain is what a server of the given speed is worth to a span, in addition to the
+// servers other than this node: the decrease of the sum, over the model's blocks, of
+// need to the fourth power. The power makes the weakest window count most, as in
+// Petals (petals/server/block_selection.py), and still distinguishes options where
+// two windows are equally weak. Since every move of every node decreases the same
+// sum, by at least a quarter of what is at stake, the nodes come to rest (a potential
+// game: Monderer and Shapley, 1996).
+func (p *modelState) gain(s protocol.Span, speed float64) float64 {
+	// A span can receive no more rows than the spans before it send, and likewise after it.
 	if s.From > 0 {
 		speed = min(speed, p.in[s.From])
 	}
@@ -305,12 +306,12 @@ func (p *picture) gain(s protocol.Span, speed float64) float64 {
 	var sum float64
 	for b := s.From; b < s.To; b++ {
 		can := p.base[b] + p.coming[b]
-		sum += math.Pow(ratio(p.want[b], can), 4) - math.Pow(ratio(p.want[b], can+speed), 4)
+		sum += math.Pow(ratio(p.demand1m[b], can), 4) - math.Pow(ratio(p.demand1m[b], can+speed), 4)
 	}
 	return sum / float64(p.Blocks)
 }
 
-// joined says which spans lie on a way from the first block to the last.
+// joined reports which spans lie on a way from the first block to the last.
 func joined(blocks int, spans []protocol.Span) func(protocol.Span) bool {
 	sorted := slices.Clone(spans)
 	slices.SortFunc(sorted, func(a, b protocol.Span) int { return cmp.Compare(a.From, b.From) })
@@ -329,9 +330,9 @@ func joined(blocks int, spans []protocol.Span) func(protocol.Span) bool {
 	return func(s protocol.Span) bool { return from[s.From] && to[s.To] }
 }
 
-// missing is the least that must be served besides for the spans to join from
-// the first block to the last. It is what nobody serves, and more where spans
-// overlap without meeting.
+// missing returns the fewest blocks that must be added for the spans to join from
+// the first block to the last: those that nobody serves, and more where spans overlap
+// without meeting.
 func missing(blocks int, spans []protocol.Span) []protocol.Span {
 	starts := make([][]int, blocks)
 	for _, s := range spans {
@@ -371,7 +372,7 @@ func listed(spans []protocol.Span) string {
 	return strings.Join(words, ", ")
 }
 
-// length is the number of blocks.
+// length is the number of blocks in all spans together.
 func length(spans []protocol.Span) (n int) {
 	for _, s := range spans {
 		n += s.Len()
@@ -379,9 +380,9 @@ func length(spans []protocol.Span) (n int) {
 	return n
 }
 
-// safe says that every block of the node's own span is left, if it goes, to a
-// peer that it trusts, or to strangers of whom one has long been known and who are
-// not all of one group of addresses.
+// safe reports that the node may leave its span: each block is also served by a peer
+// that it trusts, or by strangers that are of at least two groups of addresses and of
+// which at least one was met longer ago than Known.
 func (v *view) safe() bool {
 	for b := v.self.Serving.Span.From; b < v.self.Serving.Span.To; b++ {
 		known, groups := false, map[string]bool{}
@@ -403,20 +404,20 @@ func (v *view) safe() bool {
 	return true
 }
 
-// keeps says that a peer is one of those who stay, whatever the others do.
-// From all ready servers, in an order that is the same to everyone, each is
-// struck out that can be without a block being uncovered or a way broken; who
-// remains is a keeper. So all others may leave at the same instant, and the
-// model is still whole; and that one of them leaves changes no keeper. Servers
-// that have not settled are not relied on, for not everyone knows them.
-func (p *picture) keeps(peer string) bool {
-	if p.stay == nil {
-		p.stay = p.keepers()
+// keeps reports that a peer is a keeper: one that stays, whatever the others do.
+// Starting from all settled servers, in an order that is the same for every node,
+// each server is removed if no block is uncovered and no way broken without it. Those
+// that remain are the keepers. All others may then leave at the same instant and the
+// model is still whole, and when one of them leaves, the keepers remain the same.
+// Servers that have not settled are not relied on, since not every node knows them.
+func (p *modelState) keeps(peer string) bool {
+	if p.keepers == nil {
+		p.keepers = p.findKeepers()
 	}
-	return p.stay[peer]
+	return p.keepers[peer]
 }
 
-func (p *picture) keepers() map[string]bool {
+func (p *modelState) findKeepers() map[string]bool {
 	var list []*server             // in the order in which they leave
 	var fresh []protocol.Span      // not settled
 	cover := make([]int, p.Blocks) // by settled ones
@@ -442,20 +443,20 @@ func (p *picture) keepers() map[string]bool {
 		return length(missing(p.Blocks, spans)), length(missing(p.Blocks, append(spans, fresh...)))
 	}
 	settled, all := gaps(nil)
-	stay := map[string]bool{}
+	keepers := map[string]bool{}
 	for _, s := range slices.Clone(list) {
 		if !s.Auto {
-			continue // leaves only when its operator says so
+			continue // leaves only when its operator decides so
 		}
 		a, b := gaps(s)
 		if a > settled || b > all || slices.Min(cover[s.Span.From:s.Span.To]) < 2 {
-			stay[s.peer] = true
+			keepers[s.peer] = true
 			continue
 		}
 		list = slices.DeleteFunc(list, func(x *server) bool { return x == s })
 		count(cover, s.Span, -1)
 	}
-	return stay
+	return keepers
 }
 
 func count(cover []int, s protocol.Span, n int) {

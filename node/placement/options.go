@@ -1,4 +1,4 @@
-package route
+package placement
 
 import (
 	"fmt"
@@ -10,32 +10,32 @@ import (
 
 // option is a span that the node could serve.
 type option struct {
-	p      *picture
+	p      *modelState
 	span   protocol.Span
 	worth  float64 // compares options of one kind
-	order  uint64  // between equals; another for every node
+	order  uint64  // breaks ties; different for every node
 	nodes  int     // how many nodes should take it
-	key    string  // names the need that others see as well
-	left   int     // blocks that are missing then
+	key    string  // names the need, the same for all nodes
+	left   int     // blocks that are still missing then
 	behind int     // how many others go first in any case
 	reason string
 }
 
-func (v *view) option(p *picture, s protocol.Span, worth float64) option {
+func (v *view) option(p *modelState, s protocol.Span, worth float64) option {
 	return option{p: p, span: s, worth: worth, nodes: 1, key: s.String(), order: order(v.self.ID, p.ID, s.String())}
 }
 
-// fetch is how long it takes to have a span's blocks on disk.
-func (v *view) fetch(p *picture, s protocol.Span) time.Duration {
+// fetch is how long it takes to download the blocks of a span that are not on disk.
+func (v *view) fetch(p *modelState, s protocol.Span) time.Duration {
 	rate := v.self.Download
 	if !(rate > 0) {
 		rate = UnknownDownload
 	}
 	bytes := float64(lacking(v.self.Held[p.ID], s)) * float64(p.BlockBytes)
-	return time.Duration(min(bytes/rate, most.Seconds()) * float64(time.Second))
+	return time.Duration(min(bytes/rate, maxClaim.Seconds()) * float64(time.Second))
 }
 
-// lacking is how many blocks of a span are not on disk.
+// lacking counts the blocks of a span that are not on disk.
 func lacking(held []bool, s protocol.Span) (n int) {
 	for b := s.From; b < s.To; b++ {
 		if b >= len(held) || !held[b] {
@@ -45,19 +45,19 @@ func lacking(held []bool, s protocol.Span) (n int) {
 	return n
 }
 
-// paid is the part of the expected stay that is left after fetching: what a
-// gain is worth with the download counted. 0 if it never pays.
-func (v *view) paid(p *picture, s protocol.Span) float64 {
+// paid is the share of the expected stay that remains after fetching, by which the
+// worth of an option is multiplied; 0 if the download takes longer than the stay.
+func (v *view) paid(p *modelState, s protocol.Span) float64 {
 	return max(0, 1-float64(v.fetch(p, s))/float64(max(1, v.Stay)))
 }
 
-// gaps are ways to fill what is missing of models. Real are only those where
-// this node and the others at hand have room for all that is missing; the
-// others are a hope that somebody comes.
+// gaps are options that fill missing blocks of models: with real, of models for which
+// this node and the others available have room for all missing blocks; without, of
+// the other models, in the hope that more nodes come.
 func (v *view) gaps(real bool) (list []option) {
-	for _, p := range v.pictures {
+	for _, p := range v.states {
 		gaps := p.missing
-		if len(gaps) > 0 && v.own == p { // the node's own span is given up
+		if len(gaps) > 0 && v.own == p { // its own span would be given up
 			gaps = missing(p.Blocks, p.without(v.self.ID))
 		}
 		others := func(q *Peer) bool { return q.idle() || v.movable(q) }
@@ -65,7 +65,7 @@ func (v *view) gaps(real bool) (list []option) {
 			continue
 		}
 		for _, o := range v.pieces(p, gaps) {
-			// The model waits for this: blocks closed a second.
+			// Nobody can use the model until then: the share of its blocks filled per second.
 			o.worth = float64(length(gaps)-o.left) / float64(p.Blocks) / (LoadTime + v.fetch(p, o.span)).Seconds()
 			o.reason = fmt.Sprintf("nobody serves blocks %s of %s", listed(gaps), p.name())
 			list = append(list, o)
@@ -74,14 +74,15 @@ func (v *view) gaps(real bool) (list []option) {
 	return list
 }
 
-// pieces are what this node could take of some gaps: several of them with what
-// is between, or of one what fits, or what is on disk already. If a gap takes
-// more than one node, the pieces are equal, so that as many nodes as can be
-// have room for a copy of one; but who mends its own model takes what it can.
-func (v *view) pieces(p *picture, gaps []protocol.Span) (list []option) {
+// pieces are the spans that this node could take of some gaps: several gaps with what
+// is between them, or the part of one gap that fits, or the part that is on disk
+// already. If a gap takes more than one node, the pieces are of equal size, so that as
+// many nodes as possible have room for a copy of one; but a node that repairs its own
+// model takes as much as it can.
+func (v *view) pieces(p *modelState, gaps []protocol.Span) (list []option) {
 	add := func(s protocol.Span, closed, begin int) {
 		o := v.option(p, s, 0)
-		o.key = fmt.Sprint("from ", begin) // one node at a time, however much it takes
+		o.key = fmt.Sprint("from ", begin) // one node at a time, whatever the length of its piece
 		o.left = length(gaps) - closed
 		list = append(list, o)
 	}
@@ -107,11 +108,11 @@ func (v *view) pieces(p *picture, gaps []protocol.Span) (list []option) {
 	return list
 }
 
-// ways are pieces of a second way through spans that are too long for this
-// node: where only a big node serves all of a model, three small ones can
-// still do together what it does. It is begun only if the idle have room for
-// all of it, and after those who have room for the whole span.
-func (v *view) ways(p *picture, wanted func(protocol.Span) (worth float64, reason string)) (list []option) {
+// ways are pieces of a second way through spans that are too long for this node:
+// where only a big node serves all of a model, three small ones can do the same
+// together. It is begun only if the idle nodes have room for all of it, and after
+// those that have room for the whole span.
+func (v *view) ways(p *modelState, wanted func(protocol.Span) (worth float64, reason string)) (list []option) {
 	done := map[protocol.Span]bool{}
 	for _, s := range p.servers {
 		w := s.Span
@@ -140,8 +141,8 @@ func (v *view) ways(p *picture, wanted func(protocol.Span) (worth float64, reaso
 	return list
 }
 
-// loose are the spans within w that join nothing yet, and what is outside w.
-func (p *picture) loose(w protocol.Span) (spans []protocol.Span) {
+// loose are the spans within w that join nothing yet, and everything outside w.
+func (p *modelState) loose(w protocol.Span) (spans []protocol.Span) {
 	for _, s := range p.servers {
 		if !s.goes && w.Contains(s.Span) && !p.joined(s.Span) {
 			spans = append(spans, s.Span)
@@ -155,8 +156,8 @@ func (p *picture) loose(w protocol.Span) (spans []protocol.Span) {
 	return spans
 }
 
-// without are the spans that others serve or are about to.
-func (p *picture) without(peer string) (spans []protocol.Span) {
+// without are the spans that peers other than one serve or are about to serve.
+func (p *modelState) without(peer string) (spans []protocol.Span) {
 	for _, s := range p.servers {
 		if !s.goes && s.peer != peer {
 			spans = append(spans, s.Span)
@@ -179,9 +180,9 @@ func longestHeld(held []bool, g protocol.Span) (longest protocol.Span) {
 	return longest
 }
 
-// fillable says that the node and some others have room for so many blocks of
-// the model.
-func (v *view) fillable(p *picture, blocks int, others func(*Peer) bool) bool {
+// fillable reports that this node and some others have room for so many blocks of the
+// model.
+func (v *view) fillable(p *modelState, blocks int, others func(*Peer) bool) bool {
 	room := p.room(v.self.Lent, 0, p.Blocks)
 	for i := range v.peers {
 		if q := &v.peers[i]; room < blocks && q.takes(p.ID) && others(q) {
@@ -191,16 +192,16 @@ func (v *view) fillable(p *picture, blocks int, others func(*Peer) bool) bool {
 	return room >= blocks
 }
 
-// hot are spans that are asked for more than their servers can well do. Split:
-// pieces of those too long for this node.
+// hot are options on spans whose servers are asked for more than they can do well;
+// with split, pieces of such spans that are too long for this node.
 func (v *view) hot(split bool) (list []option) {
-	for _, p := range v.pictures {
+	for _, p := range v.states {
 		can := make([]float64, p.Blocks)
 		for b := range can {
 			can[b] = p.supply[b] + p.coming[b]
 		}
 		wanted := func(s protocol.Span) (float64, string) {
-			much := need(p.want, can, s)
+			much := need(p.demand1m, can, s)
 			if much < v.Hot {
 				return 0, ""
 			}
@@ -217,7 +218,7 @@ func (v *view) hot(split bool) (list []option) {
 		for _, o := range v.fitting(p, wanted) {
 			speed := v.speed(p, o.span)
 			for b := o.span.From; b < o.span.To; b++ {
-				o.nodes = max(o.nodes, int(min(1e6, math.Ceil((p.want[b]/v.Goal-can[b])/speed))))
+				o.nodes = max(o.nodes, int(min(1e6, math.Ceil((p.demand1m[b]/v.Goal-can[b])/speed))))
 			}
 			list = append(list, o)
 		}
@@ -225,10 +226,10 @@ func (v *view) hot(split bool) (list []option) {
 	return list
 }
 
-// spares are spans of which there are too few copies to lose one. Split:
-// pieces of those too long for this node.
+// spares are options on spans with too few copies to lose one; with split, pieces of
+// such spans that are too long for this node.
 func (v *view) spares(split bool) (list []option) {
-	for _, p := range v.pictures {
+	for _, p := range v.states {
 		wanted := func(s protocol.Span) (float64, string) {
 			few, n, weakest := 0, v.Copies, math.Inf(1)
 			for b := s.From; b < s.To; b++ {
@@ -238,8 +239,8 @@ func (v *view) spares(split bool) (list []option) {
 				n = min(n, p.copies[b])
 				weakest = min(weakest, p.supply[b]+p.coming[b])
 			}
-			// Between windows that lack as much, the weakest (Petals' rule):
-			// a hundredth is enough to tell them apart.
+			// Between windows that lack as many copies the weakest comes first
+			// (Petals' rule): a hundredth is enough to tell them apart.
 			return float64(few) / float64(p.Blocks) * (1 + 0.01/(1+weakest)),
 				fmt.Sprintf("blocks %s of %s have %d of %d copies", s, p.name(), n, v.Copies)
 		}
@@ -254,9 +255,9 @@ func (v *view) spares(split bool) (list []option) {
 	return list
 }
 
-// fitting are the wanted spans that a copy could have: those there are, and
-// from each cut on as many blocks as fit. Others would join nothing.
-func (v *view) fitting(p *picture, wanted func(protocol.Span) (worth float64, reason string)) (list []option) {
+// fitting are options on the wanted spans that fit and join others: those that are
+// served already, and from each cut those that end at another cut.
+func (v *view) fitting(p *modelState, wanted func(protocol.Span) (worth float64, reason string)) (list []option) {
 	ends := map[protocol.Span]bool{}
 	for _, s := range p.servers {
 		if !s.goes && p.joined(s.Span) && p.Bytes(s.Span) <= v.self.Lent {
@@ -283,9 +284,9 @@ func (v *view) fitting(p *picture, wanted func(protocol.Span) (worth float64, re
 	return list
 }
 
-// speed is what this node would do, in rows a second: as measured, if it
-// serves the model, else by its speed with other blocks, else as others do.
-func (v *view) speed(p *picture, s protocol.Span) float64 {
+// speed is what this node would do, in rows per second: as measured if it serves the
+// model, else from its speed with other blocks, else as a typical server.
+func (v *view) speed(p *modelState, s protocol.Span) float64 {
 	switch own := v.self.Serving; {
 	case own != nil && own.Model == p.ID && own.Row > 0:
 		return p.rate(own.Row, s.Len())
