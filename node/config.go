@@ -8,13 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/lend"
+	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -60,33 +60,10 @@ type Config struct {
 }
 
 // ServeSpec names a model and the part of it to serve.
-type ServeSpec struct {
-	Model string // a name, a CID, or something that can be imported
-	Span  string // "FROM-TO", "all" or "auto"
-}
+type ServeSpec = serve.Spec
 
-// Event is one line of a node's life, as `shoal node --json-events` prints it.
-type Event struct {
-	Event     string   `json:"event"` // listening, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
-	Peer      string   `json:"peer,omitempty"`
-	Addrs     []string `json:"addrs,omitempty"`
-	API       string   `json:"api,omitempty"`
-	Socket    string   `json:"socket,omitempty"`
-	Model     string   `json:"model,omitempty"`
-	Name      string   `json:"name,omitempty"`
-	From      int      `json:"from"`
-	To        int      `json:"to"`
-	EnginePID int      `json:"engine_pid,omitempty"`
-	Ready     bool     `json:"ready,omitempty"`
-	Done      int64    `json:"done,omitempty"`
-	Total     int64    `json:"total,omitempty"`
-	Peers     int      `json:"peers,omitempty"`   // of a fetch: sources that give
-	Origins   int      `json:"origins,omitempty"` // likewise
-	Rate      float64  `json:"bytes_per_s,omitempty"`
-	Left      float64  `json:"seconds_left,omitempty"`
-	Trouble   []string `json:"trouble,omitempty"` // sources that were dropped, and why
-	Error     string   `json:"error,omitempty"`
-}
+// Event is one line of a node's life, as JSON for scripts.
+type Event = serve.Event
 
 // ErrConfig marks what an operator asked for and cannot have.
 var ErrConfig = errors.New("configuration")
@@ -124,8 +101,8 @@ func (c *Config) Check() error {
 		return badConfig("--threads %d: this machine has %d cores", c.Threads, runtime.NumCPU())
 	}
 	for _, s := range c.Serve {
-		if _, _, err := s.span(); err != nil {
-			return err
+		if _, _, err := s.Parse(); err != nil {
+			return configError{err}
 		}
 	}
 	if _, err := c.trusted(); err != nil {
@@ -154,7 +131,7 @@ func (c *Config) setDefaults() error {
 		c.Events = func(Event) {}
 	}
 	if c.Memory == 0 {
-		c.Memory = machineMemory() / 2
+		c.Memory = serve.MachineMemory() / 2
 	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 32
@@ -195,20 +172,6 @@ func thisProgram() (string, error) {
 		return "/proc/self/exe", nil
 	}
 	return os.Executable()
-}
-
-// span reads the spec's span; auto says that the node is to choose.
-func (s ServeSpec) span() (span protocol.Span, auto bool, err error) {
-	switch strings.ToLower(s.Span) {
-	case "", "auto":
-		return span, true, nil
-	case "all":
-		return protocol.Span{From: 0, To: -1}, false, nil
-	}
-	if span, err = protocol.ParseSpan(s.Span); err != nil {
-		err = configError{err}
-	}
-	return span, false, err
 }
 
 func codecOf(wire string) (protocol.TensorCodec, error) {

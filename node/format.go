@@ -11,8 +11,6 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/session"
-	"github.com/shoalnet/shoal/node/stage"
-	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
 	"github.com/shoalnet/shoal/node/text/constrain"
@@ -50,37 +48,6 @@ func (m *machines) prepare(t *text.Tokenizer) {
 	if m.vocab == nil {
 		m.vocab = constrain.NewVocab(t)
 	}
-}
-
-// stageFormats reads formats for a stage that ends a model.
-type stageFormats struct {
-	node  *Node
-	model *store.Model
-}
-
-func (f stageFormats) Compile(format []*protocol.Piece, stopIDs []int32) (stage.Format, error) {
-	t, err := f.node.tools(context.Background(), f.model) // its header is here
-	if err != nil {
-		return nil, err
-	}
-	m, err := t.machines.compile(context.Background(), t.Tokenizer, format)
-	if err != nil {
-		return nil, err
-	}
-	return m.Start(stopIDs), nil
-}
-
-// prepare does beforehand what would keep the first client waiting, who would
-// take the stage for a hanging one.
-func (f stageFormats) prepare(ctx context.Context) {
-	t, err := f.node.tools(ctx, f.model)
-	if err != nil {
-		f.node.cfg.Log.Warn("answers of a given format cannot be served", "model", f.model.Name(), "error", err)
-		return
-	}
-	t.machines.mu.Lock()
-	defer t.machines.mu.Unlock()
-	t.machines.prepare(t.Tokenizer)
 }
 
 // shape decides what the answer must be, if anything was asked for.

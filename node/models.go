@@ -114,30 +114,13 @@ func (n *Node) learn(ctx context.Context, id cid.Cid, name string) (*store.Model
 		return nil, err
 	}
 	if name == "" {
-		name = n.nameOf(id)
+		name = n.survey.NameOf(id)
 	}
 	m, err := n.store.AddManifest(raw, id, name)
 	if err != nil {
 		return nil, input(err)
 	}
 	return m, nil
-}
-
-// nameOf is what peers call a model.
-func (n *Node) nameOf(id cid.Cid) string {
-	for _, o := range n.net.Known(id) {
-		for _, s := range o.Spans {
-			if s.ModelID() == id && s.Name != "" {
-				return s.Name
-			}
-		}
-		for _, h := range o.Shards {
-			if string(h.Model) == string(id.Bytes()) && h.Name != "" {
-				return h.Name
-			}
-		}
-	}
-	return ""
 }
 
 // lookUp finds the model that peers call by a name, or by one that begins so, and
@@ -261,7 +244,7 @@ func (n *Node) addToStore(ctx context.Context, from string, opt store.AddOptions
 	}
 	m, err := n.store.Add(ctx, from, opt)
 	if err == nil {
-		n.offerAll()
+		n.serve.Offer()
 	}
 	return m, err
 }
@@ -291,7 +274,7 @@ func (n *Node) fetch(ctx context.Context, m *store.Model, shards []int, want lac
 	total, begin := want.lacks(), time.Now()
 	note, ended := n.fetches.begin(m.Name(), total)
 	defer ended()
-	n.offerAll() // who fetches has something to give before it is done
+	n.serve.Offer() // who fetches has something to give before it is done
 	err = n.exchange.Fetch(ctx, m.ID(), want, func(p exchange.Progress) {
 		n.download.note(p.Bytes, time.Since(begin))
 		note(min(p.Bytes, total), p.Holders+p.Origins)
@@ -312,7 +295,7 @@ func (n *Node) fetch(ctx context.Context, m *store.Model, shards []int, want lac
 	case err != nil:
 		return fmt.Errorf("fetching %s: %w", m.Name(), err)
 	}
-	n.offerAll()
+	n.serve.Offer()
 	return nil
 }
 

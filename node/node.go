@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"strconv"
@@ -25,6 +24,8 @@ import (
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/page"
+	"github.com/shoalnet/shoal/node/report"
+	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/standing"
 	"github.com/shoalnet/shoal/node/store"
@@ -51,18 +52,16 @@ type Node struct {
 	fetches  fetchBoard
 	asking   atomic.Int64  // sessions that this node drives
 	imported atomic.Uint64 // bytes of models read from origins at their import
-	gate     gate
 	metrics  *metrics.Metrics
 	traces   *traces.Traces
 	survey   *survey.Survey
+	serve    *serve.Server
 	trust    map[peer.ID]bool // by the operator's word
 	standing *standing.Book
 
-	mu      sync.Mutex
-	leave   context.CancelCauseFunc // ends Run
-	leaving bool                    // nothing is offered any more
-	serving []*serving
-	word    Word // of how it is asked
+	mu    sync.Mutex
+	leave context.CancelCauseFunc // ends Run
+	word  Word                    // of how it is asked
 }
 
 // Files of a node's home.
@@ -86,7 +85,6 @@ func New(cfg Config) (_ *Node, err error) {
 		cfg: cfg, started: time.Now(), encoding: semaphore.NewWeighted(encodeRoom),
 		standing: standing.Open(cfg.path(standingFile), cfg.Log.With("part", "standing")),
 	}
-	n.shareMemory()
 	if n.trust, err = cfg.trusted(); err != nil {
 		return nil, err
 	}
@@ -151,16 +149,18 @@ func New(cfg Config) (_ *Node, err error) {
 	for _, proto := range []string{protocol.StageID, protocol.StageID1} {
 		n.net.Handle(proto, func(s *network.Stream) { n.stages.Serve(s) })
 	}
-	n.net.ServeStatus(n.statusReply)
 	if n.token, err = n.loadToken(); err != nil {
 		return nil, err
 	}
-	n.metrics = metrics.New(cfg.Version, n.state)
+	reports := report.New(n.reported())
+	n.metrics = metrics.New(cfg.Version, reports.State)
 	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
 	if err != nil {
 		return nil, configError{err}
 	}
-	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Keeper: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
+	n.serve = serve.New(n.served())
+	n.net.ServeStatus(n.serve.StatusReply)
+	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: reports, Keeper: n, Catalogue: n, Viewer: reports, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
 
@@ -188,42 +188,26 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lending := n.watchLending(ctx)
+	lending := n.serve.WatchLending(ctx)
 	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.word.API, Socket: n.word.Socket})
-	n.offerAll()
-	var wg sync.WaitGroup
+	n.serve.Offer()
 	select { // what the machine is like must be known before anything is loaded
 	case <-lending:
 	case <-ctx.Done():
 	}
-	var own []string // models of which a span of the node's own choice may be
-	for _, spec := range n.cfg.Serve {
-		if _, auto, _ := spec.span(); auto {
-			own = append(own, spec.Model)
-			continue
-		}
-		s := n.addServing(spec)
-		wg.Go(func() {
-			if err := s.run(ctx); err != nil && ctx.Err() == nil {
-				cancel(fmt.Errorf("serving %s: %w", spec.Model, err))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		n.serve.Run(ctx, func(err error) {
+			if errors.Is(err, serve.ErrSpec) {
+				err = configError{err}
 			}
+			cancel(err)
 		})
-	}
-	if len(own) > 0 {
-		s := n.addServing(ServeSpec{Model: strings.Join(own, " or ")})
-		wg.Go(func() {
-			if err := n.serveAuto(ctx, s, own); err != nil && ctx.Err() == nil {
-				cancel(fmt.Errorf("serving %s: %w", s.spec.Model, err))
-			}
-		})
-	}
-	wg.Go(func() { n.tellLoad(ctx) })
+	})
 	<-ctx.Done()
 	cause := context.Cause(ctx)
-	// Nobody new first, then those who are there, then what they stood on.
-	n.mu.Lock()
-	n.leaving = true
-	n.mu.Unlock()
+	// First no new sessions, then those under way, then what they stand on.
+	n.serve.Leave()
 	n.cfg.Events(Event{Event: "leaving"})
 	if err := n.net.Withdraw(context.WithoutCancel(ctx)); err != nil {
 		n.cfg.Log.Warn("withdrawing the offer", "error", err)
@@ -235,14 +219,6 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	}
 	return cause
-}
-
-func (n *Node) addServing(spec ServeSpec) *serving {
-	s := &serving{node: n, spec: spec, state: "starting"}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.serving = append(n.serving, s)
-	return s
 }
 
 // errDrained ends Run in order, as a signal would.

@@ -47,7 +47,7 @@ func (n *Node) Verify(ctx context.Context, req api.VerifyRequest, progress func(
 		}
 		v.Checked, v.Damaged = p.Done-before, damageOf(m)
 		if len(v.Damaged) > 0 {
-			n.offerAll() // it is held no more
+			n.serve.Offer() // it is held no more
 		}
 		if len(v.Damaged) > 0 && req.Repair {
 			if err := n.repair(ctx, m, progress); err != nil {
@@ -103,7 +103,7 @@ func (n *Node) GC(_ context.Context, req api.GCRequest) (*api.Freed, error) {
 		})
 	}
 	if len(out.Dropped) > 0 && !req.DryRun {
-		n.offerAll()
+		n.serve.Offer()
 	}
 	return out, nil
 }
@@ -143,7 +143,7 @@ func (n *Node) Drop(_ context.Context, req api.DropRequest) (*api.Model, error) 
 	if err := m.PinShards(drop, false); err != nil {
 		return nil, input(err)
 	}
-	n.offerAll()
+	n.serve.Offer()
 	d := describe(m)
 	return &d, nil
 }

@@ -4,6 +4,7 @@
 //	claim.go      models as offers describe them, the likeliest first
 //	survey.go     the peers for one route, asked for their load
 //	pulse.go      the load of all peers, asked in the background, for the page
+//	offers.go     what offers say: coverage, spans, holders, peers for placement
 //	distances.go  round trips between peers
 //
 // # Whose word counts

@@ -1,8 +1,7 @@
-package node
+package report
 
 import (
 	"context"
-	"math/bits"
 	"slices"
 	"strings"
 	"time"
@@ -11,31 +10,30 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// What the page shows. It asks every second or so; the network is asked less
-// often, in the background, and only while somebody looks.
+// maxOfPeer is of how many spans of a peer the page shows figures.
+const maxOfPeer = 8
 
-// View is the node and its network as they are known here.
-func (n *Node) View(ctx context.Context) (*api.View, error) {
-	st, err := n.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
+// View returns what is known here of the node and its network, for the page. Peers are
+// asked again in the background. There is never an error.
+func (r *Reporter) View(ctx context.Context) (*api.View, error) {
+	snap, passed := r.cfg.Serving(), r.cfg.Exchange.Stats()
 	v := &api.View{
-		Peer: st.Peer, Version: st.Version, Uptime: st.Uptime, Light: st.Light, Serving: st.Serving, Given: st.Given, Taken: st.Taken,
-		Warnings: st.Warnings, Lending: n.lending(), Peers: []api.ViewPeer{}, Links: []api.ViewLink{},
+		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Uptime: time.Since(r.started), Light: r.cfg.Light, Serving: servingOf(snap),
+		Given: passed.Given, Taken: passed.Taken, Warnings: r.cfg.Warnings(), Lending: r.lending(&snap), Peers: []api.ViewPeer{}, Links: []api.ViewLink{},
 	}
 	for i := range v.Serving {
 		v.Serving[i].EnginePID = 0
 	}
 	// What is known is enough; the members are asked again in the background.
-	offers := n.net.Offers(ctx, cid.Undef, func([]*protocol.Offer) bool { return true })
-	beats := n.survey.Beats()
+	offers := r.cfg.Network.Offers(ctx, cid.Undef, func([]*protocol.Offer) bool { return true })
+	beats := r.cfg.Survey.Beats()
 	links := survey.Distances{}
-	self := n.net.Self()
+	self := r.cfg.Network.Self()
 	seen := map[peer.ID]*protocol.Offer{}
 	var ask []peer.ID
 	for _, o := range offers {
@@ -43,7 +41,7 @@ func (n *Node) View(ctx context.Context) (*api.View, error) {
 			seen[o.From] = o
 		}
 	}
-	for _, p := range n.net.Peers() {
+	for _, p := range r.cfg.Network.Peers() {
 		o := seen[p.ID]
 		if o == nil {
 			o = p.Offer
@@ -66,7 +64,7 @@ func (n *Node) View(ctx context.Context) (*api.View, error) {
 			ask = append(ask, o.From)
 		}
 	}
-	n.survey.Refresh(ask)
+	r.cfg.Survey.Refresh(ask)
 	slices.SortFunc(v.Peers, func(a, b api.ViewPeer) int { return strings.Compare(a.Peer, b.Peer) })
 	for id, b := range beats {
 		if b.Status == nil {
@@ -84,20 +82,19 @@ func (n *Node) View(ctx context.Context) (*api.View, error) {
 		}
 	}
 	slices.SortFunc(v.Links, func(a, b api.ViewLink) int { return strings.Compare(a.A+a.B, b.A+b.B) })
-	v.Models = n.viewModels(offers)
+	v.Models = r.viewModels(offers)
 	return v, nil
 }
 
-func (n *Node) lending() api.Lending {
-	open, why, _ := n.gate.look()
-	c := &n.cfg
+// lending returns the operator's rules, and whether they let the node lend now.
+func (r *Reporter) lending(snap *serve.Snapshot) api.Lending {
 	return api.Lending{
-		Open: open, Why: why, Memory: c.Memory, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices, Hours: c.Lend.Hours.String(),
-		PauseLoad: c.Lend.PauseLoad, OnBattery: c.Lend.OnBattery, Resume: c.Lend.Resume.Seconds(), MaxSessions: c.MaxSessions, Quota: c.Quota,
+		Open: snap.Lending, Why: snap.Why, Memory: r.cfg.Memory, Threads: r.cfg.Threads, Nice: r.cfg.Nice, Devices: r.cfg.Devices, Hours: r.cfg.Lend.Hours.String(),
+		PauseLoad: r.cfg.Lend.PauseLoad, OnBattery: r.cfg.Lend.OnBattery, Resume: r.cfg.Lend.Resume.Seconds(), MaxSessions: r.cfg.MaxSessions, Quota: r.cfg.Quota,
 	}
 }
 
-// viewPeer is a peer by its offer, which may be nil, and by its last answer.
+// viewPeer describes a peer by its offer, which may be nil, and by its last answer.
 func viewPeer(id peer.ID, o *protocol.Offer, b survey.Beat) api.ViewPeer {
 	v := api.ViewPeer{Peer: id.String(), Silent: !b.At.IsZero() && b.Status == nil, Spans: []api.ViewSpan{}}
 	if o == nil {
@@ -110,47 +107,44 @@ func viewPeer(id peer.ID, o *protocol.Offer, b survey.Beat) api.ViewPeer {
 			v.Device = d.Backend + " " + d.Name
 		}
 	}
-	for _, s := range o.Spans[:min(len(o.Spans), maxOfPeer)] {
-		w := api.ViewSpan{
-			Model: s.ModelID().String(), From: int(s.From), To: int(s.To), Ready: s.Ready, Loaded: s.Loaded, Load: float64(s.LoadPermille) / 1000,
-			StepMs: float64(s.UsPerBlock) * float64(s.Span().Len()) / 1000, KVTokens: int(s.KvTokens), KVFree: int(s.KvFree),
-		}
-		if b.Status != nil {
-			for _, now := range b.Status.Spans {
-				if string(now.Model) == string(s.Model) && now.From == s.From && now.To == s.To {
-					w.KVFree, w.Sessions, w.TokensPerS = int(now.KvFree), int(now.Sessions), finite(now.TokensPerS)
-				}
-			}
-		}
-		v.Spans = append(v.Spans, w)
+	spans := survey.SpansOf(o, b)
+	for _, s := range spans[:min(len(spans), maxOfPeer)] {
+		v.Spans = append(v.Spans, api.ViewSpan{
+			Model: s.Model.String(), From: s.Span.From, To: s.Span.To, Ready: s.Ready, Loaded: s.Loaded, Load: s.Load, StepMs: s.StepMs,
+			KVTokens: s.KVTokens, KVFree: s.KVFree, Sessions: s.Sessions, TokensPerS: finite(s.TokensPerS),
+		})
 	}
 	return v
 }
 
-// finite is a peer's figure as JSON can carry it.
-func finite(f float32) float64 {
+// finite returns a peer's figure as JSON can carry it: 0 for what is no sensible number.
+func finite(f float64) float64 {
 	if !(f >= 0 && f < 1e9) {
 		return 0
 	}
-	return float64(f)
+	return f
 }
 
-// viewModels lists the models here, those of a list of models, and what peers that
-// are there hold.
-func (n *Node) viewModels(offers []*protocol.Offer) []api.ViewModel {
+// viewModels lists the models here, those that belong into a list of models, and those
+// of which connected peers hold shards.
+func (r *Reporter) viewModels(offers []*protocol.Offer) []api.ViewModel {
 	out := []api.ViewModel{}
 	at, shown := map[cid.Cid]int{}, map[cid.Cid]bool{}
-	heard := n.survey.Weigh(offers)
-	for _, c := range n.listed(heard) {
+	heard := r.cfg.Survey.Weigh(offers)
+	for _, c := range r.cfg.Library.Listed(heard) {
 		shown[c.ID] = true
 	}
-	for _, m := range n.store.Models() {
-		d := describe(m)
+	progress := map[string]*api.Progress{}
+	for _, f := range r.cfg.Library.Fetches() {
+		progress[f.Name] = &api.Progress{Done: f.Done, Total: f.Total, Sources: f.Sources}
+	}
+	for _, m := range r.cfg.Store.Models() {
+		d := r.cfg.Library.Describe(m)
 		at[m.ID()] = len(out)
 		out = append(out, api.ViewModel{
 			ID: d.ID, Name: d.Name, Architecture: d.Architecture, Quantization: d.Quantization, Licence: d.Licence, Parameters: d.Parameters,
 			Context: d.Context, Blocks: d.Blocks, Size: d.Size, Allocated: d.Allocated, Held: d.Held, Complete: d.Complete, Pinned: d.Pinned,
-			Fetching: n.fetches.of(d.Name),
+			Fetching: progress[d.Name],
 		})
 	}
 	for _, c := range heard {
@@ -159,25 +153,15 @@ func (n *Node) viewModels(offers []*protocol.Offer) []api.ViewModel {
 		case here && out[i].Blocks == 0:
 			out[i].Blocks = c.Blocks
 		case !here && shown[c.ID], !here && c.Held && len(at) < maxListed:
-			d := describeClaim(c)
+			d := r.cfg.Library.DescribeClaim(c)
 			at[c.ID] = len(out)
 			out = append(out, api.ViewModel{ID: d.ID, Name: d.Name, Blocks: d.Blocks, Held: d.Held})
 		}
 	}
-	self := n.net.Self()
-	for _, o := range offers {
-		if o.From == self {
-			continue
-		}
-		for _, h := range o.Shards {
-			id, err := cid.Cast(h.Model)
-			i, listed := at[id]
-			if err == nil && listed && len(out[i].Holders) < maxListed {
-				m, held := &out[i], 0
-				for _, b := range h.Bitmap {
-					held += bits.OnesCount8(b)
-				}
-				m.Holders = append(m.Holders, api.ViewHolder{Peer: o.From.String(), Shards: held})
+	for id, holders := range r.cfg.Survey.Holders(offers, maxListed) {
+		if i, listed := at[id]; listed {
+			for _, h := range holders {
+				out[i].Holders = append(out[i].Holders, api.ViewHolder{Peer: h.Peer.String(), Shards: h.Shards})
 			}
 		}
 	}

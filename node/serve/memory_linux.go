@@ -1,13 +1,13 @@
-package node
+package serve
 
 import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"golang.org/x/sys/unix"
 )
 
-// machineMemory is what the machine has, in bytes, or what of it this process's
-// control group may use: a container, or a service with MemoryMax.
-func machineMemory() int64 {
+// MachineMemory is the memory of the machine, in bytes, or the part of it that this
+// process's control group may use: a container, or a service with MemoryMax.
+func MachineMemory() int64 {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {
 		return 8 << 30

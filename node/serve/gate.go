@@ -1,4 +1,4 @@
-package node
+package serve
 
 import (
 	"context"
@@ -7,8 +7,8 @@ import (
 	"github.com/shoalnet/shoal/node/lend"
 )
 
-// gate is closed while the operator does not lend: outside of the hours, or
-// while the machine is needed otherwise.
+// gate is closed while the operator does not lend: outside of the hours, or while the
+// machine is needed for something else. It is safe for concurrent use.
 type gate struct {
 	mu      sync.Mutex
 	closed  bool
@@ -16,7 +16,7 @@ type gate struct {
 	changed chan struct{} // closed and replaced with each change; nil until it is asked for
 }
 
-// set opens or closes the gate, and says whether that is a change.
+// set opens or closes the gate, and reports whether that is a change.
 func (g *gate) set(open bool, why string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -29,6 +29,8 @@ func (g *gate) set(open bool, why string) bool {
 	return was != g.closed
 }
 
+// look returns whether the gate is open, else why not, and a channel that is closed
+// at the next change.
 func (g *gate) look() (open bool, why string, changed <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -38,8 +40,8 @@ func (g *gate) look() (open bool, why string, changed <-chan struct{}) {
 	return !g.closed, g.why, g.changed
 }
 
-// wait waits until the gate is open; told is called with the reason if it is
-// not.
+// wait waits until the gate is open or ctx ends. It calls told with the reason while
+// the gate is closed.
 func (g *gate) wait(ctx context.Context, told func(why string)) {
 	for ctx.Err() == nil {
 		open, why, changed := g.look()
@@ -54,7 +56,7 @@ func (g *gate) wait(ctx context.Context, told func(why string)) {
 	}
 }
 
-// while gives a context that ends when the gate closes.
+// while returns a context that ends when the gate closes.
 func (g *gate) while(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
@@ -73,23 +75,23 @@ func (g *gate) while(ctx context.Context) (context.Context, context.CancelFunc) 
 	return ctx, cancel
 }
 
-// watchLending keeps the gate as the operator's rules have it. The channel is
-// closed when they have been asked for the first time.
-func (n *Node) watchLending(ctx context.Context) <-chan struct{} {
+// WatchLending opens and closes the gate by the operator's rules until ctx ends. The
+// channel is closed when the rules have been asked for the first time.
+func (s *Server) WatchLending(ctx context.Context) <-chan struct{} {
 	asked := make(chan struct{})
-	if n.cfg.Client || len(n.cfg.Serve) == 0 {
+	if s.cfg.Light || len(s.cfg.Specs) == 0 {
 		close(asked)
 		return asked
 	}
-	if err := n.cfg.Lend.Unmeasured(); err != nil {
-		n.cfg.Log.Warn("the load by other programs is not known here, and pauses nothing", "error", err)
-	}
 	first := sync.OnceFunc(func() { close(asked) })
+	if err := s.cfg.Lend.Unmeasured(); err != nil {
+		s.cfg.Log.Warn("the load by other programs is not known here, and pauses nothing", "error", err)
+	}
 	go func() {
-		lend.Watch(ctx, n.cfg.Lend, 0, func(open bool, why string) {
-			if n.gate.set(open, why) {
-				n.cfg.Events(Event{Event: "lending", Ready: open, Error: why})
-				n.offerAll()
+		lend.Watch(ctx, s.cfg.Lend, 0, func(open bool, why string) {
+			if s.gate.set(open, why) {
+				s.cfg.Events(Event{Event: "lending", Ready: open, Error: why})
+				s.Offer()
 			}
 			first()
 		})
