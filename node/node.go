@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -43,7 +42,6 @@ type Node struct {
 	stages   *stage.Server
 	handler  http.Handler
 	token    string
-	started  time.Time
 	texts    once[cid.Cid, *textTools] // of the models in use; they are large
 	encoding *semaphore.Weighted       // bytes of text being tokenized
 	names    *names
@@ -82,7 +80,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{
-		cfg: cfg, started: time.Now(), encoding: semaphore.NewWeighted(encodeRoom),
+		cfg: cfg, encoding: semaphore.NewWeighted(encodeRoom),
 		standing: standing.Open(cfg.path(standingFile), cfg.Log.With("part", "standing")),
 	}
 	if n.trust, err = cfg.trusted(); err != nil {

@@ -15,17 +15,31 @@ import (
 // maxHeld is of how many models the shards are offered.
 const maxHeld = 32
 
-// Offer tells the network what is served and held now.
+// Offer tells the network what is served and held now. It returns when an offer has
+// been made that was begun after the call, by whichever goroutine.
 func (s *Server) Offer() {
 	if s.cfg.Light {
 		return
 	}
 	s.mu.Lock()
-	leaving := s.leaving
-	s.mu.Unlock()
-	if leaving {
-		return
+	defer s.mu.Unlock()
+	s.asked++
+	for mine := s.asked; s.made < mine && !s.leaving; {
+		if s.offering {
+			s.offeringEnded.Wait()
+			continue
+		}
+		s.offering = true
+		begun := s.asked
+		s.mu.Unlock()
+		s.makeOffer()
+		s.mu.Lock()
+		s.offering, s.made = false, begun
+		s.offeringEnded.Broadcast()
 	}
+}
+
+func (s *Server) makeOffer() {
 	snap := s.Snapshot()
 	body := s.offerOf(&snap, time.Now())
 	for _, m := range s.cfg.Models.List() {

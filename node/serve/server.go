@@ -109,11 +109,17 @@ type Server struct {
 	mu      sync.Mutex
 	spans   []*serving
 	leaving bool // nothing is offered any more
+
+	// Offers are made one at a time, or an older one could replace a newer one.
+	offering      bool
+	asked, made   int        // offers; made is the number of asked when the last was begun
+	offeringEnded *sync.Cond // of mu
 }
 
 // New makes a server that serves nothing before Run.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, started: time.Now()}
+	s.offeringEnded = sync.NewCond(&s.mu)
 	s.shareMemory()
 	return s
 }
@@ -154,11 +160,15 @@ func (s *Server) add(spec Spec) *serving {
 	return v
 }
 
-// Leave has nothing offered any more. The caller withdraws the last offer.
+// Leave makes Offer do nothing from now on, and waits for an offer that is being made.
+// The caller then withdraws the last one.
 func (s *Server) Leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.leaving = true
+	for s.offering {
+		s.offeringEnded.Wait()
+	}
 }
 
 // Serves reports that a span of a model is served, or about to be.

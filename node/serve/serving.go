@@ -226,19 +226,7 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	cfg := srv.engineConfig(t)
 	s.claim(srv.needs(t, cfg.KVTokens))
 	defer s.claim(0)
-	err := t.model.StageFile(ctx, t.span, func(md *gguf.Header) []gguf.KV {
-		var out []gguf.KV
-		for k, v := range engine.Defaults(md) {
-			out = append(out, gguf.KV{Key: k, Value: v})
-		}
-		slices.SortFunc(out, func(a, b gguf.KV) int {
-			if a.Key < b.Key {
-				return -1
-			}
-			return 1
-		})
-		return out
-	}, func(path string) (err error) {
+	err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
 		cfg.Path = path
 		e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
 		return err
@@ -293,6 +281,15 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	}
 	st.Close(reason)
 	return reason
+}
+
+// defaults are the keys that an engine adds to a model's header, sorted.
+func defaults(md *gguf.Header) (out []gguf.KV) {
+	for k, v := range engine.Defaults(md) {
+		out = append(out, gguf.KV{Key: k, Value: v})
+	}
+	slices.SortFunc(out, func(a, b gguf.KV) int { return strings.Compare(a.Key, b.Key) })
+	return out
 }
 
 // last reports that the target ends its model.
