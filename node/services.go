@@ -91,7 +91,7 @@ func (m models) Fetch(ctx context.Context, of *store.Model, shards []int, progre
 	return m.n.fetchShards(ctx, of, shards, progress)
 }
 
-func (m models) DownloadRate() float64 { return m.n.download.get() }
+func (m models) Download() float64 { return m.n.download.get() }
 
 func (m models) Compile(ctx context.Context, of *store.Model, format []*protocol.Piece) (*constrain.Machine, error) {
 	t, err := m.n.tools(ctx, of)

@@ -258,7 +258,7 @@ func (c *chooser) model(id string) *store.Model {
 func (c *chooser) decide(ctx context.Context, t target) (placement.Decision, error) {
 	snap := c.srv.Snapshot()
 	self := placement.Self{
-		ID: c.srv.cfg.Network.Self().String(), Held: map[string][]bool{}, Download: c.srv.cfg.Models.DownloadRate(), Last: c.last, Lent: c.srv.lent(&snap),
+		ID: c.srv.cfg.Network.Self().String(), Held: map[string][]bool{}, Download: c.srv.cfg.Models.Download(), Last: c.last, Lent: c.srv.lent(&snap),
 	}
 	var infos []placement.ModelInfo
 	models := c.known()

@@ -38,8 +38,9 @@ type Models interface {
 	List() []*store.Model
 	// Fetch brings what shards lack. progress may be nil.
 	Fetch(ctx context.Context, m *store.Model, shards []int, progress func(api.Progress)) error
-	// DownloadRate is that of the last long download, in bytes per second; 0 if there was none.
-	DownloadRate() float64
+	// Download is the rate of the last long enough fetch, in bytes per second; 0 if
+	// there was none.
+	Download() float64
 	// Compile reads a format of answers, for the vocabulary of a model.
 	Compile(ctx context.Context, m *store.Model, format []*protocol.Piece) (*constrain.Machine, error)
 	// Prepare does beforehand what takes long at the first Compile for a model.

@@ -4,7 +4,9 @@
 //	claim.go      models as offers describe them, the likeliest first
 //	survey.go     the peers for one route, asked for their load
 //	pulse.go      the load of all peers, asked in the background, for the page
-//	offers.go     what offers say: coverage, spans, holders, peers for placement
+//	offers.go     how models are called, and how many peers have them
+//	coverage.go   which blocks of a model are served, by whom, and who holds it
+//	placement.go  the peers that decisions about placement consider
 //	distances.go  round trips between peers
 //
 // # Whose word counts
