@@ -9,6 +9,7 @@ import (
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/standing"
+	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -72,11 +73,9 @@ func (n *Node) repaired(rec session.Recovery) {
 // answered takes note that the spans of a route gave a token.
 func (n *Node) answered(model cid.Cid, hops []session.Hop) {
 	for _, h := range hops {
-		n.standing.Answered(h.Peer, spanName(model, h.Span))
+		n.standing.Answered(h.Peer, survey.SpanName(model, h.Span))
 	}
 }
-
-func spanName(model cid.Cid, s protocol.Span) string { return model.String() + " " + s.String() }
 
 // leastSeen is how many tokens of an answer, or rows of a prompt, tell how long
 // one takes.

@@ -101,7 +101,7 @@ func (s *Survey) placementPeer(o *protocol.Offer, now time.Time, models map[cid.
 			Since: now.Add(-time.Duration(sp.SinceS) * time.Second), Row: time.Duration(sp.UsPerBlockPrefill) * time.Microsecond,
 			Load: float64(sp.LoadPermille) / 1000, LoadLong: float64(sp.LoadLongPermille) / 1000, Refused: float64(sp.RefusedPermille) / 1000,
 		}
-		v.First, v.Answered = s.book.Answers(o.From, v.Model+" "+v.Span.String())
+		v.First, v.Answered = s.book.Answers(o.From, SpanName(sp.ModelID(), v.Span))
 		p.Serves = append(p.Serves, v)
 	}
 	return p
