@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 
-	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
-	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
@@ -84,109 +86,6 @@ func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (
 	return d.open(ctx, p, offer)
 }
 
-// lackingWant is a want that tells how many bytes are lacking.
-type lackingWant interface {
-	exchange.Want
-	lacks() int64
-}
-
-// shardWant is what a fetch is to bring of a model: first the nodes that list
-// the leaves, then the leaves.
-type shardWant struct {
-	m      *store.Model
-	shards []int
-}
-
-// batchLeaves is how many leaves a fetch asks for before it looks again at
-// what is lacking.
-const batchLeaves = 16384
-
-func (w shardWant) Next(context.Context) ([]exchange.Need, error) {
-	nodes, err := w.m.NeedNodes(w.shards)
-	if err != nil || len(nodes) > 0 {
-		return bare(nodes), err
-	}
-	leaves, err := w.m.Missing(w.shards)
-	if err != nil {
-		return nil, err
-	}
-	return leafNeeds(leaves), nil
-}
-
-func leafNeeds(leaves []store.Leaf) (out []exchange.Need) {
-	for _, l := range leaves[:min(len(leaves), batchLeaves)] {
-		out = append(out, exchange.Need{CID: l.CID, Number: l.Number, Size: l.Size, File: l.File, Offset: l.Offset})
-	}
-	return out
-}
-
-func (w shardWant) lacks() (n int64) {
-	for _, i := range w.shards {
-		n += w.m.Manifest().Shards[i].Size
-	}
-	return n - w.m.HeldOf(w.shards)
-}
-
-func (w shardWant) Put(_ context.Context, c cid.Cid, data []byte) error {
-	return w.m.PutVerified(c, data)
-}
-
-// damageWant is to bring the leaves that were found damaged.
-type damageWant struct{ m *store.Model }
-
-func (w damageWant) Next(context.Context) ([]exchange.Need, error) {
-	return leafNeeds(w.m.Damaged()), nil
-}
-
-func (w damageWant) Put(_ context.Context, c cid.Cid, data []byte) error {
-	return w.m.PutVerified(c, data)
-}
-
-func (w damageWant) lacks() (n int64) {
-	for _, l := range w.m.Damaged() {
-		n += int64(l.Size)
-	}
-	return n
-}
-
-// bare are blocks of which nothing but the CID is known.
-func bare(list []cid.Cid) (out []exchange.Need) {
-	for _, c := range list {
-		out = append(out, exchange.Need{CID: c, Number: -1})
-	}
-	return out
-}
-
-// nodeWant is to bring the nodes that list all of a model's leaves: with them,
-// a later change of span needs no peer where there is an origin.
-type nodeWant struct{ shardWant }
-
-func (w nodeWant) Next(context.Context) ([]exchange.Need, error) {
-	list, err := w.m.NeedNodes(w.shards)
-	return bare(list), err
-}
-
-// originsOf lists where a model's files can be had outside of the network. Each
-// place that it was added from has all of them.
-func originsOf(m *store.Model) (out []exchange.Origin) {
-	files := m.Manifest().Files
-	for i, where := range m.Origins() {
-		o := exchange.Origin{Where: where, File: i % len(files), Size: files[i%len(files)].Size}
-		o.Transport, o.Redirect = m.Way(where)
-		out = append(out, o)
-	}
-	return out
-}
-
-// modelLeaves gives a model of the store to the exchange.
-func (n *Node) modelLeaves(id cid.Cid) exchange.Leaves {
-	m, err := n.store.Model(id)
-	if err != nil {
-		return nil
-	}
-	return m
-}
-
 // busy says that sessions run on this node.
 func (n *Node) busy() bool {
 	for _, s := range n.stages.Stages() {
@@ -195,4 +94,29 @@ func (n *Node) busy() bool {
 		}
 	}
 	return n.asking.Load() > 0
+}
+
+// serves reports that this node serves a model, or is about to.
+func (n *Node) serves(m *store.Model) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.ContainsFunc(n.serving, func(s *serving) bool { return s.model == m })
+}
+
+// ConvertChild is the hidden command by which this program converts.
+const ConvertChild = "convert-child"
+
+// convert makes a GGUF file of a directory, in a process of its own.
+func (n *Node) convert(ctx context.Context, c library.Conversion) error {
+	opt := convert.Options{
+		Quantize: c.Quantize, Temp: c.Temp, Check: func(md interface{ Value(key string) any }) error { return engine.Check(md) }, Progress: c.Progress,
+	}
+	if !n.cfg.InProcess {
+		return convert.InChild(ctx, []string{n.cfg.Command[0], ConvertChild}, c.Dir, c.Out, opt)
+	}
+	f, err := os.OpenFile(c.Out, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(convert.Directory(ctx, c.Dir, f, opt), f.Close())
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
 )
@@ -42,13 +41,13 @@ func (g *generation) render() (string, error) {
 		in.Messages = append(in.Messages, out)
 	}
 	if usesTools(g.req) {
-		if traits := g.tools.template.Traits(); !traits.Tools || !traits.ToolCalls {
+		if traits := g.tools.Template.Traits(); !traits.Tools || !traits.ToolCalls {
 			explainTools(&in, traits)
 		}
 	}
-	prompt, err := g.tools.template.Render(in)
+	prompt, err := g.tools.Template.Render(in)
 	if err != nil && shortenIDs(in.Messages) { // Mistral's take ids of one length only
-		if again, e := g.tools.template.Render(in); e == nil {
+		if again, e := g.tools.Template.Render(in); e == nil {
 			prompt, err = again, nil
 		}
 	}
@@ -60,7 +59,7 @@ func (g *generation) render() (string, error) {
 	for _, t := range tools {
 		opt.Tools = append(opt.Tools, answer.Tool{Name: t.Function.Name, Types: t.types()})
 	}
-	g.newReader = func() *answer.Reader { return g.tools.syntax.NewReader(opt) }
+	g.newReader = func() *answer.Reader { return g.tools.Syntax.NewReader(opt) }
 	return prompt, nil
 }
 
@@ -78,25 +77,6 @@ func (g *generation) thinking() map[string]any {
 	return nil
 }
 
-// abilities of a model beyond text, as far as its template, if it is here, says.
-func abilities(m *store.Model) (out []string) {
-	h, err := m.Header()
-	if err != nil {
-		return nil
-	}
-	t, err := text.NewTemplate(h)
-	if err != nil {
-		return nil
-	}
-	if t.Traits().Tools {
-		out = append(out, "tools")
-	}
-	if answer.Thinks(t.Source()) {
-		out = append(out, "thinking")
-	}
-	return out
-}
-
 // listen makes ready for the answer's tokens.
 func (g *generation) listen() {
 	g.stops = text.NewStops(g.req.Stop)
@@ -104,7 +84,7 @@ func (g *generation) listen() {
 		g.decoder = g.tools.NewDecoder()
 		return
 	}
-	g.decoder, g.reader = g.tools.NewDecoder(g.tools.syntax.Marks()...), g.newReader()
+	g.decoder, g.reader = g.tools.NewDecoder(g.tools.Syntax.Marks()...), g.newReader()
 }
 
 // read takes apart what came. Stop sequences are looked for in text alone.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/text"
@@ -40,14 +41,14 @@ func chatOf(t *testing.T, template string, req *api.GenerateRequest) (*generatio
 	if err != nil {
 		t.Fatal(err)
 	}
-	tools := &textTools{}
+	tools := &library.Tools{}
 	if tools.Tokenizer, err = text.New(h); err != nil {
 		t.Fatal(err)
 	}
-	if tools.template, err = text.NewTemplate(withTemplate{h, template}); err != nil {
+	if tools.Template, err = text.NewTemplate(withTemplate{h, template}); err != nil {
 		t.Fatal(err)
 	}
-	tools.syntax = answer.Detect(template)
+	tools.Syntax = answer.Detect(template)
 	events := &[]api.Event{}
 	return &generation{prompt: prompt{tools: tools}, req: req, emit: func(e api.Event) error { *events = append(*events, e); return nil }}, events
 }

@@ -12,6 +12,7 @@
 //	stage     sessions of others through the served spans
 //	session   own sessions, along routes that route plans
 //	text      tokenizers and chat templates
+//	library   what names mean, imports and fetches, over most of the above
 //	lend      when the operator lends: hours, load by others, battery
 //	metrics   what is counted, for Prometheus
 //	traces    what one prompt took where, for a collector of the operator's
@@ -33,15 +34,6 @@
 // keep to the rest of the machine's or control group's (memory.go), and told
 // anew whenever one is loaded or goes. Without that the garbage of one long
 // prompt in a container of 500 MiB has the kernel kill node or engine.
-//
-// A model is named with a reach (models.go). A prompt, or anybody on the API,
-// names what is here or at a peer; a pull also what the catalogue has an origin
-// of; a file or an address is imported for the operator alone, who has the token.
-// So no stranger's word has this node read a file or fetch from somewhere. The
-// one thing that a prompt may fetch from an origin is the header of a catalogue's
-// model that peers serve.
-// What names mean at peers is weighed in heard.go: by the groups of addresses of
-// those who are connected, never by how many say it.
 //
 // A light node (Config.Client) is the same without served spans: it joins,
 // keeps the header shards of the models it talks to, and holds no weights.

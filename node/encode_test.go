@@ -26,45 +26,41 @@ func quiet(t *testing.T) *Node {
 			t.Error(err)
 		}
 	})
-	if _, err := n.Add(t.Context(), api.AddRequest{Source: tinymodel.Name}, nil); err != nil {
+	if _, err := n.library.Add(t.Context(), api.AddRequest{Source: tinymodel.Name}, nil); err != nil {
 		t.Fatal(err)
 	}
 	return n
 }
 
 // A prompt that no tokens of the model can hold is refused though no tokens can be
-// made at all; one that they may waits, and no longer than its client does.
+// made at all; one that they may hold waits, and no longer than its client does.
 func TestPromptTooLong(t *testing.T) {
 	n := quiet(t)
-	if err := n.encoding.Acquire(t.Context(), encodeRoom); err != nil { // others make tokens, and are not done
-		t.Fatal(err)
-	}
 	read := func(ctx context.Context, req *api.GenerateRequest) error {
 		req.Model = tinymodel.Name
 		g := &generation{n: n, req: req}
 		return g.prepare(ctx)
 	}
-	long := strings.Repeat("word ", 1<<20)
-	for _, req := range []*api.GenerateRequest{{Raw: true, Prompt: long}, {Messages: []api.Message{{Role: "user", Content: long}}}} {
-		if err := read(t.Context(), req); api.AsError(err).Kind != api.TooLong {
-			t.Errorf("%v", err)
-		}
+	if err := read(t.Context(), &api.GenerateRequest{Raw: true, Prompt: "short"}); err != nil {
+		t.Fatal(err)
 	}
 	ctx, leave := context.WithCancel(t.Context())
-	leave()
+	leave() // so that it has no room to make tokens
 	if err := read(ctx, &api.GenerateRequest{Raw: true, Prompt: "short"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("it left, and was told %v", err)
 	}
-	n.encoding.Release(encodeRoom)
-	if err := read(t.Context(), &api.GenerateRequest{Raw: true, Prompt: "short"}); err != nil {
-		t.Error(err)
+	long := strings.Repeat("word ", 1<<20)
+	for _, req := range []*api.GenerateRequest{{Raw: true, Prompt: long}, {Messages: []api.Message{{Role: "user", Content: long}}}} {
+		if err := read(ctx, req); api.AsError(err).Kind != api.TooLong {
+			t.Errorf("%v", err)
+		}
 	}
 	// The bound holds for the densest text there is.
 	m, err := n.store.Find(tinymodel.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tools, err := n.tools(t.Context(), m)
+	tools, err := n.library.Tools(t.Context(), m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +85,7 @@ func TestToolsApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	away := quiet(t)
-	if _, err := away.Add(t.Context(), api.AddRequest{Source: file}, nil); err != nil {
+	if _, err := away.library.Add(t.Context(), api.AddRequest{Source: file}, nil); err != nil {
 		t.Fatal(err)
 	}
 	theirs, err := away.store.Find("other")
@@ -108,17 +104,17 @@ func TestToolsApart(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	waits := make(chan error)
 	go func() {
-		_, err := n.tools(ctx, lacking)
+		_, err := n.library.Tools(ctx, lacking)
 		waits <- err
 	}()
-	for len(n.fetches.list()) == 0 {
+	for len(n.library.Fetches()) == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	here, err := n.store.Find(tinymodel.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.tools(t.Context(), here); err != nil {
+	if _, err := n.library.Tools(t.Context(), here); err != nil {
 		t.Error(err)
 	}
 	select {

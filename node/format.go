@@ -2,10 +2,8 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
-	"sync"
 
 	"google.golang.org/protobuf/proto"
 
@@ -13,44 +11,12 @@ import (
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
-	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
-	"github.com/shoalnet/shoal/node/text/constrain"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // Answers of a given format. The client writes down what the answer must be; the
 // last stage draws nothing else; and the client checks what comes.
-
-// machines keeps the formats in use of one vocabulary; one takes some megabytes.
-type machines struct {
-	of    once[[sha256.Size]byte, *constrain.Machine]
-	mu    sync.Mutex // held while one is compiled: they come from strangers
-	vocab *constrain.Vocab
-}
-
-func (m *machines) compile(ctx context.Context, t *text.Tokenizer, format []*protocol.Piece) (*constrain.Machine, error) {
-	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(&protocol.Pieces{Pieces: format})
-	if err != nil {
-		return nil, err
-	}
-	return m.of.get(ctx, sha256.Sum256(raw), func(ctx context.Context) (*constrain.Machine, error) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		m.prepare(t)
-		return constrain.Compile(m.vocab, format)
-	})
-}
-
-// prepare makes the vocabulary ready. Called with mu held.
-func (m *machines) prepare(t *text.Tokenizer) {
-	if m.vocab == nil {
-		m.vocab = constrain.NewVocab(t)
-	}
-}
 
 // stageFormats reads formats for a stage that ends a model.
 type stageFormats struct {
@@ -59,11 +25,11 @@ type stageFormats struct {
 }
 
 func (f stageFormats) Compile(format []*protocol.Piece, stopIDs []int32) (stage.Format, error) {
-	t, err := f.node.tools(context.Background(), f.model) // its header is here
+	t, err := f.node.library.Tools(context.Background(), f.model) // its header is here
 	if err != nil {
 		return nil, err
 	}
-	m, err := t.machines.compile(context.Background(), t.Tokenizer, format)
+	m, err := t.Compile(context.Background(), format)
 	if err != nil {
 		return nil, err
 	}
@@ -73,14 +39,12 @@ func (f stageFormats) Compile(format []*protocol.Piece, stopIDs []int32) (stage.
 // prepare does beforehand what would keep the first client waiting, who would
 // take the stage for a hanging one.
 func (f stageFormats) prepare(ctx context.Context) {
-	t, err := f.node.tools(ctx, f.model)
+	t, err := f.node.library.Tools(ctx, f.model)
 	if err != nil {
 		f.node.cfg.Log.Warn("answers of a given format cannot be served", "model", f.model.Name(), "error", err)
 		return
 	}
-	t.machines.mu.Lock()
-	defer t.machines.mu.Unlock()
-	t.machines.prepare(t.Tokenizer)
+	t.Prepare()
 }
 
 // shape decides what the answer must be, if anything was asked for.
@@ -92,11 +56,11 @@ func (g *generation) shape(prompt string, tools []tool) {
 		for _, t := range tools {
 			functions = append(functions, answer.Function{Name: t.Function.Name, Parameters: t.parameters()})
 		}
-		g.format = g.tools.syntax.Calls(functions, g.req.OneCall, prompt, direct)
+		g.format = g.tools.Syntax.Calls(functions, g.req.OneCall, prompt, direct)
 	case g.req.Format != nil && g.req.Raw:
 		g.format = []*protocol.Piece{{Kind: &protocol.Piece_Schema{Schema: g.req.Format}}}
 	case g.req.Format != nil:
-		g.format = g.tools.syntax.Schema(g.req.Format, prompt, direct)
+		g.format = g.tools.Syntax.Schema(g.req.Format, prompt, direct)
 	}
 }
 
@@ -128,7 +92,7 @@ func (g *generation) follow(ctx context.Context) error {
 	if len(g.tools.EOG()) == 0 {
 		return api.Errorf(api.BadInput, "%s has no token that ends an answer, so no answer of a given format could end", g.model.Name())
 	}
-	m, err := g.tools.machines.compile(ctx, g.tools.Tokenizer, g.format)
+	m, err := g.tools.Compile(ctx, g.format)
 	if err == nil {
 		g.machine = m
 		_, err = m.Start(g.tools.EOG()).Allowed(nil)
@@ -144,7 +108,7 @@ func (g *generation) follow(ctx context.Context) error {
 	tools, _ := readTools(g.req.Tools)
 	for _, t := range tools { // which of them it is
 		one := []*protocol.Piece{{Kind: &protocol.Piece_Schema{Schema: t.parameters()}}}
-		if _, err := g.tools.machines.compile(ctx, g.tools.Tokenizer, one); err != nil {
+		if _, err := g.tools.Compile(ctx, one); err != nil {
 			bad.Message = "the parameters of " + t.Function.Name + ": " + err.Error()
 			break
 		}

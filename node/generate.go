@@ -8,13 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ipfs/go-cid"
-
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/store"
-	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
 	"github.com/shoalnet/shoal/node/text/constrain"
@@ -38,79 +36,11 @@ const (
 	penaltyWindow = 64
 )
 
-// textTools are a model's tokenizer and chat template.
-type textTools struct {
-	*text.Tokenizer
-	template    *text.Template
-	templateErr error
-	syntax      *answer.Syntax // of the template
-	machines    machines       // for answers of a given format
-}
-
-// tools gives a model's tokenizer and template, fetching its header first if need
-// be. Who waits for one model's keeps nobody from another's.
-func (n *Node) tools(ctx context.Context, m *store.Model) (*textTools, error) {
-	return n.texts.get(ctx, m.ID(), func(ctx context.Context) (*textTools, error) {
-		if err := n.fetchShards(ctx, m, m.Manifest().ShardsFor(protocol.Span{}), nil); err != nil {
-			return nil, err
-		}
-		h, err := m.Header()
-		if err != nil {
-			return nil, err
-		}
-		t := &textTools{}
-		if t.Tokenizer, err = text.New(h); err != nil {
-			return nil, api.Errorf(api.BadInput, "%s: %s", m.Name(), err)
-		}
-		if t.template, t.templateErr = text.NewTemplate(h); t.templateErr == nil {
-			t.syntax = answer.Detect(t.template.Source())
-		}
-		return t, nil
-	})
-}
-
-// pickModel gives the model that a caller means; without a name the only one
-// that is served.
-func (n *Node) pickModel(ctx context.Context, name string, warn func(string)) (*store.Model, error) {
-	if name != "" {
-		return n.find(ctx, name, wanted{warn: warn})
-	}
-	wait, cancel := context.WithTimeout(ctx, lookTime/3)
-	defer cancel()
-	for {
-		// Who has just joined asks everybody; later what is known will do, or one
-		// that has gone would keep every answer waiting.
-		served := survey.ServedOf(n.survey.Claims(ctx, false))
-		if len(served) == 0 {
-			served = survey.ServedOf(n.survey.Claims(ctx, true))
-		} else {
-			n.net.Offers(ctx, cid.Undef, func([]*protocol.Offer) bool { return true })
-		}
-		switch {
-		case len(served) == 1:
-			return n.find(ctx, served[0].ID.String(), wanted{})
-		case len(served) > 1 && served[0].Leads(served[1]):
-			warn(fmt.Sprintf("%d models are served, and none was named: this is %s, which %s", len(served), served[0].ID, served[0].Why()))
-			return n.find(ctx, served[0].ID.String(), wanted{})
-		case len(served) > 1:
-			return nil, &api.Error{Kind: api.BadInput, Param: "model", Message: "several models are served; name one of " + survey.ListOf(served, (*survey.Claim).Name)}
-		}
-		select {
-		case <-wait.Done():
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
-			return nil, api.Errorf(api.NoRoute, "nobody who can be reached serves a model; start a node with `shoal node --model NAME`, or name one with --bootstrap")
-		case <-time.After(300 * time.Millisecond):
-		}
-	}
-}
-
 // prompt is what a request comes to before any token is drawn. The choices of a
 // request share one.
 type prompt struct {
 	model  *store.Model
-	tools  *textTools
+	tools  *library.Tools
 	ids    []int32
 	prefix []uint64 // hashes of its beginnings
 	limit  int      // tokens of an answer
@@ -262,10 +192,10 @@ func explain(err error) error {
 
 // prepare makes the prompt of the request.
 func (g *generation) prepare(ctx context.Context) (err error) {
-	if g.model, err = g.n.pickModel(ctx, g.req.Model, func(s string) { g.warning = s }); err != nil {
+	if g.model, g.warning, err = g.n.library.Pick(ctx, g.req.Model); err != nil {
 		return err
 	}
-	if g.tools, err = g.n.tools(ctx, g.model); err != nil {
+	if g.tools, err = g.n.library.Tools(ctx, g.model); err != nil {
 		return err
 	}
 	if err := g.encode(ctx); err != nil {
@@ -292,8 +222,8 @@ func (g *generation) encode(ctx context.Context) error {
 	}
 	prompt, opt := g.req.Prompt, text.EncodeOptions{AddSpecial: true, ParseSpecial: true}
 	if !g.req.Raw {
-		if g.tools.templateErr != nil {
-			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.templateErr)
+		if g.tools.TemplateErr != nil {
+			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.TemplateErr)
 		}
 		var err error
 		if prompt, err = g.render(); err != nil {
@@ -308,28 +238,10 @@ func (g *generation) encode(ctx context.Context) error {
 		return api.Errorf(api.TooLong, "the prompt has %d KiB, and the %d tokens of %s hold %d KiB at most; shorten it", len(prompt)>>10, most, g.model.Name(), most*holds>>10)
 	}
 	var err error
-	if g.ids, err = g.n.encode(ctx, g.tools.Tokenizer, prompt, opt); err != nil {
+	if g.ids, err = g.n.library.Encode(ctx, g.tools.Tokenizer, prompt, opt); err != nil {
 		return err
 	}
 	return g.room()
-}
-
-// encodeRoom is how much text is tokenized at once, in bytes: that takes some
-// hundred times as much memory. A longer one goes alone.
-const encodeRoom = 2 << 20
-
-// encode makes tokens of a text when there is room for the work.
-func (n *Node) encode(ctx context.Context, by *text.Tokenizer, t string, opt text.EncodeOptions) ([]int32, error) {
-	weight := int64(min(len(t), encodeRoom))
-	if err := n.encoding.Acquire(ctx, weight); err != nil {
-		return nil, err
-	}
-	defer n.encoding.Release(weight)
-	ids, err := by.Encode(ctx, t, opt)
-	if err != nil && ctx.Err() == nil {
-		err = api.Errorf(api.BadInput, "%s", err)
-	}
-	return ids, err
 }
 
 // context is how many tokens the model takes.

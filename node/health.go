@@ -4,12 +4,12 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -22,7 +22,7 @@ func (n *Node) Health(ctx context.Context) (*api.Health, error) {
 	net := n.net.Health()
 	h := &api.Health{
 		Reach: string(net.Reach), Port: n.net.Port(), Alone: net.Alone, ClockOffMs: net.ClockOff.Milliseconds(), ClockPeers: net.ClockPeers,
-		Coverage: coverage(offers, n.survey.Weigh(offers)), Unreached: []api.Unreached{}, Strangers: []api.Peer{}, Engines: []api.Losses{}, Fetches: n.fetches.list(),
+		Coverage: coverage(offers, n.survey.Weigh(offers)), Unreached: []api.Unreached{}, Strangers: []api.Peer{}, Engines: []api.Losses{}, Fetches: n.library.Fetches(),
 		Quota: n.cfg.Quota, QuotaUsed: n.store.Unpinned(),
 	}
 	for _, u := range net.Unreached {
@@ -52,7 +52,7 @@ func (n *Node) Health(ctx context.Context) (*api.Health, error) {
 // likeliest models.
 func coverage(offers []*protocol.Offer, heard []*survey.Claim) []api.Coverage {
 	counts := map[cid.Cid]bool{}
-	for _, c := range heard[:min(len(heard), maxListed)] {
+	for _, c := range heard[:min(len(heard), library.MaxListed)] {
 		counts[c.ID] = true
 	}
 	type spans struct{ loaded, all []protocol.Span }
@@ -132,54 +132,4 @@ func (l *losses) report(now time.Time) (out api.Losses, any bool) {
 		out.Killed = strings.Contains(out.Last, "signal: killed")
 	}
 	return out, out.Count > 0
-}
-
-// fetchBoard lists the fetches under way.
-type fetchBoard struct {
-	mu   sync.Mutex
-	next int
-	now  map[int]api.Fetch
-}
-
-func (b *fetchBoard) begin(name string, total int64) (note func(done int64, sources int), end func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.now == nil {
-		b.now = map[int]api.Fetch{}
-	}
-	id := b.next
-	b.next++
-	b.now[id] = api.Fetch{Name: name, Total: total}
-	return func(done int64, sources int) {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			b.now[id] = api.Fetch{Name: name, Done: done, Total: total, Sources: sources}
-		}, func() {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			delete(b.now, id)
-		}
-}
-
-// of is how far the fetch of a model is; nil: there is none.
-func (b *fetchBoard) of(name string) *api.Progress {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, f := range b.now {
-		if f.Name == name {
-			return &api.Progress{Done: f.Done, Total: f.Total, Sources: f.Sources}
-		}
-	}
-	return nil
-}
-
-func (b *fetchBoard) list() []api.Fetch {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	out := []api.Fetch{}
-	for _, f := range b.now {
-		out = append(out, f)
-	}
-	slices.SortFunc(out, func(a, b api.Fetch) int { return strings.Compare(a.Name, b.Name) })
-	return out
 }

@@ -14,14 +14,15 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/catalog"
+	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/page"
@@ -43,14 +44,8 @@ type Node struct {
 	handler  http.Handler
 	token    string
 	started  time.Time
-	texts    once[cid.Cid, *textTools] // of the models in use; they are large
-	encoding *semaphore.Weighted       // bytes of text being tokenized
-	names    *names
-	convert  sync.WaitGroup // conversions under way
-	download rateMeter
-	fetches  fetchBoard
-	asking   atomic.Int64  // sessions that this node drives
-	imported atomic.Uint64 // bytes of models read from origins at their import
+	library  *library.Library
+	asking   atomic.Int64 // sessions that this node drives
 	gate     gate
 	metrics  *metrics.Metrics
 	traces   *traces.Traces
@@ -83,7 +78,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{
-		cfg: cfg, started: time.Now(), encoding: semaphore.NewWeighted(encodeRoom),
+		cfg: cfg, started: time.Now(),
 		standing: standing.Open(cfg.path(standingFile), cfg.Log.With("part", "standing")),
 	}
 	n.shareMemory()
@@ -95,7 +90,11 @@ func New(cfg Config) (_ *Node, err error) {
 			n.Close()
 		}
 	}()
-	if n.names, err = openNames(&cfg); err != nil {
+	listed, err := library.LoadCatalog(cfg.Home, cfg.Catalogs, cfg.CatalogKeys)
+	if errors.Is(err, library.ErrCatalog) {
+		err = configError{err}
+	}
+	if err != nil {
 		return nil, err
 	}
 	n.store, err = store.Open(cfg.path(storeDir), store.Options{
@@ -105,7 +104,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n.sweep()
+	files.Sweep(cfg.Home) // no other node is at work here, since the store is open
 	key, err := network.LoadKey(cfg.path(keyFile))
 	if err != nil {
 		return nil, err
@@ -144,10 +143,13 @@ func New(cfg Config) (_ *Node, err error) {
 	n.survey = survey.New(n.net, n.standing, n.trust, cfg.Fastest)
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
 	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
-		Leaves: n.modelLeaves, Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
+		Leaves: library.Leaves(n.store), Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
 		Worked: n.net.Worked, Believable: n.net.Believable, Dialling: n.net.Dialling(),
 		Ledger: cfg.path(ledgerFile), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
 	})
+	if n.library, err = n.newLibrary(listed); err != nil {
+		return nil, err
+	}
 	for _, proto := range []string{protocol.StageID, protocol.StageID1} {
 		n.net.Handle(proto, func(s *network.Stream) { n.stages.Serve(s) })
 	}
@@ -160,9 +162,27 @@ func New(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, configError{err}
 	}
-	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Keeper: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
+	n.handler = api.New(api.Config{Generator: n, Library: n.library, Observer: n, Keeper: n.library, Catalogue: n.library, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
+
+// newLibrary makes the library of what it needs of the others.
+func (n *Node) newLibrary(c *catalog.Catalog) (*library.Library, error) {
+	return library.New(library.Config{
+		Home: n.cfg.Home, Store: n.store, Catalog: c, Network: n.net, Exchange: n.exchange, Survey: n.survey,
+		Convert: n.convert, BadInput: []error{engine.ErrUnsupported, convert.ErrDirectory, convert.ErrUnsupported},
+		Served: n.serves, Changed: n.offerAll, Log: n.cfg.Log.With("part", "library"),
+		Waiting: func(name string, why error) {
+			n.cfg.Events(Event{Event: "waiting", Name: name, Error: why.Error()})
+		},
+		Importing: func(name string, span protocol.Span, done, total int64) {
+			n.cfg.Events(Event{Event: "fetching", Name: name, From: span.From, To: span.To, Done: done, Total: total})
+		},
+	})
+}
+
+// Library is the models of this node.
+func (n *Node) Library() *library.Library { return n.library }
 
 // Handler is the node's API, for callers in this process.
 func (n *Node) Handler() http.Handler { return n.handler }
@@ -263,8 +283,9 @@ func (n *Node) Drain(context.Context) error {
 // Close leaves the network and closes the store. Run must have returned.
 func (n *Node) Close() error {
 	var errs []error
-	n.convert.Wait() // whoever asked for one has gone, and it cleans up
-	n.texts.wait()
+	if n.library != nil {
+		n.library.Close() // those that asked have gone, and it cleans up
+	}
 	if n.stages != nil {
 		for _, s := range n.stages.Stages() {
 			n.stages.Remove(s)

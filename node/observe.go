@@ -34,7 +34,7 @@ func (n *Node) state() metrics.State {
 		st.StoreBytes += m.Allocated()
 	}
 	passed := n.exchange.Stats()
-	st.Given, st.Fetched = passed.Given, map[string]uint64{"peers": passed.Taken, "origins": passed.Origins + n.imported.Load()}
+	st.Given, st.Fetched = passed.Given, map[string]uint64{"peers": passed.Taken, "origins": passed.Origins + n.library.Imported()}
 	for p, t := range n.net.Traffic() {
 		st.Traffic[p] = metrics.Traffic(t)
 	}

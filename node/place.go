@@ -117,11 +117,11 @@ func (c *chooser) findModels(ctx context.Context) error {
 	found := make(chan error, len(c.names))
 	for _, name := range c.names {
 		go func() {
-			m, err := c.n.awaitModel(ctx, name, nil)
+			m, err := c.n.library.Await(ctx, name, nil)
 			if errors.Is(err, store.ErrFull) {
 				// Of an origin's file that is too big all is read and its header
 				// kept; what is chosen comes from there then.
-				m, err = c.n.awaitModel(ctx, name, &protocol.Span{})
+				m, err = c.n.library.Await(ctx, name, &protocol.Span{})
 			}
 			if err == nil {
 				c.mu.Lock()
@@ -247,7 +247,7 @@ func (c *chooser) watch(ctx context.Context, ended chan error) (d route.Decision
 		c.s.next(m, d.Span)
 		c.n.offerAll()
 		fetched = make(chan error, 1)
-		go func() { fetched <- c.n.fetchShards(ctx, m, m.Manifest().ShardsFor(d.Span), nil) }()
+		go func() { fetched <- c.n.library.Fetch(ctx, m, m.Manifest().ShardsFor(d.Span), nil) }()
 	}
 }
 
@@ -259,7 +259,7 @@ func (c *chooser) model(id string) *store.Model {
 
 // decide asks the rules.
 func (c *chooser) decide(ctx context.Context, serving *serving) (route.Decision, error) {
-	self := route.Self{ID: c.n.net.Self().String(), Held: map[string][]bool{}, Download: c.n.download.get(), Last: c.last}
+	self := route.Self{ID: c.n.net.Self().String(), Held: map[string][]bool{}, Download: c.n.library.Download(), Last: c.last}
 	var infos []route.ModelInfo
 	models := c.known()
 	fits := false

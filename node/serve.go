@@ -139,7 +139,7 @@ func (s *serving) resolve(ctx context.Context) error {
 	if span.Len() > 0 {
 		only = &span
 	}
-	m, err := s.node.awaitModel(ctx, s.spec.Model, only)
+	m, err := s.node.library.Await(ctx, s.spec.Model, only)
 	if errors.Is(err, store.ErrSpan) {
 		return configError{err}
 	}
@@ -165,7 +165,7 @@ func (s *serving) fetch(ctx context.Context) error {
 	}
 	s.set("fetching shards")
 	last := time.Time{}
-	return s.node.fetchShards(ctx, s.model, shards, func(p api.Progress) {
+	return s.node.library.Fetch(ctx, s.model, shards, func(p api.Progress) {
 		if time.Since(last) > time.Second {
 			last = time.Now()
 			s.node.cfg.Events(Event{

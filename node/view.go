@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -58,7 +59,7 @@ func (n *Node) View(ctx context.Context) (*api.View, error) {
 		v.Peers, ask = append(v.Peers, w), append(ask, p.ID)
 	}
 	for _, o := range offers {
-		if seen[o.From] == nil || len(v.Peers) >= maxListed {
+		if seen[o.From] == nil || len(v.Peers) >= library.MaxListed {
 			continue
 		}
 		v.Peers = append(v.Peers, viewPeer(o.From, o, beats[o.From]))
@@ -96,6 +97,9 @@ func (n *Node) lending() api.Lending {
 		PauseLoad: c.Lend.PauseLoad, OnBattery: c.Lend.OnBattery, Resume: c.Lend.Resume.Seconds(), MaxSessions: c.MaxSessions, Quota: c.Quota,
 	}
 }
+
+// maxOfPeer is how many spans of one peer are shown.
+const maxOfPeer = 8
 
 // viewPeer is a peer by its offer, which may be nil, and by its last answer.
 func viewPeer(id peer.ID, o *protocol.Offer, b survey.Beat) api.ViewPeer {
@@ -141,16 +145,16 @@ func (n *Node) viewModels(offers []*protocol.Offer) []api.ViewModel {
 	out := []api.ViewModel{}
 	at, shown := map[cid.Cid]int{}, map[cid.Cid]bool{}
 	heard := n.survey.Weigh(offers)
-	for _, c := range n.listed(heard) {
+	for _, c := range n.library.Listed(heard) {
 		shown[c.ID] = true
 	}
 	for _, m := range n.store.Models() {
-		d := describe(m)
+		d := library.Describe(m)
 		at[m.ID()] = len(out)
 		out = append(out, api.ViewModel{
 			ID: d.ID, Name: d.Name, Architecture: d.Architecture, Quantization: d.Quantization, Licence: d.Licence, Parameters: d.Parameters,
 			Context: d.Context, Blocks: d.Blocks, Size: d.Size, Allocated: d.Allocated, Held: d.Held, Complete: d.Complete, Pinned: d.Pinned,
-			Fetching: n.fetches.of(d.Name),
+			Fetching: n.library.Fetching(d.Name),
 		})
 	}
 	for _, c := range heard {
@@ -158,8 +162,8 @@ func (n *Node) viewModels(offers []*protocol.Offer) []api.ViewModel {
 		switch {
 		case here && out[i].Blocks == 0:
 			out[i].Blocks = c.Blocks
-		case !here && shown[c.ID], !here && c.Held && len(at) < maxListed:
-			d := describeClaim(c)
+		case !here && shown[c.ID], !here && c.Held && len(at) < library.MaxListed:
+			d := library.DescribeClaim(c)
 			at[c.ID] = len(out)
 			out = append(out, api.ViewModel{ID: d.ID, Name: d.Name, Blocks: d.Blocks, Held: d.Held})
 		}
@@ -172,7 +176,7 @@ func (n *Node) viewModels(offers []*protocol.Offer) []api.ViewModel {
 		for _, h := range o.Shards {
 			id, err := cid.Cast(h.Model)
 			i, listed := at[id]
-			if err == nil && listed && len(out[i].Holders) < maxListed {
+			if err == nil && listed && len(out[i].Holders) < library.MaxListed {
 				m, held := &out[i], 0
 				for _, b := range h.Bitmap {
 					held += bits.OnesCount8(b)

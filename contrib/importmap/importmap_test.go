@@ -36,6 +36,10 @@ var allowed = map[string][]string{
 	"node/files":          nil,
 	"node/fence":          nil,
 	"node/lend":           nil,
+	"node/library": {
+		"node/api", "node/catalog", "node/exchange", "node/files", "node/remedy", "node/store", "node/survey", "node/text/...",
+		"protocol/...", "contrib/tinymodel",
+	},
 	"node/metrics":        nil,
 	"node/network":        {"node/files", "protocol"},
 	"node/page":           nil,

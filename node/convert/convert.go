@@ -32,16 +32,6 @@ type Options struct {
 	Progress func(done, total int64)
 }
 
-// Name is what a converted directory is called: after itself and what was made
-// of it.
-func Name(dir, quantize string) string {
-	name := filepath.Base(dir)
-	if quantize != "" {
-		name += "-" + quantize
-	}
-	return strings.ToLower(name)
-}
-
 // Directory writes a GGUF file of a Hugging Face directory to out, which is
 // empty. Errors wrap ErrDirectory where the directory, and not this machine,
 // is to blame.

@@ -1,4 +1,4 @@
-package node
+package library
 
 import (
 	"context"
@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// once makes values that are dear, by key: one time for all who want one, who may
-// leave while it is made, and keeps those that were used last. No lock is held
-// while one is made. Its zero value is ready.
+// once makes values that are expensive, by key: once for all callers that want one,
+// who may leave while it is made. It keeps those that were used last. No lock is held
+// while one is made. It is safe for concurrent use; its zero value is ready.
 type once[K comparable, V any] struct {
 	mu     sync.Mutex
 	kept   map[K]V
@@ -21,17 +21,17 @@ type once[K comparable, V any] struct {
 type making[V any] struct {
 	done  chan struct{}
 	stop  context.CancelFunc
-	wait  int // who wait for it
+	wait  int // callers that wait for it
 	v     V
 	err   error
-	panic any // of the maker, for those who wait
+	panic any // of the maker, for those that wait
 }
 
 // onceKept is how many values are kept.
 const onceKept = 8
 
-// get gives the value of a key. how makes it, with a context that ends when
-// nobody waits any more.
+// get returns the value of a key. how makes it, with a context that ends when no
+// caller waits any more.
 func (o *once[K, V]) get(ctx context.Context, key K, how func(context.Context) (V, error)) (v V, err error) {
 	o.mu.Lock()
 	if v, ok := o.kept[key]; ok {
@@ -62,7 +62,7 @@ func (o *once[K, V]) get(ctx context.Context, key K, how func(context.Context) (
 	return v, ctx.Err()
 }
 
-// begin is called with mu held.
+// begin starts to make a value. Called with mu held.
 func (o *once[K, V]) begin(ctx context.Context, key K, how func(context.Context) (V, error)) *making[V] {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	m := &making[V]{done: make(chan struct{}), stop: stop}
@@ -88,16 +88,14 @@ func (o *once[K, V]) begin(ctx context.Context, key K, how func(context.Context)
 	return m
 }
 
-// drop forgets what is being made, if it has not begun anew since; called with mu
-// held.
+// drop forgets what is being made, unless that is another by now. Called with mu held.
 func (o *once[K, V]) drop(key K, m *making[V]) {
 	if o.making[key] == m {
 		delete(o.making, key)
 	}
 }
 
-// use puts a key last, and lets the first go if there are too many; called with
-// mu held.
+// use puts a key last, and drops the first if there are too many. Called with mu held.
 func (o *once[K, V]) use(key K) {
 	o.used = append(slices.DeleteFunc(o.used, func(k K) bool { return k == key }), key)
 	if len(o.used) > onceKept {
@@ -106,5 +104,5 @@ func (o *once[K, V]) use(key K) {
 	}
 }
 
-// wait waits for what is still being made. Nobody may want more.
+// wait waits for what is still being made. Nobody may ask for more.
 func (o *once[K, V]) wait() { o.work.Wait() }

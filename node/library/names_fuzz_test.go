@@ -1,4 +1,4 @@
-package node
+package library
 
 import (
 	"flag"
@@ -23,13 +23,17 @@ func FuzzNames(f *testing.F) {
 	f.Add([]byte(`[`), []byte(`{}`))
 	home := f.TempDir()
 	meant := protocol.ModelKey(cid.Undef)
-	f.Fuzz(func(t *testing.T, names, editions []byte) {
-		for name, raw := range map[string][]byte{namesFile: names, editionsFile: editions} {
+	f.Fuzz(func(t *testing.T, meanings, editions []byte) {
+		for name, raw := range map[string][]byte{namesFile: meanings, editionsFile: editions} {
 			if err := os.WriteFile(filepath.Join(home, name), raw, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		s, err := openNames(&Config{Home: home})
+		c, err := LoadCatalog(home, nil, nil)
+		var s *names
+		if err == nil {
+			s, err = openNames(home, c)
+		}
 		if err != nil {
 			if !strings.Contains(err.Error(), home) {
 				t.Fatalf("it is not said which file: %v", err)

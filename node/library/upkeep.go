@@ -1,25 +1,27 @@
-package node
+package library
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// What a person does with the models on the disk besides adding, pulling and
-// removing them: api.Keeper, and export.
+// api.Keeper, and export: what people do with the models on the disk besides adding,
+// pulling and removing them.
 
-// Verify checks what is held of a model, or of all, against its hashes, and
-// with Repair fetches anew what is damaged.
-func (n *Node) Verify(ctx context.Context, req api.VerifyRequest, progress func(api.Progress)) ([]api.Verified, error) {
-	models := n.store.Models()
+// Verify checks what is held of a model, or of all, against its hashes, and with
+// Repair fetches again what is damaged.
+func (l *Library) Verify(ctx context.Context, req api.VerifyRequest, progress func(api.Progress)) ([]api.Verified, error) {
+	models := l.store.Models()
 	if req.Model != "" {
-		m, err := n.local(req.Model)
+		m, err := l.local(req.Model)
 		if err != nil {
 			return nil, err
 		}
@@ -47,10 +49,10 @@ func (n *Node) Verify(ctx context.Context, req api.VerifyRequest, progress func(
 		}
 		v.Checked, v.Damaged = p.Done-before, damageOf(m)
 		if len(v.Damaged) > 0 {
-			n.offerAll() // it is held no more
+			l.cfg.Changed() // it is no longer held
 		}
 		if len(v.Damaged) > 0 && req.Repair {
-			if err := n.repair(ctx, m, progress); err != nil {
+			if err := l.repair(ctx, m, progress); err != nil {
 				if ctx.Err() != nil {
 					return nil, err
 				}
@@ -63,18 +65,18 @@ func (n *Node) Verify(ctx context.Context, req api.VerifyRequest, progress func(
 	return out, nil
 }
 
-// repair fetches anew what was found damaged.
-func (n *Node) repair(ctx context.Context, m *store.Model, progress func(api.Progress)) error {
+// repair fetches again what was found damaged.
+func (l *Library) repair(ctx context.Context, m *store.Model, progress func(api.Progress)) error {
 	var shards []int
-	for _, l := range m.Damaged() {
-		if !slices.Contains(shards, l.Shard) {
-			shards = append(shards, l.Shard)
+	for _, leaf := range m.Damaged() {
+		if !slices.Contains(shards, leaf.Shard) {
+			shards = append(shards, leaf.Shard)
 		}
 	}
-	return n.fetch(ctx, m, shards, damageWant{m}, progress)
+	return l.fetch(ctx, m, shards, damageWant{m}, progress)
 }
 
-// damageOf lists what was found damaged of a model and has not come anew.
+// damageOf lists what was found damaged of a model and has not been replaced.
 func damageOf(m *store.Model) []api.Damage {
 	out := []api.Damage{}
 	last := -1
@@ -90,10 +92,10 @@ func damageOf(m *store.Model) []api.Damage {
 }
 
 // GC frees disk space that nothing needs.
-func (n *Node) GC(_ context.Context, req api.GCRequest) (*api.Freed, error) {
-	freed, err := n.store.GC(store.GCOptions{Unused: req.Unused, DryRun: req.DryRun})
+func (l *Library) GC(_ context.Context, req api.GCRequest) (*api.Freed, error) {
+	freed, err := l.store.GC(store.GCOptions{Unused: req.Unused, DryRun: req.DryRun})
 	if err != nil {
-		return nil, input(err)
+		return nil, l.input(err)
 	}
 	out := &api.Freed{Total: freed.Left + freed.Gaps, Left: freed.Left, Gaps: freed.Gaps, Dropped: []api.Dropped{}, DryRun: req.DryRun}
 	for _, d := range freed.Dropped {
@@ -103,14 +105,14 @@ func (n *Node) GC(_ context.Context, req api.GCRequest) (*api.Freed, error) {
 		})
 	}
 	if len(out.Dropped) > 0 && !req.DryRun {
-		n.offerAll()
+		l.cfg.Changed()
 	}
 	return out, nil
 }
 
-// Pin protects blocks from the quota and from GC, or no longer.
-func (n *Node) Pin(_ context.Context, req api.PinRequest) (*api.Model, error) {
-	m, span, err := n.part(req.Model, req.Span)
+// Pin protects blocks from the quota and from GC, or ends that.
+func (l *Library) Pin(_ context.Context, req api.PinRequest) (*api.Model, error) {
+	m, span, err := l.part(req.Model, req.Span)
 	if err != nil {
 		return nil, err
 	}
@@ -120,16 +122,15 @@ func (n *Node) Pin(_ context.Context, req api.PinRequest) (*api.Model, error) {
 		err = m.PinShards(m.Manifest().ShardsFor(*span), !req.Off)
 	}
 	if err != nil {
-		return nil, input(err)
+		return nil, l.input(err)
 	}
-	d := describe(m)
+	d := Describe(m)
 	return &d, nil
 }
 
-// Drop gives up the blocks of a span, and what only they need. Pins of theirs
-// go with them.
-func (n *Node) Drop(_ context.Context, req api.DropRequest) (*api.Model, error) {
-	m, span, err := n.part(req.Model, req.Span)
+// Drop gives up the blocks of a span, and what only they need, with their pins.
+func (l *Library) Drop(_ context.Context, req api.DropRequest) (*api.Model, error) {
+	m, span, err := l.part(req.Model, req.Span)
 	if err != nil {
 		return nil, err
 	}
@@ -138,19 +139,19 @@ func (n *Node) Drop(_ context.Context, req api.DropRequest) (*api.Model, error) 
 	}
 	drop := m.Only(*span)
 	if err := m.DropShards(drop); err != nil {
-		return nil, input(err)
+		return nil, l.input(err)
 	}
 	if err := m.PinShards(drop, false); err != nil {
-		return nil, input(err)
+		return nil, l.input(err)
 	}
-	n.offerAll()
-	d := describe(m)
+	l.cfg.Changed()
+	d := Describe(m)
 	return &d, nil
 }
 
 // part finds a model in the store, and a span of it; nil: all.
-func (n *Node) part(name, span string) (*store.Model, *protocol.Span, error) {
-	m, err := n.local(name)
+func (l *Library) part(name, span string) (*store.Model, *protocol.Span, error) {
+	m, err := l.local(name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -165,15 +166,15 @@ func (n *Node) part(name, span string) (*store.Model, *protocol.Span, error) {
 }
 
 // Export writes a model's original file.
-func (n *Node) Export(ctx context.Context, req api.ExportRequest, progress func(api.Progress)) error {
-	m, err := n.local(req.Model)
+func (l *Library) Export(ctx context.Context, req api.ExportRequest, progress func(api.Progress)) error {
+	m, err := l.local(req.Model)
 	if err != nil {
 		return err
 	}
 	if req.Fetch {
 		defer m.Use()() // what has come stays until it is written
-		if err := n.fetchShards(ctx, m, m.Shards(), progress); err != nil {
-			return input(err)
+		if err := l.Fetch(ctx, m, m.Shards(), progress); err != nil {
+			return l.input(err)
 		}
 	}
 	err = m.Export(ctx, req.Path, func(done, total int64) {
@@ -184,9 +185,10 @@ func (n *Node) Export(ctx context.Context, req api.ExportRequest, progress func(
 	var miss *store.Missing
 	if errors.As(err, &miss) {
 		lack := &api.Lack{Shards: miss.Names(), Leaves: miss.Leaves, Bytes: miss.Bytes}
-		e := api.Errorf(api.BadInput, "%s is not whole here: %s are missing, of %s; with --fetch they are fetched first", m.Name(), store.SizeText(lack.Bytes), strings.Join(lack.Shards, ", "))
+		e := api.Errorf(api.BadInput, "%w", remedy.For(fmt.Errorf("%s is not whole here: %s are missing, of %s; they may be fetched first",
+			m.Name(), store.SizeText(lack.Bytes), strings.Join(lack.Shards, ", ")), remedy.FetchFirst))
 		e.Lack = lack
 		return e
 	}
-	return input(err)
+	return l.input(err)
 }
