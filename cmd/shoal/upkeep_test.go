@@ -120,7 +120,7 @@ func TestUpkeep(t *testing.T) {
 		t.Errorf("exit code %d: %s%s", code, out, said)
 	}
 	out := filepath.Join(t.TempDir(), "out.gguf")
-	if code, _, said := p.try("model", "export", "--home", p.home, "tales", out); code != 5 || !strings.Contains(said, "of embedding, blocks 0-2, blocks 4-6, block 7, output; with --fetch") {
+	if code, _, said := p.try("model", "export", "--home", p.home, "tales", out); code != 5 || !strings.Contains(said, "of embedding, blocks 0-2, blocks 4-6, block 7, output; they may be fetched first") {
 		t.Errorf("exit code %d: %s", code, said)
 	}
 	p.run("model", "export", "--home", p.home, "--fetch", "tales", out)

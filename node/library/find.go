@@ -56,7 +56,7 @@ func (l *Library) obtain(ctx context.Context, name string, r *resolution, w Want
 		return m, nil
 	}
 	err = m.Note(r.entry.Name, r.entry.Own, r.entry.Origins...)
-	if r.place == atPeers && l.names.meaning(r.entry).Equals(r.id) { // only a CID of the catalogue's is proof
+	if r.place == atPeers && l.names.meaning(r.entry).Equals(r.id) { // a CID is proof; a manifest's hashes are not
 		err = errors.Join(err, l.names.remember(r.entry, r.id))
 	}
 	return m, err

@@ -41,7 +41,11 @@ func (c *crowd) Renew(context.Context)                        {}
 func (c *crowd) Index(context.Context) *survey.Index          { return &survey.Index{} }
 func (c *crowd) NameOf(cid.Cid) string                        { return "as peers say" }
 
-func (c *crowd) manifest(_ context.Context, id cid.Cid) ([]byte, error) {
+func (c *crowd) Fetch(context.Context, cid.Cid, exchange.Want, func(exchange.Progress), ...exchange.Origin) error {
+	return exchange.ErrNotFound
+}
+
+func (c *crowd) Manifest(_ context.Context, id cid.Cid) ([]byte, error) {
 	if raw := c.manifests[id.KeyString()]; raw != nil {
 		return raw, nil
 	}
@@ -197,7 +201,7 @@ cid = "%s"
 			slices.SortFunc(p.claims, func(a, b *survey.Claim) int { return strings.Compare(a.Names[0], b.Names[0]) })
 			var r *resolution
 			synctest.Test(t, func(t *testing.T) {
-				v := &resolver{store: s, names: n, net: p, survey: p, manifest: p.manifest}
+				v := &resolver{store: s, names: n, net: p, survey: p, manifest: p.Manifest}
 				r, err = v.resolve(t.Context(), test.name, test.want)
 			})
 			if err == nil {
