@@ -87,7 +87,7 @@ var (
 )
 
 // New makes the library of a store that is open, and removes what imports that a
-// crash cut short left in the home.
+// crash cut short left in the home. It fails if the home's file of names is damaged.
 func New(cfg Config) (*Library, error) {
 	names, err := openNames(cfg.Home, cfg.Catalog)
 	if err != nil {

@@ -60,7 +60,7 @@ func heldNames(m *store.Model) []string {
 	return out
 }
 
-// List describes the models here, and those that peers serve.
+// List describes the models here, and those of peers that Listed has. It does not fail.
 func (l *Library) List(ctx context.Context) ([]api.Model, error) {
 	out := []api.Model{}
 	for _, m := range l.store.Models() {
@@ -83,7 +83,8 @@ func DescribeClaim(c *survey.Claim) api.Model {
 	return m
 }
 
-// Show describes one model.
+// Show describes one model, here or at peers. The error is api's UnknownModel, or
+// BadInput if the name means several models.
 func (l *Library) Show(ctx context.Context, name string) (*api.Model, error) {
 	m, err := l.local(name)
 	if err != nil && api.AsError(err).Kind == api.UnknownModel {
@@ -128,7 +129,8 @@ func wantedSpan(s string) (*protocol.Span, error) {
 	return &span, nil
 }
 
-// Add imports a model.
+// Add imports a model. Errors are api's BadInput if the source or the request is at
+// fault, UnknownModel if the catalogue knows no origin, and Refused for want of room.
 func (l *Library) Add(ctx context.Context, req api.AddRequest, progress func(api.Progress)) (*api.Model, error) {
 	span, err := wantedSpan(req.Span)
 	if err != nil {
@@ -172,7 +174,8 @@ func (l *Library) input(err error) error {
 var badInput = []error{store.ErrSource, store.ErrSpan, gguf.ErrFormat, protocol.ErrManifest, text.ErrNoTemplate}
 
 // Pull fetches a model's shards from peers and origins. If they are whole here it
-// checks every byte, and fetches what is damaged again.
+// checks every byte, and fetches what is damaged again. Errors are those of Find, Add
+// and Fetch, of api's kinds.
 func (l *Library) Pull(ctx context.Context, req api.PullRequest, progress func(api.Progress)) (*api.Model, error) {
 	span, err := wantedSpan(req.Span)
 	if err != nil {
@@ -205,7 +208,8 @@ func (l *Library) Pull(ctx context.Context, req api.PullRequest, progress func(a
 	return &d, nil
 }
 
-// Remove deletes a model that is not served.
+// Remove deletes a model. Errors are those of Show, and api's Refused if it is served
+// or in use.
 func (l *Library) Remove(_ context.Context, name string) error {
 	m, err := l.local(name)
 	if err != nil {

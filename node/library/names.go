@@ -192,7 +192,7 @@ func (s *names) save() error {
 }
 
 // Search lists the models of the catalogue that all words fit, and whether they are
-// here or peers have them.
+// here or peers have them. It does not fail.
 func (l *Library) Search(ctx context.Context, words []string) ([]api.Listed, error) {
 	ask, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

@@ -17,7 +17,8 @@ import (
 // pulling and removing them.
 
 // Verify checks what is held of a model, or of all, against its hashes, and with
-// Repair fetches again what is damaged.
+// Repair fetches again what is damaged. That a repair fails is told in the result; an
+// error is that of the name, the disk's, or the context's.
 func (l *Library) Verify(ctx context.Context, req api.VerifyRequest, progress func(api.Progress)) ([]api.Verified, error) {
 	models := l.store.Models()
 	if req.Model != "" {
@@ -91,7 +92,7 @@ func damageOf(m *store.Model) []api.Damage {
 	return out
 }
 
-// GC frees disk space that nothing needs.
+// GC frees disk space that nothing needs. Errors are the disk's.
 func (l *Library) GC(_ context.Context, req api.GCRequest) (*api.Freed, error) {
 	freed, err := l.store.GC(store.GCOptions{Unused: req.Unused, DryRun: req.DryRun})
 	if err != nil {
@@ -110,7 +111,8 @@ func (l *Library) GC(_ context.Context, req api.GCRequest) (*api.Freed, error) {
 	return out, nil
 }
 
-// Pin protects blocks from the quota and from GC, or ends that.
+// Pin protects blocks from the quota and from GC, or ends that. Errors are api's
+// UnknownModel, and BadInput for a span that the model does not have.
 func (l *Library) Pin(_ context.Context, req api.PinRequest) (*api.Model, error) {
 	m, span, err := l.part(req.Model, req.Span)
 	if err != nil {
@@ -128,7 +130,8 @@ func (l *Library) Pin(_ context.Context, req api.PinRequest) (*api.Model, error)
 	return &d, nil
 }
 
-// Drop gives up the blocks of a span, and what only they need, with their pins.
+// Drop gives up the blocks of a span, and what only they need, with their pins. Errors
+// are those of Pin, and api's Refused if the blocks are in use.
 func (l *Library) Drop(_ context.Context, req api.DropRequest) (*api.Model, error) {
 	m, span, err := l.part(req.Model, req.Span)
 	if err != nil {
@@ -165,7 +168,8 @@ func (l *Library) part(name, span string) (*store.Model, *protocol.Span, error) 
 	return m, wanted, nil
 }
 
-// Export writes a model's original file.
+// Export writes a model's original file. If it is not whole here the error is api's
+// BadInput with the Lack; others are those of Show and Fetch, and the disk's.
 func (l *Library) Export(ctx context.Context, req api.ExportRequest, progress func(api.Progress)) error {
 	m, err := l.local(req.Model)
 	if err != nil {
