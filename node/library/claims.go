@@ -1,8 +1,6 @@
 package library
 
-import (
-	"github.com/shoalnet/shoal/node/survey"
-)
+import "github.com/shoalnet/shoal/node/survey"
 
 // MaxListed is how many models of peers a list has at most.
 const MaxListed = 200
