@@ -194,5 +194,5 @@ func (n *Node) busy() bool {
 			return true
 		}
 	}
-	return n.asking.Load() > 0
+	return n.generator.Active() > 0
 }

@@ -11,6 +11,8 @@
 //	standing  what was seen of each peer, over restarts
 //	stage     sessions of others through the served spans
 //	session   own sessions, along routes that route plans
+//	survey    which peers serve what, how far they are and how loaded
+//	generate  one prompt of this node to the tokens of its answer
 //	text      tokenizers and chat templates
 //	lend      when the operator lends: hours, load by others, battery
 //	metrics   what is counted, for Prometheus
@@ -18,8 +20,8 @@
 //	api       the local HTTP API over all this
 //
 // The parts know each other only through the small interfaces that each
-// declares; adapt.go fits them together, and observe.go has them counted and
-// traced. Start order is the order above, and stop order the reverse: first
+// declares; adapt.go fits them together, and observe.go has the sessions of others
+// counted and traced. Start order is the order above, and stop order the reverse: first
 // nobody new is let in (offers), then running sessions move to other nodes or
 // end (stage), then what they stood on goes (api, engine, exchange, network,
 // store). New, Run and Close in node.go read that way.

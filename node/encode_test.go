@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -32,34 +31,9 @@ func quiet(t *testing.T) *Node {
 	return n
 }
 
-// A prompt that no tokens of the model can hold is refused though no tokens can be
-// made at all; one that they may waits, and no longer than its client does.
-func TestPromptTooLong(t *testing.T) {
+// A text waits for room to be tokenized, and no longer than its caller does.
+func TestEncodeWaits(t *testing.T) {
 	n := quiet(t)
-	if err := n.encoding.Acquire(t.Context(), encodeRoom); err != nil { // others make tokens, and are not done
-		t.Fatal(err)
-	}
-	read := func(ctx context.Context, req *api.GenerateRequest) error {
-		req.Model = tinymodel.Name
-		g := &generation{n: n, req: req}
-		return g.prepare(ctx)
-	}
-	long := strings.Repeat("word ", 1<<20)
-	for _, req := range []*api.GenerateRequest{{Raw: true, Prompt: long}, {Messages: []api.Message{{Role: "user", Content: long}}}} {
-		if err := read(t.Context(), req); api.AsError(err).Kind != api.TooLong {
-			t.Errorf("%v", err)
-		}
-	}
-	ctx, leave := context.WithCancel(t.Context())
-	leave()
-	if err := read(ctx, &api.GenerateRequest{Raw: true, Prompt: "short"}); !errors.Is(err, context.Canceled) {
-		t.Errorf("it left, and was told %v", err)
-	}
-	n.encoding.Release(encodeRoom)
-	if err := read(t.Context(), &api.GenerateRequest{Raw: true, Prompt: "short"}); err != nil {
-		t.Error(err)
-	}
-	// The bound holds for the densest text there is.
 	m, err := n.store.Find(tinymodel.Name)
 	if err != nil {
 		t.Fatal(err)
@@ -68,15 +42,17 @@ func TestPromptTooLong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	densest := ""
-	for id := range tools.VocabSize() {
-		if s := tools.Token(int32(id)); len(s) > len(densest) {
-			densest = s
-		}
+	if err := n.encoding.Acquire(t.Context(), encodeRoom); err != nil { // others are at it
+		t.Fatal(err)
 	}
-	ids, err := tools.Encode(t.Context(), strings.Repeat(densest, 100), text.EncodeOptions{ParseSpecial: true})
-	if err != nil || len(ids)*tools.Longest() < 100*len(densest) {
-		t.Errorf("%d tokens of at most %d bytes for %d, %v", len(ids), tools.Longest(), 100*len(densest), err)
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := n.encode(ctx, tools.Tokenizer, "short", text.EncodeOptions{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a caller that left got %v", err)
+	}
+	n.encoding.Release(encodeRoom)
+	if ids, err := n.encode(t.Context(), tools.Tokenizer, "short", text.EncodeOptions{}); err != nil || len(ids) == 0 {
+		t.Errorf("%v, %v", ids, err)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/generate"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/page"
@@ -35,28 +36,28 @@ import (
 
 // Node is one daemon.
 type Node struct {
-	cfg      Config
-	store    *store.Store
-	net      *network.Network
-	exchange *exchange.Exchange
-	stages   *stage.Server
-	handler  http.Handler
-	token    string
-	started  time.Time
-	texts    once[cid.Cid, *textTools] // of the models in use; they are large
-	encoding *semaphore.Weighted       // bytes of text being tokenized
-	names    *names
-	convert  sync.WaitGroup // conversions under way
-	download rateMeter
-	fetches  fetchBoard
-	asking   atomic.Int64  // sessions that this node drives
-	imported atomic.Uint64 // bytes of models read from origins at their import
-	gate     gate
-	metrics  *metrics.Metrics
-	traces   *traces.Traces
-	survey   *survey.Survey
-	trust    map[peer.ID]bool // by the operator's word
-	standing *standing.Book
+	cfg       Config
+	store     *store.Store
+	net       *network.Network
+	exchange  *exchange.Exchange
+	stages    *stage.Server
+	handler   http.Handler
+	token     string
+	started   time.Time
+	texts     once[cid.Cid, *textTools] // of the models in use; they are large
+	encoding  *semaphore.Weighted       // bytes of text being tokenized
+	names     *names
+	convert   sync.WaitGroup // conversions under way
+	download  rateMeter
+	fetches   fetchBoard
+	imported  atomic.Uint64 // bytes of models read from origins at their import
+	gate      gate
+	metrics   *metrics.Metrics
+	traces    *traces.Traces
+	survey    *survey.Survey
+	generator *generate.Generator
+	trust     map[peer.ID]bool // by the operator's word
+	standing  *standing.Book
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run
@@ -67,14 +68,15 @@ type Node struct {
 
 // Files of a node's home.
 const (
-	keyFile    = "key"
-	portFile   = "port"
-	peersFile  = "peers.json"
-	ledgerFile = "ledger.json"
-	tokenFile  = "api.token"
-	apiFile    = "api.json"
-	socketFile = "api.sock"
-	storeDir   = "store"
+	keyFile      = "key"
+	portFile     = "port"
+	peersFile    = "peers.json"
+	ledgerFile   = "ledger.json"
+	tokenFile    = "api.token"
+	apiFile      = "api.json"
+	socketFile   = "api.sock"
+	storeDir     = "store"
+	standingFile = "standing.json"
 )
 
 // New opens the store and joins the network. Nothing is served before Run.
@@ -142,6 +144,19 @@ func New(cfg Config) (_ *Node, err error) {
 		n.net.Protect(p)
 	}
 	n.survey = survey.New(n.net, n.standing, n.trust, cfg.Fastest)
+	n.metrics = metrics.New(cfg.Version, n.state)
+	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
+	if err != nil {
+		return nil, configError{err}
+	}
+	codec, err := codecOf(cfg.Wire)
+	if err != nil {
+		return nil, err
+	}
+	n.generator = generate.New(generate.Config{
+		Models: answerModels{n}, Survey: n.survey, Network: sessionDialer{streams{n.net}}, Recorder: n.standing,
+		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Fastest: cfg.Fastest, Log: cfg.Log.With("part", "generate"),
+	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
 	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
 		Leaves: n.modelLeaves, Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
@@ -155,12 +170,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.token, err = n.loadToken(); err != nil {
 		return nil, err
 	}
-	n.metrics = metrics.New(cfg.Version, n.state)
-	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
-	if err != nil {
-		return nil, configError{err}
-	}
-	n.handler = api.New(api.Config{Generator: n, Library: n, Observer: n, Keeper: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
+	n.handler = api.New(api.Config{Generator: n.generator, Library: n, Observer: n, Keeper: n, Catalogue: n, Viewer: n, Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins, Log: cfg.Log.With("part", "api")})
 	return n, nil
 }
 
@@ -172,6 +182,10 @@ func (n *Node) Token() string { return n.token }
 
 // Client is the node's API as a client of this process.
 func (n *Node) Client() *api.Client { return api.InProcess(n.handler, n.token) }
+
+// Generator answers prompts, for callers in this process. Unlike Client it does not
+// go through the API's encoding.
+func (n *Node) Generator() api.Generator { return n.generator }
 
 // WaitPeers waits until some peer is connected.
 func (n *Node) WaitPeers(ctx context.Context) error { return n.net.WaitPeers(ctx) }

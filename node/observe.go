@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
@@ -10,18 +9,15 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/metrics"
-	"github.com/shoalnet/shoal/node/route"
-	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/traces"
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// What the node counts and traces. No text of a prompt or an answer is ever
-// near it: an answer is observed by its numbers, and a failure by its kind.
+// What the node counts and traces of the sessions of others. Its own answers are
+// observed by package generate.
 
 // state is what the metrics read at each scrape.
 func (n *Node) state() metrics.State {
@@ -103,167 +99,7 @@ func (o stageObserver) Closed(r stage.Report) {
 	span.End()
 }
 
-// watch observes one answer: Generate begins it, and calls it on the way. Tokens
-// may come where nobody watches (nil).
-type watch struct {
-	n     *Node
-	root  trace.Span
-	begin time.Time
-	last  time.Time // of the last token
-	of    metrics.Answer
-
-	attempt trace.Span // the session under way, or the last one
-}
-
-// observe begins to observe an answer.
-func (n *Node) observe(ctx context.Context, req *api.GenerateRequest) (context.Context, *watch) {
-	a := &watch{n: n, begin: time.Now(), of: metrics.Answer{Operation: "chat"}}
-	if req.Raw {
-		a.of.Operation = "text_completion"
-	}
-	n.metrics.Begin()
-	if under, ok := traces.Under(ctx, req.Trace); ok {
-		ctx = under
-	}
-	ctx, a.root = n.traces.Tracer().Start(ctx, a.of.Operation, trace.WithSpanKind(trace.SpanKindClient))
-	if !a.root.IsRecording() {
-		return ctx, a
-	}
-	a.root.SetAttributes(
-		attribute.String("gen_ai.operation.name", a.of.Operation), attribute.String("gen_ai.provider.name", "shoal"), attribute.String("gen_ai.output.type", "text"),
-	)
-	set := func(k string, v float64) {
-		if v != 0 {
-			a.root.SetAttributes(attribute.Float64(k, v))
-		}
-	}
-	if t := req.Sampling.Temperature; t != nil {
-		a.root.SetAttributes(attribute.Float64("gen_ai.request.temperature", *t))
-	}
-	set("gen_ai.request.top_p", req.Sampling.TopP)
-	set("gen_ai.request.top_k", float64(req.Sampling.TopK))
-	set("gen_ai.request.presence_penalty", req.Sampling.PresencePenalty)
-	set("gen_ai.request.frequency_penalty", req.Sampling.FrequencyPenalty)
-	if req.MaxTokens > 0 {
-		a.root.SetAttributes(attribute.Int("gen_ai.request.max_tokens", req.MaxTokens))
-	}
-	return ctx, a
-}
-
-// encoded tells which model the prompt is for, and how long it is.
-func (a *watch) encoded(model string, tokens int) {
-	a.of.Model, a.of.Input = model, tokens
-	a.root.SetName(a.of.Operation + " " + model)
-	a.root.SetAttributes(attribute.String("gen_ai.request.model", model), attribute.Int("gen_ai.usage.input_tokens", tokens))
-}
-
-// step makes a child of the context's span; end ends it with an error, or none.
-func (a *watch) step(ctx context.Context, name string, attrs ...attribute.KeyValue) (child context.Context, end func(error)) {
-	ctx, span := a.n.traces.Tracer().Start(ctx, name, trace.WithAttributes(attrs...))
-	return ctx, func(err error) {
-		if err != nil {
-			failed(span, kindOf(err))
-		}
-		span.End()
-	}
-}
-
-// failed marks a span as failed. A failure's kind is of a fixed set; its text
-// might quote.
-func failed(span trace.Span, kind string) {
-	span.SetStatus(codes.Error, kind)
-	span.SetAttributes(attribute.String("error.type", kind))
-}
-
-// kindOf is an error's kind as callers of the API are told it.
-func kindOf(err error) string { return string(api.AsError(explain(err)).Kind) }
-
-// session begins the session of a route. parent is what its stages are told.
-func (a *watch) session(ctx context.Context, r *route.Route) (child context.Context, parent string) {
-	a.of.PredictedRate, a.of.PredictedTTFT = r.Prediction.TokensPerSecond(), r.Prediction.TTFT
-	ctx, a.attempt = a.n.traces.Tracer().Start(ctx, "session", trace.WithAttributes(
-		attribute.StringSlice("shoal.route", routeOf(r.Hops)), attribute.Float64("shoal.predicted_tokens_per_s", a.of.PredictedRate),
-		attribute.Float64("shoal.predicted_ttft_ms", ms(a.of.PredictedTTFT))))
-	return ctx, traces.Parent(ctx)
-}
-
-func routeOf(hops []route.Hop) (out []string) {
-	for _, h := range hops {
-		out = append(out, h.Peer+" "+h.Span.String())
-	}
-	return out
-}
-
-// token takes note of a token.
-func (a *watch) token() {
-	if a == nil {
-		return
-	}
-	now := time.Now()
-	if a.of.Output++; a.of.Output == 1 {
-		a.of.First = now.Sub(a.begin)
-	} else {
-		a.n.metrics.Token(now.Sub(a.last))
-	}
-	a.last = now
-}
-
-// sessionOver takes note of what came of a session, in spans of its phases.
-func (a *watch) sessionOver(ctx context.Context, begin time.Time, out *session.Outcome, err error) {
-	for _, r := range out.Recoveries {
-		a.n.metrics.Repaired(r.Code.Name(), r.Stall, r.Replayed, r.Failed)
-	}
-	a.of.Rate, a.of.SessionFirst = out.Rate(), out.TTFT
-	if !a.attempt.IsRecording() {
-		return
-	}
-	phase := func(name string, from, to time.Time, attrs ...attribute.KeyValue) {
-		_, span := a.n.traces.Tracer().Start(ctx, name, trace.WithTimestamp(from), trace.WithAttributes(attrs...))
-		span.End(trace.WithTimestamp(to))
-	}
-	if opened := begin.Add(out.Opened); out.Opened > 0 {
-		phase("open", begin, opened, attribute.Int("shoal.kept_tokens", out.Kept))
-		if first := begin.Add(out.TTFT); out.Tokens > 0 {
-			phase("prefill", opened, first, attribute.Int("shoal.tokens", a.of.Input-out.Kept))
-			phase("decode", first, first.Add(out.Elapsed), attribute.Int("shoal.tokens", out.Tokens), attribute.Float64("shoal.tokens_per_s", out.Rate()))
-		}
-	}
-	for _, r := range out.Recoveries {
-		lost := make([]string, 0, len(r.Lost))
-		for _, h := range r.Lost {
-			lost = append(lost, h.Peer.String()+" "+h.Span.String())
-		}
-		phase("repair", r.Begin, r.Begin.Add(r.Stall), attribute.String("shoal.reason", r.Code.Name()), attribute.StringSlice("shoal.lost", lost),
-			attribute.Int("shoal.replayed_tokens", r.Replayed), attribute.Int("shoal.at_token", r.Token), attribute.Bool("shoal.failed", r.Failed))
-	}
-	if err != nil && !errors.Is(err, errStopped) {
-		failed(a.attempt, kindOf(err))
-	}
-	a.attempt.End()
-}
-
-// finish takes note of why the answer ended.
-func (a *watch) finish(reason string) {
-	if a == nil {
-		return
-	}
-	a.root.SetAttributes(attribute.StringSlice("gen_ai.response.finish_reasons", []string{reason}))
-}
-
-// end ends the answer.
-func (a *watch) end(err error) {
-	a.of.Took = time.Since(a.begin)
-	a.root.SetAttributes(attribute.Int("gen_ai.usage.output_tokens", a.of.Output))
-	if a.of.Output > 0 {
-		a.root.SetAttributes(attribute.Float64("shoal.ttft_ms", ms(a.of.First)))
-	}
-	if err != nil {
-		a.of.Error = kindOf(err)
-		failed(a.root, a.of.Error)
-	}
-	a.root.End()
-	a.n.metrics.Answered(a.of)
-}
-
 // modelLabel is a model's name as spans and labels have it.
 func modelLabel(name string) string { return strings.ToValidUTF8(name, "") }
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -85,13 +85,9 @@ func (n *Node) probe(ctx context.Context, m *store.Model, via route.Hop) error {
 	for i := range prompt {
 		prompt[i] = rand.Int32N(int32(max(1, man.Vocab)))
 	}
-	out, err := session.Run(ctx, sessionDialer{streams{n.net}}, &session.Request{
-		Model: m.ID(), Route: hopsOf(r, where), Prompt: prompt, Sampling: &protocol.Sampling{MaxTokens: 1},
-	}, func(*protocol.Token) error { return nil })
-	if err != nil {
+	if err := n.generator.Probe(ctx, m, r, where, prompt); err != nil {
 		return fmt.Errorf("a probe did not come through: %w", err)
 	}
-	n.answered(m.ID(), out.Route)
 	return nil
 }
 

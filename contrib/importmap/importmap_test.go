@@ -35,6 +35,7 @@ var allowed = map[string][]string{
 	"node/exchange/plain": nil,
 	"node/files":          nil,
 	"node/fence":          nil,
+	"node/generate":       {"node/api", "node/metrics", "node/route", "node/session", "node/standing", "node/store", "node/survey", "node/text/...", "node/traces", "protocol"},
 	"node/lend":           nil,
 	"node/metrics":        nil,
 	"node/network":        {"node/files", "protocol"},

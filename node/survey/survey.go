@@ -308,3 +308,6 @@ func (s *Survey) know(c *route.Candidate, p peer.ID) {
 func Shunned(s standing.Standing) bool {
 	return s.Marks[standing.Lied] >= bad || s.Done == 0 && s.Marks[standing.Failed]+s.Marks[standing.Slow] >= bad
 }
+
+// SpanName names a span of a model in the record of what peers answered.
+func SpanName(model cid.Cid, s protocol.Span) string { return model.String() + " " + s.String() }

@@ -1,4 +1,4 @@
-package node
+package generate
 
 import (
 	"crypto/rand"
@@ -11,15 +11,11 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
 )
 
-// A chat becomes a prompt through the model's template, and what comes is read
-// by the template's marks.
-
-// tool is a function on offer.
+// tool is a function that the model may call, as the caller describes it.
 type tool struct {
 	Function struct {
 		Name       string          `json:"name"`
@@ -27,7 +23,8 @@ type tool struct {
 	} `json:"function"`
 }
 
-// render writes the chat as the model was trained to read it.
+// render writes the chat as the model was trained to read it, and sets the answer's
+// format and reader. The errors are BadInput.
 func (g *generation) render() (string, error) {
 	tools, err := readTools(g.req.Tools)
 	if err != nil {
@@ -42,33 +39,33 @@ func (g *generation) render() (string, error) {
 		in.Messages = append(in.Messages, out)
 	}
 	if usesTools(g.req) {
-		if traits := g.tools.template.Traits(); !traits.Tools || !traits.ToolCalls {
+		if traits := g.tools.Template.Traits(); !traits.Tools || !traits.ToolCalls {
 			explainTools(&in, traits)
 		}
 	}
-	prompt, err := g.tools.template.Render(in)
-	if err != nil && shortenIDs(in.Messages) { // Mistral's take ids of one length only
-		if again, e := g.tools.template.Render(in); e == nil {
+	prompt, err := g.tools.Template.Render(in)
+	if err != nil && shortenIDs(in.Messages) { // Mistral's templates take ids of one length only
+		if again, e := g.tools.Template.Render(in); e == nil {
 			prompt, err = again, nil
 		}
 	}
 	if err != nil {
 		return "", api.Errorf(api.BadInput, "the chat template: %s", err)
 	}
-	g.shape(prompt, tools)
+	g.setFormat(prompt, tools)
 	opt := answer.Options{Prompt: prompt}
 	for _, t := range tools {
 		opt.Tools = append(opt.Tools, answer.Tool{Name: t.Function.Name, Types: t.types()})
 	}
-	g.newReader = func() *answer.Reader { return g.tools.syntax.NewReader(opt) }
+	g.newReader = func() *answer.Reader { return g.tools.Syntax.NewReader(opt) }
 	return prompt, nil
 }
 
-// thinking gives the variables by which templates are told how hard to reason.
+// thinking returns the variables by which templates are told how hard to reason.
 func (g *generation) thinking() map[string]any {
 	switch think := g.req.Think; {
 	case think == "off":
-		// gpt-oss cannot do without.
+		// gpt-oss cannot do without thinking.
 		return map[string]any{"enable_thinking": false, "thinking": false, "reasoning_effort": "low"}
 	case think == "on":
 		return map[string]any{"enable_thinking": true, "thinking": true}
@@ -78,37 +75,19 @@ func (g *generation) thinking() map[string]any {
 	return nil
 }
 
-// abilities of a model beyond text, as far as its template, if it is here, says.
-func abilities(m *store.Model) (out []string) {
-	h, err := m.Header()
-	if err != nil {
-		return nil
-	}
-	t, err := text.NewTemplate(h)
-	if err != nil {
-		return nil
-	}
-	if t.Traits().Tools {
-		out = append(out, "tools")
-	}
-	if answer.Thinks(t.Source()) {
-		out = append(out, "thinking")
-	}
-	return out
-}
-
-// listen makes ready for the answer's tokens.
-func (g *generation) listen() {
+// beginReading prepares for the answer's tokens.
+func (g *generation) beginReading() {
 	g.stops = text.NewStops(g.req.Stop)
 	if g.newReader == nil {
 		g.decoder = g.tools.NewDecoder()
 		return
 	}
-	g.decoder, g.reader = g.tools.NewDecoder(g.tools.syntax.Marks()...), g.newReader()
+	g.decoder, g.reader = g.tools.NewDecoder(g.tools.Syntax.Marks()...), g.newReader()
 }
 
-// read takes apart what came. Stop sequences are looked for in text alone.
-func (g *generation) read(s string, last bool) (shown, reasoning string, calls []api.ToolCall) {
+// parse takes new text of the answer apart; last says that it is the end. Stop
+// sequences are sought in shown text alone.
+func (g *generation) parse(s string, last bool) (shown, reasoning string, calls []api.ToolCall) {
 	part := answer.Part{Text: s}
 	if g.reader != nil {
 		part = g.reader.Push(s)
@@ -144,7 +123,7 @@ func readTools(raw []json.RawMessage) ([]tool, error) {
 	return tools, nil
 }
 
-// types of the parameters, where the schema names one.
+// types of the parameters, as far as the schema names them.
 func (t *tool) types() map[string]string {
 	var schema struct {
 		Properties map[string]struct {
@@ -161,13 +140,13 @@ func (t *tool) types() map[string]string {
 	return types
 }
 
-// usesTools says whether a chat has anything to do with tools.
+// usesTools reports whether a chat offers tools or has calls in it.
 func usesTools(req *api.GenerateRequest) bool {
 	return len(req.Tools) > 0 || slices.ContainsFunc(req.Messages, func(m api.Message) bool { return len(m.ToolCalls) > 0 || m.Role == "tool" })
 }
 
-// explainTools writes tools, calls and what they gave into the messages, for
-// templates that know none.
+// explainTools writes tools, calls and their results into the messages, for templates
+// that have no place for them.
 func explainTools(in *text.RenderInput, traits text.Traits) {
 	if !traits.ToolCalls {
 		for i := range in.Messages {
@@ -211,8 +190,8 @@ func explainTools(in *text.RenderInput, traits text.Traits) {
 
 var shortID = regexp.MustCompile(`^[a-zA-Z0-9]{9}$`)
 
-// shortenIDs makes the ids of calls nine letters and digits long, and says
-// whether it changed any.
+// shortenIDs makes the ids of calls nine letters and digits long, and reports whether
+// it changed any.
 func shortenIDs(messages []text.Message) (changed bool) {
 	short := func(id *string) {
 		if *id != "" && !shortID.MatchString(*id) {

@@ -1,7 +1,8 @@
-package node
+package generate
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -14,9 +15,26 @@ import (
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
+	"github.com/shoalnet/shoal/node/text/constrain"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
+
+// toolsOf are the tools of a model by its metadata.
+func toolsOf(t *testing.T, md text.Metadata) *Tools {
+	t.Helper()
+	tok, err := text.New(md)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tools := &Tools{Tokenizer: tok, Compile: func(_ context.Context, format []*protocol.Piece) (*constrain.Machine, error) {
+		return constrain.Compile(constrain.NewVocab(tok), format)
+	}}
+	if tools.Template, tools.TemplateErr = text.NewTemplate(md); tools.TemplateErr == nil {
+		tools.Syntax = answer.Detect(tools.Template.Source())
+	}
+	return tools
+}
 
 // withTemplate is a model's metadata with another chat template.
 type withTemplate struct {
@@ -31,7 +49,7 @@ func (m withTemplate) Value(key string) any {
 	return m.Metadata.Value(key)
 }
 
-// chatOf is a generation by the tiny model's tokenizer and a template, with the
+// chatOf returns a generation with the tiny model's tokenizer and a template, and the
 // events that it emits.
 func chatOf(t *testing.T, template string, req *api.GenerateRequest) (*generation, *[]api.Event) {
 	t.Helper()
@@ -40,14 +58,7 @@ func chatOf(t *testing.T, template string, req *api.GenerateRequest) (*generatio
 	if err != nil {
 		t.Fatal(err)
 	}
-	tools := &textTools{}
-	if tools.Tokenizer, err = text.New(h); err != nil {
-		t.Fatal(err)
-	}
-	if tools.template, err = text.NewTemplate(withTemplate{h, template}); err != nil {
-		t.Fatal(err)
-	}
-	tools.syntax = answer.Detect(template)
+	tools := toolsOf(t, withTemplate{h, template})
 	events := &[]api.Event{}
 	return &generation{prompt: prompt{tools: tools}, req: req, emit: func(e api.Event) error { *events = append(*events, e); return nil }}, events
 }
@@ -59,7 +70,7 @@ func say(t *testing.T, g *generation, s string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.listen()
+	g.beginReading()
 	for i, id := range ids {
 		if err := g.token(&protocol.Token{Index: uint32(i), Id: id}); err != nil {
 			break
@@ -70,7 +81,7 @@ func say(t *testing.T, g *generation, s string) {
 	}
 }
 
-// heard is an answer put together again.
+// heard puts an answer together again.
 func heard(events []api.Event) (shown, reasoning string, calls []api.FunctionCall, finish string) {
 	for _, e := range events {
 		list := []api.ToolCall(nil)
@@ -188,8 +199,8 @@ func TestChatHostile(t *testing.T) {
 	}
 }
 
-// TestBrokenFormat: the client sees when a stage does not keep to the format that
-// it said it would, after the reasoning, too.
+// TestBrokenFormat: the client notices that a stage breaks the format that it has
+// accepted, also after the reasoning.
 func TestBrokenFormat(t *testing.T) {
 	for _, test := range []struct {
 		name, template, good, bad string
@@ -208,17 +219,17 @@ func TestBrokenFormat(t *testing.T) {
 		if _, err := g.render(); err != nil {
 			t.Fatal(err)
 		}
-		if err := g.follow(t.Context()); err != nil {
+		if err := g.compileFormat(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		g.rule = g.machine.Start(g.tools.EOG())
+		g.format = g.machine.Start(g.tools.EOG())
 		g.hops = []session.Hop{{Peer: "first"}, {Peer: "last"}}
 		ids, err := g.tools.Encode(t.Context(), test.good, text.EncodeOptions{ParseSpecial: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, id := range ids {
-			if err := g.broken(id); err != nil {
+			if err := g.checkFormat(id); err != nil {
 				t.Fatalf("%s: %q: %v", test.name, g.tools.Token(id), err)
 			}
 		}
@@ -227,10 +238,10 @@ func TestBrokenFormat(t *testing.T) {
 			t.Fatal(err)
 		}
 		var where *session.StageError
-		if err := g.broken(wrong[0]); !errors.As(err, &where) || where.Index != 1 || where.Hop.Peer != "last" {
+		if err := g.checkFormat(wrong[0]); !errors.As(err, &where) || where.Index != 1 || where.Hop.Peer != "last" {
 			t.Errorf("%s: %v", test.name, err)
 		}
-		if err := g.broken(g.tools.EOG()[0]); err == nil {
+		if err := g.checkFormat(g.tools.EOG()[0]); err == nil {
 			t.Errorf("%s: an end in the middle", test.name)
 		}
 	}
