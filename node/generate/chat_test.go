@@ -9,8 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"go.opentelemetry.io/otel/trace/noop"
+
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/text"
@@ -34,6 +37,13 @@ func toolsOf(t *testing.T, md text.Metadata) *Tools {
 		tools.Syntax = answer.Detect(tools.Template.Source())
 	}
 	return tools
+}
+
+// observed adds metrics, and traces that go nowhere.
+func observed(cfg Config) Config {
+	cfg.Metrics = metrics.New("test", func() metrics.State { return metrics.State{} })
+	cfg.Tracer = noop.NewTracerProvider().Tracer("")
+	return cfg
 }
 
 // withTemplate is a model's metadata with another chat template.
@@ -60,7 +70,8 @@ func chatOf(t *testing.T, template string, req *api.GenerateRequest) (*generatio
 	}
 	tools := toolsOf(t, withTemplate{h, template})
 	events := &[]api.Event{}
-	return &generation{prompt: prompt{tools: tools}, req: req, emit: func(e api.Event) error { *events = append(*events, e); return nil }}, events
+	_, trace := New(observed(Config{})).observe(t.Context(), req)
+	return &generation{prompt: prompt{tools: tools}, req: req, trace: trace, emit: func(e api.Event) error { *events = append(*events, e); return nil }}, events
 }
 
 // say feeds the tokens of a text as if a model had written it.

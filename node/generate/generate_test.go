@@ -15,10 +15,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
-	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
@@ -103,10 +101,7 @@ func id(name string) peer.ID {
 }
 
 func (w *world) generator() *Generator {
-	return New(Config{
-		Models: w, Survey: w, Network: w, Recorder: w.book, Metrics: metrics.New("test", func() metrics.State { return metrics.State{} }),
-		Tracer: noop.NewTracerProvider().Tracer(""), Log: slog.New(slog.DiscardHandler),
-	})
+	return New(observed(Config{Models: w, Survey: w, Network: w, Recorder: w.book, Log: slog.New(slog.DiscardHandler)}))
 }
 
 // serve adds a peer that serves all of the model, and how fast it claims to be.

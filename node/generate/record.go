@@ -32,8 +32,8 @@ func (g *generation) blameReplaced(rec session.Recovery) {
 	}
 }
 
-// mark records the fault that a failure shows; why is for people. Trusted peers have
-// none.
+// mark records the fault that a failure shows; why is for people. Those of
+// trusted peers are not recorded.
 func (g *generation) mark(p peer.ID, failure error, why string) {
 	if f, ok := faultOf(failure); ok && !g.cfg.Survey.Trusted(p) {
 		g.cfg.Recorder.Mark(p, f, why)

@@ -18,8 +18,7 @@ import (
 )
 
 // answerTrace counts and traces one answer. The text of prompts and answers never
-// reaches it: an answer is observed by its numbers, and a failure by its kind. A nil
-// trace takes no note of tokens and of the end.
+// reaches it: an answer is observed by its numbers, and a failure by its kind.
 type answerTrace struct {
 	metrics Metrics
 	tracer  trace.Tracer
@@ -112,9 +111,6 @@ func routeOf(hops []route.Hop) (out []string) {
 
 // token counts a token.
 func (a *answerTrace) token() {
-	if a == nil {
-		return
-	}
 	now := time.Now()
 	if a.of.Output++; a.of.Output == 1 {
 		a.of.First = now.Sub(a.begin)
@@ -160,9 +156,6 @@ func (a *answerTrace) endSession(ctx context.Context, begin time.Time, out *sess
 
 // finish notes why the answer ended.
 func (a *answerTrace) finish(reason string) {
-	if a == nil {
-		return
-	}
 	a.root.SetAttributes(attribute.StringSlice("gen_ai.response.finish_reasons", []string{reason}))
 }
 
