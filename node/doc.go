@@ -26,6 +26,8 @@
 // end (stage), then what they stood on goes (api, engine, exchange, network,
 // store). New, Run and Close in node.go read that way.
 //
+// Ready (ready.go) waits until all that was asked for is served.
+//
 // A span is fetched, loaded, measured, and proven by a token through a whole
 // chain (probe.go) before it is offered as ready. Which span that is, the
 // operator says or, with "auto", the node itself finds by route.Decide, again

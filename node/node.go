@@ -58,6 +58,7 @@ type Node struct {
 	generator *generate.Generator
 	trust     map[peer.ID]bool // by the operator's word
 	standing  *standing.Book
+	life      life
 
 	mu      sync.Mutex
 	leave   context.CancelCauseFunc // ends Run
@@ -88,6 +89,7 @@ func New(cfg Config) (_ *Node, err error) {
 		cfg: cfg, started: time.Now(), encoding: semaphore.NewWeighted(encodeRoom),
 		standing: standing.Open(cfg.path(standingFile), cfg.Log.With("part", "standing")),
 	}
+	n.cfg.Events = n.life.observe(cfg.Events)
 	n.shareMemory()
 	if n.trust, err = cfg.trusted(); err != nil {
 		return nil, err
@@ -192,7 +194,8 @@ func (n *Node) WaitPeers(ctx context.Context) error { return n.net.WaitPeers(ctx
 
 // Run serves until ctx ends, then stops in order. It fails if the API's
 // address is taken, or something that was asked for cannot be served at all.
-func (n *Node) Run(ctx context.Context) error {
+func (n *Node) Run(ctx context.Context) (err error) {
+	defer func() { n.life.end(err) }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	n.mu.Lock()

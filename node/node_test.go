@@ -30,19 +30,17 @@ func TestMain(m *testing.M) {
 }
 
 // start runs a node and waits until it listens, or with ready until all that it
-// serves is ready. It gives the addresses to join it by.
+// serves is ready. It returns the addresses to join it at.
 func start(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string) {
 	t.Helper()
 	var mu sync.Mutex
 	var addrs []string
-	seen := map[string]int{}
 	cfg.Home, cfg.NoMDNS, cfg.InProcess, cfg.Threads, cfg.DrainTime = t.TempDir(), true, true, 1, time.Second
 	cfg.Lend = lend.Rules{OnBattery: true}
 	cfg.ListenAddrs = []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 	cfg.Events = func(e node.Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		seen[e.Event]++
 		if e.Event == "listening" {
 			addrs = e.Addrs
 		}
@@ -63,8 +61,15 @@ func start(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string) {
 	until(t, "the node is up", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return addrs != nil && (!ready || seen["serving"] == len(cfg.Serve))
+		return addrs != nil
 	})
+	if ready {
+		wait, stop := context.WithTimeout(ctx, 30*time.Second)
+		defer stop()
+		if err := n.Ready(wait); err != nil {
+			t.Fatal("not ready within 30 s: ", err)
+		}
+	}
 	return n, addrs
 }
 
