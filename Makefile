@@ -103,7 +103,7 @@ test:
 # A GPU gives the processor's tokens; after contrib/accel has built its back end.
 DEVICE ?= Vulkan0
 test-device:
-	SHOAL_TEST_DEVICE=$(DEVICE) OLLAMA_LIBRARY_PATH=$(CURDIR)/bin/lib/ollama $(GO) test -count=1 -timeout 30m -v -run 'TestDevice$$' ./node/engine
+	SHOAL_TEST_DEVICE=$(DEVICE) OLLAMA_LIBRARY_PATH=$(CURDIR)/bin/lib/ollama $(GO) test -count=1 -timeout 30m -v -run 'TestDevice$$' ./node/engine/ggml
 
 race:
 	$(GO) test -race -timeout 15m $(RACE)

@@ -14,6 +14,8 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/fence"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -50,8 +52,9 @@ type Config struct {
 	Quota       int64         // bytes of disk for unpinned shards; 0: no limit
 	Catalogs    []string      // catalogue files besides the built-in one and those in Home/catalog.d; they may be unsigned
 	CatalogKeys []string      // whose catalogues are trusted, in base64, besides the project's
-	InProcess   bool          // run engines in this process: for tests
-	Command     []string      // how to start an engine's child; nil: this program, "engine-child"
+	Engine      engine.Loader // loads spans in this process: for tests; nil: each in a process of its own, for which main calls engine.ChildMain
+	Convert     Converter     // of directories to be imported; nil: they are refused
+	Warnings    []string      // about this program, for its status
 	Wire        string        // activations between stages: "f32", "f16" or "q8_0"
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
 	Network     []libp2p.Option
@@ -137,7 +140,20 @@ func (c *Config) Check() error {
 	return nil
 }
 
+// mayStart returns an error that wraps engine.ErrNoChild where a node would start
+// itself instead of an engine: in a program that does not serve as one, and in an
+// engine's or a converter's process, which is this program, too.
+func (c *Config) mayStart() error {
+	if serves := c.Engine == nil && len(c.Serve) > 0; !serves && fence.Role() == "" {
+		return nil
+	}
+	return engine.CanStart()
+}
+
 func (c *Config) setDefaults() error {
+	if err := c.mayStart(); err != nil {
+		return err
+	}
 	if c.Home == "" {
 		return errors.New("node: no home directory given")
 	}
@@ -165,13 +181,6 @@ func (c *Config) setDefaults() error {
 	if c.KVType == "" {
 		c.KVType = "f16"
 	}
-	if c.Command == nil {
-		exe, err := thisProgram()
-		if err != nil {
-			return fmt.Errorf("finding this program, to start engines with: %w", err)
-		}
-		c.Command = []string{exe, "engine-child"}
-	}
 	return nil
 }
 
@@ -186,15 +195,6 @@ func (c *Config) trusted() (map[peer.ID]bool, error) {
 		all[p] = true
 	}
 	return all, nil
-}
-
-// thisProgram is what starts this very program again. After an upgrade its path
-// is another's, whose engines may speak otherwise; Linux has a name for what runs.
-func thisProgram() (string, error) {
-	if _, err := os.Stat("/proc/self/exe"); err == nil {
-		return "/proc/self/exe", nil
-	}
-	return os.Executable()
 }
 
 // span reads the spec's span; auto says that the node is to choose.

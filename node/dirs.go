@@ -5,18 +5,37 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/convert"
-	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/store"
 )
 
-// ConvertChild is the hidden command by which this program converts.
-const ConvertChild = "convert-child"
+// Conversion is one directory to be converted.
+type Conversion struct {
+	Dir      string                  // what a Hugging Face model is in
+	Out      string                  // an existing file, for the GGUF model
+	Temp     string                  // a directory for temporary files, which goes afterwards
+	Quantize string                  // how the weights are quantized; "": not at all
+	Progress func(done, total int64) // bytes; may be nil
+}
+
+// Converter makes a GGUF file of a directory. Errors about the directory wrap
+// engine.ErrUnsupported.
+type Converter func(ctx context.Context, c Conversion) error
+
+// convertedName is what a converted directory is called: after itself and what was
+// made of it.
+func convertedName(dir, quantize string) string {
+	name := filepath.Base(dir)
+	if quantize != "" {
+		name += "-" + quantize
+	}
+	return strings.ToLower(name)
+}
 
 // convertPattern names the directories in the home in which models are
 // converted; one that is there when a node starts was left by a crash.
@@ -35,6 +54,9 @@ func isDirectory(source string) bool {
 // convertDirectory makes a GGUF file of a Hugging Face directory. done removes
 // it.
 func (n *Node) convertDirectory(ctx context.Context, req api.AddRequest, progress func(done, total int64)) (path string, done func(), err error) {
+	if n.cfg.Convert == nil {
+		return "", nil, api.Errorf(api.BadInput, "this program does not convert directories")
+	}
 	if req.Quantize == "" { // then what is made is as large as the weights
 		if err := store.SpaceFor(n.cfg.Home, weights(req.Source)); err != nil {
 			return "", nil, err
@@ -62,15 +84,10 @@ func (n *Node) convertDirectory(ctx context.Context, req api.AddRequest, progres
 	if err != nil {
 		return "", nil, err
 	}
-	opt := convert.Options{
-		Quantize: req.Quantize, Temp: tmp, Check: func(md interface{ Value(key string) any }) error { return engine.Check(md) }, Progress: progress,
+	if err = f.Close(); err == nil {
+		err = n.cfg.Convert(ctx, Conversion{Dir: req.Source, Out: path, Temp: tmp, Quantize: req.Quantize, Progress: progress})
 	}
-	if n.cfg.InProcess {
-		err = convert.Directory(ctx, req.Source, f, opt)
-	} else {
-		err = convert.InChild(ctx, []string{n.cfg.Command[0], ConvertChild}, req.Source, path, opt)
-	}
-	return path, done, errors.Join(err, f.Close())
+	return path, done, err
 }
 
 // weights counts the bytes of a directory's safetensors.

@@ -11,7 +11,6 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
@@ -150,7 +149,7 @@ func (n *Node) Add(ctx context.Context, req api.AddRequest, progress func(api.Pr
 
 // input marks errors that are the caller's to mend.
 func input(err error) error {
-	for _, e := range []error{store.ErrSource, store.ErrSpan, gguf.ErrFormat, engine.ErrUnsupported, protocol.ErrManifest, text.ErrNoTemplate, convert.ErrDirectory, convert.ErrUnsupported} {
+	for _, e := range []error{store.ErrSource, store.ErrSpan, gguf.ErrFormat, engine.ErrUnsupported, protocol.ErrManifest, text.ErrNoTemplate} {
 		if errors.Is(err, e) {
 			return api.Errorf(api.BadInput, "%s", err)
 		}
@@ -299,9 +298,7 @@ func (n *Node) Status(context.Context) (*api.Status, error) {
 		}
 		st.Serving = append(st.Serving, v)
 	}
-	if w := engine.BuiltForThisMachine(); w != "" {
-		st.Warnings = append(st.Warnings, w)
-	}
+	st.Warnings = append(st.Warnings, n.cfg.Warnings...)
 	return st, nil
 }
 

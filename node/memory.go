@@ -34,7 +34,7 @@ func (s *serving) claim(bytes int64) {
 }
 
 func (n *Node) shareMemory() {
-	if n.cfg.InProcess || os.Getenv("GOMEMLIMIT") != "" {
+	if n.cfg.Engine != nil || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
 	var engines []int64

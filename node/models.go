@@ -14,7 +14,6 @@ import (
 
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
@@ -220,7 +219,7 @@ func (n *Node) importModel(ctx context.Context, req api.AddRequest, span *protoc
 		}
 		defer done()
 		if opt.Name == "" {
-			opt.Name = convert.Name(from, req.Quantize)
+			opt.Name = convertedName(from, req.Quantize)
 		}
 		from, opt.Transient = path, true
 	} else if req.Quantize != "" {

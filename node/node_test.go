@@ -36,7 +36,8 @@ func start(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string) {
 	var mu sync.Mutex
 	var addrs []string
 	seen := map[string]int{}
-	cfg.Home, cfg.NoMDNS, cfg.InProcess, cfg.Threads, cfg.DrainTime = t.TempDir(), true, true, 1, time.Second
+	cfg.Home, cfg.NoMDNS, cfg.Threads, cfg.DrainTime = t.TempDir(), true, 1, time.Second
+	cfg.Engine = engineFor(t, cfg)
 	cfg.Lend = lend.Rules{OnBattery: true}
 	cfg.ListenAddrs = []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 	cfg.Events = func(e node.Event) {

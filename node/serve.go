@@ -14,7 +14,6 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
-	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
@@ -108,7 +107,7 @@ func (s *serving) keep(ctx context.Context) error {
 		case errors.As(err, &missing): // damaged on disk: fetched again at once
 			s.node.cfg.Log.Warn("shards are damaged and fetched again", "error", err)
 			continue
-		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory):
+		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild):
 			return err
 		}
 		if time.Since(lived) > maxBackoff {
@@ -198,11 +197,11 @@ func (s *serving) serve(ctx context.Context) error {
 		return out
 	}, func(path string) (err error) {
 		cfg.Path = path
-		if n.cfg.InProcess {
-			e, err = engine.Load(ctx, cfg, n.cfg.Log.With("part", "engine"))
-		} else {
-			e, err = engine.Start(ctx, n.cfg.Command, cfg, n.cfg.Log.With("part", "engine"))
+		load := n.cfg.Engine
+		if load == nil {
+			load = engine.InChild()
 		}
+		e, err = load(ctx, cfg, n.cfg.Log.With("part", "engine"))
 		return err
 	})
 	if err != nil {
@@ -234,7 +233,7 @@ func (s *serving) serve(ctx context.Context) error {
 		Trusted:  n.trusted,
 		Observer: stageObserver{n, modelLabel(s.model.Name()), s.span},
 		Log:      n.cfg.Log.With("part", "stage"),
-	}, stageEngine{e}, stageDialer{streams{n.net}})
+	}, e, stageDialer{streams{n.net}})
 	n.mu.Lock()
 	s.stage, s.info, s.pid, s.measure, s.since = st, e.Info(), pid, m, time.Now()
 	n.mu.Unlock()
@@ -252,7 +251,7 @@ func (s *serving) serve(ctx context.Context) error {
 	case <-ctx.Done():
 		reason = s.drain(st, lost)
 	case <-lost:
-		reason = fmt.Errorf("%w: %w", stage.ErrEngineLost, e.(*engine.Child).Err())
+		reason = e.(*engine.Child).Err()
 	case <-st.Done():
 		reason = st.Err()
 	}
@@ -394,7 +393,7 @@ func calibrate(ctx context.Context, e engine.Engine) (m measured, err error) {
 			}
 		}
 		if info.To == info.Blocks {
-			b.Outputs = []engine.Output{{Row: rows - 1, Params: sample.Params{}, Position: uint64(base + rows)}}
+			b.Outputs = []engine.Output{{Row: rows - 1, Position: uint64(base + rows)}}
 		}
 		res, err := e.Run(ctx, b)
 		if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/ggml"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol/gguf"
 	"github.com/shoalnet/shoal/testnet"
@@ -152,7 +153,7 @@ func (b *bench) findSource() error {
 // files, here as in a node.
 func (b *bench) importModel() (*store.Store, error) {
 	home := filepath.Join(b.dir, "home")
-	n, err := node.New(node.Config{Home: home, Client: true, NoMDNS: true, ListenAddrs: loopbackAddrs()})
+	n, err := newNode(node.Config{Home: home, Client: true, NoMDNS: true, ListenAddrs: loopbackAddrs()})
 	if err != nil {
 		return nil, err
 	}
@@ -169,10 +170,6 @@ func (b *bench) importModel() (*store.Store, error) {
 
 // engine loads the whole model: into this process, or into a child.
 func (b *bench) engine(child bool, threads int) (e engine.Engine, err error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
 	cfg := engine.Config{
 		To: int(b.model.Manifest().Blocks), KVTokens: benchSeqs * benchContext, MaxSeqs: benchSeqs, MaxBatch: benchChunk,
 		Threads: threads, Nice: b.Int("nice"),
@@ -185,11 +182,11 @@ func (b *bench) engine(child bool, threads int) (e engine.Engine, err error) {
 	}
 	err = b.model.StageFile(b.ctx, b.model.Manifest().All(), defaults, func(path string) (err error) {
 		cfg.Path = path
+		load := ggml.Load
 		if child {
-			e, err = engine.Start(b.ctx, []string{exe, engineChild}, cfg, nil)
-		} else {
-			e, err = engine.Load(b.ctx, cfg, nil)
+			load = engine.InChild()
 		}
+		e, err = load(b.ctx, cfg, nil)
 		return err
 	})
 	return e, err

@@ -86,7 +86,7 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 		// A testnet's client, or one that talks to nobody, needs loopback only.
 		cfg.ListenAddrs = loopbackAddrs()
 	}
-	n, err := node.New(cfg)
+	n, err := newNode(cfg)
 	if err != nil {
 		return nil, nil, err
 	}

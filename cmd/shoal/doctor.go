@@ -25,7 +25,7 @@ import (
 	"github.com/shoalnet/shoal/cmd/shoal/doctor"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/ggml"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/store"
 )
@@ -128,9 +128,9 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 		}
 	}
 	defer say("")
-	f := &doctor.Facts{Program: os.Args[0], Version: version, Slow: engine.BuiltForThisMachine(), Now: time.Now(), Built: builtAt()}
+	f := &doctor.Facts{Program: os.Args[0], Version: version, Slow: ggml.BuiltForThisMachine(), Now: time.Now(), Built: builtAt()}
 	say("looking at this machine ...")
-	f.Machine = doctor.Look(c.String("sysroot"), engine.LibraryDirs())
+	f.Machine = doctor.Look(c.String("sysroot"), ggml.LibraryDirs())
 	f.Home = doctor.LookHome(dir, func(path string) error {
 		_, err := network.LoadKey(path)
 		return err
@@ -339,7 +339,7 @@ func lookAround(c *cli.Context, cfg node.Config) (*api.Client, func()) {
 	if len(cfg.ListenAddrs) > 0 && !slices.ContainsFunc(cfg.ListenAddrs, func(a string) bool { return !strings.HasPrefix(a, "/ip4/127.") }) {
 		look.ListenAddrs = loopbackAddrs() // a node that stays on this machine
 	}
-	n, err := node.New(look)
+	n, err := newNode(look)
 	if err != nil {
 		gone()
 		return nil, nil

@@ -88,7 +88,7 @@ func startGateway(c *cli.Context, p link.Params, home string, bootstrap []string
 
 func startGatewayLog(c *cli.Context, p link.Params, home string, bootstrap []string, log *slog.Logger) (string, func(), error) {
 	listening := make(chan string, 1)
-	n, err := node.New(node.Config{
+	n, err := newNode(node.Config{
 		Home: home, Version: version, Client: true, NoMDNS: true, Bootstrap: bootstrap, API: "127.0.0.1:0", Log: log,
 		Network: p.LibP2POptions(), ListenAddrs: loopbackAddrs(),
 		Events: func(e node.Event) {

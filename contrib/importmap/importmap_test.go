@@ -28,9 +28,10 @@ var allowed = map[string][]string{
 
 	"node/api":            {"protocol"},
 	"node/catalog":        nil,
-	"node/convert":        {"node/fence", "protocol/..."},
-	"node/engine":         {"node/fence"},
-	"node/engine/sample":  nil,
+	"node/convert":        {"node/engine", "node/fence", "node/remedy", "protocol/..."},
+	"node/engine":         {"node/fence", "node/remedy", "protocol"},
+	"node/engine/ggml":    {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
+	"node/engine/sample":  {"protocol"},
 	"node/exchange":       {"node/files", "protocol"},
 	"node/exchange/plain": nil,
 	"node/files":          nil,
@@ -42,7 +43,7 @@ var allowed = map[string][]string{
 	"node/remedy":         nil,
 	"node/route":          {"protocol"},
 	"node/session":        {"protocol"},
-	"node/stage":          {"protocol"},
+	"node/stage":          {"node/engine", "node/engine/sample", "protocol"},
 	"node/standing":       {"node/files"},
 	"node/store":          {"node/files", "protocol/..."},
 	"node/text":           nil,
@@ -51,6 +52,8 @@ var allowed = map[string][]string{
 	"node/text/constrain": {"protocol"},
 	"node/text/jinja":     nil,
 	"node":                {"node/...", "protocol/...", "contrib/tinymodel"},
+
+	"node/engine/enginetest": {"node/engine", "node/engine/sample", "protocol/...", "contrib/tinymodel"},
 
 	"testnet":          nil,
 	"testnet/hostile":  {"protocol"},
@@ -69,7 +72,10 @@ var allowed = map[string][]string{
 // kept keeps what must stay in one place from spreading.
 var kept = []struct{ prefix, only string }{
 	{"github.com/ipfs/boxo", "node/exchange node/exchange/plain node/store"},
-	{"github.com/ollama/ollama", "node/convert node/engine"},
+	{"github.com/ollama/ollama", "node/convert node/engine/ggml"},
+	// What is built with C: whoever imports these is, too.
+	{module + "node/engine/ggml", "cmd/shoal"},
+	{module + "node/convert", "cmd/shoal"},
 	{"github.com/urfave/cli", "cmd/shoal"},
 	{"github.com/libp2p/go-libp2p-kad-dht", "node/network"},
 	{"github.com/prometheus", "node/metrics"},

@@ -16,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/protocol"
@@ -36,12 +38,12 @@ const (
 	prompt     = 512
 )
 
-func (e bulky) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
+func (e bulky) Run(_ context.Context, p *engine.Batch) (*engine.Result, error) {
 	time.Sleep(time.Duration(len(p.Rows)) * e.row)
 	if e.last {
-		return &stage.Result{Drawn: make([]stage.Drawn, len(p.Draws))}, nil
+		return &engine.Result{Tokens: make([]sample.Token, len(p.Outputs))}, nil
 	}
-	return &stage.Result{Hidden: make([]float32, len(p.Rows)*bulkyWidth)}, nil
+	return &engine.Result{Hidden: make([]float32, len(p.Rows)*bulkyWidth)}, nil
 }
 func (bulky) Remove(int, int32) error          { return nil }
 func (bulky) CopyPrefix(int, int, int32) error { return nil }

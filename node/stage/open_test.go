@@ -13,15 +13,18 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // idle is an engine that nothing is asked of.
 type idle struct{}
 
-func (idle) Run(context.Context, *Pass) (*Result, error) { return nil, errors.New("no pass was due") }
-func (idle) Remove(int, int32) error                     { return nil }
-func (idle) CopyPrefix(int, int, int32) error            { return nil }
+func (idle) Run(context.Context, *engine.Batch) (*engine.Result, error) {
+	return nil, errors.New("no pass was due")
+}
+func (idle) Remove(int, int32) error          { return nil }
+func (idle) CopyPrefix(int, int, int32) error { return nil }
 
 // nobody is where no peer can be reached.
 type nobody struct{}

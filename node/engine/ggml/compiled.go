@@ -1,4 +1,4 @@
-package engine
+package ggml
 
 /*
 // What this package's own object was compiled for, which gets the same flags

@@ -1,4 +1,4 @@
-package engine
+package ggml
 
 import (
 	"fmt"
@@ -7,11 +7,13 @@ import (
 	"github.com/ollama/ollama/kvcache"
 	"github.com/ollama/ollama/ml"
 	"github.com/ollama/ollama/model/input"
+
+	"github.com/shoalnet/shoal/node/engine"
 )
 
 // page is how many cells a sequence is given at a time, and the longest stride
 // in which ggml's CPU kernels sum over cells.
-const page = 32
+const page = engine.PrefixPage
 
 // pages is a KV cache in which a sequence's cells come in pages, each position
 // at its own place in its page, and a later page behind an earlier one as long

@@ -1,4 +1,4 @@
-package engine
+package enginetest
 
 import (
 	"encoding/binary"
@@ -14,13 +14,14 @@ import (
 
 // Sizes of the random models.
 const (
-	rBlocks  = 7 // gemma3's sixth block is its first global one
+	Blocks = 7   // of one made with all of them; gemma3's sixth block is its first global one
+	Vocab  = 160 // tokens
+	Window = 12  // tokens that a block with a sliding window sees, its own included
+
 	rWidth   = 64
 	rHeads   = 4
 	rKVHeads = 2
 	rFF      = 96
-	rVocab   = 160
-	rWindow  = 12
 	rExperts = 4
 )
 
@@ -30,16 +31,16 @@ const (
 	typeMXFP4 = gguf.Type(39)
 )
 
-// recipe says how a random model of an architecture is made.
-type recipe struct {
-	name, arch string
-	window     bool // some blocks see only the last rWindow tokens
+// Model is a small model of random weights, of one architecture.
+type Model struct {
+	Name, Arch string
+	Windowed   bool // some blocks see only the last Window tokens
 	make       func(m *maker)
 }
 
-// randomModels lists the recipes: one or more for each architecture.
-func randomModels() []recipe {
-	return []recipe{
+// RandomModels lists them: one or more for each architecture.
+func RandomModels() []Model {
+	return []Model{
 		{"llama", "llama", false, makeLlama},
 		{"qwen2", "qwen2", false, makeQwen2},
 		{"qwen3", "qwen3", false, makeQwen3},
@@ -64,21 +65,21 @@ type maker struct {
 	data   []byte
 }
 
-// file makes a model of so many blocks. Edits of its metadata come last; a nil
-// value takes an entry away.
-func (r recipe) file(t testing.TB, blocks int, edits ...gguf.KV) string {
+// File writes a model of so many blocks and returns its path. Edits of its metadata
+// come last; a nil value removes an entry.
+func (r Model) File(t testing.TB, blocks int, edits ...gguf.KV) string {
 	t.Helper()
-	m := &maker{arch: r.arch, blocks: blocks, rng: rand.New(rand.NewPCG(1, 3)), h: gguf.Header{Version: 3}}
-	tokens := make([]string, rVocab)
+	m := &maker{arch: r.Arch, blocks: blocks, rng: rand.New(rand.NewPCG(1, 3)), h: gguf.Header{Version: 3}}
+	tokens := make([]string, Vocab)
 	for i := range tokens {
 		tokens[i] = string(rune('A' + i))
 	}
 	m.h.KVs = []gguf.KV{
-		{Key: "general.architecture", Value: r.arch},
+		{Key: "general.architecture", Value: r.Arch},
 		{Key: "tokenizer.ggml.model", Value: "gpt2"},
 		{Key: "tokenizer.ggml.tokens", Value: tokens},
-		{Key: "tokenizer.ggml.scores", Value: make([]float32, rVocab)}, // gemma2's tokenizer looks at them
-		{Key: "tokenizer.ggml.token_type", Value: make([]int32, rVocab)},
+		{Key: "tokenizer.ggml.scores", Value: make([]float32, Vocab)}, // gemma2's tokenizer looks at them
+		{Key: "tokenizer.ggml.token_type", Value: make([]int32, Vocab)},
 	}
 	m.set("block_count", uint32(blocks))
 	m.set("context_length", uint32(4096))
@@ -88,7 +89,7 @@ func (r recipe) file(t testing.TB, blocks int, edits ...gguf.KV) string {
 	m.set("attention.head_count_kv", uint32(rKVHeads))
 	m.set("attention.layer_norm_rms_epsilon", float32(1e-6))
 	m.set("rope.freq_base", float32(10000))
-	m.weight("token_embd.weight", rWidth, rVocab)
+	m.weight("token_embd.weight", rWidth, Vocab)
 	// Large, so that logits are not flat, and of both signs, so that a tied
 	// output matrix does not repeat its input.
 	m.add("output_norm.weight", []uint64{rWidth}, func() float64 { return 3 * m.rng.NormFloat64() })
@@ -163,7 +164,7 @@ func (m *maker) mxfp4(name string, shape ...uint64) {
 }
 
 // untied gives the model an output matrix of its own.
-func (m *maker) untied() { m.weight("output.weight", rWidth, rVocab) }
+func (m *maker) untied() { m.weight("output.weight", rWidth, Vocab) }
 
 // each makes every block; b is the prefix of its tensors' names.
 func (m *maker) each(block func(i int, b string)) {
@@ -259,7 +260,7 @@ func makeQwen3(m *maker) {
 func makeGemma(m *maker) {
 	const head = 24
 	m.setHead(head)
-	m.set("attention.sliding_window", uint32(rWindow))
+	m.set("attention.sliding_window", uint32(Window))
 	m.set("final_logit_softcapping", float32(20))
 	if m.arch == "gemma3" {
 		m.set("rope.local.freq_base", float32(500))
@@ -310,7 +311,7 @@ func makeGptOss(m *maker) {
 	m.untied()
 	m.setHead(head)
 	m.setExperts()
-	m.set("attention.sliding_window", uint32(rWindow))
+	m.set("attention.sliding_window", uint32(Window))
 	m.set("rope.scaling.factor", float32(4))
 	m.set("rope.scaling.original_context_length", uint32(16))
 	m.each(func(_ int, b string) {
@@ -360,7 +361,7 @@ func makeDeepseek2(m *maker, latent bool) {
 	m.set("rope.scaling.factor", float32(4))
 	m.set("rope.scaling.original_context_length", uint32(16))
 	m.set("rope.scaling.yarn_log_multiplier", float32(0.1))
-	key := func(k string, v uint32) { // set anew
+	key := func(k string, v uint32) { // instead of what is set
 		m.h.KVs = slices.DeleteFunc(m.h.KVs, func(kv gguf.KV) bool { return kv.Key == m.arch+"."+k })
 		m.set(k, v)
 	}
@@ -419,7 +420,7 @@ func makeDeepseek2(m *maker, latent bool) {
 func makeOlmo3(m *maker) {
 	const head = rWidth / rHeads
 	m.untied()
-	m.set("attention.sliding_window", uint32(rWindow))
+	m.set("attention.sliding_window", uint32(Window))
 	m.set("rope.scaling.type", "yarn")
 	m.set("rope.scaling.factor", float32(4))
 	m.set("rope.scaling.original_context_length", uint32(16))
@@ -431,4 +432,28 @@ func makeOlmo3(m *maker) {
 		m.mlp(b, "")
 		m.norm(b+"post_ffw_norm.weight", rWidth)
 	})
+}
+
+// randomModel finds one by its name; a test of one that the back end lacks is skipped.
+func (b Backend) randomModel(t *testing.T, name string) Model {
+	t.Helper()
+	all := RandomModels()
+	i := slices.IndexFunc(all, func(r Model) bool { return r.Name == name })
+	if i < 0 {
+		t.Fatal("no random model ", name)
+	}
+	if slices.Contains(b.Lacks, name) {
+		t.Skip("this back end does not compute it")
+	}
+	return all[i]
+}
+
+// RandomPrompt returns n tokens of the random models' vocabulary that do not repeat
+// soon.
+func RandomPrompt(n int) []int32 {
+	out := make([]int32, n)
+	for i := range out {
+		out[i] = int32((i*i*7 + i*31 + 5) % Vocab)
+	}
+	return out
 }

@@ -1,4 +1,4 @@
-package engine
+package ggml
 
 import (
 	"errors"
@@ -11,7 +11,8 @@ import (
 
 	"github.com/ollama/ollama/ml"
 
-	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/enginetest"
 )
 
 func TestPickDevices(t *testing.T) {
@@ -33,12 +34,12 @@ func TestPickDevices(t *testing.T) {
 			t.Errorf("%v: %v, %v", tc.names, names, err)
 		}
 	}
-	if _, err := pick(found, []string{"Vulkan0", "CUDA0"}); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "none, Vulkan0 (some card), Vulkan1 (another)") {
+	if _, err := pick(found, []string{"Vulkan0", "CUDA0"}); !errors.Is(err, engine.ErrUnsupported) || !strings.Contains(err.Error(), "none, Vulkan0 (some card), Vulkan1 (another)") {
 		t.Error(err)
 	}
 }
 
-// TestLibraryDirs: the library passes over paths without lib/ollama in them.
+// TestLibraryDirs: the library skips paths without lib/ollama in them.
 func TestLibraryDirs(t *testing.T) {
 	for _, dir := range LibraryDirs() {
 		if !filepath.IsAbs(dir) || !strings.Contains(dir, filepath.Join("lib", "ollama")) {
@@ -51,7 +52,7 @@ func TestLibraryDirs(t *testing.T) {
 	}
 }
 
-// TestDevice: a GPU, named by SHOAL_TEST_DEVICE, gives the processor's tokens, from
+// TestDevice: a GPU, named by SHOAL_TEST_DEVICE, computes the processor's tokens, in
 // an engine's process with its fence. Rows go one at a time: where Mesa's llvmpipe
 // stands in for a GPU, it takes a quarter of an hour and more to compile the shader
 // for many at once.
@@ -62,17 +63,16 @@ func TestDevice(t *testing.T) {
 	}
 	prompt := []int32{614, 581, 259, 547}
 	answer := func(device string) []int32 {
-		c := load(t, tiny, 1, func(cfg Config) (Engine, error) {
+		c := enginetest.Cut(t, enginetest.Tiny(t), 1, engine.InChild(), func(cfg *engine.Config) {
 			cfg.Devices, cfg.MaxBatch = []string{device}, 8
-			return Start(t.Context(), []string{os.Args[0]}, cfg, nil)
 		})
 		t.Logf("%s: %+v", device, c[0].Info().Devices)
-		if used := fmt.Sprint(c[0].Info().Devices); device != noDevice && !strings.Contains(used, device) {
+		if used := fmt.Sprint(c[0].Info().Devices); device != engine.NoDevice && !strings.Contains(used, device) {
 			t.Fatalf("%s is not among the devices used: %s", device, used)
 		}
-		return ids(c.generate(t, 0, prompt, 40, 1, sample.Params{}))
+		return enginetest.IDs(c.Generate(t, 0, prompt, 40, 1, nil))
 	}
-	if want, got := answer(noDevice), answer(name); !slices.Equal(got, want) {
+	if want, got := answer(engine.NoDevice), answer(name); !slices.Equal(got, want) {
 		t.Errorf("%s gives\n%v and the processor\n%v", name, got, want)
 	}
 }
@@ -90,7 +90,7 @@ func TestFenceRules(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cfg := Config{Path: "/m/data.gguf", Memory: 1 << 30}
+	cfg := engine.Config{Path: "/m/data.gguf", Memory: 1 << 30}
 	touch("libggml-base.so")
 	touch("libggml-cpu-haswell.so")
 	if r := fenceRules(&cfg); r.System || r.Sockets || len(r.Devices) > 0 || r.Memory != 1<<30 || !slices.Equal(r.Read, []string{"/m/data.gguf", dir}) {
@@ -104,8 +104,8 @@ func TestFenceRules(t *testing.T) {
 	if r := fenceRules(&cfg); len(r.Write) != 1 {
 		t.Errorf("with CUDA: %+v", r)
 	}
-	cfg.Devices = []string{noDevice}
+	cfg.Devices = []string{engine.NoDevice}
 	if r := fenceRules(&cfg); r.System || r.Sockets || len(r.Devices) > 0 || len(r.Write) > 0 || r.Memory == 0 {
-		t.Errorf("with --device none: %+v", r)
+		t.Errorf("without devices: %+v", r)
 	}
 }

@@ -1,4 +1,4 @@
-package engine
+package ggml
 
 import (
 	"fmt"
@@ -20,6 +20,8 @@ import (
 	"github.com/ollama/ollama/model/models/olmo3"
 	"github.com/ollama/ollama/model/models/qwen2"
 	"github.com/ollama/ollama/model/models/qwen3"
+
+	"github.com/shoalnet/shoal/node/engine"
 )
 
 // step is what a block needs to know of a pass besides the hidden state.
@@ -46,8 +48,8 @@ type arch struct {
 
 // Kinds of layer in a wrapper cache.
 const (
-	local  = 0 // sliding window
-	global = 1
+	nearby     = 0 // sliding window
+	everywhere = 1
 )
 
 // windowed makes a cache for models that alternate between a sliding window
@@ -69,9 +71,9 @@ func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
 	window, extra := int32(c.Uint("attention.sliding_window")), int32(max(512, maxBatch))
 	swaps := func(i int, isLocal bool) { // SetLayer and SetLayerType
 		a.cache.SetLayer(i)
-		kind := global
+		kind := everywhere
 		if isLocal {
-			kind = local
+			kind = nearby
 		}
 		a.cache.(*kvcache.WrapperCache).SetLayerType(kind)
 	}
@@ -169,14 +171,14 @@ func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
 		a.cache = windowed(window, extra)
 		pattern := c.Bools("attention.sliding_window_pattern")
 		if len(pattern) != a.blocks {
-			return nil, fmt.Errorf("%w: olmo3 with a sliding window pattern of %d for %d blocks", ErrUnsupported, len(pattern), a.blocks)
+			return nil, fmt.Errorf("%w: olmo3 with a sliding window pattern of %d for %d blocks", engine.ErrUnsupported, len(pattern), a.blocks)
 		}
 		a.block = func(ctx ml.Context, i int, h ml.Tensor, s *step) ml.Tensor {
 			swaps(i, pattern[i])
 			return m.Layers[i].Forward(ctx, h, s.positions, s.outputs, a.cache, m, pattern[i])
 		}
 	default:
-		return nil, fmt.Errorf("%w: the library's %T", ErrUnsupported, m)
+		return nil, fmt.Errorf("%w: the library's %T", engine.ErrUnsupported, m)
 	}
 	return a, nil
 }

@@ -1,4 +1,4 @@
-package engine
+package ggml
 
 import (
 	"math/bits"

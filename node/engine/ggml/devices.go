@@ -1,4 +1,4 @@
-package engine
+package ggml
 
 import (
 	"fmt"
@@ -9,6 +9,9 @@ import (
 	"sync"
 
 	"github.com/ollama/ollama/ml"
+
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // Module is the Go module that the engine's sources are of.
@@ -41,14 +44,11 @@ var setLibraryDirs = sync.OnceFunc(func() {
 	_ = os.Setenv(libraryPath, strings.Join(LibraryDirs(), string(filepath.ListSeparator)))
 })
 
-// noDevice is the name by which somebody wants no GPU.
-const noDevice = "none"
-
 // gpuDevices lists the GPUs that ggml finds, those named if any are; a name that
 // is none's is an error. The library tells devices of a model only, so the stage
 // file is opened for it without allocating anything.
 func gpuDevices(path string, names []string) ([]ml.DeviceInfo, error) {
-	if slices.Equal(names, []string{noDevice}) {
+	if slices.Equal(names, []string{engine.NoDevice}) {
 		return nil, nil
 	}
 	b, err := ml.NewBackend(path, ml.BackendParams{})
@@ -67,11 +67,12 @@ func pick(found []ml.DeviceInfo, names []string) (out []ml.DeviceInfo, err error
 	for _, name := range names {
 		i := slices.IndexFunc(found, func(d ml.DeviceInfo) bool { return strings.EqualFold(name, d.Name) || name == d.ID })
 		if i < 0 {
-			there := []string{noDevice}
+			there := []string{engine.NoDevice}
 			for _, d := range found {
 				there = append(there, fmt.Sprintf("%s (%s)", d.Name, d.Description))
 			}
-			return nil, fmt.Errorf("%w: --device %q is no GPU here; there are: %s", ErrUnsupported, name, strings.Join(there, ", "))
+			err := fmt.Errorf("%w: there is no GPU %q here; there are: %s", engine.ErrUnsupported, name, strings.Join(there, ", "))
+			return nil, remedy.For(err, remedy.ChooseDevice)
 		}
 		out = append(out, found[i])
 	}

@@ -1,10 +1,11 @@
-package engine
+package ggml
 
 import (
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/fence"
 )
 
@@ -14,9 +15,9 @@ var gpuFiles = []string{"/dev/nvidia*", "/dev/dri", "/dev/kfd", "/dev/dxg"}
 
 // fenceRules are what an engine's process needs: its stage file, the backends,
 // and, if it may compute on a GPU, what drivers ask for.
-func fenceRules(cfg *Config) fence.Rules {
+func fenceRules(cfg *engine.Config) fence.Rules {
 	r := fence.Rules{Read: append([]string{cfg.Path}, LibraryDirs()...), Memory: cfg.Memory}
-	if slices.Equal(cfg.Devices, []string{noDevice}) {
+	if slices.Equal(cfg.Devices, []string{engine.NoDevice}) {
 		return r
 	}
 	for _, name := range gpuBackends() {

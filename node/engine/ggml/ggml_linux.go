@@ -1,4 +1,4 @@
-package engine
+package ggml
 
 /*
 #include <stdbool.h>
