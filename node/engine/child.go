@@ -132,19 +132,19 @@ func start(ctx context.Context, command []string, cfg Config, log *slog.Logger, 
 func (c *Child) greeted(patience time.Duration) error {
 	late := time.AfterFunc(patience, func() { _ = c.cmd.Process.Kill() })
 	kind, body, err := readMessage(c.r)
-	switch {
-	case err != nil: // it has ended, or was killed
-	case kind == opHello && string(body) == hello:
+	if err == nil && kind == opHello && string(body) == hello {
 		late.Stop()
 		return nil
-	default:
+	}
+	other := err == nil || errors.Is(err, errMessage) // it said something else
+	if other {
 		_ = c.cmd.Process.Kill()
 	}
 	<-c.done
 	switch {
 	case !late.Stop():
 		return noChild(fmt.Errorf("%w: its process said nothing for %s", ErrLost, patience))
-	case err != nil && c.cmd.ProcessState.ExitCode() < 0: // by a signal, which is not its own fault
+	case !other && c.cmd.ProcessState.ExitCode() < 0: // by a signal, which is not its own fault
 		return c.err
 	}
 	return noChild(fmt.Errorf("%w: started as that, it ended with %s", ErrNoChild, c.cmd.ProcessState))
