@@ -6,7 +6,7 @@
 //	exchange  leaves from and to peers
 //	catalog   short names of models, and where those are to be had
 //	convert   a GGUF file of a Hugging Face directory
-//	engine    one child process a served span
+//	engine    one child process per served span
 //	fence     what that process, and convert's, is kept from
 //	standing  what was seen of each peer, over restarts
 //	stage     sessions of others through the served spans
@@ -16,6 +16,12 @@
 //	metrics   what is counted, for Prometheus
 //	traces    what one prompt took where, for a collector of the operator's
 //	api       the local HTTP API over all this
+//
+// A program that has a node in it gives it what is built with C: its main function
+// first calls engine.ChildMain with a back end (node/engine/ggml), and
+// convert.ChildMain if Config.Convert is set, since engines and the converter are
+// this program, started again. Without ChildMain, New refuses to serve; without
+// either, node and all that it imports build with CGO_ENABLED=0, as a client does.
 //
 // The parts know each other only through the small interfaces that each
 // declares; adapt.go fits them together, and observe.go has them counted and

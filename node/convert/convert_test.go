@@ -281,4 +281,8 @@ func TestChild(t *testing.T) {
 	if err := convert.InChild(t.Context(), []string{"/nonexistent/shoal"}, dir, got, convert.Options{}); err == nil {
 		t.Error("no child, no error")
 	}
+	other := []string{"/bin/sh", "-c", "exit 3"} // a program that does not call ChildMain
+	if err := convert.InChild(t.Context(), other, dir, got, convert.Options{}); !errors.Is(err, engine.ErrNoChild) || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("a program that is no converter: %v", err)
+	}
 }

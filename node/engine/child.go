@@ -104,7 +104,8 @@ func start(ctx context.Context, command []string, cfg Config, log *slog.Logger, 
 	c.cmd.Env = Spinning(fence.Environ(role))
 	c.cmd.ExtraFiles = []*os.File{theirs}
 	c.cmd.Stderr = &c.tail
-	c.cmd.WaitDelay = time.Second                           // it may have given stderr to a process of its own
+	c.cmd.WaitDelay = time.Second // a process of its own may have stderr, too
+
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is the parent's to handle
 	if err := c.cmd.Start(); err != nil {
 		mine.Close()
