@@ -31,14 +31,14 @@ func TestMain(m *testing.M) {
 // programs that do not call ChildMain.
 var programs = map[string]func() int{
 	"goes on as itself and ends": func() int { return 3 },
-	"goes on for good":           func() int { select {} },
+	"goes on for good":           forGood,
 	"writes something else": func() int {
 		_, _ = os.NewFile(3, "").WriteString("HTTP/1.1 200 OK\r\n\r\n")
-		select {}
+		return forGood()
 	},
 	"is killed": func() int {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
+		return forGood()
 	},
 	"asks whether it may start engines": func() int {
 		if err := CanStart(); !errors.Is(err, ErrNoChild) || remedy.Of(err) == nil {
@@ -51,6 +51,13 @@ var programs = map[string]func() int{
 		}
 		return 0
 	},
+}
+
+// forGood does not return. Without C, Go would end a program that only waits.
+func forGood() int {
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 // A program that does not serve as its own engine is found out, and ended.
