@@ -21,13 +21,22 @@ import (
 const (
 	lookAround = 250 * time.Millisecond // how often a source without work looks for some
 	aliveTime  = 5 * time.Second        // since a mate's last news: it makes progress
-	soonSeed   = 5 * time.Second        // a mate that is done so soon is waited for, rather than ask a holder for its part,
-	soonOrigin = 20 * time.Second       // or an origin
 	graceTime  = 2 * time.Second        // for peers to be met, before an origin is asked
+	graceMost  = 15 * time.Second       // the same, while some are being joined
 	enough     = 10 * time.Second       // peers that are done so soon need no origin
-	mostTries  = 6                      // of a source, in a row
-	pauseMost  = 30 * time.Second
-	runLeaves  = 8 // leaves in a row whose first source is the same
+
+	// An owner that brings nothing is passed over after gaps times the swarm's
+	// mean time between two leaves of one member, and not before patienceLeast;
+	// after patienceFirst while nothing is known of the swarm's speed.
+	gaps          = 8
+	patienceLeast = 10 * time.Second
+	patienceFirst = 30 * time.Second
+	starveTime    = giveUp * 2 / 3 // without a byte, before anything is asked of anyone
+	starveStep    = time.Second    // later for each member that comes before
+	ahead         = 4              // leaves that tell nothing of a member's speed
+	mostTries     = 6              // of a source, in a row
+	pauseMost     = 30 * time.Second
+	runLeaves     = 8 // leaves in a row whose first source is the same
 )
 
 // errBad marks what an honest source does not send.
@@ -96,15 +105,21 @@ type desk struct {
 	avail    map[int]int   // how many mates have a leaf
 	inSwarm  map[int]int   // and of those that fetch
 	seats    map[*seat]struct{}
-	fromPeer time.Time // a leaf came from a peer
+	fromPeer time.Time     // bytes of a leaf came from a peer
+	peers    int64         // bytes that came from peers
+	mine     int64         // bytes that this node was the first of the swarm to have
+	mineAt   time.Time     // the last of those came
+	took     time.Duration // to get those, without pauses
+	passedAt time.Time     // a member was passed over
 	began    time.Time
 }
 
 // task is a leaf that is lacking.
 type task struct {
-	need Need
-	at   []*errand
-	done bool
+	need  Need
+	at    []*errand
+	done  bool
+	since time.Time // some other member of the swarm has had it, or none has
 }
 
 // errand is a source at work on some leaves.
@@ -162,7 +177,7 @@ func (d *desk) add(need []Need) {
 		if t := d.all[n.Number]; t != nil && !t.done {
 			continue
 		}
-		t := &task{need: n}
+		t := &task{need: n, since: time.Now()}
 		d.all[n.Number] = t
 		d.open = append(d.open, t)
 		d.leaves++
@@ -199,28 +214,19 @@ func (d *desk) told(m *mate, st *protocol.LeavesState) {
 		return
 	}
 	if st.Total != 0 {
-		d.count(m, -1)
-		m.held, m.wanted, m.left = st.Held, st.Wanted, 0
-		for i := range d.f.total {
-			if protocol.Bit(m.wanted, i) && !protocol.Bit(m.held, i) {
-				m.left++
-			}
-		}
-		m.swarm = m.swarm || m.left > 0
-		d.count(m, 1)
-		m.news = time.Now()
+		d.whole(m, st)
 	}
 	for _, n := range st.Got {
 		i := int(n)
 		if protocol.Bit(m.held, i) {
 			continue
 		}
+		d.gains(m, i)
 		protocol.SetBit(m.held, i)
 		d.avail[i]++
 		if m.swarm {
-			d.inSwarm[i]++
+			d.shared(m, i, 1)
 		}
-		m.news = time.Now()
 		m.came++
 		if protocol.Bit(m.wanted, i) {
 			m.left--
@@ -229,15 +235,55 @@ func (d *desk) told(m *mate, st *protocol.LeavesState) {
 	d.tellAll()
 }
 
+// whole takes all that a mate has and wants. Called with mu held.
+func (d *desk) whole(m *mate, st *protocol.LeavesState) {
+	for i := range d.f.total {
+		if m.held != nil && protocol.Bit(st.Held, i) && !protocol.Bit(m.held, i) {
+			d.gains(m, i)
+			m.came++
+		}
+	}
+	d.count(m, -1)
+	m.held, m.wanted, m.left = st.Held, st.Wanted, 0
+	for i := range d.f.total {
+		if protocol.Bit(m.wanted, i) && !protocol.Bit(m.held, i) {
+			m.left++
+		}
+	}
+	m.swarm = m.swarm || m.left > 0
+	d.count(m, 1)
+}
+
+// gains notes that a mate got a leaf; if nobody else in the swarm has it, the
+// mate brought it in. Called with mu held.
+func (d *desk) gains(m *mate, leaf int) {
+	if t := d.all[leaf]; t == nil || t.done || d.inSwarm[leaf] > 0 {
+		return
+	}
+	now := time.Now()
+	m.took += min(d.patience(), now.Sub(latest(m.joined, m.broughtAt)))
+	m.brought += int64(d.all[leaf].need.Size)
+	m.broughtAt, m.passed = now, false
+}
+
 // count adds what a mate holds to what there is. Called with mu held.
 func (d *desk) count(m *mate, by int) {
 	for i := range d.f.total {
 		if protocol.Bit(m.held, i) {
 			d.avail[i] += by
 			if m.swarm {
-				d.inSwarm[i] += by
+				d.shared(m, i, by)
 			}
 		}
+	}
+}
+
+// shared notes that one more, or one less, in the swarm has a leaf. Called with mu held.
+func (d *desk) shared(m *mate, leaf, by int) {
+	was := d.inSwarm[leaf]
+	d.inSwarm[leaf] += by
+	if t := d.all[leaf]; t != nil && !m.unreliable && (was == 0 || was+by == 0) {
+		t.since = time.Now()
 	}
 }
 
@@ -249,8 +295,9 @@ func (d *desk) lacks(m *mate, leaf int) {
 		m.held[leaf>>3] &^= 1 << (leaf & 7)
 		d.avail[leaf]--
 		if m.swarm {
-			d.inSwarm[leaf]--
+			d.shared(m, leaf, -1)
 		}
+		m.unreliable = true
 	}
 }
 
@@ -404,49 +451,136 @@ func (d *desk) run(st *seat, t *task, most int, now time.Time, slow bool) []*tas
 // with mu held.
 func (d *desk) rank(st *seat, t *task, now time.Time, slow bool) (int, bool) {
 	rank := d.avail[t.need.Number]
-	wait := soonSeed
 	switch {
 	case st.origin != nil && !st.origin.http: // a file of this machine
 		return rank, true
 	case st.origin != nil:
-		wait = soonOrigin
-		if !slow && (rank > 0 || d.plain) || d.inSwarm[t.need.Number] > 0 && now.Sub(d.fromPeer) < enough {
+		if d.inSwarm[t.need.Number] > 0 {
+			return rank, d.swarmFails(t, now)
+		}
+		if !slow && (rank > 0 || d.plain) {
 			return 0, false
 		}
 	case st.mate == nil || st.mate.swarm:
 		return rank, true
 	}
 	owner := d.owner(t)
-	if owner == nil {
+	for owner != nil && d.pass(owner, t, now) {
+		owner = d.owner(t)
+	}
+	switch {
+	case owner == nil:
 		return rank, true
+	case d.lags(owner, now) && d.after(owner, t) == nil, d.starves(t):
+		return rank + 1<<20, true
 	}
-	alive := now.Sub(owner.news) < aliveTime
-	if st.origin != nil {
-		alive = now.Sub(owner.news) < 2*aliveTime
-	}
-	rate := float64(owner.came) / max(0.5, now.Sub(owner.joined).Seconds())
-	if soon := float64(owner.left) < rate*wait.Seconds(); alive && (soon || owner.came == 0) {
-		return 0, false
-	}
-	return rank + 1<<20, true
+	return 0, false
 }
 
-// owner is the mate that is to get a leaf from outside of the swarm; nil: this
-// node. Called with mu held.
-func (d *desk) owner(t *task) *mate {
+// before lists...
+func (d *desk) next(t *task, after uint64) (*mate, uint64) {
 	key := uint64(t.need.Number / runLeaves)
 	var best *mate
 	least := mix(d.self ^ key)
 	for st := range d.seats {
 		m := st.mate
-		if m == nil || !protocol.Bit(m.wanted, t.need.Number) || protocol.Bit(m.held, t.need.Number) {
+		if m == nil || m.passed || m.unreliable || !protocol.Bit(m.wanted, t.need.Number) || protocol.Bit(m.held, t.need.Number) {
 			continue
 		}
-		if s := mix(m.salt ^ key); s < least {
+		if s := mix(m.salt ^ key); s < least && s > after {
 			best, least = m, s
 		}
 	}
-	return best
+	return best, least
+}
+
+// owner is the mate that is to get a leaf from outside of the swarm; nil: this
+// node. Called with mu held.
+func (d *desk) owner(t *task) *mate {
+	m, _ := d.next(t, 0)
+	return m
+}
+
+// after is the mate that comes after another, before this node. Called with mu
+// held.
+func (d *desk) after(m *mate, t *task) *mate {
+	n, _ := d.next(t, mix(m.salt^uint64(t.need.Number/runLeaves)))
+	return n
+}
+
+// ahead counts the mates that come before this node. Called with mu held.
+func (d *desk) before(t *task) (n int) {
+	for m, at := d.next(t, 0); m != nil; m, at = d.next(t, at) {
+		n++
+	}
+	return n
+}
+
+// pass passes over an owner... Called with mu held.
+func (d *desk) pass(m *mate, t *task, now time.Time) bool {
+	last := latest(m.joined, m.broughtAt, t.since, d.passedAt)
+	if now.Sub(last) <= d.patience() {
+		return false
+	}
+	m.passed, d.passedAt = true, now
+	return true
+}
+
+// latest is the last of some times.
+func latest(list ...time.Time) time.Time { return slices.MaxFunc(list, time.Time.Compare) }
+
+// patience with a member of the swarm that brings nothing. Called with mu held.
+func (d *desk) patience() time.Duration {
+	took, sum := d.took, d.mine
+	for st := range d.seats {
+		if m := st.mate; m != nil {
+			took += m.took
+			sum += m.brought
+		}
+	}
+	return patience(took, sum)
+}
+
+func patience(took time.Duration, sum int64) time.Duration {
+	if sum < protocol.LeafSize/2 {
+		return patienceFirst
+	}
+	return max(patienceLeast, time.Duration(gaps*took.Seconds()*protocol.LeafSize/float64(sum)*float64(time.Second)))
+}
+
+// lags says that a member of the swarm gets leaves at less than half the mean
+// rate. Called with mu held.
+func (d *desk) lags(m *mate, now time.Time) bool {
+	took, leaves := now.Sub(d.began), len(d.all)-d.leaves
+	for st := range d.seats {
+		if o := st.mate; o != nil && o.swarm {
+			took += now.Sub(o.joined)
+			leaves += o.came
+		}
+	}
+	return 2*float64(m.came+ahead)*took.Seconds() < float64(leaves)*now.Sub(m.joined).Seconds()
+}
+
+// swarmFails says that an origin may be asked for what others in the swarm have. Called with mu held.
+func (d *desk) swarmFails(t *task, now time.Time) bool {
+	quiet := now.Sub(latest(d.fromPeer, t.since))
+	if quiet < patienceLeast {
+		return false
+	}
+	return quiet > patience(d.fromPeer.Sub(d.began), d.peers)*time.Duration(1+d.before(t)) || d.starves(t)
+}
+
+// starves says that nothing comes at all. Called with mu held.
+func (d *desk) starves(t *task) bool {
+	idle, _, _ := d.f.idle()
+	return idle > starveTime && idle > starveTime+time.Duration(d.before(t))*starveStep
+}
+
+// alive notes that bytes come from a peer.
+func (d *desk) alive() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fromPeer = time.Now()
 }
 
 // peersAreSlow says that origins may be asked for what peers have as well.
@@ -468,7 +602,10 @@ func (d *desk) slowest(st *seat) *task {
 	var best *task
 	var gain float64
 	for _, t := range d.open {
-		if t.done || len(t.at) != 1 || t.at[0].seat == st || !st.src.can(t.need) {
+		if t.done || len(t.at) == 0 || !st.src.can(t.need) || slices.ContainsFunc(t.at, func(e *errand) bool { return e.seat == st }) {
+			continue
+		}
+		if len(t.at) > 1 && (st.origin == nil || !d.starves(t)) {
 			continue
 		}
 		if st.origin != nil {
@@ -529,9 +666,15 @@ func (d *desk) brought(e *errand, i int) bool {
 	st.last = now
 	if st.origin == nil {
 		d.fromPeer = now
+		d.peers += int64(t.need.Size)
 	}
 	if t.done {
 		return false
+	}
+	if d.inSwarm[t.need.Number] == 0 {
+		d.took += min(d.patience(), now.Sub(latest(d.began, d.mineAt)))
+		d.mine += int64(t.need.Size)
+		d.mineAt = now
 	}
 	t.done = true
 	d.leaves--
@@ -597,7 +740,7 @@ func (f *fetch) seat(ctx context.Context, src source, gone func()) (leave func()
 	st := &seat{src: src}
 	st.mate, _ = src.(*mate)
 	if st.origin, _ = src.(*origin); st.origin != nil && st.origin.http {
-		st.ready = func() bool { return time.Since(f.desk.began) > graceTime || !f.company() }
+		st.ready = func() bool { return f.met() }
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	out := f.desk.sit(st)

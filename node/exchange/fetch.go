@@ -55,6 +55,7 @@ type fetch struct {
 	heard    chan peer.AddrInfo
 	crew     sync.WaitGroup
 	joined   atomic.Bool // a holder that the sessions do not know
+	meeting  atomic.Int32
 
 	mu      sync.Mutex
 	looked  bool
@@ -463,6 +464,8 @@ func (f *fetch) meet(ctx, dctx context.Context, p peer.AddrInfo) {
 	if p.ID == f.x.host.ID() || f.x.ledger.bad(p.ID.String()) {
 		return
 	}
+	f.meeting.Add(1)
+	defer f.meeting.Add(-1)
 	isNew := f.note(p)
 	if err := f.x.host.Connect(dctx, p); err != nil {
 		return
@@ -524,6 +527,28 @@ func (f *fetch) company() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return !f.looked || len(f.holders) > 0 || len(f.x.host.Network().Peers()) > 0
+}
+
+// met says that an origin may be asked: the peers that can be met were met, or
+// that took too long.
+func (f *fetch) met() bool {
+	took := time.Since(f.desk.began)
+	if took > graceMost || !f.company() {
+		return true
+	}
+	return took > graceTime && f.meeting.Load() == 0 && !f.joins()
+}
+
+// joins says that some holder has been met and not answered yet.
+func (f *fetch) joins() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, state := range f.bulk {
+		if state == joining {
+			return true
+		}
+	}
+	return false
 }
 
 // rest is how long not to look for holders.

@@ -31,10 +31,15 @@ type mate struct {
 
 	// With desk.mu:
 	held, wanted []byte
-	swarm        bool // it fetches, or did during this fetch
-	left         int  // leaves that it wants
-	came         int  // leaves that it got since it joined
-	joined, news time.Time
+	swarm        bool  // it fetches, or did during this fetch
+	left         int   // leaves that it wants
+	came         int   // leaves that it got since it joined
+	brought      int64 // bytes of those leaves that nobody else in the swarm had
+	joined       time.Time
+	broughtAt    time.Time     // the last of those
+	took         time.Duration // to get those, without pauses
+	passed       bool          // it was to bring something and did not
+	unreliable   bool          // it said that it has a leaf and did not have it
 	salt         uint64
 	gone         bool
 
@@ -141,7 +146,11 @@ func (m *mate) take(ctx context.Context, p *pipe, n Need, got func([]byte) error
 		case h.Size == protocol.LeafLater:
 			continue
 		}
-		return m.f.leafFrom(ctx, p.r, n, p.SetReadDeadline, got)
+		beat := func(by time.Time) error {
+			m.f.desk.alive()
+			return p.SetReadDeadline(by)
+		}
+		return m.f.leafFrom(ctx, p.r, n, beat, got)
 	}
 }
 

@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	originAtOnce = 4 // requests to an origin
-	originRun    = 16
+	originAtOnce = 4                // requests to an origin
+	originRun    = 16               // leaves in a request, at most
+	originFirst  = 2                // while its rate is not known
 	headTime     = 30 * time.Second // for an answer to begin
 )
 
@@ -60,9 +61,14 @@ func (o *origin) name() string {
 func (o *origin) workers() int    { return originAtOnce }
 func (o *origin) can(n Need) bool { return n.File == o.at.File }
 
-// most is what comes in half a second, so that requests are few.
+// most is what comes in half a second, so that requests are few. Over a slow
+// link it is a single leaf: what is under way, a member of the swarm that joins
+// now would ask for as well.
 func (o *origin) most(rate float64) int {
-	return int(max(4, min(originRun, rate/originAtOnce/2/protocol.LeafSize)))
+	if rate == 0 {
+		return originFirst
+	}
+	return int(max(1, min(originRun, rate/originAtOnce/2/protocol.LeafSize)))
 }
 
 // get reads leaves, which lie one behind the other.
