@@ -261,7 +261,7 @@ func (d *desk) gains(m *mate, leaf int) {
 		return
 	}
 	now := time.Now()
-	m.took += min(d.patience(), now.Sub(latest(m.joined, m.broughtAt)))
+	m.took += min(d.patience()/4, now.Sub(latest(m.joined, m.broughtAt)))
 	m.brought += int64(d.all[leaf].need.Size)
 	m.broughtAt, m.passed = now, false
 }
@@ -672,7 +672,7 @@ func (d *desk) brought(e *errand, i int) bool {
 		return false
 	}
 	if d.inSwarm[t.need.Number] == 0 {
-		d.took += min(d.patience(), now.Sub(latest(d.began, d.mineAt)))
+		d.took += min(d.patience()/4, now.Sub(latest(d.began, d.mineAt)))
 		d.mine += int64(t.need.Size)
 		d.mineAt = now
 	}
