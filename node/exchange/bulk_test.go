@@ -138,7 +138,7 @@ func TestRogues(t *testing.T) {
 				}
 				time.Sleep(2 * time.Second) // the rogue notices that it is over
 				told := strings.Contains(strings.Join(trouble, "\n"), bad.ID().String())
-				if told != c.lies || w.b.x.ledger.bad(bad.ID().String()) != c.lies {
+				if told != c.lies || w.b.x.ledger.Bad(bad.ID().String()) != c.lies {
 					t.Errorf("what is told: %q", trouble)
 				}
 			})
@@ -273,30 +273,30 @@ func TestLedger(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger.json")
 	l := openLedger(path, silent)
 	p, q := newHost(t, overTCP).ID(), newHost(t, overTCP).ID()
-	l.pass(p.String(), 10, 300)
-	l.pass(p.String(), 5, 0)
+	l.Pass(p.String(), 10, 300)
+	l.Pass(p.String(), 5, 0)
 	l.blame(q.String())
 	l.save()
 	l = openLedger(path, silent)
 	if a := l.get(p.String()); a.Given != 15 || a.Taken != 300 || l.balance(p) != 285 {
 		t.Errorf("%+v", a)
 	}
-	if !l.bad(q.String()) || l.bad(p.String()) {
+	if !l.Bad(q.String()) || l.Bad(p.String()) {
 		t.Error("who lied is not remembered")
 	}
 	for i := range 3 * maxAccounts {
-		l.pass(string(rune('a'+i%26))+strings.Repeat("x", i), 1, 1)
+		l.Pass(string(rune('a'+i%26))+strings.Repeat("x", i), 1, 1)
 	}
 	l.save()
-	if len(l.all) > maxAccounts || !l.bad(q.String()) {
-		t.Errorf("%d accounts; the liar is remembered: %t", len(l.all), l.bad(q.String()))
+	if len(l.all) > maxAccounts || !l.Bad(q.String()) {
+		t.Errorf("%d accounts; the liar is remembered: %t", len(l.all), l.Bad(q.String()))
 	}
 	for _, raw := range []string{"", "{", "[]", `{"x": null}`, "null"} {
 		if err := os.WriteFile(path, []byte(raw), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		l := openLedger(path, silent)
-		l.pass("x", 1, 2)
+		l.Pass("x", 1, 2)
 		l.save()
 		if a := openLedger(path, silent).get("x"); a.Given != 1 || a.Taken != 2 {
 			t.Errorf("after %q: %+v", raw, a)

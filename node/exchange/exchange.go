@@ -12,18 +12,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ipfs/boxo/bitswap"
-	"github.com/ipfs/boxo/bitswap/client"
-	"github.com/ipfs/boxo/bitswap/network/bsnet"
-	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
-	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
-	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/shoalnet/shoal/node/exchange/bitswap"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -33,13 +28,8 @@ var ErrNotFound = errors.New("no reachable peer has it")
 // ErrClosed ends a fetch whose Exchange is closed.
 var ErrClosed = errors.New("the exchange is closed")
 
-// Blocks is what this node can give. Get's error for a block that is not held
-// must satisfy the store's own notion; any error means "not here".
-type Blocks interface {
-	Get(ctx context.Context, c cid.Cid) ([]byte, error)
-	Has(ctx context.Context, c cid.Cid) (bool, error)
-	Size(ctx context.Context, c cid.Cid) (int, error)
-}
+// Blocks is what this node can give; any error means that the block is not here.
+type Blocks = bitswap.Blocks
 
 // Finder finds the peers that hold shards of a model.
 type Finder interface {
@@ -100,8 +90,7 @@ type Exchange struct {
 	ctx      context.Context // ends with Close
 	stop     context.CancelFunc
 	door     *door
-	bs       *bitswap.Bitswap
-	law      *judge
+	bitswap  *bitswap.Service
 	log      *slog.Logger
 	line     *line
 	turns    *turns
@@ -132,37 +121,19 @@ func New(h host.Host, have Blocks, find Finder, opt Options) *Exchange {
 	x.ctx, x.stop = context.WithCancel(context.Background())
 	x.turns = &turns{balance: x.ledger.balance}
 	x.door = newDoor(x.ctx, h, x.up, x.down)
-	answers := client.DefaultDontHaveTimeoutConfig()
-	answers.DontHaveTimeout, answers.MinTimeout, answers.MaxTimeout = answerTime, answerTime, giveUp/2
-	x.law = newJudge(bsnet.NewFromIpfsHost(x.door, bsnet.Prefix(protocol.DHTPrefix),
-		bsnet.SupportedProtocols([]libprotocol.ID{bsnet.ProtocolBitswap})), x.ledger, x.blame) // no older versions
-	ways := newWays(x.law, x.ledger)
-	x.bs = bitswap.New(context.Background(), ways, finder{x}, shelf{have},
-		bitswap.MaxOutstandingBytesPerPeer(perPeer),
-		bitswap.TaskWorkerCount(sendAtOnce),
-		bitswap.EngineTaskWorkerCount(sendAtOnce),
-		bitswap.WithTaskComparator(ways.before),
-		// Several leaves share a link, so each takes long to come. Bitswap
-		// would soon ask others for what is already on its way.
-		bitswap.WithClientOption(client.WithDontHaveTimeoutConfig(answers)),
-		// A running session asks for holders that often; they are at hand.
-		bitswap.RebroadcastDelay(lookAgain),
-		bitswap.WithClientOption(client.WithDefaultProviderQueryManager(false)),
-		bitswap.WithoutDuplicatedBlockStats(),
-	)
-	ways.server.Store(x.bs.Server)
-	x.law.bs.Store(x.bs)
+	x.bitswap = bitswap.New(x.door, bitswap.Options{Blocks: have, Ledger: x.ledger, Holders: x.holders, Blame: x.blame})
 	x.door.SetStreamHandler(protocol.LeavesID, x.serveLeaves)
 	return x
 }
 
 // blame drops a peer that sent by bitswap what it was not asked for.
-func (x *Exchange) blame(p peer.ID, why string) {
-	if x.ctx.Err() != nil || x.ledger.bad(p.String()) {
+func (x *Exchange) blame(p peer.ID) {
+	why := errBad.Error()
+	if x.ctx.Err() != nil || x.ledger.Bad(p.String()) {
 		return
 	}
 	x.ledger.blame(p.String())
-	x.bs.Client.PeerDisconnected(p)
+	x.bitswap.Drop(p)
 	x.log.Warn("a peer is dropped for "+badTime.String(), "source", p, "why", why)
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -193,7 +164,7 @@ func (x *Exchange) Close() error {
 	x.door.close()
 	x.line.close()
 	x.ledger.save()
-	return x.bs.Close()
+	return x.bitswap.Close()
 }
 
 // Stats are bytes of blocks since the start, those that came twice or unasked
@@ -207,10 +178,9 @@ type Stats struct {
 // Stats tells what has passed.
 func (x *Exchange) Stats() Stats {
 	out := Stats{Given: x.given.Load(), Taken: x.taken.Load(), Origins: x.origins.Load()}
-	if st, err := x.bs.Stat(); err == nil {
-		out.Given += st.DataSent
-		out.Taken += st.DataReceived
-	}
+	sent, received := x.bitswap.Stats()
+	out.Given += sent
+	out.Taken += received
 	return out
 }
 
@@ -278,7 +248,7 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	defer x.end(f)
 	var seats []func()
 	for _, o := range origins {
-		if src := newOrigin(f, o); !x.ledger.bad(src.name()) {
+		if src := newOrigin(f, o); !x.ledger.Bad(src.name()) {
 			seats = append(seats, f.seat(ctx, src, func() {}), src.cl.CloseIdleConnections)
 		}
 	}
@@ -360,51 +330,4 @@ func (x *Exchange) holders() []peer.AddrInfo {
 		}
 	}
 	return all
-}
-
-// finder answers bitswap's search for providers with the holders of the
-// models being fetched, whatever block it asks for.
-type finder struct{ x *Exchange }
-
-func (f finder) FindProvidersAsync(context.Context, cid.Cid, int) <-chan peer.AddrInfo {
-	all := f.x.holders()
-	out := make(chan peer.AddrInfo, len(all))
-	for _, p := range all {
-		out <- p
-	}
-	close(out)
-	return out
-}
-
-// shelf shows this node's blocks to bitswap as a blockstore. Bitswap never
-// writes to it: what a fetch brings goes through Want.Put.
-type shelf struct{ have Blocks }
-
-var errReadOnly = errors.New("exchange: bitswap does not write")
-
-func (s shelf) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
-	data, err := s.have.Get(ctx, c)
-	if err != nil { // bitswap knows one way of not having a block
-		return nil, ipld.ErrNotFound{Cid: c}
-	}
-	return blocks.NewBlockWithCid(data, c)
-}
-
-func (s shelf) GetSize(ctx context.Context, c cid.Cid) (int, error) {
-	n, err := s.have.Size(ctx, c)
-	if err != nil {
-		return 0, ipld.ErrNotFound{Cid: c}
-	}
-	return n, nil
-}
-
-func (s shelf) Has(ctx context.Context, c cid.Cid) (bool, error) { return s.have.Has(ctx, c) }
-func (s shelf) DeleteBlock(context.Context, cid.Cid) error       { return errReadOnly }
-func (s shelf) Put(context.Context, blocks.Block) error          { return errReadOnly }
-func (s shelf) PutMany(context.Context, []blocks.Block) error    { return errReadOnly }
-
-func (s shelf) AllKeysChan(context.Context) (<-chan cid.Cid, error) {
-	none := make(chan cid.Cid)
-	close(none)
-	return none, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/exchange/bitswap"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -133,7 +134,7 @@ func TestResume(t *testing.T) {
 	}
 	again.fetch(t, nil)
 	again.wantsEqual(t, path)
-	if n := again.taken(); n < lacks || n > lacks+perPeer { // a busy machine may ask twice
+	if n := again.taken(); n < lacks || n > lacks+bitswap.PerPeer { // a busy machine may ask twice
 		t.Errorf("took %d bytes where %d were lacking", n, lacks)
 	}
 }

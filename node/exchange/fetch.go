@@ -12,31 +12,28 @@ import (
 	"sync/atomic"
 	"time"
 
-	boxo "github.com/ipfs/boxo/exchange"
-	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/shoalnet/shoal/node/exchange/bitswap"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 const (
-	window     = 32               // blocks under way at once, at most
-	narrow     = 2                // and leaves at first, and over slow links
-	quick      = 5 * time.Second  // for a leaf to come: more at once
-	slow       = 20 * time.Second // fewer
-	sessions   = 8                // of bitswap, a fetch
-	impatient  = 3 * time.Second  // without a block, before all is asked for again; doubles
-	answerTime = 10 * time.Second // for a block asked of one peer, before another is asked too
-	lookNow    = time.Second      // how often holders are looked for: while there are none,
-	lookAgain  = 5 * time.Second  // while nothing comes,
-	lookMore   = 30 * time.Second // and while blocks come
-	lookTime   = 10 * time.Second // for a search
-	dialTime   = 5 * time.Second
-	shunTime   = 60 * time.Second // a peer that did not send what it was asked for is not asked again
-	giveUp     = 60 * time.Second // without a block
+	window    = 32               // blocks under way at once, at most
+	narrow    = 2                // and leaves at first, and over slow links
+	quick     = 5 * time.Second  // for a leaf to come: more at once
+	slow      = 20 * time.Second // fewer
+	sessions  = 8                // of bitswap, a fetch
+	impatient = 3 * time.Second  // without a block, before all is asked for again; doubles
+	lookNow   = time.Second      // how often holders are looked for: while there are none,
+	lookAgain = 5 * time.Second  // while nothing comes,
+	lookMore  = 30 * time.Second // and while blocks come
+	lookTime  = 10 * time.Second // for a search
+	dialTime  = 5 * time.Second
+	giveUp    = 60 * time.Second // without a block
 )
 
 // fetch is one under way.
@@ -153,21 +150,21 @@ func (f *fetch) mark(t *time.Time) {
 }
 
 // ask gets a block.
-type ask func(ctx context.Context, c cid.Cid) (blocks.Block, error)
+type ask func(ctx context.Context, c cid.Cid) ([]byte, error)
 
 // sessions begins bitswap sessions, which share the blocks. A single one comes
 // to prefer the holders that happened to be the first.
 func (f *fetch) sessions(ctx context.Context) (get ask, end func()) {
 	// They outlive what is asked in them, and so take it back.
 	ctx, end = context.WithCancel(context.WithoutCancel(ctx))
-	var all [sessions]boxo.Fetcher
+	var all [sessions]bitswap.Session
 	for i := range all {
-		all[i] = f.x.bs.NewSession(ctx)
+		all[i] = f.x.bitswap.Session(ctx)
 	}
 	for _, p := range f.connected() { // bitswap gives up one that failed for a moment
-		f.x.bs.PeerConnected(p.ID)
+		f.x.bitswap.Connected(p.ID)
 	}
-	return func(ctx context.Context, c cid.Cid) (blocks.Block, error) {
+	return func(ctx context.Context, c cid.Cid) ([]byte, error) {
 		return all[f.hash(c)%sessions].GetBlock(ctx, c)
 	}, end
 }
@@ -206,16 +203,16 @@ func (f *fetch) stalled(patience time.Duration) error {
 	long := max(patience, min(4*longest, giveUp/2))
 	stalled := here > long
 	if !stalled { // a single peer may have
-		long = max(long, answerTime)
+		long = max(long, bitswap.AnswerTime)
 	}
-	if f.x.law.shun(long, f.connected(), f.x.holders()) {
+	if f.x.bitswap.Shun(long, f.connected(), f.x.holders()) {
 		f.mark(&f.others)
 		return nil
 	}
 	if !stalled {
 		return nil
 	}
-	f.x.law.forgive()
+	f.x.bitswap.Forgive()
 	return errAgain
 }
 
@@ -237,7 +234,7 @@ func (f *fetch) settle(asked []Need) {
 		set.Add(n.CID)
 	}
 	for range 100 { // another fetch may want the same
-		if !slices.ContainsFunc(f.x.bs.GetWantlist(), set.Has) {
+		if !slices.ContainsFunc(f.x.bitswap.Wanted(), set.Has) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -272,10 +269,7 @@ func (f *fetch) get(ctx context.Context, ask ask, c cid.Cid) ([]byte, error) {
 	done := f.pace.begin(c)
 	b, err := ask(ctx, c)
 	done(err == nil)
-	if err != nil {
-		return nil, err
-	}
-	return b.RawData(), nil
+	return b, err
 }
 
 // lend has bitswap take its part of the leaves, until all are there or a holder
@@ -327,10 +321,8 @@ func (f *fetch) put(ctx context.Context, c cid.Cid, number int, data []byte) err
 	if err := f.want.Put(ctx, c, data); err != nil {
 		return fmt.Errorf("keeping block %s: %w", c, err)
 	}
-	if b, err := blocks.NewBlockWithCid(data, c); err == nil { // to peers that wait for it
-		if err := f.x.bs.Server.NotifyNewBlocks(ctx, b); err != nil {
-			f.x.log.Debug("telling of a block", "error", err)
-		}
+	if err := f.x.bitswap.Notify(ctx, c, data); err != nil {
+		f.x.log.Debug("telling of a block", "error", err)
 	}
 	if number >= 0 {
 		f.x.watchers.came(f.model, number)
@@ -461,7 +453,7 @@ func (f *fetch) hear(p peer.AddrInfo) {
 
 // meet connects to a holder, unless it has lied.
 func (f *fetch) meet(ctx, dctx context.Context, p peer.AddrInfo) {
-	if p.ID == f.x.host.ID() || f.x.ledger.bad(p.ID.String()) {
+	if p.ID == f.x.host.ID() || f.x.ledger.Bad(p.ID.String()) {
 		return
 	}
 	f.meeting.Add(1)
@@ -600,7 +592,7 @@ func (f *fetch) connected() []peer.AddrInfo {
 	defer f.mu.Unlock()
 	var out []peer.AddrInfo
 	for _, p := range f.holders {
-		if f.x.host.Network().Connectedness(p.ID) == network.Connected && !f.x.law.shuns(p.ID) {
+		if f.x.host.Network().Connectedness(p.ID) == network.Connected && !f.x.bitswap.Shuns(p.ID) {
 			out = append(out, p)
 		}
 	}
@@ -672,4 +664,8 @@ func (p *pace) done(c cid.Cid, came bool) {
 	for range free {
 		p.free <- struct{}{}
 	}
+}
+
+func among(list []peer.AddrInfo, p peer.ID) bool {
+	return slices.ContainsFunc(list, func(q peer.AddrInfo) bool { return q.ID == p })
 }

@@ -119,7 +119,7 @@ func (l *ledger) trim() {
 	}
 }
 
-func (l *ledger) pass(name string, given, taken int) {
+func (l *ledger) Pass(name string, given, taken int) {
 	l.mu.Lock()
 	a := l.of(name)
 	a.Given += uint64(given)
@@ -149,7 +149,7 @@ func (l *ledger) blame(name string) {
 	l.save()
 }
 
-func (l *ledger) bad(name string) bool {
+func (l *ledger) Bad(name string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.all[name]

@@ -178,7 +178,7 @@ func (f *fetch) join(ctx context.Context, p peer.ID) {
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, lookMore) {
 		begin := time.Now()
 		err := f.watchMate(ctx, p)
-		if f.x.ledger.bad(p.String()) || isUnspoken(err) || errors.Is(err, errBad) || errors.Is(err, errUnknown) && !f.x.speaks(p) {
+		if f.x.ledger.Bad(p.String()) || isUnspoken(err) || errors.Is(err, errBad) || errors.Is(err, errUnknown) && !f.x.speaks(p) {
 			f.setBulk(p, false)
 			return
 		}

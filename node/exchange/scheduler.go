@@ -851,7 +851,7 @@ func (f *fetch) accept(ctx context.Context, e *errand, i int, data []byte) error
 	if err != nil || sum != t.need.CID {
 		return fmt.Errorf("%w: leaf %d is another", errBad, t.need.Number)
 	}
-	f.x.ledger.pass(e.seat.src.name(), 0, len(data))
+	f.x.ledger.Pass(e.seat.src.name(), 0, len(data))
 	if m, ok := e.seat.src.(*mate); ok && f.x.opt.Worked != nil {
 		f.x.opt.Worked(m.id)
 	}

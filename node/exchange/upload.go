@@ -139,7 +139,7 @@ func (x *Exchange) giveLeaf(out *steady, have Leaves, p peer.ID, n uint32, buf [
 		return err
 	}
 	x.given.Add(uint64(len(raw)))
-	x.ledger.pass(p.String(), len(raw), 0)
+	x.ledger.Pass(p.String(), len(raw), 0)
 	return nil
 }
 
