@@ -480,7 +480,7 @@ func (g *generation) token(t *protocol.Token) error {
 }
 
 func (g *generation) done(out *session.Outcome, p route.Prediction) error {
-	d := &api.Done{FinishReason: "stop", Tokens: out.Tokens, TokensPerS: out.Rate(), TTFTMs: ms(out.TTFT), Note: p.String(), Kept: out.Kept}
+	d := &api.Done{FinishReason: "stop", Tokens: out.Tokens, TokensPerS: out.Rate(), TTFTMs: ms(out.TTFT), Note: p.String(), Kept: out.Cached}
 	for _, r := range out.Recoveries {
 		d.Recoveries = append(d.Recoveries, apiRecovery(r))
 	}

@@ -222,9 +222,9 @@ func (a *watch) sessionOver(ctx context.Context, begin time.Time, out *session.O
 		span.End(trace.WithTimestamp(to))
 	}
 	if opened := begin.Add(out.Opened); out.Opened > 0 {
-		phase("open", begin, opened, attribute.Int("shoal.kept_tokens", out.Kept))
+		phase("open", begin, opened, attribute.Int("shoal.kept_tokens", out.Cached))
 		if first := begin.Add(out.TTFT); out.Tokens > 0 {
-			phase("prefill", opened, first, attribute.Int("shoal.tokens", a.of.Input-out.Kept))
+			phase("prefill", opened, first, attribute.Int("shoal.tokens", a.of.Input-out.Cached))
 			phase("decode", first, first.Add(out.Elapsed), attribute.Int("shoal.tokens", out.Tokens), attribute.Float64("shoal.tokens_per_s", out.Rate()))
 		}
 	}

@@ -139,7 +139,7 @@ func (g *generation) credit(out *session.Outcome) {
 		if out.Tokens > leastSeen {
 			run.Decode = out.Elapsed/time.Duration(out.Tokens-1) - ways - decode
 		}
-		if len(g.ids)-out.Kept >= leastSeen && out.Kept <= 0 {
+		if len(g.ids)-out.Cached >= leastSeen && out.Cached <= 0 {
 			run.Prefill = out.TTFT - out.Opened - ways - prefill
 		}
 	}

@@ -226,22 +226,22 @@ func TestUnreadBulk(t *testing.T) {
 func TestTurns(t *testing.T) {
 	good, bad := peer.ID("gave much"), peer.ID("took much")
 	balance := map[peer.ID]int64{good: 1 << 30, bad: -(1 << 30)}
-	ts := &turns{balance: func(p peer.ID) int64 { return balance[p] }}
-	var held []*turn
-	for range turnsAtOnce {
-		w := ts.wait("another")
+	ts := &uploadSlots{balance: func(p peer.ID) int64 { return balance[p] }}
+	var held []*slot
+	for range slotCount {
+		w := ts.request("another")
 		<-w.ready
 		held = append(held, w)
 	}
 	got := map[peer.ID]int{}
-	waiting := map[peer.ID]*turn{}
+	waiting := map[peer.ID]*slot{}
 	for range 400 {
 		for _, p := range []peer.ID{bad, "stranger", good} {
 			if waiting[p] == nil {
-				waiting[p] = ts.wait(p)
+				waiting[p] = ts.request(p)
 			}
 		}
-		held[0].end()
+		held[0].release()
 		held = held[1:]
 		for p, w := range waiting {
 			select {
@@ -257,14 +257,14 @@ func TestTurns(t *testing.T) {
 		t.Errorf("turns: %v", got)
 	}
 	for _, w := range waiting { // who leaves the line leaves no gap
-		w.end()
-		w.end()
+		w.release()
+		w.release()
 	}
 	for _, w := range held {
-		w.end()
+		w.release()
 	}
-	if ts.taken != 0 || len(ts.waiting) != 0 {
-		t.Errorf("%d turns are taken, %d wait", ts.taken, len(ts.waiting))
+	if ts.busy != 0 || len(ts.waiting) != 0 {
+		t.Errorf("%d turns are taken, %d wait", ts.busy, len(ts.waiting))
 	}
 }
 
@@ -386,7 +386,7 @@ func TestTCPFirst(t *testing.T) {
 	var mu sync.Mutex
 	over := map[bool]int{}
 	serve := a.x.serveLeaves
-	a.x.door.SetStreamHandler(protocol.LeavesID, func(s network.Stream) {
+	a.x.inbound.SetStreamHandler(protocol.LeavesID, func(s network.Stream) {
 		mu.Lock()
 		over[isTCP(s.Conn().RemoteMultiaddr())]++
 		mu.Unlock()
@@ -403,7 +403,7 @@ func TestTCPFirst(t *testing.T) {
 		asked = true
 		for _, c := range a.h.Network().ConnsToPeer(b.h.ID()) {
 			if isTCP(c.RemoteMultiaddr()) {
-				s, err := begin(t.Context(), c, "/test/echo")
+				s, err := openStream(t.Context(), c, "/test/echo")
 				if err != nil {
 					t.Error(err)
 					return

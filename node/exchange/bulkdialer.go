@@ -22,7 +22,7 @@ import (
 // leaves QUIC to those who wait for an answer. The host has one connection to a
 // peer and keeps to it, so line makes TCP connections of its own, from the same
 // peer ID; what the peer asks over them, the host answers.
-type line struct {
+type bulkDialer struct {
 	host     host.Host
 	dialling []swarm.Option
 
@@ -34,14 +34,14 @@ type line struct {
 
 const tcpAgain = time.Minute // before TCP is tried again where it failed
 
-func newLine(h host.Host, dialling []swarm.Option) *line {
-	return &line{host: h, dialling: dialling, failed: map[peer.ID]time.Time{}}
+func newBulkDialer(h host.Host, dialling []swarm.Option) *bulkDialer {
+	return &bulkDialer{host: h, dialling: dialling, failed: map[peer.ID]time.Time{}}
 }
 
 // open opens a stream to a peer; never over a relay.
-func (l *line) open(ctx context.Context, p peer.ID, id protocol.ID) (network.Stream, error) {
-	if c := l.tcp(ctx, p); c != nil {
-		if s, err := begin(ctx, c, id); err == nil || isUnspoken(err) {
+func (l *bulkDialer) open(ctx context.Context, p peer.ID, id protocol.ID) (network.Stream, error) {
+	if c := l.tcpConn(ctx, p); c != nil {
+		if s, err := openStream(ctx, c, id); err == nil || isUnspoken(err) {
 			return s, err
 		}
 	}
@@ -70,13 +70,13 @@ func relayed(c network.Conn) bool {
 }
 
 // tcp gives a direct TCP connection, or nil.
-func (l *line) tcp(ctx context.Context, p peer.ID) network.Conn {
+func (l *bulkDialer) tcpConn(ctx context.Context, p peer.ID) network.Conn {
 	for _, c := range l.host.Network().ConnsToPeer(p) {
 		if isTCP(c.RemoteMultiaddr()) && !c.IsClosed() {
 			return c
 		}
 	}
-	own := l.swarm(p)
+	own := l.tcpSwarm(p)
 	if own == nil {
 		return nil
 	}
@@ -93,7 +93,7 @@ func (l *line) tcp(ctx context.Context, p peer.ID) network.Conn {
 }
 
 // swarm is what dials the peer by TCP; nil if that is of no use.
-func (l *line) swarm(p peer.ID) *swarm.Swarm {
+func (l *bulkDialer) tcpSwarm(p peer.ID) *swarm.Swarm {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed || time.Since(l.failed[p]) < tcpAgain {
@@ -120,7 +120,7 @@ func (l *line) swarm(p peer.ID) *swarm.Swarm {
 				_ = own.Close()
 				return nil
 			}
-			own.SetStreamHandler(l.answer)
+			own.SetStreamHandler(l.serveStream)
 			l.own = own
 			return own
 		}
@@ -130,7 +130,7 @@ func (l *line) swarm(p peer.ID) *swarm.Swarm {
 
 // answer has the host serve a stream that a peer opened on a connection of the
 // line's.
-func (l *line) answer(s network.Stream) {
+func (l *bulkDialer) serveStream(s network.Stream) {
 	_ = s.SetDeadline(time.Now().Add(dialTime))
 	id, handle, err := l.host.Mux().Negotiate(s)
 	if err == nil {
@@ -144,7 +144,7 @@ func (l *line) answer(s network.Stream) {
 }
 
 // rest ends the connections, when nobody fetches any more.
-func (l *line) rest() {
+func (l *bulkDialer) hangUp() {
 	l.mu.Lock()
 	own := l.own
 	l.own = nil
@@ -154,11 +154,11 @@ func (l *line) rest() {
 	}
 }
 
-func (l *line) close() {
+func (l *bulkDialer) close() {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
-	l.rest()
+	l.hangUp()
 }
 
 func isTCP(a ma.Multiaddr) bool {
@@ -178,7 +178,7 @@ func isTCP(a ma.Multiaddr) bool {
 }
 
 // begin opens a stream over this very connection.
-func begin(ctx context.Context, c network.Conn, id protocol.ID) (network.Stream, error) {
+func openStream(ctx context.Context, c network.Conn, id protocol.ID) (network.Stream, error) {
 	s, err := c.NewStream(ctx)
 	if err != nil {
 		return nil, err

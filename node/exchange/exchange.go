@@ -89,15 +89,15 @@ type Exchange struct {
 	opt      Options
 	ctx      context.Context // ends with Close
 	stop     context.CancelFunc
-	door     *door
+	inbound  *inboundLimiter
 	bitswap  *bitswap.Service
 	log      *slog.Logger
-	line     *line
-	turns    *turns
+	dialer   *bulkDialer
+	slots    *uploadSlots
 	ledger   *ledger
-	up, down *pacer
+	up, down *rateLimiter
 	watchers watchers
-	room     sync.Pool // *[]byte for leaves on their way out
+	buffers  sync.Pool // *[]byte for leaves on their way out
 
 	given, taken atomic.Uint64 // bytes of leaves in bulk, to and from peers
 	origins      atomic.Uint64 // bytes of leaves from origins
@@ -114,15 +114,15 @@ func New(h host.Host, have Blocks, find Finder, opt Options) *Exchange {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	x := &Exchange{
-		host: h, find: find, opt: opt, log: opt.Log, fetches: map[*fetch]context.CancelCauseFunc{}, line: newLine(h, opt.Dialling),
-		ledger: openLedger(opt.Ledger, opt.Log), up: newPacer(opt.Up, opt.Busy), down: newPacer(opt.Down, opt.Busy),
+		host: h, find: find, opt: opt, log: opt.Log, fetches: map[*fetch]context.CancelCauseFunc{}, dialer: newBulkDialer(h, opt.Dialling),
+		ledger: openLedger(opt.Ledger, opt.Log), up: newRateLimiter(opt.Up, opt.Busy), down: newRateLimiter(opt.Down, opt.Busy),
 		watchers: watchers{all: map[cid.Cid]map[*watcher]struct{}{}},
 	}
 	x.ctx, x.stop = context.WithCancel(context.Background())
-	x.turns = &turns{balance: x.ledger.balance}
-	x.door = newDoor(x.ctx, h, x.up, x.down)
-	x.bitswap = bitswap.New(x.door, bitswap.Options{Blocks: have, Ledger: x.ledger, Holders: x.holders, Blame: x.blame})
-	x.door.SetStreamHandler(protocol.LeavesID, x.serveLeaves)
+	x.slots = &uploadSlots{balance: x.ledger.balance}
+	x.inbound = newInboundLimiter(x.ctx, h, x.up, x.down)
+	x.bitswap = bitswap.New(x.inbound, bitswap.Options{Blocks: have, Ledger: x.ledger, Holders: x.holders, Blame: x.blame})
+	x.inbound.SetStreamHandler(protocol.LeavesID, x.serveLeaves)
 	return x
 }
 
@@ -161,8 +161,8 @@ func (x *Exchange) Close() error {
 	x.mu.Unlock()
 	x.done.Wait()
 	x.stop()
-	x.door.close()
-	x.line.close()
+	x.inbound.close()
+	x.dialer.close()
 	x.ledger.save()
 	return x.bitswap.Close()
 }
@@ -230,18 +230,18 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	defer cancel(nil)
 	now := time.Now()
 	f := &fetch{
-		x: x, model: model, want: want, progress: progress, seed: maphash.MakeSeed(), pace: newPace(), last: now, rated: now,
-		fail: cancel, room: make(chan []byte, window), heard: make(chan peer.AddrInfo, maxHolders), bulk: map[peer.ID]bulkState{},
+		x: x, model: model, want: want, progress: progress, seed: maphash.MakeSeed(), window: newWindow(), lastCame: now, rated: now,
+		fail: cancel, buffers: make(chan []byte, windowMost), heard: make(chan peer.AddrInfo, maxHolders), bulk: map[peer.ID]holderState{},
 	}
-	for range window {
-		f.room <- nil
+	for range windowMost {
+		f.buffers <- nil
 	}
 	if have := x.leaves(model); have != nil {
 		f.total = have.LeafCount()
 	}
-	f.desk = newDesk(f)
-	f.bitswap = &seat{src: plainPeers{}, ready: f.plain}
-	f.desk.sit(f.bitswap)
+	f.scheduler = newScheduler(f)
+	f.viaBitswap = &sourceState{src: bitswapSource{}, ready: f.bitswapOnly}
+	f.scheduler.addSource(f.viaBitswap)
 	if err := x.begin(f, cancel); err != nil {
 		return err
 	}
@@ -249,10 +249,10 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	var seats []func()
 	for _, o := range origins {
 		if src := newOrigin(f, o); !x.ledger.Bad(src.name()) {
-			seats = append(seats, f.seat(ctx, src, func() {}), src.cl.CloseIdleConnections)
+			seats = append(seats, f.startSource(ctx, src, func() {}), src.cl.CloseIdleConnections)
 		}
 	}
-	f.crew.Go(func() { f.keepLooking(ctx) })
+	f.workers.Go(func() { f.keepLooking(ctx) })
 	err := f.run(ctx)
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause
@@ -261,7 +261,7 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	for _, leave := range seats {
 		leave()
 	}
-	f.crew.Wait()
+	f.workers.Wait()
 	return err
 }
 
@@ -273,7 +273,7 @@ func (x *Exchange) begin(f *fetch, cancel context.CancelCauseFunc) error {
 	}
 	x.fetches[f] = cancel
 	x.done.Add(1)
-	x.watchers.turned(f.model)
+	x.watchers.fetchChanged(f.model)
 	return nil
 }
 
@@ -282,20 +282,20 @@ func (x *Exchange) end(f *fetch) {
 	delete(x.fetches, f)
 	idle := len(x.fetches) == 0
 	x.mu.Unlock()
-	x.watchers.turned(f.model)
+	x.watchers.fetchChanged(f.model)
 	if idle {
-		x.line.rest()
+		x.dialer.hangUp()
 	}
 	x.done.Done()
 }
 
 // hear passes on to the fetches of a model where a holder is.
-func (x *Exchange) hear(model cid.Cid, p peer.AddrInfo) {
+func (x *Exchange) addHearsay(model cid.Cid, p peer.AddrInfo) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for f := range x.fetches {
 		if f.model == model {
-			f.hear(p)
+			f.addHearsay(p)
 		}
 	}
 }
@@ -310,7 +310,7 @@ func (x *Exchange) wanted(model cid.Cid, total int) []byte {
 			if bits == nil {
 				bits = make([]byte, (total+7)/8)
 			}
-			f.desk.wanted(bits)
+			f.scheduler.openBits(bits)
 		}
 	}
 	return bits

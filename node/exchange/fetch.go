@@ -22,59 +22,59 @@ import (
 )
 
 const (
-	window    = 32               // blocks under way at once, at most
-	narrow    = 2                // and leaves at first, and over slow links
-	quick     = 5 * time.Second  // for a leaf to come: more at once
-	slow      = 20 * time.Second // fewer
-	sessions  = 8                // of bitswap, a fetch
-	impatient = 3 * time.Second  // without a block, before all is asked for again; doubles
-	lookNow   = time.Second      // how often holders are looked for: while there are none,
-	lookAgain = 5 * time.Second  // while nothing comes,
-	lookMore  = 30 * time.Second // and while blocks come
-	lookTime  = 10 * time.Second // for a search
-	dialTime  = 5 * time.Second
-	giveUp    = 60 * time.Second // without a block
+	windowMost       = 32               // blocks under way at once, at most
+	windowLeast      = 2                // and leaves at first, and over slow links
+	quick            = 5 * time.Second  // for a leaf to come: more at once
+	slow             = 20 * time.Second // fewer
+	sessionsPerFetch = 8                // of bitswap, a fetch
+	impatient        = 3 * time.Second  // without a block, before all is asked for again; doubles
+	lookNow          = time.Second      // how often holders are looked for: while there are none,
+	lookAgain        = 5 * time.Second  // while nothing comes,
+	lookMore         = 30 * time.Second // and while blocks come
+	lookTime         = 10 * time.Second // for a search
+	dialTime         = 5 * time.Second
+	giveUp           = 60 * time.Second // without a block
 )
 
 // fetch is one under way.
 type fetch struct {
-	x        *Exchange
-	model    cid.Cid
-	want     Want
-	progress func(Progress)
-	seed     maphash.Seed
-	pace     *pace
-	total    int // leaves of the model; 0: not known, and nothing comes in bulk
-	desk     *desk
-	bitswap  *seat
-	fail     context.CancelCauseFunc
-	room     chan []byte // for leaves on their way in
-	heard    chan peer.AddrInfo
-	crew     sync.WaitGroup
-	joined   atomic.Bool // a holder that the sessions do not know
-	meeting  atomic.Int32
+	x          *Exchange
+	model      cid.Cid
+	want       Want
+	progress   func(Progress)
+	seed       maphash.Seed
+	window     *window
+	total      int // leaves of the model; 0: not known, and nothing comes in bulk
+	scheduler  *scheduler
+	viaBitswap *sourceState
+	fail       context.CancelCauseFunc
+	buffers    chan []byte // for leaves on their way in
+	heard      chan peer.AddrInfo
+	workers    sync.WaitGroup
+	newHolder  atomic.Bool // a holder that the sessions do not know
+	meeting    atomic.Int32
 
-	mu      sync.Mutex
-	looked  bool
-	holders []peer.AddrInfo
-	bulk    map[peer.ID]bulkState
-	began   time.Time     // the round
-	others  time.Time     // were asked for what some did not send
-	last    time.Time     // something came, or the fetch began
-	longest time.Duration // that something took to come, lately
-	keeping int           // blocks that have come and are being kept
+	mu          sync.Mutex
+	looked      bool
+	holders     []peer.AddrInfo
+	bulk        map[peer.ID]holderState
+	roundBegan  time.Time     // the round
+	askedOthers time.Time     // were asked for what some did not send
+	lastCame    time.Time     // something came, or the fetch began
+	longestGap  time.Duration // that something took to come, lately
+	storing     int           // blocks that have come and are being kept
 
-	telling sync.Mutex
-	sum     Progress
-	rated   time.Time // sum.Rate was
-	since   int64     // bytes, then
+	reporting sync.Mutex
+	sum       Progress
+	rated     time.Time // sum.Rate was
+	since     int64     // bytes, then
 }
 
 // bulkState says how a holder is asked for leaves.
-type bulkState int
+type holderState int
 
 const (
-	joining bulkState = iota // it is not known yet
+	joining holderState = iota // it is not known yet
 	inBulk
 	byBitswap
 )
@@ -106,23 +106,23 @@ func (f *fetch) run(ctx context.Context) error {
 func (f *fetch) round(ctx context.Context, patience time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	f.mark(&f.began)
-	go f.watch(ctx, cancel, patience)
+	f.mark(&f.roundBegan)
+	go f.stallTimer(ctx, cancel, patience)
 	for {
 		need, err := f.want.Next(ctx)
 		blocks, leaves := f.split(need)
 		if err == nil && len(blocks) > 0 {
-			err = f.all(ctx, f.shuffle(blocks))
+			err = f.getBlocks(ctx, f.shuffle(blocks))
 		} else if err == nil && len(leaves) > 0 {
-			f.desk.add(leaves)
-			err = f.lend(ctx)
+			f.scheduler.add(leaves)
+			err = f.fetchByBitswap(ctx)
 		}
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
 			}
 			if errors.Is(err, errAgain) {
-				f.settle(need)
+				f.awaitTakenBack(need)
 			}
 		}
 		if err != nil || len(need) == 0 {
@@ -157,7 +157,7 @@ type ask func(ctx context.Context, c cid.Cid) ([]byte, error)
 func (f *fetch) sessions(ctx context.Context) (get ask, end func()) {
 	// They outlive what is asked in them, and so take it back.
 	ctx, end = context.WithCancel(context.WithoutCancel(ctx))
-	var all [sessions]bitswap.Session
+	var all [sessionsPerFetch]bitswap.Session
 	for i := range all {
 		all[i] = f.x.bitswap.Session(ctx)
 	}
@@ -165,12 +165,12 @@ func (f *fetch) sessions(ctx context.Context) (get ask, end func()) {
 		f.x.bitswap.Connected(p.ID)
 	}
 	return func(ctx context.Context, c cid.Cid) ([]byte, error) {
-		return all[f.hash(c)%sessions].GetBlock(ctx, c)
+		return all[f.hash(c)%sessionsPerFetch].GetBlock(ctx, c)
 	}, end
 }
 
 // watch ends a round in which nothing comes.
-func (f *fetch) watch(ctx context.Context, end context.CancelCauseFunc, patience time.Duration) {
+func (f *fetch) stallTimer(ctx context.Context, end context.CancelCauseFunc, patience time.Duration) {
 	tick := time.NewTicker(impatient / 4)
 	defer tick.Stop()
 	for {
@@ -192,12 +192,12 @@ func (f *fetch) watch(ctx context.Context, end context.CancelCauseFunc, patience
 func (f *fetch) stalled(patience time.Duration) error {
 	idle, here, longest := f.idle()
 	if idle > giveUp {
-		f.telling.Lock()
+		f.reporting.Lock()
 		why := strings.Join(append([]string{""}, f.sum.Trouble...), "; ")
-		f.telling.Unlock()
+		f.reporting.Unlock()
 		return fmt.Errorf("%w: nothing came for %s from %d peers%s", ErrNotFound, giveUp, len(f.connected()), why)
 	}
-	if f.joined.Load() && here > lookNow { // it may be the only one now
+	if f.newHolder.Load() && here > lookNow { // it may be the only one now
 		return errAgain
 	}
 	long := max(patience, min(4*longest, giveUp/2))
@@ -206,7 +206,7 @@ func (f *fetch) stalled(patience time.Duration) error {
 		long = max(long, bitswap.AnswerTime)
 	}
 	if f.x.bitswap.Shun(long, f.connected(), f.x.holders()) {
-		f.mark(&f.others)
+		f.mark(&f.askedOthers)
 		return nil
 	}
 	if !stalled {
@@ -228,7 +228,7 @@ func (f *fetch) hash(c cid.Cid) uint64 { return maphash.String(f.seed, c.KeyStri
 
 // settle waits until bitswap has taken back what was asked for. What it
 // believes to have asked a peer for, it does not ask for again.
-func (f *fetch) settle(asked []Need) {
+func (f *fetch) awaitTakenBack(asked []Need) {
 	set := cid.NewSet()
 	for _, n := range asked {
 		set.Add(n.CID)
@@ -243,14 +243,14 @@ func (f *fetch) settle(asked []Need) {
 
 // all gets what is needed, or a part of it if a holder joins: it gets its due in
 // new sessions only.
-func (f *fetch) all(ctx context.Context, need []cid.Cid) error {
-	f.joined.Store(false)
+func (f *fetch) getBlocks(ctx context.Context, need []cid.Cid) error {
+	f.newHolder.Store(false)
 	ask, end := f.sessions(ctx)
 	defer end()
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(window)
+	g.SetLimit(windowMost)
 	for _, c := range need {
-		if f.joined.Load() || !f.pace.start(gctx, c) {
+		if f.newHolder.Load() || !f.window.start(gctx, c) {
 			break
 		}
 		g.Go(func() error {
@@ -266,7 +266,7 @@ func (f *fetch) all(ctx context.Context, need []cid.Cid) error {
 
 // get asks for a block in bitswap; pace.start has said that it may.
 func (f *fetch) get(ctx context.Context, ask ask, c cid.Cid) ([]byte, error) {
-	done := f.pace.begin(c)
+	done := f.window.asking(c)
 	b, err := ask(ctx, c)
 	done(err == nil)
 	return b, err
@@ -274,30 +274,30 @@ func (f *fetch) get(ctx context.Context, ask ask, c cid.Cid) ([]byte, error) {
 
 // lend has bitswap take its part of the leaves, until all are there or a holder
 // joins. Its part is what peers have that do not speak /shoal/leaves/1.
-func (f *fetch) lend(ctx context.Context) error {
-	f.joined.Store(false)
+func (f *fetch) fetchByBitswap(ctx context.Context) error {
+	f.newHolder.Store(false)
 	ask, end := f.sessions(ctx)
 	defer end()
 	g, gctx := errgroup.WithContext(ctx)
-	for f.pace.start(gctx, cid.Undef) {
-		e := f.desk.take(gctx, f.bitswap, f.joined.Load)
-		if e == nil {
-			f.pace.back()
+	for f.window.start(gctx, cid.Undef) {
+		req := f.scheduler.next(gctx, f.viaBitswap, f.newHolder.Load)
+		if req == nil {
+			f.window.putBack()
 			break
 		}
 		g.Go(func() error {
-			defer f.desk.end(e)
-			need := e.tasks[0].need
-			b, err := f.get(e.ctx, ask, need.CID)
+			defer f.scheduler.finish(req)
+			need := req.leaves[0].need
+			b, err := f.get(req.ctx, ask, need.CID)
 			switch {
-			case err != nil && context.Cause(e.ctx) == errTaken:
+			case err != nil && context.Cause(req.ctx) == errOvertaken:
 				return nil
 			case err != nil:
 				return err
-			case !f.desk.brought(e, 0):
+			case !f.scheduler.received(req, 0):
 				return nil
 			}
-			defer f.desk.kept()
+			defer f.scheduler.stored()
 			return f.put(ctx, need.CID, need.Number, b)
 		})
 	}
@@ -305,19 +305,19 @@ func (f *fetch) lend(ctx context.Context) error {
 }
 
 // plainPeers is bitswap as a source of leaves.
-type plainPeers struct{}
+type bitswapSource struct{}
 
-func (plainPeers) name() string     { return "bitswap" }
-func (plainPeers) can(Need) bool    { return true }
-func (plainPeers) most(float64) int { return 1 }
-func (plainPeers) workers() int     { return 1 }
-func (plainPeers) get(context.Context, []Need, func(int, []byte) error) error {
+func (bitswapSource) name() string      { return "bitswap" }
+func (bitswapSource) mayAsk(Need) bool  { return true }
+func (bitswapSource) batch(float64) int { return 1 }
+func (bitswapSource) workers() int      { return 1 }
+func (bitswapSource) get(context.Context, []Need, func(int, []byte) error) error {
 	return errors.New("bitswap is asked by lend")
 }
 
 // put keeps a block that has been verified, and tells of it.
 func (f *fetch) put(ctx context.Context, c cid.Cid, number int, data []byte) error {
-	defer f.keep()()
+	defer f.storingBlock()()
 	if err := f.want.Put(ctx, c, data); err != nil {
 		return fmt.Errorf("keeping block %s: %w", c, err)
 	}
@@ -325,9 +325,9 @@ func (f *fetch) put(ctx context.Context, c cid.Cid, number int, data []byte) err
 		f.x.log.Debug("telling of a block", "error", err)
 	}
 	if number >= 0 {
-		f.x.watchers.came(f.model, number)
+		f.x.watchers.leafCame(f.model, number)
 	}
-	f.tell(int64(len(data)))
+	f.report(int64(len(data)))
 	return nil
 }
 
@@ -335,7 +335,7 @@ func (f *fetch) put(ctx context.Context, c cid.Cid, number int, data []byte) err
 // of them.
 func (f *fetch) buffer(ctx context.Context) ([]byte, error) {
 	select {
-	case b := <-f.room:
+	case b := <-f.buffers:
 		if b == nil {
 			b = make([]byte, protocol.LeafSize)
 		}
@@ -345,22 +345,22 @@ func (f *fetch) buffer(ctx context.Context) ([]byte, error) {
 	}
 }
 
-func (f *fetch) release(b []byte) { f.room <- b }
+func (f *fetch) release(b []byte) { f.buffers <- b }
 
 // keep notes that a block has come, and that it is being kept until done is
 // called: a slow disk is no reason to ask again.
-func (f *fetch) keep() (done func()) {
+func (f *fetch) storingBlock() (done func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.keeping == 0 {
-		f.longest = max(f.longest*9/10, min(time.Since(f.last), time.Since(f.others)))
+	if f.storing == 0 {
+		f.longestGap = max(f.longestGap*9/10, min(time.Since(f.lastCame), time.Since(f.askedOthers)))
 	}
-	f.keeping++
+	f.storing++
 	return func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.keeping--
-		f.last = time.Now()
+		f.storing--
+		f.lastCame = time.Now()
 	}
 }
 
@@ -369,16 +369,16 @@ func (f *fetch) keep() (done func()) {
 func (f *fetch) idle() (all, here, longest time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.keeping == 0 {
-		all = time.Since(f.last)
-		here = min(all, time.Since(f.began), time.Since(f.others))
+	if f.storing == 0 {
+		all = time.Since(f.lastCame)
+		here = min(all, time.Since(f.roundBegan), time.Since(f.askedOthers))
 	}
-	return all, here, f.longest
+	return all, here, f.longestGap
 }
 
-func (f *fetch) tell(bytes int64) {
-	f.telling.Lock()
-	defer f.telling.Unlock()
+func (f *fetch) report(bytes int64) {
+	f.reporting.Lock()
+	defer f.reporting.Unlock()
 	f.sum.Blocks++
 	f.sum.Bytes += bytes
 	now := time.Now()
@@ -389,7 +389,7 @@ func (f *fetch) tell(bytes int64) {
 		}
 		f.sum.Rate += (r - f.sum.Rate) / 3
 		f.rated, f.since = now, f.sum.Bytes
-		f.sum.Peers, f.sum.Origins = f.desk.giving(now)
+		f.sum.Peers, f.sum.Origins = f.scheduler.active(now)
 	}
 	if f.progress != nil {
 		f.sum.Holders = len(f.connected())
@@ -401,16 +401,16 @@ func (f *fetch) tell(bytes int64) {
 
 // trouble is told with the progress.
 func (f *fetch) trouble(what string) {
-	f.telling.Lock()
-	defer f.telling.Unlock()
+	f.reporting.Lock()
+	defer f.reporting.Unlock()
 	if len(f.sum.Trouble) < 16 && !slices.Contains(f.sum.Trouble, what) {
 		f.sum.Trouble = append(f.sum.Trouble, what)
 	}
 }
 
 func (f *fetch) blocks() int64 {
-	f.telling.Lock()
-	defer f.telling.Unlock()
+	f.reporting.Lock()
+	defer f.reporting.Unlock()
 	return f.sum.Blocks
 }
 
@@ -421,12 +421,12 @@ func (f *fetch) keepLooking(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		f.look(ctx)
-		for looked := time.Now(); time.Since(looked) < f.rest(); {
+		for looked := time.Now(); time.Since(looked) < f.searchPause(); {
 			select {
 			case <-ctx.Done():
 				return
 			case p := <-f.heard:
-				f.crew.Go(func() {
+				f.workers.Go(func() {
 					dctx, cancel := context.WithTimeout(ctx, dialTime)
 					defer cancel()
 					f.meet(ctx, dctx, p)
@@ -438,7 +438,7 @@ func (f *fetch) keepLooking(ctx context.Context) {
 }
 
 // hear takes a word on where a holder is.
-func (f *fetch) hear(p peer.AddrInfo) {
+func (f *fetch) addHearsay(p peer.AddrInfo) {
 	f.mu.Lock()
 	known := p.ID == "" || p.ID == f.x.host.ID() || among(f.holders, p.ID) || len(f.holders) >= maxHolders
 	f.mu.Unlock()
@@ -463,7 +463,7 @@ func (f *fetch) meet(ctx, dctx context.Context, p peer.AddrInfo) {
 		return
 	}
 	if isNew {
-		f.joined.Store(true)
+		f.newHolder.Store(true)
 	}
 	if f.total == 0 || ctx.Err() != nil {
 		return
@@ -475,7 +475,7 @@ func (f *fetch) meet(ctx, dctx context.Context, p peer.AddrInfo) {
 	}
 	f.mu.Unlock()
 	if !known {
-		f.crew.Go(func() { f.join(ctx, p.ID) })
+		f.workers.Go(func() { f.join(ctx, p.ID) })
 	}
 }
 
@@ -495,7 +495,7 @@ func (f *fetch) setBulk(p peer.ID, does bool) {
 	}
 	if f.bulk[p] != byBitswap {
 		f.bulk[p] = byBitswap
-		f.joined.Store(true)
+		f.newHolder.Store(true)
 	}
 }
 
@@ -506,7 +506,7 @@ func (f *fetch) forgetBulk(p peer.ID) {
 }
 
 // plain says that some holder can be asked by bitswap alone.
-func (f *fetch) plain() bool {
+func (f *fetch) bitswapOnly() bool {
 	return slices.ContainsFunc(f.connected(), func(p peer.AddrInfo) bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -515,7 +515,7 @@ func (f *fetch) plain() bool {
 }
 
 // company says that peers may be about to be met who have the model.
-func (f *fetch) company() bool {
+func (f *fetch) mayMeetPeers() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return !f.looked || len(f.holders) > 0 || len(f.x.host.Network().Peers()) > 0
@@ -524,8 +524,8 @@ func (f *fetch) company() bool {
 // met says that an origin may be asked: the peers that can be met were met, or
 // that took too long.
 func (f *fetch) met() bool {
-	took := time.Since(f.desk.began)
-	if took > graceMost || !f.company() {
+	took := time.Since(f.scheduler.began)
+	if took > graceMost || !f.mayMeetPeers() {
 		return true
 	}
 	return took > graceTime && f.meeting.Load() == 0 && !f.joins()
@@ -544,7 +544,7 @@ func (f *fetch) joins() bool {
 }
 
 // rest is how long not to look for holders.
-func (f *fetch) rest() time.Duration {
+func (f *fetch) searchPause() time.Duration {
 	if len(f.connected()) == 0 {
 		return lookNow
 	}
@@ -602,23 +602,23 @@ func (f *fetch) connected() []peer.AddrInfo {
 // pace says how many leaves are under way at once: more and more while they
 // come quickly. On a slow link many would all take long, and each that takes a
 // minute is one that does not come.
-type pace struct {
+type window struct {
 	free  chan struct{}
 	mu    sync.Mutex
 	size  int
 	asked map[cid.Cid]time.Time // first, of those that have not come
 }
 
-func newPace() *pace {
-	p := &pace{free: make(chan struct{}, window), size: narrow, asked: map[cid.Cid]time.Time{}}
-	for range narrow {
+func newWindow() *window {
+	p := &window{free: make(chan struct{}, windowMost), size: windowLeast, asked: map[cid.Cid]time.Time{}}
+	for range windowLeast {
 		p.free <- struct{}{}
 	}
 	return p
 }
 
 // start waits until a block may be asked for. Nodes always may, they are small.
-func (p *pace) start(ctx context.Context, c cid.Cid) bool {
+func (p *window) start(ctx context.Context, c cid.Cid) bool {
 	if isNode(c) {
 		return ctx.Err() == nil
 	}
@@ -633,10 +633,10 @@ func (p *pace) start(ctx context.Context, c cid.Cid) bool {
 func isNode(c cid.Cid) bool { return c.Defined() && c.Prefix().Codec != cid.Raw }
 
 // back gives back what start allowed and nobody needed.
-func (p *pace) back() { p.free <- struct{}{} }
+func (p *window) putBack() { p.free <- struct{}{} }
 
 // begin notes that a block is being asked for.
-func (p *pace) begin(c cid.Cid) (done func(came bool)) {
+func (p *window) asking(c cid.Cid) (done func(came bool)) {
 	if isNode(c) {
 		return func(bool) {}
 	}
@@ -648,16 +648,16 @@ func (p *pace) begin(c cid.Cid) (done func(came bool)) {
 	return func(came bool) { p.done(c, came) }
 }
 
-func (p *pace) done(c cid.Cid, came bool) {
+func (p *window) done(c cid.Cid, came bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	took, free := time.Since(p.asked[c]), 1
 	if came {
 		delete(p.asked, c)
 	}
-	if came && took < quick && p.size < window {
+	if came && took < quick && p.size < windowMost {
 		free = 2
-	} else if took > slow && p.size > narrow {
+	} else if took > slow && p.size > windowLeast {
 		free = 0
 	}
 	p.size += free - 1

@@ -313,9 +313,9 @@ func TestFlood(t *testing.T) {
 		wg.Go(func() { _, _ = s.Write(msg) })
 	}
 	held := func() int {
-		a.x.door.mu.Lock()
-		defer a.x.door.mu.Unlock()
-		return len(a.x.door.inside)
+		a.x.inbound.mu.Lock()
+		defer a.x.inbound.mu.Unlock()
+		return len(a.x.inbound.open)
 	}
 	await(t, "many streams", func() bool { return held() > 50 })
 	r := &roster{}

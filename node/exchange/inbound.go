@@ -22,55 +22,55 @@ const (
 
 // door is the host as bitswap sees it. It keeps in bounds what a peer can take
 // of this node by sending, or by not reading.
-type door struct {
+type inboundLimiter struct {
 	host.Host
 	ctx      context.Context // of the exchange
-	up, down *pacer
+	up, down *rateLimiter
 
 	mu     sync.Mutex
 	closed bool
 	ids    []protocol.ID
-	inside map[network.Stream]struct{}
-	slots  map[peer.ID]*slots
+	open   map[network.Stream]struct{}
+	slots  map[peer.ID]*peerStreams
 }
 
 // slots are for a peer's streams.
-type slots struct {
+type peerStreams struct {
 	free  chan struct{}
 	users int
 }
 
-func newDoor(ctx context.Context, h host.Host, up, down *pacer) *door {
-	return &door{Host: h, ctx: ctx, up: up, down: down, inside: map[network.Stream]struct{}{}, slots: map[peer.ID]*slots{}}
+func newInboundLimiter(ctx context.Context, h host.Host, up, down *rateLimiter) *inboundLimiter {
+	return &inboundLimiter{Host: h, ctx: ctx, up: up, down: down, open: map[network.Stream]struct{}{}, slots: map[peer.ID]*peerStreams{}}
 }
 
 // SetStreamHandler lets only so many of a peer's streams be read at once; the
 // others wait. Bitswap makes room for a message, up to 4 MiB, as soon as its
 // length has come.
-func (d *door) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
+func (d *inboundLimiter) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
 	d.mu.Lock()
 	d.ids = append(d.ids, id)
 	d.mu.Unlock()
 	d.Host.SetStreamHandler(id, func(s network.Stream) {
-		leave := d.enter(s)
+		leave := d.admit(s)
 		defer leave()
 		if id != protocol.ID(wire.LeavesID) { // what comes there is small
-			s = &slowed{Stream: s, ctx: d.ctx, pace: d.down}
+			s = &pacedStream{Stream: s, ctx: d.ctx, rate: d.down}
 		}
 		handle(s)
 	})
 }
 
-func (d *door) enter(s network.Stream) (leave func()) {
+func (d *inboundLimiter) admit(s network.Stream) (leave func()) {
 	p := s.Conn().RemotePeer()
 	d.mu.Lock()
 	if d.closed {
 		_ = s.Reset()
 	}
-	d.inside[s] = struct{}{}
+	d.open[s] = struct{}{}
 	of := d.slots[p]
 	if of == nil {
-		of = &slots{free: make(chan struct{}, streamsIn)}
+		of = &peerStreams{free: make(chan struct{}, streamsIn)}
 		d.slots[p] = of
 	}
 	of.users++
@@ -80,7 +80,7 @@ func (d *door) enter(s network.Stream) (leave func()) {
 		<-of.free
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		delete(d.inside, s)
+		delete(d.open, s)
 		if of.users--; of.users == 0 {
 			delete(d.slots, p)
 		}
@@ -88,48 +88,48 @@ func (d *door) enter(s network.Stream) (leave func()) {
 }
 
 // close ends all streams that came in, which bitswap leaves open.
-func (d *door) close() {
+func (d *inboundLimiter) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
 	for _, id := range d.ids {
 		d.Host.RemoveStreamHandler(id)
 	}
-	for s := range d.inside {
+	for s := range d.open {
 		_ = s.Reset()
 	}
 }
 
 // NewStream opens a stream that fails when the peer stops reading.
-func (d *door) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
+func (d *inboundLimiter) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
 	s, err := d.Host.NewStream(ctx, p, ids...)
 	if err != nil {
 		return nil, err
 	}
-	return &steady{Stream: s, ctx: d.ctx, pace: d.up}, nil
+	return &steadyStream{Stream: s, ctx: d.ctx, rate: d.up}, nil
 }
 
 // steady is a stream on which each chunk must go out in time, at the pace that
 // the operator and running sessions allow. Bitswap gives a message more than a
 // minute, since links may be slow; a peer that takes nothing is to cost less.
-type steady struct {
+type steadyStream struct {
 	network.Stream
 	ctx      context.Context
-	pace     *pacer // nil: none
-	slow     func() // called when a chunk has taken turnTime; may be nil
+	rate     *rateLimiter // nil: none
+	slow     func()       // called when a chunk has taken turnTime; may be nil
 	deadline time.Time
 }
 
-func (s *steady) SetWriteDeadline(t time.Time) error {
+func (s *steadyStream) SetWriteDeadline(t time.Time) error {
 	s.deadline = t
 	return s.Stream.SetWriteDeadline(t)
 }
 
-func (s *steady) Write(b []byte) (n int, err error) {
+func (s *steadyStream) Write(b []byte) (n int, err error) {
 	for len(b) > 0 && err == nil {
 		size := min(len(b), chunk)
-		if s.pace != nil {
-			if err := s.pace.wait(s.ctx, size); err != nil {
+		if s.rate != nil {
+			if err := s.rate.wait(s.ctx, size); err != nil {
 				return n, err
 			}
 		}
@@ -142,7 +142,7 @@ func (s *steady) Write(b []byte) (n int, err error) {
 		}
 		var late *time.Timer
 		if s.slow != nil {
-			late = time.AfterFunc(turnTime, s.slow)
+			late = time.AfterFunc(slotTime, s.slow)
 		}
 		var k int
 		k, err = s.Stream.Write(b[:size])
@@ -155,16 +155,16 @@ func (s *steady) Write(b []byte) (n int, err error) {
 }
 
 // slowed is a stream that is read at the pace that is allowed.
-type slowed struct {
+type pacedStream struct {
 	network.Stream
 	ctx  context.Context
-	pace *pacer
+	rate *rateLimiter
 }
 
-func (s *slowed) Read(b []byte) (int, error) {
+func (s *pacedStream) Read(b []byte) (int, error) {
 	n, err := s.Stream.Read(b)
-	if n > 0 && s.pace != nil {
-		if werr := s.pace.wait(s.ctx, n); werr != nil && err == nil {
+	if n > 0 && s.rate != nil {
+		if werr := s.rate.wait(s.ctx, n); werr != nil && err == nil {
 			err = werr
 		}
 	}

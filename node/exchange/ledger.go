@@ -74,7 +74,7 @@ func parseAccounts(raw []byte) (map[string]*Account, error) {
 }
 
 // of gives a source's account. Called with mu held.
-func (l *ledger) of(name string) *Account {
+func (l *ledger) account(name string) *Account {
 	a := l.all[name]
 	if a == nil {
 		if len(l.all) >= maxAccounts+maxAccounts/8 {
@@ -121,7 +121,7 @@ func (l *ledger) trim() {
 
 func (l *ledger) Pass(name string, given, taken int) {
 	l.mu.Lock()
-	a := l.of(name)
+	a := l.account(name)
 	a.Given += uint64(given)
 	a.Taken += uint64(taken)
 	due := time.Since(l.saved) > saveEvery
@@ -144,7 +144,7 @@ func (l *ledger) balance(p peer.ID) int64 {
 // blame remembers that a source lied.
 func (l *ledger) blame(name string) {
 	l.mu.Lock()
-	l.of(name).Bad = time.Now().Add(badTime).UTC().Truncate(time.Second)
+	l.account(name).Bad = time.Now().Add(badTime).UTC().Truncate(time.Second)
 	l.mu.Unlock()
 	l.save()
 }

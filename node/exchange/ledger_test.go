@@ -22,7 +22,7 @@ func TestLedgerFlooded(t *testing.T) {
 		time.Sleep(time.Minute)
 		for i := range 3000 {
 			l.mu.Lock()
-			l.of(fmt.Sprint("liar ", i)).Bad = time.Now().Add(badTime + time.Duration(i)*time.Second)
+			l.account(fmt.Sprint("liar ", i)).Bad = time.Now().Add(badTime + time.Duration(i)*time.Second)
 			l.mu.Unlock()
 			l.Pass(fmt.Sprint("taker ", i), 1<<30, 0)
 		}

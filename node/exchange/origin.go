@@ -58,13 +58,13 @@ func (o *origin) name() string {
 	return u.String()
 }
 
-func (o *origin) workers() int    { return originAtOnce }
-func (o *origin) can(n Need) bool { return n.File == o.at.File }
+func (o *origin) workers() int       { return originAtOnce }
+func (o *origin) mayAsk(n Need) bool { return n.File == o.at.File }
 
 // most is what comes in half a second, so that requests are few. Over a slow
 // link it is a single leaf: what is under way, a member of the swarm that joins
 // now would ask for as well.
-func (o *origin) most(rate float64) int {
+func (o *origin) batch(rate float64) int {
 	if rate == 0 {
 		return originFirst
 	}
@@ -119,7 +119,7 @@ func (f *fetch) leafFrom(ctx context.Context, r io.Reader, n Need, beat func(tim
 		return err
 	}
 	defer f.release(buf)
-	if err := f.fill(ctx, buf[:n.Size], r, beat); err != nil {
+	if err := f.readPaced(ctx, buf[:n.Size], r, beat); err != nil {
 		return err
 	}
 	return got(buf[:n.Size])

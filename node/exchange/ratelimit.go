@@ -22,23 +22,23 @@ const (
 
 // pacer holds bulk in one direction to the operator's rate, and back while
 // sessions run on this node.
-type pacer struct {
-	limit *rate.Limiter // nil: none
-	rest  *rate.Limiter // while busy
-	busy  func() bool   // nil: never
+type rateLimiter struct {
+	limit     *rate.Limiter // nil: none
+	whileBusy *rate.Limiter // while busy
+	busy      func() bool   // nil: never
 
-	mu     sync.Mutex
-	looked time.Time
-	is     bool
-	begun  time.Time // of the bytes counted
-	last   time.Time
-	bytes  int
-	free   float64 // bytes a second that were reached while nobody was busy
+	mu       sync.Mutex
+	lookedAt time.Time
+	isBusy   bool
+	begun    time.Time // of the bytes counted
+	last     time.Time
+	bytes    int
+	freeRate float64 // bytes a second that were reached while nobody was busy
 }
 
 // newPacer takes bytes a second; 0: no limit.
-func newPacer(bytes float64, busy func() bool) *pacer {
-	p := &pacer{busy: busy, rest: rate.NewLimiter(busyFirst, bulkChunk)}
+func newRateLimiter(bytes float64, busy func() bool) *rateLimiter {
+	p := &rateLimiter{busy: busy, whileBusy: rate.NewLimiter(busyFirst, bulkChunk)}
 	if bytes > 0 {
 		p.limit = rate.NewLimiter(rate.Limit(bytes), max(chunk, int(bytes/20)))
 	}
@@ -46,9 +46,9 @@ func newPacer(bytes float64, busy func() bool) *pacer {
 }
 
 // wait waits until n bytes may pass.
-func (p *pacer) wait(ctx context.Context, n int) error {
-	if p.yields(n) {
-		if err := waitN(ctx, p.rest, n); err != nil {
+func (p *rateLimiter) wait(ctx context.Context, n int) error {
+	if p.standsBack(n) {
+		if err := waitN(ctx, p.whileBusy, n); err != nil {
 			return err
 		}
 	}
@@ -70,30 +70,30 @@ func waitN(ctx context.Context, l *rate.Limiter, n int) error {
 }
 
 // yields says whether sessions run, and measures while they do not.
-func (p *pacer) yields(n int) bool {
+func (p *rateLimiter) standsBack(n int) bool {
 	if p.busy == nil {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if now.Sub(p.looked) > busyLook {
-		was := p.is
-		if p.looked, p.is = now, p.busy(); p.is && !was {
+	if now.Sub(p.lookedAt) > busyLook {
+		was := p.isBusy
+		if p.lookedAt, p.isBusy = now, p.busy(); p.isBusy && !was {
 			limit := rate.Limit(busyFirst)
-			if p.free > 0 {
-				limit = rate.Limit(max(busyLeast, p.free*busyPart))
+			if p.freeRate > 0 {
+				limit = rate.Limit(max(busyLeast, p.freeRate*busyPart))
 			}
-			p.rest.SetLimit(limit)
+			p.whileBusy.SetLimit(limit)
 		}
 	}
-	if p.is || now.Sub(p.last) > rateTime {
+	if p.isBusy || now.Sub(p.last) > rateTime {
 		p.begun, p.bytes = now, 0
 	} else if took := now.Sub(p.begun); took > rateTime && p.bytes >= rateBytes {
-		p.free += (float64(p.bytes)/took.Seconds() - p.free) / 2
+		p.freeRate += (float64(p.bytes)/took.Seconds() - p.freeRate) / 2
 		p.begun, p.bytes = now, 0
 	}
 	p.last = now
 	p.bytes += n
-	return p.is
+	return p.isBusy
 }

@@ -43,7 +43,7 @@ const (
 var errBad = errors.New("it sends what is not what it was asked for")
 
 // errTaken ends an errand whose leaves another source has brought.
-var errTaken = errors.New("another was faster")
+var errOvertaken = errors.New("another was faster")
 
 // permanent is a failure that another try would not mend.
 type permanent struct{ error }
@@ -72,9 +72,9 @@ type Need struct {
 // all peers that only speak bitswap.
 type source interface {
 	name() string
-	can(n Need) bool       // it may be asked for the leaf; called with desk.mu held
-	most(rate float64) int // how many to ask for at once, by its rate in bytes a second
-	workers() int          // how often at once
+	mayAsk(n Need) bool     // it may be asked for the leaf; called with desk.mu held
+	batch(rate float64) int // how many to ask for at once, by its rate in bytes a second
+	workers() int           // how often at once
 	// get asks for leaves and calls got with each as it comes; nothing has
 	// been checked then.
 	get(ctx context.Context, ask []Need, got func(i int, data []byte) error) error
@@ -90,68 +90,68 @@ type source interface {
 // it will not be done soon. An origin is asked for nothing that a mate has, or
 // that other peers give fast enough. At the end, a source with nothing left to
 // do takes over what a slow one is at; who comes second is called off.
-type desk struct {
+type scheduler struct {
 	f    *fetch
-	self uint64 // own salt
+	salt uint64 // own salt
 
-	mu       sync.Mutex
-	wake     chan struct{} // closed and replaced when there may be work
-	open     []*task       // some may be done
-	all      map[int]*task // by number
-	leaves   int           // open
-	left     int64         // bytes
-	keeping  int           // leaves that have come and are being kept
-	plain    bool          // there are holders that only bitswap reaches
-	avail    map[int]int   // how many mates have a leaf
-	inSwarm  map[int]int   // and of those that fetch
-	seats    map[*seat]struct{}
-	fromPeer time.Time     // bytes of a leaf came from a peer
-	peers    int64         // bytes that came from peers
-	mine     int64         // bytes that this node was the first of the swarm to have
-	mineAt   time.Time     // the last of those came
-	took     time.Duration // to get those, without pauses
-	passedAt time.Time     // a member was passed over
-	began    time.Time
+	mu          sync.Mutex
+	wake        chan struct{}     // closed and replaced when there may be work
+	open        []*openLeaf       // some may be done
+	byNumber    map[int]*openLeaf // by number
+	openLeaves  int               // open
+	bytesLeft   int64             // bytes
+	storing     int               // leaves that have come and are being kept
+	bitswapOnly bool              // there are holders that only bitswap reaches
+	peersWith   map[int]int       // how many mates have a leaf
+	swarmWith   map[int]int       // and of those that fetch
+	sources     map[*sourceState]struct{}
+	fromPeer    time.Time     // bytes of a leaf came from a peer
+	peerBytes   int64         // bytes that came from peers
+	ownBytes    int64         // bytes that this node was the first of the swarm to have
+	ownAt       time.Time     // the last of those came
+	ownTook     time.Duration // to get those, without pauses
+	passedAt    time.Time     // a member was passed over
+	began       time.Time
 }
 
 // task is a leaf that is lacking.
-type task struct {
-	need  Need
-	at    []*errand
-	done  bool
-	since time.Time // some other member of the swarm has had it, or none has
+type openLeaf struct {
+	need           Need
+	requests       []*request
+	done           bool
+	holdersChanged time.Time // some other member of the swarm has had it, or none has
 }
 
 // errand is a source at work on some leaves.
-type errand struct {
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	seat   *seat
-	tasks  []*task
-	next   int // that comes next
-	open   int // that nobody has brought
-	since  time.Time
+type request struct {
+	ctx       context.Context
+	cancel    context.CancelCauseFunc
+	source    *sourceState
+	leaves    []*openLeaf
+	arrived   int // that comes next
+	open      int // that nobody has brought
+	sinceLast time.Time
 }
 
 // seat is a source's place at the desk.
-type seat struct {
-	src    source
-	mate   *mate   // nil unless it is one
-	origin *origin // likewise
-	ready  func() bool
+type sourceState struct {
+	src       source
+	swarmPeer *swarmPeer // nil unless it is one
+	origin    *origin    // likewise
+	ready     func() bool
 
 	// With desk.mu:
-	worker float64 // bytes a second of one worker
-	busy   int     // workers
-	bytes  int64
-	last   time.Time
-	until  time.Time // it is not asked
+	workerRate  float64 // bytes a second of one worker
+	busyWorkers int     // workers
+	bytesCame   int64
+	lastCame    time.Time
+	pausedUntil time.Time // it is not asked
 }
 
-func newDesk(f *fetch) *desk {
-	return &desk{
-		f: f, self: saltOf(f.x.host.ID()), wake: make(chan struct{}), all: map[int]*task{}, avail: map[int]int{}, inSwarm: map[int]int{},
-		seats: map[*seat]struct{}{}, began: time.Now(), fromPeer: time.Now(),
+func newScheduler(f *fetch) *scheduler {
+	return &scheduler{
+		f: f, salt: saltOf(f.x.host.ID()), wake: make(chan struct{}), byNumber: map[int]*openLeaf{}, peersWith: map[int]int{}, swarmWith: map[int]int{},
+		sources: map[*sourceState]struct{}{}, began: time.Now(), fromPeer: time.Now(),
 	}
 }
 
@@ -170,36 +170,36 @@ func mix(z uint64) uint64 {
 }
 
 // add puts leaves on the desk, those that are not there yet.
-func (d *desk) add(need []Need) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (s *scheduler) add(need []Need) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, n := range need {
-		if t := d.all[n.Number]; t != nil && !t.done {
+		if t := s.byNumber[n.Number]; t != nil && !t.done {
 			continue
 		}
-		t := &task{need: n, since: time.Now()}
-		d.all[n.Number] = t
-		d.open = append(d.open, t)
-		d.leaves++
-		d.left += int64(n.Size)
+		t := &openLeaf{need: n, holdersChanged: time.Now()}
+		s.byNumber[n.Number] = t
+		s.open = append(s.open, t)
+		s.openLeaves++
+		s.bytesLeft += int64(n.Size)
 	}
-	slices.SortStableFunc(d.open, func(a, b *task) int {
-		return cmp.Compare(d.f.hash(a.need.CID), d.f.hash(b.need.CID))
+	slices.SortStableFunc(s.open, func(a, b *openLeaf) int {
+		return cmp.Compare(s.f.hash(a.need.CID), s.f.hash(b.need.CID))
 	})
-	d.tellAll()
+	s.wakeAll()
 }
 
 // tellAll wakes those who wait for work. Called with mu held.
-func (d *desk) tellAll() {
-	close(d.wake)
-	d.wake = make(chan struct{})
+func (s *scheduler) wakeAll() {
+	close(s.wake)
+	s.wake = make(chan struct{})
 }
 
 // wanted are the leaves on the desk, a bit each.
-func (d *desk) wanted(bits []byte) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, t := range d.open {
+func (s *scheduler) openBits(bits []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.open {
 		if !t.done && t.need.Number>>3 < len(bits) {
 			protocol.SetBit(bits, t.need.Number)
 		}
@@ -207,139 +207,139 @@ func (d *desk) wanted(bits []byte) {
 }
 
 // told takes what a mate says.
-func (d *desk) told(m *mate, st *protocol.LeavesState) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (s *scheduler) peerHas(m *swarmPeer, st *protocol.LeavesState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if m.gone {
 		return
 	}
 	if st.Total != 0 {
-		d.whole(m, st)
+		s.setState(m, st)
 	}
 	for _, n := range st.Got {
 		i := int(n)
 		if protocol.Bit(m.held, i) {
 			continue
 		}
-		d.gains(m, i)
+		s.creditLeaf(m, i)
 		protocol.SetBit(m.held, i)
-		d.avail[i]++
-		if m.swarm {
-			d.shared(m, i, 1)
+		s.peersWith[i]++
+		if m.inSwarm {
+			s.addHolder(m, i, 1)
 		}
-		m.came++
+		m.gotLeaves++
 		if protocol.Bit(m.wanted, i) {
-			m.left--
+			m.leavesLeft--
 		}
 	}
-	d.tellAll()
+	s.wakeAll()
 }
 
 // whole takes all that a mate has and wants. Called with mu held.
-func (d *desk) whole(m *mate, st *protocol.LeavesState) {
-	for i := range d.f.total {
+func (s *scheduler) setState(m *swarmPeer, st *protocol.LeavesState) {
+	for i := range s.f.total {
 		if m.held != nil && protocol.Bit(st.Held, i) && !protocol.Bit(m.held, i) {
-			d.gains(m, i)
-			m.came++
+			s.creditLeaf(m, i)
+			m.gotLeaves++
 		}
 	}
-	d.count(m, -1)
-	m.held, m.wanted, m.left = st.Held, st.Wanted, 0
-	for i := range d.f.total {
+	s.count(m, -1)
+	m.held, m.wanted, m.leavesLeft = st.Held, st.Wanted, 0
+	for i := range s.f.total {
 		if protocol.Bit(m.wanted, i) && !protocol.Bit(m.held, i) {
-			m.left++
+			m.leavesLeft++
 		}
 	}
-	m.swarm = m.swarm || m.left > 0
-	d.count(m, 1)
+	m.inSwarm = m.inSwarm || m.leavesLeft > 0
+	s.count(m, 1)
 }
 
 // gains notes that a mate got a leaf; if nobody else in the swarm has it, the
 // mate brought it in. Called with mu held.
-func (d *desk) gains(m *mate, leaf int) {
-	if t := d.all[leaf]; t == nil || t.done || d.inSwarm[leaf] > 0 {
+func (s *scheduler) creditLeaf(m *swarmPeer, leaf int) {
+	if t := s.byNumber[leaf]; t == nil || t.done || s.swarmWith[leaf] > 0 {
 		return
 	}
 	now := time.Now()
-	m.took += min(d.patience()/4, now.Sub(latest(m.joined, m.broughtAt)))
-	m.brought += int64(d.all[leaf].need.Size)
+	m.broughtTook += min(s.patience()/4, now.Sub(latest(m.joined, m.broughtAt)))
+	m.broughtBytes += int64(s.byNumber[leaf].need.Size)
 	m.broughtAt, m.passed = now, false
 }
 
 // count adds what a mate holds to what there is. Called with mu held.
-func (d *desk) count(m *mate, by int) {
-	for i := range d.f.total {
+func (s *scheduler) count(m *swarmPeer, by int) {
+	for i := range s.f.total {
 		if protocol.Bit(m.held, i) {
-			d.avail[i] += by
-			if m.swarm {
-				d.shared(m, i, by)
+			s.peersWith[i] += by
+			if m.inSwarm {
+				s.addHolder(m, i, by)
 			}
 		}
 	}
 }
 
 // shared notes that one more, or one less, in the swarm has a leaf. Called with mu held.
-func (d *desk) shared(m *mate, leaf, by int) {
-	was := d.inSwarm[leaf]
-	d.inSwarm[leaf] += by
-	if t := d.all[leaf]; t != nil && !m.unreliable && (was == 0 || was+by == 0) {
-		t.since = time.Now()
+func (s *scheduler) addHolder(m *swarmPeer, leaf, by int) {
+	was := s.swarmWith[leaf]
+	s.swarmWith[leaf] += by
+	if t := s.byNumber[leaf]; t != nil && !m.unreliable && (was == 0 || was+by == 0) {
+		t.holdersChanged = time.Now()
 	}
 }
 
 // lacks notes that a mate does not have a leaf after all.
-func (d *desk) lacks(m *mate, leaf int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (s *scheduler) peerLacks(m *swarmPeer, leaf int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if protocol.Bit(m.held, leaf) {
 		m.held[leaf>>3] &^= 1 << (leaf & 7)
-		d.avail[leaf]--
-		if m.swarm {
-			d.shared(m, leaf, -1)
+		s.peersWith[leaf]--
+		if m.inSwarm {
+			s.addHolder(m, leaf, -1)
 		}
 		m.unreliable = true
 	}
 }
 
 // sit gives a source a place. leave takes it away.
-func (d *desk) sit(st *seat) (leave func()) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.seats[st] = struct{}{}
-	d.tellAll()
+func (s *scheduler) addSource(st *sourceState) (leave func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sources[st] = struct{}{}
+	s.wakeAll()
 	return func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.seats, st)
-		if st.mate != nil {
-			d.count(st.mate, -1)
-			st.mate.held, st.mate.wanted, st.mate.gone = nil, nil, true
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.sources, st)
+		if st.swarmPeer != nil {
+			s.count(st.swarmPeer, -1)
+			st.swarmPeer.held, st.swarmPeer.wanted, st.swarmPeer.gone = nil, nil, true
 		}
-		d.tellAll()
+		s.wakeAll()
 	}
 }
 
 // take waits for work and takes some. nil: there is none any more, or ctx or
 // until says so.
-func (d *desk) take(ctx context.Context, st *seat, until func() bool) *errand {
+func (s *scheduler) next(ctx context.Context, st *sourceState, until func() bool) *request {
 	tick := time.NewTicker(lookAround)
 	defer tick.Stop()
 	for ctx.Err() == nil && (until == nil || !until()) {
 		ready := st.ready == nil || st.ready()
-		d.mu.Lock()
-		ready = ready && !time.Now().Before(st.until)
-		if d.leaves+d.keeping == 0 && until != nil {
-			d.mu.Unlock()
+		s.mu.Lock()
+		ready = ready && !time.Now().Before(st.pausedUntil)
+		if s.openLeaves+s.storing == 0 && until != nil {
+			s.mu.Unlock()
 			return nil
 		}
 		if ready {
-			if e := d.assign(ctx, st); e != nil {
-				d.mu.Unlock()
-				return e
+			if req := s.assign(ctx, st); req != nil {
+				s.mu.Unlock()
+				return req
 			}
 		}
-		wake := d.wake
-		d.mu.Unlock()
+		wake := s.wake
+		s.mu.Unlock()
 		select {
 		case <-ctx.Done():
 		case <-wake:
@@ -350,47 +350,47 @@ func (d *desk) take(ctx context.Context, st *seat, until func() bool) *errand {
 }
 
 // assign picks what a source is to do now. Called with mu held.
-func (d *desk) assign(ctx context.Context, st *seat) *errand {
-	tasks := d.pick(st)
+func (s *scheduler) assign(ctx context.Context, st *sourceState) *request {
+	tasks := s.pick(st)
 	if len(tasks) == 0 {
-		if t := d.slowest(st); t != nil {
-			tasks = []*task{t}
+		if t := s.slowest(st); t != nil {
+			tasks = []*openLeaf{t}
 		}
 	}
 	if len(tasks) == 0 {
 		return nil
 	}
-	e := &errand{seat: st, tasks: tasks, open: len(tasks), since: time.Now()}
-	e.ctx, e.cancel = context.WithCancelCause(ctx)
+	req := &request{source: st, leaves: tasks, open: len(tasks), sinceLast: time.Now()}
+	req.ctx, req.cancel = context.WithCancelCause(ctx)
 	for _, t := range tasks {
-		t.at = append(t.at, e)
+		t.requests = append(t.requests, req)
 	}
-	st.busy++
-	return e
+	st.busyWorkers++
+	return req
 }
 
 // pick chooses among what nobody is at. Called with mu held.
-func (d *desk) pick(st *seat) []*task {
-	most := st.src.most(st.rate())
+func (s *scheduler) pick(st *sourceState) []*openLeaf {
+	most := st.src.batch(st.rate())
 	type choice struct {
 		rank int
-		task *task
+		task *openLeaf
 	}
 	var best []choice
 	whole := st.origin != nil && st.origin.whole.Load()
-	live := d.open[:0]
+	live := s.open[:0]
 	now := time.Now()
-	slow := st.origin != nil && d.peersAreSlow()
-	d.plain = st.origin != nil && d.f.plain()
-	for _, t := range d.open {
+	slow := st.origin != nil && s.peersAreSlow()
+	s.bitswapOnly = st.origin != nil && s.f.bitswapOnly()
+	for _, t := range s.open {
 		if t.done {
 			continue
 		}
 		live = append(live, t)
-		if len(t.at) > 0 || !st.src.can(t.need) {
+		if len(t.requests) > 0 || !st.src.mayAsk(t.need) {
 			continue
 		}
-		rank, ok := d.rank(st, t, now, slow)
+		rank, ok := s.rank(st, t, now, slow)
 		if !ok || !whole && len(best) == most && rank >= best[most-1].rank {
 			continue
 		}
@@ -405,41 +405,41 @@ func (d *desk) pick(st *seat) []*task {
 			best = best[:min(len(best), most)]
 		}
 	}
-	clear(d.open[len(live):])
-	d.open = live
-	var out []*task
+	clear(s.open[len(live):])
+	s.open = live
+	var out []*openLeaf
 	for _, c := range best {
 		out = append(out, c.task)
 	}
 	if st.origin != nil && len(out) > 0 && !whole {
-		out = d.run(st, out[0], most, now, slow)
+		out = s.extendRun(st, out[0], most, now, slow)
 	}
 	if st.origin != nil {
-		slices.SortFunc(out, func(a, b *task) int { return cmp.Compare(a.need.Offset, b.need.Offset) })
+		slices.SortFunc(out, func(a, b *openLeaf) int { return cmp.Compare(a.need.Offset, b.need.Offset) })
 	}
 	return out
 }
 
 // run extends a leaf to those that follow it in the file, for one request.
 // Called with mu held.
-func (d *desk) run(st *seat, t *task, most int, now time.Time, slow bool) []*task {
-	out := []*task{t}
+func (s *scheduler) extendRun(st *sourceState, t *openLeaf, most int, now time.Time, slow bool) []*openLeaf {
+	out := []*openLeaf{t}
 	for n := t.need.Number + 1; len(out) < most; n++ {
-		last, next := out[len(out)-1].need, d.all[n]
-		if next == nil || next.done || len(next.at) > 0 || next.need.File != last.File || next.need.Offset != last.Offset+int64(last.Size) {
+		last, next := out[len(out)-1].need, s.byNumber[n]
+		if next == nil || next.done || len(next.requests) > 0 || next.need.File != last.File || next.need.Offset != last.Offset+int64(last.Size) {
 			break
 		}
-		if _, ok := d.rank(st, next, now, slow); !ok {
+		if _, ok := s.rank(st, next, now, slow); !ok {
 			break
 		}
 		out = append(out, next)
 	}
 	for n := t.need.Number - 1; len(out) < most; n-- {
-		first, prev := out[0].need, d.all[n]
-		if prev == nil || prev.done || len(prev.at) > 0 || prev.need.File != first.File || first.Offset != prev.need.Offset+int64(prev.need.Size) {
+		first, prev := out[0].need, s.byNumber[n]
+		if prev == nil || prev.done || len(prev.requests) > 0 || prev.need.File != first.File || first.Offset != prev.need.Offset+int64(prev.need.Size) {
 			break
 		}
-		if _, ok := d.rank(st, prev, now, slow); !ok {
+		if _, ok := s.rank(st, prev, now, slow); !ok {
 			break
 		}
 		out = slices.Insert(out, 0, prev)
@@ -449,46 +449,46 @@ func (d *desk) run(st *seat, t *task, most int, now time.Time, slow bool) []*tas
 
 // rank says how much a leaf is for a source to bring; less comes first. Called
 // with mu held.
-func (d *desk) rank(st *seat, t *task, now time.Time, slow bool) (int, bool) {
-	rank := d.avail[t.need.Number]
+func (s *scheduler) rank(st *sourceState, t *openLeaf, now time.Time, slow bool) (int, bool) {
+	rank := s.peersWith[t.need.Number]
 	switch {
 	case st.origin != nil && !st.origin.http: // a file of this machine
 		return rank, true
 	case st.origin != nil:
-		if d.inSwarm[t.need.Number] > 0 {
-			return rank, d.swarmFails(t, now)
+		if s.swarmWith[t.need.Number] > 0 {
+			return rank, s.swarmFails(t, now)
 		}
-		if !slow && (rank > 0 || d.plain) {
+		if !slow && (rank > 0 || s.bitswapOnly) {
 			return 0, false
 		}
-	case st.mate == nil || st.mate.swarm:
+	case st.swarmPeer == nil || st.swarmPeer.inSwarm:
 		return rank, true
 	}
-	owner := d.owner(t)
-	for owner != nil && d.pass(owner, t, now) {
-		owner = d.owner(t)
+	owner := s.owner(t)
+	for owner != nil && s.passOver(owner, t, now) {
+		owner = s.owner(t)
 	}
 	switch {
 	case owner == nil:
 		return rank, true
-	case d.lags(owner, now) && d.after(owner, t) == nil, d.starves(t):
+	case s.lags(owner, now) && s.after(owner, t) == nil, s.starves(t):
 		return rank + 1<<20, true
 	}
 	return 0, false
 }
 
 // before lists...
-func (d *desk) next(t *task, after uint64) (*mate, uint64) {
+func (s *scheduler) nextInLine(t *openLeaf, after uint64) (*swarmPeer, uint64) {
 	key := uint64(t.need.Number / runLeaves)
-	var best *mate
-	least := mix(d.self ^ key)
-	for st := range d.seats {
-		m := st.mate
+	var best *swarmPeer
+	least := mix(s.salt ^ key)
+	for st := range s.sources {
+		m := st.swarmPeer
 		if m == nil || m.passed || m.unreliable || !protocol.Bit(m.wanted, t.need.Number) || protocol.Bit(m.held, t.need.Number) {
 			continue
 		}
-		if s := mix(m.salt ^ key); s < least && s > after {
-			best, least = m, s
+		if place := mix(m.salt ^ key); place < least && place > after {
+			best, least = m, place
 		}
 	}
 	return best, least
@@ -496,33 +496,33 @@ func (d *desk) next(t *task, after uint64) (*mate, uint64) {
 
 // owner is the mate that is to get a leaf from outside of the swarm; nil: this
 // node. Called with mu held.
-func (d *desk) owner(t *task) *mate {
-	m, _ := d.next(t, 0)
+func (s *scheduler) owner(t *openLeaf) *swarmPeer {
+	m, _ := s.nextInLine(t, 0)
 	return m
 }
 
 // after is the mate that comes after another, before this node. Called with mu
 // held.
-func (d *desk) after(m *mate, t *task) *mate {
-	n, _ := d.next(t, mix(m.salt^uint64(t.need.Number/runLeaves)))
+func (s *scheduler) after(m *swarmPeer, t *openLeaf) *swarmPeer {
+	n, _ := s.nextInLine(t, mix(m.salt^uint64(t.need.Number/runLeaves)))
 	return n
 }
 
 // ahead counts the mates that come before this node. Called with mu held.
-func (d *desk) before(t *task) (n int) {
-	for m, at := d.next(t, 0); m != nil; m, at = d.next(t, at) {
+func (s *scheduler) countBefore(t *openLeaf) (n int) {
+	for m, at := s.nextInLine(t, 0); m != nil; m, at = s.nextInLine(t, at) {
 		n++
 	}
 	return n
 }
 
 // pass passes over an owner... Called with mu held.
-func (d *desk) pass(m *mate, t *task, now time.Time) bool {
-	last := latest(m.joined, m.broughtAt, t.since, d.passedAt)
-	if now.Sub(last) <= d.patience() {
+func (s *scheduler) passOver(m *swarmPeer, t *openLeaf, now time.Time) bool {
+	last := latest(m.joined, m.broughtAt, t.holdersChanged, s.passedAt)
+	if now.Sub(last) <= s.patience() {
 		return false
 	}
-	m.passed, d.passedAt = true, now
+	m.passed, s.passedAt = true, now
 	return true
 }
 
@@ -530,12 +530,12 @@ func (d *desk) pass(m *mate, t *task, now time.Time) bool {
 func latest(list ...time.Time) time.Time { return slices.MaxFunc(list, time.Time.Compare) }
 
 // patience with a member of the swarm that brings nothing. Called with mu held.
-func (d *desk) patience() time.Duration {
-	took, sum := d.took, d.mine
-	for st := range d.seats {
-		if m := st.mate; m != nil {
-			took += m.took
-			sum += m.brought
+func (s *scheduler) patience() time.Duration {
+	took, sum := s.ownTook, s.ownBytes
+	for st := range s.sources {
+		if m := st.swarmPeer; m != nil {
+			took += m.broughtTook
+			sum += m.broughtBytes
 		}
 	}
 	return patience(took, sum)
@@ -550,74 +550,74 @@ func patience(took time.Duration, sum int64) time.Duration {
 
 // lags says that a member of the swarm gets leaves at less than half the mean
 // rate. Called with mu held.
-func (d *desk) lags(m *mate, now time.Time) bool {
-	took, leaves := now.Sub(d.began), len(d.all)-d.leaves
-	for st := range d.seats {
-		if o := st.mate; o != nil && o.swarm {
+func (s *scheduler) lags(m *swarmPeer, now time.Time) bool {
+	took, leaves := now.Sub(s.began), len(s.byNumber)-s.openLeaves
+	for st := range s.sources {
+		if o := st.swarmPeer; o != nil && o.inSwarm {
 			took += now.Sub(o.joined)
-			leaves += o.came
+			leaves += o.gotLeaves
 		}
 	}
-	return 2*float64(m.came+ahead)*took.Seconds() < float64(leaves)*now.Sub(m.joined).Seconds()
+	return 2*float64(m.gotLeaves+ahead)*took.Seconds() < float64(leaves)*now.Sub(m.joined).Seconds()
 }
 
 // swarmFails says that an origin may be asked for what others in the swarm have. Called with mu held.
-func (d *desk) swarmFails(t *task, now time.Time) bool {
-	quiet := now.Sub(latest(d.fromPeer, t.since))
+func (s *scheduler) swarmFails(t *openLeaf, now time.Time) bool {
+	quiet := now.Sub(latest(s.fromPeer, t.holdersChanged))
 	if quiet < patienceLeast {
 		return false
 	}
-	return quiet > patience(d.fromPeer.Sub(d.began), d.peers)*time.Duration(1+d.before(t)) || d.starves(t)
+	return quiet > patience(s.fromPeer.Sub(s.began), s.peerBytes)*time.Duration(1+s.countBefore(t)) || s.starves(t)
 }
 
 // starves says that nothing comes at all. Called with mu held.
-func (d *desk) starves(t *task) bool {
-	idle, _, _ := d.f.idle()
-	return idle > starveTime && idle > starveTime+time.Duration(d.before(t))*starveStep
+func (s *scheduler) starves(t *openLeaf) bool {
+	idle, _, _ := s.f.idle()
+	return idle > starveTime && idle > starveTime+time.Duration(s.countBefore(t))*starveStep
 }
 
 // alive notes that bytes come from a peer.
-func (d *desk) alive() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.fromPeer = time.Now()
+func (s *scheduler) bytesCame() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fromPeer = time.Now()
 }
 
 // peersAreSlow says that origins may be asked for what peers have as well.
 // Called with mu held.
-func (d *desk) peersAreSlow() bool {
+func (s *scheduler) peersAreSlow() bool {
 	var rate float64
-	for st := range d.seats {
+	for st := range s.sources {
 		if st.origin == nil {
 			rate += st.rate()
 		}
 	}
-	return float64(d.left) > rate*enough.Seconds()
+	return float64(s.bytesLeft) > rate*enough.Seconds()
 }
 
 // slowest is what another source is at and this one would bring much sooner.
 // Called with mu held.
-func (d *desk) slowest(st *seat) *task {
+func (s *scheduler) slowest(st *sourceState) *openLeaf {
 	now := time.Now()
-	var best *task
+	var best *openLeaf
 	var gain float64
-	for _, t := range d.open {
-		if t.done || len(t.at) == 0 || !st.src.can(t.need) || slices.ContainsFunc(t.at, func(e *errand) bool { return e.seat == st }) {
+	for _, t := range s.open {
+		if t.done || len(t.requests) == 0 || !st.src.mayAsk(t.need) || slices.ContainsFunc(t.requests, func(req *request) bool { return req.source == st }) {
 			continue
 		}
-		if len(t.at) > 1 && (st.origin == nil || !d.starves(t)) {
+		if len(t.requests) > 1 && (st.origin == nil || !s.starves(t)) {
 			continue
 		}
 		if st.origin != nil {
-			if _, ok := d.rank(st, t, now, true); !ok {
+			if _, ok := s.rank(st, t, now, true); !ok {
 				continue
 			}
 		}
 		mine := 0.5
-		if st.worker > 0 {
-			mine = float64(t.need.Size) / st.worker
+		if st.workerRate > 0 {
+			mine = float64(t.need.Size) / st.workerRate
 		}
-		if theirs := t.at[0].rest(t, now); theirs > 1.5*mine+0.1 && theirs-mine > gain {
+		if theirs := t.requests[0].timeLeft(t, now); theirs > 1.5*mine+0.1 && theirs-mine > gain {
 			best, gain = t, theirs-mine
 		}
 	}
@@ -626,109 +626,111 @@ func (d *desk) slowest(st *seat) *task {
 
 // rest is how long an errand will take until it brings a leaf, in seconds: by
 // its source's rate, or, if it is slower than that, as long as it took already.
-func (e *errand) rest(t *task, now time.Time) float64 {
+func (req *request) timeLeft(t *openLeaf, now time.Time) float64 {
 	var bytes int64
-	for _, o := range e.tasks[min(e.next, len(e.tasks)):] {
+	for _, o := range req.leaves[min(req.arrived, len(req.leaves)):] {
 		bytes += int64(o.need.Size)
 		if o == t {
 			break
 		}
 	}
-	took := now.Sub(e.since).Seconds()
-	if e.seat.worker <= 0 {
+	took := now.Sub(req.sinceLast).Seconds()
+	if req.source.workerRate <= 0 {
 		return took
 	}
-	if rest := float64(bytes)/e.seat.worker - took; rest > 0 {
+	if rest := float64(bytes)/req.source.workerRate - took; rest > 0 {
 		return rest
 	}
 	return took
 }
 
 // rate is a source's, in bytes a second. Called with desk.mu held.
-func (st *seat) rate() float64 { return st.worker * float64(max(st.busy, st.src.workers())) }
+func (st *sourceState) rate() float64 {
+	return st.workerRate * float64(max(st.busyWorkers, st.src.workers()))
+}
 
 // brought notes that a leaf has come and is being kept; false if another was
 // faster.
-func (d *desk) brought(e *errand, i int) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	t, st := e.tasks[i], e.seat
+func (s *scheduler) received(req *request, i int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, st := req.leaves[i], req.source
 	now := time.Now()
-	if took := now.Sub(e.since).Seconds(); took > 0 {
+	if took := now.Sub(req.sinceLast).Seconds(); took > 0 {
 		r := float64(t.need.Size) / took
-		if st.worker == 0 {
-			st.worker = r
+		if st.workerRate == 0 {
+			st.workerRate = r
 		}
-		st.worker += (r - st.worker) / 4
+		st.workerRate += (r - st.workerRate) / 4
 	}
-	e.next, e.since = i+1, now
-	st.bytes += int64(t.need.Size)
-	st.last = now
+	req.arrived, req.sinceLast = i+1, now
+	st.bytesCame += int64(t.need.Size)
+	st.lastCame = now
 	if st.origin == nil {
-		d.fromPeer = now
-		d.peers += int64(t.need.Size)
+		s.fromPeer = now
+		s.peerBytes += int64(t.need.Size)
 	}
 	if t.done {
 		return false
 	}
-	if d.inSwarm[t.need.Number] == 0 {
-		d.took += min(d.patience()/4, now.Sub(latest(d.began, d.mineAt)))
-		d.mine += int64(t.need.Size)
-		d.mineAt = now
+	if s.swarmWith[t.need.Number] == 0 {
+		s.ownTook += min(s.patience()/4, now.Sub(latest(s.began, s.ownAt)))
+		s.ownBytes += int64(t.need.Size)
+		s.ownAt = now
 	}
 	t.done = true
-	d.leaves--
-	d.keeping++
-	d.left -= int64(t.need.Size)
-	for _, o := range t.at {
-		if o.open--; o.open == 0 && o != e {
-			o.cancel(errTaken)
+	s.openLeaves--
+	s.storing++
+	s.bytesLeft -= int64(t.need.Size)
+	for _, o := range t.requests {
+		if o.open--; o.open == 0 && o != req {
+			o.cancel(errOvertaken)
 		}
 	}
 	return true
 }
 
 // kept wakes who waits for work, or for its end.
-func (d *desk) kept() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.keeping--; d.leaves+d.keeping == 0 {
-		d.tellAll()
+func (s *scheduler) stored() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.storing--; s.openLeaves+s.storing == 0 {
+		s.wakeAll()
 	}
 }
 
 // rest has all workers of a source pause.
-func (d *desk) rest(st *seat, pause time.Duration) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	st.until = time.Now().Add(pause)
+func (s *scheduler) pause(st *sourceState, pause time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.pausedUntil = time.Now().Add(pause)
 }
 
 // end gives back what an errand did not bring.
-func (d *desk) end(e *errand) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (s *scheduler) finish(req *request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	open := false
-	for _, t := range e.tasks {
-		t.at = slices.DeleteFunc(t.at, func(o *errand) bool { return o == e })
+	for _, t := range req.leaves {
+		t.requests = slices.DeleteFunc(t.requests, func(o *request) bool { return o == req })
 		open = open || !t.done
 	}
-	e.seat.busy--
-	e.cancel(nil)
+	req.source.busyWorkers--
+	req.cancel(nil)
 	if open {
-		d.tellAll()
+		s.wakeAll()
 	}
 }
 
 // giving counts the sources that gave something lately.
-func (d *desk) giving(now time.Time) (peers, origins int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for st := range d.seats {
-		switch lately := now.Sub(st.last) < aliveTime; {
+func (s *scheduler) active(now time.Time) (peers, origins int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for st := range s.sources {
+		switch lately := now.Sub(st.lastCame) < aliveTime; {
 		case lately && st.origin != nil:
 			origins++
-		case lately && st.mate != nil:
+		case lately && st.swarmPeer != nil:
 			peers++
 		}
 	}
@@ -736,14 +738,14 @@ func (d *desk) giving(now time.Time) (peers, origins int) {
 }
 
 // seat has a source work until ctx ends, it proves useless, or leave is called.
-func (f *fetch) seat(ctx context.Context, src source, gone func()) (leave func()) {
-	st := &seat{src: src}
-	st.mate, _ = src.(*mate)
+func (f *fetch) startSource(ctx context.Context, src source, gone func()) (leave func()) {
+	st := &sourceState{src: src}
+	st.swarmPeer, _ = src.(*swarmPeer)
 	if st.origin, _ = src.(*origin); st.origin != nil && st.origin.http {
 		st.ready = func() bool { return f.met() }
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	out := f.desk.sit(st)
+	out := f.scheduler.addSource(st)
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
@@ -754,7 +756,7 @@ func (f *fetch) seat(ctx context.Context, src source, gone func()) (leave func()
 		err := g.Wait()
 		out()
 		if err != nil && ctx.Err() == nil {
-			f.drop(st, err)
+			f.giveUpSource(st, err)
 			gone()
 		}
 	}()
@@ -765,7 +767,7 @@ func (f *fetch) seat(ctx context.Context, src source, gone func()) (leave func()
 }
 
 // drop tells why a source is not asked any more.
-func (f *fetch) drop(st *seat, err error) {
+func (f *fetch) giveUpSource(st *sourceState, err error) {
 	name := st.src.name()
 	if errors.Is(err, errBad) {
 		f.blame(name, err.Error())
@@ -785,23 +787,23 @@ func (f *fetch) blame(name, why string) {
 }
 
 // work is a worker's: it takes work from the desk until there can be no more.
-func (f *fetch) work(ctx context.Context, st *seat) error {
+func (f *fetch) work(ctx context.Context, st *sourceState) error {
 	for failed := 0; ; {
-		e := f.desk.take(ctx, st, nil)
-		if e == nil {
+		req := f.scheduler.next(ctx, st, nil)
+		if req == nil {
 			return nil
 		}
-		ask := make([]Need, len(e.tasks))
-		for i, t := range e.tasks {
+		ask := make([]Need, len(req.leaves))
+		for i, t := range req.leaves {
 			ask[i] = t.need
 		}
 		n := 0
-		err := st.src.get(e.ctx, ask, func(i int, data []byte) error {
+		err := st.src.get(req.ctx, ask, func(i int, data []byte) error {
 			n++
-			return f.accept(ctx, e, i, data)
+			return f.accept(ctx, req, i, data)
 		})
-		taken := context.Cause(e.ctx) == errTaken
-		f.desk.end(e)
+		taken := context.Cause(req.ctx) == errOvertaken
+		f.scheduler.finish(req)
 		var p permanent
 		var k keepError
 		switch {
@@ -827,7 +829,7 @@ func (f *fetch) work(ctx context.Context, st *seat) error {
 		var l later
 		if errors.As(err, &l) {
 			if l.after > 0 {
-				f.desk.rest(st, min(l.after, 10*pauseMost))
+				f.scheduler.pause(st, min(l.after, 10*pauseMost))
 			}
 		}
 		t := time.NewTimer(pause)
@@ -845,25 +847,25 @@ type keepError struct{ error }
 func (k keepError) Unwrap() error { return k.error }
 
 // accept checks a leaf that has come, and keeps it.
-func (f *fetch) accept(ctx context.Context, e *errand, i int, data []byte) error {
-	t := e.tasks[i]
+func (f *fetch) accept(ctx context.Context, req *request, i int, data []byte) error {
+	t := req.leaves[i]
 	sum, err := t.need.CID.Prefix().Sum(data)
 	if err != nil || sum != t.need.CID {
 		return fmt.Errorf("%w: leaf %d is another", errBad, t.need.Number)
 	}
-	f.x.ledger.Pass(e.seat.src.name(), 0, len(data))
-	if m, ok := e.seat.src.(*mate); ok && f.x.opt.Worked != nil {
+	f.x.ledger.Pass(req.source.src.name(), 0, len(data))
+	if m, ok := req.source.src.(*swarmPeer); ok && f.x.opt.Worked != nil {
 		f.x.opt.Worked(m.id)
 	}
-	if e.seat.origin == nil {
+	if req.source.origin == nil {
 		f.x.taken.Add(uint64(len(data)))
 	} else {
 		f.x.origins.Add(uint64(len(data)))
 	}
-	if !f.desk.brought(e, i) {
+	if !f.scheduler.received(req, i) {
 		return nil
 	}
-	defer f.desk.kept()
+	defer f.scheduler.stored()
 	if err := f.put(ctx, t.need.CID, t.need.Number, data); err != nil {
 		return keepError{err}
 	}

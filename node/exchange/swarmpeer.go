@@ -25,46 +25,46 @@ const (
 
 // mate is a peer that gives leaves in bulk, and tells what it has. Mates that
 // fetch themselves form the swarm.
-type mate struct {
+type swarmPeer struct {
 	f  *fetch
 	id peer.ID
 
 	// With desk.mu:
 	held, wanted []byte
-	swarm        bool  // it fetches, or did during this fetch
-	left         int   // leaves that it wants
-	came         int   // leaves that it got since it joined
-	brought      int64 // bytes of those leaves that nobody else in the swarm had
+	inSwarm      bool  // it fetches, or did during this fetch
+	leavesLeft   int   // leaves that it wants
+	gotLeaves    int   // leaves that it got since it joined
+	broughtBytes int64 // bytes of those leaves that nobody else in the swarm had
 	joined       time.Time
 	broughtAt    time.Time     // the last of those
-	took         time.Duration // to get those, without pauses
+	broughtTook  time.Duration // to get those, without pauses
 	passed       bool          // it was to bring something and did not
 	unreliable   bool          // it said that it has a leaf and did not have it
 	salt         uint64
 	gone         bool
 
 	mu   sync.Mutex
-	idle []*pipe
+	idle []*leafStream
 	over bool
 }
 
 // pipe is a stream on which leaves are asked for.
-type pipe struct {
+type leafStream struct {
 	network.Stream
 	r *bufio.Reader
 }
 
-func (m *mate) name() string    { return m.id.String() }
-func (m *mate) workers() int    { return 2 } // one asks while the other's answer is under way
-func (m *mate) can(n Need) bool { return protocol.Bit(m.held, n.Number) }
+func (m *swarmPeer) name() string       { return m.id.String() }
+func (m *swarmPeer) workers() int       { return 2 } // one asks while the other's answer is under way
+func (m *swarmPeer) mayAsk(n Need) bool { return protocol.Bit(m.held, n.Number) }
 
 // most is what comes in a quarter of a second: enough to fill the way, and
 // soon given back if the source turns out slow.
-func (m *mate) most(rate float64) int {
+func (m *swarmPeer) batch(rate float64) int {
 	return int(max(1, min(8, rate/4/protocol.LeafSize)))
 }
 
-func (m *mate) pipe(ctx context.Context) (*pipe, error) {
+func (m *swarmPeer) stream(ctx context.Context) (*leafStream, error) {
 	m.mu.Lock()
 	if n := len(m.idle); n > 0 {
 		p := m.idle[n-1]
@@ -73,14 +73,14 @@ func (m *mate) pipe(ctx context.Context) (*pipe, error) {
 		return p, nil
 	}
 	m.mu.Unlock()
-	s, err := m.f.x.line.open(ctx, m.id, protocol.LeavesID)
+	s, err := m.f.x.dialer.open(ctx, m.id, protocol.LeavesID)
 	if err != nil {
 		return nil, err
 	}
-	return &pipe{s, bufio.NewReaderSize(s, 4<<10)}, nil
+	return &leafStream{s, bufio.NewReaderSize(s, 4<<10)}, nil
 }
 
-func (m *mate) rest(p *pipe) {
+func (m *swarmPeer) putBack(p *leafStream) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.over {
@@ -90,7 +90,7 @@ func (m *mate) rest(p *pipe) {
 	m.idle = append(m.idle, p)
 }
 
-func (m *mate) close() {
+func (m *swarmPeer) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.over = true
@@ -101,8 +101,8 @@ func (m *mate) close() {
 }
 
 // get asks for leaves and takes them one after another.
-func (m *mate) get(ctx context.Context, ask []Need, got func(i int, data []byte) error) (err error) {
-	p, err := m.pipe(ctx)
+func (m *swarmPeer) get(ctx context.Context, ask []Need, got func(i int, data []byte) error) (err error) {
+	p, err := m.stream(ctx)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (m *mate) get(ctx context.Context, ask []Need, got func(i int, data []byte)
 		if !stop() || err != nil {
 			_ = p.Reset()
 		} else {
-			m.rest(p)
+			m.putBack(p)
 		}
 	}()
 	q := &protocol.LeavesRequest{Model: m.f.model.Bytes()}
@@ -123,7 +123,7 @@ func (m *mate) get(ctx context.Context, ask []Need, got func(i int, data []byte)
 		return err
 	}
 	for i, n := range ask {
-		if err := m.take(ctx, p, n, func(data []byte) error { return got(i, data) }); err != nil {
+		if err := m.readLeaf(ctx, p, n, func(data []byte) error { return got(i, data) }); err != nil {
 			return err
 		}
 	}
@@ -131,7 +131,7 @@ func (m *mate) get(ctx context.Context, ask []Need, got func(i int, data []byte)
 }
 
 // take takes one leaf off a pipe.
-func (m *mate) take(ctx context.Context, p *pipe, n Need, got func([]byte) error) error {
+func (m *swarmPeer) readLeaf(ctx context.Context, p *leafStream, n Need, got func([]byte) error) error {
 	for {
 		_ = p.SetReadDeadline(time.Now().Add(stallTime))
 		h, err := protocol.ReadLeafHead(p.r, n.Number, n.Size)
@@ -141,13 +141,13 @@ func (m *mate) take(ctx context.Context, p *pipe, n Need, got func([]byte) error
 		case err != nil:
 			return err
 		case h.Size == 0:
-			m.f.desk.lacks(m, n.Number)
+			m.f.scheduler.peerLacks(m, n.Number)
 			return nil
 		case h.Size == protocol.LeafLater:
 			continue
 		}
 		beat := func(by time.Time) error {
-			m.f.desk.alive()
+			m.f.scheduler.bytesCame()
 			return p.SetReadDeadline(by)
 		}
 		return m.f.leafFrom(ctx, p.r, n, beat, got)
@@ -156,7 +156,7 @@ func (m *mate) take(ctx context.Context, p *pipe, n Need, got func([]byte) error
 
 // fill reads what comes in bulk, chunk by chunk, at the pace that the operator
 // and running sessions allow.
-func (f *fetch) fill(ctx context.Context, data []byte, r io.Reader, deadline func(time.Time) error) error {
+func (f *fetch) readPaced(ctx context.Context, data []byte, r io.Reader, deadline func(time.Time) error) error {
 	for at := 0; at < len(data); {
 		n := min(len(data)-at, bulkChunk)
 		if err := f.x.down.wait(ctx, n); err != nil {
@@ -167,7 +167,7 @@ func (f *fetch) fill(ctx context.Context, data []byte, r io.Reader, deadline fun
 			return err
 		}
 		at += n
-		f.mark(&f.last)
+		f.mark(&f.lastCame)
 	}
 	return nil
 }
@@ -177,7 +177,7 @@ func (f *fetch) fill(ctx context.Context, data []byte, r io.Reader, deadline fun
 func (f *fetch) join(ctx context.Context, p peer.ID) {
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, lookMore) {
 		begin := time.Now()
-		err := f.watchMate(ctx, p)
+		err := f.watchPeer(ctx, p)
 		if f.x.ledger.Bad(p.String()) || isUnspoken(err) || errors.Is(err, errBad) || errors.Is(err, errUnknown) && !f.x.speaks(p) {
 			f.setBulk(p, false)
 			return
@@ -213,10 +213,10 @@ func (x *Exchange) speaks(p peer.ID) bool {
 }
 
 // watchMate follows what a peer tells, and has it give.
-func (f *fetch) watchMate(ctx context.Context, p peer.ID) error {
+func (f *fetch) watchPeer(ctx context.Context, p peer.ID) error {
 	dctx, cancel := context.WithTimeout(ctx, watchTime)
 	defer cancel()
-	s, err := f.x.line.open(dctx, p, protocol.LeavesID)
+	s, err := f.x.dialer.open(dctx, p, protocol.LeavesID)
 	if err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func (f *fetch) watchMate(ctx context.Context, p peer.ID) error {
 		return err
 	}
 	r := bufio.NewReaderSize(s, 4<<10)
-	m := &mate{f: f, id: p, joined: time.Now(), salt: saltOf(p)}
+	m := &swarmPeer{f: f, id: p, joined: time.Now(), salt: saltOf(p)}
 	defer m.close()
 	over := func() {}
 	defer func() { over() }()
@@ -246,17 +246,17 @@ func (f *fetch) watchMate(ctx context.Context, p peer.ID) error {
 			return err
 		}
 		_ = s.SetReadDeadline(time.Now().Add(silence))
-		f.desk.told(m, st)
+		f.scheduler.peerHas(m, st)
 		for _, o := range st.Fetchers {
 			info := addrInfo(o)
 			if f.x.opt.Believable != nil {
 				info.Addrs = f.x.opt.Believable(p, info.Addrs)
 			}
-			f.hear(info)
+			f.addHearsay(info)
 		}
 		if first {
 			f.setBulk(p, true)
-			over = f.seat(ctx, m, func() { _ = s.Reset() })
+			over = f.startSource(ctx, m, func() { _ = s.Reset() })
 		}
 	}
 }

@@ -17,8 +17,8 @@ import (
 
 const (
 	idleStream = 2 * time.Minute        // without a request
-	laterTime  = 5 * time.Second        // between two words to who waits for its turn
-	turnTime   = 2 * time.Second        // for a chunk to go out; slower readers hold up nobody else
+	laterEvery = 5 * time.Second        // between two words to who waits for its turn
+	slotTime   = 2 * time.Second        // for a chunk to go out; slower readers hold up nobody else
 	newsTime   = 100 * time.Millisecond // news that come so close are told as one
 	heartbeat  = 20 * time.Second       // so that a watcher that is gone is noticed
 	maxNews    = 4096                   // leaves, then all is told anew
@@ -59,10 +59,10 @@ func (x *Exchange) serveLeaves(s network.Stream) {
 		case have == nil || q.Watch && !first:
 			err = errors.New("no such model")
 		case q.Watch:
-			x.tellWatcher(s, model, have, q.Fetching)
+			x.serveWatch(s, model, have, q.Fetching)
 			err = errors.New("the watch is over")
 		default:
-			err = x.give(s, have, q.Leaves)
+			err = x.upload(s, have, q.Leaves)
 		}
 		if err != nil {
 			_ = s.Reset()
@@ -84,23 +84,23 @@ func (x *Exchange) leaves(model cid.Cid) Leaves {
 }
 
 // give answers a request, leaf by leaf, each when it is its turn.
-func (x *Exchange) give(s network.Stream, have Leaves, list []uint32) error {
+func (x *Exchange) upload(s network.Stream, have Leaves, list []uint32) error {
 	p := s.Conn().RemotePeer()
-	out := &steady{Stream: s, ctx: x.ctx, pace: x.up}
-	buf, _ := x.room.Get().(*[]byte)
+	out := &steadyStream{Stream: s, ctx: x.ctx, rate: x.up}
+	buf, _ := x.buffers.Get().(*[]byte)
 	if buf == nil {
 		b := make([]byte, protocol.LeafHeadSize+protocol.LeafSize)
 		buf = &b
 	}
-	defer x.room.Put(buf)
+	defer x.buffers.Put(buf)
 	for _, n := range list {
-		t := x.turns.wait(p)
-		err := x.await(out, t, n)
+		t := x.slots.request(p)
+		err := x.awaitSlot(out, t, n)
 		if err == nil {
-			out.slow = t.late
-			err = x.giveLeaf(out, have, p, n, *buf)
+			out.slow = t.giveUp
+			err = x.uploadLeaf(out, have, p, n, *buf)
 		}
-		t.end()
+		t.release()
 		if err != nil {
 			return err
 		}
@@ -109,8 +109,8 @@ func (x *Exchange) give(s network.Stream, have Leaves, list []uint32) error {
 }
 
 // await waits for a turn.
-func (x *Exchange) await(out *steady, t *turn, leaf uint32) error {
-	tick := time.NewTimer(laterTime)
+func (x *Exchange) awaitSlot(out *steadyStream, t *slot, leaf uint32) error {
+	tick := time.NewTimer(laterEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -123,11 +123,11 @@ func (x *Exchange) await(out *steady, t *turn, leaf uint32) error {
 		if _, err := out.Write(protocol.LeafHead{Leaf: leaf, Size: protocol.LeafLater}.Append(nil)); err != nil {
 			return err
 		}
-		tick.Reset(laterTime)
+		tick.Reset(laterEvery)
 	}
 }
 
-func (x *Exchange) giveLeaf(out *steady, have Leaves, p peer.ID, n uint32, buf []byte) error {
+func (x *Exchange) uploadLeaf(out *steadyStream, have Leaves, p peer.ID, n uint32, buf []byte) error {
 	body := buf[protocol.LeafHeadSize:]
 	raw, err := have.ReadLeaf(int(n), body)
 	if err != nil {
@@ -152,17 +152,17 @@ type watchers struct {
 type watcher struct {
 	peer     peer.ID
 	fetching bool
-	news     chan struct{} // capacity 1
+	wake     chan struct{} // capacity 1
 
 	// With watchers.mu:
-	got   []uint32
-	whole bool // all is to be told
-	met   bool // others that fetch are to be told of
+	got          []uint32
+	sendAll      bool // all is to be told
+	sendFetchers bool // others that fetch are to be told of
 }
 
-func (w *watcher) poke() {
+func (w *watcher) notify() {
 	select {
-	case w.news <- struct{}{}:
+	case w.wake <- struct{}{}:
 	default:
 	}
 }
@@ -175,8 +175,8 @@ func (ws *watchers) add(model cid.Cid, w *watcher) {
 	}
 	if w.fetching {
 		for o := range ws.all[model] {
-			o.met = true
-			o.poke()
+			o.sendFetchers = true
+			o.notify()
 		}
 	}
 	ws.all[model][w] = struct{}{}
@@ -192,36 +192,36 @@ func (ws *watchers) remove(model cid.Cid, w *watcher) {
 }
 
 // came tells of a leaf that is held from now on.
-func (ws *watchers) came(model cid.Cid, leaf int) {
+func (ws *watchers) leafCame(model cid.Cid, leaf int) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	for w := range ws.all[model] {
 		if len(w.got) < maxNews {
 			w.got = append(w.got, uint32(leaf))
 		} else {
-			w.whole = true
+			w.sendAll = true
 		}
-		w.poke()
+		w.notify()
 	}
 }
 
 // turned tells all anew: a fetch has begun or ended.
-func (ws *watchers) turned(model cid.Cid) {
+func (ws *watchers) fetchChanged(model cid.Cid) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	for w := range ws.all[model] {
-		w.whole = true
-		w.poke()
+		w.sendAll = true
+		w.notify()
 	}
 }
 
 // take gives what a watcher is to be told.
-func (ws *watchers) take(model cid.Cid, w *watcher) (got []uint32, whole bool, fetchers []peer.ID) {
+func (ws *watchers) pending(model cid.Cid, w *watcher) (got []uint32, whole bool, fetchers []peer.ID) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	got, whole, w.got, w.whole = w.got, w.whole, nil, false
-	if w.met || whole {
-		w.met = false
+	got, whole, w.got, w.sendAll = w.got, w.sendAll, nil, false
+	if w.sendFetchers || whole {
+		w.sendFetchers = false
 		for o := range ws.all[model] {
 			if o.fetching && o.peer != w.peer && !slices.Contains(fetchers, o.peer) && len(fetchers) < protocol.MaxFetchers {
 				fetchers = append(fetchers, o.peer)
@@ -233,12 +233,12 @@ func (ws *watchers) take(model cid.Cid, w *watcher) (got []uint32, whole bool, f
 
 // tellWatcher tells a peer what is held of a model, and what comes, until it
 // goes.
-func (x *Exchange) tellWatcher(s network.Stream, model cid.Cid, have Leaves, fetching bool) {
-	w := &watcher{peer: s.Conn().RemotePeer(), fetching: fetching, news: make(chan struct{}, 1), whole: true}
+func (x *Exchange) serveWatch(s network.Stream, model cid.Cid, have Leaves, fetching bool) {
+	w := &watcher{peer: s.Conn().RemotePeer(), fetching: fetching, wake: make(chan struct{}, 1), sendAll: true}
 	x.watchers.add(model, w)
 	defer x.watchers.remove(model, w)
 	if fetching {
-		x.hear(model, peer.AddrInfo{ID: w.peer})
+		x.addHearsay(model, peer.AddrInfo{ID: w.peer})
 	}
 	ctx, cancel := context.WithCancel(x.ctx)
 	defer cancel()
@@ -251,11 +251,11 @@ func (x *Exchange) tellWatcher(s network.Stream, model cid.Cid, have Leaves, fet
 		_ = s.SetReadDeadline(time.Time{})
 		_, _ = s.Read(make([]byte, 1))
 	}()
-	out := &steady{Stream: s, ctx: x.ctx}
+	out := &steadyStream{Stream: s, ctx: x.ctx}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	for {
-		got, whole, fetchers := x.watchers.take(model, w)
+		got, whole, fetchers := x.watchers.pending(model, w)
 		st := &protocol.LeavesState{Got: got}
 		if whole { // what came since is in it
 			st = &protocol.LeavesState{Total: uint32(have.LeafCount()), Held: have.HeldLeaves(), Wanted: x.wanted(model, have.LeafCount())}
@@ -271,7 +271,7 @@ func (x *Exchange) tellWatcher(s network.Stream, model cid.Cid, have Leaves, fet
 			return
 		case <-beat.C:
 			continue
-		case <-w.news:
+		case <-w.wake:
 		}
 		select {
 		case <-ctx.Done():

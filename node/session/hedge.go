@@ -36,16 +36,16 @@ const (
 // patience is how long a token is waited for before a second route is looked for:
 // four times what was predicted or seen. What was seen counts only so far, or a
 // stage could take longer and longer.
-func (w *watch) patience() time.Duration {
+func (w *deadline) patience() time.Duration {
 	if !w.steady {
 		return min(max(w.due, firstPatience), mostPatience+time.Duration(w.rows)*rowPatience)
 	}
-	return max(nextPatience, min(w.due, seenFactor*w.claimed))
+	return max(nextPatience, min(w.due, seenFactor*w.predicted))
 }
 
 // ceiling is how long a token is waited for at all. Each repair that brought none
 // halves it, or a dozen would take half an hour.
-func (w *watch) ceiling(vain int) time.Duration {
+func (w *deadline) ceiling(vain int) time.Duration {
 	return max((ceiling+time.Duration(w.rows)*rowCeiling)>>min(vain, 4), 4*w.due)
 }
 
@@ -85,26 +85,26 @@ func (s *session) hedge(ctx context.Context, now time.Time, b breakdown) breakdo
 		for _, g := range x.stages {
 			s.avoid[g.hop.Peer] = now
 		}
-		s.drop()
-		s.again = now.Add(now.Sub(s.watch.last)) // or one after the other would be kept at work for nothing
-	case x != nil || now.Before(s.again):
-	case b.hangs && s.alone:
-		if s.others(ctx, b) {
+		s.dropSecond()
+		s.nextSecond = now.Add(now.Sub(s.deadline.waitBegan)) // or one after the other would be kept at work for nothing
+	case x != nil || now.Before(s.nextSecond):
+	case b.hangs && s.noSecond:
+		if s.hasReplacement(ctx, b) {
 			return b
 		}
-		s.again = now.Add(now.Sub(s.watch.last))
+		s.nextSecond = now.Add(now.Sub(s.deadline.waitBegan))
 	case b.hangs:
-		s.seek(ctx, b.lost[0], 4)
-	case now.Sub(s.watch.last) >= s.watch.patience():
-		s.seek(ctx, s.suspected(), 1)
+		s.seekSecond(ctx, b.lost[0], 4)
+	case now.Sub(s.deadline.waitBegan) >= s.deadline.patience():
+		s.seekSecond(ctx, s.suspected(), 1)
 	}
 	return breakdown{}
 }
 
 // others says that there are other stages for those that were lost.
-func (s *session) others(ctx context.Context, b breakdown) bool {
+func (s *session) hasReplacement(ctx context.Context, b breakdown) bool {
 	i := s.position(b.lost[0])
-	gap := Gap{Span: b.lost[0].hop.Span, Before: s.neighbour(i - 1), After: s.neighbour(i + 1), Tokens: s.total(), Rows: len(s.ids)}
+	gap := Gap{Span: b.lost[0].hop.Span, Before: s.neighbour(i - 1), After: s.neighbour(i + 1), Tokens: s.maxTokens(), Rows: len(s.ids)}
 	s.avoid[b.lost[0].hop.Peer] = time.Now()
 	_, err := s.replan(ctx, gap, true)
 	return err == nil
@@ -113,16 +113,16 @@ func (s *session) others(ctx context.Context, b breakdown) bool {
 // seek looks for a second route around a stage, and opens it if it would give the
 // token sooner than waiting. How long that will be nobody can know: it is taken to
 // be so many times as long again as it has been.
-func (s *session) seek(ctx context.Context, suspect *stage, times time.Duration) {
+func (s *session) seekSecond(ctx context.Context, suspect *stage, times time.Duration) {
 	x := &second{ring: ring{epoch: 1}, suspect: suspect, ids: s.ids}
 	if _, err := rand.Read(x.id[:]); err != nil {
 		return
 	}
-	gap := Gap{Span: s.whole(), Tokens: s.total(), Rows: len(s.ids), Route: hopsOf(s.stages),
+	gap := Gap{Span: s.fullSpan(), Tokens: s.maxTokens(), Rows: len(s.ids), Route: hopsOf(s.stages),
 		Avoid: append(s.avoided(time.Now()), suspect.hop.Peer)}
 	s.second, s.seconds = x, s.seconds+1
 	ctx, x.cancel = context.WithCancel(ctx)
-	last, trip, chain := s.watch.last, s.watch.trip, s.chain
+	last, trip, chain := s.deadline.waitBegan, s.deadline.roundTrip, s.chain
 	go func() {
 		p := prepared{x: x, again: time.Now().Add(time.Since(last))}
 		if x.plan, p.err = s.req.Second(ctx, gap); p.err == nil {
@@ -148,7 +148,7 @@ func (s *session) suspected() *stage {
 	return s.stages[(i+s.seconds)%len(s.stages)]
 }
 
-func (s *session) whole() protocol.Span {
+func (s *session) fullSpan() protocol.Span {
 	return protocol.Span{From: s.stages[0].hop.Span.From, To: s.stages[len(s.stages)-1].hop.Span.To}
 }
 
@@ -171,7 +171,7 @@ func (s *session) openBeside(ctx context.Context, x *second, chain []uint64) err
 }
 
 // join has a second route that is open compute.
-func (s *session) join(p prepared) {
+func (s *session) startSecond(p prepared) {
 	if p.x != s.second { // dropped meanwhile
 		p.x.leave()
 		return
@@ -181,19 +181,19 @@ func (s *session) join(p prepared) {
 		if errors.As(p.err, &at) {
 			s.avoid[at.Hop.Peer] = time.Now()
 		}
-		s.second, s.again, s.alone = nil, p.again, p.err != errNotSooner
+		s.second, s.nextSecond, s.noSecond = nil, p.again, p.err != errNotSooner
 		p.x.leave()
 		return
 	}
 	p.x.since = time.Now()
-	s.set(&p.x.ring, p.x.ids, s.chain)
+	s.assignRing(&p.x.ring, p.x.ids, s.chain)
 	s.mu.Lock()
 	s.beside = p.x.stages
 	s.mu.Unlock()
 }
 
 // drop gives the second route up, if there is one.
-func (s *session) drop() {
+func (s *session) dropSecond() {
 	x := s.second
 	if x == nil {
 		return
@@ -218,14 +218,14 @@ func (x *second) leave() {
 
 // takeBeside handles what a stage of the second route says. What others say who
 // are no part of a route any more is of no interest.
-func (s *session) takeBeside(ev event) error {
+func (s *session) handleSecondEvent(ev event) error {
 	x := s.second
 	if x == nil || x.since.IsZero() || !slices.Contains(x.stages, ev.g) {
 		return nil
 	}
 	bad := func() error {
 		s.avoid[ev.g.hop.Peer] = time.Now()
-		s.drop()
+		s.dropSecond()
 		return nil
 	}
 	if ev.err != nil {
@@ -241,8 +241,8 @@ func (s *session) takeBeside(ev event) error {
 		if ev.g != x.stages[len(x.stages)-1] || int(k.Token.Index) != s.out.Tokens || !s.drawable(k.Token.Id) {
 			return bad()
 		}
-		why := x.suspect.fail(s.position(x.suspect), protocol.Errorf(protocol.Code_CODE_TIMEOUT, "no token came for %s, and another route had one sooner", now.Sub(s.watch.last).Round(time.Millisecond)))
-		if err := s.move(breakdown{why: why, lost: []*stage{x.suspect}}); err != nil {
+		why := x.suspect.fail(s.position(x.suspect), protocol.Errorf(protocol.Code_CODE_TIMEOUT, "no token came for %s, and another route had one sooner", now.Sub(s.deadline.waitBegan).Round(time.Millisecond)))
+		if err := s.moveToSecond(breakdown{why: why, lost: []*stage{x.suspect}}); err != nil {
 			return err
 		}
 		_, err := s.token(ev.g, len(s.stages)-1, k.Token, now)
@@ -253,46 +253,46 @@ func (s *session) takeBeside(ev event) error {
 
 // jump goes over to the second route when the first breaks; false if there is
 // none that is open, and then none is opened.
-func (s *session) jump(b breakdown) (over bool, err error) {
+func (s *session) switchOver(b breakdown) (over bool, err error) {
 	x := s.second
 	if x == nil || x.since.IsZero() {
-		s.drop()
+		s.dropSecond()
 		return false, nil
 	}
 	for _, g := range b.lost {
 		s.avoid[g.hop.Peer] = time.Now()
 	}
 	since, plan, rows := x.since, x.plan, len(x.ids)
-	if err := s.move(b); err != nil {
+	if err := s.moveToSecond(b); err != nil {
 		return false, err
 	}
-	s.watch.expect(since, plan.Prefill, rows)
+	s.deadline.expect(since, plan.Prefill, rows)
 	return true, nil
 }
 
 // move has the session go on along the second route.
-func (s *session) move(b breakdown) error {
+func (s *session) moveToSecond(b breakdown) error {
 	x, old := s.second, s.stages
-	rec := Recovery{Why: b.why.Error(), Err: b.why, Token: s.out.Tokens, Begin: s.watch.last, Lost: hopsOf(b.lost),
+	rec := Recovery{Why: b.why.Error(), Err: b.why, Token: s.out.Tokens, Begin: s.deadline.waitBegan, Lost: hopsOf(b.lost),
 		Replayed: len(x.ids) - 1}
 	var said *protocol.Error
 	if errors.As(b.why, &said) {
 		rec.Code = said.Code
 	}
-	if err := s.tell(rec, nil); err != nil {
+	if err := s.notify(rec, nil); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.ring, s.beside, s.index = x.ring, nil, uint32(len(x.stages))
+	s.ring, s.beside, s.nextIndex = x.ring, nil, uint32(len(x.stages))
 	s.mu.Unlock()
 	s.second = nil
-	s.watch.step, s.watch.claimed, s.watch.steady = x.plan.Step, x.plan.Step, false // what was seen was another's
+	s.deadline.step, s.deadline.predicted, s.deadline.steady = x.plan.Step, x.plan.Step, false // what was seen was another's
 	for _, g := range old {
 		go g.leave(nil)
 	}
 	rec.Stall = time.Since(rec.Begin)
 	s.out.Recoveries = append(s.out.Recoveries, rec)
-	return s.tell(rec, s.stages)
+	return s.notify(rec, s.stages)
 }
 
 // avoided are the peers that were found wanting of late.

@@ -25,15 +25,15 @@ type breakdown struct {
 
 // watch tells, from what was predicted and what was seen, when progress is
 // overdue.
-type watch struct {
-	prefill time.Duration // predicted time to the first token
-	step    time.Duration // between two tokens: predicted, then seen
-	claimed time.Duration // what was predicted
-	trip    time.Duration // to the farthest stage and back
-	last    time.Time     // of the last token, or of what began the wait for it
-	steady  bool          // the last wait ended with a token
-	due     time.Duration // how long the next may take before a stage is suspected
-	rows    int           // to be computed until it comes
+type deadline struct {
+	prefill   time.Duration // predicted time to the first token
+	step      time.Duration // between two tokens: predicted, then seen
+	predicted time.Duration // what was predicted
+	roundTrip time.Duration // to the farthest stage and back
+	waitBegan time.Time     // of the last token, or of what began the wait for it
+	steady    bool          // the last wait ended with a token
+	due       time.Duration // how long the next may take before a stage is suspected
+	rows      int           // to be computed until it comes
 }
 
 const (
@@ -42,56 +42,56 @@ const (
 	atLeast   = 700 * time.Millisecond // without any progress, before live stages are suspected
 )
 
-func newWatch(req *Request) watch {
-	return watch{prefill: req.Prefill, step: req.Step, claimed: req.Step}
+func newDeadline(req *Request) deadline {
+	return deadline{prefill: req.Prefill, step: req.Step, predicted: req.Step}
 }
 
 // opened takes the time of opening all stages, which is one trip or two.
-func (w *watch) opened(d time.Duration) { w.trip = d }
+func (w *deadline) opened(d time.Duration) { w.roundTrip = d }
 
 // expect begins the wait for a token that the given time is predicted for, and
 // for which so many rows are computed.
-func (w *watch) expect(now time.Time, predicted time.Duration, rows int) {
-	w.last, w.due, w.steady, w.rows = now, 4*(predicted+w.trip)+slack, false, rows
+func (w *deadline) expect(now time.Time, predicted time.Duration, rows int) {
+	w.waitBegan, w.due, w.steady, w.rows = now, 4*(predicted+w.roundTrip)+slack, false, rows
 }
 
-func (w *watch) token(now time.Time) {
+func (w *deadline) token(now time.Time) {
 	if w.steady {
-		w.step = max(w.step-w.step/16, now.Sub(w.last)) // the longest of late
+		w.step = max(w.step-w.step/16, now.Sub(w.waitBegan)) // the longest of late
 	}
-	w.last, w.due, w.steady, w.rows = now, 4*w.step+slack, true, 1
+	w.waitBegan, w.due, w.steady, w.rows = now, 4*w.step+slack, true, 1
 }
 
 // silence is how long a live stage may say nothing: two beats and a trip.
-func (w *watch) silence() time.Duration { return 2*beat + w.trip + slack }
+func (w *deadline) silentAfter() time.Duration { return 2*beat + w.roundTrip + slack }
 
 // stuck is how long a stage may do nothing though there is something to do.
-func (w *watch) stuck() time.Duration { return max(atLeast, 4*w.due) }
+func (w *deadline) stuckAfter() time.Duration { return max(atLeast, 4*w.due) }
 
 // look says what is wrong, if a token is overdue: a stage that is silent, one
 // that makes no progress, or a link that does not deliver.
-func (s *session) look(now time.Time) (b breakdown) {
-	if now.Sub(s.watch.last) < s.watch.due {
+func (s *session) inspect(now time.Time) (b breakdown) {
+	if now.Sub(s.deadline.waitBegan) < s.deadline.due {
 		return b
 	}
 	for i, g := range s.stages {
-		if quiet := now.Sub(g.heard); quiet > s.watch.silence() {
+		if quiet := now.Sub(g.heard); quiet > s.deadline.silentAfter() {
 			b.lost = append(b.lost, g)
 			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "it has been silent for %s", quiet.Round(time.Millisecond)))
 		}
 	}
-	if b.why != nil || now.Sub(s.watch.last) < s.watch.stuck() {
+	if b.why != nil || now.Sub(s.deadline.waitBegan) < s.deadline.stuckAfter() {
 		return b
 	}
 	for i, g := range s.stages {
 		if !g.busy && g.waiting == 0 {
 			continue
 		}
-		if now.Sub(g.moved) >= s.watch.stuck() {
+		if now.Sub(g.progressed) >= s.deadline.stuckAfter() {
 			b.lost, b.optional, b.hangs = []*stage{g}, !g.busy, true // one that is not busy may wait for its successor
 			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "it hangs"))
 		}
-		if wait := now.Sub(s.watch.last); wait > s.watch.ceiling(s.vain) {
+		if wait := now.Sub(s.deadline.waitBegan); wait > s.deadline.ceiling(s.failedRepairs) {
 			i, g = s.blamed()
 			b.lost, b.hangs = []*stage{g}, false
 			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "it has been computing for %s, by its own word, and no token came", wait.Round(time.Second)))
@@ -120,7 +120,7 @@ func (s *session) blamed() (pos int, g *stage) {
 			at = append(at, i)
 		}
 	}
-	pos = at[s.vain%len(at)]
+	pos = at[s.failedRepairs%len(at)]
 	return pos, s.stages[pos]
 }
 
@@ -145,7 +145,7 @@ const (
 // Tokens that were on their way arrive before a stage's Halted, so what the
 // client knows then is all there is.
 func (s *session) recover(ctx context.Context, b breakdown) error {
-	rec := Recovery{Why: b.why.Error(), Err: b.why, Token: s.out.Tokens, Begin: s.watch.last}
+	rec := Recovery{Why: b.why.Error(), Err: b.why, Token: s.out.Tokens, Begin: s.deadline.waitBegan}
 	var said *protocol.Error
 	if errors.As(b.why, &said) {
 		rec.Code = said.Code
@@ -156,7 +156,7 @@ func (s *session) recover(ctx context.Context, b breakdown) error {
 		s.out.Recoveries = append(s.out.Recoveries, rec)
 	}
 	if err == nil {
-		err = s.tell(rec, s.stages)
+		err = s.notify(rec, s.stages)
 	}
 	return err
 }
@@ -165,16 +165,16 @@ func (s *session) recover(ctx context.Context, b breakdown) error {
 func (s *session) repair(ctx context.Context, b breakdown, rec *Recovery) error {
 	end := time.Now().Add(recoverTime)
 	pause := firstPause
-	if s.vain++; s.vain > maxVain {
+	if s.failedRepairs++; s.failedRepairs > maxVain {
 		return fmt.Errorf("%w; %d repairs of the route brought nothing", b.why, maxVain)
 	}
 	begun := *rec
 	begun.Lost = hopsOf(b.lost)
-	if err := s.tell(begun, nil); err != nil {
+	if err := s.notify(begun, nil); err != nil {
 		return err
 	}
 	for {
-		err := s.mend(ctx, &b, rec)
+		err := s.tryRepair(ctx, &b, rec)
 		if err == nil {
 			return nil
 		}
@@ -197,7 +197,7 @@ func (s *session) repair(ctx context.Context, b breakdown, rec *Recovery) error 
 	}
 }
 
-func (s *session) tell(rec Recovery, ring []*stage) error {
+func (s *session) notify(rec Recovery, ring []*stage) error {
 	if s.req.Repair == nil {
 		return nil
 	}
@@ -226,7 +226,7 @@ func transient(err error) bool {
 }
 
 // mend makes one attempt.
-func (s *session) mend(ctx context.Context, b *breakdown, rec *Recovery) error {
+func (s *session) tryRepair(ctx context.Context, b *breakdown, rec *Recovery) error {
 	s.epoch++
 	if err := s.haltAll(ctx, b); err != nil {
 		return err
@@ -234,22 +234,22 @@ func (s *session) mend(ctx context.Context, b *breakdown, rec *Recovery) error {
 	if len(b.lost) == 0 && b.suspect != nil {
 		b.lost, b.optional = []*stage{b.suspect}, true
 	}
-	if s.vain > 1 && b.optional && len(s.stages) > 1 { // another in its place did not help: it may be the one before it
+	if s.failedRepairs > 1 && b.optional && len(s.stages) > 1 { // another in its place did not help: it may be the one before it
 		i := s.position(b.lost[0])
-		b.lost = []*stage{s.stages[(max(i, 0)+len(s.stages)-s.vain%2)%len(s.stages)]}
+		b.lost = []*stage{s.stages[(max(i, 0)+len(s.stages)-s.failedRepairs%2)%len(s.stages)]}
 	}
 	old := s.stages
-	ring, fresh := s.same(b)
+	ring, fresh := s.reopenLost(b)
 	err := errors.New("not tried")
 	if b.broken {
 		b.broken = false
-		err = s.openFresh(ctx, ring, fresh, s.watch.silence())
+		err = s.openFresh(ctx, ring, fresh, s.deadline.silentAfter())
 	}
 	if err != nil {
 		for _, g := range b.lost {
 			s.avoid[g.hop.Peer] = time.Now()
 		}
-		if ring, fresh, err = s.fill(ctx, b); err == nil {
+		if ring, fresh, err = s.replaceLost(ctx, b); err == nil {
 			err = s.openFresh(ctx, ring, fresh, openTime)
 		}
 	}
@@ -285,7 +285,7 @@ func (s *session) haltAll(ctx context.Context, b *breakdown) error {
 			go g.send(&protocol.Frame{Kind: &protocol.Frame_Halt{Halt: &protocol.Halt{Epoch: s.epoch}}})
 		}
 	}
-	wait := time.NewTimer(s.watch.silence())
+	wait := time.NewTimer(s.deadline.silentAfter())
 	defer wait.Stop()
 	for {
 		missing := slices.DeleteFunc(slices.Clone(s.stages), func(g *stage) bool {
@@ -304,7 +304,7 @@ func (s *session) haltAll(ctx context.Context, b *breakdown) error {
 			b.lost = append(b.lost, missing...)
 			return nil
 		case ev := <-s.events:
-			more, err := s.take(ev)
+			more, err := s.handleEvent(ev)
 			if err != nil {
 				return &halt{err}
 			}
@@ -324,7 +324,7 @@ func (s *session) haltAll(ctx context.Context, b *breakdown) error {
 }
 
 // same is the ring with the lost stages opened again where they were.
-func (s *session) same(b *breakdown) (ring, fresh []*stage) {
+func (s *session) reopenLost(b *breakdown) (ring, fresh []*stage) {
 	for _, g := range s.stages {
 		if slices.Contains(b.lost, g) {
 			g = &stage{index: g.index, hop: g.hop}
@@ -337,7 +337,7 @@ func (s *session) same(b *breakdown) (ring, fresh []*stage) {
 
 // fill finds stages for each run of lost ones, and gives the whole ring with
 // them.
-func (s *session) fill(ctx context.Context, b *breakdown) (ring, fresh []*stage, err error) {
+func (s *session) replaceLost(ctx context.Context, b *breakdown) (ring, fresh []*stage, err error) {
 	n := len(s.stages)
 	for i := 0; i < n; i++ {
 		if !slices.Contains(b.lost, s.stages[i]) {
@@ -351,7 +351,7 @@ func (s *session) fill(ctx context.Context, b *breakdown) (ring, fresh []*stage,
 		lost := s.stages[first : i+1]
 		hops, err := s.replan(ctx, Gap{
 			Span:   protocol.Span{From: lost[0].hop.Span.From, To: lost[len(lost)-1].hop.Span.To},
-			Before: s.neighbour(first - 1), After: s.neighbour(i + 1), Tokens: s.total(), Rows: len(s.ids), Route: hopsOf(s.stages),
+			Before: s.neighbour(first - 1), After: s.neighbour(i + 1), Tokens: s.maxTokens(), Rows: len(s.ids), Route: hopsOf(s.stages),
 		}, b.optional)
 		if err != nil {
 			return nil, nil, err
@@ -381,7 +381,7 @@ func (s *session) replan(ctx context.Context, gap Gap, strict bool) ([]Hop, erro
 	if gap.Avoid = s.avoided(time.Now()); len(gap.Avoid) == 0 {
 		return s.req.Replan(ctx, gap)
 	}
-	first, cancel := context.WithTimeout(ctx, othersTime+4*s.watch.trip)
+	first, cancel := context.WithTimeout(ctx, othersTime+4*s.deadline.roundTrip)
 	hops, err := s.req.Replan(first, gap)
 	cancel()
 	if err == nil || strict || ctx.Err() != nil {
@@ -419,7 +419,7 @@ func (s *session) openFresh(ctx context.Context, stages, fresh []*stage, within 
 		o := s.openFrame(whole, at(i), s.chain)
 		o.Wait, o.Again = true, true
 		if s.sampled(o, s.ids); o.Sampling != nil {
-			fresh[i].owed = fitFirst(o)
+			fresh[i].sampledOwed = fitFirst(o)
 		}
 		return o
 	})
@@ -435,7 +435,7 @@ func (s *session) openFresh(ctx context.Context, stages, fresh []*stage, within 
 		return err
 	}
 	for _, g := range fresh {
-		g.told, g.length, g.replays = min(len(s.chain), protocol.MaxOpenPrefix), g.kept, true
+		g.prefixSent, g.length, g.replays = min(len(s.chain), protocol.MaxOpenPrefix), g.cached, true
 		g.heard = time.Now()
 		go s.read(g)
 	}
@@ -472,13 +472,13 @@ func (s *session) resume(fresh []*stage) (replayed int) {
 	for i, g := range s.stages {
 		r := &protocol.Resume{
 			Epoch: s.epoch, At: uint32(at[i]), ForwardFrom: uint32(at[i]), Next: nextHop(s.stages, i), Stages: uint32(n),
-			Prev: []byte(s.stages[(i+n-1)%n].hop.Peer), Sampled: g.owed,
+			Prev: []byte(s.stages[(i+n-1)%n].hop.Peer), Sampled: g.sampledOwed,
 		}
 		if i+1 < n {
 			r.ForwardFrom = uint32(at[i+1])
 		}
 		replayed += len(s.ids) - at[i] - 1
-		g.moved = now
+		g.progressed = now
 		epoch, from, ids := s.epoch, at[0], s.ids
 		go func() {
 			if g.send(&protocol.Frame{Kind: &protocol.Frame_Resume{Resume: r}}) == nil && i == 0 {
@@ -487,12 +487,12 @@ func (s *session) resume(fresh []*stage) (replayed int) {
 		}()
 	}
 	rows := len(s.ids) - slices.Min(at)
-	s.watch.expect(now, s.recompute(rows), rows)
+	s.deadline.expect(now, s.recomputeTime(rows), rows)
 	return replayed
 }
 
 // recompute predicts the time of computing so many positions again.
-func (s *session) recompute(rows int) time.Duration {
+func (s *session) recomputeTime(rows int) time.Duration {
 	per := s.req.Prefill / time.Duration(max(1, len(s.req.Prompt)))
-	return per*time.Duration(rows) + s.watch.step
+	return per*time.Duration(rows) + s.deadline.step
 }

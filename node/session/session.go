@@ -88,7 +88,7 @@ type Gap struct {
 type Outcome struct {
 	Finish     protocol.Finish
 	Tokens     int
-	Kept       int           // positions of the prompt that no stage had to compute
+	Cached     int           // positions of the prompt that no stage had to compute
 	Opened     time.Duration // until every stage had accepted
 	TTFT       time.Duration // until the first token, from the call
 	Elapsed    time.Duration // until the last token, from the first
@@ -159,7 +159,7 @@ func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token)
 	ctx, cancel := context.WithCancel(ctx)
 	s := &session{
 		req: req, dial: d, emit: emit, begin: time.Now(), ring: ring{epoch: 1}, events: make(chan event, 64), prepared: make(chan prepared),
-		over: ctx.Done(), ids: append([]int32(nil), req.Prompt...), watch: newWatch(req), avoid: map[peer.ID]time.Time{},
+		over: ctx.Done(), ids: append([]int32(nil), req.Prompt...), deadline: newDeadline(req), avoid: map[peer.ID]time.Time{},
 	}
 	defer s.close()
 	defer cancel()
@@ -180,29 +180,29 @@ func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token)
 }
 
 type session struct {
-	req    *Request
-	dial   Dialer
-	emit   func(*protocol.Token) error
-	begin  time.Time
-	events chan event
-	over   <-chan struct{}
-	out    Outcome
-	avoid  map[peer.ID]time.Time // found wanting, and when
-	watch  watch
-	vain   int // repairs since the last token
+	req           *Request
+	dial          Dialer
+	emit          func(*protocol.Token) error
+	begin         time.Time
+	events        chan event
+	over          <-chan struct{}
+	out           Outcome
+	avoid         map[peer.ID]time.Time // found wanting, and when
+	deadline      deadline
+	failedRepairs int // repairs since the last token
 
-	second   *second // a route beside the one that keeps the session waiting; nil: none
-	prepared chan prepared
-	again    time.Time // no other second route is looked for before
-	seconds  int       // looked for since the last token
-	alone    bool      // and the last one could not be had
+	second     *second // a route beside the one that keeps the session waiting; nil: none
+	prepared   chan prepared
+	nextSecond time.Time // no other second route is looked for before
+	seconds    int       // looked for since the last token
+	noSecond   bool      // and the last one could not be had
 
 	mu sync.Mutex // of what follows, which the heart beats with
 	ring
-	beside []*stage // of the second route, once it is open
-	index  uint32   // of the next stage to be opened
-	ids    []int32  // prompt and answer
-	chain  []uint64 // prefix hashes of ids
+	beside    []*stage // of the second route, once it is open
+	nextIndex uint32   // of the next stage to be opened
+	ids       []int32  // prompt and answer
+	chain     []uint64 // prefix hashes of ids
 }
 
 // ring is a route under way.
@@ -221,25 +221,25 @@ type event struct {
 
 // stage is the client's end of one stage's stream.
 type stage struct {
-	index uint32
-	hop   Hop
-	st    Stream
-	r     *bufio.Reader
-	write sync.Mutex
-	told  int     // prefix hashes that the stage has; guarded by write
-	owed  []int32 // of the answer, for which its Open had no room: Resume brings them
+	index       uint32
+	hop         Hop
+	st          Stream
+	r           *bufio.Reader
+	write       sync.Mutex
+	prefixSent  int     // prefix hashes that the stage has; guarded by write
+	sampledOwed []int32 // of the answer, for which its Open had no room: Resume brings them
 
-	kept    int // of Opened
-	halted  bool
-	length  int // positions computed, as last heard
-	waiting int
-	passes  uint64
-	busy    bool // a pass with rows of this session was under way
-	replays bool
-	heard   time.Time
-	moved   time.Time // when length or passes last changed
-	leaving bool      // it has asked to be replaced
-	relinks int       // of its links, on a neighbour's word
+	cached     int // of Opened
+	halted     bool
+	length     int // positions computed, as last heard
+	waiting    int
+	passes     uint64
+	busy       bool // a pass with rows of this session was under way
+	replays    bool
+	heard      time.Time
+	progressed time.Time // when length or passes last changed
+	leaving    bool      // it has asked to be replaced
+	relinks    int       // of its links, on a neighbour's word
 }
 
 func (g *stage) fail(pos int, err error) error { return &StageError{Index: pos, Hop: g.hop, Err: err} }
@@ -260,14 +260,14 @@ func (g *stage) send(f *protocol.Frame) error {
 func (g *stage) ping(chain []uint64) {
 	if g.write.TryLock() {
 		defer g.write.Unlock()
-		g.say(chain, false)
+		g.sendPing(chain, false)
 	}
 }
 
 // say writes a Ping or Bye, and tells what the session has grown by. Called with
 // write held.
-func (g *stage) say(chain []uint64, bye bool) {
-	more := chain[min(g.told, len(chain)):]
+func (g *stage) sendPing(chain []uint64, bye bool) {
+	more := chain[min(g.prefixSent, len(chain)):]
 	f := &protocol.Frame{Kind: &protocol.Frame_Ping{Ping: &protocol.Ping{Prefix: more}}}
 	if bye {
 		f = &protocol.Frame{Kind: &protocol.Frame_Bye{Bye: &protocol.Bye{Prefix: more}}}
@@ -276,7 +276,7 @@ func (g *stage) say(chain []uint64, bye bool) {
 	if err != nil {
 		return
 	}
-	g.told = len(chain)
+	g.prefixSent = len(chain)
 	_, _ = g.st.Write(b) // a stream that is lost shows when it is read
 }
 
@@ -314,21 +314,21 @@ func (s *session) start(ctx context.Context) error {
 		return err
 	}
 	s.out.Opened = time.Since(s.begin)
-	s.watch.opened(s.out.Opened)
-	s.out.Kept = s.set(&s.ring, s.ids, s.chain)
-	go s.beats()
+	s.deadline.opened(s.out.Opened)
+	s.out.Cached = s.assignRing(&s.ring, s.ids, s.chain)
+	go s.heartbeat()
 	return nil
 }
 
 // set has the stages of a ring that is open compute the tokens so far, and gives
 // how many they have kept.
-func (s *session) set(r *ring, ids []int32, chain []uint64) (from int) {
+func (s *session) assignRing(r *ring, ids []int32, chain []uint64) (from int) {
 	now := time.Now()
 	from, some := len(ids)-1, false
 	for _, g := range r.stages {
-		from, some = min(from, g.kept), some || g.kept > 0
-		g.told = min(len(chain), protocol.MaxOpenPrefix)
-		g.heard, g.moved = now, now
+		from, some = min(from, g.cached), some || g.cached > 0
+		g.prefixSent = min(len(chain), protocol.MaxOpenPrefix)
+		g.heard, g.progressed = now, now
 	}
 	if from > 0 && some { // to a block's beginning: what is shared is never written
 		from -= from % protocol.PrefixBlock
@@ -344,8 +344,8 @@ func (s *session) set(r *ring, ids []int32, chain []uint64) (from int) {
 }
 
 func (s *session) newStage(h Hop) *stage {
-	s.index++
-	return &stage{index: s.index - 1, hop: h}
+	s.nextIndex++
+	return &stage{index: s.nextIndex - 1, hop: h}
 }
 
 // openAll opens stages at once. cancel ends the attempts.
@@ -404,7 +404,7 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which cannot give answers a format")
 			break
 		}
-		g.kept = int(k.Opened.Kept)
+		g.cached = int(k.Opened.Kept)
 		return nil
 	case *protocol.Frame_Fail:
 		err = protocol.FailError(k.Fail)
@@ -424,7 +424,7 @@ func (s *session) openFrame(r *ring, pos int, chain []uint64) *protocol.Open {
 		Session: r.id[:], Model: s.req.Model.Bytes(),
 		From: uint32(g.hop.Span.From), To: uint32(g.hop.Span.To),
 		Index: g.index, Stages: uint32(n), Epoch: r.epoch,
-		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: chain[:min(len(chain), protocol.MaxOpenPrefix)], Trace: s.req.Trace,
+		MaxTokensTotal: uint32(s.maxTokens()), Codec: s.req.Codec, Prefix: chain[:min(len(chain), protocol.MaxOpenPrefix)], Trace: s.req.Trace,
 		Prev: []byte(r.stages[(pos+n-1)%n].hop.Peer), Next: nextHop(r.stages, pos),
 	}
 	if pos == n-1 {
@@ -434,7 +434,7 @@ func (s *session) openFrame(r *ring, pos int, chain []uint64) *protocol.Open {
 }
 
 // total is the session's length at most, in tokens.
-func (s *session) total() int { return len(s.req.Prompt) + int(s.req.Sampling.MaxTokens) }
+func (s *session) maxTokens() int { return len(s.req.Prompt) + int(s.req.Sampling.MaxTokens) }
 
 // nextHop is the successor of a position in a ring.
 func nextHop(ring []*stage, pos int) *protocol.Hop {
@@ -464,7 +464,7 @@ func (s *session) feed(first *stage, epoch uint64, ids []int32, from int) {
 }
 
 // beats shows all stages that the client lives.
-func (s *session) beats() {
+func (s *session) heartbeat() {
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
 	for {
@@ -485,7 +485,7 @@ func (s *session) beats() {
 // run passes tokens on until the answer is complete, and repairs the route as
 // often as need be.
 func (s *session) run(ctx context.Context) error {
-	s.watch.expect(time.Now(), s.req.Prefill, len(s.ids))
+	s.deadline.expect(time.Now(), s.req.Prefill, len(s.ids))
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {
@@ -495,20 +495,20 @@ func (s *session) run(ctx context.Context) error {
 			return ctx.Err()
 		case ev := <-s.events:
 			var err error
-			if b, err = s.take(ev); err != nil {
+			if b, err = s.handleEvent(ev); err != nil {
 				return err
 			}
 		case p := <-s.prepared:
-			s.join(p)
+			s.startSecond(p)
 		case now := <-look.C:
-			if b = s.look(now); b.why == nil || b.hangs {
+			if b = s.inspect(now); b.why == nil || b.hangs {
 				b = s.hedge(ctx, now, b)
 			}
 		}
 		if b.why == nil {
 			continue
 		}
-		if over, err := s.jump(b); err != nil {
+		if over, err := s.switchOver(b); err != nil {
 			return err
 		} else if over {
 			continue
@@ -557,10 +557,10 @@ func (s *session) position(g *stage) int {
 }
 
 // take handles what a stage says. A breakdown with a reason wants repair.
-func (s *session) take(ev event) (b breakdown, err error) {
+func (s *session) handleEvent(ev event) (b breakdown, err error) {
 	g, pos := ev.g, s.position(ev.g)
 	if pos < 0 {
-		return b, s.takeBeside(ev) // or it was replaced
+		return b, s.handleSecondEvent(ev) // or it was replaced
 	}
 	if ev.err != nil {
 		var e *protocol.Error
@@ -591,7 +591,7 @@ func (s *session) take(ev event) (b breakdown, err error) {
 
 func (g *stage) pong(p *protocol.Pong, now time.Time) {
 	if int(p.Length) != g.length || p.Passes != g.passes {
-		g.moved = now
+		g.progressed = now
 	}
 	g.length, g.waiting, g.busy, g.passes = int(p.Length), int(p.Waiting), p.Computing, p.Passes
 }
@@ -637,7 +637,7 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 	case !s.drawable(tok.Id):
 		return breakdown{why: g.fail(pos, fmt.Errorf("%w: a token that the model does not have", protocol.ErrFrame)), lost: []*stage{g}}, nil
 	}
-	s.drop() // the first that gives the token wins
+	s.dropSecond() // the first that gives the token wins
 	since := now.Sub(s.begin)
 	if s.out.Tokens++; s.out.Tokens == 1 {
 		s.out.TTFT = since
@@ -648,8 +648,8 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 	s.ids = append(s.ids, tok.Id)
 	s.chain = protocol.AppendPrefix(s.chain, s.ids)
 	s.mu.Unlock()
-	s.watch.token(now)
-	s.vain, s.seconds, s.again, s.alone = 0, 0, time.Time{}, false
+	s.deadline.token(now)
+	s.failedRepairs, s.seconds, s.nextSecond, s.noSecond = 0, 0, time.Time{}, false
 	if err := s.emit(tok); err != nil {
 		return b, err
 	}
@@ -664,7 +664,7 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 
 // close says goodbye to all stages, which then free the session's KV.
 func (s *session) close() {
-	s.drop()
+	s.dropSecond()
 	s.mu.Lock()
 	stages, chain := s.stages, s.chain
 	s.mu.Unlock()
@@ -680,7 +680,7 @@ func (g *stage) leave(chain []uint64) {
 	}
 	_ = g.st.SetDeadline(time.Now().Add(lastWord))
 	g.write.Lock()
-	g.say(chain, true)
+	g.sendPing(chain, true)
 	g.write.Unlock()
 	if g.st.Close() != nil {
 		_ = g.st.Reset()
