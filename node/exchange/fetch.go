@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/sync/errgroup"
 
@@ -22,70 +21,65 @@ import (
 )
 
 const (
-	windowMost       = 32               // blocks under way at once, at most
-	windowLeast      = 2                // and leaves at first, and over slow links
-	quick            = 5 * time.Second  // for a leaf to come: more at once
-	slow             = 20 * time.Second // fewer
-	sessionsPerFetch = 8                // of bitswap, a fetch
-	impatient        = 3 * time.Second  // without a block, before all is asked for again; doubles
-	lookNow          = time.Second      // how often holders are looked for: while there are none,
-	lookAgain        = 5 * time.Second  // while nothing comes,
-	lookMore         = 30 * time.Second // and while blocks come
-	lookTime         = 10 * time.Second // for a search
-	dialTime         = 5 * time.Second
-	giveUp           = 60 * time.Second // without a block
+	windowMost       = 32               // blocks asked for at once, at most
+	windowLeast      = 2                // leaves asked for at once, at first and over slow links
+	sessionsPerFetch = 8                // of bitswap
+	impatient        = 3 * time.Second  // without a block, before a round is repeated; doubles
+	giveUp           = 60 * time.Second // without a block, before the fetch fails
 )
 
-// fetch is one under way.
+// fetch is one call of Exchange.Fetch.
 type fetch struct {
 	x          *Exchange
 	model      cid.Cid
 	want       Want
-	progress   func(Progress)
-	seed       maphash.Seed
+	progress   func(Progress) // may be nil
+	seed       maphash.Seed   // of this fetch's order
 	window     *window
 	total      int // leaves of the model; 0: not known, and nothing comes in bulk
 	scheduler  *scheduler
 	viaBitswap *sourceState
 	fail       context.CancelCauseFunc
-	buffers    chan []byte // for leaves on their way in
-	heard      chan peer.AddrInfo
+	buffers    chan []byte        // for leaves on their way in; nil ones are not allocated yet
+	heard      chan peer.AddrInfo // holders that peers named
 	workers    sync.WaitGroup
-	newHolder  atomic.Bool // a holder that the sessions do not know
-	meeting    atomic.Int32
+	newHolder  atomic.Bool  // a holder has joined that the bitswap sessions do not know
+	meeting    atomic.Int32 // holders to which a connection is being made
 
 	mu          sync.Mutex
-	looked      bool
+	looked      bool // for holders, at least once
 	holders     []peer.AddrInfo
 	bulk        map[peer.ID]holderState
-	roundBegan  time.Time     // the round
-	askedOthers time.Time     // were asked for what some did not send
-	lastCame    time.Time     // something came, or the fetch began
-	longestGap  time.Duration // that something took to come, lately
-	storing     int           // blocks that have come and are being kept
+	roundBegan  time.Time
+	askedOthers time.Time     // when other peers were asked for what some did not send
+	lastCame    time.Time     // when something last came, or the fetch began
+	longestGap  time.Duration // recent, between two blocks
+	storing     int           // blocks that have come and are not on disk yet
 
 	reporting sync.Mutex
 	sum       Progress
-	rated     time.Time // sum.Rate was
-	since     int64     // bytes, then
+	rated     time.Time // when sum.Rate was computed
+	since     int64     // sum.Bytes at that time
 }
 
-// bulkState says how a holder is asked for leaves.
+// holderState is how a holder is asked for leaves.
 type holderState int
 
 const (
-	joining holderState = iota // it is not known yet
+	joining holderState = iota // it has not answered yet
 	inBulk
 	byBitswap
 )
 
-// maxHolders are known of a model, if more are told of by peers.
+// maxHolders bounds the holders that are known of a model because peers named
+// them.
 const maxHolders = 64
 
 // errAgain ends a round that is to be repeated.
 var errAgain = errors.New("exchange: ask again")
 
-// run asks round by round. Patience that was in vain doubles.
+// run asks round by round. After a round in which nothing came, the next waits
+// twice as long.
 func (f *fetch) run(ctx context.Context) error {
 	for patience := impatient; ; {
 		before := f.blocks()
@@ -100,9 +94,10 @@ func (f *fetch) run(ctx context.Context) error {
 	}
 }
 
-// round asks in bitswap sessions of its own until all is there, or nothing has
-// come for long. What a peer sent to a connection that broke, bitswap asks for
-// again only after most of a minute, new sessions at once.
+// round asks in bitswap sessions of its own until all has come, or nothing has
+// come for patience. Blocks that a peer sent to a connection that broke are
+// asked for again at once in new sessions; bitswap itself would wait most of a
+// minute.
 func (f *fetch) round(ctx context.Context, patience time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -131,7 +126,8 @@ func (f *fetch) round(ctx context.Context, patience time.Duration) error {
 	}
 }
 
-// split tells leaves that any source can bring from blocks for bitswap.
+// split separates leaves, which any source can bring, from blocks that only
+// bitswap can.
 func (f *fetch) split(need []Need) (blocks []cid.Cid, leaves []Need) {
 	for _, n := range need {
 		if n.CID.Prefix().Codec != cid.Raw || n.Number < 0 || n.Number >= f.total || n.Size <= 0 || n.Size > protocol.LeafSize {
@@ -143,6 +139,7 @@ func (f *fetch) split(need []Need) (blocks []cid.Cid, leaves []Need) {
 	return blocks, leaves
 }
 
+// mark sets a time of the fetch to now.
 func (f *fetch) mark(t *time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -152,8 +149,8 @@ func (f *fetch) mark(t *time.Time) {
 // ask gets a block.
 type ask func(ctx context.Context, c cid.Cid) ([]byte, error)
 
-// sessions begins bitswap sessions, which share the blocks. A single one comes
-// to prefer the holders that happened to be the first.
+// sessions begins several bitswap sessions, which share the blocks. A single one
+// comes to prefer the holders that happened to be the first.
 func (f *fetch) sessions(ctx context.Context) (get ask, end func()) {
 	// They outlive what is asked in them, and so take it back.
 	ctx, end = context.WithCancel(context.WithoutCancel(ctx))
@@ -169,7 +166,7 @@ func (f *fetch) sessions(ctx context.Context) (get ask, end func()) {
 	}, end
 }
 
-// watch ends a round in which nothing comes.
+// stallTimer ends a round in which nothing comes.
 func (f *fetch) stallTimer(ctx context.Context, end context.CancelCauseFunc, patience time.Duration) {
 	tick := time.NewTicker(impatient / 4)
 	defer tick.Stop()
@@ -186,9 +183,9 @@ func (f *fetch) stallTimer(ctx context.Context, end context.CancelCauseFunc, pat
 	}
 }
 
-// stalled says how to go on when nothing comes: with others (nil), anew, or not
-// at all. That is after four times as long as anything took to come lately, but
-// not without patience.
+// stalled decides what to do when nothing has come for four times the longest
+// recent gap (at least patience): nil means to continue with other peers,
+// errAgain to repeat the round, ErrNotFound to give up.
 func (f *fetch) stalled(patience time.Duration) error {
 	idle, here, longest := f.idle()
 	if idle > giveUp {
@@ -216,7 +213,7 @@ func (f *fetch) stalled(patience time.Duration) error {
 	return errAgain
 }
 
-// shuffle puts blocks in an order of this fetch's own, the same each time. So
+// shuffle puts blocks into this fetch's random order, the same each time. So
 // holders of different parts are all asked at once, and nodes that fetch the
 // same have something to give each other.
 func (f *fetch) shuffle(need []cid.Cid) []cid.Cid {
@@ -226,8 +223,8 @@ func (f *fetch) shuffle(need []cid.Cid) []cid.Cid {
 
 func (f *fetch) hash(c cid.Cid) uint64 { return maphash.String(f.seed, c.KeyString()) }
 
-// settle waits until bitswap has taken back what was asked for. What it
-// believes to have asked a peer for, it does not ask for again.
+// awaitTakenBack waits until bitswap has taken back what was asked for. It does
+// not ask a peer again for what it believes to have asked for already.
 func (f *fetch) awaitTakenBack(asked []Need) {
 	set := cid.NewSet()
 	for _, n := range asked {
@@ -241,8 +238,8 @@ func (f *fetch) awaitTakenBack(asked []Need) {
 	}
 }
 
-// all gets what is needed, or a part of it if a holder joins: it gets its due in
-// new sessions only.
+// getBlocks gets blocks by bitswap. It returns early, without an error, when a
+// holder joins: only new sessions use it fully.
 func (f *fetch) getBlocks(ctx context.Context, need []cid.Cid) error {
 	f.newHolder.Store(false)
 	ask, end := f.sessions(ctx)
@@ -264,7 +261,7 @@ func (f *fetch) getBlocks(ctx context.Context, need []cid.Cid) error {
 	return errors.Join(g.Wait(), ctx.Err())
 }
 
-// get asks for a block in bitswap; pace.start has said that it may.
+// get asks bitswap for a block; window.start has allowed it.
 func (f *fetch) get(ctx context.Context, ask ask, c cid.Cid) ([]byte, error) {
 	done := f.window.asking(c)
 	b, err := ask(ctx, c)
@@ -272,8 +269,8 @@ func (f *fetch) get(ctx context.Context, ask ask, c cid.Cid) ([]byte, error) {
 	return b, err
 }
 
-// lend has bitswap take its part of the leaves, until all are there or a holder
-// joins. Its part is what peers have that do not speak /shoal/leaves/1.
+// fetchByBitswap has bitswap bring leaves until all have come or a holder joins.
+// It brings what peers have that do not speak /shoal/leaves/1.
 func (f *fetch) fetchByBitswap(ctx context.Context) error {
 	f.newHolder.Store(false)
 	ask, end := f.sessions(ctx)
@@ -304,18 +301,7 @@ func (f *fetch) fetchByBitswap(ctx context.Context) error {
 	return errors.Join(g.Wait(), ctx.Err())
 }
 
-// plainPeers is bitswap as a source of leaves.
-type bitswapSource struct{}
-
-func (bitswapSource) name() string      { return "bitswap" }
-func (bitswapSource) mayAsk(Need) bool  { return true }
-func (bitswapSource) batch(float64) int { return 1 }
-func (bitswapSource) workers() int      { return 1 }
-func (bitswapSource) get(context.Context, []Need, func(int, []byte) error) error {
-	return errors.New("bitswap is asked by lend")
-}
-
-// put keeps a block that has been verified, and tells of it.
+// put stores a block that has been verified, and announces it to peers.
 func (f *fetch) put(ctx context.Context, c cid.Cid, number int, data []byte) error {
 	defer f.storingBlock()()
 	if err := f.want.Put(ctx, c, data); err != nil {
@@ -331,8 +317,8 @@ func (f *fetch) put(ctx context.Context, c cid.Cid, number int, data []byte) err
 	return nil
 }
 
-// buffer gives room for a leaf, release takes it back. There is room for window
-// of them.
+// buffer returns room for a leaf, which release takes back. It waits while
+// windowMost buffers are in use.
 func (f *fetch) buffer(ctx context.Context) ([]byte, error) {
 	select {
 	case b := <-f.buffers:
@@ -347,8 +333,9 @@ func (f *fetch) buffer(ctx context.Context) ([]byte, error) {
 
 func (f *fetch) release(b []byte) { f.buffers <- b }
 
-// keep notes that a block has come, and that it is being kept until done is
-// called: a slow disk is no reason to ask again.
+// storingBlock notes that a block has come and is being stored until done is
+// called. Meanwhile nothing counts as stalled: a slow disk is no reason to ask
+// again.
 func (f *fetch) storingBlock() (done func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -364,8 +351,8 @@ func (f *fetch) storingBlock() (done func()) {
 	}
 }
 
-// idle is how long nothing has come, in all and in this round, and how long it
-// took at most until something came.
+// idle returns how long nothing has come, in all and in this round, and the
+// longest recent gap.
 func (f *fetch) idle() (all, here, longest time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -376,6 +363,7 @@ func (f *fetch) idle() (all, here, longest time.Duration) {
 	return all, here, f.longestGap
 }
 
+// report counts bytes that were stored and calls progress.
 func (f *fetch) report(bytes int64) {
 	f.reporting.Lock()
 	defer f.reporting.Unlock()
@@ -399,7 +387,7 @@ func (f *fetch) report(bytes int64) {
 	}
 }
 
-// trouble is told with the progress.
+// trouble adds a line to what progress reports.
 func (f *fetch) trouble(what string) {
 	f.reporting.Lock()
 	defer f.reporting.Unlock()
@@ -408,264 +396,9 @@ func (f *fetch) trouble(what string) {
 	}
 }
 
+// blocks returns the number of blocks stored so far.
 func (f *fetch) blocks() int64 {
 	f.reporting.Lock()
 	defer f.reporting.Unlock()
 	return f.sum.Blocks
-}
-
-// keepLooking finds holders, also those that appear during the fetch, and those
-// that peers tell of.
-func (f *fetch) keepLooking(ctx context.Context) {
-	tick := time.NewTicker(lookNow)
-	defer tick.Stop()
-	for {
-		f.look(ctx)
-		for looked := time.Now(); time.Since(looked) < f.searchPause(); {
-			select {
-			case <-ctx.Done():
-				return
-			case p := <-f.heard:
-				f.workers.Go(func() {
-					dctx, cancel := context.WithTimeout(ctx, dialTime)
-					defer cancel()
-					f.meet(ctx, dctx, p)
-				})
-			case <-tick.C:
-			}
-		}
-	}
-}
-
-// hear takes a word on where a holder is.
-func (f *fetch) addHearsay(p peer.AddrInfo) {
-	f.mu.Lock()
-	known := p.ID == "" || p.ID == f.x.host.ID() || among(f.holders, p.ID) || len(f.holders) >= maxHolders
-	f.mu.Unlock()
-	if known {
-		return
-	}
-	select {
-	case f.heard <- p:
-	default: // it is told again
-	}
-}
-
-// meet connects to a holder, unless it has lied.
-func (f *fetch) meet(ctx, dctx context.Context, p peer.AddrInfo) {
-	if p.ID == f.x.host.ID() || f.x.ledger.Bad(p.ID.String()) {
-		return
-	}
-	f.meeting.Add(1)
-	defer f.meeting.Add(-1)
-	isNew := f.note(p)
-	if err := f.x.host.Connect(dctx, p); err != nil {
-		return
-	}
-	if isNew {
-		f.newHolder.Store(true)
-	}
-	if f.total == 0 || ctx.Err() != nil {
-		return
-	}
-	f.mu.Lock()
-	_, known := f.bulk[p.ID]
-	if !known {
-		f.bulk[p.ID] = joining
-	}
-	f.mu.Unlock()
-	if !known {
-		f.workers.Go(func() { f.join(ctx, p.ID) })
-	}
-}
-
-func (f *fetch) knows(p peer.ID) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return among(f.holders, p)
-}
-
-// setBulk says whether a holder gives in bulk.
-func (f *fetch) setBulk(p peer.ID, does bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if does {
-		f.bulk[p] = inBulk
-		return
-	}
-	if f.bulk[p] != byBitswap {
-		f.bulk[p] = byBitswap
-		f.newHolder.Store(true)
-	}
-}
-
-func (f *fetch) forgetBulk(p peer.ID) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.bulk, p)
-}
-
-// plain says that some holder can be asked by bitswap alone.
-func (f *fetch) bitswapOnly() bool {
-	return slices.ContainsFunc(f.connected(), func(p peer.AddrInfo) bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return f.bulk[p.ID] == byBitswap
-	})
-}
-
-// company says that peers may be about to be met who have the model.
-func (f *fetch) mayMeetPeers() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return !f.looked || len(f.holders) > 0 || len(f.x.host.Network().Peers()) > 0
-}
-
-// met says that an origin may be asked: the peers that can be met were met, or
-// that took too long.
-func (f *fetch) met() bool {
-	took := time.Since(f.scheduler.began)
-	if took > graceMost || !f.mayMeetPeers() {
-		return true
-	}
-	return took > graceTime && f.meeting.Load() == 0 && !f.joins()
-}
-
-// joins says that some holder has been met and not answered yet.
-func (f *fetch) joins() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, state := range f.bulk {
-		if state == joining {
-			return true
-		}
-	}
-	return false
-}
-
-// rest is how long not to look for holders.
-func (f *fetch) searchPause() time.Duration {
-	if len(f.connected()) == 0 {
-		return lookNow
-	}
-	if idle, _, _ := f.idle(); idle > lookAgain {
-		return lookAgain
-	}
-	return lookMore
-}
-
-// look finds and connects to holders. Those known before stay: the search may
-// have failed, and they are as good as they were.
-func (f *fetch) look(ctx context.Context) {
-	sctx, cancel := context.WithTimeout(ctx, lookTime)
-	found, err := f.x.find.Holders(sctx, f.model)
-	cancel()
-	if err != nil {
-		f.x.log.Debug("looking for holders", "model", f.model, "error", err)
-	}
-	dctx, cancel := context.WithTimeout(ctx, dialTime)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, p := range found {
-		wg.Go(func() { f.meet(ctx, dctx, p) })
-	}
-	wg.Wait()
-	f.mu.Lock()
-	f.looked = true
-	f.mu.Unlock()
-}
-
-// note adds a holder, and says whether it was not known.
-func (f *fetch) note(p peer.AddrInfo) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if among(f.holders, p.ID) {
-		return false
-	}
-	f.holders = append(f.holders, p)
-	return true
-}
-
-// connected are the holders that can be asked: those that are shunned are not.
-func (f *fetch) connected() []peer.AddrInfo {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var out []peer.AddrInfo
-	for _, p := range f.holders {
-		if f.x.host.Network().Connectedness(p.ID) == network.Connected && !f.x.bitswap.Shuns(p.ID) {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-// pace says how many leaves are under way at once: more and more while they
-// come quickly. On a slow link many would all take long, and each that takes a
-// minute is one that does not come.
-type window struct {
-	free  chan struct{}
-	mu    sync.Mutex
-	size  int
-	asked map[cid.Cid]time.Time // first, of those that have not come
-}
-
-func newWindow() *window {
-	p := &window{free: make(chan struct{}, windowMost), size: windowLeast, asked: map[cid.Cid]time.Time{}}
-	for range windowLeast {
-		p.free <- struct{}{}
-	}
-	return p
-}
-
-// start waits until a block may be asked for. Nodes always may, they are small.
-func (p *window) start(ctx context.Context, c cid.Cid) bool {
-	if isNode(c) {
-		return ctx.Err() == nil
-	}
-	select {
-	case <-p.free:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-func isNode(c cid.Cid) bool { return c.Defined() && c.Prefix().Codec != cid.Raw }
-
-// back gives back what start allowed and nobody needed.
-func (p *window) putBack() { p.free <- struct{}{} }
-
-// begin notes that a block is being asked for.
-func (p *window) asking(c cid.Cid) (done func(came bool)) {
-	if isNode(c) {
-		return func(bool) {}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if _, again := p.asked[c]; !again {
-		p.asked[c] = time.Now()
-	}
-	return func(came bool) { p.done(c, came) }
-}
-
-func (p *window) done(c cid.Cid, came bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	took, free := time.Since(p.asked[c]), 1
-	if came {
-		delete(p.asked, c)
-	}
-	if came && took < quick && p.size < windowMost {
-		free = 2
-	} else if took > slow && p.size > windowLeast {
-		free = 0
-	}
-	p.size += free - 1
-	for range free {
-		p.free <- struct{}{}
-	}
-}
-
-func among(list []peer.AddrInfo, p peer.ID) bool {
-	return slices.ContainsFunc(list, func(q peer.AddrInfo) bool { return q.ID == p })
 }

@@ -112,19 +112,6 @@ func skip(r io.Reader, n int64, beat func(time.Time) error) error {
 	return nil
 }
 
-// leafFrom reads a leaf and passes it on.
-func (f *fetch) leafFrom(ctx context.Context, r io.Reader, n Need, beat func(time.Time) error, got func([]byte) error) error {
-	buf, err := f.buffer(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.release(buf)
-	if err := f.readPaced(ctx, buf[:n.Size], r, beat); err != nil {
-		return err
-	}
-	return got(buf[:n.Size])
-}
-
 // request asks for a range, and gives what comes and where it begins: at 0 from
 // a server that knows no ranges.
 func (o *origin) request(ctx context.Context, from, to int64) (io.ReadCloser, int64, error) {

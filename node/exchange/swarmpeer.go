@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 	"time"
@@ -151,113 +150,6 @@ func (m *swarmPeer) readLeaf(ctx context.Context, p *leafStream, n Need, got fun
 			return p.SetReadDeadline(by)
 		}
 		return m.f.leafFrom(ctx, p.r, n, beat, got)
-	}
-}
-
-// fill reads what comes in bulk, chunk by chunk, at the pace that the operator
-// and running sessions allow.
-func (f *fetch) readPaced(ctx context.Context, data []byte, r io.Reader, deadline func(time.Time) error) error {
-	for at := 0; at < len(data); {
-		n := min(len(data)-at, bulkChunk)
-		if err := f.x.down.wait(ctx, n); err != nil {
-			return err
-		}
-		_ = deadline(time.Now().Add(stallTime))
-		if _, err := io.ReadFull(r, data[at:at+n]); err != nil {
-			return err
-		}
-		at += n
-		f.mark(&f.lastCame)
-	}
-	return nil
-}
-
-// join has a holder give in bulk for as long as it is there. One that does not
-// speak the protocol is left to bitswap.
-func (f *fetch) join(ctx context.Context, p peer.ID) {
-	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, lookMore) {
-		begin := time.Now()
-		err := f.watchPeer(ctx, p)
-		if f.x.ledger.Bad(p.String()) || isUnspoken(err) || errors.Is(err, errBad) || errors.Is(err, errUnknown) && !f.x.speaks(p) {
-			f.setBulk(p, false)
-			return
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		f.x.log.Debug("no leaves in bulk", "peer", p, "error", err)
-		f.setBulk(p, false)
-		if time.Since(begin) > lookMore {
-			wait = time.Second
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-		}
-		t.Stop()
-		if ctx.Err() == nil && f.x.host.Network().Connectedness(p) != network.Connected {
-			f.forgetBulk(p) // it is joined again when it is found again
-			return
-		}
-	}
-}
-
-// errUnknown ends a watch whose peer does not know the model, or not yet.
-var errUnknown = errors.New("the peer tells nothing of the model")
-
-// speaks says whether a peer is known to speak the protocol.
-func (x *Exchange) speaks(p peer.ID) bool {
-	list, err := x.host.Peerstore().SupportsProtocols(p, protocol.LeavesID)
-	return err == nil && len(list) > 0
-}
-
-// watchMate follows what a peer tells, and has it give.
-func (f *fetch) watchPeer(ctx context.Context, p peer.ID) error {
-	dctx, cancel := context.WithTimeout(ctx, watchTime)
-	defer cancel()
-	s, err := f.x.dialer.open(dctx, p, protocol.LeavesID)
-	if err != nil {
-		return err
-	}
-	defer s.Reset()
-	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
-	defer stop()
-	_ = s.SetDeadline(time.Now().Add(watchTime))
-	if err := protocol.WriteLeaves(s, &protocol.LeavesRequest{Model: f.model.Bytes(), Watch: true, Fetching: true}); err != nil {
-		return err
-	}
-	r := bufio.NewReaderSize(s, 4<<10)
-	m := &swarmPeer{f: f, id: p, joined: time.Now(), salt: saltOf(p)}
-	defer m.close()
-	over := func() {}
-	defer func() { over() }()
-	for first := true; ; first = false {
-		st, err := protocol.ReadLeavesState(r, f.total)
-		switch {
-		case errors.Is(err, protocol.ErrLeaves), err == nil && first && st.Total == 0:
-			f.blame(m.name(), "it does not keep to the protocol")
-			return fmt.Errorf("%w: %w", errBad, err)
-		case err != nil && first && isUnspoken(err):
-			return err
-		case err != nil && first:
-			return fmt.Errorf("%w: %w", errUnknown, err)
-		case err != nil:
-			return err
-		}
-		_ = s.SetReadDeadline(time.Now().Add(silence))
-		f.scheduler.peerHas(m, st)
-		for _, o := range st.Fetchers {
-			info := addrInfo(o)
-			if f.x.opt.Believable != nil {
-				info.Addrs = f.x.opt.Believable(p, info.Addrs)
-			}
-			f.addHearsay(info)
-		}
-		if first {
-			f.setBulk(p, true)
-			over = f.startSource(ctx, m, func() { _ = s.Reset() })
-		}
 	}
 }
 
