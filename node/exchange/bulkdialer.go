@@ -17,18 +17,19 @@ import (
 	msmux "github.com/multiformats/go-multistream"
 )
 
-// line opens streams for bulk: over TCP with TLS where the peer can be reached
-// so, which is several times faster than QUIC on links that lose packets and
-// leaves QUIC to those who wait for an answer. The host has one connection to a
-// peer and keeps to it, so line makes TCP connections of its own, from the same
-// peer ID; what the peer asks over them, the host answers.
+// bulkDialer opens streams for bulk, over TCP with TLS where a peer can be reached
+// that way: on links that lose packets TCP is several times faster than QUIC, and
+// QUIC is left to sessions, which need short delays. The host keeps one connection
+// per peer, so bulkDialer has a swarm of its own that dials TCP, with the same peer
+// ID; the host serves what peers ask over its connections. It is safe for
+// concurrent use.
 type bulkDialer struct {
 	host     host.Host
 	dialling []swarm.Option
 
 	mu     sync.Mutex
 	own    *swarm.Swarm          // nil until it is needed
-	failed map[peer.ID]time.Time // cannot be reached by TCP
+	failed map[peer.ID]time.Time // when a peer could last not be reached by TCP
 	closed bool
 }
 
@@ -38,7 +39,8 @@ func newBulkDialer(h host.Host, dialling []swarm.Option) *bulkDialer {
 	return &bulkDialer{host: h, dialling: dialling, failed: map[peer.ID]time.Time{}}
 }
 
-// open opens a stream to a peer; never over a relay.
+// open opens a stream to a peer, and never over a relay. It fails with errRelayed,
+// with an error for which isUnspoken holds, or with what the connection failed with.
 func (l *bulkDialer) open(ctx context.Context, p peer.ID, id protocol.ID) (network.Stream, error) {
 	if c := l.tcpConn(ctx, p); c != nil {
 		if s, err := openStream(ctx, c, id); err == nil || isUnspoken(err) {
@@ -58,7 +60,8 @@ func (l *bulkDialer) open(ctx context.Context, p peer.ID, id protocol.ID) (netwo
 
 var errRelayed = errors.New("it is reached over a relay, which is not for bulk")
 
-// isUnspoken says that the peer does not speak the protocol.
+// isUnspoken reports whether an error means that the peer does not speak the
+// protocol.
 func isUnspoken(err error) bool {
 	var un msmux.ErrNotSupported[protocol.ID]
 	return errors.As(err, &un)
@@ -69,7 +72,7 @@ func relayed(c network.Conn) bool {
 	return c.Stat().Limited || err == nil
 }
 
-// tcp gives a direct TCP connection, or nil.
+// tcpConn returns a direct TCP connection, or nil.
 func (l *bulkDialer) tcpConn(ctx context.Context, p peer.ID) network.Conn {
 	for _, c := range l.host.Network().ConnsToPeer(p) {
 		if isTCP(c.RemoteMultiaddr()) && !c.IsClosed() {
@@ -92,7 +95,7 @@ func (l *bulkDialer) tcpConn(ctx context.Context, p peer.ID) network.Conn {
 	return c
 }
 
-// swarm is what dials the peer by TCP; nil if that is of no use.
+// tcpSwarm returns the swarm that dials TCP; nil if it cannot reach the peer.
 func (l *bulkDialer) tcpSwarm(p peer.ID) *swarm.Swarm {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -128,8 +131,8 @@ func (l *bulkDialer) tcpSwarm(p peer.ID) *swarm.Swarm {
 	return nil
 }
 
-// answer has the host serve a stream that a peer opened on a connection of the
-// line's.
+// serveStream makes the host serve a stream that a peer opened on one of the
+// bulkDialer's connections.
 func (l *bulkDialer) serveStream(s network.Stream) {
 	_ = s.SetDeadline(time.Now().Add(dialTime))
 	id, handle, err := l.host.Mux().Negotiate(s)
@@ -143,7 +146,7 @@ func (l *bulkDialer) serveStream(s network.Stream) {
 	_ = handle(id, s)
 }
 
-// rest ends the connections, when nobody fetches any more.
+// hangUp ends the connections. It is called when no fetch is left.
 func (l *bulkDialer) hangUp() {
 	l.mu.Lock()
 	own := l.own
@@ -177,7 +180,7 @@ func isTCP(a ma.Multiaddr) bool {
 	return tcp
 }
 
-// begin opens a stream over this very connection.
+// openStream opens a stream over a given connection.
 func openStream(ctx context.Context, c network.Conn, id protocol.ID) (network.Stream, error) {
 	s, err := c.NewStream(ctx)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// ErrNotFound says that nobody reachable gave the block asked for.
+// ErrNotFound means that no reachable peer or origin sent what was asked for.
 var ErrNotFound = errors.New("no reachable peer has it")
 
 // ErrClosed ends a fetch whose Exchange is closed.
@@ -31,15 +31,15 @@ var ErrClosed = errors.New("the exchange is closed")
 // Blocks is what this node can give; any error means that the block is not here.
 type Blocks = bitswap.Blocks
 
-// Finder finds the peers that hold shards of a model.
+// Finder finds the peers that hold shards of a model. It is safe for concurrent use.
 type Finder interface {
 	Holders(ctx context.Context, model cid.Cid) ([]peer.AddrInfo, error)
 }
 
-// Want is what a fetch is to bring. Next lists blocks that are lacking now, at
-// most some thousand; none means that the fetch is complete. Put keeps a
-// block, which has been verified against its CID; data is the caller's again
-// when it returns.
+// Want is what a fetch is to bring. Next lists blocks that are missing now, some
+// thousand at most; none means that the fetch is complete. Put stores a block,
+// which has been verified against its CID; it must not keep data. Put is called by
+// several goroutines at once. An error of either ends the fetch.
 type Want interface {
 	Next(ctx context.Context) ([]Need, error)
 	Put(ctx context.Context, c cid.Cid, data []byte) error
@@ -48,10 +48,10 @@ type Want interface {
 // Origin is where one of a model's files can be had outside of the network.
 type Origin struct {
 	Where string // an http or https URL, or a path
-	File  int    // of the model's files
-	Size  int64  // bytes that the file has
+	File  int    // index of the file in the model
+	Size  int64  // of the file, bytes
 
-	// How a URL is reached, and what is asked of its redirects; nil: as Go does.
+	// How a URL is reached, and http.Client.CheckRedirect; nil: Go's defaults.
 	Transport *http.Transport
 	Redirect  func(req *http.Request, via []*http.Request) error
 }
@@ -59,30 +59,31 @@ type Origin struct {
 // Options of an exchange. The zero value speaks bitswap alone and knows no
 // limits.
 type Options struct {
-	// Leaves gives a model whose manifest is here, or nil. It is what bulk
-	// needs.
+	// Leaves returns the leaves of a model whose manifest is here, or nil. If it
+	// is not set, there is no bulk.
 	Leaves func(model cid.Cid) Leaves
-	// Up and Down are bytes a second of blocks, to and from all sources;
-	// 0: no limit.
+	// Up and Down are bytes per second of blocks, to and from all sources
+	// together; 0: no limit.
 	Up, Down float64
-	// Busy says that sessions run here; bulk then stands back. It may be nil.
+	// Busy reports whether sessions run here; bulk is then slower. It may be nil.
 	Busy func() bool
-	// Ledger is the file that keeps what passed between this node and its
-	// peers; "": it is forgotten at the end.
+	// Ledger is the file for what passed between this node and its peers; "": it
+	// is forgotten at Close.
 	Ledger string
-	// Worked is told of each leaf that a peer gave. It may be nil.
+	// Worked is called for each leaf that a peer sent in bulk. It may be nil.
 	Worked func(peer.ID)
-	// Believable leaves of the addresses that a peer tells of another those that
-	// may be dialled on its word. nil: all.
+	// Believable returns those of the addresses that a peer names for another which
+	// may be dialled. nil: all.
 	Believable func(teller peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr
-	// Dialling is how the swarm dials that bulk has of its own.
+	// Dialling are options of the swarm that dials TCP for bulk.
 	Dialling []swarm.Option
 	// Authorize is called with each request to an origin. It may be nil.
 	Authorize func(*http.Request)
 	Log       *slog.Logger // nil: silent
 }
 
-// Exchange gives blocks to peers and gets them from peers.
+// Exchange sends blocks to peers, and fetches them from peers and origins. It is
+// safe for concurrent use.
 type Exchange struct {
 	host     host.Host
 	find     Finder
@@ -99,16 +100,17 @@ type Exchange struct {
 	watchers watchers
 	buffers  sync.Pool // *[]byte for leaves on their way out
 
-	given, taken atomic.Uint64 // bytes of leaves in bulk, to and from peers
+	given, taken atomic.Uint64 // bytes of leaves sent and received in bulk
 	origins      atomic.Uint64 // bytes of leaves from origins
 
 	mu      sync.Mutex
 	closed  bool
-	fetches map[*fetch]context.CancelCauseFunc // under way
-	done    sync.WaitGroup                     // for them
+	fetches map[*fetch]context.CancelCauseFunc // that run
+	done    sync.WaitGroup                     // of these
 }
 
-// New starts to give blocks over a host, and is ready to get some.
+// New starts to serve blocks over a host. Close must be called before the host is
+// closed.
 func New(h host.Host, have Blocks, find Finder, opt Options) *Exchange {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -126,7 +128,7 @@ func New(h host.Host, have Blocks, find Finder, opt Options) *Exchange {
 	return x
 }
 
-// blame drops a peer that sent by bitswap what it was not asked for.
+// blame drops a peer that sent blocks by bitswap that it was not asked for.
 func (x *Exchange) blame(p peer.ID) {
 	why := errBad.Error()
 	if x.ctx.Err() != nil || x.ledger.Bad(p.String()) {
@@ -144,14 +146,14 @@ func (x *Exchange) blame(p peer.ID) {
 	}
 }
 
-// Total is what passed between this node and all that the ledger has, over
-// restarts; Bad and Seen say nothing.
+// Total adds up what passed between this node and all sources in the ledger, over
+// restarts. Bad and Seen are not set.
 func (x *Exchange) Total() Account { return x.ledger.total() }
 
-// Account is what passed between this node and a peer, since it knows it.
+// Account returns what passed between this node and a peer, over restarts.
 func (x *Exchange) Account(p peer.ID) Account { return x.ledger.get(p.String()) }
 
-// Close stops giving and getting; fetches end with ErrClosed.
+// Close ends fetches with ErrClosed, waits for them, and stops serving.
 func (x *Exchange) Close() error {
 	x.mu.Lock()
 	x.closed = true
@@ -167,15 +169,14 @@ func (x *Exchange) Close() error {
 	return x.bitswap.Close()
 }
 
-// Stats are bytes of blocks since the start, those that came twice or unasked
-// included.
+// Stats are bytes of blocks since New, including those that came twice or unasked.
 type Stats struct {
 	Given   uint64 // to peers
 	Taken   uint64 // from peers
 	Origins uint64 // from origins
 }
 
-// Stats tells what has passed.
+// Stats returns what has passed so far.
 func (x *Exchange) Stats() Stats {
 	out := Stats{Given: x.given.Load(), Taken: x.taken.Load(), Origins: x.origins.Load()}
 	sent, received := x.bitswap.Stats()
@@ -186,24 +187,23 @@ func (x *Exchange) Stats() Stats {
 
 // Progress of a fetch.
 type Progress struct {
-	Blocks  int64 // got so far
-	Bytes   int64
-	Holders int // peers that are connected and said to hold some of it
-	// Sources that gave leaves in the last seconds, bitswap's peers not
-	// counted, and the rate in bytes a second.
-	Peers, Origins int
-	Rate           float64
+	Blocks         int64    // stored so far
+	Bytes          int64    // of these
+	Holders        int      // connected peers that are said to hold some of it
+	Peers, Origins int      // sources that sent leaves in the last seconds, without bitswap's peers
+	Rate           float64  // bytes per second, smoothed
 	Trouble        []string // sources that were dropped, and why
 }
 
-// Manifest gets a model's manifest, verified against its CID.
+// Manifest fetches a model's manifest, verified against its CID. It fails as Fetch
+// does.
 func (x *Exchange) Manifest(ctx context.Context, model cid.Cid) ([]byte, error) {
 	w := &one{c: model}
 	err := x.Fetch(ctx, model, w, nil)
 	return w.data, err
 }
 
-// one wants a single block.
+// one is a Want of a single block.
 type one struct {
 	c    cid.Cid
 	data []byte
@@ -221,10 +221,10 @@ func (w *one) Put(_ context.Context, _ cid.Cid, data []byte) error {
 	return nil
 }
 
-// Fetch gets all that want lacks from the holders of a model, and from its
-// origins what they do not give fast enough. It ends with ErrNotFound when
-// nothing came for a minute. progress may be nil; it is called after each
-// block, by one goroutine at a time.
+// Fetch brings all that want lists from the holders of a model, and from its
+// origins what they do not send fast enough. It fails with ErrNotFound when nothing
+// came for a minute, with ErrClosed, with ctx's cause, or with want's error.
+// progress may be nil; it is called after each block, by one goroutine at a time.
 func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress func(Progress), origins ...Origin) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -289,7 +289,7 @@ func (x *Exchange) end(f *fetch) {
 	x.done.Done()
 }
 
-// hear passes on to the fetches of a model where a holder is.
+// addHearsay tells the fetches of a model about a possible holder.
 func (x *Exchange) addHearsay(model cid.Cid, p peer.AddrInfo) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -300,7 +300,7 @@ func (x *Exchange) addHearsay(model cid.Cid, p peer.AddrInfo) {
 	}
 }
 
-// wanted are the leaves of a model that are being fetched, a bit each.
+// wanted returns a bit per leaf of a model that is being fetched.
 func (x *Exchange) wanted(model cid.Cid, total int) []byte {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -316,8 +316,8 @@ func (x *Exchange) wanted(model cid.Cid, total int) []byte {
 	return bits
 }
 
-// holders are the connected peers that are said to hold some of the models
-// being fetched.
+// holders lists the connected peers that are said to hold some of the models that
+// are being fetched.
 func (x *Exchange) holders() []peer.AddrInfo {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -98,7 +98,7 @@ func (f *fetch) watchPeer(ctx context.Context, p peer.ID) error {
 		case err != nil:
 			return err
 		}
-		_ = s.SetReadDeadline(time.Now().Add(silence))
+		_ = s.SetReadDeadline(time.Now().Add(silenceMost))
 		f.scheduler.peerHas(m, st)
 		for _, o := range st.Fetchers {
 			info := addrInfo(o)

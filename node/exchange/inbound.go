@@ -14,14 +14,14 @@ import (
 )
 
 const (
-	streamsIn = 16               // of a peer, read at once
+	streamsIn = 16               // streams of one peer that are read at once
 	chunk     = 32 << 10         // bytes
 	bulkChunk = 128 << 10        // bytes, read at once
 	chunkTime = 15 * time.Second // for a chunk to go out; many share a link
 )
 
-// door is the host as bitswap sees it. It keeps in bounds what a peer can take
-// of this node by sending, or by not reading.
+// inboundLimiter is the host as bitswap and bulk see it. It bounds what a peer
+// can cost this node by sending, or by not reading. It is safe for concurrent use.
 type inboundLimiter struct {
 	host.Host
 	ctx      context.Context // of the exchange
@@ -34,7 +34,7 @@ type inboundLimiter struct {
 	slots  map[peer.ID]*peerStreams
 }
 
-// slots are for a peer's streams.
+// peerStreams bounds the streams of one peer.
 type peerStreams struct {
 	free  chan struct{}
 	users int
@@ -44,9 +44,9 @@ func newInboundLimiter(ctx context.Context, h host.Host, up, down *rateLimiter) 
 	return &inboundLimiter{Host: h, ctx: ctx, up: up, down: down, open: map[network.Stream]struct{}{}, slots: map[peer.ID]*peerStreams{}}
 }
 
-// SetStreamHandler lets only so many of a peer's streams be read at once; the
-// others wait. Bitswap makes room for a message, up to 4 MiB, as soon as its
-// length has come.
+// SetStreamHandler lets only streamsIn of a peer's streams be read at once; the
+// others wait. Bitswap allocates a message, up to 4 MiB, as soon as its length has
+// come.
 func (d *inboundLimiter) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
 	d.mu.Lock()
 	d.ids = append(d.ids, id)
@@ -87,7 +87,7 @@ func (d *inboundLimiter) admit(s network.Stream) (leave func()) {
 	}
 }
 
-// close ends all streams that came in, which bitswap leaves open.
+// close resets all inbound streams: bitswap leaves them open.
 func (d *inboundLimiter) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -109,9 +109,10 @@ func (d *inboundLimiter) NewStream(ctx context.Context, p peer.ID, ids ...protoc
 	return &steadyStream{Stream: s, ctx: d.ctx, rate: d.up}, nil
 }
 
-// steady is a stream on which each chunk must go out in time, at the pace that
-// the operator and running sessions allow. Bitswap gives a message more than a
-// minute, since links may be slow; a peer that takes nothing is to cost less.
+// steadyStream is a stream on which each chunk must be sent within chunkTime, at
+// the rate that the operator and running sessions allow. Bitswap allows a message
+// more than a minute, since links may be slow; a peer that reads nothing must cost
+// less than that.
 type steadyStream struct {
 	network.Stream
 	ctx      context.Context
@@ -154,7 +155,7 @@ func (s *steadyStream) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// slowed is a stream that is read at the pace that is allowed.
+// pacedStream is a stream that is read at the rate that is allowed.
 type pacedStream struct {
 	network.Stream
 	ctx  context.Context

@@ -8,20 +8,20 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// While sessions run here, bulk is held to a part of what it reached without
-// them; to busyFirst where that is not known. A rest after each piece of work
-// would not do: sockets take in more than they have sent.
+// While sessions run here, bulk is limited to a part of the rate that it reached
+// without them, or to busyFirst where that is not known. Pausing after each chunk
+// would not do: sockets buffer more than they have sent.
 const (
 	busyPart  = 0.2
-	busyFirst = 1 << 20                // bytes a second
-	busyLeast = 64 << 10               // likewise: bulk never ends
-	busyLook  = 50 * time.Millisecond  // how long "busy" is believed
-	rateTime  = 500 * time.Millisecond // a rate is measured over, and a longer pause is not counted
-	rateBytes = 1 << 20                // a rate is measured over: less says what was asked for, not what can be reached
+	busyFirst = 1 << 20                // bytes per second
+	busyLeast = 64 << 10               // likewise: bulk never stops
+	busyLook  = 50 * time.Millisecond  // how long an answer of busy is reused
+	rateTime  = 500 * time.Millisecond // over which a rate is measured; a longer pause does not count
+	rateBytes = 1 << 20                // over which a rate is measured: fewer show what was asked for, not what can be reached
 )
 
-// pacer holds bulk in one direction to the operator's rate, and back while
-// sessions run on this node.
+// rateLimiter limits bulk in one direction to the operator's rate, and to a part
+// of it while sessions run on this node. It is safe for concurrent use.
 type rateLimiter struct {
 	limit     *rate.Limiter // nil: none
 	whileBusy *rate.Limiter // while busy
@@ -36,7 +36,7 @@ type rateLimiter struct {
 	freeRate float64 // bytes a second that were reached while nobody was busy
 }
 
-// newPacer takes bytes a second; 0: no limit.
+// newRateLimiter takes bytes per second; 0: no limit.
 func newRateLimiter(bytes float64, busy func() bool) *rateLimiter {
 	p := &rateLimiter{busy: busy, whileBusy: rate.NewLimiter(busyFirst, bulkChunk)}
 	if bytes > 0 {
@@ -45,7 +45,7 @@ func newRateLimiter(bytes float64, busy func() bool) *rateLimiter {
 	return p
 }
 
-// wait waits until n bytes may pass.
+// wait waits until n bytes may pass. It fails only with ctx.
 func (p *rateLimiter) wait(ctx context.Context, n int) error {
 	if p.standsBack(n) {
 		if err := waitN(ctx, p.whileBusy, n); err != nil {
@@ -69,7 +69,7 @@ func waitN(ctx context.Context, l *rate.Limiter, n int) error {
 	return nil
 }
 
-// yields says whether sessions run, and measures while they do not.
+// standsBack reports whether sessions run, and measures the rate while none do.
 func (p *rateLimiter) standsBack(n int) bool {
 	if p.busy == nil {
 		return false

@@ -17,37 +17,37 @@ import (
 )
 
 const (
-	watchTime = 10 * time.Second // for a peer's first word
-	stallTime = 30 * time.Second // without a byte of what was asked for
-	silence   = 3 * heartbeat    // of a peer that is watched
+	watchTime   = 10 * time.Second // for a peer's first report
+	stallTime   = 30 * time.Second // for a chunk of what was asked for
+	silenceMost = 3 * heartbeat    // between two reports
 )
 
-// mate is a peer that gives leaves in bulk, and tells what it has. Mates that
-// fetch themselves form the swarm.
+// swarmPeer is a peer that sends leaves in bulk and reports which it has. Those
+// that fetch themselves are the members of the swarm.
 type swarmPeer struct {
 	f  *fetch
 	id peer.ID
 
-	// With desk.mu:
-	held, wanted []byte
-	inSwarm      bool  // it fetches, or did during this fetch
-	leavesLeft   int   // leaves that it wants
-	gotLeaves    int   // leaves that it got since it joined
-	broughtBytes int64 // bytes of those leaves that nobody else in the swarm had
+	// With scheduler.mu:
+	held, wanted []byte // a bit per leaf
+	inSwarm      bool   // it fetches, or did during this fetch
+	leavesLeft   int    // that it wants and does not have
+	gotLeaves    int    // since it joined
 	joined       time.Time
-	broughtAt    time.Time     // the last of those
-	broughtTook  time.Duration // to get those, without pauses
-	passed       bool          // it was to bring something and did not
-	unreliable   bool          // it said that it has a leaf and did not have it
-	salt         uint64
+	broughtBytes int64         // of leaves that it was the first of the swarm to have
+	broughtAt    time.Time     // when it got the last of those
+	broughtTook  time.Duration // for it to get those, without pauses
+	passed       bool          // it owns nothing until it brings something
+	unreliable   bool          // it claimed to have a leaf and did not have it
+	salt         uint64        // see ownership.go
 	gone         bool
 
 	mu   sync.Mutex
 	idle []*leafStream
-	over bool
+	over bool // close was called
 }
 
-// pipe is a stream on which leaves are asked for.
+// leafStream is a stream on which leaves are asked for.
 type leafStream struct {
 	network.Stream
 	r *bufio.Reader
@@ -57,12 +57,13 @@ func (m *swarmPeer) name() string       { return m.id.String() }
 func (m *swarmPeer) workers() int       { return 2 } // one asks while the other's answer is under way
 func (m *swarmPeer) mayAsk(n Need) bool { return protocol.Bit(m.held, n.Number) }
 
-// most is what comes in a quarter of a second: enough to fill the way, and
-// soon given back if the source turns out slow.
+// batch is what comes in a quarter of a second: enough to keep the link busy, and
+// little to wait for if the peer turns out slow.
 func (m *swarmPeer) batch(rate float64) int {
 	return int(max(1, min(8, rate/4/protocol.LeafSize)))
 }
 
+// stream returns an idle stream, or opens one.
 func (m *swarmPeer) stream(ctx context.Context) (*leafStream, error) {
 	m.mu.Lock()
 	if n := len(m.idle); n > 0 {
@@ -79,6 +80,7 @@ func (m *swarmPeer) stream(ctx context.Context) (*leafStream, error) {
 	return &leafStream{s, bufio.NewReaderSize(s, 4<<10)}, nil
 }
 
+// putBack keeps a stream for the next request.
 func (m *swarmPeer) putBack(p *leafStream) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -89,6 +91,7 @@ func (m *swarmPeer) putBack(p *leafStream) {
 	m.idle = append(m.idle, p)
 }
 
+// close ends the idle streams, and those that are put back later.
 func (m *swarmPeer) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,7 +102,7 @@ func (m *swarmPeer) close() {
 	m.idle = nil
 }
 
-// get asks for leaves and takes them one after another.
+// get asks for leaves and reads them one after another.
 func (m *swarmPeer) get(ctx context.Context, ask []Need, got func(i int, data []byte) error) (err error) {
 	p, err := m.stream(ctx)
 	if err != nil {
@@ -129,7 +132,7 @@ func (m *swarmPeer) get(ctx context.Context, ask []Need, got func(i int, data []
 	return nil
 }
 
-// take takes one leaf off a pipe.
+// readLeaf reads the answer for one leaf.
 func (m *swarmPeer) readLeaf(ctx context.Context, p *leafStream, n Need, got func([]byte) error) error {
 	for {
 		_ = p.SetReadDeadline(time.Now().Add(stallTime))
@@ -153,8 +156,8 @@ func (m *swarmPeer) readLeaf(ctx context.Context, p *leafStream, n Need, got fun
 	}
 }
 
-// addrInfo is what a peer says of where another is. It is hearsay, and not
-// believed before that one has proved who it is.
+// addrInfo is what a peer reports about where another is; zero if it makes no
+// sense. The other must still prove who it is when it is dialled.
 func addrInfo(o *protocol.Fetcher) (info peer.AddrInfo) {
 	id, err := peer.IDFromBytes(o.Peer)
 	if err != nil {

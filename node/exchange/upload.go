@@ -16,20 +16,21 @@ import (
 )
 
 const (
-	idleStream = 2 * time.Minute        // without a request
-	laterEvery = 5 * time.Second        // between two words to who waits for its turn
-	slotTime   = 2 * time.Second        // for a chunk to go out; slower readers hold up nobody else
-	newsTime   = 100 * time.Millisecond // news that come so close are told as one
-	heartbeat  = 20 * time.Second       // so that a watcher that is gone is noticed
-	maxNews    = 4096                   // leaves, then all is told anew
+	idleStream = 2 * time.Minute        // without a request, before a stream is reset
+	laterEvery = 5 * time.Second        // between two LeafLater to a peer that waits for a slot
+	slotTime   = 2 * time.Second        // for a chunk to be sent, before a slow reader loses its slot
+	newsTime   = 100 * time.Millisecond // in which news are gathered into one report
+	heartbeat  = 20 * time.Second       // between two reports, so that a peer that is gone is noticed
+	maxNews    = 4096                   // leaves in a report; if there are more, the whole state is sent
 )
 
-// Leaves are a model's, numbered as protocol/README.md says.
+// Leaves are the leaves of a model, numbered as in protocol/README.md. It is safe
+// for concurrent use.
 type Leaves interface {
 	LeafCount() int
-	HeldLeaves() []byte // a bit each
-	// ReadLeaf reads a leaf that is held and what its CID says, into buf if
-	// it is large enough.
+	HeldLeaves() []byte // a bit per leaf; the caller's own
+	// ReadLeaf reads a leaf into buf, if that is large enough. It fails if the
+	// leaf is not held, or is not what its CID says.
 	ReadLeaf(n int, buf []byte) ([]byte, error)
 }
 
@@ -71,7 +72,8 @@ func (x *Exchange) serveLeaves(s network.Stream) {
 	}
 }
 
-// leaves are a model's, if it is known here and can be told of by number.
+// leaves returns the leaves of a model that is known here; nil: it is not, or has
+// too many to be numbered.
 func (x *Exchange) leaves(model cid.Cid) Leaves {
 	if x.opt.Leaves == nil {
 		return nil
@@ -83,7 +85,7 @@ func (x *Exchange) leaves(model cid.Cid) Leaves {
 	return have
 }
 
-// give answers a request, leaf by leaf, each when it is its turn.
+// upload answers a request, leaf by leaf, each when it has a slot.
 func (x *Exchange) upload(s network.Stream, have Leaves, list []uint32) error {
 	p := s.Conn().RemotePeer()
 	out := &steadyStream{Stream: s, ctx: x.ctx, rate: x.up}
@@ -108,7 +110,7 @@ func (x *Exchange) upload(s network.Stream, have Leaves, list []uint32) error {
 	return nil
 }
 
-// await waits for a turn.
+// awaitSlot waits for a slot, and tells the peer so from time to time.
 func (x *Exchange) awaitSlot(out *steadyStream, t *slot, leaf uint32) error {
 	tick := time.NewTimer(laterEvery)
 	defer tick.Stop()
@@ -127,6 +129,7 @@ func (x *Exchange) awaitSlot(out *steadyStream, t *slot, leaf uint32) error {
 	}
 }
 
+// uploadLeaf sends one leaf, or a head that says that it is not here.
 func (x *Exchange) uploadLeaf(out *steadyStream, have Leaves, p peer.ID, n uint32, buf []byte) error {
 	body := buf[protocol.LeafHeadSize:]
 	raw, err := have.ReadLeaf(int(n), body)
@@ -134,7 +137,7 @@ func (x *Exchange) uploadLeaf(out *steadyStream, have Leaves, p peer.ID, n uint3
 		raw = nil
 	}
 	msg := protocol.LeafHead{Leaf: n, Size: uint32(len(raw))}.Append(buf[:0])
-	msg = append(msg, raw...) // in place, if the leaf was read there
+	msg = append(msg, raw...) // copies nothing if the leaf was read into buf
 	if _, err := out.Write(msg); err != nil {
 		return err
 	}
@@ -143,7 +146,8 @@ func (x *Exchange) uploadLeaf(out *steadyStream, have Leaves, p peer.ID, n uint3
 	return nil
 }
 
-// watchers are the peers that are told what comes of a model.
+// watchers are the peers that follow which leaves of a model this node has. It is
+// safe for concurrent use.
 type watchers struct {
 	mu  sync.Mutex
 	all map[cid.Cid]map[*watcher]struct{}
@@ -156,8 +160,8 @@ type watcher struct {
 
 	// With watchers.mu:
 	got          []uint32
-	sendAll      bool // all is to be told
-	sendFetchers bool // others that fetch are to be told of
+	sendAll      bool // the whole state is due
+	sendFetchers bool // the list of other fetchers is due
 }
 
 func (w *watcher) notify() {
@@ -191,7 +195,7 @@ func (ws *watchers) remove(model cid.Cid, w *watcher) {
 	}
 }
 
-// came tells of a leaf that is held from now on.
+// leafCame reports a leaf that is held from now on.
 func (ws *watchers) leafCame(model cid.Cid, leaf int) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -205,7 +209,7 @@ func (ws *watchers) leafCame(model cid.Cid, leaf int) {
 	}
 }
 
-// turned tells all anew: a fetch has begun or ended.
+// fetchChanged makes the whole state be sent: a fetch has begun or ended.
 func (ws *watchers) fetchChanged(model cid.Cid) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -215,7 +219,7 @@ func (ws *watchers) fetchChanged(model cid.Cid) {
 	}
 }
 
-// take gives what a watcher is to be told.
+// pending returns what a watcher has not been sent yet, and counts it as sent.
 func (ws *watchers) pending(model cid.Cid, w *watcher) (got []uint32, whole bool, fetchers []peer.ID) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -231,8 +235,8 @@ func (ws *watchers) pending(model cid.Cid, w *watcher) (got []uint32, whole bool
 	return got, whole, fetchers
 }
 
-// tellWatcher tells a peer what is held of a model, and what comes, until it
-// goes.
+// serveWatch reports to a peer which leaves of a model are held, and those that
+// come, until it goes.
 func (x *Exchange) serveWatch(s network.Stream, model cid.Cid, have Leaves, fetching bool) {
 	w := &watcher{peer: s.Conn().RemotePeer(), fetching: fetching, wake: make(chan struct{}, 1), sendAll: true}
 	x.watchers.add(model, w)
@@ -245,7 +249,7 @@ func (x *Exchange) serveWatch(s network.Stream, model cid.Cid, have Leaves, fetc
 	gone := make(chan struct{})
 	defer func() { <-gone }()
 	defer s.Reset()
-	go func() { // it says nothing more, but that it goes
+	go func() { // the peer sends nothing more; the stream's end shows that it is gone
 		defer close(gone)
 		defer cancel()
 		_ = s.SetReadDeadline(time.Time{})
@@ -257,7 +261,7 @@ func (x *Exchange) serveWatch(s network.Stream, model cid.Cid, have Leaves, fetc
 	for {
 		got, whole, fetchers := x.watchers.pending(model, w)
 		st := &protocol.LeavesState{Got: got}
-		if whole { // what came since is in it
+		if whole { // got is part of it
 			st = &protocol.LeavesState{Total: uint32(have.LeafCount()), Held: have.HeldLeaves(), Wanted: x.wanted(model, have.LeafCount())}
 		}
 		for _, p := range fetchers {
@@ -281,7 +285,7 @@ func (x *Exchange) serveWatch(s network.Stream, model cid.Cid, have Leaves, fetc
 	}
 }
 
-// fetcher tells where a peer can be reached.
+// fetcher returns where a peer can be reached, as far as this node knows.
 func (x *Exchange) fetcher(p peer.ID) *protocol.Fetcher {
 	f := &protocol.Fetcher{Peer: []byte(p)}
 	for _, a := range x.host.Peerstore().Addrs(p) {

@@ -8,29 +8,31 @@ import (
 )
 
 const (
-	slotCount       = 4 // leaves on their way out in bulk, to all peers
-	optimisticEvery = 4 // every so many turns go to whoever waits longest
+	slotCount       = 4 // leaves sent at once in bulk, to all peers
+	optimisticEvery = 4 // every so many slots, one goes to the longest-waiting peer
 )
 
-// turns says whose leaf goes out next. Of the peers that wait, that one has its
-// turn which gave most, less what it was given (see ledger); every fourth turn
-// goes to who waits longest, so that a stranger, and who has nothing to give,
-// is served, too. A peer that takes a leaf too slowly gives up its turn, and
-// until it has the leaf it comes after all others.
+// uploadSlots decides whose leaf is sent next. The next slot goes to the waiting
+// peer with the highest balance (bytes received from it minus bytes sent to it,
+// see ledger). Every fourth slot goes to the longest-waiting peer instead, so
+// newcomers with no balance are served too. A peer that reads a leaf too slowly
+// loses its slot, and comes after all others until it has the leaf. It is safe for
+// concurrent use.
 type uploadSlots struct {
-	balance func(peer.ID) int64 // bytes taken from a peer, less those given to it
+	balance func(peer.ID) int64 // bytes taken from a peer minus bytes given to it
 
 	mu      sync.Mutex
-	busy    int
-	count   int
+	busy    int             // slots that are in use
+	count   int             // slots assigned so far
 	waiting []*slot         // longest first
-	slow    map[peer.ID]int // leaves that a peer takes too slowly now
+	slow    map[peer.ID]int // leaves that a peer reads too slowly now
 }
 
+// slot is a request for a slot, and then the slot.
 type slot struct {
 	slots *uploadSlots
 	peer  peer.ID
-	ready chan struct{} // closed when it is this one's turn
+	ready chan struct{} // closed when the slot is assigned
 	state slotState
 }
 
@@ -43,7 +45,7 @@ const (
 	released
 )
 
-// wait gets in line.
+// request asks for a slot; slot.ready tells when it is there.
 func (t *uploadSlots) request(p peer.ID) *slot {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -53,7 +55,8 @@ func (t *uploadSlots) request(p peer.ID) *slot {
 	return w
 }
 
-// late gives the turn up, for a peer that takes its leaf too slowly.
+// giveUp frees the slot of a peer that reads its leaf too slowly, while the leaf
+// is still being sent.
 func (w *slot) giveUp() {
 	t := w.slots
 	t.mu.Lock()
@@ -70,7 +73,7 @@ func (w *slot) giveUp() {
 	t.assign()
 }
 
-// end gives the turn back, or leaves the line; again it does nothing.
+// release frees the slot, or withdraws the request. A second call does nothing.
 func (w *slot) release() {
 	t := w.slots
 	t.mu.Lock()
@@ -90,7 +93,7 @@ func (w *slot) release() {
 	t.assign()
 }
 
-// next hands out what is free. Called with mu held.
+// assign assigns the slots that are free. Called with mu held.
 func (t *uploadSlots) assign() {
 	for t.busy < slotCount && len(t.waiting) > 0 {
 		t.count++
@@ -109,7 +112,8 @@ func (t *uploadSlots) assign() {
 	}
 }
 
-// before says whether one that waits comes before another that waits longer.
+// before reports whether waiting request a is served before b, which has waited
+// longer. longest: the order is by waiting time alone.
 func (t *uploadSlots) before(a, b int, longest bool) bool {
 	p, q := t.waiting[a].peer, t.waiting[b].peer
 	if s := t.slow[p] > 0; s != (t.slow[q] > 0) {

@@ -136,13 +136,24 @@ func (a *account) settle(paid bool) {
 // heard notes a message that came and returns what bitswap is to see of it. A
 // hidden peer may ask and give; its claims to have blocks are removed.
 func (g *guard) heard(p peer.ID, m message.BitSwapMessage) message.BitSwapMessage {
+	m, taken := g.inspect(p, m)
+	if taken > 0 {
+		g.ledger.Pass(p.String(), 0, taken)
+	}
+	return m
+}
+
+// inspect does the work of heard, and returns the bytes of blocks that were asked
+// for.
+func (g *guard) inspect(p peer.ID, m message.BitSwapMessage) (seen message.BitSwapMessage, taken int) {
+	bad := g.ledger.Bad(p.String())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	a := g.peers[p]
 	if a == nil {
-		return m
+		return m, 0
 	}
-	paid, taken, odd := false, 0, 0
+	paid, odd := false, 0
 	for _, b := range m.Blocks() {
 		if a.asked[b.Cid()] || a.older[b.Cid()] {
 			taken += len(b.RawData())
@@ -152,9 +163,6 @@ func (g *guard) heard(p peer.ID, m message.BitSwapMessage) message.BitSwapMessag
 		paid = paid || a.owes[b.Cid()]
 		delete(a.owes, b.Cid())
 	}
-	if taken > 0 {
-		g.ledger.Pass(p.String(), 0, taken)
-	}
 	if odd > 0 { // a CID follows from the content: other content is a block that was not asked for
 		go g.blame(p)
 	}
@@ -162,8 +170,8 @@ func (g *guard) heard(p peer.ID, m message.BitSwapMessage) message.BitSwapMessag
 		delete(a.owes, c)
 	}
 	a.settle(paid)
-	if time.Now().After(a.until) && odd == 0 && !g.ledger.Bad(p.String()) {
-		return m
+	if time.Now().After(a.until) && odd == 0 && !bad {
+		return m, taken
 	}
 	out := message.New(m.Full())
 	for _, e := range m.Wantlist() {
@@ -176,7 +184,7 @@ func (g *guard) heard(p peer.ID, m message.BitSwapMessage) message.BitSwapMessag
 	for _, b := range m.Blocks() {
 		out.AddBlock(b)
 	}
-	return out
+	return out, taken
 }
 
 // left forgets what a peer that has disconnected owes.
