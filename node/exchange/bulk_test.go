@@ -58,6 +58,7 @@ func hang(s network.Stream) { _, _ = io.Copy(io.Discard, s) }
 // Whatever one peer does that gives in bulk, the model comes from the honest one,
 // soon; and a peer that lied is named and not asked again.
 func TestRogues(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	type leaf = func(s network.Stream, n uint32, raw []byte)
 	for _, c := range []struct {
@@ -111,7 +112,7 @@ func TestRogues(t *testing.T) {
 		}, func(s network.Stream, n uint32, raw []byte) { head(s, n, uint32(len(raw))); _, _ = s.Write(raw) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 3, 5<<20, func(t *testing.T, w *world) {
+			simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 3, 2<<20, func(t *testing.T, w *world) {
 				a := w.holder(nil)
 				total := a.m.LeafCount()
 				bad := rogue(t, w.host(), a, func(s network.Stream) {
@@ -133,7 +134,7 @@ func TestRogues(t *testing.T) {
 				w.b.fetch(t, func(p Progress) { trouble = p.Trouble })
 				took := time.Since(start)
 				w.b.wantsEqual(t, w.path)
-				if took > 25*time.Second { // alone it takes the honest one 3
+				if took > 25*time.Second { // alone it takes the honest one about one
 					t.Errorf("it took %s", took)
 				}
 				time.Sleep(2 * time.Second) // the rogue notices that it is over
@@ -148,6 +149,7 @@ func TestRogues(t *testing.T) {
 
 // A peer that lied is not asked in a later fetch, until it is forgiven.
 func TestLiarIsRemembered(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 2, 3<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
@@ -188,6 +190,7 @@ func TestLiarIsRemembered(t *testing.T) {
 // Peers that ask for leaves in bulk on many streams and read nothing keep nobody
 // else from being served.
 func TestUnreadBulk(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 3, 10<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
@@ -306,6 +309,7 @@ func TestLedger(t *testing.T) {
 
 // Rates hold in both directions, whichever way the leaves go.
 func TestRates(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	ofRates(t)
 	for _, c := range []struct {
@@ -339,6 +343,7 @@ func TestRates(t *testing.T) {
 
 // Bulk stands back while sessions run, on either end.
 func TestYields(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	ofRates(t)
 	took := map[string]time.Duration{}

@@ -271,3 +271,12 @@ func ofRates(t *testing.T) {
 		t.Skip("the race detector makes this machine slower than the lines that are emulated")
 	}
 }
+
+// takesSeconds skips a test that takes over a second, where only short ones are
+// wanted.
+func takesSeconds(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it takes seconds")
+	}
+}

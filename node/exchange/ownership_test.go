@@ -228,14 +228,12 @@ const seedsVar = "SHOAL_SEEDS"
 // the origin about once: an owner that is slow stays the owner.
 func TestSlowSwarm(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it moves 230 MB over simulated links")
-	}
+	takesSeconds(t)
 	seeds, err := strconv.Atoi(cmp.Or(os.Getenv(seedsVar), "1"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := writeModel(t, 6, 4<<20)
+	path := writeModel(t, 6, 3<<20)
 	for seed := range seeds {
 		rnd := rand.New(rand.NewPCG(uint64(seed), 0))
 		pullFrom(t, path, home.Rate/10, seed, func(t *testing.T, p *pulling) {
@@ -254,9 +252,7 @@ func TestSlowSwarm(t *testing.T) {
 // soon, and not all of them from the origin.
 func TestLostOwner(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it takes some seconds")
-	}
+	takesSeconds(t)
 	path := writeModel(t, 32, 256<<10)
 	hold := func(p *pulling, got func(s network.Stream, total int), answer func(s network.Stream, n uint32, raw []byte)) {
 		for range 3 {
