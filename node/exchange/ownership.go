@@ -109,7 +109,7 @@ func (s *scheduler) countBefore(t *openLeaf) (n int) {
 // no owner until it brings something. One member is passed over at a time: the
 // next in line first gets as long. Called with mu held.
 func (s *scheduler) passOver(m *swarmPeer, t *openLeaf, at moment) bool {
-	last := latest(m.joined, m.broughtAt, t.holdersChanged, s.passedAt)
+	last := latest(m.joined, m.broughtAt, t.orphanedAt, s.passedAt)
 	if at.now.Sub(last) <= at.patience {
 		return false
 	}
@@ -159,7 +159,7 @@ func (s *scheduler) lags(m *swarmPeer, now time.Time) bool {
 // the swarm have: peers have sent nothing for too long. Members of the swarm ask
 // in their order, not all at once. Called with mu held.
 func (s *scheduler) swarmFails(t *openLeaf, at moment) bool {
-	quiet := at.now.Sub(latest(s.fromPeer, t.holdersChanged))
+	quiet := at.now.Sub(latest(s.fromPeer, t.sharedAt))
 	if quiet < patienceLeast {
 		return false
 	}

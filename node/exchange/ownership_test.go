@@ -233,7 +233,7 @@ func TestSlowSwarm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := writeModel(t, 6, 3<<20)
+	path := writeModel(t, 6, 4<<20)
 	for seed := range seeds {
 		rnd := rand.New(rand.NewPCG(uint64(seed), 0))
 		pullFrom(t, path, home.Rate/10, seed, func(t *testing.T, p *pulling) {

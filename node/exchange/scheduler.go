@@ -57,10 +57,11 @@ type scheduler struct {
 
 // openLeaf is a leaf that is missing.
 type openLeaf struct {
-	need           Need
-	requests       []*request // that are under way
-	done           bool
-	holdersChanged time.Time // when the first other member got it, or the last one lost it
+	need       Need
+	requests   []*request // that are under way
+	done       bool
+	sharedAt   time.Time // when another member first had it; zero: none has had it
+	orphanedAt time.Time // when the last other member that had it was lost, or it was opened
 }
 
 // request is some leaves that one source was asked for, in the order in which
@@ -90,7 +91,7 @@ func (s *scheduler) add(need []Need) {
 		if t := s.byNumber[n.Number]; t != nil && !t.done {
 			continue
 		}
-		t := &openLeaf{need: n, holdersChanged: time.Now()}
+		t := &openLeaf{need: n, orphanedAt: time.Now()}
 		s.byNumber[n.Number] = t
 		s.open = append(s.open, t)
 		s.openLeaves++
@@ -186,8 +187,13 @@ func (s *scheduler) count(m *swarmPeer, by int) {
 func (s *scheduler) addHolder(m *swarmPeer, leaf, by int) {
 	was := s.swarmWith[leaf]
 	s.swarmWith[leaf] += by
-	if t := s.byNumber[leaf]; t != nil && !m.unreliable && (was == 0 || was+by == 0) {
-		t.holdersChanged = time.Now()
+	t := s.byNumber[leaf]
+	switch {
+	case t == nil || m.unreliable:
+	case was == 0 && t.sharedAt.IsZero():
+		t.sharedAt = time.Now()
+	case was+by == 0:
+		t.orphanedAt = time.Now()
 	}
 }
 
