@@ -17,18 +17,18 @@ import (
 // first is the owner.
 //
 // An owner may be slow. It is passed over only if it has brought nothing for
-// several times the mean time per leaf of the swarm's members, however long that
-// is; then the next in line is the owner. A member that gets leaves at less than half the mean
-// rate keeps its leaves, but the next in line helps when it has no other work.
-// So each leaf comes about once at any speed: ten fetchers whose links have a
-// tenth of a home's speed take 1.0 to 1.3 times the file from the origin. With
+// many times the mean time per leaf of the swarm's members, however long that is;
+// then the next in line is the owner. A member that gets leaves at less than half
+// the mean rate keeps its leaves, but the next in line helps when it has no other
+// work. So each leaf comes about once at any speed: ten fetchers whose links have
+// a tenth of a home's speed take 1.0 to 1.3 times the file from the origin. With
 // fixed times for the handover they took it six times (TestSlowSwarm).
 //
 // A leaf that somebody in the swarm has is not asked of an origin, unless peers
-// send nothing for several times their mean time per leaf.
+// send nothing for many times their mean time per leaf.
 
 const (
-	gaps          = 8                // mean times per leaf that an owner may bring nothing
+	gaps          = 12               // mean times per leaf that an owner may bring nothing: its first leaves share a link with three other requests
 	patienceLeast = 10 * time.Second // the same, at least
 	patienceFirst = 30 * time.Second // the same, while the swarm's speed is not known
 	starveTime    = giveUp * 2 / 3   // without a byte, before this node asks any source for any leaf
