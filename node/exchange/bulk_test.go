@@ -224,9 +224,9 @@ func TestUnreadBulk(t *testing.T) {
 	})
 }
 
-// Of peers that want at once, the one that gave gets more; a stranger gets
-// something all the while.
-func TestTurns(t *testing.T) {
+// Of peers that ask at once, the one that gave gets more; a stranger gets something
+// all the time.
+func TestUploadSlots(t *testing.T) {
 	good, bad := peer.ID("gave much"), peer.ID("took much")
 	balance := map[peer.ID]int64{good: 1 << 30, bad: -(1 << 30)}
 	ts := &uploadSlots{balance: func(p peer.ID) int64 { return balance[p] }}
@@ -257,9 +257,9 @@ func TestTurns(t *testing.T) {
 		}
 	}
 	if got[good] < 250 || got[bad] < 30 || got["stranger"] < 30 {
-		t.Errorf("turns: %v", got)
+		t.Errorf("slots: %v", got)
 	}
-	for _, w := range waiting { // who leaves the line leaves no gap
+	for _, w := range waiting { // a request that is withdrawn leaves no gap
 		w.release()
 		w.release()
 	}
@@ -267,11 +267,11 @@ func TestTurns(t *testing.T) {
 		w.release()
 	}
 	if ts.busy != 0 || len(ts.waiting) != 0 {
-		t.Errorf("%d turns are taken, %d wait", ts.busy, len(ts.waiting))
+		t.Errorf("%d slots are in use, %d requests wait", ts.busy, len(ts.waiting))
 	}
 }
 
-// The ledger survives a restart, is bounded, and a damaged one is begun anew.
+// The ledger survives a restart, is bounded, and starts empty if the file is damaged.
 func TestLedger(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger.json")
 	l := openLedger(path, silent)

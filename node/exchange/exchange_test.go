@@ -104,7 +104,7 @@ func TestHolders(t *testing.T) {
 	}
 }
 
-// A fetch that is cancelled fetches what is lacking when it is repeated.
+// A fetch that was cancelled fetches only what is missing when it is repeated.
 func TestResume(t *testing.T) {
 	takesSeconds(t)
 	path := writeModel(t, 10, 5_000_000)

@@ -61,6 +61,7 @@ func (d *inboundLimiter) SetStreamHandler(id protocol.ID, handle network.StreamH
 	})
 }
 
+// admit waits until a stream may be read. leave must be called when it is over.
 func (d *inboundLimiter) admit(s network.Stream) (leave func()) {
 	p := s.Conn().RemotePeer()
 	d.mu.Lock()
@@ -117,10 +118,11 @@ type steadyStream struct {
 	network.Stream
 	ctx      context.Context
 	rate     *rateLimiter // nil: none
-	slow     func()       // called when a chunk has taken turnTime; may be nil
+	slow     func()       // called when a chunk has taken slotTime; may be nil
 	deadline time.Time
 }
 
+// SetWriteDeadline bounds all writes, besides the time per chunk.
 func (s *steadyStream) SetWriteDeadline(t time.Time) error {
 	s.deadline = t
 	return s.Stream.SetWriteDeadline(t)

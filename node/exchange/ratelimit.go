@@ -33,7 +33,7 @@ type rateLimiter struct {
 	begun    time.Time // of the bytes counted
 	last     time.Time
 	bytes    int
-	freeRate float64 // bytes a second that were reached while nobody was busy
+	freeRate float64 // bytes per second that were reached while no session ran; 0: not known
 }
 
 // newRateLimiter takes bytes per second; 0: no limit.

@@ -60,7 +60,7 @@ func (w *world) holder(keep func(shard int) bool) *node {
 	return newHolder(w.t, w.host(), w.path, keep)
 }
 
-// fetch fetches all of the model, and says how long that took.
+// fetch fetches all of the model, and returns how long that took.
 func (w *world) fetch(id cid.Cid, progress func(Progress)) time.Duration {
 	w.t.Helper()
 	w.b.learn(w.t, id)

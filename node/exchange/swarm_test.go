@@ -23,7 +23,7 @@ type webServer struct {
 }
 
 // serve serves a model's file. each sees every request with its number, from 1,
-// and says whether it has answered it; it may be nil.
+// and reports whether it has answered it; it may be nil.
 func serve(t testing.TB, path string, each func(w http.ResponseWriter, r *http.Request, n int) bool) *webServer {
 	s := &webServer{path: path, each: each}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -63,7 +63,7 @@ func (s *webServer) origin(t testing.TB) Origin {
 }
 
 // pull has n nodes, which know of the seed alone or of each other, fetch a model
-// at once. It says how long the last took.
+// at once. It returns how long the last took.
 func pull(t testing.TB, n int, path string, seed *node, meet bool, origins ...Origin) time.Duration {
 	t.Helper()
 	r := &roster{}

@@ -36,12 +36,13 @@ type slot struct {
 	state slotState
 }
 
+// slotState is where a slot is in its life.
 type slotState int
 
 const (
 	waiting slotState = iota
-	active
-	overdue
+	active            // the slot is in use
+	overdue           // the slot was taken away, and the leaf is still being sent
 	released
 )
 
