@@ -11,6 +11,7 @@ import (
 
 // A small run has every case, with its ratios, and names the liar.
 func TestBenchFetch(t *testing.T) {
+	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "bench", "fetch", "--json", "--size", "64MiB", "--limited-size", "64MiB", "--rounds", "1")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -237,6 +237,7 @@ func (p *patient) pid() int { return wordOf(p.home).PID }
 // TestDoctorFiles stages faults of the home, the settings and the machine; the
 // lines that the doctor gives are typed, and it is content.
 func TestDoctorFiles(t *testing.T) {
+	t.Parallel()
 	t.Run("a setting that is misspelt", func(t *testing.T) {
 		p := newPatient(t)
 		p.add("thread = 1")
@@ -457,6 +458,7 @@ func loopbackOf(t *testing.T, p *patient) string {
 
 // TestDoctorProcesses stages faults of ports and of the node's own process.
 func TestDoctorProcesses(t *testing.T) {
+	t.Parallel()
 	t.Run("the API's port is taken", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -579,6 +581,7 @@ func TestDoctorProcesses(t *testing.T) {
 
 // TestDoctorNetwork stages faults of the network around a node.
 func TestDoctorNetwork(t *testing.T) {
+	t.Parallel()
 	t.Run("blocks that nobody serves", func(t *testing.T) {
 		p := newPatient(t)
 		p.add(`model = ["tinytales"]`, `span = "0-4"`)

@@ -32,6 +32,7 @@ func (p *patient) try(args ...string) (code int, out, errOut string) {
 // TestTwoDaemons: the second on one home is refused and names the first; what a
 // killed one leaves bars nobody.
 func TestTwoDaemons(t *testing.T) {
+	t.Parallel()
 	p := newPatient(t)
 	stop := p.node()
 	first := p.pid()
@@ -58,6 +59,7 @@ func TestTwoDaemons(t *testing.T) {
 // TestUpkeep: the commands that look after models, beside a node that serves
 // some of it.
 func TestUpkeep(t *testing.T) {
+	t.Parallel()
 	p := newPatient(t)
 	file := filepath.Join(t.TempDir(), "tales.gguf")
 	p.run("model", "add", "--home", p.home, "tinytales")
@@ -136,6 +138,7 @@ func TestUpkeep(t *testing.T) {
 // from the origin, not a byte more, and what it serves no more goes when it is
 // told so.
 func TestSpanChange(t *testing.T) {
+	t.Parallel()
 	raw := tinymodel.GGUF()
 	var asked atomic.Int64
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

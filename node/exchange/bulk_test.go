@@ -58,6 +58,9 @@ func hang(s network.Stream) { _, _ = io.Copy(io.Discard, s) }
 // Whatever one peer does that gives in bulk, the model comes from the honest one,
 // soon; and a peer that lied is named and not asked again.
 func TestRogues(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	type leaf = func(s network.Stream, n uint32, raw []byte)
 	for _, c := range []struct {
@@ -306,6 +309,9 @@ func TestLedger(t *testing.T) {
 
 // Rates hold in both directions, whichever way the leaves go.
 func TestRates(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	ofRates(t)
 	for _, c := range []struct {
@@ -339,6 +345,9 @@ func TestRates(t *testing.T) {
 
 // Bulk stands back while sessions run, on either end.
 func TestYields(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	ofRates(t)
 	took := map[string]time.Duration{}

@@ -71,6 +71,9 @@ func TestSpan(t *testing.T) {
 
 // Holders of different parts are all used, and what is told of progress holds.
 func TestHolders(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	path := writeModel(t, 12, 2_500_000)
 	for _, n := range []int{2, 3} {
 		r := &roster{}
@@ -140,6 +143,9 @@ func TestResume(t *testing.T) {
 
 // A holder that goes away in the middle is replaced by another.
 func TestHolderGoes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	path := writeModel(t, 10, 5_000_000)
 	for name, listen := range map[string]string{"tcp": overTCP, "quic": overQUIC} {
 		t.Run(name, func(t *testing.T) {
@@ -165,6 +171,9 @@ func TestHolderGoes(t *testing.T) {
 // A peer that comes to the network before its exchange has started is asked
 // when it has.
 func TestLateExchange(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	path := writeModel(t, 2, 2_500_000)
 	h := newHost(t, overQUIC)
 	r := &roster{}

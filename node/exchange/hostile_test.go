@@ -149,6 +149,9 @@ var villains = map[string]func(v *villain, from peer.ID, wants []bsmsg.Entry){
 // Whatever some of the holders send, the model comes from the honest one: Put
 // is called with nothing else (see shards), and it ends soon.
 func TestHostileHolders(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	for name, answer := range villains {
 		t.Run(name, func(t *testing.T) {
@@ -242,6 +245,9 @@ func TestAskAgain(t *testing.T) {
 // Peers that ask for all there is and then read nothing keep a holder from
 // giving to others for a short while, and only if they are many.
 func TestUnread(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	for many, limit := range map[int]time.Duration{3: 9 * time.Second, 6: 30 * time.Second} {
 		simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 3, 10<<20, func(t *testing.T, w *world) {

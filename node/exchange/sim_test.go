@@ -138,6 +138,9 @@ func TestJoin(t *testing.T) {
 
 // Holders with slow uplinks add up, and nothing much comes twice.
 func TestShare(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	took := map[int]time.Duration{}
 	for _, n := range []int{1, 4} {
@@ -161,6 +164,9 @@ func TestShare(t *testing.T) {
 
 // Holders of different parts are asked at once, not one part after the other.
 func TestShareParts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	ofRates(t)
 	simulate(t, home, 2, 40<<20, func(t *testing.T, w *world) {
@@ -178,6 +184,9 @@ func TestShareParts(t *testing.T) {
 
 // Nodes that fetch the same at once give each other what they have already.
 func TestSwarm(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	simulate(t, home, 5, 5<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
@@ -230,6 +239,9 @@ func TestSlowLink(t *testing.T) {
 
 // Several nodes that fetch from one all get their part of its uplink.
 func TestFair(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	simulate(t, home, 3, 5<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)

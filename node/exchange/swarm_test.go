@@ -146,6 +146,9 @@ func limited(t *testing.T, path string, up float64) *node {
 // Ten nodes that pull from one seed share: it takes them little longer than
 // one.
 func TestTenFromASeed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	ofRates(t)
 	path := writeModel(t, 6, 6<<20)
 	const up = 100e6 / 8
@@ -161,6 +164,9 @@ func TestTenFromASeed(t *testing.T) {
 // With an origin besides, each leaf comes from it once, for all ten; with a
 // seed and without.
 func TestTenAndAnOrigin(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	ofRates(t)
 	path := writeModel(t, 6, 6<<20)
 	for _, how := range []string{"a seed", "no seed"} {

@@ -62,6 +62,10 @@ func await(t testing.TB, what string, ok func() bool) {
 // The third node learns of the others through the DHT alone, and goes on when
 // the one it came by is gone.
 func TestDiscovery(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	boot := join(t, false)
 	a, b := join(t, false, boot), join(t, false, boot)
 	for i, n := range []*Network{boot, a, b} {

@@ -3,6 +3,8 @@ package route
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +52,11 @@ func TestNeverUncovers(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 2))
 	left := 0
-	for range 3000 {
+	networks := 3000
+	if testing.Short() {
+		networks = 500
+	}
+	for range networks {
 		models := randomModels(rng)
 		var peers []Peer
 		now := epoch.Add(time.Hour)
@@ -90,9 +96,27 @@ func TestNeverUncovers(t *testing.T) {
 			}
 		}
 	}
-	if left < 1000 {
+	if left < networks/3 {
 		t.Errorf("only %d left: the test is weak", left)
 	}
+}
+
+// seeds is how many random networks a test tries: SHOAL_SEEDS, or as many as told,
+// of which -short tries two.
+func seeds(t *testing.T, usual int) int {
+	t.Helper()
+	text := os.Getenv("SHOAL_SEEDS")
+	if text == "" && testing.Short() {
+		return 2
+	}
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("SHOAL_SEEDS=%q is no number of networks", text)
+	}
+	return n
 }
 
 // Random networks in virtual time, with offers on their way for seconds. The
@@ -100,7 +124,7 @@ func TestNeverUncovers(t *testing.T) {
 // demand all come to rest.
 func TestComesToRest(t *testing.T) {
 	t.Parallel()
-	for seed := range 16 {
+	for seed := range seeds(t, 8) {
 		rng := rand.New(rand.NewPCG(uint64(seed), 7))
 		models := randomModels(rng)
 		demand := map[string]float64{}

@@ -10,6 +10,9 @@ import (
 // A hundred nodes that come within a minute, and a model that is hot from the
 // fifth to the fifteenth minute.
 func TestDemandCurve(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	var out strings.Builder
 	hot := func(at time.Duration) bool { return at >= 5*time.Minute && at < 15*time.Minute }
@@ -133,6 +136,9 @@ func TestLiars(t *testing.T) {
 // A demand that is up and down by half or more leaves nearly all where they
 // are.
 func TestNoFlapping(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	s := newSim(t, []ModelInfo{modelA}, func(_ string, at time.Duration) float64 {
 		return 60 + float64(order(fmt.Sprint(at/(40*time.Second)))%180)

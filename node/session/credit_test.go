@@ -172,6 +172,9 @@ func crowded(t *testing.T, rtt time.Duration, protos ...libprotocol.ID) (c crowd
 // prompts at once take the time that they take to compute, and a byte on the
 // same connection hardly more than its way.
 func TestBulkBesideTalk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	compute := sessions * prompt * 10 * time.Millisecond
 	for _, rtt := range []time.Duration{2 * time.Millisecond, 100 * time.Millisecond} {
 		c := crowded(t, rtt, protocol.StageID, protocol.StageID1)

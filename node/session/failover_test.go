@@ -392,6 +392,9 @@ func TestPrefixKept(t *testing.T) {
 
 // A thousand sessions opened and dropped at random leave nothing behind.
 func TestChurnOfSessions(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	p := newPipeline(t, 6, 2, 4)
 	var wg sync.WaitGroup
 	gate := make(chan struct{}, 12)

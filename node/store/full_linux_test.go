@@ -27,6 +27,9 @@ func init() { children["full"] = childFull }
 // is full, nothing that was there is lost, what needs no room works, and with
 // room the operation comes to its end.
 func TestFullDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	disk := t.TempDir()
 	file := writeFile(t, "full.gguf", synth(rand.New(rand.NewPCG(21, 4)), 3, 0.01))
 	cmd := exec.Command(os.Args[0], disk, file)

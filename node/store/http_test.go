@@ -81,6 +81,9 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestHTTP(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	body := make([]byte, 300_000)
 	for i := range body {
 		body[i] = byte(i * 7 >> 3)
@@ -135,6 +138,9 @@ func TestHTTP(t *testing.T) {
 // An import over HTTP goes on where a transfer broke off, and checks the hash
 // that the origin tells when it sends on to its storage.
 func TestAddHTTP(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	raw, err := os.ReadFile(tiny)
 	if err != nil {
 		t.Fatal(err)

@@ -249,6 +249,10 @@ func checkStage(t testing.TB, m *Model, raw []byte, span protocol.Span) {
 }
 
 func TestStageFile(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for _, path := range []string{tiny, "../../../shared/models/stories260K.gguf", "../../../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf"} {
 		raw, err := os.ReadFile(path)
 		if err != nil {

@@ -80,6 +80,7 @@ func TestCutFile(t *testing.T) {
 
 // TestCutUDP: one end's file is enough to cut both directions.
 func TestCutUDP(t *testing.T) {
+	t.Parallel()
 	s := newScissors(t)
 	a, b := udpPair(t, newUplink(Params{Cuts: s.path}), newUplink(Params{}))
 	buf := make([]byte, 10)
@@ -107,6 +108,7 @@ func TestCutUDP(t *testing.T) {
 // TestCutTCP: bytes wait for the link to heal, in both directions, and so does
 // the end of the stream.
 func TestCutTCP(t *testing.T) {
+	t.Parallel()
 	before := runtime.NumGoroutine()
 	s := newScissors(t)
 	a, b := tcpPair(t, Params{Cuts: s.path})
@@ -151,6 +153,10 @@ func TestCutTCP(t *testing.T) {
 // TestCutHosts: QUIC connections of real hosts stand still while their link is
 // cut, and go on; no new ones are made.
 func TestCutHosts(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for name, addr := range transports {
 		t.Run(name, func(t *testing.T) {
 			s := newScissors(t)

@@ -81,6 +81,10 @@ func echo(t testing.TB, s network.Stream, msg, buf []byte) time.Duration {
 // TestHosts: no answer and no connection comes sooner than the distance allows,
 // and the streams work in both directions from a reused port.
 func TestHosts(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for name, addr := range transports {
 		t.Run(name, func(t *testing.T) {
 			before := runtime.NumGoroutine()

@@ -183,6 +183,10 @@ func tcpPair(t testing.TB, p Params) (dialed, accepted *conn) {
 
 // TestTCPIsAConn is the standard conformance suite for net.Conn.
 func TestTCPIsAConn(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for _, p := range []Params{{}, {RTT: 2 * time.Millisecond, Rate: 1e9, Loss: 0.01}} {
 		t.Run(fmt.Sprintf("link=%v", p), func(t *testing.T) {
 			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
