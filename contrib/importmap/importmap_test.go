@@ -63,6 +63,7 @@ var allowed = map[string][]string{
 	"contrib/tinymodel":  nil,
 	"contrib/importmap":  nil,
 	"contrib/lint":       nil,
+	"contrib/nocgo":      nil,
 	"contrib/prometheus": nil,
 }
 
