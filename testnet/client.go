@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/shoalnet/shoal/node/files"
 )
 
 // state is the file that SHOAL_TESTNET names.
@@ -44,7 +46,7 @@ func (t *Testnet) writeStateLocked() error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(t.state, append(b, '\n'))
+	return files.Replace(t.state, append(b, '\n'), 0o600)
 }
 
 // ClientHome makes a fresh directory for a client that knows this network and

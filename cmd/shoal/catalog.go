@@ -15,6 +15,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
+	"github.com/shoalnet/shoal/node/files"
 )
 
 func searchCommand() *cli.Command {
@@ -137,11 +138,7 @@ func catalogSign(c *cli.Context) error {
 	if err != nil {
 		return api.Errorf(api.BadInput, "%s: %s", args[0], err)
 	}
-	tmp := args[0] + ".signed"
-	if err := os.WriteFile(tmp, signed, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, args[0])
+	return files.Replace(args[0], signed, 0o644)
 }
 
 func catalogVerify(c *cli.Context) error {

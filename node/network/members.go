@@ -21,6 +21,7 @@ import (
 	msmux "github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
 
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -329,5 +330,5 @@ func LoadKey(path string) (crypto.PrivKey, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	return key, os.WriteFile(path, raw, 0o600)
+	return key, files.Replace(path, raw, 0o600)
 }

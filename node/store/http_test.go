@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/shoalnet/shoal/node/backoff"
 )
 
 func readURL(t testing.TB, where string) ([]byte, error) {
@@ -20,7 +22,7 @@ func readURL(t testing.TB, where string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.(*httpReader).pause = time.Millisecond
+	r.(*httpReader).retry = backoff.Backoff{First: time.Millisecond, Most: time.Millisecond}
 	defer r.Close()
 	return io.ReadAll(r)
 }
