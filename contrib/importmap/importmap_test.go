@@ -33,7 +33,6 @@ var allowed = map[string][]string{
 	"node/engine":         {"node/fence"},
 	"node/engine/sample":  nil,
 	"node/exchange":       {"node/files", "protocol"},
-	"node/exchange/plain": nil,
 	"node/files":          nil,
 	"node/fence":          nil,
 	"node/lend":           nil,
@@ -53,13 +52,16 @@ var allowed = map[string][]string{
 	"node/text/jinja":     nil,
 	"node":                {"node/...", "protocol/...", "contrib/tinymodel"},
 
-	"testnet":          {"node/files"},
-	"testnet/hostile":  {"protocol"},
-	"testnet/link":     nil,
-	"testnet/sim":      {"testnet/link"},
-	"testnet/scenario": {"testnet", "testnet/link"},
-	"cmd/shoal":        {"node/...", "protocol/...", "testnet/..."},
-	"cmd/shoal/doctor": {"node/api"},
+	"testnet":               {"node/files"},
+	"testnet/hostile":       {"protocol"},
+	"testnet/link":          nil,
+	"testnet/sim":           {"testnet/link"},
+	"testnet/scenario":      {"testnet", "testnet/link"},
+	"cmd/shoal":             {"node/...", "protocol/...", "testnet/..."},
+	"cmd/shoal/bench":       {"cmd/shoal/term", "node/...", "protocol/...", "testnet/..."},
+	"cmd/shoal/bench/plain": nil,
+	"cmd/shoal/doctor":      {"node/api"},
+	"cmd/shoal/term":        nil,
 
 	"contrib/tinymodel":  nil,
 	"contrib/importmap":  nil,
@@ -70,7 +72,7 @@ var allowed = map[string][]string{
 
 // kept keeps what must stay in one place from spreading.
 var kept = []struct{ prefix, only string }{
-	{"github.com/ipfs/boxo", "node/exchange node/exchange/plain node/store"},
+	{"github.com/ipfs/boxo", "node/exchange node/store cmd/shoal/bench/plain"},
 	{"github.com/ollama/ollama", "node/convert node/engine"},
 	{"github.com/urfave/cli", "cmd/shoal"},
 	{"github.com/libp2p/go-libp2p-kad-dht", "node/network"},

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bufio"
@@ -18,26 +18,25 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/urfave/cli/v2"
 
+	"github.com/shoalnet/shoal/cmd/shoal/bench/plain"
+	"github.com/shoalnet/shoal/cmd/shoal/term"
 	"github.com/shoalnet/shoal/node/exchange"
-	"github.com/shoalnet/shoal/node/exchange/plain"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // The sources of bench fetch: processes of their own, one of which may lie.
 
-// benchGiveCommand is a source of `bench fetch`, in a process of its own.
-func benchGiveCommand() *cli.Command {
-	return &cli.Command{
-		Name: "give", Hidden: true,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "store"}, &cli.StringFlag{Name: "flatfs"}, &cli.StringFlag{Name: "file"},
-			&cli.Float64Flag{Name: "up"}, &cli.IntFlag{Name: "corrupt"},
-		},
-		Action: benchGive,
-	}
+// Source is what a source of Fetch, in a process of its own, gives: one of Store,
+// Flatfs and File.
+type Source struct {
+	Store   string  // directory of a store
+	Flatfs  string  // directory to make a flatfs of Model in
+	Model   string  // file whose blocks Flatfs has
+	File    string  // file to serve by HTTP
+	Up      float64 // bytes per second of a store; 0: no limit
+	Corrupt int     // one leaf of so many of a store is false; 0: none
 }
 
 // giver is a source's process.
@@ -96,16 +95,17 @@ func (g *giver) stop() {
 	_ = g.cmd.Wait()
 }
 
-// benchGive is a source until its input ends.
-func benchGive(c *cli.Context) error {
+// Give is a source until standard input ends. It prints where it is, as JSON, to
+// out.
+func Give(ctx context.Context, out io.Writer, from Source) error {
 	var word giverWord
 	switch {
-	case c.String("file") != "":
+	case from.File != "":
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
 		}
-		file := c.String("file")
+		file := from.File
 		srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) })}
 		go func() { _ = srv.Serve(l) }()
 		defer srv.Close()
@@ -117,18 +117,18 @@ func benchGive(c *cli.Context) error {
 		}
 		defer h.Close()
 		word.Addr = fmt.Sprintf("%s/p2p/%s", h.Addrs()[0], h.ID())
-		if dir := c.String("flatfs"); dir != "" {
+		if dir := from.Flatfs; dir != "" {
 			n, err := plain.New(h, dir)
 			if err != nil {
 				return err
 			}
 			defer n.Close()
-			f, err := os.Open(c.Args().First())
+			f, err := os.Open(from.Model)
 			if err != nil {
 				return err
 			}
 			defer f.Close()
-			list, err := n.Add(c.Context, f, protocol.LeafSize)
+			list, err := n.Add(ctx, f, protocol.LeafSize)
 			if err != nil {
 				return err
 			}
@@ -137,15 +137,15 @@ func benchGive(c *cli.Context) error {
 			}
 			break
 		}
-		s, err := store.Open(c.String("store"), store.Options{})
+		s, err := store.Open(from.Store, store.Options{})
 		if err != nil {
 			return err
 		}
 		defer s.Close()
-		x := exchange.New(h, s, fixed(nil), exchange.Options{Leaves: storeLeaves(s, c.Int("corrupt")), Up: c.Float64("up")})
+		x := exchange.New(h, s, fixed(nil), exchange.Options{Leaves: storeLeaves(s, from.Corrupt), Up: from.Up})
 		defer x.Close()
 	}
-	if err := printJSON(c.App.Writer, word); err != nil {
+	if err := term.PrintJSON(out, word); err != nil {
 		return err
 	}
 	_, err := io.Copy(io.Discard, os.Stdin)

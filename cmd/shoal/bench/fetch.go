@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bufio"
@@ -20,10 +20,10 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/urfave/cli/v2"
 
+	"github.com/shoalnet/shoal/cmd/shoal/bench/plain"
+	"github.com/shoalnet/shoal/cmd/shoal/term"
 	"github.com/shoalnet/shoal/node/exchange"
-	"github.com/shoalnet/shoal/node/exchange/plain"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
@@ -34,23 +34,8 @@ const (
 	uplink       = 100e6 / 8 // bytes a second of a limited source
 )
 
-func benchFetchCommand() *cli.Command {
-	return &cli.Command{
-		Name: "fetch", Usage: "fetching a model: against curl with sha256sum, against plain bitswap over flatfs, and from several sources",
-		Description: "Everything runs on this machine over loopback, each source in a process of its own, with a synthetic model.\n" +
-			"Sources that are limited have 100 Mbit/s each; those cases use a smaller model, so that they end in time.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "size", Value: "1GiB", Usage: "of the model, about"},
-			&cli.StringFlag{Name: "limited-size", Value: "128MiB", Usage: "of the model that limited sources give, at most --size"},
-			&cli.IntFlag{Name: "rounds", Value: 3, Usage: "measurements of the cases without a limit, in turns"},
-			jsonFlag(),
-		},
-		Action: benchFetch,
-	}
-}
-
-// fetchCase is a line of `shoal bench fetch --json`.
-type fetchCase struct {
+// FetchCase is a line of `shoal bench fetch --json`.
+type FetchCase struct {
 	Case          string    `json:"case"`
 	Bytes         int64     `json:"bytes"`
 	Seconds       float64   `json:"seconds"`
@@ -71,12 +56,13 @@ type fetchCase struct {
 
 // fetchBench is one run.
 type fetchBench struct {
-	*cli.Context
+	Shell
+	rounds int
 	ctx    context.Context
 	dir    string
 	model  *synthetic // whole
 	little *synthetic // for limited sources
-	cases  []*fetchCase
+	cases  []*FetchCase
 }
 
 // synthetic is a model made for the run, as a file and in a store.
@@ -86,34 +72,29 @@ type synthetic struct {
 	size        int64
 }
 
-func benchFetch(c *cli.Context) (err error) {
-	if err := noArgs(c); err != nil {
-		return err
-	}
-	size, err := parseSize("--size", c.String("size"))
-	if err != nil {
-		return err
-	}
-	limited, err := parseSize("--limited-size", c.String("limited-size"))
-	if err != nil {
-		return err
-	}
-	if size < 4<<20 || limited < 4<<20 || c.Int("rounds") < 1 {
-		return usageError{"--size and --limited-size must be at least 4MiB, and --rounds 1"}
-	}
+// FetchOptions of Fetch.
+type FetchOptions struct {
+	Size    int64 // of the model, about, in bytes; at least 4 MiB
+	Limited int64 // of the model that limited sources give, at most Size
+	Rounds  int   // measurements of the cases without a limit
+}
+
+// Fetch compares fetching a model with curl and sha256sum, with plain bitswap over
+// flatfs, and from one source with several.
+func Fetch(ctx context.Context, sh Shell, o FetchOptions) (err error) {
 	dir, err := os.MkdirTemp("", "shoal-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	b := &fetchBench{Context: c, ctx: c.Context, dir: dir}
+	b := &fetchBench{Shell: sh, rounds: o.Rounds, ctx: ctx, dir: dir}
 	defer b.progress("")
-	if b.model, err = b.make("model", size); err != nil {
+	if b.model, err = b.make("model", o.Size); err != nil {
 		return err
 	}
 	b.little = b.model
-	if limited < size {
-		if b.little, err = b.make("little", limited); err != nil {
+	if o.Limited < o.Size {
+		if b.little, err = b.make("little", o.Limited); err != nil {
 			return err
 		}
 	}
@@ -123,15 +104,9 @@ func benchFetch(c *cli.Context) (err error) {
 	return b.report()
 }
 
-func (b *fetchBench) progress(format string, args ...any) {
-	if w := b.App.ErrWriter; isTerminal(w) {
-		fmt.Fprintf(w, "\r\x1b[K"+format, args...)
-	}
-}
-
 // make writes a GGUF file of random weights, and imports it.
 func (b *fetchBench) make(name string, size int64) (*synthetic, error) {
-	b.progress("making a model of %s", bytesText(size))
+	b.progress("making a model of %s", store.SizeText(size))
 	const width, blocks = 64, 16
 	h := gguf.Header{Version: 3, KVs: []gguf.KV{
 		{Key: "general.architecture", Value: "llama"}, {Key: "general.name", Value: "Bench"},
@@ -246,7 +221,7 @@ func (b *fetchBench) fetch(m *synthetic, what string, from []*giver) (took time.
 	begin := time.Now()
 	err = x.Fetch(b.ctx, m.id, want, func(p exchange.Progress) {
 		if p.Blocks%16 == 0 {
-			b.progress("%s: %s of %s", what, bytesText(p.Bytes), bytesText(m.size))
+			b.progress("%s: %s of %s", what, store.SizeText(p.Bytes), store.SizeText(m.size))
 		}
 		trouble = p.Trouble
 	})
@@ -309,8 +284,8 @@ func (b *fetchBench) bitswap(from *giver) (time.Duration, error) {
 }
 
 // add notes a case.
-func (b *fetchBench) add(name string, bytes int64, took ...time.Duration) *fetchCase {
-	c := &fetchCase{Case: name, Bytes: bytes}
+func (b *fetchBench) add(name string, bytes int64, took ...time.Duration) *FetchCase {
+	c := &FetchCase{Case: name, Bytes: bytes}
 	for _, t := range took {
 		c.rates = append(c.rates, float64(bytes)/(1<<20)/t.Seconds())
 	}
@@ -321,7 +296,7 @@ func (b *fetchBench) add(name string, bytes int64, took ...time.Duration) *fetch
 	return c
 }
 
-func (c *fetchCase) aim(want float64, got *float64) {
+func (c *FetchCase) aim(want float64, got *float64) {
 	t := atLeast(want, *got)
 	c.Targets = append(c.Targets, &t)
 }
@@ -331,7 +306,7 @@ func (b *fetchBench) unlimited() error {
 	hasCurl := true
 	for _, tool := range []string{"curl", "sha256sum"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			fmt.Fprintf(b.App.ErrWriter, "%s is missing here, so nothing is compared with it; install it and try again\n", tool)
+			fmt.Fprintf(b.Err, "%s is missing here, so nothing is compared with it; install it and try again\n", tool)
 			hasCurl = false
 		}
 	}
@@ -346,7 +321,7 @@ func (b *fetchBench) unlimited() error {
 		givers[i] = g
 	}
 	var curls, flats, ones []time.Duration
-	rounds := b.Int("rounds")
+	rounds := b.rounds
 	for round := range rounds {
 		if hasCurl {
 			b.progress("curl and sha256sum, round %d of %d", round+1, rounds)
@@ -367,7 +342,7 @@ func (b *fetchBench) unlimited() error {
 		}
 		flats = append(flats, t)
 	}
-	var curl *fetchCase
+	var curl *FetchCase
 	if hasCurl {
 		curl = b.add("curl", b.model.size, curls...)
 		curl.Note = "curl, then sha256sum"
@@ -377,7 +352,7 @@ func (b *fetchBench) unlimited() error {
 	r := ratios(one.rates, flat.rates).Median
 	one.RatioToFlatfs = &r
 	if curl != nil {
-		for _, c := range []*fetchCase{curl, flat, one} {
+		for _, c := range []*FetchCase{curl, flat, one} {
 			r := ratios(c.rates, curl.rates).Median
 			c.RatioToCurl = &r
 		}
@@ -391,8 +366,8 @@ func (b *fetchBench) unlimited() error {
 // that are slow or lie.
 func (b *fetchBench) limited() error {
 	m := b.little
-	note := fmt.Sprintf("%s from sources of 100 Mbit/s", bytesText(m.size))
-	run := func(name string, extra ...[]string) (*fetchCase, []*giver, error) {
+	note := fmt.Sprintf("%s from sources of 100 Mbit/s", store.SizeText(m.size))
+	run := func(name string, extra ...[]string) (*FetchCase, []*giver, error) {
 		var givers []*giver
 		var mu sync.Mutex
 		var errs []error
@@ -429,7 +404,7 @@ func (b *fetchBench) limited() error {
 		}
 		c := b.add(name, m.size, took)
 		c.Trouble, c.Note = trouble, note
-		if i := slices.IndexFunc(b.cases, func(c *fetchCase) bool { return c.Case == "curl" }); i >= 0 {
+		if i := slices.IndexFunc(b.cases, func(c *FetchCase) bool { return c.Case == "curl" }); i >= 0 {
 			r := c.MiBPerS / b.cases[i].MiBPerS
 			c.RatioToCurl = &r
 		}
@@ -471,7 +446,7 @@ func (b *fetchBench) limited() error {
 	return nil
 }
 
-func (c *fetchCase) compare(with *fetchCase, want float64) {
+func (c *FetchCase) compare(with *FetchCase, want float64) {
 	r := c.MiBPerS / with.MiBPerS
 	c.Ratio, c.RatioTo = &r, with.Case
 	c.aim(want, c.Ratio)
@@ -479,15 +454,15 @@ func (c *fetchCase) compare(with *fetchCase, want float64) {
 
 func (b *fetchBench) report() error {
 	b.progress("")
-	if b.Bool("json") {
+	if b.JSON {
 		for _, c := range b.cases {
-			if err := printJSON(b.App.Writer, c); err != nil {
+			if err := term.PrintJSON(b.Out, c); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	w := tabwriter.NewWriter(b.App.Writer, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(b.Out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "CASE\tSIZE\tMiB/s\tTO curl\tTO flatfs\tTO OTHERS\t")
 	ratio := func(r *float64, to string) string {
 		if r == nil {
@@ -500,17 +475,17 @@ func (b *fetchBench) report() error {
 		for _, t := range c.Targets {
 			aims = append(aims, t.String())
 		}
-		fmt.Fprintf(w, "%s\t%s\t%.1f\t%s\t%s\t%s\t%s\n", c.Case, bytesText(c.Bytes), c.MiBPerS, ratio(c.RatioToCurl, ""), ratio(c.RatioToFlatfs, ""), ratio(c.Ratio, cmp.Or(c.RatioTo, "")), strings.Join(aims, ", "))
+		fmt.Fprintf(w, "%s\t%s\t%.1f\t%s\t%s\t%s\t%s\n", c.Case, store.SizeText(c.Bytes), c.MiBPerS, ratio(c.RatioToCurl, ""), ratio(c.RatioToFlatfs, ""), ratio(c.Ratio, cmp.Or(c.RatioTo, "")), strings.Join(aims, ", "))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	for _, c := range b.cases {
 		for _, t := range c.Trouble {
-			fmt.Fprintf(b.App.Writer, "%s: %s\n", c.Case, safe(t))
+			fmt.Fprintf(b.Out, "%s: %s\n", c.Case, term.Safe(t))
 		}
 		if c.Named != nil {
-			fmt.Fprintf(b.App.Writer, "%s: the liar was %s; named: %t\n", c.Case, c.BadPeer, *c.Named)
+			fmt.Fprintf(b.Out, "%s: the liar was %s; named: %t\n", c.Case, c.BadPeer, *c.Named)
 		}
 	}
 	return nil

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/shoalnet/shoal/cmd/shoal/term"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/testnet"
@@ -32,7 +33,7 @@ func (b *bench) network(nodes, threads int, p link.Params) (_ *benchNet, err err
 	t, err := testnet.Start(b.ctx, testnet.Config{
 		Binary: exe, Nodes: nodes, Model: b.source, Link: p, Threads: threads, Args: []string{"--nice", "0"}, Env: []string{"SHOAL_QUIET_BUILD=1"},
 		Gateway: func(dir string, bootstrap []string) (string, func(), error) {
-			return startGateway(b.Context, p, dir, bootstrap)
+			return b.Gateway(p, dir, bootstrap)
 		},
 	})
 	if err != nil {
@@ -50,14 +51,14 @@ func (b *bench) network(nodes, threads int, p link.Params) (_ *benchNet, err err
 	if err != nil {
 		return nil, err
 	}
-	return &benchNet{t, &api.Client{Base: "http://" + at, Token: token(filepath.Join(t.Dir(), "gateway"))}}, nil
+	return &benchNet{t, &api.Client{Base: "http://" + at, Token: b.Token(filepath.Join(t.Dir(), "gateway"))}}, nil
 }
 
 // checkNodes holds a number of stages to what the model has; a lone stage would
 // hand its tokens to itself.
 func (b *bench) checkNodes(n int) error {
 	if blocks := int(b.model.Manifest().Blocks); n < 2 || n > blocks {
-		return usageError{fmt.Sprintf("--nodes %d: 2 to %d are possible, a block each", n, blocks)}
+		return UsageError(fmt.Sprintf("--nodes %d: 2 to %d are possible, a block each", n, blocks))
 	}
 	return nil
 }
@@ -137,8 +138,8 @@ type stagesResult struct {
 	SameTokens  bool   `json:"same_tokens"`
 }
 
-func benchStages(b *bench) error {
-	res := stagesResult{Model: b.model.Name(), Nodes: b.Int("nodes"), Threads: b.Int("threads"), SameTokens: true}
+func stages(b *bench) error {
+	res := stagesResult{Model: b.model.Name(), Nodes: b.Nodes, Threads: b.Threads, SameTokens: true}
 	if res.Threads < 1 {
 		res.Threads = runtime.NumCPU()
 	}
@@ -160,7 +161,7 @@ func benchStages(b *bench) error {
 		return err
 	}
 	defer e.Close()
-	rounds := b.Int("rounds")
+	rounds := b.Rounds
 	first, err := b.ask(one) // warms up, and says what the prompt is in tokens
 	if err != nil {
 		return err
@@ -211,15 +212,15 @@ type linkResult struct {
 	Target     target  `json:"to_floor"`
 }
 
-func benchLink(b *bench) error {
-	p, err := link.Parse(b.String("rtt"), "", "")
+func distance(b *bench) error {
+	p, err := link.Parse(b.RTT, "", "")
 	if err != nil {
-		return usageError{err.Error()}
+		return UsageError(err.Error())
 	}
 	if p.RTT == 0 {
-		return usageError{"--rtt must be more than nothing; `shoal bench stages` measures without distance"}
+		return UsageError("--rtt must be more than nothing; `shoal bench stages` measures without distance")
 	}
-	res := linkResult{Model: b.model.Name(), Nodes: b.Int("nodes"), RTTMs: millis(p.RTT)}
+	res := linkResult{Model: b.model.Name(), Nodes: b.Nodes, RTTMs: millis(p.RTT)}
 	if err := b.checkNodes(res.Nodes); err != nil {
 		return err
 	}
@@ -230,7 +231,7 @@ func benchLink(b *bench) error {
 	}
 	defer n.Close()
 	var rates []float64
-	rounds := b.Int("rounds")
+	rounds := b.Rounds
 	for round := range rounds + 1 {
 		b.progress("round %d of %d", round, rounds)
 		a, err := b.ask(n)
@@ -247,7 +248,7 @@ func benchLink(b *bench) error {
 	res.TokensPerS = spreadOf(rates)
 	res.Target = atLeast(0.84, res.TokensPerS.Median/res.Floor) // 14 of 16.7 at 3 nodes and 40 ms
 	return b.report(res, func(w io.Writer) {
-		fmt.Fprintf(w, "%d nodes, %s apart\t%s\n%d hops of %s alone\t%s\n", res.Nodes, p.RTT, res.TokensPerS, res.Nodes, p.RTT/2, rate(res.Floor))
+		fmt.Fprintf(w, "%d nodes, %s apart\t%s\n%d hops of %s alone\t%s\n", res.Nodes, p.RTT, res.TokensPerS, res.Nodes, p.RTT/2, term.Rate(res.Floor))
 		fmt.Fprintf(w, "\n%.2f of what the distance allows: %s\n", res.Target.Got, res.Target)
 	})
 }

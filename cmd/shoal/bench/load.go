@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/shoalnet/shoal/cmd/shoal/term"
 )
 
 // loadResult is what `shoal bench load --json` prints.
@@ -34,14 +34,14 @@ const (
 	backPart   = 0.95 // of the idle rate is all of it, on a machine that is never quite idle
 )
 
-func benchLoad(b *bench) error {
-	res := loadResult{Model: b.model.Name(), Threads: b.Int("threads"), Loops: b.Int("loops")}
+func load(b *bench) error {
+	res := loadResult{Model: b.model.Name(), Threads: b.Threads, Loops: b.Loops}
 	if res.Threads < 1 {
 		res.Threads = runtime.NumCPU()
 	}
-	n := b.Int("seconds")
+	n := b.Seconds
 	if n <= settleTime {
-		return usageError{fmt.Sprintf("--seconds: more than the %d that the engine has to adapt", settleTime)}
+		return UsageError(fmt.Sprintf("--seconds: more than the %d that the engine has to adapt", settleTime))
 	}
 	e, err := b.engine(true, res.Threads)
 	if err != nil {
@@ -95,7 +95,7 @@ func (b *bench) perSecond(d *decoder, what string, n int) ([]float64, error) {
 			out[s] += (min(to, float64(s+1)) - max(from, float64(s))) / (to - from)
 		}
 		if int(to) > int(from) {
-			b.progress("%s: second %d of %d, %s tokens/s", what, int(to), n, rate(out[int(from)]))
+			b.progress("%s: second %d of %d, %s tokens/s", what, int(to), n, term.Rate(out[int(from)]))
 		}
 		from = to
 	}
@@ -123,7 +123,7 @@ func within(s float64) string {
 func seconds(rates []float64) string {
 	var s []string
 	for _, r := range rates {
-		s = append(s, rate(r))
+		s = append(s, term.Rate(r))
 	}
 	return strings.Join(s, " ")
 }
@@ -148,9 +148,8 @@ func startSpin(loops int) (stop func(), err error) {
 	}, nil
 }
 
-// benchSpin burns cores until its standard input ends.
-func benchSpin(c *cli.Context) error {
-	loops := c.Int("loops")
+// Spin burns cores until standard input ends.
+func Spin(loops int) error {
 	runtime.GOMAXPROCS(loops + 1)
 	for i := range loops {
 		go func() {

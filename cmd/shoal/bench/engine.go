@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -141,8 +141,8 @@ type crossing struct {
 	Compute   float64 `json:"child_compute_ms"` // of which the child computes
 }
 
-func benchEngine(b *bench) error {
-	res := engineResult{Model: b.model.Name(), Threads: b.Int("threads")}
+func engines(b *bench) error {
+	res := engineResult{Model: b.model.Name(), Threads: b.Threads}
 	if res.Threads < 1 {
 		res.Threads = runtime.NumCPU()
 	}
@@ -201,7 +201,7 @@ func (b *bench) engineRates(pair [2]engine.Engine) (out []rateOf, err error) {
 		}})
 	}
 	kinds = append(kinds, work{fmt.Sprintf("prefill, chunks of %d", benchChunk), prefillRate})
-	rounds := b.Int("rounds")
+	rounds := b.Rounds
 	for _, k := range kinds {
 		var rates [2][]float64
 		for round := range rounds + 1 {

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"fmt"
@@ -8,18 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/testnet/link"
 )
-
-func benchServeFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.IntFlag{Name: "sessions", Value: 16, Usage: "answers at once"},
-		&cli.StringFlag{Name: "rtt", Usage: "round trip between any two nodes, such as 40ms (default: plain loopback)"},
-	}
-}
 
 // quantiles of a duration, in ms.
 type quantiles struct {
@@ -51,18 +42,18 @@ type serveResult struct {
 	ITL            quantiles `json:"itl_ms"` // between two tokens
 }
 
-// benchServe measures many sessions at once against one, and against the
+// serve measures many sessions at once against one, and against the
 // engine alone.
-func benchServe(b *bench) error {
-	p, err := link.Parse(b.String("rtt"), "", "")
+func serve(b *bench) error {
+	p, err := link.Parse(b.RTT, "", "")
 	if err != nil {
-		return usageError{err.Error()}
+		return UsageError(err.Error())
 	}
-	res := serveResult{Model: b.model.Name(), Nodes: b.Int("nodes"), RTTMs: millis(p.RTT), Sessions: b.Int("sessions")}
+	res := serveResult{Model: b.model.Name(), Nodes: b.Nodes, RTTMs: millis(p.RTT), Sessions: b.Sessions}
 	if err := b.checkNodes(res.Nodes); err != nil {
 		return err
 	}
-	threads := b.Int("threads")
+	threads := b.Threads
 	if threads < 1 {
 		threads = runtime.NumCPU()
 	}
@@ -78,7 +69,7 @@ func benchServe(b *bench) error {
 	defer e.Close()
 	var one, many, alone []float64
 	var first, between []time.Duration
-	rounds := b.Int("rounds")
+	rounds := b.Rounds
 	for round := range rounds + 1 {
 		b.progress("round %d of %d", round, rounds)
 		single, err := b.crowd(n, 1)
@@ -138,7 +129,7 @@ var places = []string{"small house", "dark forest", "busy town", "deep sea", "gr
 func (b *bench) askOne(n *benchNet, prompt string) (*answer, error) {
 	a := &answer{begin: time.Now()}
 	greedy := 0.0
-	req := &api.GenerateRequest{Model: n.Model().ID, Raw: true, Prompt: prompt, MaxTokens: b.Int("tokens"), Sampling: api.Sampling{Temperature: &greedy}}
+	req := &api.GenerateRequest{Model: n.Model().ID, Raw: true, Prompt: prompt, MaxTokens: b.Tokens, Sampling: api.Sampling{Temperature: &greedy}}
 	err := n.client.Generate(b.ctx, req, a.take)
 	if err != nil {
 		return nil, err
