@@ -116,8 +116,8 @@ type LeafHead struct {
 // LeafHeadSize is that of an encoded LeafHead: two little-endian integers.
 const LeafHeadSize = 8
 
-// LeafLater, as a size, says that the leaf is yet to come: others have their
-// turn first. It says so at least every five seconds.
+// LeafLater is sent as a size when the leaf is yet to come, since others have
+// their turn first. It is repeated at least every five seconds.
 const LeafLater = 1<<32 - 1
 
 // Append encodes the head.

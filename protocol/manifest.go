@@ -336,7 +336,7 @@ func (m *Manifest) All() Span { return Span{0, int(m.Blocks)} }
 // the DHT's provider records are kept by CID.
 func ModelKey(model cid.Cid) cid.Cid { return textKey("shoal/model/" + model.String()) }
 
-// BucketKey: see ModelKey.
+// BucketKey is the key of the bucket of a model's blocks; see ModelKey.
 func BucketKey(model cid.Cid, bucket int) cid.Cid {
 	return textKey(fmt.Sprintf("shoal/model/%s/%d", model, bucket))
 }

@@ -39,8 +39,8 @@ type Offer struct {
 // Expires is the end of the offer's life.
 func (o *Offer) Expires() time.Time { return time.UnixMilli(o.ExpiresUnixMs) }
 
-// Addrs are the addresses that the peer can be reached at; those that do not
-// parse are left out.
+// Addresses returns the addresses that the peer can be reached at; those that do
+// not parse are left out.
 func (o *Offer) Addresses() []multiaddr.Multiaddr {
 	var out []multiaddr.Multiaddr
 	for _, b := range o.Addrs {

@@ -105,7 +105,7 @@ func startGatewayLog(c *cli.Context, p link.Params, home string, bootstrap []str
 	go func() { ended <- n.Run(ctx) }()
 	stop := func() {
 		cancel()
-		<-ended
+		<-ended //nolint:errcheck // it ends because it was told to
 		_ = n.Close()
 	}
 	wait, waited := context.WithTimeout(c.Context, 10*time.Second)

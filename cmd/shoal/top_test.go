@@ -127,8 +127,11 @@ func TestTopPipe(t *testing.T) {
 			}
 		}
 		_ = r.Close() // as `head` does
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = cmd.Wait()
+		}()
 		select {
 		case <-ended:
 		case <-time.After(5 * time.Second):

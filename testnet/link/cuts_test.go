@@ -89,7 +89,7 @@ func TestCutUDP(t *testing.T) {
 		if _, err := from.WriteTo([]byte("x"), to.LocalAddr()); err != nil {
 			t.Fatal(err)
 		}
-		to.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		_ = to.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 		_, _, err := to.ReadFrom(buf)
 		return err == nil
 	}
@@ -122,11 +122,11 @@ func TestCutTCP(t *testing.T) {
 		}
 	}
 	for _, c := range []*conn{a, b} {
-		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		if n, err := c.Read(make([]byte, 10)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%d bytes over a cut link, %v", n, err)
 		}
-		c.SetReadDeadline(time.Time{})
+		_ = c.SetReadDeadline(time.Time{})
 	}
 	s.cut()
 	for _, c := range []*conn{a, b} {
@@ -167,7 +167,7 @@ func TestCutHosts(t *testing.T) {
 			echo(t, st, []byte("calm"), buf)
 
 			s.cut(b.Addrs()[0])
-			st.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+			_ = st.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
 			if _, err := st.Write([]byte("cut!")); err != nil {
 				t.Fatal(err)
 			}
@@ -186,7 +186,7 @@ func TestCutHosts(t *testing.T) {
 			cancel()
 
 			s.cut()
-			st.SetReadDeadline(time.Now().Add(20 * time.Second))
+			_ = st.SetReadDeadline(time.Now().Add(20 * time.Second))
 			if _, err := io.ReadFull(st, buf); err != nil || string(buf) != "cut!" {
 				t.Errorf("once it is healed: %q, %v", buf, err)
 			}

@@ -36,7 +36,7 @@ func newHost(t testing.TB, p Params, listen string) host.Host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.Close() })
-	h.SetStreamHandler(echoProto, func(s network.Stream) { io.Copy(s, s); s.Close() })
+	h.SetStreamHandler(echoProto, func(s network.Stream) { _, _ = io.Copy(s, s); s.Close() })
 	h.SetStreamHandler(sinkProto, func(s network.Stream) {
 		n, _ := io.Copy(io.Discard, s)
 		fmt.Fprint(s, n)
@@ -62,7 +62,7 @@ func open(t testing.TB, a, b host.Host, proto string) network.Stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Reset() })
+	t.Cleanup(func() { _ = s.Reset() })
 	return s
 }
 
@@ -144,7 +144,7 @@ func TestTwoTransports(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	b.SetStreamHandler(echoProto, func(s network.Stream) { io.Copy(s, s); s.Close() })
+	b.SetStreamHandler(echoProto, func(s network.Stream) { _, _ = io.Copy(s, s); s.Close() })
 	for _, addr := range b.Addrs() {
 		a := newHost(t, p, transports["tcp"])
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -196,7 +196,7 @@ func BenchmarkBulk(b *testing.B) {
 							b.Fatal(err)
 						}
 					}
-					s.CloseWrite()
+					_ = s.CloseWrite()
 					if _, err := io.ReadAll(s); err != nil {
 						b.Fatal(err)
 					}

@@ -63,7 +63,7 @@ func (n *toyNet) calls() string {
 
 func (n *toyNet) half(name string) int {
 	var i int
-	fmt.Sscanf(name, "node%d", &i)
+	_, _ = fmt.Sscanf(name, "node%d", &i)
 	return (i - 1) % 2
 }
 

@@ -135,7 +135,7 @@ func (b *fetchBench) make(name string, size int64) (*synthetic, error) {
 	}
 	defer f.Close()
 	w := bufio.NewWriterSize(f, 1<<20)
-	w.Write(append(raw, make([]byte, -len(raw)&31)...)) // an error comes again with Flush
+	_, _ = w.Write(append(raw, make([]byte, -len(raw)&31)...)) // an error comes again with Flush
 	if _, err := io.CopyN(w, rand.NewChaCha8([32]byte{byte(len(name))}), int64(end)); err != nil {
 		return nil, err
 	}
