@@ -103,7 +103,7 @@ demo: build ## a network of nodes on this machine, and an answer by it
 # takes over a second. What is left out is named.
 quick: export CGO_ENABLED := 0
 quick: ## vet and the short tests of every package that needs no C: half a minute
-	@packages=$$($(GO) run ./contrib/nocgo) && $(GO) vet $$packages && $(GO) test -short -timeout 2m $$packages
+	@packages=$$($(GO) run ./contrib/nocgo) && $(GO) vet $$packages && $(GO) test -short -parallel 8 -timeout 2m $$packages
 
 # Tests of networks wait more than they compute, so more of them run at once than
 # there are cores. SHOAL_SEEDS has tests of random networks try more of them.
@@ -123,6 +123,7 @@ race: ## tests of the packages whose goroutines meet, with the race detector
 lint: lint-metrics ## gofmt, golangci-lint, and the alerts
 	@test -z "$$(gofmt -l cmd contrib node protocol testnet | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }
 	$(GO) run $(GOLANGCI) run ./...
+	cd contrib/prometheus && $(GO) run $(GOLANGCI) run --config ../../.golangci.yml ./...
 
 # Prometheus's own tool, on the alerts; the dashboard's lint is a test beside them, in a
 # module of its own: nothing else needs what it needs.

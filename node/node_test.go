@@ -125,6 +125,7 @@ func request(prompt string, temperature float64, n int) api.GenerateRequest {
 }
 
 func TestNetworkInProcess(t *testing.T) {
+	t.Parallel()
 	one, _ := start(t, node.Config{Serve: []node.ServeSpec{{Model: tinymodel.Name, Span: "all"}}}, true)
 	nodes, addrs := three(t)
 	client, _ := start(t, node.Config{Client: true, Bootstrap: addrs}, false)
@@ -185,6 +186,7 @@ func TestPullAndExport(t *testing.T) {
 
 // A node that leaves hands over; when nobody is left, that is said.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	nodes, addrs := three(t)
 	spare, _ := start(t, node.Config{Bootstrap: addrs, Serve: []node.ServeSpec{{Model: "tales", Span: "3-5"}}}, true)
 	want, _, _ := ask(t, nodes[0], request("The old mill", 0, 80))
@@ -220,6 +222,7 @@ func TestDrain(t *testing.T) {
 
 // Nodes that choose for themselves fill the gaps first, then make a copy.
 func TestAuto(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tales.gguf")
 	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
 		t.Fatal(err)

@@ -172,6 +172,27 @@ func TestChangelog(t *testing.T) {
 	}
 }
 
+// TestMakeHelp: make help has a line for every target that a person may want.
+func TestMakeHelp(t *testing.T) {
+	tool(t, "make")
+	out, err := exec.CommandContext(t.Context(), "make", "-C", "../..", "--no-print-directory", "help").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	targets := regexp.MustCompile(`(?m)^\.PHONY: (.*)$`).FindStringSubmatch(read(t, "../../Makefile"))
+	if targets == nil {
+		t.Fatal("the Makefile names no targets")
+	}
+	for _, name := range strings.Fields(targets[1]) {
+		if name == "FORCE" || strings.HasPrefix(name, "install-") { // parts of others
+			continue
+		}
+		if !regexp.MustCompile(`(?m)^  make ` + name + ` +\S`).Match(out) {
+			t.Errorf("make help does not explain %s", name)
+		}
+	}
+}
+
 // TestBases: the container's file names no image but by an argument, which the
 // release gives by digest.
 func TestBases(t *testing.T) {

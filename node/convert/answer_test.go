@@ -92,6 +92,7 @@ func answer(t *testing.T, n *node.Node, model string, tokens, most int) (ids []i
 func TestAnswers(t *testing.T) {
 	for _, class := range classes {
 		t.Run(class, func(t *testing.T) {
+			t.Parallel()
 			dir := random(t, class, vocab).write(t, 2)
 			quantize := "q4_K_M"
 			if class == "LlamaForCausalLM" || class == "Gemma3ForCausalLM" {

@@ -119,6 +119,9 @@ func TestCancel(t *testing.T) {
 
 // A holder that appears while another gives is used too.
 func TestJoin(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	t.Parallel()
 	simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 5e6}, 4, 10<<20, func(t *testing.T, w *world) {
 		a, c := w.holder(nil), w.holder(nil)

@@ -256,6 +256,9 @@ func TestSpanFromOrigin(t *testing.T) {
 // Origins that fail are borne with, or given up with a reason, and never keep
 // the model from being right.
 func TestBadOrigins(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	path := writeModel(t, 3, 5_500_000)
 	other := writeModel(t, 3, 5_500_001+255) // of another size
 	changed := writeModel(t, 3, 5_500_000)
