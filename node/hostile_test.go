@@ -167,7 +167,6 @@ func TestOneHonestServer(t *testing.T) {
 // TestHolders: sessions that strangers keep and do nothing with keep nobody out,
 // neither the node's own prompts nor an honest stranger's.
 func TestHolders(t *testing.T) {
-	t.Parallel()
 	n, addrs, m := server(t, node.Config{KVTokens: 4096})
 	client, _ := start(t, node.Config{Client: true, Bootstrap: addrs}, false)
 	answer(t, client, 8) // knows the way
@@ -191,7 +190,6 @@ func TestHolders(t *testing.T) {
 // TestTarpit: one who accepts, and never answers, costs one prompt a moment, and no
 // other anything.
 func TestTarpit(t *testing.T) {
-	t.Parallel()
 	_, addrs, m := server(t, node.Config{})
 	client, caddrs := start(t, node.Config{Bootstrap: addrs}, false)
 	want, _ := answer(t, client, 30)
@@ -284,7 +282,6 @@ func TestReflection(t *testing.T) {
 // TestHalfSent: frames that do not end and Halts whose answers nobody reads cost a
 // node little, and its honest sessions run.
 func TestHalfSent(t *testing.T) {
-	t.Parallel()
 	n, addrs, m := server(t, node.Config{})
 	want, _ := answer(t, n, 20)
 	var taken int

@@ -1,6 +1,6 @@
 #!/bin/sh
 # shellcheck disable=SC2086 # names of tools and files have no spaces here
-# Makes a release of shoal for Linux in dist/: archives, an SBOM, checksums and a
+# Makes a release of shoal for Linux in dist/: archives, an SBOM, notes, checksums and a
 # signature of those. The same commit, Go and C compiler give the same bytes.
 set -eu
 
