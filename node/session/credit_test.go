@@ -183,8 +183,11 @@ func TestBulkBesideTalk(t *testing.T) {
 			t.Errorf("%s away: %+v", rtt, c)
 		}
 	}
-	old := crowded(t, 2*time.Millisecond, protocol.StageID1)
-	t.Logf("without: %+v", old)
+	var old crowd
+	for try := 0; try < 4 && old.silent == 0; try++ { // which write is first differs from run to run
+		old = crowded(t, 2*time.Millisecond, protocol.StageID1)
+		t.Logf("without: %+v", old)
+	}
 	if old.silent == 0 {
 		t.Error("without credits nothing waits either: this tests nothing")
 	}
