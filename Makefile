@@ -44,8 +44,11 @@ DESTDIR ?=
 SHARE := $(DESTDIR)$(PREFIX)/share
 BACKENDS := $(DESTDIR)$(PREFIX)/lib/shoal/lib/ollama
 
-.PHONY: build install install-files install-service release uninstall demo test test-device race lint lint-metrics vuln bench fuzz proto clean FORCE
-build: bin/shoal
+.PHONY: help build install install-files install-service release uninstall demo quick test test-device race lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
+build: bin/shoal ## the program, into bin/shoal
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 bin/shoal: FORCE
 	@mkdir -p bin
@@ -54,7 +57,7 @@ bin/shoal: FORCE
 
 # The binary, GPU backends if contrib/accel has built some, the manual page,
 # completion for three shells, and how the system's service manager runs a node.
-install: build install-files
+install: build install-files ## into PREFIX (/usr/local): the program, completion, manual page, service
 
 BIN := bin/shoal
 RUN = $(BIN)
@@ -89,46 +92,76 @@ install-service:
 	test -e $(DESTDIR)/etc/shoal/node.toml || install -m 640 contrib/config/node.toml $(DESTDIR)/etc/shoal/node.toml
 endif
 
-uninstall:
+uninstall: ## what install has put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/shoal $(SHARE)/man/man1/shoal.1 $(SHARE)/bash-completion/completions/shoal $(SHARE)/zsh/site-functions/_shoal $(SHARE)/fish/vendor_completions.d/shoal.fish $(SERVICE_FILES)
 	rm -rf $(DESTDIR)$(PREFIX)/lib/shoal
 
-demo: build
+demo: build ## a network of nodes on this machine, and an answer by it
 	@bin/shoal demo
 
-test:
+# Without C nothing has to be compiled for minutes, and -short leaves out what
+# takes over a second. What is left out is named.
+quick: export CGO_ENABLED := 0
+quick: ## vet and the short tests of every package that needs no C: half a minute
+	@packages=$$($(GO) run ./contrib/nocgo) && $(GO) vet $$packages && $(GO) test -short -parallel 8 -timeout 2m $$packages
+
+# Tests of networks wait more than they compute, so more of them run at once than
+# there are cores. SHOAL_SEEDS has tests of random networks try more of them.
+test: ## vet and all tests
 	$(GO) vet ./...
-	$(GO) test -timeout 15m ./...
+	$(GO) test -timeout 15m -parallel 4 ./...
+	cd contrib/prometheus && $(GO) vet ./... && $(GO) test ./...
 
 # A GPU gives the processor's tokens; after contrib/accel has built its back end.
 DEVICE ?= Vulkan0
-test-device:
-	SHOAL_TEST_DEVICE=$(DEVICE) OLLAMA_LIBRARY_PATH=$(CURDIR)/bin/lib/ollama $(GO) test -count=1 -timeout 30m -v -run 'TestDevice$$' ./node/engine
+test-device: ## the same tokens by DEVICE (Vulkan0) as by the processor
+	SHOAL_TEST_DEVICE=$(DEVICE) OLLAMA_LIBRARY_PATH=$(CURDIR)/bin/lib/ollama $(GO) test -count=1 -timeout 30m -v -run 'TestDevice$$' ./node/engine/ggml
 
-race:
+race: ## tests of the packages whose goroutines meet, with the race detector
 	$(GO) test -race -timeout 15m $(RACE)
 
-lint: lint-metrics
+lint: lint-metrics ## gofmt, golangci-lint, and the alerts
 	@test -z "$$(gofmt -l cmd contrib node protocol testnet | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }
 	$(GO) run $(GOLANGCI) run ./...
+	cd contrib/prometheus && $(GO) run $(GOLANGCI) run --config ../../.golangci.yml ./...
 
-# Prometheus's own tool, on the alerts; the dashboard's lint is a test beside them.
-lint-metrics:
+# Prometheus's own tool, on the alerts; the dashboard's lint is a test beside them, in a
+# module of its own: nothing else needs what it needs.
+lint-metrics: ## the alerts and the dashboard alone
+	cd contrib/prometheus && $(GO) test ./...
 	cd contrib/prometheus && $(PROMTOOL) check rules alerts.yml && $(PROMTOOL) test rules alerts_test.yml
 
 # Known vulnerabilities that the program can reach. Where their database cannot be
 # reached nothing is checked, and that is said.
-vuln:
+vuln: ## known vulnerabilities that the program can reach
 	@GOBIN=$(CURDIR)/bin CGO_ENABLED=0 $(GO) install $(GOVULNCHECK) && bin/govulncheck -db $(VULNDB) -version | grep -q 'DB updated' || { \
 		echo "NOT CHECKED for known vulnerabilities: govulncheck or $(VULNDB) cannot be reached" >&2; exit 0; }; \
 	bin/govulncheck -db $(VULNDB) ./cmd/shoal
 
-bench:
+bench: ## all benchmarks once
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# Figures to compare with, one file per class of machine: CLASS names it. Saved is
+# what this machine does now; compared with is what the file says. benchstat tells
+# noise from change, for which it needs each benchmark BENCHCOUNT times.
+CLASS ?= $(shell uname -sm | tr 'A-Z ' 'a-z-')-$(shell getconf _NPROCESSORS_ONLN)cpu
+BENCHCOUNT ?= 6
+BENCHSTAT := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+BENCHMARKS = $(GO) test -run '^$$' -bench . -benchmem -benchtime 0.3s -count $(BENCHCOUNT) $(BENCHPKG)
+BENCHPKG ?= ./...
+bench-save: ## all benchmarks, into contrib/bench/CLASS.txt
+	@mkdir -p bin && $(BENCHMARKS) > bin/bench.txt || { cat bin/bench.txt >&2; exit 1; }
+	@grep -E '^(goos|goarch|pkg|cpu|Benchmark)' bin/bench.txt > contrib/bench/$(CLASS).txt
+	@echo "saved as contrib/bench/$(CLASS).txt"
+
+bench-compare: ## all benchmarks, beside contrib/bench/CLASS.txt
+	@test -e contrib/bench/$(CLASS).txt || { echo "there is no contrib/bench/$(CLASS).txt: make bench-save on the commit to compare with, or name a CLASS" >&2; exit 1; }
+	@mkdir -p bin && $(BENCHMARKS) > bin/bench.txt || { cat bin/bench.txt >&2; exit 1; }
+	@CGO_ENABLED=0 $(GO) run $(BENCHSTAT) contrib/bench/$(CLASS).txt bin/bench.txt
 
 # Every fuzz test for FUZZTIME each. An input that is new is made smaller for a
 # minute, unless told otherwise, and nothing else is tried meanwhile.
-fuzz:
+fuzz: ## every fuzz test for FUZZTIME (20s) each
 	@for pkg in $$($(GO) list ./...); do \
 		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime $(FUZZMIN) $$pkg || exit 1; \
@@ -136,14 +169,14 @@ fuzz:
 	done
 
 # After a change of protocol/wire.proto; needs protoc and protoc-gen-go.
-proto:
+proto: ## protocol/wire.pb.go, after a change of wire.proto
 	protoc --go_out=. --go_opt=module=github.com/shoalnet/shoal protocol/wire.proto
 
 # Archives, checksums and bills of materials in dist/; --help tells the rest, such as
 # the key that SIGN_KEY must name, or RELEASE=--unsigned.
 RELEASE ?=
-release:
+release: ## archives, checksums and bills of materials in dist/
 	contrib/release/release.sh $(RELEASE)
 
-clean:
+clean: ## remove bin/ and dist/
 	rm -rf bin dist

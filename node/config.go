@@ -6,15 +6,19 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/fence"
+	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/lend"
+	"github.com/shoalnet/shoal/node/library"
+	"github.com/shoalnet/shoal/node/remedy"
+	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -50,8 +54,9 @@ type Config struct {
 	Quota       int64         // bytes of disk for unpinned shards; 0: no limit
 	Catalogs    []string      // catalogue files besides the built-in one and those in Home/catalog.d; they may be unsigned
 	CatalogKeys []string      // whose catalogues are trusted, in base64, besides the project's
-	InProcess   bool          // run engines in this process: for tests
-	Command     []string      // how to start an engine's child; nil: this program, "engine-child"
+	Engine      engine.Loader // loads spans in this process: for tests; nil: each in a process of its own, for which main calls engine.ChildMain
+	Convert     Converter     // of directories to be imported; nil: they are refused
+	Warnings    []string      // about this program, for its status
 	Wire        string        // activations between stages: "f32", "f16" or "q8_0"
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
 	Network     []libp2p.Option
@@ -59,34 +64,17 @@ type Config struct {
 	Events      func(Event) // lifecycle, for scripts; may be nil
 }
 
-// ServeSpec names a model and the part of it to serve.
-type ServeSpec struct {
-	Model string // a name, a CID, or something that can be imported
-	Span  string // "FROM-TO", "all" or "auto"
-}
+// Converter makes a GGUF file of a Hugging Face directory.
+type Converter = library.Converter
 
-// Event is one line of a node's life, as `shoal node --json-events` prints it.
-type Event struct {
-	Event     string   `json:"event"` // listening, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
-	Peer      string   `json:"peer,omitempty"`
-	Addrs     []string `json:"addrs,omitempty"`
-	API       string   `json:"api,omitempty"`
-	Socket    string   `json:"socket,omitempty"`
-	Model     string   `json:"model,omitempty"`
-	Name      string   `json:"name,omitempty"`
-	From      int      `json:"from"`
-	To        int      `json:"to"`
-	EnginePID int      `json:"engine_pid,omitempty"`
-	Ready     bool     `json:"ready,omitempty"`
-	Done      int64    `json:"done,omitempty"`
-	Total     int64    `json:"total,omitempty"`
-	Peers     int      `json:"peers,omitempty"`   // of a fetch: sources that give
-	Origins   int      `json:"origins,omitempty"` // likewise
-	Rate      float64  `json:"bytes_per_s,omitempty"`
-	Left      float64  `json:"seconds_left,omitempty"`
-	Trouble   []string `json:"trouble,omitempty"` // sources that were dropped, and why
-	Error     string   `json:"error,omitempty"`
-}
+// Conversion is one directory to be converted.
+type Conversion = library.Conversion
+
+// ServeSpec names a model and the part of it to serve.
+type ServeSpec = serve.Spec
+
+// Event is one line of a node's life, as JSON for scripts.
+type Event = serve.Event
 
 // ErrConfig marks what an operator asked for and cannot have.
 var ErrConfig = errors.New("configuration")
@@ -97,8 +85,11 @@ type configError struct{ error }
 func (e configError) Unwrap() error        { return e.error }
 func (e configError) Is(target error) bool { return target == ErrConfig }
 
-func badConfig(format string, args ...any) error {
-	return configError{fmt.Errorf(format, args...)}
+// badSetting is an error in a setting, which is named as in the configuration
+// file. The text follows its name.
+func badSetting(setting, format string, args ...any) error {
+	err := fmt.Errorf(setting+" "+format, args...)
+	return configError{remedy.For(err, remedy.Setting, setting)}
 }
 
 // Check says what an operator asked for and cannot have. It touches nothing.
@@ -107,7 +98,7 @@ func (c *Config) Check() error {
 		return configError{err}
 	}
 	if c.KVType != "" && c.KVType != "f16" && c.KVType != "f32" {
-		return badConfig("--kv %q: f16 and f32 are known", c.KVType)
+		return badSetting("kv", "%q: f16 and f32 are known", c.KVType)
 	}
 	if _, err := codecOf(c.Wire); err != nil {
 		return err
@@ -117,15 +108,15 @@ func (c *Config) Check() error {
 	}
 	for _, o := range c.APIOrigins { // as browsers send it, to the letter
 		if u, err := url.Parse(o); err != nil || u.Host == "" || o != u.Scheme+"://"+u.Host {
-			return badConfig("--api-origin %q: write it like https://chat.example or http://localhost:3000", o)
+			return badSetting("api-origin", "%q: write it like https://chat.example or http://localhost:3000", o)
 		}
 	}
 	if c.Threads < 0 || c.Threads > runtime.NumCPU() {
-		return badConfig("--threads %d: this machine has %d cores", c.Threads, runtime.NumCPU())
+		return badSetting("threads", "%d: this machine has %d cores", c.Threads, runtime.NumCPU())
 	}
 	for _, s := range c.Serve {
-		if _, _, err := s.span(); err != nil {
-			return err
+		if _, _, err := s.Parse(); err != nil {
+			return configError{err}
 		}
 	}
 	if _, err := c.trusted(); err != nil {
@@ -137,7 +128,20 @@ func (c *Config) Check() error {
 	return nil
 }
 
+// mayStart returns an error that wraps engine.ErrNoChild where a node would start
+// itself instead of an engine: in a program that does not serve as one, and in an
+// engine's or a converter's process, which is this program, too.
+func (c *Config) mayStart() error {
+	if serves := c.Engine == nil && len(c.Serve) > 0; !serves && fence.Role() == "" {
+		return nil
+	}
+	return engine.CanStart()
+}
+
 func (c *Config) setDefaults() error {
+	if err := c.mayStart(); err != nil {
+		return err
+	}
 	if c.Home == "" {
 		return errors.New("node: no home directory given")
 	}
@@ -154,7 +158,7 @@ func (c *Config) setDefaults() error {
 		c.Events = func(Event) {}
 	}
 	if c.Memory == 0 {
-		c.Memory = machineMemory() / 2
+		c.Memory = serve.MachineMemory() / 2
 	}
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 32
@@ -165,13 +169,6 @@ func (c *Config) setDefaults() error {
 	if c.KVType == "" {
 		c.KVType = "f16"
 	}
-	if c.Command == nil {
-		exe, err := thisProgram()
-		if err != nil {
-			return fmt.Errorf("finding this program, to start engines with: %w", err)
-		}
-		c.Command = []string{exe, "engine-child"}
-	}
 	return nil
 }
 
@@ -181,34 +178,11 @@ func (c *Config) trusted() (map[peer.ID]bool, error) {
 	for _, t := range c.Trust {
 		p, err := peer.Decode(t)
 		if err != nil {
-			return nil, badConfig("--trust %q: write a peer ID like 12D3KooW..., as `shoal status` of that node prints it", t)
+			return nil, badSetting("trust", "%q: write a peer ID like 12D3KooW...", t)
 		}
 		all[p] = true
 	}
 	return all, nil
-}
-
-// thisProgram is what starts this very program again. After an upgrade its path
-// is another's, whose engines may speak otherwise; Linux has a name for what runs.
-func thisProgram() (string, error) {
-	if _, err := os.Stat("/proc/self/exe"); err == nil {
-		return "/proc/self/exe", nil
-	}
-	return os.Executable()
-}
-
-// span reads the spec's span; auto says that the node is to choose.
-func (s ServeSpec) span() (span protocol.Span, auto bool, err error) {
-	switch strings.ToLower(s.Span) {
-	case "", "auto":
-		return span, true, nil
-	case "all":
-		return protocol.Span{From: 0, To: -1}, false, nil
-	}
-	if span, err = protocol.ParseSpan(s.Span); err != nil {
-		err = configError{err}
-	}
-	return span, false, err
 }
 
 func codecOf(wire string) (protocol.TensorCodec, error) {
@@ -220,7 +194,7 @@ func codecOf(wire string) (protocol.TensorCodec, error) {
 	case "q8_0":
 		return protocol.TensorCodec_TENSOR_CODEC_Q8_0, nil
 	}
-	return 0, badConfig("--wire %q: f32, f16 and q8_0 are known", wire)
+	return 0, badSetting("wire", "%q: f32, f16 and q8_0 are known", wire)
 }
 
-func (c *Config) path(name string) string { return filepath.Join(c.Home, name) }
+func (c *Config) home() home.Home { return home.Home(c.Home) }

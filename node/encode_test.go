@@ -5,13 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/text"
 )
 
 // quiet is a node that talks to nobody, and has the tiny model.
@@ -26,58 +24,10 @@ func quiet(t *testing.T) *Node {
 			t.Error(err)
 		}
 	})
-	if _, err := n.Add(t.Context(), api.AddRequest{Source: tinymodel.Name}, nil); err != nil {
+	if _, err := n.library.Add(t.Context(), api.AddRequest{Source: tinymodel.Name}, nil); err != nil {
 		t.Fatal(err)
 	}
 	return n
-}
-
-// A prompt that no tokens of the model can hold is refused though no tokens can be
-// made at all; one that they may waits, and no longer than its client does.
-func TestPromptTooLong(t *testing.T) {
-	n := quiet(t)
-	if err := n.encoding.Acquire(t.Context(), encodeRoom); err != nil { // others make tokens, and are not done
-		t.Fatal(err)
-	}
-	read := func(ctx context.Context, req *api.GenerateRequest) error {
-		req.Model = tinymodel.Name
-		g := &generation{n: n, req: req}
-		return g.prepare(ctx)
-	}
-	long := strings.Repeat("word ", 1<<20)
-	for _, req := range []*api.GenerateRequest{{Raw: true, Prompt: long}, {Messages: []api.Message{{Role: "user", Content: long}}}} {
-		if err := read(t.Context(), req); api.AsError(err).Kind != api.TooLong {
-			t.Errorf("%v", err)
-		}
-	}
-	ctx, leave := context.WithCancel(t.Context())
-	leave()
-	if err := read(ctx, &api.GenerateRequest{Raw: true, Prompt: "short"}); !errors.Is(err, context.Canceled) {
-		t.Errorf("it left, and was told %v", err)
-	}
-	n.encoding.Release(encodeRoom)
-	if err := read(t.Context(), &api.GenerateRequest{Raw: true, Prompt: "short"}); err != nil {
-		t.Error(err)
-	}
-	// The bound holds for the densest text there is.
-	m, err := n.store.Find(tinymodel.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tools, err := n.tools(t.Context(), m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	densest := ""
-	for id := range tools.VocabSize() {
-		if s := tools.Token(int32(id)); len(s) > len(densest) {
-			densest = s
-		}
-	}
-	ids, err := tools.Encode(t.Context(), strings.Repeat(densest, 100), text.EncodeOptions{ParseSpecial: true})
-	if err != nil || len(ids)*tools.Longest() < 100*len(densest) {
-		t.Errorf("%d tokens of at most %d bytes for %d, %v", len(ids), tools.Longest(), 100*len(densest), err)
-	}
 }
 
 // A header that does not come keeps no other model's prompts waiting.
@@ -89,7 +39,7 @@ func TestToolsApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	away := quiet(t)
-	if _, err := away.Add(t.Context(), api.AddRequest{Source: file}, nil); err != nil {
+	if _, err := away.library.Add(t.Context(), api.AddRequest{Source: file}, nil); err != nil {
 		t.Fatal(err)
 	}
 	theirs, err := away.store.Find("other")
@@ -108,17 +58,17 @@ func TestToolsApart(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	waits := make(chan error)
 	go func() {
-		_, err := n.tools(ctx, lacking)
+		_, err := n.library.Tools(ctx, lacking)
 		waits <- err
 	}()
-	for len(n.fetches.list()) == 0 {
+	for len(n.library.Fetches()) == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	here, err := n.store.Find(tinymodel.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.tools(t.Context(), here); err != nil {
+	if _, err := n.library.Tools(t.Context(), here); err != nil {
 		t.Error(err)
 	}
 	select {

@@ -85,6 +85,7 @@ func validator(t *testing.T, schema string) func(text string) error {
 
 // A model that knows no JSON writes what was asked for, over three nodes.
 func TestFormat(t *testing.T) {
+	t.Parallel()
 	nodes, addrs := three(t)
 	client, _ := start(t, node.Config{Client: true, Bootstrap: addrs}, false)
 	check := validator(t, person)
@@ -92,7 +93,7 @@ func TestFormat(t *testing.T) {
 		for seed := range uint64(4) {
 			req := formatted(person, "Tell me about a fox.", temperature, seed)
 			if seed == 3 {
-				req.Sampling.TopP, req.Sampling.TopK, req.Sampling.RepeatPenalty = 0.9, 40, 1.1
+				req.Sampling.TopP, req.Sampling.TopK, req.Sampling.RepeatPenalty = new(0.9), 40, 1.1
 			}
 			got, err := write(t, client, req)
 			if err != nil {
@@ -161,6 +162,7 @@ func TestForcedCall(t *testing.T) {
 // An answer of a given format whose last stage is lost goes on as if nothing had
 // happened.
 func TestFormatFailover(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tales.gguf")
 	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // Word is what a node that runs leaves in its home, where commands look: how it
@@ -26,8 +28,8 @@ type Word struct {
 
 // ReadWord reads what the node of a home has left. Without a word its socket
 // may be there all the same.
-func ReadWord(home string) (Word, error) {
-	raw, err := os.ReadFile(filepath.Join(home, apiFile))
+func ReadWord(dir string) (Word, error) {
+	raw, err := os.ReadFile(home.Home(dir).API())
 	if err != nil {
 		return Word{}, err
 	}
@@ -36,7 +38,7 @@ func ReadWord(home string) (Word, error) {
 }
 
 // DefaultSocket is where the socket of a home lies if its path is not too long.
-func DefaultSocket(home string) string { return filepath.Join(home, socketFile) }
+func DefaultSocket(dir string) string { return home.Home(dir).Socket() }
 
 // mayListen says that an address of the API is open to nobody but this machine,
 // or meant to be: there is a key, or the operator said so.
@@ -46,12 +48,13 @@ func (c *Config) mayListen() error {
 	}
 	host, _, err := net.SplitHostPort(c.API)
 	if err != nil {
-		return badConfig("--api %q: write it like 127.0.0.1:11500", c.API)
+		return badSetting("api", "%q: write it like 127.0.0.1:11500", c.API)
 	}
 	if ip, err := netip.ParseAddr(host); host == "localhost" || err == nil && ip.Unmap().IsLoopback() {
 		return nil
 	}
-	return badConfig("--api %s: everybody who reaches that address could use this node; ask them for a key with --api-key-file FILE, or say --api-open if they may", c.API)
+	err = badSetting("api", "%s: everybody who reaches that address could use this node; ask them for a key, or allow it in so many words", c.API)
+	return remedy.For(err, remedy.APIKey)
 }
 
 // listen opens the API's doors, the socket in the home and the address if there
@@ -63,7 +66,8 @@ func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 		l, err := net.Listen("tcp", n.cfg.API)
 		if err != nil {
 			if errors.Is(err, syscall.EADDRINUSE) {
-				return nil, fmt.Errorf("the API's address %s is in use: choose another with --api, or stop the program that has it", n.cfg.API)
+				err = fmt.Errorf("the API's address %s is in use: choose another, or stop the program that has it", n.cfg.API)
+				return nil, remedy.For(err, remedy.APIAddress)
 			}
 			return nil, fmt.Errorf("the API's address %s: %w", n.cfg.API, err)
 		}
@@ -83,10 +87,10 @@ func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 	n.mu.Unlock()
 	raw, err := json.Marshal(word)
 	if err == nil {
-		err = files.Replace(n.cfg.path(apiFile), raw, 0o600)
+		err = files.Replace(n.cfg.home().API(), raw, 0o600)
 	}
 	if err != nil {
-		_ = os.Remove(n.cfg.path(apiFile)) // what lies there is another's word
+		_ = os.Remove(n.cfg.home().API()) // what lies there is another's word
 		n.cfg.Log.Warn("the API's address cannot be left in the home", "error", err)
 	}
 	srv := &http.Server{Handler: n.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
@@ -98,7 +102,7 @@ func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 		}()
 	}
 	return func() {
-		_ = os.Remove(n.cfg.path(apiFile))
+		_ = os.Remove(n.cfg.home().API())
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		if srv.Shutdown(ctx) != nil { // answers under way are ended
@@ -129,7 +133,7 @@ func (n *Node) openSocket() (l net.Listener, gone func(), err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		path, gone = filepath.Join(dir, socketFile), func() { _ = os.RemoveAll(dir) }
+		path, gone = home.Home(dir).Socket(), func() { _ = os.RemoveAll(dir) }
 	}
 	_ = os.Remove(path) // a killed node's: the home, and so what lies there, is ours alone
 	if l, err = net.Listen("unix", path); err == nil {

@@ -25,24 +25,26 @@ import (
 // Whole networks in this process, with real engines and real sockets.
 
 func TestMain(m *testing.M) {
+	if os.Getenv(forgetful) != "" {
+		os.Exit(forget())
+	}
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the engine's library logs there
 	os.Exit(m.Run())
 }
 
 // start runs a node and waits until it listens, or with ready until all that it
-// serves is ready. It gives the addresses to join it by.
+// serves is ready. It returns the addresses to join it at.
 func start(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string) {
 	t.Helper()
 	var mu sync.Mutex
 	var addrs []string
-	seen := map[string]int{}
-	cfg.Home, cfg.NoMDNS, cfg.InProcess, cfg.Threads, cfg.DrainTime = t.TempDir(), true, true, 1, time.Second
+	cfg.Home, cfg.NoMDNS, cfg.Threads, cfg.DrainTime = t.TempDir(), true, 1, time.Second
+	cfg.Engine = engineFor(t, cfg)
 	cfg.Lend = lend.Rules{OnBattery: true}
 	cfg.ListenAddrs = []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 	cfg.Events = func(e node.Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		seen[e.Event]++
 		if e.Event == "listening" {
 			addrs = e.Addrs
 		}
@@ -63,8 +65,15 @@ func start(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string) {
 	until(t, "the node is up", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return addrs != nil && (!ready || seen["serving"] == len(cfg.Serve))
+		return addrs != nil
 	})
+	if ready {
+		wait, stop := context.WithTimeout(ctx, 30*time.Second)
+		defer stop()
+		if err := n.Ready(wait); err != nil {
+			t.Fatal("not ready within 30 s: ", err)
+		}
+	}
 	return n, addrs
 }
 
@@ -121,10 +130,11 @@ func ask(t *testing.T, n *node.Node, req api.GenerateRequest) (ids []int32, star
 
 func request(prompt string, temperature float64, n int) api.GenerateRequest {
 	seed := uint64(11)
-	return api.GenerateRequest{Raw: true, Prompt: prompt, MaxTokens: n, Sampling: api.Sampling{Temperature: &temperature, Seed: &seed, TopP: 0.95}}
+	return api.GenerateRequest{Raw: true, Prompt: prompt, MaxTokens: n, Sampling: api.Sampling{Temperature: &temperature, Seed: &seed, TopP: new(0.95)}}
 }
 
 func TestNetworkInProcess(t *testing.T) {
+	t.Parallel()
 	one, _ := start(t, node.Config{Serve: []node.ServeSpec{{Model: tinymodel.Name, Span: "all"}}}, true)
 	nodes, addrs := three(t)
 	client, _ := start(t, node.Config{Client: true, Bootstrap: addrs}, false)
@@ -154,7 +164,7 @@ func TestNetworkInProcess(t *testing.T) {
 	var kept int
 	until(t, "the stages have kept the first turn", func() bool {
 		_, _, done := ask(t, client, chat)
-		kept = done.Kept
+		kept = done.Cached
 		return kept >= 64
 	})
 	t.Logf("%d tokens of the second turn's prompt were kept", kept)
@@ -185,6 +195,7 @@ func TestPullAndExport(t *testing.T) {
 
 // A node that leaves hands over; when nobody is left, that is said.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	nodes, addrs := three(t)
 	spare, _ := start(t, node.Config{Bootstrap: addrs, Serve: []node.ServeSpec{{Model: "tales", Span: "3-5"}}}, true)
 	want, _, _ := ask(t, nodes[0], request("The old mill", 0, 80))
@@ -220,6 +231,7 @@ func TestDrain(t *testing.T) {
 
 // Nodes that choose for themselves fill the gaps first, then make a copy.
 func TestAuto(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "tales.gguf")
 	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
 		t.Fatal(err)

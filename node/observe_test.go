@@ -47,6 +47,7 @@ func has(scraped, series string) bool {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	nodes, addrs := three(t)
 	client, _ := start(t, node.Config{Client: true, Bootstrap: addrs}, false)
 	secret := "Once upon a time"
@@ -272,6 +273,7 @@ func TestTracesToNobody(t *testing.T) {
 
 // A repair is counted by what was wrong, and is a span of the trace.
 func TestRepairIsSeen(t *testing.T) {
+	t.Parallel()
 	c := collect(t)
 	nodes, addrs := three(t)
 	spare, _ := start(t, node.Config{Bootstrap: addrs, Serve: []node.ServeSpec{{Model: "tales", Span: "3-5"}}}, true)

@@ -15,7 +15,7 @@ func TestPromptOnce(t *testing.T) {
 	var read [][]int32
 	for _, text := range []string{"Once upon a time", "another that is never looked at"} {
 		req := api.GenerateRequest{Model: "tinytales", Raw: true, Prompt: text, MaxTokens: 2, Shared: shared}
-		if err := n.Generate(t.Context(), &req, func(e api.Event) error {
+		if err := n.Generator().Generate(t.Context(), &req, func(e api.Event) error {
 			if e.Start != nil {
 				read = append(read, e.Start.PromptTokens)
 			}

@@ -150,8 +150,8 @@ func TestSparse(t *testing.T) {
 		m := show(t, n, "long")
 		data, _ := filepath.Glob(filepath.Join(home, "store/models/*/data.gguf"))
 		du, _ := exec.Command("du", append([]string{"-k", "--apparent-size"}, data...)...).Output()
-		real, _ := exec.Command("du", append([]string{"-k"}, data...)...).Output()
-		t.Logf("%s: held %d of %d bytes, allocated %d; du %s KiB, apparent %s", when, m.HeldBytes, m.Size, m.Allocated, first(real), first(du))
+		usage, _ := exec.Command("du", append([]string{"-k"}, data...)...).Output()
+		t.Logf("%s: held %d of %d bytes, allocated %d; du %s KiB, apparent %s", when, m.HeldBytes, m.Size, m.Allocated, first(usage), first(du))
 		if most := m.HeldBytes + m.HeldBytes/100 + 64<<10; m.Allocated > most || m.Allocated < m.HeldBytes {
 			t.Errorf("%s: %d bytes on disk for %d held", when, m.Allocated, m.HeldBytes)
 		}

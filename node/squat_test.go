@@ -24,6 +24,7 @@ import (
 // up: the name still means the one that most serve, in words; lists are of a size;
 // only who pulls must say which.
 func TestSquatter(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "fables.gguf")
 	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
 		t.Fatal(err)

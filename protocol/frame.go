@@ -15,7 +15,8 @@ import (
 var ErrFrame = errors.New("malformed frame")
 
 // AppendFrame appends a frame: a varint length, the protobuf header, then the
-// payload. It sets f.PayloadLen.
+// payload. It sets f.PayloadLen. A frame that is too long to be read is an
+// ErrFrame.
 func AppendFrame(b []byte, f *Frame, payload []byte) ([]byte, error) {
 	f.PayloadLen = uint32(len(payload))
 	n := proto.Size(f)
@@ -40,14 +41,16 @@ type Limits struct {
 	Take func(bytes int) error
 }
 
-// ReadFrame reads one frame. The payload is the caller's to keep. io.EOF means
-// that the stream ended between two frames. maxPayload is what the reader
-// expects at most; nothing is allocated for a frame that claims more.
+// ReadFrame reads one frame. The payload is the caller's to keep. maxPayload is
+// the most bytes that the reader expects; nothing is allocated for a frame that
+// claims more. Errors are ErrFrame for a malformed frame, io.EOF if the stream
+// ended between two frames, and otherwise the stream's.
 func ReadFrame(r *bufio.Reader, maxPayload int) (*Frame, []byte, error) {
 	return ReadFrameWithin(r, Limits{Header: MaxHeader, Payload: maxPayload})
 }
 
-// ReadFrameWithin reads one frame, as ReadFrame does, within the given limits.
+// ReadFrameWithin reads one frame within the given limits; it returns what
+// ReadFrame does.
 func ReadFrameWithin(r *bufio.Reader, l Limits) (*Frame, []byte, error) {
 	n, err := binary.ReadUvarint(r)
 	if err != nil {

@@ -30,6 +30,7 @@ func badLeaves(format string, args ...any) error {
 }
 
 // WriteLeaves sends a LeavesRequest or a LeavesState, its length in front.
+// Errors are the stream's.
 func WriteLeaves(w io.Writer, m proto.Message) error {
 	_, err := protodelim.MarshalTo(w, m)
 	return err
@@ -49,7 +50,8 @@ func readLeaves(r *bufio.Reader, m proto.Message, limit int64) error {
 	return err
 }
 
-// ReadLeavesRequest reads and checks a request.
+// ReadLeavesRequest reads and checks a request. Errors are ErrLeaves for a
+// malformed one, and otherwise the stream's.
 func ReadLeavesRequest(r *bufio.Reader) (*LeavesRequest, error) {
 	q := new(LeavesRequest)
 	if err := readLeaves(r, q, maxRequest); err != nil {
@@ -69,8 +71,8 @@ func ReadLeavesRequest(r *bufio.Reader) (*LeavesRequest, error) {
 	return q, nil
 }
 
-// ReadLeavesState reads and checks what a peer tells of a model that has so
-// many leaves.
+// ReadLeavesState reads and checks a peer's state of a model that has total
+// leaves. Errors are ErrLeaves for a malformed one, and otherwise the stream's.
 func ReadLeavesState(r *bufio.Reader, total int) (*LeavesState, error) {
 	s := new(LeavesState)
 	if err := readLeaves(r, s, maxState); err != nil {
@@ -116,8 +118,8 @@ type LeafHead struct {
 // LeafHeadSize is that of an encoded LeafHead: two little-endian integers.
 const LeafHeadSize = 8
 
-// LeafLater, as a size, says that the leaf is yet to come: others have their
-// turn first. It says so at least every five seconds.
+// LeafLater is sent as a size when the leaf is yet to come, since others have
+// their turn first. It is repeated at least every five seconds.
 const LeafLater = 1<<32 - 1
 
 // Append encodes the head.
@@ -125,8 +127,9 @@ func (h LeafHead) Append(b []byte) []byte {
 	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(b, h.Leaf), h.Size)
 }
 
-// ReadLeafHead reads a head of an answer that should be about the given leaf,
-// of so many bytes. The size is 0, LeafLater, or that.
+// ReadLeafHead reads a head of an answer that should be about the given leaf, of
+// size bytes. The head's size is 0, LeafLater, or that. Errors are ErrLeaves for
+// any other head, and otherwise the stream's.
 func ReadLeafHead(r io.Reader, leaf, size int) (LeafHead, error) {
 	var b [LeafHeadSize]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {

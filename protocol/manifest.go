@@ -136,7 +136,8 @@ var manifestType = func() schema.TypedPrototype {
 	return bindnode.Prototype((*Manifest)(nil), ts.TypeByName("Manifest"))
 }()
 
-// Encode gives the manifest's canonical dag-cbor bytes and its CID.
+// Encode returns the manifest's canonical dag-cbor bytes and its CID. A manifest
+// that is too long is an ErrManifest.
 func (m *Manifest) Encode() ([]byte, cid.Cid, error) {
 	var buf bytes.Buffer
 	node := bindnode.Wrap(m, manifestType.Type())
@@ -150,7 +151,8 @@ func (m *Manifest) Encode() ([]byte, cid.Cid, error) {
 	return buf.Bytes(), id, err
 }
 
-// DecodeManifest reads a manifest, which must be canonical, and checks it.
+// DecodeManifest reads a manifest, which must be canonical, and checks it. All
+// errors wrap ErrManifest.
 func DecodeManifest(raw []byte) (m *Manifest, err error) {
 	if len(raw) > MaxManifest {
 		return nil, fmt.Errorf("%w: %d bytes, where %d are allowed", ErrManifest, len(raw), MaxManifest)
@@ -178,10 +180,11 @@ func DecodeManifest(raw []byte) (m *Manifest, err error) {
 	return m, nil
 }
 
-// Check holds a manifest's structure to what every user of it relies on:
-// the extents of all shards cover each file exactly once, tensors lie in
-// their shard's extents, and there is one shard for each block. A manifest
-// comes from strangers: the time this takes grows as its size does.
+// Check holds a manifest's structure to what every user of it relies on: the
+// extents of all shards cover each file exactly once, tensors lie in their
+// shard's extents, and there is one shard for each block. A manifest comes from
+// strangers: the time this takes grows in proportion to its size. All errors
+// wrap ErrManifest.
 func (m *Manifest) Check() error {
 	switch {
 	case m.Format != ManifestFormat:
@@ -336,7 +339,7 @@ func (m *Manifest) All() Span { return Span{0, int(m.Blocks)} }
 // the DHT's provider records are kept by CID.
 func ModelKey(model cid.Cid) cid.Cid { return textKey("shoal/model/" + model.String()) }
 
-// BucketKey: see ModelKey.
+// BucketKey is the key of the bucket of a model's blocks; see ModelKey.
 func BucketKey(model cid.Cid, bucket int) cid.Cid {
 	return textKey(fmt.Sprintf("shoal/model/%s/%d", model, bucket))
 }

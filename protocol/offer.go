@@ -3,6 +3,8 @@ package protocol
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -29,18 +31,19 @@ var (
 	ErrOfferOld     = fmt.Errorf("%w: a newer one is known", ErrOffer)
 )
 
-// Offer is a verified offer together with the signed bytes that prove it.
+// Offer is a verified offer together with the signed bytes that prove it. It is
+// safe for concurrent use, as nothing changes it.
 type Offer struct {
 	*OfferBody
-	From     peer.ID
-	Envelope []byte
+	From     peer.ID // its signer
+	Envelope []byte  // as OpenOffer reads it
 }
 
 // Expires is the end of the offer's life.
 func (o *Offer) Expires() time.Time { return time.UnixMilli(o.ExpiresUnixMs) }
 
-// Addrs are the addresses that the peer can be reached at; those that do not
-// parse are left out.
+// Addresses returns the addresses that the peer can be reached at; those that do
+// not parse are left out.
 func (o *Offer) Addresses() []multiaddr.Multiaddr {
 	var out []multiaddr.Multiaddr
 	for _, b := range o.Addrs {
@@ -49,6 +52,68 @@ func (o *Offer) Addresses() []multiaddr.Multiaddr {
 		}
 	}
 	return out
+}
+
+// SpansOf are the spans of a model that are served, fetched or loaded here, in the
+// offer's order.
+func (o *Offer) SpansOf(model cid.Cid) []*ServedSpan {
+	var out []*ServedSpan
+	for _, s := range o.Spans {
+		if string(s.Model) == model.KeyString() {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Held are the shards of a model that can be fetched here; nil if none.
+func (o *Offer) Held(model cid.Cid) *HeldShards {
+	for _, h := range o.Shards {
+		if string(h.Model) == model.KeyString() {
+			return h
+		}
+	}
+	return nil
+}
+
+// Models are the models that the offer is about, each once: that it serves, holds
+// or would take.
+func (o *Offer) Models() []cid.Cid {
+	var out []cid.Cid
+	seen := map[string]bool{}
+	add := func(raw []byte) {
+		if m, err := cid.Cast(raw); err == nil && !seen[m.KeyString()] {
+			seen[m.KeyString()] = true
+			out = append(out, m)
+		}
+	}
+	for _, s := range o.Spans {
+		add(s.Model)
+	}
+	for _, h := range o.Shards {
+		add(h.Model)
+	}
+	for _, m := range o.Takes {
+		add(m)
+	}
+	return out
+}
+
+// NameOf is what the peer calls a model that it serves or holds; "" if nothing.
+func (o *Offer) NameOf(model cid.Cid) string {
+	for _, s := range o.SpansOf(model) {
+		if s.Name != "" {
+			return s.Name
+		}
+	}
+	return o.Held(model).GetName()
+}
+
+// Calls reports whether the peer calls a model that it serves or holds by a name,
+// in upper or lower case.
+func (o *Offer) Calls(name string) bool {
+	return slices.ContainsFunc(o.Spans, func(s *ServedSpan) bool { return strings.EqualFold(s.Name, name) }) ||
+		slices.ContainsFunc(o.Shards, func(h *HeldShards) bool { return strings.EqualFold(h.Name, name) })
 }
 
 // offerRecord is an offer as a libp2p record (RFC 0002, signed envelopes).
@@ -62,7 +127,8 @@ func (r *offerRecord) UnmarshalRecord(b []byte) error {
 	return proto.Unmarshal(b, r.body)
 }
 
-// SealOffer signs an offer. body.Peer is set to the key's own ID.
+// SealOffer signs an offer. body.Peer is set to the key's own ID. An offer of more
+// than MaxOffer bytes is an ErrOffer; other errors are the key's.
 func SealOffer(body *OfferBody, key crypto.PrivKey) (*Offer, error) {
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
@@ -137,8 +203,9 @@ func openEnvelope(raw []byte) (*OfferBody, peer.ID, error) {
 	return rec.body, signer, nil
 }
 
-// OfferIssued tells who signed an offer and by their clock when, of one that is
-// to be refused as well: it is how two nodes learn that their clocks differ.
+// OfferIssued returns an offer's signer, and when it was signed by the signer's
+// clock, even if OpenOffer refuses the offer: it is how two nodes learn that their
+// clocks differ. All errors wrap ErrOffer.
 func OfferIssued(raw []byte) (peer.ID, time.Time, error) {
 	b, signer, err := openEnvelope(raw)
 	if err != nil {
@@ -147,8 +214,8 @@ func OfferIssued(raw []byte) (peer.ID, time.Time, error) {
 	return signer, time.UnixMilli(b.IssuedUnixMs), nil
 }
 
-// Supersedes says that o replaces old: the same peer's, with a higher sequence
-// number.
+// Supersedes reports whether o replaces old, which may be nil: it is the same
+// peer's, with a higher sequence number.
 func (o *Offer) Supersedes(old *Offer) bool {
 	return old == nil || o.From == old.From && o.Seq > old.Seq
 }
@@ -169,5 +236,17 @@ func (s *ServedSpan) check() error {
 // Span is the span as one.
 func (s *ServedSpan) Span() Span { return Span{int(s.From), int(s.To)} }
 
-// ModelID is the model's identity; check has seen that it parses.
+// ModelID is the model's identity; OpenOffer has seen that it parses.
 func (s *ServedSpan) ModelID() cid.Cid { c, _ := cid.Cast(s.Model); return c }
+
+// ModelID is the model's identity; OpenOffer has seen that it parses.
+func (h *HeldShards) ModelID() cid.Cid { c, _ := cid.Cast(h.Model); return c }
+
+// Bits says of each of n shards whether it is held.
+func (h *HeldShards) Bits(n int) []bool {
+	out := make([]bool, n)
+	for i := range out {
+		out[i] = i/8 < len(h.GetBitmap()) && h.Bitmap[i/8]>>(i%8)&1 == 1
+	}
+	return out
+}

@@ -3,10 +3,12 @@ package protocol
 import (
 	"crypto/rand"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/record"
@@ -51,6 +53,43 @@ func TestOfferRoundTrip(t *testing.T) {
 	other, _ := SealOffer(newer, newKey(t))
 	if !next.Supersedes(got) || got.Supersedes(next) || got.Supersedes(got) || other.Supersedes(got) {
 		t.Error("only the same peer's higher sequence number replaces an offer")
+	}
+}
+
+func TestOfferQueries(t *testing.T) {
+	served, held, both, taken, none := textKey("a"), textKey("b"), textKey("c"), textKey("d"), textKey("e")
+	o := &Offer{OfferBody: &OfferBody{
+		Spans: []*ServedSpan{
+			{Model: served.Bytes(), To: 3}, {Model: both.Bytes(), To: 1, Name: "Both"}, {Model: served.Bytes(), From: 3, To: 5, Name: "served"},
+		},
+		Shards: []*HeldShards{{Model: held.Bytes(), Name: "held", Bitmap: []byte{0b101, 1}}, {Model: both.Bytes(), Name: "other"}},
+		Takes:  [][]byte{taken.Bytes(), both.Bytes(), []byte("no CID")},
+	}}
+	if got := o.Models(); !slices.Equal(got, []cid.Cid{served, both, held, taken}) {
+		t.Errorf("it is about %v", got)
+	}
+	for _, test := range []struct {
+		model cid.Cid
+		spans int
+		held  bool
+		name  string
+	}{{served, 2, false, "served"}, {held, 0, true, "held"}, {both, 1, true, "Both"}, {taken, 0, false, ""}, {none, 0, false, ""}, {cid.Undef, 0, false, ""}} {
+		spans, h, name := o.SpansOf(test.model), o.Held(test.model), o.NameOf(test.model)
+		if len(spans) != test.spans || (h != nil) != test.held || name != test.name {
+			t.Errorf("of %s: %v, %v, %q", test.model, spans, h, name)
+		}
+	}
+	if got := o.SpansOf(served); got[0].Span() != (Span{0, 3}) || got[1].Span() != (Span{3, 5}) {
+		t.Errorf("spans in the order of the offer: %v", got)
+	}
+	if !o.Calls("both") || !o.Calls("HELD") || o.Calls("hel") {
+		t.Error("names, in any case, and whole")
+	}
+	if got := o.Held(held).Bits(10); !slices.Equal(got, []bool{0: true, 2: true, 8: true, 9: false}) || o.Held(held).ModelID() != held {
+		t.Errorf("shards %v", got)
+	}
+	if got := o.Held(none).Bits(2); !slices.Equal(got, []bool{false, false}) {
+		t.Errorf("shards of none: %v", got)
 	}
 }
 

@@ -51,13 +51,16 @@ func (s Span) Len() int { return s.To - s.From }
 // Contains says that all of t lies in s.
 func (s Span) Contains(t Span) bool { return s.From <= t.From && t.To <= s.To }
 
+// Overlaps reports that s and t have a block in common.
+func (s Span) Overlaps(t Span) bool { return s.From < t.To && t.From < s.To }
+
 // Valid says that s is a non-empty span of a model of so many blocks.
 func (s Span) Valid(blocks int) bool { return 0 <= s.From && s.From < s.To && s.To <= blocks }
 
 // String writes the span as people type it: "10-20" is [10, 20).
 func (s Span) String() string { return fmt.Sprintf("%d-%d", s.From, s.To) }
 
-// ParseSpan reads "10-20" as [10, 20).
+// ParseSpan reads "10-20" as [10, 20). Its error says how a span is written.
 func ParseSpan(text string) (Span, error) {
 	from, to, ok := strings.Cut(text, "-")
 	a, err1 := strconv.Atoi(strings.TrimSpace(from))

@@ -78,7 +78,7 @@ func appendQ8(b []byte, x []float32) []byte {
 	return b
 }
 
-// Tensor reads n values. It refuses a payload of another length and any value
+// Tensor reads n values. An ErrFrame is a payload of another length, or any value
 // that is not finite: no model computes with those, and a peer that sends them
 // is broken or hostile.
 func Tensor(c TensorCodec, payload []byte, n int) ([]float32, error) {

@@ -751,7 +751,7 @@ func (x *OffersReply) GetEnvelopes() [][]byte {
 	return nil
 }
 
-// StatusRequest may ask how much of a session's beginning is kept from earlier
+// StatusRequest may ask how much of a session's beginning is cached of earlier
 // sessions of the same client.
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -926,7 +926,7 @@ type SpanStatus struct {
 	QueuedRows    uint32                 `protobuf:"varint,5,opt,name=queued_rows,json=queuedRows,proto3" json:"queued_rows,omitempty"`
 	KvFree        uint32                 `protobuf:"varint,6,opt,name=kv_free,json=kvFree,proto3" json:"kv_free,omitempty"`
 	TokensPerS    float32                `protobuf:"fixed32,7,opt,name=tokens_per_s,json=tokensPerS,proto3" json:"tokens_per_s,omitempty"`
-	Kept          uint32                 `protobuf:"varint,8,opt,name=kept,proto3" json:"kept,omitempty"` // tokens of the prefix asked about
+	Cached        uint32                 `protobuf:"varint,8,opt,name=cached,proto3" json:"cached,omitempty"` // tokens of the prefix asked about
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1010,9 +1010,9 @@ func (x *SpanStatus) GetTokensPerS() float32 {
 	return 0
 }
 
-func (x *SpanStatus) GetKept() uint32 {
+func (x *SpanStatus) GetCached() uint32 {
 	if x != nil {
-		return x.Kept
+		return x.Cached
 	}
 	return 0
 }
@@ -1922,7 +1922,7 @@ func (x *Either) GetOf() []*Pieces {
 type Opened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UsPerStep     uint32                 `protobuf:"varint,1,opt,name=us_per_step,json=usPerStep,proto3" json:"us_per_step,omitempty"` // what the stage expects a decode step to cost, microseconds
-	Kept          uint32                 `protobuf:"varint,2,opt,name=kept,proto3" json:"kept,omitempty"`                              // positions that need not be computed again
+	Cached        uint32                 `protobuf:"varint,2,opt,name=cached,proto3" json:"cached,omitempty"`                          // positions that need not be computed again
 	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                          // the answer will have the format that was asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1965,9 +1965,9 @@ func (x *Opened) GetUsPerStep() uint32 {
 	return 0
 }
 
-func (x *Opened) GetKept() uint32 {
+func (x *Opened) GetCached() uint32 {
 	if x != nil {
-		return x.Kept
+		return x.Cached
 	}
 	return 0
 }
@@ -3081,7 +3081,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04rtts\x18\x03 \x03(\v2\x0e.shoal.PeerRTTR\x04rtts\"-\n" +
 	"\aPeerRTT\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x0e\n" +
-	"\x02us\x18\x02 \x01(\rR\x02us\"\xd2\x01\n" +
+	"\x02us\x18\x02 \x01(\rR\x02us\"\xd6\x01\n" +
 	"\n" +
 	"SpanStatus\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x12\n" +
@@ -3092,8 +3092,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"queuedRows\x12\x17\n" +
 	"\akv_free\x18\x06 \x01(\rR\x06kvFree\x12 \n" +
 	"\ftokens_per_s\x18\a \x01(\x02R\n" +
-	"tokensPerS\x12\x12\n" +
-	"\x04kept\x18\b \x01(\rR\x04kept\"\xbb\x04\n" +
+	"tokensPerS\x12\x16\n" +
+	"\x06cached\x18\b \x01(\rR\x06cached\"\xbb\x04\n" +
 	"\x05Frame\x12\x1f\n" +
 	"\vpayload_len\x18\x01 \x01(\rR\n" +
 	"payloadLen\x12!\n" +
@@ -3167,10 +3167,10 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06Pieces\x12$\n" +
 	"\x06pieces\x18\x01 \x03(\v2\f.shoal.PieceR\x06pieces\"'\n" +
 	"\x06Either\x12\x1d\n" +
-	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"T\n" +
+	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"X\n" +
 	"\x06Opened\x12\x1e\n" +
-	"\vus_per_step\x18\x01 \x01(\rR\tusPerStep\x12\x12\n" +
-	"\x04kept\x18\x02 \x01(\rR\x04kept\x12\x16\n" +
+	"\vus_per_step\x18\x01 \x01(\rR\tusPerStep\x12\x16\n" +
+	"\x06cached\x18\x02 \x01(\rR\x06cached\x12\x16\n" +
 	"\x06format\x18\x03 \x01(\bR\x06format\"L\n" +
 	"\x04Link\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +

@@ -12,6 +12,9 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/home"
 )
 
 // state is the file that SHOAL_TESTNET names.
@@ -44,7 +47,7 @@ func (t *Testnet) writeStateLocked() error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(t.state, append(b, '\n'))
+	return files.Replace(t.state, append(b, '\n'), 0o600)
 }
 
 // ClientHome makes a fresh directory for a client that knows this network and
@@ -97,10 +100,10 @@ func (t *Testnet) API() (string, error) {
 // Env is the environment of a command that is to use the network from home: it
 // finds the network, an API and the state file, and is as far from the nodes as
 // they are from each other. It holds no other SHOAL_*.
-func (t *Testnet) Env(home, statePath string) []string {
+func (t *Testnet) Env(dir, statePath string) []string {
 	env := append(baseEnv(),
-		"SHOAL_HOME="+home,
-		"SHOAL_API_TOKEN_FILE="+filepath.Join(home, "api.token"), // a copy of the API's
+		"SHOAL_HOME="+dir,
+		"SHOAL_API_TOKEN_FILE="+home.Home(dir).APIToken(), // a copy of the API's
 		"SHOAL_TESTNET="+statePath,
 		"SHOAL_BOOTSTRAP="+strings.Join(t.bootstraps(nil), ","),
 		"SHOAL_NO_MDNS=true",

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/shoalnet/shoal/node/files"
 )
 
 // Client is the gateway's name where nodes are named for a cut.
@@ -78,25 +80,9 @@ func (t *Testnet) writeCutsLocked() error {
 		return err
 	}
 	for name, text := range lines {
-		if err := replaceFile(CutsFile(t.conf.Dir, name), []byte(text.String())); err != nil {
+		if err := files.Replace(CutsFile(t.conf.Dir, name), []byte(text.String()), 0o600); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// replaceFile writes a file that is never seen half written.
-func replaceFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }

@@ -52,7 +52,7 @@ func fakeShoal(args []string, faults string) int {
 	}
 
 	if args[0] == "model" {
-		fs.Parse(args[2:])
+		_ = fs.Parse(args[2:])
 		if fault("noimport") {
 			fmt.Fprintln(os.Stderr, "not a GGUF file")
 			return 1
@@ -67,9 +67,9 @@ func fakeShoal(args []string, faults string) int {
 		return 0
 	}
 
-	fs.Parse(args[1:])
-	os.WriteFile(filepath.Join(*home, "args"), []byte(strings.Join(args, "\n")), 0o644)
-	os.WriteFile(filepath.Join(*home, "env"), []byte(strings.Join(os.Environ(), "\n")), 0o644)
+	_ = fs.Parse(args[1:])
+	_ = os.WriteFile(filepath.Join(*home, "args"), []byte(strings.Join(args, "\n")), 0o644)
+	_ = os.WriteFile(filepath.Join(*home, "env"), []byte(strings.Join(os.Environ(), "\n")), 0o644)
 	fmt.Fprintln(os.Stderr, "opening the store")
 	if fault("die") {
 		fmt.Fprintln(os.Stderr, "the disk is full")
@@ -91,7 +91,7 @@ func fakeShoal(args []string, faults string) int {
 	if fault("orphan") { // a child that holds the pipes and outlives its parent
 		c := exec.Command("sleep", "1000")
 		c.Stdout, c.Stderr = os.Stdout, os.Stderr
-		c.Start()
+		_ = c.Start()
 		engine = c.Process.Pid
 	}
 	port := os.Getpid()
@@ -103,22 +103,22 @@ func fakeShoal(args []string, faults string) int {
 	}
 	out := json.NewEncoder(os.Stdout)
 	peer := fmt.Sprintf("12D3fake%d", os.Getpid())
-	out.Encode(Event{Event: EventListening, Peer: peer, API: *api, Addrs: []string{
+	_ = out.Encode(Event{Event: EventListening, Peer: peer, API: *api, Addrs: []string{
 		fmt.Sprintf("/ip4/10.0.0.1/udp/%d/quic-v1/p2p/%s", port, peer),
 		fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1/p2p/%s", port, peer),
 	}})
 	var from, to int
-	fmt.Sscanf(*span, "%d-%d", &from, &to)
-	out.Encode(Event{Event: EventFetching, Done: 1, Total: 2})
+	_, _ = fmt.Sscanf(*span, "%d-%d", &from, &to)
+	_ = out.Encode(Event{Event: EventFetching, Done: 1, Total: 2})
 	if !fault("unready") {
-		out.Encode(Event{Event: EventServing, Model: "bafytiny", From: from, To: to, EnginePID: max(engine, 1), Ready: true})
+		_ = out.Encode(Event{Event: EventServing, Model: "bafytiny", From: from, To: to, EnginePID: max(engine, 1), Ready: true})
 	}
 	if fault("late") {
 		fmt.Fprintln(os.Stderr, "panic: later")
 		return 2
 	}
 	<-term
-	out.Encode(Event{Event: EventStopped})
+	_ = out.Encode(Event{Event: EventStopped})
 	return 0
 }
 

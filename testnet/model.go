@@ -106,7 +106,7 @@ func (t *Testnet) shoal(ctx context.Context, args ...string) ([]byte, error) {
 	if err := t.spawner.start(cmd); err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	stop := context.AfterFunc(ctx, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	err := cmd.Wait()
 	stop()
 	if ctx.Err() != nil {

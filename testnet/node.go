@@ -173,7 +173,7 @@ func (t *Testnet) changedLocked() {
 	close(t.changed)
 	t.changed = make(chan struct{})
 	if t.state != "" && !t.closed {
-		t.writeStateLocked() // the first write told of a path that cannot be written
+		_ = t.writeStateLocked() // the first write told of a path that cannot be written
 	}
 }
 

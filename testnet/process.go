@@ -55,7 +55,7 @@ func startProcess(sp *spawner, name string, argv, env []string, logPath string, 
 	go func() {
 		err := readEvents(out, each)
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			p.cmd.Process.Kill() // it is not what it should be
+			_ = p.cmd.Process.Kill() // it is not what it should be
 			events <- err
 		}
 		close(events)
@@ -65,13 +65,13 @@ func startProcess(sp *spawner, name string, argv, env []string, logPath string, 
 		defer log.Close()
 		defer out.Close()
 		p.err = p.cmd.Wait()
-		syscall.Kill(-p.pid, syscall.SIGKILL) // what the leader left of its group
+		_ = syscall.Kill(-p.pid, syscall.SIGKILL) // what the leader left of its group
 		if errors.Is(p.err, exec.ErrWaitDelay) {
 			p.err = nil
 		}
 		// The last events come before the exit; who still holds the pipe has
 		// no more to say.
-		out.SetReadDeadline(time.Now().Add(time.Second))
+		_ = out.SetReadDeadline(time.Now().Add(time.Second))
 		if bad := <-events; bad != nil {
 			p.err = fmt.Errorf("said something that is %w", bad)
 		}
@@ -91,8 +91,8 @@ func (p *process) signal(sig syscall.Signal) error {
 
 // stop asks the process to end, insists after grace, and waits.
 func (p *process) stop(grace time.Duration) {
-	p.signal(syscall.SIGTERM)
-	p.signal(syscall.SIGCONT) // a stopped process would not hear it
+	_ = p.signal(syscall.SIGTERM)
+	_ = p.signal(syscall.SIGCONT) // a stopped process would not hear it
 	select {
 	case <-p.exited:
 		return
@@ -108,7 +108,7 @@ func (p *process) kill() {
 		return
 	default:
 	}
-	syscall.Kill(-p.pid, syscall.SIGKILL)
+	_ = syscall.Kill(-p.pid, syscall.SIGKILL)
 	<-p.exited
 }
 
@@ -121,7 +121,7 @@ func tail(path string, lines int) string {
 	defer f.Close()
 	const most = 8 << 10
 	if info, err := f.Stat(); err == nil && info.Size() > most {
-		f.Seek(-most, io.SeekEnd)
+		_, _ = f.Seek(-most, io.SeekEnd)
 	}
 	b, _ := io.ReadAll(io.LimitReader(f, most))
 	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")

@@ -72,7 +72,7 @@ func mustBeGone(t *testing.T, pids ...int) {
 		for end := time.Now().Add(10 * time.Second); alive(pid); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Errorf("process %d is still there", pid)
-				syscall.Kill(pid, syscall.SIGKILL)
+				_ = syscall.Kill(pid, syscall.SIGKILL)
 				break
 			}
 		}
@@ -423,8 +423,8 @@ func TestParentKilled(t *testing.T) {
 		}
 		nodes = append(nodes, pid)
 	}
-	parent.Process.Kill()
-	parent.Wait()
+	_ = parent.Process.Kill()
+	_ = parent.Wait()
 	if len(nodes) != 2 {
 		t.Errorf("nodes %v", nodes)
 	}

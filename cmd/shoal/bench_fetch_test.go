@@ -7,11 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"github.com/shoalnet/shoal/cmd/shoal/bench"
 )
 
 // A small run has every case, with its ratios, and names the liar.
 func TestBenchFetch(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "bench", "fetch", "--json", "--size", "64MiB", "--limited-size", "64MiB", "--rounds", "1")
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "bench", "fetch", "--json", "--size", "64MiB", "--limited-size", "40MiB", "--rounds", "1")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -19,9 +22,9 @@ func TestBenchFetch(t *testing.T) {
 		t.Fatalf("%v\n%s", err, stderr.Bytes())
 	}
 	_, curlErr := exec.LookPath("curl")
-	got := map[string]*fetchCase{}
+	got := map[string]*bench.FetchCase{}
 	for lines := bufio.NewScanner(bytes.NewReader(out)); lines.Scan(); {
-		c := new(fetchCase)
+		c := new(bench.FetchCase)
 		if err := json.Unmarshal(lines.Bytes(), c); err != nil {
 			t.Fatalf("%v: %s", err, lines.Bytes())
 		}

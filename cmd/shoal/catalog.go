@@ -15,6 +15,8 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
+	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 func searchCommand() *cli.Command {
@@ -121,27 +123,23 @@ func catalogSign(c *cli.Context) error {
 	}
 	f, err := os.Open(c.String("key"))
 	if err != nil {
-		return api.Errorf(api.BadInput, "%s", err)
+		return api.Errorf(api.BadInput, "%w", err)
 	}
 	defer f.Close()
 	line, _ := bufio.NewReader(f).ReadString('\n')
 	seed, err := base64.StdEncoding.DecodeString(strings.TrimSpace(line))
 	if err != nil || len(seed) != ed25519.SeedSize {
-		return api.Errorf(api.BadInput, "%s holds no key; `shoal model catalog keygen` makes one", c.String("key"))
+		return remedy.For(api.Errorf(api.BadInput, "%s holds no key", c.String("key")), remedy.MakeKey)
 	}
 	raw, err := os.ReadFile(args[0])
 	if err != nil {
-		return api.Errorf(api.BadInput, "%s", err)
+		return api.Errorf(api.BadInput, "%w", err)
 	}
 	signed, err := catalog.Sign(raw, ed25519.NewKeyFromSeed(seed))
 	if err != nil {
-		return api.Errorf(api.BadInput, "%s: %s", args[0], err)
+		return api.Errorf(api.BadInput, "%s: %w", args[0], err)
 	}
-	tmp := args[0] + ".signed"
-	if err := os.WriteFile(tmp, signed, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, args[0])
+	return files.Replace(args[0], signed, 0o644)
 }
 
 func catalogVerify(c *cli.Context) error {
@@ -151,7 +149,7 @@ func catalogVerify(c *cli.Context) error {
 	}
 	raw, err := os.ReadFile(args[0])
 	if err != nil {
-		return api.Errorf(api.BadInput, "%s", err)
+		return api.Errorf(api.BadInput, "%w", err)
 	}
 	key, err := catalog.Verify(raw)
 	var all *catalog.Catalog
@@ -159,7 +157,7 @@ func catalogVerify(c *cli.Context) error {
 		all, err = catalog.Load(splitList(c.StringSlice("catalog-key")), nil, catalog.Source{Name: args[0], Raw: raw})
 	}
 	if err != nil {
-		return api.Errorf(api.BadInput, "%s", err)
+		return api.Errorf(api.BadInput, "%w", err)
 	}
 	fmt.Fprintln(c.App.Writer, key)
 	for _, e := range all.Editions() { // none, if it has no number

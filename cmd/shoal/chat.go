@@ -218,7 +218,7 @@ func (t *talk) say(ctx context.Context, text string) {
 		fmt.Fprintln(t.err, "(stopped)")
 	default:
 		show.breakOff()
-		fmt.Fprintln(t.err, "shoal:", err)
+		fmt.Fprintln(t.err, "shoal:", withRemedy(err))
 	}
 	if answer := show.text.String(); answer != "" {
 		t.messages = append(req.Messages, api.Message{Role: "assistant", Content: answer})

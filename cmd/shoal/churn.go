@@ -219,7 +219,7 @@ func (a asker) Ask(ctx context.Context, q scenario.Question, emit func(scenario.
 			emit(scenario.Token{Index: e.Token.Index, ID: e.Token.ID})
 		case e.Done != nil:
 			text.WriteString(e.Done.Text)
-			out.Kept = e.Done.Kept
+			out.Cached = e.Done.Cached
 			for _, r := range e.Done.Recoveries {
 				out.Recoveries = append(out.Recoveries, recovery(r))
 			}

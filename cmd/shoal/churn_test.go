@@ -73,6 +73,7 @@ for = "2s"
 // TestChurn: sessions outlive what a scenario does to their nodes, and the
 // report says so.
 func TestChurn(t *testing.T) {
+	t.Parallel()
 	cmd, out, errOut, dir := churnCmd(t, shortChurn, "--json", "some.toml", "--report", "page.html", "--dir", "net")
 	err := cmd.Run()
 	if t.Failed() || err != nil {
@@ -120,6 +121,7 @@ func TestChurn(t *testing.T) {
 
 // TestChurnInterrupted: Ctrl-C ends a run in order, with the report so far.
 func TestChurnInterrupted(t *testing.T) {
+	t.Parallel()
 	// The cut leaves sessions without a route, and a file that tells when.
 	const text = "allow_gap = true\nnodes = 2\nduration = \"1h\"\n" +
 		"[[fault]]\nkind = \"partition\"\ngroups = [[\"client\"], [\"node1\"]]\nat = \"0s\"\nfor = \"1h\"\n"
@@ -155,6 +157,7 @@ func TestChurnInterrupted(t *testing.T) {
 
 // TestChurnUsage: mistakes are named before anything starts.
 func TestChurnUsage(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		text string
 		args []string

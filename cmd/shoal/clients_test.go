@@ -170,6 +170,7 @@ func script() []step {
 // TestClients has the official clients of Go and Node take the same steps against
 // three nodes.
 func TestClients(t *testing.T) {
+	t.Parallel()
 	net := processes(t, testnet.Config{Nodes: 3, Args: []string{"--api-key", apiKey}})
 	base := "http://" + net.Nodes()[0].API + "/v1"
 	idle := func(t *testing.T) {
@@ -352,6 +353,7 @@ func nodeSteps(t *testing.T, base string, steps []step) []outcome {
 
 // TestOllamaClient has Ollama's own client use a network.
 func TestOllamaClient(t *testing.T) {
+	t.Parallel()
 	net := processes(t, testnet.Config{Nodes: 3})
 	at := func(i int) *ollama.Client {
 		return ollama.NewClient(&url.URL{Scheme: "http", Host: net.Nodes()[i].API}, http.DefaultClient)
@@ -422,6 +424,7 @@ func TestOllamaClient(t *testing.T) {
 
 // TestReadmeCurl runs the examples of README.md that call curl, against a network.
 func TestReadmeCurl(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/home"
 )
 
 const defaultAPI = "127.0.0.1:11500"
@@ -86,7 +87,7 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 		// A testnet's client, or one that talks to nobody, needs loopback only.
 		cfg.ListenAddrs = loopbackAddrs()
 	}
-	n, err := node.New(cfg)
+	n, err := newNode(cfg)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -103,7 +104,7 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 			if c.Context.Err() != nil {
 				return nil, nil, c.Context.Err()
 			}
-			return nil, nil, api.Errorf(api.NoRoute, "no node runs in %s, and %s", home, err)
+			return nil, nil, api.Errorf(api.NoRoute, "no node runs in %s, and %w", home, err)
 		}
 	}
 	return n.Client(), func() { _ = n.Close() }, nil
@@ -123,7 +124,7 @@ func clientConfig(c *cli.Context, cfg *node.Config) error {
 		CatalogKeys []string `toml:"catalog-key"`
 		Quota       string   `toml:"quota"`
 	}
-	path := filepath.Join(cfg.Home, "config.toml")
+	path := home.Home(cfg.Home).Config()
 	if _, err := toml.DecodeFile(path, &file); err != nil && !os.IsNotExist(err) {
 		return usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
 	}
@@ -213,8 +214,8 @@ func running(ctx context.Context, home string) *api.Client {
 	return nil
 }
 
-func token(home string) string {
-	raw, err := os.ReadFile(filepath.Join(home, "api.token"))
+func token(dir string) string {
+	raw, err := os.ReadFile(home.Home(dir).APIToken())
 	if err != nil {
 		return ""
 	}

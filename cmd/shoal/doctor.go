@@ -25,8 +25,10 @@ import (
 	"github.com/shoalnet/shoal/cmd/shoal/doctor"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/ggml"
+	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
 )
 
@@ -128,9 +130,9 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 		}
 	}
 	defer say("")
-	f := &doctor.Facts{Program: os.Args[0], Version: version, Slow: engine.BuiltForThisMachine(), Now: time.Now(), Built: builtAt()}
+	f := &doctor.Facts{Program: os.Args[0], Version: version, Slow: ggml.BuiltForThisMachine(), Now: time.Now(), Built: builtAt()}
 	say("looking at this machine ...")
-	f.Machine = doctor.Look(c.String("sysroot"), engine.LibraryDirs())
+	f.Machine = doctor.Look(c.String("sysroot"), ggml.LibraryDirs())
 	f.Home = doctor.LookHome(dir, func(path string) error {
 		_, err := network.LoadKey(path)
 		return err
@@ -206,16 +208,9 @@ func blame(cc *doctor.Config, err error) {
 		cc.Line, cc.Key, cc.Near = e.line, e.key, e.near
 		return
 	}
-	rest, ok := strings.CutPrefix(cc.Err, "--") // as such errors begin
-	if strings.Contains(cc.Err, "peer address") {
-		rest, ok = "bootstrap", true
-	}
-	if !ok {
+	if cc.Key = settingOf(err); cc.Key == "" {
+		cc.Err = withRemedy(err)
 		return
-	}
-	cc.Key = rest
-	if i := strings.IndexAny(rest, " :"); i > 0 {
-		cc.Key = rest[:i]
 	}
 	if cc.Line = lineOf(cc.File, cc.Key); cc.Line > 0 {
 		cc.Err = fmt.Sprintf("the configuration file %s, line %d: %s", cc.File, cc.Line, cc.Err)
@@ -226,13 +221,34 @@ func blame(cc *doctor.Config, err error) {
 	}
 }
 
+// settingOf is the setting that an error names: with its remedy, or by its flag, as
+// errors in the command line do. "" if none.
+func settingOf(err error) string {
+	if errors.Is(err, network.ErrAddress) {
+		return "bootstrap"
+	}
+	for r := remedy.Of(err); r != nil; r = remedy.Of(r.Err) {
+		if r.Kind == remedy.Setting && len(r.Args) > 0 {
+			return r.Args[0]
+		}
+	}
+	flag, ok := strings.CutPrefix(err.Error(), "--")
+	if !ok {
+		return ""
+	}
+	if end := strings.IndexAny(flag, " :"); end > 0 {
+		flag = flag[:end]
+	}
+	return flag
+}
+
 // modelsOf looks at the models on disk.
 func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(string, ...any)) error {
 	limit := int64(leavesChecked)
 	if c.Bool("deep") {
 		limit = 0
 	}
-	found, err := store.Inspect(c.Context, filepath.Join(f.Home.Dir, "store"), limit, func(done, total int64) {
+	found, err := store.Inspect(c.Context, home.Home(f.Home.Dir).Store(), limit, func(done, total int64) {
 		say("checking models: %s of %s", bytesText(done), bytesText(total))
 	})
 	if c.Context.Err() != nil {
@@ -339,7 +355,7 @@ func lookAround(c *cli.Context, cfg node.Config) (*api.Client, func()) {
 	if len(cfg.ListenAddrs) > 0 && !slices.ContainsFunc(cfg.ListenAddrs, func(a string) bool { return !strings.HasPrefix(a, "/ip4/127.") }) {
 		look.ListenAddrs = loopbackAddrs() // a node that stays on this machine
 	}
-	n, err := node.New(look)
+	n, err := newNode(look)
 	if err != nil {
 		gone()
 		return nil, nil

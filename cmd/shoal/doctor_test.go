@@ -196,8 +196,11 @@ func (p *patient) start(line string) (stop func()) {
 	if err := cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
 	stop = func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
 		select {
@@ -206,7 +209,6 @@ func (p *patient) start(line string) (stop func()) {
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			<-ended
 		}
-		ended <- nil
 	}
 	p.t.Cleanup(func() {
 		stop()
@@ -237,6 +239,7 @@ func (p *patient) pid() int { return wordOf(p.home).PID }
 // TestDoctorFiles stages faults of the home, the settings and the machine; the
 // lines that the doctor gives are typed, and it is content.
 func TestDoctorFiles(t *testing.T) {
+	t.Parallel()
 	t.Run("a setting that is misspelt", func(t *testing.T) {
 		p := newPatient(t)
 		p.add("thread = 1")
@@ -246,7 +249,7 @@ func TestDoctorFiles(t *testing.T) {
 			t.Errorf("mended to %s", raw)
 		}
 	})
-	for words, line := range map[string]string{`--memory "lots"`: `memory = "lots"`, "wrong type": `threads = "two"`, "--threads 4000": "threads = 4000", "line 4": `quota = "2`} {
+	for words, line := range map[string]string{`--memory "lots"`: `memory = "lots"`, "wrong type": `threads = "two"`, "threads 4000": "threads = 4000", "line 4": `quota = "2`} {
 		t.Run("a setting of no sense: "+line, func(t *testing.T) {
 			p := newPatient(t)
 			p.add(line)
@@ -457,6 +460,7 @@ func loopbackOf(t *testing.T, p *patient) string {
 
 // TestDoctorProcesses stages faults of ports and of the node's own process.
 func TestDoctorProcesses(t *testing.T) {
+	t.Parallel()
 	t.Run("the API's port is taken", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -579,6 +583,7 @@ func TestDoctorProcesses(t *testing.T) {
 
 // TestDoctorNetwork stages faults of the network around a node.
 func TestDoctorNetwork(t *testing.T) {
+	t.Parallel()
 	t.Run("blocks that nobody serves", func(t *testing.T) {
 		p := newPatient(t)
 		p.add(`model = ["tinytales"]`, `span = "0-4"`)

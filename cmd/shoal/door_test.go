@@ -19,6 +19,7 @@ import (
 // has nothing to say; elsewhere than on loopback it listens with a key or by a
 // word only.
 func TestDoors(t *testing.T) {
+	t.Parallel()
 	for name, settings := range map[string][]string{
 		"all addresses": {`api = "0.0.0.0:0"`, `api-key = "k"`},
 		"of IPv6":       {`api = "[::]:0"`, `api-key = "k"`},
@@ -107,6 +108,7 @@ func TestDoctorKillsNobodyAlive(t *testing.T) {
 // TestTokenStaysHome: the token goes to the node of this home and to no address
 // that somebody names, unless he names a file with its token as well.
 func TestTokenStaysHome(t *testing.T) {
+	t.Parallel()
 	var secrets []string
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -28,7 +28,7 @@ type status int
 
 func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// exitCode says what went wrong, in one line, and gives the process's result.
+// exitCode prints what went wrong, in one line, and returns the process's result.
 func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 	if err == nil {
 		return 0
@@ -42,10 +42,10 @@ func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 		return 130
 	}
 	if errors.Is(err, errUsage) || errors.Is(err, node.ErrConfig) {
-		fmt.Fprintf(stderr, "shoal: %s; see `shoal --help`\n", err)
+		fmt.Fprintf(stderr, "shoal: %s; see `shoal --help`\n", withRemedy(err))
 		return 2
 	}
-	fmt.Fprintln(stderr, "shoal:", err)
+	fmt.Fprintln(stderr, "shoal:", withRemedy(err))
 	var e *api.Error
 	switch {
 	case errors.As(err, &e):

@@ -24,6 +24,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/ggml"
 )
 
 // version and date (of its last change, as 2006-01-02) are set by the Makefile, and
@@ -38,12 +39,8 @@ func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
 // run is main without the process: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	if len(args) > 1 && args[1] == engineChild {
-		return engine.ChildMain()
-	}
-	if len(args) > 1 && args[1] == node.ConvertChild {
-		return convert.ChildMain(func(md interface{ Value(key string) any }) error { return engine.Check(md) })
-	}
+	engine.ChildMain(ggml.Backend{})
+	convert.ChildMain(canCompute)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // the first signal asks, the second ends
@@ -52,8 +49,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitCode(ctx, err, stderr)
 }
 
-// engineChild is the hidden command by which a node starts its engines.
-const engineChild = "engine-child"
+func canCompute(md interface{ Value(key string) any }) error { return engine.Check(md) }
+
+// newNode makes a node of this program: it converts directories, and warns if it
+// was built for an older processor.
+func newNode(cfg node.Config) (*node.Node, error) {
+	cfg.Convert = func(ctx context.Context, c node.Conversion) error {
+		return convert.InChild(ctx, nil, c.Dir, c.Out, convert.Options{Quantize: c.Quantize, Temp: c.Temp, Check: canCompute, Progress: c.Progress})
+	}
+	if w := ggml.BuiltForThisMachine(); w != "" {
+		cfg.Warnings = []string{w}
+	}
+	return node.New(cfg)
+}
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
@@ -80,7 +88,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			if args := c.Args(); args.Present() && c.App.Command(args.First()) == nil {
 				return unknownCommand(args.First(), args.First(), c.App.Commands)
 			}
-			if w := engine.BuiltForThisMachine(); w != "" && os.Getenv("SHOAL_QUIET_BUILD") == "" {
+			if w := ggml.BuiltForThisMachine(); w != "" && os.Getenv("SHOAL_QUIET_BUILD") == "" {
 				fmt.Fprintln(stderr, "shoal: warning:", w)
 			}
 			var level slog.Level
@@ -146,7 +154,7 @@ type build struct {
 }
 
 func thisBuild() build {
-	b := build{Version: version, Date: date, Commit: commit, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH, Level: engine.Level()}
+	b := build{Version: version, Date: date, Commit: commit, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH, Level: ggml.Level()}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b
@@ -157,7 +165,7 @@ func thisBuild() build {
 		}
 	}
 	for _, m := range info.Deps {
-		if m.Path == engine.Module {
+		if m.Path == ggml.Module {
 			b.Engine = m.Path + " " + m.Version
 		}
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/fence"
 )
 
 // beShoal makes this test binary the program itself, so that networks of
@@ -20,8 +20,8 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(lockFile); path != "" {
 		lockForever(path)
 	}
-	worker := slices.Contains(os.Args, "-test.fuzzworker")                                      // a fuzz test's, which is no program that a test starts
-	child := len(os.Args) > 1 && (os.Args[1] == engineChild || os.Args[1] == node.ConvertChild) // whose environment has no such word
+	worker := slices.Contains(os.Args, "-test.fuzzworker") // a fuzz test's, which is no program that a test starts
+	child := fence.Role() != ""                            // its environment has nothing else of the test's
 	if child || os.Getenv(beShoal) == "1" && !worker {
 		if v, ok := versionOfTest(); ok {
 			version = v

@@ -11,6 +11,7 @@ import (
 
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/library"
 )
 
 func modelCommand() *cli.Command {
@@ -80,7 +81,7 @@ func modelPull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cl, done, err := connect(c, true, func(n *node.Node) bool { return n.HasOrigin(args[0]) })
+	cl, done, err := connect(c, true, func(n *node.Node) bool { return n.Library().HasOrigin(args[0]) })
 	if err != nil {
 		return err
 	}
@@ -205,7 +206,7 @@ func modelTokenize(c *cli.Context) error {
 	}
 	var ids []int32
 	if st, serr := os.Stat(args[0]); serr == nil && !st.IsDir() {
-		ids, err = node.TokenizeFile(c.Context, args[0], string(raw), c.Bool("special"))
+		ids, err = library.TokenizeFile(c.Context, args[0], string(raw), c.Bool("special"))
 	} else {
 		cl, done, cerr := connect(c, false)
 		if cerr != nil {

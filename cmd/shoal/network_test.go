@@ -145,6 +145,7 @@ var greedy = []string{"--raw", "--temperature", "0", "-n", "120", "Once upon a t
 // TestSameTokens: as many nodes as one likes, and the same answer; the first of
 // them is what the reference program said.
 func TestSameTokens(t *testing.T) {
+	t.Parallel()
 	models := map[string]string{"tinytales": ""}
 	for _, name := range []string{"stories260K.gguf", "SmolLM2-135M-Instruct.Q4_1.gguf"} {
 		path, err := filepath.Abs("../../../shared/models/" + name)
@@ -159,9 +160,12 @@ func TestSameTokens(t *testing.T) {
 	}
 	for name, model := range models {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			var want [2][]int32
 			for _, nodes := range []int{1, 3, 5} {
-				net := processes(t, testnet.Config{Nodes: nodes, Model: model})
+				// Where a machine is busy, late tokens are computed by another route, too, in
+				// passes of other shapes: --exact has those sums be the same to the last bit.
+				net := processes(t, testnet.Config{Nodes: nodes, Model: model, Args: []string{"--exact"}})
 				c := newClient(t, net)
 				cold := c.prompt(greedy...)
 				drawn := c.prompt("--seed", "7", "--temperature", "0.9", "--top-p", "0.95", "--repeat-penalty", "1.1", "-n", "60", "--raw", "Tell me about the sea.")
@@ -195,6 +199,7 @@ func allocatedFile(t testing.TB, path string) int64 {
 // TestEngineKilled: an answer whose engine dies waits until the node has
 // restarted it, and is the undisturbed one; the node lives.
 func TestEngineKilled(t *testing.T) {
+	t.Parallel()
 	net := processes(t, testnet.Config{Nodes: 3, Link: link.Params{RTT: 30 * time.Millisecond}})
 	c := newClient(t, net)
 	want := c.prompt(greedy...)
@@ -223,6 +228,7 @@ func TestEngineKilled(t *testing.T) {
 // TestNodeLost: the answer goes on whichever node of a pair is killed, hangs or
 // leaves in the middle of it.
 func TestNodeLost(t *testing.T) {
+	t.Parallel()
 	net := processes(t, testnet.Config{Nodes: 6, Replicas: 2, Link: link.Params{RTT: 20 * time.Millisecond}})
 	c := newClient(t, net)
 	want := c.prompt(greedy...)
@@ -292,6 +298,7 @@ func loseNode(t *testing.T, net *testnet.Testnet, c *client, name string, fault 
 // TestBootstrapLeaves: who has met the others does not need the one it met them
 // by; and without the last block there is no route, which is said.
 func TestBootstrapLeaves(t *testing.T) {
+	t.Parallel()
 	net := processes(t, testnet.Config{Nodes: 4, Replicas: 2})
 	c := newClient(t, net)
 	want := c.prompt(greedy...)
@@ -318,6 +325,7 @@ func TestBootstrapLeaves(t *testing.T) {
 // TestFetchKilled: what a node has fetched before it is killed, it does not
 // fetch again; a byte that changes on its disk, it does.
 func TestFetchKilled(t *testing.T) {
+	t.Parallel()
 	original := filepath.Join(t.TempDir(), "tales.gguf") // under another name than the one inside the program
 	if err := os.WriteFile(original, tinymodel.GGUF(), 0o600); err != nil {
 		t.Fatal(err)
@@ -366,6 +374,7 @@ func TestFetchKilled(t *testing.T) {
 // TestFlippedByte: a byte that changes on a node's disk is found before it is
 // computed with, and fetched again.
 func TestFlippedByte(t *testing.T) {
+	t.Parallel()
 	net := processes(t, testnet.Config{Nodes: 4, Replicas: 2})
 	c := newClient(t, net)
 	want := c.prompt(greedy...)
@@ -437,6 +446,7 @@ func flip(t testing.TB, path string) {
 // TestEngineHangs: an engine that hangs in a pass keeps its node from leaving no
 // longer than such a pass may take.
 func TestEngineHangs(t *testing.T) {
+	t.Parallel()
 	var stopped atomic.Bool
 	net := processes(t, testnet.Config{Nodes: 1, StopGrace: time.Minute, Args: []string{"--drain-time", "1s"}, Events: func(e testnet.Event) {
 		if e.Event == testnet.EventStopped {

@@ -155,7 +155,7 @@ func runNode(c *cli.Context) error {
 	}
 	manager := newManager(cfg)
 	cfg.Events = manager.watch(cfg.Events)
-	n, err := node.New(cfg)
+	n, err := newNode(cfg)
 	if err != nil {
 		return err
 	}

@@ -1,35 +1,23 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
-	"unicode"
 
-	"golang.org/x/term"
-
+	"github.com/shoalnet/shoal/cmd/shoal/term"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/store"
 )
 
-// isTerminal says that a person reads w.
-func isTerminal(w any) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
-
-// safe takes away what a terminal would obey: a model's text is hostile.
-func safe(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || !unicode.IsControl(r) && !unicode.Is(unicode.Bidi_Control, r) {
-			return r
-		}
-		return -1
-	}, s)
-}
+// What benchmarks print as commands do, they share.
+var (
+	isTerminal = term.IsTerminal
+	safe       = term.Safe
+	printJSON  = term.PrintJSON
+	rate       = term.Rate
+)
 
 // cell is safe in one line of a table: a name is a peer's word.
 func cell(s string) string {
@@ -47,12 +35,6 @@ func clean(w io.Writer, s string) string {
 		return safe(s)
 	}
 	return s
-}
-
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
 }
 
 // progressLine shows long work on a terminal, and nothing in a pipe. end says

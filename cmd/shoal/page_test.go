@@ -215,6 +215,7 @@ const (
 // TestPage: a prompt by keyboard alone, tokens as they come, stop, regenerate,
 // and a node of the route killed in the middle of an answer.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	net := processes(t, testnet.Config{Nodes: 6, Replicas: 2, Link: link.Params{RTT: 60 * time.Millisecond}})
 	asker := net.Nodes()[0]
 	b := browse(t, "http://"+asker.API+"/")
@@ -346,6 +347,7 @@ func (hostile) View(context.Context) (*api.View, error) {
 // TestHostileAnswer: what a model or a peer says harms nobody, and does not hang
 // the page.
 func TestHostileAnswer(t *testing.T) {
+	t.Parallel()
 	srv := httptest.NewServer(api.New(api.Config{Generator: hostile{}, Viewer: hostile{}, Page: nodepage.Handler()}))
 	t.Cleanup(srv.Close)
 	b := browse(t, srv.URL+"/")
@@ -388,6 +390,7 @@ func TestHostileAnswer(t *testing.T) {
 
 // TestPageKey: with a key, the page asks for it, and forgets it with the tab.
 func TestPageKey(t *testing.T) {
+	t.Parallel()
 	srv := httptest.NewServer(api.New(api.Config{Generator: hostile{}, Viewer: hostile{}, Page: nodepage.Handler(), Key: "sesame"}))
 	t.Cleanup(srv.Close)
 	b := browse(t, srv.URL+"/")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -39,20 +38,18 @@ func request(c *cli.Context) (*api.GenerateRequest, error) {
 	g := &api.GenerateRequest{Model: c.String("model"), MaxTokens: c.Int("max-tokens"), Stop: c.StringSlice("stop"), MaxStages: c.Int("max-stages")}
 	t := c.Float64("temperature")
 	g.Sampling = api.Sampling{
-		Temperature: &t, TopK: c.Int("top-k"), TopP: c.Float64("top-p"), MinP: c.Float64("min-p"), RepeatPenalty: c.Float64("repeat-penalty"),
+		Temperature: &t, TopK: c.Int("top-k"), MinP: c.Float64("min-p"), RepeatPenalty: c.Float64("repeat-penalty"),
 		PresencePenalty: c.Float64("presence-penalty"), FrequencyPenalty: c.Float64("frequency-penalty"),
+	}
+	if p := c.Float64("top-p"); p != 0 {
+		g.Sampling.TopP = &p
 	}
 	if c.IsSet("seed") {
 		seed := c.Uint64("seed")
 		g.Sampling.Seed = &seed
 	}
-	switch {
-	case t < 0:
-		return nil, usageError{"--temperature must not be negative"}
-	case c.IsSet("max-tokens") && g.MaxTokens < 1:
+	if c.IsSet("max-tokens") && g.MaxTokens < 1 {
 		return nil, usageError{"--max-tokens must be at least 1"}
-	case g.Sampling.TopK < 0 || g.Sampling.TopP < 0 || g.Sampling.TopP > 1 || g.Sampling.MinP < 0 || g.Sampling.MinP > 1:
-		return nil, usageError{"--top-k must not be negative, --top-p and --min-p must lie between 0 and 1"}
 	}
 	for _, s := range splitList([]string{c.String("route")}) {
 		who, where, ok := strings.Cut(s, ":")
@@ -135,7 +132,7 @@ type promptResult struct {
 	PredictedTokens float64        `json:"predicted_tokens_per_s"`
 	TokensPerS      float64        `json:"tokens_per_s"`
 	TTFTMs          float64        `json:"ttft_ms"`
-	Kept            int            `json:"prompt_tokens_kept,omitempty"`
+	Cached          int            `json:"prompt_tokens_kept,omitempty"`
 	Note            string         `json:"note,omitempty"`
 	Warning         string         `json:"warning,omitempty"`
 	Logprobs        []logprobOut   `json:"logprobs,omitempty"`
@@ -236,7 +233,7 @@ func (s *shower) event(e api.Event) error {
 		s.write(e.Done.Text)
 		r := &s.result
 		r.FinishReason, r.TokensPerS, r.TTFTMs, r.Note = e.Done.FinishReason, e.Done.TokensPerS, e.Done.TTFTMs, e.Done.Note
-		r.Kept, r.Recoveries = e.Done.Kept, e.Done.Recoveries
+		r.Cached, r.Recoveries = e.Done.Cached, e.Done.Recoveries
 		if len(e.Done.Route) > 0 {
 			r.Route = e.Done.Route
 		}
@@ -327,11 +324,4 @@ func (s *shower) summary() string {
 		return "\x1b[2m" + line + "\x1b[0m"
 	}
 	return line
-}
-
-func rate(v float64) string {
-	if v >= 100 {
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	}
-	return strconv.FormatFloat(v, 'f', 1, 64)
 }

@@ -49,6 +49,7 @@ func resize(t *testing.T, master *os.File, columns, rows int) {
 // On a terminal `shoal top` redraws, follows its size, leaves at q and at
 // Ctrl-C, and leaves the terminal as it was.
 func TestTopTerminal(t *testing.T) {
+	t.Parallel()
 	p := newPatient(t)
 	p.add(`model = ["tinytales"]`, `span = "all"`)
 	p.node()

@@ -8,13 +8,13 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
+	"github.com/shoalnet/shoal/node/home"
 	"github.com/urfave/cli/v2"
 	"github.com/urfave/cli/v2/altsrc"
 )
@@ -254,7 +254,7 @@ func configFile(c *cli.Context) (path string, present bool) {
 	if path = c.String("config"); path != "" {
 		return path, true
 	}
-	path = filepath.Join(c.String("home"), "config.toml")
+	path = home.Home(c.String("home")).Config()
 	_, err := os.Stat(path)
 	return path, !os.IsNotExist(err)
 }

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/store"
 )
 
@@ -206,16 +206,16 @@ const askTime = 500 * time.Millisecond
 
 // modelNames are the models on the disk, and those that the node of the home, if
 // one runs, knows of from its peers.
-func modelNames(ctx context.Context, home string) []string {
-	if home == "" {
-		if home = os.Getenv("SHOAL_HOME"); home == "" {
-			home = defaultHome()
+func modelNames(ctx context.Context, dir string) []string {
+	if dir == "" {
+		if dir = os.Getenv("SHOAL_HOME"); dir == "" {
+			dir = defaultHome()
 		}
 	}
-	names := store.Names(filepath.Join(home, "store"))
+	names := store.Names(home.Home(dir).Store())
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	if cl := running(ctx, home); cl != nil {
+	if cl := running(ctx, dir); cl != nil {
 		list, err := cl.Models(ctx)
 		for _, m := range list {
 			if err == nil && cell(m.Name) == m.Name && !strings.ContainsAny(m.Name, " \"'`$\\") { // a peer's word goes into a command line

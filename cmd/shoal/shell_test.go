@@ -70,6 +70,7 @@ func shellHome(t *testing.T) (env []string) {
 
 // TestShellCompletion has real shells complete some words.
 func TestShellCompletion(t *testing.T) {
+	t.Parallel()
 	env := shellHome(t)
 	// In each shell: a function that prints what it would complete a line to.
 	shells := map[string]string{
@@ -131,6 +132,7 @@ COMP_LINE="$line" COMP_POINT=${#line} COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _shoa
 
 // TestMan: the page has every command and flag, and no tool finds fault with it.
 func TestMan(t *testing.T) {
+	t.Parallel()
 	app := newApp(io.Discard, io.Discard)
 	page := manPage(app)
 	plain := strings.NewReplacer(`\-`, "-", `\fB`, "", `\fP`, "", `\fI`, "", `\_`, "_").Replace(page)
@@ -176,6 +178,7 @@ func TestMan(t *testing.T) {
 
 // TestHelp: every command says what it is for, and every flag what it does.
 func TestHelp(t *testing.T) {
+	t.Parallel()
 	app := newApp(io.Discard, io.Discard)
 	var each func(above string, list []*cli.Command)
 	each = func(above string, list []*cli.Command) {
@@ -220,6 +223,7 @@ func TestHelp(t *testing.T) {
 
 // TestJSON: with --json there is JSON on standard output, and nothing else.
 func TestJSON(t *testing.T) {
+	t.Parallel()
 	p := newPatient(t)
 	p.add(`model = ["tinytales"]`, `span = "all"`)
 	p.node()

@@ -23,6 +23,7 @@ const siegeMemory = 500 << 20
 // claim what they can, and answers all the while. SHOAL_SIEGE=10m has it last that
 // long; else it is a few rounds. Needs to make a memory cgroup, so root.
 func TestSiege(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("some rounds of everything")
 	}

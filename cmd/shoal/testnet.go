@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
 )
@@ -88,7 +89,7 @@ func startGateway(c *cli.Context, p link.Params, home string, bootstrap []string
 
 func startGatewayLog(c *cli.Context, p link.Params, home string, bootstrap []string, log *slog.Logger) (string, func(), error) {
 	listening := make(chan string, 1)
-	n, err := node.New(node.Config{
+	n, err := newNode(node.Config{
 		Home: home, Version: version, Client: true, NoMDNS: true, Bootstrap: bootstrap, API: "127.0.0.1:0", Log: log,
 		Network: p.LibP2POptions(), ListenAddrs: loopbackAddrs(),
 		Events: func(e node.Event) {
@@ -105,7 +106,7 @@ func startGatewayLog(c *cli.Context, p link.Params, home string, bootstrap []str
 	go func() { ended <- n.Run(ctx) }()
 	stop := func() {
 		cancel()
-		<-ended
+		<-ended //nolint:errcheck // it ends because it was told to
 		_ = n.Close()
 	}
 	wait, waited := context.WithTimeout(c.Context, 10*time.Second)
@@ -127,9 +128,9 @@ func startGatewayLog(c *cli.Context, p link.Params, home string, bootstrap []str
 // writeClientConfig lets a client of the testnet find it by its directory
 // alone, and use the gateway's API.
 func writeClientConfig(dir string, bootstrap []string) error {
-	token, err := os.ReadFile(filepath.Join(dir, "..", "gateway", "api.token"))
+	token, err := os.ReadFile(home.Home(filepath.Join(dir, "..", "gateway")).APIToken())
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "api.token"), token, 0o600)
+		err = os.WriteFile(home.Home(dir).APIToken(), token, 0o600)
 	}
 	if err != nil {
 		return err
@@ -142,7 +143,7 @@ func writeClientConfig(dir string, bootstrap []string) error {
 		}
 		b = strconv.AppendQuote(b, a)
 	}
-	return os.WriteFile(filepath.Join(dir, "config.toml"), append(b, "]\n"...), 0o600)
+	return os.WriteFile(home.Home(dir).Config(), append(b, "]\n"...), 0o600)
 }
 
 func runTestnet(c *cli.Context) (err error) {
@@ -206,7 +207,7 @@ func printNodes(c *cli.Context, t *testnet.Testnet) error {
 // allocated is what the models in a node's directory take on disk.
 func allocated(dir string) int64 {
 	var sum int64
-	_ = filepath.Walk(filepath.Join(dir, "store"), func(_ string, info os.FileInfo, err error) error {
+	_ = filepath.Walk(home.Home(dir).Store(), func(_ string, info os.FileInfo, err error) error {
 		if err == nil && !info.IsDir() {
 			if st, ok := info.Sys().(*syscall.Stat_t); ok {
 				sum += st.Blocks * 512

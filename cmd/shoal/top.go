@@ -103,7 +103,7 @@ func (w *watcher) status(ctx context.Context) look {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil {
-		w.last.Error = err.Error()
+		w.last.Error = withRemedy(err)
 		return w.last
 	}
 	w.last = w.last.next(time.Now(), s)

@@ -84,6 +84,7 @@ func TestLookRates(t *testing.T) {
 // In a pipe `shoal top` gives plain lines, or objects, a second, and says when
 // the node goes.
 func TestTopPipe(t *testing.T) {
+	t.Parallel()
 	p := newPatient(t)
 	cmd := p.command("top", "--home", p.home)
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "no node runs") {
@@ -126,8 +127,11 @@ func TestTopPipe(t *testing.T) {
 			}
 		}
 		_ = r.Close() // as `head` does
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = cmd.Wait()
+		}()
 		select {
 		case <-ended:
 		case <-time.After(5 * time.Second):

@@ -37,6 +37,7 @@ func versionOfTest() (string, bool) {
 // answers. None is lost, none comes out another. Two versions work together
 // meanwhile. A node stays who it was, where it was, with what it had.
 func TestUpgrade(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "shoal")
 	exe, err := os.Executable()

@@ -167,7 +167,7 @@ func modelExport(c *cli.Context) error {
 		return err
 	}
 	fetch := c.Bool("fetch")
-	cl, done, err := connect(c, fetch, func(n *node.Node) bool { return n.HasOrigin(args[0]) })
+	cl, done, err := connect(c, fetch, func(n *node.Node) bool { return n.Library().HasOrigin(args[0]) })
 	if err != nil {
 		return err
 	}

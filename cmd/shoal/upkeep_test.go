@@ -32,6 +32,7 @@ func (p *patient) try(args ...string) (code int, out, errOut string) {
 // TestTwoDaemons: the second on one home is refused and names the first; what a
 // killed one leaves bars nobody.
 func TestTwoDaemons(t *testing.T) {
+	t.Parallel()
 	p := newPatient(t)
 	stop := p.node()
 	first := p.pid()
@@ -58,6 +59,7 @@ func TestTwoDaemons(t *testing.T) {
 // TestUpkeep: the commands that look after models, beside a node that serves
 // some of it.
 func TestUpkeep(t *testing.T) {
+	t.Parallel()
 	p := newPatient(t)
 	file := filepath.Join(t.TempDir(), "tales.gguf")
 	p.run("model", "add", "--home", p.home, "tinytales")
@@ -120,7 +122,7 @@ func TestUpkeep(t *testing.T) {
 		t.Errorf("exit code %d: %s%s", code, out, said)
 	}
 	out := filepath.Join(t.TempDir(), "out.gguf")
-	if code, _, said := p.try("model", "export", "--home", p.home, "tales", out); code != 5 || !strings.Contains(said, "of embedding, blocks 0-2, blocks 4-6, block 7, output; with --fetch") {
+	if code, _, said := p.try("model", "export", "--home", p.home, "tales", out); code != 5 || !strings.Contains(said, "of embedding, blocks 0-2, blocks 4-6, block 7, output; they may be fetched first") {
 		t.Errorf("exit code %d: %s", code, said)
 	}
 	p.run("model", "export", "--home", p.home, "--fetch", "tales", out)
@@ -136,6 +138,7 @@ func TestUpkeep(t *testing.T) {
 // from the origin, not a byte more, and what it serves no more goes when it is
 // told so.
 func TestSpanChange(t *testing.T) {
+	t.Parallel()
 	raw := tinymodel.GGUF()
 	var asked atomic.Int64
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -1,5 +1,6 @@
-// Package lint holds the checks of what contrib has besides Go: units, scripts,
-// and the like, each by the tool that knows it, where that is installed.
+// Package lint holds checks that no compiler makes: of the units, scripts and the like
+// in contrib, each by the tool that knows it, where that is installed; and of bounds
+// on the sources, which a program can count.
 package lint
 
 import (
@@ -84,7 +85,7 @@ func TestAgent(t *testing.T) {
 
 func TestScripts(t *testing.T) {
 	shellcheck := tool(t, "shellcheck")
-	for _, script := range []string{"../release/release.sh", "../accel/glslc", "../../.ci/run"} {
+	for _, script := range []string{"../release/release.sh", "../changelog/collect.sh", "../accel/glslc", "../../.ci/run"} {
 		if out, err := exec.CommandContext(t.Context(), shellcheck, script).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", script, err, out)
 		}
@@ -136,6 +137,60 @@ func TestReleaseDryRun(t *testing.T) {
 	}
 	if out, err := dry("sparc"); err == nil || !strings.Contains(out, `no target sparc; there are: amd64`) {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestChangelog: the notes have every change under its kind, and a file of another
+// form is refused.
+func TestChangelog(t *testing.T) {
+	collect := func(folder ...string) (string, error) {
+		args := append([]string{"../changelog/collect.sh", "v1.2.3"}, folder...)
+		out, err := exec.CommandContext(t.Context(), "sh", args...).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := collect(); err != nil || !strings.HasPrefix(out, "# shoal v1.2.3\n") {
+		t.Errorf("what is unreleased: %v\n%s", err, out)
+	}
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("a.md", "Fixed: One & two.\n")
+	write("b.md", "Added: Three \\n 100%.\n\nMore of it.\n")
+	write("c.md", "Fixed: Four.\n")
+	want := "# shoal v1.2.3\n\n## Added\n\n- Three \\n 100%.\n\n  More of it.\n\n## Fixed\n\n- One & two.\n- Four.\n"
+	if out, err := collect(dir); err != nil || out != want {
+		t.Errorf("%v, got\n%s\nwant\n%s", err, out, want)
+	}
+	for _, text := range []string{"", "Mended: Five.\n", "Five.\n", "Added: five\n", "\nAdded: Five.\n"} {
+		write("d.md", text)
+		if out, err := collect(dir); err == nil || !strings.Contains(out, "d.md") {
+			t.Errorf("%q: %v\n%s", text, err, out)
+		}
+	}
+}
+
+// TestMakeHelp: make help has a line for every target that a person may want.
+func TestMakeHelp(t *testing.T) {
+	tool(t, "make")
+	out, err := exec.CommandContext(t.Context(), "make", "-C", "../..", "--no-print-directory", "help").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	targets := regexp.MustCompile(`(?m)^\.PHONY: (.*)$`).FindStringSubmatch(read(t, "../../Makefile"))
+	if targets == nil {
+		t.Fatal("the Makefile names no targets")
+	}
+	for _, name := range strings.Fields(targets[1]) {
+		if name == "FORCE" || strings.HasPrefix(name, "install-") { // parts of others
+			continue
+		}
+		if !regexp.MustCompile(`(?m)^  make ` + name + ` +\S`).Match(out) {
+			t.Errorf("make help does not explain %s", name)
+		}
 	}
 }
 

@@ -285,7 +285,8 @@ func scrapeNetwork(t *testing.T) map[string]map[string]bool {
 // run runs a node to the end of the test.
 func run(t *testing.T, cfg node.Config) *node.Node {
 	t.Helper()
-	cfg.Home, cfg.NoMDNS, cfg.InProcess, cfg.Threads, cfg.DrainTime = t.TempDir(), true, true, 1, time.Second
+	cfg.Home, cfg.NoMDNS, cfg.Threads, cfg.DrainTime = t.TempDir(), true, 1, time.Second
+	cfg.Engine = realEngine(t)
 	cfg.Lend, cfg.ListenAddrs = lend.Rules{OnBattery: true}, []string{"/ip4/127.0.0.1/udp/0/quic-v1"}
 	n, err := node.New(cfg)
 	if err != nil {

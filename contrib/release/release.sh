@@ -1,6 +1,6 @@
 #!/bin/sh
 # shellcheck disable=SC2086 # names of tools and files have no spaces here
-# Makes a release of shoal for Linux in dist/: archives, an SBOM, checksums and a
+# Makes a release of shoal for Linux in dist/: archives, an SBOM, notes, checksums and a
 # signature of those. The same commit, Go and C compiler give the same bytes.
 set -eu
 
@@ -215,6 +215,7 @@ for t in $targets; do
 	need $cc $cxx $objdump
 	say "$name: -march=$march, $cc $($cc -dumpfullversion)${runner:+, tried with ${runner%% *}}"
 done
+sh contrib/changelog/collect.sh "$VERSION" >/dev/null # a file of another form ends it before anything is built
 [ -z "$dry" ] || exit 0
 commit=$(git rev-parse HEAD)
 mkdir -p "$out"
@@ -228,7 +229,8 @@ if [ -z "$dirty" ]; then
 	git archive HEAD | tar -xf - -C "$work/source"
 	cd "$work/source"
 fi
-files=""
+sh contrib/changelog/collect.sh "$VERSION" >"$out/NOTES.md"
+files=NOTES.md
 for t in $targets; do
 	target "$t"
 	say "building $name"

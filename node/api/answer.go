@@ -158,8 +158,9 @@ func (s *server) follow(r *http.Request, reqs []*GenerateRequest, take func(i in
 	return nil
 }
 
-// failed is an error as the client is told of it; what only a node that stops
-// can have cancelled is no cancelling of the client's.
+// failed is an error as the client is told of it. If the request's context is
+// still alive, a cancelled error means that the node is stopping, so it becomes
+// Refused.
 func failed(err error) *Error {
 	e := AsError(err)
 	if e.Kind == Cancelled {
@@ -396,13 +397,17 @@ func (a *answer) object(chunk string) *completion {
 func (a *answer) usage() *usage {
 	u := &usage{PromptTokens: a.promptIDs}
 	for i := range a.choices {
-		u.CompletionTokens += a.choices[i].done.Tokens
+		done := a.choices[i].done
+		u.CompletionTokens += done.Tokens
+		if i%a.n == 0 { // further choices of a prompt find it cached by the first
+			u.PromptDetails.CachedTokens += done.Cached
+		}
 	}
 	u.TotalTokens = u.PromptTokens + u.CompletionTokens
 	return u
 }
 
-// head tells of the first choice that has begun.
+// head sets the headers of the first choice that has begun.
 func (a *answer) head(h http.Header) {
 	for i := range a.choices {
 		if start := a.choices[i].start; start != nil {
@@ -412,7 +417,7 @@ func (a *answer) head(h http.Header) {
 	}
 }
 
-// head tells in an answer's headers of its route and, if there is one, the warning.
+// head sets an answer's headers: its route and, if there is one, the warning.
 func (s *Start) head(h http.Header) {
 	h.Set("X-Shoal-Route", routeText(s.Route))
 	if s.Warning != "" {

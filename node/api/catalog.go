@@ -40,7 +40,8 @@ func (s *server) search(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// Search lists the models of the node's catalogue that all words fit.
+// Search lists the models of the node's catalogue that all words fit. Errors:
+// see Client.
 func (c *Client) Search(ctx context.Context, words []string) (list []Listed, err error) {
 	err = c.get(ctx, "/shoal/v1/catalog?"+url.Values{"word": words}.Encode(), &list)
 	return list, err

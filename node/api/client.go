@@ -16,11 +16,13 @@ import (
 	"strings"
 )
 
-// Client speaks to a node's API.
+// Client speaks to a node's API. It is safe for concurrent use. What the node
+// refuses is an *Error, of the Kind and with the remedy that the node gave it;
+// other errors are the context's, or say that the node does not answer.
 type Client struct {
-	Base  string // http://127.0.0.1:11500
-	Token string
-	Key   string
+	Base  string       // http://127.0.0.1:11500
+	Token string       // opens all endpoints
+	Key   string       // opens OpenAI's; used for these, if there is one
 	HTTP  *http.Client // nil: http.DefaultClient
 }
 
@@ -33,7 +35,7 @@ func Unix(socket, token string) *Client {
 	return &Client{Base: "http://localhost", Token: token, HTTP: &http.Client{Transport: t}}
 }
 
-// do sends a request; a failure comes back as the *Error that the node gave.
+// do sends a request. A failure is returned as the *Error that the node answered.
 func (c *Client) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var r io.Reader
 	if body != nil {
@@ -129,13 +131,14 @@ func localFile(name string) string {
 	return path
 }
 
-// Status of the node.
+// Status of the node. Errors: see Client.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
 	var s Status
 	return &s, c.get(ctx, "/shoal/v1/status", &s)
 }
 
-// Drain has the node hand its sessions over and leave.
+// Drain begins to hand the node's sessions over; the node then stops. Errors:
+// see Client.
 func (c *Client) Drain(ctx context.Context) error {
 	resp, err := c.do(ctx, http.MethodPost, "/shoal/v1/drain", struct{}{})
 	if err != nil {
@@ -144,31 +147,33 @@ func (c *Client) Drain(ctx context.Context) error {
 	return resp.Body.Close()
 }
 
-// View of the node and its network, as the page has it.
+// View of the node and its network, as the page has it. Errors: see Client.
 func (c *Client) View(ctx context.Context) (*View, error) {
 	var v View
 	return &v, c.get(ctx, "/shoal/v1/view", &v)
 }
 
-// Peers of the node.
+// Peers of the node. Errors: see Client.
 func (c *Client) Peers(ctx context.Context) (p []Peer, err error) {
 	err = c.get(ctx, "/shoal/v1/peers", &p)
 	return p, err
 }
 
-// Models of the node and its peers.
+// Models of the node and its peers. Errors: see Client.
 func (c *Client) Models(ctx context.Context) (m []Model, err error) {
 	err = c.get(ctx, "/shoal/v1/models", &m)
 	return m, err
 }
 
-// Show one model.
+// Show describes one model, by name or CID. The Kind of the error is
+// UnknownModel if neither the node nor a peer has it.
 func (c *Client) Show(ctx context.Context, name string) (*Model, error) {
 	var m Model
 	return &m, c.get(ctx, "/shoal/v1/models/"+url.PathEscape(name), &m)
 }
 
-// Remove a model.
+// Remove deletes a model from the node. The Kind of the error is UnknownModel if
+// it is not there, Refused if it is in use.
 func (c *Client) Remove(ctx context.Context, name string) error {
 	resp, err := c.do(ctx, http.MethodDelete, "/shoal/v1/models/"+url.PathEscape(name), nil)
 	if err == nil {
@@ -178,6 +183,8 @@ func (c *Client) Remove(ctx context.Context, name string) error {
 }
 
 // Add imports a model. The path of a file is the caller's, and may be relative.
+// The Kind of the error is BadInput for a source that cannot be read or is no
+// model, Refused if there is no room.
 func (c *Client) Add(ctx context.Context, req AddRequest, progress func(Progress)) (*Model, error) {
 	if path := localFile(req.Source); path != "" {
 		req.Source = path
@@ -186,14 +193,15 @@ func (c *Client) Add(ctx context.Context, req AddRequest, progress func(Progress
 	return &m, c.work(ctx, "/shoal/v1/models/add", req, progress, &m)
 }
 
-// Pull fetches a model's shards from peers.
+// Pull fetches a model's shards from peers. The Kind of the error is
+// UnknownModel, NoRoute if no peer has them, or Refused if there is no room.
 func (c *Client) Pull(ctx context.Context, req PullRequest, progress func(Progress)) (*Model, error) {
 	var m Model
 	return &m, c.work(ctx, "/shoal/v1/models/pull", req, progress, &m)
 }
 
-// Export writes a model's file to a path of this machine, which may be
-// relative.
+// Export writes a model's file to a path of this machine, which may be relative.
+// A model that is not whole at the node is a BadInput with its Lack.
 func (c *Client) Export(ctx context.Context, req ExportRequest, progress func(Progress)) (err error) {
 	if req.Path, err = filepath.Abs(req.Path); err != nil {
 		return err
@@ -201,7 +209,8 @@ func (c *Client) Export(ctx context.Context, req ExportRequest, progress func(Pr
 	return c.work(ctx, "/shoal/v1/models/export", req, progress, nil)
 }
 
-// Tokenize a text with the vocabulary of a model, or of a GGUF file.
+// Tokenize returns the tokens of a text in the vocabulary of a model, or of a
+// GGUF file. Errors: see Client.
 func (c *Client) Tokenize(ctx context.Context, model, text string, special bool) ([]int32, error) {
 	if path := localFile(model); path != "" {
 		model = path
@@ -238,7 +247,8 @@ func (c *Client) work(ctx context.Context, path string, req any, progress func(P
 }
 
 // Generate answers a prompt through the OpenAI endpoints, with all details: a
-// Client is a Generator.
+// Client is a Generator. It returns emit's error as it is, the context's if that
+// ended first, and otherwise those of Client.
 func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Event) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // closing the answer is what ends the work
@@ -304,9 +314,7 @@ func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Eve
 func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 	p := g.Sampling
 	common := commonRequest{
-		Model: g.Model, Stream: true, Temperature: p.Temperature,
-		TopP: some(p.TopP), TopK: some(p.TopK), MinP: some(p.MinP), RepetitionPenalty: some(p.RepeatPenalty),
-		PresencePenalty: some(p.PresencePenalty), FrequencyPenalty: some(p.FrequencyPenalty), MaxTokens: some(g.MaxTokens),
+		Model: g.Model, Stream: true, Sampling: p, MaxTokens: some(g.MaxTokens),
 		Shoal: &Extension{Details: true, Route: g.Route, MaxStages: g.MaxStages},
 	}
 	if g.Format != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"math"
 	"net/http"
 	"os"
@@ -15,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // eachTransport runs a test over a socket and within the process.
@@ -136,6 +139,35 @@ func jsonRaw(s string) any {
 	return strings.Trim(s, `"`)
 }
 
+// TestErrorRemedy: whatever is wrapped around what, an Error has the outermost
+// remedy, and one that came over the wire has it, too.
+func TestErrorRemedy(t *testing.T) {
+	inner := remedy.For(io.ErrNoProgress, remedy.FreeSpace)
+	for name, err := range map[string]error{
+		"a cause":          Errorf(Refused, "late: %w", inner),
+		"two causes":       Errorf(Refused, "%w: %w", io.EOF, inner),
+		"around":           remedy.For(Errorf(Refused, "late"), remedy.FreeSpace),
+		"around the other": remedy.For(Errorf(Refused, "%w", remedy.For(io.EOF, remedy.OtherPeer)), remedy.FreeSpace),
+		"no Error":         inner,
+	} {
+		e := AsError(err)
+		for range 2 {
+			if r := remedy.Of(e); r == nil || r.Kind != remedy.FreeSpace || e.Error() != err.Error() {
+				t.Errorf("%s: %+v of %v", name, r, e)
+			}
+			raw, err := json.Marshal(e.body())
+			var b errorBody
+			if err = errors.Join(err, json.Unmarshal(raw, &b)); err != nil || !strings.Contains(string(raw), `"remedy":{"kind":"free_space"}`) {
+				t.Fatalf("%s, %v", raw, err)
+			}
+			e = b.Error.failure()
+		}
+	}
+	if raw, err := json.Marshal(Errorf(Refused, "late").body()); err != nil || strings.Contains(string(raw), "remedy") {
+		t.Errorf("%s, %v: a remedy where none is", raw, err)
+	}
+}
+
 func TestClientErrors(t *testing.T) {
 	eachTransport(t, &speller{}, func(t *testing.T, c *Client) {
 		none := func(Event) error { t.Error("an event"); return nil }
@@ -147,6 +179,9 @@ func TestClientErrors(t *testing.T) {
 		err = c.Generate(t.Context(), &GenerateRequest{Model: "nope", Raw: true}, none)
 		if !errors.Is(err, &Error{Kind: UnknownModel}) || !strings.HasPrefix(err.Error(), "looking for it: ") {
 			t.Errorf("unknown model: %v", err)
+		}
+		if r := remedy.Of(err); r == nil || r.Kind != remedy.ServeModel || !slices.Equal(r.Args, []string{"nope"}) {
+			t.Errorf("unknown model: its remedy is %+v", r)
 		}
 		err = c.Generate(t.Context(), &GenerateRequest{Model: "speller"}, none)
 		if e := AsError(orNil(err)); e.Kind != BadInput || e.Param != "messages" {

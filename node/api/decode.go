@@ -27,12 +27,12 @@ const (
 	completionTokens = 16
 )
 
-// job is a decoded request: one GenerateRequest a choice, and how to answer.
+// job is a decoded request: one GenerateRequest per choice, and how to answer.
 type job struct {
 	chat         bool
-	n            int // choices a prompt
+	n            int // choices per prompt
 	reqs         []*GenerateRequest
-	echo         []string // a choice: the text to repeat before the answer; nil: none
+	echo         []string // per choice: the text to repeat before the answer; nil: none
 	stream       bool
 	includeUsage bool
 	details      bool
@@ -193,41 +193,8 @@ func (r *commonRequest) base() (*GenerateRequest, error) {
 	if g.Format, err = r.ResponseFormat.schema(); err != nil {
 		return nil, err
 	}
-	s := &g.Sampling
-	if s.Seed, err = seed(r.Seed); err != nil {
+	if g.Sampling, err = r.sampling(); err != nil {
 		return nil, err
-	}
-	for _, p := range []struct {
-		param    string
-		v        *float64
-		to       *float64
-		min, max float64
-	}{
-		{"temperature", r.Temperature, new(float64), 0, 100},
-		{"top_p", r.TopP, &s.TopP, 0, 1},
-		{"min_p", r.MinP, &s.MinP, 0, 1},
-		{"repeat_penalty", r.RepeatPenalty, &s.RepeatPenalty, 0, 100},
-		{"repetition_penalty", r.RepetitionPenalty, &s.RepeatPenalty, 0, 100},
-		{"presence_penalty", r.PresencePenalty, &s.PresencePenalty, -100, 100},
-		{"frequency_penalty", r.FrequencyPenalty, &s.FrequencyPenalty, -100, 100},
-	} {
-		if p.v == nil {
-			continue
-		}
-		if *p.v < p.min || *p.v > p.max { // JSON knows no NaN
-			return nil, badParam(p.param, "must lie between %v and %v, not be %v", p.min, p.max, *p.v)
-		}
-		*p.to = *p.v
-	}
-	s.Temperature = r.Temperature
-	if r.TopP != nil && *r.TopP == 0 {
-		s.TopP = 1e-9 // "no mass at all" leaves the best token; further down 0 means "no cut"
-	}
-	if r.TopK != nil && *r.TopK != -1 { // -1: vLLM's word for all
-		if err := within("top_k", *r.TopK, 0, math.MaxInt32); err != nil {
-			return nil, err
-		}
-		s.TopK = *r.TopK
 	}
 	if r.Shoal != nil {
 		if err := checkRoute(r.Shoal.Route); err != nil {
@@ -245,7 +212,7 @@ func (r *commonRequest) base() (*GenerateRequest, error) {
 }
 
 // checkRoute wants the stages to follow on each other from block 0. That they
-// reach the end is for those to say who know the model.
+// reach the end is checked where the model is known.
 func checkRoute(route []Hop) error {
 	if len(route) > protocol.MaxStages {
 		return badParam("shoal.route", "has %d stages: %d is the most", len(route), protocol.MaxStages)

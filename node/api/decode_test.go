@@ -23,13 +23,13 @@ func TestDecodeChat(t *testing.T) {
 			"seed":-1,"stop":["x","y"],"logprobs":true,"top_logprobs":20,"shoal":{"route":[{"peer":"p","from":0,"to":3},{"peer":"q","from":3,"to":9}],"max_stages":2}}`,
 			GenerateRequest{Model: "m", Messages: []Message{{Role: "system", Content: "be"}, {Role: "user", Content: "ab", Name: "eve"}, {Role: "assistant"}},
 				MaxTokens: 7, Stop: []string{"x", "y"}, Route: []Hop{{Peer: "p", From: 0, To: 3}, {Peer: "q", From: 3, To: 9}}, MaxStages: 2,
-				Sampling: Sampling{Temperature: &zero, TopP: 0.5, MinP: 0.1, RepeatPenalty: 1.1, PresencePenalty: -1, FrequencyPenalty: 2,
+				Sampling: Sampling{Temperature: &zero, TopP: new(0.5), MinP: 0.1, RepeatPenalty: 1.1, PresencePenalty: -1, FrequencyPenalty: 2,
 					Seed: new(uint64(math.MaxUint64)), Logprobs: true, TopLogprobs: 20}}},
 		{"what clients send for nothing", `{"messages":[{"role":"user","content":"hi","tool_calls":[]}],"tools":[],"tool_choice":"auto","response_format":{"type":"text"},"logit_bias":{},
 			"modalities":["text"],"store":false,"stop":null,"seed":null,"n":null,"max_tokens":null,"user":"u","metadata":{"a":"b"},"parallel_tool_calls":true,"chat_template_kwargs":{},"temperature":1,"stream_options":null}`,
 			GenerateRequest{Messages: []Message{{Role: "user", Content: "hi"}}, Sampling: Sampling{Temperature: &one}}},
 		{"other runners' words", `{"messages":[{"role":"user","content":"hi"}],"max_tokens":-1,"repeat_penalty":1.3,"top_p":0,"seed":18446744073709551615,"stop":"s"}`,
-			GenerateRequest{Messages: []Message{{Role: "user", Content: "hi"}}, Stop: []string{"s"}, Sampling: Sampling{RepeatPenalty: 1.3, TopP: 1e-9, Seed: new(uint64(math.MaxUint64))}}},
+			GenerateRequest{Messages: []Message{{Role: "user", Content: "hi"}}, Stop: []string{"s"}, Sampling: Sampling{RepeatPenalty: 1.3, TopP: &zero, Seed: new(uint64(math.MaxUint64))}}},
 		{"tools", `{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":null,"reasoning":"hm","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{\"a\": 1}"}},{"id":"2","function":{"name":"g","arguments":{"b":2}}}]},
 			{"role":"tool","tool_call_id":"2","content":"two"}],"tools":[{"type":"function","function":{"name":"f"}}, {"type":"function","function":{"name":"g"}}],"tool_choice":{"type":"function","function":{"name":"g"}},"parallel_tool_calls":false,"reasoning_effort":"minimal"}`,
 			GenerateRequest{Messages: []Message{{Role: "user", Content: "hi"}, {Role: "assistant", Reasoning: "hm", ToolCalls: []ToolCall{{"1", "function", FunctionCall{"f", `{"a": 1}`}}, {"2", "function", FunctionCall{"g", `{"b":2}`}}}},
@@ -69,7 +69,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{`{"messages":[{"role":"user","content":"","tool_calls":[{"id":"1"}]}]}`, "messages[0].tool_calls"},
 		{`{"messages":[{"role":"assistant","content":"","function_call":{"name":"f"}}]}`, "messages[0].function_call"},
 		{`{` + ok + `,"temperature":-1}`, "temperature"}, {`{` + ok + `,"temperature":"hot"}`, "temperature"}, {`{` + ok + `,"temperature":1e999}`, "temperature"},
-		{`{` + ok + `,"top_p":1.01}`, "top_p"}, {`{` + ok + `,"min_p":-0.1}`, "min_p"}, {`{` + ok + `,"top_k":-2}`, "top_k"},
+		{`{` + ok + `,"top_p":1.01}`, "top_p"}, {`{` + ok + `,"top_p":"x"}`, "top_p"}, {`{` + ok + `,"top_k":4294967297}`, "top_k"}, {`{` + ok + `,"min_p":-0.1}`, "min_p"}, {`{` + ok + `,"top_k":-2}`, "top_k"},
 		{`{` + ok + `,"repetition_penalty":-1}`, "repetition_penalty"}, {`{` + ok + `,"repeat_penalty":-1}`, "repeat_penalty"},
 		{`{` + ok + `,"presence_penalty":1000}`, "presence_penalty"}, {`{` + ok + `,"frequency_penalty":"x"}`, "frequency_penalty"},
 		{`{` + ok + `,"max_tokens":0}`, "max_tokens"}, {`{` + ok + `,"max_tokens":1.5}`, "max_tokens"}, {`{` + ok + `,"max_completion_tokens":-2}`, "max_completion_tokens"},
@@ -164,7 +164,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			for _, r := range j.reqs {
 				s := r.Sampling
-				if s.TopP < 0 || s.TopP > 1 || s.MinP < 0 || s.MinP > 1 || s.TopK < 0 || r.MaxTokens < 0 || s.TopLogprobs > maxTopLogprobs || s.Temperature != nil && !(*s.Temperature >= 0) {
+				if s.TopP != nil && !(*s.TopP >= 0 && *s.TopP <= 1) || s.MinP < 0 || s.MinP > 1 || s.TopK < 0 || r.MaxTokens < 0 || s.TopLogprobs > maxTopLogprobs || s.Temperature != nil && !(*s.Temperature >= 0) {
 					t.Fatalf("%q: got %+v", body, r)
 				}
 				if r.Raw == (r.Messages != nil) {

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // Kind of failure: what a caller can do about it.
@@ -50,7 +52,7 @@ type Error struct {
 	Param      string // the field at fault, if one is
 	RetryAfter time.Duration
 	Lack       *Lack // what is missing, of an export that is refused
-	Err        error // the cause, if it is known; stays in this process
+	Err        error // the cause; of it only the remedy leaves this process
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -62,19 +64,19 @@ func (e *Error) Is(target error) bool {
 	return ok && t.Message == "" && t.Kind == e.Kind
 }
 
-// Errorf makes an Error; %w sets its cause.
+// Errorf makes an Error, whose cause is what %w wraps, once or several times.
 func Errorf(kind Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Kind: kind, Message: err.Error(), Err: errors.Unwrap(err)}
+	return &Error{Kind: kind, Message: err.Error(), Err: err}
 }
 
-// AsError gives any error a kind. Where an Error was wrapped, the outer text is
-// kept: who wrapped it had more to say.
+// AsError turns any error into one with a kind. If err wraps an Error, the result has that
+// one's kind and details, and the text and the remedy of err, which know more.
 func AsError(err error) *Error {
 	var e *Error
 	switch {
 	case errors.As(err, &e):
-		if text := err.Error(); text != e.Message {
+		if text := err.Error(); text != e.Message || remedy.Of(err) != remedy.Of(e) {
 			return &Error{Kind: e.Kind, Message: text, Param: e.Param, RetryAfter: e.RetryAfter, Lack: e.Lack, Err: err}
 		}
 		return e
@@ -118,12 +120,24 @@ type wireError struct {
 	Code         Kind    `json:"code"`
 	RetryAfterMs int64   `json:"retry_after_ms,omitempty"`
 	Lack         *Lack   `json:"missing,omitempty"`
+
+	Remedy *wireRemedy `json:"remedy,omitempty"`
+}
+
+// wireRemedy is what would mend the error; the client that talks to a person
+// puts it into words.
+type wireRemedy struct {
+	Kind remedy.Kind `json:"kind"`
+	Args []string    `json:"args,omitempty"`
 }
 
 func (e *Error) body() errorBody {
 	b := wireError{Message: e.Message, Type: e.openAIType(), Code: e.Kind, RetryAfterMs: e.RetryAfter.Milliseconds(), Lack: e.Lack}
 	if e.Param != "" {
 		b.Param = &e.Param
+	}
+	if r := remedy.Of(e); r != nil {
+		b.Remedy = &wireRemedy{r.Kind, r.Args}
 	}
 	return errorBody{b}
 }
@@ -137,6 +151,9 @@ func (w wireError) failure() *Error {
 	}
 	if w.Param != nil {
 		e.Param = *w.Param
+	}
+	if w.Remedy != nil {
+		e.Err = remedy.For(errors.New(w.Message), w.Remedy.Kind, w.Remedy.Args...)
 	}
 	return e
 }

@@ -103,7 +103,7 @@ func decodeAt(param string, raw []byte, v any) error {
 
 // field is encoding/json's path without the names of embedded structs.
 func field(path string) string {
-	return strings.TrimPrefix(path, "commonRequest.")
+	return strings.ReplaceAll(strings.TrimPrefix(path, "commonRequest."), "Sampling.", "")
 }
 
 func typeWord(kind string) string {

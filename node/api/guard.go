@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // The API is for programs of this machine. Three kinds of web page must not
@@ -17,10 +19,11 @@ import (
 // away), one that posts here blindly (Origin, Sec-Fetch-Site and a content type
 // that only asks leave with CORS), and one that a user does allow, by Origins.
 
-// guard asks of every request what has nothing to do with who sends it.
+// guard applies the checks that do not depend on the caller's identity: Host,
+// Origin and Content-Type.
 func (s *server) guard(w http.ResponseWriter, r *http.Request) error {
 	if !s.hostAllowed(r) {
-		return Errorf(Forbidden, "this API does not answer to that host name: use 127.0.0.1 or localhost, or allow the name with the node's setting api-host (for web pages * is none)")
+		return Errorf(Forbidden, "this API does not answer to that host name: use 127.0.0.1 or localhost, or allow the name with the node's setting api-host (for web pages * does not count)")
 	}
 	if err := s.origin(w, r); err != nil {
 		return err
@@ -34,21 +37,21 @@ func (s *server) guard(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// plainProgram says that a request to Ollama's API is no browser's: its
-// documentation has curl send JSON as what it is not.
+// plainProgram reports whether a request to Ollama's API is not a browser's: its
+// documentation has curl send JSON with the content type of a form.
 func plainProgram(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/api/") && !browser(r) }
 
-// browser says that a request may be one. They tell where a post comes from, and
-// even those that do not call themselves Mozilla.
+// browser reports whether a request may come from one. Browsers send where a post
+// comes from, even those that do not call themselves Mozilla.
 func browser(r *http.Request) bool {
 	h := r.Header
 	return h.Get("Origin") != "" || h.Get("Referer") != "" || h.Get("Cookie") != "" || h.Get("Sec-Fetch-Site") != "" ||
 		strings.Contains(h.Get("User-Agent"), "Mozilla")
 }
 
-// hostAllowed takes hosts that are known here, and any if the configuration says
-// so: then, too, a browser must have come by one that is known, or its page's
-// name may have been pointed here.
+// hostAllowed accepts hosts that are known here, and any host if the configuration
+// says so. A browser must use a known host even then: the name of the page's own
+// host may have been pointed here.
 func (s *server) hostAllowed(r *http.Request) bool {
 	return s.hostKnown(r) || slices.Contains(s.Hosts, "*") && (!browser(r) || slices.Contains(s.Origins, r.Header.Get("Origin")))
 }
@@ -123,7 +126,7 @@ func (s *server) open(h handler) handler {
 }
 
 // own guards shoal's endpoints, which read and write files for the caller: no
-// browser, no other machine, and only who can read the node's directory.
+// browser, no other machine, and only a user who can read the node's directory.
 func (s *server) own(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
@@ -133,13 +136,14 @@ func (s *server) own(h handler) handler {
 			return Errorf(Forbidden, "this endpoint is for programs on the node's own machine")
 		}
 		if !bearer(r, s.Token) {
-			return Errorf(Unauthorized, "this endpoint needs the token in the file api.token of the node's directory, as Authorization: Bearer TOKEN; shoal's own commands take it from there with --home DIR, or with --api from --api-token-file FILE")
+			err := Errorf(Unauthorized, "this endpoint needs the token in the file api.token of the node's directory, as Authorization: Bearer TOKEN")
+			return remedy.For(err, remedy.APIToken)
 		}
 		return h(w, r)
 	}
 }
 
-// fromHere says that a request comes from this machine.
+// fromHere reports whether a request comes from this machine.
 func fromHere(r *http.Request) bool {
 	if _, socket := r.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr); socket {
 		return true

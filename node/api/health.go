@@ -67,7 +67,7 @@ func (s *server) health(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// Health of the node.
+// Health of the node. Errors: see Client.
 func (c *Client) Health(ctx context.Context) (*Health, error) {
 	var h Health
 	return &h, c.get(ctx, "/shoal/v1/health", &h)

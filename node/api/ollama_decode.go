@@ -80,10 +80,7 @@ func (r *ollamaCommon) base() (*GenerateRequest, error) {
 	if r.Model == "" {
 		return nil, badParam("model", "is missing")
 	}
-	c := commonRequest{
-		Model: r.Model, Stop: o.Stop, Seed: o.Seed, Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP, MinP: o.MinP,
-		RepeatPenalty: o.RepeatPenalty, PresencePenalty: o.PresencePenalty, FrequencyPenalty: o.FrequencyPenalty,
-	}
+	c := commonRequest{Model: r.Model, Stop: o.Stop, Seed: o.Seed, Sampling: o.Sampling}
 	if o.NumPredict != nil && *o.NumPredict > 0 {
 		c.MaxTokens = o.NumPredict
 	}

@@ -27,16 +27,10 @@ type ollamaCommon struct {
 // ollamaOptions are those that say what an answer is like. The rest (num_ctx,
 // num_gpu, ...) says how Ollama is to run it, which is not for the caller here.
 type ollamaOptions struct {
-	NumPredict       *int            `json:"num_predict"` // negative: no limit
-	Temperature      *float64        `json:"temperature"`
-	TopK             *int            `json:"top_k"`
-	TopP             *float64        `json:"top_p"`
-	MinP             *float64        `json:"min_p"`
-	RepeatPenalty    *float64        `json:"repeat_penalty"`
-	PresencePenalty  *float64        `json:"presence_penalty"`
-	FrequencyPenalty *float64        `json:"frequency_penalty"`
-	Seed             json.RawMessage `json:"seed"`
-	Stop             json.RawMessage `json:"stop"`
+	Sampling
+	NumPredict *int            `json:"num_predict"` // negative: no limit
+	Seed       json.RawMessage `json:"seed"`
+	Stop       json.RawMessage `json:"stop"`
 }
 
 type ollamaChatRequest struct {

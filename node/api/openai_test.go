@@ -204,7 +204,7 @@ func TestOpenAICompletions(t *testing.T) {
 	if len(got.Choices) != 4 || got.Choices[1].Text != "oneone" || got.Choices[3].Text != long+long[:completionTokens] || got.Choices[3].FinishReason != "length" {
 		t.Errorf("got %s", got.RawJSON())
 	}
-	if got.Usage.PromptTokens != 43 || got.Usage.CompletionTokens != 2*3+2*completionTokens || got.Object != "text_completion" {
+	if got.Usage.PromptTokens != 43 || got.Usage.CompletionTokens != 2*3+2*completionTokens || got.Usage.PromptTokensDetails.CachedTokens != 40 || got.Object != "text_completion" {
 		t.Errorf("got %s", got.RawJSON())
 	}
 	got, err = c.Completions.New(t.Context(), openai.CompletionNewParams{Model: "speller",

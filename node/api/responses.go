@@ -265,6 +265,7 @@ func (a *responseWriter) end(d *Done) error {
 	}
 	a.out.Status = status
 	u := &responseUsage{InputTokens: len(a.start.PromptTokens), OutputTokens: d.Tokens, TotalTokens: len(a.start.PromptTokens) + d.Tokens}
+	u.InputDetails.CachedTokens = d.Cached
 	u.OutputDetails.ReasoningTokens = a.thought
 	a.out.Usage = u
 	a.w.Header().Set("Server-Timing", timingText(d))

@@ -34,7 +34,7 @@ func decodeResponse(body []byte) (*responseJob, error) {
 		return nil, err
 	}
 	chat := chatRequest{MaxCompletionTokens: r.MaxOutputTokens, ParallelToolCalls: r.ParallelToolCalls, ReasoningEffort: r.Reasoning.Effort, TopLogprobs: r.TopLogprobs}
-	chat.Model, chat.Stream, chat.Temperature, chat.TopP = r.Model, r.Stream, r.Temperature, r.TopP
+	chat.Model, chat.Stream, chat.Sampling = r.Model, r.Stream, r.Sampling
 	chat.Logprobs = r.TopLogprobs != nil || slices.Contains(r.Include, "message.output_text.logprobs")
 	if f := r.Text.Format; f != nil {
 		chat.ResponseFormat = &responseFormat{Type: f.Type, JSONSchema: &jsonSchema{Name: f.Name, Schema: f.Schema}}

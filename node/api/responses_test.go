@@ -18,15 +18,15 @@ import (
 
 func TestResponse(t *testing.T) {
 	c := newOpenAI(start(t, &speller{}, nil).URL)
-	p := responses.ResponseNewParams{Model: "speller", Instructions: openai.String("Spell."), Input: responses.ResponseNewParamsInputUnion{OfString: openai.String("smörgåsbord")}}
+	p := responses.ResponseNewParams{Model: "speller", Instructions: openai.String("Spell x."), Input: responses.ResponseNewParamsInputUnion{OfString: openai.String("smörgåsbord")}}
 	var raw *http.Response
 	got, err := c.Responses.New(t.Context(), p, option.WithResponseInto(&raw))
 	if err != nil {
 		t.Fatal(err)
 	}
-	prompt := int64(len("<system>Spell.<user>smörgåsbord"))
+	prompt := int64(len("<system>Spell x.<user>smörgåsbord"))
 	if got.OutputText() != "smörgåsbord" || got.Status != "completed" || got.Model != "speller" || got.Object != "response" || !strings.HasPrefix(got.ID, "resp_") ||
-		got.Instructions.OfString != "Spell." || got.Usage.InputTokens != prompt || got.Usage.OutputTokens != 13 || got.Usage.TotalTokens != prompt+13 || strings.Contains(got.RawJSON(), `"store":true`) {
+		got.Instructions.OfString != "Spell x." || got.Usage.InputTokensDetails.CachedTokens != 1 || got.Usage.InputTokens != prompt || got.Usage.OutputTokens != 13 || got.Usage.TotalTokens != prompt+13 || strings.Contains(got.RawJSON(), `"store":true`) {
 		t.Errorf("got %s", got.RawJSON())
 	}
 	if raw.Header.Get("X-Shoal-Route") != "peerA:0-4,peerB:4-8" || !strings.HasPrefix(raw.Header.Get("Server-Timing"), "ttft;dur=1.5") {

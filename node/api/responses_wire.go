@@ -5,12 +5,11 @@ import "encoding/json"
 // What crosses the wire at /v1/responses. Names and shapes are OpenAI's.
 
 type responseRequest struct {
-	Model             string            `json:"model"`
-	Input             json.RawMessage   `json:"input"` // string or items
-	Instructions      string            `json:"instructions"`
-	MaxOutputTokens   *int              `json:"max_output_tokens"`
-	Temperature       *float64          `json:"temperature"`
-	TopP              *float64          `json:"top_p"`
+	Model           string          `json:"model"`
+	Input           json.RawMessage `json:"input"` // string or items
+	Instructions    string          `json:"instructions"`
+	MaxOutputTokens *int            `json:"max_output_tokens"`
+	Sampling
 	TopLogprobs       *int              `json:"top_logprobs"`
 	Include           []string          `json:"include"`
 	Tools             []json.RawMessage `json:"tools"`

@@ -117,6 +117,7 @@ func New(cfg Config) http.Handler {
 		s.mux.HandleFunc("GET /{$}", show)
 		s.mux.HandleFunc("GET /page/", show)
 	}
+	s.profiles()
 	s.mux.HandleFunc("/", s.serve(s.open(s.nothing)))
 	greet := s.serve(greet)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // speller is a Generator whose "model" has bytes as tokens and answers with what
@@ -42,7 +44,7 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 	case "crash":
 		panic("a bug")
 	default:
-		return fmt.Errorf("looking for it: %w", Errorf(UnknownModel, "no model %q: shoal model ls names those that are known", req.Model))
+		return fmt.Errorf("looking for it: %w", remedy.For(Errorf(UnknownModel, "no model %q", req.Model), remedy.ServeModel, req.Model))
 	}
 	prompt, answer := req.Prompt, req.Prompt
 	if req.PromptIDs != nil {
@@ -128,7 +130,7 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 			return err
 		}
 	}
-	return emit(Event{Done: &Done{Text: strings.ToValidUTF8(held, "\uFFFD"), FinishReason: finish, Tokens: tokens, TokensPerS: 99, TTFTMs: 1.5}})
+	return emit(Event{Done: &Done{Text: strings.ToValidUTF8(held, "\uFFFD"), FinishReason: finish, Tokens: tokens, Cached: strings.Count(prompt, "x"), TokensPerS: 99, TTFTMs: 1.5}})
 }
 
 // shelf is a Library and an Observer over a map.

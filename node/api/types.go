@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Generator answers prompts.
+// Generator answers prompts. It is safe for concurrent use.
 type Generator interface {
 	// Generate emits a Start, Tokens with Repairs among them, and a Done, or fails.
 	Generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) error
@@ -24,7 +24,7 @@ type Library interface {
 	Tokenize(ctx context.Context, name, text string, special bool) ([]int32, error)
 }
 
-// Observer tells how the node and its peers are.
+// Observer reports the state of the node and its peers.
 type Observer interface {
 	Status(ctx context.Context) (*Status, error)
 	Peers(ctx context.Context) ([]Peer, error)
@@ -87,7 +87,8 @@ type Shared struct {
 	err  error
 }
 
-// Do gives what the first to come has made; the others wait for it.
+// Do runs how for the first caller; the others wait for it and get the same
+// result and error.
 func (s *Shared) Do(how func() (any, error)) (any, error) {
 	if s == nil {
 		return how()
@@ -97,21 +98,6 @@ func (s *Shared) Do(how func() (any, error)) (any, error) {
 		s.made, s.err = how()
 	})
 	return s.made, s.err
-}
-
-// Sampling of an answer. Unset values are the defaults: temperature 0.7, no
-// cuts, no penalties, a random seed.
-type Sampling struct {
-	Temperature      *float64
-	TopK             int
-	TopP             float64
-	MinP             float64
-	RepeatPenalty    float64
-	PresencePenalty  float64
-	FrequencyPenalty float64
-	Seed             *uint64
-	Logprobs         bool
-	TopLogprobs      int
 }
 
 // Event is one of Start, Token, Repair and Done.
@@ -180,11 +166,11 @@ type Done struct {
 	Calls        []ToolCall `json:"tool_calls,omitempty"`
 	FinishReason string     `json:"finish_reason"` // stop, length, tool_calls
 	Tokens       int        `json:"tokens"`
-	TokensPerS   float64    `json:"tokens_per_s"`
-	TTFTMs       float64    `json:"ttft_ms"`
+	TokensPerS   float64    `json:"tokens_per_s"`   // after the first
+	TTFTMs       float64    `json:"ttft_ms"`        // from the request to the first token
 	Note         string     `json:"note,omitempty"` // where the time went
 
-	Kept       int        `json:"prompt_tokens_kept,omitempty"` // computed for earlier sessions, and not again
+	Cached     int        `json:"prompt_tokens_kept,omitempty"` // computed for earlier sessions, and not again
 	Route      []Hop      `json:"route,omitempty"`              // at the end, if it was repaired
 	Recoveries []Recovery `json:"recoveries,omitempty"`         // repairs of the route
 }
@@ -198,8 +184,8 @@ type Recovery struct {
 	Lost     []Hop   `json:"lost,omitempty"` // stages replaced
 }
 
-// Repair tells of a route that breaks in the middle of an answer: first with the
-// stages that seem lost and no Route, then with what came of it.
+// Repair reports that a route breaks in the middle of an answer: first with the
+// stages that seem lost and without a Route, then with the result.
 type Repair struct {
 	Recovery
 	Route []Hop  `json:"route,omitempty"` // from here on
@@ -240,12 +226,13 @@ type Progress struct {
 	Sources int    `json:"sources,omitempty"`
 	What    string `json:"what,omitempty"`
 
-	// Of a fetch: how many of the sources are which, bytes a second lately,
-	// seconds left at that, and the sources that were dropped, with the reason.
+	// Of a fetch: how many of the sources are peers and how many origins, the
+	// recent rate, the time left, and the sources that were dropped, each with the
+	// reason.
 	Peers   int      `json:"peers,omitempty"`
 	Origins int      `json:"origins,omitempty"`
 	Rate    float64  `json:"bytes_per_s,omitempty"`
-	Left    float64  `json:"seconds_left,omitempty"`
+	Left    float64  `json:"seconds_left,omitempty"` // at that rate
 	Trouble []string `json:"trouble,omitempty"`
 }
 
@@ -266,7 +253,7 @@ type Model struct {
 	Held         []string `json:"held"`      // shards that are whole here, as spans and names
 	HeldBytes    int64    `json:"held_bytes,omitempty"`
 	Partial      []string `json:"partial,omitempty"` // shards held in part: header, embedding, "blocks 4-6", "block 9", output
-	Damaged      []Damage `json:"damaged,omitempty"` // what was found damaged, dropped, and has not come anew
+	Damaged      []Damage `json:"damaged,omitempty"` // what was found damaged, dropped, and has not come again
 	Pinned       bool     `json:"pinned,omitempty"`  // all of it
 	Pins         []string `json:"pins,omitempty"`    // shards, as Partial has them, if not all
 	Origins      []string `json:"origins,omitempty"`
@@ -295,7 +282,7 @@ type Status struct {
 	Taken     uint64        `json:"bytes_taken"`
 	GivenAll  uint64        `json:"ledger_bytes_given"` // over restarts, origins included
 	TakenAll  uint64        `json:"ledger_bytes_taken"`
-	Up        int64         `json:"up_bytes_per_s,omitempty"` // the most of bulk; 0: no limit
+	Up        int64         `json:"up_bytes_per_s,omitempty"` // limit for bulk; 0: none
 	Down      int64         `json:"down_bytes_per_s,omitempty"`
 	Warnings  []string      `json:"warnings,omitempty"`
 }
@@ -317,7 +304,7 @@ type Serving struct {
 	KVTokens   int      `json:"kv_tokens"`
 	KVFree     int      `json:"kv_free"`
 	TokensPerS float64  `json:"tokens_per_s"`
-	StepMs     float64  `json:"step_ms"` // a decode pass
+	StepMs     float64  `json:"step_ms"` // per decode pass
 	Queued     int      `json:"queued_rows"`
 	Passes     int64    `json:"passes"` // since the span was loaded
 	Rows       int64    `json:"rows"`   // in them

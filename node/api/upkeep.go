@@ -17,7 +17,7 @@ type Keeper interface {
 // hashes. What is damaged is dropped, so that it is never served.
 type VerifyRequest struct {
 	Model  string `json:"model,omitempty"`
-	Repair bool   `json:"repair,omitempty"` // fetch anew what is damaged, now or since earlier
+	Repair bool   `json:"repair,omitempty"` // fetch again what is damaged, now or since earlier
 }
 
 // Verified is a model that was checked.
@@ -26,12 +26,12 @@ type Verified struct {
 	Name    string   `json:"name"`
 	Checked int64    `json:"checked"` // bytes
 	Damaged []Damage `json:"damaged"`
-	// Repaired says that all of Damaged has come anew; Error why not.
+	// Repaired says that all of Damaged was fetched again; Error says why not.
 	Repaired bool   `json:"repaired"`
 	Error    string `json:"error,omitempty"`
 }
 
-// Damage is what was found of a shard, now or earlier, and had not come anew.
+// Damage is what was found of a shard, now or earlier, and was not fetched again.
 type Damage struct {
 	Shard  string `json:"shard"` // header, embedding, block N, output
 	Leaves int    `json:"leaves"`
@@ -68,7 +68,7 @@ type PinRequest struct {
 	Off   bool   `json:"off,omitempty"`
 }
 
-// DropRequest gives up the blocks of a span, and what only they need.
+// DropRequest deletes the blocks of a span, and what only they need.
 type DropRequest struct {
 	Model string `json:"model"`
 	Span  string `json:"span"`
@@ -137,25 +137,28 @@ func (s *server) drop(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// Verify checks a model, or all, and with Repair fetches anew what is damaged.
+// Verify checks a model, or all, and with Repair fetches again what is damaged.
+// Errors: see Client.
 func (c *Client) Verify(ctx context.Context, req VerifyRequest, progress func(Progress)) (list []Verified, err error) {
 	err = c.work(ctx, "/shoal/v1/models/verify", req, progress, &list)
 	return list, err
 }
 
-// GC frees disk space that nothing needs.
+// GC frees disk space that nothing needs. Errors: see Client.
 func (c *Client) GC(ctx context.Context, req GCRequest) (*Freed, error) {
 	var f Freed
 	return &f, c.post(ctx, "/shoal/v1/models/gc", req, &f)
 }
 
-// Pin protects blocks from the quota and from GC, or no longer.
+// Pin protects blocks from the quota and from GC, or ends that. Errors: see
+// Client.
 func (c *Client) Pin(ctx context.Context, req PinRequest) (*Model, error) {
 	var m Model
 	return &m, c.post(ctx, "/shoal/v1/models/pin", req, &m)
 }
 
-// Drop gives blocks up.
+// Drop deletes blocks of a model. The Kind of the error is Refused if one is in
+// use.
 func (c *Client) Drop(ctx context.Context, req DropRequest) (*Model, error) {
 	var m Model
 	return &m, c.post(ctx, "/shoal/v1/models/drop", req, &m)

@@ -49,7 +49,7 @@ type Lending struct {
 type ViewPeer struct {
 	Peer      string     `json:"peer"`
 	Connected bool       `json:"connected"`
-	Silent    bool       `json:"silent,omitempty"` // it did not answer of late
+	Silent    bool       `json:"silent,omitempty"` // it has not answered recently
 	Transport string     `json:"transport,omitempty"`
 	Relayed   bool       `json:"relayed,omitempty"`
 	RTTMs     float64    `json:"rtt_ms,omitempty"` // 0: unknown

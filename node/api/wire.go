@@ -11,21 +11,15 @@ import (
 
 // commonRequest is what chat and plain completions share.
 type commonRequest struct {
-	Model             string          `json:"model,omitempty"`
-	Stream            bool            `json:"stream,omitempty"`
-	StreamOptions     *streamOptions  `json:"stream_options,omitempty"`
-	N                 *int            `json:"n,omitempty"`
-	Stop              json.RawMessage `json:"stop,omitempty"` // string or strings
-	Seed              json.RawMessage `json:"seed,omitempty"` // any integer of 64 bits
-	MaxTokens         *int            `json:"max_tokens,omitempty"`
-	Temperature       *float64        `json:"temperature,omitempty"`
-	TopP              *float64        `json:"top_p,omitempty"`
-	TopK              *int            `json:"top_k,omitempty"`              // extension, as in vLLM and llama.cpp
-	MinP              *float64        `json:"min_p,omitempty"`              // extension
-	RepetitionPenalty *float64        `json:"repetition_penalty,omitempty"` // extension, vLLM's name
-	RepeatPenalty     *float64        `json:"repeat_penalty,omitempty"`     // extension, llama.cpp's name
-	PresencePenalty   *float64        `json:"presence_penalty,omitempty"`
-	FrequencyPenalty  *float64        `json:"frequency_penalty,omitempty"`
+	Model         string          `json:"model,omitempty"`
+	Stream        bool            `json:"stream,omitempty"`
+	StreamOptions *streamOptions  `json:"stream_options,omitempty"`
+	N             *int            `json:"n,omitempty"`
+	Stop          json.RawMessage `json:"stop,omitempty"` // string or strings
+	MaxTokens     *int            `json:"max_tokens,omitempty"`
+	Sampling
+	Seed              json.RawMessage `json:"seed,omitempty"`               // any integer of 64 bits
+	RepetitionPenalty *float64        `json:"repetition_penalty,omitempty"` // vLLM's name of repeat_penalty
 	ResponseFormat    *responseFormat `json:"response_format,omitempty"`
 	Shoal             *Extension      `json:"shoal,omitempty"`
 }
@@ -172,6 +166,9 @@ type usage struct {
 	PromptTokens     int `json:"prompt_tokens"`
 	CompletionTokens int `json:"completion_tokens"`
 	TotalTokens      int `json:"total_tokens"`
+	PromptDetails    struct {
+		CachedTokens int `json:"cached_tokens"` // of the prompts, computed for earlier sessions and not again
+	} `json:"prompt_tokens_details"`
 }
 
 // usageField is left out, null or an object: a stream that was asked for usage

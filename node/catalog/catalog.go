@@ -67,7 +67,8 @@ func (e *Entry) Sums() [][]byte {
 // names are all of an entry's.
 func (e *Entry) names() []string { return append([]string{e.Name}, e.Also...) }
 
-// Catalog is what one or several files list.
+// Catalog is what one or several files list. It is safe for concurrent use, as
+// nothing changes it.
 type Catalog struct {
 	entries  []*Entry
 	byName   map[string]*Entry
@@ -203,7 +204,7 @@ func (c *Catalog) drop(e *Entry) {
 	}
 }
 
-// Find gives the entry of a name, nil if none has it. Names know no case, and
+// Find returns the entry of a name, nil if none has it. Names know no case, and
 // are never guessed at: what a name is short for must not depend on what else
 // is listed.
 func (c *Catalog) Find(name string) *Entry {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 //go:embed catalog.toml
@@ -32,11 +34,11 @@ const (
 // ProjectKey is the key that seals the catalogue inside the program.
 func ProjectKey() string { return strings.TrimSpace(projectKey) }
 
-// ParseKey reads a public key in base64.
+// ParseKey reads a public key in base64. All errors wrap ErrCatalog.
 func ParseKey(s string) (ed25519.PublicKey, error) {
 	b, err := base64.StdEncoding.DecodeString(strings.TrimSpace(s))
 	if err != nil || len(b) != ed25519.PublicKeySize {
-		return nil, fmt.Errorf("%w: %.80q is no public key; `shoal model catalog keygen` makes one", ErrCatalog, s)
+		return nil, remedy.For(fmt.Errorf("%w: %.80q is not a public key", ErrCatalog, s), remedy.MakeKey)
 	}
 	return b, nil
 }
@@ -65,7 +67,7 @@ func split(raw []byte) (body []byte, key ed25519.PublicKey, sig []byte, err erro
 	return raw[:at], key, sig, nil
 }
 
-// Verify gives the key, in base64, that a catalogue is signed with. Errors
+// Verify returns the key, in base64, that a catalogue is signed with. Errors
 // wrap ErrUnsigned or ErrSignature. Whether the key is to be trusted is
 // another question.
 func Verify(raw []byte) (string, error) {
@@ -79,8 +81,8 @@ func Verify(raw []byte) (string, error) {
 	return base64.StdEncoding.EncodeToString(key), nil
 }
 
-// Sign gives a catalogue with a signature at its end, in the place of the one
-// it may have. It must be one that can be read.
+// Sign returns a catalogue with a signature at its end, in the place of the one
+// it may have. A catalogue that cannot be read is an ErrCatalog.
 func Sign(raw []byte, key ed25519.PrivateKey) ([]byte, error) {
 	body, _, _, err := split(raw)
 	if errors.Is(err, ErrSignature) { // a broken one goes, too
@@ -109,11 +111,12 @@ type Source struct {
 	Own  bool // take it unsigned: the operator has named it
 }
 
-// Load gives what the built-in catalogue and then those of the operator list.
+// Load returns what the built-in catalogue and then those of the operator list.
 // keys, in base64, are trusted besides the project's. A catalogue with a
 // signature must have a good one by a trusted key, and be no older than another
 // edition that is given or was taken before. One without is taken only as the
-// operator's own: by Source.Own, or because it says own = true.
+// operator's own: by Source.Own, or because it says own = true. All errors wrap
+// ErrCatalog, and of an older edition ErrOlder, too.
 func Load(keys []string, taken []Edition, sources ...Source) (*Catalog, error) {
 	trusted := []string{ProjectKey()}
 	for _, k := range keys {
@@ -156,13 +159,13 @@ func open(s Source, trusted []string) (f *file, key string, err error) {
 		return nil, "", fmt.Errorf("%w: %w", ErrCatalog, serr)
 	}
 	if serr == nil && !slices.Contains(trusted, key) {
-		return nil, "", fmt.Errorf("%w: %w: if you trust it, say --catalog-key %s", ErrCatalog, ErrKey, key)
+		return nil, "", remedy.For(fmt.Errorf("%w: %w: %s", ErrCatalog, ErrKey, key), remedy.TrustCatalog, key)
 	}
 	if f, err = parse(s.Raw); err != nil {
 		return nil, "", err
 	}
 	if serr != nil && !s.Own && !f.Own {
-		return nil, "", fmt.Errorf("%w: %w: if it is your own, write own = true at its top, or sign it with `shoal model catalog sign`", ErrCatalog, serr)
+		return nil, "", remedy.For(fmt.Errorf("%w: %w: sign it, or if it is your own, write own = true at its top", ErrCatalog, serr), remedy.SignCatalog)
 	}
 	for _, e := range f.Models {
 		e.Own = serr != nil

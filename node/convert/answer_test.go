@@ -17,9 +17,25 @@ import (
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/convert"
+	"github.com/shoalnet/shoal/node/engine"
+	engineggml "github.com/shoalnet/shoal/node/engine/ggml"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
+
+// here converts in this process.
+func here(ctx context.Context, c node.Conversion) error {
+	out, err := os.OpenFile(c.Out, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	err = convert.Directory(ctx, c.Dir, out, convert.Options{
+		Quantize: c.Quantize, Temp: c.Temp, Progress: c.Progress,
+		Check: func(md interface{ Value(key string) any }) error { return engine.Check(md) },
+	})
+	return errors.Join(err, out.Close())
+}
 
 // start runs a node in this process until it serves all that it is to.
 func start(t *testing.T, cfg node.Config) (*node.Node, []string) {
@@ -27,7 +43,8 @@ func start(t *testing.T, cfg node.Config) (*node.Node, []string) {
 	var mu sync.Mutex
 	var addrs []string
 	serving := 0
-	cfg.Home, cfg.NoMDNS, cfg.InProcess, cfg.Threads, cfg.DrainTime = t.TempDir(), true, true, 1, time.Second
+	cfg.Home, cfg.NoMDNS, cfg.Threads, cfg.DrainTime = t.TempDir(), true, 1, time.Second
+	cfg.Engine, cfg.Convert = engineggml.Load, here
 	cfg.Lend = lend.Rules{OnBattery: true}
 	cfg.ListenAddrs = []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 	cfg.Events = func(e node.Event) {
@@ -92,6 +109,7 @@ func answer(t *testing.T, n *node.Node, model string, tokens, most int) (ids []i
 func TestAnswers(t *testing.T) {
 	for _, class := range classes {
 		t.Run(class, func(t *testing.T) {
+			t.Parallel()
 			dir := random(t, class, vocab).write(t, 2)
 			quantize := "q4_K_M"
 			if class == "LlamaForCausalLM" || class == "Gemma3ForCausalLM" {
@@ -225,7 +243,7 @@ func TestNothingLeft(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(stale, 0o755), os.WriteFile(filepath.Join(stale, "x.gguf"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	n, err := node.New(node.Config{Home: home, NoMDNS: true, Client: true, InProcess: true, ListenAddrs: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}})
+	n, err := node.New(node.Config{Home: home, NoMDNS: true, Client: true, Engine: engineggml.Load, Convert: here, ListenAddrs: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}})
 	if err != nil {
 		t.Fatal(err)
 	}

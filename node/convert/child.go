@@ -17,7 +17,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/fence"
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // The library panics, in goroutines of its own, at directories that it did not
@@ -33,14 +35,34 @@ type request struct {
 
 // report is a line of a child's standard output. The last has Ended.
 type report struct {
+	Begun       bool   `json:",omitempty"` // in the first one: this is a converter
 	Done, Total int64  `json:",omitempty"`
 	Ended       bool   `json:",omitempty"`
 	Error       string `json:",omitempty"`
 	Kind        string `json:",omitempty"` // directory, unsupported, full
 }
 
-// ChildMain is the whole of a child's process. It returns the exit code.
-func ChildMain(check func(md interface{ Value(key string) any }) error) int {
+// role is what fence.Role reports in a converter's process.
+const role = "convert"
+
+// Argument is what a program gets on its command line when it is started as its
+// own converter, for people who look at processes.
+const Argument = "convert-child"
+
+// helloTime is how long a child may take to say that it is a converter.
+const helloTime = 10 * time.Second
+
+// ChildMain is what the main function of a program that uses InChild calls before
+// anything else. In a converter's process it converts and does not return; in any
+// other it returns at once.
+func ChildMain(check func(md interface{ Value(key string) any }) error) {
+	if fence.Role() == role {
+		os.Exit(childMain(check))
+	}
+}
+
+func childMain(check func(md interface{ Value(key string) any }) error) int {
+	fmt.Println(`{"Begun":true}`)
 	in := bufio.NewReader(os.Stdin)
 	line, err := in.ReadBytes('\n')
 	var req request
@@ -114,16 +136,34 @@ type failure struct {
 func (f *failure) Error() string { return f.message }
 func (f *failure) Unwrap() error { return f.is }
 
-// InChild is Directory in a process of its own, which command starts. out is
-// an existing file.
+// errSilent is why a process was ended that did not say that it is a converter.
+var errSilent = fmt.Errorf("said nothing for %s", helloTime)
+
+// noChild is the error of a process that ended with why, and was no converter.
+func noChild(why error) error {
+	return remedy.For(fmt.Errorf("%w: started as its converter, it %w; its main function must call convert.ChildMain before anything else", engine.ErrNoChild, why), remedy.CallChildMain)
+}
+
+// InChild is Directory in a process of its own, which command starts; without one
+// this program is started again. out is an existing file. Errors wrap those of
+// Directory, or engine.ErrNoChild if the program does not call ChildMain.
 func InChild(ctx context.Context, command []string, dir, out string, opt Options) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	if len(command) == 0 {
+		exe, err := fence.ThisProgram()
+		if err != nil {
+			return err
+		}
+		command = []string{exe, Argument}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	late := time.AfterFunc(helloTime, func() { cancel(errSilent) })
+	defer late.Stop()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	var stderr words
 	cmd.Stderr = &stderr
 	cmd.WaitDelay = 5 * time.Second
-	cmd.Env = fence.Environ()
+	cmd.Env = fence.Environ(role)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is the parent's to handle
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -141,20 +181,31 @@ func InChild(ctx context.Context, command []string, dir, out string, opt Options
 		_, err = in.Write(append(raw, '\n'))
 	}
 	var end report
+	begun := false
 	for d := json.NewDecoder(stdout); err == nil && !end.Ended; {
 		var r report
-		if err = d.Decode(&r); err == nil {
-			if r.Ended {
-				end = r
-			} else if opt.Progress != nil {
-				opt.Progress(r.Done, r.Total)
-			}
+		if err = d.Decode(&r); err != nil {
+			break
+		}
+		switch {
+		case r.Ended:
+			end = r
+		case r.Begun:
+			begun = true
+			late.Stop()
+		case opt.Progress != nil:
+			opt.Progress(r.Done, r.Total)
 		}
 	}
 	in.Close()
 	werr := cmd.Wait()
-	if cause := context.Cause(ctx); cause != nil {
+	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
+		return noChild(cause)
+	} else if cause != nil {
 		return cause
+	}
+	if !begun && cmd.ProcessState.ExitCode() >= 0 {
+		return noChild(fmt.Errorf("ended with %s", cmd.ProcessState))
 	}
 	if !end.Ended {
 		if why := stderr.why(); why != "" {

@@ -15,11 +15,19 @@ import (
 
 	library "github.com/ollama/ollama/convert"
 
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
+// refusal is an error about a directory. It is an engine.ErrUnsupported without
+// saying so.
+type refusal string
+
+func (r refusal) Error() string        { return string(r) }
+func (r refusal) Is(target error) bool { return target == engine.ErrUnsupported }
+
 // ErrUnsupported is wrapped by what Options.Check refuses.
-var ErrUnsupported = errors.New("a model that cannot be computed")
+var ErrUnsupported error = refusal("a model that cannot be computed")
 
 // Options of a conversion.
 type Options struct {
@@ -30,16 +38,6 @@ type Options struct {
 	Check func(md interface{ Value(key string) any }) error
 	// Progress, in bytes read of the weights; they are read twice. May be nil.
 	Progress func(done, total int64)
-}
-
-// Name is what a converted directory is called: after itself and what was made
-// of it.
-func Name(dir, quantize string) string {
-	name := filepath.Base(dir)
-	if quantize != "" {
-		name += "-" + quantize
-	}
-	return strings.ToLower(name)
 }
 
 // Directory writes a GGUF file of a Hugging Face directory to out, which is

@@ -230,10 +230,6 @@ func TestCancel(t *testing.T) {
 // The work is done in a process of its own, which may die of what the library
 // did not foresee.
 func TestChild(t *testing.T) {
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	in := func(ctx context.Context, dir, quantize string) (string, int, error) {
 		temp := t.TempDir()
 		out := filepath.Join(temp, "out.gguf")
@@ -241,7 +237,7 @@ func TestChild(t *testing.T) {
 			t.Fatal(err)
 		}
 		reports := 0
-		err := convert.InChild(ctx, []string{exe, beChild}, dir, out, convert.Options{Quantize: quantize, Temp: temp, Progress: func(done, total int64) {
+		err := convert.InChild(ctx, nil, dir, out, convert.Options{Quantize: quantize, Temp: temp, Progress: func(done, total int64) {
 			if reports++; done < 0 || done > total {
 				t.Errorf("%d of %d", done, total)
 			}
@@ -284,5 +280,9 @@ func TestChild(t *testing.T) {
 	}
 	if err := convert.InChild(t.Context(), []string{"/nonexistent/shoal"}, dir, got, convert.Options{}); err == nil {
 		t.Error("no child, no error")
+	}
+	other := []string{"/bin/sh", "-c", "exit 3"} // a program that does not call ChildMain
+	if err := convert.InChild(t.Context(), other, dir, got, convert.Options{}); !errors.Is(err, engine.ErrNoChild) || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("a program that is no converter: %v", err)
 	}
 }

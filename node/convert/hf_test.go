@@ -22,13 +22,8 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 )
 
-// beChild, as its argument, makes this test binary a child.
-const beChild = "convert"
-
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == beChild {
-		os.Exit(convert.ChildMain(func(md interface{ Value(key string) any }) error { return engine.Check(md) }))
-	}
+	convert.ChildMain(func(md interface{ Value(key string) any }) error { return engine.Check(md) })
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the libraries log there
 	os.Exit(m.Run())
 }

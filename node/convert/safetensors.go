@@ -15,7 +15,7 @@ import (
 )
 
 // ErrDirectory is wrapped by every error about what the directory holds.
-var ErrDirectory = errors.New("cannot convert the directory")
+var ErrDirectory error = refusal("cannot convert the directory")
 
 func errf(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrDirectory, fmt.Errorf(format, args...))

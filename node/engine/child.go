@@ -18,9 +18,10 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/fence"
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
-// Child is an engine in a process of its own.
+// Child is an engine in a process of its own. It is safe for concurrent use.
 type Child struct {
 	info Info
 	cmd  *exec.Cmd
@@ -41,19 +42,56 @@ type Child struct {
 
 // spin is how long OpenMP's threads spin at a barrier before they sleep, in
 // iterations: long enough for the gaps inside a pass, far too short to burn a
-// core between passes. Measured against a passive wait and ggml's own barriers
-// (see design, section 10).
+// core between passes. Measured against a passive wait and ggml's own barriers.
 const spin = "20000"
 
-// Start starts command as an engine's process, hands it one end of a
-// socketpair as file descriptor 3, and has it load a span. The child ends when
-// its end of the socketpair does, so it never outlives this process.
+// role is what fence.Role reports in an engine's process.
+const role = "engine"
+
+// Argument is what a program gets on its command line when it is started as its
+// own engine, for people who look at processes.
+const Argument = "engine-child"
+
+// helloTime is how long a child may take from its start to its first message.
+// Nothing is loaded before it, so that even a busy machine needs far less.
+const helloTime = 10 * time.Second
+
+// InChild is a Loader of engines in processes of their own, which Start starts.
+func InChild(command ...string) Loader {
+	return func(ctx context.Context, cfg Config, log *slog.Logger) (Engine, error) {
+		c, err := Start(ctx, command, cfg, log)
+		if err != nil {
+			return nil, err // and not a nil *Child, which would be an Engine
+		}
+		return c, nil
+	}
+}
+
+// Start starts command as an engine's process, hands it one end of a socketpair
+// as file descriptor 3, and has it load a span; without a command it starts this
+// program again. The child ends when its end of the socketpair is closed, so it
+// never outlives this process. log may be nil.
+//
+// Errors wrap ErrNoChild if the program does not call ChildMain, ErrUnsupported or
+// ErrMemory if its back end says so, ErrLost if the process ended otherwise, and
+// ctx's error if it ended first.
 func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) (*Child, error) {
+	return start(ctx, command, cfg, log, helloTime)
+}
+
+func start(ctx context.Context, command []string, cfg Config, log *slog.Logger, patience time.Duration) (*Child, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	if len(command) == 0 {
-		return nil, errors.New("engine: no command to start a child with")
+		if err := CanStart(); err != nil {
+			return nil, err
+		}
+		exe, err := fence.ThisProgram()
+		if err != nil {
+			return nil, err
+		}
+		command = []string{exe, Argument}
 	}
 	mine, theirs, err := socketpair()
 	if err != nil {
@@ -63,9 +101,11 @@ func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) 
 	c := &Child{conn: mine, r: bufio.NewReaderSize(mine, 256<<10), log: log, done: make(chan struct{})}
 	c.cmd = exec.Command(command[0], command[1:]...)
 	c.cmd.Args[0] = os.Args[0] // for people who look at processes
-	c.cmd.Env = append(Spinning(fence.Environ()), "SHOAL_ENGINE_CHILD=1")
+	c.cmd.Env = Spinning(fence.Environ(role))
 	c.cmd.ExtraFiles = []*os.File{theirs}
 	c.cmd.Stderr = &c.tail
+	c.cmd.WaitDelay = time.Second // a process of its own may have stderr, too
+
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is the parent's to handle
 	if err := c.cmd.Start(); err != nil {
 		mine.Close()
@@ -74,13 +114,9 @@ func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) 
 	go c.wait()
 	stop := context.AfterFunc(ctx, func() { _ = c.cmd.Process.Kill() })
 	defer stop()
-	setup, err := json.Marshal(cfg)
-	if err != nil {
-		return nil, err
-	}
-	reply, err := c.call(opLoad, func(b []byte) []byte { return append(b, setup...) })
+	err = c.greeted(patience)
 	if err == nil {
-		err = json.Unmarshal(reply, &c.info)
+		err = c.load(cfg)
 	}
 	if err != nil {
 		c.Close()
@@ -92,8 +128,48 @@ func Start(ctx context.Context, command []string, cfg Config, log *slog.Logger) 
 	return c, nil
 }
 
-// Spinning is an environment in which OpenMP's threads spin as an engine's
-// should, which they read before main. It changes env.
+// greeted waits for the child's hello. A program that does not say it has not
+// called ChildMain: it would go on as itself, and start a node in this node.
+func (c *Child) greeted(patience time.Duration) error {
+	late := time.AfterFunc(patience, func() { _ = c.cmd.Process.Kill() })
+	kind, body, err := readMessage(c.r)
+	if err == nil && kind == opHello && string(body) == hello {
+		late.Stop()
+		return nil
+	}
+	other := err == nil || errors.Is(err, errMessage) // it said something else
+	if other {
+		_ = c.cmd.Process.Kill()
+	}
+	<-c.done
+	switch {
+	case !late.Stop():
+		return noChild(fmt.Errorf("%w: its process said nothing for %s", ErrLost, patience))
+	case !other && c.cmd.ProcessState.ExitCode() < 0: // by a signal, which is not its own fault
+		return c.err
+	}
+	return noChild(fmt.Errorf("%w: started as that, it ended with %s", ErrNoChild, c.cmd.ProcessState))
+}
+
+// noChild says what would help.
+func noChild(err error) error {
+	return remedy.For(fmt.Errorf("%w; its main function must call engine.ChildMain before anything else", err), remedy.CallChildMain)
+}
+
+func (c *Child) load(cfg Config) error {
+	setup, err := json.Marshal(cfg)
+	if err != nil {
+		return err
+	}
+	reply, err := c.call(opLoad, func(b []byte) []byte { return append(b, setup...) })
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(reply, &c.info)
+}
+
+// Spinning returns an environment in which OpenMP's threads spin as an engine's
+// should; they read it before main. It changes env.
 func Spinning(env []string) []string {
 	env = slices.DeleteFunc(env, func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
@@ -102,7 +178,7 @@ func Spinning(env []string) []string {
 	return append(env, "GOMP_SPINCOUNT="+spin)
 }
 
-// wait reaps the process and says why it ended.
+// wait reaps the process and notes why it ended.
 func (c *Child) wait() {
 	err := c.cmd.Wait()
 	c.gone.Store(true)
@@ -119,7 +195,7 @@ func (c *Child) wait() {
 	})
 }
 
-// Info tells what is loaded.
+// Info describes what is loaded.
 func (c *Child) Info() Info { return c.info }
 
 // Pid is the process ID.
@@ -138,9 +214,13 @@ func (c *Child) Err() error {
 	}
 }
 
-// Run makes one pass.
-func (c *Child) Run(_ context.Context, b *Batch) (*Result, error) {
-	if err := b.check(&c.info); err != nil {
+// Run makes one pass, as Engine says. Errors wrap ErrBatch, or ErrLost if the
+// process has ended.
+func (c *Child) Run(ctx context.Context, b *Batch) (*Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := b.Check(&c.info); err != nil {
 		return nil, err
 	}
 	reply, err := c.call(opRun, b.append)
@@ -154,13 +234,13 @@ func (c *Child) Run(_ context.Context, b *Batch) (*Result, error) {
 	return res, nil
 }
 
-// Remove forgets a sequence's positions >= from.
+// Remove forgets a sequence's positions >= from, as Engine says.
 func (c *Child) Remove(seq int, from int32) error {
 	_, err := c.call(opRemove, func(b []byte) []byte { return appendInts(b, int64(seq), int64(from)) })
 	return err
 }
 
-// CopyPrefix makes dst share src's positions < n.
+// CopyPrefix makes dst share src's positions < n, as Engine says.
 func (c *Child) CopyPrefix(src, dst int, n int32) error {
 	_, err := c.call(opCopy, func(b []byte) []byte { return appendInts(b, int64(src), int64(dst), int64(n)) })
 	return err
@@ -201,16 +281,12 @@ func (c *Child) call(op byte, body func([]byte) []byte) ([]byte, error) {
 	switch kind {
 	case opOK:
 		return reply, nil
-	case opBatch:
-		return nil, fmt.Errorf("%w: %s", ErrBatch, reply)
-	case opUnsupported:
-		return nil, fmt.Errorf("%w: %s", ErrUnsupported, reply)
-	case opMemory:
-		return nil, fmt.Errorf("%w: %s", ErrMemory, reply)
-	case opFailed:
-		return nil, errors.New(string(reply))
 	}
-	return nil, c.broken(fmt.Errorf("a reply of unknown kind %d", kind))
+	refused, err := parseError(kind, reply)
+	if err != nil {
+		return nil, c.broken(err)
+	}
+	return nil, refused
 }
 
 // broken gives up a child that cannot be talked to any more.

@@ -4,22 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/node/fence"
+	"github.com/shoalnet/shoal/protocol"
 )
 
-// Errors that callers tell apart.
+// Errors that callers tell apart. All of them cross from a child to its parent.
 var (
-	// ErrBatch is wrapped by errors about what a batch says: the engine goes on.
+	// ErrBatch is wrapped by errors about the content of a batch, or about
+	// positions that cannot be removed or copied: the engine goes on.
 	ErrBatch = errors.New("bad batch")
-	// ErrLost is wrapped when the engine can do nothing more.
+	// ErrLost is wrapped when no later call can work: the engine was closed, or
+	// its process has ended.
 	ErrLost = errors.New("the engine was lost")
-	// ErrUnsupported is wrapped when a model is none that this engine computes.
+	// ErrUnsupported is wrapped when the model, or a device that was named, is not
+	// one that this engine computes with.
 	ErrUnsupported = errors.New("unsupported model")
 	// ErrMemory is wrapped when the devices have no room.
 	ErrMemory = errors.New("out of memory")
+	// ErrNoChild is wrapped when a program does not serve as its own engine child,
+	// because it does not call ChildMain first.
+	ErrNoChild = errors.New("this program does not serve as its own engine")
 )
 
 // Config says what to load and what it may use.
@@ -28,14 +36,17 @@ type Config struct {
 	From, To int      // blocks [From, To)
 	KVTokens int      // KV cells, shared by all sequences
 	MaxSeqs  int      // sequence slots
-	MaxBatch int      // rows a pass
+	MaxBatch int      // rows per pass
 	KVType   string   // "f16" (also if empty) or "f32"
 	Threads  int      // at most; 0: as many as there are cores
-	Nice     int      // of a child
-	Devices  []string // GPUs to use, by name or ID; none: all found
-	Memory   int64    // of a child on the CPU: bytes that it may have for itself; 0: no bound
-	Exact    bool     // no number depends on how many rows a pass has: see companion
+	Nice     int      // niceness of a child
+	Devices  []string // GPUs to use, by name or ID; empty: all that are found; NoDevice alone: none
+	Memory   int64    // bytes that a child on the CPU may have for itself; 0: no bound
+	Exact    bool     // results do not depend on how many rows a pass has, to the last bit; slower
 }
+
+// NoDevice in Config.Devices stands for: compute on the processor alone.
+const NoDevice = "none"
 
 // Device of this machine.
 type Device struct {
@@ -47,39 +58,41 @@ type Device struct {
 
 // Info about a loaded span.
 type Info struct {
-	Arch     string
-	Width    int // of a hidden state
-	Blocks   int // of the model
-	Vocab    int // 0 unless the span embeds or ends the model
-	From, To int
+	Arch     string // as GGUF names it
+	Width    int    // numbers per hidden state
+	Blocks   int    // of the model
+	Vocab    int    // 0 unless the span embeds or ends the model
+	From, To int    // blocks [From, To)
 	KVTokens int
 	MaxSeqs  int
 	MaxBatch int
-	Devices  []Device // those in use
-	Weights  uint64   // bytes
-	KV       uint64
-	Graph    uint64
-	Host     uint64        // of these three, in this machine's own memory
-	Fence    *fence.Report // of a child; nil: there is none
+	Devices  []Device      // those in use
+	Weights  uint64        // bytes of weights
+	KV       uint64        // bytes of the KV cache
+	Graph    uint64        // bytes of the largest pass's buffers
+	Host     uint64        // bytes of these three in this machine's own memory
+	Fence    *fence.Report // of a child; nil: it has none
 }
 
-// Row is a position of a sequence slot.
+// Row is one position of one sequence slot.
 type Row struct {
-	Seq int
+	Seq int // slot, in [0, MaxSeqs)
 	Pos int32
 }
 
 // Output asks for a token after a row of a batch.
 type Output struct {
-	Row      int
-	Params   sample.Params
-	History  []int32
-	Position uint64   // absolute, of the token to be drawn
-	Allowed  []uint64 // a bit for each token that may come, the lowest of a word first; nil: all
+	Row      int                // index into Batch.Rows
+	Sampling *protocol.Sampling // nil: greedy. StopIds, MaxTokens, Sampled and Format of it are not read; leave them out, since all of it goes to a child with each pass
+	Sampled  []int32            // the answer so far
+	Position uint64             // absolute position of the token to be drawn
+	Allowed  []uint64           // one bit per token that may come, the lowest bit of a word first; nil: all
 }
 
-// Batch is the input of a pass: Tokens if the span begins the model, else
-// Hidden, row-major [rows, width]. Outputs belong to a span that ends it.
+// Batch is the input of one pass: Tokens, one per row, if the span begins the
+// model, else Hidden, row-major [rows, width]. Rows of one sequence stand in the
+// order of their positions, which follow those computed before. Outputs belong to
+// a span that ends the model. The engine keeps nothing of a batch after Run.
 type Batch struct {
 	Rows    []Row
 	Tokens  []int32
@@ -88,29 +101,57 @@ type Batch struct {
 }
 
 // Result of a pass: Hidden, row-major [rows, width], unless the span ends the
-// model; then one token for each Output.
+// model; then one token per Output, in their order. It belongs to the caller.
 type Result struct {
 	Hidden  []float32
 	Tokens  []sample.Token
-	Compute time.Duration
+	Compute time.Duration // wall time of the pass inside the engine
 }
 
-// Engine computes a span.
+// Engine computes a span. Implementations are safe for concurrent use; they make
+// one pass at a time.
 type Engine interface {
 	Info() Info
+	// Run makes one pass. A ctx that has ended keeps it from beginning; a pass that
+	// has begun is not interrupted. Of a pass that fails with ErrBatch nothing
+	// stays: its rows may be tried again.
 	Run(ctx context.Context, b *Batch) (*Result, error)
-	// Remove forgets a sequence's positions >= from.
+	// Remove forgets a sequence's positions >= from; from 0 empties the slot. It
+	// fails with ErrBatch, and empties the slot, where the engine has given up what
+	// the earlier positions need.
 	Remove(seq int, from int32) error
-	// CopyPrefix makes dst share src's positions < n, a multiple of 32.
+	// CopyPrefix makes the slot dst, which is empty, share src's positions < n, a
+	// multiple of PrefixPage. It fails with ErrBatch, and leaves dst empty, where
+	// the engine has not got them any more.
 	CopyPrefix(src, dst int, n int32) error
+	// Close frees everything. Later calls fail with ErrLost.
 	Close() error
 }
 
-func (i *Info) first() bool { return i.From == 0 }
-func (i *Info) last() bool  { return i.To == i.Blocks }
+// PrefixPage is what the length of a copied prefix is a multiple of, in positions.
+const PrefixPage = 32
 
-// check holds a batch to what the graph relies on: it comes from peers.
-func (b *Batch) check(i *Info) error {
+// Loader loads a span. log may be nil. Errors wrap ErrUnsupported or ErrMemory
+// where these are the reason, and ctx's error if it ended first.
+type Loader func(ctx context.Context, cfg Config, log *slog.Logger) (Engine, error)
+
+// Backend is a library that computes, as an engine's process needs it.
+type Backend interface {
+	// Load loads a span in this process. It is a Loader.
+	Load(ctx context.Context, cfg Config, log *slog.Logger) (Engine, error)
+	// Fence lists what the process needs while it loads and computes.
+	Fence(cfg *Config) fence.Rules
+}
+
+// First reports whether the span begins the model: it takes tokens.
+func (i *Info) First() bool { return i.From == 0 }
+
+// Last reports whether the span ends the model: it draws tokens.
+func (i *Info) Last() bool { return i.To == i.Blocks }
+
+// Check holds a batch to what a back end relies on: it comes from peers. Errors
+// wrap ErrBatch. Sampling parameters are not looked at: none of them can do harm.
+func (b *Batch) Check(i *Info) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrBatch, fmt.Sprintf(format, args...))
 	}
@@ -123,7 +164,7 @@ func (b *Batch) check(i *Info) error {
 			return bad("position %d of sequence %d", r.Pos, r.Seq)
 		}
 	}
-	if i.first() {
+	if i.First() {
 		if len(b.Tokens) != n || len(b.Hidden) != 0 {
 			return bad("%d tokens for %d rows", len(b.Tokens), n)
 		}
@@ -140,15 +181,12 @@ func (b *Batch) check(i *Info) error {
 			return bad("an activation is not a finite number")
 		}
 	}
-	if len(b.Outputs) > 0 && !i.last() {
+	if len(b.Outputs) > 0 && !i.Last() {
 		return bad("a token was asked for before the model's end")
 	}
 	for _, o := range b.Outputs {
 		if o.Row < 0 || o.Row >= n {
 			return bad("a token after row %d of %d", o.Row, n)
-		}
-		if err := o.Params.Validate(); err != nil {
-			return bad("%s", err)
 		}
 	}
 	return nil

@@ -10,13 +10,19 @@ import (
 	"time"
 	"unsafe"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/remedy"
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // Messages between a parent and its child, which are the same program: a
-// length (uint32), a kind (one byte), and a body in the machine's byte order.
+// length (uint32), a kind (one byte), and a body in the machine's byte order. The
+// child says hello, then answers each request: with opOK, or with an error.
 const (
-	opLoad = iota + 1
+	opHello = iota + 1
+	opLoad
 	opRun
 	opRemove
 	opCopy
@@ -24,10 +30,14 @@ const (
 	opBatch
 	opUnsupported
 	opMemory
+	opLost
 	opFailed
 )
 
 const maxMessage = 256 << 20
+
+// hello is the body of a child's first message.
+const hello = "shoal-engine"
 
 var errMessage = errors.New("malformed message")
 
@@ -61,6 +71,10 @@ func appendInts(b []byte, xs ...int64) []byte {
 		b = binary.AppendVarint(b, x)
 	}
 	return b
+}
+
+func appendBytes[T ~string | []byte](b []byte, x T) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(x))), x...)
 }
 
 // appendNumbers appends numbers as they lie in memory.
@@ -99,6 +113,14 @@ func (r *reader) count(size int) int {
 	return int(v)
 }
 
+// bytes is a part of the message itself.
+func (r *reader) bytes() []byte {
+	n := r.count(1)
+	b := r.b[:n]
+	r.b = r.b[n:]
+	return b
+}
+
 func takeNumbers[T int32 | float32 | uint64](r *reader) []T {
 	size := int(unsafe.Sizeof(T(0)))
 	n := r.count(size)
@@ -134,19 +156,28 @@ func (b *Batch) append(out []byte) []byte {
 	out = appendNumbers(out, b.Hidden)
 	out = binary.AppendUvarint(out, uint64(len(b.Outputs)))
 	for _, o := range b.Outputs {
-		p := o.Params
-		flag := int64(0)
-		if p.Logprobs {
-			flag = 1
-		}
-		out = appendInts(out, int64(o.Row), int64(o.Position), int64(p.TopK), int64(p.Seed), int64(p.TopLogprobs), int64(p.Prompt), flag)
-		for _, f := range []float32{p.Temperature, p.TopP, p.MinP, p.RepeatPenalty, p.PresencePenalty, p.FrequencyPenalty} {
-			out = appendFloat(out, f)
-		}
-		out = appendNumbers(out, o.History)
+		out = appendInts(out, int64(o.Row), int64(o.Position))
+		out = appendSampling(out, o.Sampling)
+		out = appendNumbers(out, o.Sampled)
 		out = appendNumbers(out, o.Allowed)
 	}
 	return out
+}
+
+// appendSampling encodes all parameters there are, so that a new one needs nothing
+// here. It does not fail: the only text in a Sampling is in its Format, and that
+// was decoded from the wire.
+func appendSampling(out []byte, p *protocol.Sampling) []byte {
+	raw, _ := proto.Marshal(p)
+	return appendBytes(out, raw)
+}
+
+func (r *reader) sampling() *protocol.Sampling {
+	p := &protocol.Sampling{}
+	if err := proto.Unmarshal(r.bytes(), p); err != nil {
+		r.err = errMessage
+	}
+	return p
 }
 
 func parseBatch(body []byte) (*Batch, error) {
@@ -157,22 +188,72 @@ func parseBatch(body []byte) (*Batch, error) {
 	}
 	b.Tokens = takeNumbers[int32](r)
 	b.Hidden = takeNumbers[float32](r)
-	b.Outputs = make([]Output, r.count(32))
+	b.Outputs = make([]Output, r.count(5))
 	for i := range b.Outputs {
-		o := &b.Outputs[i]
-		o.Row, o.Position = int(r.int()), uint64(r.int())
-		p := &o.Params
-		p.TopK, p.Seed, p.TopLogprobs, p.Prompt, p.Logprobs = int(r.int()), uint64(r.int()), int(r.int()), int(r.int()), r.int() == 1
-		for _, f := range []*float32{&p.Temperature, &p.TopP, &p.MinP, &p.RepeatPenalty, &p.PresencePenalty, &p.FrequencyPenalty} {
-			*f = r.float()
+		b.Outputs[i] = Output{
+			Row: int(r.int()), Position: uint64(r.int()), Sampling: r.sampling(),
+			Sampled: takeNumbers[int32](r), Allowed: takeNumbers[uint64](r),
 		}
-		o.History = takeNumbers[int32](r)
-		o.Allowed = takeNumbers[uint64](r)
 	}
 	if r.err == nil && len(r.b) > 0 {
 		r.err = errMessage
 	}
 	return b, r.err
+}
+
+// appendError is the body of an error's message.
+func appendError(out []byte, err error) []byte {
+	r := remedy.Of(err)
+	if r == nil {
+		r = &remedy.Error{}
+	}
+	out = appendBytes(out, r.Kind)
+	out = binary.AppendUvarint(out, uint64(len(r.Args)))
+	for _, a := range r.Args {
+		out = appendBytes(out, a)
+	}
+	return appendBytes(out, err.Error())
+}
+
+// parseError makes the error of a message; malformed if it is none.
+func parseError(kind byte, body []byte) (refused, malformed error) {
+	r := &reader{b: body}
+	mend := remedy.Kind(r.bytes())
+	args := make([]string, r.count(1))
+	for i := range args {
+		args[i] = string(r.bytes())
+	}
+	text := string(r.bytes())
+	sentinel, known := sentinels[kind]
+	if r.err != nil || len(r.b) > 0 || !known {
+		return nil, errMessage
+	}
+	refused = &farError{text, sentinel}
+	if mend != "" {
+		refused = remedy.For(refused, mend, args...)
+	}
+	return refused, nil
+}
+
+// sentinels are what errors wrap that cross from a child; nil: none of them.
+var sentinels = map[byte]error{opBatch: ErrBatch, opUnsupported: ErrUnsupported, opMemory: ErrMemory, opLost: ErrLost, opFailed: nil}
+
+// farError is an error of a child.
+type farError struct {
+	text string
+	is   error // may be nil
+}
+
+func (e *farError) Error() string { return e.text }
+func (e *farError) Unwrap() error { return e.is }
+
+func kindOf(err error) byte {
+	for kind, sentinel := range sentinels {
+		if sentinel != nil && errors.Is(err, sentinel) {
+			return kind
+		}
+	}
+	return opFailed
 }
 
 func (res *Result) append(out []byte) []byte {

@@ -10,28 +10,52 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/shoalnet/shoal/node/fence"
 )
 
-// ChildMain is the life of an engine's process: it serves the socket that
-// Start has left as file descriptor 3, and ends when its parent does. The
-// result is the exit code.
-func ChildMain() int {
+// called notes that this program can be its own engine.
+var called atomic.Bool
+
+// ChildMain is what the main function of a program with a node calls before
+// anything else: engines run in processes of their own, which are the same program
+// started again. In such a process ChildMain serves, computes with b, and does not
+// return; in any other it returns at once.
+func ChildMain(b Backend) {
+	if fence.Role() == role {
+		os.Exit(serve(b))
+	}
+	called.Store(true)
+}
+
+// CanStart returns an error that wraps ErrNoChild where this program would not
+// serve as its own engine, because it has not called ChildMain.
+func CanStart() error {
+	if called.Load() {
+		return nil
+	}
+	return noChild(ErrNoChild)
+}
+
+// serve is the life of an engine's process: it serves the socket that Start has
+// left as file descriptor 3, and ends when its parent does. It returns the exit
+// code.
+func serve(b Backend) int {
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) // the parent decides
 	_ = os.WriteFile("/proc/self/comm", []byte("shoal-engine"), 0) // Linux's name for it would be that of the link it was started by
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	conn := os.NewFile(3, "engine")
-	if conn == nil {
-		fmt.Fprintln(os.Stderr, "this command is started by a shoal node, not by people")
+	out := append(beginMessage(nil, opHello), hello...)
+	if err := send(conn, out); err != nil {
+		fmt.Fprintln(os.Stderr, "this process was not started by a node:", err)
 		return 2
 	}
 	go outlive(os.Getppid())
 	r := bufio.NewReaderSize(conn, 256<<10)
-	var e *Local
-	var out []byte
+	s := &served{backend: b}
 	for {
 		kind, body, err := readMessage(r)
 		if err != nil {
@@ -40,19 +64,25 @@ func ChildMain() int {
 			}
 			return 0
 		}
-		reply, err := answer(&e, message{kind, body})
+		reply, err := s.answer(kind, body)
 		kind = opOK
 		if err != nil {
-			kind, reply = kindOf(err), func(b []byte) []byte { return append(b, err.Error()...) }
+			kind, reply = kindOf(err), func(b []byte) []byte { return appendError(b, err) }
 		}
 		out = reply(beginMessage(out[:0], kind))
-		if err := endMessage(out); err != nil {
-			return 1
-		}
-		if _, err := conn.Write(out); err != nil {
+		if err := send(conn, out); err != nil {
 			return 0
 		}
 	}
+}
+
+// send completes a message and writes it.
+func send(w io.Writer, message []byte) error {
+	if err := endMessage(message); err != nil {
+		return err
+	}
+	_, err := w.Write(message)
+	return err
 }
 
 // outlive ends this process when its parent has ended, in the middle of a pass,
@@ -64,61 +94,55 @@ func outlive(parent int) {
 	os.Exit(0)
 }
 
-type message struct {
-	kind byte
-	body []byte
+// served is what a child has loaded.
+type served struct {
+	backend Backend
+	engine  Engine // nil: nothing yet
 }
 
 func nothing(b []byte) []byte { return b }
 
-func answer(e **Local, m message) (reply func([]byte) []byte, err error) {
-	if m.kind == opLoad {
-		var cfg Config
-		if err := json.Unmarshal(m.body, &cfg); err != nil {
-			return nil, err
-		}
-		_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, cfg.Nice)
-		behind := fence.Up(fenceRules(&cfg))
-		if *e, err = Load(context.Background(), cfg, slog.Default()); err != nil {
-			return nil, err
-		}
-		behind.Settle()
-		loaded := (*e).Info()
-		loaded.Fence = behind
-		info, err := json.Marshal(loaded)
-		return func(b []byte) []byte { return append(b, info...) }, err
+// answer does what a request asks for. The reply appends a body.
+func (s *served) answer(kind byte, body []byte) (reply func([]byte) []byte, err error) {
+	if kind == opLoad {
+		return s.load(body)
 	}
-	if *e == nil {
+	if s.engine == nil {
 		return nil, errors.New("nothing is loaded")
 	}
-	r := &reader{b: m.body}
-	switch m.kind {
+	r := &reader{b: body}
+	switch kind {
 	case opRun:
-		b, err := parseBatch(m.body)
+		b, err := parseBatch(body)
 		if err != nil {
 			return nil, err
 		}
-		res, err := (*e).Run(context.Background(), b)
+		res, err := s.engine.Run(context.Background(), b)
 		if err != nil {
 			return nil, err
 		}
 		return res.append, nil
 	case opRemove:
-		return nothing, (*e).Remove(int(r.int()), int32(r.int()))
+		return nothing, s.engine.Remove(int(r.int()), int32(r.int()))
 	case opCopy:
-		return nothing, (*e).CopyPrefix(int(r.int()), int(r.int()), int32(r.int()))
+		return nothing, s.engine.CopyPrefix(int(r.int()), int(r.int()), int32(r.int()))
 	}
 	return nil, errMessage
 }
 
-func kindOf(err error) byte {
-	switch {
-	case errors.Is(err, ErrBatch):
-		return opBatch
-	case errors.Is(err, ErrUnsupported):
-		return opUnsupported
-	case errors.Is(err, ErrMemory):
-		return opMemory
+func (s *served) load(body []byte) (reply func([]byte) []byte, err error) {
+	var cfg Config
+	if err := json.Unmarshal(body, &cfg); err != nil {
+		return nil, err
 	}
-	return opFailed
+	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, cfg.Nice)
+	behind := fence.Up(s.backend.Fence(&cfg))
+	if s.engine, err = s.backend.Load(context.Background(), cfg, slog.Default()); err != nil {
+		return nil, err
+	}
+	behind.Settle()
+	loaded := s.engine.Info()
+	loaded.Fence = behind
+	info, err := json.Marshal(loaded)
+	return func(b []byte) []byte { return append(b, info...) }, err
 }

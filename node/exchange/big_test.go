@@ -51,7 +51,7 @@ func giveBig(t testing.TB) {
 	n := newNode(t, newHost(t, os.Getenv("SHOAL_LISTEN")), os.Getenv("SHOAL_DIR"), &roster{})
 	f := figures{Addr: fmt.Sprintf("%s/p2p/%s", n.h.Addrs()[0], n.h.ID()), Idle: settle(t)}
 	tell(t, f)
-	io.Copy(io.Discard, os.Stdin)
+	_, _ = io.Copy(io.Discard, os.Stdin)
 	f.Peak = status(t, "VmHWM")
 	tell(t, f)
 }
@@ -124,7 +124,7 @@ func startSide(t *testing.T, role string, env ...string) *side {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.in.Close(); s.cmd.Wait() })
+	t.Cleanup(func() { s.in.Close(); _ = s.cmd.Wait() })
 	return s
 }
 

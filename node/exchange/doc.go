@@ -1,52 +1,49 @@
-// Package exchange gets what a node lacks of a model from all who have it at
-// once, and gives of what it holds.
+// Package exchange fetches what a node is missing of a model from all sources at
+// once, and serves what the node has.
 //
-// Sources are three, behind one small interface (source):
+// There are three kinds of source, behind one small interface (source):
 //
-//   - mates: peers that give leaves in bulk and tell what they have, over
+//   - swarm peers, which send leaves in bulk and report which they have, over
 //     /shoal/leaves/1 (protocol/README.md), over TCP with TLS where there can be
-//     a direct connection (line), never over a relay;
+//     a direct connection (bulkDialer), never over a relay;
 //   - origins: the model's files on servers, read by ranges, or on this machine;
-//   - bitswap (boxo), under the prefix /shoal: all other peers, as one source.
+//   - bitswap, as one source that stands for all other peers (package bitswap).
 //     Manifests, and the nodes that list a shard's leaves, come by it alone.
 //
 // 1 GiB between two processes on loopback, two cores: 420 MiB/s in bulk over
-// TCP, 228 over QUIC, and 23 by bitswap as it comes into flatfs (`shoal bench
+// TCP, 228 over QUIC, and 23 by plain bitswap into flatfs (`shoal bench
 // fetch`, SHOAL_BIG=1). That is why there is a protocol besides bitswap.
 //
-// A fetch asks the store what it lacks and is done when that is nothing, so it
-// resumes by itself: first the manifest, then the nodes, then the leaves. The
-// desk hands these out; how is said there. A swarm finds itself: who asks for a
-// model's leaves is told of the others that do. Every leaf is checked against
-// its CID before it reaches the store, whoever sent it. A source that sends
-// another is dropped, named to whoever waits for the fetch, and not asked again
-// for an hour, over restarts (ledger). At most window leaves are in memory on
+// A fetch asks the store what is missing and is done when that is nothing, so an
+// interrupted fetch resumes by itself: first the manifest, then the nodes, then
+// the leaves, which the scheduler assigns to sources. Peers learn of each other
+// from the holders: a peer that asks for a model's leaves is told which others
+// do. Every leaf is checked against its CID before it reaches the store. A source
+// that sends something else is dropped, named in the progress, and not asked again
+// for an hour, over restarts (ledger). At most windowMost leaves are in memory on
 // their way in.
 //
-// What bulk takes is bounded by the operator's rates in both directions, and by
-// a fifth of what it reached before while sessions run here (pacer); each end
-// sees to that for itself. If peers want at the same time, those who gave most,
-// less what they were given, have their turn first, and every fourth turn is
-// whoever's has waited longest (turns). The ledger's file is bounded,
-// and who gave something is the last that it forgets.
+// Each leaf that the swarm does not have comes from an origin, or from a holder
+// that does not fetch, by one member of the swarm. How that one is found, and
+// when another takes its place, is said in ownership.go. The bound on duplicates
+// holds at any speed at which a stream brings a chunk of 128 KiB within
+// stallTime; below that, requests fail.
 //
-// Which peers to ask is not bitswap's to find out: shoal announces models, never
-// leaves, so the holders of the model are looked up, connected to, and looked
-// up again while the fetch lasts. Bitswap as it comes trusts peers and links
-// more than strangers on home lines deserve. What is added here, each with a
-// test that fails without it:
+// Bulk keeps to the operator's rates in both directions, and to a fifth of the
+// rate it reached before while sessions run here (rateLimiter). If several peers
+// ask at once, uploadSlots decides whose leaf is sent next. The ledger's file is
+// bounded; the accounts of peers that gave something are the last to be dropped.
 //
-//   - judge: a peer that says that it has blocks, and does not send them, is not
-//     asked for a while if others have them. Bitswap would ask on.
-//   - ways: a peer that asks and does not read is not served before others.
-//     Bitswap would serve nobody else until its sending timed out.
-//   - door: of one peer only some streams are read at once, which bounds the
-//     memory that it can take; a message that does not move fails soon.
-//   - rounds (see fetch): when nothing comes any more, all is asked for anew;
-//     bitswap waits most of a minute after a loss.
-//   - sessions: several at once, and new ones when a holder joins, since each
-//     comes to prefer the holder it began with.
+// Bitswap does not find holders: shoal announces models, never leaves. So a fetch
+// looks up the holders of the model, connects to them, and looks again while it
+// lasts. When nothing comes any more, it asks again in new bitswap sessions
+// (fetch.round); bitswap by itself waits most of a minute after a loss.
 //
-// No boxo type stands in this package's API: its maintainers have announced
-// the end of their work on it.
+// inboundLimiter bounds how many streams of a peer are read at once, and with
+// them the memory that a peer can take; a message that does not move fails soon.
+// It lies here rather than in package bitswap because bulk goes through it too.
+//
+// Reading order: exchange.go (the API), fetch.go, holders.go (finding peers),
+// scheduler.go, ownership.go, source.go with swarmpeer.go and origin.go, and for
+// the other direction upload.go and uploadslots.go.
 package exchange

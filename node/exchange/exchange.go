@@ -12,44 +12,34 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ipfs/boxo/bitswap"
-	"github.com/ipfs/boxo/bitswap/client"
-	"github.com/ipfs/boxo/bitswap/network/bsnet"
-	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
-	ipld "github.com/ipfs/go-ipld-format"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
-	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/shoalnet/shoal/node/exchange/bitswap"
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// ErrNotFound says that nobody reachable gave the block asked for.
+// ErrNotFound means that no reachable peer or origin sent what was asked for.
 var ErrNotFound = errors.New("no reachable peer has it")
 
 // ErrClosed ends a fetch whose Exchange is closed.
 var ErrClosed = errors.New("the exchange is closed")
 
-// Blocks is what this node can give. Get's error for a block that is not held
-// must satisfy the store's own notion; any error means "not here".
-type Blocks interface {
-	Get(ctx context.Context, c cid.Cid) ([]byte, error)
-	Has(ctx context.Context, c cid.Cid) (bool, error)
-	Size(ctx context.Context, c cid.Cid) (int, error)
-}
+// Blocks is what this node can give; any error means that the block is not here.
+type Blocks = bitswap.Blocks
 
-// Finder finds the peers that hold shards of a model.
+// Finder finds the peers that hold shards of a model. It is safe for concurrent use.
 type Finder interface {
 	Holders(ctx context.Context, model cid.Cid) ([]peer.AddrInfo, error)
 }
 
-// Want is what a fetch is to bring. Next lists blocks that are lacking now, at
-// most some thousand; none means that the fetch is complete. Put keeps a
-// block, which has been verified against its CID; data is the caller's again
-// when it returns.
+// Want is what a fetch is to bring. Next lists blocks that are missing now, some
+// thousand at most; none means that the fetch is complete. Put stores a block,
+// which has been verified against its CID; it must not keep data. Put is called by
+// several goroutines at once. An error of either ends the fetch.
 type Want interface {
 	Next(ctx context.Context) ([]Need, error)
 	Put(ctx context.Context, c cid.Cid, data []byte) error
@@ -58,10 +48,10 @@ type Want interface {
 // Origin is where one of a model's files can be had outside of the network.
 type Origin struct {
 	Where string // an http or https URL, or a path
-	File  int    // of the model's files
-	Size  int64  // bytes that the file has
+	File  int    // index of the file in the model
+	Size  int64  // of the file, bytes
 
-	// How a URL is reached, and what is asked of its redirects; nil: as Go does.
+	// How a URL is reached, and http.Client.CheckRedirect; nil: Go's defaults.
 	Transport *http.Transport
 	Redirect  func(req *http.Request, via []*http.Request) error
 }
@@ -69,100 +59,83 @@ type Origin struct {
 // Options of an exchange. The zero value speaks bitswap alone and knows no
 // limits.
 type Options struct {
-	// Leaves gives a model whose manifest is here, or nil. It is what bulk
-	// needs.
+	// Leaves returns the leaves of a model whose manifest is here, or nil. If it
+	// is not set, there is no bulk.
 	Leaves func(model cid.Cid) Leaves
-	// Up and Down are bytes a second of blocks, to and from all sources;
-	// 0: no limit.
+	// Up and Down are bytes per second of blocks, to and from all sources
+	// together; 0: no limit.
 	Up, Down float64
-	// Busy says that sessions run here; bulk then stands back. It may be nil.
+	// Busy reports whether sessions run here; bulk is then slower. It may be nil.
 	Busy func() bool
-	// Ledger is the file that keeps what passed between this node and its
-	// peers; "": it is forgotten at the end.
+	// Ledger is the file for what passed between this node and its peers; "": it
+	// is forgotten at Close.
 	Ledger string
-	// Worked is told of each leaf that a peer gave. It may be nil.
+	// Worked is called for each leaf that a peer sent in bulk. It may be nil.
 	Worked func(peer.ID)
-	// Believable leaves of the addresses that a peer tells of another those that
-	// may be dialled on its word. nil: all.
+	// Believable returns those of the addresses that a peer names for another which
+	// may be dialled. nil: all.
 	Believable func(teller peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr
-	// Dialling is how the swarm dials that bulk has of its own.
+	// Dialling are options of the swarm that dials TCP for bulk.
 	Dialling []swarm.Option
 	// Authorize is called with each request to an origin. It may be nil.
 	Authorize func(*http.Request)
 	Log       *slog.Logger // nil: silent
 }
 
-// Exchange gives blocks to peers and gets them from peers.
+// Exchange sends blocks to peers, and fetches them from peers and origins. It is
+// safe for concurrent use.
 type Exchange struct {
 	host     host.Host
 	find     Finder
 	opt      Options
 	ctx      context.Context // ends with Close
 	stop     context.CancelFunc
-	door     *door
-	bs       *bitswap.Bitswap
-	law      *judge
+	inbound  *inboundLimiter
+	bitswap  *bitswap.Service
 	log      *slog.Logger
-	line     *line
-	turns    *turns
+	dialer   *bulkDialer
+	slots    *uploadSlots
 	ledger   *ledger
-	up, down *pacer
+	up, down *rateLimiter
 	watchers watchers
-	room     sync.Pool // *[]byte for leaves on their way out
+	buffers  sync.Pool // *[]byte for leaves on their way out
 
-	given, taken atomic.Uint64 // bytes of leaves in bulk, to and from peers
+	given, taken atomic.Uint64 // bytes of leaves sent and received in bulk
 	origins      atomic.Uint64 // bytes of leaves from origins
 
 	mu      sync.Mutex
 	closed  bool
-	fetches map[*fetch]context.CancelCauseFunc // under way
-	done    sync.WaitGroup                     // for them
+	fetches map[*fetch]context.CancelCauseFunc // that run
+	done    sync.WaitGroup                     // of these
 }
 
-// New starts to give blocks over a host, and is ready to get some.
+// New starts to serve blocks over a host. Close must be called before the host is
+// closed.
 func New(h host.Host, have Blocks, find Finder, opt Options) *Exchange {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	x := &Exchange{
-		host: h, find: find, opt: opt, log: opt.Log, fetches: map[*fetch]context.CancelCauseFunc{}, line: newLine(h, opt.Dialling),
-		ledger: openLedger(opt.Ledger, opt.Log), up: newPacer(opt.Up, opt.Busy), down: newPacer(opt.Down, opt.Busy),
+		host: h, find: find, opt: opt, log: opt.Log, fetches: map[*fetch]context.CancelCauseFunc{}, dialer: newBulkDialer(h, opt.Dialling),
+		ledger: openLedger(opt.Ledger, opt.Log), up: newRateLimiter(opt.Up, opt.Busy), down: newRateLimiter(opt.Down, opt.Busy),
 		watchers: watchers{all: map[cid.Cid]map[*watcher]struct{}{}},
 	}
 	x.ctx, x.stop = context.WithCancel(context.Background())
-	x.turns = &turns{balance: x.ledger.balance}
-	x.door = newDoor(x.ctx, h, x.up, x.down)
-	answers := client.DefaultDontHaveTimeoutConfig()
-	answers.DontHaveTimeout, answers.MinTimeout, answers.MaxTimeout = answerTime, answerTime, giveUp/2
-	x.law = newJudge(bsnet.NewFromIpfsHost(x.door, bsnet.Prefix(protocol.DHTPrefix),
-		bsnet.SupportedProtocols([]libprotocol.ID{bsnet.ProtocolBitswap})), x.ledger, x.blame) // no older versions
-	ways := newWays(x.law, x.ledger)
-	x.bs = bitswap.New(context.Background(), ways, finder{x}, shelf{have},
-		bitswap.MaxOutstandingBytesPerPeer(perPeer),
-		bitswap.TaskWorkerCount(sendAtOnce),
-		bitswap.EngineTaskWorkerCount(sendAtOnce),
-		bitswap.WithTaskComparator(ways.before),
-		// Several leaves share a link, so each takes long to come. Bitswap
-		// would soon ask others for what is already on its way.
-		bitswap.WithClientOption(client.WithDontHaveTimeoutConfig(answers)),
-		// A running session asks for holders that often; they are at hand.
-		bitswap.RebroadcastDelay(lookAgain),
-		bitswap.WithClientOption(client.WithDefaultProviderQueryManager(false)),
-		bitswap.WithoutDuplicatedBlockStats(),
-	)
-	ways.server.Store(x.bs.Server)
-	x.law.bs.Store(x.bs)
-	x.door.SetStreamHandler(protocol.LeavesID, x.serveLeaves)
+	x.slots = &uploadSlots{balance: x.ledger.balance}
+	x.inbound = newInboundLimiter(x.ctx, h, x.up, x.down)
+	x.bitswap = bitswap.New(x.inbound, bitswap.Options{Blocks: have, Ledger: x.ledger, Holders: x.holders, Blame: x.blame})
+	x.inbound.SetStreamHandler(protocol.LeavesID, x.serveLeaves)
 	return x
 }
 
-// blame drops a peer that sent by bitswap what it was not asked for.
-func (x *Exchange) blame(p peer.ID, why string) {
-	if x.ctx.Err() != nil || x.ledger.bad(p.String()) {
+// blame drops a peer that sent blocks by bitswap that it was not asked for.
+func (x *Exchange) blame(p peer.ID) {
+	why := errBad.Error()
+	if x.ctx.Err() != nil || x.ledger.Bad(p.String()) {
 		return
 	}
 	x.ledger.blame(p.String())
-	x.bs.Client.PeerDisconnected(p)
+	x.bitswap.Drop(p)
 	x.log.Warn("a peer is dropped for "+badTime.String(), "source", p, "why", why)
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -173,14 +146,14 @@ func (x *Exchange) blame(p peer.ID, why string) {
 	}
 }
 
-// Total is what passed between this node and all that the ledger has, over
-// restarts; Bad and Seen say nothing.
+// Total adds up what passed between this node and all sources in the ledger, over
+// restarts. Bad and Seen are not set.
 func (x *Exchange) Total() Account { return x.ledger.total() }
 
-// Account is what passed between this node and a peer, since it knows it.
+// Account returns what passed between this node and a peer, over restarts.
 func (x *Exchange) Account(p peer.ID) Account { return x.ledger.get(p.String()) }
 
-// Close stops giving and getting; fetches end with ErrClosed.
+// Close ends fetches with ErrClosed, waits for them, and stops serving.
 func (x *Exchange) Close() error {
 	x.mu.Lock()
 	x.closed = true
@@ -190,50 +163,47 @@ func (x *Exchange) Close() error {
 	x.mu.Unlock()
 	x.done.Wait()
 	x.stop()
-	x.door.close()
-	x.line.close()
+	x.inbound.close()
+	x.dialer.close()
 	x.ledger.save()
-	return x.bs.Close()
+	return x.bitswap.Close()
 }
 
-// Stats are bytes of blocks since the start, those that came twice or unasked
-// included.
+// Stats are bytes of blocks since New, including those that came twice or unasked.
 type Stats struct {
 	Given   uint64 // to peers
 	Taken   uint64 // from peers
 	Origins uint64 // from origins
 }
 
-// Stats tells what has passed.
+// Stats returns what has passed so far.
 func (x *Exchange) Stats() Stats {
 	out := Stats{Given: x.given.Load(), Taken: x.taken.Load(), Origins: x.origins.Load()}
-	if st, err := x.bs.Stat(); err == nil {
-		out.Given += st.DataSent
-		out.Taken += st.DataReceived
-	}
+	sent, received := x.bitswap.Stats()
+	out.Given += sent
+	out.Taken += received
 	return out
 }
 
 // Progress of a fetch.
 type Progress struct {
-	Blocks  int64 // got so far
-	Bytes   int64
-	Holders int // peers that are connected and said to hold some of it
-	// Sources that gave leaves in the last seconds, bitswap's peers not
-	// counted, and the rate in bytes a second.
-	Peers, Origins int
-	Rate           float64
+	Blocks         int64    // stored so far
+	Bytes          int64    // of these
+	Holders        int      // connected peers that are said to hold some of it
+	Peers, Origins int      // sources that sent leaves in the last seconds, without bitswap's peers
+	Rate           float64  // bytes per second, smoothed
 	Trouble        []string // sources that were dropped, and why
 }
 
-// Manifest gets a model's manifest, verified against its CID.
+// Manifest fetches a model's manifest, verified against its CID. It fails as Fetch
+// does.
 func (x *Exchange) Manifest(ctx context.Context, model cid.Cid) ([]byte, error) {
 	w := &one{c: model}
 	err := x.Fetch(ctx, model, w, nil)
 	return w.data, err
 }
 
-// one wants a single block.
+// one is a Want of a single block.
 type one struct {
 	c    cid.Cid
 	data []byte
@@ -251,38 +221,38 @@ func (w *one) Put(_ context.Context, _ cid.Cid, data []byte) error {
 	return nil
 }
 
-// Fetch gets all that want lacks from the holders of a model, and from its
-// origins what they do not give fast enough. It ends with ErrNotFound when
-// nothing came for a minute. progress may be nil; it is called after each
-// block, by one goroutine at a time.
+// Fetch brings all that want lists from the holders of a model, and from its
+// origins what they do not send fast enough. It fails with ErrNotFound when nothing
+// came for a minute, with ErrClosed, with ctx's cause, or with want's error.
+// progress may be nil; it is called after each block, by one goroutine at a time.
 func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress func(Progress), origins ...Origin) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	now := time.Now()
 	f := &fetch{
-		x: x, model: model, want: want, progress: progress, seed: maphash.MakeSeed(), pace: newPace(), last: now, rated: now,
-		fail: cancel, room: make(chan []byte, window), heard: make(chan peer.AddrInfo, maxHolders), bulk: map[peer.ID]bulkState{},
+		x: x, model: model, want: want, progress: progress, seed: maphash.MakeSeed(), window: newWindow(), lastCame: now, rated: now,
+		fail: cancel, buffers: make(chan []byte, windowMost), heard: make(chan peer.AddrInfo, maxHolders), bulk: map[peer.ID]holderState{},
 	}
-	for range window {
-		f.room <- nil
+	for range windowMost {
+		f.buffers <- nil
 	}
 	if have := x.leaves(model); have != nil {
 		f.total = have.LeafCount()
 	}
-	f.desk = newDesk(f)
-	f.bitswap = &seat{src: plainPeers{}, ready: f.plain}
-	f.desk.sit(f.bitswap)
+	f.scheduler = newScheduler(f)
+	f.viaBitswap = &sourceState{src: bitswapSource{}, ready: f.bitswapOnly}
+	f.scheduler.addSource(f.viaBitswap)
 	if err := x.begin(f, cancel); err != nil {
 		return err
 	}
 	defer x.end(f)
 	var seats []func()
 	for _, o := range origins {
-		if src := newOrigin(f, o); !x.ledger.bad(src.name()) {
-			seats = append(seats, f.seat(ctx, src, func() {}), src.cl.CloseIdleConnections)
+		if src := newOrigin(f, o); !x.ledger.Bad(src.name()) {
+			seats = append(seats, f.startSource(ctx, src, func() {}), src.cl.CloseIdleConnections)
 		}
 	}
-	f.crew.Go(func() { f.keepLooking(ctx) })
+	f.workers.Go(func() { f.keepLooking(ctx) })
 	err := f.run(ctx)
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		err = cause
@@ -291,7 +261,7 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	for _, leave := range seats {
 		leave()
 	}
-	f.crew.Wait()
+	f.workers.Wait()
 	return err
 }
 
@@ -303,7 +273,7 @@ func (x *Exchange) begin(f *fetch, cancel context.CancelCauseFunc) error {
 	}
 	x.fetches[f] = cancel
 	x.done.Add(1)
-	x.watchers.turned(f.model)
+	x.watchers.fetchChanged(f.model)
 	return nil
 }
 
@@ -312,25 +282,25 @@ func (x *Exchange) end(f *fetch) {
 	delete(x.fetches, f)
 	idle := len(x.fetches) == 0
 	x.mu.Unlock()
-	x.watchers.turned(f.model)
+	x.watchers.fetchChanged(f.model)
 	if idle {
-		x.line.rest()
+		x.dialer.hangUp()
 	}
 	x.done.Done()
 }
 
-// hear passes on to the fetches of a model where a holder is.
-func (x *Exchange) hear(model cid.Cid, p peer.AddrInfo) {
+// addHearsay tells the fetches of a model about a possible holder.
+func (x *Exchange) addHearsay(model cid.Cid, p peer.AddrInfo) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for f := range x.fetches {
 		if f.model == model {
-			f.hear(p)
+			f.addHearsay(p)
 		}
 	}
 }
 
-// wanted are the leaves of a model that are being fetched, a bit each.
+// wanted returns a bit per leaf of a model that is being fetched.
 func (x *Exchange) wanted(model cid.Cid, total int) []byte {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -340,14 +310,14 @@ func (x *Exchange) wanted(model cid.Cid, total int) []byte {
 			if bits == nil {
 				bits = make([]byte, (total+7)/8)
 			}
-			f.desk.wanted(bits)
+			f.scheduler.openBits(bits)
 		}
 	}
 	return bits
 }
 
-// holders are the connected peers that are said to hold some of the models
-// being fetched.
+// holders lists the connected peers that are said to hold some of the models that
+// are being fetched.
 func (x *Exchange) holders() []peer.AddrInfo {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -360,51 +330,4 @@ func (x *Exchange) holders() []peer.AddrInfo {
 		}
 	}
 	return all
-}
-
-// finder answers bitswap's search for providers with the holders of the
-// models being fetched, whatever block it asks for.
-type finder struct{ x *Exchange }
-
-func (f finder) FindProvidersAsync(context.Context, cid.Cid, int) <-chan peer.AddrInfo {
-	all := f.x.holders()
-	out := make(chan peer.AddrInfo, len(all))
-	for _, p := range all {
-		out <- p
-	}
-	close(out)
-	return out
-}
-
-// shelf shows this node's blocks to bitswap as a blockstore. Bitswap never
-// writes to it: what a fetch brings goes through Want.Put.
-type shelf struct{ have Blocks }
-
-var errReadOnly = errors.New("exchange: bitswap does not write")
-
-func (s shelf) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
-	data, err := s.have.Get(ctx, c)
-	if err != nil { // bitswap knows one way of not having a block
-		return nil, ipld.ErrNotFound{Cid: c}
-	}
-	return blocks.NewBlockWithCid(data, c)
-}
-
-func (s shelf) GetSize(ctx context.Context, c cid.Cid) (int, error) {
-	n, err := s.have.Size(ctx, c)
-	if err != nil {
-		return 0, ipld.ErrNotFound{Cid: c}
-	}
-	return n, nil
-}
-
-func (s shelf) Has(ctx context.Context, c cid.Cid) (bool, error) { return s.have.Has(ctx, c) }
-func (s shelf) DeleteBlock(context.Context, cid.Cid) error       { return errReadOnly }
-func (s shelf) Put(context.Context, blocks.Block) error          { return errReadOnly }
-func (s shelf) PutMany(context.Context, []blocks.Block) error    { return errReadOnly }
-
-func (s shelf) AllKeysChan(context.Context) (<-chan cid.Cid, error) {
-	none := make(chan cid.Cid)
-	close(none)
-	return none, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/exchange/bitswap"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -71,6 +72,7 @@ func TestSpan(t *testing.T) {
 
 // Holders of different parts are all used, and what is told of progress holds.
 func TestHolders(t *testing.T) {
+	takesSeconds(t)
 	path := writeModel(t, 12, 2_500_000)
 	for _, n := range []int{2, 3} {
 		r := &roster{}
@@ -102,8 +104,9 @@ func TestHolders(t *testing.T) {
 	}
 }
 
-// A fetch that is cancelled fetches what is lacking when it is repeated.
+// A fetch that was cancelled fetches only what is missing when it is repeated.
 func TestResume(t *testing.T) {
+	takesSeconds(t)
 	path := writeModel(t, 10, 5_000_000)
 	a := newHolder(t, newHost(t, overQUIC), path, nil)
 	r := &roster{}
@@ -133,13 +136,14 @@ func TestResume(t *testing.T) {
 	}
 	again.fetch(t, nil)
 	again.wantsEqual(t, path)
-	if n := again.taken(); n < lacks || n > lacks+perPeer { // a busy machine may ask twice
+	if n := again.taken(); n < lacks || n > lacks+bitswap.PerPeer { // a busy machine may ask twice
 		t.Errorf("took %d bytes where %d were lacking", n, lacks)
 	}
 }
 
 // A holder that goes away in the middle is replaced by another.
 func TestHolderGoes(t *testing.T) {
+	takesSeconds(t)
 	path := writeModel(t, 10, 5_000_000)
 	for name, listen := range map[string]string{"tcp": overTCP, "quic": overQUIC} {
 		t.Run(name, func(t *testing.T) {
@@ -165,6 +169,7 @@ func TestHolderGoes(t *testing.T) {
 // A peer that comes to the network before its exchange has started is asked
 // when it has.
 func TestLateExchange(t *testing.T) {
+	takesSeconds(t)
 	path := writeModel(t, 2, 2_500_000)
 	h := newHost(t, overQUIC)
 	r := &roster{}

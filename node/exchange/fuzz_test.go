@@ -80,8 +80,8 @@ func FuzzOrigin(f *testing.F) {
 		for i := range a.file {
 			a.file[i] = byte(i)
 		}
-		fe := &fetch{x: &Exchange{down: newPacer(0, func() bool { return false })}, room: make(chan []byte, 1)}
-		fe.room <- make([]byte, 256)
+		fe := &fetch{x: &Exchange{down: newRateLimiter(0, func() bool { return false })}, buffers: make(chan []byte, 1)}
+		fe.buffers <- make([]byte, 256)
 		o := newOrigin(fe, Origin{Where: "http://origin.example/f", Size: int64(len(a.file))})
 		o.cl.Transport = a
 		var ask []Need
@@ -111,7 +111,7 @@ func FuzzOrigin(f *testing.F) {
 			if err == nil && came != len(ask) {
 				t.Fatalf("%d leaves of %d, and no word why", came, len(ask))
 			}
-			if len(fe.room) != 1 {
+			if len(fe.buffers) != 1 {
 				t.Fatal("a buffer is gone")
 			}
 			var wait later

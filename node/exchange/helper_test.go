@@ -57,8 +57,8 @@ func writeModel(t testing.TB, blocks int, size uint64) (path string) {
 	}
 	defer f.Close()
 	w := bufio.NewWriterSize(f, 1<<20)
-	w.Write(raw)
-	w.Write(make([]byte, -len(raw)&31))
+	_, _ = w.Write(raw)
+	_, _ = w.Write(make([]byte, -len(raw)&31))
 	if _, err := io.CopyN(w, rand.NewChaCha8([32]byte{byte(blocks)}), int64(end)); err != nil {
 		t.Fatal(err)
 	}
@@ -269,5 +269,14 @@ func ofRates(t *testing.T) {
 	t.Helper()
 	if underRace {
 		t.Skip("the race detector makes this machine slower than the lines that are emulated")
+	}
+}
+
+// takesSeconds skips a test that takes over a second, where only short ones are
+// wanted.
+func takesSeconds(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it takes seconds")
 	}
 }

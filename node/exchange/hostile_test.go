@@ -149,11 +149,12 @@ var villains = map[string]func(v *villain, from peer.ID, wants []bsmsg.Entry){
 // Whatever some of the holders send, the model comes from the honest one: Put
 // is called with nothing else (see shards), and it ends soon.
 func TestHostileHolders(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	for name, answer := range villains {
 		t.Run(name, func(t *testing.T) {
 			for _, many := range []int{1, 5} {
-				simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 2, 5<<20, func(t *testing.T, w *world) {
+				simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 2, 2<<20, func(t *testing.T, w *world) {
 					for range many {
 						w.r.add(newVillain(w.host(), answer))
 					}
@@ -171,6 +172,7 @@ func TestHostileHolders(t *testing.T) {
 // A holder that has begun to give and then sends nothing, without going away,
 // is not waited for.
 func TestFallsSilent(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	simulate(t, home, 4, 5<<20, func(t *testing.T, w *world) {
 		a, c := w.holder(nil), w.holder(nil)
@@ -242,6 +244,7 @@ func TestAskAgain(t *testing.T) {
 // Peers that ask for all there is and then read nothing keep a holder from
 // giving to others for a short while, and only if they are many.
 func TestUnread(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	for many, limit := range map[int]time.Duration{3: 9 * time.Second, 6: 30 * time.Second} {
 		simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 50e6}, 3, 10<<20, func(t *testing.T, w *world) {
@@ -313,9 +316,9 @@ func TestFlood(t *testing.T) {
 		wg.Go(func() { _, _ = s.Write(msg) })
 	}
 	held := func() int {
-		a.x.door.mu.Lock()
-		defer a.x.door.mu.Unlock()
-		return len(a.x.door.inside)
+		a.x.inbound.mu.Lock()
+		defer a.x.inbound.mu.Unlock()
+		return len(a.x.inbound.open)
 	}
 	await(t, "many streams", func() bool { return held() > 50 })
 	r := &roster{}

@@ -19,32 +19,35 @@ import (
 )
 
 const (
-	maxAccounts = 1024 // sources remembered
+	maxAccounts = 1024 // sources that are remembered
 	maxBad      = maxAccounts / 4
 	badTime     = time.Hour
 	saveEvery   = 30 * time.Second
-	fades       = 30 * 24 * time.Hour // half of what a source gave counts no more when it was not seen for so long
+	fades       = 30 * 24 * time.Hour // after so long without a source, what it gave counts half
 )
 
 // Account is what passed between this node and a source: a peer, or an origin.
 type Account struct {
-	Given uint64    `json:"given"` // bytes of blocks, in all
-	Taken uint64    `json:"taken"`
-	Seen  time.Time `json:"seen"`
-	Bad   time.Time `json:"bad,omitzero"` // it sent what is not what it was asked for; not asked before then
+	Given uint64    `json:"given"`        // bytes of blocks sent to it, in all
+	Taken uint64    `json:"taken"`        // bytes of blocks received from it, in all
+	Seen  time.Time `json:"seen"`         // when something last passed
+	Bad   time.Time `json:"bad,omitzero"` // it sent what it was not asked for, and is not asked before this time
 }
 
-// ledger is kept over restarts: a file of at most maxAccounts accounts. Anybody
-// can make up a thousand names, take a little under each or lie under each; what
-// that cannot push out is who gave something.
+// ledger keeps an account per source over restarts, in a file of at most
+// maxAccounts. Anybody can make up a thousand names and take a little, or lie, under
+// each; that cannot push out the accounts of sources that gave something. It is safe
+// for concurrent use.
 type ledger struct {
-	path string // "": kept in memory alone
+	path string // "": in memory only
 	log  *slog.Logger
 
 	mu      sync.Mutex
 	all     map[string]*Account // by peer ID as text, or an origin's name
 	changed bool
 	saved   time.Time
+
+	writing sync.Mutex // the file; taken before mu
 }
 
 func openLedger(path string, log *slog.Logger) *ledger {
@@ -63,7 +66,8 @@ func openLedger(path string, log *slog.Logger) *ledger {
 	return l
 }
 
-// parseAccounts reads the file. The map is there at an error, too.
+// parseAccounts parses the file. With an error it returns an empty map, or what
+// could be read.
 func parseAccounts(raw []byte) (map[string]*Account, error) {
 	var all map[string]*Account
 	if err := json.Unmarshal(raw, &all); err != nil || all == nil {
@@ -73,8 +77,8 @@ func parseAccounts(raw []byte) (map[string]*Account, error) {
 	return all, nil
 }
 
-// of gives a source's account. Called with mu held.
-func (l *ledger) of(name string) *Account {
+// account returns a source's account, and makes it if there is none. Called with mu held.
+func (l *ledger) account(name string) *Account {
 	a := l.all[name]
 	if a == nil {
 		if len(l.all) >= maxAccounts+maxAccounts/8 {
@@ -87,14 +91,14 @@ func (l *ledger) of(name string) *Account {
 	return a
 }
 
-// worth is what a source gave, in bytes, of which half fades in a month without
-// it.
+// worth is the bytes that a source gave, halved for each month in which it was not
+// seen.
 func (a *Account) worth(now time.Time) float64 {
 	return float64(a.Taken) * math.Exp2(-float64(max(0, now.Sub(a.Seen)))/float64(fades))
 }
 
-// trim keeps those who lied last, a quarter of the room at most; then those who
-// gave most; then those seen last.
+// trim keeps the sources that lied last, a quarter of maxAccounts at most; then
+// those that gave most; then those seen last. Called with mu held.
 func (l *ledger) trim() {
 	if len(l.all) <= maxAccounts {
 		return
@@ -119,9 +123,11 @@ func (l *ledger) trim() {
 	}
 }
 
-func (l *ledger) pass(name string, given, taken int) {
+// Pass adds bytes that were given to and taken from a source. At times it writes
+// the file.
+func (l *ledger) Pass(name string, given, taken int) {
 	l.mu.Lock()
-	a := l.of(name)
+	a := l.account(name)
 	a.Given += uint64(given)
 	a.Taken += uint64(taken)
 	due := time.Since(l.saved) > saveEvery
@@ -131,7 +137,7 @@ func (l *ledger) pass(name string, given, taken int) {
 	}
 }
 
-// balance is what a peer gave less what it was given, in bytes.
+// balance is the bytes that a peer gave minus those it was given.
 func (l *ledger) balance(p peer.ID) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -141,21 +147,23 @@ func (l *ledger) balance(p peer.ID) int64 {
 	return 0
 }
 
-// blame remembers that a source lied.
+// blame remembers that a source lied, and writes the file.
 func (l *ledger) blame(name string) {
 	l.mu.Lock()
-	l.of(name).Bad = time.Now().Add(badTime).UTC().Truncate(time.Second)
+	l.account(name).Bad = time.Now().Add(badTime).UTC().Truncate(time.Second)
 	l.mu.Unlock()
 	l.save()
 }
 
-func (l *ledger) bad(name string) bool {
+// Bad reports whether a source lied in the last badTime.
+func (l *ledger) Bad(name string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.all[name]
 	return a != nil && a.Bad.After(time.Now())
 }
 
+// get returns a copy of a source's account.
 func (l *ledger) get(name string) Account {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -165,6 +173,7 @@ func (l *ledger) get(name string) Account {
 	return Account{}
 }
 
+// total adds up all accounts.
 func (l *ledger) total() (sum Account) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -175,22 +184,35 @@ func (l *ledger) total() (sum Account) {
 	return sum
 }
 
-// save writes the file, whole or not at all.
+// save writes the file if there is something new, whole or not at all. Accounts can
+// be used meanwhile.
 func (l *ledger) save() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.saved = time.Now()
-	if l.path == "" || !l.changed {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	raw, err := l.encode()
+	if raw == nil && err == nil {
 		return
 	}
-	l.trim()
-	raw, err := json.MarshalIndent(l.all, "", " ")
 	if err == nil {
 		err = files.Replace(l.path, raw, 0o600)
 	}
 	if err != nil {
 		l.log.Warn("the ledger cannot be kept", "error", err)
-		return
+		l.mu.Lock()
+		l.changed = true
+		l.mu.Unlock()
 	}
+}
+
+// encode returns the file's content; nil: the file has it already.
+func (l *ledger) encode() ([]byte, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.saved = time.Now()
+	if l.path == "" || !l.changed {
+		return nil, nil
+	}
+	l.trim()
 	l.changed = false
+	return json.MarshalIndent(l.all, "", " ")
 }

@@ -17,17 +17,17 @@ func TestLedgerFlooded(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "ledger.json")
 		l := openLedger(path, silent)
 		for i := range 500 {
-			l.pass(fmt.Sprint("honest ", i), 1<<20, 1<<10)
+			l.Pass(fmt.Sprint("honest ", i), 1<<20, 1<<10)
 		}
 		time.Sleep(time.Minute)
 		for i := range 3000 {
 			l.mu.Lock()
-			l.of(fmt.Sprint("liar ", i)).Bad = time.Now().Add(badTime + time.Duration(i)*time.Second)
+			l.account(fmt.Sprint("liar ", i)).Bad = time.Now().Add(badTime + time.Duration(i)*time.Second)
 			l.mu.Unlock()
-			l.pass(fmt.Sprint("taker ", i), 1<<30, 0)
+			l.Pass(fmt.Sprint("taker ", i), 1<<30, 0)
 		}
 		time.Sleep(time.Second)
-		l.pass("the last", 1<<30, 0)
+		l.Pass("the last", 1<<30, 0)
 		l.save()
 		l = openLedger(path, silent)
 		if len(l.all) > maxAccounts {
@@ -39,7 +39,7 @@ func TestLedgerFlooded(t *testing.T) {
 			}
 		}
 		for i := 3000 - maxBad; i < 3000; i++ {
-			if !l.bad(fmt.Sprint("liar ", i)) {
+			if !l.Bad(fmt.Sprint("liar ", i)) {
 				t.Fatalf("liar %d is forgotten", i)
 			}
 		}
@@ -49,7 +49,7 @@ func TestLedgerFlooded(t *testing.T) {
 		// Nobody keeps his place for good: what was given long ago counts less.
 		time.Sleep(12 * fades)
 		for i := range 2 * maxAccounts {
-			l.pass(fmt.Sprint("new ", i), 0, 1)
+			l.Pass(fmt.Sprint("new ", i), 0, 1)
 		}
 		l.save()
 		if a := l.get("honest 0"); a.Taken != 0 {
@@ -68,10 +68,10 @@ func FuzzLedger(f *testing.F) {
 		l := openLedger("", silent)
 		l.all, _ = parseAccounts(raw)
 		l.trim()
-		l.pass("a", 1, 1)
+		l.Pass("a", 1, 1)
 		l.blame("b")
 		l.total()
-		if !l.bad("b") || len(l.all) > maxAccounts+2 {
+		if !l.Bad("b") || len(l.all) > maxAccounts+2 {
 			t.Fatalf("%d accounts", len(l.all))
 		}
 		written, err := json.Marshal(l.all)

@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	originAtOnce = 4 // requests to an origin
-	originRun    = 16
+	originAtOnce = 4                // requests to an origin
+	originRun    = 16               // leaves in a request, at most
+	originFirst  = 2                // while its rate is not known
 	headTime     = 30 * time.Second // for an answer to begin
 )
 
@@ -27,7 +28,7 @@ type origin struct {
 	f     *fetch
 	at    Origin
 	http  bool
-	whole atomic.Bool // it knows no ranges: what is needed is read in one go
+	whole atomic.Bool // it does not support ranges: all that is needed is read in one request
 	cl    *http.Client
 }
 
@@ -44,7 +45,7 @@ func newOrigin(f *fetch, at Origin) *origin {
 	return o
 }
 
-// name is the origin as people may see it: a URL can carry credentials.
+// name is the origin as people may see it, without a URL's credentials.
 func (o *origin) name() string {
 	if !o.http {
 		return o.at.Where
@@ -57,15 +58,20 @@ func (o *origin) name() string {
 	return u.String()
 }
 
-func (o *origin) workers() int    { return originAtOnce }
-func (o *origin) can(n Need) bool { return n.File == o.at.File }
+func (o *origin) workers() int       { return originAtOnce }
+func (o *origin) mayAsk(n Need) bool { return n.File == o.at.File }
 
-// most is what comes in half a second, so that requests are few.
-func (o *origin) most(rate float64) int {
-	return int(max(4, min(originRun, rate/originAtOnce/2/protocol.LeafSize)))
+// batch is what comes in half a second, so that requests are few. Over a slow link
+// it is a single leaf: a member that joins the swarm cannot see what is on its way,
+// and asks for it as well.
+func (o *origin) batch(rate float64) int {
+	if rate == 0 {
+		return originFirst
+	}
+	return int(max(1, min(originRun, rate/originAtOnce/2/protocol.LeafSize)))
 }
 
-// get reads leaves, which lie one behind the other.
+// get reads leaves, which are in the order of the file.
 func (o *origin) get(ctx context.Context, ask []Need, got func(i int, data []byte) error) error {
 	if !o.http {
 		return o.read(ctx, ask, got)
@@ -93,7 +99,7 @@ func (o *origin) get(ctx context.Context, ask []Need, got func(i int, data []byt
 	return nil
 }
 
-// skip reads past what is not needed.
+// skip discards bytes that are not needed.
 func skip(r io.Reader, n int64, beat func(time.Time) error) error {
 	for n > 0 {
 		k := min(n, protocol.LeafSize)
@@ -106,21 +112,8 @@ func skip(r io.Reader, n int64, beat func(time.Time) error) error {
 	return nil
 }
 
-// leafFrom reads a leaf and passes it on.
-func (f *fetch) leafFrom(ctx context.Context, r io.Reader, n Need, beat func(time.Time) error, got func([]byte) error) error {
-	buf, err := f.buffer(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.release(buf)
-	if err := f.fill(ctx, buf[:n.Size], r, beat); err != nil {
-		return err
-	}
-	return got(buf[:n.Size])
-}
-
-// request asks for a range, and gives what comes and where it begins: at 0 from
-// a server that knows no ranges.
+// request asks for a range. It returns the body and the offset in the file at
+// which it begins: 0 from a server that does not support ranges.
 func (o *origin) request(ctx context.Context, from, to int64) (io.ReadCloser, int64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.at.Where, nil)
 	if err != nil {
@@ -148,7 +141,8 @@ func (o *origin) request(ctx context.Context, from, to int64) (io.ReadCloser, in
 	return resp.Body, at, nil
 }
 
-// accept looks at an answer, and says where in the file its body begins.
+// accept checks an answer and returns the offset at which its body begins. It
+// fails with permanent or later.
 func (o *origin) accept(resp *http.Response, from, to int64) (int64, error) {
 	switch code := resp.StatusCode; {
 	case code == http.StatusPartialContent:
@@ -170,7 +164,7 @@ func (o *origin) accept(resp *http.Response, from, to int64) (int64, error) {
 		if from == 0 && to == o.at.Size || o.whole.Swap(true) {
 			return 0, nil
 		}
-		return 0, later{errors.New("it knows no ranges"), 0} // and is asked again for all that is needed, at once
+		return 0, later{errors.New("it knows no ranges"), 0} // it is asked again at once, for all that is needed
 	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code >= 500:
 		return 0, later{fmt.Errorf("the server answers %s", resp.Status), retryAfter(resp.Header.Get("Retry-After"))}
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
@@ -180,7 +174,7 @@ func (o *origin) accept(resp *http.Response, from, to int64) (int64, error) {
 	}
 }
 
-// retryAfter reads the header of that name: seconds, or a date.
+// retryAfter parses the header of that name: seconds, or a date; 0: neither.
 func retryAfter(s string) time.Duration {
 	if n, err := strconv.Atoi(strings.TrimSpace(s)); err == nil && n >= 0 {
 		return time.Duration(min(n, 1<<20)) * time.Second

@@ -60,7 +60,7 @@ func (w *world) holder(keep func(shard int) bool) *node {
 	return newHolder(w.t, w.host(), w.path, keep)
 }
 
-// fetch fetches all of the model, and says how long that took.
+// fetch fetches all of the model, and returns how long that took.
 func (w *world) fetch(id cid.Cid, progress func(Progress)) time.Duration {
 	w.t.Helper()
 	w.b.learn(w.t, id)
@@ -119,6 +119,7 @@ func TestCancel(t *testing.T) {
 
 // A holder that appears while another gives is used too.
 func TestJoin(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	simulate(t, link.Params{RTT: 40 * time.Millisecond, Rate: 5e6}, 4, 10<<20, func(t *testing.T, w *world) {
 		a, c := w.holder(nil), w.holder(nil)
@@ -138,6 +139,7 @@ func TestJoin(t *testing.T) {
 
 // Holders with slow uplinks add up, and nothing much comes twice.
 func TestShare(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	took := map[int]time.Duration{}
 	for _, n := range []int{1, 4} {
@@ -161,6 +163,7 @@ func TestShare(t *testing.T) {
 
 // Holders of different parts are asked at once, not one part after the other.
 func TestShareParts(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	ofRates(t)
 	simulate(t, home, 2, 40<<20, func(t *testing.T, w *world) {
@@ -178,6 +181,7 @@ func TestShareParts(t *testing.T) {
 
 // Nodes that fetch the same at once give each other what they have already.
 func TestSwarm(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	simulate(t, home, 5, 5<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
@@ -230,6 +234,7 @@ func TestSlowLink(t *testing.T) {
 
 // Several nodes that fetch from one all get their part of its uplink.
 func TestFair(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	simulate(t, home, 3, 5<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)
@@ -265,6 +270,7 @@ func (w slowly) Put(ctx context.Context, c cid.Cid, data []byte) error {
 
 // A slow disk is not taken for peers that send nothing.
 func TestSlowDisk(t *testing.T) {
+	takesSeconds(t)
 	t.Parallel()
 	simulate(t, home, 4, 4<<20, func(t *testing.T, w *world) {
 		a := w.holder(nil)

@@ -23,7 +23,7 @@ type webServer struct {
 }
 
 // serve serves a model's file. each sees every request with its number, from 1,
-// and says whether it has answered it; it may be nil.
+// and reports whether it has answered it; it may be nil.
 func serve(t testing.TB, path string, each func(w http.ResponseWriter, r *http.Request, n int) bool) *webServer {
 	s := &webServer{path: path, each: each}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -63,8 +63,8 @@ func (s *webServer) origin(t testing.TB) Origin {
 }
 
 // pull has n nodes, which know of the seed alone or of each other, fetch a model
-// at once. It says how long the last took.
-func pull(t *testing.T, n int, path string, seed *node, meet bool, origins ...Origin) time.Duration {
+// at once. It returns how long the last took.
+func pull(t testing.TB, n int, path string, seed *node, meet bool, origins ...Origin) time.Duration {
 	t.Helper()
 	r := &roster{}
 	if seed != nil {
@@ -111,7 +111,7 @@ func pull(t *testing.T, n int, path string, seed *node, meet bool, origins ...Or
 }
 
 // lists copies what lists a model's leaves.
-func lists(t *testing.T, from, to *node) {
+func lists(t testing.TB, from, to *node) {
 	t.Helper()
 	for {
 		nodes, err := to.m.NeedNodes(every(t, to.m).list)
@@ -130,54 +130,6 @@ func lists(t *testing.T, from, to *node) {
 				t.Fatal(err)
 			}
 		}
-	}
-}
-
-// limited is a holder of a whole model with a slow uplink.
-func limited(t *testing.T, path string, up float64) *node {
-	t.Helper()
-	n := newHolder(t, newHost(t, overTCP), path, nil)
-	n.x.Close()
-	n.x = New(n.h, n.s, &roster{}, Options{Leaves: shelves(n.s), Up: up})
-	t.Cleanup(func() { n.x.Close() })
-	return n
-}
-
-// Ten nodes that pull from one seed share: it takes them little longer than
-// one.
-func TestTenFromASeed(t *testing.T) {
-	ofRates(t)
-	path := writeModel(t, 6, 6<<20)
-	const up = 100e6 / 8
-	one := pull(t, 1, path, limited(t, path, up), false)
-	seed := limited(t, path, up)
-	ten := pull(t, 10, path, seed, false)
-	t.Logf("one node took %s, ten %s; the seed gave %d %% of the model to the ten", one.Round(time.Millisecond), ten.Round(time.Millisecond), 100*seed.given()/uint64(seed.m.Manifest().Size()))
-	if ten > 5*one { // alone it is ten times; on a quiet machine it is far below 2.5
-		t.Errorf("one node took %s, ten took %s", one, ten)
-	}
-}
-
-// With an origin besides, each leaf comes from it once, for all ten; with a
-// seed and without.
-func TestTenAndAnOrigin(t *testing.T) {
-	ofRates(t)
-	path := writeModel(t, 6, 6<<20)
-	for _, how := range []string{"a seed", "no seed"} {
-		t.Run(how, func(t *testing.T) {
-			o := serve(t, path, nil)
-			var seed *node
-			if how == "a seed" {
-				seed = limited(t, path, 20e6/8)
-			}
-			took := pull(t, 10, path, seed, seed == nil, o.origin(t))
-			bytes, requests := o.asked()
-			size := o.origin(t).Size
-			t.Logf("%s; %d %% of the file in %d requests", took.Round(time.Millisecond), 100*bytes/size, requests)
-			if bytes > 3*size { // alone it is ten times; on a quiet machine about once
-				t.Errorf("the origin was asked for %d bytes of a file of %d", bytes, size)
-			}
-		})
 	}
 }
 
@@ -250,6 +202,9 @@ func TestSpanFromOrigin(t *testing.T) {
 // Origins that fail are borne with, or given up with a reason, and never keep
 // the model from being right.
 func TestBadOrigins(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	path := writeModel(t, 3, 5_500_000)
 	other := writeModel(t, 3, 5_500_001+255) // of another size
 	changed := writeModel(t, 3, 5_500_000)

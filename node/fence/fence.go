@@ -1,6 +1,7 @@
 package fence
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -45,12 +46,34 @@ var passed = []string{
 	"CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "GPU_DEVICE_ORDINAL", "VK_", "MESA_", "LP_NUM_THREADS", "RADV_", "AMD_", "MTL_",
 }
 
-// Environ is this process's environment as a fenced one gets it.
-func Environ() []string {
-	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+// roleVariable tells a process in its environment what it was started to be.
+const roleVariable = "SHOAL_CHILD"
+
+// Environ is this process's environment as a fenced one gets it that is started to
+// be a role, such as "engine".
+func Environ(role string) []string {
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
 		return !slices.ContainsFunc(passed, func(p string) bool {
 			return name == p || strings.HasSuffix(p, "_") && strings.HasPrefix(name, p)
 		})
 	})
+	return append(env, roleVariable+"="+role)
+}
+
+// Role is what this process was started to be, by a node: "" if it is not a child.
+func Role() string { return os.Getenv(roleVariable) }
+
+// ThisProgram is a path that starts this very program again. After an upgrade the
+// path that it was started by leads to another one, whose protocol may differ;
+// Linux has a name for the program that runs.
+func ThisProgram() (string, error) {
+	if _, err := os.Stat("/proc/self/exe"); err == nil {
+		return "/proc/self/exe", nil
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("finding this program: %w", err)
+	}
+	return exe, nil
 }

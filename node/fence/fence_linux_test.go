@@ -362,7 +362,7 @@ func TestFence(t *testing.T) {
 	w := newWorld(t)
 	_, free := run(t, w, "free", os.Environ())
 	for _, as := range []string{"fenced", "settled"} {
-		report, got := run(t, w, as, Environ())
+		report, got := run(t, w, as, Environ("test"))
 		t.Logf("%s: holds %v, lacks %v", as, report.Holds, report.Lacks)
 		for _, a := range attempts {
 			t.Run(as+"/"+a.name, func(t *testing.T) {
@@ -395,7 +395,7 @@ func TestEnviron(t *testing.T) {
 	t.Setenv("CUDA", "not a setting of CUDA's")
 	t.Setenv("CUDA_VISIBLE_DEVICES", "1")
 	t.Setenv("LD_LIBRARY_PATH", "/x")
-	env := Environ()
+	env := Environ("test")
 	for _, kv := range []string{"CUDA_VISIBLE_DEVICES=1", "LD_LIBRARY_PATH=/x"} {
 		if !slices.Contains(env, kv) {
 			t.Errorf("%s is missing in %v", kv, env)

@@ -181,8 +181,8 @@ func TestThisMachine(t *testing.T) {
 		t.Skip(err)
 	}
 	procs, err := m.procs()
-	child.Process.Kill()
-	child.Wait()
+	_ = child.Process.Kill()
+	_ = child.Wait()
 	if err != nil || procs[child.Process.Pid].parent != os.Getpid() {
 		t.Errorf("the child is not seen: %v", err)
 	}
@@ -220,7 +220,7 @@ func FuzzMachine(f *testing.F) {
 			"BAT0/type": kind, "BAT0/status": status, "BAT0/online": status, "BAT0/scope": status,
 		})
 		m := &Machine{Proc: fsys, Power: fsys, PID: 10}
-		m.Read()
+		_, _ = m.Read()
 		fsys["stat"] = &fstest.MapFile{Data: []byte(cpu(ticks1, ticks2, 9, 9, 9, 9, 9, 9))}
 		fsys["20/stat"] = &fstest.MapFile{Data: []byte(stat(20, kind, parent1, ticks2))}
 		if r, _ := m.Read(); r.Others > 1 || r.Others < 0 && r.Others != -1 {

@@ -1,10 +1,13 @@
 package network
 
 import (
+	"iter"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -23,14 +26,19 @@ const (
 	hearsayStranger = 8
 )
 
-// heard are the offers of others that are at hand, and how they came: from
-// their signers, or by hearsay. An offer that came from its signer stays marked
-// so, whoever brings the next: that is signed as well, and may say that the peer
-// has moved. Whoever uses it holds Network.mu.
+// heard are the known offers of other peers, and how they came: from their
+// signers, or by hearsay. An offer that came from its signer stays marked so,
+// whoever brings the next: that one is signed as well, and may say that the peer
+// has moved. It is guarded by Network.mu.
 type heard struct {
 	all   map[peer.ID]*word
-	bytes int
-	here  func(peer.ID) bool // is connected
+	about map[cid.Cid][]*word // the same by each model that they are about
+	bytes int                 // of all envelopes
+	here  func(peer.ID) bool  // is connected
+}
+
+func newHeard(here func(peer.ID) bool) heard {
+	return heard{all: map[peer.ID]*word{}, about: map[cid.Cid][]*word{}, here: here}
 }
 
 // word is an offer and how it came.
@@ -63,7 +71,30 @@ func (h *heard) forget(p peer.ID) {
 	if w := h.all[p]; w != nil {
 		h.bytes -= len(w.Envelope)
 		delete(h.all, p)
+		for _, m := range w.Models() {
+			i := slices.Index(h.about[m], w)
+			if h.about[m] = slices.Delete(h.about[m], i, i+1); len(h.about[m]) == 0 {
+				delete(h.about, m)
+			}
+		}
 	}
+}
+
+// add puts an offer of a peer of which none is known.
+func (h *heard) add(w *word) {
+	h.all[w.From] = w
+	h.bytes += len(w.Envelope)
+	for _, m := range w.Models() {
+		h.about[m] = append(h.about[m], w)
+	}
+}
+
+// concerning iterates over the offers that are about a model; of cid.Undef: all.
+func (h *heard) concerning(model cid.Cid) iter.Seq[*word] {
+	if model.Defined() {
+		return slices.Values(h.about[model])
+	}
+	return maps.Values(h.all)
 }
 
 // keep keeps an offer that is newer than what was known of its peer, if there is
@@ -82,8 +113,7 @@ func (h *heard) keep(w *word, most int) bool {
 		room = h.evict(w, nil)
 	}
 	if room {
-		h.all[w.From] = w
-		h.bytes += len(w.Envelope)
+		h.add(w)
 	}
 	return room
 }
@@ -154,7 +184,7 @@ func (n *Network) groupOf(o *protocol.Offer) string {
 	return o.From.String()
 }
 
-// tells is how many offers of others are kept of what a peer tells.
+// tells is how many offers of others are kept on one peer's word.
 func (n *Network) tells(teller peer.ID) int {
 	if teller == "" || n.isFriend(teller) {
 		return hearsayFriend

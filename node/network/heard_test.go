@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -47,12 +49,17 @@ func groundKey(t testing.TB) crypto.PrivKey {
 
 func TestHeardBounds(t *testing.T) {
 	here := map[peer.ID]bool{}
-	h := heard{all: map[peer.ID]*word{}, here: func(p peer.ID) bool { return here[p] }}
-	number := 0
+	h := newHeard(func(p peer.ID) bool { return here[p] })
+	number, models := 0, []cid.Cid{protocol.BucketKey(cid.Undef, 1), protocol.BucketKey(cid.Undef, 2)}
 	next := func(met bool, teller, group string) *word {
 		number++
 		p := peer.ID(fmt.Sprint("peer ", number))
-		return &word{Offer: &protocol.Offer{From: p, Envelope: make([]byte, 1000), OfferBody: &protocol.OfferBody{ExpiresUnixMs: time.Now().Add(time.Minute).UnixMilli()}}, met: met, teller: peer.ID(teller), group: group}
+		body := &protocol.OfferBody{ExpiresUnixMs: time.Now().Add(time.Minute).UnixMilli()}
+		for i := range number % 3 {
+			body.Takes = append(body.Takes, models[i].Bytes())
+			body.Spans = append(body.Spans, &protocol.ServedSpan{Model: models[i].Bytes(), To: 1, Blocks: 1})
+		}
+		return &word{Offer: &protocol.Offer{From: p, Envelope: make([]byte, 1000), OfferBody: body}, met: met, teller: peer.ID(teller), group: group}
 	}
 	count := func(is func(*word) bool) (n int) {
 		for _, w := range h.all {
@@ -108,6 +115,22 @@ func TestHeardBounds(t *testing.T) {
 	}
 	if sum != h.bytes || sum > maxOfferBytes {
 		t.Errorf("%d bytes, reckoned %d", sum, h.bytes)
+	}
+	for _, m := range models {
+		for w := range h.concerning(m) {
+			if h.all[w.From] != w {
+				t.Fatalf("%s is known to be of %s, and is not known", w.From, m)
+			}
+		}
+		if got, want := len(h.about[m]), count(func(w *word) bool { return w.Held(m) != nil || len(w.SpansOf(m)) > 0 }); got != want || want == 0 {
+			t.Errorf("%d offers are about %s by the index, want %d", got, m, want)
+		}
+	}
+	for p := range maps.Clone(h.all) {
+		h.forget(p)
+	}
+	if len(h.about) != 0 || h.bytes != 0 {
+		t.Errorf("of no offers %d models and %d bytes are left", len(h.about), h.bytes)
 	}
 	for p := range h.all {
 		h.forget(p)

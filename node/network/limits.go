@@ -21,6 +21,7 @@ import (
 	"github.com/libp2p/go-libp2p/x/rate"
 	"github.com/quic-go/quic-go"
 
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -196,7 +197,7 @@ func (n *Network) makeRoom() {
 }
 
 // ErrRefused says that a peer is there and takes no connection.
-var ErrRefused = errors.New("that peer refused: it has as many connections as it takes, in all or from this address; try again in a minute, or name another with --bootstrap")
+var ErrRefused = remedy.For(errors.New("that peer refused: it has as many connections as it takes, in all or from this address; try again in a minute, or name another peer"), remedy.OtherPeer)
 
 // refused says that a peer did not want a connection.
 func refused(err error) bool {

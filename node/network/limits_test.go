@@ -168,6 +168,10 @@ func TestCrowd(t *testing.T) {
 
 // One that is there and full says so.
 func TestRefused(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	full := joinAs(t, func(c *Config) { c.crowd = crowd{low: 1, high: 2, brim: 9, inbound: 2, grace: time.Hour} })
 	for range 2 {
 		if err := rawHost(t).Connect(t.Context(), infoOf(full)); err != nil {
@@ -180,11 +184,19 @@ func TestRefused(t *testing.T) {
 	if err := n.WaitPeers(ctx); !errors.Is(err, ErrRefused) {
 		t.Errorf("a full peer: %v", err)
 	}
+}
+
+// A peer that is gone is named, by a node that has no other to ask.
+func TestAloneWithOneThatIsGone(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	gone := join(t, false)
 	addrs := gone.FullAddrs()
 	gone.Close()
-	n = joinAs(t, func(c *Config) { c.Bootstrap = addrs })
-	ctx, cancel = context.WithTimeout(t.Context(), 8*time.Second)
+	n := joinAs(t, func(c *Config) { c.Bootstrap = addrs })
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 	defer cancel()
 	if err := n.WaitPeers(ctx); !errors.Is(err, ErrAlone) || !strings.Contains(err.Error(), gone.Self().String()) {
 		t.Errorf("one that is gone: %v", err)

@@ -10,6 +10,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
+
+	"github.com/shoalnet/shoal/node/backoff"
 )
 
 const (
@@ -26,7 +28,7 @@ const (
 // those whom the operator named, those it remembers, and those it has heard of.
 // And it keeps the list of those it remembers.
 func (n *Network) meet() {
-	wait, looked, saved := time.Second, time.Time{}, time.Now()
+	wait, looked, saved := backoff.Backoff{First: time.Second, Most: 15 * time.Second}, time.Time{}, time.Now()
 	for n.ctx.Err() == nil {
 		places := n.places()
 		n.alone.Store(len(places) == 0 && n.mdns == nil && len(n.host.Network().Peers()) == 0)
@@ -47,10 +49,10 @@ func (n *Network) meet() {
 		}
 		select {
 		case <-n.ctx.Done():
-		case <-time.After(wait):
-			wait = min(2*wait, 15*time.Second)
+		case <-time.After(wait.Next()):
 		case <-n.wake:
-			wait, looked = time.Second, time.Time{}
+			looked = time.Time{}
+			wait.Reset()
 		}
 	}
 }

@@ -41,6 +41,10 @@ func idOf(t testing.TB) string {
 // Of 65 remembered peers 64 are gone, and the living one was seen longest ago.
 // The file is an older version's.
 func TestManyGone(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	alive := join(t, false)
 	type old struct {
 		ID    string    `json:"id"`

@@ -21,14 +21,17 @@ import (
 	msmux "github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
 
+	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // ErrAlone says that nobody was found.
-var ErrAlone = errors.New("no peer was found: name one with --bootstrap, or start a node on this LAN")
+var ErrAlone = remedy.For(errors.New("no peer was found: name one, or start a node on this LAN"), remedy.NamePeer)
 
-// WaitPeers waits until some peer is connected, or ctx ends. It does not wait
-// where there is nowhere to look.
+// WaitPeers waits until some peer is connected, or ctx ends. If there is nowhere
+// to look, it returns at once. Errors are ErrAlone and, if a peer that was found
+// takes no connection, ErrRefused.
 func (n *Network) WaitPeers(ctx context.Context) error {
 	for len(n.host.Network().Peers()) == 0 {
 		if n.alone.Load() {
@@ -114,7 +117,8 @@ func (n *Network) putRecord(o *protocol.Offer) {
 	}
 }
 
-// offerKeys are the provider keys of an offer: never one a shard.
+// offerKeys are the provider keys of an offer: by model and by bucket of blocks,
+// never by shard.
 func offerKeys(o *protocol.Offer) []cid.Cid {
 	var keys []cid.Cid
 	add := func(k cid.Cid) {
@@ -122,20 +126,12 @@ func offerKeys(o *protocol.Offer) []cid.Cid {
 			keys = append(keys, k)
 		}
 	}
-	for _, s := range o.Spans {
-		add(protocol.ModelKey(s.ModelID()))
-		for _, b := range protocol.Buckets(s.Span()) {
-			add(protocol.BucketKey(s.ModelID(), b))
-		}
-	}
-	for _, h := range o.Shards {
-		if m, err := cid.Cast(h.Model); err == nil {
-			add(protocol.ModelKey(m))
-		}
-	}
-	for _, raw := range o.Takes {
-		if m, err := cid.Cast(raw); err == nil {
-			add(protocol.ModelKey(m))
+	for _, m := range o.Models() {
+		add(protocol.ModelKey(m))
+		for _, s := range o.SpansOf(m) {
+			for _, b := range protocol.Buckets(s.Span()) {
+				add(protocol.BucketKey(m, b))
+			}
 		}
 	}
 	return keys
@@ -240,7 +236,8 @@ func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 	return 0, false
 }
 
-// Measure pings a peer, connecting if need be.
+// Measure returns the round trip to a peer, which it pings if none is known,
+// connecting if need be. The error is that of the connection, or the context's.
 func (n *Network) Measure(ctx context.Context, p peer.ID) (time.Duration, error) {
 	if rtt, ok := n.RTT(p); ok {
 		return rtt, nil
@@ -306,7 +303,8 @@ func (f found) HandlePeerFound(p peer.AddrInfo) {
 	}
 }
 
-// LoadKey reads a node's key, or makes one.
+// LoadKey reads a node's key, or makes one if there is no such file. Errors are
+// those of a damaged key and of the file.
 func LoadKey(path string) (crypto.PrivKey, error) {
 	raw, err := os.ReadFile(path)
 	if err == nil {
@@ -329,5 +327,5 @@ func LoadKey(path string) (crypto.PrivKey, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	return key, os.WriteFile(path, raw, 0o600)
+	return key, files.Replace(path, raw, 0o600)
 }

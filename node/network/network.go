@@ -31,6 +31,7 @@ import (
 	madns "github.com/multiformats/go-multiaddr-dns"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -65,7 +66,7 @@ const (
 	announces  = 40 * time.Minute       // provider records: a third of their validity
 )
 
-// Network is a node's place among its peers.
+// Network is a node's place among its peers. It is safe for concurrent use.
 type Network struct {
 	cfg    Config
 	host   host.Host
@@ -101,7 +102,8 @@ type Network struct {
 }
 
 // New joins. It waits for nobody: peers are met in the background (see
-// WaitPeers).
+// WaitPeers). Errors are ErrAddress for a bootstrap address that cannot be read,
+// a port in use (with its remedy), and those of the host's start.
 func New(cfg Config) (*Network, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -118,7 +120,7 @@ func New(cfg Config) (*Network, error) {
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.gate.met = n.met
-	n.offers = heard{all: map[peer.ID]*word{}, here: n.Connected}
+	n.offers = newHeard(n.Connected)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
 		n.gate.name(p)
@@ -269,7 +271,7 @@ func explain(err error, cfg Config) error {
 		if len(cfg.ListenAddrs) > 0 {
 			where = strings.Join(cfg.ListenAddrs, ", ")
 		}
-		return fmt.Errorf("%s is in use: choose another with --listen-port, or stop the program that has it", where)
+		return remedy.For(fmt.Errorf("%s is in use: choose another, or stop the program that has it", where), remedy.ListenPort)
 	}
 	return fmt.Errorf("starting the network: %w", err)
 }
@@ -277,7 +279,8 @@ func explain(err error, cfg Config) error {
 // ErrAddress marks a peer's address that cannot be read.
 var ErrAddress = errors.New("peer address")
 
-// ParsePeers reads multiaddrs that end in /p2p/ and a peer ID.
+// ParsePeers reads multiaddrs that end in /p2p/ and a peer ID. The first that
+// cannot be read is an ErrAddress.
 func ParsePeers(list []string) ([]peer.AddrInfo, error) {
 	var addrs []multiaddr.Multiaddr
 	for _, s := range list {
@@ -286,14 +289,16 @@ func ParsePeers(list []string) ([]peer.AddrInfo, error) {
 			_, err = peer.AddrInfoFromP2pAddr(a)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w %q: %w; write it like /ip4/192.0.2.1/udp/4001/quic-v1/p2p/12D3KooW..., as `shoal status` of that node prints it", ErrAddress, s, err)
+			err = fmt.Errorf("%w %q: %w; write it like /ip4/192.0.2.1/udp/4001/quic-v1/p2p/12D3KooW...", ErrAddress, s, err)
+			return nil, remedy.For(err, remedy.PeerAddress)
 		}
 		addrs = append(addrs, a)
 	}
 	return peer.AddrInfosFromP2pAddrs(addrs...)
 }
 
-// Close leaves: the DHT, then the host.
+// Close leaves: the DHT, then the host. It returns their errors; the node has
+// left all the same.
 func (n *Network) Close() error {
 	n.remember()
 	n.mu.Lock() // nothing more is begun in the background

@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -62,6 +63,10 @@ func await(t testing.TB, what string, ok func() bool) {
 // The third node learns of the others through the DHT alone, and goes on when
 // the one it came by is gone.
 func TestDiscovery(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	boot := join(t, false)
 	a, b := join(t, false, boot), join(t, false, boot)
 	for i, n := range []*Network{boot, a, b} {
@@ -229,7 +234,7 @@ func TestBadConfig(t *testing.T) {
 		}
 	}
 	_, err := New(Config{Key: newKey(t), ListenAddrs: []string{"/ip4/127.0.0.1/udp/" + port + "/quic-v1"}})
-	if err == nil || !strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), "--listen-port") {
+	if err == nil || !strings.Contains(err.Error(), "in use") || remedy.Of(err) == nil || remedy.Of(err).Kind != remedy.ListenPort {
 		t.Errorf("a taken port: %v", err)
 	}
 	if _, err := New(Config{Key: newKey(t), Bootstrap: []string{"example.org:4001"}}); err == nil || !strings.Contains(err.Error(), "/p2p/") {

@@ -24,8 +24,8 @@ import (
 
 // SetOffer signs an offer and begins to spread it; it replaces the one before.
 // Peer, sequence number, times and addresses are filled in, again at each
-// refresh. An offer without spans and shards is spread no further than those
-// who ask.
+// refresh. An offer without spans and shards goes only to peers that ask. The
+// error is protocol.ErrOffer if it is too long.
 func (n *Network) SetOffer(body *protocol.OfferBody) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -56,8 +56,9 @@ func (n *Network) sign() error {
 	return err
 }
 
-// Withdraw says that nothing is served any more, and waits until those
-// connected have been told.
+// Withdraw announces that nothing is served any more, and waits until the
+// connected peers have been told. It returns the error of SetOffer; a peer that
+// could not be told is none.
 func (n *Network) Withdraw(ctx context.Context) error {
 	if n.OwnOffer() == nil {
 		return nil
@@ -69,8 +70,8 @@ func (n *Network) Withdraw(ctx context.Context) error {
 	return nil
 }
 
-// tell gives the own offer to those connected who have not had it, by asking
-// for theirs.
+// tell sends the own offer to the connected peers that have not had it, by
+// asking for theirs.
 func (n *Network) tell(ctx context.Context) {
 	own := n.OwnOffer()
 	if own == nil {
@@ -101,7 +102,7 @@ func (n *Network) OwnOffer() *protocol.Offer {
 // a newer one is known.
 func (n *Network) take(raw []byte) (*protocol.Offer, error) { return n.hear("", raw) }
 
-// hear verifies an offer of which a peer tells, its own or another's, and keeps
+// hear verifies an offer that a peer sent, its own or another's, and keeps
 // it unless a newer one is known.
 func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	o, err := protocol.OpenOffer(raw, time.Now())
@@ -129,19 +130,19 @@ func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	return o, nil
 }
 
-// Known are the live offers at hand, the own one included, that concern a
-// model; of cid.Undef: all.
+// Known are the live offers that are known, the own one included, and that are
+// about a model; with cid.Undef, all. They are sorted by peer.
 func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
 	var out []*protocol.Offer
-	for _, o := range n.offers.all {
-		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) && concerns(o.Offer, model) {
+	for o := range n.offers.concerning(model) {
+		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) {
 			out = append(out, o.Offer)
 		}
 	}
-	if n.own != nil && concerns(n.own, model) {
+	if n.own != nil && (!model.Defined() || slices.Contains(n.own.Models(), model)) {
 		out = append(out, n.own)
 	}
 	slices.SortFunc(out, func(a, b *protocol.Offer) int {
@@ -151,16 +152,6 @@ func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 		return 1
 	})
 	return out
-}
-
-func concerns(o *protocol.Offer, model cid.Cid) bool {
-	if !model.Defined() {
-		return true
-	}
-	id := string(model.Bytes())
-	return slices.ContainsFunc(o.Takes, func(m []byte) bool { return string(m) == id }) ||
-		slices.ContainsFunc(o.Spans, func(s *protocol.ServedSpan) bool { return string(s.Model) == id }) ||
-		slices.ContainsFunc(o.Shards, func(h *protocol.HeldShards) bool { return string(h.Model) == id })
 }
 
 // Offers finds who serves or holds a model, or with cid.Undef what those
@@ -373,8 +364,9 @@ func (n *Network) ownStatus(who peer.ID, req *protocol.StatusRequest) *protocol.
 }
 
 // Status asks a peer for its load, for the round trips that it has measured to
-// others, and for what it has kept of a prompt that begins with prefix. A peer
-// that does not answer soon is left out of Known for a while, longer each time.
+// others, and for how much it has cached of a prompt that begins with prefix. A
+// peer that does not answer soon is left out of Known for a while, longer each
+// time; the error is then that of the stream, or the context's.
 func (n *Network) Status(ctx context.Context, p peer.ID, model cid.Cid, prefix []uint64) (*protocol.StatusReply, error) {
 	req := &protocol.StatusRequest{Model: model.Bytes(), Prefix: prefix}
 	if p == n.host.ID() {
@@ -513,8 +505,9 @@ func (v validator) Select(key string, values [][]byte) (int, error) {
 	return best, nil
 }
 
-// OfferOf finds the offer of a peer that is known by its ID alone: by asking
-// it, or else by its record in the DHT.
+// OfferOf finds the offer of a peer that is known by its ID alone: by asking it,
+// or else by its record in the DHT. Errors are protocol.ErrOffer, or that
+// neither answers.
 func (n *Network) OfferOf(ctx context.Context, p peer.ID) (*protocol.Offer, error) {
 	if p == n.host.ID() {
 		return n.OwnOffer(), nil
@@ -530,12 +523,12 @@ func (n *Network) OfferOf(ctx context.Context, p peer.ID) (*protocol.Offer, erro
 	return n.take(raw)
 }
 
-// Holders are the peers that hold shards of a model, as far as is known.
+// Holders are the other peers that hold shards of a model, as far as is known.
+// It returns no error.
 func (n *Network) Holders(ctx context.Context, model cid.Cid) ([]peer.AddrInfo, error) {
-	id := string(model.Bytes())
 	var out []peer.AddrInfo
 	for _, o := range n.Offers(ctx, model, nil) {
-		if o.From != n.host.ID() && slices.ContainsFunc(o.Shards, func(h *protocol.HeldShards) bool { return string(h.Model) == id }) {
+		if o.From != n.host.ID() && o.Held(model) != nil {
 			out = append(out, n.host.Peerstore().PeerInfo(o.From))
 		}
 	}

@@ -32,12 +32,22 @@ type Stream struct {
 	proto string
 }
 
-func (s *Stream) Read(b []byte) (int, error)    { return s.inner.Read(b) }
-func (s *Stream) Write(b []byte) (int, error)   { return s.inner.Write(b) }
-func (s *Stream) Close() error                  { return s.inner.Close() }
+// Read is io.Reader's; errors are os.ErrDeadlineExceeded after a deadline,
+// io.EOF, and the connection's.
+func (s *Stream) Read(b []byte) (int, error) { return s.inner.Read(b) }
+
+// Write is io.Writer's, with errors as Read has them.
+func (s *Stream) Write(b []byte) (int, error) { return s.inner.Write(b) }
+
+// Close ends the sending side, and gives up the receiving one. Its errors are
+// the connection's.
+func (s *Stream) Close() error { return s.inner.Close() }
+
+// SetDeadline is net.Conn's. Its errors are the connection's.
 func (s *Stream) SetDeadline(t time.Time) error { return s.inner.SetDeadline(t) }
 
-// Reset ends the stream at once, on both sides.
+// Reset ends the stream at once, on both sides. Its error says that it had ended
+// before.
 func (s *Stream) Reset() error { return s.reset() }
 
 // Peer is who is at the other end.
@@ -61,8 +71,9 @@ const offerAddrs = 8
 
 // Open opens a stream to a peer that is connected, known, or reached where its
 // own signed offer says: offer is that envelope, which others may have passed
-// on. One that is not the peer's, or out of date, says nothing. The stream
-// speaks the first of the protocols that both sides know.
+// on. An offer that is not the peer's, or has expired, is ignored. The stream
+// speaks the first of the protocols that both sides know. Errors are those of
+// the connection, tidied for people, and ErrRefused if the peer takes none.
 func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...string) (*Stream, error) {
 	if p == n.host.ID() {
 		return n.openSelf(protos)

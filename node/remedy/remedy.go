@@ -36,6 +36,7 @@ const (
 	ExportTraces  Kind = "export_traces" // where traces go
 	ChooseDevice  Kind = "choose_device" // choose another device
 	CallChildMain Kind = "call_child"    // a program that has a node in it must call engine.ChildMain first
+	Setting       Kind = "setting"       // NAME: correct this setting of the node
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

@@ -134,7 +134,7 @@ func (e *Uncovered) Error() string {
 
 func (e *Uncovered) Unwrap() error { return ErrNoServer }
 
-// most is the longest time that a figure of a peer may claim; more is a
+// most is the longest time that a figure of a peer may claim. A longer one is a
 // mistake or a lie, and would overflow sums.
 const most = time.Hour
 
@@ -417,3 +417,5 @@ func Compare(r *Route, req Request, candidates []Candidate, links Links) string 
 	return fmt.Sprintf("this split gives %.1f tokens/s where %d stages would give %.1f",
 		r.Prediction.TokensPerSecond(), len(other.Hops), other.Prediction.TokensPerSecond())
 }
+
+func times(d time.Duration, x float64) time.Duration { return time.Duration(float64(d) * x) }

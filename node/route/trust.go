@@ -52,7 +52,7 @@ func known(c *Candidate, all []Candidate) bool {
 	}
 	for i := range all {
 		o := &all[i]
-		if o.Trust == Stranger && o.Done > knownShare*c.Done && overlap(o.Span, c.Span) {
+		if o.Trust == Stranger && o.Done > knownShare*c.Done && o.Span.Overlaps(c.Span) {
 			return false
 		}
 	}
@@ -246,7 +246,7 @@ func Shortlist(candidates []Candidate, blocks protocol.Span, most, some int, dra
 	}
 	for _, c := range rest {
 		gaps := protocol.Uncovered(blocks.To, covered)
-		if slices.ContainsFunc(gaps, func(g protocol.Span) bool { return overlap(g, c.Span) }) && take(c.Peer, 4*most) {
+		if slices.ContainsFunc(gaps, func(g protocol.Span) bool { return g.Overlaps(c.Span) }) && take(c.Peer, 4*most) {
 			covered = append(covered, c.Span)
 		}
 	}

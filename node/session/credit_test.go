@@ -16,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/protocol"
@@ -36,12 +38,12 @@ const (
 	prompt     = 512
 )
 
-func (e bulky) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
+func (e bulky) Run(_ context.Context, p *engine.Batch) (*engine.Result, error) {
 	time.Sleep(time.Duration(len(p.Rows)) * e.row)
 	if e.last {
-		return &stage.Result{Drawn: make([]stage.Drawn, len(p.Draws))}, nil
+		return &engine.Result{Tokens: make([]sample.Token, len(p.Outputs))}, nil
 	}
-	return &stage.Result{Hidden: make([]float32, len(p.Rows)*bulkyWidth)}, nil
+	return &engine.Result{Hidden: make([]float32, len(p.Rows)*bulkyWidth)}, nil
 }
 func (bulky) Remove(int, int32) error          { return nil }
 func (bulky) CopyPrefix(int, int, int32) error { return nil }
@@ -172,6 +174,9 @@ func crowded(t *testing.T, rtt time.Duration, protos ...libprotocol.ID) (c crowd
 // prompts at once take the time that they take to compute, and a byte on the
 // same connection hardly more than its way.
 func TestBulkBesideTalk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	compute := sessions * prompt * 10 * time.Millisecond
 	for _, rtt := range []time.Duration{2 * time.Millisecond, 100 * time.Millisecond} {
 		c := crowded(t, rtt, protocol.StageID, protocol.StageID1)
@@ -180,8 +185,11 @@ func TestBulkBesideTalk(t *testing.T) {
 			t.Errorf("%s away: %+v", rtt, c)
 		}
 	}
-	old := crowded(t, 2*time.Millisecond, protocol.StageID1)
-	t.Logf("without: %+v", old)
+	var old crowd
+	for try := 0; try < 4 && old.silent == 0; try++ { // which write is first differs from run to run
+		old = crowded(t, 2*time.Millisecond, protocol.StageID1)
+		t.Logf("without: %+v", old)
+	}
 	if old.silent == 0 {
 		t.Error("without credits nothing waits either: this tests nothing")
 	}

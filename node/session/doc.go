@@ -3,53 +3,52 @@
 //
 // It opens every stage of the route at once, sends the prompt to the first in
 // chunks (stage 1 works on chunk 1 while stage 0 does chunk 2), and reads the
-// tokens from the last, which sends each also to the first: between two tokens
-// nothing goes through the client. Four times a second it says on every stream
-// that it lives, and hears in return how far each stage is.
+// tokens from the last, which also sends each to the first: between two tokens
+// nothing goes through the client. Four times per second it sends a Ping on every
+// stream, and each stage answers how far it is.
 //
 // # Repair
 //
-//	take, look   what a stage says of itself or its neighbours, and what it
-//	             does not say: silence, or no progress though all answer
-//	recover      halt what is left, replan the lost span alone, resume (recover.go)
+//	handleEvent  what a stage reports about itself or its neighbours
+//	inspect      what it does not report: silence, or no progress though all answer
+//	recover      halt what is left, replan only the lost span, resume (recover.go)
 //
-// A token is overdue after four times what was predicted, or seen of late;
-// nothing is done before, and nothing then but to look. A stage is lost if it
-// has said nothing for two beats and a trip; and if all answer and nobody has anything to do, the one
-// that lacks what its predecessor has cannot be reached by it. Constants only
-// bound what a busy machine adds.
+// A token is overdue after four times what was predicted or recently measured.
+// Nothing is done before that; then the stages are inspected. A stage is lost if it
+// has sent nothing for two Pings and a round trip. If all answer and none has work,
+// the one that is missing what its predecessor has cannot be reached by it.
+// Constants only bound what a busy machine adds.
 //
 // # A second route
 //
-// That a stage says it computes proves nothing: a liar says so for ever, and a slow
-// machine is right to. What the client can check is when tokens come. Past a
-// deadline, from what was predicted or seen, with bounds by the length of the
-// prompt, it looks for a second route around the stage that seems to hold it up,
-// and opens it, as a session of its own, if that would give the token within as
-// long as has been waited. Whichever gives the token first goes on, and the other is
-// left (hedge.go). So an honest machine that is slow loses nothing but a race, and
-// where there is no better route it is waited for. One that finishes no pass, by
-// its own word, is raced sooner; it is replaced alone, as a lost stage is, only if
-// no second route can be had.
+// That a stage claims to compute proves nothing: a liar can claim it for ever, and
+// a slow machine claims it rightly. What the client can check is when tokens come.
+// Past a deadline (from what was predicted or measured, bounded by the length of the
+// prompt) it seeks a second route without the stage that seems to hold it up. It
+// opens that route, as a session of its own, if it is predicted to bring the token
+// within the time waited so far. The route that brings the token first is kept
+// and the other one ended (hedge.go). So an honest machine that is slow only loses a
+// race, and the session waits for it if there is no better route. A second route is
+// sought sooner around a stage that reports finishing no pass; the stage is
+// replaced like a lost one only if there is no second route.
 //
-// A second session costs the machines that both routes share a second computation
-// of the prompt. That is why it begins late: at half a second, every hiccup of a
-// busy machine would begin one.
+// With a second session, the machines that both routes share compute the prompt
+// twice. That is why it begins late: at half a second, every hiccup of a busy
+// machine would begin one.
 //
 // What comes after a repair does not depend on what was lost: every stage keeps
-// the positions that all have in common, whoever has less is sent the rest by
-// its predecessor, which keeps what it sent, and where that is lost, too, the
-// predecessor computes it again, up to the client, who has the prompt and the
-// tokens. So two losses at once, or a loss during a repair, are nothing special,
-// and the last resort is the same code. Tokens that come twice are dropped by
-// their index.
+// the positions that all have in common. A stage that has fewer is sent the rest by
+// its predecessor, which keeps what it sent. If that is lost, too, the predecessor
+// computes it again from what its own predecessor sends, back to the client, which
+// has the prompt and the tokens. So two losses at once, or a loss during a repair,
+// take no code of their own. Tokens that come twice are dropped by their index.
 //
-// A stage whose stream alone broke is first tried again where it was: it keeps
-// the session for a moment.
+// If only the stream to a stage broke, the same peer is tried first: it keeps the
+// session for a moment.
 //
 // # Why not the alternatives
 //
 // Petals replays from the client, whose uplink is the slowest of all; a warm
 // standby costs everyone a second computation for the few who need it. The
-// stage before the lost one has the rows at hand.
+// stage before the lost one still has the rows.
 package session

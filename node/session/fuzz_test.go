@@ -210,7 +210,7 @@ func (v *villain) frame(s *script) *protocol.Frame {
 	case 7:
 		f.Kind = &protocol.Frame_Fail{Fail: &protocol.Fail{Code: code, Message: "no", RetryAfterMs: number}}
 	case 8:
-		f.Kind = &protocol.Frame_Opened{Opened: &protocol.Opened{Kept: number, Format: some}}
+		f.Kind = &protocol.Frame_Opened{Opened: &protocol.Opened{Cached: number, Format: some}}
 	default: // of those that a client says
 		f = pick(s, f, &protocol.Frame{Kind: &protocol.Frame_Ping{Ping: &protocol.Ping{}}}, &protocol.Frame{Kind: &protocol.Frame_Halt{Halt: &protocol.Halt{Epoch: epoch}}},
 			&protocol.Frame{Kind: &protocol.Frame_Bye{Bye: &protocol.Bye{}}}, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{Epoch: epoch, Rows: number}}})

@@ -20,6 +20,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
 
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/protocol"
@@ -48,7 +50,7 @@ func (e *sums) slow(d time.Duration) {
 
 func (e *sums) breakNow() {
 	e.mu.Lock()
-	e.broken = stage.ErrEngineLost
+	e.broken = engine.ErrLost
 	e.mu.Unlock()
 }
 
@@ -71,14 +73,14 @@ func (e *sums) CopyPrefix(src, dst int, n int32) error {
 	return nil
 }
 
-func (e *sums) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
+func (e *sums) Run(_ context.Context, p *engine.Batch) (*engine.Result, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.broken != nil {
 		return nil, e.broken
 	}
 	time.Sleep(e.delay)
-	res := &stage.Result{}
+	res := &engine.Result{}
 	outs := make([][]float32, len(p.Rows))
 	for i, row := range p.Rows {
 		if len(e.kv[row.Seq]) != int(row.Pos) {
@@ -114,7 +116,7 @@ func (e *sums) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
 		}
 		return res, nil
 	}
-	for _, d := range p.Draws {
+	for _, d := range p.Outputs {
 		sum := float32(0)
 		for j, v := range outs[d.Row] {
 			sum += v * float32(j*j*100+17)
@@ -124,7 +126,7 @@ func (e *sums) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
 		for d.Allowed != nil && d.Allowed[id>>6]>>(id&63)&1 == 0 {
 			id = (id + 1) % vocab
 		}
-		res.Drawn = append(res.Drawn, stage.Drawn{ID: int32(id), Logprob: -1})
+		res.Tokens = append(res.Tokens, sample.Token{ID: int32(id), Logprob: -1})
 	}
 	return res, nil
 }
@@ -443,7 +445,7 @@ func TestPipelineBusy(t *testing.T) {
 
 func TestPipelineEngineFails(t *testing.T) {
 	p := newPipeline(t, 6, 2, 4)
-	for _, broken := range []error{errors.New("bad numbers"), fmt.Errorf("%w: killed", stage.ErrEngineLost)} {
+	for _, broken := range []error{errors.New("bad numbers"), fmt.Errorf("%w: killed", engine.ErrLost)} {
 		p.engines[1].mu.Lock()
 		p.engines[1].broken = broken
 		p.engines[1].mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Stream is a stream to a stage.
+// Stream is a stream to a stage. Reading, writing and Reset may go on at once.
 type Stream interface {
 	io.ReadWriteCloser
 	Reset() error
@@ -25,10 +25,10 @@ type Stream interface {
 	Peer() peer.ID
 }
 
-// Dialer opens streams to stages.
+// Dialer opens streams to stages. It is safe for concurrent use.
 type Dialer interface {
-	// OpenStage opens a stream to a peer; offer is its signed word on where it
-	// can be reached, empty if it is known or connected.
+	// OpenStage opens a stream to a peer; offer is its signed offer, which has
+	// its addresses, or empty if the peer is known or connected.
 	OpenStage(ctx context.Context, p peer.ID, offer []byte) (Stream, error)
 	Self() peer.ID
 }
@@ -36,7 +36,7 @@ type Dialer interface {
 // Hop is one stage of a route.
 type Hop struct {
 	Peer  peer.ID
-	Offer []byte // the peer's signed offer, which tells its neighbour where it is; empty: known or connected
+	Offer []byte // the peer's signed offer, from which its neighbour knows its addresses; empty: known or connected
 	Span  protocol.Span
 }
 
@@ -45,71 +45,72 @@ type Request struct {
 	Model    cid.Cid
 	Route    []Hop
 	Prompt   []int32
-	Vocab    int                // tokens that the model has; 0: unknown
+	Vocab    int                // number of tokens that the model has; 0: unknown
 	Sampling *protocol.Sampling // MaxTokens must be set; PromptTokens is filled in
 	Codec    protocol.TensorCodec
-	Chunk    int           // rows of a prefill chunk; 0: 64
+	Chunk    int           // rows per prefill chunk; 0: 64
 	Step     time.Duration // predicted time of a decode step; 0: unknown
 	Prefill  time.Duration // predicted time to the first token; 0: unknown
-	Trace    string        // W3C traceparent that the stages are told; "": none
+	Trace    string        // W3C traceparent for the stages; "": none
 
-	// Replan finds stages for blocks whose own were lost. nil: a lost stage
-	// ends the session.
+	// Replan finds stages for the blocks of stages that were lost. nil: a lost
+	// stage ends the session.
 	Replan func(ctx context.Context, gap Gap) ([]Hop, error)
 
-	// Second finds the best whole route around the peers to be avoided, for a
-	// session that has waited too long for a token. nil: the session waits.
+	// Second finds the best whole route without the peers in Gap.Avoid, for a
+	// session that has waited too long for a token. nil: the session waits. It is
+	// called on a goroutine of its own.
 	Second func(ctx context.Context, gap Gap) (*Plan, error)
 
-	// Repair is told of each repair of the route as it happens: when it begins,
-	// without a route and with the stages that seem lost, and when tokens can
-	// flow again. Its error ends the session. nil: nobody wants to know.
+	// Repair is called when a repair begins, without a route and with the stages
+	// that seem lost, and again when tokens can flow. Its error ends the session.
+	// It may be nil.
 	Repair func(r Recovery, route []Hop) error
 }
 
-// Plan is a route with what it is predicted to take.
+// Plan is a route and how long it is predicted to take.
 type Plan struct {
 	Route   []Hop
-	Prefill time.Duration // to the next token, all that the session has computed again
-	Step    time.Duration
+	Prefill time.Duration // to the next token, with all positions computed again
+	Step    time.Duration // per token after that
 }
 
 // Gap is a part of a route for which stages are wanted.
 type Gap struct {
 	Span          protocol.Span
 	Before, After peer.ID   // the neighbours in the ring
-	Avoid         []peer.ID // found wanting in this session
-	Tokens        int       // of the session: KV to reserve
-	Rows          int       // of them known by now: what a new stage computes again
-	Route         []Hop     // as it is
+	Avoid         []peer.ID // peers that failed in this session
+	Tokens        int       // positions for which to reserve KV cells
+	Rows          int       // positions so far, which a new stage computes again
+	Route         []Hop     // the whole route as it is now
 }
 
-// Outcome is what came of a session.
+// Outcome is the result of a session.
 type Outcome struct {
 	Finish     protocol.Finish
-	Tokens     int
-	Kept       int           // positions of the prompt that no stage had to compute
+	Tokens     int           // of the answer
+	Cached     int           // positions of the prompt that no stage had to compute
 	Opened     time.Duration // until every stage had accepted
-	TTFT       time.Duration // until the first token, from the call
-	Elapsed    time.Duration // until the last token, from the first
+	TTFT       time.Duration // from the call of Run to the first token
+	Elapsed    time.Duration // from the first token to the last
 	Recoveries []Recovery
 	Route      []Hop // at the end
 }
 
 // Recovery is one repair of the route.
 type Recovery struct {
-	Why      string        // for people
-	Err      error         // the same
-	Code     protocol.Code // of the failure; CODE_UNKNOWN: none was said
-	Begin    time.Time     // of the last sign of progress
+	Why      string        // the text of Err
+	Err      error         // what failed
+	Code     protocol.Code // of the failure; CODE_UNKNOWN: there is none
+	Begin    time.Time     // when there was last progress
 	Token    int           // tokens of the answer that the client had
-	Lost     []Hop         // the stages that were replaced; none: links were made anew
-	Replayed int           // positions that some stage computed again
-	Stall    time.Duration // from Begin until tokens could flow again, or it was given up
-	Failed   bool          // no way on was found, and the session ended
+	Lost     []Hop         // the stages that were replaced; none: only links were restored
+	Replayed int           // positions that were computed again, added up over the stages
+	Stall    time.Duration // from Begin until tokens could flow again, or the attempt ended
+	Failed   bool          // the repair failed and ended the session
 }
 
-// Rate is tokens a second after the first; 0 if there were fewer than two.
+// Rate returns tokens per second after the first; 0 if there were fewer than two.
 func (o *Outcome) Rate() float64 {
 	if o.Tokens < 2 || o.Elapsed <= 0 {
 		return 0
@@ -121,37 +122,40 @@ func (o *Outcome) Rate() float64 {
 type StageError struct {
 	Index int
 	Hop   Hop
-	Err   error // a *protocol.Error if the stage said why
+	Err   error // a *protocol.Error if the stage reported one
 }
 
 func (e *StageError) Error() string {
 	return fmt.Sprintf("stage %d (%s, blocks %s): %s", e.Index, short(e.Hop.Peer), e.Hop.Span, e.Err)
 }
 
+// Unwrap returns Err.
 func (e *StageError) Unwrap() error { return e.Err }
 
-// short is enough of a peer ID for people.
+// short is the end of a peer ID, enough for people.
 func short(p peer.ID) string {
 	s := p.String()
 	return "…" + s[max(0, len(s)-8):]
 }
 
 const (
-	openTime = 10 * time.Second       // a stage may take so long to be reached and accept
+	openTime = 10 * time.Second       // for a stage to be reached and to accept
 	beat     = 250 * time.Millisecond // between two Pings
 
-	// openSlack is how much longer than a stage that has answered the others
-	// may take, at least: a busy one reads its streams all the same.
+	// After the first stage accepts, the remaining stages get at least openSlack
+	// more. Even a loaded stage reads its control streams promptly.
 	openSlack = 800 * time.Millisecond
-	lastWord  = 200 * time.Millisecond // for a stage's own word after its neighbours' to arrive
+	lastWord  = 200 * time.Millisecond // for a stage's own error to arrive after its neighbours'
 )
 
 // errDone ends a session whose answer is complete.
 var errDone = errors.New("session: done")
 
-// Run drives a session to its end. emit gets each token once, in order; its
-// error ends the session. When ctx ends, every stage is told and ctx's error
-// comes back with what had been computed.
+// Run drives a session to its end. emit is called with each token once, in order;
+// its error ends the session. Run fails with a *StageError or *protocol.Error if a
+// stage failed and could not be replaced, with the error of emit or Request.Repair,
+// or, when ctx ends, with ctx's error. The Outcome is never nil, and has what was
+// computed until then.
 func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token) error) (*Outcome, error) {
 	if len(req.Prompt) == 0 || len(req.Route) == 0 || req.Sampling == nil || req.Sampling.MaxTokens == 0 {
 		return &Outcome{}, errors.New("session: a request needs a prompt, a route, and the number of tokens wanted")
@@ -159,7 +163,7 @@ func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token)
 	ctx, cancel := context.WithCancel(ctx)
 	s := &session{
 		req: req, dial: d, emit: emit, begin: time.Now(), ring: ring{epoch: 1}, events: make(chan event, 64), prepared: make(chan prepared),
-		over: ctx.Done(), ids: append([]int32(nil), req.Prompt...), watch: newWatch(req), avoid: map[peer.ID]time.Time{},
+		over: ctx.Done(), ids: append([]int32(nil), req.Prompt...), deadline: newDeadline(req), avoid: map[peer.ID]time.Time{},
 	}
 	defer s.close()
 	defer cancel()
@@ -179,33 +183,34 @@ func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token)
 	return &s.out, err
 }
 
+// session is one call of Run. What is not under mu belongs to Run's goroutine.
 type session struct {
-	req    *Request
-	dial   Dialer
-	emit   func(*protocol.Token) error
-	begin  time.Time
-	events chan event
-	over   <-chan struct{}
-	out    Outcome
-	avoid  map[peer.ID]time.Time // found wanting, and when
-	watch  watch
-	vain   int // repairs since the last token
+	req           *Request
+	dial          Dialer
+	emit          func(*protocol.Token) error
+	begin         time.Time
+	events        chan event
+	over          <-chan struct{}
+	out           Outcome
+	avoid         map[peer.ID]time.Time // peers that failed, and when
+	deadline      deadline
+	failedRepairs int // repairs since the last token
 
-	second   *second // a route beside the one that keeps the session waiting; nil: none
-	prepared chan prepared
-	again    time.Time // no other second route is looked for before
-	seconds  int       // looked for since the last token
-	alone    bool      // and the last one could not be had
+	second     *second // a route beside the first, which keeps the session waiting; nil: none
+	prepared   chan prepared
+	nextSecond time.Time // when another second route may be sought
+	seconds    int       // second routes sought since the last token
+	noSecond   bool      // the last attempt to open one failed
 
-	mu sync.Mutex // of what follows, which the heart beats with
+	mu sync.Mutex // guards what follows, which heartbeat reads
 	ring
-	beside []*stage // of the second route, once it is open
-	index  uint32   // of the next stage to be opened
-	ids    []int32  // prompt and answer
-	chain  []uint64 // prefix hashes of ids
+	beside    []*stage // of the second route, once it is open
+	nextIndex uint32   // of the next stage to be opened
+	ids       []int32  // prompt and answer
+	chain     []uint64 // prefix hashes of ids
 }
 
-// ring is a route under way.
+// ring is a route that is open, with the session's ID on it.
 type ring struct {
 	id     [16]byte
 	epoch  uint64
@@ -221,29 +226,33 @@ type event struct {
 
 // stage is the client's end of one stage's stream.
 type stage struct {
-	index uint32
-	hop   Hop
-	st    Stream
-	r     *bufio.Reader
-	write sync.Mutex
-	told  int     // prefix hashes that the stage has; guarded by write
-	owed  []int32 // of the answer, for which its Open had no room: Resume brings them
+	index       uint32
+	hop         Hop
+	st          Stream
+	r           *bufio.Reader
+	write       sync.Mutex
+	prefixSent  int     // prefix hashes that the stage has; guarded by write
+	sampledOwed []int32 // tokens of the answer for which Open had no room; Resume has them
 
-	kept    int // of Opened
-	halted  bool
-	length  int // positions computed, as last heard
-	waiting int
-	passes  uint64
-	busy    bool // a pass with rows of this session was under way
-	replays bool
-	heard   time.Time
-	moved   time.Time // when length or passes last changed
-	leaving bool      // it has asked to be replaced
-	relinks int       // of its links, on a neighbour's word
+	// As last reported by the stage:
+	cached  int    // positions of the prompt that it had computed before
+	halted  bool   // it has stopped in this epoch
+	length  int    // positions computed
+	waiting int    // chunks in its queue
+	passes  uint64 // finished
+	busy    bool   // a pass with rows of this session is running
+	replays bool   // it can send its rows again
+	leaving bool   // it has asked to be replaced
+
+	heard      time.Time // when it last sent anything
+	progressed time.Time // when length or passes last changed
+	relinks    int       // times that a neighbour reported the link to it as broken
 }
 
+// fail wraps an error of a stage at a position of the ring.
 func (g *stage) fail(pos int, err error) error { return &StageError{Index: pos, Hop: g.hop, Err: err} }
 
+// send writes a frame.
 func (g *stage) send(f *protocol.Frame) error {
 	b, err := protocol.AppendFrame(nil, f, nil)
 	if err != nil {
@@ -255,19 +264,19 @@ func (g *stage) send(f *protocol.Frame) error {
 	return err
 }
 
-// ping shows that the client lives, unless something is being written anyway: a
-// stage that reads nothing must not keep the others' Pings waiting.
+// ping writes a Ping, unless something is being written anyway: a stage that reads
+// nothing must not delay the others' Pings.
 func (g *stage) ping(chain []uint64) {
 	if g.write.TryLock() {
 		defer g.write.Unlock()
-		g.say(chain, false)
+		g.sendPing(chain, false)
 	}
 }
 
-// say writes a Ping or Bye, and tells what the session has grown by. Called with
-// write held.
-func (g *stage) say(chain []uint64, bye bool) {
-	more := chain[min(g.told, len(chain)):]
+// sendPing writes a Ping or Bye with the prefix hashes that are new to the stage.
+// Called with write held.
+func (g *stage) sendPing(chain []uint64, bye bool) {
+	more := chain[min(g.prefixSent, len(chain)):]
 	f := &protocol.Frame{Kind: &protocol.Frame_Ping{Ping: &protocol.Ping{Prefix: more}}}
 	if bye {
 		f = &protocol.Frame{Kind: &protocol.Frame_Bye{Bye: &protocol.Bye{Prefix: more}}}
@@ -276,11 +285,11 @@ func (g *stage) say(chain []uint64, bye bool) {
 	if err != nil {
 		return
 	}
-	g.told = len(chain)
-	_, _ = g.st.Write(b) // a stream that is lost shows when it is read
+	g.prefixSent = len(chain)
+	_, _ = g.st.Write(b) // if the stream is lost, read fails
 }
 
-// read passes on what a stage says until its stream ends.
+// read turns a stage's frames into events until its stream ends.
 func (s *session) read(g *stage) {
 	for {
 		f, _, err := protocol.ReadFrame(g.r, 0)
@@ -314,23 +323,23 @@ func (s *session) start(ctx context.Context) error {
 		return err
 	}
 	s.out.Opened = time.Since(s.begin)
-	s.watch.opened(s.out.Opened)
-	s.out.Kept = s.set(&s.ring, s.ids, s.chain)
-	go s.beats()
+	s.deadline.opened(s.out.Opened)
+	s.out.Cached = s.assignRing(&s.ring, s.ids, s.chain)
+	go s.heartbeat()
 	return nil
 }
 
-// set has the stages of a ring that is open compute the tokens so far, and gives
-// how many they have kept.
-func (s *session) set(r *ring, ids []int32, chain []uint64) (from int) {
+// assignRing makes the stages of an open ring compute the tokens so far, and returns
+// how many positions all of them have cached.
+func (s *session) assignRing(r *ring, ids []int32, chain []uint64) (from int) {
 	now := time.Now()
 	from, some := len(ids)-1, false
 	for _, g := range r.stages {
-		from, some = min(from, g.kept), some || g.kept > 0
-		g.told = min(len(chain), protocol.MaxOpenPrefix)
-		g.heard, g.moved = now, now
+		from, some = min(from, g.cached), some || g.cached > 0
+		g.prefixSent = min(len(chain), protocol.MaxOpenPrefix)
+		g.heard, g.progressed = now, now
 	}
-	if from > 0 && some { // to a block's beginning: what is shared is never written
+	if from > 0 && some { // to the start of a block: shared blocks are never written to
 		from -= from % protocol.PrefixBlock
 	}
 	if some {
@@ -344,8 +353,8 @@ func (s *session) set(r *ring, ids []int32, chain []uint64) (from int) {
 }
 
 func (s *session) newStage(h Hop) *stage {
-	s.index++
-	return &stage{index: s.index - 1, hop: h}
+	s.nextIndex++
+	return &stage{index: s.nextIndex - 1, hop: h}
 }
 
 // openAll opens stages at once. cancel ends the attempts.
@@ -365,7 +374,7 @@ func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, f
 				first = err
 				cancel()
 			}
-			if late == nil { // one that is gone must not cost what dialling it may take
+			if late == nil { // a stage that is gone must not cost a full dial timeout
 				late = time.After(openSlack + 4*time.Since(begin))
 			}
 		case <-late:
@@ -375,7 +384,8 @@ func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, f
 	return first
 }
 
-// openStage opens one stage and waits for its word.
+// openStage opens one stage and waits until it accepts. It fails with a
+// *StageError.
 func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.Open) error {
 	st, err := s.dial.OpenStage(ctx, g.hop.Peer, g.hop.Offer)
 	if err != nil {
@@ -404,7 +414,7 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which cannot give answers a format")
 			break
 		}
-		g.kept = int(k.Opened.Kept)
+		g.cached = int(k.Opened.Cached)
 		return nil
 	case *protocol.Frame_Fail:
 		err = protocol.FailError(k.Fail)
@@ -415,7 +425,7 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 	return g.fail(pos, err)
 }
 
-// openFrame is what the stage at a position of a ring is told, with the prefix
+// openFrame is the Open for the stage at a position of a ring, with the prefix
 // hashes of the tokens so far.
 func (s *session) openFrame(r *ring, pos int, chain []uint64) *protocol.Open {
 	n := len(r.stages)
@@ -424,7 +434,7 @@ func (s *session) openFrame(r *ring, pos int, chain []uint64) *protocol.Open {
 		Session: r.id[:], Model: s.req.Model.Bytes(),
 		From: uint32(g.hop.Span.From), To: uint32(g.hop.Span.To),
 		Index: g.index, Stages: uint32(n), Epoch: r.epoch,
-		MaxTokensTotal: uint32(s.total()), Codec: s.req.Codec, Prefix: chain[:min(len(chain), protocol.MaxOpenPrefix)], Trace: s.req.Trace,
+		MaxTokensTotal: uint32(s.maxTokens()), Codec: s.req.Codec, Prefix: chain[:min(len(chain), protocol.MaxOpenPrefix)], Trace: s.req.Trace,
 		Prev: []byte(r.stages[(pos+n-1)%n].hop.Peer), Next: nextHop(r.stages, pos),
 	}
 	if pos == n-1 {
@@ -433,10 +443,10 @@ func (s *session) openFrame(r *ring, pos int, chain []uint64) *protocol.Open {
 	return o
 }
 
-// total is the session's length at most, in tokens.
-func (s *session) total() int { return len(s.req.Prompt) + int(s.req.Sampling.MaxTokens) }
+// maxTokens is the session's maximum length in tokens.
+func (s *session) maxTokens() int { return len(s.req.Prompt) + int(s.req.Sampling.MaxTokens) }
 
-// nextHop is the successor of a position in a ring.
+// nextHop is the hop after a position of a ring; nil: there is only one.
 func nextHop(ring []*stage, pos int) *protocol.Hop {
 	if len(ring) == 1 {
 		return nil
@@ -445,8 +455,8 @@ func nextHop(ring []*stage, pos int) *protocol.Hop {
 	return &protocol.Hop{Peer: []byte(next.hop.Peer), Index: next.index, Offer: next.hop.Offer}
 }
 
-// feed sends the first stage the tokens from a position on, in chunks; the
-// last of them asks for the next token.
+// feed sends the first stage the tokens from a position on, in chunks. The last
+// chunk asks for the next token.
 func (s *session) feed(first *stage, epoch uint64, ids []int32, from int) {
 	chunk := s.req.Chunk
 	if chunk <= 0 {
@@ -458,13 +468,13 @@ func (s *session) feed(first *stage, epoch uint64, ids []int32, from int) {
 			Epoch: epoch, Base: uint32(at), Rows: uint32(len(rows)), Tokens: rows, Sample: at+len(rows) == len(ids),
 		}}})
 		if err != nil {
-			return // its stream's end shows when it is read
+			return // read fails as well
 		}
 	}
 }
 
-// beats shows all stages that the client lives.
-func (s *session) beats() {
+// heartbeat pings all stages until the session is over.
+func (s *session) heartbeat() {
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
 	for {
@@ -482,10 +492,10 @@ func (s *session) beats() {
 	}
 }
 
-// run passes tokens on until the answer is complete, and repairs the route as
-// often as need be.
+// run handles events until the answer is complete (errDone), and repairs the route
+// when it breaks.
 func (s *session) run(ctx context.Context) error {
-	s.watch.expect(time.Now(), s.req.Prefill, len(s.ids))
+	s.deadline.expect(time.Now(), s.req.Prefill, len(s.ids))
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for {
@@ -495,20 +505,20 @@ func (s *session) run(ctx context.Context) error {
 			return ctx.Err()
 		case ev := <-s.events:
 			var err error
-			if b, err = s.take(ev); err != nil {
+			if b, err = s.handleEvent(ev); err != nil {
 				return err
 			}
 		case p := <-s.prepared:
-			s.join(p)
+			s.startSecond(p)
 		case now := <-look.C:
-			if b = s.look(now); b.why == nil || b.hangs {
+			if b = s.inspect(now); b.why == nil || b.hangs {
 				b = s.hedge(ctx, now, b)
 			}
 		}
 		if b.why == nil {
 			continue
 		}
-		if over, err := s.jump(b); err != nil {
+		if over, err := s.switchOver(b); err != nil {
 			return err
 		} else if over {
 			continue
@@ -522,9 +532,9 @@ func (s *session) run(ctx context.Context) error {
 	}
 }
 
-// finalWord is the error of a session that cannot be repaired. A stage in the
-// middle that fails takes its neighbours along: its own word may come a moment
-// after theirs, and says what happened.
+// finalWord is the error of a session that cannot be repaired. When a stage in the
+// middle fails, its neighbours fail too; its own error, which has the reason, may
+// come a moment after theirs.
 func (s *session) finalWord(ctx context.Context, b breakdown) error {
 	wait := time.NewTimer(lastWord)
 	defer wait.Stop()
@@ -546,7 +556,7 @@ func (s *session) finalWord(ctx context.Context, b breakdown) error {
 	}
 }
 
-// position of a stage in the ring; -1 if it is no part of it any more.
+// position returns a stage's position in the ring; -1: it is no longer in it.
 func (s *session) position(g *stage) int {
 	for i, x := range s.stages {
 		if x == g {
@@ -556,11 +566,12 @@ func (s *session) position(g *stage) int {
 	return -1
 }
 
-// take handles what a stage says. A breakdown with a reason wants repair.
-func (s *session) take(ev event) (b breakdown, err error) {
+// handleEvent handles a frame of a stage, or the end of its stream. The route needs
+// repair if the breakdown has a reason; an error ends the session.
+func (s *session) handleEvent(ev event) (b breakdown, err error) {
 	g, pos := ev.g, s.position(ev.g)
 	if pos < 0 {
-		return b, s.takeBeside(ev) // or it was replaced
+		return b, s.handleSecondEvent(ev) // or the stage was replaced
 	}
 	if ev.err != nil {
 		var e *protocol.Error
@@ -589,13 +600,15 @@ func (s *session) take(ev event) (b breakdown, err error) {
 	return b, nil
 }
 
+// pong takes a stage's report.
 func (g *stage) pong(p *protocol.Pong, now time.Time) {
 	if int(p.Length) != g.length || p.Passes != g.passes {
-		g.moved = now
+		g.progressed = now
 	}
 	g.length, g.waiting, g.busy, g.passes = int(p.Length), int(p.Waiting), p.Computing, p.Passes
 }
 
+// trouble handles a stage's report about a neighbour, or that it is leaving.
 func (s *session) trouble(g *stage, pos int, t *protocol.Trouble) breakdown {
 	switch {
 	case t.Epoch != s.epoch || g.leaving:
@@ -603,12 +616,12 @@ func (s *session) trouble(g *stage, pos int, t *protocol.Trouble) breakdown {
 	case t.Code == protocol.Code_CODE_DRAINING:
 		g.leaving = true
 		if s.req.Replan == nil {
-			return breakdown{} // it stays for as long as it may
+			return breakdown{} // it stays for as long as it can
 		}
 		return breakdown{why: g.fail(pos, protocol.Errorf(t.Code, "it is leaving")), lost: []*stage{g}, optional: true}
 	}
-	// The neighbour may be lost, or only the link to it: at first the links are
-	// made anew.
+	// The neighbour may be lost, or only the link to it. The first repair only
+	// restores links.
 	n, which := len(s.stages), "predecessor"
 	other := s.stages[(pos+n-1)%n]
 	if t.Successor {
@@ -621,23 +634,23 @@ func (s *session) trouble(g *stage, pos int, t *protocol.Trouble) breakdown {
 	return b
 }
 
-// drawable says that the model has a token.
+// drawable reports whether the model has a token.
 func (s *session) drawable(id int32) bool {
 	return id >= 0 && (s.req.Vocab == 0 || int(id) < s.req.Vocab)
 }
 
-// token passes a token on. Those that come twice, after a repair, are dropped
-// by their index.
+// token emits a token. Tokens that come twice, after a repair, are dropped by their
+// index.
 func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (b breakdown, err error) {
 	switch {
 	case int(tok.Index) < s.out.Tokens, int(tok.Index) > s.out.Tokens && tok.Epoch < s.epoch:
-		return b, nil // a stream that broke may have taken along those between
+		return b, nil // those in between may be lost with a stream that broke
 	case int(tok.Index) > s.out.Tokens:
 		return breakdown{why: g.fail(pos, fmt.Errorf("%w: token %d, where %d was due", protocol.ErrFrame, tok.Index, s.out.Tokens)), lost: []*stage{g}}, nil
 	case !s.drawable(tok.Id):
 		return breakdown{why: g.fail(pos, fmt.Errorf("%w: a token that the model does not have", protocol.ErrFrame)), lost: []*stage{g}}, nil
 	}
-	s.drop() // the first that gives the token wins
+	s.dropSecond() // the route that brings the token first wins
 	since := now.Sub(s.begin)
 	if s.out.Tokens++; s.out.Tokens == 1 {
 		s.out.TTFT = since
@@ -648,8 +661,8 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 	s.ids = append(s.ids, tok.Id)
 	s.chain = protocol.AppendPrefix(s.chain, s.ids)
 	s.mu.Unlock()
-	s.watch.token(now)
-	s.vain, s.seconds, s.again, s.alone = 0, 0, time.Time{}, false
+	s.deadline.token(now)
+	s.failedRepairs, s.seconds, s.nextSecond, s.noSecond = 0, 0, time.Time{}, false
 	if err := s.emit(tok); err != nil {
 		return b, err
 	}
@@ -662,9 +675,9 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 	return b, nil
 }
 
-// close says goodbye to all stages, which then free the session's KV.
+// close sends Bye to all stages, which then free the session's KV cells.
 func (s *session) close() {
-	s.drop()
+	s.dropSecond()
 	s.mu.Lock()
 	stages, chain := s.stages, s.chain
 	s.mu.Unlock()
@@ -673,14 +686,15 @@ func (s *session) close() {
 	}
 }
 
-// leave ends a stage's part in order. What cannot be written soon is not.
+// leave ends a stage's part in the session. If Bye cannot be written within
+// lastWord, the stream is reset.
 func (g *stage) leave(chain []uint64) {
 	if g.st == nil {
 		return
 	}
 	_ = g.st.SetDeadline(time.Now().Add(lastWord))
 	g.write.Lock()
-	g.say(chain, true)
+	g.sendPing(chain, true)
 	g.write.Unlock()
 	if g.st.Close() != nil {
 		_ = g.st.Reset()

@@ -15,6 +15,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -105,9 +106,9 @@ func (x *strangers) check() {
 // both is an engine of either half of a model.
 type both struct{ counting }
 
-func (e both) Run(ctx context.Context, p *Pass) (*Result, error) {
-	res, err := e.counting.Run(ctx, p)
-	res.Hidden = make([]float32, 4*len(p.Rows)) // wide as the rows are
+func (e both) Run(ctx context.Context, b *engine.Batch) (*engine.Result, error) {
+	res, err := e.counting.Run(ctx, b)
+	res.Hidden = make([]float32, 4*len(b.Rows)) // wide as the rows are
 	return res, err
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -21,9 +23,9 @@ type gated struct {
 	pass chan struct{}
 }
 
-func (g gated) Run(_ context.Context, p *Pass) (*Result, error) {
+func (g gated) Run(_ context.Context, b *engine.Batch) (*engine.Result, error) {
 	<-g.pass
-	return &Result{Drawn: make([]Drawn, len(p.Draws))}, nil
+	return &engine.Result{Tokens: make([]sample.Token, len(b.Outputs))}, nil
 }
 
 // linked is a session at a model's last stage with the predecessor's end of its

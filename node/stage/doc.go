@@ -17,6 +17,11 @@
 //	           is full is passed over until it has room. Rows wait here for the
 //	           successor's credit.
 //
+// A pass is an engine.Batch, and its result an engine.Result: the types of
+// node/engine are pure Go, and stage imports them and nothing else of it, for twins
+// of them cost a copy per pass. How tokens are drawn is the client's
+// protocol.Sampling, handed on as it came once it has been checked.
+//
 // # Before admission
 //
 // A stream that has no session yet costs its peer's budget what it has sent and

@@ -19,6 +19,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
 
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/protocol"
@@ -57,16 +59,16 @@ func (e *ordered) CopyPrefix(src, dst int, n int32) error {
 	return nil
 }
 
-func (e *ordered) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
+func (e *ordered) Run(_ context.Context, p *engine.Batch) (*engine.Result, error) {
 	time.Sleep(5 * time.Millisecond)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	res := &stage.Result{Hidden: make([]float32, len(p.Rows)*fuzzWidth)}
+	res := &engine.Result{Hidden: make([]float32, len(p.Rows)*fuzzWidth)}
 	for i, row := range p.Rows {
 		past := e.kv[row.Seq]
 		if len(past) != int(row.Pos) {
 			e.t.Errorf("position %d of slot %d, which has %d", row.Pos, row.Seq, len(past))
-			return nil, stage.ErrEngineLost
+			return nil, engine.ErrLost
 		}
 		var v float64
 		if p.Tokens != nil {
@@ -81,8 +83,8 @@ func (e *ordered) Run(_ context.Context, p *stage.Pass) (*stage.Result, error) {
 	if !e.last {
 		return res, nil
 	}
-	for _, d := range p.Draws {
-		res.Drawn = append(res.Drawn, stage.Drawn{ID: int32(int(res.Hidden[d.Row*fuzzWidth]) % fuzzVocab)})
+	for _, d := range p.Outputs {
+		res.Tokens = append(res.Tokens, sample.Token{ID: int32(int(res.Hidden[d.Row*fuzzWidth]) % fuzzVocab)})
 	}
 	res.Hidden = nil
 	return res, nil

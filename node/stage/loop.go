@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -194,7 +196,7 @@ func (s *Stage) pass(batch []work) {
 		for _, w := range batch {
 			s.scatter(w, res, batch)
 		}
-	case errors.Is(err, ErrEngineLost):
+	case errors.Is(err, engine.ErrLost):
 		s.cancel(err)
 		for _, w := range batch {
 			w.sess.fail(asError(err))
@@ -210,8 +212,8 @@ func (s *Stage) pass(batch []work) {
 	}
 }
 
-func (s *Stage) run(batch []work) (*Result, error) {
-	p := &Pass{}
+func (s *Stage) run(batch []work) (*engine.Result, error) {
+	p := &engine.Batch{}
 	decodes := 0
 	for _, w := range batch {
 		if w.step.truncate {
@@ -220,13 +222,13 @@ func (s *Stage) run(batch []work) (*Result, error) {
 			}
 		}
 		for i := range w.step.rows {
-			p.Rows = append(p.Rows, Row{w.sess.seq, int32(w.step.base + i)})
+			p.Rows = append(p.Rows, engine.Row{Seq: w.sess.seq, Pos: int32(w.step.base + i)})
 		}
 		p.Tokens = append(p.Tokens, w.step.tokens...)
 		p.Hidden = append(p.Hidden, w.step.hidden...)
 		if s.cfg.last() && w.step.sample {
-			p.Draws = append(p.Draws, Draw{
-				Row: w.at + w.step.rows - 1, Sampling: w.sess.open.Sampling, Sampled: w.sess.sampled[:w.drawn()],
+			p.Outputs = append(p.Outputs, engine.Output{
+				Row: w.at + w.step.rows - 1, Sampling: w.sess.sampling, Sampled: w.sess.sampled[:w.drawn()],
 				Position: uint64(w.step.base + w.step.rows), Allowed: w.allowed,
 			})
 		}
@@ -306,7 +308,7 @@ func (sess *session) promptTokens() uint32 {
 
 // scatter sends a step's result on: activations to the successor, or a drawn
 // token to the client and, unless it was the last, to stage 0.
-func (s *Stage) scatter(w work, res *Result, batch []work) {
+func (s *Stage) scatter(w work, res *engine.Result, batch []work) {
 	sess := w.sess
 	if !s.cfg.last() {
 		s.forward(w, res.Hidden[w.at*s.cfg.Width:][:w.step.rows*s.cfg.Width])
@@ -315,7 +317,7 @@ func (s *Stage) scatter(w work, res *Result, batch []work) {
 	if !w.step.sample || s.stale(w) {
 		return
 	}
-	i := 0 // the draws stand in the batch's order
+	i := 0 // the tokens stand in the batch's order
 	for _, other := range batch {
 		if other.sess == sess {
 			break
@@ -324,7 +326,7 @@ func (s *Stage) scatter(w work, res *Result, batch []work) {
 			i++
 		}
 	}
-	s.token(w, res.Drawn[i], res.Compute)
+	s.token(w, res.Tokens[i], res.Compute)
 }
 
 // stale says that a step's epoch ended while it was computed.
@@ -355,7 +357,7 @@ func (s *Stage) forward(w work, x []float32) {
 	}
 }
 
-func (s *Stage) token(w work, d Drawn, compute time.Duration) {
+func (s *Stage) token(w work, d sample.Token, compute time.Duration) {
 	sess, p := w.sess, w.sess.open.Sampling
 	at := w.step.base + w.step.rows // the token's own position
 	finish := protocol.Finish_FINISH_NONE
@@ -392,8 +394,12 @@ func (s *Stage) token(w work, d Drawn, compute time.Duration) {
 	if stale {
 		return
 	}
+	var top []*protocol.TopToken
+	for _, a := range d.Top {
+		top = append(top, &protocol.TopToken{Id: a.ID, Logprob: a.Logprob})
+	}
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Token{Token: &protocol.Token{
-		Epoch: w.step.epoch, Index: uint32(index), Id: d.ID, Logprob: d.Logprob, Top: d.Top,
+		Epoch: w.step.epoch, Index: uint32(index), Id: d.ID, Logprob: d.Logprob, Top: top,
 		Finish: finish, UsCompute: uint32(compute.Microseconds()),
 	}}}, nil, w.step.phase())
 }

@@ -11,15 +11,17 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // counting is an engine that draws a token a pass.
 type counting struct{ idle }
 
-func (counting) Run(_ context.Context, p *Pass) (*Result, error) {
+func (counting) Run(_ context.Context, b *engine.Batch) (*engine.Result, error) {
 	time.Sleep(time.Millisecond)
-	return &Result{Drawn: make([]Drawn, len(p.Draws)), Compute: time.Millisecond}, nil
+	return &engine.Result{Tokens: make([]sample.Token, len(b.Outputs)), Compute: time.Millisecond}, nil
 }
 
 // ledger notes what it is told.

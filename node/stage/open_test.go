@@ -13,15 +13,18 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // idle is an engine that nothing is asked of.
 type idle struct{}
 
-func (idle) Run(context.Context, *Pass) (*Result, error) { return nil, errors.New("no pass was due") }
-func (idle) Remove(int, int32) error                     { return nil }
-func (idle) CopyPrefix(int, int, int32) error            { return nil }
+func (idle) Run(context.Context, *engine.Batch) (*engine.Result, error) {
+	return nil, errors.New("no pass was due")
+}
+func (idle) Remove(int, int32) error          { return nil }
+func (idle) CopyPrefix(int, int, int32) error { return nil }
 
 // nobody is where no peer can be reached.
 type nobody struct{}
@@ -78,10 +81,10 @@ func TestOpenRefused(t *testing.T) {
 		"unknown codec":   {func(o *protocol.Open) { o.Codec = 99 }, protocol.Code_CODE_BAD_REQUEST, "codec 99"},
 		"long prefix":     {func(o *protocol.Open) { o.Prefix = make([]uint64, 1000) }, protocol.Code_CODE_BAD_REQUEST, "prefix"},
 		"no sampling":     {func(o *protocol.Open) { o.Sampling = nil }, protocol.Code_CODE_BAD_REQUEST, "sample"},
-		"NaN":             {func(o *protocol.Open) { o.Sampling.Temperature = nan }, protocol.Code_CODE_BAD_REQUEST, "range"},
-		"negative":        {func(o *protocol.Open) { o.Sampling.TopP = -1 }, protocol.Code_CODE_BAD_REQUEST, "range"},
-		"infinite":        {func(o *protocol.Open) { o.Sampling.PresencePenalty = float32(math.Inf(1)) }, protocol.Code_CODE_BAD_REQUEST, "range"},
-		"alternatives":    {func(o *protocol.Open) { o.Sampling.TopLogprobs = 65 }, protocol.Code_CODE_BAD_REQUEST, "alternatives"},
+		"NaN":             {func(o *protocol.Open) { o.Sampling.Temperature = nan }, protocol.Code_CODE_BAD_REQUEST, "temperature"},
+		"negative":        {func(o *protocol.Open) { o.Sampling.TopP = -1 }, protocol.Code_CODE_BAD_REQUEST, "top_p"},
+		"infinite":        {func(o *protocol.Open) { o.Sampling.PresencePenalty = float32(math.Inf(1)) }, protocol.Code_CODE_BAD_REQUEST, "presence_penalty"},
+		"alternatives":    {func(o *protocol.Open) { o.Sampling.TopLogprobs = 65 }, protocol.Code_CODE_BAD_REQUEST, "top_logprobs"},
 		"foreign history": {func(o *protocol.Open) { o.Sampling.History = []int32{100} }, protocol.Code_CODE_BAD_REQUEST, "vocabulary"},
 		"foreign answer":  {func(o *protocol.Open) { o.Sampling.Sampled = []int32{-1} }, protocol.Code_CODE_BAD_REQUEST, "vocabulary"},
 		"a format":        {func(o *protocol.Open) { o.Sampling.Format = []*protocol.Piece{{}} }, protocol.Code_CODE_NOT_SERVING, "format"},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -39,7 +40,8 @@ type session struct {
 	stage    *Stage
 	key      key
 	open     *protocol.Open
-	peer     peer.ID // the client
+	sampling *protocol.Sampling // what of it the engine reads
+	peer     peer.ID            // the client
 	seq      int
 	reserved int    // its length at most, tokens
 	born     uint64 // its number at the stage: the higher, the younger
@@ -100,6 +102,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 	sess.heard.Store(sess.tally.opened)
 	if o.Sampling != nil {
 		sess.sampled = append(sess.sampled, o.Sampling.Sampled...)
+		sess.sampling = forEngine(o.Sampling)
 	}
 	if !s.cfg.last() {
 		sess.buf = newReplay(&s.budget, protocol.TensorSize(o.Codec, s.cfg.Width))
@@ -110,6 +113,14 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		sess.fail(protocol.Errorf(protocol.Code_CODE_TIMEOUT, "the session was idle for %s", s.cfg.Idle))
 	})
 	return sess
+}
+
+// forEngine leaves out of sampling parameters what is not the engine's, which may
+// be large, and would go to its process with each pass.
+func forEngine(p *protocol.Sampling) *protocol.Sampling {
+	p = proto.CloneOf(p)
+	p.StopIds, p.Sampled, p.Format = nil, nil, nil
+	return p
 }
 
 // comeBack gives a session its client's new stream. It waits for Resume.

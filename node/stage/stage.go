@@ -14,51 +14,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Row is one position of one sequence slot.
-type Row struct {
-	Seq int
-	Pos int32
-}
-
-// Draw asks for a token after a row of a pass.
-type Draw struct {
-	Row      int
-	Sampling *protocol.Sampling
-	Sampled  []int32  // the answer so far
-	Position uint64   // absolute position of the token to be drawn
-	Allowed  []uint64 // a bit for each token that may come; nil: all
-}
-
-// Pass is one forward pass: Tokens if the span begins the model, else Hidden,
-// row-major [rows, width].
-type Pass struct {
-	Rows   []Row
-	Tokens []int32
-	Hidden []float32
-	Draws  []Draw
-}
-
-// Drawn is a token with its log probability, and the best alternatives.
-type Drawn struct {
-	ID      int32
-	Logprob float32
-	Top     []*protocol.TopToken
-}
-
-// Result of a pass: Hidden, row-major [rows, width], unless the span ends the
-// model; then one Drawn for each Draw.
-type Result struct {
-	Hidden  []float32
-	Drawn   []Drawn
-	Compute time.Duration
-}
-
-// Engine computes the span.
+// Engine computes the span. Only the stage's loop calls it, one call at a time.
+// An error that wraps engine.ErrLost ends the stage.
 type Engine interface {
-	Run(ctx context.Context, p *Pass) (*Result, error)
+	Run(ctx context.Context, b *engine.Batch) (*engine.Result, error)
 	Remove(seq int, from int32) error       // forget positions >= from
 	CopyPrefix(src, dst int, n int32) error // dst, which is empty, shares src's positions < n
 }
@@ -102,7 +65,7 @@ type Config struct {
 	Vocab      int
 	KVTokens   int                  // KV cells, shared by all sessions
 	MaxSeqs    int                  // sessions at once
-	MaxBatch   int                  // rows a pass
+	MaxBatch   int                  // rows per pass
 	MaxContext int                  // longest session, tokens
 	Row        time.Duration        // one row through the span in a full pass; 0: unknown
 	Idle       time.Duration        // a session without a step for so long is freed; 0: two minutes
@@ -118,9 +81,6 @@ type Config struct {
 
 func (c *Config) first() bool { return c.Span.From == 0 }
 func (c *Config) last() bool  { return c.Span.To == c.Blocks }
-
-// ErrEngineLost is what an Engine's error wraps when no later pass can work.
-var ErrEngineLost = errors.New("the engine was lost")
 
 // Stage serves one span. It is made with New and handed streams by a Server.
 type Stage struct {
@@ -179,7 +139,7 @@ type key struct {
 }
 
 // New starts serving a span with an engine that has it loaded.
-func New(cfg Config, engine Engine, dial Dialer) *Stage {
+func New(cfg Config, e Engine, dial Dialer) *Stage {
 	if cfg.Idle == 0 {
 		cfg.Idle = 2 * time.Minute
 	}
@@ -197,7 +157,7 @@ func New(cfg Config, engine Engine, dial Dialer) *Stage {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s := &Stage{
-		cfg: cfg, engine: engine, dial: dial, ctx: ctx, cancel: cancel,
+		cfg: cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		sessions: map[key]*session{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{},
 	}
@@ -465,18 +425,8 @@ func (s *Stage) format(o *protocol.Open) (Format, *protocol.Error) {
 }
 
 func checkSampling(p *protocol.Sampling, vocab int) error {
-	finite := func(x float32) bool { return x-x == 0 }
-	switch {
-	case !finite(p.Temperature) || p.Temperature < 0 || p.Temperature > 100,
-		!finite(p.TopP) || p.TopP < 0 || p.TopP > 1,
-		!finite(p.MinP) || p.MinP < 0 || p.MinP > 1,
-		!finite(p.RepeatPenalty) || p.RepeatPenalty < 0 || p.RepeatPenalty > 100,
-		!finite(p.PresencePenalty) || !finite(p.FrequencyPenalty):
-		return errors.New("sampling parameters are out of range")
-	case p.TopLogprobs > 64:
-		return errors.New("more than 64 alternatives a token were asked for")
-	case len(p.StopIds) > 1024 || len(p.History) > 4096:
-		return errors.New("too many stop tokens, or too long a history")
+	if err := protocol.CheckSampling(p); err != nil {
+		return err
 	}
 	if !inVocabulary(p.History, vocab) || !inVocabulary(p.Sampled, vocab) {
 		return errors.New("a token of the history is not in the vocabulary")
@@ -542,7 +492,7 @@ func asError(err error) *protocol.Error {
 	switch {
 	case errors.As(err, &e):
 		return e
-	case errors.Is(err, ErrEngineLost):
+	case errors.Is(err, engine.ErrLost):
 		return protocol.Errorf(protocol.Code_CODE_ENGINE, "the engine of this stage was lost; it is being restarted")
 	case err == nil:
 		return protocol.Errorf(protocol.Code_CODE_INTERNAL, "the session was ended")

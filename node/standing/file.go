@@ -123,7 +123,7 @@ func (b *Book) trim(now time.Time) {
 	}
 }
 
-// Close keeps the book for the next start.
+// Close writes the book for the next start. Errors are the file's.
 func (b *Book) Close() error { return b.save(0) }
 
 // save writes the file, whole or not at all, if it was last written so long ago.

@@ -73,7 +73,8 @@ type Run struct {
 	Decode, Prefill time.Duration
 }
 
-// Book is the record of all peers. Its zero value is not ready; see Open.
+// Book is the record of all peers. Its zero value is not ready; see Open. It is
+// safe for concurrent use.
 type Book struct {
 	path string
 	log  *slog.Logger

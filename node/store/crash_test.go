@@ -242,6 +242,10 @@ func childWork(args []string) error {
 // and goes on: what was acknowledged is not fetched again. SHOAL_KILLS says how
 // often, SHOAL_SEED with which numbers.
 func TestKilled(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	kills, seed := 50, rand.Uint64()
 	for name, to := range map[string]func(n uint64){"SHOAL_KILLS": func(n uint64) { kills = int(n) }, "SHOAL_SEED": func(n uint64) { seed = n }} {
 		if n, err := strconv.ParseUint(os.Getenv(name), 10, 64); err == nil {
@@ -448,6 +452,9 @@ func childMemory(args []string) error {
 
 // Import and check run in the memory of a few leaves, however long the file.
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		t.Skip("needs /proc")
 	}

@@ -78,6 +78,10 @@ func randomLinks(rng *rand.Rand, n int) (links []link, digests []digest) {
 // What buildDAG makes, walkDAG reads, and it asks for exactly the nodes that
 // it lacks.
 func TestDAGRoundTrip(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	rng := rand.New(rand.NewPCG(1, 1))
 	for _, n := range []int{1, 2, 5, 1024, 1025, 5000, dagWidth*dagWidth + 3} {
 		links, want := randomLinks(rng, n)

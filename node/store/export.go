@@ -18,7 +18,12 @@ func (m *Model) Export(ctx context.Context, path string, progress func(done, tot
 	if progress == nil {
 		progress = func(int64, int64) {}
 	}
-	defer m.Use()()
+	done, here := m.hold(m.Shards())
+	defer done()
+	if !here {
+		return m.removed()
+	}
+	m.saveUse()
 	if err := m.missing(m.Shards()); err != nil {
 		return err
 	}
@@ -43,7 +48,7 @@ func (m *Model) Export(ctx context.Context, path string, progress func(done, tot
 	if err := SpaceFor(where, m.man.Size()); err != nil {
 		return err
 	}
-	var done int64
+	var written int64
 	for i, f := range m.man.Files {
 		to := path
 		switch n := len(m.man.Files); {
@@ -53,8 +58,8 @@ func (m *Model) Export(ctx context.Context, path string, progress func(done, tot
 			to = filepath.Join(path, name+".gguf")
 		}
 		err := m.exportFile(ctx, to, m.file(i), f.Sha256, func(n int) {
-			done += int64(n)
-			progress(done, m.man.Size())
+			written += int64(n)
+			progress(written, m.man.Size())
 		})
 		if err != nil {
 			return needs(err, m.man.Size())

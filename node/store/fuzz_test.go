@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
@@ -102,7 +103,7 @@ func FuzzHTTP(f *testing.F) {
 				srv.versions[v] = bytes.Repeat([]byte{byte('a' + v)}, s.next())
 			}
 			srv.tagged = s.next()%2 == 1
-			h := &httpReader{ctx: t.Context(), url: "http://origin.example/f", size: -1, pause: retryPause}
+			h := &httpReader{ctx: t.Context(), url: "http://origin.example/f", size: -1, retry: backoff.Backoff{First: retryPause, Most: retryMost}}
 			h.client = &http.Client{CheckRedirect: h.redirect, Transport: srv}
 			err := h.connect()
 			for err != nil && h.again(err) == nil {

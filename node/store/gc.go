@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,10 +30,11 @@ type Dropped struct {
 	Bytes  int64
 }
 
-// GC gives back the disk space that nothing needs: what interrupted imports
-// left, what lies allocated and is not held, and the shards without a pin that
-// exceed the quota, the longest unused first. What is pinned or in use stays,
-// and so do headers and manifests.
+// GC frees the disk space that nothing needs: what interrupted imports left,
+// what lies allocated and is not held, and the shards without a pin that exceed
+// the quota, the longest unused first. What is pinned or in use stays, and so do
+// headers and manifests. Errors are the disk's; what was freed until then stays
+// so.
 func (s *Store) GC(opt GCOptions) (*Freed, error) {
 	out := &Freed{}
 	dropped, err := s.gcShards(opt)
@@ -53,18 +55,19 @@ func (s *Store) GC(opt GCOptions) (*Freed, error) {
 		err = errors.Join(err, e)
 		out.Gaps += n
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	entries, e := os.ReadDir(s.modelsDir())
+	err = errors.Join(err, e)
+	s.mu.Lock() // what is listed now and has an owner is in tmp by now
+	tmp := maps.Clone(s.tmp)
 	out.Left = s.swept
 	if !opt.DryRun {
 		s.swept = 0
 	}
-	entries, e := os.ReadDir(s.modelsDir())
-	err = errors.Join(err, e)
+	s.mu.Unlock()
 	for _, entry := range entries {
 		path := filepath.Join(s.modelsDir(), entry.Name())
 		switch {
-		case !strings.HasPrefix(entry.Name(), tmpPrefix) || s.tmp[path]:
+		case !strings.HasPrefix(entry.Name(), tmpPrefix) || tmp[path]:
 		case opt.DryRun:
 			out.Left += used(path)
 		default:

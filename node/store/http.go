@@ -13,11 +13,14 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/shoalnet/shoal/node/backoff"
 )
 
 const (
 	retries    = 5                // in a row, without a byte between them
-	retryPause = time.Second      // before the first retry; each further one waits as long again
+	retryPause = time.Second      // before the first retry, about
+	retryMost  = 5 * time.Second  // before any
 	stall      = 60 * time.Second // without a byte: the transfer has broken off
 )
 
@@ -28,7 +31,7 @@ type httpReader struct {
 	ctx    context.Context
 	url    string
 	client *http.Client
-	pause  time.Duration
+	retry  backoff.Backoff
 
 	body     io.ReadCloser // nil: to be opened
 	idle     *time.Timer   // breaks a stalled transfer off
@@ -41,7 +44,7 @@ type httpReader struct {
 }
 
 func openHTTP(ctx context.Context, where string, over *way) (reader, error) {
-	h := &httpReader{ctx: ctx, url: where, size: -1, pause: retryPause}
+	h := &httpReader{ctx: ctx, url: where, size: -1, retry: backoff.Backoff{First: retryPause, Most: retryMost}}
 	h.client = &http.Client{CheckRedirect: h.redirect, Transport: over.transport()}
 	for {
 		err := h.connect()
@@ -203,6 +206,7 @@ func (h *httpReader) Read(b []byte) (int, error) {
 			h.at += int64(n)
 			if n > 0 {
 				h.failed = 0
+				h.retry.Reset()
 				return n, nil
 			}
 			if err == nil {
@@ -231,12 +235,10 @@ func (h *httpReader) again(err error) error {
 	if h.failed++; never || near || errors.As(err, &p) || h.failed > retries {
 		return fmt.Errorf("%w: %w", ErrSource, err)
 	}
-	select {
-	case <-time.After(time.Duration(h.failed) * h.pause):
-		return nil
-	case <-h.ctx.Done():
+	if h.retry.Wait(h.ctx) != nil {
 		return context.Cause(h.ctx)
 	}
+	return nil
 }
 
 func (h *httpReader) Size() int64    { return h.size }

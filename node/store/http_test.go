@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/shoalnet/shoal/node/backoff"
 )
 
 func readURL(t testing.TB, where string) ([]byte, error) {
@@ -20,7 +22,7 @@ func readURL(t testing.TB, where string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.(*httpReader).pause = time.Millisecond
+	r.(*httpReader).retry = backoff.Backoff{First: time.Millisecond, Most: time.Millisecond}
 	defer r.Close()
 	return io.ReadAll(r)
 }
@@ -81,6 +83,9 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestHTTP(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	body := make([]byte, 300_000)
 	for i := range body {
 		body[i] = byte(i * 7 >> 3)
@@ -135,6 +140,9 @@ func TestHTTP(t *testing.T) {
 // An import over HTTP goes on where a transfer broke off, and checks the hash
 // that the origin tells when it sends on to its storage.
 func TestAddHTTP(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	raw, err := os.ReadFile(tiny)
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,9 @@ func (in *Inspection) Matches(setting string) bool {
 
 // Inspect looks at a store's models without opening the store: it changes
 // nothing and needs no lock, so it works beside the daemon whose store it is. It
-// reads at most limit bytes of leaves (0: all), evenly of every model.
+// reads at most limit bytes of leaves (0: all), evenly from every model. It
+// returns ctx's error, or that of a directory that cannot be read; what is wrong
+// with a model is in its Inspection.
 func Inspect(ctx context.Context, dir string, limit int64, progress func(done, total int64)) ([]Inspection, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, "models"))
 	if errors.Is(err, os.ErrNotExist) {

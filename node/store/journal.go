@@ -134,8 +134,8 @@ func (m *Model) mark(p place, op uint32) {
 	}
 }
 
-// Sync makes all that is held durable: data first, then the journal that
-// names it.
+// Sync makes all that is held durable: data first, then the journal that names
+// it. The error is ErrFull if the disk is full.
 func (m *Model) Sync() error {
 	m.syncing.Lock()
 	defer m.syncing.Unlock()
@@ -182,7 +182,7 @@ func (m *Model) syncIfDue() error {
 	return nil
 }
 
-// compact writes the journal anew with what is held and nothing else. Called
+// compact rewrites the journal with what is held and nothing else. Called
 // with mu held, or before the model is shared.
 func (m *Model) compact() error {
 	raw := heldRecords(m.shards)

@@ -77,7 +77,7 @@ func (m *Model) ReadLeaf(n int, buf []byte) ([]byte, error) {
 }
 
 // PutVerified is Put of what the caller has checked against c: hashing is most
-// of what keeping a leaf costs.
+// of what keeping a leaf costs. Errors are those of Put.
 func (m *Model) PutVerified(c cid.Cid, raw []byte) error {
 	switch d, ok := digestOf(c); {
 	case ok:

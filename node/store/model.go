@@ -18,8 +18,8 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Model is one model of a store, held in part or whole. All its methods may
-// be called at once.
+// Model is one model of a store, held in part or whole. It is safe for
+// concurrent use.
 //
 // Locks, in the order in which they are taken: loading, syncing, io, mu.
 type Model struct {
@@ -34,6 +34,7 @@ type Model struct {
 
 	loading sync.Mutex   // the stage header is in use
 	syncing sync.Mutex   // one sync at a time
+	saving  sync.Mutex   // one write of the record at a time; taken before mu, and to remove the model
 	io      sync.RWMutex // shared by those who read or write leaves, exclusive for those who drop them
 
 	mu          sync.RWMutex // of everything below; never held over a leaf's I/O
@@ -437,8 +438,9 @@ func (m *Model) places(d digest) []place {
 }
 
 // Put keeps a shard's node or a leaf, after checking that it is what its CID
-// says and that the model has it. When it returns, the leaf survives the end
-// of the process.
+// says and that the model has it: ErrMismatch if not. When it returns, the leaf
+// survives the end of the process. Other errors are ErrFull, and ErrNotFound if
+// the model was removed.
 func (m *Model) Put(c cid.Cid, raw []byte) error {
 	sum := digest(sha256.Sum256(raw))
 	if mh := c.Hash(); !c.Defined() || c.Prefix() != leafPrefix && c.Prefix() != nodePrefix || !bytes.Equal(mh[len(mh)-len(sum):], sum[:]) {

@@ -19,6 +19,10 @@ import (
 // Whatever a file looks like, its shards cover it, it has one identity by
 // every way in, and it comes out as it went in.
 func TestAnyLayout(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for seed := range uint64(12) {
 		rng := rand.New(rand.NewPCG(seed, 7))
 		blocks := 1 + rng.IntN(6)
@@ -84,6 +88,10 @@ func crashed(t testing.TB, dir string) (*Store, string) {
 // The store beside a model of it that is a set: a random walk over all that
 // changes what is held, checked after every step.
 func TestAgainstASet(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for seed := range uint64(4) {
 		rng := rand.New(rand.NewPCG(seed, 9))
 		path := writeFile(t, "synth.gguf", synth(rng, 4, 0.4))

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -11,17 +12,19 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // quota bounds the bytes of shards without a pin.
 type quota struct {
-	mu       sync.Mutex
-	limit    int64 // 0: none
-	reserved int64 // by imports under way
+	mu       sync.Mutex // one change at a time, and the drops that it needs
+	limit    int64      // 0: none
+	reserved int64      // by imports under way
 }
 
-// SetQuota changes the quota and drops what exceeds the new one.
+// SetQuota changes the quota in bytes (0: no limit) and drops what exceeds the
+// new one. The error is ErrFull if what may not be dropped exceeds it.
 func (s *Store) SetQuota(bytes int64) error {
 	s.quota.mu.Lock()
 	s.quota.limit = bytes
@@ -31,8 +34,8 @@ func (s *Store) SetQuota(bytes int64) error {
 
 // Room makes room for n more bytes of shards by dropping those without a pin,
 // the longest unused first, but none that are in use, and no headers: they are
-// small and tell what a model is. It drops nothing if that would not be
-// enough.
+// small and describe the model. If that would not be enough, it drops nothing
+// and returns ErrFull.
 func (s *Store) Room(n int64) error {
 	done, err := s.reserve(n)
 	if err == nil {
@@ -57,9 +60,10 @@ func (s *Store) reserve(n int64) (done func(), err error) {
 	}), nil
 }
 
-// Claim makes room for what is lacking of a model's shards, in the quota and
-// on the disk, and marks them as in use until done is called. Meanwhile the
-// quota counts all of them, so that several may be filled at once.
+// Claim makes room for what is missing of a model's shards, in the quota and on
+// the disk, and marks them as in use until done is called. Meanwhile the quota
+// counts all of them, so that several models may be filled at once. Errors are
+// ErrFull, and ErrNotFound if the model was removed.
 func (s *Store) Claim(m *Model, shards []int) (done func(), err error) {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
@@ -107,14 +111,15 @@ func (s *Store) claimed() (n int64) {
 	return n
 }
 
-// SpaceFor refuses what does not fit on a disk, before any of it has come.
+// SpaceFor returns ErrFull if n bytes do not fit on the disk of dir, before any
+// of them has come.
 func SpaceFor(dir string, n int64) error {
 	free := FreeSpace(dir)
 	if free < 0 || n == 0 || n+n/256 <= free { // the journal and rounding to blocks take less than that
 		return nil
 	}
-	return noRoom(fmt.Sprintf("%s are to come and %s are free on the disk of %s, so %s more are needed: `shoal model gc` and `shoal model rm` free some",
-		SizeText(n), SizeText(free), dir, SizeText(n+n/256-free)))
+	return remedy.For(noRoom(fmt.Sprintf("%s are to come and %s are free on the disk of %s, so %s more are needed",
+		SizeText(n), SizeText(free), dir, SizeText(n+n/256-free))), remedy.FreeSpace)
 }
 
 // noRoom is an ErrFull that says for itself what is full.
@@ -184,8 +189,8 @@ func (s *Store) excess(n int64) ([]candidate, error) {
 		total -= c.bytes
 	}
 	if total > s.quota.limit {
-		return all, noRoom(fmt.Sprintf("%s of models that are in use, or come now, or are headers, and have no pin, would exceed the quota of %s; raise --quota, or pin or stop serving some",
-			SizeText(total), SizeText(s.quota.limit)))
+		return all, remedy.For(noRoom(fmt.Sprintf("%s of models that have no pin and are in use, or come now, or are headers, would exceed the quota of %s; raise it, or pin or stop serving some",
+			SizeText(total), SizeText(s.quota.limit))), remedy.RaiseQuota)
 	}
 	return all, nil
 }
@@ -221,11 +226,17 @@ func (s *Store) dropAll(list []candidate, why string) (dropped []candidate, err 
 
 // take gives a model in use, or nil if there is none.
 func (s *Store) take(id cid.Cid) (m *Model, done func()) {
-	s.mu.RLock() // nobody removes it meanwhile
-	defer s.mu.RUnlock()
-	if m = s.models[id]; m != nil {
-		done = m.Use()
+	s.mu.RLock()
+	m = s.models[id]
+	s.mu.RUnlock()
+	if m == nil {
+		return nil, nil
 	}
+	done, here := m.hold(m.Shards())
+	if !here {
+		return nil, nil
+	}
+	m.saveUse()
 	return m, done
 }
 
@@ -235,25 +246,21 @@ func (m *Model) Use() (done func()) { return m.UseShards(m.Shards()) }
 
 // UseShards is Use for some of the shards.
 func (m *Model) UseShards(shards []int) (done func()) {
-	m.mu.Lock()
-	m.touch(shards, 1)
-	m.mu.Unlock()
+	done, _ = m.hold(shards)
 	m.saveUse()
-	return sync.OnceFunc(func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.touch(shards, -1)
-	})
+	return done
 }
 
-// saveUse writes down when shards were used. That is convenience, so a failure
-// is none.
-func (m *Model) saveUse() {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if !m.gone {
-		_ = m.rec.save(m.dir)
+// hold is UseShards without writing it down; here is false if the model was removed.
+func (m *Model) hold(shards []int) (done func(), here bool) {
+	touch := func(by int) (here bool) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.touch(shards, by)
+		return !m.gone
 	}
+	here = touch(1)
+	return sync.OnceFunc(func() { touch(-1) }), here
 }
 
 func (m *Model) touch(shards []int, by int) {
@@ -284,18 +291,33 @@ func (m *Model) free(shards []int) error {
 	return nil
 }
 
-// leave marks the model as removed, unless it is in use.
-func (m *Model) leave() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.free(nil); err != nil {
+// leave moves the model's directory away, unless the model is in use. A crash from
+// here on ends in the sweep of Open.
+func (m *Model) leave(to string) error {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	mark := func(gone bool) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if gone {
+			if err := m.free(nil); err != nil {
+				return err
+			}
+		}
+		m.gone = gone
+		return nil
+	}
+	if err := mark(true); err != nil {
 		return err
 	}
-	m.gone = true
+	if err := os.Rename(m.dir, to); err != nil {
+		return errors.Join(err, mark(false))
+	}
 	return nil
 }
 
-// Drop gives up all shards but those that keep needs.
+// Drop deletes all shards but those that keep needs. It returns what DropShards
+// does.
 func (m *Model) Drop(keep protocol.Span) error {
 	stay := m.man.ShardsFor(keep)
 	return m.DropShards(slices.DeleteFunc(m.Shards(), func(i int) bool { return slices.Contains(stay, i) }))
@@ -316,8 +338,8 @@ func (m *Model) Only(span protocol.Span) []int {
 	})
 }
 
-// DropShards gives shards up, and their disk space back. It refuses, with
-// ErrBusy, if one of them is in use. It works on a full disk, too.
+// DropShards deletes shards and frees their disk space. If one of them is in
+// use, it deletes none and returns ErrBusy. It works on a full disk, too.
 func (m *Model) DropShards(shards []int) error {
 	if err := m.drop(shards); err != nil {
 		return err

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/json"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -60,22 +61,48 @@ func (m *Model) addRecord(r record) error {
 // change changes the record, on disk and then here: where the disk takes it no
 // more, all stays as it was.
 func (m *Model) change(how func(*record)) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.gone {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	was, gone := m.snapshot()
+	if gone {
 		return m.removed()
 	}
-	rec := m.rec
-	rec.Names, rec.Origins, rec.Near, rec.Pins = slices.Clone(rec.Names), slices.Clone(rec.Origins), slices.Clone(rec.Near), slices.Clone(rec.Pins)
+	rec := was.clone()
 	how(&rec)
-	if rec.Pinned == m.rec.Pinned && slices.Equal(rec.Names, m.rec.Names) && slices.Equal(rec.Origins, m.rec.Origins) && slices.Equal(rec.Near, m.rec.Near) && slices.Equal(rec.Pins, m.rec.Pins) {
+	if rec.Pinned == was.Pinned && slices.Equal(rec.Names, was.Names) && slices.Equal(rec.Origins, was.Origins) && slices.Equal(rec.Near, was.Near) && slices.Equal(rec.Pins, was.Pins) {
 		return nil
 	}
 	if err := rec.save(m.dir); err != nil {
 		return m.failed(err)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	rec.Used = m.rec.Used // it has changed meanwhile
 	m.rec = rec
 	return nil
+}
+
+// snapshot returns the record as it is now, and whether the model was removed.
+func (m *Model) snapshot() (rec record, gone bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.rec.clone(), m.gone
+}
+
+// saveUse writes down when shards were used. That is convenience, so a failure is
+// not reported.
+func (m *Model) saveUse() {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	if rec, gone := m.snapshot(); !gone {
+		_ = rec.save(m.dir)
+	}
+}
+
+func (r *record) clone() record {
+	c := *r
+	c.Names, c.Origins, c.Near, c.Pins, c.Used = slices.Clone(r.Names), slices.Clone(r.Origins), slices.Clone(r.Near), slices.Clone(r.Pins), maps.Clone(r.Used)
+	return c
 }
 
 // isNear says that an origin may lie in a private network.
@@ -83,7 +110,7 @@ func (r *record) isNear(origin string) bool { return slices.Contains(r.Near, ori
 
 // Note remembers a name, and origins (as Add takes them) that the model can be
 // had from. They are read from public addresses only, unless they are the
-// operator's own.
+// operator's own. An origin that cannot be one is an ErrSource.
 func (m *Model) Note(name string, own bool, origins ...string) error {
 	r := record{}
 	if name != "" {
@@ -139,14 +166,15 @@ func (m *Model) match(word string) protocol.Match {
 	return protocol.MatchModel(word, m.id, append(m.Names(), defaultName(m.man), slug(m.man.Name)))
 }
 
-// Pin protects the whole model from the quota, or no longer; so it takes the
-// pins of single shards away too.
+// Pin protects the whole model from the quota, or ends that; so it removes the
+// pins of single shards, too. Errors are those of writing the model's record.
 func (m *Model) Pin(on bool) error {
 	return m.change(func(rec *record) { rec.Pinned, rec.Pins = on, nil })
 }
 
-// PinShards protects shards from the quota, or no longer. A shard need not be
-// held: what comes of it later is protected.
+// PinShards protects shards from the quota, or ends that. A shard need not be
+// held: what comes of it later is protected. Errors are those of writing the
+// model's record.
 func (m *Model) PinShards(shards []int, on bool) error {
 	return m.change(func(rec *record) {
 		if rec.Pinned && on {

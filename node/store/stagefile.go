@@ -10,8 +10,9 @@ import (
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
-// Header reads the model's own header, checked. Of a split model it is the
-// first part's, with the metadata, and only that part's tensors.
+// Header reads the model's own header, checked. Of a split model it is the first
+// part's, with the metadata, and only that part's tensors. Errors are those of
+// Verify, as when the header is not held, and gguf.ErrFormat.
 func (m *Model) Header() (*gguf.Header, error) {
 	for i := range m.man.Shards {
 		if m.man.Shards[i].Kind != protocol.ShardHeader {

@@ -18,6 +18,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -42,13 +43,15 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// Store is a directory of models. All its methods may be called at once.
+// Store is a directory of models. It is safe for concurrent use.
 type Store struct {
 	dir  string
 	opt  Options
 	lock *os.File
 
-	mu     sync.RWMutex
+	moving sync.Mutex // one model's directory comes or goes at a time; taken before mu
+
+	mu     sync.RWMutex // of what follows; not held over I/O, but for the name of a new directory
 	models map[cid.Cid]*Model
 	tmp    map[string]bool // imports under way
 	swept  int64           // bytes that Open has found left by crashes, until GC tells of them
@@ -56,7 +59,9 @@ type Store struct {
 	quota quota
 }
 
-// Open opens or makes a store, and sweeps up what an interrupted import left.
+// Open opens or makes a store, and deletes what an interrupted import left. The
+// error is ErrLocked if another process has it, ErrFull if there is no room even
+// for its directory.
 func Open(dir string, opt Options) (*Store, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -72,7 +77,8 @@ func Open(dir string, opt Options) (*Store, error) {
 	}
 	if err := flock(s.lock); err != nil {
 		defer s.lock.Close()
-		return nil, fmt.Errorf("%w%s: %s; stop that (`shoal drain` does, if it is a node), or give this one another --home", ErrLocked, holder(s.lock), dir)
+		err := fmt.Errorf("%w%s: %s; stop it, or use another home directory", ErrLocked, holder(s.lock), dir)
+		return nil, remedy.For(err, remedy.OtherHome)
 	}
 	s.sign(strconv.Itoa(os.Getpid()))
 	entries, err := os.ReadDir(s.modelsDir())
@@ -141,7 +147,8 @@ func used(path string) (n int64) {
 
 func (s *Store) modelsDir() string { return filepath.Join(s.dir, "models") }
 
-// Close writes everything out and gives the directory up.
+// Close writes everything out and releases the directory. It returns the errors
+// of that; the store is closed all the same.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -167,7 +174,7 @@ func (s *Store) Models() []*Model {
 	return out
 }
 
-// Model gives a model by its identity.
+// Model returns a model by its CID, or ErrNotFound.
 func (s *Store) Model(id cid.Cid) (*Model, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -177,8 +184,8 @@ func (s *Store) Model(id cid.Cid) (*Model, error) {
 	return nil, fmt.Errorf("model %s: %w", id, ErrNotFound)
 }
 
-// Find gives a model by CID, by name, or by what only one name begins with, or
-// one CID begins or ends with.
+// Find returns a model by CID, by name, or by a prefix of one name only, or by
+// the beginning or end of one CID. Errors are ErrNotFound and ErrAmbiguous.
 func (s *Store) Find(name string) (*Model, error) {
 	if c, err := cid.Decode(name); err == nil {
 		return s.Model(c)
@@ -207,8 +214,9 @@ func (s *Store) Find(name string) (*Model, error) {
 }
 
 // AddManifest begins a model that is learnt from peers: nothing of it is held
-// yet. The bytes must hash to id. A model that is there already is given as it
-// is, with name added to its names.
+// yet. A model that is there already is returned as it is, with name added to
+// its names. Errors are ErrMismatch if the bytes do not hash to id,
+// protocol.ErrManifest, and ErrFull.
 func (s *Store) AddManifest(raw []byte, id cid.Cid, name string) (*Model, error) {
 	if p := id.Prefix(); !id.Defined() || p.Codec != cid.DagCBOR || p.MhLength != len(digest{}) {
 		return nil, fmt.Errorf("%s is not a model's CID", id)
@@ -254,9 +262,7 @@ func (s *Store) tempDir() (dir string, done func(), err error) {
 	s.tmp[dir] = true
 	return dir, func() {
 		_ = os.RemoveAll(dir)
-		s.mu.Lock()
-		delete(s.tmp, dir)
-		s.mu.Unlock()
+		s.own(dir, false)
 	}, nil
 }
 
@@ -267,10 +273,10 @@ func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model
 	if err := errors.Join(files.Replace(filepath.Join(tmp, "manifest"), raw, 0o644), rec.save(tmp), syncDir(tmp)); err != nil {
 		return nil, nil, full(err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if m := s.models[id]; m != nil {
-		return m, m.Use(), nil // while mu is held nobody removes it
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	if m, done := s.take(id); m != nil {
+		return m, done, nil
 	}
 	final := filepath.Join(s.modelsDir(), id.String())
 	if _, err := os.Stat(final); err == nil { // one that could not be opened
@@ -289,47 +295,52 @@ func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model
 	if err := syncDir(s.modelsDir()); err != nil {
 		return nil, nil, errors.Join(full(err), m.closeFiles(), os.RemoveAll(final))
 	}
+	s.mu.Lock()
 	s.models[id] = m
-	return m, m.Use(), nil
+	done, _ = m.hold(m.Shards())
+	s.mu.Unlock()
+	m.saveUse()
+	return m, done, nil
 }
 
-// Remove deletes a model, unless it is in use.
+// Remove deletes a model. Errors are ErrNotFound, and ErrBusy if it is in use.
 func (s *Store) Remove(id cid.Cid) error {
-	s.mu.Lock()
-	m := s.models[id]
-	if m == nil {
-		s.mu.Unlock()
-		return fmt.Errorf("model %s: %w", id, ErrNotFound)
-	}
-	if err := m.leave(); err != nil {
-		s.mu.Unlock()
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	m, err := s.Model(id)
+	if err != nil {
 		return err
 	}
 	tmp := filepath.Join(s.modelsDir(), tmpPrefix+"removed-"+id.String())
-	_ = os.RemoveAll(tmp)                         // of an earlier try
-	if err := os.Rename(m.dir, tmp); err != nil { // a crash from here on ends in the sweep of Open
-		m.mu.Lock()
-		m.gone = false
-		m.mu.Unlock()
-		s.mu.Unlock()
+	s.own(tmp, true)
+	defer s.own(tmp, false)
+	_ = os.RemoveAll(tmp) // of an earlier try
+	if err := m.leave(tmp); err != nil {
 		return err
 	}
-	delete(s.models, id)
-	s.tmp[tmp] = true
-	m.io.Lock()
-	err := m.closeFiles()
-	m.io.Unlock()
-	s.mu.Unlock()
-	err = errors.Join(err, os.RemoveAll(tmp))
 	s.mu.Lock()
-	delete(s.tmp, tmp)
+	delete(s.models, id)
 	s.mu.Unlock()
-	return err
+	m.io.Lock()
+	err = m.closeFiles()
+	m.io.Unlock()
+	return errors.Join(err, os.RemoveAll(tmp))
 }
 
-// Get gives a block that is held: a manifest, a shard's node, or a leaf, which
-// is checked again. It is what peers are served from. ErrNotFound: it is not
-// held; ErrCorrupt: it was, until now.
+// own notes that a directory under a temporary name has an owner, or has no more.
+func (s *Store) own(dir string, yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if yes {
+		s.tmp[dir] = true
+	} else {
+		delete(s.tmp, dir)
+	}
+}
+
+// Get returns a block that is held: a manifest, a shard's node, or a leaf, which
+// is checked again. It is what peers are served from. Errors are ErrNotFound if
+// it is not held, ErrCorrupt if it was until now, and ctx's.
 func (s *Store) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -348,13 +359,14 @@ func (s *Store) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return nil, err
 }
 
-// Has says that Get would try.
+// Has reports whether Get would try. It returns no error; the signature is that
+// of a block store.
 func (s *Store) Has(ctx context.Context, c cid.Cid) (bool, error) {
 	_, err := s.Size(ctx, c)
 	return err == nil, nil
 }
 
-// Size is a held block's size in bytes.
+// Size is a held block's size in bytes, or ErrNotFound.
 func (s *Store) Size(_ context.Context, c cid.Cid) (int, error) {
 	for _, m := range s.all() {
 		if n, ok := m.size(c); ok {

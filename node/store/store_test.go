@@ -249,6 +249,10 @@ func checkStage(t testing.TB, m *Model, raw []byte, span protocol.Span) {
 }
 
 func TestStageFile(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for _, path := range []string{tiny, "../../../shared/models/stories260K.gguf", "../../../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf"} {
 		raw, err := os.ReadFile(path)
 		if err != nil {
@@ -859,5 +863,36 @@ func BenchmarkPull(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StartTimer()
+	}
+}
+
+// While a record is written to a slow disk, and a model comes or goes, look-ups of
+// models do not wait.
+func TestLookupsDoNotWait(t *testing.T) {
+	s := open(t, t.TempDir())
+	m := add(t, s, tiny, nil)
+	s.moving.Lock() // as a model that comes or goes has it
+	defer s.moving.Unlock()
+	m.saving.Lock() // as a write of the record has it
+	pinned := make(chan error, 1)
+	go func() { pinned <- m.Pin(true) }() // waits for the disk
+	for _, found := range []func() bool{
+		func() bool { got, err := s.Model(m.ID()); return err == nil && got == m },
+		func() bool { got, err := s.Find(m.Name()); return err == nil && got == m },
+		func() bool { return len(s.Models()) == 1 && len(m.Names()) > 0 && !m.Pinned() },
+		func() bool { return len(m.Holds()) > 0 && len(m.Origins()) > 0 },
+	} {
+		if !found() {
+			t.Error("a look-up fails")
+		}
+	}
+	select {
+	case err := <-pinned:
+		t.Errorf("a change does not wait for the write before it: %v", err)
+	default:
+	}
+	m.saving.Unlock()
+	if err := <-pinned; err != nil || !m.Pinned() {
+		t.Error(err)
 	}
 }

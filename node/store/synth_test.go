@@ -30,7 +30,7 @@ func synth(rng *rand.Rand, blocks int, scale float64) []byte {
 	add := func(name string, kind gguf.Type, rows int) {
 		h.Tensors = append(h.Tensors, gguf.Tensor{Name: name, Type: kind, Shape: []uint64{64, uint64(rows)}})
 	}
-	rows := func(max int) int { return 1 + int(float64(rng.IntN(max))*scale) }
+	rows := func(most int) int { return 1 + int(float64(rng.IntN(most))*scale) }
 	add("token_embd.weight", 1, rows(20_000))
 	add("output_norm.weight", 0, 1)
 	if rng.IntN(2) == 0 {

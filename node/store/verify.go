@@ -87,8 +87,9 @@ func (m *Model) Verify(ctx context.Context, shards []int, whole bool) (damaged i
 	return m.verify(ctx, shards, whole, func(int) {})
 }
 
-// VerifyAll is Verify of all shards, and tells of each leaf, by its size in
-// bytes, once it was checked. What was found is in Damaged.
+// VerifyAll is Verify of all shards. It calls checked after each leaf with its
+// size in bytes. Damage is no error, and is in Damaged; errors are the disk's
+// and ctx's.
 func (m *Model) VerifyAll(ctx context.Context, checked func(bytes int)) error {
 	_, err := m.verify(ctx, nil, false, checked)
 	return err

@@ -272,7 +272,7 @@ func (s *Survey) measure(ctx context.Context, list []route.Candidate, model cid.
 func fillIn(c *route.Candidate, spans []*protocol.SpanStatus, model cid.Cid) {
 	for _, s := range spans {
 		if string(s.Model) == string(model.Bytes()) && int(s.From) == c.Span.From && int(s.To) == c.Span.To {
-			c.KVFree, c.Kept = int(s.KvFree), int(s.Kept)
+			c.KVFree, c.Kept = int(s.KvFree), int(s.Cached)
 			c.Queue = min(time.Hour, time.Duration(s.QueuedRows)*c.Prefill*time.Duration(c.Span.Len()))
 		}
 	}
@@ -308,3 +308,6 @@ func (s *Survey) know(c *route.Candidate, p peer.ID) {
 func Shunned(s standing.Standing) bool {
 	return s.Marks[standing.Lied] >= bad || s.Done == 0 && s.Marks[standing.Failed]+s.Marks[standing.Slow] >= bad
 }
+
+// SpanName names a span of a model in the record of what peers answered.
+func SpanName(model cid.Cid, s protocol.Span) string { return model.String() + " " + s.String() }

@@ -149,6 +149,9 @@ func longRuns(n int) map[string]string {
 }
 
 func TestLongRuns(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	n := 1 << 15
 	if testing.Short() {
 		n = 1 << 12

@@ -26,7 +26,7 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// Traces makes spans and exports them.
+// Traces makes spans and exports them. It is safe for concurrent use.
 type Traces struct {
 	tracer   trace.Tracer
 	provider *sdk.TracerProvider // nil: off
@@ -42,7 +42,8 @@ const (
 var ErrEndpoint = errors.New("OTLP endpoint")
 
 // New makes the traces of a node. It does not look whether the collector is
-// there: what cannot be exported is dropped, and said in the log.
+// there: what cannot be exported is dropped, and logged. Errors are ErrEndpoint,
+// and those of the OTEL_* variables of the environment.
 func New(cfg Config) (*Traces, error) {
 	if cfg.Endpoint == "" {
 		return &Traces{tracer: noop.NewTracerProvider().Tracer(scope)}, nil
@@ -79,7 +80,7 @@ type quiet struct {
 func (q *quiet) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) error {
 	err := q.SpanExporter.ExportSpans(ctx, spans)
 	if was := q.failed.Swap(err != nil); err != nil && !was {
-		q.log.Warn("traces cannot be exported and are dropped; see --otlp", "error", err)
+		q.log.Warn("traces cannot be exported and are dropped", "error", err)
 	} else if err == nil && was {
 		q.log.Info("traces are exported again")
 	}
@@ -89,7 +90,8 @@ func (q *quiet) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) error
 // Tracer makes spans; of nothing if traces are off.
 func (t *Traces) Tracer() trace.Tracer { return t.tracer }
 
-// Close exports what is left, for a moment at most.
+// Close exports what is left, for a moment at most, and returns the error of
+// that.
 func (t *Traces) Close() error {
 	if t.provider == nil {
 		return nil

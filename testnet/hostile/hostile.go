@@ -129,7 +129,7 @@ func (p *Peer) Claim(m Model) error {
 		_ = s.Close()
 	})
 	p.Host.SetStreamHandler(protocol.StatusID, func(s network.Stream) {
-		_ = write(s, &protocol.StatusReply{Spans: []*protocol.SpanStatus{{Model: m.ID.Bytes(), To: uint32(m.Blocks), KvFree: 1 << 30, Kept: 1 << 30}}})
+		_ = write(s, &protocol.StatusReply{Spans: []*protocol.SpanStatus{{Model: m.ID.Bytes(), To: uint32(m.Blocks), KvFree: 1 << 30, Cached: 1 << 30}}})
 		_ = s.Close()
 	})
 	return p.push(envelope())

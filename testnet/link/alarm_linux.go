@@ -32,10 +32,10 @@ func (a *fdAlarm) set(at time.Time) {
 		return
 	}
 	d := max(time.Until(at), 1) // zero would disarm it
-	unix.TimerfdSettime(a.fd, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}, nil)
+	_ = unix.TimerfdSettime(a.fd, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}, nil)
 }
 
-func (a *fdAlarm) wait() { a.f.Read(a.tick[:]) }
+func (a *fdAlarm) wait() { _, _ = a.f.Read(a.tick[:]) }
 
 func (a *fdAlarm) close() {
 	a.mu.Lock()

@@ -80,6 +80,7 @@ func TestCutFile(t *testing.T) {
 
 // TestCutUDP: one end's file is enough to cut both directions.
 func TestCutUDP(t *testing.T) {
+	t.Parallel()
 	s := newScissors(t)
 	a, b := udpPair(t, newUplink(Params{Cuts: s.path}), newUplink(Params{}))
 	buf := make([]byte, 10)
@@ -88,7 +89,7 @@ func TestCutUDP(t *testing.T) {
 		if _, err := from.WriteTo([]byte("x"), to.LocalAddr()); err != nil {
 			t.Fatal(err)
 		}
-		to.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		_ = to.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 		_, _, err := to.ReadFrom(buf)
 		return err == nil
 	}
@@ -107,6 +108,7 @@ func TestCutUDP(t *testing.T) {
 // TestCutTCP: bytes wait for the link to heal, in both directions, and so does
 // the end of the stream.
 func TestCutTCP(t *testing.T) {
+	t.Parallel()
 	before := runtime.NumGoroutine()
 	s := newScissors(t)
 	a, b := tcpPair(t, Params{Cuts: s.path})
@@ -120,11 +122,11 @@ func TestCutTCP(t *testing.T) {
 		}
 	}
 	for _, c := range []*conn{a, b} {
-		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		if n, err := c.Read(make([]byte, 10)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%d bytes over a cut link, %v", n, err)
 		}
-		c.SetReadDeadline(time.Time{})
+		_ = c.SetReadDeadline(time.Time{})
 	}
 	s.cut()
 	for _, c := range []*conn{a, b} {
@@ -151,6 +153,10 @@ func TestCutTCP(t *testing.T) {
 // TestCutHosts: QUIC connections of real hosts stand still while their link is
 // cut, and go on; no new ones are made.
 func TestCutHosts(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for name, addr := range transports {
 		t.Run(name, func(t *testing.T) {
 			s := newScissors(t)
@@ -161,7 +167,7 @@ func TestCutHosts(t *testing.T) {
 			echo(t, st, []byte("calm"), buf)
 
 			s.cut(b.Addrs()[0])
-			st.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+			_ = st.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
 			if _, err := st.Write([]byte("cut!")); err != nil {
 				t.Fatal(err)
 			}
@@ -180,7 +186,7 @@ func TestCutHosts(t *testing.T) {
 			cancel()
 
 			s.cut()
-			st.SetReadDeadline(time.Now().Add(20 * time.Second))
+			_ = st.SetReadDeadline(time.Now().Add(20 * time.Second))
 			if _, err := io.ReadFull(st, buf); err != nil || string(buf) != "cut!" {
 				t.Errorf("once it is healed: %q, %v", buf, err)
 			}

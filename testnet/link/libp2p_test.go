@@ -36,7 +36,7 @@ func newHost(t testing.TB, p Params, listen string) host.Host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.Close() })
-	h.SetStreamHandler(echoProto, func(s network.Stream) { io.Copy(s, s); s.Close() })
+	h.SetStreamHandler(echoProto, func(s network.Stream) { _, _ = io.Copy(s, s); s.Close() })
 	h.SetStreamHandler(sinkProto, func(s network.Stream) {
 		n, _ := io.Copy(io.Discard, s)
 		fmt.Fprint(s, n)
@@ -62,7 +62,7 @@ func open(t testing.TB, a, b host.Host, proto string) network.Stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Reset() })
+	t.Cleanup(func() { _ = s.Reset() })
 	return s
 }
 
@@ -81,6 +81,10 @@ func echo(t testing.TB, s network.Stream, msg, buf []byte) time.Duration {
 // TestHosts: no answer and no connection comes sooner than the distance allows,
 // and the streams work in both directions from a reused port.
 func TestHosts(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for name, addr := range transports {
 		t.Run(name, func(t *testing.T) {
 			before := runtime.NumGoroutine()
@@ -140,7 +144,7 @@ func TestTwoTransports(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	b.SetStreamHandler(echoProto, func(s network.Stream) { io.Copy(s, s); s.Close() })
+	b.SetStreamHandler(echoProto, func(s network.Stream) { _, _ = io.Copy(s, s); s.Close() })
 	for _, addr := range b.Addrs() {
 		a := newHost(t, p, transports["tcp"])
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -192,7 +196,7 @@ func BenchmarkBulk(b *testing.B) {
 							b.Fatal(err)
 						}
 					}
-					s.CloseWrite()
+					_ = s.CloseWrite()
 					if _, err := io.ReadAll(s); err != nil {
 						b.Fatal(err)
 					}

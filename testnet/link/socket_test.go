@@ -42,7 +42,7 @@ func TestUDP(t *testing.T) {
 			if err != nil {
 				return
 			}
-			b.WriteTo(buf[:n], from)
+			_, _ = b.WriteTo(buf[:n], from)
 		}
 	}()
 	start := time.Now()
@@ -61,7 +61,7 @@ func TestUDP(t *testing.T) {
 	}
 	buf := make([]byte, 64<<10)
 	for i := range want {
-		a.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = a.SetReadDeadline(time.Now().Add(10 * time.Second))
 		got, from, err := a.ReadFrom(buf)
 		if err != nil {
 			t.Fatal(err)
@@ -73,7 +73,7 @@ func TestUDP(t *testing.T) {
 			t.Fatalf("datagram %d of %d bytes came as %d bytes from %v", i, len(want[i]), got, from)
 		}
 	}
-	a.SetReadDeadline(time.Now().Add(time.Millisecond))
+	_ = a.SetReadDeadline(time.Now().Add(time.Millisecond))
 	if _, _, err := a.ReadFrom(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("read past the deadline: %v", err)
 	}
@@ -103,7 +103,7 @@ func TestUDPClose(t *testing.T) {
 		_, _, err := a.ReadFrom(make([]byte, 10))
 		readErr <- err
 	}()
-	a.WriteTo([]byte("last words"), b.LocalAddr())
+	_, _ = a.WriteTo([]byte("last words"), b.LocalAddr())
 	closed := make(chan error)
 	go func() { closed <- a.Close() }()
 	if err := <-readErr; !errors.Is(err, net.ErrClosed) {
@@ -117,7 +117,7 @@ func TestUDPClose(t *testing.T) {
 		t.Errorf("write after close: %v", err)
 	}
 	buf := make([]byte, 100)
-	b.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = b.SetReadDeadline(time.Now().Add(5 * time.Second))
 	n, _, err := b.ReadFrom(buf)
 	if err != nil || string(buf[:n]) != "last words" {
 		t.Errorf("got %q, %v", buf[:n], err)
@@ -129,11 +129,11 @@ func TestUDPLoss(t *testing.T) {
 	const n = 400
 	go func() {
 		for i := range n {
-			a.WriteTo([]byte{byte(i)}, b.LocalAddr())
+			_, _ = a.WriteTo([]byte{byte(i)}, b.LocalAddr())
 		}
 		time.Sleep(50 * time.Millisecond)
 		for range 100 { // one of these gets through
-			a.WriteTo([]byte("end"), b.LocalAddr())
+			_, _ = a.WriteTo([]byte("end"), b.LocalAddr())
 		}
 	}()
 	got := 0
@@ -183,6 +183,10 @@ func tcpPair(t testing.TB, p Params) (dialed, accepted *conn) {
 
 // TestTCPIsAConn is the standard conformance suite for net.Conn.
 func TestTCPIsAConn(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for _, p := range []Params{{}, {RTT: 2 * time.Millisecond, Rate: 1e9, Loss: 0.01}} {
 		t.Run(fmt.Sprintf("link=%v", p), func(t *testing.T) {
 			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
@@ -198,19 +202,19 @@ func TestTCPRoundTrip(t *testing.T) {
 	start := time.Now()
 	hello := make(chan time.Duration)
 	go func() {
-		b.Write([]byte("server first"))
-		io.ReadFull(b, make([]byte, 4))
-		b.Write([]byte("pong"))
+		_, _ = b.Write([]byte("server first"))
+		_, _ = io.ReadFull(b, make([]byte, 4))
+		_, _ = b.Write([]byte("pong"))
 	}()
 	go func() {
-		io.ReadFull(a, make([]byte, 12))
+		_, _ = io.ReadFull(a, make([]byte, 12))
 		hello <- time.Since(start)
 	}()
 	if d := <-hello; d < 2*rtt {
 		t.Errorf("what the accepting side says first came after %v, want 2 RTT (handshake, then its way)", d)
 	}
 	start = time.Now()
-	a.Write([]byte("ping"))
+	_, _ = a.Write([]byte("ping"))
 	if _, err := io.ReadFull(a, make([]byte, 4)); err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +230,7 @@ func TestTCPStream(t *testing.T) {
 	a, b := tcpPair(t, Params{RTT: 10 * time.Millisecond, Rate: 400e6, Loss: 0.002})
 	data := make([]byte, 4<<20)
 	rng := rand.NewChaCha8([32]byte{1})
-	rng.Read(data)
+	_, _ = rng.Read(data)
 	start := time.Now()
 	go func() {
 		for rest := data; len(rest) > 0; {
@@ -254,7 +258,7 @@ func TestTCPStream(t *testing.T) {
 	if least := time.Duration(float64(len(data)) * 8 / 400e6 * 1e9); time.Since(start) < least {
 		t.Errorf("took %v, the rate allows %v", time.Since(start), least)
 	}
-	b.Write([]byte("thanks"))
+	_, _ = b.Write([]byte("thanks"))
 	b.Close()
 	if got, err := io.ReadAll(a); err != nil || string(got) != "thanks" {
 		t.Errorf("the other way after the half-close: %q, %v", got, err)
@@ -298,7 +302,7 @@ func TestTCPCloseLingers(t *testing.T) {
 func TestTCPPeerGone(t *testing.T) {
 	before := runtime.NumGoroutine()
 	a, b := tcpPair(t, Params{RTT: 4 * time.Millisecond})
-	b.SetLinger(0)
+	_ = b.SetLinger(0)
 	b.Close()
 	var err error
 	for range 1000 {
@@ -316,7 +320,7 @@ func TestTCPPeerGone(t *testing.T) {
 func TestTCPWriteDeadline(t *testing.T) {
 	a, _ := tcpPair(t, Params{RTT: rtt}) // the peer does not read
 	much := make([]byte, 64<<20)
-	a.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	_ = a.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	n, err := a.Write(much)
 	if !errors.Is(err, os.ErrDeadlineExceeded) || n == len(much) {
 		t.Errorf("wrote %d, %v", n, err)

@@ -373,8 +373,8 @@ func (c *conn) Close() error {
 	if c.finAt.IsZero() {
 		c.finAt = now.Add(c.up.RTT / 2)
 	}
-	c.Conn.SetReadDeadline(time.Unix(1, 0))
-	c.Conn.SetWriteDeadline(c.abortAt)
+	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
+	_ = c.Conn.SetWriteDeadline(c.abortAt)
 	c.tellWritersLocked()
 	c.poke()
 	return nil
@@ -451,6 +451,6 @@ func (c *conn) SetKeepAlivePeriod(d time.Duration) error {
 
 func closeWrite(c net.Conn) {
 	if w, ok := c.(interface{ CloseWrite() error }); ok {
-		w.CloseWrite()
+		_ = w.CloseWrite()
 	}
 }

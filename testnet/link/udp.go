@@ -97,7 +97,7 @@ func (d *datagram) fire() {
 		if b == nil {
 			b = d.buf[:d.n]
 		}
-		c.sock.WriteTo(b, d.to) // an error here is a packet lost under way
+		_, _ = c.sock.WriteTo(b, d.to) // an error here is a packet lost under way
 	}
 	c.up.done(d.wire)
 	d.c, d.to, d.big = nil, nil, nil
@@ -141,7 +141,7 @@ func (c *packetConn) Close() error {
 	c.stop.Do(func() {
 		c.mu.Lock()
 		c.closed = true
-		c.sock.SetReadDeadline(time.Unix(1, 0))
+		_ = c.sock.SetReadDeadline(time.Unix(1, 0))
 		timeout := time.AfterFunc(udpLinger, func() {
 			c.mu.Lock()
 			c.gone = true

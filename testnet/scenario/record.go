@@ -44,7 +44,7 @@ type Token struct {
 // Answer is how an answer ended.
 type Answer struct {
 	Text       string
-	Kept       int // positions of the prompt that an earlier session had computed
+	Cached     int // positions of the prompt that an earlier session had computed
 	Recoveries []Recovery
 }
 
@@ -84,7 +84,7 @@ type Session struct {
 	End        Moment     `json:"end_s"`
 	Tokens     []Came     `json:"tokens"`
 	Text       string     `json:"text"`
-	Kept       int        `json:"kept,omitempty"` // as Answer has it
+	Cached     int        `json:"kept,omitempty"` // as Answer has it
 	Recoveries []Recovery `json:"recoveries,omitempty"`
 	Finished   bool       `json:"finished"`
 	Refused    bool       `json:"refused,omitempty"`
@@ -107,7 +107,7 @@ func (b *book) ask(ctx context.Context, a Asker, worker, prompt int, q Question)
 	b.all = append(b.all, s)
 	b.mu.Unlock()
 	answer, err := a.Ask(ctx, q, func(t Token) { s.Tokens = append(s.Tokens, Came{b.clock.now(), t}) })
-	s.End, s.Text, s.Kept, s.Recoveries = b.clock.now(), answer.Text, answer.Kept, answer.Recoveries
+	s.End, s.Text, s.Cached, s.Recoveries = b.clock.now(), answer.Text, answer.Cached, answer.Recoveries
 	switch {
 	case err == nil:
 		s.Finished = true

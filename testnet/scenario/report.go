@@ -103,7 +103,7 @@ type Failure struct {
 	End        Moment     `json:"end_s"`
 	What       string     `json:"what"`
 	Tokens     int        `json:"tokens"`
-	Kept       int        `json:"kept,omitempty"`           // positions of the prompt that an earlier session had computed
+	Cached     int        `json:"kept,omitempty"`           // positions of the prompt that an earlier session had computed
 	Position   *int       `json:"position,omitempty"`       // of the first token that differs
 	After      bool       `json:"after_recovery,omitempty"` // the text was right until a repair
 	Recoveries []Recovery `json:"recoveries,omitempty"`
@@ -178,7 +178,7 @@ func (r *Report) judgeAll(calm []*Session) {
 			switch {
 			case after:
 				r.After++
-			case s.Kept > 0:
+			case s.Cached > 0:
 				r.Inherited++
 			}
 		}
@@ -186,7 +186,7 @@ func (r *Report) judgeAll(calm []*Session) {
 			continue
 		}
 		f := Failure{
-			Session: s.ID, Worker: s.Worker, Prompt: r.prompts[s.Prompt], Begin: s.Begin, End: s.End, What: v.what(s), Tokens: len(s.Tokens), Kept: s.Kept,
+			Session: s.ID, Worker: s.Worker, Prompt: r.prompts[s.Prompt], Begin: s.Begin, End: s.End, What: v.what(s), Tokens: len(s.Tokens), Cached: s.Cached,
 			Recoveries: s.Recoveries, Error: s.Error,
 		}
 		if v.differs {

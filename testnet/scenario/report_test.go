@@ -108,7 +108,7 @@ func TestReportBad(t *testing.T) {
 	other := said(1, 0, 0, []int32{1, 2, 9, 9}, 10, 20, 30, 40)
 	other.Recoveries = []Recovery{{Why: "it hangs", Token: 2}}
 	kept := said(2, 0, 0, []int32{1, 9, 9, 9}, 10, 20, 30, 40)
-	kept.Kept, kept.Recoveries = 7, []Recovery{{Why: "later", Token: 3}}
+	kept.Cached, kept.Recoveries = 7, []Recovery{{Why: "later", Token: 3}}
 	failed := said(3, 1, 0, []int32{5}, 10)
 	failed.Finished, failed.Error = false, "the answer <b>broke</b> off"
 	refused := said(4, 1, 0, nil)
@@ -135,7 +135,7 @@ func TestReportBad(t *testing.T) {
 	if err := r.Write(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"6 begun, 4 finished, 1 refused", "session 3 (worker 2", "3 tokens lost", "differs from token 2 on", "7 positions were kept", "one path", "was not done"} {
+	for _, want := range []string{"6 begun, 4 finished, 1 refused", "session 3 (worker 2", "3 tokens lost", "differs from token 2 on", "7 positions were cached", "one path", "was not done"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("the report has no %q:\n%s", want, &text)
 		}

@@ -11,12 +11,13 @@ import (
 
 // exactness says where the text of a repaired session may differ, and why.
 const exactness = `A repaired session computes some positions again, many in a pass, where the first time
-each had a pass of its own; one that begins with kept positions has a pass of one row where
+each had a pass of its own; one that begins with cached positions has a pass of one row where
 another had the whole prompt. On x86, some weights (F32, F16, BF16, Q8_0, Q4_0, Q5_0, IQ4_NL)
 are multiplied by another path in a pass of one row, so that sums differ in their last bits;
 where two tokens are that close, the other one may win, and the text goes on from there.
-K-quants, Q4_1 and Q5_1 take one path for weights. Nodes with --exact never make a pass of one
-row, and repair exactly: node_args = ["--exact"]. A scenario that accepts differences says exact = false.`
+K-quants, Q4_1 and Q5_1 take one path for weights. Nodes that are told to be exact never make a
+pass of one row, and repair exactly: node_args = ["--exact"]. A scenario that accepts differences
+says exact = false.`
 
 // most is how many failures the text report spells out.
 const most = 20
@@ -49,7 +50,7 @@ func (r *Report) summary() [][2]string {
 	}
 	text := "all equal to the undisturbed run"
 	if r.Differing > 0 {
-		text = fmt.Sprintf("%d differ from the undisturbed run, %d of them only behind a repair, %d that began with positions kept of an earlier session", r.Differing, r.After, r.Inherited)
+		text = fmt.Sprintf("%d differ from the undisturbed run, %d of them only behind a repair, %d that began with positions cached of an earlier session", r.Differing, r.After, r.Inherited)
 	}
 	lines := [][2]string{
 		{"sessions", sessions},
@@ -150,7 +151,7 @@ func (r *Report) writeFailures(b *strings.Builder) {
 	}
 	for i, f := range r.Failures {
 		if i == most {
-			fmt.Fprintf(b, "... and %d more; --json has them all\n", len(r.Failures)-most)
+			fmt.Fprintf(b, "... and %d more; the report in JSON has them all\n", len(r.Failures)-most)
 			break
 		}
 		if i == 0 {
@@ -165,8 +166,8 @@ func (r *Report) writeFailures(b *strings.Builder) {
 
 func (f *Failure) write(b *strings.Builder) {
 	fmt.Fprintf(b, "session %d (worker %d, %s to %s, %q): %s, after %d tokens", f.Session, f.Worker, f.Begin, f.End, f.Prompt, f.What, f.Tokens)
-	if f.Kept > 0 {
-		fmt.Fprintf(b, "; %d positions were kept of an earlier session", f.Kept)
+	if f.Cached > 0 {
+		fmt.Fprintf(b, "; %d positions were cached of an earlier session", f.Cached)
 	}
 	b.WriteString("\n")
 	if f.Error != "" {

@@ -35,7 +35,7 @@ func echoes(t *testing.T, p link.Params, sizes ...int) (took []time.Duration) {
 		for _, size := range sizes {
 			took = append(took, echo(t, s, size))
 		}
-		s.Reset()
+		_ = s.Reset()
 	})
 	return took
 }
@@ -46,7 +46,7 @@ func newHost(t *testing.T, nw *Network) host.Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.SetStreamHandler(proto, func(s network.Stream) { io.Copy(s, s); s.Close() })
+	h.SetStreamHandler(proto, func(s network.Stream) { _, _ = io.Copy(s, s); s.Close() })
 	return h
 }
 
@@ -61,7 +61,7 @@ func connect(t *testing.T, a, b host.Host) {
 func echo(t *testing.T, s network.Stream, size int) time.Duration {
 	t.Helper()
 	start := time.Now()
-	go s.Write(make([]byte, size)) // an echo can be longer than the flow control windows
+	go func() { _, _ = s.Write(make([]byte, size)) }() // an echo can be longer than the flow control windows
 	if _, err := io.ReadFull(s, make([]byte, size)); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestRing(t *testing.T) {
 			h[i] = newHost(t, nw)
 			in[i] = make(chan network.Stream, 1)
 			h[i].SetStreamHandler("/test/ring/1", func(s network.Stream) {
-				io.ReadFull(s, make([]byte, 1))
+				_, _ = io.ReadFull(s, make([]byte, 1))
 				in[i] <- s
 			})
 		}
@@ -147,7 +147,7 @@ func TestRing(t *testing.T) {
 					if _, err := io.ReadFull(s, buf); err != nil {
 						return
 					}
-					out[i].Write(buf)
+					_, _ = out[i].Write(buf)
 				}
 			}()
 		}
@@ -155,7 +155,7 @@ func TestRing(t *testing.T) {
 		time.Sleep(time.Second)
 		begin := time.Now()
 		for range rounds {
-			out[0].Write(token)
+			_, _ = out[0].Write(token)
 			if _, err := io.ReadFull(back, token); err != nil {
 				t.Fatal(err)
 			}

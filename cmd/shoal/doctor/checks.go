@@ -39,7 +39,7 @@ func config(f *Facts) []Finding {
 	return bad(f.Program+" node --help", "%s", c.Err)
 }
 
-func home(f *Facts) []Finding {
+func homeDir(f *Facts) []Finding {
 	h := &f.Home
 	switch {
 	case h.NotDir:
@@ -60,10 +60,10 @@ func key(f *Facts) []Finding {
 	h := &f.Home
 	var out []Finding
 	if h.KeyErr != "" {
-		out = append(out, bad(fmt.Sprintf("mv %s %s", Quote(f.path("key")), Quote(f.path("key.damaged"))), "the node's key %s is damaged: restore it from a copy, or become another peer by moving it away", f.path("key"))...)
+		out = append(out, bad(fmt.Sprintf("mv %s %s", Quote(f.files().Key()), Quote(f.files().Key()+".damaged")), "the node's key %s is damaged: restore it from a copy, or become another peer by moving it away", f.files().Key())...)
 	}
-	for _, name := range h.Loose {
-		out = append(out, bad("chmod 600 "+Quote(f.path(name)), "other users of this machine can read %s, and with it be this node", f.path(name))...)
+	for _, path := range h.Loose {
+		out = append(out, bad("chmod 600 "+Quote(path), "other users of this machine can read %s, and with it be this node", path)...)
 	}
 	if len(out) == 0 && h.HasKey {
 		return ok("only %s can read the node's key", h.User)
@@ -79,7 +79,7 @@ func daemon(f *Facts) []Finding {
 	case d.Answers && f.Status != nil:
 		return ok("node %s runs, up %s, API %s", f.Status.Peer, f.Status.Uptime.Round(time.Second), d.at())
 	case d.Code == http.StatusUnauthorized:
-		return bad(end("", d.PID)+f.shoal("node"), "the node with process ID %d does not take the token in %s: the file has changed since it started", d.PID, f.path("api.token"))
+		return bad(end("", d.PID)+f.shoal("node"), "the node with process ID %d does not take the token in %s: the file has changed since it started", d.PID, f.files().APIToken())
 	case d.Code != 0:
 		return warn("", "the node with process ID %d is alive at %s, and refuses this program (HTTP status %d); how it is cannot be seen from here", d.PID, d.at(), d.Code)
 	case d.Word && d.Alive && d.API == "" && d.Socket == "":
@@ -116,9 +116,9 @@ func storeLock(f *Facts) []Finding {
 	case p.Shoal:
 		return warn("", "process %d has the store, a shoal without an API: what it meets cannot be seen from here", p.PID)
 	case p.PID == 0:
-		return bad(f.Program+" node --home "+Quote(f.Home.Dir+"-2"), "another process has locked the store %s, and it cannot be seen which", f.path("store"))
+		return bad(f.Program+" node --home "+Quote(f.Home.Dir+"-2"), "another process has locked the store %s, and it cannot be seen which", f.files().Store())
 	}
-	return bad(fmt.Sprintf("kill %d", p.PID), "process %d (%s) has locked the store %s, and is no node that answers", p.PID, p.Name, f.path("store"))
+	return bad(fmt.Sprintf("kill %d", p.PID), "process %d (%s) has locked the store %s, and is no node that answers", p.PID, p.Name, f.files().Store())
 }
 
 func models(f *Facts) []Finding {

@@ -2,13 +2,13 @@ package doctor
 
 import (
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/home"
 )
 
 // State of what was checked.
@@ -110,7 +110,7 @@ func Examine(f *Facts) []Finding {
 		name string
 		of   func(*Facts) []Finding
 	}{
-		{"build", build}, {"config", config}, {"home", home}, {"key", key}, {"daemon", daemon}, {"store", storeLock}, {"models", models}, {"disk", disk}, {"memory", memory},
+		{"build", build}, {"config", config}, {"home", homeDir}, {"key", key}, {"daemon", daemon}, {"store", storeLock}, {"models", models}, {"disk", disk}, {"memory", memory},
 		{"engine", engines}, {"fence", fences}, {"gpu", gpu}, {"api", apiAddress}, {"ports", ports}, {"udp", udp}, {"reach", reach}, {"peers", peers}, {"versions", versions}, {"clock", clock}, {"blocks", blocks}, {"serving", serving},
 	} {
 		for _, v := range check.of(f) {
@@ -195,4 +195,4 @@ func size(n int64) string {
 	return fmt.Sprintf("%d KiB", n>>10)
 }
 
-func (f *Facts) path(name string) string { return filepath.Join(f.Home.Dir, name) }
+func (f *Facts) files() home.Home { return home.Home(f.Home.Dir) }

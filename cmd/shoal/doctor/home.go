@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/shoalnet/shoal/node/home"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,12 +69,13 @@ func LookHome(dir string, checkKey func(path string) error) Home {
 	}
 	h.space(dir)
 	h.access()
-	for _, name := range []string{"key", "api.token"} {
-		if st, err := os.Stat(filepath.Join(dir, name)); err == nil && st.Mode().Perm()&0o077 != 0 {
-			h.Loose = append(h.Loose, name)
+	at := home.Home(dir)
+	for _, path := range []string{at.Key(), at.APIToken()} {
+		if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o077 != 0 {
+			h.Loose = append(h.Loose, path)
 		}
 	}
-	key := filepath.Join(dir, "key")
+	key := at.Key()
 	if _, err := os.Stat(key); err == nil {
 		h.HasKey = true
 		if err := checkKey(key); err != nil && !errors.Is(err, fs.ErrPermission) {
@@ -81,9 +83,9 @@ func LookHome(dir string, checkKey func(path string) error) Home {
 		}
 	}
 	h.lock()
-	for _, name := range []string{"peers.json", "port", "key", "store/lock", "api.json"} {
-		if st, err := os.Stat(filepath.Join(dir, name)); err == nil && st.ModTime().After(h.Latest) {
-			h.Latest, h.LatestFile = st.ModTime(), filepath.Join(dir, name)
+	for _, path := range []string{at.Peers(), at.Port(), at.Key(), at.StoreLock(), at.API()} {
+		if st, err := os.Stat(path); err == nil && st.ModTime().After(h.Latest) {
+			h.Latest, h.LatestFile = st.ModTime(), path
 		}
 	}
 	return h
@@ -126,7 +128,7 @@ func (h *Home) space(dir string) {
 
 // lock sees whether the store is locked, by taking its lock for an instant.
 func (h *Home) lock() {
-	path := filepath.Join(h.Dir, "store", "lock")
+	path := home.Home(h.Dir).StoreLock()
 	f, err := os.Open(path)
 	if err != nil {
 		return

@@ -11,55 +11,26 @@
 // softmax over the candidates. The hash is that of the wire specification
 // (protocol/README.md), so that any two implementations draw alike.
 //
-// Order: tokens that may not come are left out, then penalties, then the cuts top-k, top-p and min-p on the distribution at
-// temperature 1, then temperature. Cutting before the temperature (llama.cpp's
-// order too) keeps the set of candidates the same when only the temperature is
-// changed, which is what people expect of a cut.
+// Order: tokens that are not allowed are left out, then come penalties, then the
+// cuts top-k, top-p and min-p on the distribution at temperature 1, then
+// temperature. Cutting before the temperature (llama.cpp's order, too) keeps the
+// set of candidates the same when only the temperature is changed, which is what
+// people expect of a cut.
+//
+// The parameters are those of the wire: [protocol.Sampling] goes from a client's
+// request to this package as it is, so a new parameter is read here and passes
+// through everything between. Nothing here relies on their being in range: where
+// they come from a peer, the stage has checked them; whatever they are, one of the
+// tokens is drawn.
 package sample
 
 import (
-	"errors"
 	"math"
 	"math/bits"
 	"slices"
+
+	"github.com/shoalnet/shoal/protocol"
 )
-
-// Params of a draw. The zero value is greedy.
-type Params struct {
-	Temperature      float32 // 0: greedy
-	TopK             int     // candidates kept; 0: all
-	TopP             float32 // least probability mass kept; 0 or 1: all
-	MinP             float32 // least probability, as a part of the best one's; 0: all
-	RepeatPenalty    float32 // divides logits > 0 of seen tokens, multiplies those < 0; 0 or 1: off
-	PresencePenalty  float32 // subtracted once from tokens of the answer
-	FrequencyPenalty float32 // subtracted for each time they occur in the answer
-	Seed             uint64
-	Logprobs         bool // report the log probability: it costs a pass over the logits
-	TopLogprobs      int  // alternatives to report
-	Prompt           int  // so many leading tokens of the history are the prompt's
-}
-
-// Validate says what is wrong with p, if anything.
-func (p Params) Validate() error {
-	for _, x := range []float32{p.Temperature, p.TopP, p.MinP, p.RepeatPenalty, p.PresencePenalty, p.FrequencyPenalty} {
-		if x-x != 0 {
-			return errors.New("a sampling parameter is not a finite number")
-		}
-	}
-	switch {
-	case p.Temperature < 0:
-		return errors.New("temperature must not be negative")
-	case p.TopP < 0 || p.TopP > 1:
-		return errors.New("top-p must lie between 0 and 1")
-	case p.MinP < 0 || p.MinP > 1:
-		return errors.New("min-p must lie between 0 and 1")
-	case p.RepeatPenalty < 0:
-		return errors.New("the repetition penalty must not be negative")
-	case p.TopK < 0 || p.TopLogprobs < 0:
-		return errors.New("counts must not be negative")
-	}
-	return nil
-}
 
 // Top is an alternative.
 type Top struct {
@@ -75,23 +46,26 @@ type Token struct {
 	Top     []Top // descending
 }
 
-// Sample draws the token at the given absolute position. history is the end of
-// the prompt (Params.Prompt tokens of it) and the answer so far. Logits that
-// are not numbers count as impossible, and so do tokens without a bit in allowed,
-// the lowest of a word first; nil allows all.
-func Sample(logits []float32, p Params, history []int32, position uint64, allowed []uint64) Token {
+// Sample draws the token at the given absolute position. p may be nil: greedy,
+// as the zero value. sampled is the answer so far; what penalties need of the
+// prompt is p.History. Logits that are not numbers count as impossible, and so do
+// tokens without a bit in allowed, the lowest bit of a word first; nil allows all.
+func Sample(logits []float32, p *protocol.Sampling, sampled []int32, position uint64, allowed []uint64) Token {
 	if len(logits) == 0 {
 		return Token{}
+	}
+	if p == nil {
+		p = &protocol.Sampling{}
 	}
 	z := logits
 	if allowed != nil {
 		z = only(logits, allowed)
 	}
-	if penalized(p) && len(history) > 0 {
+	if penalized(p) && len(p.History)+len(sampled) > 0 {
 		if allowed == nil {
 			z = slices.Clone(logits)
 		}
-		penalize(z, p, history)
+		penalize(z, p, sampled)
 	}
 	id := greedy(z)
 	if p.Temperature > 0 {
@@ -102,7 +76,7 @@ func Sample(logits []float32, p Params, history []int32, position uint64, allowe
 		norm := logSumExp(logits)
 		t.Logprob = float32(float64(logits[id]) - norm)
 		if p.TopLogprobs > 0 {
-			for _, i := range best(logits, p.TopLogprobs) {
+			for _, i := range best(logits, int(p.TopLogprobs)) {
 				t.Top = append(t.Top, Top{i, float32(float64(logits[i]) - norm)})
 			}
 		}
@@ -129,18 +103,24 @@ func only(logits []float32, allowed []uint64) []float32 {
 	return z
 }
 
-func penalized(p Params) bool {
+func penalized(p *protocol.Sampling) bool {
 	return p.RepeatPenalty != 0 && p.RepeatPenalty != 1 || p.PresencePenalty != 0 || p.FrequencyPenalty != 0
 }
 
-func penalize(z []float32, p Params, history []int32) {
+// penalize lowers the logits of seen tokens: repetition counts the prompt's too,
+// presence and frequency only the answer's.
+func penalize(z []float32, p *protocol.Sampling, sampled []int32) {
 	seen, count := map[int32]bool{}, map[int32]int{}
-	for i, id := range history {
-		if id >= 0 && int(id) < len(z) {
+	inside := func(id int32) bool { return id >= 0 && int(id) < len(z) }
+	for _, id := range p.History {
+		if inside(id) {
 			seen[id] = true
-			if i >= p.Prompt {
-				count[id]++
-			}
+		}
+	}
+	for _, id := range sampled {
+		if inside(id) {
+			seen[id] = true
+			count[id]++
 		}
 	}
 	if r := p.RepeatPenalty; r > 0 && r != 1 {
@@ -199,7 +179,7 @@ func byLogit(a, b candidate) int {
 }
 
 // candidates that the cuts leave, in no particular order.
-func candidates(z []float32, p Params) []candidate {
+func candidates(z []float32, p *protocol.Sampling) []candidate {
 	top := z[greedy(z)]
 	floor := float32(math.Inf(-1))
 	if p.MinP > 0 { // a threshold on the logit
@@ -208,8 +188,8 @@ func candidates(z []float32, p Params) []candidate {
 	switch {
 	case p.TopK > 0:
 		c := atLeast(z, float32(math.Inf(-1)))
-		if p.TopK < len(c) {
-			c = selectBest(c, p.TopK)
+		if uint64(p.TopK) < uint64(len(c)) {
+			c = selectBest(c, int(p.TopK))
 		} else {
 			slices.SortFunc(c, byLogit)
 		}
@@ -323,7 +303,7 @@ func best(z []float32, k int) []int32 {
 	return out
 }
 
-func draw(c []candidate, p Params, position uint64, fallback int32) int32 {
+func draw(c []candidate, p *protocol.Sampling, position uint64, fallback int32) int32 {
 	at, top := fallback, math.Inf(-1)
 	for _, x := range c {
 		h := Hash(p.Seed, position, x.id) >> 11

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 func randomLogits(rng *rand.Rand, n int) []float32 {
@@ -28,7 +30,7 @@ func TestDistribution(t *testing.T) {
 		const n = 200_000
 		got := make([]float64, len(z))
 		for pos := range uint64(n) {
-			got[Sample(z, Params{Temperature: temperature, Seed: 42}, nil, pos, nil).ID]++
+			got[Sample(z, &protocol.Sampling{Temperature: temperature, Seed: 42}, nil, pos, nil).ID]++
 		}
 		chi := 0.0
 		for i := range z {
@@ -59,7 +61,7 @@ func TestCuts(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	for range 300 {
 		z := randomLogits(rng, 1+rng.IntN(60))
-		p := Params{Temperature: 1, TopK: rng.IntN(8), TopP: float32(rng.IntN(3)) * 0.4, MinP: float32(rng.IntN(2)) * 0.1}
+		p := &protocol.Sampling{Temperature: 1, TopK: uint32(rng.IntN(8)), TopP: float32(rng.IntN(3)) * 0.4, MinP: float32(rng.IntN(2)) * 0.1}
 		order := make([]candidate, len(z))
 		for i, v := range z {
 			order[i] = candidate{int32(i), v}
@@ -68,7 +70,7 @@ func TestCuts(t *testing.T) {
 		prob := func(x candidate) float64 { return math.Exp(float64(x.z - order[0].z)) }
 		keep := order
 		if p.TopK > 0 {
-			keep = keep[:min(p.TopK, len(keep))]
+			keep = keep[:min(int(p.TopK), len(keep))]
 		}
 		if p.TopP > 0 && p.TopP < 1 {
 			total, mass := 0.0, 0.0
@@ -88,23 +90,23 @@ func TestCuts(t *testing.T) {
 		got := candidates(z, p)
 		slices.SortFunc(got, byLogit)
 		if !slices.Equal(got, keep) {
-			t.Fatalf("%+v of %v: %v, want %v", p, z, got, keep)
+			t.Fatalf("%v of %v: %v, want %v", p, z, got, keep)
 		}
 	}
 }
 
 func TestPenalties(t *testing.T) {
 	z := []float32{2, 1.9, -1}
-	if got := Sample(z, Params{RepeatPenalty: 2}, []int32{0}, 0, nil).ID; got != 1 {
+	if got := Sample(z, &protocol.Sampling{RepeatPenalty: 2}, []int32{0}, 0, nil).ID; got != 1 {
 		t.Errorf("repetition: %d", got)
 	}
-	if got := Sample(z, Params{PresencePenalty: 1, Prompt: 1}, []int32{0}, 0, nil).ID; got != 0 {
+	if got := Sample(z, &protocol.Sampling{PresencePenalty: 1, History: []int32{0}}, nil, 0, nil).ID; got != 0 {
 		t.Errorf("presence counts the answer only: %d", got)
 	}
-	if got := Sample(z, Params{FrequencyPenalty: 0.06}, []int32{0, 0}, 0, nil).ID; got != 1 {
+	if got := Sample(z, &protocol.Sampling{FrequencyPenalty: 0.06}, []int32{0, 0}, 0, nil).ID; got != 1 {
 		t.Errorf("frequency: %d", got)
 	}
-	if tok := Sample(z, Params{RepeatPenalty: 2, TopLogprobs: 3}, []int32{0}, 0, nil); tok.Top[0].ID != 0 || tok.Logprob != tok.Top[1].Logprob {
+	if tok := Sample(z, &protocol.Sampling{RepeatPenalty: 2, TopLogprobs: 3}, []int32{0}, 0, nil); tok.Top[0].ID != 0 || tok.Logprob != tok.Top[1].Logprob {
 		t.Errorf("log probabilities are the model's own: %+v", tok)
 	}
 	if z[0] != 2 {
@@ -116,7 +118,7 @@ func TestPenalties(t *testing.T) {
 // probabilities stay the model's.
 func TestAllowed(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
-	for _, p := range []Params{{}, {Temperature: 1.3}, {Temperature: 1, TopK: 5}, {Temperature: 1, TopP: 0.8}, {Temperature: 0.7, MinP: 0.1}, {Temperature: 1, RepeatPenalty: 1.2, FrequencyPenalty: 0.1}} {
+	for _, p := range []*protocol.Sampling{{}, {Temperature: 1.3}, {Temperature: 1, TopK: 5}, {Temperature: 1, TopP: 0.8}, {Temperature: 0.7, MinP: 0.1}, {Temperature: 1, RepeatPenalty: 1.2, FrequencyPenalty: 0.1}} {
 		for pos := range uint64(200) {
 			z, masked := make([]float32, 130), make([]float32, 130)
 			allowed := make([]uint64, 3)
@@ -130,9 +132,9 @@ func TestAllowed(t *testing.T) {
 			p.Seed, p.Logprobs = pos*3, true
 			got, want := Sample(z, p, []int32{3, 7}, pos, allowed), Sample(masked, p, []int32{3, 7}, pos, nil)
 			if got.ID != want.ID {
-				t.Fatalf("%+v: drew %d, want %d", p, got.ID, want.ID)
+				t.Fatalf("%v: drew %d, want %d", p, got.ID, want.ID)
 			}
-			if free := Sample(z, Params{TopLogprobs: 130}, nil, pos, nil); got.Logprob != free.Top[slices.IndexFunc(free.Top, func(x Top) bool { return x.ID == got.ID })].Logprob {
+			if free := Sample(z, &protocol.Sampling{TopLogprobs: 130}, nil, pos, nil); got.Logprob != free.Top[slices.IndexFunc(free.Top, func(x Top) bool { return x.ID == got.ID })].Logprob {
 				t.Fatal("the log probability is another one than the model's")
 			}
 		}
@@ -140,8 +142,8 @@ func TestAllowed(t *testing.T) {
 }
 
 func FuzzSample(f *testing.F) {
-	f.Add([]byte{1, 2, 3, 255, 127, 0}, float32(1), 3, float32(0.5), float32(0.1), uint64(3))
-	f.Fuzz(func(t *testing.T, raw []byte, temperature float32, k int, p, minP float32, seed uint64) {
+	f.Add([]byte{1, 2, 3, 255, 127, 0}, float32(1), uint32(3), float32(0.5), float32(0.1), uint64(3))
+	f.Fuzz(func(t *testing.T, raw []byte, temperature float32, k uint32, p, minP float32, seed uint64) {
 		z := make([]float32, len(raw))
 		for i, b := range raw {
 			switch b {
@@ -155,10 +157,7 @@ func FuzzSample(f *testing.F) {
 				z[i] = float32(b) - 100
 			}
 		}
-		par := Params{Temperature: temperature, TopK: k, TopP: p, MinP: minP, Seed: seed, TopLogprobs: 4}
-		if par.Validate() != nil {
-			return
-		}
+		par := &protocol.Sampling{Temperature: temperature, TopK: k, TopP: p, MinP: minP, Seed: seed, TopLogprobs: 4}
 		tok := Sample(z, par, []int32{0, 5, -1, 1 << 30}, 1, nil)
 		if len(z) > 0 && (tok.ID < 0 || int(tok.ID) >= len(z)) {
 			t.Fatalf("drew %d of %d", tok.ID, len(z))
@@ -168,7 +167,7 @@ func FuzzSample(f *testing.F) {
 		}
 		allowed := make([]uint64, (len(z)+63)/64)
 		for i := range z {
-			if i == k%len(z) || seed>>(i%64)&1 != 0 {
+			if i == int(k)%len(z) || seed>>(i%64)&1 != 0 {
 				allowed[i>>6] |= 1 << (i & 63)
 			}
 		}
@@ -180,7 +179,7 @@ func FuzzSample(f *testing.F) {
 
 func BenchmarkSample(b *testing.B) {
 	z := randomLogits(rand.New(rand.NewPCG(1, 1)), 150_000)
-	for name, p := range map[string]Params{
+	for name, p := range map[string]*protocol.Sampling{
 		"greedy": {}, "temperature": {Temperature: 0.8}, "top-k": {Temperature: 0.8, TopK: 40, TopP: 0.9}, "top-p": {Temperature: 0.8, TopP: 0.9},
 	} {
 		b.Run(name, func(b *testing.B) {

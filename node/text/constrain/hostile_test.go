@@ -21,7 +21,7 @@ func hostile() map[string]string {
 	for i := range 300 {
 		refs = append(refs, fmt.Sprintf(`"d%d":{"anyOf":[{"type":"array","items":{"$ref":"#/$defs/d%d"}},{"type":"array","items":{"$ref":"#/$defs/d%d"}},{"type":"integer"}]}`, i, (i+1)%300, (i+2)%300))
 	}
-	any := func(n int) string {
+	nested := func(n int) string {
 		return "[" + strings.TrimSuffix(strings.Repeat(`{"type":"array","items":{"type":"array","items":{"$ref":"#"}}},`, n), ",") + "]"
 	}
 	return map[string]string{
@@ -29,7 +29,7 @@ func hostile() map[string]string {
 		"enums under alternatives":   `{"enum":[` + strings.Join(enum, ",") + `],"anyOf":[` + strings.TrimSuffix(strings.Repeat(`{"type":"string"},`, 1500), ",") + `]}`,
 		"many optional properties":   `{"type":"object","properties":{` + strings.Join(props, ",") + `}}`,
 		"many required":              `{"type":"object","required":[` + strings.Join(names, ",") + `]}`,
-		"the same way many times":    `{"anyOf":` + any(1500) + `}`,
+		"the same way many times":    `{"anyOf":` + nested(1500) + `}`,
 		"ways that double":           `{"$ref":"#/$defs/d0","$defs":{` + strings.Join(refs, ",") + `}}`,
 		"alternatives that multiply": `{"allOf":[` + strings.TrimSuffix(strings.Repeat(`{"anyOf":[{"minimum":1},{"minimum":2},{"minimum":3}]},`, 30), ",") + `]}`,
 		"an ambiguous pattern":       `{"pattern":"^(a|b|ab)*c.{0,900}$"}`,

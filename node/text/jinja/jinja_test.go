@@ -59,6 +59,9 @@ func TestLikeJinja2(t *testing.T) {
 
 // A template that would take the node along ends soon, with an error.
 func TestBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes over a second")
+	}
 	for _, src := range []string{
 		"{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
 		"{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",

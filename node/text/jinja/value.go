@@ -602,7 +602,7 @@ func decodeJSON(d *json.Decoder, depth int) any {
 			for d.More() {
 				items = append(items, decodeJSON(d, depth+1))
 			}
-			d.Token()
+			_, _ = d.Token()
 			return items
 		}
 		out := newDict()
@@ -613,7 +613,7 @@ func decodeJSON(d *json.Decoder, depth int) any {
 			}
 			out.set(key, decodeJSON(d, depth+1))
 		}
-		d.Token()
+		_, _ = d.Token()
 		return out
 	}
 	return t

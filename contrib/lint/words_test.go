@@ -1,0 +1,84 @@
+package lint
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const root = "../.."
+
+// sources are the Go files below folders of the repository, by their path in it,
+// without tests and what is generated.
+func sources(t *testing.T, folders ...string) []string {
+	t.Helper()
+	var out []string
+	for _, folder := range folders {
+		err := filepath.WalkDir(filepath.Join(root, folder), func(p string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() && strings.HasSuffix(p, ".go") && !strings.HasSuffix(p, "_test.go") && !strings.HasSuffix(p, ".pb.go") {
+				p, err = filepath.Rel(root, p)
+				out = append(out, filepath.ToSlash(p))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// typed finds what a person would type to shoal.
+var typed = regexp.MustCompile("[\\s`]--[a-z]|`shoal\\b")
+
+// TestOnlyCmdTalks: below cmd no string names a flag or a command. Errors carry a
+// remedy, and cmd has the words for it.
+func TestOnlyCmdTalks(t *testing.T) {
+	files := sources(t, "node", "protocol", "testnet")
+	if len(files) < 100 {
+		t.Fatalf("%d files found", len(files))
+	}
+	for _, path := range files {
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, filepath.Join(root, path), nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			lit, ok := n.(*ast.BasicLit)
+			if !ok || lit.Kind != token.STRING {
+				return true
+			}
+			text, err := strconv.Unquote(lit.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(text, " ") && typed.MatchString(" "+text) { // a single word is an argument of a program
+				t.Errorf("%s:%d names what to type: %s; see node/remedy", path, set.Position(lit.Pos()).Line, lit.Value)
+			}
+			return true
+		})
+	}
+}
+
+// TestOneParameter: a sampling parameter stands in few files, so that a new one is
+// soon added.
+func TestOneParameter(t *testing.T) {
+	const most = 7
+	name := regexp.MustCompile(`\b(min_p|min-p|MinP)\b`)
+	var in []string
+	for _, path := range append(sources(t, "cmd", "node", "protocol", "testnet"), "protocol/wire.proto") {
+		if name.MatchString(read(t, filepath.Join(root, path))) {
+			in = append(in, path)
+		}
+	}
+	if len(in) > most || len(in) < 3 {
+		t.Errorf("min-p stands in %d files, want at most %d: %s", len(in), most, strings.Join(in, " "))
+	}
+}

@@ -1,0 +1,29 @@
+package ggml
+
+import (
+	"log/slog"
+	"os"
+	"testing"
+
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/enginetest"
+)
+
+// TestMain lets this test program be its own engine child.
+func TestMain(m *testing.M) {
+	engine.ChildMain(Backend{})
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // the library logs there
+	os.Exit(m.Run())
+}
+
+// near is how far log probabilities may be apart that were computed in another
+// order: keys and values are kept in 16 bits, and MXFP4 takes its input in 8.
+const near = 0.05
+
+func TestBackend(t *testing.T) {
+	enginetest.Run(t, enginetest.Backend{
+		Backend: Backend{}, Shared: "../../../../shared/models",
+		NearFull: 0.02, NearQuantized: 0.05, Near: near,
+		Steady: true, Exact: true, Forgets: true, Overflows: true,
+	})
+}

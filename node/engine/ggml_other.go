@@ -1,8 +1,0 @@
-//go:build !linux
-
-package engine
-
-import "unsafe"
-
-// setThreads is not to be had here: the number set at load stays.
-func setThreads(unsafe.Pointer, int) bool { return false }

@@ -1,0 +1,33 @@
+package engine
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/remedy"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+func FuzzMessages(f *testing.F) {
+	b := &Batch{Rows: []Row{{1, 2}}, Tokens: []int32{3}, Outputs: []Output{{Sampling: &protocol.Sampling{Seed: 1 << 63, TopK: 3, History: []int32{7}}, Sampled: []int32{1}, Allowed: []uint64{1 << 63, 5}}}}
+	f.Add(b.append(nil))
+	f.Add((&Result{Hidden: []float32{1}, Tokens: []sample.Token{{ID: 4, Top: []sample.Top{{ID: 5}}}}}).append(nil))
+	f.Add(appendError(nil, remedy.For(ErrMemory, remedy.RaiseMemory, "a")))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if b, err := parseBatch(raw); err == nil {
+			if again, err := parseBatch(b.append(nil)); err != nil || len(again.Rows) != len(b.Rows) || !slices.EqualFunc(again.Outputs, b.Outputs, func(x, y Output) bool { return slices.Equal(x.Allowed, y.Allowed) }) {
+				t.Fatal(err)
+			}
+		}
+		if refused, malformed := parseError(opMemory, raw); malformed == nil && !errors.Is(refused, ErrMemory) {
+			t.Fatal(refused)
+		}
+		if r, err := parseResult(raw); err == nil {
+			if _, err := parseResult(r.append(nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,99 @@
+package exchange
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// While sessions run here, bulk is limited to a part of the rate that it reached
+// without them, or to busyFirst where that is not known. Pausing after each chunk
+// would not do: sockets buffer more than they have sent.
+const (
+	busyPart  = 0.2
+	busyFirst = 1 << 20                // bytes per second
+	busyLeast = 64 << 10               // likewise: bulk never stops
+	busyLook  = 50 * time.Millisecond  // how long an answer of busy is reused
+	rateTime  = 500 * time.Millisecond // over which a rate is measured; a longer pause does not count
+	rateBytes = 1 << 20                // over which a rate is measured: fewer show what was asked for, not what can be reached
+)
+
+// rateLimiter limits bulk in one direction to the operator's rate, and to a part
+// of it while sessions run on this node. It is safe for concurrent use.
+type rateLimiter struct {
+	limit     *rate.Limiter // nil: none
+	whileBusy *rate.Limiter // while busy
+	busy      func() bool   // nil: never
+
+	mu       sync.Mutex
+	lookedAt time.Time
+	isBusy   bool
+	begun    time.Time // of the bytes counted
+	last     time.Time
+	bytes    int
+	freeRate float64 // bytes per second that were reached while no session ran; 0: not known
+}
+
+// newRateLimiter takes bytes per second; 0: no limit.
+func newRateLimiter(bytes float64, busy func() bool) *rateLimiter {
+	p := &rateLimiter{busy: busy, whileBusy: rate.NewLimiter(busyFirst, bulkChunk)}
+	if bytes > 0 {
+		p.limit = rate.NewLimiter(rate.Limit(bytes), max(chunk, int(bytes/20)))
+	}
+	return p
+}
+
+// wait waits until n bytes may pass. It fails only with ctx.
+func (p *rateLimiter) wait(ctx context.Context, n int) error {
+	if p.standsBack(n) {
+		if err := waitN(ctx, p.whileBusy, n); err != nil {
+			return err
+		}
+	}
+	if p.limit != nil {
+		return waitN(ctx, p.limit, n)
+	}
+	return nil
+}
+
+func waitN(ctx context.Context, l *rate.Limiter, n int) error {
+	for n > 0 {
+		k := min(n, l.Burst())
+		if err := l.WaitN(ctx, k); err != nil {
+			return err
+		}
+		n -= k
+	}
+	return nil
+}
+
+// standsBack reports whether sessions run, and measures the rate while none do.
+func (p *rateLimiter) standsBack(n int) bool {
+	if p.busy == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if now.Sub(p.lookedAt) > busyLook {
+		was := p.isBusy
+		if p.lookedAt, p.isBusy = now, p.busy(); p.isBusy && !was {
+			limit := rate.Limit(busyFirst)
+			if p.freeRate > 0 {
+				limit = rate.Limit(max(busyLeast, p.freeRate*busyPart))
+			}
+			p.whileBusy.SetLimit(limit)
+		}
+	}
+	if p.isBusy || now.Sub(p.last) > rateTime {
+		p.begun, p.bytes = now, 0
+	} else if took := now.Sub(p.begun); took > rateTime && p.bytes >= rateBytes {
+		p.freeRate += (float64(p.bytes)/took.Seconds() - p.freeRate) / 2
+		p.begun, p.bytes = now, 0
+	}
+	p.last = now
+	p.bytes += n
+	return p.isBusy
+}

@@ -1,0 +1,132 @@
+package generate
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/shoalnet/shoal/node/metrics"
+	"github.com/shoalnet/shoal/node/route"
+	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/standing"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/node/text"
+	"github.com/shoalnet/shoal/node/text/answer"
+	"github.com/shoalnet/shoal/node/text/constrain"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Models finds models and turns text into tokens.
+type Models interface {
+	// Pick returns the model of a name; without a name the one that is served. warning
+	// says which of several was taken, if the name is not clear.
+	Pick(ctx context.Context, name string) (m *store.Model, warning string, err error)
+	// Tools returns a model's tokenizer and template, and fetches them if need be.
+	Tools(ctx context.Context, m *store.Model) (*Tools, error)
+	// Encode tokenizes a text when there is memory for the work. The errors are the
+	// context's, and api's BadInput.
+	Encode(ctx context.Context, by *text.Tokenizer, t string, opt text.EncodeOptions) ([]int32, error)
+}
+
+// Tools are what makes tokens of a model's prompts and text of its answers. They are
+// safe for concurrent use.
+type Tools struct {
+	*text.Tokenizer
+	Template    *text.Template // nil: TemplateErr says why
+	TemplateErr error
+	Syntax      *answer.Syntax // of the template; nil without one
+
+	// Compile returns the machine of an answer's format. The errors are the context's,
+	// and those of constrain.Compile.
+	Compile func(ctx context.Context, format []*protocol.Piece) (*constrain.Machine, error)
+}
+
+// Survey knows the peers that serve a model.
+type Survey interface {
+	// Choose asks the peers of a model for their load and has pick choose a route over
+	// them. The errors are pick's, and route.ErrNoServer if there is no peer to ask.
+	Choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (r *route.Route, where map[string]session.Hop, err error)
+	// Trusted reports whether a peer is this node itself, or trusted by its operator.
+	Trusted(peer.ID) bool
+	// Ask asks a peer for its load. One that does not answer is left out of routes for
+	// a while.
+	Ask(peer.ID)
+}
+
+// Network opens streams to stages.
+type Network interface {
+	session.Dialer
+	// Worked notes that a peer did what it was asked for.
+	Worked(peer.ID)
+}
+
+// Recorder keeps what peers did, and says when it is a newcomer's turn. Its methods
+// are those of standing.Book.
+type Recorder interface {
+	Mark(p peer.ID, f standing.Fault, why string)
+	Answered(p peer.ID, what string)
+	Ran(standing.Run)
+	Due() bool
+	Explore() bool
+	Count()
+}
+
+// Metrics counts answers. Its methods are those of metrics.Metrics.
+type Metrics interface {
+	Begin()
+	Token(gap time.Duration)
+	Repaired(reason string, stall time.Duration, replayed int, failed bool)
+	Answered(metrics.Answer)
+}
+
+// Config is what a generator is made of. All fields are needed, but for the zero
+// values of Codec and Fastest.
+type Config struct {
+	Models   Models
+	Survey   Survey
+	Network  Network
+	Recorder Recorder
+	Metrics  Metrics
+	Tracer   trace.Tracer
+	Codec    protocol.TensorCodec // of activations between stages
+	Fastest  bool                 // this node and those that it trusts are not preferred
+	Log      *slog.Logger
+}
+
+// Generator answers prompts. It is safe for concurrent use.
+type Generator struct {
+	cfg    Config
+	active atomic.Int64
+}
+
+// New returns a generator. It starts nothing, and needs no closing.
+func New(cfg Config) *Generator { return &Generator{cfg: cfg} }
+
+// Active is the number of answers whose tokens are being computed.
+func (g *Generator) Active() int { return int(g.active.Load()) }
+
+// Probe has one token computed along a route, and records that its stages answered.
+// where has the offers of the route's peers. The errors are those of session.Run.
+func (g *Generator) Probe(ctx context.Context, m *store.Model, r *route.Route, where map[string]session.Hop, prompt []int32) error {
+	out, err := session.Run(ctx, g.cfg.Network, &session.Request{
+		Model: m.ID(), Route: hopsOf(r, where), Prompt: prompt, Sampling: &protocol.Sampling{MaxTokens: 1},
+	}, func(*protocol.Token) error { return nil })
+	if err != nil {
+		return err
+	}
+	g.recordAnswered(m.ID(), out.Route)
+	return nil
+}
+
+// recordAnswered notes that the spans of a route computed a token.
+func (g *Generator) recordAnswered(model cid.Cid, hops []session.Hop) {
+	for _, h := range hops {
+		g.cfg.Recorder.Answered(h.Peer, survey.SpanName(model, h.Span))
+	}
+}

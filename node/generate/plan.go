@@ -1,0 +1,165 @@
+package generate
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/shoalnet/shoal/node/route"
+	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+const (
+	// patience is how long a route is sought that does not exist yet: a network that
+	// has just formed, or lost a node, may have one in a moment.
+	patience = 3 * time.Second
+	// replanTime bounds one search for stages in place of lost ones.
+	replanTime = 5 * time.Second
+)
+
+// planned is a route for an answer.
+type planned struct {
+	*route.Route
+	where map[string]session.Hop // offers of its peers, by ID
+	note  string                 // what a forced route costs, for people
+	limit int                    // tokens of the answer that there is room for
+}
+
+// attempt plans a route and drives a session along it.
+func (g *generation) attempt(ctx context.Context, excluded map[string]bool) error {
+	for begin := time.Now(); ; {
+		planning, end := g.trace.step(ctx, "plan")
+		p, err := g.plan(planning, excluded)
+		end(err)
+		if err == nil {
+			return g.drive(ctx, p)
+		}
+		soon := errors.Is(err, route.ErrNoServer) || errors.Is(err, route.ErrNotReady)
+		if !errors.Is(err, route.ErrOwnFull) && (!soon || len(excluded) > 0 || time.Since(begin) > patience) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// plan chooses the answer's first route. The errors are those of Survey.Choose.
+func (g *generation) plan(ctx context.Context, excluded map[string]bool) (*planned, error) {
+	man, book := g.model.Manifest(), g.cfg.Recorder
+	req := route.Request{
+		Client: g.cfg.Network.Self().String(), Blocks: int(man.Blocks), Prompt: len(g.ids), MaxTokens: g.limit,
+		MaxStages: g.req.MaxStages, Exclude: excluded, Wait: time.Now().Before(g.ownEnd),
+	}
+	for _, h := range g.req.Route {
+		req.Forced = append(req.Forced, route.Hop{Peer: h.Peer, Span: protocol.Span{From: h.From, To: h.To}})
+	}
+	var turn func(int) int
+	if book.Due() {
+		turn = rand.IntN
+	}
+	p := &planned{}
+	r, where, err := g.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded, Anybody: len(req.Forced) > 0, Turn: turn != nil}, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
+		req.MaxTokens = g.limit
+		if g.req.MaxTokens <= 0 { // no limit was asked for: take what there is room for
+			req.MaxTokens = roomFor(list, len(g.ids), g.limit)
+		}
+		r, err := route.Choose(req, list, links, turn)
+		if err == nil && r.Explores && !book.Explore() { // another prompt was first
+			r, err = route.Choose(req, list, links, nil)
+		}
+		if err == nil {
+			p.note = route.Compare(r, req, list, links)
+		}
+		return r, err
+	})
+	p.Route, p.where, p.limit = r, where, req.MaxTokens
+	return p, err
+}
+
+// roomFor is how long an answer may be if the caller names no limit: as long as all
+// peers that might serve it have room for, without those that have hardly any.
+// Newcomers count only if there are no others.
+func roomFor(list []route.Candidate, prompt, limit int) int {
+	known := slices.ContainsFunc(list, func(c route.Candidate) bool { return !c.New })
+	for _, c := range list {
+		if room := min(c.KVFree, c.MaxContext) - prompt; room >= 64 && !(known && c.New) {
+			limit = min(limit, room)
+		}
+	}
+	return limit
+}
+
+// replan finds stages in place of lost ones.
+func (g *generation) replan(ctx context.Context, gap session.Gap) ([]session.Hop, error) {
+	r, where, err := g.planAround(ctx, gap, false)
+	if err != nil {
+		return nil, err
+	}
+	g.cfg.Log.Info("stages were lost and are replaced", "blocks", gap.Span, "by", len(r.Hops))
+	return hopsOf(r, where), nil
+}
+
+// secondRoute finds another route for an answer that is kept waiting. An answer that
+// has not left this node and those that it trusts is not taken to strangers for that.
+func (g *generation) secondRoute(ctx context.Context, gap session.Gap) (*session.Plan, error) {
+	own := !g.cfg.Fastest && !slices.ContainsFunc(gap.Route, func(h session.Hop) bool { return !g.cfg.Survey.Trusted(h.Peer) })
+	r, where, err := g.planAround(ctx, gap, own)
+	if err != nil {
+		return nil, err
+	}
+	return &session.Plan{Route: hopsOf(r, where), Prefill: r.Prediction.TTFT, Step: r.Prediction.Step}, nil
+}
+
+// planAround chooses a route for a gap; with own, over this node and those that it
+// trusts alone.
+func (g *generation) planAround(ctx context.Context, gap session.Gap, own bool) (_ *route.Route, _ map[string]session.Hop, err error) {
+	ctx, cancel := context.WithTimeout(ctx, replanTime)
+	defer cancel()
+	ctx, end := g.trace.step(ctx, "plan", attribute.String("shoal.blocks", gap.Span.String()))
+	defer func() { end(err) }()
+	man := g.model.Manifest()
+	avoid := map[string]bool{}
+	for _, p := range gap.Avoid {
+		avoid[p.String()] = true
+	}
+	req := route.Request{
+		Client: g.cfg.Network.Self().String(), Blocks: int(man.Blocks), Span: gap.Span, Exclude: avoid,
+		Prompt: gap.Rows, MaxTokens: gap.Tokens - gap.Rows,
+	}
+	if gap.Span != man.All() {
+		req.Before, req.After = gap.Before.String(), gap.After.String()
+	}
+	return g.choose(ctx, survey.Query{Span: gap.Span, Excluded: avoid, Own: own}, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
+		return route.Choose(req, list, links, nil)
+	})
+}
+
+// hopsOf returns the hops of a route, with the offers of its peers.
+func hopsOf(r *route.Route, where map[string]session.Hop) []session.Hop {
+	var out []session.Hop
+	for _, h := range r.Hops {
+		hop := where[h.Peer]
+		hop.Span = h.Span
+		out = append(out, hop)
+	}
+	return out
+}
+
+// choose has a route chosen over the peers that serve the answer's model, and keeps
+// what the survey found out about them.
+func (g *generation) choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (*route.Route, map[string]session.Hop, error) {
+	q.Model, q.Prefix = g.model.ID(), g.prefix
+	return g.cfg.Survey.Choose(ctx, q, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
+		g.costs.add(list, links, int(g.model.Manifest().Blocks))
+		return pick(list, links)
+	})
+}

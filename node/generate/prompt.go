@@ -1,0 +1,118 @@
+package generate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/text"
+	"github.com/shoalnet/shoal/node/text/answer"
+	"github.com/shoalnet/shoal/node/text/constrain"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// defaultLimit is the most tokens of an answer whose caller names no limit: KV is
+// reserved for all of them.
+const defaultLimit = 4096
+
+// prompt is what a request is read as, before any token is drawn. The choices of a
+// request share one.
+type prompt struct {
+	model  *store.Model
+	tools  *Tools
+	ids    []int32
+	prefix []uint64 // hashes of the beginnings of ids
+	limit  int      // tokens of an answer
+
+	warning   string                // about the model's name
+	pieces    []*protocol.Piece     // the answer's format; nil: any
+	machine   *constrain.Machine    // of pieces
+	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
+}
+
+// readPrompt makes the prompt of the request.
+func (g *generation) readPrompt(ctx context.Context) (err error) {
+	if g.model, g.warning, err = g.cfg.Models.Pick(ctx, g.req.Model); err != nil {
+		return err
+	}
+	if g.tools, err = g.cfg.Models.Tools(ctx, g.model); err != nil {
+		return err
+	}
+	if err := g.encode(ctx); err != nil {
+		return err
+	}
+	if err := g.limitAnswer(); err != nil {
+		return err
+	}
+	g.prefix = protocol.AppendPrefix(nil, g.ids)
+	return g.compileFormat(ctx)
+}
+
+// encode makes tokens of the request.
+func (g *generation) encode(ctx context.Context) error {
+	if g.req.Raw {
+		g.setFormat("", nil)
+	}
+	if g.req.Raw && g.req.PromptIDs != nil {
+		return g.takeIDs()
+	}
+	prompt, opt := g.req.Prompt, text.EncodeOptions{AddSpecial: true, ParseSpecial: true}
+	if !g.req.Raw {
+		if g.tools.TemplateErr != nil {
+			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.TemplateErr)
+		}
+		var err error
+		if prompt, err = g.render(); err != nil {
+			return fmt.Errorf("%s: %w", g.model.Name(), err)
+		}
+		// Templates write the beginning of the sequence themselves.
+		if bos, ok := g.tools.BOS(); ok && strings.HasPrefix(prompt, g.tools.Token(bos)) {
+			opt.AddSpecial = false
+		}
+	}
+	// A text that no tokens of the model could hold is not tokenized at all.
+	if most, holds := g.context(), g.tools.Longest(); len(prompt)/holds > most {
+		return api.Errorf(api.TooLong, "the prompt has %d KiB, and the %d tokens of %s hold %d KiB at most; shorten it", len(prompt)>>10, most, g.model.Name(), most*holds>>10)
+	}
+	ids, err := g.cfg.Models.Encode(ctx, g.tools.Tokenizer, prompt, opt)
+	g.ids = ids
+	return err
+}
+
+// takeIDs takes the prompt's tokens as the caller gave them.
+func (g *generation) takeIDs() error {
+	for _, id := range g.req.PromptIDs {
+		if id < 0 || int(id) >= g.tools.VocabSize() {
+			return api.Errorf(api.BadInput, "token %d is not in the vocabulary of %d", id, g.tools.VocabSize())
+		}
+	}
+	g.ids = g.req.PromptIDs
+	return nil
+}
+
+// context is how many tokens the model takes, the answer's included.
+func (g *generation) context() int {
+	if most := int(g.model.Manifest().Context); most > 0 {
+		return most
+	}
+	return 1 << 30
+}
+
+// limitAnswer sets how many tokens the answer may have.
+func (g *generation) limitAnswer() error {
+	if len(g.ids) == 0 {
+		return api.Errorf(api.BadInput, "the prompt is empty")
+	}
+	most := g.context()
+	if len(g.ids) >= most {
+		return api.Errorf(api.TooLong, "the prompt has %d tokens, and %s takes %d with the answer; shorten it", len(g.ids), g.model.Name(), most)
+	}
+	g.limit = g.req.MaxTokens
+	if g.limit <= 0 {
+		g.limit = defaultLimit
+	}
+	g.limit = min(g.limit, most-len(g.ids))
+	return nil
+}

@@ -1,0 +1,121 @@
+package library
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/catalog"
+	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Network is what the library needs of the network.
+type Network interface {
+	// WaitPeers waits until a peer is connected. Its error says why none is.
+	WaitPeers(ctx context.Context) error
+}
+
+// Exchange fetches from peers and origins.
+type Exchange interface {
+	// Manifest fetches a model's manifest, verified against its CID. It returns
+	// exchange.ErrNotFound if no peer has it.
+	Manifest(ctx context.Context, model cid.Cid) ([]byte, error)
+	Fetch(ctx context.Context, model cid.Cid, want exchange.Want, progress func(exchange.Progress), origins ...exchange.Origin) error
+}
+
+// Survey knows what peers offer.
+type Survey interface {
+	Claims(ctx context.Context, ask bool) []*survey.Claim
+	Renew(ctx context.Context)
+	Index(ctx context.Context) *survey.Index
+	NameOf(model cid.Cid) string
+}
+
+// Config of a library. Store, Catalog, Network, Exchange, Survey and Log must be
+// set, and all functions but Convert.
+type Config struct {
+	Home     string // directory for temporary files, and for what names meant
+	Store    *store.Store
+	Catalog  *catalog.Catalog
+	Network  Network
+	Exchange Exchange
+	Survey   Survey
+	Convert  Converter // of directories to be imported; nil: they are refused
+	BadInput []error   // errors of Convert, and of the store's check, that are the caller's to correct
+	Log      *slog.Logger
+
+	// Served reports that this node serves a model, so that it must stay.
+	Served func(*store.Model) bool
+	// Changed is called after what is held has changed, and when a fetch begins.
+	Changed func()
+	// Waiting is called once for a model to be served that nobody knows yet.
+	Waiting func(name string, why error)
+	// Importing is called about once per second while a model of the catalogue is
+	// imported in order to be served; the span is empty if it is all of the model.
+	Importing func(name string, span protocol.Span, done, total int64)
+}
+
+// Library is the models of this node. It is safe for concurrent use.
+type Library struct {
+	cfg      Config
+	store    *store.Store
+	names    *names
+	resolver *resolver
+
+	tools       once[cid.Cid, *Tools] // of the models in use; they are large
+	encoding    *semaphore.Weighted   // bytes of text being tokenized
+	conversions sync.WaitGroup
+	download    rateMeter
+	fetches     fetchBoard
+	imported    atomic.Uint64 // bytes
+}
+
+var (
+	_ api.Library   = (*Library)(nil)
+	_ api.Keeper    = (*Library)(nil)
+	_ api.Catalogue = (*Library)(nil)
+)
+
+// New makes the library of a store that is open, and removes what imports that a
+// crash cut short left in the home. It fails if the home's file of names is damaged.
+func New(cfg Config) (*Library, error) {
+	names, err := openNames(cfg.Home, cfg.Catalog)
+	if err != nil {
+		return nil, err
+	}
+	sweep(cfg.Home, cfg.Log)
+	return &Library{
+		cfg: cfg, store: cfg.Store, names: names, encoding: semaphore.NewWeighted(encodeRoom),
+		resolver: &resolver{store: cfg.Store, names: names, net: cfg.Network, manifest: cfg.Exchange.Manifest, survey: cfg.Survey},
+	}, nil
+}
+
+// Close waits for conversions and for tokenizers that are being made to end. Nobody
+// may ask for more, and the contexts of those who did must have ended.
+func (l *Library) Close() {
+	l.conversions.Wait()
+	l.tools.wait()
+}
+
+// sweep removes what conversions and imports of the program's own model left. No
+// other node is at work in the home, since the store is open.
+func sweep(home string, log *slog.Logger) {
+	for _, pattern := range []string{convertPattern, ownPattern} {
+		left, _ := filepath.Glob(filepath.Join(home, pattern))
+		for _, path := range left {
+			if err := os.RemoveAll(path); err != nil {
+				log.Warn("what is left of an import cannot be removed", "path", path, "error", err)
+			}
+		}
+	}
+}

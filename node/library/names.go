@@ -1,0 +1,226 @@
+package library
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/catalog"
+	"github.com/shoalnet/shoal/node/files"
+)
+
+// Files of a node's home that names come from.
+const (
+	catalogDir   = "catalog.d"
+	editionsFile = "catalogs.json"
+	namesFile    = "names.json"
+)
+
+// names is the catalogue, and what its names turned out to mean here. A name keeps
+// that meaning until the model is removed.
+type names struct {
+	*catalog.Catalog
+	path string
+
+	saving sync.Mutex // held while the file is written, which may take a while
+	mu     sync.Mutex
+	of     map[string]string // catalogue name -> CID
+}
+
+// ErrCatalog is wrapped by LoadCatalog's errors that the operator can correct: a
+// catalogue cannot be read, is refused, or is older than one that was taken.
+var ErrCatalog = errors.New("catalogue")
+
+// catalogError is an ErrCatalog that does not say so.
+type catalogError struct{ error }
+
+func (e catalogError) Unwrap() error        { return e.error }
+func (e catalogError) Is(target error) bool { return target == ErrCatalog }
+
+// LoadCatalog reads the built-in catalogue, then those in the home's catalog.d, by
+// name of file, then files. keys are trusted besides the project's. files need no
+// signature. The home remembers which editions of signed catalogues were taken, so
+// that no older one is. Its errors wrap ErrCatalog, or are of the home's own files.
+func LoadCatalog(home string, files, keys []string) (*catalog.Catalog, error) {
+	var sources []catalog.Source
+	add := func(path string, own bool) error {
+		f, err := os.Open(path)
+		if err != nil {
+			return catalogError{fmt.Errorf("the catalogue: %w", err)}
+		}
+		defer f.Close()
+		raw, err := io.ReadAll(io.LimitReader(f, catalog.MaxFile+1))
+		if err != nil {
+			return catalogError{fmt.Errorf("the catalogue: %w", err)}
+		}
+		sources = append(sources, catalog.Source{Name: "the catalogue " + path, Raw: raw, Own: own})
+		return nil
+	}
+	found, err := filepath.Glob(filepath.Join(home, catalogDir, "*.toml")) // sorted
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range found {
+		if err := add(path, false); err != nil {
+			return nil, err
+		}
+	}
+	for _, path := range files {
+		if err := add(path, true); err != nil {
+			return nil, err
+		}
+	}
+	taken, err := readEditions(home)
+	if err != nil {
+		return nil, err
+	}
+	c, err := catalog.Load(keys, taken, sources...)
+	if errors.Is(err, catalog.ErrOlder) {
+		return nil, catalogError{fmt.Errorf("%w; put the newer one there, or, to go back all the same, remove %s", err, filepath.Join(home, editionsFile))}
+	}
+	if err != nil {
+		return nil, catalogError{err}
+	}
+	return c, saveEditions(home, taken, c.Editions())
+}
+
+// readEditions returns those of signed catalogues that this home has taken.
+func readEditions(home string) (taken []catalog.Edition, err error) {
+	path := filepath.Join(home, editionsFile)
+	raw, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &taken)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s, which remembers the newest catalogues, cannot be read (%w); remove it to forget them", path, err)
+	}
+	return taken, nil
+}
+
+func saveEditions(home string, before, now []catalog.Edition) error {
+	if slices.Equal(before, now) {
+		return nil
+	}
+	raw, err := json.MarshalIndent(now, "", "  ")
+	if err != nil {
+		return err
+	}
+	return files.Replace(filepath.Join(home, editionsFile), append(raw, '\n'), 0o644)
+}
+
+// openNames returns the names of a catalogue with what they meant in this home.
+func openNames(home string, c *catalog.Catalog) (s *names, err error) {
+	s = &names{Catalog: c, path: filepath.Join(home, namesFile)}
+	s.of, err = readMeanings(s.path)
+	return s, err
+}
+
+func readMeanings(path string) (map[string]string, error) {
+	raw, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return map[string]string{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var of map[string]string
+	if json.Unmarshal(raw, &of) != nil || of == nil { // null is no map
+		return nil, fmt.Errorf("%s, which remembers what names meant, is damaged; remove it to forget them", path)
+	}
+	return of, nil
+}
+
+// meaning is the model of an entry's name, undefined if nobody knows it yet. What
+// the name meant here before comes before what a newer catalogue says.
+func (s *names) meaning(e *catalog.Entry) cid.Cid {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id, err := cid.Decode(s.of[e.Name]); err == nil {
+		return id
+	}
+	return e.ID()
+}
+
+func (s *names) remember(e *catalog.Entry, id cid.Cid) error {
+	s.mu.Lock()
+	known := s.of[e.Name] == id.String()
+	s.of[e.Name] = id.String()
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	return s.save()
+}
+
+// forget removes the meanings that are a model.
+func (s *names) forget(id cid.Cid) {
+	s.mu.Lock()
+	before := len(s.of)
+	maps.DeleteFunc(s.of, func(_, meant string) bool { return meant == id.String() })
+	changed := len(s.of) != before
+	s.mu.Unlock()
+	if changed {
+		_ = s.save() // at worst the name goes on meaning what it did
+	}
+}
+
+// save writes the meanings.
+func (s *names) save() error {
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	s.mu.Lock()
+	raw, err := json.MarshalIndent(s.of, "", "  ")
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return files.Replace(s.path, append(raw, '\n'), 0o644)
+}
+
+// Search lists the models of the catalogue that all words fit, and whether they are
+// here or peers have them. It does not fail.
+func (l *Library) Search(ctx context.Context, words []string) ([]api.Listed, error) {
+	ask, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	peers := l.cfg.Survey.Index(ask)
+	out := []api.Listed{}
+	for _, e := range l.names.Search(words...) {
+		found := api.Listed{
+			Name: e.Name, Also: e.Also, Title: e.Title, Architecture: e.Architecture, Parameters: e.Parameters, Quantization: e.Quantization,
+			Licence: e.Licence, Size: e.Size, Sha256: e.Sha256, Origins: append([]string{}, e.Origins...),
+		}
+		id := l.names.meaning(e)
+		m := l.resolver.called(e.Name)
+		if m == nil && id.Defined() {
+			m, _ = l.store.Model(id)
+		}
+		if m != nil {
+			id = m.ID()
+			if d := Describe(m); d.Complete {
+				found.Here = "all"
+			} else if len(d.Held) > 0 {
+				found.Here = "part"
+			}
+		}
+		if id.Defined() {
+			found.ID = id.String()
+		}
+		found.Peers = peers.Peers(id, e.Name)
+		out = append(out, found)
+	}
+	return out, nil
+}

@@ -1,0 +1,60 @@
+package report
+
+import (
+	"context"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Health returns what could be wrong with this node and around it. There is never an
+// error.
+func (r *Reporter) Health(ctx context.Context) (*api.Health, error) {
+	ask, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	offers := r.cfg.Network.Offers(ask, cid.Undef, nil)
+	net, snap := r.cfg.Network.Health(), r.cfg.Serving()
+	h := &api.Health{
+		Reach: string(net.Reach), Port: r.cfg.Network.Port(), Alone: net.Alone, ClockOffMs: net.ClockOff.Milliseconds(), ClockPeers: net.ClockPeers,
+		Coverage: coverageOf(r.cfg.Survey.Coverage(offers, maxListed)), Unreached: []api.Unreached{}, Strangers: []api.Peer{}, Engines: []api.Losses{},
+		Fetches: r.cfg.Library.Fetches(), Quota: r.cfg.Quota, QuotaUsed: r.cfg.Store.Unpinned(),
+	}
+	for _, u := range net.Unreached {
+		h.Unreached = append(h.Unreached, api.Unreached{Peer: u.ID.String(), Addrs: u.Addrs, Why: u.Why, Bootstrap: u.Bootstrap})
+	}
+	for _, p := range net.Strangers {
+		h.Strangers = append(h.Strangers, peerOf(p))
+	}
+	if !snap.Lending {
+		h.Paused = snap.Why
+	}
+	for i := range snap.Spans {
+		if s := &snap.Spans[i]; s.Losses.Count > 0 {
+			l := s.Losses
+			l.Name, l.From, l.To = s.Name(), s.Span.From, s.Span.To
+			h.Engines = append(h.Engines, l)
+		}
+	}
+	return h, nil
+}
+
+func coverageOf(list []survey.Coverage) []api.Coverage {
+	out := []api.Coverage{}
+	for _, c := range list {
+		out = append(out, api.Coverage{
+			Model: c.Model.String(), Name: c.Name, Blocks: c.Blocks, Nodes: c.Nodes, Missing: spanTexts(c.Missing), Coming: spanTexts(c.Coming),
+		})
+	}
+	return out
+}
+
+func spanTexts(spans []protocol.Span) []string {
+	out := []string{}
+	for _, s := range spans {
+		out = append(out, s.String())
+	}
+	return out
+}

@@ -1,0 +1,113 @@
+package report
+
+import (
+	"context"
+	"time"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/lend"
+	"github.com/shoalnet/shoal/node/metrics"
+	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/serve"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
+)
+
+// maxListed is how many models, peers, and holders of a model an answer has at most.
+const maxListed = 200
+
+// askTime is how long peers are waited for that are asked for their offers.
+const askTime = 2 * time.Second
+
+// Library is what this node knows of models.
+type Library interface {
+	// Describe tells of a model of the store.
+	Describe(*store.Model) api.Model
+	// DescribeClaim tells of a model that only peers have.
+	DescribeClaim(*survey.Claim) api.Model
+	// Listed returns the claims that belong into a list of models.
+	Listed([]*survey.Claim) []*survey.Claim
+	// Fetches are those under way, by name. The slice is not nil.
+	Fetches() []api.Fetch
+	// Imported is how many bytes of models were read from origins at their import.
+	Imported() uint64
+}
+
+// Config is what a reporter is made of. All parts are needed.
+type Config struct {
+	Version     string
+	Home        string
+	StoreDir    string // whose disk is looked at for free space
+	Light       bool   // the node serves nothing
+	APIOpen     bool   // anybody who reaches the API may use it
+	Memory      int64  // bytes lent
+	Quota       int64  // bytes of disk; 0: no limit
+	Up, Down    int64  // bytes per second; 0: no limit
+	Threads     int
+	Nice        int
+	Devices     []string
+	MaxSessions int
+	Lend        lend.Rules
+
+	API      func() string // where the API is, once it listens
+	Warnings []string      // about this program on this machine
+	Drain    func(context.Context) error
+
+	Network  *network.Network
+	Exchange *exchange.Exchange
+	Store    *store.Store
+	Survey   *survey.Survey
+	Serving  func() serve.Snapshot
+	Library  Library
+}
+
+// Reporter answers questions about the node. It implements api.Observer and
+// api.Viewer, and is safe for concurrent use.
+type Reporter struct {
+	cfg     Config
+	started time.Time
+}
+
+// New makes a reporter of a node that starts now.
+func New(cfg Config) *Reporter { return &Reporter{cfg: cfg, started: time.Now()} }
+
+// Drain implements api.Observer.
+func (r *Reporter) Drain(ctx context.Context) error { return r.cfg.Drain(ctx) }
+
+// State is what the metrics read at each scrape.
+func (r *Reporter) State() metrics.State {
+	snap := r.cfg.Serving()
+	st := metrics.State{
+		Lending: snap.Lending, Peers: len(r.cfg.Network.Host().Network().Peers()), DHTPeers: r.cfg.Network.DHTPeers(), Offers: r.cfg.Network.KnownOffers(),
+		QuotaBytes: r.cfg.Quota, FreeBytes: store.FreeSpace(r.cfg.StoreDir), StoreBytes: r.allocated(), Traffic: map[string]metrics.Traffic{},
+	}
+	passed := r.cfg.Exchange.Stats()
+	st.Given, st.Fetched = passed.Given, map[string]uint64{"peers": passed.Taken, "origins": passed.Origins + r.cfg.Library.Imported()}
+	for p, t := range r.cfg.Network.Traffic() {
+		st.Traffic[p] = metrics.Traffic(t)
+	}
+	for _, l := range r.cfg.Network.Links() {
+		st.Links = append(st.Links, metrics.Link{Conn: l.Conn, Peer: l.Peer.String(), RTT: l.RTT, Sent: l.Sent, Lost: l.Lost})
+	}
+	for i := range snap.Spans {
+		s := &snap.Spans[i]
+		v := metrics.Span{Model: s.Name(), Blocks: s.Span.String(), Ready: s.Ready}
+		if s.Loaded {
+			v.Sessions, v.QueuedRows, v.KVTokens, v.KVFree = s.Stage.Sessions, s.Stage.QueuedRows, s.KVTokens, s.Stage.KVFree
+			v.EngineBytes = s.Memory()
+		}
+		st.Spans = append(st.Spans, v)
+	}
+	return st
+}
+
+// allocated is what models take on disk, in bytes.
+func (r *Reporter) allocated() (n int64) {
+	for _, m := range r.cfg.Store.Models() {
+		n += m.Allocated()
+	}
+	return n
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -1,0 +1,77 @@
+package report
+
+import (
+	"context"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/serve"
+	"github.com/shoalnet/shoal/node/survey"
+)
+
+// Status returns how the node is. There is never an error.
+func (r *Reporter) Status(context.Context) (*api.Status, error) {
+	passed, total := r.cfg.Exchange.Stats(), r.cfg.Exchange.Total()
+	return &api.Status{
+		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Uptime: time.Since(r.started),
+		Peers: len(r.cfg.Network.Peers()), Light: r.cfg.Light, Memory: r.cfg.Memory, Serving: servingOf(r.cfg.Serving()), Allocated: r.allocated(),
+		Quota: r.cfg.Quota, QuotaUsed: r.cfg.Store.Unpinned(), Given: passed.Given, Taken: passed.Taken, GivenAll: total.Given, TakenAll: total.Taken,
+		Up: r.cfg.Up, Down: r.cfg.Down, API: r.cfg.API(), APIOpen: r.cfg.APIOpen, Warnings: r.cfg.Warnings,
+	}, nil
+}
+
+// servingOf describes the spans of a snapshot.
+func servingOf(snap serve.Snapshot) []api.Serving {
+	out := []api.Serving{}
+	for i := range snap.Spans {
+		s := &snap.Spans[i]
+		v := api.Serving{Name: s.Name(), From: s.Span.From, To: s.Span.To, Ready: s.Ready, State: s.State, EnginePID: s.EnginePID}
+		if s.Model != nil {
+			v.Model = s.Model.ID().String()
+		}
+		if s.Loaded {
+			v.Sessions, v.KVFree, v.TokensPerS = s.Stage.Sessions, s.Stage.KVFree, s.Stage.TokensPerS
+			v.Queued, v.Passes, v.Rows = s.Stage.QueuedRows, s.Stage.Passes, s.Stage.Rows
+			v.KVTokens, v.StepMs, v.Memory = s.KVTokens, ms(s.Stage.DecodePass), s.Memory()
+			if f := s.Engine.Fence; f != nil {
+				v.Fence, v.Unfenced = f.Holds, f.Lacks
+			}
+			for _, d := range s.Engine.Devices {
+				v.Devices = append(v.Devices, d.Library+" "+d.Name)
+			}
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// Peers returns the peers that are connected. There is never an error.
+func (r *Reporter) Peers(ctx context.Context) ([]api.Peer, error) {
+	ask, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	r.cfg.Network.Offers(ask, cid.Undef, nil) // so that it is known what they serve
+	out := []api.Peer{}
+	for _, p := range r.cfg.Network.Peers() {
+		v := peerOf(p)
+		account := r.cfg.Exchange.Account(p.ID)
+		v.Given, v.Taken = account.Given, account.Taken
+		if account.Bad.After(time.Now()) {
+			v.BadUntil = &account.Bad
+		}
+		for _, s := range survey.SpansOf(p.Offer, survey.Beat{}) {
+			if s.Loaded {
+				v.Serves = append(v.Serves, s.Name+" "+s.Span.String())
+			}
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// peerOf describes a peer that is connected, without what it serves.
+func peerOf(p network.PeerInfo) api.Peer {
+	return api.Peer{Peer: p.ID.String(), Addr: p.Addr, Transport: p.Transport, RTTMs: ms(p.RTT), Version: p.Version, Relayed: p.Relayed}
+}

@@ -1,0 +1,409 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/shoalnet/shoal/node/backoff"
+	"github.com/shoalnet/shoal/node/placement"
+	"github.com/shoalnet/shoal/node/remedy"
+	"github.com/shoalnet/shoal/node/route"
+	"github.com/shoalnet/shoal/node/standing"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+const (
+	decideEvery = 10 * time.Second
+	decideFirst = time.Second // while a network forms, and for a node that serves nothing yet
+	forming     = 15 * time.Second
+	lookTime    = 3 * time.Second // to see others before the first decision, at most
+)
+
+// chooser has a serving serve what the network needs most of the models that the
+// operator allows: placement.Rules.Decide chooses, from the offers known here.
+type chooser struct {
+	srv   *Server
+	s     *serving
+	names []string
+	rules placement.Rules
+	last  placement.Decision
+	began time.Time
+
+	mu     sync.Mutex
+	models map[string]*store.Model // by CID
+
+	seen   map[string]sight     // spans in the offers of others, by peer and name
+	tried  map[string]time.Time // when they were last probed
+	probes chan struct{}        // has an element for each probe under way
+}
+
+// sight is when a span was in an offer first and last, by this node's clock.
+type sight struct{ first, last time.Time }
+
+const (
+	// A span of another peer is asked for a token when its last one is this old, well
+	// before it no longer counts; and not again within a minute.
+	probeAge   = standing.Fresh / 2
+	probeAgain = time.Minute
+	probesMost = 2 // at the same time
+)
+
+// runAuto serves a span of the node's own choice of one of the models, until ctx ends
+// or there is nothing that it could serve.
+func (s *serving) runAuto(ctx context.Context, names []string) error {
+	c := &chooser{srv: s.srv, s: s, names: names, rules: placement.DefaultRules(), began: time.Now(), models: map[string]*store.Model{},
+		seen: map[string]sight{}, tried: map[string]time.Time{}, probes: make(chan struct{}, probesMost)}
+	s.srv.mu.Lock()
+	s.auto = true
+	s.srv.mu.Unlock()
+	if err := c.findModels(ctx); err != nil {
+		return err
+	}
+	c.lookRound(ctx)
+	for ctx.Err() == nil {
+		d, err := c.await(ctx)
+		if err != nil {
+			return err
+		}
+		if d.Action != placement.Serve {
+			return nil // ctx has ended
+		}
+		if err := c.serve(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lookRound waits until this node sees others and they see it: many start at the same
+// time, and none should take what another is about to take.
+func (c *chooser) lookRound(ctx context.Context) {
+	look, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	if c.srv.cfg.Network.WaitPeers(look) != nil {
+		return
+	}
+	_ = backoff.Pause(look, lookTime/2)
+	for _, m := range c.known() {
+		c.srv.cfg.Network.Offers(ctx, m.ID(), nil)
+	}
+}
+
+func (c *chooser) known() []*store.Model {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]*store.Model, 0, len(c.models))
+	for _, m := range c.models {
+		out = append(out, m)
+	}
+	return out
+}
+
+// findModels waits until one of the models is known; the others may come later.
+func (c *chooser) findModels(ctx context.Context) error {
+	c.s.set("looking for the model")
+	found := make(chan error, len(c.names))
+	for _, name := range c.names {
+		go func() {
+			m, err := c.srv.cfg.Models.Await(ctx, name, nil)
+			if errors.Is(err, store.ErrFull) {
+				// A file of an origin that is too big is read as a whole, and its
+				// header kept; what is chosen is then fetched from there.
+				m, err = c.srv.cfg.Models.Await(ctx, name, &protocol.Span{})
+			}
+			if err == nil {
+				c.mu.Lock()
+				c.models[m.ID().String()] = m
+				c.mu.Unlock()
+				c.srv.mu.Lock()
+				c.s.takes = append(c.s.takes, m.ID())
+				c.srv.mu.Unlock()
+				c.srv.Offer()
+			}
+			found <- err
+		}()
+	}
+	var errs []error
+	for range c.names {
+		err := <-found
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// await asks until there is a span to serve.
+func (c *chooser) await(ctx context.Context) (placement.Decision, error) {
+	for {
+		d, err := c.decide(ctx, target{})
+		if err != nil || ctx.Err() != nil || d.Action == placement.Serve && !time.Now().Before(d.Due) {
+			return d, err
+		}
+		c.s.set("standing by: " + d.Reason)
+		if backoff.Pause(ctx, c.pause(d)) != nil {
+			return placement.Decision{}, nil //nolint:nilerr // told to stop
+		}
+	}
+}
+
+// pause is the time until the next decision: every node has an offset of its own.
+func (c *chooser) pause(d placement.Decision) time.Duration {
+	every := decideEvery
+	if time.Since(c.began) < forming {
+		every = decideFirst
+	}
+	h := fnv.New32a()
+	h.Write([]byte(c.srv.cfg.Network.Self()))
+	every += time.Duration(h.Sum32()%1000) * every / 10_000
+	if d.Action != placement.Stay {
+		every = min(every, max(time.Until(d.Due), 10*time.Millisecond))
+	}
+	return every
+}
+
+// serve serves a span until it is to be left, and moves on to others.
+func (c *chooser) serve(ctx context.Context, d placement.Decision) error {
+	for {
+		m := c.model(d.Model)
+		if m == nil {
+			return nil
+		}
+		c.srv.cfg.Log.Info("chosen", "model", m.Name(), "blocks", d.Span, "because", d.Reason)
+		c.last = placement.Decision{}
+		t := target{m, d.Span}
+		c.s.settle(t)
+		c.srv.Offer()
+		kept, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- c.s.keep(kept, t) }()
+		next, err := c.awaitMove(ctx, t, ended)
+		stop()
+		if err == nil {
+			err = <-ended
+		}
+		c.s.announce(target{})
+		if err != nil || ctx.Err() != nil || next.Action != placement.Serve {
+			c.s.settle(target{})
+			c.srv.Offer()
+			return err
+		}
+		d = next
+	}
+}
+
+// awaitMove waits until the target served is to be left, and returns for what. That
+// is fetched meanwhile.
+func (c *chooser) awaitMove(ctx context.Context, t target, ended chan error) (d placement.Decision, err error) {
+	var fetched chan error
+	for {
+		var look <-chan time.Time
+		if fetched == nil {
+			look = time.After(c.pause(d))
+		}
+		select {
+		case <-ctx.Done():
+			return placement.Decision{}, nil
+		case err := <-ended:
+			if err == nil {
+				err = errServedNoMore
+			}
+			return d, err
+		case err := <-fetched:
+			if err == nil {
+				return d, nil
+			}
+			c.srv.cfg.Log.Warn("what was chosen cannot be fetched", "error", err)
+			c.s.announce(target{})
+			fetched = nil
+			continue
+		case <-look:
+		}
+		if d, err = c.decide(ctx, t); err != nil {
+			c.srv.cfg.Log.Debug("deciding what to serve", "error", err)
+			continue
+		}
+		if d.Action == placement.Stay || time.Now().Before(d.Due) {
+			continue
+		}
+		m := c.model(d.Model)
+		if d.Action == placement.Leave || m == nil {
+			return d, nil
+		}
+		next := target{m, d.Span}
+		c.s.announce(next)
+		c.srv.Offer()
+		fetched = make(chan error, 1)
+		go func() { fetched <- c.srv.cfg.Models.Fetch(ctx, m, next.shards(), nil) }()
+	}
+}
+
+func (c *chooser) model(id string) *store.Model {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.models[id]
+}
+
+// decide asks the rules what to do about the target that is served, which may be none.
+func (c *chooser) decide(ctx context.Context, t target) (placement.Decision, error) {
+	snap := c.srv.Snapshot()
+	self := placement.Self{
+		ID: c.srv.cfg.Network.Self().String(), Held: map[string][]bool{}, Download: c.srv.cfg.Models.Download(), Last: c.last, Lent: c.srv.lent(&snap),
+	}
+	var infos []placement.ModelInfo
+	models := c.known()
+	fits := false
+	for _, m := range models {
+		info := c.srv.modelInfo(m)
+		infos = append(infos, info)
+		self.Held[info.ID] = survey.HeldBlocks(m.Manifest(), m.Holds())
+		fits = fits || info.Bytes(protocol.Span{From: 1, To: 2}) <= self.Lent
+	}
+	if !fits && snap.Lending {
+		return placement.Decision{}, remedy.For(fmt.Errorf("not one block fits in the %d MiB lent; lend more memory", self.Lent>>20), remedy.RaiseMemory)
+	}
+	if t.model != nil {
+		self.Serving = c.s.served(t)
+		if row := self.Serving.Row; row > 0 {
+			for _, info := range infos {
+				if info.ID == self.Serving.Model {
+					self.Speed = float64(info.BlockBytes) / row.Seconds()
+				}
+			}
+		}
+	}
+	peers := c.peers(ctx, models)
+	c.last = c.rules.Decide(time.Now(), self, peers, infos)
+	c.probe(ctx, peers)
+	return c.last, nil
+}
+
+// served is the target as the rules of placement see it.
+func (s *serving) served(t target) *placement.Served {
+	s.srv.mu.Lock()
+	v := &placement.Served{
+		Model: t.model.ID().String(), Span: t.span, Ready: s.ready, Loaded: s.stage != nil, Auto: true, Since: s.since, Row: s.measure.prefill,
+	}
+	st := s.stage
+	s.srv.mu.Unlock()
+	if st != nil {
+		l := st.Load()
+		v.Load, v.LoadLong, v.Refused = l.Minute, l.Ten, l.Refused
+	}
+	return v
+}
+
+// probe asks spans of strangers for a token, in the background, a few at a time: a
+// claim alone is no copy.
+func (c *chooser) probe(ctx context.Context, peers []placement.Peer) {
+	now := time.Now()
+	maps.DeleteFunc(c.tried, func(_ string, at time.Time) bool { return now.Sub(at) >= probeAgain })
+	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
+	for _, p := range peers {
+		for i := range p.Serves {
+			s := &p.Serves[i]
+			m, key := c.model(s.Model), spanKey(p.ID, s)
+			if p.Trusted || p.ID == c.srv.cfg.Network.Self().String() || !s.Ready || m == nil || now.Sub(s.Answered) < probeAge || !c.tried[key].IsZero() {
+				continue
+			}
+			select {
+			case c.probes <- struct{}{}:
+			default:
+				return
+			}
+			c.tried[key] = now
+			go func() {
+				defer func() { <-c.probes }()
+				if err := c.srv.probe(ctx, m, route.Hop{Peer: p.ID, Span: s.Span}); err != nil {
+					c.srv.cfg.Log.Debug("another's span does not answer", "peer", p.ID, "blocks", s.Span, "error", err)
+				}
+			}()
+		}
+	}
+}
+
+// lent is the memory for a span of the node's own choice, in bytes: what is lent, less
+// what the spans that its operator named take.
+func (s *Server) lent(snap *Snapshot) int64 {
+	if !snap.Lending {
+		return 0
+	}
+	left := s.cfg.Memory
+	for i := range snap.Spans {
+		if v := &snap.Spans[i]; !v.Auto {
+			left -= int64(v.Memory())
+		}
+	}
+	return max(0, left)
+}
+
+// modelInfo is what a span of a model costs.
+func (s *Server) modelInfo(m *store.Model) placement.ModelInfo {
+	man := m.Manifest()
+	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: int(min(max(man.Context, 512), 4096))}
+	for _, sh := range man.Shards {
+		switch sh.Kind {
+		case protocol.ShardBlock:
+			info.BlockBytes = max(info.BlockBytes, sh.Size)
+		case protocol.ShardEmbedding:
+			info.EmbedBytes = sh.Size
+			if man.TiedOutput {
+				info.HeadBytes += sh.Size
+			}
+		case protocol.ShardOutput:
+			info.HeadBytes += sh.Size
+		}
+	}
+	return info
+}
+
+// peers are those that serve or may serve one of the models, with what this node has
+// seen of their spans. Peers that do not answer within a round are left out.
+func (c *chooser) peers(ctx context.Context, models []*store.Model) []placement.Peer {
+	ctx, cancel := context.WithTimeout(ctx, decideEvery)
+	defer cancel()
+	manifests := map[cid.Cid]*protocol.Manifest{}
+	for _, m := range models {
+		manifests[m.ID()] = m.Manifest()
+	}
+	peers, now := c.srv.cfg.Survey.PlacementPeers(ctx, manifests), time.Now()
+	for i := range peers {
+		c.witness(&peers[i], now)
+	}
+	maps.DeleteFunc(c.seen, func(_ string, s sight) bool { return now.Sub(s.last) > c.rules.Patience })
+	return peers
+}
+
+// witness has the spans of a stranger count from when this node first saw them: what
+// was before is known from its claim alone.
+func (c *chooser) witness(p *placement.Peer, now time.Time) {
+	for i := range p.Serves {
+		s := &p.Serves[i]
+		key := spanKey(p.ID, s)
+		at, ok := c.seen[key]
+		if !ok {
+			at.first = now
+		}
+		at.last = now
+		c.seen[key] = at
+		if at.first.After(s.Since) && !p.Trusted {
+			s.Since = at.first
+		}
+	}
+}
+
+// spanKey names a span of a peer.
+func spanKey(peer string, s *placement.Served) string {
+	return peer + " " + s.Model + " " + s.Span.String()
+}

@@ -1,0 +1,257 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/lend"
+	"github.com/shoalnet/shoal/node/metrics"
+	"github.com/shoalnet/shoal/node/placement"
+	"github.com/shoalnet/shoal/node/route"
+	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/node/text/constrain"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// Models are the models of this node and of its peers.
+type Models interface {
+	// Await returns the model of a name, and waits while nobody knows one. What is
+	// imported for that is the blocks of only, or everything if only is nil. The
+	// errors wrap store.ErrSpan if the model does not have these blocks, and
+	// store.ErrFull if there is no room for what is imported.
+	Await(ctx context.Context, name string, only *protocol.Span) (*store.Model, error)
+	// List returns the models of which something is in the store.
+	List() []*store.Model
+	// Fetch brings what shards lack. progress may be nil.
+	Fetch(ctx context.Context, m *store.Model, shards []int, progress func(api.Progress)) error
+	// Download is the rate of the last long enough fetch, in bytes per second; 0 if
+	// there was none.
+	Download() float64
+	// Compile reads a format of answers, for the vocabulary of a model.
+	Compile(ctx context.Context, m *store.Model, format []*protocol.Piece) (*constrain.Machine, error)
+	// Prepare does beforehand what takes long at the first Compile for a model.
+	Prepare(ctx context.Context, m *store.Model) error
+}
+
+// Network is what a server needs of the network.
+type Network interface {
+	Self() peer.ID
+	Group(peer.ID) string // of addresses
+	SetOffer(*protocol.OfferBody) error
+	// Offers returns the known offers of a model's peers, and asks for more until
+	// they are enough.
+	Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer
+	WaitPeers(context.Context) error
+}
+
+// Survey is what this node knows of its peers.
+type Survey interface {
+	Trusted(peer.ID) bool
+	Choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (*route.Route, map[string]session.Hop, error)
+	PlacementPeers(ctx context.Context, models map[cid.Cid]*protocol.Manifest) []placement.Peer
+}
+
+// Config is what a server is made of. All fields are needed but those marked.
+type Config struct {
+	Light       bool   // serves nothing and offers nothing
+	Specs       []Spec // what to serve; those without blocks are alternatives for one span of the node's own choice
+	Home        string
+	Memory      int64 // bytes lent, weights and KV together
+	Threads     int   // of each engine; 0: chosen by measuring
+	Nice        int
+	Devices     []string // none: all found
+	KVType      string   // "f16" or "f32"
+	KVTokens    int      // KV cells per span; 0: from Memory
+	Exact       bool     // no number depends on how many sessions share a pass
+	MaxSessions int      // per span, at the same time
+	DrainTime   time.Duration
+	Lend        lend.Rules
+
+	// Load loads a span into an engine.
+	Load func(context.Context, engine.Config, *slog.Logger) (engine.Engine, error)
+	// InProcess says that engines run in this process, whose memory is not limited then.
+	InProcess bool
+
+	Models  Models
+	Network Network
+	Survey  Survey
+	// Probe drives a session for one token along a route, and records that its peers
+	// answered. where has the offers of the peers.
+	Probe   func(ctx context.Context, m *store.Model, r *route.Route, where map[string]session.Hop, prompt []int32) error
+	Dialer  stage.Dialer  // to the next stage of a session
+	Stages  *stage.Server // where stages are reached by sessions
+	Metrics *metrics.Metrics
+	Tracer  trace.Tracer
+	Events  func(Event)
+	Log     *slog.Logger
+}
+
+// Server keeps spans served and tells the network of them. It is safe for concurrent
+// use.
+type Server struct {
+	cfg     Config
+	started time.Time
+	gate    gate
+
+	mu      sync.Mutex
+	spans   []*serving
+	leaving bool // nothing is offered any more
+
+	// Offers are made one at a time, or an older one could replace a newer one.
+	offering      bool
+	asked, made   int        // offers; made is the number of asked when the last was begun
+	offeringEnded *sync.Cond // of mu
+}
+
+// New makes a server that serves nothing before Run.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, started: time.Now()}
+	s.offeringEnded = sync.NewCond(&s.mu)
+	s.shareMemory()
+	return s
+}
+
+// Run serves what the specs name until ctx ends and every span has drained. It calls
+// failed with the error of each span that cannot be served at all; the others go on.
+func (s *Server) Run(ctx context.Context, failed func(error)) {
+	var wg sync.WaitGroup
+	start := func(v *serving, run func(context.Context) error) {
+		wg.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				failed(fmt.Errorf("serving %s: %w", v.spec.Model, err))
+			}
+		})
+	}
+	var own []string // models of which a span of the node's own choice may be
+	for _, spec := range s.cfg.Specs {
+		if _, auto, _ := spec.Parse(); auto {
+			own = append(own, spec.Model)
+			continue
+		}
+		v := s.add(spec)
+		start(v, v.run)
+	}
+	if len(own) > 0 {
+		v := s.add(Spec{Model: strings.Join(own, " or ")})
+		start(v, func(ctx context.Context) error { return v.runAuto(ctx, own) })
+	}
+	wg.Go(func() { s.followLoad(ctx) })
+	wg.Wait()
+}
+
+func (s *Server) add(spec Spec) *serving {
+	v := &serving{srv: s, spec: spec, state: "starting"}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spans = append(s.spans, v)
+	return v
+}
+
+// Leave makes Offer do nothing from now on, and waits for an offer that is being made.
+// The caller then withdraws the last one.
+func (s *Server) Leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaving = true
+	for s.offering {
+		s.offeringEnded.Wait()
+	}
+}
+
+// Serves reports that a span of a model is served, or about to be.
+func (s *Server) Serves(m *store.Model) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range s.spans {
+		if v.target.model == m {
+			return true
+		}
+	}
+	return false
+}
+
+// Snapshot is what a server does at one moment.
+type Snapshot struct {
+	Lending bool
+	Why     string // if it does not lend
+	Spans   []Span // in the order of the specs
+}
+
+// Span is one span of a snapshot. Its zero Model means that it is not resolved yet, or
+// that the node has chosen none.
+type Span struct {
+	Target    string       // what its operator asked for
+	Model     *store.Model // nil: none yet
+	Span      protocol.Span
+	State     string    // in words
+	Since     time.Time // when it became ready, or loaded, or began to be fetched
+	Ready     bool      // a probe has come through
+	Loaded    bool
+	Leaving   bool        // draining: not offered any more
+	Auto      bool        // of the node's own choice
+	Takes     []cid.Cid   // models that it may be of, if Auto
+	EnginePID int         // 0: none, or in this process
+	Engine    engine.Info // of the engine loaded, or else of the last one of this span
+	Decode    time.Duration
+	Prefill   time.Duration // a row through one block, alone and in a chunk, as first measured
+	Stage     stage.Status  // zero if not Loaded, as are the next three
+	Load      stage.Load
+	KVTokens  int // KV cells, in tokens
+	Context   int // tokens that one session may have
+	Losses    api.Losses
+	Next      *Next // what it is about to move to; nil: nothing
+}
+
+// Next is a span that is being fetched while another is served.
+type Next struct {
+	Model *store.Model
+	Span  protocol.Span
+	Since time.Time
+}
+
+// Name is the model's name, or, before it is known, what the operator asked for.
+func (v *Span) Name() string {
+	if v.Model == nil {
+		return v.Target
+	}
+	return v.Model.Name()
+}
+
+// Memory is what the engine takes, in bytes.
+func (v *Span) Memory() uint64 { return v.Engine.Weights + v.Engine.KV + v.Engine.Graph }
+
+// Snapshot returns what is served now.
+func (s *Server) Snapshot() Snapshot {
+	snap := Snapshot{}
+	snap.Lending, snap.Why, _ = s.gate.look()
+	now := time.Now()
+	s.mu.Lock()
+	stages := make([]*stage.Stage, 0, len(s.spans))
+	for _, v := range s.spans {
+		snap.Spans, stages = append(snap.Spans, v.snapshot(now)), append(stages, v.stage)
+	}
+	s.mu.Unlock()
+	for i, st := range stages { // they have locks of their own
+		if st != nil {
+			v, cfg := &snap.Spans[i], st.Config()
+			v.Stage, v.Load, v.KVTokens, v.Context = st.Status(), st.Load(), cfg.KVTokens, cfg.MaxContext
+		}
+	}
+	return snap
+}
+
+var errServedNoMore = errors.New("the span is served no more")

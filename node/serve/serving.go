@@ -1,0 +1,356 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/backoff"
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/gguf"
+)
+
+// serving keeps one span served: it fetches the shards, loads them into an
+// engine, measures it, offers it, and begins again when the engine is lost.
+type serving struct {
+	srv  *Server
+	spec Spec
+
+	// Guarded by Server.mu.
+	state   string
+	target  target
+	stage   *stage.Stage
+	info    engine.Info
+	pid     int
+	ready   bool // a probe has come through
+	leaving bool // not offered any more
+	measure measured
+	taken   int64      // bytes of memory that its engine takes, or is about to
+	auto    bool       // of the node's own choice
+	since   time.Time  // in this state: being fetched, loaded, ready
+	offered stage.Load // as the last offer says
+	takes   []cid.Cid  // models that it may be of, if auto
+	losses  losses     // of its engine
+
+	next      target // what it is about to move to, or none
+	nextSince time.Time
+}
+
+// target is a span of a model that is to be served. Without a model it is none.
+type target struct {
+	model *store.Model
+	span  protocol.Span
+}
+
+// shards are those that the target's engine needs.
+func (t target) shards() []int { return t.model.Manifest().ShardsFor(t.span) }
+
+// event fills in what a serving's events have in common.
+func (t target) event(e Event) Event {
+	e.Model, e.Name, e.From, e.To = t.model.ID().String(), t.model.Name(), t.span.From, t.span.To
+	return e
+}
+
+// measured is what an engine was found to need.
+type measured struct {
+	decode  time.Duration // one row through one block
+	prefill time.Duration // one row of a chunk through one block
+}
+
+const (
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = time.Minute
+)
+
+// set notes in words what the serving does.
+func (s *serving) set(state string) {
+	s.srv.mu.Lock()
+	s.state = state
+	s.srv.mu.Unlock()
+	s.srv.cfg.Log.Info(state, "model", s.spec.Model)
+}
+
+// settle makes a serving one of a target, or of none.
+func (s *serving) settle(t target) {
+	s.srv.mu.Lock()
+	defer s.srv.mu.Unlock()
+	s.target, s.since, s.info = t, time.Now(), engine.Info{}
+}
+
+// announce notes the target that a serving will move to, or none.
+func (s *serving) announce(t target) {
+	s.srv.mu.Lock()
+	defer s.srv.mu.Unlock()
+	s.next, s.nextSince = t, time.Now()
+}
+
+// lost notes that the engine was lost.
+func (s *serving) lost(err error) {
+	s.srv.mu.Lock()
+	defer s.srv.mu.Unlock()
+	s.losses.add(time.Now(), err)
+}
+
+// snapshot is called with Server.mu held.
+func (s *serving) snapshot(now time.Time) Span {
+	v := Span{
+		Target: s.spec.Model, Model: s.target.model, Span: s.target.span, State: s.state, Since: s.since, Ready: s.ready, Loaded: s.stage != nil,
+		Leaving: s.leaving, Auto: s.auto, Takes: slices.Clone(s.takes), EnginePID: s.pid, Engine: s.info, Decode: s.measure.decode, Prefill: s.measure.prefill,
+		Losses: s.losses.report(now),
+	}
+	if s.next.model != nil {
+		v.Next = &Next{s.next.model, s.next.span, s.nextSince}
+	}
+	return v
+}
+
+// run returns when ctx ends, or with an error when the span cannot be served
+// at all.
+func (s *serving) run(ctx context.Context) error {
+	t, err := s.resolve(ctx)
+	if err != nil {
+		return err
+	}
+	return s.keep(ctx, t)
+}
+
+// keep keeps the target served until ctx ends.
+func (s *serving) keep(ctx context.Context, t target) error {
+	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
+	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
+	for {
+		if err := s.fetch(ctx, t); err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // told to stop
+			}
+			return err
+		}
+		s.srv.gate.wait(ctx, func(why string) { s.set("paused: " + why) })
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // told to stop
+		}
+		lived := time.Now()
+		lent, stop := s.srv.gate.while(ctx)
+		err := s.serve(lent, t)
+		paused := lent.Err() != nil
+		stop()
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // told to stop, and drained
+		}
+		if paused {
+			continue
+		}
+		var missing *store.Missing
+		switch {
+		case errors.As(err, &missing): // damaged on disk: fetched again at once
+			s.srv.cfg.Log.Warn("shards are damaged and fetched again", "error", err)
+			continue
+		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild):
+			return err
+		}
+		if time.Since(lived) > maxBackoff {
+			retry.Reset()
+		}
+		s.lost(err)
+		s.srv.cfg.Metrics.Restarted()
+		pause := retry.Next().Round(10 * time.Millisecond)
+		s.set(fmt.Sprintf("the engine was lost; it is started again in %s", pause))
+		s.srv.cfg.Events(t.event(Event{Event: "engine", Error: fmt.Sprintf("%s; it is started again in %s", err, pause)}))
+		if backoff.Pause(ctx, pause) != nil {
+			return nil
+		}
+	}
+}
+
+// resolve finds the model and the span to serve.
+func (s *serving) resolve(ctx context.Context) (t target, err error) {
+	s.set("looking for the model")
+	span, _, err := s.spec.Parse()
+	if err != nil {
+		return t, err
+	}
+	var only *protocol.Span // of a file that is imported first
+	if span.Len() > 0 {
+		only = &span
+	}
+	m, err := s.srv.cfg.Models.Await(ctx, s.spec.Model, only)
+	if errors.Is(err, store.ErrSpan) {
+		return t, specError{err}
+	}
+	if err != nil {
+		return t, err
+	}
+	if span.To == -1 {
+		span = m.Manifest().All()
+	}
+	if !span.Valid(int(m.Manifest().Blocks)) {
+		return t, badSpec("blocks %s: %s has blocks 0-%d", span, m.Name(), m.Manifest().Blocks)
+	}
+	t = target{m, span}
+	s.settle(t)
+	s.srv.Offer()
+	return t, nil
+}
+
+// fetch brings the target's shards.
+func (s *serving) fetch(ctx context.Context, t target) error {
+	if t.model.Whole(t.shards()) {
+		return nil
+	}
+	s.set("fetching shards")
+	last := time.Time{}
+	return s.srv.cfg.Models.Fetch(ctx, t.model, t.shards(), func(p api.Progress) {
+		if time.Since(last) > time.Second {
+			last = time.Now()
+			s.srv.cfg.Events(t.event(Event{
+				Event: "fetching", Done: p.Done, Total: p.Total, Peers: p.Peers, Origins: p.Origins, Rate: p.Rate, Left: p.Left, Trouble: p.Trouble,
+			}))
+		}
+	})
+}
+
+// serve loads the target and serves it until the engine is lost or ctx ends.
+func (s *serving) serve(ctx context.Context, t target) error {
+	srv := s.srv
+	s.set("loading")
+	var e engine.Engine
+	cfg := srv.engineConfig(t)
+	s.claim(srv.needs(t, cfg.KVTokens))
+	defer s.claim(0)
+	err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
+		cfg.Path = path
+		e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	s.claim(int64(e.Info().Host))
+	pid := 0
+	lost := make(<-chan struct{})
+	if c, ok := e.(*engine.Child); ok {
+		pid, lost = c.Pid(), c.Done()
+	}
+	m, err := calibrate(ctx, e)
+	if err != nil {
+		return err
+	}
+	st := srv.newStage(t, e, cfg, m)
+	srv.mu.Lock()
+	s.stage, s.info, s.pid, s.measure, s.since = st, e.Info(), pid, m, time.Now()
+	srv.mu.Unlock()
+	srv.cfg.Stages.Add(st)
+	srv.Offer()
+	proving, stopProving := context.WithCancel(ctx)
+	var prover sync.WaitGroup
+	prover.Go(func() { s.prove(proving, t) })
+	if t.last() {
+		prover.Go(func() { srv.prepareFormats(proving, t) })
+	}
+
+	var reason error
+	select {
+	case <-ctx.Done():
+		reason = s.drain(st, lost)
+	case <-lost:
+		reason = e.(*engine.Child).Err()
+	case <-st.Done():
+		reason = st.Err()
+	}
+	stopProving()
+	prover.Wait()
+	srv.cfg.Stages.Remove(st)
+	srv.mu.Lock()
+	s.stage, s.ready, s.leaving, s.pid, s.since = nil, false, false, 0, time.Now()
+	srv.mu.Unlock()
+	srv.Offer()
+	// A pass that hangs would keep the stage, and with it the node, from leaving.
+	if c, ok := e.(*engine.Child); ok {
+		hangs := time.AfterFunc(lastPass, func() { _ = c.Close() })
+		defer hangs.Stop()
+	}
+	st.Close(reason)
+	return reason
+}
+
+// defaults are the keys that an engine adds to a model's header, sorted.
+func defaults(md *gguf.Header) (out []gguf.KV) {
+	for k, v := range engine.Defaults(md) {
+		out = append(out, gguf.KV{Key: k, Value: v})
+	}
+	slices.SortFunc(out, func(a, b gguf.KV) int { return strings.Compare(a.Key, b.Key) })
+	return out
+}
+
+// last reports that the target ends its model.
+func (t target) last() bool { return t.span.To == int(t.model.Manifest().Blocks) }
+
+// newStage makes the stage of a target on its engine.
+func (s *Server) newStage(t target, e engine.Engine, cfg engine.Config, m measured) *stage.Stage {
+	man := t.model.Manifest()
+	maxContext := cfg.KVTokens
+	if man.Context > 0 {
+		maxContext = min(maxContext, int(man.Context))
+	}
+	return stage.New(stage.Config{
+		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
+		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
+		Row: m.prefill * time.Duration(t.span.Len()), Dir: s.cfg.Home,
+		Formats:  stageFormats{s.cfg.Models, t.model},
+		Group:    s.cfg.Network.Group,
+		Trusted:  s.cfg.Survey.Trusted,
+		Observer: stageObserver{s, strings.ToValidUTF8(t.model.Name(), ""), t.span},
+		Log:      s.cfg.Log.With("part", "stage"),
+	}, e, s.cfg.Dialer)
+}
+
+// prepareFormats does in advance what would keep the first client with a format
+// waiting, which would take the stage for one that hangs.
+func (s *Server) prepareFormats(ctx context.Context, t target) {
+	if err := s.cfg.Models.Prepare(ctx, t.model); err != nil {
+		s.cfg.Log.Warn("answers of a given format cannot be served", "model", t.model.Name(), "error", err)
+	}
+}
+
+// lastPass is how long a pass may go on when its stage closes.
+const lastPass = 5 * time.Second
+
+// drain has other stages take over the sessions that are open: it admits no new ones,
+// makes no offer, and waits for the old ones as long as the operator allows. It
+// returns why the stage ends.
+func (s *serving) drain(st *stage.Stage, lost <-chan struct{}) error {
+	srv := s.srv
+	srv.mu.Lock()
+	s.ready, s.leaving = false, true
+	srv.mu.Unlock()
+	s.set("draining")
+	srv.Offer()
+	st.Drain(true)
+	end := time.NewTimer(srv.cfg.DrainTime)
+	defer end.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	leaving := protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving")
+	for st.Status().Sessions > 0 {
+		select {
+		case <-tick.C:
+		case <-lost:
+			return leaving
+		case <-end.C:
+			srv.cfg.Log.Warn("sessions are ended that found no other stage", "sessions", st.Status().Sessions)
+			return leaving
+		}
+	}
+	return leaving
+}

@@ -1,0 +1,130 @@
+package node
+
+import (
+	"context"
+
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/catalog"
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/generate"
+	"github.com/shoalnet/shoal/node/library"
+	"github.com/shoalnet/shoal/node/report"
+	"github.com/shoalnet/shoal/node/serve"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/node/text"
+	"github.com/shoalnet/shoal/node/text/constrain"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// The services declare what they need; here each gets it from the others.
+
+// newLibrary makes the library.
+func (n *Node) newLibrary(c *catalog.Catalog) (*library.Library, error) {
+	return library.New(library.Config{
+		Home: n.cfg.Home, Store: n.store, Catalog: c, Network: n.net, Exchange: n.exchange, Survey: n.survey,
+		Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported},
+		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() },
+		Log: n.cfg.Log.With("part", "library"),
+		Waiting: func(name string, why error) {
+			n.cfg.Events(Event{Event: "waiting", Name: name, Error: why.Error()})
+		},
+		Importing: func(name string, span protocol.Span, done, total int64) {
+			n.cfg.Events(Event{Event: "fetching", Name: name, From: span.From, To: span.To, Done: done, Total: total})
+		},
+	})
+}
+
+// served is what spans are served with.
+func (n *Node) served() serve.Config {
+	c := &n.cfg
+	load := c.Engine
+	if load == nil {
+		load = engine.InChild()
+	}
+	return serve.Config{
+		Light: c.Client, Specs: c.Serve, Home: c.Home, Memory: c.Memory, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices,
+		KVType: c.KVType, KVTokens: c.KVTokens, Exact: c.Exact, MaxSessions: c.MaxSessions, DrainTime: c.DrainTime, Lend: c.Lend,
+		Load: load, InProcess: c.Engine != nil,
+		Models: models{n}, Network: n.net, Survey: n.survey, Probe: n.generator.Probe, Dialer: stageDialer{streams{n.net}}, Stages: n.stages,
+		Metrics: n.metrics, Tracer: n.traces.Tracer(), Events: c.Events, Log: c.Log,
+	}
+}
+
+// reported is what reports are made of.
+func (n *Node) reported() report.Config {
+	c := &n.cfg
+	return report.Config{
+		Version: c.Version, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, APIOpen: c.APIOpen && c.APIKey == "",
+		Memory: c.Memory, Quota: c.Quota, Up: c.Up, Down: c.Down, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices, MaxSessions: c.MaxSessions, Lend: c.Lend,
+		API: n.apiAddress, Warnings: c.Warnings, Drain: n.Drain,
+		Network: n.net, Exchange: n.exchange, Store: n.store, Survey: n.survey, Serving: n.serve.Snapshot, Library: models{n},
+	}
+}
+
+// apiAddress is where the API is asked, once it listens.
+func (n *Node) apiAddress() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.word.API
+}
+
+// models are the library as the other services want it. The library needs the
+// exchange, which needs to know how busy the others are, so it is looked up at each
+// call.
+type models struct{ n *Node }
+
+func (m models) Pick(ctx context.Context, name string) (*store.Model, string, error) {
+	return m.n.library.Pick(ctx, name)
+}
+
+func (m models) Await(ctx context.Context, name string, only *protocol.Span) (*store.Model, error) {
+	return m.n.library.Await(ctx, name, only)
+}
+
+func (m models) List() []*store.Model { return m.n.store.Models() }
+
+func (m models) Fetch(ctx context.Context, of *store.Model, shards []int, progress func(api.Progress)) error {
+	return m.n.library.Fetch(ctx, of, shards, progress)
+}
+
+func (m models) Download() float64 { return m.n.library.Download() }
+
+func (m models) Tools(ctx context.Context, of *store.Model) (*generate.Tools, error) {
+	t, err := m.n.library.Tools(ctx, of)
+	if err != nil {
+		return nil, err
+	}
+	return &generate.Tools{Tokenizer: t.Tokenizer, Template: t.Template, TemplateErr: t.TemplateErr, Syntax: t.Syntax, Compile: t.Compile}, nil
+}
+
+func (m models) Encode(ctx context.Context, by *text.Tokenizer, t string, opt text.EncodeOptions) ([]int32, error) {
+	return m.n.library.Encode(ctx, by, t, opt)
+}
+
+func (m models) Compile(ctx context.Context, of *store.Model, format []*protocol.Piece) (*constrain.Machine, error) {
+	t, err := m.n.library.Tools(ctx, of)
+	if err != nil {
+		return nil, err
+	}
+	return t.Compile(ctx, format)
+}
+
+func (m models) Prepare(ctx context.Context, of *store.Model) error {
+	t, err := m.n.library.Tools(ctx, of)
+	if err != nil {
+		return err
+	}
+	t.Prepare()
+	return nil
+}
+
+func (models) Describe(of *store.Model) api.Model { return library.Describe(of) }
+
+func (models) DescribeClaim(c *survey.Claim) api.Model { return library.DescribeClaim(c) }
+
+func (m models) Listed(claims []*survey.Claim) []*survey.Claim { return m.n.library.Listed(claims) }
+
+func (m models) Fetches() []api.Fetch { return m.n.library.Fetches() }
+
+func (m models) Imported() uint64 { return m.n.library.Imported() }
