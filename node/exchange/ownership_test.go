@@ -222,7 +222,7 @@ func (p *pulling) run(all []*node, after func(i int) time.Duration, share func()
 }
 
 // seedsVar is how many seeds TestSlowSwarm tries; a seed takes some seconds.
-const seedsVar = "SHOAL_SEEDS"
+const seedsVar = "SHOAL_SWARM_SEEDS"
 
 // Ten fetchers whose links have a tenth of a home's speed take each leaf from
 // the origin about once: an owner that is slow stays the owner.
