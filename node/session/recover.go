@@ -282,10 +282,10 @@ func (s *session) setRing(ring []*stage) {
 // haltAll stops the stages that are left. A stage that does not answer in time is
 // lost, too.
 func (s *session) haltAll(ctx context.Context, b *breakdown) error {
-	stop := &protocol.Frame{Kind: &protocol.Frame_Halt{Halt: &protocol.Halt{Epoch: s.epoch}}}
 	for _, g := range s.stages {
 		g.halted = false
 		if !slices.Contains(b.lost, g) || b.optional {
+			stop := &protocol.Frame{Kind: &protocol.Frame_Halt{Halt: &protocol.Halt{Epoch: s.epoch}}}
 			go func() { _ = g.send(stop) }() // that the stream has ended shows when it is read
 		}
 	}
