@@ -107,6 +107,7 @@ type Server struct {
 	started time.Time
 	gate    gate
 	work    sync.WaitGroup // all goroutines; Run waits for them
+	sharing sync.Mutex     // of shareMemory: no older limit replaces a newer one
 
 	mu      sync.Mutex
 	spans   []*serving
