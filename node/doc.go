@@ -29,10 +29,11 @@
 //	report    what the API returns about the node, the page and the metrics
 //
 // Parts and services know each other only through the small interfaces that each
-// declares; adapt.go fits the parts together and services.go the services. Parts start
-// in the order above and stop in reverse: first no new sessions come in (offers), then
-// those that run move to other nodes or end (stage), then what they need goes (api,
-// engine, exchange, network, store). New, Run and Close in node.go read that way.
+// declares; adapt.go fits the parts together and services.go the services. New starts
+// what others need before them, the store and the network first. Run and Close stop
+// in reverse: first no new sessions come in (offers), then those that run move to
+// other nodes or end (stage, engine), then what they need goes (api, library, exchange,
+// network, store).
 // Ready waits until all that was asked for is served.
 //
 // # In a program of your own

@@ -252,13 +252,7 @@ func (n *Node) Close() error {
 	if n.library != nil {
 		n.library.Close() // those that asked have gone, and it cleans up
 	}
-	if n.stages != nil {
-		for _, s := range n.stages.Stages() {
-			n.stages.Remove(s)
-			s.Close(nil)
-		}
-	}
-	if n.traces != nil { // the stages' last sessions are among them
+	if n.traces != nil { // those of the stages' last sessions are among them
 		errs = append(errs, n.traces.Close())
 	}
 	if n.exchange != nil {

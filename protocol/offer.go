@@ -3,8 +3,6 @@ package protocol
 import (
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -107,13 +105,6 @@ func (o *Offer) NameOf(model cid.Cid) string {
 		}
 	}
 	return o.Held(model).GetName()
-}
-
-// Calls reports whether the peer calls a model that it serves or holds by a name,
-// in upper or lower case.
-func (o *Offer) Calls(name string) bool {
-	return slices.ContainsFunc(o.Spans, func(s *ServedSpan) bool { return strings.EqualFold(s.Name, name) }) ||
-		slices.ContainsFunc(o.Shards, func(h *HeldShards) bool { return strings.EqualFold(h.Name, name) })
 }
 
 // offerRecord is an offer as a libp2p record (RFC 0002, signed envelopes).

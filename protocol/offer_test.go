@@ -82,9 +82,6 @@ func TestOfferQueries(t *testing.T) {
 	if got := o.SpansOf(served); got[0].Span() != (Span{0, 3}) || got[1].Span() != (Span{3, 5}) {
 		t.Errorf("spans in the order of the offer: %v", got)
 	}
-	if !o.Calls("both") || !o.Calls("HELD") || o.Calls("hel") {
-		t.Error("names, in any case, and whole")
-	}
 	if got := o.Held(held).Bits(10); !slices.Equal(got, []bool{0: true, 2: true, 8: true, 9: false}) || o.Held(held).ModelID() != held {
 		t.Errorf("shards %v", got)
 	}

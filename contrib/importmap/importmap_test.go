@@ -42,7 +42,7 @@ var allowed = map[string][]string{
 	"node/generate":          {"node/backoff", "node/api", "node/metrics", "node/route", "node/session", "node/standing", "node/store", "node/survey", "node/text/...", "node/traces", "protocol"},
 	"node/lend":              nil,
 	"node/library": {
-		"node/api", "node/catalog", "node/exchange", "node/files", "node/remedy", "node/store", "node/survey", "node/text/...",
+		"node/api", "node/catalog", "node/exchange", "node/files", "node/home", "node/remedy", "node/store", "node/survey", "node/text/...",
 		"protocol/...", "contrib/tinymodel",
 	},
 	"node/metrics":   nil,

@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -80,5 +81,39 @@ func TestOneParameter(t *testing.T) {
 	}
 	if len(in) > most || len(in) < 3 {
 		t.Errorf("min-p stands in %d files, want at most %d: %s", len(in), most, strings.Join(in, " "))
+	}
+}
+
+// TestNamedFiles: the files that the documents for developers name, and the lists of
+// files in packages' doc.go, exist.
+func TestNamedFiles(t *testing.T) {
+	exists := func(where, path string) {
+		if _, err := os.Stat(filepath.Join(root, path)); err != nil && !strings.Contains(path, "NAME") {
+			t.Errorf("%s names %s: %v", where, path, err)
+		}
+	}
+	named := regexp.MustCompile("`((?:cmd|contrib|node|protocol|testnet)/[\\w./-]+)`")
+	linked := regexp.MustCompile(`\]\(([\w./-]+)\)`)
+	for _, doc := range []string{"README.md", "contrib/README.md", ".github/ARCHITECTURE.md", ".github/CONTRIBUTING.md"} {
+		text := read(t, filepath.Join(root, doc))
+		for _, m := range named.FindAllStringSubmatch(text, -1) {
+			exists(doc, m[1])
+		}
+		for _, m := range linked.FindAllStringSubmatch(text, -1) {
+			exists(doc, filepath.Join(filepath.Dir(doc), m[1]))
+		}
+	}
+	listed, lists := regexp.MustCompile(`(?m)^//\t(\w+\.go)\s`), 0
+	for _, path := range sources(t, "cmd", "node", "protocol", "testnet") {
+		if filepath.Base(path) != "doc.go" {
+			continue
+		}
+		for _, m := range listed.FindAllStringSubmatch(read(t, filepath.Join(root, path)), -1) {
+			lists++
+			exists(path, filepath.Join(filepath.Dir(path), m[1]))
+		}
+	}
+	if lists < 50 {
+		t.Errorf("%d files found in lists", lists)
 	}
 }

@@ -31,7 +31,7 @@ var ErrUnsupported error = refusal("a model that cannot be computed")
 
 // Options of a conversion.
 type Options struct {
-	Quantize string // one of Quantizations, or "" to keep the numbers as they are
+	Quantize string // q8_0, q4_K_M or f16; "": the numbers stay as they are
 	Temp     string // directory for the temporary file, which is as large as the model
 
 	// Check says whether a model of this metadata can be computed.

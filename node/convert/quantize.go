@@ -37,9 +37,6 @@ type quantization struct {
 	keep     bool
 }
 
-// Quantizations lists what Options.Quantize may be, besides nothing.
-func Quantizations() []string { return []string{"q8_0", "q4_K_M", "f16"} }
-
 func parseQuantization(s string) (quantization, error) {
 	switch strings.ToLower(s) {
 	case "":

@@ -25,7 +25,7 @@ const (
 type rateLimiter struct {
 	limit     *rate.Limiter // nil: none
 	whileBusy *rate.Limiter // while busy
-	busy      func() bool   // nil: never
+	busy      func() bool   // nil: never; called without mu
 
 	mu       sync.Mutex
 	lookedAt time.Time
@@ -78,14 +78,18 @@ func (p *rateLimiter) standsBack(n int) bool {
 	defer p.mu.Unlock()
 	now := time.Now()
 	if now.Sub(p.lookedAt) > busyLook {
-		was := p.isBusy
-		if p.lookedAt, p.isBusy = now, p.busy(); p.isBusy && !was {
+		p.lookedAt = now // others go by the last answer meanwhile
+		p.mu.Unlock()
+		busy := p.busy()
+		p.mu.Lock()
+		if busy && !p.isBusy {
 			limit := rate.Limit(busyFirst)
 			if p.freeRate > 0 {
 				limit = rate.Limit(max(busyLeast, p.freeRate*busyPart))
 			}
 			p.whileBusy.SetLimit(limit)
 		}
+		p.isBusy = busy
 	}
 	if p.isBusy || now.Sub(p.last) > rateTime {
 		p.begun, p.bytes = now, 0

@@ -6,7 +6,6 @@
 //	prompt.go     a request read: its model, its tokens, how long the answer may be
 //	chat.go       messages and tools through the chat template, calls out of the answer
 //	format.go     what the answer must look like, and the check that it does
-//	sampling.go   the caller's sampling parameters as stages take them
 //	plan.go       a route: the first, one around lost stages, a second one
 //	drive.go      one session along a route, and the events of its tokens
 //	costs.go      what each stage of the route is predicted to cost

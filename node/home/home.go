@@ -39,8 +39,11 @@ func (h Home) Socket() string { return h.file("api.sock") }
 // Names has which models the names of the catalogue stand for.
 func (h Home) Names() string { return h.file("names.json") }
 
-// Catalogs has the newest edition seen of each catalogue.
-func (h Home) Catalogs() string { return h.file("catalogs.json") }
+// CatalogDir is the directory of further catalogues; the operator fills it.
+func (h Home) CatalogDir() string { return h.file("catalog.d") }
+
+// Editions has the newest edition seen of each catalogue.
+func (h Home) Editions() string { return h.file("catalogs.json") }
 
 // Store is the directory of the models.
 func (h Home) Store() string { return h.file("store") }

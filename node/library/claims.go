@@ -2,15 +2,15 @@ package library
 
 import "github.com/shoalnet/shoal/node/survey"
 
-// MaxListed is how many models of peers a list has at most.
-const MaxListed = 200
+// maxListed is how many models of peers a list has at most.
+const maxListed = 200
 
 // Listed returns the models of peers that a list shows, of those that are not here:
 // what the catalogue knows, and what connected peers serve whole.
 func (l *Library) Listed(heard []*survey.Claim) (out []*survey.Claim) {
 	named := map[string]bool{} // names of the catalogue that stand in the list
 	for _, c := range heard {
-		if _, err := l.store.Model(c.ID); err == nil || len(out) == MaxListed {
+		if _, err := l.store.Model(c.ID); err == nil || len(out) == maxListed {
 			continue
 		}
 		if c.Whole || c.Served && l.names.lists(c, named) {

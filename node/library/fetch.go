@@ -87,9 +87,6 @@ func (l *Library) Download() float64 { return l.download.get() }
 // Fetches lists the fetches under way, by name of the model.
 func (l *Library) Fetches() []api.Fetch { return l.fetches.list() }
 
-// Fetching is how far the fetch of a model is; nil: there is none.
-func (l *Library) Fetching(name string) *api.Progress { return l.fetches.of(name) }
-
 // rateMeter is the rate of the last download that was long enough to have one.
 type rateMeter struct {
 	mu   sync.Mutex
@@ -137,17 +134,6 @@ func (b *fetchBoard) begin(name string, total int64) (note func(done int64, sour
 			defer b.mu.Unlock()
 			delete(b.now, id)
 		}
-}
-
-func (b *fetchBoard) of(name string) *api.Progress {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, f := range b.now {
-		if f.Name == name {
-			return &api.Progress{Done: f.Done, Total: f.Total, Sources: f.Sources}
-		}
-	}
-	return nil
 }
 
 func (b *fetchBoard) list() []api.Fetch {

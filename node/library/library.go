@@ -109,9 +109,9 @@ func (l *Library) Close() {
 
 // sweep removes what conversions and imports of the program's own model left. No
 // other node is at work in the home, since the store is open.
-func sweep(home string, log *slog.Logger) {
+func sweep(dir string, log *slog.Logger) {
 	for _, pattern := range []string{convertPattern, ownPattern} {
-		left, _ := filepath.Glob(filepath.Join(home, pattern))
+		left, _ := filepath.Glob(filepath.Join(dir, pattern))
 		for _, path := range left {
 			if err := os.RemoveAll(path); err != nil {
 				log.Warn("what is left of an import cannot be removed", "path", path, "error", err)

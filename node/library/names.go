@@ -18,13 +18,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
 	"github.com/shoalnet/shoal/node/files"
-)
-
-// Files of a node's home that names come from.
-const (
-	catalogDir   = "catalog.d"
-	editionsFile = "catalogs.json"
-	namesFile    = "names.json"
+	"github.com/shoalnet/shoal/node/home"
 )
 
 // names is the catalogue, and what its names turned out to mean here. A name keeps
@@ -52,7 +46,8 @@ func (e catalogError) Is(target error) bool { return target == ErrCatalog }
 // name of file, then files. keys are trusted besides the project's. files need no
 // signature. The home remembers which editions of signed catalogues were taken, so
 // that no older one is. Its errors wrap ErrCatalog, or are of the home's own files.
-func LoadCatalog(home string, files, keys []string) (*catalog.Catalog, error) {
+func LoadCatalog(dir string, files, keys []string) (*catalog.Catalog, error) {
+	in := home.Home(dir)
 	var sources []catalog.Source
 	add := func(path string, own bool) error {
 		f, err := os.Open(path)
@@ -67,7 +62,7 @@ func LoadCatalog(home string, files, keys []string) (*catalog.Catalog, error) {
 		sources = append(sources, catalog.Source{Name: "the catalogue " + path, Raw: raw, Own: own})
 		return nil
 	}
-	found, err := filepath.Glob(filepath.Join(home, catalogDir, "*.toml")) // sorted
+	found, err := filepath.Glob(filepath.Join(in.CatalogDir(), "*.toml")) // sorted
 	if err != nil {
 		return nil, err
 	}
@@ -81,23 +76,22 @@ func LoadCatalog(home string, files, keys []string) (*catalog.Catalog, error) {
 			return nil, err
 		}
 	}
-	taken, err := readEditions(home)
+	taken, err := readEditions(in.Editions())
 	if err != nil {
 		return nil, err
 	}
 	c, err := catalog.Load(keys, taken, sources...)
 	if errors.Is(err, catalog.ErrOlder) {
-		return nil, catalogError{fmt.Errorf("%w; put the newer one there, or, to go back all the same, remove %s", err, filepath.Join(home, editionsFile))}
+		return nil, catalogError{fmt.Errorf("%w; put the newer one there, or, to go back all the same, remove %s", err, in.Editions())}
 	}
 	if err != nil {
 		return nil, catalogError{err}
 	}
-	return c, saveEditions(home, taken, c.Editions())
+	return c, saveEditions(in.Editions(), taken, c.Editions())
 }
 
 // readEditions returns those of signed catalogues that this home has taken.
-func readEditions(home string) (taken []catalog.Edition, err error) {
-	path := filepath.Join(home, editionsFile)
+func readEditions(path string) (taken []catalog.Edition, err error) {
 	raw, err := os.ReadFile(path)
 	if os.IsNotExist(err) {
 		return nil, nil
@@ -111,7 +105,7 @@ func readEditions(home string) (taken []catalog.Edition, err error) {
 	return taken, nil
 }
 
-func saveEditions(home string, before, now []catalog.Edition) error {
+func saveEditions(path string, before, now []catalog.Edition) error {
 	if slices.Equal(before, now) {
 		return nil
 	}
@@ -119,12 +113,12 @@ func saveEditions(home string, before, now []catalog.Edition) error {
 	if err != nil {
 		return err
 	}
-	return files.Replace(filepath.Join(home, editionsFile), append(raw, '\n'), 0o644)
+	return files.Replace(path, append(raw, '\n'), 0o644)
 }
 
-// openNames returns the names of a catalogue with what they meant in this home.
-func openNames(home string, c *catalog.Catalog) (s *names, err error) {
-	s = &names{Catalog: c, path: filepath.Join(home, namesFile)}
+// openNames returns the names of a catalogue with what they meant in a home.
+func openNames(dir string, c *catalog.Catalog) (s *names, err error) {
+	s = &names{Catalog: c, path: home.Home(dir).Names()}
 	s.of, err = readMeanings(s.path)
 	return s, err
 }

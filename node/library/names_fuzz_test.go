@@ -24,7 +24,7 @@ func FuzzNames(f *testing.F) {
 	dir := home.Home(f.TempDir())
 	meant := protocol.ModelKey(cid.Undef)
 	f.Fuzz(func(t *testing.T, meanings, editions []byte) {
-		for name, raw := range map[string][]byte{dir.Names(): meanings, dir.Catalogs(): editions} {
+		for name, raw := range map[string][]byte{dir.Names(): meanings, dir.Editions(): editions} {
 			if err := os.WriteFile(name, raw, 0o600); err != nil {
 				t.Fatal(err)
 			}

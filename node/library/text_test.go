@@ -94,7 +94,7 @@ func TestToolsAtOnce(t *testing.T) {
 			waits <- err
 		}()
 		synctest.Wait() // it is sought
-		if len(l.Fetches()) != 1 || l.Fetching("missing") == nil {
+		if f := l.Fetches(); len(f) != 1 || f[0].Name != "missing" {
 			t.Errorf("fetches are %v", l.Fetches())
 		}
 		begin := time.Now()

@@ -236,18 +236,6 @@ func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 	return 0, false
 }
 
-// Measure returns the round trip to a peer, which it pings if none is known,
-// connecting if need be. The error is that of the connection, or the context's.
-func (n *Network) Measure(ctx context.Context, p peer.ID) (time.Duration, error) {
-	if rtt, ok := n.RTT(p); ok {
-		return rtt, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, protocol.ProbeTime)
-	defer cancel()
-	r := <-ping.Ping(ctx, n.host, p)
-	return r.RTT, r.Error
-}
-
 // PeerInfo is what is known of a connected peer.
 type PeerInfo struct {
 	ID        peer.ID

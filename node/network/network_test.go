@@ -207,7 +207,7 @@ func TestRemembers(t *testing.T) {
 		if err := n.WaitPeers(ctx); err != nil {
 			t.Fatal("start ", i, ": ", err)
 		}
-		if _, err := n.Measure(ctx, a.Self()); err != nil {
+		if _, err := n.Status(ctx, a.Self(), cid.Undef, nil); err != nil {
 			t.Error(err)
 		}
 		await(t, "the peer's addresses", func() bool { return len(n.Host().Peerstore().Addrs(a.Self())) > 0 })

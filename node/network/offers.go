@@ -505,24 +505,6 @@ func (v validator) Select(key string, values [][]byte) (int, error) {
 	return best, nil
 }
 
-// OfferOf finds the offer of a peer that is known by its ID alone: by asking it,
-// or else by its record in the DHT. Errors are protocol.ErrOffer, or that
-// neither answers.
-func (n *Network) OfferOf(ctx context.Context, p peer.ID) (*protocol.Offer, error) {
-	if p == n.host.ID() {
-		return n.OwnOffer(), nil
-	}
-	err := n.ask(ctx, p, cid.Undef)
-	if o := n.offerOf(p); err == nil && o != nil {
-		return o, nil
-	}
-	raw, err := n.dht.GetValue(ctx, recordKey(p))
-	if err != nil {
-		return nil, fmt.Errorf("no offer of %s is to be had: %w", p, err)
-	}
-	return n.take(raw)
-}
-
 // Holders are the other peers that hold shards of a model, as far as is known.
 // It returns no error.
 func (n *Network) Holders(ctx context.Context, model cid.Cid) ([]peer.AddrInfo, error) {

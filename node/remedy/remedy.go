@@ -16,7 +16,6 @@ const (
 	AddModel      Kind = "add_model"     // bring a model from a file or an address
 	ListModels    Kind = "list_models"   // see what models there are here
 	SearchModels  Kind = "search_models" // see what names can be pulled
-	RemoveModel   Kind = "remove_model"  // remove models
 	ServeModel    Kind = "serve_model"   // MODEL: serve it at a node
 	FreeSpace     Kind = "free_space"    // remove what nobody needs, or models
 	FetchFirst    Kind = "fetch_first"   // fetch what is lacking before an export
@@ -33,7 +32,6 @@ const (
 	TrustCatalog  Kind = "trust_catalog" // KEY: trust the catalogue's key
 	SignCatalog   Kind = "sign_catalog"  // sign a catalogue, or mark it as one's own
 	MakeKey       Kind = "make_key"      // make a key for catalogues
-	ExportTraces  Kind = "export_traces" // where traces go
 	ChooseDevice  Kind = "choose_device" // choose another device
 	CallChildMain Kind = "call_child"    // a program that has a node in it must call engine.ChildMain first
 	Setting       Kind = "setting"       // NAME: correct this setting of the node

@@ -67,13 +67,8 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 	r.cfg.Survey.Refresh(ask)
 	slices.SortFunc(v.Peers, func(a, b api.ViewPeer) int { return strings.Compare(a.Peer, b.Peer) })
 	for id, b := range beats {
-		if b.Status == nil {
-			continue
-		}
-		for _, r := range b.Status.Rtts {
-			if to, err := peer.IDFromBytes(r.Peer); err == nil {
-				links.Set(id.String(), to.String(), time.Duration(r.Us)*time.Microsecond)
-			}
+		if b.Status != nil {
+			links.Take(id, b.Status)
 		}
 	}
 	for pair, rtt := range links {

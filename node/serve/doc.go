@@ -26,12 +26,12 @@
 //
 // # Locks
 //
-// A Server has one mutex, for what its spans are at the moment. It is never held
-// over a call out of the package, not even into a stage: Snapshot copies under the
-// mutex and asks the stages afterwards. Status, metrics, the page and the offer are
-// all made from a Snapshot, so they agree on what is served. The code that runs a
-// span works on its own target, a model and a span, and writes to what the mutex
-// guards only through set, settle, announce and load.
+// A Server has one mutex, for what its spans are at the moment (another only keeps
+// the changes of Go's memory limit in order). It is never held over a call out of the
+// package, not even into a stage: Snapshot copies under the mutex and asks the stages
+// afterwards. Status, metrics, the page and the offer are all made from a Snapshot, so
+// they agree on what is served. The code that runs a span works on its own target, a
+// model and a span, and takes the mutex only to note how far it is.
 //
 // # Memory
 //

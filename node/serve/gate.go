@@ -87,7 +87,7 @@ func (s *Server) WatchLending(ctx context.Context) <-chan struct{} {
 	if err := s.cfg.Lend.Unmeasured(); err != nil {
 		s.cfg.Log.Warn("the load by other programs is not known here, and pauses nothing", "error", err)
 	}
-	go func() {
+	s.work.Go(func() {
 		lend.Watch(ctx, s.cfg.Lend, 0, func(open bool, why string) {
 			if s.gate.set(open, why) {
 				s.cfg.Events(Event{Event: "lending", Ready: open, Error: why})
@@ -96,6 +96,6 @@ func (s *Server) WatchLending(ctx context.Context) <-chan struct{} {
 			first()
 		})
 		first()
-	}()
+	})
 	return asked
 }

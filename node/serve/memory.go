@@ -34,6 +34,8 @@ func (s *Server) shareMemory() {
 	if s.cfg.InProcess || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
+	s.sharing.Lock()
+	defer s.sharing.Unlock()
 	var engines []int64
 	s.mu.Lock()
 	for _, v := range s.spans {

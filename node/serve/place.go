@@ -114,7 +114,7 @@ func (c *chooser) findModels(ctx context.Context) error {
 	c.s.set("looking for the model")
 	found := make(chan error, len(c.names))
 	for _, name := range c.names {
-		go func() {
+		c.srv.work.Go(func() {
 			m, err := c.srv.cfg.Models.Await(ctx, name, nil)
 			if errors.Is(err, store.ErrFull) {
 				// A file of an origin that is too big is read as a whole, and its
@@ -131,7 +131,7 @@ func (c *chooser) findModels(ctx context.Context) error {
 				c.srv.Offer()
 			}
 			found <- err
-		}()
+		})
 	}
 	var errs []error
 	for range c.names {
@@ -187,7 +187,7 @@ func (c *chooser) serve(ctx context.Context, d placement.Decision) error {
 		c.srv.Offer()
 		kept, stop := context.WithCancel(ctx)
 		ended := make(chan error, 1)
-		go func() { ended <- c.s.keep(kept, t) }()
+		c.srv.work.Go(func() { ended <- c.s.keep(kept, t) })
 		next, err := c.awaitMove(ctx, t, ended)
 		stop()
 		if err == nil {
@@ -245,7 +245,7 @@ func (c *chooser) awaitMove(ctx context.Context, t target, ended chan error) (d 
 		c.s.announce(next)
 		c.srv.Offer()
 		fetched = make(chan error, 1)
-		go func() { fetched <- c.srv.cfg.Models.Fetch(ctx, m, next.shards(), nil) }()
+		c.srv.work.Go(func() { fetched <- c.srv.cfg.Models.Fetch(ctx, m, next.shards(), nil) })
 	}
 }
 
@@ -323,12 +323,12 @@ func (c *chooser) probe(ctx context.Context, peers []placement.Peer) {
 				return
 			}
 			c.tried[key] = now
-			go func() {
+			c.srv.work.Go(func() {
 				defer func() { <-c.probes }()
 				if err := c.srv.probe(ctx, m, route.Hop{Peer: p.ID, Span: s.Span}); err != nil {
 					c.srv.cfg.Log.Debug("another's span does not answer", "peer", p.ID, "blocks", s.Span, "error", err)
 				}
-			}()
+			})
 		}
 	}
 }

@@ -106,6 +106,8 @@ type Server struct {
 	cfg     Config
 	started time.Time
 	gate    gate
+	work    sync.WaitGroup // all goroutines; Run waits for them
+	sharing sync.Mutex     // of shareMemory: no older limit replaces a newer one
 
 	mu      sync.Mutex
 	spans   []*serving
@@ -127,10 +129,10 @@ func New(cfg Config) *Server {
 
 // Run serves what the specs name until ctx ends and every span has drained. It calls
 // failed with the error of each span that cannot be served at all; the others go on.
+// When it returns, nothing that it or WatchLending started is under way.
 func (s *Server) Run(ctx context.Context, failed func(error)) {
-	var wg sync.WaitGroup
 	start := func(v *serving, run func(context.Context) error) {
-		wg.Go(func() {
+		s.work.Go(func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
 				failed(fmt.Errorf("serving %s: %w", v.spec.Model, err))
 			}
@@ -149,8 +151,8 @@ func (s *Server) Run(ctx context.Context, failed func(error)) {
 		v := s.add(Spec{Model: strings.Join(own, " or ")})
 		start(v, func(ctx context.Context) error { return v.runAuto(ctx, own) })
 	}
-	wg.Go(func() { s.followLoad(ctx) })
-	wg.Wait()
+	s.work.Go(func() { s.followLoad(ctx) })
+	s.work.Wait()
 }
 
 func (s *Server) add(spec Spec) *serving {

@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -216,6 +218,44 @@ func TestOffersInOrder(t *testing.T) {
 	if _, after := offered(); after != before {
 		t.Error("an offer after leaving")
 	}
+}
+
+// slow is models that nobody knows, and that take a second to stop looking for.
+type slow struct {
+	Models
+	looking atomic.Int32
+}
+
+func (s *slow) Await(ctx context.Context, _ string, _ *protocol.Span) (*store.Model, error) {
+	s.looking.Add(1)
+	defer s.looking.Add(-1)
+	<-ctx.Done()
+	time.Sleep(time.Second)
+	return nil, ctx.Err()
+}
+
+// What a server has started does not outlive Run: the store is closed next.
+func TestRunWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, _ := newServer(t, nil)
+		models := &slow{}
+		srv.cfg.Models, srv.cfg.Specs = models, []Spec{{Model: "a"}, {Model: "b"}, {Model: "c", Span: "all"}}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			srv.Run(ctx, func(err error) { t.Error(err) })
+		}()
+		synctest.Wait()
+		if n := models.looking.Load(); n != 3 {
+			t.Errorf("%d models are looked for", n)
+		}
+		stop()
+		<-ended
+		if n := models.looking.Load(); n != 0 {
+			t.Errorf("%d models are looked for when Run has returned", n)
+		}
+	})
 }
 
 // A node that is told to serve what a model does not have learns so as a mistake of

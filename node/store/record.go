@@ -154,13 +154,6 @@ func (m *Model) Origins() []string {
 	return slices.Clone(m.rec.Origins)
 }
 
-// Added is when the model came here.
-func (m *Model) Added() time.Time {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.rec.Added
-}
-
 // match says how well a word names the model.
 func (m *Model) match(word string) protocol.Match {
 	return protocol.MatchModel(word, m.id, append(m.Names(), defaultName(m.man), slug(m.man.Name)))

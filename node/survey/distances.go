@@ -1,6 +1,12 @@
 package survey
 
-import "time"
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/shoalnet/shoal/protocol"
+)
 
 // Distances are round trips between pairs of peers, by their IDs, as this node and the
 // peers it asked have measured them. They are not safe for concurrent use.
@@ -22,4 +28,13 @@ func (d Distances) Set(a, b string, rtt time.Duration) {
 		delete(d, [2]string{b, a})
 	}
 	d[[2]string{a, b}] = rtt
+}
+
+// Take notes the round trips that a peer has measured, as it says.
+func (d Distances) Take(from peer.ID, said *protocol.StatusReply) {
+	for _, r := range said.Rtts {
+		if to, err := peer.IDFromBytes(r.Peer); err == nil {
+			d.Set(from.String(), to.String(), time.Duration(r.Us)*time.Microsecond)
+		}
+	}
 }

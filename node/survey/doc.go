@@ -2,7 +2,6 @@
 // are, how far from each other, and what this node has seen of them.
 //
 //	claim.go      models as offers describe them, the likeliest first
-//	offers.go     what peers call a model, and how many have one
 //	survey.go     the peers for one route, asked for their load
 //	pulse.go      the load of all peers, asked in the background, for the page
 //	offers.go     how models are called, and how many peers have them

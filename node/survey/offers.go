@@ -15,15 +15,13 @@ func (s *Survey) Renew(ctx context.Context) {
 }
 
 // NameOf returns what a peer that is known calls a model; "": none does.
-func (s *Survey) NameOf(model cid.Cid) (name string) {
+func (s *Survey) NameOf(model cid.Cid) string {
 	for _, o := range s.net.Known(model) {
-		models(o, func(raw []byte, called string) {
-			if name == "" && string(raw) == model.KeyString() {
-				name = called
-			}
-		})
+		if name := o.NameOf(model); name != "" {
+			return name
+		}
 	}
-	return name
+	return ""
 }
 
 // Index counts the peers that serve or hold models. It is not changed after it was

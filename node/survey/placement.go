@@ -86,13 +86,9 @@ func (s *Survey) placementPeer(o *protocol.Offer, now time.Time, models map[cid.
 		}
 	}
 	for _, h := range o.Shards {
-		id, err := cid.Cast(h.Model)
-		if man := models[id]; err == nil && man != nil {
-			held := make([]bool, len(man.Shards))
-			for i := range held {
-				held[i] = i/8 < len(h.Bitmap) && h.Bitmap[i/8]>>(i%8)&1 == 1
-			}
-			p.Held[id.String()] = HeldBlocks(man, held)
+		id := h.ModelID()
+		if man := models[id]; man != nil {
+			p.Held[id.String()] = HeldBlocks(man, h.Bits(len(man.Shards)))
 		}
 	}
 	for _, sp := range o.Spans {

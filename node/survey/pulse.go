@@ -48,8 +48,8 @@ func (s *Survey) Refresh(peers []peer.ID) {
 	}
 }
 
-// Ask asks one peer for its load, for Beats. The network leaves one that does not answer out of routes for
-// a while.
+// Ask asks one peer for its load, for Beats. The network leaves one that does not
+// answer out of routes for a while.
 func (s *Survey) Ask(id peer.ID) {
 	ctx, cancel := context.WithTimeout(context.Background(), pulseEvery)
 	defer cancel()

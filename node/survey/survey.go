@@ -174,8 +174,8 @@ func (s *Survey) candidates(offers []*protocol.Offer, model cid.Cid) (list []rou
 	us := func(v uint32) time.Duration { return time.Duration(v) * time.Microsecond }
 	for _, o := range offers {
 		id := o.From.String()
-		for _, sp := range o.Spans {
-			if sp.ModelID() != model || !sp.Loaded {
+		for _, sp := range o.SpansOf(model) {
+			if !sp.Loaded {
 				continue
 			}
 			c := route.Candidate{
@@ -248,11 +248,7 @@ func (s *Survey) measure(ctx context.Context, list []route.Candidate, model cid.
 		if rtt, ok := s.net.RTT(a.id); ok && a.peer != self {
 			d.Set(self, a.peer, rtt)
 		}
-		for _, r := range a.st.Rtts {
-			if to, err := peer.IDFromBytes(r.Peer); err == nil {
-				d.Set(a.peer, to.String(), time.Duration(r.Us)*time.Microsecond)
-			}
-		}
+		d.Take(a.id, a.st)
 		for i := range list {
 			if list[i].Peer == a.peer {
 				fillIn(&list[i], a.st.Spans, model)

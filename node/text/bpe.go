@@ -44,9 +44,8 @@ func (t *Tokenizer) setBPE(md Metadata, pre string) error {
 		return fmt.Errorf("%w: the file has no merges (tokenizer.ggml.merges)", ErrVocabulary)
 	}
 	kind, known := preTypes[pre]
-	if !known {
+	if !known { // as llama.cpp does
 		kind = defaultPre
-		t.unknownPre = pre
 	}
 	b := &bpe{t: t, ignoreMerges: kind.ignoreMerges, raw: kind.raw}
 	b.readMerges(list)

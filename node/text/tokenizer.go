@@ -62,7 +62,6 @@ type Tokenizer struct {
 	escape         bool // tokens write a space as ▁
 	addSpace       bool // a text begins with a space that nobody sees
 	algorithm      splitter
-	unknownPre     string
 	longest        int // bytes of the longest token
 }
 
@@ -343,9 +342,6 @@ func (t *Tokenizer) Encode(ctx context.Context, text string, opt EncodeOptions) 
 // VocabSize is the number of tokens.
 func (t *Tokenizer) VocabSize() int { return len(t.tokens) }
 
-// IsEOG says that a token ends an answer.
-func (t *Tokenizer) IsEOG(id int32) bool { return t.eog[id] }
-
 // EOG lists the tokens that end an answer.
 func (t *Tokenizer) EOG() []int32 {
 	out := make([]int32, 0, len(t.eog))
@@ -363,10 +359,6 @@ func (t *Tokenizer) BOS() (int32, bool) { return t.bos, t.bos >= 0 }
 func (t *Tokenizer) IsControl(id int32) bool {
 	return id >= 0 && int(id) < len(t.types) && (t.types[id] == typeControl || t.types[id] == typeUnknown)
 }
-
-// UnknownPre is the name of a pre-tokenizer that is not known, for which
-// llama.cpp's default stands in; "" if all is well.
-func (t *Tokenizer) UnknownPre() string { return t.unknownPre }
 
 // raw is a token's bytes; those of a control token only if asked for.
 func (t *Tokenizer) raw(id int32, special bool) string {
