@@ -196,7 +196,7 @@ func TestRefuses(t *testing.T) {
 		"fewer rows than tokens":           {1, "", shape("model.embed_tokens.weight", 1000, width), "the embedding is of shape"},
 		"no heads":                         {1, "", set("num_attention_heads", 0), "num_attention_heads missing or impossible"},
 		"more blocks than there are":       {1, "", set("num_hidden_layers", blocks+1), "blk.3.attn_norm.weight is missing"},
-		"a quantization unknown":           {1, "q3_K", func(*hf, string) {}, "q8_0, q4_K_M and f16 are known"},
+		"a quantization unknown":           {1, "q3_K", func(*hf, string) {}, "q8_0, q4_K_M and f16 are supported"},
 		"numbers that are not finite":      {1, "q8_0", func(h *hf, _ string) { h.tensors["model.layers.0.mlp.up_proj.weight"].data[5] = float32(inf()) }, "not finite"},
 		"numbers too large for f16":        {1, "f16", func(h *hf, _ string) { h.tensors["model.layers.0.mlp.up_proj.weight"].data[5] = 1e9 }, "too large for f16"},
 		"numbers of another type":          {1, "", file("model.safetensors", change(`"BF16"`, `"I16" `)), `numbers "I16"`},

@@ -36,10 +36,10 @@ type Health struct {
 
 // Unreached is a known peer that cannot be reached.
 type Unreached struct {
-	ID        peer.ID  // multiaddrs, without the peer ID
-	Addrs     []string // for people
-	Why       string
-	Bootstrap bool // named by the operator, as opposed to remembered
+	ID        peer.ID
+	Addrs     []string // multiaddrs, without the peer ID
+	Why       string   // of the failed dial, for people
+	Bootstrap bool     // named by the operator, as opposed to remembered
 }
 
 // healthBoard collects what Health reports from events in passing.

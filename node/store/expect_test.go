@@ -32,8 +32,8 @@ func TestExpect(t *testing.T) {
 	}{
 		"all agree":                {fmt.Sprint(len(raw)), sum[:], raw, Expect{Size: int64(len(raw)), Sha256: [][]byte{sum[:]}}, "", false},
 		"the origin tells nothing": {"", nil, raw, Expect{Sha256: [][]byte{sum[:]}}, "", false},
-		"damaged on its way":       {fmt.Sprint(len(raw)), sum[:], damaged, Expect{}, "damaged on its way", false},
-		"another length":           {"1000", nil, raw, Expect{}, "has 1000 bytes, and its storage sends", true},
+		"damaged on the way":       {fmt.Sprint(len(raw)), sum[:], damaged, Expect{}, "damaged on the way", false},
+		"another length":           {"1000", nil, raw, Expect{}, "has 1000 bytes but its storage sends", true},
 		"another hash is told":     {"", sum[:], raw, Expect{Sha256: [][]byte{wrong}}, "it is another file", true},
 		"another hash comes":       {"", nil, raw, Expect{Sha256: [][]byte{wrong}}, "it is another file", false},
 		"another size":             {"", nil, raw, Expect{Size: 5}, "5 were expected", true},
