@@ -31,8 +31,9 @@ type file struct {
 	Peers map[string]*entry `json:"peers"`
 }
 
-// Open reads the book from a file, which need not exist; with "" it is kept in
-// memory alone. A file that cannot be read is begun anew, and the log is told.
+// Open reads the book from a file, which need not exist; with path "" the book
+// is kept only in memory. A file that cannot be read is replaced by a new book,
+// with a warning in the log.
 func Open(path string, log *slog.Logger) *Book {
 	b := &Book{path: path, log: log, peers: map[peer.ID]*entry{}, answers: map[answerKey]answer{}, saved: time.Now()}
 	if path == "" {
