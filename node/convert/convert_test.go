@@ -199,7 +199,7 @@ func TestRefuses(t *testing.T) {
 		"a quantization unknown":           {1, "q3_K", func(*hf, string) {}, "q8_0, q4_K_M and f16 are supported"},
 		"numbers that are not finite":      {1, "q8_0", func(h *hf, _ string) { h.tensors["model.layers.0.mlp.up_proj.weight"].data[5] = float32(inf()) }, "not finite"},
 		"numbers too large for f16":        {1, "f16", func(h *hf, _ string) { h.tensors["model.layers.0.mlp.up_proj.weight"].data[5] = 1e9 }, "too large for f16"},
-		"numbers of another type":          {1, "", file("model.safetensors", change(`"BF16"`, `"I16" `)), `numbers "I16"`},
+		"numbers of another type":          {1, "", file("model.safetensors", change(`"BF16"`, `"I16" `)), `numbers of type "I16"`},
 		"fewer bytes than the shape takes": {1, "", file("model.safetensors", change(`"shape":[256]`, `"shape":[255]`)), "its offsets are"},
 	} {
 		t.Run(name, func(t *testing.T) {
