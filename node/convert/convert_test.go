@@ -15,7 +15,7 @@ import (
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
-// classes that the engine runs, and random models are made of.
+// classes are the architectures that the engine runs and random models use.
 var classes = []string{
 	"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Ministral3ForCausalLM", "Olmo3ForCausalLM",
 	"Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration", "GptOssForCausalLM",
@@ -23,7 +23,7 @@ var classes = []string{
 
 const vocab = 2048 // tinytales'
 
-// run converts a directory, and gives the file and its header.
+// run converts a directory, and returns the file and its header.
 func run(t testing.TB, ctx context.Context, dir, quantize string) (string, *gguf.Header, error) {
 	t.Helper()
 	out, err := os.Create(filepath.Join(t.TempDir(), "out.gguf"))
@@ -61,7 +61,7 @@ func fileSum(t testing.TB, path string) (sum [32]byte) {
 	return sha256.Sum256(raw)
 }
 
-// The types of Q4_K_M are a mixture; one file or several give the same model.
+// The types of Q4_K_M are a mixture; one file or several result in the same model.
 func TestTypes(t *testing.T) {
 	h := random(t, "LlamaForCausalLM", vocab)
 	one, several := h.write(t, 1), h.write(t, 3)
@@ -93,7 +93,7 @@ func TestTypes(t *testing.T) {
 	}
 }
 
-// Rows that no block divides keep f16.
+// Rows that are not a multiple of any block keep f16.
 func TestOddRows(t *testing.T) {
 	h := random(t, "LlamaForCausalLM", vocab)
 	for i, name := range h.names {
@@ -116,7 +116,8 @@ func TestOddRows(t *testing.T) {
 	}
 }
 
-// What the directory lacks is told, before a load would fail or, worse, not.
+// Whatever is wrong with a directory is reported, before a load would fail or,
+// worse, succeed.
 func TestRefuses(t *testing.T) {
 	drop := func(name string) func(h *hf, dir string) {
 		return func(h *hf, _ string) {
@@ -217,7 +218,7 @@ func TestRefuses(t *testing.T) {
 
 func inf() float64 { x := 0.0; return 1 / x }
 
-// Whoever gives up gets out.
+// A cancelled conversion ends.
 func TestCancel(t *testing.T) {
 	dir := random(t, "LlamaForCausalLM", vocab).write(t, 1)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -227,8 +228,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// The work is done in a process of its own, which may die of what the library
-// did not foresee.
+// The work is done in a child process, which may die of input that the library
+// does not expect.
 func TestChild(t *testing.T) {
 	in := func(ctx context.Context, dir, quantize string) (string, int, error) {
 		temp := t.TempDir()

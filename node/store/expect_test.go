@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// What the origin tells of a file, and what is known of it from elsewhere, is
-// held against what comes; what can be refused beforehand costs no transfer.
+// What the origin reports about a file, and what is known from elsewhere, is
+// compared with the bytes received; what can be refused beforehand costs no
+// transfer.
 func TestExpect(t *testing.T) {
 	raw, err := os.ReadFile(tiny)
 	if err != nil {
