@@ -24,8 +24,8 @@ func TestExpect(t *testing.T) {
 	damaged := append([]byte{}, raw...)
 	damaged[len(damaged)-1] ^= 1
 	for name, c := range map[string]struct {
-		size  string // as the origin tells it
-		told  []byte // hash as the origin tells it; nil: none
+		size  string // as the origin reports it
+		told  []byte // hash as the origin reports it; nil: none
 		body  []byte
 		want  Expect
 		fails string
