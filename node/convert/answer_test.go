@@ -37,7 +37,7 @@ func here(ctx context.Context, c node.Conversion) error {
 	return errors.Join(err, out.Close())
 }
 
-// start runs a node in this process until it serves all that it is to.
+// start runs a node in this process until it serves everything that it should.
 func start(t *testing.T, cfg node.Config) (*node.Node, []string) {
 	t.Helper()
 	var mu sync.Mutex
@@ -83,7 +83,7 @@ func start(t *testing.T, cfg node.Config) (*node.Node, []string) {
 	}
 }
 
-// answer is what a model says to a prompt, greedily, and by how many stages.
+// answer returns a model's greedy answer to a prompt, and the number of stages.
 func answer(t *testing.T, n *node.Node, model string, tokens, most int) (ids []int32, stages int) {
 	t.Helper()
 	zero := 0.0
@@ -104,8 +104,9 @@ func answer(t *testing.T, n *node.Node, model string, tokens, most int) (ids []i
 	return ids, stages
 }
 
-// Directories of every class, quantized, are served over two nodes that fetch
-// their spans from the one that converted them, and answer as one does alone.
+// Directories of every class, quantized, are served by two nodes that fetch
+// their spans from the node that converted them, and the answers equal those of
+// a single node.
 func TestAnswers(t *testing.T) {
 	for _, class := range classes {
 		t.Run(class, func(t *testing.T) {
@@ -135,8 +136,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// hfOf writes a llama of GGUF as Hugging Face has it: numbers as F32, the
-// queries' and keys' rows in the order of halves instead of pairs.
+// hfOf writes a GGUF llama in Hugging Face's form: numbers as F32, and the rows
+// of queries and keys ordered by halves instead of pairs.
 func hfOf(t *testing.T, raw []byte) *hf {
 	t.Helper()
 	head, err := gguf.Read(strings.NewReader(string(raw)), int64(len(raw)))
@@ -194,7 +195,8 @@ func halves(in []float32, heads, n, row int) []float32 {
 	return out
 }
 
-// A real model that went to Hugging Face's form and back says the same.
+// A real model converted to Hugging Face's form and back gives the same
+// answers.
 func TestThereAndBack(t *testing.T) {
 	raw := tinymodel.GGUF()
 	h := hfOf(t, raw)
@@ -233,7 +235,7 @@ func TestThereAndBack(t *testing.T) {
 }
 
 // A directory that cannot be converted leaves nothing in the home, and no
-// model; nor does what a crash left stay.
+// model; leftovers of a crash are removed too.
 func TestNothingLeft(t *testing.T) {
 	h := random(t, "LlamaForCausalLM", vocab)
 	h.tensors["model.layers.2.mlp.up_proj.weight"].data[3] = float32(inf())

@@ -22,39 +22,39 @@ import (
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
-// The library panics, in goroutines of its own, at directories that it did not
-// foresee, and takes memory for whole tensors. So it works in a process that
-// may die, behind the fence that engines have: it reads the directory, writes
+// The library panics, in goroutines of its own, at directories that it does not
+// expect, and allocates whole tensors. So it runs in a child process that may
+// die, behind the same fence as engines: the child reads the directory, writes
 // the model, and reaches nothing else.
 
-// request is what a child is to do, in JSON on its standard input, which stays
-// open as long as its parent lives.
+// request is a child's task, in JSON on its standard input, which stays open as
+// long as its parent lives.
 type request struct {
 	Dir, Out, Temp, Quantize string
 }
 
-// report is a line of a child's standard output. The last has Ended.
+// report is a line of a child's standard output. The last one has Ended set.
 type report struct {
-	Begun       bool   `json:",omitempty"` // in the first one: this is a converter
-	Done, Total int64  `json:",omitempty"`
+	Begun       bool   `json:",omitempty"` // in the first line: this process is a converter
+	Done, Total int64  `json:",omitempty"` // bytes, as in Options.Progress
 	Ended       bool   `json:",omitempty"`
 	Error       string `json:",omitempty"`
-	Kind        string `json:",omitempty"` // directory, unsupported, full
+	Kind        string `json:",omitempty"` // of the error: directory, unsupported, full
 }
 
-// role is what fence.Role reports in a converter's process.
+// role is what fence.Role returns in a converter's process.
 const role = "convert"
 
-// Argument is what a program gets on its command line when it is started as its
-// own converter, for people who look at processes.
+// Argument is on the command line of a program that was started as its own
+// converter, for people who list processes.
 const Argument = "convert-child"
 
-// helloTime is how long a child may take to say that it is a converter.
+// helloTime is how long a child may take to announce itself as a converter.
 const helloTime = 10 * time.Second
 
-// ChildMain is what the main function of a program that uses InChild calls before
-// anything else. In a converter's process it converts and does not return; in any
-// other it returns at once.
+// ChildMain must be called before anything else by the main function of a
+// program that uses InChild. In a converter's process it converts and does not
+// return; in any other it returns at once.
 func ChildMain(check func(md interface{ Value(key string) any }) error) {
 	if fence.Role() == role {
 		os.Exit(childMain(check))
@@ -75,9 +75,9 @@ func childMain(check func(md interface{ Value(key string) any }) error) int {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		_, _ = io.Copy(io.Discard, in) // ends when the parent does
+		_, _ = io.Copy(io.Discard, in) // returns when the parent ends
 		cancel()
-		time.Sleep(2 * time.Second) // the library looks only between two reads
+		time.Sleep(2 * time.Second) // the library checks for cancellation only between reads
 		os.Exit(1)
 	}()
 	var mu sync.Mutex
@@ -111,10 +111,10 @@ func childMain(check func(md interface{ Value(key string) any }) error) int {
 	return 0
 }
 
-// targets are the files that a directory's links lead to: downloads keep the
-// files themselves elsewhere.
+// targets returns the files that a directory's links lead to: download tools
+// keep the files themselves elsewhere.
 func targets(dir string) (files []string) {
-	entries, _ := os.ReadDir(dir) // what is wrong with it, the conversion says
+	entries, _ := os.ReadDir(dir) // the conversion reports what is wrong with the directory
 	for _, e := range entries {
 		if e.Type()&fs.ModeSymlink == 0 {
 			continue
@@ -127,7 +127,7 @@ func targets(dir string) (files []string) {
 	return files
 }
 
-// failure is an error of a child.
+// failure is an error reported by a child.
 type failure struct {
 	message string
 	is      error
@@ -136,17 +136,20 @@ type failure struct {
 func (f *failure) Error() string { return f.message }
 func (f *failure) Unwrap() error { return f.is }
 
-// errSilent is why a process was ended that did not say that it is a converter.
+// errSilent is the cause of ending a process that did not announce itself as a
+// converter.
 var errSilent = fmt.Errorf("said nothing for %s", helloTime)
 
-// noChild is the error of a process that ended with why, and was no converter.
+// noChild returns the error for a process that was not a converter; why is how
+// it ended.
 func noChild(why error) error {
 	return remedy.For(fmt.Errorf("%w: started as its converter, it %w; its main function must call convert.ChildMain before anything else", engine.ErrNoChild, why), remedy.CallChildMain)
 }
 
-// InChild is Directory in a process of its own, which command starts; without one
-// this program is started again. out is an existing file. Errors wrap those of
-// Directory, or engine.ErrNoChild if the program does not call ChildMain.
+// InChild is Directory in a child process, started by command or, if that is
+// empty, by starting this program again. out is the path of an existing file.
+// Errors wrap those of Directory, or engine.ErrNoChild if the program does not
+// call ChildMain.
 func InChild(ctx context.Context, command []string, dir, out string, opt Options) error {
 	if len(command) == 0 {
 		exe, err := fence.ThisProgram()
@@ -164,7 +167,7 @@ func InChild(ctx context.Context, command []string, dir, out string, opt Options
 	cmd.Stderr = &stderr
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Env = fence.Environ(role)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is the parent's to handle
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that only the parent handles Ctrl-C in the terminal
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -209,9 +212,9 @@ func InChild(ctx context.Context, command []string, dir, out string, opt Options
 	}
 	if !end.Ended {
 		if why := stderr.why(); why != "" {
-			return errf("the converter fails at it: %s", why)
+			return errf("the converter failed: %s", why)
 		}
-		return fmt.Errorf("the converter ended without a word: %w", errors.Join(err, werr))
+		return fmt.Errorf("the converter ended without a message: %w", errors.Join(err, werr))
 	}
 	if end.Error == "" {
 		return nil
@@ -219,7 +222,7 @@ func InChild(ctx context.Context, command []string, dir, out string, opt Options
 	return &failure{end.Error, map[string]error{"directory": ErrDirectory, "unsupported": ErrUnsupported, "full": syscall.ENOSPC}[end.Kind]}
 }
 
-// words keeps the beginning of what a child says before it dies.
+// words keeps the beginning of what a child writes before it dies.
 type words struct{ b bytes.Buffer }
 
 func (t *words) Write(p []byte) (int, error) {
@@ -229,7 +232,7 @@ func (t *words) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// why is the line that says what happened.
+// why returns the line that says what happened.
 func (t *words) why() string {
 	lines := strings.Split(strings.TrimSpace(t.b.String()), "\n")
 	for _, l := range lines {

@@ -12,8 +12,8 @@ import (
 
 // family is an architecture that can be converted.
 type family struct {
-	arch   string   // as GGUF names it
-	blocks []string // tensors that every block has
+	arch   string   // its name in GGUF
+	blocks []string // tensors in every block
 }
 
 var (
@@ -25,9 +25,9 @@ var (
 	biases    = []string{"attn_q.bias", "attn_k.bias", "attn_v.bias"}
 )
 
-// families gives them by the name that config.json has for them. DeepSeek V3 is
-// not among them: its weights are published in eight bits, which the library
-// does not read; nor is Qwen3 with experts, which it does not put together.
+// families are keyed by their names in config.json. Two are missing: DeepSeek
+// V3, whose weights are published in eight bits, which the library does not
+// read; and Qwen3 with experts, which the library does not assemble.
 var families = map[string]family{
 	"LlamaForCausalLM":                 {arch: "llama", blocks: slices.Concat(norms, attention, mlp)},
 	"Qwen2ForCausalLM":                 {arch: "qwen2", blocks: slices.Concat(norms, attention, biases, mlp)},
@@ -44,23 +44,24 @@ var families = map[string]family{
 	})},
 }
 
-// config is what is read of config.json here; the library reads the rest.
+// config is the part of config.json that this package reads; the library reads
+// the rest.
 type config struct {
 	class string
 	family
-	name   string // of the model, if config.json tells
-	tied   bool   // the output head is the embedding
-	prefix string // of the library's keys, where it calls the architecture otherwise
+	name   string // of the model, if config.json has it
+	tied   bool   // the output head shares the embedding's weights
+	prefix string // of the library's metadata keys, if they differ from GGUF's
 	files  map[string][]byte
 }
 
-// ropes lists the kinds of rope scaling that the library understands.
+// ropes lists the kinds of rope scaling that the library supports.
 var ropes = map[string][]string{
 	"llama": {"linear", "llama3"}, "gemma3": {"linear", "yarn"}, "olmo3": {"yarn"}, "gptoss": {"yarn"}, "mistral3": {"yarn"},
 }
 
-// readConfig looks at config.json, and gives what the library is to read in
-// its place.
+// readConfig reads config.json, and prepares the version that the library reads
+// in its place.
 func readConfig(dir string) (*config, error) {
 	raw, err := readSmall(dir, "config.json")
 	if errors.Is(err, os.ErrNotExist) {
@@ -81,7 +82,7 @@ func readConfig(dir string) (*config, error) {
 	out.class, _ = classes[0].(string)
 	var known bool
 	if out.family, known = families[out.class]; !known {
-		return nil, errf("architecture %.80q; those that can be converted are %s. Others may be there as GGUF files", out.class, strings.Join(Supported(), ", "))
+		return nil, errf("architecture %.80q; those that can be converted are %s. Others may be available as GGUF files", out.class, strings.Join(Supported(), ", "))
 	}
 	out.prefix = out.arch
 	if _, quantized := c["quantization_config"]; quantized && out.arch != "gptoss" {
@@ -107,17 +108,18 @@ func readConfig(dir string) (*config, error) {
 		}
 	}
 	out.tied = tied
-	// A directory that was saved from elsewhere tells a path, which is nobody's business.
+	// A directory saved from elsewhere has a path here, which must not be
+	// published.
 	if name, _ := c["_name_or_path"].(string); repoForm.MatchString(name) {
 		out.name = path.Base(name)
 	}
-	if out.arch != "mistral3" { // whose converter reads the newer form itself
+	if out.arch != "mistral3" { // the library's converter reads the newer form
 		modernRope(c)
 	}
 	if err := checkRope(out.arch, c); err != nil {
 		return nil, err
 	}
-	if out.arch == "qwen3" { // the library has it as the language half of Qwen3-VL
+	if out.arch == "qwen3" { // the library supports it only as the language half of Qwen3-VL
 		out.prefix = "qwen3vl"
 		c = map[string]any{"architectures": []string{"Qwen3VLForConditionalGeneration"}, "text_config": c, "vocab_size": c["vocab_size"]}
 		out.files["preprocessor_config.json"] = []byte("{}")
@@ -130,7 +132,8 @@ func readConfig(dir string) (*config, error) {
 
 var repoForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]{0,100}$`)
 
-// modernRope writes rope parameters as older configs do, which the library reads.
+// modernRope rewrites rope parameters in the form of older configs, which the
+// library reads.
 func modernRope(c map[string]any) {
 	p, ok := c["rope_parameters"].(map[string]any)
 	if !ok {
@@ -144,7 +147,7 @@ func modernRope(c map[string]any) {
 	}
 }
 
-// checkRope refuses rope scaling that the library would pass over in silence.
+// checkRope refuses rope scaling that the library would silently ignore.
 func checkRope(arch string, c map[string]any) error {
 	s, ok := c["rope_scaling"].(map[string]any)
 	if !ok {
@@ -156,15 +159,15 @@ func checkRope(arch string, c map[string]any) error {
 	}
 	if kind == "" || kind == "default" || slices.Contains(ropes[arch], kind) {
 		if kind == "linear" && s["type"] == nil {
-			s["type"] = kind // which is where the library looks for it
+			s["type"] = kind // where the library looks for it
 		}
 		return nil
 	}
-	return errf("%s with rope scaling %.40q, which the converter does not know", arch, kind)
+	return errf("%s with rope scaling %.40q, which the converter does not support", arch, kind)
 }
 
-// Supported lists the architectures that can be converted, as config.json
-// names them.
+// Supported returns the architectures that can be converted, by their names in
+// config.json.
 func Supported() []string {
 	var out []string
 	for name := range families {
@@ -176,7 +179,7 @@ func Supported() []string {
 
 var licenceLine = regexp.MustCompile(`(?m)^license: *["']?([A-Za-z0-9][A-Za-z0-9._-]{0,60})["']? *\r?$`)
 
-// licence is what the model's card says, "" if it says nothing.
+// licence returns the licence named in the model card, or "".
 func licence(dir string) string {
 	raw, err := readSmall(dir, "README.md")
 	if err != nil || !strings.HasPrefix(string(raw), "---") {

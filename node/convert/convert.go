@@ -19,30 +19,32 @@ import (
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
-// refusal is an error about a directory. It is an engine.ErrUnsupported without
-// saying so.
+// refusal is an error about a directory. It matches engine.ErrUnsupported
+// without having its text.
 type refusal string
 
 func (r refusal) Error() string        { return string(r) }
 func (r refusal) Is(target error) bool { return target == engine.ErrUnsupported }
 
-// ErrUnsupported is wrapped by what Options.Check refuses.
+// ErrUnsupported is wrapped when Options.Check refuses a model.
 var ErrUnsupported error = refusal("a model that cannot be computed")
 
-// Options of a conversion.
+// Options are the options of a conversion.
 type Options struct {
 	Quantize string // q8_0, q4_K_M or f16; "": the numbers stay as they are
 	Temp     string // directory for the temporary file, which is as large as the model
 
-	// Check says whether a model of this metadata can be computed.
+	// Check returns an error if a model with this metadata cannot be computed.
 	Check func(md interface{ Value(key string) any }) error
-	// Progress, in bytes read of the weights; they are read twice. May be nil.
+	// Progress is called with bytes of weights read; they are read twice. May
+	// be nil.
 	Progress func(done, total int64)
 }
 
-// Directory writes a GGUF file of a Hugging Face directory to out, which is
-// empty. Errors wrap ErrDirectory where the directory, and not this machine,
-// is to blame.
+// Directory converts a Hugging Face directory to a GGUF file, written to out,
+// which must be empty. Errors wrap ErrDirectory if the directory is the cause,
+// ErrUnsupported if Options.Check refuses the model; others are ctx's and those
+// of reading and writing files.
 func Directory(ctx context.Context, dir string, out *os.File, opt Options) error {
 	q, err := parseQuantization(opt.Quantize)
 	if err != nil {
@@ -91,11 +93,11 @@ func Directory(ctx context.Context, dir string, out *os.File, opt Options) error
 	})
 }
 
-// callLibrary has the library convert. It panics at some configs.
+// callLibrary runs the library's conversion. It panics at some configs.
 func callLibrary(src *source, tmp *os.File) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = errf("the converter fails at it: %v", p)
+			err = errf("the converter failed: %v", p)
 		}
 	}()
 	err = library.ConvertModel(src, tmp)
@@ -106,15 +108,15 @@ func callLibrary(src *source, tmp *os.File) (err error) {
 	return errf("%w", err)
 }
 
-// model is what the library made of a directory.
+// model is the library's output for a directory.
 type model struct {
 	md      *metadata
 	tensors []gguf.Tensor
-	data    int64 // where their data begin in the temporary file
+	data    int64 // where the tensors' data begin in the temporary file
 }
 
-// look reads what the library wrote, mends the metadata, and makes sure that
-// all tensors are there. It gives those that belong to the language model.
+// look reads the library's output, corrects the metadata, and makes sure that
+// all tensors are there. It returns those that belong to the language model.
 func (c *config) look(dir string, tmp *os.File, vocab *vocabulary, opt Options) (*model, error) {
 	st, err := tmp.Stat()
 	if err != nil {
@@ -125,16 +127,16 @@ func (c *config) look(dir string, tmp *os.File, vocab *vocabulary, opt Options) 
 		err = h.Check(st.Size())
 	}
 	if err != nil {
-		return nil, errf("what the converter made of it: %w", err)
+		return nil, errf("the converter's output: %w", err)
 	}
 	md := &metadata{}
 	for _, kv := range h.KVs {
 		if rest, ok := strings.CutPrefix(kv.Key, c.prefix+"."); ok {
 			if strings.HasPrefix(rest, "vision.") || strings.HasPrefix(rest, "mm.") {
-				continue // what sees is not kept
+				continue // vision tensors are not kept
 			}
 			if strings.HasPrefix(rest, "rope.") && (kv.Value == float32(0) || kv.Value == "") {
-				continue // what the config does not tell, the library writes as nothing
+				continue // a value missing in the config, which the library writes as zero
 			}
 			kv.Key = c.arch + "." + rest
 		}
@@ -165,8 +167,8 @@ func (c *config) look(dir string, tmp *os.File, vocab *vocabulary, opt Options) 
 	return &model{md, tensors, h.DataOffset}, c.complete(md, tensors)
 }
 
-// complete says what is missing, or has another shape than the config tells:
-// the engine would find out the hard way.
+// complete returns an error if a tensor is missing or its shape contradicts the
+// config, which would otherwise make the engine fail.
 func (c *config) complete(md *metadata, tensors []gguf.Tensor) error {
 	shapes := map[string][]uint64{}
 	for _, t := range tensors {
@@ -176,7 +178,7 @@ func (c *config) complete(md *metadata, tensors []gguf.Tensor) error {
 	tokens, _ := md.Value("tokenizer.ggml.tokens").([]string)
 	need := func(name string) error {
 		if _, ok := shapes[name]; !ok {
-			return errf("the tensor %s is missing; are all files of the model there?", name)
+			return errf("the tensor %s is missing; does the directory have all files of the model?", name)
 		}
 		return nil
 	}
@@ -197,7 +199,7 @@ func (c *config) complete(md *metadata, tensors []gguf.Tensor) error {
 		}
 	}
 	if s := shapes["token_embd.weight"]; len(s) != 2 || s[0] != width || s[1] < uint64(len(tokens)) {
-		return errf("the embedding is of shape %d, and the config has a width of %d and the tokenizer %d tokens", s, width, len(tokens))
+		return errf("the embedding has shape %d but the config has a width of %d and the tokenizer %d tokens", s, width, len(tokens))
 	}
 	heads := md.uint(c.arch + ".attention.head_count")
 	kv := max(1, md.uint(c.arch+".attention.head_count_kv"))
@@ -216,21 +218,21 @@ func (c *config) complete(md *metadata, tensors []gguf.Tensor) error {
 	for name, s := range shapes {
 		block, part, ok := strings.Cut(strings.TrimPrefix(name, "blk."), ".")
 		if w, known := want[part]; ok && strings.HasPrefix(name, "blk.") && known && !slices.Equal(s, w) {
-			return errf("the tensor %s of block %s is of shape %d, where the config makes it %d", part, block, s, w)
+			return errf("the tensor %s of block %s has shape %d where the config requires %d", part, block, s, w)
 		}
 	}
 	for _, name := range []string{"output_norm.weight", "output.weight"} {
 		if s, ok := shapes[name]; ok && (s[0] != width || len(s) == 2 && s[1] != shapes["token_embd.weight"][1]) {
-			return errf("the tensor %s is of shape %d, and the embedding of %d", name, s, shapes["token_embd.weight"])
+			return errf("the tensor %s has shape %d and the embedding %d", name, s, shapes["token_embd.weight"])
 		}
 	}
 	return nil
 }
 
-// metadata is a header's, to be changed.
+// metadata is a header's metadata while it is being changed.
 type metadata struct{ kvs []gguf.KV }
 
-// Value gives a metadata value, nil if there is none.
+// Value returns a metadata value, or nil.
 func (m *metadata) Value(key string) any {
 	for _, kv := range m.kvs {
 		if kv.Key == key {
@@ -245,8 +247,8 @@ func (m *metadata) uint(key string) uint64 {
 	return uint64(n)
 }
 
-// set keeps the keys in order, so that the file's bytes do not depend on when
-// one was added.
+// set keeps the keys sorted, so that the file's bytes do not depend on the
+// order of insertion.
 func (m *metadata) set(key string, v any) {
 	at, found := slices.BinarySearchFunc(m.kvs, key, func(kv gguf.KV, k string) int { return strings.Compare(kv.Key, k) })
 	if found {
@@ -256,7 +258,7 @@ func (m *metadata) set(key string, v any) {
 	m.kvs = slices.Insert(m.kvs, at, gguf.KV{Key: key, Value: v})
 }
 
-// throttled lets a few reports a second through.
+// throttled limits the calls of f to a few per second.
 func throttled(f func(done, total int64)) func(done, total int64) {
 	if f == nil {
 		return func(int64, int64) {}
@@ -270,7 +272,7 @@ func throttled(f func(done, total int64)) func(done, total int64) {
 	}
 }
 
-// source is the directory as the library is to see it.
+// source is the directory as the library sees it.
 type source struct {
 	ctx        context.Context
 	dir        string
@@ -281,7 +283,7 @@ type source struct {
 	sum        atomic.Int64
 }
 
-// Glob is how the library finds the weights.
+// Glob is called by the library to find the weights.
 func (s *source) Glob(pattern string) ([]string, error) {
 	if pattern == "*.safetensors" {
 		return s.weights, nil
@@ -289,7 +291,7 @@ func (s *source) Glob(pattern string) ([]string, error) {
 	return nil, nil
 }
 
-// Open gives a file of the directory, or what stands in its place.
+// Open returns a file of the directory, or its replacement.
 func (s *source) Open(name string) (fs.File, error) {
 	if raw, ok := s.replaced[name]; ok {
 		return memory(name, raw), nil
@@ -307,7 +309,8 @@ func (s *source) Open(name string) (fs.File, error) {
 	return &counted{File: f, src: s}, nil
 }
 
-// counted is a file whose reading is told, and ends when the work is to end.
+// counted is a file that reports how much of it was read, and fails once the
+// context ends.
 type counted struct {
 	*os.File
 	src *source
@@ -325,7 +328,7 @@ func (c *counted) Read(b []byte) (int, error) {
 	return c.count(c.File.Read(b))
 }
 
-// ReadAt is what tensors are read by.
+// ReadAt is how the library reads tensors.
 func (c *counted) ReadAt(b []byte, at int64) (int, error) {
 	if c.src.ctx.Err() != nil {
 		return 0, context.Cause(c.src.ctx)

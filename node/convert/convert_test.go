@@ -15,7 +15,7 @@ import (
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
-// classes that the engine runs, and random models are made of.
+// classes are the architectures that the engine runs and random models use.
 var classes = []string{
 	"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Ministral3ForCausalLM", "Olmo3ForCausalLM",
 	"Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration", "GptOssForCausalLM",
@@ -23,7 +23,7 @@ var classes = []string{
 
 const vocab = 2048 // tinytales'
 
-// run converts a directory, and gives the file and its header.
+// run converts a directory, and returns the file and its header.
 func run(t testing.TB, ctx context.Context, dir, quantize string) (string, *gguf.Header, error) {
 	t.Helper()
 	out, err := os.Create(filepath.Join(t.TempDir(), "out.gguf"))
@@ -61,7 +61,7 @@ func fileSum(t testing.TB, path string) (sum [32]byte) {
 	return sha256.Sum256(raw)
 }
 
-// The types of Q4_K_M are a mixture; one file or several give the same model.
+// The types of Q4_K_M are a mixture; one file or several result in the same model.
 func TestTypes(t *testing.T) {
 	h := random(t, "LlamaForCausalLM", vocab)
 	one, several := h.write(t, 1), h.write(t, 3)
@@ -93,7 +93,7 @@ func TestTypes(t *testing.T) {
 	}
 }
 
-// Rows that no block divides keep f16.
+// Rows that are not a multiple of any block keep f16.
 func TestOddRows(t *testing.T) {
 	h := random(t, "LlamaForCausalLM", vocab)
 	for i, name := range h.names {
@@ -116,7 +116,8 @@ func TestOddRows(t *testing.T) {
 	}
 }
 
-// What the directory lacks is told, before a load would fail or, worse, not.
+// Whatever is wrong with a directory is reported, before a load would fail or,
+// worse, succeed.
 func TestRefuses(t *testing.T) {
 	drop := func(name string) func(h *hf, dir string) {
 		return func(h *hf, _ string) {
@@ -176,9 +177,9 @@ func TestRefuses(t *testing.T) {
 		"the index leads out":              {3, "", file("model.safetensors.index.json", change(`"model-00001`, `"../model-00001`)), "names the file"},
 		"an index of nothing":              {3, "", file("model.safetensors.index.json", text("{}")), "lists no tensors"},
 		"truncated":                        {1, "", file("model.safetensors", cut(1000)), "truncated"},
-		"truncated in its header":          {1, "", file("model.safetensors", func(raw []byte) []byte { return raw[:100] }), "not whole"},
+		"truncated in its header":          {1, "", file("model.safetensors", func(raw []byte) []byte { return raw[:100] }), "incomplete"},
 		"too short":                        {1, "", file("model.safetensors", text("abc")), "too short"},
-		"an absurd header":                 {1, "", file("model.safetensors", text("\xff\xff\xff\xff\xff\xff\xff\x7f{}")), "says that its header has"},
+		"an absurd header":                 {1, "", file("model.safetensors", text("\xff\xff\xff\xff\xff\xff\xff\x7f{}")), "claims a header of"},
 		"a header that is not JSON":        {1, "", file("model.safetensors", text("\x02\x00\x00\x00\x00\x00\x00\x00]]")), "not JSON"},
 		"no weights":                       {1, "", file("model.safetensors", nil), "no *.safetensors"},
 		"no config":                        {1, "", file("config.json", nil), "no config.json"},
@@ -191,15 +192,15 @@ func TestRefuses(t *testing.T) {
 		"a tokenizer that is not JSON":     {1, "", file("tokenizer.json", text("{")), "tokenizer.json"},
 		"a tokenizer of another kind":      {1, "", file("tokenizer.json", change(`"BPE"`, `"Unigram"`)), "tokenizer.model"},
 		"words split in another way":       {1, "", file("tokenizer.json", change(`"use_regex": true`, `"use_regex": false`)), "splits text in a way"},
-		"a matrix of another shape":        {1, "", shape("model.layers.0.mlp.up_proj.weight", inner, width/2), "is of shape"},
-		"heads that do not fit":            {1, "", set("num_attention_heads", 8), "is of shape"},
-		"fewer rows than tokens":           {1, "", shape("model.embed_tokens.weight", 1000, width), "the embedding is of shape"},
+		"a matrix of another shape":        {1, "", shape("model.layers.0.mlp.up_proj.weight", inner, width/2), "has shape"},
+		"heads that do not fit":            {1, "", set("num_attention_heads", 8), "has shape"},
+		"fewer rows than tokens":           {1, "", shape("model.embed_tokens.weight", 1000, width), "the embedding has shape"},
 		"no heads":                         {1, "", set("num_attention_heads", 0), "num_attention_heads missing or impossible"},
 		"more blocks than there are":       {1, "", set("num_hidden_layers", blocks+1), "blk.3.attn_norm.weight is missing"},
-		"a quantization unknown":           {1, "q3_K", func(*hf, string) {}, "q8_0, q4_K_M and f16 are known"},
+		"a quantization unknown":           {1, "q3_K", func(*hf, string) {}, "q8_0, q4_K_M and f16 are supported"},
 		"numbers that are not finite":      {1, "q8_0", func(h *hf, _ string) { h.tensors["model.layers.0.mlp.up_proj.weight"].data[5] = float32(inf()) }, "not finite"},
 		"numbers too large for f16":        {1, "f16", func(h *hf, _ string) { h.tensors["model.layers.0.mlp.up_proj.weight"].data[5] = 1e9 }, "too large for f16"},
-		"numbers of another type":          {1, "", file("model.safetensors", change(`"BF16"`, `"I16" `)), `numbers "I16"`},
+		"numbers of another type":          {1, "", file("model.safetensors", change(`"BF16"`, `"I16" `)), `numbers of type "I16"`},
 		"fewer bytes than the shape takes": {1, "", file("model.safetensors", change(`"shape":[256]`, `"shape":[255]`)), "its offsets are"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -217,7 +218,7 @@ func TestRefuses(t *testing.T) {
 
 func inf() float64 { x := 0.0; return 1 / x }
 
-// Whoever gives up gets out.
+// A cancelled conversion ends.
 func TestCancel(t *testing.T) {
 	dir := random(t, "LlamaForCausalLM", vocab).write(t, 1)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -227,8 +228,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// The work is done in a process of its own, which may die of what the library
-// did not foresee.
+// The work is done in a child process, which may die of input that the library
+// does not expect.
 func TestChild(t *testing.T) {
 	in := func(ctx context.Context, dir, quantize string) (string, int, error) {
 		temp := t.TempDir()

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// FuzzSafetensors: what is taken lies inside the file, and does not overlap.
+// FuzzSafetensors: accepted tensors lie inside the file and do not overlap.
 func FuzzSafetensors(f *testing.F) {
 	seed := func(head string, data int) {
 		raw := binary.LittleEndian.AppendUint64(nil, uint64(len(head)))
@@ -43,7 +43,7 @@ func FuzzSafetensors(f *testing.F) {
 	})
 }
 
-// FuzzDirectory: no config and no tokenizer brings the reader down.
+// FuzzDirectory: no config and no tokenizer crashes the reader.
 func FuzzDirectory(f *testing.F) {
 	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	f.Add([]byte(`{"architectures":["LlamaForCausalLM"],"hidden_size":8,"num_hidden_layers":1,"num_attention_heads":1,"rope_parameters":{"rope_theta":1,"rope_type":"linear"}}`), []byte(`{"model":{"type":"BPE","vocab":{"a":0}},"pre_tokenizer":{"type":"ByteLevel","use_regex":true,"add_prefix_space":false}}`), []byte(`{"weight_map":{"a":"b.safetensors"}}`))

@@ -35,7 +35,7 @@ const (
 
 const tinyTokenizer = "../../contrib/tinymodel/tokenizer.json"
 
-// hf is a Hugging Face directory in the making.
+// hf is a Hugging Face directory under construction.
 type hf struct {
 	config  map[string]any
 	names   []string // in the order in which they are drawn
@@ -44,7 +44,8 @@ type hf struct {
 	rng     *rand.Rand
 }
 
-// weight of a directory: numbers of a type, in the order of PyTorch's shape.
+// weight is a tensor of a directory: its type and numbers, in the order of
+// PyTorch's shape.
 type weight struct {
 	dtype string
 	shape []int
@@ -150,7 +151,7 @@ func random(t testing.TB, class string, vocab int) *hf {
 	return h
 }
 
-// seeing makes a language model the half of one that sees, too.
+// seeing turns a language model into the language half of a vision model.
 func seeing(h *hf, class string) *hf {
 	inner := maps.Clone(h.config)
 	delete(inner, "architectures")
@@ -171,8 +172,8 @@ func seeing(h *hf, class string) *hf {
 	return h
 }
 
-// randomGptOss makes a model with experts, whose weights are in blocks of
-// half-bytes that share a scale.
+// randomGptOss makes a model with experts, whose weights are blocks of 4-bit
+// numbers that share a scale.
 func randomGptOss(t testing.TB, vocab int) *hf {
 	const experts = 4
 	h := random(t, "Qwen2ForCausalLM", vocab)
@@ -211,7 +212,7 @@ func randomGptOss(t testing.TB, vocab int) *hf {
 	return h
 }
 
-// pieces is a small SentencePiece model in Gemma's manner.
+// pieces is a small SentencePiece model like Gemma's.
 func pieces(t testing.TB, vocab int) []byte {
 	t.Helper()
 	m := &sentencepiece.ModelProto{
@@ -245,7 +246,7 @@ func pieces(t testing.TB, vocab int) []byte {
 	return raw
 }
 
-// write writes the directory, its weights over so many files.
+// write writes the directory, with its weights in the given number of files.
 func (h *hf) write(t testing.TB, shards int) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "Tiny-Model")
@@ -290,7 +291,7 @@ func (h *hf) write(t testing.TB, shards int) string {
 	return dir
 }
 
-// safetensors writes the format.
+// safetensors writes a file in that format.
 func safetensors(t testing.TB, ts map[string]weight) []byte {
 	t.Helper()
 	head := map[string]any{"__metadata__": map[string]string{"format": "pt"}}
@@ -321,7 +322,7 @@ func safetensors(t testing.TB, ts map[string]weight) []byte {
 	return append(append(out, raw...), data...)
 }
 
-// left lists what is in a directory.
+// left returns what is in a directory.
 func left(t testing.TB, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

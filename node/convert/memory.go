@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// memoryFile is a file that is not on disk.
+// memoryFile is a file in memory.
 type memoryFile struct {
 	*bytes.Reader
 	name string

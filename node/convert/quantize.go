@@ -30,9 +30,10 @@ const (
 	bf16 = gguf.Type(30)
 )
 
-// quantization is what to make of a model's matrices. keep leaves them.
+// quantization describes how a model's matrices are converted. keep leaves them
+// unchanged.
 type quantization struct {
-	fileType uint32 // general.file_type
+	fileType uint32 // value of general.file_type
 	base     gguf.Type
 	keep     bool
 }
@@ -48,14 +49,14 @@ func parseQuantization(s string) (quantization, error) {
 	case "q4_k_m":
 		return quantization{15, q4K, false}, nil
 	}
-	return quantization{}, errf("quantization %.40q; q8_0, q4_K_M and f16 are known", s)
+	return quantization{}, errf("quantization %.40q; q8_0, q4_K_M and f16 are supported", s)
 }
 
-// mixer gives each tensor its type. Q4_K_M is a mixture: what a model is most
-// sensitive to gets more bits. The rules are those of llama.cpp's quantizer
-// (llama_tensor_get_type), in the version that github.com/ollama/ollama has of
-// them (server/quantization.go, in a package that does not build as a
-// dependency), for the tensors that the architectures here have.
+// mixer chooses the type of each tensor. Q4_K_M is a mixture: the tensors that
+// a model is most sensitive to get more bits. The rules are those of
+// llama.cpp's quantizer (llama_tensor_get_type) in the version in
+// github.com/ollama/ollama (server/quantization.go, in a package that does not
+// build as a dependency), for the tensors of the architectures supported here.
 type mixer struct {
 	q       quantization
 	blocks  int
@@ -65,7 +66,8 @@ type mixer struct {
 	downs   int // ffn_down matrices so far
 }
 
-// sensitive blocks are the first and last eighth, and every third between.
+// sensitive reports whether a block is in the first or last eighth, or every
+// third in between.
 func (m *mixer) sensitive(i int) bool {
 	eighth := m.blocks / 8
 	return i < eighth || i >= 7*m.blocks/8 || (i-eighth)%3 == 2
@@ -84,7 +86,7 @@ func (m *mixer) typeOf(t gguf.Tensor) gguf.Type {
 	return fitting(kind, t.Shape[0])
 }
 
-// mixed is the type of a matrix in Q4_K_M.
+// mixed returns the type of a matrix in Q4_K_M.
 func (m *mixer) mixed(name string, is func(string) bool) gguf.Type {
 	switch {
 	case name == "output.weight", m.tied && name == "token_embd.weight":
@@ -110,7 +112,7 @@ func (m *mixer) mixed(name string, is func(string) bool) gguf.Type {
 	return q4K
 }
 
-// fitting is the type, or the nearest whose blocks divide a row.
+// fitting returns kind, or the nearest type whose blocks divide a row.
 func fitting(kind gguf.Type, row uint64) gguf.Type {
 	if row%256 != 0 {
 		switch kind {
@@ -134,11 +136,12 @@ const chunk = 1 << 20
 // job is a tensor to write.
 type job struct {
 	from, to gguf.Tensor
-	at       int64 // in the source file, of the data
-	into     int64 // in the final one
+	at       int64 // position of its data in the source file, in bytes
+	into     int64 // position in the final file, in bytes
 }
 
-// write converts all tensors. progress gets the bytes read so far.
+// write converts all tensors. progress is called with the total bytes read so
+// far.
 func write(ctx context.Context, in, out *os.File, jobs []job, progress func(int64)) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(1, runtime.GOMAXPROCS(0)))
@@ -175,7 +178,8 @@ func write(ctx context.Context, in, out *os.File, jobs []job, progress func(int6
 
 func rowBytes(t gguf.Tensor, rows uint64) uint64 { return t.Bytes() / max(1, rows) }
 
-// requantize turns rows of one type into another. raw: [rows][row] numbers.
+// requantize converts rows from one type to another. raw has shape [rows][row]
+// in t's type.
 func requantize(raw []byte, t gguf.Tensor, to gguf.Type, row, rows uint64) ([]byte, error) {
 	if t.Type != f32 && t.Type != f16 && t.Type != bf16 {
 		return raw, nil
@@ -189,7 +193,7 @@ func requantize(raw []byte, t gguf.Tensor, to gguf.Type, row, rows uint64) ([]by
 		copy(numbers, ggml.ConvertToF32(raw, uint32(t.Type), row*rows))
 	}
 	for _, x := range numbers {
-		if x-x != 0 { // not finite; ggml would make nonsense of the whole block, or end the process
+		if x-x != 0 { // not finite; ggml would corrupt the whole block, or end the process
 			return nil, errf("the tensor %s holds numbers that are not finite", t.Name)
 		}
 		if to == f16 && t.Type != f16 && (x > 65504 || x < -65504) {
@@ -202,8 +206,8 @@ func requantize(raw []byte, t gguf.Tensor, to gguf.Type, row, rows uint64) ([]by
 	return ggml.Quantize(fsggml.TensorType(to), numbers, []uint64{row, rows}), nil
 }
 
-// write writes the final file: the header, then each tensor as its type in the
-// mixture says.
+// write writes the final file: the header, then each tensor in the type that
+// the mixture selects.
 func (m *model) write(ctx context.Context, in *os.File, mix *mixer, out *os.File, progress func(done, total int64)) error {
 	if !mix.q.keep {
 		m.md.set("general.file_type", mix.q.fileType)

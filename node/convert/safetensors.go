@@ -14,14 +14,14 @@ import (
 	"strings"
 )
 
-// ErrDirectory is wrapped by every error about what the directory holds.
+// ErrDirectory is wrapped by every error about the directory's content.
 var ErrDirectory error = refusal("cannot convert the directory")
 
 func errf(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrDirectory, fmt.Errorf(format, args...))
 }
 
-// Limits that a real directory does not reach.
+// Limits that no real directory reaches.
 const (
 	maxHeader = 100 << 20 // bytes; the format's own limit
 	maxJSON   = 256 << 20 // bytes of config.json, tokenizer.json, ...
@@ -29,30 +29,31 @@ const (
 	maxDims   = 8
 )
 
-// indexName is the list of which tensor is in which file.
+// indexName is the file that says which tensor is in which file.
 const indexName = "model.safetensors.index.json"
 
-// numberSize gives the bytes of a number of the types that can be converted.
+// numberSize is the size in bytes of a number, by type, for the types that can
+// be converted.
 var numberSize = map[string]int64{"F32": 4, "F16": 2, "BF16": 2, "U8": 1}
 
-// stored is a tensor of a safetensors file.
+// stored is a tensor in a safetensors file.
 type stored struct {
 	DType   string  `json:"dtype"`
 	Shape   []int64 `json:"shape"`
-	Offsets []int64 `json:"data_offsets"` // from the end of the header: begin, end
+	Offsets []int64 `json:"data_offsets"` // begin and end, counted from the end of the header
 }
 
-// readSafetensors reads a file's header and holds it against the file's size.
-// The format: 8 bytes, little endian, the header's length; the header, JSON;
-// the tensors, without gaps.
+// readSafetensors reads a file's header and checks it against the file's size.
+// The format: 8 bytes with the header's length, little-endian; the header, in
+// JSON; the tensors, without gaps.
 func readSafetensors(r io.Reader, size int64) (map[string]stored, error) {
 	var raw [8]byte
 	if _, err := io.ReadFull(r, raw[:]); err != nil {
-		return nil, errors.New("it is too short to be a safetensors file")
+		return nil, errors.New("it is too short for a safetensors file")
 	}
 	n := binary.LittleEndian.Uint64(raw[:])
 	if n > maxHeader || int64(n) > size-8 {
-		return nil, fmt.Errorf("it says that its header has %d bytes, and the file has %d: it is no safetensors file, or not whole", n, size)
+		return nil, fmt.Errorf("it claims a header of %d bytes, but the file has %d: it is not a safetensors file, or is incomplete", n, size)
 	}
 	head := make([]byte, n)
 	if _, err := io.ReadFull(r, head); err != nil {
@@ -89,11 +90,12 @@ func readSafetensors(r io.Reader, size int64) (map[string]stored, error) {
 	return out, nil
 }
 
-// check holds a tensor against the bytes that the file has for tensors.
+// check compares a tensor with the number of bytes that the file has for
+// tensors.
 func (t *stored) check(room int64) error {
 	each, known := numberSize[t.DType]
 	if !known {
-		return fmt.Errorf("is of numbers %.20q; F32, F16 and BF16 can be converted, so take the model's unquantized files", t.DType)
+		return fmt.Errorf("has numbers of type %.20q; F32, F16 and BF16 can be converted, so take the model's unquantized files", t.DType)
 	}
 	if len(t.Shape) == 0 || len(t.Shape) > maxDims {
 		return fmt.Errorf("has %d dimensions", len(t.Shape))
@@ -106,7 +108,7 @@ func (t *stored) check(room int64) error {
 		bytes *= n
 	}
 	if len(t.Offsets) != 2 || t.Offsets[0] < 0 || t.Offsets[1] < t.Offsets[0] || t.Offsets[1]-t.Offsets[0] != bytes {
-		return fmt.Errorf("of shape %d has %d bytes, and its offsets are %d", t.Shape, bytes, t.Offsets)
+		return fmt.Errorf("has a shape %d of %d bytes, but its offsets are %d", t.Shape, bytes, t.Offsets)
 	}
 	if t.Offsets[1] > room {
 		return fmt.Errorf("ends at byte %d of %d: the file is truncated; fetch it again", t.Offsets[1], room)
@@ -114,8 +116,8 @@ func (t *stored) check(room int64) error {
 	return nil
 }
 
-// weights looks at a directory's safetensors: which files make the model, and
-// what is in them.
+// weights reads a directory's safetensors headers: it returns the files that
+// make up the model, and their tensors.
 func weights(dir string) (files []string, all map[string]stored, err error) {
 	index, listed, err := readIndex(dir)
 	if err != nil {
@@ -136,9 +138,9 @@ func weights(dir string) (files []string, all map[string]stored, err error) {
 	case len(files) == 0:
 		return nil, nil, errf("%s has no *.safetensors files; those are what can be converted", dir)
 	case len(files) > maxFiles:
-		return nil, nil, errf("%d files of safetensors", len(files))
+		return nil, nil, errf("it has %d safetensors files", len(files))
 	case !listed && len(files) > 1:
-		return nil, nil, errf("%s has %d files of safetensors, and no %s that says which belong together; fetch that, too", dir, len(files), indexName)
+		return nil, nil, errf("%s has %d safetensors files but no %s, which says which of them belong together; fetch it too", dir, len(files), indexName)
 	}
 	all = map[string]stored{}
 	for _, name := range files {
@@ -154,14 +156,14 @@ func weights(dir string) (files []string, all map[string]stored, err error) {
 				return nil, nil, errf("the tensor %.80q is in two files", t)
 			}
 			if want, ok := index[t]; listed && (!ok || want != name) {
-				return nil, nil, errf("%s has the tensor %.80q, of which %s says that it is in %.80q", name, t, indexName, want)
+				return nil, nil, errf("%s has the tensor %.80q, but %s says that it is in %.80q", name, t, indexName, want)
 			}
 			all[t] = s
 		}
 	}
 	for t, f := range index {
 		if _, ok := all[t]; !ok {
-			return nil, nil, errf("the tensor %.80q is missing: %s says that it is in %s, and there it is not", t, indexName, f)
+			return nil, nil, errf("the tensor %.80q is missing: %s says that it is in %s, but it is not", t, indexName, f)
 		}
 	}
 	return files, all, nil
@@ -178,12 +180,12 @@ func readFile(path string) (map[string]stored, error) {
 		return nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, errors.New("it is no file")
+		return nil, errors.New("it is not a file")
 	}
 	return readSafetensors(f, st.Size())
 }
 
-// readIndex gives which file each tensor is in, if there is such a list.
+// readIndex returns the file of each tensor, if the directory has an index.
 func readIndex(dir string) (of map[string]string, listed bool, err error) {
 	raw, err := readSmall(dir, indexName)
 	if errors.Is(err, os.ErrNotExist) {
@@ -201,7 +203,7 @@ func readIndex(dir string) (of map[string]string, listed bool, err error) {
 	return index.Map, true, nil
 }
 
-// readSmall reads a file of a directory that is not weights.
+// readSmall reads a file of the directory other than weights.
 func readSmall(dir, name string) ([]byte, error) {
 	f, err := os.Open(filepath.Join(dir, name))
 	if err != nil {
@@ -213,12 +215,13 @@ func readSmall(dir, name string) ([]byte, error) {
 		return nil, errf("%s: %w", name, err)
 	}
 	if len(raw) > maxJSON {
-		return nil, errf("%s is of more than %d MiB", name, maxJSON>>20)
+		return nil, errf("%s has more than %d MiB", name, maxJSON>>20)
 	}
 	return bytes.TrimPrefix(raw, []byte("\xef\xbb\xbf")), nil
 }
 
-// escape takes from a path what filepath.Glob would read as a pattern.
+// escape escapes the characters of a path that filepath.Glob would read as a
+// pattern.
 func escape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
 }

@@ -14,8 +14,8 @@ import (
 // Token types of GGUF.
 const tokenUnused = int32(5)
 
-// How tokenizers split text into words, by what tokenizer.json says of it; the
-// names are those of tokenizer.ggml.pre.
+// Ways in which tokenizers split text into words, by their names in
+// tokenizer.ggml.pre.
 const (
 	splitCase    = `(?i:'s|'t|'re|'ve|'m|'ll|'d)`
 	splitLetters = `[^\r\n\p{L}\p{N}]?\p{L}+`
@@ -30,8 +30,8 @@ const (
 	splitDeep    = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 )
 
-// splitters: the steps of the pre-tokenizer, joined; with "+" where a word
-// that is a token needs no merges.
+// splitters maps the steps of tokenizer.json's pre-tokenizer, joined, to its
+// name in GGUF; "+" marks that words that are tokens need no merges.
 var splitters = map[string]string{
 	"bytes by words":                    "gpt-2",
 	"digits, bytes by words":            "smollm",
@@ -43,7 +43,7 @@ var splitters = map[string]string{
 	`split \p{N}{1,3}, split [一-龥぀-ゟ゠-ヿ]+, split ` + splitDeep + ", bytes": "deepseek-v3",
 }
 
-// tokenizerFile is what is read of tokenizer.json here.
+// tokenizerFile is the part of tokenizer.json that this package reads.
 type tokenizerFile struct {
 	Added      []addedToken `json:"added_tokens"`
 	Normalizer *step        `json:"normalizer"`
@@ -65,7 +65,7 @@ type addedToken struct {
 	Rstrip     bool   `json:"rstrip"`
 }
 
-// step is one of a tokenizer's; each kind has fields of its own.
+// step is one step of a tokenizer; each kind uses different fields.
 type step struct {
 	Type        string  `json:"type"`
 	Normalizers []*step `json:"normalizers"`
@@ -89,15 +89,16 @@ type step struct {
 	} `json:"special_tokens"`
 }
 
-// vocabulary is a directory's tokenizer, as far as the library does not see to it.
+// vocabulary is a directory's tokenizer, as far as the library does not handle
+// it.
 type vocabulary struct {
-	json   *tokenizerFile            // nil: there is none
+	json   *tokenizerFile            // nil: the directory has no tokenizer.json
 	pieces *sentencepiece.ModelProto // nil: it is byte-level BPE
 	pre    string
 }
 
-// readVocabulary looks at the tokenizer, and refuses what would be converted
-// into one that gives other ids.
+// readVocabulary reads the tokenizer, and refuses one whose conversion would
+// result in different ids.
 func readVocabulary(dir string) (*vocabulary, error) {
 	v := &vocabulary{}
 	raw, err := readSmall(dir, "tokenizer.json")
@@ -113,7 +114,7 @@ func readVocabulary(dir string) (*vocabulary, error) {
 	if t := v.json; t != nil {
 		for _, a := range t.Added {
 			if a.SingleWord || a.Lstrip || a.Rstrip {
-				return nil, errf("tokenizer.json has the token %.40q take blanks or words beside it along, which shoal does not", a.Content)
+				return nil, errf("in tokenizer.json the token %.40q absorbs blanks or words beside it, which shoal does not support", a.Content)
 			}
 		}
 		if t.Model.Type == "BPE" && !t.Model.ByteFallback {
@@ -126,26 +127,26 @@ func readVocabulary(dir string) (*vocabulary, error) {
 		if v.json == nil {
 			return nil, errf("%s has neither tokenizer.json nor tokenizer.model", dir)
 		}
-		return nil, errf("tokenizer.json is of kind %.40q (SentencePiece's), which is converted from tokenizer.model, and that is not there; fetch it, too", v.json.Model.Type)
+		return nil, errf("tokenizer.json is of kind %.40q (SentencePiece's), which is converted from tokenizer.model, but that is missing; fetch it too", v.json.Model.Type)
 	}
 	if err != nil {
 		return nil, err
 	}
 	v.pieces = &sentencepiece.ModelProto{}
 	if err := proto.Unmarshal(raw, v.pieces); err != nil || len(v.pieces.GetPieces()) == 0 {
-		return nil, errf("tokenizer.model is no SentencePiece model")
+		return nil, errf("tokenizer.model is not a SentencePiece model")
 	}
 	if kind := v.pieces.GetTrainerSpec().GetModelType(); kind != sentencepiece.TrainerSpec_BPE {
-		return nil, errf("tokenizer.model is of kind %s; BPE is known", kind)
+		return nil, errf("tokenizer.model is of kind %s; only BPE is supported", kind)
 	}
 	return v, nil
 }
 
-// pre names the way in which text is split into words.
+// pre returns GGUF's name for how the tokenizer splits text into words.
 func (t *tokenizerFile) pre() (string, error) {
 	for _, n := range flatten(t.Normalizer, func(s *step) []*step { return s.Normalizers }) {
-		if n.Type != "NFC" { // which GGUF readers leave to whoever writes the text
-			return "", errf("tokenizer.json changes text by %.40q before it splits it, which shoal does not", n.Type)
+		if n.Type != "NFC" { // GGUF readers leave normalization to the text's author
+			return "", errf("tokenizer.json normalizes text by %.40q before splitting it, which shoal does not support", n.Type)
 		}
 	}
 	var parts []string
@@ -169,12 +170,12 @@ func (t *tokenizerFile) pre() (string, error) {
 		name, ok = splitters[sign+"+"]
 	}
 	if !ok {
-		return "", errf("tokenizer.json splits text in a way that shoal does not know: %.300s", sign)
+		return "", errf("tokenizer.json splits text in a way that shoal does not support: %.300s", sign)
 	}
 	return name, nil
 }
 
-// flatten lists the steps that a sequence of them stands for.
+// flatten returns the single steps of a step that may be a sequence.
 func flatten(s *step, inner func(*step) []*step) (out []*step) {
 	if s == nil {
 		return nil
@@ -190,7 +191,7 @@ func flatten(s *step, inner func(*step) []*step) (out []*step) {
 	return out
 }
 
-// around gives the tokens that are put before and behind a text.
+// around returns the tokens that are put before and after a text.
 func (t *tokenizerFile) around() (before, behind []int) {
 	for _, p := range flatten(t.Post, func(s *step) []*step { return s.Processors }) {
 		if p.Type != "TemplateProcessing" {
@@ -208,7 +209,7 @@ func (t *tokenizerFile) around() (before, behind []int) {
 	return before, behind
 }
 
-// mend sets what the library's metadata says of the tokenizer right.
+// mend corrects the tokenizer's metadata as written by the library.
 func (v *vocabulary) mend(dir string, md *metadata) error {
 	tokens, _ := md.Value("tokenizer.ggml.tokens").([]string)
 	types, _ := md.Value("tokenizer.ggml.token_type").([]int32)
@@ -231,11 +232,11 @@ func (v *vocabulary) mend(dir string, md *metadata) error {
 		last := -1
 		for text, id := range t.Model.Vocab {
 			if id < 0 || id >= len(tokens) {
-				return errf("tokenizer.json gives %.40q the id %d, and has %d tokens", text, id, len(tokens))
+				return errf("tokenizer.json gives %.40q the id %d but has %d tokens", text, id, len(tokens))
 			}
 			last = max(last, id)
 			if tokens[id] != text && !slices.ContainsFunc(t.Added, func(a addedToken) bool { return a.ID == id }) {
-				return errf("the ids of tokenizer.json have gaps: %d would be %.40q and is %.40q", id, tokens[id], text)
+				return errf("the ids of tokenizer.json have gaps: %d should be %.40q but is %.40q", id, tokens[id], text)
 			}
 		}
 		for _, a := range t.Added {
@@ -246,19 +247,19 @@ func (v *vocabulary) mend(dir string, md *metadata) error {
 		}
 		known = last + 1
 	}
-	for i := known; i < len(types); i++ { // what fills the vocabulary up to the matrix's size is no text
+	for i := known; i < len(types); i++ { // tokens that only fill the vocabulary up to the matrix's size are not text
 		types[i] = tokenUnused
 	}
 	if v.json != nil {
 		before, behind := v.json.around()
 		for key, ids := range map[string][]int{"bos": before, "eos": behind} {
 			if len(ids) > 1 {
-				return errf("tokenizer.json puts %d tokens around a text, where GGUF knows one", len(ids))
+				return errf("tokenizer.json puts %d tokens around a text, but GGUF allows one", len(ids))
 			}
 			md.set("tokenizer.ggml.add_"+key+"_token", len(ids) == 1)
 			if len(ids) == 1 {
 				if ids[0] < 0 || ids[0] >= len(tokens) {
-					return errf("tokenizer.json puts token %d around a text, and has %d", ids[0], len(tokens))
+					return errf("tokenizer.json puts token %d around a text but has only %d", ids[0], len(tokens))
 				}
 				md.set("tokenizer.ggml."+key+"_token_id", uint32(ids[0]))
 			}
@@ -273,7 +274,7 @@ func (v *vocabulary) mend(dir string, md *metadata) error {
 	return nil
 }
 
-// mendEnds adds the tokens that end an answer, where the library finds none.
+// mendEnds adds the tokens that end an answer where the library finds none.
 func mendEnds(dir string, md *metadata, tokens int) {
 	for _, name := range []string{"generation_config.json", "config.json"} {
 		raw, err := readSmall(dir, name)

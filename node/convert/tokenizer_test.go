@@ -11,10 +11,10 @@ import (
 	"github.com/shoalnet/shoal/node/text"
 )
 
-// Token ids are those that tokenizer.json gives: testdata/tokenizers.json has
-// small tokenizers of every kind that is known, trained with the Python package
-// tokenizers 0.23.3, and what that makes of the texts. contrib/tinymodel's is a
-// real one.
+// Token ids equal those of tokenizer.json: testdata/tokenizers.json has small
+// tokenizers of every supported kind, trained with the Python package
+// tokenizers 0.23.3, and that package's ids for the texts. contrib/tinymodel's
+// is a real one.
 func TestTokenIDs(t *testing.T) {
 	raw, err := os.ReadFile("testdata/tokenizers.json")
 	if err != nil {

@@ -12,11 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where a filter finds the call's number, convention and arguments, in bytes.
+// Offsets of a call's number, convention and arguments in what a filter reads,
+// in bytes.
 const (
 	atNumber = 0
 	atArch   = 4
-	atArgs   = 16 // eight bytes each, of which the lower four come first on both machines
+	atArgs   = 16 // eight bytes each, the lower four first on both architectures
 )
 
 // sockets are the calls that make connections.
@@ -24,15 +25,15 @@ var sockets = []uint32{
 	unix.SYS_SOCKET, unix.SYS_SOCKETPAIR, unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_ACCEPT, unix.SYS_ACCEPT4,
 }
 
-// outside are the calls that reach beyond this process, and those into corners
-// of the kernel that it has no business in.
+// outside are the calls that reach beyond this process, and those into parts of
+// the kernel that it does not need.
 var outside = []uint32{
 	// programs
 	unix.SYS_EXECVE, unix.SYS_EXECVEAT,
 	// other processes
 	unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PROCESS_MADVISE, unix.SYS_PROCESS_MRELEASE,
 	unix.SYS_PIDFD_OPEN, unix.SYS_PIDFD_GETFD, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_RT_TGSIGQUEUEINFO,
-	// memory and messages that processes of a user share by number or name
+	// memory and messages that a user's processes share by number or name
 	unix.SYS_SHMGET, unix.SYS_SHMAT, unix.SYS_SHMCTL, unix.SYS_SEMGET, unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP, unix.SYS_SEMCTL,
 	unix.SYS_MSGGET, unix.SYS_MSGSND, unix.SYS_MSGRCV, unix.SYS_MSGCTL, unix.SYS_MQ_OPEN, unix.SYS_MQ_UNLINK,
 	// the kernel's own machinery
@@ -47,7 +48,7 @@ var outside = []uint32{
 	unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_CLOCK_ADJTIME, unix.SYS_ADJTIMEX, unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME,
 }
 
-// filter is a program for the kernel, which looks at each call.
+// filter is a BPF program with which the kernel checks each call.
 type filter []unix.SockFilter
 
 func (f *filter) add(code uint16, k uint32, jt, jf uint8) {
@@ -60,12 +61,13 @@ func (f *filter) end(result uint32) { f.add(unix.BPF_RET|unix.BPF_K, result, 0, 
 
 func (f *filter) fail(errno unix.Errno) { f.end(unix.SECCOMP_RET_ERRNO | uint32(errno)) }
 
-// skip jumps over so many instructions if the value loaded compares so with k.
+// skip jumps over ifTrue or ifFalse instructions, depending on how the loaded
+// value compares with k.
 func (f *filter) skip(compare uint16, k uint32, ifTrue, ifFalse uint8) {
 	f.add(unix.BPF_JMP|unix.BPF_K|compare, k, ifTrue, ifFalse)
 }
 
-// deny refuses calls.
+// deny refuses calls with errno.
 func (f *filter) deny(errno unix.Errno, calls ...uint32) {
 	for _, nr := range calls {
 		f.skip(unix.BPF_JEQ, nr, 0, 1)
@@ -73,8 +75,8 @@ func (f *filter) deny(errno unix.Errno, calls ...uint32) {
 	}
 }
 
-// argument looks at one argument of a call: it is refused if that compares so
-// with k, or unless it does.
+// argument refuses a call depending on one of its arguments: if the comparison
+// with k has the result refused.
 func (f *filter) argument(nr uint32, arg uint32, compare uint16, k uint32, refused bool) {
 	f.skip(unix.BPF_JEQ, nr, 0, 4)
 	f.load(atArgs + 8*arg)
@@ -87,7 +89,7 @@ func (f *filter) argument(nr uint32, arg uint32, compare uint16, k uint32, refus
 	f.load(atNumber)
 }
 
-// newFilter begins a filter: it refuses calls by other conventions.
+// newFilter returns a filter that so far refuses calls by other conventions.
 func newFilter() *filter {
 	f := &filter{}
 	f.load(atArch)
@@ -101,8 +103,8 @@ func newFilter() *filter {
 	return f
 }
 
-// denyCalls takes from this process the calls that reach beyond it. unixSockets
-// leaves sockets of that kind.
+// denyCalls takes away the calls that reach beyond this process. unixSockets
+// still allows sockets of that kind. Errors are those of seccomp.
 func denyCalls(unixSockets bool) error {
 	f := newFilter()
 	f.deny(unix.EPERM, outside...)
@@ -114,37 +116,38 @@ func denyCalls(unixSockets bool) error {
 	}
 	self := uint32(os.Getpid())
 	f.argument(unix.SYS_KILL, 0, unix.BPF_JEQ, self, false)
-	f.argument(unix.SYS_TGKILL, 0, unix.BPF_JEQ, self, false)  // Go's runtime interrupts its own threads so
-	f.argument(unix.SYS_MOVE_PAGES, 0, unix.BPF_JEQ, 0, false) // 0 is itself
+	f.argument(unix.SYS_TGKILL, 0, unix.BPF_JEQ, self, false)  // Go's runtime interrupts its own threads this way
+	f.argument(unix.SYS_MOVE_PAGES, 0, unix.BPF_JEQ, 0, false) // 0 is this process
 	f.argument(unix.SYS_MIGRATE_PAGES, 0, unix.BPF_JEQ, 0, false)
 	f.argument(unix.SYS_FCNTL, 1, unix.BPF_JEQ, unix.F_SETOWN, true)
 	f.argument(unix.SYS_FCNTL, 1, unix.BPF_JEQ, unix.F_SETOWN_EX, true)
 	f.argument(unix.SYS_IOCTL, 1, unix.BPF_JEQ, fiosetown, true)
 	f.argument(unix.SYS_IOCTL, 1, unix.BPF_JEQ, siocspgrp, true)
-	f.argument(unix.SYS_IOCTL, 1, unix.BPF_JEQ, unix.TIOCSTI, true) // typing on the terminal that the node was started from
+	f.argument(unix.SYS_IOCTL, 1, unix.BPF_JEQ, unix.TIOCSTI, true) // typing into the terminal that started the node
 	f.argument(unix.SYS_IOCTL, 1, unix.BPF_JEQ, tioclinux, true)
-	// Threads, and no processes. The arguments of clone3 lie where a filter cannot
-	// look; the C library then takes clone.
+	// Threads are allowed, processes are not. A filter cannot read the
+	// arguments of clone3, so that is refused; the C library then falls back to
+	// clone.
 	f.argument(unix.SYS_CLONE, 0, unix.BPF_JSET, unix.CLONE_THREAD, false)
 	f.deny(unix.ENOSYS, unix.SYS_CLONE3)
 	return f.install()
 }
 
-// Calls by ioctl that have a signal sent, or text typed.
+// Ioctl requests that cause signals to be sent, or text to be typed.
 const (
 	fiosetown = 0x8901
 	siocspgrp = 0x8902
 	tioclinux = 0x541c
 )
 
-// denySockets takes from this process the sockets that denyCalls left it.
+// denySockets takes away the sockets that denyCalls still allowed.
 func denySockets() error {
 	f := newFilter()
 	f.deny(unix.EPERM, sockets...)
 	return f.install()
 }
 
-// install has the kernel ask the filter from now on, for every thread.
+// install applies the filter to every thread from now on.
 func (f *filter) install() error {
 	f.end(unix.SECCOMP_RET_ALLOW)
 	runtime.LockOSThread()

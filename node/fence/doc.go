@@ -1,46 +1,47 @@
-// Package fence takes from a process what it has no need of, before it opens
-// what strangers made: the engine's, whose C++ parses their models, and the
-// converter's, whose library panics at odd directories. Whoever takes such a
-// process over has a model and the processor, and not the node's key, its
-// network, its user's files or other programs.
+// Package fence takes away a process's access to everything that it does not
+// need, before it opens data from strangers. It is used for the engine's
+// process, whose C++ parses their models, and for the converter's, whose
+// library panics at unexpected directories. An attacker who takes over such a
+// process gets a model and the processor, but not the node's key, its network,
+// its user's files or other programs.
 //
-// [Up] does it, from inside the process, once and for good:
+// [Up] sets up the fence from inside the process, irrevocably:
 //
-//	environment  by allowlist (Environ), given by who starts it
-//	files        Landlock: those of Rules, the system's libraries and what
-//	             describes the processor; nothing may be executed
+//	environment  an allowlist (Environ), applied by the parent
+//	files        Landlock: only those in Rules, the system's libraries and files that
+//	             describe the processor; nothing may be executed
 //	network      seccomp: no socket of any kind, TCP, UDP, unix or netlink
 //	programs     seccomp: no execve, no fork
-//	signals      seccomp: to itself alone; Landlock's scope besides
-//	parent       Landlock: no ptrace, and of /proc only its own directory
-//	cores        not dumpable, and no core's size
-//	memory       RLIMIT_DATA, if Rules.Memory says so
+//	signals      seccomp: only to itself; also Landlock's scope
+//	parent       Landlock: no ptrace, and in /proc only its own directory
+//	cores        not dumpable, and core size 0
+//	memory       RLIMIT_DATA, if Rules.Memory is set
 //
-// The [Report] tells which of these hold. Nothing is fatal: a kernel that knows
-// less fences less, and `shoal status` and `shoal doctor` say so.
+// The [Report] lists which of these hold. A missing one is not fatal: an older
+// kernel supports fewer, and `shoal status` and `shoal doctor` show which.
 //
-// The list of system calls is one of those denied (with EPERM), and the rest is
-// allowed. The other way round would be stricter, and is not possible here:
-// drivers of GPUs, which live in the process, make calls that change with each
-// release, and nobody here can run them all. What is denied is what reaches
-// beyond the process, and what has been a way into the kernel without being of
-// any use to a driver: io_uring, bpf, keys, userfaultfd, perf, mounts and
-// namespaces. Calls by other conventions than the machine's own (32 bits, x32)
-// are denied, too, for their numbers mean other things.
+// The list of system calls names those that are denied (with EPERM); all others
+// are allowed. An allowlist would be stricter, but is not feasible: GPU
+// drivers, which run in the process, make calls that change with each release,
+// and we cannot test them all. Denied are the calls that reach beyond the
+// process, and those that have been ways into the kernel and are of no use to a
+// driver: io_uring, bpf, keys, userfaultfd, perf, mounts and namespaces. Calls
+// by conventions other than the machine's own (32-bit, x32) are denied too,
+// because their numbers mean other calls.
 //
-// Some drivers make unix sockets when they begin (CUDA listens on one), so
-// Rules.Sockets leaves those, of all sockets, until [Report.Settle].
+// Some drivers create unix sockets when they start (CUDA listens on one), so
+// Rules.Sockets allows unix sockets until [Report.Settle].
 //
-// A process of root's keeps one capability, to pass over the owners of files:
-// a store may be of another user, and which files these are is Landlock's
-// matter.
+// A process that runs as root keeps one capability, which overrides file
+// ownership: a store may belong to another user, and Landlock decides which
+// files are accessible.
 //
-// RLIMIT_DATA bounds what a process can write to and has for itself: the heap,
-// and with it weights and KV cells, which the engine reads into memory of its
-// own. RLIMIT_AS would count what Go only reserves, hundreds of gigabytes, and
-// a control group of its own needs one delegated, which hardly any machine
-// does. Drivers of GPUs map the GPU's memory into the process, so one that uses
-// a GPU has no bound. While a model is loaded nobody knows how much a pass will
-// need beside weights and KV cells (it grows with heads times cells), so the
-// bound is wide until then; Settle draws it close.
+// RLIMIT_DATA bounds a process's private writable memory: the heap, and with it
+// weights and KV cells, which the engine reads into memory of its own.
+// RLIMIT_AS would count address space that Go only reserves, hundreds of
+// gigabytes, and a control group would have to be delegated, which hardly any
+// machine does. GPU drivers map the GPU's memory into the process, so a process
+// that uses a GPU has no bound. Until a model is loaded it is not known how
+// much a pass needs besides weights and KV cells (it grows with heads times
+// cells), so the bound is wide until then; Settle tightens it.
 package fence

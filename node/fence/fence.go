@@ -7,23 +7,23 @@ import (
 	"strings"
 )
 
-// Rules are what a process needs, besides what every process here does.
+// Rules say what a process needs, besides what every fenced process gets.
 type Rules struct {
-	Read    []string // files and directories; those that are not there are passed over
-	Write   []string // directories in which it makes, reads and removes files
-	Devices []string // device files, or directories of them, to read, write and control
-	System  bool     // all that the system tells of its devices, which drivers ask for
-	Sockets bool     // unix sockets, until Settle
-	Memory  int64    // bytes that it may have for itself until Settle, which lowers that; 0: no bound
+	Read    []string // files and directories that it reads; missing ones are skipped
+	Write   []string // directories in which it creates, reads and removes files
+	Devices []string // device files, or directories of them, that it reads, writes and controls
+	System  bool     // everything that the system publishes about its devices, which drivers read
+	Sockets bool     // allow unix sockets until Settle
+	Memory  int64    // bytes of private memory until Settle, which lowers the bound; 0: no bound
 }
 
-// Report tells what a fence keeps from a process, and what it does not, and
+// Report lists what a fence denies a process, and what it fails to deny, and
 // why.
 type Report struct {
-	Holds []string // of: environment, files, network, programs, signals, parent, cores, memory
-	Lacks []string // the rest of them, each with the reason
+	Holds []string // protections that hold, of: environment, files, network, programs, signals, parent, cores, memory
+	Lacks []string // the others, each with the reason
 
-	sockets bool  // are left until Settle
+	sockets bool  // unix sockets are allowed until Settle
 	memory  int64 // the bound, in bytes; 0: none
 }
 
@@ -35,22 +35,22 @@ func (r *Report) say(what string, holds bool, why string) {
 	}
 }
 
-// passed are the environment's variables that a fenced process gets, or how
-// their names begin. They say where things are and how to compute: PATH and
-// HOME, which libraries look for and which open no door, the language and the
-// time zone, where libraries and backends lie, and the settings of OpenMP, of
-// ggml, and of GPUs' drivers. Everything else may be a secret.
+// passed lists the environment variables that a fenced process receives, by
+// name or prefix. They say where things are and how to compute: PATH and HOME,
+// which libraries look up and which grant no access; the language and time
+// zone; where libraries and back ends are; and the settings of OpenMP, ggml and
+// GPU drivers. Any other variable may contain a secret.
 var passed = []string{
 	"PATH", "HOME", "TMPDIR", "LANG", "LC_", "TZ", "GODEBUG", "GOTRACEBACK", "GOMAXPROCS",
 	"LD_LIBRARY_PATH", "OLLAMA_LIBRARY_PATH", "OMP_", "GOMP_", "KMP_", "GGML_",
 	"CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "GPU_DEVICE_ORDINAL", "VK_", "MESA_", "LP_NUM_THREADS", "RADV_", "AMD_", "MTL_",
 }
 
-// roleVariable tells a process in its environment what it was started to be.
+// roleVariable is the environment variable that names a process's role.
 const roleVariable = "SHOAL_CHILD"
 
-// Environ is this process's environment as a fenced one gets it that is started to
-// be a role, such as "engine".
+// Environ returns the part of this process's environment for a fenced process
+// to be started in a role, such as "engine".
 func Environ(role string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
@@ -61,12 +61,14 @@ func Environ(role string) []string {
 	return append(env, roleVariable+"="+role)
 }
 
-// Role is what this process was started to be, by a node: "" if it is not a child.
+// Role returns the role in which a node started this process, or "" if it is
+// not a node's child.
 func Role() string { return os.Getenv(roleVariable) }
 
-// ThisProgram is a path that starts this very program again. After an upgrade the
-// path that it was started by leads to another one, whose protocol may differ;
-// Linux has a name for the program that runs.
+// ThisProgram returns a path that starts this same program again. After an
+// upgrade the path it was started by leads to another version, whose protocol
+// may differ; Linux has a name for the running program. Errors are those of
+// os.Executable.
 func ThisProgram() (string, error) {
 	if _, err := os.Stat("/proc/self/exe"); err == nil {
 		return "/proc/self/exe", nil

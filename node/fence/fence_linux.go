@@ -14,9 +14,9 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
 
-// system is what every process reads after its start: libraries that are opened
-// late, and what C libraries and OpenMP ask of the processor, the memory and the
-// time zone.
+// system lists what every process reads after it has started: libraries that
+// are opened late, and what C libraries and OpenMP read about the processor,
+// the memory and the time zone.
 var system = []string{
 	"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local", "/usr/share", "/opt",
 	"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.preload", "/etc/localtime",
@@ -24,13 +24,13 @@ var system = []string{
 	"/sys/devices/system", "/sys/kernel/mm", "/sys/fs/cgroup",
 }
 
-// drivers is what those of GPUs read besides.
+// drivers lists what GPU drivers read in addition.
 var drivers = []string{
 	"/etc/vulkan", "/etc/OpenCL", "/etc/nvidia", "/etc/drirc", "/etc/alternatives", "/run/opengl-driver", "/nix/store",
 	"/proc/driver", "/proc/modules", "/proc/devices", "/proc/version", "/sys",
 }
 
-// harmless are device files that are nobody's.
+// harmless lists device files that are safe for any process.
 var harmless = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
 
 const (
@@ -40,7 +40,7 @@ const (
 	own      landlock.AccessFSSet = readDir | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile
 )
 
-// Up puts this process behind the fence.
+// Up puts this process behind the fence, and reports which protections hold.
 func Up(rules Rules) *Report {
 	r := &Report{}
 	r.say("environment", true, "")
@@ -49,8 +49,9 @@ func Up(rules Rules) *Report {
 	if err != nil || abi < 1 {
 		abi, why = 0, "Landlock is not here, or not used by this kernel"
 	}
-	// Open for as long as this process lives, so that the kernel keeps /proc/self in
-	// memory: forgotten and found again, it would be another directory to Landlock.
+	// Open for as long as this process lives, so that the kernel keeps
+	// /proc/self cached: if it were dropped and looked up again, Landlock would
+	// see another directory.
 	_, _ = unix.Open("/proc/self", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err := landlock.V11.BestEffort().Restrict(rules.paths()...); err != nil {
 		abi, why = 0, err.Error()
@@ -78,7 +79,7 @@ func Up(rules Rules) *Report {
 	return r
 }
 
-// text is an error's, or nothing's.
+// text returns an error's text, or "" for nil.
 func text(err error) string {
 	if err == nil {
 		return ""
@@ -114,8 +115,8 @@ func (r *Rules) paths() []landlock.Rule {
 	return out
 }
 
-// noCore keeps this process's memory out of cores, and out of the reach of
-// others of its user.
+// noCore keeps this process's memory out of core dumps and out of reach of the
+// user's other processes.
 func noCore() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return err
@@ -123,8 +124,8 @@ func noCore() error {
 	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 }
 
-// boundMemory bounds what this process has for itself, or leaves a bound that is
-// closer.
+// boundMemory bounds this process's private memory, unless a tighter bound is
+// set.
 func boundMemory(bytes int64) error {
 	var now unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_DATA, &now); err != nil {
@@ -134,9 +135,10 @@ func boundMemory(bytes int64) error {
 	return unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: min(most, now.Cur), Max: most})
 }
 
-// Settle says that all is loaded: the sockets that Rules.Sockets left go, and of
-// memory there is left what this process has now and some for its work: 1 GiB,
-// an eighth of what it has, and a stack for each thread.
+// Settle tightens the fence once everything is loaded: sockets allowed by
+// Rules.Sockets are denied, and the memory bound becomes what this process has
+// now, plus room for its work: 1 GiB, an eighth of what it has, and a stack per
+// thread.
 func (r *Report) Settle() {
 	if r.sockets {
 		if err := denySockets(); err != nil {
@@ -148,10 +150,10 @@ func (r *Report) Settle() {
 	}
 }
 
-// stack is twice what a thread of the C library's usually has.
+// stack is twice the usual size of a C library thread's stack, in bytes.
 const stack = 16 << 20
 
-// ownMemory is what counts against RLIMIT_DATA, in bytes.
+// ownMemory returns what counts against RLIMIT_DATA, in bytes.
 func ownMemory() (int64, error) {
 	raw, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -163,8 +165,8 @@ func ownMemory() (int64, error) {
 	return kib << 10, err
 }
 
-// dropCapabilities leaves a process of root's the one to read and write files
-// of others, on all threads.
+// dropCapabilities drops all capabilities of a process that runs as root, on
+// all threads, but the one to read and write files of other users.
 func dropCapabilities() error {
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var has [2]unix.CapUserData
@@ -173,7 +175,7 @@ func dropCapabilities() error {
 	}
 	const keep = 1 << unix.CAP_DAC_OVERRIDE
 	if (has[0].Effective|has[0].Permitted)&^keep|has[1].Effective|has[1].Permitted == 0 {
-		return nil // nor may a service's filter of calls let it ask
+		return nil // a service's system call filter may deny even asking
 	}
 	has = [2]unix.CapUserData{{Effective: has[0].Effective & keep, Permitted: has[0].Permitted & keep}, {}}
 	_, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&has[0])), 0)

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// role is what a process of this test program is to be: fenced, or free.
+// role is the role of a process of this test program: fenced, or free.
 const role = "OMP_SHOAL_FENCE_TEST" // a name that the allowlist lets through
 
 func TestMain(m *testing.M) {
@@ -40,7 +40,7 @@ type attempt struct {
 	try   func(w *world) error
 }
 
-// world is what is there to be reached. All of it is the test's own.
+// world is what can be reached. All of it belongs to the test.
 type world struct {
 	Dir            string
 	TCP, UDP, Name string
@@ -104,7 +104,7 @@ func call(nr uintptr, args ...uintptr) error {
 	return nil
 }
 
-// allocate asks for memory that is never touched.
+// allocate allocates memory that is never touched.
 func allocate(bytes int) error {
 	b, err := unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err == nil {
@@ -260,7 +260,8 @@ var attempts = []attempt{
 	{"memory", "take more memory than its bound", false, func(*world) error { return allocate(more) }},
 }
 
-// child makes the attempts, and writes what came of each: nothing, or why not.
+// child makes the attempts, and writes the outcome of each: nothing, or an
+// error.
 func child(as string) error {
 	var w world
 	if err := json.NewDecoder(os.Stdin).Decode(&w); err != nil {
@@ -355,8 +356,8 @@ func run(t *testing.T, w *world, as string, env []string) (report Report, result
 	return report, result
 }
 
-// A program tries all that README's table says the fence denies. The same
-// program without a fence shows that it tries in earnest.
+// A program tries everything that README's table says the fence denies. The
+// same program without a fence shows that the attempts are real.
 func TestFence(t *testing.T) {
 	t.Setenv("HF_TOKEN", "hf_secret")
 	w := newWorld(t)
@@ -388,7 +389,7 @@ func TestFence(t *testing.T) {
 	}
 }
 
-// What is not on the list is not passed on.
+// Variables that are not on the list are not passed on.
 func TestEnviron(t *testing.T) {
 	t.Setenv("SHOAL_API_KEY", "secret")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")

@@ -4,9 +4,9 @@ package fence
 
 import "runtime"
 
-// Up keeps nothing from this process here: Landlock and seccomp are
-// Linux's alone. macOS has a sandbox, which Apple has declared obsolete and does
-// not document.
+// Up does nothing on this system, and reports that. Landlock and seccomp exist
+// only on Linux; macOS has a sandbox, which Apple has deprecated and does not
+// document.
 func Up(Rules) *Report {
 	r := &Report{Holds: []string{"environment"}}
 	for _, what := range []string{"files", "network", "programs", "signals", "parent", "cores", "memory"} {

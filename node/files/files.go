@@ -1,8 +1,8 @@
-// Package files writes the files of a home that must exist: keys, words to
-// others, what is remembered. After a full disk or a power cut there is the old
-// content or the new, never less: the file is written beside its place, synced,
-// renamed, and then the directory is synced, without which the rename itself may
-// be lost.
+// Package files writes the files in a home directory that must not be lost:
+// keys, messages to other processes, remembered state. After a full disk or a
+// power cut a file has its old or its new content, never less: it is written
+// under another name, synced, and renamed; then the directory is synced,
+// without which the rename itself might be lost.
 package files
 
 import (
@@ -13,14 +13,14 @@ import (
 	"syscall"
 )
 
-// Mark stands in the names of files that are not whole yet. What a crash leaves
-// of them may be removed by whoever has the directory.
+// Mark is part of the name of files that are not complete yet. Files with it
+// left by a crash may be removed by the process that owns the directory.
 const Mark = ".new-"
 
-// Replace gives a file new content, and makes it if there is none. At any
-// instant it is whole: the old one, or the new. It returns errors of package os;
-// after one the old content is there, unless only the directory could not be
-// synced.
+// Replace gives a file new content, creating it if it does not exist. At any
+// instant the file is complete: either the old or the new one. Errors are those
+// of package os; after an error the old content is intact, unless only syncing
+// the directory failed.
 func Replace(path string, raw []byte, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+Mark)
 	if err != nil {
@@ -38,7 +38,7 @@ func Replace(path string, raw []byte, mode fs.FileMode) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// syncDir makes a rename in a directory last.
+// syncDir makes a rename in a directory durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -46,12 +46,12 @@ func syncDir(dir string) error {
 	}
 	err = d.Sync()
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
-		err = nil // some file systems sync no directories: there is no more to be done
+		err = nil // some file systems cannot sync directories, and nothing else can be done
 	}
 	return errors.Join(err, d.Close())
 }
 
-// Sweep removes what a crash has left of files of a directory.
+// Sweep removes the incomplete files that a crash left in a directory.
 func Sweep(dir string) {
 	left, _ := filepath.Glob(filepath.Join(dir, "*"+Mark+"*"))
 	for _, f := range left {

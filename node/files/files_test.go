@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// What cannot be written leaves what was there, and nothing beside it.
+// A failed write leaves the old content, and no other file.
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "word")

@@ -17,28 +17,29 @@ import (
 	"github.com/shoalnet/shoal/node/files"
 )
 
-// acquaintance is a peer that is remembered over restarts.
+// acquaintance is a peer that is remembered across restarts.
 type acquaintance struct {
 	ID    string    `json:"id"`
-	Addrs []string  `json:"addrs"` // where it has proven itself
+	Addrs []string  `json:"addrs"` // addresses at which it has proven to be
 	RTT   float64   `json:"rtt_ms"`
 	Seen  time.Time `json:"seen"`
-	Since time.Time `json:"since,omitzero"` // when it was first met; unknown in files of older versions
-	Work  int       `json:"work,omitempty"` // that it has done: see Network.Worked
+	Since time.Time `json:"since,omitzero"` // when it was first met; zero in files of older versions
+	Work  int       `json:"work,omitempty"` // sessions and leaves it has delivered to this node
 }
 
 const (
 	maxRemembered = 64
-	perGroup      = 4 // of those, of one group of addresses
+	perGroup      = 4 // remembered peers per group of addresses
 	maxBook       = 1 << 20
 	longKnown     = 24 * time.Hour
 )
 
-// book is the list of remembered peers. Keys cost nothing, so it is not enough
-// to have been here lately: half of them are those known for longest, the other
-// half those that did most, and only few are of one group of addresses.
+// book is the list of remembered peers. Keys cost nothing, so a recent
+// connection alone does not earn a place: half of the places go to the peers
+// known for longest, the other half to those that did the most work, with at
+// most perGroup peers per group of addresses.
 type book struct {
-	file string // "": nowhere
+	file string // "": not kept on disk
 	log  *slog.Logger
 
 	mu  sync.Mutex
@@ -59,7 +60,7 @@ func openBook(file string, log *slog.Logger) *book {
 		list, err = parseBook(raw)
 	}
 	if err != nil {
-		log.Warn("the list of remembered peers is damaged and is begun anew", "file", file, "error", err)
+		log.Warn("the list of remembered peers is damaged; starting a new one", "file", file, "error", err)
 	}
 	for _, a := range list {
 		if id, err := peer.Decode(a.ID); err == nil {
@@ -80,8 +81,8 @@ func readFile(file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// parseBook reads a list of peers, those of older versions as well. What cannot
-// be read of a peer is left out.
+// parseBook reads a list of peers, including the formats of older versions.
+// Parts of an entry that cannot be read are skipped.
 func parseBook(raw []byte) (out []acquaintance, err error) {
 	var list []acquaintance
 	if err := json.Unmarshal(raw, &list); err != nil {
@@ -110,7 +111,8 @@ func parseBook(raw []byte) (out []acquaintance, err error) {
 	return out, nil
 }
 
-// met notes that a peer is here, and where it has proven itself.
+// met notes that a peer is connected, and the addresses at which it has proven
+// to be.
 func (b *book) met(p peer.ID, addrs []multiaddr.Multiaddr, rtt time.Duration) {
 	if len(addrs) == 0 {
 		return
@@ -132,7 +134,7 @@ func (b *book) met(p peer.ID, addrs []multiaddr.Multiaddr, rtt time.Duration) {
 	}
 }
 
-// worked notes that a peer has done work.
+// worked notes that a peer has done work for this node.
 func (b *book) worked(p peer.ID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,7 +151,7 @@ func (b *book) knows(p peer.ID) bool {
 	return known
 }
 
-// works is what those have done who have done anything, or have been known for a
+// works returns the work of each peer that has done any or has been known for a
 // day.
 func (b *book) works() map[peer.ID]int {
 	b.mu.Lock()
@@ -163,7 +165,7 @@ func (b *book) works() map[peer.ID]int {
 	return out
 }
 
-// cut forgets all but those that are worth remembering. Called with mu held.
+// cut forgets all peers but those worth remembering. Called with mu held.
 func (b *book) cut() {
 	list := worth(b.list())
 	clear(b.all)
@@ -181,8 +183,9 @@ func (b *book) list() (out []acquaintance) {
 	return out
 }
 
-// worth chooses whom to remember: by turns who has been known for longest, and
-// who has done most and was seen last.
+// worth orders peers by how much they are worth remembering, alternating
+// between the one known for longest and the one that did the most work and was
+// seen last.
 func worth(all []acquaintance) (out []acquaintance) {
 	byAge, byWork := slices.Clone(all), slices.Clone(all)
 	slices.SortFunc(byAge, func(a, b acquaintance) int { return a.Since.Compare(b.Since) })
@@ -213,7 +216,7 @@ func worth(all []acquaintance) (out []acquaintance) {
 	return out
 }
 
-// group is that of the first of its addresses that has one; "" if none has.
+// group returns the group of the first address that has one, or "".
 func (a acquaintance) group() string {
 	for _, s := range a.Addrs {
 		if m, err := multiaddr.NewMultiaddr(s); err == nil {
@@ -225,7 +228,7 @@ func (a acquaintance) group() string {
 	return ""
 }
 
-// infos are where remembered peers can be dialled.
+// infos returns the addresses at which the remembered peers can be dialled.
 func (b *book) infos() (out []peer.AddrInfo) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -241,7 +244,7 @@ func (b *book) infos() (out []peer.AddrInfo) {
 	return out
 }
 
-// save replaces the file.
+// save replaces the file with the current list.
 func (b *book) save() error {
 	if b.file == "" {
 		return nil

@@ -20,23 +20,23 @@ import (
 )
 
 const (
-	valueBytes    = 24 << 20 // of offers that this node keeps for the DHT
-	providerBytes = 8 << 20  // and of provider records
-	recordCost    = 256      // bytes that a record takes besides its own
+	valueBytes    = 24 << 20 // bytes of offers that this node keeps for the DHT
+	providerBytes = 8 << 20  // bytes of provider records that it keeps
+	recordCost    = 256      // bytes of overhead counted per record
 	recordAge     = 15 * time.Minute
-	providerAge   = 2 * time.Hour // as protocol/README.md says
-	dhtBucket     = 20            // peers by which a record is kept
+	providerAge   = 2 * time.Hour // as protocol/README.md specifies
+	dhtBucket     = 20            // peers that keep a record
 	maxKad        = 64 << 10      // bytes of a message that a peer sends unasked
 
-	// A peer says so many records a minute here: its own offer as often as that
-	// changes, and in a small network, where all keep everything, that it serves
-	// and holds some blocks of dozens of models.
+	// A peer sends at most this many records per minute: its own offer each
+	// time it changes and, in a small network where every node keeps every
+	// record, that it serves and holds some blocks of dozens of models.
 	valuesAMinute    = 16
 	providersAMinute = 512
-	groupTimes       = 4 // so many times as much comes from one group of addresses
+	groupTimes       = 4 // a group of addresses may send this many times as much
 )
 
-// dhtOptions bound what the DHT keeps here for others.
+// dhtOptions bounds what the DHT stores here for other peers.
 func (n *Network) dhtOptions() []dht.Option {
 	return []dht.Option{
 		dht.ValueDatastore(newRecords(valueBytes)), dht.ProviderDatastore(newRecords(providerBytes)),
@@ -46,8 +46,8 @@ func (n *Network) dhtOptions() []dht.Option {
 	}
 }
 
-// admitRecord takes the record out of a request to keep it, if that is one too
-// many or belongs elsewhere; the DHT then refuses the request.
+// admitRecord removes the record from a store request that exceeds a limit or
+// whose key belongs elsewhere; the DHT then refuses the request.
 func (n *Network) admitRecord(_ context.Context, s network.Stream, req *dhtpb.Message) {
 	most := 0
 	switch req.GetType() {
@@ -65,32 +65,33 @@ func (n *Network) admitRecord(_ context.Context, s network.Stream, req *dhtpb.Me
 	}
 }
 
-// near says that a key may belong here: that there are not so many peers closer
-// to it, as far as this node sees. It allows for others who see less.
+// near reports whether a key may belong here, that is, whether this node knows
+// of only a few peers closer to it. It allows for peers that see less of the
+// network.
 func (n *Network) near(key []byte) bool {
 	kad := n.kad.Load()
-	if kad == nil { // it is just beginning
+	if kad == nil { // the DHT is still starting
 		return true
 	}
 	closest := kad.RoutingTable().NearestPeers(kbucket.ConvertKey(string(key)), 2*dhtBucket)
 	return len(closest) < 2*dhtBucket || kbucket.Closer(n.host.ID(), closest[len(closest)-1], string(key))
 }
 
-// shortHost gives the DHT streams of peers on which messages are short. It makes
-// room for 4 MiB as soon as their length has come, and nothing that peers ask of
-// it is longer than a record.
+// shortHost limits the length of messages on the DHT's streams. The DHT
+// allocates up to 4 MiB as soon as a message's length arrives, and no request
+// to this node is longer than a record.
 type shortHost struct{ host.Host }
 
 func (h shortHost) SetStreamHandler(id libprotocol.ID, handle network.StreamHandler) {
 	h.Host.SetStreamHandler(id, func(s network.Stream) { handle(&shortStream{Stream: s}) })
 }
 
-// shortStream is a stream of messages, each with its length as a varint in
-// front. It fails at one that is too long.
+// shortStream is a stream of messages, each preceded by its length as a varint.
+// Reading fails at a message that is too long.
 type shortStream struct {
 	network.Stream
-	left  uint64 // of the message
-	size  uint64 // as far as it has come
+	left  uint64 // bytes of the message still to come
+	size  uint64 // the length varint, as far as it has been read
 	shift int
 }
 
@@ -121,7 +122,7 @@ func (s *shortStream) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// tally counts what is said a minute.
+// tally counts records received per minute.
 type tally struct {
 	mu    sync.Mutex
 	since time.Time
@@ -138,15 +139,15 @@ func (t *tally) take(who string, most int) bool {
 	return t.count[who] <= most
 }
 
-// recordStore is a datastore in memory that is bounded: what was not asked for for
-// longest goes first.
+// recordStore is a bounded in-memory datastore that evicts the least recently
+// used record.
 type recordStore struct {
 	most int // bytes
 
 	mu    sync.Mutex
 	bytes int
 	all   map[ds.Key]*list.Element // of dsq.Entry
-	order *list.List               // used last at the front
+	order *list.List               // most recently used first
 }
 
 var _ ds.Batching = (*recordStore)(nil)
@@ -155,7 +156,7 @@ func newRecords(most int) *recordStore {
 	return &recordStore{most: most, all: map[ds.Key]*list.Element{}, order: list.New()}
 }
 
-// get finds a record. Called with mu held.
+// get returns a record and marks it as used. Called with mu held.
 func (r *recordStore) get(key ds.Key) (dsq.Entry, error) {
 	e := r.all[key]
 	if e == nil {

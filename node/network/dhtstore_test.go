@@ -73,7 +73,7 @@ func TestRecordStore(t *testing.T) {
 	}
 }
 
-// kad sends a message to a peer's DHT, and says whether it was taken.
+// kad sends a message to a peer's DHT, and reports whether it was accepted.
 func kad(t *testing.T, h host.Host, to peer.ID, m *dhtpb.Message) bool {
 	t.Helper()
 	s, err := h.NewStream(t.Context(), to, libprotocol.ID(kadID))
@@ -93,7 +93,7 @@ func kad(t *testing.T, h host.Host, to peer.ID, m *dhtpb.Message) bool {
 	return err == nil
 }
 
-// Made-up records by the thousand take a little, and the honest one is found.
+// Thousands of made-up records take little memory, and the honest one is found.
 func TestRecordFlood(t *testing.T) {
 	n := join(t, false)
 	honest := join(t, false, n)
@@ -138,7 +138,7 @@ func TestRecordFlood(t *testing.T) {
 	}
 }
 
-// A peer that says that a long message comes is not made room for.
+// No memory is reserved for a long message that a peer only announces.
 func TestLongMessage(t *testing.T) {
 	n := join(t, false)
 	h := rawHost(t)
@@ -170,7 +170,7 @@ func TestLongMessage(t *testing.T) {
 	}
 }
 
-// bytesStream is a stream as far as shortStream reads one.
+// bytesStream is a stream with only what shortStream uses.
 type bytesStream struct {
 	network.Stream
 	io.Reader
@@ -183,7 +183,7 @@ func FuzzShortStream(f *testing.F) {
 	f.Add([]byte{3, 1, 2, 3, 0x80, 1})
 	f.Add(binary.AppendUvarint(nil, maxKad+1))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		// What passes is what came, up to the first length that is too long.
+		// The output is the input up to the first length that is too long.
 		want := raw
 		for r := bytes.NewReader(raw); ; {
 			size, err := binary.ReadUvarint(r)
@@ -205,7 +205,7 @@ func FuzzShortStream(f *testing.F) {
 	})
 }
 
-// What belongs to others is not kept here.
+// Records that belong to other nodes are not stored here.
 func TestNear(t *testing.T) {
 	n := join(t, false)
 	if !n.near([]byte("a key")) {

@@ -19,66 +19,67 @@ import (
 )
 
 const (
-	maxAddrs   = 8                // of a peer, that are dialled without having been proven
-	shunTime   = 10 * time.Minute // an address at which a peer did not prove itself is shunned
-	againTime  = time.Minute      // but by the same peer's word it is tried again, each time later
-	undialled  = 10 * time.Second // a dial that was allowed and did not begin in that time
-	maxSpots   = 4096             // that the gate remembers, of each kind
-	perIP      = 16               // dials in shunTime that prove nobody, to an IP address where nobody did
-	perNet     = 64               // likewise to a group of addresses
-	provenMore = 8                // times as many where somebody did
+	maxAddrs   = 8                // per peer: unproven addresses that are dialled
+	shunTime   = 10 * time.Minute // how long an address is shunned after a peer failed to prove itself there
+	againTime  = time.Minute      // first retry of the same peer at such an address; the wait grows each time
+	undialled  = 10 * time.Second // a dial that was allowed but has not begun after this time is forgotten
+	maxSpots   = 4096             // entries that the gate remembers, of each kind
+	perIP      = 16               // dials per shunTime that prove nobody, to an IP address where nobody is proven
+	perNet     = 64               // the same per group of addresses
+	provenMore = 8                // the limit is this many times higher where somebody is proven
 )
 
-// gate lets this node dial, or not. Whoever tells of a peer's addresses, an
-// offer, the DHT, identify, or a peer that fetches the same model, can name
-// anybody's: so what is dialled on a stranger's word is bounded, and the
+// gate decides which addresses this node dials. Every source of a peer's
+// addresses (an offer, the DHT, identify, or a peer that fetches the same
+// model) can name anybody's. So dials on a stranger's word are bounded, and
 // networks that strangers have no business with are not dialled at all.
 //
-// An address is free to dial for a peer that has proven itself there, and where
-// the operator named it. Else
+// An address may be dialled freely for a peer that has proven itself there, and
+// where the operator named it. For all others:
 //
 //   - loopback and private networks are dialled only if this node is on such a
 //     network and a peer is connected from there;
-//   - one peer at a time is tried at an address, eight addresses a peer, and an
-//     address at which one did not prove itself is not dialled for ten minutes
-//     for any other, and only now and then for that one;
-//   - an IP address, and a group of them, has so many dials in ten minutes that
-//     prove nobody.
+//   - one peer at a time is tried at an address, at most eight addresses per
+//     peer; an address at which a peer did not prove itself is not dialled for
+//     ten minutes for any other peer, and only at growing intervals for that
+//     one;
+//   - each IP address, and each group of addresses, has a limit of dials per
+//     ten minutes that prove nobody.
 //
-// A connection is what proves, also one that came from there.
+// A peer proves itself at an address by a connection, in either direction.
 type gate struct {
 	now      func() time.Time
-	here     func(block netip.Prefix) bool // this node is on such a network
-	met      func(block netip.Prefix) bool // a peer is connected from there
-	loopback bool                          // this node listens on loopback alone: all its peers are there
+	here     func(block netip.Prefix) bool // reports whether this node is on such a network
+	met      func(block netip.Prefix) bool // reports whether a peer is connected from there
+	loopback bool                          // this node listens on loopback alone, so all its peers are there
 
 	mu      sync.Mutex
-	named   map[peer.ID]map[spot]bool // true: by the operator, or proven before the restart; false: found on the LAN
-	names   map[string]peer.ID        // addresses with a DNS name, that the operator named
-	full    map[spot]time.Time        // where somebody is who refused a connection
+	named   map[peer.ID]map[spot]bool // true: named by the operator, or proven before the restart; false: found on the LAN
+	names   map[string]peer.ID        // addresses with a DNS name that the operator named
+	full    map[spot]time.Time        // where a peer refused a connection
 	proven  map[spot]peer.ID
 	tried   map[spot]*try
-	waiting map[peer.ID]int // spots under way
+	waiting map[peer.ID]int // spots with a dial under way
 	spent   map[netip.Prefix]*purse
 	swept   time.Time
 }
 
-// spot is an address as something is listening at it.
+// spot is a place where something may listen: address, port and protocol.
 type spot struct {
 	at  netip.AddrPort
 	udp bool
 }
 
-// try is a dial that is under way, or failed.
+// try is a dial that is under way or has failed.
 type try struct {
 	peer         peer.ID
 	begun        time.Time
 	over         bool
 	failures     int
-	again, until time.Time // when it may be tried again: for the same peer, and for others
+	again, until time.Time // when it may be tried again, for the same peer and for others
 }
 
-// purse holds dials that may yet prove nobody.
+// purse counts the dials that may still fail to prove anybody.
 type purse struct {
 	left   float64
 	at     time.Time
@@ -93,8 +94,8 @@ func newGate() *gate {
 	}
 }
 
-// spotOf reads an address; not that of a relay, nor a name, which it would take
-// a request to resolve.
+// spotOf returns the spot of an address. ok is false for a relay's address, and
+// for a DNS name, which only a request could resolve.
 func spotOf(a multiaddr.Multiaddr) (s spot, ok bool) {
 	if len(a) < 2 || slices.ContainsFunc(a, func(c multiaddr.Component) bool { return c.Protocol().Code == multiaddr.P_CIRCUIT }) {
 		return s, false
@@ -111,8 +112,8 @@ func spotOf(a multiaddr.Multiaddr) (s spot, ok bool) {
 	return spot{netip.AddrPortFrom(ip.Unmap(), port), code == multiaddr.P_UDP}, true
 }
 
-// blockOf is the loopback or private network that an address is of; ok is false
-// for a public one.
+// blockOf returns the loopback or private network that contains an address; ok
+// is false for a public one.
 func blockOf(ip netip.Addr) (block netip.Prefix, ok bool) {
 	list := private4
 	if ip.Is6() {
@@ -125,7 +126,8 @@ func blockOf(ip netip.Addr) (block netip.Prefix, ok bool) {
 	return list[i], true
 }
 
-// isHere says that an interface of this machine has an address of a block.
+// isHere reports whether an interface of this machine has an address in a
+// block.
 func isHere(block netip.Prefix) bool {
 	all, err := net.InterfaceAddrs()
 	return err == nil && slices.ContainsFunc(all, func(a net.Addr) bool {
@@ -138,12 +140,13 @@ func isHere(block netip.Prefix) bool {
 	})
 }
 
-// name lets a peer be dialled at addresses whatever they are: the operator's
-// word, or what was proven before.
+// name allows a peer to be dialled at addresses of any kind, because the
+// operator named them or they were proven before the restart.
 func (g *gate) name(p peer.AddrInfo) { g.note(p, true) }
 
-// find notes a peer that was found on the LAN. It may be dialled there although
-// nobody else is; loopback and the rest of the world are another matter.
+// find notes a peer that was found on the LAN. It may be dialled there even if
+// no other peer is connected from there. This does not extend to loopback or to
+// public addresses.
 func (g *gate) find(p peer.AddrInfo) {
 	p.Addrs = slices.DeleteFunc(slices.Clone(p.Addrs), func(a multiaddr.Multiaddr) bool {
 		s, ok := spotOf(a)
@@ -175,7 +178,8 @@ func (g *gate) note(p peer.AddrInfo, operator bool) {
 	}
 }
 
-// allow says whether a peer may be dialled at an address, and reckons with it.
+// allow reports whether a peer may be dialled at an address, and counts the
+// dial.
 func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	if _, err := a.ValueForProtocol(multiaddr.P_CIRCUIT); err == nil {
 		return true // the relay is dialled as a peer of its own
@@ -213,7 +217,8 @@ func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	return true
 }
 
-// reachable says that an address is of a network that a stranger may speak of.
+// reachable reports whether an address is in a network that a stranger may
+// name.
 func (g *gate) reachable(ip netip.Addr, found bool) bool {
 	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return false
@@ -226,7 +231,8 @@ func (g *gate) reachable(ip netip.Addr, found bool) bool {
 	return g.here(block) && g.met(block)
 }
 
-// purses are what a dial to an address is paid from. Called with mu held.
+// purses returns the purses that a dial to an address is charged to. Called
+// with mu held.
 func (g *gate) purses(ip netip.Addr) [2]*purse {
 	bits, wide := 64, 48
 	if ip.Is4() {
@@ -282,8 +288,8 @@ func (g *gate) payBack(ip netip.Addr) {
 	}
 }
 
-// sweep forgets dials that did not begin, and what has no meaning any more.
-// Called with mu held.
+// sweep forgets dials that did not begin and entries that have expired. Called
+// with mu held.
 func (g *gate) sweep() {
 	now := g.now()
 	if now.Sub(g.swept) < time.Second {
@@ -308,7 +314,7 @@ func (g *gate) sweep() {
 	trim(g.full, func(at time.Time) bool { return true })
 }
 
-// trim forgets any ones of those that may be forgotten, beyond maxSpots.
+// trim removes arbitrary entries that may be removed until maxSpots are left.
 func trim[K comparable, V any](m map[K]V, may func(V) bool) {
 	for k, v := range m {
 		if len(m) <= maxSpots {
@@ -350,7 +356,7 @@ func (g *gate) prove(p peer.ID, a multiaddr.Multiaddr) {
 	}
 }
 
-// isProven says that a peer has proven itself at an address.
+// isProven reports whether a peer has proven itself at an address.
 func (g *gate) isProven(p peer.ID, a multiaddr.Multiaddr) bool {
 	s, ok := spotOf(a)
 	g.mu.Lock()
@@ -375,7 +381,7 @@ func (g *gate) miss(a multiaddr.Multiaddr, err error) {
 	}
 	g.end(t)
 	switch {
-	case errors.Is(err, network.ErrResourceLimitExceeded): // this node's own
+	case errors.Is(err, network.ErrResourceLimitExceeded): // this node's own limit
 		g.payBack(s.at.Addr())
 		delete(g.tried, s)
 	case errors.Is(err, context.Canceled): // another address was faster
@@ -389,8 +395,8 @@ func (g *gate) miss(a multiaddr.Multiaddr, err error) {
 	}
 }
 
-// isFull says that somebody at one of these addresses refused a connection
-// lately.
+// isFull reports whether a peer at one of these addresses recently refused a
+// connection.
 func (g *gate) isFull(addrs []multiaddr.Multiaddr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -401,19 +407,19 @@ func (g *gate) isFull(addrs []multiaddr.Multiaddr) bool {
 	})
 }
 
-// believable leaves of addresses that a peer told of another, or of itself,
-// those that it can know anything of: a peer elsewhere knows nothing of this
-// machine's loopback or of a private network. Names are left out, since
-// resolving them is a request as well.
+// believable filters addresses that a peer reported of another, or of itself,
+// keeping those that it can know of: a peer elsewhere knows nothing of this
+// machine's loopback or of a private network. Names are left out, because
+// resolving one is a request as well.
 func believable(teller network.Conn, addrs []multiaddr.Multiaddr) (out []multiaddr.Multiaddr) {
 	var from spot
 	if teller != nil && !teller.Stat().Limited {
 		from, _ = spotOf(teller.RemoteMultiaddr())
 	}
 	home, lan := blockOf(from.at.Addr())
-	far := map[string]int{} // those of the teller's own network first
+	far := map[string]int{} // after those in the teller's own network
 	for _, a := range addrs {
-		// Of one over a relay, it is the relay that is dialled.
+		// For an address over a relay, the relay is what is dialled.
 		base, _ := multiaddr.SplitFunc(a, func(c multiaddr.Component) bool { return c.Protocol().Code == multiaddr.P_CIRCUIT })
 		s, ok := spotOf(base)
 		if !ok {
@@ -425,7 +431,7 @@ func believable(teller network.Conn, addrs []multiaddr.Multiaddr) (out []multiad
 			far[string(a.Bytes())] = 1
 		case !lan || s.at.Addr().IsLoopback() && !from.at.Addr().IsLoopback():
 			continue
-		case block != home: // as those of containers
+		case block != home: // such as a container's network
 			far[string(a.Bytes())] = 2
 		}
 		out = append(out, a)
@@ -434,8 +440,9 @@ func believable(teller network.Conn, addrs []multiaddr.Multiaddr) (out []multiad
 	return out[:min(len(out), maxAddrs)]
 }
 
-// names resolves names that the operator gave, and no others: a stranger's
-// word would be a request to a server of his choice.
+// names resolves the names that the operator gave, and no others: with a
+// stranger's name, the lookup would be a request to a server of the stranger's
+// choice.
 type names struct {
 	swarm.ResolverFromMaDNS
 	gate *gate
@@ -467,7 +474,7 @@ func (r names) resolve(a multiaddr.Multiaddr, ask func() ([]multiaddr.Multiaddr,
 	return found, err
 }
 
-// As libp2p's ConnectionGater.
+// The methods of libp2p's ConnectionGater.
 
 func (g *gate) InterceptPeerDial(peer.ID) bool                          { return true }
 func (g *gate) InterceptAddrDial(p peer.ID, a multiaddr.Multiaddr) bool { return g.allow(p, a) }
@@ -483,7 +490,8 @@ func (g *gate) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason
 	return true, 0
 }
 
-// As the swarm's MetricsTracer, which is told how each dial went.
+// The methods of the swarm's MetricsTracer, which is called with the outcome of
+// each dial.
 
 func (g *gate) FailedDialing(a multiaddr.Multiaddr, err, cause error) {
 	if errors.Is(cause, context.Canceled) {

@@ -23,7 +23,7 @@ import (
 
 var errNobody = errors.New("nobody answers")
 
-// clockGate is a gate whose clock a test moves, on a machine that is on 10/8.
+// clockGate is a gate whose clock the test controls, on a machine in 10/8.
 func clockGate() (g *gate, pass func(time.Duration)) {
 	g = newGate()
 	now := time.Now()
@@ -68,7 +68,7 @@ func TestGateNetworks(t *testing.T) {
 	check("all is on loopback", "stranger", "/ip4/203.0.113.7/udp/4001/quic-v1", "/ip4/10.0.0.7/tcp/4001", "/ip4/127.0.0.1/tcp/22", "/ip4/127.0.0.1/tcp/4001", "/ip6/::1/tcp/22")
 }
 
-// What a peer says of addresses counts as far as it can see.
+// What a peer reports about addresses counts only as far as it can see them.
 func TestBelievable(t *testing.T) {
 	told := []multiaddr.Multiaddr{ma("/ip4/127.0.0.1/tcp/22"), ma("/ip4/10.0.0.1/tcp/22"), ma("/ip4/198.51.100.1/tcp/4001"), ma("/dns4/inside.example/tcp/80")}
 	for from, want := range map[string]int{"/ip4/203.0.113.7/tcp/4001": 1, "/ip4/10.0.0.9/tcp/4001": 2, "/ip4/127.0.0.1/tcp/4001": 3} {
@@ -95,7 +95,7 @@ func TestBelievable(t *testing.T) {
 	}
 }
 
-// connFrom is a connection as far as believable looks at one.
+// connFrom is a connection with only what believable uses.
 type connFrom struct {
 	network.Conn
 	at      multiaddr.Multiaddr
@@ -140,7 +140,8 @@ func TestGateShuns(t *testing.T) {
 	if !g.allow("c", at) || !g.isProven("c", at) {
 		t.Error("who proved to be there is not dialled")
 	}
-	// What was allowed and did not begin, since another address was faster, is as before.
+	// A dial that was allowed but did not begin, since another address was
+	// faster, leaves no trace.
 	other := ma("/ip4/203.0.113.8/tcp/4001")
 	if !g.allow("a", other) {
 		t.Fatal("another address")
@@ -187,7 +188,8 @@ func TestGateRates(t *testing.T) {
 	if dial("late", ma("/ip4/203.0.113.7/tcp/9999")) == 0 {
 		t.Error("an address is closed for good")
 	}
-	// Where peers are, there are more of them, and what is proven costs nothing.
+	// Where peers are there may be more of them, and dials to proven addresses
+	// are free.
 	for i := range 1000 {
 		a := ma("/ip4/192.0.2.1/tcp/%d", 1000+i)
 		if !g.allow(peer.ID(fmt.Sprint("honest ", i)), a) {
@@ -215,7 +217,7 @@ func FuzzBelievable(f *testing.F) {
 	})
 }
 
-// Three hundred made-up peers are all said to be at one listener. It is hardly
+// Three hundred made-up peers all claim to be at one listener. It is hardly
 // dialled, and the honest peer is.
 func TestReflection(t *testing.T) {
 	var got atomic.Int64
@@ -275,7 +277,7 @@ func TestReflection(t *testing.T) {
 	}
 }
 
-// push sends an offer as one's own.
+// push sends an offer as the sender's own.
 func push(ctx context.Context, open func(context.Context, peer.ID, ...libprotocol.ID) (network.Stream, error), to peer.ID, raw []byte) error {
 	s, err := open(ctx, to, libprotocol.ID(protocol.OffersID))
 	if err != nil {

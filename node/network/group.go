@@ -8,13 +8,13 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// Keys are free and addresses are not, so what is to be shared fairly among
-// strangers is shared among groups of addresses.
+// Keys are free but addresses are not, so what strangers must share fairly is
+// shared among groups of addresses.
 
-// GroupOf names the group of addresses that a is of: the /24 of an IPv4 address
-// and the /48 of an IPv6 one. On this machine and on a private network, where
-// machines of one owner stand close together, each address is a group of its
-// own, and loopback is none: ok is false there, and where there is no address.
+// GroupOf returns the group of addresses that a belongs to: the /24 of an IPv4
+// address and the /48 of an IPv6 one. In a private network, where one owner's
+// machines are neighbours, each address is a group of its own. ok is false for
+// a loopback address and where there is no IP address.
 func GroupOf(a multiaddr.Multiaddr) (group string, ok bool) {
 	ip, err := manet.ToIP(a)
 	if err != nil {
@@ -39,9 +39,9 @@ func GroupOf(a multiaddr.Multiaddr) (group string, ok bool) {
 	return p.String(), err == nil
 }
 
-// Group names the group of addresses from which a peer is connected, and the
-// peer itself where there is none: a peer on loopback, over a relay, or not
-// connected stands for itself.
+// Group returns the group of addresses from which a peer is connected. A peer
+// on loopback, over a relay, or not connected is a group of its own, named by
+// its peer ID.
 func (n *Network) Group(p peer.ID) string {
 	for _, c := range n.host.Network().ConnsToPeer(p) {
 		if c.Stat().Limited {

@@ -18,41 +18,41 @@ import (
 type Reach string
 
 const (
-	ReachUnknown Reach = "unknown" // nobody has tried so far
+	ReachUnknown Reach = "unknown" // nobody has tried yet
 	ReachLocal   Reach = "local"   // it listens on loopback alone
 	ReachPublic  Reach = "public"
 	ReachPrivate Reach = "private" // behind a NAT or a firewall
 )
 
-// Health is what could be wrong with a node's place among its peers.
+// Health describes what could be wrong with a node's connection to its peers.
 type Health struct {
 	Reach      Reach
 	Alone      bool          // there is nowhere to look for peers
-	Unreached  []Unreached   // known peers that did not answer the last time
+	Unreached  []Unreached   // known peers that did not answer the last dial
 	ClockOff   time.Duration // how far this clock is ahead of the peers', at least; negative: behind
-	ClockPeers int           // that it was compared with
-	Strangers  []PeerInfo    // connected, and speak another version of the protocol
+	ClockPeers int           // peers whose clocks were compared
+	Strangers  []PeerInfo    // connected peers that speak another version of the protocol
 }
 
 // Unreached is a known peer that cannot be reached.
 type Unreached struct {
 	ID        peer.ID
-	Addrs     []string
-	Why       string
-	Bootstrap bool // named by the operator, rather than remembered
+	Addrs     []string // multiaddrs, without the peer ID
+	Why       string   // of the failed dial, for people
+	Bootstrap bool     // named by the operator, as opposed to remembered
 }
 
-// healthBoard keeps what is seen in passing.
+// healthBoard collects what Health reports from events in passing.
 type healthBoard struct {
 	mu      sync.Mutex
 	nat     network.Reachability
 	public  int // addresses found reachable
-	private int // and not
+	private int // addresses found unreachable
 	clocks  map[peer.ID]time.Duration
 	failed  map[peer.ID]Unreached
 }
 
-// note takes what libp2p finds out about this host's addresses.
+// note records what libp2p finds out about this host's addresses.
 func (b *healthBoard) note(e any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -64,8 +64,8 @@ func (b *healthBoard) note(e any) {
 	}
 }
 
-// reach is the verdict: of single addresses if there is one, else of the host.
-// Called with mu held.
+// reach returns the verdict on single addresses if there is one, else on the
+// host. Called with mu held.
 func (b *healthBoard) reach() Reach {
 	switch {
 	case b.public > 0:
@@ -80,12 +80,12 @@ func (b *healthBoard) reach() Reach {
 	return ReachUnknown
 }
 
-// reached notes how dialling a peer went that was named, or is remembered.
+// reached notes the outcome of dialling a peer that was named or is remembered.
 func (n *Network) reached(p peer.AddrInfo, err error) {
 	if !n.book.knows(p.ID) && !slices.ContainsFunc(n.boot, func(b peer.AddrInfo) bool { return b.ID == p.ID }) {
 		return
 	}
-	if err != nil && n.gate.isFull(p.Addrs) { // this time it may not have been tried again
+	if err != nil && n.gate.isFull(p.Addrs) { // the gate may have held this dial back
 		err = ErrRefused
 	}
 	b := &n.health
@@ -105,8 +105,9 @@ func (n *Network) reached(p peer.AddrInfo, err error) {
 	b.failed[p.ID] = u
 }
 
-// compareClocks takes an offer that came from its own signer, who has made it
-// not longer ago than offers are refreshed.
+// compareClocks compares this clock with that of an offer's signer. The offer
+// must come from its signer, which has signed it no longer ago than the refresh
+// interval.
 func (n *Network) compareClocks(from peer.ID, raw []byte) {
 	signer, issued, err := protocol.OfferIssued(raw)
 	if err != nil || signer != from {
@@ -115,15 +116,15 @@ func (n *Network) compareClocks(from peer.ID, raw []byte) {
 	b := &n.health
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.clocks == nil || len(b.clocks) >= maxOffers { // those of peers that have gone go when Health is asked for
+	if b.clocks == nil || len(b.clocks) >= maxOffers { // Health removes the entries of peers that have gone
 		b.clocks = map[peer.ID]time.Duration{}
 	}
 	b.clocks[from] = clockOff(time.Since(issued))
 }
 
-// clockOff is how far this clock is ahead at least, given the age that an offer
-// appears to have: one between nothing and the time between two refreshes says
-// nothing.
+// clockOff returns how far this clock is ahead, at least, given an offer's
+// apparent age. An age between zero and the refresh interval shows no
+// difference.
 func clockOff(age time.Duration) time.Duration {
 	switch {
 	case age < 0:
@@ -134,7 +135,7 @@ func clockOff(age time.Duration) time.Duration {
 	return 0
 }
 
-// Health tells what could be wrong.
+// Health returns what could be wrong now.
 func (n *Network) Health() Health {
 	peers := n.Peers()
 	h := Health{Alone: n.alone.Load() && len(peers) == 0}
@@ -160,7 +161,7 @@ func (n *Network) Health() Health {
 	var offs []time.Duration
 	for id, off := range b.clocks {
 		if !slices.ContainsFunc(peers, func(p PeerInfo) bool { return p.ID == id }) {
-			delete(b.clocks, id) // bounds the map, too
+			delete(b.clocks, id) // this also bounds the map
 			continue
 		}
 		offs = append(offs, off)

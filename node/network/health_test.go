@@ -19,8 +19,8 @@ func TestClockOff(t *testing.T) {
 	}
 }
 
-// What one peer says of another counts for nothing: an old offer that is passed
-// on would make this clock seem ahead.
+// What one peer reports about another does not count: an old offer passed on
+// would make this clock seem ahead.
 func TestHealthHearsay(t *testing.T) {
 	a, b := join(t, false), join(t, false)
 	b2 := join(t, false, b)

@@ -16,40 +16,41 @@ import (
 
 const (
 	maxOffers     = 4096
-	maxOfferBytes = 16 << 20 // of all envelopes
+	maxOfferBytes = 16 << 20 // of all envelopes together
 	evictAmong    = 256
-	offersGroup   = 64 // of one group of addresses
-	// A reply tells of 64 others, and who was named by the operator, or has
-	// proven useful, may: a newcomer knows one such peer and learns of all others
-	// from it. A stranger may tell of a few, so that eight of them weigh as much.
+	offersGroup   = 64 // offers per group of addresses
+	// A reply has offers of up to 64 other peers. A peer that the operator
+	// named or that has done work may fill it: a newcomer knows one such peer
+	// and learns of all others from it. A stranger may pass on a few, so that
+	// eight strangers weigh as much.
 	hearsayFriend   = 64
 	hearsayStranger = 8
 )
 
-// heard are the known offers of other peers, and how they came: from their
-// signers, or by hearsay. An offer that came from its signer stays marked so,
-// whoever brings the next: that one is signed as well, and may say that the peer
-// has moved. It is guarded by Network.mu.
+// heard holds the known offers of other peers and how each was received: from
+// its signer, or by hearsay. An offer that came from its signer keeps that mark
+// even when its successor comes from another peer: the successor is signed as
+// well, and may say that the peer has moved. Guarded by Network.mu.
 type heard struct {
 	all   map[peer.ID]*word
-	about map[cid.Cid][]*word // the same by each model that they are about
+	about map[cid.Cid][]*word // the same offers by each model that they are about
 	bytes int                 // of all envelopes
-	here  func(peer.ID) bool  // is connected
+	here  func(peer.ID) bool  // reports whether a peer is connected
 }
 
 func newHeard(here func(peer.ID) bool) heard {
 	return heard{all: map[peer.ID]*word{}, about: map[cid.Cid][]*word{}, here: here}
 }
 
-// word is an offer and how it came.
+// word is an offer and how it was received.
 type word struct {
 	*protocol.Offer
-	met    bool    // from its signer, at some time
-	teller peer.ID // else who told of it
+	met    bool    // it came from its signer at some time
+	teller peer.ID // if not, the peer that passed it on
 	group  string
 }
 
-// rank says how much is lost with an offer.
+// rank returns how much would be lost with an offer.
 func (h *heard) rank(w *word) int {
 	switch {
 	case !w.met:
@@ -80,7 +81,7 @@ func (h *heard) forget(p peer.ID) {
 	}
 }
 
-// add puts an offer of a peer of which none is known.
+// add inserts the first offer of a peer.
 func (h *heard) add(w *word) {
 	h.all[w.From] = w
 	h.bytes += len(w.Envelope)
@@ -89,7 +90,7 @@ func (h *heard) add(w *word) {
 	}
 }
 
-// concerning iterates over the offers that are about a model; of cid.Undef: all.
+// concerning iterates over the offers about a model; with cid.Undef, over all.
 func (h *heard) concerning(model cid.Cid) iter.Seq[*word] {
 	if model.Defined() {
 		return slices.Values(h.about[model])
@@ -97,8 +98,9 @@ func (h *heard) concerning(model cid.Cid) iter.Seq[*word] {
 	return maps.Values(h.all)
 }
 
-// keep keeps an offer that is newer than what was known of its peer, if there is
-// room or somebody has to go; most is how many a teller may have told of.
+// keep stores an offer that is newer than the known one of its peer, if there
+// is room or another can be evicted. most is how many offers a teller may have
+// passed on.
 func (h *heard) keep(w *word, most int) bool {
 	if old := h.all[w.From]; old != nil {
 		if old.met && !w.met {
@@ -118,7 +120,7 @@ func (h *heard) keep(w *word, most int) bool {
 	return room
 }
 
-// clear makes room for one more where there may be most of a kind.
+// clear evicts as needed so that one more of a kind fits within most.
 func (h *heard) clear(w *word, kind func(*word) bool, most int) bool {
 	if len(h.all) < most {
 		return true
@@ -132,9 +134,9 @@ func (h *heard) clear(w *word, kind func(*word) bool, most int) bool {
 	return count < most || h.evict(w, kind)
 }
 
-// evict forgets one of a kind, or of some that are drawn from all: one that has
-// expired, or one that is worth no more than w, of the least rank, and of the
-// group of which there are most.
+// evict removes one offer of a kind, chosen from all of them or from a random
+// sample: an expired one, or else one that is worth no more than w, of the
+// lowest rank and from the group with the most offers.
 func (h *heard) evict(w *word, kind func(*word) bool) bool {
 	now, least := time.Now(), h.rank(w)
 	groups, looked := map[string][]peer.ID{}, 0
@@ -171,7 +173,8 @@ func (h *heard) evict(w *word, kind func(*word) bool) bool {
 	return true
 }
 
-// groupOf an offer: where its signer is connected from, or says that it is.
+// groupOf returns the group of the address from which an offer's signer is
+// connected, or else of one that it claims.
 func (n *Network) groupOf(o *protocol.Offer) string {
 	if n.host.Network().Connectedness(o.From) == network.Connected {
 		return n.Group(o.From)
@@ -184,7 +187,7 @@ func (n *Network) groupOf(o *protocol.Offer) string {
 	return o.From.String()
 }
 
-// tells is how many offers of others are kept on one peer's word.
+// tells returns how many offers of others are kept on one peer's word.
 func (n *Network) tells(teller peer.ID) int {
 	if teller == "" || n.isFriend(teller) {
 		return hearsayFriend
@@ -192,10 +195,11 @@ func (n *Network) tells(teller peer.ID) int {
 	return hearsayStranger
 }
 
-// tellable are the offers that others are told of: those of peers that are here
-// first, then those that came from their signers, then the others; of each at
-// random, and of each group of addresses one before another has two. What sorts
-// first must not be what fills the list: a peer can choose its ID.
+// tellable returns the offers to pass on to others: first those of connected
+// peers, then those that came from their signers, then the rest. Each class is
+// in random order, with one offer of each group of addresses before a second of
+// any. A fixed order would let peers decide what fills the list, because a peer
+// can choose its ID.
 func (n *Network) tellable(list []*protocol.Offer, most int) []*protocol.Offer {
 	ranks := make([][]*word, 3)
 	n.mu.Lock()
@@ -215,7 +219,7 @@ func (n *Network) tellable(list []*protocol.Offer, most int) []*protocol.Offer {
 	return out
 }
 
-// draw takes some at random, of each group one before it takes a second of any.
+// draw returns elements at random, one of each group before a second of any.
 func draw[T any](list []T, most int, group func(T) string) (out []T) {
 	var order []string
 	groups := map[string][]T{}

@@ -25,14 +25,14 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// crowd bounds how many connections a node has. They come in this order, so
-// that somebody has always gone before the door is closed: the connections
-// beyond high are trimmed to low, those that did least first; beyond brim each
-// that comes in has one go at once (see makeRoom); beyond inbound none is let
-// in.
+// crowd bounds a node's connections. The thresholds increase, so that idle
+// connections go before new ones are refused: beyond high, the connections are
+// trimmed to low, those of the peers that did least first; beyond brim, each
+// new inbound connection evicts another at once (see makeRoom); beyond inbound,
+// new ones are refused.
 type crowd struct {
 	low, high, brim, inbound int
-	grace                    time.Duration // in which a new connection is not trimmed
+	grace                    time.Duration // a new connection is not trimmed for this long
 }
 
 var manyConns = crowd{low: 160, high: 256, brim: 384, inbound: 512, grace: 20 * time.Second}
@@ -42,15 +42,16 @@ const (
 	bitswapID = protocol.DHTPrefix + "/ipfs/bitswap/1.2.0"
 )
 
-// streamsOf bounds how many streams of a protocol one peer has open here, and
-// all peers together.
+// streamsOf bounds the inbound streams of a protocol, per peer and of all peers
+// together.
 var streamsOf = map[libprotocol.ID]struct{ peer, all int }{
-	// A client has a stream for each session and stage, and a stage one for
-	// each link: 32 sessions over four spans of one node, and their links, are
-	// 256. QUIC's own bound is as high.
+	// A client has one stream per session and stage, and a stage one per link:
+	// 32 sessions over four spans of one node, and their links, make 256.
+	// QUIC's own bound is as high.
 	protocol.StageID:  {256, 4096},
 	protocol.StageID1: {256, 4096},
-	// A fetch has three streams with each peer: several fetches at once.
+	// A fetch has three streams per peer; this leaves room for several fetches
+	// at once.
 	protocol.LeavesID: {32, 2048},
 	bitswapID:         {32, 2048},
 	// Each prompt asks once, and many may begin together (see atOnce).
@@ -59,17 +60,17 @@ var streamsOf = map[libprotocol.ID]struct{ peer, all int }{
 	kadID:             {8, 1024},
 	identify.ID:       {4, 512},
 	identify.IDPush:   {4, 512},
-	ping.ID:           {8, 512}, // old connections are told from live ones by it
+	ping.ID:           {8, 512}, // used to tell live connections from dead ones
 }
 
-// perAddress is how many connections a public IPv4 address, or the /56 of an
-// IPv6 one, may have with this node: an office, or a carrier's customers, stand
-// behind one. Private networks and loopback have no bound of their own.
+// perAddress is how many connections a public IPv4 address, or an IPv6 /56, may
+// have with this node: an office or a carrier's customers may share one.
+// Private networks and loopback have no such bound.
 const perAddress = 64
 
-// private are the networks whose addresses say nothing about how many machines
-// are behind one, and cost those behind them nothing: this machine, local
-// networks, and carriers' own.
+// private are the networks where an address says nothing about how many
+// machines share it, and costs its users nothing: this machine, local networks,
+// and carriers' shared ranges.
 var private4 = prefixes("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10")
 var private6 = prefixes("::1/128", "fc00::/7", "fe80::/10")
 
@@ -80,9 +81,9 @@ func prefixes(list ...string) (out []netip.Prefix) {
 	return out
 }
 
-// newResources bounds what peers can take of this node: connections, streams,
-// and the memory that is reserved for both. Reserved memory is at most 512 MiB,
-// or a quarter of what the process may have (GOMEMLIMIT), if that is less.
+// newResources bounds what peers can use of this node: connections, streams,
+// and the memory reserved for both. The memory is at most 512 MiB, or a quarter
+// of the process's limit (GOMEMLIMIT) if that is less.
 func newResources(c crowd) (network.ResourceManager, error) {
 	memory := min(512<<20, max(64<<20, debug.SetMemoryLimit(-1)/4))
 	limits := rcmgr.DefaultLimits
@@ -94,7 +95,7 @@ func newResources(c crowd) (network.ResourceManager, error) {
 	limits.PeerBaseLimit = rcmgr.BaseLimit{Conns: 32, ConnsInbound: 16, ConnsOutbound: 16, Streams: 1536, StreamsInbound: 512, StreamsOutbound: 1024, Memory: memory / 4, FD: 16}
 	limits.PeerLimitIncrease = rcmgr.BaseLimitIncrease{}
 	for id, n := range streamsOf {
-		// What this node itself opens is its own affair.
+		// Streams that this node itself opens need no tight bound.
 		limits.AddProtocolLimit(id, rcmgr.BaseLimit{Streams: 2 * n.all, StreamsInbound: n.all, StreamsOutbound: 2 * n.all, Memory: memory / 2}, rcmgr.BaseLimitIncrease{})
 		limits.AddProtocolPeerLimit(id, rcmgr.BaseLimit{Streams: n.peer + 1024, StreamsInbound: n.peer, StreamsOutbound: 1024, Memory: memory / 8}, rcmgr.BaseLimitIncrease{})
 	}
@@ -103,7 +104,7 @@ func newResources(c crowd) (network.ResourceManager, error) {
 		limits.AddServicePeerLimit(name, rcmgr.BaseLimit{Streams: 32, StreamsInbound: 8, StreamsOutbound: 32, Memory: 1 << 20}, rcmgr.BaseLimitIncrease{})
 	}
 	var nets4, nets6 []rcmgr.NetworkPrefixLimit
-	var rates []rate.PrefixLimit // without a rate: none
+	var rates []rate.PrefixLimit // empty: no rate limit
 	for _, p := range private4 {
 		nets4 = append(nets4, rcmgr.NetworkPrefixLimit{Network: p, ConnCount: math.MaxInt})
 		rates = append(rates, rate.PrefixLimit{Prefix: p})
@@ -128,37 +129,36 @@ func newConnManager(c crowd) (*connmgr.BasicConnMgr, error) {
 	return connmgr.NewConnManager(c.low, c.high, connmgr.WithGracePeriod(c.grace))
 }
 
-// keptTag is under which the connection manager knows whom to keep. The DHT has
-// tags of its own, for peers that stand close to this node: a place that anybody
-// can have.
+// keptTag is the tag with which the connection manager protects peers. The DHT
+// has tags of its own, for peers whose IDs are close to this node's: a place
+// that anybody can take.
 const keptTag = "shoal"
 
-// Protect keeps the connections to a peer from being closed to make room: one
-// that the operator named.
+// Protect keeps the connections to a peer that the operator named from being
+// closed to make room.
 func (n *Network) Protect(p peer.ID) { n.host.ConnManager().Protect(p, keptTag) }
 
-// workTag is under which the connection manager knows what a peer has done.
+// workTag is the tag under which the connection manager counts a peer's work.
 const workTag = "work"
 
-const mostWork = 1000 // that counts
+const mostWork = 1000 // more does not count
 
-// Worked notes that a peer has done work for this node: a session that it
-// served to the end, or a leaf that it gave. Its connections are among the last
-// to be closed to make room, and it is remembered.
+// Worked notes that a peer has done work for this node: it served a session to
+// the end, or delivered a leaf. Its connections are among the last to be closed
+// to make room, and it is remembered across restarts.
 func (n *Network) Worked(p peer.ID) {
 	n.host.ConnManager().UpsertTag(p, workTag, func(v int) int { return min(v+1, mostWork) })
 	n.book.worked(p)
 }
 
-// isFriend says that a peer was named by the operator, or has done work.
+// isFriend reports whether a peer was named by the operator or has done work.
 func (n *Network) isFriend(p peer.ID) bool {
 	info := n.host.ConnManager().GetTagInfo(p)
 	return n.host.ConnManager().IsProtected(p, keptTag) || info != nil && info.Tags[workTag] > 0
 }
 
-// makeRoom closes one of the connections that came in, when there are too many
-// of them: of those that are no friends, one of the group of addresses that has
-// most.
+// makeRoom closes an inbound connection when there are too many of them: one of
+// a peer that is no friend, from the group of addresses that has the most.
 func (n *Network) makeRoom() {
 	groups := map[string][]network.Conn{}
 	came := 0
@@ -196,10 +196,10 @@ func (n *Network) makeRoom() {
 	_ = c.CloseWithError(network.ConnGarbageCollected)
 }
 
-// ErrRefused says that a peer is there and takes no connection.
+// ErrRefused means that a peer is there but takes no connection.
 var ErrRefused = remedy.For(errors.New("that peer refused: it has as many connections as it takes, in all or from this address; try again in a minute, or name another peer"), remedy.OtherPeer)
 
-// refused says that a peer did not want a connection.
+// refused reports whether a peer refused a connection.
 func refused(err error) bool {
 	var te *quic.TransportError
 	var ae *quic.ApplicationError
@@ -209,11 +209,12 @@ func refused(err error) bool {
 		errors.As(err, &ce) && ce.ErrorCode == network.ConnResourceLimitExceeded
 }
 
-// atOnce is how many requests of a protocol this node has under way with one
-// peer, so that it is never refused for too many; the others wait.
+// atOnce is how many requests per protocol this node has under way with one
+// peer, so that the peer never refuses one for exceeding its limit; further
+// requests wait.
 var atOnce = map[string]int{protocol.OffersID: 8, protocol.StatusID: 32}
 
-// queues let requests to peers pass, so many at once.
+// queues limit the concurrent requests per peer and protocol.
 type queues struct {
 	mu  sync.Mutex
 	all map[queueKey]*queue
@@ -229,7 +230,7 @@ type queue struct {
 	users int
 }
 
-// enter waits for its turn, or for the end of ctx.
+// enter waits for a slot. Its error is that of ctx.
 func (q *queues) enter(ctx context.Context, p peer.ID, proto string) (leave func(), err error) {
 	key := queueKey{p, proto}
 	q.mu.Lock()

@@ -15,18 +15,18 @@ import (
 )
 
 const (
-	fewPeers  = 4                      // with fewer than these it is looked for more
-	drawn     = 8                      // peers that are dialled together
-	drawEvery = 500 * time.Millisecond // while there is nobody
-	lookMore  = time.Minute            // while there are few
-	saveEvery = time.Minute            // the book
-	goneTime  = 5 * time.Second        // for a peer to answer after an address of this node's has gone
+	fewPeers  = 4                      // with fewer peers than these, meet keeps looking
+	drawn     = 8                      // peers dialled per draw
+	drawEvery = 500 * time.Millisecond // while no peer is connected
+	lookMore  = time.Minute            // while few peers are connected
+	saveEvery = time.Minute            // how often the book is saved
+	goneTime  = 5 * time.Second        // for a peer to answer after an address of this node has gone
 )
 
-// meet finds peers: at the start, when the last one is lost, when an address of
-// this node's changes, and now and then while there are few. It looks among
-// those whom the operator named, those it remembers, and those it has heard of.
-// And it keeps the list of those it remembers.
+// meet finds peers: at the start, when the last one is lost, when one of this
+// node's addresses changes, and every lookMore while there are few. It draws
+// from the peers that the operator named, the remembered ones, and those it has
+// heard of. It also maintains the book of remembered peers.
 func (n *Network) meet() {
 	wait, looked, saved := backoff.Backoff{First: time.Second, Most: 15 * time.Second}, time.Time{}, time.Now()
 	for n.ctx.Err() == nil {
@@ -57,7 +57,7 @@ func (n *Network) meet() {
 	}
 }
 
-// rouse has meet look at once.
+// rouse makes meet look for peers at once.
 func (n *Network) rouse() {
 	select {
 	case n.wake <- struct{}{}:
@@ -65,9 +65,9 @@ func (n *Network) rouse() {
 	}
 }
 
-// search dials one draw after another until somebody is there, or all have been
-// dialled. It does not wait for one draw to fail before the next: most of those
-// remembered may be gone, and they do not say so.
+// search dials one draw after another until a peer is connected or all have
+// been dialled. It does not wait for one draw to fail before the next: most
+// remembered peers may be gone, and then a dial ends only with its timeout.
 func (n *Network) search(places []peer.AddrInfo) {
 	for list := range slices.Chunk(places, drawn) {
 		n.dialAll(list)
@@ -83,7 +83,7 @@ func (n *Network) search(places []peer.AddrInfo) {
 	}
 }
 
-// dialAll dials peers at once and does not wait for them.
+// dialAll dials peers concurrently and does not wait for them.
 func (n *Network) dialAll(list []peer.AddrInfo) {
 	for _, p := range list {
 		n.wg.Go(func() {
@@ -101,9 +101,9 @@ func (n *Network) dialAll(list []peer.AddrInfo) {
 	}
 }
 
-// places are peers to dial, sixteen draws of them, in the order in which they are
-// drawn: at random, but so that each draw has some of each kind. Hearsay must not
-// drown the others.
+// places returns the peers to dial, up to sixteen draws, in order: random, but
+// with some of each kind in each draw, so that hearsay does not crowd out the
+// other kinds.
 func (n *Network) places() (out []peer.AddrInfo) {
 	seen := map[peer.ID]bool{n.host.ID(): true}
 	for _, p := range n.host.Network().Peers() {
@@ -129,7 +129,7 @@ func (n *Network) places() (out []peer.AddrInfo) {
 	return out[:min(len(out), 16*drawn)]
 }
 
-// mix takes so many of each list by turns, until all are empty.
+// mix takes turns[i] elements of list i in rotation until all lists are empty.
 func mix[T any](lists [][]T, turns []int) (out []T) {
 	for left := true; left; {
 		left = false
@@ -143,11 +143,12 @@ func mix[T any](lists [][]T, turns []int) (out []T) {
 	return out
 }
 
-// remember notes who is connected, and saves the book.
+// remember notes the connected peers and saves the book.
 func (n *Network) remember() {
 	for _, p := range n.Peers() {
-		// Where it listens, not the port that it dialled from; and only where it
-		// has proven to be: this node dialled it there, or it came from there.
+		// Addresses where the peer listens, not the port that it dialled from,
+		// and only those where it has proven to be: this node dialled it there,
+		// or it connected from there.
 		addrs := n.host.Peerstore().Addrs(p.ID)
 		addrs = slices.DeleteFunc(addrs, func(a multiaddr.Multiaddr) bool { return !n.gate.isProven(p.ID, a) })
 		if !p.Relayed {
@@ -159,10 +160,10 @@ func (n *Network) remember() {
 	}
 }
 
-// moved signs the offer anew, with the addresses as they are now, and has it
-// told to those connected and to some that are remembered. Connections that
-// began at an address that is gone are tried: they would seem to live until
-// QUIC's idle timeout.
+// moved signs the offer again with the current addresses and sends it to the
+// connected peers and to some remembered ones. It tests connections that began
+// at an address that is gone, which would otherwise seem alive until QUIC's
+// idle timeout.
 func (n *Network) moved(e event.EvtLocalAddressesUpdated) {
 	n.mu.Lock()
 	err := n.sign()
@@ -185,7 +186,7 @@ func (n *Network) moved(e event.EvtLocalAddressesUpdated) {
 	n.rouse()
 }
 
-// tryConns closes the connections on which nobody answers.
+// tryConns closes the connections on which the peer does not answer.
 func (n *Network) tryConns() {
 	for _, c := range n.host.Network().Conns() {
 		n.wg.Go(func() {

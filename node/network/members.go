@@ -26,12 +26,12 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// ErrAlone says that nobody was found.
+// ErrAlone means that no peer was found.
 var ErrAlone = remedy.For(errors.New("no peer was found: name one, or start a node on this LAN"), remedy.NamePeer)
 
-// WaitPeers waits until some peer is connected, or ctx ends. If there is nowhere
-// to look, it returns at once. Errors are ErrAlone and, if a peer that was found
-// takes no connection, ErrRefused.
+// WaitPeers waits until some peer is connected, or ctx ends. If there is
+// nowhere to look, it returns at once. The error is ErrRefused if a peer that
+// was found takes no connection, else ErrAlone.
 func (n *Network) WaitPeers(ctx context.Context) error {
 	for len(n.host.Network().Peers()) == 0 {
 		if n.alone.Load() {
@@ -46,7 +46,7 @@ func (n *Network) WaitPeers(ctx context.Context) error {
 	return nil
 }
 
-// whyAlone says why there is nobody after all this time.
+// whyAlone returns the reason why no peer is connected after the wait.
 func (n *Network) whyAlone() error {
 	missed := n.Health().Unreached
 	for _, u := range missed {
@@ -57,15 +57,15 @@ func (n *Network) whyAlone() error {
 	if len(missed) == 0 {
 		return ErrAlone
 	}
-	return fmt.Errorf("%w; of the %d known none answered (%s: %s)", ErrAlone, len(missed), missed[0].ID, missed[0].Why)
+	return fmt.Errorf("%w; none of the %d known peers answered (%s: %s)", ErrAlone, len(missed), missed[0].ID, missed[0].Why)
 }
 
-// announce keeps the own offer fresh and says in the DHT what it is about. In
-// a small network it says so again whenever someone new is there, who should
-// know.
+// announce refreshes the node's own offer and publishes its provider records in
+// the DHT. In a small network it publishes them again whenever a new peer
+// appears, which should store them too.
 func (n *Network) announce() {
-	var said time.Time     // of the last full round
-	var saidSeq, peers int // what it was about
+	var said time.Time     // time of the last full round
+	var saidSeq, peers int // what that round covered
 	var keys []cid.Cid
 	refresh := time.NewTicker(refreshes)
 	defer refresh.Stop()
@@ -74,7 +74,7 @@ func (n *Network) announce() {
 		case <-n.ctx.Done():
 			return
 		case <-n.changed:
-			select { // several changes come together
+			select { // several changes are announced together
 			case <-n.ctx.Done():
 				return
 			case <-time.After(together):
@@ -117,8 +117,8 @@ func (n *Network) putRecord(o *protocol.Offer) {
 	}
 }
 
-// offerKeys are the provider keys of an offer: by model and by bucket of blocks,
-// never by shard.
+// offerKeys returns an offer's provider keys: one per model and per bucket of
+// blocks, never per shard.
 func offerKeys(o *protocol.Offer) []cid.Cid {
 	var keys []cid.Cid
 	add := func(k cid.Cid) {
@@ -144,7 +144,7 @@ func (n *Network) provide(keys []cid.Cid) {
 	for _, k := range keys {
 		ctx, cancel := context.WithTimeout(n.ctx, lookTime)
 		others := 0
-		if n.dht.RoutingTable().Size() >= crowded { // fewer peers cannot be a crowd
+		if n.dht.RoutingTable().Size() >= crowded { // fewer peers cannot exceed the limit
 			for range n.dht.FindProvidersAsync(ctx, k, crowded) {
 				others++
 			}
@@ -158,9 +158,9 @@ func (n *Network) provide(keys []cid.Cid) {
 	}
 }
 
-// replaced looks after the older connections to a peer that has made a new one.
-// A peer that was killed and started again has forgotten them, but here they
-// seem to live until QUIC's idle timeout, and what is sent over them is lost.
+// replaced tests the older connections to a peer that has made a new one. A
+// peer that was killed and started again has forgotten them, but here they seem
+// alive until QUIC's idle timeout, and data sent over them is lost.
 func (n *Network) replaced(fresh network.Conn) {
 	for _, c := range n.host.Network().ConnsToPeer(fresh.RemotePeer()) {
 		if c == fresh || c.IsClosed() {
@@ -181,7 +181,7 @@ func (n *Network) replaced(fresh network.Conn) {
 // forgotten.
 const oldConnTime = 2 * time.Second
 
-// answers asks over this very connection whether the peer still knows it.
+// answers asks over this connection whether the peer still knows it.
 func answers(ctx context.Context, c network.Conn) error {
 	s, err := c.NewStream(ctx)
 	if err != nil {
@@ -194,8 +194,8 @@ func answers(ctx context.Context, c network.Conn) error {
 	return msmux.SelectProtoOrFail(libprotocol.ID(ping.ID), s)
 }
 
-// lostConn forgets a peer's offer when the peer does not come back at once: a
-// route must not lead to it.
+// lostConn forgets a peer's offer unless the peer soon reconnects: no route may
+// lead to it.
 func (n *Network) lostConn(p peer.ID) {
 	n.poke()
 	if len(n.host.Network().Peers()) == 0 {
@@ -216,8 +216,8 @@ func (n *Network) lostConn(p peer.ID) {
 	}()
 }
 
-// RTT is the round trip to a connected peer: QUIC's own least measurement, or
-// a ping's average.
+// RTT returns the round trip to a connected peer: QUIC's own minimum, or the
+// average of pings. It is false if neither is known.
 func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 	if p == n.host.ID() {
 		return 0, true
@@ -239,16 +239,16 @@ func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 // PeerInfo is what is known of a connected peer.
 type PeerInfo struct {
 	ID        peer.ID
-	Addr      string
+	Addr      string // multiaddr of the connection's remote end
 	Transport string
 	RTT       time.Duration
 	Version   string
 	Inbound   bool
 	Relayed   bool
-	Offer     *protocol.Offer // nil if it has told none
+	Offer     *protocol.Offer // nil if it has sent none
 }
 
-// Peers lists connected peers.
+// Peers returns the connected peers.
 func (n *Network) Peers() []PeerInfo {
 	var out []PeerInfo
 	for _, p := range n.host.Network().Peers() {
@@ -291,8 +291,8 @@ func (f found) HandlePeerFound(p peer.AddrInfo) {
 	}
 }
 
-// LoadKey reads a node's key, or makes one if there is no such file. Errors are
-// those of a damaged key and of the file.
+// LoadKey reads a node's key, or makes one if the file does not exist. Errors
+// are a damaged key, and those of reading or writing the file.
 func LoadKey(path string) (crypto.PrivKey, error) {
 	raw, err := os.ReadFile(path)
 	if err == nil {

@@ -35,75 +35,76 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Config of a network.
+// Config is the configuration of a network.
 type Config struct {
 	Key         crypto.PrivKey
-	ListenPort  int      // for QUIC and TCP alike, on all interfaces; 0: the system draws one
-	ListenAddrs []string // multiaddrs, instead of ListenPort
-	Bootstrap   []string // multiaddrs with /p2p/
+	ListenPort  int      // for QUIC and TCP, on all interfaces; 0: chosen by the system
+	ListenAddrs []string // multiaddrs; used in place of ListenPort
+	Bootstrap   []string // multiaddrs that end in /p2p/ and a peer ID
 	MDNS        bool
-	Client      bool            // light: asks the DHT and serves nothing of it
+	Client      bool            // a light node: it queries the DHT but stores nothing for it
 	PeersFile   string          // where peers are remembered; "": nowhere
-	Options     []libp2p.Option // transports, instead of plain QUIC and TCP
+	Options     []libp2p.Option // transports, in place of QUIC and TCP
 	Version     string
 	Log         *slog.Logger
 
-	crowd crowd // the zero value: manyConns
+	crowd crowd // zero value: manyConns
 }
 
 const (
-	dialTime   = 3 * time.Second // dead entries and time-outs make the tail of every lookup
+	dialTime   = 3 * time.Second // dead entries and their timeouts dominate the slowest lookups
 	lookTime   = 10 * time.Second
-	statusTime = 1500 * time.Millisecond // for a peer's load, if the way to it is not known
-	quickTime  = 500 * time.Millisecond  // else, besides the way
+	statusTime = 1500 * time.Millisecond // for a peer's load, if its round trip is not known
+	quickTime  = 500 * time.Millisecond  // else this plus the round trip
 	askEvery   = 5 * time.Second         // in the background
 	firstDoubt = 2 * time.Second
 	lastDoubt  = time.Minute
-	tellTime   = 2 * time.Second        // to tell neighbours of a new offer
-	together   = 100 * time.Millisecond // changes of the offer that come so close are told as one
-	refreshes  = 4 * time.Minute        // of the own offer
+	tellTime   = 2 * time.Second        // to send neighbours a new offer
+	together   = 100 * time.Millisecond // changes of the offer within this time are sent as one
+	refreshes  = 4 * time.Minute        // of the node's own offer
 	offerLife  = 10 * time.Minute       // two refreshes may be lost
 	announces  = 40 * time.Minute       // provider records: a third of their validity
 )
 
-// Network is a node's place among its peers. It is safe for concurrent use.
+// Network is a node's connection to its peers. It is safe for concurrent use.
 type Network struct {
 	cfg    Config
 	host   host.Host
 	dht    *dht.IpfsDHT
-	kad    atomic.Pointer[dht.IpfsDHT] // the same, for what the DHT itself calls
+	kad    atomic.Pointer[dht.IpfsDHT] // the same DHT, for callbacks that the DHT itself makes
 	log    *slog.Logger
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	mdns   io.Closer
-	alone  atomic.Bool // knows of nobody, and nowhere to look
+	alone  atomic.Bool // knows no peer and nowhere to look
 	health healthBoard
 	gate   *gate
 	boot   []peer.AddrInfo
 	book   *book
-	wake   chan struct{} // capacity 1: has meet look at once
+	wake   chan struct{} // capacity 1: makes meet look at once
 
 	traffic counter
 	queues  queues
-	said    tally // to the DHT
+	said    tally // records sent to this node's DHT
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
 	offers   heard
-	told     map[peer.ID]uint64 // sequence number of the own offer that a peer has had
+	told     map[peer.ID]uint64 // sequence number of this node's offer that each peer last received
 	own      *protocol.Offer
-	body     *protocol.OfferBody // of the own offer, unsigned
+	body     *protocol.OfferBody // this node's offer, unsigned
 	seq      uint64
-	asked    map[cid.Cid]time.Time // when the members were asked in the background
+	asked    map[cid.Cid]time.Time // when members were last asked in the background
 	silent   map[peer.ID]silence   // peers that did not answer
 	status   func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply
-	changed  chan struct{} // capacity 1: the own offer, or who is there, has changed
+	changed  chan struct{} // capacity 1: this node's offer or the set of connected peers has changed
 }
 
-// New joins. It waits for nobody: peers are met in the background (see
-// WaitPeers). Errors are ErrAddress for a bootstrap address that cannot be read,
-// a port in use (with its remedy), and those of the host's start.
+// New joins the network. It does not wait for peers, which connect in the
+// background (see WaitPeers). Errors are ErrAddress for a bootstrap address
+// that cannot be parsed, a port in use (with its remedy), and those of starting
+// the host.
 func New(cfg Config) (*Network, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -180,7 +181,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 		for _, f := range []string{"/ip4/0.0.0.0/udp/%d/quic-v1", "/ip6/::/udp/%d/quic-v1", "/ip4/0.0.0.0/tcp/%d", "/ip6/::/tcp/%d"} {
 			listen = append(listen, fmt.Sprintf(f, cfg.ListenPort))
 		}
-		if cfg.ListenPort == 0 { // one port for both, so that one hole in a firewall serves
+		if cfg.ListenPort == 0 { // one port for both, so that a firewall needs a single hole
 			port, err := freePort()
 			if err != nil {
 				return nil, err
@@ -201,8 +202,8 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 	if err != nil {
 		return nil, err
 	}
-	// Without DisableMetrics libp2p fills the process's own Prometheus registry,
-	// which several nodes of one process would share.
+	// Without DisableMetrics, libp2p registers with the process's default
+	// Prometheus registry, which several nodes in one process would share.
 	opts := []libp2p.Option{
 		libp2p.BandwidthReporter(traffic),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
@@ -224,7 +225,8 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 	if err != nil {
 		return nil, err
 	}
-	// libp2p is content with any one address; half a node would puzzle people.
+	// libp2p accepts a single working address; require all, because a node that
+	// listens on half of them would confuse people.
 	for _, a := range listen {
 		if strings.HasPrefix(a, "/ip6/") && len(cfg.ListenAddrs) == 0 || strings.Contains(a+"/", "/0/") {
 			continue
@@ -236,7 +238,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 	return h, nil
 }
 
-// local says that all addresses are this machine's own.
+// local reports whether all addresses are this machine's own.
 func local(addrs []string) bool {
 	return !slices.ContainsFunc(addrs, func(s string) bool {
 		a, err := multiaddr.NewMultiaddr(s)
@@ -244,7 +246,7 @@ func local(addrs []string) bool {
 	})
 }
 
-// freePort finds a port that is free for both UDP and TCP.
+// freePort returns a port that is free for both UDP and TCP.
 func freePort() (int, error) {
 	var last error
 	for range 20 {
@@ -264,7 +266,8 @@ func freePort() (int, error) {
 	return 0, last
 }
 
-// explain makes an error of the host's start one that a person can act on.
+// explain turns an error of starting the host into one that a person can act
+// on.
 func explain(err error, cfg Config) error {
 	if errors.Is(err, syscall.EADDRINUSE) || strings.Contains(err.Error(), "address already in use") {
 		where := fmt.Sprintf("port %d", cfg.ListenPort)
@@ -276,11 +279,11 @@ func explain(err error, cfg Config) error {
 	return fmt.Errorf("starting the network: %w", err)
 }
 
-// ErrAddress marks a peer's address that cannot be read.
+// ErrAddress is wrapped by errors about a peer's address that cannot be parsed.
 var ErrAddress = errors.New("peer address")
 
-// ParsePeers reads multiaddrs that end in /p2p/ and a peer ID. The first that
-// cannot be read is an ErrAddress.
+// ParsePeers parses multiaddrs that end in /p2p/ and a peer ID. The error wraps
+// ErrAddress and names the first that cannot be parsed.
 func ParsePeers(list []string) ([]peer.AddrInfo, error) {
 	var addrs []multiaddr.Multiaddr
 	for _, s := range list {
@@ -297,11 +300,11 @@ func ParsePeers(list []string) ([]peer.AddrInfo, error) {
 	return peer.AddrInfosFromP2pAddrs(addrs...)
 }
 
-// Close leaves: the DHT, then the host. It returns their errors; the node has
-// left all the same.
+// Close leaves the network: the DHT, then the host. It returns their errors;
+// the node has left in any case.
 func (n *Network) Close() error {
 	n.remember()
-	n.mu.Lock() // nothing more is begun in the background
+	n.mu.Lock() // no new background work starts from here on
 	n.cancel()
 	n.mu.Unlock()
 	n.wg.Wait()
@@ -312,27 +315,28 @@ func (n *Network) Close() error {
 	return errors.Join(append(errs, n.dht.Close(), n.host.Close())...)
 }
 
-// Self is the node's own peer ID.
+// Self returns the node's own peer ID.
 func (n *Network) Self() peer.ID { return n.host.ID() }
 
-// Dialling is how another swarm of this node's dials: through the same gate.
+// Dialling returns the options for another swarm of this node, so that it dials
+// through the same gate.
 func (n *Network) Dialling() []swarm.Option {
 	return []swarm.Option{swarm.WithConnectionGater(n.gate), swarm.WithMetricsTracer(n.gate)}
 }
 
-// Believable leaves of the addresses that a peer tells of another those that
-// it can know anything of, eight at most; of "", where nobody in particular
-// tells, those without names. They are hearsay all the same: whether they are
-// dialled is decided when it comes to that.
+// Believable filters addresses that a peer reported of another, keeping at most
+// eight that it can know of. With teller "", as for addresses from no
+// particular peer, it leaves out those with DNS names. The result is still
+// hearsay: whether an address is dialled is decided at the dial.
 func (n *Network) Believable(teller peer.ID, addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
-	if teller == "" { // as from the DHT
+	if teller == "" { // such as the DHT
 		return withoutNames(addrs)
 	}
 	return believable(n.connTo(teller), addrs)
 }
 
-// connTo is a peer's connection that says most of where it is; nil if there is
-// none.
+// connTo returns the connection to a peer that says most about where it is, or
+// nil.
 func (n *Network) connTo(p peer.ID) (best network.Conn) {
 	for _, c := range n.host.Network().ConnsToPeer(p) {
 		if !c.Stat().Limited && (best == nil || manet.IsIPLoopback(c.RemoteMultiaddr())) {
@@ -342,7 +346,7 @@ func (n *Network) connTo(p peer.ID) (best network.Conn) {
 	return best
 }
 
-// met says that a peer is connected from a private network.
+// met reports whether a peer is connected from a private network.
 func (n *Network) met(block netip.Prefix) bool {
 	return slices.ContainsFunc(n.host.Network().Conns(), func(c network.Conn) bool {
 		s, ok := spotOf(c.RemoteMultiaddr())
@@ -350,18 +354,19 @@ func (n *Network) met(block netip.Prefix) bool {
 	})
 }
 
-// Connected reports that there is a connection to a peer.
+// Connected reports whether there is a connection to a peer.
 func (n *Network) Connected(p peer.ID) bool {
 	return n.host.Network().Connectedness(p) == network.Connected
 }
 
-// Host is the libp2p host, for protocols of other packages.
+// Host returns the libp2p host, for protocols of other packages.
 func (n *Network) Host() host.Host { return n.host }
 
-// Addrs are the addresses that peers can dial, without the peer ID.
+// Addrs returns the addresses that peers can dial, without the peer ID.
 func (n *Network) Addrs() []multiaddr.Multiaddr { return n.host.Addrs() }
 
-// FullAddrs are the addresses as bootstrap peers are given.
+// FullAddrs returns the addresses with the peer ID, as Config.Bootstrap takes
+// them.
 func (n *Network) FullAddrs() []string {
 	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()})
 	if err != nil {
@@ -374,7 +379,7 @@ func (n *Network) FullAddrs() []string {
 	return out
 }
 
-// Port is the UDP port that is listened on; 0 if none is.
+// Port returns the UDP port that the node listens on, or 0.
 func (n *Network) Port() int {
 	for _, a := range n.host.Network().ListenAddresses() {
 		if p, err := a.ValueForProtocol(multiaddr.P_UDP); err == nil {
@@ -387,8 +392,8 @@ func (n *Network) Port() int {
 	return 0
 }
 
-// withoutNames leaves out addresses that would have to be resolved, and those
-// beyond sixteen: the DHT passes on what anybody says.
+// withoutNames leaves out addresses with DNS names and those beyond sixteen:
+// the DHT passes on what any peer says.
 func withoutNames(addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
 	out := multiaddr.FilterAddrs(addrs, func(a multiaddr.Multiaddr) bool {
 		return !slices.ContainsFunc(a, func(c multiaddr.Component) bool {
@@ -402,7 +407,7 @@ func withoutNames(addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
 	return out[:min(len(out), 2*maxAddrs)] // some are of no use here
 }
 
-// watch follows events of the host until the network is closed.
+// watch calls do for each of the host's events until the network is closed.
 func (n *Network) watch(events []any, do func(any)) error {
 	sub, err := n.host.EventBus().Subscribe(events)
 	if err != nil {

@@ -22,10 +22,10 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// SetOffer signs an offer and begins to spread it; it replaces the one before.
-// Peer, sequence number, times and addresses are filled in, again at each
-// refresh. An offer without spans and shards goes only to peers that ask. The
-// error is protocol.ErrOffer if it is too long.
+// SetOffer signs an offer and starts to spread it in place of the one before.
+// Peer, sequence number, times and addresses are filled in, and again at each
+// refresh. An offer without spans and shards is sent only to peers that ask.
+// The error is protocol.ErrOffer if it is too long.
 func (n *Network) SetOffer(body *protocol.OfferBody) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -35,7 +35,7 @@ func (n *Network) SetOffer(body *protocol.OfferBody) error {
 	return err
 }
 
-// sign is called with mu held.
+// sign signs the offer. Called with mu held.
 func (n *Network) sign() error {
 	if n.body == nil {
 		return nil
@@ -56,9 +56,9 @@ func (n *Network) sign() error {
 	return err
 }
 
-// Withdraw announces that nothing is served any more, and waits until the
-// connected peers have been told. It returns the error of SetOffer; a peer that
-// could not be told is none.
+// Withdraw announces that nothing is served any longer, and waits until the
+// connected peers have been sent that. It returns the error of SetOffer;
+// failing to reach a peer is not an error.
 func (n *Network) Withdraw(ctx context.Context) error {
 	if n.OwnOffer() == nil {
 		return nil
@@ -70,8 +70,8 @@ func (n *Network) Withdraw(ctx context.Context) error {
 	return nil
 }
 
-// tell sends the own offer to the connected peers that have not had it, by
-// asking for theirs.
+// tell sends this node's offer to the connected peers that have not received
+// it, as part of a request for theirs.
 func (n *Network) tell(ctx context.Context) {
 	own := n.OwnOffer()
 	if own == nil {
@@ -91,19 +91,19 @@ func (n *Network) tell(ctx context.Context) {
 	n.askAll(ctx, fresh, cid.Undef, nil)
 }
 
-// OwnOffer is the offer as it stands; nil if there is none.
+// OwnOffer returns this node's current offer, or nil.
 func (n *Network) OwnOffer() *protocol.Offer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.own
 }
 
-// take verifies an offer of which nobody in particular told, and keeps it unless
-// a newer one is known.
+// take verifies an offer from no particular peer, and keeps it unless a newer
+// one is known.
 func (n *Network) take(raw []byte) (*protocol.Offer, error) { return n.hear("", raw) }
 
-// hear verifies an offer that a peer sent, its own or another's, and keeps
-// it unless a newer one is known.
+// hear verifies an offer that a peer sent, its own or another's, and keeps it
+// unless a newer one is known.
 func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	o, err := protocol.OpenOffer(raw, time.Now())
 	if err != nil {
@@ -121,8 +121,8 @@ func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	if !newer && o.Seq != old.Seq {
 		return nil, protocol.ErrOfferOld
 	}
-	// The same again may be what was hearsay until now, or come from one who is
-	// closer to the peer.
+	// The same offer may until now have been hearsay, or may now come from a
+	// source closer to the peer.
 	if (newer || w.met) && !n.offers.keep(w, most) {
 		return o, nil
 	}
@@ -130,8 +130,8 @@ func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	return o, nil
 }
 
-// Known are the live offers that are known, the own one included, and that are
-// about a model; with cid.Undef, all. They are sorted by peer.
+// Known returns the known live offers about a model, including this node's own;
+// with cid.Undef, all. They are sorted by peer.
 func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -154,9 +154,10 @@ func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 	return out
 }
 
-// Offers finds who serves or holds a model, or with cid.Undef what those
-// connected offer. What is known already may be enough; else it asks the
-// members it knows, and the DHT only if what they say is not enough either.
+// Offers finds the peers that serve or hold a model, or, with cid.Undef, the
+// offers of connected peers. If enough accepts the known offers they are
+// returned at once. Otherwise Offers asks the known members, and the DHT only
+// if their answers do not suffice either.
 func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer {
 	if got := n.Known(model); enough != nil && enough(got) {
 		n.askAgain(model)
@@ -170,8 +171,8 @@ func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*prot
 	if !model.Defined() || enough != nil && enough(got) {
 		return got
 	}
-	// Whoever the DHT names is asked as it appears; the search ends when what
-	// came is enough.
+	// Peers that the DHT names are asked as they appear; the search ends when
+	// the offers received are enough.
 	found := n.dht.FindProvidersAsync(ctx, protocol.ModelKey(model), protocol.MaxOffersReply)
 	var wg sync.WaitGroup
 	for p := range found {
@@ -189,7 +190,7 @@ func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*prot
 	return n.Known(model)
 }
 
-// members are the peers to ask about a model first.
+// members returns the peers to ask about a model first.
 func (n *Network) members(model cid.Cid) (ask []peer.ID) {
 	for _, o := range n.Known(model) {
 		ask = append(ask, o.From)
@@ -200,8 +201,8 @@ func (n *Network) members(model cid.Cid) (ask []peer.ID) {
 	return ask
 }
 
-// askAgain asks the members in the background, now and then: what is known is
-// enough for now, but others may be better, or serve more.
+// askAgain asks the members in the background, at most every askEvery: the
+// known offers suffice for now, but others may be better.
 func (n *Network) askAgain(model cid.Cid) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -225,8 +226,8 @@ func (n *Network) offerOf(p peer.ID) *protocol.Offer {
 	return n.offers.of(p)
 }
 
-// askAll asks peers at once. It waits for all, or until what is known is enough:
-// one that is gone must not keep the others' word waiting.
+// askAll asks peers concurrently. It waits for all, or until the known offers
+// are enough, so that one dead peer does not hold up the answers of the others.
 func (n *Network) askAll(ctx context.Context, peers []peer.ID, model cid.Cid, enough func([]*protocol.Offer) bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -250,7 +251,7 @@ func (n *Network) askAll(ctx context.Context, peers []peer.ID, model cid.Cid, en
 	}
 }
 
-// ask gets a peer's own offer and what it knows of a model.
+// ask requests a peer's own offer and the offers it knows about a model.
 func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
 	req := &protocol.OffersRequest{}
 	if model.Defined() {
@@ -273,7 +274,7 @@ func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
 		if i > protocol.MaxOffersReply {
 			break
 		}
-		if i == 0 { // its own, as serveOffers orders them
+		if i == 0 { // its own comes first (see serveOffers)
 			n.compareClocks(p, raw)
 		}
 		if _, err := n.hear(p, raw); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
@@ -283,7 +284,7 @@ func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
 	return nil
 }
 
-// maxReply is the most that a reply to an offers request may take.
+// maxReply is the maximum size of a reply to an offers request, in bytes.
 const maxReply = (protocol.MaxOffersReply + 1) * (protocol.MaxOffer + 8)
 
 func (n *Network) serveOffers(s network.Stream) {
@@ -309,7 +310,7 @@ func (n *Network) serveOffers(s network.Stream) {
 	_ = writeMessage(s, reply)
 }
 
-// pushed takes an offer that a peer gives without having been asked: its own.
+// pushed takes a peer's own offer that it sent unasked.
 func (n *Network) pushed(from peer.ID, raw []byte) {
 	signer, _, err := protocol.OfferIssued(raw)
 	if err == nil && signer != from {
@@ -325,8 +326,8 @@ func (n *Network) pushed(from peer.ID, raw []byte) {
 	}
 }
 
-// ServeStatus sets what peers are told of this node's load, and of what it has
-// kept of their sessions.
+// ServeStatus sets the function that answers peers' requests for this node's
+// load and for what it has cached of their sessions.
 func (n *Network) ServeStatus(f func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -344,7 +345,7 @@ func (n *Network) serveStatus(s network.Stream) {
 	_ = writeMessage(s, n.ownStatus(s.Conn().RemotePeer(), req))
 }
 
-// maxStatus is the most that a status request or reply may take.
+// maxStatus is the maximum size of a status request or reply, in bytes.
 const maxStatus = 256 << 10
 
 func (n *Network) ownStatus(who peer.ID, req *protocol.StatusRequest) *protocol.StatusReply {
@@ -363,10 +364,10 @@ func (n *Network) ownStatus(who peer.ID, req *protocol.StatusRequest) *protocol.
 	return reply
 }
 
-// Status asks a peer for its load, for the round trips that it has measured to
-// others, and for how much it has cached of a prompt that begins with prefix. A
-// peer that does not answer soon is left out of Known for a while, longer each
-// time; the error is then that of the stream, or the context's.
+// Status asks a peer for its load, the round trips that it has measured to
+// others, and how much it has cached of a prompt that begins with prefix. A
+// peer that does not answer in time is left out of Known for a while, longer
+// each time. Errors are those of the stream, or the context's.
 func (n *Network) Status(ctx context.Context, p peer.ID, model cid.Cid, prefix []uint64) (*protocol.StatusReply, error) {
 	req := &protocol.StatusRequest{Model: model.Bytes(), Prefix: prefix}
 	if p == n.host.ID() {
@@ -384,14 +385,14 @@ func (n *Network) Status(ctx context.Context, p peer.ID, model cid.Cid, prefix [
 	return nil, err
 }
 
-// silence is for how long a peer that did not answer is not reckoned with.
+// silence says for how long a peer that did not answer is left out.
 type silence struct {
 	until time.Time
 	last  time.Duration
 }
 
-// doubt leaves a peer out of Known, or takes it back. Of many that wait for an
-// answer at once the first counts: they have all met with the same silence.
+// doubt leaves a peer out of Known, or takes it back. Of requests that time out
+// together only the first counts, since all of them met the same silence.
 func (n *Network) doubt(p peer.ID, silent bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -411,8 +412,8 @@ func (n *Network) doubt(p peer.ID, silent bool) {
 	n.silent[p] = s
 }
 
-// request sends a message, or none, and reads the reply, which has to come
-// within a time once it is this request's turn.
+// request sends a message, or none if req is nil, and reads the reply, which
+// must arrive within the given time after the request's turn comes.
 func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, reply proto.Message, limit int, within time.Duration) error {
 	leave, err := n.queues.enter(ctx, p, proto)
 	if err != nil {
@@ -446,8 +447,8 @@ func writeMessage(w io.Writer, m proto.Message) error {
 	return err
 }
 
-// readRequest reads what a peer asks. What that may take is counted among all
-// that peers take of this node, until the stream ends.
+// readRequest reads a peer's request. Its memory is counted as the peers' until
+// the stream ends.
 func readRequest(s network.Stream, m proto.Message, limit int) error {
 	if err := s.Scope().ReserveMemory(limit, network.ReservationPriorityHigh); err != nil {
 		return err
@@ -455,7 +456,7 @@ func readRequest(s network.Stream, m proto.Message, limit int) error {
 	return readMessage(s, m, limit)
 }
 
-// readMessage reads a message with its length in front, of at most limit bytes.
+// readMessage reads a length-prefixed message of at most limit bytes.
 func readMessage(r io.Reader, m proto.Message, limit int) error {
 	br := bufio.NewReader(r)
 	n, err := binary.ReadUvarint(br)
@@ -463,7 +464,7 @@ func readMessage(r io.Reader, m proto.Message, limit int) error {
 		return err
 	}
 	if n > uint64(limit) {
-		return fmt.Errorf("a message of %d bytes, where %d are allowed", n, limit)
+		return fmt.Errorf("a message of %d bytes; %d are allowed", n, limit)
 	}
 	b, err := io.ReadAll(io.LimitReader(br, int64(n)))
 	if err != nil {
@@ -475,8 +476,8 @@ func readMessage(r io.Reader, m proto.Message, limit int) error {
 	return proto.Unmarshal(b, m)
 }
 
-// validator decides which value records the DHT keeps: offers under their own
-// signer's ID, and of two the one with the higher sequence number.
+// validator decides which value records the DHT keeps: an offer under its
+// signer's ID and, of two, the one with the higher sequence number.
 type validator struct{ now func() time.Time }
 
 func recordKey(p peer.ID) string { return "/shoal/" + p.String() }

@@ -19,7 +19,7 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Stream is a stream to a peer, or to oneself.
+// Stream is a stream to a peer, or to this node itself.
 type Stream struct {
 	inner interface {
 		Read([]byte) (int, error)
@@ -32,31 +32,31 @@ type Stream struct {
 	proto string
 }
 
-// Read is io.Reader's; errors are os.ErrDeadlineExceeded after a deadline,
-// io.EOF, and the connection's.
+// Read implements io.Reader. Errors are os.ErrDeadlineExceeded after a
+// deadline, io.EOF, and those of the connection.
 func (s *Stream) Read(b []byte) (int, error) { return s.inner.Read(b) }
 
-// Write is io.Writer's, with errors as Read has them.
+// Write implements io.Writer. Errors are those of Read except io.EOF.
 func (s *Stream) Write(b []byte) (int, error) { return s.inner.Write(b) }
 
-// Close ends the sending side, and gives up the receiving one. Its errors are
-// the connection's.
+// Close closes the sending side and abandons the receiving side. Errors are
+// those of the connection.
 func (s *Stream) Close() error { return s.inner.Close() }
 
-// SetDeadline is net.Conn's. Its errors are the connection's.
+// SetDeadline implements net.Conn. Errors are those of the connection.
 func (s *Stream) SetDeadline(t time.Time) error { return s.inner.SetDeadline(t) }
 
-// Reset ends the stream at once, on both sides. Its error says that it had ended
-// before.
+// Reset ends the stream at once on both sides. It returns an error if the
+// stream had already ended.
 func (s *Stream) Reset() error { return s.reset() }
 
-// Peer is who is at the other end.
+// Peer returns the peer at the other end.
 func (s *Stream) Peer() peer.ID { return s.peer }
 
-// Protocol is what both ends speak on it.
+// Protocol returns the protocol spoken on the stream.
 func (s *Stream) Protocol() string { return s.proto }
 
-// Handle serves a protocol: each stream in a goroutine of its own.
+// Handle serves a protocol, with a goroutine per stream.
 func (n *Network) Handle(proto string, serve func(*Stream)) {
 	n.mu.Lock()
 	n.handlers[proto] = serve
@@ -66,14 +66,15 @@ func (n *Network) Handle(proto string, serve func(*Stream)) {
 	})
 }
 
-// offerAddrs is how many addresses of an offer are dialled at most.
+// offerAddrs is the maximum number of an offer's addresses that are dialled.
 const offerAddrs = 8
 
-// Open opens a stream to a peer that is connected, known, or reached where its
-// own signed offer says: offer is that envelope, which others may have passed
-// on. An offer that is not the peer's, or has expired, is ignored. The stream
-// speaks the first of the protocols that both sides know. Errors are those of
-// the connection, tidied for people, and ErrRefused if the peer takes none.
+// Open opens a stream to a peer that is connected, known, or reachable at the
+// addresses in its own signed offer. offer is that envelope, which may have
+// been passed on by others; it is ignored if it is not the peer's or has
+// expired. The stream speaks the first of the protocols that both sides
+// support. Errors are those of the connection, shortened for people, and
+// ErrRefused if the peer takes no connection.
 func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...string) (*Stream, error) {
 	if p == n.host.ID() {
 		return n.openSelf(protos)
@@ -96,12 +97,12 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 	return &Stream{inner: s, reset: s.Reset, peer: p, proto: string(s.Protocol())}, nil
 }
 
-// errNoChoice says that libp2p may choose the connection.
+// errNoChoice means that libp2p may choose the connection.
 var errNoChoice = errors.New("no choice of connections")
 
-// openQUIC opens a stream over QUIC, if the peer has a TCP connection with this
-// node as well, on which bulk may be under way. libp2p would take whichever has
-// more streams.
+// openQUIC opens a stream over QUIC if the peer also has a TCP connection with
+// this node, which bulk transfers may be using. libp2p would choose the
+// connection with more streams.
 func (n *Network) openQUIC(ctx context.Context, p peer.ID, ids []libprotocol.ID) (network.Stream, error) {
 	conns := n.host.Network().ConnsToPeer(p)
 	if len(conns) < 2 {
@@ -154,10 +155,10 @@ func (n *Network) openSelf(protos []string) (*Stream, error) {
 	return &Stream{inner: a, reset: both, peer: n.host.ID(), proto: proto}, nil
 }
 
-// tidy shortens libp2p's account of every address it tried.
+// tidy shortens libp2p's report, which covers every address it tried.
 func tidy(err error) error {
 	switch {
-	case refused(err): // at one address, and there may have been no answer at another
+	case refused(err): // at one address; others may not have answered
 		return ErrRefused
 	case errors.Is(err, context.DeadlineExceeded):
 		return errors.New("no answer in time")

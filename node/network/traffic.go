@@ -13,17 +13,18 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Traffic is what streams of one protocol have carried since the start.
+// Traffic is what the streams of one protocol have carried since the start.
 type Traffic struct {
 	Sent, Received uint64 // bytes
 }
 
-// otherProtocols stands for all that have no count of their own: libp2p's.
+// otherProtocols is the name for all protocols without a count of their own:
+// libp2p's.
 const otherProtocols = "other"
 
-// counter counts bytes a protocol, for libp2p, which calls it with every read
-// and write of a stream: so it adds, and does nothing else. Its keys are fixed:
-// what a peer negotiates makes no new one.
+// counter counts bytes per protocol. libp2p calls it at every read and write of
+// a stream, so it only adds. Its keys are fixed: a protocol that a peer
+// negotiates adds none.
 type counter map[string]*struct{ sent, received atomic.Uint64 }
 
 func newCounter() counter {
@@ -51,7 +52,7 @@ func (c counter) LogRecvMessageStream(n int64, p libprotocol.ID, _ peer.ID) {
 	c.of(p).received.Add(uint64(n))
 }
 
-// The rest of libp2p's interface is asked by nobody here.
+// The remaining methods of libp2p's interface are never called here.
 
 func (counter) LogSentMessage(int64)                          {}
 func (counter) LogRecvMessage(int64)                          {}
@@ -73,8 +74,8 @@ func (c counter) GetBandwidthByProtocol() map[libprotocol.ID]metrics.Stats {
 	return all
 }
 
-// Traffic tells the bytes of each of shoal's protocols, and of all others
-// together as "other". Streams to oneself do not count.
+// Traffic returns the bytes of each of shoal's protocols, and of all others
+// together as "other". Streams to the node itself are not counted.
 func (n *Network) Traffic() map[string]Traffic {
 	all := map[string]Traffic{}
 	for p, c := range n.traffic {
@@ -83,15 +84,16 @@ func (n *Network) Traffic() map[string]Traffic {
 	return all
 }
 
-// Link is a QUIC connection, as QUIC itself measures it.
+// Link is a QUIC connection, as measured by QUIC itself.
 type Link struct {
-	Conn       string // names the connection in this process
+	Conn       string // identifies the connection within this process
 	Peer       peer.ID
 	RTT        time.Duration // smoothed
-	Sent, Lost uint64        // packets; Lost may sink, when one that was given up arrives
+	Sent, Lost uint64        // packets; Lost may decrease when a packet declared lost arrives after all
 }
 
-// Links lists the QUIC connections. Others measure nothing of the kind.
+// Links returns the QUIC connections. Other transports measure nothing
+// comparable.
 func (n *Network) Links() []Link {
 	var all []Link
 	for _, c := range n.host.Network().Conns() {
@@ -111,10 +113,10 @@ func linkOf(c network.Conn) (l Link, ok bool) {
 	return Link{Conn: c.ID(), Peer: c.RemotePeer(), RTT: s.SmoothedRTT, Sent: s.PacketsSent, Lost: s.PacketsLost}, true
 }
 
-// DHTPeers is how many peers the DHT's routing table has.
+// DHTPeers returns the number of peers in the DHT's routing table.
 func (n *Network) DHTPeers() int { return n.dht.RoutingTable().Size() }
 
-// KnownOffers is how many offers of others are known.
+// KnownOffers returns the number of known offers of other peers.
 func (n *Network) KnownOffers() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()

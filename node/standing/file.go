@@ -21,18 +21,19 @@ import (
 
 const (
 	saveEvery = 30 * time.Second
-	maxFile   = 2 << 20 // bytes; a full book has a quarter of it
+	maxFile   = 2 << 20 // bytes; a full book takes a quarter of it
 	maxWhy    = 120     // bytes
 )
 
-// file is the book as it is kept.
+// file is the stored form of the book.
 type file struct {
 	Since int               `json:"since_newcomer"`
 	Peers map[string]*entry `json:"peers"`
 }
 
-// Open reads the book from a file, which need not exist; with "" it is kept in
-// memory alone. A file that cannot be read is begun anew, and the log is told.
+// Open reads the book from a file, which need not exist; with path "" the book
+// is kept only in memory. A file that cannot be read is replaced by a new book,
+// with a warning in the log.
 func Open(path string, log *slog.Logger) *Book {
 	b := &Book{path: path, log: log, peers: map[peer.ID]*entry{}, answers: map[answerKey]answer{}, saved: time.Now()}
 	if path == "" {
@@ -44,12 +45,12 @@ func Open(path string, log *slog.Logger) *Book {
 		_ = f.Close()
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		log.Warn("what was seen of peers cannot be read and is begun anew", "file", path, "error", err)
+		log.Warn("the record of peers cannot be read; starting a new one", "file", path, "error", err)
 	}
 	return b
 }
 
-// read fills an empty book. What makes no sense in it is left out.
+// read fills an empty book, skipping invalid entries.
 func (b *Book) read(r io.Reader) error {
 	raw, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err != nil {
@@ -76,8 +77,8 @@ func (b *Book) read(r io.Reader) error {
 	return nil
 }
 
-// mend makes an entry one that could have been written. Its times are past: a
-// clock that was set back would else keep marks for ever.
+// mend clamps an entry's values to valid ones. Its times must be past: if the
+// clock was set back, marks would otherwise never decay.
 func (e *entry) mend(now time.Time) {
 	past := func(t time.Time) time.Time {
 		if t.After(now) {
@@ -115,7 +116,7 @@ func (b *Book) trim(now time.Time) {
 		}
 		list = append(list, named{id, e})
 	}
-	slices.SortFunc(list, func(x, y named) int { // who is forgotten first comes first
+	slices.SortFunc(list, func(x, y named) int { // those to be forgotten first come first
 		return cmp.Or(cmp.Compare(min(1, x.Done), min(1, y.Done)), y.Since.Compare(x.Since), cmp.Compare(x.Work, y.Work))
 	})
 	for _, x := range list[:max(0, len(list)-maxPeers)] {
@@ -123,10 +124,12 @@ func (b *Book) trim(now time.Time) {
 	}
 }
 
-// Close writes the book for the next start. Errors are the file's.
+// Close writes the book for the next start. Errors are those of writing the
+// file.
 func (b *Book) Close() error { return b.save(0) }
 
-// save writes the file, whole or not at all, if it was last written so long ago.
+// save writes the file atomically, unless the last write was less than every
+// ago.
 func (b *Book) save(every time.Duration) error {
 	b.writing.Lock()
 	defer b.writing.Unlock()
@@ -138,13 +141,13 @@ func (b *Book) save(every time.Duration) error {
 		err = files.Replace(b.path, raw, 0o600)
 	}
 	if err != nil {
-		b.log.Warn("what was seen of peers cannot be kept", "error", err)
-		return fmt.Errorf("keeping what was seen of peers: %w", err)
+		b.log.Warn("the record of peers cannot be written", "error", err)
+		return fmt.Errorf("writing the record of peers: %w", err)
 	}
 	return nil
 }
 
-// page is what the file is to have; nil if there is nothing to write now.
+// page returns the file's new content, or nil if there is nothing to write now.
 func (b *Book) page(every time.Duration) ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// Fault is what a peer did wrong.
+// Fault is a kind of misbehaviour of a peer.
 type Fault int
 
 // The faults.
@@ -23,73 +23,74 @@ const (
 
 func (f Fault) String() string { return [...]string{"failed", "slow", "lied"}[f] }
 
-// halfLife is the time after which half of a mark is left.
+// halfLife is the half-life of a mark.
 var halfLife = [faults]time.Duration{Failed: 5 * time.Minute, Slow: 10 * time.Minute, Lied: 12 * time.Hour}
 
 const (
-	// Fresh is how long an answer of a span says that it answers.
+	// Fresh is how long an answer proves that a span is working.
 	Fresh = 10 * time.Minute
 
 	maxPeers   = 1024
 	maxAnswers = 4096
-	mostMarks  = 8                   // of one kind; more do not count
-	turns      = 10                  // one session in so many may go over a newcomer
+	mostMarks  = 8                   // per kind; more do not count
+	turns      = 10                  // one session in this many may use a newcomer
 	longUnseen = 30 * 24 * time.Hour // a peer that did no work is forgotten after this
 
-	leastRatio, mostRatio = 0.5, 1e4 // between what was seen and what was claimed
+	leastRatio, mostRatio = 0.5, 1e4 // limits of observed over claimed time
 
-	most = 1 << 30 // of what is counted
+	most = 1 << 30 // limit of the counters
 )
 
-// Standing is what is known of a peer.
+// Standing is what is known about a peer.
 type Standing struct {
 	Since  time.Time // first met; zero: never
-	Done   int       // sessions of this node's that went over it to the end
-	Failed int       // and those that it broke
-	Work   float64   // tokens of those sessions, prompts included
+	Done   int       // sessions of this node over the peer that ended well
+	Failed int       // sessions of this node that the peer broke
+	Work   float64   // tokens in the sessions that ended well, prompts included
 
-	// Decode and Prefill are what a block took for what it was claimed to take:
-	// 2 is twice as long. 0: not seen so far.
+	// Decode and Prefill are the observed time per block divided by the claimed
+	// time: 2 is twice as slow as claimed. 0: nothing observed yet.
 	Decode, Prefill float64
 
-	Marks [faults]float64 // what is left of them; 1 is a fresh one
-	Why   string          // of the last mark
+	Marks [faults]float64 // decayed sum per Fault; a fresh mark counts 1
+	Why   string          // reason of the last mark
 }
 
-// Part is what a peer claimed that its part of a session would take.
+// Part is the time that a peer claimed for its part of a session.
 type Part struct {
 	Peer    peer.ID
-	Decode  time.Duration // of each token
-	Prefill time.Duration // of the prompt
+	Decode  time.Duration // per token
+	Prefill time.Duration // for the whole prompt
 }
 
 // Run is a session that ended well.
 type Run struct {
-	Parts  []Part // of peers other than this node
+	Parts  []Part // of the peers other than this node
 	Tokens int    // of prompt and answer
 
-	// Decode is what a token took at these peers together, and Prefill the
-	// prompt, without the ways between them. 0: too little was seen.
+	// Decode is the time per token, and Prefill the time for the prompt, that
+	// these peers took together, without network latency between them. 0: too
+	// little was observed.
 	Decode, Prefill time.Duration
 }
 
-// Book is the record of all peers. Its zero value is not ready; see Open. It is
-// safe for concurrent use.
+// Book is the record of all peers. Open makes one; the zero value is not
+// usable. It is safe for concurrent use.
 type Book struct {
 	path string
 	log  *slog.Logger
 
-	writing sync.Mutex // of the file; taken before mu
+	writing sync.Mutex // serializes writes of the file; taken before mu
 
 	mu      sync.Mutex
 	peers   map[peer.ID]*entry
 	answers map[answerKey]answer
-	since   int // sessions since the last that went over a newcomer
+	since   int // sessions since the last one that used a newcomer
 	changed bool
 	saved   time.Time
 }
 
-// entry is a peer as the file has it.
+// entry is a peer's entry in the file.
 type entry struct {
 	Since   time.Time    `json:"since"`
 	Seen    time.Time    `json:"seen"`
@@ -102,13 +103,13 @@ type entry struct {
 	Why     string       `json:"why,omitempty"`
 }
 
-// mark is a sum of marks of one kind, as it was at a time.
+// mark is a sum of marks of one kind, as of some time.
 type mark struct {
 	Weight float64   `json:"weight,omitempty"`
 	At     time.Time `json:"at,omitzero"`
 }
 
-// left is what is left of it.
+// left returns the sum after decay until now.
 func (m mark) left(f Fault, now time.Time) float64 {
 	return m.Weight * math.Exp2(-float64(max(0, now.Sub(m.At)))/float64(halfLife[f]))
 }
@@ -118,18 +119,18 @@ type answerKey struct {
 	what string
 }
 
-// answer is a time in which a span answered again and again.
+// answer is a period in which a span kept answering.
 type answer struct{ first, last time.Time }
 
-// Meet takes note that a peer is there.
+// Meet notes that a peer is connected.
 func (b *Book) Meet(p peer.ID) {
 	b.mu.Lock()
 	b.of(p)
 	b.mu.Unlock()
-	_ = b.save(saveEvery) // has told the log
+	_ = b.save(saveEvery) // an error is in the log
 }
 
-// of gives a peer's entry. Called with mu held.
+// of returns a peer's entry, creating it if needed. Called with mu held.
 func (b *Book) of(p peer.ID) *entry {
 	now := time.Now().UTC().Truncate(time.Second)
 	e := b.peers[p]
@@ -146,7 +147,7 @@ func (b *Book) of(p peer.ID) *entry {
 	return e
 }
 
-// Mark takes note of a fault; why is for people.
+// Mark notes a fault of a peer; why is for people.
 func (b *Book) Mark(p peer.ID, f Fault, why string) {
 	b.mu.Lock()
 	e := b.of(p)
@@ -156,12 +157,12 @@ func (b *Book) Mark(p peer.ID, f Fault, why string) {
 	e.Why = clip(why)
 	b.changed = true
 	b.mu.Unlock()
-	if f == Lied { // the next start must know
-		_ = b.save(0) // has told the log
+	if f == Lied { // must survive a restart
+		_ = b.save(0) // an error is in the log
 	}
 }
 
-// Ran takes note of a session that ended well.
+// Ran notes a session that ended well.
 func (b *Book) Ran(r Run) {
 	b.mu.Lock()
 	b.learn(&r, r.Decode, func(p *Part) time.Duration { return p.Decode }, func(e *entry) *float64 { return &e.Decode })
@@ -173,11 +174,11 @@ func (b *Book) Ran(r Run) {
 		b.changed = true
 	}
 	b.mu.Unlock()
-	_ = b.save(saveEvery) // has told the log
+	_ = b.save(saveEvery) // an error is in the log
 }
 
-// learn has the peers' ratios follow what was seen of them together. Called with
-// mu held.
+// learn adjusts the peers' ratios towards what was observed of them together.
+// Called with mu held.
 func (b *Book) learn(r *Run, seen time.Duration, claimed func(*Part) time.Duration, of func(*entry) *float64) {
 	if seen <= 0 {
 		return
@@ -207,8 +208,8 @@ func (b *Book) learn(r *Run, seen time.Duration, claimed func(*Part) time.Durati
 	}
 }
 
-// Answered takes note that a span of a peer's gave a token. What names the model
-// and the span.
+// Answered notes that a span of a peer returned a token. what identifies the
+// model and the span.
 func (b *Book) Answered(p peer.ID, what string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -226,8 +227,8 @@ func (b *Book) Answered(p peer.ID, what string) {
 	b.answers[k] = a
 }
 
-// Answers tells since when a span of a peer's answers, and when it last did;
-// zero times if it never did.
+// Answers returns since when a span of a peer has been answering, and when it
+// last did; zero times if it never did.
 func (b *Book) Answers(p peer.ID, what string) (first, last time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -235,8 +236,8 @@ func (b *Book) Answers(p peer.ID, what string) (first, last time.Time) {
 	return a.first, a.last
 }
 
-// trimAnswers makes room: what is no longer fresh goes, and if all is, any.
-// Called with mu held.
+// trimAnswers makes room by removing answers that are no longer fresh, or if
+// all are fresh, an arbitrary one. Called with mu held.
 func (b *Book) trimAnswers(now time.Time) {
 	for k, a := range b.answers {
 		if now.Sub(a.last) > Fresh {
@@ -251,7 +252,7 @@ func (b *Book) trimAnswers(now time.Time) {
 	}
 }
 
-// Of tells what is known of a peer now.
+// Of returns what is known about a peer now.
 func (b *Book) Of(p peer.ID) Standing {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -267,24 +268,25 @@ func (b *Book) Of(p peer.ID) Standing {
 	return s
 }
 
-// Since tells when a peer was first met; the zero time if never.
+// Since returns when a peer was first met, or the zero time.
 func (b *Book) Since(p peer.ID) time.Time { return b.Of(p).Since }
 
-// Due says that the next session may go over a newcomer.
+// Due reports whether the next session may use a newcomer.
 func (b *Book) Due() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.since >= turns-1
 }
 
-// Count takes note of a session that goes over no newcomer.
+// Count notes a session that uses no newcomer.
 func (b *Book) Count() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.since, b.changed = min(turns, b.since+1), true
 }
 
-// Explore takes the newcomers' turn; false if another session has taken it.
+// Explore takes the newcomers' turn; it returns false if another session has
+// taken it.
 func (b *Book) Explore() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 	"github.com/multiformats/go-multihash"
 )
 
-// name is the peer ID of peer i: a valid one, though of no key.
+// name returns the peer ID of peer i: a valid one, though of no key.
 func name(i int) peer.ID {
 	mh, err := multihash.Sum(fmt.Appendf(nil, "peer %d", i), multihash.SHA2_256, -1)
 	if err != nil {
@@ -37,7 +37,7 @@ func ran(b *Book, claimed, seen time.Duration, peers ...peer.ID) {
 	b.Ran(r)
 }
 
-// What was seen is there after a restart, and marks have faded meanwhile.
+// The record survives a restart, and marks decay in the meantime.
 func TestKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "standing.json")
@@ -77,7 +77,8 @@ func TestKept(t *testing.T) {
 	})
 }
 
-// What a route took beyond all claims is laid to the one of whom least is known.
+// The time of a route beyond all claims is attributed to the peer with the
+// least known history.
 func TestBlame(t *testing.T) {
 	b := open(t, "")
 	for range 20 {
@@ -98,7 +99,7 @@ func TestBlame(t *testing.T) {
 	}
 }
 
-// Ten thousand made-up peers push out neither who has worked nor who has been
+// Ten thousand made-up peers evict neither peers that have worked nor those
 // known for long.
 func TestMadeUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -141,7 +142,7 @@ func TestMadeUp(t *testing.T) {
 	})
 }
 
-// A span answers since it began to, without a long pause.
+// A span has been answering since it began to, without a long pause.
 func TestAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := open(t, "")
@@ -167,8 +168,8 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-// Whatever the file has, there is no panic, and what is read makes sense and can
-// be written again.
+// Whatever the file contains, there is no panic, and what is read is valid and
+// can be written again.
 func FuzzRead(f *testing.F) {
 	b := open(f, filepath.Join(f.TempDir(), "standing.json"))
 	ran(b, 1, 2, name(1))

@@ -21,33 +21,33 @@ import (
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
-// AddOptions say how to import a model.
+// AddOptions are the options of an import.
 type AddOptions struct {
-	Name      string         // what to call it; "": after the file
-	Span      *protocol.Span // keep only what this span needs; nil: all
-	Transient bool           // the source goes away: do not remember it as an origin
-	Listed    bool           // a catalogue of others names the source, not a person: it is read from public addresses only
-	Pin       bool           // protect what is kept from the quota
-	Expect    Expect         // what is known of the source beforehand
-	Progress  func(done, total int64)
+	Name      string                  // name of the model here; "": derived from the file's
+	Span      *protocol.Span          // keep only what this span needs; nil: everything
+	Transient bool                    // the source will disappear: do not remember it as an origin
+	Listed    bool                    // the source was named by a catalogue, not by a person: read it from public addresses only
+	Pin       bool                    // protect what is kept from the quota
+	Expect    Expect                  // what is known about the source beforehand
+	Progress  func(done, total int64) // in bytes of the source; may be nil
 }
 
-// Expect is what an import must turn out to be. Nothing comes into the store
-// that is anything else.
+// Expect is what an import must turn out to be. Anything else is refused and
+// never enters the store.
 type Expect struct {
-	ID     cid.Cid  // the manifest's; undefined: any
-	Size   int64    // bytes of all parts; 0: any
-	Sha256 [][]byte // of each part; none: any
+	ID     cid.Cid  // CID of the manifest; undefined: any
+	Size   int64    // bytes of all parts together; 0: any
+	Sha256 [][]byte // one hash per part; empty: any
 }
 
-// begins holds what the headers, and the origins' answers, tell against what
-// is expected: before anything is fetched for nothing.
+// begins compares the headers, and what the origins report, with what is
+// expected, before any of the weights are fetched.
 func (e *Expect) begins(im *importer) error {
 	if n := im.man.Size(); e.Size > 0 && n != e.Size {
-		return fmt.Errorf("%w: %s has %d bytes, and %d were expected: it is another file", ErrSource, shown(im.src.parts[0]), n, e.Size)
+		return fmt.Errorf("%w: %s has %d bytes where %d were expected: it is another file", ErrSource, shown(im.src.parts[0]), n, e.Size)
 	}
 	if len(e.Sha256) > 0 && len(e.Sha256) != len(im.parts) {
-		return fmt.Errorf("%w: %s is of %d parts, and %d were expected", ErrSource, shown(im.src.parts[0]), len(im.parts), len(e.Sha256))
+		return fmt.Errorf("%w: %s has %d parts where %d were expected", ErrSource, shown(im.src.parts[0]), len(im.parts), len(e.Sha256))
 	}
 	for i, p := range im.parts {
 		if told := p.rest.Sha256(); told != nil {
@@ -59,7 +59,7 @@ func (e *Expect) begins(im *importer) error {
 	return nil
 }
 
-// file holds one part's hash against the expected one.
+// file compares one part's hash with the expected one.
 func (e *Expect) file(im *importer, i int, sum []byte) error {
 	if len(e.Sha256) == 0 || bytes.Equal(sum, e.Sha256[i]) {
 		return nil
@@ -68,9 +68,12 @@ func (e *Expect) file(im *importer, i int, sum []byte) error {
 }
 
 // Add imports a model from a path, an http(s) URL, or hf:owner/repo/file.gguf.
-// The whole source is read once, for its hashes; what the span does not need
-// is not kept. Nothing is visible before all of it is there, and nothing is
-// left behind if it fails. A model that is there already gains what it lacked.
+// It reads the whole source once, to hash it, and keeps only what the span
+// needs. Nothing is visible until all of it is stored, and nothing is left
+// behind if the import fails. If the model is already in the store, it gains
+// what it was missing. Errors wrap ErrSource (the source cannot be read, or is
+// not what Expect says), gguf.ErrFormat, ErrSpan, ErrFull, that of
+// Options.Check, or ctx's.
 //
 //	headers -> layout, checks -> [read a leaf -> hash it -> write it] ... -> DAGs, manifest -> rename
 //	                                  \-> hash the file
@@ -123,7 +126,7 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 	return m, needs(err, coming)
 }
 
-// needs says after a disk was filled how much it should have had.
+// needs adds to a full disk's error how many bytes the model takes in all.
 func needs(err error, bytes int64) error {
 	if errors.Is(err, ErrFull) {
 		return fmt.Errorf("%w; it takes %s in all", err, SizeText(bytes))
@@ -131,15 +134,14 @@ func needs(err error, bytes int64) error {
 	return err
 }
 
-// adopt makes a model of a finished import, or adds it to the one that is
-// there.
+// adopt turns a finished import into a model, or adds it to the existing one.
 func (s *Store) adopt(im *importer, tmp string) (*Model, error) {
 	raw, id, err := im.man.Encode()
 	if err != nil {
 		return nil, err
 	}
 	if want := im.opt.Expect.ID; want.Defined() && !want.Equals(id) {
-		return nil, fmt.Errorf("%w: %s is model %s, and %s was expected: it is another file", ErrSource, shown(im.src.parts[0]), id, want)
+		return nil, fmt.Errorf("%w: %s is model %s, but %s was expected: it is another file", ErrSource, shown(im.src.parts[0]), id, want)
 	}
 	m, done := s.take(id)
 	if m == nil {
@@ -182,12 +184,12 @@ type importer struct {
 	base  []int64
 	lay   []shard
 	keep  map[int]bool
-	out   *os.File // laid out as the model's data file
+	out   *os.File // has the layout of the model's data file
 	done  int64    // bytes read
 	nodes map[cid.Cid][]byte
 }
 
-// part is one file of the source: its header, already read, and the rest.
+// part is one file of the source: its parsed header and a reader for the rest.
 type part struct {
 	head []byte
 	rest reader
@@ -202,8 +204,8 @@ func (im *importer) close() {
 	}
 }
 
-// layOut reads the headers and assigns every byte to a shard. Whatever can be
-// refused is refused here, before anything is written.
+// layOut reads the headers and assigns every byte to a shard. Everything that
+// can be refused is refused here, before anything is written.
 func (im *importer) layOut(check func(md interface{ Value(key string) any }) error) error {
 	var first *gguf.Header
 	var lay *layout
@@ -235,7 +237,7 @@ func (im *importer) layOut(check func(md interface{ Value(key string) any }) err
 	if im.man, err = lay.manifest(first); err != nil {
 		return err
 	}
-	raw, _, err := im.man.Encode() // as long as the final one, so it tells whether peers would take that
+	raw, _, err := im.man.Encode() // as long as the final one, so this checks whether peers would accept it
 	if err == nil {
 		_, err = protocol.DecodeManifest(raw)
 	}
@@ -269,23 +271,23 @@ func (im *importer) readHeader(i int) (*gguf.Header, error) {
 	h, err := gguf.Read(io.TeeReader(r, &head), r.Size())
 	p.head = head.Bytes()
 	if len(im.src.parts) > 1 {
-		r.Rest() // thousands of parts must not keep thousands of connections
+		r.Rest() // a model of thousands of parts must not hold thousands of connections open
 	}
 	return h, err
 }
 
-// splitCheck holds a part of a split model to what its own header says.
+// splitCheck compares a split model's part with what its own header says.
 func splitCheck(h *gguf.Header, i, n int) error {
 	if count, ok := h.Uint("split.count"); ok && count > 0 && int(min(count, 1<<20)) != n {
-		return fmt.Errorf("%w: it is one of %d parts, and its name one of %d; keep the names that the parts came with", gguf.ErrFormat, count, n)
+		return fmt.Errorf("%w: its header says %d parts and its name says %d; keep the parts' original names", gguf.ErrFormat, count, n)
 	}
 	if no, ok := h.Uint("split.no"); ok && n > 1 && int(min(no, 1<<20)) != i {
-		return fmt.Errorf("%w: it is part %d, and its name says %d; keep the names that the parts came with", gguf.ErrFormat, no+1, i+1)
+		return fmt.Errorf("%w: its header says part %d and its name says %d; keep the parts' original names", gguf.ErrFormat, no+1, i+1)
 	}
 	return nil
 }
 
-// read hashes everything and keeps what is to be kept.
+// read hashes everything and writes what is to be kept.
 func (im *importer) read() error {
 	for i := range im.lay {
 		im.lay[i].leaves = make([]digest, len(im.lay[i].held))
@@ -319,13 +321,13 @@ func (im *importer) read() error {
 	return nil
 }
 
-// piece is a run of one file, and whose it is.
+// piece is a range of one file and the shard that it belongs to.
 type piece struct {
 	shard int
 	run
 }
 
-// pieces lists a file's runs in the order in which they are read.
+// pieces returns a file's ranges in reading order.
 func (im *importer) pieces(file int) []piece {
 	var out []piece
 	for i, s := range im.man.Shards {
@@ -358,7 +360,7 @@ func (im *importer) readFile(file int) error {
 			buf := whole.buffer(int(min(pc.length-off, protocol.LeafSize)))
 			if _, err := io.ReadFull(r, buf); err != nil {
 				if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-					err = errors.New("it ended early; was it changed meanwhile?")
+					err = errors.New("it ended early; did it change during the import?")
 				}
 				return fmt.Errorf("%w: %s: %w", ErrSource, shown(im.src.parts[file]), err)
 			}
@@ -381,14 +383,14 @@ func (im *importer) readFile(file int) error {
 	p.rest.Close()
 	p.head = nil
 	if want := p.rest.Sha256(); want != nil && !bytes.Equal(want, im.man.Files[file].Sha256) {
-		return fmt.Errorf("%w: %s: what came has sha256 %x, the origin says %x; it was damaged on its way: try again", ErrSource,
+		return fmt.Errorf("%w: %s: the bytes received have sha256 %x and the origin says %x; they were damaged on the way: try again", ErrSource,
 			shown(im.src.parts[file]), im.man.Files[file].Sha256, want)
 	}
 	return im.opt.Expect.file(im, file, im.man.Files[file].Sha256)
 }
 
-// writeBooks completes the directory of a new model: nodes and journal, all
-// on disk before the model becomes visible.
+// writeBooks completes a new model's directory with its nodes and journal, all
+// synced to disk before the model becomes visible.
 func (im *importer) writeBooks(dir string) error {
 	var nodes []byte
 	for _, c := range slices.SortedFunc(maps.Keys(im.nodes), func(a, b cid.Cid) int { return bytes.Compare(a.Bytes(), b.Bytes()) }) {
@@ -399,7 +401,7 @@ func (im *importer) writeBooks(dir string) error {
 		files.Replace(filepath.Join(dir, "journal"), heldRecords(im.lay), 0o644))
 }
 
-// merge gives a model that was there already what the import has and it lacks.
+// merge adds to an existing model what it is missing and the import has.
 func (im *importer) merge(m *Model) error {
 	m.mu.Lock()
 	for _, raw := range im.nodes {
@@ -437,8 +439,8 @@ func (im *importer) merge(m *Model) error {
 	return m.Sync()
 }
 
-// asyncHash hashes a file in another goroutine than the one that reads it and
-// hashes its leaves; three buffers go round.
+// asyncHash hashes a file in a second goroutine while the first reads it and
+// hashes its leaves. Three buffers circulate between the two.
 type asyncHash struct {
 	h     hash.Hash
 	full  chan []byte

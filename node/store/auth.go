@@ -5,10 +5,10 @@ import (
 	"os"
 )
 
-// Authorize gives a request for an origin the user's Hugging Face token, if
-// its host may see that.
+// Authorize adds the user's Hugging Face token to a request for an origin, if
+// the token may be sent to its host.
 func Authorize(req *http.Request) {
 	if token := os.Getenv("HF_TOKEN"); token != "" && trusted(req.URL) {
-		req.Header.Set("Authorization", "Bearer "+token) // not passed on to other hosts by redirects
+		req.Header.Set("Authorization", "Bearer "+token) // redirects do not pass it on to other hosts
 	}
 }

@@ -28,8 +28,8 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// The test binary is also the process that is killed, or that runs out of
-// disk: SHOAL_STORE_CHILD names what it does.
+// The test binary is also the process that is killed or runs out of disk:
+// SHOAL_STORE_CHILD names its task.
 func TestMain(m *testing.M) {
 	what := os.Getenv("SHOAL_STORE_CHILD")
 	if what == "" {
@@ -68,8 +68,8 @@ func launch(t testing.TB, cmd *exec.Cmd, what string) *bufio.Scanner {
 	return bufio.NewScanner(out)
 }
 
-// work is what is killed: one of five operations on a model, from a source
-// that counts. prepare makes the state that it begins with.
+// work is the task to kill: one of five operations on a model, from a source
+// that counts. prepare creates its initial state.
 type work struct {
 	dir, file, source string // the store; the model as a file, and as blocks over HTTP
 	id                cid.Cid
@@ -144,7 +144,8 @@ func (w *work) do(s *Store, op string) error {
 		_, err := s.GC(GCOptions{Unused: true})
 		return err
 	}
-	// What is served changes: what it needs comes, what only the other needed goes.
+	// The served span changes: what the new one needs is fetched, what only the
+	// old one needed is dropped.
 	from, to := protocol.Span{From: 0, To: 4}, protocol.Span{From: 3, To: 6}
 	if m.Whole(m.man.ShardsFor(to)) {
 		from, to = to, from
@@ -166,7 +167,7 @@ func (w *work) drop(m *Model, shards []int) error {
 	return nil
 }
 
-// pull brings shards from the source, and names each leaf once it was
+// pull fetches shards from the source, and prints each leaf once it has been
 // acknowledged.
 func (w *work) pull(m *Model, shards []int) error {
 	for {
@@ -213,7 +214,7 @@ func (w *work) fetch(c cid.Cid) ([]byte, error) {
 	return io.ReadAll(resp.Body)
 }
 
-// childWork does an operation again and again until it is killed.
+// childWork repeats an operation until it is killed.
 func childWork(args []string) error {
 	w := &work{dir: args[1], file: args[2], source: args[3], id: cid.MustParse(args[4])}
 	w.said = func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
@@ -238,9 +239,9 @@ func childWork(args []string) error {
 	}
 }
 
-// A process that is killed at any instant leaves a store that opens, is right,
-// and goes on: what was acknowledged is not fetched again. SHOAL_KILLS says how
-// often, SHOAL_SEED with which numbers.
+// A process killed at any instant leaves a store that opens, is correct, and
+// continues: what was acknowledged is not fetched again. SHOAL_KILLS is the
+// number of kills, SHOAL_SEED the seed of their times.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -324,8 +325,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// afterKill opens the store that a killed process left, and finishes what that
-// was at.
+// afterKill opens the store that a killed process left, and completes its
+// operation.
 func afterKill(t *testing.T, w *work, op string, acked map[string]bool, count func(string) int) {
 	t.Helper()
 	s, err := Open(w.dir, Options{})
@@ -394,8 +395,8 @@ func afterKill(t *testing.T, w *work, op string, acked map[string]bool, count fu
 	}
 }
 
-// childLimit imports under a limit on the size of files, which fails writes
-// as a full disk does, in the middle of the data.
+// childLimit imports with a limit on file sizes, which makes writes fail in the
+// middle of the data as a full disk does.
 func childLimit(args []string) error {
 	signal.Ignore(syscall.SIGXFSZ)
 	limit, err := strconv.ParseUint(args[2], 10, 64)
@@ -425,8 +426,8 @@ func TestFileLimit(t *testing.T) {
 	}
 }
 
-// childMemory imports a file and checks it, and says how much memory that
-// took at most, in KiB: before and after.
+// childMemory imports and checks a file, and prints the peak memory in KiB
+// before and after.
 func childMemory(args []string) error {
 	peak := func() (n int) {
 		raw, _ := os.ReadFile("/proc/self/status")
@@ -450,7 +451,7 @@ func childMemory(args []string) error {
 	return s.Close()
 }
 
-// Import and check run in the memory of a few leaves, however long the file.
+// Import and check need the memory of a few leaves, however long the file.
 func TestMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes over a second")

@@ -13,13 +13,13 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// A shard is a UnixFS file after the profile UnixFS_v1_2025: raw leaves of at
-// most 1 MiB, sha2-256, nodes of up to 1024 links, balanced. The one liberty is
-// that a leaf ends where its extent does, so not every leaf but the last is
-// full; UnixFS names each size.
+// A shard is a UnixFS file following the profile UnixFS_v1_2025: raw leaves of
+// at most 1 MiB, sha2-256, nodes with up to 1024 links, balanced. It differs in
+// one respect: a leaf ends where its extent does, so leaves other than the last
+// may be short too; UnixFS records the size of each.
 const dagWidth = 1024
 
-// maxNode is more than any node with dagWidth links takes, in bytes.
+// maxNode is an upper bound on the bytes of a node with dagWidth links.
 const maxNode = 256 << 10
 
 var (
@@ -27,18 +27,19 @@ var (
 	nodePrefix = cid.Prefix{Version: 1, Codec: cid.DagProtobuf, MhType: multihash.SHA2_256, MhLength: sha256.Size}
 )
 
-// digest is a leaf's CID without the parts that are the same for all leaves.
+// digest is a leaf's CID without the parts that all leaves share.
 type digest [sha256.Size]byte
 
 func (d digest) cid() cid.Cid {
 	mh, err := multihash.Encode(d[:], multihash.SHA2_256)
 	if err != nil {
-		panic(err) // SHA2-256 is always there
+		panic(err) // SHA2-256 is always available
 	}
 	return cid.NewCidV1(cid.Raw, mh)
 }
 
-// digestOf gives a leaf's digest; false if c is not of a leaf's form.
+// digestOf returns a leaf's digest; false if c does not have the form of a
+// leaf's CID.
 func digestOf(c cid.Cid) (d digest, ok bool) {
 	if !c.Defined() || c.Prefix() != leafPrefix {
 		return d, false
@@ -48,14 +49,14 @@ func digestOf(c cid.Cid) (d digest, ok bool) {
 	return d, true
 }
 
-// link is a leaf, or a subtree.
+// link refers to a leaf or a subtree.
 type link struct {
 	c    cid.Cid
-	size uint64 // of the file's bytes below
-	tree uint64 // of the encoded bytes below
+	size uint64 // file bytes below it
+	tree uint64 // encoded bytes below it
 }
 
-// buildDAG makes the nodes over leaves. A single leaf is its own root.
+// buildDAG builds the nodes above the leaves. A single leaf is its own root.
 func buildDAG(leaves []link) (root cid.Cid, nodes map[cid.Cid][]byte, err error) {
 	nodes = map[cid.Cid][]byte{}
 	for level := leaves; ; {
@@ -103,9 +104,9 @@ func buildNode(children []link) (link, []byte, error) {
 	return out, raw, nil
 }
 
-// walkDAG lists a shard's leaves from the nodes that are known, and the nodes
-// that are lacking. The manifest tells how many leaves there are and how long
-// each is; a DAG of another shape is refused.
+// walkDAG returns a shard's leaves as far as the known nodes list them, and the
+// CIDs of the missing nodes. The manifest determines the number of leaves and
+// their sizes; a DAG of any other shape is protocol.ErrManifest.
 func walkDAG(root cid.Cid, n int, size func(leaf int) int, node func(cid.Cid) []byte) (leaves []digest, lacking []cid.Cid, err error) {
 	bad := func(c cid.Cid, format string, args ...any) error {
 		return fmt.Errorf("%w: shard node %s %s", protocol.ErrManifest, c, fmt.Sprintf(format, args...))
@@ -118,7 +119,7 @@ func walkDAG(root cid.Cid, n int, size func(leaf int) int, node func(cid.Cid) []
 		return []digest{d}, nil, nil
 	}
 	at := 0
-	var walk func(c cid.Cid, most int) error // most: leaves that a full node at this depth has below it
+	var walk func(c cid.Cid, most int) error // most: leaves below a full node at this depth
 	walk = func(c cid.Cid, most int) error {
 		if c.Prefix() != nodePrefix {
 			return bad(c, "is of another kind")

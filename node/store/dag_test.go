@@ -31,8 +31,8 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// A shard whose leaves are all full is the very UnixFS file that any other
-// implementation makes of the same bytes with the profile's settings.
+// A shard whose leaves are all full is identical to the UnixFS file that any
+// other implementation makes of the same bytes with the profile's settings.
 func TestDAGIsUnixFS(t *testing.T) {
 	for _, n := range []int{1, 2, 1023, 1024, 1025, 2048, 3000} {
 		const leaf = 100 // the shape does not depend on it
@@ -75,8 +75,8 @@ func randomLinks(rng *rand.Rand, n int) (links []link, digests []digest) {
 	return links, digests
 }
 
-// What buildDAG makes, walkDAG reads, and it asks for exactly the nodes that
-// it lacks.
+// walkDAG reads what buildDAG makes, and asks for exactly the nodes that are
+// missing.
 func TestDAGRoundTrip(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -116,7 +116,7 @@ func TestDAGRoundTrip(t *testing.T) {
 	}
 }
 
-// A peer's nodes are what its hash says, and may still be anything.
+// A peer's nodes match their hashes but may have any content.
 func TestDAGRefused(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
 	links, _ := randomLinks(rng, 5)
@@ -188,7 +188,7 @@ func FuzzWalkDAG(f *testing.F) {
 	})
 }
 
-// A model's directory as a hostile disk may leave it.
+// A model's directory as a corrupted disk may leave it.
 func FuzzJournal(f *testing.F) {
 	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	dir := f.TempDir()
@@ -239,13 +239,12 @@ func FuzzJournal(f *testing.F) {
 	})
 }
 
-// smallFile is a model of which little is to be read again and again.
+// smallFile is a small model for tests that read it many times.
 func smallFile(f *testing.F) string {
 	return writeFile(f, "small.gguf", synth(rand.New(rand.NewPCG(8, 8)), 1, 0.01))
 }
 
-// What a node knows of a model besides its manifest, as anybody may have
-// written it: nothing of the model is lost by it.
+// record.json may contain anything; none of it loses data of the model.
 func FuzzRecord(f *testing.F) {
 	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	s, err := Open(f.TempDir(), Options{})

@@ -4,12 +4,12 @@ package store
 
 import "golang.org/x/sys/unix"
 
-// FreeSpace is how many bytes the disk of a directory or file has left for this
-// process; -1 if it does not tell.
+// FreeSpace returns how many bytes the disk that holds path has free for this
+// process, or -1 if that is unknown.
 func FreeSpace(path string) int64 {
 	var st unix.Statfs_t
 	if unix.Statfs(path, &st) != nil || st.Blocks == 0 {
 		return -1
 	}
-	return int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // not on every system
+	return int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // not redundant on every system
 }

@@ -2,5 +2,5 @@
 
 package store
 
-// FreeSpace is not known here.
+// FreeSpace returns -1: it is not implemented on this system.
 func FreeSpace(string) int64 { return -1 }

@@ -8,9 +8,9 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// checkAllocated holds what a model takes on disk to what it holds: less than
-// 1 % more, besides what rounding to the disk's blocks costs where stretches of
-// held bytes end, and its small files.
+// checkAllocated compares what a model takes on disk with what it holds: less
+// than 1 % more, apart from rounding to the disk's blocks at the ends of held
+// stretches, and small files.
 func checkAllocated(t testing.TB, m *Model) {
 	t.Helper()
 	st, err := m.data.Stat()
@@ -28,8 +28,8 @@ func checkAllocated(t testing.TB, m *Model) {
 	}
 }
 
-// Whatever is dropped in whatever order, what remains takes what it holds: also
-// where shards share blocks of the disk with their neighbours.
+// Whatever is dropped in whatever order, the rest takes only what it holds,
+// even where shards share blocks of the disk with their neighbours.
 func TestAllocated(t *testing.T) {
 	if _, err := os.Stat("/proc/self"); err != nil {
 		t.Skip("holes are made on Linux alone")
@@ -56,7 +56,7 @@ func TestAllocated(t *testing.T) {
 		if err := m.StageFile(t.Context(), m.man.All(), nil, func(string) error { return nil }); err == nil {
 			checkAllocated(t, m)
 		}
-		// What lies there without being held, as after a crash.
+		// Allocated but not held, as after a crash.
 		if err := m.DropShards(m.Shards()); err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +75,7 @@ func TestAllocated(t *testing.T) {
 	}
 }
 
-// A span of a model takes its shards and less than 1 % more, whichever it is.
+// Every span of a model takes its shards and less than 1 % more.
 func TestSpanOnDisk(t *testing.T) {
 	if _, err := os.Stat("/proc/self"); err != nil {
 		t.Skip("holes are made on Linux alone")

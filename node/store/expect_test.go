@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// What the origin tells of a file, and what is known of it from elsewhere, is
-// held against what comes; what can be refused beforehand costs no transfer.
+// What the origin reports about a file, and what is known from elsewhere, is
+// compared with the bytes received; what can be refused beforehand costs no
+// transfer.
 func TestExpect(t *testing.T) {
 	raw, err := os.ReadFile(tiny)
 	if err != nil {
@@ -23,8 +24,8 @@ func TestExpect(t *testing.T) {
 	damaged := append([]byte{}, raw...)
 	damaged[len(damaged)-1] ^= 1
 	for name, c := range map[string]struct {
-		size  string // as the origin tells it
-		told  []byte // hash as the origin tells it; nil: none
+		size  string // as the origin reports it
+		told  []byte // hash as the origin reports it; nil: none
 		body  []byte
 		want  Expect
 		fails string
@@ -32,8 +33,8 @@ func TestExpect(t *testing.T) {
 	}{
 		"all agree":                {fmt.Sprint(len(raw)), sum[:], raw, Expect{Size: int64(len(raw)), Sha256: [][]byte{sum[:]}}, "", false},
 		"the origin tells nothing": {"", nil, raw, Expect{Sha256: [][]byte{sum[:]}}, "", false},
-		"damaged on its way":       {fmt.Sprint(len(raw)), sum[:], damaged, Expect{}, "damaged on its way", false},
-		"another length":           {"1000", nil, raw, Expect{}, "has 1000 bytes, and its storage sends", true},
+		"damaged on the way":       {fmt.Sprint(len(raw)), sum[:], damaged, Expect{}, "damaged on the way", false},
+		"another length":           {"1000", nil, raw, Expect{}, "has 1000 bytes but its storage sends", true},
 		"another hash is told":     {"", sum[:], raw, Expect{Sha256: [][]byte{wrong}}, "it is another file", true},
 		"another hash comes":       {"", nil, raw, Expect{Sha256: [][]byte{wrong}}, "it is another file", false},
 		"another size":             {"", nil, raw, Expect{Size: 5}, "5 were expected", true},

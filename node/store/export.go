@@ -12,8 +12,10 @@ import (
 )
 
 // Export writes the model's original file to path, or a split model's files
-// into the directory path, and checks their hashes on the way. No file is
-// visible before it is right. A partial holding is refused with a *Missing.
+// into the directory path, and checks their hashes while writing. No file is
+// visible before it has been checked. Errors are a *Missing if the model is not
+// held in full, ErrCorrupt if its bytes do not match its hashes, ErrFull, those
+// of package os, and ctx's.
 func (m *Model) Export(ctx context.Context, path string, progress func(done, total int64)) error {
 	if progress == nil {
 		progress = func(int64, int64) {}
@@ -27,7 +29,7 @@ func (m *Model) Export(ctx context.Context, path string, progress func(done, tot
 	if err := m.missing(m.Shards()); err != nil {
 		return err
 	}
-	name := slug(m.Name()) // which a peer may have chosen
+	name := slug(m.Name()) // a peer may have chosen it
 	if name == "" {
 		name = m.id.String()
 	}
@@ -35,7 +37,7 @@ func (m *Model) Export(ctx context.Context, path string, progress func(done, tot
 	isDir := err == nil && st.IsDir()
 	if n := len(m.man.Files); n > 1 && !isDir {
 		if err == nil {
-			return fmt.Errorf("the model has %d files; name a directory to export them to, %s is a file", n, path)
+			return fmt.Errorf("the model has %d files; name a directory to export them to; %s is a file", n, path)
 		}
 		if err := os.Mkdir(path, 0o755); err != nil {
 			return full(err)
@@ -101,8 +103,9 @@ func (m *Model) exportFile(ctx context.Context, to string, r io.Reader, sum []by
 	if !bytes.Equal(h.Sum(nil), sum) {
 		damaged, err := m.Verify(ctx, nil, true)
 		if err == nil {
-			// Each leaf is right and the whole is not: so the manifest is wrong.
-			err = errors.New("the leaves are right, the manifest's sha256 is not: whoever made it made a mistake, or lies")
+			// Each leaf is intact but the whole file is not, so the manifest is
+			// wrong.
+			err = errors.New("the leaves are intact but the manifest's sha256 is wrong: its author made a mistake, or lied")
 		}
 		return fmt.Errorf("%w: %d leaves: %w", ErrCorrupt, damaged, err)
 	}

@@ -22,11 +22,11 @@ import (
 
 func init() { children["full"] = childFull }
 
-// A full disk, for real: a process in a namespace of its own, where it may
-// mount a small one. Every write of every operation meets the end of the disk
-// once: the operation begins with 0, 1, 2 ... pages left. It says that the disk
-// is full, nothing that was there is lost, what needs no room works, and with
-// room the operation comes to its end.
+// A really full disk: a process in a namespace of its own mounts a small file
+// system. Every write of every operation hits the end of the disk once: the
+// operation starts with 0, 1, 2 ... pages left. It reports that the disk is
+// full, nothing stored is lost, operations that need no space work, and with
+// space the operation completes.
 func TestFullDisk(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes over a second")
@@ -60,10 +60,10 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// small is a disk that can be filled.
+// small is a file system that can be filled.
 type small struct{ dir string }
 
-// leave fills the disk but for so many pages.
+// leave fills the disk except for a number of pages.
 func (d small) leave(pages int) error {
 	d.empty()
 	var st unix.Statfs_t
@@ -75,15 +75,15 @@ func (d small) leave(pages int) error {
 
 func (d small) empty() { _ = os.Remove(filepath.Join(d.dir, "filler")) }
 
-// case of a full disk: what is prepared with room, and what then meets the end.
-// late is called by the operation when it is past the look at what fits.
+// A case of a full disk: prepare runs with space, then the operation runs out
+// of it. The operation calls late when it has checked the free space.
 type fullCase struct {
 	name    string
 	prepare func(s *Store) error
 	do      func(s *Store, late func()) error
 }
 
-// lateContext calls late whenever somebody looks whether it has ended, as long
+// lateContext calls late whenever somebody checks whether it has ended, as long
 // work does before each step.
 type lateContext struct {
 	context.Context
@@ -185,8 +185,8 @@ func childFull(args []string) error {
 	return errors.Join(fullAgain(disk, pull, model), fullDrop(disk, pull, model), tooLittle(disk, args[1], src.man))
 }
 
-// meetsEnd does an operation with so many pages left, and says whether that
-// was enough.
+// meetsEnd runs an operation with a number of pages left, and reports whether
+// they sufficed.
 func meetsEnd(disk small, c fullCase, pages int) (enough bool, err error) {
 	dir := filepath.Join(disk.dir, "store")
 	defer os.RemoveAll(dir)
@@ -259,8 +259,8 @@ func meetsEnd(disk small, c fullCase, pages int) (enough bool, err error) {
 	return first == nil, look("with room again")
 }
 
-// fullAgain loads what was loaded before on a disk that has no room any more,
-// also after a new start, and after GC.
+// fullAgain loads what was loaded before, on a disk without free space, also
+// after a restart and after GC.
 func fullAgain(disk small, pull func(*Store) error, model func(*Store) *Model) error {
 	dir := filepath.Join(disk.dir, "store")
 	defer os.RemoveAll(dir)
@@ -298,7 +298,7 @@ func fullAgain(disk small, pull func(*Store) error, model func(*Store) *Model) e
 	return nil
 }
 
-// fullDrop gives up shards on a disk that has no room for the records of it.
+// fullDrop drops shards on a disk that has no space to record it.
 func fullDrop(disk small, pull func(*Store) error, model func(*Store) *Model) error {
 	dir := filepath.Join(disk.dir, "store")
 	defer os.RemoveAll(dir)
@@ -348,8 +348,8 @@ func fullDrop(disk small, pull func(*Store) error, model func(*Store) *Model) er
 	return nil
 }
 
-// tooLittle asks for what does not fit: that is said before anything comes,
-// with how much more room it needs.
+// tooLittle requests more than fits: it is refused before any transfer, with
+// the number of bytes needed.
 func tooLittle(disk small, file string, man *protocol.Manifest) error {
 	defer disk.empty()
 	s, err := Open(filepath.Join(disk.dir, "store"), Options{})

@@ -17,7 +17,7 @@ import (
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
-// script is what a server does: bytes that choose.
+// script is a server's behaviour: bytes that make its choices.
 type script []byte
 
 func (s *script) next() int {
@@ -29,11 +29,11 @@ func (s *script) next() int {
 	return int(b)
 }
 
-// pick chooses one of a list.
+// pick chooses an element of a list.
 func pick[T any](s *script, list ...T) T { return list[s.next()%len(list)] }
 
-// shifty is a server that has two versions of a file, tells which is which, and
-// besides that answers as it likes.
+// shifty is a server that has two versions of a file, identifies them
+// correctly, and otherwise answers arbitrarily.
 type shifty struct {
 	*script
 	versions [2][]byte
@@ -86,8 +86,8 @@ func (s *shifty) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// FuzzHTTP: however a server answers, what is read is one version of the file,
-// whole, or an error; and nobody is asked for ever.
+// FuzzHTTP: however a server answers, the result is one complete version of the
+// file or an error, and requests end.
 func FuzzHTTP(f *testing.F) {
 	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	f.Add([]byte{40, 60, 1, 0, 0, 0, 2, 20, 0, 0, 2, 0})
@@ -127,8 +127,8 @@ func FuzzHTTP(f *testing.F) {
 	})
 }
 
-// FuzzLayout: of whatever header a manifest is made, it describes the whole file, of
-// which each byte has one place on disk, and is one that everybody else takes.
+// FuzzLayout: whatever header a manifest is made from, it describes the whole
+// file, each byte has one place on disk, and other nodes accept it.
 func FuzzLayout(f *testing.F) {
 	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	raw := synth(rand.New(rand.NewPCG(1, 2)), 2, 1)

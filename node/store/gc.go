@@ -10,31 +10,31 @@ import (
 	"strings"
 )
 
-// GCOptions say what GC is to drop besides what nothing names.
+// GCOptions say what GC drops besides unreferenced data.
 type GCOptions struct {
-	Unused bool // all shards that are neither pinned nor in use, not only those beyond the quota
-	DryRun bool // only say what would be freed
+	Unused bool // drop all shards that are neither pinned nor in use, not only those beyond the quota
+	DryRun bool // only report what would be freed
 }
 
-// Freed is what GC freed, or would.
+// Freed is what GC freed, or would free.
 type Freed struct {
-	Left    int64 // bytes that interrupted imports left
-	Gaps    int64 // bytes that lay allocated in models, and not held
+	Left    int64 // bytes left by interrupted imports
+	Gaps    int64 // bytes that were allocated in models but not held
 	Dropped []Dropped
 }
 
-// Dropped are shards of one model that were dropped.
+// Dropped lists the dropped shards of one model.
 type Dropped struct {
 	Model  *Model
 	Shards []int
 	Bytes  int64
 }
 
-// GC frees the disk space that nothing needs: what interrupted imports left,
-// what lies allocated and is not held, and the shards without a pin that exceed
-// the quota, the longest unused first. What is pinned or in use stays, and so do
-// headers and manifests. Errors are the disk's; what was freed until then stays
-// so.
+// GC frees disk space that nothing needs: leftovers of interrupted imports,
+// space that is allocated but not held, and the shards without a pin that
+// exceed the quota, least recently used first. Shards that are pinned or in use
+// stay, and so do headers and manifests. Errors are those of the disk; what was
+// freed before one stays freed.
 func (s *Store) GC(opt GCOptions) (*Freed, error) {
 	out := &Freed{}
 	dropped, err := s.gcShards(opt)
@@ -57,7 +57,7 @@ func (s *Store) GC(opt GCOptions) (*Freed, error) {
 	}
 	entries, e := os.ReadDir(s.modelsDir())
 	err = errors.Join(err, e)
-	s.mu.Lock() // what is listed now and has an owner is in tmp by now
+	s.mu.Lock() // any directory listed from now on that has an owner is in tmp by now
 	tmp := maps.Clone(s.tmp)
 	out.Left = s.swept
 	if !opt.DryRun {
@@ -80,7 +80,7 @@ func (s *Store) GC(opt GCOptions) (*Freed, error) {
 func (s *Store) gcShards(opt GCOptions) (dropped []candidate, err error) {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
-	list, _ := s.excess(0) // what is in use may exceed the quota alone
+	list, _ := s.excess(0) // shards in use may by themselves exceed the quota
 	if opt.Unused {
 		list, _ = s.droppable()
 	}
@@ -90,11 +90,12 @@ func (s *Store) gcShards(opt GCOptions) (dropped []candidate, err error) {
 	return s.dropAll(list, "that nothing needs")
 }
 
-// diskBlock is what most file systems count in; elsewhere a dry run guesses.
+// diskBlock is the block size of most file systems; where it differs, a dry
+// run's figures are estimates.
 const diskBlock = 4096
 
-// gc gives back what is allocated and not held, and writes the journal anew if
-// there is old matter in it. It says how much that was.
+// gc frees what is allocated but not held, and rewrites the journal if it has
+// outdated records. It returns how many bytes that freed.
 func (m *Model) gc(dry bool) (freed int64, err error) {
 	m.syncing.Lock()
 	defer m.syncing.Unlock()
@@ -124,7 +125,7 @@ func (m *Model) gc(dry bool) (freed int64, err error) {
 	err = m.punchGaps(nil)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e := m.compact(); e != nil && !errors.Is(e, ErrFull) { // then it stays as long as it is
+	if e := m.compact(); e != nil && !errors.Is(e, ErrFull) { // then the journal stays as it is
 		err = errors.Join(err, e)
 	}
 	if err != nil {

@@ -18,29 +18,29 @@ import (
 )
 
 const (
-	retries    = 5                // in a row, without a byte between them
-	retryPause = time.Second      // before the first retry, about
-	retryMost  = 5 * time.Second  // before any
-	stall      = 60 * time.Second // without a byte: the transfer has broken off
+	retries    = 5                // in a row, with no byte received in between
+	retryPause = time.Second      // mean pause before the first retry
+	retryMost  = 5 * time.Second  // longest pause before a retry
+	stall      = 60 * time.Second // without a byte: the transfer is considered broken
 )
 
-// httpReader reads a URL, going on with a range request where a transfer
-// breaks off. The bytes it gives are all of one version of the file: a
-// version that tells itself apart neither by tag nor by date is not resumed.
+// httpReader reads a URL, resuming with a range request where a transfer
+// breaks. All bytes that it returns are of one version of the file: a version
+// that neither an entity tag nor a date identifies is not resumed.
 type httpReader struct {
 	ctx    context.Context
 	url    string
 	client *http.Client
 	retry  backoff.Backoff
 
-	body     io.ReadCloser // nil: to be opened
-	idle     *time.Timer   // breaks a stalled transfer off
+	body     io.ReadCloser // nil: not open
+	idle     *time.Timer   // aborts a stalled transfer
 	at, size int64
 	etag     string
 	modified string
 	sha      []byte
-	told     int64 // the size that the origin tells; 0: none
-	failed   int   // tries in a row
+	told     int64 // size in bytes that the origin reports; 0: unknown
+	failed   int   // failed attempts in a row
 }
 
 func openHTTP(ctx context.Context, where string, over *way) (reader, error) {
@@ -57,8 +57,8 @@ func openHTTP(ctx context.Context, where string, over *way) (reader, error) {
 	}
 }
 
-// redirect notes the file's hash and size, which Hugging Face tells before it
-// sends on to its servers.
+// redirect notes the file's hash and size, which Hugging Face sends before it
+// redirects to its storage servers.
 func (h *httpReader) redirect(req *http.Request, via []*http.Request) error {
 	if req.Response != nil {
 		h.noteHash(req.Response.Header)
@@ -76,15 +76,15 @@ func (h *httpReader) noteHash(head http.Header) {
 	}
 }
 
-// permanent is an answer that another try would not change.
+// permanent is an error that a retry would not change.
 type permanent struct{ error }
 
 func (p permanent) Unwrap() error { return p.error }
 
-// connect asks for the file from the current position on.
+// connect requests the file from the current position on.
 func (h *httpReader) connect() error {
 	ctx, cancel := context.WithCancelCause(h.ctx)
-	idle := time.AfterFunc(stall, func() { cancel(fmt.Errorf("nothing came for %s", stall)) })
+	idle := time.AfterFunc(stall, func() { cancel(fmt.Errorf("no data for %s", stall)) })
 	give := func(err error) error {
 		idle.Stop()
 		cancel(nil)
@@ -92,7 +92,7 @@ func (h *httpReader) connect() error {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url, nil)
 	if err != nil {
-		return give(permanent{errors.New("it is no URL")})
+		return give(permanent{errors.New("it is not a URL")})
 	}
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("User-Agent", "shoal")
@@ -122,7 +122,7 @@ func (h *httpReader) connect() error {
 	return nil
 }
 
-// validator is what If-Range takes.
+// validator returns the value for If-Range.
 func (h *httpReader) validator() string {
 	if h.etag != "" && !strings.HasPrefix(h.etag, "W/") {
 		return h.etag
@@ -130,8 +130,8 @@ func (h *httpReader) validator() string {
 	return h.modified
 }
 
-// accept looks at an answer, and skips to the current position if the server
-// knows no ranges.
+// accept checks a response, and skips to the current position if the server
+// does not support ranges.
 func (h *httpReader) accept(resp *http.Response) error {
 	switch code := resp.StatusCode; {
 	case code == http.StatusOK, code == http.StatusPartialContent && h.at > 0:
@@ -145,11 +145,11 @@ func (h *httpReader) accept(resp *http.Response) error {
 	etag, modified := resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
 	if h.size < 0 {
 		if resp.ContentLength < 0 {
-			return permanent{errors.New("the server does not tell the file's size")}
+			return permanent{errors.New("the server does not report the file's size")}
 		}
 		h.noteHash(resp.Header)
 		if h.told > 0 && h.told != resp.ContentLength {
-			return permanent{fmt.Errorf("the origin says that it has %d bytes, and its storage sends %d; try again later", h.told, resp.ContentLength)}
+			return permanent{fmt.Errorf("the origin says that the file has %d bytes but its storage sends %d; try again later", h.told, resp.ContentLength)}
 		}
 		h.size, h.etag, h.modified = resp.ContentLength, etag, modified
 		return nil
@@ -166,14 +166,14 @@ func (h *httpReader) accept(resp *http.Response) error {
 	}
 	same := resp.ContentLength == h.size && etag == h.etag && modified == h.modified && (etag != "" || modified != "")
 	if !same {
-		return permanent{errors.New("the file changed during the transfer, or its server cannot resume one; try again")}
+		return permanent{errors.New("the file changed during the transfer, or its server cannot resume it; try again")}
 	}
 	_, err := io.CopyN(io.Discard, resp.Body, h.at)
 	return err
 }
 
-// another says that a tag, or a date where one has no tag, is another version's:
-// there are servers that take no notice of If-Range.
+// another reports whether a tag, or a date where there is no tag, belongs to
+// another version: some servers ignore If-Range.
 func (h *httpReader) another(etag, modified string) bool {
 	if etag != "" && h.etag != "" {
 		return etag != h.etag
@@ -181,7 +181,7 @@ func (h *httpReader) another(etag, modified string) bool {
 	return modified != "" && h.modified != "" && modified != h.modified
 }
 
-// trusted says whether a host may see the user's Hugging Face token.
+// trusted reports whether a host may receive the user's Hugging Face token.
 func trusted(u *url.URL) bool {
 	if e, err := url.Parse(hfEndpoint()); err == nil && u.Scheme == e.Scheme && u.Host == e.Host {
 		return true
@@ -223,14 +223,14 @@ func (h *httpReader) Read(b []byte) (int, error) {
 	}
 }
 
-// again waits before the next try, or says why there is none.
+// again waits before the next attempt, or returns the error if there is none.
 func (h *httpReader) again(err error) error {
 	if h.ctx.Err() != nil {
 		return context.Cause(h.ctx)
 	}
 	var p permanent
 	var dns *net.DNSError
-	never := h.size < 0 && (errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &dns) && dns.IsNotFound) // a slip of the pen, not a bad moment
+	never := h.size < 0 && (errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &dns) && dns.IsNotFound) // probably a typo, not a temporary failure
 	near := errors.Is(err, ErrNear)
 	if h.failed++; never || near || errors.As(err, &p) || h.failed > retries {
 		return fmt.Errorf("%w: %w", ErrSource, err)
@@ -257,7 +257,7 @@ func (h *httpReader) Close() error {
 	return nil
 }
 
-// cancelled ends its request when it is closed.
+// cancelled is a response body that cancels its request when closed.
 type cancelled struct {
 	io.ReadCloser
 	cancel func()

@@ -27,7 +27,7 @@ func readURL(t testing.TB, where string) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// origin is a server that misbehaves as it is told.
+// origin is a server with configurable misbehaviour.
 type origin struct {
 	body      []byte
 	chunk     int // break every answer off after so many bytes
@@ -137,8 +137,8 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
-// An import over HTTP goes on where a transfer broke off, and checks the hash
-// that the origin tells when it sends on to its storage.
+// An import over HTTP resumes a broken transfer, and checks the hash that the
+// origin sends when it redirects to its storage.
 func TestAddHTTP(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes over a second")
@@ -181,7 +181,7 @@ func TestAddHTTP(t *testing.T) {
 	}
 }
 
-// The user's token goes to the host it is for, and nowhere else.
+// The user's token is sent only to the host it is for.
 func TestToken(t *testing.T) {
 	t.Setenv("HF_TOKEN", "hf_topsecret")
 	t.Setenv("HF_ENDPOINT", "http://hub.example:8080")

@@ -13,32 +13,32 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Inspection is how a model on disk was found.
+// Inspection is the result of inspecting a model on disk.
 type Inspection struct {
 	ID, Name string
 	Dir      string
 	Blocks   int
-	Damaged  []string // shards of which leaves are damaged, or were and have not come again: header, embedding, block N, output
-	Leaves   int      // that are
+	Damaged  []string // names of shards with damaged leaves, including those not yet fetched again: header, embedding, block N, output
+	Leaves   int      // damaged leaves
 	Checked  int64    // bytes read
-	Held     int64    // bytes that are said to be held
+	Held     int64    // bytes held according to the journal
 	Pinned   bool     // as a whole or in part
-	Err      error    // it cannot be read at all
+	Err      error    // why it cannot be read at all
 
-	model *Model // nil if it cannot
+	model *Model // nil if Err is set
 }
 
-// Matches says that a setting means the model: by a name or CID, which may be cut
-// short, or by the file that it came from.
+// Matches reports whether a setting refers to the model: by a name or CID,
+// possibly shortened, or by the file that it came from.
 func (in *Inspection) Matches(setting string) bool {
 	return in.model != nil && in.model.match(filepath.Base(setting)) != protocol.MatchNone
 }
 
-// Inspect looks at a store's models without opening the store: it changes
-// nothing and needs no lock, so it works beside the daemon whose store it is. It
-// reads at most limit bytes of leaves (0: all), evenly from every model. It
-// returns ctx's error, or that of a directory that cannot be read; what is wrong
-// with a model is in its Inspection.
+// Inspect checks a store's models without opening the store: it changes nothing
+// and needs no lock, so it works beside the daemon that uses the store. It
+// reads at most limit bytes of leaves (0: all), spread evenly over the models.
+// It returns ctx's error, or that of a directory that cannot be read; what is
+// wrong with a model is in its Inspection.
 func Inspect(ctx context.Context, dir string, limit int64, progress func(done, total int64)) ([]Inspection, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, "models"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -71,7 +71,7 @@ func Inspect(ctx context.Context, dir string, limit int64, progress func(done, t
 		}
 		out = append(out, in)
 	}
-	every := int64(1) // check one leaf of so many
+	every := int64(1) // check one leaf in every so many
 	if limit > 0 && total > limit {
 		every = (total + limit - 1) / limit
 	}
@@ -93,7 +93,7 @@ func Inspect(ctx context.Context, dir string, limit int64, progress func(done, t
 	return out, nil
 }
 
-// peek opens a model for reading only.
+// peek opens a model read-only.
 func peek(dir string) (*Model, error) {
 	m, err := readModel(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -127,7 +127,7 @@ func (m *Model) scanHeld() {
 	})
 }
 
-// check hashes one of so many of the held leaves.
+// check hashes one in every so many of the held leaves.
 func (in *Inspection) check(ctx context.Context, m *Model, every int, read func(int64)) error {
 	buf := make([]byte, protocol.LeafSize)
 	n := 0
@@ -152,7 +152,7 @@ func (in *Inspection) check(ctx context.Context, m *Model, every int, read func(
 			if err == nil && s.leaves != nil && digest(sha256.Sum256(raw)) == s.leaves[leaf] {
 				continue
 			}
-			if m.scanHeld(); s.held[leaf] { // nobody has dropped it meanwhile
+			if m.scanHeld(); s.held[leaf] { // it was not dropped in the meantime
 				bad++
 			}
 		}
@@ -169,7 +169,7 @@ func (m *Model) shardName(i int) string {
 	return shardKey{s.Kind, s.Block}.String()
 }
 
-// Unpinned counts the bytes that the quota is about.
+// Unpinned returns the bytes that count against the quota.
 func (s *Store) Unpinned() (n int64) {
 	for _, m := range s.all() {
 		m.mu.RLock()
@@ -183,7 +183,8 @@ func (s *Store) Unpinned() (n int64) {
 	return n
 }
 
-// Names lists the names of a store's models, without opening the store.
+// Names returns the names of a store's models without opening the store. Errors
+// are those of reading the directory.
 func Names(dir string) (names []string) {
 	entries, _ := os.ReadDir(filepath.Join(dir, "models"))
 	for _, e := range entries {

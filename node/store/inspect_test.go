@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A store that is open, and whose lock is held, can be looked at; that changes
-// nothing, whatever is found.
+// A store that is open and locked can be inspected; that changes nothing,
+// whatever is found.
 func TestInspect(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)

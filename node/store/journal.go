@@ -12,25 +12,25 @@ import (
 	"github.com/shoalnet/shoal/node/files"
 )
 
-// The journal says which leaves are held. It is a list of records of 16
-// bytes: an operation, two numbers, and a checksum of the three, all
-// little-endian. A record that is torn or damaged ends the journal; what
-// stood behind it is fetched again.
+// The journal records which leaves are held. It is a sequence of 16-byte
+// records: an operation, two numbers, and a checksum of the three, all
+// little-endian. A torn or damaged record ends the journal; leaves that later
+// records named are fetched again.
 //
-// A leaf's record is written when its bytes have been written, so that a
-// killed process loses none that was acknowledged. Data and journal are synced
-// in batches, and then a record says up to where the journal can be believed
-// after a power cut; what it names beyond that is hashed again by open.
+// A leaf's record is written after its bytes, so that a killed process loses no
+// acknowledged leaf. Data and journal are synced in batches. After a batch, a
+// record states up to which offset the journal can be trusted after a power
+// cut; open hashes again the leaves that it names beyond that.
 const (
 	opHeld    = 1 // shard, leaf
 	opDropped = 2 // shard, leaf
-	opDurable = 3 // low and high half of a journal offset: all before it is on disk
-	opDamaged = 4 // shard, leaf: as opDropped, because its bytes were wrong
+	opDurable = 3 // low and high half of a journal offset: everything before it is on disk
+	opDamaged = 4 // shard, leaf: like opDropped, because its bytes were wrong
 )
 
 const (
 	recordSize = 16
-	syncEvery  = 64 // leaves: open has little more than 64 MiB to hash again
+	syncEvery  = 64 // leaves; so open hashes little more than 64 MiB again
 )
 
 func appendRecord(b []byte, op, x, y uint32) []byte {
@@ -41,8 +41,8 @@ func appendRecord(b []byte, op, x, y uint32) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b[n:]))
 }
 
-// scanJournal calls f with each record and its offset, and gives the length
-// that is good.
+// scanJournal calls f with each record and its offset, and returns the length
+// of the valid part.
 func scanJournal(r io.Reader, f func(at int64, op, x, y uint32)) int64 {
 	br := bufio.NewReaderSize(r, 1<<16)
 	var at int64
@@ -57,8 +57,8 @@ func scanJournal(r io.Reader, f func(at int64, op, x, y uint32)) int64 {
 	}
 }
 
-// readJournal replays the journal. It gives the leaves whose records are not
-// known to be on disk with their data.
+// readJournal replays the journal. It returns the leaves whose data may not
+// have been synced.
 func (m *Model) readJournal() (doubtful []place, err error) {
 	whole := func() io.Reader { return io.NewSectionReader(m.journal, 0, 1<<62) }
 	var durable, records int64
@@ -79,7 +79,7 @@ func (m *Model) readJournal() (doubtful []place, err error) {
 		}
 	})
 	if durable == m.journalSize-recordSize {
-		m.durable = m.journalSize // it ends in its own checkpoint
+		m.durable = m.journalSize // the journal ends in its own checkpoint
 	}
 	if err := m.journal.Truncate(m.journalSize); err != nil {
 		return nil, full(err)
@@ -89,21 +89,22 @@ func (m *Model) readJournal() (doubtful []place, err error) {
 		held += int64(m.shards[i].count)
 	}
 	if records > 4096 && records > 4*held {
-		if err := m.compact(); err != nil && !errors.Is(err, ErrFull) { // it is no worse than before
+		if err := m.compact(); err != nil && !errors.Is(err, ErrFull) { // then it stays as it was
 			return nil, err
 		}
 	}
 	return doubtful, nil
 }
 
-// note records that a leaf is held or no longer. Called with mu held; the
-// leaf's bytes have been written.
+// note records that a leaf is held, or no longer is. Called with mu held, after
+// the leaf's bytes have been written.
 func (m *Model) note(op uint32, p place) error {
 	s := &m.shards[p.shard]
 	if s.held[p.leaf] == (op == opHeld) && s.bad[p.leaf] == (op == opDamaged) {
 		return nil
 	}
-	// Always at the known end: a record that a full disk tore is overwritten.
+	// Always written at the known end, so that a record torn by a full disk is
+	// overwritten.
 	if _, err := m.journal.WriteAt(appendRecord(nil, op, uint32(p.shard), uint32(p.leaf)), m.journalSize); err != nil {
 		return m.failed(err)
 	}
@@ -112,7 +113,7 @@ func (m *Model) note(op uint32, p place) error {
 	return nil
 }
 
-// mark keeps the counts.
+// mark updates the counts.
 func (m *Model) mark(p place, op uint32) {
 	s, held := &m.shards[p.shard], op == opHeld
 	if op == opDamaged {
@@ -134,15 +135,15 @@ func (m *Model) mark(p place, op uint32) {
 	}
 }
 
-// Sync makes all that is held durable: data first, then the journal that names
-// it. The error is ErrFull if the disk is full.
+// Sync makes everything held durable: first the data, then the journal that
+// names it. Errors are ErrFull, and ErrNotFound if the model was removed.
 func (m *Model) Sync() error {
 	m.syncing.Lock()
 	defer m.syncing.Unlock()
 	return m.sync()
 }
 
-// sync is Sync with the lock held.
+// sync implements Sync. Called with syncing held.
 func (m *Model) sync() error {
 	m.mu.RLock()
 	upto := m.journalSize
@@ -157,7 +158,7 @@ func (m *Model) sync() error {
 	_, err := m.journal.WriteAt(appendRecord(nil, opDurable, uint32(upto), uint32(upto>>32)), m.journalSize)
 	if err == nil {
 		m.durable = upto
-		if m.journalSize == upto { // no record came between
+		if m.journalSize == upto { // no record was added in between
 			m.durable += recordSize
 		}
 		m.journalSize += recordSize
@@ -166,7 +167,7 @@ func (m *Model) sync() error {
 	return m.failed(errors.Join(err, m.journal.Sync()))
 }
 
-// syncIfDue syncs after every so many leaves. One caller does; the others
+// syncIfDue syncs after every syncEvery leaves. One caller does; the others
 // need not wait for the disk.
 func (m *Model) syncIfDue() error {
 	if !m.syncing.TryLock() {
@@ -182,12 +183,12 @@ func (m *Model) syncIfDue() error {
 	return nil
 }
 
-// compact rewrites the journal with what is held and nothing else. Called
-// with mu held, or before the model is shared.
+// compact rewrites the journal to contain only what is held. Called with mu
+// held, or before the model is shared.
 func (m *Model) compact() error {
 	raw := heldRecords(m.shards)
 	if int64(len(raw)) == m.journalSize {
-		return nil // there is nothing else in it
+		return nil // it contains nothing else
 	}
 	if err := errors.Join(m.data.Sync(), m.nodesF.Sync()); err != nil {
 		return m.failed(err)
@@ -205,7 +206,7 @@ func (m *Model) compact() error {
 	return syncDir(m.dir)
 }
 
-// heldRecords is the journal of a model whose data is on disk.
+// heldRecords returns the journal of a model whose data is on disk.
 func heldRecords(shards []shard) []byte {
 	var raw []byte
 	for i := range shards {
@@ -221,7 +222,8 @@ func heldRecords(shards []shard) []byte {
 	return appendRecord(raw, opDurable, uint32(len(raw)), uint32(len(raw)>>32))
 }
 
-// The nodes file: a length, a checksum, the bytes of a shard's node, and so on.
+// The nodes file is a sequence of records: a length, a checksum, and the bytes
+// of a shard's node.
 const nodeHead = 8
 
 func appendNode(b, raw []byte) []byte {
@@ -235,7 +237,7 @@ func (m *Model) readNodes() error {
 	return full(m.nodesF.Truncate(m.nodesSize))
 }
 
-// scanNodes reads the nodes that are whole.
+// scanNodes reads the intact nodes.
 func (m *Model) scanNodes() {
 	r := bufio.NewReaderSize(io.NewSectionReader(m.nodesF, 0, 1<<62), 1<<16)
 	for {
@@ -258,7 +260,7 @@ func (m *Model) scanNodes() {
 	}
 }
 
-// writeNode keeps a node. Called with mu held.
+// writeNode appends a node. Called with mu held.
 func (m *Model) writeNode(raw []byte) error {
 	c, err := nodePrefix.Sum(raw)
 	if err != nil || m.nodes[c] != nil {

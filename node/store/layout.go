@@ -11,13 +11,13 @@ import (
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
-// layout assigns every byte of a model's files to a shard, from the headers
+// layout assigns every byte of a model's files to a shard, using the headers
 // alone.
 type layout struct {
 	files  []protocol.File
 	blocks int64
 	shards map[shardKey]*protocol.Shard
-	seen   map[string]bool   // tensor names, over all files
+	seen   map[string]bool   // tensor names in all files
 	types  map[string]uint64 // weights in block matrices, by type
 	params int64
 	vocab  int64
@@ -40,8 +40,8 @@ func newLayout(blocks int64) *layout {
 	return &layout{blocks: blocks, shards: map[shardKey]*protocol.Shard{}, seen: map[string]bool{}, tied: true, types: map[string]uint64{}}
 }
 
-// shardOf says which shard a tensor belongs to. Blocks beyond the model's own
-// (layers that predict further tokens) are nobody's.
+// shardOf returns the shard that a tensor belongs to. Blocks beyond the model's
+// own (layers that predict further tokens) belong to none.
 func shardOf(name string, blocks int64) shardKey {
 	head, rest, _ := strings.Cut(name, ".")
 	switch {
@@ -67,8 +67,8 @@ func (l *layout) shard(k shardKey) *protocol.Shard {
 	return l.shards[k]
 }
 
-// grow gives a shard a piece of a file, joined to the one before it if it
-// follows on.
+// grow adds a range of a file to a shard, extending the previous range if they
+// are adjacent.
 func grow(s *protocol.Shard, e protocol.Extent) {
 	s.Size += e.Length
 	if n := len(s.Extents); n > 0 {
@@ -81,12 +81,12 @@ func grow(s *protocol.Shard, e protocol.Extent) {
 }
 
 // file lays out one file: the header up to the first tensor, then each tensor
-// with the padding behind it. Files come in order.
+// with the padding after it. Files are passed in order.
 func (l *layout) file(size int64, h *gguf.Header) error {
 	i := int64(len(l.files))
 	l.files = append(l.files, protocol.File{Size: size})
 	ts := slices.Clone(h.Tensors)
-	slices.SortFunc(ts, func(a, b gguf.Tensor) int { // Check has seen that none overlap
+	slices.SortFunc(ts, func(a, b gguf.Tensor) int { // Check has verified that none overlap
 		if a.Offset < b.Offset {
 			return -1
 		}
@@ -101,7 +101,7 @@ func (l *layout) file(size int64, h *gguf.Header) error {
 	grow(l.shard(shardKey{protocol.ShardHeader, -1}), protocol.Extent{File: i, Length: start(0)})
 	for n, t := range ts {
 		if l.seen[t.Name] {
-			return fmt.Errorf("%w: tensor %q stands in two of its parts", gguf.ErrFormat, t.Name)
+			return fmt.Errorf("%w: tensor %q is in two of its parts", gguf.ErrFormat, t.Name)
 		}
 		l.seen[t.Name] = true
 		k := shardOf(t.Name, l.blocks)
@@ -126,8 +126,8 @@ func (l *layout) file(size int64, h *gguf.Header) error {
 	return nil
 }
 
-// manifest puts the shards in order and checks the whole. Roots and file
-// hashes are fillers until the bytes have been read.
+// manifest puts the shards in order and checks the whole. Roots and file hashes
+// are placeholders until the bytes have been read.
 func (l *layout) manifest(h *gguf.Header) (*protocol.Manifest, error) {
 	m := &protocol.Manifest{
 		Format: protocol.ManifestFormat, Name: clipText(h.String("general.name"), 200), Architecture: h.Architecture(),
@@ -154,7 +154,7 @@ func (l *layout) manifest(h *gguf.Header) (*protocol.Manifest, error) {
 	for _, k := range order {
 		s := l.shards[k]
 		if s == nil {
-			return nil, fmt.Errorf("%w: it lacks the tensors of the %s; is it a whole language model?", gguf.ErrFormat, k)
+			return nil, fmt.Errorf("%w: the tensors of the %s are missing; is it a whole language model?", gguf.ErrFormat, k)
 		}
 		m.Shards = append(m.Shards, *s)
 	}

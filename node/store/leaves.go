@@ -7,11 +7,11 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// A model's leaves are numbered from 0, shard by shard in the manifest's
-// order, and within a shard as its extents lie. It is how peers tell each other
-// of them.
+// A model's leaves are numbered from 0, shard by shard in the manifest's order,
+// and within a shard in the order of its extents. Peers refer to leaves by
+// these numbers.
 
-// number is a leaf's, over all shards.
+// number returns a leaf's number within the model.
 func (m *Model) number(p place) int {
 	n := p.leaf
 	for i := range p.shard {
@@ -20,7 +20,7 @@ func (m *Model) number(p place) int {
 	return n
 }
 
-// numbered is the place of a leaf.
+// numbered returns the place of the leaf with a number.
 func (m *Model) numbered(n int) (place, bool) {
 	for i := range m.shards {
 		if n >= 0 && n < len(m.shards[i].held) {
@@ -31,7 +31,7 @@ func (m *Model) numbered(n int) (place, bool) {
 	return place{}, false
 }
 
-// LeafCount is how many leaves the model has.
+// LeafCount returns the number of leaves in the model.
 func (m *Model) LeafCount() int {
 	n := 0
 	for i := range m.shards {
@@ -40,7 +40,8 @@ func (m *Model) LeafCount() int {
 	return n
 }
 
-// HeldLeaves says which leaves are held: a bit each, the lowest of a byte first.
+// HeldLeaves returns the held leaves as a bitmap, one bit per leaf, least
+// significant bit first.
 func (m *Model) HeldLeaves() []byte {
 	bits := make([]byte, (m.LeafCount()+7)/8)
 	m.mu.RLock()
@@ -58,7 +59,8 @@ func (m *Model) HeldLeaves() []byte {
 }
 
 // ReadLeaf reads and checks a leaf by its number, into buf if it is large
-// enough. ErrNotFound: it is not held; ErrCorrupt: it was, until now.
+// enough. Errors are ErrNotFound if the leaf is not held, and ErrCorrupt if it
+// was held but turned out damaged.
 func (m *Model) ReadLeaf(n int, buf []byte) ([]byte, error) {
 	p, ok := m.numbered(n)
 	if ok {
@@ -76,8 +78,8 @@ func (m *Model) ReadLeaf(n int, buf []byte) ([]byte, error) {
 	return raw, err
 }
 
-// PutVerified is Put of what the caller has checked against c: hashing is most
-// of what keeping a leaf costs. Errors are those of Put.
+// PutVerified is Put of bytes that the caller has already checked against c:
+// hashing is most of the cost of storing a leaf. Errors are those of Put.
 func (m *Model) PutVerified(c cid.Cid, raw []byte) error {
 	switch d, ok := digestOf(c); {
 	case ok:

@@ -21,45 +21,45 @@ import (
 // Model is one model of a store, held in part or whole. It is safe for
 // concurrent use.
 //
-// Locks, in the order in which they are taken: loading, syncing, io, mu.
+// Lock order: loading, syncing, io, mu.
 type Model struct {
 	id  cid.Cid
 	man *protocol.Manifest
-	raw []byte // of the manifest
+	raw []byte // the encoded manifest
 	dir string
 	log *slog.Logger
 
 	data, journal, nodesF *os.File
 	base                  []int64 // where each file begins in data; base[0] is the room for a stage header
 
-	loading sync.Mutex   // the stage header is in use
-	syncing sync.Mutex   // one sync at a time
-	saving  sync.Mutex   // one write of the record at a time; taken before mu, and to remove the model
-	io      sync.RWMutex // shared by those who read or write leaves, exclusive for those who drop them
+	loading sync.Mutex   // held while the stage header is in use
+	syncing sync.Mutex   // serializes syncs
+	saving  sync.Mutex   // serializes writes of the record; taken before mu, and to remove the model
+	io      sync.RWMutex // shared by readers and writers of leaves, exclusive when leaves are dropped
 
-	mu          sync.RWMutex // of everything below; never held over a leaf's I/O
+	mu          sync.RWMutex // guards everything below; never held during a leaf's I/O
 	rec         record
 	nodes       map[cid.Cid][]byte
-	wanted      map[cid.Cid]bool // nodes that are lacking
+	wanted      map[cid.Cid]bool // nodes that are missing
 	shards      []shard
 	where       map[digest]place
-	twins       map[digest][]place // further places of leaves with the same content
+	twins       map[digest][]place // further places of leaves with equal content
 	journalSize int64
 	nodesSize   int64
-	durable     int64 // journal before this is on disk; changed with syncing held too
+	durable     int64 // the journal before this offset is on disk; changed with syncing held too
 	gone        bool  // removed: its files are closed, or about to be
 }
 
-// shard is what is known of a shard's leaves.
+// shard is what is known about a shard's leaves.
 type shard struct {
 	runs   []run
-	leaves []digest // nil until the nodes are there
+	leaves []digest // nil until the nodes are known
 	held   []bool
-	bad    map[int]bool // leaves that were found damaged, and have not come again
+	bad    map[int]bool // leaves that were found damaged and not yet fetched again
 	count  int          // leaves held
-	bytes  int64        // in them
-	users  int          // imports, fetches, loads, exports and spans served
-	claims int          // fetches: the quota counts all of it
+	bytes  int64        // bytes in the held leaves
+	users  int          // imports, fetches, loads, exports and served spans that use it
+	claims int          // fetches: the quota counts the whole shard
 }
 
 // run is an extent: its first leaf, its place in the data file, its length.
@@ -69,10 +69,10 @@ type run struct {
 	length int64
 }
 
-// place is a leaf's: each has exactly one.
+// place identifies a leaf's place; each leaf has exactly one.
 type place struct{ shard, leaf int }
 
-// at gives a leaf's position in the data file, and its size.
+// at returns a leaf's position in the data file and its size, in bytes.
 func (s *shard) at(leaf int) (pos int64, size int) {
 	i, ok := slices.BinarySearchFunc(s.runs, leaf, func(r run, n int) int { return r.leaf - n })
 	if !ok {
@@ -90,11 +90,11 @@ func (s *shard) size(leaf int) int {
 
 func (s *shard) whole() bool { return s.count == len(s.held) }
 
-// layShards says where everything goes: the room for a stage header, then the
+// layShards lays out the data file: the room for a stage header, then the
 // files, each at a multiple of 1 MiB.
 func layShards(man *protocol.Manifest) (base []int64, shards []shard) {
-	// A stage header lists tensors of all files' headers, and has defaults
-	// written into it.
+	// A stage header lists the tensors of all files' headers, and has defaults
+	// added.
 	room := int64(64 << 10)
 	for _, s := range man.Shards {
 		if s.Kind == protocol.ShardHeader {
@@ -120,12 +120,12 @@ func layShards(man *protocol.Manifest) (base []int64, shards []shard) {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// maxModel is a size that no model reaches; a forged manifest might, and have
-// the bookkeeping for it fill the memory.
+// maxModel exceeds the size of any real model, in bytes. A forged manifest
+// might claim more, and the bookkeeping for it would fill the memory.
 const maxModel = 8 << 40
 
-// openModel opens a model's directory. After an unclean end it hashes again
-// what the journal names since it was last synced.
+// openModel opens a model's directory. After an unclean shutdown it hashes
+// again the leaves that the journal names since the last sync.
 func openModel(dir string, log *slog.Logger) (*Model, error) {
 	m, err := readModel(dir, log)
 	if err != nil {
@@ -137,7 +137,8 @@ func openModel(dir string, log *slog.Logger) (*Model, error) {
 	return m, nil
 }
 
-// readModel reads what a model's directory says of the model, and opens nothing.
+// readModel reads a model's description from its directory without opening its
+// files.
 func readModel(dir string, log *slog.Logger) (*Model, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, "manifest"))
 	if err != nil {
@@ -152,12 +153,12 @@ func readModel(dir string, log *slog.Logger) (*Model, error) {
 		return nil, err
 	}
 	if filepath.Base(dir) != id.String() {
-		return nil, fmt.Errorf("%w: the manifest is that of %s", ErrCorrupt, id)
+		return nil, fmt.Errorf("%w: its manifest is of model %s", ErrCorrupt, id)
 	}
 	m := &Model{id: id, man: man, raw: raw, dir: dir, log: log,
 		nodes: map[cid.Cid][]byte{}, wanted: map[cid.Cid]bool{}, where: map[digest]place{}, twins: map[digest][]place{}}
 	if rec, err := os.ReadFile(filepath.Join(dir, "record.json")); err == nil {
-		_ = json.Unmarshal(rec, &m.rec) // names and origins are no more than convenience
+		_ = json.Unmarshal(rec, &m.rec) // names and origins are only a convenience
 	}
 	m.base, m.shards = layShards(man)
 	return m, nil
@@ -189,14 +190,14 @@ func (m *Model) openFiles() (err error) {
 	if err != nil {
 		return err
 	}
-	lost := 0 // nobody shares the model yet: no lock is needed
+	lost := 0 // the model is not shared yet: no lock is needed
 	for _, p := range doubtful {
 		if !m.shards[p.shard].held[p.leaf] {
 			continue
 		}
 		if _, ok, err := m.readLeaf(p, nil); err != nil {
 			return err
-		} else if !ok { // in flight when the power went, and not damaged since
+		} else if !ok { // in flight when the power failed, and not damaged since
 			lost++
 			if err := m.note(opDropped, p); err != nil && !errors.Is(err, ErrFull) {
 				return err
@@ -206,12 +207,12 @@ func (m *Model) openFiles() (err error) {
 	if len(doubtful) > 0 {
 		m.log.Info("the store was not closed; checked the model's last leaves", "model", m.id, "checked", len(doubtful), "lost", lost)
 	}
-	// What a crash left in the file that nothing names.
+	// Free what a crash left in the file outside the held leaves.
 	err = m.punchGaps(nil)
 	if len(doubtful) > 0 {
 		err = errors.Join(err, m.Sync())
 	}
-	if errors.Is(err, ErrFull) { // what is here can be read all the same
+	if errors.Is(err, ErrFull) { // what is held can still be read
 		m.log.Warn("the model's journal cannot be written", "model", m.id, "error", err)
 		return nil
 	}
@@ -224,7 +225,7 @@ func (m *Model) close() error {
 	m.io.Lock()
 	defer m.io.Unlock()
 	err := m.sync()
-	if errors.Is(err, ErrFull) { // what is there is there, and is hashed again by open
+	if errors.Is(err, ErrFull) { // the data is on disk, and open hashes it again
 		m.log.Warn("the model's journal cannot be closed", "model", m.id, "error", err)
 		err = nil
 	}
@@ -234,7 +235,7 @@ func (m *Model) close() error {
 	return errors.Join(err, m.closeFiles())
 }
 
-// failed says why a model's file could not be written.
+// failed returns the reason why a model's file could not be written.
 func (m *Model) failed(err error) error {
 	if errors.Is(err, os.ErrClosed) {
 		return m.removed()
@@ -256,13 +257,13 @@ func (m *Model) closeFiles() error {
 	return errors.Join(errs...)
 }
 
-// ID is the model's identity.
+// ID returns the CID of the model's manifest, which identifies it.
 func (m *Model) ID() cid.Cid { return m.id }
 
-// Manifest of the model; not to be changed.
+// Manifest returns the model's manifest, which must not be changed.
 func (m *Model) Manifest() *protocol.Manifest { return m.man }
 
-// Allocated is what the model takes on disk, in bytes.
+// Allocated returns the bytes that the model takes on disk.
 func (m *Model) Allocated() int64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -278,7 +279,8 @@ func (m *Model) allocated() (n int64) {
 	return n
 }
 
-// Holds says which shards are whole, in the manifest's order.
+// Holds reports for each shard, in the manifest's order, whether all of it is
+// held.
 func (m *Model) Holds() []bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -289,10 +291,10 @@ func (m *Model) Holds() []bool {
 	return out
 }
 
-// Held counts the bytes of the leaves that are held.
+// Held returns the bytes of the held leaves.
 func (m *Model) Held() int64 { return m.HeldOf(m.Shards()) }
 
-// HeldOf is Held of some of the shards.
+// HeldOf is Held for some of the shards.
 func (m *Model) HeldOf(shards []int) (n int64) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -302,14 +304,14 @@ func (m *Model) HeldOf(shards []int) (n int64) {
 	return n
 }
 
-// Whole says that all of the shards are here.
+// Whole reports whether all of the given shards are held in full.
 func (m *Model) Whole(shards []int) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return !slices.ContainsFunc(shards, func(i int) bool { return !m.shards[i].whole() })
 }
 
-// Shards lists all shards.
+// Shards returns the indexes of all shards.
 func (m *Model) Shards() []int {
 	all := make([]int, len(m.man.Shards))
 	for i := range all {
@@ -318,8 +320,8 @@ func (m *Model) Shards() []int {
 	return all
 }
 
-// learn lists a shard's leaves if its nodes are all there. Called with mu
-// held.
+// learn lists a shard's leaves if all its nodes are known, and returns the
+// missing nodes. Called with mu held.
 func (m *Model) learn(i int) (lacking []cid.Cid, err error) {
 	s := &m.shards[i]
 	if s.leaves != nil {
@@ -347,9 +349,10 @@ func (m *Model) learn(i int) (lacking []cid.Cid, err error) {
 	return nil, nil
 }
 
-// NeedNodes lists the shards' nodes that are lacking, as far as is known: the
-// nodes it lists may name further ones. When it gives none, Missing knows
-// every leaf.
+// NeedNodes returns the shards' nodes that are missing, as far as is known: the
+// nodes it lists may refer to further ones. When it returns none, Missing can
+// list every leaf. The error is protocol.ErrManifest if the nodes do not match
+// the manifest.
 func (m *Model) NeedNodes(shards []int) ([]cid.Cid, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -364,19 +367,19 @@ func (m *Model) NeedNodes(shards []int) ([]cid.Cid, error) {
 	return out, nil
 }
 
-// Leaf is a leaf that is lacking.
+// Leaf is a leaf that is missing or damaged.
 type Leaf struct {
 	CID    cid.Cid
-	Number int // over all shards
+	Number int // within the model
 	Size   int // bytes
 	Shard  int
-	// Where it lies in the model's files, for sources that are files.
+	// Where it lies in the model's files, in bytes, for sources that are files.
 	File   int
 	Offset int64
 }
 
-// Missing lists the shards' leaves that are not held, each content once. All
-// their nodes must be there.
+// Missing returns the shards' leaves that are not held, each distinct content
+// once. All their nodes must be known, otherwise the error is ErrNotFound.
 func (m *Model) Missing(shards []int) ([]Leaf, error) {
 	lacking, err := m.NeedNodes(shards)
 	if err != nil {
@@ -388,14 +391,14 @@ func (m *Model) Missing(shards []int) ([]Leaf, error) {
 	return m.leaves(shards, func(s *shard, n int) bool { return !s.held[n] }), nil
 }
 
-// Damaged lists the leaves that were found damaged, by Verify or when they were
-// read, and have not come again. They are not held.
+// Damaged returns the leaves that were found damaged, by Verify or on reading,
+// and have not been fetched again. They do not count as held.
 func (m *Model) Damaged() []Leaf {
 	return m.leaves(m.Shards(), func(s *shard, n int) bool { return s.bad[n] })
 }
 
-// leaves lists the leaves of shards that are so, each content once. The shards'
-// nodes must be there.
+// leaves returns the leaves of the shards for which are holds, each distinct
+// content once. The shards' nodes must be known.
 func (m *Model) leaves(shards []int, are func(s *shard, leaf int) bool) (out []Leaf) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -419,7 +422,7 @@ func (m *Model) leaves(shards []int, are func(s *shard, leaf int) bool) (out []L
 	return out
 }
 
-// fileAt says which file a position in the data file belongs to.
+// fileAt returns the file that a position in the data file belongs to.
 func (m *Model) fileAt(pos int64) int {
 	i, ok := slices.BinarySearch(m.base, pos)
 	if !ok {
@@ -428,7 +431,7 @@ func (m *Model) fileAt(pos int64) int {
 	return i
 }
 
-// places lists where a leaf goes. Called with mu held.
+// places returns the places where a leaf belongs. Called with mu held.
 func (m *Model) places(d digest) []place {
 	p, ok := m.where[d]
 	if !ok {
@@ -437,9 +440,9 @@ func (m *Model) places(d digest) []place {
 	return append([]place{p}, m.twins[d]...)
 }
 
-// Put keeps a shard's node or a leaf, after checking that it is what its CID
-// says and that the model has it: ErrMismatch if not. When it returns, the leaf
-// survives the end of the process. Other errors are ErrFull, and ErrNotFound if
+// Put stores a shard's node or a leaf, after checking that it matches its CID
+// and belongs to the model. When it returns, the leaf survives the end of the
+// process. Errors are ErrMismatch if a check fails, ErrFull, and ErrNotFound if
 // the model was removed.
 func (m *Model) Put(c cid.Cid, raw []byte) error {
 	sum := digest(sha256.Sum256(raw))
@@ -462,20 +465,20 @@ func (m *Model) putNode(c cid.Cid, raw []byte) error {
 		return nil
 	}
 	if !m.wanted[c] || len(raw) > maxNode {
-		return fmt.Errorf("node %s: the model has none such: %w", c, ErrMismatch)
+		return fmt.Errorf("node %s: not part of the model: %w", c, ErrMismatch)
 	}
 	return m.writeNode(raw)
 }
 
 func (m *Model) putLeaf(d digest, raw []byte) error {
-	m.io.RLock() // nobody drops the leaf between its writing and its record
+	m.io.RLock() // the leaf cannot be dropped between its write and its record
 	defer m.io.RUnlock()
 	m.mu.RLock()
 	places := m.places(d)
 	lacking := slices.DeleteFunc(slices.Clone(places), func(p place) bool { return m.shards[p.shard].held[p.leaf] })
 	m.mu.RUnlock()
 	if len(places) == 0 {
-		return fmt.Errorf("leaf %s: the model has none such: %w", d.cid(), ErrMismatch)
+		return fmt.Errorf("leaf %s: not part of the model: %w", d.cid(), ErrMismatch)
 	}
 	for _, p := range lacking {
 		at, size := m.shards[p.shard].at(p.leaf)
@@ -495,7 +498,7 @@ func (m *Model) putLeaf(d digest, raw []byte) error {
 	return nil
 }
 
-// block gives one of the model's blocks if it is held.
+// block returns one of the model's blocks if it is held.
 func (m *Model) block(c cid.Cid) ([]byte, error) {
 	if c == m.id {
 		return m.raw, nil
@@ -525,8 +528,8 @@ func (m *Model) block(c cid.Cid) ([]byte, error) {
 
 var errDropped = fmt.Errorf("a leaf was dropped while it was looked for: %w", ErrNotFound)
 
-// readLeaf reads and checks a held leaf, into buf if it is large enough. One
-// that fails is dropped: it counts as missing from then on.
+// readLeaf reads and checks a held leaf, into buf if it is large enough. A leaf
+// that fails the check is dropped: it counts as missing from then on.
 func (m *Model) readLeaf(p place, buf []byte) (raw []byte, ok bool, err error) {
 	s := &m.shards[p.shard]
 	at, size := s.at(p.leaf)
@@ -540,7 +543,7 @@ func (m *Model) readLeaf(p place, buf []byte) (raw []byte, ok bool, err error) {
 			return false, m.removed()
 		}
 		// Any other error is the disk's, and a leaf that cannot be read is as
-		// good as a damaged one.
+		// good as damaged.
 		return err == nil && s.leaves != nil && digest(sha256.Sum256(raw)) == s.leaves[p.leaf], nil
 	}
 	m.io.RLock()
@@ -549,7 +552,7 @@ func (m *Model) readLeaf(p place, buf []byte) (raw []byte, ok bool, err error) {
 	if ok || err != nil {
 		return raw, ok, err
 	}
-	m.io.Lock() // somebody may have dropped or replaced it while it was read
+	m.io.Lock() // it may have been dropped or replaced during the read
 	defer m.io.Unlock()
 	if ok, err = good(); ok || err != nil {
 		return raw, ok, err
@@ -561,14 +564,15 @@ func (m *Model) readLeaf(p place, buf []byte) (raw []byte, ok bool, err error) {
 	}
 	m.log.Warn("a leaf is damaged on disk; it is dropped", "model", m.id, "shard", p.shard, "leaf", p.leaf)
 	if err := m.note(opDamaged, p); err != nil {
-		// It must not be served or computed with, also where that cannot be recorded.
+		// It must not be served or computed with, even if that cannot be
+		// recorded.
 		m.mark(p, opDamaged)
 		m.log.Warn("the damage cannot be recorded", "model", m.id, "error", err)
 	}
 	return nil, false, nil
 }
 
-// size is a held block's.
+// size returns the size of a held block, in bytes.
 func (m *Model) size(c cid.Cid) (int, bool) {
 	if c == m.id {
 		return len(m.raw), true
@@ -588,7 +592,7 @@ func (m *Model) size(c cid.Cid) (int, bool) {
 	return 0, false
 }
 
-// file reads one of the model's original files.
+// file returns a reader for one of the model's original files.
 func (m *Model) file(i int) *io.SectionReader {
 	return io.NewSectionReader(m.data, m.base[i], m.man.Files[i].Size)
 }

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// written is how far a file's first stretch of data goes that is no hole.
+// written returns where a file's first stretch of data ends, before the first
+// hole.
 func written(f *os.File) int64 {
 	n, err := unix.Seek(int(f.Fd()), 0, unix.SEEK_HOLE)
 	if err != nil {
@@ -16,9 +17,9 @@ func written(f *os.File) int64 {
 	return n
 }
 
-// punch gives a range's disk space back; it reads as zeros afterwards. Blocks
-// that are only partly in the range keep the rest. A file system that makes no
-// holes keeps all.
+// punch frees the disk space of a range, which reads as zeros afterwards.
+// Blocks only partly in the range keep their other part. On a file system
+// without holes, nothing is freed.
 func punch(f *os.File, at, n int64) error {
 	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, n)
 	if errors.Is(err, unix.EOPNOTSUPP) {

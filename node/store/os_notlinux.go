@@ -4,9 +4,10 @@ package store
 
 import "os"
 
-// written is how far a file's first stretch of data goes: here nobody can tell.
+// written returns 0: where a file's first stretch of data ends is not known on
+// this system.
 func written(*os.File) int64 { return 0 }
 
-// punch cannot give space back here: what is dropped takes its place on disk
+// punch frees nothing on this system: what is dropped keeps its disk space
 // until the model is removed.
 func punch(*os.File, int64, int64) error { return nil }

@@ -4,7 +4,8 @@ package store
 
 import "os"
 
-// flock does nothing here: two daemons on one directory are not noticed.
+// flock does nothing on this system: two daemons that use one directory go
+// unnoticed.
 func flock(*os.File) error { return nil }
 
 func allocated(st os.FileInfo) int64 { return st.Size() }

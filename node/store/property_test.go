@@ -16,8 +16,8 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Whatever a file looks like, its shards cover it, it has one identity by
-// every way in, and it comes out as it went in.
+// For any file, its shards cover it, it has the same identity however it is
+// imported, and it is exported unchanged.
 func TestAnyLayout(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -66,8 +66,8 @@ func TestAnyLayout(t *testing.T) {
 	}
 }
 
-// crashed gives a store as it would be found if the process that has dir open
-// had been killed now.
+// crashed returns a store as it would be found if the process using dir had
+// been killed now.
 func crashed(t testing.TB, dir string) (*Store, string) {
 	t.Helper()
 	to := t.TempDir()
@@ -85,8 +85,8 @@ func crashed(t testing.TB, dir string) (*Store, string) {
 	return open(t, to), to
 }
 
-// The store beside a model of it that is a set: a random walk over all that
-// changes what is held, checked after every step.
+// The store compared with a set that models it: a random walk over all
+// operations that change what is held, checked after every step.
 func TestAgainstASet(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -105,7 +105,7 @@ func TestAgainstASet(t *testing.T) {
 		}
 		pullNodes(t, full, m, every(m))
 		held := map[place]bool{} // what must be held
-		bad := map[place]bool{}  // of these, those that were damaged on disk
+		bad := map[place]bool{}  // those of them that were damaged on disk
 		var all []place
 		for i := range m.shards {
 			for n := range m.shards[i].held {
@@ -245,7 +245,7 @@ func TestAgainstASet(t *testing.T) {
 }
 
 // After a power cut the journal may name leaves whose bytes never reached the
-// disk. Open finds them.
+// disk. Open detects them.
 func TestPowerCut(t *testing.T) {
 	full := open(t, t.TempDir())
 	src := add(t, full, tiny, nil)
@@ -270,7 +270,7 @@ func TestPowerCut(t *testing.T) {
 	if err != nil || len(missing) != 1 || missing[0].CID != src.shards[lost.shard].leaves[lost.leaf].cid() {
 		t.Errorf("missing after the cut: %v, %v", missing, err)
 	}
-	// What was synced is believed: opening must not read whole models.
+	// What was synced is trusted: opening must not read whole models.
 	if err := m2.Sync(); err != nil {
 		t.Fatal(err)
 	}

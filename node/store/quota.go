@@ -16,15 +16,15 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// quota bounds the bytes of shards without a pin.
+// quota limits the bytes of shards without a pin.
 type quota struct {
-	mu       sync.Mutex // one change at a time, and the drops that it needs
-	limit    int64      // 0: none
-	reserved int64      // by imports under way
+	mu       sync.Mutex // serializes changes and the drops that they need
+	limit    int64      // bytes; 0: no limit
+	reserved int64      // bytes, by imports under way
 }
 
 // SetQuota changes the quota in bytes (0: no limit) and drops what exceeds the
-// new one. The error is ErrFull if what may not be dropped exceeds it.
+// new one. The error is ErrFull if shards that must not be dropped exceed it.
 func (s *Store) SetQuota(bytes int64) error {
 	s.quota.mu.Lock()
 	s.quota.limit = bytes
@@ -33,9 +33,9 @@ func (s *Store) SetQuota(bytes int64) error {
 }
 
 // Room makes room for n more bytes of shards by dropping those without a pin,
-// the longest unused first, but none that are in use, and no headers: they are
-// small and describe the model. If that would not be enough, it drops nothing
-// and returns ErrFull.
+// least recently used first. It drops no shard in use, and no header: headers
+// are small and describe the model. If that would not be enough, it drops
+// nothing and returns ErrFull.
 func (s *Store) Room(n int64) error {
 	done, err := s.reserve(n)
 	if err == nil {
@@ -44,8 +44,8 @@ func (s *Store) Room(n int64) error {
 	return err
 }
 
-// reserve is Room for bytes that are yet to come. done is called when they
-// are there, or will not come.
+// reserve is Room for bytes that are yet to arrive. done is called when they
+// have arrived, or never will.
 func (s *Store) reserve(n int64) (done func(), err error) {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
@@ -60,10 +60,10 @@ func (s *Store) reserve(n int64) (done func(), err error) {
 	}), nil
 }
 
-// Claim makes room for what is missing of a model's shards, in the quota and on
-// the disk, and marks them as in use until done is called. Meanwhile the quota
-// counts all of them, so that several models may be filled at once. Errors are
-// ErrFull, and ErrNotFound if the model was removed.
+// Claim makes room for the missing part of a model's shards, in the quota and
+// on the disk, and marks the shards as in use until done is called. Until then
+// the quota counts them in full, so that several models may be filled at once.
+// Errors are ErrFull, and ErrNotFound if the model was removed.
 func (s *Store) Claim(m *Model, shards []int) (done func(), err error) {
 	s.quota.mu.Lock()
 	defer s.quota.mu.Unlock()
@@ -97,7 +97,7 @@ func (s *Store) Claim(m *Model, shards []int) (done func(), err error) {
 	return done, nil
 }
 
-// claimed are the bytes that the fetches under way have yet to bring.
+// claimed returns the bytes that the fetches under way have yet to store.
 func (s *Store) claimed() (n int64) {
 	for _, m := range s.all() {
 		m.mu.RLock()
@@ -111,8 +111,7 @@ func (s *Store) claimed() (n int64) {
 	return n
 }
 
-// SpaceFor returns ErrFull if n bytes do not fit on the disk of dir, before any
-// of them has come.
+// SpaceFor returns ErrFull if n bytes do not fit on the disk of dir.
 func SpaceFor(dir string, n int64) error {
 	free := FreeSpace(dir)
 	if free < 0 || n == 0 || n+n/256 <= free { // the journal and rounding to blocks take less than that
@@ -122,13 +121,13 @@ func SpaceFor(dir string, n int64) error {
 		SizeText(n), SizeText(free), dir, SizeText(n+n/256-free))), remedy.FreeSpace)
 }
 
-// noRoom is an ErrFull that says for itself what is full.
+// noRoom is an ErrFull whose text says what is full.
 type noRoom string
 
 func (e noRoom) Error() string        { return string(e) }
 func (e noRoom) Is(target error) bool { return target == ErrFull }
 
-// SizeText writes a number of bytes for people.
+// SizeText formats a number of bytes for people.
 func SizeText(n int64) string {
 	switch {
 	case n >= 1<<30:
@@ -149,8 +148,9 @@ type candidate struct {
 	used  time.Time
 }
 
-// droppable lists the shards that are neither pinned nor in use, the longest
-// unused first, without headers; and counts what the quota is about.
+// droppable returns the shards that are neither pinned nor in use, least
+// recently used first, without headers; and the bytes that count against the
+// quota.
 func (s *Store) droppable() (all []candidate, unpinned int64) {
 	for _, m := range s.all() {
 		m.mu.RLock()
@@ -174,8 +174,9 @@ func (s *Store) droppable() (all []candidate, unpinned int64) {
 	return all, unpinned
 }
 
-// excess lists what is to be dropped so that n more bytes keep to the quota; it
-// is all there is if that does not do. Called with quota.mu held.
+// excess returns what must be dropped so that n more bytes fit in the quota; if
+// dropping is not enough, it returns all candidates and ErrFull. Called with
+// quota.mu held.
 func (s *Store) excess(n int64) ([]candidate, error) {
 	if s.quota.limit <= 0 {
 		return nil, nil
@@ -189,7 +190,7 @@ func (s *Store) excess(n int64) ([]candidate, error) {
 		total -= c.bytes
 	}
 	if total > s.quota.limit {
-		return all, remedy.For(noRoom(fmt.Sprintf("%s of models that have no pin and are in use, or come now, or are headers, would exceed the quota of %s; raise it, or pin or stop serving some",
+		return all, remedy.For(noRoom(fmt.Sprintf("%s of unpinned models that are in use, being added, or headers would exceed the quota of %s; raise it, or pin or stop serving some",
 			SizeText(total), SizeText(s.quota.limit))), remedy.RaiseQuota)
 	}
 	return all, nil
@@ -208,8 +209,8 @@ func (s *Store) shrink(n int64) error {
 	}
 }
 
-// dropAll drops shards, but those that have come into use since they were
-// listed, and says which.
+// dropAll drops the listed shards, except those that have come into use since,
+// and returns the dropped ones.
 func (s *Store) dropAll(list []candidate, why string) (dropped []candidate, err error) {
 	for _, c := range list {
 		switch err := c.m.DropShards([]int{c.shard}); {
@@ -224,7 +225,7 @@ func (s *Store) dropAll(list []candidate, why string) (dropped []candidate, err 
 	return dropped, nil
 }
 
-// take gives a model in use, or nil if there is none.
+// take returns a model and marks it as in use; nil if there is no such model.
 func (s *Store) take(id cid.Cid) (m *Model, done func()) {
 	s.mu.RLock()
 	m = s.models[id]
@@ -240,8 +241,8 @@ func (s *Store) take(id cid.Cid) (m *Model, done func()) {
 	return m, done
 }
 
-// Use marks the model as in use until the returned function is called: it is
-// neither dropped nor removed meanwhile.
+// Use marks the model as in use until the returned function is called: until
+// then it is neither dropped nor removed.
 func (m *Model) Use() (done func()) { return m.UseShards(m.Shards()) }
 
 // UseShards is Use for some of the shards.
@@ -251,7 +252,8 @@ func (m *Model) UseShards(shards []int) (done func()) {
 	return done
 }
 
-// hold is UseShards without writing it down; here is false if the model was removed.
+// hold is UseShards without recording the time of use; here is false if the
+// model was removed.
 func (m *Model) hold(shards []int) (done func(), here bool) {
 	touch := func(by int) (here bool) {
 		m.mu.Lock()
@@ -274,7 +276,8 @@ func (m *Model) touch(shards []int, by int) {
 	}
 }
 
-// free says whether shards (nil: all) are not in use. Called with mu held.
+// free returns ErrBusy if one of the shards (nil: all) is in use. Called with
+// mu held.
 func (m *Model) free(shards []int) error {
 	if m.gone {
 		return m.removed()
@@ -291,8 +294,8 @@ func (m *Model) free(shards []int) error {
 	return nil
 }
 
-// leave moves the model's directory away, unless the model is in use. A crash from
-// here on ends in the sweep of Open.
+// leave moves the model's directory away, unless the model is in use. After a
+// crash from here on, the sweep of Open finishes the removal.
 func (m *Model) leave(to string) error {
 	m.saving.Lock()
 	defer m.saving.Unlock()
@@ -316,15 +319,15 @@ func (m *Model) leave(to string) error {
 	return nil
 }
 
-// Drop deletes all shards but those that keep needs. It returns what DropShards
-// does.
+// Drop deletes all shards but those that keep needs. Errors are those of
+// DropShards.
 func (m *Model) Drop(keep protocol.Span) error {
 	stay := m.man.ShardsFor(keep)
 	return m.DropShards(slices.DeleteFunc(m.Shards(), func(i int) bool { return slices.Contains(stay, i) }))
 }
 
-// Only lists the shards that a span needs and no other block that is held here
-// does; never the header, which tells what the model is.
+// Only returns the shards that a span needs and no other held block does; never
+// the header, which describes the model.
 func (m *Model) Only(span protocol.Span) []int {
 	var others []int
 	for i, held := range m.Holds() {
@@ -339,7 +342,8 @@ func (m *Model) Only(span protocol.Span) []int {
 }
 
 // DropShards deletes shards and frees their disk space. If one of them is in
-// use, it deletes none and returns ErrBusy. It works on a full disk, too.
+// use, it deletes none and returns ErrBusy. It works on a full disk too. Other
+// errors are ErrNotFound if the model was removed, and those of the disk.
 func (m *Model) DropShards(shards []int) error {
 	if err := m.drop(shards); err != nil {
 		return err
@@ -371,8 +375,9 @@ func (m *Model) drop(shards []int) error {
 	}
 	err := note()
 	if errors.Is(err, ErrFull) {
-		// The journal cannot grow, so room is made first. After a crash now it
-		// names leaves that are zeros, which fail their check.
+		// The journal cannot grow, so the space is freed first. After a crash
+		// at this point the journal names leaves that are zeros, which fail
+		// their check.
 		for _, r := range runs {
 			if err := punch(m.data, r.at, r.length); err != nil {
 				return fmt.Errorf("dropping a shard: %w", m.failed(err))
@@ -386,8 +391,8 @@ func (m *Model) drop(shards []int) error {
 	return m.punchGaps(runs)
 }
 
-// servable says that more than the model's header is held, so that a span of it
-// may be loaded.
+// servable reports whether more than the model's header is held, so that a span
+// of it may be loaded.
 func (m *Model) servable() bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -399,8 +404,8 @@ func (m *Model) servable() bool {
 	return false
 }
 
-// heldRuns lists the ranges of the data file that are held, in order, joined
-// where they meet.
+// heldRuns returns the held ranges of the data file in order, adjacent ones
+// joined.
 func (m *Model) heldRuns() (out []run) {
 	m.mu.RLock()
 	for i := range m.shards {
@@ -426,11 +431,11 @@ func (m *Model) heldRuns() (out []run) {
 	return joined
 }
 
-// punchGaps gives back the disk space between held leaves, where it touches
-// one of the given ranges (nil: everywhere). A gap is punched as a whole: the
-// disk counts in blocks, and one that two dropped shards share is part of
-// neither. The room for a stage header is given back where there is nothing
-// left to load. Called with io held exclusively.
+// punchGaps frees the disk space between held leaves, where it touches one of
+// the given ranges (nil: everywhere). A gap is punched as a whole: the disk
+// works in blocks, and a block that two dropped shards share is a part of
+// neither. The room for a stage header is freed when nothing is left to load.
+// Called with io held exclusively.
 func (m *Model) punchGaps(near []run) error {
 	if !m.servable() {
 		if err := punch(m.data, 0, m.base[0]); err != nil {
@@ -438,7 +443,7 @@ func (m *Model) punchGaps(near []run) error {
 		}
 	}
 	last := len(m.base) - 1
-	end := roundUp(m.base[last]+m.man.Files[last].Size, 1<<20) // a block that the file ends in is given back, too
+	end := roundUp(m.base[last]+m.man.Files[last].Size, 1<<20) // also frees the block that the file ends in
 	at := m.base[0]
 	for _, r := range append(m.heldRuns(), run{at: end}) {
 		gap := run{at: at, length: r.at - at}

@@ -12,16 +12,16 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// record is what a node knows of a model besides its manifest. Losing it
+// record is what a node knows about a model besides its manifest. Losing it
 // loses names and pins, never a byte of the model.
 type record struct {
 	Names   []string             `json:"names,omitempty"`
 	Origins []string             `json:"origins,omitempty"`
-	Near    []string             `json:"near,omitempty"` // those of them that lie in a private network, as a person said
+	Near    []string             `json:"near,omitempty"` // origins in a private network that a person named
 	Added   time.Time            `json:"added"`
-	Pinned  bool                 `json:"pinned,omitempty"` // all of it
-	Pins    []string             `json:"pins,omitempty"`   // roots of shards
-	Used    map[string]time.Time `json:"used,omitempty"`   // by shard root; else as Added
+	Pinned  bool                 `json:"pinned,omitempty"` // the whole model
+	Pins    []string             `json:"pins,omitempty"`   // roots of pinned shards
+	Used    map[string]time.Time `json:"used,omitempty"`   // last use by shard root; absent: same as Added
 }
 
 func newRecord(name string) record {
@@ -40,7 +40,7 @@ func (r *record) save(dir string) error {
 	return files.Replace(filepath.Join(dir, "record.json"), raw, 0o644)
 }
 
-// addRecord adds another's names, origins and pins.
+// addRecord merges another record's names, origins and pins.
 func (m *Model) addRecord(r record) error {
 	return m.change(func(rec *record) {
 		add := func(to *[]string, what []string) {
@@ -58,8 +58,8 @@ func (m *Model) addRecord(r record) error {
 	})
 }
 
-// change changes the record, on disk and then here: where the disk takes it no
-// more, all stays as it was.
+// change changes the record, first on disk and then in memory: if the disk
+// write fails, nothing changes.
 func (m *Model) change(how func(*record)) error {
 	m.saving.Lock()
 	defer m.saving.Unlock()
@@ -77,20 +77,20 @@ func (m *Model) change(how func(*record)) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	rec.Used = m.rec.Used // it has changed meanwhile
+	rec.Used = m.rec.Used // it may have changed in the meantime
 	m.rec = rec
 	return nil
 }
 
-// snapshot returns the record as it is now, and whether the model was removed.
+// snapshot returns a copy of the record, and whether the model was removed.
 func (m *Model) snapshot() (rec record, gone bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.rec.clone(), m.gone
 }
 
-// saveUse writes down when shards were used. That is convenience, so a failure is
-// not reported.
+// saveUse writes down when shards were used. This is a convenience, so a
+// failure is not reported.
 func (m *Model) saveUse() {
 	m.saving.Lock()
 	defer m.saving.Unlock()
@@ -105,12 +105,13 @@ func (r *record) clone() record {
 	return c
 }
 
-// isNear says that an origin may lie in a private network.
+// isNear reports whether an origin may lie in a private network.
 func (r *record) isNear(origin string) bool { return slices.Contains(r.Near, origin) }
 
-// Note remembers a name, and origins (as Add takes them) that the model can be
-// had from. They are read from public addresses only, unless they are the
-// operator's own. An origin that cannot be one is an ErrSource.
+// Note remembers a name for the model, and origins (in the forms that Add
+// takes) from which it can be downloaded. They are read from public addresses
+// only, unless own says that the operator named them. Errors are ErrSource for
+// an origin that is not valid, and those of writing the record.
 func (m *Model) Note(name string, own bool, origins ...string) error {
 	r := record{}
 	if name != "" {
@@ -129,7 +130,7 @@ func (m *Model) Note(name string, own bool, origins ...string) error {
 	return m.addRecord(r)
 }
 
-// Name is what the model is called here.
+// Name returns the model's first name here.
 func (m *Model) Name() string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -139,15 +140,15 @@ func (m *Model) Name() string {
 	return m.rec.Names[0]
 }
 
-// Names are all the names.
+// Names returns all names of the model.
 func (m *Model) Names() []string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return slices.Clone(m.rec.Names)
 }
 
-// Origins are the paths or URLs that the model was added from, of a split
-// model those of all parts.
+// Origins returns the paths or URLs that the model was added from: for a split
+// model, those of all parts.
 func (m *Model) Origins() []string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -159,21 +160,22 @@ func (m *Model) match(word string) protocol.Match {
 	return protocol.MatchModel(word, m.id, append(m.Names(), defaultName(m.man), slug(m.man.Name)))
 }
 
-// Pin protects the whole model from the quota, or ends that; so it removes the
-// pins of single shards, too. Errors are those of writing the model's record.
+// Pin protects the whole model from the quota, or ends that protection; either
+// way it removes the pins of single shards. Errors are those of writing the
+// model's record.
 func (m *Model) Pin(on bool) error {
 	return m.change(func(rec *record) { rec.Pinned, rec.Pins = on, nil })
 }
 
-// PinShards protects shards from the quota, or ends that. A shard need not be
-// held: what comes of it later is protected. Errors are those of writing the
-// model's record.
+// PinShards protects shards from the quota, or ends that protection. A shard
+// need not be held: what arrives of it later is protected. Errors are those of
+// writing the model's record.
 func (m *Model) PinShards(shards []int, on bool) error {
 	return m.change(func(rec *record) {
 		if rec.Pinned && on {
 			return
 		}
-		if rec.Pinned { // all but these
+		if rec.Pinned { // all but these stay pinned
 			rec.Pinned, rec.Pins = false, nil
 			for i := range m.man.Shards {
 				rec.Pins = append(rec.Pins, m.man.Shards[i].Root.String())
@@ -189,14 +191,14 @@ func (m *Model) PinShards(shards []int, on bool) error {
 	})
 }
 
-// Pinned says that the quota and GC drop nothing of the model.
+// Pinned reports whether the whole model is protected from the quota and GC.
 func (m *Model) Pinned() bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.rec.Pinned
 }
 
-// PinnedShards lists the shards that the quota and GC do not drop.
+// PinnedShards returns the shards that are protected from the quota and GC.
 func (m *Model) PinnedShards() []int {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -209,7 +211,7 @@ func (m *Model) PinnedShards() []int {
 	return out
 }
 
-// pinned and used are of a shard; called with mu held.
+// pinned and used refer to one shard; called with mu held.
 func (m *Model) pinned(i int) bool {
 	return m.rec.Pinned || slices.Contains(m.rec.Pins, m.man.Shards[i].Root.String())
 }
@@ -229,7 +231,7 @@ func defaultName(man *protocol.Manifest) string {
 	return slug(name + "." + man.Quantization)
 }
 
-// slug is a name that is easy to type.
+// slug turns a name into one that is easy to type.
 func slug(name string) string {
 	name = strings.Map(func(r rune) rune {
 		switch {

@@ -18,21 +18,21 @@ import (
 type source struct {
 	parts []string // paths or URLs
 	http  bool
-	way   *way   // to all parts, if they are URLs
+	way   *way   // how to reach all parts, if they are URLs
 	name  string // for people
 }
 
 // reader reads a part from beginning to end.
 type reader interface {
 	io.ReadCloser
-	Size() int64    // of the part, bytes
-	Rest()          // give up what is open until the next Read
-	Sha256() []byte // of the part as its origin tells it, or nil
+	Size() int64    // of the part, in bytes
+	Rest()          // closes the underlying connection or file until the next Read
+	Sha256() []byte // of the part, as reported by its origin, or nil
 }
 
 var splitName = regexp.MustCompile(`^(.*)-(\d{5})-of-(\d{5})\.gguf$`)
 
-// hfEndpoint is where hf: sources come from.
+// hfEndpoint returns the base URL for hf: sources.
 func hfEndpoint() string {
 	if e := os.Getenv("HF_ENDPOINT"); e != "" {
 		return strings.TrimRight(e, "/")
@@ -40,8 +40,8 @@ func hfEndpoint() string {
 	return "https://huggingface.co"
 }
 
-// findSource understands a path, an http(s) URL, or hf:owner/repo/file.gguf.
-// given says that a person named it.
+// findSource parses a path, an http(s) URL, or hf:owner/repo/file.gguf. given
+// says that a person named it.
 func findSource(from string, given bool) (*source, error) {
 	s := &source{}
 	var base string
@@ -49,7 +49,7 @@ func findSource(from string, given bool) (*source, error) {
 	case strings.HasPrefix(from, "hf:"):
 		parts := strings.SplitN(strings.TrimPrefix(from, "hf:"), "/", 3)
 		if len(parts) == 2 && parts[0] != "" && parts[1] != "" {
-			return nil, fmt.Errorf("%w: %q names no file; add one of those that the repository has, as in hf:owner/repo/file.gguf", ErrSource, from)
+			return nil, fmt.Errorf("%w: %q names no file; add the name of a file in the repository, as in hf:owner/repo/file.gguf", ErrSource, from)
 		}
 		if len(parts) != 3 || parts[0] == "" || parts[1] == "" || path.Base(parts[2]) == "." || strings.ContainsAny(from, "?#") {
 			return nil, fmt.Errorf("%w: %q: write it as hf:owner/repo/file.gguf", ErrSource, from)
@@ -59,7 +59,7 @@ func findSource(from string, given bool) (*source, error) {
 	case strings.HasPrefix(from, "http://"), strings.HasPrefix(from, "https://"):
 		u, err := url.Parse(from)
 		if err != nil || u.Host == "" {
-			return nil, fmt.Errorf("%w: %q is no URL", ErrSource, shown(from))
+			return nil, fmt.Errorf("%w: %q is not a URL", ErrSource, shown(from))
 		}
 		s.http, base = true, path.Base(u.Path)
 	default:
@@ -68,7 +68,7 @@ func findSource(from string, given bool) (*source, error) {
 			return nil, fmt.Errorf("%w: %w", ErrSource, err)
 		}
 		if !st.Mode().IsRegular() {
-			return nil, fmt.Errorf("%w: %s is no file; name a GGUF file", ErrSource, from)
+			return nil, fmt.Errorf("%w: %s is not a file; name a GGUF file", ErrSource, from)
 		}
 		if from, err = filepath.Abs(from); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrSource, err)
@@ -81,7 +81,7 @@ func findSource(from string, given bool) (*source, error) {
 		if n < 1 || n > 9999 {
 			return nil, fmt.Errorf("%w: %s: a model in %d parts", ErrSource, shown(from), n)
 		}
-		at := strings.LastIndex(from, base) // the name stands last in the path; a query may follow
+		at := strings.LastIndex(from, base) // the name is the last part of the path; a query may follow
 		if at < 0 {
 			return nil, fmt.Errorf("%w: %s: write the name of a split model's part without escapes", ErrSource, shown(from))
 		}
@@ -95,7 +95,7 @@ func findSource(from string, given bool) (*source, error) {
 	return s, nil
 }
 
-// open gives a part's content.
+// open opens a part for reading.
 func (s *source) open(ctx context.Context, i int) (reader, error) {
 	if s.http {
 		return openHTTP(ctx, s.parts[i], s.way)
@@ -110,7 +110,8 @@ func (s *source) open(ctx context.Context, i int) (reader, error) {
 	return &fileReader{path: s.parts[i], size: st.Size()}, nil
 }
 
-// origins are the parts as they may be remembered: without credentials.
+// origins returns the parts in the form in which they may be remembered:
+// without credentials.
 func (s *source) origins() []string {
 	var out []string
 	for _, p := range s.parts {
@@ -123,7 +124,8 @@ func (s *source) origins() []string {
 	return out
 }
 
-// shown is a path or URL fit for messages: a URL may carry credentials.
+// shown returns a path or URL in a form fit for messages: a URL may contain
+// credentials.
 func shown(where string) string {
 	if !strings.HasPrefix(where, "http://") && !strings.HasPrefix(where, "https://") {
 		return where
@@ -136,7 +138,7 @@ func shown(where string) string {
 	return u.String()
 }
 
-// fileReader reads a file that it holds open only while it is read.
+// fileReader reads a file that is held open only while it is being read.
 type fileReader struct {
 	path string
 	size int64

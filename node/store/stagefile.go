@@ -10,9 +10,10 @@ import (
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
-// Header reads the model's own header, checked. Of a split model it is the first
-// part's, with the metadata, and only that part's tensors. Errors are those of
-// Verify, as when the header is not held, and gguf.ErrFormat.
+// Header reads and checks the model's own header. For a split model it is the
+// first part's, with the metadata but only that part's tensors. Errors are
+// those of Verify (such as *Missing if the header is not held) and
+// gguf.ErrFormat.
 func (m *Model) Header() (*gguf.Header, error) {
 	for i := range m.man.Shards {
 		if m.man.Shards[i].Kind != protocol.ShardHeader {
@@ -23,17 +24,19 @@ func (m *Model) Header() (*gguf.Header, error) {
 		}
 		return gguf.Read(m.file(0), m.man.Files[0].Size)
 	}
-	return nil, protocol.ErrManifest // Check has seen one
+	return nil, protocol.ErrManifest // Check has ensured that there is one
 }
 
 // StageFile checks every leaf that a span needs, writes the stage header, and
 // calls load with the file's path. Until load returns, another call waits. The
-// header stays, for on a disk that is full by then there would be no room for it
-// at the next load; one that is there already is not written again. extra gives entries that its metadata is to have,
-// in place of any with the same key. A *Missing error lists what is to be fetched first.
+// header stays for the next load, when a disk that is full by then would have
+// no room for it; an identical header is not written again. extra returns
+// entries to add to the metadata, replacing those with the same key. Errors are
+// a *Missing that lists what must be fetched first, ErrSpan, ErrFull,
+// gguf.ErrFormat, ctx's and load's.
 //
-// The check reads and hashes all of the span, before each load: what is on
-// disk may have changed since the last, and hashing costs less than loading.
+// Before each load the whole span is read and hashed: what is on disk may have
+// changed since the last one, and hashing costs less than loading.
 func (m *Model) StageFile(ctx context.Context, span protocol.Span, extra func(md *gguf.Header) []gguf.KV, load func(path string) error) error {
 	if !span.Valid(int(m.man.Blocks)) {
 		return fmt.Errorf("%w: %s: the model has blocks 0-%d", ErrSpan, span, m.man.Blocks)
@@ -58,15 +61,15 @@ func (m *Model) StageFile(ctx context.Context, span protocol.Span, extra func(md
 	return load(filepath.Join(m.dir, "data.gguf"))
 }
 
-// stageHeader makes a header that lists the shards' tensors where they lie in
-// the data file.
+// stageHeader builds a header that lists the shards' tensors at their positions
+// in the data file.
 func (m *Model) stageHeader(shards []int, extra func(md *gguf.Header) []gguf.KV) ([]byte, error) {
 	h, err := m.Header()
 	if err != nil {
 		return nil, err
 	}
 	listed := *h
-	listed.Tensors = nil // of a split model, h has not all of them
+	listed.Tensors = nil // for a split model, h does not have all of them
 	at := map[string]int64{}
 	for _, i := range shards {
 		for _, t := range m.man.Shards[i].Tensors {
@@ -75,7 +78,7 @@ func (m *Model) stageHeader(shards []int, extra func(md *gguf.Header) []gguf.KV)
 				g.Shape = append(g.Shape, uint64(d))
 			}
 			if t.Length != int64(g.Bytes()) {
-				return nil, fmt.Errorf("%w: tensor %q has %d bytes, its shape %d", protocol.ErrManifest, t.Name, t.Length, g.Bytes())
+				return nil, fmt.Errorf("%w: tensor %q has %d bytes where its shape needs %d", protocol.ErrManifest, t.Name, t.Length, g.Bytes())
 			}
 			listed.Tensors = append(listed.Tensors, g)
 			at[t.Name] = m.base[t.File] + t.Offset
@@ -90,7 +93,7 @@ func (m *Model) stageHeader(shards []int, extra func(md *gguf.Header) []gguf.KV)
 		return nil, fmt.Errorf("writing the stage header: %w", err)
 	}
 	if int64(len(head)) > m.base[0] {
-		return nil, fmt.Errorf("the stage header takes %d bytes, more than the %d there are", len(head), m.base[0])
+		return nil, fmt.Errorf("the stage header takes %d bytes, more than the %d reserved for it", len(head), m.base[0])
 	}
 	return head, nil
 }

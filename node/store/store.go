@@ -22,7 +22,7 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Errors that callers tell apart.
+// Errors that callers distinguish.
 var (
 	ErrNotFound  = errors.New("not in the store")
 	ErrAmbiguous = errors.New("more than one model goes by that name")
@@ -35,9 +35,10 @@ var (
 	ErrSpan      = errors.New("no such blocks")
 )
 
-// Options of a store.
+// Options are the options of a store.
 type Options struct {
-	// Check refuses models that this node could not compute. nil: none.
+	// Check returns an error for models that this node cannot compute. nil: no
+	// check.
 	Check func(md interface{ Value(key string) any }) error
 	Quota int64 // bytes of shards without a pin; 0: no limit
 	Log   *slog.Logger
@@ -49,19 +50,19 @@ type Store struct {
 	opt  Options
 	lock *os.File
 
-	moving sync.Mutex // one model's directory comes or goes at a time; taken before mu
+	moving sync.Mutex // serializes adding and removing models' directories; taken before mu
 
-	mu     sync.RWMutex // of what follows; not held over I/O, but for the name of a new directory
+	mu     sync.RWMutex // guards what follows; not held during I/O, except to choose the name of a new directory
 	models map[cid.Cid]*Model
 	tmp    map[string]bool // imports under way
-	swept  int64           // bytes that Open has found left by crashes, until GC tells of them
+	swept  int64           // bytes left by crashes that Open removed; the next GC reports them
 
 	quota quota
 }
 
-// Open opens or makes a store, and deletes what an interrupted import left. The
-// error is ErrLocked if another process has it, ErrFull if there is no room even
-// for its directory.
+// Open opens or creates a store, and deletes what interrupted imports left.
+// Errors are ErrLocked if another process uses it, ErrFull if there is not even
+// room for its directory, and those of package os.
 func Open(dir string, opt Options) (*Store, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -97,7 +98,7 @@ func Open(dir string, opt Options) (*Store, error) {
 			s.swept += sweep(f)
 		}
 		m, err := openModel(path, opt.Log)
-		if err != nil { // kept for a person to look at, but not used
+		if err != nil { // kept for a person to examine, but not used
 			opt.Log.Warn("a model in the store cannot be read", "dir", path, "error", err)
 			continue
 		}
@@ -108,15 +109,15 @@ func Open(dir string, opt Options) (*Store, error) {
 
 const tmpPrefix = ".tmp-" // of directories
 
-// sign writes this process's ID into the lock file, for the message that
-// another one gives, or takes it away. The lock itself goes with the process, so
-// what stands there after a crash bars nobody. It is written over what was there,
-// for which a full disk has room.
+// sign writes this process's ID into the lock file, for the message of another
+// process that finds it locked, or clears it. The lock itself ends with the
+// process, so what a crash leaves in the file blocks nobody. It overwrites in
+// place, which works on a full disk too.
 func (s *Store) sign(pid string) {
-	_, _ = s.lock.WriteAt(fmt.Appendf(nil, "%-10s\n", pid), 0) // at worst the message says less
+	_, _ = s.lock.WriteAt(fmt.Appendf(nil, "%-10s\n", pid), 0) // at worst that message says less
 }
 
-// holder says which process has signed a lock file.
+// holder returns, for a message, the process that signed a lock file.
 func holder(lock *os.File) string {
 	raw, _ := io.ReadAll(io.NewSectionReader(lock, 0, 32))
 	if pid, err := strconv.Atoi(strings.TrimSpace(string(raw))); err == nil && pid > 0 {
@@ -125,14 +126,15 @@ func holder(lock *os.File) string {
 	return ""
 }
 
-// sweep removes what a crash has left, and says how much disk that took.
+// sweep removes what a crash has left, and returns how many bytes of disk that
+// took.
 func sweep(path string) int64 {
 	n := used(path)
 	_ = os.RemoveAll(path)
 	return n
 }
 
-// used is what a file or directory takes on disk, in bytes.
+// used returns what a file or directory takes on disk, in bytes.
 func used(path string) (n int64) {
 	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
 		if err == nil {
@@ -140,15 +142,15 @@ func used(path string) (n int64) {
 				n += allocated(st)
 			}
 		}
-		return nil //nolint:nilerr // what is gone takes nothing
+		return nil //nolint:nilerr // what has disappeared takes nothing
 	})
 	return n
 }
 
 func (s *Store) modelsDir() string { return filepath.Join(s.dir, "models") }
 
-// Close writes everything out and releases the directory. It returns the errors
-// of that; the store is closed all the same.
+// Close writes everything out and unlocks the directory. It returns the errors
+// of that; the store is closed in any case.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,7 +164,7 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// Models lists all models, by name.
+// Models returns all models, sorted by name.
 func (s *Store) Models() []*Model {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -184,8 +186,9 @@ func (s *Store) Model(id cid.Cid) (*Model, error) {
 	return nil, fmt.Errorf("model %s: %w", id, ErrNotFound)
 }
 
-// Find returns a model by CID, by name, or by a prefix of one name only, or by
-// the beginning or end of one CID. Errors are ErrNotFound and ErrAmbiguous.
+// Find returns a model by its CID, by a name, by a prefix that only one name
+// has, or by the beginning or end that only one CID has. Errors are ErrNotFound
+// and ErrAmbiguous.
 func (s *Store) Find(name string) (*Model, error) {
 	if c, err := cid.Decode(name); err == nil {
 		return s.Model(c)
@@ -213,9 +216,9 @@ func (s *Store) Find(name string) (*Model, error) {
 	return nil, fmt.Errorf("%q: %w: name one of %s", name, ErrAmbiguous, strings.Join(ids, ", "))
 }
 
-// AddManifest begins a model that is learnt from peers: nothing of it is held
-// yet. A model that is there already is returned as it is, with name added to
-// its names. Errors are ErrMismatch if the bytes do not hash to id,
+// AddManifest adds a model whose manifest came from peers: none of its leaves
+// are held yet. If the model exists, it is returned with name added to its
+// names. Errors are ErrMismatch if the bytes do not hash to id,
 // protocol.ErrManifest, and ErrFull.
 func (s *Store) AddManifest(raw []byte, id cid.Cid, name string) (*Model, error) {
 	if p := id.Prefix(); !id.Defined() || p.Codec != cid.DagCBOR || p.MhLength != len(digest{}) {
@@ -250,8 +253,8 @@ func (s *Store) AddManifest(raw []byte, id cid.Cid, name string) (*Model, error)
 	return m, err
 }
 
-// tempDir makes a directory for a model that is not there yet. done removes it
-// if it is still there.
+// tempDir creates a directory for a model that is not in the store yet. done
+// removes it if it is still there.
 func (s *Store) tempDir() (dir string, done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -267,8 +270,8 @@ func (s *Store) tempDir() (dir string, done func(), err error) {
 }
 
 // settle completes the directory of a new model, moves it to its place in one
-// step, and opens it, in use until done is called. If somebody else was faster
-// it gives theirs.
+// step, and opens it, in use until done is called. If another call was faster,
+// it returns that call's model.
 func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model, done func(), err error) {
 	if err := errors.Join(files.Replace(filepath.Join(tmp, "manifest"), raw, 0o644), rec.save(tmp), syncDir(tmp)); err != nil {
 		return nil, nil, full(err)
@@ -303,7 +306,8 @@ func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model
 	return m, done, nil
 }
 
-// Remove deletes a model. Errors are ErrNotFound, and ErrBusy if it is in use.
+// Remove deletes a model. Errors are ErrNotFound, ErrBusy if it is in use, and
+// those of the disk.
 func (s *Store) Remove(id cid.Cid) error {
 	s.moving.Lock()
 	defer s.moving.Unlock()
@@ -314,7 +318,7 @@ func (s *Store) Remove(id cid.Cid) error {
 	tmp := filepath.Join(s.modelsDir(), tmpPrefix+"removed-"+id.String())
 	s.own(tmp, true)
 	defer s.own(tmp, false)
-	_ = os.RemoveAll(tmp) // of an earlier try
+	_ = os.RemoveAll(tmp) // left by an earlier attempt
 	if err := m.leave(tmp); err != nil {
 		return err
 	}
@@ -327,7 +331,8 @@ func (s *Store) Remove(id cid.Cid) error {
 	return errors.Join(err, os.RemoveAll(tmp))
 }
 
-// own notes that a directory under a temporary name has an owner, or has no more.
+// own notes that a directory under a temporary name has an owner, or no longer
+// has.
 func (s *Store) own(dir string, yes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -338,9 +343,9 @@ func (s *Store) own(dir string, yes bool) {
 	}
 }
 
-// Get returns a block that is held: a manifest, a shard's node, or a leaf, which
-// is checked again. It is what peers are served from. Errors are ErrNotFound if
-// it is not held, ErrCorrupt if it was until now, and ctx's.
+// Get returns a held block: a manifest, a shard's node, or a leaf, which is
+// checked again. Peers are served by it. Errors are ErrNotFound if the block is
+// not held, ErrCorrupt if it turned out damaged, and ctx's.
 func (s *Store) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -359,14 +364,14 @@ func (s *Store) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return nil, err
 }
 
-// Has reports whether Get would try. It returns no error; the signature is that
-// of a block store.
+// Has reports whether a block is held, without checking its bytes. The error is
+// always nil; the signature is that of a block store.
 func (s *Store) Has(ctx context.Context, c cid.Cid) (bool, error) {
 	_, err := s.Size(ctx, c)
 	return err == nil, nil
 }
 
-// Size is a held block's size in bytes, or ErrNotFound.
+// Size returns a held block's size in bytes. The error is ErrNotFound.
 func (s *Store) Size(_ context.Context, c cid.Cid) (int, error) {
 	for _, m := range s.all() {
 		if n, ok := m.size(c); ok {
@@ -376,7 +381,7 @@ func (s *Store) Size(_ context.Context, c cid.Cid) (int, error) {
 	return 0, fmt.Errorf("block %s: %w", c, ErrNotFound)
 }
 
-// all lists the models in no order.
+// all returns the models in no particular order.
 func (s *Store) all() []*Model {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -399,7 +404,7 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// full names a full disk as such.
+// full wraps the error of a full disk in ErrFull.
 func full(err error) error {
 	if errors.Is(err, ErrFull) {
 		return err

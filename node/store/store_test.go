@@ -45,8 +45,8 @@ func sumOf(t testing.TB, path string) [32]byte {
 	return sha256.Sum256(raw)
 }
 
-// pull brings the shards of a span from one store to another, as an exchange
-// does, and returns how many leaves it took.
+// pull copies the shards of a span from one store to another, as an exchange
+// does, and returns the number of leaves.
 func pull(t testing.TB, from *Store, m *Model, shards []int) int {
 	t.Helper()
 	pullNodes(t, from, m, shards)
@@ -142,7 +142,7 @@ func TestAddPullExport(t *testing.T) {
 	}
 }
 
-// A node that holds a third has a third on its disk.
+// A node that holds a third of a model uses a third of its size on disk.
 func TestSparse(t *testing.T) {
 	s := open(t, t.TempDir())
 	m := add(t, s, tiny, &protocol.Span{From: 3, To: 5})
@@ -161,9 +161,9 @@ func TestSparse(t *testing.T) {
 	}
 }
 
-// checkStage loads a span as an engine does: the file's header is read by this
-// project's reader and by the engine library's, and lists the span's tensors,
-// each with the bytes that the original has.
+// checkStage loads a span as an engine does: both this project's reader and the
+// engine library's read the file's header, and it lists the span's tensors,
+// each with the original's bytes.
 func checkStage(t testing.TB, m *Model, raw []byte, span protocol.Span) {
 	t.Helper()
 	orig, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))
@@ -278,7 +278,7 @@ func TestStageFile(t *testing.T) {
 	}
 }
 
-// A byte that flips on disk is found before it is served or computed with, and
+// A byte flipped on disk is detected before it is served or computed with, and
 // only its leaf is fetched again.
 func TestFlippedByte(t *testing.T) {
 	a, b := open(t, t.TempDir()), open(t, t.TempDir())
@@ -356,7 +356,7 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with a file, it is refused with a reason and leaves nothing.
+// Any invalid file is refused with a reason and leaves nothing behind.
 func TestBadFiles(t *testing.T) {
 	good, err := os.ReadFile(tiny)
 	if err != nil {
@@ -443,7 +443,7 @@ func TestSplit(t *testing.T) {
 	if m2 := add(t, open(t, t.TempDir()), srv.URL+"/tiny-00003-of-00003.gguf?x=1", nil); m2.id != m.id {
 		t.Errorf("from HTTP it is %s, from disk %s", m2.id, m.id)
 	}
-	// Parts that do not belong together.
+	// Parts of different models.
 	swap := t.TempDir()
 	for i, from := range []int{2, 1, 3} {
 		b, _ := os.ReadFile(filepath.Join(dir, fmt.Sprintf("tiny-%05d-of-00003.gguf", from)))
@@ -467,8 +467,8 @@ func writeInto(t testing.TB, dir, name string, raw []byte) {
 	}
 }
 
-// The quota drops what was not used for longest, shard by shard, and neither
-// what is pinned nor what is in use.
+// The quota drops the least recently used shards one by one, but none that are
+// pinned or in use.
 func TestQuota(t *testing.T) {
 	s, err := Open(t.TempDir(), Options{Quota: 1 << 20})
 	if err != nil {
@@ -613,7 +613,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// Everything at once, for the race detector and for deadlocks.
+// All operations concurrently, for the race detector and for deadlocks.
 func TestAtOnce(t *testing.T) {
 	full := open(t, t.TempDir())
 	src := add(t, full, tiny, nil)
@@ -684,8 +684,9 @@ func TestAtOnce(t *testing.T) {
 	}
 }
 
-// A model that comes and goes while it is filled, served, checked, exported and
-// dropped: who is too late is told so, and nobody gets a wrong byte.
+// A model is removed and added again while it is filled, served, checked,
+// exported and dropped: an operation that is too late gets an error, and none
+// gets a wrong byte.
 func TestComesAndGoes(t *testing.T) {
 	full := open(t, t.TempDir())
 	src := add(t, full, tiny, nil)
@@ -786,7 +787,7 @@ func TestComesAndGoes(t *testing.T) {
 	}
 }
 
-// big is a file long enough to measure with, on disk in the page cache.
+// big is a file long enough for measurements, on disk and in the page cache.
 func big(b *testing.B) (path string, size int64) {
 	raw := synth(rand.New(rand.NewPCG(8, 8)), 16, 4)
 	path = writeFile(b, "big.gguf", raw)
@@ -794,7 +795,7 @@ func big(b *testing.B) (path string, size int64) {
 	return path, int64(len(raw))
 }
 
-// The yardstick for the two below.
+// The baseline for the two benchmarks below.
 func BenchmarkSha256(b *testing.B) {
 	path, _ := big(b)
 	for b.Loop() {
@@ -836,7 +837,8 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
-// What the check before a load costs, with all the rest of making a stage file.
+// The cost of the check before a load, including the rest of making a stage
+// file.
 func BenchmarkStageFile(b *testing.B) {
 	path, _ := big(b)
 	m := add(b, open(b, b.TempDir()), path, nil)
@@ -866,8 +868,8 @@ func BenchmarkPull(b *testing.B) {
 	}
 }
 
-// While a record is written to a slow disk, and a model comes or goes, look-ups of
-// models do not wait.
+// While a record is written to a slow disk and a model is added or removed,
+// look-ups of models do not wait.
 func TestLookupsDoNotWait(t *testing.T) {
 	s := open(t, t.TempDir())
 	m := add(t, s, tiny, nil)

@@ -15,7 +15,7 @@ import (
 
 // synth makes a GGUF file of random weights: tensors in random order with
 // random gaps between them, so that shards have several extents and leaves of
-// all sizes. scale 1 gives some MiB.
+// all sizes. scale 1 makes a few MiB.
 func synth(rng *rand.Rand, blocks int, scale float64) []byte {
 	align := uint32(32) << rng.IntN(3)
 	h := gguf.Header{Version: 3, KVs: []gguf.KV{
@@ -77,8 +77,8 @@ func writeFile(t testing.TB, name string, raw []byte) string {
 	return path
 }
 
-// split cuts a GGUF file into parts as llama.cpp does: each has a header of
-// its own tensors, the first all the metadata.
+// split splits a GGUF file into parts as llama.cpp does: each has a header for
+// its own tensors, and the first has all the metadata.
 func split(t testing.TB, raw []byte, parts int, name string) (dir string) {
 	t.Helper()
 	h, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))

@@ -11,12 +11,12 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Missing says which shards cannot be used because leaves of them are not
-// held, or were found damaged.
+// Missing is the error for shards that cannot be used because leaves of them
+// are not held, or were found damaged.
 type Missing struct {
-	Shards []int
-	Leaves int
-	Bytes  int64
+	Shards []int // indexes in the manifest
+	Leaves int   // leaves not held
+	Bytes  int64 // bytes in those leaves
 	man    *protocol.Manifest
 }
 
@@ -24,11 +24,11 @@ func (e *Missing) Error() string {
 	return fmt.Sprintf("%s in %d leaves are not held, of: %s; pull the model first", SizeText(e.Bytes), e.Leaves, strings.Join(e.Names(), ", "))
 }
 
-// Names of the shards, as ShardNames has them.
+// Names returns the names of the shards, as ShardNames formats them.
 func (e *Missing) Names() []string { return ShardNames(e.man, e.Shards) }
 
-// ShardNames names shards for people, in the model's order: header, embedding,
-// "blocks 4-12" as spans are written, "block 15", output.
+// ShardNames formats shards for people, in the model's order: header,
+// embedding, "blocks 4-12" as spans are written, "block 15", output.
 func ShardNames(man *protocol.Manifest, shards []int) (names []string) {
 	var run protocol.Span
 	flush := func() {
@@ -58,7 +58,7 @@ func ShardNames(man *protocol.Manifest, shards []int) (names []string) {
 	return names
 }
 
-// missing is what shards lack; nil if they are whole.
+// missing returns a *Missing if leaves of the shards are missing, else nil.
 func (m *Model) missing(shards []int) error {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -76,20 +76,22 @@ func (m *Model) missing(shards []int) error {
 	return nil
 }
 
-// verifiers hash at once. More would gain nothing where the disk is slower
-// than two cores hash, and take from the sessions where it is not.
+// verifiers is how many leaves are hashed at once. More would gain nothing
+// where the disk is slower than two cores hash, and would take CPU time from
+// the sessions where it is faster.
 const verifiers = 2
 
-// Verify reads and checks all held leaves of the given shards (nil: all). It
-// drops those that are damaged and reports how many; what is then not whole
-// comes back as a *Missing if whole is asked for.
+// Verify reads and checks all held leaves of the given shards (nil: all), drops
+// the damaged ones, and returns how many there were. If whole is set, the error
+// is a *Missing when shards are then incomplete; other errors are those of the
+// disk, and ctx's.
 func (m *Model) Verify(ctx context.Context, shards []int, whole bool) (damaged int, err error) {
 	return m.verify(ctx, shards, whole, func(int) {})
 }
 
 // VerifyAll is Verify of all shards. It calls checked after each leaf with its
-// size in bytes. Damage is no error, and is in Damaged; errors are the disk's
-// and ctx's.
+// size in bytes. Damage is not an error, and is listed by Damaged; errors are
+// those of the disk, and ctx's.
 func (m *Model) VerifyAll(ctx context.Context, checked func(bytes int)) error {
 	_, err := m.verify(ctx, nil, false, checked)
 	return err
@@ -99,7 +101,7 @@ func (m *Model) verify(ctx context.Context, shards []int, whole bool, checked fu
 	if shards == nil {
 		shards = m.Shards()
 	}
-	if whole { // no need to read anything to see that
+	if whole { // no reading is needed to see that
 		if err := m.missing(shards); err != nil {
 			return 0, err
 		}

@@ -15,52 +15,56 @@ import (
 	"time"
 )
 
-// An origin, and whoever it redirects to, has this node ask for him: at this
-// machine's own ports, and at those of the networks it stands in, where nobody
-// else might ask. So an origin is read from public addresses only, unless the
-// origin itself was named by a person and lies elsewhere. What counts is the
-// address that is dialled, whatever a name said before.
+// An origin, and any server that it redirects to, could use this node to send
+// requests in its place: to this machine's own ports and to networks that only
+// this machine reaches. So an origin is read from public addresses only, unless
+// a person named that origin and it lies elsewhere. What counts is the address
+// that is dialled, whatever a name resolved to before.
 
-// ErrNear is wrapped when an origin leads into this machine or its networks.
+// ErrNear is wrapped when an origin leads to this machine or to a private
+// network.
 var ErrNear = errors.New("it leads to an address of this machine or of a private network")
 
 // way is how one origin is reached.
 type way struct {
-	given  bool                  // a person named the origin: it may lie near
-	public func(netip.Addr) bool // anybody may be sent there
+	given  bool                  // a person named the origin: it may lie in a private network
+	public func(netip.Addr) bool // reports whether an address is a public one
 
 	mu      sync.Mutex
 	placed  bool            // the origin's own address is known: the first that was dialled
-	near    bool            // and is not public
-	proxies map[string]bool // of the operator's: host:port
+	near    bool            // that address is not public
+	proxies map[string]bool // the operator's proxies, as host:port
 }
 
 func newWay(given bool) *way {
 	return &way{given: given, public: isPublic, proxies: map[string]bool{}}
 }
 
-// Way is how a remembered origin is reached: what makes the connections, and
-// what is asked of its redirects.
+// Way returns how a remembered origin is reached: the transport for
+// connections, and the check of redirects.
 func (m *Model) Way(origin string) (*http.Transport, func(*http.Request, []*http.Request) error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return newWay(m.rec.isNear(origin) || ofEndpoint(origin)).transport(), followable
 }
 
-// ofEndpoint says that a URL is of the hub that the operator's environment names.
+// ofEndpoint reports whether a URL is on the hub that the operator's
+// environment names.
 func ofEndpoint(where string) bool {
 	return os.Getenv("HF_ENDPOINT") != "" && strings.HasPrefix(where, hfEndpoint()+"/")
 }
 
-// transport dials for the way alone: it is the way's memory of where the origin lies.
+// transport returns a transport for this way alone, since the way remembers
+// where its origin lies.
 func (w *way) transport() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy, t.DialContext = w.proxy, w.dial
 	return t
 }
 
-// proxy is the operator's, by the environment. It looks names up itself, so that
-// of an address alone can be said here where it leads.
+// proxy returns the operator's proxy, from the environment. A proxy resolves
+// names itself, so only for a literal address can be checked here where it
+// leads.
 func (w *way) proxy(r *http.Request) (*url.URL, error) {
 	u, err := http.ProxyFromEnvironment(r)
 	if u == nil || err != nil {
@@ -101,7 +105,7 @@ func (w *way) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	return d.DialContext(ctx, network, addr)
 }
 
-// allow says whether an address may be dialled.
+// allow returns an error for an address that must not be dialled.
 func (w *way) allow(ip netip.Addr) error {
 	public := w.public(ip)
 	w.mu.Lock()
@@ -115,26 +119,27 @@ func (w *way) allow(ip netip.Addr) error {
 	return ErrNear
 }
 
-// wasNear says that the origin turned out to lie near.
+// wasNear reports whether the origin turned out to lie in a private network.
 func (w *way) wasNear() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.near
 }
 
-// followable refuses redirects without end, and those that give up TLS.
+// followable refuses more than ten redirects, and a redirect from https to
+// http.
 func followable(req *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return permanent{errors.New("redirected ten times")}
 	}
 	if via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https" {
-		return permanent{fmt.Errorf("it sends on from https to %s", req.URL.Scheme)}
+		return permanent{fmt.Errorf("it redirects from https to %s", req.URL.Scheme)}
 	}
 	return nil
 }
 
-// special are the networks of machines that not everybody reaches, besides those
-// that package netip knows, and those that only write IPv4 addresses otherwise.
+// special are networks that not everybody can reach, besides those that package
+// netip knows, and those whose addresses are IPv4 addresses in another form.
 var special = func() (out []netip.Prefix) {
 	for _, s := range []string{
 		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// listenOn serves at an address of this machine, and counts who comes.
+// listenOn serves at an address of this machine, and counts requests.
 func listenOn(t *testing.T, host string, h http.HandlerFunc) (where string, asked *atomic.Int64) {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
@@ -31,8 +31,9 @@ func listenOn(t *testing.T, host string, h http.HandlerFunc) (where string, aske
 	return s.URL, asked
 }
 
-// A source that anybody reaches sends on to a port of this machine: nobody asks
-// there, though a person named the source. One that lies here may.
+// A public source redirects to a port of this machine: no request is made
+// there, even though a person named the source. A source that itself lies here
+// may do so.
 func TestOriginsStayOutside(t *testing.T) {
 	inside, asked := listenOn(t, "127.0.0.1", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("secret")) })
 	outside, _ := listenOn(t, "127.0.0.2", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, inside, http.StatusFound) })
@@ -55,7 +56,7 @@ func TestOriginsStayOutside(t *testing.T) {
 	}
 }
 
-// What a store remembers of a source is whether a person meant it to be near.
+// A store remembers of a source whether a person named it as a private one.
 func TestOriginsRemembered(t *testing.T) {
 	where, _ := listenOn(t, "127.0.0.1", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, tiny) })
 	s := open(t, t.TempDir())
@@ -93,7 +94,7 @@ func TestOriginsKeepTLS(t *testing.T) {
 	}
 }
 
-// Names through a proxy are the proxy's to look up; addresses are not.
+// A proxy resolves names itself; literal addresses are checked here.
 func TestOriginsByProxy(t *testing.T) {
 	w := newWay(false)
 	w.proxies["127.0.0.1:3128"] = true

@@ -10,32 +10,33 @@ import (
 	"github.com/dlclark/regexp2"
 )
 
-// bpe is byte-level BPE: text is split into words, each word's bytes are
-// written as characters of their own, and neighbours merge in the order of the
-// list of merges. Raw, it takes words as they are written.
+// bpe is byte-level BPE: text is split into words, each byte of a word is
+// written as a character of its own, and adjacent symbols merge in the order of
+// the list of merges. With raw set, words are used as they are.
 type bpe struct {
 	t      *Tokenizer
 	rules  []rule
-	ids    map[string]int32 // of tokens and, from len(t.tokens) on, of other halves of merges
+	ids    map[string]int32 // of tokens and, from len(t.tokens) on, of halves of merges that are not tokens
 	merges map[[2]int32]merge
-	chars  [256]int32 // the id of each byte's character, -1: none
+	chars  [256]int32 // the id of each byte's character; -1: none
 
 	ignoreMerges bool
 	raw          bool
 }
 
-// merge is what two symbols make, and its place in the list.
+// merge is the result of merging two symbols, and the rank in the list of
+// merges.
 type merge struct{ id, rank int32 }
 
-// rule takes words out of a text: a match is a word, and so is what is between
-// two matches. A cutter does it without an expression.
+// rule splits a text into words: each match is a word, and so is the text
+// between two matches. A cutter does so without a regular expression.
 type rule struct {
 	expr *regexp2.Regexp
 	cut  func([]rune) []int
 }
 
-// matchTime bounds one match of an expression. None that is known needs more
-// than a moment; a text that does is refused rather than split wrongly.
+// matchTime bounds a single match of an expression. No known text needs more
+// than a moment; one that does is refused rather than split wrongly.
 const matchTime = 10 * time.Second
 
 func (t *Tokenizer) setBPE(md Metadata, pre string) error {
@@ -69,7 +70,7 @@ func (t *Tokenizer) setBPE(md Metadata, pre string) error {
 		}
 		t.bytes[i] = t.find(name)
 	}
-	// GPT-2's vocabulary as llama.cpp has it, for files that name none.
+	// GPT-2's token IDs as in llama.cpp, for files that name none.
 	if len(t.tokens) > 11 && !kind.raw {
 		t.eos = 11
 		if !kind.noBOS {
@@ -80,7 +81,8 @@ func (t *Tokenizer) setBPE(md Metadata, pre string) error {
 	return nil
 }
 
-// readMerges numbers the texts that merging meets, so that it compares numbers.
+// readMerges numbers the strings that occur in merges, so that merging compares
+// numbers.
 func (b *bpe) readMerges(list []string) {
 	b.ids = make(map[string]int32, len(b.t.ids)+64)
 	for s, id := range b.t.ids {
@@ -128,7 +130,7 @@ func (b *bpe) split(out []int32, text string, on *patience) ([]int32, error) {
 		made, ok := b.merges[[2]int32{l.id, r.id}]
 		return made.id, float64(made.rank), ok
 	}}
-	// A text says most of its words again and again.
+	// Most words of a text occur again and again.
 	type span struct{ from, to int }
 	seen := map[string]span{}
 	for _, word := range words {
@@ -145,8 +147,8 @@ func (b *bpe) split(out []int32, text string, on *patience) ([]int32, error) {
 	return out, nil
 }
 
-// words splits a text by all rules in turn. Bytes that are not UTF-8 stand for
-// characters of no class, each its own.
+// words splits a text by all rules in turn. Each byte that is not valid UTF-8
+// counts as a character of no class.
 func (b *bpe) words(text string, on *patience) ([]string, error) {
 	runes := make([]rune, 0, len(text))
 	starts := make([]int32, 0, len(text)+1) // of the runes, in bytes
@@ -185,7 +187,7 @@ func (b *bpe) words(text string, on *patience) ([]string, error) {
 	return words, nil
 }
 
-// cuts gives the ends of the words in a piece, in order.
+// cuts returns the ends of the words in a piece, in order.
 func (r rule) cuts(piece []rune, on *patience) ([]int, error) {
 	if err := on.err(); err != nil {
 		return nil, err
@@ -207,13 +209,13 @@ func (r rule) cuts(piece []rune, on *patience) ([]int, error) {
 	return cuts, nil
 }
 
-// encode gives the tokens of a word.
+// encode appends the tokens of a word.
 func (b *bpe) encode(out []int32, m *merger, word string, on *patience) ([]int32, error) {
 	written := word
 	if !b.raw {
 		written = bytesWritten(word)
 	}
-	// Newlines are no part of merges, as those are written one on a line.
+	// Merges contain no newlines, because the list has one merge per line.
 	if b.ignoreMerges || b.raw && strings.Trim(word, "\n") == "" {
 		if id, ok := b.t.ids[written]; ok {
 			return append(out, id), nil
@@ -252,8 +254,8 @@ func (b *bpe) encode(out []int32, m *merger, word string, on *patience) ([]int32
 	return out, nil
 }
 
-// byteText writes each byte as a character, as GPT-2 does: printable ones of
-// Latin-1 as themselves, the others from U+0100 on.
+// byteText writes each byte as a character, as GPT-2 does: printable Latin-1
+// characters as themselves, other bytes as characters from U+0100 on.
 var byteText, textByte = func() (to [256]string, from map[rune]byte) {
 	from = map[rune]byte{}
 	next := rune(256)
@@ -279,7 +281,7 @@ func bytesWritten(s string) string {
 	return b.String()
 }
 
-// bytesOf undoes bytesWritten; what is not of it stays.
+// bytesOf reverses bytesWritten; other characters stay as they are.
 func bytesOf(s string) string {
 	var b strings.Builder
 	for _, r := range s {

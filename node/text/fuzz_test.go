@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// small makes a vocabulary that a fuzzer can reach all of.
+// small makes a vocabulary small enough for a fuzzer to cover.
 func small(t testing.TB, model, pre string) *Tokenizer {
 	t.Helper()
 	tokens := append(byteTokens(model), "▁", "a", "b", "ab", "▁a", "▁▁", "abab", "Ġa", "<s>", "</s>", "<|x|>", "  ")
@@ -34,8 +34,8 @@ func small(t testing.TB, model, pre string) *Tokenizer {
 	return tok
 }
 
-// What a vocabulary with all bytes makes of a text is that text again, at once
-// or token by token.
+// With a vocabulary that has all bytes, encoding and decoding returns the same
+// text, at once or token by token.
 func FuzzRoundTrip(f *testing.F) {
 	for _, s := range []string{"ab a\n\nb", " <s>x</s>", "héllo 你好 🦙", "\xff\xf0\x9f", "▁a", "  a   b", "'s 123", "\xe2\x96", "a\xf0\x9f\x98b"} {
 		f.Add(s)
@@ -81,7 +81,7 @@ func FuzzRoundTrip(f *testing.F) {
 	})
 }
 
-// Any tokens in any order make a text, the same in pieces as at once.
+// Any tokens in any order decode to a text, the same in pieces as at once.
 func FuzzDecoder(f *testing.F) {
 	f.Add([]byte{0xf0, 0x9f, 0x98, 0x80, 'a', 0xf0, 0x9f, 'b', 0xe4})
 	f.Add([]byte("  "))

@@ -1,19 +1,19 @@
 package text
 
-// symbol is a part of a word, in a list that merging shortens.
+// symbol is a part of a word, in a linked list that merging shortens.
 type symbol struct {
-	at, size   int32 // in the word's bytes; size 0: merged into the one before
+	at, size   int32 // in the word's bytes; size 0: merged into the symbol before
 	prev, next int32 // -1: none
-	id         int32 // -1: of no vocabulary
+	id         int32 // -1: not in the vocabulary
 }
 
-// candidate is a pair of neighbours that may merge, or anything else that
-// waits for its turn: the lowest key first, of equals the leftmost.
+// candidate is a pair of neighbours that may merge, or another item in a
+// priority queue: lowest key first, leftmost among equals.
 type candidate struct {
 	key         float64
 	left, right int32
-	size        int32 // of both, by which one sees that they are as they were
-	id          int32 // of what they make
+	size        int32 // of both; if it has changed since, the candidate is outdated
+	id          int32 // of the merge's result
 }
 
 func (c candidate) before(o candidate) bool {
@@ -64,17 +64,18 @@ func (h *candidates) pop() candidate {
 	return top
 }
 
-// merger merges the symbols of one word after another; its memory is reused.
+// merger merges the symbols of one word after another, reusing its memory.
 type merger struct {
 	syms  []symbol
 	queue candidates
-	// join says what two neighbours make, and the lower key the sooner.
+	// join returns the result of merging two neighbours and its key; lower keys
+	// merge first.
 	join func(left, right symbol) (id int32, key float64, ok bool)
 }
 
 func (m *merger) reset() { m.syms, m.queue = m.syms[:0], m.queue[:0] }
 
-// add puts a symbol at the word's end.
+// add appends a symbol to the word.
 func (m *merger) add(size int, id int32) {
 	n := int32(len(m.syms))
 	s := symbol{size: int32(size), prev: n - 1, next: -1, id: id}
@@ -95,7 +96,7 @@ func (m *merger) consider(left, right int32) {
 	}
 }
 
-// merge joins neighbours, the best pair first, until no pair makes anything.
+// merge merges neighbours, best pair first, until no pair can merge.
 func (m *merger) merge(on *patience) error {
 	for i := 1; i < len(m.syms); i++ {
 		m.consider(int32(i-1), int32(i))
@@ -107,7 +108,7 @@ func (m *merger) merge(on *patience) error {
 		c := m.queue.pop()
 		l, r := &m.syms[c.left], &m.syms[c.right]
 		if l.size == 0 || r.size == 0 || l.size+r.size != c.size {
-			continue // one of them has merged otherwise since
+			continue // one of the two has merged with another since
 		}
 		l.size, l.id, l.next = c.size, c.id, r.next
 		r.size = 0
@@ -120,7 +121,7 @@ func (m *merger) merge(on *patience) error {
 	return nil
 }
 
-// each calls f for what is left, from first to last.
+// each calls f for the remaining symbols in order.
 func (m *merger) each(f func(symbol)) {
 	if len(m.syms) == 0 {
 		return

@@ -8,14 +8,14 @@ type preType struct {
 	ignoreMerges bool // a word that is a token needs no merges
 	addBOS       bool // unless the file says otherwise
 	noBOS        bool // no token begins a sequence unless the file names one
-	raw          bool // words are merged as they are written, spaces as ▁, not byte by byte
+	raw          bool // words are merged as they are, with spaces as ▁, instead of byte by byte
 }
 
-// Parts that several expressions share. What is not ASCII is escaped: an editor
-// or a tool that normalizes it would move the ends of ranges.
+// Parts that several expressions share. Non-ASCII characters are escaped: an
+// editor or tool that normalizes them would change the bounds of ranges.
 const (
 	contractions = `(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])`
-	notNewline   = `[^\r\n\p{L}\p{N}]?` // what may stand before the letters of a word
+	notNewline   = `[^\r\n\p{L}\p{N}]?` // what may precede the letters of a word
 	spaces       = `\s*[\r\n]+|\s+(?!\S)|\s+`
 	others       = ` ?[^\s\p{L}\p{N}]+[\r\n]*|` + spaces
 	othersSlash  = ` ?[^\s\p{L}\p{N}]+[\r\n/]*|` + spaces
@@ -30,10 +30,10 @@ const (
 	kana         = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 	notPunct     = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 
-	// llama.cpp takes no space of Unicode for a member of these two ranges.
+	// llama.cpp excludes Unicode spaces from these two ranges.
 	han       = "[\u0800-\u9fa5\uac00-\ud7ff-[\\s]]+"
 	fullPunct = "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002-[\u3000]]+"
-	// cased are the letters of scripts with capitals.
+	// cased are the letters of scripts with upper and lower case.
 	cased = "\\s?[A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af" +
 		"\u0370-\u0373\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-\u0556" +
 		"\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d" +
@@ -42,14 +42,14 @@ const (
 		"\u212a-\u212d\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee\u2cf2\u2cf3" +
 		"\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a" +
 		"\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943]+"
-	// eastAsian are the scripts that AFMoE takes apart from the others.
+	// eastAsian are the scripts that AFMoE separates from the others.
 	eastAsian = "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-\u0e7f\u0e80-\u0eff" +
 		"\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
 	youtuScripts = "[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+|[\u3105-\u312f]+|" + kana
 )
 
-// Expressions that a function searches for, in one pass where a search by
-// backtracking takes time quadratic in the length of a run of digits.
+// Expressions that a Go function implements in one pass, where a backtracking
+// search takes time quadratic in the length of a run of digits.
 const (
 	triplesToEnd  = `(?=(\d{3})+(?!\d))`
 	triplesToWord = `\d{1,3}(?=(?:\d{3})*\b)`
@@ -65,10 +65,10 @@ var cutters = map[string]func(piece []rune) []int{
 func isDigit(r rune) bool { return '0' <= r && r <= '9' }
 func isWord(r rune) bool  { return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Pc) }
 
-// cutTriples gives where to cut a piece so that the digits of a run stand in
-// groups of three, counted from its end; alone: so that no other characters
-// stand with the first and last group. A run before a character of the kind
-// unlessBefore stays as it is.
+// cutTriples returns where to cut a piece so that the digits of a run form
+// groups of three, counted from its end. With alone set, no other characters
+// share a word with the first or last group. A run before a character of class
+// unlessBefore is left whole.
 func cutTriples(piece []rune, digit func(rune) bool, alone bool, unlessBefore func(rune) bool) []int {
 	var cuts []int
 	for at := 0; at < len(piece); at++ {
@@ -95,14 +95,15 @@ func cutTriples(piece []rune, digit func(rune) bool, alone bool, unlessBefore fu
 	return cuts
 }
 
-// llama3Like is the pattern of Llama 3 with digits in the given way.
+// llama3Like returns the pattern of Llama 3 with the given pattern for digits.
 func llama3Like(digits string) string {
 	return contractions + `|` + notNewline + `\p{L}+|` + digits + `|` + others
 }
 
-// o200kLike is the pattern of GPT-4o, where capitals begin words. llama.cpp
-// cannot tell the capitals of other scripts nor marks, and says that it comes
-// near; this is what the models' own tokenizers do.
+// o200kLike returns the pattern of GPT-4o, in which capitals begin words.
+// llama.cpp cannot distinguish marks or the capitals of other scripts, and
+// calls its version an approximation; this is what the models' own tokenizers
+// do.
 func o200kLike(upper, lower, tail, rest string) string {
 	return notNewline + upper + `*` + lower + `+` + tail + `|` + notNewline + upper + `+` + lower + `*` + tail + `|` + rest
 }
@@ -126,7 +127,7 @@ var (
 	gemma4        = preType{exprs: []string{lines}, raw: true, addBOS: true}
 )
 
-// preTypes names them as tokenizer.ggml.pre does.
+// preTypes are keyed by their names in tokenizer.ggml.pre.
 var preTypes = map[string]preType{
 	"": defaultPre, "default": defaultPre,
 	"llama3": llama3, "llama-v3": llama3, "llama-bpe": llama3, "falcon3": llama3, "falcon-h1": llama3, "pixtral": llama3, "midm-2.0": llama3,
@@ -160,7 +161,8 @@ var preTypes = map[string]preType{
 	"laguna":     {exprs: []string{lines, llama3Like(`\p{N}`)}},
 	"minicpm5":   {exprs: []string{`\p{N}{1,3}`, llama3Like(`\p{N}+`)}, ignoreMerges: true},
 	"spark2_5":   {exprs: []string{`\p{N}{1,3}`, kana, ascii + `| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+`, `\p{N}`}},
-	// In a run of spaces that has no newline none is looked for again.
+	// In a run of spaces that contains no newline, the search for one is not
+	// repeated.
 	"jais-2": {exprs: []string{contractions + `|` + notNewline + `\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|(?<![^\S\r\n])\s*[\r\n]+|` +
 		`\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s`}},
 	"exaone-moe": {exprs: []string{
@@ -172,5 +174,5 @@ var preTypes = map[string]preType{
 	"gemma4": gemma4, "granite-embed-multi-311m": gemma4, "sarvam-moe": {exprs: []string{lines}, raw: true},
 }
 
-// defaultPre is what llama.cpp does for files that name no pre-tokenizer.
+// defaultPre is llama.cpp's choice for files that name no pre-tokenizer.
 var defaultPre = preType{exprs: []string{`[\p{P}\$\+<=>\^~\|]+`, gpt2Words, `\p{N}+`, `[0-9][0-9][0-9]`}}

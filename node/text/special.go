@@ -2,7 +2,7 @@ package text
 
 import "strings"
 
-// trie holds the tokens that text is searched for.
+// trie holds the tokens to search for in a text.
 type trie struct {
 	next map[byte]*trie
 	id   int32 // of the token that ends here, plus one
@@ -28,7 +28,7 @@ func (t *trie) add(s string, id int32) {
 	}
 }
 
-// longest gives the longest token that s begins with; size 0: none.
+// longest returns the longest token that s begins with; size 0: none.
 func (t *trie) longest(s string) (id int32, size int) {
 	for i := range len(s) {
 		if t = t.next[s[i]]; t == nil {
@@ -41,20 +41,22 @@ func (t *trie) longest(s string) (id int32, size int) {
 	return id, size
 }
 
-// piece is a run of plain text, or a token that stood in it.
+// piece is a run of plain text, or a token found in the text.
 type piece struct {
 	text  string
-	token int32 // -1: text
+	token int32 // -1: plain text
 }
 
-// partition finds special tokens in a text as llama.cpp does: the longest
-// first, wherever it stands, then those that are left between.
+// partition finds special tokens in a text as llama.cpp does: first all
+// occurrences of the longest token, then the next longest in the remaining
+// text, and so on.
 func (t *Tokenizer) partition(text string, search *trie) []piece {
 	var queue candidates
 	consider := func(at int32, most int) {
 		rest := text[at:]
 		if id, size := search.longest(rest[:min(len(rest), most)]); size > 0 {
-			// The longest first, of equals the one with the lowest number.
+			// Longest token first; of equally long ones, the one with the
+			// lowest number.
 			queue.push(candidate{key: float64(id) - float64(size)*(1<<32), left: at, size: int32(size), id: id})
 		}
 	}
@@ -72,14 +74,14 @@ func (t *Tokenizer) partition(text string, search *trie) []piece {
 		return []piece{{text, -1}}
 	}
 	taken := make([]bool, len(text))
-	found := map[int32]candidate{} // by where they stand
+	found := map[int32]candidate{} // by position
 	for len(queue) > 0 {
 		c := queue.pop()
 		free := int32(0)
 		for free < c.size && !taken[c.left+free] {
 			free++
 		}
-		if free < c.size { // a shorter one may stand here
+		if free < c.size { // a shorter one may fit here
 			consider(c.left, int(free))
 			continue
 		}
@@ -92,8 +94,8 @@ func (t *Tokenizer) partition(text string, search *trie) []piece {
 	return collect(text, taken, found)
 }
 
-// strip gives the part of the text that a token takes, with the blanks beside
-// it that no other has.
+// strip returns the range of text that a token takes, including blanks beside
+// it that no other token has taken.
 func (t *Tokenizer) strip(text string, taken []bool, c candidate) (from, to int32) {
 	from, to = c.left, c.left+c.size
 	blank := func(i int32) bool { return !taken[i] && strings.IndexByte(" \t\n\v\f\r", text[i]) >= 0 }
@@ -106,7 +108,7 @@ func (t *Tokenizer) strip(text string, taken []bool, c candidate) (from, to int3
 	return from, to
 }
 
-// collect gives the tokens and the text between them.
+// collect returns the tokens and the text between them.
 func collect(text string, taken []bool, found map[int32]candidate) []piece {
 	var pieces []piece
 	for i := 0; i < len(text); {
@@ -123,7 +125,7 @@ func collect(text string, taken []bool, found map[int32]candidate) []piece {
 			pieces = append(pieces, piece{text[from:i], -1})
 			continue
 		}
-		i++ // a blank that a token took
+		i++ // a blank that a token has taken
 	}
 	return pieces
 }

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// spm is SentencePiece's BPE: neighbours merge in the order of the scores of
-// what they make, and what is in no token falls back to bytes.
+// spm is SentencePiece's BPE: neighbours merge in the order of their results'
+// scores, and text that is in no token falls back to bytes.
 type spm struct {
 	t      *Tokenizer
 	scores []float32
@@ -32,7 +32,7 @@ func (t *Tokenizer) setSPM(md Metadata) error {
 	}
 	t.escape, t.addSpace, t.addBOS = true, true, true
 	flag(md, "tokenizer.ggml.add_space_prefix", &t.addSpace)
-	if len(t.tokens) > 2 { // SentencePiece's own numbering, for files that name none
+	if len(t.tokens) > 2 { // SentencePiece's own numbering, for files that name no IDs
 		t.bos, t.eos = 1, 2
 		t.eog[t.eos] = true
 	}
@@ -47,7 +47,7 @@ func (s *spm) split(out []int32, text string, on *patience) ([]int32, error) {
 			return 0, 0, false
 		}
 		key := -float64(s.scores[id])
-		if math.IsNaN(key) { // it has no place in an order
+		if math.IsNaN(key) { // NaN cannot be ordered
 			key = math.Inf(1)
 		}
 		return id, key, true

@@ -12,13 +12,13 @@ import (
 	"github.com/shoalnet/shoal/node/text/jinja"
 )
 
-// ErrNoTemplate says that a model brings no chat template.
+// ErrNoTemplate means that a model has no chat template.
 var ErrNoTemplate = errors.New("the model has no chat template")
 
-// renderTime is the most that rendering may take.
+// renderTime is the time limit of rendering.
 const renderTime = 5 * time.Second
 
-// Message of a chat, as OpenAI's clients send it.
+// Message is a message of a chat, as in OpenAI's API.
 type Message struct {
 	Role       string
 	Content    string
@@ -28,21 +28,21 @@ type Message struct {
 	ToolCallID string
 }
 
-// ToolCall of an assistant's message. Arguments are a JSON object.
+// ToolCall is a call in an assistant's message. Arguments are a JSON object.
 type ToolCall struct {
 	ID, Name, Arguments string
 }
 
-// RenderInput is what a template is given.
+// RenderInput is the input of a template.
 type RenderInput struct {
 	Messages            []Message
 	AddGenerationPrompt bool
-	Tools               []json.RawMessage // as OpenAI's API has them
+	Tools               []json.RawMessage // in the form of OpenAI's API
 	Now                 time.Time
 	Extra               map[string]any // further variables, such as enable_thinking
 }
 
-// Template is a model's chat template. It is safe for use by many at once.
+// Template is a model's chat template. It is safe for concurrent use.
 type Template struct {
 	jinja    *jinja.Template
 	source   string
@@ -50,10 +50,11 @@ type Template struct {
 	traits   func() Traits
 }
 
-// chatML is used for models that have its tokens and no template.
+// chatML is used for models that have its tokens but no template.
 const chatML = `{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 
-// NewTemplate reads a model's chat template.
+// NewTemplate parses a model's chat template. Errors are ErrNoTemplate, and
+// jinja.ErrTemplate if it cannot be parsed.
 func NewTemplate(md Metadata) (*Template, error) {
 	source, _ := md.Value("tokenizer.chat_template").(string)
 	tokens, _ := md.Value("tokenizer.ggml.tokens").([]string)
@@ -84,8 +85,8 @@ func NewTemplate(md Metadata) (*Template, error) {
 	return t, nil
 }
 
-// Render writes a chat as the model was trained to read it. Errors wrap
-// jinja.ErrTemplate and carry the template's own words.
+// Render writes a chat in the form that the model was trained on. Errors wrap
+// jinja.ErrTemplate and include the template's own message.
 func (t *Template) Render(in RenderInput) (string, error) {
 	traits := Traits{}
 	if len(in.Tools) > 0 || slices.ContainsFunc(in.Messages, func(m Message) bool { return len(m.ToolCalls) > 0 || m.Role == "tool" }) {
@@ -117,8 +118,8 @@ func (t *Template) render(in RenderInput, traits Traits) (string, error) {
 	return t.jinja.Render(vars, renderTime)
 }
 
-// strftime writes a time as Python does where the time knows no zone; unknown
-// directives stay.
+// strftime formats a time as Python does for times without a zone; unknown
+// directives are kept.
 func strftime(t time.Time, format string) string {
 	plain := strings.NewReplacer("%D", "%m/%d/%y", "%F", "%Y-%m-%d", "%T", "%H:%M:%S", "%R", "%H:%M", "%h", "%b",
 		"%c", "%a %b %e %H:%M:%S %Y", "%x", "%m/%d/%y", "%X", "%H:%M:%S", "%r", "%I:%M:%S %p", "%%", "%%").Replace(format)

@@ -101,7 +101,8 @@ func TestTinytales(t *testing.T) {
 	}
 }
 
-// Whatever the pieces, the text is the same, and never half a character.
+// The text does not depend on the pieces, and no part of a character is
+// returned.
 func TestDecoder(t *testing.T) {
 	for _, path := range []string{tiny, "../../../shared/vocab/ggml-vocab-llama-spm.gguf"} {
 		t.Run(filepath.Base(path), func(t *testing.T) {
@@ -178,7 +179,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// Templates as models ship them, against what Jinja2 makes of them in Hugging
+// Templates as models ship them, compared with the output of Jinja2 in Hugging
 // Face's settings.
 func TestTemplates(t *testing.T) {
 	chat := []Message{{Role: "system", Content: "Be brief."}, {Role: "user", Content: "Hi"}, {Role: "assistant", Content: " Hello "}, {Role: "user", Content: "Bye"}}
@@ -267,7 +268,7 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
-// impatient leaves when it has been asked so many times.
+// impatient is a context that ends after being checked a number of times.
 type impatient struct {
 	context.Context
 	left, asked int
@@ -280,7 +281,7 @@ func (i *impatient) Err() error {
 	return nil
 }
 
-// Who leaves is worked for no longer, wherever the work stands.
+// Work stops when the context ends, in whatever phase it is.
 func TestEncodeStops(t *testing.T) {
 	text := strings.Repeat("Once upon a time, in 1999, thère was a fox!\n", 1<<12)
 	toks := []*Tokenizer{tokenizer(t, tiny), small(t, "llama", "")}

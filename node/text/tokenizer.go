@@ -9,12 +9,12 @@ import (
 	"unicode/utf8"
 )
 
-// Metadata of a GGUF file.
+// Metadata is the metadata of a GGUF file.
 type Metadata interface {
-	Value(key string) any // nil if there is none
+	Value(key string) any // nil: no such key
 }
 
-// ErrVocabulary is wrapped when the metadata holds no tokenizer that works.
+// ErrVocabulary is wrapped when the metadata has no usable tokenizer.
 var ErrVocabulary = errors.New("no usable tokenizer")
 
 // Token types of GGUF.
@@ -27,13 +27,13 @@ const (
 	typeByte
 )
 
-// splitter makes tokens of a piece of text in which there are no special ones.
+// splitter tokenizes a piece of text that contains no special tokens.
 type splitter interface {
 	split(out []int32, text string, on *patience) ([]int32, error)
 }
 
-// patience is how long somebody waits for a text's tokens: it is asked at every
-// step of the work, and looks now and then.
+// patience ends work on a text when its context ends: it is called at every
+// step, and checks the context only now and then.
 type patience struct {
 	ctx   context.Context
 	steps int
@@ -46,13 +46,13 @@ func (p *patience) err() error {
 	return p.ctx.Err()
 }
 
-// Tokenizer of one vocabulary. It is safe for use by many at once.
+// Tokenizer is the tokenizer of one vocabulary. It is safe for concurrent use.
 type Tokenizer struct {
 	tokens    []string
 	types     []int32
 	ids       map[string]int32
-	bytes     [256]int32 // of a byte alone; -1: none
-	user, all trie       // tokens that text is searched for: user-defined ones, and control tokens, too
+	bytes     [256]int32 // the token of a single byte; -1: none
+	user, all trie       // tokens to search for in text: user-defined ones; those and control tokens
 	lstrip    map[int32]bool
 	rstrip    map[int32]bool
 	eog       map[int32]bool
@@ -60,19 +60,19 @@ type Tokenizer struct {
 	bos, eos       int32 // -1: none
 	addBOS, addEOS bool
 	escape         bool // tokens write a space as ▁
-	addSpace       bool // a text begins with a space that nobody sees
+	addSpace       bool // a space that is not shown is put before a text
 	algorithm      splitter
 	longest        int // bytes of the longest token
 }
 
-// EncodeOptions of Encode.
+// EncodeOptions are the options of Encode.
 type EncodeOptions struct {
 	AddSpecial   bool // begin and end the sequence as the model expects
-	ParseSpecial bool // take control tokens written out in the text as such
+	ParseSpecial bool // recognize control tokens that are written out in the text
 }
 
-// New makes a tokenizer of a GGUF file's metadata, which may hold nothing but
-// the vocabulary.
+// New makes a tokenizer from a GGUF file's metadata, of which it uses only the
+// vocabulary. Errors wrap ErrVocabulary.
 func New(md Metadata) (*Tokenizer, error) {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrVocabulary, fmt.Sprintf(format, args...))
@@ -102,7 +102,7 @@ func New(md Metadata) (*Tokenizer, error) {
 	switch model {
 	case "gpt2":
 		err = t.setBPE(md, pre)
-	case "gemma4": // SentencePiece's way with spaces and bytes, and a list of merges
+	case "gemma4": // SentencePiece's handling of spaces and bytes, with a list of merges
 		err = t.setBPE(md, model)
 	case "llama":
 		err = t.setSPM(md)
@@ -129,7 +129,7 @@ func flag(md Metadata, key string, to *bool) {
 	}
 }
 
-// id reads a token ID, -1 if there is none or it is out of range.
+// id reads a token ID; it returns -1 if there is none or it is out of range.
 func (t *Tokenizer) id(md Metadata, key string) int32 {
 	for _, v := range ints([]any{md.Value(key)}) {
 		if v >= 0 && v < int64(len(t.tokens)) {
@@ -174,7 +174,7 @@ func ints(v any) []int64 {
 	return out
 }
 
-// find gives the token with a text, -1 if there is none.
+// find returns the token with a text, or -1.
 func (t *Tokenizer) find(text string) int32 {
 	if id, ok := t.ids[text]; ok {
 		return id
@@ -182,8 +182,9 @@ func (t *Tokenizer) find(text string) int32 {
 	return -1
 }
 
-// endings are texts of tokens that end an answer, whatever the metadata says.
-// Those of the last line are words of some vocabularies, which end nothing.
+// endings are the texts of tokens that end an answer, whatever the metadata
+// says. In some vocabularies those in the last line are ordinary words, which
+// end nothing.
 var endings = []string{
 	"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
 	"<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "< EOT >", "_<EOT>", "<EOT>", "[EOT]", "[EOS]",
@@ -192,14 +193,14 @@ var endings = []string{
 	"</s>", "<eos>",
 }
 
-// markers are texts of further control tokens that some files forget to mark.
+// markers are the texts of further control tokens that some files fail to mark.
 var markers = []string{
 	"<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>",
 	"<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|suffix|>",
 	"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>",
 }
 
-// enders are the keys of metadata that name tokens that end an answer.
+// enders are the metadata keys of tokens that end an answer.
 var enders = []string{"eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"}
 
 func (t *Tokenizer) setSpecial(md Metadata) {
@@ -264,8 +265,8 @@ func (t *Tokenizer) setEndings(md Metadata) {
 	}
 }
 
-// setStrips names the tokens that take the blanks beside them along. Files do
-// not tell, so llama.cpp goes by the names of models.
+// setStrips sets which tokens absorb the blanks beside them. Files do not say,
+// so llama.cpp decides by the model's name.
 func (t *Tokenizer) setStrips(md Metadata) {
 	text := func(key string) string { s, _ := md.Value(key).(string); return strings.ToLower(s) }
 	among := func(s string, words ...string) bool {
@@ -292,11 +293,12 @@ func (t *Tokenizer) setStrips(md Metadata) {
 // maxText is the longest text that is tokenized at once, in bytes.
 const maxText = 16 << 20
 
-// Longest is the length in bytes of the longest token: n tokens stand for n times
-// as many bytes at most.
+// Longest returns the length of the longest token in bytes, so that n tokens
+// stand for at most n times as many bytes.
 func (t *Tokenizer) Longest() int { return t.longest }
 
-// Encode gives a text's tokens. It ends soon after ctx does.
+// Encode returns a text's tokens. It stops soon after ctx ends. Errors are a
+// text over 16 MiB or one that takes too long to split, and ctx's.
 func (t *Tokenizer) Encode(ctx context.Context, text string, opt EncodeOptions) ([]int32, error) {
 	if len(text) > maxText {
 		return nil, fmt.Errorf("a text of %d MiB; %d are possible", len(text)>>20, maxText>>20)
@@ -339,7 +341,7 @@ func (t *Tokenizer) Encode(ctx context.Context, text string, opt EncodeOptions) 
 	return out, nil
 }
 
-// VocabSize is the number of tokens.
+// VocabSize returns the number of tokens.
 func (t *Tokenizer) VocabSize() int { return len(t.tokens) }
 
 // EOG lists the tokens that end an answer.
@@ -352,10 +354,10 @@ func (t *Tokenizer) EOG() []int32 {
 	return out
 }
 
-// BOS is the token that begins a sequence, if the model has one.
+// BOS returns the token that begins a sequence, if the model has one.
 func (t *Tokenizer) BOS() (int32, bool) { return t.bos, t.bos >= 0 }
 
-// IsControl says that a token is not text.
+// IsControl reports whether a token is a control token and not text.
 func (t *Tokenizer) IsControl(id int32) bool {
 	return id >= 0 && int(id) < len(t.types) && (t.types[id] == typeControl || t.types[id] == typeUnknown)
 }
@@ -386,7 +388,7 @@ func (t *Tokenizer) raw(id int32, special bool) string {
 	return bytesOf(s)
 }
 
-// hexByte reads "<0x0A>".
+// hexByte parses "<0x0A>".
 func hexByte(s string) (byte, bool) {
 	var b byte
 	if len(s) != 6 || s[:3] != "<0x" || s[5] != '>' {
@@ -396,14 +398,14 @@ func hexByte(s string) (byte, bool) {
 	return b, err == nil
 }
 
-// Token is a token's text; bytes that are no text come as U+FFFD.
+// Token returns a token's text, with U+FFFD for bytes that are not valid UTF-8.
 func (t *Tokenizer) Token(id int32) string { return valid(t.raw(id, true)) }
 
-// Bytes are a token's own, which need not be whole characters.
+// Bytes returns a token's own bytes, which may be incomplete characters.
 func (t *Tokenizer) Bytes(id int32) []byte { return []byte(t.raw(id, true)) }
 
-// Decode gives the text of tokens, without the space that the tokenizer puts
-// in front.
+// Decode returns the text of tokens, without the space that the tokenizer puts
+// before a text.
 func (t *Tokenizer) Decode(ids []int32, special bool) string {
 	var b strings.Builder
 	for _, id := range ids {
@@ -416,9 +418,9 @@ func (t *Tokenizer) Decode(ids []int32, special bool) string {
 	return valid(s)
 }
 
-// valid writes U+FFFD for what is not UTF-8: one for each beginning of a
-// character that does not go on, so that a text comes out the same in whatever
-// pieces it comes in.
+// valid replaces invalid UTF-8 by U+FFFD, once per beginning of a character
+// that is not completed, so that the result does not depend on the pieces in
+// which a text arrives.
 func valid(s string) string {
 	if utf8.ValidString(s) {
 		return s
@@ -435,7 +437,7 @@ func valid(s string) string {
 	return b.String()
 }
 
-// broken is the length of the character that s begins with and never ends.
+// broken returns the length of the incomplete character that s begins with.
 func broken(s string) int {
 	n := 1
 	for n < min(3, len(s)) && !utf8.FullRuneInString(s[:n+1]) {
@@ -444,16 +446,17 @@ func broken(s string) int {
 	return n
 }
 
-// Decoder makes text of tokens as they come, and never gives half a
-// character. The text goes on from a prompt, so its first space stays.
+// Decoder turns tokens into text as they arrive, and never returns part of a
+// character. The text continues a prompt, so its first space is kept. It is not
+// safe for concurrent use.
 type Decoder struct {
 	t     *Tokenizer
 	held  []byte
-	shown map[int32]bool // control tokens that show
+	shown map[int32]bool // control tokens to show
 }
 
-// NewDecoder begins an answer. Of the control tokens, only those of the given
-// texts show.
+// NewDecoder starts an answer. Of the control tokens, only those with the given
+// texts are shown.
 func (t *Tokenizer) NewDecoder(show ...string) *Decoder {
 	d := &Decoder{t: t, shown: map[int32]bool{}}
 	for _, s := range show {
@@ -464,11 +467,11 @@ func (t *Tokenizer) NewDecoder(show ...string) *Decoder {
 	return d
 }
 
-// Push gives the text that is whole with one more token.
+// Push adds a token and returns the text that is now complete.
 func (d *Decoder) Push(id int32) string {
 	d.held = append(d.held, d.t.raw(id, d.shown[id])...)
 	n := len(d.held)
-	// At most three bytes at the end can be the beginning of a character.
+	// Only the last three bytes can be part of an incomplete character.
 	for i := 1; i <= 3 && i <= n; i++ {
 		if b := d.held[n-i]; utf8.RuneStart(b) {
 			if b >= utf8.RuneSelf && !utf8.FullRune(d.held[n-i:]) {
@@ -482,27 +485,29 @@ func (d *Decoder) Push(id int32) string {
 	return out
 }
 
-// Flush gives what is left when the answer ends.
+// Flush returns the remaining text when the answer ends.
 func (d *Decoder) Flush() string {
 	out := valid(string(d.held))
 	d.held = nil
 	return out
 }
 
-// Stops looks for stop sequences in text that comes in pieces.
+// Stops searches for stop sequences in text that arrives in pieces. It is not
+// safe for concurrent use.
 type Stops struct {
 	stops []string
 	held  string
 	done  bool
 }
 
-// NewStops makes a search for the given sequences.
+// NewStops starts a search for the given sequences.
 func NewStops(stops []string) *Stops {
 	return &Stops{stops: slices.DeleteFunc(slices.Clone(stops), func(s string) bool { return s == "" })}
 }
 
-// Push gives the text that can be no part of a stop sequence any more, and
-// whether one was met, of which nothing is given.
+// Push adds text and returns the part that can no longer belong to a stop
+// sequence, and whether a stop sequence was found. The sequence itself is not
+// returned.
 func (s *Stops) Push(text string) (out string, stopped bool) {
 	if s.done {
 		return "", true
@@ -531,7 +536,7 @@ func (s *Stops) Push(text string) (out string, stopped bool) {
 	return out, false
 }
 
-// Flush gives what was held back when no more comes.
+// Flush returns the text held back, when no more will arrive.
 func (s *Stops) Flush() string {
 	out := s.held
 	s.held = ""

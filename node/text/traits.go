@@ -8,24 +8,24 @@ import (
 	"github.com/shoalnet/shoal/node/text/jinja"
 )
 
-// Traits are what templates do differently. They are found by rendering small
-// chats and looking for their words in what comes out.
+// Traits are the ways in which templates differ. They are found by rendering
+// small chats and looking for their words in the output.
 type Traits struct {
-	System    bool // it takes a system message
-	Tools     bool // it writes the tools on offer
-	ToolCalls bool // it writes calls that were made, and what they gave
+	System    bool // it accepts a system message
+	Tools     bool // it writes the available tools
+	ToolCalls bool // it writes earlier calls and their results
 
 	stringArguments bool // a call's arguments must be JSON in a string, not an object
-	nullContent     bool // a message that calls must have null for its content
+	nullContent     bool // the content of a message with calls must be null
 }
 
-// Traits of the template.
+// Traits returns the template's traits.
 func (t *Template) Traits() Traits { return t.traits() }
 
-// Source is the template's text.
+// Source returns the template's text.
 func (t *Template) Source() string { return t.source }
 
-// Words that no template has of itself.
+// Words that no template contains.
 const (
 	probeTool   = "probe_tool_q7"
 	probeKey    = "probe_key_q7"
@@ -51,11 +51,11 @@ func (t *Template) probe() (traits Traits) {
 	chat := []Message{user,
 		{Role: "assistant", ToolCalls: []ToolCall{{ID: "abcdef123", Name: probeTool, Arguments: `{"` + probeKey + `": "x"}`}}},
 		{Role: "tool", Content: probeResult, Name: probeTool, ToolCallID: "abcdef123"}}
-	// A dict that is written as text has Python's quotation marks; an object's
-	// keys may also be written one by one.
+	// A dict written as text has Python's quotation marks; an object's keys may
+	// also be written one by one.
 	for _, words := range []string{`"` + probeKey + `"`, "<parameter=" + probeKey, probeKey + "="} {
 		for _, try := range []Traits{{}, {nullContent: true}, {stringArguments: true}, {nullContent: true, stringArguments: true}} {
-			// Tools are left out where they are: their schema has the same words.
+			// Tools are left out of this chat: their schema has the same words.
 			if shows(try, nil, chat, probeTool, words, probeResult) {
 				traits.ToolCalls, traits.nullContent, traits.stringArguments = true, try.nullContent, try.stringArguments
 				return traits
@@ -65,7 +65,7 @@ func (t *Template) probe() (traits Traits) {
 	return traits
 }
 
-// dict is a message as a template is given it.
+// dict returns a message in the form that the template expects.
 func (m Message) dict(traits Traits) any {
 	pairs := []any{"role", m.Role}
 	if traits.nullContent && m.Content == "" && len(m.ToolCalls) > 0 {
@@ -74,7 +74,7 @@ func (m Message) dict(traits Traits) any {
 		pairs = append(pairs, "content", m.Content)
 	}
 	if m.Reasoning != "" {
-		pairs = append(pairs, "reasoning_content", m.Reasoning, "thinking", m.Reasoning) // most templates', gpt-oss's
+		pairs = append(pairs, "reasoning_content", m.Reasoning, "thinking", m.Reasoning) // the names that most templates use, and gpt-oss's
 	}
 	if m.Name != "" {
 		pairs = append(pairs, "name", m.Name)

@@ -23,7 +23,7 @@ func byteTokens(model string) []string {
 	return out
 }
 
-// splitting makes a tokenizer of which only the splitting into words counts.
+// splitting makes a tokenizer that is used only for splitting into words.
 func splitting(t testing.TB, pre string) *bpe {
 	t.Helper()
 	tok, err := New(md{"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.tokens": byteTokens("gpt2"), "tokenizer.ggml.merges": []string{"a b"}})
@@ -33,7 +33,7 @@ func splitting(t testing.TB, pre string) *bpe {
 	return tok.algorithm.(*bpe)
 }
 
-// quoted reads a line of quoted texts.
+// quoted parses a line of quoted texts.
 func quoted(t *testing.T, line string) (out []string) {
 	for line = strings.TrimSpace(line); line != ""; line = strings.TrimSpace(line) {
 		q, err := strconv.QuotedPrefix(line)
@@ -84,7 +84,7 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// Small vocabularies whose special tokens overlap, with what llama.cpp makes of
+// Small vocabularies whose special tokens overlap, with llama.cpp's tokens of
 // texts that are full of them.
 func TestSmallVocabularies(t *testing.T) {
 	raw, err := os.ReadFile("testdata/tokens.json")
@@ -138,8 +138,8 @@ func TestSmallVocabularies(t *testing.T) {
 	}
 }
 
-// longRuns are texts that make expressions go back and forth. Where that takes
-// quadratic time, they last minutes, and what lasts long is refused (matchTime).
+// longRuns are texts that make expressions backtrack. Where that takes
+// quadratic time, they take minutes; what takes long is refused (matchTime).
 func longRuns(n int) map[string]string {
 	runs := map[string]string{"spaces before a letter": strings.Repeat(" ", n) + "\u4e00", "lines": strings.Repeat("\r\n ", n/3) + "x"}
 	for _, s := range []string{" ", "\t", "\n", "a", "A", "aA", "1", "\u00bd", "!", "'", ". ", "\u0301", "\u4e00", "A\u0301", "a ", "\u00a0", "\U0001f600", "\xff", "<sentinel:1"} {
@@ -174,7 +174,7 @@ func TestLongRuns(t *testing.T) {
 }
 
 // One special token everywhere, and one in the other, must not cost more than
-// the text is long.
+// linear time.
 func TestManySpecialTokens(t *testing.T) {
 	tokens := byteTokens("gpt2")
 	types := make([]int32, len(tokens))
@@ -191,7 +191,7 @@ func TestManySpecialTokens(t *testing.T) {
 	}
 }
 
-// Gemma 4's way: a list of merges over text in which ▁ stands for spaces.
+// Gemma 4's kind: a list of merges over text in which ▁ stands for spaces.
 func TestRawMerges(t *testing.T) {
 	tok, err := New(md{
 		"tokenizer.ggml.model": "gemma4", "tokenizer.ggml.merges": []string{"▁ a"}, "tokenizer.ggml.bos_token_id": uint32(0),
@@ -211,7 +211,8 @@ func TestRawMerges(t *testing.T) {
 	}
 }
 
-// A template is told the beginning of a sequence that the tokenizer assumes.
+// A template receives the beginning-of-sequence token that the tokenizer
+// assumes.
 func TestTemplateTokens(t *testing.T) {
 	for model, want := range map[string]string{"llama": "<s></s>", "gpt2": ""} {
 		tpl, err := NewTemplate(md{"tokenizer.chat_template": "{{ bos_token + eos_token }}", "tokenizer.ggml.model": model, "tokenizer.ggml.tokens": []string{"<unk>", "<s>", "</s>"}})

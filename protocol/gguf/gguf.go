@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// Magic begins every GGUF file.
+// Magic is the first four bytes of every GGUF file.
 const Magic = "GGUF"
 
-// Limits that a real model does not reach, and a forged header would.
+// Limits that no real model reaches, but that a forged header might exceed.
 const (
 	MaxHeader = 512 << 20 // bytes of metadata and tensor table
 	MaxKey    = 65535     // bytes; the format's own limit
@@ -31,15 +31,15 @@ type KV struct {
 	Value any
 }
 
-// Tensor is one row of the tensor table.
+// Tensor is an entry of the tensor table.
 type Tensor struct {
 	Name   string
 	Type   Type
-	Shape  []uint64 // ggml's order: the fastest dimension first
-	Offset uint64   // from Header.DataOffset
+	Shape  []uint64 // in elements, in ggml's order: the fastest-varying dimension first
+	Offset uint64   // in bytes, from Header.DataOffset
 }
 
-// Elements is the number of weights.
+// Elements returns the number of weights.
 func (t Tensor) Elements() uint64 {
 	n := uint64(1)
 	for _, d := range t.Shape {
@@ -48,7 +48,7 @@ func (t Tensor) Elements() uint64 {
 	return n
 }
 
-// Bytes is the size of the tensor's data.
+// Bytes returns the size of the tensor's data.
 func (t Tensor) Bytes() uint64 {
 	info := types[t.Type]
 	if info.block == 0 {
@@ -57,17 +57,18 @@ func (t Tensor) Bytes() uint64 {
 	return t.Elements() / info.block * info.size
 }
 
-// Header is everything before the weights.
+// Header is everything before the weights. Its methods that do not change it
+// are safe for concurrent use.
 type Header struct {
 	Version    uint32
 	KVs        []KV // in the file's order
 	Tensors    []Tensor
-	DataOffset int64 // where the weights begin, aligned
+	DataOffset int64 // where the weights begin in the file, in bytes; aligned
 
 	index map[string]int
 }
 
-// Value gives a metadata value, nil if there is none.
+// Value returns a metadata value, or nil.
 func (h *Header) Value(key string) any {
 	if i, ok := h.index[key]; ok {
 		return h.KVs[i].Value
@@ -75,14 +76,15 @@ func (h *Header) Value(key string) any {
 	return nil
 }
 
-// String gives a text value, "" if there is none.
+// String returns a text value, or "".
 func (h *Header) String(key string) string {
 	s, _ := h.Value(key).(string)
 	return s
 }
 
-// Uint gives a non-negative integer of any width. Of an array (some
-// architectures give head counts per block) it gives the largest element.
+// Uint returns a non-negative integer stored with any width. For an array (some
+// architectures have head counts per block) it returns the largest element. It
+// is false if there is no such value.
 func (h *Header) Uint(key string) (uint64, bool) { return asUint(h.Value(key)) }
 
 func asUint(v any) (uint64, bool) {
@@ -119,32 +121,33 @@ func largest[T int32 | uint32](v []T) (uint64, bool) {
 	return uint64(m), len(v) > 0
 }
 
-// Architecture is general.architecture.
+// Architecture returns general.architecture.
 func (h *Header) Architecture() string { return h.String("general.architecture") }
 
-// Arch gives a key of the architecture's own: Arch("block_count") reads
-// "llama.block_count" of a llama model.
+// Arch returns an architecture-specific key: Arch("block_count") is
+// "llama.block_count" for a llama model.
 func (h *Header) Arch(key string) string { return h.Architecture() + "." + key }
 
-// Blocks is the number of transformer blocks.
+// Blocks returns the number of transformer blocks.
 func (h *Header) Blocks() int {
 	n, _ := h.Uint(h.Arch("block_count"))
 	return int(min(n, 1<<20))
 }
 
-// Width is the length of a hidden state.
+// Width returns the number of elements of a hidden state.
 func (h *Header) Width() int {
 	n, _ := h.Uint(h.Arch("embedding_length"))
 	return int(min(n, 1<<24))
 }
 
-// Context is the longest sequence the model was made for, in tokens.
+// Context returns the longest sequence that the model was trained for, in
+// tokens.
 func (h *Header) Context() int {
 	n, _ := h.Uint(h.Arch("context_length"))
 	return int(min(n, 1<<31))
 }
 
-// Alignment of tensor data, in bytes.
+// Alignment returns the alignment of tensor data, in bytes.
 func (h *Header) Alignment() uint64 {
 	if n, ok := h.Uint("general.alignment"); ok && n > 0 {
 		return n
@@ -152,8 +155,9 @@ func (h *Header) Alignment() uint64 {
 	return 32
 }
 
-// Check holds the tensor table against the size of the file: every tensor
-// must lie inside it, and none may overlap another.
+// Check compares the tensor table with the size of the file in bytes: every
+// tensor must lie inside the file, and no two may overlap. Errors wrap
+// ErrFormat.
 func (h *Header) Check(fileSize int64) error {
 	if h.DataOffset > fileSize {
 		return errf("it ends inside its header, at %d of %d bytes; fetch it again", fileSize, h.DataOffset)
@@ -180,8 +184,8 @@ func (h *Header) Check(fileSize int64) error {
 	return nil
 }
 
-// IsTokenizerTable says that key holds one of the tokenizer's long lists,
-// which the engine has no use for.
+// IsTokenizerTable reports whether key holds one of the tokenizer's long lists,
+// which the engine does not use.
 func IsTokenizerTable(key string) bool {
 	return strings.HasPrefix(key, "tokenizer.") &&
 		(strings.HasSuffix(key, ".tokens") || strings.HasSuffix(key, ".scores") ||

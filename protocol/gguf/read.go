@@ -10,9 +10,10 @@ import (
 	"slices"
 )
 
-// Read reads a header from the start of a file of the given size. It reads
-// no further than the header, and allocates nothing that the file is too
-// short to fill. All errors about the bytes wrap [ErrFormat].
+// Read reads a header from the start of a file of the given size in bytes. It
+// reads no further than the header, and allocates nothing that the file is too
+// short to fill. Errors about the bytes wrap [ErrFormat]; others are those of
+// r.
 func Read(r io.Reader, fileSize int64) (*Header, error) {
 	d := &decoder{r: bufio.NewReaderSize(r, 1<<16), left: uint64(max(0, min(fileSize, MaxHeader)))}
 	h, err := d.header()
@@ -52,7 +53,7 @@ func (d *decoder) u64() (uint64, error) {
 	return binary.LittleEndian.Uint64(d.buf[:8]), err
 }
 
-// count reads a count of things that take at least size bytes each.
+// count reads a count of items that take at least size bytes each.
 func (d *decoder) count(what string, size uint64) (int, error) {
 	n, err := d.u64()
 	if err != nil {
@@ -70,9 +71,9 @@ func (d *decoder) text(limit uint64) (string, error) {
 		return "", err
 	}
 	if uint64(n) > limit {
-		return "", errf("a name of %d bytes, where %d are allowed", n, limit)
+		return "", errf("a name of %d bytes; %d are allowed", n, limit)
 	}
-	// The bytes are there only by the file's own claim; grow as they come.
+	// The length is only the file's claim, so grow as the bytes arrive.
 	b := make([]byte, 0, min(n, 1<<16))
 	for len(b) < n {
 		at := len(b)
@@ -105,7 +106,7 @@ func (d *decoder) header() (*Header, error) {
 	case bits.ReverseBytes32(h.Version) <= 3 && h.Version != 0:
 		return nil, errf("it is big-endian; convert it to little-endian first")
 	default:
-		return nil, errf("version %d; versions 2 and 3 are known", h.Version)
+		return nil, errf("version %d; versions 2 and 3 are supported", h.Version)
 	}
 	tensors, err := d.count("tensors", 24)
 	if err != nil {
@@ -121,7 +122,7 @@ func (d *decoder) header() (*Header, error) {
 			return nil, err
 		}
 		if _, twice := h.index[kv.Key]; twice {
-			return nil, errf("metadata key %q stands twice", kv.Key)
+			return nil, errf("metadata key %q appears twice", kv.Key)
 		}
 		h.index[kv.Key] = len(h.KVs)
 		h.KVs = append(h.KVs, kv)
@@ -137,7 +138,7 @@ func (d *decoder) header() (*Header, error) {
 			return nil, err
 		}
 		if seen[t.Name] {
-			return nil, errf("tensor %q stands twice", t.Name)
+			return nil, errf("tensor %q appears twice", t.Name)
 		}
 		seen[t.Name] = true
 		h.Tensors = append(h.Tensors, t)
@@ -209,7 +210,7 @@ func (d *decoder) array(key string) (any, error) {
 		return nil, errf("metadata key %q has elements of unknown type %d", key, kind)
 	}
 	if kind == kindArray {
-		return nil, errf("metadata key %q is an array of arrays, which shoal does not know", key)
+		return nil, errf("metadata key %q is an array of arrays, which shoal does not support", key)
 	}
 	n, err := d.count("elements of "+key, kindSize[kind])
 	if err != nil {

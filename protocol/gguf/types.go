@@ -10,7 +10,7 @@ type Type uint32
 
 type typeInfo struct {
 	name        string
-	block, size uint64 // weights a block, bytes a block
+	block, size uint64 // weights per block, bytes per block
 }
 
 var types = map[Type]typeInfo{
@@ -25,7 +25,7 @@ var types = map[Type]typeInfo{
 	34: {"TQ1_0", 256, 54}, 35: {"TQ2_0", 256, 66}, 39: {"MXFP4", 32, 17},
 }
 
-// String is ggml's name of the type.
+// String returns ggml's name of the type.
 func (t Type) String() string {
 	if info, ok := types[t]; ok {
 		return info.name
@@ -62,5 +62,5 @@ const (
 	kindF64
 )
 
-// kindSize is the least number of bytes that a value takes.
+// kindSize is the minimum size of a value in bytes, by kind.
 var kindSize = [...]uint64{1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8}

@@ -8,6 +8,7 @@ import (
 )
 
 // Append appends the header's bytes, without the padding before the weights.
+// The error is that of a value whose type GGUF does not have.
 func (h *Header) Append(b []byte) ([]byte, error) {
 	le := binary.LittleEndian
 	b = append(b, Magic...)
@@ -33,12 +34,13 @@ func (h *Header) Append(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// Stage gives the header of a stage file: the metadata, with the tokenizer's
-// tables cut short and without what makes a file one of a split model's, extra
-// entries, which take the place of those with the same key, and of the tensors those for which at
-// gives an absolute position in the stage file (bytes; negative: left out).
-// Positions must be aligned and lie behind the header, which is padded to the
-// alignment.
+// Stage returns the header of a stage file. Its metadata has the tokenizer's
+// tables cut short, no marks of a split model's part, and the extra entries,
+// which replace those with the same key. Its tensors are those for which at
+// returns an absolute position in the stage file, in bytes (negative: left
+// out). Positions must be aligned and lie behind the header, which is padded to
+// the alignment. Errors are those of Append, and of a position that does not
+// meet these conditions.
 func (h *Header) Stage(extra []KV, at func(Tensor) int64) ([]byte, error) {
 	s := Header{Version: h.Version}
 	replaced := map[string]bool{}
@@ -51,7 +53,7 @@ func (h *Header) Stage(extra []KV, at func(Tensor) int64) ([]byte, error) {
 			continue
 		case IsTokenizerTable(kv.Key):
 			kv.Value = stub(kv.Value)
-		case strings.HasPrefix(kv.Key, "split."): // a stage file is one file
+		case strings.HasPrefix(kv.Key, "split."): // a stage file is a single file
 			continue
 		}
 		if kv.Value != nil {
@@ -66,7 +68,7 @@ func (h *Header) Stage(extra []KV, at func(Tensor) int64) ([]byte, error) {
 			positions = append(positions, p)
 		}
 	}
-	raw, err := s.Append(nil) // offsets have a fixed width: this is the final length
+	raw, err := s.Append(nil) // offsets have a fixed width, so this is the final length
 	if err != nil {
 		return nil, err
 	}
@@ -84,8 +86,8 @@ func (h *Header) Stage(extra []KV, at func(Tensor) int64) ([]byte, error) {
 	return append(raw, make([]byte, data-int64(len(raw)))...), nil
 }
 
-// stub is what is left of a tokenizer's table: its first entries, for readers
-// that look at those without asking whether there are any.
+// stub returns what is kept of a tokenizer's table: its first entries, for
+// readers that access those without checking the length.
 func stub(v any) any {
 	const n = 8
 	switch v := v.(type) {

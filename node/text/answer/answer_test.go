@@ -10,7 +10,7 @@ import (
 
 var tools = Tools{{Name: "weather", Types: map[string]string{"city": "string", "days": "integer"}}, {Name: "now"}}
 
-// Templates, cut down to what Detect looks at.
+// Templates, cut down to the parts that Detect uses.
 const (
 	hermes   = "<tool_call>{{ tool }}</tool_call> <think></think>"
 	llama    = "Environment: ipython"
@@ -77,7 +77,7 @@ var examples = []struct {
 	{"OpenAI's shape", plain, "", `{"type": "function", "function": {"name": "now", "arguments": {"a": 1}}}`, false, Part{Calls: []Call{{"now", `{"a":1}`}}}},
 }
 
-// read takes an answer apart in pieces that end at the given places.
+// read parses an answer in pieces that end at the given positions.
 func read(template, prompt, answer string, tools Tools, cut func(left int) int) (out Part) {
 	r := Detect(template).NewReader(Options{Tools: tools, Prompt: prompt})
 	var text, reasoning strings.Builder
@@ -112,7 +112,7 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestText comes as soon as it can be no mark any more.
+// TestText: text is returned as soon as it cannot be part of a mark.
 func TestText(t *testing.T) {
 	r := Detect(hermes).NewReader(Options{Tools: tools})
 	for _, step := range [][2]string{{"He", "He"}, {"llo <", "llo"}, {"b> <tool", " <b>"}, {"s>", " <tools>"}} {
@@ -122,7 +122,7 @@ func TestText(t *testing.T) {
 	}
 }
 
-// TestHuge: a call that never ends is text, and costs no more than its length.
+// TestHuge: a call that never ends is text, and costs linear time.
 func TestHuge(t *testing.T) {
 	for _, open := range []string{"<tool_call>", `{"name": "`, "<tool_call>[", strings.Repeat("\n", maxSpace+5), "<|channel|>commentary to=functions.now<|message|>", "<think>"} {
 		for _, template := range []string{hermes, gptoss} {
@@ -135,8 +135,8 @@ func TestHuge(t *testing.T) {
 	}
 }
 
-// FuzzReader: whatever a model writes, the pieces make no difference, and
-// arguments are an object.
+// FuzzReader: whatever a model writes, the result does not depend on the
+// pieces, and arguments are an object.
 func FuzzReader(f *testing.F) {
 	templates := []string{hermes, llama, mistral, thinking, deepseek, olmo, gptoss, plain}
 	for i, e := range examples {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// object is a JSON object without the blanks between its parts.
+// object returns a JSON object without white space between its parts.
 func object(s string) (string, bool) {
 	var b bytes.Buffer
 	if t := strings.TrimLeft(s, space); t == "" || t[0] != '{' || json.Compact(&b, []byte(s)) != nil {
@@ -18,7 +18,7 @@ func object(s string) (string, bool) {
 	return b.String(), true
 }
 
-// arguments are an object, an object written in a string, or nothing.
+// arguments accepts an object, an object in a string, or nothing.
 func arguments(raw json.RawMessage) (string, bool) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return "{}", true
@@ -40,8 +40,8 @@ func arguments(raw json.RawMessage) (string, bool) {
 type spoken struct {
 	Name       string          `json:"name"`
 	Arguments  json.RawMessage `json:"arguments"`
-	Parameters json.RawMessage `json:"parameters"` // Llama's word
-	Function   json.RawMessage `json:"function"`   // OpenAI's shape, or the name
+	Parameters json.RawMessage `json:"parameters"` // Llama's name for arguments
+	Function   json.RawMessage `json:"function"`   // OpenAI's form, or the name
 }
 
 func (s *spoken) call() (Call, bool) {
@@ -61,8 +61,8 @@ func (s *spoken) call() (Call, bool) {
 	return Call{s.Name, args}, ok && s.Name != ""
 }
 
-// readJSON reads objects that each are a call, or lists of such, one after the
-// other.
+// readJSON reads a sequence of objects that are each a call, or lists of such
+// objects.
 func readJSON(body string, _ Tools) ([]Call, bool) {
 	var calls []Call
 	for d := json.NewDecoder(strings.NewReader(body)); ; {
@@ -90,7 +90,7 @@ func readJSON(body string, _ Tools) ([]Call, bool) {
 			}
 			calls = append(calls, c)
 		}
-		// Llama sets calls off with semicolons.
+		// Llama separates calls by semicolons.
 		if rest := body[d.InputOffset():]; strings.HasPrefix(strings.TrimLeft(rest, space), ";") {
 			body = strings.TrimLeft(rest, space)[1:]
 			d = json.NewDecoder(strings.NewReader(body))
@@ -141,16 +141,16 @@ func readTagged(body string, tools Tools) ([]Call, bool) {
 	return []Call{{name, args.String()}}, true
 }
 
-// typed is a value that was written without its type.
+// typed returns the JSON of a value that was written without its type.
 func typed(value, kind string) json.RawMessage {
 	if raw := bytes.Trim([]byte(value), space); kind != "string" && json.Valid(raw) {
 		return raw
 	}
-	raw, _ := json.Marshal(value) // a string always can be
+	raw, _ := json.Marshal(value) // a string can always be encoded
 	return raw
 }
 
-// objectWriter makes a JSON object, its keys in the order in which they come.
+// objectWriter builds a JSON object whose keys are in the order of insertion.
 type objectWriter struct{ b bytes.Buffer }
 
 func (o *objectWriter) add(key string, value json.RawMessage) {
@@ -160,7 +160,7 @@ func (o *objectWriter) add(key string, value json.RawMessage) {
 	k, _ := json.Marshal(key)
 	o.b.Write(k)
 	o.b.WriteByte(':')
-	_ = json.Compact(&o.b, value) // valid by now
+	_ = json.Compact(&o.b, value) // already known to be valid
 }
 
 func (o *objectWriter) String() string { return "{" + o.b.String() + "}" }
@@ -211,7 +211,8 @@ func named(name, args string) ([]Call, bool) {
 	return []Call{{name, args}}, true
 }
 
-// readPython reads Olmo's calls, lines of Python: NAME(key="value", other=[1, None]).
+// readPython reads Olmo's calls, which are lines of Python: NAME(key="value",
+// other=[1, None]).
 func readPython(body string, _ Tools) ([]Call, bool) {
 	p := python{s: body}
 	var calls []Call
@@ -251,7 +252,7 @@ const maxNesting = 64
 
 func (p *python) blank() { p.s = strings.TrimLeft(p.s, space) }
 
-// eat takes a word, with the blanks on both sides of it.
+// eat consumes a word, with the blanks on both sides of it.
 func (p *python) eat(word string) bool {
 	p.blank()
 	rest, ok := strings.CutPrefix(p.s, word)

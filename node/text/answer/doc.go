@@ -1,21 +1,21 @@
-// Package answer reads what a model writes, as it comes: its reasoning, its
-// calls of functions, and the text that is meant for the person.
+// Package answer parses what a model writes, as it arrives: its reasoning, its
+// function calls, and the text for the user.
 //
-// How a model marks these is known from its chat template ([Detect]):
+// The model's chat template determines how it marks these ([Detect]):
 //
-//	syntax.go   which marks a template stands for
-//	reader.go   text -> parts, through reasoning, text and the bodies of calls
+//	syntax.go   which marks a template uses
+//	reader.go   text -> parts: reasoning, text and the bodies of calls
 //	harmony.go  the same for gpt-oss, whose answers are messages on channels
 //	calls.go    the body of a call -> name and arguments
 //
-// A model's answer is hostile, as is the template. What a Reader gives does not
-// depend on the pieces in which the text comes; its memory is bounded; what
-// looks like a call and is none comes out as text, to the letter; and the
-// arguments of a call are a JSON object, always.
+// A model's answer is hostile input, and so is the template. A Reader's output
+// does not depend on the pieces in which the text arrives. Its memory is
+// bounded. What looks like a call but is not one is returned verbatim as text.
+// And the arguments of a call are always a JSON object.
 //
 // # Why not a library
 //
 // Ollama's parsers (github.com/ollama/ollama, model/parsers, harmony, tools)
-// are chosen by names of models or need its Go templates, fail the answer where
-// a call is malformed, and pull in its client with keys and ssh.
+// are selected by model names or need its Go templates, fail the whole answer
+// when a call is malformed, and depend on its client, including keys and ssh.
 package answer

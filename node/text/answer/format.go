@@ -6,17 +6,17 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// What an answer must be, written as its model writes: a Reader takes it apart
-// again.
+// Formats that an answer must have, in the syntax of its model, which a Reader
+// parses again.
 
-// Function that can be called.
+// Function is a function that can be called.
 type Function struct {
 	Name       string
 	Parameters []byte // a JSON schema
 }
 
-// Schema is an answer whose text follows a JSON schema. The model may reason
-// before it, if it marks its reasoning, unless direct.
+// Schema returns the format of an answer whose text follows a JSON schema. The
+// model may first reason, if it marks its reasoning, unless direct is set.
 func (s *Syntax) Schema(schema []byte, prompt string, direct bool) []*protocol.Piece {
 	body := []*protocol.Piece{follows(schema)}
 	if s.harmony {
@@ -25,9 +25,9 @@ func (s *Syntax) Schema(schema []byte, prompt string, direct bool) []*protocol.P
 	return s.reasoned(body, prompt, direct)
 }
 
-// Calls is an answer that calls one of the functions or, if not one, as many as
-// it likes where the model's syntax has a way to. The model may reason before it,
-// unless direct.
+// Calls returns the format of an answer that calls exactly one of the
+// functions, or, without one, at least one of them and more where the model's
+// syntax allows that. The model may first reason, unless direct is set.
 func (s *Syntax) Calls(functions []Function, one bool, prompt string, direct bool) []*protocol.Piece {
 	w := s.writes
 	each := &protocol.Either{}
@@ -44,7 +44,7 @@ func (s *Syntax) Calls(functions []Function, one bool, prompt string, direct boo
 	return s.reasoned(append(body, exactly(w.after)), prompt, direct)
 }
 
-// reasoned puts what a model may think before a body.
+// reasoned puts optional reasoning before a body.
 func (s *Syntax) reasoned(body []*protocol.Piece, prompt string, direct bool) []*protocol.Piece {
 	switch {
 	case direct && s.begun(prompt):
@@ -61,10 +61,11 @@ func (s *Syntax) reasoned(body []*protocol.Piece, prompt string, direct bool) []
 	return optional([]*protocol.Piece{exactly(s.think.open), until(s.think.shut), layout}, body)
 }
 
-// layout that a model sets its answer off from its reasoning with.
+// layout is the white space with which a model may separate its answer from its
+// reasoning.
 var layout = either(exactly(""), exactly("\n"), exactly("\n\n"))
 
-// optional is a beginning, or none, and what follows.
+// optional returns begin followed by body, or neither.
 func optional(begin, body []*protocol.Piece) []*protocol.Piece {
 	e := &protocol.Either{Of: []*protocol.Pieces{{}, {Pieces: begin}}}
 	return append([]*protocol.Piece{{Kind: &protocol.Piece_Either{Either: e}}}, body...)
@@ -90,12 +91,12 @@ func either(ways ...*protocol.Piece) *protocol.Piece {
 	return &protocol.Piece{Kind: &protocol.Piece_Either{Either: e}}
 }
 
-// writing is how a model writes calls: what stands around all of them, around
+// writing is how a model writes calls: the marks around all of them, around
 // each, and around a name.
 type writing struct {
 	before, between, after string
 	open, arguments, shut  string
-	bare                   bool // the name stands without quotes
+	bare                   bool // the name is not in quotes
 	several                bool
 }
 
@@ -103,11 +104,11 @@ func (w *writing) quote(name string) string {
 	if w.bare {
 		return name
 	}
-	b, _ := json.Marshal(name) // a string always can be
+	b, _ := json.Marshal(name) // a string can always be encoded
 	return string(b)
 }
 
-// plainJSON is a call by itself, with the given word for arguments.
+// plainJSON is a call without marks, with the given key for arguments.
 func plainJSON(arguments string) writing {
 	return writing{open: `{"name": `, arguments: `, "` + arguments + `": `, shut: "}"}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// spell writes one of the answers that a format takes: what the given numbers
-// choose, "Hm." where anything may stand, and the values in the place of schemas.
+// spell writes one of the answers that a format allows: the given numbers make
+// the choices, "Hm." stands where anything may, and the values replace schemas.
 func spell(t *testing.T, format []*protocol.Piece, choose func(n int) int, values map[string]string) string {
 	t.Helper()
 	var b strings.Builder
@@ -38,8 +38,8 @@ func spell(t *testing.T, format []*protocol.Piece, choose func(n int) int, value
 	return b.String()
 }
 
-// TestFormats: whatever a format has a model write, the reader of the same
-// template takes it apart as it was meant.
+// TestFormats: whatever a format makes a model write, the reader for the same
+// template parses as intended.
 func TestFormats(t *testing.T) {
 	functions := []Function{{"weather", []byte(`1`)}, {"now", []byte(`2`)}}
 	values := map[string]string{"1": `{"city": "</tool_call>\"}"}`, "2": `{}`, "3": `{"name": "now", "x": ["<think>"]}`}

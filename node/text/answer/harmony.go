@@ -5,35 +5,36 @@ import (
 	"strings"
 )
 
-// The format of gpt-oss, as its makers describe it
-// (https://cookbook.openai.com/articles/openai-harmony): an answer is messages,
+// The format of gpt-oss, as published
+// (https://cookbook.openai.com/articles/openai-harmony). An answer is a
+// sequence of messages,
 //
 //	<|channel|>analysis<|message|>reasoning<|end|>
 //	<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{...}<|call|>
 //	<|start|>assistant<|channel|>final<|message|>text<|return|>
 //
-// the first of which the prompt has begun.
+// the first of which is begun by the prompt.
 
 var harmonyMarks = []string{"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"}
 
 const (
-	maxHeader = 1024 // bytes; of what is longer, the rest does not count
+	maxHeader = 1024 // bytes; what exceeds this is ignored
 	longMark  = len("<|constrain|>")
 )
 
-// message that is being read.
+// message is the message being read.
 type message struct {
 	header    []byte
 	heading   bool   // its header is being read
-	opening   bool   // the prompt has begun its header, and may have ended it
-	reasoning bool   // it is not for the person
-	function  string // it is a call of this
-	begun     bool   // something was given of it
+	opening   bool   // the prompt has begun its header, and may have completed it
+	reasoning bool   // it is not for the user
+	function  string // the function it calls, or ""
+	begun     bool   // part of it has been returned
 
-	reasoned, spoke bool // something was given of an earlier one
+	reasoned, spoke bool // part of an earlier one has been returned
 }
 
-// resume takes over a header that the prompt has begun.
+// resume continues a header that the prompt has begun.
 func (r *Reader) resume(prompt string) {
 	i := strings.LastIndex(prompt, "<|start|>")
 	if i >= 0 && strings.Contains(prompt[i:], "<|channel|>") {
@@ -45,7 +46,7 @@ func (r *Reader) resume(prompt string) {
 
 func (r *Reader) harmony(out *sink, last bool) bool {
 	m := &r.message
-	if m.opening { // a call may come before the channel: <|start|>assistant to=functions.f<|channel|>
+	if m.opening { // a call may precede the channel: <|start|>assistant to=functions.f<|channel|>
 		if to := " to="; !last && len(r.held) < len(to) && string(r.held) == to[:len(r.held)] {
 			return false
 		} else if bytes.HasPrefix(r.held, []byte(to)) {
@@ -64,7 +65,7 @@ func (r *Reader) harmony(out *sink, last bool) bool {
 		n := len(r.held)
 		if !last {
 			n -= tail(r.held, harmonyMarks...)
-			if m.function != "" && n <= maxBody { // a call is judged when it is whole
+			if m.function != "" && n <= maxBody { // a call is parsed when it is complete
 				r.scan = n
 				return false
 			}
@@ -89,10 +90,10 @@ func (r *Reader) harmony(out *sink, last bool) bool {
 	return true
 }
 
-// next begins another message.
+// next starts another message.
 func (m *message) next() { *m = message{reasoned: m.reasoned, spoke: m.spoke} }
 
-// deliver gives a piece of a message to whom it is for.
+// deliver passes a piece of a message to its destination.
 func (r *Reader) deliver(out *sink, b []byte) {
 	m := &r.message
 	if len(b) == 0 {
@@ -108,20 +109,21 @@ func (r *Reader) deliver(out *sink, b []byte) {
 			out.calls = append(out.calls, Call{m.function, args})
 			return
 		}
-		m.function = "" // nothing that can be called with
+		m.function = "" // not a function that can be called
 	}
 	to, earlier := &out.text, &m.spoke
 	if m.reasoning {
 		to, earlier = &out.reasoning, &m.reasoned
 	}
-	if *earlier && !m.begun { // messages of a kind are set off from each other
+	if *earlier && !m.begun { // messages of one kind are separated
 		*to = append(*to, "\n\n"...)
 	}
 	*earlier, m.begun = true, true
 	*to = append(*to, b...)
 }
 
-// readHeader reads "assistant to=NAME<|channel|>CHANNEL to=NAME <|constrain|>json".
+// readHeader parses "assistant to=NAME<|channel|>CHANNEL to=NAME
+// <|constrain|>json".
 func (r *Reader) readHeader() {
 	m := &r.message
 	header := string(m.header)
@@ -132,7 +134,7 @@ func (r *Reader) readHeader() {
 		}
 		switch name = strings.TrimPrefix(name, "functions."); {
 		case name == "", name == "assistant", name == "user":
-		case r.opt.Tools == nil: // for a tool that nobody offered
+		case r.opt.Tools == nil: // for a tool that was not offered
 			m.reasoning = true
 		default:
 			m.function = name

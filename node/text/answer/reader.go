@@ -7,37 +7,37 @@ import (
 
 // Limits.
 const (
-	maxBody  = 1 << 20 // bytes of a call; what is longer is text
-	maxSpace = 4096    // bytes of white space that are held back, to be dropped before a mark
+	maxBody  = 1 << 20 // bytes of a call; longer ones are text
+	maxSpace = 4096    // bytes of white space held back, to be dropped if a mark follows
 )
 
-// Options of a Reader.
+// Options are the options of a Reader.
 type Options struct {
-	Tools  Tools  // none: calls are not looked for
-	Prompt string // which the answer goes on from: it may have begun the reasoning
+	Tools  Tools  // empty: calls are not recognized
+	Prompt string // the prompt that the answer continues: it may have begun the reasoning
 }
 
-// Reader takes an answer apart.
+// Reader splits an answer into its parts. It is not safe for concurrent use.
 //
 //	begin -> [think ->] text <-> body of a call
 type Reader struct {
 	syntax *Syntax
 	opt    Options
-	at     func(r *Reader, out *sink, last bool) bool // takes from held; false: needs more
+	at     func(r *Reader, out *sink, last bool) bool // the current state: consumes from held; false: needs more text
 	held   []byte
 
-	mark  mark // whose body is read
-	scan  int  // bytes of held that were searched
+	mark  mark // of the body being read
+	scan  int  // bytes of held that were already searched
 	quote quoting
-	fresh bool // nothing stands before in this text: a bare call may begin
+	fresh bool // nothing precedes in this text: a bare call may begin
 	trim  bool // leading white space is dropped
 	calls int
 	plain bool // the rest is text
 
-	message message // gpt-oss's
+	message message // state of gpt-oss's format
 }
 
-// sink collects what comes out.
+// sink collects the output.
 type sink struct {
 	text, reasoning []byte
 	calls           []Call
@@ -47,7 +47,7 @@ func (s *sink) part() Part {
 	return Part{Text: string(s.text), Reasoning: string(s.reasoning), Calls: s.calls}
 }
 
-// NewReader begins an answer.
+// NewReader starts an answer.
 func (s *Syntax) NewReader(opt Options) *Reader {
 	r := &Reader{syntax: s, opt: opt, fresh: true}
 	end := strings.TrimRight(opt.Prompt, " \t\r\n")
@@ -63,7 +63,7 @@ func (s *Syntax) NewReader(opt Options) *Reader {
 	return r
 }
 
-// Push takes the next piece of the answer and gives what is certain by now.
+// Push adds the next piece of the answer and returns what is now certain.
 func (r *Reader) Push(text string) Part {
 	r.held = append(r.held, text...)
 	var out sink
@@ -72,7 +72,7 @@ func (r *Reader) Push(text string) Part {
 	return out.part()
 }
 
-// Flush gives the rest when the answer has ended.
+// Flush returns the rest when the answer has ended.
 func (r *Reader) Flush() Part {
 	var out sink
 	for r.at(r, &out, true) {
@@ -82,7 +82,7 @@ func (r *Reader) Flush() Part {
 	return out.part()
 }
 
-// take removes n bytes from the front of what is held.
+// take removes n bytes from the front of held.
 func (r *Reader) take(n int) []byte {
 	b := r.held[:n:n]
 	r.held, r.scan = r.held[n:], 0
@@ -91,12 +91,12 @@ func (r *Reader) take(n int) []byte {
 
 const space = " \t\r\n"
 
-// trimEnd cuts white space at the end, as much as is ever held back.
+// trimEnd removes trailing white space, at most as much as is held back.
 func trimEnd(b []byte) []byte {
 	return b[:max(len(bytes.TrimRight(b, space)), len(b)-maxSpace)]
 }
 
-// tail is how many bytes at the end of b could begin one of the marks.
+// tail returns how many bytes at the end of b could begin one of the marks.
 func tail(b []byte, marks ...string) int {
 	keep := 0
 	for _, m := range marks {
@@ -110,7 +110,7 @@ func tail(b []byte, marks ...string) int {
 	return keep
 }
 
-// begin looks whether the answer begins with reasoning.
+// begin checks whether the answer begins with reasoning.
 func (r *Reader) begin(_ *sink, last bool) bool {
 	lead := bytes.TrimLeft(r.held, space)
 	open := r.syntax.think.open
@@ -126,7 +126,8 @@ func (r *Reader) begin(_ *sink, last bool) bool {
 	return true
 }
 
-// think gives reasoning until its mark, without white space at both ends.
+// think returns reasoning up to its closing mark, without white space at both
+// ends.
 func (r *Reader) think(out *sink, last bool) bool {
 	shut := r.syntax.think.shut
 	r.trimLead()
@@ -145,7 +146,7 @@ func (r *Reader) think(out *sink, last bool) bool {
 	return false
 }
 
-// trimLead drops leading white space if it is to be dropped.
+// trimLead drops leading white space if trim is set.
 func (r *Reader) trimLead() {
 	if !r.trim {
 		return
@@ -154,8 +155,8 @@ func (r *Reader) trimLead() {
 	r.trim = len(r.held) == 0
 }
 
-// text gives text until a call begins. White space before and between calls is
-// the model's layout, and dropped.
+// text returns text until a call begins. White space before and between calls
+// is the model's layout, and is dropped.
 func (r *Reader) text(out *sink, last bool) bool {
 	r.trimLead()
 	if r.opt.Tools == nil || r.plain {
@@ -171,7 +172,7 @@ func (r *Reader) text(out *sink, last bool) bool {
 		case len(lead) == 0 && !last:
 			return false
 		case len(lead) == 0:
-		case r.calls > 0 && lead[0] == ';': // Llama's, between calls
+		case r.calls > 0 && lead[0] == ';': // Llama's separator of calls
 			r.take(n + 1)
 			return true
 		case lead[0] == '{':
@@ -200,7 +201,7 @@ func (r *Reader) text(out *sink, last bool) bool {
 		return true
 	}
 	if last {
-		// White space behind the last call is layout, too.
+		// White space after the last call is layout, too.
 		if r.calls == 0 || len(bytes.Trim(r.held, space)) > 0 {
 			r.say(out, r.held)
 		}
@@ -211,7 +212,7 @@ func (r *Reader) text(out *sink, last bool) bool {
 	return false
 }
 
-// say gives text.
+// say outputs text.
 func (r *Reader) say(out *sink, text []byte) {
 	if len(text) > 0 {
 		r.fresh = false
@@ -219,7 +220,7 @@ func (r *Reader) say(out *sink, text []byte) {
 	out.text = append(out.text, text...)
 }
 
-// called gives calls.
+// called outputs calls.
 func (r *Reader) called(out *sink, calls []Call) {
 	r.calls += len(calls)
 	out.calls = append(out.calls, calls...)
@@ -244,7 +245,7 @@ func (r *Reader) body(out *sink, last bool) bool {
 		r.quote.next(r.held[r.scan])
 	}
 	switch {
-	case r.scan > maxBody: // nobody calls anything at such length
+	case r.scan > maxBody: // no real call is that long
 		r.plain = true
 		r.say(out, []byte(r.mark.open))
 		r.at = (*Reader).text
@@ -256,7 +257,7 @@ func (r *Reader) body(out *sink, last bool) bool {
 	return false
 }
 
-// judge gives the calls in a body; if there are none it was text.
+// judge outputs the calls in a body; if there are none, the body is text.
 func (r *Reader) judge(out *sink, body []byte, shut string) {
 	if calls, ok := r.mark.read(string(body), r.opt.Tools); ok {
 		r.called(out, calls)
@@ -268,8 +269,8 @@ func (r *Reader) judge(out *sink, body []byte, shut string) {
 	r.say(out, []byte(shut))
 }
 
-// object reads a JSON object that nothing marks. It is a call only if it names a
-// function that there is.
+// object reads a JSON object without marks. It is a call only if it names a
+// known function.
 func (r *Reader) object(out *sink, last bool) bool {
 	for ; r.scan < len(r.held) && r.scan <= maxBody; r.scan++ {
 		r.quote.next(r.held[r.scan])
@@ -297,8 +298,8 @@ func (r *Reader) object(out *sink, last bool) bool {
 	return false
 }
 
-// quoting follows JSON: how deep it nests, and whether a string is open. What
-// begins like no JSON has no strings.
+// quoting tracks a JSON text's nesting depth and whether a string is open. A
+// text that does not begin like JSON has no strings.
 type quoting struct {
 	begun, off      bool
 	depth           int

@@ -2,35 +2,36 @@ package answer
 
 import "strings"
 
-// Call of a function.
+// Call is a call of a function.
 type Call struct {
 	Name      string
-	Arguments string // a JSON object, its keys in the model's order
+	Arguments string // a JSON object, with its keys in the model's order
 }
 
-// Part is what came out of a piece of an answer.
+// Part is the output for a piece of an answer.
 type Part struct {
 	Text      string
 	Reasoning string
 	Calls     []Call
 }
 
-// Syntax says how a model marks the parts of its answers.
+// Syntax is how a model marks the parts of its answers. It is safe for
+// concurrent use.
 type Syntax struct {
 	harmony bool
 	think   pair
 	marks   []mark
-	bare    bool // calls may be JSON objects that nothing marks
+	bare    bool // calls may be JSON objects without marks
 	thinks  bool // the template marks reasoning
 	writes  writing
 }
 
-// pair of marks around a text.
+// pair is the marks around a text.
 type pair struct{ open, shut string }
 
-// mark that something begins with which is not text.
+// mark begins a part that is not text.
 type mark struct {
-	pair // shut "": until the same mark comes again, or the answer ends
+	pair // shut "": the part ends at the same mark, or with the answer
 	read func(body string, tools Tools) ([]Call, bool)
 }
 
@@ -41,12 +42,12 @@ const (
 	deepSep                 = "<｜tool▁sep｜>"
 )
 
-// drop is a mark that stands for nothing.
+// drop returns a mark that is removed and has no meaning.
 func drop(text string) mark { return mark{pair: pair{open: text}} }
 
-// Detect reads a chat template for the marks that its model uses: each of these
-// is what the models' makers document, and what their templates write of calls
-// that were made.
+// Detect finds the marks that a model uses from its chat template. Each syntax
+// is one that the models' authors document and that their templates use for
+// earlier calls.
 func Detect(template string) *Syntax {
 	has := func(s string) bool { return strings.Contains(template, s) }
 	s := &Syntax{think: pair{"<think>", "</think>"}, bare: true}
@@ -75,7 +76,7 @@ func Detect(template string) *Syntax {
 			s.writes.open += "function" + deepSep
 			s.writes.arguments, s.writes.shut, s.writes.between = "\n```json\n", "\n```"+deepCallEnd, "\n"
 		}
-	case has("<function_calls>"): // Olmo, whose Python is no JSON; a call that is can be read, too
+	case has("<function_calls>"): // Olmo, whose Python is not JSON; calls in JSON are accepted too
 		s.marks = []mark{{pair{"<function_calls>", "</function_calls>"}, readPython}}
 	case has("<tool_call>"): // Hermes, Qwen
 		s.marks = []mark{hermes}
@@ -84,21 +85,21 @@ func Detect(template string) *Syntax {
 	case has("<|python_tag|>"), has("ipython"): // Llama 3
 		s.marks = []mark{{pair{open: "<|python_tag|>"}, readJSON}}
 		s.writes = plainJSON("parameters")
-	default: // what models that were taught no syntax come up with
+	default: // what models without a trained syntax tend to write
 		s.marks = []mark{hermes, {pair{"```json", "```"}, readJSON}}
 	}
 	return s
 }
 
-// Thinks says whether a model of this template marks its reasoning.
+// Thinks reports whether a model with this template marks its reasoning.
 func Thinks(template string) bool { return Detect(template).thinks }
 
-// begun says that a prompt ends in the beginning of reasoning.
+// begun reports whether a prompt ends inside reasoning that it has begun.
 func (s *Syntax) begun(prompt string) bool {
 	return !s.harmony && strings.HasSuffix(strings.TrimRight(prompt, space), s.think.open)
 }
 
-// Marks are the control tokens that a Reader must see as text.
+// Marks returns the control tokens that a Reader must receive as text.
 func (s *Syntax) Marks() []string {
 	if s.harmony {
 		return harmonyMarks
@@ -116,14 +117,14 @@ func (s *Syntax) Marks() []string {
 // Tools are the functions that may be called.
 type Tools []Tool
 
-// Tool is a function; Types gives the JSON schema's type of each parameter, as
-// far as it names one.
+// Tool is a function; Types is the JSON schema type of each parameter that has
+// one.
 type Tool struct {
 	Name  string
 	Types map[string]string
 }
 
-// find gives a tool by name.
+// find returns a tool by name.
 func (t Tools) find(name string) (Tool, bool) {
 	for _, tool := range t {
 		if tool.Name == name {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// large is a vocabulary of the size of the largest in use, with words like those
-// of natural vocabularies: with a blank before, capitals, code, other scripts.
+// large is a vocabulary as large as the largest in use, with words like those
+// of real vocabularies: with a leading blank, capitals, code, other scripts.
 func large(n int) *Vocab { return NewVocab(largeWords(n)) }
 
 func largeWords(n int) *words {
@@ -51,8 +51,8 @@ func BenchmarkVocab(b *testing.B) {
 	}
 }
 
-// BenchmarkAnswer writes an answer of some 60 tokens: what a token costs, from
-// nothing and with what earlier answers have left.
+// BenchmarkAnswer writes an answer of about 60 tokens: the cost per token, with
+// an empty machine and with the states of earlier answers.
 func BenchmarkAnswer(b *testing.B) {
 	const schema = `{"type":"object","properties":{"name":{"type":"string"},"bio":{"type":"string","maxLength":200},"age":{"type":"integer","minimum":0,"maximum":150},"tags":{"type":"array","items":{"type":"string"}},"kind":{"enum":["red","green"]}},"required":["name","bio","age","tags","kind"]}`
 	const text = `{"name": "hello world", "bio": "hello world na日本 hello red green name hello world Paris world hello", "age": 12, "tags": ["hello", "red", "na name", " world"], "kind": "red"}`
@@ -84,7 +84,7 @@ func BenchmarkAnswer(b *testing.B) {
 	}
 }
 
-// BenchmarkCheck is the client's part.
+// BenchmarkCheck measures the client's part.
 func BenchmarkCheck(b *testing.B) {
 	v := large(256_000)
 	m, err := Compile(v, schemaOf(`{"type":"object"}`))

@@ -51,7 +51,7 @@ func schemaOf(s string) []*protocol.Piece {
 	return []*protocol.Piece{{Kind: &protocol.Piece_Schema{Schema: []byte(s)}}}
 }
 
-// spell gives tokens that make a text, the longest first.
+// spell tokenizes a text, longest tokens first.
 func spell(t testing.TB, v *Vocab, text string) (ids []int32) {
 	for text != "" {
 		best := int32(-1)
@@ -69,7 +69,8 @@ func spell(t testing.TB, v *Vocab, text string) (ids []int32) {
 	return ids
 }
 
-// takes says whether a format takes a text, in whole tokens and byte by byte.
+// takes reports whether a format accepts a text, in whole tokens and byte by
+// byte.
 func takes(t testing.TB, m *Machine, text string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -91,8 +92,8 @@ func takes(t testing.TB, m *Machine, text string) bool {
 	return ok
 }
 
-// write draws an answer at random: what may come next, and rather its end as it
-// gets longer. ended says that it came to its end.
+// write draws an answer at random from what may come next, preferring its end
+// as it gets longer. ended reports whether it was completed.
 func write(t testing.TB, m *Machine, rng *rand.Rand, most int) (text string, ended bool) {
 	run := m.Start([]int32{stop})
 	var ids []int32
@@ -140,8 +141,8 @@ func write(t testing.TB, m *Machine, rng *rand.Rand, most int) (text string, end
 	return string(out), false
 }
 
-// oracle compiles a schema with a validator of JSON Schema. What is ambiguous
-// there is put as it is followed here: oneOf counts as anyOf.
+// oracle compiles a schema with a validator of JSON Schema, adapted to this
+// package's choices: oneOf is treated as anyOf.
 func oracle(t testing.TB, schema string) *jsonschema.Schema {
 	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(strings.ReplaceAll(schema, `"oneOf"`, `"anyOf"`)))
 	if err != nil {
@@ -167,7 +168,7 @@ func validate(o *jsonschema.Schema, text string) error {
 	return o.Validate(v)
 }
 
-// examples are schemas with values that they take and do not take.
+// examples are schemas with values that they accept and reject.
 var examples = []struct {
 	name, schema string
 	yes, no      []string
@@ -264,7 +265,7 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestFormats draws a date, an address and so on, and holds them against the
+// TestFormats draws a date, an address and so on, and checks them with the
 // validator.
 func TestFormats(t *testing.T) {
 	for name := range formats {
@@ -285,7 +286,7 @@ func TestFormats(t *testing.T) {
 	}
 }
 
-// TestRefused: what cannot be followed is named, with the place.
+// TestRefused: an unsupported part of a schema is named, with its place.
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ schema, want string }{
 		{`{"type":"object","properties":{"a":{"not":{}}}}`, `the JSON schema, at /properties/a/not: this keyword is not supported`},
@@ -340,7 +341,7 @@ func TestRefused(t *testing.T) {
 func text(s string) *protocol.Piece  { return &protocol.Piece{Kind: &protocol.Piece_Text{Text: s}} }
 func until(s string) *protocol.Piece { return &protocol.Piece{Kind: &protocol.Piece_Until{Until: s}} }
 
-// TestEscapes: a pattern may write characters as JavaScript does.
+// TestEscapes: a pattern may use JavaScript's escapes.
 func TestEscapes(t *testing.T) {
 	m, err := Compile(vocab, schemaOf(`{"pattern":"^\\u00e9\\\\\\/.$"}`))
 	if err != nil {
@@ -351,7 +352,7 @@ func TestEscapes(t *testing.T) {
 	}
 }
 
-// TestPieces: what stands around JSON.
+// TestPieces: the text around JSON.
 func TestPieces(t *testing.T) {
 	number := schemaOf(`{"type":"integer","minimum":0}`)[0]
 	for _, c := range []struct {
@@ -387,7 +388,7 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-// count of the tokens of a mask.
+// count returns the number of tokens in a mask.
 func count(mask []uint64) (n int) {
 	for _, w := range mask {
 		n += bits.OnesCount64(w)
@@ -395,7 +396,8 @@ func count(mask []uint64) (n int) {
 	return n
 }
 
-// TestMask: a mask is what token after token would say, whatever the way to it.
+// TestMask: a mask agrees with trying token after token, however the state was
+// reached.
 func TestMask(t *testing.T) {
 	for _, e := range examples {
 		m, err := Compile(vocab, schemaOf(e.schema))
@@ -429,8 +431,8 @@ func TestMask(t *testing.T) {
 	}
 }
 
-// TestEnd: behind a whole value nothing may come but the tokens that end the
-// answer, and these nowhere else.
+// TestEnd: after a complete value only the tokens that end the answer are
+// allowed, and nowhere else.
 func TestEnd(t *testing.T) {
 	m, err := Compile(vocab, schemaOf(`{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}`))
 	if err != nil {
@@ -449,7 +451,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestForget: an answer goes on when a machine has made room.
+// TestForget: an answer continues after a machine has made room.
 func TestForget(t *testing.T) {
 	m, err := Compile(vocab, schemaOf(`{"type":"string","maxLength":500}`))
 	if err != nil {
@@ -469,8 +471,8 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// FuzzSchema: whatever the schema, it is compiled or refused, and what is then
-// written is JSON that follows it.
+// FuzzSchema: any schema is compiled or refused, and answers written with it
+// are JSON that satisfies it.
 func FuzzSchema(f *testing.F) {
 	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
 	for _, e := range examples {
@@ -513,7 +515,8 @@ type nothing struct{}
 
 func (nothing) Load(url string) (any, error) { return nil, errors.New("there is nothing") }
 
-// TestScripts: names of any script are no burden, counted ones neither.
+// TestScripts: names in any script are cheap, even with their characters
+// counted.
 func TestScripts(t *testing.T) {
 	v := large(50_000)
 	m, err := Compile(v, schemaOf(`{"type":"string","pattern":"^[\\p{L} '-]{1,50}$"}`))

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// document is a JSON value whose objects keep their order.
+// document is a JSON value whose objects keep the order of their members.
 type document struct {
 	kind    byte // one of { [ " 0 t n: object, list, string, number, true or false, null
 	members []member
@@ -102,7 +102,7 @@ func (d *document) get(name string) *document {
 	return nil
 }
 
-// at follows a JSON pointer (RFC 6901).
+// at resolves a JSON pointer (RFC 6901).
 func (d *document) at(pointer string) *document {
 	if pointer == "" {
 		return d
@@ -128,7 +128,7 @@ func (d *document) at(pointer string) *document {
 	return d
 }
 
-// String is the value without white space.
+// String returns the value as JSON without white space.
 func (d *document) String() string {
 	switch d.kind {
 	case '"':
@@ -149,8 +149,8 @@ func (d *document) String() string {
 	return d.text
 }
 
-// same says whether two values are equal, as JSON Schema has it: numbers by what
-// they are worth, objects in any order.
+// same reports whether two values are equal by JSON Schema's rules: numbers by
+// value, objects regardless of order.
 func (d *document) same(o *document) bool {
 	if d.kind != o.kind || len(d.items) != len(o.items) || len(d.members) != len(o.members) {
 		return false

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// emit gives the values that follow rules in which nothing is left to choose.
+// emit returns the values that satisfy rules without choices.
 func (s *schemas) emit(r *rules) (*expr, error) {
 	if r.enum != nil {
 		return s.emitEnum(r)
@@ -34,7 +34,7 @@ func (s *schemas) emit(r *rules) (*expr, error) {
 		{tList, s.emitList},
 		{tObject, s.emitObject},
 	} {
-		if types&t.bit == 0 || t.bit == tInteger && types&tNumber != 0 { // which are numbers, too
+		if types&t.bit == 0 || t.bit == tInteger && types&tNumber != 0 { // integers are covered by number
 			continue
 		}
 		e, err := t.make(r)
@@ -52,8 +52,8 @@ func (s *schemas) emit(r *rules) (*expr, error) {
 	return either(ways...), nil
 }
 
-// contradicted are the types of which nothing is left, because more is asked for
-// than is allowed.
+// contradicted returns the types that no value can have, because more is
+// required than is allowed.
 func (r *rules) contradicted() (types int) {
 	for _, c := range []struct{ of, least, most int }{
 		{tString, r.shortest, r.longest}, {tList, r.fewItems, r.mostItem}, {tObject, r.fewest, r.most},
@@ -68,7 +68,7 @@ func (r *rules) contradicted() (types int) {
 	return types
 }
 
-// emitEnum gives the values that are listed. They are held against types alone.
+// emitEnum returns the listed values. They are checked only against the types.
 func (s *schemas) emitEnum(r *rules) (*expr, error) {
 	keyword := r.others
 	if len(r.objects) > 0 || len(r.required) > 0 {
@@ -108,7 +108,7 @@ func (s *schemas) emitNumber(r *rules) (*expr, error) {
 		return s.number, nil
 	}
 	fraction := r.fraction
-	if fraction == fractionDigits { // as fine as the bounds, and finer
+	if fraction == fractionDigits { // as precise as the bounds, and more
 		fraction = max(fraction, 2*maxPlaces/3)
 	}
 	return numbers(r.lo, r.hi, min(fraction, maxPlaces)), nil
@@ -118,7 +118,7 @@ func (s *schemas) emitInteger(r *rules) (*expr, error) {
 	if r.lo == nil && r.hi == nil {
 		return s.integer, nil
 	}
-	// Division rounds towards below.
+	// Division rounds down.
 	var lo, hi *big.Int
 	one := big.NewInt(1)
 	if r.lo != nil {
@@ -140,7 +140,8 @@ func (s *schemas) emitString(r *rules) (*expr, error) {
 	if len(r.texts) == 0 {
 		return s.text(r.shortest, r.longest), nil
 	}
-	// A pattern costs what it needs: a large one as much as hundreds of schemas.
+	// A pattern is charged by its size: a large one costs as much as hundreds
+	// of schemas.
 	var all *automaton
 	join := func(where part, keyword string, d *automaton, err error) error {
 		if err == nil && all != nil {
@@ -237,7 +238,8 @@ func (s *schemas) emitObject(r *rules) (*expr, error) {
 		return nil, errNothing
 	}
 	if more != nil {
-		// A name may come twice, which makes fewer members, not more.
+		// A name may be repeated, which reduces the number of members but never
+		// increases it.
 		if r.fewest > need+1 {
 			return nil, r.where.bad("minProperties", "is supported up to one more than the required ones")
 		}
@@ -251,7 +253,8 @@ func (s *schemas) emitObject(r *rules) (*expr, error) {
 	return s.object(props, more), nil
 }
 
-// partsOf are the schemas that a member must follow; none may forbid it.
+// partsOf returns the schemas that a member must satisfy; possible is false if
+// one of them forbids it.
 func (r *rules) partsOf(name string) (parts []part, possible bool) {
 	for _, o := range r.objects {
 		switch p, ok := o.props[name]; {
@@ -266,8 +269,9 @@ func (r *rules) partsOf(name string) (parts []part, possible bool) {
 	return parts, true
 }
 
-// emitExtras gives the members that are not named. Where a schema names some and
-// does not speak of others there are none: what is left out cannot be wrong.
+// emitExtras returns the members that are not named. Where a schema names some
+// members and does not mention others, there are none: leaving them out is
+// always valid.
 func (s *schemas) emitExtras(r *rules, names []string) (*extras, error) {
 	var parts []part
 	var pattern *textRule

@@ -5,19 +5,19 @@ import (
 	"unicode/utf8"
 )
 
-// expr is what may come next. Expressions form a graph: a state of a pattern and
-// a schema that refers to itself come back to themselves.
+// expr is an expression for what may come next. Expressions form a graph, with
+// cycles for a pattern's states and for schemas that refer to themselves.
 type expr struct {
 	kind     kind
-	set      class   // of a byte
-	mark     int32   // the control token
-	a, b     *expr   // seq: both; repeat: a
-	alts     []*expr // either
-	min, max int     // repeat; max < 0: without end
-	text     bool    // repeat: of the characters of a string, so that plain text goes on in it
-	less     *expr   // repeat: after one more; made when it is needed
+	set      class   // of kindByte
+	mark     int32   // of kindMark: the control token
+	a, b     *expr   // seq: both; repeat: a only
+	alts     []*expr // of kindEither
+	min, max int     // of kindRepeat; max < 0: unbounded
+	text     bool    // of kindRepeat: repeats the characters of a string, so that plain text can continue in it
+	less     *expr   // of kindRepeat: the rest after one repetition; built on demand
 
-	productive bool // something can come of it that ends
+	productive bool // it can be completed
 }
 
 type kind uint8
@@ -27,7 +27,7 @@ const (
 	kindByte               // one byte of a set
 	kindMark               // one control token
 	kindSeq                // a, then b
-	kindEither             // one of alts; none: impossible
+	kindEither             // one of alts; without any: impossible
 	kindRepeat             // a, min to max times
 )
 
@@ -49,7 +49,7 @@ func (c *class) size() (n int) {
 	return n
 }
 
-// The builders. Expressions are shared where they are the same, never changed.
+// The builders. Equal expressions are shared, and never changed.
 
 var empty = &expr{kind: kindEmpty, productive: true}
 
@@ -93,7 +93,7 @@ func literal(s string) *expr {
 	return seq(list...)
 }
 
-// single are the bytes by themselves.
+// single has each byte by itself.
 var single = func() (all [256]*expr) {
 	for b := range all {
 		all[b] = bytesOf(byte(b), byte(b))
@@ -121,11 +121,12 @@ func repeat(e *expr, least, most int) *expr {
 
 func optional(e *expr) *expr { return either(empty, e) }
 
-// never can come.
+// never is an expression that cannot match.
 func never() *expr { return &expr{kind: kindEither} }
 
-// prune takes away what can never end, so that whatever begins can be ended, and
-// says whether anything is left. It counts the expressions.
+// prune removes what can never be completed, so that everything an answer
+// begins can be completed. It reports whether anything is left, and returns the
+// number of expressions.
 func prune(root *expr) (ok bool, count int) {
 	all := []*expr{root}
 	seen := map[*expr]bool{root: true}
@@ -182,7 +183,7 @@ func each(e *expr, f func(*expr)) {
 	}
 }
 
-// ends says that what e begins can be ended, by what is known of its parts.
+// ends reports whether e can be completed, as far as is known about its parts.
 func ends(e *expr) bool {
 	switch e.kind {
 	case kindByte:
@@ -205,8 +206,8 @@ func ends(e *expr) bool {
 // span is a byte from lo to hi.
 type span struct{ lo, hi byte }
 
-// spelled is one of several spellings, which share what they begin with: so there
-// are few ways on at once, however many characters a pattern takes.
+// spelled is one of several spellings, which share their common beginnings: so
+// few alternatives are open at once, however many characters a pattern accepts.
 func spelled(list [][]span) *expr {
 	last := &expr{kind: kindByte}
 	var ways []*expr
@@ -231,7 +232,7 @@ func spelled(list [][]span) *expr {
 	return either(ways...)
 }
 
-// runes gives the UTF-8 of the characters from lo to hi.
+// runes returns the UTF-8 encodings of the characters from lo to hi.
 func runes(lo, hi rune) (out [][]span) {
 	var split func(lo, hi rune)
 	split = func(lo, hi rune) {
@@ -245,10 +246,10 @@ func runes(lo, hi rune) (out [][]span) {
 				return
 			}
 		}
-		if lo >= 0xd800 && hi <= 0xdfff { // surrogates are no characters
+		if lo >= 0xd800 && hi <= 0xdfff { // surrogates are not characters
 			return
 		}
-		for i := 1; i < utf8.RuneLen(lo); i++ { // until the bytes vary by themselves
+		for i := 1; i < utf8.RuneLen(lo); i++ { // split until the bytes vary independently
 			m := rune(1)<<(6*i) - 1
 			if lo&^m == hi&^m {
 				continue

@@ -7,11 +7,11 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// maxPieces of a format, over all.
+// maxPieces bounds the pieces of a format, nested ones included.
 const maxPieces = 4096
 
-// Compile makes a machine of a format. An error about a JSON schema is a
-// [SchemaError].
+// Compile compiles a format into a machine. An error about a JSON schema is a
+// *[SchemaError]; others are a malformed format or one with too many pieces.
 func Compile(v *Vocab, format []*protocol.Piece) (*Machine, error) {
 	b := newBuilder(v)
 	root, err := b.pieces(format, new(int), 0)
@@ -71,8 +71,8 @@ func (b *builder) piece(p *protocol.Piece, count *int, depth int) (*expr, error)
 	return nil, fmt.Errorf("a piece of the format of an unknown kind")
 }
 
-// exactly is a text. Control tokens that are written out in it stand for
-// themselves, as far as the vocabulary has them.
+// exactly is a fixed text. Control tokens that are written out in it match as
+// tokens, if the vocabulary has them.
 func (b *builder) exactly(text string) *expr {
 	var list []*expr
 	from := 0
@@ -89,7 +89,7 @@ func (b *builder) exactly(text string) *expr {
 	return seq(append(list, literal(text[from:]))...)
 }
 
-// until is anything up to a text, and the text.
+// until is anything up to and including a text.
 func (b *builder) until(end string) *expr {
 	anything := bytesOf(0, 255)
 	if id, n := b.vocab.markAt(end); n == len(end) {
@@ -97,7 +97,8 @@ func (b *builder) until(end string) *expr {
 		free.text = true
 		return seq(free, &expr{kind: kindMark, mark: id})
 	}
-	// Knuth, Morris and Pratt's automaton: state i has seen i bytes of the end.
+	// Knuth, Morris and Pratt's automaton: state i has matched i bytes of the
+	// end.
 	next := make([][256]int, len(end))
 	back := 0
 	for i := range len(end) {

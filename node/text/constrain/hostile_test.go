@@ -10,7 +10,7 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// hostile schemas are made to cost as much as they can.
+// hostile are schemas designed to cost as much as possible.
 func hostile() map[string]string {
 	var names, enum, props, refs []string
 	for i := range 1900 {
@@ -43,9 +43,9 @@ func hostile() map[string]string {
 	}
 }
 
-// TestHostile: whatever a schema asks for, it is compiled or refused with little
-// work, and so is each token. That it ends at all is what is tested: it would take
-// hours and fill the memory if it were not bounded.
+// TestHostile: any schema is compiled or refused with little work, and so is
+// each token. The test is that it ends: without bounds it would take hours and
+// fill the memory.
 func TestHostile(t *testing.T) {
 	v := large(50_000)
 	for name, schema := range hostile() {
@@ -83,8 +83,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// FuzzPieces: no bytes from a peer bring the compiler down, and what it makes
-// goes on until it ends.
+// FuzzPieces: no bytes from a peer crash the compiler, and every answer in the
+// compiled format can be completed.
 func FuzzPieces(f *testing.F) {
 	f.Add("<|call|>{", "</think>", `{"type":"integer"}`, uint64(3))
 	f.Fuzz(func(t *testing.T, exact, end, schema string, seed uint64) {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// keyword adds what one keyword of a schema says.
+// keyword adds the requirements of one keyword of a schema.
 func (s *schemas) keyword(r *rules, p part, name string, v *document) error {
 	switch name {
 	case "type":
@@ -123,7 +123,7 @@ func (r *rules) readTypes(p part, v *document) error {
 	return nil
 }
 
-// narrow keeps the values that are among the given ones, too.
+// narrow restricts the values to those that are also in list.
 func (r *rules) narrow(p part, list []*document) {
 	if r.enum == nil {
 		r.enum, r.enumAt = append([]*document{}, list...), p
@@ -158,7 +158,8 @@ func (r *rules) readBound(p part, name string, v *document) error {
 	return nil
 }
 
-// readMultiple takes 1, 0.1, 0.01 and so on: they say how many digits there are.
+// readMultiple accepts 1, 0.1, 0.01 and so on, which set the number of decimal
+// places.
 func (r *rules) readMultiple(p part, v *document) error {
 	r.implied |= tNumber
 	r.other("multipleOf")
@@ -189,7 +190,7 @@ func (r *rules) readCount(p part, name string, v *document, of int, least, most 
 			return p.bad(name, "is more than %d", maxCount)
 		}
 		*least = max(*least, n)
-	case n <= maxCount && (*most < 0 || n < *most): // what is more is no limit
+	case n <= maxCount && (*most < 0 || n < *most): // a larger value is no limit
 		*most = n
 	}
 	return nil
@@ -200,7 +201,7 @@ func (r *rules) readFormat(p part, v *document) error {
 		return p.bad("format", "must be a string")
 	}
 	switch v.text {
-	case "float", "double": // OpenAPI's words for how numbers are kept
+	case "float", "double": // OpenAPI's number formats
 		r.implied |= tNumber
 		return nil
 	case "int32", "int64":
@@ -242,7 +243,7 @@ func formatNames() string {
 func (r *rules) readItems(p part, name string, v *document) error {
 	r.implied |= tList
 	r.other(name)
-	if v.kind == '[' && (name == "items" || name == "prefixItems") { // items, until 2019
+	if v.kind == '[' && (name == "items" || name == "prefixItems") { // "items" had this meaning until 2019
 		if r.prefix != nil {
 			return p.bad(name, "cannot be combined with another list of first items")
 		}

@@ -8,24 +8,24 @@ import (
 	"sync"
 )
 
-// Limits of a machine while it runs.
+// Limits of a machine at run time.
 const (
-	maxEffort = 1 << 18 // cells looked asked for, for one token
+	maxEffort = 1 << 18 // cell look-ups per token
 	maxStates = 4096    // kept; 2 KiB each
 	maxCells  = 1 << 16 // kept
-	maxMasks  = 64      // kept; as large as a vocabulary has bits
+	maxMasks  = 64      // kept; one bit per token of the vocabulary each
 )
 
-// ErrTooWide is the error of a format that leaves too much open at once.
+// ErrTooWide means that a format has too many alternatives open at once.
 var ErrTooWide = errors.New("the format leaves too many ways open at once; make it simpler")
 
-// ErrNoToken is the error where no token of the vocabulary can go on.
+// ErrNoToken means that no token of the vocabulary can follow.
 var ErrNoToken = errors.New("the model's vocabulary has no token that could go on in this format")
 
-// Machine follows a format byte by byte. What may come is a set of stacks, each a
-// list of cells: an expression, and what comes behind it. Sets are made when they
-// are first reached, and kept while there is room, so that most steps are one
-// look into a table. It is safe for use by many at once.
+// Machine tracks a format byte by byte. What may come next is a set of stacks,
+// each a list of cells: an expression and what follows it. Sets are built when
+// first reached and kept while there is room, so that most steps are a table
+// look-up. It is safe for concurrent use.
 type Machine struct {
 	vocab *Vocab
 	start *state
@@ -34,31 +34,31 @@ type Machine struct {
 	cells  map[stack]*cell
 	states map[string]*state
 	masks  int
-	count  uint32 // of cells, for their order
+	count  uint32 // of cells, used to order them
 	round  uint64 // of close
 	effort int    // since the lock was taken
-	err    error  // for good: nothing goes on after it
+	err    error  // permanent: the machine cannot continue
 }
 
-// stack is an expression and what comes behind it; nil: the end.
+// stack is an expression and what follows it; nil: the end.
 type stack struct {
 	e    *expr
 	rest *cell
 }
 
-// cell is a stack, of which there is one of each.
+// cell is a stack; equal stacks share one cell.
 type cell struct {
 	stack
 	id   uint32
-	seen uint64 // the last round of close that looked at it
+	seen uint64 // the last round of close that visited it
 }
 
-// state is a set of stacks. Those at whose top stands something else than a byte
-// or a control token are replaced by what they come down to.
+// state is a set of stacks. Stacks whose top is not a byte or a control token
+// are expanded until it is.
 type state struct {
 	heads []*cell
-	ended bool // nothing more need come
-	plain int  // so many characters of plain text may come, whatever they are
+	ended bool // the answer may end here
+	plain int  // this many characters of plain text may follow, whatever they are
 	next  *[256]*state
 	mask  []uint64 // of tokens, without those that end the answer
 }
@@ -72,7 +72,7 @@ func newMachine(v *Vocab, root *expr) (*Machine, error) {
 	return m, m.err
 }
 
-// forget makes room. States that are still held go on by themselves.
+// forget makes room. States that are still referenced keep working.
 func (m *Machine) forget() {
 	for _, s := range m.states {
 		s.next, s.mask = nil, nil
@@ -92,7 +92,7 @@ func (m *Machine) cell(e *expr, rest *cell) *cell {
 	return c
 }
 
-// close gives the state of a set of stacks.
+// close returns the state of a set of stacks.
 func (m *Machine) close(work []*cell) *state {
 	s := &state{}
 	m.round++
@@ -155,7 +155,7 @@ func (m *Machine) close(work []*cell) *state {
 	return s
 }
 
-// fewer is a repetition of which one has come.
+// fewer returns the rest of a repetition after one repetition.
 func fewer(e *expr) *expr {
 	if e.min == 0 && e.max < 0 {
 		return e
@@ -171,7 +171,7 @@ func fewer(e *expr) *expr {
 	return e.less
 }
 
-// step gives the state after one more byte; dead if it must not come.
+// step returns the state after one more byte; dead if the byte must not come.
 func (m *Machine) step(s *state, b byte) *state {
 	if s.next == nil {
 		if s == dead {
@@ -200,7 +200,7 @@ func (m *Machine) step(s *state, b byte) *state {
 	return n
 }
 
-// take gives the state after one more token; dead if it must not come.
+// take returns the state after one more token; dead if the token must not come.
 func (m *Machine) take(s *state, id int32) *state {
 	if int(id) >= len(m.vocab.words) || id < 0 {
 		return dead
@@ -227,7 +227,7 @@ func (m *Machine) take(s *state, id int32) *state {
 	return s
 }
 
-// allowed gives a bit for each token that may come.
+// allowed returns a bit per token that is set if the token may come.
 func (m *Machine) allowed(s *state) []uint64 {
 	if s.mask != nil {
 		return s.mask
@@ -257,7 +257,7 @@ func (m *Machine) allowed(s *state) []uint64 {
 
 // walk sets the bits of a trie's tokens that may come.
 func (m *Machine) walk(s *state, t *trie, mask []uint64) {
-	at := make([]*state, t.depth+1) // the state after so many bytes
+	at := make([]*state, t.depth+1) // the state after each number of bytes
 	at[0] = s
 	for i := 0; i < len(t.nodes); {
 		n := &t.nodes[i]
@@ -280,23 +280,23 @@ func (m *Machine) walk(s *state, t *trie, mask []uint64) {
 	}
 }
 
-// Run is one answer that follows a format. It is safe for use by many at once.
+// Run is one answer that follows a format. It is safe for concurrent use.
 type Run struct {
 	m     *Machine
-	stops []int32 // end the answer, and are not text
+	stops []int32 // they end the answer, and are not text
 
 	mu    sync.Mutex
 	ids   []int32
 	after []*state // after[i]: after i tokens
 }
 
-// Start begins an answer that ends with one of the given tokens.
+// Start starts an answer that ends with one of the given tokens.
 func (m *Machine) Start(stops []int32) *Run {
 	return &Run{m: m, stops: stops, after: []*state{m.start}}
 }
 
-// follow gives the state after the tokens, of which most have been followed
-// before; dead if they do not follow the format.
+// follow returns the state after the tokens, most of which were usually
+// followed before; dead if they violate the format.
 func (r *Run) follow(ids []int32) *state {
 	n := 0
 	for n < min(len(ids), len(r.ids)) && ids[n] == r.ids[n] {
@@ -326,9 +326,11 @@ func (r *Run) lock() (unlock func()) {
 	}
 }
 
-// Allowed gives the tokens that may follow on an answer: a bit each, the lowest
-// of a word first. It is a function of the format, the stops and the answer
-// alone; that it is quick where an answer grows by a token is no more than that.
+// Allowed returns the tokens that may follow an answer, as a bitmap of 64-bit
+// words, least significant bit first. The result depends only on the format,
+// the stops and the answer; calls for an answer that grows by a token are
+// merely faster. Errors are ErrTooWide, ErrNoToken, and an answer that violates
+// the format.
 func (r *Run) Allowed(answer []int32) ([]uint64, error) {
 	defer r.lock()()
 	s := r.follow(answer)
@@ -360,7 +362,8 @@ func (r *Run) Allowed(answer []int32) ([]uint64, error) {
 	return mask, nil
 }
 
-// Follows says whether one more token may follow on an answer.
+// Follows reports whether a token may follow an answer. Errors are those of
+// Allowed except ErrNoToken.
 func (r *Run) Follows(answer []int32, id int32) (bool, error) {
 	defer r.lock()()
 	s := r.follow(answer)

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Digits of a number that has no bounds, at most: what 64 bits hold, and what
-// keeps a model from writing digits for ever.
+// The maximum digits of an unbounded number: what 64 bits hold, and few enough
+// that a model cannot write digits endlessly.
 const (
 	wholeDigits    = 18
 	fractionDigits = 16
@@ -26,13 +26,13 @@ func anyNumber() *expr {
 		optional(seq(oneOf("eE"), optional(oneOf("+-")), digits(1, 2))))
 }
 
-// bound of a number; nil: none.
+// bound is a bound of a number; nil: none.
 type bound struct {
 	at        *big.Rat
 	exclusive bool
 }
 
-// integers from lo to hi; nil: no bound.
+// integers returns the integers from lo to hi; nil: unbounded.
 func integers(lo, hi *big.Int) *expr {
 	zero := new(big.Int)
 	if lo != nil && hi != nil && lo.Cmp(hi) > 0 {
@@ -40,7 +40,7 @@ func integers(lo, hi *big.Int) *expr {
 	}
 	var ways []*expr
 	if lo == nil || lo.Sign() < 0 {
-		var least, most *big.Int // of what stands behind the minus
+		var least, most *big.Int // of the absolute value of a negative number
 		if lo != nil {
 			most = new(big.Int).Neg(lo)
 		}
@@ -59,7 +59,8 @@ func integers(lo, hi *big.Int) *expr {
 	return either(ways...)
 }
 
-// whole numbers from lo to hi, neither below 0; hi nil: no bound.
+// whole returns the integers from lo to hi, neither negative; hi nil:
+// unbounded.
 func whole(lo, hi *big.Int) *expr {
 	a := lo.String()
 	if hi == nil {
@@ -83,7 +84,7 @@ func whole(lo, hi *big.Int) *expr {
 	return either(ways...)
 }
 
-// between gives the strings of digits from lo to hi, which are as long.
+// between returns the strings of digits from lo to hi, which have equal length.
 func between(lo, hi string) *expr {
 	n := len(lo)
 	switch {
@@ -104,7 +105,7 @@ func between(lo, hi string) *expr {
 	return either(ways...)
 }
 
-// numbers within bounds, written without an exponent.
+// numbers returns the numbers within bounds, written without an exponent.
 func numbers(lo, hi *bound, fraction int) *expr {
 	var ways []*expr
 	negative := func(b *bound) *bound {
@@ -129,7 +130,8 @@ func numbers(lo, hi *bound, fraction int) *expr {
 	return either(ways...)
 }
 
-// decimals from lo to hi, neither below 0; hi nil: no bound.
+// decimals returns the decimals from lo to hi, neither negative; hi nil:
+// unbounded.
 func decimals(lo, hi *bound, fraction int) *expr {
 	f := fractions{fraction}
 	a, l := parts(lo.at)
@@ -158,15 +160,16 @@ func decimals(lo, hi *bound, fraction int) *expr {
 	return either(ways...)
 }
 
-// parts of a decimal that is not below 0: whole, and the digits behind the point
-// without zeros at the end.
+// parts splits a non-negative decimal into its integer part and the digits
+// after the point, without trailing zeros.
 func parts(r *big.Rat) (*big.Int, string) {
 	w, f, _ := strings.Cut(r.FloatString(maxPlaces), ".")
 	n, _ := new(big.Int).SetString(w, 10)
 	return n, strings.TrimRight(f, "0")
 }
 
-// fractions writes what stands behind a whole number, in so many digits at most.
+// fractions returns the fractional part of a number, with at most this many
+// digits.
 type fractions struct{ most int }
 
 func (f fractions) any() *expr {
@@ -176,7 +179,7 @@ func (f fractions) any() *expr {
 	return optional(seq(oneOf("."), digits(1, f.most)))
 }
 
-// from .l on.
+// from returns the fractions from .l on.
 func (f fractions) from(l string, exclusive bool) *expr {
 	if l == "" && !exclusive {
 		return f.any()
@@ -184,7 +187,7 @@ func (f fractions) from(l string, exclusive bool) *expr {
 	return seq(oneOf("."), f.atLeast(l, exclusive, f.most))
 }
 
-// to .h.
+// to returns the fractions up to .h.
 func (f fractions) to(h string, exclusive bool) *expr {
 	if h == "" {
 		if exclusive {
@@ -195,7 +198,7 @@ func (f fractions) to(h string, exclusive bool) *expr {
 	return optional(seq(oneOf("."), f.atMost(h, exclusive, true, f.most)))
 }
 
-// atLeast gives the digits that make .l or more, n at most.
+// atLeast returns the digits, at most n, of fractions of .l or more.
 func (f fractions) atLeast(l string, exclusive bool, n int) *expr {
 	if l == "" {
 		if exclusive {
@@ -213,7 +216,7 @@ func (f fractions) atLeast(l string, exclusive bool, n int) *expr {
 	return either(same, seq(bytesOf(l[0]+1, '9'), digits(0, n-1)))
 }
 
-// positive digits are not all zero.
+// positive returns n digits that are not all zero.
 func (f fractions) positive(n int) *expr {
 	if n <= 0 {
 		return never()
@@ -221,7 +224,8 @@ func (f fractions) positive(n int) *expr {
 	return either(seq(bytesOf('1', '9'), digits(0, n-1)), seq(oneOf("0"), f.positive(n-1)))
 }
 
-// atMost gives the digits that make .h or less; first: there must be one.
+// atMost returns the digits of fractions of .h or less; first: at least one
+// digit is required.
 func (f fractions) atMost(h string, exclusive, first bool, n int) *expr {
 	if h == "" {
 		if exclusive {
@@ -242,7 +246,7 @@ func (f fractions) atMost(h string, exclusive, first bool, n int) *expr {
 	return either(ways...)
 }
 
-// both gives the digits that lie between .l and .h.
+// both returns the digits of fractions between .l and .h.
 func (f fractions) both(l, h string, lex, hex, first bool, n int) *expr {
 	if l == "" && h == "" {
 		if lex || hex {

@@ -10,8 +10,8 @@ import (
 	"unicode"
 )
 
-// automaton takes strings of characters: deterministic, its first state the
-// beginning, and from each of its states an accepting one can be reached.
+// automaton is a deterministic automaton over characters. Its first state is
+// the initial one, and each of its states can reach an accepting one.
 type automaton struct{ states []place }
 
 type place struct {
@@ -27,13 +27,14 @@ type edge struct {
 const (
 	maxAutomaton = 4000 // states of an automaton
 	maxEdges     = 40_000
-	maxDetermine = 1 << 22 // looks at an instruction
+	maxDetermine = 1 << 22 // visits of an instruction
 	maxPattern   = 2000    // bytes
 )
 
 var errPattern = errors.New("is too large; make it simpler")
 
-// everything is any string of so many characters; most < 0: without end.
+// everything accepts any string with least to most characters; most < 0:
+// unbounded.
 func everything(least, most int) (*automaton, error) {
 	n := max(least, most)
 	if n >= maxAutomaton {
@@ -50,7 +51,7 @@ func everything(least, most int) (*automaton, error) {
 	return d, nil
 }
 
-// except is any string but the given ones.
+// except accepts any string but the given ones.
 func except(names []string) (*automaton, error) {
 	d := &automaton{states: []place{{accept: true}}}
 	next := []map[rune]int{{}}
@@ -89,7 +90,7 @@ func except(names []string) (*automaton, error) {
 	return d.trim()
 }
 
-// both takes what two automata take.
+// both accepts what both automata accept.
 func both(a, b *automaton) (*automaton, error) {
 	type pair struct{ a, b int }
 	d := &automaton{}
@@ -127,7 +128,7 @@ func both(a, b *automaton) (*automaton, error) {
 	return d.trim()
 }
 
-// trim takes away the states from which nothing is ever taken.
+// trim removes the states that cannot reach an accepting one.
 func (d *automaton) trim() (*automaton, error) {
 	before := make([][]int, len(d.states))
 	var work []int
@@ -163,7 +164,7 @@ func (d *automaton) trim() (*automaton, error) {
 	return d, nil
 }
 
-// size of an automaton, in edges.
+// size returns the number of edges.
 func (d *automaton) size() (n int) {
 	for i := range d.states {
 		n += len(d.states[i].edges)
@@ -171,10 +172,10 @@ func (d *automaton) size() (n int) {
 	return n
 }
 
-// compilePattern makes an automaton of a regular expression of JSON Schema, which
-// is JavaScript's and counts wherever it matches. Go's package parses it; the two
-// languages agree in what is taken here, but for \S, which in JavaScript has
-// fewer characters.
+// compilePattern compiles a regular expression of JSON Schema, which has
+// JavaScript's syntax and may match anywhere in a string. Go's package parses
+// it; the two languages agree on everything accepted here except \S, which
+// excludes more characters in JavaScript.
 func compilePattern(pattern string) (*automaton, error) {
 	if len(pattern) > maxPattern {
 		return nil, errPattern
@@ -196,7 +197,7 @@ func compilePattern(pattern string) (*automaton, error) {
 	return determine(prog)
 }
 
-// unicodeEscapes writes \uXXXX as Go has it.
+// unicodeEscapes rewrites \uXXXX in Go's syntax.
 func unicodeEscapes(p string) string {
 	var out strings.Builder
 	for i := 0; i < len(p); i++ {
@@ -215,7 +216,7 @@ func unicodeEscapes(p string) string {
 	return out.String()
 }
 
-// dots makes . what it is in JavaScript.
+// dots gives . its meaning in JavaScript.
 func dots(re *syntax.Regexp) {
 	if re.Op == syntax.OpAnyCharNotNL {
 		*re = syntax.Regexp{Op: syntax.OpCharClass, Rune: []rune{0, '\n' - 1, '\n' + 1, '\r' - 1, '\r' + 1, 0x2027, 0x202a, unicode.MaxRune}}
@@ -225,7 +226,7 @@ func dots(re *syntax.Regexp) {
 	}
 }
 
-// determine makes an automaton of a program, by its sets of instructions.
+// determine builds an automaton from a program by the subset construction.
 func determine(prog *syntax.Prog) (*automaton, error) {
 	cuts := map[rune]bool{0: true}
 	for i := range prog.Inst {
@@ -257,8 +258,8 @@ func determine(prog *syntax.Prog) (*automaton, error) {
 		}
 	}
 	slices.Sort(starts)
-	// close follows what takes no character. The set keeps the instructions
-	// that take one, and those that wait for the end.
+	// closed follows instructions that consume no character. The set keeps
+	// those that consume one, and those that wait for the end.
 	closed := func(from []uint32, begin, end bool) (set []uint32, match bool) {
 		seen := map[uint32]bool{}
 		work := slices.Clone(from)
@@ -308,12 +309,12 @@ func determine(prog *syntax.Prog) (*automaton, error) {
 		return i
 	}
 	first, _ := closed([]uint32{uint32(prog.Start)}, true, false)
-	sets = append(sets, first) // which no other set is, even if it looks the same
+	sets = append(sets, first) // no other set equals it, even one with the same instructions
 	for i, work := 0, 0; i < len(sets); i++ {
 		if work += len(starts) * len(sets[i]); len(sets) > maxAutomaton || work > maxDetermine {
 			return nil, errPattern
 		}
-		// ^ behind $ can still be met if nothing has come.
+		// ^ after $ can still match if the string is empty so far.
 		_, match := closed(sets[i], i == 0, true)
 		p := place{accept: match}
 		targets := map[string]int{} // of sets of instructions; -1: none
@@ -357,7 +358,7 @@ func determine(prog *syntax.Prog) (*automaton, error) {
 	return d.trim()
 }
 
-// binaryOf is a key for maps.
+// binaryOf returns a key for maps.
 func binaryOf[T uint32 | rune](list []T) (b []byte) {
 	for _, x := range list {
 		b = binary.LittleEndian.AppendUint32(b, uint32(x))
@@ -365,7 +366,7 @@ func binaryOf[T uint32 | rune](list []T) (b []byte) {
 	return b
 }
 
-// formats are the words of "format" that are followed, as patterns.
+// formats are the supported values of "format", as patterns.
 var formats = map[string]string{
 	"date":      "^" + dateRE + "$",
 	"time":      "^" + timeRE + "$",
@@ -381,7 +382,7 @@ var formats = map[string]string{
 
 const (
 	yearRE = `\d{4}`
-	// Years with a 29th of February, of the Gregorian calendar.
+	// Years with a 29th of February in the Gregorian calendar.
 	leapRE = `(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)`
 	dateRE = `(` + yearRE + `-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))|` + leapRE + `-02-29)`
 	timeRE = `([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)`

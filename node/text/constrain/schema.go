@@ -10,10 +10,11 @@ import (
 	"strings"
 )
 
-// SchemaError says what of a JSON schema cannot be followed, and where it stands.
+// SchemaError says which part of a JSON schema is not supported or
+// contradictory, and where it is.
 type SchemaError struct {
-	Pointer string // to the schema within the document (RFC 6901), "" for the whole
-	Keyword string // "" if it is the schema as such
+	Pointer string // to the schema within the document (RFC 6901); "": the whole document
+	Keyword string // "": the schema itself
 	Problem string
 }
 
@@ -28,16 +29,16 @@ func (e *SchemaError) Error() string {
 	return fmt.Sprintf("the JSON schema, at %.200s: %s", where, e.Problem)
 }
 
-// Limits of compiling.
+// Limits of compilation.
 const (
-	maxBudget = 30_000 // schemas looked at, and what weighs as much
+	maxBudget = 30_000 // schemas visited, and work that costs as much
 	maxExprs  = 1 << 18
 	maxCount  = 1_000_000 // items, characters
-	maxPlaces = 60        // digits of a bound, on either side of the point
+	maxPlaces = 60        // digits of a bound, on either side of the decimal point
 )
 
-// errNothing says that a part of a schema takes no value. It is left out where
-// something else can come in its place.
+// errNothing means that a part of a schema accepts no value. The part is left
+// out where an alternative exists.
 var errNothing = errors.New("takes no value at all")
 
 // Types of JSON Schema, as bits.
@@ -45,7 +46,7 @@ const (
 	tNull = 1 << iota
 	tBool
 	tInteger
-	tNumber // those that are no integers, too
+	tNumber // including those that are not integers
 	tString
 	tList
 	tObject
@@ -56,7 +57,7 @@ var typeNames = map[string]int{
 	"null": tNull, "boolean": tBool, "integer": tInteger, "number": tNumber | tInteger, "string": tString, "array": tList, "object": tObject,
 }
 
-// annotations say nothing about values.
+// annotations do not restrict values.
 var annotations = []string{
 	"title", "description", "default", "example", "examples", "$schema", "$id", "$comment", "$anchor", "$vocabulary",
 	"deprecated", "readOnly", "writeOnly", "contentMediaType", "contentEncoding", "contentSchema", "$defs", "definitions", "strict",
@@ -69,7 +70,8 @@ type schemas struct {
 	memo map[string]*expr
 }
 
-// part is a schema of the document. Several that hold at once are one list.
+// part is a schema within the document. A list of parts applies several schemas
+// to one value.
 type part struct {
 	doc     *document
 	pointer string
@@ -97,7 +99,8 @@ func (p part) bad(keyword, format string, args ...any) error {
 	return &SchemaError{p.pointer, keyword, fmt.Sprintf(format, args...)}
 }
 
-// schema gives what a JSON schema takes.
+// schema returns the expression of a JSON schema's values. Errors are
+// *SchemaError.
 func (b *builder) schema(raw []byte) (*expr, error) {
 	doc, err := readDocument(raw)
 	if err != nil {
@@ -111,14 +114,14 @@ func (b *builder) schema(raw []byte) (*expr, error) {
 	return e, err
 }
 
-// compile gives the values that follow all of the parts.
+// compile returns the expression of the values that satisfy all of the parts.
 func (s *schemas) compile(parts []part) (*expr, error) {
 	var key strings.Builder
 	for _, p := range parts {
 		key.WriteString(p.pointer)
 		key.WriteByte('\n')
 	}
-	if e := s.memo[key.String()]; e != nil { // perhaps not yet made: it refers to itself
+	if e := s.memo[key.String()]; e != nil { // possibly incomplete: the schema refers to itself
 		return e, nil
 	}
 	e := &expr{kind: kindEither}
@@ -137,7 +140,8 @@ func (s *schemas) compile(parts []part) (*expr, error) {
 	return e, err
 }
 
-// soften makes a schema that takes nothing one that never can come.
+// soften turns a schema that accepts nothing into an expression that never
+// matches.
 func (s *schemas) soften(err error) error {
 	if errors.Is(err, errNothing) {
 		return nil
@@ -145,18 +149,18 @@ func (s *schemas) soften(err error) error {
 	return err
 }
 
-// rules are what several schemas say of one value.
+// rules are the combined requirements of several schemas on one value.
 type rules struct {
 	where   part
-	refs    map[string]bool // followed to get here
-	choices [][]part        // one of each
+	refs    map[string]bool // references followed on the way here
+	choices [][]part        // one alternative of each must hold
 
 	types    int
 	enum     []*document
 	enumAt   part
-	others   string // a keyword that an enum is not checked against
+	others   string // a keyword that enum values are not checked against
 	lo, hi   *bound
-	fraction int // digits; fractionDigits: as many as are ever written
+	fraction int // digits after the point; fractionDigits: the default maximum
 	shortest int
 	longest  int // -1: no limit
 	texts    []textRule
@@ -166,10 +170,10 @@ type rules struct {
 	most     int // -1: no limit
 	items    []part
 	prefix   []part
-	open     bool // more items may follow on those of the prefix
+	open     bool // items may follow those of the prefix
 	fewItems int
 	mostItem int // -1: no limit
-	implied  int // types that keywords without a type speak of
+	implied  int // types that keywords without a type refer to
 }
 
 type textRule struct {
@@ -178,14 +182,14 @@ type textRule struct {
 	pattern string
 }
 
-// objectRule is what one schema says of an object's members.
+// objectRule is what one schema requires of an object's members.
 type objectRule struct {
 	where   part
 	names   []string
 	props   map[string]part
-	pattern *textRule // of patternProperties
+	pattern *textRule // from patternProperties
 	byName  part
-	more    *part // additionalProperties; nil: nothing is said
+	more    *part // additionalProperties; nil: unrestricted
 }
 
 func newRules(where part) *rules {
@@ -200,7 +204,8 @@ func (r *rules) clone() *rules {
 	return &c
 }
 
-// expand gives the ways in which rules can be followed, a choice after the other.
+// expand returns the alternatives for satisfying rules, resolving one choice
+// after another.
 func (s *schemas) expand(r *rules) ([]*expr, error) {
 	if len(r.choices) == 0 {
 		e, err := s.emit(r)
@@ -214,7 +219,7 @@ func (s *schemas) expand(r *rules) ([]*expr, error) {
 	var ways []*expr
 	alone := s.says(r)
 	for _, p := range choice {
-		if alone { // shared with whatever else refers to it
+		if alone { // shared with every other reference to it
 			e, err := s.compile([]part{p})
 			if err != nil {
 				return nil, err
@@ -241,7 +246,7 @@ func (s *schemas) expand(r *rules) ([]*expr, error) {
 	return ways, nil
 }
 
-// says nothing besides its choices.
+// says reports whether rules contain anything besides choices.
 func (s *schemas) says(r *rules) bool {
 	fresh := newRules(r.where)
 	return len(r.choices) == 0 && r.types == fresh.types && r.enum == nil && r.lo == nil && r.hi == nil && r.fraction == fresh.fraction &&
@@ -249,7 +254,8 @@ func (s *schemas) says(r *rules) bool {
 		r.items == nil && r.prefix == nil && r.open && r.fewItems == 0 && r.mostItem < 0
 }
 
-// spend takes from the budget of compiling: schemas come from strangers.
+// spend deducts from the compilation budget, which bounds work for schemas from
+// strangers.
 func (b *builder) spend(p part, n int) error {
 	if b.left -= n; b.left < 0 {
 		return p.bad("", "is too large, or combines too many alternatives")
@@ -257,9 +263,9 @@ func (b *builder) spend(p part, n int) error {
 	return nil
 }
 
-// gather adds what a schema says.
+// gather adds a schema's requirements.
 func (s *schemas) gather(r *rules, p part) error {
-	weight := 1 // of a schema: what is read of it, short of those within
+	weight := 1 // the size of a schema without its subschemas
 	for _, m := range p.doc.members {
 		weight += len(m.value.items) + len(m.value.members)
 	}
@@ -321,7 +327,7 @@ func (s *schemas) gatherObject(r *rules, p part) error {
 	return nil
 }
 
-// follow gives what a $ref means.
+// follow resolves a $ref.
 func (s *schemas) follow(p part, v *document) (part, error) {
 	if v.kind != '"' {
 		return p, p.bad("$ref", "must be a string")
@@ -343,7 +349,7 @@ func (s *schemas) follow(p part, v *document) (part, error) {
 	return part{to, pointer}, nil
 }
 
-// unescape takes the % out of a URI's fragment.
+// unescape decodes percent-encoding in a URI fragment.
 func unescape(s string) (string, error) {
 	var out []byte
 	for i := 0; i < len(s); i++ {

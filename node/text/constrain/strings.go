@@ -6,15 +6,15 @@ import (
 	"unicode"
 )
 
-// builder makes the expressions of one format. Those that every schema needs are
-// made once.
+// builder builds the expressions of one format. Those that every schema needs
+// are built once.
 type builder struct {
 	vocab *Vocab
-	left  int // what may still be spent on compiling
+	left  int // remaining compilation budget
 
-	character *expr // of a string, in any way that JSON has to write it
+	character *expr // of a string, in every JSON spelling
 	string    *expr
-	gap       *expr // white space behind a comma or colon
+	gap       *expr // white space after a comma or colon
 	value     *expr // any JSON value
 	number    *expr
 	integer   *expr
@@ -33,8 +33,8 @@ func newBuilder(v *Vocab) *builder {
 		)),
 	)))
 	b.string = b.text(0, -1)
-	// No lines and no indents: models are known to write white space for ever
-	// where it is allowed, and it costs as much as anything else.
+	// No newlines and no indentation: models are known to write white space
+	// endlessly where it is allowed, and it costs as much as any other token.
 	b.gap = optional(oneOf(" "))
 	b.number, b.integer = anyNumber(), anyInteger()
 	b.value = &expr{kind: kindEither}
@@ -45,25 +45,25 @@ func newBuilder(v *Vocab) *builder {
 	return b
 }
 
-// text is a string of so many characters; most < 0: without end.
+// text is a string with least to most characters; most < 0: unbounded.
 func (b *builder) text(least, most int) *expr {
 	chars := repeat(b.character, least, most)
 	chars.text = chars.kind == kindRepeat
 	return seq(oneOf(`"`), chars, oneOf(`"`))
 }
 
-// written is a JSON value as it stands, with the escapes that it must have and no
-// other.
+// written returns a value as JSON, with only the escapes that it must have.
 func written(v any) string {
 	var out strings.Builder
 	e := json.NewEncoder(&out)
 	e.SetEscapeHTML(false)
-	_ = e.Encode(v) // of a string, which always can be
+	_ = e.Encode(v) // a string can always be encoded
 	s := strings.TrimSuffix(out.String(), "\n")
 	return strings.NewReplacer("\\u2028", "\u2028", "\\u2029", "\u2029").Replace(s)
 }
 
-// inString gives how a string has a character of one of the ranges, of pairs.
+// inString returns the spellings in a string of the characters in ranges, which
+// are pairs of bounds.
 func inString(ranges []rune) *expr {
 	short := map[rune]string{'\b': `\b`, '\t': `\t`, '\n': `\n`, '\f': `\f`, '\r': `\r`, '"': `\"`, '\\': `\\`}
 	var plain [][]span
@@ -85,13 +85,13 @@ func inString(ranges []rune) *expr {
 	return either(append(ways, spelled(plain))...)
 }
 
-// quoted is a string whose characters an automaton takes.
+// quoted is a string whose characters an automaton accepts.
 func quoted(d *automaton) *expr {
 	nodes := make([]*expr, len(d.states))
 	for i := range nodes {
 		nodes[i] = &expr{kind: kindEither}
 	}
-	sets := map[string]*expr{} // by their ranges: where characters are counted, they are the same again and again
+	sets := map[string]*expr{} // by their ranges: where characters are counted, the same ranges recur
 	for i, s := range d.states {
 		if s.accept {
 			nodes[i].alts = append(nodes[i].alts, oneOf(`"`))
@@ -127,10 +127,11 @@ type extras struct {
 	least, most int
 }
 
-// object has its properties in their order, then the extras.
+// object has its properties in order, then the extras.
 func (b *builder) object(props []property, more *extras) *expr {
 	colon, comma, closing := seq(oneOf(":"), b.gap), seq(oneOf(","), b.gap), oneOf("}")
-	// What may come behind property i-1, if none has come yet, and if some have.
+	// What may follow property i-1 if no member has been written yet, and if
+	// some have.
 	none, some := closing, closing
 	if more != nil && more.most != 0 {
 		member := seq(more.key, colon, more.value)
@@ -155,8 +156,8 @@ func (b *builder) object(props []property, more *extras) *expr {
 	return seq(oneOf("{"), none)
 }
 
-// list has the items of prefix, as many as are needed at least, then those of
-// item, which may be nil; most < 0: without end.
+// list has the items of prefix, as many as are required at least, then those of
+// item, which may be nil; most < 0: unbounded.
 func (b *builder) list(prefix []*expr, item *expr, least, most int) *expr {
 	comma, closing := seq(oneOf(","), b.gap), oneOf("]")
 	if most >= 0 && len(prefix) > most {

@@ -13,40 +13,41 @@ type Words interface {
 	IsControl(id int32) bool // not text
 }
 
-// Vocab is a vocabulary made ready for machines.
+// Vocab is a vocabulary prepared for machines. It is safe for concurrent use.
 type Vocab struct {
 	words       []string
 	control     []bool
 	marks       map[string]int32 // control tokens by their text
 	all         trie             // of the tokens that are text
-	rest        trie             // those that are not plain
-	plain       []uint64         // tokens that are plain: a few whole characters that a JSON string has as they are
+	rest        trie             // of the text tokens that are not plain
+	plain       []uint64         // plain tokens: short, whole characters, which a JSON string has unescaped
 	longestMark int              // bytes
-	same        []int32          // another token of the same bytes; -1: none
+	same        []int32          // another token with the same bytes; -1: none
 }
 
-// trie of tokens, depth first.
+// trie is a trie of tokens in depth-first order.
 type trie struct {
 	nodes []trieNode
 	depth int
 }
 
 type trieNode struct {
-	end   int32 // behind the last node below
+	end   int32 // index after the last node below
 	token int32 // that ends here; -1: none
 	depth uint16
 	b     byte
 }
 
-// shortWord is the most characters of a plain token. Those few that have more are
-// looked at one by one, so that they do not count where few may come.
+// shortWord is the maximum characters of a plain token. The few longer tokens
+// are checked one by one, so that they do not matter where only a few
+// characters may follow.
 const shortWord = 16
 
-// maxWord is the longest token that is ever written under a format, in bytes.
+// maxWord is the longest token that is ever allowed under a format, in bytes.
 const maxWord = 1 << 10
 
-// NewVocab makes a vocabulary ready, which takes up to a second for 256,000
-// tokens on a busy machine.
+// NewVocab prepares a vocabulary. It takes up to a second for 256,000 tokens on
+// a busy machine.
 func NewVocab(w Words) *Vocab {
 	n := w.VocabSize()
 	v := &Vocab{
@@ -85,7 +86,7 @@ func NewVocab(w Words) *Vocab {
 	return v
 }
 
-// isPlain says that a JSON string has s as it is.
+// isPlain reports whether a JSON string has s unescaped.
 func isPlain(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c < 0x20 || c == '"' || c == '\\' {
@@ -95,9 +96,9 @@ func isPlain(s string) bool {
 	return utf8.ValidString(s)
 }
 
-// trie of tokens in the order of their words.
+// trie builds a trie of tokens sorted by their text.
 func (v *Vocab) trie(ids []int32) (t trie) {
-	var open []int32 // the nodes on the way to the last token
+	var open []int32 // the nodes on the path to the last token
 	last := ""
 	for _, id := range ids {
 		w := v.words[id]
@@ -131,7 +132,7 @@ func (v *Vocab) trie(ids []int32) (t trie) {
 	return t
 }
 
-// markAt gives the longest control token that a text begins with, and its
+// markAt returns the longest control token that a text begins with, and its
 // length; 0: none.
 func (v *Vocab) markAt(text string) (id int32, n int) {
 	for n = min(len(text), v.longestMark); n > 0; n-- {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// signal tells how a statement ended.
+// signal is how a statement ended.
 type signal int
 
 const (
@@ -16,11 +16,11 @@ const (
 	nextRound
 )
 
-// Limits of one rendering. Templates come with models, from anywhere.
+// Limits of one rendering. Templates come with models, from untrusted sources.
 const (
-	maxDepth = 2500      // of evaluations within each other; macros call themselves
-	maxAlloc = 256 << 20 // bytes of all values made
-	maxValue = 32 << 20  // bytes of one of them
+	maxDepth = 2500      // of nested evaluations; macros may call themselves
+	maxAlloc = 256 << 20 // bytes of all values created
+	maxValue = 32 << 20  // bytes of one value
 	maxRange = 100_000   // items of a range
 	itemSize = 16        // bytes of a list's item
 )
@@ -34,7 +34,8 @@ type run struct {
 	alloc    int
 }
 
-// enter counts an evaluation; leave undoes its depth. What fails never leaves.
+// enter counts an evaluation; leave decreases its depth. A failing evaluation
+// never leaves.
 func (r *run) enter() {
 	if r.depth++; r.depth > maxDepth {
 		fail("it nests too deep")
@@ -44,7 +45,7 @@ func (r *run) enter() {
 
 func (r *run) leave() { r.depth-- }
 
-// work counts steps, and looks at the clock now and then.
+// work counts steps, and checks the time limit now and then.
 func (r *run) work(n int) {
 	r.steps += n
 	if r.steps >= 1<<14 {
@@ -55,7 +56,7 @@ func (r *run) work(n int) {
 	}
 }
 
-// charge counts bytes that are about to be made.
+// charge counts bytes that are about to be allocated.
 func (r *run) charge(n int) {
 	if n < 0 || n > maxValue || n > maxAlloc-r.alloc {
 		fail("it takes too much memory")
@@ -72,7 +73,7 @@ func (r *run) write(s string) {
 	r.out.WriteString(s)
 }
 
-// capture gives what f writes.
+// capture returns what f writes.
 func (r *run) capture(f func()) string {
 	outer := r.out
 	r.out = &strings.Builder{}
@@ -82,7 +83,7 @@ func (r *run) capture(f func()) string {
 	return s
 }
 
-// scope holds the names of a block; those of the blocks around it can be read.
+// scope holds the names of a block; names of enclosing blocks can be read.
 type scope struct {
 	vars  map[string]any
 	outer *scope
@@ -147,12 +148,12 @@ func (i ifStmt) exec(r *run, s *scope) signal {
 	return goOn
 }
 
-// loop is what a for block calls "loop".
+// loop is the variable "loop" of a for block.
 type loop struct {
 	items   []any
 	at      int
 	depth   int
-	again   callable // renders the block for other items, if it is recursive
+	again   callable // renders the block for other items, if the loop is recursive
 	changed []any
 }
 
@@ -161,7 +162,7 @@ func (f forStmt) exec(r *run, s *scope) signal {
 	return goOn
 }
 
-// through runs the block for all items of one value.
+// through runs the block for the items of one value.
 func (f forStmt) through(r *run, s *scope, over any, depth int) {
 	items := r.items(over)
 	if f.cond != nil {
@@ -198,7 +199,7 @@ func (f forStmt) through(r *run, s *scope, over any, depth int) {
 	}
 }
 
-// items gives what a for block, or a filter, goes through.
+// items returns what a for block, or a filter, iterates over.
 func (r *run) items(v any) []any {
 	switch x := v.(type) {
 	case undefined:
@@ -294,7 +295,8 @@ func (c callStmt) exec(r *run, s *scope) signal {
 	return goOn
 }
 
-// callable makes a function of a macro, which sees the names of where it stands.
+// callable returns a macro as a function, which sees the names in scope where
+// the macro was defined.
 func (m *macro) callable(s *scope) callable {
 	return func(r *run, a args) any {
 		in := s.inner()
@@ -375,7 +377,7 @@ func (d *dictOf) eval(r *run, s *scope) any {
 
 func (a *attrOf) eval(r *run, s *scope) any { return r.attr(r.eval(a.of, s), a.name) }
 
-// attr is x.name: a method or other attribute of the value, or an item.
+// attr returns x.name: a method or other attribute of the value, or an item.
 func (r *run) attr(v any, id string) any {
 	switch x := v.(type) {
 	case undefined:
@@ -402,7 +404,7 @@ func (i *itemOf) eval(r *run, s *scope) any {
 	return r.item(r.eval(i.of, s), r.eval(i.key, s))
 }
 
-// item is x[key].
+// item returns x[key].
 func (r *run) item(v, key any) any {
 	if x, ok := v.(undefined); ok {
 		fail("%s is undefined", x.what)
@@ -441,7 +443,7 @@ func (r *run) item(v, key any) any {
 	return undefined{kind(v) + "[" + r.str(key) + "]"}
 }
 
-// charAt gives a character of a text, counted from its end if n is negative.
+// charAt returns a character of a text, counted from the end if n is negative.
 func charAt(s string, n int64) (string, bool) {
 	if n < 0 {
 		n += int64(runes(s))
@@ -508,7 +510,7 @@ func (l *sliceOf) eval(r *run, s *scope) any {
 	return out
 }
 
-// indexes of a slice, as Python takes them.
+// indexes are the indexes of a slice, with Python's semantics.
 type indexes struct{ from, to, step int }
 
 func slice(n, from, to, step int, hasFrom, hasTo bool) indexes {
@@ -672,7 +674,7 @@ func (r *run) holds(op string, a, b any) bool {
 	return n >= 0
 }
 
-// weigh counts the work of looking at all of a value.
+// weigh counts the work of visiting all of a value.
 func (r *run) weigh(v any) {
 	switch x := v.(type) {
 	case string:
@@ -809,7 +811,7 @@ func intArithmetic(op string, x, y int64) any {
 		out, big = x*y, float64(x)*float64(y)
 	case "**":
 		if x >= -1 && x <= 1 && y > 1 {
-			y = 2 - y%2 // as all further powers are like these
+			y = 2 - y%2 // all higher powers repeat these two
 		}
 		out = 1
 		for range y {
@@ -861,7 +863,7 @@ func floatArithmetic(op string, x, y float64) any {
 	return math.Pow(x, y)
 }
 
-// attr gives what a template asks a loop for.
+// attr returns an attribute of the loop variable.
 func (l *loop) attr(id string) any {
 	n := int64(len(l.items))
 	at := int64(l.at)

@@ -28,7 +28,7 @@ func (r *run) test(id string, v any, a args) bool {
 	return t(r, v, a)
 }
 
-// onText makes a filter of a function of texts.
+// onText turns a function on strings into a filter.
 func onText(f func(string) string) func(*run, any, args) any {
 	return func(r *run, v any, _ args) any {
 		s := r.str(v)
@@ -39,7 +39,7 @@ func onText(f func(string) string) func(*run, any, args) any {
 
 var filters map[string]func(*run, any, args) any
 
-func init() { // as some refer to what refers to them
+func init() { // in init because some filters refer to the table
 	filters = map[string]func(*run, any, args) any{
 		"upper": onText(strings.ToUpper), "lower": onText(strings.ToLower), "capitalize": onText(capitalized),
 		"title": onText(titleFilter), "string": onText(func(s string) string { return s }), "safe": func(_ *run, v any, _ args) any { return v },
@@ -211,7 +211,7 @@ func reverseFilter(r *run, v any, _ args) any {
 	return items
 }
 
-// along gives what a path of names and numbers leads to.
+// along follows a path of names and numbers within a value.
 func (r *run) along(v, path any) any {
 	if n, ok := integer(path); ok {
 		return r.item(v, n)
@@ -235,7 +235,7 @@ func (r *run) all(items []any, path any) []any {
 	return out
 }
 
-// some gives the items of a value, none for those that count as false.
+// some returns the items of a value, or none if it counts as false.
 func (r *run) some(v any) []any {
 	if !truth(v) {
 		return nil
@@ -266,8 +266,9 @@ func mapFilter(r *run, v any, a args) any {
 	return out
 }
 
-// selectFilter makes a filter that keeps the items that a test holds for, or
-// one of their attributes does; or those it does not hold for.
+// selectFilter returns a filter that keeps the items for which a test holds
+// (or, with keep false, does not hold), applied to the item or to one of its
+// attributes.
 func selectFilter(byAttr, keep bool) func(*run, any, args) any {
 	return func(r *run, v any, a args) any {
 		items, rest := r.some(v), a.pos
@@ -297,7 +298,7 @@ func selectFilter(byAttr, keep bool) func(*run, any, args) any {
 	}
 }
 
-// folded makes texts that differ in case only alike.
+// folded makes texts equal that differ only in case.
 func folded(v any) any {
 	if s, ok := v.(string); ok {
 		return strings.ToLower(s)
@@ -305,7 +306,7 @@ func folded(v any) any {
 	return v
 }
 
-// keyed gives items with what they are ordered or told apart by.
+// keyed returns items with the keys by which they are sorted or grouped.
 func (r *run) keyed(v any, a args, path any, hasPath bool, minded int) []keyedItem {
 	items := r.items(v)
 	r.charge(len(items) * 3 * itemSize)
@@ -385,7 +386,7 @@ func groupFilter(r *run, v any, a args) any {
 		for n < len(in) && r.equal(in[n].key, in[i].key) {
 			n++
 		}
-		group := newDict() // it is taken apart, or asked for its parts
+		group := newDict() // it is unpacked, or accessed by attribute
 		group.set("grouper", r.along(in[i].item, a.must(0, "attribute")))
 		group.set("list", unkeyed(in[i:n]))
 		out = append(out, tuple{group.values[0], group.values[1]})
@@ -439,7 +440,8 @@ func batchFilter(r *run, v any, a args) any {
 	return r.filled(out, n, a)
 }
 
-// filled makes the last list as long as the others, if the caller says with what.
+// filled pads the last list to the length of the others, if the caller passed a
+// fill value.
 func (r *run) filled(lists []any, n int, a args) any {
 	with, ok := a.arg(1, "fill_with")
 	if !ok || with == nil || len(lists) == 0 {
@@ -565,19 +567,19 @@ func jsonFilter(r *run, v any, a args) any {
 	return j.b.String()
 }
 
-// kinds makes a test of what a value is.
+// kinds returns a test for a kind of value.
 func kinds(of func(any) bool) func(*run, any, args) bool {
 	return func(_ *run, v any, _ args) bool { return of(v) }
 }
 
-// ordered makes a test of how two values compare.
+// ordered returns a test that compares two values.
 func ordered(op string) func(*run, any, args) bool {
 	return func(r *run, v any, a args) bool { return r.holds(op, v, a.must(0, "other")) }
 }
 
 func is[T any](v any) bool { _, ok := v.(T); return ok }
 
-// whole gives an integer, or fails.
+// whole returns an integer, or fails.
 func whole(v any) int64 {
 	n, ok := integer(v)
 	if !ok {
@@ -632,7 +634,7 @@ func init() {
 	}
 }
 
-// globals are the functions that every template has.
+// globals are the functions available in every template.
 var globals = map[string]any{
 	"range": callable(func(r *run, a args) any {
 		n := make([]int, len(a.pos))
@@ -708,7 +710,8 @@ var globals = map[string]any{
 	}),
 }
 
-// dictOfArgs makes a dict of another one, or of pairs, and of named arguments.
+// dictOfArgs makes a dict from another one, or from pairs, and from named
+// arguments.
 func dictOfArgs(a args) *dict {
 	out := newDict()
 	for _, v := range a.pos {

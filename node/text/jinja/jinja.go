@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// ErrTemplate is wrapped by all errors: a template's own (raise_exception), or
-// that it cannot be read or rendered.
+// ErrTemplate is wrapped by all errors of this package: a template's own
+// (raise_exception), and those of parsing and rendering.
 var ErrTemplate = errors.New("the template refuses")
 
 const (
 	maxSource   = 1 << 20  // bytes of a template
-	maxRendered = 16 << 20 // bytes of what it writes
+	maxRendered = 16 << 20 // bytes of its output
 )
 
-// Template is one that was read. It is safe for use by many at once.
+// Template is a parsed template. It is safe for concurrent use.
 type Template struct{ body block }
 
-// Parse reads a template.
+// Parse parses a template. Errors wrap ErrTemplate.
 func Parse(source string) (*Template, error) {
 	if len(source) > maxSource {
 		return nil, fmt.Errorf("%w: it cannot be read: it has %d KiB", ErrTemplate, len(source)>>10)
@@ -29,9 +29,9 @@ func Parse(source string) (*Template, error) {
 	return t, err
 }
 
-// Render renders with variables, which are Go's: strings, numbers, slices, maps
-// with string keys, or a Dict or Func of this package. It takes no longer than
-// within.
+// Render renders a template with variables, which are Go values: strings,
+// numbers, slices, maps with string keys, or a Dict or Func of this package. It
+// fails after the time within. Errors wrap ErrTemplate.
 func (t *Template) Render(vars map[string]any, within time.Duration) (string, error) {
 	r := &run{out: &strings.Builder{}, deadline: time.Now().Add(within)}
 	err := guard("", func() {
@@ -47,14 +47,14 @@ func (t *Template) Render(vars map[string]any, within time.Duration) (string, er
 	return r.out.String(), nil
 }
 
-// guard makes an error of what the interpreter panics with.
+// guard converts a panic of the interpreter into an error.
 func guard(doing string, f func()) (err error) {
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
 		case failure:
 			err = fmt.Errorf("%w: %s%s", ErrTemplate, doing, r.message)
-		default: // a mistake of ours: worth a report, not the node
+		default: // a bug in this package: reported, without ending the node
 			err = fmt.Errorf("%w: %sit failed: %v", ErrTemplate, doing, r)
 		}
 	}()
@@ -62,12 +62,12 @@ func guard(doing string, f func()) (err error) {
 	return nil
 }
 
-// Dict makes a dict whose keys keep the order given: key, value, key, value.
-// Its values are read by Render, which tells what is wrong with them.
+// Dict makes a dict whose keys keep the given order: key, value, key, value.
+// Its values are converted by Render, which reports invalid ones.
 func Dict(pairs ...any) any { return pairsOf(pairs) }
 
-// Func makes a function that templates call with one text; its error is the
-// template's.
+// Func makes a function that templates call with one string; its error becomes
+// the template's.
 func Func(f func(text string) (string, error)) any {
 	return callable(func(r *run, a args) any {
 		out, err := f(r.str(a.must(0, "text")))

@@ -37,7 +37,7 @@ func readCases(t testing.TB, file string) (c cases, vars map[string]any) {
 	return c, vars
 }
 
-// What jinja2 makes of the same templates and variables.
+// jinja2's output for the same templates and variables.
 func TestLikeJinja2(t *testing.T) {
 	for _, file := range files {
 		c, vars := readCases(t, file)
@@ -57,7 +57,7 @@ func TestLikeJinja2(t *testing.T) {
 	}
 }
 
-// A template that would take the node along ends soon, with an error.
+// A template that would exhaust the node's resources ends soon, with an error.
 func TestBounded(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes over a second")

@@ -30,19 +30,20 @@ type lexeme struct {
 	line int
 }
 
-// lexer cuts a template into tokens. It trims as Hugging Face has it: a newline
-// behind a block or comment goes (trim_blocks), and so do the blanks before one
-// that begins its line (lstrip_blocks).
+// lexer splits a template into tokens. It trims like Hugging Face's settings:
+// the newline after a block or comment is dropped (trim_blocks), and so are the
+// blanks before one that begins its line (lstrip_blocks).
 type lexer struct {
 	src   string
 	at    int
-	fresh bool // the last tag took the newline behind it along
+	fresh bool // the last tag consumed the newline after it
 	toks  []lexeme
 
-	counted, newlines int // the newlines before counted
+	counted, newlines int // newlines is the number of newlines before the position counted
 }
 
-// lex gives a template's tokens; it fails by panic, as all of the interpreter does.
+// lex returns a template's tokens; like the whole interpreter, it fails by
+// panic.
 func lex(src string) []lexeme {
 	src = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(src)
 	l := &lexer{src: strings.TrimSuffix(src, "\n"), fresh: true}
@@ -91,7 +92,7 @@ func (l *lexer) add(kind tokenKind, text string) {
 	l.toks = append(l.toks, lexeme{kind, text, l.line()})
 }
 
-// nextTag is where the next tag begins, or the end.
+// nextTag returns where the next tag begins, or the end.
 func (l *lexer) nextTag() int {
 	for i := l.at; i < len(l.src)-1; i++ {
 		next := strings.IndexByte(l.src[i:len(l.src)-1], '{')
@@ -106,7 +107,8 @@ func (l *lexer) nextTag() int {
 	return len(l.src)
 }
 
-// trimmed takes away what the tag behind a text does not want there.
+// trimmed removes the white space that the tag after a text does not want
+// there.
 func (l *lexer) trimmed(data string, sign, kind byte) string {
 	switch {
 	case sign == '-':
@@ -149,7 +151,7 @@ func (l *lexer) comment() {
 	l.leave(sign, true)
 }
 
-// raw takes {% raw %} with all up to {% endraw %}, if that is what follows.
+// raw consumes {% raw %} with everything up to {% endraw %}, if that follows.
 func (l *lexer) raw() bool {
 	after, ok := l.word(l.at, "raw")
 	if !ok {
@@ -195,7 +197,7 @@ func (l *lexer) raw() bool {
 	}
 }
 
-// word says where a word, with blanks around it, ends.
+// word returns where a word, with blanks around it, ends.
 func (l *lexer) word(at int, word string) (int, bool) {
 	blanks := func() {
 		rest := l.src[at:]
@@ -210,13 +212,13 @@ func (l *lexer) word(at int, word string) (int, bool) {
 	return at, true
 }
 
-// operators, the longer ones first.
+// operators, longer ones first.
 var operators = []string{
 	"**", "//", "==", "!=", ">=", "<=",
 	"+", "-", "*", "/", "%", "~", "<", ">", "=", "(", ")", "[", "]", "{", "}", ".", ":", "|", ",",
 }
 
-// tag cuts what is between the ends of a tag.
+// tag tokenizes the inside of a tag.
 func (l *lexer) tag(open, closing tokenKind, end string) {
 	l.add(open, "")
 	var brackets []byte
@@ -317,8 +319,8 @@ var escapes = map[byte]string{
 	'n': "\n", 't': "\t", 'r': "\r", 'a': "\a", 'b': "\b", 'f': "\f", 'v': "\v", '\\': "\\", '\'': "'", '"': "\"", '\n': "",
 }
 
-// escape writes what an escape means, which s begins with behind its backslash,
-// and gives its length.
+// escape writes the character of an escape sequence and returns its length; s
+// begins after the backslash.
 func (l *lexer) escape(b *strings.Builder, s string) int {
 	if v, ok := escapes[s[0]]; ok {
 		b.WriteString(v)
@@ -341,7 +343,7 @@ func (l *lexer) escape(b *strings.Builder, s string) int {
 		b.WriteRune(rune(v))
 		return octal
 	}
-	b.WriteByte('\\') // as Python has it
+	b.WriteByte('\\') // as in Python
 	b.WriteByte(s[0])
 	return 1
 }

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// arg gives an argument by its place or name.
+// arg returns an argument by position or name.
 func (a args) arg(i int, id string) (any, bool) {
 	if i < len(a.pos) {
 		return a.pos[i], true
@@ -50,7 +50,7 @@ func (a args) bool(i int, id string) bool {
 	return truth(v)
 }
 
-// must gives an argument that has to be there.
+// must returns a required argument.
 func (a args) must(i int, id string) any {
 	v, ok := a.arg(i, id)
 	if !ok {
@@ -59,8 +59,8 @@ func (a args) must(i int, id string) any {
 	return v
 }
 
-// method gives a method of a value, nil if it has none of this name. Those
-// that would change lists and dicts do not exist, as in Jinja's sandbox.
+// method returns a value's method of a name, or nil. Methods that change lists
+// and dicts do not exist, as in Jinja's sandbox.
 func method(v any, id string) any {
 	switch x := v.(type) {
 	case string:
@@ -97,7 +97,7 @@ var dictMethods = map[string]func(*run, *dict, args) any{
 	},
 }
 
-// pairs gives a dict's keys with their values.
+// pairs returns a dict's keys with their values.
 func (r *run) pairs(d *dict) []any {
 	r.charge(len(d.keys) * 5 * itemSize)
 	out := make([]any, len(d.keys))
@@ -129,7 +129,7 @@ var listMethods = map[string]func(*run, []any, args) any{
 	},
 }
 
-// stripped makes a method of one that takes away characters from an end.
+// stripped returns a method that strips characters from one or both ends.
 func stripped(left, right bool) func(*run, string, args) any {
 	return func(_ *run, s string, a args) any { return strip(s, a, left, right) }
 }
@@ -149,8 +149,8 @@ func strip(s string, a args, left, right bool) string {
 	return s
 }
 
-// affixed makes a method that looks at a text's beginning or end, for one text
-// or any of several.
+// affixed returns a method that compares the beginning or end of a text with
+// one text, or with several.
 func affixed(has func(s, affix string) bool) func(*run, string, args) any {
 	return func(r *run, s string, a args) any {
 		v := a.must(0, "prefix")
@@ -161,11 +161,11 @@ func affixed(has func(s, affix string) bool) func(*run, string, args) any {
 	}
 }
 
-// placed makes a method that says where a text is, in characters.
+// placed returns a method that finds a text's position, in characters.
 func placed(find func(s, sub string) int, must bool) func(*run, string, args) any {
 	return func(_ *run, s string, a args) any {
 		from := min(max(a.int(1, "start", 0), 0), len(s))
-		if from > 0 { // it counts characters
+		if from > 0 { // positions count characters
 			from = len(string([]rune(s)[:min(from, runes(s))]))
 		}
 		i := find(s[from:], a.text(0, "sub", ""))
@@ -179,14 +179,15 @@ func placed(find func(s, sub string) int, must bool) func(*run, string, args) an
 	}
 }
 
-// all makes a method that says whether a text is of such characters only.
+// all returns a method that reports whether a text has only characters of a
+// class.
 func all(of func(rune) bool) func(*run, string, args) any {
 	return func(_ *run, s string, _ args) any {
 		return s != "" && strings.IndexFunc(s, func(r rune) bool { return !of(r) }) < 0
 	}
 }
 
-// cased says whether a text has letters of the case, and none of the other.
+// inCase reports whether a text has letters of one case, and none of the other.
 func inCase(of, other func(rune) bool) func(*run, string, args) any {
 	return func(_ *run, s string, _ args) any {
 		return strings.IndexFunc(s, of) >= 0 && strings.IndexFunc(s, other) < 0
@@ -202,7 +203,7 @@ func mapped(f func(string) string) func(*run, string, args) any {
 
 var stringMethods map[string]func(*run, string, args) any
 
-func init() { // as some refer to what refers to them
+func init() { // in init because some methods refer to the table
 	stringMethods = map[string]func(*run, string, args) any{
 		"strip": stripped(true, true), "lstrip": stripped(true, false), "rstrip": stripped(false, true),
 		"startswith": affixed(strings.HasPrefix), "endswith": affixed(strings.HasSuffix),
@@ -276,7 +277,7 @@ func swapped(s string) string {
 	}, s)
 }
 
-// padding is what a text lacks to be as wide as asked.
+// padding returns what a text needs to reach the given width.
 func (r *run) padding(s string, a args, fill string) string {
 	n := max(0, a.int(0, "width", 0)-runes(s))
 	r.charge(n * len(fill))
@@ -290,7 +291,7 @@ func (r *run) centered(s string, a args, fill string) string {
 	}
 	n := len(pad) / len(fill)
 	width := n + runes(s)
-	left := n/2 + (n & width & 1) // where Python puts the odd one
+	left := n/2 + (n & width & 1) // Python's choice of the side for an odd one
 	return strings.Repeat(fill, left) + s + strings.Repeat(fill, n-left)
 }
 
@@ -316,7 +317,7 @@ func (r *run) join(items []any, sep string) string {
 	return strings.Join(texts, sep)
 }
 
-// split cuts a text at blanks or at what is given, from either end.
+// split splits a text at blanks or at a separator, from either end.
 func (r *run) split(s string, a args, fromEnd bool) []any {
 	most := a.int(1, "maxsplit", -1)
 	v, ok := a.arg(0, "sep")
@@ -408,7 +409,7 @@ func splitLines(r *run, s string, a args) any {
 	return r.texts(parts)
 }
 
-// format writes values into a text as Python's % does.
+// format formats values into a text like Python's % operator.
 func (r *run) format(s string, values []any) string {
 	var b strings.Builder
 	at := 0
@@ -444,7 +445,7 @@ func (r *run) format(s string, values []any) string {
 	return b.String()
 }
 
-// formatSpec is what follows a % up to its letter.
+// formatSpec returns what follows a % up to its letter.
 func formatSpec(s string) string {
 	i := strings.IndexFunc(s, func(r rune) bool { return !strings.ContainsRune("-+ #0123456789.", r) })
 	if i < 0 {
@@ -508,7 +509,7 @@ func (r *run) formatted(spec string, v any) string {
 	return strings.Repeat(" ", pad) + out
 }
 
-// formatFields writes arguments into a text's {}, {0} and {name}.
+// formatFields replaces {}, {0} and {name} in a text by arguments.
 func (r *run) formatFields(s string, a args) string {
 	var b strings.Builder
 	next := 0
@@ -551,7 +552,8 @@ func (r *run) formatFields(s string, a args) string {
 	return b.String()
 }
 
-// percentSpec writes what follows the colon of a field as it would follow a %.
+// percentSpec formats a value by the specification after a field's colon, as a
+// % format.
 func percentSpec(spec string, v any) string {
 	_, text := v.(string)
 	left := text && spec[0] != '>' || spec[0] == '<'

@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// expr is an expression of a template, stmt what stands between its tags.
+// expr is an expression of a template, stmt a statement.
 type (
 	expr interface{ eval(r *run, s *scope) any }
 	stmt interface{ exec(r *run, s *scope) signal }
 )
 
-// The parts of expressions.
+// The kinds of expressions.
 type (
 	literal struct{ value any }
 	name    struct{ id string }
@@ -25,7 +25,7 @@ type (
 		name string
 	}
 	itemOf    struct{ of, key expr }            // x[key]
-	sliceOf   struct{ of, from, to, step expr } // parts may be nil
+	sliceOf   struct{ of, from, to, step expr } // from, to and step may be nil
 	arguments struct {
 		pos        []expr
 		names      []string
@@ -56,7 +56,7 @@ type (
 		parts []expr
 		or    bool
 	}
-	chain struct { // a + b - c, from the left
+	chain struct { // a + b - c, left-associative
 		first expr
 		ops   []string
 		rest  []expr
@@ -69,7 +69,7 @@ type (
 	choice struct{ cond, yes, no expr } // yes if cond else no; no may be nil
 )
 
-// The parts of templates.
+// The kinds of statements.
 type (
 	block  []stmt
 	data   struct{ text string }
@@ -86,7 +86,7 @@ type (
 		recursive  bool
 	}
 	setStmt struct {
-		targets []target // of one value each, or of all
+		targets []target // of one value each, or of all values
 		value   expr     // nil: the text of body
 		body    block
 		filters []filterOf
@@ -99,9 +99,9 @@ type (
 	macro struct {
 		name     string
 		params   []string
-		defaults []expr // of the last of them
+		defaults []expr // of the last parameters
 		body     block
-		// It asks for what else it was given.
+		// The macro refers to these variables for its other arguments.
 		varargs, kwargs, caller bool
 	}
 	macroStmt struct{ of *macro }
@@ -116,22 +116,22 @@ type (
 	jump struct{ of signal } // break, continue
 )
 
-// target is what a value is given to: a name, an attribute of a namespace, or
-// several of them.
+// target is what a value is assigned to: a name, an attribute of a namespace,
+// or several of them.
 type target struct {
 	name, attr string
 	parts      []target
 }
 
-// maxNesting is how deep templates may nest, and expressions in them.
+// maxNesting bounds the nesting of blocks and of expressions.
 const maxNesting = 200
 
 type parser struct {
 	toks  []lexeme
 	at    int
 	depth int
-	macro *macro // that is being read
-	loops int    // around what is being read
+	macro *macro // the one being parsed
+	loops int    // enclosing the current position
 }
 
 func parse(src string) block {
@@ -155,7 +155,7 @@ func (p *parser) fail(format string, args ...any) {
 	fail("line %d: "+format, append([]any{p.cur().line}, args...)...)
 }
 
-// enter counts a level of nesting, until the function it gives is called.
+// enter counts a nesting level until the returned function is called.
 func (p *parser) enter() func() {
 	if p.depth++; p.depth > maxNesting {
 		p.fail("too much is nested in each other")
@@ -214,8 +214,8 @@ func (t lexeme) String() string {
 	return strconv.Quote(t.text)
 }
 
-// block reads until a tag that begins with one of the given words, and says
-// with which; the word itself is read, too.
+// block parses until a tag that begins with one of the given words, and returns
+// that word, which it consumes too.
 func (p *parser) block(until ...string) (block, string) {
 	defer p.enter()()
 	var out block
@@ -244,7 +244,7 @@ func (p *parser) block(until ...string) (block, string) {
 	}
 }
 
-// body reads a block up to its end tag, behind the tag that begins it.
+// body parses a block up to its end tag, starting after the tag that begins it.
 func (p *parser) body(end string) block {
 	p.want(tokEnd)
 	body, _ := p.block(end)
@@ -269,7 +269,7 @@ func (p *parser) statement(word string) stmt {
 	case "filter":
 		filters := p.filters(true)
 		return filterStmt{filters, p.body("endfilter")}
-	case "generation": // marks for training what the assistant says
+	case "generation": // marks the assistant's text for training
 		return withStmt{body: p.body("endgeneration")}
 	case "block":
 		id := p.wantName()
@@ -346,7 +346,7 @@ func (p *parser) forStmt() stmt {
 	return s
 }
 
-// target reads names up to a word or sign that ends them.
+// target parses names up to a word or sign that ends them.
 func (p *parser) target(end string) target {
 	defer p.enter()()
 	var parts []target
@@ -404,7 +404,7 @@ func (p *parser) withStmt() stmt {
 	return s
 }
 
-// signature reads a macro's parameters, in brackets.
+// signature parses a macro's parameters, in parentheses.
 func (p *parser) signature(m *macro) {
 	p.wantOp("(")
 	for !p.isOp(")") {
@@ -451,7 +451,7 @@ func (p *parser) callStmt() stmt {
 	return callStmt{call, m}
 }
 
-// filters reads the filters behind a value, or with bare those of a tag.
+// filters parses the filters after a value, or, with bare, those of a tag.
 func (p *parser) filters(bare bool) []filterOf {
 	var out []filterOf
 	for bare || p.skipOp("|") {
@@ -473,7 +473,7 @@ func (p *parser) dotted() string {
 	return id
 }
 
-// tuple reads an expression, or several with commas between.
+// tuple parses an expression, or several separated by commas.
 func (p *parser) tuple(choices bool) expr {
 	one := p.or
 	if choices {
@@ -684,7 +684,7 @@ func (p *parser) primary() expr {
 	return nil
 }
 
-// noticed notes that a macro asks for what it has no parameters for.
+// noticed notes that a macro uses one of the variables for its other arguments.
 func (p *parser) noticed(id string) {
 	if p.macro == nil {
 		return

@@ -14,23 +14,25 @@ import (
 	"unicode/utf8"
 )
 
-// Values of templates are Python's: nil (None), bool, int64, float64, string,
-// []any (a list), tuple, *dict, *namespace, *loop, callable, and undefined.
-// Lists and dicts never change once made, as in Jinja's immutable sandbox.
+// The values of templates are Python's: nil (None), bool, int64, float64,
+// string, []any (a list), tuple, *dict, *namespace, *loop, callable, and
+// undefined. Lists and dicts never change once created, as in Jinja's immutable
+// sandbox.
 type (
 	tuple []any
 
-	// dict keeps the order in which its keys came.
+	// dict keeps its keys in order of insertion.
 	dict struct {
 		keys   []any
 		values []any
-		at     map[any]int // by what dictKey makes of them
+		at     map[any]int // by the result of dictKey
 	}
 
-	// undefined stands for what is not there; nearly all that is done with it fails.
+	// undefined is the value of a missing name; nearly every operation on it
+	// fails.
 	undefined struct{ what string }
 
-	// pairsOf a dict that is yet to be made of Go's values.
+	// pairsOf is a dict that is yet to be built from Go values.
 	pairsOf []any
 
 	namespace struct{ attrs map[string]any }
@@ -38,7 +40,7 @@ type (
 	callable func(r *run, a args) any
 )
 
-// args of a call.
+// args are the arguments of a call.
 type args struct {
 	pos   []any
 	names []string
@@ -47,10 +49,11 @@ type args struct {
 
 func newDict() *dict { return &dict{at: map[any]int{}} }
 
-// tupleKey is a tuple as a key.
+// tupleKey is a tuple used as a key.
 type tupleKey string
 
-// dictKey makes equal keys one: Python takes 1, 1.0 and true for the same.
+// dictKey maps equal keys to one value: in Python 1, 1.0 and true are the same
+// key.
 func dictKey(key any) any {
 	switch k := key.(type) {
 	case string, nil:
@@ -92,13 +95,13 @@ func (d *dict) get(key any) (any, bool) {
 	return d.values[i], true
 }
 
-// failure is what the interpreter panics with: the template's fault, or that of
-// what it was given.
+// failure is what the interpreter panics with: an error of the template, or of
+// its input.
 type failure struct{ message string }
 
 func fail(format string, args ...any) { panic(failure{fmt.Sprintf(format, args...)}) }
 
-// kind names a value's type as Python does.
+// kind returns Python's name of a value's type.
 func kind(v any) string {
 	switch v.(type) {
 	case nil:
@@ -125,7 +128,7 @@ func kind(v any) string {
 	return "object"
 }
 
-// number gives the value of an int, float or bool.
+// number returns the value of an int, float or bool.
 func number(v any) (float64, bool) {
 	switch n := v.(type) {
 	case int64:
@@ -141,7 +144,7 @@ func number(v any) (float64, bool) {
 	return 0, false
 }
 
-// integer gives the value of an int or bool.
+// integer returns the value of an int or bool.
 func integer(v any) (int64, bool) {
 	switch n := v.(type) {
 	case int64:
@@ -172,7 +175,7 @@ func truth(v any) bool {
 	return !ok || n != 0
 }
 
-// sequence gives the items of a list or tuple.
+// sequence returns the items of a list or tuple.
 func sequence(v any) ([]any, bool) {
 	switch x := v.(type) {
 	case []any:
@@ -185,7 +188,7 @@ func sequence(v any) ([]any, bool) {
 
 func (r *run) equal(a, b any) bool { return r.equalTo(a, b, 0) }
 
-// equalTo counts its steps: values that share their parts are larger than the
+// equalTo counts its steps: values with shared parts can be far larger than the
 // memory they take.
 func (r *run) equalTo(a, b any, depth int) bool {
 	r.work(1)
@@ -241,7 +244,7 @@ func bothInts(a, b any) bool {
 	return x && y
 }
 
-// compare orders two values as Python does, and fails for those it does not.
+// compare orders two values as Python does, and fails where Python does.
 func (r *run) compare(a, b any) int { return r.compareTo(a, b, 0) }
 
 func (r *run) compareTo(a, b any, depth int) int {
@@ -273,7 +276,7 @@ func (r *run) compareTo(a, b any, depth int) int {
 	return 0
 }
 
-// str is Python's str(), with nothing for what is undefined.
+// str returns Python's str(), with "" for undefined.
 func (r *run) str(v any) string {
 	switch x := v.(type) {
 	case string:
@@ -291,7 +294,7 @@ func (r *run) repr(v any) string {
 	return b.String()
 }
 
-// repr writes a value as Python's repr() does.
+// repr writes a value like Python's repr().
 func repr(b *strings.Builder, v any, depth int) {
 	if depth > maxNesting {
 		fail("a value nests too deep to write")
@@ -347,7 +350,7 @@ func repr(b *strings.Builder, v any, depth int) {
 	}
 }
 
-// pyFloat writes a float as Python does.
+// pyFloat formats a float as Python does.
 func pyFloat(f float64) string {
 	switch {
 	case math.IsNaN(f):
@@ -367,7 +370,7 @@ func pyFloat(f float64) string {
 	return s
 }
 
-// quote writes a string as Python writes it within others.
+// quote writes a string as Python does within other values.
 func quote(b *strings.Builder, s string) {
 	q := byte('\'')
 	if strings.Contains(s, "'") && !strings.Contains(s, `"`) {
@@ -398,18 +401,18 @@ func quote(b *strings.Builder, s string) {
 	b.WriteByte(q)
 }
 
-// pySpace says what Python takes for a blank.
+// pySpace reports whether Python considers a character white space.
 func pySpace(r rune) bool { return unicode.IsSpace(r) || r >= 0x1c && r <= 0x1f }
 
-// runes counts a text's characters.
+// runes returns the number of characters in a text.
 func runes(s string) int { return utf8.RuneCountInString(s) }
 
-// toJSON writes a value as json.dumps does.
+// toJSON writes a value like json.dumps.
 type toJSON struct {
 	r          *run
 	b          strings.Builder
-	indent     string // of a level; "": all on one line
-	item, pair string // what stands between items, and behind a key
+	indent     string // per level; "": everything on one line
+	item, pair string // between items, and after a key
 	ascii      bool
 	sort       bool
 }
@@ -520,15 +523,15 @@ func (j *toJSON) quote(s string) {
 	j.b.WriteByte('"')
 }
 
-// fromGo makes a value for templates of one of Go. JSON, as bytes, keeps the
-// order of its keys; so do structs. A map's keys are sorted.
+// fromGo converts a Go value to a template value. JSON, as bytes, keeps the
+// order of its keys, and so do structs. A map's keys are sorted.
 func fromGo(v any) any {
 	switch x := v.(type) {
 	case nil, bool, int64, string, *dict, callable:
 		return v
 	case int:
 		return int64(x)
-	case float64: // JSON read by Go tells no integers from other numbers
+	case float64: // JSON decoded by Go does not distinguish integers
 		if x == math.Trunc(x) && math.Abs(x) < 1<<53 {
 			return int64(x)
 		}
