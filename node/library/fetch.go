@@ -87,7 +87,7 @@ func (l *Library) Download() float64 { return l.download.get() }
 // Fetches lists the fetches under way, by name of the model.
 func (l *Library) Fetches() []api.Fetch { return l.fetches.list() }
 
-// Fetching is how far the fetch of a model is; nil: there is none.
+// Fetching returns the progress of a model's fetch; nil: none is running.
 func (l *Library) Fetching(name string) *api.Progress { return l.fetches.of(name) }
 
 // rateMeter is the rate of the last download that was long enough to have one.
