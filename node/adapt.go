@@ -32,7 +32,7 @@ func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (
 	return d.open(ctx, p, offer)
 }
 
-// busy says that sessions run on this node.
+// busy reports whether sessions run on this node.
 func (n *Node) busy() bool {
 	for _, s := range n.stages.Stages() {
 		if s.Status().Sessions > 0 {

@@ -31,13 +31,13 @@ type Config struct {
 	ListenAddrs []string      // multiaddrs, instead of ListenPort on all interfaces
 	Bootstrap   []string      // multiaddrs with /p2p/
 	API         string        // host:port of the local HTTP API; "": none but the socket in Home
-	APIKey      string        // asked of API clients; "": none
-	APIOpen     bool          // API may be an address of the network without a key
-	APIHosts    []string      // host names by which the API is asked besides loopback's; "*": any
-	APIOrigins  []string      // of web pages elsewhere that may use the API, such as https://chat.example
+	APIKey      string        // required of API clients; "": none
+	APIOpen     bool          // API may be reachable from other machines without a key
+	APIHosts    []string      // host names accepted in API requests besides loopback's; "*": any
+	APIOrigins  []string      // origins of other web pages that may use the API, such as https://chat.example
 	NoMDNS      bool          // do not look for peers on the LAN
-	Trust       []string      // peer IDs whose word and work are taken as this node's own
-	Fastest     bool          // prompts go over known strangers, too, where this node or those that it trusts have all of a model
+	Trust       []string      // IDs of peers that are trusted like this node itself
+	Fastest     bool          // use known strangers for speed even if this node or peers that it trusts serve the whole model
 	Client      bool          // light: serve nothing, advertise nothing
 	Serve       []ServeSpec   // what to serve
 	Memory      int64         // bytes lent, weights and KV together; 0: half of what the machine has
@@ -45,12 +45,12 @@ type Config struct {
 	Nice        int           // of the engine's process; 0 means 0, flags default to 5
 	Devices     []string      // GPUs to use, by name; none: all found
 	KVType      string        // "f16" or "f32"
-	Exact       bool          // no number depends on how many sessions share a pass; slower
-	KVTokens    int           // KV cells a span; 0: from Memory
-	MaxSessions int           // at once and span; 0: 32
+	Exact       bool          // results are bit-identical however many sessions share a pass; slower
+	KVTokens    int           // KV cells per span; 0: from Memory
+	MaxSessions int           // concurrent sessions per span; 0: 32
 	Lend        lend.Rules    // when to lend; the zero value: always but on battery
 	DrainTime   time.Duration // for running sessions to find other stages when this one leaves; 0: 30 s
-	Up, Down    int64         // bytes a second of bulk, to and from others; 0: no limit
+	Up, Down    int64         // bytes per second of model transfers, to and from peers; 0: no limit
 	Quota       int64         // bytes of disk for unpinned shards; 0: no limit
 	Catalogs    []string      // catalogue files besides the built-in one and those in Home/catalog.d; they may be unsigned
 	CatalogKeys []string      // whose catalogues are trusted, in base64, besides the project's
@@ -76,7 +76,7 @@ type ServeSpec = serve.Spec
 // Event is one line of a node's life, as JSON for scripts.
 type Event = serve.Event
 
-// ErrConfig marks what an operator asked for and cannot have.
+// ErrConfig marks errors in the operator's configuration.
 var ErrConfig = errors.New("configuration")
 
 // configError is an error that is an ErrConfig without saying so.
@@ -92,7 +92,8 @@ func badSetting(setting, format string, args ...any) error {
 	return configError{remedy.For(err, remedy.Setting, setting)}
 }
 
-// Check says what an operator asked for and cannot have. It touches nothing.
+// Check returns an error that wraps ErrConfig if a setting is invalid, and a plain one
+// if a light client is to serve models. It changes nothing.
 func (c *Config) Check() error {
 	if err := c.Lend.Check(); err != nil {
 		return configError{err}
@@ -172,7 +173,7 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
-// trusted reads the peers that the operator trusts.
+// trusted returns the peers that the operator trusts.
 func (c *Config) trusted() (map[peer.ID]bool, error) {
 	all := map[peer.ID]bool{}
 	for _, t := range c.Trust {

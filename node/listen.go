@@ -18,16 +18,16 @@ import (
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
-// Word is what a node that runs leaves in its home, where commands look: how it
-// is asked.
+// Word is the file that a running node writes into its home, so that commands find
+// its API.
 type Word struct {
 	API    string `json:"api,omitempty"`    // host:port that can be dialled; "": none
-	Socket string `json:"socket,omitempty"` // path of a unix socket, the operator's own door; "": none could be made
+	Socket string `json:"socket,omitempty"` // path of a unix socket, for the operator only; "": none
 	PID    int    `json:"pid"`
 }
 
-// ReadWord reads what the node of a home has left. Without a word its socket
-// may be there all the same.
+// ReadWord reads the Word of the node of a home. It returns an fs.ErrNotExist if there
+// is none; the socket may exist all the same.
 func ReadWord(dir string) (Word, error) {
 	raw, err := os.ReadFile(home.Home(dir).API())
 	if err != nil {
@@ -37,11 +37,12 @@ func ReadWord(dir string) (Word, error) {
 	return w, json.Unmarshal(raw, &w)
 }
 
-// DefaultSocket is where the socket of a home lies if its path is not too long.
+// DefaultSocket returns the path of a home's socket, which is used unless it is too
+// long.
 func DefaultSocket(dir string) string { return home.Home(dir).Socket() }
 
-// mayListen says that an address of the API is open to nobody but this machine,
-// or meant to be: there is a key, or the operator said so.
+// mayListen returns an error if other machines can reach the API's address and
+// neither a key nor the operator's consent (Config.APIOpen) is set.
 func (c *Config) mayListen() error {
 	if c.API == "" || c.APIKey != "" || c.APIOpen {
 		return nil
@@ -57,8 +58,8 @@ func (c *Config) mayListen() error {
 	return remedy.For(err, remedy.APIKey)
 }
 
-// listen opens the API's doors, the socket in the home and the address if there
-// is one, and leaves word of them.
+// listen opens the API's listeners (the socket in the home, and the address if one is
+// configured) and writes the Word. Later errors of a listener go to fail.
 func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 	var doors []net.Listener
 	word := Word{PID: os.Getpid()}
@@ -90,7 +91,7 @@ func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 		err = files.Replace(n.cfg.home().API(), raw, 0o600)
 	}
 	if err != nil {
-		_ = os.Remove(n.cfg.home().API()) // what lies there is another's word
+		_ = os.Remove(n.cfg.home().API()) // a Word there would be an earlier node's
 		n.cfg.Log.Warn("the API's address cannot be left in the home", "error", err)
 	}
 	srv := &http.Server{Handler: n.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
@@ -105,19 +106,19 @@ func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 		_ = os.Remove(n.cfg.home().API())
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
-		if srv.Shutdown(ctx) != nil { // answers under way are ended
+		if srv.Shutdown(ctx) != nil { // end the answers still running
 			_ = srv.Close()
 		}
 		gone()
 	}, nil
 }
 
-// longestSocket is the longest path of a unix socket, in bytes: macOS's, which is
-// the shortest of all.
+// longestSocket is the longest path of a unix socket, in bytes, that every system
+// allows; macOS has the lowest limit.
 const longestSocket = 103
 
-// openSocket listens in the home or, if its path is too long, in a directory of
-// its own where the system keeps such things.
+// openSocket listens on a socket in the home or, if that path is too long, in a new
+// directory under XDG_RUNTIME_DIR or the temporary directory. gone removes it.
 func (n *Node) openSocket() (l net.Listener, gone func(), err error) {
 	path, err := filepath.Abs(DefaultSocket(n.cfg.Home))
 	if err != nil {
@@ -135,7 +136,7 @@ func (n *Node) openSocket() (l net.Listener, gone func(), err error) {
 		}
 		path, gone = home.Home(dir).Socket(), func() { _ = os.RemoveAll(dir) }
 	}
-	_ = os.Remove(path) // a killed node's: the home, and so what lies there, is ours alone
+	_ = os.Remove(path) // left by a killed node: no other node uses this home now
 	if l, err = net.Listen("unix", path); err == nil {
 		err = os.Chmod(path, 0o600)
 	}
@@ -146,7 +147,7 @@ func (n *Node) openSocket() (l net.Listener, gone func(), err error) {
 	return l, gone, nil
 }
 
-// dialable is an address as it can be dialled from this machine.
+// dialable returns an address at which a listener can be dialled from this machine.
 func dialable(a net.Addr) string {
 	at, err := netip.ParseAddrPort(a.String())
 	if err != nil || !at.Addr().IsUnspecified() {

@@ -32,7 +32,8 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Node is one daemon.
+// Node is one daemon. It is safe for concurrent use, except that Close must come after
+// Run.
 type Node struct {
 	cfg       Config
 	store     *store.Store
@@ -46,17 +47,19 @@ type Node struct {
 	metrics   *metrics.Metrics
 	traces    *traces.Traces
 	standing  *standing.Book
-	trust     map[peer.ID]bool // by the operator's word
+	trust     map[peer.ID]bool // peers that the operator trusts
 	handler   http.Handler
 	token     string
 	life      life
 
 	mu    sync.Mutex
 	leave context.CancelCauseFunc // ends Run
-	word  Word                    // of how it is asked
+	word  Word                    // where the API listens
 }
 
-// New opens the store and joins the network. Nothing is served before Run.
+// New opens the store and joins the network. Nothing is served before Run. Its errors
+// wrap ErrConfig where a setting is wrong, and engine.ErrNoChild where the program
+// cannot start engines.
 func New(cfg Config) (_ *Node, err error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
@@ -133,7 +136,7 @@ func New(cfg Config) (_ *Node, err error) {
 	return n, nil
 }
 
-// join opens the network, at the port of the last start if that is still free.
+// join opens the network, on the port of the last start if that is still free.
 func (n *Node) join() error {
 	cfg := &n.cfg
 	key, err := network.LoadKey(cfg.home().Key())
@@ -156,7 +159,7 @@ func (n *Node) join() error {
 	switch {
 	case errors.Is(err, network.ErrAddress):
 		return configError{err}
-	case err != nil && cfg.ListenPort == 0 && port != 0: // the port of the last start is another's now
+	case err != nil && cfg.ListenPort == 0 && port != 0: // another program has the port of the last start
 		port = 0
 		err = open()
 	}
@@ -166,27 +169,28 @@ func (n *Node) join() error {
 	return err
 }
 
-// Library is the models of this node.
+// Library returns the models of this node.
 func (n *Node) Library() *library.Library { return n.library }
 
-// Handler is the node's API, for callers in this process.
+// Handler returns the node's API, for callers in this process.
 func (n *Node) Handler() http.Handler { return n.handler }
 
-// Token opens shoal's own endpoints of the API.
+// Token returns the token that shoal's own endpoints of the API require.
 func (n *Node) Token() string { return n.token }
 
-// Client is the node's API as a client of this process.
+// Client returns a client of the node's API, for use in this process.
 func (n *Node) Client() *api.Client { return api.InProcess(n.handler, n.token) }
 
-// Generator answers prompts, for callers in this process. Unlike Client it does not
-// go through the API's encoding.
+// Generator returns what answers prompts, for callers in this process. Unlike Client
+// it does not go through the API's encoding.
 func (n *Node) Generator() api.Generator { return n.generator }
 
-// WaitPeers waits until some peer is connected.
+// WaitPeers waits until a peer is connected. Its error is ctx's.
 func (n *Node) WaitPeers(ctx context.Context) error { return n.net.WaitPeers(ctx) }
 
-// Run serves until ctx ends, then stops in order. It fails if the API's
-// address is taken, or something that was asked for cannot be served at all.
+// Run serves until ctx ends or Drain is called, then stops in order and returns nil. It
+// returns an error if the API's address is in use, or if something in Config.Serve
+// cannot be served at all; the latter wraps ErrConfig if the entry is wrong.
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { n.life.end(err) }()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -201,7 +205,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	lending := n.serve.WatchLending(ctx)
 	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.word.API, Socket: n.word.Socket})
 	n.serve.Offer()
-	select { // what the machine is like must be known before anything is loaded
+	select { // whether the rules allow lending must be known before anything is loaded
 	case <-lending:
 	case <-ctx.Done():
 	}
@@ -216,7 +220,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	})
 	<-ctx.Done()
 	cause := context.Cause(ctx)
-	// First no new sessions, then those under way, then what they stand on.
+	// First no new sessions, then the running ones, then what they depend on.
 	n.serve.Leave()
 	n.cfg.Events(Event{Event: "leaving"})
 	if err := n.net.Withdraw(context.WithoutCancel(ctx)); err != nil {
@@ -231,10 +235,11 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	return cause
 }
 
-// errDrained ends Run in order, as a signal would.
+// errDrained makes Run stop in order, as a signal would.
 var errDrained = errors.New("asked to leave")
 
-// Drain has the node refuse new sessions, hand over those under way, and leave.
+// Drain makes the node refuse new sessions, hand over running ones, and leave. Its
+// error is an api.Refused if the node is a light client or does not run.
 func (n *Node) Drain(context.Context) error {
 	n.mu.Lock()
 	leave := n.leave
@@ -250,7 +255,7 @@ func (n *Node) Drain(context.Context) error {
 func (n *Node) Close() error {
 	var errs []error
 	if n.library != nil {
-		n.library.Close() // those that asked have gone, and it cleans up
+		n.library.Close() // its callers have gone; it cleans up
 	}
 	if n.traces != nil { // those of the stages' last sessions are among them
 		errs = append(errs, n.traces.Close())
@@ -268,7 +273,7 @@ func (n *Node) Close() error {
 	return errors.Join(errs...)
 }
 
-// keptPort is the port that was drawn at the first start.
+// keptPort returns the port that was drawn at the first start; 0 if there is none.
 func (n *Node) keptPort() int {
 	raw, err := os.ReadFile(n.cfg.home().Port())
 	if err != nil {
@@ -287,7 +292,7 @@ func (n *Node) keepPort(port int) {
 	}
 }
 
-// loadToken reads or makes the token that shoal's own endpoints ask for.
+// loadToken reads or makes the token that shoal's own endpoints require.
 func (n *Node) loadToken() (string, error) {
 	path := n.cfg.home().APIToken()
 	if raw, err := os.ReadFile(path); err == nil && len(raw) >= 32 {

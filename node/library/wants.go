@@ -9,7 +9,7 @@ import (
 	"github.com/shoalnet/shoal/node/store"
 )
 
-// lackingWant is a want that knows how many bytes it lacks.
+// lackingWant is a want that knows how many bytes are missing.
 type lackingWant interface {
 	exchange.Want
 	lacks() int64

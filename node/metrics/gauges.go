@@ -9,42 +9,42 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// State is what a node is at the time of a scrape.
+// State is a node's state at the time of a scrape.
 type State struct {
 	Lending    bool
 	Spans      []Span
 	Peers      int // connected
-	DHTPeers   int // of the routing table
-	Offers     int // known
+	DHTPeers   int // in the routing table
+	Offers     int // known offers of other nodes
 	StoreBytes int64
 	QuotaBytes int64 // 0: no limit
 	FreeBytes  int64 // of the store's disk; negative: unknown
 	Links      []Link
-	Traffic    map[string]Traffic // a protocol; of a fixed set
-	Fetched    map[string]uint64  // bytes a kind of source; of a fixed set
-	Given      uint64             // bytes to peers
+	Traffic    map[string]Traffic // by protocol; a fixed set
+	Fetched    map[string]uint64  // bytes by kind of source; a fixed set
+	Given      uint64             // bytes sent to peers
 }
 
-// Span that the node serves, or is about to.
+// Span is a span that the node serves, or is about to.
 type Span struct {
 	Model, Blocks string // name, and FROM-TO
 	Ready         bool
 	Sessions      int
 	QueuedRows    int
-	KVTokens      int
-	KVFree        int
-	EngineBytes   uint64
+	KVTokens      int    // KV cells
+	KVFree        int    // KV cells
+	EngineBytes   uint64 // weights, KV and graph
 }
 
 // Link is a QUIC connection.
 type Link struct {
-	Conn       string // names it
-	Peer       string // its ID
+	Conn       string // unique name of the connection
+	Peer       string // peer ID
 	RTT        time.Duration
-	Sent, Lost uint64 // packets since it was made
+	Sent, Lost uint64 // packets since the connection was opened
 }
 
-// Traffic of a protocol, in bytes.
+// Traffic is the traffic of a protocol, in bytes.
 type Traffic struct{ Sent, Received uint64 }
 
 // gauges reads State at each scrape.
@@ -62,22 +62,22 @@ var (
 	lending    = desc("shoal_lending", "1 while the machine is lent, 0 while the operator's rules pause it.")
 	spanReady  = desc("shoal_span_ready", "1 if a token has gone through a whole chain that the span is part of, 0 until then.", "model", "blocks")
 	sessions   = desc("shoal_stage_sessions", "Sessions open at a span.", "model", "blocks")
-	queuedRows = desc("shoal_stage_queued_rows", "Rows that wait for a pass through a span.", "model", "blocks")
+	queuedRows = desc("shoal_stage_queued_rows", "Rows queued for a pass through a span.", "model", "blocks")
 	kvTokens   = desc("shoal_stage_kv_tokens", "KV capacity of a span, in tokens.", "model", "blocks")
 	kvReserved = desc("shoal_stage_kv_reserved_tokens", "KV tokens that open sessions have reserved.", "model", "blocks")
 	engineMem  = desc("shoal_engine_memory_bytes", "Memory of an engine: weights, KV and graph.", "model", "blocks")
 	peers      = desc("shoal_peers", "Peers connected.")
 	dhtPeers   = desc("shoal_dht_peers", "Peers in the DHT's routing table.")
-	offers     = desc("shoal_offers", "Offers of others that are known.")
+	offers     = desc("shoal_offers", "Known offers of other nodes.")
 	storeBytes = desc("shoal_store_bytes", "Bytes of models on disk.")
-	storeQuota = desc("shoal_store_quota_bytes", "Bytes that shards without a pin may take; 0 if there is no limit.")
+	storeQuota = desc("shoal_store_quota_bytes", "Bytes that unpinned shards may take; 0 if there is no limit.")
 	storeFree  = desc("shoal_store_free_bytes", "Bytes free on the store's disk.")
-	peerRTT    = desc("shoal_peer_rtt_seconds", "Round trip to a peer, smoothed, as QUIC measures it; the mean of all that have no label of their own as other.", "peer")
+	peerRTT    = desc("shoal_peer_rtt_seconds", "Smoothed QUIC round trip to a peer; peer=other is the mean of all peers without their own label.", "peer")
 	peerSent   = desc("shoal_peer_packets_sent_total", "QUIC packets sent to a peer.", "peer")
-	peerLost   = desc("shoal_peer_packets_lost_total", "QUIC packets to a peer that were lost.", "peer")
-	bytesBy    = desc("shoal_protocol_bytes_total", "Bytes of streams, by protocol and direction.", "protocol", "direction")
-	fetched    = desc("shoal_fetched_bytes_total", "Bytes of models fetched, by kind of source; those that came twice included.", "source")
-	given      = desc("shoal_given_bytes_total", "Bytes of models given to peers.")
+	peerLost   = desc("shoal_peer_packets_lost_total", "QUIC packets lost on the way to a peer.", "peer")
+	bytesBy    = desc("shoal_protocol_bytes_total", "Bytes sent and received on streams, by protocol and direction.", "protocol", "direction")
+	fetched    = desc("shoal_fetched_bytes_total", "Bytes of models fetched, by kind of source, including duplicates.", "source")
+	given      = desc("shoal_given_bytes_total", "Bytes of models sent to peers.")
 )
 
 // Describe implements prometheus.Collector.
@@ -134,8 +134,8 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	count(given, st.Given)
 }
 
-// merge makes one of the spans that are alike, whose series would be the same:
-// a model may be served twice, and several may be "other".
+// merge adds up spans whose series would have the same labels: a model may be served
+// twice, and several may be "other".
 func (g *gauges) merge(spans []Span) (out []Span) {
 	for _, s := range spans {
 		s.Model = g.models.bound(s.Model)
@@ -165,10 +165,10 @@ func yes(b bool) float64 {
 // maxPeers is how many peers have a label of their own.
 const maxPeers = 32
 
-// links makes counters a peer of what QUIC counts a connection. A peer keeps
-// its label for as long as it is connected; those for whom there is no label
-// left are one. What a connection counts after the last scrape that saw it is
-// lost.
+// links adds up QUIC's counters per connection into counters per peer. A peer keeps
+// its label while it is connected; peers beyond maxPeers share the label "other".
+// What a connection counts after the last scrape that saw it is lost. It is safe for
+// concurrent use.
 type links struct {
 	mu    sync.Mutex
 	conns map[string]Link        // as the last scrape saw them, Lost at its highest
@@ -183,7 +183,7 @@ type linkTotals struct {
 
 func newLinks() *links { return &links{peers: map[string]*linkTotals{other: {}}} }
 
-// update takes in what QUIC says now, and gives the totals by label.
+// update adds QUIC's current counters, and returns the totals by label.
 func (l *links) update(list []Link) map[string]linkTotals {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -226,5 +226,5 @@ func (l *links) update(list []Link) map[string]linkTotals {
 	return out
 }
 
-// short is enough of a peer's ID to know it by, and as people see it elsewhere.
+// short returns the end of a peer's ID, which identifies it, as shown elsewhere.
 func short(id string) string { return strings.ToValidUTF8(id[max(0, len(id)-8):], "") }

@@ -11,7 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Metrics of one node, in a registry of their own.
+// Metrics are the metrics of one node, in a registry of their own. They are safe for
+// concurrent use.
 type Metrics struct {
 	reg    *prometheus.Registry
 	models names
@@ -36,7 +37,7 @@ type Metrics struct {
 	vain       prometheus.Counter
 }
 
-// Buckets. Those of gen_ai_* are what the OpenTelemetry conventions advise.
+// Buckets. Those of gen_ai_* are the ones that the OpenTelemetry conventions advise.
 var (
 	stepSeconds     = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
 	batchSizes      = prometheus.ExponentialBuckets(1, 2, 10) // to 512, the most rows of a pass
@@ -59,8 +60,8 @@ const (
 	providerName = "shoal"
 )
 
-// New makes the metrics of a node. state is asked at each scrape, for what is
-// read rather than counted; it must not wait for peers.
+// New returns the metrics of a node. state is called at each scrape, for the gauges;
+// it must not wait for peers, and must be safe for concurrent use.
 func New(version string, state func() State) *Metrics {
 	m := &Metrics{reg: prometheus.NewRegistry()}
 	counter := func(name, help string) prometheus.Counter {
@@ -70,7 +71,7 @@ func New(version string, state func() State) *Metrics {
 	}
 	counters := func(name, help, label string, always ...string) *prometheus.CounterVec {
 		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
-		for _, v := range always { // a series that begins with its first event has no rate then
+		for _, v := range always { // a series that starts at its first event would not show it in a rate
 			c.WithLabelValues(v)
 		}
 		m.reg.MustRegister(c)
@@ -87,53 +88,53 @@ func New(version string, state func() State) *Metrics {
 		return h
 	}
 
-	m.batchRows = histogram("shoal_stage_batch_rows", "Rows of a pass through the engine.", batchSizes)
+	m.batchRows = histogram("shoal_stage_batch_rows", "Rows per pass through the engine.", batchSizes)
 	steps := histograms("shoal_stage_step_duration_seconds",
-		"Time of a session's step in a part of its way through a stage: waiting for a pass, computed in it, sent on.", stepSeconds, "phase", "part")
+		"Time of a session's step in a part of its path through a stage: wait for a pass, compute, send.", stepSeconds, "phase", "part")
 	for phase, p := range phaseNames {
 		for part, q := range partNames {
 			m.step[phase][part] = steps.WithLabelValues(p, q)
 		}
 	}
-	m.opened = counter("shoal_stage_sessions_opened_total", "Sessions of others that were taken.")
-	m.refused = counters("shoal_stage_sessions_refused_total", "Sessions of others that were refused, by the code that said why.", "reason", "busy")
-	m.closed = counters("shoal_stage_sessions_closed_total", "Sessions of others that have ended: bye by their client's word, silent without it, or by the code of a failure.", "outcome", "bye", "silent")
-	m.restarts = counter("shoal_engine_restarts_total", "Engines that were lost and are started again.")
+	m.opened = counter("shoal_stage_sessions_opened_total", "Sessions of other nodes that were accepted.")
+	m.refused = counters("shoal_stage_sessions_refused_total", "Sessions of other nodes that were refused, by error code.", "reason", "busy")
+	m.closed = counters("shoal_stage_sessions_closed_total", "Sessions of other nodes that have ended, by outcome: bye (the client ended it), silent (the client went away), or the error code.", "outcome", "bye", "silent")
+	m.restarts = counter("shoal_engine_restarts_total", "Engines that were lost and restarted.")
 
-	m.underway = prometheus.NewGauge(prometheus.GaugeOpts{Name: "shoal_answers", Help: "Answers in the making for callers of this node."})
+	m.underway = prometheus.NewGauge(prometheus.GaugeOpts{Name: "shoal_answers", Help: "Answers being generated for callers of this node."})
 	m.reg.MustRegister(m.underway)
-	m.duration = histograms("gen_ai_server_request_duration_seconds", "Time of an answer by this node, to its end or failure.", requestSeconds, operation, provider, model, errorType)
+	m.duration = histograms("gen_ai_server_request_duration_seconds", "Time from the request to the end or failure of an answer by this node.", requestSeconds, operation, provider, model, errorType)
 	m.firstToken = histograms("gen_ai_server_time_to_first_token_seconds", "Time until the first token of an answer by this node.", firstSeconds, operation, provider, model)
-	m.perToken = histograms("gen_ai_server_time_per_output_token_seconds", "Mean time of the tokens after the first, an answer.", perTokenSeconds, operation, provider, model)
+	m.perToken = histograms("gen_ai_server_time_per_output_token_seconds", "Mean time per token after the first, per answer.", perTokenSeconds, operation, provider, model)
 	m.usage = histograms("gen_ai_client_token_usage", "Tokens of a prompt (input) or an answer (output).", tokenCounts, operation, provider, model, tokenType)
 	m.tokenGap = histogram("shoal_answer_token_gap_seconds", "Time between two tokens of an answer, stalls included.", stepSeconds)
-	m.predicted = histograms("shoal_prediction_ratio", "What an answer showed, divided by what its plan had predicted.", ratios, "what")
+	m.predicted = histograms("shoal_prediction_ratio", "Measured value of an answer divided by the value that its plan predicted.", ratios, "what")
 	for _, what := range []string{whatRate, whatFirst} {
 		m.predicted.WithLabelValues(what)
 	}
-	m.repairs = counters("shoal_repairs_total", "Routes repaired in the middle of an answer, by the code of what was wrong.", "reason", "peer_lost", "draining", "timeout")
-	m.stall = histogram("shoal_repair_stall_seconds", "Time from the last sign of progress until tokens could flow again after a repair.", stallSeconds)
-	m.replayed = counter("shoal_repair_replayed_tokens_total", "Positions that stages computed again for repairs.")
+	m.repairs = counters("shoal_repairs_total", "Routes repaired during an answer, by the error code of the failure.", "reason", "peer_lost", "draining", "timeout")
+	m.stall = histogram("shoal_repair_stall_seconds", "Time from the last progress of an answer until it could continue after a repair.", stallSeconds)
+	m.replayed = counter("shoal_repair_replayed_tokens_total", "Token positions that stages recomputed for repairs.")
 
-	m.vain = counter("shoal_repairs_failed_total", "Repairs for which no way was found: an answer broke off.")
+	m.vain = counter("shoal_repairs_failed_total", "Repairs that failed: the answer broke off.")
 
 	info := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "shoal_build_info", Help: "Always 1; its label tells the version.", ConstLabels: prometheus.Labels{"version": clean(version)},
+		Name: "shoal_build_info", Help: "Always 1; the version is in its label.", ConstLabels: prometheus.Labels{"version": clean(version)},
 	}, func() float64 { return 1 })
 	m.reg.MustRegister(info, &gauges{state: state, models: &m.models, links: newLinks()},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// scrapes at once; a node needs few, and one takes some milliseconds.
+// scrapes is how many may run at once: few are needed, and one takes milliseconds.
 const scrapes = 4
 
-// Handler answers scrapes.
+// Handler returns the handler for scrapes.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.reg, promhttp.HandlerOpts{MaxRequestsInFlight: scrapes, ErrorHandling: promhttp.ContinueOnError})
 }
 
-// Gatherer gives what a scrape would, to tests.
+// Gatherer returns the metrics as a scrape would, for tests.
 func (m *Metrics) Gatherer() prometheus.Gatherer { return m.reg }
 
 // Phase of a step.
@@ -165,7 +166,7 @@ var (
 // Pass counts a pass of a stage.
 func (m *Metrics) Pass(rows int) { m.batchRows.Observe(float64(rows)) }
 
-// Step takes a step's time. It is called several times a token, and allocates
+// Step records a step's time. It is called several times per token, and allocates
 // nothing.
 func (m *Metrics) Step(phase Phase, part Part, took time.Duration) {
 	m.step[phase][part].Observe(took.Seconds())
@@ -185,23 +186,23 @@ func (m *Metrics) Closed(outcome string) { m.closed.WithLabelValues(outcome).Inc
 // Restarted counts an engine that was lost.
 func (m *Metrics) Restarted() { m.restarts.Inc() }
 
-// Answer is what an answer of this node was, once it is over.
+// Answer describes a finished or failed answer of this node.
 type Answer struct {
 	Operation string // chat or text_completion
-	Model     string // its name; "": it was not found
+	Model     string // name of the model; "": not found
 	Error     string // kind of the failure; "": none
 	Took      time.Duration
 	First     time.Duration // until the first token; 0: none came
 	Input     int           // tokens
-	Output    int
+	Output    int           // tokens
 
-	Rate          float64       // tokens a second after the first; 0: too few to tell
-	PredictedRate float64       // 0: there was no plan
-	SessionFirst  time.Duration // until the first token, from the opening of the route on
-	PredictedTTFT time.Duration // of the same
+	Rate          float64       // tokens per second after the first; 0: too few to measure
+	PredictedRate float64       // tokens per second; 0: there was no plan
+	SessionFirst  time.Duration // from the opening of the route to the first token
+	PredictedTTFT time.Duration // the same, as planned; 0: there was no plan
 }
 
-// enough is how many tokens make a rate that can be held against a prediction.
+// enough is how many tokens make a rate that can be compared with a prediction.
 const enough = 8
 
 const (
@@ -209,10 +210,10 @@ const (
 	whatFirst = "time_to_first_token"
 )
 
-// Begin counts an answer that is begun. Answered must follow.
+// Begin counts an answer that has begun. Answered must follow.
 func (m *Metrics) Begin() { m.underway.Inc() }
 
-// Answered counts an answer that is over.
+// Answered counts an answer that has ended or failed.
 func (m *Metrics) Answered(a Answer) {
 	m.underway.Dec()
 	name := m.models.bound(a.Model)
@@ -236,7 +237,7 @@ func (m *Metrics) Answered(a Answer) {
 	}
 }
 
-// Token takes the time between two tokens of an answer.
+// Token records the time between two tokens of an answer.
 func (m *Metrics) Token(gap time.Duration) { m.tokenGap.Observe(gap.Seconds()) }
 
 // Repaired counts a repair of a route, or one that failed. reason is one of a
@@ -251,8 +252,8 @@ func (m *Metrics) Repaired(reason string, stall time.Duration, replayed int, fai
 	m.replayed.Add(float64(max(0, replayed)))
 }
 
-// names bounds how many models there are as labels: peers may call models what
-// they like, and a label's value is kept for good.
+// names bounds the number of models as labels: peers may give models any name, and
+// the values of a label are kept for the life of the process.
 type names struct {
 	mu   sync.Mutex
 	seen map[string]bool
@@ -281,6 +282,6 @@ func (n *names) bound(name string) string {
 	return name
 }
 
-// clean makes a label of a peer's word: one that is not UTF-8 would spoil the
+// clean makes a label of text from a peer: a label that is not UTF-8 would fail the
 // whole scrape.
 func clean(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxName)], "") }

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-var update = flag.Bool("update", false, "write the table in doc.go anew")
+var update = flag.Bool("update", false, "rewrite the table in doc.go")
 
 // busy is a node on which everything has happened.
 func busy() *Metrics {

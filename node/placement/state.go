@@ -26,7 +26,7 @@ type server struct {
 	peer  string
 	of    *Peer   // nil: this node itself
 	order uint64  // among the model's servers, in which they leave
-	speed float64 // rows a second
+	speed float64 // rows per second
 	goes  bool    // its node has announced another span
 }
 
@@ -38,9 +38,9 @@ type modelState struct {
 	missing []protocol.Span // what it would take for the spans to join
 	cuts    []int           // where joined spans begin and end
 
-	demand1m  []float64 // rows a second that are asked for
+	demand1m  []float64 // rows per second that are requested
 	demand10m []float64 // the same as seen over ten minutes
-	supply    []float64 // rows a second that ready servers can do
+	supply    []float64 // rows per second that ready servers can compute
 	base      []float64 // the same without this node
 	coming    []float64 // the same of spans not ready yet
 	copies    []int     // servers, ready or not

@@ -1,40 +1,40 @@
-// Package route decides, from offers and measured round trips, along which
-// stages a session runs, and what that will cost. Which span a node should serve is
-// the question of package placement. Route is pure: no clock, no socket, no
-// goroutine.
+// Package route plans, from offers and measured round trips, which stages a session
+// runs along, and predicts its speed. Which span a node should serve is decided by
+// package placement. Route is pure: no clock, no socket, no goroutine.
 //
 // # Routes
 //
-// A decode step goes once around the ring: it costs every stage's compute and
-// queue, and one way of every hop, from the last stage back to the first
-// included. [Plan] finds the ring of least cost by dynamic programming over
-// (first stage, stage), since only the closing hop depends on the first. A
-// split that is slower than a route with fewer stages therefore never wins;
-// [Compare] says what one costs that is forced.
+// A decode step goes once around the ring: its cost is every stage's compute and
+// queue time plus the one-way latency of every hop, including the one from the last
+// stage back to the first. [Plan] finds the ring of least cost by dynamic programming
+// over (first stage, stage), since only the closing hop depends on the first. A split
+// that is slower than a route with fewer stages is therefore never chosen; [Compare]
+// reports what a forced split costs.
 //
-// A stage runs the span its engine has loaded, whole: hops join where one span
-// ends and the next begins.
+// A stage always runs the whole span that its engine has loaded: two hops join where
+// one span ends and the next begins.
 //
-// # Whose word counts
+// # Trust
 //
-// An offer is a claim, and a claim costs nothing. So [Choose] asks first whether
-// the node itself, or peers that its operator trusts, have all of the model: then
-// that is the route, however fast others say they are, for what does not leave
-// cannot be read. While these are full, a prompt waits some seconds ([ErrOwnFull]),
-// and then goes on to others, as its user would. Where they have only a part of it,
-// all routes give activations away, and speed decides; but their stages count half,
-// so that a stranger's must be twice as fast.
+// An offer is an unverified claim. So [Choose] first checks whether the node itself,
+// or peers that its operator trusts, serve the whole model. If so, the route uses
+// only them, however fast others claim to be: activations that stay with them cannot
+// be read by strangers. While they are full, a prompt waits a few seconds
+// ([ErrOwnFull]) and then uses other peers. If they serve only a part of the model,
+// every route sends activations to strangers, and speed decides; but trusted stages
+// count half their cost, so that a stranger's must be twice as fast to replace one.
 //
-// Strangers cost what [Price] makes of their claims: times what was seen, with
-// marks for what went wrong on top. Who never did a session is a newcomer, and so
-// is, for a day, who did fewer than a quarter of those of the best known beside
-// him. A newcomer costs the median at best, is in a route only if there is no other,
-// or in its turn, and then as the only one of it. A turn comes every tenth session:
-// one who is given only those never comes to a quarter, so that a liar who is
-// quick, and whose nonsense nobody can tell from an answer, gets one prompt in ten
-// and no more. Where nobody is known, all are taken at once: a network that has
-// just begun, and the first prompt of a new client, are as fast as ever.
+// [Price] sets the cost of a stranger: its claimed times, multiplied by the observed
+// ratio of real to claimed time, with a surcharge for failures. A peer that has
+// completed no session is a newcomer. For a day, so is one that has completed fewer
+// than a quarter as many as the best-known peer of the same blocks. A newcomer costs
+// at least the median, and is in a route only if there is no other route, or when it
+// is a newcomer's turn, and then as the route's only newcomer. Every tenth session is
+// such a turn. A peer that gets only those never reaches a quarter, so that a fast
+// liar, whose nonsense nobody can tell from an answer, gets at most one prompt in ten.
+// If no peer is known, all may be used at once: a new network, and the first prompt of
+// a new client, are not slowed down.
 //
-// Peers that lied are used where there is nobody else, as are newcomers that
-// failed. How much of a mark is left is the caller's to say.
+// Shunned peers (those that lied, and newcomers that failed) are used only if there is
+// no other route. The caller decides how marks decay.
 package route

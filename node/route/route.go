@@ -11,57 +11,58 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Candidate is a span that a peer serves.
+// Candidate is a span that a peer serves, with what the peer claims and what is known
+// of the peer.
 type Candidate struct {
-	Peer       string // opaque
+	Peer       string // peer ID; opaque here
 	Span       protocol.Span
-	Decode     time.Duration // one row through one block
-	Prefill    time.Duration // the same per row in a chunk of 64
-	Embed      time.Duration // besides, if the span begins the model
-	Head       time.Duration // besides, if it ends it
+	Decode     time.Duration // per block, for one row
+	Prefill    time.Duration // per block and row, in a chunk of 64 rows; 0: as Decode
+	Embed      time.Duration // additional per step if the span begins the model
+	Head       time.Duration // additional per step if the span ends it
 	Queue      time.Duration // wait before a step is computed
-	KVFree     int           // tokens
-	MaxContext int           // tokens of a session
-	Kept       int           // tokens of the prompt whose KV it still has
+	KVFree     int           // KV cells
+	MaxContext int           // longest session, tokens
+	Kept       int           // tokens of the prompt whose KV the peer still has
 	Unproven   bool          // no token has gone through it yet: for probes only
 
 	// What the planning node itself knows of the peer; see Price.
 	Trust       Trust
-	Done        int           // sessions of the node's that went over it
+	Done        int           // sessions of this node that it completed
 	Age         time.Duration // since it was first met
-	SeenDecode  float64       // what a block took for what it was claimed to take; 0: not seen
-	SeenPrefill float64
-	Marks       float64 // against it: each adds its cost once more
-	Shunned     bool    // used only where there is nobody else
-	Connected   bool    // to ask it takes no dialling
+	SeenDecode  float64       // measured decode time divided by the claimed; 0: not measured
+	SeenPrefill float64       // the same for prefill
+	Marks       float64       // for failures: each adds its cost once more
+	Shunned     bool          // used only if there is no other route
+	Connected   bool          // it can be asked without dialling
 
-	// Of Price.
+	// Set by Price.
 	New            bool          // a newcomer
-	Claimed        time.Duration // what Decode was
-	ClaimedPrefill time.Duration
-	weight         float64 // of its cost against others'; 0: 1
+	Claimed        time.Duration // the claimed Decode
+	ClaimedPrefill time.Duration // the claimed Prefill
+	weight         float64       // factor of its cost; 0: 1
 }
 
-// Links tells distances.
+// Links knows the distances between peers.
 type Links interface {
-	// OneWay is half the round trip between two peers; false if unknown.
+	// OneWay returns half the round trip between two peers, and false if it is unknown.
 	OneWay(a, b string) (time.Duration, bool)
 }
 
 // Request is what a route is for.
 type Request struct {
-	Client    string
-	Blocks    int
-	Span      protocol.Span // of blocks; zero: all
-	Before    string        // with a Span that is a part: its neighbours in the ring
-	After     string
-	Prompt    int // tokens
-	MaxTokens int
-	MaxStages int             // 0: any number
+	Client    string          // peer ID of the session's client
+	Blocks    int             // of the model
+	Span      protocol.Span   // to plan for; zero: all blocks
+	Before    string          // peer before Span in the ring; "": Span begins the ring
+	After     string          // peer after Span in the ring; "": Span ends the ring
+	Prompt    int             // tokens
+	MaxTokens int             // tokens of the answer, at most
+	MaxStages int             // 0: protocol.MaxStages
 	Exclude   map[string]bool // peers not to be used
-	Forced    []Hop           // if any: this route and no other
-	Unproven  bool            // those will do, too
-	Wait      bool            // for room at own and trusted peers, rather than go to strangers; see Choose
+	Forced    []Hop           // if not empty, the only route allowed
+	Unproven  bool            // unproven candidates may be used
+	Wait      bool            // return ErrOwnFull rather than use strangers; see Choose
 }
 
 // Hop is one stage of a route.
@@ -70,23 +71,23 @@ type Hop struct {
 	Span protocol.Span
 }
 
-// Route is a plan with what it is expected to give.
+// Route is a planned route and its predicted speed.
 type Route struct {
-	Hops       []Hop
+	Hops       []Hop // in the order of their spans
 	Prediction Prediction
-	Explores   bool // it goes over a newcomer for the sake of knowing it
+	Explores   bool // it uses a newcomer in order to get to know it
 }
 
-// Prediction of a route.
+// Prediction is a route's predicted speed.
 type Prediction struct {
 	Step       time.Duration // between two tokens
-	TTFT       time.Duration // until the first
-	Compute    time.Duration // of Step
-	Network    time.Duration // of Step
-	Bottleneck int           // the stage that computes longest
+	TTFT       time.Duration // until the first token
+	Compute    time.Duration // part of Step
+	Network    time.Duration // part of Step
+	Bottleneck int           // index of the stage that computes longest
 }
 
-// TokensPerSecond of one session.
+// TokensPerSecond returns the rate of one session; 0 if Step is unknown.
 func (p Prediction) TokensPerSecond() float64 {
 	if p.Step <= 0 {
 		return 0
@@ -94,7 +95,7 @@ func (p Prediction) TokensPerSecond() float64 {
 	return float64(time.Second) / float64(p.Step)
 }
 
-// String says where the time goes: "network 52 %, stage 2 is the slowest".
+// String returns what the time is spent on: "network 52 %, stage 2 is the slowest".
 func (p Prediction) String() string {
 	if p.Step <= 0 {
 		return "nothing measured yet"
@@ -102,15 +103,15 @@ func (p Prediction) String() string {
 	return fmt.Sprintf("network %d %%, stage %d is the slowest", 100*p.Network/p.Step, p.Bottleneck)
 }
 
-// UnknownOneWay is assumed between peers that nobody has measured.
+// UnknownOneWay is the one-way latency assumed between peers that nobody has measured.
 const UnknownOneWay = 25 * time.Millisecond
 
-// StageCost is what a stage adds to a step besides computing it: the frame is
-// read, given to the engine's process, and sent on. Measured over loopback on
-// two shared cores it is 0.13 to 0.37 ms, more with more stages.
+// StageCost is the overhead of a stage per step besides computing it: reading the
+// frame, passing it to the engine's process and sending it on. Measured over loopback
+// on two shared cores it is 0.13 to 0.37 ms, more with more stages.
 const StageCost = 250 * time.Microsecond
 
-// Chunk is the rows of a prefill chunk.
+// Chunk is the number of rows per prefill chunk.
 const Chunk = 64
 
 // Why there is no route.
@@ -121,7 +122,7 @@ var (
 	ErrNotReady = errors.New("some blocks are served by nodes only that are not ready yet")
 )
 
-// Uncovered lists blocks that nobody serves. It wraps ErrNoServer.
+// Uncovered is the error for blocks that nobody serves. It wraps ErrNoServer.
 type Uncovered struct{ Spans []protocol.Span }
 
 func (e *Uncovered) Error() string {
@@ -134,8 +135,8 @@ func (e *Uncovered) Error() string {
 
 func (e *Uncovered) Unwrap() error { return ErrNoServer }
 
-// most is the longest time that a figure of a peer may claim. A longer one is a
-// mistake or a lie, and would overflow sums.
+// most bounds every time that a peer claims. A longer one is a mistake or a lie, and
+// would overflow sums.
 const most = time.Hour
 
 func sane(d time.Duration) time.Duration { return max(0, min(d, most)) }
@@ -151,7 +152,7 @@ func (c *Candidate) decode(blocks int) time.Duration {
 	return min(d, most)
 }
 
-// prefill is a chunk of rows.
+// prefill returns the time of a chunk of rows.
 func (c *Candidate) prefill(rows int) time.Duration {
 	per := c.Prefill
 	if per == 0 {
@@ -160,8 +161,8 @@ func (c *Candidate) prefill(rows int) time.Duration {
 	return min(most, sane(per)*time.Duration(c.Span.Len()*max(1, rows))+sane(c.Queue)+StageCost)
 }
 
-// Step is what the candidate adds to each token of a session, without the way
-// to the next.
+// Step returns the time that the candidate adds to each token of a session, without
+// the hop to the next stage. blocks is how many the model has.
 func (c *Candidate) Step(blocks int) time.Duration { return c.decode(blocks) }
 
 type planner struct {
@@ -169,15 +170,15 @@ type planner struct {
 	links  Links
 	use    []Candidate // sorted by span
 	span   protocol.Span
-	prefix bool // somebody has kept some of the prompt
+	prefix bool // some candidate has kept some of the prompt
 }
 
-// typicalAnswer is how many tokens the time of computing a prompt is spread
-// over where routes are compared that have kept different parts of it.
+// typicalAnswer is the number of tokens over which the time of a prompt's prefill is
+// spread, to compare routes that have kept different parts of the prompt.
 const typicalAnswer = 128
 
-// cost is what a stage adds to a token: its decode step and, if parts of the
-// prompt have been kept, its share of computing the rest.
+// cost returns the cost of a stage per token: its decode step and, if some candidate
+// has kept parts of the prompt, its share of computing the rest.
 func (p *planner) cost(c *Candidate) time.Duration {
 	d := c.decode(p.req.Blocks)
 	if p.prefix {
@@ -190,8 +191,8 @@ func (p *planner) cost(c *Candidate) time.Duration {
 	return d
 }
 
-// enter and leave are the ring's hops that do not lie between two stages of
-// the plan.
+// enter and leave return the latency of the ring's hops that are not between two
+// stages of the plan.
 func (p *planner) enter(first string) time.Duration {
 	if p.req.Before == "" {
 		return 0
@@ -216,7 +217,8 @@ func (p *planner) way(a, b string) time.Duration {
 	return UnknownOneWay
 }
 
-// Plan finds the fastest route. Its errors say why there is none.
+// Plan finds the fastest route. If there is none, its error is or wraps ErrNoRoom,
+// ErrNoJoin, ErrNotReady or ErrNoServer (also as *Uncovered).
 func Plan(req Request, candidates []Candidate, links Links) (*Route, error) {
 	p := &planner{req: &req, links: links, span: req.Span}
 	if p.span == (protocol.Span{}) {
@@ -265,7 +267,7 @@ func Plan(req Request, candidates []Candidate, links Links) (*Route, error) {
 	return p.route(best), nil
 }
 
-// gaps are the blocks of the span wanted that no span covers.
+// gaps returns the blocks of the wanted span that spans do not cover.
 func (p *planner) gaps(spans []protocol.Span) []protocol.Span {
 	outside := []protocol.Span{{From: 0, To: p.span.From}, {From: p.span.To, To: p.req.Blocks}}
 	return protocol.Uncovered(p.req.Blocks, append(outside, spans...))
@@ -291,8 +293,7 @@ func (p *planner) forced() (*Route, error) {
 	return p.route(path), nil
 }
 
-// search gives the indices of the best ring. With a limit on stages the state
-// counts them.
+// search returns the indices of the best ring, in order; nil if there is none.
 func (p *planner) search() []int {
 	limit := p.req.MaxStages
 	if limit <= 0 || limit > protocol.MaxStages {
@@ -302,7 +303,7 @@ func (p *planner) search() []int {
 	bestCost := time.Duration(-1)
 	n := len(p.use)
 	for first := 0; first < n && p.use[first].Span.From == p.span.From; first++ {
-		// cost[s][i]: the least from first to i in s+1 stages, i's compute included.
+		// levels[s][i]: the least cost from first to i in s+1 stages, i's compute included.
 		type state struct {
 			cost time.Duration
 			prev int
@@ -355,7 +356,7 @@ func (p *planner) search() []int {
 	return best
 }
 
-// whereBroken names the blocks at which covering spans fail to join.
+// whereBroken names the block at which covering spans fail to join.
 func (p *planner) whereBroken() string {
 	reach := map[int]bool{p.span.From: true}
 	far := p.span.From
@@ -371,7 +372,7 @@ func (p *planner) whereBroken() string {
 func (p *planner) route(path []int) *Route {
 	r := &Route{}
 	pr := &r.Prediction
-	kept := p.req.Prompt - 1 // what all stages have of the prompt
+	kept := p.req.Prompt - 1 // tokens of the prompt that all stages have
 	for _, at := range path {
 		kept = min(kept, p.use[at].Kept)
 	}
@@ -403,8 +404,8 @@ func (p *planner) route(path []int) *Route {
 	return r
 }
 
-// Compare says what a route costs against the best one with fewer stages; ""
-// if it costs nothing, or there is no other.
+// Compare returns a sentence on what a route costs compared with the best one with
+// fewer stages; "" if that is not faster, or there is none.
 func Compare(r *Route, req Request, candidates []Candidate, links Links) string {
 	if len(r.Hops) < 2 {
 		return ""

@@ -9,40 +9,40 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Trust is what the node that plans has to do with a peer. Whether a stranger is
-// known or a newcomer, Choose and Price find out by comparison.
+// Trust is the planning node's relation to a peer. Price decides whether a stranger is
+// known or a newcomer, by comparison with the others.
 type Trust int
 
 // From least to most.
 const (
 	Stranger Trust = iota
-	Trusted        // by its operator's word
+	Trusted        // by its operator's configuration
 	Own            // the node itself
 )
 
-// ErrOwnFull says that the node itself, or peers that it trusts, serve all of the
-// model and have no room now. It is an ErrNoRoom.
+// ErrOwnFull means that the node itself, or peers that it trusts, serve all of the
+// model and have no room now. It wraps ErrNoRoom.
 var ErrOwnFull = fmt.Errorf("%w at this node and those that it trusts", ErrNoRoom)
 
 const (
-	// A stranger is known for good when so many sessions have gone over it, and
-	// it has been met so long ago.
+	// A stranger is permanently known once it has completed knownDone sessions and was
+	// first met knownAge ago.
 	knownDone = 20
 	knownAge  = 24 * time.Hour
 
-	// Before, it is known if it has done one in so many of what the best known
-	// of the same blocks has. Of every ten sessions one may go over a newcomer, so
-	// that one that is always there stays a newcomer; and where nobody has done
-	// much, as in a network that has just begun, a few sessions make one known.
+	// Before that, it is known if it has completed at least 1/knownShare as many
+	// sessions as the best-known peer of the same blocks. One in ten sessions may use a
+	// newcomer, so a peer that gets only those stays a newcomer. In a new network,
+	// where nobody has completed many, a few sessions are enough.
 	knownShare = 4
 
-	favour = 0.5 // of the cost of own and trusted stages, and of a newcomer in its turn
+	favour = 0.5 // factor of the cost of own and trusted stages, and of a newcomer in its turn
 )
 
-// least is the least that a block may be claimed to take.
+// least is the least time per block that a claim may have.
 const least = time.Microsecond
 
-// known says that a candidate is no newcomer among others.
+// known reports whether a candidate is not a newcomer among all.
 func known(c *Candidate, all []Candidate) bool {
 	switch {
 	case c.Trust != Stranger || c.Done >= knownDone && c.Age >= knownAge:
@@ -59,10 +59,10 @@ func known(c *Candidate, all []Candidate) bool {
 	return true
 }
 
-// Price gives candidates that cost what the planning node knows of them: what
-// they claim times what it saw; a newcomer the network's median at best, whose
-// claim to have kept a prompt counts for nothing; and marks besides. It also says
-// which of them are new.
+// Price returns copies of the candidates with costs as the planning node knows them:
+// the claimed times multiplied by the measured ratios, plus a surcharge for marks. A
+// newcomer costs at least the median. A stranger that has completed no session is not
+// believed to have kept any of the prompt. Price also sets New.
 func Price(candidates []Candidate) []Candidate {
 	out := slices.Clone(candidates)
 	for i := range out {
@@ -92,8 +92,7 @@ func Price(candidates []Candidate) []Candidate {
 	return out
 }
 
-// factor is a ratio of what was seen to what was claimed; one that was not seen
-// is 1.
+// factor returns a measured ratio, bounded; 1 if there is none.
 func factor(seen float64) float64 {
 	if !(seen > 0) {
 		return 1
@@ -101,8 +100,8 @@ func factor(seen float64) float64 {
 	return min(seen, 1e6)
 }
 
-// median is of those who are known, or of all if nobody is. Of two it is the
-// larger: one who lies is not to halve what the other costs.
+// median returns the median of known candidates, or of all if none is known. Of an even
+// number it is the upper one, so that a liar cannot lower it.
 func median(list []Candidate, of func(*Candidate) time.Duration) time.Duration {
 	var known, all []time.Duration
 	for i := range list {
@@ -121,20 +120,20 @@ func median(list []Candidate, of func(*Candidate) time.Duration) time.Duration {
 	return all[len(all)/2]
 }
 
-// Choose finds the route that is to be taken, of candidates that Price has seen.
-// The first of these that there is, is it:
+// Choose returns the route to take. The candidates are those that Price returned. It is
+// the first of these that exists:
 //
 //  1. over the node itself alone;
 //  2. over it and peers that it trusts;
-//  3. over these and known strangers; if turn is not nil, also over the one
-//     newcomer whose index it draws;
+//  3. over these and known strangers; if turn is not nil, also over one newcomer,
+//     whose index it draws;
 //  4. over these and one newcomer;
-//  5. over anybody who is not shunned;
-//  6. over anybody.
+//  5. over all peers that are not shunned;
+//  6. over all peers.
 //
-// Where nobody is known, 3 and 4 are left out: a network that has just begun has
-// newcomers only. With req.Wait, an ErrOwnFull is the answer instead of strangers,
-// where 1 or 2 fails for want of room.
+// If no stranger is known, 3 and 4 are skipped: a new network has only newcomers. With
+// req.Wait, Choose returns ErrOwnFull instead of a route over strangers if 1 or 2 fails
+// for lack of room. Its other errors are Plan's.
 func Choose(req Request, candidates []Candidate, links Links, turn func(n int) int) (*Route, error) {
 	if len(req.Forced) > 0 {
 		return Plan(req, candidates, links)
@@ -178,8 +177,8 @@ func Choose(req Request, candidates []Candidate, links Links, turn func(n int) i
 	return plan(func(*Candidate) bool { return true })
 }
 
-// ownWhole says that the node and those that it trusts serve all of the model, and
-// a session of this length would fit if nobody else were there.
+// ownWhole reports whether the node and the peers that it trusts serve all of the
+// model, with room for a session of this length if they had no others.
 func ownWhole(req Request, candidates []Candidate) bool {
 	var spans []protocol.Span
 	for _, c := range candidates {
@@ -190,8 +189,7 @@ func ownWhole(req Request, candidates []Candidate) bool {
 	return len(protocol.Uncovered(req.Blocks, spans)) == 0
 }
 
-// newcomers are the peers that are new and of which nothing bad is known, once
-// each.
+// newcomers returns the peers that are new and without a mark, each once.
 func newcomers(candidates []Candidate) (list []string) {
 	for _, c := range candidates {
 		if c.New && !c.Shunned && !c.Unproven && c.Marks < 0.5 {
@@ -202,8 +200,8 @@ func newcomers(candidates []Candidate) (list []string) {
 	return slices.Compact(list)
 }
 
-// explore gives a route over a newcomer and settled peers, if it is not worse
-// than twice one without; nil if there is none.
+// explore returns the best route over settled peers and one newcomer, whose cost counts
+// half; nil if that route does not use the newcomer.
 func explore(req Request, candidates []Candidate, links Links, settled func(*Candidate) bool, peer string) *Route {
 	var list []Candidate
 	for _, c := range candidates {
@@ -222,11 +220,12 @@ func explore(req Request, candidates []Candidate, links Links, settled func(*Can
 	return r
 }
 
-// Shortlist says which candidates for some blocks are to be asked how they are:
-// at most most peers, who are the node's own, trusted or known, the cheapest
-// first, then newcomers in an order that draw makes, for their claims say nothing,
-// but those before that are connected; of the others those it takes to cover the blocks, as many again thrice; and some
-// at random.
+// Shortlist returns the candidates for some blocks that are to be asked for their
+// load. It takes at most most peers in this order: own and trusted ones, known
+// strangers, the cheapest first within each; then newcomers in an order that draw
+// shuffles, since their claims mean nothing, connected ones first; then shunned peers.
+// From the rest it adds those needed to cover the blocks, up to four times most peers
+// in all, and some more at random.
 func Shortlist(candidates []Candidate, blocks protocol.Span, most, some int, draw func(n int) int) []Candidate {
 	peers := map[string]bool{}
 	take := func(peer string, limit int) bool {
@@ -257,7 +256,7 @@ func Shortlist(candidates []Candidate, blocks protocol.Span, most, some int, dra
 	return slices.DeleteFunc(slices.Clone(candidates), func(c Candidate) bool { return !peers[c.Peer] })
 }
 
-// ranked are priced candidates in the order in which they are asked.
+// ranked sorts priced candidates into the order in which they are asked.
 func ranked(list []Candidate, draw func(n int) int) []Candidate {
 	for i := len(list) - 1; i > 0; i-- {
 		j := draw(i + 1)
@@ -278,7 +277,7 @@ func ranked(list []Candidate, draw func(n int) int) []Candidate {
 	}
 	slices.SortStableFunc(list, func(a, b Candidate) int {
 		if k := cmp.Compare(class(&a), class(&b)); k != 0 || class(&a) > 1 {
-			return k // newcomers as they were drawn
+			return k // newcomers and shunned peers in the shuffled order
 		}
 		return cmp.Compare(times(a.Decode, a.weight), times(b.Decode, b.weight))
 	})

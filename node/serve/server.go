@@ -76,7 +76,7 @@ type Config struct {
 	Devices     []string // none: all found
 	KVType      string   // "f16" or "f32"
 	KVTokens    int      // KV cells per span; 0: from Memory
-	Exact       bool     // no number depends on how many sessions share a pass
+	Exact       bool     // results are bit-identical however many sessions share a pass
 	MaxSessions int      // per span, at the same time
 	DrainTime   time.Duration
 	Lend        lend.Rules

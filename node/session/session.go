@@ -101,7 +101,7 @@ type Outcome struct {
 type Recovery struct {
 	Why      string        // the text of Err
 	Err      error         // what failed
-	Code     protocol.Code // of the failure; CODE_UNKNOWN: there is none
+	Code     protocol.Code // of the failure; CODE_UNKNOWN: none
 	Begin    time.Time     // when there was last progress
 	Token    int           // tokens of the answer that the client had
 	Lost     []Hop         // the stages that were replaced; none: only links were restored

@@ -8,34 +8,33 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Rows go to a successor as it has room for them, and its reader never stops: of
-// all that one peer has sent on one connection and nobody has read, QUIC takes
-// 768 KiB at first, so rows that wait in a stream would keep everybody's Pings
-// and tokens waiting behind them.
+// A successor grants credit for as many rows as it can queue, so its reader never
+// stops. QUIC at first allows 768 KiB of unread data per connection, so rows left
+// unread in one stream would block the Pings and tokens of all others.
 
 const (
-	linkBytes = 4 << 20  // of activations that wait at a stage, of one session; 100 ms away that is 40 MB/s
-	allBytes  = 64 << 20 // of all sessions, as long as each has a chunk
+	linkBytes = 4 << 20  // bytes of activations queued per session; 40 MB/s at a round trip of 100 ms
+	allBytes  = 64 << 20 // the same for all sessions together; each may queue at least one chunk
 )
 
-// inflow counts the rows of a link with credits. Guarded by stage.mu.
+// inflow counts the rows of a link with credit. Guarded by stage.mu.
 type inflow struct {
 	sess    *session
 	back    *sender // to the predecessor
-	arrived uint64  // rows that came
-	gone    uint64  // of those, that wait no more
-	granted uint64  // that may come in all
+	arrived uint64  // rows received
+	gone    uint64  // rows received and no longer queued
+	granted uint64  // total rows that the predecessor may send
 }
 
 func withCredits(st Stream) bool { return st.Protocol() != protocol.StageID1 }
 
-// window is how many rows of a link may wait. Called with mu held.
+// window returns how many rows of a link may be queued. Called with mu held.
 func (s *Stage) window() int {
 	row := 4 * s.cfg.Width
 	return max(protocol.MaxLinkRows, min(linkBytes/row, allBytes/row/max(1, len(s.sessions)), maxPending*protocol.MaxLinkRows))
 }
 
-// came counts rows that a link has brought.
+// came counts rows received on a link. It returns an error if they exceed the credit.
 func (s *Stage) came(in *inflow, rows int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,8 +44,8 @@ func (s *Stage) came(in *inflow, rows int) error {
 	return nil
 }
 
-// left counts a step that waits no more, and lets others come in its place.
-// Called with mu held.
+// left counts a step that is no longer queued, and grants credit for others. Called
+// with mu held.
 func (s *Stage) left(st *step) {
 	if in := st.link; in != nil {
 		in.gone += uint64(st.rows)
@@ -54,8 +53,8 @@ func (s *Stage) left(st *step) {
 	}
 }
 
-// credit tells the predecessor how much may come, if that is much more than it
-// knows. Called with mu held.
+// credit sends the predecessor its new credit, if that is at least a quarter of a
+// window more than it has. Called with mu held.
 func (s *Stage) credit(in *inflow) {
 	w := uint64(s.window())
 	if in.gone+w < in.granted+w/4 {
@@ -65,7 +64,7 @@ func (s *Stage) credit(in *inflow) {
 	in.sess.send(in.back, &protocol.Frame{Kind: &protocol.Frame_Credit{Credit: &protocol.Credit{Rows: in.granted}}}, nil, control)
 }
 
-// drop forgets the steps that wait. Called with stage.mu held.
+// drop discards the queued steps. Called with stage.mu held.
 func (sess *session) drop() {
 	for _, st := range sess.pending {
 		sess.stage.left(st)
@@ -73,7 +72,7 @@ func (sess *session) drop() {
 	sess.pending = nil
 }
 
-// readCredits reads what a successor says on its link, to its end.
+// readCredits reads the successor's credits on its link until the link ends.
 func readCredits(st Stream, out *sender) {
 	if !withCredits(st) {
 		_, err := io.Copy(io.Discard, st)
@@ -84,7 +83,7 @@ func readCredits(st Stream, out *sender) {
 	for {
 		f, _, err := protocol.ReadFrameWithin(r, protocol.Limits{Header: 32})
 		if err == nil && f.GetCredit() == nil {
-			err = errors.New("a successor gives credit, and says nothing else")
+			err = errors.New("unexpected frame from the successor")
 		}
 		if err != nil {
 			out.lost(err)

@@ -1,113 +1,116 @@
 // Package stage serves spans of models to sessions.
 //
-// The way of a step through a stage, in the order in which it runs:
+// The path of a step through a stage, in the order in which it runs:
 //
-//	reader     one goroutine a stream: the client's (Open, for the first stage
-//	           the prompt's chunks, Ping, Halt, Resume, Bye) and the
-//	           predecessor's (Link, then activations). Checks each frame and
-//	           queues its step with its session, for which there always is room:
-//	           tokens are small and bounded by the session's length, and rows
-//	           come only as the predecessor was given credit for them (below).
-//	loop       one goroutine a stage: takes ready steps, decodes before prefill
-//	           chunks, of each kind the one that has waited longest, and makes
-//	           one pass of them through the engine. Only it touches the engine.
-//	sender     one goroutine a stream out: to the successor (activations, or
-//	           from the last stage to the first the token just drawn) and to the
-//	           client. The loop never waits for a socket: a session whose sender
-//	           is full is passed over until it has room. Rows wait here for the
-//	           successor's credit.
+//	reader     one goroutine per incoming stream: the client's (Open, Ping, Halt,
+//	           Resume, Bye, and at the first stage the prompt's chunks) and the
+//	           predecessor's (Link, then activations). It checks each frame and
+//	           queues its step with its session, where there is always space:
+//	           tokens are small and bounded by the session's length, and the
+//	           predecessor may only send as many rows as it has credit for (below).
+//	loop       one goroutine per stage: takes the ready steps, decodes before
+//	           prefill chunks, of each kind the longest-waiting first, and runs
+//	           them through the engine in one pass. Only the loop calls the engine.
+//	sender     one goroutine per outgoing stream: to the successor (activations; from
+//	           the last stage to the first, the token just sampled) and to the
+//	           client. The loop never waits for a socket: it skips a session while
+//	           its sender's queue is full. Rows wait here for the successor's
+//	           credit.
 //
-// A pass is an engine.Batch, and its result an engine.Result: the types of
-// node/engine are pure Go, and stage imports them and nothing else of it, for twins
-// of them cost a copy per pass. How tokens are drawn is the client's
-// protocol.Sampling, handed on as it came once it has been checked.
+// A pass takes an engine.Batch and returns an engine.Result. The types of
+// node/engine are pure Go, and stage imports nothing else of it: types of its own
+// would cost a copy per pass. The sampling parameters are the client's
+// protocol.Sampling, passed on unchanged once checked.
 //
 // # Before admission
 //
-// A stream that has no session yet costs its peer's budget what it has sent and
-// a little more (held.go), and has five seconds. Of answers that are due again
-// and again (Pong, Halted, Trouble) only the last waits for a client that does
-// not read. A successor is dialled where its own signed offer says.
+// A stream without a session counts against its peer's budget with what it has
+// sent plus a fixed amount (held.go), and must send its first frame within five
+// seconds. Of replies that can repeat (Pong, Halted, Trouble) only the latest is
+// queued for a client that does not read. A successor is dialled at the addresses
+// in its own signed offer.
 //
 // # Credit
 //
-// A reader that stops reading stops more than its own stream. Of all that is
-// unread on one connection QUIC takes 768 KiB at first, and over it come other
-// sessions' activations, tokens, and a node's own Pings, if it is client and
-// predecessor at once: two long prompts over two stages, the second slower, and
-// everybody was declared silent. So a successor says on the link how many rows
-// may come in all (credit.go), 4 MiB of them ahead of those it has taken and
-// never less than a chunk, and its reader never stops. A link has no credit
-// before its session has taken it, which costs nothing where peers know what
-// they speak, since the client's own trip takes as long.
+// A reader that stops reading blocks more than its own stream. QUIC at first
+// allows 768 KiB of unread data per connection, and all streams between two nodes
+// share that connection: other sessions' activations, tokens, and Pings if one
+// node is both client and predecessor. Two long prompts over two stages, the second
+// slower, were enough for every client to be declared silent. So a successor grants
+// its predecessor, on the link, a total number of rows (credit.go): 4 MiB ahead of
+// those it has processed, and never less than a chunk; its reader never stops. A
+// link has no credit before its session has accepted it. That costs no time,
+// since the client's own round trip takes as long.
 //
-// On links of /shoal/stage/1 there is no credit, and a reader whose session has
-// no room still stops.
+// Links of /shoal/stage/1 have no credit, and their reader still stops when the
+// session's queue is full.
 //
 // # Batches
 //
-// Taking all that is ready makes the sessions of a ring travel as one convoy: a
-// stage works while the others wait. So a pass takes the part of the decodes
-// that keeps all stages of the ring busy, one n-th with n stages, as long as a
-// row costs enough for that to matter against a session's way round the ring;
-// where the way is mostly distance, all that is ready goes. One chunk of prefill
-// goes along with decodes, no more.
+// If each pass took every ready step, the sessions of a ring would move as one
+// convoy: one stage works while the others wait. So a pass takes 1/n of the active
+// decodes in a ring of n stages, which keeps all stages busy, as long as a row's
+// cost is significant compared with a session's time around the ring. Where network
+// latency dominates that time, all ready decodes go. At most one chunk of prefill
+// is added to a pass with decodes.
 //
-// Within a pass the groups of peers take turns, not the sessions: thirty-two
-// sessions of one peer get what one of another's gets.
+// Within a pass, groups of peers take turns, not sessions: thirty-two sessions of
+// one peer get the same share as one session of another.
 //
-// # Room
+// # Admission
 //
-// KV follows work (room.go). A session takes cells as it uses them, a chunk
-// ahead, and is admitted by what it will probably use: its beginning and half of
-// what may follow. That is more than is there if all answers take their whole
-// length, which few do; it is refused (BUSY, with a hint when to come back) when
-// all that was let in would probably not fit. Reserving whole lengths, as we
-// did, gave all room to whoever asked for most, and kept its word to those who
-// never used it.
+// KV cells are allocated as work needs them (room.go). A session takes cells as it
+// uses them, one chunk ahead. It is admitted by its expected use: the prompt and
+// half of the remaining length. This overcommits if all answers run to their full
+// length, which few do. A session is refused (BUSY, with a hint when to retry) if
+// the expected use of all admitted sessions would exceed the KV cells. Reserving
+// full lengths, as earlier versions did, let the clients that asked for most hold
+// all cells without using them.
 //
-// A group, of peers that share an IP network (Config.Group), has a right to a
-// quarter of cells and sessions, and at least to one session of full length. It
-// may have more while nobody else wants it. To whoever is within his share
-// yield, in this order: sessions without work, though Pings come; what others
-// have beyond their share, the youngest first; and to those whom the operator
-// trusts, who never yield to strangers, one slot and a quarter of the cells that
-// are only lent. Nobody makes his own yield, and nobody who is beyond his share
-// makes anybody, so two cannot drive each other out. To yield is to be told BUSY
-// in the middle: the client repairs its route, and nothing is lost if it can.
+// A group is the peers that share an IP network (Config.Group). It is entitled to a
+// quarter of the cells and sessions, and at least to one session of full length,
+// and may use more while nobody else needs it. If an applicant within its share
+// does not fit, sessions are evicted in this order: sessions without work, even if
+// their client pings; sessions of groups above their share, the youngest first; and,
+// for applicants that the operator trusts, strangers' sessions, to free one slot and
+// up to a quarter of the cells. Trusted sessions are never evicted for strangers. A
+// group never evicts its own sessions, and a group above its share evicts none, so
+// two groups cannot keep evicting each other. An evicted session ends with BUSY; its
+// client repairs the route, and loses nothing if the repair succeeds.
 //
-// Without work is who has had no step for two seconds where it is the client's
-// turn, and for ten where other stages may be at work on it. A first step is due
-// in five seconds, and Resume, for which the client first has to reach all
-// replacements, in fifteen; who does not begin has no share for a minute, or 240
-// openings that are never used would win against one that is.
+// A session is without work if it has had no step for two seconds while it is the
+// client's turn, or for ten while other stages may be working on it. The first step
+// is due within five seconds of Open, and Resume within fifteen, since the client
+// first has to reach all replacements. A group that misses this has no share for
+// a minute; otherwise 240 openings that are never used would win against one that is.
 //
 // If cells run out all the same, a session waits for others to end, and the
-// lowest in rank has the highest yield. Within a group rank is the session's
-// random ID, at all stages the same, so that no two wait for each other at two
-// stages.
+// lowest-ranked session has the highest-ranked one evicted. Within a group the rank is
+// the session's random ID, the same at all stages, so that no two sessions
+// wait for each other at two stages.
 //
-// What a session has begun with is kept when it ends, for the same client's next
-// one, and given up, the oldest first, when the room is needed: it counts as
-// free, but for a while not to those beyond their share (prefix.go).
+// When a session ends, the KV of its known prefix is kept for the same client's next
+// session, and evicted, oldest first, when cells are needed. Kept cells count as
+// free, but for a while not to groups above their share (prefix.go).
 //
-// # What is seen of it
+// # Observation
 //
-// An Observer hears of each open, pass, part of a step's way and end of a session
-// (observe.go). It has numbers, and no activations, tokens or text.
+// An Observer receives each Open, pass, part of a step's path and end of a session
+// (observe.go). It receives numbers, never activations, tokens or text.
 //
 // # Loss
 //
 // Positions are absolute, and a session has epochs: a step of a lower epoch is
-// dropped, one of a higher epoch first takes the session back to the step's
-// base. A step must begin where the session ends; anything else is against the
+// dropped; one of a higher epoch first truncates the session to the step's
+// base. A step must begin where the session ends; anything else violates the
 // protocol and ends the session.
 //
-// All that is sent on is kept for the session's life, in memory up to a budget
-// and then on disk, and sent again to a replacement of the successor
-// (replay.go). A broken link is reported to the client, who decides: a stage
-// looks for no neighbours.
+// Everything sent to the successor is kept for the session's life, in memory up to a
+// budget and then on disk, and is replayed to a replacement of the successor
+// (replay.go). A broken link is reported to the client, which decides what to do: a
+// stage never picks its neighbours.
 //
-// A session belongs to its client: it ends with Bye, or when the client has said
-// nothing for a second. A stream that breaks leaves it that second to come back.
+// A session belongs to its client: it ends with Bye, or when the client has sent
+// nothing for a second. After its stream breaks, the client has that second to
+// reconnect.
 package stage

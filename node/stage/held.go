@@ -11,16 +11,16 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// What peers without an accepted session may have this node keep for them, in
-// bytes.
+// Limits on the memory for streams without an accepted session, in bytes.
 const (
-	maxHeld      = 32 << 20 // all together
+	maxHeld      = 32 << 20 // of all peers together
 	maxHeldPeer  = 1 << 20
-	streamBuffer = 4 << 10 // what a stream costs that has said nothing yet
+	streamBuffer = 4 << 10 // of a stream that has sent nothing yet
 )
 
-// held counts it. Who comes when all is taken gets the room of the stream that
-// has waited longest: an honest first frame is complete within moments.
+// held counts that memory. When it is full, a new stream displaces the longest-waiting
+// one: an honest first frame is complete within moments. It is safe for concurrent
+// use.
 type held struct {
 	mu    sync.Mutex
 	total int
@@ -28,15 +28,15 @@ type held struct {
 	order list.List // of *hold, the oldest first
 }
 
-// hold is one stream's part. Only release and take of the same goroutine use it.
+// hold is one stream's part. One goroutine calls its take and release.
 type hold struct {
 	of   *held
-	at   *list.Element // nil: it has nothing
+	at   *list.Element // nil: released or displaced
 	st   Stream
 	size int // guarded by of.mu
 }
 
-// errDisplaced ends the reading of a stream whose room another has got.
+// errDisplaced ends the reading of a stream that another has displaced.
 var errDisplaced = errors.New("stage: the stream has waited too long")
 
 func (h *held) open(st Stream) *hold {
@@ -50,7 +50,8 @@ func (h *held) open(st Stream) *hold {
 	return x
 }
 
-// take takes so many more bytes.
+// take reserves n more bytes. It returns errDisplaced, or a protocol.Error with
+// CODE_BUSY if the peer's own limit is reached.
 func (x *hold) take(n int) error {
 	h := x.of
 	h.mu.Lock()
@@ -75,7 +76,7 @@ func (x *hold) take(n int) error {
 	return nil
 }
 
-// release gives all back, once the stream has a session or has ended.
+// release returns all of it, once the stream has a session or has ended.
 func (x *hold) release() {
 	x.of.mu.Lock()
 	defer x.of.mu.Unlock()

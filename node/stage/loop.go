@@ -12,7 +12,7 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// work is a step that takes part in a pass.
+// work is a step in a pass.
 type work struct {
 	sess *session
 	step *step
@@ -65,11 +65,11 @@ func (s *Stage) doOps() {
 	}
 }
 
-// gather takes the ready steps, and the sessions that have ended. Decodes come
-// first, then prefill chunks; all together are no more rows than a pass may
-// have. Of each kind the groups take turns, and within a group the one comes
-// first that has waited longest. Who lacks KV cells waits; yield are those who
-// are to go so that others can.
+// gather returns the steps of the next pass, and the sessions that have ended.
+// Decodes come first, then prefill chunks, up to the most rows per pass. Within each
+// kind the groups take turns, and within a group the longest-waiting step comes
+// first. A session short of KV cells waits; yield are the sessions to be evicted so
+// that others can go on.
 func (s *Stage) gather() (batch []work, dead, yield []*session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +89,7 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 	s.takeTurns(prefills)
 	decodes = decodes[:min(len(decodes), s.convoy())]
 	rows, most := 0, s.cfg.MaxBatch
-	if len(decodes) > 0 { // a long chunk would keep them all waiting
+	if len(decodes) > 0 { // a long chunk would delay all of them
 		most = min(most, len(decodes)+mixedRows)
 	}
 	now := time.Now()
@@ -123,15 +123,15 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 	return batch, dead, yield
 }
 
-// ready says that a step waits, and that there is room for what comes of it.
-// Called with stage.mu held.
+// ready reports whether a step is queued and there is space for its output. Called
+// with stage.mu held.
 func (sess *session) ready() bool {
 	return len(sess.pending) > 0 && !sess.replaying && sess.client.room() && (sess.next == nil || sess.next.room())
 }
 
-// takeTurns puts sessions with a ready step in the order of their turns: the
-// first of each group, then the second of each, and so on, of each round the
-// groups first that were served longest ago. Called with mu held.
+// takeTurns sorts sessions with a ready step by turn: the first of each group, then
+// the second of each, and so on; within a round, the groups served longest ago come
+// first. Called with mu held.
 func (s *Stage) takeTurns(list []*session) {
 	slices.SortFunc(list, func(a, b *session) int { return cmp.Compare(a.pending[0].turn, b.pending[0].turn) })
 	if !slices.ContainsFunc(list, func(sess *session) bool { return sess.group != list[0].group }) {
@@ -147,13 +147,13 @@ func (s *Stage) takeTurns(list []*session) {
 	})
 }
 
-// mixedRows is how many rows of prefill go along with decodes: one chunk.
+// mixedRows is the most rows of prefill in a pass with decodes: one chunk.
 const mixedRows = 64
 
-// convoy is how many decodes go into one pass. If all that are ready went, all
-// sessions would soon travel round the ring together, one stage would work and
-// the others wait; so a pass takes the part that keeps every stage busy, as
-// long as rows cost enough for that to matter. Called with mu held.
+// convoy returns how many decodes go into one pass. If all ready ones went, all
+// sessions would soon travel around the ring together: one stage would work while the
+// others wait. So a pass takes the share that keeps every stage busy, as long as rows
+// cost enough for that to matter. Called with mu held.
 func (s *Stage) convoy() int {
 	active, stages := 0, 1
 	for _, sess := range s.sessions {
@@ -169,8 +169,8 @@ func (s *Stage) convoy() int {
 	return max(1, (active+stages-1)/stages)
 }
 
-// constrain finds what may be drawn for the sessions whose answers have a format.
-// One that can go on no more is ended and left out.
+// constrain sets the tokens allowed next for the sessions whose answers have a
+// format. A session that cannot continue is ended and left out.
 func (s *Stage) constrain(batch []work) (left []work) {
 	rows := 0
 	for _, w := range batch {
@@ -188,7 +188,7 @@ func (s *Stage) constrain(batch []work) (left []work) {
 	return left
 }
 
-// pass runs a batch through the engine and sends on what comes of it.
+// pass runs a batch through the engine and sends on the results.
 func (s *Stage) pass(batch []work) {
 	res, err := s.run(batch)
 	switch {
@@ -201,7 +201,7 @@ func (s *Stage) pass(batch []work) {
 		for _, w := range batch {
 			w.sess.fail(asError(err))
 		}
-	case len(batch) > 1: // one of them may be at fault: find it, spare the others
+	case len(batch) > 1: // one of them may be at fault: run each alone to find it
 		for _, w := range batch {
 			w.at = 0
 			s.pass([]work{w})
@@ -267,7 +267,7 @@ func (s *Stage) run(batch []work) (*engine.Result, error) {
 	return res, nil
 }
 
-// count takes note of a step that was computed. Called with mu held.
+// count records a computed step. Called with mu held.
 func (s *Stage) count(w work, now time.Time) {
 	sess := w.sess
 	sess.computed, sess.worked = w.step.base+w.step.rows, now
@@ -278,7 +278,7 @@ func (s *Stage) count(w work, now time.Time) {
 	sess.lap = now
 }
 
-// takeBack forgets a session's positions from a step's base on.
+// takeBack removes a session's positions from a step's base on.
 func (s *Stage) takeBack(w work) error {
 	if err := s.engine.Remove(w.sess.seq, int32(w.step.base)); err != nil {
 		return err
@@ -293,8 +293,7 @@ func (s *Stage) takeBack(w work) error {
 	return nil
 }
 
-// drawn is how many tokens of the answer stand before the one that a step asks
-// for.
+// drawn returns how many tokens of the answer precede the one that a step asks for.
 func (w work) drawn() int {
 	return max(0, min(w.step.base+w.step.rows-int(w.sess.promptTokens()), len(w.sess.sampled)))
 }
@@ -306,7 +305,7 @@ func (sess *session) promptTokens() uint32 {
 	return sess.open.Sampling.PromptTokens
 }
 
-// scatter sends a step's result on: activations to the successor, or a drawn
+// scatter sends a step's result on: activations to the successor, or a sampled
 // token to the client and, unless it was the last, to stage 0.
 func (s *Stage) scatter(w work, res *engine.Result, batch []work) {
 	sess := w.sess
@@ -317,7 +316,7 @@ func (s *Stage) scatter(w work, res *engine.Result, batch []work) {
 	if !w.step.sample || s.stale(w) {
 		return
 	}
-	i := 0 // the tokens stand in the batch's order
+	i := 0 // the tokens are in the batch's order
 	for _, other := range batch {
 		if other.sess == sess {
 			break
@@ -329,15 +328,15 @@ func (s *Stage) scatter(w work, res *engine.Result, batch []work) {
 	s.token(w, res.Tokens[i], res.Compute)
 }
 
-// stale says that a step's epoch ended while it was computed.
+// stale reports whether a step's epoch ended while it was computed.
 func (s *Stage) stale(w work) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return w.sess.ended || w.sess.epoch != w.step.epoch
 }
 
-// forward keeps activations for replay and sends them to the successor, but
-// for positions that it has.
+// forward keeps activations for replay and sends them to the successor, except for
+// positions that it already has.
 func (s *Stage) forward(w work, x []float32) {
 	sess, codec := w.sess, w.sess.open.Codec
 	rows := protocol.AppendTensor(make([]byte, 0, protocol.TensorSize(codec, len(x))), codec, x)
@@ -370,7 +369,7 @@ func (s *Stage) token(w work, d sample.Token, compute time.Duration) {
 		finish = protocol.Finish_FINISH_LENGTH
 	}
 	s.stats.tokens.Add(1)
-	if finish == protocol.Finish_FINISH_NONE { // the ring first: it is what the next token waits for
+	if finish == protocol.Finish_FINISH_NONE { // the ring first, since the next token depends on it
 		back := &protocol.Step{Epoch: w.step.epoch, Base: uint32(at), Rows: 1, Tokens: []int32{d.ID}, Sample: true}
 		s.mu.Lock()
 		next := sess.next
@@ -382,13 +381,13 @@ func (s *Stage) token(w work, d sample.Token, compute time.Duration) {
 			return
 		}
 	}
-	if sess.format != nil && finish == protocol.Finish_FINISH_NONE { // while the token goes round the ring
+	if sess.format != nil && finish == protocol.Finish_FINISH_NONE { // computed ahead, while the token goes around the ring
 		sampled := slices.Clone(sess.sampled)
 		go func() { _, _ = sess.format.Allowed(sampled) }()
 	}
 	sess.idle.Reset(s.cfg.Idle)
 	s.mu.Lock()
-	stale := sess.epoch != w.step.epoch // the client may have come back, and did not get those before
+	stale := sess.epoch != w.step.epoch // the client may have reconnected without receiving the tokens before
 	client := sess.client
 	s.mu.Unlock()
 	if stale {

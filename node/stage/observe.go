@@ -7,48 +7,49 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Observer is told what a stage does, for metrics and traces. The loop, the
-// senders and the readers call it in the middle of their work: it must not wait,
-// and is called by several goroutines at once.
+// Observer receives what a stage does, for metrics and traces. The loop, the senders
+// and the readers call it while they work, so it must not block and must be safe for
+// concurrent use.
 type Observer interface {
-	// Asked tells of an Open: the code that refused it, CODE_UNKNOWN if none did.
+	// Asked reports an Open: the code that it was refused with, CODE_UNKNOWN if it
+	// was accepted.
 	Asked(refused protocol.Code)
-	// Pass tells of a pass and its rows.
+	// Pass reports a pass and its rows.
 	Pass(rows int)
-	// Step tells how long a step spent in a part of its way.
+	// Step reports how long a step spent in a part of its path.
 	Step(phase Phase, part Part, took time.Duration)
-	// Closed tells of a session that has ended.
+	// Closed reports a session that has ended.
 	Closed(r Report)
 }
 
 // Phase of a session that a step belongs to.
 type Phase uint8
 
-// Phases. A step of one row is a decode, as it is for the batches.
+// Phases. A step of one row is a decode, as in the batches.
 const (
-	control Phase = iota // no step
+	control Phase = iota // not a step
 	Prefill
 	Decode
 )
 
-// Part of a step's way through a stage.
+// Part of a step's path through a stage.
 type Part uint8
 
-// Parts, in the order of the way: until a pass took the step, the whole pass
-// that it was in, and until a socket had taken a frame that came of it.
+// Parts in order: until a pass takes the step, the whole pass that contains it, and
+// until the socket has accepted the resulting frame.
 const (
 	Wait Part = iota
 	Compute
 	Send
 )
 
-// Report is what a session was to a stage.
+// Report sums up an ended session at one stage.
 type Report struct {
-	Trace                  string // as its Open had it
+	Trace                  string // the trace context of its Open
 	Index, Stages          int
 	Opened                 time.Time
-	Outcome                string // "bye", "silent" (nothing came from the client), or a code's name
-	Passes, Rows           int64  // that it was in, and had computed
+	Outcome                string // "bye", "silent" (its client sent nothing any more), or a code's name
+	Passes, Rows           int64  // passes with rows of it, and rows computed
 	Wait, Compute, Sending time.Duration
 }
 
@@ -64,10 +65,10 @@ func (unobserved) Closed(Report)                   {}
 type tally struct {
 	opened       time.Time
 	passes, rows atomic.Int64
-	spent        [3]atomic.Int64 // nanoseconds a Part
+	spent        [3]atomic.Int64 // nanoseconds per Part
 }
 
-// phase of a step.
+// phase returns a step's phase.
 func (st *step) phase() Phase {
 	if st.rows == 1 {
 		return Decode
@@ -75,13 +76,13 @@ func (st *step) phase() Phase {
 	return Prefill
 }
 
-// spent takes note of a step's time.
+// spent records a step's time.
 func (sess *session) spent(phase Phase, part Part, took time.Duration) {
 	sess.tally.spent[part].Add(int64(took))
 	sess.stage.cfg.Observer.Step(phase, part, took)
 }
 
-// sent takes note of a frame that a socket has taken.
+// sent records a frame that a socket has accepted.
 func (sess *session) sent(phase Phase, took time.Duration) { sess.spent(phase, Send, took) }
 
 func (sess *session) report(outcome string) Report {

@@ -9,9 +9,9 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// kept is the beginning of a session that has ended: its KV, and what was sent
-// on of it. It serves the next session of the same client that begins alike,
-// and goes when its room is needed: it counts as free.
+// kept is the prefix of a session that has ended: its KV, and the activations sent
+// on for it. The same client's next session with that prefix reuses it. Its cells
+// count as free: it is evicted when they are needed.
 type kept struct {
 	client peer.ID
 	group  string
@@ -23,15 +23,15 @@ type kept struct {
 	buf    *replay // nil at the last stage
 }
 
-// origin is where a new session's beginning comes from: an ended session,
-// whose slot it takes over, or one under way, whose cells it shares.
+// origin is the source of a new session's prefix: an ended session, whose slot it
+// takes over, or a running one, whose cells it shares.
 type origin struct {
 	tokens int
 	ended  *kept
 	live   *session
 }
 
-// findPrefix gives the longest beginning that is at hand. Called with mu held.
+// findPrefix returns the origin with the longest common prefix. Called with mu held.
 func (s *Stage) findPrefix(client peer.ID, codec protocol.TensorCodec, prefix []uint64, most int) (o origin) {
 	most -= most % protocol.PrefixBlock
 	for _, k := range s.kept {
@@ -49,7 +49,7 @@ func (s *Stage) findPrefix(client peer.ID, codec protocol.TensorCodec, prefix []
 	return o
 }
 
-// Kept is how many tokens of a client's prefix this stage has.
+// Kept returns how many tokens of a client's prefix this stage has cached.
 func (s *Stage) Kept(client peer.ID, prefix []uint64) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,16 +60,16 @@ func (s *Stage) Kept(client peer.ID, prefix []uint64) int {
 	return best
 }
 
-// mayEvict says that an applicant may have a kept beginning given up: beyond
-// its own share only its own, what is older, and what others keep beyond theirs.
-// Called with mu held.
+// mayEvict reports whether a kept prefix may be evicted for an applicant. One
+// that is above its share may evict only its own group's, those older than keptTime,
+// and those of groups that keep more than their share. Called with mu held.
 func (s *Stage) mayEvict(k *kept, a applicant, beyond bool, keeps map[string]*holding, now time.Time) bool {
 	share := s.share()
 	return !beyond || k.group == a.group || now.Sub(k.since) > keptTime ||
 		keeps[k.group].slots > share.slots || keeps[k.group].cells > share.cells
 }
 
-// keeps sums up what is kept, by group. Called with mu held.
+// keeps sums up the kept prefixes by group. Called with mu held.
 func (s *Stage) keeps() map[string]*holding {
 	keeps := map[string]*holding{}
 	for _, k := range s.kept {
@@ -81,7 +81,7 @@ func (s *Stage) keeps() map[string]*holding {
 	return keeps
 }
 
-// evictable is how many slots and cells an applicant can have of what is kept.
+// evictable returns how many slots and cells of kept prefixes an applicant may take.
 // Called with mu held.
 func (s *Stage) evictable(a applicant, beyond bool, now time.Time) (slots, cells int) {
 	keeps := s.keeps()
@@ -96,9 +96,9 @@ func (s *Stage) evictable(a applicant, beyond bool, now time.Time) (slots, cells
 	return slots, cells
 }
 
-// evict gives up ended sessions' beginnings, the oldest first, until there are
-// the free slot and the cells that an applicant needs at once. False: there
-// is not enough. Called with mu held.
+// evict evicts kept prefixes, the oldest first, until the slot and the cells that an
+// applicant needs at once are free. It returns false if that is not enough. Called
+// with mu held.
 func (s *Stage) evict(a applicant, now time.Time) bool {
 	full := func() bool { return s.kvUsed+s.kvKept+a.first > s.cfg.KVTokens || len(s.free) < a.slots }
 	if !full() {
@@ -120,7 +120,7 @@ func (s *Stage) evict(a applicant, now time.Time) bool {
 	return !full()
 }
 
-// giveUp forgets a kept beginning. Called with mu held.
+// giveUp evicts a kept prefix. Called with mu held.
 func (s *Stage) giveUp(k *kept) {
 	s.take(k)
 	s.ops = append(s.ops, op{run: func() error { return s.engine.Remove(k.seq, 0) }})
@@ -130,7 +130,7 @@ func (s *Stage) giveUp(k *kept) {
 	}
 }
 
-// take takes a kept beginning off the list. Called with mu held.
+// take removes a kept prefix from the list. Called with mu held.
 func (s *Stage) take(k *kept) {
 	for i, x := range s.kept {
 		if x == k {
@@ -141,8 +141,8 @@ func (s *Stage) take(k *kept) {
 	}
 }
 
-// keep makes a kept beginning of a session that has ended; false if nothing of
-// it is worth it. The loop calls it, before it would free the session's slot.
+// keep keeps the prefix of a session that has ended; it returns false if there is
+// nothing worth keeping. The loop calls it before it frees the session's slot.
 func (s *Stage) keep(sess *session) bool {
 	s.mu.Lock()
 	n := min(sess.computed, len(sess.prefix)*protocol.PrefixBlock)
@@ -154,13 +154,13 @@ func (s *Stage) keep(sess *session) bool {
 	}
 	if sess.buf != nil {
 		if sess.buf.truncate(n); !sess.buf.has(n) {
-			return false // a session that goes on from it could not be moved
+			return false // a session that continues from it could not be replayed elsewhere
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := &kept{client: sess.peer, group: sess.group, since: time.Now(), codec: sess.open.Codec, prefix: prefix[:n/protocol.PrefixBlock], tokens: n, seq: sess.seq, buf: sess.buf}
-	for _, old := range append([]*kept(nil), s.kept...) { // what the new one contains
+	for _, old := range append([]*kept(nil), s.kept...) { // those that the new one contains
 		if old.client == k.client && old.codec == k.codec && old.tokens <= n && protocol.SharedPrefix(old.prefix, k.prefix) == old.tokens {
 			s.giveUp(old)
 		}
@@ -170,8 +170,8 @@ func (s *Stage) keep(sess *session) bool {
 	return true
 }
 
-// begin brings a new session's slot to where its origin leaves off, and gives
-// how many positions that is: none if the origin turns out to be of no use.
+// begin fills a new session's slot with its origin's positions and returns how many
+// there are: 0 if the origin cannot be used.
 func (s *Stage) begin(sess *session, o origin) int {
 	if o.tokens == 0 {
 		return 0
@@ -200,7 +200,7 @@ func (s *Stage) begin(sess *session, o origin) int {
 	return o.tokens
 }
 
-// inherit gives a session what its origin sent on, for replay.
+// inherit returns a replay buffer with the activations that a session's origin sent.
 func (s *Stage) inherit(sess *session, o origin) error {
 	if s.cfg.last() {
 		return nil

@@ -22,9 +22,9 @@ func (b *budget) take(n int) bool {
 	return false
 }
 
-// replay keeps what a stage has sent on of one session, rows as they stood on
-// the wire, from position 0 on: a replacement of its successor is brought up
-// to date from it.
+// replay keeps the rows that a stage has sent on for one session, encoded as on the
+// wire, from position 0 on. A replacement of the successor is brought up to date from
+// it. It is safe for concurrent use.
 type replay struct {
 	budget *budget
 	row    int // bytes
@@ -34,18 +34,18 @@ type replay struct {
 	chunks [][]byte // rows in memory, replayChunk in each but the last
 	inMem  int      // rows in memory; those behind are in file
 	file   *os.File // nil until needed
-	lost   bool     // rows are lacking: nothing can be replayed
+	lost   bool     // rows are missing: nothing can be replayed
 }
 
-// replayChunk is the rows of a chunk in memory, and of a replayed step.
+// replayChunk is the number of rows per chunk in memory and per replayed step.
 const replayChunk = 64
 
 var errNoReplay = errors.New("stage: what was sent is not kept any more")
 
 func newReplay(b *budget, row int) *replay { return &replay{budget: b, row: row} }
 
-// put keeps the rows that begin at a position: later ones are forgotten. A
-// disk that is full costs the ability to replay, and nothing else.
+// put keeps rows from a position on and drops those that were there or later. If the
+// disk is full, only the ability to replay is lost.
 func (r *replay) put(at int, rows []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -82,14 +82,14 @@ func (r *replay) keep(rows []byte, n int) bool {
 		if err != nil {
 			return false
 		}
-		_ = os.Remove(f.Name()) // it ends with the session, even if that is killed
+		_ = os.Remove(f.Name()) // unlinked at once, so it is gone even if the process is killed
 		r.file = f
 	}
 	_, err := r.file.WriteAt(rows, int64(r.len)*int64(r.row))
 	return err == nil
 }
 
-// truncate forgets positions from n on.
+// truncate drops positions from n on.
 func (r *replay) truncate(n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -114,7 +114,8 @@ func (r *replay) cut(n int) {
 	r.chunks = r.chunks[:full]
 }
 
-// read gives n rows from a position on, n at most replayChunk.
+// read returns n rows from a position on; n is at most replayChunk. It returns
+// errNoReplay if they are not kept.
 func (r *replay) read(at, n int) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -139,21 +140,21 @@ func (r *replay) read(at, n int) ([]byte, error) {
 	return out, nil
 }
 
-// has says that the rows before a position can be replayed.
+// has reports whether the rows before a position can be replayed.
 func (r *replay) has(n int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return !r.lost && r.len >= n
 }
 
-// kept is how many positions can be replayed, unless some are lacking.
+// kept returns how many positions can be replayed; ok is false if some are missing.
 func (r *replay) kept() (n int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.len, !r.lost
 }
 
-// clone gives a buffer of its own with the first n rows.
+// clone returns a separate buffer with the first n rows.
 func (r *replay) clone(n int) *replay {
 	c := newReplay(r.budget, r.row)
 	for at := 0; at < n; at += replayChunk {

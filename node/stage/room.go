@@ -12,37 +12,37 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Who gets room: KV cells and slots. doc.go has the rules, here in the order in
-// which an Open meets them: expected, fits, yielding; and for a session under
-// way, grow and relieve.
+// The allocation of KV cells and slots. doc.go has the rules. For an Open they
+// apply in this order: expected, lack, yielders, makeRoom; for a running session,
+// grow and relieve.
 
 const (
-	ahead      = 64               // cells that a session takes beyond what it needs: a chunk of a prompt
-	shares     = 4                // a group has a right to one part in so many
-	firstStep  = 5 * time.Second  // for a client to send the first one
-	resumeTime = 15 * time.Second // for Resume, after an Open that waits: the others' Opens may take ten
-	idleTime   = 2 * time.Second  // without work, and the client's turn: idle
-	fedTime    = 10 * time.Second // the same where other stages may be at work on it
-	yieldTime  = 2 * time.Second  // for sessions that yield to be gone
-	struckTime = time.Minute      // who opened and did not begin has no share for so long
-	keptTime   = 30 * time.Second // what a group has kept, within its share, is safe from those beyond theirs
+	ahead      = 64               // cells that a session takes beyond what it needs: one prompt chunk
+	shares     = 4                // a group is entitled to 1/shares of cells and slots
+	firstStep  = 5 * time.Second  // for a client to send its first step
+	resumeTime = 15 * time.Second // for Resume after an Open with wait: the other stages' Opens may take 10 s
+	idleTime   = 2 * time.Second  // a session without work for this long on its client's turn is idle
+	fedTime    = 10 * time.Second // the same while other stages may be working on it
+	yieldTime  = 2 * time.Second  // for evicted sessions to end
+	struckTime = time.Minute      // how long a group that opened a session and did not begin has no share
+	keptTime   = 30 * time.Second // how long a kept prefix, within its group's share, is safe from groups above theirs
 )
 
-// applicant is who wants room.
+// applicant is a session that needs cells, new or running.
 type applicant struct {
 	group   string
 	trusted bool
-	slots   int // 1, or 0 for a session under way
+	slots   int // 1, or 0 for a running session
 	need    int // cells that it will probably use, besides those that it has claimed
-	first   int // cells at once
+	first   int // cells that it needs at once
 }
 
-// holding is what sessions hold together.
+// holding sums up what sessions hold.
 type holding struct{ slots, cells int }
 
 func (h *holding) add(cells int) { h.slots++; h.cells += cells }
 
-// applicant is who a peer is when it wants room: one of those who share with it.
+// applicant returns a peer as an applicant, with its group and whether it is trusted.
 func (s *Stage) applicant(p peer.ID) applicant {
 	a := applicant{group: p.String(), trusted: s.cfg.Trusted != nil && s.cfg.Trusted(p)}
 	if s.cfg.Group != nil {
@@ -51,22 +51,22 @@ func (s *Stage) applicant(p peer.ID) applicant {
 	return a
 }
 
-// expected is how many cells a session will probably use: its beginning, which
-// the chain of hashes tells, and half of what may follow.
+// expected returns how many cells a session will probably use: its prompt, whose
+// length follows from the number of prefix hashes, and half of the remaining length.
 func expected(o *protocol.Open) int {
 	total := int(o.MaxTokensTotal)
 	begun := min(total, (len(o.Prefix)+1)*protocol.PrefixBlock)
 	return begun + (total-begun)/2
 }
 
-// share is what a group has a right to: a part, and never less than one session
-// of the greatest length.
+// share returns what a group is entitled to: 1/shares, and at least one session of
+// full length.
 func (s *Stage) share() holding {
 	return holding{max(1, s.cfg.MaxSeqs/shares), max(s.cfg.KVTokens/shares, s.cfg.MaxContext)}
 }
 
-// claim is how many cells a session counts for: an idle one for those that it
-// has, one that works for those that it will have. Called with mu held.
+// claim returns how many cells a session counts for: those it has if it is idle, else
+// those that it is expected to use. Called with mu held.
 func (sess *session) claim(now time.Time) int {
 	if sess.ended || sess.idleAt(now) {
 		return sess.cells
@@ -74,13 +74,13 @@ func (sess *session) claim(now time.Time) int {
 	return max(sess.cells, sess.expected)
 }
 
-// idleAt says that a session has not worked for a while, and is not held up by
-// this stage. Pings are no work. Called with stage.mu held.
+// idleAt reports whether a session has had no work for its patience, and not because
+// of this stage. Pings are not work. Called with stage.mu held.
 func (sess *session) idleAt(now time.Time) bool {
 	return now.Sub(sess.worked) >= sess.patience() && !sess.computing && !sess.ready()
 }
 
-// patience is how long a session may be without work. Called with stage.mu held.
+// patience returns how long a session may be without work. Called with stage.mu held.
 func (sess *session) patience() time.Duration {
 	if sess.clientsTurn() {
 		return idleTime
@@ -88,14 +88,14 @@ func (sess *session) patience() time.Duration {
 	return fedTime
 }
 
-// clientsTurn says that no other stage can be what a session waits for. Called
-// with stage.mu held.
+// clientsTurn reports whether a session can only be waiting for its client, not for
+// another stage. Called with stage.mu held.
 func (sess *session) clientsTurn() bool {
 	return !sess.halted && (sess.stages == 1 || sess.stage.cfg.first() && !sess.stepped)
 }
 
-// overdue says that a client has not begun with what it opened. Called with
-// stage.mu held.
+// overdue reports whether a client has not begun a session in time after opening it.
+// Called with stage.mu held.
 func (sess *session) overdue(now time.Time) bool {
 	age := now.Sub(sess.tally.opened)
 	switch {
@@ -107,8 +107,8 @@ func (sess *session) overdue(now time.Time) bool {
 	return sess.stage.cfg.first() && !sess.open.Wait && age > firstStep
 }
 
-// claims sums up the sessions that have not ended, by group, and all together.
-// Called with mu held.
+// claims sums up the claims of sessions by group and of trusted peers, which leave
+// out ended ones, and of all sessions. Called with mu held.
 func (s *Stage) claims(now time.Time) (groups map[string]*holding, trusted, all holding) {
 	groups = map[string]*holding{}
 	for _, sess := range s.sessions {
@@ -128,7 +128,8 @@ func (s *Stage) claims(now time.Time) (groups map[string]*holding, trusted, all 
 	return groups, trusted, all
 }
 
-// lack is what an applicant lacks. Called with mu held.
+// lack returns the slots and cells that are missing for an applicant. Called with mu
+// held.
 func (s *Stage) lack(a applicant, now time.Time) holding {
 	groups, _, all := s.claims(now)
 	slots, cells := s.evictable(a, s.beyond(groups, a, now), now)
@@ -138,14 +139,14 @@ func (s *Stage) lack(a applicant, now time.Time) holding {
 	}
 }
 
-// strike takes note of a group that opened a session and did not begin with it.
-// Called with mu held.
+// strike records a group that opened a session and did not begin it. Called with mu
+// held.
 func (s *Stage) strike(group string, now time.Time) {
 	maps.DeleteFunc(s.struck, func(_ string, since time.Time) bool { return now.Sub(since) > struckTime })
 	s.struck[group] = now
 }
 
-// shareOf is what a group has a right to now. Called with mu held.
+// shareOf returns what a group is entitled to now. Called with mu held.
 func (s *Stage) shareOf(group string, now time.Time) holding {
 	if since, ok := s.struck[group]; ok && now.Sub(since) <= struckTime {
 		return holding{}
@@ -153,7 +154,7 @@ func (s *Stage) shareOf(group string, now time.Time) holding {
 	return s.share()
 }
 
-// beyond says that an applicant would have more than its share. Called with mu
+// beyond reports whether an applicant's group would exceed its share. Called with mu
 // held.
 func (s *Stage) beyond(groups map[string]*holding, a applicant, now time.Time) bool {
 	share, has := s.shareOf(a.group, now), groups[a.group]
@@ -163,12 +164,11 @@ func (s *Stage) beyond(groups map[string]*holding, a applicant, now time.Time) b
 	return !a.trusted && (has.slots+a.slots > share.slots || has.cells+a.need > share.cells)
 }
 
-// yielders lists the sessions that would yield to an applicant, the first to go
-// first: those that are idle, then those that others have beyond their share,
-// the youngest first, and for the sake of those who are trusted, strangers' that
-// have what is only lent to them. Who is beyond his own share is yielded to by
-// nobody, and nobody yields to his own: so two can never drive each other out.
-// Called with mu held.
+// yielders lists the sessions that may be evicted for an applicant, in the order of
+// eviction: idle ones; those of groups above their share, the youngest first; and, for
+// a trusted applicant within the part reserved for trusted peers, other strangers'. An
+// applicant above its share evicts nobody, and none evicts its own group's sessions,
+// so two groups cannot keep evicting each other. Called with mu held.
 func (s *Stage) yielders(a applicant, now time.Time) (list []*session) {
 	groups, trusted, _ := s.claims(now)
 	if s.beyond(groups, a, now) {
@@ -211,8 +211,8 @@ func (s *Stage) yielders(a applicant, now time.Time) (list []*session) {
 	return append(list, last...)
 }
 
-// yielding picks from the yielders as many as make up for what is lacking; none
-// if all of them would not. worth is how many cells come free with one.
+// yielding picks as many of the yielders as free the missing slots and cells; none
+// if all of them would not be enough. worth returns how many cells one of them frees.
 func yielding(from []*session, lack holding, worth func(*session) int) (list []*session) {
 	for _, sess := range from {
 		if lack.slots <= 0 && lack.cells <= 0 {
@@ -230,12 +230,12 @@ func yielding(from []*session, lack holding, worth func(*session) int) (list []*
 	return list
 }
 
-// makeRoom has sessions yield until an applicant fits, for a moment at most. It
-// is called with mu held, and gives it up meanwhile.
+// makeRoom evicts sessions until an applicant fits, and waits for them for yieldTime at
+// most. It is called with mu held, and releases it while it waits.
 func (s *Stage) makeRoom(a applicant) bool {
 	end := time.NewTimer(yieldTime)
 	defer end.Stop()
-	for range shares { // others may be quicker, but not for ever
+	for range shares { // another applicant may take what came free, but not endlessly
 		now := time.Now()
 		lack := s.lack(a, now)
 		if lack.slots <= 0 && lack.cells <= 0 {
@@ -248,7 +248,7 @@ func (s *Stage) makeRoom(a applicant) bool {
 			}
 		}
 		for _, sess := range s.sessions {
-			if sess.ended { // its room is about to come free
+			if sess.ended { // its cells are about to be freed
 				list = append(list, sess)
 			}
 		}
@@ -265,8 +265,8 @@ func (s *Stage) makeRoom(a applicant) bool {
 	return false
 }
 
-// yield ends sessions for the sake of others; their clients find other stages,
-// or come back. False: they are not gone in time.
+// yield evicts sessions: their clients take other stages or retry. It returns false
+// if they have not ended when end fires.
 func (s *Stage) yield(list []*session, end <-chan time.Time) bool {
 	for _, sess := range list {
 		sess.fail(s.busy("others wait for the room of this session"))
@@ -285,8 +285,8 @@ func (s *Stage) busy(why string) *protocol.Error {
 	return &protocol.Error{Code: protocol.Code_CODE_BUSY, RetryAfter: s.stats.retryAfter(), Message: why}
 }
 
-// Room is how many KV tokens a session of a peer's could have: those that are
-// free, and within its share those that others would yield.
+// Room returns how many KV cells a new session of a peer could have: the free ones
+// and, within its group's share, those of sessions that would be evicted for it.
 func (s *Stage) Room(p peer.ID) int {
 	a := s.applicant(p)
 	s.mu.Lock()
@@ -308,8 +308,8 @@ func (s *Stage) Room(p peer.ID) int {
 	return max(free, more)
 }
 
-// grow sees to it that a session has the cells for its positions before upto,
-// and some ahead. Called with mu held.
+// grow takes the cells for a session's positions before upto, and some ahead if there
+// are enough. It returns false if cells are missing. Called with mu held.
 func (s *Stage) grow(sess *session, upto int, now time.Time) bool {
 	if upto <= sess.cells {
 		return true
@@ -325,11 +325,12 @@ func (s *Stage) grow(sess *session, upto int, now time.Time) bool {
 	return false
 }
 
-// relieve says who yields so that sessions which lack cells can go on: those
-// that would yield to a newcomer, else the one that ranks highest. Who ranks
-// highest himself waits until others end, so the lowest can always go on; and
-// since the sessions of a group rank alike at all stages, they do not wait for
-// each other at two of them. Called with mu held.
+// relieve returns the sessions to be evicted so that sessions short of cells can go
+// on: those that would be evicted for a new session, else the highest-ranked one. If
+// the starved session is itself the highest-ranked, it waits for others to end. So the
+// lowest-ranked can always go on; and since the sessions of a group have the same
+// order at all stages, they do not wait for each other at two of them. Called with mu
+// held.
 func (s *Stage) relieve(starved []*session, now time.Time) []*session {
 	groups, _, _ := s.claims(now)
 	higher := func(x, y *session) int {
@@ -354,7 +355,7 @@ func (s *Stage) relieve(starved []*session, now time.Time) []*session {
 	switch {
 	case last != first:
 		return []*session{last}
-	case len(s.kept) > 0: // others' beginnings, which are no reason to wait
+	case len(s.kept) > 0: // other groups' kept prefixes, which are no reason to wait
 		s.giveUp(s.kept[0])
 		s.poke()
 	}

@@ -11,47 +11,47 @@ import (
 )
 
 const (
-	maxQueued  = 32               // frames that wait for a socket
-	queueBytes = 2 << 20          // in them, and as much again as the last of them has
-	writeStall = 30 * time.Second // a socket that takes nothing for so long is lost
-	lastWords  = 5 * time.Second  // to write what is queued when the session ends
+	maxQueued  = 32               // frames queued for a socket
+	queueBytes = 2 << 20          // at which the queue is full; the last frame may exceed it
+	writeStall = 30 * time.Second // a stream that accepts no data for this long is lost
+	lastWords  = 5 * time.Second  // to write the last queued frame when the session ends
 )
 
 // sender writes frames to one stream in a goroutine of its own, so that the
 // loop never waits for a socket.
 type sender struct {
-	onLoss func(error) // at most once, from another goroutine than push's caller
-	onRoom func()
-	onSent func(Phase, time.Duration) // from push until the socket had taken a step's frame
+	onLoss func(error)                // called at most once, not from push
+	onRoom func()                     // the full queue has space again
+	onSent func(Phase, time.Duration) // a step's frame was written; the time since push
 
 	mu       sync.Mutex
 	stream   Stream // nil until start
 	queue    []outgoing
-	bytes    int  // in the queue
-	limited  bool // rows go by the successor's credit
-	credit   uint64
-	rows     uint64 // sent, of those
+	bytes    int    // in the queue
+	limited  bool   // rows are sent only within the successor's credit
+	credit   uint64 // total rows that the successor has granted
+	rows     uint64 // sent so far
 	wake     chan struct{}
-	took     chan struct{} // capacity 1: a frame left the full queue
-	finished bool          // no more frames; close when the queue is empty
+	took     chan struct{} // capacity 1: the full queue has space again
+	finished bool          // no more frames; the stream is closed when the queue is empty
 	dead     bool
 }
 
-// outgoing is a frame that waits for the socket.
+// outgoing is a frame queued for a socket.
 type outgoing struct {
 	frame  []byte
 	phase  Phase
 	kind   kind
-	rows   uint64 // of a step
+	rows   uint64 // of a step; 0: not limited by credit
 	queued time.Time
 }
 
-// kind of a frame of which only the last one waits: a client that does not read
-// makes nothing grow.
+// kind is a kind of frame of which only the latest is queued, so that the queue of
+// a client that does not read stays bounded.
 type kind uint8
 
 const (
-	each kind = iota // all of them wait
+	each kind = iota // all of them are queued
 	pong
 	halted
 	leaving
@@ -80,8 +80,8 @@ func kindOf(f *protocol.Frame) kind {
 	return each
 }
 
-// newSender makes a sender for a stream that is there, or, with nil, for one
-// that start brings later.
+// newSender returns a sender for st, or, if that is nil, for the stream that start
+// gets later.
 func newSender(st Stream, onLoss func(error), onRoom func(), onSent func(Phase, time.Duration)) *sender {
 	s := &sender{onLoss: onLoss, onRoom: onRoom, onSent: onSent, wake: make(chan struct{}, 1), took: make(chan struct{}, 1)}
 	if st != nil {
@@ -90,8 +90,8 @@ func newSender(st Stream, onLoss func(error), onRoom func(), onSent func(Phase, 
 	return s
 }
 
-// start begins to write to st: first the given frame, if any, then the queue.
-// With limited, rows wait for grant.
+// start begins to write to st: first the frame first, unless it is nil, then the queue.
+// If limited is set, rows wait for grant.
 func (s *sender) start(st Stream, first []byte, limited bool) {
 	s.mu.Lock()
 	if s.dead || s.finished && len(s.queue) == 0 {
@@ -108,7 +108,7 @@ func (s *sender) start(st Stream, first []byte, limited bool) {
 	go s.run(st)
 }
 
-// room says that another frame may be pushed.
+// room reports whether another frame may be pushed.
 func (s *sender) room() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,7 +118,7 @@ func (s *sender) room() bool {
 // roomy is called with mu held.
 func (s *sender) roomy() bool { return len(s.queue) < maxQueued && s.bytes < queueBytes }
 
-// grant lets so many rows go in all.
+// grant raises the total of rows that may be sent to rows.
 func (s *sender) grant(rows uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,7 +126,8 @@ func (s *sender) grant(rows uint64) {
 	s.poke()
 }
 
-// waitRoom waits until another frame may be pushed; false if none may ever be.
+// waitRoom waits until another frame may be pushed. It returns false if the sender or
+// ctx has ended.
 func (s *sender) waitRoom(ctx context.Context) bool {
 	for {
 		s.mu.Lock()
@@ -143,7 +144,7 @@ func (s *sender) waitRoom(ctx context.Context) bool {
 	}
 }
 
-// push queues a frame. It never waits; the loop asks room first.
+// push queues a frame. It never blocks; the loop checks room first.
 func (s *sender) push(o outgoing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,17 +180,17 @@ func (s *sender) finish() {
 	s.poke()
 }
 
-// lost gives up the stream and tells the owner, once.
+// lost abandons the stream and calls onLoss, once.
 func (s *sender) lost(err error) {
 	if s.giveUp() {
 		s.onLoss(err)
 	}
 }
 
-// drop gives up the stream for another.
+// drop abandons the stream without calling onLoss.
 func (s *sender) drop() { s.giveUp() }
 
-// giveUp says whether the sender was in use until now.
+// giveUp resets the stream, and reports whether the sender was in use until now.
 func (s *sender) giveUp() bool {
 	s.mu.Lock()
 	inUse := !s.dead && !s.finished
@@ -208,8 +209,8 @@ func (s *sender) giveUp() bool {
 	return inUse
 }
 
-// next waits for the frame whose turn it is. room: the queue was full until it
-// was taken. none: there is none any more.
+// next waits for the next frame to write. last: the sender is finished. room: the
+// queue was full and has space again. none: there are no more frames.
 func (s *sender) next(st Stream) (out outgoing, last, room, none bool) {
 	for {
 		s.mu.Lock()
@@ -218,7 +219,7 @@ func (s *sender) next(st Stream) (out outgoing, last, room, none bool) {
 		case s.dead:
 			s.mu.Unlock()
 			return out, false, false, true
-		case waits && s.finished: // rows that nobody has asked for are lost with the session
+		case waits && s.finished: // rows without credit are dropped with the session
 			s.mu.Unlock()
 			if st.Close() != nil {
 				_ = st.Reset()

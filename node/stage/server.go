@@ -16,11 +16,12 @@ import (
 )
 
 const (
-	firstTime = 5 * time.Second  // for a stream to say what it is for
-	openTime  = 15 * time.Second // for a Link to wait for its Open
+	firstTime = 5 * time.Second  // for a stream's first frame
+	openTime  = 15 * time.Second // that a Link waits for its Open
 )
 
-// Server hands the streams of protocol.StageID to the stages of this node.
+// Server hands the streams of protocol.StageID to the stages of this node. It is safe
+// for concurrent use.
 type Server struct {
 	log     *slog.Logger
 	trusted func(peer.ID) bool
@@ -30,34 +31,34 @@ type Server struct {
 	stages []*Stage
 }
 
-// NewServer makes a server without stages. What trusted peers send is not
-// counted before they have a session; nil: nobody is trusted.
+// NewServer returns a server without stages. Streams of peers for which trusted
+// returns true are exempt from the memory limits before admission; nil: none are.
 func NewServer(log *slog.Logger, trusted func(peer.ID) bool) *Server {
 	return &Server{log: log, trusted: trusted}
 }
 
-// Add begins to hand streams to a stage.
+// Add makes a stage available to new streams.
 func (v *Server) Add(s *Stage) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stages = append(v.stages, s)
 }
 
-// Remove no longer hands streams to a stage.
+// Remove stops new streams from reaching a stage. Its sessions go on.
 func (v *Server) Remove(s *Stage) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stages = slices.DeleteFunc(v.stages, func(x *Stage) bool { return x == s })
 }
 
-// Stages that are served now.
+// Stages returns the stages that are served now.
 func (v *Server) Stages() []*Stage {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return slices.Clone(v.stages)
 }
 
-// Serve serves one stream to its end.
+// Serve serves one stream until it ends.
 func (v *Server) Serve(st Stream) {
 	_ = st.SetDeadline(time.Now().Add(firstTime))
 	hold := v.held.open(st)
@@ -149,7 +150,8 @@ func (v *Server) serveLink(st Stream, r *bufio.Reader, l *protocol.Link, hold *h
 	_ = st.Reset()
 }
 
-// findSession waits, on all stages at once, for the session that a Link means.
+// findSession waits, on all stages at once, for a Link's session. It returns nil if
+// ctx ends first.
 func (v *Server) findSession(ctx context.Context, l *protocol.Link) *session {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	maxPending = 32               // steps of a session that wait for the loop
-	dialTime   = 10 * time.Second // to reach the successor
+	maxPending = 32               // steps of a session queued for the loop
+	dialTime   = 10 * time.Second // to connect to the successor
 )
 
-// step is a checked Step that waits for the loop.
+// step is a checked Step queued for the loop.
 type step struct {
 	epoch    uint64
 	turn     uint64
@@ -29,8 +29,8 @@ type step struct {
 	base     int
 	rows     int
 	sample   bool
-	link     *inflow // that brought it; nil: none with credits
-	truncate bool    // forget positions >= base first
+	link     *inflow // that it came on; nil: not on a link with credit
+	truncate bool    // remove positions >= base first
 	tokens   []int32
 	hidden   []float32
 }
@@ -40,52 +40,52 @@ type session struct {
 	stage    *Stage
 	key      key
 	open     *protocol.Open
-	sampling *protocol.Sampling // what of it the engine reads
+	sampling *protocol.Sampling // the part that the engine reads
 	peer     peer.ID            // the client
 	seq      int
-	reserved int    // its length at most, tokens
+	reserved int    // its maximum length, tokens
 	born     uint64 // its number at the stage: the higher, the younger
 	group    string
 	trusted  bool
 	expected int // cells that it will probably use
 	ctx      context.Context
 	cancel   context.CancelFunc
-	gone     chan struct{} // KV is free again
+	gone     chan struct{} // closed when its KV is free again
 	room     chan struct{} // capacity 1: a step was taken from pending
 	endOnce  sync.Once
 	idle     *time.Timer
-	heard    atomic.Value // time.Time of the client's last word
+	heard    atomic.Value // time.Time of the client's last frame
 	tally    tally
 
 	// guarded by stage.mu
-	stream    Stream // the client's; one that it has left for another counts no more
+	stream    Stream // the client's current one
 	client    *sender
 	next      *sender // nil if the route has one stage
 	prev      []byte  // peer ID of the predecessor
 	stages    int
 	epoch     uint64
-	linkEpoch uint64 // of the last Open or Resume: links of earlier ones are over
-	linked    uint64 // the link epoch whose predecessor has linked up
+	linkEpoch uint64 // of the last Open or Resume: links of earlier ones are closed
+	linked    uint64 // 1 + the last epoch in which the predecessor has linked
 	unlink    context.CancelFunc
-	halted    bool // nothing is computed before Resume
+	halted    bool // nothing is computed until Resume
 	length    int  // positions queued so far
 	computed  int  // positions in the cache
-	truncate  bool // the next step takes the cache back to its base
+	truncate  bool // the next step truncates the cache to its base
 	forward   int  // positions from here on are sent to the successor
 	replaying bool // the successor is being brought up to date
 	pending   []*step
-	cells     int       // KV cells taken: for positions, computed or ahead
-	stepped   bool      // a step has come
-	worked    time.Time // when one came or was computed last
+	cells     int       // KV cells taken, including those ahead of its positions
+	stepped   bool      // a step has been received
+	worked    time.Time // when a step was last received or computed
 	ended     bool
-	given     []int32   // by Resume, of the answer, for the loop to append
-	prefix    []uint64  // hashes of what the session begins with
-	buf       *replay   // what was sent on; nil at the last stage
-	computing bool      // a pass with rows of it is under way
+	given     []int32   // tokens of the answer from Resume, for the loop to append
+	prefix    []uint64  // hashes of its prefix blocks
+	buf       *replay   // rows sent to the successor; nil at the last stage
+	computing bool      // a pass with rows of it is running
 	decoding  bool      // its last step was one row
-	lap       time.Time // of its last decode
+	lap       time.Time // when its last decode was computed
 
-	// the loop's alone
+	// used only by the loop
 	sampled []int32
 	format  Format // of the answer; nil: any
 }
@@ -107,7 +107,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 	if !s.cfg.last() {
 		sess.buf = newReplay(&s.budget, protocol.TensorSize(o.Codec, s.cfg.Width))
 	}
-	// A client whose stream is lost may come back; the stage listens for it.
+	// A client whose stream is lost may reconnect; listen ends the session if not.
 	sess.client = newSender(client, func(error) {}, s.poke, sess.sent)
 	sess.idle = time.AfterFunc(s.cfg.Idle, func() {
 		sess.fail(protocol.Errorf(protocol.Code_CODE_TIMEOUT, "the session was idle for %s", s.cfg.Idle))
@@ -115,15 +115,16 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 	return sess
 }
 
-// forEngine leaves out of sampling parameters what is not the engine's, which may
-// be large, and would go to its process with each pass.
+// forEngine returns the sampling parameters without the parts that the engine does
+// not read: they may be large, and would be sent to its process with each pass.
 func forEngine(p *protocol.Sampling) *protocol.Sampling {
 	p = proto.CloneOf(p)
 	p.StopIds, p.Sampled, p.Format = nil, nil, nil
 	return p
 }
 
-// comeBack gives a session its client's new stream. It waits for Resume.
+// comeBack attaches the client's new stream to a session, which then waits for
+// Resume.
 func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *protocol.Error) {
 	s := sess.stage
 	if !o.Again || client.Peer() != sess.peer {
@@ -146,7 +147,7 @@ func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *
 	return sess, n, nil
 }
 
-// halt begins an epoch: what waits is dropped, links are over. Called with
+// halt begins an epoch: it drops the queued steps and closes the links. Called with
 // stage.mu held.
 func (sess *session) halt(epoch uint64) {
 	sess.epoch, sess.halted = epoch, true
@@ -161,8 +162,8 @@ func (sess *session) halt(epoch uint64) {
 	}
 }
 
-// position is how many positions are computed, and whether they can be sent again.
-// What is computed is kept a moment later, which counts only then. Called with
+// position returns how many positions are computed, and whether they can be replayed.
+// A computed position counts only once its rows are kept, a moment later. Called with
 // stage.mu held.
 func (sess *session) position() (n int, again bool) {
 	if sess.buf == nil {
@@ -175,7 +176,7 @@ func (sess *session) position() (n int, again bool) {
 	return min(sess.computed, kept), true
 }
 
-// resume goes on after a halt.
+// resume continues after a halt.
 func (sess *session) resume(r *protocol.Resume) error {
 	s := sess.stage
 	s.mu.Lock()
@@ -195,7 +196,7 @@ func (sess *session) resume(r *protocol.Resume) error {
 	case !inVocabulary(r.Sampled, s.cfg.Vocab):
 		return errors.New("a token of the answer is not in the vocabulary")
 	}
-	if sess.computed == 0 { // else the client has come back, and they are known
+	if sess.computed == 0 { // else the client has reconnected, and they are known
 		sess.given = r.Sampled
 	}
 	sess.halted, sess.linkEpoch, sess.prev, sess.stages = false, r.Epoch, r.Prev, int(r.Stages)
@@ -207,9 +208,9 @@ func (sess *session) resume(r *protocol.Resume) error {
 	return nil
 }
 
-// connect reaches the successor while the client still opens other stages, so
-// that the first step does not pay for it, and sends it the positions from up
-// to to, which it lacks.
+// connect connects to the successor while the client still opens other stages, so
+// that the first step is not delayed, and replays the positions from..to-1 that
+// it is missing.
 func (sess *session) connect(next *protocol.Hop, from, to int) {
 	sess.stage.mu.Lock()
 	defer sess.stage.mu.Unlock()
@@ -254,8 +255,8 @@ func (sess *session) dial(next *protocol.Hop) (Stream, error) {
 	return sess.stage.dial.OpenStage(ctx, id, next.Offer)
 }
 
-// replay sends positions again, as prefill chunks; the loop passes the session
-// over meanwhile.
+// replay sends positions again, as prefill chunks; the loop skips the session
+// meanwhile.
 func (sess *session) replay(out *sender, epoch uint64, from, to int) {
 	s := sess.stage
 	for at := from; at < to; {
@@ -280,8 +281,8 @@ func (sess *session) replay(out *sender, epoch uint64, from, to int) {
 }
 
 // linkLost reports a broken link of an epoch to the client, which decides what to
-// do. A link that was replaced meanwhile is not reported: its loss would pass for
-// that of the new one.
+// do. A link that has been replaced is not reported: the client would take it for the
+// new one.
 func (sess *session) linkLost(epoch uint64, successor bool, err error) {
 	s := sess.stage
 	s.mu.Lock()
@@ -295,7 +296,7 @@ func (sess *session) linkLost(epoch uint64, successor bool, err error) {
 	sess.trouble(client, &protocol.Trouble{Epoch: now, Code: protocol.Code_CODE_PEER_LOST, Successor: successor})
 }
 
-// drain tells the client that the stage leaves.
+// drain notifies the client that the stage is leaving.
 func (sess *session) drain() {
 	s := sess.stage
 	s.mu.Lock()
@@ -306,15 +307,15 @@ func (sess *session) drain() {
 	}
 }
 
-// trouble tells the client of something that it may have to act on.
+// trouble notifies the client of something that it may have to act on.
 func (sess *session) trouble(client *sender, t *protocol.Trouble) {
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Trouble{Trouble: t}}, nil, control)
 }
 
-// fail tells the client why and ends the session.
+// fail ends the session with an error, which the client receives.
 func (sess *session) fail(e *protocol.Error) { sess.end(e) }
 
-// end ends the session; without an error, as its client asked.
+// end ends the session; a nil error means that its client asked for it.
 func (sess *session) end(e *protocol.Error) {
 	if e == nil {
 		sess.endAs("bye", nil)
@@ -346,7 +347,7 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 		}
 		sess.cancel()
 		s.poke()
-		go func() { // once the loop is gone nobody else frees it
+		go func() { // once the loop has ended, nothing else frees it
 			select {
 			case <-sess.gone:
 			case <-s.done:
@@ -370,15 +371,15 @@ func (sess *session) queuedRows() int {
 	return n
 }
 
-// readClient serves the client's stream after its Open, to its end. A stream
-// that breaks does not end the session: its client has a moment to come back.
+// readClient serves the client's stream after its Open until it ends. A stream that
+// breaks does not end the session: its client may reconnect within Config.Silence.
 func (sess *session) readClient(st Stream, r *bufio.Reader) {
 	limits := protocol.Limits{Header: sess.longestFrame()}
 	for {
 		f, _, err := protocol.ReadFrameWithin(r, limits)
 		if errors.Is(err, protocol.ErrFrame) && sess.current(st) {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", err))
-			return // the stream is closed when the client has been told
+			return // the stream is closed once the error is sent
 		}
 		if err != nil || !sess.current(st) {
 			_ = st.Reset()
@@ -413,19 +414,20 @@ func (sess *session) readClient(st Stream, r *bufio.Reader) {
 	}
 }
 
-// longestFrame is what the session's client may need for one frame: a step or an
-// offer, and of Ping and Resume for each token its ID and its part of a prefix
-// hash, six bytes at most.
+// longestFrame returns the longest frame, in bytes, that the session's client may
+// send: a step or an offer, and, in Ping and Resume, at most six bytes per token for
+// its ID and its part of a prefix hash.
 func (sess *session) longestFrame() int { return 16<<10 + 6*sess.reserved }
 
-// current says that a stream is the one that the client uses now.
+// current reports whether a stream is the one that the client uses now.
 func (sess *session) current(st Stream) bool {
 	sess.stage.mu.Lock()
 	defer sess.stage.mu.Unlock()
 	return sess.stream == st
 }
 
-// learn takes further prefix hashes.
+// learn appends prefix hashes. It returns an error if there are more than the session
+// has tokens for.
 func (sess *session) learn(prefix []uint64) error {
 	sess.stage.mu.Lock()
 	defer sess.stage.mu.Unlock()
@@ -451,7 +453,7 @@ func (sess *session) takeHalt(h *protocol.Halt) error {
 	s.mu.Lock()
 	if h.Epoch < sess.epoch {
 		s.mu.Unlock()
-		return nil // a later one has overtaken it
+		return nil // overtaken by a later one
 	}
 	if h.Epoch == sess.epoch {
 		s.mu.Unlock()
@@ -466,7 +468,8 @@ func (sess *session) takeHalt(h *protocol.Halt) error {
 	return nil
 }
 
-// link makes a predecessor's stream the session's, or says that it is not its.
+// link attaches a predecessor's stream to the session. It returns false if the Link
+// is not from its predecessor, or not of its current epoch.
 func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (linked context.Context, in *inflow, ok bool) {
 	s := sess.stage
 	s.mu.Lock()
@@ -485,8 +488,8 @@ func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (lin
 	return ctx, in, true
 }
 
-// readLink serves the predecessor's stream after its Link. One with credits is
-// always read: what was granted has room.
+// readLink serves the predecessor's stream after its Link. A link with credit is
+// always read: there is space for every row granted.
 func (sess *session) readLink(linked context.Context, epoch uint64, in *inflow, r *bufio.Reader) {
 	rows := protocol.MaxRows
 	if in != nil {
@@ -501,7 +504,7 @@ func (sess *session) readLink(linked context.Context, epoch uint64, in *inflow, 
 				return
 			}
 			if errors.Is(err, protocol.ErrFrame) {
-				sess.stage.cfg.Log.Info("a predecessor sent what is no frame", "index", sess.open.Index, "error", err)
+				sess.stage.cfg.Log.Info("a predecessor sent an invalid frame", "index", sess.open.Index, "error", err)
 			}
 			sess.linkLost(epoch, false, err)
 			return
@@ -517,8 +520,8 @@ func (sess *session) readLink(linked context.Context, epoch uint64, in *inflow, 
 	}
 }
 
-// take checks a step and queues it, and on a link without credits waits for
-// room. False: the session is over.
+// take checks a step and queues it; on a link without credit it waits for space in
+// the queue. It returns false once the session has ended.
 func (sess *session) take(p *protocol.Step, payload []byte, in *inflow) bool {
 	st, err := sess.parse(p, payload)
 	if err == nil && in != nil {
@@ -574,7 +577,8 @@ func (sess *session) parse(p *protocol.Step, payload []byte) (*step, error) {
 	return st, err
 }
 
-// queue appends a step to the session; false means that there is no room yet.
+// queue appends a step to the session. It returns false if the queue is full, and an
+// error if the step does not fit the session's position.
 func (sess *session) queue(st *step) (bool, error) {
 	s := sess.stage
 	s.mu.Lock()
@@ -592,7 +596,7 @@ func (sess *session) queue(st *step) (bool, error) {
 	case st.base != sess.length:
 		return false, fmt.Errorf("a step at position %d, where %d was due", st.base, sess.length)
 	case st.link == nil && !s.cfg.first() && (len(sess.pending) >= maxPending || sess.queuedRows() >= s.window()):
-		return false, nil // tokens are small, and their number is bounded: a client is never kept waiting
+		return false, nil // tokens are small and their number is bounded, so a client never waits
 	}
 	st.truncate, sess.truncate = sess.truncate, false
 	s.turn++

@@ -18,23 +18,23 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Engine computes the span. Only the stage's loop calls it, one call at a time.
-// An error that wraps engine.ErrLost ends the stage.
+// Engine computes the span. Only the stage's loop calls it, so it need not be safe for
+// concurrent use. An error that wraps engine.ErrLost ends the stage.
 type Engine interface {
 	Run(ctx context.Context, b *engine.Batch) (*engine.Result, error)
-	Remove(seq int, from int32) error       // forget positions >= from
-	CopyPrefix(src, dst int, n int32) error // dst, which is empty, shares src's positions < n
+	Remove(seq int, from int32) error       // removes positions >= from
+	CopyPrefix(src, dst int, n int32) error // makes dst, an empty sequence, share src's positions < n
 }
 
-// Formats reads formats of answers.
+// Formats compiles formats of answers. It is safe for concurrent use.
 type Formats interface {
 	Compile(format []*protocol.Piece, stopIDs []int32) (Format, error)
 }
 
-// Format is what one answer must be.
+// Format constrains one answer. It is safe for concurrent use.
 type Format interface {
-	// Allowed gives a bit for each token that may come next, the lowest of a
-	// word first: a function of the tokens so far alone.
+	// Allowed returns the tokens that may come next as a bit mask, one bit per token,
+	// the lowest bit of each word first. It depends only on the tokens so far.
 	Allowed(sampled []int32) ([]uint64, error)
 }
 
@@ -44,37 +44,37 @@ type Stream interface {
 	Reset() error
 	SetDeadline(time.Time) error
 	Peer() peer.ID
-	Protocol() string // protocol.StageID or an older one
+	Protocol() string // protocol.StageID or protocol.StageID1
 }
 
-// Dialer opens streams to successors. A client names them, so where they are is
-// taken from their own signed offers and nowhere else.
+// Dialer opens streams to successors. Since clients name the successors, their
+// addresses are taken only from their own signed offers.
 type Dialer interface {
-	// OpenStage opens a stream to a peer that is connected, known, or reached at
-	// the addresses of its offer: an envelope that nobody has looked into yet,
-	// empty if there is none.
+	// OpenStage opens a stream to a peer over an existing connection, at addresses
+	// already known, or at those in its offer: a sealed envelope, not yet verified,
+	// or empty.
 	OpenStage(ctx context.Context, p peer.ID, offer []byte) (Stream, error)
 }
 
-// Config of one served span.
+// Config configures a stage: one served span.
 type Config struct {
 	Model      cid.Cid
 	Span       protocol.Span
-	Blocks     int // of the model
-	Width      int // of a hidden state
-	Vocab      int
+	Blocks     int                  // of the model
+	Width      int                  // elements of a hidden state
+	Vocab      int                  // tokens of the vocabulary
 	KVTokens   int                  // KV cells, shared by all sessions
-	MaxSeqs    int                  // sessions at once
+	MaxSeqs    int                  // concurrent sessions
 	MaxBatch   int                  // rows per pass
 	MaxContext int                  // longest session, tokens
-	Row        time.Duration        // one row through the span in a full pass; 0: unknown
-	Idle       time.Duration        // a session without a step for so long is freed; 0: two minutes
-	Silence    time.Duration        // one whose client says nothing for so long, too; 0: a second
+	Row        time.Duration        // time per row through the span in a full pass; 0: unknown
+	Idle       time.Duration        // a session without a step for this long is ended; 0: two minutes
+	Silence    time.Duration        // so is one whose client sends nothing for this long; 0: one second
 	Replay     int64                // bytes of memory for replay buffers; 0: 64 MiB
-	Dir        string               // for what exceeds that; "": the system's temporary one
-	Formats    Formats              // of answers; nil: sessions that ask for one are refused
-	Group      func(peer.ID) string // names those who share with a peer what one peer may have; nil: nobody does
-	Trusted    func(peer.ID) bool   // the operator's own; nil: nobody
+	Dir        string               // directory for what exceeds Replay; "": the system's temporary directory
+	Formats    Formats              // of answers; nil: sessions with a format are refused
+	Group      func(peer.ID) string // the group of peers whose share a peer is part of; nil: each peer alone
+	Trusted    func(peer.ID) bool   // reports whether the operator trusts a peer; nil: none
 	Observer   Observer             // may be nil
 	Log        *slog.Logger
 }
@@ -82,7 +82,8 @@ type Config struct {
 func (c *Config) first() bool { return c.Span.From == 0 }
 func (c *Config) last() bool  { return c.Span.To == c.Blocks }
 
-// Stage serves one span. It is made with New and handed streams by a Server.
+// Stage serves one span. New makes it, and a Server hands streams to it. It is safe
+// for concurrent use.
 type Stage struct {
 	cfg    Config
 	engine Engine
@@ -90,7 +91,7 @@ type Stage struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	wake   chan struct{} // capacity 1: there may be work for the loop
-	done   chan struct{} // the loop has ended
+	done   chan struct{} // closed when the loop has ended
 	stats  stats
 	budget budget // of all replay buffers
 
@@ -99,25 +100,26 @@ type Stage struct {
 	arrived  chan struct{} // closed and replaced whenever a Link may have found its session
 	free     []int         // sequence slots
 	kvUsed   int           // cells that sessions have taken
-	kept     []*kept       // beginnings of sessions that have ended, the oldest first
+	kept     []*kept       // prefixes of ended sessions, the oldest first
 	kvKept   int           // tokens in them
-	ops      []op          // for the loop to do before the next pass, in this order
+	ops      []op          // for the loop to run before the next pass, in order
 	draining bool
-	turn     uint64               // steps queued so far: who waits longest comes first
+	turn     uint64               // steps queued so far: the lowest number has waited longest
 	born     uint64               // sessions so far
 	takes    uint64               // steps taken so far
-	served   map[string]uint64    // by group of those that have sessions: the last of these
-	struck   map[string]time.Time // groups that opened a session and did not begin, and when
+	served   map[string]uint64    // per group with sessions: the value of takes when it was last served
+	struck   map[string]time.Time // when groups opened a session that they did not begin
 	starved  bool                 // some session waits for cells
 }
 
-// op is something that only the loop may do, between two passes.
+// op is an engine operation for the loop to run between two passes.
 type op struct {
 	run  func() error
 	done chan error // may be nil
 }
 
-// do has the loop do something, and waits for it.
+// do has the loop run an operation, and waits for it. It returns the operation's
+// error, or the stage's if that ends first.
 func (s *Stage) do(run func() error) error {
 	done := make(chan error, 1)
 	s.mu.Lock()
@@ -132,13 +134,13 @@ func (s *Stage) do(run func() error) error {
 	}
 }
 
-// key names a session at a stage; a peer may stand twice in a route.
+// key identifies a session at a stage; the same peer may appear twice in a route.
 type key struct {
 	id    [16]byte
 	index uint32
 }
 
-// New starts serving a span with an engine that has it loaded.
+// New starts serving a span with an engine that has it loaded. Close must be called.
 func New(cfg Config, e Engine, dial Dialer) *Stage {
 	if cfg.Idle == 0 {
 		cfg.Idle = 2 * time.Minute
@@ -171,7 +173,7 @@ func New(cfg Config, e Engine, dial Dialer) *Stage {
 	return s
 }
 
-// listen ends the sessions whose client has fallen silent.
+// listen ends the sessions whose client has gone silent or has not begun.
 func (s *Stage) listen() {
 	tick := time.NewTicker(s.cfg.Silence / 8)
 	defer tick.Stop()
@@ -197,7 +199,7 @@ func (s *Stage) listen() {
 			s.mu.Lock()
 			starved := s.starved
 			s.mu.Unlock()
-			if starved { // who works may have become idle
+			if starved { // a session may have become idle
 				s.poke()
 			}
 		}
@@ -214,11 +216,11 @@ func (s *Stage) all() []*session {
 	return out
 }
 
-// Config tells what is served.
+// Config returns the stage's configuration, with its defaults filled in.
 func (s *Stage) Config() Config { return s.cfg }
 
-// Drain refuses new sessions from now on, or no longer, and asks the clients of
-// those under way to take another stage.
+// Drain makes the stage refuse new sessions and notifies the clients of running ones,
+// so that they move to other stages. With on false, new sessions are accepted again.
 func (s *Stage) Drain(on bool) {
 	s.mu.Lock()
 	s.draining = on
@@ -230,7 +232,8 @@ func (s *Stage) Drain(on bool) {
 	}
 }
 
-// Close ends all sessions with the given reason and waits for the loop.
+// Close ends all sessions with the given reason, which their clients receive, and
+// waits for the loop.
 func (s *Stage) Close(reason error) {
 	s.cancel(reason)
 	<-s.done
@@ -243,14 +246,15 @@ func (s *Stage) Close(reason error) {
 	}
 }
 
-// Done is closed when the stage can serve no more, because it was closed or
-// its engine was lost; Err then says why.
+// Done returns a channel that is closed when the stage has stopped serving, because it
+// was closed or its engine was lost; Err then returns why.
 func (s *Stage) Done() <-chan struct{} { return s.ctx.Done() }
 
-// Err is why the stage ended.
+// Err returns why the stage ended: Close's reason, or the engine's error. It returns nil
+// while the stage serves.
 func (s *Stage) Err() error { return context.Cause(s.ctx) }
 
-// poke tells the loop that there may be work.
+// poke wakes the loop.
 func (s *Stage) poke() {
 	select {
 	case s.wake <- struct{}{}:
@@ -258,8 +262,8 @@ func (s *Stage) poke() {
 	}
 }
 
-// admit makes a session of an Open, or says why not. kept is how many positions
-// of it are here already.
+// admit returns the session for an Open, or why it is refused. kept is how many of its
+// positions are cached already.
 func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int, refused *protocol.Error) {
 	defer func() {
 		if refused != nil {
@@ -285,7 +289,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		s.stats.refused.Add(1)
 		refused = s.busy("no room for this session: its KV, or the number of sessions, is taken")
 	}
-	if refused == nil { // others may have come meanwhile
+	if refused == nil { // the stage may have closed while mu was released
 		refused = s.closed()
 	}
 	if old := s.sessions[k]; old != nil {
@@ -297,7 +301,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		return nil, 0, refused
 	}
 	from := s.findPrefix(client.Peer(), o.Codec, o.Prefix, int(o.MaxTokensTotal)-1)
-	if from.ended != nil { // so that it is not given up for its own successor
+	if from.ended != nil { // taken off the list so that it is not evicted for the session that reuses it
 		s.take(from.ended)
 		s.free = append(s.free, from.ended.seq)
 	}
@@ -312,7 +316,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		s.stats.refused.Add(1)
 		return nil, 0, s.busy("no room for this session: all KV is taken")
 	}
-	if from.ended != nil { // its own slot, whatever was freed since
+	if from.ended != nil { // the session takes the kept prefix's slot, whatever was freed since
 		i := slices.Index(s.free, from.ended.seq)
 		s.free = append(slices.Delete(s.free, i, i+1), from.ended.seq)
 	}
@@ -339,7 +343,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	return sess, kept, nil
 }
 
-// closed says why no session is taken. Called with mu held.
+// closed returns why the stage accepts no sessions, or nil. Called with mu held.
 func (s *Stage) closed() *protocol.Error {
 	switch {
 	case s.ctx.Err() != nil:
@@ -350,14 +354,14 @@ func (s *Stage) closed() *protocol.Error {
 	return nil
 }
 
-// wakeLinks has those look again who wait for the session of their Link.
-// Called with mu held.
+// wakeLinks makes those that wait for a Link's session look again. Called with mu
+// held.
 func (s *Stage) wakeLinks() {
 	close(s.arrived)
 	s.arrived = make(chan struct{})
 }
 
-// check holds an Open against the protocol and this span.
+// check checks an Open against the protocol and this span.
 func (s *Stage) check(o *protocol.Open) *protocol.Error {
 	bad := func(format string, args ...any) *protocol.Error {
 		return protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, format, args...)
@@ -394,7 +398,7 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 	return nil
 }
 
-// format reads what the answer is to be; nil: nothing is asked for.
+// format compiles the format of an Open's answer. It returns nil if it has none.
 func (s *Stage) format(o *protocol.Open) (Format, *protocol.Error) {
 	if !s.cfg.last() || len(o.Sampling.Format) == 0 {
 		return nil, nil
@@ -438,12 +442,12 @@ func inVocabulary(ids []int32, vocab int) bool {
 	return !slices.ContainsFunc(ids, func(id int32) bool { return id < 0 || int(id) >= vocab })
 }
 
-// release gives a session's KV back, once; what is worth keeping of it stays
-// for as long as nobody else needs the room. Only the loop calls it.
+// release frees a session's KV, once; a prefix worth keeping stays until its cells are
+// needed. Only the loop calls it.
 func (s *Stage) release(sess *session) {
 	kept := s.keep(sess)
 	var err error
-	if !kept { // the slot is not used again before the engine has forgotten it
+	if !kept { // the slot is not reused before the engine has removed the sequence
 		err = s.engine.Remove(sess.seq, 0)
 		if sess.buf != nil {
 			sess.buf.close()
@@ -465,8 +469,8 @@ func (s *Stage) release(sess *session) {
 	}
 }
 
-// find waits for the session that a Link means, in the Link's epoch: it may
-// overtake the client's word.
+// find waits for a Link's session to reach the Link's epoch, since a Link may arrive
+// before the client's Open or Resume. It returns nil if ctx or the stage ends first.
 func (s *Stage) find(ctx context.Context, l *protocol.Link) *session {
 	k := key{[16]byte(l.Session), l.Index}
 	for {

@@ -15,17 +15,17 @@ type stats struct {
 
 	mu     sync.Mutex
 	load   Load
-	opens  float64 // of late, refused ones included
-	noRoom float64 // of those
+	opens  float64 // Opens of about the last minute, refused ones included
+	noRoom float64 // of those, refused for lack of space
 	mark   struct {
 		at                    time.Time
 		rows, opened, refused int64
 	}
-	decode time.Duration // moving average of a pass of decodes only
-	single time.Duration // of a pass of one row
-	row    time.Duration // of what a further row of decode costs
-	round  time.Duration // between two decodes of one session
-	recent [16]mark      // tokens of the last seconds, for a rate
+	decode time.Duration // moving average: a pass with decodes only
+	single time.Duration // moving average: a pass of one row
+	row    time.Duration // moving average: each further row of decode
+	round  time.Duration // moving average: between two decodes of one session
+	recent [16]mark      // decode rows of the last seconds, for a rate
 }
 
 type mark struct {
@@ -33,36 +33,36 @@ type mark struct {
 	rows   int64
 }
 
-// Status is a stage's load, now.
+// Status is a stage's load at one moment.
 type Status struct {
-	Sessions     int
-	QueuedRows   int
-	KVFree       int           // tokens that no session has taken or will probably need
-	TokensPerS   float64       // decode rows of the last ten seconds
-	DecodePass   time.Duration // moving average; 0: none yet
-	Opened       int64
-	Passes, Rows int64
-	Replayed     int64 // bytes sent again for sessions that lost a stage
-	KVKept       int   // tokens of ended sessions, which count as free
+	Sessions     int           // open
+	QueuedRows   int           // rows that wait for a pass
+	KVFree       int           // KV cells that sessions have not taken and will probably not need
+	TokensPerS   float64       // decode rows per second, over the last ten seconds
+	DecodePass   time.Duration // moving average of a pass of decodes; 0: none yet
+	Opened       int64         // sessions since the start
+	Passes, Rows int64         // since the start
+	Replayed     int64         // bytes sent again for sessions that lost a stage
+	KVKept       int           // KV cells of ended sessions' prefixes, which count as free
 }
 
-// Load is how full a stage is, from 0 to 1: the largest share of its time, of its
-// KV and of its sessions. A single session that keeps the engine busy is no
-// load: others would cost it nothing, so time counts as rows, at what a row
-// costs in a full pass.
+// Load is how full a stage is, from 0 to 1: the largest of the shares of its time,
+// KV and sessions in use. Time is counted as rows, each at its cost in a full pass: a
+// single session that keeps the engine busy is not much load, since more sessions
+// would hardly slow it down.
 type Load struct {
-	Minute, Ten float64 // means of about one and ten minutes
-	Refused     float64 // share of the opens of about a minute that found no room
+	Minute, Ten float64 // means over about one and ten minutes
+	Refused     float64 // share of the Opens of about the last minute refused for lack of space
 }
 
-// Load tells how full the stage is.
+// Load returns how full the stage is.
 func (s *Stage) Load() Load {
 	s.stats.mu.Lock()
 	defer s.stats.mu.Unlock()
 	return s.stats.load
 }
 
-// meter brings the load up to date.
+// meter updates the load.
 func (s *Stage) meter(now time.Time) {
 	s.mu.Lock()
 	_, _, all := s.claims(now)
@@ -125,8 +125,8 @@ func (t *stats) lap(d time.Duration) {
 	t.round += (d - t.round) / 16
 }
 
-// costs are what a further row of decode costs, and how long a session's way
-// round the ring is.
+// costs returns the time of each further row of decode in a pass, and the time between
+// two decodes of one session, which is its time around the ring.
 func (t *stats) costs() (row, round time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -151,13 +151,13 @@ func (t *stats) decodePass() time.Duration {
 	return t.decode
 }
 
-// retryAfter guesses when a session will have ended: what a hundred more
-// tokens take, within reason.
+// retryAfter estimates when a session will have ended: the time of a hundred more
+// tokens, between 1 and 30 s.
 func (t *stats) retryAfter() time.Duration {
 	return max(time.Second, min(30*time.Second, 100*t.decodePass()))
 }
 
-// Status tells the stage's load.
+// Status returns the stage's load now.
 func (s *Stage) Status() Status {
 	s.mu.Lock()
 	_, _, all := s.claims(time.Now())

@@ -1,27 +1,24 @@
-// Package survey finds out who serves what: the peers of a model, how loaded they
-// are, how far from each other, and what this node has seen of them.
+// Package survey finds out which peers serve a model, how loaded they are, how far from
+// each other, and what this node has observed of them.
 //
 //	claim.go      models as offers describe them, the likeliest first
 //	survey.go     the peers for one route, asked for their load
 //	pulse.go      the load of all peers, asked in the background, for the page
-//	offers.go     how models are called, and how many peers have them
 //	coverage.go   which blocks of a model are served, by whom, and who holds it
 //	placement.go  the peers that decisions about placement consider
 //	distances.go  round trips between peers
 //
-// # Whose word counts
+// # Trust
 //
-// What peers offer is their word, and a name costs them nothing. So claims are
-// weighed by the peers that are connected: of how many groups of addresses they
-// are, and whether the operator trusts them. Offers of others count for being found
-// by name and CID, and for nothing else.
+// Offers are unverified, and a name costs a peer nothing. So claims are weighed by the
+// connected peers behind them: how many IP networks these are in, and whether the
+// operator trusts them. Offers of other peers only let a model be found by name or CID.
 //
-// # Who is asked
+// # Which peers are asked
 //
-// A question about load reveals something of the prompt, and a stranger's offer is
+// A query for load reveals something about the prompt, and a stranger's offer alone is
 // no reason to dial it. So peers are asked in rounds, until a route is found: the
-// node itself and those that it trusts; those that are known; the best; more of
-// them.
+// node itself and the peers that it trusts; known peers; the best; more of them.
 //
 // # Why it is one package
 //

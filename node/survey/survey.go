@@ -21,14 +21,14 @@ import (
 // Network is what the survey needs of the network.
 type Network interface {
 	Self() peer.ID
-	Group(peer.ID) string // of addresses
+	Group(peer.ID) string // names the peer's IP network
 	Connected(peer.ID) bool
 	RTT(peer.ID) (time.Duration, bool)
-	// Offers returns the known offers of a model's peers, and asks for more until
-	// they are enough.
+	// Offers returns the known offers for a model, and asks peers for more until
+	// enough returns true for them.
 	Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer
 	Known(model cid.Cid) []*protocol.Offer
-	// Status asks a peer for its load, and how much of a prompt it has cached.
+	// Status asks a peer for its load, and for how much of a prompt it has cached.
 	Status(ctx context.Context, p peer.ID, model cid.Cid, prefix []uint64) (*protocol.StatusReply, error)
 }
 
@@ -37,24 +37,24 @@ type Survey struct {
 	net     Network
 	book    *standing.Book
 	trusts  map[peer.ID]bool
-	fastest bool // the node and those that it trusts are not preferred
+	fastest bool // the node and the peers that it trusts are not preferred
 
-	mu    sync.Mutex // of what follows
-	asked time.Time  // all peers, for Beats
+	mu    sync.Mutex // guards the fields below
+	asked time.Time  // when all peers were last asked, for Beats
 	beats map[peer.ID]Beat
 }
 
-// New makes a survey over a network. trusts are the peers that the operator trusts;
-// if fastest is set they are not preferred.
+// New returns a survey of a network. trusts are the peers that the operator trusts; if
+// fastest is set, they are not preferred.
 func New(net Network, book *standing.Book, trusts map[peer.ID]bool, fastest bool) *Survey {
 	return &Survey{net: net, book: book, trusts: trusts, fastest: fastest, beats: map[peer.ID]Beat{}}
 }
 
-// Trusted reports that a peer is this node itself, or one that its operator trusts.
+// Trusted reports whether a peer is this node itself or one that its operator trusts.
 func (s *Survey) Trusted(p peer.ID) bool { return p == s.net.Self() || s.trusts[p] }
 
-// Claims are the models of all offers: the known ones, and, if ask is set, those
-// that members have when they are asked. The likeliest to be meant comes first.
+// Claims returns the models of all known offers and, if ask is set, of those that
+// peers return when asked. The most plausible comes first.
 func (s *Survey) Claims(ctx context.Context, ask bool) []*Claim {
 	if ask {
 		return s.Weigh(s.net.Offers(ctx, cid.Undef, nil))
@@ -62,38 +62,38 @@ func (s *Survey) Claims(ctx context.Context, ask bool) []*Claim {
 	return s.Weigh(s.net.Known(cid.Undef))
 }
 
-// Weigh returns what offers say of models, the likeliest to be meant first.
+// Weigh returns the models that offers claim, the most plausible first.
 func (s *Survey) Weigh(offers []*protocol.Offer) []*Claim {
 	return weigh(offers, func(p peer.ID) teller {
 		return teller{group: s.net.Group(p), own: s.Trusted(p), there: p == s.net.Self() || s.net.Connected(p)}
 	})
 }
 
-// Query is what a route is sought for.
+// Query is what Choose looks for.
 type Query struct {
 	Model    cid.Cid
 	Span     protocol.Span
 	Excluded map[string]bool // peers, by ID
-	Prefix   []uint64        // hashes of the prompt's beginnings
-	Anybody  bool            // any peer may be asked: the caller has named some
-	Via      string          // a peer that must be asked; "": none
-	Own      bool            // only this node and those that it trusts are to be asked
-	Turn     bool            // newcomers are to be asked, too: it may be their turn
+	Prefix   []uint64        // hashes of the prompt's prefix blocks
+	Anybody  bool            // ask all peers that serve the model at once
+	Via      string          // ID of a peer that must be asked; "": none
+	Own      bool            // ask only this node and the peers that it trusts
+	Turn     bool            // ask newcomers too: it may be their turn
 }
 
-// How many peers are asked for their load where there are more, by what is known
-// of them, and how many besides at random; and if no route leads over these, how
-// many then.
+// How many peers are asked for their load: the best askBest by what is known of them,
+// then, if there is no route over these, askMost; and each time askSome others at
+// random.
 const (
 	askBest, askMost = 16, 64
 	askSome          = 4
 )
 
-// Choose finds the peers that serve the blocks, how loaded they are, how far from
-// each other, and how much of the prompt they have cached, and has pick choose a
-// route. Peers that do not answer are left out, and so are the excluded. Strangers
+// Choose asks the peers that serve the blocks for their load, their distances from each
+// other, and how much of the prompt they have cached, and calls pick to choose a
+// route. Peers that do not answer are left out, and so are excluded ones. Strangers
 // are asked only if there is no route without them. where has the offer of each
-// peer. The errors are pick's, and route.ErrNoServer if there is nobody to ask.
+// peer. Choose returns pick's error, or route.ErrNoServer if there is nobody to ask.
 func (s *Survey) Choose(ctx context.Context, q Query, pick func([]route.Candidate, Distances) (*route.Route, error)) (r *route.Route, where map[string]session.Hop, err error) {
 	covered := func(offers []*protocol.Offer) bool {
 		list, _ := s.candidates(offers, q.Model)
@@ -112,9 +112,9 @@ func (s *Survey) Choose(ctx context.Context, q Query, pick func([]route.Candidat
 	return r, where, err
 }
 
-// rounds are those who are asked, one round after the other until there is a route:
-// one's own, if they cover the blocks; those who are known as well; the best; and
-// more of them.
+// rounds returns the candidates to ask, round by round until there is a route: own and
+// trusted peers, then known ones, each only if they cover the blocks; then the best
+// askBest of all; then the best askMost.
 func rounds(list []route.Candidate, q Query) (rounds [][]route.Candidate) {
 	if q.Anybody {
 		return [][]route.Candidate{list}
@@ -145,7 +145,8 @@ func rounds(list []route.Candidate, q Query) (rounds [][]route.Candidate) {
 	return rounds
 }
 
-// shortlist are the candidates to be asked, best of them by what is known.
+// shortlist returns the candidates to ask: the best ones by what is known of them,
+// askSome at random, and q.Via.
 func shortlist(list []route.Candidate, q Query, best int) []route.Candidate {
 	some := route.Shortlist(list, q.Span, best, askSome, rand.IntN)
 	for _, c := range list {
@@ -156,7 +157,7 @@ func shortlist(list []route.Candidate, q Query, best int) []route.Candidate {
 	return some
 }
 
-// covers says that proven spans of candidates cover a span.
+// covers reports whether the proven spans of candidates cover a span.
 func covers(list []route.Candidate, span protocol.Span, excluded map[string]bool) bool {
 	spans := []protocol.Span{{From: 0, To: span.From}}
 	for _, c := range list {
@@ -167,8 +168,8 @@ func covers(list []route.Candidate, span protocol.Span, excluded map[string]bool
 	return len(protocol.Uncovered(span.To, spans)) == 0
 }
 
-// candidates makes the planner's input of offers; where tells how to reach
-// each peer.
+// candidates returns the spans in offers as candidates, and in where how to reach each
+// peer.
 func (s *Survey) candidates(offers []*protocol.Offer, model cid.Cid) (list []route.Candidate, where map[string]session.Hop) {
 	where = map[string]session.Hop{}
 	us := func(v uint32) time.Duration { return time.Duration(v) * time.Microsecond }
@@ -190,14 +191,14 @@ func (s *Survey) candidates(offers []*protocol.Offer, model cid.Cid) (list []rou
 	return list, where
 }
 
-// enoughTime is how much longer than the slowest that is needed the others are
-// waited for, at least.
+// enoughTime is the least additional wait for the other replies once those received
+// cover the span.
 const enoughTime = 30 * time.Millisecond
 
-// measure asks the candidates for their load, their Distances and what they
-// have kept of a prompt, all at once, and fills it in. As soon as those who
-// have answered cover the span, the others have as long again: one that is
-// gone must not keep everybody waiting.
+// measure asks all candidates at once for their load, their distances and how much of
+// a prompt they have kept, and fills it in. Once the replies received cover the span,
+// the other peers get as much time again, plus enoughTime: one that is gone must not
+// delay the prompt. silent are the peers that did not reply.
 func (s *Survey) measure(ctx context.Context, list []route.Candidate, model cid.Cid, span protocol.Span, prefix []uint64) (d Distances, silent map[string]bool) {
 	d, silent = Distances{}, map[string]bool{}
 	self := s.net.Self().String()
@@ -217,7 +218,7 @@ func (s *Survey) measure(ctx context.Context, list []route.Candidate, model cid.
 			continue
 		}
 		told := prefix
-		if c.Trust == route.Stranger && c.Done == 0 { // what it says it has kept is not believed
+		if c.Trust == route.Stranger && c.Done == 0 { // its claim to have kept a prompt is not believed
 			told = nil
 		}
 		go func() {
@@ -264,7 +265,7 @@ func (s *Survey) measure(ctx context.Context, list []route.Candidate, model cid.
 	return d, silent
 }
 
-// fillIn takes a candidate's load from what its peer says.
+// fillIn sets a candidate's load from its peer's reply.
 func fillIn(c *route.Candidate, spans []*protocol.SpanStatus, model cid.Cid) {
 	for _, s := range spans {
 		if string(s.Model) == string(model.Bytes()) && int(s.From) == c.Span.From && int(s.To) == c.Span.To {
@@ -274,14 +275,14 @@ func fillIn(c *route.Candidate, spans []*protocol.SpanStatus, model cid.Cid) {
 	}
 }
 
-// bad is how much of a lie's mark, or of any mark of a peer that never did any
-// work, makes a peer shunned.
+// bad is how much mark for lies, or of any mark of a peer that has completed no
+// session, makes a peer shunned.
 const bad = 0.5
 
 // know fills in what this node knows of a candidate.
 func (s *Survey) know(c *route.Candidate, p peer.ID) {
 	switch {
-	case s.Trusted(p) && s.fastest: // counts as a stranger that is known for good
+	case s.Trusted(p) && s.fastest: // counts as a permanently known stranger
 		c.Done, c.Age = math.MaxInt32, math.MaxInt64
 		return
 	case p == s.net.Self():
@@ -300,10 +301,10 @@ func (s *Survey) know(c *route.Candidate, p peer.ID) {
 	_, c.Connected = s.net.RTT(p)
 }
 
-// Shunned reports that a peer is used only where there is nobody else.
+// Shunned reports whether a peer is to be used only if there is no other route.
 func Shunned(s standing.Standing) bool {
 	return s.Marks[standing.Lied] >= bad || s.Done == 0 && s.Marks[standing.Failed]+s.Marks[standing.Slow] >= bad
 }
 
-// SpanName names a span of a model in the record of what peers answered.
+// SpanName returns the name of a model's span in the record of what peers answered.
 func SpanName(model cid.Cid, s protocol.Span) string { return model.String() + " " + s.String() }
