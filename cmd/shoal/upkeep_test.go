@@ -118,7 +118,7 @@ func TestUpkeep(t *testing.T) {
 	if m := see(); len(m.Damaged) != 1 || m.Damaged[0].Shard != "block 6" {
 		t.Errorf("%+v", m)
 	}
-	if code, out, said := p.try("model", "verify", "--home", p.home, "--repair", "tales"); code != 0 || !strings.Contains(out, "all of it has come anew") {
+	if code, out, said := p.try("model", "verify", "--home", p.home, "--repair", "tales"); code != 0 || !strings.Contains(out, "all of it was fetched again") {
 		t.Errorf("exit code %d: %s%s", code, out, said)
 	}
 	out := filepath.Join(t.TempDir(), "out.gguf")
