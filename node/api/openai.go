@@ -37,7 +37,7 @@ func (s *server) complete(w http.ResponseWriter, r *http.Request, decode func([]
 	return newAnswer(s, w, r, j).run()
 }
 
-// admit reserves room for n more answers; release gives it back.
+// admit reserves room for n more answers until leave is called.
 func (s *server) admit(n int) (leave func(), err error) {
 	leave = func() { s.active.Add(-int64(n)) }
 	if s.active.Add(int64(n)) > int64(s.MaxAnswers) {
