@@ -25,8 +25,8 @@ type state struct {
 	Nodes []Node `json:"nodes"`
 }
 
-// WriteState writes the network's state as JSON, and again whenever it changes:
-// scripts find the processes that now run. It is replaced, never half written.
+// WriteState writes the network's state as JSON, and again whenever it changes, so that
+// scripts find the running processes. The file is replaced atomically.
 func (t *Testnet) WriteState(path string) error {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -50,14 +50,13 @@ func (t *Testnet) writeStateLocked() error {
 	return files.Replace(t.state, append(b, '\n'), 0o600)
 }
 
-// ClientHome makes a fresh directory for a client that knows this network and
-// nothing else.
+// ClientHome creates an empty directory for a client that knows only this network.
 func (t *Testnet) ClientHome() (string, error) {
 	t.mu.Lock()
 	t.clients++
 	dir := filepath.Join(t.conf.Dir, fmt.Sprintf("client%d", t.clients))
 	t.mu.Unlock()
-	if err := os.RemoveAll(dir); err != nil { // of an earlier network in this Dir
+	if err := os.RemoveAll(dir); err != nil { // left by an earlier network in this Dir
 		return "", err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -71,7 +70,7 @@ func (t *Testnet) ClientHome() (string, error) {
 	return dir, nil
 }
 
-// gateway is the client that answers the API for commands.
+// gateway is the light client whose API commands use.
 type gateway struct {
 	once sync.Once
 	api  string
@@ -79,7 +78,7 @@ type gateway struct {
 	err  error
 }
 
-// API is the host:port of an API of this network: the gateway's, else the first
+// API returns the host:port of an API of this network: the gateway's, else the first
 // running node's.
 func (t *Testnet) API() (string, error) {
 	if t.conf.Gateway == nil {
@@ -88,7 +87,7 @@ func (t *Testnet) API() (string, error) {
 				return n.API, nil
 			}
 		}
-		return "", errors.New("testnet: no node runs")
+		return "", errors.New("testnet: no node is running")
 	}
 	g := &t.gateway
 	g.once.Do(func() {
@@ -97,9 +96,9 @@ func (t *Testnet) API() (string, error) {
 	return g.api, g.err
 }
 
-// Env is the environment of a command that is to use the network from home: it
-// finds the network, an API and the state file, and is as far from the nodes as
-// they are from each other. It holds no other SHOAL_*.
+// Env returns the environment for a command that uses the network from home: the
+// command finds the network, an API and the state file, and has the same emulated
+// distance to the nodes as they have to each other. It contains no other SHOAL_* variable.
 func (t *Testnet) Env(dir, statePath string) []string {
 	env := append(baseEnv(),
 		"SHOAL_HOME="+dir,
@@ -112,7 +111,7 @@ func (t *Testnet) Env(dir, statePath string) []string {
 		env = append(env, "SHOAL_API=http://"+api, "OPENAI_BASE_URL=http://"+api+"/v1")
 	}
 	if os.Getenv("OPENAI_API_KEY") == "" {
-		env = append(env, "OPENAI_API_KEY=none") // clients refuse to start without
+		env = append(env, "OPENAI_API_KEY=none") // clients refuse to start without one
 	}
 	if l := t.conf.Link.String(); l != "" {
 		env = append(env, "SHOAL_LINK="+l)
@@ -120,10 +119,10 @@ func (t *Testnet) Env(dir, statePath string) []string {
 	return env
 }
 
-// Exec runs a command with this process's standard streams and Env, and returns
-// its exit code: 128 plus the signal's number if a signal ended it. When ctx
-// ends the command gets SIGTERM, and SIGKILL after the stop grace. An error
-// means that it did not run, or that ctx ended.
+// Exec runs a command with this process's standard streams and Env, and returns its exit
+// code: 128 plus the signal's number if a signal ended it. When ctx ends, the command
+// gets SIGTERM and, after the stop grace, SIGKILL. An error means that it did not run or
+// that ctx ended.
 func (t *Testnet) Exec(ctx context.Context, argv []string) (int, error) {
 	if len(argv) == 0 {
 		return 0, errors.New("testnet: no command given")

@@ -12,39 +12,39 @@ import (
 	"github.com/shoalnet/shoal/testnet/link"
 )
 
-// TinyModel is the model that the binary carries.
+// TinyModel is the model built into the binary.
 const TinyModel = "tinytales"
 
-// MaxNodes keeps a slip of the finger from forking a machine to death.
+// MaxNodes keeps a typo from overloading the machine with processes.
 const MaxNodes = 256
 
 // Config says what network to start. Binary and Nodes are required.
 type Config struct {
 	Binary   string      // the shoal executable
 	Nodes    int         // processes, at most MaxNodes
-	Replicas int         // nodes a span; 0 is 1
-	Model    string      // a GGUF file, what `shoal model add` takes besides, or "" for TinyModel
+	Replicas int         // nodes per span; 0 means 1
+	Model    string      // anything that `shoal model add` accepts, or "" for TinyModel
 	Link     link.Params // between any two nodes; the zero value is plain loopback
-	Cuts     bool        // links can be cut; nodes then are on the emulated link whatever Link says
+	Cuts     bool        // links can be cut; nodes then use the emulated link even if Link is zero
 
 	Dir     string   // of the network; "": a temporary one, removed by Close
 	Keep    bool     // do not remove a temporary Dir
-	Threads int      // a node; 0: the cores divided among the nodes, at least 1
-	Args    []string // more arguments of `shoal node`
-	Env     []string // more environment of the nodes, "NAME=value"
+	Threads int      // per node; 0: the cores divided among the nodes, at least 1
+	Args    []string // additional arguments for `shoal node`
+	Env     []string // additional environment of the nodes, "NAME=value"
 
-	StopGrace time.Duration // between SIGTERM and SIGKILL; 0 is 10 s
-	Log       io.Writer     // also gets the nodes' logs, a line at a time with the node's name; may be nil
-	Events    func(Event)   // what happens, in order, one call at a time; may be nil; must not call the Testnet
+	StopGrace time.Duration // between SIGTERM and SIGKILL; 0 means 10 s
+	Log       io.Writer     // also receives the nodes' logs, line by line with the node's name; may be nil
+	Events    func(Event)   // receives events in order, one call at a time; may be nil; must not call the Testnet
 
 	// ClientConfig writes a client's configuration file into its directory;
-	// bootstrap are multiaddrs with /p2p/. nil: the client has the
-	// environment alone (SHOAL_BOOTSTRAP).
+	// bootstrap are multiaddrs with /p2p/. nil: the client relies on the
+	// environment (SHOAL_BOOTSTRAP).
 	ClientConfig func(dir string, bootstrap []string) error
 
-	// Gateway starts a client of the network with an API of its own, so that
-	// the API outlives any node that a test kills. It gives the API's
-	// host:port, and how to stop it. nil: clients get the API of a node.
+	// Gateway starts a client of the network with its own API, so that the API
+	// outlives any node that a test kills. It returns the API's host:port and a
+	// function that stops it. nil: clients use the API of a node.
 	Gateway func(dir string, bootstrap []string) (api string, stop func(), err error)
 }
 
@@ -81,8 +81,8 @@ type Span struct{ From, To int }
 
 func (s Span) String() string { return fmt.Sprintf("%d-%d", s.From, s.To) }
 
-// divide gives each of n nodes its span: the blocks are spread evenly over
-// n/replicas stages, of which there are no more than blocks.
+// divide returns the span of each of n nodes: blocks are spread evenly over n/replicas
+// stages, but no more stages than blocks.
 func divide(blocks, n, replicas int) []Span {
 	stages := min(n/replicas, blocks)
 	spans := make([]Span, n)
@@ -93,7 +93,7 @@ func divide(blocks, n, replicas int) []Span {
 	return spans
 }
 
-// baseEnv is this process's environment without what configures shoal.
+// baseEnv returns this process's environment without variables that configure shoal.
 func baseEnv() []string {
 	var env []string
 	for _, kv := range os.Environ() {

@@ -11,19 +11,18 @@ import (
 	"github.com/shoalnet/shoal/node/files"
 )
 
-// Client is the gateway's name where nodes are named for a cut.
+// Client is the gateway's name in the groups of a cut.
 const Client = "client"
 
-// CutsFile is the file of the cuts of a node, or of Client, in a network's
-// directory: link.Params.Cuts.
+// CutsFile returns the path of the cuts of a node, or of Client, in a network's directory,
+// for link.Params.Cuts.
 func CutsFile(dir, name string) string { return filepath.Join(dir, "cuts", name) }
 
-// cut is a partition: no pair of one of a and one of b reaches each other.
+// cut is a partition: no member of a and no member of b reach each other.
 type cut struct{ a, b []string }
 
-// Cut ends all traffic between two groups of nodes; Client may be in one. heal
-// ends the cut, not others that there are. The network must have been started
-// with Config.Cuts.
+// Cut stops all traffic between two groups of nodes; Client may be in one. heal ends this
+// cut and no other. The network must have been started with Config.Cuts.
 func (t *Testnet) Cut(a, b []string) (heal func() error, err error) {
 	if !t.conf.Cuts {
 		return nil, errors.New("testnet: the network was started with links that cannot be cut")
@@ -55,7 +54,7 @@ func (t *Testnet) heal(c *cut) error {
 	return t.writeCutsLocked()
 }
 
-// writeCutsLocked tells all nodes, and the client, whom they do not reach.
+// writeCutsLocked writes, for each node and the client, which addresses it cannot reach.
 func (t *Testnet) writeCutsLocked() error {
 	listen := map[string]string{}
 	for _, n := range t.nodes {

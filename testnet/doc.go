@@ -15,13 +15,13 @@
 // Start imports the model's spans into the nodes' directories, one after the
 // other (`shoal model add --span`), so that each holds on disk only what it
 // serves; starts the first node, then the others with the first's address as
-// bootstrap. Nodes tell their life on standard output, one JSON object a line
-// (`shoal node --json-events`): that is the whole interface, besides flags and
-// signals. Ports are the system's choice at the first start, read from the
-// events, and kept over restarts.
+// bootstrap. Nodes report events on standard output, one JSON object per line
+// (`shoal node --json-events`): besides flags and signals, that is the whole
+// interface. The system picks ports at the first start; they are read from the
+// events and kept over restarts.
 //
 // Links can be cut and healed while nodes run (Cut): each node reads a file of
-// the addresses that it does not reach, in the network's directory.
+// the addresses that it cannot reach, in the network's directory.
 //
 // Blocks are divided evenly over Nodes/Replicas stages; node i serves stage
 // i modulo the number of stages. A network with more nodes than blocks has
@@ -29,24 +29,24 @@
 //
 // # Invariants
 //
-//   - The package prints nothing: Config.Events tells what happens, Config.Log
-//     takes the nodes' logs.
+//   - The package prints nothing: Config.Events receives events, Config.Log the
+//     nodes' logs.
 //   - Nothing stays behind after Close or a failed Start: no process (each node
-//     has a process group of its own, which gets SIGTERM, after ten seconds
-//     SIGKILL; what the leader leaves of it is killed too) and no temporary
-//     directory, unless asked for. On Linux the nodes die with this process even
-//     if it is killed.
+//     has its own process group, which gets SIGTERM and after ten seconds SIGKILL;
+//     children that outlive its leader are killed, too) and no temporary directory,
+//     unless Config.Keep. On Linux the nodes die with this process even if it is
+//     killed.
 //   - Ctrl-C in a terminal reaches only this process, not the nodes: their
 //     groups are not the terminal's. The caller turns it into Close.
-//   - Nodes stop in reverse: the first, which the others know the network by,
-//     is the last to go.
-//   - A node that ends unasked makes Start and WaitReady fail with the end of
-//     its log. Later it is an event: networks are made to lose nodes.
+//   - Nodes stop in reverse order: the first, through which the others joined, is
+//     the last to stop.
+//   - A node that exits unexpectedly makes Start and WaitReady fail with the end of
+//     its log. Later it is only an event: networks are meant to survive that.
 //   - SHOAL_* variables of this process do not reach the nodes or commands.
 //
 // # Why not the alternatives
 //
-// Containers or network namespaces need root or a daemon, and say less when a
-// node fails. Nodes in one process share a heap, a scheduler and the engine's
-// lock: they cannot be killed, and their timing says nothing.
+// Containers or network namespaces need root or a daemon, and failures in them are
+// harder to see. Nodes in one process share a heap, a scheduler and the engine's lock:
+// they cannot be killed, and their timing is meaningless.
 package testnet

@@ -8,8 +8,7 @@ import (
 	"io"
 )
 
-// Kinds of events. The first seven are what nodes say; the others are what the
-// testnet sees itself.
+// Kinds of events. Nodes report the first seven; the testnet itself adds the others.
 const (
 	EventListening = "listening"
 	EventFetching  = "fetching"
@@ -17,13 +16,13 @@ const (
 	EventEngine    = "engine"
 	EventStopped   = "stopped"
 
-	EventImport  = "import"  // Node is about to get its span of the model
-	EventStarted = "started" // the process runs
-	EventExited  = "exited"  // the process has ended: asked to, or with Error
+	EventImport  = "import"  // the testnet begins to import Node's span of the model
+	EventStarted = "started" // the process was started
+	EventExited  = "exited"  // the process has ended: on request, or with Error
 )
 
-// Event is one thing that happened to a node: a line of its own telling, or
-// what the testnet saw. Fields beyond Node and Event are set where they apply.
+// Event is something that happened to a node, reported by the node or the testnet.
+// Fields other than Node and Event are set where they apply.
 type Event struct {
 	Node string `json:"-"`
 
@@ -36,18 +35,18 @@ type Event struct {
 	From      int      `json:"from"`
 	To        int      `json:"to"`
 	EnginePID int      `json:"engine_pid,omitempty"`
-	PID       int      `json:"pid,omitempty"` // the engine's too, in older nodes' words
+	PID       int      `json:"pid,omitempty"` // in events of older nodes also the engine's
 	Ready     bool     `json:"ready,omitempty"`
 	Done      int64    `json:"done,omitempty"` // bytes fetched
 	Total     int64    `json:"total,omitempty"`
 	Error     string   `json:"error,omitempty"`
 }
 
-// maxEventLine bounds what a node may say at once.
+// maxEventLine bounds the length of a node's event.
 const maxEventLine = 1 << 20
 
-// readEvents gives each event to each until the stream ends. Lines that are no
-// event are an error: the binary is not what it should be.
+// readEvents calls each for every event until the stream ends. A line that is not an
+// event is an error: the binary is not the expected program.
 func readEvents(r io.Reader, each func(Event)) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 4096), maxEventLine)

@@ -146,7 +146,7 @@ func (t *Testnet) ended(n *node, p *process) {
 	e := Event{Node: n.Name, Event: EventExited, PID: p.pid}
 	n.proc, n.PID, n.EnginePID, n.Ready = nil, 0, 0, false
 	if !n.stopping {
-		n.failure = fmt.Errorf("%s ended unasked (%s); the end of its log (%s):\n%s",
+		n.failure = fmt.Errorf("%s ended unexpectedly (%s); the end of its log (%s):\n%s",
 			n.Name, exitText(p.err), n.Log, tail(n.Log, logTail))
 		e.Error = n.failure.Error()
 	}

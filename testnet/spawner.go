@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// spawner starts all processes from one system thread that it keeps: where
-// children are to die with their parent, Linux means the thread that made them,
-// and Go's threads come and go.
+// spawner starts all processes from one system thread that it keeps: for children that
+// die with their parent, Linux takes the thread that started them as the parent, and Go
+// ends threads at any time.
 type spawner struct {
 	jobs chan func()
 	stop sync.Once
@@ -32,5 +32,5 @@ func (s *spawner) start(cmd *exec.Cmd) error {
 	return <-done
 }
 
-// close ends the thread, and with it all processes that are left.
+// close ends the thread, and with it all remaining processes.
 func (s *spawner) close() { s.stop.Do(func() { close(s.jobs) }) }

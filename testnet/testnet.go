@@ -20,7 +20,7 @@ type Testnet struct {
 	mu      sync.Mutex
 	nodes   []*node
 	clients int
-	state   string        // where to keep the state file, once asked for
+	state   string        // path of the state file, once WriteState was called
 	changed chan struct{} // closed and replaced when a node's state changes
 	cuts    []*cut
 	closed  bool
@@ -30,7 +30,7 @@ type Testnet struct {
 	exits  sync.WaitGroup // watchers of processes
 }
 
-// Model is the network's model, as `shoal model add --json` tells it.
+// Model is the network's model, as printed by `shoal model add --json`.
 type Model struct {
 	ID     string `json:"id"` // CID
 	Name   string `json:"name"`
@@ -40,7 +40,7 @@ type Model struct {
 // Node is a snapshot of one node.
 type Node struct {
 	Name      string `json:"name"`
-	PID       int    `json:"pid"`        // 0 while it does not run
+	PID       int    `json:"pid"`        // 0 while it is not running
 	EnginePID int    `json:"engine_pid"` // 0 before it serves
 	Peer      string `json:"peer"`       // peer ID
 	From      int    `json:"from"`
@@ -53,18 +53,18 @@ type Node struct {
 	Log   string   `json:"-"` // path
 }
 
-// node is a node and how to start it.
+// node is a node with what is needed to start it.
 type node struct {
 	Node
 	span     string // as given to --span
 	listen   string // multiaddrs, once known
 	proc     *process
 	stopping bool
-	failure  error // how the last run ended unasked
+	failure  error // how the last run ended, if unexpectedly
 }
 
 // Start imports the model, starts all nodes and waits until they listen. ctx
-// bounds the start, not the network's life. On an error nothing is left behind.
+// bounds the start, not the network's lifetime. After an error nothing is left behind.
 func Start(ctx context.Context, conf Config) (*Testnet, error) {
 	if err := conf.setDefaults(); err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func (t *Testnet) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The first alone, since the others need its address; then the others.
+	// The first node by itself, since the others need its address; then the others.
 	for i, span := range spans {
 		n := t.addNode(span.String())
 		if err := t.run(n); err != nil {
@@ -120,12 +120,12 @@ func (t *Testnet) start(ctx context.Context) error {
 	return nil
 }
 
-// nodeDir is the home of the i-th node, from 0.
+// nodeDir returns the home of the i-th node, from 0.
 func (t *Testnet) nodeDir(i int) string {
 	return filepath.Join(t.conf.Dir, NodeName(i))
 }
 
-// NodeName is the name of the i-th node, from 0.
+// NodeName returns the name of the i-th node, from 0.
 func NodeName(i int) string { return fmt.Sprintf("node%d", i+1) }
 
 func (t *Testnet) addNode(span string) *node {
@@ -144,13 +144,13 @@ func (t *Testnet) all() []*node {
 	return append([]*node(nil), t.nodes...)
 }
 
-// Model is the network's model.
+// Model returns the network's model.
 func (t *Testnet) Model() Model { return t.model }
 
-// Dir is the network's directory.
+// Dir returns the network's directory.
 func (t *Testnet) Dir() string { return t.conf.Dir }
 
-// Nodes is a snapshot of all nodes, in the order of their names.
+// Nodes returns a snapshot of all nodes, in the order of their names.
 func (t *Testnet) Nodes() []Node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -172,9 +172,9 @@ func (t *Testnet) find(name string) (*node, error) {
 	return nil, fmt.Errorf("testnet: there is no node %q among node1 to node%d", name, len(t.nodes))
 }
 
-// WaitReady waits until every block is served by a node that has said, after a
-// probe, that it is ready, and all nodes that run are. progress, which may be
-// nil, is called with each change.
+// WaitReady waits until all running nodes have reported, after a probe, that they are
+// ready, and every block is served by one. progress, which may be nil, is called with each
+// change.
 func (t *Testnet) WaitReady(ctx context.Context, progress func([]Node)) error {
 	for {
 		t.mu.Lock()
@@ -248,7 +248,7 @@ func (t *Testnet) Close() error {
 	if t.gateway.stop != nil {
 		t.gateway.stop()
 	}
-	// The first node is what the others know the network by: it goes last.
+	// The others joined through the first node: it stops last.
 	var stops sync.WaitGroup
 	for i := len(nodes) - 1; i >= 0; i-- {
 		if i == 0 {
@@ -278,7 +278,7 @@ func (t *Testnet) stopNode(n *node) {
 	}
 }
 
-// Stop ends a node in order: SIGTERM, and SIGKILL if that does not help.
+// Stop shuts a node down with SIGTERM, and with SIGKILL if that does not help.
 func (t *Testnet) Stop(name string) error {
 	n, err := t.find(name)
 	if err != nil {
@@ -288,7 +288,7 @@ func (t *Testnet) Stop(name string) error {
 	return nil
 }
 
-// Kill ends a node and its children at once, as a power cut would.
+// Kill kills a node and its children at once, as a power cut would.
 func (t *Testnet) Kill(name string) error {
 	n, err := t.find(name)
 	if err != nil {
@@ -305,8 +305,8 @@ func (t *Testnet) Kill(name string) error {
 	return nil
 }
 
-// Signal sends a signal to a node's process: SIGSTOP makes it hang, SIGCONT go
-// on. A node that a signal ends counts as ended on purpose.
+// Signal sends a signal to a node's process: SIGSTOP makes it hang, SIGCONT continues it.
+// A node that a signal ends counts as stopped on purpose.
 func (t *Testnet) Signal(name string, sig syscall.Signal) error {
 	n, err := t.find(name)
 	if err != nil {
@@ -317,7 +317,7 @@ func (t *Testnet) Signal(name string, sig syscall.Signal) error {
 	n.stopping = n.stopping || sig != syscall.SIGSTOP && sig != syscall.SIGCONT
 	t.mu.Unlock()
 	if p == nil {
-		return fmt.Errorf("%s does not run", name)
+		return fmt.Errorf("%s is not running", name)
 	}
 	return p.signal(sig)
 }
@@ -332,7 +332,7 @@ func (t *Testnet) SignalEngine(name string, sig syscall.Signal) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n.EnginePID == 0 {
-		return fmt.Errorf("%s has no engine that runs", name)
+		return fmt.Errorf("%s has no running engine", name)
 	}
 	return syscall.Kill(n.EnginePID, sig)
 }

@@ -297,7 +297,7 @@ func TestLife(t *testing.T) {
 func TestFailedStart(t *testing.T) {
 	for _, tc := range []struct{ faults, giveUp, want string }{
 		{"node1:die", "", "the disk is full"},
-		{"node3:die", "", "node3 ended unasked (exit status 3)"},
+		{"node3:die", "", "node3 ended unexpectedly (exit status 3)"},
 		{"node2:nonsense", "", "not an event"},
 		{"node2:noimport", "", "not a GGUF file"},
 		{"node1:mute", "node1 " + EventStarted, "node1 does not listen yet: gave up"},

@@ -21,34 +21,34 @@ func benchCommand() *cli.Command {
 			&cli.StringFlag{Name: "model", Usage: "GGUF `FILE`, or name of a model in the home (default: the model inside this program)"},
 			homeFlag(), jsonFlag())
 	}
-	rounds := &cli.IntFlag{Name: "rounds", Value: 8, Usage: "measurements of each variant, in turns"}
+	rounds := &cli.IntFlag{Name: "rounds", Value: 8, Usage: "measurements of each variant, interleaved"}
 	nodes := &cli.IntFlag{Name: "nodes", Value: 3, Usage: "stages of the network"}
-	tokens := &cli.IntFlag{Name: "tokens", Value: 64, Usage: "tokens of an answer"}
-	threads := &cli.IntFlag{Name: "threads", Usage: "threads of each engine, at most (default: the cores)"}
+	tokens := &cli.IntFlag{Name: "tokens", Value: 64, Usage: "tokens per answer"}
+	threads := &cli.IntFlag{Name: "threads", Usage: "maximum threads per engine (default: the number of cores)"}
 	return &cli.Command{
 		Name: "bench", Usage: "measure this program on this machine",
-		Description: "Machines are never quite idle: variants are measured in turns, and what is shown is the median, with the lowest and the highest of all rounds.\nRatios are of measurements of the same round.",
+		Description: "No machine is ever fully idle, so variants take turns in each round. Results are medians, with the lowest and highest round;\nratios compare measurements of the same round.",
 		Action:      needSubcommand,
 		Subcommands: []*cli.Command{
 			{Name: "stages", Usage: "decode through several nodes, through one, and by the engine alone", Flags: flags(nodes, rounds, tokens, threads), Action: benchmark(bench.Stages)},
-			{Name: "engine", Usage: "the engine alone: in this process, and in one of its own", Flags: flags(rounds, threads), Action: benchmark(bench.Engine)},
+			{Name: "engine", Usage: "the engine alone: in this process, and in a child process", Flags: flags(rounds, threads), Action: benchmark(bench.Engine)},
 			{
-				Name: "load", Usage: "decode beside busy programs, second by second",
+				Name: "load", Usage: "decode while other programs are busy, second by second",
 				Flags: flags(threads,
 					&cli.IntFlag{Name: "loops", Value: 2, Usage: "busy loops"},
-					&cli.IntFlag{Name: "nice", Usage: "how far the engine stands back behind them"},
-					&cli.IntFlag{Name: "seconds", Value: 20, Usage: "without the load, with it, and without it again: each so long"}),
+					&cli.IntFlag{Name: "nice", Usage: "priority of the engine below them, as in nice(1)"},
+					&cli.IntFlag{Name: "seconds", Value: 20, Usage: "seconds without the load, then with it, then without it again"}),
 				Action: benchmark(bench.Load),
 			},
 			{
-				Name: "link", Usage: "decode over an emulated distance, beside what the distance alone takes",
+				Name: "link", Usage: "decode over an emulated distance, against what the distance alone costs",
 				Flags:  flags(nodes, rounds, tokens, &cli.StringFlag{Name: "rtt", Value: "40ms", Usage: "round trip between any two nodes"}),
 				Action: benchmark(bench.Link),
 			},
 			{
-				Name: "serve", Usage: "many sessions at once: against one, and against the engine alone",
+				Name: "serve", Usage: "many concurrent sessions, against one and against the engine alone",
 				Flags: flags(append([]cli.Flag{
-					&cli.IntFlag{Name: "sessions", Value: 16, Usage: "answers at once"},
+					&cli.IntFlag{Name: "sessions", Value: 16, Usage: "concurrent answers"},
 					&cli.StringFlag{Name: "rtt", Usage: "round trip between any two nodes, such as 40ms (default: plain loopback)"},
 				}, nodes, rounds, tokens, threads)...),
 				Action: benchmark(bench.Serve),
@@ -83,7 +83,7 @@ func benchmark(run func(context.Context, bench.Shell, bench.Options) error) cli.
 	}
 }
 
-// benchShell is what benchmarks need of this command.
+// benchShell provides what benchmarks need from this command.
 func benchShell(c *cli.Context) bench.Shell {
 	return bench.Shell{
 		Out: c.App.Writer, Err: c.App.ErrWriter, JSON: c.Bool("json"), Load: ggml.Load, Token: token,
@@ -111,13 +111,13 @@ func benchShell(c *cli.Context) bench.Shell {
 
 func benchFetchCommand() *cli.Command {
 	return &cli.Command{
-		Name: "fetch", Usage: "fetching a model: against curl with sha256sum, against plain bitswap over flatfs, and from several sources",
-		Description: "Everything runs on this machine over loopback, each source in a process of its own, with a synthetic model.\n" +
-			"Sources that are limited have 100 Mbit/s each; those cases use a smaller model, so that they end in time.",
+		Name: "fetch", Usage: "fetch a model, against curl with sha256sum and plain bitswap over flatfs, and from several sources",
+		Description: "Everything runs on this machine over loopback, each source in its own process, with a synthetic model.\n" +
+			"Rate-limited sources have 100 Mbit/s each; those cases use a smaller model to finish in reasonable time.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "size", Value: "1GiB", Usage: "of the model, about"},
-			&cli.StringFlag{Name: "limited-size", Value: "128MiB", Usage: "of the model that limited sources give, at most --size"},
-			&cli.IntFlag{Name: "rounds", Value: 3, Usage: "measurements of the cases without a limit, in turns"},
+			&cli.StringFlag{Name: "size", Value: "1GiB", Usage: "approximate size of the model"},
+			&cli.StringFlag{Name: "limited-size", Value: "128MiB", Usage: "size of the model for rate-limited sources, at most --size"},
+			&cli.IntFlag{Name: "rounds", Value: 3, Usage: "measurements of each case without a limit, interleaved"},
 			jsonFlag(),
 		},
 		Action: benchFetch,

@@ -21,7 +21,7 @@ import (
 
 func searchCommand() *cli.Command {
 	return &cli.Command{
-		Name: "search", Usage: "list the models of the catalogue, or those that all words fit", ArgsUsage: "[WORDS]", Flags: clientFlags(), Action: modelSearch,
+		Name: "search", Usage: "list the models of the catalogue, or those that match all words", ArgsUsage: "[WORDS]", Flags: clientFlags(), Action: modelSearch,
 	}
 }
 
@@ -29,7 +29,7 @@ func modelSearch(c *cli.Context) error {
 	words := c.Args().Slice()
 	for _, w := range words {
 		if strings.HasPrefix(w, "-") {
-			return usageError{fmt.Sprintf("flags stand before the words: shoal %s %s WORDS", c.Command.FullName(), w)}
+			return usageError{fmt.Sprintf("put flags before the words: shoal %s %s WORDS", c.Command.FullName(), w)}
 		}
 	}
 	cl, done, err := connect(c, len(c.StringSlice("bootstrap")) > 0)
@@ -45,7 +45,7 @@ func modelSearch(c *cli.Context) error {
 		return printJSON(c.App.Writer, list)
 	}
 	if len(list) == 0 {
-		fmt.Fprintf(c.App.ErrWriter, "nothing in the catalogue fits; `shoal model add` takes any GGUF file, URL or hf:owner/repo/file.gguf\n")
+		fmt.Fprintf(c.App.ErrWriter, "nothing in the catalogue matches; `shoal model add` takes any GGUF file, URL or hf:owner/repo/file.gguf\n")
 		return nil
 	}
 	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
@@ -100,7 +100,7 @@ func catalogKeygen(c *cli.Context) error {
 	}
 	f, err := os.OpenFile(args[0], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if os.IsExist(err) {
-		return api.Errorf(api.BadInput, "%s exists; a key is never written over", args[0])
+		return api.Errorf(api.BadInput, "%s exists; a key is never overwritten", args[0])
 	}
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func catalogSign(c *cli.Context) error {
 	line, _ := bufio.NewReader(f).ReadString('\n')
 	seed, err := base64.StdEncoding.DecodeString(strings.TrimSpace(line))
 	if err != nil || len(seed) != ed25519.SeedSize {
-		return remedy.For(api.Errorf(api.BadInput, "%s holds no key", c.String("key")), remedy.MakeKey)
+		return remedy.For(api.Errorf(api.BadInput, "%s does not contain a key", c.String("key")), remedy.MakeKey)
 	}
 	raw, err := os.ReadFile(args[0])
 	if err != nil {
@@ -160,7 +160,7 @@ func catalogVerify(c *cli.Context) error {
 		return api.Errorf(api.BadInput, "%w", err)
 	}
 	fmt.Fprintln(c.App.Writer, key)
-	for _, e := range all.Editions() { // none, if it has no number
+	for _, e := range all.Editions() { // empty if it has no serial number
 		fmt.Fprintln(c.App.Writer, strings.TrimSpace(fmt.Sprintf("number %d of %s %s", e.Serial, e.Date, e.Series)))
 	}
 	return nil

@@ -19,16 +19,16 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 )
 
-const chatHelp = `Type a message and Enter. """ begins and ends one of several lines, as does \ at a line's end.
+const chatHelp = `Type a message and Enter. Put """ around a message of several lines, or \ at the end of each line but the last.
   /clear          forget the conversation
-  /system TEXT    set the system message, and begin anew
+  /system TEXT    set the system message, and start a new conversation
   /save FILE      write the conversation as JSON
-  /help           this
-  /exit           leave; Ctrl-D, too. Ctrl-C stops an answer.`
+  /help           print this help
+  /exit           leave, as does Ctrl-D; Ctrl-C only stops an answer`
 
 func chatCommand() *cli.Command {
 	flags := slices.DeleteFunc(answerFlags(), func(f cli.Flag) bool { return f.Names()[0] == "json" })
-	return &cli.Command{Name: "chat", Usage: "talk with a model", Description: chatHelp, Flags: flags, Action: runChat}
+	return &cli.Command{Name: "chat", Usage: "chat with a model", Description: chatHelp, Flags: flags, Action: runChat}
 }
 
 func runChat(c *cli.Context) error {
@@ -51,7 +51,7 @@ func runChat(c *cli.Context) error {
 		return err
 	}
 	defer closeLines()
-	// In here Ctrl-C stops an answer and not the program.
+	// During a chat Ctrl-C stops an answer, not the program.
 	signal.Reset(os.Interrupt)
 	return t.loop(context.WithoutCancel(c.Context), lines)
 }
@@ -64,11 +64,11 @@ type talk struct {
 	out, err io.Writer
 }
 
-// errAgain says that the line being typed was given up.
+// errAgain reports that the user discarded the line being typed.
 var errAgain = errors.New("interrupted")
 
-// input gives a function that reads lines: with editing and history from a
-// terminal, plainly from a pipe.
+// input returns a function that reads lines (on a terminal, with editing and history)
+// and one that closes the input.
 func (t *talk) input(home string) (func(prompt string) (string, error), func(), error) {
 	if !isTerminal(os.Stdin) || !isTerminal(os.Stdout) {
 		r := bufio.NewReader(os.Stdin)
@@ -80,7 +80,7 @@ func (t *talk) input(home string) (func(prompt string) (string, error), func(), 
 			return strings.TrimRight(line, "\r\n"), err
 		}, func() {}, nil
 	}
-	fmt.Fprintln(t.err, "Ask away. /help tells more, Ctrl-D leaves.")
+	fmt.Fprintln(t.err, "Type a message. /help lists commands, Ctrl-D leaves.")
 	_ = os.MkdirAll(home, 0o700)
 	rl, err := readline.NewFromConfig(&readline.Config{HistoryFile: filepath.Join(home, "chat_history"), DisableAutoSaveHistory: true})
 	if err != nil {
@@ -138,7 +138,7 @@ func (t *talk) loop(ctx context.Context, read func(string) (string, error)) erro
 	}
 }
 
-// readMessage reads one message, of several lines if it says so.
+// readMessage reads one message, which may span several lines.
 func readMessage(read func(string) (string, error)) (string, error) {
 	line, err := read("> ")
 	if err != nil {
@@ -176,7 +176,7 @@ func (t *talk) command(line string) (leave bool) {
 		return true
 	case "/clear":
 		t.reset(t.system())
-		fmt.Fprintln(t.err, "forgotten")
+		fmt.Fprintln(t.err, "conversation forgotten")
 	case "/system":
 		t.reset(arg)
 		fmt.Fprintln(t.err, "a new conversation begins")
@@ -196,13 +196,13 @@ func (t *talk) command(line string) (leave bool) {
 	case "/help", "/?":
 		fmt.Fprintln(t.err, chatHelp)
 	default:
-		fmt.Fprintf(t.err, "there is no %s; /help lists what there is\n", name)
+		fmt.Fprintf(t.err, "there is no command %s; /help lists all\n", name)
 	}
 	return false
 }
 
-// say sends a message and shows the answer. What was answered before Ctrl-C
-// stays part of the conversation; a message without any answer does not.
+// say sends a message and prints the answer. An answer that Ctrl-C cuts short stays in
+// the conversation; a message without any answer does not.
 func (t *talk) say(ctx context.Context, text string) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()

@@ -22,13 +22,13 @@ import (
 
 func churnCommand() *cli.Command {
 	return &cli.Command{
-		Name: "run", Usage: "run a network under faults, and say what its sessions saw of them", ArgsUsage: "FILE",
-		Description: "FILE is a scenario, such as those in contrib/scenarios: a network, what is asked of it, and which nodes are killed, hang, are cut off,\nslow down, leave, join or come back, and when. It ends with status 0 if every session finished, no token was lost, doubled or\nout of order, and every text was that of an undisturbed run.",
+		Name: "run", Usage: "run a network under faults, and report how they affected its sessions", ArgsUsage: "FILE",
+		Description: "FILE is a scenario, such as those in contrib/scenarios: a network, its load, and which nodes are killed, hang, are cut off,\nslow down, leave, join or come back, and when. The exit code is 0 if every session finished, no token was lost, duplicated or\nout of order, and every text equals that of an undisturbed run.",
 		Flags: []cli.Flag{
 			jsonFlag(),
-			&cli.StringFlag{Name: "report", Usage: "write a page with a timeline to `FILE.html`"},
-			&cli.Uint64Flag{Name: "seed", DefaultText: "the file's", Usage: "draw other nodes"},
-			&cli.DurationFlag{Name: "duration", DefaultText: "the file's", Usage: "of the faults"},
+			&cli.StringFlag{Name: "report", Usage: "write an HTML page with a timeline to `FILE.html`"},
+			&cli.Uint64Flag{Name: "seed", DefaultText: "the file's", Usage: "random seed for which nodes the faults hit"},
+			&cli.DurationFlag{Name: "duration", DefaultText: "the file's", Usage: "how long faults go on"},
 			&cli.StringFlag{Name: "dir", Usage: "directory of the network, which is kept (default: a temporary one, kept after a failure)"},
 		},
 		Action: runChurn,
@@ -70,7 +70,7 @@ func runChurn(c *cli.Context) error {
 	return err
 }
 
-// keepLogs says where they are, if there are any.
+// keepLogs adds to an error where the logs are, if there are any.
 func keepLogs(dir string, temporary bool, err error) error {
 	logs, _ := filepath.Glob(filepath.Join(dir, "*", "*.log"))
 	if len(logs) == 0 || errors.Is(err, context.Canceled) {
@@ -85,7 +85,7 @@ func keepLogs(dir string, temporary bool, err error) error {
 // scenarioOf reads the command line and the scenario that it names.
 func scenarioOf(c *cli.Context) (*scenario.Scenario, error) {
 	if p := c.Lineage()[1]; p.NumFlags() > 0 {
-		return nil, usageError{"`shoal testnet run` takes the network from the scenario: flags stand behind run"}
+		return nil, usageError{"`shoal testnet run` takes the network from the scenario: put its flags after run"}
 	}
 	path, err := churnArgs(c)
 	if err != nil {
@@ -100,13 +100,13 @@ func scenarioOf(c *cli.Context) (*scenario.Scenario, error) {
 	}
 	if c.IsSet("duration") {
 		if s.Duration = c.Duration("duration"); s.Duration <= 0 {
-			return nil, usageError{"--duration must be more than nothing"}
+			return nil, usageError{"--duration must be positive"}
 		}
 	}
 	return s, nil
 }
 
-// churnArgs gives the file's name; flags may stand behind it, too.
+// churnArgs returns the file's name. Flags may come after it, too.
 func churnArgs(c *cli.Context) (string, error) {
 	var files []string
 	for rest := c.Args().Slice(); len(rest) > 0; {
@@ -137,8 +137,8 @@ func churnArgs(c *cli.Context) (string, error) {
 	return files[0], nil
 }
 
-// churn runs a scenario in a directory. The client's log is in it, too: it says
-// what each session did about the faults.
+// churn runs a scenario in a directory. The client's log is kept there, too: it tells
+// how each session handled the faults.
 func churn(c *cli.Context, s *scenario.Scenario, dir string) (*scenario.Report, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -170,7 +170,7 @@ func churn(c *cli.Context, s *scenario.Scenario, dir string) (*scenario.Report, 
 	})
 }
 
-// left says what a node holds of sessions.
+// left reports the sessions and KV positions that a node still holds; "" if none.
 func left(ctx context.Context, n testnet.Node) (string, error) {
 	cl := &api.Client{Base: "http://" + n.API, Token: token(n.Dir)}
 	s, err := cl.Status(ctx)
@@ -205,7 +205,7 @@ func writeFile(name string, write func(io.Writer) error) error {
 	return errors.Join(write(f), f.Close())
 }
 
-// asker asks through a node's API.
+// asker sends prompts through a node's API.
 type asker struct{ api *api.Client }
 
 func (a asker) Ask(ctx context.Context, q scenario.Question, emit func(scenario.Token)) (out scenario.Answer, err error) {
@@ -242,7 +242,7 @@ func (a asker) Refused(err error) bool {
 	return errors.Is(err, &api.Error{Kind: api.NoRoute}) || errors.Is(err, &api.Error{Kind: api.Refused})
 }
 
-// teller shows a person how far it is; in a pipe it is quiet.
+// teller shows progress on a terminal, and nothing in a pipe.
 type teller struct {
 	mu    sync.Mutex
 	w     io.Writer

@@ -20,19 +20,19 @@ import (
 
 const defaultAPI = "127.0.0.1:11500"
 
-// clientFlags are on every command that asks a node.
+// clientFlags are on every command that talks to a node.
 func clientFlags() []cli.Flag {
 	return append([]cli.Flag{
 		homeFlag(), jsonFlag(),
-		&cli.StringFlag{Name: "api", EnvVars: []string{"SHOAL_API"}, Usage: "`URL` of the node to ask (default: the one that runs in this home, else a light client of its own)"},
+		&cli.StringFlag{Name: "api", EnvVars: []string{"SHOAL_API"}, Usage: "`URL` of the node to use (default: the one running in this home, else a light client for this command)"},
 		&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key of that node's API"},
-		&cli.StringFlag{Name: "api-key-file", EnvVars: []string{"SHOAL_API_KEY_FILE"}, Usage: "`FILE` with that key"},
-		&cli.StringFlag{Name: "api-token-file", EnvVars: []string{"SHOAL_API_TOKEN_FILE"}, Usage: "`FILE` with the token of the node at --api, its api.token: that node may then be commanded, not only asked"},
+		&cli.StringFlag{Name: "api-key-file", EnvVars: []string{"SHOAL_API_KEY_FILE"}, Usage: "`FILE` with the key of that node's API"},
+		&cli.StringFlag{Name: "api-token-file", EnvVars: []string{"SHOAL_API_TOKEN_FILE"}, Usage: "`FILE` with the token (api.token) of the node at --api, for commands that change that node"},
 	}, networkFlags()...)
 }
 
-// asking is the action of a command that takes the named arguments and asks the
-// node that runs, or else one of this home alone.
+// asking wraps a command that takes the named arguments and needs no peers: it talks
+// to the running node, or else to one in this process.
 func asking(do func(c *cli.Context, cl *api.Client, args []string) error, names ...string) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		args, err := arguments(c, names...)
@@ -48,9 +48,10 @@ func asking(do func(c *cli.Context, cl *api.Client, args []string) error, names 
 	}
 }
 
-// connect gives a client of the daemon that runs, or of a node in this process
-// that lasts as long as the command. Without a network the latter sees only
-// this home. alone says that a command which joins can do without peers.
+// connect returns a client of the running daemon, or else of a node in this process
+// that lives as long as the command. The latter joins the network only if join is set;
+// otherwise it sees only this home. alone reports whether a command that joins can do
+// its work without peers.
 func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Client, func(), error) {
 	home := c.String("home")
 	key, err := keyOf(c)
@@ -67,7 +68,7 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 	}
 	if cl := running(c.Context, home); cl != nil {
 		if c.IsSet("catalog") || c.IsSet("catalog-key") {
-			return nil, nil, usageError{"the node that runs in this home has a catalogue of its own; start that with --catalog, or put the file into catalog.d in the home"}
+			return nil, nil, usageError{"a node is running in this home with its own catalogue; start that node with --catalog, or put the file into catalog.d in the home"}
 		}
 		cl.Key = key
 		return cl, func() {}, nil
@@ -84,7 +85,7 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 		cfg.Bootstrap, cfg.NoMDNS = nil, true
 	}
 	if len(cfg.Network) > 0 || !join {
-		// A testnet's client, or one that talks to nobody, needs loopback only.
+		// A testnet's client, or one that talks to no peers, needs only loopback.
 		cfg.ListenAddrs = loopbackAddrs()
 	}
 	n, err := newNode(cfg)
@@ -104,7 +105,7 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 			if c.Context.Err() != nil {
 				return nil, nil, c.Context.Err()
 			}
-			return nil, nil, api.Errorf(api.NoRoute, "no node runs in %s, and %w", home, err)
+			return nil, nil, api.Errorf(api.NoRoute, "no node is running in %s, and %w", home, err)
 		}
 	}
 	return n.Client(), func() { _ = n.Close() }, nil
@@ -114,8 +115,8 @@ func loopbackAddrs() []string {
 	return []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 }
 
-// clientConfig reads what a home's configuration file says about the network
-// and the disk; flags and environment come first.
+// clientConfig reads the settings of network and disk from a home's configuration
+// file; flags and the environment take precedence.
 func clientConfig(c *cli.Context, cfg *node.Config) error {
 	var file struct {
 		Bootstrap   []string `toml:"bootstrap"`
@@ -150,9 +151,9 @@ func clientConfig(c *cli.Context, cfg *node.Config) error {
 	return nil
 }
 
-// clientOf is a client of the node at a URL that somebody gave. The token of this
-// home opens its own node alone, and goes to no other address; another's has to
-// be given as well.
+// clientOf returns a client of the node at a URL from the command line. This home's
+// token is sent only to this home's own node; another node's token must be given as
+// well.
 func clientOf(c *cli.Context, url string) (*api.Client, error) {
 	if !strings.Contains(url, "://") {
 		url = "http://" + url
@@ -171,14 +172,14 @@ func clientOf(c *cli.Context, url string) (*api.Client, error) {
 	return cl, nil
 }
 
-// keyOf is the key of an API, as a flag has it or a file.
+// keyOf returns the key of an API, from a flag or a file.
 func keyOf(c *cli.Context) (string, error) {
 	key, file := c.String("api-key"), c.String("api-key-file")
 	switch {
 	case file == "":
 		return key, nil
 	case key != "":
-		return "", usageError{"--api-key and --api-key-file do not go together"}
+		return "", usageError{"--api-key and --api-key-file cannot be combined"}
 	}
 	return secretIn("--api-key-file", file)
 }
@@ -191,13 +192,13 @@ func secretIn(flag, file string) (string, error) {
 	case err != nil:
 		return "", usageError{fmt.Sprintf("%s %s: %s", flag, file, err)}
 	case secret == "" || strings.ContainsAny(secret, "\r\n"):
-		return "", usageError{fmt.Sprintf("%s %s: the file must have one line, the secret", flag, file)}
+		return "", usageError{fmt.Sprintf("%s %s: the file must contain one line, the secret", flag, file)}
 	}
 	return secret, nil
 }
 
-// running finds the daemon of a home: by its socket, or by the address that it
-// has left word of.
+// running returns a client of a home's daemon, through its socket or the address in
+// api.json; nil if none answers.
 func running(ctx context.Context, home string) *api.Client {
 	word, _ := node.ReadWord(home) // a full disk may have no room for it
 	doors := []*api.Client{api.Unix(cmp.Or(word.Socket, node.DefaultSocket(home)), token(home))}
@@ -222,8 +223,8 @@ func token(dir string) string {
 	return strings.TrimSpace(string(raw))
 }
 
-// absolute makes a path one that a daemon elsewhere understands; names and
-// URLs stay.
+// absolute makes a path absolute, since a daemon has another working directory; names
+// and URLs stay.
 func absolute(source string) string {
 	if strings.Contains(source, "://") || strings.HasPrefix(source, "hf:") {
 		return source

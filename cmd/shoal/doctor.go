@@ -34,19 +34,19 @@ import (
 
 func doctorCommand() *cli.Command {
 	settings := nodeFlags()
-	for _, f := range settings { // they are explained once, with `shoal node`
+	for _, f := range settings { // `shoal node --help` explains them
 		hide(f)
 	}
 	return &cli.Command{
-		Name: "doctor", Usage: "say what is wrong with this node, and what to type",
-		Description: "Looks at the home, the machine, the node if one runs, and the network around it, and changes nothing.\n" +
-			"It takes the flags of `shoal node` as well, and then says what a node with those would meet.\n" +
-			"The exit code is 0 if all is right (warnings included), and 1 if something is wrong.",
+		Name: "doctor", Usage: "find out what is wrong with this node, and what to type",
+		Description: "Examines the home, the machine, the node if one is running, and the network, and changes nothing.\n" +
+			"It also takes the flags of `shoal node`, and then reports what a node with those flags would run into.\n" +
+			"The exit code is 0 if nothing is wrong (warnings do not count), else 1.",
 		Flags: append([]cli.Flag{
 			homeFlag(), jsonFlag(),
-			&cli.BoolFlag{Name: "deep", Usage: "check all that is on disk against its hash, rather than a part"},
-			&cli.BoolFlag{Name: "offline", Usage: "do not look for peers, if no node runs"},
-			&cli.StringFlag{Name: "sysroot", Value: "/", Hidden: true, Usage: "where the system's files are, for tests"},
+			&cli.BoolFlag{Name: "deep", Usage: "check everything on disk against its hashes, not only a part"},
+			&cli.BoolFlag{Name: "offline", Usage: "do not look for peers if no node is running"},
+			&cli.StringFlag{Name: "sysroot", Value: "/", Hidden: true, Usage: "root of the system's files, for tests"},
 		}, settings[1:]...),
 		Action: func(c *cli.Context) error { return runDoctor(c, settings) },
 	}
@@ -92,7 +92,7 @@ func runDoctor(c *cli.Context, settings []cli.Flag) error {
 	return err
 }
 
-// printFindings prints what was found, and under it what to type.
+// printFindings prints each finding, and below it what to type.
 func printFindings(w io.Writer, found []doctor.Finding) error {
 	marks := map[doctor.State]string{doctor.OK: "ok  ", doctor.Warn: "warn", doctor.Bad: "BAD "}
 	if isTerminal(w) {
@@ -108,7 +108,7 @@ func printFindings(w io.Writer, found []doctor.Finding) error {
 	}
 	switch {
 	case count[doctor.Bad] > 0:
-		_, err := fmt.Fprintf(w, "\n%d wrong, %d to look at; an arrow shows what to type\n", count[doctor.Bad], count[doctor.Warn])
+		_, err := fmt.Fprintf(w, "\n%d wrong, %d to look at; arrows show what to type\n", count[doctor.Bad], count[doctor.Warn])
 		return err
 	case count[doctor.Warn] > 0:
 		_, err := fmt.Fprintf(w, "\nnothing is wrong, %d to look at\n", count[doctor.Warn])
@@ -118,10 +118,10 @@ func printFindings(w io.Writer, found []doctor.Finding) error {
 	return err
 }
 
-// leavesChecked is how much of the store is read without --deep: about a second.
+// leavesChecked is how many bytes of the store are read without --deep, in about a second.
 const leavesChecked = 512 << 20
 
-// gather looks at everything there is to look at.
+// gather collects all facts.
 func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 	dir := c.String("home")
 	say := func(format string, args ...any) {
@@ -143,8 +143,8 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 		return nil, err
 	}
 	f.Daemon = wordOf(dir)
-	// Only who holds the store is the node that left word: the ID may have become
-	// another process's since.
+	// The process is that node only if it holds the store's lock: the ID may have been
+	// reused.
 	f.Daemon.Alive = f.Daemon.Alive && f.Home.Locked && (f.Home.Lock.PID == 0 || f.Home.Lock.PID == f.Daemon.PID)
 	cl := running(c.Context, dir)
 	if cl != nil {
@@ -177,8 +177,7 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 	return f, err
 }
 
-// settingsOf reads the settings as a node would, and says what is wrong with
-// them.
+// settingsOf reads the settings as a node would, and notes what is wrong with them.
 func settingsOf(c *cli.Context, settings []cli.Flag, f *doctor.Facts) node.Config {
 	cc := &f.Config
 	cc.File, cc.Present = configFile(c)
@@ -200,7 +199,7 @@ func settingsOf(c *cli.Context, settings []cli.Flag, f *doctor.Facts) node.Confi
 	return cfg
 }
 
-// blame finds the setting that an error is about.
+// blame records which setting an error is about, and where it is set.
 func blame(cc *doctor.Config, err error) {
 	cc.Err = err.Error()
 	var e *settingError
@@ -221,8 +220,8 @@ func blame(cc *doctor.Config, err error) {
 	}
 }
 
-// settingOf is the setting that an error names: with its remedy, or by its flag, as
-// errors in the command line do. "" if none.
+// settingOf returns the setting that an error names: in its remedy or, as errors of the
+// command line do, by its flag. "" if none.
 func settingOf(err error) string {
 	if errors.Is(err, network.ErrAddress) {
 		return "bootstrap"
@@ -242,7 +241,7 @@ func settingOf(err error) string {
 	return flag
 }
 
-// modelsOf looks at the models on disk.
+// modelsOf checks the models on disk.
 func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(string, ...any)) error {
 	limit := int64(leavesChecked)
 	if c.Bool("deep") {
@@ -255,7 +254,7 @@ func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(
 		return c.Context.Err()
 	}
 	if err != nil && len(found) == 0 {
-		return nil //nolint:nilerr // what keeps it from being read is said of the home
+		return nil //nolint:nilerr // the check of the home reports why it cannot be read
 	}
 	for _, m := range found {
 		wanted := slices.ContainsFunc(serve, func(s node.ServeSpec) bool { return m.Matches(s.Model) })
@@ -268,7 +267,7 @@ func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(
 	return nil
 }
 
-// wordOf is what a daemon has left in its home.
+// wordOf reads what a daemon has written about itself in its home.
 func wordOf(dir string) (d doctor.Daemon) {
 	word, err := node.ReadWord(dir)
 	if os.IsNotExist(err) {
@@ -281,8 +280,8 @@ func wordOf(dir string) (d doctor.Daemon) {
 	return d
 }
 
-// refusal is the HTTP status with which a node answers somebody without its
-// token; 0: it does not answer.
+// refusal returns the HTTP status of a node's answer to a request without its token; 0:
+// it does not answer.
 func refusal(ctx context.Context, d doctor.Daemon) int {
 	ask := func(cl *api.Client) int {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -308,7 +307,7 @@ func refusal(ctx context.Context, d doctor.Daemon) int {
 	return code
 }
 
-// listeners tries the addresses that a node will listen on.
+// listeners tests the addresses that a node will listen on.
 func listeners(f *doctor.Facts, cfg node.Config) {
 	if cfg.API != "" {
 		f.API = doctor.TryListen("tcp", cfg.API)
@@ -337,11 +336,11 @@ func listeners(f *doctor.Facts, cfg node.Config) {
 	}
 }
 
-// lookTime is how long peers are looked for where no node runs.
+// lookTime is how long to look for peers if no node is running.
 const lookTime = 4 * time.Second
 
-// lookAround joins as a light client, in a directory of its own, with what this
-// home knows of peers.
+// lookAround joins as a light client in a temporary directory, with the peers that this
+// home knows.
 func lookAround(c *cli.Context, cfg node.Config) (*api.Client, func()) {
 	dir, err := os.MkdirTemp("", "shoal-doctor-")
 	if err != nil {
@@ -363,7 +362,7 @@ func lookAround(c *cli.Context, cfg node.Config) (*api.Client, func()) {
 	ctx, cancel := context.WithTimeout(c.Context, lookTime)
 	defer cancel()
 	if n.WaitPeers(ctx) == nil {
-		select { // for offers to come
+		select { // for offers to arrive
 		case <-time.After(500 * time.Millisecond):
 		case <-ctx.Done():
 		}
@@ -374,8 +373,7 @@ func lookAround(c *cli.Context, cfg node.Config) (*api.Client, func()) {
 	}
 }
 
-// builtAt is when the source that this program was built from was last changed;
-// zero if nobody knows.
+// builtAt returns when this program's source was last changed; zero if not known.
 func builtAt() time.Time {
 	if t, err := time.Parse(time.DateOnly, date); err == nil {
 		return t

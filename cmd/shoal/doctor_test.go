@@ -30,7 +30,7 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// lockFile has this test binary be a process that locks a file and stays.
+// lockFile makes this test binary a process that locks a file and keeps running.
 const lockFile = "TEST_BINARY_LOCKS"
 
 func lockForever(path string) {
@@ -47,7 +47,7 @@ func lockForever(path string) {
 	os.Exit(0)
 }
 
-// patient is a home that is doctored, with the program as a person runs it.
+// patient is a home that the doctor examines, with the program as a person runs it.
 type patient struct {
 	t    *testing.T
 	home string
@@ -74,7 +74,7 @@ func (p *patient) config(lines ...string) {
 	}
 }
 
-// add puts more settings into it.
+// add appends settings to the configuration file.
 func (p *patient) add(lines ...string) {
 	p.t.Helper()
 	old, err := os.ReadFile(filepath.Join(p.home, "config.toml"))
@@ -104,7 +104,7 @@ func (p *patient) run(args ...string) {
 	}
 }
 
-// see asks the doctor.
+// see runs the doctor and returns its findings.
 func (p *patient) see(args ...string) (found []doctor.Finding, code int) {
 	p.t.Helper()
 	cmd := p.command(append([]string{"doctor", "--json", "--home", p.home}, args...)...)
@@ -121,8 +121,8 @@ func (p *patient) see(args ...string) (found []doctor.Finding, code int) {
 	return found, cmd.ProcessState.ExitCode()
 }
 
-// named waits until a check finds a fault whose words are these, and gives what
-// mends it. The exit code must tell of a fault.
+// named waits until a check reports a fault with these words, and returns its fix. The
+// exit code must match.
 func (p *patient) named(check string, state doctor.State, words string, args ...string) (fix string) {
 	p.t.Helper()
 	var found []doctor.Finding
@@ -149,13 +149,13 @@ func (p *patient) named(check string, state doctor.State, words string, args ...
 	return fix
 }
 
-// content waits until a check finds nothing any more.
+// content waits until a check finds no more faults.
 func (p *patient) content(check string, args ...string) {
 	p.t.Helper()
 	p.atMost(doctor.OK, check, args...)
 }
 
-// atMost waits until a check finds nothing worse.
+// atMost waits until a check finds nothing worse than a state.
 func (p *patient) atMost(worst doctor.State, check string, args ...string) {
 	p.t.Helper()
 	var left []doctor.Finding
@@ -173,7 +173,7 @@ func (p *patient) atMost(worst doctor.State, check string, args ...string) {
 	})
 }
 
-// mend types what the doctor says. sudo is left out: a test does without.
+// mend runs the doctor's fix, without sudo, which tests do not need.
 func (p *patient) mend(fix string) {
 	p.t.Helper()
 	cmd := exec.CommandContext(p.t.Context(), "sh", "-c", strings.TrimPrefix(fix, "sudo "))
@@ -186,7 +186,7 @@ func (p *patient) mend(fix string) {
 	}
 }
 
-// start types a line that ends in a node, and leaves that running.
+// start runs a line that ends in starting a node, and leaves the node running.
 func (p *patient) start(line string) (stop func()) {
 	p.t.Helper()
 	cmd := exec.CommandContext(p.t.Context(), "sh", "-c", line)
@@ -236,8 +236,8 @@ func (p *patient) up() {
 
 func (p *patient) pid() int { return wordOf(p.home).PID }
 
-// TestDoctorFiles stages faults of the home, the settings and the machine; the
-// lines that the doctor gives are typed, and it is content.
+// TestDoctorFiles stages faults of the home, the settings and the machine, and runs the
+// doctor's fixes, after which it finds nothing.
 func TestDoctorFiles(t *testing.T) {
 	t.Parallel()
 	t.Run("a setting that is misspelt", func(t *testing.T) {
@@ -285,7 +285,7 @@ func TestDoctorFiles(t *testing.T) {
 	})
 	t.Run("a home that may not be written", func(t *testing.T) {
 		p := newPatient(t)
-		if os.Getuid() == 0 { // whom nothing is forbidden
+		if os.Getuid() == 0 { // root may do anything
 			p = asNobody(t)
 		}
 		if err := os.Chmod(p.home, 0o500); err != nil {
@@ -330,7 +330,7 @@ func TestDoctorFiles(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(root, "dev/nvidia0"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if fix := p.named("gpu", doctor.Warn, "NVIDIA GPU 0 is there and not used: no cuda backend", "--offline", "--sysroot", root); !strings.Contains(fix, "contrib/accel") {
+		if fix := p.named("gpu", doctor.Warn, "NVIDIA GPU 0 is present but not used: no cuda backend", "--offline", "--sysroot", root); !strings.Contains(fix, "contrib/accel") {
 			t.Error(fix)
 		}
 		lib := t.TempDir()
@@ -349,7 +349,7 @@ func TestDoctorFiles(t *testing.T) {
 	t.Run("a damaged leaf", func(t *testing.T) {
 		p := newPatient(t)
 		p.run("model", "add", "--home", p.home, "tinytales")
-		net := newPatient(t) // who has it whole
+		net := newPatient(t) // it has the whole model
 		net.run("model", "add", "--home", net.home, "tinytales")
 		net.node()
 		p.add(fmt.Sprintf("bootstrap = [%q]", loopbackOf(t, net)))
@@ -402,7 +402,7 @@ func TestDoctorFiles(t *testing.T) {
 		if err := os.Remove(filepath.Join(p.home, "filler")); err != nil {
 			t.Fatal(err)
 		}
-		p.atMost(doctor.Warn, "disk", "--offline") // it is a small one
+		p.atMost(doctor.Warn, "disk", "--offline") // the disk is small
 	})
 	t.Run("all is right", func(t *testing.T) {
 		p := newPatient(t)
@@ -417,8 +417,8 @@ func TestDoctorFiles(t *testing.T) {
 	})
 }
 
-// asNobody is a patient that another user than root is, with the program where
-// that user can run it.
+// asNobody returns a patient that runs as a user other than root, with the program where
+// that user can execute it.
 func asNobody(t *testing.T) *patient {
 	t.Helper()
 	if _, err := exec.LookPath("sh"); err != nil {
@@ -447,7 +447,7 @@ func asNobody(t *testing.T) *patient {
 	return p
 }
 
-// loopbackOf is an address by which others join a patient's node.
+// loopbackOf returns an address through which others join a patient's node.
 func loopbackOf(t *testing.T, p *patient) string {
 	t.Helper()
 	st, err := running(t.Context(), p.home).Status(t.Context())
@@ -497,7 +497,7 @@ func TestDoctorProcesses(t *testing.T) {
 		if err := syscall.Kill(p.pid(), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		fix := p.named("daemon", doctor.Bad, "has ended without leaving", "--offline")
+		fix := p.named("daemon", doctor.Bad, "has ended without a clean shutdown", "--offline")
 		p.start("exec " + fix)
 		p.up()
 		p.content("daemon")
@@ -518,7 +518,7 @@ func TestDoctorProcesses(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(p.home, "api.json"), []byte(word), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if fix := p.named("daemon", doctor.Bad, "has ended without leaving", "--offline"); strings.Contains(fix, "kill") {
+		if fix := p.named("daemon", doctor.Bad, "has ended without a clean shutdown", "--offline"); strings.Contains(fix, "kill") {
 			t.Errorf("an innocent is to be killed: %s", fix)
 		}
 	})
@@ -535,9 +535,9 @@ func TestDoctorProcesses(t *testing.T) {
 		p.up()
 		p.content("daemon")
 	})
-	t.Run("no node runs", func(t *testing.T) {
+	t.Run("no node is running", func(t *testing.T) {
 		p := newPatient(t)
-		fix := p.named("daemon", doctor.Warn, "no node runs", "--offline")
+		fix := p.named("daemon", doctor.Warn, "no node is running", "--offline")
 		p.start(fix)
 		p.up()
 		p.content("daemon")
@@ -660,8 +660,8 @@ func TestDoctorNetwork(t *testing.T) {
 	})
 }
 
-// stranger is a libp2p host that is no node of this version; with an offer it
-// answers who asks for it.
+// stranger is a libp2p host that is not a node of this version. If it has an offer, it
+// sends that to peers that ask.
 func stranger(t *testing.T, offer func(crypto.PrivKey) []byte) host.Host {
 	t.Helper()
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)

@@ -15,9 +15,8 @@ import (
 	"github.com/shoalnet/shoal/node"
 )
 
-// TestDoors: wherever a node listens, the commands of its home find it, and doctor
-// has nothing to say; elsewhere than on loopback it listens with a key or by a
-// word only.
+// TestDoors: wherever a node listens, the commands of its home find it and the doctor
+// finds no fault; beyond loopback it listens only with a key or with --api-open.
 func TestDoors(t *testing.T) {
 	t.Parallel()
 	for name, settings := range map[string][]string{
@@ -76,8 +75,7 @@ func TestDoors(t *testing.T) {
 	})
 }
 
-// TestDoctorKillsNobodyAlive: a node that answers, if only with a refusal, does
-// not hang.
+// TestDoctorKillsNobodyAlive: a node that answers, even with a refusal, does not hang.
 func TestDoctorKillsNobodyAlive(t *testing.T) {
 	p := newPatient(t)
 	p.config(`api = "127.0.0.1:0"`, "no-mdns = true", `listen = ["/ip4/127.0.0.1/udp/0/quic-v1"]`)
@@ -93,7 +91,7 @@ func TestDoctorKillsNobodyAlive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := strings.ReplaceAll(string(raw), word.API, guard.Listener.Addr().String()) // a door that is not for us
+	other := strings.ReplaceAll(string(raw), word.API, guard.Listener.Addr().String()) // an API that refuses us
 	if err := os.Remove(word.Socket); err != nil {
 		t.Fatal(err)
 	}
@@ -105,8 +103,8 @@ func TestDoctorKillsNobodyAlive(t *testing.T) {
 	}
 }
 
-// TestTokenStaysHome: the token goes to the node of this home and to no address
-// that somebody names, unless he names a file with its token as well.
+// TestTokenStaysHome: the token is sent only to this home's node, never to an address
+// from the command line, unless a file with its token is named as well.
 func TestTokenStaysHome(t *testing.T) {
 	t.Parallel()
 	var secrets []string

@@ -18,17 +18,18 @@ const exitCodes = `Exit codes:
    0    done
    1    failure
    2    the command line is wrong
-   3    no route: some blocks of the model are served by nobody
+   3    no route: nobody serves some blocks of the model
    4    refused: peers are full or leaving, or the disk is full
    5    bad input: a file, a prompt, or the name of a model
    130  cancelled`
 
-// status is an exit code that another program's run has decided.
+// status is an exit code by itself: there is nothing to print.
 type status int
 
 func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// exitCode prints what went wrong, in one line, and returns the process's result.
+// exitCode prints an error in one line, with what to type, and returns the process's
+// exit code.
 func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 	if err == nil {
 		return 0

@@ -13,7 +13,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 )
 
-// absolutePath is for files that are to be written.
+// absolutePath is absolute for files that will be written, which need not exist.
 func absolutePath(p string) string {
 	if abs, err := filepath.Abs(p); err == nil {
 		return abs
@@ -22,7 +22,7 @@ func absolutePath(p string) string {
 }
 
 func peersCommand() *cli.Command {
-	return &cli.Command{Name: "peers", Usage: "list the peers connected", Flags: clientFlags(), Action: func(c *cli.Context) error {
+	return &cli.Command{Name: "peers", Usage: "list connected peers", Flags: clientFlags(), Action: func(c *cli.Context) error {
 		if err := noArgs(c); err != nil {
 			return err
 		}
@@ -50,7 +50,7 @@ func peersCommand() *cli.Command {
 				via += " (relayed)"
 			}
 			if p.BadUntil != nil {
-				via += " (sent false bytes; not asked until " + p.BadUntil.Local().Format("15:04") + ")"
+				via += " (sent corrupt data; ignored until " + p.BadUntil.Local().Format("15:04") + ")"
 			}
 			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\t%s\t%s\n", p.Peer, p.RTTMs, via, cell(p.Version),
 				bytesText(int64(p.Given)), bytesText(int64(p.Taken)), cell(strings.Join(p.Serves, ", ")))
@@ -60,7 +60,7 @@ func peersCommand() *cli.Command {
 }
 
 func drainCommand() *cli.Command {
-	return &cli.Command{Name: "drain", Usage: "have the node refuse new sessions, hand over those under way, and stop", Flags: clientFlags(), Action: asking(func(c *cli.Context, cl *api.Client, _ []string) error {
+	return &cli.Command{Name: "drain", Usage: "make the node refuse new sessions, hand over running ones, and stop", Flags: clientFlags(), Action: asking(func(c *cli.Context, cl *api.Client, _ []string) error {
 		pid := 0
 		if c.String("api") == "" {
 			pid = wordOf(c.String("home")).PID
@@ -77,7 +77,7 @@ func drainCommand() *cli.Command {
 			case <-time.After(100 * time.Millisecond):
 			}
 		}
-		// It still closes its store then, which whoever is started next wants.
+		// Wait until it has closed its store, too, which the next node to start needs.
 		for end := time.Now().Add(closeTime); pid > 0 && syscall.Kill(pid, 0) == nil && time.Now().Before(end) && c.Context.Err() == nil; {
 			time.Sleep(20 * time.Millisecond)
 		}
@@ -89,7 +89,7 @@ func drainCommand() *cli.Command {
 }
 
 func statusCommand() *cli.Command {
-	return &cli.Command{Name: "status", Usage: "tell how the node is", Flags: clientFlags(), Action: asking(func(c *cli.Context, cl *api.Client, _ []string) error {
+	return &cli.Command{Name: "status", Usage: "print the state of the node", Flags: clientFlags(), Action: asking(func(c *cli.Context, cl *api.Client, _ []string) error {
 		s, err := cl.Status(c.Context)
 		if err != nil {
 			return err
@@ -99,7 +99,7 @@ func statusCommand() *cli.Command {
 		}
 		w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 		if s.Light && s.API == "" {
-			fmt.Fprintf(w, "no node runs in\t%s\n", s.Home)
+			fmt.Fprintf(w, "no node is running in\t%s\n", s.Home)
 		} else {
 			fmt.Fprintf(w, "node\t%s\n", s.Peer)
 			fmt.Fprintf(w, "up\t%s, version %s\n", s.Uptime.Round(time.Second), s.Version)
@@ -116,7 +116,7 @@ func statusCommand() *cli.Command {
 			}
 			fmt.Fprintf(w, "peers\t%d\n", s.Peers)
 			fmt.Fprintf(w, "memory lent\t%s\n", bytesText(s.Memory))
-			fmt.Fprintf(w, "given, taken\t%s, %s; in all %s, %s\n", bytesText(int64(s.Given)), bytesText(int64(s.Taken)), bytesText(int64(s.GivenAll)), bytesText(int64(s.TakenAll)))
+			fmt.Fprintf(w, "sent, received\t%s, %s; in total %s, %s\n", bytesText(int64(s.Given)), bytesText(int64(s.Taken)), bytesText(int64(s.GivenAll)), bytesText(int64(s.TakenAll)))
 			if s.Up > 0 || s.Down > 0 {
 				limit := func(n int64) string {
 					if n == 0 {
@@ -127,7 +127,7 @@ func statusCommand() *cli.Command {
 				fmt.Fprintf(w, "at most\t%s up, %s down\n", limit(s.Up), limit(s.Down))
 			}
 		}
-		fmt.Fprintf(w, "models on disk\t%s, %s of it without a pin", bytesText(s.Allocated), bytesText(s.QuotaUsed))
+		fmt.Fprintf(w, "models on disk\t%s, %s of it not pinned", bytesText(s.Allocated), bytesText(s.QuotaUsed))
 		if s.Quota > 0 {
 			fmt.Fprintf(w, " (quota %s)", bytesText(s.Quota))
 		}

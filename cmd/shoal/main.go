@@ -1,5 +1,5 @@
-// Command shoal runs large models on machines that nobody owns all of: a node
-// daemon, a client, and a testnet in one program. See README.md.
+// Command shoal runs large models across machines of many owners. One program is the
+// node's daemon, the client and the testnet. See README.md.
 package main
 
 import (
@@ -27,8 +27,8 @@ import (
 	"github.com/shoalnet/shoal/node/engine/ggml"
 )
 
-// version and date (of its last change, as 2006-01-02) are set by the Makefile, and
-// commit by releases; else Go may know it.
+// The Makefile sets version and date (of the last change, as 2006-01-02), and releases
+// set commit; otherwise it comes from Go's build info, if that has it.
 var (
 	version = "dev"
 	date    string
@@ -37,13 +37,13 @@ var (
 
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
-// run is main without the process: it returns the exit code.
+// run is main without os.Exit: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
 	engine.ChildMain(ggml.Backend{})
 	convert.ChildMain(canCompute)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // the first signal asks, the second ends
+	context.AfterFunc(ctx, stop) // the first signal asks it to leave, the second kills it
 	app := newApp(stdout, stderr)
 	err := app.RunContext(ctx, args)
 	return exitCode(ctx, err, stderr)
@@ -51,8 +51,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 func canCompute(md interface{ Value(key string) any }) error { return engine.Check(md) }
 
-// newNode makes a node of this program: it converts directories, and warns if it
-// was built for an older processor.
+// newNode creates a node with what only this program links: the converter of model
+// directories, and a warning if the engine was built for an older processor.
 func newNode(cfg node.Config) (*node.Node, error) {
 	cfg.Convert = func(ctx context.Context, c node.Conversion) error {
 		return convert.InChild(ctx, nil, c.Dir, c.Out, convert.Options{Quantize: c.Quantize, Temp: c.Temp, Check: canCompute, Progress: c.Progress})
@@ -65,7 +65,7 @@ func newNode(cfg node.Config) (*node.Node, error) {
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
-		Name: "shoal", Usage: "run large models together, on machines that nobody owns all of",
+		Name: "shoal", Usage: "run large models together, across machines of many owners",
 		Version: version, Writer: stdout, ErrWriter: stderr, HideHelpCommand: true,
 		UseShortOptionHandling: true,
 		Description:            firstSteps + "\n\n" + exitCodes,
@@ -75,13 +75,13 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			nodeCommand(), configCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(),
 		},
-		ExitErrHandler: func(*cli.Context, error) {}, // run decides
+		ExitErrHandler: func(*cli.Context, error) {}, // run chooses the exit code
 		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return unknownFlag(err, c.App.Flags) },
 		CommandNotFound: func(c *cli.Context, name string) {
 			fmt.Fprintf(stderr, "shoal: %s; see `shoal --help`\n", unknownCommand(name, name, c.App.Commands))
 		},
 		Action: func(c *cli.Context) error {
-			_, err := fmt.Fprintf(c.App.Writer, "shoal runs large models together, on machines that nobody owns all of.\n\n%s\n\nAll commands: shoal --help\n", firstSteps)
+			_, err := fmt.Fprintf(c.App.Writer, "shoal runs large models together, across machines of many owners.\n\n%s\n\nAll commands: shoal --help\n", firstSteps)
 			return err
 		},
 		Before: func(c *cli.Context) error {
@@ -107,11 +107,11 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	return app
 }
 
-// libraryLine is a flag's line of help as the library writes it.
+// libraryLine formats a flag's line of help as the library does.
 var libraryLine = cli.FlagStringer
 
-// flagLine leaves out of it the defaults that say nothing, or that the usage has
-// said in words.
+// flagLine is libraryLine without defaults that carry no information or that the usage
+// text already states in words.
 func flagLine(f cli.Flag) string {
 	line := libraryLine(f)
 	for _, s := range []string{" (default: false)", " (default: 0)", " (default: -1)"} {
@@ -120,8 +120,8 @@ func flagLine(f cli.Flag) string {
 	return line
 }
 
-// quietLibraries keeps the libraries' own logs, which say again and less well
-// what comes back as an error, for those who debug.
+// quietLibraries discards the libraries' own logs unless the level is debug: they
+// repeat, less clearly, what is returned as an error anyway.
 func quietLibraries(level slog.Level, stderr io.Writer) {
 	if level > slog.LevelDebug {
 		gologshim.SetDefaultHandler(slog.DiscardHandler)
@@ -132,7 +132,7 @@ func quietLibraries(level slog.Level, stderr io.Writer) {
 	golog.SetAllLoggers(golog.LevelWarn)
 }
 
-// usageErrors makes flag errors of a command and those below it usage errors.
+// usageErrors turns flag errors of a command and its subcommands into usage errors.
 func usageErrors(c *cli.Command) {
 	c.HideHelpCommand = true
 	c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return unknownFlag(err, c.Flags) }
@@ -141,7 +141,7 @@ func usageErrors(c *cli.Command) {
 	}
 }
 
-// build is what this program is.
+// build describes this program, for `shoal version`.
 type build struct {
 	Version string `json:"version"`
 	Date    string `json:"date,omitempty"`   // of its last change, as 2006-01-02
@@ -149,8 +149,8 @@ type build struct {
 	Go      string `json:"go"`
 	OS      string `json:"os"`
 	Arch    string `json:"arch"`
-	Level   string `json:"level"`  // the processors that the engine was compiled for
-	Engine  string `json:"engine"` // the module that the engine is of
+	Level   string `json:"level"`  // instruction set that the engine was compiled for
+	Engine  string `json:"engine"` // the engine's module and version
 }
 
 func thisBuild() build {
@@ -173,7 +173,7 @@ func thisBuild() build {
 }
 
 func versionCommand() *cli.Command {
-	return &cli.Command{Name: "version", Usage: "tell what this program is", Flags: []cli.Flag{jsonFlag()}, Action: func(c *cli.Context) error {
+	return &cli.Command{Name: "version", Usage: "print version, build and engine", Flags: []cli.Flag{jsonFlag()}, Action: func(c *cli.Context) error {
 		if err := noArgs(c); err != nil {
 			return err
 		}
@@ -186,13 +186,14 @@ func versionCommand() *cli.Command {
 	}}
 }
 
-// firstSteps is what to type first.
-const firstSteps = `See it work, with nothing else:   shoal demo
+// firstSteps lists what to type first.
+const firstSteps = `See it work, without a network:   shoal demo
 Ask a network:                    shoal chat --bootstrap ADDRESS
 Lend this machine to it:          shoal node --model NAME --bootstrap ADDRESS
 See what is wrong:                shoal doctor`
 
-// unknownCommand says that there is no such command, and which was perhaps meant.
+// unknownCommand is the error for a command that does not exist, with the name that was
+// probably meant.
 func unknownCommand(full, name string, commands []*cli.Command) error {
 	var names []string
 	for _, c := range commands {
@@ -207,8 +208,8 @@ func unknownCommand(full, name string, commands []*cli.Command) error {
 	return usageError{message}
 }
 
-// unknownFlag says of a flag that does not exist which was perhaps meant; other
-// errors stay.
+// unknownFlag adds the name that was probably meant to the error for a flag that does
+// not exist, and turns other errors into usage errors.
 func unknownFlag(err error, flags []cli.Flag) error {
 	name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
 	if !ok {
@@ -228,9 +229,9 @@ func unknownFlag(err error, flags []cli.Flag) error {
 	return usageError{message}
 }
 
-// nearestWord is what somebody probably meant, or "".
+// nearestWord returns the entry of a list that was probably meant by word, or "".
 func nearestWord(word string, of []string) (near string) {
-	best := 0.8 // below it they are other words; the numbers behind it are the measure's own
+	best := 0.8 // below it, words are unrelated; 0.7 and 4 are Jaro-Winkler's usual parameters
 	for _, s := range of {
 		if d := smetrics.JaroWinkler(word, s, 0.7, 4); d > best && len(s) > 1 {
 			near, best = s, d
@@ -239,7 +240,7 @@ func nearestWord(word string, of []string) (near string) {
 	return near
 }
 
-// homeFlag is on every command that has a directory.
+// homeFlag is on every command that uses a home.
 func homeFlag() *cli.StringFlag {
 	return &cli.StringFlag{Name: "home", Value: defaultHome(), EnvVars: []string{"SHOAL_HOME"}, Usage: "keep keys, models and settings in `DIR`"}
 }
@@ -256,7 +257,7 @@ func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print JSON for scripts"}
 }
 
-// noArgs refuses arguments that would be passed over.
+// noArgs refuses arguments that would be ignored.
 func noArgs(c *cli.Context) error {
 	if c.Args().Present() {
 		return usageError{fmt.Sprintf("%s takes no argument %q", c.Command.FullName(), c.Args().First())}

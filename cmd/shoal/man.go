@@ -10,7 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// manPage makes the manual page of the command tree, by way of Markdown.
+// manPage renders the command tree as a manual page, via Markdown.
 func manPage(app *cli.App) string {
 	var b strings.Builder
 	changed := ""
@@ -21,7 +21,7 @@ func manPage(app *cli.App) string {
 	p("%% SHOAL 1 %q %q \"User commands\"", changed, "shoal "+app.Version)
 	p("# NAME\n\nshoal - %s\n", app.Usage)
 	p("# SYNOPSIS\n\n**shoal** [**--log-level** *LEVEL*] *COMMAND* [*OPTIONS*] [*ARGUMENTS*]\n")
-	p("# DESCRIPTION\n\nEach node lends what it can spare: it fetches the part of a model that it serves, and hands activations on to the next node. Together they answer a prompt that none of them could answer alone. Flags stand before arguments.\n")
+	p("# DESCRIPTION\n\nEach node lends what it can spare: it fetches the part of a model that it serves, and passes activations on to the next node. Together they answer prompts that none of them could answer alone. Flags come before arguments.\n")
 	p("```\n%s\n```\n", firstSteps)
 	p("# OPTIONS\n")
 	manFlags(p, app.Flags)
@@ -32,8 +32,8 @@ func manPage(app *cli.App) string {
 	p("# FILES\n")
 	for _, f := range [][2]string{
 		{"~/.shoal", "the home of a node, unless **--home** or **SHOAL_HOME** says otherwise"},
-		{"config.toml", "in the home: the flags of **shoal node**, as settings of the same names, such as `memory = \"8GiB\"`. A flag wins over the environment, and that over the file."},
-		{"key", "in the home: what makes the node the peer that it is. Keep it to yourself."},
+		{"config.toml", "in the home: the flags of **shoal node**, as settings of the same names, such as `memory = \"8GiB\"`. A flag takes precedence over the environment, and the environment over the file."},
+		{"key", "in the home: the node's private key, which is its identity. Keep it secret."},
 		{"store", "in the home: the models"},
 	} {
 		p("**%s**\n:   %s\n", f[0], f[1])
@@ -46,7 +46,7 @@ func manPage(app *cli.App) string {
 	return string(md2man.Render([]byte(b.String())))
 }
 
-// manCommands writes of a command and those below it.
+// manCommands writes the sections of commands and their subcommands.
 func manCommands(p func(string, ...any), c *cli.Command, above string) {
 	if c.Hidden {
 		return
@@ -66,7 +66,7 @@ func manCommands(p func(string, ...any), c *cli.Command, above string) {
 	}
 }
 
-// sentence begins with a capital.
+// sentence returns s with its first letter in upper case.
 func sentence(s string) string {
 	if s == "" {
 		return s

@@ -14,29 +14,30 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 )
 
-// manager tells the service manager that started this node, systemd, how it is
+// manager reports the node's state to the service manager that started it, systemd
 // (sd_notify(3)):
 //
-//	READY=1     the API has answered; what is to be served may still be fetched
-//	WATCHDOG=1  and every so often it has answered again
+//	READY=1     the API has answered; models to serve may still be loading
+//	WATCHDOG=1  the API has answered again, at the watchdog's interval
 //	STATUS=     what it serves, for `systemctl status`
-//	STOPPING=1  it leaves, and how long that may take
+//	STOPPING=1  the node is leaving, and how long that may take
 //
-// nil is the manager of a node that nobody manages.
+// A nil manager does nothing: no service manager started this node.
 type manager struct {
 	drain time.Duration // that sessions may take to go when the node leaves
 	every time.Duration // between two signs of life
 	log   *slog.Logger
 
-	listening chan string   // gets the path of the node's socket, "" if there is none
+	listening chan string   // receives the path of the node's socket, "" if it has none
 	news      chan struct{} // something has happened
 	leaving   atomic.Bool
 }
 
-// closeTime is how long a node may take to end when its API has gone.
+// closeTime is how long a node may take to exit once its API is closed.
 const closeTime = 10 * time.Second
 
-// beat is how often a node is asked when no watchdog wants it oftener.
+// beat is the interval between requests to the node, unless a watchdog needs a shorter
+// one.
 const beat = 30 * time.Second
 
 func newManager(cfg node.Config) *manager {
@@ -46,7 +47,7 @@ func newManager(cfg node.Config) *manager {
 	m := &manager{drain: cfg.DrainTime, every: beat, log: cfg.Log, listening: make(chan string, 1), news: make(chan struct{}, 1)}
 	timeout, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		m.log.Warn("the service manager's watchdog is not served", "error", err)
+		m.log.Warn("the service manager's watchdog settings cannot be read", "error", err)
 	}
 	if timeout > 0 {
 		m.every = min(beat, timeout/3)
@@ -54,7 +55,7 @@ func newManager(cfg node.Config) *manager {
 	return m
 }
 
-// watch lets events pass by on their way to next.
+// watch returns a function that notes events and passes them on to next.
 func (m *manager) watch(next func(node.Event)) func(node.Event) {
 	if m == nil {
 		return next
@@ -77,7 +78,7 @@ func (m *manager) watch(next func(node.Event)) func(node.Event) {
 	}
 }
 
-// tell begins to tell of a node, until stop is called. local is a client of it
+// tell reports the node's state until stop is called. local is a client of the node
 // that needs no socket.
 func (m *manager) tell(local *api.Client) (stop func()) {
 	if m == nil {
@@ -96,8 +97,8 @@ func (m *manager) tell(local *api.Client) (stop func()) {
 }
 
 func (m *manager) run(ctx context.Context, cl *api.Client) {
-	// Asked as commands ask, wherever the API listens for others: whoever gets an
-	// answer has found neither the server nor a lock of the node stuck.
+	// Use the socket as commands do, wherever the API listens for others: an answer
+	// through it shows that neither the server nor a lock of the node is stuck.
 	select {
 	case socket := <-m.listening:
 		if socket != "" {
@@ -121,7 +122,7 @@ func (m *manager) run(ctx context.Context, cl *api.Client) {
 			}
 			m.say(lines...)
 		case ctx.Err() == nil && !m.leaving.Load():
-			m.log.Warn("the node does not answer, so no sign of life goes to the service manager", "error", err)
+			m.log.Warn("the node does not answer, so the service manager's watchdog is not fed", "error", err)
 		}
 		select {
 		case <-tick.C:
@@ -134,11 +135,12 @@ func (m *manager) run(ctx context.Context, cl *api.Client) {
 
 func (m *manager) say(lines ...string) {
 	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {
-		m.log.Warn("the service manager cannot be told", "error", err)
+		m.log.Warn("cannot notify the service manager", "error", err)
 	}
 }
 
-// statusLine says in a line what a node does. Models' names are what peers say.
+// statusLine describes in one line what a node does. It is cleaned, since models' names
+// come from peers.
 func statusLine(s *api.Status) string {
 	var parts []string
 	for _, v := range s.Serving {

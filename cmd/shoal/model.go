@@ -17,39 +17,39 @@ import (
 func modelCommand() *cli.Command {
 	span := &cli.StringFlag{Name: "span", Usage: "only blocks FROM-TO (default: all)"}
 	return &cli.Command{
-		Name: "model", Usage: "add, list, fetch, check, keep, remove, export models",
+		Name: "model", Usage: "add, list, fetch, check, pin, remove, export models",
 		Action: needSubcommand,
 		Subcommands: []*cli.Command{
 			{
-				Name: "add", Usage: "import a GGUF file, a URL, hf:owner/repo/file.gguf, a name of the catalogue, a directory of safetensors, or tinytales", ArgsUsage: "SOURCE",
-				Flags: append(clientFlags(), span, &cli.StringFlag{Name: "name", Usage: "what to call it (default: after the file)"},
-					&cli.StringFlag{Name: "quantize", Usage: "of a directory of safetensors: q8_0, q4_K_M or f16 (default: as they are)"}),
+				Name: "add", Usage: "import a GGUF file, a URL, hf:owner/repo/file.gguf, a name in the catalogue, a directory of safetensors, or tinytales (the model inside this program)", ArgsUsage: "SOURCE",
+				Flags: append(clientFlags(), span, &cli.StringFlag{Name: "name", Usage: "name for the model (default: the file's name)"},
+					&cli.StringFlag{Name: "quantize", Usage: "quantize a directory of safetensors: q8_0, q4_K_M or f16 (default: keep its types)"}),
 				Action: asking(modelAdd, "SOURCE"),
 			},
 			searchCommand(), catalogCommand(),
-			{Name: "ls", Usage: "list models, here and served by peers", Flags: clientFlags(), Action: asking(modelList)},
-			{Name: "show", Usage: "tell about a model", ArgsUsage: "MODEL", Flags: clientFlags(), Action: asking(modelShow, "MODEL")},
-			{Name: "pull", Usage: "fetch a model from peers and from where it comes from", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
+			{Name: "ls", Usage: "list models on this disk and those served by peers", Flags: clientFlags(), Action: asking(modelList)},
+			{Name: "show", Usage: "print details of a model", ArgsUsage: "MODEL", Flags: clientFlags(), Action: asking(modelShow, "MODEL")},
+			{Name: "pull", Usage: "fetch a model from peers and its origin", ArgsUsage: "MODEL", Flags: append(clientFlags(), span), Action: modelPull},
 			verifyCommand(), gcCommand(), pinCommand(true), pinCommand(false),
 			{
 				Name: "rm", Usage: "delete a model, or blocks of it, from this disk", ArgsUsage: "MODEL", Action: asking(modelRemove, "MODEL"),
-				Flags: append(clientFlags(), &cli.StringFlag{Name: "span", Usage: "only blocks FROM-TO, and what only they need (default: all, and that the model was here)"}),
+				Flags: append(clientFlags(), &cli.StringFlag{Name: "span", Usage: "only blocks FROM-TO, and what no other block needs (default: everything, including the model's entry)"}),
 			},
 			{
 				Name: "export", Usage: "write a model's original file", ArgsUsage: "MODEL FILE", Action: modelExport,
-				Flags: append(clientFlags(), &cli.BoolFlag{Name: "fetch", Usage: "fetch what is missing first"}),
+				Flags: append(clientFlags(), &cli.BoolFlag{Name: "fetch", Usage: "fetch missing parts first"}),
 			},
 			{
-				Name: "tokenize", Usage: "give the tokens of standard input", ArgsUsage: "MODEL|FILE",
-				Flags:  append(clientFlags(), &cli.BoolFlag{Name: "special", Usage: "add and take special tokens"}),
+				Name: "tokenize", Usage: "print the token IDs of standard input", ArgsUsage: "MODEL|FILE",
+				Flags:  append(clientFlags(), &cli.BoolFlag{Name: "special", Usage: "add special tokens, and recognize them in the text"}),
 				Action: modelTokenize,
 			},
 		},
 	}
 }
 
-// arguments takes exactly the named ones. urfave/cli stops reading flags at
-// the first argument, which a flag behind it would then be taken for.
+// arguments returns the arguments, which must be exactly the named ones. urfave/cli
+// stops parsing flags at the first argument, so a flag after it is refused here.
 func arguments(c *cli.Context, names ...string) ([]string, error) {
 	if len(names) == 0 {
 		return nil, noArgs(c)
@@ -57,7 +57,7 @@ func arguments(c *cli.Context, names ...string) ([]string, error) {
 	args := c.Args().Slice()
 	for i, a := range args {
 		if strings.HasPrefix(a, "-") && len(a) > 1 {
-			return nil, usageError{fmt.Sprintf("flags stand before %s: shoal %s %s %s", names[0], c.Command.FullName(), a, strings.Join(args[:i], " "))}
+			return nil, usageError{fmt.Sprintf("put flags before %s: shoal %s %s %s", names[0], c.Command.FullName(), a, strings.Join(args[:i], " "))}
 		}
 	}
 	if len(args) != len(names) {
@@ -132,7 +132,7 @@ func printModel(c *cli.Context, m *api.Model) error {
 		row("on disk", fmt.Sprintf("%s: %s", bytesText(m.Allocated), heldText(m.Held)))
 		row("in part", strings.Join(m.Partial, ", "))
 		for _, d := range m.Damaged {
-			row("damaged", fmt.Sprintf("%s, %s of %s; `shoal model verify --repair` fetches them anew", leavesText(d.Leaves), bytesText(d.Bytes), d.Shard))
+			row("damaged", fmt.Sprintf("%s, %s of %s; `shoal model verify --repair` fetches them again", leavesText(d.Leaves), bytesText(d.Bytes), d.Shard))
 		}
 		row("pinned", pinsText(m))
 		for _, o := range m.Origins {
@@ -161,7 +161,7 @@ func modelList(c *cli.Context, cl *api.Client, _ []string) error {
 		return printJSON(c.App.Writer, list)
 	}
 	if len(list) == 0 {
-		fmt.Fprintln(c.App.ErrWriter, "no models yet; `shoal model add FILE` adds one, and `shoal testnet` needs none")
+		fmt.Fprintln(c.App.ErrWriter, "no models yet; `shoal model add FILE` adds one; `shoal testnet` works without")
 		return nil
 	}
 	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)

@@ -19,54 +19,54 @@ import (
 	"github.com/shoalnet/shoal/testnet/link"
 )
 
-// networkFlags say how to join; a node and a light client have them both.
+// networkFlags are the flags for joining a network, which a node and a light client share.
 func networkFlags() []cli.Flag {
 	return []cli.Flag{
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "bootstrap", EnvVars: []string{"SHOAL_BOOTSTRAP"}, Usage: "`ADDRESS` of a peer to join by, as `shoal status` prints it; may be repeated"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "bootstrap", EnvVars: []string{"SHOAL_BOOTSTRAP"}, Usage: "`ADDRESS` of a peer to join through, as printed by `shoal status`; may be repeated"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "trust", EnvVars: []string{"SHOAL_TRUST"}, Usage: "`PEER` ID of a node that is yours or a friend's: prompts go to trusted nodes first, and theirs come first here; may be repeated"}),
-		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "fastest", EnvVars: []string{"SHOAL_FASTEST"}, Usage: "send prompts over strangers, too, where these are faster than this node and trusted ones that have all of the model"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog", EnvVars: []string{"SHOAL_CATALOG"}, Usage: "`FILE` with models by short names, besides the built-in ones and those in catalog.d in the home; it need not be signed; may be repeated"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog-key", EnvVars: []string{"SHOAL_CATALOG_KEY"}, Usage: "trust catalogues signed with this `KEY` besides the project's; may be repeated"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "otlp", EnvVars: []string{"SHOAL_OTLP", "OTEL_EXPORTER_OTLP_ENDPOINT"}, Usage: "`URL` of an OpenTelemetry collector that is sent traces, such as http://127.0.0.1:4318 (default: none)"}),
-		&cli.StringFlag{Name: "link", EnvVars: []string{"SHOAL_LINK"}, Hidden: true, Usage: "emulated distance, for testnets"},
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "trust", EnvVars: []string{"SHOAL_TRUST"}, Usage: "`PEER` ID of a node that is yours or a friend's: prompts go to trusted nodes first, and their prompts come first here; may be repeated"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "fastest", EnvVars: []string{"SHOAL_FASTEST"}, Usage: "also send prompts through strangers when they are faster than this node and trusted nodes, even if those serve the whole model"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog", EnvVars: []string{"SHOAL_CATALOG"}, Usage: "`FILE` that lists models by short names, in addition to the built-in catalogue and catalog.d in the home; need not be signed; may be repeated"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog-key", EnvVars: []string{"SHOAL_CATALOG_KEY"}, Usage: "also trust catalogues signed with this `KEY`, not only the project's; may be repeated"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "otlp", EnvVars: []string{"SHOAL_OTLP", "OTEL_EXPORTER_OTLP_ENDPOINT"}, Usage: "send traces to the OpenTelemetry collector at `URL`, such as http://127.0.0.1:4318 (default: none)"}),
+		&cli.StringFlag{Name: "link", EnvVars: []string{"SHOAL_LINK"}, Hidden: true, Usage: "emulated link, for testnets"},
 	}
 }
 
-// nodeFlags are a node's settings; all but --config and --json-events may stand
-// in the configuration file.
+// nodeFlags are a node's settings. The configuration file may set all of them except
+// --config and --json-events.
 func nodeFlags() []cli.Flag {
 	return append([]cli.Flag{
 		altsrc.NewStringFlag(homeFlag()),
 		&cli.StringFlag{Name: "config", EnvVars: []string{"SHOAL_CONFIG"}, Usage: "TOML file with the same names as these flags (default: config.toml in the home)"},
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "model", EnvVars: []string{"SHOAL_MODEL"}, Usage: "serve `MODEL`: a name (yours, a peer's, or one that `shoal model search` lists), a CID, a GGUF file, a URL, or hf:owner/repo/file.gguf; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
-		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "for QUIC and TCP; 0: drawn once and kept"}),
+		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "port for QUIC and TCP; 0: pick a random one on the first start and keep it"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API, which has no TLS; off: none but the socket for this home's own commands"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send; others on this machine can see it here, and not in --api-key-file"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API, which has no TLS; off: only the socket for this home's own commands"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send; other users of this machine can see it in the process list, so prefer --api-key-file"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key-file", EnvVars: []string{"SHOAL_API_KEY_FILE"}, Usage: "`FILE` with the key that API clients must send"}),
-		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "api-open", EnvVars: []string{"SHOAL_API_OPEN"}, Usage: "let the API listen elsewhere than on loopback without a key: everybody who reaches it may then send prompts through this node, read its lists, and have it fetch models of the catalogue"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "host `NAME` by which the API is asked besides localhost and the addresses it listens on, such as a proxy's; may be repeated; *: any, for programs, as a page elsewhere can point a name of its own at this machine: for browsers write the names"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-origin", EnvVars: []string{"SHOAL_API_ORIGIN"}, Usage: "`ORIGIN` of web pages elsewhere that may use the API, such as https://chat.example; may be repeated"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "memory", EnvVars: []string{"SHOAL_MEMORY"}, Usage: "memory lent, such as 8GiB (default: half of the machine's)"}),
-		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads lent; 0: as many as help, measured again and again"}),
-		altsrc.NewIntFlag(&cli.IntFlag{Name: "nice", Value: 5, EnvVars: []string{"SHOAL_NICE"}, Usage: "how far the engine stands back behind other programs, 0 to 19"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "kv", Value: "f16", EnvVars: []string{"SHOAL_KV"}, Usage: "numbers of the KV cache: f16 or f32"}),
-		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "exact", EnvVars: []string{"SHOAL_EXACT"}, Usage: "a lone session computes to the last bit what it would beside others, and what a repair computes again; up to a third slower"}),
-		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells a span (default: from --memory)"}),
-		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "sessions at once"}),
-		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "for running sessions to move to other nodes when this one leaves"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "GPU to use, by its name in `shoal status`, or none; may be repeated (default: all found)"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "lend-hours", EnvVars: []string{"SHOAL_LEND_HOURS"}, Usage: "local times to lend in, such as \"22:00-07:00\" or \"mon-fri 20:00-08:00, sat-sun\" (default: always)"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "api-open", EnvVars: []string{"SHOAL_API_OPEN"}, Usage: "let the API listen beyond loopback without a key: anyone who can reach it may then send prompts through this node, list models and peers, and make it fetch models of the catalogue"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "accept API requests for host `NAME`, such as a proxy's, in addition to localhost and the addresses it listens on; may be repeated; *: any name, for programs only: browsers stay refused, since any site can point its own name at this machine (list names to allow browsers)"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-origin", EnvVars: []string{"SHOAL_API_ORIGIN"}, Usage: "let web pages from `ORIGIN` use the API, such as https://chat.example; may be repeated"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "memory", EnvVars: []string{"SHOAL_MEMORY"}, Usage: "memory to lend, such as 8GiB (default: half of the machine's)"}),
+		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads to lend; 0: as many as make it faster, measured continually"}),
+		altsrc.NewIntFlag(&cli.IntFlag{Name: "nice", Value: 5, EnvVars: []string{"SHOAL_NICE"}, Usage: "priority of the engine below other programs, from 0 (equal) to 19 (lowest), as in nice(1)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "kv", Value: "f16", EnvVars: []string{"SHOAL_KV"}, Usage: "number format of the KV cache: f16 or f32"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "exact", EnvVars: []string{"SHOAL_EXACT"}, Usage: "make results bit-identical whether a session runs alone, in a batch, or is replayed after a repair; up to a third slower"}),
+		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells per span (default: derived from --memory)"}),
+		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "concurrent sessions, at most"}),
+		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "time for running sessions to move to other nodes when this one leaves"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "GPU to use, by its name in `shoal status`, or none to use no GPU; may be repeated (default: all that are found)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "lend-hours", EnvVars: []string{"SHOAL_LEND_HOURS"}, Usage: "local times at which to lend, such as \"22:00-07:00\" or \"mon-fri 20:00-08:00, sat-sun\" (default: always)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause-load", Value: fmt.Sprintf("%.0f%%", 100*lend.DefaultPauseLoad), EnvVars: []string{"SHOAL_PAUSE_LOAD"}, Usage: "pause while other programs use this `PART` of the machine's cores, such as 40% or 0.4; 0: never"}),
-		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "lend-on-battery", EnvVars: []string{"SHOAL_LEND_ON_BATTERY"}, Usage: "do not pause while the machine runs on battery"}),
-		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "resume-after", Value: lend.DefaultResume, EnvVars: []string{"SHOAL_RESUME_AFTER"}, Usage: "lend again when others have left the machine alone for so long, or it had mains"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "quota", EnvVars: []string{"SHOAL_QUOTA"}, Usage: "disk for models without a pin, such as 50GiB (default: no limit)"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "up", EnvVars: []string{"SHOAL_UP"}, Usage: "most `RATE` at which models are given to peers, such as 20mbit or 2MiB (default: no limit)"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "down", EnvVars: []string{"SHOAL_DOWN"}, Usage: "most `RATE` at which models are fetched, such as 100mbit or 12MiB (default: no limit)"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "activations of own sessions on the wire: f32 (exact), f16, q8_0"}),
-		&cli.BoolFlag{Name: "json-events", Usage: "print a JSON object a line for what happens"},
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "lend-on-battery", EnvVars: []string{"SHOAL_LEND_ON_BATTERY"}, Usage: "keep lending while the machine runs on battery"}),
+		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "resume-after", Value: lend.DefaultResume, EnvVars: []string{"SHOAL_RESUME_AFTER"}, Usage: "lend again once other programs have been idle, or mains power back, for this long"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "quota", EnvVars: []string{"SHOAL_QUOTA"}, Usage: "disk space for models that are not pinned, such as 50GiB (default: no limit)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "up", EnvVars: []string{"SHOAL_UP"}, Usage: "upload models to peers at no more than `RATE`, such as 20mbit or 2MiB per second (default: no limit)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "down", EnvVars: []string{"SHOAL_DOWN"}, Usage: "fetch models at no more than `RATE`, such as 100mbit or 12MiB per second (default: no limit)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "number format of activations on the wire, for this node's own sessions: f32 (exact), f16, q8_0"}),
+		&cli.BoolFlag{Name: "json-events", Usage: "print events as JSON, one object per line"},
 	}, networkFlags()...)
 }
 
@@ -74,16 +74,16 @@ func nodeCommand() *cli.Command {
 	flags := nodeFlags()
 	return &cli.Command{
 		Name: "node", Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
-		Description: "Without --model it lends nothing, and answers through its API. For example:\n\n" +
+		Description: "Without --model it lends nothing, but still answers through its API. For example:\n\n" +
 			"shoal node --model smollm2 --memory 8GiB --bootstrap ADDRESS\n\n" +
-			"Each flag but --config and --json-events may stand in config.toml in the home, as in: memory = \"8GiB\"\n" +
-			"`shoal config` prints what holds and where it comes from, and with --reference a file to begin with.",
+			"Every flag except --config and --json-events can also be set in config.toml in the home, as in: memory = \"8GiB\"\n" +
+			"`shoal config` prints the settings in effect and where each comes from; with --reference, a file to start from.",
 		Before: func(c *cli.Context) error { return loadConfig(c, flags) },
 		Action: runNode,
 	}
 }
 
-// joinConfig is what a node and a light client have in common.
+// joinConfig reads the settings that a node and a light client share.
 func joinConfig(c *cli.Context) (node.Config, error) {
 	cfg := node.Config{
 		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), OTLP: c.String("otlp"), Log: slog.Default(),
@@ -117,7 +117,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	cfg.Exact = c.Bool("exact")
 	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")
 	if cfg.DrainTime = c.Duration("drain-time"); cfg.DrainTime <= 0 {
-		return cfg, usageError{"--drain-time must be more than nothing"}
+		return cfg, usageError{"--drain-time must be positive"}
 	}
 	if cfg.Memory, err = parseSize("--memory", c.String("memory")); err != nil {
 		return cfg, err
@@ -168,7 +168,8 @@ func runNode(c *cli.Context) error {
 	return err
 }
 
-// lendRules reads when to lend; how much is memory, threads and devices.
+// lendRules reads the rules of when to lend. How much is set by memory, threads and
+// devices.
 func lendRules(c *cli.Context) (r lend.Rules, err error) {
 	if r.Hours, err = lend.ParseHours(c.String("lend-hours")); err != nil {
 		return r, usageError{"--lend-hours: " + err.Error()}
@@ -178,7 +179,7 @@ func lendRules(c *cli.Context) (r lend.Rules, err error) {
 	}
 	r.OnBattery = c.Bool("lend-on-battery")
 	if r.Resume = c.Duration("resume-after"); r.Resume <= 0 {
-		return r, usageError{"--resume-after must be more than nothing"}
+		return r, usageError{"--resume-after must be positive"}
 	}
 	return r, nil
 }
@@ -193,13 +194,13 @@ func jsonEvents(w io.Writer) func(node.Event) {
 	}
 }
 
-// narrator tells a person what the node does.
+// narrator prints the node's events for a person.
 type narrator struct {
 	mu sync.Mutex
 	w  io.Writer
 	on bool // a progress line is being rewritten
 
-	troubled map[string]bool // said already
+	troubled map[string]bool // warnings printed already
 }
 
 func (s *narrator) event(e node.Event) {
@@ -214,10 +215,10 @@ func (s *narrator) event(e node.Event) {
 		fmt.Fprintf(s.w, "node %s\n", e.Peer)
 		here, there := bootstrapAddrs(e.Addrs)
 		if here != "" {
-			fmt.Fprintf(s.w, "  others on this machine join with  --bootstrap %s\n", here)
+			fmt.Fprintf(s.w, "  to join from this machine:  --bootstrap %s\n", here)
 		}
 		if there != "" {
-			fmt.Fprintf(s.w, "  others elsewhere join with        --bootstrap %s\n", there)
+			fmt.Fprintf(s.w, "  to join from elsewhere:     --bootstrap %s\n", there)
 		}
 		if e.API != "" {
 			fmt.Fprintf(s.w, "API http://%s/v1 (OpenAI's); ask with `shoal chat`; stop with Ctrl-C\n", e.API)
@@ -253,20 +254,20 @@ func (s *narrator) event(e node.Event) {
 			fmt.Fprintf(s.w, "paused: %s\n", e.Error)
 		}
 	case "loaded":
-		fmt.Fprintf(s.w, "%s, blocks %d-%d: loaded, and waiting: %s\n", safe(e.Name), e.From, e.To, safe(e.Error))
+		fmt.Fprintf(s.w, "%s, blocks %d-%d: loaded, but waiting: %s\n", safe(e.Name), e.From, e.To, safe(e.Error))
 	case "waiting":
 		fmt.Fprintf(s.w, "waiting for model %s: %s\n", e.Name, safe(e.Error))
 	case "engine":
 		fmt.Fprintf(s.w, "%s, blocks %d-%d: %s\n", safe(e.Name), e.From, e.To, e.Error)
 	case "leaving":
-		fmt.Fprintln(s.w, "leaving; sessions under way move to other nodes first (Ctrl-C again ends at once)")
+		fmt.Fprintln(s.w, "leaving; running sessions move to other nodes first (Ctrl-C again stops at once)")
 	case "stopped":
 		fmt.Fprintln(s.w, "stopped")
 	}
 }
 
-// bootstrapAddrs picks the addresses that a person would pass on: QUIC over
-// IPv4 if there is one.
+// bootstrapAddrs picks the addresses to show to people, one for this machine and one
+// for elsewhere: QUIC over IPv4 if there is one.
 func bootstrapAddrs(addrs []string) (here, there string) {
 	better := func(old, a string) bool {
 		rank := func(s string) (n int) {
@@ -292,14 +293,14 @@ func bootstrapAddrs(addrs []string) (here, there string) {
 	return here, there
 }
 
-// parseRate reads bits a second, 100mbit, or bytes, 12MiB or 12MiB/s, and gives
-// bytes a second.
+// parseRate reads bits per second (100mbit) or bytes per second (12MiB, 12MiB/s) and
+// returns bytes per second; 0: no limit.
 func parseRate(flag, s string) (int64, error) {
 	low := strings.TrimSuffix(strings.ToLower(strings.TrimSpace(s)), "/s")
 	if low == "" || low == "0" || low == "unlimited" {
 		return 0, nil
 	}
-	bad := usageError{fmt.Sprintf("%s %q: write a rate like 100mbit or 12MiB, a second", flag, s)}
+	bad := usageError{fmt.Sprintf("%s %q: write a rate per second, like 100mbit or 12MiB", flag, s)}
 	if strings.HasSuffix(low, "bit") || strings.HasSuffix(low, "bps") {
 		p, err := link.Parse("", low, "")
 		if err != nil || p.Rate < 8*minRate {
@@ -314,8 +315,8 @@ func parseRate(flag, s string) (int64, error) {
 	return n, nil
 }
 
-// minRate is the least that bulk can be held to, in bytes a second: a leaf is
-// to come within some minutes.
+// minRate is the lowest limit for model transfers, in bytes per second: a leaf must
+// still arrive within a few minutes.
 const minRate = 4 << 10
 
 // parseSize reads 512MiB, 8GB, 1.5GiB, or plain bytes.

@@ -11,7 +11,7 @@ import (
 	"github.com/shoalnet/shoal/node/store"
 )
 
-// What benchmarks print as commands do, they share.
+// Formatting that commands share with benchmarks.
 var (
 	isTerminal = term.IsTerminal
 	safe       = term.Safe
@@ -19,7 +19,7 @@ var (
 	rate       = term.Rate
 )
 
-// cell is safe in one line of a table: a name is a peer's word.
+// cell makes a text safe in one line of a table: names come from peers.
 func cell(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' {
@@ -29,7 +29,7 @@ func cell(s string) string {
 	}, safe(s))
 }
 
-// clean is safe on a terminal; a pipe gets the text as it is.
+// clean makes a text safe if w is a terminal; a pipe gets it unchanged.
 func clean(w io.Writer, s string) string {
 	if isTerminal(w) {
 		return safe(s)
@@ -37,8 +37,8 @@ func clean(w io.Writer, s string) string {
 	return s
 }
 
-// progressLine shows long work on a terminal, and nothing in a pipe. end says
-// besides which sources were dropped on the way.
+// progressLine shows the progress of long work on a terminal, and nothing in a pipe.
+// end clears the line and prints which sources were dropped on the way, in both.
 func progressLine(w io.Writer, what string) (show func(api.Progress), end func()) {
 	var troubles []string
 	begin, first, visible, shown := time.Now(), int64(-1), isTerminal(w), false
@@ -67,8 +67,7 @@ func progressLine(w io.Writer, what string) (show func(api.Progress), end func()
 		}
 }
 
-// progressText says how far something is, how fast, how long it will take, and
-// where it comes from.
+// progressText formats how much is done, the rate, the time left and the sources.
 func progressText(what string, p api.Progress) string {
 	line := fmt.Sprintf("%s %s", what, bytesText(p.Done))
 	if p.Total > 0 {
@@ -95,5 +94,5 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// bytesText writes a size for people.
+// bytesText formats a size for people.
 func bytesText(n int64) string { return store.SizeText(n) }

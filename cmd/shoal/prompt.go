@@ -13,27 +13,27 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// answerFlags say how to answer; prompt and chat have them both.
+// answerFlags say how to answer; prompt and chat share them.
 func answerFlags() []cli.Flag {
 	return append([]cli.Flag{
-		&cli.StringFlag{Name: "model", Aliases: []string{"m"}, EnvVars: []string{"SHOAL_MODEL"}, Usage: "name or CID (default: the only one that is served)"},
+		&cli.StringFlag{Name: "model", Aliases: []string{"m"}, EnvVars: []string{"SHOAL_MODEL"}, Usage: "name or CID of a model (default: the only one that is served)"},
 		&cli.StringFlag{Name: "system", Usage: "system message"},
-		&cli.IntFlag{Name: "max-tokens", Aliases: []string{"n"}, Usage: "tokens of the answer, at most (default: until it ends)"},
-		&cli.Float64Flag{Name: "temperature", Aliases: []string{"t"}, Value: 0.7, Usage: "0: always the likeliest token"},
-		&cli.IntFlag{Name: "top-k", Usage: "draw from the K likeliest tokens; 0: all"},
-		&cli.Float64Flag{Name: "top-p", Usage: "draw from the likeliest tokens that make up this part; 0 or 1: all"},
-		&cli.Float64Flag{Name: "min-p", Usage: "leave out tokens less likely than this part of the likeliest"},
-		&cli.Float64Flag{Name: "repeat-penalty", Usage: "above 1: say less of what was said"},
-		&cli.Float64Flag{Name: "presence-penalty", Usage: "above 0: less of the tokens that were there at all"},
-		&cli.Float64Flag{Name: "frequency-penalty", Usage: "above 0: less of tokens, by how often they were there"},
+		&cli.IntFlag{Name: "max-tokens", Aliases: []string{"n"}, Usage: "maximum tokens of the answer (default: no limit)"},
+		&cli.Float64Flag{Name: "temperature", Aliases: []string{"t"}, Value: 0.7, Usage: "randomness of sampling; 0: always the most likely token"},
+		&cli.IntFlag{Name: "top-k", Usage: "sample from the K most likely tokens; 0: all"},
+		&cli.Float64Flag{Name: "top-p", Usage: "sample from the most likely tokens whose probabilities add up to this; 0 or 1: all"},
+		&cli.Float64Flag{Name: "min-p", Usage: "exclude tokens less likely than this fraction of the most likely one's probability"},
+		&cli.Float64Flag{Name: "repeat-penalty", Usage: "above 1: make tokens that occurred already less likely"},
+		&cli.Float64Flag{Name: "presence-penalty", Usage: "above 0: make tokens less likely once they have occurred at all"},
+		&cli.Float64Flag{Name: "frequency-penalty", Usage: "above 0: make tokens less likely in proportion to how often they occurred"},
 		&cli.Uint64Flag{Name: "seed", Usage: "the same seed gives the same answer (default: random)"},
 		&cli.StringSliceFlag{Name: "stop", Usage: "end the answer before this text; may be repeated"},
 		&cli.StringFlag{Name: "route", Usage: "force a route: PEER:FROM-TO,PEER:FROM-TO,..."},
-		&cli.IntFlag{Name: "max-stages", Usage: "no route of more stages"},
+		&cli.IntFlag{Name: "max-stages", Usage: "use no route with more stages than this"},
 	}, clientFlags()...)
 }
 
-// request makes a request of the flags.
+// request builds a request from the flags.
 func request(c *cli.Context) (*api.GenerateRequest, error) {
 	g := &api.GenerateRequest{Model: c.String("model"), MaxTokens: c.Int("max-tokens"), Stop: c.StringSlice("stop"), MaxStages: c.Int("max-stages")}
 	t := c.Float64("temperature")
@@ -64,18 +64,18 @@ func request(c *cli.Context) (*api.GenerateRequest, error) {
 
 func promptCommand() *cli.Command {
 	return &cli.Command{
-		Name: "prompt", Usage: "answer one prompt, given as argument or on standard input", ArgsUsage: "[TEXT]",
+		Name: "prompt", Usage: "answer one prompt, from the arguments or standard input", ArgsUsage: "[TEXT]",
 		Flags: append([]cli.Flag{
-			&cli.BoolFlag{Name: "raw", Usage: "no chat template: go on from the text as it is"},
-			&cli.StringFlag{Name: "format", Usage: "the answer is JSON: \"json\", or a `FILE` with the JSON schema that it follows"},
-			&cli.IntFlag{Name: "logprobs", Value: -1, Usage: "with --json: log probabilities, and those of the `K` best alternatives"},
-			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing but the answer"},
+			&cli.BoolFlag{Name: "raw", Usage: "apply no chat template: continue the text as it is"},
+			&cli.StringFlag{Name: "format", Usage: "answer in JSON: \"json\" for any object, or a `FILE` with the JSON schema to follow"},
+			&cli.IntFlag{Name: "logprobs", Value: -1, Usage: "with --json: print log probabilities of the tokens and of their `K` best alternatives"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print only the answer"},
 		}, answerFlags()...),
 		Action: runPrompt,
 	}
 }
 
-// readPrompt takes the prompt from the arguments, or from a pipe.
+// readPrompt reads the prompt from the arguments, or else from a pipe.
 func readPrompt(c *cli.Context) (string, error) {
 	if c.Args().Present() {
 		return strings.Join(c.Args().Slice(), " "), nil
@@ -93,7 +93,7 @@ func readPrompt(c *cli.Context) (string, error) {
 	return strings.TrimSuffix(string(raw), "\n"), nil
 }
 
-// readFormat gives the JSON schema that --format means.
+// readFormat returns the JSON schema that --format names; nil if none.
 func readFormat(name string) (json.RawMessage, error) {
 	switch name {
 	case "":
@@ -115,7 +115,7 @@ func readFormat(name string) (json.RawMessage, error) {
 	}
 	var schema map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &schema); err != nil {
-		return nil, api.Errorf(api.BadInput, "--format: %s is no JSON schema: %s", name, err)
+		return nil, api.Errorf(api.BadInput, "--format: %s is not a JSON schema: %s", name, err)
 	}
 	return raw, nil
 }
@@ -164,7 +164,7 @@ func runPrompt(c *cli.Context) error {
 	}
 	if c.Bool("raw") {
 		if c.String("system") != "" {
-			return usageError{"--raw and --system do not go together"}
+			return usageError{"--raw and --system cannot be combined"}
 		}
 		g.Raw, g.Prompt = true, text
 	} else {
@@ -175,7 +175,7 @@ func runPrompt(c *cli.Context) error {
 	}
 	if k := c.Int("logprobs"); k >= 0 {
 		if !c.Bool("json") {
-			return usageError{"--logprobs goes with --json"}
+			return usageError{"--logprobs needs --json"}
 		}
 		if k > 20 {
 			return usageError{"--logprobs: at most 20 alternatives"}
@@ -195,7 +195,7 @@ func runPrompt(c *cli.Context) error {
 	return show.end()
 }
 
-// shower shows an answer as it comes.
+// shower prints an answer as it arrives.
 type shower struct {
 	out, err         io.Writer
 	quiet, json      bool
@@ -203,7 +203,7 @@ type shower struct {
 	text, reasoning  strings.Builder
 	result           promptResult
 	begun, lineEnded bool
-	thinking         bool // the last that was shown is reasoning
+	thinking         bool // what was printed last is reasoning
 }
 
 func (s *shower) event(e api.Event) error {
@@ -274,7 +274,7 @@ func (s *shower) write(text string) {
 	}
 }
 
-// breakOff ends the line of an answer that did not come to its end.
+// breakOff ends the line of an answer that failed or was stopped.
 func (s *shower) breakOff() {
 	s.endThinking()
 	if s.begun && !s.lineEnded {
@@ -301,8 +301,8 @@ func (s *shower) end() error {
 	return nil
 }
 
-// summary is the line under an answer: the way it took, and what was foreseen
-// against what came out.
+// summary returns the line under an answer: its route, and the predicted against the
+// measured speed.
 func (s *shower) summary() string {
 	r := &s.result
 	line := fmt.Sprintf("route %s · predicted %s tokens/s, got %s · first token after %.0f ms", routeText(r.Route),
@@ -318,7 +318,7 @@ func (s *shower) summary() string {
 		line += fmt.Sprintf(" · the route was repaired %d times, the longest pause was %.1f s", n, longest/1000)
 	}
 	if r.FinishReason == "length" {
-		line += " · cut at the limit of tokens"
+		line += " · cut off at the token limit"
 	}
 	if isTerminal(s.err) {
 		return "\x1b[2m" + line + "\x1b[0m"

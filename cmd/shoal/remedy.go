@@ -6,19 +6,19 @@ import (
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
-// remedies is what to type against an error, for each kind: below this package no
-// message names a flag or a command. Words in capitals are replaced by the
-// arguments of the remedy, in the order of their names.
+// remedies holds what to type for each kind of remedy, since no message of another
+// package names a flag or a command. args lists the words of text that a remedy's
+// arguments replace, in their order.
 var remedies = map[remedy.Kind]struct {
 	text string
 	args []string
 }{
-	remedy.AddModel:      {text: "`shoal model add` brings models from files and addresses"},
+	remedy.AddModel:      {text: "`shoal model add` imports models from files and URLs"},
 	remedy.ListModels:    {text: "`shoal model ls` lists the models here"},
 	remedy.SearchModels:  {text: "`shoal model search` lists names that can be pulled"},
 	remedy.ServeModel:    {text: "`shoal node --model MODEL` fetches and serves it", args: []string{"MODEL"}},
-	remedy.FreeSpace:     {text: "`shoal model gc` and `shoal model rm` free some space"},
-	remedy.FetchFirst:    {text: "with --fetch they are fetched first"},
+	remedy.FreeSpace:     {text: "`shoal model gc` and `shoal model rm` free space"},
+	remedy.FetchFirst:    {text: "`shoal model export --fetch` does so"},
 	remedy.RaiseQuota:    {text: "see --quota and `shoal model pin`"},
 	remedy.RaiseMemory:   {text: "raise --memory"},
 	remedy.PeerAddress:   {text: "`shoal status` of that node prints it"},
@@ -26,10 +26,10 @@ var remedies = map[remedy.Kind]struct {
 	remedy.OtherPeer:     {text: "see --bootstrap"},
 	remedy.ListenPort:    {text: "see --listen-port"},
 	remedy.APIAddress:    {text: "see --api"},
-	remedy.APIKey:        {text: "ask for a key with --api-key-file FILE, or say --api-open if everybody may"},
-	remedy.APIToken:      {text: "shoal's own commands take it from there with --home DIR, or with --api from --api-token-file FILE"},
+	remedy.APIKey:        {text: "require a key with --api-key-file FILE, or allow everyone with --api-open"},
+	remedy.APIToken:      {text: "shoal's own commands read it from the home that --home DIR names, or, with --api, from --api-token-file FILE"},
 	remedy.OtherHome:     {text: "`shoal drain` stops a node, and --home chooses another directory"},
-	remedy.TrustCatalog:  {text: "if you trust it, say --catalog-key KEY", args: []string{"KEY"}},
+	remedy.TrustCatalog:  {text: "if you trust it, pass --catalog-key KEY", args: []string{"KEY"}},
 	remedy.SignCatalog:   {text: "`shoal model catalog sign` signs it"},
 	remedy.MakeKey:       {text: "`shoal model catalog keygen` makes one"},
 	remedy.ChooseDevice:  {text: "see --device"},
@@ -37,8 +37,8 @@ var remedies = map[remedy.Kind]struct {
 	remedy.Setting:       {text: "it is set with --NAME", args: []string{"NAME"}},
 }
 
-// withRemedy is an error's text for a person, with what to type, if anything helps. A
-// kind of remedy that only a newer node knows is left out.
+// withRemedy returns an error's text for a person, followed by what to type if the
+// error has a remedy. A kind that only a newer node knows is left out.
 func withRemedy(err error) string {
 	r := remedy.Of(err)
 	if r == nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
-// kinds are the kinds of remedies that the package lists, with what its comments
-// say of each: "ARG, ARG: what it is".
+// kinds returns the kinds that package remedy lists, each with its comment: "ARG, ARG:
+// what it is".
 func kinds(t *testing.T) map[remedy.Kind]string {
 	t.Helper()
 	f, err := parser.ParseFile(gotoken.NewFileSet(), "../../node/remedy/remedy.go", nil, parser.ParseComments)
@@ -43,13 +43,13 @@ func kinds(t *testing.T) map[remedy.Kind]string {
 	return all
 }
 
-// TestRemedies: every kind of remedy has its words, and those use its arguments.
+// Every kind of remedy has a text, and the text uses its arguments.
 func TestRemedies(t *testing.T) {
 	all := kinds(t)
 	for kind, comment := range all {
 		of, ok := remedies[kind]
 		if !ok {
-			t.Errorf("%s: no words", kind)
+			t.Errorf("%s: no text", kind)
 			continue
 		}
 		var args []string
@@ -57,7 +57,7 @@ func TestRemedies(t *testing.T) {
 			args = strings.Split(list, ", ")
 		}
 		if strings.Join(args, ", ") != strings.Join(of.args, ", ") {
-			t.Errorf("%s: arguments %q in its words, %q in its comment", kind, of.args, args)
+			t.Errorf("%s: arguments %q in its text, %q in its comment", kind, of.args, args)
 		}
 		var values []string
 		for i := range args {
@@ -75,7 +75,7 @@ func TestRemedies(t *testing.T) {
 	}
 	for kind := range remedies {
 		if _, ok := all[kind]; !ok {
-			t.Errorf("%s: words for what is no kind", kind)
+			t.Errorf("%s: a text for an unknown kind", kind)
 		}
 	}
 }
@@ -85,8 +85,8 @@ func TestWithRemedy(t *testing.T) {
 	for want, err := range map[string]error{
 		"bad":            bad,
 		"bad and better": remedy.For(errors.New("bad and better"), "of_next_year"),
-		"bad; if you trust it, say --catalog-key KEY": remedy.For(bad, remedy.TrustCatalog), // of a node that forgot it
-		"late: bad; raise --memory":                   api.Errorf(api.Refused, "late: %w", remedy.For(bad, remedy.RaiseMemory)),
+		"bad; if you trust it, pass --catalog-key KEY": remedy.For(bad, remedy.TrustCatalog), // from a node that sent no argument
+		"late: bad; raise --memory":                    api.Errorf(api.Refused, "late: %w", remedy.For(bad, remedy.RaiseMemory)),
 	} {
 		if got := withRemedy(err); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -19,7 +19,7 @@ import (
 	"github.com/urfave/cli/v2/altsrc"
 )
 
-// A node's settings: flags, then the environment, then the configuration file.
+// A node's settings come from flags, then the environment, then the configuration file.
 
 func configCommand() *cli.Command {
 	flags := nodeFlags()
@@ -27,10 +27,10 @@ func configCommand() *cli.Command {
 	return &cli.Command{
 		Name: "config", Usage: "print the settings of a node, and where each comes from",
 		Description: "Prints what `shoal node` would run with, given the same flags, as a configuration file.\n" +
-			"Nothing runs. What `shoal node` would refuse is refused here.",
+			"It starts nothing, and refuses whatever `shoal node` would refuse.",
 		Flags: append([]cli.Flag{
 			jsonFlag(),
-			&cli.BoolFlag{Name: "reference", Usage: "print a configuration file with every setting, its default and what it means"},
+			&cli.BoolFlag{Name: "reference", Usage: "print a configuration file with every setting, its default and its meaning"},
 		}, flags...),
 		Before: func(c *cli.Context) (err error) {
 			if c.Bool("reference") {
@@ -68,20 +68,20 @@ func configCommand() *cli.Command {
 	}
 }
 
-// setting is one of a node's, as it holds.
+// setting is one of a node's settings with its value in effect.
 type setting struct {
 	Name  string `json:"name"`
 	Value any    `json:"value"`
 	From  string `json:"from"` // default, --NAME, an environment variable, or FILE, line N
 }
 
-// secret stands for the value of a key, which is printed nowhere.
+// secret is printed in place of an API key.
 const secret = "(not shown)"
 
-// settingsNow loads the configuration file and gives all settings.
+// settingsNow loads the configuration file and returns all settings in effect.
 func settingsNow(c *cli.Context, flags []cli.Flag) (out []setting, err error) {
-	// The library does not tell a flag on the command line from one in the
-	// environment, so the environment is read once more, alone.
+	// The library does not distinguish a flag on the command line from one in the
+	// environment, so the environment is read a second time by itself.
 	alone := flag.NewFlagSet("", flag.ContinueOnError)
 	for _, f := range nodeFlags() {
 		if err := f.Apply(alone); err != nil {
@@ -129,7 +129,7 @@ func settingsNow(c *cli.Context, flags []cli.Flag) (out []setting, err error) {
 	return out, nil
 }
 
-// fileFlag is a flag that may stand in the configuration file.
+// fileFlag is a flag that the configuration file may set.
 type fileFlag interface {
 	altsrc.FlagInputSourceExtension
 	cli.DocGenerationFlag
@@ -144,7 +144,7 @@ func inFile(flags []cli.Flag) (out []fileFlag) {
 	return out
 }
 
-// settingValue is a flag's value as the file would say it.
+// settingValue returns a flag's value in the form that the file uses.
 func settingValue(c *cli.Context, f fileFlag) any {
 	name := f.Names()[0]
 	switch f.(type) {
@@ -176,7 +176,7 @@ func durationText(d time.Duration) string {
 func assignment(name string, value any) string {
 	var b bytes.Buffer
 	if err := toml.NewEncoder(&b).Encode(map[string]any{name: value}); err != nil {
-		panic(err) // the values are of four types that it knows
+		panic(err) // cannot happen: values have one of four types that it can encode
 	}
 	return strings.TrimSpace(b.String())
 }
@@ -186,9 +186,9 @@ func assignment(name string, value any) string {
 func configReference() string {
 	var b strings.Builder
 	b.WriteString(`# The settings of a shoal node: config.toml in its home, or the file that --config
-# names. Take the mark from before a line to change it. A flag of ` + "`shoal node`" + ` wins
-# over the environment, and that over this file; ` + "`shoal config`" + ` prints what holds and
-# where it comes from. Written by ` + "`shoal config --reference`" + `.
+# names. Uncomment a line to change it. A flag of ` + "`shoal node`" + ` takes precedence
+# over the environment, and the environment over this file; ` + "`shoal config`" + ` prints
+# the settings in effect and where each comes from. Written by ` + "`shoal config --reference`" + `.
 `)
 	for _, f := range inFile(nodeFlags()) {
 		name := f.Names()[0]
@@ -202,7 +202,7 @@ func configReference() string {
 	return b.String()
 }
 
-// defaultSetting is what holds where nobody says anything.
+// defaultSetting is a flag's value if nothing sets it.
 func defaultSetting(f fileFlag) any {
 	switch f := f.(type) {
 	case *altsrc.BoolFlag:
@@ -214,7 +214,7 @@ func defaultSetting(f fileFlag) any {
 	case *altsrc.StringSliceFlag:
 		return []string{}
 	case *altsrc.StringFlag:
-		return strings.ReplaceAll(f.Value, defaultHome(), "/var/lib/shoal") // another on every machine
+		return strings.ReplaceAll(f.Value, defaultHome(), "/var/lib/shoal") // the real one differs per machine
 	}
 	panic(fmt.Sprintf("%T", f))
 }
@@ -235,7 +235,7 @@ func wrap(text string, width int) (lines []string) {
 type settingError struct {
 	file      string
 	line      int    // 0: not known
-	key, near string // the setting, and the one that was perhaps meant
+	key, near string // the setting, and the one that was probably meant
 	message   string
 }
 
@@ -248,8 +248,8 @@ func (e *settingError) Error() string {
 
 func (e *settingError) Is(target error) bool { return target == errUsage }
 
-// configFile is the configuration file that a command line means, and whether it
-// is there.
+// configFile returns the path of the configuration file and whether to read it: one
+// that --config names must exist, the one in the home need not.
 func configFile(c *cli.Context) (path string, present bool) {
 	if path = c.String("config"); path != "" {
 		return path, true
@@ -259,7 +259,7 @@ func configFile(c *cli.Context) (path string, present bool) {
 	return path, !os.IsNotExist(err)
 }
 
-// loadConfig reads the configuration file; flags and environment come first.
+// loadConfig reads the configuration file; flags and the environment take precedence.
 func loadConfig(c *cli.Context, flags []cli.Flag) error {
 	path, present := configFile(c)
 	if !present {
@@ -290,7 +290,7 @@ func loadConfig(c *cli.Context, flags []cli.Flag) error {
 	return nil
 }
 
-// readSettings gives the names that stand in a configuration file, sorted.
+// readSettings returns the names that a configuration file sets, sorted.
 func readSettings(path string) ([]string, error) {
 	var keys map[string]any
 	if _, err := toml.DecodeFile(path, &keys); err != nil {
@@ -304,8 +304,7 @@ func readSettings(path string) ([]string, error) {
 	return slices.Sorted(maps.Keys(keys)), nil
 }
 
-// lineOf is the line of a configuration file that gives a setting its value; 0 if
-// there is none.
+// lineOf returns the line of a configuration file that sets key; 0 if there is none.
 func lineOf(path, key string) int {
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -320,7 +319,8 @@ func lineOf(path, key string) int {
 	return 0
 }
 
-// unknownSetting says that there is no such setting, and which was perhaps meant.
+// unknownSetting is the message for a setting that does not exist, with the name that
+// was probably meant.
 func unknownSetting(flags []cli.Flag, key string) string {
 	message := fmt.Sprintf("there is no setting %q", key)
 	if near := nearest(flags, key); near != "" {
@@ -329,7 +329,7 @@ func unknownSetting(flags []cli.Flag, key string) string {
 	return message + "; `shoal config --reference` lists them"
 }
 
-// nearest is the setting that a word was perhaps meant to be, or "".
+// nearest returns the setting that a word was probably meant to be, or "".
 func nearest(flags []cli.Flag, word string) string {
 	var names []string
 	for _, f := range inFile(flags) {

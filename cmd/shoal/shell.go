@@ -16,8 +16,8 @@ import (
 	"github.com/shoalnet/shoal/node/store"
 )
 
-// Completion: a shell's script asks this program what may come next, so that it
-// knows the models of the home, and never grows old.
+// Completion: a shell's script asks this program what may come next, so that it knows
+// the models in the home and is never out of date.
 
 var (
 	//go:embed completion/shoal.bash
@@ -31,7 +31,7 @@ var (
 func completionCommand() *cli.Command {
 	script := func(shell, text, how string) *cli.Command {
 		return &cli.Command{
-			Name: shell, Usage: "print the script for " + shell, Description: "To have it in every shell:\n\n" + how,
+			Name: shell, Usage: "print the script for " + shell, Description: "To use it in every shell:\n\n" + how,
 			Action: func(c *cli.Context) error {
 				if err := noArgs(c); err != nil {
 					return err
@@ -42,16 +42,16 @@ func completionCommand() *cli.Command {
 		}
 	}
 	return &cli.Command{
-		Name: "completion", Usage: "print a script by which a shell completes commands, flags and models", ArgsUsage: "bash|zsh|fish",
-		Description: "`shoal completion SHELL --help` says where to put it; `make install` does.",
+		Name: "completion", Usage: "print a script that makes a shell complete commands, flags and models", ArgsUsage: "bash|zsh|fish",
+		Description: "`shoal completion SHELL --help` says where to put it; `make install` puts it there.",
 		Action:      needSubcommand,
 		Subcommands: []*cli.Command{
 			script("bash", bashScript, "shoal completion bash > ~/.local/share/bash-completion/completions/shoal"),
 			script("zsh", zshScript, "shoal completion zsh > \"${fpath[1]}/_shoal\""),
 			script("fish", fishScript, "shoal completion fish > ~/.config/fish/completions/shoal.fish"),
 			{
-				Name: "words", Hidden: true, ArgsUsage: "-- WORDS", Usage: "for the scripts: what may stand for the last word",
-				Flags: []cli.Flag{&cli.StringFlag{Name: "describe", Usage: "put what a word means behind it: tab or colon"}},
+				Name: "words", Hidden: true, ArgsUsage: "-- WORDS", Usage: "for the scripts: list completions of the last word",
+				Flags: []cli.Flag{&cli.StringFlag{Name: "describe", Usage: "append each word's description after a tab or colon"}},
 				Action: func(c *cli.Context) error {
 					for _, w := range complete(c.Context, c.App, c.Args().Slice()) {
 						switch {
@@ -71,7 +71,7 @@ func completionCommand() *cli.Command {
 	}
 }
 
-// needSubcommand is the action of a command that only has others below it.
+// needSubcommand is the action of a command that only groups subcommands.
 func needSubcommand(c *cli.Context) error {
 	if c.Args().Present() {
 		return unknownCommand(c.Command.FullName()+" "+c.Args().First(), c.Args().First(), c.Command.Subcommands)
@@ -79,11 +79,11 @@ func needSubcommand(c *cli.Context) error {
 	return cli.ShowSubcommandHelp(c)
 }
 
-// word may stand on a command line.
+// word is a possible completion, with its description.
 type word struct{ text, help string }
 
-// complete gives what may stand for the last of the words behind the program's
-// name. Nothing: a file, as far as anyone knows.
+// complete returns completions of the last of words, which follow the program's name.
+// An empty result lets the shell complete file names.
 func complete(ctx context.Context, app *cli.App, words []string) (out []word) {
 	if len(words) == 0 {
 		return nil
@@ -172,7 +172,7 @@ func takesValue(f cli.Flag) bool {
 	return ok && d.TakesValue()
 }
 
-// usageOf is a flag's usage, without the marks of its value's name.
+// usageOf returns a flag's usage text without the backquotes around its value's name.
 func usageOf(f cli.Flag) string {
 	if d, ok := f.(cli.DocGenerationFlag); ok {
 		return strings.ReplaceAll(d.GetUsage(), "`", "")
@@ -180,7 +180,7 @@ func usageOf(f cli.Flag) string {
 	return ""
 }
 
-// values are what a flag takes, if that is known.
+// values returns the values that a flag takes, if they are known.
 func values(ctx context.Context, f cli.Flag, home string) (out []word) {
 	var list []string
 	switch f.Names()[0] {
@@ -201,11 +201,11 @@ func values(ctx context.Context, f cli.Flag, home string) (out []word) {
 	return out
 }
 
-// askTime is how long somebody waits at a Tab for the node's answer.
+// askTime limits how long a Tab waits for the node's answer.
 const askTime = 500 * time.Millisecond
 
-// modelNames are the models on the disk, and those that the node of the home, if
-// one runs, knows of from its peers.
+// modelNames lists the models on the disk and, if a node is running in the home, those
+// that its peers serve.
 func modelNames(ctx context.Context, dir string) []string {
 	if dir == "" {
 		if dir = os.Getenv("SHOAL_HOME"); dir == "" {

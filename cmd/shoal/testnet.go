@@ -26,17 +26,17 @@ func testnetFlags() []cli.Flag {
 		&cli.IntFlag{Name: "replicas", Value: 1, Usage: "nodes that serve each span"},
 		&cli.StringFlag{Name: "rtt", Usage: "round trip between any two nodes, such as 40ms"},
 		&cli.StringFlag{Name: "rate", Usage: "uplink of each node, such as 100mbit"},
-		&cli.StringFlag{Name: "loss", Usage: "part of the packets lost, such as 0.1%"},
+		&cli.StringFlag{Name: "loss", Usage: "packet loss, such as 0.1%"},
 		&cli.StringFlag{Name: "dir", Usage: "directory of the network (default: a temporary one, removed at the end)"},
 		&cli.BoolFlag{Name: "keep", Usage: "keep the directory and its logs"},
-		&cli.IntFlag{Name: "threads", Usage: "threads of each node (default: the cores divided among them)"},
+		&cli.IntFlag{Name: "threads", Usage: "threads per node (default: the cores divided among the nodes)"},
 	}
 }
 
 func testnetCommand() *cli.Command {
 	return &cli.Command{
 		Name: "testnet", Usage: "run a network of many nodes on this machine", ArgsUsage: "[-- COMMAND ARGS]",
-		Description: "Without a command: prints what there is and runs until Ctrl-C. With one: runs it once the route is ready, with SHOAL_HOME, SHOAL_API,\nOPENAI_BASE_URL and SHOAL_TESTNET in its environment, and exits with its status.",
+		Description: "Without a command, it prints the network and runs until Ctrl-C. With one, it runs the command once a route is ready, with SHOAL_HOME,\nSHOAL_API, OPENAI_BASE_URL and SHOAL_TESTNET in its environment, and exits with its status.",
 		Flags:       append(testnetFlags(), jsonFlag()), Action: runTestnet,
 		Subcommands: []*cli.Command{churnCommand()}, HideHelpCommand: true,
 	}
@@ -82,7 +82,7 @@ func startTestnet(c *cli.Context) (*testnet.Testnet, error) {
 	return t, nil
 }
 
-// startGateway runs a light client with an API of its own in this process.
+// startGateway runs a light client with its own API in this process.
 func startGateway(c *cli.Context, p link.Params, home string, bootstrap []string) (string, func(), error) {
 	return startGatewayLog(c, p, home, bootstrap, slog.Default())
 }
@@ -125,8 +125,8 @@ func startGatewayLog(c *cli.Context, p link.Params, home string, bootstrap []str
 	}
 }
 
-// writeClientConfig lets a client of the testnet find it by its directory
-// alone, and use the gateway's API.
+// writeClientConfig writes a home with which clients find the testnet and use the
+// gateway's API.
 func writeClientConfig(dir string, bootstrap []string) error {
 	token, err := os.ReadFile(home.Home(filepath.Join(dir, "..", "gateway")).APIToken())
 	if err == nil {
@@ -193,8 +193,7 @@ func runTestnet(c *cli.Context) (err error) {
 	return nil
 }
 
-// printNodes prints a line for each node: what it serves, and what that takes
-// on its disk.
+// printNodes prints one line per node: what it serves, and the disk space that takes.
 func printNodes(c *cli.Context, t *testnet.Testnet) error {
 	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NODE\tPEER\tBLOCKS\tON DISK\tAPI")
@@ -204,7 +203,7 @@ func printNodes(c *cli.Context, t *testnet.Testnet) error {
 	return w.Flush()
 }
 
-// allocated is what the models in a node's directory take on disk.
+// allocated returns the disk space that the models in a node's directory take.
 func allocated(dir string) int64 {
 	var sum int64
 	_ = filepath.Walk(home.Home(dir).Store(), func(_ string, info os.FileInfo, err error) error {

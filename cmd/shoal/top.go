@@ -20,14 +20,14 @@ import (
 func topCommand() *cli.Command {
 	return &cli.Command{
 		Name: "top", Usage: "watch the node: sessions, tokens, KV, peers, fetches",
-		Description: "On a terminal it redraws each second; q or Ctrl-C leaves. In a pipe it prints a line a second,\nwith --json an object a second, and with --once one look and no more.",
-		Flags:       append([]cli.Flag{&cli.BoolFlag{Name: "once", Usage: "look once, and end"}}, clientFlags()...),
+		Description: "On a terminal it redraws each second; q or Ctrl-C leaves. In a pipe it prints one line per second,\nor one object per second with --json. With --once it prints one snapshot and exits.",
+		Flags:       append([]cli.Flag{&cli.BoolFlag{Name: "once", Usage: "print one snapshot and exit"}}, clientFlags()...),
 		Action:      runTop,
 	}
 }
 
-// look is what one look at a node gave, and what has changed since the one
-// before. `shoal top --json` prints one a second.
+// look is a snapshot of a node, with rates since the previous one. `shoal top --json`
+// prints one per second.
 type look struct {
 	Time       time.Time     `json:"time"`
 	Error      string        `json:"error,omitempty"` // why there was no answer; all else is then as it was
@@ -41,8 +41,8 @@ type look struct {
 	PassesPerS float64       `json:"passes_per_s"`
 	RowsPass   float64       `json:"rows_per_pass"`
 	Queued     int           `json:"queued_rows"`
-	Memory     int64         `json:"memory"`      // bytes lent
-	MemoryUsed int64         `json:"memory_used"` // of them
+	Memory     int64         `json:"memory"`      // bytes to lend
+	MemoryUsed int64         `json:"memory_used"` // of Memory
 	Disk       int64         `json:"disk"`        // bytes of models
 	Given      uint64        `json:"bytes_given"`
 	Taken      uint64        `json:"bytes_taken"`
@@ -56,7 +56,7 @@ type look struct {
 	passes, rows int64
 }
 
-// next is the look that a status gives after this one.
+// next returns the snapshot that follows l, from a new status.
 func (l look) next(now time.Time, s *api.Status) look {
 	n := look{
 		Time: now, Peer: s.Peer, Version: s.Version, UptimeS: int64(s.Uptime.Seconds()), Memory: s.Memory, Disk: s.Allocated, Given: s.Given, Taken: s.Taken,
@@ -73,7 +73,7 @@ func (l look) next(now time.Time, s *api.Status) look {
 		n.rows += v.Rows
 	}
 	dt := now.Sub(l.Time).Seconds()
-	if l.Time.IsZero() || dt <= 0 || n.UptimeS < l.UptimeS || n.passes < l.passes { // the first, or of another node than before
+	if l.Time.IsZero() || dt <= 0 || n.UptimeS < l.UptimeS || n.passes < l.passes { // the first, or the node was restarted
 		return n
 	}
 	n.PassesPerS = float64(n.passes-l.passes) / dt
@@ -86,8 +86,8 @@ func (l look) next(now time.Time, s *api.Status) look {
 	return n
 }
 
-// watcher keeps a look up to date. The peers are asked apart: the node asks all
-// of them in turn, and one that is silent must not stop the clock.
+// watcher keeps a snapshot up to date. Peers are polled separately: the node asks each
+// of them in turn, and a silent one must not delay the rest of the screen.
 type watcher struct {
 	client *api.Client
 
@@ -95,7 +95,7 @@ type watcher struct {
 	last look
 }
 
-// status looks at the node.
+// status polls the node itself.
 func (w *watcher) status(ctx context.Context) look {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -110,7 +110,7 @@ func (w *watcher) status(ctx context.Context) look {
 	return w.last
 }
 
-// peers looks at what is around it.
+// peers polls the node's peers, fetches and pauses.
 func (w *watcher) peers(ctx context.Context) error {
 	peers, err := w.client.Peers(ctx)
 	if err != nil {
@@ -126,10 +126,10 @@ func (w *watcher) peers(ctx context.Context) error {
 	return nil
 }
 
-// follow keeps looking at the peers, of many less often.
+// follow keeps polling the peers, less often if there are many.
 func (w *watcher) follow(ctx context.Context) {
 	for ctx.Err() == nil {
-		_ = w.peers(ctx) // an error shows in status
+		_ = w.peers(ctx) // status reports an error, too
 		w.mu.Lock()
 		pause := time.Second + time.Duration(len(w.last.Peers))*50*time.Millisecond
 		w.mu.Unlock()
@@ -145,7 +145,7 @@ func runTop(c *cli.Context) error {
 		return err
 	}
 	if c.String("api") == "" && running(c.Context, c.String("home")) == nil {
-		return fmt.Errorf("no node runs in %s; start one with `shoal node`, or name one with --api", c.String("home"))
+		return fmt.Errorf("no node is running in %s; start one with `shoal node`, or name one with --api", c.String("home"))
 	}
 	cl, done, err := connect(c, false)
 	if err != nil {
@@ -166,7 +166,7 @@ func runTop(c *cli.Context) error {
 	return screen(c.Context, w)
 }
 
-// once prints one look, with rates of a second's time.
+// once prints one snapshot, with rates over one second.
 func once(c *cli.Context, w *watcher) error {
 	select {
 	case <-c.Context.Done():
@@ -188,7 +188,7 @@ func once(c *cli.Context, w *watcher) error {
 	return nil
 }
 
-// stream prints a look a second until the reader or the node is gone.
+// stream prints one snapshot per second until its reader or the node has gone.
 func stream(c *cli.Context, w *watcher) error {
 	ctx, stop := context.WithCancel(c.Context)
 	defer stop()
@@ -221,19 +221,19 @@ func stream(c *cli.Context, w *watcher) error {
 	}
 }
 
-// line is a look in one line, for a pipe.
+// line formats a snapshot in one line, for a pipe.
 func line(l look) string {
-	return fmt.Sprintf("%s sessions %d, %.1f tokens/s, KV %d of %d free, %.1f passes/s of %.1f rows, %d peers, given %s, taken %s, %d fetches",
+	return fmt.Sprintf("%s sessions %d, %.1f tokens/s, KV %d of %d free, %.1f passes/s of %.1f rows, %d peers, sent %s, received %s, %d fetches",
 		l.Time.Format(time.TimeOnly), l.Sessions, l.TokensPerS, l.KVFree, l.KVTokens, l.PassesPerS, l.RowsPass, len(l.Peers), bytesText(int64(l.Given)), bytesText(int64(l.Taken)), len(l.Fetches))
 }
 
-// What a terminal is told: another screen without a cursor, and back.
+// Escape sequences: to the alternate screen without a cursor, and back.
 const (
 	enterScreen = "\x1b[?1049h\x1b[?25l\x1b[2J"
 	leaveScreen = "\x1b[?25h\x1b[?1049l"
 )
 
-// screen draws a look a second until q or Ctrl-C.
+// screen redraws a snapshot every second until q or Ctrl-C.
 func screen(ctx context.Context, w *watcher) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -277,7 +277,7 @@ func screen(ctx context.Context, w *watcher) (err error) {
 	}
 }
 
-// readKeys ends the view at q, Ctrl-C or Ctrl-D.
+// readKeys calls stop at q, Ctrl-C or Ctrl-D.
 func readKeys(r io.Reader, stop func()) {
 	b := make([]byte, 1)
 	for {
@@ -292,7 +292,7 @@ func readKeys(r io.Reader, stop func()) {
 	}
 }
 
-// paint writes lines over those that stand there, without a flicker.
+// paint overwrites the lines on the screen, without flicker.
 func paint(w io.Writer, lines []string) error {
 	b := []byte("\x1b[?2026h\x1b[H")
 	for i, l := range lines {

@@ -87,7 +87,7 @@ func TestTopPipe(t *testing.T) {
 	t.Parallel()
 	p := newPatient(t)
 	cmd := p.command("top", "--home", p.home)
-	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "no node runs") {
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "no node is running") {
 		t.Errorf("without a node: %v\n%s", err, out)
 	}
 	p.add(`model = ["tinytales"]`, `span = "all"`)

@@ -13,9 +13,9 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 )
 
-// draw gives the lines of a look for a terminal of a size; height 0: as many as
-// there are. past are the tokens a second of the last seconds. None is wider than
-// the terminal, and there are not more than fit.
+// draw returns the lines that show a snapshot on a terminal: none wider than columns
+// and, unless height is 0, no more than fit. past has the tokens per second of the last
+// seconds.
 func draw(l look, past []float64, columns, height int, colour bool) []string {
 	p := &page{width: max(columns, 20), colour: colour}
 	p.head(l)
@@ -53,7 +53,7 @@ type page struct {
 	lines  []string
 }
 
-// paint colours a text, by a number of ECMA-48's SGR.
+// paint colours a text with an SGR code of ECMA-48.
 func (p *page) paint(sgr, s string) string {
 	if !p.colour {
 		return s
@@ -61,7 +61,7 @@ func (p *page) paint(sgr, s string) string {
 	return "\x1b[" + sgr + "m" + s + "\x1b[0m"
 }
 
-// line adds a line, cut at the page's width. Colours take no room.
+// line adds a line, cut at the page's width. Escape sequences take no width.
 func (p *page) line(s string) {
 	var b strings.Builder
 	n, escape := 0, false
@@ -83,7 +83,7 @@ func (p *page) line(s string) {
 	p.lines = append(p.lines, b.String())
 }
 
-// runeWidth is the columns that a terminal gives a character.
+// runeWidth returns the number of columns that a terminal uses for a character.
 func runeWidth(r rune) int {
 	switch width.LookupRune(r).Kind() {
 	case width.EastAsianWide, width.EastAsianFullwidth:
@@ -129,7 +129,7 @@ func (p *page) head(l look) {
 	p.line(fmt.Sprintf("sessions  %-8d tokens/s  %s KV used  %s", l.Sessions, p.paint("1", fmt.Sprintf("%-8s", rate(l.TokensPerS))), kv))
 	p.line(fmt.Sprintf("passes/s  %-8s rows/pass %-8s memory   %s of %s lent", rate(l.PassesPerS), rate(l.RowsPass), bytesText(l.MemoryUsed), bytesText(l.Memory)))
 	p.line(fmt.Sprintf("queued    %-8d peers     %-8d models   %s on disk", l.Queued, len(l.Peers), bytesText(l.Disk)))
-	p.line(fmt.Sprintf("given     %s, %s/s; taken %s, %s/s", bytesText(int64(l.Given)), bytesText(int64(l.GivenPerS)), bytesText(int64(l.Taken)), bytesText(int64(l.TakenPerS))))
+	p.line(fmt.Sprintf("sent      %s, %s/s; received %s, %s/s", bytesText(int64(l.Given)), bytesText(int64(l.GivenPerS)), bytesText(int64(l.Taken)), bytesText(int64(l.TakenPerS))))
 }
 
 func upText(s int64) string {
@@ -156,7 +156,7 @@ func (p *page) serving(list []api.Serving) {
 	}
 	for _, v := range list {
 		row := fmt.Sprintf("%s %-9s ", fit(cell(v.Name), name), fmt.Sprintf("%d-%d", v.From, v.To))
-		if v.KVTokens == 0 { // no engine
+		if v.KVTokens == 0 { // it has no engine yet
 			p.line(row + p.paint("33", cell(v.State)))
 			continue
 		}
@@ -172,7 +172,7 @@ func (p *page) serving(list []api.Serving) {
 	}
 }
 
-// deviceNames leaves out a backend that says no more than its device.
+// deviceNames drops a backend's name that the device's name repeats.
 func deviceNames(devices []string) (out []string) {
 	for _, d := range devices {
 		backend, name, _ := strings.Cut(d, " ")
@@ -184,7 +184,7 @@ func deviceNames(devices []string) (out []string) {
 	return out
 }
 
-// bar shows a part of a whole.
+// bar draws a fraction as a bar n columns wide.
 func bar(part float64, n int) string {
 	k := min(n, max(0, int(part*float64(n)+0.5)))
 	return strings.Repeat("█", k) + strings.Repeat("░", n-k)
@@ -202,7 +202,7 @@ func (p *page) fetches(list []api.Fetch) {
 	}
 }
 
-// chart draws the last seconds' tokens a second.
+// chart draws the tokens per second of the last seconds.
 func (p *page) chart(past []float64) {
 	top := slices.Max(past)
 	p.title(fmt.Sprintf("TOKENS/S  the last %d s, up to %s", min(len(past), p.width), rate(top)))
@@ -217,7 +217,7 @@ func (p *page) chart(past []float64) {
 	p.line(p.paint("36", b.String()))
 }
 
-// peers lists peers, the nearest first, in at most so many lines.
+// peers lists peers, nearest first, in at most room lines.
 func (p *page) peers(list []api.Peer, room int) {
 	p.title(fmt.Sprintf("%-10s %9s %-12s %-14s %s", fmt.Sprintf("PEERS %d", len(list)), "RTT", "VIA", "VERSION", "SERVES"))
 	room -= 2

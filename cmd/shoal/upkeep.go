@@ -12,14 +12,14 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 )
 
-// The commands that look after the models on the disk.
+// The commands that maintain the models on the disk.
 
 func verifyCommand() *cli.Command {
 	return &cli.Command{
-		Name: "verify", Usage: "check a model, or all, against its hashes, and name what is damaged", ArgsUsage: "[MODEL]",
-		Description: "Reads all that is held. What is damaged is dropped, so that it is neither served nor computed with, and\n" +
-			"named until it has come anew. The exit code is 1 while something is.",
-		Flags:  append(clientFlags(), &cli.BoolFlag{Name: "repair", Usage: "fetch what is damaged anew, from peers and from where the model comes from"}),
+		Name: "verify", Usage: "check one model, or all, against its hashes, and list what is damaged", ArgsUsage: "[MODEL]",
+		Description: "Reads everything on disk. Damaged parts are dropped, so that they are neither served nor computed with, and\n" +
+			"listed until they have been fetched again. The exit code is 1 if anything is damaged and was not repaired.",
+		Flags:  append(clientFlags(), &cli.BoolFlag{Name: "repair", Usage: "fetch damaged parts again, from peers and the model's origin"}),
 		Action: modelVerify,
 	}
 }
@@ -34,7 +34,7 @@ func modelVerify(c *cli.Context) error {
 		}
 		req.Model = args[0]
 	}
-	cl, done, err := connect(c, req.Repair, func(*node.Node) bool { return true }) // perhaps nothing is to be fetched
+	cl, done, err := connect(c, req.Repair, func(*node.Node) bool { return true }) // there may be nothing to fetch
 	if err != nil {
 		return err
 	}
@@ -71,11 +71,11 @@ func printVerified(w io.Writer, list []api.Verified, repair bool) {
 		}
 		switch {
 		case v.Repaired:
-			fmt.Fprintln(w, "  all of it has come anew")
+			fmt.Fprintln(w, "  all of it was fetched again")
 		case repair:
-			fmt.Fprintf(w, "  it could not be fetched anew: %s\n", cell(v.Error))
+			fmt.Fprintf(w, "  it could not be fetched again: %s\n", cell(v.Error))
 		default:
-			fmt.Fprintf(w, "  it is dropped; `shoal model verify --repair %s` fetches it anew\n", name)
+			fmt.Fprintf(w, "  it was dropped; `shoal model verify --repair %s` fetches it again\n", name)
 		}
 	}
 }
@@ -87,15 +87,15 @@ func leavesText(n int) string {
 	return fmt.Sprintf("%d leaves", n)
 }
 
-// gcRule is what gc frees, for its help and the README.
-const gcRule = "Frees what interrupted imports left, what lies allocated and is not held, and of the shards without a pin those\n" +
-	"beyond the quota, the longest unused first; with --unused all that are neither pinned nor in use. Headers stay."
+// gcRule states what gc frees, for its help; the README says the same.
+const gcRule = "Frees the leftovers of interrupted imports, disk space that is allocated but holds nothing, and unpinned shards\n" +
+	"beyond the quota, least recently used first; with --unused, all that are neither pinned nor in use. Headers stay."
 
 func gcCommand() *cli.Command {
 	return &cli.Command{
 		Name: "gc", Usage: "free disk space that nothing needs", Description: gcRule,
-		Flags: append(clientFlags(), &cli.BoolFlag{Name: "dry-run", Usage: "only say what would be freed"},
-			&cli.BoolFlag{Name: "unused", Usage: "drop all that is neither pinned nor in use by the node that runs, quota or not"}),
+		Flags: append(clientFlags(), &cli.BoolFlag{Name: "dry-run", Usage: "only print what would be freed"},
+			&cli.BoolFlag{Name: "unused", Usage: "drop everything that is neither pinned nor in use by a running node, whatever the quota"}),
 		Action: asking(modelGC),
 	}
 }
@@ -117,7 +117,7 @@ func modelGC(c *cli.Context, cl *api.Client, _ []string) error {
 	for _, part := range []struct {
 		n    int64
 		what string
-	}{{f.Left, "left by interrupted imports"}, {f.Gaps, "allocated, and held by nothing"}} {
+	}{{f.Left, "left by interrupted imports"}, {f.Gaps, "allocated, but holding nothing"}} {
 		if part.n > 0 {
 			fmt.Fprintf(w, "  %s %s\n", bytesText(part.n), part.what)
 		}
@@ -130,12 +130,12 @@ func modelGC(c *cli.Context, cl *api.Client, _ []string) error {
 
 func pinCommand(on bool) *cli.Command {
 	cmd := &cli.Command{
-		Name: "pin", Usage: "keep a model, or blocks of it, from the quota and from gc", ArgsUsage: "MODEL",
-		Description: "What is not here yet is kept once it comes. `shoal model rm` drops what it is told to, pinned or not.",
+		Name: "pin", Usage: "protect a model, or blocks of it, from the quota and gc", ArgsUsage: "MODEL",
+		Description: "Parts that are not here yet are protected once they arrive. `shoal model rm` removes pinned parts, too.",
 		Flags:       append(clientFlags(), &cli.StringFlag{Name: "span", Usage: "only what blocks FROM-TO need (default: all)"}),
 	}
 	if !on {
-		cmd.Name, cmd.Usage, cmd.Description = "unpin", "keep a model, or blocks of it, no longer", ""
+		cmd.Name, cmd.Usage, cmd.Description = "unpin", "undo pin, for a model or blocks of it", ""
 	}
 	cmd.Action = asking(func(c *cli.Context, cl *api.Client, args []string) error {
 		m, err := cl.Pin(c.Context, api.PinRequest{Model: args[0], Span: c.String("span"), Off: !on})
@@ -181,7 +181,7 @@ func modelExport(c *cli.Context) error {
 	err = cl.Export(c.Context, api.ExportRequest{Model: args[0], Path: file, Fetch: fetch}, show)
 	end()
 	var e *api.Error
-	if errors.As(err, &e) && e.Lack != nil && c.Bool("json") { // for scripts, which cannot read the message
+	if errors.As(err, &e) && e.Lack != nil && c.Bool("json") { // for scripts, which should not parse the message
 		if perr := printJSON(c.App.Writer, map[string]any{"model": args[0], "missing": e.Lack}); perr != nil {
 			return perr
 		}
@@ -192,7 +192,7 @@ func modelExport(c *cli.Context) error {
 	return printJSON(c.App.Writer, map[string]any{"model": args[0], "file": file})
 }
 
-// heldText is what a model's list of whole shards says to people.
+// heldText formats a model's list of complete shards for people.
 func heldText(held []string) string {
 	var blocks, out []string
 	for _, h := range held {

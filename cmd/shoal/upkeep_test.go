@@ -118,18 +118,18 @@ func TestUpkeep(t *testing.T) {
 	if m := see(); len(m.Damaged) != 1 || m.Damaged[0].Shard != "block 6" {
 		t.Errorf("%+v", m)
 	}
-	if code, out, said := p.try("model", "verify", "--home", p.home, "--repair", "tales"); code != 0 || !strings.Contains(out, "all of it has come anew") {
+	if code, out, said := p.try("model", "verify", "--home", p.home, "--repair", "tales"); code != 0 || !strings.Contains(out, "all of it was fetched again") {
 		t.Errorf("exit code %d: %s%s", code, out, said)
 	}
 	out := filepath.Join(t.TempDir(), "out.gguf")
-	if code, _, said := p.try("model", "export", "--home", p.home, "tales", out); code != 5 || !strings.Contains(said, "of embedding, blocks 0-2, blocks 4-6, block 7, output; they may be fetched first") {
+	if code, _, said := p.try("model", "export", "--home", p.home, "tales", out); code != 5 || !strings.Contains(said, "of embedding, blocks 0-2, blocks 4-6, block 7, output; they may be fetched first; `shoal model export --fetch` does so") {
 		t.Errorf("exit code %d: %s", code, said)
 	}
 	p.run("model", "export", "--home", p.home, "--fetch", "tales", out)
 	if sum(t, out) != sum(t, file) {
 		t.Error("another file came out")
 	}
-	if code, out, _ := p.try("status", "--home", p.home); code != 0 || !strings.Contains(out, "without a pin") {
+	if code, out, _ := p.try("status", "--home", p.home); code != 0 || !strings.Contains(out, "not pinned") {
 		t.Errorf("exit code %d: %s", code, out)
 	}
 }

@@ -18,15 +18,14 @@ import (
 	"testing"
 )
 
-// The bounds of the root, package node: it wires the services and does no work of
-// theirs.
+// The limits of the root, package node: it wires the services and does none of their work.
 const (
 	maxLines   = 1000 // of all files but tests
 	maxMethods = 30   // of Node
-	maxBack    = 12   // uses between files that run against every order of them
+	maxBack    = 12   // uses between files that go backwards in the best order of the files
 )
 
-// checked is a package with its types.
+// checked is a type-checked package.
 type checked struct {
 	path  string
 	fset  *token.FileSet
@@ -128,12 +127,12 @@ func arrows(c checked) [][]bool {
 	return uses
 }
 
-// backArrows is how many arrows between files run against the order of the files
-// in which the fewest do, found over all orders.
+// backArrows returns how many arrows between files go backwards in the order of the files
+// in which the fewest do.
 func backArrows(uses [][]bool) int {
 	n := len(uses)
 	if n > 20 {
-		return math.MaxInt // too many orders, and too many files
+		return math.MaxInt // too many files to try all orders
 	}
 	users := make([]uint, n) // of each file: who uses it
 	for i := range uses {
@@ -181,8 +180,8 @@ func TestBackArrows(t *testing.T) {
 	}
 }
 
-// TestSpanLoops: who serves or holds what is asked of node/network and node/survey;
-// nobody else loops over an offer's spans or shards.
+// TestSpanLoops: only node/network and node/survey loop over an offer's spans or shards;
+// all other packages ask them which peers serve or hold what.
 func TestSpanLoops(t *testing.T) {
 	all := check(t, "./node/...", "./testnet/...", "./cmd/...")
 	if len(all) < 40 {

@@ -19,8 +19,8 @@ const (
 	module = "github.com/shoalnet/shoal/"
 )
 
-// allowed gives, for each folder, the folders of ours that it may import; one
-// that ends in /... means it and all below. A folder's own subfolders are
+// allowed lists, for each folder, which of our folders it may import; one that ends in
+// /... includes all folders below it. A folder's own subfolders are
 // always allowed. Folders without a line are a mistake.
 var allowed = map[string][]string{
 	"protocol":      nil,
@@ -84,11 +84,11 @@ var allowed = map[string][]string{
 	"contrib/prometheus": nil,
 }
 
-// kept keeps what must stay in one place from spreading.
+// kept lists dependencies that only certain folders may import.
 var kept = []struct{ prefix, only string }{
 	{"github.com/ipfs/boxo", "node/exchange/bitswap cmd/shoal/bench/plain node/store"},
 	{"github.com/ollama/ollama", "node/convert node/engine/ggml"},
-	// What is built with C: whoever imports these is, too.
+	// Packages built with C: importing them requires C, too.
 	{module + "node/engine/ggml", "cmd/shoal"},
 	{module + "node/convert", "cmd/shoal"},
 	{"github.com/urfave/cli", "cmd/shoal"},
@@ -98,7 +98,7 @@ var kept = []struct{ prefix, only string }{
 	{"go.opentelemetry.io/otel/exporters", "node/traces"},
 }
 
-// pure folders decide; they touch nothing.
+// pure folders only decide; they do no I/O.
 var pure = map[string][]string{
 	"protocol":            {"net", "os", "context", "log/slog"},
 	"protocol/gguf":       {"net", "os", "time", "context", "log/slog"},
@@ -110,7 +110,7 @@ var pure = map[string][]string{
 	"node/engine/sample":  {"net", "os", "time", "context", "log/slog", "math/rand"},
 }
 
-// imports gives what the files of each folder import, without those of tests.
+// imports returns what the files of each folder import, without tests.
 func imports(t *testing.T) map[string][]string {
 	t.Helper()
 	all := map[string][]string{}
@@ -196,7 +196,7 @@ func TestImportMap(t *testing.T) {
 	}
 }
 
-// TestTopLevel: what lies beside these folders was not meant to be here.
+// TestTopLevel: nothing else may be at the top level of the repository.
 func TestTopLevel(t *testing.T) {
 	want := strings.Fields("node protocol contrib cmd testnet go.mod go.sum README.md LICENSE Makefile findings bin dist")
 	entries, err := filepath.Glob(path.Join(root, "*"))

@@ -1,6 +1,5 @@
-// Package lint holds checks that no compiler makes: of the units, scripts and the like
-// in contrib, each by the tool that knows it, where that is installed; and of bounds
-// on the sources, which a program can count.
+// Package lint holds checks that no compiler makes: of the units, scripts and other files
+// in contrib, each with its own tool if that is installed, and of limits on the sources.
 package lint
 
 import (
@@ -15,7 +14,7 @@ import (
 	"howett.net/plist"
 )
 
-// tool is the path of a program; without it the test is skipped.
+// tool returns the path of a program, and skips the test if it is not installed.
 func tool(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -34,8 +33,7 @@ func read(t *testing.T, path string) string {
 	return string(raw)
 }
 
-// TestUnits: systemd understands the units, and finds nothing in them that it
-// would pass over.
+// TestUnits: systemd accepts the units, and would ignore nothing in them.
 func TestUnits(t *testing.T) {
 	analyze := tool(t, "systemd-analyze")
 	exe, err := os.Executable()
@@ -57,8 +55,8 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// TestExposure: what systemd says of how much the service could do on the machine
-// does not grow unseen. 10 is all, 0 nothing.
+// TestExposure: systemd's rating of the service's exposure does not grow unnoticed. 10
+// means fully exposed, 0 not at all.
 func TestExposure(t *testing.T) {
 	analyze := tool(t, "systemd-analyze")
 	out, err := exec.CommandContext(t.Context(), analyze, "security", "--offline=true", "--threshold=20", "--no-pager", "../systemd/shoal.service").CombinedOutput()
@@ -92,7 +90,7 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// TestReleaseDryRun: the script knows its targets, and says what it would do.
+// TestReleaseDryRun: the script knows its targets, and prints what it would do.
 func TestReleaseDryRun(t *testing.T) {
 	for _, name := range []string{"git", "jq", "gcc", "g++", "objdump", "ssh-keygen"} {
 		tool(t, name)
@@ -173,7 +171,7 @@ func TestChangelog(t *testing.T) {
 	}
 }
 
-// TestMakeHelp: make help has a line for every target that a person may want.
+// TestMakeHelp: make help has a line for every target that people use.
 func TestMakeHelp(t *testing.T) {
 	tool(t, "make")
 	out, err := exec.CommandContext(t.Context(), "make", "-C", "../..", "--no-print-directory", "help").CombinedOutput()
@@ -194,8 +192,8 @@ func TestMakeHelp(t *testing.T) {
 	}
 }
 
-// TestBases: the container's file names no image but by an argument, which the
-// release gives by digest.
+// TestBases: the Containerfile names images only through arguments, which the release
+// sets by digest.
 func TestBases(t *testing.T) {
 	from := regexp.MustCompile(`(?m)^FROM (\S+)`).FindAllStringSubmatch(read(t, "../container/Containerfile"), -1)
 	script := read(t, "../release/release.sh")
@@ -210,7 +208,7 @@ func TestBases(t *testing.T) {
 	}
 }
 
-// TestSettingsNamed: what the files here set is what a node reads.
+// TestSettingsNamed: the settings in the files here are settings of a node.
 func TestSettingsNamed(t *testing.T) {
 	reference := read(t, "../config/node.toml")
 	for _, path := range []string{"../container/Containerfile", "../container/README.md", "../systemd/shoal.service", "../systemd/user/shoal.service"} {

@@ -15,8 +15,8 @@ import (
 
 const root = "../.."
 
-// sources are the Go files below folders of the repository, by their path in it,
-// without tests and what is generated.
+// sources returns the Go files below folders of the repository, by their path in it,
+// without tests and generated files.
 func sources(t *testing.T, folders ...string) []string {
 	t.Helper()
 	var out []string
@@ -35,11 +35,11 @@ func sources(t *testing.T, folders ...string) []string {
 	return out
 }
 
-// typed finds what a person would type to shoal.
+// typed matches flags and commands of shoal.
 var typed = regexp.MustCompile("[\\s`]--[a-z]|`shoal\\b")
 
-// TestOnlyCmdTalks: below cmd no string names a flag or a command. Errors carry a
-// remedy, and cmd has the words for it.
+// TestOnlyCmdTalks: outside cmd no string names a flag or a command. Errors carry a
+// remedy, and cmd puts it into words.
 func TestOnlyCmdTalks(t *testing.T) {
 	files := sources(t, "node", "protocol", "testnet")
 	if len(files) < 100 {
@@ -60,7 +60,7 @@ func TestOnlyCmdTalks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strings.Contains(text, " ") && typed.MatchString(" "+text) { // a single word is an argument of a program
+			if strings.Contains(text, " ") && typed.MatchString(" "+text) { // a single word is a program's argument
 				t.Errorf("%s:%d names what to type: %s; see node/remedy", path, set.Position(lit.Pos()).Line, lit.Value)
 			}
 			return true
@@ -68,8 +68,8 @@ func TestOnlyCmdTalks(t *testing.T) {
 	}
 }
 
-// TestOneParameter: a sampling parameter stands in few files, so that a new one is
-// soon added.
+// TestOneParameter: few files mention a sampling parameter, so that a new one is easy to
+// add.
 func TestOneParameter(t *testing.T) {
 	const most = 7
 	name := regexp.MustCompile(`\b(min_p|min-p|MinP)\b`)

@@ -3,8 +3,8 @@
 // them that way, so nobody has to keep a list. The others are named on standard
 // error.
 //
-// A package that does not build for another reason, such as a mistake in it, stays
-// on the list unless it has C somewhere below it; and whatever is left out is said.
+// A package that does not build for another reason, such as a mistake in it, stays on the
+// list unless it depends on C; and every omitted package is named.
 package main
 
 import (
@@ -21,12 +21,12 @@ import (
 	"strings"
 )
 
-// listed is what is read of a package that the Go command lists. A package with
+// listed holds what is used of the Go command's output about a package. A package with
 // tests is listed up to four times: by itself, built for its tests, its external
 // tests, and the test's program.
 type listed struct {
 	ImportPath string // "p", "p [p.test]", "p_test [p.test]" or "p.test"
-	ForTest    string // p in all but the first and the last of these
+	ForTest    string // p, except in the first and the last of these
 	Incomplete bool   // it did not build
 	Deps       []string
 	CgoFiles   []string
@@ -53,7 +53,7 @@ func split() (without, with []string, err error) {
 	}
 	hasC := map[string]bool{}
 	for _, p := range cgo {
-		hasC[p.ImportPath] = len(p.CgoFiles) > 0 && !p.Standard // the standard library does without
+		hasC[p.ImportPath] = len(p.CgoFiles) > 0 && !p.Standard // the standard library works without C
 	}
 	built, err := list("CGO_ENABLED=0", "-export", "-json=ImportPath,ForTest,Incomplete,Deps,Module")
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package prometheus holds the tests of the alerts here and of the dashboard in
-// contrib/grafana: what they ask for is what a node tells.
+// contrib/grafana: the metrics that they use are those that a node exports.
 package prometheus
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/shoalnet/shoal/node/lend"
 )
 
-// dashboard is what is read of a Grafana dashboard.
+// dashboard holds the parts of a Grafana dashboard that the tests check.
 type dashboard struct {
 	UID           string `json:"uid"`
 	Title         string `json:"title"`
@@ -58,8 +58,8 @@ type panel struct {
 	} `json:"targets"`
 }
 
-// units of Grafana that the dashboard uses: a unit that Grafana does not know is
-// shown as a suffix, and no error.
+// units of Grafana that the dashboard uses: Grafana shows an unknown unit as a suffix,
+// without an error.
 var units = []string{"short", "none", "s", "bytes", "Bps", "ops", "reqps", "percentunit"}
 
 func readDashboard(t *testing.T) (d dashboard) {
@@ -74,8 +74,8 @@ func readDashboard(t *testing.T) (d dashboard) {
 	return d
 }
 
-// TestDashboard: the dashboard is one that Grafana shows as it is meant, and
-// every panel says what it is.
+// TestDashboard: Grafana can show the dashboard as intended, and every panel has a
+// description.
 func TestDashboard(t *testing.T) {
 	d := readDashboard(t)
 	if d.UID == "" || d.Title == "" || d.SchemaVersion < 36 || len(d.Panels) < 20 {
@@ -112,7 +112,7 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
-// alerts is what is read of the alert rules.
+// alerts holds the parts of the alert rules that the tests check.
 type alerts struct {
 	Groups []struct {
 		Rules []struct {
@@ -136,7 +136,7 @@ func readAlerts(t *testing.T) (a alerts) {
 	return a
 }
 
-// TestAlerts: whoever is woken is told how bad it is and what to do.
+// TestAlerts: every alert states its severity and what to do.
 func TestAlerts(t *testing.T) {
 	for _, g := range readAlerts(t).Groups {
 		for _, r := range g.Rules {
@@ -147,9 +147,8 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// TestMetricsExist: every metric and every label that the dashboard and the
-// alerts ask for is one that a node tells which answered a prompt, and all of
-// a node's own are asked for.
+// TestMetricsExist: every metric and label that the dashboard and the alerts use is
+// exported by a node that answered a prompt, and all of a node's own metrics are used.
 func TestMetricsExist(t *testing.T) {
 	told := scrapeNetwork(t)
 	asked := map[string]bool{}
@@ -222,10 +221,10 @@ func TestMetricsExist(t *testing.T) {
 	t.Logf("%d series of nodes, %d metrics asked for", len(told), len(asked))
 }
 
-// fromScrape says that Prometheus itself adds a label.
+// fromScrape reports whether Prometheus itself adds a label.
 func fromScrape(label string) bool { return label == "instance" || label == "job" }
 
-// family is a metric's name without what a histogram's series add.
+// family returns a metric's name without the suffixes of a histogram's series.
 func family(series string) string {
 	for _, suffix := range []string{"_bucket", "_sum", "_count"} {
 		series = strings.TrimSuffix(series, suffix)
@@ -233,7 +232,7 @@ func family(series string) string {
 	return series
 }
 
-// scrapeNetwork gives the names of all series of a node and of a client that it
+// scrapeNetwork returns the names of all series of a node and of a client that it
 // answered, each with its labels.
 func scrapeNetwork(t *testing.T) map[string]map[string]bool {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the engine's library logs there
@@ -282,7 +281,7 @@ func scrapeNetwork(t *testing.T) map[string]map[string]bool {
 	return told
 }
 
-// run runs a node to the end of the test.
+// run runs a node until the end of the test.
 func run(t *testing.T, cfg node.Config) *node.Node {
 	t.Helper()
 	cfg.Home, cfg.NoMDNS, cfg.Threads, cfg.DrainTime = t.TempDir(), true, 1, time.Second

@@ -1,5 +1,5 @@
 // Package tinymodel holds a very small chat model inside the program, so that
-// a first try needs no download. README.md beside it tells what it can do and
+// a first try needs no download. README.md beside it describes what it can do and
 // how it was made.
 package tinymodel
 
@@ -11,5 +11,5 @@ const Name = "tinytales"
 //go:embed tinytales.gguf
 var file []byte
 
-// GGUF is the model's file.
+// GGUF is the content of the model's file.
 func GGUF() []byte { return file }

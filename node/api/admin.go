@@ -52,7 +52,7 @@ func (s *server) remove(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// noNull is an empty list instead of none, which would be null in JSON.
+// noNull returns an empty list instead of nil, which would be null in JSON.
 func noNull[T any](list []T) []T {
 	if list == nil {
 		return []T{}
@@ -140,24 +140,23 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	return decode(body, v)
 }
 
-// workLine is a line of the answer to a request for long work.
+// workLine is one line of the answer to a request for long work.
 type workLine struct {
 	Progress *Progress       `json:"progress,omitempty"`
 	Result   json.RawMessage `json:"result,omitempty"`
 	Error    *wireError      `json:"error,omitempty"`
 }
 
-// progressEvery is the least time between two lines of progress.
+// progressEvery is the minimum time between two lines of progress.
 const progressEvery = 100 * time.Millisecond
 
-// work answers with lines of JSON for each bit of progress, a few a second, and
-// for the result or the error, as form writes them. An error before any progress
-// is an ordinary one, with its status. Work goes on only while the client
-// listens.
+// work answers with lines of JSON, formatted by form: a few per second for progress, and
+// one for the result or the error. An error before any progress is an ordinary one, with
+// its status. The work is cancelled when the client disconnects.
 func (s *server) work(w http.ResponseWriter, r *http.Request, do func(context.Context, func(Progress)) (any, error), form func(workLine) []any) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	var mu sync.Mutex // the work may report from a goroutine of its own
+	var mu sync.Mutex // the work may report from another goroutine
 	var last time.Time
 	begun, over := false, false
 	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }()
@@ -201,10 +200,10 @@ func (s *server) work(w http.ResponseWriter, r *http.Request, do func(context.Co
 	return say(workLine{Result: raw})
 }
 
-// ownLine is a line as the command line reads it.
+// ownLine formats a line for shoal's own command line.
 func ownLine(l workLine) []any { return []any{l} }
 
-// writeLine sends a line of JSON at once.
+// writeLine sends a line of JSON immediately.
 func writeLine(w http.ResponseWriter, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -215,10 +214,10 @@ func writeLine(w http.ResponseWriter, v any) error {
 	return put(w, b.Bytes())
 }
 
-// put sends what a client must take within writeTime.
+// put sends bytes that a client must read within writeTime.
 func put(w http.ResponseWriter, b []byte) error {
 	rc := http.NewResponseController(w)
-	_ = rc.SetWriteDeadline(time.Now().Add(writeTime)) // a handler that is called in process has none
+	_ = rc.SetWriteDeadline(time.Now().Add(writeTime)) // fails in process, where there is no deadline
 	_, err := w.Write(b)
 	if err == nil {
 		err = rc.Flush()

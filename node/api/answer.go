@@ -14,13 +14,13 @@ import (
 	"unicode/utf8"
 )
 
-// answer serves one completion request: a generation a choice, side by side, as
-// one object or as a stream of chunks.
+// answer serves one completion request: one generation per choice, concurrently, as one
+// object or as a stream of chunks.
 //
-//	generations -> events (a channel) -> run: the only one that writes
+//	generations -> events (a channel) -> run: the only goroutine that writes
 //
-// A generation waits while the client does not read, so that nothing piles up.
-// When one fails, or the client goes, the others are ended too.
+// A generation waits while the client does not read, so that nothing piles up. When one
+// fails, or the client disconnects, the others are cancelled, too.
 type answer struct {
 	*job
 	s       *server
@@ -37,19 +37,19 @@ type answer struct {
 	line        bytes.Buffer
 }
 
-// choiceState is what one choice has come to.
+// choiceState is the state of one choice.
 type choiceState struct {
 	start  *Start
 	done   *Done
-	text   strings.Builder // whole answers only, as the next two
+	text   strings.Builder // for whole answers only, like the next two
 	think  strings.Builder
 	calls  []ToolCall
 	tokens []Token
-	called int // calls of functions in a stream, so far
+	called int // function calls sent in a stream so far
 	offset int // completions' logprobs: characters so far
 }
 
-// told is an event of a generation, or how it ended.
+// told is an event of a generation, or its end.
 type told struct {
 	choice int
 	event  Event
@@ -59,14 +59,14 @@ type told struct {
 
 // Times of a stream.
 const (
-	writeTime = 60 * time.Second // a client that takes no byte for so long is gone
-	quietTime = 15 * time.Second // after which a comment shows that the stream lives
+	writeTime = 60 * time.Second // a client that reads nothing for this long has gone
+	quietTime = 15 * time.Second // after this, a comment shows that the stream is alive
 
-	// No empty line after it: some clients take that for an event.
+	// No empty line follows: some clients take that for an event.
 	stillAtIt = ": still at it\n"
 )
 
-// traceHeader is where a caller's trace context stands (W3C, Trace Context).
+// traceHeader carries a caller's trace context (W3C Trace Context).
 const traceHeader = "Traceparent"
 
 func newAnswer(s *server, w http.ResponseWriter, r *http.Request, j *job) *answer {
@@ -101,8 +101,8 @@ func (a *answer) run() error {
 	return nil
 }
 
-// follow has answers made, all at once, and passes on what comes of them. idle
-// is called now and then.
+// follow starts all generations at once and passes their events on. It calls idle after
+// each quietTime without an event.
 func (s *server) follow(r *http.Request, reqs []*GenerateRequest, take func(i int, e Event) error, idle func() error) error {
 	client := r.Context()
 	ctx, cancel := context.WithCancel(client)
@@ -158,7 +158,7 @@ func (s *server) follow(r *http.Request, reqs []*GenerateRequest, take func(i in
 	return nil
 }
 
-// failed is an error as the client is told of it. If the request's context is
+// failed returns an error as it is reported to the client. If the request's context is
 // still alive, a cancelled error means that the node is stopping, so it becomes
 // Refused.
 func failed(err error) *Error {
@@ -182,7 +182,7 @@ func (a *answer) fail(err error) error {
 	return e
 }
 
-// take adds an event to its choice; in a stream it goes out at once.
+// take adds an event to its choice; in a stream it is sent immediately.
 func (a *answer) take(i int, e Event) error {
 	c := &a.choices[i]
 	switch {
@@ -209,7 +209,7 @@ func (a *answer) take(i int, e Event) error {
 			c.add(token.Text, token.Reasoning, token.Calls)
 			c.tokens = append(c.tokens, token)
 		}
-	case e.Repair != nil: // a whole answer has it in its Done
+	case e.Repair != nil: // Done repeats it for a whole answer
 	case e.Done != nil:
 		done := e.Done.sendable()
 		c.done = &done
@@ -237,7 +237,7 @@ func (a *answer) take(i int, e Event) error {
 	return a.doneChunk(i)
 }
 
-// add is what a choice of a whole answer grows by.
+// add appends to a choice of a whole answer.
 func (c *choiceState) add(text, think string, calls []ToolCall) {
 	c.text.WriteString(text)
 	c.think.WriteString(think)
@@ -246,8 +246,7 @@ func (c *choiceState) add(text, think string, calls []ToolCall) {
 
 // ---- a stream -----------------------------------------------------------
 
-// begin sends the headers. The route is known by now; how long things took
-// comes as a trailer.
+// begin sends the headers. The route is known by now; the timing follows as a trailer.
 func (a *answer) begin() {
 	a.begun = true
 	h := a.w.Header()
@@ -276,7 +275,7 @@ func (a *answer) startChunk(i int) error {
 func (a *answer) tokenChunk(i int, t *Token) error {
 	piece, empty := a.delta(i, t.Text, t.Reasoning, t.Calls)
 	if empty && !a.details && !a.logprobs {
-		return nil // a character that is not whole yet, or what may be a stop sequence
+		return nil // an incomplete character, or what may be a stop sequence
 	}
 	var d *Details
 	if a.details {
@@ -299,8 +298,7 @@ func (a *answer) doneChunk(i int) error {
 	return a.chunk(i, delta{}, nil, &done.FinishReason, d)
 }
 
-// delta is what a choice grew by; where there is nothing else it has a text, if
-// an empty one.
+// delta returns what was added to a choice; if nothing else was, it has an empty text.
 func (a *answer) delta(i int, text, think string, calls []ToolCall) (d delta, empty bool) {
 	c := &a.choices[i]
 	for _, call := range calls {
@@ -314,7 +312,7 @@ func (a *answer) delta(i int, text, think string, calls []ToolCall) (d delta, em
 	return d, text == "" && think == "" && calls == nil
 }
 
-// chunk sends what a choice grew by, or with finish its end.
+// chunk sends what was added to a choice, or, with finish, its end.
 func (a *answer) chunk(i int, piece delta, logprobs any, finish *string, d *Details) error {
 	ch := choice{Index: i, Logprobs: logprobs, FinishReason: finish}
 	if a.chat {
@@ -385,7 +383,7 @@ func (a *answer) whole() *completion {
 
 // ---- what both share ----------------------------------------------------
 
-// object is an answer without choices; chat's chunks have a name of their own.
+// object returns an answer without choices; chat's chunks have another object name.
 func (a *answer) object(chunk string) *completion {
 	name := "text_completion"
 	if a.chat {
@@ -425,7 +423,7 @@ func (s *Start) head(h http.Header) {
 	}
 }
 
-// routeText is a route as X-Shoal-Route has it: PEER:FROM-TO,...
+// routeText formats a route for X-Shoal-Route: PEER:FROM-TO,...
 func routeText(route []Hop) string {
 	hops := make([]string, len(route))
 	for i, h := range route {
@@ -434,16 +432,16 @@ func routeText(route []Hop) string {
 	return strings.Join(hops, ",")
 }
 
-// timing is the first choice's.
+// timing returns the first choice's Server-Timing.
 func (a *answer) timing() string { return timingText(a.choices[0].done) }
 
-// timingText is what Server-Timing says.
+// timingText formats the value of Server-Timing.
 func timingText(d *Done) string {
 	return fmt.Sprintf("ttft;dur=%.1f, decode;desc=\"%.2f tokens/s\"", d.TTFTMs, d.TokensPerS)
 }
 
-// logprobsOf tokens that follow on each other, in the endpoint's shape; nil if
-// none are wanted.
+// logprobsOf returns the log probabilities of consecutive tokens in the endpoint's
+// format; nil if none were asked for.
 func (a *answer) logprobsOf(i int, tokens []Token) any {
 	if !a.logprobs {
 		return nil
@@ -461,7 +459,7 @@ func (a *answer) logprobsOf(i int, tokens []Token) any {
 		c.offset += utf8.RuneCountInString(text)
 		top := map[string]float64{}
 		for _, x := range t.Top {
-			if text := tokenText(x.Bytes, x.Text); !has(top, text) { // bytes of no character look alike: keep the likeliest
+			if text := tokenText(x.Bytes, x.Text); !has(top, text) { // incomplete characters look alike: keep the most likely
 				top[text] = x.Logprob
 			}
 		}
@@ -484,8 +482,8 @@ func chatLogprobsOf(tokens []Token) []chatLogprob {
 
 func has(m map[string]float64, key string) bool { _, ok := m[key]; return ok }
 
-// tokenText is a token as OpenAI's API names it: part of a character shows as
-// U+FFFD, and its bytes tell.
+// tokenText returns a token's text as OpenAI's API has it: a part of a character appears
+// as U+FFFD, next to its bytes.
 func tokenText(raw []byte, text string) string {
 	if len(raw) == 0 {
 		return text

@@ -16,17 +16,17 @@ import (
 	"strings"
 )
 
-// Client speaks to a node's API. It is safe for concurrent use. What the node
-// refuses is an *Error, of the Kind and with the remedy that the node gave it;
-// other errors are the context's, or say that the node does not answer.
+// Client talks to a node's API. It is safe for concurrent use. A refusal by the node is
+// returned as an *Error with the node's Kind and remedy; other errors are the context's,
+// or report that the node does not answer.
 type Client struct {
 	Base  string       // http://127.0.0.1:11500
 	Token string       // opens all endpoints
-	Key   string       // opens OpenAI's; used for these, if there is one
+	Key   string       // opens OpenAI's, and is used for them if set
 	HTTP  *http.Client // nil: http.DefaultClient
 }
 
-// Unix is a Client of a node by its socket, which is its operator's alone.
+// Unix returns a Client that uses a node's socket, which only its operator can open.
 func Unix(socket, token string) *Client {
 	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -35,7 +35,7 @@ func Unix(socket, token string) *Client {
 	return &Client{Base: "http://localhost", Token: token, HTTP: &http.Client{Transport: t}}
 }
 
-// do sends a request. A failure is returned as the *Error that the node answered.
+// do sends a request. It returns a failure as the *Error in the node's answer.
 func (c *Client) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var r io.Reader
 	if body != nil {
@@ -71,14 +71,14 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 		var b errorBody
 		raw, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 		if json.Unmarshal(raw, &b) != nil || b.Error.Message == "" {
-			return nil, Errorf(Internal, "the node answers %s: is it shoal that listens at %s?", resp.Status, c.Base)
+			return nil, Errorf(Internal, "the node answers %s: is the program listening at %s really shoal?", resp.Status, c.Base)
 		}
 		return nil, b.Error.failure()
 	}
 	return resp, nil
 }
 
-// secret opens a path: the token all of them, the key OpenAI's.
+// secret returns what opens a path: the token opens all, the key only OpenAI's.
 func (c *Client) secret(path string) string {
 	if c.Key != "" && !strings.HasPrefix(path, "/shoal/") {
 		return c.Key
@@ -104,8 +104,8 @@ func (c *Client) post(ctx context.Context, path string, req, v any) error {
 	return broken(ctx, json.NewDecoder(resp.Body).Decode(v))
 }
 
-// broken says why an answer did not come to its end: the caller's own doing, the
-// node's word, or neither.
+// broken returns why an answer ended early: the caller cancelled it, the node reported
+// an error, or neither.
 func broken(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
@@ -118,8 +118,8 @@ func broken(ctx context.Context, err error) error {
 	return fmt.Errorf("the node broke off in the middle of its answer: %w", err)
 }
 
-// localFile is the absolute path of an existing file, or "": the node's working
-// directory is not the caller's.
+// localFile returns the absolute path of an existing file, or "". The path must be
+// absolute because the node's working directory is not the caller's.
 func localFile(name string) string {
 	if info, err := os.Stat(name); err != nil || info.IsDir() {
 		return ""
@@ -131,14 +131,14 @@ func localFile(name string) string {
 	return path
 }
 
-// Status of the node. Errors: see Client.
+// Status returns the state of the node. Errors: see Client.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
 	var s Status
 	return &s, c.get(ctx, "/shoal/v1/status", &s)
 }
 
-// Drain begins to hand the node's sessions over; the node then stops. Errors:
-// see Client.
+// Drain makes the node hand over its sessions and stop. It does not wait for that.
+// Errors: see Client.
 func (c *Client) Drain(ctx context.Context) error {
 	resp, err := c.do(ctx, http.MethodPost, "/shoal/v1/drain", struct{}{})
 	if err != nil {
@@ -147,19 +147,19 @@ func (c *Client) Drain(ctx context.Context) error {
 	return resp.Body.Close()
 }
 
-// View of the node and its network, as the page has it. Errors: see Client.
+// View returns the node and its network as the page shows them. Errors: see Client.
 func (c *Client) View(ctx context.Context) (*View, error) {
 	var v View
 	return &v, c.get(ctx, "/shoal/v1/view", &v)
 }
 
-// Peers of the node. Errors: see Client.
+// Peers returns the peers of the node. Errors: see Client.
 func (c *Client) Peers(ctx context.Context) (p []Peer, err error) {
 	err = c.get(ctx, "/shoal/v1/peers", &p)
 	return p, err
 }
 
-// Models of the node and its peers. Errors: see Client.
+// Models returns the models of the node and its peers. Errors: see Client.
 func (c *Client) Models(ctx context.Context) (m []Model, err error) {
 	err = c.get(ctx, "/shoal/v1/models", &m)
 	return m, err
@@ -172,8 +172,8 @@ func (c *Client) Show(ctx context.Context, name string) (*Model, error) {
 	return &m, c.get(ctx, "/shoal/v1/models/"+url.PathEscape(name), &m)
 }
 
-// Remove deletes a model from the node. The Kind of the error is UnknownModel if
-// it is not there, Refused if it is in use.
+// Remove deletes a model from the node. The Kind of the error is UnknownModel if the
+// node does not have it, Refused if it is in use.
 func (c *Client) Remove(ctx context.Context, name string) error {
 	resp, err := c.do(ctx, http.MethodDelete, "/shoal/v1/models/"+url.PathEscape(name), nil)
 	if err == nil {
@@ -183,7 +183,7 @@ func (c *Client) Remove(ctx context.Context, name string) error {
 }
 
 // Add imports a model. The path of a file is the caller's, and may be relative.
-// The Kind of the error is BadInput for a source that cannot be read or is no
+// The Kind of the error is BadInput if the source cannot be read or is not a
 // model, Refused if there is no room.
 func (c *Client) Add(ctx context.Context, req AddRequest, progress func(Progress)) (*Model, error) {
 	if path := localFile(req.Source); path != "" {
@@ -200,8 +200,8 @@ func (c *Client) Pull(ctx context.Context, req PullRequest, progress func(Progre
 	return &m, c.work(ctx, "/shoal/v1/models/pull", req, progress, &m)
 }
 
-// Export writes a model's file to a path of this machine, which may be relative.
-// A model that is not whole at the node is a BadInput with its Lack.
+// Export writes a model's file to a path of this machine, which may be relative. If the
+// node does not hold the whole model, the error is a BadInput with its Lack.
 func (c *Client) Export(ctx context.Context, req ExportRequest, progress func(Progress)) (err error) {
 	if req.Path, err = filepath.Abs(req.Path); err != nil {
 		return err
@@ -246,12 +246,12 @@ func (c *Client) work(ctx context.Context, path string, req any, progress func(P
 	}
 }
 
-// Generate answers a prompt through the OpenAI endpoints, with all details: a
-// Client is a Generator. It returns emit's error as it is, the context's if that
-// ended first, and otherwise those of Client.
+// Generate answers a prompt through the OpenAI endpoints, with all details: a Client is
+// a Generator. It returns emit's error unchanged, the context's error if that ended
+// first, and otherwise errors as described at Client.
 func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Event) error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // closing the answer is what ends the work
+	defer cancel() // closing the response ends the work
 	path, body, err := wireRequest(g)
 	if err != nil {
 		return err
@@ -282,7 +282,7 @@ func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Eve
 			Error *wireError `json:"error"`
 		}
 		if err := json.Unmarshal([]byte(data), &chunk); err != nil {
-			return fmt.Errorf("the node answers what is not JSON: %w", err)
+			return fmt.Errorf("the node's answer is not JSON: %w", err)
 		}
 		if chunk.Error != nil {
 			return broken(ctx, chunk.Error.failure())
@@ -310,7 +310,7 @@ func (c *Client) Generate(ctx context.Context, g *GenerateRequest, emit func(Eve
 	}
 }
 
-// wireRequest is a GenerateRequest as it is sent.
+// wireRequest is the wire format of a GenerateRequest.
 func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 	p := g.Sampling
 	common := commonRequest{
@@ -368,7 +368,7 @@ func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 	return "/v1/chat/completions", r, nil
 }
 
-// some is a pointer to v, or nil for the zero value, which means the default.
+// some returns a pointer to v, or nil for the zero value, which means the default.
 func some[T comparable](v T) *T {
 	var zero T
 	if v == zero {

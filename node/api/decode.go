@@ -22,7 +22,7 @@ const (
 	maxTopLogprobs = 20
 
 	// completionTokens is OpenAI's default of max_tokens for plain completions,
-	// whose models rarely end by themselves. Chat has none, nor has who asks for
+	// which rarely end by themselves. Chat has no default, nor have requests for
 	// details.
 	completionTokens = 16
 )
@@ -51,7 +51,7 @@ func decodeChat(body []byte) (*job, error) {
 	return r.job()
 }
 
-// job is what a request for chat comes to.
+// job converts a chat request.
 func (r *chatRequest) job() (*job, error) {
 	base, err := r.base()
 	if err != nil {
@@ -69,7 +69,7 @@ func (r *chatRequest) job() (*job, error) {
 	if on := r.ChatTemplateKwargs.EnableThinking; on != nil {
 		base.Think = map[bool]string{true: "on", false: "off"}[*on]
 	}
-	if r.MaxCompletionTokens != nil { // the newer name wins, as it does at OpenAI
+	if r.MaxCompletionTokens != nil { // the newer name takes precedence, as at OpenAI
 		if base.MaxTokens, err = maxTokens("max_completion_tokens", r.MaxCompletionTokens); err != nil {
 			return nil, err
 		}
@@ -132,7 +132,7 @@ func decodeCompletion(body []byte) (*job, error) {
 	return j, j.finish(&r.commonRequest, base, inputs)
 }
 
-// finish makes the choices: n of each input, input by input.
+// finish creates the choices: n per input, in the order of the inputs.
 func (j *job) finish(r *commonRequest, base *GenerateRequest, inputs []GenerateRequest) error {
 	n := deref(r.N, 1)
 	if err := within("n", n, 1, maxChoices); err != nil {
@@ -150,7 +150,7 @@ func (j *job) finish(r *commonRequest, base *GenerateRequest, inputs []GenerateR
 		for k := range n {
 			req := inputs[i]
 			if seed := req.Sampling.Seed; seed != nil && k > 0 {
-				req.Sampling.Seed = new(*seed + uint64(k)) // else all choices would be one
+				req.Sampling.Seed = new(*seed + uint64(k)) // else all choices would be the same
 			}
 			j.reqs = append(j.reqs, &req)
 			if echo != nil {
@@ -175,7 +175,7 @@ func (j *job) finish(r *commonRequest, base *GenerateRequest, inputs []GenerateR
 	return nil
 }
 
-// base is what all choices of a request share.
+// base returns what all choices of a request share.
 func (r *commonRequest) base() (*GenerateRequest, error) {
 	g := &GenerateRequest{Model: r.Model}
 	if len(r.Model) > 1024 {
@@ -211,8 +211,8 @@ func (r *commonRequest) base() (*GenerateRequest, error) {
 	return g, nil
 }
 
-// checkRoute wants the stages to follow on each other from block 0. That they
-// reach the end is checked where the model is known.
+// checkRoute checks that the stages are contiguous from block 0. Whether they reach the
+// last block is checked where the model is known.
 func checkRoute(route []Hop) error {
 	if len(route) > protocol.MaxStages {
 		return badParam("shoal.route", "has %d stages: %d is the most", len(route), protocol.MaxStages)
@@ -224,7 +224,7 @@ func checkRoute(route []Hop) error {
 		case h.Peer == "":
 			return badParam(param, "names no peer")
 		case h.From != at:
-			return badParam(param, "starts at block %d: it must go on at block %d", h.From, at)
+			return badParam(param, "starts at block %d: it must continue at block %d", h.From, at)
 		case h.To <= h.From:
 			return badParam(param, "is empty: to must be more than from")
 		}
@@ -241,14 +241,14 @@ func messages(in []chatMessage) ([]Message, error) {
 		return nil, badParam("messages", "holds %d messages: %d is the most", len(in), maxMessages)
 	}
 	out := make([]Message, len(in))
-	called := map[string]string{} // functions by the ids of their calls
+	called := map[string]string{} // function names by call id
 	for i, m := range in {
 		param := fmt.Sprintf("messages[%d]", i)
 		out[i] = Message{Role: m.Role, Name: m.Name, ToolCallID: m.ToolCallID, Reasoning: cmp.Or(m.ReasoningContent, m.Reasoning)}
 		var err error
 		switch m.Role {
 		case "system", "user", "assistant":
-		case "developer": // OpenAI's newer word for system; no template knows it
+		case "developer": // OpenAI's newer name of system; templates do not know it
 			out[i].Role = "system"
 		case "tool":
 			name, ok := called[m.ToolCallID]
@@ -285,7 +285,7 @@ func messages(in []chatMessage) ([]Message, error) {
 	return out, nil
 }
 
-// messageText is a message's text: a string, or parts that are all text.
+// messageText returns a message's text, from a string or parts that are all text.
 func messageText(param string, raw json.RawMessage) (string, error) {
 	switch first(raw) {
 	case '"':
@@ -323,7 +323,7 @@ func messageText(param string, raw json.RawMessage) (string, error) {
 	return "", badParam(param, "must be a string or a list of text parts")
 }
 
-// prompts are the inputs of a completion, each a copy of base.
+// prompts returns the inputs of a completion, each a copy of base.
 func prompts(raw json.RawMessage, base *GenerateRequest) ([]GenerateRequest, error) {
 	const param = "prompt"
 	text := func(s string) GenerateRequest {
@@ -342,7 +342,7 @@ func prompts(raw json.RawMessage, base *GenerateRequest) ([]GenerateRequest, err
 		}
 		for i, id := range g.PromptIDs {
 			if id < 0 {
-				return g, badParam(fmt.Sprintf("%s[%d]", param, i), "is no token id: %d", id)
+				return g, badParam(fmt.Sprintf("%s[%d]", param, i), "is not a token id: %d", id)
 			}
 		}
 		return g, nil
@@ -431,7 +431,7 @@ func stops(raw json.RawMessage) ([]string, error) {
 	return list, nil
 }
 
-// seed takes every integer of 64 bits, signed or not: OpenAI's are signed.
+// seed accepts every 64-bit integer, signed or unsigned: OpenAI's are signed.
 func seed(raw json.RawMessage) (*uint64, error) {
 	if c := first(raw); c == 0 || c == 'n' {
 		return nil, nil
@@ -443,10 +443,10 @@ func seed(raw json.RawMessage) (*uint64, error) {
 	if u, err := strconv.ParseUint(text, 10, 64); err == nil {
 		return &u, nil
 	}
-	return nil, badParam("seed", "must be an integer of 64 bits")
+	return nil, badParam("seed", "must be a 64-bit integer")
 }
 
-// maxTokens reads a limit; -1 is what some runners say for none.
+// maxTokens reads a limit; some servers use -1 for no limit.
 func maxTokens(param string, v *int) (int, error) {
 	if *v == -1 {
 		return 0, nil

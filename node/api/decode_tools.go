@@ -6,14 +6,14 @@ import (
 	"regexp"
 )
 
-// Functions that a model may call, and the shape that an answer must have.
+// Functions that a model may call, and the format that an answer must follow.
 
 const (
 	maxTools  = 512
 	maxSchema = 1 << 20 // bytes
 )
 
-// functionName is what OpenAI allows.
+// functionName matches the names that OpenAI allows.
 var functionName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
 
 // useTools reads tools and tool_choice.
@@ -85,7 +85,7 @@ func (r *chatRequest) useTools(g *GenerateRequest) error {
 	return badParam("tool_choice.function.name", "is none of the tools'")
 }
 
-// toolNames checks tools, and gives their names.
+// toolNames checks tools and returns their names.
 func toolNames(tools []json.RawMessage) ([]string, error) {
 	if len(tools) > maxTools {
 		return nil, badParam("tools", "holds %d: %d is the most", len(tools), maxTools)
@@ -122,8 +122,8 @@ func toolNames(tools []json.RawMessage) ([]string, error) {
 	return names, nil
 }
 
-// toolCalls reads the calls of an assistant's message. Their arguments are an
-// object in a string; some clients send the object.
+// toolCalls reads the calls of an assistant's message. Their arguments are an object in
+// a string; some clients send the object itself.
 func toolCalls(param string, raw json.RawMessage) ([]ToolCall, error) {
 	var in []struct {
 		ID       string `json:"id"`
@@ -168,7 +168,7 @@ func toolCalls(param string, raw json.RawMessage) ([]ToolCall, error) {
 // anyObject is the schema of every JSON object.
 var anyObject = json.RawMessage(`{"type":"object"}`)
 
-// schema that an answer must follow; nil: none.
+// schema returns the JSON schema that an answer must follow; nil: none.
 func (f *responseFormat) schema() (json.RawMessage, error) {
 	if f == nil {
 		return nil, nil
@@ -197,7 +197,7 @@ func checkSchema(param string, raw json.RawMessage) (json.RawMessage, error) {
 	return plainJSON(raw), nil
 }
 
-// plainJSON is valid JSON as encoding/json writes it.
+// plainJSON rewrites valid JSON in the form of encoding/json.
 func plainJSON(raw json.RawMessage) json.RawMessage {
 	out, err := json.Marshal(raw)
 	if err != nil {
@@ -206,7 +206,7 @@ func plainJSON(raw json.RawMessage) json.RawMessage {
 	return out
 }
 
-// effort is how hard to think, in the words of GenerateRequest.
+// effort translates a reasoning effort into the values of GenerateRequest.Think.
 func effort(param, word string) (string, error) {
 	switch word {
 	case "none":

@@ -15,18 +15,18 @@ import (
 // Kind of failure: what a caller can do about it.
 type Kind string
 
-// Kinds, with the HTTP status that each becomes. Their texts are the "code" of
-// OpenAI's error object; the list is append-only.
+// Kinds, each with its HTTP status. Their texts are the "code" of OpenAI's error object;
+// the list is append-only.
 const (
-	NoRoute      Kind = "no_route"                // 503: blocks that nobody serves
-	Refused      Kind = "refused"                 // 503: no room, or not lent to us: see RetryAfter
+	NoRoute      Kind = "no_route"                // 503: nobody serves some blocks
+	Refused      Kind = "refused"                 // 503: no room, or not lending now: see RetryAfter
 	BadInput     Kind = "invalid_request"         // 400: see Param
 	UnknownModel Kind = "model_not_found"         // 404
 	TooLong      Kind = "context_length_exceeded" // 400
 	Cancelled    Kind = "cancelled"               // 499
 	Unauthorized Kind = "invalid_api_key"         // 401
 	Internal     Kind = "internal_error"          // 500
-	Forbidden    Kind = "forbidden"               // 403: this host name, origin or address may not ask
+	Forbidden    Kind = "forbidden"               // 403: not allowed for this host name, origin or address
 	NotFound     Kind = "not_found"               // 404: no such endpoint
 	BadMethod    Kind = "method_not_allowed"      // 405
 	TooLarge     Kind = "request_too_large"       // 413
@@ -41,18 +41,18 @@ var statuses = map[Kind]int{
 	Unauthorized: http.StatusUnauthorized, Forbidden: http.StatusForbidden,
 	BadMethod: http.StatusMethodNotAllowed, TooLarge: http.StatusRequestEntityTooLarge,
 	BadMedia:  http.StatusUnsupportedMediaType,
-	Cancelled: 499, // the client's own doing, as nginx has it
+	Cancelled: 499, // the client disconnected; nginx's code
 	Internal:  http.StatusInternalServerError,
 }
 
-// Error is a failure with its kind.
+// Error is a failure and its kind.
 type Error struct {
 	Kind       Kind
 	Message    string
 	Param      string // the field at fault, if one is
 	RetryAfter time.Duration
-	Lack       *Lack // what is missing, of an export that is refused
-	Err        error // the cause; of it only the remedy leaves this process
+	Lack       *Lack // what is missing, if an export is refused
+	Err        error // the cause, of which only the remedy crosses the wire
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -64,14 +64,14 @@ func (e *Error) Is(target error) bool {
 	return ok && t.Message == "" && t.Kind == e.Kind
 }
 
-// Errorf makes an Error, whose cause is what %w wraps, once or several times.
+// Errorf creates an Error, whose cause is the error (or errors) that %w wraps.
 func Errorf(kind Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Kind: kind, Message: err.Error(), Err: err}
 }
 
-// AsError turns any error into one with a kind. If err wraps an Error, the result has that
-// one's kind and details, and the text and the remedy of err, which know more.
+// AsError converts any error into one with a kind. If err wraps an Error, the result has
+// that Error's kind and details, and err's text and remedy, which are more specific.
 func AsError(err error) *Error {
 	var e *Error
 	switch {
@@ -93,7 +93,7 @@ func (e *Error) status() int {
 	return http.StatusInternalServerError
 }
 
-// openAIType is the "type" of OpenAI's error object.
+// openAIType returns the "type" of OpenAI's error object.
 func (e *Error) openAIType() string {
 	switch e.status() {
 	case http.StatusUnauthorized:
@@ -108,7 +108,7 @@ func (e *Error) openAIType() string {
 	return "invalid_request_error"
 }
 
-// errorBody is OpenAI's error object, as an answer or as a line of one.
+// errorBody is OpenAI's error object, as a whole answer or a line of a stream.
 type errorBody struct {
 	Error wireError `json:"error"`
 }
@@ -124,8 +124,8 @@ type wireError struct {
 	Remedy *wireRemedy `json:"remedy,omitempty"`
 }
 
-// wireRemedy is what would mend the error; the client that talks to a person
-// puts it into words.
+// wireRemedy is the error's remedy; the client that talks to a person puts it into
+// words.
 type wireRemedy struct {
 	Kind remedy.Kind `json:"kind"`
 	Args []string    `json:"args,omitempty"`
@@ -142,8 +142,8 @@ func (e *Error) body() errorBody {
 	return errorBody{b}
 }
 
-// failure is the error that a body carries. A code that is not one of ours
-// comes from something else that answers at this address.
+// failure returns the error in a body. An unknown code comes from another program that
+// answers at this address, or a newer node.
 func (w wireError) failure() *Error {
 	e := &Error{Kind: w.Code, Message: w.Message, RetryAfter: time.Duration(w.RetryAfterMs) * time.Millisecond, Lack: w.Lack}
 	if _, ok := statuses[e.Kind]; !ok {
@@ -177,7 +177,7 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	writeJSON(w, e.status(), e.body())
 }
 
-// badParam says what is wrong with a field of the request.
+// badParam is the error for a bad field of the request; the message follows its name.
 func badParam(param, format string, args ...any) *Error {
 	return &Error{Kind: BadInput, Param: param, Message: strings.TrimSpace(param + " " + fmt.Sprintf(format, args...))}
 }

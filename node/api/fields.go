@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// unsupported are fields that would change the answer if they were honoured, so
-// that to ignore them would deceive. Others that are unknown are ignored, as
-// other servers do: clients send many. idle says that a value asks for nothing.
+// unsupported lists fields that would change the answer, so that ignoring them would
+// mislead the caller. Other unknown fields are ignored, as other servers do: clients send
+// many. idle reports whether a value has no effect.
 type unsupported struct {
 	param string
 	idle  func(json.RawMessage) bool
@@ -74,8 +74,8 @@ func decode(body []byte, v any) error {
 	return decodeAt("", body, v)
 }
 
-// decodeAt reads JSON at a place of the request that param names. What it says
-// of an error quotes nothing of the request but field names.
+// decodeAt reads JSON at a place of the request that param names. Its errors quote
+// nothing of the request except field names.
 func decodeAt(param string, raw []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	err := dec.Decode(v)
@@ -96,12 +96,12 @@ func decodeAt(param string, raw []byte, v any) error {
 		kind, _, _ := strings.Cut(wrong.Value, " ") // "number 1e99" holds the number
 		return badParam(at, "is a %s and must be %s", kind, typeWord(wrong.Type.Kind().String()))
 	case errors.As(err, &syntax):
-		return &Error{Kind: BadInput, Param: param, Message: fmt.Sprintf("the body is no JSON: error at byte %d", syntax.Offset)}
+		return &Error{Kind: BadInput, Param: param, Message: fmt.Sprintf("the body is not valid JSON: error at byte %d", syntax.Offset)}
 	}
-	return &Error{Kind: BadInput, Param: param, Message: "the body is no JSON: it ends too soon"}
+	return &Error{Kind: BadInput, Param: param, Message: "the body is not valid JSON: it ends too soon"}
 }
 
-// field is encoding/json's path without the names of embedded structs.
+// field returns encoding/json's path without the names of embedded structs.
 func field(path string) string {
 	return strings.ReplaceAll(strings.TrimPrefix(path, "commonRequest."), "Sampling.", "")
 }
@@ -136,7 +136,7 @@ func deref[T any](p *T, otherwise T) T {
 	return *p
 }
 
-// first is the first byte of a JSON value; 0 if there is none.
+// first returns the first byte of a JSON value; 0 if there is none.
 func first(raw []byte) byte {
 	if b := bytes.TrimLeft(raw, " \t\r\n"); len(b) > 0 {
 		return b[0]
@@ -144,11 +144,11 @@ func first(raw []byte) byte {
 	return 0
 }
 
-// present says that a field is there and not null.
+// present reports whether a field is present and not null.
 func present(raw json.RawMessage) bool {
 	c := first(raw)
 	return c != 0 && c != 'n'
 }
 
-// given says that a field is there and asks for something.
+// given reports whether a field is present and has an effect.
 func given(raw json.RawMessage) bool { return present(raw) && !isEmpty(raw) }

@@ -14,10 +14,10 @@ import (
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
-// The API is for programs of this machine. Three kinds of web page must not
-// reach it: one that points its own name at 127.0.0.1 (the Host header gives it
-// away), one that posts here blindly (Origin, Sec-Fetch-Site and a content type
-// that only asks leave with CORS), and one that a user does allow, by Origins.
+// The API is for programs on this machine. A web page may use it only if Origins lists
+// its origin. It must not get around that by pointing its own name at 127.0.0.1, which
+// the Host header reveals, nor by posting blindly, which Origin and Sec-Fetch-Site reveal
+// and the required Content-Type prevents without a CORS preflight.
 
 // guard applies the checks that do not depend on the caller's identity: Host,
 // Origin and Content-Type.
@@ -37,27 +37,27 @@ func (s *server) guard(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// plainProgram reports whether a request to Ollama's API is not a browser's: its
-// documentation has curl send JSON with the content type of a form.
+// plainProgram reports whether a request to Ollama's API does not come from a browser.
+// It may then lack the JSON content type: Ollama's documentation uses curl, which sends
+// that of a form.
 func plainProgram(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/api/") && !browser(r) }
 
-// browser reports whether a request may come from one. Browsers send where a post
-// comes from, even those that do not call themselves Mozilla.
+// browser reports whether a request may come from a browser. All browsers send the
+// origin of a post, even those that do not call themselves Mozilla.
 func browser(r *http.Request) bool {
 	h := r.Header
 	return h.Get("Origin") != "" || h.Get("Referer") != "" || h.Get("Cookie") != "" || h.Get("Sec-Fetch-Site") != "" ||
 		strings.Contains(h.Get("User-Agent"), "Mozilla")
 }
 
-// hostAllowed accepts hosts that are known here, and any host if the configuration
-// says so. A browser must use a known host even then: the name of the page's own
-// host may have been pointed here.
+// hostAllowed accepts known hosts, and any host if the configuration says so. A browser
+// must use a known host even then: a page may have pointed its own host's name here.
 func (s *server) hostAllowed(r *http.Request) bool {
 	return s.hostKnown(r) || slices.Contains(s.Hosts, "*") && (!browser(r) || slices.Contains(s.Origins, r.Header.Get("Origin")))
 }
 
-// hostKnown takes loopback's names, the address that was dialled (an address
-// cannot be pointed elsewhere, as a name can), and those of the configuration.
+// hostKnown accepts loopback's names, the address that was dialled (which, unlike a
+// name, nobody can point elsewhere), and the names in the configuration.
 func (s *server) hostKnown(r *http.Request) bool {
 	host := hostname(r.Host)
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
@@ -75,7 +75,7 @@ func (s *server) hostKnown(r *http.Request) bool {
 	return slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
 }
 
-// hostname is a Host header without its port, in lower case.
+// hostname returns a Host header without its port, in lower case.
 func hostname(host string) string {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
@@ -83,8 +83,8 @@ func hostname(host string) string {
 	return strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
 }
 
-// origin lets browsers in from this very address and from Origins, and answers
-// the latter's CORS headers. Programs send none of these headers.
+// origin admits browsers from this same origin and from Origins, and sets CORS headers
+// for the latter. Programs send no such headers.
 func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
@@ -92,13 +92,13 @@ func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 		case "", "none", "same-origin":
 			return nil
 		}
-		return Errorf(Forbidden, "web pages elsewhere may not use this API")
+		return Errorf(Forbidden, "web pages from other sites may not use this API")
 	}
 	if u, err := url.Parse(origin); err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
 		return nil
 	}
 	if !slices.Contains(s.Origins, origin) {
-		return Errorf(Forbidden, "web pages elsewhere may not use this API: allow their origin with the node's setting api-origin")
+		return Errorf(Forbidden, "web pages from other sites may not use this API: allow their origin with the node's setting api-origin")
 	}
 	h := w.Header()
 	h.Set("Access-Control-Allow-Origin", origin)
@@ -107,8 +107,8 @@ func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// open guards OpenAI's endpoints: with the key, if there is one. The token opens
-// them too, as it is worth more.
+// open guards OpenAI's endpoints with the key, if one is set. The token, which permits
+// more, also opens them.
 func (s *server) open(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if r.Method == http.MethodOptions && w.Header().Get("Access-Control-Allow-Origin") != "" {
@@ -125,8 +125,8 @@ func (s *server) open(h handler) handler {
 	}
 }
 
-// own guards shoal's endpoints, which read and write files for the caller: no
-// browser, no other machine, and only a user who can read the node's directory.
+// own guards shoal's endpoints, which read and write files for the caller: it admits no
+// browser, no other machine, and only users who can read the node's directory.
 func (s *server) own(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
@@ -152,7 +152,8 @@ func fromHere(r *http.Request) bool {
 	return err == nil && from.Addr().Unmap().IsLoopback()
 }
 
-// bearer compares in constant time; an empty secret opens nothing.
+// bearer reports whether a request carries the secret. It compares in constant time; an
+// empty secret never matches.
 func bearer(r *http.Request, secret string) bool {
 	scheme, got, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	a, b := sha256.Sum256([]byte(strings.TrimSpace(got))), sha256.Sum256([]byte(secret))

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// InProcess is a Client of a handler in this process. It is what a command uses
-// that runs a node of its own: the same requests and answers, over a pipe.
+// InProcess returns a Client of a handler in this process, for commands that run their
+// own node: requests and answers are the same, but go over a pipe.
 func InProcess(h http.Handler, token string) *Client {
 	return &Client{Base: "http://127.0.0.1", Token: token, HTTP: &http.Client{Transport: inProcess{h}}}
 }
@@ -73,16 +73,16 @@ func (b pipeBody) Close() error {
 	return b.PipeReader.Close()
 }
 
-// pipeWriter is the handler's end. One goroutine uses it: the handler's.
+// pipeWriter is the handler's end. Only the handler's goroutine uses it.
 type pipeWriter struct {
 	header, sent, trailer http.Header
 	body                  *io.PipeWriter
 	status                int
-	ready                 chan struct{} // closed when status and sent are there
+	ready                 chan struct{} // closed once status and sent are set
 }
 
 func (w *pipeWriter) Header() http.Header { return w.header }
-func (w *pipeWriter) FlushError() error   { return nil } // a pipe keeps nothing back
+func (w *pipeWriter) FlushError() error   { return nil } // a pipe does not buffer
 
 func (w *pipeWriter) WriteHeader(status int) {
 	if w.status == 0 {
@@ -97,8 +97,8 @@ func (w *pipeWriter) Write(b []byte) (int, error) {
 	return w.body.Write(b)
 }
 
-// endTrailer fills in the trailers that were declared. The reader may look when
-// it has met the body's end, which comes after.
+// endTrailer fills in the declared trailers. The reader may read them after the end of
+// the body, which comes later.
 func (w *pipeWriter) endTrailer() {
 	for _, name := range strings.Split(w.header.Get("Trailer"), ",") {
 		name = http.CanonicalHeaderKey(strings.TrimSpace(name))

@@ -12,8 +12,7 @@ import (
 	"unicode"
 )
 
-// Ollama's API, so that its clients work. Its models, keys and guards are those
-// of OpenAI's.
+// Ollama's API, so that its clients work. It shares models, key and guards with OpenAI's.
 
 func (s *server) ollamaChat(w http.ResponseWriter, r *http.Request) error {
 	return s.ollamaComplete(w, r, decodeOllamaChat)
@@ -60,19 +59,19 @@ func (s *server) ollamaComplete(w http.ResponseWriter, r *http.Request, decode f
 	return err
 }
 
-// ollamaWriter writes one answer: a line of JSON a piece, or one object.
+// ollamaWriter writes one answer: one line of JSON per piece, or one object.
 type ollamaWriter struct {
 	*ollamaJob
 	w      http.ResponseWriter
 	asked  string // the model, in the client's words
 	began  time.Time
 	start  *Start
-	first  time.Time // when the first token came
+	first  time.Time // when the first token arrived
 	called int
 	begun  bool // something was written
 	over   bool
 
-	text, thinking strings.Builder // of an answer that is not streamed, as the next two
+	text, thinking strings.Builder // of an answer that is not streamed, like the next two
 	calls          []ollamaCall
 	logprobs       []chatLogprob
 }
@@ -111,7 +110,7 @@ func (a *ollamaWriter) take(e Event) error {
 		if d.TokensPerS > 0 {
 			m.EvalDuration = time.Duration(float64(d.Tokens) / d.TokensPerS * float64(time.Second))
 		}
-		if m.DoneReason == "tool_calls" { // Ollama's clients see the calls, and know no such reason
+		if m.DoneReason == "tool_calls" { // Ollama's clients see the calls, and do not know this reason
 			m.DoneReason = "stop"
 		}
 		a.w.Header().Set("Server-Timing", timingText(&d))
@@ -135,8 +134,8 @@ func (a *ollamaWriter) piece(text, thinking string, calls []ToolCall) *ollamaAns
 	return out
 }
 
-// write sends a piece of a stream; of an answer that is not one, all of it at
-// the end, which comes with metrics.
+// write sends a piece of a stream. An answer that is not streamed is sent as a whole at
+// its end, with metrics.
 func (a *ollamaWriter) write(p *ollamaAnswer, end *ollamaMetrics) error {
 	p.CreatedAt = time.Now().UTC()
 	if end != nil {
@@ -188,10 +187,10 @@ func (a *ollamaWriter) line(v any) error {
 
 // ---- models ---------------------------------------------------------------
 
-// untag gives the name that a model goes by here. Ollama's names have a tag,
-// NAME:TAG, of which NAME alone is NAME:latest; here the name has it all, like
-// in smollm2:135m-instruct-q4_1 and SmolLM2-135M-Instruct.Q4_1. What could be
-// a file or an address is none of this API's.
+// untag returns a model's name here. Ollama's names have a tag, NAME:TAG, and NAME alone
+// means NAME:latest; here the name includes everything, so smollm2:135m-instruct-q4_1
+// may be SmolLM2-135M-Instruct.Q4_1. Names that could be a file or an address are
+// refused.
 func (s *server) untag(ctx context.Context, name string) (string, error) {
 	base, tag, tagged := strings.Cut(name, ":")
 	odd := strings.ContainsAny(name, `/\`) || strings.HasSuffix(strings.ToLower(name), ".gguf")
@@ -231,7 +230,7 @@ func (s *server) untag(ctx context.Context, name string) (string, error) {
 	return "", Errorf(UnknownModel, "%d models here are called %q: shoal model ls lists those there are", len(found), name)
 }
 
-// lettersOf a name, and digits, in lower case.
+// lettersOf returns the letters and digits of a name, in lower case.
 func lettersOf(name string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsLetter(r) || unicode.IsDigit(r) {
@@ -267,7 +266,7 @@ func ollamaModelOf(m *Model) ollamaModel {
 	}}
 }
 
-// parameterSize is written as Ollama does: 134.5M, 7.6B.
+// parameterSize formats a number of parameters as Ollama does: 134.5M, 7.6B.
 func parameterSize(n int64) string {
 	for _, unit := range []struct {
 		name string
@@ -396,11 +395,11 @@ func (s *server) ollamaEmbed(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) ollamaRefuse(http.ResponseWriter, *http.Request) error {
-	return Errorf(Forbidden, "models are not made, copied or removed through this API: use shoal model add and shoal model rm")
+	return Errorf(Forbidden, "models cannot be created, copied or removed through this API: use shoal model add and shoal model rm")
 }
 
-// looksForOllama says that a request is for the words by which Ollama's clients
-// know that something listens here. Browsers, which ask for a page, mean another.
+// looksForOllama reports whether a request is for the text by which Ollama's clients
+// detect a server. Browsers, which ask for HTML, get the page instead.
 func looksForOllama(r *http.Request) bool {
 	return r.URL.Path == "/" && (r.Method == http.MethodGet || r.Method == http.MethodHead) && !strings.Contains(r.Header.Get("Accept"), "text/html")
 }

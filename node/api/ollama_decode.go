@@ -6,12 +6,12 @@ import (
 	"fmt"
 )
 
-// ollamaJob is a decoded request of an answer.
+// ollamaJob is a decoded request for an answer.
 type ollamaJob struct {
 	req    *GenerateRequest
 	chat   bool
 	stream bool
-	load   bool // nothing is asked: the model is to be made ready
+	load   bool // there is no prompt: only load the model
 }
 
 func decodeOllamaChat(body []byte) (*ollamaJob, error) {
@@ -60,7 +60,7 @@ func decodeOllamaGenerate(body []byte) (*ollamaJob, error) {
 	case given(r.Context):
 		return nil, badParam("context", "is not supported: send the conversation to /api/chat")
 	case r.Raw && r.System != "":
-		return nil, badParam("system", "does not go with raw")
+		return nil, badParam("system", "cannot be combined with raw")
 	}
 	j := &ollamaJob{req: g, stream: deref(r.Stream, true), load: r.Prompt == ""}
 	if g.Raw = r.Raw; r.Raw {
@@ -74,7 +74,7 @@ func decodeOllamaGenerate(body []byte) (*ollamaJob, error) {
 	return j, nil
 }
 
-// base is what both kinds of request share.
+// base returns what both kinds of request share.
 func (r *ollamaCommon) base() (*GenerateRequest, error) {
 	o := &r.Options
 	if r.Model == "" {
@@ -136,8 +136,8 @@ func ollamaThink(raw json.RawMessage) (string, error) {
 	return effort("think", word)
 }
 
-// ollamaMessages gives the calls ids where they have none: the results that
-// follow name the function, or come in the calls' order.
+// ollamaMessages adds ids to calls that have none: the results that follow name the
+// function, or come in the order of the calls.
 func ollamaMessages(in []ollamaMessage) ([]Message, error) {
 	if len(in) > maxMessages {
 		return nil, badParam("messages", "holds %d messages: %d is the most", len(in), maxMessages)

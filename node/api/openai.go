@@ -37,30 +37,30 @@ func (s *server) complete(w http.ResponseWriter, r *http.Request, decode func([]
 	return newAnswer(s, w, r, j).run()
 }
 
-// admit lets n more answers be made, if there is room for them.
+// admit reserves room for n more answers until leave is called.
 func (s *server) admit(n int) (leave func(), err error) {
 	leave = func() { s.active.Add(-int64(n)) }
 	if s.active.Add(int64(n)) > int64(s.MaxAnswers) {
 		leave()
-		return nil, Errorf(Refused, "this node has %d answers in the making, which is its limit: try again soon", s.MaxAnswers)
+		return nil, Errorf(Refused, "this node is generating %d answers, which is its limit: try again soon", s.MaxAnswers)
 	}
 	return leave, nil
 }
 
-// generate is the Generator's, with a panic turned into an error: one request
-// must not end the node.
+// generate calls the Generator and turns a panic into an error: one request must not end
+// the node.
 func (s *server) generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.Log.Error("a generation panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			err = Errorf(Internal, "shoal failed at this request: its log has more")
+			err = Errorf(Internal, "shoal failed to handle this request: its log has more")
 		}
 	}()
 	return s.Generator.Generate(ctx, req, emit)
 }
 
-// models answers GET /v1/models. A model goes by its name; where two share it,
-// the later ones go by their CID.
+// models answers GET /v1/models. Models are listed by name; if several share one, the
+// later ones are listed by CID.
 func (s *server) models(w http.ResponseWriter, r *http.Request) error {
 	list, err := s.Library.List(r.Context())
 	if err != nil {
@@ -95,8 +95,8 @@ func (s *server) model(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// object tells of a model. Where it came from, which may be a path or a signed
-// URL, is for those who have the token.
+// object describes a model. Its origin, which may be a path or a signed URL, is only for
+// callers with the token.
 func (s *server) object(r *http.Request, m *Model) modelObject {
 	if !bearer(r, s.Token) {
 		open := *m
@@ -109,8 +109,8 @@ func (s *server) object(r *http.Request, m *Model) modelObject {
 	return o
 }
 
-// embeddings answers POST /v1/embeddings: no architecture that is supported was
-// trained to give any.
+// embeddings answers POST /v1/embeddings with an error: no supported architecture is
+// trained to produce any.
 func (s *server) embeddings(w http.ResponseWriter, r *http.Request) error {
 	var req struct {
 		Model string `json:"model"`
@@ -121,7 +121,8 @@ func (s *server) embeddings(w http.ResponseWriter, r *http.Request) error {
 	return s.noEmbeddings(r.Context(), req.Model)
 }
 
-// noEmbeddings says why a model gives none, or that there is no such model.
+// noEmbeddings returns the error for a model: that it has no embeddings, or does not
+// exist.
 func (s *server) noEmbeddings(ctx context.Context, model string) error {
 	if model == "" {
 		return badParam("model", "is missing")
@@ -130,7 +131,7 @@ func (s *server) noEmbeddings(ctx context.Context, model string) error {
 	if err != nil {
 		return err
 	}
-	return badParam("model", "%s gives no embeddings: the models here generate text", cmp.Or(m.Name, m.ID))
+	return badParam("model", "%s has no embeddings: the models here generate text", cmp.Or(m.Name, m.ID))
 }
 
 func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()) }

@@ -5,9 +5,9 @@ import (
 	"net/http/pprof"
 )
 
-// profiles registers the profiles of package net/http/pprof, for whoever has the
-// node's token: they show stacks, the command line and what the node holds in
-// memory, and taking one slows the node down.
+// profiles registers the profiles of package net/http/pprof for callers with the node's
+// token: profiles show stacks, the command line and what the node holds in memory, and
+// taking one slows the node down.
 func (s *server) profiles() {
 	for pattern, h := range map[string]http.HandlerFunc{
 		"GET /debug/pprof/":        pprof.Index, // and by name: heap, goroutine, mutex, ...

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// responses answers POST /v1/responses, OpenAI's newer endpoint for chat, as far
-// as it goes without storing anything: each request has the whole conversation.
+// responses answers POST /v1/responses, OpenAI's newer endpoint for chat, as far as that
+// works without storing anything: each request contains the whole conversation.
 func (s *server) responses(w http.ResponseWriter, r *http.Request) error {
 	body, err := readBody(w, r)
 	if err != nil {
@@ -52,14 +52,14 @@ type responseWriter struct {
 	w         http.ResponseWriter
 	out       *response
 	start     *Start
-	open      *responseItem // the last of the output, if more of it may come
+	open      *responseItem // the last item of the output, while it is incomplete
 	thought   int           // tokens of reasoning
 	streaming bool          // the headers are sent
 	sequence  int
 	line      bytes.Buffer
 }
 
-// begun is a response of which nothing is there yet.
+// begun returns a response without output.
 func (a *responseWriter) begun(now time.Time) *response {
 	r := &a.asked
 	out := &response{
@@ -122,7 +122,7 @@ func (a *responseWriter) take(e Event) error {
 			return err
 		}
 		return a.end(&d)
-	case e.Repair != nil: // nothing that OpenAI has a word for
+	case e.Repair != nil: // OpenAI has no event for it
 		return nil
 	}
 	return Errorf(Internal, "an answer's events came out of order")
@@ -148,8 +148,7 @@ func (a *responseWriter) grow(thought, text string, calls []ToolCall, logprobs [
 	return nil
 }
 
-// write adds to an item of text, which is begun if the last one is of another
-// kind.
+// write adds to an item of text, and begins one if the last item is of another kind.
 func (a *responseWriter) write(kind, text string, logprobs []chatLogprob) error {
 	if a.open == nil || a.open.Type != kind {
 		if err := a.shut("completed"); err != nil {
@@ -183,7 +182,7 @@ func (a *responseWriter) write(kind, text string, logprobs []chatLogprob) error 
 	return a.send(e)
 }
 
-// call adds an item that is whole.
+// call adds a complete item.
 func (a *responseWriter) call(c ToolCall) error {
 	if err := a.shut("completed"); err != nil {
 		return err
@@ -207,7 +206,7 @@ func (a *responseWriter) call(c ToolCall) error {
 	return a.close(item, "completed")
 }
 
-// shut ends the item that is open, if one is.
+// shut completes the open item, if there is one.
 func (a *responseWriter) shut(status string) error {
 	item := a.open
 	if item == nil {
@@ -242,7 +241,7 @@ func (a *responseWriter) close(item *responseItem, status string) error {
 	return a.send(e)
 }
 
-// of is an event of the last item.
+// of returns an event about the last item.
 func (a *responseWriter) of(kind string) *responseEvent {
 	last := len(a.out.Output) - 1
 	return &responseEvent{Type: kind, OutputIndex: &last, ItemID: a.out.Output[last].ID}
@@ -255,7 +254,7 @@ func (a *responseWriter) end(d *Done) error {
 		status = "incomplete"
 		a.out.IncompleteDetails = &incompleteDetails{"max_output_tokens"}
 	}
-	if len(a.out.Output) == 0 { // an answer of nothing is one, too
+	if len(a.out.Output) == 0 { // an empty answer is an item, too
 		if err := a.write("message", "", nil); err != nil {
 			return err
 		}

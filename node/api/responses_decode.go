@@ -7,18 +7,17 @@ import (
 	"strings"
 )
 
-// A request for a response is read as one for chat, which then goes the way of
-// all others.
+// A request for a response is converted into a chat request and then handled as such.
 
 var responseUnsupported = []unsupported{
 	{"previous_response_id", isOneOf(`""`), "is not supported: nothing is stored here, send the whole conversation in input"},
 	{"conversation", isOneOf(`""`), "is not supported: nothing is stored here, send the whole conversation in input"},
 	{"prompt", isEmpty, "is not supported: no templates are stored here, use instructions and input"},
-	{"background", isOneOf("false"), "is not supported: stay, or stream"},
+	{"background", isOneOf("false"), "is not supported: wait for the answer, or stream it"},
 	{"truncation", isOneOf(`"disabled"`), "is not supported: shorten the input"},
 }
 
-// responseJob is a job with what its answer repeats of the request.
+// responseJob is a job with the parts of the request that its answer repeats.
 type responseJob struct {
 	*job
 	asked responseRequest
@@ -57,7 +56,7 @@ func decodeResponse(body []byte) (*responseJob, error) {
 	return &responseJob{j, r}, nil
 }
 
-// messages makes the chat's messages, and says of which items they are; -1: of
+// messages returns the messages of a chat and, for each, the item it is from; -1: from
 // the instructions.
 func (r *responseRequest) messages(chat *chatRequest) (items []int, err error) {
 	add := func(item int, m chatMessage) {
@@ -119,7 +118,7 @@ func (r *responseRequest) messages(chat *chatRequest) (items []int, err error) {
 		case "function_call_output":
 			add(i, chatMessage{Role: "tool", ToolCallID: in.CallID, Content: in.Output})
 		case "item_reference":
-			return nil, badParam(at, "refers to an answer before: nothing is stored here, set store to false and send the items themselves")
+			return nil, badParam(at, "refers to an earlier answer: nothing is stored here, set store to false and send the items themselves")
 		default:
 			return nil, badParam(at+".type", "%.32q is not supported: use message, reasoning, function_call or function_call_output", in.Type)
 		}
@@ -132,8 +131,8 @@ func (r *responseRequest) messages(chat *chatRequest) (items []int, err error) {
 	return items, nil
 }
 
-// reasoningText is what a model thought, as an answer of ours gives it. The
-// summaries of others' are not what theirs thought.
+// reasoningText returns a model's reasoning, in the form that our answers have. The
+// summaries of other servers are not the reasoning itself.
 func reasoningText(at string, in *responseInput) (string, error) {
 	if !present(in.Content) {
 		return "", nil
@@ -151,7 +150,7 @@ func reasoningText(at string, in *responseInput) (string, error) {
 	return b.String(), nil
 }
 
-// responseTools gives tools the level that chat's have between.
+// responseTools converts tools to the format of chat, which has one more level.
 func responseTools(in []json.RawMessage) ([]json.RawMessage, error) {
 	out := make([]json.RawMessage, len(in))
 	for i, raw := range in {
@@ -191,14 +190,14 @@ func responseToolChoice(raw json.RawMessage) (json.RawMessage, error) {
 	return json.RawMessage(fmt.Sprintf(`{"type":%s,"function":{"name":%s}}`, quoted(choice.Type), quoted(choice.Name))), nil
 }
 
-// asAsked gives an error of chat's the names of this endpoint.
+// asAsked translates the field names in an error of chat to those of this endpoint.
 func asAsked(err error, items []int) *Error {
 	e := AsError(err)
 	param := e.Param
 	var i int
 	if n, _ := fmt.Sscanf(param, "messages[%d]", &i); n == 1 && i < len(items) {
 		_, rest, _ := strings.Cut(param, "]")
-		if strings.HasPrefix(rest, ".tool_call") && !strings.HasPrefix(rest, ".tool_call_id") { // which of them is not known any more
+		if strings.HasPrefix(rest, ".tool_call") && !strings.HasPrefix(rest, ".tool_call_id") { // which of them is no longer known
 			rest = ""
 		}
 		param = fmt.Sprintf("input[%d]%s", items[i], strings.ReplaceAll(rest, "tool_call_id", "call_id"))
@@ -223,7 +222,7 @@ func asAsked(err error, items []int) *Error {
 	return &renamed
 }
 
-// quoted is a string in JSON.
+// quoted returns a string as JSON.
 func quoted(s string) json.RawMessage {
 	out, err := json.Marshal(s)
 	if err != nil {

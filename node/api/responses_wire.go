@@ -25,7 +25,7 @@ type responseRequest struct {
 	} `json:"text"`
 }
 
-// responseTextFormat is a responseFormat without the level between.
+// responseTextFormat is a responseFormat with one level less.
 type responseTextFormat struct {
 	Type   string          `json:"type"`
 	Name   string          `json:"name,omitempty"`
@@ -45,7 +45,7 @@ type responseInput struct {
 	Output    json.RawMessage `json:"output"` // string or parts
 }
 
-// response is an answer, whole or as far as it has come.
+// response is an answer, complete or so far.
 type response struct {
 	ID                 string             `json:"id"`
 	Object             string             `json:"object"`
@@ -69,7 +69,7 @@ type response struct {
 	Tools              []json.RawMessage  `json:"tools"`
 	TopP               *float64           `json:"top_p"`
 	Truncation         string             `json:"truncation"`
-	Usage              *responseUsage     `json:"usage"` // null: not over yet
+	Usage              *responseUsage     `json:"usage"` // null: not finished
 }
 
 type responseError struct {
@@ -102,13 +102,13 @@ type responseUsage struct {
 	TotalTokens int `json:"total_tokens"`
 }
 
-// responseItem of an answer: a message, reasoning, or the call of a function.
+// responseItem is an item of an answer: a message, reasoning, or a function call.
 type responseItem struct {
 	ID      string         `json:"id"`
 	Type    string         `json:"type"`
 	Status  string         `json:"status"`
 	Role    string         `json:"role,omitempty"`
-	Summary []struct{}     `json:"summary,omitzero"` // of reasoning: none is made
+	Summary []struct{}     `json:"summary,omitzero"` // of reasoning: always empty
 	Content []responsePart `json:"content,omitzero"`
 
 	CallID    string  `json:"call_id,omitempty"`
@@ -123,7 +123,7 @@ type responsePart struct {
 	Logprobs    []chatLogprob `json:"logprobs,omitzero"`
 }
 
-// responseEvent of a stream.
+// responseEvent is an event of a stream.
 type responseEvent struct {
 	Type         string        `json:"type"`
 	Sequence     int           `json:"sequence_number"`
@@ -139,8 +139,8 @@ type responseEvent struct {
 	Arguments    *string       `json:"arguments,omitempty"`
 	Logprobs     []chatLogprob `json:"logprobs,omitzero"`
 
-	// Of an error: as the endpoint's documentation has it, and as OpenAI's own
-	// clients look for it.
+	// Of an error: as the endpoint's documentation specifies it, and as OpenAI's own
+	// clients expect it.
 	Code    Kind       `json:"code,omitempty"`
 	Message string     `json:"message,omitempty"`
 	Error   *wireError `json:"error,omitempty"`

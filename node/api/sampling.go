@@ -10,31 +10,30 @@ import (
 // defaultTemperature is used when the caller names none.
 const defaultTemperature = 0.7
 
-// Sampling says how an answer's tokens are drawn. Every dialect of the API has
-// these fields in its requests, under these names: OpenAI's, and beyond those what
-// vLLM, llama.cpp and Ollama have. Unset values are the defaults. It is checked
-// once, when a request is decoded: see protocol.CheckSampling for the ranges.
+// Sampling holds the sampling parameters of an answer. Every dialect of the API has these
+// fields in its requests, under these names: OpenAI's, and those that vLLM, llama.cpp and
+// Ollama add. Unset fields mean the defaults. The values are checked once, when a request
+// is decoded: see protocol.CheckSampling for the ranges.
 type Sampling struct {
-	Temperature      *float64 `json:"temperature,omitempty"`    // nil: 0.7; 0: always the likeliest token
-	TopK             int      `json:"top_k,omitempty"`          // the K likeliest tokens; 0: all
-	TopP             *float64 `json:"top_p,omitempty"`          // the likeliest tokens of this probability in all; nil: all; 0: the likeliest
-	MinP             float64  `json:"min_p,omitempty"`          // least probability, as a part of the likeliest token's; 0: all
-	RepeatPenalty    float64  `json:"repeat_penalty,omitempty"` // above 1: less of what was said; 0 and 1: off
+	Temperature      *float64 `json:"temperature,omitempty"`    // nil: 0.7; 0: always the most likely token
+	TopK             int      `json:"top_k,omitempty"`          // only the K most likely tokens; 0: all
+	TopP             *float64 `json:"top_p,omitempty"`          // only the most likely tokens with this total probability; nil: all; 0: one token
+	MinP             float64  `json:"min_p,omitempty"`          // minimum probability, as a fraction of the most likely token's; 0: all
+	RepeatPenalty    float64  `json:"repeat_penalty,omitempty"` // above 1: tokens that occurred become less likely; 0 and 1: off
 	PresencePenalty  float64  `json:"presence_penalty,omitempty"`
 	FrequencyPenalty float64  `json:"frequency_penalty,omitempty"`
 
 	// The dialects differ in how these are written.
 	Seed        *uint64 `json:"-"` // nil: random
 	Logprobs    bool    `json:"-"` // report each token's log probability
-	TopLogprobs int     `json:"-"` // and those of so many alternatives
+	TopLogprobs int     `json:"-"` // and those of this many alternatives
 }
 
-// leastTopP is a cut that leaves the likeliest token alone. On the wire 0 means no
-// cut.
+// leastTopP keeps only the most likely token. On the wire 0 means that top-p is off.
 const leastTopP = 1e-9
 
-// Protocol is the sampling as stages have it. What depends on the model and the
-// prompt is not set; nor is a seed if there is none.
+// Protocol returns the sampling in the protocol's form. Fields that depend on the model
+// and the prompt are not set, nor is the seed if s has none.
 func (s *Sampling) Protocol() *protocol.Sampling {
 	p := &protocol.Sampling{
 		Temperature: defaultTemperature, TopK: uint32(s.TopK), MinP: float32(s.MinP), RepeatPenalty: float32(s.RepeatPenalty),
@@ -55,10 +54,10 @@ func (s *Sampling) Protocol() *protocol.Sampling {
 	return p
 }
 
-// sampling is what a request asks for.
+// sampling returns a request's sampling parameters.
 func (r *commonRequest) sampling() (s Sampling, err error) {
 	s = r.Sampling
-	if s.TopK == -1 { // vLLM's word for all
+	if s.TopK == -1 { // vLLM's value for all
 		s.TopK = 0
 	}
 	if r.RepetitionPenalty != nil {

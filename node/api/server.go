@@ -21,13 +21,13 @@ type Config struct {
 	Catalogue  Catalogue    // may be nil
 	Keeper     Keeper       // may be nil
 	Viewer     Viewer       // what the page shows; nil: none
-	Page       http.Handler // of / and /page/; nil: none
-	Token      string       // for shoal's own endpoints; "": nobody may use them
-	Key        string       // asked of OpenAI clients; "": none
-	Hosts      []string     // host names taken besides loopback's and the address that was dialled; "*": all
-	Origins    []string     // of web pages elsewhere that may use /v1, e.g. http://localhost:3000; none: no CORS
-	MaxAnswers int          // in the making at once, over which 503 is answered; 0: 512
-	MaxBodies  int64        // bytes of requests that are being answered, over which likewise; 0: 64 MiB
+	Page       http.Handler // serves / and /page/; nil: none
+	Token      string       // required for shoal's own endpoints; "": they are closed
+	Key        string       // required of OpenAI clients; "": none
+	Hosts      []string     // accepted host names, besides loopback's and the dialled address; "*": all
+	Origins    []string     // of web pages on other sites that may use /v1, e.g. http://localhost:3000; none: no CORS
+	MaxAnswers int          // concurrent answers, beyond which requests get 503; 0: 512
+	MaxBodies  int64        // total bytes of running requests, beyond which requests get 503; 0: 64 MiB
 	Log        *slog.Logger
 
 	Metrics http.Handler // Prometheus's, at /metrics; nil: none
@@ -37,11 +37,11 @@ type server struct {
 	Config
 	mux     *http.ServeMux
 	started time.Time
-	active  atomic.Int64 // answers in the making
-	bodies  atomic.Int64 // bytes of the requests that are being answered
+	active  atomic.Int64 // running answers
+	bodies  atomic.Int64 // bytes of running requests
 }
 
-// New makes the handler.
+// New returns the API's handler.
 func New(cfg Config) http.Handler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -103,7 +103,7 @@ func New(cfg Config) http.Handler {
 			s.mux.HandleFunc(pattern, s.serve(s.own(h)))
 		}
 	}
-	if cfg.Metrics != nil { // no secrets and no text are in them: who may ask for answers may read them
+	if cfg.Metrics != nil { // they contain no secrets and no text: callers that may get answers may read them
 		s.mux.HandleFunc("GET /metrics", s.serve(s.open(func(w http.ResponseWriter, r *http.Request) error {
 			cfg.Metrics.ServeHTTP(w, r)
 			return nil
@@ -112,7 +112,7 @@ func New(cfg Config) http.Handler {
 	if s.Viewer != nil {
 		s.mux.HandleFunc("GET /shoal/v1/view", s.serve(s.page(s.view)))
 	}
-	if s.Page != nil { // it holds no secret: the key is asked where the page asks
+	if s.Page != nil { // it contains no secrets: the requests that it makes need the key
 		show := s.serve(func(w http.ResponseWriter, r *http.Request) error { s.Page.ServeHTTP(w, r); return nil })
 		s.mux.HandleFunc("GET /{$}", show)
 		s.mux.HandleFunc("GET /page/", show)
@@ -129,12 +129,12 @@ func New(cfg Config) http.Handler {
 	})
 }
 
-// handler answers a request, or says why not before it has written anything.
+// handler answers a request, or returns an error before it has written anything.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// serve gives every request what all need: the guard's questions, a bound on
-// its body, an id, and an error in OpenAI's shape or Ollama's. What it logs holds nothing
-// that a request carried: neither its text nor an error's.
+// serve wraps a handler with what all requests need: the guard's checks, a limit on the
+// body, an id, and errors in OpenAI's format or Ollama's. It logs nothing that a request
+// contained, neither its text nor that of an error.
 func (s *server) serve(h handler) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		began := time.Now()
@@ -150,7 +150,7 @@ func (s *server) serve(h handler) http.HandlerFunc {
 				}
 				s.Log.Error("the API panicked", "request", id, "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 				if w.status != 0 {
-					panic(http.ErrAbortHandler) // the answer cannot be mended: let the client see it broken
+					panic(http.ErrAbortHandler) // too late for an error: let the client see a broken answer
 				}
 				writeError(w, r, Errorf(Internal, "shoal failed: its log has more under %s", id))
 			}
@@ -175,8 +175,8 @@ func (s *server) serve(h handler) http.HandlerFunc {
 	}
 }
 
-// budgeted is a request's body, whose bytes count until the request is answered:
-// so long they are held, in one form or another.
+// budgeted is a request's body. Its bytes count until the request is answered, because
+// they stay in memory that long in one form or another.
 type budgeted struct {
 	io.ReadCloser
 	all  *atomic.Int64
@@ -189,15 +189,15 @@ func (b *budgeted) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.took += int64(n)
 	if b.all.Add(int64(n)) > b.most {
-		return 0, &Error{Kind: Refused, Message: "this node has as many long requests as it can hold: try again soon", RetryAfter: 5 * time.Second}
+		return 0, &Error{Kind: Refused, Message: "this node holds as many long requests as it can: try again soon", RetryAfter: 5 * time.Second}
 	}
 	return n, err
 }
 
 func (b *budgeted) release() { b.all.Add(-b.took) }
 
-// tracked knows whether an answer has begun, after which an error can no
-// longer be one in HTTP's way.
+// tracked records whether an answer has begun, after which an error can no longer set
+// the HTTP status.
 type tracked struct {
 	http.ResponseWriter
 	status int // 0: nothing was written
@@ -219,7 +219,7 @@ func (t *tracked) Write(b []byte) (int, error) {
 
 func (t *tracked) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
-// nothing answers where no endpoint is, or not for this method.
+// nothing answers requests for unknown paths, or with the wrong method.
 func (s *server) nothing(w http.ResponseWriter, r *http.Request) error {
 	var allow []string
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
@@ -246,11 +246,11 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(b, '\n'))
 }
 
-// bodyTime is what a client may take to send a request's body.
+// bodyTime is how long a client may take to send a request's body.
 const bodyTime = 60 * time.Second
 
-// readBody reads a request's body to its end: only then does the server notice
-// that the client goes away.
+// readBody reads a request's body to its end: only then can the server notice that the
+// client disconnects.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	deadline := http.NewResponseController(w)
 	if deadline.SetReadDeadline(time.Now().Add(bodyTime)) == nil {

@@ -13,7 +13,7 @@ type Generator interface {
 	Generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) error
 }
 
-// Library is the models of this node.
+// Library manages the models of this node.
 type Library interface {
 	List(ctx context.Context) ([]Model, error)
 	Show(ctx context.Context, name string) (*Model, error)
@@ -29,7 +29,7 @@ type Observer interface {
 	Status(ctx context.Context) (*Status, error)
 	Peers(ctx context.Context) ([]Peer, error)
 	Health(ctx context.Context) (*Health, error)
-	// Drain begins to hand sessions over and leave.
+	// Drain starts handing over sessions and leaving, and returns.
 	Drain(ctx context.Context) error
 }
 
@@ -43,7 +43,7 @@ type Message struct {
 	ToolCallID string     `json:"tool_call_id,omitempty"`
 }
 
-// ToolCall is a model's call of a function, as OpenAI has it.
+// ToolCall is a model's call of a function, in OpenAI's format.
 type ToolCall struct {
 	ID       string       `json:"id"`
 	Type     string       `json:"type"` // function
@@ -64,22 +64,22 @@ type GenerateRequest struct {
 	Prompt    string
 	Raw       bool
 	PromptIDs []int32           // instead of Prompt, with Raw: these tokens and no other
-	Tools     []json.RawMessage // on offer, as OpenAI has them: {"type": "function", "function": {"name": ...}}
-	MustCall  bool              // the answer is a call of one of Tools
-	OneCall   bool              // and ends after it
-	Think     string            // "": as the model likes; off, on, or how hard: low, medium, high
+	Tools     []json.RawMessage // available to the model, in OpenAI's format: {"type": "function", "function": {"name": ...}}
+	MustCall  bool              // the answer must be a call of one of Tools
+	OneCall   bool              // and ends after one call
+	Think     string            // "": the model's default; off, on, or an effort: low, medium, high
 	Format    json.RawMessage   // JSON schema that the answer must follow; nil: free text
 	MaxTokens int               // 0: until the context ends
 	Sampling  Sampling
 	Stop      []string
-	Route     []Hop // if any: this route and no other
+	Route     []Hop // if not empty, use exactly this route
 	MaxStages int
 	Trace     string // W3C traceparent of the caller; "": none
 
-	Shared *Shared // by the choices of one prompt; nil: there is one choice
+	Shared *Shared // by all choices of one prompt; nil: there is only one choice
 }
 
-// Shared is what the choices of one prompt have in common. The Generator makes it
+// Shared is what the choices of one prompt have in common. The Generator computes it
 // once.
 type Shared struct {
 	once sync.Once
@@ -94,7 +94,7 @@ func (s *Shared) Do(how func() (any, error)) (any, error) {
 		return how()
 	}
 	s.once.Do(func() {
-		s.err = Errorf(Internal, "reading the prompt failed") // unless it comes to an end
+		s.err = Errorf(Internal, "reading the prompt failed") // replaced if how returns
 		s.made, s.err = how()
 	})
 	return s.made, s.err
@@ -117,38 +117,38 @@ type Start struct {
 	Costs           []Cost  `json:"costs,omitempty"` // of the route's stages
 	PredictedRate   float64 `json:"predicted_tokens_per_s"`
 	PredictedTTFTMs float64 `json:"predicted_ttft_ms"`
-	Note            string  `json:"note,omitempty"`    // what a forced split costs, and such
-	Warning         string  `json:"warning,omitempty"` // which of several models the request's name was taken for
+	Note            string  `json:"note,omitempty"`    // remarks, such as what a forced split costs
+	Warning         string  `json:"warning,omitempty"` // which model was chosen if the request's name was ambiguous
 }
 
-// Hop is a stage of a route.
+// Hop is one stage of a route.
 type Hop struct {
 	Peer string `json:"peer"`
 	From int    `json:"from"`
 	To   int    `json:"to"`
 
-	// What the node has to do with the peer, in its answers: own, which is itself,
-	// trusted, known, or new.
+	// In answers, the node's relation to the peer: own (the node itself), trusted, known,
+	// or new.
 	Trust string `json:"trust,omitempty"`
 }
 
-// Cost is what a stage is predicted to add to the time of a token.
+// Cost is the predicted time that a stage adds to each token.
 type Cost struct {
 	ComputeMs float64 `json:"compute_ms"`
-	NextMs    float64 `json:"next_ms"` // one way to the next stage; from the last to the first
+	NextMs    float64 `json:"next_ms"` // one way to the next stage; for the last stage, to the first
 }
 
-// Token of an answer. Text may be empty while a character is not whole, or
+// Token is a token of an answer. Text may be empty while a character is incomplete or
 // could begin a stop sequence.
 type Token struct {
 	Index     int        `json:"index"` // in the answer, from 0
 	ID        int32      `json:"id"`
 	Text      string     `json:"text"`
-	Reasoning string     `json:"reasoning,omitempty"` // where the model marks it
+	Reasoning string     `json:"reasoning,omitempty"` // if the model marks it
 	Calls     []ToolCall `json:"tool_calls,omitempty"`
 	Logprob   float64    `json:"logprob"`
 	Top       []Top      `json:"top,omitempty"`
-	Bytes     []byte     `json:"bytes,omitempty"` // the token's own, whatever Text shows: for logprobs; none: those of Text
+	Bytes     []byte     `json:"bytes,omitempty"` // the token's bytes, for logprobs; empty: those of Text
 }
 
 // Top is an alternative to a token.
@@ -156,36 +156,36 @@ type Top struct {
 	ID      int32   `json:"id"`
 	Text    string  `json:"text"`
 	Logprob float64 `json:"logprob"`
-	Bytes   []byte  `json:"bytes,omitempty"` // as Token's
+	Bytes   []byte  `json:"bytes,omitempty"` // as in Token
 }
 
 // Done ends an answer.
 type Done struct {
-	Text         string     `json:"text,omitempty"` // held back until now, as the next two
+	Text         string     `json:"text,omitempty"` // held back until now, like the next two
 	Reasoning    string     `json:"reasoning,omitempty"`
 	Calls        []ToolCall `json:"tool_calls,omitempty"`
 	FinishReason string     `json:"finish_reason"` // stop, length, tool_calls
 	Tokens       int        `json:"tokens"`
 	TokensPerS   float64    `json:"tokens_per_s"`   // after the first
 	TTFTMs       float64    `json:"ttft_ms"`        // from the request to the first token
-	Note         string     `json:"note,omitempty"` // where the time went
+	Note         string     `json:"note,omitempty"` // where the time was spent
 
-	Cached     int        `json:"prompt_tokens_kept,omitempty"` // computed for earlier sessions, and not again
-	Route      []Hop      `json:"route,omitempty"`              // at the end, if it was repaired
+	Cached     int        `json:"prompt_tokens_kept,omitempty"` // reused from earlier sessions
+	Route      []Hop      `json:"route,omitempty"`              // the final route, if it was repaired
 	Recoveries []Recovery `json:"recoveries,omitempty"`         // repairs of the route
 }
 
-// Recovery is a repair of the route in the middle of an answer.
+// Recovery describes a repair of the route during an answer.
 type Recovery struct {
 	Why      string  `json:"why"`
-	Token    int     `json:"token"` // tokens that had come
+	Token    int     `json:"token"` // tokens before the repair
 	StallMs  float64 `json:"stall_ms"`
 	Replayed int     `json:"replayed"`       // positions computed again
 	Lost     []Hop   `json:"lost,omitempty"` // stages replaced
 }
 
-// Repair reports that a route breaks in the middle of an answer: first with the
-// stages that seem lost and without a Route, then with the result.
+// Repair reports that the route broke during an answer: first with the stages that seem
+// lost and no Route, then with the result.
 type Repair struct {
 	Recovery
 	Route []Hop  `json:"route,omitempty"` // from here on
@@ -208,27 +208,26 @@ type PullRequest struct {
 	Model string `json:"model"`
 	Span  string `json:"span,omitempty"`
 
-	Import bool `json:"-"` // Model may be a file or address to import, for who asks has the token
+	Import bool `json:"-"` // Model may be a file or address to import, since the caller has the token
 }
 
-// ExportRequest writes a model's original file, or a split model's files. A
-// model that is not whole here is refused with an Error that has the Lack.
+// ExportRequest writes a model's original file, or a split model's files. If parts of
+// the model are missing here, it is refused with an Error that has a Lack.
 type ExportRequest struct {
 	Model string `json:"model"`
 	Path  string `json:"path"`            // on this machine
 	Fetch bool   `json:"fetch,omitempty"` // fetch what is missing first
 }
 
-// Progress of long work.
+// Progress reports how far long work has got.
 type Progress struct {
 	Done    int64  `json:"done"`  // bytes
 	Total   int64  `json:"total"` // bytes; 0: unknown
 	Sources int    `json:"sources,omitempty"`
 	What    string `json:"what,omitempty"`
 
-	// Of a fetch: how many of the sources are peers and how many origins, the
-	// recent rate, the time left, and the sources that were dropped, each with the
-	// reason.
+	// Of a fetch: how many sources are peers and how many are origins, the recent
+	// rate, the time left, and the sources that were dropped, each with the reason.
 	Peers   int      `json:"peers,omitempty"`
 	Origins int      `json:"origins,omitempty"`
 	Rate    float64  `json:"bytes_per_s,omitempty"`
@@ -250,16 +249,16 @@ type Model struct {
 	Width        int      `json:"width,omitempty"`
 	Size         int64    `json:"size,omitempty"`
 	Allocated    int64    `json:"allocated"` // bytes on this disk
-	Held         []string `json:"held"`      // shards that are whole here, as spans and names
+	Held         []string `json:"held"`      // shards that are complete here, as spans and names
 	HeldBytes    int64    `json:"held_bytes,omitempty"`
 	Partial      []string `json:"partial,omitempty"` // shards held in part: header, embedding, "blocks 4-6", "block 9", output
-	Damaged      []Damage `json:"damaged,omitempty"` // what was found damaged, dropped, and has not come again
+	Damaged      []Damage `json:"damaged,omitempty"` // damaged parts that were dropped and not fetched again
 	Pinned       bool     `json:"pinned,omitempty"`  // all of it
-	Pins         []string `json:"pins,omitempty"`    // shards, as Partial has them, if not all
+	Pins         []string `json:"pins,omitempty"`    // pinned shards, in the form of Partial, if not all
 	Origins      []string `json:"origins,omitempty"`
-	Remote       bool     `json:"remote,omitempty"`    // served by peers, nothing of it here
-	Complete     bool     `json:"complete"`            // whole here
-	Abilities    []string `json:"abilities,omitempty"` // of one that is shown: tools, thinking
+	Remote       bool     `json:"remote,omitempty"`    // peers serve it, and nothing of it is here
+	Complete     bool     `json:"complete"`            // all of it is here
+	Abilities    []string `json:"abilities,omitempty"` // only from Show: tools, thinking
 }
 
 // Status of a node.
@@ -268,7 +267,7 @@ type Status struct {
 	Version   string        `json:"version"`
 	Addrs     []string      `json:"addrs"`
 	API       string        `json:"api,omitempty"`      // host:port that can be dialled
-	APIOpen   bool          `json:"api_open,omitempty"` // anybody who reaches it may use it, by the operator's word
+	APIOpen   bool          `json:"api_open,omitempty"` // the operator lets anyone who can reach it use it
 	Home      string        `json:"home"`
 	Uptime    time.Duration `json:"uptime_ns"`
 	Peers     int           `json:"peers"`
@@ -276,13 +275,13 @@ type Status struct {
 	Serving   []Serving     `json:"serving"`
 	Memory    int64         `json:"memory"`          // bytes lent
 	Allocated int64         `json:"allocated"`       // bytes of models on disk
-	Quota     int64         `json:"quota,omitempty"` // bytes for shards without a pin; 0: no limit
+	Quota     int64         `json:"quota,omitempty"` // bytes for unpinned shards; 0: no limit
 	QuotaUsed int64         `json:"quota_used"`
 	Given     uint64        `json:"bytes_given"`
 	Taken     uint64        `json:"bytes_taken"`
-	GivenAll  uint64        `json:"ledger_bytes_given"` // over restarts, origins included
+	GivenAll  uint64        `json:"ledger_bytes_given"` // in total over restarts, including origins
 	TakenAll  uint64        `json:"ledger_bytes_taken"`
-	Up        int64         `json:"up_bytes_per_s,omitempty"` // limit for bulk; 0: none
+	Up        int64         `json:"up_bytes_per_s,omitempty"` // limit for model transfers; 0: none
 	Down      int64         `json:"down_bytes_per_s,omitempty"`
 	Warnings  []string      `json:"warnings,omitempty"`
 }
@@ -298,7 +297,7 @@ type Serving struct {
 	EnginePID  int      `json:"engine_pid,omitempty"`
 	Devices    []string `json:"devices,omitempty"`
 	Fence      []string `json:"fence,omitempty"`    // what its engine is kept from
-	Unfenced   []string `json:"unfenced,omitempty"` // what it is not, each with the reason
+	Unfenced   []string `json:"unfenced,omitempty"` // what it is not kept from, each with the reason
 	Memory     uint64   `json:"memory"`             // bytes: weights, KV and graph
 	Sessions   int      `json:"sessions"`
 	KVTokens   int      `json:"kv_tokens"`
@@ -307,7 +306,7 @@ type Serving struct {
 	StepMs     float64  `json:"step_ms"` // per decode pass
 	Queued     int      `json:"queued_rows"`
 	Passes     int64    `json:"passes"` // since the span was loaded
-	Rows       int64    `json:"rows"`   // in them
+	Rows       int64    `json:"rows"`   // computed in these passes
 }
 
 // Peer of this node.
@@ -320,8 +319,8 @@ type Peer struct {
 	Relayed   bool     `json:"relayed,omitempty"`
 	Serves    []string `json:"serves,omitempty"`
 
-	// Bytes of models given to it and taken from it, over restarts, and until
-	// when it is not asked because it sent what it was not asked for.
+	// Bytes of models sent to it and received from it, in total over restarts, and
+	// until when it is ignored because it sent corrupt data.
 	Given    uint64     `json:"bytes_given"`
 	Taken    uint64     `json:"bytes_taken"`
 	BadUntil *time.Time `json:"bad_until,omitempty"`

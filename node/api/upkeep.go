@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// Keeper looks after what this node has on its disk.
+// Keeper maintains the models on this node's disk.
 type Keeper interface {
 	Verify(ctx context.Context, req VerifyRequest, progress func(Progress)) ([]Verified, error)
 	GC(ctx context.Context, req GCRequest) (*Freed, error)
@@ -13,25 +13,25 @@ type Keeper interface {
 	Drop(ctx context.Context, req DropRequest) (*Model, error)
 }
 
-// VerifyRequest checks all that is held of a model, or of all, against its
-// hashes. What is damaged is dropped, so that it is never served.
+// VerifyRequest checks everything that is held of one model, or of all, against its
+// hashes. Damaged parts are dropped, so that they are never served.
 type VerifyRequest struct {
 	Model  string `json:"model,omitempty"`
-	Repair bool   `json:"repair,omitempty"` // fetch again what is damaged, now or since earlier
+	Repair bool   `json:"repair,omitempty"` // fetch damaged parts again, including those found earlier
 }
 
-// Verified is a model that was checked.
+// Verified is the result for one model.
 type Verified struct {
 	Model   string   `json:"model"` // the CID
 	Name    string   `json:"name"`
 	Checked int64    `json:"checked"` // bytes
 	Damaged []Damage `json:"damaged"`
-	// Repaired says that all of Damaged was fetched again; Error says why not.
+	// Repaired reports whether all of Damaged was fetched again; if not, Error says why.
 	Repaired bool   `json:"repaired"`
 	Error    string `json:"error,omitempty"`
 }
 
-// Damage is what was found of a shard, now or earlier, and was not fetched again.
+// Damage is what was found damaged in a shard, now or earlier, and not yet fetched again.
 type Damage struct {
 	Shard  string `json:"shard"` // header, embedding, block N, output
 	Leaves int    `json:"leaves"`
@@ -41,14 +41,14 @@ type Damage struct {
 // GCRequest frees disk space that nothing needs.
 type GCRequest struct {
 	DryRun bool `json:"dry_run,omitempty"`
-	Unused bool `json:"unused,omitempty"` // also all that is neither pinned nor in use, quota or not
+	Unused bool `json:"unused,omitempty"` // also everything neither pinned nor in use, whatever the quota
 }
 
-// Freed is what a GCRequest freed, or would, in bytes.
+// Freed is what a GCRequest freed, or would free, in bytes.
 type Freed struct {
 	Total   int64     `json:"bytes"`
 	Left    int64     `json:"left_by_crashes"`
-	Gaps    int64     `json:"gaps"` // allocated, and held by nothing
+	Gaps    int64     `json:"gaps"` // allocated, but holding nothing
 	Dropped []Dropped `json:"dropped"`
 	DryRun  bool      `json:"dry_run"`
 }
@@ -61,22 +61,22 @@ type Dropped struct {
 	Bytes  int64    `json:"bytes"`
 }
 
-// PinRequest protects blocks from the quota and from GC, or no longer.
+// PinRequest protects blocks from the quota and GC, or ends that.
 type PinRequest struct {
 	Model string `json:"model"`
 	Span  string `json:"span,omitempty"` // FROM-TO; "": all of the model
 	Off   bool   `json:"off,omitempty"`
 }
 
-// DropRequest deletes the blocks of a span, and what only they need.
+// DropRequest deletes the blocks of a span, and what no other block needs.
 type DropRequest struct {
 	Model string `json:"model"`
 	Span  string `json:"span"`
 }
 
-// Lack is what is missing of a model that was to be whole.
+// Lack is what is missing of a model that must be complete.
 type Lack struct {
-	Shards []string `json:"shards"` // as Dropped has them
+	Shards []string `json:"shards"` // in the form of Dropped
 	Leaves int      `json:"leaves"`
 	Bytes  int64    `json:"bytes"`
 }
@@ -137,8 +137,8 @@ func (s *server) drop(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// Verify checks a model, or all, and with Repair fetches again what is damaged.
-// Errors: see Client.
+// Verify checks one model, or all, and with Repair fetches damaged parts again. Errors:
+// see Client.
 func (c *Client) Verify(ctx context.Context, req VerifyRequest, progress func(Progress)) (list []Verified, err error) {
 	err = c.work(ctx, "/shoal/v1/models/verify", req, progress, &list)
 	return list, err
@@ -150,8 +150,7 @@ func (c *Client) GC(ctx context.Context, req GCRequest) (*Freed, error) {
 	return &f, c.post(ctx, "/shoal/v1/models/gc", req, &f)
 }
 
-// Pin protects blocks from the quota and from GC, or ends that. Errors: see
-// Client.
+// Pin protects blocks from the quota and GC, or ends that. Errors: see Client.
 func (c *Client) Pin(ctx context.Context, req PinRequest) (*Model, error) {
 	var m Model
 	return &m, c.post(ctx, "/shoal/v1/models/pin", req, &m)

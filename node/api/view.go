@@ -6,14 +6,13 @@ import (
 	"time"
 )
 
-// Viewer shows the node and its network to whoever looks at the page.
+// Viewer provides what the page shows of the node and its network.
 type Viewer interface {
 	View(ctx context.Context) (*View, error)
 }
 
-// View is what the page shows besides answers. Peers are told all of it by the
-// network anyway, or may be: it has no secret, no address and no path of this
-// machine.
+// View is what the page shows besides answers. All of it is public in the network: it
+// contains no secret, no address and no path of this machine.
 type View struct {
 	Peer     string        `json:"peer"`
 	Version  string        `json:"version"`
@@ -29,23 +28,23 @@ type View struct {
 	Models   []ViewModel   `json:"models"`
 }
 
-// Lending is the operator's rules, and whether they let the node lend now.
+// Lending holds the operator's rules, and whether the node lends now.
 type Lending struct {
 	Open        bool     `json:"open"`
-	Why         string   `json:"why,omitempty"` // if it is not
+	Why         string   `json:"why,omitempty"` // why it does not lend
 	Memory      int64    `json:"memory"`        // bytes
-	Threads     int      `json:"threads"`       // 0: as many as help
+	Threads     int      `json:"threads"`       // 0: as many as make it faster
 	Nice        int      `json:"nice"`
-	Devices     []string `json:"devices,omitempty"` // none: all found
+	Devices     []string `json:"devices,omitempty"` // empty: all that are found
 	Hours       string   `json:"hours,omitempty"`   // "": always
-	PauseLoad   float64  `json:"pause_load"`        // part of the machine's cores in others' use; 0: never
+	PauseLoad   float64  `json:"pause_load"`        // pause when other programs use this fraction of the cores; 0: never
 	OnBattery   bool     `json:"on_battery"`
 	Resume      float64  `json:"resume_s"` // seconds of quiet
 	MaxSessions int      `json:"max_sessions"`
 	Quota       int64    `json:"quota,omitempty"` // bytes; 0: no limit
 }
 
-// ViewPeer is a peer that is connected, or whose offer is known.
+// ViewPeer is a peer that is connected or whose offer is known.
 type ViewPeer struct {
 	Peer      string     `json:"peer"`
 	Connected bool       `json:"connected"`
@@ -60,7 +59,7 @@ type ViewPeer struct {
 	Spans     []ViewSpan `json:"spans"`
 }
 
-// ViewSpan is a span that a peer offers, or is about to.
+// ViewSpan is a span that a peer offers or is about to offer.
 type ViewSpan struct {
 	Model      string  `json:"model"`
 	From       int     `json:"from"`
@@ -75,14 +74,14 @@ type ViewSpan struct {
 	TokensPerS float64 `json:"tokens_per_s"`
 }
 
-// ViewLink is a round trip that somebody has measured.
+// ViewLink is a round-trip time that a node has measured.
 type ViewLink struct {
 	A     string  `json:"a"`
 	B     string  `json:"b"`
 	RTTMs float64 `json:"rtt_ms"`
 }
 
-// ViewModel is a model that is here, or that peers serve or hold.
+// ViewModel is a model that is here or that peers serve or hold.
 type ViewModel struct {
 	ID           string       `json:"id"`
 	Name         string       `json:"name"`
@@ -117,12 +116,11 @@ func (s *server) view(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// page guards what the page reads. It is the one of shoal's endpoints that a
-// browser may have, for it changes nothing and tells no secret: but only the
-// node's own page, which the browser vouches for (no script can set
-// Sec-Fetch-Site, and the guard has seen that the host's name is this
-// machine's), with the key if there is one. Over plain HTTP browsers say where a
-// request comes from on loopback only; from elsewhere it takes the key.
+// page guards what the page reads: the only one of shoal's endpoints that is open to
+// browsers, as it changes nothing and reveals no secret. It admits only the node's own
+// page, with the key if one is set. The browser vouches for that page: no script can set
+// Sec-Fetch-Site, and the guard has checked that the host name is this machine's. Over
+// plain HTTP, browsers send that header only to loopback; elsewhere a key is required.
 func (s *server) page(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		site := r.Header.Get("Sec-Fetch-Site")

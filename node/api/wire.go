@@ -5,11 +5,11 @@ import (
 	"math"
 )
 
-// What crosses the wire under /v1. Names and shapes are OpenAI's; "shoal" holds
-// what is shoal's own. Fields of more than one type stay raw until decode.go
-// has looked at them, so that an error can name the element at fault.
+// The wire format under /v1. Names and structure are OpenAI's; "shoal" holds extensions.
+// Fields that may have several types stay raw until decode.go reads them, so that an
+// error can name the element at fault.
 
-// commonRequest is what chat and plain completions share.
+// commonRequest holds the fields that chat and plain completions share.
 type commonRequest struct {
 	Model         string          `json:"model,omitempty"`
 	Stream        bool            `json:"stream,omitempty"`
@@ -19,7 +19,7 @@ type commonRequest struct {
 	MaxTokens     *int            `json:"max_tokens,omitempty"`
 	Sampling
 	Seed              json.RawMessage `json:"seed,omitempty"`               // any integer of 64 bits
-	RepetitionPenalty *float64        `json:"repetition_penalty,omitempty"` // vLLM's name of repeat_penalty
+	RepetitionPenalty *float64        `json:"repetition_penalty,omitempty"` // vLLM's name for repeat_penalty
 	ResponseFormat    *responseFormat `json:"response_format,omitempty"`
 	Shoal             *Extension      `json:"shoal,omitempty"`
 }
@@ -28,11 +28,11 @@ type streamOptions struct {
 	IncludeUsage bool `json:"include_usage"`
 }
 
-// Extension is what shoal's own clients may ask for besides.
+// Extension holds options for shoal's own clients.
 type Extension struct {
 	Details   bool  `json:"details,omitempty"`    // answer with a Details
 	Route     []Hop `json:"route,omitempty"`      // take this route
-	MaxStages int   `json:"max_stages,omitempty"` // plan one of so many stages at most
+	MaxStages int   `json:"max_stages,omitempty"` // plan a route of at most this many stages
 }
 
 // responseFormat is text, json_object or json_schema.
@@ -65,7 +65,7 @@ type chatMessage struct {
 	Role             string          `json:"role"`
 	Content          json.RawMessage `json:"content"` // string, parts or null
 	ReasoningContent string          `json:"reasoning_content,omitempty"`
-	Reasoning        string          `json:"reasoning,omitempty"` // the same, by another of its names
+	Reasoning        string          `json:"reasoning,omitempty"` // the same, under its other name
 	Name             string          `json:"name,omitempty"`
 	ToolCalls        json.RawMessage `json:"tool_calls,omitempty"`
 	ToolCallID       string          `json:"tool_call_id,omitempty"`
@@ -80,8 +80,8 @@ type completionRequest struct {
 	BestOf   *int            `json:"best_of,omitempty"`
 }
 
-// completion is a whole answer or a chunk of one: the two differ by Object, and
-// by choices that carry a message or a delta.
+// completion is a whole answer or a chunk of one. The two differ in Object, and in
+// whether choices carry a message or a delta.
 type completion struct {
 	ID                string     `json:"id"`
 	Object            string     `json:"object"`
@@ -93,8 +93,8 @@ type completion struct {
 	Shoal             *Details   `json:"shoal,omitempty"`
 }
 
-// Details of an answer, in its "shoal" field; of a stream in its chunks, each
-// of which has one of the four.
+// Details of an answer, in its "shoal" field. In a stream, each chunk has one of the
+// four.
 type Details struct {
 	Start  *Start  `json:"start,omitempty"`
 	Tokens []Token `json:"tokens,omitempty"`
@@ -113,7 +113,7 @@ type choice struct {
 
 type message struct {
 	Role      string     `json:"role"`
-	Content   *string    `json:"content"` // null: there are calls and nothing else
+	Content   *string    `json:"content"` // null: there are only calls
 	ToolCalls []ToolCall `json:"tool_calls,omitempty"`
 	reasoning
 }
@@ -125,14 +125,14 @@ type delta struct {
 	reasoning
 }
 
-// callDelta is a whole call: one that is not whole yet may turn out to be none.
+// callDelta is a complete call: an incomplete one may turn out to be plain text.
 type callDelta struct {
 	Index int `json:"index"`
 	ToolCall
 }
 
-// reasoning goes by two names: DeepSeek's, which vLLM and llama.cpp took over,
-// and OpenRouter's, which later versions of vLLM use.
+// reasoning has two names: DeepSeek's, which vLLM and llama.cpp adopted, and
+// OpenRouter's, which later versions of vLLM use.
 type reasoning struct {
 	ReasoningContent string `json:"reasoning_content,omitempty"`
 	Reasoning        string `json:"reasoning,omitempty"`
@@ -167,12 +167,12 @@ type usage struct {
 	CompletionTokens int `json:"completion_tokens"`
 	TotalTokens      int `json:"total_tokens"`
 	PromptDetails    struct {
-		CachedTokens int `json:"cached_tokens"` // of the prompts, computed for earlier sessions and not again
+		CachedTokens int `json:"cached_tokens"` // tokens of the prompts, reused from earlier sessions
 	} `json:"prompt_tokens_details"`
 }
 
-// usageField is left out, null or an object: a stream that was asked for usage
-// says null in all chunks but the last.
+// usageField is absent, null or an object: a stream with usage has null in all chunks
+// except the last.
 type usageField struct {
 	shown bool
 	value *usage
@@ -182,7 +182,7 @@ func (u usageField) IsZero() bool                 { return !u.shown }
 func (u usageField) MarshalJSON() ([]byte, error) { return json.Marshal(u.value) }
 
 type modelObject struct {
-	ID      string `json:"id"` // a name, or the CID where names clash
+	ID      string `json:"id"` // a name, or the CID if names clash
 	Object  string `json:"object"`
 	Created int64  `json:"created"`
 	OwnedBy string `json:"owned_by"`
@@ -194,11 +194,11 @@ type modelList struct {
 	Data   []modelObject `json:"data"`
 }
 
-// leastLogprob stands for minus infinity, which JSON has no word for. OpenAI
-// uses the same.
+// leastLogprob stands for minus infinity, which JSON cannot express. OpenAI uses the same
+// value.
 const leastLogprob = -9999
 
-// sendable is t with numbers that JSON can carry.
+// sendable returns t with numbers that JSON can express.
 func (t Token) sendable() Token {
 	t.Logprob = logprob(t.Logprob)
 	if len(t.Top) > 0 {

@@ -1,10 +1,10 @@
-// Package page is the web page of a node: chat, the network as a picture, the
-// models, and what the node lends. All of it is in the binary, as it is in
-// static/: plain HTML, CSS and JavaScript modules, nothing to build.
+// Package page is the web page of a node: chat, a picture of the network, the models, and
+// what the node lends. The binary embeds static/ unchanged: plain HTML, CSS and JavaScript
+// modules, without a build step.
 //
 // # What it trusts
 //
-// Nothing that a model says. An answer is hostile text: it becomes a tree of a
+// It trusts nothing that a model says. An answer is hostile text: it becomes a tree of a
 // few kinds of nodes (markdown.js), and elements and text nodes are made of that
 // one by one (dom.js). No text is ever parsed as HTML; links go to http, https
 // and mailto alone. Peers' names and versions are text nodes, too. Should that
@@ -13,9 +13,9 @@
 //
 // # How it stays quick
 //
-// What has come of an answer is cut into blocks (a paragraph, a list, a piece of
-// code). Only the last one is drawn anew, once a frame, and a block that grows too
-// long is cut, so a line of a megabyte costs what many short ones do.
+// The part of an answer that has arrived is split into blocks (a paragraph, a list, a
+// piece of code). Only the last one is redrawn, once per frame, and a block that grows too
+// long is split, so that one line of a megabyte costs no more than many short ones.
 //
 // # Where its data comes from
 //

@@ -16,7 +16,7 @@ import (
 //go:embed static
 var static embed.FS
 
-// policy lets nothing in from elsewhere, and nothing out.
+// policy allows the page to load and contact nothing but its own origin.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " +
 	"frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
 
@@ -25,7 +25,7 @@ type asset struct {
 	media, id string // id: of the content
 }
 
-// Handler serves the page at / and what it is made of under /page/.
+// Handler serves the page at / and its parts under /page/.
 func Handler() http.Handler {
 	assets := map[string]asset{}
 	err := fs.WalkDir(static, "static", func(name string, d fs.DirEntry, err error) error {
@@ -62,13 +62,13 @@ func Handler() http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cache-Control", "no-cache") // kept, but asked for: another version of the binary has another page
+		h.Set("Cache-Control", "no-cache") // cached, but revalidated: another version of the binary has another page
 		h.Set("ETag", a.id)
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(a.data))
 	})
 }
 
-// media does not ask the system, whose table may say otherwise.
+// media returns a file's media type. It does not use the system's table, which may differ.
 func media(name string) string {
 	switch path.Ext(name) {
 	case ".html":

@@ -32,7 +32,7 @@ const (
 	beat     = 250 * time.Millisecond
 )
 
-// Model is what a peer claims to serve, and opens sessions of.
+// Model is the model that a peer claims to serve and opens sessions for.
 type Model struct {
 	ID     cid.Cid
 	Name   string
@@ -40,19 +40,19 @@ type Model struct {
 	Width  int
 }
 
-// Peer is a badly behaved peer that is connected to one node.
+// Peer is a misbehaving peer that is connected to one node.
 type Peer struct {
 	Host     host.Host
 	Target   peer.ID
-	Sessions atomic.Int64 // opened here by others
+	Sessions atomic.Int64 // opened by others at this peer
 
 	wg     sync.WaitGroup
 	ctx    context.Context
 	cancel context.CancelFunc
 }
 
-// Connect makes a peer with a key of its own, on loopback, and connects it to a
-// node: target is a multiaddr with /p2p/.
+// Connect creates a peer with a new key, on loopback, and connects it to a node: target
+// is a multiaddr with /p2p/.
 func Connect(ctx context.Context, target string) (*Peer, error) {
 	info, err := peer.AddrInfoFromString(target)
 	if err != nil {
@@ -76,7 +76,7 @@ func Connect(ctx context.Context, target string) (*Peer, error) {
 	return p, nil
 }
 
-// Close ends all that the peer does.
+// Close ends everything that the peer does.
 func (p *Peer) Close() error {
 	p.cancel()
 	err := p.Host.Close()
@@ -94,7 +94,7 @@ func (p *Peer) stream(proto libprotocol.ID) (network.Stream, error) {
 
 func (p *Peer) key() crypto.PrivKey { return p.Host.Peerstore().PrivKey(p.Host.ID()) }
 
-// body is an offer's, valid from now on.
+// body returns the body of an offer that is valid from now on.
 func body(addrs ...multiaddr.Multiaddr) *protocol.OfferBody {
 	now := time.Now()
 	b := &protocol.OfferBody{Seq: uint64(now.UnixMilli()), IssuedUnixMs: now.UnixMilli(), ExpiresUnixMs: now.Add(14 * time.Minute).UnixMilli()}
@@ -104,7 +104,8 @@ func body(addrs ...multiaddr.Multiaddr) *protocol.OfferBody {
 	return b
 }
 
-// span claims all of a model, ready for long, at a microsecond a block, with room for all.
+// span claims all of a model, ready for a long time, at a microsecond per block, with
+// room for everyone.
 func (m Model) span() *protocol.ServedSpan {
 	return &protocol.ServedSpan{
 		Model: m.ID.Bytes(), To: uint32(m.Blocks), Blocks: uint32(m.Blocks), Width: uint32(m.Width), Name: m.Name, Ready: true, Loaded: true,
@@ -112,8 +113,8 @@ func (m Model) span() *protocol.ServedSpan {
 	}
 }
 
-// Claim offers the whole of a model at an impossible speed, tells the target of
-// it, and says the same to whoever asks.
+// Claim offers a whole model at an impossible speed: it sends the offer to the target and
+// to every peer that asks.
 func (p *Peer) Claim(m Model) error {
 	envelope := func() []byte {
 		b := body(p.Host.Addrs()...)
@@ -135,7 +136,7 @@ func (p *Peer) Claim(m Model) error {
 	return p.push(envelope())
 }
 
-// push tells the target of an offer, whoever's it is.
+// push sends an offer of any peer to the target.
 func (p *Peer) push(envelope []byte) error {
 	s, err := p.stream(protocol.OffersID)
 	if err != nil {
@@ -151,8 +152,8 @@ func (p *Peer) push(envelope []byte) error {
 	return nil
 }
 
-// Reflect tells the target of n made-up peers with a model, all of them said to
-// be at the given addresses.
+// Reflect sends the target offers of n made-up peers with a model, all claimed to be at
+// the given addresses.
 func (p *Peer) Reflect(n int, m Model, addrs ...multiaddr.Multiaddr) error {
 	for range n {
 		b := body(addrs...)
@@ -164,7 +165,7 @@ func (p *Peer) Reflect(n int, m Model, addrs ...multiaddr.Multiaddr) error {
 	return nil
 }
 
-// Names tells the target of n made-up peers, each with 55 models that nobody has.
+// Names sends the target offers of n made-up peers, each with 55 models that nobody has.
 func (p *Peer) Names(n int) error {
 	for i := range n {
 		b := body()
@@ -201,7 +202,7 @@ func sealMadeUp(b *protocol.OfferBody) (*protocol.Offer, error) {
 
 // ---- serving ----
 
-// serve answers streams of the stage protocol, of whatever version.
+// serve answers streams of the stage protocol, in any version.
 func (p *Peer) serve(one func(network.Stream, *bufio.Reader)) {
 	p.Host.SetStreamHandlerMatch(protocol.StageID, func(id libprotocol.ID) bool {
 		return len(id) > len("/shoal/stage/") && id[:len("/shoal/stage/")] == "/shoal/stage/"
@@ -212,8 +213,8 @@ func (p *Peer) serve(one func(network.Stream, *bufio.Reader)) {
 	})
 }
 
-// Lie serves sessions over the whole of a model: each gets token 42 until it has
-// as many as it asked for.
+// Lie serves sessions over a whole model: each receives token 42 as many times as it
+// asked for tokens.
 func (p *Peer) Lie() {
 	p.serve(func(s network.Stream, r *bufio.Reader) {
 		most := 1
@@ -246,8 +247,8 @@ func (p *Peer) Lie() {
 	})
 }
 
-// Stall accepts every session, says to each Ping that it computes and has
-// finished another pass, and gives no token.
+// Stall accepts every session, answers each Ping that it is computing and has finished
+// another pass, and never sends a token.
 func (p *Peer) Stall() {
 	p.serve(func(s network.Stream, r *bufio.Reader) {
 		for passes := uint64(1); ; passes++ {
@@ -281,8 +282,8 @@ func (m Model) open(tokens int) *protocol.Frame {
 	}}}
 }
 
-// Hold opens n sessions of so many tokens each and says nothing on them but
-// Ping, until the peer is closed. It tells how many were accepted.
+// Hold opens n sessions of the given number of tokens and sends only Ping on them, until
+// the peer is closed. It returns how many were accepted.
 func (p *Peer) Hold(n int, m Model, tokens int) (held int) {
 	var all []network.Stream
 	for range n {
@@ -308,7 +309,7 @@ func (p *Peer) Hold(n int, m Model, tokens int) (held int) {
 		tick := time.NewTicker(beat)
 		defer tick.Stop()
 		for {
-			for _, s := range all { // one that was ended is written in vain
+			for _, s := range all { // writing to an ended one fails
 				_ = send(s, &protocol.Frame{Kind: &protocol.Frame_Ping{Ping: &protocol.Ping{}}})
 			}
 			select {
@@ -321,8 +322,8 @@ func (p *Peer) Hold(n int, m Model, tokens int) (held int) {
 	return len(all)
 }
 
-// HalfFrames opens n streams, says on each that a frame of 1 MiB comes, and sends
-// all of it but a byte. It tells on how many that much was taken.
+// HalfFrames opens n streams, announces a frame of 1 MiB on each, and sends all of it
+// except one byte. It returns on how many streams that much was accepted.
 func (p *Peer) HalfFrames(n int) (taken int) {
 	head := append(binary.AppendUvarint(nil, protocol.MaxHeader), make([]byte, protocol.MaxHeader-1)...)
 	var ok atomic.Int64
@@ -346,8 +347,8 @@ func (p *Peer) HalfFrames(n int) (taken int) {
 	return int(ok.Load())
 }
 
-// Flood opens a session and sends n Halts on it without reading an answer. It
-// tells how many could be sent within the given time.
+// Flood opens a session and sends n Halts on it without reading an answer. It returns how
+// many could be sent within the given time.
 func (p *Peer) Flood(n int, m Model, within time.Duration) (sent int, err error) {
 	s, err := p.stream(protocol.StageID)
 	if err != nil {
@@ -358,7 +359,7 @@ func (p *Peer) Flood(n int, m Model, within time.Duration) (sent int, err error)
 	}
 	_ = s.SetWriteDeadline(time.Now().Add(within))
 	w := bufio.NewWriterSize(s, 16<<10)
-	for sent < n && err == nil { // that no more is taken is what was to be seen
+	for sent < n && err == nil { // a failed write is the expected end
 		err = send(w, &protocol.Frame{Kind: &protocol.Frame_Halt{Halt: &protocol.Halt{Epoch: uint64(sent + 2)}}})
 		sent++
 	}

@@ -13,11 +13,11 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// lookEvery is how long a change of the file of cuts may go unseen.
+// lookEvery is how long a change of the file of cuts may go unnoticed.
 const lookEvery = 20 * time.Millisecond
 
-// cuts are the addresses that a link does not reach for now: the file, read
-// again when packets come. nil: links are never cut.
+// cuts are the addresses that a link cannot reach at present: the content of a file,
+// which is read again when packets are sent or received. nil: links are never cut.
 type cuts struct {
 	path string
 
@@ -29,7 +29,7 @@ type cuts struct {
 
 var quicV1 = ma.StringCast("/quic-v1")
 
-// endpoint is a socket's address; ports of UDP and TCP are not the same.
+// endpoint is a socket's address; UDP and TCP have separate ports.
 type endpoint struct {
 	udp  bool
 	addr netip.AddrPort
@@ -42,7 +42,7 @@ func newCuts(path string) *cuts {
 	return &cuts{path: path}
 }
 
-// has says that nothing gets to an address now, nor comes from there.
+// has reports whether traffic to and from an address is cut at present.
 func (c *cuts) has(a net.Addr) bool {
 	if c == nil {
 		return false
@@ -56,8 +56,8 @@ func (c *cuts) has(a net.Addr) bool {
 	return len(c.set) > 0 && c.set[endpointOf(a)]
 }
 
-// readLocked takes the file over. What is no address in it is passed over: the
-// file is another process's, which nobody here could tell.
+// readLocked reads the file. It ignores lines that are not addresses: another process
+// writes the file, and there is no way to report the error to it.
 func (c *cuts) readLocked() {
 	text, err := os.ReadFile(c.path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) || err == nil && bytes.Equal(text, c.text) {
@@ -87,8 +87,8 @@ func endpointOf(a net.Addr) endpoint {
 	return e
 }
 
-// inbox holds what a stream's socket gives while its link is cut: it counts as
-// still under way.
+// inbox holds what a stream's socket receives while its link is cut: it counts as still
+// in flight.
 type inbox struct {
 	mu   sync.Mutex // one reader at a time
 	data []byte
@@ -99,7 +99,7 @@ type inbox struct {
 	closed   chan struct{} // closed by Close
 }
 
-// readCut is Read on a link that may be cut.
+// readCut implements Read for links that can be cut.
 func (c *conn) readCut(b []byte) (int, error) {
 	in := &c.inbox
 	in.mu.Lock()
@@ -124,7 +124,7 @@ func (c *conn) readCut(b []byte) (int, error) {
 	return n, in.err
 }
 
-// waitHealed waits until it is time to look at the link again.
+// waitHealed waits until it is time to check the link again.
 func (c *conn) waitHealed() error {
 	c.mu.Lock()
 	deadline := c.inbox.deadline

@@ -21,8 +21,8 @@
 //
 // UDP (QUIC): every datagram takes its own chance of loss and its own place in
 // the queue; quic-go's congestion control, pacing and recovery then are the
-// real ones. The wrapped socket gives up segmentation offload, batched reads
-// and ECN, which costs CPU time above some hundred Mbit/s.
+// real ones. The wrapped socket does without segmentation offload, batched reads
+// and ECN, which costs CPU time above a few hundred Mbit/s.
 //
 // TCP: a socket's own recovery cannot be seen from outside the kernel, so a
 // stream carries a model of it: dialing takes a full RTT; an accepted
@@ -34,14 +34,14 @@
 //
 // # Cuts
 //
-// Params.Cuts names a file of multiaddrs, one a line, that the link does not
-// reach for now, neither to send nor to receive: QUIC's datagrams are lost, the
-// bytes and ends of TCP streams wait, and no connection is made. Whoever runs
-// the network replaces the file (by rename) to cut links and to heal them; it is
-// read again when packets come, at most every 20 ms, so nothing watches it while
-// nothing is sent. Each connection has a listening address at one of its ends,
-// so a link between two nodes is cut for certain when both files name the
-// other's addresses. What has left before the cut still arrives.
+// Params.Cuts names a file of multiaddrs, one per line, that the link cannot reach at
+// present, neither to send nor to receive: QUIC's datagrams are lost, the bytes and
+// ends of TCP streams wait, and no connection can be made. The program that runs the
+// network replaces the file (by rename) to cut and heal links. It is read again when
+// packets pass, at most every 20 ms, so nothing watches it while nothing is sent. Each
+// connection has a listening address at one end, so a link between two nodes is
+// certain to be cut once each node's file names the other's addresses. What was sent
+// before the cut still arrives.
 //
 // # Invariants
 //
@@ -60,8 +60,8 @@
 //
 // Network namespaces and tc need root; a proxy between nodes breaks addresses,
 // the DHT's view of them and port reuse, and sees connections only after they
-// are set up. Wrapping the sockets inside the node is what is left.
+// are set up. What remains is to wrap the sockets inside the node.
 //
-// A node that is killed takes what is still in its delay line along: its peers
-// miss its last RTT/2 of packets, and see its TCP connections reset at once.
+// A limitation: when a node is killed, what is still in its delay line is lost. Its
+// peers miss its last RTT/2 of packets, and see its TCP connections reset at once.
 package link

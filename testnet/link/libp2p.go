@@ -17,9 +17,9 @@ import (
 	"go.uber.org/fx"
 )
 
-// LibP2POptions are the transports of a host on this link, QUIC and TCP, all on
-// one uplink. They take the place of the host's own Transport and QUICReuse
-// options. The zero Params give none: the host keeps its own.
+// LibP2POptions returns a host's transports on this link, QUIC and TCP, all on one
+// uplink. They replace the host's own Transport and QUICReuse options. For the zero
+// Params it returns none: the host keeps its own.
 func (p Params) LibP2POptions() []libp2p.Option {
 	if p.IsZero() {
 		return nil
@@ -32,8 +32,8 @@ func (p Params) LibP2POptions() []libp2p.Option {
 	}
 }
 
-// quicReuse is libp2p's own set-up of the QUIC sockets (resource manager
-// included, which a constructor of one's own has to see to), on the uplink.
+// quicReuse sets up QUIC sockets on the uplink as libp2p does, including the resource
+// manager, which a custom constructor has to handle itself.
 func (u *uplink) quicReuse(key quic.StatelessResetKey, token quic.TokenGeneratorKey, rcmgr network.ResourceManager, life fx.Lifecycle) (*quicreuse.ConnManager, error) {
 	cm, err := quicreuse.NewConnManager(key, token,
 		quicreuse.OverrideListenUDP(u.listenUDP),
@@ -41,7 +41,7 @@ func (u *uplink) quicReuse(key quic.StatelessResetKey, token quic.TokenGenerator
 		quicreuse.ConnContext(func(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
 			addr, err := quicreuse.ToQuicMultiaddr(client.RemoteAddr, quic.Version1)
 			if err != nil {
-				addr = nil // the resource manager decides about unnamed ones too
+				addr = nil // the resource manager also decides on connections without an address
 			}
 			scope, err := rcmgr.OpenConnection(network.DirInbound, false, addr)
 			if err != nil {
@@ -71,7 +71,7 @@ type upgrader struct {
 	up *uplink
 }
 
-// Upgrade has a dialed connection; the listener below has the accepted ones.
+// Upgrade handles dialed connections; the listener below handles accepted ones.
 func (g upgrader) Upgrade(ctx context.Context, t transport.Transport, raw manet.Conn, dir network.Direction, p peer.ID, scope network.ConnManagementScope) (transport.CapableConn, error) {
 	for wait := g.up.RTT; ; wait = lookEvery {
 		select {

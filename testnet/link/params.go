@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Params says what one node's link is like. The zero value is no emulation.
+// Params describes one node's link. The zero value means no emulation.
 type Params struct {
 	RTT  time.Duration // round trip between two nodes with the same Params; each delays what it sends by half
 	Rate float64       // upload capacity of a node over all its peers, bit/s; 0 is unlimited
@@ -16,13 +16,13 @@ type Params struct {
 	Cuts string        // file of the addresses that cannot be reached now; "": no link is ever cut
 }
 
-// maxRTT is beyond any link, and keeps a slip of units from hanging a testnet.
+// maxRTT is beyond any real link; it keeps a wrong unit from hanging a testnet.
 const maxRTT = 10 * time.Second
 
-// minRate keeps the drain of the smallest queue (64 KiB) in bounds.
+// minRate bounds the time in which the smallest queue (64 KiB) drains.
 const minRate = 8e3
 
-// IsZero reports that nothing is to be emulated.
+// IsZero reports whether there is nothing to emulate.
 func (p Params) IsZero() bool { return p == Params{} }
 
 // Parse reads a round-trip time ("40ms"), a rate ("100mbit", "1.5gbit/s") and a
@@ -58,7 +58,7 @@ func ParseString(s string) (Params, error) {
 		case !ok || k != "rtt" && k != "rate" && k != "loss":
 			return Params{}, fmt.Errorf("link %q: want rtt=, rate= and loss=, as in rtt=40ms,rate=100mbit,loss=0.1%%", kv)
 		case part[k] != "":
-			return Params{}, fmt.Errorf("link: %s is given twice", k)
+			return Params{}, fmt.Errorf("link: %s is set twice", k)
 		}
 		part[k] = strings.TrimSpace(v)
 	}
@@ -69,7 +69,7 @@ func ParseString(s string) (Params, error) {
 	return p, err
 }
 
-// splitCuts takes the file's name off the end: it may hold commas.
+// splitCuts splits the file's name off the end: it may contain commas.
 func splitCuts(s string) (rest, cuts string) {
 	if cuts, ok := strings.CutPrefix(s, "cuts="); ok {
 		return "", cuts
@@ -78,7 +78,7 @@ func splitCuts(s string) (rest, cuts string) {
 	return rest, cuts
 }
 
-// String is the form that ParseString reads; empty for the zero value.
+// String formats p as ParseString reads it; "" for the zero value.
 func (p Params) String() string {
 	var s []string
 	if p.RTT > 0 {
@@ -121,7 +121,7 @@ func parseRTT(s string) (time.Duration, error) {
 	return d, nil
 }
 
-// rateUnits are bits a second, longest suffix first.
+// rateUnits are in bits per second, longest suffix first.
 var rateUnits = []struct {
 	suffix string
 	bits   float64
@@ -131,7 +131,7 @@ func parseRate(s string) (float64, error) {
 	if s == "" || s == "0" || strings.EqualFold(s, "unlimited") {
 		return 0, nil
 	}
-	bad := fmt.Errorf("rate %q: give bits a second with a unit, as in 100mbit (kbit, mbit, gbit)", s)
+	bad := fmt.Errorf("rate %q: give bits per second with a unit, as in 100mbit (kbit, mbit, gbit)", s)
 	l := strings.ToLower(strings.TrimSpace(s))
 	l = strings.TrimSuffix(l, "/s")
 	if n, ok := strings.CutSuffix(l, "bps"); ok {
@@ -156,7 +156,7 @@ func parseRate(s string) (float64, error) {
 		return v, nil
 	}
 	if strings.HasSuffix(s, "B") || strings.HasSuffix(s, "B/s") {
-		return 0, fmt.Errorf("rate %q: rates are in bits, not bytes, a second: 12.5 MB/s is 100mbit", s)
+		return 0, fmt.Errorf("rate %q: rates are in bits, not bytes, per second: 12.5 MB/s is 100mbit", s)
 	}
 	return 0, bad
 }

@@ -21,7 +21,7 @@ const (
 	tcpLinger   = 10 * time.Second
 )
 
-// conn delays what is written to a TCP connection; reading is the socket's own.
+// conn delays what is written to a TCP connection; it does not delay reads.
 //
 //	Write -> buf -> pump: window, uplink -> flight (until its time) -> socket
 type conn struct {
@@ -33,7 +33,7 @@ type conn struct {
 	mu       sync.Mutex
 	room     chan struct{} // closed and replaced when a writer should look again
 	deadline time.Time     // of Write
-	buf      [][]byte      // written, not yet sent
+	buf      [][]byte      // written, but not yet sent
 	buffered int
 	flight   []sending // sent, not yet at the other end, by time
 	unacked  []sending // sent, acknowledgement not yet back, by time; no bytes
@@ -55,7 +55,7 @@ type conn struct {
 	inbox inbox // if the link can be cut
 }
 
-// sending is a chunk under way.
+// sending is a chunk in flight.
 type sending struct {
 	data []byte
 	n    int // payload
@@ -136,17 +136,17 @@ func (c *conn) poke() {
 	}
 }
 
-// fire is the timeline's poke.
+// fire implements event: the timeline wakes the pump.
 func (c *conn) fire() { c.poke() }
 
-// tellWritersLocked makes blocked writers look at theirs.
+// tellWritersLocked makes blocked writers check the state again.
 func (c *conn) tellWritersLocked() {
 	close(c.room)
 	c.room = make(chan struct{})
 }
 
-// pump moves bytes until the connection is closed and what lingers is gone. It
-// alone writes to the socket.
+// pump moves bytes until the connection is closed and everything that lingers has been
+// sent. Only it writes to the socket.
 func (c *conn) pump() {
 	defer c.up.timeline.release()
 	for {
@@ -182,7 +182,7 @@ func (c *conn) pump() {
 	}
 }
 
-// arrivedLocked takes the first chunk off the line, if its time has come.
+// arrivedLocked removes and returns the first chunk in flight if it is due.
 func (c *conn) arrivedLocked(now time.Time) *sending {
 	if len(c.flight) == 0 || c.flight[0].at.After(now) {
 		return nil
@@ -200,7 +200,7 @@ func (c *conn) acknowledgeLocked(now time.Time) {
 		c.unacked = c.unacked[1:]
 		c.out -= n
 		if !c.limited {
-			continue // a window that is not used does not grow
+			continue // an unused window does not grow
 		}
 		if c.window < c.thresh {
 			c.window = min(c.window+n, maxWindow)
@@ -306,7 +306,7 @@ func (c *conn) endLocked(now time.Time) (ended bool, next time.Time) {
 	return false, c.abortAt
 }
 
-// dropLocked forgets all that was not delivered.
+// dropLocked discards everything that was not delivered.
 func (c *conn) dropLocked() {
 	for _, s := range c.flight {
 		c.up.done(s.wire)
@@ -342,7 +342,7 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// Read is the socket's, but for the error after Close.
+// Read is the socket's, except for the error after Close.
 func (c *conn) Read(b []byte) (int, error) {
 	read := c.Conn.Read
 	if c.up.cuts != nil {
@@ -359,7 +359,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close returns at once; bytes written before go on to the other end.
+// Close returns at once; bytes written before are still delivered.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -49,8 +49,8 @@ func (t *timeline) hold() {
 	}
 }
 
-// release ends the goroutine with the last holder. What is due after that
-// waits for the next hold.
+// release ends the goroutine when the last holder releases it. Events due after that
+// wait for the next hold.
 func (t *timeline) release() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// udpOverhead is what IP and UDP headers add on the wire, bytes.
+// udpOverhead is the size of IP and UDP headers in bytes.
 const udpOverhead = 28
 
-// udpLinger bounds how long Close waits for datagrams under way.
+// udpLinger bounds how long Close waits for datagrams in flight.
 const udpLinger = 2 * time.Second
 
 // packetConn delays what is written to a UDP socket. It hides the socket's
@@ -59,8 +59,7 @@ type datagram struct {
 
 var datagrams = sync.Pool{New: func() any { return new(datagram) }}
 
-// WriteTo takes the datagram and returns; like a network, it says nothing of
-// those it loses.
+// WriteTo accepts the datagram and returns; like a network, it does not report losses.
 func (c *packetConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -97,7 +96,7 @@ func (d *datagram) fire() {
 		if b == nil {
 			b = d.buf[:d.n]
 		}
-		_, _ = c.sock.WriteTo(b, d.to) // an error here is a packet lost under way
+		_, _ = c.sock.WriteTo(b, d.to) // an error counts as a packet lost in flight
 	}
 	c.up.done(d.wire)
 	d.c, d.to, d.big = nil, nil, nil
@@ -112,7 +111,7 @@ func (d *datagram) fire() {
 	c.mu.Unlock()
 }
 
-// releaseLocked gives the timeline up once nothing of this socket is in it.
+// releaseLocked releases the timeline once it holds nothing of this socket.
 func (c *packetConn) releaseLocked() {
 	if c.gone && c.pending == 0 && !c.released {
 		c.released = true

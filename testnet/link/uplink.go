@@ -11,7 +11,7 @@ const (
 	maxFlight = 64 << 20 // bytes an uplink holds at most, waiting or under way
 )
 
-// uplink is the one wire that all sockets of a node send over.
+// uplink is the single wire over which all sockets of a node send.
 type uplink struct {
 	Params
 	cuts   *cuts          // nil: none ever
@@ -29,19 +29,19 @@ func newUplink(p Params) *uplink {
 	return &uplink{Params: p, cuts: newCuts(p.Cuts), queue: max(minQueue, p.Rate/8*p.RTT.Seconds()), chance: rand.Float64}
 }
 
-// Model is an uplink's arithmetic alone, for datagrams on a clock of the
-// caller's: simulated networks are to have the same links.
+// Model is the arithmetic of an uplink for datagrams, on the caller's clock, so that
+// simulated networks have the same links.
 type Model struct{ u *uplink }
 
-// NewModel makes an idle uplink; chance gives numbers in [0, 1) for its losses.
+// NewModel returns an idle uplink; chance returns numbers in [0, 1) that decide losses.
 func NewModel(p Params, chance func() float64) *Model {
 	m := &Model{newUplink(p)}
 	m.u.chance = chance
 	return m
 }
 
-// Send puts a datagram of n bytes on the wire and says how long it takes to the
-// other end; not ok if it never gets there. now must not go back.
+// Send puts a datagram of n bytes on the wire and returns how long it takes to the other
+// end; not ok if it never arrives. now must not decrease.
 func (m *Model) Send(now time.Time, n int) (delay time.Duration, ok bool) {
 	wire := n + udpOverhead
 	at, v := m.u.send(now, wire, 1, false)
@@ -52,7 +52,7 @@ func (m *Model) Send(now time.Time, n int) (delay time.Duration, ok bool) {
 	return at.Sub(now), true
 }
 
-// verdict says what became of a packet.
+// verdict is what happened to a packet.
 type verdict int
 
 const (
@@ -61,9 +61,9 @@ const (
 	full         // the queue had no room: it never used the wire
 )
 
-// send puts n bytes in packets packets on the wire and says when the last of
-// them arrives. The bytes count as held until done is called with the same n;
-// lost ones of a stream are held too, for they arrive later.
+// send puts n bytes on the wire, in the given number of packets, and returns when the
+// last of them arrives. The bytes count as held until done is called with the same n;
+// lost bytes of a stream are held, too, since they arrive later.
 func (u *uplink) send(now time.Time, n, packets int, stream bool) (at time.Time, v verdict) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -89,12 +89,12 @@ func (u *uplink) send(now time.Time, n, packets int, stream bool) (at time.Time,
 	return u.free.Add(u.RTT / 2), v
 }
 
-// backlog is the number of bytes before the wire.
+// backlog returns the number of bytes waiting for the wire.
 func (u *uplink) backlog(now time.Time) float64 {
 	return u.free.Sub(now).Seconds() * u.Rate / 8
 }
 
-// room says when the queue will have room again for a stream.
+// room returns when the queue will have room for a stream again.
 func (u *uplink) room(now time.Time) time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -15,8 +15,8 @@ var pageText string
 
 var page = template.Must(template.New("page").Parse(pageText))
 
-// WriteHTML writes the report as one page that needs nothing else: a table, and
-// a timeline of nodes, faults, sessions and stalls.
+// WriteHTML writes the report as one self-contained page: a table, and a timeline of
+// nodes, faults, sessions and stalls.
 func (r *Report) WriteHTML(out io.Writer) error {
 	v := view{Report: r, span: max(r.Took, 1), Lines: r.summary(), States: states, Exactness: exactness}
 	v.Title = fmt.Sprintf("%s: %d nodes, every span on %d, %d sessions at once, faults for %v", r.Scenario, r.Nodes, r.Replicas, r.AtOnce, time.Duration(r.Duration))
@@ -31,12 +31,12 @@ func (r *Report) WriteHTML(out io.Writer) error {
 	return page.Execute(out, &v)
 }
 
-// view is what the page shows, in percent of the time's axis.
+// view is what the page shows, in percent of the time axis.
 type view struct {
 	*Report
 	span      Moment
 	Title     string
-	Verdict   string // "": all is well
+	Verdict   string // "": everything went well
 	Lines     [][2]string
 	States    []string
 	Exactness string
@@ -54,7 +54,7 @@ type row struct {
 	Marks      []mark
 }
 
-// bar is a stretch of a row; Class says what it shows.
+// bar is a segment of a row; Class says what it shows.
 type bar struct {
 	Left, Width float64
 	Height      float64 // percent, of a rate
@@ -81,7 +81,7 @@ func (v *view) bar(from, to Moment, class, title string) bar {
 	return bar{Left: left, Width: max(0, v.at(to)-left), Class: class, Title: title}
 }
 
-// ticks are the axis: about ten, at round times.
+// ticks returns about ten ticks of the axis, at round times.
 func (v *view) ticks() {
 	step := Moment(time.Second)
 	for _, s := range []int{1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200} {
@@ -149,8 +149,8 @@ func (v *view) workers() {
 	v.Workers = rows
 }
 
-// session is the bar of a session: pale until its first token, red where it
-// stood still for a repair.
+// session returns the bar of a session: pale until its first token, red where it stalled
+// for a repair.
 func (v *view) session(s *Session, failed string) bar {
 	title := &strings.Builder{}
 	fmt.Fprintf(title, "session %d: %d tokens, %s to %s\n%s", s.ID, len(s.Tokens), s.Begin, s.End, v.prompts[s.Prompt])
@@ -179,7 +179,7 @@ func (v *view) session(s *Session, failed string) bar {
 	return b
 }
 
-// stood is the time between the last token before a repair and the next.
+// stood returns the time between the last token before a repair and the next.
 func stood(s *Session, token int) (from, to Moment) {
 	from, to = s.Begin, s.End
 	if token > 0 && token <= len(s.Tokens) {
@@ -191,7 +191,7 @@ func stood(s *Session, token int) (from, to Moment) {
 	return from, to
 }
 
-// rate is how many tokens came in each part of the time.
+// rate returns bars for the number of tokens in each interval.
 func (v *view) rate() {
 	const most = 300
 	part := max(v.span/most, Moment(250*time.Millisecond))

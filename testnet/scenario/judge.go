@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// verdict is what a session's tokens say beside those of the undisturbed run.
+// verdict is the result of comparing a session's tokens with the undisturbed run's.
 type verdict struct {
 	lost, duplicated, reordered int
 	differs                     bool
@@ -14,8 +14,8 @@ type verdict struct {
 
 func (v *verdict) clean() bool { return *v == verdict{} }
 
-// judge compares what came with the tokens of the undisturbed run. ended says
-// that the answer is all there: a part is compared as far as it goes.
+// judge compares a session's tokens with those of the undisturbed run. ended reports
+// whether the answer is complete; an incomplete one is compared as far as it goes.
 func judge(came []Came, want []int32, ended bool) verdict {
 	var v verdict
 	got, numbered := inOrder(came, &v)
@@ -41,8 +41,8 @@ func ids(tokens []Token) (all []int32) {
 	return all
 }
 
-// inOrder puts tokens in the order of their indexes and counts those that came
-// twice, too late, or not at all though later ones did.
+// inOrder sorts tokens by index and counts those that came twice, too late, or not at all
+// although later ones did.
 func inOrder(came []Came, v *verdict) (got []Token, numbered bool) {
 	numbered = !slices.ContainsFunc(came, func(c Came) bool { return c.Index < 0 })
 	seen := map[int]bool{}
@@ -72,8 +72,8 @@ const (
 	sure     = 4  // tokens that must agree again, unless the text ends before
 )
 
-// explain looks whether a text that differs from i on only lacks tokens, has
-// some twice, or has them in another order: whatever their numbers say.
+// explain checks whether a text that differs from i on only lacks tokens, repeats some, or
+// has them in another order, whatever their indexes are.
 func (v *verdict) explain(got, want []int32, i int) {
 	a, b := got[i:], want[min(i, len(want)):]
 	for k := 1; k <= farthest; k++ {
@@ -95,7 +95,7 @@ func (v *verdict) explain(got, want []int32, i int) {
 	}
 }
 
-// agree says that two texts go on alike as far as both go.
+// agree reports whether two texts are equal as far as both go.
 func agree(a, b []int32) bool {
 	n := min(len(a), len(b))
 	return n > 0 && (n >= sure || len(a) == len(b)) && slices.Equal(a[:n], b[:n])

@@ -17,7 +17,7 @@ type Planned struct {
 	When time.Duration // since the faults' beginning
 }
 
-// Plan is what happens when, in order.
+// Plan returns all occurrences of faults, in order of time.
 func (s *Scenario) Plan() []Planned {
 	var plan []Planned
 	for i, f := range s.Faults {
@@ -35,8 +35,8 @@ func (s *Scenario) Plan() []Planned {
 	return plan
 }
 
-// order gives the nodes in the order in which a fault prefers them; only the
-// first that can be hit is. Equal seeds give equal orders.
+// order returns the nodes in the order in which a fault prefers them; it hits the first
+// that it can. Equal seeds yield equal orders.
 func (p *Planned) order(seed uint64, nodes []string) []string {
 	switch p.Target {
 	case Random:
@@ -57,8 +57,8 @@ type server struct {
 	from, to int
 }
 
-// route says whether there is a ring of servers for all blocks whose neighbours
-// reach each other, and whose members the client reaches.
+// route reports whether servers of all blocks form a ring in which neighbours can reach
+// each other and the client can reach every member.
 func route(servers []server, blocks int, cut func(a, b string) bool) bool {
 	var reachable []server
 	for _, s := range servers {
@@ -74,7 +74,7 @@ func route(servers []server, blocks int, cut func(a, b string) bool) bool {
 	return false
 }
 
-// closes says whether a ring begins and ends at a first stage.
+// closes reports whether a ring begins and ends at a first stage.
 func closes(first server, servers []server, blocks int, cut func(a, b string) bool) bool {
 	seen := map[server]bool{first: true}
 	for queue := []server{first}; len(queue) > 0; queue = queue[1:] {

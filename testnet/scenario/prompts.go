@@ -13,7 +13,7 @@ var (
 	things = []string{"lantern", "boat", "red ball", "garden", "music box", "kite", "secret door", "warm coat", "map", "silver bell"}
 )
 
-// drawPrompts makes n beginnings of stories, no two alike.
+// drawPrompts returns n distinct beginnings of stories.
 func drawPrompts(seed uint64, n int) []string {
 	order := rand.New(rand.NewPCG(seed, 'p')).Perm(len(heroes) * len(kindOf) * len(things))
 	prompts := make([]string, n)

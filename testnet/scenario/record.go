@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Moment is a time since the faults' beginning; JSON has it in seconds.
+// Moment is a time since the beginning of the faults; in JSON, in seconds.
 type Moment time.Duration
 
 func moment(d time.Duration) Moment { return Moment(d) }
@@ -17,7 +17,7 @@ func (m Moment) String() string { return strconv.FormatFloat(m.seconds(), 'f', 1
 
 func (m Moment) seconds() float64 { return time.Duration(m).Seconds() }
 
-// MarshalJSON gives seconds, to the millisecond.
+// MarshalJSON writes seconds, to the millisecond.
 func (m Moment) MarshalJSON() ([]byte, error) {
 	return strconv.AppendFloat(nil, float64(time.Duration(m).Milliseconds())/1000, 'f', -1, 64), nil
 }
@@ -37,28 +37,28 @@ type Question struct {
 
 // Token of an answer, as it came.
 type Token struct {
-	Index int // in the answer, from 0; < 0: not told
+	Index int // in the answer, from 0; < 0: unknown
 	ID    int32
 }
 
 // Answer is how an answer ended.
 type Answer struct {
 	Text       string
-	Cached     int // positions of the prompt that an earlier session had computed
+	Cached     int // positions of the prompt reused from an earlier session
 	Recoveries []Recovery
 }
 
 // Recovery is a repair of an answer's route.
 type Recovery struct {
 	Why      string   `json:"why"`
-	Token    int      `json:"token"` // tokens that had come
+	Token    int      `json:"token"` // tokens before the repair
 	StallMs  float64  `json:"stall_ms"`
 	Replayed int      `json:"replayed"` // positions computed again
 	Lost     []string `json:"lost,omitempty"`
 }
 
-// Asker asks the network. Refused says of an error that nothing had begun and
-// that the caller was told so in time.
+// Asker sends prompts to the network. Refused reports whether an error is a refusal: the
+// network declined before it began the answer.
 type Asker interface {
 	Ask(ctx context.Context, q Question, emit func(Token)) (Answer, error)
 	Refused(err error) bool
@@ -70,7 +70,7 @@ type Came struct {
 	Token
 }
 
-// MarshalJSON gives seconds, index and token.
+// MarshalJSON writes seconds, index and token.
 func (c Came) MarshalJSON() ([]byte, error) {
 	return json.Marshal([]any{c.At, c.Index, c.ID})
 }
@@ -92,14 +92,14 @@ type Session struct {
 	Error      string     `json:"error,omitempty"`
 }
 
-// book takes sessions down.
+// book records sessions.
 type book struct {
 	clock clock
 	mu    sync.Mutex
 	all   []*Session
 }
 
-// ask asks one question and takes down how it went.
+// ask asks one question and records the session.
 func (b *book) ask(ctx context.Context, a Asker, worker, prompt int, q Question) *Session {
 	s := &Session{Worker: worker, Prompt: prompt, Begin: b.clock.now()}
 	b.mu.Lock()

@@ -11,8 +11,8 @@ import (
 	"github.com/shoalnet/shoal/testnet"
 )
 
-// Report is what came of a scenario. Its JSON is for scripts; times named _s are
-// seconds since the faults began, those named _ms milliseconds.
+// Report is the result of a scenario. Its JSON is for scripts; times named _s are seconds
+// since the beginning of the faults, those named _ms milliseconds.
 type Report struct {
 	Scenario string `json:"scenario"`
 	About    string `json:"about,omitempty"`
@@ -27,21 +27,21 @@ type Report struct {
 
 	Sessions   int `json:"sessions"` // begun
 	Finished   int `json:"finished"`
-	Refused    int `json:"refused"`   // before their first token, in plain words
-	Cancelled  int `json:"cancelled"` // by who ran this, before their end
+	Refused    int `json:"refused"`   // before their first token, because there was no room or route
+	Cancelled  int `json:"cancelled"` // by the caller, before their end
 	Tokens     int `json:"tokens"`
 	Lost       int `json:"lost"` // tokens that the undisturbed run had and a session did not get
 	Duplicated int `json:"duplicated"`
 	Reordered  int `json:"reordered"`
 	Differing  int `json:"differing"`                // sessions whose text is not that of the undisturbed run
-	After      int `json:"differing_after_recovery"` // of them, those whose text differs only behind a repair
-	Inherited  int `json:"differing_kept"`           // of the others, those that began with what an earlier session had computed
+	After      int `json:"differing_after_recovery"` // of them, those whose text differs only after a repair
+	Inherited  int `json:"differing_kept"`           // of the others, those that reused state of an earlier session
 	Repaired   int `json:"repaired"`                 // sessions with a repair of their route
 	Recoveries int `json:"recoveries"`
 	Replayed   int `json:"replayed"` // positions that stages computed again
 
 	Stall    Quantiles `json:"stall_ms"`          // longest wait for a token in each repaired session
-	Repair   Quantiles `json:"repair_ms"`         // of them, what the repairs took before the replay
+	Repair   Quantiles `json:"repair_ms"`         // of that, the duration of the repairs before the replay
 	TTFT     Quantiles `json:"ttft_ms"`           // to the first token, of all sessions
 	CalmGap  Quantiles `json:"calm_token_ms"`     // between two tokens of the undisturbed run
 	OtherGap Quantiles `json:"unrepaired_ms"`     // between two tokens of sessions without a repair
@@ -54,8 +54,8 @@ type Report struct {
 	Skipped  int            `json:"skipped"`
 	Faults   []*FaultRecord `json:"faults"`
 	NodeList []NodeReport   `json:"node_list"`
-	Crashes  []string       `json:"crashes,omitempty"` // nodes that ended unasked
-	Left     []string       `json:"left,omitempty"`    // what nodes hold of sessions that have ended
+	Crashes  []string       `json:"crashes,omitempty"` // nodes that ended unexpectedly
+	Left     []string       `json:"left,omitempty"`    // what nodes still hold of ended sessions
 	Failures []Failure      `json:"failures"`
 	Exact    bool           `json:"exact"` // a text that differs is a failure
 	AllowGap bool           `json:"allow_gap"`
@@ -74,7 +74,7 @@ type Quantiles struct {
 	N   int     `json:"n"`
 }
 
-// NodeReport is how a node fared.
+// NodeReport is what happened to a node.
 type NodeReport struct {
 	Name   string            `json:"name"`
 	From   int               `json:"from"`
@@ -85,7 +85,7 @@ type NodeReport struct {
 	Log    string            `json:"log"`
 }
 
-// Stall is where a session stood still.
+// Stall is a pause in a session's tokens.
 type Stall struct {
 	Session    int        `json:"session"`
 	Worker     int        `json:"worker"`
@@ -94,7 +94,7 @@ type Stall struct {
 	Recoveries []Recovery `json:"recoveries"`
 }
 
-// Failure is a session that did not go as it should.
+// Failure is a session that did not go as expected.
 type Failure struct {
 	Session    int        `json:"session"`
 	Worker     int        `json:"worker"`
@@ -118,7 +118,7 @@ func newReport(s *Scenario, net *testnet.Testnet, w *world, calm, sessions []*Se
 	return compute(s, net.Model().Name, logs, w, calm, sessions)
 }
 
-// compute makes the report of what was taken down.
+// compute computes the report from the records.
 func compute(s *Scenario, model string, logs map[string]string, w *world, calm, sessions []*Session) *Report {
 	r := &Report{
 		Scenario: s.Name, About: s.About, Model: model, Nodes: s.Nodes, Replicas: s.Replicas, AtOnce: s.Sessions.Count, Link: s.Link.String(),
@@ -140,7 +140,7 @@ func compute(s *Scenario, model string, logs map[string]string, w *world, calm, 
 	return r
 }
 
-// left takes over what nodes still hold.
+// left adds what nodes still hold.
 func (r *Report) left(all []string) {
 	r.Left = all
 	r.OK = r.OK && len(all) == 0
@@ -166,7 +166,7 @@ func (r *Report) judgeAll(calm []*Session) {
 			r.Cancelled++
 		}
 		v := judge(s.Tokens, want[s.Prompt], !s.Refused && !s.Cancelled)
-		if v.clean() && s.Finished && s.Text != text[s.Prompt] { // the same tokens, spelled otherwise
+		if v.clean() && s.Finished && s.Text != text[s.Prompt] { // the same tokens, but another text
 			v.differs, v.at = true, len(s.Tokens)
 		}
 		r.Lost += v.lost
@@ -196,7 +196,7 @@ func (r *Report) judgeAll(calm []*Session) {
 	}
 }
 
-// what says in a word or two what is wrong with a session.
+// what describes briefly what is wrong with a session.
 func (v *verdict) what(s *Session) string {
 	var all []string
 	switch {
@@ -264,7 +264,7 @@ func (r *Report) times(calm []*Session) {
 
 func (m Moment) ms() float64 { return m.seconds() * 1000 }
 
-// gaps are the times between two tokens.
+// gaps returns the times between consecutive tokens.
 func gaps(s *Session) (all []float64) {
 	for i := 1; i < len(s.Tokens); i++ {
 		all = append(all, s.Tokens[i].At.ms()-s.Tokens[i-1].At.ms())
@@ -275,8 +275,8 @@ func gaps(s *Session) (all []float64) {
 // longest is how many of the longest stalls a report has.
 const longest = 10
 
-// stall is the longest time between two tokens; before the first one it counts
-// if there was a repair.
+// stall returns the longest time between two tokens. The time before the first token
+// counts only if there was a repair.
 func stall(s *Session) Stall {
 	st := Stall{Session: s.ID, Worker: s.Worker, Recoveries: s.Recoveries}
 	from := s.Begin
@@ -290,7 +290,7 @@ func stall(s *Session) Stall {
 	return st
 }
 
-// quantiles are those of the nearest rank.
+// quantiles computes quantiles by nearest rank.
 func quantiles(all []float64) Quantiles {
 	if len(all) == 0 {
 		return Quantiles{}
@@ -328,7 +328,7 @@ func (r *Report) addWorld(w *world, logs map[string]string) {
 	}
 }
 
-// WriteSessions writes the record of each session, a JSON object a line.
+// WriteSessions writes the records of all sessions, one JSON object per line.
 func (r *Report) WriteSessions(out io.Writer) error {
 	enc := json.NewEncoder(out)
 	for _, s := range r.sessions {
@@ -339,7 +339,7 @@ func (r *Report) WriteSessions(out io.Writer) error {
 	return nil
 }
 
-// Err says what is wrong, in a line; nil if nothing is.
+// Err returns what is wrong, in one line; nil if nothing is.
 func (r *Report) Err() error {
 	if r.OK {
 		return nil
@@ -362,8 +362,8 @@ func (r *Report) Err() error {
 	if r.Exact {
 		count(r.Differing, "a text differs from the undisturbed run", "texts differ from the undisturbed run")
 	}
-	count(len(r.Crashes), "a node ended unasked", "nodes ended unasked")
-	count(len(r.Left), "a node has not let go of sessions that ended", "nodes have not let go of sessions that ended")
+	count(len(r.Crashes), "a node ended unexpectedly", "nodes ended unexpectedly")
+	count(len(r.Left), "a node still holds state of ended sessions", "nodes still hold state of ended sessions")
 	text := strings.Join(all, ", ")
 	var names []string
 	for _, f := range r.Failures {

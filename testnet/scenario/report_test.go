@@ -118,7 +118,7 @@ func TestReportBad(t *testing.T) {
 	twice := said(6, 1, 0, []int32{5, 6, 7, 8, 8}, 10, 20, 30, 40, 50)
 	twice.Tokens[4].Index = 3
 	w := testWorld(s)
-	w.crashes = []string{"node1 ended unasked"}
+	w.crashes = []string{"node1 ended unexpectedly"}
 	r := compute(s, "tiny", nil, w, undisturbed, []*Session{other, kept, failed, refused, spelled, twice})
 	r.Logs = "/tmp/logs"
 	if r.OK || r.Differing != 3 || r.After != 1 || r.Inherited != 1 || r.Lost != 3 || r.Duplicated != 1 || r.Finished != 4 || r.Refused != 1 || len(r.Failures) != 6 {
@@ -127,7 +127,7 @@ func TestReportBad(t *testing.T) {
 	if f := r.Failures[0]; f.Position == nil || *f.Position != 2 || !f.After {
 		t.Errorf("%+v", f)
 	}
-	want := "scenario test: a session did not finish, a session was refused, 3 tokens were lost, a token came twice, 3 texts differ from the undisturbed run, a node ended unasked; see sessions 1, 2, 3, 4, 5, 6; logs are in /tmp/logs"
+	want := "scenario test: a session did not finish, a session was refused, 3 tokens were lost, a token came twice, 3 texts differ from the undisturbed run, a node ended unexpectedly; see sessions 1, 2, 3, 4, 5, 6; logs are in /tmp/logs"
 	if err := r.Err(); err == nil || err.Error() != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}

@@ -11,19 +11,19 @@ import (
 	"github.com/shoalnet/shoal/testnet"
 )
 
-// Options say what a scenario runs on.
+// Options describe where a scenario runs.
 type Options struct {
-	// Testnet has what a scenario does not say: Binary, Dir, ClientConfig,
+	// Testnet holds what a scenario does not specify: Binary, Dir, ClientConfig,
 	// Gateway. Its Dir is kept.
 	Testnet testnet.Config
-	// Asker gives a client of the API at host:port whose directory is home.
+	// Asker returns a client of the API at host:port whose directory is home.
 	Asker func(api, home string) Asker
-	// Left says what a node still holds of sessions, "" if nothing; nil: nobody
-	// looks. It is asked when all sessions have ended.
+	// Left returns what a node still holds of sessions, "" if nothing. It is called
+	// when all sessions have ended. nil: this is not checked.
 	Left func(ctx context.Context, n testnet.Node) (string, error)
-	// Say is told what happens, a line at a time; may be nil.
+	// Say receives what happens, line by line; may be nil.
 	Say func(string)
-	// Status is told how far it is, several times a second; may be nil.
+	// Status receives the progress, several times per second; may be nil.
 	Status func(string)
 }
 
@@ -36,8 +36,8 @@ const (
 
 var errLate = errors.New("it did not end in time")
 
-// Run runs a scenario. If ctx ends while the faults are under way, the report is
-// of what there was, and comes with the error.
+// Run runs a scenario. If ctx ends during the faults, Run returns the report so far
+// together with the error.
 func Run(ctx context.Context, s *Scenario, o Options) (*Report, error) {
 	if o.Say == nil {
 		o.Say = func(string) {}
@@ -94,8 +94,8 @@ func (r *runner) question(prompt int) Question {
 	return Question{Prompt: a.Prompts[prompt], MaxTokens: a.MaxTokens, Temperature: a.Temperature, Seed: a.Seed}
 }
 
-// calm asks each prompt once, as many at once as later: the texts to compare
-// with, and the times of a network that has the same to do.
+// calm asks each prompt once, with the same concurrency as later. It provides the texts to
+// compare with, and the times under the same load.
 func (r *runner) calm(ctx context.Context) ([]*Session, error) {
 	prompts := len(r.s.Sessions.Prompts)
 	r.o.Say(fmt.Sprintf("the undisturbed run: %d prompts, %d at once", prompts, r.s.Sessions.Count))
@@ -125,7 +125,7 @@ func (r *runner) calm(ctx context.Context) ([]*Session, error) {
 	return all, ctx.Err()
 }
 
-// churn has the workers ask while the faults happen.
+// churn runs the workers and the faults concurrently.
 func (r *runner) churn(ctx context.Context, w *world, calm []*Session) []*Session {
 	b := &book{clock: w.clock}
 	stop := r.watch(b, w)
@@ -134,7 +134,7 @@ func (r *runner) churn(ctx context.Context, w *world, calm []*Session) []*Sessio
 	defer endFaults()
 	late := context.AfterFunc(faults, func() {
 		if ctx.Err() == nil {
-			r.o.Say("no more faults; waiting for the sessions that run")
+			r.o.Say("no more faults; waiting for running sessions")
 		}
 	})
 	defer late()
@@ -163,7 +163,7 @@ func (r *runner) churn(ctx context.Context, w *world, calm []*Session) []*Sessio
 	return b.all
 }
 
-// left lists what nodes hold of sessions though all have ended.
+// left lists what nodes still hold of sessions after all have ended.
 func (r *runner) left(ctx context.Context, net interface{ Nodes() []testnet.Node }) (all []string) {
 	if r.o.Left == nil {
 		return nil
@@ -187,7 +187,7 @@ func (r *runner) left(ctx context.Context, net interface{ Nodes() []testnet.Node
 	return all
 }
 
-// grace is the time that sessions have for their end: plenty.
+// grace returns the time that sessions get to finish, which is generous.
 func grace(calm []*Session) time.Duration {
 	most := leastGrace
 	for _, s := range calm {
@@ -196,7 +196,7 @@ func grace(calm []*Session) time.Duration {
 	return most
 }
 
-// watch tells how far it is until stop is called.
+// watch reports progress until stop is called.
 func (r *runner) watch(b *book, w *world) (stop func()) {
 	done := make(chan struct{})
 	var watching sync.WaitGroup

@@ -138,7 +138,7 @@ func TestLeft(t *testing.T) {
 		}
 		report := &Report{Scenario: "x", OK: true}
 		report.left([]string{"node3 still holds two sessions"})
-		if err := report.Err(); err == nil || err.Error() != "scenario x: a node has not let go of sessions that ended" {
+		if err := report.Err(); err == nil || err.Error() != "scenario x: a node still holds state of ended sessions" {
 			t.Error(err)
 		}
 	})

@@ -19,16 +19,16 @@ import (
 const (
 	Kill       = "kill"        // as a power cut would
 	Stop       = "stop"        // SIGTERM: the node drains and leaves
-	Hang       = "hang"        // the node's process stands still for a time
+	Hang       = "hang"        // the node's process is suspended for a time
 	KillEngine = "kill-engine" // the engine crashes; the node lives
-	HangEngine = "hang-engine" // the engine stands still for a time; the node answers
-	Slow       = "slow"        // the engine gets a share of the time it wants
+	HangEngine = "hang-engine" // the engine is suspended for a time; the node answers
+	Slow       = "slow"        // the engine gets only a share of its time
 	Partition  = "partition"   // no link between two groups for a time
 	Join       = "join"        // one more node, which holds nothing yet
 	Rejoin     = "rejoin"      // a node that is down comes back
 )
 
-// Targets that are no node's name.
+// Targets other than a node's name.
 const (
 	Random     = "random"
 	RoundRobin = "round-robin"
@@ -42,15 +42,15 @@ const (
 	minEvery    = 100 * time.Millisecond
 )
 
-// Scenario is a network, what is asked of it, and what goes wrong meanwhile.
+// Scenario is a network, its load, and what goes wrong meanwhile.
 type Scenario struct {
 	Name     string      // default: the file's
 	About    string      // for people
 	Nodes    int         // at the start
-	Replicas int         // nodes a span
-	Model    string      // as testnet.Config has it
+	Replicas int         // nodes per span
+	Model    string      // as in testnet.Config
 	Link     link.Params // between any two nodes
-	NodeArgs []string    // more arguments of `shoal node`
+	NodeArgs []string    // additional arguments for `shoal node`
 	Duration time.Duration
 	Seed     uint64
 	Exact    bool          // every text must equal the undisturbed one
@@ -61,7 +61,7 @@ type Scenario struct {
 	Faults   []Fault
 }
 
-// Sessions are what is asked.
+// Sessions are the load.
 type Sessions struct {
 	Count       int      // at once
 	Prompts     []string // asked in turn
@@ -70,7 +70,7 @@ type Sessions struct {
 	Seed        uint64
 }
 
-// Fault is a line of what goes wrong: once, or again and again.
+// Fault is one kind of failure, which happens once or repeatedly.
 type Fault struct {
 	Kind   string
 	Target string        // a node's name, Random or RoundRobin; a partition's is cut from all others
@@ -78,14 +78,14 @@ type Fault struct {
 	Every  time.Duration
 	From   time.Duration // of Every: the first time
 	To     time.Duration // of Every: none at or after
-	For    time.Duration // of what passes
+	For    time.Duration // how long it lasts
 	Rejoin time.Duration // a killed or stopped node comes back after; < 0: it does not
 	Groups [][]string    // a partition's two sides; testnet.Client may be in one
-	Share  float64       // of the time, for a slow engine
+	Share  float64       // fraction of its time that a slow engine keeps
 	Span   string        // of a node that joins
 }
 
-// file is a scenario as it is written.
+// file is the format of a scenario file.
 type file struct {
 	Name     string    `toml:"name"`
 	About    string    `toml:"about"`
@@ -141,7 +141,7 @@ func (d *duration) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// or gives a time, or what stands for one that is not given.
+// or returns a time, or a default if it is not set.
 func (d *duration) or(other time.Duration) time.Duration {
 	if d == nil {
 		return other
@@ -156,7 +156,7 @@ func orInt(p *int, other int) int {
 	return *p
 }
 
-// Load reads a scenario file. A model's path in it begins at its directory.
+// Load reads a scenario file. A model's path in it is relative to its directory.
 func Load(path string) (*Scenario, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -175,7 +175,7 @@ func Load(path string) (*Scenario, error) {
 	return s, nil
 }
 
-// Parse reads a scenario, and refuses what it does not know.
+// Parse reads a scenario, and refuses unknown settings.
 func Parse(b []byte) (*Scenario, error) {
 	var f file
 	meta, err := toml.Decode(string(b), &f)
@@ -245,7 +245,7 @@ func (s *Scenario) check() error {
 	return nil
 }
 
-// takes says which settings a kind of fault has besides its times.
+// takes lists the settings of each kind of fault, besides its times.
 var takes = map[string]string{
 	Kill:       "target rejoin",
 	Stop:       "target rejoin",
@@ -258,7 +258,7 @@ var takes = map[string]string{
 	Rejoin:     "target",
 }
 
-// fault checks one line of a scenario for itself.
+// fault checks one fault of a scenario by itself.
 func (s *Scenario) fault(l faultLine) (Fault, error) {
 	allowed, ok := takes[l.Kind]
 	if !ok {
@@ -353,7 +353,7 @@ func (s *Scenario) groups(g [][]string) error {
 	return nil
 }
 
-// checkFaults checks what the lines mean together.
+// checkFaults checks the faults together.
 func (s *Scenario) checkFaults() error {
 	known := map[string]bool{Random: true, RoundRobin: true}
 	for i := range s.Nodes {
@@ -392,7 +392,7 @@ func (s *Scenario) checkFaults() error {
 	return nil
 }
 
-// cuts says that links must be such as can be cut.
+// cuts reports whether links must be cuttable.
 func (s *Scenario) cuts() bool {
 	return slices.ContainsFunc(s.Faults, func(f Fault) bool { return f.Kind == Partition })
 }

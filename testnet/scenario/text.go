@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// exactness says where the text of a repaired session may differ, and why.
+// exactness explains where the text of a repaired session may differ, and why.
 const exactness = `A repaired session computes some positions again, many in a pass, where the first time
 each had a pass of its own; one that begins with cached positions has a pass of one row where
 another had the whole prompt. On x86, some weights (F32, F16, BF16, Q8_0, Q4_0, Q5_0, IQ4_NL)
@@ -39,7 +39,7 @@ func (r *Report) Write(out io.Writer) error {
 	return err
 }
 
-// summary is the report in pairs of what and how.
+// summary returns the report as pairs of label and value.
 func (r *Report) summary() [][2]string {
 	sessions := fmt.Sprintf("%d begun, %d finished", r.Sessions, r.Finished)
 	if r.Refused > 0 {
@@ -50,7 +50,7 @@ func (r *Report) summary() [][2]string {
 	}
 	text := "all equal to the undisturbed run"
 	if r.Differing > 0 {
-		text = fmt.Sprintf("%d differ from the undisturbed run, %d of them only behind a repair, %d that began with positions cached of an earlier session", r.Differing, r.After, r.Inherited)
+		text = fmt.Sprintf("%d differ from the undisturbed run, %d of them only after a repair, %d that began with positions cached by an earlier session", r.Differing, r.After, r.Inherited)
 	}
 	lines := [][2]string{
 		{"sessions", sessions},
@@ -134,7 +134,7 @@ func (r *Report) writeStalls(b *strings.Builder) {
 		if i == 0 {
 			b.WriteString("\nthe longest stalls:\n")
 		}
-		fmt.Fprintf(b, "session %d stood still for %.0f ms at %s\n", s.Session, s.Ms, s.At)
+		fmt.Fprintf(b, "session %d stalled for %.0f ms at %s\n", s.Session, s.Ms, s.At)
 		writeRepairs(b, s.Recoveries)
 	}
 }
@@ -167,7 +167,7 @@ func (r *Report) writeFailures(b *strings.Builder) {
 func (f *Failure) write(b *strings.Builder) {
 	fmt.Fprintf(b, "session %d (worker %d, %s to %s, %q): %s, after %d tokens", f.Session, f.Worker, f.Begin, f.End, f.Prompt, f.What, f.Tokens)
 	if f.Cached > 0 {
-		fmt.Fprintf(b, "; %d positions were cached of an earlier session", f.Cached)
+		fmt.Fprintf(b, "; %d positions were cached by an earlier session", f.Cached)
 	}
 	b.WriteString("\n")
 	if f.Error != "" {

@@ -13,7 +13,7 @@ import (
 	"github.com/shoalnet/shoal/testnet"
 )
 
-// Network is what faults are done to: a *testnet.Testnet.
+// Network is what faults act on: a *testnet.Testnet.
 type Network interface {
 	Kill(name string) error
 	Stop(name string) error
@@ -24,15 +24,15 @@ type Network interface {
 	AddNode(ctx context.Context, span string) (testnet.Node, error)
 }
 
-// States of a node. At each instant it is in one.
+// States of a node, which is in exactly one at any time.
 const (
 	Up       = "up"       // serves
-	Starting = "starting" // runs, and does not serve: it or its engine has just begun
+	Starting = "starting" // runs, but does not serve yet: it or its engine has just started
 	Leaving  = "leaving"  // drains
 	Down     = "down"
 	Hung     = "hung"
-	CutOff   = "cut"  // serves, but not for all
-	Slowed   = "slow" // serves, with a part of its time
+	CutOff   = "cut"  // serves, but not everyone can reach it
+	Slowed   = "slow" // serves, with a part of its computing time
 )
 
 // Period is a time that a node spent in a state.
@@ -42,7 +42,7 @@ type Period struct {
 	To    Moment `json:"to_s"`
 }
 
-// FaultRecord is what became of a planned fault.
+// FaultRecord is what happened to a planned fault.
 type FaultRecord struct {
 	Kind    string   `json:"kind"`
 	Nodes   []string `json:"nodes,omitempty"`
@@ -56,10 +56,10 @@ type FaultRecord struct {
 	alone bool // a partition that is about its one node
 }
 
-// waitMost is how long a fault waits for a node that it may hit.
+// waitMost is how long a fault waits for a node that it can hit.
 const waitMost = 10 * time.Second
 
-// world does faults to a network and keeps the record of its nodes.
+// world inflicts faults on a network and records the states of its nodes.
 type world struct {
 	s   *Scenario
 	say func(string)
@@ -82,8 +82,8 @@ type nodeState struct {
 	running, ready, leaving, hung bool
 	cut, slow                     int
 
-	taken bool      // a fault is at it
-	out   bool      // or about to be: not to be counted on
+	taken bool      // a fault is hitting it
+	out   bool      // down or about to be: no route may rely on it
 	since time.Time // it has been live
 	past  []Period  // the last one lasts
 }
@@ -110,10 +110,10 @@ func (n *nodeState) state() string {
 	return Up
 }
 
-// live says that a route may lead over the node.
+// live reports whether a route can use the node.
 func (n *nodeState) live() bool { return n.running && n.ready && !n.leaving && !n.hung && !n.out }
 
-// event takes over what the testnet tells.
+// event handles an event of the testnet.
 func (w *world) event(e testnet.Event) {
 	if e.Node == "" {
 		return
@@ -173,7 +173,7 @@ func (w *world) change(name string, change func(*nodeState)) {
 	w.changeLocked(name, change)
 }
 
-// start begins the time of the faults.
+// start begins the period of the faults.
 func (w *world) start(net Network, blocks int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -183,8 +183,8 @@ func (w *world) start(net Network, blocks int) {
 	}
 }
 
-// run does all faults at their times, and returns when they are over or ctx
-// ends. What hangs, is cut or is slowed then is so no more.
+// run inflicts all faults at their times, and returns when they are over or ctx ends. It
+// undoes every hang, cut and slowdown before it returns.
 func (w *world) run(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -236,8 +236,8 @@ func (r *FaultRecord) what() string {
 	return s
 }
 
-// choose picks whom a fault hits, and marks them. It waits for a while until
-// somebody can be hit.
+// choose picks and marks the nodes that a fault hits. It waits for a while until one can
+// be hit.
 func (w *world) choose(ctx context.Context, p *Planned, rec *FaultRecord) error {
 	most := waitMost
 	if p.Every > 0 {
@@ -322,8 +322,8 @@ func (w *world) cutGroupsLocked(p *Planned, rec *FaultRecord, done func(...strin
 	return done(p.Groups[0]...)
 }
 
-// canHitLocked says whether a node can be hit, and is not the last that serves
-// its blocks.
+// canHitLocked reports why a node cannot be hit, for instance as the last that serves its
+// blocks; nil if it can.
 func (w *world) canHitLocked(kind, name string) error {
 	n := w.nodeLocked(name)
 	switch {
@@ -341,7 +341,7 @@ func (w *world) canHitLocked(kind, name string) error {
 	return nil
 }
 
-// routeLocked says whether there is a route without a node.
+// routeLocked reports whether there is a route without a node.
 func (w *world) routeLocked(without string) bool {
 	var servers []server
 	for _, n := range w.nodes {
@@ -358,7 +358,7 @@ func (w *world) isCutLocked(a, b string) bool {
 	})
 }
 
-// inflict does a fault to the nodes that were chosen, and undoes it in time.
+// inflict does a fault to the chosen nodes, and undoes it after its time.
 func (w *world) inflict(ctx context.Context, p *Planned, rec *FaultRecord) error {
 	if p.Kind == Join {
 		return w.join(ctx, p, rec)
@@ -375,7 +375,7 @@ func (w *world) inflict(ctx context.Context, p *Planned, rec *FaultRecord) error
 	case HangEngine:
 		return w.pause(ctx, p, rec, func(sig syscall.Signal) error { return w.net.SignalEngine(name, sig) })
 	case KillEngine:
-		w.change(name, func(n *nodeState) { n.ready = false }) // its own word comes later
+		w.change(name, func(n *nodeState) { n.ready = false }) // its own event follows
 		return w.net.SignalEngine(name, syscall.SIGKILL)
 	case Slow:
 		return w.slow(ctx, p, rec, name)
@@ -411,7 +411,7 @@ func (w *world) end(ctx context.Context, p *Planned, rec *FaultRecord, name stri
 	return w.net.Restart(ctx, name)
 }
 
-// rejoined records a return that was no fault of its own.
+// rejoined records that a node came back after a fault.
 func (w *world) rejoined(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -475,8 +475,8 @@ func (w *world) partition(ctx context.Context, p *Planned, rec *FaultRecord) err
 	return err
 }
 
-// hit gives whom a fault is about: a partition about both sides, unless one of
-// them is all that there are besides a node.
+// hit returns the nodes that a fault is about: both sides of a partition, unless it only
+// separates one node from all others.
 func (r *FaultRecord) hit() []string {
 	if r.alone {
 		return r.Nodes

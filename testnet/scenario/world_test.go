@@ -288,11 +288,11 @@ func TestErrors(t *testing.T) {
 		w.say = func(line string) { said = append(said, line) }
 		net.fail = "restart node1"
 		w.run(t.Context())
-		w.event(testnet.Event{Node: "node2", Event: testnet.EventExited, Error: "node2 ended unasked"})
+		w.event(testnet.Event{Node: "node2", Event: testnet.EventExited, Error: "node2 ended unexpectedly"})
 		if w.faults[0].Error != "it does not" {
 			t.Errorf("%+v", w.faults[0])
 		}
-		if want := "kill node1, rejoin node1, kill node1 failed: it does not, node2 ended unasked"; strings.Join(said, ", ") != want {
+		if want := "kill node1, rejoin node1, kill node1 failed: it does not, node2 ended unexpectedly"; strings.Join(said, ", ") != want {
 			t.Errorf("said %q", said)
 		}
 		if len(w.crashes) != 1 {

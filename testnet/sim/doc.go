@@ -13,14 +13,14 @@
 //
 // github.com/marcopolo/simnet carries the packets; when they arrive is decided by
 // link.Model, so that a link is the same thing here and between processes: one
-// uplink a host with a rate, a drop-tail queue and losses, then RTT/2. Hosts are
+// uplink per host with a rate, a drop-tail queue and losses, then RTT/2. Hosts are
 // real libp2p hosts with the real QUIC transport; only the kernel's sockets are
 // replaced. Code that builds its own host (a node) takes Endpoint's options
 // instead of NewHost.
 //
 // # Invariants
 //
-//   - QUIC only, one address a host, in 1.0.0.0/8: public, so that nothing
+//   - QUIC only, one address per host, in 1.0.0.0/8: public, so that nothing
 //     treats the network as a LAN.
 //   - The shape of the network is a function of the calls made: the n-th host
 //     has the n-th key and address. Losses come from a seed.

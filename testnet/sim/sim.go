@@ -26,9 +26,9 @@ import (
 	"github.com/shoalnet/shoal/testnet/link"
 )
 
-// simnet's own links are to cost nothing: sockets know when their packets
-// arrive. Its limiter would also lose its way where a packet is due in less
-// than a nanosecond (simnet v0.0.7 then waits for ever).
+// simnet's own links must add no delay: sockets compute when their packets arrive. Its
+// limiter also fails if a packet is due in less than a nanosecond (simnet v0.0.7 then
+// waits forever).
 const (
 	fast  = 1e15    // bit/s
 	burst = 1 << 40 // bytes at once
@@ -53,14 +53,14 @@ func New(p link.Params) *Network {
 	n := &Network{params: p, sockets: make(map[string]*socket)}
 	n.nw = &simnet.Simnet{
 		LatencyFunc: n.latency,
-		// A packet to a host that has closed is no news.
+		// Packets to closed hosts are expected.
 		Logger: slog.New(slog.DiscardHandler),
 	}
 	n.nw.Start()
 	return n
 }
 
-// Endpoint is one host's place in the network.
+// Endpoint is the place of one host in the network.
 type Endpoint struct {
 	Index int            // from 0, in the order of creation
 	Key   crypto.PrivKey // of the host; a function of Index
@@ -70,7 +70,7 @@ type Endpoint struct {
 	net *Network
 }
 
-// NewEndpoint gives the next address and identity.
+// NewEndpoint returns an endpoint with the next address and identity.
 func (n *Network) NewEndpoint() (*Endpoint, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -96,8 +96,8 @@ func (n *Network) NewEndpoint() (*Endpoint, error) {
 	return e, nil
 }
 
-// TransportOptions are the host's transport on this network: they take the
-// place of a host's own Transport and QUICReuse options. The host should use
+// TransportOptions returns the host's transport on this network, which replaces a host's
+// own Transport and QUICReuse options. The host should use
 // Key as its identity and listen on Addr only.
 func (e *Endpoint) TransportOptions() []libp2p.Option {
 	return []libp2p.Option{
@@ -109,18 +109,19 @@ func (e *Endpoint) TransportOptions() []libp2p.Option {
 	}
 }
 
-// Options are TransportOptions, the identity and the listen address: all that a
-// host needs here.
+// Options returns TransportOptions, the identity and the listen address: all that a host
+// needs here.
 func (e *Endpoint) Options() []libp2p.Option {
 	return append(e.TransportOptions(), libp2p.Identity(e.Key), libp2p.ListenAddrs(e.Addr))
 }
 
-// Info is what a peer needs to dial the endpoint.
+// Info returns what a peer needs to dial the endpoint.
 func (e *Endpoint) Info() peer.AddrInfo {
 	return peer.AddrInfo{ID: e.ID, Addrs: []ma.Multiaddr{e.Addr}}
 }
 
-// NewHost makes a host on a new endpoint. Later options win over the network's.
+// NewHost creates a host on a new endpoint. Its options take precedence over the
+// network's.
 func (n *Network) NewHost(opts ...libp2p.Option) (host.Host, error) {
 	e, err := n.NewEndpoint()
 	if err != nil {
@@ -136,8 +137,8 @@ func (n *Network) NewHost(opts ...libp2p.Option) (host.Host, error) {
 	return h, nil
 }
 
-// Close closes NewHost's hosts, last first, then the network. Hosts that others
-// made must be closed before.
+// Close closes NewHost's hosts, last first, then the network. Hosts created elsewhere
+// must be closed before.
 func (n *Network) Close() error {
 	n.mu.Lock()
 	hosts := n.hosts
@@ -187,13 +188,13 @@ func (e *Endpoint) listen(_ string, addr *net.UDPAddr) (net.PacketConn, error) {
 	return s, nil
 }
 
-// socket decides when what it sends arrives. simnet asks for a packet's delay
-// when its router has it, and then does not tell its size; but it keeps the
-// order of a sender's packets, so the delays wait in a queue.
+// socket decides when its packets arrive. simnet asks for a packet's delay once its router
+// has the packet, without passing its size; but it keeps the order of a sender's packets,
+// so the delays are kept in a queue.
 type socket struct {
 	*simnet.SimConn
 
-	send   sync.Mutex // held while a packet enters the network: keeps the order
+	send   sync.Mutex // held while a packet enters the network, to keep the order
 	uplink *link.Model
 
 	mu     sync.Mutex
@@ -213,7 +214,7 @@ func (s *socket) WriteTo(b []byte, to net.Addr) (int, error) {
 	return s.SimConn.WriteTo(b, to)
 }
 
-// latency is the router's question.
+// latency returns a packet's delay, for the router.
 func (n *Network) latency(p *simnet.Packet) time.Duration {
 	n.mu.Lock()
 	s := n.sockets[p.From.String()]

@@ -21,8 +21,8 @@ import (
 	"github.com/shoalnet/shoal/testnet/link"
 )
 
-// Shell is the command that a benchmark is run by, and what it can do that a
-// benchmark cannot.
+// Shell is what the command provides to a benchmark: its output, and functions that only
+// the command can perform.
 type Shell struct {
 	Out, Err io.Writer
 	JSON     bool                                                                                      // print JSON
@@ -33,7 +33,7 @@ type Shell struct {
 	Token    func(home string) string                                                                  // of that client
 }
 
-// Options of a benchmark; each reads those that are its own.
+// Options of a benchmark. Each benchmark reads only those that concern it.
 type Options struct {
 	Model    string // GGUF file or name; "": the model inside this program
 	Nodes    int    // stages of the network
@@ -47,21 +47,21 @@ type Options struct {
 	RTT      string // between any two nodes, such as 40ms
 }
 
-// UsageError is a mistake in what was asked for.
+// UsageError is a mistake in the options.
 type UsageError string
 
 // Error implements error.
 func (e UsageError) Error() string { return string(e) }
 
-// progress shows on a terminal what is going on.
+// progress shows on a terminal what is being measured.
 func (s Shell) progress(format string, args ...any) {
 	if term.IsTerminal(s.Err) {
 		fmt.Fprintf(s.Err, "\r\x1b[K"+format, args...)
 	}
 }
 
-// bench is what every benchmark has: a directory that goes when it ends, and
-// the model as it lies in a store.
+// bench is the state that every benchmark has: a temporary directory, and the model in a
+// store.
 type bench struct {
 	Shell
 	Options
@@ -111,8 +111,8 @@ func Link(ctx context.Context, sh Shell, o Options) error { return prepared(ctx,
 // Serve compares many sessions at once with one and with the engine alone.
 func Serve(ctx context.Context, sh Shell, o Options) error { return prepared(ctx, sh, o, serve) }
 
-// beEngine starts this program anew in the environment of an engine's process,
-// unless that is where it is: an engine in this process is to be as fast.
+// beEngine restarts this program with the environment of an engine's process, unless it
+// has it already, so that an engine in this process is as fast as one in a child.
 func beEngine() error {
 	env := engine.Spinning(os.Environ())
 	if slices.Equal(env, os.Environ()) {
@@ -125,7 +125,7 @@ func beEngine() error {
 	return syscall.Exec(exe, os.Args, env)
 }
 
-// findSource turns the model's name into a file, unless it is the model inside.
+// findSource turns the model's name into a file, unless it is the built-in model.
 func (b *bench) findSource() error {
 	b.source = cmp.Or(b.Model, testnet.TinyModel)
 	if b.source == testnet.TinyModel || filepath.IsAbs(b.source) {
@@ -139,8 +139,8 @@ func (b *bench) findSource() error {
 	return nil
 }
 
-// importModel puts the model into a store of its own: engines are given stage
-// files, here as in a node.
+// importModel imports the model into a temporary store: engines load stage files, here as
+// in a node.
 func (b *bench) importModel() (*store.Store, error) {
 	dir := filepath.Join(b.dir, "home")
 	if err := b.Import(b.ctx, dir, b.source); err != nil {
@@ -177,7 +177,7 @@ func (b *bench) engine(child bool, threads int) (e engine.Engine, err error) {
 	return e, err
 }
 
-// spread is what measurements of one thing gave.
+// spread summarizes measurements of one variant.
 type spread struct {
 	Median float64 `json:"median"`
 	Low    float64 `json:"low"`
@@ -205,12 +205,12 @@ func (s spread) String() string {
 	return fmt.Sprintf("%s (%s to %s)", term.Rate(s.Median), term.Rate(s.Low), term.Rate(s.High))
 }
 
-// ratio is a spread of numbers around one.
+// ratio formats a spread of ratios.
 func (s spread) ratio() string {
 	return fmt.Sprintf("%.2f (%.2f to %.2f)", s.Median, s.Low, s.High)
 }
 
-// target is what a figure ought to be.
+// target is the required value of a figure.
 type target struct {
 	Got  float64 `json:"got"`
 	Want float64 `json:"want"`

@@ -17,8 +17,8 @@ const (
 	benchChunk   = 64  // rows of a prefill pass
 )
 
-// decoder decodes sequences side by side, each at the same position, which
-// stays between benchPrompt and benchContext.
+// decoder decodes sequences in one batch, all at the same position, which stays between
+// benchPrompt and benchContext.
 type decoder struct {
 	e    engine.Engine
 	rows int
@@ -26,7 +26,7 @@ type decoder struct {
 	ids  []int32
 }
 
-// newDecoder prefills a prompt for each sequence.
+// newDecoder prefills one prompt per sequence.
 func newDecoder(ctx context.Context, e engine.Engine, rows int) (*decoder, error) {
 	d := &decoder{e: e, rows: rows, pos: benchPrompt, ids: make([]int32, rows)}
 	for seq := range rows {
@@ -37,7 +37,7 @@ func newDecoder(ctx context.Context, e engine.Engine, rows int) (*decoder, error
 	return d, nil
 }
 
-// chunk is prefill of tokens that mean nothing.
+// chunk returns a prefill of arbitrary tokens.
 func chunk(info engine.Info, seq, base int) *engine.Batch {
 	b := &engine.Batch{}
 	for i := range benchChunk {
@@ -47,8 +47,8 @@ func chunk(info engine.Info, seq, base int) *engine.Batch {
 	return b
 }
 
-// step decodes a token of each sequence. compute is the time that the engine
-// says it took.
+// step decodes one token per sequence. compute is the time that the engine reports for
+// the pass.
 func (d *decoder) step(ctx context.Context) (took, compute time.Duration, err error) {
 	if d.pos == benchContext {
 		d.pos = benchPrompt
@@ -85,7 +85,7 @@ func (d *decoder) close() error {
 	return nil
 }
 
-// decodeRate decodes for a while.
+// decodeRate decodes for a fixed time and returns the rate.
 func decodeRate(ctx context.Context, e engine.Engine, rows int) (perSecond float64, err error) {
 	d, err := newDecoder(ctx, e, rows)
 	if err != nil {
@@ -125,7 +125,7 @@ type engineResult struct {
 	Target  target   `json:"child_costs_ms"`
 }
 
-// rateOf is tokens/s of one kind of work.
+// rateOf holds the tokens per second of one kind of work.
 type rateOf struct {
 	Work      string `json:"work"`
 	InProcess spread `json:"in_process"`
@@ -133,7 +133,7 @@ type rateOf struct {
 	Ratio     spread `json:"child_to_in_process"`
 }
 
-// crossing is what a decode step takes on one thread, in ms.
+// crossing holds the duration of a decode step on one thread, in ms.
 type crossing struct {
 	Steps     int     `json:"steps"`
 	InProcess float64 `json:"in_process_ms"`
@@ -153,7 +153,7 @@ func engines(b *bench) error {
 	if err != nil {
 		return err
 	}
-	// With more than one, each engine chooses how many it uses.
+	// With more than one thread, each engine chooses how many it uses.
 	err = b.pair(1, func(pair [2]engine.Engine) (err error) {
 		res.Step, err = b.cross(pair)
 		return err
@@ -188,7 +188,7 @@ func (b *bench) pair(threads int, use func([2]engine.Engine) error) error {
 	return use(pair)
 }
 
-// engineRates measures every kind of work in turns.
+// engineRates measures every kind of work, with both engines taking turns.
 func (b *bench) engineRates(pair [2]engine.Engine) (out []rateOf, err error) {
 	type work struct {
 		name string
@@ -221,7 +221,7 @@ func (b *bench) engineRates(pair [2]engine.Engine) (out []rateOf, err error) {
 	return out, nil
 }
 
-// cross measures single steps in turns.
+// cross measures single steps, with both engines taking turns.
 func (b *bench) cross(pair [2]engine.Engine) (x crossing, err error) {
 	var d [2]*decoder
 	for i, e := range pair {

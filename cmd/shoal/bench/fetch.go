@@ -34,7 +34,7 @@ const (
 	uplink       = 100e6 / 8 // bytes a second of a limited source
 )
 
-// FetchCase is a line of `shoal bench fetch --json`.
+// FetchCase is one line of `shoal bench fetch --json`.
 type FetchCase struct {
 	Case          string    `json:"case"`
 	Bytes         int64     `json:"bytes"`
@@ -54,7 +54,7 @@ type FetchCase struct {
 	rates         []float64
 }
 
-// fetchBench is one run.
+// fetchBench is the state of one run.
 type fetchBench struct {
 	Shell
 	rounds int
@@ -65,7 +65,7 @@ type fetchBench struct {
 	cases  []*FetchCase
 }
 
-// synthetic is a model made for the run, as a file and in a store.
+// synthetic is a model generated for the run, as a file and in a store.
 type synthetic struct {
 	file, store string
 	id          cid.Cid
@@ -153,7 +153,7 @@ func (b *fetchBench) make(name string, size int64) (*synthetic, error) {
 	return m, errors.Join(err, s.Close())
 }
 
-// wantModel is to bring all of a model.
+// wantModel requests all of a model.
 type wantModel struct {
 	m      *store.Model
 	shards []int
@@ -178,8 +178,8 @@ func (w wantModel) Put(_ context.Context, c cid.Cid, data []byte) error {
 	return w.m.PutVerified(c, data)
 }
 
-// fetch brings a model from sources into a new store, and says how long that
-// took and what was told of trouble.
+// fetch fetches a model from sources into a new store, and returns how long that took and
+// which troubles were reported.
 func (b *fetchBench) fetch(m *synthetic, what string, from []*giver) (took time.Duration, trouble []string, err error) {
 	dir, err := os.MkdirTemp(b.dir, "fetched-")
 	if err != nil {
@@ -232,7 +232,7 @@ func (b *fetchBench) fetch(m *synthetic, what string, from []*giver) (took time.
 	return took, trouble, err
 }
 
-// curl fetches the file and hashes it, as people do who do not trust a server.
+// curl fetches the file and hashes it, as people do that do not trust a server.
 func (b *fetchBench) curl(from *giver) (time.Duration, error) {
 	to := filepath.Join(b.dir, "curled")
 	defer os.Remove(to)
@@ -283,7 +283,7 @@ func (b *fetchBench) bitswap(from *giver) (time.Duration, error) {
 	return time.Since(begin), err
 }
 
-// add notes a case.
+// add records a case.
 func (b *fetchBench) add(name string, bytes int64, took ...time.Duration) *FetchCase {
 	c := &FetchCase{Case: name, Bytes: bytes}
 	for _, t := range took {
@@ -301,7 +301,7 @@ func (c *FetchCase) aim(want float64, got *float64) {
 	c.Targets = append(c.Targets, &t)
 }
 
-// unlimited compares curl, plain bitswap and one source, in turns.
+// unlimited compares curl, plain bitswap and one source, which take turns.
 func (b *fetchBench) unlimited() error {
 	hasCurl := true
 	for _, tool := range []string{"curl", "sha256sum"} {
@@ -362,8 +362,7 @@ func (b *fetchBench) unlimited() error {
 	return nil
 }
 
-// limited compares several sources of 100 Mbit/s with fewer, and with others
-// that are slow or lie.
+// limited compares numbers of sources with 100 Mbit/s each, some of them slow or lying.
 func (b *fetchBench) limited() error {
 	m := b.little
 	note := fmt.Sprintf("%s from sources of 100 Mbit/s", store.SizeText(m.size))

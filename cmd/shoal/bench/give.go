@@ -26,9 +26,9 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// The sources of bench fetch: processes of their own, one of which may lie.
+// The sources of bench fetch: separate processes, one of which may send corrupt data.
 
-// Source is what a source of Fetch, in a process of its own, gives: one of Store,
+// Source describes what a source of Fetch serves from its own process: one of Store,
 // Flatfs and File.
 type Source struct {
 	Store   string  // directory of a store
@@ -46,7 +46,7 @@ type giver struct {
 	word giverWord
 }
 
-// giverWord is what a source says when it is ready.
+// giverWord is the line that a source prints when it is ready.
 type giverWord struct {
 	Addr   string   `json:"addr,omitempty"` // with the peer ID
 	URL    string   `json:"url,omitempty"`
@@ -95,8 +95,7 @@ func (g *giver) stop() {
 	_ = g.cmd.Wait()
 }
 
-// Give is a source until standard input ends. It prints where it is, as JSON, to
-// out.
+// Give runs a source until standard input ends. It prints its address to out, as JSON.
 func Give(ctx context.Context, out io.Writer, from Source) error {
 	var word giverWord
 	switch {
@@ -152,18 +151,17 @@ func Give(ctx context.Context, out io.Writer, from Source) error {
 	return err
 }
 
-// benchHost listens on loopback, first of all by TCP.
+// benchHost returns a host that listens on loopback, with TCP first.
 func benchHost() (host.Host, error) {
 	return libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"), libp2p.DisableMetrics(), libp2p.DisableRelay())
 }
 
-// fixed is a Finder that knows whom it was given.
+// fixed is a Finder that returns a fixed list of peers.
 type fixed []peer.AddrInfo
 
 func (f fixed) Holders(context.Context, cid.Cid) ([]peer.AddrInfo, error) { return f, nil }
 
-// storeLeaves gives a store's models, as they are or with one leaf of so many
-// corrupted.
+// storeLeaves serves a store's models, intact or with one leaf out of corrupt corrupted.
 func storeLeaves(s *store.Store, corrupt int) func(cid.Cid) exchange.Leaves {
 	var given atomic.Int64
 	return func(id cid.Cid) exchange.Leaves {
@@ -178,7 +176,7 @@ func storeLeaves(s *store.Store, corrupt int) func(cid.Cid) exchange.Leaves {
 	}
 }
 
-// liar corrupts one leaf of every so many that it gives, one in their middle.
+// liar corrupts one leaf out of every n that it sends, the middle one.
 type liar struct {
 	exchange.Leaves
 	every int

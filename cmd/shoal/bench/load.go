@@ -81,8 +81,8 @@ func load(b *bench) error {
 	})
 }
 
-// perSecond decodes for n seconds and counts the tokens of each. A token counts
-// in the seconds that it took.
+// perSecond decodes for n seconds and counts the tokens in each. A token that spans
+// several seconds is counted proportionally.
 func (b *bench) perSecond(d *decoder, what string, n int) ([]float64, error) {
 	out := make([]float64, n)
 	begin := time.Now()
@@ -102,8 +102,8 @@ func (b *bench) perSecond(d *decoder, what string, n int) ([]float64, error) {
 	return out, nil
 }
 
-// holdsFrom is the first second from which on the rate is reached, in the
-// mean of that second and the two after it; -1: none.
+// holdsFrom returns the first second at which the mean of that second and the next two
+// reaches the rate; -1: none.
 func holdsFrom(rates []float64, least float64) float64 {
 	for s := range len(rates) - 2 {
 		if (rates[s]+rates[s+1]+rates[s+2])/3 >= least {
@@ -128,7 +128,7 @@ func seconds(rates []float64) string {
 	return strings.Join(s, " ")
 }
 
-// startSpin starts a process of busy loops. It ends with this process, too.
+// startSpin starts a process of busy loops, which also ends if this process does.
 func startSpin(loops int) (stop func(), err error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -148,7 +148,7 @@ func startSpin(loops int) (stop func(), err error) {
 	}, nil
 }
 
-// Spin burns cores until standard input ends.
+// Spin keeps cores busy until standard input ends.
 func Spin(loops int) error {
 	runtime.GOMAXPROCS(loops + 1)
 	for i := range loops {

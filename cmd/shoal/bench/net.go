@@ -22,8 +22,8 @@ type benchNet struct {
 	client *api.Client
 }
 
-// network starts nodes that serve the model, each a part of it, and waits until
-// they do. Their engines do not stand back: variants are to compete alike.
+// network starts nodes that each serve a part of the model, and waits until they are
+// ready. Their engines run at normal priority, like the other variants.
 func (b *bench) network(nodes, threads int, p link.Params) (_ *benchNet, err error) {
 	b.progress("starting %d nodes", nodes)
 	exe, err := os.Executable()
@@ -54,8 +54,8 @@ func (b *bench) network(nodes, threads int, p link.Params) (_ *benchNet, err err
 	return &benchNet{t, &api.Client{Base: "http://" + at, Token: b.Token(filepath.Join(t.Dir(), "gateway"))}}, nil
 }
 
-// checkNodes holds a number of stages to what the model has; a lone stage would
-// hand its tokens to itself.
+// checkNodes checks a number of stages against the number of blocks. One stage alone is
+// refused: it would send its tokens to itself.
 func (b *bench) checkNodes(n int) error {
 	if blocks := int(b.model.Manifest().Blocks); n < 2 || n > blocks {
 		return UsageError(fmt.Sprintf("--nodes %d: 2 to %d are possible, a block each", n, blocks))
@@ -63,7 +63,7 @@ func (b *bench) checkNodes(n int) error {
 	return nil
 }
 
-// answer is one answer and when its tokens came.
+// answer is one answer and the times at which its tokens arrived.
 type answer struct {
 	begin       time.Time
 	prompt, ids []int32
@@ -71,13 +71,13 @@ type answer struct {
 	at          []time.Time
 }
 
-// rate is tokens a second after the first.
+// rate returns the tokens per second after the first token.
 func (a *answer) rate() float64 {
 	n := len(a.at) - 1
 	return float64(n) / a.at[n].Sub(a.at[0]).Seconds()
 }
 
-// check refuses answers that say nothing about speed.
+// check refuses answers that are too short to measure.
 func (a *answer) check() error {
 	if len(a.ids) < 8 {
 		return fmt.Errorf("the answer ended after %d tokens: there is nothing to measure", len(a.ids))
@@ -85,7 +85,7 @@ func (a *answer) check() error {
 	return nil
 }
 
-// take is what an answer does with what it is told.
+// take returns the function that records an answer's events.
 func (a *answer) take(e api.Event) error {
 	switch {
 	case e.Start != nil:
@@ -96,10 +96,10 @@ func (a *answer) take(e api.Event) error {
 	return nil
 }
 
-// ask has the network answer, always the likeliest token.
+// ask has the network answer with greedy sampling.
 func (b *bench) ask(n *benchNet) (*answer, error) { return b.askOne(n, "Once upon a time") }
 
-// compute gives the same answer by an engine alone.
+// compute generates the same answer with an engine alone.
 func (b *bench) compute(e engine.Engine, prompt []int32, tokens int) (*answer, error) {
 	a := &answer{prompt: prompt}
 	next := prompt
@@ -218,7 +218,7 @@ func distance(b *bench) error {
 		return UsageError(err.Error())
 	}
 	if p.RTT == 0 {
-		return UsageError("--rtt must be more than nothing; `shoal bench stages` measures without distance")
+		return UsageError("--rtt must be positive; `shoal bench stages` measures without distance")
 	}
 	res := linkResult{Model: b.model.Name(), Nodes: b.Nodes, RTTMs: millis(p.RTT)}
 	if err := b.checkNodes(res.Nodes); err != nil {

@@ -42,8 +42,7 @@ type serveResult struct {
 	ITL            quantiles `json:"itl_ms"` // between two tokens
 }
 
-// serve measures many sessions at once against one, and against the
-// engine alone.
+// serve compares many concurrent sessions with one, and with the engine alone.
 func serve(b *bench) error {
 	p, err := link.Parse(b.RTT, "", "")
 	if err != nil {
@@ -105,8 +104,7 @@ func serve(b *bench) error {
 	})
 }
 
-// crowd has the network give so many answers at once, to prompts that begin
-// differently.
+// crowd has the network generate n concurrent answers, to prompts that begin differently.
 func (b *bench) crowd(n *benchNet, sessions int) ([]*answer, error) {
 	all, errs := make([]*answer, sessions), make([]error, sessions)
 	var wg sync.WaitGroup
@@ -137,7 +135,7 @@ func (b *bench) askOne(n *benchNet, prompt string) (*answer, error) {
 	return a, a.check()
 }
 
-// together is tokens a second of all answers while all of them came.
+// together returns the tokens per second of all answers, while all of them were running.
 func together(all []*answer) float64 {
 	from, to := all[0].at[0], all[0].at[len(all[0].at)-1]
 	for _, a := range all {

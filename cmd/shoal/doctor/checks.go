@@ -26,7 +26,7 @@ func config(f *Facts) []Finding {
 	case c.Err == "" && c.Present:
 		return ok("%s is in order", c.File)
 	case c.Err == "":
-		return ok("no %s; the defaults, flags and SHOAL_* variables hold", c.File)
+		return ok("no %s; defaults, flags and SHOAL_* variables apply", c.File)
 	case c.Key == "api":
 		return bad(f.set("api-key", f.Machine.Secret), "%s", c.Err)
 	case c.Line > 0 && c.Near != "":
@@ -43,11 +43,11 @@ func homeDir(f *Facts) []Finding {
 	h := &f.Home
 	switch {
 	case h.NotDir:
-		return bad(fmt.Sprintf("mv %s %s.old", Quote(h.Dir), Quote(h.Dir)), "%s is a file, where a directory belongs", h.Dir)
+		return bad(fmt.Sprintf("mv %s %s.old", Quote(h.Dir), Quote(h.Dir)), "%s is a file, but must be a directory", h.Dir)
 	case !h.Present && h.Unmakeable:
-		return bad(fmt.Sprintf("sudo install -d -m 700 -o %s %s", Quote(h.User), Quote(h.Dir)), "%s is not there, and %s may not make it", h.Dir, h.User)
+		return bad(fmt.Sprintf("sudo install -d -m 700 -o %s %s", Quote(h.User), Quote(h.Dir)), "%s does not exist, and %s may not make it", h.Dir, h.User)
 	case !h.Present:
-		return ok("%s is not there yet; `shoal node` makes it", h.Dir)
+		return ok("%s does not exist yet; `shoal node` creates it", h.Dir)
 	case len(h.Denied) > 0 && h.Mine:
 		return bad("chmod -R u+rwX "+Quote(h.Dir), "%s may not write %s", h.User, strings.Join(h.Denied, ", "))
 	case len(h.Denied) > 0:
@@ -60,10 +60,10 @@ func key(f *Facts) []Finding {
 	h := &f.Home
 	var out []Finding
 	if h.KeyErr != "" {
-		out = append(out, bad(fmt.Sprintf("mv %s %s", Quote(f.files().Key()), Quote(f.files().Key()+".damaged")), "the node's key %s is damaged: restore it from a copy, or become another peer by moving it away", f.files().Key())...)
+		out = append(out, bad(fmt.Sprintf("mv %s %s", Quote(f.files().Key()), Quote(f.files().Key()+".damaged")), "the node's key %s is damaged: restore a backup, or move it away to get a new key and peer ID", f.files().Key())...)
 	}
 	for _, path := range h.Loose {
-		out = append(out, bad("chmod 600 "+Quote(path), "other users of this machine can read %s, and with it be this node", path)...)
+		out = append(out, bad("chmod 600 "+Quote(path), "other users of this machine can read %s, and could impersonate this node with it", path)...)
 	}
 	if len(out) == 0 && h.HasKey {
 		return ok("only %s can read the node's key", h.User)
@@ -75,35 +75,35 @@ func daemon(f *Facts) []Finding {
 	d := &f.Daemon
 	switch {
 	case d.Answers && f.Status != nil && f.Status.Version != f.Version:
-		return warn(f.restart(), "the node that runs is version %s, this program %s", f.Status.Version, f.Version)
+		return warn(f.restart(), "the running node is version %s, this program %s", f.Status.Version, f.Version)
 	case d.Answers && f.Status != nil:
 		return ok("node %s runs, up %s, API %s", f.Status.Peer, f.Status.Uptime.Round(time.Second), d.at())
 	case d.Code == http.StatusUnauthorized:
 		return bad(end("", d.PID)+f.shoal("node"), "the node with process ID %d does not take the token in %s: the file has changed since it started", d.PID, f.files().APIToken())
 	case d.Code != 0:
-		return warn("", "the node with process ID %d is alive at %s, and refuses this program (HTTP status %d); how it is cannot be seen from here", d.PID, d.at(), d.Code)
+		return warn("", "the node with process ID %d is alive at %s, but refuses this program (HTTP status %d), so its state is unknown", d.PID, d.at(), d.Code)
 	case d.Word && d.Alive && d.API == "" && d.Socket == "":
-		return warn("", "the node with process ID %d runs without an API, and could make no socket: how it is cannot be seen from here", d.PID)
+		return warn("", "the node with process ID %d runs without an API and has no socket, so its state is unknown", d.PID)
 	case d.Word && d.Alive:
-		return bad(end("-9 ", d.PID)+f.shoal("node"), "the node with process ID %d does not answer at %s: it hangs, or is stopped", d.PID, d.at())
+		return bad(end("-9 ", d.PID)+f.shoal("node"), "the node with process ID %d does not answer at %s: it hangs or is suspended", d.PID, d.at())
 	case d.Word:
-		return bad(f.shoal("node"), "the node that ran here, process %d, has ended without leaving: it crashed, or was killed", d.PID)
+		return bad(f.shoal("node"), "the node that ran here, process %d, has ended without a clean shutdown: it crashed or was killed", d.PID)
 	case f.Home.Lock.PID != 0:
-		return nil // store says more
+		return nil // storeLock reports more
 	}
-	return warn(f.shoal("node"), "no node runs in %s; this machine lends nothing", f.Home.Dir)
+	return warn(f.shoal("node"), "no node is running in %s; this machine lends nothing", f.Home.Dir)
 }
 
-// at is where a node is asked.
+// at names the address of the node's API, or its socket.
 func (d *Daemon) at() string {
 	if d.API != "" {
 		return "http://" + d.API + "/v1"
 	}
-	return "off, but for its socket " + d.Socket
+	return "off, except for its socket " + d.Socket
 }
 
-// end is the line that ends a process, up to what is to be done when it has gone:
-// its locks go with it.
+// end returns a shell line that ends a process and waits until it has gone, and its
+// locks with it; the caller appends what to run then.
 func end(how string, pid int) string {
 	return fmt.Sprintf("kill %s%d; while kill -0 %d 2>/dev/null; do sleep 0.1; done; ", how, pid, pid)
 }
@@ -114,11 +114,11 @@ func storeLock(f *Facts) []Finding {
 	case f.Daemon.Answers || f.Daemon.Alive || !f.Home.Locked:
 		return nil
 	case p.Shoal:
-		return warn("", "process %d has the store, a shoal without an API: what it meets cannot be seen from here", p.PID)
+		return warn("", "process %d, a shoal without an API, holds the store: its state is unknown", p.PID)
 	case p.PID == 0:
-		return bad(f.Program+" node --home "+Quote(f.Home.Dir+"-2"), "another process has locked the store %s, and it cannot be seen which", f.files().Store())
+		return bad(f.Program+" node --home "+Quote(f.Home.Dir+"-2"), "another process has locked the store %s; which one cannot be seen", f.files().Store())
 	}
-	return bad(fmt.Sprintf("kill %d", p.PID), "process %d (%s) has locked the store %s, and is no node that answers", p.PID, p.Name, f.files().Store())
+	return bad(fmt.Sprintf("kill %d", p.PID), "process %d (%s) has locked the store %s, and is not a node that answers", p.PID, p.Name, f.files().Store())
 }
 
 func models(f *Facts) []Finding {
@@ -130,7 +130,7 @@ func models(f *Facts) []Finding {
 		if len(m.Damaged) == 0 {
 			continue
 		}
-		out = append(out, bad(f.shoal("model verify", "--repair", m.Name), "%d damaged leaves on disk in %s of %s; the command drops them and fetches them anew", m.Leaves, strings.Join(m.Damaged, ", "), m.Name)...)
+		out = append(out, bad(f.shoal("model verify", "--repair", m.Name), "%d damaged leaves on disk in %s of %s; the command drops them and fetches them again", m.Leaves, strings.Join(m.Damaged, ", "), m.Name)...)
 	}
 	if len(out) > 0 || len(f.Models) == 0 {
 		return out
@@ -139,7 +139,7 @@ func models(f *Facts) []Finding {
 	for _, m := range f.Models {
 		held += m.Held
 	}
-	return ok("%d on disk, %s, as their hashes say", len(f.Models), size(held))
+	return ok("%d on disk, %s, all matching their hashes", len(f.Models), size(held))
 }
 
 const (
@@ -158,22 +158,22 @@ func disk(f *Facts) []Finding {
 	}
 	switch {
 	case f.Home.FreeKnown && free < diskFull:
-		return bad(fix, "the disk of %s is full: %s are left", f.Home.Dir, size(free))
+		return bad(fix, "the disk of %s is full: only %s are free", f.Home.Dir, size(free))
 	case limit > 0 && used > limit:
-		return bad(f.shoal("model gc"), "models without a pin take %s, more than the quota of %s: the command drops what was not used for longest", size(used), size(limit))
+		return bad(f.shoal("model gc"), "models that are not pinned take %s, more than the quota of %s: the command drops the least recently used", size(used), size(limit))
 	case limit > 0 && used > limit/20*19:
-		return warn(f.set("quota", sizeSetting(2*limit)), "the quota is reached: models without a pin take %s of %s, and the next fetch drops what was not used for longest", size(used), size(limit))
+		return warn(f.set("quota", sizeSetting(2*limit)), "the quota is reached: models that are not pinned take %s of %s, and the next fetch drops the least recently used", size(used), size(limit))
 	case f.Home.FreeKnown && free < diskLow:
-		return warn(fix, "only %s are left on the disk of %s", size(free), f.Home.Dir)
+		return warn(fix, "only %s are free on the disk of %s", size(free), f.Home.Dir)
 	case f.Home.FreeKnown:
 		return ok("%s are free", size(free))
 	}
 	return nil
 }
 
-// spare is the largest model that could go: it is neither pinned nor served, nor
-// would be by a node with these settings. nil: there is none, or a node runs that
-// does not say what it serves.
+// spare returns the largest model that could be removed: it is neither pinned nor
+// served, nor would a node with these settings serve it. nil: there is none, or a
+// running node does not say what it serves.
 func (f *Facts) spare() (largest *Model) {
 	if !f.Daemon.Answers && (f.Home.Locked || f.Daemon.Alive) {
 		return nil
@@ -188,12 +188,12 @@ func (f *Facts) spare() (largest *Model) {
 	return largest
 }
 
-// sizeSetting writes a size as settings take it.
+// sizeSetting formats a size for a setting.
 func sizeSetting(n int64) string { return fmt.Sprintf("%dMiB", max(1, n>>20)) }
 
 func memory(f *Facts) []Finding {
 	m, lent := &f.Machine, f.Config.Memory
-	own := int64(0) // that this node has already taken
+	own := int64(0) // bytes that this node uses already
 	if f.Status != nil && f.Daemon.Answers {
 		lent = f.Status.Memory
 		for _, s := range f.Status.Serving {
@@ -209,14 +209,14 @@ func memory(f *Facts) []Finding {
 	}
 	switch {
 	case lent > have:
-		return bad(f.set("memory", sizeSetting(have/2)), "%s of memory are lent, and %s only %s: the kernel will kill the engine", size(lent), what, size(have))
+		return bad(f.set("memory", sizeSetting(have/2)), "%s of memory are lent, but %s only %s: the kernel will kill the engine", size(lent), what, size(have))
 	case m.MemoryFree > 0 && lent > m.MemoryFree+own:
-		return warn(f.set("memory", sizeSetting(max(have/16, (m.MemoryFree+own)/4*3))), "%s of memory are lent, and other programs leave only %s", size(lent), size(m.MemoryFree+own))
+		return warn(f.set("memory", sizeSetting(max(have/16, (m.MemoryFree+own)/4*3))), "%s of memory are lent, but other programs leave only %s", size(lent), size(m.MemoryFree+own))
 	}
 	return ok("%s of %s are lent", size(lent), size(have))
 }
 
-// looping is how many losses of an engine in ten minutes are no accident.
+// looping is how many losses of an engine in ten minutes mean a crash loop.
 const looping = 3
 
 func engines(f *Facts) []Finding {
@@ -232,7 +232,7 @@ func engines(f *Facts) []Finding {
 			if f.Status != nil {
 				lent = f.Status.Memory
 			}
-			what += "; the kernel kills so when memory is short: lend less"
+			what += "; the kernel does that when memory is short: lend less"
 			fix = f.set("memory", sizeSetting(lent/2))
 		}
 		if e.Count >= looping {
@@ -242,24 +242,23 @@ func engines(f *Facts) []Finding {
 		}
 	}
 	if len(out) == 0 && len(f.Status.Serving) > 0 {
-		return ok("none was lost of late")
+		return ok("none was lost recently")
 	}
 	return out
 }
 
-// fences tells what engines are kept from, should a model of a stranger's take
-// one over.
+// fences reports what an engine is kept from if a stranger's model takes it over.
 func fences(f *Facts) []Finding {
 	if f.Status == nil || !f.Daemon.Answers {
 		return nil
 	}
 	for _, s := range f.Status.Serving {
 		open := slices.DeleteFunc(slices.Clone(s.Unfenced), func(what string) bool {
-			return strings.HasPrefix(what, "memory:") && onGPU(s) // as it must be
+			return strings.HasPrefix(what, "memory:") && onGPU(s) // no bound is possible there
 		})
 		switch {
 		case len(open) > 0:
-			return warn("run it on Linux 6.2 or newer, on amd64 or arm64, with landlock in /sys/kernel/security/lsm", "a model that takes its engine over is not kept from %s", strings.Join(open, "; "))
+			return warn("run it on Linux 6.2 or newer, on amd64 or arm64, with landlock in /sys/kernel/security/lsm", "a model that takes over its engine is not kept from %s", strings.Join(open, "; "))
 		case len(s.Fence) > 0:
 			return ok("engines are kept from this machine's %s", strings.Join(s.Fence, ", "))
 		}
@@ -267,7 +266,7 @@ func fences(f *Facts) []Finding {
 	return nil
 }
 
-// logged starts a node that tells of its engine's last words.
+// logged returns the line that starts a node which logs its engine's last output.
 func logged(f *Facts) string {
 	return strings.Replace(f.shoal("node"), " node", " --log-level info node", 1)
 }
@@ -277,24 +276,24 @@ func gpu(f *Facts) []Finding {
 	for _, g := range f.Machine.GPUs {
 		switch {
 		case g.Denied != "":
-			out = append(out, warn(fmt.Sprintf("sudo usermod -aG %s %s", cmp.Or(g.Group, "render"), Quote(f.Home.User)), "%s: %s may not open %s; the command holds from the next login on", g.Name, f.Home.User, g.Denied)...)
+			out = append(out, warn(fmt.Sprintf("sudo usermod -aG %s %s", cmp.Or(g.Group, "render"), Quote(f.Home.User)), "%s: %s may not open %s; the command takes effect at the next login", g.Name, f.Home.User, g.Denied)...)
 		case g.Driver != "":
-			out = append(out, warn(g.Driver, "%s: the device is there, its driver is not loaded", g.Name)...)
+			out = append(out, warn(g.Driver, "%s: the device is present, but its driver is not loaded", g.Name)...)
 		case !g.Library:
-			out = append(out, warn("make -C contrib/accel "+g.Backend, "%s is there and not used: no %s backend (libggml-%s*) in %s", g.Name, g.Backend, g.Backend, strings.Join(f.Machine.LibraryDirs, " or "))...)
+			out = append(out, warn("make -C contrib/accel "+g.Backend, "%s is present but not used: no %s backend (libggml-%s*) in %s", g.Name, g.Backend, g.Backend, strings.Join(f.Machine.LibraryDirs, " or "))...)
 		case f.Daemon.Answers && f.Status != nil && len(f.Status.Serving) > 0 && !slices.ContainsFunc(f.Status.Serving, onGPU):
-			out = append(out, warn(logged(f), "%s and its backend are there, and no span is on it: the log says why", g.Name)...)
+			out = append(out, warn(logged(f), "%s and its backend are present, but no span is on it: the log says why", g.Name)...)
 		default:
 			out = append(out, ok("%s, with its backend", g.Name)...)
 		}
 	}
 	if len(out) == 0 {
-		return ok("none; the processor computes")
+		return ok("none; the processor does the computing")
 	}
 	return out
 }
 
-// onGPU says that a span is on a device besides the processor.
+// onGPU reports whether a span uses a device other than the processor.
 func onGPU(s api.Serving) bool {
 	return slices.ContainsFunc(s.Devices, func(d string) bool { return !strings.HasPrefix(d, "CPU") })
 }
@@ -310,7 +309,7 @@ func apiAddress(f *Facts) []Finding {
 			return bad(f.shoal("node", "--api", "127.0.0.1:11500"), "the API cannot listen on %s: %s", l.Addr, l.Err)
 		}
 		if f.Home.Locked || f.Daemon.Alive {
-			return nil // by this home's own node, of which more is said elsewhere
+			return nil // taken by this home's own node, which other checks report on
 		}
 		return bad(f.shoal("node", "--api", net.JoinHostPort(host, strconv.Itoa(l.Free))), "the API's address %s is taken%s", l.Addr, by(l.Owner))
 	}
@@ -318,12 +317,12 @@ func apiAddress(f *Facts) []Finding {
 		return ok("off")
 	}
 	if f.Daemon.Answers && f.Status != nil && f.Status.APIOpen {
-		return warn(f.set("api-key", f.Machine.Secret), "the API at %s can be used by everybody who reaches this machine: it has no key, and --api-open lets them", addr)
+		return warn(f.set("api-key", f.Machine.Secret), "anyone who can reach this machine can use the API at %s: it has no key, and --api-open allows that", addr)
 	}
 	return ok("%s", addr)
 }
 
-// by names the owner of a port, if it can be seen.
+// by names the owner of a port, if it is visible.
 func by(p Process) string {
 	if p.PID == 0 {
 		return ""
@@ -339,9 +338,9 @@ func ports(f *Facts) []Finding {
 		switch {
 		case l.Err == "":
 		case !l.Taken:
-			return bad(f.shoal("node", "--"+l.Flag, "0"), "%s cannot be listened on: %s", l.Addr, l.Err)
+			return bad(f.shoal("node", "--"+l.Flag, "0"), "cannot listen on %s: %s", l.Addr, l.Err)
 		case l.Kept:
-			return warn(f.shoal("node", "--listen-port", strconv.Itoa(l.Free)), "the port of the last start, %s, is taken%s: the node will draw another, which those who know it must learn", l.Addr, by(l.Owner))
+			return warn(f.shoal("node", "--listen-port", strconv.Itoa(l.Free)), "the port of the last start, %s, is taken%s: the node will pick another, and peers that know the old one must learn it", l.Addr, by(l.Owner))
 		default:
 			return bad(f.shoal("node", "--listen-port", strconv.Itoa(l.Free)), "the port for peers, %s, is taken%s", l.Addr, by(l.Owner))
 		}
@@ -349,7 +348,7 @@ func ports(f *Facts) []Finding {
 	if len(f.Ports) == 0 {
 		return nil
 	}
-	return ok("%s and others can be listened on", f.Ports[0].Addr)
+	return ok("%s and the other addresses are free", f.Ports[0].Addr)
 }
 
 // goodUDP is the receive buffer that quic-go asks for, in bytes.
@@ -358,7 +357,7 @@ const goodUDP = 7 << 20
 func udp(f *Facts) []Finding {
 	m := &f.Machine
 	if m.UDPErr != "" {
-		return bad("sudo ip link set lo up", "UDP does not get through even on this machine: %s; QUIC will not work", m.UDPErr)
+		return bad("sudo ip link set lo up", "UDP does not even work within this machine: %s; QUIC will not work", m.UDPErr)
 	}
 	quic, other := 0, 0
 	for _, p := range f.Peers {
@@ -369,15 +368,16 @@ func udp(f *Facts) []Finding {
 		}
 	}
 	if quic == 0 && other > 1 && f.Health != nil {
-		return warn(allow(f, f.Health.Port), "all %d peers came by TCP and none by QUIC: UDP seems to be blocked, and each token takes longer", other)
+		return warn(allow(f, f.Health.Port), "all %d peers are connected over TCP, none by QUIC: UDP seems to be blocked, so each token takes longer", other)
 	}
 	if m.UDPBuffer > 0 && m.UDPBuffer < goodUDP {
-		return warn("sudo sysctl -w net.core.rmem_max=7500000 net.core.wmem_max=7500000", "the kernel gives UDP sockets a receive buffer of %s; QUIC loses packets at high rates under %s", size(m.UDPBuffer), size(goodUDP))
+		return warn("sudo sysctl -w net.core.rmem_max=7500000 net.core.wmem_max=7500000", "the kernel limits UDP receive buffers to %s; below %s QUIC loses packets at high rates", size(m.UDPBuffer), size(goodUDP))
 	}
-	return ok("UDP gets through, with a large enough buffer")
+	return ok("UDP works, with a large enough buffer")
 }
 
-// allow opens a port in the firewall that this machine has, or says what to do.
+// allow returns the line that opens a port in this machine's firewall, or else says what
+// to do.
 func allow(f *Facts, port int) string {
 	switch f.Machine.Firewall {
 	case "ufw":
@@ -406,9 +406,9 @@ func reach(f *Facts) []Finding {
 	case f.Health.Reach == "public":
 		return ok("peers elsewhere can dial this node")
 	case f.Health.Reach == "local":
-		return ok("it listens on loopback alone, as it was told")
+		return ok("it listens only on loopback, as configured")
 	}
-	return ok("nobody has tried so far whether this node can be dialled from elsewhere")
+	return ok("no peer has tested yet whether this node can be dialled from elsewhere")
 }
 
 func peers(f *Facts) []Finding {
@@ -426,7 +426,7 @@ func peers(f *Facts) []Finding {
 		if len(f.Peers) == 0 {
 			state = bad
 		}
-		out = append(out, state(f.newAddress(u), "bootstrap peer %s at %s cannot be reached: %s; see there whether it runs, and put its address, from its `shoal status`, for ADDRESS", u.Peer, where, u.Why)...)
+		out = append(out, state(f.newAddress(u), "bootstrap peer %s at %s cannot be reached: %s; check that it runs, and replace ADDRESS with the address that `shoal status` prints there", u.Peer, where, u.Why)...)
 	}
 	switch {
 	case len(f.Peers) > 0:
@@ -438,12 +438,13 @@ func peers(f *Facts) []Finding {
 		if whole(f) {
 			state = warn
 		}
-		return state(f.shoal("node", "--bootstrap", "ADDRESS"), "no peers, and nowhere to look for any: give the address of one, from its `shoal status`, or let mDNS look on the LAN")
+		return state(f.shoal("node", "--bootstrap", "ADDRESS"), "no peers, and nowhere to look for any: pass the address of one, as `shoal status` prints it there, or enable mDNS to search the LAN")
 	}
-	return warn(f.shoal("node", "--bootstrap", "ADDRESS"), "no peers: nobody on this LAN answers mDNS (or a firewall keeps UDP port 5353), and no known peer is up; give the address of one, from its `shoal status`")
+	return warn(f.shoal("node", "--bootstrap", "ADDRESS"), "no peers: nobody on this LAN answers mDNS (or a firewall blocks UDP port 5353), and no known peer is up; pass the address of one, as `shoal status` prints it there")
 }
 
-// newAddress gives a bootstrap peer another address, where the old one stands.
+// newAddress returns the line that replaces a bootstrap peer's address: in the
+// configuration file if that has it, else on the command line.
 func (f *Facts) newAddress(u api.Unreached) string {
 	for _, a := range f.Config.Bootstrap {
 		if !strings.HasSuffix(a, u.Peer) || !slices.Contains(f.Config.Keys, "bootstrap") {
@@ -458,7 +459,7 @@ func (f *Facts) newAddress(u api.Unreached) string {
 	return f.shoal("node", "--bootstrap", "ADDRESS")
 }
 
-// whole says that this node serves a model alone.
+// whole reports whether the running node knows a model of which all blocks are served.
 func whole(f *Facts) bool {
 	return f.Daemon.Answers && slices.ContainsFunc(f.Health.Coverage, func(c api.Coverage) bool { return len(c.Missing) == 0 && c.Nodes > 0 })
 }
@@ -473,7 +474,7 @@ func versions(f *Facts) []Finding {
 		if len(f.Health.Strangers) >= len(f.Peers) {
 			state = bad
 		}
-		out = append(out, state("git pull && make", "peer %s (%s) speaks another version of the protocol than this node (%s): whoever is older should build anew", p.Peer, cmp.Or(p.Version, "no version told"), f.Version)...)
+		out = append(out, state("git pull && make", "peer %s (%s) speaks another version of the protocol than this node (%s): the older of the two should upgrade", p.Peer, cmp.Or(p.Version, "version unknown"), f.Version)...)
 	}
 	if len(out) == 0 && len(f.Peers) > 0 {
 		return ok("all peers speak this version of the protocol")
@@ -498,19 +499,19 @@ func clock(f *Facts) []Finding {
 			state = bad
 		}
 		if off.Abs() >= clockWarn {
-			return state(fix, "this clock is at least %s %s the %d peers' that it was compared with: beyond two minutes, offers are refused", off.Abs().Round(time.Second), side, f.Health.ClockPeers)
+			return state(fix, "this clock is at least %s %s those of the %d peers that it was compared with; beyond two minutes, offers are refused", off.Abs().Round(time.Second), side, f.Health.ClockPeers)
 		}
 	}
 	if !f.Built.IsZero() && f.Built.After(f.Now.Add(24*time.Hour)) {
-		return bad(fix, "this clock says %s, but the program was made on %s", f.Now.Format(time.DateTime), f.Built.Format(time.DateTime))
+		return bad(fix, "this clock says %s, but the program was built on %s", f.Now.Format(time.DateTime), f.Built.Format(time.DateTime))
 	}
 	if t := f.Home.Latest; t.After(f.Now.Add(clockBad)) {
 		return bad(fix, "this clock says %s, but %s was written at %s: the clock is behind, or was ahead", f.Now.Format(time.DateTime), f.Home.LatestFile, t.Format(time.DateTime))
 	}
 	if f.Health != nil && f.Health.ClockPeers > 0 {
-		return ok("as that of %d peers", f.Health.ClockPeers)
+		return ok("agrees with those of %d peers", f.Health.ClockPeers)
 	}
-	return ok("no sign that it is wrong; there is no peer to compare it with")
+	return ok("no sign that it is wrong, but no peer to compare it with")
 }
 
 func blocks(f *Facts) []Finding {
@@ -529,7 +530,7 @@ func blocks(f *Facts) []Finding {
 			}
 			what := fmt.Sprintf("%s: blocks %s of %d are served by nobody", c.Name, gap, c.Blocks)
 			if len(c.Coming) > 0 {
-				what += "; someone is about to serve " + strings.Join(c.Coming, ", ")
+				what += "; a node is about to serve " + strings.Join(c.Coming, ", ")
 			}
 			out = append(out, bad(f.another(c.Name, gap), "%s", what)...)
 		}
@@ -537,8 +538,8 @@ func blocks(f *Facts) []Finding {
 	return out
 }
 
-// another is the line that serves blocks: by a second node beside the daemon,
-// which is busy with its own, or by this home's.
+// another returns the line that serves missing blocks: with a second node if the daemon
+// runs, which serves its own blocks, else with this home's node.
 func (f *Facts) another(model, span string) string {
 	serve := []string{"--model", model, "--span", span}
 	if !f.Daemon.Answers {
@@ -552,7 +553,7 @@ func (f *Facts) another(model, span string) string {
 	return g.shoal("node", append(serve, "--api", "off")...)
 }
 
-// joinAddress is one by which another node of this machine can join.
+// joinAddress returns an address with which another node on this machine can join.
 func joinAddress(addrs []string) string {
 	best := ""
 	for _, a := range addrs {
@@ -568,7 +569,7 @@ func serving(f *Facts) []Finding {
 		return nil
 	}
 	if f.Health != nil && f.Health.Paused != "" {
-		return ok("paused, as the rules of lending say: %s", f.Health.Paused)
+		return ok("paused by the rules of lending: %s", f.Health.Paused)
 	}
 	var out []Finding
 	for _, s := range f.Status.Serving {
@@ -583,7 +584,7 @@ func serving(f *Facts) []Finding {
 		out = append(out, warn(fix, "%s is not served yet: %s", s.Name, s.State)...)
 	}
 	if len(out) == 0 {
-		return warn(f.restart()+" --model NAME", "this node serves nothing: it was given no model")
+		return warn(f.restart()+" --model NAME", "this node serves nothing: no model is configured")
 	}
 	return out
 }

@@ -1,12 +1,10 @@
-// Package doctor says what is wrong with a node and what to type. It is in two
-// halves: Look and its like gather facts of a machine and of a home, changing
-// nothing, and Examine is a pure function from facts to findings. What the node
-// itself knows, and the network around it, comes as an api.Status and an
-// api.Health: of the daemon if one runs, else of a light client that has looked
-// around for a few seconds.
+// Package doctor finds what is wrong with a node and what to type. It has two halves:
+// Look and LookHome gather facts about a machine and a home without changing anything,
+// and Examine is a pure function from facts to findings. What the node knows of itself
+// and of the network comes as an api.Status and an api.Health: from the daemon if one is
+// running, else from a light client that has looked for peers for a few seconds.
 //
-// Every check gives at least one finding when it applies, an ok one included, so
-// that a script can tell "looked and found nothing" from "did not look". A Fix is
-// a line for a shell wherever one can mend the fault, and else says what a person
-// must do.
+// Every check that applies reports at least one finding, if only an ok one, so that a
+// script can distinguish "checked and fine" from "not checked". A Fix is a shell command
+// if one can repair the fault, and otherwise says what a person must do.
 package doctor

@@ -11,28 +11,28 @@ import (
 	"github.com/shoalnet/shoal/node/home"
 )
 
-// State of what was checked.
+// State is the result of a check.
 type State string
 
 const (
 	OK   State = "ok"
-	Warn State = "warn" // it works, and could work better, or soon may not
+	Warn State = "warn" // it works, but could work better or may soon fail
 	Bad  State = "bad"
 )
 
-// Finding is what one check says.
+// Finding is one result of a check.
 type Finding struct {
 	Check string `json:"check"`
 	State State  `json:"state"`
 	What  string `json:"what"`
-	Fix   string `json:"fix,omitempty"` // a line for a shell, or what a person must do
+	Fix   string `json:"fix,omitempty"` // a shell command, or what a person must do
 }
 
-// Facts are what the checks look at.
+// Facts are the input of the checks.
 type Facts struct {
-	Program string // as it was called
+	Program string // as invoked
 	Version string
-	Slow    string // what is wrong with how it was built; "": nothing
+	Slow    string // what is wrong with its build; "": nothing
 	Home    Home
 	Config  Config
 	Machine Machine
@@ -40,10 +40,10 @@ type Facts struct {
 	Now     time.Time
 	Built   time.Time // when the program's source was committed; zero: not known
 
-	API   Listener   // of the settings, if no daemon runs
+	API   Listener   // from the settings, if no daemon is running
 	Ports []Listener // likewise, for peers
 
-	// Of the daemon, or of a light client that looked around; nil: not to be had.
+	// From the daemon, or from a light client that looked for peers; nil: not available.
 	Status *api.Status
 	Health *api.Health
 	Peers  []api.Peer
@@ -51,14 +51,14 @@ type Facts struct {
 	Models []Model // in the store
 }
 
-// Config is what the settings come to.
+// Config holds the effective settings, and what is wrong with them.
 type Config struct {
-	File      string // the configuration file, whether it is there or not
+	File      string // path of the configuration file, which may not exist
 	Present   bool
 	Err       string // why it cannot be used
 	Line      int    // of the file, or 0
-	Key, Near string // the setting at fault, and the one that was perhaps meant
-	Env       string // the variable that it comes from, if it is not the file
+	Key, Near string // the setting at fault, and the one that was probably meant
+	Env       string // the environment variable that sets it, if not the file
 	Keys      []string
 
 	API       string
@@ -71,31 +71,31 @@ type Config struct {
 
 // Daemon is the node of the home.
 type Daemon struct {
-	Word    bool   // api.json is there: one runs, or has not left in order
-	PID     int    // that it names
-	Alive   bool   // a process has that PID, and the store's lock
+	Word    bool   // api.json exists: a node is running, or did not shut down cleanly
+	PID     int    // from api.json
+	Alive   bool   // a process with that PID holds the store's lock
 	Answers bool   // and its API answers
-	Code    int    // HTTP status with which it answers somebody without the token, if not
-	API     string // that it names
+	Code    int    // if not, HTTP status of its answer to a request without the token
+	API     string // from api.json
 	Socket  string // likewise
 }
 
 // Listener is an address that a node will listen on.
 type Listener struct {
 	Addr  string // host:port
-	Flag  string // that sets it
-	Kept  bool   // drawn at an earlier start, and replaced if it is taken
-	Err   string // why not; "": it can
+	Flag  string // the flag that sets it
+	Kept  bool   // picked at an earlier start; replaced if taken
+	Err   string // why it cannot; "": it can
 	Taken bool
-	Owner Process // of a port that is taken, as far as it can be seen
-	Free  int     // a port instead
+	Owner Process // of a taken port, if visible
+	Free  int     // another port that is free
 }
 
 // Model in the store.
 type Model struct {
 	ID, Name string
 	Held     int64    // bytes
-	Pinned   bool     // or some of it
+	Pinned   bool     // all or part of it
 	Wanted   bool     // a node with these settings serves it
 	Blocks   int      // 0: not known
 	Damaged  []string // shards: header, embedding, block N, output
@@ -103,7 +103,7 @@ type Model struct {
 	Err      string   // why it cannot be read at all
 }
 
-// Examine checks everything there are facts of.
+// Examine runs all checks that the facts allow.
 func Examine(f *Facts) []Finding {
 	var all []Finding
 	for _, check := range []struct {
@@ -121,7 +121,7 @@ func Examine(f *Facts) []Finding {
 	return all
 }
 
-// Worst is the worst state of the findings.
+// Worst returns the worst state among the findings.
 func Worst(all []Finding) State {
 	worst := OK
 	for _, v := range all {
@@ -146,7 +146,7 @@ func bad(fix, format string, args ...any) []Finding {
 
 var plain = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
 
-// Quote makes one word of a shell's.
+// Quote quotes s as one word for a shell.
 func Quote(s string) string {
 	if plain.MatchString(s) {
 		return s
@@ -154,7 +154,7 @@ func Quote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// shoal is a command line of this program for this home. Flags stand before
+// shoal returns a command line of this program for this home. Flags come before
 // arguments.
 func (f *Facts) shoal(command string, args ...string) string {
 	line := append([]string{f.Program}, strings.Fields(command)...)
@@ -168,8 +168,8 @@ func (f *Facts) shoal(command string, args ...string) string {
 	return strings.Join(line, " ")
 }
 
-// set is the line that gives a setting a value in the configuration file, and
-// has a daemon that runs take it up.
+// set returns the line that sets a value in the configuration file and restarts a
+// running daemon to apply it.
 func (f *Facts) set(key, value string) string {
 	file := f.Config.File
 	line := fmt.Sprintf("%s = %q", key, value)

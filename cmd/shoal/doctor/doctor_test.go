@@ -11,7 +11,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 )
 
-// sound are the facts of a node that lacks nothing.
+// sound returns the facts of a node with which nothing is wrong.
 func sound() *Facts {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	return &Facts{
@@ -28,7 +28,7 @@ func sound() *Facts {
 	}
 }
 
-// Each case breaks one thing, and gives what is then said.
+// Each case breaks one thing, and lists the finding expected then.
 func TestExamine(t *testing.T) {
 	if all := Examine(sound()); Worst(all) != OK {
 		t.Fatalf("a sound node: %+v", all)
@@ -46,7 +46,7 @@ func TestExamine(t *testing.T) {
 		"a node that refuses": {func(f *Facts) { f.Daemon.Answers, f.Daemon.Code = false, 403 }, "daemon", Warn, "is alive", ""},
 		"a node, no door":     {func(f *Facts) { f.Daemon.Answers, f.Daemon.API = false, "" }, "daemon", Warn, "no socket", ""},
 		"a node that hangs":   {func(f *Facts) { f.Daemon.Answers, f.Daemon.Socket = false, "/h/api.sock" }, "daemon", Bad, "does not answer", "kill -9 7; while kill -0 7 2>/dev/null; do sleep 0.1; done; shoal node --home /h"},
-		"a reused PID":        {func(f *Facts) { f.Daemon.Answers, f.Daemon.Alive, f.Home.Locked = false, false, false }, "daemon", Bad, "has ended without leaving", "shoal node --home /h"},
+		"a reused PID":        {func(f *Facts) { f.Daemon.Answers, f.Daemon.Alive, f.Home.Locked = false, false, false }, "daemon", Bad, "has ended without a clean shutdown", "shoal node --home /h"},
 		"store locked":        {func(f *Facts) { f.Daemon = Daemon{}; f.Home.Lock = Process{PID: 8, Name: "tar"} }, "store", Bad, "process 8 (tar)", "kill 8"},
 		"by whom unseen":      {func(f *Facts) { f.Daemon = Daemon{}; f.Home.Lock = Process{} }, "store", Bad, "cannot be seen", "shoal node --home /h-2"},
 		"a node, no API":      {func(f *Facts) { f.Daemon = Daemon{} }, "store", Warn, "without an API", ""},
@@ -94,7 +94,7 @@ func TestExamine(t *testing.T) {
 			f.Health.Unreached = []api.Unreached{{Peer: "x", Bootstrap: true}}
 		}, "peers", Warn, "bootstrap peer x", "s|/ip4/1.2.3.4/udp/5/quic-v1/p2p/x|ADDRESS|"},
 		"one stranger":   {func(f *Facts) { f.Health.Strangers = []api.Peer{{Peer: "s", Version: "shoal/0.1"}} }, "versions", Warn, "shoal/0.1", "git pull && make"},
-		"only strangers": {func(f *Facts) { f.Health.Strangers = []api.Peer{{Peer: "s"}, {Peer: "t"}} }, "versions", Bad, "no version told", "git pull && make"},
+		"only strangers": {func(f *Facts) { f.Health.Strangers = []api.Peer{{Peer: "s"}, {Peer: "t"}} }, "versions", Bad, "version unknown", "git pull && make"},
 		"behind":         {func(f *Facts) { f.Health.ClockOffMs = -180_000 }, "clock", Bad, "3m0s behind", "set the clock"},
 		"a bit ahead":    {func(f *Facts) { f.Health.ClockOffMs = 30_000 }, "clock", Warn, "30s ahead", "set the clock"},
 		"1970":           {func(f *Facts) { f.Health.ClockPeers, f.Now = 0, time.Unix(5, 0).UTC() }, "clock", Bad, "1970-01-01", "set the clock"},
@@ -117,7 +117,7 @@ func TestExamine(t *testing.T) {
 	}
 }
 
-// What Quote gives a shell is what the program gets.
+// A program gets from a shell exactly the text that Quote quoted.
 func TestQuote(t *testing.T) {
 	for _, s := range []string{"", "plain", "two words", "it's", "$HOME `id` \"x\" \\", "a;b|c&d", "ä\nb", "-n"} {
 		out, err := exec.Command("sh", "-c", "printf %s "+Quote(s)).Output()
@@ -127,7 +127,7 @@ func TestQuote(t *testing.T) {
 	}
 }
 
-// A machine is known by its files.
+// Look reads the machine's properties from its files.
 func TestLook(t *testing.T) {
 	root := t.TempDir()
 	for name, text := range map[string]string{
@@ -147,7 +147,7 @@ func TestLook(t *testing.T) {
 	if len(m.GPUs) != 1 || m.GPUs[0].Backend != "cuda" || m.GPUs[0].Library || m.Memory != 16<<20 || m.MemoryFree != 8<<20 || m.MemoryLimit != 0 || m.UDPBuffer != 212992 || m.UDPErr != "" {
 		t.Errorf("%+v", m)
 	}
-	for _, dir := range []string{"cuda_v12", "."} { // the engine does not look below a directory
+	for _, dir := range []string{"cuda_v12", "."} { // the engine does not search subdirectories
 		if err := os.MkdirAll(filepath.Join(lib, dir), 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -17,19 +17,19 @@ import (
 // Home is a node's directory.
 type Home struct {
 	Dir     string
-	Default bool // the one that commands use unless told otherwise
+	Default bool // the one that commands use by default
 	User    string
 
 	Present    bool
 	NotDir     bool
-	Unmakeable bool     // not there, and may not be made
+	Unmakeable bool     // it does not exist and cannot be created
 	Mine       bool     // this user owns it
-	Denied     []string // what this user may not write, at most three
+	Denied     []string // paths that this user may not write, at most three
 	HasKey     bool
 	Loose      []string // secrets that others may read
-	KeyErr     string   // why the node's key cannot be read; of its content, not of permissions
+	KeyErr     string   // what is wrong with the content of the node's key
 
-	Locked bool // the store, by a process that lives
+	Locked bool // the store is locked by a live process
 	Lock   Process
 
 	Free      int64 // bytes on the disk
@@ -39,7 +39,7 @@ type Home struct {
 	LatestFile string
 }
 
-// LookHome looks at a home. checkKey reads the node's key.
+// LookHome gathers facts about a home. checkKey reports whether a key file is valid.
 func LookHome(dir string, checkKey func(path string) error) Home {
 	h := Home{Dir: dir, User: strconv.Itoa(os.Getuid())}
 	if u, err := user.Current(); err == nil {
@@ -91,7 +91,7 @@ func LookHome(dir string, checkKey func(path string) error) Home {
 	return h
 }
 
-// access lists what this user may not write.
+// access lists paths that this user may not write.
 func (h *Home) access() {
 	deny := func(path string, mode uint32) bool {
 		if err := unix.Access(path, mode); err == nil || errors.Is(err, unix.ENOENT) {
@@ -126,7 +126,7 @@ func (h *Home) space(dir string) {
 	}
 }
 
-// lock sees whether the store is locked, by taking its lock for an instant.
+// lock finds out whether the store is locked, by taking its lock for a moment.
 func (h *Home) lock() {
 	path := home.Home(h.Dir).StoreLock()
 	f, err := os.Open(path)
@@ -135,7 +135,7 @@ func (h *Home) lock() {
 	}
 	defer f.Close()
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
-		return // closing gives it up
+		return // closing releases it
 	}
 	h.Locked = true
 	if st, err := f.Stat(); err == nil {
@@ -145,7 +145,7 @@ func (h *Home) lock() {
 	}
 }
 
-// groupOf is the name of a file's group.
+// groupOf returns the name of a file's group.
 func groupOf(path string) string {
 	st, err := os.Stat(path)
 	if err != nil {

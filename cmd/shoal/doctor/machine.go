@@ -19,39 +19,39 @@ import (
 	"time"
 )
 
-// Machine is what this machine has, and lets programs use.
+// Machine describes this machine and what it lets programs use.
 type Machine struct {
 	GPUs        []GPU
-	LibraryDirs []string // where backends of the engine are looked for
+	LibraryDirs []string // where the engine searches for backends
 	Memory      int64    // bytes; 0: not known
-	MemoryFree  int64    // that programs can still have
+	MemoryFree  int64    // available to programs
 	MemoryLimit int64    // of this container; 0: none
-	UDPErr      string   // why a datagram does not come back over loopback
-	UDPBuffer   int64    // bytes that the kernel allows a socket; 0: not known
-	Firewall    string   // the program that rules it: ufw, firewall-cmd, or ""
-	SetClock    string   // the line that sets the clock by the network
-	Secret      string   // fresh, for a key
+	UDPErr      string   // why UDP over loopback fails
+	UDPBuffer   int64    // bytes that the kernel allows per socket; 0: not known
+	Firewall    string   // the program that configures it: ufw, firewall-cmd, or ""
+	SetClock    string   // the command that sets the clock from the network
+	Secret      string   // random, for a new key
 }
 
 // GPU of the machine.
 type GPU struct {
 	Name    string
 	Backend string // of the engine: cuda, hip, vulkan
-	Library bool   // the backend's library is there
-	Denied  string // a device file that this user may not open
-	Group   string // whose members may
-	Driver  string // the line that loads the driver, if it is not
+	Library bool   // the backend's library is installed
+	Denied  string // the device file, if this user may not open it
+	Group   string // whose members may open it
+	Driver  string // the command that loads the driver, if it is not loaded
 }
 
-// Look looks at a machine. root is where the system's files are: "/" but in
-// tests.
+// Look gathers facts about this machine. root is the root of the system's files: "/",
+// except in tests.
 func Look(root string, libraryDirs []string) Machine {
 	m := Machine{LibraryDirs: libraryDirs, Secret: rand.Text()}
 	sys := os.DirFS(root)
 	m.GPUs = gpus(sys, root, libraryDirs)
 	m.Memory, m.MemoryFree, m.MemoryLimit = memoryOf(sys)
 	if n, err := readNumber(sys, "proc/sys/net/core/rmem_max"); err == nil && (os.Geteuid() != 0 || root != "/") {
-		m.UDPBuffer = n // root may take what it likes
+		m.UDPBuffer = n // root is not limited
 	}
 	m.UDPErr = tryUDP()
 	for _, name := range []string{"ufw", "firewall-cmd"} {
@@ -71,7 +71,7 @@ func Look(root string, libraryDirs []string) Machine {
 	return m
 }
 
-// gpus lists devices by their files, as the kernel's drivers make them.
+// gpus lists devices by the files that the kernel's drivers create.
 func gpus(sys fs.FS, root string, dirs []string) (out []GPU) {
 	have := func(backend string) bool {
 		return slices.ContainsFunc(dirs, func(dir string) bool {
@@ -103,7 +103,7 @@ func gpus(sys fs.FS, root string, dirs []string) (out []GPU) {
 			out = append(out, GPU{Name: "NVIDIA GPU", Backend: "cuda", Driver: "sudo modprobe nvidia"})
 		}
 	}
-	if len(out) > 0 { // a card that has its own backend needs no Vulkan
+	if len(out) > 0 { // with a backend of its own, a card needs no Vulkan
 		return out
 	}
 	render, _ := fs.Glob(sys, "dev/dri/renderD*")
@@ -113,7 +113,7 @@ func gpus(sys fs.FS, root string, dirs []string) (out []GPU) {
 	return out
 }
 
-// pciGPUs gives the vendors of the display controllers.
+// pciGPUs returns the vendor IDs of the display controllers.
 func pciGPUs(sys fs.FS) (vendors []string) {
 	dirs, _ := fs.Glob(sys, "sys/bus/pci/devices/*")
 	for _, d := range dirs {
@@ -159,7 +159,7 @@ func readNumber(sys fs.FS, name string) (int64, error) {
 	return strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64)
 }
 
-// tryUDP sends a datagram to itself.
+// tryUDP sends a datagram to itself and returns what failed; "" if nothing did.
 func tryUDP() string {
 	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -171,12 +171,12 @@ func tryUDP() string {
 	}
 	_ = c.SetReadDeadline(time.Now().Add(time.Second))
 	if _, _, err := c.ReadFrom(make([]byte, 16)); err != nil {
-		return "a datagram does not come back"
+		return "a datagram to itself does not arrive"
 	}
 	return ""
 }
 
-// TryListen sees whether a TCP or UDP address can be listened on.
+// TryListen tests whether a program can listen on a TCP or UDP address.
 func TryListen(network, addr string) Listener {
 	l := Listener{Addr: addr}
 	var err error
@@ -203,7 +203,7 @@ func TryListen(network, addr string) Listener {
 	return l
 }
 
-// freePort gives the next port that nobody has, for TCP and UDP.
+// freePort returns the next port that is free for both TCP and UDP; 0 if none is near.
 func freePort(taken int) int {
 	for p := taken + 1; p < taken+100 && p < 65536; p++ {
 		addr := net.JoinHostPort("", strconv.Itoa(p))

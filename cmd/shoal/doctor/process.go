@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// Process of this machine; the zero one is one that cannot be seen.
+// Process describes a process of this machine; the zero value is one that is not visible.
 type Process struct {
 	PID   int
 	Name  string
 	Shoal bool // a shoal node
 }
 
-// process tells of a process by its ID.
+// process looks up a process by its ID.
 func process(pid int) Process {
 	p := Process{PID: pid}
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
@@ -36,7 +36,7 @@ func process(pid int) Process {
 	return p
 }
 
-// portOwner is the process that has a port, as Linux tells it.
+// portOwner returns the process that uses a port, from Linux's /proc.
 func portOwner(network string, port int) Process {
 	for _, table := range []string{network, network + "6"} {
 		f, err := os.Open("/proc/net/" + table)
@@ -61,7 +61,7 @@ func portOwner(network string, port int) Process {
 	return Process{}
 }
 
-// holder is a process that has a file open, by what its descriptor links to.
+// holder returns the ID of a process with a descriptor that links to target; 0 if none.
 func holder(target string) int {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, l := range links {
@@ -73,7 +73,7 @@ func holder(target string) int {
 	return 0
 }
 
-// lockOwner is the process that has locked a file.
+// lockOwner returns the process that has locked a file.
 func lockOwner(file string, inode uint64) Process {
 	raw, err := os.ReadFile("/proc/locks")
 	if err == nil {

@@ -143,11 +143,11 @@ function wake(el, m) {
   if (f.ttft > 0) parts.push(`first token ${ms(f.ttft)}`);
   if (f.stages > 0) parts.push(many(f.stages, "stage"));
   if (f.note && f.stages > 1) parts.push(f.note);
-  const end = { length: "cut at the limit of tokens", stopped: "stopped", broken: "broke off" }[f.finish];
+  const end = { length: "cut off at the token limit", stopped: "stopped", broken: "interrupted" }[f.finish];
   if (end) parts.push(end);
   el.replaceChildren(
     ...(f.repairs ?? []).map((r) => h("p", { class: "repair" + (r.mended ? "" : " open") }, r.mended
-      ? `After ${many(r.token, "token")} ${names(r.lost)} was lost; ${r.by.length > 0 ? names(r.by) + " took over" : "its links were made anew"} in ${ms(r.stall)}.`
+      ? `After ${many(r.token, "token")} ${names(r.lost)} was lost; ${r.by.length > 0 ? names(r.by) + " took over" : "its links were re-established"} in ${ms(r.stall)}.`
       : `${names(r.lost)} is lost; looking for another way …`)),
     ...(f.error ? [h("p", { class: "error" }, f.error)] : []),
     h("p", null, parts.join(" · ")),

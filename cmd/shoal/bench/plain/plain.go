@@ -1,6 +1,5 @@
-// Package plain is what `shoal bench fetch` compares the exchange with: boxo's
-// bitswap as it comes, over a flatfs blockstore, a file a block. A node has
-// nothing to do with it.
+// Package plain is what `shoal bench fetch` compares the exchange with: boxo's unmodified
+// bitswap over a flatfs blockstore with one file per block. Nodes do not use it.
 package plain
 
 import (
@@ -19,15 +18,15 @@ import (
 	"github.com/multiformats/go-multihash"
 )
 
-// Node gives and gets blocks.
+// Node serves and fetches blocks.
 type Node struct {
 	ds    *flatfs.Datastore
 	store blockstore.Blockstore
 	bs    *bitswap.Bitswap
 }
 
-// New opens a blockstore in a directory, which does not sync: that would only
-// make it slower.
+// New opens a blockstore in a directory. It does not sync writes, which would only make
+// it slower.
 func New(h host.Host, dir string) (*Node, error) {
 	ds, err := flatfs.CreateOrOpen(dir, flatfs.NextToLast(2), false)
 	if err != nil {
@@ -38,7 +37,7 @@ func New(h host.Host, dir string) (*Node, error) {
 	return n, nil
 }
 
-// Add cuts a file into raw blocks of a size and keeps them.
+// Add splits a file into raw blocks of a given size and stores them.
 func (n *Node) Add(ctx context.Context, r io.Reader, size int) (list []cid.Cid, err error) {
 	prefix := cid.Prefix{Version: 1, Codec: cid.Raw, MhType: multihash.SHA2_256, MhLength: -1}
 	buf := make([]byte, size)
@@ -65,7 +64,7 @@ func (n *Node) Add(ctx context.Context, r io.Reader, size int) (list []cid.Cid, 
 	}
 }
 
-// Fetch gets blocks from the connected peers, and keeps them.
+// Fetch fetches blocks from the connected peers and stores them.
 func (n *Node) Fetch(ctx context.Context, list []cid.Cid) error {
 	got, err := n.bs.NewSession(ctx).GetBlocks(ctx, list)
 	if err != nil {
@@ -87,5 +86,5 @@ func (n *Node) Fetch(ctx context.Context, list []cid.Cid) error {
 	return nil
 }
 
-// Close ends it.
+// Close stops the node and closes its store.
 func (n *Node) Close() error { return errors.Join(n.bs.Close(), n.ds.Close()) }
