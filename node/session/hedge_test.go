@@ -189,14 +189,15 @@ func TestTarpits(t *testing.T) {
 // A stage that is slow, and honest, is waited for if there is no other, or none
 // that would be sooner.
 func TestSlowIsWaitedFor(t *testing.T) {
-	alone := []time.Duration{6 * time.Second}
+	const slow = 5900 * time.Millisecond // no multiple of it falls on another deadline
+	alone := []time.Duration{slow}
 	hedging(t, alone, nil, 0, func(out *session.Outcome, d *tarpits) {
 		lostTo(t, out)
 		if d.opened[nodeID(0)] != 1 {
 			t.Errorf("it was opened %d times", d.opened[nodeID(0)])
 		}
 	})
-	two := []time.Duration{6 * time.Second, 60 * time.Second}
+	two := []time.Duration{slow, 60 * time.Second}
 	hedging(t, two, nil, 2*time.Minute, func(out *session.Outcome, d *tarpits) {
 		lostTo(t, out)
 		if d.opened[nodeID(1)] != 0 {
