@@ -19,6 +19,9 @@ const (
 	// patience is how long a route is sought that does not exist yet: a network that
 	// has just formed, or lost a node, may have one in a moment.
 	patience = 3 * time.Second
+	// roomPatience is how long room is waited for: that of a session which has just
+	// ended is free a moment later.
+	roomPatience = time.Second
 	// replanTime bounds one search for stages in place of lost ones.
 	replanTime = 5 * time.Second
 )
@@ -40,8 +43,8 @@ func (g *generation) attempt(ctx context.Context, excluded map[string]bool) erro
 		if err == nil {
 			return g.drive(ctx, p)
 		}
-		soon := errors.Is(err, route.ErrNoServer) || errors.Is(err, route.ErrNotReady)
-		if !errors.Is(err, route.ErrOwnFull) && (!soon || len(excluded) > 0 || time.Since(begin) > patience) {
+		// ErrOwnFull ends by itself: it becomes another error at ownEnd.
+		if !errors.Is(err, route.ErrOwnFull) && (len(excluded) > 0 || time.Since(begin) >= patienceWith(err)) {
 			return err
 		}
 		select {
@@ -50,6 +53,17 @@ func (g *generation) attempt(ctx context.Context, excluded map[string]bool) erro
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// patienceWith returns how long a route is sought after a failure; 0: no longer.
+func patienceWith(err error) time.Duration {
+	switch {
+	case errors.Is(err, route.ErrNoServer), errors.Is(err, route.ErrNotReady):
+		return patience
+	case errors.Is(err, route.ErrNoRoom):
+		return roomPatience
+	}
+	return 0
 }
 
 // plan chooses the answer's first route. The errors are those of Survey.Choose.
