@@ -98,12 +98,8 @@ func (n *Network) OwnOffer() *protocol.Offer {
 	return n.own
 }
 
-// take verifies an offer from no particular peer, and keeps it unless a newer
-// one is known.
-func (n *Network) take(raw []byte) (*protocol.Offer, error) { return n.hear("", raw) }
-
 // hear verifies an offer that a peer sent, its own or another's, and keeps it
-// unless a newer one is known.
+// unless a newer one is known. An empty teller is nobody in particular.
 func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	o, err := protocol.OpenOffer(raw, time.Now())
 	if err != nil {
