@@ -253,7 +253,7 @@ func TestReflection(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range hearsayStranger {
-			if _, err := victim.hear(h.ID(), sealed(t, newKey(t), 1, addrs...).Envelope); err != nil {
+			if err := victim.hear(h.ID(), sealed(t, newKey(t), 1, addrs...).Envelope); err != nil {
 				t.Fatal(err)
 			}
 		}

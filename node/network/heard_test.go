@@ -201,7 +201,7 @@ func TestToldOf(t *testing.T) {
 	}
 	await(t, "the honest offer", func() bool { return boot.offerOf(honest.Self()) != nil })
 	for i := range 200 {
-		if _, err := boot.hear(peer.ID(fmt.Sprint("teller ", i/hearsayStranger)), sealed(t, groundKey(t), 1).Envelope); err != nil {
+		if err := boot.hear(peer.ID(fmt.Sprint("teller ", i/hearsayStranger)), sealed(t, groundKey(t), 1).Envelope); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -120,18 +120,18 @@ func TestSequence(t *testing.T) {
 		}
 		return o.Envelope
 	}
-	if _, err := n.hear("", offer(5, time.Minute)); err != nil {
+	if err := n.hear("", offer(5, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.hear("", offer(4, time.Minute)); !errors.Is(err, protocol.ErrOfferOld) {
+	if err := n.hear("", offer(4, time.Minute)); !errors.Is(err, protocol.ErrOfferOld) {
 		t.Errorf("an old sequence number: %v", err)
 	}
-	if _, err := n.hear("", offer(9, -time.Second)); !errors.Is(err, protocol.ErrOfferExpired) {
+	if err := n.hear("", offer(9, -time.Second)); !errors.Is(err, protocol.ErrOfferExpired) {
 		t.Errorf("expired: %v", err)
 	}
 	bad := offer(10, time.Minute)
 	bad[len(bad)-1] ^= 1
-	if _, err := n.hear("", bad); !errors.Is(err, protocol.ErrOffer) {
+	if err := n.hear("", bad); !errors.Is(err, protocol.ErrOffer) {
 		t.Errorf("forged: %v", err)
 	}
 	if o := n.Known(model); len(o) != 1 || o[0].Seq != 5 {

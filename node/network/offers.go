@@ -100,13 +100,13 @@ func (n *Network) OwnOffer() *protocol.Offer {
 
 // hear verifies an offer that a peer sent, its own or another's, and keeps it
 // unless a newer one is known. An empty teller is nobody in particular.
-func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
+func (n *Network) hear(teller peer.ID, raw []byte) error {
 	o, err := protocol.OpenOffer(raw, time.Now())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if o.From == n.host.ID() {
-		return o, nil
+		return nil
 	}
 	w := &word{Offer: o, met: teller == o.From, teller: teller, group: n.groupOf(o)}
 	most := n.tells(teller)
@@ -115,15 +115,15 @@ func (n *Network) hear(teller peer.ID, raw []byte) (*protocol.Offer, error) {
 	old := n.offers.of(o.From)
 	newer := o.Supersedes(old)
 	if !newer && o.Seq != old.Seq {
-		return nil, protocol.ErrOfferOld
+		return protocol.ErrOfferOld
 	}
 	// The same offer may until now have been hearsay, or may now come from a
 	// source closer to the peer.
 	if (newer || w.met) && !n.offers.keep(w, most) {
-		return o, nil
+		return nil
 	}
 	n.host.Peerstore().AddAddrs(o.From, n.Believable(teller, o.Addresses()), peerstore.RecentlyConnectedAddrTTL)
-	return o, nil
+	return nil
 }
 
 // Known returns the known live offers about a model, including this node's own;
@@ -273,7 +273,7 @@ func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
 		if i == 0 { // its own comes first (see serveOffers)
 			n.compareClocks(p, raw)
 		}
-		if _, err := n.hear(p, raw); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
+		if err := n.hear(p, raw); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
 			n.log.Debug("an offer was refused", "from", p, "error", err)
 		}
 	}
@@ -315,7 +315,7 @@ func (n *Network) pushed(from peer.ID, raw []byte) {
 	if err == nil {
 		n.compareClocks(from, raw)
 		n.doubt(from, false)
-		_, err = n.hear(from, raw)
+		err = n.hear(from, raw)
 	}
 	if err != nil && !errors.Is(err, protocol.ErrOfferOld) {
 		n.log.Debug("an offer was refused", "from", from, "error", err)
