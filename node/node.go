@@ -14,7 +14,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/generate"
@@ -82,7 +81,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n.store, err = store.Open(cfg.home().Store(), store.Options{
-		Check: func(md interface{ Value(key string) any }) error { return engine.Check(md) },
+		Check: usable,
 		Quota: cfg.Quota, Log: cfg.Log.With("part", "store"),
 	})
 	if err != nil {

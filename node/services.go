@@ -19,11 +19,20 @@ import (
 
 // The services declare what they need; here each gets it from the others.
 
+// usable returns an error if a model with this metadata cannot be computed, or its
+// text cannot be read.
+func usable(md interface{ Value(key string) any }) error {
+	if err := engine.Check(md); err != nil {
+		return err
+	}
+	return text.Check(md)
+}
+
 // newLibrary makes the library.
 func (n *Node) newLibrary(c *catalog.Catalog) (*library.Library, error) {
 	return library.New(library.Config{
 		Home: n.cfg.Home, Store: n.store, Catalog: c, Network: n.net, Exchange: n.exchange, Survey: n.survey,
-		Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported},
+		Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported, text.ErrVocabulary},
 		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() },
 		Log: n.cfg.Log.With("part", "library"),
 		Waiting: func(name string, why error) {

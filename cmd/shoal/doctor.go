@@ -30,6 +30,7 @@ import (
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/text"
 )
 
 func doctorCommand() *cli.Command {
@@ -261,6 +262,9 @@ func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(
 		v := doctor.Model{ID: m.ID, Name: m.Name, Held: m.Held, Pinned: m.Pinned, Wanted: wanted, Blocks: m.Blocks, Damaged: m.Damaged, Leaves: m.Leaves}
 		if m.Err != nil {
 			v.Err = m.Err.Error()
+		}
+		if m.Header != nil {
+			v.Doubts = text.Doubts(m.Header)
 		}
 		f.Models = append(f.Models, v)
 	}

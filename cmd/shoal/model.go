@@ -138,6 +138,9 @@ func printModel(c *cli.Context, m *api.Model) error {
 		for _, o := range m.Origins {
 			row("from", o)
 		}
+		for _, warning := range m.Warnings {
+			row("warning", warning)
+		}
 	}
 	return w.Flush()
 }

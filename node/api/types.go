@@ -259,6 +259,7 @@ type Model struct {
 	Remote       bool     `json:"remote,omitempty"`    // peers serve it, and nothing of it is here
 	Complete     bool     `json:"complete"`            // all of it is here
 	Abilities    []string `json:"abilities,omitempty"` // only from Show: tools, thinking
+	Warnings     []string `json:"warnings,omitempty"`  // only from Show, Add and Pull: why its answers may be worse than its makers', a sentence each
 }
 
 // Status of a node.

@@ -101,7 +101,7 @@ func (l *Library) Show(ctx context.Context, name string) (*api.Model, error) {
 		return nil, err
 	}
 	d := Describe(m)
-	d.Abilities = abilities(m)
+	d.Abilities, d.Warnings = abilities(m), doubts(m)
 	return &d, nil
 }
 
@@ -147,6 +147,7 @@ func (l *Library) Add(ctx context.Context, req api.AddRequest, progress func(api
 		return nil, l.input(err)
 	}
 	d := Describe(m)
+	d.Warnings = doubts(m)
 	return &d, nil
 }
 
@@ -205,6 +206,7 @@ func (l *Library) Pull(ctx context.Context, req api.PullRequest, progress func(a
 		return nil, l.input(err)
 	}
 	d := Describe(m)
+	d.Warnings = doubts(m)
 	return &d, nil
 }
 

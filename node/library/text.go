@@ -169,3 +169,13 @@ func abilities(m *store.Model) (out []string) {
 	}
 	return out
 }
+
+// doubts says what is wrong with a model's tokenizer and template, as far as its
+// header is here.
+func doubts(m *store.Model) []string {
+	h, err := m.Header()
+	if err != nil {
+		return nil
+	}
+	return text.Doubts(h)
+}

@@ -223,6 +223,9 @@ func (s *serving) fetch(ctx context.Context, t target) error {
 func (s *serving) serve(ctx context.Context, t target) error {
 	srv := s.srv
 	s.set("loading")
+	if err := computable(t.model); err != nil {
+		return err
+	}
 	var e engine.Engine
 	cfg := srv.engineConfig(t)
 	s.claim(srv.needs(t, cfg.KVTokens))
@@ -282,6 +285,16 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	}
 	st.Close(reason)
 	return reason
+}
+
+// computable returns an error if the engine cannot compute the model: one that
+// came from a peer, or from an import by an older version, was not checked here.
+func computable(m *store.Model) error {
+	h, err := m.Header()
+	if err != nil {
+		return err
+	}
+	return engine.Check(h)
 }
 
 // defaults are the keys that an engine adds to a model's header, sorted.

@@ -14,30 +14,34 @@ type spm struct {
 }
 
 func (t *Tokenizer) setSPM(md Metadata) error {
-	s := &spm{t: t, scores: make([]float32, len(t.tokens))}
-	switch scores := md.Value("tokenizer.ggml.scores").(type) {
-	case []float32:
-		copy(s.scores, scores)
-	case []int32:
-		for i := range min(len(scores), len(s.scores)) {
-			s.scores[i] = float32(scores[i])
-		}
-	default:
-		return fmt.Errorf("%w: the file has no scores (tokenizer.ggml.scores)", ErrVocabulary)
+	scores, err := perToken(md, "tokenizer.ggml.scores", len(t.tokens), score)
+	if err != nil {
+		return err
 	}
+	if scores == nil { // as llama.cpp does; see Doubts
+		scores = make([]float32, len(t.tokens))
+	}
+	s := &spm{t: t, scores: scores}
 	for i := range t.bytes {
 		if t.bytes[i] = t.find(fmt.Sprintf("<0x%02X>", i)); t.bytes[i] < 0 {
 			t.bytes[i] = t.find(string([]byte{byte(i)}))
 		}
 	}
 	t.escape, t.addSpace, t.addBOS = true, true, true
-	flag(md, "tokenizer.ggml.add_space_prefix", &t.addSpace)
+	if err := flag(md, "tokenizer.ggml.add_space_prefix", &t.addSpace); err != nil {
+		return err
+	}
 	if len(t.tokens) > 2 { // SentencePiece's own numbering, for files that name no IDs
 		t.bos, t.eos = 1, 2
 		t.eog[t.eos] = true
 	}
 	t.algorithm = s
 	return nil
+}
+
+func score(v any) (float32, bool) {
+	f, ok := number(v)
+	return float32(f), ok
 }
 
 func (s *spm) split(out []int32, text string, on *patience) ([]int32, error) {

@@ -157,7 +157,6 @@ func TestRefusals(t *testing.T) {
 	for name, m := range map[string]md{
 		"nothing":       {},
 		"no merges":     {"tokenizer.ggml.tokens": []string{"a"}, "tokenizer.ggml.model": "gpt2"},
-		"no scores":     {"tokenizer.ggml.tokens": []string{"a"}, "tokenizer.ggml.model": "llama"},
 		"bert":          {"tokenizer.ggml.tokens": []string{"a"}, "tokenizer.ggml.model": "bert"},
 		"tokens a text": {"tokenizer.ggml.tokens": "abc", "tokenizer.ggml.model": "gpt2"},
 	} {

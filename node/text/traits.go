@@ -19,11 +19,17 @@ type Traits struct {
 	nullContent     bool // the content of a message with calls must be null
 }
 
-// Traits returns the template's traits.
-func (t *Template) Traits() Traits { return t.traits() }
+// Traits returns the traits that chats with tools meet.
+func (t *Template) Traits() Traits { return t.forTools().traits() }
 
-// Source returns the template's text.
-func (t *Template) Source() string { return t.source }
+// Source returns the template's text, and that of the one for chats with tools: an
+// answer may have the marks of either.
+func (t *Template) Source() string {
+	if t.toolUse != nil {
+		return t.source + "\n" + t.toolUse.source
+	}
+	return t.source
+}
 
 // Words that no template contains.
 const (

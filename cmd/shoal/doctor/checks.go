@@ -127,6 +127,9 @@ func models(f *Facts) []Finding {
 		if m.Err != "" {
 			out = append(out, bad(f.shoal("model pull", m.ID), "model %s cannot be read from the disk: %s", m.Name, m.Err)...)
 		}
+		for _, why := range m.Doubts {
+			out = append(out, warn(f.shoal("model show", m.Name), "%s: %s", m.Name, why)...)
+		}
 		if len(m.Damaged) == 0 {
 			continue
 		}

@@ -100,6 +100,7 @@ type Model struct {
 	Blocks   int      // 0: not known
 	Damaged  []string // shards: header, embedding, block N, output
 	Leaves   int      // damaged
+	Doubts   []string // why its answers may be worse than its makers', a sentence each
 	Err      string   // why it cannot be read at all
 }
 
