@@ -239,6 +239,7 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	if have := x.leaves(model); have != nil {
 		f.total = have.LeafCount()
 	}
+	f.origins = len(origins)
 	f.scheduler = newScheduler(f)
 	f.viaBitswap = &sourceState{src: bitswapSource{}, ready: f.bitswapOnly}
 	f.scheduler.addSource(f.viaBitswap)
@@ -248,9 +249,12 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	defer x.end(f)
 	var seats []func()
 	for _, o := range origins {
-		if src := newOrigin(f, o); !x.ledger.Bad(src.name()) {
-			seats = append(seats, f.startSource(ctx, src, func() {}), src.cl.CloseIdleConnections)
+		src := newOrigin(f, o)
+		if x.ledger.Bad(src.name()) {
+			f.trouble(fmt.Sprintf("%s is not asked for a while: it sent what is not the model's", src.name()))
+			continue
 		}
+		seats = append(seats, f.startSource(ctx, src, func() {}), src.cl.CloseIdleConnections)
 	}
 	f.workers.Go(func() { f.keepLooking(ctx) })
 	err := f.run(ctx)

@@ -230,6 +230,25 @@ func (s *scheduler) addSource(st *sourceState) (leave func()) {
 	}
 }
 
+// sourceless reports whether leaves are open, and none of them has a source
+// besides bitswap.
+func (s *scheduler) sourceless() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	open := slices.ContainsFunc(s.open, func(t *openLeaf) bool { return !t.done })
+	for st := range s.sources {
+		if st == s.f.viaBitswap {
+			continue
+		}
+		for _, t := range s.open {
+			if !t.done && st.src.mayAsk(t.need) {
+				return false
+			}
+		}
+	}
+	return open && s.storing == 0
+}
+
 // next waits until there is work for a source and assigns it. It returns nil
 // when ctx ends, when until returns true, or, if until is set, when no leaf is
 // open.
