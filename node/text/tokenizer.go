@@ -61,6 +61,7 @@ type Tokenizer struct {
 	addBOS, addEOS bool
 	escape         bool // tokens write a space as ▁
 	addSpace       bool // a space that is not shown is put before a text
+	squeeze        bool // spaces at a text's ends, and repeated ones, are removed
 	algorithm      splitter
 	longest        int // bytes of the longest token
 }
@@ -296,6 +297,11 @@ func (t *Tokenizer) Encode(ctx context.Context, text string, opt EncodeOptions) 
 			continue
 		}
 		s := p.text
+		if t.squeeze {
+			if s = squeezed(s); s == "" {
+				continue
+			}
+		}
 		if t.addSpace && afterSpecial {
 			s = " " + s
 		}
