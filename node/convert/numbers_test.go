@@ -128,9 +128,8 @@ func TestLargeNumbers(t *testing.T) {
 		quantize string
 		says     string // "": it is taken
 	}{
-		{70_000, "", ""}, {70_000, "q8_0", ""}, {-70_000, "q4_K_M", ""}, {70_000, "f16", "too large for f16"},
-		{8e6, "q8_0", ""}, {9e6, "q8_0", "too large for Q8_0"}, {1e30, "q4_K_M", "too large"}, {1e30, "", ""},
-		{float32(math.Inf(1)), "", "not finite"}, {float32(math.NaN()), "q8_0", "not finite"},
+		{1e30, "", ""}, {70_000, "q8_0", ""}, {-70_000, "q4_K_M", ""}, {70_000, "f16", "too large for f16"},
+		{9e6, "q8_0", "too large for Q8_0"}, {1e30, "q4_K_M", "too large"}, {float32(math.Inf(1)), "", "not finite"},
 	} {
 		h := random(t, "LlamaForCausalLM", vocab)
 		w := h.tensors[downName]
