@@ -170,7 +170,7 @@ func placed(find func(s, sub string) int, must bool) func(*run, string, args) an
 		part, from, ok := window(s, a, 1)
 		i := -1
 		if ok {
-			i = find(part, r1(a, "sub"))
+			i = find(part, textArg(a, "sub"))
 		}
 		if i < 0 {
 			if must {
@@ -182,8 +182,8 @@ func placed(find func(s, sub string) int, must bool) func(*run, string, args) an
 	}
 }
 
-// r1 returns the first argument, which must be a text.
-func r1(a args, id string) string {
+// textArg returns the first argument, which must be a text.
+func textArg(a args, id string) string {
 	a.must(0, id)
 	return a.text(0, id, "")
 }
@@ -229,7 +229,7 @@ func init() { // in init because some methods refer to the table
 			if !ok {
 				return int64(0)
 			}
-			return int64(strings.Count(part, r1(a, "sub")))
+			return int64(strings.Count(part, textArg(a, "sub")))
 		},
 		"removeprefix": func(_ *run, s string, a args) any { return strings.TrimPrefix(s, a.text(0, "prefix", "")) },
 		"removesuffix": func(_ *run, s string, a args) any { return strings.TrimSuffix(s, a.text(0, "suffix", "")) },
@@ -263,7 +263,7 @@ func init() { // in init because some methods refer to the table
 
 // separator returns the first argument, which must be a text that is not empty.
 func separator(a args) string {
-	sep := r1(a, "sep")
+	sep := textArg(a, "sep")
 	if sep == "" {
 		fail("an empty separator separates nothing")
 	}
