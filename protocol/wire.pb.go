@@ -1709,6 +1709,8 @@ type Piece struct {
 	//	*Piece_Schema
 	//	*Piece_Either
 	//	*Piece_Again
+	//	*Piece_Pattern
+	//	*Piece_Grammar
 	Kind          isPiece_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1796,6 +1798,24 @@ func (x *Piece) GetAgain() *Pieces {
 	return nil
 }
 
+func (x *Piece) GetPattern() string {
+	if x != nil {
+		if x, ok := x.Kind.(*Piece_Pattern); ok {
+			return x.Pattern
+		}
+	}
+	return ""
+}
+
+func (x *Piece) GetGrammar() string {
+	if x != nil {
+		if x, ok := x.Kind.(*Piece_Grammar); ok {
+			return x.Grammar
+		}
+	}
+	return ""
+}
+
 type isPiece_Kind interface {
 	isPiece_Kind()
 }
@@ -1820,6 +1840,14 @@ type Piece_Again struct {
 	Again *Pieces `protobuf:"bytes,5,opt,name=again,proto3,oneof"` // these, any number of times, or not at all
 }
 
+type Piece_Pattern struct {
+	Pattern string `protobuf:"bytes,6,opt,name=pattern,proto3,oneof"` // a text of which all matches this regular expression
+}
+
+type Piece_Grammar struct {
+	Grammar string `protobuf:"bytes,7,opt,name=grammar,proto3,oneof"` // a text of this grammar, in GBNF
+}
+
 func (*Piece_Text) isPiece_Kind() {}
 
 func (*Piece_Until) isPiece_Kind() {}
@@ -1829,6 +1857,10 @@ func (*Piece_Schema) isPiece_Kind() {}
 func (*Piece_Either) isPiece_Kind() {}
 
 func (*Piece_Again) isPiece_Kind() {}
+
+func (*Piece_Pattern) isPiece_Kind() {}
+
+func (*Piece_Grammar) isPiece_Kind() {}
 
 type Pieces struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3156,13 +3188,15 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\bstop_ids\x18\r \x03(\x05R\astopIds\x12\x1c\n" +
 	"\ahistory\x18\x0e \x03(\x05B\x02\x10\x01R\ahistory\x12\x1c\n" +
 	"\asampled\x18\x0f \x03(\x05B\x02\x10\x01R\asampled\x12$\n" +
-	"\x06format\x18\x10 \x03(\v2\f.shoal.PieceR\x06format\"\xa7\x01\n" +
+	"\x06format\x18\x10 \x03(\v2\f.shoal.PieceR\x06format\"\xdf\x01\n" +
 	"\x05Piece\x12\x14\n" +
 	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x16\n" +
 	"\x05until\x18\x02 \x01(\tH\x00R\x05until\x12\x18\n" +
 	"\x06schema\x18\x03 \x01(\fH\x00R\x06schema\x12'\n" +
 	"\x06either\x18\x04 \x01(\v2\r.shoal.EitherH\x00R\x06either\x12%\n" +
-	"\x05again\x18\x05 \x01(\v2\r.shoal.PiecesH\x00R\x05againB\x06\n" +
+	"\x05again\x18\x05 \x01(\v2\r.shoal.PiecesH\x00R\x05again\x12\x1a\n" +
+	"\apattern\x18\x06 \x01(\tH\x00R\apattern\x12\x1a\n" +
+	"\agrammar\x18\a \x01(\tH\x00R\agrammarB\x06\n" +
 	"\x04kind\".\n" +
 	"\x06Pieces\x12$\n" +
 	"\x06pieces\x18\x01 \x03(\v2\f.shoal.PieceR\x06pieces\"'\n" +
@@ -3390,6 +3424,8 @@ func file_protocol_wire_proto_init() {
 		(*Piece_Schema)(nil),
 		(*Piece_Either)(nil),
 		(*Piece_Again)(nil),
+		(*Piece_Pattern)(nil),
+		(*Piece_Grammar)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

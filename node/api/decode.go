@@ -45,7 +45,7 @@ func decodeChat(body []byte) (*job, error) {
 	if err := decode(body, &r); err != nil {
 		return nil, err
 	}
-	if err := refuse(body, chatUnsupported); err != nil {
+	if err := refuse(body, chatUnsupported, chatWords, answerWords); err != nil {
 		return nil, err
 	}
 	return r.job()
@@ -94,7 +94,7 @@ func decodeCompletion(body []byte) (*job, error) {
 	if err := decode(body, &r); err != nil {
 		return nil, err
 	}
-	if err := refuse(body, completionUnsupported); err != nil {
+	if err := refuse(body, completionUnsupported, answerWords); err != nil {
 		return nil, err
 	}
 	base, err := r.base()
@@ -190,10 +190,13 @@ func (r *commonRequest) base() (*GenerateRequest, error) {
 	if g.Stop, err = stops(r.Stop); err != nil {
 		return nil, err
 	}
-	if g.Format, err = r.ResponseFormat.schema(); err != nil {
+	if err := r.constrain(g); err != nil {
 		return nil, err
 	}
 	if g.Sampling, err = r.sampling(); err != nil {
+		return nil, err
+	}
+	if err := r.ending(g); err != nil {
 		return nil, err
 	}
 	if r.Shoal != nil {

@@ -62,16 +62,10 @@ func (r *chatRequest) useTools(g *GenerateRequest) error {
 		return badParam("tool_choice", "must be none, auto, required, or name a function")
 	}
 	if !g.MustCall {
-		if g.Format != nil && len(g.Tools) > 0 {
-			return badParam("response_format", "cannot be combined with tools that the model is free to call: set tool_choice to none, or leave one of them out")
-		}
 		return nil
 	}
 	if len(r.Tools) == 0 {
 		return badParam("tool_choice", "needs tools")
-	}
-	if g.Format != nil {
-		return badParam("response_format", "cannot be combined with a tool_choice that asks for a call")
 	}
 	if only == "" {
 		return nil
@@ -163,38 +157,6 @@ func toolCalls(param string, raw json.RawMessage) ([]ToolCall, error) {
 		out[i] = ToolCall{ID: c.ID, Type: "function", Function: FunctionCall{Name: c.Function.Name, Arguments: args}}
 	}
 	return out, nil
-}
-
-// anyObject is the schema of every JSON object.
-var anyObject = json.RawMessage(`{"type":"object"}`)
-
-// schema returns the JSON schema that an answer must follow; nil: none.
-func (f *responseFormat) schema() (json.RawMessage, error) {
-	if f == nil {
-		return nil, nil
-	}
-	switch f.Type {
-	case "text":
-		return nil, nil
-	case "json_object":
-		return anyObject, nil
-	case "json_schema":
-		if f.JSONSchema == nil || !present(f.JSONSchema.Schema) {
-			return nil, badParam("response_format.json_schema.schema", "is missing")
-		}
-		return checkSchema("response_format.json_schema.schema", f.JSONSchema.Schema)
-	}
-	return nil, badParam("response_format.type", "%.32q is unknown: use text, json_object or json_schema", f.Type)
-}
-
-func checkSchema(param string, raw json.RawMessage) (json.RawMessage, error) {
-	if first(raw) != '{' {
-		return nil, badParam(param, "must be a JSON schema, an object")
-	}
-	if len(raw) > maxSchema {
-		return nil, badParam(param, "is longer than %d MiB", maxSchema>>20)
-	}
-	return plainJSON(raw), nil
 }
 
 // plainJSON rewrites valid JSON in the form of encoding/json.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -34,12 +35,12 @@ var completionUnsupported = []unsupported{
 	{"logit_bias", isEmpty, "is not supported"},
 }
 
-func refuse(body []byte, fields []unsupported) error {
+func refuse(body []byte, lists ...[]unsupported) error {
 	var all map[string]json.RawMessage
 	if err := decode(body, &all); err != nil {
 		return err
 	}
-	for _, f := range fields {
+	for _, f := range slices.Concat(lists...) {
 		if raw, ok := all[f.param]; ok && present(raw) && !f.idle(raw) {
 			return badParam(f.param, "%s", f.why)
 		}

@@ -19,6 +19,9 @@ func decodeOllamaChat(body []byte) (*ollamaJob, error) {
 	if err := decode(body, &r); err != nil {
 		return nil, err
 	}
+	if err := refuseOptions(body); err != nil {
+		return nil, err
+	}
 	g, err := r.base()
 	if err != nil {
 		return nil, err
@@ -34,9 +37,6 @@ func decodeOllamaChat(body []byte) (*ollamaJob, error) {
 	for _, raw := range r.Tools {
 		g.Tools = append(g.Tools, plainJSON(raw))
 	}
-	if g.Format != nil && g.Tools != nil {
-		return nil, badParam("format", "cannot be combined with tools that the model is free to call: leave one of them out")
-	}
 	g.Messages, err = ollamaMessages(r.Messages)
 	return j, err
 }
@@ -44,6 +44,9 @@ func decodeOllamaChat(body []byte) (*ollamaJob, error) {
 func decodeOllamaGenerate(body []byte) (*ollamaJob, error) {
 	var r ollamaGenerateRequest
 	if err := decode(body, &r); err != nil {
+		return nil, err
+	}
+	if err := refuseOptions(body); err != nil {
 		return nil, err
 	}
 	g, err := r.base()
@@ -80,7 +83,7 @@ func (r *ollamaCommon) base() (*GenerateRequest, error) {
 	if r.Model == "" {
 		return nil, badParam("model", "is missing")
 	}
-	c := commonRequest{Model: r.Model, Stop: o.Stop, Seed: o.Seed, Sampling: o.Sampling}
+	c := commonRequest{Model: r.Model, Stop: o.Stop, Seed: o.Seed, Sampling: o.Sampling, RepeatLastN: o.RepeatLastN}
 	if o.NumPredict != nil && *o.NumPredict > 0 {
 		c.MaxTokens = o.NumPredict
 	}
@@ -91,6 +94,7 @@ func (r *ollamaCommon) base() (*GenerateRequest, error) {
 	if g.Format, err = ollamaFormat(r.Format); err != nil {
 		return nil, err
 	}
+	g.FormatField = "format"
 	if g.Think, err = ollamaThink(r.Think); err != nil {
 		return nil, err
 	}
@@ -117,7 +121,8 @@ func ollamaFormat(raw json.RawMessage) (json.RawMessage, error) {
 		}
 		return nil, badParam("format", `must be "json" or a JSON schema`)
 	}
-	return checkSchema("format", raw)
+	c, err := schemaOf("format", raw)
+	return c.schema, err
 }
 
 func ollamaThink(raw json.RawMessage) (string, error) {

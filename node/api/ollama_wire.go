@@ -31,6 +31,8 @@ type ollamaOptions struct {
 	NumPredict *int            `json:"num_predict"` // negative: no limit
 	Seed       json.RawMessage `json:"seed"`
 	Stop       json.RawMessage `json:"stop"`
+
+	RepeatLastN *int `json:"repeat_last_n"`
 }
 
 type ollamaChatRequest struct {

@@ -29,14 +29,17 @@ func decodeResponse(body []byte) (*responseJob, error) {
 	if err := decode(body, &r); err != nil {
 		return nil, err
 	}
-	if err := refuse(body, responseUnsupported); err != nil {
-		return nil, err
-	}
 	chat := chatRequest{MaxCompletionTokens: r.MaxOutputTokens, ParallelToolCalls: r.ParallelToolCalls, ReasoningEffort: r.Reasoning.Effort, TopLogprobs: r.TopLogprobs}
 	chat.Model, chat.Stream, chat.Sampling = r.Model, r.Stream, r.Sampling
 	chat.Logprobs = r.TopLogprobs != nil || slices.Contains(r.Include, "message.output_text.logprobs")
 	if f := r.Text.Format; f != nil {
 		chat.ResponseFormat = &responseFormat{Type: f.Type, JSONSchema: &jsonSchema{Name: f.Name, Schema: f.Schema}}
+	}
+	if err := decode(body, &chat.constraintWords); err != nil {
+		return nil, err
+	}
+	if err := refuse(body, responseUnsupported, answerWords); err != nil {
+		return nil, err
 	}
 	var err error
 	if chat.Tools, err = responseTools(r.Tools); err != nil {

@@ -69,10 +69,18 @@ type GenerateRequest struct {
 	OneCall   bool              // and ends after one call
 	Think     string            // "": the model's default; off, on, or an effort: low, medium, high
 	Format    json.RawMessage   // JSON schema that the answer must follow; nil: free text
+	Pattern   string            // or a regular expression that all of it matches; "": free text
+	Grammar   string            // or a grammar in GBNF; "": free text
+
+	// FormatField is the request's field that has the format; "": response_format.
+	FormatField string
+
 	MaxTokens int               // 0: until the context ends
 	Sampling  Sampling
 	Stop      []string
-	Route     []Hop // if not empty, use exactly this route
+	StopIDs   []int32 // tokens that end the answer besides the model's own
+	IgnoreEOS bool    // the model's own do not end it
+	Route     []Hop   // if not empty, use exactly this route
 	MaxStages int
 	Trace     string // W3C traceparent of the caller; "": none
 

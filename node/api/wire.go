@@ -21,7 +21,11 @@ type commonRequest struct {
 	Seed              json.RawMessage `json:"seed,omitempty"`               // any integer of 64 bits
 	RepetitionPenalty *float64        `json:"repetition_penalty,omitempty"` // vLLM's name for repeat_penalty
 	ResponseFormat    *responseFormat `json:"response_format,omitempty"`
-	Shoal             *Extension      `json:"shoal,omitempty"`
+	constraintWords
+	StopTokenIDs json.RawMessage `json:"stop_token_ids,omitempty"` // vLLM's
+	IgnoreEOS    bool            `json:"ignore_eos,omitempty"`     // vLLM's and llama.cpp's
+	RepeatLastN  *int            `json:"repeat_last_n,omitempty"`  // llama.cpp's
+	Shoal        *Extension      `json:"shoal,omitempty"`
 }
 
 type streamOptions struct {
@@ -33,17 +37,6 @@ type Extension struct {
 	Details   bool  `json:"details,omitempty"`    // answer with a Details
 	Route     []Hop `json:"route,omitempty"`      // take this route
 	MaxStages int   `json:"max_stages,omitempty"` // plan a route of at most this many stages
-}
-
-// responseFormat is text, json_object or json_schema.
-type responseFormat struct {
-	Type       string      `json:"type"`
-	JSONSchema *jsonSchema `json:"json_schema,omitempty"`
-}
-
-type jsonSchema struct {
-	Name   string          `json:"name"`
-	Schema json.RawMessage `json:"schema"`
 }
 
 type chatRequest struct {

@@ -53,7 +53,7 @@ func (g *generation) render() (string, error) {
 		return "", api.Errorf(api.BadInput, "the chat template: %s", err)
 	}
 	g.setFormat(prompt, tools)
-	opt := answer.Options{Prompt: prompt}
+	opt := answer.Options{Prompt: prompt, Format: g.free != nil}
 	for _, t := range tools {
 		opt.Tools = append(opt.Tools, answer.Tool{Name: t.Function.Name, Types: t.types()})
 	}

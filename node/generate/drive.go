@@ -62,7 +62,7 @@ func (g *generation) drive(ctx context.Context, p *planned) error {
 // request is what the session is to compute.
 func (g *generation) request(p *planned) *session.Request {
 	s := g.req.Sampling.Protocol()
-	s.Seed, s.MaxTokens, s.StopIds, s.Format = g.seed, uint32(p.limit), g.tools.EOG(), g.pieces
+	s.Seed, s.MaxTokens, s.StopIds, s.Format = g.seed, uint32(p.limit), g.stopIDs(), g.pieces
 	if s.RepeatPenalty != 0 && s.RepeatPenalty != 1 {
 		s.History = g.ids[max(0, len(g.ids)-penaltyWindow):]
 	}

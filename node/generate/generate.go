@@ -76,7 +76,7 @@ func (g *Generator) Generate(ctx context.Context, req *api.GenerateRequest, emit
 		one.seed = *req.Sampling.Seed
 	}
 	if one.machine != nil {
-		one.format = one.machine.Start(one.tools.EOG())
+		one.format = one.machine.Start(one.stopIDs())
 	}
 	trace.encoded(one.model.Name(), len(one.ids))
 	if !g.cfg.Fastest {

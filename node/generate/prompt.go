@@ -26,10 +26,11 @@ type prompt struct {
 	prefix []uint64 // hashes of the beginnings of ids
 	limit  int      // tokens of an answer
 
-	warning   string                // about the model's name
-	pieces    []*protocol.Piece     // the answer's format; nil: any
-	machine   *constrain.Machine    // of pieces
-	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
+	warning   string                                    // about the model's name
+	pieces    []*protocol.Piece                         // the answer's format; nil: any
+	machine   *constrain.Machine                        // of pieces
+	free      func([]answer.Function) []*protocol.Piece // the pieces of text in a format, or calls that nobody demands; nil: not asked for
+	newReader func() *answer.Reader                     // of the answer to a chat; nil: all of it is text
 }
 
 // readPrompt makes the prompt of the request.

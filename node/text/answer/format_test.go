@@ -83,7 +83,7 @@ func TestFormats(t *testing.T) {
 				thought := false
 				for seed := range uint64(20) {
 					rng := rand.New(rand.NewPCG(seed, 2))
-					said := spell(t, s.Schema([]byte("3"), prompt, direct), rng.IntN, values)
+					said := spell(t, s.Text(follows([]byte("3")), prompt, direct), rng.IntN, values)
 					got := read(template, prompt, said, nil, whole)
 					thought = thought || got.Reasoning != ""
 					got.Text = strings.TrimSpace(got.Text)
@@ -98,7 +98,7 @@ func TestFormats(t *testing.T) {
 			}
 		}
 	}
-	if !slices.Equal(Detect(hermes).Schema([]byte("3"), "", true)[0].GetSchema(), []byte("3")) {
+	if !slices.Equal(Detect(hermes).Text(follows([]byte("3")), "", true)[0].GetSchema(), []byte("3")) {
 		t.Error("an answer without reasoning is more than the value")
 	}
 }

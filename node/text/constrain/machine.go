@@ -32,6 +32,7 @@ type Machine struct {
 
 	mu     sync.Mutex
 	cells  map[stack]*cell
+	built  map[lazy]*built
 	states map[string]*state
 	masks  int
 	count  uint32 // of cells, used to order them
@@ -78,6 +79,7 @@ func (m *Machine) forget() {
 		s.next, s.mask = nil, nil
 	}
 	m.cells, m.states, m.masks = map[stack]*cell{}, map[string]*state{}, 0
+	m.built = map[lazy]*built{}
 }
 
 func (m *Machine) cell(e *expr, rest *cell) *cell {
@@ -124,6 +126,10 @@ func (m *Machine) close(work []*cell) *state {
 				if m.effort > maxEffort {
 					break
 				}
+			}
+		case kindLazy:
+			for _, k := range m.ways(e.lazy) {
+				work = append(work, m.cell(k, c.rest))
 			}
 		case kindRepeat:
 			if e.min == 0 {
@@ -190,7 +196,7 @@ func (m *Machine) step(s *state, b byte) *state {
 	m.effort += len(s.heads) / 4
 	n := dead
 	if rest != nil {
-		if len(m.states) >= maxStates || len(m.cells) >= maxCells {
+		if len(m.states) >= maxStates || len(m.cells)+len(m.built) >= maxCells {
 			m.forget()
 			s.next = new([256]*state)
 		}
