@@ -43,6 +43,7 @@ func (g *generation) render() (string, error) {
 			explainTools(&in, traits)
 		}
 	}
+	g.explainFormat(&in)
 	prompt, err := g.tools.Template.Render(in)
 	if err != nil && shortenIDs(in.Messages) { // Mistral's templates take ids of one length only
 		if again, e := g.tools.Template.Render(in); e == nil {
@@ -175,6 +176,12 @@ func explainTools(in *text.RenderInput, traits text.Traits) {
 	}
 	b.WriteString(`To call one, answer with nothing but JSON: {"name": ..., "arguments": {...}}. Its result comes next. If none is of use, answer in words.`)
 	in.Tools = nil
+	instruct(in, traits, b.String())
+}
+
+// instruct puts an instruction before all others: into the system message, or into the
+// first of the user's where the template has no place for one.
+func instruct(in *text.RenderInput, traits text.Traits, words string) {
 	role := "system"
 	if !traits.System {
 		role = "user"
@@ -182,9 +189,9 @@ func explainTools(in *text.RenderInput, traits text.Traits) {
 	at := slices.IndexFunc(in.Messages, func(m text.Message) bool { return m.Role == role })
 	switch {
 	case at >= 0:
-		in.Messages[at].Content = b.String() + "\n\n" + in.Messages[at].Content
+		in.Messages[at].Content = words + "\n\n" + in.Messages[at].Content
 	case traits.System:
-		in.Messages = append([]text.Message{{Role: role, Content: b.String()}}, in.Messages...)
+		in.Messages = append([]text.Message{{Role: role, Content: words}}, in.Messages...)
 	}
 }
 

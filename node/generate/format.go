@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -47,6 +49,43 @@ func (g *generation) setFormat(prompt string, tools []tool) {
 	default:
 		g.pieces = syntax.Text(body, prompt, direct)
 	}
+}
+
+// maxTold is the longest schema that a model is told, in bytes.
+const maxTold = 16 << 10
+
+// explainFormat tells the model the schema that its answer must follow: one that only
+// finds its tokens taken away writes what is allowed, not what was meant.
+func (g *generation) explainFormat(in *text.RenderInput) {
+	if g.req.Format == nil || g.req.MustCall || g.silent || len(g.req.Format) > maxTold {
+		return
+	}
+	schema := unspaced(string(g.req.Format))
+	for _, m := range in.Messages {
+		if strings.Contains(unspaced(m.Content), schema) {
+			return
+		}
+	}
+	if strings.Contains(g.tools.Template.Source(), "response_format") {
+		if in.Extra == nil {
+			in.Extra = map[string]any{}
+		}
+		in.Extra["response_format"] = map[string]any{"type": "json_schema", "json_schema": map[string]any{"name": "answer", "schema": g.req.Format}}
+		return
+	}
+	words := "Answer with JSON that follows this schema, and with nothing else:\n" + string(g.req.Format)
+	if len(in.Tools) > 0 || len(g.req.Tools) > 0 {
+		words = "Unless you call a function, answer with JSON that follows this schema, and with nothing else:\n" + string(g.req.Format)
+	}
+	g.told = true
+	instruct(in, g.tools.Template.Traits(), words)
+}
+
+// unspaced is a text without white space, and with the characters that Go escapes in JSON
+// as they are.
+func unspaced(s string) string {
+	s = strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&").Replace(s)
+	return strings.Join(strings.Fields(s), "")
 }
 
 // anyArguments is the schema of any function's arguments.

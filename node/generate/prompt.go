@@ -17,6 +17,10 @@ import (
 // reserved for all of them.
 const defaultLimit = 4096
 
+// formatRoom is how many tokens must be left for an answer in a format, or else the model
+// is not told the schema.
+const formatRoom = 128
+
 // prompt is what a request is read as, before any token is drawn. The choices of a
 // request share one.
 type prompt struct {
@@ -26,6 +30,8 @@ type prompt struct {
 	prefix []uint64 // hashes of the beginnings of ids
 	limit  int      // tokens of an answer
 
+	told      bool                                      // the schema of the answer's format, in words
+	silent    bool                                      // it must not be told: the prompt would be too long
 	warning   string                                    // about the model's name
 	pieces    []*protocol.Piece                         // the answer's format; nil: any
 	machine   *constrain.Machine                        // of pieces
@@ -41,7 +47,12 @@ func (g *generation) readPrompt(ctx context.Context) (err error) {
 	if g.tools, err = g.cfg.Models.Tools(ctx, g.model); err != nil {
 		return err
 	}
-	if err := g.encode(ctx); err != nil {
+	err = g.encode(ctx)
+	if g.told && (len(g.ids)+formatRoom > g.context() || err != nil) && ctx.Err() == nil {
+		g.silent, g.told = true, false
+		err = g.encode(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	if err := g.limitAnswer(); err != nil {

@@ -125,7 +125,11 @@ func (s *schemas) opposite(p part, deep bool) ([]part, error) {
 		}
 		exact = exact && ways != nil
 		for i, w := range ways {
-			out = append(out, part{doc: s.make(m.value, "not "+strconv.FormatBool(deep)+strconv.Itoa(i), func() *document { return w })})
+			out = append(out, part{doc: s.make(m.value, "not "+strconv.FormatBool(deep)+strconv.Itoa(i), func() *document {
+				w := object(m.value, member{"allOf", listOf(w)})
+				w.apart = true
+				return w
+			})})
 		}
 	}
 	if len(out) == 0 && !exact {

@@ -20,6 +20,8 @@ type document struct {
 
 	up  *document // that it is part of; nil: the whole
 	key string    // there
+
+	apart bool // made as an opposite: what it names is not evaluated by it
 }
 
 // pointer returns where the value is in the whole (RFC 6901).

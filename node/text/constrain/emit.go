@@ -2,6 +2,7 @@ package constrain
 
 import (
 	"errors"
+	"fmt"
 	"math/big"
 	"slices"
 )
@@ -153,6 +154,21 @@ func wholeWithin(low, high *bound) (lo, hi *big.Int) {
 }
 
 func (s *schemas) emitString(r *rules) (*expr, error) {
+	key := fmt.Sprintf("%q %d %d", r.but, r.shortest, r.longest)
+	for _, t := range r.texts {
+		key += fmt.Sprintf(" %v %q", t.not, t.pattern)
+	}
+	if e := s.strings[key]; e != nil {
+		return e, s.spend(r.where, maxBudget/3000)
+	}
+	e, err := s.stringOf(r)
+	if err == nil {
+		s.strings[key] = e
+	}
+	return e, err
+}
+
+func (s *schemas) stringOf(r *rules) (*expr, error) {
 	d, where, err := s.textsOf(r)
 	switch {
 	case err != nil:
@@ -517,7 +533,9 @@ func (s *schemas) keysOf(r *rules) (k keys, err error) {
 	at := r.names[0]
 	n := newRules(append(slices.Clone(r.names), part{doc: s.make(at.doc, "string", func() *document { return object(at.doc, member{"type", textOf("string")}) })}))
 	for _, p := range n.tops {
-		if err := s.gather(n, p); err != nil {
+		if err := s.gather(n, p); errors.Is(err, errNothing) { // then there are no members
+			return keys{listed: true}, nil
+		} else if err != nil {
 			return k, err
 		}
 	}

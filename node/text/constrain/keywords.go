@@ -1,8 +1,10 @@
 package constrain
 
 import (
+	"math"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -206,7 +208,7 @@ func (r *rules) readBound(p part, name string, v *document) error {
 	if v.kind != '0' {
 		return p.bad(name, "must be a number")
 	}
-	at, err := rational(v)
+	at, err := boundOf(v, strings.HasSuffix(strings.ToLower(name), "maximum"))
 	if err != nil {
 		return p.bad(name, "%.64s %s", v.text, err)
 	}
@@ -220,6 +222,26 @@ func (r *rules) readBound(p part, name string, v *document) error {
 	}
 	return nil
 }
+
+// boundOf returns the value of a bound. One with more digits than are followed is
+// replaced by a narrower one.
+func boundOf(v *document, upper bool) (*big.Rat, error) {
+	at, err := rational(v)
+	if err == nil || (v.text[0] == '-') == upper {
+		return at, err
+	}
+	if f, e := strconv.ParseFloat(v.text, 64); e == nil && math.Abs(f) < farthest {
+		return at, err
+	}
+	far := new(big.Rat).SetFloat64(farthest)
+	if !upper {
+		far.Neg(far)
+	}
+	return far, nil
+}
+
+// farthest is a number within all bounds that have too many digits before the point.
+const farthest = 1e15
 
 // exclusive reports whether a bound is itself excluded: by its name, or in an older JSON
 // Schema, which OpenAPI 3.0 still has, by true beside it.

@@ -64,6 +64,7 @@ type schemas struct {
 	made    map[making]*document
 	busy    map[*expr]bool // whose alternatives are not known yet
 	regexes map[string]*automaton
+	strings map[string]*expr // by what they must satisfy: the same recur
 }
 
 // part is a schema within the document. A list of parts applies several schemas
@@ -104,7 +105,7 @@ func (b *builder) schema(raw []byte) (*expr, error) {
 	if err != nil {
 		return nil, &SchemaError{Problem: "is not valid JSON: " + err.Error()}
 	}
-	s := &schemas{builder: b, root: doc, memo: map[string]*expr{}, made: map[making]*document{}, busy: map[*expr]bool{}, regexes: map[string]*automaton{}}
+	s := &schemas{builder: b, root: doc, memo: map[string]*expr{}, made: map[making]*document{}, busy: map[*expr]bool{}, regexes: map[string]*automaton{}, strings: map[string]*expr{}}
 	e, err := s.compile([]part{{doc: doc}})
 	if errors.Is(err, errNothing) {
 		return nil, &SchemaError{Problem: errNothing.Error()}
@@ -307,10 +308,12 @@ func (s *schemas) gather(r *rules, p part) error {
 		r.choose(part{doc: d, bare: true}, part{doc: s.make(d, "null", func() *document { return object(d, member{"type", textOf("null")}) })})
 		return nil
 	}
-	for _, name := range []string{"unevaluatedProperties", "unevaluatedItems"} {
-		if p.has(name) {
-			r.scopes = append(r.scopes, d)
-		}
+	scopes := r.scopes
+	if d.apart {
+		r.scopes = nil
+	}
+	if p.has("unevaluatedProperties") {
+		r.scopes = append(slices.Clone(r.scopes), d)
 	}
 	for _, m := range d.members {
 		if assertions[m.name] {
@@ -329,7 +332,7 @@ func (s *schemas) gather(r *rules, p part) error {
 	if err := s.gatherList(r, p); err != nil {
 		return err
 	}
-	r.scopes = slices.DeleteFunc(slices.Clone(r.scopes), func(x *document) bool { return x == d })
+	r.scopes = scopes
 	return nil
 }
 
