@@ -75,7 +75,7 @@ type GenerateRequest struct {
 	// FormatField is the request's field that has the format; "": response_format.
 	FormatField string
 
-	MaxTokens int               // 0: until the context ends
+	MaxTokens int // 0: until the context ends
 	Sampling  Sampling
 	Stop      []string
 	StopIDs   []int32 // tokens that end the answer besides the model's own

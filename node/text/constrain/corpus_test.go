@@ -68,10 +68,6 @@ func judge(t testing.TB, name string, schema []byte) *jsonschema.Schema {
 	return s
 }
 
-// refusals are the schemas of the corpus that cannot be followed, with the keyword that is
-// named.
-var refusals = map[string]string{}
-
 // TestCorpus: each schema is followed or refused by name, and whatever can be written under
 // one satisfies it.
 func TestCorpus(t *testing.T) {
