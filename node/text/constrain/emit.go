@@ -359,7 +359,7 @@ func (s *schemas) emitUnique(r *rules, prefix []*expr, rest []part, fewest, most
 	comma, closing := seq(oneOf(","), s.gap), oneOf("]")
 	texts, ok := s.enumerate(item)
 	if !ok {
-		return s.emitFresh(r, p, rest, item, fewest, most)
+		return s.emitFresh(p, rest, fewest, most)
 	}
 	if err := s.spend(p, 1+len(texts)*len(texts)/256); err != nil {
 		return nil, err
@@ -751,8 +751,4 @@ func (s *schemas) enumerate(e *expr) (texts []string, ok bool) {
 		return len(texts) <= maxListed && size <= maxListedText
 	}, "")
 	return texts, ok
-}
-
-func (s *schemas) emitFresh(r *rules, p part, rest []part, item *expr, fewest, most int) (*expr, error) {
-	return nil, p.bad("uniqueItems", "is supported of few values")
 }

@@ -16,7 +16,7 @@ type expr struct {
 	min, max int     // of kindRepeat; max < 0: unbounded
 	text     bool    // of kindRepeat: repeats the characters of a string, so that plain text can continue in it
 	less     *expr   // of kindRepeat: the rest after one repetition; built on demand
-	lazy     lazy    // of kindLazy
+	lazy     lazy    // of kindLazy, and of kindGap: the series
 
 	productive bool // it can be completed
 }
@@ -31,6 +31,7 @@ const (
 	kindEither             // one of alts; without any: impossible
 	kindRepeat             // a, min to max times
 	kindLazy               // alternatives that are built on demand
+	kindGap                // the end of an item in a series
 )
 
 // class is a set of bytes.

@@ -116,7 +116,7 @@ func (m *Machine) close(work []*cell) *state {
 		switch e := c.e; e.kind {
 		case kindEmpty:
 			work = append(work, c.rest)
-		case kindByte, kindMark:
+		case kindByte, kindMark, kindGap:
 			s.heads = append(s.heads, c)
 		case kindSeq:
 			work = append(work, m.cell(e.a, m.cell(e.b, c.rest)))
@@ -294,11 +294,13 @@ type Run struct {
 	mu    sync.Mutex
 	ids   []int32
 	after []*state // after[i]: after i tokens
+	text  []byte   // of ids
+	ends  []int    // ends[i]: bytes of text after i tokens
 }
 
 // Start starts an answer that ends with one of the given tokens.
 func (m *Machine) Start(stops []int32) *Run {
-	return &Run{m: m, stops: stops, after: []*state{m.start}}
+	return &Run{m: m, stops: stops, after: []*state{m.start}, ends: []int{0}}
 }
 
 // follow returns the state after the tokens, most of which were usually
@@ -308,7 +310,8 @@ func (r *Run) follow(ids []int32) *state {
 	for n < min(len(ids), len(r.ids)) && ids[n] == r.ids[n] {
 		n++
 	}
-	r.ids, r.after = r.ids[:n], r.after[:n+1]
+	r.ids, r.after, r.ends = r.ids[:n], r.after[:n+1], r.ends[:n+1]
+	r.text = r.text[:r.ends[n]]
 	s := r.after[n]
 	for _, id := range ids[n:] {
 		if slices.Contains(r.stops, id) {
@@ -317,7 +320,12 @@ func (r *Run) follow(ids []int32) *state {
 		if s = r.m.take(s, id); s == dead {
 			return dead
 		}
-		r.ids, r.after = append(r.ids, id), append(r.after, s)
+		text := append(r.text, r.m.vocab.words[id]...)
+		if s = r.m.fill(s, text); s == dead {
+			return dead
+		}
+		r.text = text
+		r.ids, r.after, r.ends = append(r.ids, id), append(r.after, s), append(r.ends, len(text))
 	}
 	return s
 }
@@ -347,6 +355,7 @@ func (r *Run) Allowed(answer []int32) ([]uint64, error) {
 		return nil, errors.New("the answer so far does not follow the format")
 	}
 	mask := slices.Clone(r.m.allowed(s))
+	r.m.forbid(s, r.text, mask)
 	if r.m.err != nil {
 		return nil, r.m.err
 	}
@@ -375,7 +384,8 @@ func (r *Run) Follows(answer []int32, id int32) (bool, error) {
 	s := r.follow(answer)
 	ok := s.ended
 	if !slices.Contains(r.stops, id) {
-		ok = s != dead && r.m.take(s, id) != dead
+		next := r.m.take(s, id)
+		ok = next != dead && r.m.fill(next, append(r.text, r.m.vocab.words[id]...)) != dead
 	}
 	return ok, r.m.err
 }
