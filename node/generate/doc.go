@@ -5,7 +5,8 @@
 //	generate.go   Generate: attempts at a route, and what failures mean to the caller
 //	prompt.go     a request read: its model, its tokens, how long the answer may be
 //	chat.go       messages and tools through the chat template, calls out of the answer
-//	format.go     what the answer must look like, and the check that it does
+//	format.go     what the answer must look like, how the model is told, and the check
+//	              that it does
 //	plan.go       a route: the first, one around lost stages, a second one
 //	drive.go      one session along a route, and the events of its tokens
 //	costs.go      what each stage of the route is predicted to cost
