@@ -315,7 +315,14 @@ func (s *schemas) exclusive(p part, list []part) ([]part, error) {
 			return nil, err
 		}
 	}
-	if err := s.spend(p, len(list)*len(list)/64); err != nil {
+	total := len(list)
+	for _, f := range facts {
+		total += len(f.enum) + len(f.fixed) + len(f.required)
+		for _, x := range f.fixed {
+			total += len(x.values)
+		}
+	}
+	if err := s.spend(p, total*total/2000); err != nil {
 		return nil, err
 	}
 	out := make([]part, len(list))

@@ -356,36 +356,45 @@ func (s *schemas) emitUnique(r *rules, prefix []*expr, rest []part, fewest, most
 	if err != nil {
 		return nil, err
 	}
+	if err := s.spend(p, maxBudget/150); err != nil {
+		return nil, err
+	}
 	comma, closing := seq(oneOf(","), s.gap), oneOf("]")
 	texts, ok := s.enumerate(item)
 	if !ok {
 		return s.emitFresh(p, rest, fewest, most)
 	}
-	if err := s.spend(p, 1+len(texts)*len(texts)/256); err != nil {
-		return nil, err
-	}
 	all := &picks{next: comma, least: fewest, most: most, end: closing}
-	var docs []*document
-	for _, t := range texts {
+	different := 0
+	groups, docs := map[string][]int{}, make([]*document, len(texts))
+	for i, t := range texts {
 		d, err := readDocument([]byte(t))
 		if err != nil {
 			return nil, p.bad("uniqueItems", "has an item that cannot be compared")
 		}
-		docs = append(docs, d)
+		key := string(d.kind) // of values that may be equal
+		if d.kind == '"' || d.kind == '0' {
+			key = lastValue([]byte(t))
+		}
+		docs[i] = d
+		groups[key] = append(groups[key], i)
 		all.values = append(all.values, literal(t))
 	}
-	different := 0
-	for i, d := range docs {
-		var alike []int
-		for k, o := range docs {
-			if d.same(o) {
-				alike = append(alike, k)
+	all.alike = make([][]int, len(texts))
+	for _, group := range groups {
+		if err := s.spend(p, 1+len(group)*len(group)/256); err != nil {
+			return nil, err
+		}
+		for _, i := range group {
+			for _, k := range group {
+				if docs[i].same(docs[k]) {
+					all.alike[i] = append(all.alike[i], k)
+				}
+			}
+			if all.alike[i][0] == i {
+				different++
 			}
 		}
-		if alike[0] == i {
-			different++
-		}
-		all.alike = append(all.alike, alike)
 	}
 	if different < fewest {
 		return nil, errNothing

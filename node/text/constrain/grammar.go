@@ -29,7 +29,7 @@ func (b *builder) grammar(text string) (*expr, error) {
 	if !utf8.ValidString(text) {
 		return nil, fmt.Errorf("the grammar is not valid UTF-8")
 	}
-	p := &grammarParser{text: text, rules: map[string]*grammarRule{}}
+	p := &grammarParser{text: text, any: spelled(runes(0, unicode.MaxRune)), rules: map[string]*grammarRule{}}
 	if err := p.parse(); err != nil {
 		return nil, err
 	}
@@ -57,6 +57,7 @@ type grammarRule struct {
 type grammarParser struct {
 	text  string
 	at    int
+	any   *expr // any character
 	rules map[string]*grammarRule
 	names []string // of rules, in the order in which they were met
 }
@@ -190,7 +191,7 @@ func (p *grammarParser) element(depth int) (*expr, error) {
 		return p.class()
 	case c == '.':
 		p.at++
-		return spelled(runes(0, unicode.MaxRune)), nil
+		return p.any, nil
 	case c == '(':
 		p.at++
 		p.space(true)

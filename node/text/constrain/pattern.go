@@ -29,6 +29,7 @@ const (
 	maxEdges     = 40_000
 	maxDetermine = 1 << 22 // visits of an instruction
 	maxPattern   = 2000    // bytes
+	maxAhead     = 8       // lookaheads
 )
 
 var errPattern = errors.New("is too large; make it simpler")
@@ -266,7 +267,7 @@ func lookaheads(pattern string) (list []ahead, rest string) {
 			}
 		}
 		n := groupEnd(body)
-		if n < 0 {
+		if n < 0 || len(list) == maxAhead {
 			return nil, pattern
 		}
 		list, rest = append(list, ahead{body[:n], not}), body[n+1:]

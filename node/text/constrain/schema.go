@@ -418,6 +418,9 @@ func (s *schemas) follow(p part, v *document) (part, string, error) {
 	if pointer == "" || pointer[0] == '/' {
 		to = s.root.at(pointer)
 	} else {
+		if err := s.spend(p, maxBudget/1500); err != nil { // all of the schema is searched
+			return p, "", err
+		}
 		to = s.root.anchor(pointer)
 	}
 	if to == nil {
