@@ -531,7 +531,6 @@ type keys struct {
 	list        []string
 	text        *automaton // nil: any
 	least, most int
-	where       textRule
 }
 
 // keysOf reads what propertyNames allows.
@@ -574,7 +573,7 @@ func (s *schemas) keysOf(r *rules) (k keys, err error) {
 		return k, at.bad("", "names of members may be described by enum, const, pattern, format and length alone")
 	}
 	k.least, k.most = n.shortest, n.longest
-	k.text, k.where, err = s.textsOf(n)
+	k.text, _, err = s.textsOf(n)
 	if err == nil && k.least > 0 && k.most >= 0 && k.least > k.most {
 		err = errNothing
 	}
