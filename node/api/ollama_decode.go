@@ -2,6 +2,8 @@ package api
 
 import (
 	"encoding/json"
+	"strconv"
+	"strings"
 )
 
 // ollamaJob is a decoded request for an answer.
@@ -133,5 +135,10 @@ func ollamaThink(raw json.RawMessage) (string, error) {
 	return effort("think", word)
 }
 
-// unloads reports whether a request without a prompt is to unload the model.
-func (r *ollamaCommon) unloads() bool { return isOneOf("0", `"0"`, `"0s"`)(r.KeepAlive) }
+// unloads reports whether a request without a prompt is to unload the model: it is to be
+// kept for no time, which is a number or has a unit.
+func (r *ollamaCommon) unloads() bool {
+	text := strings.TrimRight(strings.Trim(string(r.KeepAlive), `" `), "hmsnµu")
+	kept, err := strconv.ParseFloat(text, 64)
+	return err == nil && kept == 0
+}

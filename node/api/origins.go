@@ -1,9 +1,6 @@
 package api
 
-import (
-	"net/url"
-	"strings"
-)
+import "strings"
 
 // anyMatches reports whether one of an operator's patterns fits a browser's origin.
 // A pattern is an origin, in which * stands for any host (chrome-extension://*), *. at
@@ -19,15 +16,10 @@ func anyMatches(patterns []string, origin string) bool {
 }
 
 func originMatches(pattern, origin string) bool {
-	scheme, host, ok := strings.Cut(strings.ToLower(strings.TrimSuffix(pattern, "/")), "://")
-	if !ok {
-		return false
-	}
-	if u, err := url.Parse(origin); err != nil || u.User != nil || u.Path != "" && u.Path != "/" {
-		return false
-	}
-	gotScheme, got, ok := strings.Cut(strings.ToLower(strings.TrimSuffix(origin, "/")), "://")
-	if !ok || gotScheme != scheme {
+	scheme, host, ok := strings.Cut(strings.ToLower(pattern), "://")
+	gotScheme, got, is := strings.Cut(strings.ToLower(origin), "://")
+	host, got = strings.TrimSuffix(host, "/"), strings.TrimSuffix(got, "/")
+	if !ok || !is || gotScheme != scheme || strings.ContainsAny(got, `/\?#@`) { // an origin has none of these
 		return false
 	}
 	if host == "*" {

@@ -187,6 +187,9 @@ func (s *shelf) Pull(ctx context.Context, req PullRequest, progress func(Progres
 		progress(Progress{Done: 2, Total: 2})
 		return s.Show(ctx, req.Model)
 	}
+	if strings.HasPrefix(req.Model, "hf.co/") {
+		return nil, Errorf(UnknownModel, "no model %q", req.Model)
+	}
 	progress(Progress{Done: 1, Total: 1})
 	<-ctx.Done()
 	return nil, ctx.Err()
