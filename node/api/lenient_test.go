@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -315,5 +316,97 @@ func TestOriginPatterns(t *testing.T) {
 	resp, _ := do(t, http.MethodOptions, srv.URL+"/api/chat", "", "Origin", "chrome-extension://x", "Access-Control-Request-Method", "POST", "Access-Control-Request-Private-Network", "true")
 	if resp.StatusCode != 204 || resp.Header.Get("Access-Control-Allow-Private-Network") != "true" {
 		t.Errorf("its preflight: %d %v", resp.StatusCode, resp.Header)
+	}
+}
+
+// TestOllamaUnknownFacts: what nobody knows of a model is left out, and a model that the
+// network serves runs.
+func TestOllamaUnknownFacts(t *testing.T) {
+	shelf := newShelf()
+	shelf.models["org/other"].Served = true
+	srv := start(t, &speller{}, func(c *Config) { c.Library, c.Observer = shelf, shelf })
+	_, body := post(t, srv.URL+"/api/show", `{"model":"org/other"}`)
+	var shown struct {
+		Details      map[string]any
+		ModelInfo    map[string]any `json:"model_info"`
+		Capabilities []string
+		Template     *string
+	}
+	if err := json.Unmarshal([]byte(body), &shown); err != nil {
+		t.Fatal(err)
+	}
+	if len(shown.ModelInfo) != 1 || len(shown.Details) != 2 || !slices.Equal(shown.Capabilities, []string{"completion", "tools"}) || shown.Template != nil {
+		t.Errorf("%s", body)
+	}
+	_, body = do(t, http.MethodGet, srv.URL+"/api/ps", "")
+	var running ollamaModels
+	if err := json.Unmarshal([]byte(body), &running); err != nil || len(running.Models) != 2 || running.Models[1].Name != "org/other:latest" || running.Models[1].ExpiresAt == nil || running.Models[1].SizeVRAM == nil {
+		t.Errorf("%s, %v", body, err)
+	}
+	shelf.models["speller"].Template, shelf.models["speller"].Abilities = "{{ messages }}", []string{"thinking"}
+	shelf.models["speller"].Facts = map[string]any{"llama.attention.head_count": 9}
+	_, body = post(t, srv.URL+"/api/show", `{"name":"speller:latest"}`)
+	for _, want := range []string{`"thinking"`, `tools are described`, `FROM speller:latest`, `"llama.attention.head_count":9`, `PARAMETER num_ctx 4096`} {
+		if !strings.Contains(body, want) {
+			t.Errorf("%s is not in %s", want, body)
+		}
+	}
+	if _, body = do(t, http.MethodGet, srv.URL+"/v1/models/speller", ""); strings.Contains(body, "messages") || strings.Contains(body, "head_count") {
+		t.Errorf("%s", body)
+	}
+	delete(shelf.models, "org/other")
+	for path, body := range map[string]string{"/api/show": `{}`, "/api/chat": `{"stream":false,"messages":[` + user + `]}`, "/api/generate": `{"keep_alive":0.0}`, "/v1/chat/completions": `{"messages":[` + user + `]}`} {
+		if resp, got := post(t, srv.URL+path, body); resp.StatusCode != 200 || strings.Contains(path, "chat") && !strings.Contains(got, `"speller`) || strings.Contains(path, "generate") && !strings.Contains(got, `"unload"`) {
+			t.Errorf("the only model at %s: %d %s", path, resp.StatusCode, got)
+		}
+	}
+}
+
+// words is a Vocabulary whose tokens are bytes.
+type words struct{}
+
+func (words) Split(_ context.Context, model, text string, add, _ bool) (*Split, error) {
+	if model == "nope" {
+		return nil, Errorf(UnknownModel, "no model %q", model)
+	}
+	s := &Split{Context: 9}
+	if add {
+		s.IDs, s.Pieces = []int32{1}, []string{"[s]"}
+	}
+	for _, b := range []byte(text) {
+		s.IDs, s.Pieces = append(s.IDs, int32(b)), append(s.Pieces, string(rune(b)))
+	}
+	return s, nil
+}
+
+func (words) Join(_ context.Context, _ string, ids []int32) (text string, _ error) {
+	for _, id := range ids {
+		text += string(rune(id))
+	}
+	return text, nil
+}
+
+func (words) Special(context.Context, string) (*Special, error) { return &Special{EOS: "[/s]"}, nil }
+
+func TestTokenize(t *testing.T) {
+	srv := start(t, &speller{}, func(c *Config) { c.Vocabulary = words{} })
+	for _, c := range []struct{ path, body, want string }{
+		{"/tokenize", `{"content":"ab"}`, `{"tokens":[97,98]}`},
+		{"/tokenize", `{"content":"a","add_special":true,"with_pieces":true}`, `{"tokens":[{"id":1,"piece":"[s]"},{"id":97,"piece":"a"}]}`},
+		{"/v1/tokenize", `{"model":"m","prompt":"a"}`, `{"count":2,"max_model_len":9,"tokens":[1,97],"token_strs":null}`},
+		{"/tokenize", `{"prompt":"a","add_special_tokens":false,"return_token_strs":true}`, `{"count":1,"max_model_len":9,"tokens":[97],"token_strs":["a"]}`},
+		{"/detokenize", `{"tokens":[97,98.0]}`, `{"content":"ab","prompt":"ab"}`},
+	} {
+		if resp, body := post(t, srv.URL+c.path, c.body); resp.StatusCode != 200 || strings.TrimSpace(body) != c.want {
+			t.Errorf("%s %s: %d %s", c.path, c.body, resp.StatusCode, body)
+		}
+	}
+	for body, status := range map[string]int{`{}`: 400, `{"messages":[]}`: 400, `{"content":7}`: 400, `{"model":"nope","prompt":"x"}`: 404} {
+		if resp, got := post(t, srv.URL+"/tokenize", body); resp.StatusCode != status {
+			t.Errorf("%s: %d %s", body, resp.StatusCode, got)
+		}
+	}
+	if _, body := do(t, http.MethodGet, srv.URL+"/tokenizer_info", ""); strings.TrimSpace(body) != `{"eos_token":"[/s]","tokenizer_class":"PreTrainedTokenizerFast"}` {
+		t.Errorf("%s", body)
 	}
 }
