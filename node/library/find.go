@@ -28,6 +28,7 @@ func (l *Library) Find(ctx context.Context, name string, w Want) (*store.Model, 
 // find resolves a name and brings what it means. warning says which of several
 // models was taken.
 func (l *Library) find(ctx context.Context, name string, w Want) (m *store.Model, warning string, err error) {
+	name = l.resolver.untagged(name)
 	r, err := l.resolver.resolve(ctx, name, w)
 	if err != nil {
 		return nil, "", err

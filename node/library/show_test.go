@@ -117,3 +117,16 @@ func TestPatience(t *testing.T) {
 		}
 	})
 }
+
+// The program's own model is found by its name with a tag, too, where there is no other.
+func TestFindTagged(t *testing.T) {
+	l := libraryOf(t, newVariants(t, 2), &crowd{})
+	for _, name := range []string{"tinytales:latest", "tinytales", "tinytales:latest"} {
+		if m, _, err := l.Pick(t.Context(), name); err != nil || m.Name() != "tinytales" {
+			t.Errorf("%s: %v, %v", name, m, err)
+		}
+	}
+	if _, err := l.Find(t.Context(), "tales:9m:latest", Want{}); api.AsError(err).Kind != api.UnknownModel {
+		t.Errorf("a tag on a tag: %v", err)
+	}
+}
