@@ -16,7 +16,7 @@ var bare = []string{"/chat/completions", "/completions", "/embeddings", "/messag
 // cleaned returns a request with the path that it means.
 func cleaned(r *http.Request) *http.Request {
 	path, raw := cleanPath(r.URL.Path), ""
-	if r.URL.RawPath != "" { // it has slashes that are part of a name
+	if r.URL.RawPath != "" && r.URL.RawPath == r.URL.EscapedPath() { // it has slashes that are part of a name
 		var err error
 		raw = cleanPath(r.URL.RawPath)
 		if path, err = url.PathUnescape(raw); err != nil {
@@ -43,7 +43,9 @@ func cleanPath(path string) string {
 	if trimmed := strings.TrimSuffix(path, "/"); trimmed != "" && trimmed != "/page" && trimmed != "/debug/pprof" {
 		path = trimmed
 	}
-	path = strings.Replace(path, "/v1/v1/", "/v1/", 1)
+	for strings.HasPrefix(path, "/v1/v1/") {
+		path = path[len("/v1"):]
+	}
 	for _, b := range bare {
 		if rest, ok := strings.CutPrefix(path, b); ok && (rest == "" || rest[0] == '/') {
 			return "/v1" + path
