@@ -31,6 +31,8 @@ const (
 	BadMethod    Kind = "method_not_allowed"      // 405
 	TooLarge     Kind = "request_too_large"       // 413
 	BadMedia     Kind = "unsupported_media_type"  // 415
+
+	NoPrevious Kind = "previous_response_not_found" // 400: never kept, or not any more; OpenAI's word
 )
 
 // statuses has every kind.
@@ -40,7 +42,7 @@ var statuses = map[Kind]int{
 	UnknownModel: http.StatusNotFound, NotFound: http.StatusNotFound,
 	Unauthorized: http.StatusUnauthorized, Forbidden: http.StatusForbidden,
 	BadMethod: http.StatusMethodNotAllowed, TooLarge: http.StatusRequestEntityTooLarge,
-	BadMedia:  http.StatusUnsupportedMediaType,
+	BadMedia: http.StatusUnsupportedMediaType, NoPrevious: http.StatusBadRequest,
 	Cancelled: 499, // the client disconnected; nginx's code
 	Internal:  http.StatusInternalServerError,
 }

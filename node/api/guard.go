@@ -112,7 +112,7 @@ func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 func (s *server) open(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if r.Method == http.MethodOptions && w.Header().Get("Access-Control-Allow-Origin") != "" {
-			w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
+			w.Header().Set("Access-Control-Allow-Methods", "GET, POST, DELETE")
 			w.Header().Set("Access-Control-Allow-Headers", r.Header.Get("Access-Control-Request-Headers"))
 			w.Header().Set("Access-Control-Max-Age", "600")
 			w.WriteHeader(http.StatusNoContent)
@@ -152,10 +152,25 @@ func fromHere(r *http.Request) bool {
 	return err == nil && from.Addr().Unmap().IsLoopback()
 }
 
-// bearer reports whether a request carries the secret. It compares in constant time; an
-// empty secret never matches.
+// bearer reports whether a request carries the secret, as OpenAI's clients send it or as
+// Anthropic's do. It compares in constant time; an empty secret never matches.
 func bearer(r *http.Request, secret string) bool {
-	scheme, got, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	a, b := sha256.Sum256([]byte(strings.TrimSpace(got))), sha256.Sum256([]byte(secret))
-	return secret != "" && strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(a[:], b[:]) == 1
+	want := sha256.Sum256([]byte(secret))
+	for _, got := range secrets(r) {
+		sum := sha256.Sum256([]byte(got))
+		if secret != "" && subtle.ConstantTimeCompare(sum[:], want[:]) == 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// secrets returns what a request carries as Authorization: Bearer and as X-Api-Key; ""
+// where it has none.
+func secrets(r *http.Request) [2]string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		token = ""
+	}
+	return [2]string{strings.TrimSpace(token), strings.TrimSpace(r.Header.Get("X-Api-Key"))}
 }

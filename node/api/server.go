@@ -39,6 +39,7 @@ type server struct {
 	started time.Time
 	active  atomic.Int64 // running answers
 	bodies  atomic.Int64 // bytes of running requests
+	kept    *keptAnswers // of /v1/responses
 }
 
 // New returns the API's handler.
@@ -52,14 +53,20 @@ func New(cfg Config) http.Handler {
 	if cfg.MaxBodies == 0 {
 		cfg.MaxBodies = 64 << 20
 	}
-	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now()}
+	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now(), kept: newKeptAnswers()}
 	for pattern, h := range map[string]handler{
 		"GET /v1/models":            s.models,
 		"GET /v1/models/{model...}": s.model,
 		"POST /v1/chat/completions": s.chat,
 		"POST /v1/completions":      s.completions,
 		"POST /v1/responses":        s.responses,
-		"POST /v1/embeddings":       s.embeddings,
+
+		"GET /v1/responses/{id}":             s.response,
+		"DELETE /v1/responses/{id}":          s.deleteResponse,
+		"GET /v1/responses/{id}/input_items": s.inputItems,
+		"POST /v1/responses/{id}/cancel":     s.cancelResponse,
+
+		"POST /v1/embeddings": s.embeddings,
 
 		"POST /api/chat":       s.ollamaChat,
 		"POST /api/generate":   s.ollamaGenerate,
