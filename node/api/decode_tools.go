@@ -13,8 +13,8 @@ const (
 	maxSchema = 1 << 20 // bytes
 )
 
-// functionName matches the names that OpenAI allows.
-var functionName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
+// functionName matches the names that OpenAI and Anthropic allow.
+var functionName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,128}$`)
 
 // useTools reads tools and tool_choice.
 func (r *chatRequest) useTools(g *GenerateRequest) error {
@@ -111,7 +111,7 @@ func toolNames(tools []json.RawMessage) ([]string, error) {
 		case t.Type != "function":
 			return nil, badParam(param+".type", "%.32q is not supported: use function", t.Type)
 		case !functionName.MatchString(name):
-			return nil, badParam(param+".function.name", "must be 1 to 64 letters, digits, underscores, dots and dashes")
+			return nil, badParam(param+".function.name", "must be 1 to 128 letters, digits, underscores, dots and dashes")
 		case seen[name]:
 			return nil, badParam(param+".function.name", "is that of another tool, too")
 		case present(t.Function.Parameters) && first(t.Function.Parameters) != '{':
@@ -143,7 +143,7 @@ func toolCalls(param string, raw json.RawMessage) ([]ToolCall, error) {
 			return nil, badParam(param+".type", "%.32q is not supported: use function", c.Type)
 		}
 		if !functionName.MatchString(c.Function.Name) {
-			return nil, badParam(param+".function.name", "must be 1 to 64 letters, digits, underscores, dots and dashes")
+			return nil, badParam(param+".function.name", "must be 1 to 128 letters, digits, underscores, dots and dashes")
 		}
 		args := string(c.Function.Arguments)
 		switch first(c.Function.Arguments) {

@@ -172,6 +172,12 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Bearer realm="shoal"`)
 	}
+	if speaksAnthropic(r) {
+		nameRequest(w)
+		status, _ := e.anthropicStatus()
+		writeJSON(w, status, e.anthropic(w.Header().Get("X-Request-Id")))
+		return
+	}
 	if strings.HasPrefix(r.URL.Path, "/api/") {
 		writeJSON(w, e.status(), ollamaError{e.Message})
 		return

@@ -76,6 +76,9 @@ func (s *server) models(w http.ResponseWriter, r *http.Request) error {
 		seen[o.ID] = true
 		out.Data = append(out.Data, o)
 	}
+	if speaksAnthropic(r) {
+		return s.messageModels(w, r, out.Data)
+	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
 }
@@ -90,6 +93,11 @@ func (s *server) model(w http.ResponseWriter, r *http.Request) error {
 	o := s.object(r, m)
 	if name == m.ID {
 		o.ID = name
+	}
+	if speaksAnthropic(r) {
+		nameRequest(w)
+		writeJSON(w, http.StatusOK, s.messageModel(o))
+		return nil
 	}
 	writeJSON(w, http.StatusOK, o)
 	return nil

@@ -16,6 +16,7 @@ import (
 // Config of the API.
 type Config struct {
 	Generator  Generator
+	Counter    Counter // nil: prompts cannot be counted
 	Library    Library
 	Observer   Observer
 	Catalogue  Catalogue    // may be nil
@@ -60,6 +61,9 @@ func New(cfg Config) http.Handler {
 		"POST /v1/chat/completions": s.chat,
 		"POST /v1/completions":      s.completions,
 		"POST /v1/responses":        s.responses,
+
+		"POST /v1/messages":              s.messages,
+		"POST /v1/messages/count_tokens": s.countTokens,
 
 		"GET /v1/responses/{id}":             s.response,
 		"DELETE /v1/responses/{id}":          s.deleteResponse,

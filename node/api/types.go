@@ -13,6 +13,12 @@ type Generator interface {
 	Generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) error
 }
 
+// Counter counts the tokens of prompts. It is safe for concurrent use.
+type Counter interface {
+	// Count returns how many tokens the model reads for a request. It answers nothing.
+	Count(ctx context.Context, req *GenerateRequest) (int, error)
+}
+
 // Library manages the models of this node.
 type Library interface {
 	List(ctx context.Context) ([]Model, error)
@@ -164,7 +170,8 @@ type Done struct {
 	Text         string     `json:"text,omitempty"` // held back until now, like the next two
 	Reasoning    string     `json:"reasoning,omitempty"`
 	Calls        []ToolCall `json:"tool_calls,omitempty"`
-	FinishReason string     `json:"finish_reason"` // stop, length, tool_calls
+	FinishReason string     `json:"finish_reason"`           // stop, length, tool_calls
+	StopSequence string     `json:"stop_sequence,omitempty"` // that ended the answer
 	Tokens       int        `json:"tokens"`
 	TokensPerS   float64    `json:"tokens_per_s"`   // after the first
 	TTFTMs       float64    `json:"ttft_ms"`        // from the request to the first token

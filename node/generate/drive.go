@@ -142,6 +142,7 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 			}
 		}
 	}
+	d.StopSequence = g.stops.Met()
 	if g.calls > 0 && d.FinishReason == "stop" {
 		d.FinishReason = "tool_calls"
 	}

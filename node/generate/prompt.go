@@ -34,13 +34,7 @@ type prompt struct {
 
 // readPrompt makes the prompt of the request.
 func (g *generation) readPrompt(ctx context.Context) (err error) {
-	if g.model, g.warning, err = g.cfg.Models.Pick(ctx, g.req.Model); err != nil {
-		return err
-	}
-	if g.tools, err = g.cfg.Models.Tools(ctx, g.model); err != nil {
-		return err
-	}
-	if err := g.encode(ctx); err != nil {
+	if err := g.readTokens(ctx); err != nil {
 		return err
 	}
 	if err := g.limitAnswer(); err != nil {
@@ -48,6 +42,17 @@ func (g *generation) readPrompt(ctx context.Context) (err error) {
 	}
 	g.prefix = protocol.AppendPrefix(nil, g.ids)
 	return g.compileFormat(ctx)
+}
+
+// readTokens makes tokens of the request, after it has picked the model.
+func (g *generation) readTokens(ctx context.Context) (err error) {
+	if g.model, g.warning, err = g.cfg.Models.Pick(ctx, g.req.Model); err != nil {
+		return err
+	}
+	if g.tools, err = g.cfg.Models.Tools(ctx, g.model); err != nil {
+		return err
+	}
+	return g.encode(ctx)
 }
 
 // encode makes tokens of the request.

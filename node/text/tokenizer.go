@@ -498,6 +498,7 @@ type Stops struct {
 	stops []string
 	held  string
 	done  bool
+	met   string
 }
 
 // NewStops starts a search for the given sequences.
@@ -516,7 +517,7 @@ func (s *Stops) Push(text string) (out string, stopped bool) {
 	at := -1
 	for _, stop := range s.stops {
 		if i := strings.Index(s.held, stop); i >= 0 && (at < 0 || i < at) {
-			at = i
+			at, s.met = i, stop
 		}
 	}
 	if at >= 0 {
@@ -535,6 +536,9 @@ func (s *Stops) Push(text string) (out string, stopped bool) {
 	out, s.held = s.held[:len(s.held)-keep], s.held[len(s.held)-keep:]
 	return out, false
 }
+
+// Met returns the stop sequence that was found; "": none yet.
+func (s *Stops) Met() string { return s.met }
 
 // Flush returns the text held back, when no more will arrive.
 func (s *Stops) Flush() string {
