@@ -33,6 +33,7 @@ const (
 	BadMedia     Kind = "unsupported_media_type"  // 415
 
 	NoPrevious Kind = "previous_response_not_found" // 400: never kept, or not any more; OpenAI's word
+	NoThread   Kind = "thread_not_found"            // 404: likewise; Anthropic's word
 )
 
 // statuses has every kind.
@@ -42,7 +43,7 @@ var statuses = map[Kind]int{
 	UnknownModel: http.StatusNotFound, NotFound: http.StatusNotFound,
 	Unauthorized: http.StatusUnauthorized, Forbidden: http.StatusForbidden,
 	BadMethod: http.StatusMethodNotAllowed, TooLarge: http.StatusRequestEntityTooLarge,
-	BadMedia: http.StatusUnsupportedMediaType, NoPrevious: http.StatusBadRequest,
+	BadMedia: http.StatusUnsupportedMediaType, NoPrevious: http.StatusBadRequest, NoThread: http.StatusNotFound,
 	Cancelled: 499, // the client disconnected; nginx's code
 	Internal:  http.StatusInternalServerError,
 }

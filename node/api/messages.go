@@ -18,7 +18,8 @@ func (s *server) messages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	j, err := decodeMessages(body, false)
+	past := s.kept.of(r)
+	j, err := decodeMessages(body, past, false)
 	if err != nil {
 		return err
 	}
@@ -31,7 +32,7 @@ func (s *server) messages(w http.ResponseWriter, r *http.Request) error {
 		defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }()
 	}
 	nameRequest(w)
-	a := &messageWriter{messageJob: j, w: w}
+	a := &messageWriter{messageJob: j, w: w, past: past}
 	a.out = messageAnswer{ID: newID("msg_"), Type: "message", Role: "assistant", Content: []*messageBlock{}}
 	err = s.follow(r, j.reqs, func(_ int, e Event) error { return a.take(e) }, a.ping)
 	switch {
@@ -51,7 +52,7 @@ func (s *server) countTokens(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	j, err := decodeMessages(body, true)
+	j, err := decodeMessages(body, s.kept.of(r), true)
 	if err != nil {
 		return err
 	}
@@ -74,6 +75,7 @@ func nameRequest(w http.ResponseWriter) { w.Header().Set("Request-Id", w.Header(
 type messageWriter struct {
 	*messageJob
 	w         http.ResponseWriter
+	past      *recollection
 	out       messageAnswer
 	start     *Start
 	open      *messageBlock // the last block, while it grows
@@ -236,6 +238,9 @@ func (a *messageWriter) end(d *Done) error {
 	u.OutputTokens = d.Tokens
 	a.out.StopReason, a.out.StopSequence = end.StopReason, end.StopSequence
 	a.w.Header().Set("Server-Timing", timingText(d))
+	if a.asked.Thread != nil {
+		a.past.keepThread(&a.asked, &a.out)
+	}
 	if err := a.send(&messageEvent{Type: "message_delta", Delta: &messageDelta{messageEnd: end}, Usage: u}); err != nil {
 		return err
 	}
@@ -308,8 +313,11 @@ func (e *Error) anthropic(request string) *messageError {
 	out := &messageError{Type: "error", RequestID: request}
 	_, out.Error.Type = e.anthropicStatus()
 	out.Error.Message = e.Message
-	if e.Kind == TooLong { // clients look for these words
+	switch e.Kind {
+	case TooLong: // clients look for these words
 		out.Error.Message = "prompt is too long: " + e.Message
+	case NoThread:
+		out.Error.Details = map[string]Kind{"error_code": NoThread}
 	}
 	return out
 }

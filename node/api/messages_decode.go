@@ -12,17 +12,33 @@ import (
 // messageJob is a job with what the answer depends on besides.
 type messageJob struct {
 	*job
-	thoughts bool  // the caller wants to see the model's reasoning
-	from     []int // which of the request's messages each of the chat is from; -1: system
-	tools    []int // which of the request's tools each of the chat is
+	asked    messagesRequest // with the messages of earlier answers
+	old      int             // how many messages are of earlier answers
+	thoughts bool            // the caller wants to see the model's reasoning
+	from     []int           // which of the messages asked each of the chat is from; -1: system
+	tools    []int           // which of the request's tools each of the chat is
 }
 
 // decodeMessages reads a body of /v1/messages, or with count of
-// /v1/messages/count_tokens.
-func decodeMessages(body []byte, count bool) (*messageJob, error) {
-	var r messagesRequest
-	if err := decode(body, &r); err != nil {
+// /v1/messages/count_tokens. Earlier answers come from past, which may be nil: there are
+// none.
+func decodeMessages(body []byte, past *recollection, count bool) (*messageJob, error) {
+	j := &messageJob{}
+	r := &j.asked
+	if err := decode(body, r); err != nil {
 		return nil, err
+	}
+	if r.Thread != nil {
+		switch r.Thread.Type {
+		case "create":
+		case "continue":
+			var err error
+			if j.old, err = r.resume(past); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, fieldError("thread.type", "%.32q is unknown: use create or continue", r.Thread.Type)
+		}
 	}
 	switch {
 	case r.MaxTokens == nil && !count:
@@ -34,7 +50,6 @@ func decodeMessages(body []byte, count bool) (*messageJob, error) {
 	case len(r.Messages) > maxMessages:
 		return nil, fieldError("messages", "holds %d messages: %d is the most", len(r.Messages), maxMessages)
 	}
-	j := &messageJob{}
 	chat := chatRequest{}
 	chat.Model, chat.Stream, chat.MaxTokens = r.Model, r.Stream, r.MaxTokens
 	chat.Sampling = Sampling{Temperature: r.Temperature, TopP: r.TopP, TopK: deref(r.TopK, 0)}
@@ -44,17 +59,17 @@ func decodeMessages(body []byte, count bool) (*messageJob, error) {
 			return nil, fieldError("stop_sequences", "cannot be read")
 		}
 	}
-	if err := j.reason(&r, &chat); err != nil {
+	if err := j.reason(&chat); err != nil {
 		return nil, err
 	}
 	if err := r.format(&chat); err != nil {
 		return nil, err
 	}
-	if err := j.offer(&r, &chat); err != nil {
+	if err := j.offer(&chat); err != nil {
 		return nil, err
 	}
 	c := &messageChat{j: j, chat: &chat}
-	if err := c.read(&r, count); err != nil {
+	if err := c.read(r, count); err != nil {
 		return nil, err
 	}
 	var err error
@@ -66,7 +81,8 @@ func decodeMessages(body []byte, count bool) (*messageJob, error) {
 
 // reason converts how hard the model is to think. Callers that do not ask for reasoning
 // get none, as at Anthropic: many take the first block for the answer.
-func (j *messageJob) reason(r *messagesRequest, chat *chatRequest) error {
+func (j *messageJob) reason(chat *chatRequest) error {
+	r := &j.asked
 	switch r.Thinking.Type {
 	case "", "disabled":
 		chat.ChatTemplateKwargs.EnableThinking = new(bool)
@@ -101,7 +117,8 @@ func (r *messagesRequest) format(chat *chatRequest) error {
 
 // offer converts the tools and the choice among them. Tools with a type of their own run
 // on Anthropic's servers, or need models trained for them, and are left out.
-func (j *messageJob) offer(r *messagesRequest, chat *chatRequest) error {
+func (j *messageJob) offer(chat *chatRequest) error {
+	r := &j.asked
 	leftOut := map[string]string{} // types by name
 	for i, raw := range r.Tools {
 		var t struct {
@@ -182,7 +199,7 @@ func (c *messageChat) read(r *messagesRequest, count bool) error {
 		}
 	}
 	for i, m := range r.Messages {
-		param := fmt.Sprintf("messages.%d", i)
+		param := c.j.param(i)
 		var err error
 		switch m.Role {
 		case "user":
@@ -413,6 +430,17 @@ func fieldError(param, format string, args ...any) *Error {
 	return &Error{Kind: BadInput, Param: param, Message: param + ": " + fmt.Sprintf(format, args...)}
 }
 
+// param names one of the messages asked.
+func (j *messageJob) param(i int) string {
+	switch {
+	case i < 0:
+		return "system"
+	case i < j.old:
+		return "thread"
+	}
+	return fmt.Sprintf("messages.%d", i-j.old)
+}
+
 // asAsked translates the field names in an error of chat to those of this endpoint.
 func (j *messageJob) asAsked(err error) *Error {
 	e := AsError(err)
@@ -420,9 +448,7 @@ func (j *messageJob) asAsked(err error) *Error {
 	var i int
 	switch _, rest, _ := strings.Cut(param, "]"); {
 	case scans(param, "messages[%d]", &i) && i < len(j.from):
-		if param = fmt.Sprintf("messages.%d", j.from[i]); j.from[i] < 0 {
-			param = "system"
-		}
+		param = j.param(j.from[i])
 	case scans(param, "tools[%d]", &i) && i < len(j.tools):
 		param = fmt.Sprintf("tools.%d", j.tools[i]) + strings.NewReplacer(".function.", ".", "parameters", "input_schema").Replace(rest)
 	case strings.HasPrefix(param, "response_format"):

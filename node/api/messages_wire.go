@@ -32,6 +32,10 @@ type messagesRequest struct {
 		Format *messageFormat `json:"format"`
 	} `json:"output_config"`
 	OutputFormat *messageFormat `json:"output_format"` // the older place of output_config.format
+	Thread       *struct {
+		Type     string `json:"type"` // create or continue
+		Previous string `json:"previous_message_id"`
+	} `json:"thread"`
 }
 
 type messageFormat struct {
@@ -122,6 +126,7 @@ type messageError struct {
 	Error struct {
 		Type    string `json:"type"`
 		Message string `json:"message"`
+		Details any    `json:"details,omitempty"` // with error_code, where clients look for one
 	} `json:"error"`
 	RequestID string `json:"request_id"`
 }

@@ -44,7 +44,8 @@ type keptAnswer struct {
 	body   json.RawMessage   // the response object
 	input  []json.RawMessage // with that of earlier answers, each with an id
 	output []json.RawMessage
-	ids    []string // of output
+	ids    []string       // of output
+	thread *messageThread // instead of all that: the answer is one of /v1/messages
 	bytes  int
 	end    *time.Timer
 }
@@ -170,7 +171,7 @@ func (c *recollection) answer(id string) (a *keptAnswer) {
 // conversation returns all items up to an answer's end.
 func (c *recollection) conversation(id string) ([]json.RawMessage, error) {
 	a := c.answer(id)
-	if a == nil {
+	if a == nil || a.thread != nil {
 		return nil, &Error{Kind: NoPrevious, Param: "previous_response_id", Message: fmt.Sprintf("Previous response with id '%.64s' not found.", id)}
 	}
 	return slices.Concat(a.input, a.output), nil
@@ -232,7 +233,7 @@ func listed(raw json.RawMessage) json.RawMessage {
 // found returns the answer that a request's path names.
 func (s *server) found(r *http.Request) (*keptAnswer, error) {
 	a := s.kept.of(r).answer(r.PathValue("id"))
-	if a == nil {
+	if a == nil || a.thread != nil {
 		return nil, noResponse(r)
 	}
 	return a, nil

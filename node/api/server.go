@@ -243,7 +243,7 @@ func (s *server) nothing(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", strings.Join(allow, ", "))
 		return Errorf(BadMethod, "this endpoint takes %s, not %s", strings.Join(allow, " and "), r.Method)
 	}
-	return Errorf(NotFound, "nothing is served at this path: OpenAI's API is under /v1, Ollama's under /api, shoal's own under /shoal/v1")
+	return Errorf(NotFound, "nothing is served at this path: OpenAI's and Anthropic's APIs are under /v1, Ollama's under /api, shoal's own under /shoal/v1")
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
