@@ -77,11 +77,13 @@ var allowed = map[string][]string{
 	"cmd/shoal/doctor":      {"node/api", "node/home"},
 	"cmd/shoal/term":        nil,
 
-	"contrib/tinymodel":  nil,
-	"contrib/importmap":  nil,
-	"contrib/lint":       nil,
-	"contrib/nocgo":      nil,
-	"contrib/prometheus": nil,
+	"contrib/tinymodel":              nil,
+	"contrib/scriptmodel":            {"node/text", "protocol/..."},
+	"contrib/scriptmodel/scriptgguf": {"contrib/scriptmodel"},
+	"contrib/importmap":              nil,
+	"contrib/lint":                   nil,
+	"contrib/nocgo":                  nil,
+	"contrib/prometheus":             nil,
 }
 
 // kept lists dependencies that only certain folders may import.

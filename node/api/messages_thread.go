@@ -44,9 +44,7 @@ func (c *recollection) keepThread(r *messagesRequest, answer *messageAnswer) {
 	for _, m := range t.Messages {
 		size += keptExtra + len(m.Content)
 	}
-	if size <= keptBytes {
-		c.kept.put(c.caller, answer.ID, &keptAnswer{thread: t, bytes: size})
-	}
+	c.kept.put(c.caller, answer.ID, &keptAnswer{thread: t, bytes: size})
 }
 
 // thread returns the conversation up to an answer; nil: there is none.

@@ -29,6 +29,8 @@ type keptAnswers struct {
 	callers map[callerID]*ownAnswers // those with answers
 	count   int                      // of all answers
 	bytes   int
+
+	most, room int // limits of count and bytes
 }
 
 // ownAnswers are the answers of one caller, who finds no others.
@@ -50,7 +52,9 @@ type keptAnswer struct {
 	end    *time.Timer
 }
 
-func newKeptAnswers() *keptAnswers { return &keptAnswers{callers: map[callerID]*ownAnswers{}} }
+func newKeptAnswers(most, room int) *keptAnswers {
+	return &keptAnswers{callers: map[callerID]*ownAnswers{}, most: most, room: room}
+}
 
 // recollection is what one caller has kept. A nil one holds nothing.
 type recollection struct {
@@ -85,15 +89,16 @@ func (c *recollection) keep(input []json.RawMessage, answer *response) {
 		a.output, a.ids = append(a.output, raw), append(a.ids, item.ID)
 		a.bytes += 2*len(raw) + keptExtra
 	}
-	if a.bytes <= keptBytes {
-		c.kept.put(c.caller, answer.ID, a)
-	}
+	c.kept.put(c.caller, answer.ID, a)
 }
 
 func (k *keptAnswers) put(caller callerID, id string, a *keptAnswer) {
+	if a.bytes > k.room {
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for k.count >= mostKept || k.bytes+a.bytes > keptBytes {
+	for k.count >= k.most || k.bytes+a.bytes > k.room {
 		k.dropOldest()
 	}
 	own := k.callers[caller]

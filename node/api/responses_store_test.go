@@ -120,7 +120,8 @@ func TestResponseKept(t *testing.T) {
 // out another's answers, and after an hour all are gone.
 func TestKeptBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newKeptAnswers()
+		const most, room = 50, 200 << 10
+		k := newKeptAnswers(most, room)
 		put := func(name byte, id string, size int) {
 			c := &recollection{k, callerID{name}}
 			text := strings.Repeat("x", size)
@@ -136,20 +137,20 @@ func TestKeptBounds(t *testing.T) {
 					t.Fatalf("%d answers, %d items, %d in order", len(own.answers), len(own.items), len(own.order))
 				}
 			}
-			if answers != k.count || bytes != k.bytes || k.count > mostKept || k.bytes > keptBytes {
+			if answers != k.count || bytes != k.bytes || k.count > most || k.bytes > room {
 				t.Fatalf("holds %d answers and %d bytes, and counts %d and %d", answers, bytes, k.count, k.bytes)
 			}
 		}
 		put(1, "quiet", 1000)
-		for i := range mostKept + 10 {
+		for i := range most + 10 {
 			put(2, fmt.Sprint("small", i), 10)
 		}
 		check()
 		for i := range 20 {
-			put(2, fmt.Sprint("big", i), keptBytes/8)
+			put(2, fmt.Sprint("big", i), room/8)
 			check()
 		}
-		put(2, "huge", keptBytes)
+		put(2, "huge", room)
 		check()
 		one, two := &recollection{k, callerID{1}}, &recollection{k, callerID{2}}
 		if one.answer("quiet") == nil || two.answer("quiet") != nil || two.answer("big19") == nil || two.answer("big0") != nil || two.answer("small9") != nil || two.answer("huge") != nil {

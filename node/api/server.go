@@ -54,7 +54,7 @@ func New(cfg Config) http.Handler {
 	if cfg.MaxBodies == 0 {
 		cfg.MaxBodies = 64 << 20
 	}
-	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now(), kept: newKeptAnswers()}
+	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now(), kept: newKeptAnswers(mostKept, keptBytes)}
 	for pattern, h := range map[string]handler{
 		"GET /v1/models":            s.models,
 		"GET /v1/models/{model...}": s.model,
