@@ -11,6 +11,6 @@
 //	N results since the question -> Steps[N], and the last step for any more
 //
 // A step is text, or a call that [Call] writes. Each answer is one token, whatever its
-// length. The template reads nothing else of a conversation, so that prompts are short
-// even if an agent sends a book.
+// length. Of each message the template renders only the beginning, so that prompts stay
+// short even if an agent sends a book.
 package scriptmodel

@@ -87,16 +87,20 @@ func (s Script) GGUF() ([]byte, error) {
 	return assemble(h, len(tokens), len(answers))
 }
 
-// template renders the last question's beginning and how many results came after it.
+// template renders the beginning of each message, and the names of tools: what a template
+// must show to count as one that knows tools.
 func template(steps int) string {
-	return `{#- calls are written as <tool_call>{"name": ..., "arguments": {...}}</tool_call> -#}
-{%- set ns = namespace(results=0, text='') -%}
+	return `{%- set ns = namespace(results=0) -%}
+{%- if tools -%}tools:{%- for t in tools %} {{ t.function.name }}{%- endfor -%}
+{%- endif -%}
 {%- for m in messages -%}
-{%- if m.role == 'user' -%}{%- set ns.results = 0 -%}{%- set ns.text = m.content -%}
-{%- elif m.role == 'tool' -%}{%- set ns.results = ns.results + 1 -%}{%- set ns.text = m.content -%}{%- endif -%}
-{%- if m.tool_calls -%}{%- set ns.text = '<tool_call>' -%}{%- endif -%}
+{%- if m.role == 'user' -%}{%- set ns.results = 0 -%}
+{%- elif m.role == 'tool' -%}{%- set ns.results = ns.results + 1 -%}{%- endif -%}
+{{- '\n' + m.role + ': ' + m.content[:80] -}}
+{%- for c in m.tool_calls or [] -%}
+{{- '\n<tool_call>' + ({'name': c.function.name, 'arguments': c.function.arguments} | tojson)[:200] + '</tool_call>' -}}
 {%- endfor -%}
-{{- ns.text[:80] -}}
+{%- endfor -%}
 {%- if not tools -%}<|answer0|>` + branches(steps) + `{%- endif -%}`
 }
 

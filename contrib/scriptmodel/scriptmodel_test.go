@@ -29,6 +29,9 @@ func TestScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if traits := tmpl.Traits(); !traits.System || !traits.Tools || !traits.ToolCalls {
+		t.Errorf("the template has %+v", traits)
+	}
 	user := text.Message{Role: "user", Content: "Make a."}
 	call := text.Message{Role: "assistant", ToolCalls: []text.ToolCall{{ID: "c", Name: "shell", Arguments: "{}"}}}
 	result := text.Message{Role: "tool", Content: "ok", ToolCallID: "c"}
