@@ -56,10 +56,7 @@ func (s *server) countTokens(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if s.Counter == nil {
-		return s.nothing(w, r)
-	}
-	n, err := s.Counter.Count(r.Context(), j.reqs[0])
+	n, err := s.count(r, j.job)
 	if err != nil {
 		return j.asAsked(err)
 	}

@@ -93,6 +93,9 @@ func TestMessages(t *testing.T) {
 	if text != `{"input_tokens":7}`+"\n" {
 		t.Error(text)
 	}
+	if _, text = post(t, url+"/v1/responses/input_tokens", `{"input":"def","instructions":"abc"}`, key[:2]...); text != `{"object":"response.input_tokens","input_tokens":6}`+"\n" {
+		t.Error(text)
+	}
 	// Models.
 	_, text = do(t, "GET", url+"/v1/models?limit=1", "", key...)
 	list := saidOf(t, text)

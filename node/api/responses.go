@@ -50,6 +50,35 @@ func (s *server) responses(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// inputTokens answers POST /v1/responses/input_tokens: how many tokens a request has.
+func (s *server) inputTokens(w http.ResponseWriter, r *http.Request) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	j, err := decodeResponse(body, s.kept.of(r))
+	if err != nil {
+		return err
+	}
+	n, err := s.count(r, j.job)
+	if err != nil {
+		return j.asAsked(err)
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Object string `json:"object"`
+		Tokens int    `json:"input_tokens"`
+	}{"response.input_tokens", n})
+	return nil
+}
+
+// count returns how many tokens the prompt of a job with one choice has.
+func (s *server) count(r *http.Request, j *job) (int, error) {
+	if s.Counter == nil {
+		return 0, Errorf(NotFound, "this node does not count tokens")
+	}
+	return s.Counter.Count(r.Context(), j.reqs[0])
+}
+
 // follow generates the answer. If the request wants it, the oldest turns of a
 // conversation that does not fit are dropped until it does.
 func (a *responseWriter) follow(s *server, r *http.Request) error {

@@ -69,6 +69,7 @@ func New(cfg Config) http.Handler {
 		"DELETE /v1/responses/{id}":          s.deleteResponse,
 		"GET /v1/responses/{id}/input_items": s.inputItems,
 		"POST /v1/responses/{id}/cancel":     s.cancelResponse,
+		"POST /v1/responses/input_tokens":    s.inputTokens,
 
 		"POST /v1/embeddings": s.embeddings,
 
