@@ -44,12 +44,12 @@ func (c *recollection) keepThread(r *messagesRequest, answer *messageAnswer) {
 	for _, m := range t.Messages {
 		size += keptExtra + len(m.Content)
 	}
-	c.kept.put(c.caller, answer.ID, &keptAnswer{thread: t, bytes: size})
+	c.put(answer.ID, &keptAnswer{thread: t, bytes: size})
 }
 
 // thread returns the conversation up to an answer; nil: there is none.
 func (c *recollection) thread(id string) *messageThread {
-	if a := c.answer(id); a != nil {
+	if a := c.answer("msg_", id); a != nil {
 		return a.thread
 	}
 	return nil

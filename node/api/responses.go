@@ -38,9 +38,7 @@ func (s *server) responses(w http.ResponseWriter, r *http.Request) error {
 		}
 		return a.fail(j.asAsked(failed(err)))
 	}
-	if a.out.Store {
-		past.keep(j.input, a.out)
-	}
+	past.keep(j, a.out)
 	// The last event of a stream comes after the answer is kept: who has read it may
 	// continue from it.
 	if j.stream {
@@ -152,6 +150,9 @@ func (a *responseWriter) begun(now time.Time) *response {
 	}
 	if r.Instructions != "" {
 		out.Instructions = &r.Instructions
+	}
+	if a.conv != "" {
+		out.Conversation = &conversationRef{a.conv}
 	}
 	if r.PreviousResponseID != "" {
 		out.PreviousResponseID = &r.PreviousResponseID

@@ -11,7 +11,6 @@ import (
 // A request for a response is converted into a chat request and then handled as such.
 
 var responseUnsupported = []unsupported{
-	{"conversation", isOneOf(`""`), "is not supported: use previous_response_id, or send the whole conversation in input"},
 	{"prompt", isEmpty, "is not supported: no templates are stored here, use instructions and input"},
 	{"background", isOneOf("false"), "is not supported: wait for the answer, or stream it"},
 }
@@ -23,6 +22,7 @@ type responseJob struct {
 	tools toolbox
 	input []json.RawMessage // the whole conversation, as items; those of earlier answers first
 	old   int               // how many items of input are of earlier answers
+	conv  string            // id of the conversation that the answer extends; "": none
 	from  []source          // of the messages
 }
 
@@ -98,6 +98,20 @@ func (j *responseJob) readInput(past *recollection) error {
 	default:
 		return badParam("input", "must be a string or a list of items")
 	}
+	var err error
+	if j.conv, err = conversationID(j.asked.Conversation); err != nil {
+		return err
+	}
+	if j.conv != "" {
+		if j.asked.PreviousResponseID != "" {
+			return badParam("conversation", "cannot be combined with previous_response_id")
+		}
+		a := past.answer("conv_", j.conv)
+		if a == nil {
+			return noConversation(j.conv).renamed("conversation")
+		}
+		j.input, j.old = slices.Clone(a.input), len(a.input)
+	}
 	if id := j.asked.PreviousResponseID; id != "" {
 		earlier, err := past.conversation(id)
 		if err != nil {
@@ -160,7 +174,7 @@ func (j *responseJob) messages(chat *chatRequest) error {
 	for i, raw := range j.input {
 		item, at := i-j.old, fmt.Sprintf("input[%d]", i-j.old)
 		if i < j.old {
-			item, at = fromEarlier, "previous_response_id"
+			item, at = fromEarlier, j.inputParam(fromEarlier)
 		}
 		var in responseInput
 		if err := decodeAt(at, raw, &in); err != nil {
@@ -290,13 +304,13 @@ func (j *responseJob) asAsked(err error) *Error {
 	switch _, rest, _ := strings.Cut(param, "]"); {
 	case scans(param, "messages[%d].tool_calls[%d]", &i, &k) && i < len(j.from) && k < len(j.from[i].calls):
 		_, rest, _ = strings.Cut(rest, "]")
-		param = inputParam(j.from[i].calls[k]) + strings.Replace(rest, ".function.", ".", 1)
+		param = j.inputParam(j.from[i].calls[k]) + strings.Replace(rest, ".function.", ".", 1)
 	case scans(param, "messages[%d]", &i) && i < len(j.from):
 		from := j.from[i]
 		if inner, ok := strings.CutPrefix(rest, ".content"); ok && from.field != "" {
 			rest = "." + from.field + inner
 		}
-		param = inputParam(from.item)
+		param = j.inputParam(from.item)
 		if from.item >= 0 {
 			param += strings.ReplaceAll(rest, "tool_call_id", "call_id")
 		}
@@ -315,11 +329,14 @@ func (j *responseJob) asAsked(err error) *Error {
 }
 
 // inputParam names an item of the request; see source.
-func inputParam(item int) string {
+func (j *responseJob) inputParam(item int) string {
 	switch item {
 	case fromInstructions:
 		return "instructions"
 	case fromEarlier:
+		if j.conv != "" {
+			return "conversation"
+		}
 		return "previous_response_id"
 	}
 	return fmt.Sprintf("input[%d]", item)

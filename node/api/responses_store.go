@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -68,36 +69,44 @@ func (k *keptAnswers) of(r *http.Request) *recollection {
 	return &recollection{k, sha256.Sum256([]byte(sent[0] + "\n" + sent[1]))}
 }
 
-// keep stores an answer that is complete, after the conversation that led to it. One that
-// is larger than the whole store is not kept.
-func (c *recollection) keep(input []json.RawMessage, answer *response) {
+// keep stores an answer that is complete, after the conversation that led to it, if the
+// request wants that, and extends the conversation that the request names. What is larger
+// than the whole store is not kept.
+func (c *recollection) keep(j *responseJob, answer *response) {
 	body, err := json.Marshal(answer)
 	if err != nil {
 		return
 	}
-	a := &keptAnswer{body: body, bytes: len(body) + keptExtra}
-	for _, raw := range input {
-		raw = listed(raw)
-		a.input = append(a.input, raw)
-		a.bytes += len(raw) + keptExtra
+	var input, output []json.RawMessage
+	for _, raw := range j.input {
+		input = append(input, listed(raw))
 	}
+	a := newConversation(body, input)
 	for _, item := range answer.Output {
 		raw, err := json.Marshal(item)
 		if err != nil {
 			return
 		}
-		a.output, a.ids = append(a.output, raw), append(a.ids, item.ID)
+		output, a.ids = append(output, raw), append(a.ids, item.ID)
 		a.bytes += 2*len(raw) + keptExtra
 	}
-	c.kept.put(c.caller, answer.ID, a)
+	a.output = output
+	if j.conv != "" {
+		c.extend(j.conv, func(old []json.RawMessage) []json.RawMessage {
+			return slices.Concat(old, input[j.old:], output)
+		})
+	}
+	if answer.Store {
+		c.put(answer.ID, a)
+	}
 }
 
-func (k *keptAnswers) put(caller callerID, id string, a *keptAnswer) {
+// put stores an answer under an id that is new, unless it is larger than the whole store.
+// k.mu is held.
+func (k *keptAnswers) put(caller callerID, id string, a *keptAnswer) bool {
 	if a.bytes > k.room {
-		return
+		return false
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	for k.count >= k.most || k.bytes+a.bytes > k.room {
 		k.dropOldest()
 	}
@@ -109,7 +118,9 @@ func (k *keptAnswers) put(caller callerID, id string, a *keptAnswer) {
 	a.end = time.AfterFunc(keptTime, func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		k.drop(caller, id)
+		if own := k.callers[caller]; own != nil && own.answers[id] == a { // it may have been replaced
+			k.drop(caller, id)
+		}
 	})
 	own.answers[id], own.order = a, append(own.order, id)
 	for i, item := range a.ids {
@@ -118,6 +129,7 @@ func (k *keptAnswers) put(caller callerID, id string, a *keptAnswer) {
 	own.bytes += a.bytes
 	k.bytes += a.bytes
 	k.count++
+	return true
 }
 
 // dropOldest removes the oldest answer of the caller whose answers take most room, so that
@@ -167,16 +179,32 @@ func (c *recollection) own(what func(*ownAnswers)) {
 	}
 }
 
-// answer returns an answer; nil: there is none.
-func (c *recollection) answer(id string) (a *keptAnswer) {
-	c.own(func(own *ownAnswers) { a = own.answers[id] })
+func (c *recollection) put(id string, a *keptAnswer) bool {
+	c.kept.mu.Lock()
+	defer c.kept.mu.Unlock()
+	return c.kept.put(c.caller, id, a)
+}
+
+// answer returns what has an id, if that is of the kind that begins so; nil: there is
+// none.
+func (c *recollection) answer(kind, id string) (a *keptAnswer) {
+	if strings.HasPrefix(id, kind) {
+		c.own(func(own *ownAnswers) { a = own.answers[id] })
+	}
 	return a
+}
+
+// forget removes what has an id, and reports whether it was there.
+func (c *recollection) forget(kind, id string) bool {
+	c.kept.mu.Lock()
+	defer c.kept.mu.Unlock()
+	return strings.HasPrefix(id, kind) && c.kept.drop(c.caller, id)
 }
 
 // conversation returns all items up to an answer's end.
 func (c *recollection) conversation(id string) ([]json.RawMessage, error) {
-	a := c.answer(id)
-	if a == nil || a.thread != nil {
+	a := c.answer("resp_", id)
+	if a == nil {
 		return nil, &Error{Kind: NoPrevious, Param: "previous_response_id", Message: fmt.Sprintf("Previous response with id '%.64s' not found.", id)}
 	}
 	return slices.Concat(a.input, a.output), nil
@@ -237,8 +265,8 @@ func listed(raw json.RawMessage) json.RawMessage {
 
 // found returns the answer that a request's path names.
 func (s *server) found(r *http.Request) (*keptAnswer, error) {
-	a := s.kept.of(r).answer(r.PathValue("id"))
-	if a == nil || a.thread != nil {
+	a := s.kept.of(r).answer("resp_", r.PathValue("id"))
+	if a == nil {
 		return nil, noResponse(r)
 	}
 	return a, nil
@@ -263,19 +291,17 @@ func (s *server) response(w http.ResponseWriter, r *http.Request) error {
 
 // deleteResponse answers DELETE /v1/responses/{id}.
 func (s *server) deleteResponse(w http.ResponseWriter, r *http.Request) error {
-	c := s.kept.of(r)
-	c.kept.mu.Lock()
-	ok := c.kept.drop(c.caller, r.PathValue("id"))
-	c.kept.mu.Unlock()
-	if !ok {
+	if !s.kept.of(r).forget("resp_", r.PathValue("id")) {
 		return noResponse(r)
 	}
-	writeJSON(w, http.StatusOK, struct {
-		ID      string `json:"id"`
-		Object  string `json:"object"`
-		Deleted bool   `json:"deleted"`
-	}{r.PathValue("id"), "response", true})
+	writeJSON(w, http.StatusOK, deletion{r.PathValue("id"), "response", true})
 	return nil
+}
+
+type deletion struct {
+	ID      string `json:"id"`
+	Object  string `json:"object"`
+	Deleted bool   `json:"deleted"`
 }
 
 // cancelResponse answers POST /v1/responses/{id}/cancel. Only answers in the background
@@ -293,8 +319,13 @@ func (s *server) inputItems(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	return writeItems(w, r, a.input)
+}
+
+// writeItems writes the part of a list of items that a request asks for.
+func writeItems(w http.ResponseWriter, r *http.Request, items []json.RawMessage) error {
 	q := r.URL.Query()
-	items := slices.Clone(a.input)
+	items = slices.Clone(items)
 	switch q.Get("order") {
 	case "", "desc":
 		slices.Reverse(items)
@@ -304,26 +335,38 @@ func (s *server) inputItems(w http.ResponseWriter, r *http.Request) error {
 	}
 	ids := make([]string, len(items))
 	for i, raw := range items {
-		var item struct{ ID string }
-		_ = json.Unmarshal(raw, &item) // listed has made it
-		ids[i] = item.ID
+		ids[i] = itemID(raw)
 	}
 	from, to, err := pageOf(ids, q.Get("after"), q.Get("limit"), "limit")
 	if err != nil {
 		return err
 	}
-	list := struct {
-		Object  string            `json:"object"`
-		Data    []json.RawMessage `json:"data"`
-		FirstID *string           `json:"first_id"`
-		LastID  *string           `json:"last_id"`
-		HasMore bool              `json:"has_more"`
-	}{Object: "list", Data: append([]json.RawMessage{}, items[from:to]...), HasMore: to < len(items)}
-	if to > from {
-		list.FirstID, list.LastID = &ids[from], &ids[to-1]
-	}
-	writeJSON(w, http.StatusOK, list)
+	writeJSON(w, http.StatusOK, itemPage(items, from, to))
 	return nil
+}
+
+// itemID returns the id of an item that is listed.
+func itemID(raw json.RawMessage) string {
+	var item struct{ ID string }
+	_ = json.Unmarshal(raw, &item) // listed has made it
+	return item.ID
+}
+
+// itemList is a part of a list of items.
+type itemList struct {
+	Object  string            `json:"object"` // list
+	Data    []json.RawMessage `json:"data"`
+	FirstID *string           `json:"first_id"`
+	LastID  *string           `json:"last_id"`
+	HasMore bool              `json:"has_more"`
+}
+
+func itemPage(items []json.RawMessage, from, to int) itemList {
+	list := itemList{Object: "list", Data: append([]json.RawMessage{}, items[from:to]...), HasMore: to < len(items)}
+	if to > from {
+		list.FirstID, list.LastID = new(itemID(items[from])), new(itemID(items[to-1]))
+	}
+	return list
 }
 
 // pageOf returns the part of a list that begins behind an id and has at most as many

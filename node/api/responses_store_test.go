@@ -116,6 +116,67 @@ func TestResponseKept(t *testing.T) {
 	}
 }
 
+// TestConversations: the list of items that answers extend.
+func TestConversations(t *testing.T) {
+	url := start(t, &speller{}, nil).URL + "/v1"
+	ada := []string{"Authorization", "Bearer ada", "Content-Type", "application/json"}
+	_, text := do(t, "POST", url+"/conversations", `{"metadata":{"a":"b"},"items":[{"type":"message","role":"user","content":"one"}]}`, ada...)
+	c := keptOf(t, text)
+	if !strings.HasPrefix(c.ID, "conv_") || !strings.Contains(text, `"metadata":{"a":"b"}`) {
+		t.Fatal(text)
+	}
+	_, text = do(t, "POST", url+"/responses", `{"input":"two","store":false,"conversation":"`+c.ID+`"}`, ada...)
+	if got := keptOf(t, text); got.Usage.Input != len("<user>one<user>two") || !strings.Contains(text, `"conversation":{"id":"`+c.ID+`"}`) {
+		t.Error(text)
+	}
+	_, text = do(t, "POST", url+"/conversations/"+c.ID+"/items", `{"items":[{"role":"user","content":"more"}]}`, ada...)
+	added := keptOf(t, text)
+	if len(added.Data) != 1 || added.Data[0].ID == "" {
+		t.Error(text)
+	}
+	_, text = do(t, "POST", url+"/responses", `{"input":"three","stream":true,"conversation":{"id":"`+c.ID+`"}}`, ada...)
+	if !strings.Contains(text, fmt.Sprintf(`"input_tokens":%d`, len("<user>one<user>two<assistant>two<user>more<user>three"))) {
+		t.Error(text)
+	}
+	items := func() (roles []string) {
+		_, text := do(t, "GET", url+"/conversations/"+c.ID+"/items?order=asc", "", ada...)
+		for _, item := range keptOf(t, text).Data {
+			roles = append(roles, item.Role+" "+item.Content[0].Text)
+		}
+		return roles
+	}
+	if got, want := items(), []string{"user one", "user two", "assistant two", "user more", "user three", "assistant three"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("holds %q, want %q", got, want)
+	}
+	if resp, text := do(t, "GET", url+"/conversations/"+c.ID+"/items/"+added.Data[0].ID, "", ada...); resp.StatusCode != 200 || !strings.Contains(text, `"more"`) {
+		t.Errorf("%d %s", resp.StatusCode, text)
+	}
+	if resp, text := do(t, "DELETE", url+"/conversations/"+c.ID+"/items/"+added.Data[0].ID, "", ada...); resp.StatusCode != 200 || len(items()) != 5 {
+		t.Errorf("%d %s", resp.StatusCode, text)
+	}
+	if resp, text := do(t, "POST", url+"/responses", `{"input":"x","conversation":"`+c.ID+`","previous_response_id":"resp_1"}`, ada...); resp.StatusCode != http.StatusBadRequest || keptOf(t, text).Error.Param != "conversation" {
+		t.Errorf("%d %s", resp.StatusCode, text)
+	}
+	missing := func(method, path, body, key string) {
+		t.Helper()
+		resp, text := do(t, method, url+path, body, "Authorization", "Bearer "+key, "Content-Type", "application/json")
+		if resp.StatusCode != http.StatusNotFound || !strings.HasSuffix(keptOf(t, text).Error.Message, "not found.") {
+			t.Errorf("%s %s: %d %s", method, path, resp.StatusCode, text)
+		}
+	}
+	missing("GET", "/conversations/"+c.ID, "", "bob")
+	missing("GET", "/responses/"+c.ID, "", "ada")
+	missing("DELETE", "/responses/"+c.ID, "", "ada")
+	missing("POST", "/responses", `{"input":"x","conversation":"`+c.ID+`"}`, "bob")
+	missing("POST", "/conversations/"+c.ID+"/items", `{"items":[]}`, "bob")
+	missing("GET", "/conversations/"+c.ID+"/items/msg_0", "", "ada")
+	if resp, text := do(t, "DELETE", url+"/conversations/"+c.ID, "", ada...); resp.StatusCode != 200 || !strings.Contains(text, `"object":"conversation.deleted"`) {
+		t.Errorf("%d %s", resp.StatusCode, text)
+	}
+	missing("GET", "/conversations/"+c.ID, "", "ada")
+	missing("DELETE", "/conversations/"+c.ID, "", "ada")
+}
+
 // TestKeptBounds: the store never holds more than its limits, one caller does not drive
 // out another's answers, and after an hour all are gone.
 func TestKeptBounds(t *testing.T) {
@@ -125,7 +186,7 @@ func TestKeptBounds(t *testing.T) {
 		put := func(name byte, id string, size int) {
 			c := &recollection{k, callerID{name}}
 			text := strings.Repeat("x", size)
-			c.keep([]json.RawMessage{quoted(text)}, &response{ID: id, Output: []*responseItem{{ID: "msg_" + id}}})
+			c.keep(&responseJob{input: []json.RawMessage{quoted(text)}}, &response{ID: id, Store: true, Output: []*responseItem{{ID: "msg_" + id}}})
 		}
 		check := func() {
 			t.Helper()
@@ -153,7 +214,7 @@ func TestKeptBounds(t *testing.T) {
 		put(2, "huge", room)
 		check()
 		one, two := &recollection{k, callerID{1}}, &recollection{k, callerID{2}}
-		if one.answer("quiet") == nil || two.answer("quiet") != nil || two.answer("big19") == nil || two.answer("big0") != nil || two.answer("small9") != nil || two.answer("huge") != nil {
+		if one.answer("", "quiet") == nil || two.answer("", "quiet") != nil || two.answer("", "big19") == nil || two.answer("", "big0") != nil || two.answer("", "small9") != nil || two.answer("", "huge") != nil {
 			t.Error("the wrong ones were dropped")
 		}
 		if _, err := two.item("input[0]", "msg_big19"); err != nil {

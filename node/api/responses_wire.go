@@ -18,9 +18,10 @@ type responseRequest struct {
 	Stream            bool              `json:"stream"`
 	Metadata          json.RawMessage   `json:"metadata"`
 
-	PreviousResponseID string `json:"previous_response_id"`
-	Store              *bool  `json:"store"`      // nil: true
-	Truncation         string `json:"truncation"` // auto, or disabled ("")
+	PreviousResponseID string          `json:"previous_response_id"`
+	Conversation       json.RawMessage `json:"conversation"` // an id, or an object with one
+	Store              *bool           `json:"store"`        // nil: true
+	Truncation         string          `json:"truncation"`   // auto, or disabled ("")
 
 	Reasoning struct {
 		Effort string `json:"effort"`
@@ -75,6 +76,7 @@ type response struct {
 	Output             []*responseItem    `json:"output"`
 	ParallelToolCalls  bool               `json:"parallel_tool_calls"`
 	PreviousResponseID *string            `json:"previous_response_id"`
+	Conversation       *conversationRef   `json:"conversation,omitempty"`
 	Reasoning          responseReasoning  `json:"reasoning"`
 	Store              bool               `json:"store"`
 	Temperature        *float64           `json:"temperature"`
@@ -84,6 +86,10 @@ type response struct {
 	TopP               *float64           `json:"top_p"`
 	Truncation         string             `json:"truncation"`
 	Usage              *responseUsage     `json:"usage"` // null: not finished
+}
+
+type conversationRef struct {
+	ID string `json:"id"`
 }
 
 type responseError struct {

@@ -71,6 +71,14 @@ func New(cfg Config) http.Handler {
 		"POST /v1/responses/{id}/cancel":     s.cancelResponse,
 		"POST /v1/responses/input_tokens":    s.inputTokens,
 
+		"POST /v1/conversations":                     s.createConversation,
+		"GET /v1/conversations/{id}":                 s.conversation,
+		"DELETE /v1/conversations/{id}":              s.deleteConversation,
+		"GET /v1/conversations/{id}/items":           s.conversationItems,
+		"POST /v1/conversations/{id}/items":          s.addItems,
+		"GET /v1/conversations/{id}/items/{item}":    s.conversationItem,
+		"DELETE /v1/conversations/{id}/items/{item}": s.deleteItem,
+
 		"POST /v1/embeddings": s.embeddings,
 
 		"POST /api/chat":       s.ollamaChat,
