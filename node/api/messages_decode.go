@@ -183,6 +183,7 @@ func (j *messageJob) offer(chat *chatRequest) error {
 type messageChat struct {
 	j      *messageJob
 	chat   *chatRequest
+	words  [][]string      // of each message: the blocks that become its content
 	called map[string]bool // ids of the calls so far
 }
 
@@ -190,7 +191,7 @@ type messageChat struct {
 func (c *messageChat) read(r *messagesRequest, count bool) error {
 	c.called = map[string]bool{}
 	if present(r.System) {
-		text, err := blocksText("system", r.System)
+		text, err := blocksText("system", r.System, 0)
 		if err != nil {
 			return err
 		}
@@ -208,7 +209,7 @@ func (c *messageChat) read(r *messagesRequest, count bool) error {
 			err = c.assistant(i, param+".content", m.Content)
 		case "system":
 			var text string
-			if text, err = blocksText(param+".content", m.Content); err == nil {
+			if text, err = blocksText(param+".content", m.Content, 0); err == nil {
 				c.add(i, "system", text)
 			}
 		default:
@@ -218,6 +219,9 @@ func (c *messageChat) read(r *messagesRequest, count bool) error {
 			return err
 		}
 	}
+	for i := range c.words {
+		c.chat.Messages[i].Content = quoted(joined(c.words[i]...))
+	}
 	if last := r.Messages[len(r.Messages)-1]; last.Role == "assistant" && !count {
 		return &Error{Kind: BadInput, Param: "messages", Message: "This model does not support assistant message prefill. The conversation must end with a user message."}
 	}
@@ -226,27 +230,23 @@ func (c *messageChat) read(r *messagesRequest, count bool) error {
 
 // add adds text; messages of one role that follow each other become one.
 func (c *messageChat) add(from int, role, text string) {
-	if last := len(c.chat.Messages) - 1; last >= 0 && role != "tool" && c.chat.Messages[last].Role == role {
-		m := &c.chat.Messages[last]
-		var before string
-		_ = json.Unmarshal(m.Content, &before) // add has written it
-		m.Content = quoted(joined(before, text))
+	if last := len(c.chat.Messages) - 1; last >= 0 && c.chat.Messages[last].Role == role {
+		c.words[last] = append(c.words[last], text)
 		return
 	}
-	c.put(from, chatMessage{Role: role, Content: quoted(text)})
+	c.put(from, chatMessage{Role: role}, text)
 }
 
-func (c *messageChat) put(from int, m chatMessage) {
+// put adds a message whose content are the blocks.
+func (c *messageChat) put(from int, m chatMessage, blocks ...string) {
 	c.chat.Messages = append(c.chat.Messages, m)
+	c.words = append(c.words, blocks)
 	c.j.from = append(c.j.from, from)
 }
 
-// joined puts two blocks of text together.
-func joined(a, b string) string {
-	if a == "" || b == "" {
-		return a + b
-	}
-	return a + "\n" + b
+// joined puts blocks of text together, those that hold any.
+func joined(blocks ...string) string {
+	return strings.Join(slices.DeleteFunc(blocks, func(b string) bool { return b == "" }), "\n")
 }
 
 // user converts a user's message: the results of calls, and text.
@@ -261,7 +261,7 @@ func (c *messageChat) user(i int, param string, raw json.RawMessage) error {
 	for k, b := range blocks {
 		at := fmt.Sprintf("%s.%d", param, k)
 		if b.Type != "tool_result" {
-			text, err := b.words(at)
+			text, err := b.words(at, 0)
 			if err != nil {
 				return err
 			}
@@ -275,14 +275,14 @@ func (c *messageChat) user(i int, param string, raw json.RawMessage) error {
 		}
 		text := ""
 		if present(b.Content) {
-			if text, err = blocksText(at+".content", b.Content); err != nil {
+			if text, err = blocksText(at+".content", b.Content, 1); err != nil {
 				return err
 			}
 		}
 		if b.IsError {
 			text = joined("Error:", text)
 		}
-		c.put(i, chatMessage{Role: "tool", ToolCallID: b.ToolUseID, Content: quoted(text)})
+		c.put(i, chatMessage{Role: "tool", ToolCallID: b.ToolUseID}, text)
 	}
 	return nil
 }
@@ -294,13 +294,13 @@ func (c *messageChat) assistant(i int, param string, raw json.RawMessage) error 
 	if err != nil {
 		return err
 	}
-	var text, thought string
+	var text, thought []string
 	var calls []json.RawMessage
 	for k, b := range blocks {
 		at := fmt.Sprintf("%s.%d", param, k)
 		switch b.Type {
 		case "thinking":
-			thought = joined(thought, b.Thinking)
+			thought = append(thought, b.Thinking)
 		case "tool_use":
 			args := b.Input
 			if !present(args) {
@@ -312,20 +312,20 @@ func (c *messageChat) assistant(i int, param string, raw json.RawMessage) error 
 			c.called[b.ID] = true
 			calls = append(calls, fmt.Appendf(nil, `{"id":%s,"type":"function","function":{"name":%s,"arguments":%s}}`, quoted(b.ID), quoted(b.Name), quoted(string(args))))
 		default:
-			words, err := b.words(at)
+			words, err := b.words(at, 0)
 			if err != nil {
 				return err
 			}
-			text = joined(text, words)
+			text = append(text, words)
 		}
 	}
-	m := chatMessage{Role: "assistant", Content: quoted(text), ReasoningContent: thought}
+	m := chatMessage{Role: "assistant", ReasoningContent: joined(thought...)}
 	if len(calls) > 0 {
 		if m.ToolCalls, err = json.Marshal(calls); err != nil {
 			return fieldError(param, "cannot be read")
 		}
 	}
-	c.put(i, m)
+	c.put(i, m, text...)
 	return nil
 }
 
@@ -357,33 +357,39 @@ func contentBlocks(param string, raw json.RawMessage) ([]blockIn, error) {
 	return nil, fieldError(param, "must be a string or a list of blocks")
 }
 
-// blocksText returns the text of a content that may hold nothing else.
-func blocksText(param string, raw json.RawMessage) (string, error) {
+// maxDepth is how deep blocks may lie within blocks: a result of a call, in which is a
+// document, whose content is text. It bounds the work, since each level is read again.
+const maxDepth = 3
+
+// blocksText returns the text of a content that may hold nothing else, at a depth within
+// other blocks.
+func blocksText(param string, raw json.RawMessage, depth int) (string, error) {
+	if depth > maxDepth {
+		return "", fieldError(param, "lies too deep within other blocks")
+	}
 	blocks, err := contentBlocks(param, raw)
 	if err != nil {
 		return "", err
 	}
-	text := ""
+	text := make([]string, len(blocks))
 	for i, b := range blocks {
-		words, err := b.words(fmt.Sprintf("%s.%d", param, i))
-		if err != nil {
+		if text[i], err = b.words(fmt.Sprintf("%s.%d", param, i), depth); err != nil {
 			return "", err
 		}
-		text = joined(text, words)
 	}
-	return text, nil
+	return joined(text...), nil
 }
 
 // words returns what a block says in words: "" for those that only Anthropic's servers
 // can read.
-func (b *blockIn) words(param string) (string, error) {
+func (b *blockIn) words(param string, depth int) (string, error) {
 	switch b.Type {
 	case "text":
 		return b.Text, nil
 	case "document":
-		return b.document(param)
+		return b.document(param, depth)
 	case "search_result":
-		text, err := blocksText(param+".content", b.Content)
+		text, err := blocksText(param+".content", b.Content, depth+1)
 		var title string
 		_ = json.Unmarshal(b.Title, &title) // may be absent
 		return joined(title, text), err
@@ -401,7 +407,7 @@ func (b *blockIn) words(param string) (string, error) {
 }
 
 // document returns the text of a document that has any.
-func (b *blockIn) document(param string) (string, error) {
+func (b *blockIn) document(param string, depth int) (string, error) {
 	var source struct {
 		Type    string          `json:"type"`
 		Data    string          `json:"data"`
@@ -419,7 +425,7 @@ func (b *blockIn) document(param string) (string, error) {
 	case "text":
 		return joined(title, source.Data), nil
 	case "content":
-		text, err := blocksText(param+".source.content", source.Content)
+		text, err := blocksText(param+".source.content", source.Content, depth+1)
 		return joined(title, text), err
 	}
 	return "", fieldError(param+".source.type", "%.32q is not supported: models here read text only", source.Type)

@@ -330,6 +330,26 @@ func TestMessagesRefuses(t *testing.T) {
 	}
 }
 
+// TestMessagesBig: the work grows as the request does, and blocks lie in few others.
+func TestMessagesBig(t *testing.T) {
+	blocks := strings.Repeat(`{"type":"text","text":"x"},`, 100_000)
+	turns := strings.Repeat(`{"role":"user","content":"xxxxxxxx"},`, maxMessages)
+	for _, body := range []string{
+		`{"max_tokens":9,"messages":[{"role":"user","content":[` + strings.TrimSuffix(blocks, ",") + `]}]}`,
+		`{"max_tokens":9,"messages":[` + strings.TrimSuffix(turns, ",") + `]}`,
+	} {
+		j, err := decodeMessages([]byte(body), nil, false)
+		if err != nil || len(j.reqs[0].Messages) != 1 {
+			t.Errorf("%.80s: %v", body, err)
+		}
+	}
+	const deep = 4000
+	body := `{"max_tokens":9,"messages":[{"role":"user","content":` + strings.Repeat(`[{"type":"search_result","content":`, deep) + `"x"` + strings.Repeat("}]", deep) + `}]}`
+	if _, err := decodeMessages([]byte(body), nil, false); err == nil || !strings.HasSuffix(err.Error(), "lies too deep within other blocks") {
+		t.Error(err)
+	}
+}
+
 // TestMessagesThread: a conversation that is held here needs only what is new.
 func TestMessagesThread(t *testing.T) {
 	url := start(t, &speller{}, nil).URL + "/v1/messages"

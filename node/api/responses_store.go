@@ -42,9 +42,10 @@ type ownAnswers struct {
 	bytes   int
 }
 
-// keptAnswer is an answer with the conversation before it. It does not change.
+// keptAnswer is an answer with the conversation before it, or a conversation, which has no
+// output. It does not change.
 type keptAnswer struct {
-	body   json.RawMessage   // the response object
+	body   json.RawMessage   // the response or conversation object
 	input  []json.RawMessage // with that of earlier answers, each with an id
 	output []json.RawMessage
 	ids    []string       // of output
@@ -73,6 +74,9 @@ func (k *keptAnswers) of(r *http.Request) *recollection {
 // request wants that, and extends the conversation that the request names. What is larger
 // than the whole store is not kept.
 func (c *recollection) keep(j *responseJob, answer *response) {
+	if !answer.Store && j.conv == "" {
+		return
+	}
 	body, err := json.Marshal(answer)
 	if err != nil {
 		return
