@@ -301,3 +301,14 @@ func TestEncodeStops(t *testing.T) {
 		}
 	}
 }
+
+// TestStopsMet: of several sequences, the one that ended the text is named.
+func TestStopsMet(t *testing.T) {
+	s := NewStops([]string{"###", "END", ""})
+	if _, stopped := s.Push("so EN"); stopped || s.Met() != "" {
+		t.Errorf("met %q too early", s.Met())
+	}
+	if out, stopped := s.Push("D ###"); out != "" || !stopped || s.Met() != "END" {
+		t.Errorf("got %q, %v, met %q", out, stopped, s.Met())
+	}
+}
