@@ -71,10 +71,13 @@ type GenerateRequest struct {
 	Format    json.RawMessage   // JSON schema that the answer must follow; nil: free text
 	MaxTokens int               // 0: until the context ends
 	Sampling  Sampling
-	Stop      []string
-	Route     []Hop // if not empty, use exactly this route
-	MaxStages int
-	Trace     string // W3C traceparent of the caller; "": none
+	// PromptLogprobs asks for Start.Prompt, with as many alternatives as Sampling
+	// says. The prompt is then computed as a whole, whatever of it is cached.
+	PromptLogprobs bool
+	Stop           []string
+	Route          []Hop // if not empty, use exactly this route
+	MaxStages      int
+	Trace          string // W3C traceparent of the caller; "": none
 
 	Shared *Shared // by all choices of one prompt; nil: there is only one choice
 }
@@ -113,6 +116,7 @@ type Start struct {
 	Model           string  `json:"model"` // the CID
 	Name            string  `json:"name"`
 	PromptTokens    []int32 `json:"prompt_tokens"`
+	Prompt          []Token `json:"prompt,omitempty"` // the prompt's tokens with their log probabilities, but for the first, if they were asked for
 	Route           []Hop   `json:"route"`
 	Costs           []Cost  `json:"costs,omitempty"` // of the route's stages
 	PredictedRate   float64 `json:"predicted_tokens_per_s"`

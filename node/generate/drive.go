@@ -40,6 +40,10 @@ func (g *generation) drive(ctx context.Context, p *planned) error {
 		}
 		return nil
 	}
+	req.Scored = func(scores []*protocol.Score) error {
+		start.Prompt = g.scored(scores)
+		return nil
+	}
 	g.hops, g.drawn = req.Route, nil
 	g.beginReading()
 	ctx, req.Trace = g.trace.beginSession(ctx, p.Route)
@@ -70,6 +74,10 @@ func (g *generation) request(p *planned) *session.Request {
 		Model: g.model.ID(), Prompt: g.ids, Vocab: int(g.model.Manifest().Vocab), Sampling: s, Codec: g.cfg.Codec,
 		Route: hopsOf(p.Route, p.where), Step: p.Prediction.Step, Prefill: p.Prediction.TTFT,
 	}
+	if g.req.PromptLogprobs {
+		s.Scored = g.ids[1:]
+		return req // a route that is lost is replaced by another attempt
+	}
 	if len(g.req.Route) == 0 { // else that one and no other
 		req.Replan, req.Second = g.replan, g.secondRoute
 	}
@@ -98,18 +106,35 @@ func (g *generation) over(p *planned, out *session.Outcome, err error) error {
 	return g.done(out, p.Prediction)
 }
 
+// scored are the prompt's tokens with their log probabilities; the first has none.
+func (g *generation) scored(scores []*protocol.Score) []api.Token {
+	tokens := make([]api.Token, len(g.ids))
+	for i, id := range g.ids {
+		tokens[i] = api.Token{Index: i, ID: id, Text: g.tools.Token(id), Bytes: g.tools.Bytes(id)}
+		if i > 0 {
+			tokens[i].Logprob, tokens[i].Top = float64(scores[i-1].Logprob), g.top(scores[i-1].Top)
+		}
+	}
+	return tokens
+}
+
+// top are the alternatives to a token.
+func (g *generation) top(alternatives []*protocol.TopToken) (top []api.Top) {
+	for _, a := range alternatives {
+		top = append(top, api.Top{ID: a.Id, Logprob: float64(a.Logprob), Text: g.tools.Token(a.Id), Bytes: g.tools.Bytes(a.Id)})
+	}
+	return top
+}
+
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // token emits a token, with the text that is complete by now.
 func (g *generation) token(t *protocol.Token) error {
 	g.count++
 	g.trace.token()
-	ev := &api.Token{Index: int(t.Index), ID: t.Id, Logprob: float64(t.Logprob)}
+	ev := &api.Token{Index: int(t.Index), ID: t.Id, Logprob: float64(t.Logprob), Top: g.top(t.Top)}
 	if g.req.Sampling.Logprobs {
 		ev.Bytes = g.tools.Bytes(t.Id)
-	}
-	for _, a := range t.Top {
-		ev.Top = append(ev.Top, api.Top{ID: a.Id, Logprob: float64(a.Logprob), Text: g.tools.Token(a.Id), Bytes: g.tools.Bytes(a.Id)})
 	}
 	if t.Finish != protocol.Finish_FINISH_STOP {
 		ev.Text, ev.Reasoning, ev.Calls = g.parse(g.decoder.Push(t.Id), false)

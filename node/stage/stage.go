@@ -432,7 +432,7 @@ func checkSampling(p *protocol.Sampling, vocab int) error {
 	if err := protocol.CheckSampling(p); err != nil {
 		return err
 	}
-	if !inVocabulary(p.History, vocab) || !inVocabulary(p.Sampled, vocab) {
+	if !inVocabulary(p.History, vocab) || !inVocabulary(p.Sampled, vocab) || !inVocabulary(p.Scored, vocab) {
 		return errors.New("a token of the history is not in the vocabulary")
 	}
 	return nil
