@@ -40,6 +40,9 @@ func (g *generation) drive(ctx context.Context, p *planned) error {
 		}
 		return nil
 	}
+	if g.req.PromptLogprobs {
+		start.Prompt = g.scored(nil) // of a single token there are none
+	}
 	req.Scored = func(scores []*protocol.Score) error {
 		start.Prompt = g.scored(scores)
 		return nil
@@ -111,7 +114,7 @@ func (g *generation) scored(scores []*protocol.Score) []api.Token {
 	tokens := make([]api.Token, len(g.ids))
 	for i, id := range g.ids {
 		tokens[i] = api.Token{Index: i, ID: id, Text: g.tools.Token(id), Bytes: g.tools.Bytes(id)}
-		if i > 0 {
+		if i > 0 && i <= len(scores) {
 			tokens[i].Logprob, tokens[i].Top = float64(scores[i-1].Logprob), g.top(scores[i-1].Top)
 		}
 	}

@@ -46,7 +46,13 @@ func (g *generation) readPrompt(ctx context.Context) (err error) {
 	if err := g.limitAnswer(); err != nil {
 		return err
 	}
-	g.prefix = protocol.AppendPrefix(nil, g.ids)
+	if g.req.PromptLogprobs {
+		if len(g.ids) > protocol.MaxScored+1 {
+			return api.Errorf(api.BadInput, "the prompt has %d tokens, and log probabilities are computed of up to %d: send it in parts", len(g.ids), protocol.MaxScored+1)
+		}
+	} else { // what is to be scored is computed, though it may be cached
+		g.prefix = protocol.AppendPrefix(nil, g.ids)
+	}
 	return g.compileFormat(ctx)
 }
 
