@@ -121,7 +121,7 @@ func (m models) Prepare(ctx context.Context, of *store.Model) error {
 
 func (models) Describe(of *store.Model) api.Model { return library.Describe(of) }
 
-func (models) DescribeClaim(c *survey.Claim) api.Model { return library.DescribeClaim(c) }
+func (m models) DescribeClaim(c *survey.Claim) api.Model { return m.n.library.DescribeClaim(c) }
 
 func (m models) Listed(claims []*survey.Claim) []*survey.Claim { return m.n.library.Listed(claims) }
 

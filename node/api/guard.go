@@ -30,17 +30,20 @@ func (s *server) guard(w http.ResponseWriter, r *http.Request) error {
 	}
 	if r.Method == http.MethodPost {
 		media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-		if err != nil || media != "application/json" && !(media == "application/x-www-form-urlencoded" && plainProgram(r)) {
+		if (err != nil || media != "application/json") && !anyMedia(r) {
 			return Errorf(BadMedia, "send JSON, with the header Content-Type: application/json")
 		}
 	}
 	return nil
 }
 
-// plainProgram reports whether a request to Ollama's API does not come from a browser.
-// It may then lack the JSON content type: Ollama's documentation uses curl, which sends
-// that of a form.
-func plainProgram(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/api/") && !browser(r) }
+// anyMedia reports whether a request to Ollama's API may call its JSON anything: Ollama
+// never looks, and many of its clients say form (curl), plain text (fetch of a string) or
+// nothing. That is safe for programs, and for pages that name an origin, which has been
+// checked by then. Only a page that hides its origin could post blindly.
+func anyMedia(r *http.Request) bool {
+	return strings.HasPrefix(r.URL.Path, "/api/") && (!browser(r) || r.Header.Get("Origin") != "")
+}
 
 // browser reports whether a request may come from a browser. All browsers send the
 // origin of a post, even those that do not call themselves Mozilla.
@@ -53,7 +56,7 @@ func browser(r *http.Request) bool {
 // hostAllowed accepts known hosts, and any host if the configuration says so. A browser
 // must use a known host even then: a page may have pointed its own host's name here.
 func (s *server) hostAllowed(r *http.Request) bool {
-	return s.hostKnown(r) || slices.Contains(s.Hosts, "*") && (!browser(r) || slices.Contains(s.Origins, r.Header.Get("Origin")))
+	return s.hostKnown(r) || slices.Contains(s.Hosts, "*") && (!browser(r) || anyMatches(s.Origins, r.Header.Get("Origin")))
 }
 
 // hostKnown accepts loopback's names, the address that was dialled (which, unlike a
@@ -72,7 +75,7 @@ func (s *server) hostKnown(r *http.Request) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
+	return slices.ContainsFunc(s.Hosts, func(h string) bool { return hostMatches(h, host) })
 }
 
 // hostname returns a Host header without its port, in lower case.
@@ -97,7 +100,7 @@ func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 	if u, err := url.Parse(origin); err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
 		return nil
 	}
-	if !slices.Contains(s.Origins, origin) {
+	if !anyMatches(s.Origins, origin) {
 		return Errorf(Forbidden, "web pages from other sites may not use this API: allow their origin with the node's setting api-origin")
 	}
 	h := w.Header()
@@ -113,6 +116,9 @@ func (s *server) open(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if r.Method == http.MethodOptions && w.Header().Get("Access-Control-Allow-Origin") != "" {
 			w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
+			if r.Header.Get("Access-Control-Request-Private-Network") == "true" {
+				w.Header().Set("Access-Control-Allow-Private-Network", "true")
+			}
 			w.Header().Set("Access-Control-Allow-Headers", r.Header.Get("Access-Control-Request-Headers"))
 			w.Header().Set("Access-Control-Max-Age", "600")
 			w.WriteHeader(http.StatusNoContent)

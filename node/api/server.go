@@ -20,12 +20,13 @@ type Config struct {
 	Observer   Observer
 	Catalogue  Catalogue    // may be nil
 	Keeper     Keeper       // may be nil
+	Vocabulary Vocabulary   // may be nil
 	Viewer     Viewer       // what the page shows; nil: none
 	Page       http.Handler // serves / and /page/; nil: none
 	Token      string       // required for shoal's own endpoints; "": they are closed
 	Key        string       // required of OpenAI clients; "": none
-	Hosts      []string     // accepted host names, besides loopback's and the dialled address; "*": all
-	Origins    []string     // of web pages on other sites that may use /v1, e.g. http://localhost:3000; none: no CORS
+	Hosts      []string     // accepted host names, besides loopback's and the dialled address; *.NAME: all below NAME, "*": all
+	Origins    []string     // of web pages on other sites that may use the API, e.g. http://localhost:3000, or patterns of them (see anyMatches); none: no CORS
 	MaxAnswers int          // concurrent answers, beyond which requests get 503; 0: 512
 	MaxBodies  int64        // total bytes of running requests, beyond which requests get 503; 0: 64 MiB
 	Log        *slog.Logger
@@ -77,6 +78,7 @@ func New(cfg Config) http.Handler {
 	} {
 		s.mux.HandleFunc(pattern, s.serve(s.open(h)))
 	}
+	s.extras()
 	for pattern, h := range map[string]handler{
 		"GET /shoal/v1/status":              s.status,
 		"GET /shoal/v1/peers":               s.peers,
@@ -121,6 +123,7 @@ func New(cfg Config) http.Handler {
 	s.mux.HandleFunc("/", s.serve(s.open(s.nothing)))
 	greet := s.serve(greet)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r = cleaned(r)
 		if looksForOllama(r) {
 			greet(w, r)
 			return

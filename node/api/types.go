@@ -67,6 +67,7 @@ type GenerateRequest struct {
 	Tools     []json.RawMessage // available to the model, in OpenAI's format: {"type": "function", "function": {"name": ...}}
 	MustCall  bool              // the answer must be a call of one of Tools
 	OneCall   bool              // and ends after one call
+	Continue  bool              // the answer continues the last message, which is the assistant's
 	Think     string            // "": the model's default; off, on, or an effort: low, medium, high
 	Format    json.RawMessage   // JSON schema that the answer must follow; nil: free text
 	MaxTokens int               // 0: until the context ends
@@ -262,7 +263,11 @@ type Model struct {
 	Origins      []string `json:"origins,omitempty"`
 	Remote       bool     `json:"remote,omitempty"`    // peers serve it, and nothing of it is here
 	Complete     bool     `json:"complete"`            // all of it is here
-	Abilities    []string `json:"abilities,omitempty"` // only from Show: tools, thinking
+	Served       bool     `json:"served,omitempty"`    // the connected peers and this node together serve all of it
+	Abilities    []string `json:"abilities,omitempty"` // only from Show, like the next two: tools, thinking
+
+	Template string         `json:"template,omitempty"` // chat template
+	Facts    map[string]any `json:"facts,omitempty"`    // the header's entries that are single values
 }
 
 // Status of a node.

@@ -59,6 +59,8 @@ type chatRequest struct {
 	ChatTemplateKwargs  struct {
 		EnableThinking *bool `json:"enable_thinking,omitempty"`
 	} `json:"chat_template_kwargs,omitzero"` // extension, as in vLLM and llama.cpp
+	ContinueFinalMessage bool  `json:"continue_final_message,omitempty"` // vLLM's, like the next
+	AddGenerationPrompt  *bool `json:"add_generation_prompt,omitempty"`
 }
 
 type chatMessage struct {
@@ -69,6 +71,7 @@ type chatMessage struct {
 	Name             string          `json:"name,omitempty"`
 	ToolCalls        json.RawMessage `json:"tool_calls,omitempty"`
 	ToolCallID       string          `json:"tool_call_id,omitempty"`
+	Refusal          string          `json:"refusal,omitempty"`
 	FunctionCall     json.RawMessage `json:"function_call,omitempty"`
 }
 

@@ -167,6 +167,9 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 			d.Text += g.stops.Flush()
 			if out.Finish == protocol.Finish_FINISH_LENGTH {
 				d.FinishReason = "length"
+				if g.req.MustCall {
+					d.Text, d.Calls = "", append(d.Calls, g.cutCalls()...)
+				}
 			}
 		}
 	}

@@ -16,7 +16,7 @@ import (
 // setFormat decides what the answer must look like, if the caller has asked for
 // anything.
 func (g *generation) setFormat(prompt string, tools []tool) {
-	direct := g.req.Think == "off"
+	direct := g.req.Think == "off" || g.req.Continue
 	switch {
 	case g.req.MustCall:
 		var functions []answer.Function

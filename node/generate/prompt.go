@@ -30,6 +30,8 @@ type prompt struct {
 	pieces    []*protocol.Piece     // the answer's format; nil: any
 	machine   *constrain.Machine    // of pieces
 	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
+	rendered  string                // a chat's prompt as text
+	functions []string              // that a chat offers
 }
 
 // readPrompt makes the prompt of the request.
@@ -80,7 +82,7 @@ func (g *generation) encode(ctx context.Context) error {
 	}
 	// A text that no tokens of the model could hold is not tokenized at all.
 	if most, holds := g.context(), g.tools.Longest(); len(prompt)/holds > most {
-		return api.Errorf(api.TooLong, "the prompt has %d KiB, and the %d tokens of %s hold %d KiB at most; shorten it", len(prompt)>>10, most, g.model.Name(), most*holds>>10)
+		return tooLong(most, "the prompt has %d KiB, and so many tokens of %s hold %d KiB at most", len(prompt)>>10, g.model.Name(), most*holds>>10)
 	}
 	ids, err := g.cfg.Models.Encode(ctx, g.tools.Tokenizer, prompt, opt)
 	g.ids = ids
@@ -113,7 +115,7 @@ func (g *generation) limitAnswer() error {
 	}
 	most := g.context()
 	if len(g.ids) >= most {
-		return api.Errorf(api.TooLong, "the prompt has %d tokens, and %s takes %d with the answer; shorten it", len(g.ids), g.model.Name(), most)
+		return tooLong(most, "the prompt has %d tokens, and %s must hold the answer, too", len(g.ids), g.model.Name())
 	}
 	g.limit = g.req.MaxTokens
 	if g.limit <= 0 {
@@ -121,4 +123,11 @@ func (g *generation) limitAnswer() error {
 	}
 	g.limit = min(g.limit, most-len(g.ids))
 	return nil
+}
+
+// tooLong is the error for a prompt that leaves no room for an answer. Its first sentence
+// is OpenAI's: clients search the text for "maximum context length" to know when to
+// shorten a conversation.
+func tooLong(most int, format string, args ...any) error {
+	return api.Errorf(api.TooLong, "This model's maximum context length is %d tokens. However, %s. Shorten it.", most, fmt.Sprintf(format, args...))
 }

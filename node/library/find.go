@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
@@ -41,7 +42,7 @@ func (l *Library) obtain(ctx context.Context, name string, r *resolution, w Want
 	case here:
 		m = r.model
 	case atPeers:
-		if m, err = l.store.AddManifest(r.manifest, r.id, r.name); err != nil {
+		if m, err = l.addNamed(ctx, r); err != nil {
 			return nil, l.input(err)
 		}
 	case atOrigin:
@@ -58,6 +59,22 @@ func (l *Library) obtain(ctx context.Context, name string, r *resolution, w Want
 	err = m.Note(r.entry.Name, r.entry.Own, r.entry.Origins...)
 	if r.place == atPeers && l.names.meaning(r.entry).Equals(r.id) { // a CID is proof; a manifest's hashes are not
 		err = errors.Join(err, l.names.remember(r.entry, r.id))
+	}
+	return m, err
+}
+
+// addNamed adds a model of peers under the name by which lists have shown it, whatever
+// it was asked for by, so that clients that keep its name find it again.
+func (l *Library) addNamed(ctx context.Context, r *resolution) (*store.Model, error) {
+	name := r.name
+	for _, c := range l.cfg.Survey.Claims(ctx, false) {
+		if c.ID.Equals(r.id) && len(c.Names) > 0 {
+			name = l.DescribeClaim(c).Name
+		}
+	}
+	m, err := l.store.AddManifest(r.manifest, r.id, name)
+	if err == nil && r.name != "" && !strings.EqualFold(r.name, name) {
+		err = m.Note(r.name, false)
 	}
 	return m, err
 }
@@ -96,7 +113,7 @@ func (l *Library) Pick(ctx context.Context, name string) (m *store.Model, warnin
 	if name != "" {
 		return l.find(ctx, name, Want{})
 	}
-	wait, cancel := context.WithTimeout(ctx, lookTime/3)
+	wait, cancel := context.WithTimeout(ctx, l.resolver.patience())
 	defer cancel()
 	for {
 		// A node that has just joined asks all members. Later, what is known will do,

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/semaphore"
@@ -81,9 +82,10 @@ type Library struct {
 }
 
 var (
-	_ api.Library   = (*Library)(nil)
-	_ api.Keeper    = (*Library)(nil)
-	_ api.Catalogue = (*Library)(nil)
+	_ api.Library    = (*Library)(nil)
+	_ api.Keeper     = (*Library)(nil)
+	_ api.Catalogue  = (*Library)(nil)
+	_ api.Vocabulary = (*Library)(nil)
 )
 
 // New makes the library of a store that is open, and removes what imports that a
@@ -96,7 +98,7 @@ func New(cfg Config) (*Library, error) {
 	sweep(cfg.Home, cfg.Log)
 	return &Library{
 		cfg: cfg, store: cfg.Store, names: names, encoding: semaphore.NewWeighted(encodeRoom),
-		resolver: &resolver{store: cfg.Store, names: names, net: cfg.Network, manifest: cfg.Exchange.Manifest, survey: cfg.Survey},
+		resolver: &resolver{store: cfg.Store, names: names, net: cfg.Network, manifest: cfg.Exchange.Manifest, survey: cfg.Survey, began: time.Now()},
 	}, nil
 }
 

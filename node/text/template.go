@@ -28,7 +28,8 @@ type Message struct {
 	ToolCallID string
 }
 
-// ToolCall is a call in an assistant's message. Arguments are a JSON object.
+// ToolCall is a call in an assistant's message. Arguments are a JSON object, or whatever
+// else a model has written.
 type ToolCall struct {
 	ID, Name, Arguments string
 }

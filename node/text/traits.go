@@ -82,9 +82,9 @@ func (m Message) dict(traits Traits) any {
 	if len(m.ToolCalls) > 0 {
 		calls := make([]any, len(m.ToolCalls))
 		for i, c := range m.ToolCalls {
-			var args any = json.RawMessage(c.Arguments)
-			if traits.stringArguments {
-				args = c.Arguments
+			var args any = c.Arguments // as it is, if a model has written something else
+			if raw := json.RawMessage(c.Arguments); !traits.stringArguments && json.Valid(raw) && strings.HasPrefix(strings.TrimSpace(c.Arguments), "{") {
+				args = raw
 			}
 			calls[i] = jinja.Dict("id", c.ID, "type", "function", "function", jinja.Dict("name", c.Name, "arguments", args))
 		}
