@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"runtime"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/fence"
 	"github.com/shoalnet/shoal/node/home"
@@ -34,7 +34,7 @@ type Config struct {
 	APIKey      string        // required of API clients; "": none
 	APIOpen     bool          // API may be reachable from other machines without a key
 	APIHosts    []string      // host names accepted in API requests besides loopback's; "*": any
-	APIOrigins  []string      // origins of other web pages that may use the API, such as https://chat.example
+	APIOrigins  []string      // origins of other web pages that may use the API, such as https://chat.example, or patterns of them, such as https://*.example.com
 	NoMDNS      bool          // do not look for peers on the LAN
 	Trust       []string      // IDs of peers that are trusted like this node itself
 	Fastest     bool          // use known strangers for speed even if this node or peers that it trusts serve the whole model
@@ -107,9 +107,9 @@ func (c *Config) Check() error {
 	if err := c.mayListen(); err != nil {
 		return err
 	}
-	for _, o := range c.APIOrigins { // as browsers send it, to the letter
-		if u, err := url.Parse(o); err != nil || u.Host == "" || o != u.Scheme+"://"+u.Host {
-			return badSetting("api-origin", "%q: write it like https://chat.example or http://localhost:3000", o)
+	for _, o := range c.APIOrigins {
+		if !api.ValidOrigin(o) {
+			return badSetting("api-origin", "%q: write it like https://chat.example, http://localhost:*, https://*.example.com or chrome-extension://*", o)
 		}
 	}
 	if c.Threads < 0 || c.Threads > runtime.NumCPU() {

@@ -304,7 +304,12 @@ func TestAPILetsIn(t *testing.T) {
 			t.Errorf("%s from %q: %d, want %d: %s", tc.host, tc.origin, w.Code, tc.want, w.Body)
 		}
 	}
-	for _, origin := range []string{"chat.example", "https://chat.example/", "null", "*"} {
+	for _, origin := range []string{"chrome-extension://*", "app://*", "https://*.example.com", "http://localhost:*", "http://[::1]:3000"} {
+		if err := (&node.Config{APIOrigins: []string{origin}}).Check(); errors.Is(err, node.ErrConfig) {
+			t.Errorf("%s: %v", origin, err)
+		}
+	}
+	for _, origin := range []string{"chat.example", "https://chat.example/", "null", "*", "https://*.", "https://a.*.example", "https://u@chat.example"} {
 		c := node.Config{APIOrigins: []string{origin}}
 		if err := c.Check(); !errors.Is(err, node.ErrConfig) {
 			t.Errorf("%s: %v", origin, err)

@@ -295,14 +295,14 @@ func TestOriginPatterns(t *testing.T) {
 		pattern, origin string
 		fits            bool
 	}{
-		{"https://chat.example", "https://chat.example", true}, {"https://chat.example", "https://chat.example:8443", false}, {"https://chat.example/", "https://CHAT.example", true},
+		{"https://chat.example", "https://chat.example", true}, {"https://chat.example", "https://chat.example:8443", false}, {"https://chat.example", "https://CHAT.example", true},
 		{"chrome-extension://*", "chrome-extension://abcdefghijklmnop", true}, {"chrome-extension://*", "moz-extension://x", false}, {"chrome-extension://*", "https://chrome-extension", false},
 		{"app://*", "app://obsidian.md", true}, {"file://*", "file://", true}, {"tauri://localhost", "tauri://localhost", true}, {"vscode-webview://*", "vscode-webview://1abc", true},
 		{"https://*.example.com", "https://a.example.com", true}, {"https://*.example.com", "https://a.b.example.com", true}, {"https://*.example.com", "https://example.com", false},
 		{"https://*.example.com", "https://evilexample.com", false}, {"https://*.example.com", "https://example.com.evil.org", false}, {"https://*.example.com", "http://a.example.com", false},
 		{"https://*.example.com", "https://a.example.com:444", false}, {"https://*.example.com:*", "https://a.example.com:444", true},
 		{"http://localhost:*", "http://localhost:3000", true}, {"http://localhost:*", "http://localhost", true}, {"http://localhost:*", "http://localhost.evil.org:3000", false}, {"http://localhost:*", "https://localhost", false},
-		{"http://[::1]:*", "http://[::1]:80", true}, {"https://*.", "https://evil.", false}, {"*", "https://anything", true}, {"null", "null", true}, {"https://*", "null", false},
+		{"http://[::1]:*", "http://[::1]:80", true}, {"https://*.", "https://evil.", false}, {"*", "https://anything", false}, {"null", "null", false}, {"https://*", "null", false},
 		{"https://*.example.com", "https://evil.org#.example.com", false}, {"https://*.example.com", "https://evil.org/.example.com", false}, {"https://*.example.com", "https://u@a.example.com", false},
 	} {
 		if got := anyMatches([]string{c.pattern}, c.origin); got != c.fits {

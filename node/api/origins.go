@@ -1,19 +1,25 @@
 package api
 
-import "strings"
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
 
 // anyMatches reports whether one of an operator's patterns fits a browser's origin.
 // A pattern is an origin, in which * stands for any host (chrome-extension://*), *. at
 // the beginning of the host for any name below a domain (https://*.example.com), and :*
-// for any port or none (http://localhost:*). * alone is every origin.
+// for any port or none (http://localhost:*).
 func anyMatches(patterns []string, origin string) bool {
-	for _, p := range patterns {
-		if p == "*" || p == origin || originMatches(p, origin) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(patterns, func(p string) bool { return originMatches(p, origin) })
 }
+
+// originPattern is what anyMatches understands.
+var originPattern = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]*://(\*|(\*\.)?([a-zA-Z0-9_.-]+|\[[0-9a-fA-F:]+\])(:(\*|[0-9]{1,5}))?)$`)
+
+// ValidOrigin reports whether an operator's text is an origin or a pattern of origins,
+// such as https://chat.example or chrome-extension://*.
+func ValidOrigin(pattern string) bool { return originPattern.MatchString(pattern) }
 
 func originMatches(pattern, origin string) bool {
 	scheme, host, ok := strings.Cut(strings.ToLower(pattern), "://")

@@ -11,7 +11,9 @@
 //	fetch.go    shards from peers and origins, and how far that is
 //	wants.go    a model of the store as the exchange wants it
 //	text.go     tokenizers, templates, and formats of answers
-//	models.go   list, show, add, pull, remove
+//	vocabulary.go  texts in tokens, for anybody
+//	show.go     list, show
+//	models.go   add, pull, remove
 //	upkeep.go   verify, gc, pin, drop, export
 //	claims.go   which of peers' models a list shows
 //	once.go     values that are made once for all that wait for them
@@ -41,7 +43,9 @@
 //	              be sure
 //	8 catalogue   its origins                                     listed, from Pull on          origin
 //
-// What no rule finds is unknown. Resolving asks peers and changes nothing here; what
+// A name with Ollama's tag, NAME:latest, is NAME in all of these rules, unless something
+// is called exactly so. What no rule finds is unknown: while the node meets its peers a
+// name is sought for some seconds, and later for one. Resolving asks peers and changes nothing here; what
 // is then done with the result, find.go decides.
 //
 // What a listed name turned out to mean is kept in names.json until the model is
@@ -50,14 +54,17 @@
 // survey: by the groups of addresses of those that are connected, never by how many
 // make them.
 //
+// A model that comes from peers is kept under the name by which lists have shown it
+// before, and found by the others, too: clients keep settings by name.
+//
 // # Who may ask for what
 //
 // A caller names a model with a Reach. A prompt, or anybody on the API, names what is
 // here or at a peer (Ask); a pull also what the catalogue has an origin of (Pull); a
 // file or an address is imported for the operator alone, who has the token (Import).
 // So no stranger's word has this node read a file or fetch from somewhere. The one
-// thing that a prompt may fetch from an origin is the header of a catalogue's model
-// that peers serve.
+// thing that a prompt, or Show, may fetch from an origin is the header of a catalogue's
+// model that peers serve.
 //
 // # Locks
 //
