@@ -1,7 +1,10 @@
 package node_test
 
 import (
+	"encoding/json"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -79,4 +82,95 @@ func joined(tokens []api.Token) string {
 		b.WriteString(t.Text)
 	}
 	return b.String()
+}
+
+// TestEcho: a completion that repeats its prompt, as programs ask that compare the
+// likelihood of given texts.
+func TestEcho(t *testing.T) {
+	t.Parallel()
+	n, _ := start(t, node.Config{Serve: []node.ServeSpec{{Model: tinymodel.Name, Span: "all"}}}, true)
+	type reply struct {
+		Choices []struct {
+			Text     string
+			Finish   string `json:"finish_reason"`
+			Logprobs *struct {
+				Tokens []string
+				Values []*float64           `json:"token_logprobs"`
+				Top    []map[string]float64 `json:"top_logprobs"`
+				Offset []int                `json:"text_offset"`
+			}
+		}
+		Usage struct {
+			Prompt int `json:"prompt_tokens"`
+			Answer int `json:"completion_tokens"`
+		}
+	}
+	complete := func(body string) (all reply) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://localhost/v1/completions", strings.NewReader(body))
+		req.Header.Set("Content-Type", "application/json")
+		n.Handler().ServeHTTP(w, req)
+		if w.Code != http.StatusOK {
+			t.Fatalf("%s: %d %s", body, w.Code, w.Body)
+		}
+		for line := range strings.Lines(w.Body.String()) {
+			line = strings.TrimPrefix(strings.TrimSpace(line), "data: ")
+			var one reply
+			if line == "" || line == "[DONE]" {
+				continue
+			}
+			if err := json.Unmarshal([]byte(line), &one); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			for i, c := range one.Choices {
+				if len(all.Choices) <= i {
+					all.Choices = append(all.Choices, c)
+					continue
+				}
+				was := &all.Choices[i]
+				was.Text += c.Text
+				if c.Logprobs != nil {
+					was.Logprobs.Values = append(was.Logprobs.Values, c.Logprobs.Values...)
+					was.Logprobs.Offset = append(was.Logprobs.Offset, c.Logprobs.Offset...)
+				}
+			}
+			if one.Usage.Prompt > 0 {
+				all.Usage = one.Usage
+			}
+		}
+		return all
+	}
+	ids, err := n.Client().Tokenize(t.Context(), tinymodel.Name, "Once upon a time there was a fox.", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, _ := json.Marshal(ids)
+	for _, answer := range []int{0, 1} {
+		body, _ := json.Marshal(map[string]any{"prompt": []json.RawMessage{list}, "max_tokens": answer, "echo": true, "logprobs": 2, "temperature": 0})
+		got := complete(string(body))
+		c := got.Choices[0]
+		if got.Usage.Prompt != len(ids) || got.Usage.Answer != answer || !strings.HasPrefix(c.Text, "Once upon a time there was a fox.") || c.Logprobs == nil {
+			t.Fatalf("%d tokens of an answer: %+v", answer, got)
+		}
+		l := c.Logprobs
+		if len(l.Values) != len(ids)+answer || len(l.Tokens) != len(l.Values) || len(l.Top) != len(l.Values) || len(l.Offset) != len(l.Values) {
+			t.Fatalf("lists of other lengths than the %d tokens: %+v", len(ids)+answer, l)
+		}
+		for i, v := range l.Values {
+			if (v == nil) != (i == 0) || (l.Top[i] == nil) != (i == 0) || v != nil && *v > 0 {
+				t.Errorf("token %d: %v %v", i, v, l.Top[i])
+			}
+		}
+		stream := complete(strings.TrimSuffix(string(body), "}") + `,"stream":true}`)
+		if s := stream.Choices[0]; s.Text != c.Text || !slices.Equal(s.Logprobs.Offset, l.Offset) {
+			t.Errorf("streamed: %+v, whole: %+v", s, c)
+		}
+	}
+	if got := complete(`{"prompt":"The fox","max_tokens":0}`); got.Choices[0].Text != "" || got.Usage.Answer != 0 || got.Choices[0].Finish != "length" {
+		t.Errorf("no answer, and no echo: %+v", got)
+	}
+	if got := complete(`{"prompt":[` + string(list[1:len(list)-1]) + `],"max_tokens":2,"echo":true,"n":2}`); len(got.Choices) != 2 || !strings.HasPrefix(got.Choices[1].Text, "Once upon a time") || got.Choices[0].Logprobs != nil {
+		t.Errorf("an echo of IDs without log probabilities: %+v", got)
+	}
 }

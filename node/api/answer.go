@@ -118,6 +118,13 @@ func (a *answer) fail(err error) error {
 // take adds an event to its choice; in a stream it is sent immediately.
 func (a *answer) take(i int, e Event) error {
 	c := &a.choices[i]
+	if a.noAnswer {
+		left := withoutAnswer(e)
+		if left == nil {
+			return nil
+		}
+		e = *left
+	}
 	switch {
 	case e.Start != nil && c.start == nil:
 		start := e.Start.sendable()
@@ -131,7 +138,7 @@ func (a *answer) take(i int, e Event) error {
 			a.promptIDs += len(start.PromptTokens)
 		}
 		if a.echo != nil {
-			c.text.WriteString(a.echo[i])
+			c.text.WriteString(a.echoed(i))
 		}
 	case c.start == nil || c.done != nil:
 		return Errorf(Internal, "an answer's events came out of order")
@@ -202,9 +209,9 @@ func (a *answer) startChunk(i int) error {
 	}
 	text := ""
 	if a.echo != nil {
-		text = a.echo[i]
+		text = a.echoed(i)
 	}
-	return a.chunk(i, delta{Role: "assistant", Content: &text}, nil, nil, d)
+	return a.chunk(i, delta{Role: "assistant", Content: &text}, a.promptLogprobs(i), nil, d)
 }
 
 func (a *answer) tokenChunk(i int, t *Token) error {
@@ -297,7 +304,7 @@ func (a *answer) whole() *completion {
 	for at, i := range a.best() {
 		c := &a.choices[i]
 		text := c.text.String()
-		ch := choice{Index: at, FinishReason: &c.done.FinishReason, Logprobs: a.logprobsOf(i, c.tokens)}
+		ch := choice{Index: at, FinishReason: &c.done.FinishReason, Logprobs: a.logprobsOf(i, slices.Concat(a.scored(i), c.tokens))}
 		if a.chat {
 			ch.Message = &message{Role: "assistant", ToolCalls: c.calls, reasoning: reasoning{c.think.String(), c.think.String()}}
 			if text != "" || c.calls == nil {
@@ -385,13 +392,17 @@ func (a *answer) logprobsOf(i int, tokens []Token) any {
 		return &chatLogprobs{Content: chatLogprobsOf(tokens)}
 	}
 	c := &a.choices[i]
-	out := &textLogprobs{Tokens: []string{}, TokenLogprobs: []float64{}, TopLogprobs: []map[string]float64{}, TextOffset: []int{}}
+	out := &textLogprobs{Tokens: []string{}, TokenLogprobs: []*float64{}, TopLogprobs: []map[string]float64{}, TextOffset: []int{}}
 	for _, t := range tokens {
 		text := tokenText(t.Bytes, t.Text)
 		out.Tokens = append(out.Tokens, text)
-		out.TokenLogprobs = append(out.TokenLogprobs, t.Logprob)
 		out.TextOffset = append(out.TextOffset, c.offset)
 		c.offset += utf8.RuneCountInString(text)
+		if t.first {
+			out.TokenLogprobs, out.TopLogprobs = append(out.TokenLogprobs, nil), append(out.TopLogprobs, nil)
+			continue
+		}
+		out.TokenLogprobs = append(out.TokenLogprobs, new(t.Logprob))
 		top := map[string]float64{}
 		for _, x := range t.Top {
 			if text := tokenText(x.Bytes, x.Text); !has(top, text) { // incomplete characters look alike: keep the most likely

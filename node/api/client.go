@@ -327,7 +327,7 @@ func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 		return "", nil, err
 	}
 	if g.Raw {
-		r := completionRequest{commonRequest: common}
+		r := completionRequest{commonRequest: common, Echo: g.PromptLogprobs}
 		if p.Logprobs {
 			r.Logprobs = &p.TopLogprobs
 		}

@@ -35,6 +35,7 @@ type job struct {
 	ranks        bool // log probabilities are asked of the node only to rank the choices
 	reqs         []*GenerateRequest
 	echo         []string // per choice: the text to repeat before the answer; nil: none
+	noAnswer     bool     // no token of an answer is wanted, only the prompt's own
 	stream       bool
 	includeUsage bool
 	details      bool
@@ -102,6 +103,10 @@ func decodeCompletion(body []byte) (*job, error) {
 	if err := refuse(body, completionUnsupported, bothUnsupported); err != nil {
 		return nil, err
 	}
+	noAnswer := r.MaxTokens != nil && *r.MaxTokens == 0
+	if noAnswer {
+		r.MaxTokens = new(1) // which is left out of the reply
+	}
 	base, err := r.base()
 	if err != nil {
 		return nil, err
@@ -119,20 +124,12 @@ func decodeCompletion(body []byte) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &job{}
+	j := &job{noAnswer: noAnswer}
 	if err := j.chooseBest(&r, base, inputs); err != nil {
 		return nil, err
 	}
 	if r.Echo {
-		if base.Sampling.Logprobs {
-			return nil, badParam("echo", "cannot be combined with logprobs: the prompt's own are not computed")
-		}
-		for _, in := range inputs {
-			if in.PromptIDs != nil {
-				return nil, badParam("echo", "needs a prompt that is text")
-			}
-			j.echo = append(j.echo, in.Prompt)
-		}
+		j.echoes(inputs)
 	}
 	return j, j.finish(&r.commonRequest, base, inputs)
 }

@@ -107,7 +107,7 @@ func TestDecodeRefuses(t *testing.T) {
 	for _, test := range []struct{ body, param string }{
 		{`{}`, "prompt"}, {`{"prompt":null}`, "prompt"}, {`{"prompt":[]}`, "prompt"}, {`{"prompt":{}}`, "prompt"}, {`{"prompt":[true]}`, "prompt[0]"},
 		{`{"prompt":[[]]}`, "prompt[0]"}, {`{"prompt":[1,-2]}`, "prompt[1]"}, {`{"prompt":[1,"SECRET"]}`, "prompt"}, {`{"prompt":["a",5]}`, "prompt[1]"}, {`{"prompt":[1,5000000000]}`, "prompt"},
-		{`{"prompt":"a","echo":true,"logprobs":1}`, "echo"}, {`{"prompt":[1],"echo":true}`, "echo"}, {`{"prompt":"a","logprobs":21}`, "logprobs"}, {`{"prompt":"a","logprobs":true}`, "logprobs"},
+		{`{"prompt":"a","logprobs":21}`, "logprobs"}, {`{"prompt":"a","logprobs":true}`, "logprobs"},
 		{`{"prompt":"a","best_of":1,"n":2}`, "best_of"}, {`{"prompt":"a","best_of":2,"stream":true}`, "best_of"}, {`{"prompt":"a","best_of":200}`, "best_of"}, {`{"prompt":"a","suffix":"SECRET"}`, "suffix"}, {`{"prompt":["a","b"],"n":65}`, "n"},
 	} {
 		_, err := decodeCompletion([]byte(test.body))
@@ -150,7 +150,7 @@ func FuzzDecode(f *testing.F) {
 		`{"messages":[{"role":"user","content":[{"type":"text","text":"\ud800"}]}],"logprobs":true,"top_logprobs":3,"shoal":{"details":true,"route":[{"peer":"p","from":0,"to":1}]}}`,
 		`{"messages":[{"role":"assistant","tool_calls":[{"id":"1","function":{"name":"f","arguments":{"b":2}}}]},{"role":"tool","tool_call_id":"1","content":"two"}],"tools":[{"type":"function","function":{"name":"f","parameters":{ "a":"<"}}}],"tool_choice":"required"}`,
 		`{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"},"reasoning_effort":"none"}`,
-		`{"prompt":"a","max_tokens":3,"echo":true}`, `{"prompt":[[1,2],"b"],"logprobs":2,"best_of":1,"seed":-9223372036854775808}`,
+		`{"prompt":"a","max_tokens":3,"echo":true}`, `{"prompt":[[1,2],"b"],"max_tokens":0,"echo":true,"logprobs":1}`, `{"prompt":[[1,2],"b"],"logprobs":2,"best_of":1,"seed":-9223372036854775808}`,
 		`{"prompt":[1,2],"temperature":1e38,"tools":[],"suffix":""}`,
 	} {
 		f.Add([]byte(body))

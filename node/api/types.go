@@ -153,6 +153,7 @@ type Token struct {
 	Calls     []ToolCall `json:"tool_calls,omitempty"`
 	Logprob   float64    `json:"logprob"`
 	Top       []Top      `json:"top,omitempty"`
+	first     bool       // of a prompt: it follows nothing, and has no log probability
 	Bytes     []byte     `json:"bytes,omitempty"` // the token's bytes, for logprobs; empty: those of Text
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"math"
+	"slices"
 )
 
 // The wire format under /v1. Names and structure are OpenAI's; "shoal" holds extensions.
@@ -160,7 +161,7 @@ type chatTopLogprob struct {
 
 type textLogprobs struct {
 	Tokens        []string             `json:"tokens"`
-	TokenLogprobs []float64            `json:"token_logprobs"`
+	TokenLogprobs []*float64           `json:"token_logprobs"` // null: the first token of a prompt, which follows nothing
 	TopLogprobs   []map[string]float64 `json:"top_logprobs"`
 	TextOffset    []int                `json:"text_offset"` // characters
 }
@@ -217,6 +218,10 @@ func (t Token) sendable() Token {
 
 func (s Start) sendable() Start {
 	s.PredictedRate, s.PredictedTTFTMs = finite(s.PredictedRate), finite(s.PredictedTTFTMs)
+	s.Prompt = slices.Clone(s.Prompt)
+	for i := range s.Prompt {
+		s.Prompt[i] = s.Prompt[i].sendable()
+	}
 	return s
 }
 
