@@ -35,6 +35,7 @@ var remedies = map[remedy.Kind]struct {
 	remedy.ChooseDevice:  {text: "see --device"},
 	remedy.CallChildMain: {text: "the program must call engine.ChildMain first"},
 	remedy.Setting:       {text: "it is set with --NAME", args: []string{"NAME"}},
+	remedy.OwnPage:       {text: "`shoal page` on the node's machine prints a link that allows it"},
 }
 
 // withRemedy returns an error's text for a person, followed by what to type if the

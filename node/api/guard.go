@@ -108,7 +108,7 @@ func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 }
 
 // open guards OpenAI's endpoints with the key, if one is set. The token, which permits
-// more, also opens them.
+// more, also opens them, and so does a session of the owner's page.
 func (s *server) open(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if r.Method == http.MethodOptions && w.Header().Get("Access-Control-Allow-Origin") != "" {
@@ -118,7 +118,7 @@ func (s *server) open(h handler) handler {
 			w.WriteHeader(http.StatusNoContent)
 			return nil
 		}
-		if s.Key != "" && !bearer(r, s.Key) && !bearer(r, s.Token) {
+		if s.Key != "" && !bearer(r, s.Key) && !bearer(r, s.Token) && !s.inSession(r) {
 			return Errorf(Unauthorized, "the API key is missing or wrong: send it as Authorization: Bearer KEY")
 		}
 		return h(w, r)

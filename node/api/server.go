@@ -39,6 +39,7 @@ type server struct {
 	started time.Time
 	active  atomic.Int64 // running answers
 	bodies  atomic.Int64 // bytes of running requests
+	owners  owners
 }
 
 // New returns the API's handler.
@@ -91,7 +92,7 @@ func New(cfg Config) http.Handler {
 		"GET /shoal/v1/catalog":             s.search,
 		"POST /shoal/v1/drain":              s.drain,
 	} {
-		s.mux.HandleFunc(pattern, s.serve(s.own(h)))
+		s.mux.HandleFunc(pattern, s.serve(s.ownOrPage(pattern, h)))
 	}
 	if s.Keeper != nil {
 		for pattern, h := range map[string]handler{
@@ -100,7 +101,7 @@ func New(cfg Config) http.Handler {
 			"POST /shoal/v1/models/pin":    s.pin,
 			"POST /shoal/v1/models/drop":   s.drop,
 		} {
-			s.mux.HandleFunc(pattern, s.serve(s.own(h)))
+			s.mux.HandleFunc(pattern, s.serve(s.ownOrPage(pattern, h)))
 		}
 	}
 	if cfg.Metrics != nil { // they contain no secrets and no text: callers that may get answers may read them
@@ -117,6 +118,7 @@ func New(cfg Config) http.Handler {
 		s.mux.HandleFunc("GET /{$}", show)
 		s.mux.HandleFunc("GET /page/", show)
 	}
+	s.ownerRoutes()
 	s.profiles()
 	s.mux.HandleFunc("/", s.serve(s.open(s.nothing)))
 	greet := s.serve(greet)

@@ -127,7 +127,7 @@ func (s *server) page(h handler) handler {
 		if site != "" && site != "same-origin" || site == "" && r.Header.Get("Origin") != "" || w.Header().Get("Access-Control-Allow-Origin") != "" {
 			return Errorf(Forbidden, "this endpoint is for the node's own page")
 		}
-		if bearer(r, s.Token) || bearer(r, s.Key) {
+		if bearer(r, s.Token) || bearer(r, s.Key) || s.inSession(r) {
 			return h(w, r)
 		}
 		if s.Key != "" {

@@ -35,6 +35,7 @@ const (
 	ChooseDevice  Kind = "choose_device" // choose another device
 	CallChildMain Kind = "call_child"    // a program that has a node in it must call engine.ChildMain first
 	Setting       Kind = "setting"       // NAME: correct this setting of the node
+	OwnPage       Kind = "own_page"      // open the page as the node's owner
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.
