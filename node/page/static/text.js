@@ -3,6 +3,13 @@
 /** Enough of a peer's ID to tell it from others. */
 export const short = (peer) => "…" + peer.slice(-6);
 
+/** A machine's name if it is known, else the end of its ID. */
+export function who(view, peer) {
+  if (peer === view?.peer) return "this node";
+  const name = view?.peers.find((p) => p.peer === peer)?.name ?? "";
+  return name === "" ? short(peer) : name.length > 24 ? name.slice(0, 23) + "…" : name;
+}
+
 export const span = (x) => `${x.from}–${x.to}`;
 
 export function ms(x) {
