@@ -30,7 +30,17 @@ type Config struct {
 	MaxBodies  int64        // total bytes of running requests, beyond which requests get 503; 0: 64 MiB
 	Log        *slog.Logger
 
-	Metrics http.Handler // Prometheus's, at /metrics; nil: none
+	// Access replaces Key, Hosts and Origins where they may change; nil: they do not.
+	Access   func() Access
+	Settings Settings     // of the node; nil: the endpoints for them do not exist
+	Metrics  http.Handler // Prometheus's, at /metrics; nil: none
+}
+
+// Access is who may use the API. Its slices are never changed.
+type Access struct {
+	Key     string   // required of OpenAI clients; "": none
+	Hosts   []string // see Config
+	Origins []string // see Config
 }
 
 type server struct {
@@ -51,6 +61,10 @@ func New(cfg Config) http.Handler {
 	}
 	if cfg.MaxBodies == 0 {
 		cfg.MaxBodies = 64 << 20
+	}
+	if cfg.Access == nil {
+		fixed := Access{cfg.Key, cfg.Hosts, cfg.Origins}
+		cfg.Access = func() Access { return fixed }
 	}
 	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now()}
 	for pattern, h := range map[string]handler{
@@ -109,6 +123,7 @@ func New(cfg Config) http.Handler {
 			return nil
 		})))
 	}
+	s.settings()
 	if s.Viewer != nil {
 		s.mux.HandleFunc("GET /shoal/v1/view", s.serve(s.page(s.view)))
 	}

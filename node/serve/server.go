@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -106,8 +107,10 @@ type Server struct {
 	cfg     Config
 	started time.Time
 	gate    gate
-	work    sync.WaitGroup // all goroutines; Run waits for them
-	sharing sync.Mutex     // of shareMemory: no older limit replaces a newer one
+	live    atomic.Pointer[Limits]
+	rules   chan lend.Rules // the newest that WatchLending has not taken yet
+	work    sync.WaitGroup  // all goroutines; Run waits for them
+	sharing sync.Mutex      // of shareMemory: no older limit replaces a newer one
 
 	mu      sync.Mutex
 	spans   []*serving
@@ -121,7 +124,8 @@ type Server struct {
 
 // New makes a server that serves nothing before Run.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, started: time.Now()}
+	s := &Server{cfg: cfg, started: time.Now(), rules: make(chan lend.Rules, 1)}
+	s.live.Store(&Limits{Memory: cfg.Memory, Threads: cfg.Threads, MaxSessions: cfg.MaxSessions, Lend: cfg.Lend})
 	s.offeringEnded = sync.NewCond(&s.mu)
 	s.shareMemory()
 	return s
