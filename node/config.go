@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/fence"
 	"github.com/shoalnet/shoal/node/home"
@@ -61,7 +62,8 @@ type Config struct {
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
 	Network     []libp2p.Option
 	Log         *slog.Logger
-	Events      func(Event) // lifecycle, for scripts; may be nil
+	Settings    api.Settings // what the API's endpoints for settings use; nil: they do not exist
+	Events      func(Event)  // lifecycle, for scripts; may be nil
 }
 
 // Converter makes a GGUF file of a Hugging Face directory.
@@ -158,6 +160,12 @@ func (c *Config) setDefaults() error {
 	if c.Events == nil {
 		c.Events = func(Event) {}
 	}
+	c.fillIn()
+	return nil
+}
+
+// fillIn replaces zero values that stand for a default.
+func (c *Config) fillIn() {
 	if c.Memory == 0 {
 		c.Memory = serve.MachineMemory() / 2
 	}
@@ -170,7 +178,6 @@ func (c *Config) setDefaults() error {
 	if c.KVType == "" {
 		c.KVType = "f16"
 	}
-	return nil
 }
 
 // trusted returns the peers that the operator trusts.

@@ -10,8 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-
-	"github.com/libp2p/go-libp2p/core/peer"
+	"sync/atomic"
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
@@ -36,6 +35,8 @@ import (
 // Run.
 type Node struct {
 	cfg       Config
+	now       atomic.Pointer[Config] // cfg with what Adjust has changed since
+	adjusting sync.Mutex
 	store     *store.Store
 	net       *network.Network
 	exchange  *exchange.Exchange
@@ -47,7 +48,6 @@ type Node struct {
 	metrics   *metrics.Metrics
 	traces    *traces.Traces
 	standing  *standing.Book
-	trust     map[peer.ID]bool // peers that the operator trusts
 	handler   http.Handler
 	token     string
 	life      life
@@ -66,7 +66,9 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	n := &Node{cfg: cfg, standing: standing.Open(cfg.home().Standing(), cfg.Log.With("part", "standing"))}
 	n.cfg.Events = n.life.observe(cfg.Events)
-	if n.trust, err = cfg.trusted(); err != nil {
+	n.now.Store(&n.cfg)
+	trust, err := cfg.trusted()
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -92,10 +94,10 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := n.join(); err != nil {
 		return nil, err
 	}
-	for p := range n.trust {
+	for p := range trust {
 		n.net.Protect(p)
 	}
-	n.survey = survey.New(n.net, n.standing, n.trust, cfg.Fastest)
+	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
 	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
@@ -108,7 +110,7 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	n.generator = generate.New(generate.Config{
 		Models: models{n}, Survey: n.survey, Network: sessionDialer{streams{n.net}}, Recorder: n.standing,
-		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Fastest: cfg.Fastest, Log: cfg.Log.With("part", "generate"),
+		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Log: cfg.Log.With("part", "generate"),
 	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
 	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
@@ -130,7 +132,7 @@ func New(cfg Config) (_ *Node, err error) {
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
 		Generator: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins,
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Settings: cfg.Settings,
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil

@@ -55,8 +55,7 @@ func (n *Node) served() serve.Config {
 func (n *Node) reported() report.Config {
 	c := &n.cfg
 	return report.Config{
-		Version: c.Version, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, APIOpen: c.APIOpen && c.APIKey == "",
-		Memory: c.Memory, Quota: c.Quota, Up: c.Up, Down: c.Down, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices, MaxSessions: c.MaxSessions, Lend: c.Lend,
+		Version: c.Version, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, Nice: c.Nice, Devices: c.Devices, Limits: n.limits,
 		API: n.apiAddress, Warnings: c.Warnings, Drain: n.Drain,
 		Network: n.net, Exchange: n.exchange, Store: n.store, Survey: n.survey, Serving: n.serve.Snapshot, Library: models{n},
 	}

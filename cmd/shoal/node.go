@@ -72,14 +72,18 @@ func nodeFlags() []cli.Flag {
 
 func nodeCommand() *cli.Command {
 	flags := nodeFlags()
+	var settings []setting
 	return &cli.Command{
 		Name: "node", Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
 		Description: "Without --model it lends nothing, but still answers through its API. For example:\n\n" +
 			"shoal node --model smollm2 --memory 8GiB --bootstrap ADDRESS\n\n" +
 			"Every flag except --config and --json-events can also be set in config.toml in the home, as in: memory = \"8GiB\"\n" +
 			"`shoal config` prints the settings in effect and where each comes from; with --reference, a file to start from.",
-		Before: func(c *cli.Context) error { return loadConfig(c, flags) },
-		Action: runNode,
+		Before: func(c *cli.Context) (err error) {
+			settings, err = settingsNow(c, flags)
+			return err
+		},
+		Action: func(c *cli.Context) error { return runNode(c, settings) },
 	}
 }
 
@@ -140,7 +144,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	return cfg, nil
 }
 
-func runNode(c *cli.Context) error {
+func runNode(c *cli.Context, settings []setting) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
@@ -153,12 +157,15 @@ func runNode(c *cli.Context) error {
 	if c.Bool("json-events") {
 		cfg.Events = jsonEvents(c.App.Writer)
 	}
+	own := newOwnSettings(c, settings, cfg.APIKey)
+	cfg.Settings = own
 	manager := newManager(cfg)
 	cfg.Events = manager.watch(cfg.Events)
 	n, err := newNode(cfg)
 	if err != nil {
 		return err
 	}
+	own.bind(n.Adjust)
 	stop := manager.tell(n.Client())
 	err = n.Run(c.Context)
 	stop()

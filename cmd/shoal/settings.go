@@ -32,8 +32,9 @@ func configCommand() *cli.Command {
 			jsonFlag(),
 			&cli.BoolFlag{Name: "reference", Usage: "print a configuration file with every setting, its default and its meaning"},
 		}, flags...),
+		Subcommands: []*cli.Command{configSetCommand(), configUnsetCommand(), configGetCommand(), configReloadCommand()},
 		Before: func(c *cli.Context) (err error) {
-			if c.Bool("reference") {
+			if c.Bool("reference") || c.Args().Present() {
 				return nil
 			}
 			settings, err = settingsNow(c, flags)

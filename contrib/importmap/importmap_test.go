@@ -29,6 +29,7 @@ var allowed = map[string][]string{
 	"node/api":               {"node/remedy", "protocol"},
 	"node/catalog":           {"node/remedy"},
 	"node/convert":           {"node/engine", "node/fence", "node/remedy", "protocol/..."},
+	"node/door":              {"node/files", "node/home", "node/remedy"},
 	"node/engine":            {"node/fence", "node/remedy", "protocol"},
 	"node/engine/enginetest": {"node/engine", "node/engine/sample", "protocol/...", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},

@@ -53,7 +53,7 @@ func browser(r *http.Request) bool {
 // hostAllowed accepts known hosts, and any host if the configuration says so. A browser
 // must use a known host even then: a page may have pointed its own host's name here.
 func (s *server) hostAllowed(r *http.Request) bool {
-	return s.hostKnown(r) || slices.Contains(s.Hosts, "*") && (!browser(r) || slices.Contains(s.Origins, r.Header.Get("Origin")))
+	return s.hostKnown(r) || slices.Contains(s.Access().Hosts, "*") && (!browser(r) || slices.Contains(s.Access().Origins, r.Header.Get("Origin")))
 }
 
 // hostKnown accepts loopback's names, the address that was dialled (which, unlike a
@@ -72,7 +72,7 @@ func (s *server) hostKnown(r *http.Request) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
+	return slices.ContainsFunc(s.Access().Hosts, func(h string) bool { return strings.EqualFold(h, host) })
 }
 
 // hostname returns a Host header without its port, in lower case.
@@ -97,7 +97,7 @@ func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 	if u, err := url.Parse(origin); err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
 		return nil
 	}
-	if !slices.Contains(s.Origins, origin) {
+	if !slices.Contains(s.Access().Origins, origin) {
 		return Errorf(Forbidden, "web pages from other sites may not use this API: allow their origin with the node's setting api-origin")
 	}
 	h := w.Header()
@@ -118,7 +118,7 @@ func (s *server) open(h handler) handler {
 			w.WriteHeader(http.StatusNoContent)
 			return nil
 		}
-		if s.Key != "" && !bearer(r, s.Key) && !bearer(r, s.Token) && !s.inSession(r) {
+		if key := s.Access().Key; key != "" && !bearer(r, key) && !bearer(r, s.Token) && !s.inSession(r) {
 			return Errorf(Unauthorized, "the API key is missing or wrong: send it as Authorization: Bearer KEY")
 		}
 		return h(w, r)

@@ -31,18 +31,15 @@ const (
 	ownerHeader = "X-Shoal-Owner"
 )
 
-// forOwner lists the endpoints that the owner's page may use. The others read or write
-// files at paths that the caller names, or are only for programs.
+// forOwner lists the endpoints for programs with the token that the owner's page may use,
+// too, besides those that are given byOwner. The others read or write files at paths that
+// the caller names, or are only for programs.
 var forOwner = map[string]bool{
 	"GET /shoal/v1/status":              true,
 	"GET /shoal/v1/catalog":             true,
 	"POST /shoal/v1/models/pull":        true,
 	"DELETE /shoal/v1/models/{name...}": true,
 	"POST /shoal/v1/models/pin":         true,
-	"POST /shoal/v1/serve":              true,
-	"POST /shoal/v1/stop":               true,
-	"GET /shoal/v1/settings":            true,
-	"POST /shoal/v1/settings":           true,
 }
 
 // owners holds the codes and sessions of a node's owner. It is safe for concurrent use.
@@ -176,7 +173,7 @@ func (s *server) owner(r *http.Request) string {
 	if s.inSession(r) {
 		return "session"
 	}
-	if s.Key == "" && r.Header.Get("Sec-Fetch-Site") == "same-origin" && direct(r) && ownSocket(r) {
+	if s.Access().Key == "" && r.Header.Get("Sec-Fetch-Site") == "same-origin" && direct(r) && ownSocket(r) {
 		return "user"
 	}
 	return ""

@@ -31,7 +31,17 @@ type Config struct {
 	MaxBodies  int64        // total bytes of running requests, beyond which requests get 503; 0: 64 MiB
 	Log        *slog.Logger
 
-	Metrics http.Handler // Prometheus's, at /metrics; nil: none
+	// Access replaces Key, Hosts and Origins where they may change; nil: they do not.
+	Access   func() Access
+	Settings Settings     // of the node; nil: the endpoints for them do not exist
+	Metrics  http.Handler // Prometheus's, at /metrics; nil: none
+}
+
+// Access is who may use the API. Its slices are never changed.
+type Access struct {
+	Key     string   // required of OpenAI clients; "": none
+	Hosts   []string // see Config
+	Origins []string // see Config
 }
 
 type server struct {
@@ -53,6 +63,10 @@ func New(cfg Config) http.Handler {
 	}
 	if cfg.MaxBodies == 0 {
 		cfg.MaxBodies = 64 << 20
+	}
+	if cfg.Access == nil {
+		fixed := Access{cfg.Key, cfg.Hosts, cfg.Origins}
+		cfg.Access = func() Access { return fixed }
 	}
 	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now()}
 	for pattern, h := range map[string]handler{
@@ -106,8 +120,8 @@ func New(cfg Config) http.Handler {
 		}
 	}
 	if s.Controller != nil {
-		s.mux.HandleFunc("POST /shoal/v1/serve", s.serve(s.own(s.startServing)))
-		s.mux.HandleFunc("POST /shoal/v1/stop", s.serve(s.own(s.stopServing)))
+		s.mux.HandleFunc("POST /shoal/v1/serve", s.serve(s.byOwner(s.startServing)))
+		s.mux.HandleFunc("POST /shoal/v1/stop", s.serve(s.byOwner(s.stopServing)))
 	}
 	if cfg.Metrics != nil { // they contain no secrets and no text: callers that may get answers may read them
 		s.mux.HandleFunc("GET /metrics", s.serve(s.open(func(w http.ResponseWriter, r *http.Request) error {
@@ -115,6 +129,7 @@ func New(cfg Config) http.Handler {
 			return nil
 		})))
 	}
+	s.settings()
 	if s.Viewer != nil {
 		s.mux.HandleFunc("GET /shoal/v1/view", s.serve(s.page(s.view)))
 	}

@@ -153,6 +153,13 @@ func (x *Exchange) Total() Account { return x.ledger.total() }
 // Account returns what passed between this node and a peer, over restarts.
 func (x *Exchange) Account(p peer.ID) Account { return x.ledger.get(p.String()) }
 
+// Limit changes the rates of Options.Up and Options.Down, in bytes per second; 0: no
+// limit.
+func (x *Exchange) Limit(up, down float64) {
+	x.up.set(up)
+	x.down.set(down)
+}
+
 // Close ends fetches with ErrClosed, waits for them, and stops serving.
 func (x *Exchange) Close() error {
 	x.mu.Lock()

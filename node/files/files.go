@@ -22,10 +22,17 @@ const Mark = ".new-"
 // of package os; after an error the old content is intact, unless only syncing
 // the directory failed.
 func Replace(path string, raw []byte, mode fs.FileMode) error {
+	return replace(path, raw, mode, func(*os.File) {})
+}
+
+// replace is Replace; own is called with the new file before it takes the old one's
+// place.
+func replace(path string, raw []byte, mode fs.FileMode, own func(*os.File)) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+Mark)
 	if err != nil {
 		return err
 	}
+	own(f)
 	_, err = f.Write(raw)
 	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 	if err == nil {
@@ -36,6 +43,23 @@ func Replace(path string, raw []byte, mode fs.FileMode) error {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// Rewrite is Replace for a file that belongs to someone else: it keeps the mode and, as
+// far as the system allows, the owner, and follows a link to the file. A file that does
+// not exist is created with the mode 0600.
+func Rewrite(path string, raw []byte) error {
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		path = to
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Replace(path, raw, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	return replace(path, raw, info.Mode().Perm(), func(f *os.File) { keepOwner(f, info) })
 }
 
 // syncDir makes a rename in a directory durable.

@@ -34,7 +34,7 @@
 //   - A token that breaks the format is not emitted. The stage that drew it is recorded
 //     as having lied, since an honest one cannot draw it.
 //   - While the node itself and the peers that it trusts have no room, a prompt waits
-//     for a few seconds before it goes to strangers, unless Config.Fastest is set.
+//     for a few seconds before it goes to strangers, unless Survey.Fastest reports true.
 //   - Nothing of a prompt's or an answer's text is logged, counted or traced.
 //   - No lock is held while a function of Config is called. The only one guards
 //     the costs of a single answer.

@@ -79,7 +79,7 @@ func (g *Generator) Generate(ctx context.Context, req *api.GenerateRequest, emit
 		one.format = one.machine.Start(one.tools.EOG())
 	}
 	trace.encoded(one.model.Name(), len(one.ids))
-	if !g.cfg.Fastest {
+	if !g.cfg.Survey.Fastest() {
 		one.ownEnd = time.Now().Add(ownTime)
 	}
 	return one.run(ctx)

@@ -22,6 +22,15 @@ type Decider struct {
 // NewDecider begins a sequence of readings.
 func NewDecider(r Rules) *Decider { return &Decider{rules: r} }
 
+// Change replaces the rules. Load that was measured against another limit no longer
+// counts; a machine on battery stays so.
+func (d *Decider) Change(r Rules) {
+	if r.PauseLoad != d.rules.PauseLoad {
+		d.load = latch{}
+	}
+	d.rules = r
+}
+
 // Decide takes the next reading and says whether to lend, and if not, why. The
 // time zone of now is the one of the hours.
 func (d *Decider) Decide(now time.Time, r Reading) (lend bool, why string) {

@@ -40,6 +40,11 @@ const (
 	quietPart = 0.75
 )
 
+// Equal reports whether two sets of rules are the same.
+func (r Rules) Equal(o Rules) bool {
+	return r.Hours.String() == o.Hours.String() && r.PauseLoad == o.PauseLoad && r.PauseAfter == o.PauseAfter && r.OnBattery == o.OnBattery && r.Resume == o.Resume
+}
+
 // Check says what is wrong with the rules.
 func (r Rules) Check() error {
 	switch {

@@ -36,20 +36,14 @@ type Library interface {
 
 // Config is what a reporter is made of. All parts are needed.
 type Config struct {
-	Version     string
-	Home        string
-	StoreDir    string // whose disk is looked at for free space
-	Light       bool   // the node serves nothing
-	APIOpen     bool   // anybody who reaches the API may use it
-	Memory      int64  // bytes lent
-	Quota       int64  // bytes of disk; 0: no limit
-	Up, Down    int64  // bytes per second; 0: no limit
-	Threads     int
-	Nice        int
-	Devices     []string
-	MaxSessions int
-	Lend        lend.Rules
+	Version  string
+	Home     string
+	StoreDir string // whose disk is looked at for free space
+	Light    bool   // the node serves nothing
+	Nice     int
+	Devices  []string
 
+	Limits   func() Limits // of now: the operator may change them
 	API      func() string // where the API is, once it listens
 	Warnings []string      // about this program on this machine
 	Drain    func(context.Context) error
@@ -60,6 +54,17 @@ type Config struct {
 	Survey   *survey.Survey
 	Serving  func() serve.Snapshot
 	Library  Library
+}
+
+// Limits are what the operator allows now.
+type Limits struct {
+	APIOpen     bool  // anyone who reaches the API may use it
+	Memory      int64 // bytes lent
+	Quota       int64 // bytes of disk; 0: no limit
+	Up, Down    int64 // bytes per second; 0: no limit
+	Threads     int   // 0: as many as make it faster
+	MaxSessions int   // per span
+	Lend        lend.Rules
 }
 
 // Reporter answers questions about the node. It implements api.Observer and
@@ -80,7 +85,7 @@ func (r *Reporter) State() metrics.State {
 	snap := r.cfg.Serving()
 	st := metrics.State{
 		Lending: snap.Lending, Peers: len(r.cfg.Network.Host().Network().Peers()), DHTPeers: r.cfg.Network.DHTPeers(), Offers: r.cfg.Network.KnownOffers(),
-		QuotaBytes: r.cfg.Quota, FreeBytes: store.FreeSpace(r.cfg.StoreDir), StoreBytes: r.allocated(), Traffic: map[string]metrics.Traffic{},
+		QuotaBytes: r.cfg.Limits().Quota, FreeBytes: store.FreeSpace(r.cfg.StoreDir), StoreBytes: r.allocated(), Traffic: map[string]metrics.Traffic{},
 	}
 	passed := r.cfg.Exchange.Stats()
 	st.Given, st.Fetched = passed.Given, map[string]uint64{"peers": passed.Taken, "origins": passed.Origins + r.cfg.Library.Imported()}

@@ -83,9 +83,10 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 
 // lending returns the operator's rules, and whether they let the node lend now.
 func (r *Reporter) lending(snap *serve.Snapshot) api.Lending {
+	l := r.cfg.Limits()
 	return api.Lending{
-		Open: snap.Lending, Why: snap.Why, Memory: r.cfg.Memory, Threads: r.cfg.Threads, Nice: r.cfg.Nice, Devices: r.cfg.Devices, Hours: r.cfg.Lend.Hours.String(),
-		PauseLoad: r.cfg.Lend.PauseLoad, OnBattery: r.cfg.Lend.OnBattery, Resume: r.cfg.Lend.Resume.Seconds(), MaxSessions: r.cfg.MaxSessions, Quota: r.cfg.Quota,
+		Open: snap.Lending, Why: snap.Why, Memory: l.Memory, Threads: l.Threads, Nice: r.cfg.Nice, Devices: r.cfg.Devices, Hours: l.Lend.Hours.String(),
+		PauseLoad: l.Lend.PauseLoad, OnBattery: l.Lend.OnBattery, Resume: l.Lend.Resume.Seconds(), MaxSessions: l.MaxSessions, Quota: l.Quota,
 	}
 }
 

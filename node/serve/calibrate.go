@@ -18,16 +18,16 @@ const maxBatch = 512
 // engineConfig is how the engine of a target is to be loaded; its path is still
 // empty.
 func (s *Server) engineConfig(t target) engine.Config {
-	man := t.model.Manifest()
+	man, limits := t.model.Manifest(), s.limits()
 	kv := s.cfg.KVTokens
 	if kv <= 0 {
 		kv = int(s.kvTokens(t))
 	}
 	kv = max(kv, min(int(man.Context), 512))
 	return engine.Config{
-		From: t.span.From, To: t.span.To, KVTokens: kv, MaxSeqs: s.cfg.MaxSessions,
-		MaxBatch: maxBatch, KVType: s.cfg.KVType, Threads: s.cfg.Threads, Nice: s.cfg.Nice, Devices: s.cfg.Devices, Exact: s.cfg.Exact,
-		Memory: max(s.cfg.Memory, s.needs(t, kv)) + loadRoom + MachineMemory()/4,
+		From: t.span.From, To: t.span.To, KVTokens: kv, MaxSeqs: limits.MaxSessions,
+		MaxBatch: maxBatch, KVType: s.cfg.KVType, Threads: limits.Threads, Nice: s.cfg.Nice, Devices: s.cfg.Devices, Exact: s.cfg.Exact,
+		Memory: max(limits.Memory, s.needs(t, kv)) + loadRoom + MachineMemory()/4,
 	}
 }
 
@@ -51,7 +51,7 @@ func (s *Server) kvTokens(t target) int64 {
 	man := t.model.Manifest()
 	per := max(1, s.kvBytes(t.model)*int64(t.span.Len()))
 	want := max(512, min(8*max(man.Context, 512), 64<<10))
-	return max(256, min(want, s.cfg.Memory/4/per))
+	return max(256, min(want, s.limits().Memory/4/per))
 }
 
 // kvBytes is what a token's keys and values take in one block, in bytes.

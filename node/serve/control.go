@@ -212,7 +212,7 @@ func (v *serving) called(name string) bool {
 // fits reports that a target fits into what the other spans leave of the memory lent,
 // and how much that is, in bytes. Called with mu held.
 func (s *Server) fits(t target) (left int64, ok bool) {
-	left = s.cfg.Memory
+	left = s.limits().Memory
 	for _, v := range s.spans {
 		left -= v.taken
 	}

@@ -84,11 +84,12 @@ func (s *Server) WatchLending(ctx context.Context) <-chan struct{} {
 		return asked
 	}
 	first := sync.OnceFunc(func() { close(asked) })
-	if err := s.cfg.Lend.Unmeasured(); err != nil {
+	rules := s.limits().Lend
+	if err := rules.Unmeasured(); err != nil {
 		s.cfg.Log.Warn("the load by other programs is not known here, and pauses nothing", "error", err)
 	}
 	s.work.Go(func() {
-		lend.Watch(ctx, s.cfg.Lend, 0, func(open bool, why string) {
+		lend.Watch(ctx, rules, s.rules, 0, func(open bool, why string) {
 			if s.gate.set(open, why) {
 				if s.hasSpans() {
 					s.cfg.Events(Event{Event: "lending", Ready: open, Error: why})

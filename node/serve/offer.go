@@ -67,7 +67,7 @@ func (s *Server) offerOf(snap *Snapshot, now time.Time) *protocol.OfferBody {
 	for i := range snap.Spans {
 		v := &snap.Spans[i]
 		if v.Auto {
-			body.AutoBytes = uint64(max(0, s.cfg.Memory))
+			body.AutoBytes = uint64(max(0, s.limits().Memory))
 			for _, m := range v.Takes {
 				body.Takes = append(body.Takes, m.Bytes())
 			}
@@ -80,7 +80,7 @@ func (s *Server) offerOf(snap *Snapshot, now time.Time) *protocol.OfferBody {
 			body.Spans = append(body.Spans, v.Next.offer(now))
 		}
 		if body.Device == nil && v.Loaded {
-			body.Device = &protocol.Device{Memory: uint64(s.cfg.Memory), Threads: uint32(s.cfg.Threads)}
+			body.Device = &protocol.Device{Memory: uint64(s.limits().Memory), Threads: uint32(s.limits().Threads)}
 			for _, d := range v.Engine.Devices {
 				body.Device.Name, body.Device.Backend = d.Name, d.Library
 			}

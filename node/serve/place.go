@@ -339,7 +339,7 @@ func (s *Server) lent(snap *Snapshot) int64 {
 	if !snap.Lending {
 		return 0
 	}
-	left := s.cfg.Memory
+	left := s.limits().Memory
 	for i := range snap.Spans {
 		if v := &snap.Spans[i]; !v.Auto {
 			left -= int64(v.Memory())

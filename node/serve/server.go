@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -110,8 +111,10 @@ type Server struct {
 	cfg     Config
 	started time.Time
 	gate    gate
-	work    sync.WaitGroup // all goroutines; Run waits for them
-	sharing sync.Mutex     // of shareMemory: no older limit replaces a newer one
+	live    atomic.Pointer[Limits]
+	rules   chan lend.Rules // the newest that WatchLending has not taken yet
+	work    sync.WaitGroup  // all goroutines; Run waits for them
+	sharing sync.Mutex      // of shareMemory: no older limit replaces a newer one
 
 	mu      sync.Mutex
 	spans   []*serving      // each in the order in which it was asked for
@@ -128,7 +131,8 @@ type Server struct {
 
 // New makes a server that serves nothing before Run.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{})}
+	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{}), rules: make(chan lend.Rules, 1)}
+	s.live.Store(&Limits{Memory: cfg.Memory, Threads: cfg.Threads, MaxSessions: cfg.MaxSessions, Lend: cfg.Lend})
 	s.offeringEnded = sync.NewCond(&s.mu)
 	s.shareMemory()
 	return s

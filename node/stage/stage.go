@@ -99,6 +99,7 @@ type Stage struct {
 	sessions map[key]*session
 	arrived  chan struct{} // closed and replaced whenever a Link may have found its session
 	free     []int         // sequence slots
+	withheld int           // of them: Config.MaxSeqs less the present limit
 	kvUsed   int           // cells that sessions have taken
 	kept     []*kept       // prefixes of ended sessions, the oldest first
 	kvKept   int           // tokens in them
