@@ -58,6 +58,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "concurrent sessions, at most"}),
 		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "time for running sessions to move to other nodes when this one leaves"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "GPU to use, by its name in `shoal status`, or none to use no GPU; may be repeated (default: all that are found)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause", EnvVars: []string{"SHOAL_PAUSE"}, Usage: "do not lend: on, or until a `TIME` such as 2026-12-01T10:00 (default: off)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "lend-hours", EnvVars: []string{"SHOAL_LEND_HOURS"}, Usage: "local times at which to lend, such as \"22:00-07:00\" or \"mon-fri 20:00-08:00, sat-sun\" (default: always)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause-load", Value: fmt.Sprintf("%.0f%%", 100*lend.DefaultPauseLoad), EnvVars: []string{"SHOAL_PAUSE_LOAD"}, Usage: "pause while other programs use this `PART` of the machine's cores, such as 40% or 0.4; 0: never"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "lend-on-battery", EnvVars: []string{"SHOAL_LEND_ON_BATTERY"}, Usage: "keep lending while the machine runs on battery"}),
@@ -178,6 +179,9 @@ func runNode(c *cli.Context, settings []setting) error {
 // lendRules reads the rules of when to lend. How much is set by memory, threads and
 // devices.
 func lendRules(c *cli.Context) (r lend.Rules, err error) {
+	if r.Pause, err = lend.ParsePause(c.String("pause")); err != nil {
+		return r, usageError{"--pause: " + err.Error()}
+	}
 	if r.Hours, err = lend.ParseHours(c.String("lend-hours")); err != nil {
 		return r, usageError{"--lend-hours: " + err.Error()}
 	}

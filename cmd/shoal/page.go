@@ -84,7 +84,7 @@ func printQR(w io.Writer, text string) error {
 	}
 	var b strings.Builder
 	for y := 0; y < len(rows)+2*margin; y += 2 {
-		b.WriteString("\x1b[30;47m")
+		b.WriteString("\x1b[30;107m")
 		for x := range len(rows) + 2*margin {
 			switch top, low := black(x, y), black(x, y+1); {
 			case top && low:

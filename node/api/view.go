@@ -31,9 +31,10 @@ type View struct {
 // Lending holds the operator's rules, and whether the node lends now.
 type Lending struct {
 	Open        bool     `json:"open"`
-	Why         string   `json:"why,omitempty"` // why it does not lend
-	Memory      int64    `json:"memory"`        // bytes
-	Threads     int      `json:"threads"`       // 0: as many as make it faster
+	Why         string   `json:"why,omitempty"`    // why it does not lend
+	Paused      bool     `json:"paused,omitempty"` // by the owner's word
+	Memory      int64    `json:"memory"`           // bytes
+	Threads     int      `json:"threads"`          // 0: as many as make it faster
 	Nice        int      `json:"nice"`
 	Devices     []string `json:"devices,omitempty"` // empty: all that are found
 	Hours       string   `json:"hours,omitempty"`   // "": always

@@ -59,6 +59,8 @@ func (d *Decider) take(now time.Time, r Reading) {
 // each reading.
 func (d *Decider) why(now time.Time) string {
 	switch r := d.rules; {
+	case r.Pause.At(now):
+		return r.Pause.why(now)
 	case !r.Hours.Contains(now):
 		return fmt.Sprintf("outside the hours lent (%s)", r.Hours)
 	case d.battery.on && !r.OnBattery:

@@ -85,7 +85,7 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 func (r *Reporter) lending(snap *serve.Snapshot) api.Lending {
 	l := r.cfg.Limits()
 	return api.Lending{
-		Open: snap.Lending, Why: snap.Why, Memory: l.Memory, Threads: l.Threads, Nice: r.cfg.Nice, Devices: r.cfg.Devices, Hours: l.Lend.Hours.String(),
+		Open: snap.Lending, Why: snap.Why, Paused: l.Lend.Pause.At(time.Now()), Memory: l.Memory, Threads: l.Threads, Nice: r.cfg.Nice, Devices: r.cfg.Devices, Hours: l.Lend.Hours.String(),
 		PauseLoad: l.Lend.PauseLoad, OnBattery: l.Lend.OnBattery, Resume: l.Lend.Resume.Seconds(), MaxSessions: l.MaxSessions, Quota: l.Quota,
 	}
 }

@@ -106,6 +106,7 @@ export function sureButton(label, question, act, props = {}) {
   const calm = () => {
     since = 0;
     b.textContent = label;
+    if (props["aria-label"]) b.setAttribute("aria-label", props["aria-label"]);
     b.classList.remove("ask");
   };
   b.addEventListener("click", () => {
@@ -115,6 +116,7 @@ export function sureButton(label, question, act, props = {}) {
     }
     since = Date.now();
     b.textContent = question;
+    b.removeAttribute("aria-label");
     b.classList.add("ask");
     setTimeout(() => since && Date.now() - since >= 5000 && calm(), 5050);
   });

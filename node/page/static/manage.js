@@ -111,6 +111,12 @@ export function fit(size, view) {
   return { fits: false, text: `needs ${many(more, "more machine")} of ${bytes(size1)}` };
 }
 
+/** A model's bytes: as the catalogue says, or about what its parameters need at 4.8 bits. */
+function sizeOf(e) {
+  const x = /^([\d.]+)\s*([KMBT])$/.exec(e.parameters ?? "");
+  return e.size || (x ? Number(x[1]) * { K: 1e3, M: 1e6, B: 1e9, T: 1e12 }[x[2]] * 0.6 : 0);
+}
+
 /** The catalogue, searched as one types. */
 export class Catalogue {
   #list = null;
@@ -158,18 +164,19 @@ export class Catalogue {
     if (now === this.shown) return;
     this.shown = now;
     const at = this.ul.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-    const rank = (e) => (fit(e.size, view).fits ? 0 : 1);
-    this.ul.replaceChildren(...[...this.#list].sort((a, b) => rank(a) - rank(b) || (a.size ?? 0) - (b.size ?? 0)).map((e) => this.#entry(e, view, mine)));
+    const rank = (e) => (fit(sizeOf(e), view).fits ? 0 : 1);
+    this.ul.replaceChildren(...[...this.#list].sort((a, b) => rank(a) - rank(b) || sizeOf(a) - sizeOf(b)).map((e) => this.#entry(e, view, mine)));
     if (at) this.ul.querySelector(`[data-key="${CSS.escape(at)}"]`)?.focus();
   }
 
   #entry(e, view, mine) {
-    const f = fit(e.size, view);
+    const f = fit(sizeOf(e), view);
     const j = job(e.name);
-    const facts = [e.parameters, e.quantization, e.size && bytes(e.size), e.licence].filter(Boolean).join(" · ");
+    const facts = [e.parameters && `${e.parameters} parameters`, e.quantization, sizeOf(e) > 0 && (e.size ? "" : "about ") + bytes(sizeOf(e)), e.licence].filter(Boolean).join(" · ");
+    const label = e.here === "all" ? "Serve it" : f.fits ? "Get and serve" : "Serve a part";
     const served = view.serving.some((v) => (e.id && v.model === e.id) || v.name === e.name);
     const act = served ? h("span", { class: "tag good" }, "served here")
-      : h("button", { type: "button", class: f.fits ? "small main" : "small", disabled: !mine || view.light || Boolean(j && !j.error), "data-key": "get " + e.name, "aria-label": `Serve ${e.name}`, onclick: () => serve(e.name, e.name) }, e.here === "all" ? "Serve it" : f.fits ? "Get and serve" : "Serve a part");
+      : h("button", { type: "button", class: f.fits ? "small main" : "small", disabled: !mine || view.light || Boolean(j && !j.error), "data-key": "get " + e.name, "aria-label": `${label}: ${e.name}`, onclick: () => serve(e.name, e.name) }, label);
     return h("li", null, h("div", { class: "title" }, h("b", null, e.name), act),
       h("p", { class: "fine" }, [e.title && e.title !== e.name ? e.title : null, facts].filter(Boolean).join(" · ")),
       h("p", { class: f.fits ? "fine good" : "fine" }, [f.text, e.here === "all" ? "whole here" : e.here === "part" ? "partly here" : null, e.peers > 0 ? `${many(e.peers, "peer")} ${e.peers === 1 ? "has" : "have"} it` : null].filter(Boolean).join(" · ")),

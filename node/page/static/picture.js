@@ -165,6 +165,7 @@ export class Picture {
   }
 
   #drawMarks(spans, blocks, x, height) {
+    if (blocks === 0) return this.water.replaceChildren();
     const cuts = [...new Set([0, blocks, ...spans.flatMap((f) => [f.from, f.to])])].sort((a, b) => a - b);
     const kids = [];
     let before = -100;

@@ -5,11 +5,11 @@ import { h, say } from "./dom.js";
 
 // Of all settings, those that a lender changes: [name, label, what to write].
 const fields = [
-  ["memory", "Memory", "8GiB"],
-  ["lend-hours", "Hours", "always, or 22:00-07:00"],
-  ["pause-load", "Pause when others use", "40%, or 0 for never"],
-  ["up", "Upload, at most", "no limit, or 20mbit"],
-  ["quota", "Disk for models", "no limit, or 50GiB"],
+  ["memory", "Memory", "such as 8GiB"],
+  ["lend-hours", "Hours", "such as 22:00-07:00"],
+  ["pause-load", "Pause when others use", "such as 40%; 0: never"],
+  ["up", "Upload, at most", "such as 20mbit"],
+  ["quota", "Disk for models", "such as 50GiB"],
 ];
 const pause = "pause";
 
@@ -52,14 +52,15 @@ export class Rules {
     const b = (key, label, change) => h("button", { type: "button", class: "small", "data-key": key, onclick: () => this.#change(change) }, label);
     this.buttons.replaceChildren(...(view.lending.paused
       ? [b("resume", "Resume lending", { unset: [pause] })]
-      : [b("pause", "Pause lending", { set: { [pause]: "on" } }), b("hour", "Pause for an hour", { set: { [pause]: "1h" } })]));
+      : [b("pause", "Pause lending", { set: { [pause]: "on" } }), b("hour", "Pause for an hour", { set: { [pause]: "hour" } })]));
   }
 
   #draw() {
     this.inputs = new Map();
     const rows = fields.filter(([name]) => this.#settings.has(name)).map(([name, label, hint]) => {
       const x = this.#settings.get(name);
-      const input = h("input", { type: "text", placeholder: written(x.default) || hint, autocomplete: "off", spellcheck: "false", "aria-describedby": "rule-" + name });
+      const input = h("input", { type: "text", autocomplete: "off", spellcheck: "false", "aria-describedby": "rule-" + name });
+      input.placeholder = { "": name === "lend-hours" ? "always" : "no limit" }[written(x.default)] ?? written(x.default);
       input.value = x.from === "default" ? "" : written(x.next ?? x.value);
       this.inputs.set(name, [input, input.value]);
       return h("label", null, label, input, h("small", { id: "rule-" + name }, [hint, x.live ? null : "from the next start on"].filter(Boolean).join("; ")));
@@ -84,6 +85,7 @@ export class Rules {
 
   async #change(change) {
     say(this.note, "saving …");
+    if (change.set?.[pause] === "hour") change.set[pause] = new Date(Date.now() + 3600e3).toISOString().replace(/\.\d+/, "");
     try {
       const r = await api.changeSettings(change);
       const told = [r.applied.length > 0 ? "In effect now." : "", r.restart.length > 0 ? `From the next start on: ${r.restart.join(", ")}.` : "", ...(r.overridden ?? []).map((o) => `${o.name}: ${o.why}`)];
