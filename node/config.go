@@ -36,6 +36,9 @@ type Config struct {
 	APIOpen     bool          // API may be reachable from other machines without a key
 	APIHosts    []string      // host names accepted in API requests besides loopback's; "*": any
 	APIOrigins  []string      // origins of other web pages that may use the API, such as https://chat.example
+	TLS         bool          // other machines must come to the API over TLS
+	TLSCert     string        // PEM file with the certificate for that; "": a self-signed one in Home
+	TLSKey      string        // PEM file with its key
 	NoMDNS      bool          // do not look for peers on the LAN
 	Trust       []string      // IDs of peers that are trusted like this node itself
 	Fastest     bool          // use known strangers for speed even if this node or peers that it trusts serve the whole model
@@ -108,6 +111,9 @@ func (c *Config) Check() error {
 	}
 	if err := c.mayListen(); err != nil {
 		return err
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return badSetting("tls-cert", "needs tls-key, and tls-key needs tls-cert")
 	}
 	for _, o := range c.APIOrigins { // as browsers send it, to the letter
 		if u, err := url.Parse(o); err != nil || u.Host == "" || o != u.Scheme+"://"+u.Host {

@@ -43,6 +43,7 @@ func (c *Config) mayListen() error {
 func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 	word, stop, err := door.Open(door.Config{
 		Home: n.cfg.home(), Address: n.cfg.API, Handler: n.handler, Log: n.cfg.Log,
+		TLS: door.TLS{On: n.cfg.TLS, Cert: n.cfg.TLSCert, Key: n.cfg.TLSKey, Names: n.cfg.APIHosts},
 	}, fail)
 	n.mu.Lock()
 	n.word = word

@@ -205,7 +205,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	lending := n.serve.WatchLending(ctx)
-	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.word.API, Socket: n.word.Socket})
+	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.word.API, URLs: n.word.URLs, TLS: n.word.Fingerprint, Socket: n.word.Socket})
 	n.serve.Offer()
 	select { // whether the rules allow lending must be known before anything is loaded
 	case <-lending:

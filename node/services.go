@@ -56,16 +56,16 @@ func (n *Node) reported() report.Config {
 	c := &n.cfg
 	return report.Config{
 		Version: c.Version, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, Nice: c.Nice, Devices: c.Devices, Limits: n.limits,
-		API: n.apiAddress, Warnings: c.Warnings, Drain: n.Drain,
+		Word: n.doors, Warnings: c.Warnings, Drain: n.Drain,
 		Network: n.net, Exchange: n.exchange, Store: n.store, Survey: n.survey, Serving: n.serve.Snapshot, Library: models{n},
 	}
 }
 
-// apiAddress is where the API is asked, once it listens.
-func (n *Node) apiAddress() string {
+// doors is where the API is asked, once it listens.
+func (n *Node) doors() Word {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.word.API
+	return n.word
 }
 
 // models are the library as the other services want it. The library needs the

@@ -43,12 +43,15 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "port for QUIC and TCP; 0: pick a random one on the first start and keep it"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API, which has no TLS; off: only the socket for this home's own commands"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API; off: only the socket for this home's own commands"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send; other users of this machine can see it in the process list, so prefer --api-key-file"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key-file", EnvVars: []string{"SHOAL_API_KEY_FILE"}, Usage: "`FILE` with the key that API clients must send"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "api-open", EnvVars: []string{"SHOAL_API_OPEN"}, Usage: "let the API listen beyond loopback without a key: anyone who can reach it may then send prompts through this node, list models and peers, and make it fetch models of the catalogue"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "accept API requests for host `NAME`, such as a proxy's, in addition to localhost and the addresses it listens on; may be repeated; *: any name, for programs only: browsers stay refused, since any site can point its own name at this machine (list names to allow browsers)"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-origin", EnvVars: []string{"SHOAL_API_ORIGIN"}, Usage: "let web pages from `ORIGIN` use the API, such as https://chat.example; may be repeated"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "tls", EnvVars: []string{"SHOAL_TLS"}, Usage: "encrypt the API for other machines, with a self-signed certificate that is kept in the home"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "tls-cert", EnvVars: []string{"SHOAL_TLS_CERT"}, Usage: "use the certificate in this PEM `FILE` instead, which is read again when it changes"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "tls-key", EnvVars: []string{"SHOAL_TLS_KEY"}, Usage: "PEM `FILE` with the key of --tls-cert"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "memory", EnvVars: []string{"SHOAL_MEMORY"}, Usage: "memory to lend, such as 8GiB (default: half of the machine's)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads to lend; 0: as many as make it faster, measured continually"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "nice", Value: 5, EnvVars: []string{"SHOAL_NICE"}, Usage: "priority of the engine below other programs, from 0 (equal) to 19 (lowest), as in nice(1)"}),
@@ -117,6 +120,8 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 		return cfg, err
 	}
 	cfg.APIOpen = c.Bool("api-open")
+	cfg.TLSCert, cfg.TLSKey = c.String("tls-cert"), c.String("tls-key")
+	cfg.TLS = c.Bool("tls") || cfg.TLSCert != ""
 	cfg.Threads, cfg.Nice, cfg.KVType = c.Int("threads"), c.Int("nice"), c.String("kv")
 	cfg.APIHosts, cfg.APIOrigins = splitList(c.StringSlice("api-host")), splitList(c.StringSlice("api-origin"))
 	cfg.Exact = c.Bool("exact")
@@ -233,6 +238,9 @@ func (s *narrator) event(e node.Event) {
 		}
 		if e.API != "" {
 			fmt.Fprintf(s.w, "API http://%s/v1 (OpenAI's); ask with `shoal chat`; stop with Ctrl-C\n", e.API)
+		}
+		if e.TLS != "" {
+			printCertificate(s.w, e.URLs, e.TLS)
 		}
 	case "fetching":
 		for _, t := range e.Trouble {

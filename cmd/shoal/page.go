@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"net/url"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -28,8 +27,10 @@ func pageCommand() *cli.Command {
 
 // pageLink is a link to the page, for scripts.
 type pageLink struct {
-	URL     string  `json:"url"`
-	Expires float64 `json:"expires_s"`
+	URL         string   `json:"url"`              // on the node's own machine
+	Others      []string `json:"others,omitempty"` // the same for other devices
+	Fingerprint string   `json:"tls_fingerprint,omitempty"`
+	Expires     float64  `json:"expires_s"`
 }
 
 func runPage(c *cli.Context) error {
@@ -44,18 +45,19 @@ func runPage(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if st.API == "" {
+	if len(st.URLs) == 0 {
 		return usageError{"this node has no page: it was started with --api off"}
 	}
 	code, err := cl.OwnerLink(c.Context)
 	if err != nil {
 		return err
 	}
-	link := pageLink{URL: (&url.URL{Scheme: "http", Host: st.API, Path: "/", Fragment: "owner=" + code.Code}).String(), Expires: code.Expires}
-	if c.Bool("json") {
+	link := newPageLink(st, code)
+	switch {
+	case c.Bool("json"):
 		err = printJSON(c.App.Writer, link)
-	} else {
-		err = printLink(c.App.Writer, link, c.Bool("qr"))
+	default:
+		err = link.print(c.App.Writer, c.Bool("qr"))
 	}
 	if err == nil && c.Bool("open") {
 		err = openBrowser(link.URL)
@@ -63,11 +65,46 @@ func runPage(c *cli.Context) error {
 	return err
 }
 
-func printLink(w io.Writer, link pageLink, asQR bool) error {
-	if _, err := fmt.Fprintln(w, link.URL); err != nil || !asQR {
+// newPageLink puts a code into the addresses of a node's page. Other machines may use it
+// only over TLS.
+func newPageLink(st *api.Status, code api.OwnerCode) *pageLink {
+	fragment := "#owner=" + code.Code
+	link := &pageLink{URL: st.URLs[0] + fragment, Expires: code.Expires, Fingerprint: st.Fingerprint}
+	for _, u := range st.URLs[1:] {
+		if strings.HasPrefix(u, "https://") {
+			link.Others = append(link.Others, u+fragment)
+		}
+	}
+	return link
+}
+
+// print prints the link for people: for this machine, and for others if there are any,
+// whose QR code is what a phone wants.
+func (l *pageLink) print(w io.Writer, asQR bool) error {
+	text := l.URL + "\n"
+	for _, u := range l.Others {
+		text += "from another device: " + u + "\n"
+	}
+	if len(l.Others) > 0 {
+		text += "There the browser warns of the certificate; it is this node's if its SHA-256 fingerprint is\n" + l.Fingerprint + "\n"
+	}
+	if _, err := io.WriteString(w, text); err != nil || !asQR {
 		return err
 	}
-	return printQR(w, link.URL)
+	return printQR(w, append(l.Others, l.URL)[0])
+}
+
+// printCertificate says where other devices find the page, and how they know it.
+func printCertificate(w io.Writer, urls []string, fingerprint string) {
+	for _, u := range urls {
+		if strings.HasPrefix(u, "https://") {
+			fmt.Fprintf(w, "page for other devices: %s\n", u)
+		}
+	}
+	fmt.Fprintf(w, "certificate, SHA-256: %s\n", fingerprint)
+	if isTerminal(w) {
+		_ = printQR(w, fingerprint) // it is printed above
+	}
 }
 
 // printQR prints the QR code of a text, two rows per line. It is black on white whatever

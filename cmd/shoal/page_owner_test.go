@@ -273,7 +273,7 @@ func TestPageConversations(t *testing.T) {
 	// Another model goes on.
 	b.run(10*time.Second, chromedp.Evaluate(`(() => { const m = document.querySelector("#model"); m.value = "bafytwo"; m.dispatchEvent(new Event("change")); return true })()`, nil))
 	ask("And of sharks")
-	if s := valueOf[string](b, `document.querySelector("#messages .switch")?.innerText ?? ""`); s != "From here on, two answers." {
+	if s := valueOf[string](b, `document.querySelector("#messages .switch")?.innerText ?? ""`); s != "From here on, the answers are from two." {
 		t.Errorf("the change of models is told as %q", s)
 	}
 	if n := valueOf[int](b, `document.querySelectorAll("#messages .switch").length`); n != 1 {

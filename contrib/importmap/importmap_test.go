@@ -51,7 +51,7 @@ var allowed = map[string][]string{
 	"node/page":      nil,
 	"node/remedy":    nil,
 	"node/placement": {"protocol"},
-	"node/report":    {"node/api", "node/exchange", "node/lend", "node/metrics", "node/network", "node/serve", "node/store", "node/survey", "protocol"},
+	"node/report":    {"node/api", "node/door", "node/exchange", "node/lend", "node/metrics", "node/network", "node/serve", "node/store", "node/survey", "protocol"},
 	"node/route":     {"protocol"},
 	"node/serve": {"node/backoff", "node/api", "node/engine", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
 		"node/stage", "node/standing", "node/store", "node/survey", "node/text/constrain", "node/traces", "protocol/..."},

@@ -263,27 +263,30 @@ type Model struct {
 
 // Status of a node.
 type Status struct {
-	Peer      string        `json:"peer"`
-	Version   string        `json:"version"`
-	Addrs     []string      `json:"addrs"`
-	API       string        `json:"api,omitempty"`      // host:port that can be dialled
-	APIOpen   bool          `json:"api_open,omitempty"` // the operator lets anyone who can reach it use it
-	Home      string        `json:"home"`
-	Uptime    time.Duration `json:"uptime_ns"`
-	Peers     int           `json:"peers"`
-	Light     bool          `json:"light,omitempty"`
-	Serving   []Serving     `json:"serving"`
-	Memory    int64         `json:"memory"`          // bytes lent
-	Allocated int64         `json:"allocated"`       // bytes of models on disk
-	Quota     int64         `json:"quota,omitempty"` // bytes for unpinned shards; 0: no limit
-	QuotaUsed int64         `json:"quota_used"`
-	Given     uint64        `json:"bytes_given"`
-	Taken     uint64        `json:"bytes_taken"`
-	GivenAll  uint64        `json:"ledger_bytes_given"` // in total over restarts, including origins
-	TakenAll  uint64        `json:"ledger_bytes_taken"`
-	Up        int64         `json:"up_bytes_per_s,omitempty"` // limit for model transfers; 0: none
-	Down      int64         `json:"down_bytes_per_s,omitempty"`
-	Warnings  []string      `json:"warnings,omitempty"`
+	Peer    string   `json:"peer"`
+	Version string   `json:"version"`
+	Addrs   []string `json:"addrs"`
+	API     string   `json:"api,omitempty"`  // host:port that can be dialled
+	URLs    []string `json:"urls,omitempty"` // of the page: on this machine first, then for others if they can reach it
+	// Fingerprint is the SHA-256 of the API's certificate; "": it has no TLS.
+	Fingerprint string        `json:"tls_fingerprint,omitempty"`
+	APIOpen     bool          `json:"api_open,omitempty"` // the operator lets anyone who can reach it use it
+	Home        string        `json:"home"`
+	Uptime      time.Duration `json:"uptime_ns"`
+	Peers       int           `json:"peers"`
+	Light       bool          `json:"light,omitempty"`
+	Serving     []Serving     `json:"serving"`
+	Memory      int64         `json:"memory"`          // bytes lent
+	Allocated   int64         `json:"allocated"`       // bytes of models on disk
+	Quota       int64         `json:"quota,omitempty"` // bytes for unpinned shards; 0: no limit
+	QuotaUsed   int64         `json:"quota_used"`
+	Given       uint64        `json:"bytes_given"`
+	Taken       uint64        `json:"bytes_taken"`
+	GivenAll    uint64        `json:"ledger_bytes_given"` // in total over restarts, including origins
+	TakenAll    uint64        `json:"ledger_bytes_taken"`
+	Up          int64         `json:"up_bytes_per_s,omitempty"` // limit for model transfers; 0: none
+	Down        int64         `json:"down_bytes_per_s,omitempty"`
+	Warnings    []string      `json:"warnings,omitempty"`
 }
 
 // Serving is a span that this node serves, or is about to.

@@ -25,6 +25,12 @@ type Word struct {
 	API    string `json:"api,omitempty"`    // host:port that can be dialled; "": none
 	Socket string `json:"socket,omitempty"` // path of a unix socket, for the operator only; "": none
 	PID    int    `json:"pid"`
+
+	// URLs are the page's addresses: on this machine first, then those for others, if
+	// other machines can reach it. Fingerprint is the SHA-256 of the certificate; "":
+	// there is no TLS.
+	URLs        []string `json:"urls,omitempty"`
+	Fingerprint string   `json:"tls_fingerprint,omitempty"`
 }
 
 // ReadWord reads the Word of the node of a home. It returns an fs.ErrNotExist if there
@@ -44,6 +50,7 @@ type Config struct {
 	Address string       // host:port of the API; "": only the socket
 	Handler http.Handler // of the API
 	Log     *slog.Logger
+	TLS     TLS
 }
 
 // Open opens the listeners and writes the Word. Later errors of a listener go to fail.
@@ -57,8 +64,12 @@ func Open(cfg Config, fail func(error)) (word Word, stop func(), err error) {
 		if err != nil {
 			return Word{}, nil, err
 		}
-		doors = append(doors, l)
 		word.API = dialable(l.Addr())
+		word.URLs = pages(word.API, l.Addr(), cfg.TLS.On)
+		if l, err = encrypt(&cfg, &word, l); err != nil {
+			return Word{}, nil, err
+		}
+		doors = append(doors, l)
 	}
 	socket, gone, err := openSocket(cfg.Home)
 	if err != nil {

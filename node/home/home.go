@@ -50,3 +50,6 @@ func (h Home) Store() string { return h.file("store") }
 
 // StoreLock is the lock of the process that has the store open.
 func (h Home) StoreLock() string { return filepath.Join(h.Store(), "lock") }
+
+// TLS is the self-signed certificate of the API, and its key.
+func (h Home) TLS() string { return h.file("tls.pem") }

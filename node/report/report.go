@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/door"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/node/metrics"
@@ -43,9 +44,9 @@ type Config struct {
 	Nice     int
 	Devices  []string
 
-	Limits   func() Limits // of now: the operator may change them
-	API      func() string // where the API is, once it listens
-	Warnings []string      // about this program on this machine
+	Limits   func() Limits    // of now: the operator may change them
+	Word     func() door.Word // where the API is, once it listens
+	Warnings []string         // about this program on this machine
 	Drain    func(context.Context) error
 
 	Network  *network.Network

@@ -14,12 +14,12 @@ import (
 
 // Status returns how the node is. There is never an error.
 func (r *Reporter) Status(context.Context) (*api.Status, error) {
-	passed, total, limits := r.cfg.Exchange.Stats(), r.cfg.Exchange.Total(), r.cfg.Limits()
+	passed, total, limits, word := r.cfg.Exchange.Stats(), r.cfg.Exchange.Total(), r.cfg.Limits(), r.cfg.Word()
 	return &api.Status{
 		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Uptime: time.Since(r.started),
 		Peers: len(r.cfg.Network.Peers()), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(r.cfg.Serving()), Allocated: r.allocated(),
 		Quota: limits.Quota, QuotaUsed: r.cfg.Store.Unpinned(), Given: passed.Given, Taken: passed.Taken, GivenAll: total.Given, TakenAll: total.Taken,
-		Up: limits.Up, Down: limits.Down, API: r.cfg.API(), APIOpen: limits.APIOpen, Warnings: r.cfg.Warnings,
+		Up: limits.Up, Down: limits.Down, API: word.API, URLs: word.URLs, Fingerprint: word.Fingerprint, APIOpen: limits.APIOpen, Warnings: r.cfg.Warnings,
 	}, nil
 }
 

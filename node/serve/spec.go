@@ -20,6 +20,8 @@ type Event struct {
 	Peer      string   `json:"peer,omitempty"`
 	Addrs     []string `json:"addrs,omitempty"`
 	API       string   `json:"api,omitempty"`
+	URLs      []string `json:"urls,omitempty"`            // of the page, with API
+	TLS       string   `json:"tls_fingerprint,omitempty"` // of the API's certificate
 	Socket    string   `json:"socket,omitempty"`
 	Model     string   `json:"model,omitempty"` // its CID
 	Name      string   `json:"name,omitempty"`

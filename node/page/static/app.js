@@ -179,6 +179,7 @@ function drawStart() {
   $("welcome").hidden = none || chat.messages.length > 0;
   if (none) {
     if (rights.owner) startCatalogue.load();
+    $("card-model").parentElement.hidden = !rights.owner;
     const j = manage.job(tiny);
     panels.render($("tiny"), [j, rights.owner, view.light], () => [
       h("div", { class: "row-actions" }, h("button", { type: "button", class: "small main", disabled: !rights.owner || view.light || Boolean(j && !j.error), "data-key": "tiny", onclick: () => manage.serve(tiny, tiny) }, "Start tinytales")),
@@ -224,7 +225,7 @@ function shown(m) {
 /** Above an answer: that another model goes on from here. */
 function note(li, m) {
   const before = chat.messages.slice(0, chat.messages.indexOf(m)).findLast((x) => x.meta?.model)?.meta.model;
-  if (m.meta?.model && before && before !== m.meta.model && !li.querySelector(".switch")) li.prepend(h("p", { class: "switch" }, `From here on, ${m.meta.model} answers.`));
+  if (m.meta?.model && before && before !== m.meta.model && !li.querySelector(".switch")) li.prepend(h("p", { class: "switch" }, `From here on, the answers are from ${m.meta.model}.`));
 }
 
 /** The line under an answer: how it came about. */
@@ -407,13 +408,13 @@ async function answer() {
     mine.messages.pop();
     li.remove();
   }
-  current = null;
   mine.updated = Date.now();
   wake(foot, m);
+  await keep(mine); // before the page says that all is done
+  current = null;
   busy("idle");
   gauge();
   toEnd(false);
-  keep(mine);
   look();
 }
 

@@ -9,7 +9,7 @@ export const longPaste = 4000; // characters from which a paste becomes a file
 
 /** Reads a file as text, or fails in words. */
 async function text(file) {
-  if (file.size > mostBytes) throw new Error(`${file.name} has ${bytes(file.size)}; at most ${bytes(mostBytes)} can go along.`);
+  if (file.size > mostBytes) throw new Error(`${file.name} is larger than ${bytes(mostBytes)}, the most that can go along.`);
   const raw = new Uint8Array(await file.arrayBuffer());
   const wide = raw[0] === 0xff && raw[1] === 0xfe ? "utf-16le" : raw[0] === 0xfe && raw[1] === 0xff ? "utf-16be" : null;
   let s;
