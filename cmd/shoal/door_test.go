@@ -24,6 +24,7 @@ func TestDoors(t *testing.T) {
 		"of IPv6":       {`api = "[::]:0"`, `api-key = "k"`},
 		"no API":        {`api = "off"`},
 		"by a word":     {`api = "0.0.0.0:0"`, `api-open = true`},
+		"with TLS":      {`api = "0.0.0.0:0"`, `api-key = "k"`, `tls = true`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/door"
 	nodepage "github.com/shoalnet/shoal/node/page"
 )
 
@@ -415,4 +418,54 @@ func fileSoon(t *testing.T, path string) string {
 		return err == nil && len(raw) > 0
 	})
 	return string(raw)
+}
+
+// TestPageLink: with TLS, the command prints a link for other devices, too, which they may
+// trust by the fingerprint, and which opens a session over TLS.
+func TestPageLink(t *testing.T) {
+	t.Parallel()
+	p := newPatient(t)
+	p.add(`tls = true`)
+	p.start("exec " + p.command().Path + " node --home " + p.home)
+	eventually(t, 30*time.Second, "it answers", func() bool { return running(t.Context(), p.home) != nil })
+	code, out, said := p.try("page", "--home", p.home, "--json")
+	var link pageLink
+	if err := json.Unmarshal([]byte(out), &link); err != nil || code != 0 {
+		t.Fatalf("page: %d, %s%s", code, out, said)
+	}
+	address, secret, _ := strings.Cut(link.URL, "#owner=")
+	address = strings.Replace(address, "http://", "https://", 1)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(cs tls.ConnectionState) error {
+		if got := door.Fingerprint(cs.PeerCertificates[0].Raw); got != link.Fingerprint {
+			return fmt.Errorf("the certificate is %s, not %s", got, link.Fingerprint)
+		}
+		return nil
+	}}}}
+	resp, err := client.Post(address+"shoal/v1/owner/session", "application/json", strings.NewReader(`{"code":"`+secret+`"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("the link: %s", resp.Status)
+	}
+	if code, out, _ := p.try("page", "--home", p.home, "--qr"); code != 0 || !strings.HasPrefix(out, "http://127.0.0.1:") || strings.Count(out, "\n") < 15 {
+		t.Errorf("page --qr: %d, %s", code, out)
+	}
+	if code, _, said := p.try("page", "--home", t.TempDir()); code == 0 || !strings.Contains(said, "no node is running") {
+		t.Errorf("without a node: %d, %s", code, said)
+	}
+}
+
+// TestPageLinkForOthers: only addresses with TLS are for other devices.
+func TestPageLinkForOthers(t *testing.T) {
+	link := newPageLink(&api.Status{URLs: []string{"http://127.0.0.1:1/", "https://192.0.2.1:1/", "http://192.0.2.2:1/"}, Fingerprint: "AB:CD"}, api.OwnerCode{Code: "c", Expires: 600})
+	var out strings.Builder
+	if err := link.print(&out, false); err != nil {
+		t.Fatal(err)
+	}
+	want := "http://127.0.0.1:1/#owner=c\nfrom another device: https://192.0.2.1:1/#owner=c\n"
+	if !strings.HasPrefix(out.String(), want) || !strings.Contains(out.String(), "AB:CD") || strings.Contains(out.String(), "192.0.2.2") {
+		t.Errorf("%s", &out)
+	}
 }

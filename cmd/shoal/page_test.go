@@ -271,7 +271,7 @@ func TestPage(t *testing.T) {
 	}
 	b.until(20*time.Second, "the page sees the loss, in the middle of the answer", `!`+idle+` && document.querySelector("li.assistant:last-child .repair") !== null`)
 	b.screenshot("lost-light")
-	b.until(40*time.Second, "the answer goes on over another node", `(`+answering+` || `+idle+`) && document.querySelector("li.assistant:last-child .repair:not(.open)") !== null && `+
+	b.until(2*time.Minute, "the answer goes on over another node", `(`+answering+` || `+idle+`) && document.querySelector("li.assistant:last-child .repair:not(.open)") !== null && `+
 		lastText+`.length > `+fmt.Sprint(len(before)+20))
 	b.screenshot("repaired-light")
 	after := valueOf[[]string](b, `[...document.querySelectorAll("#picture .fish.on")].map(f => f.dataset.peer)`)
@@ -281,8 +281,8 @@ func TestPage(t *testing.T) {
 	if !strings.HasPrefix(valueOf[string](b, lastText), strings.TrimSpace(before)) {
 		t.Errorf("the text changed: %q became %q", before, valueOf[string](b, lastText))
 	}
-	b.until(60*time.Second, "the answer ends", idle)
-	b.until(40*time.Second, "the lost node fades", `![...document.querySelectorAll("#picture .fish:not(.gone):not(.lost):not(.silent)")].some(f => f.dataset.peer === "`+victim.Peer+`")`)
+	b.until(2*time.Minute, "the answer ends", idle)
+	b.until(2*time.Minute, "the lost node fades", `![...document.querySelectorAll("#picture .fish:not(.gone):not(.lost):not(.silent)")].some(f => f.dataset.peer === "`+victim.Peer+`")`)
 	if s := valueOf[string](b, `document.querySelector("li.assistant:last-child .wake").innerText`); !strings.Contains(s, "predicted") || !strings.Contains(s, "took over") {
 		t.Errorf("under the answer: %q", s)
 	}

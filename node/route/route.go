@@ -95,12 +95,13 @@ func (p Prediction) TokensPerSecond() float64 {
 	return float64(time.Second) / float64(p.Step)
 }
 
-// String returns what the time is spent on: "network 52 %, stage 2 is the slowest".
+// String returns what the time is spent on, with stages counted from 1: "network 52 %,
+// stage 2 is the slowest".
 func (p Prediction) String() string {
 	if p.Step <= 0 {
 		return "nothing measured yet"
 	}
-	return fmt.Sprintf("network %d %%, stage %d is the slowest", 100*p.Network/p.Step, p.Bottleneck)
+	return fmt.Sprintf("network %d %%, stage %d is the slowest", 100*p.Network/p.Step, p.Bottleneck+1)
 }
 
 // UnknownOneWay is the one-way latency assumed between peers that nobody has measured.

@@ -193,13 +193,13 @@ export function reachable(addrs) {
 /** Fills el with how another machine joins. */
 export async function invite(el, { view, mine }, model) {
   if (!mine) return el.replaceChildren(howToOwn());
-  let addrs;
+  let st;
   try {
-    addrs = (await api.status()).addrs ?? [];
+    st = await api.status();
   } catch (err) {
     return el.replaceChildren(h("p", { class: "warn" }, err.message));
   }
-  const best = reachable(addrs);
+  const best = reachable(st.addrs ?? []);
   if (best === "") return el.replaceChildren(h("p", { class: "warn" }, "This node listens nowhere, so no machine can join it."));
   const command = `shoal node --bootstrap ${best}` + (model ? ` --model ${/^[\w.:/-]+$/.test(model.name) ? model.name : model.id}` : "");
   const only = /^\/ip[46]\/(127\.|::1\/)/.test(best);
@@ -211,4 +211,26 @@ export async function invite(el, { view, mine }, model) {
   try {
     el.append(qrPicture(await api.qr(command), "QR code of the command"));
   } catch { /* the command itself is there */ }
+  await otherDevices(el, st);
+}
+
+/** Says how a phone or another computer opens this page. */
+async function otherDevices(el, st) {
+  const url = (st.urls ?? []).find((u) => !/^https?:\/\/(127\.|\[::1\])/.test(u));
+  el.append(h("h3", null, "This page on a phone"));
+  if (!url) {
+    el.append(h("p", { class: "fine" }, "Other devices cannot open it: this node's API listens only on this machine. ", h("code", null, "shoal node --api 0.0.0.0:11500 --api-key-file FILE --tls"), " opens it to devices that have the key."));
+    return;
+  }
+  el.append(h("div", { class: "command" }, h("code", { tabindex: "0" }, url), copyButton("Copy the address", () => url)));
+  if (st.tls_fingerprint) {
+    el.append(h("p", { class: "fine" }, "The first time, the browser there warns of the certificate. It is this node's if it shows this SHA-256 fingerprint:"), h("code", { class: "fine print" }, st.tls_fingerprint),
+      h("p", { class: "fine" }, "To change the node from there, open the link that ", h("code", null, "shoal page --qr"), " prints."));
+  } else {
+    el.append(h("p", { class: "fine" }, "Over plain HTTP whoever is on the same network can read along, the key included. The setting ", h("code", null, "tls"), " encrypts it, and lets the page change the node from there."));
+  }
+  try {
+    el.append(qrPicture(await api.qr(url), "QR code of the page's address"));
+    if (st.tls_fingerprint) el.append(h("p", { class: "fine" }, "The fingerprint, to compare with a scanner:"), qrPicture(await api.qr(st.tls_fingerprint), "QR code of the fingerprint"));
+  } catch { /* the address itself is there */ }
 }

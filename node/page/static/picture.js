@@ -123,7 +123,7 @@ export class Picture {
     name.setAttribute("x", fin + room / 2);
     name.setAttribute("y", room > 50 ? -1 : 4);
     const longest = Math.floor((room - 4) / letter);
-    const near = is.self ? "this" : f.peer.slice(-3);
+    const near = is.self ? (longest < 4 ? "me" : "this") : f.peer.slice(-3);
     say(name, is.name.length <= longest ? is.name : !is.self && longest >= 7 ? (is.name.startsWith("…") ? short(f.peer) : is.name.slice(0, longest - 1) + "…") : near.length <= longest ? near : "");
     note.setAttribute("x", fin + room / 2);
     note.setAttribute("y", 10);

@@ -60,7 +60,7 @@ export class Rules {
     const rows = fields.filter(([name]) => this.#settings.has(name)).map(([name, label, hint]) => {
       const x = this.#settings.get(name);
       const input = h("input", { type: "text", autocomplete: "off", spellcheck: "false", "aria-describedby": "rule-" + name });
-      input.placeholder = { "": name === "lend-hours" ? "always" : "no limit" }[written(x.default)] ?? written(x.default);
+      input.placeholder = { "": { "lend-hours": "always", memory: "half of the machine's" }[name] ?? "no limit" }[written(x.default)] ?? written(x.default);
       input.value = x.from === "default" ? "" : written(x.next ?? x.value);
       this.inputs.set(name, [input, input.value]);
       return h("label", null, label, input, h("small", { id: "rule-" + name }, [hint, x.live ? null : "from the next start on"].filter(Boolean).join("; ")));
