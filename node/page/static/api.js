@@ -78,6 +78,7 @@ export async function leaveOwner() {
 }
 
 export const catalog = (words) => get("/shoal/v1/catalog?" + new URLSearchParams(words.map((w) => ["word", w])));
+export const peers = () => get("/shoal/v1/peers");
 export const status = () => get("/shoal/v1/status");
 export const settings = () => get("/shoal/v1/settings");
 export const changeSettings = async (change) => (await post("/shoal/v1/settings", change)).json();

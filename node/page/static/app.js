@@ -10,7 +10,7 @@ import * as panels from "./panels.js";
 import { Picture, served, uncovered } from "./picture.js";
 import * as roll from "./roll.js";
 import { Rules } from "./rules.js";
-import { count, many, ms, rate, span, who } from "./text.js";
+import { count, learnNames, many, ms, rate, span, who } from "./text.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -126,6 +126,7 @@ async function askRights() {
     if (err.status === 401) throw err;
     return { owner: false, session: false, private: true };
   });
+  if (rights.owner) await api.peers().then(learnNames, () => {}); // the view is for all, and has no names
   if (api.session.get() !== "" && !rights.session && rights.private) api.session.set("");
   for (const id of ["start-how", "models-how", "node-how", "adding-how"]) {
     if (rights.owner || view?.light) $(id).replaceChildren();
@@ -473,6 +474,7 @@ class Story {
   }
 
   #start(s) {
+    learnNames(s.route);
     route = { hops: s.route, costs: s.costs ?? null, live: true };
     figures = { rate: 0, predicted: s.predicted_tokens_per_s, ttft: performance.now() - this.began, predictedTtft: s.predicted_ttft_ms, tokens: 0, repairs: 0, stall: 0, kept: 0 };
     Object.assign(this.m.meta, { model: s.name, predicted: s.predicted_tokens_per_s, stages: s.route.length });
@@ -504,6 +506,7 @@ class Story {
 
   #repair(r) {
     const repairs = this.m.meta.repairs;
+    learnNames(r.route ?? []);
     if (!r.route) {
       for (const x of r.lost ?? []) lost.set(x.peer, Date.now());
       if (route) route = { ...route, repairing: true };
@@ -622,7 +625,7 @@ function removeChat(gone) {
   chats.remove(gone.id);
   if (gone.id === chat.id) openChat(fresh());
   undo(`Deleted: ${title(gone)}`, async () => {
-    await keep(gone);
+    await chats.restore(gone).catch((err) => trouble(err.message));
     list.draw();
     if (chat.messages.length === 0) openChat(gone);
   });

@@ -29,6 +29,7 @@ export function title(chat) {
 
 export class Chats {
   #all = new Map();
+  #gone = new Set(); // deleted: an answer that still ends there is not kept
   #db = null;
 
   /** Reads what is kept. Without a store the conversations live as long as the page. */
@@ -58,6 +59,7 @@ export class Chats {
 
   /** Keeps a conversation as it is now. It fails, in words, if there is no room. */
   async put(chat) {
+    if (this.#gone.has(chat.id)) return;
     const others = [...this.#all.values()].filter((c) => c.id !== chat.id);
     if (others.length >= most) throw new Error(`This browser keeps ${most} conversations: delete or export some, or this one is not kept.`);
     if (others.reduce((n, c) => n + size(c), size(chat)) > mostText) throw new Error("The conversations in this browser are full: delete or export some, or this one is not kept.");
@@ -70,12 +72,20 @@ export class Chats {
     }
   }
 
+  /** Keeps a conversation that was removed, after all. */
+  async restore(chat) {
+    this.#gone.delete(chat.id);
+    await this.put(chat);
+  }
+
   async remove(id) {
+    this.#gone.add(id);
     this.#all.delete(id);
     if (this.#db) await this.#write((s) => s.delete(id)).catch(() => {});
   }
 
   async clear() {
+    for (const id of this.#all.keys()) this.#gone.add(id);
     this.#all.clear();
     if (this.#db) await this.#write((s) => s.clear()).catch(() => {});
   }

@@ -155,7 +155,7 @@ function progress(f) {
 }
 
 export function node(view) {
-  say($("node-name"), view.name || short(view.peer));
+  say($("node-name"), short(view.peer));
   const l = view.lending;
   const data = { ...view, peers: view.peers.length, links: 0, models: 0, uptime_ns: Math.floor(view.uptime_ns / 6e10) };
   render($("node-body"), data, () => {

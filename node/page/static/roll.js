@@ -16,14 +16,13 @@ export function learn(texts, tokens) {
 
 /**
  * Returns where in a list of {role, content} to begin so that the rest fits into room
- * tokens: at a question, and never after the last one. skip is how many messages have
- * been left out already.
+ * tokens: at a question, and never after the last one.
  */
-export function begin(messages, room, perToken, skip = 0) {
+export function begin(messages, room, perToken) {
   const turns = messages.map((m, i) => (m.role === "user" ? i : -1)).filter((i) => i >= 0);
   const last = turns.at(-1) ?? 0;
   const fits = (from) => messages.slice(from).reduce((n, m) => n + estimate(m.content, perToken), 0) <= room;
-  return [0, ...turns].find((from) => from >= skip && (from >= last || fits(from))) ?? last;
+  return [0, ...turns].find((from) => from >= last || fits(from)) ?? last;
 }
 
 /** The next turn to begin with if a prompt that begins at from is too long; -1: none. */
