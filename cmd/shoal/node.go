@@ -43,10 +43,11 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "port for QUIC and TCP; 0: pick a random one on the first start and keep it"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API, which has no TLS; off: only the socket for this home's own commands"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API, which has no TLS; beyond loopback callers need a key, which shoal key add makes; off: only the socket for this home's own commands"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send; other users of this machine can see it in the process list, so prefer --api-key-file"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key-file", EnvVars: []string{"SHOAL_API_KEY_FILE"}, Usage: "`FILE` with the key that API clients must send"}),
-		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "api-open", EnvVars: []string{"SHOAL_API_OPEN"}, Usage: "let the API listen beyond loopback without a key: anyone who can reach it may then send prompts through this node, list models and peers, and make it fetch models of the catalogue"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "api-open", EnvVars: []string{"SHOAL_API_OPEN"}, Usage: "let other machines use the API without a key: anyone who can reach it may then send prompts through this node, list models and peers, and make it fetch models of the catalogue"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "metrics", EnvVars: []string{"SHOAL_METRICS"}, Usage: "also serve metrics for Prometheus and the probes /healthz and /readyz at `HOST:PORT`, without a key and without the API, for other machines, too (default: only at the API's address)"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "accept API requests for host `NAME`, such as a proxy's, in addition to localhost and the addresses it listens on; may be repeated; *: any name, for programs only: browsers stay refused, since any site can point its own name at this machine (list names to allow browsers)"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-origin", EnvVars: []string{"SHOAL_API_ORIGIN"}, Usage: "let web pages from `ORIGIN` use the API, such as https://chat.example; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "memory", EnvVars: []string{"SHOAL_MEMORY"}, Usage: "memory to lend, such as 8GiB (default: half of the machine's)"}),
@@ -115,7 +116,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	if cfg.APIKey, err = keyOf(c); err != nil {
 		return cfg, err
 	}
-	cfg.APIOpen = c.Bool("api-open")
+	cfg.APIOpen, cfg.Metrics = c.Bool("api-open"), c.String("metrics")
 	cfg.Threads, cfg.Nice, cfg.KVType = c.Int("threads"), c.Int("nice"), c.String("kv")
 	cfg.APIHosts, cfg.APIOrigins = splitList(c.StringSlice("api-host")), splitList(c.StringSlice("api-origin"))
 	cfg.Exact = c.Bool("exact")
@@ -166,6 +167,9 @@ func runNode(c *cli.Context, settings []setting) error {
 		return err
 	}
 	own.bind(n.Adjust)
+	if s, err := n.Client().Status(c.Context); err == nil && s.APIClosed {
+		fmt.Fprintf(c.App.ErrWriter, "the API at %s has no key yet, so callers on other machines are refused: `shoal key add NAME` makes one, and --api-open admits everyone\n", cfg.API)
+	}
 	stop := manager.tell(n.Client())
 	err = n.Run(c.Context)
 	stop()

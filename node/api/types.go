@@ -266,8 +266,9 @@ type Status struct {
 	Peer      string        `json:"peer"`
 	Version   string        `json:"version"`
 	Addrs     []string      `json:"addrs"`
-	API       string        `json:"api,omitempty"`      // host:port that can be dialled
-	APIOpen   bool          `json:"api_open,omitempty"` // the operator lets anyone who can reach it use it
+	API       string        `json:"api,omitempty"`        // host:port that can be dialled
+	APIOpen   bool          `json:"api_open,omitempty"`   // the operator lets anyone who can reach it use it
+	APIClosed bool          `json:"api_closed,omitempty"` // other machines can reach the API, and are refused until there is a key
 	Home      string        `json:"home"`
 	Uptime    time.Duration `json:"uptime_ns"`
 	Peers     int           `json:"peers"`
