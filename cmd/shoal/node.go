@@ -67,6 +67,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "up", EnvVars: []string{"SHOAL_UP"}, Usage: "upload models to peers at no more than `RATE`, such as 20mbit or 2MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "down", EnvVars: []string{"SHOAL_DOWN"}, Usage: "fetch models at no more than `RATE`, such as 100mbit or 12MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "number format of activations on the wire, for this node's own sessions: f32 (exact), f16, q8_0"}),
+		logSettings()[0], logSettings()[1],
 		&cli.BoolFlag{Name: "json-events", Usage: "print events as JSON, one object per line"},
 	}, networkFlags()...)
 }
@@ -81,8 +82,13 @@ func nodeCommand() *cli.Command {
 			"Every flag except --config and --json-events can also be set in config.toml in the home, as in: memory = \"8GiB\"\n" +
 			"`shoal config` prints the settings in effect and where each comes from; with --reference, a file to start from.",
 		Before: func(c *cli.Context) (err error) {
-			settings, err = settingsNow(c, flags)
-			return err
+			if err = inheritLogs(c); err != nil {
+				return err
+			}
+			if settings, err = settingsNow(c, flags); err != nil {
+				return err
+			}
+			return setLogs(c.String("log-level"), c.String("log-format"), c.App.ErrWriter)
 		},
 		Action: func(c *cli.Context) error { return runNode(c, settings) },
 	}
@@ -201,7 +207,10 @@ func jsonEvents(w io.Writer) func(node.Event) {
 	return func(e node.Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		_ = enc.Encode(e)
+		_ = enc.Encode(struct {
+			Time string `json:"time"` // RFC 3339
+			node.Event
+		}{time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), e})
 	}
 }
 

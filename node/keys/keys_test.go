@@ -247,7 +247,9 @@ func TestAPI(t *testing.T) {
 		t.Errorf("%d within the limit", resp.StatusCode)
 	}
 	resp, body := ask("/v1/chat/completions", alice, chat)
-	var openAI struct{ Error struct{ Code, Message string } }
+	var openAI struct {
+		Error struct{ Code, Message string }
+	}
 	if err := json.Unmarshal([]byte(body), &openAI); err != nil || resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || openAI.Error.Code != "rate_limit_exceeded" {
 		t.Errorf("beyond the limit: %d %s %v", resp.StatusCode, body, resp.Header)
 	}
