@@ -26,6 +26,7 @@ func (n *Node) Adjust(c Config) error {
 	for p := range trust {
 		n.net.Protect(p) // one that is no longer trusted keeps this until the next start
 	}
+	n.keys.SetDefault(c.APIKey)
 	n.survey.Prefer(trust, c.Fastest)
 	n.serve.Adjust(serve.Limits{Memory: c.Memory, Threads: c.Threads, MaxSessions: c.MaxSessions, Lend: c.Lend})
 	n.exchange.Limit(float64(c.Up), float64(c.Down))
@@ -40,12 +41,12 @@ func (n *Node) Adjust(c Config) error {
 func (n *Node) limits() report.Limits {
 	c := n.now.Load()
 	return report.Limits{
-		APIOpen: c.APIOpen && c.APIKey == "", Memory: c.Memory, Quota: c.Quota, Up: c.Up, Down: c.Down, Threads: c.Threads, MaxSessions: c.MaxSessions, Lend: c.Lend,
+		APIOpen: c.APIOpen && !n.keys.Any(), APIClosed: !c.APIOpen && !n.keys.Any() && n.cfg.Exposed(), Memory: c.Memory, Quota: c.Quota, Up: c.Up, Down: c.Down, Threads: c.Threads, MaxSessions: c.MaxSessions, Lend: c.Lend,
 	}
 }
 
 // access returns who may use the API now.
 func (n *Node) access() api.Access {
 	c := n.now.Load()
-	return api.Access{Key: c.APIKey, Hosts: c.APIHosts, Origins: c.APIOrigins}
+	return api.Access{Hosts: c.APIHosts, Origins: c.APIOrigins, Open: c.APIOpen || !n.cfg.Exposed()}
 }

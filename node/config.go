@@ -33,7 +33,8 @@ type Config struct {
 	Bootstrap   []string      // multiaddrs with /p2p/
 	API         string        // host:port of the local HTTP API; "": none but the socket in Home
 	APIKey      string        // required of API clients; "": none
-	APIOpen     bool          // API may be reachable from other machines without a key
+	APIOpen     bool          // other machines may use the API without a key
+	Metrics     string        // host:port for metrics and probes alone; "": none
 	APIHosts    []string      // host names accepted in API requests besides loopback's; "*": any
 	APIOrigins  []string      // origins of other web pages that may use the API, such as https://chat.example
 	TLS         bool          // other machines must come to the API over TLS

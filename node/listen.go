@@ -3,11 +3,12 @@ package node
 import (
 	"context"
 	"net"
+	"net/http"
 	"net/netip"
 
+	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/door"
 	"github.com/shoalnet/shoal/node/home"
-	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // Word is the file that a running node writes into its home, so that commands find
@@ -22,28 +23,43 @@ func ReadWord(dir string) (Word, error) { return door.ReadWord(dir) }
 // long.
 func DefaultSocket(dir string) string { return home.Home(dir).Socket() }
 
-// mayListen returns an error if other machines can reach the API's address and
-// neither a key nor the operator's consent (Config.APIOpen) is set.
+// mayListen returns an error if an address is not one.
 func (c *Config) mayListen() error {
-	if c.API == "" || c.APIKey != "" || c.APIOpen {
-		return nil
+	for setting, address := range map[string]string{"api": c.API, "metrics": c.Metrics} {
+		if address == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return badSetting(setting, "%q: write it like 127.0.0.1:11500", address)
+		}
 	}
+	return nil
+}
+
+// Exposed reports whether other machines can reach the API's address.
+func (c *Config) Exposed() bool {
 	host, _, err := net.SplitHostPort(c.API)
 	if err != nil {
-		return badSetting("api", "%q: write it like 127.0.0.1:11500", c.API)
+		return false
 	}
-	if ip, err := netip.ParseAddr(host); host == "localhost" || err == nil && ip.Unmap().IsLoopback() {
-		return nil
-	}
-	err = badSetting("api", "%s: everybody who reaches that address could use this node; ask them for a key, or allow it in so many words", c.API)
-	return remedy.For(err, remedy.APIKey)
+	ip, err := netip.ParseAddr(host)
+	return host != "localhost" && (err != nil || !ip.Unmap().IsLoopback())
+}
+
+// scraped is what the metrics' own address serves.
+func (n *Node) scraped() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", n.metrics.Handler())
+	mux.Handle("/", api.Probes(n.unready))
+	return mux
 }
 
 // listen opens the API's listeners. Later errors of a listener go to fail.
 func (n *Node) listen(fail context.CancelCauseFunc) (stop func(), err error) {
 	word, stop, err := door.Open(door.Config{
 		Home: n.cfg.home(), Address: n.cfg.API, Handler: n.handler, Log: n.cfg.Log,
-		TLS: door.TLS{On: n.cfg.TLS, Cert: n.cfg.TLSCert, Key: n.cfg.TLSKey, Names: n.cfg.APIHosts},
+		TLS:     door.TLS{On: n.cfg.TLS, Cert: n.cfg.TLSCert, Key: n.cfg.TLSKey, Names: n.cfg.APIHosts},
+		Metrics: n.cfg.Metrics, MetricsHandler: n.scraped(),
 	}, fail)
 	n.mu.Lock()
 	n.word = word

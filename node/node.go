@@ -17,10 +17,12 @@ import (
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/generate"
+	"github.com/shoalnet/shoal/node/keys"
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/page"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/report"
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/stage"
@@ -45,6 +47,7 @@ type Node struct {
 	library   *library.Library
 	generator *generate.Generator
 	serve     *serve.Server
+	keys      *keys.Book
 	metrics   *metrics.Metrics
 	traces    *traces.Traces
 	standing  *standing.Book
@@ -108,6 +111,13 @@ func New(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n.keys, err = keys.Open(cfg.home().Keys(), cfg.Log.With("part", "keys"), func(name string, more api.KeyUsage) {
+		n.metrics.Used(name, more.Requests, more.PromptTokens, more.AnswerTokens)
+	})
+	if err != nil {
+		return nil, configError{remedy.For(err, remedy.KeysFile)}
+	}
+	n.keys.SetDefault(cfg.APIKey)
 	n.generator = generate.New(generate.Config{
 		Models: models{n}, Survey: n.survey, Network: sessionDialer{streams{n.net}}, Recorder: n.standing,
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Log: cfg.Log.With("part", "generate"),
@@ -132,7 +142,7 @@ func New(cfg Config) (_ *Node, err error) {
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
 		Generator: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Settings: cfg.Settings,
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings,
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil
@@ -258,6 +268,9 @@ func (n *Node) Close() error {
 	var errs []error
 	if n.library != nil {
 		n.library.Close() // its callers have gone; it cleans up
+	}
+	if n.keys != nil {
+		n.keys.Close()
 	}
 	if n.traces != nil { // those of the stages' last sessions are among them
 		errs = append(errs, n.traces.Close())

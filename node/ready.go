@@ -75,6 +75,25 @@ func (n *Node) Ready(ctx context.Context) error {
 	}
 }
 
+// unready returns why the node does not answer for all that it is to serve; nothing if it
+// does.
+func (n *Node) unready() (why []string) {
+	listening, _, ended := n.life.look()
+	if !listening || ended != nil {
+		return []string{"the node is starting or leaving"}
+	}
+	snap := n.serve.Snapshot()
+	for i := range snap.Spans {
+		if s := &snap.Spans[i]; !s.Ready {
+			why = append(why, s.Name()+": "+s.State)
+		}
+	}
+	if len(why) == 0 && !n.servesAll() {
+		why = []string{"what is to be served is not known yet"}
+	}
+	return why
+}
+
 // servesAll reports whether all that was asked for is served.
 func (n *Node) servesAll() bool {
 	snap := n.serve.Snapshot()

@@ -33,7 +33,7 @@ import (
 var live = map[string]bool{
 	"api-key": true, "api-key-file": true, "api-open": true, "api-host": true, "api-origin": true,
 	"memory": true, "threads": true, "max-sessions": true, "pause": true, "lend-hours": true, "pause-load": true, "lend-on-battery": true, "resume-after": true,
-	"quota": true, "up": true, "down": true, "trust": true, "fastest": true,
+	"quota": true, "up": true, "down": true, "trust": true, "fastest": true, "log-level": true,
 }
 
 // ownSettings are the settings of the node of this process, or of one that would be
@@ -99,7 +99,10 @@ func (o *ownSettings) read(path string) (cfg node.Config, all []setting, err err
 	if all, err = settingsNow(c, flags); err != nil {
 		return cfg, nil, err
 	}
-	if cfg, err = nodeConfig(c); err != nil {
+	if cfg, err = nodeConfig(c); err == nil {
+		_, err = parseLevel(c.String("log-level"))
+	}
+	if err != nil {
 		return cfg, nil, err
 	}
 	return cfg, all, cfg.Check()
@@ -212,6 +215,13 @@ func (o *ownSettings) apply(cfg node.Config, all []setting, asked []string) (*ap
 		return done, nil
 	}
 	o.key = cfg.APIKey
+	for _, s := range all {
+		if s.Name == "log-level" {
+			level, _ := parseLevel(s.Value.(string)) // checked by read
+			logLevel.Set(level)
+			quietLibraries(level)
+		}
+	}
 	if err := o.adjust(cfg); err != nil {
 		return nil, fmt.Errorf("the settings are in effect, but: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -27,6 +28,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine/ggml"
 	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/keys"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
@@ -195,6 +197,7 @@ func settingsOf(c *cli.Context, settings []cli.Flag, f *doctor.Facts) node.Confi
 	if err != nil {
 		blame(cc, err)
 	}
+	cc.NoKey = err == nil && cfg.Exposed() && !cfg.APIOpen && cfg.APIKey == "" && !anyKey(f.Home.Dir)
 	cc.API, cc.APIKey, cc.Memory, cc.Quota, cc.NoMDNS, cc.Bootstrap = cfg.API, cfg.APIKey != "", cfg.Memory, cfg.Quota, cfg.NoMDNS, cfg.Bootstrap
 	return cfg
 }
@@ -239,6 +242,12 @@ func settingOf(err error) string {
 		flag = flag[:end]
 	}
 	return flag
+}
+
+// anyKey reports whether a home has a key for callers of the API.
+func anyKey(dir string) bool {
+	b, err := keys.Open(home.Home(dir).Keys(), slog.Default(), nil)
+	return err == nil && b.Any()
 }
 
 // modelsOf checks the models on disk.

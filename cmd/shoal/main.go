@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -16,8 +15,6 @@ import (
 	"strings"
 	"syscall"
 
-	golog "github.com/ipfs/go-log/v2"
-	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/urfave/cli/v2"
 	"github.com/xrash/smetrics"
 
@@ -69,11 +66,9 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Version: version, Writer: stdout, ErrWriter: stderr, HideHelpCommand: true,
 		UseShortOptionHandling: true,
 		Description:            firstSteps + "\n\n" + exitCodes,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "log-level", Value: "warn", EnvVars: []string{"SHOAL_LOG_LEVEL"}, Usage: "debug, info, warn or error; logs go to stderr"},
-		},
+		Flags:                  logFlags(),
 		Commands: []*cli.Command{
-			nodeCommand(), configCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), pageCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(),
+			nodeCommand(), configCommand(), keyCommand(), backupCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), pageCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run chooses the exit code
 		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return unknownFlag(err, c.App.Flags) },
@@ -91,13 +86,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			if w := ggml.BuiltForThisMachine(); w != "" && os.Getenv("SHOAL_QUIET_BUILD") == "" {
 				fmt.Fprintln(stderr, "shoal: warning:", w)
 			}
-			var level slog.Level
-			if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
-				return usageError{fmt.Sprintf("--log-level %q: use debug, info, warn or error", c.String("log-level"))}
-			}
-			slog.SetDefault(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
-			quietLibraries(level, stderr)
-			return nil
+			return setLogs(c.String("log-level"), c.String("log-format"), stderr)
 		},
 	}
 	for _, c := range app.Commands {
@@ -118,18 +107,6 @@ func flagLine(f cli.Flag) string {
 		line = strings.Replace(line, s, "", 1)
 	}
 	return line
-}
-
-// quietLibraries discards the libraries' own logs unless the level is debug: they
-// repeat, less clearly, what is returned as an error anyway.
-func quietLibraries(level slog.Level, stderr io.Writer) {
-	if level > slog.LevelDebug {
-		gologshim.SetDefaultHandler(slog.DiscardHandler)
-		golog.SetAllLoggers(golog.LevelFatal)
-		return
-	}
-	gologshim.SetDefaultHandler(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	golog.SetAllLoggers(golog.LevelWarn)
 }
 
 // usageErrors turns flag errors of a command and its subcommands into usage errors.

@@ -43,10 +43,11 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "port for QUIC and TCP; 0: pick a random one on the first start and keep it"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API; off: only the socket for this home's own commands"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API; beyond loopback callers need a key, which shoal key add makes; off: only the socket for this home's own commands"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send; other users of this machine can see it in the process list, so prefer --api-key-file"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key-file", EnvVars: []string{"SHOAL_API_KEY_FILE"}, Usage: "`FILE` with the key that API clients must send"}),
-		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "api-open", EnvVars: []string{"SHOAL_API_OPEN"}, Usage: "let the API listen beyond loopback without a key: anyone who can reach it may then send prompts through this node, list models and peers, and make it fetch models of the catalogue"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "api-open", EnvVars: []string{"SHOAL_API_OPEN"}, Usage: "let other machines use the API without a key: anyone who can reach it may then send prompts through this node, list models and peers, and make it fetch models of the catalogue"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "metrics", EnvVars: []string{"SHOAL_METRICS"}, Usage: "also serve metrics for Prometheus and the probes /healthz and /readyz at `HOST:PORT`, without a key and without the API, for other machines, too (default: only at the API's address)"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "accept API requests for host `NAME`, such as a proxy's, in addition to localhost and the addresses it listens on; may be repeated; *: any name, for programs only: browsers stay refused, since any site can point its own name at this machine (list names to allow browsers)"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-origin", EnvVars: []string{"SHOAL_API_ORIGIN"}, Usage: "let web pages from `ORIGIN` use the API, such as https://chat.example; may be repeated"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "tls", EnvVars: []string{"SHOAL_TLS"}, Usage: "encrypt the API for other machines, with a self-signed certificate that is kept in the home"}),
@@ -70,6 +71,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "up", EnvVars: []string{"SHOAL_UP"}, Usage: "upload models to peers at no more than `RATE`, such as 20mbit or 2MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "down", EnvVars: []string{"SHOAL_DOWN"}, Usage: "fetch models at no more than `RATE`, such as 100mbit or 12MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "number format of activations on the wire, for this node's own sessions: f32 (exact), f16, q8_0"}),
+		logSettings()[0], logSettings()[1],
 		&cli.BoolFlag{Name: "json-events", Usage: "print events as JSON, one object per line"},
 	}, networkFlags()...)
 }
@@ -84,8 +86,13 @@ func nodeCommand() *cli.Command {
 			"Every flag except --config and --json-events can also be set in config.toml in the home, as in: memory = \"8GiB\"\n" +
 			"`shoal config` prints the settings in effect and where each comes from; with --reference, a file to start from.",
 		Before: func(c *cli.Context) (err error) {
-			settings, err = settingsNow(c, flags)
-			return err
+			if err = inheritLogs(c); err != nil {
+				return err
+			}
+			if settings, err = settingsNow(c, flags); err != nil {
+				return err
+			}
+			return setLogs(c.String("log-level"), c.String("log-format"), c.App.ErrWriter)
 		},
 		Action: func(c *cli.Context) error { return runNode(c, settings) },
 	}
@@ -119,7 +126,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	if cfg.APIKey, err = keyOf(c); err != nil {
 		return cfg, err
 	}
-	cfg.APIOpen = c.Bool("api-open")
+	cfg.APIOpen, cfg.Metrics = c.Bool("api-open"), c.String("metrics")
 	cfg.TLSCert, cfg.TLSKey = c.String("tls-cert"), c.String("tls-key")
 	cfg.TLS = c.Bool("tls") || cfg.TLSCert != ""
 	cfg.Threads, cfg.Nice, cfg.KVType = c.Int("threads"), c.Int("nice"), c.String("kv")
@@ -172,6 +179,9 @@ func runNode(c *cli.Context, settings []setting) error {
 		return err
 	}
 	own.bind(n.Adjust)
+	if s, err := n.Client().Status(c.Context); err == nil && s.APIClosed {
+		fmt.Fprintf(c.App.ErrWriter, "the API at %s has no key yet, so callers on other machines are refused: `shoal key add NAME` makes one, and --api-open admits everyone\n", cfg.API)
+	}
 	stop := manager.tell(n.Client())
 	err = n.Run(c.Context)
 	stop()
@@ -206,7 +216,10 @@ func jsonEvents(w io.Writer) func(node.Event) {
 	return func(e node.Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		_ = enc.Encode(e)
+		_ = enc.Encode(struct {
+			Time string `json:"time"` // RFC 3339
+			node.Event
+		}{time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), e})
 	}
 }
 

@@ -37,6 +37,9 @@ func configCommand() *cli.Command {
 			if c.Bool("reference") || c.Args().Present() {
 				return nil
 			}
+			if err = inheritLogs(c); err != nil {
+				return err
+			}
 			settings, err = settingsNow(c, flags)
 			return err
 		},

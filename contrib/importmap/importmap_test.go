@@ -41,6 +41,7 @@ var allowed = map[string][]string{
 	"node/fence":             nil,
 	"node/home":              nil,
 	"node/generate":          {"node/backoff", "node/api", "node/metrics", "node/route", "node/session", "node/standing", "node/store", "node/survey", "node/text/...", "node/traces", "protocol"},
+	"node/keys":              {"node/api", "node/files"},
 	"node/lend":              nil,
 	"node/library": {
 		"node/api", "node/catalog", "node/exchange", "node/files", "node/home", "node/remedy", "node/store", "node/survey", "node/text/...",

@@ -31,6 +31,7 @@ const (
 	BadMethod    Kind = "method_not_allowed"      // 405
 	TooLarge     Kind = "request_too_large"       // 413
 	BadMedia     Kind = "unsupported_media_type"  // 415
+	RateLimited  Kind = "rate_limit_exceeded"     // 429: see RetryAfter
 )
 
 // statuses has every kind.
@@ -40,7 +41,7 @@ var statuses = map[Kind]int{
 	UnknownModel: http.StatusNotFound, NotFound: http.StatusNotFound,
 	Unauthorized: http.StatusUnauthorized, Forbidden: http.StatusForbidden,
 	BadMethod: http.StatusMethodNotAllowed, TooLarge: http.StatusRequestEntityTooLarge,
-	BadMedia:  http.StatusUnsupportedMediaType,
+	BadMedia: http.StatusUnsupportedMediaType, RateLimited: http.StatusTooManyRequests,
 	Cancelled: 499, // the client disconnected; nginx's code
 	Internal:  http.StatusInternalServerError,
 }
@@ -100,6 +101,8 @@ func (e *Error) openAIType() string {
 		return "authentication_error"
 	case http.StatusForbidden:
 		return "permission_error"
+	case http.StatusTooManyRequests:
+		return "rate_limit_error"
 	case http.StatusServiceUnavailable:
 		return "service_unavailable"
 	case http.StatusInternalServerError, 499:
@@ -161,7 +164,7 @@ func (w wireError) failure() *Error {
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	e := AsError(err)
 	switch e.status() {
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		wait := e.RetryAfter
 		if wait <= 0 {
 			wait = 5 * time.Second

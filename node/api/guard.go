@@ -107,7 +107,7 @@ func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// open guards OpenAI's endpoints with the key, if one is set. The token, which permits
+// open guards OpenAI's endpoints with the keys, if there are any. The token, which permits
 // more, also opens them, and so does a session of the owner's page.
 func (s *server) open(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
@@ -118,8 +118,8 @@ func (s *server) open(h handler) handler {
 			w.WriteHeader(http.StatusNoContent)
 			return nil
 		}
-		if key := s.Access().Key; key != "" && !bearer(r, key) && !bearer(r, s.Token) && !s.inSession(r) {
-			return Errorf(Unauthorized, "the API key is missing or wrong: send it as Authorization: Bearer KEY")
+		if err := s.enter(r); err != nil && !s.inSession(r) {
+			return err
 		}
 		return h(w, r)
 	}

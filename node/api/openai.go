@@ -56,7 +56,7 @@ func (s *server) generate(ctx context.Context, req *GenerateRequest, emit func(E
 			err = Errorf(Internal, "shoal failed to handle this request: its log has more")
 		}
 	}()
-	return s.Generator.Generate(ctx, req, emit)
+	return visitOf(ctx).metered(ctx, s.Generator, req, emit)
 }
 
 // models answers GET /v1/models. Models are listed by name; if several share one, the

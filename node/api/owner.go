@@ -174,10 +174,27 @@ func (s *server) owner(r *http.Request) string {
 	if s.inSession(r) {
 		return "session"
 	}
-	if s.Access().Key == "" && r.Header.Get("Sec-Fetch-Site") == "same-origin" && direct(r) && ownSocket(r) {
+	if !s.keyed() && r.Header.Get("Sec-Fetch-Site") == "same-origin" && direct(r) && ownSocket(r) {
 		return "user"
 	}
 	return ""
+}
+
+// keyed reports whether callers need a key.
+func (s *server) keyed() bool {
+	if s.Keys == nil {
+		return s.Access().Key != ""
+	}
+	return s.Keys.Any()
+}
+
+// holder reports whether a request carries a key. It does not count as a use of the key:
+// the page asks every second.
+func (s *server) holder(r *http.Request) bool {
+	if s.Keys == nil {
+		return bearer(r, s.Access().Key)
+	}
+	return slices.ContainsFunc(presented(r), func(secret string) bool { return secret != "" && s.Keys.Caller(secret) != nil })
 }
 
 // inSession reports whether a request carries a session's secret over a connection on

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,8 +34,10 @@ type Config struct {
 
 	// Access replaces Key, Hosts and Origins where they may change; nil: they do not.
 	Access   func() Access
-	Settings Settings     // of the node; nil: the endpoints for them do not exist
-	Metrics  http.Handler // Prometheus's, at /metrics; nil: none
+	Keys     Keys            // instead of Key; nil: Key alone
+	Unready  func() []string // why the node does not answer for all that it is to serve; nil: it does
+	Settings Settings        // of the node; nil: the endpoints for them do not exist
+	Metrics  http.Handler    // Prometheus's, at /metrics; nil: none
 }
 
 // Access is who may use the API. Its slices are never changed.
@@ -42,6 +45,7 @@ type Access struct {
 	Key     string   // required of OpenAI clients; "": none
 	Hosts   []string // see Config
 	Origins []string // see Config
+	Open    bool     // without a key, callers of other machines are admitted, too
 }
 
 type server struct {
@@ -51,6 +55,7 @@ type server struct {
 	active  atomic.Int64 // running answers
 	bodies  atomic.Int64 // bytes of running requests
 	owners  owners
+	log     accessLog
 }
 
 // New returns the API's handler.
@@ -65,10 +70,10 @@ func New(cfg Config) http.Handler {
 		cfg.MaxBodies = 64 << 20
 	}
 	if cfg.Access == nil {
-		fixed := Access{cfg.Key, cfg.Hosts, cfg.Origins}
+		fixed := Access{Key: cfg.Key, Hosts: cfg.Hosts, Origins: cfg.Origins}
 		cfg.Access = func() Access { return fixed }
 	}
-	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now()}
+	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now(), log: accessLog{Logger: cfg.Log}}
 	for pattern, h := range map[string]handler{
 		"GET /v1/models":            s.models,
 		"GET /v1/models/{model...}": s.model,
@@ -130,6 +135,8 @@ func New(cfg Config) http.Handler {
 		})))
 	}
 	s.settings()
+	s.keyRoutes()
+	s.probes()
 	if s.Viewer != nil {
 		s.mux.HandleFunc("GET /shoal/v1/view", s.serve(s.page(s.view)))
 	}
@@ -160,7 +167,8 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 func (s *server) serve(h handler) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		w := &tracked{ResponseWriter: rw}
+		w, v := &tracked{ResponseWriter: rw}, &visit{}
+		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 		id := newID("req-")
 		w.Header().Set("X-Request-Id", id)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -187,13 +195,7 @@ func (s *server) serve(h handler) http.HandlerFunc {
 		if err != nil && w.status == 0 {
 			writeError(w, r, err)
 		}
-		level, kind := slog.LevelDebug, Kind("")
-		if err != nil {
-			if kind = AsError(err).Kind; kind == Internal {
-				level = slog.LevelWarn
-			}
-		}
-		s.Log.Log(r.Context(), level, "request", "request", id, "endpoint", r.Pattern, "status", w.status, "kind", kind, "took", time.Since(began))
+		s.log.request(r, v, w.status, err, id, time.Since(began))
 	}
 }
 

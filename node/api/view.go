@@ -124,14 +124,14 @@ func (s *server) view(w http.ResponseWriter, r *http.Request) error {
 // plain HTTP, browsers send that header only to loopback; elsewhere a key is required.
 func (s *server) page(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		site, key := r.Header.Get("Sec-Fetch-Site"), s.Access().Key
+		site := r.Header.Get("Sec-Fetch-Site")
 		if site != "" && site != "same-origin" || site == "" && r.Header.Get("Origin") != "" || w.Header().Get("Access-Control-Allow-Origin") != "" {
 			return Errorf(Forbidden, "this endpoint is for the node's own page")
 		}
-		if bearer(r, s.Token) || bearer(r, key) || s.inSession(r) {
+		if bearer(r, s.Token) || s.holder(r) || s.inSession(r) {
 			return h(w, r)
 		}
-		if key != "" {
+		if s.keyed() {
 			return Errorf(Unauthorized, "the API key is missing or wrong: send it as Authorization: Bearer KEY")
 		}
 		if !fromHere(r) || site == "" {

@@ -5,6 +5,10 @@
 // The socket is there even if the API has no TCP address, so that commands find their
 // node wherever the API listens for others. Its mode admits only the node's user.
 //
+// Metrics may have an address of their own, with the probes for balancers and nothing
+// else: unlike the API it may be reached by anyone, since it takes no work and shows no
+// text.
+//
 // With TLS, one address takes encrypted and plain connections, told apart by their first
 // byte. Programs of this machine go on as they are, since nobody can read along there;
 // browsers of other machines are sent to the encrypted address, and programs refused.

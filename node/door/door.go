@@ -22,9 +22,10 @@ import (
 // Word is the file that a running node writes into its home, so that commands find
 // its API.
 type Word struct {
-	API    string `json:"api,omitempty"`    // host:port that can be dialled; "": none
-	Socket string `json:"socket,omitempty"` // path of a unix socket, for the operator only; "": none
-	PID    int    `json:"pid"`
+	API     string `json:"api,omitempty"`     // host:port that can be dialled; "": none
+	Metrics string `json:"metrics,omitempty"` // likewise, of metrics and probes alone
+	Socket  string `json:"socket,omitempty"`  // path of a unix socket, for the operator only; "": none
+	PID     int    `json:"pid"`
 
 	// URLs are the page's addresses: on this machine first, then those for others, if
 	// other machines can reach it. Fingerprint is the SHA-256 of the certificate; "":
@@ -51,6 +52,9 @@ type Config struct {
 	Handler http.Handler // of the API
 	Log     *slog.Logger
 	TLS     TLS
+
+	Metrics        string       // host:port for metrics and probes alone; "": none
+	MetricsHandler http.Handler // if Metrics is set
 }
 
 // Open opens the listeners and writes the Word. Later errors of a listener go to fail.
@@ -58,6 +62,13 @@ type Config struct {
 // of the TCP address; a socket that cannot be opened is only logged.
 func Open(cfg Config, fail func(error)) (word Word, stop func(), err error) {
 	var doors []net.Listener
+	defer func() {
+		if err != nil {
+			for _, l := range doors {
+				_ = l.Close()
+			}
+		}
+	}()
 	word.PID = os.Getpid()
 	if cfg.Address != "" {
 		l, err := listen("API", cfg.Address, remedy.APIAddress)
@@ -71,24 +82,38 @@ func Open(cfg Config, fail func(error)) (word Word, stop func(), err error) {
 		}
 		doors = append(doors, l)
 	}
-	socket, gone, err := openSocket(cfg.Home)
-	if err != nil {
+	var metrics net.Listener
+	if cfg.Metrics != "" {
+		if metrics, err = listen("metrics", cfg.Metrics, remedy.MetricsAddress); err != nil {
+			return Word{}, nil, err
+		}
+		word.Metrics = dialable(metrics.Addr())
+	}
+	socket, gone, failed := openSocket(cfg.Home)
+	if failed != nil {
 		gone = func() {}
-		cfg.Log.Warn("there is no socket for this home's own commands", "error", err)
+		cfg.Log.Warn("there is no socket for this home's own commands", "error", failed)
 	} else {
 		doors = append(doors, socket)
 		word.Socket = socket.Addr().String()
 	}
 	leaveWord(cfg, word)
 	srv := &http.Server{Handler: cfg.Handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	serve := func(srv *http.Server, l net.Listener) {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			fail(err)
+		}
+	}
 	for _, l := range doors {
-		go func() {
-			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				fail(err)
-			}
-		}()
+		go serve(srv, l)
+	}
+	// Whoever reaches this address is asked for nothing, so it has less time.
+	scraped := &http.Server{Handler: cfg.MetricsHandler, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
+	if metrics != nil {
+		go serve(scraped, metrics)
 	}
 	return word, func() {
+		_ = scraped.Close()
 		_ = os.Remove(cfg.Home.API())
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()

@@ -30,6 +30,9 @@ func (h Home) Ledger() string { return h.file("ledger.json") }
 // APIToken opens shoal's own endpoints of the API.
 func (h Home) APIToken() string { return h.file("api.token") }
 
+// Keys has the keys of the API's callers, hashed, and what they were used for.
+func (h Home) Keys() string { return h.file("keys.json") }
+
 // API says how the running node is reached: see node.ReadWord.
 func (h Home) API() string { return h.file("api.json") }
 

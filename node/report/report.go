@@ -60,6 +60,7 @@ type Config struct {
 // Limits are what the operator allows now.
 type Limits struct {
 	APIOpen     bool  // anyone who reaches the API may use it
+	APIClosed   bool  // callers of other machines are refused, because there is no key
 	Memory      int64 // bytes lent
 	Quota       int64 // bytes of disk; 0: no limit
 	Up, Down    int64 // bytes per second; 0: no limit

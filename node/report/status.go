@@ -19,7 +19,7 @@ func (r *Reporter) Status(context.Context) (*api.Status, error) {
 		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Uptime: time.Since(r.started),
 		Peers: len(r.cfg.Network.Peers()), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(r.cfg.Serving()), Allocated: r.allocated(),
 		Quota: limits.Quota, QuotaUsed: r.cfg.Store.Unpinned(), Given: passed.Given, Taken: passed.Taken, GivenAll: total.Given, TakenAll: total.Taken,
-		Up: limits.Up, Down: limits.Down, API: word.API, URLs: word.URLs, Fingerprint: word.Fingerprint, APIOpen: limits.APIOpen, Warnings: r.cfg.Warnings,
+		Up: limits.Up, Down: limits.Down, API: word.API, URLs: word.URLs, Fingerprint: word.Fingerprint, APIOpen: limits.APIOpen, APIClosed: limits.APIClosed, Warnings: r.cfg.Warnings,
 	}, nil
 }
 

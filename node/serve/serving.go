@@ -326,7 +326,7 @@ func (s *Server) newStage(t target, e engine.Engine, cfg engine.Config, m measur
 		Group:    s.cfg.Network.Group,
 		Trusted:  s.cfg.Survey.Trusted,
 		Observer: stageObserver{s, strings.ToValidUTF8(t.model.Name(), ""), t.span},
-		Log:      s.cfg.Log.With("part", "stage"),
+		Log:      s.cfg.Log.With("part", "stage", "model", t.model.Name(), "blocks", t.span.String()),
 	}, e, s.cfg.Dialer)
 }
 

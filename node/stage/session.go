@@ -327,7 +327,11 @@ func (sess *session) end(e *protocol.Error) {
 // endAs ends the session once; the loop then frees its KV.
 func (sess *session) endAs(outcome string, e *protocol.Error) {
 	sess.endOnce.Do(func() {
-		defer func() { sess.stage.cfg.Observer.Closed(sess.report(outcome)) }()
+		defer func() {
+			r := sess.report(outcome)
+			sess.stage.cfg.Observer.Closed(r)
+			sess.stage.say("a session has ended", "peer", sess.peer, "stage", r.Index+1, "of", r.Stages, "outcome", r.Outcome, "rows", r.Rows, "took", time.Since(r.Opened).Round(time.Millisecond))
+		}()
 		sess.idle.Stop()
 		s := sess.stage
 		s.mu.Lock()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalnet/shoal/node/engine"
@@ -93,7 +94,8 @@ type Stage struct {
 	wake   chan struct{} // capacity 1: there may be work for the loop
 	done   chan struct{} // closed when the loop has ended
 	stats  stats
-	budget budget // of all replay buffers
+	budget budget        // of all replay buffers
+	lines  *rate.Limiter // of the log that clients cause
 
 	mu       sync.Mutex
 	sessions map[key]*session
@@ -160,7 +162,7 @@ func New(cfg Config, e Engine, dial Dialer) *Stage {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s := &Stage{
-		cfg: cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel,
+		cfg: cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel, lines: rate.NewLimiter(10, 100),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		sessions: map[key]*session{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{},
 	}
@@ -269,6 +271,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	defer func() {
 		if refused != nil {
 			s.cfg.Observer.Asked(refused.Code)
+			s.say("a session was refused", "peer", client.Peer(), "reason", refused.Code.Name())
 		}
 	}()
 	if err := s.check(o); err != nil {
@@ -333,6 +336,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	s.mu.Unlock()
 	s.stats.opened.Add(1)
 	s.cfg.Observer.Asked(protocol.Code_CODE_UNKNOWN)
+	s.say("a session was opened", "peer", client.Peer(), "stage", o.Index+1, "of", o.Stages)
 	kept = s.begin(sess, from)
 	s.mu.Lock()
 	sess.length, sess.computed, sess.truncate = kept, kept, kept > 0

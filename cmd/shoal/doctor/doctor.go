@@ -63,6 +63,7 @@ type Config struct {
 
 	API       string
 	APIKey    bool
+	NoKey     bool  // other machines can reach the API, and are refused because there is no key
 	Memory    int64 // bytes lent
 	Quota     int64
 	NoMDNS    bool
