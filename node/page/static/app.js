@@ -190,8 +190,9 @@ function drawStart() {
   if ($("adding").open && rights.owner) addingCatalogue.load();
 }
 
-function openInvite() {
+async function openInvite() {
   $("inviting").showModal();
+  if (!rights.owner) await askRights().catch(() => {}); // they may not be known yet
   manage.invite($("inviting-body"), state(), model());
 }
 
