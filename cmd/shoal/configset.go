@@ -99,10 +99,7 @@ func (o *ownSettings) read(path string) (cfg node.Config, all []setting, err err
 	if all, err = settingsNow(c, flags); err != nil {
 		return cfg, nil, err
 	}
-	if cfg, err = nodeConfig(c); err == nil {
-		_, err = parseLevel(c.String("log-level"))
-	}
-	if err != nil {
+	if cfg, err = nodeConfig(c); err != nil {
 		return cfg, nil, err
 	}
 	return cfg, all, cfg.Check()
