@@ -3,6 +3,8 @@ package node_test
 import (
 	"errors"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +48,15 @@ func TestAdjust(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "lending pauses", func() bool { return !view().Lending.Open })
+	ready := func() (int, string) {
+		w := httptest.NewRecorder()
+		n.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1/readyz", nil))
+		return w.Code, w.Body.String()
+	}
+	until(t, "it is not ready, and says why", func() bool {
+		code, body := ready()
+		return code == http.StatusServiceUnavailable && strings.Contains(body, "paused: outside the hours")
+	})
 	if l := view().Lending; l.Memory != 2<<30 || l.MaxSessions != 3 || l.Quota != 5<<30 || l.Hours != never.String() {
 		t.Errorf("%+v", l)
 	}
@@ -65,4 +76,17 @@ func TestAdjust(t *testing.T) {
 		t.Errorf("%v, %d", err, code(""))
 	}
 	until(t, "it lends again", func() bool { return view().Lending.Open })
+	until(t, "it is ready again", func() bool { code, _ := ready(); return code == http.StatusOK })
+}
+
+// TestExposed: which addresses of the API other machines can reach.
+func TestExposed(t *testing.T) {
+	for address, want := range map[string]bool{
+		"": false, "127.0.0.1:1": false, "localhost:1": false, "[::1]:1": false, "[::ffff:127.0.0.1]:1": false,
+		"0.0.0.0:1": true, "[::]:1": true, ":1": true, "192.0.2.1:1": true, "box.lan:1": true,
+	} {
+		if c := (node.Config{API: address}); c.Exposed() != want {
+			t.Errorf("%q: %v", address, !want)
+		}
+	}
 }

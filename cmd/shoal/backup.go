@@ -41,7 +41,7 @@ func backupCommand() *cli.Command {
 		Name: "backup", Usage: "save what makes this node the one it is: its key, port, settings, API keys and catalogues; no models", ArgsUsage: "FILE",
 		Description: "Writes a tar file that only you can read; whoever has it can pretend to be this node, so keep it like a key.\n" +
 			"A running node need not be stopped.\n\n" +
-			"shoal backup --home /var/lib/shoal shoal-backup.tar\n" +
+			"shoal backup --home /var/lib/shoal shoal-backup.tar   (-: to standard output)\n" +
 			"shoal backup restore --home /var/lib/shoal shoal-backup.tar",
 		Flags: []cli.Flag{homeFlag(), jsonFlag(), &cli.BoolFlag{Name: "list", Usage: "list what FILE has, instead of writing it"}},
 		Action: func(c *cli.Context) error {
@@ -54,6 +54,10 @@ func backupCommand() *cli.Command {
 			}
 			names, raw, err := packHome(c.String("home"))
 			if err != nil {
+				return err
+			}
+			if args[0] == "-" {
+				_, err = c.App.Writer.Write(raw)
 				return err
 			}
 			if err := files.Replace(args[0], raw, 0o600); err != nil {

@@ -99,10 +99,7 @@ func (o *ownSettings) read(path string) (cfg node.Config, all []setting, err err
 	if all, err = settingsNow(c, flags); err != nil {
 		return cfg, nil, err
 	}
-	if cfg, err = nodeConfig(c); err == nil {
-		_, err = parseLevel(c.String("log-level"))
-	}
-	if err != nil {
+	if cfg, err = nodeConfig(c); err != nil {
 		return cfg, nil, err
 	}
 	return cfg, all, cfg.Check()
@@ -144,7 +141,7 @@ func (o *ownSettings) ChangeSettings(_ context.Context, change api.SettingsChang
 		return nil, badChange(err, names)
 	}
 	if err := files.Rewrite(o.path, []byte(text)); err != nil {
-		return nil, fmt.Errorf("the configuration file cannot be written: %w", err)
+		return nil, api.Errorf(api.Refused, "the configuration file cannot be written: %w", err)
 	}
 	return o.apply(cfg, all, names)
 }
@@ -359,19 +356,26 @@ func settingsHere(c *cli.Context) (s settingsClient, runs bool, err error) {
 	if cl := running(c.Context, c.String("home")); cl != nil {
 		return cl, true, nil
 	}
+	o, err := fileSettings(c)
+	return o, false, err
+}
+
+// fileSettings returns the settings of the file in a context's home.
+func fileSettings(c *cli.Context) (*ownSettings, error) {
 	path, _ := configFile(c)
-	if path, err = filepath.Abs(path); err != nil {
-		return nil, false, err
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
 	}
 	o := &ownSettings{app: c.App, line: map[string][]string{"home": {c.String("home")}}, path: path, home: c.String("home"), next: map[string]any{}}
-	if err := os.MkdirAll(c.String("home"), 0o700); err != nil {
-		return nil, false, err
+	if err := os.MkdirAll(o.home, 0o700); err != nil {
+		return nil, err
 	}
 	// A file with a mistake in it must not keep a command from mending that.
 	if _, o.now, err = o.read(os.DevNull); err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	return o, false, nil
+	return o, nil
 }
 
 // settingsClient is what the commands use: a node, or the file alone.
@@ -491,6 +495,9 @@ func changeSettings(c *cli.Context, change api.SettingsChange) error {
 		return err
 	}
 	done, err := s.ChangeSettings(c.Context, change)
+	if cl, ok := s.(*api.Client); ok && errors.Is(err, &api.Error{Kind: api.Refused}) {
+		done, err = changeFile(c, cl, change)
+	}
 	if e := (*api.Error)(nil); errors.As(err, &e) && e.Kind == api.BadInput {
 		return usageError{withRemedy(err)}
 	}
@@ -498,6 +505,19 @@ func changeSettings(c *cli.Context, change api.SettingsChange) error {
 		return err
 	}
 	return printChanged(c, done, runs)
+}
+
+// changeFile changes the file of a running node that may not write it itself: a service
+// has its settings in /etc, which its administrator owns.
+func changeFile(c *cli.Context, cl *api.Client, change api.SettingsChange) (*api.SettingsChanged, error) {
+	o, err := fileSettings(c)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := o.ChangeSettings(c.Context, change); err != nil {
+		return nil, err
+	}
+	return cl.ReloadSettings(c.Context)
 }
 
 // printChanged reports what became of a change.

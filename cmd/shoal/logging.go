@@ -49,23 +49,30 @@ func inheritLogs(c *cli.Context) error {
 
 // setLogs makes this process log in a format from a level on.
 func setLogs(level, format string, w io.Writer) error {
-	l, err := parseLevel(level)
-	if err != nil {
+	if err := checkLogs(level, format); err != nil {
 		return err
 	}
-	var h slog.Handler
-	switch opts := (&slog.HandlerOptions{Level: &logLevel}); format {
-	case "text":
-		h = slog.NewTextHandler(w, opts)
-	case "json":
+	l, _ := parseLevel(level)
+	logLevel.Set(l)
+	opts := &slog.HandlerOptions{Level: &logLevel}
+	if format == "json" {
 		opts.ReplaceAttr = secondsOf
-		h = slog.NewJSONHandler(w, opts)
-	default:
+		slog.SetDefault(slog.New(slog.NewJSONHandler(w, opts)))
+	} else {
+		slog.SetDefault(slog.New(slog.NewTextHandler(w, opts)))
+	}
+	quietLibraries(l)
+	return nil
+}
+
+// checkLogs returns an error if a level or a format is not one.
+func checkLogs(level, format string) error {
+	if _, err := parseLevel(level); err != nil {
+		return err
+	}
+	if format != "text" && format != "json" {
 		return usageError{fmt.Sprintf("--log-format %q: use text or json", format)}
 	}
-	logLevel.Set(l)
-	slog.SetDefault(slog.New(h))
-	quietLibraries(l)
 	return nil
 }
 

@@ -119,6 +119,9 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
+	if err := checkLogs(c.String("log-level"), c.String("log-format")); err != nil {
+		return cfg, err
+	}
 	cfg.ListenPort, cfg.ListenAddrs = c.Int("listen-port"), splitList(c.StringSlice("listen"))
 	if cfg.API = c.String("api"); cfg.API == "off" {
 		cfg.API = ""

@@ -380,6 +380,7 @@ func TestPageConversations(t *testing.T) {
 
 	// How others come here.
 	if runtime.GOOS == "linux" {
+		b.until(20*time.Second, "a model is chosen again", `document.querySelector("#model").value === "bafyone"`)
 		b.click("#network .invite", "")
 		b.until(10*time.Second, "how to join and to open the page", `(t => t.includes("--bootstrap /ip4/192.168.1.7/udp/1/quic-v1/p2p/12D3KooWself --model one") && t.includes("https://192.168.1.7:11500/") && t.includes("AB:AB"))(document.querySelector("#inviting").textContent) && document.querySelectorAll("#inviting svg.qr").length === 3`)
 		b.shots("others")

@@ -208,7 +208,7 @@ func TestHelp(t *testing.T) {
 		"shoal bench xyzzy":          "there is no command \"bench xyzzy\"; see",
 		"shoal status --xyzzy":       "there is no flag --xyzzy; see",
 		"shoal peers somebody":       "takes no argument",
-		"shoal doctor --log-level x": "there is no flag",
+		"shoal status --log-level x": "there is no flag",
 	} {
 		var out, errOut bytes.Buffer
 		if code := run(strings.Split(line, " "), &out, &errOut); code != 2 || !strings.Contains(errOut.String(), want) {

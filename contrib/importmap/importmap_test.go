@@ -83,6 +83,7 @@ var allowed = map[string][]string{
 	"contrib/importmap":  nil,
 	"contrib/lint":       nil,
 	"contrib/nocgo":      nil,
+	"contrib/kubernetes": nil,
 	"contrib/prometheus": nil,
 }
 

@@ -45,7 +45,7 @@ func (l *accessLog) request(r *http.Request, v *visit, status int, err error, id
 	switch {
 	case kind == Internal:
 		level = slog.LevelWarn
-	case routine(r):
+	case routine(r), kind == Unauthorized: // for the latter see refusal
 		level = slog.LevelDebug
 	}
 	l.Log(r.Context(), level, "request", attrs...)

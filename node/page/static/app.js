@@ -62,8 +62,9 @@ const lost = new Map(); // peer -> when the route lost it
 const lostFor = 15000;
 const picture = new Picture($("picture"));
 
-function trouble(text) {
+function trouble(text, from = "") {
   $("trouble").hidden = !text;
+  $("trouble").dataset.from = from;
   say($("trouble"), text || "");
 }
 
@@ -110,10 +111,7 @@ async function look() {
       redraw();
     } catch (err) {
       if (err.status === 401) askKey(err.message);
-      else {
-        trouble(err.message);
-        $("trouble").dataset.from = "view";
-      }
+      else trouble(err.message, "view");
     }
   }
   looking = setTimeout(look, current ? 700 : 1500);

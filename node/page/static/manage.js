@@ -219,7 +219,7 @@ async function otherDevices(el, st) {
   const url = (st.urls ?? []).find((u) => !/^https?:\/\/(127\.|\[::1\])/.test(u));
   el.append(h("h3", null, "This page on a phone"));
   if (!url) {
-    el.append(h("p", { class: "fine" }, "Other devices cannot open it: this node's API listens only on this machine. ", h("code", null, "shoal node --api 0.0.0.0:11500 --api-key-file FILE --tls"), " opens it to devices that have the key."));
+    el.append(h("p", { class: "fine" }, "Other devices cannot open it: this node's API listens only on this machine. ", h("code", null, "shoal key add phone"), " makes a key, and ", h("code", null, "shoal node --api 0.0.0.0:11500 --tls"), " opens the page to devices that have it."));
     return;
   }
   el.append(h("div", { class: "command" }, h("code", { tabindex: "0" }, url), copyButton("Copy the address", () => url)));
