@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -28,7 +29,7 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if read, err := ReadWord(dir); err != nil || read != word || word.API == word.Metrics || word.PID != os.Getpid() {
+	if read, err := ReadWord(dir); err != nil || !reflect.DeepEqual(read, word) || word.API == word.Metrics || word.PID != os.Getpid() {
 		t.Errorf("%+v, %+v, %v", word, read, err)
 	}
 	unix := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

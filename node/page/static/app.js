@@ -257,6 +257,9 @@ const names = (hops) => (hops.length === 0 ? "a stage" : hops.map((x) => `${who(
 
 let follows = true;
 let lastTop = 0;
+let lastShape = "";
+
+const shape = () => `${$("log").clientWidth} ${$("log").clientHeight}`;
 
 function atEnd() {
   const log = $("log");
@@ -267,11 +270,14 @@ function toEnd(always) {
   if (always) follows = true;
   if (follows) $("log").scrollTop = chat.messages.length > 0 ? $("log").scrollHeight : 0;
   lastTop = $("log").scrollTop;
+  lastShape = shape();
   $("latest").hidden = follows || atEnd();
 }
 
 function scrolled() {
-  const top = $("log").scrollTop;
+  const log = $("log");
+  const top = log.scrollTop;
+  if (shape() !== lastShape) return toEnd(false); // the window has changed, not the reader's mind
   if (atEnd()) follows = true;
   else if (top < lastTop - 2) follows = false; // growing text moves nothing up: a reader does
   lastTop = top;
@@ -750,7 +756,9 @@ $("model").addEventListener("change", () => {
 });
 $("log").addEventListener("scroll", scrolled);
 $("latest").addEventListener("click", () => toEnd(true));
-new ResizeObserver(() => toEnd(false)).observe($("messages")); // answers are drawn a frame later
+const resized = new ResizeObserver(() => toEnd(false));
+resized.observe($("messages")); // answers are drawn a frame later
+resized.observe($("log"));
 for (const b of document.querySelectorAll("nav button")) b.addEventListener("click", () => show(b.dataset.view));
 document.addEventListener("visibilitychange", () => !document.hidden && look());
 
