@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -247,5 +248,59 @@ func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 func skipNoTable(t *testing.T) {
 	if _, err := os.Stat("/proc/self/net/tcp"); err != nil {
 		t.Skip(fmt.Sprint("the kernel does not say whose sockets are whose: ", err))
+	}
+}
+
+// keyring has one named key, "alice", which counts what it is used for; empty has none.
+type keyring struct {
+	rest  // never asked here
+	empty bool
+	used  atomic.Int64
+}
+
+type rest struct{}
+
+func (rest) Keys() []Key                              { return nil }
+func (rest) AddKey(string, KeyLimits) (string, error) { return "", nil }
+func (rest) RemoveKey(string) error                   { return nil }
+
+func (k *keyring) Any() bool { return !k.empty }
+func (k *keyring) Caller(secret string) Caller {
+	if k.empty || secret != "alice" {
+		return nil
+	}
+	return &holding{ring: k}
+}
+
+type holding struct {
+	Caller
+	ring *keyring
+}
+
+func (h *holding) Name() string { return "alice" }
+func (h *holding) Admit() error { h.ring.used.Add(1); return nil }
+
+// TestOwnerWithNamedKeys: once there is a named key, the page needs it, its holder is no
+// owner, and looking at the node is not counted as a use of the key.
+func TestOwnerWithNamedKeys(t *testing.T) {
+	ring := &keyring{empty: true}
+	srv := startOwned(t, func(c *Config) { c.Keys = ring })
+	ask := func(header ...string) (int, string) {
+		resp, body := do(t, http.MethodGet, srv.URL+"/shoal/v1/owner", "", append(header, "Sec-Fetch-Site", "same-origin")...)
+		return resp.StatusCode, body
+	}
+	if status, body := ask(); status != 200 || strings.Contains(body, `"owner":true`) != (runtime.GOOS == "linux") {
+		t.Errorf("without a key: %d %s", status, body)
+	}
+	session := openSession(t, srv, ownerCode(t, srv))
+	ring.empty = false
+	if status, _ := ask(); status != 401 {
+		t.Errorf("the page without the key: %d", status)
+	}
+	if status, body := ask("Authorization", "Bearer alice"); status != 200 || strings.Contains(body, `"owner":true`) || ring.used.Load() != 0 {
+		t.Errorf("the holder of a key: %d %s, %d uses", status, body, ring.used.Load())
+	}
+	if status, body := ask(ownerHeader, session); status != 200 || !strings.Contains(body, `"owner":true`) {
+		t.Errorf("the owner: %d %s", status, body)
 	}
 }
