@@ -51,9 +51,12 @@ func (l *Library) importListed(ctx context.Context, e *catalog.Entry, name strin
 // importSource imports a model from a file, a directory, an address, or this program
 // itself.
 func (l *Library) importSource(ctx context.Context, req api.AddRequest, w Want) (*store.Model, error) {
-	opt := store.AddOptions{Name: req.Name, Span: w.Span, Progress: w.Progress}
+	var mark store.Mark
+	opt := store.AddOptions{Name: req.Name, Span: w.Span, Progress: w.Progress, Read: &mark}
 	from := req.Source
-	if isDirectory(from) {
+	dir := isDirectory(from)
+	if dir {
+		before := store.DirMark(from)
 		path, done, err := l.convertDirectory(ctx, req, w.Progress)
 		if err != nil {
 			return nil, err
@@ -62,7 +65,7 @@ func (l *Library) importSource(ctx context.Context, req api.AddRequest, w Want) 
 		if opt.Name == "" {
 			opt.Name = convertedName(from, req.Quantize)
 		}
-		from, opt.Transient = path, true
+		from, opt.Transient, opt.Read, mark = path, true, nil, before
 	} else if req.Quantize != "" {
 		return nil, api.Errorf(api.BadInput, "only a directory of safetensors is quantized; %s is none", req.Source)
 	}
@@ -77,7 +80,11 @@ func (l *Library) importSource(ctx context.Context, req api.AddRequest, w Want) 
 			opt.Name = tinymodel.Name
 		}
 	}
-	return l.addToStore(ctx, from, opt)
+	m, err := l.addToStore(ctx, from, opt)
+	if err == nil && (dir || !opt.Transient) {
+		err = l.sources.set(quantized(req.Source, req.Quantize), sourced{m.ID().String(), mark})
+	}
+	return m, err
 }
 
 // writeOwn writes the program's own model into a temporary file.

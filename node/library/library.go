@@ -70,6 +70,7 @@ type Library struct {
 	cfg      Config
 	store    *store.Store
 	names    *names
+	sources  *sources
 	resolver *resolver
 
 	tools       once[cid.Cid, *Tools] // of the models in use; they are large
@@ -87,16 +88,21 @@ var (
 )
 
 // New makes the library of a store that is open, and removes what imports that a
-// crash cut short left in the home. It fails if the home's file of names is damaged.
+// crash cut short left in the home. It fails if the home's file of
+// names, or that of sources, is damaged.
 func New(cfg Config) (*Library, error) {
 	names, err := openNames(cfg.Home, cfg.Catalog)
 	if err != nil {
 		return nil, err
 	}
+	from, err := openSources(cfg.Home)
+	if err != nil {
+		return nil, err
+	}
 	sweep(cfg.Home, cfg.Log)
 	return &Library{
-		cfg: cfg, store: cfg.Store, names: names, encoding: semaphore.NewWeighted(encodeRoom),
-		resolver: &resolver{store: cfg.Store, names: names, net: cfg.Network, manifest: cfg.Exchange.Manifest, survey: cfg.Survey},
+		cfg: cfg, store: cfg.Store, names: names, sources: from, encoding: semaphore.NewWeighted(encodeRoom),
+		resolver: &resolver{store: cfg.Store, names: names, sources: from, net: cfg.Network, manifest: cfg.Exchange.Manifest, survey: cfg.Survey},
 	}, nil
 }
 
