@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
 	"github.com/shoalnet/shoal/node/store"
-	"github.com/shoalnet/shoal/protocol"
 )
 
 // ownPattern names the files in the home from which the program's own model is
@@ -114,26 +112,20 @@ func (l *Library) addToStore(ctx context.Context, from string, opt store.AddOpti
 	}
 	m, err := l.store.Add(ctx, from, opt)
 	if err == nil {
-		l.cfg.Changed()
+		l.cfg.Exchange.Gained(m.ID())
+		l.gained()
 	}
 	return m, err
+}
+
+// gained tells of what has come.
+func (l *Library) gained() {
+	l.cfg.Changed()
+	if l.cfg.Gained != nil {
+		l.cfg.Gained()
+	}
 }
 
 // Imported is how many bytes of models were read from origins when they were
 // imported.
 func (l *Library) Imported() uint64 { return l.imported.Load() }
-
-// importing returns the progress of an import for a span to be served.
-func (l *Library) importing(name string, span *protocol.Span) func(done, total int64) {
-	var of protocol.Span
-	if span != nil {
-		of = *span
-	}
-	last := time.Now()
-	return func(done, total int64) {
-		if time.Since(last) > time.Second {
-			last = time.Now()
-			l.cfg.Importing(name, of, done, total)
-		}
-	}
-}

@@ -45,6 +45,8 @@ func (c *crowd) Fetch(context.Context, cid.Cid, exchange.Want, func(exchange.Pro
 	return exchange.ErrNotFound
 }
 
+func (c *crowd) Gained(cid.Cid) {}
+
 func (c *crowd) Manifest(_ context.Context, id cid.Cid) ([]byte, error) {
 	if raw := c.manifests[id.KeyString()]; raw != nil {
 		return raw, nil
