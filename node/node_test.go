@@ -238,7 +238,7 @@ func TestAuto(t *testing.T) {
 	}
 	// Memory for about half of the model with its KV.
 	auto := func(boot []string) node.Config {
-		return node.Config{Bootstrap: boot, Memory: 3 << 20, KVTokens: 1024, Serve: []node.ServeSpec{{Model: "tales", Span: "auto"}}}
+		return node.Config{Bootstrap: boot, Memory: 8 << 20, KVTokens: 1024, Serve: []node.ServeSpec{{Model: "tales", Span: "auto"}}}
 	}
 	origin, addrs := start(t, node.Config{}, false) // holds it and serves nothing
 	if _, err := origin.Client().Add(t.Context(), api.AddRequest{Source: file}, nil); err != nil {

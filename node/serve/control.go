@@ -170,6 +170,10 @@ func (t target) served() *api.Served {
 // Stop implements api.Controller.
 func (s *Server) Stop(ctx context.Context, req api.StopRequest) error {
 	s.mu.Lock()
+	if s.base == nil || s.ended {
+		s.mu.Unlock()
+		return api.Errorf(api.Refused, "this node is leaving, or has not begun to serve")
+	}
 	var list []*serving
 	for _, v := range s.spans {
 		if v.called(req.Model) {
@@ -184,17 +188,19 @@ func (s *Server) Stop(ctx context.Context, req api.StopRequest) error {
 	for _, v := range list {
 		v.stop() // all drain at the same time
 	}
-	for _, v := range list {
-		s.work.Go(func() { s.end(v) }) // whether the caller waits or not
-	}
-	for _, v := range list {
-		select {
-		case <-v.over:
-		case <-ctx.Done():
-			return ctx.Err()
+	gone := make(chan struct{})
+	s.work.Go(func() { // whether the caller waits or not
+		defer close(gone)
+		for _, v := range list {
+			s.end(v)
 		}
+	})
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return nil
 }
 
 // called reports that a span is of a model of that name. Called with Server.mu held.

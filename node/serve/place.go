@@ -420,29 +420,36 @@ func (s *Server) leftOf(v *serving, m *store.Model) int64 {
 // passBytes is what the smallest passes through a span of a model take besides its
 // weights and KV cells.
 func (s *Server) passBytes(m *store.Model) int64 {
-	info, c := s.modelInfo(m), s.costsOf(target{m, protocol.Span{From: 0, To: 1}})
-	return leastBatch * (c.row + c.score*int64(info.KVTokens))
+	c := s.costsOf(target{m, protocol.Span{From: 0, To: 1}})
+	return leastBatch * (c.row + c.score*int64(s.modelInfo(m).KVTokens))
 }
 
 // comfort is what a target takes with as many KV cells as a span of the node's own choice
 // is to have, in bytes.
 func (s *Server) comfort(t target) int64 {
-	info := s.modelInfo(t.model)
-	return info.Bytes(t.span) + s.passBytes(t.model)
+	return s.costsOf(t).bytes(s.autoCells(t.model), leastBatch)
+}
+
+// autoCells is how many KV cells a span of the node's own choice is to have at least.
+func (s *Server) autoCells(m *store.Model) int {
+	if s.cfg.KVTokens > 0 {
+		return s.cfg.KVTokens
+	}
+	return int(min(max(m.Manifest().Context, 512), 4096))
 }
 
 // modelInfo is what a span of a model costs.
 func (s *Server) modelInfo(m *store.Model) placement.ModelInfo {
 	man := m.Manifest()
-	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: int(min(max(man.Context, 512), 4096))}
+	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: laid(s.autoCells(m), s.cfg.MaxSessions)}
 	for _, sh := range man.Shards {
 		switch sh.Kind {
 		case protocol.ShardBlock:
 			info.BlockBytes = max(info.BlockBytes, sh.Size)
 		case protocol.ShardEmbedding:
 			info.EmbedBytes = sh.Size
-			if man.TiedOutput {
-				info.HeadBytes += sh.Size
+			if man.TiedOutput { // see costsOf
+				info.EmbedBytes, info.HeadBytes = 2*sh.Size, info.HeadBytes+2*sh.Size
 			}
 		case protocol.ShardOutput:
 			info.HeadBytes += sh.Size

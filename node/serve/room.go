@@ -7,6 +7,7 @@ import (
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // The memory lent, shared by all spans: weights, KV cells and the buffers of a pass
@@ -77,33 +78,47 @@ type size struct {
 
 // costs are what an engine of a target takes, in bytes.
 type costs struct {
-	weights, cell int64 // a cell is that of all its blocks
-	row           int64 // of a pass, without its part per cell
-	score         int64 // of a row per cell that it looks at
+	weights  int64
+	cell     int64 // of KV, in all its blocks
+	row      int64 // of a pass, without its part per cell
+	score    int64 // of a row per cell that it looks at
+	sessions int
 }
 
+// costsOf are as node/engine/ggml was found to take: within a tenth, for the families of
+// models that were tried.
 func (s *Server) costsOf(t target) costs {
 	man := t.model.Manifest()
-	c := costs{cell: s.kvBytes(t.model) * int64(t.span.Len()), score: 4, row: 64 * man.Width}
+	c := costs{cell: s.kvBytes(t.model) * int64(t.span.Len()), row: 16*man.Width + 8<<10, sessions: s.cfg.MaxSessions}
 	for _, i := range t.shards() {
 		c.weights += man.Shards[i].Size
+		if man.Shards[i].Kind == protocol.ShardEmbedding && man.TiedOutput { // loaded once for each of its two uses
+			c.weights += man.Shards[i].Size
+		}
 	}
 	if h, err := t.model.Header(); err == nil {
 		heads, _ := h.Uint(h.Arch("attention.head_count"))
 		hidden, _ := h.Uint(h.Arch("feed_forward_length"))
-		c.score += 8 * int64(min(heads, 1<<10))
-		c.row += 12 * int64(min(hidden, 1<<24))
+		c.score = 4 * int64(min(heads, 1<<10))
+		c.row += 4 * int64(min(hidden, 1<<24))
 	}
 	return c
 }
 
-// bytes is what an engine takes in all. graph corrects the estimate of its buffers.
-func (c costs) bytes(cells, batch int, graph float64) int64 {
-	return c.weights + c.cell*int64(cells) + int64(graph*float64(int64(batch)*(c.row+c.score*int64(cells))))
+// bytes is what an engine takes in all.
+func (c costs) bytes(cells, batch int) int64 {
+	n := int64(laid(cells, c.sessions))
+	return c.weights + c.cell*n + int64(batch)*(c.row+c.score*n)
+}
+
+// laid is how many cells an engine has that is to hold so many: of each session the last
+// page is not full, and there is one session more than is served.
+func laid(cells, sessions int) int {
+	return (sessions + 1) * (max(1, cells/max(1, sessions)) + engine.PrefixPage)
 }
 
 // least is the smallest engine of a target that is of use.
-func (s *Server) least(t target, graph float64) size {
+func (s *Server) least(t target) size {
 	cells := leastCells
 	if man := t.model.Manifest(); man.Context > 0 {
 		cells = int(min(man.Context, leastCells))
@@ -111,21 +126,21 @@ func (s *Server) least(t target, graph float64) size {
 	if s.cfg.KVTokens > 0 {
 		cells = s.cfg.KVTokens
 	}
-	return size{cells, leastBatch, s.costsOf(t).bytes(cells, leastBatch, graph)}
+	return size{cells, leastBatch, s.costsOf(t).bytes(cells, leastBatch)}
 }
 
 // sizeOf is the largest engine of a target that is wanted and fits into room: with as
 // many cells as a quarter of the memory lent holds, but at most those of eight sessions
 // of the model's whole context, or 64k. Where room is short, first passes have fewer
 // rows, then there are fewer cells.
-func (s *Server) sizeOf(t target, room int64, graph float64) (size, bool) {
-	least, c := s.least(t, graph), s.costsOf(t)
+func (s *Server) sizeOf(t target, room int64) (size, bool) {
+	least, c := s.least(t), s.costsOf(t)
 	want := s.cfg.KVTokens
 	if want <= 0 {
 		want = max(least.cells, int(s.kvTokens(t)))
 	}
 	for batch := maxBatch; batch >= leastBatch; batch /= 2 {
-		if n := c.bytes(want, batch, graph); n <= room {
+		if n := c.bytes(want, batch); n <= room {
 			return size{want, batch, n}, true
 		}
 	}
@@ -134,16 +149,9 @@ func (s *Server) sizeOf(t target, room int64, graph float64) (size, bool) {
 	}
 	cells := least.cells
 	for more := want - cells; more > 0; more /= 2 {
-		if c.bytes(cells+more, leastBatch, graph) <= room {
+		if c.bytes(cells+more, leastBatch) <= room {
 			cells += more
 		}
 	}
-	return size{cells, leastBatch, c.bytes(cells, leastBatch, graph)}, true
-}
-
-// correction is how much larger the buffers of an engine are than was estimated.
-func (c costs) correction(info *engine.Info) float64 {
-	plain := c.bytes(info.KVTokens, info.MaxBatch, 1) - c.bytes(info.KVTokens, info.MaxBatch, 0)
-	took := int64(info.Weights+info.KV+info.Graph) - c.bytes(info.KVTokens, info.MaxBatch, 0)
-	return max(1, float64(took)/float64(max(1, plain)))
+	return size{cells, leastBatch, c.bytes(cells, leastBatch)}, true
 }

@@ -146,7 +146,7 @@ func (s *serving) run(ctx context.Context) error {
 func (s *serving) keep(ctx context.Context, t target) error {
 	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
 	defer s.release()
-	if err := s.reserve(s.srv.least(t, 1).bytes); err != nil { // before anything is fetched
+	if err := s.reserve(s.srv.least(t).bytes); err != nil { // before anything is fetched
 		return err
 	}
 	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
@@ -258,16 +258,16 @@ func (s *serving) fetch(ctx context.Context, t target) error {
 // load loads the target into an engine that fits into the memory lent. The error is a
 // noRoom if none does, those of Config.Load, or of the shards.
 func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Config, error) {
-	srv, costs := s.srv, s.srv.costsOf(t)
-	graph := 1.0
+	srv := s.srv
+	extra := int64(0) // bytes that the engine takes beyond the estimate
 	for try := 1; ; try++ {
 		room := srv.leftFor(s)
-		z, ok := srv.sizeOf(t, room, graph)
+		z, ok := srv.sizeOf(t, room-extra)
 		cfg := srv.engineConfig(t, z)
 		if !ok {
-			return nil, cfg, remedy.For(noRoom{z.bytes, room, srv.cfg.Memory}, remedy.RaiseMemory)
+			return nil, cfg, remedy.For(noRoom{z.bytes + extra, room, srv.cfg.Memory}, remedy.RaiseMemory)
 		}
-		if err := s.reserve(z.bytes); err != nil {
+		if err := s.reserve(z.bytes + extra); err != nil {
 			return nil, cfg, err
 		}
 		s.claim(z.bytes)
@@ -287,7 +287,7 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 			return e, cfg, nil
 		}
 		_ = e.Close()
-		if graph *= 1.05 * costs.correction(&info) / graph; try == loadTries {
+		if extra = max(extra, took-z.bytes); try == loadTries {
 			return nil, cfg, err
 		}
 		srv.cfg.Log.Info("the engine takes more than foreseen, and is loaded smaller", "model", t.model.Name(), "bytes", took)
