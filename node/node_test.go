@@ -36,11 +36,17 @@ func TestMain(m *testing.M) {
 // serves is ready. It returns the addresses to join it at.
 func start(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string) {
 	t.Helper()
+	cfg.Lend = lend.Rules{OnBattery: true}
+	return startWith(t, cfg, ready)
+}
+
+// startWith is start for a node with its own rules of lending.
+func startWith(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string) {
+	t.Helper()
 	var mu sync.Mutex
 	var addrs []string
 	cfg.Home, cfg.NoMDNS, cfg.Threads, cfg.DrainTime = t.TempDir(), true, 1, time.Second
 	cfg.Engine = engineFor(t, cfg)
-	cfg.Lend = lend.Rules{OnBattery: true}
 	cfg.ListenAddrs = []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 	cfg.Events = func(e node.Event) {
 		mu.Lock()
