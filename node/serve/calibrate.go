@@ -64,7 +64,7 @@ func (s *Server) kvBytes(m *store.Model) int64 {
 
 // calibrateTime is after how long a measurement takes no further pass, so that it
 // ends soon on a machine that is slow for its span.
-const calibrateTime = time.Second
+const calibrateTime = 300 * time.Millisecond
 
 // calibrate measures what a row costs, alone and in a chunk. It also proves that the
 // span computes at all.
