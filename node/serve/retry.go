@@ -3,9 +3,6 @@ package serve
 import (
 	"context"
 	"errors"
-	"fmt"
-	"hash/fnv"
-	"math/bits"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -13,7 +10,6 @@ import (
 	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/store"
-	"github.com/shoalnet/shoal/protocol"
 )
 
 const (
@@ -122,41 +118,8 @@ func (s *serving) prospects() uint64 {
 	s.srv.mu.Lock()
 	m := s.target.model
 	s.srv.mu.Unlock()
-	id := cid.Undef
-	if m != nil {
-		id = m.ID()
+	if m == nil {
+		return s.srv.cfg.Survey.Prospects(cid.Undef, s.spec.Model)
 	}
-	concerns := func(of cid.Cid, name string) bool {
-		if m != nil {
-			return of == id
-		}
-		return protocol.MatchModel(s.spec.Model, of, []string{name}) != protocol.MatchNone
-	}
-	h, some := fnv.New64a(), false
-	for _, o := range s.srv.cfg.Network.Known(id) {
-		if o.From == s.srv.cfg.Network.Self() {
-			continue
-		}
-		for _, held := range o.Shards {
-			if !concerns(held.ModelID(), held.Name) {
-				continue
-			}
-			n := 0
-			for _, b := range held.Bitmap {
-				n += bits.OnesCount8(b)
-			}
-			fmt.Fprintln(h, o.From, n)
-			some = true
-		}
-		for _, sp := range o.Spans {
-			if m == nil && concerns(sp.ModelID(), sp.Name) {
-				fmt.Fprintln(h, o.From)
-				some = true
-			}
-		}
-	}
-	if !some {
-		return 0
-	}
-	return h.Sum64() | 1
+	return s.srv.cfg.Survey.Prospects(m.ID(), "")
 }

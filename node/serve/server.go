@@ -54,7 +54,6 @@ type Network interface {
 	Group(peer.ID) string // of addresses
 	// SetOffers offers body to peers, and own to this node itself; nil: body.
 	SetOffers(body, own *protocol.OfferBody) error
-	Known(model cid.Cid) []*protocol.Offer
 	// Offers returns the known offers of a model's peers, and asks for more until
 	// they are enough.
 	Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer
@@ -64,6 +63,9 @@ type Network interface {
 // Survey is what this node knows of its peers.
 type Survey interface {
 	Trusted(peer.ID) bool
+	// Prospects is another number when peers offer something else of a model, or, if it
+	// is undefined, of what is called so; 0: they offer nothing.
+	Prospects(model cid.Cid, name string) uint64
 	Choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (*route.Route, map[string]session.Hop, error)
 	PlacementPeers(ctx context.Context, models map[cid.Cid]*protocol.Manifest) []placement.Peer
 }

@@ -71,8 +71,6 @@ func (a *around) Offers(context.Context, cid.Cid, func([]*protocol.Offer) bool) 
 	return nil
 }
 
-func (a *around) Known(cid.Cid) []*protocol.Offer { return nil }
-
 func (a *around) SetOffers(body, own *protocol.OfferBody) error {
 	a.srv.Snapshot()
 	a.mu.Lock()
