@@ -27,6 +27,7 @@ import (
 type Config struct {
 	Home        string        // data directory
 	Version     string        // of the software, for peers
+	Name        string        // of this machine, which only trusted peers are told; "": the host's name
 	ListenPort  int           // QUIC and TCP; 0: drawn once and kept in Home
 	ListenAddrs []string      // multiaddrs, instead of ListenPort on all interfaces
 	Bootstrap   []string      // multiaddrs with /p2p/
@@ -112,6 +113,9 @@ func (c *Config) Check() error {
 			return badSetting("api-origin", "%q: write it like https://chat.example or http://localhost:3000", o)
 		}
 	}
+	if c.Name != "" && c.Name != protocol.MachineName(c.Name) {
+		return badSetting("name", "%q: write at most %d bytes, without control characters", c.Name, protocol.MaxMachineName)
+	}
 	if c.Threads < 0 || c.Threads > runtime.NumCPU() {
 		return badSetting("threads", "%d: this machine has %d cores", c.Threads, runtime.NumCPU())
 	}
@@ -161,6 +165,10 @@ func (c *Config) setDefaults() error {
 	if c.Memory == 0 {
 		c.Memory = serve.MachineMemory() / 2
 	}
+	if c.Name == "" {
+		c.Name, _ = os.Hostname() // a machine need not have a name
+	}
+	c.Name = protocol.MachineName(c.Name)
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 32
 	}

@@ -43,7 +43,7 @@ func (n *Node) served() serve.Config {
 		load = engine.InChild()
 	}
 	return serve.Config{
-		Light: c.Client, Specs: c.Serve, Home: c.Home, Memory: c.Memory, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices,
+		Light: c.Client, Name: c.Name, Specs: c.Serve, Home: c.Home, Memory: c.Memory, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices,
 		KVType: c.KVType, KVTokens: c.KVTokens, Exact: c.Exact, MaxSessions: c.MaxSessions, DrainTime: c.DrainTime, Lend: c.Lend,
 		Load: load, InProcess: c.Engine != nil,
 		Models: models{n}, Network: n.net, Survey: n.survey, Probe: n.generator.Probe, Dialer: stageDialer{streams{n.net}}, Stages: n.stages,
@@ -55,7 +55,7 @@ func (n *Node) served() serve.Config {
 func (n *Node) reported() report.Config {
 	c := &n.cfg
 	return report.Config{
-		Version: c.Version, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, APIOpen: c.APIOpen && c.APIKey == "",
+		Version: c.Version, Name: c.Name, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, APIOpen: c.APIOpen && c.APIKey == "",
 		Memory: c.Memory, Quota: c.Quota, Up: c.Up, Down: c.Down, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices, MaxSessions: c.MaxSessions, Lend: c.Lend,
 		API: n.apiAddress, Warnings: c.Warnings, Drain: n.Drain,
 		Network: n.net, Exchange: n.exchange, Store: n.store, Survey: n.survey, Serving: n.serve.Snapshot, Library: models{n},

@@ -37,6 +37,7 @@ const (
 	MaxTrace       = 55        // a session's trace context
 	MaxFormat      = 128 << 10 // the format of an answer
 	BucketBlocks   = 16        // blocks that share a provider key
+	MaxMachineName = 63        // a machine's name
 )
 
 // Span is a run of consecutive blocks [From, To).

@@ -810,6 +810,7 @@ type StatusReply struct {
 	Spans         []*SpanStatus          `protobuf:"bytes,1,rep,name=spans,proto3" json:"spans,omitempty"`
 	UptimeMs      uint64                 `protobuf:"varint,2,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
 	Rtts          []*PeerRTT             `protobuf:"bytes,3,rep,name=rtts,proto3" json:"rtts,omitempty"` // measured to peers with live connections, 64 at most
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"` // of the machine, told only to peers that its operator trusts
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -863,6 +864,13 @@ func (x *StatusReply) GetRtts() []*PeerRTT {
 		return x.Rtts
 	}
 	return nil
+}
+
+func (x *StatusReply) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 type PeerRTT struct {
@@ -3074,11 +3082,12 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\tenvelopes\x18\x01 \x03(\fR\tenvelopes\"=\n" +
 	"\rStatusRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x16\n" +
-	"\x06prefix\x18\x02 \x03(\x06R\x06prefix\"w\n" +
+	"\x06prefix\x18\x02 \x03(\x06R\x06prefix\"\x8b\x01\n" +
 	"\vStatusReply\x12'\n" +
 	"\x05spans\x18\x01 \x03(\v2\x11.shoal.SpanStatusR\x05spans\x12\x1b\n" +
 	"\tuptime_ms\x18\x02 \x01(\x04R\buptimeMs\x12\"\n" +
-	"\x04rtts\x18\x03 \x03(\v2\x0e.shoal.PeerRTTR\x04rtts\"-\n" +
+	"\x04rtts\x18\x03 \x03(\v2\x0e.shoal.PeerRTTR\x04rtts\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"-\n" +
 	"\aPeerRTT\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x0e\n" +
 	"\x02us\x18\x02 \x01(\rR\x02us\"\xd6\x01\n" +

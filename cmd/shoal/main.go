@@ -41,12 +41,18 @@ func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	engine.ChildMain(ggml.Backend{})
 	convert.ChildMain(canCompute)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it; else the terminal was closed, or the connection to it lost
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	context.AfterFunc(ctx, stop) // the first signal asks it to leave, the second kills it
 	app := newApp(stdout, stderr)
-	err := app.RunContext(ctx, args)
-	return exitCode(ctx, err, stderr)
+	dropEmpty(app)
+	line := arrange(app, args)
+	err := app.RunContext(ctx, line.args)
+	return exitCode(ctx, err, strings.Join(append([]string{"shoal"}, line.path...), " "), stderr)
 }
 
 func canCompute(md interface{ Value(key string) any }) error { return engine.Check(md) }
@@ -70,7 +76,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		UseShortOptionHandling: true,
 		Description:            firstSteps + "\n\n" + exitCodes,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "log-level", Value: "warn", EnvVars: []string{"SHOAL_LOG_LEVEL"}, Usage: "debug, info, warn or error; logs go to stderr"},
+			logLevelFlag(),
 		},
 		Commands: []*cli.Command{
 			nodeCommand(), configCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(),
@@ -91,13 +97,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			if w := ggml.BuiltForThisMachine(); w != "" && os.Getenv("SHOAL_QUIET_BUILD") == "" {
 				fmt.Fprintln(stderr, "shoal: warning:", w)
 			}
-			var level slog.Level
-			if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
-				return usageError{fmt.Sprintf("--log-level %q: use debug, info, warn or error", c.String("log-level"))}
-			}
-			slog.SetDefault(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
-			quietLibraries(level, stderr)
-			return nil
+			return startLog(c)
 		},
 	}
 	for _, c := range app.Commands {
@@ -105,6 +105,24 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	}
 	cli.FlagStringer = flagLine
 	return app
+}
+
+// logLevelFlag is a flag of the whole program, and one of a node's settings, which its
+// configuration file may hold.
+func logLevelFlag() *cli.StringFlag {
+	return &cli.StringFlag{Name: "log-level", Value: "warn", EnvVars: []string{"SHOAL_LOG_LEVEL"}, Usage: "what to log to standard error: debug, info, warn or error"}
+}
+
+// startLog makes the default log one of the level that the flags or a node's settings
+// say.
+func startLog(c *cli.Context) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
+		return usageError{fmt.Sprintf("--log-level %q: use debug, info, warn or error", c.String("log-level"))}
+	}
+	slog.SetDefault(slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level})))
+	quietLibraries(level, c.App.ErrWriter)
+	return nil
 }
 
 // libraryLine formats a flag's line of help as the library does.
@@ -213,9 +231,12 @@ func unknownCommand(full, name string, commands []*cli.Command) error {
 func unknownFlag(err error, flags []cli.Flag) error {
 	name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
 	if !ok {
-		return usageError{err.Error()}
+		return usageError{flagProblem(err.Error())}
 	}
 	name = strings.TrimLeft(name, "-")
+	if strings.ContainsAny(name, " \t\n") { // a text, such as "-5 degrees"
+		return usageError{"a text that begins with a dash goes behind --"}
+	}
 	var names []string
 	for _, f := range flags {
 		if v, ok := f.(cli.VisibleFlag); !ok || v.IsVisible() {
@@ -227,6 +248,22 @@ func unknownFlag(err error, flags []cli.Flag) error {
 		message += "; did you mean --" + near + "?"
 	}
 	return usageError{message}
+}
+
+// flagProblem says what is wrong with a flag's value, in place of Go's words.
+func flagProblem(message string) string {
+	if name, ok := strings.CutPrefix(message, "flag needs an argument: -"); ok {
+		return fmt.Sprintf("--%s needs a value", strings.TrimLeft(name, "-"))
+	}
+	value, rest, ok := strings.Cut(strings.TrimPrefix(message, "invalid value "), " for flag -")
+	name, why, ok2 := strings.Cut(rest, ": ")
+	if !ok || !ok2 {
+		return message
+	}
+	if why == "parse error" {
+		why = "that is not a value it takes"
+	}
+	return fmt.Sprintf("--%s %s: %s", name, value, why)
 }
 
 // nearestWord returns the entry of a list that was probably meant by word, or "".
@@ -260,7 +297,7 @@ func jsonFlag() cli.Flag {
 // noArgs refuses arguments that would be ignored.
 func noArgs(c *cli.Context) error {
 	if c.Args().Present() {
-		return usageError{fmt.Sprintf("%s takes no argument %q", c.Command.FullName(), c.Args().First())}
+		return usageError{fmt.Sprintf("`%s` takes no argument %q", commandName(c), c.Args().First())}
 	}
 	return nil
 }

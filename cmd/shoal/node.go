@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,7 +15,6 @@ import (
 	"github.com/urfave/cli/v2/altsrc"
 
 	"github.com/shoalnet/shoal/node"
-	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/testnet/link"
 )
@@ -24,6 +24,7 @@ func networkFlags() []cli.Flag {
 	return []cli.Flag{
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "bootstrap", EnvVars: []string{"SHOAL_BOOTSTRAP"}, Usage: "`ADDRESS` of a peer to join through, as printed by `shoal status`; may be repeated"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "name", EnvVars: []string{"SHOAL_NAME"}, Usage: "what to call this machine; only trusted peers are told (default: the host's name)"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "trust", EnvVars: []string{"SHOAL_TRUST"}, Usage: "`PEER` ID of a node that is yours or a friend's: prompts go to trusted nodes first, and their prompts come first here; may be repeated"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "fastest", EnvVars: []string{"SHOAL_FASTEST"}, Usage: "also send prompts through strangers when they are faster than this node and trusted nodes, even if those serve the whole model"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog", EnvVars: []string{"SHOAL_CATALOG"}, Usage: "`FILE` that lists models by short names, in addition to the built-in catalogue and catalog.d in the home; need not be signed; may be repeated"}),
@@ -57,7 +58,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells per span (default: derived from --memory)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "concurrent sessions, at most"}),
 		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "time for running sessions to move to other nodes when this one leaves"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "GPU to use, by its name in `shoal status`, or none to use no GPU; may be repeated (default: all that are found)"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "use GPU `NAME`, as status prints it, or none to use no GPU; may be repeated (default: all that are found)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "lend-hours", EnvVars: []string{"SHOAL_LEND_HOURS"}, Usage: "local times at which to lend, such as \"22:00-07:00\" or \"mon-fri 20:00-08:00, sat-sun\" (default: always)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause-load", Value: fmt.Sprintf("%.0f%%", 100*lend.DefaultPauseLoad), EnvVars: []string{"SHOAL_PAUSE_LOAD"}, Usage: "pause while other programs use this `PART` of the machine's cores, such as 40% or 0.4; 0: never"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "lend-on-battery", EnvVars: []string{"SHOAL_LEND_ON_BATTERY"}, Usage: "keep lending while the machine runs on battery"}),
@@ -66,6 +67,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "up", EnvVars: []string{"SHOAL_UP"}, Usage: "upload models to peers at no more than `RATE`, such as 20mbit or 2MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "down", EnvVars: []string{"SHOAL_DOWN"}, Usage: "fetch models at no more than `RATE`, such as 100mbit or 12MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "number format of activations on the wire, for this node's own sessions: f32 (exact), f16, q8_0"}),
+		altsrc.NewStringFlag(logLevelFlag()),
 		&cli.BoolFlag{Name: "json-events", Usage: "print events as JSON, one object per line"},
 	}, networkFlags()...)
 }
@@ -78,7 +80,12 @@ func nodeCommand() *cli.Command {
 			"shoal node --model smollm2 --memory 8GiB --bootstrap ADDRESS\n\n" +
 			"Every flag except --config and --json-events can also be set in config.toml in the home, as in: memory = \"8GiB\"\n" +
 			"`shoal config` prints the settings in effect and where each comes from; with --reference, a file to start from.",
-		Before: func(c *cli.Context) error { return loadConfig(c, flags) },
+		Before: func(c *cli.Context) error {
+			if err := loadConfig(c, flags); err != nil {
+				return err
+			}
+			return startLog(c)
+		},
 		Action: runNode,
 	}
 }
@@ -86,7 +93,7 @@ func nodeCommand() *cli.Command {
 // joinConfig reads the settings that a node and a light client share.
 func joinConfig(c *cli.Context) (node.Config, error) {
 	cfg := node.Config{
-		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), OTLP: c.String("otlp"), Log: slog.Default(),
+		Home: c.String("home"), Version: version, Name: c.String("name"), Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), OTLP: c.String("otlp"), Log: slog.Default(),
 		Trust: splitList(c.StringSlice("trust")), Fastest: c.Bool("fastest"),
 		Catalogs: splitList(c.StringSlice("catalog")), CatalogKeys: splitList(c.StringSlice("catalog-key")),
 	}
@@ -105,7 +112,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 		return cfg, err
 	}
 	cfg.ListenPort, cfg.ListenAddrs = c.Int("listen-port"), splitList(c.StringSlice("listen"))
-	if cfg.API = c.String("api"); cfg.API == "off" {
+	if cfg.API = hostPort(c.String("api")); cfg.API == "off" {
 		cfg.API = ""
 	}
 	if cfg.APIKey, err = keyOf(c); err != nil {
@@ -134,10 +141,21 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	if cfg.Lend, err = lendRules(c); err != nil {
 		return cfg, err
 	}
+	if _, _, err := (node.ServeSpec{Span: c.String("span")}).Parse(); err != nil {
+		return cfg, usageError{"--span: " + err.Error()}
+	}
 	for _, m := range splitList(c.StringSlice("model")) {
 		cfg.Serve = append(cfg.Serve, node.ServeSpec{Model: m, Span: c.String("span")})
 	}
 	return cfg, nil
+}
+
+// hostPort takes a port alone for one of this machine.
+func hostPort(s string) string {
+	if n, err := strconv.Atoi(s); err == nil && n >= 0 && n < 1<<16 {
+		return net.JoinHostPort("127.0.0.1", s)
+	}
+	return s
 }
 
 func runNode(c *cli.Context) error {
@@ -148,19 +166,24 @@ func runNode(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	say := &narrator{w: c.App.ErrWriter}
+	say := newNarrator(c.App.ErrWriter, len(cfg.Serve) > 0)
+	defer say.close()
 	cfg.Events = say.event
 	if c.Bool("json-events") {
 		cfg.Events = jsonEvents(c.App.Writer)
 	}
+	events := cfg.Events
 	manager := newManager(cfg)
 	cfg.Events = manager.watch(cfg.Events)
 	n, err := newNode(cfg)
 	if err != nil {
 		return err
 	}
+	say.watch(n.Client())
 	stop := manager.tell(n.Client())
+	joined := watchJoin(c.Context, n, events)
 	err = n.Run(c.Context)
+	joined()
 	stop()
 	if cerr := n.Close(); err == nil {
 		err = cerr
@@ -184,85 +207,24 @@ func lendRules(c *cli.Context) (r lend.Rules, err error) {
 	return r, nil
 }
 
+// printedEvent is an event as scripts get it: only those about a span name its blocks.
+type printedEvent struct {
+	node.Event
+	From *int `json:"from,omitempty"`
+	To   *int `json:"to,omitempty"`
+}
+
 func jsonEvents(w io.Writer) func(node.Event) {
 	var mu sync.Mutex
 	enc := json.NewEncoder(w)
 	return func(e node.Event) {
+		out := printedEvent{Event: e}
+		if e.To > 0 {
+			out.From, out.To = &e.From, &e.To
+		}
 		mu.Lock()
 		defer mu.Unlock()
-		_ = enc.Encode(e)
-	}
-}
-
-// narrator prints the node's events for a person.
-type narrator struct {
-	mu sync.Mutex
-	w  io.Writer
-	on bool // a progress line is being rewritten
-
-	troubled map[string]bool // warnings printed already
-}
-
-func (s *narrator) event(e node.Event) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.on && e.Event != "fetching" {
-		fmt.Fprintln(s.w)
-		s.on = false
-	}
-	switch e.Event {
-	case "listening":
-		fmt.Fprintf(s.w, "node %s\n", e.Peer)
-		here, there := bootstrapAddrs(e.Addrs)
-		if here != "" {
-			fmt.Fprintf(s.w, "  to join from this machine:  --bootstrap %s\n", here)
-		}
-		if there != "" {
-			fmt.Fprintf(s.w, "  to join from elsewhere:     --bootstrap %s\n", there)
-		}
-		if e.API != "" {
-			fmt.Fprintf(s.w, "API http://%s/v1 (OpenAI's); ask with `shoal chat`; stop with Ctrl-C\n", e.API)
-		}
-	case "fetching":
-		for _, t := range e.Trouble {
-			if !s.troubled[t] {
-				if s.on {
-					fmt.Fprintln(s.w)
-					s.on = false
-				}
-				fmt.Fprintf(s.w, "warning: %s\n", safe(t))
-				if s.troubled == nil || len(s.troubled) > 1000 {
-					s.troubled = map[string]bool{}
-				}
-				s.troubled[t] = true
-			}
-		}
-		if isTerminal(s.w) && e.Total > 0 {
-			what := "fetching " + safe(e.Name)
-			if e.To > 0 {
-				what += fmt.Sprintf(" blocks %d-%d", e.From, e.To)
-			}
-			fmt.Fprintf(s.w, "\r\x1b[K%s", progressText(what+":", api.Progress{Done: e.Done, Total: e.Total, Peers: e.Peers, Origins: e.Origins, Rate: e.Rate}))
-			s.on = true
-		}
-	case "serving":
-		fmt.Fprintf(s.w, "serving %s, blocks %d-%d\n", safe(e.Name), e.From, e.To)
-	case "lending":
-		if e.Ready {
-			fmt.Fprintln(s.w, "lending again")
-		} else {
-			fmt.Fprintf(s.w, "paused: %s\n", e.Error)
-		}
-	case "loaded":
-		fmt.Fprintf(s.w, "%s, blocks %d-%d: loaded, but waiting: %s\n", safe(e.Name), e.From, e.To, safe(e.Error))
-	case "waiting":
-		fmt.Fprintf(s.w, "waiting for model %s: %s\n", e.Name, safe(e.Error))
-	case "engine":
-		fmt.Fprintf(s.w, "%s, blocks %d-%d: %s\n", safe(e.Name), e.From, e.To, e.Error)
-	case "leaving":
-		fmt.Fprintln(s.w, "leaving; running sessions move to other nodes first (Ctrl-C again stops at once)")
-	case "stopped":
-		fmt.Fprintln(s.w, "stopped")
+		_ = enc.Encode(out)
 	}
 }
 

@@ -3,12 +3,10 @@ package main
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"maps"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -80,20 +78,14 @@ const secret = "(not shown)"
 
 // settingsNow loads the configuration file and returns all settings in effect.
 func settingsNow(c *cli.Context, flags []cli.Flag) (out []setting, err error) {
-	// The library does not distinguish a flag on the command line from one in the
-	// environment, so the environment is read a second time by itself.
-	alone := flag.NewFlagSet("", flag.ContinueOnError)
-	for _, f := range nodeFlags() {
-		if err := f.Apply(alone); err != nil {
-			return nil, usageError{err.Error()}
-		}
-	}
-	env := cli.NewContext(c.App, alone, nil)
+	// Before the file is read, the library has set by name only what is on the command
+	// line; a flag "is set" by the environment, too.
 	onLine, inEnv := map[string]bool{}, map[string]bool{}
+	for _, name := range c.LocalFlagNames() {
+		onLine[name] = true
+	}
 	for _, f := range inFile(flags) {
-		name := f.Names()[0]
-		inEnv[name] = f.IsSet()
-		onLine[name] = c.IsSet(name) && (!f.IsSet() || !reflect.DeepEqual(settingValue(c, f), settingValue(env, f)))
+		inEnv[f.Names()[0]] = f.IsSet()
 	}
 	if err := loadConfig(c, flags); err != nil {
 		return nil, err
@@ -113,7 +105,7 @@ func settingsNow(c *cli.Context, flags []cli.Flag) (out []setting, err error) {
 			s.From = "--" + name
 		case inEnv[name]:
 			for _, env := range f.GetEnvVars() {
-				if os.Getenv(env) != "" {
+				if _, set := os.LookupEnv(env); set {
 					s.From = env
 					break
 				}

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -195,7 +194,7 @@ func runTestnet(c *cli.Context) (err error) {
 
 // printNodes prints one line per node: what it serves, and the disk space that takes.
 func printNodes(c *cli.Context, t *testnet.Testnet) error {
-	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	w := newTable(c.App.Writer)
 	fmt.Fprintln(w, "NODE\tPEER\tBLOCKS\tON DISK\tAPI")
 	for _, n := range t.Nodes() {
 		fmt.Fprintf(w, "%s\t%s\t%d-%d\t%s\t%s\n", n.Name, short(n.Peer), n.From, n.To, bytesText(allocated(n.Dir)), n.API)

@@ -32,6 +32,8 @@ type look struct {
 	Time       time.Time     `json:"time"`
 	Error      string        `json:"error,omitempty"` // why there was no answer; all else is then as it was
 	Peer       string        `json:"peer"`
+	Name       string        `json:"name,omitempty"`
+	API        string        `json:"api,omitempty"` // host:port of the page and the API
 	Version    string        `json:"version"`
 	UptimeS    int64         `json:"uptime_s"`
 	Sessions   int           `json:"sessions"`
@@ -59,7 +61,7 @@ type look struct {
 // next returns the snapshot that follows l, from a new status.
 func (l look) next(now time.Time, s *api.Status) look {
 	n := look{
-		Time: now, Peer: s.Peer, Version: s.Version, UptimeS: int64(s.Uptime.Seconds()), Memory: s.Memory, Disk: s.Allocated, Given: s.Given, Taken: s.Taken,
+		Time: now, Peer: s.Peer, Name: s.Name, API: s.API, Version: s.Version, UptimeS: int64(s.Uptime.Seconds()), Memory: s.Memory, Disk: s.Allocated, Given: s.Given, Taken: s.Taken,
 		Serving: s.Serving, Peers: l.Peers, Fetches: l.Fetches, Paused: l.Paused,
 	}
 	for _, v := range s.Serving {

@@ -130,6 +130,8 @@ type Hop struct {
 	// In answers, the node's relation to the peer: own (the node itself), trusted, known,
 	// or new.
 	Trust string `json:"trust,omitempty"`
+	// In answers, the name of the peer's machine, if that and the node trust each other.
+	Name string `json:"name,omitempty"`
 }
 
 // Cost is the predicted time that a stage adds to each token.
@@ -264,12 +266,14 @@ type Model struct {
 // Status of a node.
 type Status struct {
 	Peer      string        `json:"peer"`
+	Name      string        `json:"name,omitempty"` // of the machine, which only peers that it trusts are told
 	Version   string        `json:"version"`
 	Addrs     []string      `json:"addrs"`
 	API       string        `json:"api,omitempty"`      // host:port that can be dialled
 	APIOpen   bool          `json:"api_open,omitempty"` // the operator lets anyone who can reach it use it
 	Home      string        `json:"home"`
 	Uptime    time.Duration `json:"uptime_ns"`
+	UptimeS   int64         `json:"uptime_s"` // the same, in seconds
 	Peers     int           `json:"peers"`
 	Light     bool          `json:"light,omitempty"`
 	Serving   []Serving     `json:"serving"`
@@ -312,6 +316,7 @@ type Serving struct {
 // Peer of this node.
 type Peer struct {
 	Peer      string   `json:"peer"`
+	Name      string   `json:"name,omitempty"` // of the machine, if that and this node trust each other
 	Addr      string   `json:"addr"`
 	Transport string   `json:"transport"`
 	RTTMs     float64  `json:"rtt_ms"`

@@ -17,6 +17,7 @@ type View struct {
 	Peer     string        `json:"peer"`
 	Version  string        `json:"version"`
 	Uptime   time.Duration `json:"uptime_ns"`
+	UptimeS  int64         `json:"uptime_s"` // the same, in seconds
 	Light    bool          `json:"light,omitempty"`
 	Lending  Lending       `json:"lending"`
 	Serving  []Serving     `json:"serving"`

@@ -54,6 +54,7 @@ type Survey interface {
 	Choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (r *route.Route, where map[string]session.Hop, err error)
 	// Trusted reports whether a peer is this node itself, or trusted by its operator.
 	Trusted(peer.ID) bool
+	MachineName(peer.ID) string // of a trusted peer's machine; "": not known
 	// Ask asks a peer for its load. One that does not answer is left out of routes for
 	// a while.
 	Ask(peer.ID)

@@ -37,6 +37,7 @@ type Library interface {
 // Config is what a reporter is made of. All parts are needed.
 type Config struct {
 	Version     string
+	Name        string // of this machine, for its owner
 	Home        string
 	StoreDir    string // whose disk is looked at for free space
 	Light       bool   // the node serves nothing

@@ -21,9 +21,9 @@ const maxOfPeer = 8
 // View returns what is known here of the node and its network, for the page. Peers are
 // asked again in the background. There is never an error.
 func (r *Reporter) View(ctx context.Context) (*api.View, error) {
-	snap, passed := r.cfg.Serving(), r.cfg.Exchange.Stats()
+	snap, passed, up := r.cfg.Serving(), r.cfg.Exchange.Stats(), time.Since(r.started)
 	v := &api.View{
-		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Uptime: time.Since(r.started), Light: r.cfg.Light, Serving: servingOf(snap),
+		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Uptime: up, UptimeS: int64(up.Seconds()), Light: r.cfg.Light, Serving: servingOf(snap),
 		Given: passed.Given, Taken: passed.Taken, Warnings: r.cfg.Warnings, Lending: r.lending(&snap), Peers: []api.ViewPeer{}, Links: []api.ViewLink{},
 	}
 	for i := range v.Serving {

@@ -174,6 +174,9 @@ func (s *Server) loadMoved() bool {
 // StatusReply is the load that a peer is told when it asks.
 func (s *Server) StatusReply(asker peer.ID, req *protocol.StatusRequest) *protocol.StatusReply {
 	r := &protocol.StatusReply{UptimeMs: uint64(time.Since(s.started).Milliseconds())}
+	if s.cfg.Survey.Trusted(asker) {
+		r.Name = s.cfg.Name
+	}
 	for _, st := range s.cfg.Stages.Stages() {
 		cfg, now := st.Config(), st.Status()
 		r.Spans = append(r.Spans, &protocol.SpanStatus{

@@ -68,6 +68,7 @@ type Survey interface {
 // Config is what a server is made of. All fields are needed but those marked.
 type Config struct {
 	Light       bool   // serves nothing and offers nothing
+	Name        string // of this machine, for peers that are trusted; may be empty
 	Specs       []Spec // what to serve; those without blocks are alternatives for one span of the node's own choice
 	Home        string
 	Memory      int64 // bytes lent, weights and KV together

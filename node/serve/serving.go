@@ -58,6 +58,7 @@ func (t target) shards() []int { return t.model.Manifest().ShardsFor(t.span) }
 // event fills in what a serving's events have in common.
 func (t target) event(e Event) Event {
 	e.Model, e.Name, e.From, e.To = t.model.ID().String(), t.model.Name(), t.span.From, t.span.To
+	e.Blocks = int(t.model.Manifest().Blocks)
 	return e
 }
 

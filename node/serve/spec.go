@@ -23,8 +23,9 @@ type Event struct {
 	Socket    string   `json:"socket,omitempty"`
 	Model     string   `json:"model,omitempty"` // its CID
 	Name      string   `json:"name,omitempty"`
-	From      int      `json:"from"` // first block of the span
-	To        int      `json:"to"`   // the block after its last
+	From      int      `json:"from"`             // first block of the span
+	To        int      `json:"to"`               // the block after its last
+	Blocks    int      `json:"blocks,omitempty"` // of the whole model
 	EnginePID int      `json:"engine_pid,omitempty"`
 	Ready     bool     `json:"ready,omitempty"`
 	Done      int64    `json:"done,omitempty"`        // bytes of a fetch

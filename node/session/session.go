@@ -120,13 +120,13 @@ func (o *Outcome) Rate() float64 {
 
 // StageError says which stage of the route refused or failed.
 type StageError struct {
-	Index int
+	Index int // from 0; the text counts from 1
 	Hop   Hop
 	Err   error // a *protocol.Error if the stage reported one
 }
 
 func (e *StageError) Error() string {
-	return fmt.Sprintf("stage %d (%s, blocks %s): %s", e.Index, short(e.Hop.Peer), e.Hop.Span, e.Err)
+	return fmt.Sprintf("stage %d (%s, blocks %s): %s", e.Index+1, short(e.Hop.Peer), e.Hop.Span, e.Err)
 }
 
 // Unwrap returns Err.
@@ -627,7 +627,7 @@ func (s *session) trouble(g *stage, pos int, t *protocol.Trouble) breakdown {
 	if t.Successor {
 		which, other = "successor", s.stages[(pos+1)%n]
 	}
-	b := breakdown{why: g.fail(pos, protocol.Errorf(t.Code, "stage %d lost its %s", pos, which))}
+	b := breakdown{why: g.fail(pos, protocol.Errorf(t.Code, "it lost its %s", which))}
 	if other.relinks++; other.relinks > 1 {
 		b.suspect = other
 	}

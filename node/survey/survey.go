@@ -42,12 +42,14 @@ type Survey struct {
 	mu    sync.Mutex // guards the fields below
 	asked time.Time  // when all peers were last asked, for Beats
 	beats map[peer.ID]Beat
+
+	machines map[peer.ID]string // names of trusted peers' machines
 }
 
 // New returns a survey of a network. trusts are the peers that the operator trusts; if
 // fastest is set, they are not preferred.
 func New(net Network, book *standing.Book, trusts map[peer.ID]bool, fastest bool) *Survey {
-	return &Survey{net: net, book: book, trusts: trusts, fastest: fastest, beats: map[peer.ID]Beat{}}
+	return &Survey{net: net, book: book, trusts: trusts, fastest: fastest, beats: map[peer.ID]Beat{}, machines: map[peer.ID]string{}}
 }
 
 // Trusted reports whether a peer is this node itself or one that its operator trusts.
@@ -222,7 +224,7 @@ func (s *Survey) measure(ctx context.Context, list []route.Candidate, model cid.
 			told = nil
 		}
 		go func() {
-			if st, err := s.net.Status(context.WithoutCancel(ctx), id, model, told); err == nil {
+			if st, err := s.status(context.WithoutCancel(ctx), id, model, told); err == nil {
 				answers <- answer{c.Peer, id, st}
 				return
 			}
