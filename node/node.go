@@ -129,7 +129,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n.net.ServeStatus(n.serve.StatusReply)
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
-		Generator: n.generator, Library: n.library, Keeper: n.library, Catalogue: n.library, Observer: reports, Viewer: reports,
+		Generator: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Observer: reports, Viewer: reports,
 		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins,
 		Log: cfg.Log.With("part", "api"),
 	})

@@ -77,14 +77,6 @@ func (n *Node) Ready(ctx context.Context) error {
 
 // servesAll reports whether all that was asked for is served.
 func (n *Node) servesAll() bool {
-	want, auto := 0, 0 // entries with blocks; spans of the node's own choice
-	for _, spec := range n.cfg.Serve {
-		if _, own, _ := spec.Parse(); own {
-			auto = 1 // for all such entries together
-		} else {
-			want++
-		}
-	}
-	spans := n.serve.Snapshot().Spans
-	return len(spans) == want+auto && !slices.ContainsFunc(spans, func(s serve.Span) bool { return !s.Ready })
+	snap := n.serve.Snapshot()
+	return snap.Begun && !slices.ContainsFunc(snap.Spans, func(s serve.Span) bool { return !s.Ready })
 }

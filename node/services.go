@@ -82,6 +82,10 @@ func (m models) Await(ctx context.Context, name string, only *protocol.Span) (*s
 	return m.n.library.Await(ctx, name, only)
 }
 
+func (m models) Obtain(ctx context.Context, name string, only *protocol.Span, progress func(done, total int64)) (*store.Model, error) {
+	return m.n.library.Find(ctx, name, library.Want{May: library.Import, Sure: true, Span: only, Progress: progress})
+}
+
 func (m models) List() []*store.Model { return m.n.store.Models() }
 
 func (m models) Fetch(ctx context.Context, of *store.Model, shards []int, progress func(api.Progress)) error {

@@ -20,6 +20,7 @@ type Config struct {
 	Observer   Observer
 	Catalogue  Catalogue    // may be nil
 	Keeper     Keeper       // may be nil
+	Controller Controller   // may be nil
 	Viewer     Viewer       // what the page shows; nil: none
 	Page       http.Handler // serves / and /page/; nil: none
 	Token      string       // required for shoal's own endpoints; "": they are closed
@@ -102,6 +103,10 @@ func New(cfg Config) http.Handler {
 		} {
 			s.mux.HandleFunc(pattern, s.serve(s.own(h)))
 		}
+	}
+	if s.Controller != nil {
+		s.mux.HandleFunc("POST /shoal/v1/serve", s.serve(s.own(s.startServing)))
+		s.mux.HandleFunc("POST /shoal/v1/stop", s.serve(s.own(s.stopServing)))
 	}
 	if cfg.Metrics != nil { // they contain no secrets and no text: callers that may get answers may read them
 		s.mux.HandleFunc("GET /metrics", s.serve(s.open(func(w http.ResponseWriter, r *http.Request) error {

@@ -3,6 +3,7 @@
 //
 //	server.go    Server: its spans, what it needs, Snapshot
 //	spec.go      Spec and Event: what is to be served, and what came of it
+//	control.go   spans started and stopped while it runs: api.Controller
 //	serving.go   one span: resolve, fetch, load, serve, drain
 //	calibrate.go what a row costs in an engine, and what a span takes of memory
 //	probe.go     a token through a whole chain, which alone makes a span ready

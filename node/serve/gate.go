@@ -79,7 +79,7 @@ func (g *gate) while(ctx context.Context) (context.Context, context.CancelFunc) 
 // channel is closed when the rules have been asked for the first time.
 func (s *Server) WatchLending(ctx context.Context) <-chan struct{} {
 	asked := make(chan struct{})
-	if s.cfg.Light || len(s.cfg.Specs) == 0 {
+	if s.cfg.Light {
 		close(asked)
 		return asked
 	}
@@ -90,7 +90,9 @@ func (s *Server) WatchLending(ctx context.Context) <-chan struct{} {
 	s.work.Go(func() {
 		lend.Watch(ctx, s.cfg.Lend, 0, func(open bool, why string) {
 			if s.gate.set(open, why) {
-				s.cfg.Events(Event{Event: "lending", Ready: open, Error: why})
+				if s.hasSpans() {
+					s.cfg.Events(Event{Event: "lending", Ready: open, Error: why})
+				}
 				s.Offer()
 			}
 			first()
@@ -98,4 +100,11 @@ func (s *Server) WatchLending(ctx context.Context) <-chan struct{} {
 		first()
 	})
 	return asked
+}
+
+// hasSpans reports that something is served, or to be served.
+func (s *Server) hasSpans() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.spans) > 0 || s.base == nil && len(s.cfg.Specs) > 0
 }

@@ -49,8 +49,8 @@ func (s *Server) makeOffer() {
 		}
 	}
 	s.mu.Lock()
-	for i, v := range s.spans[:len(snap.Spans)] { // spans are only ever added
-		v.offered = snap.Spans[i].Load
+	for i := range snap.Spans {
+		snap.Spans[i].of.offered = snap.Spans[i].Load
 	}
 	s.mu.Unlock()
 	if err := s.cfg.Network.SetOffer(body); err != nil {
@@ -155,15 +155,15 @@ func (s *Server) followLoad(ctx context.Context) {
 
 func (s *Server) loadMoved() bool {
 	s.mu.Lock()
-	stages, offered := map[int]*stage.Stage{}, map[int]stage.Load{}
-	for i, v := range s.spans {
+	offered := map[*stage.Stage]stage.Load{}
+	for _, v := range s.spans {
 		if v.stage != nil {
-			stages[i], offered[i] = v.stage, v.offered
+			offered[v.stage] = v.offered
 		}
 	}
 	s.mu.Unlock()
-	for i, st := range stages {
-		l, o := st.Load(), offered[i]
+	for st, o := range offered {
+		l := st.Load()
 		if math.Abs(l.Minute-o.Minute) > 0.05 || math.Abs(l.Ten-o.Ten) > 0.05 || math.Abs(l.Refused-o.Refused) > 0.02 {
 			return true
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,6 +35,9 @@ type Models interface {
 	// errors wrap store.ErrSpan if the model does not have these blocks, and
 	// store.ErrFull if there is no room for what is imported.
 	Await(ctx context.Context, name string, only *protocol.Span) (*store.Model, error)
+	// Obtain is Await for a caller that does not wait for what nobody knows: the error
+	// is api's UnknownModel then. progress is of an import, in bytes, and may be nil.
+	Obtain(ctx context.Context, name string, only *protocol.Span, progress func(done, total int64)) (*store.Model, error)
 	// List returns the models of which something is in the store.
 	List() []*store.Model
 	// Fetch brings what shards lack. progress may be nil.
@@ -111,8 +115,11 @@ type Server struct {
 	sharing sync.Mutex     // of shareMemory: no older limit replaces a newer one
 
 	mu      sync.Mutex
-	spans   []*serving
-	leaving bool // nothing is offered any more
+	spans   []*serving      // each in the order in which it was asked for
+	base    context.Context // of Run; nil before
+	began   chan struct{}   // closed when base is set
+	ended   bool            // nothing is started any more
+	leaving bool            // nothing is offered any more
 
 	// Offers are made one at a time, or an older one could replace a newer one.
 	offering      bool
@@ -122,46 +129,76 @@ type Server struct {
 
 // New makes a server that serves nothing before Run.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, started: time.Now()}
+	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{})}
 	s.offeringEnded = sync.NewCond(&s.mu)
 	s.shareMemory()
 	return s
 }
 
-// Run serves what the specs name until ctx ends and every span has drained. It calls
-// failed with the error of each span that cannot be served at all; the others go on.
-// When it returns, nothing that it or WatchLending started is under way.
+// Run serves what the specs name, and what Serve adds, until ctx ends and every span has
+// drained. It calls failed with the error of each spec that asks for what cannot be; the
+// others go on. It is called once. When it returns, nothing that it, Serve or
+// WatchLending started is under way.
 func (s *Server) Run(ctx context.Context, failed func(error)) {
-	start := func(v *serving, run func(context.Context) error) {
-		s.work.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				failed(fmt.Errorf("serving %s: %w", v.spec.Model, err))
-			}
-		})
-	}
+	s.mu.Lock()
+	s.base = ctx
 	var own []string // models of which a span of the node's own choice may be
 	for _, spec := range s.cfg.Specs {
 		if _, auto, _ := spec.Parse(); auto {
 			own = append(own, spec.Model)
 			continue
 		}
-		v := s.add(spec)
-		start(v, v.run)
+		s.begin(s.newServing(spec), nil, failed)
 	}
 	if len(own) > 0 {
-		v := s.add(Spec{Model: strings.Join(own, " or ")})
-		start(v, func(ctx context.Context) error { return v.runAuto(ctx, own) })
+		s.begin(s.newServing(Spec{Model: strings.Join(own, " or ")}), own, failed)
 	}
+	close(s.began)
+	s.mu.Unlock()
 	s.work.Go(func() { s.followLoad(ctx) })
+	<-ctx.Done()
+	s.mu.Lock()
+	s.ended = true // no work is added that Wait does not see
+	s.mu.Unlock()
 	s.work.Wait()
 }
 
-func (s *Server) add(spec Spec) *serving {
-	v := &serving{srv: s, spec: spec, state: "starting"}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// begin starts a span: of the node's own choice of one of the models own, or without
+// them the one that its spec names. failed is called with what ends it before it is told
+// to stop. It returns false if Run has ended. Called with mu held.
+func (s *Server) begin(v *serving, own []string, failed func(error)) bool {
+	if s.ended {
+		return false
+	}
+	ctx, stop := context.WithCancel(s.base)
+	v.stop = stop
 	s.spans = append(s.spans, v)
-	return v
+	s.work.Go(func() {
+		defer close(v.over)
+		defer stop()
+		run := v.run
+		if own != nil {
+			run = func(ctx context.Context) error { return v.runAuto(ctx, own) }
+		}
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			failed(fmt.Errorf("serving %s: %w", v.spec.Model, err))
+		}
+	})
+	return true
+}
+
+func (s *Server) newServing(spec Spec) *serving {
+	return &serving{srv: s, spec: spec, state: "starting", over: make(chan struct{}), changed: make(chan struct{})}
+}
+
+// end stops a span, waits until it has drained, and forgets it.
+func (s *Server) end(v *serving) {
+	v.stop()
+	<-v.over
+	s.mu.Lock()
+	s.spans = slices.DeleteFunc(s.spans, func(x *serving) bool { return x == v })
+	s.mu.Unlock()
+	s.Offer()
 }
 
 // Leave makes Offer do nothing from now on, and waits for an offer that is being made.
@@ -189,6 +226,7 @@ func (s *Server) Serves(m *store.Model) bool {
 
 // Snapshot is what a server does at one moment.
 type Snapshot struct {
+	Begun   bool // Run has: all that the specs name is among Spans
 	Lending bool
 	Why     string // if it does not lend
 	Spans   []Span // in the order of the specs
@@ -217,6 +255,8 @@ type Span struct {
 	Context   int // tokens that one session may have
 	Losses    api.Losses
 	Next      *Next // what it is about to move to; nil: nothing
+
+	of *serving
 }
 
 // Next is a span that is being fetched while another is served.
@@ -243,6 +283,7 @@ func (s *Server) Snapshot() Snapshot {
 	snap.Lending, snap.Why, _ = s.gate.look()
 	now := time.Now()
 	s.mu.Lock()
+	snap.Begun = s.base != nil
 	stages := make([]*stage.Stage, 0, len(s.spans))
 	for _, v := range s.spans {
 		snap.Spans, stages = append(snap.Spans, v.snapshot(now)), append(stages, v.stage)

@@ -94,7 +94,7 @@ func newServer(t *testing.T, m *store.Model) (*Server, *around) {
 func TestSnapshot(t *testing.T) {
 	m := tiny(t)
 	srv, _ := newServer(t, m)
-	s, all := srv.add(Spec{Model: "tiny", Span: "all"}), m.Manifest().All()
+	s, all := add(srv, Spec{Model: "tiny", Span: "all"}), m.Manifest().All()
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -182,7 +182,7 @@ func TestOffer(t *testing.T) {
 func TestOffersInOrder(t *testing.T) {
 	m := tiny(t)
 	srv, a := newServer(t, m)
-	s := srv.add(Spec{Model: "tiny"})
+	s := add(srv, Spec{Model: "tiny"})
 	s.auto = true
 	offered := func() (takes, count int) {
 		a.mu.Lock()
@@ -273,4 +273,13 @@ func TestSpec(t *testing.T) {
 			t.Errorf("%q: %v %v %v", text, span, auto, err)
 		}
 	}
+}
+
+// add is a span that nobody runs.
+func add(s *Server, spec Spec) *serving {
+	v := s.newServing(spec)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spans = append(s.spans, v)
+	return v
 }

@@ -25,22 +25,30 @@ import (
 type serving struct {
 	srv  *Server
 	spec Spec
+	stop context.CancelFunc // ends it in order
+	over chan struct{}      // closed when it has ended
 
 	// Guarded by Server.mu.
-	state   string
-	target  target
-	stage   *stage.Stage
-	info    engine.Info
-	pid     int
-	ready   bool // a probe has come through
-	leaving bool // not offered any more
-	measure measured
-	taken   int64      // bytes of memory that its engine takes, or is about to
-	auto    bool       // of the node's own choice
-	since   time.Time  // in this state: being fetched, loaded, ready
-	offered stage.Load // as the last offer says
-	takes   []cid.Cid  // models that it may be of, if auto
-	losses  losses     // of its engine
+	asked    bool               // by Serve, which has not succeeded yet
+	callers  int                // of Serve that wait for it
+	stopping bool               // told to stop
+	changed  chan struct{}      // closed and replaced when any of the following may have
+	watch    func(api.Progress) // is told of fetches, by their goroutine; may be nil
+	trouble  error              // why it is not served; nil: nothing is known to be wrong
+	state    string
+	target   target
+	stage    *stage.Stage
+	info     engine.Info
+	pid      int
+	ready    bool // a probe has come through
+	leaving  bool // not offered any more
+	measure  measured
+	taken    int64      // bytes of memory that its engine takes, or is about to
+	auto     bool       // of the node's own choice
+	since    time.Time  // in this state: being fetched, loaded, ready
+	offered  stage.Load // as the last offer says
+	takes    []cid.Cid  // models that it may be of, if auto
+	losses   losses     // of its engine
 
 	next      target // what it is about to move to, or none
 	nextSince time.Time
@@ -75,17 +83,22 @@ const (
 
 // set notes in words what the serving does.
 func (s *serving) set(state string) {
-	s.srv.mu.Lock()
-	s.state = state
-	s.srv.mu.Unlock()
+	s.update(func() { s.state = state })
 	s.srv.cfg.Log.Info(state, "model", s.spec.Model)
+}
+
+// update changes what is guarded by Server.mu, and wakes those that wait for it.
+func (s *serving) update(how func()) {
+	s.srv.mu.Lock()
+	defer s.srv.mu.Unlock()
+	how()
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 // settle makes a serving one of a target, or of none.
 func (s *serving) settle(t target) {
-	s.srv.mu.Lock()
-	defer s.srv.mu.Unlock()
-	s.target, s.since, s.info = t, time.Now(), engine.Info{}
+	s.update(func() { s.target, s.since, s.info = t, time.Now(), engine.Info{} })
 }
 
 // announce notes the target that a serving will move to, or none.
@@ -97,9 +110,7 @@ func (s *serving) announce(t target) {
 
 // lost notes that the engine was lost.
 func (s *serving) lost(err error) {
-	s.srv.mu.Lock()
-	defer s.srv.mu.Unlock()
-	s.losses.add(time.Now(), err)
+	s.update(func() { s.losses.add(time.Now(), err); s.trouble = err })
 }
 
 // snapshot is called with Server.mu held.
@@ -107,7 +118,7 @@ func (s *serving) snapshot(now time.Time) Span {
 	v := Span{
 		Target: s.spec.Model, Model: s.target.model, Span: s.target.span, State: s.state, Since: s.since, Ready: s.ready, Loaded: s.stage != nil,
 		Leaving: s.leaving, Auto: s.auto, Takes: slices.Clone(s.takes), EnginePID: s.pid, Engine: s.info, Decode: s.measure.decode, Prefill: s.measure.prefill,
-		Losses: s.losses.report(now),
+		Losses: s.losses.report(now), of: s,
 	}
 	if s.next.model != nil {
 		v.Next = &Next{s.next.model, s.next.span, s.nextSince}
@@ -210,7 +221,13 @@ func (s *serving) fetch(ctx context.Context, t target) error {
 	}
 	s.set("fetching shards")
 	last := time.Time{}
+	s.srv.mu.Lock()
+	watch := s.watch
+	s.srv.mu.Unlock()
 	return s.srv.cfg.Models.Fetch(ctx, t.model, t.shards(), func(p api.Progress) {
+		if watch != nil {
+			watch(p)
+		}
 		if time.Since(last) > time.Second {
 			last = time.Now()
 			s.srv.cfg.Events(t.event(Event{
@@ -248,9 +265,9 @@ func (s *serving) serve(ctx context.Context, t target) error {
 		return err
 	}
 	st := srv.newStage(t, e, cfg, m)
-	srv.mu.Lock()
-	s.stage, s.info, s.pid, s.measure, s.since = st, e.Info(), pid, m, time.Now()
-	srv.mu.Unlock()
+	s.update(func() {
+		s.stage, s.info, s.pid, s.measure, s.since, s.trouble = st, e.Info(), pid, m, time.Now(), nil
+	})
 	srv.cfg.Stages.Add(st)
 	srv.Offer()
 	proving, stopProving := context.WithCancel(ctx)
@@ -272,9 +289,7 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	stopProving()
 	prover.Wait()
 	srv.cfg.Stages.Remove(st)
-	srv.mu.Lock()
-	s.stage, s.ready, s.leaving, s.pid, s.since = nil, false, false, 0, time.Now()
-	srv.mu.Unlock()
+	s.update(func() { s.stage, s.ready, s.leaving, s.pid, s.since = nil, false, false, 0, time.Now() })
 	srv.Offer()
 	// A pass that hangs would keep the stage, and with it the node, from leaving.
 	if c, ok := e.(*engine.Child); ok {
