@@ -39,11 +39,19 @@ func runChat(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cl, done, err := connect(c, true)
+	cl, done, err := connectAsking(c, g)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if err := awaitServed(c, cl, g.Model); err != nil {
+		return err
+	}
+	return chatWith(c, cl, g)
+}
+
+// chatWith talks with the model of a request until the person leaves.
+func chatWith(c *cli.Context, cl *api.Client, g *api.GenerateRequest) error {
 	t := &talk{client: cl, req: g, out: c.App.Writer, err: c.App.ErrWriter}
 	t.reset(c.String("system"))
 	lines, closeLines, err := t.input(c.String("home"))
@@ -209,15 +217,12 @@ func (t *talk) say(ctx context.Context, text string) {
 	req := *t.req
 	req.Messages = append(t.messages[:len(t.messages):len(t.messages)], api.Message{Role: "user", Content: text})
 	show := &shower{out: t.out, err: t.err}
-	err := t.client.Generate(ctx, &req, show.event)
+	err := show.ask(ctx, t.client, &req)
 	switch {
 	case err == nil:
-		_ = show.end()
 	case ctx.Err() != nil:
-		show.breakOff()
 		fmt.Fprintln(t.err, "(stopped)")
 	default:
-		show.breakOff()
 		fmt.Fprintln(t.err, "shoal:", withRemedy(err))
 	}
 	if answer := show.text.String(); answer != "" {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -79,7 +80,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			logLevelFlag(),
 		},
 		Commands: []*cli.Command{
-			nodeCommand(), configCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(),
+			runCommand(), nodeCommand(), configCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(), helpCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run chooses the exit code
 		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return unknownFlag(err, c.App.Flags) },
@@ -100,6 +101,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			return startLog(c)
 		},
 	}
+	app.Commands = slices.Insert(app.Commands, 5, append(shortcuts(), psCommand(), stopCommand())...)
 	for _, c := range app.Commands {
 		usageErrors(c)
 	}
@@ -205,7 +207,8 @@ func versionCommand() *cli.Command {
 }
 
 // firstSteps lists what to type first.
-const firstSteps = `See it work, without a network:   shoal demo
+const firstSteps = `Chat with a model, here:          shoal run tinytales
+See machines share a model:       shoal demo
 Ask a network:                    shoal chat --bootstrap ADDRESS
 Lend this machine to it:          shoal node --model NAME --bootstrap ADDRESS
 See what is wrong:                shoal doctor`

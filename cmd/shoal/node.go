@@ -75,7 +75,7 @@ func nodeFlags() []cli.Flag {
 func nodeCommand() *cli.Command {
 	flags := nodeFlags()
 	return &cli.Command{
-		Name: "node", Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
+		Name: "node", Aliases: []string{"serve"}, Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
 		Description: "Without --model it lends nothing, but still answers through its API. For example:\n\n" +
 			"shoal node --model smollm2 --memory 8GiB --bootstrap ADDRESS\n\n" +
 			"Every flag except --config and --json-events can also be set in config.toml in the home, as in: memory = \"8GiB\"\n" +
