@@ -16,7 +16,12 @@ import (
 type arranged struct {
 	args []string // with the program's name
 	path []string // the command's name, such as model, pin; none if there is no command
+	set  []string // names of the command's flags that were given
 }
+
+// givenFlags is the key of an app's metadata with the names of the flags that were given
+// on the command line. The library's own word does not tell those from the environment's.
+const givenFlags = "given flags"
 
 // arrange puts flags before arguments and the program's own flags first. "--" ends the
 // flags. A command that runs another program keeps what follows its first argument.
@@ -31,14 +36,14 @@ func arrange(app *cli.App, args []string) arranged {
 	}
 	rest := append(a.positional, words...)
 	if len(rest) > 0 && len(a.commands) > 0 && !a.runs { // an unknown command, whose flags mean nothing
-		return arranged{args, a.path}
+		return arranged{args: args, path: a.path}
 	}
 	out := append([]string{args[0]}, a.global...)
 	out = append(append(out, a.line...), a.own...)
 	if len(rest) > 0 {
 		out = append(append(out, "--"), rest...)
 	}
-	return arranged{out, a.path}
+	return arranged{out, a.path, a.set}
 }
 
 // spelledOut replaces the ways of asking for help that are words: `help`, and `help
@@ -58,6 +63,7 @@ type arranger struct {
 	runs     bool           // the command runs another program, given as its arguments
 
 	path, global, line, own, positional []string // line: commands above, with their flags
+	set                                 []string // names of flags of the command
 	done                                bool     // the rest are arguments
 }
 
@@ -85,7 +91,7 @@ func (a *arranger) take(words []string) []string {
 // enter goes on with a command's own flags and subcommands. w is the name that was used.
 func (a *arranger) enter(c *cli.Command, w string) {
 	a.line = append(append(a.line, a.own...), w)
-	a.own, a.path = nil, append(a.path, c.Name)
+	a.own, a.set, a.path = nil, nil, append(a.path, c.Name)
 	a.flags, a.commands = c.Flags, c.Subcommands
 	a.runs = strings.HasPrefix(c.ArgsUsage, "[-- ")
 }
@@ -101,6 +107,9 @@ func (a *arranger) flag(w string, rest []string) []string {
 	words := []string{w}
 	if of != nil && takesValue(of) && !strings.Contains(w, "=") && len(rest) > 0 {
 		words, rest = append(words, rest[0]), rest[1:]
+	}
+	if f != nil {
+		a.set = append(a.set, f.Names()[0])
 	}
 	if global != nil {
 		a.global = append(a.global, words...)

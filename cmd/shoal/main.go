@@ -52,6 +52,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
 	dropEmpty(app)
 	line := arrange(app, args)
+	app.Metadata = map[string]any{givenFlags: line.set}
 	err := app.RunContext(ctx, line.args)
 	return exitCode(ctx, err, strings.Join(append([]string{"shoal"}, line.path...), " "), stderr)
 }

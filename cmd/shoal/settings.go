@@ -78,12 +78,8 @@ const secret = "(not shown)"
 
 // settingsNow loads the configuration file and returns all settings in effect.
 func settingsNow(c *cli.Context, flags []cli.Flag) (out []setting, err error) {
-	// Before the file is read, the library has set by name only what is on the command
-	// line; a flag "is set" by the environment, too.
-	onLine, inEnv := map[string]bool{}, map[string]bool{}
-	for _, name := range c.LocalFlagNames() {
-		onLine[name] = true
-	}
+	given, _ := c.App.Metadata[givenFlags].([]string)
+	inEnv := map[string]bool{} // before the file is read, after which a flag is set, too
 	for _, f := range inFile(flags) {
 		inEnv[f.Names()[0]] = f.IsSet()
 	}
@@ -101,7 +97,7 @@ func settingsNow(c *cli.Context, flags []cli.Flag) (out []setting, err error) {
 		name := f.Names()[0]
 		s := setting{Name: name, Value: settingValue(c, f), From: "default"}
 		switch {
-		case onLine[name]:
+		case slices.Contains(given, name):
 			s.From = "--" + name
 		case inEnv[name]:
 			for _, env := range f.GetEnvVars() {
