@@ -225,7 +225,7 @@ func (t *talk) say(ctx context.Context, text string) {
 		case ctx.Err() != nil:
 			fmt.Fprintln(t.err, "(stopped)")
 		default:
-			fmt.Fprintln(t.err, "shoal:", withRemedy(err))
+			remark(t.err, "shoal: "+withRemedy(err))
 		}
 		return
 	}
@@ -241,5 +241,5 @@ func (t *talk) tellSkipped() {
 	if t.limit > 0 {
 		limit = fmt.Sprintf("context of %d tokens", t.limit)
 	}
-	fmt.Fprintf(t.err, "(the conversation is longer than the model's %s: from now on its oldest turns are left out; /context shows how full it is)\n", limit)
+	remark(t.err, fmt.Sprintf("(the conversation is longer than the model's %s: from now on its oldest turns are left out; /context shows how full it is)", limit))
 }

@@ -98,12 +98,12 @@ func printFindings(w io.Writer, found []doctor.Finding) error {
 	if isTerminal(w) {
 		marks = map[doctor.State]string{doctor.OK: "\x1b[32mok  \x1b[0m", doctor.Warn: "\x1b[33mwarn\x1b[0m", doctor.Bad: "\x1b[1;31mBAD \x1b[0m"}
 	}
-	count := map[doctor.State]int{}
+	count, indent, width := map[doctor.State]int{}, strings.Repeat(" ", 16), columns(w)
 	for _, v := range found {
 		count[v.State]++
-		fmt.Fprintf(w, "%s  %-8s  %s\n", marks[v.State], v.Check, cell(v.What))
+		fmt.Fprintf(w, "%s  %-8s  %s\n", marks[v.State], v.Check, strings.TrimPrefix(wrapped(indent+cell(v.What), indent, width), indent))
 		if v.Fix != "" {
-			fmt.Fprintf(w, "                → %s\n", cell(v.Fix))
+			fmt.Fprintln(w, wrapped(indent+"→ "+cell(v.Fix), indent+"  ", width))
 		}
 	}
 	switch {

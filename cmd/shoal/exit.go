@@ -43,10 +43,10 @@ func exitCode(ctx context.Context, err error, command string, stderr io.Writer) 
 		return 130
 	}
 	if errors.Is(err, errUsage) || errors.Is(err, node.ErrConfig) {
-		fmt.Fprintf(stderr, "shoal: %s; see `%s --help`\n", withRemedy(err), command)
+		remark(stderr, fmt.Sprintf("shoal: %s; see `%s --help`", withRemedy(err), command))
 		return 2
 	}
-	fmt.Fprintln(stderr, "shoal:", withRemedy(err))
+	remark(stderr, "shoal: "+withRemedy(err))
 	var e *api.Error
 	switch {
 	case errors.As(err, &e):

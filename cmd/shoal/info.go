@@ -41,7 +41,7 @@ func peersCommand() *cli.Command {
 			return printJSON(c.App.Writer, list)
 		}
 		if len(list) == 0 {
-			fmt.Fprintln(c.App.ErrWriter, "no peers; name one with --bootstrap, or start a node on this LAN")
+			remark(c.App.ErrWriter, "no peers; --bootstrap ADDRESS names one, and other nodes on this LAN are found by themselves")
 			return nil
 		}
 		w := newTable(c.App.Writer)

@@ -30,7 +30,7 @@ func arrange(app *cli.App, args []string) arranged {
 		return arranged{}
 	}
 	a := &arranger{program: app.Flags, flags: app.Flags, commands: app.Commands}
-	words := spelledOut(app, args[1:])
+	words := spelledOut(args[1:])
 	for len(words) > 0 && !a.done {
 		words = a.take(words)
 	}
@@ -46,10 +46,10 @@ func arrange(app *cli.App, args []string) arranged {
 	return arranged{out, a.path, a.set}
 }
 
-// spelledOut replaces the ways of asking for help that are words: `help`, and `help
-// COMMAND`.
-func spelledOut(app *cli.App, words []string) []string {
-	if len(words) == 0 || words[0] != "help" || app.Command("help") == nil {
+// spelledOut replaces the words `help` and `help COMMAND` by the flag. A command of that
+// name would take the flag's place in the library.
+func spelledOut(words []string) []string {
+	if len(words) == 0 || words[0] != "help" {
 		return words
 	}
 	return append(slices.Clone(words[1:]), "--help")

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	golog "github.com/ipfs/go-log/v2"
 	"github.com/libp2p/go-libp2p/gologshim"
@@ -26,6 +27,7 @@ import (
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/ggml"
+	"github.com/shoalnet/shoal/node/store"
 )
 
 // The Makefile sets version and date (of the last change, as 2006-01-02), and releases
@@ -68,8 +70,17 @@ func newNode(cfg node.Config) (*node.Node, error) {
 	if w := ggml.BuiltForThisMachine(); w != "" {
 		cfg.Warnings = []string{w}
 	}
-	return node.New(cfg)
+	for end := time.Now().Add(lockTime); ; time.Sleep(50 * time.Millisecond) {
+		n, err := node.New(cfg)
+		// Commands such as status hold the home for a moment; a daemon holds it for good.
+		if !errors.Is(err, store.ErrLocked) || time.Now().After(end) || wordOf(cfg.Home).Alive {
+			return n, err
+		}
+	}
 }
+
+// lockTime is how long a home may be held by a command that is about to end.
+const lockTime = 3 * time.Second
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
@@ -81,7 +92,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			logLevelFlag(),
 		},
 		Commands: []*cli.Command{
-			runCommand(), nodeCommand(), configCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(), helpCommand(),
+			runCommand(), nodeCommand(), configCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run chooses the exit code
 		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return unknownFlag(err, c.App.Flags) },
@@ -274,11 +285,26 @@ func flagProblem(message string) string {
 func nearestWord(word string, of []string) (near string) {
 	best := 0.8 // below it, words are unrelated; 0.7 and 4 are Jaro-Winkler's usual parameters
 	for _, s := range of {
-		if d := smetrics.JaroWinkler(word, s, 0.7, 4); d > best && len(s) > 1 {
+		d := smetrics.JaroWinkler(word, s, 0.7, 4)
+		if swapped(word, s) {
+			d = 1
+		}
+		if d > best && len(s) > 1 {
 			near, best = s, d
 		}
 	}
 	return near
+}
+
+// swapped reports that two words differ in the order of two neighbours, which the
+// measure above finds unlike in short words: rnu and run.
+func swapped(a, b string) bool {
+	for i := range len(a) - 1 {
+		if len(a) == len(b) && a[:i]+a[i+1:i+2]+a[i:i+1]+a[i+2:] == b {
+			return true
+		}
+	}
+	return false
 }
 
 // homeFlag is on every command that uses a home.

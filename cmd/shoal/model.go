@@ -79,7 +79,9 @@ func modelPull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cl, done, err := connect(c, true, func(n *node.Node) bool { return n.Library().HasOrigin(args[0]) })
+	cl, done, err := connect(c, true, func(n *node.Node) bool {
+		return n.Library().HasOrigin(args[0]) || n.Library().Whole(args[0]) != ""
+	})
 	if err != nil {
 		return err
 	}
@@ -159,7 +161,7 @@ func modelList(c *cli.Context, cl *api.Client, _ []string) error {
 		return printJSON(c.App.Writer, list)
 	}
 	if len(list) == 0 {
-		fmt.Fprintln(c.App.ErrWriter, "no models yet; `shoal run tinytales` tries the one inside this program, `shoal search` lists others, and `shoal run NAME` fetches one and chats with it")
+		remark(c.App.ErrWriter, "no models yet; `shoal run tinytales` tries the one inside this program, `shoal search` lists others, and `shoal run NAME` fetches one and chats with it")
 		return nil
 	}
 	w := newTable(c.App.Writer)

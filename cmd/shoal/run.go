@@ -395,7 +395,7 @@ func psCommand() *cli.Command {
 			return printJSON(c.App.Writer, s.Serving)
 		}
 		if len(s.Serving) == 0 {
-			fmt.Fprintln(c.App.ErrWriter, "nothing is served here; `shoal run MODEL` serves a model and chats with it")
+			remark(c.App.ErrWriter, "nothing is served here; `shoal run MODEL` serves a model and chats with it")
 			return nil
 		}
 		w := newTable(c.App.Writer)
@@ -454,13 +454,4 @@ func shortcuts() (out []*cli.Command) {
 		out = append(out, c)
 	}
 	return out
-}
-
-func helpCommand() *cli.Command {
-	return &cli.Command{
-		Name: "help", Usage: "print what a command does", ArgsUsage: "[COMMAND]",
-		Action: func(c *cli.Context) error { // `help COMMAND` has become `COMMAND --help`
-			return cli.ShowAppHelp(c)
-		},
-	}
 }

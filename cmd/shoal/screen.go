@@ -61,6 +61,11 @@ func wrapped(s, indent string, n int) string {
 	return b.String()
 }
 
+// remark prints a sentence for a person, wrapped on a terminal.
+func remark(w io.Writer, text string) {
+	fmt.Fprintln(w, wrapped(text, "  ", columns(w)))
+}
+
 // table is a tabwriter whose lines are cut to the terminal's width.
 type table struct {
 	*tabwriter.Writer

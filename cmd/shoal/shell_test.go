@@ -209,7 +209,6 @@ func TestHelp(t *testing.T) {
 		"shoal status --xyzzy":       "there is no flag --xyzzy; see",
 		"shoal peers somebody":       "takes no argument",
 		"shoal doctor --log-level x": "use debug, info, warn or error; see `shoal doctor --help`",
-		"shoal prompt --span 1 hi":   "there is no flag --span; did you mean --stop?",
 		"shoal run":                  "name a model",
 		"shoal stop":                 "shoal drain",
 	} {
