@@ -78,5 +78,5 @@ func (n *Node) Ready(ctx context.Context) error {
 // servesAll reports whether all that was asked for is served.
 func (n *Node) servesAll() bool {
 	snap := n.serve.Snapshot()
-	return snap.Begun && !slices.ContainsFunc(snap.Spans, func(s serve.Span) bool { return !s.Ready })
+	return snap.Begun && !slices.ContainsFunc(snap.Spans, func(s serve.Span) bool { return !s.Ready && !s.Guest })
 }

@@ -24,14 +24,8 @@ func (n *Node) newLibrary(c *catalog.Catalog) (*library.Library, error) {
 	return library.New(library.Config{
 		Home: n.cfg.Home, Store: n.store, Catalog: c, Network: n.net, Exchange: n.exchange, Survey: n.survey,
 		Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported},
-		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() },
+		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() }, Gained: func() { n.serve.Retry() },
 		Log: n.cfg.Log.With("part", "library"),
-		Waiting: func(name string, why error) {
-			n.cfg.Events(Event{Event: "waiting", Name: name, Error: why.Error()})
-		},
-		Importing: func(name string, span protocol.Span, done, total int64) {
-			n.cfg.Events(Event{Event: "fetching", Name: name, From: span.From, To: span.To, Done: done, Total: total})
-		},
 	})
 }
 
@@ -48,6 +42,7 @@ func (n *Node) served() serve.Config {
 		Load: load, InProcess: c.Engine != nil,
 		Models: models{n}, Network: n.net, Survey: n.survey, Probe: n.generator.Probe, Dialer: stageDialer{streams{n.net}}, Stages: n.stages,
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Events: c.Events, Log: c.Log,
+		Free: func() int64 { return store.FreeSpace(c.home().Store()) },
 	}
 }
 
@@ -78,12 +73,8 @@ func (m models) Pick(ctx context.Context, name string) (*store.Model, string, er
 	return m.n.library.Pick(ctx, name)
 }
 
-func (m models) Await(ctx context.Context, name string, only *protocol.Span) (*store.Model, error) {
-	return m.n.library.Await(ctx, name, only)
-}
-
 func (m models) Obtain(ctx context.Context, name string, only *protocol.Span, progress func(done, total int64)) (*store.Model, error) {
-	return m.n.library.Find(ctx, name, library.Want{May: library.Import, Sure: true, Span: only, Progress: progress})
+	return m.n.library.Find(ctx, name, library.Want{May: library.Import, Span: only, Progress: progress})
 }
 
 func (m models) List() []*store.Model { return m.n.store.Models() }

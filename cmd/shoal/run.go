@@ -17,7 +17,6 @@ import (
 
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/protocol"
@@ -187,7 +186,6 @@ func ownNode(c *cli.Context) (*node.Node, func(), error) {
 	}
 	cfg.Serve, cfg.API = nil, "" // it answers this command, and others through its socket
 	cfg.KVTokens = cmp.Or(cfg.KVTokens, ownKV)
-	cfg.Lend = lend.Rules{OnBattery: true} // its owner has just asked for it
 	n, err := newNode(cfg)
 	if err != nil {
 		return nil, nil, err

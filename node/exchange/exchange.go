@@ -289,6 +289,10 @@ func (x *Exchange) end(f *fetch) {
 	x.done.Done()
 }
 
+// Gained tells the peers that fetch a model that this node has got more of it otherwise
+// than by a fetch.
+func (x *Exchange) Gained(model cid.Cid) { x.watchers.fetchChanged(model) }
+
 // addHearsay tells the fetches of a model about a possible holder.
 func (x *Exchange) addHearsay(model cid.Cid, p peer.AddrInfo) {
 	x.mu.Lock()

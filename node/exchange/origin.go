@@ -8,11 +8,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -166,23 +166,12 @@ func (o *origin) accept(resp *http.Response, from, to int64) (int64, error) {
 		}
 		return 0, later{errors.New("it knows no ranges"), 0} // it is asked again at once, for all that is needed
 	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code >= 500:
-		return 0, later{fmt.Errorf("the server answers %s", resp.Status), retryAfter(resp.Header.Get("Retry-After"))}
+		return 0, later{fmt.Errorf("the server answers %s", resp.Status), backoff.RetryAfter(resp.Header)}
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return 0, permanent{fmt.Errorf("the server answers %s; if the model asks for a login, set HF_TOKEN", resp.Status)}
 	default:
 		return 0, permanent{fmt.Errorf("the server answers %s", resp.Status)}
 	}
-}
-
-// retryAfter parses the header of that name: seconds, or a date; 0: neither.
-func retryAfter(s string) time.Duration {
-	if n, err := strconv.Atoi(strings.TrimSpace(s)); err == nil && n >= 0 {
-		return time.Duration(min(n, 1<<20)) * time.Second
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(t))
-	}
-	return 0
 }
 
 // read reads leaves from a file of this machine.

@@ -39,6 +39,9 @@ func (h Home) Socket() string { return h.file("api.sock") }
 // Names has which models the names of the catalogue stand for.
 func (h Home) Names() string { return h.file("names.json") }
 
+// Sources returns the file that remembers which models came from where.
+func (h Home) Sources() string { return h.file("sources.json") }
+
 // CatalogDir is the directory of further catalogues; the operator fills it.
 func (h Home) CatalogDir() string { return h.file("catalog.d") }
 

@@ -5,6 +5,7 @@
 //	library.go  what it needs, New and Close
 //	names.go    the catalogue, and what its names meant here
 //	resolve.go  where the model is that a name means
+//	sources.go  which model was imported from where, so that none is twice
 //	find.go     that model brought here: for an answer, for a span to serve
 //	import.go   models from files, addresses, and the program itself
 //	convert.go  a GGUF file of a directory
@@ -29,8 +30,8 @@
 //	              begins; several are an error
 //	3 catalogue   the model that the name meant here before, or   listed                        here
 //	              means by the catalogue's CID
-//	4 the caller  this program's own model; from Import on a      not listed                    origin
-//	              file or an address
+//	4 the caller  this program's own model; from Import on a      not listed                    here, or
+//	              file or an address                                                            origin
 //	5 peers       what they call so, or by a name that begins     not listed, no CID; or short  peers
 //	              so; of several the likeliest, or an error if    if nobody offers the model
 //	              the caller must be sure                         that the catalogue means
@@ -43,6 +44,10 @@
 //
 // What no rule finds is unknown. Resolving asks peers and changes nothing here; what
 // is then done with the result, find.go decides.
+//
+// A file or an address that was imported before is the model that it was then (rule 4),
+// and is not asked, so that a node starts without it: whether it has changed, only an
+// explicit import looks, which reads nothing of what has not (sources.json).
 //
 // What a listed name turned out to mean is kept in names.json until the model is
 // removed, but only where a CID or the origin proved it: a manifest may lie about the

@@ -62,7 +62,7 @@ func (l *Library) fetch(ctx context.Context, m *store.Model, shards []int, want 
 	case err != nil:
 		return fmt.Errorf("fetching %s: %w", m.Name(), err)
 	}
-	l.cfg.Changed()
+	l.gained()
 	return nil
 }
 

@@ -10,7 +10,6 @@ import (
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
-	"github.com/shoalnet/shoal/protocol"
 )
 
 // Find returns a model by name or CID, with its manifest here. Errors are api's:
@@ -60,32 +59,6 @@ func (l *Library) obtain(ctx context.Context, name string, r *resolution, w Want
 		err = errors.Join(err, l.names.remember(r.entry, r.id))
 	}
 	return m, err
-}
-
-// Await returns a model that is to be served, and waits as long as nobody knows it,
-// or until ctx ends. span is what to keep if it is imported; nil: all of it. Other
-// errors are as those of Find and store.Store.Add: store.ErrFull, store.ErrSpan.
-func (l *Library) Await(ctx context.Context, name string, span *protocol.Span) (*store.Model, error) {
-	w := Want{May: Import, Span: span}
-	if e := l.names.Find(name); e != nil { // an address may have a secret in it
-		w.Progress = l.importing(e.Name, span)
-	}
-	for told := false; ; {
-		m, err := l.Find(ctx, name, w)
-		var e *api.Error
-		if err == nil || !errors.As(err, &e) || e.Kind != api.UnknownModel {
-			return m, err
-		}
-		if !told {
-			l.cfg.Waiting(name, err)
-			told = true
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(2 * time.Second):
-		}
-	}
 }
 
 // Pick returns the model that a caller who asks for an answer means; without a name

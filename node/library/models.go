@@ -140,7 +140,7 @@ func (l *Library) Add(ctx context.Context, req api.AddRequest, progress func(api
 	var m *store.Model
 	if e := l.names.Find(req.Source); e != nil && req.Quantize == "" {
 		m, err = l.importListed(ctx, e, req.Name, w)
-	} else {
+	} else if m, err = l.unchanged(ctx, req, w); m == nil && err == nil {
 		m, err = l.importSource(ctx, req, w)
 	}
 	if err != nil {
@@ -222,6 +222,7 @@ func (l *Library) Remove(_ context.Context, name string) error {
 		return l.input(err)
 	}
 	l.names.forget(m.ID())
+	l.sources.forget(m.ID())
 	l.cfg.Changed()
 	return nil
 }

@@ -74,6 +74,7 @@ type resolution struct {
 type resolver struct {
 	store    *store.Store
 	names    *names
+	sources  *sources
 	net      Network
 	survey   Survey
 	manifest func(context.Context, cid.Cid) ([]byte, error)
@@ -147,9 +148,12 @@ func (v *resolver) called(names ...string) *store.Model {
 	return nil
 }
 
-// source takes the name for something to import.
+// source takes the name for something to import, unless that has been done.
 func (v *resolver) source(_ context.Context, q *query) (*resolution, error) {
 	if q.entry == nil && (q.name == tinymodel.Name || q.want.May == Import && isSource(q.name)) {
+		if m := v.from(q.name); m != nil {
+			return &resolution{place: here, model: m}, nil
+		}
 		return &resolution{place: atOrigin}, nil
 	}
 	return nil, nil

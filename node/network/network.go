@@ -91,8 +91,10 @@ type Network struct {
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
 	offers   heard
-	told     map[peer.ID]uint64 // sequence number of this node's offer that each peer last received
-	own      *protocol.Offer
+	told     map[peer.ID]uint64  // sequence number of this node's offer that each peer last received
+	own      *protocol.Offer     // as peers are told
+	seen     *protocol.Offer     // as this node itself sees it
+	ownBody  *protocol.OfferBody // of seen; nil: body
 	body     *protocol.OfferBody // this node's offer, unsigned
 	seq      uint64
 	asked    map[cid.Cid]time.Time // when members were last asked in the background

@@ -100,19 +100,16 @@ func (s *Server) join(spec Spec, t target, auto bool) (*serving, error) {
 			return v, nil
 		}
 	}
-	var own []string
-	if auto {
+	if auto { // all of it, if that fits: nobody waits for the network's need
 		t.span = t.model.Manifest().All()
-		if _, fits := s.fits(t); fits {
+		if s.comfort(t) <= s.left(nil) {
 			spec.Span = "all"
-		} else {
-			own = []string{spec.Model}
 		}
 	}
 	v := s.newServing(spec)
 	v.asked, v.callers = true, 1
 	failed := func(err error) { v.update(func() { v.trouble = err }) }
-	if !s.begin(v, own, failed) {
+	if !s.begin(v, failed) {
 		return nil, api.Errorf(api.Refused, "this node is leaving")
 	}
 	return v, nil
@@ -207,14 +204,4 @@ func (v *serving) called(name string) bool {
 	}
 	m := v.target.model
 	return m != nil && protocol.MatchModel(name, m.ID(), slices.Concat(m.Names(), []string{m.Name()})) == protocol.MatchExact
-}
-
-// fits reports that a target fits into what the other spans leave of the memory lent,
-// and how much that is, in bytes. Called with mu held.
-func (s *Server) fits(t target) (left int64, ok bool) {
-	left = s.cfg.Memory
-	for _, v := range s.spans {
-		left -= v.taken
-	}
-	return max(0, left), s.needs(t, int(s.kvTokens(t))) <= left
 }

@@ -53,7 +53,12 @@ func (s *Server) makeOffer() {
 		snap.Spans[i].of.offered = snap.Spans[i].Load
 	}
 	s.mu.Unlock()
-	if err := s.cfg.Network.SetOffer(body); err != nil {
+	var own *protocol.OfferBody
+	if !snap.Lending {
+		snap.Lending = true
+		own = s.offerOf(&snap, time.Now())
+	}
+	if err := s.cfg.Network.SetOffers(body, own); err != nil {
 		s.cfg.Log.Warn("the offer cannot be made", "error", err)
 	}
 }
@@ -67,7 +72,7 @@ func (s *Server) offerOf(snap *Snapshot, now time.Time) *protocol.OfferBody {
 	for i := range snap.Spans {
 		v := &snap.Spans[i]
 		if v.Auto {
-			body.AutoBytes = uint64(max(0, s.cfg.Memory))
+			body.AutoBytes = max(body.AutoBytes, uint64(v.Left))
 			for _, m := range v.Takes {
 				body.Takes = append(body.Takes, m.Bytes())
 			}
@@ -177,7 +182,11 @@ func (s *Server) StatusReply(asker peer.ID, req *protocol.StatusRequest) *protoc
 	if s.cfg.Survey.Trusted(asker) {
 		r.Name = s.cfg.Name
 	}
+	open, _, _ := s.gate.look()
 	for _, st := range s.cfg.Stages.Stages() {
+		if !open && !s.own(asker) {
+			break
+		}
 		cfg, now := st.Config(), st.Status()
 		r.Spans = append(r.Spans, &protocol.SpanStatus{
 			Model: cfg.Model.Bytes(), From: uint32(cfg.Span.From), To: uint32(cfg.Span.To), Sessions: uint32(now.Sessions),

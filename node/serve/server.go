@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -30,13 +29,11 @@ import (
 
 // Models are the models of this node and of its peers.
 type Models interface {
-	// Await returns the model of a name, and waits while nobody knows one. What is
-	// imported for that is the blocks of only, or everything if only is nil. The
-	// errors wrap store.ErrSpan if the model does not have these blocks, and
-	// store.ErrFull if there is no room for what is imported.
-	Await(ctx context.Context, name string, only *protocol.Span) (*store.Model, error)
-	// Obtain is Await for a caller that does not wait for what nobody knows: the error
-	// is api's UnknownModel then. progress is of an import, in bytes, and may be nil.
+	// Obtain returns the model of a name, a file or an address. What is imported for
+	// that is the blocks of only, or everything if only is nil; progress is that in
+	// bytes, and may be nil. The errors are api's UnknownModel if nobody knows it, wrap
+	// store.ErrSpan if the model does not have these blocks, store.ErrFull if there is
+	// no room for what is imported, and store.ErrSource if it cannot be read.
 	Obtain(ctx context.Context, name string, only *protocol.Span, progress func(done, total int64)) (*store.Model, error)
 	// List returns the models of which something is in the store.
 	List() []*store.Model
@@ -55,7 +52,9 @@ type Models interface {
 type Network interface {
 	Self() peer.ID
 	Group(peer.ID) string // of addresses
-	SetOffer(*protocol.OfferBody) error
+	// SetOffers offers body to peers, and own to this node itself; nil: body.
+	SetOffers(body, own *protocol.OfferBody) error
+	Known(model cid.Cid) []*protocol.Offer
 	// Offers returns the known offers of a model's peers, and asks for more until
 	// they are enough.
 	Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer
@@ -73,7 +72,7 @@ type Survey interface {
 type Config struct {
 	Light       bool   // serves nothing and offers nothing
 	Name        string // of this machine, for peers that are trusted; may be empty
-	Specs       []Spec // what to serve; those without blocks are alternatives for one span of the node's own choice
+	Specs       []Spec // what to serve
 	Home        string
 	Memory      int64 // bytes lent, weights and KV together
 	Threads     int   // of each engine; 0: chosen by measuring
@@ -103,6 +102,7 @@ type Config struct {
 	Tracer  trace.Tracer
 	Events  func(Event)
 	Log     *slog.Logger
+	Free    func() int64 // bytes of disk that models may still take; negative: not known
 }
 
 // Server keeps spans served and tells the network of them. It is safe for concurrent
@@ -114,10 +114,14 @@ type Server struct {
 	work    sync.WaitGroup // all goroutines; Run waits for them
 	sharing sync.Mutex     // of shareMemory: no older limit replaces a newer one
 
+	hosting sync.Mutex
+	host    *chooser // of the models that do not fit whole; nil: none
+
 	mu      sync.Mutex
 	spans   []*serving      // each in the order in which it was asked for
 	base    context.Context // of Run; nil before
 	began   chan struct{}   // closed when base is set
+	news    chan struct{}   // closed and replaced by Retry
 	ended   bool            // nothing is started any more
 	leaving bool            // nothing is offered any more
 
@@ -129,7 +133,7 @@ type Server struct {
 
 // New makes a server that serves nothing before Run.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{})}
+	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{}), news: make(chan struct{})}
 	s.offeringEnded = sync.NewCond(&s.mu)
 	s.shareMemory()
 	return s
@@ -142,16 +146,8 @@ func New(cfg Config) *Server {
 func (s *Server) Run(ctx context.Context, failed func(error)) {
 	s.mu.Lock()
 	s.base = ctx
-	var own []string // models of which a span of the node's own choice may be
 	for _, spec := range s.cfg.Specs {
-		if _, auto, _ := spec.Parse(); auto {
-			own = append(own, spec.Model)
-			continue
-		}
-		s.begin(s.newServing(spec), nil, failed)
-	}
-	if len(own) > 0 {
-		s.begin(s.newServing(Spec{Model: strings.Join(own, " or ")}), own, failed)
+		s.begin(s.newServing(spec), failed)
 	}
 	close(s.began)
 	s.mu.Unlock()
@@ -163,10 +159,9 @@ func (s *Server) Run(ctx context.Context, failed func(error)) {
 	s.work.Wait()
 }
 
-// begin starts a span: of the node's own choice of one of the models own, or without
-// them the one that its spec names. failed is called with what ends it before it is told
-// to stop. It returns false if Run has ended. Called with mu held.
-func (s *Server) begin(v *serving, own []string, failed func(error)) bool {
+// begin starts a span. failed is called with what ends it before it is told to stop. It
+// returns false if Run has ended. Called with mu held.
+func (s *Server) begin(v *serving, failed func(error)) bool {
 	if s.ended {
 		return false
 	}
@@ -177,8 +172,8 @@ func (s *Server) begin(v *serving, own []string, failed func(error)) bool {
 		defer close(v.over)
 		defer stop()
 		run := v.run
-		if own != nil {
-			run = func(ctx context.Context) error { return v.runAuto(ctx, own) }
+		if _, auto, _ := v.spec.Parse(); auto {
+			run = v.runAuto
 		}
 		if err := run(ctx); err != nil && ctx.Err() == nil {
 			failed(fmt.Errorf("serving %s: %w", v.spec.Model, err))
@@ -243,8 +238,10 @@ type Span struct {
 	Ready     bool      // a probe has come through
 	Loaded    bool
 	Leaving   bool        // draining: not offered any more
+	Guest     bool        // another span is chosen of its model and others, which do not fit whole
 	Auto      bool        // of the node's own choice
 	Takes     []cid.Cid   // models that it may be of, if Auto
+	Left      int64       // bytes of the memory lent that the other spans leave
 	EnginePID int         // 0: none, or in this process
 	Engine    engine.Info // of the engine loaded, or else of the last one of this span
 	Decode    time.Duration
@@ -289,6 +286,11 @@ func (s *Server) Snapshot() Snapshot {
 		snap.Spans, stages = append(snap.Spans, v.snapshot(now)), append(stages, v.stage)
 	}
 	s.mu.Unlock()
+	for i := range snap.Spans {
+		if v := &snap.Spans[i]; !snap.Lending && v.Loaded && !v.Leaving {
+			v.State = "paused: " + snap.Why + "; " + v.State + " for this node alone"
+		}
+	}
 	for i, st := range stages { // they have locks of their own
 		if st != nil {
 			v, cfg := &snap.Spans[i], st.Config()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
@@ -43,7 +46,10 @@ type serving struct {
 	ready    bool // a probe has come through
 	leaving  bool // not offered any more
 	measure  measured
-	taken    int64      // bytes of memory that its engine takes, or is about to
+	taken    int64      // bytes of this machine's memory that its engine takes, or is about to
+	reserved int64      // bytes of the memory lent, likewise
+	guest    bool       // it waits for what the host chooses
+	found    bool       // its model is known
 	auto     bool       // of the node's own choice
 	since    time.Time  // in this state: being fetched, loaded, ready
 	offered  stage.Load // as the last offer says
@@ -118,7 +124,7 @@ func (s *serving) snapshot(now time.Time) Span {
 	v := Span{
 		Target: s.spec.Model, Model: s.target.model, Span: s.target.span, State: s.state, Since: s.since, Ready: s.ready, Loaded: s.stage != nil,
 		Leaving: s.leaving, Auto: s.auto, Takes: slices.Clone(s.takes), EnginePID: s.pid, Engine: s.info, Decode: s.measure.decode, Prefill: s.measure.prefill,
-		Losses: s.losses.report(now), of: s,
+		Losses: s.losses.report(now), Guest: s.guest, Left: s.srv.left(s), of: s,
 	}
 	if s.next.model != nil {
 		v.Next = &Next{s.next.model, s.next.span, s.nextSince}
@@ -126,48 +132,41 @@ func (s *serving) snapshot(now time.Time) Span {
 	return v
 }
 
-// run returns when ctx ends, or with an error when the span cannot be served
-// at all.
+// run serves what the spec names until ctx ends. Its error is as that of persist.
 func (s *serving) run(ctx context.Context) error {
-	t, err := s.resolve(ctx)
-	if err != nil {
-		return err
-	}
-	return s.keep(ctx, t)
-}
-
-// keep keeps the target served until ctx ends.
-func (s *serving) keep(ctx context.Context, t target) error {
-	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
-	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
-	for {
-		if err := s.fetch(ctx, t); err != nil {
-			if ctx.Err() != nil {
-				return nil //nolint:nilerr // told to stop
-			}
+	return s.persist(ctx, func(ctx context.Context) error {
+		t, err := s.resolve(ctx)
+		if err != nil {
 			return err
 		}
-		s.srv.gate.wait(ctx, func(why string) { s.set("paused: " + why) })
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to stop
+		return s.keep(ctx, t)
+	})
+}
+
+// keep keeps the target served until ctx ends, or until it cannot be.
+func (s *serving) keep(ctx context.Context, t target) error {
+	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
+	defer s.release()
+	if err := s.reserve(s.srv.least(t, 1).bytes); err != nil { // before anything is fetched
+		return err
+	}
+	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
+	for {
+		if err := s.fetch(ctx, t); err != nil || ctx.Err() != nil {
+			return err
 		}
 		lived := time.Now()
-		lent, stop := s.srv.gate.while(ctx)
-		err := s.serve(lent, t)
-		paused := lent.Err() != nil
-		stop()
+		err := s.serve(ctx, t)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // told to stop, and drained
 		}
-		if paused {
-			continue
-		}
 		var missing *store.Missing
+		var small noRoom
 		switch {
 		case errors.As(err, &missing): // damaged on disk: fetched again at once
 			s.srv.cfg.Log.Warn("shards are damaged and fetched again", "error", err)
 			continue
-		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild):
+		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild), errors.As(err, &small):
 			return err
 		}
 		if time.Since(lived) > maxBackoff {
@@ -184,9 +183,29 @@ func (s *serving) keep(ctx context.Context, t target) error {
 	}
 }
 
+// find returns the model to be served. What is imported for that is the blocks of only,
+// or everything if only is nil.
+func (s *serving) find(ctx context.Context, only *protocol.Span) (*store.Model, error) {
+	s.set("looking for the model")
+	last := time.Now()
+	return s.srv.cfg.Models.Obtain(ctx, s.spec.Model, only, func(done, total int64) {
+		if time.Since(last) > time.Second {
+			last = time.Now()
+			s.srv.cfg.Events(Event{Event: "fetching", Name: shownName(s.spec.Model), Done: done, Total: total})
+		}
+	})
+}
+
+// shownName is a model's name as it may be shown: an address may have a secret in it.
+func shownName(name string) string {
+	if u, err := url.Parse(name); err == nil && u.Host != "" {
+		return path.Base(u.Path)
+	}
+	return name
+}
+
 // resolve finds the model and the span to serve.
 func (s *serving) resolve(ctx context.Context) (t target, err error) {
-	s.set("looking for the model")
 	span, _, err := s.spec.Parse()
 	if err != nil {
 		return t, err
@@ -195,7 +214,7 @@ func (s *serving) resolve(ctx context.Context) (t target, err error) {
 	if span.Len() > 0 {
 		only = &span
 	}
-	m, err := s.srv.cfg.Models.Await(ctx, s.spec.Model, only)
+	m, err := s.find(ctx, only)
 	if errors.Is(err, store.ErrSpan) {
 		return t, specError{err}
 	}
@@ -237,24 +256,55 @@ func (s *serving) fetch(ctx context.Context, t target) error {
 	})
 }
 
+// load loads the target into an engine that fits into the memory lent. The error is a
+// noRoom if none does, those of Config.Load, or of the shards.
+func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Config, error) {
+	srv, costs := s.srv, s.srv.costsOf(t)
+	graph := 1.0
+	for try := 1; ; try++ {
+		room := srv.leftFor(s)
+		z, ok := srv.sizeOf(t, room, graph)
+		cfg := srv.engineConfig(t, z)
+		if !ok {
+			return nil, cfg, remedy.For(noRoom{z.bytes, room, srv.cfg.Memory}, remedy.RaiseMemory)
+		}
+		if err := s.reserve(z.bytes); err != nil {
+			return nil, cfg, err
+		}
+		s.claim(z.bytes)
+		var e engine.Engine
+		err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
+			cfg.Path = path
+			e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
+			return err
+		})
+		if err != nil {
+			return nil, cfg, err
+		}
+		info := e.Info()
+		took := int64(info.Weights + info.KV + info.Graph)
+		if err = s.reserve(took); err == nil {
+			s.claim(int64(info.Host))
+			return e, cfg, nil
+		}
+		_ = e.Close()
+		if graph *= 1.05 * costs.correction(&info) / graph; try == loadTries {
+			return nil, cfg, err
+		}
+		srv.cfg.Log.Info("the engine takes more than foreseen, and is loaded smaller", "model", t.model.Name(), "bytes", took)
+	}
+}
+
 // serve loads the target and serves it until the engine is lost or ctx ends.
 func (s *serving) serve(ctx context.Context, t target) error {
 	srv := s.srv
 	s.set("loading")
-	var e engine.Engine
-	cfg := srv.engineConfig(t)
-	s.claim(srv.needs(t, cfg.KVTokens))
 	defer s.claim(0)
-	err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
-		cfg.Path = path
-		e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
-		return err
-	})
+	e, cfg, err := s.load(ctx, t)
 	if err != nil {
 		return err
 	}
 	defer e.Close()
-	s.claim(int64(e.Info().Host))
 	pid := 0
 	lost := make(<-chan struct{})
 	if c, ok := e.(*engine.Child); ok {
@@ -265,6 +315,9 @@ func (s *serving) serve(ctx context.Context, t target) error {
 		return err
 	}
 	st := srv.newStage(t, e, cfg, m)
+	if open, _, _ := srv.gate.look(); !open { // before anybody finds it
+		st.Reserve(srv.own)
+	}
 	s.update(func() {
 		s.stage, s.info, s.pid, s.measure, s.since, s.trouble = st, e.Info(), pid, m, time.Now(), nil
 	})
@@ -273,6 +326,7 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	proving, stopProving := context.WithCancel(ctx)
 	var prover sync.WaitGroup
 	prover.Go(func() { s.prove(proving, t) })
+	prover.Go(func() { srv.followGate(proving, st) })
 	if t.last() {
 		prover.Go(func() { srv.prepareFormats(proving, t) })
 	}

@@ -104,6 +104,7 @@ type Stage struct {
 	kvKept   int           // tokens in them
 	ops      []op          // for the loop to run before the next pass, in order
 	draining bool
+	may      func(peer.ID) bool   // whose sessions are served; nil: anybody's. It takes no lock of the caller's
 	turn     uint64               // steps queued so far: the lowest number has waited longest
 	born     uint64               // sessions so far
 	takes    uint64               // steps taken so far
@@ -285,12 +286,12 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		return old.comeBack(o, client)
 	}
 	a.slots, a.need, a.first = 1, expected(o), min(int(o.MaxTokensTotal), ahead)
-	if refused = s.closed(); refused == nil && !s.makeRoom(a) {
+	if refused = s.closed(client.Peer()); refused == nil && !s.makeRoom(a) {
 		s.stats.refused.Add(1)
 		refused = s.busy("no room for this session: its KV, or the number of sessions, is taken")
 	}
 	if refused == nil { // the stage may have closed while mu was released
-		refused = s.closed()
+		refused = s.closed(client.Peer())
 	}
 	if old := s.sessions[k]; old != nil {
 		s.mu.Unlock()
@@ -343,13 +344,16 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	return sess, kept, nil
 }
 
-// closed returns why the stage accepts no sessions, or nil. Called with mu held.
-func (s *Stage) closed() *protocol.Error {
+// closed returns why the stage accepts no sessions of a client, or nil. Called with mu
+// held.
+func (s *Stage) closed(client peer.ID) *protocol.Error {
 	switch {
 	case s.ctx.Err() != nil:
 		return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this span is no longer served here")
 	case s.draining:
 		return protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving; ask another")
+	case s.may != nil && !s.may(client):
+		return protocol.Errorf(protocol.Code_CODE_DRAINING, "this node lends nothing now; ask another")
 	}
 	return nil
 }

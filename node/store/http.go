@@ -138,7 +138,11 @@ func (h *httpReader) accept(resp *http.Response) error {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return permanent{fmt.Errorf("the server answers %s; if the model asks for a login, set HF_TOKEN", resp.Status)}
 	case code == http.StatusTooManyRequests, code >= 500:
-		return fmt.Errorf("the server answers %s", resp.Status)
+		err := delayed{fmt.Errorf("the server answers %s", resp.Status), backoff.RetryAfter(resp.Header)}
+		if err.after > retryMost {
+			return permanent{err} // whoever waits so long does something else meanwhile
+		}
+		return err
 	default:
 		return permanent{fmt.Errorf("the server answers %s", resp.Status)}
 	}
