@@ -26,10 +26,8 @@ title() { printf '\n== %s\n' "$*"; }
 
 # try runs shoal with the arguments and keeps what it prints and its exit code.
 try() {
-	printf '$ shoal'
-	printf ' %q' "$@"
-	echo
-	timeout 60 "$SHOAL" "$@" >"$DIR/out" 2>"$DIR/err" <"${INPUT:-/dev/null}"
+	echo "\$ shoal $*"
+	timeout 30 "$SHOAL" "$@" >"$DIR/out" 2>"$DIR/err" <"${INPUT:-/dev/null}"
 	rc=$?
 	sed 's/^/  /' "$DIR/out" | head -${SHOW:-12}
 	sed 's/^/  ! /' "$DIR/err" | head -${SHOW:-12}
@@ -66,9 +64,9 @@ start() {
 	nodes+=("$started")
 }
 
-# until_ COMMAND waits until a command succeeds, 30 s at most.
+# until_ COMMAND waits until a command succeeds, 20 s at most.
 until_() {
-	for _ in $(seq 300); do
+	for _ in $(seq 200); do
 		"$@" >/dev/null 2>&1 && return 0
 		sleep 0.1
 	done
@@ -76,9 +74,10 @@ until_() {
 }
 
 said() { grep -Eq -- "$2" "$DIR/$1.log"; }
-serving() { "$SHOAL" status --json --home "$1" | grep -q '"ready":true'; }
+serving() { [ -e "$1/api.json" ] && "$SHOAL" status --json --home "$1" | grep -q '"ready":true'; }
+running() { [ -e "$1/api.json" ]; }
 
-# judge NAME TEXT COMMAND... is a case of its own.
+# judge TEXT COMMAND... is a case of its own.
 judge() {
 	local text=$1
 	shift
@@ -89,8 +88,12 @@ judge() {
 	fi
 }
 
-# ended PID: a node has stopped by itself.
-gone() { ! kill -0 "$1" 2>/dev/null; }
+# stopped PID: a process has ended.
+stopped() { ! kill -0 "$1" 2>/dev/null; }
+end() {
+	kill "$started" 2>/dev/null
+	until_ stopped "$started"
+}
 
 title "nothing is here yet"
 try
@@ -141,7 +144,7 @@ want 0 err 'oldest turns are left out' err 'of 512 tokens'
 title "Ollama's verbs"
 try list
 want 0 out 'tinytales'
-try ls --json
+SHOW=1 try ls --json
 want 0 out '"name":"tinytales"'
 try show tinytales
 want 0 out 'blocks +8'
@@ -191,9 +194,9 @@ try run tinytales "Hello" -n 4
 want 0 out '[a-z]'
 until_ serving "$HOME/.shoal"
 try doctor --offline
-want 1 out "$PORT|page|peer" # it has no peers
+want 0 out "ok +models|models"
 kill -HUP "$started"
-until_ gone "$started"
+until_ stopped "$started"
 judge "SIGHUP drains" said one '^leaving' 
 judge "and stops in order" said one '^stopped'
 
@@ -208,8 +211,7 @@ try status
 want 0 out 'paused|lend'
 try run tinytales "Hello" -n 4
 want 0 out '[a-z]'
-kill "$started"
-until_ gone "$started"
+end
 
 title "a daemon never ends because a model cannot be had"
 start waits node --model nosuchmodel --home "$HOME/waits" --api "$((PORT + 1))" --pause-load 0
@@ -221,14 +223,14 @@ want 0 out 'nosuchmodel'
 try run tinytales "Hello" -n 4 --home "$HOME/waits"
 want 0 out '[a-z]'
 judge "it still runs" kill -0 "$started"
-kill "$started"
+end
 start gone node --model "http://127.0.0.1:$((PORT + 4))/gone.gguf" --home "$HOME/gone" --api off --pause-load 0
 until_ said gone 'gone.gguf|refused|waiting'
 sleep 1
 judge "an origin that is down does not end it" kill -0 "$started"
 try status --home "$HOME/gone"
 want 0 out 'gone'
-kill "$started"
+end
 "$SHOAL" model add tinytales --home "$HOME/moved" >/dev/null 2>&1
 "$SHOAL" model export tinytales "$DIR/moved.gguf" --home "$HOME/moved" 2>/dev/null
 "$SHOAL" model rm tinytales --home "$HOME/moved"
@@ -236,7 +238,7 @@ kill "$started"
 mv "$DIR/moved.gguf" "$DIR/elsewhere.gguf"
 start moved node --model "$DIR/moved.gguf" --span all --home "$HOME/moved" --api off --pause-load 0
 judge "what is whole on disk starts from disk" until_ serving "$HOME/moved"
-kill "$started"
+end
 
 title "words"
 try prompt "What is 2 and 2?" --json -n 3
@@ -260,23 +262,22 @@ want 0 out 'api = '
 mkdir -p "$HOME/set"
 printf 'threads = 1\nlog-level = "error"\nno-mdns = true\nmodel = ["a"]\ndrain-time = "7s"\n' >"$HOME/set/config.toml"
 echo '$ export SHOAL_THREADS= SHOAL_LOG_LEVEL= SHOAL_NO_MDNS= SHOAL_MODEL= SHOAL_DRAIN_TIME='
-SHOW=60 SHOAL_THREADS='' SHOAL_LOG_LEVEL='' SHOAL_NO_MDNS='' SHOAL_MODEL='' SHOAL_DRAIN_TIME='' try config --home "$HOME/set" >/dev/null
+SHOAL_THREADS='' SHOAL_LOG_LEVEL='' SHOAL_NO_MDNS='' SHOAL_MODEL='' SHOAL_DRAIN_TIME='' try config --home "$HOME/set"
 want 0 out 'threads = 1 .*line 1' out 'log-level = "error" .*line 2' out 'no-mdns = true .*line 3' out 'model = \["a"\] .*line 4' out 'drain-time = "7s" .*line 5'
 start dead node --home "$HOME/dead" --api off --bootstrap /ip4/127.0.0.1/udp/9/quic-v1/p2p/12D3KooWHLc8D9jpc9r2BzHgaDJiLPBEYaygPh5Aqj1Bppd5B4zb
 until_ said dead 'cannot join'
 sed 's/^/  /' "$DIR/dead.log"
 judge "a bootstrap address that does not answer is said" said dead 'cannot join through .*/udp/9/'
-kill "$started"
+end
 
 title "two machines that trust each other"
-id() { "$SHOAL" status --json --home "$1" | sed 's/.*"peer":"\([^"]*\)".*/\1/'; }
 # A first start makes the keys.
 for n in a b; do
 	start "key-$n" node --home "$HOME/$n" --api off --pause-load 0
-	until_ "$SHOAL" status --home "$HOME/$n"
-	eval "$n=\$(id \"\$HOME/\$n\")"
-	kill "$started"
-	until_ gone "$started"
+	until_ running "$HOME/$n"
+	until_ said "key-$n" '12D3'
+	eval "$n=\$(sed -n 's/^node //p' \"$DIR/key-$n.log\")"
+	end
 done
 start a node --home "$HOME/a" --api "$((PORT + 2))" --listen-port "$((PORT + 2))" --pause-load 0 --name attic --trust "$b" --model tinytales --span 0-4
 until_ said a '12D3'
@@ -294,11 +295,11 @@ want 0 err 'attic' err 'stage [12] is the slowest'
 title "terminals"
 if command -v script >/dev/null && command -v stty >/dev/null; then
 	for columns in 60 80 110; do
-		for command in "status" "peers" "ls" "search" "show tinytales" "ps" "top --once" "prompt -n4 Hello"; do
+		for command in "status" "peers" "ls" "search" "show tinytales" "ps" "top --once" "prompt -n 4 Hello"; do
 			cases=$((cases + 1))
 			script -qec "stty cols $columns; '$SHOAL' $command --home '$HOME/b'" /dev/null </dev/null >"$DIR/out" 2>&1
 			# Addresses stay whole, so that they can be copied.
-			wide=$(sed 's/.*\r\([^\r]\)/\1/; s/\r//g; s/\x1b\[[0-9;?]*[A-Za-z]//g' "$DIR/out" | grep -v /p2p/ | awk -v n="$columns" '{ gsub(/[\200-\277]/, "") } length($0) > n')
+			wide=$(tr '\r' '\n' <"$DIR/out" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g' | grep -v /p2p/ | awk -v n="$columns" '{ gsub(/[\200-\277]/, "") } length($0) > n')
 			if [ -n "$wide" ]; then
 				failed=$((failed + 1))
 				printf '  FAILED: shoal %s is wider than %s columns:\n%s\n' "$command" "$columns" "$wide"
@@ -311,7 +312,7 @@ else
 	echo "  (not tried: script(1) or stty(1) is missing)"
 fi
 for n in "${nodes[@]}"; do kill "$n" 2>/dev/null; done
-until_ gone "$started"
+for n in "${nodes[@]}"; do until_ stopped "$n"; done
 
 title "seconds to the first token, with the model on the disk"
 now() { date +%s.%N; }
@@ -323,7 +324,7 @@ begin=$(now)
 run=$("$SHOAL" run tinytales "Hello" --home "$HOME/moved" 2>/dev/null </dev/null | first)
 begin=$(now)
 start timed node --model moved --home "$HOME/moved" --api off --pause-load 0
-until_ serving "$HOME/moved"
+until_ said timed '^serving'
 node=$("$SHOAL" prompt "Hello" --home "$HOME/moved" 2>/dev/null | first)
 echo "  run: $run s; node and prompt: $node s; ratio $(echo "$run $node" | awk '{ printf "%.2f", $1 / $2 }')"
 

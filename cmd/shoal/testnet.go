@@ -182,7 +182,7 @@ func runTestnet(c *cli.Context) (err error) {
 			return err
 		}
 		exe := os.Args[0]
-		fmt.Fprintf(c.App.Writer, "\nask it, from another terminal:\n")
+		fmt.Fprintf(c.App.Writer, "\nopen http://%s in a browser, or ask it from another terminal:\n", api)
 		fmt.Fprintf(c.App.Writer, "  %s chat --api http://%s\n", exe, api)
 		fmt.Fprintf(c.App.Writer, "  %s prompt --api http://%s \"Tell me a story about a fox and a lantern.\"\n", exe, api)
 		fmt.Fprintf(c.App.Writer, "  curl http://%s/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n", api)

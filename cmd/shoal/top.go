@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -182,7 +183,7 @@ func once(c *cli.Context, w *watcher) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, l)
 	}
-	for _, line := range draw(l, nil, 120, 0, false) {
+	for _, line := range draw(l, nil, cmp.Or(columns(c.App.Writer), 120), 0, false) {
 		if _, err := fmt.Fprintln(c.App.Writer, line); err != nil {
 			return err
 		}
