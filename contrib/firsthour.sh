@@ -224,7 +224,7 @@ try run tinytales "Hello" -n 4 --home "$HOME/waits"
 want 0 out '[a-z]'
 judge "it still runs" kill -0 "$started"
 end
-start gone node --model "http://127.0.0.1:$((PORT + 4))/gone.gguf" --home "$HOME/gone" --api off --pause-load 0
+start gone node --model "http://127.0.0.1:9/gone.gguf" --home "$HOME/gone" --api off --pause-load 0
 until_ said gone 'gone.gguf|refused|waiting'
 sleep 1
 judge "an origin that is down does not end it" kill -0 "$started"
@@ -279,9 +279,9 @@ for n in a b; do
 	eval "$n=\$(sed -n 's/^node //p' \"$DIR/key-$n.log\")"
 	end
 done
-start a node --home "$HOME/a" --api "$((PORT + 2))" --listen-port "$((PORT + 2))" --pause-load 0 --name attic --trust "$b" --model tinytales --span 0-4
+start a node --home "$HOME/a" --api "$((PORT + 2))" --listen-port "$((PORT + 4))" --pause-load 0 --name attic --trust "$b" --model tinytales --span 0-4
 until_ said a '12D3'
-start b node --home "$HOME/b" --api "$((PORT + 3))" --listen-port "$((PORT + 3))" --pause-load 0 --name cellar --trust "$a" --model tinytales --span 4-8 --bootstrap "/ip4/127.0.0.1/udp/$((PORT + 2))/quic-v1/p2p/$a"
+start b node --home "$HOME/b" --api "$((PORT + 3))" --pause-load 0 --name cellar --trust "$a" --model tinytales --span 4-8 --bootstrap "/ip4/127.0.0.1/udp/$((PORT + 4))/quic-v1/p2p/$a"
 until_ serving "$HOME/b"
 until_ said b 'joined'
 sed 's/^/  /' "$DIR/b.log"

@@ -178,7 +178,7 @@ func TestWrapped(t *testing.T) {
 			}
 		}
 	}
-	if got := wrapped("address /ip4/127.0.0.1/udp/1/quic-v1/p2p/xyz", "    ", 20); got != "address\n    /ip4/127.0.0.1/udp/1/quic-v1/p2p/xyz" {
+	if got := wrapped("address /ip4/127.0.0.1/udp/1/quic-v1/p2p/xyz", "    ", 20); got != "address\n/ip4/127.0.0.1/udp/1/quic-v1/p2p/xyz" {
 		t.Errorf("%q", got)
 	}
 	if got := clip("fetching 雪 of 10", 12); textWidth(got) > 12 || !strings.HasSuffix(got, "…") {

@@ -35,9 +35,10 @@ func clip(s string, n int) string {
 	return strings.TrimRight(fit(s, n), " ")
 }
 
-// wrapped breaks a text at blanks into lines of n columns; all but the first begin with
-// indent, whose columns count. A longer word keeps a line of its own: an address that
-// the terminal itself breaks can still be copied. n = 0: one line.
+// wrapped breaks a text at blanks into lines of n columns; all but the first are
+// indented as far as indent, or less for a long word. A word that is longer than a line
+// stays whole: an address that the terminal itself breaks can still be copied. n = 0:
+// one line.
 func wrapped(s, indent string, n int) string {
 	if n <= 0 || textWidth(s) <= n {
 		return s
@@ -52,8 +53,8 @@ func wrapped(s, indent string, n int) string {
 			b.WriteByte(' ')
 			at++
 		default:
-			b.WriteString("\n" + indent)
-			at = textWidth(indent)
+			at = max(0, min(textWidth(indent), n-w)) // an ID just fits
+			b.WriteString("\n" + strings.Repeat(" ", at))
 		}
 		b.WriteString(word)
 		at += w
