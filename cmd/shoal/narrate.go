@@ -11,6 +11,7 @@ import (
 
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/backoff"
 )
 
 // What `shoal node` prints while it runs.
@@ -94,19 +95,19 @@ func (s *narrator) event(e node.Event) {
 	case "fetching":
 		s.fetching(e)
 	case "serving":
-		fmt.Fprintf(s.w, "serving %s, %s\n", cell(e.Name), s.span(e))
+		remark(s.w, fmt.Sprintf("serving %s, %s", cell(e.Name), s.span(e)))
 	case "lending":
 		if e.Ready {
 			fmt.Fprintln(s.w, "lending again")
 		} else {
-			fmt.Fprintf(s.w, "paused: %s\n", e.Error)
+			remark(s.w, fmt.Sprintf("paused: %s", e.Error))
 		}
 	case "loaded":
-		fmt.Fprintf(s.w, "%s, %s: loaded, but waiting: %s\n", cell(e.Name), s.span(e), cell(e.Error))
+		remark(s.w, fmt.Sprintf("%s, %s: loaded, but waiting: %s", cell(e.Name), s.span(e), cell(e.Error)))
 	case "waiting":
-		fmt.Fprintf(s.w, "waiting for model %s: %s\n", cell(e.Name), cell(e.Error))
+		remark(s.w, fmt.Sprintf("waiting for model %s: %s", cell(e.Name), cell(e.Error)))
 	case "engine":
-		fmt.Fprintf(s.w, "%s, %s: %s\n", cell(e.Name), s.span(e), cell(e.Error))
+		remark(s.w, fmt.Sprintf("%s, %s: %s", cell(e.Name), s.span(e), cell(e.Error)))
 	case "leaving":
 		fmt.Fprintln(s.w, "leaving; running sessions move to other nodes first (Ctrl-C again stops at once)")
 	case "stopped":
@@ -127,7 +128,7 @@ func (s *narrator) span(e node.Event) string {
 func (s *narrator) listening(e node.Event) {
 	if e.API != "" {
 		fmt.Fprintf(s.w, "Open http://%s in a browser\n", e.API)
-		fmt.Fprintf(s.w, "  for programs: http://%s/v1 (OpenAI's API); for a chat here: shoal chat; Ctrl-C stops\n", e.API)
+		remark(s.w, fmt.Sprintf("  for programs: http://%s/v1 (OpenAI's API); for a chat here: shoal chat; Ctrl-C stops", e.API))
 	}
 	fmt.Fprintf(s.w, "node %s\n", e.Peer)
 	here, there := bootstrapAddrs(e.Addrs)
@@ -179,15 +180,15 @@ const joinTime = time.Minute
 // watchJoin emits an event when the first peer is there, and one for each bootstrap
 // address that cannot be reached. stop ends that.
 func watchJoin(ctx context.Context, n *node.Node, emit func(node.Event)) (stop func()) {
-	ctx, cancel := context.WithTimeout(ctx, joinTime)
+	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if n.WaitPeers(ctx) != nil {
-			return
+		for n.WaitPeers(ctx) != nil { // at once, if it has nowhere to look: others may come to it
+			if backoff.Pause(ctx, time.Second) != nil {
+				return
+			}
 		}
-		select { // the others of the same moment
-		case <-time.After(time.Second / 2):
-		case <-ctx.Done():
+		if backoff.Pause(ctx, time.Second/2) != nil { // the others of the same moment
 			return
 		}
 		if st, err := n.Client().Status(ctx); err == nil && st.Peers > 0 {
@@ -196,12 +197,7 @@ func watchJoin(ctx context.Context, n *node.Node, emit func(node.Event)) (stop f
 	})
 	wg.Go(func() {
 		said := map[string]bool{}
-		for {
-			select {
-			case <-time.After(time.Second):
-			case <-ctx.Done():
-				return
-			}
+		for end := time.Now().Add(joinTime); time.Now().Before(end) && backoff.Pause(ctx, time.Second) == nil; {
 			h, err := n.Client().Health(ctx)
 			if err != nil {
 				continue

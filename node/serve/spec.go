@@ -16,7 +16,7 @@ type Spec struct {
 
 // Event is one line of a node's life, as JSON for scripts.
 type Event struct {
-	Event     string   `json:"event"` // listening, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
+	Event     string   `json:"event"` // listening, joined, unreached, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
 	Peer      string   `json:"peer,omitempty"`
 	Addrs     []string `json:"addrs,omitempty"`
 	API       string   `json:"api,omitempty"`
