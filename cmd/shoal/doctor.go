@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
@@ -28,6 +27,7 @@ import (
 	"github.com/shoalnet/shoal/node/engine/ggml"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
 )
@@ -275,8 +275,7 @@ func wordOf(dir string) (d doctor.Daemon) {
 	}
 	d.Word = err == nil
 	d.API, d.Socket, d.PID = word.API, word.Socket, word.PID
-	err = syscall.Kill(word.PID, 0)
-	d.Alive = word.PID > 0 && (err == nil || errors.Is(err, syscall.EPERM))
+	d.Alive = proc.Alive(word.PID)
 	return d
 }
 

@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/proc"
 )
 
 // absolutePath is absolute for files that will be written, which need not exist.
@@ -78,7 +78,7 @@ func drainCommand() *cli.Command {
 			}
 		}
 		// Wait until it has closed its store, too, which the next node to start needs.
-		for end := time.Now().Add(closeTime); pid > 0 && syscall.Kill(pid, 0) == nil && time.Now().Before(end) && c.Context.Err() == nil; {
+		for end := time.Now().Add(closeTime); proc.Alive(pid) && time.Now().Before(end) && c.Context.Err() == nil; {
 			time.Sleep(20 * time.Millisecond)
 		}
 		if err := c.Context.Err(); err != nil || !c.Bool("json") {

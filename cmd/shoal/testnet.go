@@ -7,13 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
@@ -208,9 +208,7 @@ func allocated(dir string) int64 {
 	var sum int64
 	_ = filepath.Walk(home.Home(dir).Store(), func(_ string, info os.FileInfo, err error) error {
 		if err == nil && !info.IsDir() {
-			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				sum += st.Blocks * 512
-			}
+			sum += files.Allocated(info)
 		}
 		return nil
 	})

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/proc"
 )
 
 func topCommand() *cli.Command {
@@ -249,7 +250,7 @@ func screen(ctx context.Context, w *watcher) (err error) {
 	fmt.Fprint(os.Stdout, enterScreen)
 	defer fmt.Fprint(os.Stdout, leaveScreen)
 	resized := make(chan os.Signal, 1)
-	signal.Notify(resized, syscall.SIGWINCH)
+	signal.Notify(resized, proc.Resized)
 	defer signal.Stop(resized)
 	go w.follow(ctx)
 	tick := time.NewTicker(time.Second)

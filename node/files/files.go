@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // Mark is part of the name of files that are not complete yet. Files with it
@@ -35,20 +34,7 @@ func Replace(path string, raw []byte, mode fs.FileMode) error {
 		_ = os.Remove(f.Name())
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes a rename in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
-		err = nil // some file systems cannot sync directories, and nothing else can be done
-	}
-	return errors.Join(err, d.Close())
+	return SyncDir(filepath.Dir(path))
 }
 
 // Sweep removes the incomplete files that a crash left in a directory.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
@@ -80,7 +81,7 @@ func (r *Reporter) State() metrics.State {
 	snap := r.cfg.Serving()
 	st := metrics.State{
 		Lending: snap.Lending, Peers: len(r.cfg.Network.Host().Network().Peers()), DHTPeers: r.cfg.Network.DHTPeers(), Offers: r.cfg.Network.KnownOffers(),
-		QuotaBytes: r.cfg.Quota, FreeBytes: store.FreeSpace(r.cfg.StoreDir), StoreBytes: r.allocated(), Traffic: map[string]metrics.Traffic{},
+		QuotaBytes: r.cfg.Quota, FreeBytes: files.FreeSpace(r.cfg.StoreDir), StoreBytes: r.allocated(), Traffic: map[string]metrics.Traffic{},
 	}
 	passed := r.cfg.Exchange.Stats()
 	st.Given, st.Fetched = passed.Given, map[string]uint64{"peers": passed.Taken, "origins": passed.Origins + r.cfg.Library.Imported()}

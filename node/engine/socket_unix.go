@@ -1,7 +1,11 @@
+//go:build unix
+
 package engine
 
 import (
+	"io"
 	"os"
+	"os/exec"
 	"sync"
 	"syscall"
 )
@@ -23,15 +27,24 @@ func (s *socket) Close() (err error) {
 	return err
 }
 
-// socketpair gives this process's end, and the end to hand on.
-func socketpair() (mine *socket, theirs *os.File, err error) {
+// handle is the end of a connection that a child inherits.
+type handle struct{ *os.File }
+
+// hand has a command inherit the handle as file descriptor 3.
+func (h handle) hand(cmd *exec.Cmd) { cmd.ExtraFiles = []*os.File{h.File} }
+
+// inherited returns the connection that the parent has handed to this process.
+func inherited() io.ReadWriter { return os.NewFile(3, "engine") }
+
+// connection returns this process's end, and the one for a child.
+func connection() (mine io.ReadWriteCloser, theirs handle, err error) {
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, handle{}, err
 	}
 	for _, fd := range fds {
 		syscall.CloseOnExec(fd)
 		_ = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, 4<<20) // a pass's activations in one go
 	}
-	return &socket{File: os.NewFile(uintptr(fds[0]), "engine"), fd: fds[0]}, os.NewFile(uintptr(fds[1]), "engine"), nil
+	return &socket{File: os.NewFile(uintptr(fds[0]), "engine"), fd: fds[0]}, handle{os.NewFile(uintptr(fds[1]), "engine")}, nil
 }
