@@ -172,10 +172,9 @@ fuzz: ## every fuzz test for FUZZTIME (20s) each
 proto: ## protocol/wire.pb.go, after a change of wire.proto
 	protoc --go_out=. --go_opt=module=github.com/shoalnet/shoal protocol/wire.proto
 
-# Archives, checksums and bills of materials in dist/; --help tells the rest, such as
-# the key that SIGN_KEY must name, or RELEASE=--unsigned.
+# --help tells the rest, such as the key that SIGN_KEY must name, or RELEASE=--unsigned.
 RELEASE ?=
-release: ## archives, checksums and bills of materials in dist/
+release: ## archives, .deb, .rpm, formula, installer, checksums and bills of materials in dist/
 	contrib/release/release.sh $(RELEASE)
 
 clean: ## remove bin/ and dist/

@@ -83,7 +83,7 @@ func TestAgent(t *testing.T) {
 
 func TestScripts(t *testing.T) {
 	shellcheck := tool(t, "shellcheck")
-	for _, script := range []string{"../release/release.sh", "../changelog/collect.sh", "../accel/glslc", "../../.ci/run"} {
+	for _, script := range []string{"../release/release.sh", "../release/install.sh", "../release/preinstall.sh", "../release/postinstall.sh", "../release/preremove.sh", "../changelog/collect.sh", "../accel/glslc", "../../.ci/run"} {
 		if out, err := exec.CommandContext(t.Context(), shellcheck, script).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", script, err, out)
 		}
