@@ -44,7 +44,7 @@ DESTDIR ?=
 SHARE := $(DESTDIR)$(PREFIX)/share
 BACKENDS := $(DESTDIR)$(PREFIX)/lib/shoal/lib/ollama
 
-.PHONY: help build install install-files install-service release uninstall demo quick test test-device race lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
+.PHONY: help build install install-files install-service release uninstall demo firsthour quick test test-device race lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
 build: bin/shoal ## the program, into bin/shoal
 
 help: ## this list
@@ -98,6 +98,9 @@ uninstall: ## what install has put there
 
 demo: build ## a network of nodes on this machine, and an answer by it
 	@bin/shoal demo
+
+firsthour: build ## what a newcomer types in the first hour, with the output
+	@contrib/firsthour.sh
 
 # Without C nothing has to be compiled for minutes, and -short leaves out what
 # takes over a second. What is left out is named.
@@ -172,10 +175,9 @@ fuzz: ## every fuzz test for FUZZTIME (20s) each
 proto: ## protocol/wire.pb.go, after a change of wire.proto
 	protoc --go_out=. --go_opt=module=github.com/shoalnet/shoal protocol/wire.proto
 
-# Archives, checksums and bills of materials in dist/; --help tells the rest, such as
-# the key that SIGN_KEY must name, or RELEASE=--unsigned.
+# --help tells the rest, such as the key that SIGN_KEY must name, or RELEASE=--unsigned.
 RELEASE ?=
-release: ## archives, checksums and bills of materials in dist/
+release: ## archives, .deb, .rpm, formula, installer, checksums and bills of materials in dist/
 	contrib/release/release.sh $(RELEASE)
 
 clean: ## remove bin/ and dist/

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"runtime"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/fence"
 	"github.com/shoalnet/shoal/node/home"
@@ -27,14 +27,19 @@ import (
 type Config struct {
 	Home        string        // data directory
 	Version     string        // of the software, for peers
+	Name        string        // of this machine, which only trusted peers are told; "": the host's name
 	ListenPort  int           // QUIC and TCP; 0: drawn once and kept in Home
 	ListenAddrs []string      // multiaddrs, instead of ListenPort on all interfaces
 	Bootstrap   []string      // multiaddrs with /p2p/
 	API         string        // host:port of the local HTTP API; "": none but the socket in Home
 	APIKey      string        // required of API clients; "": none
-	APIOpen     bool          // API may be reachable from other machines without a key
+	APIOpen     bool          // other machines may use the API without a key
+	Metrics     string        // host:port for metrics and probes alone; "": none
 	APIHosts    []string      // host names accepted in API requests besides loopback's; "*": any
-	APIOrigins  []string      // origins of other web pages that may use the API, such as https://chat.example
+	APIOrigins  []string      // origins of other web pages that may use the API, such as https://chat.example, or patterns of them, such as https://*.example.com
+	TLS         bool          // other machines must come to the API over TLS
+	TLSCert     string        // PEM file with the certificate for that; "": a self-signed one in Home
+	TLSKey      string        // PEM file with its key
 	NoMDNS      bool          // do not look for peers on the LAN
 	Trust       []string      // IDs of peers that are trusted like this node itself
 	Fastest     bool          // use known strangers for speed even if this node or peers that it trusts serve the whole model
@@ -61,7 +66,8 @@ type Config struct {
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
 	Network     []libp2p.Option
 	Log         *slog.Logger
-	Events      func(Event) // lifecycle, for scripts; may be nil
+	Settings    api.Settings // what the API's endpoints for settings use; nil: they do not exist
+	Events      func(Event)  // lifecycle, for scripts; may be nil
 }
 
 // Converter makes a GGUF file of a Hugging Face directory.
@@ -107,10 +113,16 @@ func (c *Config) Check() error {
 	if err := c.mayListen(); err != nil {
 		return err
 	}
-	for _, o := range c.APIOrigins { // as browsers send it, to the letter
-		if u, err := url.Parse(o); err != nil || u.Host == "" || o != u.Scheme+"://"+u.Host {
-			return badSetting("api-origin", "%q: write it like https://chat.example or http://localhost:3000", o)
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return badSetting("tls-cert", "needs tls-key, and tls-key needs tls-cert")
+	}
+	for _, o := range c.APIOrigins {
+		if !api.ValidOrigin(o) {
+			return badSetting("api-origin", "%q: write it like https://chat.example, http://localhost:*, https://*.example.com or chrome-extension://*", o)
 		}
+	}
+	if c.Name != "" && c.Name != protocol.MachineName(c.Name) {
+		return badSetting("name", "%q: write at most %d bytes, without control characters", c.Name, protocol.MaxMachineName)
 	}
 	if c.Threads < 0 || c.Threads > runtime.NumCPU() {
 		return badSetting("threads", "%d: this machine has %d cores", c.Threads, runtime.NumCPU())
@@ -158,9 +170,19 @@ func (c *Config) setDefaults() error {
 	if c.Events == nil {
 		c.Events = func(Event) {}
 	}
+	c.fillIn()
+	return nil
+}
+
+// fillIn replaces zero values that stand for a default.
+func (c *Config) fillIn() {
 	if c.Memory == 0 {
 		c.Memory = serve.MachineMemory() / 2
 	}
+	if c.Name == "" {
+		c.Name, _ = os.Hostname() // a machine need not have a name
+	}
+	c.Name = protocol.MachineName(c.Name)
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 32
 	}
@@ -170,7 +192,6 @@ func (c *Config) setDefaults() error {
 	if c.KVType == "" {
 		c.KVType = "f16"
 	}
-	return nil
 }
 
 // trusted returns the peers that the operator trusts.

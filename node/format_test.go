@@ -118,7 +118,7 @@ func TestFormat(t *testing.T) {
 	if got, err := write(t, client, raw); err != nil || json.Unmarshal([]byte(got.text), new([]bool)) != nil {
 		t.Errorf("a raw prompt: %+v, %v", got, err)
 	}
-	req.Format = json.RawMessage(`{"type":"object","properties":{"a":{"not":{}}}}`)
+	req.Format = json.RawMessage(`{"type":"object","properties":{"a":{"not":{"uniqueItems":true}}}}`)
 	_, err := write(t, client, req)
 	var e *api.Error
 	if !errors.As(err, &e) || e.Kind != api.BadInput || e.Param != "response_format" || !strings.Contains(e.Message, "/properties/a/not") {

@@ -192,7 +192,7 @@ func TestNamesTooBig(t *testing.T) {
 	newHub(t, map[string][]byte{"o/tales/t.gguf": raw})
 	n, _ := start(t, node.Config{
 		Catalogs: listing(t, "name = \"tales:1\"\norigins = [\"hf:o/tales/t.gguf\"]"),
-		Quota:    2 << 20, Memory: 2 << 20, KVTokens: 512, Serve: []node.ServeSpec{{Model: "tales:1", Span: "auto"}},
+		Quota:    2 << 20, Memory: 7 << 20, KVTokens: 512, Serve: []node.ServeSpec{{Model: "tales:1", Span: "auto"}},
 	}, false)
 	until(t, "a span is loaded", func() bool {
 		st, err := n.Client().Status(t.Context())

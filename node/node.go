@@ -10,18 +10,18 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-
-	"github.com/libp2p/go-libp2p/core/peer"
+	"sync/atomic"
 
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/generate"
+	"github.com/shoalnet/shoal/node/keys"
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/page"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/report"
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/stage"
@@ -36,6 +36,8 @@ import (
 // Run.
 type Node struct {
 	cfg       Config
+	now       atomic.Pointer[Config] // cfg with what Adjust has changed since
+	adjusting sync.Mutex
 	store     *store.Store
 	net       *network.Network
 	exchange  *exchange.Exchange
@@ -44,10 +46,10 @@ type Node struct {
 	library   *library.Library
 	generator *generate.Generator
 	serve     *serve.Server
+	keys      *keys.Book
 	metrics   *metrics.Metrics
 	traces    *traces.Traces
 	standing  *standing.Book
-	trust     map[peer.ID]bool // peers that the operator trusts
 	handler   http.Handler
 	token     string
 	life      life
@@ -66,7 +68,9 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	n := &Node{cfg: cfg, standing: standing.Open(cfg.home().Standing(), cfg.Log.With("part", "standing"))}
 	n.cfg.Events = n.life.observe(cfg.Events)
-	if n.trust, err = cfg.trusted(); err != nil {
+	n.now.Store(&n.cfg)
+	trust, err := cfg.trusted()
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -82,7 +86,7 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n.store, err = store.Open(cfg.home().Store(), store.Options{
-		Check: func(md interface{ Value(key string) any }) error { return engine.Check(md) },
+		Check: usable,
 		Quota: cfg.Quota, Log: cfg.Log.With("part", "store"),
 	})
 	if err != nil {
@@ -92,10 +96,10 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := n.join(); err != nil {
 		return nil, err
 	}
-	for p := range n.trust {
+	for p := range trust {
 		n.net.Protect(p)
 	}
-	n.survey = survey.New(n.net, n.standing, n.trust, cfg.Fastest)
+	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
 	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
@@ -106,9 +110,16 @@ func New(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n.keys, err = keys.Open(cfg.home().Keys(), cfg.Log.With("part", "keys"), func(name string, more api.KeyUsage) {
+		n.metrics.Used(name, more.Requests, more.PromptTokens, more.AnswerTokens)
+	})
+	if err != nil {
+		return nil, configError{remedy.For(err, remedy.KeysFile)}
+	}
+	n.keys.SetDefault(cfg.APIKey)
 	n.generator = generate.New(generate.Config{
 		Models: models{n}, Survey: n.survey, Network: sessionDialer{streams{n.net}}, Recorder: n.standing,
-		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Fastest: cfg.Fastest, Log: cfg.Log.With("part", "generate"),
+		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Log: cfg.Log.With("part", "generate"),
 	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
 	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
@@ -129,8 +140,8 @@ func New(cfg Config) (_ *Node, err error) {
 	n.net.ServeStatus(n.serve.StatusReply)
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
-		Generator: n.generator, Library: n.library, Keeper: n.library, Catalogue: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Key: cfg.APIKey, Hosts: cfg.APIHosts, Origins: cfg.APIOrigins,
+		Generator: n.generator, Counter: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings,
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil
@@ -203,7 +214,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	lending := n.serve.WatchLending(ctx)
-	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.word.API, Socket: n.word.Socket})
+	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.word.API, URLs: n.word.URLs, TLS: n.word.Fingerprint, Socket: n.word.Socket})
 	n.serve.Offer()
 	select { // whether the rules allow lending must be known before anything is loaded
 	case <-lending:
@@ -256,6 +267,9 @@ func (n *Node) Close() error {
 	var errs []error
 	if n.library != nil {
 		n.library.Close() // its callers have gone; it cleans up
+	}
+	if n.keys != nil {
+		n.keys.Close()
 	}
 	if n.traces != nil { // those of the stages' last sessions are among them
 		errs = append(errs, n.traces.Close())

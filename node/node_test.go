@@ -36,11 +36,17 @@ func TestMain(m *testing.M) {
 // serves is ready. It returns the addresses to join it at.
 func start(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string) {
 	t.Helper()
+	cfg.Lend = lend.Rules{OnBattery: true}
+	return startWith(t, cfg, ready)
+}
+
+// startWith is start for a node with its own rules of lending.
+func startWith(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string) {
+	t.Helper()
 	var mu sync.Mutex
 	var addrs []string
 	cfg.Home, cfg.NoMDNS, cfg.Threads, cfg.DrainTime = t.TempDir(), true, 1, time.Second
 	cfg.Engine = engineFor(t, cfg)
-	cfg.Lend = lend.Rules{OnBattery: true}
 	cfg.ListenAddrs = []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 	cfg.Events = func(e node.Event) {
 		mu.Lock()
@@ -238,7 +244,7 @@ func TestAuto(t *testing.T) {
 	}
 	// Memory for about half of the model with its KV.
 	auto := func(boot []string) node.Config {
-		return node.Config{Bootstrap: boot, Memory: 3 << 20, KVTokens: 1024, Serve: []node.ServeSpec{{Model: "tales", Span: "auto"}}}
+		return node.Config{Bootstrap: boot, Memory: 8 << 20, KVTokens: 1024, Serve: []node.ServeSpec{{Model: "tales", Span: "auto"}}}
 	}
 	origin, addrs := start(t, node.Config{}, false) // holds it and serves nothing
 	if _, err := origin.Client().Add(t.Context(), api.AddRequest{Source: file}, nil); err != nil {
@@ -304,7 +310,12 @@ func TestAPILetsIn(t *testing.T) {
 			t.Errorf("%s from %q: %d, want %d: %s", tc.host, tc.origin, w.Code, tc.want, w.Body)
 		}
 	}
-	for _, origin := range []string{"chat.example", "https://chat.example/", "null", "*"} {
+	for _, origin := range []string{"chrome-extension://*", "app://*", "https://*.example.com", "http://localhost:*", "http://[::1]:3000"} {
+		if err := (&node.Config{APIOrigins: []string{origin}}).Check(); errors.Is(err, node.ErrConfig) {
+			t.Errorf("%s: %v", origin, err)
+		}
+	}
+	for _, origin := range []string{"chat.example", "https://chat.example/", "null", "*", "https://*.", "https://a.*.example", "https://u@chat.example"} {
 		c := node.Config{APIOrigins: []string{origin}}
 		if err := c.Check(); !errors.Is(err, node.ErrConfig) {
 			t.Errorf("%s: %v", origin, err)

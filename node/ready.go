@@ -75,16 +75,27 @@ func (n *Node) Ready(ctx context.Context) error {
 	}
 }
 
-// servesAll reports whether all that was asked for is served.
-func (n *Node) servesAll() bool {
-	want, auto := 0, 0 // entries with blocks; spans of the node's own choice
-	for _, spec := range n.cfg.Serve {
-		if _, own, _ := spec.Parse(); own {
-			auto = 1 // for all such entries together
-		} else {
-			want++
+// unready returns why the node does not answer for all that it is to serve; nothing if it
+// does.
+func (n *Node) unready() (why []string) {
+	listening, _, ended := n.life.look()
+	if !listening || ended != nil {
+		return []string{"the node is starting or leaving"}
+	}
+	snap := n.serve.Snapshot()
+	for i := range snap.Spans {
+		if s := &snap.Spans[i]; !s.Ready {
+			why = append(why, s.Name()+": "+s.State)
 		}
 	}
-	spans := n.serve.Snapshot().Spans
-	return len(spans) == want+auto && !slices.ContainsFunc(spans, func(s serve.Span) bool { return !s.Ready })
+	if len(why) == 0 && !n.servesAll() {
+		why = []string{"what is to be served is not known yet"}
+	}
+	return why
+}
+
+// servesAll reports whether all that was asked for is served.
+func (n *Node) servesAll() bool {
+	snap := n.serve.Snapshot()
+	return snap.Begun && !slices.ContainsFunc(snap.Spans, func(s serve.Span) bool { return !s.Ready && !s.Guest })
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/generate"
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/report"
@@ -19,19 +20,22 @@ import (
 
 // The services declare what they need; here each gets it from the others.
 
+// usable returns an error if a model with this metadata cannot be computed, or its
+// text cannot be read.
+func usable(md interface{ Value(key string) any }) error {
+	if err := engine.Check(md); err != nil {
+		return err
+	}
+	return text.Check(md)
+}
+
 // newLibrary makes the library.
 func (n *Node) newLibrary(c *catalog.Catalog) (*library.Library, error) {
 	return library.New(library.Config{
 		Home: n.cfg.Home, Store: n.store, Catalog: c, Network: n.net, Exchange: n.exchange, Survey: n.survey,
-		Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported},
-		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() },
+		Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported, text.ErrVocabulary},
+		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() }, Gained: func() { n.serve.Retry() },
 		Log: n.cfg.Log.With("part", "library"),
-		Waiting: func(name string, why error) {
-			n.cfg.Events(Event{Event: "waiting", Name: name, Error: why.Error()})
-		},
-		Importing: func(name string, span protocol.Span, done, total int64) {
-			n.cfg.Events(Event{Event: "fetching", Name: name, From: span.From, To: span.To, Done: done, Total: total})
-		},
 	})
 }
 
@@ -43,11 +47,12 @@ func (n *Node) served() serve.Config {
 		load = engine.InChild()
 	}
 	return serve.Config{
-		Light: c.Client, Specs: c.Serve, Home: c.Home, Memory: c.Memory, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices,
+		Light: c.Client, Name: c.Name, Specs: c.Serve, Home: c.Home, Memory: c.Memory, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices,
 		KVType: c.KVType, KVTokens: c.KVTokens, Exact: c.Exact, MaxSessions: c.MaxSessions, DrainTime: c.DrainTime, Lend: c.Lend,
 		Load: load, InProcess: c.Engine != nil,
 		Models: models{n}, Network: n.net, Survey: n.survey, Probe: n.generator.Probe, Dialer: stageDialer{streams{n.net}}, Stages: n.stages,
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Events: c.Events, Log: c.Log,
+		Free: func() int64 { return files.FreeSpace(c.home().Store()) },
 	}
 }
 
@@ -55,18 +60,17 @@ func (n *Node) served() serve.Config {
 func (n *Node) reported() report.Config {
 	c := &n.cfg
 	return report.Config{
-		Version: c.Version, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, APIOpen: c.APIOpen && c.APIKey == "",
-		Memory: c.Memory, Quota: c.Quota, Up: c.Up, Down: c.Down, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices, MaxSessions: c.MaxSessions, Lend: c.Lend,
-		API: n.apiAddress, Warnings: c.Warnings, Drain: n.Drain,
+		Version: c.Version, Name: c.Name, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, Nice: c.Nice, Devices: c.Devices, Limits: n.limits,
+		Word: n.doors, Warnings: c.Warnings, Drain: n.Drain,
 		Network: n.net, Exchange: n.exchange, Store: n.store, Survey: n.survey, Serving: n.serve.Snapshot, Library: models{n},
 	}
 }
 
-// apiAddress is where the API is asked, once it listens.
-func (n *Node) apiAddress() string {
+// doors is where the API is asked, once it listens.
+func (n *Node) doors() Word {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.word.API
+	return n.word
 }
 
 // models are the library as the other services want it. The library needs the
@@ -78,8 +82,8 @@ func (m models) Pick(ctx context.Context, name string) (*store.Model, string, er
 	return m.n.library.Pick(ctx, name)
 }
 
-func (m models) Await(ctx context.Context, name string, only *protocol.Span) (*store.Model, error) {
-	return m.n.library.Await(ctx, name, only)
+func (m models) Obtain(ctx context.Context, name string, only *protocol.Span, progress func(done, total int64)) (*store.Model, error) {
+	return m.n.library.Find(ctx, name, library.Want{May: library.Import, Span: only, Progress: progress})
 }
 
 func (m models) List() []*store.Model { return m.n.store.Models() }
@@ -121,7 +125,7 @@ func (m models) Prepare(ctx context.Context, of *store.Model) error {
 
 func (models) Describe(of *store.Model) api.Model { return library.Describe(of) }
 
-func (models) DescribeClaim(c *survey.Claim) api.Model { return library.DescribeClaim(c) }
+func (m models) DescribeClaim(c *survey.Claim) api.Model { return m.n.library.DescribeClaim(c) }
 
 func (m models) Listed(claims []*survey.Claim) []*survey.Claim { return m.n.library.Listed(claims) }
 

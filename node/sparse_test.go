@@ -44,6 +44,7 @@ func newLongModel(t testing.TB, blocks int, block uint64) *longModel {
 		{Key: "llama.context_length", Value: uint32(128)},
 		{Key: "tokenizer.ggml.model", Value: "gpt2"},
 		{Key: "tokenizer.ggml.tokens", Value: slices.Repeat([]string{"token"}, 1000)},
+		{Key: "tokenizer.ggml.merges", Value: []string{"t o"}},
 	}}
 	var end uint64
 	add := func(name string, bytes uint64) {

@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"strings"
+	"unicode"
 
 	"github.com/ipfs/go-cid"
 )
@@ -11,14 +12,51 @@ type Match int
 
 // From not at all to exactly.
 const (
-	MatchNone  Match = iota
-	MatchBegin       // a name begins with it, or the CID begins or ends with it
-	MatchExact       // it is a name, or the CID
+	MatchNone   Match = iota
+	MatchBegin        // a name begins with it, or the CID begins or ends with it
+	MatchTagged       // it is a name in Ollama's manner
+	MatchExact        // it is a name, or the CID
 )
 
 // MatchModel says how word fits a model of these names. Names know no case;
 // the shortest part of a CID is 8 characters.
+//
+// Ollama's clients write a name with a tag: NAME:latest is NAME, and for another tag the
+// letters and digits count, so that smollm2:135m-instruct-q4_1 is
+// SmolLM2-135M-Instruct.Q4_1.
 func MatchModel(word string, id cid.Cid, names []string) Match {
+	best := matchPlain(word, id, names)
+	base, tag, tagged := strings.Cut(word, ":")
+	switch {
+	case best == MatchExact || !tagged || base == "":
+		return best
+	case strings.EqualFold(tag, "latest"):
+		return max(best, min(matchPlain(base, id, names), MatchTagged))
+	}
+	letters := lettersOf(word)
+	for _, n := range names {
+		switch n = lettersOf(n); {
+		case n == "" || letters == "":
+		case n == letters:
+			return MatchTagged
+		case strings.HasPrefix(n, letters):
+			best = max(best, MatchBegin)
+		}
+	}
+	return best
+}
+
+// lettersOf returns the letters and digits of a name, in lower case.
+func lettersOf(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			return unicode.ToLower(r)
+		}
+		return -1
+	}, name)
+}
+
+func matchPlain(word string, id cid.Cid, names []string) Match {
 	full := id.String()
 	if word == full {
 		return MatchExact

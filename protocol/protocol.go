@@ -33,10 +33,12 @@ const (
 	MaxPayload     = 16 << 20  // a frame's payload
 	MaxRows        = 512       // rows of a step
 	MaxLinkRows    = 64        // of one that a stage sends on a link with credits
+	MaxScored      = 12 << 10  // tokens of a prompt whose log probabilities are wanted
 	MaxStages      = 64        // stages of a route
 	MaxTrace       = 55        // a session's trace context
 	MaxFormat      = 128 << 10 // the format of an answer
 	BucketBlocks   = 16        // blocks that share a provider key
+	MaxMachineName = 63        // a machine's name
 )
 
 // Span is a run of consecutive blocks [From, To).

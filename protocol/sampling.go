@@ -43,5 +43,8 @@ func CheckSampling(p *Sampling) error {
 	if len(p.StopIds) > 1024 || len(p.History) > 4096 {
 		return fmt.Errorf("%d stop tokens and a history of %d tokens: at most 1024 and 4096 are possible", len(p.StopIds), len(p.History))
 	}
+	if n := len(p.Scored); n > MaxScored || n > 0 && n+1 != int(p.PromptTokens) {
+		return fmt.Errorf("log probabilities of %d tokens, of a prompt of %d: all but the first have one, and %d are possible", n, p.PromptTokens, MaxScored)
+	}
 	return nil
 }

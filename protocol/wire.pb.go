@@ -810,6 +810,7 @@ type StatusReply struct {
 	Spans         []*SpanStatus          `protobuf:"bytes,1,rep,name=spans,proto3" json:"spans,omitempty"`
 	UptimeMs      uint64                 `protobuf:"varint,2,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
 	Rtts          []*PeerRTT             `protobuf:"bytes,3,rep,name=rtts,proto3" json:"rtts,omitempty"` // measured to peers with live connections, 64 at most
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"` // of the machine, told only to peers that its operator trusts
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -863,6 +864,13 @@ func (x *StatusReply) GetRtts() []*PeerRTT {
 		return x.Rtts
 	}
 	return nil
+}
+
+func (x *StatusReply) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 type PeerRTT struct {
@@ -1038,6 +1046,7 @@ type Frame struct {
 	//	*Frame_Resume
 	//	*Frame_Trouble
 	//	*Frame_Credit
+	//	*Frame_Scores
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1213,6 +1222,15 @@ func (x *Frame) GetCredit() *Credit {
 	return nil
 }
 
+func (x *Frame) GetScores() *Scores {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Scores); ok {
+			return x.Scores
+		}
+	}
+	return nil
+}
+
 type isFrame_Kind interface {
 	isFrame_Kind()
 }
@@ -1273,6 +1291,10 @@ type Frame_Credit struct {
 	Credit *Credit `protobuf:"bytes,15,opt,name=credit,proto3,oneof"`
 }
 
+type Frame_Scores struct {
+	Scores *Scores `protobuf:"bytes,16,opt,name=scores,proto3,oneof"`
+}
+
 func (*Frame_Open) isFrame_Kind() {}
 
 func (*Frame_Opened) isFrame_Kind() {}
@@ -1300,6 +1322,8 @@ func (*Frame_Resume) isFrame_Kind() {}
 func (*Frame_Trouble) isFrame_Kind() {}
 
 func (*Frame_Credit) isFrame_Kind() {}
+
+func (*Frame_Scores) isFrame_Kind() {}
 
 // Open asks a stage to take part in a session. First frame, client -> stage.
 type Open struct {
@@ -1553,6 +1577,7 @@ type Sampling struct {
 	History          []int32                `protobuf:"varint,14,rep,packed,name=history,proto3" json:"history,omitempty"`                        // the prompt's last tokens, for the repetition penalty
 	Sampled          []int32                `protobuf:"varint,15,rep,packed,name=sampled,proto3" json:"sampled,omitempty"`                        // tokens already sampled, when a stage takes over
 	Format           []*Piece               `protobuf:"bytes,16,rep,name=format,proto3" json:"format,omitempty"`                                  // what the answer must be, piece by piece; none: anything
+	Scored           []int32                `protobuf:"varint,17,rep,packed,name=scored,proto3" json:"scored,omitempty"`                          // the prompt's tokens from its second on, whose log probabilities are wanted, MaxScored at most
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1699,6 +1724,13 @@ func (x *Sampling) GetFormat() []*Piece {
 	return nil
 }
 
+func (x *Sampling) GetScored() []int32 {
+	if x != nil {
+		return x.Scored
+	}
+	return nil
+}
+
 // Piece of a format.
 type Piece struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1709,6 +1741,8 @@ type Piece struct {
 	//	*Piece_Schema
 	//	*Piece_Either
 	//	*Piece_Again
+	//	*Piece_Pattern
+	//	*Piece_Grammar
 	Kind          isPiece_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1796,6 +1830,24 @@ func (x *Piece) GetAgain() *Pieces {
 	return nil
 }
 
+func (x *Piece) GetPattern() string {
+	if x != nil {
+		if x, ok := x.Kind.(*Piece_Pattern); ok {
+			return x.Pattern
+		}
+	}
+	return ""
+}
+
+func (x *Piece) GetGrammar() string {
+	if x != nil {
+		if x, ok := x.Kind.(*Piece_Grammar); ok {
+			return x.Grammar
+		}
+	}
+	return ""
+}
+
 type isPiece_Kind interface {
 	isPiece_Kind()
 }
@@ -1820,6 +1872,14 @@ type Piece_Again struct {
 	Again *Pieces `protobuf:"bytes,5,opt,name=again,proto3,oneof"` // these, any number of times, or not at all
 }
 
+type Piece_Pattern struct {
+	Pattern string `protobuf:"bytes,6,opt,name=pattern,proto3,oneof"` // a text of which all matches this regular expression
+}
+
+type Piece_Grammar struct {
+	Grammar string `protobuf:"bytes,7,opt,name=grammar,proto3,oneof"` // a text of this grammar, in GBNF
+}
+
 func (*Piece_Text) isPiece_Kind() {}
 
 func (*Piece_Until) isPiece_Kind() {}
@@ -1829,6 +1889,10 @@ func (*Piece_Schema) isPiece_Kind() {}
 func (*Piece_Either) isPiece_Kind() {}
 
 func (*Piece_Again) isPiece_Kind() {}
+
+func (*Piece_Pattern) isPiece_Kind() {}
+
+func (*Piece_Grammar) isPiece_Kind() {}
 
 type Pieces struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1924,6 +1988,7 @@ type Opened struct {
 	UsPerStep     uint32                 `protobuf:"varint,1,opt,name=us_per_step,json=usPerStep,proto3" json:"us_per_step,omitempty"` // what the stage expects a decode step to cost, microseconds
 	Cached        uint32                 `protobuf:"varint,2,opt,name=cached,proto3" json:"cached,omitempty"`                          // positions that need not be computed again
 	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                          // the answer will have the format that was asked for
+	Scores        bool                   `protobuf:"varint,4,opt,name=scores,proto3" json:"scores,omitempty"`                          // the log probabilities that were asked for will come, as Scores
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1975,6 +2040,13 @@ func (x *Opened) GetCached() uint32 {
 func (x *Opened) GetFormat() bool {
 	if x != nil {
 		return x.Format
+	}
+	return false
+}
+
+func (x *Opened) GetScores() bool {
+	if x != nil {
+		return x.Scores
 	}
 	return false
 }
@@ -2273,6 +2345,121 @@ func (x *TopToken) GetLogprob() float32 {
 	return 0
 }
 
+// Scores are log probabilities of consecutive tokens of the prompt: what the model
+// thought of each after those before it. They come in order, all before the first
+// Token. Last stage -> client.
+type Scores struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Base          uint32                 `protobuf:"varint,2,opt,name=base,proto3" json:"base,omitempty"` // position of the first of these tokens, from 1
+	Scores        []*Score               `protobuf:"bytes,3,rep,name=scores,proto3" json:"scores,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scores) Reset() {
+	*x = Scores{}
+	mi := &file_protocol_wire_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scores) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scores) ProtoMessage() {}
+
+func (x *Scores) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scores.ProtoReflect.Descriptor instead.
+func (*Scores) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Scores) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Scores) GetBase() uint32 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *Scores) GetScores() []*Score {
+	if x != nil {
+		return x.Scores
+	}
+	return nil
+}
+
+type Score struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Logprob       float32                `protobuf:"fixed32,1,opt,name=logprob,proto3" json:"logprob,omitempty"`
+	Top           []*TopToken            `protobuf:"bytes,2,rep,name=top,proto3" json:"top,omitempty"` // as many as Sampling asks for
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Score) Reset() {
+	*x = Score{}
+	mi := &file_protocol_wire_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Score) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Score) ProtoMessage() {}
+
+func (x *Score) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Score.ProtoReflect.Descriptor instead.
+func (*Score) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Score) GetLogprob() float32 {
+	if x != nil {
+		return x.Logprob
+	}
+	return 0
+}
+
+func (x *Score) GetTop() []*TopToken {
+	if x != nil {
+		return x.Top
+	}
+	return nil
+}
+
 // Fail ends a session, or refuses it. Either direction.
 type Fail struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2285,7 +2472,7 @@ type Fail struct {
 
 func (x *Fail) Reset() {
 	*x = Fail{}
-	mi := &file_protocol_wire_proto_msgTypes[22]
+	mi := &file_protocol_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2484,7 @@ func (x *Fail) String() string {
 func (*Fail) ProtoMessage() {}
 
 func (x *Fail) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[22]
+	mi := &file_protocol_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2497,7 @@ func (x *Fail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fail.ProtoReflect.Descriptor instead.
 func (*Fail) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{22}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Fail) GetCode() Code {
@@ -2345,7 +2532,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_protocol_wire_proto_msgTypes[23]
+	mi := &file_protocol_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2544,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[23]
+	mi := &file_protocol_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2557,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{23}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Bye) GetPrefix() []uint64 {
@@ -2391,7 +2578,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_protocol_wire_proto_msgTypes[24]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2590,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[24]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2603,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{24}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Ping) GetPrefix() []uint64 {
@@ -2440,7 +2627,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2639,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2652,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Pong) GetEpoch() uint64 {
@@ -2514,7 +2701,7 @@ type Halt struct {
 
 func (x *Halt) Reset() {
 	*x = Halt{}
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2713,7 @@ func (x *Halt) String() string {
 func (*Halt) ProtoMessage() {}
 
 func (x *Halt) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2726,7 @@ func (x *Halt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halt.ProtoReflect.Descriptor instead.
 func (*Halt) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Halt) GetEpoch() uint64 {
@@ -2561,7 +2748,7 @@ type Halted struct {
 
 func (x *Halted) Reset() {
 	*x = Halted{}
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2760,7 @@ func (x *Halted) String() string {
 func (*Halted) ProtoMessage() {}
 
 func (x *Halted) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2586,7 +2773,7 @@ func (x *Halted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halted.ProtoReflect.Descriptor instead.
 func (*Halted) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Halted) GetEpoch() uint64 {
@@ -2626,7 +2813,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +2825,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +2838,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Resume) GetEpoch() uint64 {
@@ -2716,7 +2903,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +2915,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,7 +2928,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Trouble) GetEpoch() uint64 {
@@ -2777,7 +2964,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +2976,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +2989,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Credit) GetRows() uint64 {
@@ -2827,7 +3014,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +3026,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +3039,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LeavesRequest) GetModel() []byte {
@@ -2898,7 +3085,7 @@ type LeavesState struct {
 
 func (x *LeavesState) Reset() {
 	*x = LeavesState{}
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2910,7 +3097,7 @@ func (x *LeavesState) String() string {
 func (*LeavesState) ProtoMessage() {}
 
 func (x *LeavesState) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2923,7 +3110,7 @@ func (x *LeavesState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesState.ProtoReflect.Descriptor instead.
 func (*LeavesState) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LeavesState) GetTotal() uint32 {
@@ -2971,7 +3158,7 @@ type Fetcher struct {
 
 func (x *Fetcher) Reset() {
 	*x = Fetcher{}
-	mi := &file_protocol_wire_proto_msgTypes[33]
+	mi := &file_protocol_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +3170,7 @@ func (x *Fetcher) String() string {
 func (*Fetcher) ProtoMessage() {}
 
 func (x *Fetcher) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[33]
+	mi := &file_protocol_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +3183,7 @@ func (x *Fetcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetcher.ProtoReflect.Descriptor instead.
 func (*Fetcher) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Fetcher) GetPeer() []byte {
@@ -3074,11 +3261,12 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\tenvelopes\x18\x01 \x03(\fR\tenvelopes\"=\n" +
 	"\rStatusRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x16\n" +
-	"\x06prefix\x18\x02 \x03(\x06R\x06prefix\"w\n" +
+	"\x06prefix\x18\x02 \x03(\x06R\x06prefix\"\x8b\x01\n" +
 	"\vStatusReply\x12'\n" +
 	"\x05spans\x18\x01 \x03(\v2\x11.shoal.SpanStatusR\x05spans\x12\x1b\n" +
 	"\tuptime_ms\x18\x02 \x01(\x04R\buptimeMs\x12\"\n" +
-	"\x04rtts\x18\x03 \x03(\v2\x0e.shoal.PeerRTTR\x04rtts\"-\n" +
+	"\x04rtts\x18\x03 \x03(\v2\x0e.shoal.PeerRTTR\x04rtts\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"-\n" +
 	"\aPeerRTT\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x0e\n" +
 	"\x02us\x18\x02 \x01(\rR\x02us\"\xd6\x01\n" +
@@ -3093,7 +3281,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\akv_free\x18\x06 \x01(\rR\x06kvFree\x12 \n" +
 	"\ftokens_per_s\x18\a \x01(\x02R\n" +
 	"tokensPerS\x12\x16\n" +
-	"\x06cached\x18\b \x01(\rR\x06cached\"\xbb\x04\n" +
+	"\x06cached\x18\b \x01(\rR\x06cached\"\xe4\x04\n" +
 	"\x05Frame\x12\x1f\n" +
 	"\vpayload_len\x18\x01 \x01(\rR\n" +
 	"payloadLen\x12!\n" +
@@ -3112,7 +3300,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06halted\x18\f \x01(\v2\r.shoal.HaltedH\x00R\x06halted\x12'\n" +
 	"\x06resume\x18\r \x01(\v2\r.shoal.ResumeH\x00R\x06resume\x12*\n" +
 	"\atrouble\x18\x0e \x01(\v2\x0e.shoal.TroubleH\x00R\atrouble\x12'\n" +
-	"\x06credit\x18\x0f \x01(\v2\r.shoal.CreditH\x00R\x06creditB\x06\n" +
+	"\x06credit\x18\x0f \x01(\v2\r.shoal.CreditH\x00R\x06credit\x12'\n" +
+	"\x06scores\x18\x10 \x01(\v2\r.shoal.ScoresH\x00R\x06scoresB\x06\n" +
 	"\x04kind\"\xab\x03\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
@@ -3137,7 +3326,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\rR\x05index\x12\x14\n" +
-	"\x05offer\x18\x04 \x01(\fR\x05offer\"\xfe\x03\n" +
+	"\x05offer\x18\x04 \x01(\fR\x05offer\"\x9a\x04\n" +
 	"\bSampling\x12 \n" +
 	"\vtemperature\x18\x01 \x01(\x02R\vtemperature\x12\x13\n" +
 	"\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x13\n" +
@@ -3156,22 +3345,26 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\bstop_ids\x18\r \x03(\x05R\astopIds\x12\x1c\n" +
 	"\ahistory\x18\x0e \x03(\x05B\x02\x10\x01R\ahistory\x12\x1c\n" +
 	"\asampled\x18\x0f \x03(\x05B\x02\x10\x01R\asampled\x12$\n" +
-	"\x06format\x18\x10 \x03(\v2\f.shoal.PieceR\x06format\"\xa7\x01\n" +
+	"\x06format\x18\x10 \x03(\v2\f.shoal.PieceR\x06format\x12\x1a\n" +
+	"\x06scored\x18\x11 \x03(\x05B\x02\x10\x01R\x06scored\"\xdf\x01\n" +
 	"\x05Piece\x12\x14\n" +
 	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x16\n" +
 	"\x05until\x18\x02 \x01(\tH\x00R\x05until\x12\x18\n" +
 	"\x06schema\x18\x03 \x01(\fH\x00R\x06schema\x12'\n" +
 	"\x06either\x18\x04 \x01(\v2\r.shoal.EitherH\x00R\x06either\x12%\n" +
-	"\x05again\x18\x05 \x01(\v2\r.shoal.PiecesH\x00R\x05againB\x06\n" +
+	"\x05again\x18\x05 \x01(\v2\r.shoal.PiecesH\x00R\x05again\x12\x1a\n" +
+	"\apattern\x18\x06 \x01(\tH\x00R\apattern\x12\x1a\n" +
+	"\agrammar\x18\a \x01(\tH\x00R\agrammarB\x06\n" +
 	"\x04kind\".\n" +
 	"\x06Pieces\x12$\n" +
 	"\x06pieces\x18\x01 \x03(\v2\f.shoal.PieceR\x06pieces\"'\n" +
 	"\x06Either\x12\x1d\n" +
-	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"X\n" +
+	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"p\n" +
 	"\x06Opened\x12\x1e\n" +
 	"\vus_per_step\x18\x01 \x01(\rR\tusPerStep\x12\x16\n" +
 	"\x06cached\x18\x02 \x01(\rR\x06cached\x12\x16\n" +
-	"\x06format\x18\x03 \x01(\bR\x06format\"L\n" +
+	"\x06format\x18\x03 \x01(\bR\x06format\x12\x16\n" +
+	"\x06scores\x18\x04 \x01(\bR\x06scores\"L\n" +
 	"\x04Link\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
@@ -3194,7 +3387,14 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"us_compute\x18\a \x01(\rR\tusCompute\"4\n" +
 	"\bTopToken\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x05R\x02id\x12\x18\n" +
-	"\alogprob\x18\x02 \x01(\x02R\alogprob\"g\n" +
+	"\alogprob\x18\x02 \x01(\x02R\alogprob\"X\n" +
+	"\x06Scores\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04base\x18\x02 \x01(\rR\x04base\x12$\n" +
+	"\x06scores\x18\x03 \x03(\v2\f.shoal.ScoreR\x06scores\"D\n" +
+	"\x05Score\x12\x18\n" +
+	"\alogprob\x18\x01 \x01(\x02R\alogprob\x12!\n" +
+	"\x03top\x18\x02 \x03(\v2\x0f.shoal.TopTokenR\x03top\"g\n" +
 	"\x04Fail\x12\x1f\n" +
 	"\x04code\x18\x01 \x01(\x0e2\v.shoal.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
@@ -3281,7 +3481,7 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
@@ -3308,18 +3508,20 @@ var file_protocol_wire_proto_goTypes = []any{
 	(*Step)(nil),          // 22: shoal.Step
 	(*Token)(nil),         // 23: shoal.Token
 	(*TopToken)(nil),      // 24: shoal.TopToken
-	(*Fail)(nil),          // 25: shoal.Fail
-	(*Bye)(nil),           // 26: shoal.Bye
-	(*Ping)(nil),          // 27: shoal.Ping
-	(*Pong)(nil),          // 28: shoal.Pong
-	(*Halt)(nil),          // 29: shoal.Halt
-	(*Halted)(nil),        // 30: shoal.Halted
-	(*Resume)(nil),        // 31: shoal.Resume
-	(*Trouble)(nil),       // 32: shoal.Trouble
-	(*Credit)(nil),        // 33: shoal.Credit
-	(*LeavesRequest)(nil), // 34: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 35: shoal.LeavesState
-	(*Fetcher)(nil),       // 36: shoal.Fetcher
+	(*Scores)(nil),        // 25: shoal.Scores
+	(*Score)(nil),         // 26: shoal.Score
+	(*Fail)(nil),          // 27: shoal.Fail
+	(*Bye)(nil),           // 28: shoal.Bye
+	(*Ping)(nil),          // 29: shoal.Ping
+	(*Pong)(nil),          // 30: shoal.Pong
+	(*Halt)(nil),          // 31: shoal.Halt
+	(*Halted)(nil),        // 32: shoal.Halted
+	(*Resume)(nil),        // 33: shoal.Resume
+	(*Trouble)(nil),       // 34: shoal.Trouble
+	(*Credit)(nil),        // 35: shoal.Credit
+	(*LeavesRequest)(nil), // 36: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 37: shoal.LeavesState
+	(*Fetcher)(nil),       // 38: shoal.Fetcher
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	4,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
@@ -3332,35 +3534,38 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	21, // 7: shoal.Frame.link:type_name -> shoal.Link
 	22, // 8: shoal.Frame.step:type_name -> shoal.Step
 	23, // 9: shoal.Frame.token:type_name -> shoal.Token
-	25, // 10: shoal.Frame.fail:type_name -> shoal.Fail
-	26, // 11: shoal.Frame.bye:type_name -> shoal.Bye
-	27, // 12: shoal.Frame.ping:type_name -> shoal.Ping
-	28, // 13: shoal.Frame.pong:type_name -> shoal.Pong
-	29, // 14: shoal.Frame.halt:type_name -> shoal.Halt
-	30, // 15: shoal.Frame.halted:type_name -> shoal.Halted
-	31, // 16: shoal.Frame.resume:type_name -> shoal.Resume
-	32, // 17: shoal.Frame.trouble:type_name -> shoal.Trouble
-	33, // 18: shoal.Frame.credit:type_name -> shoal.Credit
-	15, // 19: shoal.Open.next:type_name -> shoal.Hop
-	16, // 20: shoal.Open.sampling:type_name -> shoal.Sampling
-	0,  // 21: shoal.Open.codec:type_name -> shoal.TensorCodec
-	17, // 22: shoal.Sampling.format:type_name -> shoal.Piece
-	19, // 23: shoal.Piece.either:type_name -> shoal.Either
-	18, // 24: shoal.Piece.again:type_name -> shoal.Pieces
-	17, // 25: shoal.Pieces.pieces:type_name -> shoal.Piece
-	18, // 26: shoal.Either.of:type_name -> shoal.Pieces
-	0,  // 27: shoal.Step.codec:type_name -> shoal.TensorCodec
-	24, // 28: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 29: shoal.Token.finish:type_name -> shoal.Finish
-	2,  // 30: shoal.Fail.code:type_name -> shoal.Code
-	15, // 31: shoal.Resume.next:type_name -> shoal.Hop
-	2,  // 32: shoal.Trouble.code:type_name -> shoal.Code
-	36, // 33: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	27, // 10: shoal.Frame.fail:type_name -> shoal.Fail
+	28, // 11: shoal.Frame.bye:type_name -> shoal.Bye
+	29, // 12: shoal.Frame.ping:type_name -> shoal.Ping
+	30, // 13: shoal.Frame.pong:type_name -> shoal.Pong
+	31, // 14: shoal.Frame.halt:type_name -> shoal.Halt
+	32, // 15: shoal.Frame.halted:type_name -> shoal.Halted
+	33, // 16: shoal.Frame.resume:type_name -> shoal.Resume
+	34, // 17: shoal.Frame.trouble:type_name -> shoal.Trouble
+	35, // 18: shoal.Frame.credit:type_name -> shoal.Credit
+	25, // 19: shoal.Frame.scores:type_name -> shoal.Scores
+	15, // 20: shoal.Open.next:type_name -> shoal.Hop
+	16, // 21: shoal.Open.sampling:type_name -> shoal.Sampling
+	0,  // 22: shoal.Open.codec:type_name -> shoal.TensorCodec
+	17, // 23: shoal.Sampling.format:type_name -> shoal.Piece
+	19, // 24: shoal.Piece.either:type_name -> shoal.Either
+	18, // 25: shoal.Piece.again:type_name -> shoal.Pieces
+	17, // 26: shoal.Pieces.pieces:type_name -> shoal.Piece
+	18, // 27: shoal.Either.of:type_name -> shoal.Pieces
+	0,  // 28: shoal.Step.codec:type_name -> shoal.TensorCodec
+	24, // 29: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 30: shoal.Token.finish:type_name -> shoal.Finish
+	26, // 31: shoal.Scores.scores:type_name -> shoal.Score
+	24, // 32: shoal.Score.top:type_name -> shoal.TopToken
+	2,  // 33: shoal.Fail.code:type_name -> shoal.Code
+	15, // 34: shoal.Resume.next:type_name -> shoal.Hop
+	2,  // 35: shoal.Trouble.code:type_name -> shoal.Code
+	38, // 36: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -3383,6 +3588,7 @@ func file_protocol_wire_proto_init() {
 		(*Frame_Resume)(nil),
 		(*Frame_Trouble)(nil),
 		(*Frame_Credit)(nil),
+		(*Frame_Scores)(nil),
 	}
 	file_protocol_wire_proto_msgTypes[14].OneofWrappers = []any{
 		(*Piece_Text)(nil),
@@ -3390,6 +3596,8 @@ func file_protocol_wire_proto_init() {
 		(*Piece_Schema)(nil),
 		(*Piece_Either)(nil),
 		(*Piece_Again)(nil),
+		(*Piece_Pattern)(nil),
+		(*Piece_Grammar)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3397,7 +3605,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -10,8 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/shoalnet/shoal/node/proc"
 )
 
 // importModel gives every node's directory its span of the model, and no more,
@@ -106,7 +107,7 @@ func (t *Testnet) shoal(ctx context.Context, args ...string) ([]byte, error) {
 	if err := t.spawner.start(cmd); err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	stop := context.AfterFunc(ctx, func() { proc.KillGroup(cmd.Process.Pid) })
 	err := cmd.Wait()
 	stop()
 	if ctx.Err() != nil {

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/shoalnet/shoal/node/proc"
 )
 
 // process is one run of a node's binary.
@@ -65,7 +67,7 @@ func startProcess(sp *spawner, name string, argv, env []string, logPath string, 
 		defer log.Close()
 		defer out.Close()
 		p.err = p.cmd.Wait()
-		_ = syscall.Kill(-p.pid, syscall.SIGKILL) // what the leader left of its group
+		proc.KillGroup(p.pid) // what the leader left of its group
 		if errors.Is(p.err, exec.ErrWaitDelay) {
 			p.err = nil
 		}
@@ -92,7 +94,7 @@ func (p *process) signal(sig syscall.Signal) error {
 // stop asks the process to end, insists after grace, and waits.
 func (p *process) stop(grace time.Duration) {
 	_ = p.signal(syscall.SIGTERM)
-	_ = p.signal(syscall.SIGCONT) // a stopped process would not hear it
+	_ = p.signal(proc.Continue) // a stopped process would not hear it
 	select {
 	case <-p.exited:
 		return
@@ -108,7 +110,7 @@ func (p *process) kill() {
 		return
 	default:
 	}
-	_ = syscall.Kill(-p.pid, syscall.SIGKILL)
+	proc.KillGroup(p.pid)
 	<-p.exited
 }
 

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+
+	"github.com/shoalnet/shoal/node/proc"
 )
 
 // Testnet is a running network. Its methods may be called from any goroutine.
@@ -314,7 +316,7 @@ func (t *Testnet) Signal(name string, sig syscall.Signal) error {
 	}
 	t.mu.Lock()
 	p := n.proc
-	n.stopping = n.stopping || sig != syscall.SIGSTOP && sig != syscall.SIGCONT
+	n.stopping = n.stopping || sig != proc.Pause && sig != proc.Continue
 	t.mu.Unlock()
 	if p == nil {
 		return fmt.Errorf("%s is not running", name)
@@ -334,7 +336,7 @@ func (t *Testnet) SignalEngine(name string, sig syscall.Signal) error {
 	if n.EnginePID == 0 {
 		return fmt.Errorf("%s has no running engine", name)
 	}
-	return syscall.Kill(n.EnginePID, sig)
+	return proc.Signal(n.EnginePID, sig)
 }
 
 // Restart starts a node that has ended, in its old directory and on its old

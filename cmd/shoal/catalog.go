@@ -9,7 +9,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
@@ -27,11 +26,6 @@ func searchCommand() *cli.Command {
 
 func modelSearch(c *cli.Context) error {
 	words := c.Args().Slice()
-	for _, w := range words {
-		if strings.HasPrefix(w, "-") {
-			return usageError{fmt.Sprintf("put flags before the words: shoal %s %s WORDS", c.Command.FullName(), w)}
-		}
-	}
 	cl, done, err := connect(c, len(c.StringSlice("bootstrap")) > 0)
 	if err != nil {
 		return err
@@ -48,7 +42,7 @@ func modelSearch(c *cli.Context) error {
 		fmt.Fprintf(c.App.ErrWriter, "nothing in the catalogue matches; `shoal model add` takes any GGUF file, URL or hf:owner/repo/file.gguf\n")
 		return nil
 	}
-	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	w := newTable(c.App.Writer)
 	fmt.Fprintln(w, "NAME\tPARAMETERS\tQUANTIZATION\tSIZE\tLICENCE\tHERE\tPEERS")
 	for _, m := range list {
 		fmt.Fprintln(w, safe(strings.Join(listedRow(m), "\t")))

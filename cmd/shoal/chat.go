@@ -23,6 +23,7 @@ const chatHelp = `Type a message and Enter. Put """ around a message of several 
   /clear          forget the conversation
   /system TEXT    set the system message, and start a new conversation
   /save FILE      write the conversation as JSON
+  /context        print how full the model's context is; the oldest turns are left out when it is full
   /help           print this help
   /exit           leave, as does Ctrl-D; Ctrl-C only stops an answer`
 
@@ -39,12 +40,20 @@ func runChat(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cl, done, err := connect(c, true)
+	cl, done, err := connectAsking(c, g)
 	if err != nil {
 		return err
 	}
 	defer done()
-	t := &talk{client: cl, req: g, out: c.App.Writer, err: c.App.ErrWriter}
+	if err := awaitServed(c, cl, g.Model); err != nil {
+		return err
+	}
+	return chatWith(c, cl, g)
+}
+
+// chatWith talks with the model of a request until the person leaves.
+func chatWith(c *cli.Context, cl *api.Client, g *api.GenerateRequest) error {
+	t := &talk{client: cl, req: g, out: c.App.Writer, err: c.App.ErrWriter, show: shower{brief: c.Command.Name == "run" && !c.Bool("verbose"), verbose: c.Bool("verbose")}}
 	t.reset(c.String("system"))
 	lines, closeLines, err := t.input(c.String("home"))
 	if err != nil {
@@ -58,9 +67,10 @@ func runChat(c *cli.Context) error {
 
 // talk is a conversation.
 type talk struct {
+	history
 	client   *api.Client
 	req      *api.GenerateRequest
-	messages []api.Message
+	show     shower // how answers are shown
 	out, err io.Writer
 }
 
@@ -80,7 +90,7 @@ func (t *talk) input(home string) (func(prompt string) (string, error), func(), 
 			return strings.TrimRight(line, "\r\n"), err
 		}, func() {}, nil
 	}
-	fmt.Fprintln(t.err, "Type a message. /help lists commands, Ctrl-D leaves.")
+	fmt.Fprintln(t.err, "Ask away. /help lists commands, Ctrl-D leaves.")
 	_ = os.MkdirAll(home, 0o700)
 	rl, err := readline.NewFromConfig(&readline.Config{HistoryFile: filepath.Join(home, "chat_history"), DisableAutoSaveHistory: true})
 	if err != nil {
@@ -99,23 +109,9 @@ func (t *talk) input(home string) (func(prompt string) (string, error), func(), 
 	}, func() { _ = rl.Close() }, nil
 }
 
-func (t *talk) reset(system string) {
-	t.messages = nil
-	if system != "" {
-		t.messages = []api.Message{{Role: "system", Content: system}}
-	}
-}
-
-func (t *talk) system() string {
-	if len(t.messages) > 0 && t.messages[0].Role == "system" {
-		return t.messages[0].Content
-	}
-	return ""
-}
-
 func (t *talk) loop(ctx context.Context, read func(string) (string, error)) error {
 	for {
-		text, err := readMessage(read)
+		text, err := readMessage(read, t.mark())
 		switch {
 		case errors.Is(err, errAgain):
 			fmt.Fprintln(t.err, "(Ctrl-D leaves)")
@@ -139,8 +135,9 @@ func (t *talk) loop(ctx context.Context, read func(string) (string, error)) erro
 }
 
 // readMessage reads one message, which may span several lines.
-func readMessage(read func(string) (string, error)) (string, error) {
-	line, err := read("> ")
+// mark stands at the beginning of a line.
+func readMessage(read func(string) (string, error), mark string) (string, error) {
+	line, err := read(mark)
 	if err != nil {
 		return "", err
 	}
@@ -175,13 +172,13 @@ func (t *talk) command(line string) (leave bool) {
 	case "/exit", "/quit", "/bye":
 		return true
 	case "/clear":
-		t.reset(t.system())
+		t.reset(t.system)
 		fmt.Fprintln(t.err, "conversation forgotten")
 	case "/system":
 		t.reset(arg)
 		fmt.Fprintln(t.err, "a new conversation begins")
 	case "/save":
-		raw, err := json.MarshalIndent(t.messages, "", "  ")
+		raw, err := json.MarshalIndent(t.messages(0), "", "  ")
 		if err == nil && arg == "" {
 			err = errors.New("name a file: /save talk.json")
 		}
@@ -193,6 +190,8 @@ func (t *talk) command(line string) (leave bool) {
 		} else {
 			fmt.Fprintln(t.err, "saved to", arg)
 		}
+	case "/context":
+		fmt.Fprintln(t.err, t.fullness())
 	case "/help", "/?":
 		fmt.Fprintln(t.err, chatHelp)
 	default:
@@ -202,25 +201,45 @@ func (t *talk) command(line string) (leave bool) {
 }
 
 // say sends a message and prints the answer. An answer that Ctrl-C cuts short stays in
-// the conversation; a message without any answer does not.
+// the conversation; a message without any answer does not. What no longer fits into the
+// model's context is left out, oldest first.
 func (t *talk) say(ctx context.Context, text string) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	req := *t.req
-	req.Messages = append(t.messages[:len(t.messages):len(t.messages)], api.Message{Role: "user", Content: text})
-	show := &shower{out: t.out, err: t.err}
-	err := t.client.Generate(ctx, &req, show.event)
-	switch {
-	case err == nil:
-		_ = show.end()
-	case ctx.Err() != nil:
-		show.breakOff()
-		fmt.Fprintln(t.err, "(stopped)")
-	default:
-		show.breakOff()
-		fmt.Fprintln(t.err, "shoal:", withRemedy(err))
+	t.makeRoom(text, t.req.MaxTokens)
+	for {
+		t.tellSkipped()
+		req, show := *t.req, t.show
+		req.Messages = append(t.messages(t.skip), api.Message{Role: "user", Content: text})
+		show.out, show.err = t.out, t.err
+		err := show.ask(ctx, t.client, &req)
+		if answer := show.text.String(); answer != "" {
+			t.add(turn{text, answer, 0}, len(show.result.PromptTokens)+len(show.result.Tokens))
+			t.learnLimit(ctx, t.client, show.result.Model)
+		}
+		if tooLong(err) && t.skipOne() {
+			continue
+		}
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			fmt.Fprintln(t.err, "(stopped)")
+		default:
+			remark(t.err, "shoal: "+withRemedy(err))
+		}
+		return
 	}
-	if answer := show.text.String(); answer != "" {
-		t.messages = append(req.Messages, api.Message{Role: "assistant", Content: answer})
+}
+
+// tellSkipped says, once, that the conversation does not fit any more.
+func (t *talk) tellSkipped() {
+	if t.skip == 0 || t.told {
+		return
 	}
+	t.told = true
+	limit := "context"
+	if t.limit > 0 {
+		limit = fmt.Sprintf("context of %d tokens", t.limit)
+	}
+	remark(t.err, fmt.Sprintf("(the conversation is longer than the model's %s: from now on its oldest turns are left out; /context shows how full it is)", limit))
 }

@@ -153,7 +153,7 @@ func script() []step {
 			}
 			isCity(t, o.Text)
 		}},
-		{Step: "JSON schema that cannot be followed", Request: ask("Name a city.", map[string]any{"response_format": map[string]any{"type": "json_schema", "json_schema": map[string]any{"name": "city", "schema": map[string]any{"not": schema}}}}), check: fails(400, "invalid_request", "invalid_request_error", "response_format")},
+		{Step: "JSON schema that cannot be followed", Request: ask("Name a city.", map[string]any{"response_format": map[string]any{"type": "json_schema", "json_schema": map[string]any{"name": "city", "schema": map[string]any{"not": map[string]any{"uniqueItems": true}}}}}), check: fails(400, "invalid_request", "invalid_request_error", "response_format")},
 		{Step: "embeddings", Request: map[string]any{"model": "tinytales", "input": "x"}, check: fails(400, "invalid_request", "invalid_request_error", "model")},
 		{Step: "cancel", StopAfter: 5, Request: ask(story, map[string]any{"max_completion_tokens": 400, "stop": []string{"never said"}}), check: func(t *testing.T, o outcome) {
 			if !o.Cancelled || o.Finish != "" {

@@ -156,7 +156,7 @@ func clientConfig(c *cli.Context, cfg *node.Config) error {
 // well.
 func clientOf(c *cli.Context, url string) (*api.Client, error) {
 	if !strings.Contains(url, "://") {
-		url = "http://" + url
+		url = "http://" + hostPort(url)
 	}
 	cl := &api.Client{Base: strings.TrimSuffix(strings.TrimRight(url, "/"), "/v1")}
 	if file := c.String("api-token-file"); file != "" {
@@ -245,10 +245,45 @@ func short(peer string) string {
 	return "…" + peer[len(peer)-8:]
 }
 
+// machineText is what to call a machine in a line: its name if that is known, else the
+// end of its ID.
+func machineText(name, peer string) string {
+	if name = cell(name); name != "" {
+		return name
+	}
+	return short(peer)
+}
+
+// nodeText is a machine's name and its whole ID.
+func nodeText(name, peer string) string {
+	if name = cell(name); name != "" {
+		return name + ", " + peer
+	}
+	return peer
+}
+
+// spanText explains a span of blocks where it is read first: blocks 0-10, the first 10
+// of 30. blocks is how many the model has; 0: not known.
+func spanText(from, to, blocks int) string {
+	span := fmt.Sprintf("blocks %d-%d", from, to)
+	n := to - from
+	switch {
+	case blocks <= 0 || n <= 0:
+		return span
+	case n == blocks:
+		return fmt.Sprintf("all %d blocks", blocks)
+	case from == 0:
+		return fmt.Sprintf("%s, the first %d of %d", span, n, blocks)
+	case to == blocks:
+		return fmt.Sprintf("%s, the last %d of %d", span, n, blocks)
+	}
+	return fmt.Sprintf("%s, %d of %d", span, n, blocks)
+}
+
 func routeText(hops []api.Hop) string {
 	var parts []string
 	for _, h := range hops {
-		part := fmt.Sprintf("%s %d-%d", short(h.Peer), h.From, h.To)
+		part := fmt.Sprintf("%s %d-%d", machineText(h.Name, h.Peer), h.From, h.To)
 		switch h.Trust {
 		case "own":
 			part += " (this node)"

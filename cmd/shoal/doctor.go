@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -14,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
@@ -27,9 +27,12 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine/ggml"
 	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/keys"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/text"
 )
 
 func doctorCommand() *cli.Command {
@@ -98,12 +101,12 @@ func printFindings(w io.Writer, found []doctor.Finding) error {
 	if isTerminal(w) {
 		marks = map[doctor.State]string{doctor.OK: "\x1b[32mok  \x1b[0m", doctor.Warn: "\x1b[33mwarn\x1b[0m", doctor.Bad: "\x1b[1;31mBAD \x1b[0m"}
 	}
-	count := map[doctor.State]int{}
+	count, indent, width := map[doctor.State]int{}, strings.Repeat(" ", 16), columns(w)
 	for _, v := range found {
 		count[v.State]++
-		fmt.Fprintf(w, "%s  %-8s  %s\n", marks[v.State], v.Check, cell(v.What))
+		fmt.Fprintf(w, "%s  %-8s  %s\n", marks[v.State], v.Check, strings.TrimPrefix(wrapped(indent+cell(v.What), indent, width), indent))
 		if v.Fix != "" {
-			fmt.Fprintf(w, "                → %s\n", cell(v.Fix))
+			fmt.Fprintln(w, wrapped(indent+"→ "+cell(v.Fix), indent+"  ", width))
 		}
 	}
 	switch {
@@ -195,6 +198,7 @@ func settingsOf(c *cli.Context, settings []cli.Flag, f *doctor.Facts) node.Confi
 	if err != nil {
 		blame(cc, err)
 	}
+	cc.NoKey = err == nil && cfg.Exposed() && !cfg.APIOpen && cfg.APIKey == "" && !anyKey(f.Home.Dir)
 	cc.API, cc.APIKey, cc.Memory, cc.Quota, cc.NoMDNS, cc.Bootstrap = cfg.API, cfg.APIKey != "", cfg.Memory, cfg.Quota, cfg.NoMDNS, cfg.Bootstrap
 	return cfg
 }
@@ -241,6 +245,12 @@ func settingOf(err error) string {
 	return flag
 }
 
+// anyKey reports whether a home has a key for callers of the API.
+func anyKey(dir string) bool {
+	b, err := keys.Open(home.Home(dir).Keys(), slog.Default(), nil)
+	return err == nil && b.Any()
+}
+
 // modelsOf checks the models on disk.
 func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(string, ...any)) error {
 	limit := int64(leavesChecked)
@@ -262,6 +272,9 @@ func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(
 		if m.Err != nil {
 			v.Err = m.Err.Error()
 		}
+		if m.Header != nil {
+			v.Doubts = text.Doubts(m.Header)
+		}
 		f.Models = append(f.Models, v)
 	}
 	return nil
@@ -275,8 +288,7 @@ func wordOf(dir string) (d doctor.Daemon) {
 	}
 	d.Word = err == nil
 	d.API, d.Socket, d.PID = word.API, word.Socket, word.PID
-	err = syscall.Kill(word.PID, 0)
-	d.Alive = word.PID > 0 && (err == nil || errors.Is(err, syscall.EPERM))
+	d.Alive = proc.Alive(word.PID)
 	return d
 }
 

@@ -343,8 +343,8 @@ func TestDoctorFiles(t *testing.T) {
 	t.Run("an API for all and sundry", func(t *testing.T) {
 		p := newPatient(t)
 		p.config(`api = "0.0.0.0:0"`, "no-mdns = true")
-		p.mend(p.named("config", doctor.Bad, "everybody who reaches", "--offline"))
-		p.content("config", "--offline")
+		p.mend(p.named("api", doctor.Warn, "has no key", "--offline"))
+		p.content("api", "--offline")
 	})
 	t.Run("a damaged leaf", func(t *testing.T) {
 		p := newPatient(t)

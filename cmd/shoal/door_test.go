@@ -16,7 +16,7 @@ import (
 )
 
 // TestDoors: wherever a node listens, the commands of its home find it and the doctor
-// finds no fault; beyond loopback it listens only with a key or with --api-open.
+// finds no fault; other machines are answered only with a key, or with --api-open.
 func TestDoors(t *testing.T) {
 	t.Parallel()
 	for name, settings := range map[string][]string{
@@ -24,6 +24,7 @@ func TestDoors(t *testing.T) {
 		"of IPv6":       {`api = "[::]:0"`, `api-key = "k"`},
 		"no API":        {`api = "off"`},
 		"by a word":     {`api = "0.0.0.0:0"`, `api-open = true`},
+		"with TLS":      {`api = "0.0.0.0:0"`, `api-key = "k"`, `tls = true`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -69,10 +70,66 @@ func TestDoors(t *testing.T) {
 	}
 	t.Run("neither", func(t *testing.T) {
 		p := newPatient(t)
-		if code, _, said := p.try("node", "--home", p.home, "--api", "0.0.0.0:0"); code != 2 || !strings.Contains(said, "--api-key-file") || !strings.Contains(said, "--api-open") {
-			t.Errorf("exit code %d: %s", code, said)
+		p.config(`api = "0.0.0.0:0"`, "no-mdns = true", `listen = ["/ip4/127.0.0.1/udp/0/quic-v1"]`)
+		p.start("exec " + p.command().Path + " node --home " + p.home)
+		eventually(t, 30*time.Second, "it answers", func() bool { return running(t.Context(), p.home) != nil })
+		word, err := node.ReadWord(p.home)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(word.API)
+		ask := func(host, key string) (int, string) {
+			req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/v1/models", nil)
+			req.Header.Set("Authorization", "Bearer "+key)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			body, _ := io.ReadAll(resp.Body)
+			return resp.StatusCode, string(body)
+		}
+		if code, body := ask("127.0.0.1", ""); code != http.StatusOK {
+			t.Errorf("on this machine: %d %s", code, body)
+		}
+		other := otherAddress(t)
+		if code, body := ask(other, ""); code != http.StatusUnauthorized || !strings.Contains(body, "has no key yet") || !strings.Contains(body, "add_key") {
+			t.Errorf("from elsewhere: %d %s", code, body)
+		}
+		_, key, said := p.try("key", "add", "--home", p.home, "alice")
+		if key = strings.TrimSpace(key); key == "" {
+			t.Fatal(said)
+		}
+		if code, body := ask(other, key); code != http.StatusOK {
+			t.Errorf("from elsewhere with a key: %d %s", code, body)
+		}
+		if code, _ := ask("127.0.0.1", ""); code != http.StatusUnauthorized {
+			t.Errorf("on this machine without the key: %d", code)
+		}
+		if _, out, _ := p.try("key", "ls", "--json", "--home", p.home); !strings.Contains(out, `"name":"alice"`) || strings.Contains(out, key) {
+			t.Error(out)
+		}
+		p.run("key", "rm", "--home", p.home, "alice")
+		if code, _ := ask(other, key); code != http.StatusUnauthorized {
+			t.Errorf("with the key that was removed: %d", code)
 		}
 	})
+}
+
+// otherAddress returns an address of this machine that is not loopback.
+func otherAddress(t *testing.T) string {
+	t.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			return n.IP.String()
+		}
+	}
+	t.Skip("this machine has loopback alone")
+	return ""
 }
 
 // TestDoctorKillsNobodyAlive: a node that answers, even with a refusal, does not hang.

@@ -29,8 +29,8 @@ type status int
 func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 // exitCode prints an error in one line, with what to type, and returns the process's
-// exit code.
-func exitCode(ctx context.Context, err error, stderr io.Writer) int {
+// exit code. command is what was run, such as shoal model pin.
+func exitCode(ctx context.Context, err error, command string, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
@@ -43,10 +43,10 @@ func exitCode(ctx context.Context, err error, stderr io.Writer) int {
 		return 130
 	}
 	if errors.Is(err, errUsage) || errors.Is(err, node.ErrConfig) {
-		fmt.Fprintf(stderr, "shoal: %s; see `shoal --help`\n", withRemedy(err))
+		remark(stderr, fmt.Sprintf("shoal: %s; see `%s --help`", withRemedy(err), command))
 		return 2
 	}
-	fmt.Fprintln(stderr, "shoal:", withRemedy(err))
+	remark(stderr, "shoal: "+withRemedy(err))
 	var e *api.Error
 	switch {
 	case errors.As(err, &e):

@@ -1,16 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"strings"
-	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/proc"
 )
 
 // absolutePath is absolute for files that will be written, which need not exist.
@@ -31,7 +31,9 @@ func peersCommand() *cli.Command {
 			return err
 		}
 		defer done()
+		stop := waitingFor(c.App.ErrWriter, "asking the peers")
 		list, err := cl.Peers(c.Context)
+		stop()
 		if err != nil {
 			return err
 		}
@@ -39,11 +41,11 @@ func peersCommand() *cli.Command {
 			return printJSON(c.App.Writer, list)
 		}
 		if len(list) == 0 {
-			fmt.Fprintln(c.App.ErrWriter, "no peers; name one with --bootstrap, or start a node on this LAN")
+			remark(c.App.ErrWriter, "no peers; --bootstrap ADDRESS names one, and other nodes on this LAN are found by themselves")
 			return nil
 		}
-		w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "PEER\tRTT\tVIA\tVERSION\tGIVEN\tTAKEN\tSERVES")
+		w := newTable(c.App.Writer)
+		fmt.Fprintln(w, "PEER\tRTT\tVIA\tVERSION\tGIVEN\tTAKEN\tSERVES\tID")
 		for _, p := range list {
 			via := p.Transport
 			if p.Relayed {
@@ -52,8 +54,8 @@ func peersCommand() *cli.Command {
 			if p.BadUntil != nil {
 				via += " (sent corrupt data; ignored until " + p.BadUntil.Local().Format("15:04") + ")"
 			}
-			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\t%s\t%s\n", p.Peer, p.RTTMs, via, cell(p.Version),
-				bytesText(int64(p.Given)), bytesText(int64(p.Taken)), cell(strings.Join(p.Serves, ", ")))
+			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\t%s\t%s\t%s\n", machineText(p.Name, p.Peer), p.RTTMs, via, cell(p.Version),
+				bytesText(int64(p.Given)), bytesText(int64(p.Taken)), cell(strings.Join(p.Serves, ", ")), p.Peer)
 		}
 		return w.Flush()
 	}}
@@ -68,6 +70,7 @@ func drainCommand() *cli.Command {
 		if err := cl.Drain(c.Context); err != nil {
 			return err
 		}
+		defer waitingFor(c.App.ErrWriter, "waiting for running sessions to move to other nodes")()
 		for c.Context.Err() == nil { // it answers until it has left
 			if _, err := cl.Status(c.Context); err != nil {
 				break
@@ -78,7 +81,7 @@ func drainCommand() *cli.Command {
 			}
 		}
 		// Wait until it has closed its store, too, which the next node to start needs.
-		for end := time.Now().Add(closeTime); pid > 0 && syscall.Kill(pid, 0) == nil && time.Now().Before(end) && c.Context.Err() == nil; {
+		for end := time.Now().Add(closeTime); proc.Alive(pid) && time.Now().Before(end) && c.Context.Err() == nil; {
 			time.Sleep(20 * time.Millisecond)
 		}
 		if err := c.Context.Err(); err != nil || !c.Bool("json") {
@@ -89,7 +92,7 @@ func drainCommand() *cli.Command {
 }
 
 func statusCommand() *cli.Command {
-	return &cli.Command{Name: "status", Usage: "print the state of the node", Flags: clientFlags(), Action: asking(func(c *cli.Context, cl *api.Client, _ []string) error {
+	return &cli.Command{Name: "status", Usage: "print the state of the node", Flags: append(clientFlags(), &cli.BoolFlag{Name: "all", Usage: "print all addresses, not only the best one"}), Action: asking(func(c *cli.Context, cl *api.Client, _ []string) error {
 		s, err := cl.Status(c.Context)
 		if err != nil {
 			return err
@@ -97,58 +100,81 @@ func statusCommand() *cli.Command {
 		if c.Bool("json") {
 			return printJSON(c.App.Writer, s)
 		}
-		w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
-		if s.Light && s.API == "" {
-			fmt.Fprintf(w, "no node is running in\t%s\n", s.Home)
-		} else {
-			fmt.Fprintf(w, "node\t%s\n", s.Peer)
-			fmt.Fprintf(w, "up\t%s, version %s\n", s.Uptime.Round(time.Second), s.Version)
-			fmt.Fprintf(w, "home\t%s\n", s.Home)
-			if s.API != "" {
-				fmt.Fprintf(w, "API\thttp://%s/v1\n", s.API)
-			}
-			for i, a := range s.Addrs {
-				name := "addresses"
-				if i > 0 {
-					name = ""
-				}
-				fmt.Fprintf(w, "%s\t%s\n", name, a)
-			}
-			fmt.Fprintf(w, "peers\t%d\n", s.Peers)
-			fmt.Fprintf(w, "memory lent\t%s\n", bytesText(s.Memory))
-			fmt.Fprintf(w, "sent, received\t%s, %s; in total %s, %s\n", bytesText(int64(s.Given)), bytesText(int64(s.Taken)), bytesText(int64(s.GivenAll)), bytesText(int64(s.TakenAll)))
-			if s.Up > 0 || s.Down > 0 {
-				limit := func(n int64) string {
-					if n == 0 {
-						return "unlimited"
-					}
-					return bytesText(n) + "/s"
-				}
-				fmt.Fprintf(w, "at most\t%s up, %s down\n", limit(s.Up), limit(s.Down))
-			}
-		}
-		fmt.Fprintf(w, "models on disk\t%s, %s of it not pinned", bytesText(s.Allocated), bytesText(s.QuotaUsed))
-		if s.Quota > 0 {
-			fmt.Fprintf(w, " (quota %s)", bytesText(s.Quota))
-		}
-		fmt.Fprintln(w)
-		for _, v := range s.Serving {
-			fmt.Fprintf(w, "%s %d-%d\t%s", cell(v.Name), v.From, v.To, v.State)
-			if v.Ready {
-				fmt.Fprintf(w, "; %s, %d sessions, %d of %d KV tokens free, %.1f tokens/s", bytesText(int64(v.Memory)), v.Sessions, v.KVFree, v.KVTokens, v.TokensPerS)
-			}
-			fmt.Fprintln(w)
-			if len(v.Fence)+len(v.Unfenced) > 0 {
-				fmt.Fprintf(w, "  its fence\t%s", strings.Join(v.Fence, ", "))
-				if len(v.Unfenced) > 0 {
-					fmt.Fprintf(w, "; not %s", cell(strings.Join(v.Unfenced, "; ")))
-				}
-				fmt.Fprintln(w)
-			}
-		}
+		f := &facts{out: c.App.Writer}
+		statusNode(f, s, c.Bool("all"))
+		statusModels(f, s)
 		for _, m := range s.Warnings {
-			fmt.Fprintf(w, "warning\t%s\n", m)
+			f.row("warning", "%s", m)
 		}
-		return w.Flush()
+		return f.Flush()
 	})}
+}
+
+// statusNode lists what is known of the node itself.
+func statusNode(f *facts, s *api.Status, all bool) {
+	if s.Light && s.API == "" {
+		f.row("no node is running in", "%s", s.Home)
+		return
+	}
+	f.row("node", "%s", nodeText(s.Name, s.Peer))
+	if s.API != "" {
+		f.row("page", "http://%s in a browser; for programs: http://%s/v1", s.API, s.API)
+	}
+	f.row("up", "%s, version %s", s.Uptime.Round(time.Second), s.Version)
+	f.row("home", "%s", s.Home)
+	for i, a := range shownAddrs(s.Addrs, all) {
+		f.row([]string{"address", ""}[min(i, 1)], "%s", a)
+	}
+	f.row("peers", "%d", s.Peers)
+	f.row("memory lent", "%s", bytesText(s.Memory))
+	f.row("sent, received", "%s, %s; in total %s, %s", bytesText(int64(s.Given)), bytesText(int64(s.Taken)), bytesText(int64(s.GivenAll)), bytesText(int64(s.TakenAll)))
+	if s.Up > 0 || s.Down > 0 {
+		limit := func(n int64) string {
+			if n == 0 {
+				return "unlimited"
+			}
+			return bytesText(n) + "/s"
+		}
+		f.row("at most", "%s up, %s down", limit(s.Up), limit(s.Down))
+	}
+}
+
+// shownAddrs returns the address to join through, or all. With more than one, the best
+// is first.
+func shownAddrs(addrs []string, all bool) []string {
+	here, there := bootstrapAddrs(addrs)
+	best := cmp.Or(there, here)
+	if best == "" {
+		return nil
+	}
+	out := []string{best}
+	for _, a := range addrs {
+		if all && a != best {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// statusModels lists the models on disk and the spans that are served.
+func statusModels(f *facts, s *api.Status) {
+	disk := fmt.Sprintf("%s, %s of it not pinned", bytesText(s.Allocated), bytesText(s.QuotaUsed))
+	if s.Quota > 0 {
+		disk += fmt.Sprintf(" (quota %s)", bytesText(s.Quota))
+	}
+	f.row("models on disk", "%s", disk)
+	for _, v := range s.Serving {
+		state := v.State
+		if v.Ready {
+			state += fmt.Sprintf("; %s, %d sessions, %d of %d KV tokens free, %.1f tokens/s", bytesText(int64(v.Memory)), v.Sessions, v.KVFree, v.KVTokens, v.TokensPerS)
+		}
+		f.row(fmt.Sprintf("%s %d-%d", cell(v.Name), v.From, v.To), "%s", state)
+		if len(v.Fence)+len(v.Unfenced) > 0 {
+			fence := strings.Join(v.Fence, ", ")
+			if len(v.Unfenced) > 0 {
+				fence += "; not " + cell(strings.Join(v.Unfenced, "; "))
+			}
+			f.row("  its fence", "%s", fence)
+		}
+	}
 }

@@ -7,17 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 
-	golog "github.com/ipfs/go-log/v2"
-	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/urfave/cli/v2"
 	"github.com/xrash/smetrics"
 
@@ -25,6 +24,7 @@ import (
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/ggml"
+	"github.com/shoalnet/shoal/node/store"
 )
 
 // The Makefile sets version and date (of the last change, as 2006-01-02), and releases
@@ -41,12 +41,19 @@ func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	engine.ChildMain(ggml.Backend{})
 	convert.ChildMain(canCompute)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it; else the terminal was closed, or the connection to it lost
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	context.AfterFunc(ctx, stop) // the first signal asks it to leave, the second kills it
 	app := newApp(stdout, stderr)
-	err := app.RunContext(ctx, args)
-	return exitCode(ctx, err, stderr)
+	dropEmpty(app)
+	line := arrange(app, args)
+	app.Metadata = map[string]any{givenFlags: line.set}
+	err := app.RunContext(ctx, line.args)
+	return exitCode(ctx, err, strings.Join(append([]string{"shoal"}, line.path...), " "), stderr)
 }
 
 func canCompute(md interface{ Value(key string) any }) error { return engine.Check(md) }
@@ -60,8 +67,17 @@ func newNode(cfg node.Config) (*node.Node, error) {
 	if w := ggml.BuiltForThisMachine(); w != "" {
 		cfg.Warnings = []string{w}
 	}
-	return node.New(cfg)
+	for end := time.Now().Add(lockTime); ; time.Sleep(50 * time.Millisecond) {
+		n, err := node.New(cfg)
+		// Commands such as status hold the home for a moment; a daemon holds it for good.
+		if !errors.Is(err, store.ErrLocked) || time.Now().After(end) || wordOf(cfg.Home).Alive {
+			return n, err
+		}
+	}
 }
+
+// lockTime is how long a home may be held by a command that is about to end.
+const lockTime = 3 * time.Second
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
@@ -69,11 +85,9 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Version: version, Writer: stdout, ErrWriter: stderr, HideHelpCommand: true,
 		UseShortOptionHandling: true,
 		Description:            firstSteps + "\n\n" + exitCodes,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "log-level", Value: "warn", EnvVars: []string{"SHOAL_LOG_LEVEL"}, Usage: "debug, info, warn or error; logs go to stderr"},
-		},
+		Flags:                  logFlags(),
 		Commands: []*cli.Command{
-			nodeCommand(), configCommand(), promptCommand(), chatCommand(), modelCommand(), peersCommand(), statusCommand(), drainCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(),
+			runCommand(), nodeCommand(), configCommand(), promptCommand(), chatCommand(), keyCommand(), backupCommand(), modelCommand(), peersCommand(), statusCommand(), pageCommand(), drainCommand(), serviceCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run chooses the exit code
 		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return unknownFlag(err, c.App.Flags) },
@@ -91,15 +105,10 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			if w := ggml.BuiltForThisMachine(); w != "" && os.Getenv("SHOAL_QUIET_BUILD") == "" {
 				fmt.Fprintln(stderr, "shoal: warning:", w)
 			}
-			var level slog.Level
-			if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
-				return usageError{fmt.Sprintf("--log-level %q: use debug, info, warn or error", c.String("log-level"))}
-			}
-			slog.SetDefault(slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})))
-			quietLibraries(level, stderr)
-			return nil
+			return setLogs(c.String("log-level"), c.String("log-format"), stderr)
 		},
 	}
+	app.Commands = slices.Insert(app.Commands, 5, append(shortcuts(), psCommand(), stopCommand())...)
 	for _, c := range app.Commands {
 		usageErrors(c)
 	}
@@ -118,18 +127,6 @@ func flagLine(f cli.Flag) string {
 		line = strings.Replace(line, s, "", 1)
 	}
 	return line
-}
-
-// quietLibraries discards the libraries' own logs unless the level is debug: they
-// repeat, less clearly, what is returned as an error anyway.
-func quietLibraries(level slog.Level, stderr io.Writer) {
-	if level > slog.LevelDebug {
-		gologshim.SetDefaultHandler(slog.DiscardHandler)
-		golog.SetAllLoggers(golog.LevelFatal)
-		return
-	}
-	gologshim.SetDefaultHandler(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	golog.SetAllLoggers(golog.LevelWarn)
 }
 
 // usageErrors turns flag errors of a command and its subcommands into usage errors.
@@ -187,7 +184,8 @@ func versionCommand() *cli.Command {
 }
 
 // firstSteps lists what to type first.
-const firstSteps = `See it work, without a network:   shoal demo
+const firstSteps = `Chat with a model, here:          shoal run tinytales
+See machines share a model:       shoal demo
 Ask a network:                    shoal chat --bootstrap ADDRESS
 Lend this machine to it:          shoal node --model NAME --bootstrap ADDRESS
 See what is wrong:                shoal doctor`
@@ -213,9 +211,12 @@ func unknownCommand(full, name string, commands []*cli.Command) error {
 func unknownFlag(err error, flags []cli.Flag) error {
 	name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
 	if !ok {
-		return usageError{err.Error()}
+		return usageError{flagProblem(err.Error())}
 	}
 	name = strings.TrimLeft(name, "-")
+	if strings.ContainsAny(name, " \t\n") { // a text, such as "-5 degrees"
+		return usageError{"a text that begins with a dash goes behind --"}
+	}
 	var names []string
 	for _, f := range flags {
 		if v, ok := f.(cli.VisibleFlag); !ok || v.IsVisible() {
@@ -229,15 +230,46 @@ func unknownFlag(err error, flags []cli.Flag) error {
 	return usageError{message}
 }
 
+// flagProblem says what is wrong with a flag's value, in place of Go's words.
+func flagProblem(message string) string {
+	if name, ok := strings.CutPrefix(message, "flag needs an argument: -"); ok {
+		return fmt.Sprintf("--%s needs a value", strings.TrimLeft(name, "-"))
+	}
+	value, rest, ok := strings.Cut(strings.TrimPrefix(message, "invalid value "), " for flag -")
+	name, why, ok2 := strings.Cut(rest, ": ")
+	if !ok || !ok2 {
+		return message
+	}
+	if why == "parse error" {
+		why = "that is not a value it takes"
+	}
+	return fmt.Sprintf("--%s %s: %s", name, value, why)
+}
+
 // nearestWord returns the entry of a list that was probably meant by word, or "".
 func nearestWord(word string, of []string) (near string) {
 	best := 0.8 // below it, words are unrelated; 0.7 and 4 are Jaro-Winkler's usual parameters
 	for _, s := range of {
-		if d := smetrics.JaroWinkler(word, s, 0.7, 4); d > best && len(s) > 1 {
+		d := smetrics.JaroWinkler(word, s, 0.7, 4)
+		if swapped(word, s) {
+			d = 1
+		}
+		if d > best && len(s) > 1 {
 			near, best = s, d
 		}
 	}
 	return near
+}
+
+// swapped reports that two words differ in the order of two neighbours, which the
+// measure above finds unlike in short words: rnu and run.
+func swapped(a, b string) bool {
+	for i := range len(a) - 1 {
+		if len(a) == len(b) && a[:i]+a[i+1:i+2]+a[i:i+1]+a[i+2:] == b {
+			return true
+		}
+	}
+	return false
 }
 
 // homeFlag is on every command that uses a home.
@@ -260,7 +292,7 @@ func jsonFlag() cli.Flag {
 // noArgs refuses arguments that would be ignored.
 func noArgs(c *cli.Context) error {
 	if c.Args().Present() {
-		return usageError{fmt.Sprintf("%s takes no argument %q", c.Command.FullName(), c.Args().First())}
+		return usageError{fmt.Sprintf("`%s` takes no argument %q", commandName(c), c.Args().First())}
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func manPage(app *cli.App) string {
 	p("%% SHOAL 1 %q %q \"User commands\"", changed, "shoal "+app.Version)
 	p("# NAME\n\nshoal - %s\n", app.Usage)
 	p("# SYNOPSIS\n\n**shoal** [**--log-level** *LEVEL*] *COMMAND* [*OPTIONS*] [*ARGUMENTS*]\n")
-	p("# DESCRIPTION\n\nEach node lends what it can spare: it fetches the part of a model that it serves, and passes activations on to the next node. Together they answer prompts that none of them could answer alone. Flags come before arguments.\n")
+	p("# DESCRIPTION\n\nEach node lends what it can spare: it fetches the part of a model that it serves, and passes activations on to the next node. Together they answer prompts that none of them could answer alone. Flags may stand before or behind arguments; **--** ends them.\n")
 	p("```\n%s\n```\n", firstSteps)
 	p("# OPTIONS\n")
 	manFlags(p, app.Flags)

@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
@@ -48,22 +47,21 @@ func modelCommand() *cli.Command {
 	}
 }
 
-// arguments returns the arguments, which must be exactly the named ones. urfave/cli
-// stops parsing flags at the first argument, so a flag after it is refused here.
+// arguments returns the arguments, which must be exactly the named ones.
 func arguments(c *cli.Context, names ...string) ([]string, error) {
 	if len(names) == 0 {
 		return nil, noArgs(c)
 	}
 	args := c.Args().Slice()
-	for i, a := range args {
-		if strings.HasPrefix(a, "-") && len(a) > 1 {
-			return nil, usageError{fmt.Sprintf("put flags before %s: shoal %s %s %s", names[0], c.Command.FullName(), a, strings.Join(args[:i], " "))}
-		}
-	}
 	if len(args) != len(names) {
-		return nil, usageError{fmt.Sprintf("%s takes %s", c.Command.FullName(), strings.Join(names, " and "))}
+		return nil, usageError{fmt.Sprintf("`%s` takes %s", commandName(c), strings.Join(names, " and "))}
 	}
 	return args, nil
+}
+
+// commandName is the whole name of the command, such as shoal model pin.
+func commandName(c *cli.Context) string {
+	return strings.TrimSpace(c.Command.HelpName)
 }
 
 func modelAdd(c *cli.Context, cl *api.Client, args []string) error {
@@ -81,7 +79,9 @@ func modelPull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cl, done, err := connect(c, true, func(n *node.Node) bool { return n.Library().HasOrigin(args[0]) })
+	cl, done, err := connect(c, true, func(n *node.Node) bool {
+		return n.Library().HasOrigin(args[0]) || n.Library().Whole(args[0]) != ""
+	})
 	if err != nil {
 		return err
 	}
@@ -107,10 +107,10 @@ func printModel(c *cli.Context, m *api.Model) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, m)
 	}
-	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	f := &facts{out: c.App.Writer}
 	row := func(k string, v any) {
 		if s := fmt.Sprint(v); s != "" && s != "0" {
-			fmt.Fprintf(w, "%s\t%s\n", k, cell(s))
+			f.row(k, "%s", cell(s))
 		}
 	}
 	row("name", strings.Join(append([]string{m.Name}, others(m)...), ", "))
@@ -138,8 +138,11 @@ func printModel(c *cli.Context, m *api.Model) error {
 		for _, o := range m.Origins {
 			row("from", o)
 		}
+		for _, warning := range m.Warnings {
+			row("warning", warning)
+		}
 	}
-	return w.Flush()
+	return f.Flush()
 }
 
 func others(m *api.Model) []string {
@@ -161,10 +164,10 @@ func modelList(c *cli.Context, cl *api.Client, _ []string) error {
 		return printJSON(c.App.Writer, list)
 	}
 	if len(list) == 0 {
-		fmt.Fprintln(c.App.ErrWriter, "no models yet; `shoal model add FILE` adds one; `shoal testnet` works without")
+		remark(c.App.ErrWriter, "no models yet; `shoal run tinytales` tries the one inside this program, `shoal search` lists others, and `shoal run NAME` fetches one and chats with it")
 		return nil
 	}
-	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	w := newTable(c.App.Writer)
 	fmt.Fprintln(w, "NAME\tID\tARCHITECTURE\tBLOCKS\tSIZE\tPINNED\tHERE")
 	for _, m := range list {
 		here := heldText(m.Held)

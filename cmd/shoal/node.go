@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,7 +15,6 @@ import (
 	"github.com/urfave/cli/v2/altsrc"
 
 	"github.com/shoalnet/shoal/node"
-	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/testnet/link"
 )
@@ -38,17 +38,22 @@ func networkFlags() []cli.Flag {
 func nodeFlags() []cli.Flag {
 	return append([]cli.Flag{
 		altsrc.NewStringFlag(homeFlag()),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "name", EnvVars: []string{"SHOAL_NAME"}, Usage: "what to call this machine; only trusted peers are told (default: the host's name)"}),
 		&cli.StringFlag{Name: "config", EnvVars: []string{"SHOAL_CONFIG"}, Usage: "TOML file with the same names as these flags (default: config.toml in the home)"},
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "model", EnvVars: []string{"SHOAL_MODEL"}, Usage: "serve `MODEL`: a name (yours, a peer's, or one that `shoal model search` lists), a CID, a GGUF file, a URL, or hf:owner/repo/file.gguf; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "port for QUIC and TCP; 0: pick a random one on the first start and keep it"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API, which has no TLS; off: only the socket for this home's own commands"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API; beyond loopback callers need a key, which shoal key add makes; off: only the socket for this home's own commands"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key", EnvVars: []string{"SHOAL_API_KEY"}, Usage: "key that API clients must send; other users of this machine can see it in the process list, so prefer --api-key-file"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api-key-file", EnvVars: []string{"SHOAL_API_KEY_FILE"}, Usage: "`FILE` with the key that API clients must send"}),
-		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "api-open", EnvVars: []string{"SHOAL_API_OPEN"}, Usage: "let the API listen beyond loopback without a key: anyone who can reach it may then send prompts through this node, list models and peers, and make it fetch models of the catalogue"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "accept API requests for host `NAME`, such as a proxy's, in addition to localhost and the addresses it listens on; may be repeated; *: any name, for programs only: browsers stay refused, since any site can point its own name at this machine (list names to allow browsers)"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-origin", EnvVars: []string{"SHOAL_API_ORIGIN"}, Usage: "let web pages from `ORIGIN` use the API, such as https://chat.example; may be repeated"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "api-open", EnvVars: []string{"SHOAL_API_OPEN"}, Usage: "let other machines use the API without a key: anyone who can reach it may then send prompts through this node, list models and peers, and make it fetch models of the catalogue"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "metrics", EnvVars: []string{"SHOAL_METRICS"}, Usage: "also serve metrics for Prometheus and the probes /healthz and /readyz at `HOST:PORT`, without a key and without the API, for other machines, too (default: only at the API's address)"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-host", EnvVars: []string{"SHOAL_API_HOST"}, Usage: "accept API requests for host `NAME`, such as a proxy's, in addition to localhost and the addresses it listens on; may be repeated; *: any name, for programs only: browsers stay refused, since any site can point its own name at this machine (list names to allow browsers); *.NAME: every name below NAME"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "api-origin", EnvVars: []string{"SHOAL_API_ORIGIN"}, Usage: "let web pages from `ORIGIN` use the API, such as https://chat.example; may be repeated; * stands for any host, a part of one or a port: chrome-extension://*, https://*.example.com, http://localhost:*"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "tls", EnvVars: []string{"SHOAL_TLS"}, Usage: "encrypt the API for other machines, with a self-signed certificate that is kept in the home"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "tls-cert", EnvVars: []string{"SHOAL_TLS_CERT"}, Usage: "use the certificate in this PEM `FILE` instead, which is read again when it changes"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "tls-key", EnvVars: []string{"SHOAL_TLS_KEY"}, Usage: "PEM `FILE` with the key of --tls-cert"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "memory", EnvVars: []string{"SHOAL_MEMORY"}, Usage: "memory to lend, such as 8GiB (default: half of the machine's)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads to lend; 0: as many as make it faster, measured continually"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "nice", Value: 5, EnvVars: []string{"SHOAL_NICE"}, Usage: "priority of the engine below other programs, from 0 (equal) to 19 (lowest), as in nice(1)"}),
@@ -57,7 +62,8 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells per span (default: derived from --memory)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "concurrent sessions, at most"}),
 		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "time for running sessions to move to other nodes when this one leaves"}),
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "GPU to use, by its name in `shoal status`, or none to use no GPU; may be repeated (default: all that are found)"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "use GPU `NAME`, as status prints it, or none to use no GPU; may be repeated (default: all that are found)"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause", EnvVars: []string{"SHOAL_PAUSE"}, Usage: "do not lend: on, or until a `TIME` such as 2026-12-01T10:00 (default: off)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "lend-hours", EnvVars: []string{"SHOAL_LEND_HOURS"}, Usage: "local times at which to lend, such as \"22:00-07:00\" or \"mon-fri 20:00-08:00, sat-sun\" (default: always)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause-load", Value: fmt.Sprintf("%.0f%%", 100*lend.DefaultPauseLoad), EnvVars: []string{"SHOAL_PAUSE_LOAD"}, Usage: "pause while other programs use this `PART` of the machine's cores, such as 40% or 0.4; 0: never"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "lend-on-battery", EnvVars: []string{"SHOAL_LEND_ON_BATTERY"}, Usage: "keep lending while the machine runs on battery"}),
@@ -66,20 +72,30 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "up", EnvVars: []string{"SHOAL_UP"}, Usage: "upload models to peers at no more than `RATE`, such as 20mbit or 2MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "down", EnvVars: []string{"SHOAL_DOWN"}, Usage: "fetch models at no more than `RATE`, such as 100mbit or 12MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "number format of activations on the wire, for this node's own sessions: f32 (exact), f16, q8_0"}),
+		logSettings()[0], logSettings()[1],
 		&cli.BoolFlag{Name: "json-events", Usage: "print events as JSON, one object per line"},
 	}, networkFlags()...)
 }
 
 func nodeCommand() *cli.Command {
 	flags := nodeFlags()
+	var settings []setting
 	return &cli.Command{
-		Name: "node", Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
+		Name: "node", Aliases: []string{"serve"}, Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
 		Description: "Without --model it lends nothing, but still answers through its API. For example:\n\n" +
 			"shoal node --model smollm2 --memory 8GiB --bootstrap ADDRESS\n\n" +
 			"Every flag except --config and --json-events can also be set in config.toml in the home, as in: memory = \"8GiB\"\n" +
 			"`shoal config` prints the settings in effect and where each comes from; with --reference, a file to start from.",
-		Before: func(c *cli.Context) error { return loadConfig(c, flags) },
-		Action: runNode,
+		Before: func(c *cli.Context) (err error) {
+			if err = inheritLogs(c); err != nil {
+				return err
+			}
+			if settings, err = settingsNow(c, flags); err != nil {
+				return err
+			}
+			return setLogs(c.String("log-level"), c.String("log-format"), c.App.ErrWriter)
+		},
+		Action: func(c *cli.Context) error { return runNode(c, settings) },
 	}
 }
 
@@ -104,14 +120,20 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
+	if err := checkLogs(c.String("log-level"), c.String("log-format")); err != nil {
+		return cfg, err
+	}
+	cfg.Name = c.String("name")
 	cfg.ListenPort, cfg.ListenAddrs = c.Int("listen-port"), splitList(c.StringSlice("listen"))
-	if cfg.API = c.String("api"); cfg.API == "off" {
+	if cfg.API = hostPort(c.String("api")); cfg.API == "off" {
 		cfg.API = ""
 	}
 	if cfg.APIKey, err = keyOf(c); err != nil {
 		return cfg, err
 	}
-	cfg.APIOpen = c.Bool("api-open")
+	cfg.APIOpen, cfg.Metrics = c.Bool("api-open"), c.String("metrics")
+	cfg.TLSCert, cfg.TLSKey = c.String("tls-cert"), c.String("tls-key")
+	cfg.TLS = c.Bool("tls") || cfg.TLSCert != ""
 	cfg.Threads, cfg.Nice, cfg.KVType = c.Int("threads"), c.Int("nice"), c.String("kv")
 	cfg.APIHosts, cfg.APIOrigins = splitList(c.StringSlice("api-host")), splitList(c.StringSlice("api-origin"))
 	cfg.Exact = c.Bool("exact")
@@ -134,13 +156,24 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	if cfg.Lend, err = lendRules(c); err != nil {
 		return cfg, err
 	}
+	if _, _, err := (node.ServeSpec{Span: c.String("span")}).Parse(); err != nil {
+		return cfg, usageError{"--span: " + err.Error()}
+	}
 	for _, m := range splitList(c.StringSlice("model")) {
 		cfg.Serve = append(cfg.Serve, node.ServeSpec{Model: m, Span: c.String("span")})
 	}
 	return cfg, nil
 }
 
-func runNode(c *cli.Context) error {
+// hostPort takes a port alone for one of this machine.
+func hostPort(s string) string {
+	if n, err := strconv.Atoi(s); err == nil && n >= 0 && n < 1<<16 {
+		return net.JoinHostPort("127.0.0.1", s)
+	}
+	return s
+}
+
+func runNode(c *cli.Context, settings []setting) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
@@ -148,19 +181,30 @@ func runNode(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	say := &narrator{w: c.App.ErrWriter}
+	say := newNarrator(c.App.ErrWriter, len(cfg.Serve) > 0)
+	defer say.close()
 	cfg.Events = say.event
 	if c.Bool("json-events") {
 		cfg.Events = jsonEvents(c.App.Writer)
 	}
+	own := newOwnSettings(c, settings, cfg.APIKey)
+	cfg.Settings = own
+	events := cfg.Events
 	manager := newManager(cfg)
 	cfg.Events = manager.watch(cfg.Events)
 	n, err := newNode(cfg)
 	if err != nil {
 		return err
 	}
+	own.bind(n.Adjust)
+	if s, err := n.Client().Status(c.Context); err == nil && s.APIClosed {
+		fmt.Fprintf(c.App.ErrWriter, "the API at %s has no key yet, so callers on other machines are refused: `shoal key add NAME` makes one, and --api-open admits everyone\n", cfg.API)
+	}
+	say.watch(n.Client())
 	stop := manager.tell(n.Client())
+	joined := watchJoin(c.Context, n, events)
 	err = n.Run(c.Context)
+	joined()
 	stop()
 	if cerr := n.Close(); err == nil {
 		err = cerr
@@ -171,6 +215,9 @@ func runNode(c *cli.Context) error {
 // lendRules reads the rules of when to lend. How much is set by memory, threads and
 // devices.
 func lendRules(c *cli.Context) (r lend.Rules, err error) {
+	if r.Pause, err = lend.ParsePause(c.String("pause")); err != nil {
+		return r, usageError{"--pause: " + err.Error()}
+	}
 	if r.Hours, err = lend.ParseHours(c.String("lend-hours")); err != nil {
 		return r, usageError{"--lend-hours: " + err.Error()}
 	}
@@ -184,85 +231,25 @@ func lendRules(c *cli.Context) (r lend.Rules, err error) {
 	return r, nil
 }
 
+// printedEvent is an event as scripts get it: only those about a span name its blocks.
+type printedEvent struct {
+	Time string `json:"time"` // RFC 3339, UTC
+	node.Event
+	From *int `json:"from,omitempty"`
+	To   *int `json:"to,omitempty"`
+}
+
 func jsonEvents(w io.Writer) func(node.Event) {
 	var mu sync.Mutex
 	enc := json.NewEncoder(w)
 	return func(e node.Event) {
+		out := printedEvent{Time: time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), Event: e}
+		if e.To > 0 {
+			out.From, out.To = &e.From, &e.To
+		}
 		mu.Lock()
 		defer mu.Unlock()
-		_ = enc.Encode(e)
-	}
-}
-
-// narrator prints the node's events for a person.
-type narrator struct {
-	mu sync.Mutex
-	w  io.Writer
-	on bool // a progress line is being rewritten
-
-	troubled map[string]bool // warnings printed already
-}
-
-func (s *narrator) event(e node.Event) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.on && e.Event != "fetching" {
-		fmt.Fprintln(s.w)
-		s.on = false
-	}
-	switch e.Event {
-	case "listening":
-		fmt.Fprintf(s.w, "node %s\n", e.Peer)
-		here, there := bootstrapAddrs(e.Addrs)
-		if here != "" {
-			fmt.Fprintf(s.w, "  to join from this machine:  --bootstrap %s\n", here)
-		}
-		if there != "" {
-			fmt.Fprintf(s.w, "  to join from elsewhere:     --bootstrap %s\n", there)
-		}
-		if e.API != "" {
-			fmt.Fprintf(s.w, "API http://%s/v1 (OpenAI's); ask with `shoal chat`; stop with Ctrl-C\n", e.API)
-		}
-	case "fetching":
-		for _, t := range e.Trouble {
-			if !s.troubled[t] {
-				if s.on {
-					fmt.Fprintln(s.w)
-					s.on = false
-				}
-				fmt.Fprintf(s.w, "warning: %s\n", safe(t))
-				if s.troubled == nil || len(s.troubled) > 1000 {
-					s.troubled = map[string]bool{}
-				}
-				s.troubled[t] = true
-			}
-		}
-		if isTerminal(s.w) && e.Total > 0 {
-			what := "fetching " + safe(e.Name)
-			if e.To > 0 {
-				what += fmt.Sprintf(" blocks %d-%d", e.From, e.To)
-			}
-			fmt.Fprintf(s.w, "\r\x1b[K%s", progressText(what+":", api.Progress{Done: e.Done, Total: e.Total, Peers: e.Peers, Origins: e.Origins, Rate: e.Rate}))
-			s.on = true
-		}
-	case "serving":
-		fmt.Fprintf(s.w, "serving %s, blocks %d-%d\n", safe(e.Name), e.From, e.To)
-	case "lending":
-		if e.Ready {
-			fmt.Fprintln(s.w, "lending again")
-		} else {
-			fmt.Fprintf(s.w, "paused: %s\n", e.Error)
-		}
-	case "loaded":
-		fmt.Fprintf(s.w, "%s, blocks %d-%d: loaded, but waiting: %s\n", safe(e.Name), e.From, e.To, safe(e.Error))
-	case "waiting":
-		fmt.Fprintf(s.w, "waiting for model %s: %s\n", e.Name, safe(e.Error))
-	case "engine":
-		fmt.Fprintf(s.w, "%s, blocks %d-%d: %s\n", safe(e.Name), e.From, e.To, e.Error)
-	case "leaving":
-		fmt.Fprintln(s.w, "leaving; running sessions move to other nodes first (Ctrl-C again stops at once)")
-	case "stopped":
-		fmt.Fprintln(s.w, "stopped")
+		_ = enc.Encode(out)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/shoalnet/shoal/cmd/shoal/term"
@@ -41,26 +42,43 @@ func clean(w io.Writer, s string) string {
 // end clears the line and prints which sources were dropped on the way, in both.
 func progressLine(w io.Writer, what string) (show func(api.Progress), end func()) {
 	var troubles []string
-	begin, first, visible, shown := time.Now(), int64(-1), isTerminal(w), false
+	begin, first, line := time.Now(), int64(-1), &liveLine{w: w}
+	var mu sync.Mutex
+	now := strings.TrimSuffix(what, ":") // what is waited for while nothing is counted
+	wait := func() func() {
+		return waiting(w, func() string {
+			mu.Lock()
+			defer mu.Unlock()
+			return now
+		})
+	}
+	rest := wait()
 	return func(p api.Progress) {
 			if len(p.Trouble) > 0 {
 				troubles = p.Trouble
 			}
-			if !visible {
+			if p.Done == 0 && p.Total == 0 {
+				if p.What != "" {
+					mu.Lock()
+					now = p.What
+					mu.Unlock()
+				}
 				return
 			}
+			rest() // what is shown now moves by itself
 			if first < 0 {
 				first = p.Done
 			}
-			shown = true
 			if p.Rate == 0 {
 				p.Rate = float64(p.Done-first) / max(0.1, time.Since(begin).Seconds())
 			}
-			fmt.Fprintf(w, "\r\x1b[K%s", progressText(what, p))
-		}, func() {
-			if shown {
-				fmt.Fprint(w, "\r\x1b[K")
+			line.show(progressText(what, p))
+			if p.Total > 0 && p.Done >= p.Total {
+				rest = wait()
 			}
+		}, func() {
+			rest()
+			line.clear()
 			for _, t := range troubles {
 				fmt.Fprintf(w, "warning: %s\n", safe(t))
 			}

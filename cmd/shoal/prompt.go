@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -67,7 +68,7 @@ func promptCommand() *cli.Command {
 		Name: "prompt", Usage: "answer one prompt, from the arguments or standard input", ArgsUsage: "[TEXT]",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "raw", Usage: "apply no chat template: continue the text as it is"},
-			&cli.StringFlag{Name: "format", Usage: "answer in JSON: \"json\" for any object, or a `FILE` with the JSON schema to follow"},
+			formatFlag(),
 			&cli.IntFlag{Name: "logprobs", Value: -1, Usage: "with --json: print log probabilities of the tokens and of their `K` best alternatives"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print only the answer"},
 		}, answerFlags()...),
@@ -168,10 +169,7 @@ func runPrompt(c *cli.Context) error {
 		}
 		g.Raw, g.Prompt = true, text
 	} else {
-		if s := c.String("system"); s != "" {
-			g.Messages = append(g.Messages, api.Message{Role: "system", Content: s})
-		}
-		g.Messages = append(g.Messages, api.Message{Role: "user", Content: text})
+		g.Messages = conversation(c.String("system"), text)
 	}
 	if k := c.Int("logprobs"); k >= 0 {
 		if !c.Bool("json") {
@@ -182,33 +180,58 @@ func runPrompt(c *cli.Context) error {
 		}
 		g.Sampling.Logprobs, g.Sampling.TopLogprobs = true, k
 	}
-	cl, done, err := connect(c, true)
+	cl, done, err := connectAsking(c, g)
 	if err != nil {
 		return err
 	}
 	defer done()
 	show := &shower{out: c.App.Writer, err: c.App.ErrWriter, quiet: c.Bool("quiet"), json: c.Bool("json"), logprobs: g.Sampling.Logprobs}
-	if err := cl.Generate(c.Context, g, show.event); err != nil {
-		show.breakOff()
-		return err
-	}
-	return show.end()
+	return show.ask(c.Context, cl, g)
 }
 
 // shower prints an answer as it arrives.
 type shower struct {
 	out, err         io.Writer
 	quiet, json      bool
+	brief            bool // no line under the answer
+	verbose          bool // times under the answer
 	logprobs         bool
 	text, reasoning  strings.Builder
 	result           promptResult
 	begun, lineEnded bool
 	thinking         bool // what was printed last is reasoning
+
+	rest func() // ends the sign of life; nil: there is none
+}
+
+// ask sends a prompt, and shows the answer as it arrives and what is waited for.
+func (s *shower) ask(ctx context.Context, cl *api.Client, g *api.GenerateRequest) error {
+	s.wait("looking for a route")
+	err := cl.Generate(ctx, g, s.event)
+	s.wait("")
+	if err != nil {
+		s.breakOff()
+		return err
+	}
+	return s.end()
+}
+
+// wait shows what is waited for until the next call; nothing if what is empty.
+func (s *shower) wait(what string) {
+	if s.rest != nil {
+		s.rest()
+		s.rest = nil
+	}
+	if what != "" && !s.quiet && !s.json {
+		s.rest = waitingFor(s.err, what)
+	}
 }
 
 func (s *shower) event(e api.Event) error {
 	switch {
 	case e.Start != nil:
+		s.wait("")
+		defer s.wait("reading the prompt")
 		r := &s.result
 		r.Model, r.PromptTokens, r.Route, r.PredictedTokens = e.Start.Model, e.Start.PromptTokens, e.Start.Route, e.Start.PredictedRate
 		if r.Warning = e.Start.Warning; !s.quiet && !s.json && r.Warning != "" {
@@ -217,7 +240,10 @@ func (s *shower) event(e api.Event) error {
 		if !s.quiet && !s.json && e.Start.Note != "" {
 			fmt.Fprintln(s.err, "note:", e.Start.Note)
 		}
+	case e.Repair != nil && e.Repair.Route == nil:
+		s.wait("a node was lost: looking for another")
 	case e.Token != nil:
+		s.wait("")
 		s.result.Tokens = append(s.result.Tokens, e.Token.ID)
 		if s.logprobs {
 			l := logprobOut{ID: e.Token.ID, Logprob: e.Token.Logprob, Top: []topOut{}}
@@ -295,7 +321,10 @@ func (s *shower) end() error {
 	if !s.lineEnded {
 		fmt.Fprintln(s.out)
 	}
-	if !s.quiet {
+	switch {
+	case s.verbose:
+		return s.times()
+	case !s.quiet && !s.brief:
 		fmt.Fprintln(s.err, s.summary())
 	}
 	return nil
@@ -320,8 +349,24 @@ func (s *shower) summary() string {
 	if r.FinishReason == "length" {
 		line += " · cut off at the token limit"
 	}
-	if isTerminal(s.err) {
-		return "\x1b[2m" + line + "\x1b[0m"
+	if n := columns(s.err); n > 0 {
+		return "\x1b[2m" + wrapped(line, "  ", n) + "\x1b[0m"
 	}
 	return line
+}
+
+// times lists how long an answer took, in the words of other programs.
+func (s *shower) times() error {
+	r := &s.result
+	f := &facts{out: s.err}
+	f.row("", "")
+	f.row("prompt eval count", "%d tokens, of which %d were kept from before", len(r.PromptTokens), r.Cached)
+	f.row("first token after", "%.0f ms", r.TTFTMs)
+	f.row("eval count", "%d tokens", len(r.Tokens))
+	f.row("eval rate", "%s tokens/s, predicted %s", rate(r.TokensPerS), rate(r.PredictedTokens))
+	f.row("route", "%s", routeText(r.Route))
+	if r.FinishReason == "length" {
+		f.row("cut off", "at the token limit")
+	}
+	return f.Flush()
 }

@@ -22,7 +22,7 @@ var remedies = map[remedy.Kind]struct {
 	remedy.RaiseQuota:    {text: "see --quota and `shoal model pin`"},
 	remedy.RaiseMemory:   {text: "raise --memory"},
 	remedy.PeerAddress:   {text: "`shoal status` of that node prints it"},
-	remedy.NamePeer:      {text: "--bootstrap names one, and `shoal node --model NAME` starts one"},
+	remedy.NamePeer:      {text: "`shoal run MODEL` serves a model on this machine and chats with it, `shoal node --model MODEL` keeps it served, and --bootstrap names a node to join"},
 	remedy.OtherPeer:     {text: "see --bootstrap"},
 	remedy.ListenPort:    {text: "see --listen-port"},
 	remedy.APIAddress:    {text: "see --api"},
@@ -34,7 +34,13 @@ var remedies = map[remedy.Kind]struct {
 	remedy.MakeKey:       {text: "`shoal model catalog keygen` makes one"},
 	remedy.ChooseDevice:  {text: "see --device"},
 	remedy.CallChildMain: {text: "the program must call engine.ChildMain first"},
-	remedy.Setting:       {text: "it is set with --NAME", args: []string{"NAME"}},
+	remedy.AddKey:        {text: "`shoal key add NAME` makes one, and --api-open admits everyone"},
+
+	remedy.MetricsAddress: {text: "see --metrics"},
+	remedy.KeysFile:       {text: "restore it from a backup, or remove it and make the keys again with `shoal key add`"},
+
+	remedy.Setting: {text: "it is set with --NAME", args: []string{"NAME"}},
+	remedy.OwnPage: {text: "`shoal page` on the node's machine prints a link that allows it"},
 }
 
 // withRemedy returns an error's text for a person, followed by what to type if the

@@ -3,12 +3,10 @@ package main
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"maps"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -32,9 +30,13 @@ func configCommand() *cli.Command {
 			jsonFlag(),
 			&cli.BoolFlag{Name: "reference", Usage: "print a configuration file with every setting, its default and its meaning"},
 		}, flags...),
+		Subcommands: []*cli.Command{configSetCommand(), configUnsetCommand(), configGetCommand(), configReloadCommand()},
 		Before: func(c *cli.Context) (err error) {
-			if c.Bool("reference") {
+			if c.Bool("reference") || c.Args().Present() {
 				return nil
+			}
+			if err = inheritLogs(c); err != nil {
+				return err
 			}
 			settings, err = settingsNow(c, flags)
 			return err
@@ -80,20 +82,10 @@ const secret = "(not shown)"
 
 // settingsNow loads the configuration file and returns all settings in effect.
 func settingsNow(c *cli.Context, flags []cli.Flag) (out []setting, err error) {
-	// The library does not distinguish a flag on the command line from one in the
-	// environment, so the environment is read a second time by itself.
-	alone := flag.NewFlagSet("", flag.ContinueOnError)
-	for _, f := range nodeFlags() {
-		if err := f.Apply(alone); err != nil {
-			return nil, usageError{err.Error()}
-		}
-	}
-	env := cli.NewContext(c.App, alone, nil)
-	onLine, inEnv := map[string]bool{}, map[string]bool{}
+	given, _ := c.App.Metadata[givenFlags].([]string)
+	inEnv := map[string]bool{} // before the file is read, after which a flag is set, too
 	for _, f := range inFile(flags) {
-		name := f.Names()[0]
-		inEnv[name] = f.IsSet()
-		onLine[name] = c.IsSet(name) && (!f.IsSet() || !reflect.DeepEqual(settingValue(c, f), settingValue(env, f)))
+		inEnv[f.Names()[0]] = f.IsSet()
 	}
 	if err := loadConfig(c, flags); err != nil {
 		return nil, err
@@ -109,11 +101,11 @@ func settingsNow(c *cli.Context, flags []cli.Flag) (out []setting, err error) {
 		name := f.Names()[0]
 		s := setting{Name: name, Value: settingValue(c, f), From: "default"}
 		switch {
-		case onLine[name]:
+		case slices.Contains(given, name):
 			s.From = "--" + name
 		case inEnv[name]:
 			for _, env := range f.GetEnvVars() {
-				if os.Getenv(env) != "" {
+				if _, set := os.LookupEnv(env); set {
 					s.From = env
 					break
 				}

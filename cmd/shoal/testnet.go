@@ -7,13 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
@@ -183,7 +182,7 @@ func runTestnet(c *cli.Context) (err error) {
 			return err
 		}
 		exe := os.Args[0]
-		fmt.Fprintf(c.App.Writer, "\nask it, from another terminal:\n")
+		fmt.Fprintf(c.App.Writer, "\nopen http://%s in a browser, or ask it from another terminal:\n", api)
 		fmt.Fprintf(c.App.Writer, "  %s chat --api http://%s\n", exe, api)
 		fmt.Fprintf(c.App.Writer, "  %s prompt --api http://%s \"Tell me a story about a fox and a lantern.\"\n", exe, api)
 		fmt.Fprintf(c.App.Writer, "  curl http://%s/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n", api)
@@ -195,7 +194,7 @@ func runTestnet(c *cli.Context) (err error) {
 
 // printNodes prints one line per node: what it serves, and the disk space that takes.
 func printNodes(c *cli.Context, t *testnet.Testnet) error {
-	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	w := newTable(c.App.Writer)
 	fmt.Fprintln(w, "NODE\tPEER\tBLOCKS\tON DISK\tAPI")
 	for _, n := range t.Nodes() {
 		fmt.Fprintf(w, "%s\t%s\t%d-%d\t%s\t%s\n", n.Name, short(n.Peer), n.From, n.To, bytesText(allocated(n.Dir)), n.API)
@@ -208,9 +207,7 @@ func allocated(dir string) int64 {
 	var sum int64
 	_ = filepath.Walk(home.Home(dir).Store(), func(_ string, info os.FileInfo, err error) error {
 		if err == nil && !info.IsDir() {
-			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				sum += st.Blocks * 512
-			}
+			sum += files.Allocated(info)
 		}
 		return nil
 	})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/proc"
 )
 
 func topCommand() *cli.Command {
@@ -32,6 +34,8 @@ type look struct {
 	Time       time.Time     `json:"time"`
 	Error      string        `json:"error,omitempty"` // why there was no answer; all else is then as it was
 	Peer       string        `json:"peer"`
+	Name       string        `json:"name,omitempty"`
+	API        string        `json:"api,omitempty"` // host:port of the page and the API
 	Version    string        `json:"version"`
 	UptimeS    int64         `json:"uptime_s"`
 	Sessions   int           `json:"sessions"`
@@ -59,7 +63,7 @@ type look struct {
 // next returns the snapshot that follows l, from a new status.
 func (l look) next(now time.Time, s *api.Status) look {
 	n := look{
-		Time: now, Peer: s.Peer, Version: s.Version, UptimeS: int64(s.Uptime.Seconds()), Memory: s.Memory, Disk: s.Allocated, Given: s.Given, Taken: s.Taken,
+		Time: now, Peer: s.Peer, Name: s.Name, API: s.API, Version: s.Version, UptimeS: int64(s.Uptime.Seconds()), Memory: s.Memory, Disk: s.Allocated, Given: s.Given, Taken: s.Taken,
 		Serving: s.Serving, Peers: l.Peers, Fetches: l.Fetches, Paused: l.Paused,
 	}
 	for _, v := range s.Serving {
@@ -180,7 +184,7 @@ func once(c *cli.Context, w *watcher) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, l)
 	}
-	for _, line := range draw(l, nil, 120, 0, false) {
+	for _, line := range draw(l, nil, cmp.Or(columns(c.App.Writer), 120), 0, false) {
 		if _, err := fmt.Fprintln(c.App.Writer, line); err != nil {
 			return err
 		}
@@ -249,7 +253,7 @@ func screen(ctx context.Context, w *watcher) (err error) {
 	fmt.Fprint(os.Stdout, enterScreen)
 	defer fmt.Fprint(os.Stdout, leaveScreen)
 	resized := make(chan os.Signal, 1)
-	signal.Notify(resized, syscall.SIGWINCH)
+	signal.Notify(resized, proc.Resized)
 	defer signal.Stop(resized)
 	go w.follow(ctx)
 	tick := time.NewTicker(time.Second)

@@ -38,6 +38,9 @@ func draw(l look, past []float64, columns, height int, colour bool) []string {
 			p.lines = append(p.lines, "")
 		}
 		foot := "q quits"
+		if l.API != "" {
+			foot += "; the page is http://" + l.API
+		}
 		if l.Error != "" {
 			foot = p.paint("1;31", cell(l.Error))
 		}
@@ -112,7 +115,7 @@ func fit(s string, n int) string {
 }
 
 func (p *page) head(l look) {
-	left := fmt.Sprintf("shoal top   node %s   up %s   version %s", short(l.Peer), upText(l.UptimeS), cell(l.Version))
+	left := fmt.Sprintf("shoal top   node %s   up %s   version %s", machineText(l.Name, l.Peer), upText(l.UptimeS), cell(l.Version))
 	clock := l.Time.Format(time.TimeOnly)
 	if room := p.width - len(clock) - 2; room > 20 {
 		left = fit(left, room) + "  " + clock
@@ -232,6 +235,6 @@ func (p *page) peers(list []api.Peer, room int) {
 		if v.Relayed {
 			via = p.paint("33", fit("relayed", 12))
 		}
-		p.line(fmt.Sprintf("%-10s %6.1f ms %s %s %s", short(v.Peer), v.RTTMs, fit(cell(via), 12), fit(cell(strings.TrimPrefix(v.Version, "shoal/")), 14), cell(strings.Join(v.Serves, ", "))))
+		p.line(fmt.Sprintf("%-10s %6.1f ms %s %s %s", fit(machineText(v.Name, v.Peer), 10), v.RTTMs, fit(cell(via), 12), fit(cell(strings.TrimPrefix(v.Version, "shoal/")), 14), cell(strings.Join(v.Serves, ", "))))
 	}
 }

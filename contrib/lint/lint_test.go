@@ -43,7 +43,7 @@ func TestUnits(t *testing.T) {
 	for _, mode := range []string{"system", "user"} {
 		source := filepath.Join("../systemd", strings.TrimPrefix(mode, "system"), "shoal.service")
 		unit := filepath.Join(t.TempDir(), "shoal.service")
-		text := strings.Replace(read(t, source), "/usr/local/bin/shoal", exe, 1) // one that is there
+		text := strings.ReplaceAll(read(t, source), "/usr/local/bin/shoal", exe) // one that is there
 		if err := os.WriteFile(unit, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestAgent(t *testing.T) {
 
 func TestScripts(t *testing.T) {
 	shellcheck := tool(t, "shellcheck")
-	for _, script := range []string{"../release/release.sh", "../changelog/collect.sh", "../accel/glslc", "../../.ci/run"} {
+	for _, script := range []string{"../release/release.sh", "../release/install.sh", "../release/preinstall.sh", "../release/postinstall.sh", "../release/preremove.sh", "../changelog/collect.sh", "../accel/glslc", "../../.ci/run"} {
 		if out, err := exec.CommandContext(t.Context(), shellcheck, script).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", script, err, out)
 		}

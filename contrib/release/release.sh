@@ -1,7 +1,8 @@
 #!/bin/sh
 # shellcheck disable=SC2086 # names of tools and files have no spaces here
-# Makes a release of shoal for Linux in dist/: archives, an SBOM, notes, checksums and a
-# signature of those. The same commit, Go and C compiler give the same bytes.
+# Makes a release of shoal in dist/: archives, packages for Debian and RPM, a Homebrew
+# formula, an installer, an SBOM, notes, checksums and a signature of those. The same
+# commit, Go and C compiler give the same bytes.
 set -eu
 
 usage() {
@@ -10,23 +11,27 @@ usage: contrib/release/release.sh [--dry-run] [--allow-dirty] [--unsigned] [--ou
 
 Without a key nothing is made, unless --unsigned says that nobody is to trust it.
 
-Targets (default: these four); the engine's speed is its compiler's choice of instructions:
+Targets (default: the first four); the engine's speed is its compiler's choice of instructions:
   amd64           x86-64-v3: AVX2 and FMA, machines since about 2013
   amd64-baseline  x86-64-v2: SSE4.2, machines since about 2009
   arm64           ARMv8.2 with dot products and half floats, since about 2018
   arm64-baseline  ARMv8.0
+  windows-amd64   x86-64-v3, with mingw-w64; tried with Wine only
   image           only if named: a container image for this machine, with docker, or
                   what CONTAINER names, on the bases that the environment gives
 
 For the other architecture: gcc-aarch64-linux-gnu and g++-aarch64-linux-gnu, or
 gcc-x86-64-linux-gnu and g++-x86-64-linux-gnu, and qemu-user-static to try what was
-built. Needed besides: go, git, jq, objdump, and GNU tar.
+built; for Windows g++-mingw-w64-x86-64-posix and zip. Needed besides: go, git, jq,
+objdump, and GNU tar. Each Linux target makes a .deb and an .rpm, too.
 
 Environment:
   VERSION       of the release (default: what git describes)
   SIGN_KEY      an SSH key's file, to sign SHA256SUMS with (ssh-keygen -Y, namespace
                 "file"); verify: ssh-keygen -Y verify -n file -f ALLOWED -I WHO
                 -s SHA256SUMS.sig < SHA256SUMS
+  BASE          where the files will be, for the formula and the installer (default:
+                the release's address on GitHub)
   MINISIGN_KEY  a minisign secret key's file, likewise
   BUILD_IMAGE   the bases of the image, by digest: NAME@sha256:... What a tag means
   RUN_IMAGE     now is told by `docker buildx imagetools inspect NAME:TAG`; which tags
@@ -34,7 +39,8 @@ Environment:
 EOF
 }
 
-all="amd64 amd64-baseline arm64 arm64-baseline"
+usual="amd64 amd64-baseline arm64 arm64-baseline"
+all="$usual windows-amd64"
 targets="" dry="" dirty="" unsigned="" image="" out=dist
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -58,7 +64,7 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-[ -n "$targets$image" ] || targets=$all
+[ -n "$targets$image" ] || targets=$usual
 case $out in /*) ;; *) out=$PWD/$out ;; esac
 cd "$(dirname "$0")/../.."
 
@@ -66,6 +72,7 @@ cd "$(dirname "$0")/../.."
 # these, Ubuntu 22.04 and Debian 12 have newer ones.
 max_glibc=2.34
 max_glibcxx=3.4.29
+nfpm=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4 # newer ones need modules that Go's proxy does not have
 sbom_tool=github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
 say() { echo "release: $*" >&2; }
@@ -75,11 +82,22 @@ VERSION=${VERSION:-$(git describe --tags --always --dirty)}
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 DATE=$(git log -1 --format=%cs)
 export SOURCE_DATE_EPOCH
+BASE=${BASE:-https://github.com/shoalnet/shoal/releases/download/$VERSION}
 case $VERSION in *[!A-Za-z0-9._+-]*) fail "VERSION=$VERSION: letters, digits and ._+- only" ;; esac
 
 # target sets what the build of a target needs.
 target() {
+	os=linux flag=""
 	case $1 in
+	amd64) flag=avx2 ;;
+	arm64) flag=asimddp ;;
+	esac
+	case $1 in
+	windows-amd64)
+		os=windows arch=amd64 march=x86-64-v3 triple=x86_64-w64-mingw32 machine=none
+		cc=$triple-gcc-posix cxx=$triple-g++-posix objdump=$triple-objdump runner="" name=shoal-$VERSION-windows-amd64
+		return
+		;;
 	amd64) arch=amd64 march=x86-64-v3 triple=x86_64-linux-gnu machine=x86_64 ;;
 	amd64-baseline) arch=amd64 march=x86-64-v2 triple=x86_64-linux-gnu machine=x86_64 ;;
 	arm64) arch=arm64 march=armv8.2-a+dotprod+fp16 triple=aarch64-linux-gnu machine=aarch64 ;;
@@ -128,6 +146,15 @@ pinned() {
 # The C and C++ libraries are not: GPU back ends, which are loaded at run time, bring
 # them, and static ones would need a newer glibc than these do.
 build() {
+	if [ $os = windows ]; then
+		flags="-O3 -march=$march -w -fopenmp -DGGML_USE_OPENMP -D_WIN32_WINNT=0x0A00 -ffile-prefix-map=$(go env GOMODCACHE)=/mod"
+		env GOOS=windows GOARCH=$arch CGO_ENABLED=1 CC=$cc CXX=$cxx GOFLAGS=-mod=readonly \
+			CGO_CFLAGS="$flags" CGO_CXXFLAGS="$flags" CGO_LDFLAGS=-fopenmp \
+			go build -trimpath -buildvcs=false -o "$1" \
+			-ldflags "-s -w -buildid= -X main.version=$VERSION -X main.date=$DATE -X main.commit=$commit -extldflags '-static -Wl,--no-insert-timestamp'" \
+			./cmd/shoal
+		return
+	fi
 	static=$work/$arch-static # where the linker looks first, and finds it static alone
 	mkdir -p "$static"
 	ln -sf "$($cc -print-file-name=libgomp.a)" "$static/"
@@ -144,6 +171,7 @@ newest() { $objdump -T "$1" | grep -o "(\?$2_[0-9.]*)\?" | tr -d '()' | sed "s/^
 
 # inspect refuses a binary that needs more of a machine than it may.
 inspect() {
+	[ $os = linux ] || return 0
 	libraries=$($objdump -p "$1" | awk '$1 == "NEEDED" { print $2 }' | sort | tr '\n' ' ')
 	for l in $libraries; do
 		case $l in
@@ -196,12 +224,39 @@ bom() {
 	rm "$2.part"
 }
 
+# package makes a .deb and an .rpm of what is in the tree $1, which has its files under
+# /usr.
+package() {
+	case $t in
+	*-baseline) PKG_NAME=shoal-baseline PKG_OTHER=shoal ;;
+	*) PKG_NAME=shoal PKG_OTHER=shoal-baseline ;;
+	esac
+	PKG_VERSION=${VERSION#v}
+	case $PKG_VERSION in [0-9]*) ;; *) PKG_VERSION=0~$PKG_VERSION ;; esac
+	PKG_VERSION=$(echo "$PKG_VERSION" | tr - '~')
+	sed "s/@FLAG@/$flag/; s/@NAME@/$PKG_OTHER/" contrib/release/preinstall.sh >"$1/preinstall"
+	PKG_TIME=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ) PKG_ARCH=$arch PKG_ROOT=$1
+	export PKG_NAME PKG_OTHER PKG_VERSION PKG_ARCH PKG_TIME PKG_ROOT
+	for kind in deb rpm; do
+		CGO_ENABLED=0 GOFLAGS='' go run $nfpm package -f contrib/release/nfpm.yaml -p $kind -t "$out/$name.$kind" >/dev/null ||
+			fail "the $kind could not be made"
+		files="$files $name.$kind"
+	done
+}
+
+# fill writes a template of this folder with what is known of the release.
+fill() {
+	sed "s|@BASE@|$BASE|g; s|@VERSION@|$VERSION|g; s|@NUMBER@|${VERSION#v}|g; s|@DATE@|$DATE|g; s|@SHA256@|${source:-}|g; s|@SIGNER@|${signer:-}|g" "contrib/release/$1" >"$out/$2"
+	files="$files $2"
+}
+
 # pack makes an archive whose bytes hang on its content alone.
 pack() {
 	tar --sort=name --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX-w --mtime="@$SOURCE_DATE_EPOCH" --format=gnu -C "$1" -cf - "$name" | gzip -9n >"$out/$name.tar.gz"
 }
 
 need go git jq tar gzip sha256sum
+case " $targets " in *" windows-amd64 "*) need zip ;; esac
 signer
 if [ -n "$image" ]; then
 	container=${CONTAINER:-docker}
@@ -217,7 +272,7 @@ for t in $targets; do
 done
 sh contrib/changelog/collect.sh "$VERSION" >/dev/null # a file of another form ends it before anything is built
 [ -z "$dry" ] || exit 0
-commit=$(git rev-parse HEAD)
+commit=$(git rev-parse HEAD) repo=$PWD
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -238,6 +293,19 @@ for t in $targets; do
 	mkdir -p "$work/$t"
 	build "$work/$t/shoal"
 	inspect "$work/$t/shoal"
+	if [ $os = windows ]; then
+		mkdir "$stage"
+		cp "$work/$t/shoal" "$stage/shoal.exe"
+		cp LICENSE README.md "$stage/"
+		licences "$work/$t/shoal" "$stage/third-party"
+		bom "$work/$t/shoal" "$out/$name.cdx.json"
+		find "$stage" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
+		rm -f "$out/$name.zip"
+		(cd "$work/$t" && find "$name" | LC_ALL=C sort | TZ=UTC zip -qX9 "$out/$name.zip" -@)
+		files="$files $name.zip $name.cdx.json"
+		rm -rf "$stage"
+		continue
+	fi
 	if [ -n "$runner" ] || [ "$(uname -m)" = $machine ]; then
 		export SHOAL_QUIET_BUILD=1
 		$runner "$work/$t/shoal" version --json >"$work/$t/version.json"
@@ -257,6 +325,14 @@ for t in $targets; do
 	licences "$work/$t/shoal" "$doc/third-party"
 	bom "$work/$t/shoal" "$out/$name.cdx.json"
 	pack "$work/$t"
+	if [ $os = linux ]; then
+		mkdir -p "$work/$t/package/usr"
+		make --no-print-directory -s install-files DESTDIR="$work/$t/package" PREFIX=/usr BIN="$work/$t/shoal" RUN="$run"
+		mkdir -p "$work/$t/package/usr/share/doc"
+		cp -a "$doc" "$work/$t/package/usr/share/doc/shoal"
+		rm "$work/$t/package/usr/share/doc/shoal/node.toml"
+		package "$work/$t/package"
+	fi
 	files="$files $name.tar.gz $name.cdx.json"
 	rm -rf "${work:?}/$t/root" "$stage"
 done
@@ -267,6 +343,12 @@ if [ -n "$image" ]; then
 	$container save -o "$out/shoal-$VERSION-image.tar" "shoal:$VERSION"
 	files="$files shoal-$VERSION-image.tar"
 fi
+git -C "$repo" archive --prefix="shoal-$VERSION/" "$commit" | gzip -9n >"$out/shoal-$VERSION-source.tar.gz"
+files="$files shoal-$VERSION-source.tar.gz"
+source=$(sha256sum <"$out/shoal-$VERSION-source.tar.gz" | cut -d' ' -f1)
+[ -z "${SIGN_KEY:-}" ] || signer=$(ssh-keygen -y -f "$SIGN_KEY" | cut -d' ' -f1,2)
+fill shoal.rb.in shoal.rb
+fill install.sh install.sh
 cd "$out"
 sha256sum $files >SHA256SUMS
 [ -z "${SIGN_KEY:-}" ] || ssh-keygen -q -Y sign -n file -f "$SIGN_KEY" SHA256SUMS

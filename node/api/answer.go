@@ -3,13 +3,11 @@ package api
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -47,14 +45,6 @@ type choiceState struct {
 	tokens []Token
 	called int // function calls sent in a stream so far
 	offset int // completions' logprobs: characters so far
-}
-
-// told is an event of a generation, or its end.
-type told struct {
-	choice int
-	event  Event
-	ended  bool
-	err    error
 }
 
 // Times of a stream.
@@ -101,63 +91,6 @@ func (a *answer) run() error {
 	return nil
 }
 
-// follow starts all generations at once and passes their events on. It calls idle after
-// each quietTime without an event.
-func (s *server) follow(r *http.Request, reqs []*GenerateRequest, take func(i int, e Event) error, idle func() error) error {
-	client := r.Context()
-	ctx, cancel := context.WithCancel(client)
-	events := make(chan told, 2*len(reqs))
-	var wg sync.WaitGroup
-	defer func() {
-		cancel()
-		wg.Wait()
-	}()
-	for i, req := range reqs {
-		req.Trace = r.Header.Get(traceHeader)
-		wg.Go(func() {
-			send := func(t told) error {
-				select {
-				case events <- t:
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			err := s.generate(ctx, req, func(e Event) error { return send(told{choice: i, event: e}) })
-			_ = send(told{choice: i, ended: true, err: err})
-		})
-	}
-	quiet := time.NewTicker(quietTime)
-	defer quiet.Stop()
-	done := make([]bool, len(reqs))
-	for left := len(reqs); left > 0; {
-		select {
-		case <-client.Done():
-			return client.Err()
-		case <-quiet.C:
-			if err := idle(); err != nil {
-				return err
-			}
-		case t := <-events:
-			if !t.ended {
-				done[t.choice] = done[t.choice] || t.event.Done != nil
-				if err := take(t.choice, t.event); err != nil {
-					return err
-				}
-				continue
-			}
-			if t.err == nil && !done[t.choice] {
-				t.err = Errorf(Internal, "the answer ended without saying why")
-			}
-			if t.err != nil {
-				return t.err
-			}
-			left--
-		}
-	}
-	return nil
-}
-
 // failed returns an error as it is reported to the client. If the request's context is
 // still alive, a cancelled error means that the node is stopping, so it becomes
 // Refused.
@@ -185,6 +118,13 @@ func (a *answer) fail(err error) error {
 // take adds an event to its choice; in a stream it is sent immediately.
 func (a *answer) take(i int, e Event) error {
 	c := &a.choices[i]
+	if a.noAnswer {
+		left := withoutAnswer(e)
+		if left == nil {
+			return nil
+		}
+		e = *left
+	}
 	switch {
 	case e.Start != nil && c.start == nil:
 		start := e.Start.sendable()
@@ -198,7 +138,7 @@ func (a *answer) take(i int, e Event) error {
 			a.promptIDs += len(start.PromptTokens)
 		}
 		if a.echo != nil {
-			c.text.WriteString(a.echo[i])
+			c.text.WriteString(a.echoed(i))
 		}
 	case c.start == nil || c.done != nil:
 		return Errorf(Internal, "an answer's events came out of order")
@@ -207,7 +147,9 @@ func (a *answer) take(i int, e Event) error {
 		e.Token = &token
 		if !a.stream {
 			c.add(token.Text, token.Reasoning, token.Calls)
-			c.tokens = append(c.tokens, token)
+			if a.logprobs || a.ranks || a.details {
+				c.tokens = append(c.tokens, token)
+			}
 		}
 	case e.Repair != nil: // Done repeats it for a whole answer
 	case e.Done != nil:
@@ -267,9 +209,9 @@ func (a *answer) startChunk(i int) error {
 	}
 	text := ""
 	if a.echo != nil {
-		text = a.echo[i]
+		text = a.echoed(i)
 	}
-	return a.chunk(i, delta{Role: "assistant", Content: &text}, nil, nil, d)
+	return a.chunk(i, delta{Role: "assistant", Content: &text}, a.promptLogprobs(i), nil, d)
 }
 
 func (a *answer) tokenChunk(i int, t *Token) error {
@@ -359,10 +301,10 @@ func (a *answer) put(text string) error { return put(a.w, []byte(text)) }
 
 func (a *answer) whole() *completion {
 	out := a.object("")
-	for i := range a.choices {
+	for at, i := range a.best() {
 		c := &a.choices[i]
 		text := c.text.String()
-		ch := choice{Index: i, FinishReason: &c.done.FinishReason, Logprobs: a.logprobsOf(i, c.tokens)}
+		ch := choice{Index: at, FinishReason: &c.done.FinishReason, Logprobs: a.logprobsOf(i, slices.Concat(a.scored(i), c.tokens))}
 		if a.chat {
 			ch.Message = &message{Role: "assistant", ToolCalls: c.calls, reasoning: reasoning{c.think.String(), c.think.String()}}
 			if text != "" || c.calls == nil {
@@ -450,13 +392,17 @@ func (a *answer) logprobsOf(i int, tokens []Token) any {
 		return &chatLogprobs{Content: chatLogprobsOf(tokens)}
 	}
 	c := &a.choices[i]
-	out := &textLogprobs{Tokens: []string{}, TokenLogprobs: []float64{}, TopLogprobs: []map[string]float64{}, TextOffset: []int{}}
+	out := &textLogprobs{Tokens: []string{}, TokenLogprobs: []*float64{}, TopLogprobs: []map[string]float64{}, TextOffset: []int{}}
 	for _, t := range tokens {
 		text := tokenText(t.Bytes, t.Text)
 		out.Tokens = append(out.Tokens, text)
-		out.TokenLogprobs = append(out.TokenLogprobs, t.Logprob)
 		out.TextOffset = append(out.TextOffset, c.offset)
 		c.offset += utf8.RuneCountInString(text)
+		if t.first {
+			out.TokenLogprobs, out.TopLogprobs = append(out.TokenLogprobs, nil), append(out.TopLogprobs, nil)
+			continue
+		}
+		out.TokenLogprobs = append(out.TokenLogprobs, new(t.Logprob))
 		top := map[string]float64{}
 		for _, x := range t.Top {
 			if text := tokenText(x.Bytes, x.Text); !has(top, text) { // incomplete characters look alike: keep the most likely

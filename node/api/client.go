@@ -317,8 +317,10 @@ func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 		Model: g.Model, Stream: true, Sampling: p, MaxTokens: some(g.MaxTokens),
 		Shoal: &Extension{Details: true, Route: g.Route, MaxStages: g.MaxStages},
 	}
-	if g.Format != nil {
-		common.ResponseFormat = &responseFormat{Type: "json_schema", JSONSchema: &jsonSchema{Name: "answer", Schema: g.Format}}
+	common.ResponseFormat = constraint{g.Format, g.Pattern, g.Grammar}.wire()
+	common.IgnoreEOS = g.IgnoreEOS
+	if common.StopTokenIDs, err = json.Marshal(g.StopIDs); err != nil {
+		return "", nil, err
 	}
 	if common.Stop, err = json.Marshal(g.Stop); err != nil {
 		return "", nil, err
@@ -327,7 +329,7 @@ func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 		return "", nil, err
 	}
 	if g.Raw {
-		r := completionRequest{commonRequest: common}
+		r := completionRequest{commonRequest: common, Echo: g.PromptLogprobs}
 		if p.Logprobs {
 			r.Logprobs = &p.TopLogprobs
 		}

@@ -2,12 +2,11 @@ package api
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -15,9 +14,9 @@ import (
 // Limits of a request.
 const (
 	maxBody        = 32 << 20 // bytes
-	maxChoices     = 16       // n times the number of prompts
+	maxChoices     = 128      // n times the number of prompts
 	maxMessages    = 16384
-	maxStops       = 16
+	maxStops       = 128
 	maxStop        = 1024 // bytes of a stop sequence
 	maxTopLogprobs = 20
 
@@ -30,9 +29,13 @@ const (
 // job is a decoded request: one GenerateRequest per choice, and how to answer.
 type job struct {
 	chat         bool
-	n            int // choices per prompt
+	n            int // choices per prompt that are generated
+	bestOf       int // if not 0: of n choices per prompt the keep likeliest are returned
+	keep         int
+	ranks        bool // log probabilities are asked of the node only to rank the choices
 	reqs         []*GenerateRequest
 	echo         []string // per choice: the text to repeat before the answer; nil: none
+	noAnswer     bool     // no token of an answer is wanted, only the prompt's own
 	stream       bool
 	includeUsage bool
 	details      bool
@@ -45,7 +48,7 @@ func decodeChat(body []byte) (*job, error) {
 	if err := decode(body, &r); err != nil {
 		return nil, err
 	}
-	if err := refuse(body, chatUnsupported); err != nil {
+	if err := refuse(body, chatUnsupported, chatWords, answerWords); err != nil {
 		return nil, err
 	}
 	return r.job()
@@ -58,6 +61,9 @@ func (r *chatRequest) job() (*job, error) {
 		return nil, err
 	}
 	if base.Messages, err = messages(r.Messages); err != nil {
+		return nil, err
+	}
+	if err := r.goOn(base); err != nil {
 		return nil, err
 	}
 	if err := r.useTools(base); err != nil {
@@ -76,7 +82,7 @@ func (r *chatRequest) job() (*job, error) {
 	}
 	base.Sampling.Logprobs = r.Logprobs
 	if r.TopLogprobs != nil {
-		if !r.Logprobs {
+		if !r.Logprobs && *r.TopLogprobs != 0 {
 			return nil, badParam("top_logprobs", "needs logprobs to be true")
 		}
 		if err := within("top_logprobs", *r.TopLogprobs, 0, maxTopLogprobs); err != nil {
@@ -94,8 +100,12 @@ func decodeCompletion(body []byte) (*job, error) {
 	if err := decode(body, &r); err != nil {
 		return nil, err
 	}
-	if err := refuse(body, completionUnsupported); err != nil {
+	if err := refuse(body, completionUnsupported, chatAlone, answerWords); err != nil {
 		return nil, err
+	}
+	noAnswer := r.MaxTokens != nil && *r.MaxTokens == 0
+	if noAnswer {
+		r.MaxTokens = new(1) // which is left out of the reply
 	}
 	base, err := r.base()
 	if err != nil {
@@ -107,9 +117,6 @@ func decodeCompletion(body []byte) (*job, error) {
 		}
 		base.Sampling.Logprobs, base.Sampling.TopLogprobs = true, *r.Logprobs
 	}
-	if n := deref(r.N, 1); r.BestOf != nil && *r.BestOf != n {
-		return nil, badParam("best_of", "is not supported beyond n (%d): ask for more choices with n", n)
-	}
 	if r.MaxTokens == nil && (r.Shoal == nil || !r.Shoal.Details) {
 		base.MaxTokens = completionTokens
 	}
@@ -117,17 +124,12 @@ func decodeCompletion(body []byte) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &job{}
+	j := &job{noAnswer: noAnswer}
+	if err := j.chooseBest(&r, base, inputs); err != nil {
+		return nil, err
+	}
 	if r.Echo {
-		if base.Sampling.Logprobs {
-			return nil, badParam("echo", "cannot be combined with logprobs: the prompt's own are not computed")
-		}
-		for _, in := range inputs {
-			if in.PromptIDs != nil {
-				return nil, badParam("echo", "needs a prompt that is text")
-			}
-			j.echo = append(j.echo, in.Prompt)
-		}
+		j.echoes(inputs)
 	}
 	return j, j.finish(&r.commonRequest, base, inputs)
 }
@@ -138,8 +140,9 @@ func (j *job) finish(r *commonRequest, base *GenerateRequest, inputs []GenerateR
 	if err := within("n", n, 1, maxChoices); err != nil {
 		return err
 	}
+	n = max(n, j.bestOf)
 	if n*len(inputs) > maxChoices {
-		return badParam("n", "times the number of prompts may be %d at most, not %d", maxChoices, n*len(inputs))
+		return badParam("n", "times the number of prompts may be %d at most, not %d: send the others in another request", maxChoices, n*len(inputs))
 	}
 	echo := j.echo
 	j.echo = nil
@@ -171,7 +174,7 @@ func (j *job) finish(r *commonRequest, base *GenerateRequest, inputs []GenerateR
 		}
 		j.details = true
 	}
-	j.logprobs = base.Sampling.Logprobs
+	j.logprobs = base.Sampling.Logprobs && !j.ranks
 	return nil
 }
 
@@ -190,10 +193,13 @@ func (r *commonRequest) base() (*GenerateRequest, error) {
 	if g.Stop, err = stops(r.Stop); err != nil {
 		return nil, err
 	}
-	if g.Format, err = r.ResponseFormat.schema(); err != nil {
+	if err := r.constrain(g); err != nil {
 		return nil, err
 	}
 	if g.Sampling, err = r.sampling(); err != nil {
+		return nil, err
+	}
+	if err := r.ending(g); err != nil {
 		return nil, err
 	}
 	if r.Shoal != nil {
@@ -231,96 +237,6 @@ func checkRoute(route []Hop) error {
 		at = h.To
 	}
 	return nil
-}
-
-func messages(in []chatMessage) ([]Message, error) {
-	if len(in) == 0 {
-		return nil, badParam("messages", "must hold at least one message")
-	}
-	if len(in) > maxMessages {
-		return nil, badParam("messages", "holds %d messages: %d is the most", len(in), maxMessages)
-	}
-	out := make([]Message, len(in))
-	called := map[string]string{} // function names by call id
-	for i, m := range in {
-		param := fmt.Sprintf("messages[%d]", i)
-		out[i] = Message{Role: m.Role, Name: m.Name, ToolCallID: m.ToolCallID, Reasoning: cmp.Or(m.ReasoningContent, m.Reasoning)}
-		var err error
-		switch m.Role {
-		case "system", "user", "assistant":
-		case "developer": // OpenAI's newer name of system; templates do not know it
-			out[i].Role = "system"
-		case "tool":
-			name, ok := called[m.ToolCallID]
-			if !ok {
-				return nil, badParam(param+".tool_call_id", "must be the id of a call in a message before it")
-			}
-			out[i].Name = name
-		case "function":
-			return nil, badParam(param+".role", "%.32q is not supported: use tool, which replaced it", m.Role)
-		default:
-			return nil, badParam(param+".role", "%.32q is unknown: use system, user, assistant or tool", m.Role)
-		}
-		if given(m.FunctionCall) {
-			return nil, badParam(param+".function_call", "is not supported: use tool_calls, which replaced it")
-		}
-		if given(m.ToolCalls) {
-			if m.Role != "assistant" {
-				return nil, badParam(param+".tool_calls", "are the assistant's alone")
-			}
-			if out[i].ToolCalls, err = toolCalls(param+".tool_calls", m.ToolCalls); err != nil {
-				return nil, err
-			}
-			for _, c := range out[i].ToolCalls {
-				called[c.ID] = c.Function.Name
-			}
-			if !present(m.Content) {
-				continue
-			}
-		}
-		if out[i].Content, err = messageText(param+".content", m.Content); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-// messageText returns a message's text, from a string or parts that are all text.
-func messageText(param string, raw json.RawMessage) (string, error) {
-	switch first(raw) {
-	case '"':
-		var s string
-		return s, decodeAt(param, raw, &s)
-	case '[':
-		var parts []json.RawMessage
-		if err := decodeAt(param, raw, &parts); err != nil {
-			return "", err
-		}
-		var b strings.Builder
-		for i, part := range parts {
-			at := fmt.Sprintf("%s[%d]", param, i)
-			var p struct {
-				Type    string `json:"type"`
-				Text    string `json:"text"`
-				Refusal string `json:"refusal"`
-			}
-			if err := decodeAt(at, part, &p); err != nil {
-				return "", err
-			}
-			switch p.Type {
-			case "text", "input_text", "output_text":
-				b.WriteString(p.Text)
-			case "refusal":
-				b.WriteString(p.Refusal)
-			default:
-				return "", badParam(at+".type", "%.32q is not supported: models here read text only", p.Type)
-			}
-		}
-		return b.String(), nil
-	case 0, 'n':
-		return "", badParam(param, "is missing")
-	}
-	return "", badParam(param, "must be a string or a list of text parts")
 }
 
 // prompts returns the inputs of a completion, each a copy of base.
@@ -372,7 +288,7 @@ func prompts(raw json.RawMessage, base *GenerateRequest) ([]GenerateRequest, err
 		return []GenerateRequest{g}, err
 	}
 	if len(list) > maxChoices {
-		return nil, badParam(param, "holds %d prompts: %d is the most", len(list), maxChoices)
+		return nil, badParam(param, "holds %d prompts: %d is the most, send the others in another request", len(list), maxChoices)
 	}
 	var out []GenerateRequest
 	for i, e := range list {
@@ -421,23 +337,26 @@ func stops(raw json.RawMessage) ([]string, error) {
 		return nil, badParam("stop", "holds %d sequences: %d is the most", len(list), maxStops)
 	}
 	for i, s := range list {
-		if s == "" {
-			return nil, badParam(fmt.Sprintf("stop[%d]", i), "is empty: it would end every answer at once")
-		}
 		if len(s) > maxStop {
 			return nil, badParam(fmt.Sprintf("stop[%d]", i), "is longer than %d bytes", maxStop)
 		}
 	}
-	return list, nil
+	// Front ends send empty ones for "none".
+	list = slices.DeleteFunc(list, func(s string) bool { return s == "" })
+	return slices.Clip(list), nil
 }
 
-// seed accepts every 64-bit integer, signed or unsigned: OpenAI's are signed.
+// seed accepts every 64-bit integer, signed or unsigned: OpenAI's are signed. As for
+// Ollama and llama.cpp, -1 means a random one.
 func seed(raw json.RawMessage) (*uint64, error) {
-	if c := first(raw); c == 0 || c == 'n' {
+	if !present(raw) {
 		return nil, nil
 	}
-	text := string(bytes.TrimSpace(raw))
+	text, _ := wholeNumber(string(bytes.TrimSpace(raw)))
 	if i, err := strconv.ParseInt(text, 10, 64); err == nil {
+		if i == -1 {
+			return nil, nil
+		}
 		return new(uint64(i)), nil
 	}
 	if u, err := strconv.ParseUint(text, 10, 64); err == nil {

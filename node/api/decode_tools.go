@@ -13,8 +13,8 @@ const (
 	maxSchema = 1 << 20 // bytes
 )
 
-// functionName matches the names that OpenAI allows.
-var functionName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
+// functionName matches the names that OpenAI and Anthropic allow.
+var functionName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,128}$`)
 
 // useTools reads tools and tool_choice.
 func (r *chatRequest) useTools(g *GenerateRequest) error {
@@ -23,55 +23,29 @@ func (r *chatRequest) useTools(g *GenerateRequest) error {
 		return err
 	}
 	for _, raw := range r.Tools {
-		g.Tools = append(g.Tools, plainJSON(raw))
+		g.Tools = append(g.Tools, plainTool(raw))
+	}
+	choice, err := readToolChoice(r.ToolChoice)
+	if err != nil {
+		return err
+	}
+	if names, err = choice.limit(names, g); err != nil {
+		return err
 	}
 	all := g.Tools
 	g.OneCall = r.ParallelToolCalls != nil && !*r.ParallelToolCalls && len(r.Tools) > 0
-	only := ""
-	switch first(r.ToolChoice) {
-	case 0, 'n':
-	case '"':
-		var word string
-		if err := decodeAt("tool_choice", r.ToolChoice, &word); err != nil {
-			return err
-		}
-		switch word {
-		case "auto":
-		case "none":
-			g.Tools, g.OneCall = nil, false
-		case "required":
-			g.MustCall = true
-		default:
-			return badParam("tool_choice", "%.32q is unknown: use none, auto, required, or name a function", word)
-		}
-	case '{':
-		var choice struct {
-			Type     string `json:"type"`
-			Function struct {
-				Name string `json:"name"`
-			} `json:"function"`
-		}
-		if err := decodeAt("tool_choice", r.ToolChoice, &choice); err != nil {
-			return err
-		}
-		if choice.Type != "function" {
-			return badParam("tool_choice", "of type %.32q is not supported: use function", choice.Type)
-		}
-		g.MustCall, only = true, choice.Function.Name
-	default:
-		return badParam("tool_choice", "must be none, auto, required, or name a function")
+	only := choice.only
+	switch choice.mode {
+	case "none":
+		g.Tools, g.OneCall = nil, false
+	case "required":
+		g.MustCall = true
 	}
 	if !g.MustCall {
-		if g.Format != nil && len(g.Tools) > 0 {
-			return badParam("response_format", "cannot be combined with tools that the model is free to call: set tool_choice to none, or leave one of them out")
-		}
 		return nil
 	}
-	if len(r.Tools) == 0 {
+	if len(g.Tools) == 0 {
 		return badParam("tool_choice", "needs tools")
-	}
-	if g.Format != nil {
-		return badParam("response_format", "cannot be combined with a tool_choice that asks for a call")
 	}
 	if only == "" {
 		return nil
@@ -85,7 +59,7 @@ func (r *chatRequest) useTools(g *GenerateRequest) error {
 	return badParam("tool_choice.function.name", "is none of the tools'")
 }
 
-// toolNames checks tools and returns their names.
+// toolNames checks tools and returns their names. One without a type is a function.
 func toolNames(tools []json.RawMessage) ([]string, error) {
 	if len(tools) > maxTools {
 		return nil, badParam("tools", "holds %d: %d is the most", len(tools), maxTools)
@@ -108,10 +82,10 @@ func toolNames(tools []json.RawMessage) ([]string, error) {
 		}
 		name := t.Function.Name
 		switch {
-		case t.Type != "function":
+		case t.Type != "function" && t.Type != "":
 			return nil, badParam(param+".type", "%.32q is not supported: use function", t.Type)
 		case !functionName.MatchString(name):
-			return nil, badParam(param+".function.name", "must be 1 to 64 letters, digits, underscores, dots and dashes")
+			return nil, badParam(param+".function.name", "must be 1 to 128 letters, digits, underscores, dots and dashes")
 		case seen[name]:
 			return nil, badParam(param+".function.name", "is that of another tool, too")
 		case present(t.Function.Parameters) && first(t.Function.Parameters) != '{':
@@ -120,81 +94,6 @@ func toolNames(tools []json.RawMessage) ([]string, error) {
 		seen[name], names[i] = true, name
 	}
 	return names, nil
-}
-
-// toolCalls reads the calls of an assistant's message. Their arguments are an object in
-// a string; some clients send the object itself.
-func toolCalls(param string, raw json.RawMessage) ([]ToolCall, error) {
-	var in []struct {
-		ID       string `json:"id"`
-		Type     string `json:"type"`
-		Function struct {
-			Name      string          `json:"name"`
-			Arguments json.RawMessage `json:"arguments"`
-		} `json:"function"`
-	}
-	if err := decodeAt(param, raw, &in); err != nil {
-		return nil, err
-	}
-	out := make([]ToolCall, len(in))
-	for i, c := range in {
-		param := fmt.Sprintf("%s[%d]", param, i)
-		if c.Type != "function" && c.Type != "" {
-			return nil, badParam(param+".type", "%.32q is not supported: use function", c.Type)
-		}
-		if !functionName.MatchString(c.Function.Name) {
-			return nil, badParam(param+".function.name", "must be 1 to 64 letters, digits, underscores, dots and dashes")
-		}
-		args := string(c.Function.Arguments)
-		switch first(c.Function.Arguments) {
-		case '"':
-			if err := decodeAt(param+".function.arguments", c.Function.Arguments, &args); err != nil {
-				return nil, err
-			}
-		case 0, 'n':
-			args = ""
-		}
-		if args == "" {
-			args = "{}"
-		}
-		if first([]byte(args)) != '{' || !json.Valid([]byte(args)) {
-			return nil, badParam(param+".function.arguments", "must be a JSON object")
-		}
-		out[i] = ToolCall{ID: c.ID, Type: "function", Function: FunctionCall{Name: c.Function.Name, Arguments: args}}
-	}
-	return out, nil
-}
-
-// anyObject is the schema of every JSON object.
-var anyObject = json.RawMessage(`{"type":"object"}`)
-
-// schema returns the JSON schema that an answer must follow; nil: none.
-func (f *responseFormat) schema() (json.RawMessage, error) {
-	if f == nil {
-		return nil, nil
-	}
-	switch f.Type {
-	case "text":
-		return nil, nil
-	case "json_object":
-		return anyObject, nil
-	case "json_schema":
-		if f.JSONSchema == nil || !present(f.JSONSchema.Schema) {
-			return nil, badParam("response_format.json_schema.schema", "is missing")
-		}
-		return checkSchema("response_format.json_schema.schema", f.JSONSchema.Schema)
-	}
-	return nil, badParam("response_format.type", "%.32q is unknown: use text, json_object or json_schema", f.Type)
-}
-
-func checkSchema(param string, raw json.RawMessage) (json.RawMessage, error) {
-	if first(raw) != '{' {
-		return nil, badParam(param, "must be a JSON schema, an object")
-	}
-	if len(raw) > maxSchema {
-		return nil, badParam(param, "is longer than %d MiB", maxSchema>>20)
-	}
-	return plainJSON(raw), nil
 }
 
 // plainJSON rewrites valid JSON in the form of encoding/json.
@@ -211,6 +110,8 @@ func effort(param, word string) (string, error) {
 	switch word {
 	case "none":
 		return "off", nil
+	case "default":
+		return "", nil
 	case "minimal":
 		return "low", nil
 	case "xhigh", "max":

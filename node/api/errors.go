@@ -31,6 +31,10 @@ const (
 	BadMethod    Kind = "method_not_allowed"      // 405
 	TooLarge     Kind = "request_too_large"       // 413
 	BadMedia     Kind = "unsupported_media_type"  // 415
+	RateLimited  Kind = "rate_limit_exceeded"     // 429: see RetryAfter
+
+	NoPrevious Kind = "previous_response_not_found" // 400: never kept, or not any more; OpenAI's word
+	NoThread   Kind = "thread_not_found"            // 404: likewise; Anthropic's word
 )
 
 // statuses has every kind.
@@ -40,7 +44,7 @@ var statuses = map[Kind]int{
 	UnknownModel: http.StatusNotFound, NotFound: http.StatusNotFound,
 	Unauthorized: http.StatusUnauthorized, Forbidden: http.StatusForbidden,
 	BadMethod: http.StatusMethodNotAllowed, TooLarge: http.StatusRequestEntityTooLarge,
-	BadMedia:  http.StatusUnsupportedMediaType,
+	BadMedia: http.StatusUnsupportedMediaType, RateLimited: http.StatusTooManyRequests, NoPrevious: http.StatusBadRequest, NoThread: http.StatusNotFound,
 	Cancelled: 499, // the client disconnected; nginx's code
 	Internal:  http.StatusInternalServerError,
 }
@@ -100,6 +104,8 @@ func (e *Error) openAIType() string {
 		return "authentication_error"
 	case http.StatusForbidden:
 		return "permission_error"
+	case http.StatusTooManyRequests:
+		return "rate_limit_error"
 	case http.StatusServiceUnavailable:
 		return "service_unavailable"
 	case http.StatusInternalServerError, 499:
@@ -161,7 +167,7 @@ func (w wireError) failure() *Error {
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	e := AsError(err)
 	switch e.status() {
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		wait := e.RetryAfter
 		if wait <= 0 {
 			wait = 5 * time.Second
@@ -169,6 +175,12 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(int((wait+time.Second-1)/time.Second)))
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Bearer realm="shoal"`)
+	}
+	if speaksAnthropic(r) {
+		nameRequest(w)
+		status, _ := e.anthropicStatus()
+		writeJSON(w, status, e.anthropic(w.Header().Get("X-Request-Id")))
+		return
 	}
 	if strings.HasPrefix(r.URL.Path, "/api/") {
 		writeJSON(w, e.status(), ollamaError{e.Message})

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"unicode"
 )
 
 // unsupported lists fields that would change the answer, so that ignoring them would
@@ -26,20 +28,27 @@ var chatUnsupported = []unsupported{
 	{"prediction", isEmpty, "is not supported"},
 	{"web_search_options", never, "is not supported: nothing here searches the web"},
 	{"logit_bias", isEmpty, "is not supported"},
-	{"store", isOneOf("false"), "is not supported: nothing is stored here"},
+	{"echo", isOneOf("false"), "is not supported here: /v1/completions has it"},
+	{"best_of", isOneOf("1"), "is not supported here: ask for more choices with n"},
+}
+
+// chatAlone are words by which an answer continues the last message.
+var chatAlone = []unsupported{
+	{"continue_final_message", isOneOf("false"), "is not supported here: /v1/chat/completions has it"},
+	{"add_generation_prompt", isOneOf("true"), "is not supported here: /v1/chat/completions has it"},
 }
 
 var completionUnsupported = []unsupported{
-	{"suffix", isOneOf(`""`), "is not supported"},
+	{"suffix", isOneOf(`""`), "is not supported: the models here continue a text, and fill no gap in one"},
 	{"logit_bias", isEmpty, "is not supported"},
 }
 
-func refuse(body []byte, fields []unsupported) error {
+func refuse(body []byte, lists ...[]unsupported) error {
 	var all map[string]json.RawMessage
 	if err := decode(body, &all); err != nil {
 		return err
 	}
-	for _, f := range fields {
+	for _, f := range slices.Concat(lists...) {
 		if raw, ok := all[f.param]; ok && present(raw) && !f.idle(raw) {
 			return badParam(f.param, "%s", f.why)
 		}
@@ -68,22 +77,34 @@ func isOneOf(values ...string) func(json.RawMessage) bool {
 
 // decode reads one JSON object into v.
 func decode(body []byte, v any) error {
+	body = bytes.TrimPrefix(body, byteOrderMark)
 	if first(body) != '{' {
 		return &Error{Kind: BadInput, Message: "the body must be a JSON object"}
 	}
 	return decodeAt("", body, v)
 }
 
+// byteOrderMark begins the text of some clients on Windows.
+var byteOrderMark = []byte("\xef\xbb\xbf")
+
 // decodeAt reads JSON at a place of the request that param names. Its errors quote
-// nothing of the request except field names.
+// nothing of the request except field names. Whole numbers may be written as fractions.
 func decodeAt(param string, raw []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	err := dec.Decode(v)
-	if err == nil {
+	err := decodeWhole(raw, func(raw []byte) error {
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		if err := dec.Decode(v); err != nil {
+			return err
+		}
 		if _, err := dec.Token(); err != io.EOF {
-			return &Error{Kind: BadInput, Param: param, Message: "there is more in the body after the JSON object"}
+			return errMore
 		}
 		return nil
+	})
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, errMore) {
+		return &Error{Kind: BadInput, Param: param, Message: errMore.Error()}
 	}
 	var wrong *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
@@ -94,27 +115,51 @@ func decodeAt(param string, raw []byte, v any) error {
 			at = param + field(wrong.Field)
 		}
 		kind, _, _ := strings.Cut(wrong.Value, " ") // "number 1e99" holds the number
-		return badParam(at, "is a %s and must be %s", kind, typeWord(wrong.Type.Kind().String()))
+		return badParam(at, "is %s and must be %s", valueWord(kind), typeWord(wrong.Type.Kind().String()))
 	case errors.As(err, &syntax):
 		return &Error{Kind: BadInput, Param: param, Message: fmt.Sprintf("the body is not valid JSON: error at byte %d", syntax.Offset)}
 	}
 	return &Error{Kind: BadInput, Param: param, Message: "the body is not valid JSON: it ends too soon"}
 }
 
-// field returns encoding/json's path without the names of embedded structs.
+var errMore = errors.New("there is more in the body after the JSON object")
+
+// field returns encoding/json's path without the names of embedded structs, which alone
+// have capital letters.
 func field(path string) string {
-	return strings.ReplaceAll(strings.TrimPrefix(path, "commonRequest."), "Sampling.", "")
+	parts := slices.DeleteFunc(strings.Split(path, "."), func(part string) bool {
+		return strings.ContainsFunc(part, unicode.IsUpper)
+	})
+	return strings.Join(parts, ".")
 }
 
+// valueWord names a kind of JSON value, of encoding/json's words for them.
+func valueWord(kind string) string {
+	switch kind {
+	case "array":
+		return "a list"
+	case "object":
+		return "an object"
+	case "bool":
+		return "true or false"
+	}
+	return "a " + kind
+}
+
+// typeWord names what a kind of Go's types takes.
 func typeWord(kind string) string {
 	switch {
-	case strings.HasPrefix(kind, "int"), strings.HasPrefix(kind, "uint"):
-		return "an integer of " + strings.TrimLeft(kind, "uint") + " bits"
+	case kind == "int", kind == "int64":
+		return "an integer"
+	case strings.HasPrefix(kind, "int"):
+		return "an integer of " + strings.TrimPrefix(kind, "int") + " bits"
+	case strings.HasPrefix(kind, "uint"):
+		return "an integer, 0 or more"
 	case strings.HasPrefix(kind, "float"):
 		return "a number in range"
 	case kind == "struct", kind == "map":
 		return "an object"
-	case kind == "slice":
+	case kind == "slice", kind == "array":
 		return "a list"
 	case kind == "bool":
 		return "true or false"

@@ -30,17 +30,20 @@ func (s *server) guard(w http.ResponseWriter, r *http.Request) error {
 	}
 	if r.Method == http.MethodPost {
 		media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-		if err != nil || media != "application/json" && !(media == "application/x-www-form-urlencoded" && plainProgram(r)) {
+		if (err != nil || media != "application/json") && !anyMedia(r) {
 			return Errorf(BadMedia, "send JSON, with the header Content-Type: application/json")
 		}
 	}
 	return nil
 }
 
-// plainProgram reports whether a request to Ollama's API does not come from a browser.
-// It may then lack the JSON content type: Ollama's documentation uses curl, which sends
-// that of a form.
-func plainProgram(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/api/") && !browser(r) }
+// anyMedia reports whether a request to Ollama's API may call its JSON anything: Ollama
+// never looks, and many of its clients say form (curl), plain text (fetch of a string) or
+// nothing. That is safe for programs, and for pages that name an origin, which has been
+// checked by then. Only a page that hides its origin could post blindly.
+func anyMedia(r *http.Request) bool {
+	return strings.HasPrefix(r.URL.Path, "/api/") && (!browser(r) || r.Header.Get("Origin") != "")
+}
 
 // browser reports whether a request may come from a browser. All browsers send the
 // origin of a post, even those that do not call themselves Mozilla.
@@ -53,7 +56,7 @@ func browser(r *http.Request) bool {
 // hostAllowed accepts known hosts, and any host if the configuration says so. A browser
 // must use a known host even then: a page may have pointed its own host's name here.
 func (s *server) hostAllowed(r *http.Request) bool {
-	return s.hostKnown(r) || slices.Contains(s.Hosts, "*") && (!browser(r) || slices.Contains(s.Origins, r.Header.Get("Origin")))
+	return s.hostKnown(r) || slices.Contains(s.Access().Hosts, "*") && (!browser(r) || anyMatches(s.Access().Origins, r.Header.Get("Origin")))
 }
 
 // hostKnown accepts loopback's names, the address that was dialled (which, unlike a
@@ -72,7 +75,7 @@ func (s *server) hostKnown(r *http.Request) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.EqualFold(h, host) })
+	return slices.ContainsFunc(s.Access().Hosts, func(h string) bool { return hostMatches(h, host) })
 }
 
 // hostname returns a Host header without its port, in lower case.
@@ -97,29 +100,32 @@ func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 	if u, err := url.Parse(origin); err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
 		return nil
 	}
-	if !slices.Contains(s.Origins, origin) {
+	if !anyMatches(s.Access().Origins, origin) {
 		return Errorf(Forbidden, "web pages from other sites may not use this API: allow their origin with the node's setting api-origin")
 	}
 	h := w.Header()
 	h.Set("Access-Control-Allow-Origin", origin)
 	h.Add("Vary", "Origin")
-	h.Set("Access-Control-Expose-Headers", "X-Shoal-Route, X-Shoal-Warning, X-Request-Id, Server-Timing, Retry-After")
+	h.Set("Access-Control-Expose-Headers", "X-Shoal-Route, X-Shoal-Warning, X-Request-Id, Request-Id, Server-Timing, Retry-After")
 	return nil
 }
 
-// open guards OpenAI's endpoints with the key, if one is set. The token, which permits
-// more, also opens them.
+// open guards OpenAI's endpoints with the keys, if there are any. The token, which permits
+// more, also opens them, and so does a session of the owner's page.
 func (s *server) open(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if r.Method == http.MethodOptions && w.Header().Get("Access-Control-Allow-Origin") != "" {
-			w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
+			w.Header().Set("Access-Control-Allow-Methods", "GET, POST, DELETE")
+			if r.Header.Get("Access-Control-Request-Private-Network") == "true" {
+				w.Header().Set("Access-Control-Allow-Private-Network", "true")
+			}
 			w.Header().Set("Access-Control-Allow-Headers", r.Header.Get("Access-Control-Request-Headers"))
 			w.Header().Set("Access-Control-Max-Age", "600")
 			w.WriteHeader(http.StatusNoContent)
 			return nil
 		}
-		if s.Key != "" && !bearer(r, s.Key) && !bearer(r, s.Token) {
-			return Errorf(Unauthorized, "the API key is missing or wrong: send it as Authorization: Bearer KEY")
+		if err := s.enter(r); err != nil && !s.inSession(r) {
+			return err
 		}
 		return h(w, r)
 	}
@@ -152,10 +158,25 @@ func fromHere(r *http.Request) bool {
 	return err == nil && from.Addr().Unmap().IsLoopback()
 }
 
-// bearer reports whether a request carries the secret. It compares in constant time; an
-// empty secret never matches.
+// bearer reports whether a request carries the secret, as OpenAI's clients send it or as
+// Anthropic's do. It compares in constant time; an empty secret never matches.
 func bearer(r *http.Request, secret string) bool {
-	scheme, got, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	a, b := sha256.Sum256([]byte(strings.TrimSpace(got))), sha256.Sum256([]byte(secret))
-	return secret != "" && strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(a[:], b[:]) == 1
+	want := sha256.Sum256([]byte(secret))
+	for _, got := range secrets(r) {
+		sum := sha256.Sum256([]byte(got))
+		if secret != "" && subtle.ConstantTimeCompare(sum[:], want[:]) == 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// secrets returns what a request carries as Authorization: Bearer and as X-Api-Key; ""
+// where it has none.
+func secrets(r *http.Request) [2]string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		token = ""
+	}
+	return [2]string{strings.TrimSpace(token), strings.TrimSpace(r.Header.Get("X-Api-Key"))}
 }

@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
-	"unicode"
 )
 
 // Ollama's API, so that its clients work. It shares models, key and guards with OpenAI's.
@@ -32,16 +30,18 @@ func (s *server) ollamaComplete(w http.ResponseWriter, r *http.Request, decode f
 	if err != nil {
 		return err
 	}
-	asked := j.req.Model
-	if j.req.Model, err = s.untag(r.Context(), asked); err != nil {
-		return err
-	}
-	a := &ollamaWriter{ollamaJob: j, w: w, asked: asked, began: began}
+	a := &ollamaWriter{ollamaJob: j, w: w, asked: j.req.Model, began: began}
 	if j.load {
-		if _, err := s.Library.Show(r.Context(), j.req.Model); err != nil {
+		m, err := s.described(r.Context(), j.req.Model)
+		if err != nil {
 			return err
 		}
-		return a.write(a.piece("", "", nil), &ollamaMetrics{DoneReason: "load", TotalDuration: time.Since(began)})
+		a.asked = cmp.Or(a.asked, ollamaName(m))
+		reason := "load"
+		if j.unload {
+			reason = "unload"
+		}
+		return a.write(a.piece("", "", nil), &ollamaMetrics{DoneReason: reason, TotalDuration: time.Since(began)})
 	}
 	leave, err := s.admit(1)
 	if err != nil {
@@ -63,7 +63,7 @@ func (s *server) ollamaComplete(w http.ResponseWriter, r *http.Request, decode f
 type ollamaWriter struct {
 	*ollamaJob
 	w      http.ResponseWriter
-	asked  string // the model, in the client's words
+	asked  string // the model, in the client's words if it named one
 	began  time.Time
 	start  *Start
 	first  time.Time // when the first token arrived
@@ -80,6 +80,7 @@ func (a *ollamaWriter) take(e Event) error {
 	switch {
 	case e.Start != nil:
 		a.start, a.first = e.Start, time.Now()
+		a.asked = cmp.Or(a.asked, ollamaName(&Model{Name: e.Start.Name, ID: e.Start.Model}))
 		h := a.w.Header()
 		e.Start.head(h)
 		if a.stream {
@@ -187,59 +188,6 @@ func (a *ollamaWriter) line(v any) error {
 
 // ---- models ---------------------------------------------------------------
 
-// untag returns a model's name here. Ollama's names have a tag, NAME:TAG, and NAME alone
-// means NAME:latest; here the name includes everything, so smollm2:135m-instruct-q4_1
-// may be SmolLM2-135M-Instruct.Q4_1. Names that could be a file or an address are
-// refused.
-func (s *server) untag(ctx context.Context, name string) (string, error) {
-	base, tag, tagged := strings.Cut(name, ":")
-	odd := strings.ContainsAny(name, `/\`) || strings.HasSuffix(strings.ToLower(name), ".gguf")
-	if !tagged && !odd {
-		return name, nil
-	}
-	list, err := s.Library.List(ctx)
-	if err != nil {
-		return "", err
-	}
-	words := []string{name}
-	if tag == "latest" {
-		words = append(words, base)
-	}
-	for _, word := range words {
-		for i := range list {
-			if m := &list[i]; strings.EqualFold(m.Name, word) || m.ID == word {
-				return cmp.Or(m.Name, m.ID), nil
-			}
-		}
-	}
-	if odd {
-		return "", Errorf(UnknownModel, "there is no model %q here: shoal model ls lists those there are, shoal model add brings others from files and addresses", name)
-	}
-	if tag == "latest" {
-		return base, nil
-	}
-	var found []string
-	for i := range list {
-		if strings.HasPrefix(lettersOf(list[i].Name), lettersOf(name)) {
-			found = append(found, cmp.Or(list[i].Name, list[i].ID))
-		}
-	}
-	if len(found) == 1 {
-		return found[0], nil
-	}
-	return "", Errorf(UnknownModel, "%d models here are called %q: shoal model ls lists those there are", len(found), name)
-}
-
-// lettersOf returns the letters and digits of a name, in lower case.
-func lettersOf(name string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) {
-			return unicode.ToLower(r)
-		}
-		return -1
-	}, name)
-}
-
 func (s *server) ollamaTags(w http.ResponseWriter, r *http.Request) error {
 	list, err := s.Library.List(r.Context())
 	if err != nil {
@@ -255,15 +203,25 @@ func (s *server) ollamaTags(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func ollamaModelOf(m *Model) ollamaModel {
+// ollamaName is a model's name with a tag, as Ollama writes it.
+func ollamaName(m *Model) string {
 	name := cmp.Or(m.Name, m.ID)
 	if !strings.Contains(name, ":") {
 		name += ":latest"
 	}
-	return ollamaModel{Name: name, Model: name, Size: m.Size, Digest: m.ID, Details: ollamaDetails{
-		Format: "gguf", Family: m.Architecture, Families: []string{m.Architecture},
-		ParameterSize: parameterSize(m.Parameters), QuantizationLevel: m.Quantization,
+	return name
+}
+
+// ollamaModelOf describes a model; what nobody knows is left out.
+func ollamaModelOf(m *Model) ollamaModel {
+	name := ollamaName(m)
+	out := ollamaModel{Name: name, Model: name, Size: m.Size, Digest: m.ID, Details: ollamaDetails{
+		Format: "gguf", Family: m.Architecture, ParameterSize: parameterSize(m.Parameters), QuantizationLevel: m.Quantization,
 	}}
+	if m.Architecture != "" {
+		out.Details.Families = []string{m.Architecture}
+	}
+	return out
 }
 
 // parameterSize formats a number of parameters as Ollama does: 134.5M, 7.6B.
@@ -279,77 +237,13 @@ func parameterSize(n int64) string {
 	return ""
 }
 
-// ollamaPS lists what this node serves, in whole or in part.
-func (s *server) ollamaPS(w http.ResponseWriter, r *http.Request) error {
-	st, err := s.Observer.Status(r.Context())
-	if err != nil {
-		return err
-	}
-	list, err := s.Library.List(r.Context())
-	if err != nil {
-		return err
-	}
-	out := ollamaModels{Models: []ollamaModel{}}
-	never := time.Now().AddDate(100, 0, 0)
-	for _, v := range st.Serving {
-		if !v.Ready {
-			continue
-		}
-		m := &Model{ID: v.Model, Name: v.Name}
-		for i := range list {
-			if list[i].ID == v.Model {
-				m = &list[i]
-			}
-		}
-		o, vram := ollamaModelOf(m), int64(0)
-		o.Size, o.ContextLength, o.ExpiresAt, o.SizeVRAM = int64(v.Memory), m.Context, &never, &vram
-		if slices.ContainsFunc(v.Devices, func(d string) bool { return !strings.HasPrefix(d, "CPU") }) {
-			vram = o.Size
-		}
-		out.Models = append(out.Models, o)
-	}
-	writeJSON(w, http.StatusOK, out)
-	return nil
-}
-
-func (s *server) ollamaShow(w http.ResponseWriter, r *http.Request) error {
-	var req ollamaNamed
-	if err := readJSON(w, r, &req); err != nil {
-		return err
-	}
-	name, err := s.untag(r.Context(), cmp.Or(req.Model, req.Name))
-	if err != nil {
-		return err
-	}
-	if name == "" {
-		return badParam("model", "is missing")
-	}
-	m, err := s.Library.Show(r.Context(), name)
-	if err != nil {
-		return err
-	}
-	o := ollamaModelOf(m)
-	writeJSON(w, http.StatusOK, ollamaShown{
-		License: m.Licence, Details: o.Details, ModifiedAt: s.started,
-		ModelInfo: map[string]any{
-			"general.architecture": m.Architecture, "general.parameter_count": m.Parameters, "general.basename": m.Name,
-			m.Architecture + ".context_length": m.Context, m.Architecture + ".block_count": m.Blocks, m.Architecture + ".embedding_length": m.Width,
-		},
-		Capabilities: append([]string{"completion"}, m.Abilities...),
-	})
-	return nil
-}
-
 // ollamaPull fetches a model from peers.
 func (s *server) ollamaPull(w http.ResponseWriter, r *http.Request) error {
 	var req ollamaNamed
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	name, err := s.untag(r.Context(), cmp.Or(req.Model, req.Name))
-	if err != nil {
-		return err
-	}
+	name := cmp.Or(req.Model, req.Name)
 	if name == "" {
 		return badParam("model", "is missing")
 	}
@@ -387,15 +281,11 @@ func (s *server) ollamaEmbed(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	name, err := s.untag(r.Context(), req.Model)
-	if err != nil {
-		return err
-	}
-	return s.noEmbeddings(r.Context(), name)
+	return s.noEmbeddings(r.Context(), req.Model)
 }
 
 func (s *server) ollamaRefuse(http.ResponseWriter, *http.Request) error {
-	return Errorf(Forbidden, "models cannot be created, copied or removed through this API: use shoal model add and shoal model rm")
+	return Errorf(Forbidden, "models cannot be created, copied, pushed or removed through this API: the node's operator adds and removes them")
 }
 
 // looksForOllama reports whether a request is for the text by which Ollama's clients

@@ -31,6 +31,8 @@ type ollamaOptions struct {
 	NumPredict *int            `json:"num_predict"` // negative: no limit
 	Seed       json.RawMessage `json:"seed"`
 	Stop       json.RawMessage `json:"stop"`
+
+	RepeatLastN *int `json:"repeat_last_n"`
 }
 
 type ollamaChatRequest struct {
@@ -96,11 +98,12 @@ type ollamaMetrics struct {
 }
 
 type ollamaDetails struct {
+	ParentModel       string   `json:"parent_model"`
 	Format            string   `json:"format"`
-	Family            string   `json:"family"`
-	Families          []string `json:"families"`
-	ParameterSize     string   `json:"parameter_size"`
-	QuantizationLevel string   `json:"quantization_level"`
+	Family            string   `json:"family,omitempty"`
+	Families          []string `json:"families,omitempty"`
+	ParameterSize     string   `json:"parameter_size,omitempty"`
+	QuantizationLevel string   `json:"quantization_level,omitempty"`
 }
 
 // ollamaModel is a model in /api/tags, and in /api/ps with the last three.
@@ -129,6 +132,9 @@ type ollamaNamed struct {
 
 type ollamaShown struct {
 	License      string         `json:"license,omitempty"`
+	Modelfile    string         `json:"modelfile,omitempty"`
+	Parameters   string         `json:"parameters,omitempty"`
+	Template     string         `json:"template,omitempty"` // the model's own, in Jinja
 	Details      ollamaDetails  `json:"details"`
 	ModelInfo    map[string]any `json:"model_info"`
 	Capabilities []string       `json:"capabilities"`

@@ -29,7 +29,7 @@ func (s *server) complete(w http.ResponseWriter, r *http.Request, decode func([]
 	if err != nil {
 		return err
 	}
-	leave, err := s.admit(len(j.reqs))
+	leave, err := s.admit(min(len(j.reqs), mostTogether))
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (s *server) generate(ctx context.Context, req *GenerateRequest, emit func(E
 			err = Errorf(Internal, "shoal failed to handle this request: its log has more")
 		}
 	}()
-	return s.Generator.Generate(ctx, req, emit)
+	return visitOf(ctx).metered(ctx, s.Generator, req, emit)
 }
 
 // models answers GET /v1/models. Models are listed by name; if several share one, the
@@ -76,6 +76,9 @@ func (s *server) models(w http.ResponseWriter, r *http.Request) error {
 		seen[o.ID] = true
 		out.Data = append(out.Data, o)
 	}
+	if speaksAnthropic(r) {
+		return s.messageModels(w, r, out.Data)
+	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
 }
@@ -87,9 +90,16 @@ func (s *server) model(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	o := s.object(r, m)
+	short := *m
+	short.Template, short.Facts = "", nil
+	o := s.object(r, &short)
 	if name == m.ID {
 		o.ID = name
+	}
+	if speaksAnthropic(r) {
+		nameRequest(w)
+		writeJSON(w, http.StatusOK, s.messageModel(o))
+		return nil
 	}
 	writeJSON(w, http.StatusOK, o)
 	return nil
@@ -124,14 +134,37 @@ func (s *server) embeddings(w http.ResponseWriter, r *http.Request) error {
 // noEmbeddings returns the error for a model: that it has no embeddings, or does not
 // exist.
 func (s *server) noEmbeddings(ctx context.Context, model string) error {
-	if model == "" {
-		return badParam("model", "is missing")
-	}
-	m, err := s.Library.Show(ctx, model)
+	m, err := s.described(ctx, model)
 	if err != nil {
 		return err
 	}
-	return badParam("model", "%s has no embeddings: the models here generate text", cmp.Or(m.Name, m.ID))
+	return badParam("model", "%s does not support embeddings: the models here generate text", cmp.Or(m.Name, m.ID))
 }
+
+// described describes the model that a request names; without a name, the only one that
+// there is.
+func (s *server) described(ctx context.Context, name string) (*Model, error) {
+	if name != "" {
+		return s.Library.Show(ctx, name)
+	}
+	list, err := s.Library.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 1 {
+		return s.Library.Show(ctx, list[0].ID)
+	}
+	names := make([]string, 0, mostNamed)
+	for _, m := range list[:min(len(list), mostNamed)] {
+		names = append(names, cmp.Or(m.Name, m.ID))
+	}
+	if len(names) == 0 {
+		return nil, badParam("model", "is missing, and there is no model here")
+	}
+	return nil, badParam("model", "is missing: name one of %s", strings.Join(names, ", "))
+}
+
+// mostNamed is how many models an error names.
+const mostNamed = 10
 
 func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()) }

@@ -4,18 +4,21 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"slices"
 	"time"
 )
 
-// responses answers POST /v1/responses, OpenAI's newer endpoint for chat, as far as that
-// works without storing anything: each request contains the whole conversation.
+// responses answers POST /v1/responses, OpenAI's newer endpoint for chat. Answers are kept
+// for a while, so that a request can continue from one.
 func (s *server) responses(w http.ResponseWriter, r *http.Request) error {
 	body, err := readBody(w, r)
 	if err != nil {
 		return err
 	}
-	j, err := decodeResponse(body)
+	past := s.kept.of(r)
+	j, err := decodeResponse(body, past)
 	if err != nil {
 		return err
 	}
@@ -29,21 +32,98 @@ func (s *server) responses(w http.ResponseWriter, r *http.Request) error {
 	if j.stream {
 		defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }()
 	}
-	err = s.follow(r, j.reqs, func(_ int, e Event) error { return a.take(e) }, func() error {
-		if !a.streaming {
-			return nil
+	if err := a.follow(s, r); err != nil {
+		if r.Context().Err() != nil {
+			return r.Context().Err()
 		}
-		return put(w, []byte(stillAtIt))
-	})
-	switch {
-	case r.Context().Err() != nil:
-		return r.Context().Err()
-	case err != nil:
-		return a.fail(asAsked(failed(err), nil))
-	case !j.stream:
-		writeJSON(w, http.StatusOK, a.out)
+		return a.fail(j.asAsked(failed(err)))
 	}
+	past.keep(j, a.out)
+	// The last event of a stream comes after the answer is kept: who has read it may
+	// continue from it.
+	if j.stream {
+		return a.send(&responseEvent{Type: "response." + a.out.Status, Response: a.out})
+	}
+	writeJSON(w, http.StatusOK, a.out)
 	return nil
+}
+
+// inputTokens answers POST /v1/responses/input_tokens: how many tokens a request has.
+func (s *server) inputTokens(w http.ResponseWriter, r *http.Request) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	j, err := decodeResponse(body, s.kept.of(r))
+	if err != nil {
+		return err
+	}
+	n, err := s.count(r, j.job)
+	if err != nil {
+		return j.asAsked(err)
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Object string `json:"object"`
+		Tokens int    `json:"input_tokens"`
+	}{"response.input_tokens", n})
+	return nil
+}
+
+// count returns how many tokens the prompt of a job with one choice has.
+func (s *server) count(r *http.Request, j *job) (int, error) {
+	if s.Counter == nil {
+		return 0, Errorf(NotFound, "this node does not count tokens")
+	}
+	return s.Counter.Count(r.Context(), j.reqs[0])
+}
+
+// follow generates the answer. If the request wants it, the oldest turns of a
+// conversation that does not fit are dropped until it does.
+func (a *responseWriter) follow(s *server, r *http.Request) error {
+	for {
+		err := s.follow(r, a.reqs, func(_ int, e Event) error { return a.take(e) }, func() error {
+			if !a.streaming {
+				return nil
+			}
+			return put(a.w, []byte(stillAtIt))
+		})
+		if a.asked.Truncation != "auto" || a.start != nil || !errors.Is(err, &Error{Kind: TooLong}) {
+			return err
+		}
+		shorter := dropOldest(a.reqs[0].Messages)
+		if shorter == nil {
+			return err
+		}
+		a.reqs[0].Messages = shorter
+	}
+}
+
+// dropOldest returns a chat without its oldest turns: at least one, and an eighth of
+// them, so that a long chat is not tried for ever. When there is only one turn, its
+// oldest calls go, with their results. Instructions at the beginning stay. It returns nil
+// if nothing can go.
+func dropOldest(chat []Message) []Message {
+	head := 0
+	for head < len(chat) && chat[head].Role == "system" {
+		head++
+	}
+	var turns, rounds []int // where they begin
+	for i := head + 1; i < len(chat); i++ {
+		switch chat[i].Role {
+		case "user":
+			turns = append(turns, i)
+		case "assistant":
+			rounds = append(rounds, i)
+		}
+	}
+	if n := len(turns); n > 0 {
+		return slices.Concat(chat[:head], chat[turns[n/8]:])
+	}
+	if len(rounds) < 2 { // the first round begins after the question, and there is no other
+		return nil
+	}
+	rest := rounds[1:]
+	return slices.Concat(chat[:head+1], chat[rest[len(rest)/8]:])
 }
 
 // responseWriter writes one response: at its end, or as a stream of events.
@@ -65,11 +145,17 @@ func (a *responseWriter) begun(now time.Time) *response {
 	out := &response{
 		ID: newID("resp_"), Object: "response", CreatedAt: now.Unix(), Status: "in_progress", Model: r.Model, Output: []*responseItem{},
 		MaxOutputTokens: r.MaxOutputTokens, Metadata: r.Metadata, ParallelToolCalls: deref(r.ParallelToolCalls, true),
-		Temperature: r.Temperature, TopP: r.TopP, Tools: r.Tools, ToolChoice: r.ToolChoice, Truncation: "disabled",
+		Temperature: r.Temperature, TopP: r.TopP, Tools: r.Tools, ToolChoice: r.ToolChoice, Truncation: cmp.Or(r.Truncation, "disabled"), Store: deref(r.Store, true),
 		Text: responseText{deref(r.Text.Format, responseTextFormat{Type: "text"})},
 	}
 	if r.Instructions != "" {
 		out.Instructions = &r.Instructions
+	}
+	if a.conv != "" {
+		out.Conversation = &conversationRef{a.conv}
+	}
+	if r.PreviousResponseID != "" {
+		out.PreviousResponseID = &r.PreviousResponseID
 	}
 	if r.Reasoning.Effort != "" {
 		out.Reasoning.Effort = &r.Reasoning.Effort
@@ -182,24 +268,34 @@ func (a *responseWriter) write(kind, text string, logprobs []chatLogprob) error 
 	return a.send(e)
 }
 
-// call adds a complete item.
+// call adds a complete item: a call of what the caller offered.
 func (a *responseWriter) call(c ToolCall) error {
 	if err := a.shut("completed"); err != nil {
 		return err
 	}
-	item := &responseItem{ID: newID("fc_"), Type: "function_call", Status: "in_progress", CallID: c.ID, Name: c.Function.Name, Arguments: new(string)}
+	tool := a.tools.offered(c.Function.Name)
+	item := &responseItem{ID: newID("fc_"), Type: "function_call", Status: "in_progress", CallID: c.ID, Name: tool.name, Namespace: tool.namespace}
+	kind, text, into := "response.function_call_arguments", c.Function.Arguments, &item.Arguments
+	if tool.custom {
+		item.ID, item.Type = newID("ctc_"), "custom_tool_call"
+		kind, text, into = "response.custom_tool_call_input", customInput(text), &item.Input
+	}
+	*into = new(string)
 	if err := a.add(item); err != nil {
 		return err
 	}
-	args := c.Function.Arguments
-	item.Arguments = &args
-	e := a.of("response.function_call_arguments.delta")
-	e.Delta = &args
+	*into = &text
+	e := a.of(kind + ".delta")
+	e.Delta = &text
 	if err := a.send(e); err != nil {
 		return err
 	}
-	e = a.of("response.function_call_arguments.done")
-	e.Name, e.Arguments = item.Name, &args
+	e = a.of(kind + ".done")
+	if tool.custom {
+		e.Input = &text
+	} else {
+		e.Name, e.Arguments = item.Name, &text
+	}
 	if err := a.send(e); err != nil {
 		return err
 	}
@@ -247,7 +343,7 @@ func (a *responseWriter) of(kind string) *responseEvent {
 	return &responseEvent{Type: kind, OutputIndex: &last, ItemID: a.out.Output[last].ID}
 }
 
-// end completes the response.
+// end completes the response. Its last event is sent by the caller.
 func (a *responseWriter) end(d *Done) error {
 	status := "completed"
 	if d.FinishReason == "length" {
@@ -268,7 +364,7 @@ func (a *responseWriter) end(d *Done) error {
 	u.OutputDetails.ReasoningTokens = a.thought
 	a.out.Usage = u
 	a.w.Header().Set("Server-Timing", timingText(d))
-	return a.send(&responseEvent{Type: "response." + status, Response: a.out})
+	return nil
 }
 
 // fail ends the request with an error: as a status while that is possible, else

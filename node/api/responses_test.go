@@ -26,7 +26,7 @@ func TestResponse(t *testing.T) {
 	}
 	prompt := int64(len("<system>Spell x.<user>smörgåsbord"))
 	if got.OutputText() != "smörgåsbord" || got.Status != "completed" || got.Model != "speller" || got.Object != "response" || !strings.HasPrefix(got.ID, "resp_") ||
-		got.Instructions.OfString != "Spell x." || got.Usage.InputTokensDetails.CachedTokens != 1 || got.Usage.InputTokens != prompt || got.Usage.OutputTokens != 13 || got.Usage.TotalTokens != prompt+13 || strings.Contains(got.RawJSON(), `"store":true`) {
+		got.Instructions.OfString != "Spell x." || got.Usage.InputTokensDetails.CachedTokens != 1 || got.Usage.InputTokens != prompt || got.Usage.OutputTokens != 13 || got.Usage.TotalTokens != prompt+13 || !strings.Contains(got.RawJSON(), `"store":true`) {
 		t.Errorf("got %s", got.RawJSON())
 	}
 	if raw.Header.Get("X-Shoal-Route") != "peerA:0-4,peerB:4-8" || !strings.HasPrefix(raw.Header.Get("Server-Timing"), "ttft;dur=1.5") {
@@ -145,7 +145,7 @@ func TestResponseInput(t *testing.T) {
 		{"type":"function_call_output","call_id":"c3","output":"one"}],
 		"tools":[{"type":"function","name":"weather","description":"d","parameters":{"type":"object"},"strict":true},{"type":"function","name":"clock"}],
 		"tool_choice":{"type":"function","name":"clock"},"parallel_tool_calls":false,"reasoning":{"effort":"low","summary":"auto"},
-		"max_output_tokens":9,"temperature":0,"top_logprobs":2,"store":true,"metadata":{"a":"b"}}`))
+		"max_output_tokens":9,"temperature":0,"top_logprobs":2,"store":true,"metadata":{"a":"b"}}`), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestResponseInput(t *testing.T) {
 		*g.Sampling.Temperature != 0 || !g.Sampling.Logprobs || g.Sampling.TopLogprobs != 2 {
 		t.Errorf("got %+v", g)
 	}
-	j, err = decodeResponse([]byte(`{"input":"x","text":{"format":{"type":"json_schema","name":"n","schema":{"type":"object"},"strict":true},"verbosity":"low"}}`))
+	j, err = decodeResponse([]byte(`{"input":"x","text":{"format":{"type":"json_schema","name":"n","schema":{"type":"object"},"strict":true},"verbosity":"low"}}`), nil)
 	if err != nil || string(j.reqs[0].Format) != `{"type":"object"}` {
 		t.Errorf("%v, %+v", err, j)
 	}
@@ -178,33 +178,39 @@ func TestResponseRefuses(t *testing.T) {
 		`{}`:           "input",
 		`{"input":[]}`: "input",
 		`{"input":7}`:  "input",
-		`{"input":"x","previous_response_id":"resp_1"}`:                                                               "previous_response_id",
-		`{"input":"x","background":true}`:                                                                             "background",
-		`{"input":"x","truncation":"auto"}`:                                                                           "truncation",
-		`{"input":"x","conversation":"c"}`:                                                                            "conversation",
-		`{"input":"x","max_output_tokens":0}`:                                                                         "max_output_tokens",
-		`{"input":"x","temperature":-1}`:                                                                              "temperature",
-		`{"input":"x","reasoning":{"effort":"so so"}}`:                                                                "reasoning.effort",
-		`{"input":"x","tools":[{"type":"web_search"}]}`:                                                               "tools[0].type",
-		`{"input":"x","tools":[{"type":"function","name":"a b"}]}`:                                                    "tools[0].name",
-		`{"input":"x","tools":[{"type":"function","name":"a","parameters":3}]}`:                                       "tools[0].parameters",
-		`{"input":"x","tools":[{"type":"function","name":"a"}],"tool_choice":{"type":"function","name":"b"}}`:         "tool_choice.name",
-		`{"input":"x","text":{"format":{"type":"xml"}}}`:                                                              "text.format.type",
-		`{"input":"x","text":{"format":{"type":"json_schema"}}}`:                                                      "text.format.schema",
-		`{"instructions":"x","input":[{"role":"user","content":[{"type":"input_image"}]}]}`:                           "input[0].content[0].type",
-		`{"instructions":"x","input":[{"role":"king","content":"x"}]}`:                                                "input[0].role",
-		`{"input":[{"type":"item_reference","id":"x"}]}`:                                                              "input[0]",
-		`{"input":[{"type":"computer_call"}]}`:                                                                        "input[0].type",
-		`{"input":[{"role":"user","content":"x"},{"type":"function_call_output","call_id":"c","output":"o"}]}`:        "input[1].call_id",
-		`{"input":[{"role":"user","content":"x"},{"type":"function_call","call_id":"c","name":"f","arguments":"["}]}`: "input[1]",
-		`{"input":[{"type":"function_call","call_id":"c","name":"f"},{"type":"function_call_output","call_id":"c","output":[{"type":"input_image"}]}]}`: "input[1].content[0].type",
+		`{"input":"x","previous_response_id":"resp_1"}`:                                     "previous_response_id",
+		`{"input":"x","background":true}`:                                                   "background",
+		`{"input":"x","truncation":"some"}`:                                                 "truncation",
+		`{"input":"x","conversation":"c"}`:                                                  "conversation",
+		`{"input":"x","max_output_tokens":0}`:                                               "max_output_tokens",
+		`{"input":"x","temperature":-1}`:                                                    "temperature",
+		`{"input":"x","reasoning":{"effort":"so so"}}`:                                      "reasoning.effort",
+		`{"input":"x","tools":[{"type":"web_search"}],"tool_choice":"required"}`:            "tool_choice",
+		`{"input":"x","tools":[{"type":"web_search"}],"tool_choice":{"type":"web_search"}}`: "tool_choice",
+		`{"input":"x","tools":[{"type":"mcp"}],"tool_choice":{"type":"allowed_tools","mode":"required","tools":[{"type":"mcp"}]}}`:        "tool_choice.tools",
+		`{"input":"x","tools":[{"type":"function","name":"a"},{"type":"namespace","name":"n","tools":[{"type":"custom","name":"a b"}]}]}`: "tools[1].tools[0].name",
+		`{"input":"x","tools":[{"type":"namespace","name":"n","tools":[{"type":"namespace","name":"m"}]}]}`:                               "tools[0].tools[0].type",
+		`{"input":"x","tools":[{"type":7}]}`:                                                                  "tools[0].type",
+		`{"input":"x","tools":[{}]}`:                                                                          "tools[0].type",
+		`{"input":"x","tools":[{"type":"function","name":"a b"}]}`:                                            "tools[0].name",
+		`{"input":"x","tools":[{"type":"function","name":"a","parameters":3}]}`:                               "tools[0].parameters",
+		`{"input":"x","tools":[{"type":"function","name":"a"}],"tool_choice":{"type":"function","name":"b"}}`: "tool_choice.name",
+		`{"input":"x","text":{"format":{"type":"xml"}}}`:                                                      "text.format.type",
+		`{"input":"x","text":{"format":{"type":"json_schema"}}}`:                                              "text.format.schema",
+		`{"instructions":"x","input":[{"role":"user","content":[{"type":"input_image"}]}]}`:                   "input[0].content[0].type",
+		`{"instructions":"x","input":[{"role":"king","content":"x"}]}`:                                        "input[0].role",
+		`{"input":[{"type":"item_reference","id":"x"}]}`:                                                      "input[0]",
+		`{"input":[{"type":"mesage"}]}`:                                                                       "input[0].type",
+		`{"input":[7]}`:                                                                                       "input[0]",
+		`{"input":[{"type":"function_call","call_id":"c","name":"f"},{"type":"function_call_output","call_id":"c","output":[{"type":"input_image"}]}]}`: "input[1].output[0].type",
+		`{"input":[{"type":"web_search_call","id":"ws_1"}]}`: "input",
 	} {
-		_, err := decodeResponse([]byte(body))
+		_, err := decodeResponse([]byte(body), nil)
 		if err == nil {
 			t.Errorf("%s is taken", body)
 			continue
 		}
-		if e := AsError(err); e.Kind != BadInput || e.Param != param || !strings.HasPrefix(e.Message, param+" ") {
+		if e := AsError(err); (e.Kind != BadInput || !strings.HasPrefix(e.Message, param+" ")) && e.status() == http.StatusBadRequest && e.Kind != NoPrevious || e.Param != param {
 			t.Errorf("%s: %+v, want one of %s", body, e, param)
 		}
 	}
@@ -245,9 +251,9 @@ func FuzzDecodeResponse(f *testing.F) {
 		f.Add([]byte(body))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		j, err := decodeResponse(body)
+		j, err := decodeResponse(body, nil)
 		if err != nil {
-			if e := AsError(err); e.Kind != BadInput || e.Message == "" || strings.Contains(e.Param, "messages[") {
+			if e := AsError(err); e.Kind != BadInput && e.Kind != NotFound && e.Kind != NoPrevious || e.Message == "" || strings.Contains(e.Param, "messages[") {
 				t.Fatalf("%q: %#v", body, err)
 			}
 			return

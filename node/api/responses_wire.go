@@ -13,11 +13,17 @@ type responseRequest struct {
 	TopLogprobs       *int              `json:"top_logprobs"`
 	Include           []string          `json:"include"`
 	Tools             []json.RawMessage `json:"tools"`
-	ToolChoice        json.RawMessage   `json:"tool_choice"` // a word, or a function by name
+	ToolChoice        json.RawMessage   `json:"tool_choice"` // a word, or a tool
 	ParallelToolCalls *bool             `json:"parallel_tool_calls"`
 	Stream            bool              `json:"stream"`
 	Metadata          json.RawMessage   `json:"metadata"`
-	Reasoning         struct {
+
+	PreviousResponseID string          `json:"previous_response_id"`
+	Conversation       json.RawMessage `json:"conversation"` // an id, or an object with one
+	Store              *bool           `json:"store"`        // nil: true
+	Truncation         string          `json:"truncation"`   // auto, or disabled ("")
+
+	Reasoning struct {
 		Effort string `json:"effort"`
 	} `json:"reasoning"`
 	Text struct {
@@ -36,13 +42,22 @@ type responseTextFormat struct {
 // responseInput is an item of the input. One without a type is a message.
 type responseInput struct {
 	Type    string          `json:"type"`
+	ID      string          `json:"id"`
 	Role    string          `json:"role"`
 	Content json.RawMessage `json:"content"` // of a message or of reasoning
 
 	CallID    string          `json:"call_id"` // of a call and its output
 	Name      string          `json:"name"`
+	Namespace string          `json:"namespace"`
 	Arguments json.RawMessage `json:"arguments"`
+	Input     string          `json:"input"`  // of a custom tool's call
 	Output    json.RawMessage `json:"output"` // string or parts
+
+	Action      json.RawMessage   `json:"action"`    // of a shell's call
+	Operation   json.RawMessage   `json:"operation"` // of a patch
+	Status      string            `json:"status"`
+	ServerLabel string            `json:"server_label"` // of an MCP server's call
+	Tools       []json.RawMessage `json:"tools"`        // of items that bring tools
 }
 
 // response is an answer, complete or so far.
@@ -61,6 +76,7 @@ type response struct {
 	Output             []*responseItem    `json:"output"`
 	ParallelToolCalls  bool               `json:"parallel_tool_calls"`
 	PreviousResponseID *string            `json:"previous_response_id"`
+	Conversation       *conversationRef   `json:"conversation,omitempty"`
 	Reasoning          responseReasoning  `json:"reasoning"`
 	Store              bool               `json:"store"`
 	Temperature        *float64           `json:"temperature"`
@@ -70,6 +86,10 @@ type response struct {
 	TopP               *float64           `json:"top_p"`
 	Truncation         string             `json:"truncation"`
 	Usage              *responseUsage     `json:"usage"` // null: not finished
+}
+
+type conversationRef struct {
+	ID string `json:"id"`
 }
 
 type responseError struct {
@@ -93,7 +113,8 @@ type responseText struct {
 type responseUsage struct {
 	InputTokens  int `json:"input_tokens"`
 	InputDetails struct {
-		CachedTokens int `json:"cached_tokens"`
+		CachedTokens     int `json:"cached_tokens"`
+		CacheWriteTokens int `json:"cache_write_tokens"` // that are charged for: none are here
 	} `json:"input_tokens_details"`
 	OutputTokens  int `json:"output_tokens"`
 	OutputDetails struct {
@@ -102,7 +123,8 @@ type responseUsage struct {
 	TotalTokens int `json:"total_tokens"`
 }
 
-// responseItem is an item of an answer: a message, reasoning, or a function call.
+// responseItem is an item of an answer: a message, reasoning, or a call of a function or
+// a custom tool.
 type responseItem struct {
 	ID      string         `json:"id"`
 	Type    string         `json:"type"`
@@ -113,7 +135,9 @@ type responseItem struct {
 
 	CallID    string  `json:"call_id,omitempty"`
 	Name      string  `json:"name,omitempty"`
-	Arguments *string `json:"arguments,omitempty"`
+	Namespace string  `json:"namespace,omitempty"`
+	Arguments *string `json:"arguments,omitempty"` // of a function
+	Input     *string `json:"input,omitempty"`     // of a custom tool
 }
 
 type responsePart struct {
@@ -137,6 +161,7 @@ type responseEvent struct {
 	Text         *string       `json:"text,omitempty"`
 	Name         string        `json:"name,omitempty"`
 	Arguments    *string       `json:"arguments,omitempty"`
+	Input        *string       `json:"input,omitempty"`
 	Logprobs     []chatLogprob `json:"logprobs,omitzero"`
 
 	// Of an error: as the endpoint's documentation specifies it, and as OpenAI's own

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,21 +17,37 @@ import (
 // Config of the API.
 type Config struct {
 	Generator  Generator
+	Counter    Counter // nil: prompts cannot be counted
 	Library    Library
 	Observer   Observer
 	Catalogue  Catalogue    // may be nil
 	Keeper     Keeper       // may be nil
+	Vocabulary Vocabulary   // may be nil
+	Controller Controller   // may be nil
 	Viewer     Viewer       // what the page shows; nil: none
 	Page       http.Handler // serves / and /page/; nil: none
 	Token      string       // required for shoal's own endpoints; "": they are closed
 	Key        string       // required of OpenAI clients; "": none
-	Hosts      []string     // accepted host names, besides loopback's and the dialled address; "*": all
-	Origins    []string     // of web pages on other sites that may use /v1, e.g. http://localhost:3000; none: no CORS
+	Hosts      []string     // accepted host names, besides loopback's and the dialled address; *.NAME: all below NAME, "*": all
+	Origins    []string     // of web pages on other sites that may use the API, e.g. http://localhost:3000, or patterns of them (see anyMatches); none: no CORS
 	MaxAnswers int          // concurrent answers, beyond which requests get 503; 0: 512
 	MaxBodies  int64        // total bytes of running requests, beyond which requests get 503; 0: 64 MiB
 	Log        *slog.Logger
 
-	Metrics http.Handler // Prometheus's, at /metrics; nil: none
+	// Access replaces Key, Hosts and Origins where they may change; nil: they do not.
+	Access   func() Access
+	Keys     Keys            // instead of Key; nil: Key alone
+	Unready  func() []string // why the node does not answer for all that it is to serve; nil: it does
+	Settings Settings        // of the node; nil: the endpoints for them do not exist
+	Metrics  http.Handler    // Prometheus's, at /metrics; nil: none
+}
+
+// Access is who may use the API. Its slices are never changed.
+type Access struct {
+	Key     string   // required of OpenAI clients; "": none
+	Hosts   []string // see Config
+	Origins []string // see Config
+	Open    bool     // without a key, callers of other machines are admitted, too
 }
 
 type server struct {
@@ -39,6 +56,9 @@ type server struct {
 	started time.Time
 	active  atomic.Int64 // running answers
 	bodies  atomic.Int64 // bytes of running requests
+	kept    *keptAnswers // of /v1/responses
+	owners  owners
+	log     accessLog
 }
 
 // New returns the API's handler.
@@ -52,14 +72,36 @@ func New(cfg Config) http.Handler {
 	if cfg.MaxBodies == 0 {
 		cfg.MaxBodies = 64 << 20
 	}
-	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now()}
+	if cfg.Access == nil {
+		fixed := Access{Key: cfg.Key, Hosts: cfg.Hosts, Origins: cfg.Origins}
+		cfg.Access = func() Access { return fixed }
+	}
+	s := &server{Config: cfg, mux: http.NewServeMux(), started: time.Now(), log: accessLog{Logger: cfg.Log}, kept: newKeptAnswers(mostKept, keptBytes)}
 	for pattern, h := range map[string]handler{
 		"GET /v1/models":            s.models,
 		"GET /v1/models/{model...}": s.model,
 		"POST /v1/chat/completions": s.chat,
 		"POST /v1/completions":      s.completions,
 		"POST /v1/responses":        s.responses,
-		"POST /v1/embeddings":       s.embeddings,
+
+		"POST /v1/messages":              s.messages,
+		"POST /v1/messages/count_tokens": s.countTokens,
+
+		"GET /v1/responses/{id}":             s.response,
+		"DELETE /v1/responses/{id}":          s.deleteResponse,
+		"GET /v1/responses/{id}/input_items": s.inputItems,
+		"POST /v1/responses/{id}/cancel":     s.cancelResponse,
+		"POST /v1/responses/input_tokens":    s.inputTokens,
+
+		"POST /v1/conversations":                     s.createConversation,
+		"GET /v1/conversations/{id}":                 s.conversation,
+		"DELETE /v1/conversations/{id}":              s.deleteConversation,
+		"GET /v1/conversations/{id}/items":           s.conversationItems,
+		"POST /v1/conversations/{id}/items":          s.addItems,
+		"GET /v1/conversations/{id}/items/{item}":    s.conversationItem,
+		"DELETE /v1/conversations/{id}/items/{item}": s.deleteItem,
+
+		"POST /v1/embeddings": s.embeddings,
 
 		"POST /api/chat":       s.ollamaChat,
 		"POST /api/generate":   s.ollamaGenerate,
@@ -77,6 +119,7 @@ func New(cfg Config) http.Handler {
 	} {
 		s.mux.HandleFunc(pattern, s.serve(s.open(h)))
 	}
+	s.extras()
 	for pattern, h := range map[string]handler{
 		"GET /shoal/v1/status":              s.status,
 		"GET /shoal/v1/peers":               s.peers,
@@ -91,7 +134,7 @@ func New(cfg Config) http.Handler {
 		"GET /shoal/v1/catalog":             s.search,
 		"POST /shoal/v1/drain":              s.drain,
 	} {
-		s.mux.HandleFunc(pattern, s.serve(s.own(h)))
+		s.mux.HandleFunc(pattern, s.serve(s.ownOrPage(pattern, h)))
 	}
 	if s.Keeper != nil {
 		for pattern, h := range map[string]handler{
@@ -100,8 +143,12 @@ func New(cfg Config) http.Handler {
 			"POST /shoal/v1/models/pin":    s.pin,
 			"POST /shoal/v1/models/drop":   s.drop,
 		} {
-			s.mux.HandleFunc(pattern, s.serve(s.own(h)))
+			s.mux.HandleFunc(pattern, s.serve(s.ownOrPage(pattern, h)))
 		}
+	}
+	if s.Controller != nil {
+		s.mux.HandleFunc("POST /shoal/v1/serve", s.serve(s.byOwner(s.startServing)))
+		s.mux.HandleFunc("POST /shoal/v1/stop", s.serve(s.byOwner(s.stopServing)))
 	}
 	if cfg.Metrics != nil { // they contain no secrets and no text: callers that may get answers may read them
 		s.mux.HandleFunc("GET /metrics", s.serve(s.open(func(w http.ResponseWriter, r *http.Request) error {
@@ -109,6 +156,9 @@ func New(cfg Config) http.Handler {
 			return nil
 		})))
 	}
+	s.settings()
+	s.keyRoutes()
+	s.probes()
 	if s.Viewer != nil {
 		s.mux.HandleFunc("GET /shoal/v1/view", s.serve(s.page(s.view)))
 	}
@@ -117,10 +167,12 @@ func New(cfg Config) http.Handler {
 		s.mux.HandleFunc("GET /{$}", show)
 		s.mux.HandleFunc("GET /page/", show)
 	}
+	s.ownerRoutes()
 	s.profiles()
 	s.mux.HandleFunc("/", s.serve(s.open(s.nothing)))
 	greet := s.serve(greet)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r = cleaned(r)
 		if looksForOllama(r) {
 			greet(w, r)
 			return
@@ -138,7 +190,8 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 func (s *server) serve(h handler) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		w := &tracked{ResponseWriter: rw}
+		w, v := &tracked{ResponseWriter: rw}, &visit{}
+		r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 		id := newID("req-")
 		w.Header().Set("X-Request-Id", id)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -165,13 +218,7 @@ func (s *server) serve(h handler) http.HandlerFunc {
 		if err != nil && w.status == 0 {
 			writeError(w, r, err)
 		}
-		level, kind := slog.LevelDebug, Kind("")
-		if err != nil {
-			if kind = AsError(err).Kind; kind == Internal {
-				level = slog.LevelWarn
-			}
-		}
-		s.Log.Log(r.Context(), level, "request", "request", id, "endpoint", r.Pattern, "status", w.status, "kind", kind, "took", time.Since(began))
+		s.log.request(r, v, w.status, err, id, time.Since(began))
 	}
 }
 
@@ -232,7 +279,7 @@ func (s *server) nothing(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", strings.Join(allow, ", "))
 		return Errorf(BadMethod, "this endpoint takes %s, not %s", strings.Join(allow, " and "), r.Method)
 	}
-	return Errorf(NotFound, "nothing is served at this path: OpenAI's API is under /v1, Ollama's under /api, shoal's own under /shoal/v1")
+	return Errorf(NotFound, "nothing is served at this path: OpenAI's and Anthropic's APIs are under /v1, Ollama's under /api, shoal's own under /shoal/v1")
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

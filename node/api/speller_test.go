@@ -37,7 +37,7 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 	s.running.Add(1)
 	defer s.running.Add(-1)
 	s.begun.Add(1)
-	switch req.Model {
+	switch strings.TrimSuffix(strings.ToLower(req.Model), ":latest") {
 	case "speller", spellerID, "":
 	case "split":
 		return &Error{Kind: NoRoute, Message: "blocks 10-20 of split are served by nobody", RetryAfter: 1500 * time.Millisecond}
@@ -152,7 +152,7 @@ func (s *shelf) List(context.Context) (out []Model, err error) {
 
 func (s *shelf) Show(_ context.Context, name string) (*Model, error) {
 	for m := range maps.Values(s.models) {
-		if m.Name == name || m.ID == name {
+		if strings.EqualFold(m.Name, strings.TrimSuffix(name, ":latest")) || m.ID == name {
 			return m, nil
 		}
 	}
@@ -186,6 +186,9 @@ func (s *shelf) Pull(ctx context.Context, req PullRequest, progress func(Progres
 		progress(Progress{Done: 1, Total: 2})
 		progress(Progress{Done: 2, Total: 2})
 		return s.Show(ctx, req.Model)
+	}
+	if strings.HasPrefix(req.Model, "hf.co/") {
+		return nil, Errorf(UnknownModel, "no model %q", req.Model)
 	}
 	progress(Progress{Done: 1, Total: 1})
 	<-ctx.Done()

@@ -13,6 +13,12 @@ type Generator interface {
 	Generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) error
 }
 
+// Counter counts the tokens of prompts. It is safe for concurrent use.
+type Counter interface {
+	// Count returns how many tokens the model reads for a request. It answers nothing.
+	Count(ctx context.Context, req *GenerateRequest) (int, error)
+}
+
 // Library manages the models of this node.
 type Library interface {
 	List(ctx context.Context) ([]Model, error)
@@ -67,12 +73,25 @@ type GenerateRequest struct {
 	Tools     []json.RawMessage // available to the model, in OpenAI's format: {"type": "function", "function": {"name": ...}}
 	MustCall  bool              // the answer must be a call of one of Tools
 	OneCall   bool              // and ends after one call
+	Continue  bool              // the answer continues the last message, which is the assistant's
 	Think     string            // "": the model's default; off, on, or an effort: low, medium, high
 	Format    json.RawMessage   // JSON schema that the answer must follow; nil: free text
-	MaxTokens int               // 0: until the context ends
+	Pattern   string            // or a regular expression that all of it matches; "": free text
+	Grammar   string            // or a grammar in GBNF; "": free text
+
+	// FormatField is the request's field that has the format; "": response_format.
+	FormatField string
+
+	MaxTokens int // 0: until the context ends
 	Sampling  Sampling
+	// PromptLogprobs asks for Start.Prompt, with as many alternatives as Sampling
+	// says. The prompt is then computed as a whole, whatever of it is cached.
+	PromptLogprobs bool
+
 	Stop      []string
-	Route     []Hop // if not empty, use exactly this route
+	StopIDs   []int32 // tokens that end the answer besides the model's own
+	IgnoreEOS bool    // the model's own do not end it
+	Route     []Hop   // if not empty, use exactly this route
 	MaxStages int
 	Trace     string // W3C traceparent of the caller; "": none
 
@@ -113,6 +132,7 @@ type Start struct {
 	Model           string  `json:"model"` // the CID
 	Name            string  `json:"name"`
 	PromptTokens    []int32 `json:"prompt_tokens"`
+	Prompt          []Token `json:"prompt,omitempty"` // the prompt's tokens with their log probabilities, but for the first, if they were asked for
 	Route           []Hop   `json:"route"`
 	Costs           []Cost  `json:"costs,omitempty"` // of the route's stages
 	PredictedRate   float64 `json:"predicted_tokens_per_s"`
@@ -130,6 +150,8 @@ type Hop struct {
 	// In answers, the node's relation to the peer: own (the node itself), trusted, known,
 	// or new.
 	Trust string `json:"trust,omitempty"`
+	// In answers, the name of the peer's machine, if that and the node trust each other.
+	Name string `json:"name,omitempty"`
 }
 
 // Cost is the predicted time that a stage adds to each token.
@@ -148,6 +170,7 @@ type Token struct {
 	Calls     []ToolCall `json:"tool_calls,omitempty"`
 	Logprob   float64    `json:"logprob"`
 	Top       []Top      `json:"top,omitempty"`
+	first     bool       // of a prompt: it follows nothing, and has no log probability
 	Bytes     []byte     `json:"bytes,omitempty"` // the token's bytes, for logprobs; empty: those of Text
 }
 
@@ -164,7 +187,8 @@ type Done struct {
 	Text         string     `json:"text,omitempty"` // held back until now, like the next two
 	Reasoning    string     `json:"reasoning,omitempty"`
 	Calls        []ToolCall `json:"tool_calls,omitempty"`
-	FinishReason string     `json:"finish_reason"` // stop, length, tool_calls
+	FinishReason string     `json:"finish_reason"`           // stop, length, tool_calls
+	StopSequence string     `json:"stop_sequence,omitempty"` // that ended the answer
 	Tokens       int        `json:"tokens"`
 	TokensPerS   float64    `json:"tokens_per_s"`   // after the first
 	TTFTMs       float64    `json:"ttft_ms"`        // from the request to the first token
@@ -258,32 +282,43 @@ type Model struct {
 	Origins      []string `json:"origins,omitempty"`
 	Remote       bool     `json:"remote,omitempty"`    // peers serve it, and nothing of it is here
 	Complete     bool     `json:"complete"`            // all of it is here
-	Abilities    []string `json:"abilities,omitempty"` // only from Show: tools, thinking
+	Served       bool     `json:"served,omitempty"`    // the connected peers and this node together serve all of it
+	Abilities    []string `json:"abilities,omitempty"` // only from Show, like Template and Facts: tools, thinking
+	Warnings     []string `json:"warnings,omitempty"`  // only from Show, Add and Pull: why its answers may be worse than its makers', a sentence each
+
+	Template string         `json:"template,omitempty"` // chat template
+	Facts    map[string]any `json:"facts,omitempty"`    // the header's entries that are single values
 }
 
 // Status of a node.
 type Status struct {
-	Peer      string        `json:"peer"`
-	Version   string        `json:"version"`
-	Addrs     []string      `json:"addrs"`
-	API       string        `json:"api,omitempty"`      // host:port that can be dialled
-	APIOpen   bool          `json:"api_open,omitempty"` // the operator lets anyone who can reach it use it
-	Home      string        `json:"home"`
-	Uptime    time.Duration `json:"uptime_ns"`
-	Peers     int           `json:"peers"`
-	Light     bool          `json:"light,omitempty"`
-	Serving   []Serving     `json:"serving"`
-	Memory    int64         `json:"memory"`          // bytes lent
-	Allocated int64         `json:"allocated"`       // bytes of models on disk
-	Quota     int64         `json:"quota,omitempty"` // bytes for unpinned shards; 0: no limit
-	QuotaUsed int64         `json:"quota_used"`
-	Given     uint64        `json:"bytes_given"`
-	Taken     uint64        `json:"bytes_taken"`
-	GivenAll  uint64        `json:"ledger_bytes_given"` // in total over restarts, including origins
-	TakenAll  uint64        `json:"ledger_bytes_taken"`
-	Up        int64         `json:"up_bytes_per_s,omitempty"` // limit for model transfers; 0: none
-	Down      int64         `json:"down_bytes_per_s,omitempty"`
-	Warnings  []string      `json:"warnings,omitempty"`
+	Peer    string   `json:"peer"`
+	Name    string   `json:"name,omitempty"` // of the machine, which only peers that it trusts are told
+	Version string   `json:"version"`
+	Addrs   []string `json:"addrs"`
+	API     string   `json:"api,omitempty"`  // host:port that can be dialled
+	URLs    []string `json:"urls,omitempty"` // of the page: on this machine first, then for others if they can reach it
+	// Fingerprint is the SHA-256 of the API's certificate; "": it has no TLS.
+	Fingerprint string        `json:"tls_fingerprint,omitempty"`
+	APIOpen     bool          `json:"api_open,omitempty"`   // the operator lets anyone who can reach it use it
+	APIClosed   bool          `json:"api_closed,omitempty"` // other machines can reach the API, and are refused until there is a key
+	Home        string        `json:"home"`
+	Uptime      time.Duration `json:"uptime_ns"`
+	UptimeS     int64         `json:"uptime_s"` // the same, in seconds
+	Peers       int           `json:"peers"`
+	Light       bool          `json:"light,omitempty"`
+	Serving     []Serving     `json:"serving"`
+	Memory      int64         `json:"memory"`          // bytes lent
+	Allocated   int64         `json:"allocated"`       // bytes of models on disk
+	Quota       int64         `json:"quota,omitempty"` // bytes for unpinned shards; 0: no limit
+	QuotaUsed   int64         `json:"quota_used"`
+	Given       uint64        `json:"bytes_given"`
+	Taken       uint64        `json:"bytes_taken"`
+	GivenAll    uint64        `json:"ledger_bytes_given"` // in total over restarts, including origins
+	TakenAll    uint64        `json:"ledger_bytes_taken"`
+	Up          int64         `json:"up_bytes_per_s,omitempty"` // limit for model transfers; 0: none
+	Down        int64         `json:"down_bytes_per_s,omitempty"`
+	Warnings    []string      `json:"warnings,omitempty"`
 }
 
 // Serving is a span that this node serves, or is about to.
@@ -312,6 +347,7 @@ type Serving struct {
 // Peer of this node.
 type Peer struct {
 	Peer      string   `json:"peer"`
+	Name      string   `json:"name,omitempty"` // of the machine, if that and this node trust each other
 	Addr      string   `json:"addr"`
 	Transport string   `json:"transport"`
 	RTTMs     float64  `json:"rtt_ms"`

@@ -17,6 +17,7 @@ type View struct {
 	Peer     string        `json:"peer"`
 	Version  string        `json:"version"`
 	Uptime   time.Duration `json:"uptime_ns"`
+	UptimeS  int64         `json:"uptime_s"` // the same, in seconds
 	Light    bool          `json:"light,omitempty"`
 	Lending  Lending       `json:"lending"`
 	Serving  []Serving     `json:"serving"`
@@ -31,9 +32,10 @@ type View struct {
 // Lending holds the operator's rules, and whether the node lends now.
 type Lending struct {
 	Open        bool     `json:"open"`
-	Why         string   `json:"why,omitempty"` // why it does not lend
-	Memory      int64    `json:"memory"`        // bytes
-	Threads     int      `json:"threads"`       // 0: as many as make it faster
+	Why         string   `json:"why,omitempty"`    // why it does not lend
+	Paused      bool     `json:"paused,omitempty"` // by the owner's word
+	Memory      int64    `json:"memory"`           // bytes
+	Threads     int      `json:"threads"`          // 0: as many as make it faster
 	Nice        int      `json:"nice"`
 	Devices     []string `json:"devices,omitempty"` // empty: all that are found
 	Hours       string   `json:"hours,omitempty"`   // "": always
@@ -127,10 +129,10 @@ func (s *server) page(h handler) handler {
 		if site != "" && site != "same-origin" || site == "" && r.Header.Get("Origin") != "" || w.Header().Get("Access-Control-Allow-Origin") != "" {
 			return Errorf(Forbidden, "this endpoint is for the node's own page")
 		}
-		if bearer(r, s.Token) || bearer(r, s.Key) {
+		if bearer(r, s.Token) || s.holder(r) || s.inSession(r) {
 			return h(w, r)
 		}
-		if s.Key != "" {
+		if s.keyed() {
 			return Errorf(Unauthorized, "the API key is missing or wrong: send it as Authorization: Bearer KEY")
 		}
 		if !fromHere(r) || site == "" {

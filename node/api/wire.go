@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"math"
+	"slices"
 )
 
 // The wire format under /v1. Names and structure are OpenAI's; "shoal" holds extensions.
@@ -21,7 +22,11 @@ type commonRequest struct {
 	Seed              json.RawMessage `json:"seed,omitempty"`               // any integer of 64 bits
 	RepetitionPenalty *float64        `json:"repetition_penalty,omitempty"` // vLLM's name for repeat_penalty
 	ResponseFormat    *responseFormat `json:"response_format,omitempty"`
-	Shoal             *Extension      `json:"shoal,omitempty"`
+	constraintWords
+	StopTokenIDs json.RawMessage `json:"stop_token_ids,omitempty"` // vLLM's
+	IgnoreEOS    bool            `json:"ignore_eos,omitempty"`     // vLLM's and llama.cpp's
+	RepeatLastN  *int            `json:"repeat_last_n,omitempty"`  // llama.cpp's
+	Shoal        *Extension      `json:"shoal,omitempty"`
 }
 
 type streamOptions struct {
@@ -33,17 +38,6 @@ type Extension struct {
 	Details   bool  `json:"details,omitempty"`    // answer with a Details
 	Route     []Hop `json:"route,omitempty"`      // take this route
 	MaxStages int   `json:"max_stages,omitempty"` // plan a route of at most this many stages
-}
-
-// responseFormat is text, json_object or json_schema.
-type responseFormat struct {
-	Type       string      `json:"type"`
-	JSONSchema *jsonSchema `json:"json_schema,omitempty"`
-}
-
-type jsonSchema struct {
-	Name   string          `json:"name"`
-	Schema json.RawMessage `json:"schema"`
 }
 
 type chatRequest struct {
@@ -59,6 +53,8 @@ type chatRequest struct {
 	ChatTemplateKwargs  struct {
 		EnableThinking *bool `json:"enable_thinking,omitempty"`
 	} `json:"chat_template_kwargs,omitzero"` // extension, as in vLLM and llama.cpp
+	ContinueFinalMessage bool  `json:"continue_final_message,omitempty"` // vLLM's, like the next
+	AddGenerationPrompt  *bool `json:"add_generation_prompt,omitempty"`
 }
 
 type chatMessage struct {
@@ -69,6 +65,7 @@ type chatMessage struct {
 	Name             string          `json:"name,omitempty"`
 	ToolCalls        json.RawMessage `json:"tool_calls,omitempty"`
 	ToolCallID       string          `json:"tool_call_id,omitempty"`
+	Refusal          string          `json:"refusal,omitempty"`
 	FunctionCall     json.RawMessage `json:"function_call,omitempty"`
 }
 
@@ -157,7 +154,7 @@ type chatTopLogprob struct {
 
 type textLogprobs struct {
 	Tokens        []string             `json:"tokens"`
-	TokenLogprobs []float64            `json:"token_logprobs"`
+	TokenLogprobs []*float64           `json:"token_logprobs"` // null: the first token of a prompt, which follows nothing
 	TopLogprobs   []map[string]float64 `json:"top_logprobs"`
 	TextOffset    []int                `json:"text_offset"` // characters
 }
@@ -214,6 +211,10 @@ func (t Token) sendable() Token {
 
 func (s Start) sendable() Start {
 	s.PredictedRate, s.PredictedTTFTMs = finite(s.PredictedRate), finite(s.PredictedTTFTMs)
+	s.Prompt = slices.Clone(s.Prompt)
+	for i := range s.Prompt {
+		s.Prompt[i] = s.Prompt[i].sendable()
+	}
 	return s
 }
 

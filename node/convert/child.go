@@ -19,6 +19,8 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/fence"
+	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
@@ -99,7 +101,7 @@ func childMain(check func(md interface{ Value(key string) any }) error) int {
 	if err != nil {
 		end.Error = err.Error()
 		switch {
-		case errors.Is(err, syscall.ENOSPC):
+		case files.Full(err):
 			end.Kind = "full"
 		case errors.Is(err, ErrDirectory):
 			end.Kind = "directory"
@@ -167,7 +169,7 @@ func InChild(ctx context.Context, command []string, dir, out string, opt Options
 	cmd.Stderr = &stderr
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Env = fence.Environ(role)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that only the parent handles Ctrl-C in the terminal
+	proc.Apart(cmd)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	library "github.com/ollama/ollama/convert"
+	fsggml "github.com/ollama/ollama/fs/ggml"
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/protocol/gguf"
@@ -77,7 +78,7 @@ func Directory(ctx context.Context, dir string, out *os.File, opt Options) error
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
-	if err := callLibrary(src, tmp); err != nil {
+	if err := callLibrary(src, all, tmp); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -93,19 +94,42 @@ func Directory(ctx context.Context, dir string, out *os.File, opt Options) error
 	})
 }
 
-// callLibrary runs the library's conversion. It panics at some configs.
-func callLibrary(src *source, tmp *os.File) (err error) {
+// callLibrary runs the library's conversion of the directory's tensors. It panics
+// at some configs.
+func callLibrary(src *source, all map[string]stored, tmp *os.File) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = errf("the converter failed: %v", p)
 		}
 	}()
-	err = library.ConvertModel(src, tmp)
+	err = convertTensors(src, all, tmp)
 	var disk *fs.PathError
-	if err == nil || errors.As(err, &disk) && disk.Path == tmp.Name() {
+	if err == nil || errors.As(err, &disk) && disk.Path == tmp.Name() || errors.Is(err, ErrDirectory) {
 		return err
 	}
 	return errf("%w", err)
+}
+
+// convertTensors does what the library's ConvertModel does, with tensors of our own.
+func convertTensors(src *source, all map[string]stored, tmp *os.File) error {
+	kv, tokens, err := library.LoadModelMetadata(src)
+	if err != nil {
+		return err
+	}
+	by, ok := kv.(library.ModelConverter)
+	if !ok {
+		return errf("the library has no converter for it")
+	}
+	tensors, err := src.tensors(all, strings.NewReplacer(by.Replacements()...))
+	if err != nil {
+		return err
+	}
+	out := by.Tensors(tensors)
+	for _, t := range out {
+		t.Shape = slices.Clone(t.Shape)
+		slices.Reverse(t.Shape) // GGUF's begin with the dimension that varies fastest
+	}
+	return fsggml.WriteGGUF(tmp, by.KV(tokens), out)
 }
 
 // model is the library's output for a directory.
@@ -281,14 +305,6 @@ type source struct {
 	hidePieces bool
 	read       func(total int64)
 	sum        atomic.Int64
-}
-
-// Glob is called by the library to find the weights.
-func (s *source) Glob(pattern string) ([]string, error) {
-	if pattern == "*.safetensors" {
-		return s.weights, nil
-	}
-	return nil, nil
 }
 
 // Open returns a file of the directory, or its replacement.

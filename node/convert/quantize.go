@@ -2,9 +2,7 @@ package convert
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -184,26 +182,30 @@ func requantize(raw []byte, t gguf.Tensor, to gguf.Type, row, rows uint64) ([]by
 	if t.Type != f32 && t.Type != f16 && t.Type != bf16 {
 		return raw, nil
 	}
-	numbers := make([]float32, row*rows)
-	if t.Type == f32 {
-		for i := range numbers {
-			numbers[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
-		}
-	} else {
-		copy(numbers, ggml.ConvertToF32(raw, uint32(t.Type), row*rows))
-	}
+	numbers := numbersOf(raw, t.Type)
+	var most float32
 	for _, x := range numbers {
 		if x-x != 0 { // not finite; ggml would corrupt the whole block, or end the process
 			return nil, errf("the tensor %s holds numbers that are not finite", t.Name)
 		}
-		if to == f16 && t.Type != f16 && (x > 65504 || x < -65504) {
-			return nil, errf("the tensor %s holds %g, which is too large for f16; take q8_0, or leave the numbers as they are", t.Name, x)
-		}
+		most = max(most, x, -x)
 	}
 	if to == t.Type {
 		return raw, nil
 	}
-	return ggml.Quantize(fsggml.TensorType(to), numbers, []uint64{row, rows}), nil
+	const largest = 65504 // of F16
+	if to == f16 && most > largest {
+		return nil, errf("the tensor %s holds %g, which is too large for f16; take q8_0, or leave the numbers as they are", t.Name, most)
+	}
+	made := ggml.Quantize(fsggml.TensorType(to), numbers, []uint64{row, rows})
+	if most > largest { // so may be a block's scale, which has 16 bits
+		for _, x := range ggml.ConvertToF32(made, uint32(to), row*rows) {
+			if x-x != 0 {
+				return nil, errf("the tensor %s holds %g, which is too large for %s; leave the numbers as they are", t.Name, most, to)
+			}
+		}
+	}
+	return made, nil
 }
 
 // write writes the final file: the header, then each tensor in the type that

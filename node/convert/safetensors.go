@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // ErrDirectory is wrapped by every error about the directory's content.
@@ -41,6 +43,9 @@ type stored struct {
 	DType   string  `json:"dtype"`
 	Shape   []int64 `json:"shape"`
 	Offsets []int64 `json:"data_offsets"` // begin and end, counted from the end of the header
+
+	file string // its name
+	base int64  // where the header ends, in bytes
 }
 
 // readSafetensors reads a file's header and checks it against the file's size.
@@ -53,6 +58,10 @@ func readSafetensors(r io.Reader, size int64) (map[string]stored, error) {
 	}
 	n := binary.LittleEndian.Uint64(raw[:])
 	if n > maxHeader || int64(n) > size-8 {
+		start, _ := io.ReadAll(io.LimitReader(r, 500))
+		if is := gguf.Foreign(append(raw[:], start...)); is != "" && !bytes.HasPrefix(start, []byte("{")) {
+			return nil, fmt.Errorf("it is %s", is)
+		}
 		return nil, fmt.Errorf("it claims a header of %d bytes, but the file has %d: it is not a safetensors file, or is incomplete", n, size)
 	}
 	head := make([]byte, n)
@@ -78,6 +87,7 @@ func readSafetensors(r io.Reader, size int64) (map[string]stored, error) {
 		if err := t.check(size - 8 - int64(n)); err != nil {
 			return nil, fmt.Errorf("tensor %.80q %w", name, err)
 		}
+		t.base = 8 + int64(n)
 		out[name] = t
 		runs = append(runs, run{name, t.Offsets[0], t.Offsets[1]})
 	}
@@ -158,6 +168,7 @@ func weights(dir string) (files []string, all map[string]stored, err error) {
 			if want, ok := index[t]; listed && (!ok || want != name) {
 				return nil, nil, errf("%s has the tensor %.80q, but %s says that it is in %.80q", name, t, indexName, want)
 			}
+			s.file = name
 			all[t] = s
 		}
 	}
@@ -216,6 +227,9 @@ func readSmall(dir, name string) ([]byte, error) {
 	}
 	if len(raw) > maxJSON {
 		return nil, errf("%s has more than %d MiB", name, maxJSON>>20)
+	}
+	if bytes.HasPrefix(raw, []byte("version https://git-lfs")) {
+		return nil, errf("%s is %s", name, gguf.Foreign(raw))
 	}
 	return bytes.TrimPrefix(raw, []byte("\xef\xbb\xbf")), nil
 }

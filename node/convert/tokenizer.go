@@ -12,7 +12,11 @@ import (
 )
 
 // Token types of GGUF.
-const tokenUnused = int32(5)
+const (
+	tokenNormal = int32(1)
+	tokenUser   = int32(4)
+	tokenUnused = int32(5)
+)
 
 // Ways in which tokenizers split text into words, by their names in
 // tokenizer.ggml.pre.
@@ -139,7 +143,22 @@ func readVocabulary(dir string) (*vocabulary, error) {
 	if kind := v.pieces.GetTrainerSpec().GetModelType(); kind != sentencepiece.TrainerSpec_BPE {
 		return nil, errf("tokenizer.model is of kind %s; only BPE is supported", kind)
 	}
-	return v, nil
+	return v, checkNormalizer(v.pieces)
+}
+
+// checkNormalizer refuses a tokenizer.model that changes a text, before splitting it,
+// in a way that shoal does not follow. What it does with spaces is followed.
+func checkNormalizer(m *sentencepiece.ModelProto) error {
+	n := m.GetNormalizerSpec()
+	switch {
+	case len(n.GetPrecompiledCharsmap()) > 0:
+		return errf("tokenizer.model normalizes text by %.40q before splitting it, which shoal does not support", n.GetName())
+	case !n.GetEscapeWhitespaces():
+		return errf("tokenizer.model keeps spaces as they are (escape_whitespaces), which shoal does not support")
+	case m.GetTrainerSpec().GetTreatWhitespaceAsSuffix():
+		return errf("tokenizer.model has spaces behind words (treat_whitespace_as_suffix), which shoal does not support")
+	}
+	return nil
 }
 
 // pre returns GGUF's name for how the tokenizer splits text into words.
@@ -218,6 +237,14 @@ func (v *vocabulary) mend(dir string, md *metadata) error {
 	}
 	if v.pieces != nil {
 		md.set("tokenizer.ggml.add_space_prefix", v.pieces.GetNormalizerSpec().GetAddDummyPrefix())
+		for i, p := range v.pieces.GetPieces() { // the library takes them for words
+			if p.GetType() == sentencepiece.ModelProto_SentencePiece_USER_DEFINED && types[i] == tokenNormal {
+				types[i] = tokenUser
+			}
+		}
+		if v.pieces.GetNormalizerSpec().GetRemoveExtraWhitespaces() {
+			md.set("tokenizer.ggml.remove_extra_whitespaces", true)
+		}
 		spec := v.pieces.GetTrainerSpec()
 		for key, id := range map[string]int32{"bos": spec.GetBosId(), "eos": spec.GetEosId()} {
 			if id >= 0 && int(id) < len(tokens) && md.Value("tokenizer.ggml."+key+"_token_id") == nil {

@@ -2,12 +2,15 @@ package convert_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/text/unicode/norm"
 
+	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/text"
 )
 
@@ -64,5 +67,52 @@ func TestTokenIDs(t *testing.T) {
 			h.files["tokenizer.json"] = c.Tokenizer
 			check(t, h, name, c.IDs)
 		})
+	}
+}
+
+// A tokenizer.model's ids are SentencePiece's own, or it is refused by what it would
+// do otherwise: testdata/scripts/pieces.py.
+func TestPieces(t *testing.T) {
+	raw, err := os.ReadFile("testdata/pieces.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var data struct {
+		Texts  []string
+		Models map[string]struct {
+			Model []byte
+			IDs   [][]int32
+		}
+	}
+	if err := json.Unmarshal(raw, &data); err != nil {
+		t.Fatal(err)
+	}
+	refused := map[string]string{
+		"composed": "normalizes text", "spaces not escaped": "escape_whitespaces", "spaces at the end": "treat_whitespace_as_suffix", "unigram": "UNIGRAM",
+	}
+	for name, m := range data.Models {
+		h := random(t, "LlamaForCausalLM", 640)
+		delete(h.files, "tokenizer.json")
+		h.files["tokenizer.model"] = m.Model
+		_, head, err := run(t, t.Context(), h.write(t, 1), "q8_0")
+		if says := refused[name]; says != "" {
+			if !errors.Is(err, convert.ErrDirectory) || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: %v, want %q", name, err, says)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		tok, err := text.New(head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range data.Texts {
+			if got, err := tok.Encode(t.Context(), s, text.EncodeOptions{}); err != nil || !slices.Equal(got, m.IDs[i]) {
+				t.Errorf("%s, %q: %v %v, want %v", name, s, got, err, m.IDs[i])
+			}
+		}
 	}
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -16,8 +17,9 @@ func Supported() []string {
 	return []string{"deepseek2", "gemma2", "gemma3", "gpt-oss", "llama", "mistral3", "olmo3", "qwen2", "qwen3", "qwen3moe"}
 }
 
-// Check says whether a model with this metadata can be computed. Errors wrap
-// ErrUnsupported and say what is supported.
+// Check returns an error if a model with this metadata cannot be computed. It
+// takes numbers of any width; one that the engine cannot read is an error that
+// names its key. Errors wrap ErrUnsupported and say what is supported.
 func Check(md Metadata) error {
 	no := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
@@ -29,40 +31,38 @@ func Check(md Metadata) error {
 	if arch != "gptoss" && !slices.Contains(Supported(), arch) {
 		return no("architecture %q; supported are %s", arch, strings.Join(Supported(), ", "))
 	}
-	key := func(k string) any { return md.Value(arch + "." + k) }
-	for _, k := range []string{"attention.head_count", "attention.head_count_kv"} {
-		switch key(k).(type) {
-		case []uint32, []int32:
-			return no("head counts that differ from block to block (%s.%s)", arch, k)
-		}
+	t, err := typedOf(md)
+	if err != nil {
+		return no("%s", err)
 	}
 	for _, k := range []string{"block_count", "embedding_length", "attention.head_count"} {
-		if n, ok := key(k).(uint32); !ok || n == 0 || n > 1<<20 {
-			return no("%s.%s is missing or impossible (%v); is the file complete?", arch, k, key(k))
+		if n := t.count(k); n == 0 || n > 1<<20 {
+			return no("%s.%s is missing or impossible (%v); is the file complete?", arch, k, md.Value(arch+"."+k))
 		}
 	}
-	blocks, _ := key("block_count").(uint32)
-	if blocks > 4096 {
-		return no("%d blocks", blocks)
+	if n := t.count("block_count"); n > maxBlocks {
+		return no("%d blocks", n)
 	}
-	heads, _ := key("attention.head_count").(uint32)
-	width, _ := key("embedding_length").(uint32)
-	if v := key("attention.head_count_kv"); v != nil {
-		if n, ok := v.(uint32); !ok || n == 0 || heads%n != 0 {
+	heads, width := t.count("attention.head_count"), t.count("embedding_length")
+	if v := t.own("attention.head_count_kv"); v != nil {
+		if n := t.count("attention.head_count_kv"); n == 0 || heads%n != 0 {
 			return no("%d heads over %v key/value heads", heads, v)
 		}
 	}
-	if key("attention.key_length") == nil && width%heads != 0 {
+	if t.own("attention.key_length") == nil && width%heads != 0 {
 		return no("%d heads do not divide a width of %d", heads, width)
 	}
-	if n, _ := key("pooling_type").(uint32); n != 0 {
+	if t.count("pooling_type") != 0 {
 		return no("an embedding model; shoal runs models that generate text")
 	}
-	scaling, _ := key("rope.scaling.type").(string)
+	if n, ok := period[arch]; ok && t.own(pattern) != nil && !slices.Equal(t.own(pattern).([]bool), everyNth(t.count("block_count"), n)) {
+		return no("%s with another order of blocks than %d with a window and one without (%s.%s)", arch, n-1, arch, pattern)
+	}
+	scaling, _ := t.own("rope.scaling.type").(string)
 	tokenizer := text(md, "tokenizer.ggml.model") // not used here, but the library looks at it
 	switch arch {
 	case "llama":
-		if n, _ := key("expert_count").(uint32); n > 0 {
+		if t.count("expert_count") > 0 {
 			return no("llama with experts (Mixtral)")
 		}
 		if scaling != "" && scaling != "none" && scaling != "linear" {
@@ -80,11 +80,11 @@ func Check(md Metadata) error {
 		}
 	case "deepseek2":
 		// 2 is the sigmoid of DeepSeek V3; V2 gates by softmax, which the layers lack.
-		if n, _ := key("expert_gating_func").(uint32); n != 2 {
+		if t.count("expert_gating_func") != 2 {
 			return no("DeepSeek V2; V3, V3.1 and R1 are supported")
 		}
 	case "qwen3moe", "gpt-oss", "gptoss":
-		if n, _ := key("expert_count").(uint32); n == 0 {
+		if t.count("expert_count") == 0 {
 			return no("%s without experts", arch)
 		}
 	}
@@ -96,19 +96,55 @@ func text(md Metadata, key string) string {
 	return s
 }
 
-// Defaults gives the metadata to write into a stage file's header for keys
-// that are absent: the GGUF specification's values, where the library would
-// assume others or none. Values have GGUF's types.
+// pattern names the key that says which blocks see a window only.
+const pattern = "attention.sliding_window_pattern"
+
+// period is how often a block without a window comes, in architectures where the
+// engine follows no pattern of the file's own.
+var period = map[string]uint32{"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "gptoss": 2}
+
+// everyNth is a pattern in which every n-th block has no window.
+func everyNth(blocks, n uint32) []bool {
+	out := make([]bool, blocks)
+	for i := range out {
+		out[i] = (uint32(i)+1)%n != 0
+	}
+	return out
+}
+
+// maxBlocks is how many blocks a model may have.
+const maxBlocks = 4096
+
+// vocabulary stands for the tokenizer's tables in a stage file: the engine reads
+// no text, but the library's tokenizers look at the first entries of each,
+// whether a file has it or not, and in one type only.
+var vocabulary = map[string]any{
+	"tokenizer.ggml.tokens":     []string{"a", "b", "c", "d", "e", "f", "g", "h"},
+	"tokenizer.ggml.scores":     make([]float32, 8),
+	"tokenizer.ggml.token_type": []int32{1, 1, 1, 1, 1, 1, 1, 1},
+}
+
+// Defaults returns the metadata to write into a stage file's header, beside or in
+// place of the file's own: the GGUF specification's values for keys that are
+// absent, where the library would assume others or none; the values of keys that
+// the library reads in one type only, in that type; and what stands for the
+// tokenizer's tables. The values have GGUF's types. It expects metadata that
+// Check accepts.
 func Defaults(md Metadata) map[string]any {
-	arch := text(md, "general.architecture")
-	out := map[string]any{}
-	set := func(k string, v any) {
-		if k = arch + "." + k; md.Value(k) == nil {
+	t, _ := typedOf(md) // Check refuses what cannot be converted
+	arch := t.arch
+	out := maps.Clone(vocabulary)
+	for k, v := range t.converted {
+		if v != nil {
 			out[k] = v
 		}
 	}
-	u := func(k string) uint32 { n, _ := md.Value(arch + "." + k).(uint32); return n }
-	heads, width := u("attention.head_count"), u("embedding_length")
+	set := func(k string, v any) {
+		if t.own(k) == nil {
+			out[arch+"."+k] = v
+		}
+	}
+	heads, width := t.count("attention.head_count"), t.count("embedding_length")
 	if heads == 0 {
 		return out
 	}
@@ -118,7 +154,7 @@ func Defaults(md Metadata) map[string]any {
 			set("attention.key_length", width/heads)
 			set("attention.value_length", width/heads)
 		}
-		if n := u("attention.key_length"); n > 0 {
+		if n := t.count("attention.key_length"); n > 0 {
 			set("rope.dimension_count", n)
 		} else {
 			set("rope.dimension_count", width/heads)
@@ -127,7 +163,14 @@ func Defaults(md Metadata) map[string]any {
 	if arch != "gemma3" {
 		set("rope.freq_base", float32(10000))
 	}
-	set("rope.scaling.factor", float32(1))
+	if v := t.own("rope.scale_linear"); v != nil { // the factor's name in older files
+		set("rope.scaling.factor", v)
+	} else {
+		set("rope.scaling.factor", float32(1))
+	}
+	if t.own("rope.scaling.type") == "none" {
+		out[arch+".rope.scaling.factor"] = float32(1)
+	}
 	switch arch {
 	case "gemma2":
 		set("attention.sliding_window", uint32(4096))
@@ -139,11 +182,10 @@ func Defaults(md Metadata) map[string]any {
 	case "mistral3":
 		// llama.cpp's converter has other names for what the library reads, and
 		// leaves the queries alone unless it names a scale for them.
-		theirs := func(k string) (v float32, ok bool) { v, ok = md.Value(arch + "." + k).(float32); return }
-		if v, ok := theirs("attention.temperature_scale"); ok {
+		if v := t.own("attention.temperature_scale"); v != nil {
 			set("rope.scaling_beta", v)
 		}
-		if v, ok := theirs("rope.scaling.yarn_log_multiplier"); ok {
+		if v := t.own("rope.scaling.yarn_log_multiplier"); v != nil {
 			set("rope.scaling.mscale", v)
 			set("rope.scaling.mscale_all_dim", v)
 			if _, ok := out[arch+".rope.scaling_beta"]; !ok {
@@ -151,7 +193,7 @@ func Defaults(md Metadata) map[string]any {
 			}
 		}
 		for _, k := range []string{"beta_fast", "beta_slow"} {
-			if v, ok := theirs("rope.scaling.yarn_" + k); ok {
+			if v := t.own("rope.scaling.yarn_" + k); v != nil {
 				set("rope.scaling."+k, v)
 			}
 		}
@@ -159,11 +201,7 @@ func Defaults(md Metadata) map[string]any {
 		set("attention.sliding_window", uint32(128))
 	case "olmo3":
 		set("attention.sliding_window", uint32(4096))
-		pattern := make([]bool, u("block_count"))
-		for i := range pattern {
-			pattern[i] = i%4 != 3 // three local blocks, then a global one
-		}
-		set("attention.sliding_window_pattern", pattern)
+		set(pattern, everyNth(t.count("block_count"), 4))
 	case "deepseek2":
 		set("expert_weights_norm", false)
 		set("expert_weights_scale", float32(1))

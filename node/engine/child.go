@@ -14,10 +14,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/shoalnet/shoal/node/fence"
+	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
@@ -67,9 +67,8 @@ func InChild(command ...string) Loader {
 	}
 }
 
-// Start starts command as an engine's process, hands it one end of a socketpair
-// as file descriptor 3, and has it load a span; without a command it starts this
-// program again. The child ends when its end of the socketpair is closed, so it
+// Start starts command as an engine's process, hands it one end of a connection, and has it load a span; without a command it starts this
+// program again. The child ends when its end of the connection is closed, so it
 // never outlives this process. log may be nil.
 //
 // Errors wrap ErrNoChild if the program does not call ChildMain, ErrUnsupported or
@@ -93,20 +92,20 @@ func start(ctx context.Context, command []string, cfg Config, log *slog.Logger, 
 		}
 		command = []string{exe, Argument}
 	}
-	mine, theirs, err := socketpair()
+	mine, theirs, err := connection()
 	if err != nil {
-		return nil, fmt.Errorf("engine: making a socketpair: %w", err)
+		return nil, fmt.Errorf("engine: making a connection: %w", err)
 	}
 	defer theirs.Close()
 	c := &Child{conn: mine, r: bufio.NewReaderSize(mine, 256<<10), log: log, done: make(chan struct{})}
 	c.cmd = exec.Command(command[0], command[1:]...)
 	c.cmd.Args[0] = os.Args[0] // for people who look at processes
 	c.cmd.Env = Spinning(fence.Environ(role))
-	c.cmd.ExtraFiles = []*os.File{theirs}
+	theirs.hand(c.cmd)
 	c.cmd.Stderr = &c.tail
 	c.cmd.WaitDelay = time.Second // a process of its own may have stderr, too
 
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the terminal is the parent's to handle
+	proc.Apart(c.cmd)
 	if err := c.cmd.Start(); err != nil {
 		mine.Close()
 		return nil, fmt.Errorf("engine: starting its process: %w", err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/fence"
+	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
@@ -37,7 +38,7 @@ var programs = map[string]func() int{
 		return forGood()
 	},
 	"is killed": func() int {
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		_ = proc.Signal(os.Getpid(), syscall.SIGKILL)
 		return forGood()
 	},
 	"asks whether it may start engines": func() int {

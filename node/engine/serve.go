@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/fence"
+	"github.com/shoalnet/shoal/node/proc"
 )
 
 // called notes that this program can be its own engine.
@@ -40,14 +41,14 @@ func CanStart() error {
 	return noChild(ErrNoChild)
 }
 
-// serve is the life of an engine's process: it serves the socket that Start has
-// left as file descriptor 3, and ends when its parent does. It returns the exit
+// serve is the life of an engine's process: it serves the connection that Start has
+// handed to it, and ends when its parent does. It returns the exit
 // code.
 func serve(b Backend) int {
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) // the parent decides
 	_ = os.WriteFile("/proc/self/comm", []byte("shoal-engine"), 0) // Linux's name for it would be that of the link it was started by
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
-	conn := os.NewFile(3, "engine")
+	conn := inherited()
 	out := append(beginMessage(nil, opHello), hello...)
 	if err := send(conn, out); err != nil {
 		fmt.Fprintln(os.Stderr, "this process was not started by a node:", err)
@@ -88,7 +89,7 @@ func send(w io.Writer, message []byte) error {
 // outlive ends this process when its parent has ended, in the middle of a pass,
 // too. Between two passes the socket tells, and at once.
 func outlive(parent int) {
-	for os.Getppid() == parent {
+	for os.Getppid() == parent && proc.Alive(parent) { // Windows keeps the ID of a parent that has ended
 		time.Sleep(250 * time.Millisecond)
 	}
 	os.Exit(0)
@@ -135,7 +136,7 @@ func (s *served) load(body []byte) (reply func([]byte) []byte, err error) {
 	if err := json.Unmarshal(body, &cfg); err != nil {
 		return nil, err
 	}
-	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, cfg.Nice)
+	proc.Lower(cfg.Nice)
 	behind := fence.Up(s.backend.Fence(&cfg))
 	if s.engine, err = s.backend.Load(context.Background(), cfg, slog.Default()); err != nil {
 		return nil, err

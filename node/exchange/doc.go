@@ -37,7 +37,8 @@
 // Bitswap does not find holders: shoal announces models, never leaves. So a fetch
 // looks up the holders of the model, connects to them, and looks again while it
 // lasts. When nothing comes any more, it asks again in new bitswap sessions
-// (fetch.round); bitswap by itself waits most of a minute after a loss.
+// (fetch.round); bitswap by itself waits most of a minute after a loss. So it does when
+// a peer that it watches has got more, by a fetch or, which Gained tells, by an import.
 //
 // inboundLimiter bounds how many streams of a peer are read at once, and with
 // them the memory that a peer can take; a message that does not move fails soon.

@@ -153,6 +153,13 @@ func (x *Exchange) Total() Account { return x.ledger.total() }
 // Account returns what passed between this node and a peer, over restarts.
 func (x *Exchange) Account(p peer.ID) Account { return x.ledger.get(p.String()) }
 
+// Limit changes the rates of Options.Up and Options.Down, in bytes per second; 0: no
+// limit.
+func (x *Exchange) Limit(up, down float64) {
+	x.up.set(up)
+	x.down.set(down)
+}
+
 // Close ends fetches with ErrClosed, waits for them, and stops serving.
 func (x *Exchange) Close() error {
 	x.mu.Lock()
@@ -239,6 +246,7 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	if have := x.leaves(model); have != nil {
 		f.total = have.LeafCount()
 	}
+	f.origins = len(origins)
 	f.scheduler = newScheduler(f)
 	f.viaBitswap = &sourceState{src: bitswapSource{}, ready: f.bitswapOnly}
 	f.scheduler.addSource(f.viaBitswap)
@@ -248,9 +256,12 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	defer x.end(f)
 	var seats []func()
 	for _, o := range origins {
-		if src := newOrigin(f, o); !x.ledger.Bad(src.name()) {
-			seats = append(seats, f.startSource(ctx, src, func() {}), src.cl.CloseIdleConnections)
+		src := newOrigin(f, o)
+		if x.ledger.Bad(src.name()) {
+			f.trouble(fmt.Sprintf("%s is not asked for a while: it sent what is not the model's", src.name()))
+			continue
 		}
+		seats = append(seats, f.startSource(ctx, src, func() {}), src.cl.CloseIdleConnections)
 	}
 	f.workers.Go(func() { f.keepLooking(ctx) })
 	err := f.run(ctx)
@@ -288,6 +299,10 @@ func (x *Exchange) end(f *fetch) {
 	}
 	x.done.Done()
 }
+
+// Gained tells the peers that fetch a model that this node has got more of it otherwise
+// than by a fetch.
+func (x *Exchange) Gained(model cid.Cid) { x.watchers.fetchChanged(model) }
 
 // addHearsay tells the fetches of a model about a possible holder.
 func (x *Exchange) addHearsay(model cid.Cid, p peer.AddrInfo) {

@@ -37,6 +37,7 @@ type fetch struct {
 	seed       maphash.Seed   // of this fetch's order
 	window     *window
 	total      int // leaves of the model; 0: not known, and nothing comes in bulk
+	origins    int // that the fetch began with
 	scheduler  *scheduler
 	viaBitswap *sourceState
 	fail       context.CancelCauseFunc
@@ -189,10 +190,10 @@ func (f *fetch) stallTimer(ctx context.Context, end context.CancelCauseFunc, pat
 func (f *fetch) stalled(patience time.Duration) error {
 	idle, here, longest := f.idle()
 	if idle > giveUp {
-		f.reporting.Lock()
-		why := strings.Join(append([]string{""}, f.sum.Trouble...), "; ")
-		f.reporting.Unlock()
-		return fmt.Errorf("%w: nothing came for %s from %d peers%s", ErrNotFound, giveUp, len(f.connected()), why)
+		return fmt.Errorf("%w: nothing came for %s from %d peers%s", ErrNotFound, giveUp, len(f.connected()), f.troubles())
+	}
+	if idle > impatient && f.forsaken() {
+		return fmt.Errorf("%w, and no origin that can be asked has the rest%s", ErrNotFound, f.troubles())
 	}
 	if f.newHolder.Load() && here > lookNow { // it may be the only one now
 		return errAgain
@@ -211,6 +212,25 @@ func (f *fetch) stalled(patience time.Duration) error {
 	}
 	f.x.bitswap.Forgive()
 	return errAgain
+}
+
+// forsaken reports whether all that is missing was to come from origins that are
+// given up, and peers were looked for and none found. Waiting would not help then.
+func (f *fetch) forsaken() bool {
+	if f.origins == 0 || f.meeting.Load() > 0 || len(f.heard) > 0 || len(f.connected()) > 0 {
+		return false
+	}
+	f.mu.Lock()
+	looked := f.looked
+	f.mu.Unlock()
+	return looked && f.scheduler.sourceless()
+}
+
+// troubles lists what went wrong with sources, for an error.
+func (f *fetch) troubles() string {
+	f.reporting.Lock()
+	defer f.reporting.Unlock()
+	return strings.Join(append([]string{""}, f.sum.Trouble...), "; ")
 }
 
 // shuffle puts blocks into this fetch's random order, the same each time. So

@@ -83,7 +83,7 @@ func (f *fetch) watchPeer(ctx context.Context, p peer.ID) error {
 	r := bufio.NewReaderSize(s, 4<<10)
 	m := &swarmPeer{f: f, id: p, joined: time.Now(), salt: saltOf(p)}
 	defer m.close()
-	over := func() {}
+	over, got := func() {}, 0
 	defer func() { over() }()
 	for first := true; ; first = false {
 		st, err := protocol.ReadLeavesState(r, f.total)
@@ -99,7 +99,10 @@ func (f *fetch) watchPeer(ctx context.Context, p peer.ID) error {
 			return err
 		}
 		_ = s.SetReadDeadline(time.Now().Add(silenceMost))
-		f.scheduler.peerHas(m, st)
+		if n := f.scheduler.peerHas(m, st); n > got {
+			got = n
+			f.gained()
+		}
 		for _, o := range st.Fetchers {
 			info := addrInfo(o)
 			if f.x.opt.Believable != nil {
@@ -111,6 +114,16 @@ func (f *fetch) watchPeer(ctx context.Context, p peer.ID) error {
 			f.setBulk(p, true)
 			over = f.startSource(ctx, m, func() { _ = s.Reset() })
 		}
+	}
+}
+
+// gained has a fetch to which nothing comes go on, and ask again by bitswap, too: a peer
+// has got leaves since it was asked, and may have got what lists them. The peer can say
+// so no more often than there are leaves.
+func (f *fetch) gained() {
+	if idle, _, _ := f.idle(); idle > lookAgain {
+		f.mark(&f.lastCame)
+		f.newHolder.Store(true)
 	}
 }
 

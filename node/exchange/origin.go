@@ -8,11 +8,12 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/shoalnet/shoal/node/backoff"
+	"github.com/shoalnet/shoal/node/ranges"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -78,25 +79,69 @@ func (o *origin) get(ctx context.Context, ask []Need, got func(i int, data []byt
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	from, to := ask[0].Offset, ask[len(ask)-1].Offset+int64(ask[len(ask)-1].Size)
-	body, at, err := o.request(ctx, from, to)
-	if err != nil {
+	r := &rangeReader{o: o, ctx: ctx, to: ask[len(ask)-1].Offset + int64(ask[len(ask)-1].Size)}
+	if err := r.open(ask[0].Offset); err != nil {
 		return err
 	}
-	defer body.Close()
+	defer r.close()
 	stalled := time.AfterFunc(stallTime, cancel)
 	defer stalled.Stop()
 	beat := func(time.Time) error { stalled.Reset(stallTime); return nil }
 	for i, n := range ask {
-		if err := skip(body, n.Offset-at, beat); err != nil {
+		if err := skip(r, n.Offset-r.at, beat); err != nil {
 			return err
 		}
-		if err := o.f.leafFrom(ctx, body, n, beat, func(data []byte) error { return got(i, data) }); err != nil {
+		if err := o.f.leafFrom(ctx, r, n, beat, func(data []byte) error { return got(i, data) }); err != nil {
 			return err
 		}
-		at = n.Offset + int64(n.Size)
 	}
 	return nil
+}
+
+// rangeReader reads a range of the file, in several requests if the server sends
+// less at once than it is asked for.
+type rangeReader struct {
+	o    *origin
+	ctx  context.Context
+	to   int64 // end of the range
+	body io.ReadCloser
+	at   int64 // offset in the file of what is read next
+	end  int64 // of the body, as the server told
+}
+
+// open asks for the range from an offset on. A server that does not support
+// ranges begins at 0.
+func (r *rangeReader) open(from int64) (err error) {
+	r.body, r.at, r.end, err = r.o.request(r.ctx, from, r.to)
+	return err
+}
+
+func (r *rangeReader) close() {
+	if r.body != nil {
+		r.body.Close()
+	}
+}
+
+func (r *rangeReader) Read(b []byte) (int, error) {
+	if r.at == r.end {
+		if r.at >= r.to {
+			return 0, io.EOF
+		}
+		from := r.at
+		r.body.Close()
+		if err := r.open(from); err != nil {
+			return 0, err
+		}
+		if r.at != from {
+			return 0, later{errors.New("it has stopped answering with ranges"), 0}
+		}
+	}
+	n, err := r.body.Read(b[:min(int64(len(b)), r.end-r.at)])
+	r.at += int64(n)
+	if n > 0 && errors.Is(err, io.EOF) {
+		err = nil // there may be more in the next request
+	}
+	return n, err
 }
 
 // skip discards bytes that are not needed.
@@ -112,12 +157,12 @@ func skip(r io.Reader, n int64, beat func(time.Time) error) error {
 	return nil
 }
 
-// request asks for a range. It returns the body and the offset in the file at
-// which it begins: 0 from a server that does not support ranges.
-func (o *origin) request(ctx context.Context, from, to int64) (io.ReadCloser, int64, error) {
+// request asks for a range. It returns the body and the offsets in the file
+// between which it lies: from 0 on from a server that does not support ranges.
+func (o *origin) request(ctx context.Context, from, to int64) (body io.ReadCloser, at, end int64, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.at.Where, nil)
 	if err != nil {
-		return nil, 0, permanent{errors.New("it is no URL")}
+		return nil, 0, 0, permanent{errors.New("it is no URL")}
 	}
 	req.Header.Set("User-Agent", "shoal")
 	req.Header.Set("Accept-Encoding", "identity")
@@ -131,58 +176,60 @@ func (o *origin) request(ctx context.Context, from, to int64) (io.ReadCloser, in
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
-	at, err := o.accept(resp, from, to)
-	if err != nil {
+	if at, end, err = o.accept(resp, from, to); err != nil {
 		resp.Body.Close()
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
-	return resp.Body, at, nil
+	return resp.Body, at, end, nil
 }
 
-// accept checks an answer and returns the offset at which its body begins. It
+// accept checks an answer and returns the offsets between which its body lies. It
 // fails with permanent or later.
-func (o *origin) accept(resp *http.Response, from, to int64) (int64, error) {
+func (o *origin) accept(resp *http.Response, from, to int64) (at, end int64, err error) {
 	switch code := resp.StatusCode; {
 	case code == http.StatusPartialContent:
-		var a, b, size int64
-		if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &a, &b, &size); err != nil {
-			return 0, permanent{errors.New("its answer to a range says not which it is")}
+		part, err := ranges.Parse(resp.Header.Get("Content-Range"))
+		if err == nil {
+			err = part.Fits(from, to, o.at.Size)
 		}
-		if size != o.at.Size {
-			return 0, permanent{fmt.Errorf("the file there has %d bytes now, the model's has %d", size, o.at.Size)}
+		if err != nil {
+			return 0, 0, permanent{err}
 		}
-		if a != from || b != to-1 {
-			return 0, permanent{errors.New("it answers with another range than it was asked for")}
-		}
-		return from, nil
+		return from, part.To, nil
 	case code == http.StatusOK:
-		if resp.ContentLength >= 0 && resp.ContentLength != o.at.Size {
-			return 0, permanent{fmt.Errorf("the file there has %d bytes now, the model's has %d", resp.ContentLength, o.at.Size)}
+		if err := o.wholeFile(resp); err != nil {
+			return 0, 0, permanent{err}
 		}
 		if from == 0 && to == o.at.Size || o.whole.Swap(true) {
-			return 0, nil
+			return 0, o.at.Size, nil
 		}
-		return 0, later{errors.New("it knows no ranges"), 0} // it is asked again at once, for all that is needed
+		return 0, 0, later{errors.New("it knows no ranges"), 0} // it is asked again at once, for all that is needed
 	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code >= 500:
-		return 0, later{fmt.Errorf("the server answers %s", resp.Status), retryAfter(resp.Header.Get("Retry-After"))}
+		return 0, 0, later{fmt.Errorf("the server answers %s", resp.Status), backoff.RetryAfter(resp.Header)}
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
-		return 0, permanent{fmt.Errorf("the server answers %s; if the model asks for a login, set HF_TOKEN", resp.Status)}
+		return 0, 0, permanent{fmt.Errorf("the server answers %s; if the model asks for a login, set HF_TOKEN", resp.Status)}
 	default:
-		return 0, permanent{fmt.Errorf("the server answers %s", resp.Status)}
+		return 0, 0, permanent{fmt.Errorf("the server answers %s", resp.Status)}
 	}
 }
 
-// retryAfter parses the header of that name: seconds, or a date; 0: neither.
-func retryAfter(s string) time.Duration {
-	if n, err := strconv.Atoi(strings.TrimSpace(s)); err == nil && n >= 0 {
-		return time.Duration(min(n, 1<<20)) * time.Second
+// wholeFile returns an error if an answer that is not a range cannot be the file.
+func (o *origin) wholeFile(resp *http.Response) error {
+	if how := resp.Header.Get("Content-Encoding"); how != "" && !strings.EqualFold(how, "identity") {
+		return fmt.Errorf("it sends the file compressed (%.20q), though it was asked not to", how)
 	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(t))
+	if resp.ContentLength == o.at.Size {
+		return nil
 	}
-	return 0
+	if kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); strings.EqualFold(strings.TrimSpace(kind), "text/html") {
+		return errors.New("it answers with an HTML page in place of the file; perhaps it asks for a login")
+	}
+	if resp.ContentLength >= 0 {
+		return fmt.Errorf("the file there has %d bytes now, the model's has %d", resp.ContentLength, o.at.Size)
+	}
+	return nil
 }
 
 // read reads leaves from a file of this machine.

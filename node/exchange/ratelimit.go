@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -23,9 +24,9 @@ const (
 // rateLimiter limits bulk in one direction to the operator's rate, and to a part
 // of it while sessions run on this node. It is safe for concurrent use.
 type rateLimiter struct {
-	limit     *rate.Limiter // nil: none
-	whileBusy *rate.Limiter // while busy
-	busy      func() bool   // nil: never; called without mu
+	limit     atomic.Pointer[rate.Limiter] // nil: none
+	whileBusy *rate.Limiter                // while busy
+	busy      func() bool                  // nil: never; called without mu
 
 	mu       sync.Mutex
 	lookedAt time.Time
@@ -39,10 +40,18 @@ type rateLimiter struct {
 // newRateLimiter takes bytes per second; 0: no limit.
 func newRateLimiter(bytes float64, busy func() bool) *rateLimiter {
 	p := &rateLimiter{busy: busy, whileBusy: rate.NewLimiter(busyFirst, bulkChunk)}
-	if bytes > 0 {
-		p.limit = rate.NewLimiter(rate.Limit(bytes), max(chunk, int(bytes/20)))
-	}
+	p.set(bytes)
 	return p
+}
+
+// set changes the limit, in bytes per second; 0: none. What waits already keeps to the
+// old one.
+func (p *rateLimiter) set(bytes float64) {
+	if bytes <= 0 {
+		p.limit.Store(nil)
+		return
+	}
+	p.limit.Store(rate.NewLimiter(rate.Limit(bytes), max(chunk, int(bytes/20))))
 }
 
 // wait waits until n bytes may pass. It fails only with ctx.
@@ -52,8 +61,8 @@ func (p *rateLimiter) wait(ctx context.Context, n int) error {
 			return err
 		}
 	}
-	if p.limit != nil {
-		return waitN(ctx, p.limit, n)
+	if limit := p.limit.Load(); limit != nil {
+		return waitN(ctx, limit, n)
 	}
 	return nil
 }

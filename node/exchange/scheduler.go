@@ -120,12 +120,12 @@ func (s *scheduler) openBits(bits []byte) {
 	}
 }
 
-// peerHas takes what a peer reports to have and to want.
-func (s *scheduler) peerHas(m *swarmPeer, st *protocol.LeavesState) {
+// peerHas takes what a peer reports to have and to want. It returns how many leaves the peer has got since it joined.
+func (s *scheduler) peerHas(m *swarmPeer, st *protocol.LeavesState) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m.gone {
-		return
+		return m.gotLeaves
 	}
 	if st.Total != 0 {
 		s.setState(m, st)
@@ -147,6 +147,7 @@ func (s *scheduler) peerHas(m *swarmPeer, st *protocol.LeavesState) {
 		}
 	}
 	s.wakeAll()
+	return m.gotLeaves
 }
 
 // setState takes a report that lists all that a peer has and wants. Called with
@@ -228,6 +229,25 @@ func (s *scheduler) addSource(st *sourceState) (leave func()) {
 		}
 		s.wakeAll()
 	}
+}
+
+// sourceless reports whether leaves are open, and none of them has a source
+// besides bitswap.
+func (s *scheduler) sourceless() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	open := slices.ContainsFunc(s.open, func(t *openLeaf) bool { return !t.done })
+	for st := range s.sources {
+		if st == s.f.viaBitswap {
+			continue
+		}
+		for _, t := range s.open {
+			if !t.done && st.src.mayAsk(t.need) {
+				return false
+			}
+		}
+	}
+	return open && s.storing == 0
 }
 
 // next waits until there is work for a source and assigns it. It returns nil

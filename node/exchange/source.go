@@ -106,9 +106,12 @@ func (f *fetch) startSource(ctx context.Context, src source, gone func()) (leave
 			g.Go(func() error { return f.work(gctx, st) })
 		}
 		err := g.Wait()
-		out()
-		if err != nil && ctx.Err() == nil {
+		useless := err != nil && ctx.Err() == nil
+		if useless { // first, so that whoever sees it gone can say why
 			f.giveUpSource(st, err)
+		}
+		out()
+		if useless {
 			gone()
 		}
 	}()

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -239,6 +240,32 @@ func TestBadOrigins(t *testing.T) {
 			http.ServeFile(w, r, path)
 			return true
 		}, "another range"},
+		{"parts without the size", func(w http.ResponseWriter, r *http.Request, n int) bool {
+			sendPart(t, w, r, path, 1<<30, false)
+			return true
+		}, ""},
+		{"less than asked for", func(w http.ResponseWriter, r *http.Request, n int) bool {
+			sendPart(t, w, r, path, 300_000, true)
+			return true
+		}, ""},
+		{"a little at a time, without the size", func(w http.ResponseWriter, r *http.Request, n int) bool {
+			sendPart(t, w, r, path, 70_001, false)
+			return true
+		}, ""},
+		{"no part told", func(w http.ResponseWriter, r *http.Request, n int) bool {
+			w.WriteHeader(http.StatusPartialContent)
+			return true
+		}, "which part"},
+		{"a page", func(w http.ResponseWriter, r *http.Request, n int) bool {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			_, _ = w.Write([]byte("<!doctype html><title>Log in</title>"))
+			return true
+		}, "HTML page"},
+		{"compressed", func(w http.ResponseWriter, r *http.Request, n int) bool {
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = w.Write([]byte{0x1f, 0x8b})
+			return true
+		}, "compressed"},
 		{"too many requests", func(w http.ResponseWriter, r *http.Request, n int) bool {
 			if n > originAtOnce {
 				return false
@@ -290,6 +317,54 @@ func TestBadOrigins(t *testing.T) {
 				t.Errorf("what is told: %q", told)
 			}
 		})
+	}
+}
+
+// sendPart answers a request for a range as RFC 9110 allows: with most bytes of it,
+// and not always with the size of the whole.
+func sendPart(t testing.TB, w http.ResponseWriter, r *http.Request, path string, most int64, tellsSize bool) {
+	var from, to int64
+	if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to); err != nil {
+		t.Error(err)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	}
+	to = min(to+1, from+most)
+	whole := "*"
+	if tellsSize {
+		whole = fmt.Sprint(len(raw))
+	}
+	w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%s", from, to-1, whole))
+	w.WriteHeader(http.StatusPartialContent)
+	_, _ = w.Write(raw[from:to])
+}
+
+// Where all origins are given up and nobody else is found, a fetch ends with the
+// reason, long before it would for silence.
+func TestForsaken(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds")
+	}
+	t.Parallel()
+	path := writeModel(t, 3, 1_500_000)
+	made := newHolder(t, newHost(t, overTCP), path, nil)
+	b := newNode(t, newHost(t, overTCP), t.TempDir(), &roster{})
+	raw, id, _ := made.m.Manifest().Encode()
+	var err error
+	if b.m, err = b.s.AddManifest(raw, id, ""); err != nil {
+		t.Fatal(err)
+	}
+	lists(t, made, b)
+	o := serve(t, path, func(w http.ResponseWriter, r *http.Request, n int) bool { http.NotFound(w, r); return true })
+	begin := time.Now()
+	err = b.x.Fetch(t.Context(), id, every(t, b.m), nil, o.origin(t))
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "404") || !strings.Contains(err.Error(), o.URL) {
+		t.Errorf("it ended with %v", err)
+	}
+	if took := time.Since(begin); took > giveUp/2 {
+		t.Errorf("after %s", took)
 	}
 }
 

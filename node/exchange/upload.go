@@ -209,7 +209,8 @@ func (ws *watchers) leafCame(model cid.Cid, leaf int) {
 	}
 }
 
-// fetchChanged makes the whole state be sent: a fetch has begun or ended.
+// fetchChanged makes the whole state be sent: a fetch has begun or ended, or a model was
+// imported.
 func (ws *watchers) fetchChanged(model cid.Cid) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()

@@ -3,6 +3,7 @@ package fence
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -70,7 +71,7 @@ func Role() string { return os.Getenv(roleVariable) }
 // may differ; Linux has a name for the running program. Errors are those of
 // os.Executable.
 func ThisProgram() (string, error) {
-	if _, err := os.Stat("/proc/self/exe"); err == nil {
+	if _, err := os.Stat("/proc/self/exe"); err == nil && runtime.GOOS == "linux" {
 		return "/proc/self/exe", nil
 	}
 	exe, err := os.Executable()

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // Mark is part of the name of files that are not complete yet. Files with it
@@ -22,10 +21,17 @@ const Mark = ".new-"
 // of package os; after an error the old content is intact, unless only syncing
 // the directory failed.
 func Replace(path string, raw []byte, mode fs.FileMode) error {
+	return replace(path, raw, mode, func(*os.File) {})
+}
+
+// replace is Replace; own is called with the new file before it takes the old one's
+// place.
+func replace(path string, raw []byte, mode fs.FileMode, own func(*os.File)) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+Mark)
 	if err != nil {
 		return err
 	}
+	own(f)
 	_, err = f.Write(raw)
 	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 	if err == nil {
@@ -35,20 +41,24 @@ func Replace(path string, raw []byte, mode fs.FileMode) error {
 		_ = os.Remove(f.Name())
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
-// syncDir makes a rename in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// Rewrite is Replace for a file that belongs to someone else: it keeps the mode and, as
+// far as the system allows, the owner, and follows a link to the file. A file that does
+// not exist is created with the mode 0600.
+func Rewrite(path string, raw []byte) error {
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		path = to
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Replace(path, raw, 0o600)
+	}
 	if err != nil {
 		return err
 	}
-	err = d.Sync()
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
-		err = nil // some file systems cannot sync directories, and nothing else can be done
-	}
-	return errors.Join(err, d.Close())
+	return replace(path, raw, info.Mode().Perm(), func(f *os.File) { keepOwner(f, info) })
 }
 
 // Sweep removes the incomplete files that a crash left in a directory.

@@ -1,7 +1,6 @@
 package generate
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/json"
@@ -30,7 +29,7 @@ func (g *generation) render() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	in := text.RenderInput{AddGenerationPrompt: true, Now: time.Now(), Tools: g.req.Tools, Extra: g.thinking()}
+	in := text.RenderInput{AddGenerationPrompt: !g.req.Continue, Now: time.Now(), Tools: g.req.Tools, Extra: g.thinking()}
 	for _, m := range g.req.Messages {
 		out := text.Message{Role: m.Role, Content: m.Content, Reasoning: m.Reasoning, Name: m.Name, ToolCallID: m.ToolCallID}
 		for _, c := range m.ToolCalls {
@@ -43,21 +42,20 @@ func (g *generation) render() (string, error) {
 			explainTools(&in, traits)
 		}
 	}
-	prompt, err := g.tools.Template.Render(in)
-	if err != nil && shortenIDs(in.Messages) { // Mistral's templates take ids of one length only
-		if again, e := g.tools.Template.Render(in); e == nil {
-			prompt, err = again, nil
-		}
-	}
+	g.explainFormat(&in)
+	prompt, err := g.write(&in)
 	if err != nil {
 		return "", api.Errorf(api.BadInput, "the chat template: %s", err)
 	}
 	g.setFormat(prompt, tools)
-	opt := answer.Options{Prompt: prompt}
+	opt := answer.Options{Prompt: prompt, Format: g.free != nil}
+	g.functions = nil
 	for _, t := range tools {
+		g.functions = append(g.functions, t.Function.Name)
 		opt.Tools = append(opt.Tools, answer.Tool{Name: t.Function.Name, Types: t.types()})
 	}
 	g.newReader = func() *answer.Reader { return g.tools.Syntax.NewReader(opt) }
+	g.rendered = prompt
 	return prompt, nil
 }
 
@@ -78,6 +76,7 @@ func (g *generation) thinking() map[string]any {
 // beginReading prepares for the answer's tokens.
 func (g *generation) beginReading() {
 	g.stops = text.NewStops(g.req.Stop)
+	g.said.Reset()
 	if g.newReader == nil {
 		g.decoder = g.tools.NewDecoder()
 		return
@@ -89,6 +88,9 @@ func (g *generation) beginReading() {
 // sequences are sought in shown text alone.
 func (g *generation) parse(s string, last bool) (shown, reasoning string, calls []api.ToolCall) {
 	part := answer.Part{Text: s}
+	if g.req.MustCall {
+		g.said.WriteString(s)
+	}
 	if g.reader != nil {
 		part = g.reader.Push(s)
 		if last {
@@ -103,8 +105,7 @@ func (g *generation) parse(s string, last bool) (shown, reasoning string, calls 
 	}
 	for _, c := range part.Calls {
 		g.calls++
-		calls = append(calls, api.ToolCall{ID: "call_" + strings.ToLower(rand.Text()), Type: "function",
-			Function: api.FunctionCall{Name: c.Name, Arguments: c.Arguments}})
+		calls = append(calls, newCall(c))
 		if g.req.OneCall {
 			g.stopped = true
 			break
@@ -150,18 +151,7 @@ func usesTools(req *api.GenerateRequest) bool {
 func explainTools(in *text.RenderInput, traits text.Traits) {
 	if !traits.ToolCalls {
 		for i := range in.Messages {
-			m := &in.Messages[i]
-			switch {
-			case m.Role == "tool":
-				m.Role, m.Content = "user", "The function "+m.Name+" gave: "+m.Content
-				m.Name, m.ToolCallID = "", ""
-			case len(m.ToolCalls) > 0:
-				for _, c := range m.ToolCalls {
-					name, _ := json.Marshal(c.Name)
-					m.Content = strings.TrimSpace(m.Content + "\n" + `{"name": ` + string(name) + `, "arguments": ` + c.Arguments + "}")
-				}
-				m.ToolCalls = nil
-			}
+			tell(&in.Messages[i])
 		}
 	}
 	if traits.Tools || len(in.Tools) == 0 {
@@ -175,6 +165,12 @@ func explainTools(in *text.RenderInput, traits text.Traits) {
 	}
 	b.WriteString(`To call one, answer with nothing but JSON: {"name": ..., "arguments": {...}}. Its result comes next. If none is of use, answer in words.`)
 	in.Tools = nil
+	instruct(in, traits, b.String())
+}
+
+// instruct puts an instruction before all others: into the system message, or into the
+// first of the user's where the template has no place for one.
+func instruct(in *text.RenderInput, traits text.Traits, words string) {
 	role := "system"
 	if !traits.System {
 		role = "user"
@@ -182,9 +178,9 @@ func explainTools(in *text.RenderInput, traits text.Traits) {
 	at := slices.IndexFunc(in.Messages, func(m text.Message) bool { return m.Role == role })
 	switch {
 	case at >= 0:
-		in.Messages[at].Content = b.String() + "\n\n" + in.Messages[at].Content
+		in.Messages[at].Content = words + "\n\n" + in.Messages[at].Content
 	case traits.System:
-		in.Messages = append([]text.Message{{Role: role, Content: b.String()}}, in.Messages...)
+		in.Messages = append([]text.Message{{Role: role, Content: words}}, in.Messages...)
 	}
 }
 

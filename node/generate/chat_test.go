@@ -196,6 +196,66 @@ func TestChatPrompts(t *testing.T) {
 	}
 }
 
+// TestChatFormat: the model is told the schema, unless the caller has told it, or there is
+// no room for it.
+func TestChatFormat(t *testing.T) {
+	schema := json.RawMessage(`{"type":"object","properties":{"a":{"description":"\u003cb>"}}}`)
+	for name, test := range map[string]struct {
+		template string
+		req      api.GenerateRequest
+		told     bool
+		has      string
+	}{
+		"a system message":     {qwenLike, api.GenerateRequest{}, true, "<system>Answer with JSON that follows this schema"},
+		"beside tools":         {qwenLike, api.GenerateRequest{Tools: weather}, true, "<system>Unless you call a function, answer with JSON"},
+		"no system messages":   {bareLike, api.GenerateRequest{}, true, "[user]Answer with JSON"},
+		"a call is demanded":   {qwenLike, api.GenerateRequest{Tools: weather, MustCall: true}, false, ""},
+		"told by the caller":   {qwenLike, api.GenerateRequest{Messages: []api.Message{{Role: "user", Content: "Use { \"type\": \"object\",\n \"properties\": {\"a\": {\"description\": \"<b>\"}}}"}}}, false, ""},
+		"a template's own way": {`{{ response_format.type }}` + qwenLike, api.GenerateRequest{}, false, "json_schema"},
+	} {
+		test.req.Format = schema
+		if test.req.Messages == nil {
+			test.req.Messages = []api.Message{asked}
+		}
+		g, _ := chatOf(t, test.template, &test.req)
+		prompt, err := g.render()
+		if err != nil || g.told != test.told || strings.Contains(prompt, string(schema)) != test.told || !strings.Contains(prompt, test.has) {
+			t.Errorf("%s: told %v, %q, %v", name, g.told, prompt, err)
+		}
+	}
+}
+
+// TestLooseTools: a tool that the model is free to call, and whose parameters cannot be
+// followed, does not keep it from answering in a format.
+func TestLooseTools(t *testing.T) {
+	odd := json.RawMessage(`{"type":"function","function":{"name":"odd","parameters":{"type":"object","properties":{"a":{"pattern":"x(?=y)"}}}}}`)
+	req := &api.GenerateRequest{Messages: []api.Message{asked}, Tools: []json.RawMessage{weather[0], odd}, Format: json.RawMessage(`{"type":"object"}`)}
+	g, _ := chatOf(t, qwenLike, req)
+	if _, err := g.render(); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.compileFormat(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for said, want := range map[string]bool{"<tool_call>\n{\"name\": \"odd\", \"arguments\": {\"b\": 1}}": true, "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"b\": 1}}": false} {
+		ids, err := g.tools.Encode(t.Context(), said, text.EncodeOptions{ParseSpecial: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := g.machine.Start(g.stopIDs()).Allowed(ids); (err == nil) != want {
+			t.Errorf("%q: %v", said, err)
+		}
+	}
+	req.MustCall = true
+	g, _ = chatOf(t, qwenLike, req)
+	if _, err := g.render(); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.compileFormat(t.Context()); err == nil || api.AsError(err).Param != "tools" || !strings.Contains(err.Error(), "odd") {
+		t.Errorf("a demanded call: %v", err)
+	}
+}
+
 // TestChatHostile: JSON that nests too deep is the caller's error.
 func TestChatHostile(t *testing.T) {
 	deep := strings.Repeat(`{"a":`, 5000) + "1" + strings.Repeat("}", 5000)
@@ -220,6 +280,8 @@ func TestBrokenFormat(t *testing.T) {
 		{"a value", bareLike, `{"a": 1`, `x`, api.GenerateRequest{}},
 		{"a value behind reasoning", thinkLike, "Well, {\n</think>\n\n" + `{"a": 1`, `x`, api.GenerateRequest{}},
 		{"reasoning that is off", thinkLike, "\n\n</think>\n\n", `W`, api.GenerateRequest{Think: "off"}},
+		{"a value beside tools", qwenLike, `{"a": 1`, `x`, api.GenerateRequest{Tools: weather}},
+		{"a call beside a format", qwenLike, "<tool_call>\n" + `{"name": "weather", "arguments": {"z": "`, "\n", api.GenerateRequest{Tools: weather}},
 		{"a call", qwenLike, "<think>I call.</think>\n<tool_call>\n" + `{"name": "weather", "arguments": {"z": "`, "\n", api.GenerateRequest{Tools: weather, MustCall: true}},
 	} {
 		test.req.Messages = []api.Message{asked}

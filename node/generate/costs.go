@@ -87,7 +87,7 @@ func (g *generation) route(hops []session.Hop) []api.Hop {
 		case h.Peer == g.cfg.Network.Self():
 			out[i].Trust = "own"
 		case g.cfg.Survey.Trusted(h.Peer):
-			out[i].Trust = "trusted"
+			out[i].Trust, out[i].Name = "trusted", g.cfg.Survey.MachineName(h.Peer)
 		case c.New:
 			out[i].Trust = "new"
 		default:

@@ -5,7 +5,8 @@
 //	generate.go   Generate: attempts at a route, and what failures mean to the caller
 //	prompt.go     a request read: its model, its tokens, how long the answer may be
 //	chat.go       messages and tools through the chat template, calls out of the answer
-//	format.go     what the answer must look like, and the check that it does
+//	format.go     what the answer must look like, how the model is told, and the check
+//	              that it does
 //	plan.go       a route: the first, one around lost stages, a second one
 //	drive.go      one session along a route, and the events of its tokens
 //	costs.go      what each stage of the route is predicted to cost
@@ -34,7 +35,7 @@
 //   - A token that breaks the format is not emitted. The stage that drew it is recorded
 //     as having lied, since an honest one cannot draw it.
 //   - While the node itself and the peers that it trusts have no room, a prompt waits
-//     for a few seconds before it goes to strangers, unless Config.Fastest is set.
+//     for a few seconds before it goes to strangers, unless Survey.Fastest reports true.
 //   - Nothing of a prompt's or an answer's text is logged, counted or traced.
 //   - No lock is held while a function of Config is called. The only one guards
 //     the costs of a single answer.

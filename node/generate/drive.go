@@ -40,6 +40,13 @@ func (g *generation) drive(ctx context.Context, p *planned) error {
 		}
 		return nil
 	}
+	if g.req.PromptLogprobs {
+		start.Prompt = g.scored(nil) // of a single token there are none
+	}
+	req.Scored = func(scores []*protocol.Score) error {
+		start.Prompt = g.scored(scores)
+		return nil
+	}
 	g.hops, g.drawn = req.Route, nil
 	g.beginReading()
 	ctx, req.Trace = g.trace.beginSession(ctx, p.Route)
@@ -62,13 +69,17 @@ func (g *generation) drive(ctx context.Context, p *planned) error {
 // request is what the session is to compute.
 func (g *generation) request(p *planned) *session.Request {
 	s := g.req.Sampling.Protocol()
-	s.Seed, s.MaxTokens, s.StopIds, s.Format = g.seed, uint32(p.limit), g.tools.EOG(), g.pieces
+	s.Seed, s.MaxTokens, s.StopIds, s.Format = g.seed, uint32(p.limit), g.stopIDs(), g.pieces
 	if s.RepeatPenalty != 0 && s.RepeatPenalty != 1 {
 		s.History = g.ids[max(0, len(g.ids)-penaltyWindow):]
 	}
 	req := &session.Request{
 		Model: g.model.ID(), Prompt: g.ids, Vocab: int(g.model.Manifest().Vocab), Sampling: s, Codec: g.cfg.Codec,
 		Route: hopsOf(p.Route, p.where), Step: p.Prediction.Step, Prefill: p.Prediction.TTFT,
+	}
+	if g.req.PromptLogprobs {
+		s.Scored = g.ids[1:]
+		return req // a route that is lost is replaced by another attempt
 	}
 	if len(g.req.Route) == 0 { // else that one and no other
 		req.Replan, req.Second = g.replan, g.secondRoute
@@ -98,18 +109,35 @@ func (g *generation) over(p *planned, out *session.Outcome, err error) error {
 	return g.done(out, p.Prediction)
 }
 
+// scored are the prompt's tokens with their log probabilities; the first has none.
+func (g *generation) scored(scores []*protocol.Score) []api.Token {
+	tokens := make([]api.Token, len(g.ids))
+	for i, id := range g.ids {
+		tokens[i] = api.Token{Index: i, ID: id, Text: g.tools.Token(id), Bytes: g.tools.Bytes(id)}
+		if i > 0 && i <= len(scores) {
+			tokens[i].Logprob, tokens[i].Top = float64(scores[i-1].Logprob), g.top(scores[i-1].Top)
+		}
+	}
+	return tokens
+}
+
+// top are the alternatives to a token.
+func (g *generation) top(alternatives []*protocol.TopToken) (top []api.Top) {
+	for _, a := range alternatives {
+		top = append(top, api.Top{ID: a.Id, Logprob: float64(a.Logprob), Text: g.tools.Token(a.Id), Bytes: g.tools.Bytes(a.Id)})
+	}
+	return top
+}
+
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // token emits a token, with the text that is complete by now.
 func (g *generation) token(t *protocol.Token) error {
 	g.count++
 	g.trace.token()
-	ev := &api.Token{Index: int(t.Index), ID: t.Id, Logprob: float64(t.Logprob)}
+	ev := &api.Token{Index: int(t.Index), ID: t.Id, Logprob: float64(t.Logprob), Top: g.top(t.Top)}
 	if g.req.Sampling.Logprobs {
 		ev.Bytes = g.tools.Bytes(t.Id)
-	}
-	for _, a := range t.Top {
-		ev.Top = append(ev.Top, api.Top{ID: a.Id, Logprob: float64(a.Logprob), Text: g.tools.Token(a.Id), Bytes: g.tools.Bytes(a.Id)})
 	}
 	if t.Finish != protocol.Finish_FINISH_STOP {
 		ev.Text, ev.Reasoning, ev.Calls = g.parse(g.decoder.Push(t.Id), false)
@@ -139,9 +167,13 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 			d.Text += g.stops.Flush()
 			if out.Finish == protocol.Finish_FINISH_LENGTH {
 				d.FinishReason = "length"
+				if g.req.MustCall {
+					d.Text, d.Calls = "", append(d.Calls, g.cutCalls()...)
+				}
 			}
 		}
 	}
+	d.StopSequence = g.stops.Met()
 	if g.calls > 0 && d.FinishReason == "stop" {
 		d.FinishReason = "tool_calls"
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
@@ -51,6 +52,8 @@ type generation struct {
 	stopped bool // at a stop sequence, or after the only call
 	calls   int  // of functions, so far
 	count   int  // of tokens, so far
+
+	said strings.Builder // the answer so far, if it must be a call
 }
 
 // errStopped ends a session whose answer has met a stop sequence.
@@ -76,10 +79,10 @@ func (g *Generator) Generate(ctx context.Context, req *api.GenerateRequest, emit
 		one.seed = *req.Sampling.Seed
 	}
 	if one.machine != nil {
-		one.format = one.machine.Start(one.tools.EOG())
+		one.format = one.machine.Start(one.stopIDs())
 	}
 	trace.encoded(one.model.Name(), len(one.ids))
-	if !g.cfg.Fastest {
+	if !g.cfg.Survey.Fastest() {
 		one.ownEnd = time.Now().Add(ownTime)
 	}
 	return one.run(ctx)
@@ -165,7 +168,7 @@ func explain(err error) error {
 		case protocol.Code_CODE_BUSY, protocol.Code_CODE_DRAINING, protocol.Code_CODE_FORBIDDEN:
 			return &api.Error{Kind: api.Refused, Message: err.Error(), RetryAfter: e.RetryAfter}
 		case protocol.Code_CODE_TOO_LONG:
-			return api.Errorf(api.TooLong, "%s", err)
+			return api.Errorf(api.TooLong, "the maximum context length of a stage on the route is exceeded: %s", err)
 		case protocol.Code_CODE_NOT_SERVING:
 			return api.Errorf(api.NoRoute, "%s", err)
 		}

@@ -162,6 +162,10 @@ func (w *world) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Strea
 
 func (w *world) Worked(p peer.ID) { w.worked = append(w.worked, p) }
 
+func (w *world) Fastest() bool { return false }
+
+func (w *world) MachineName(peer.ID) string { return "" }
+
 func (w *world) Trusted(p peer.ID) bool {
 	return slices.ContainsFunc(w.list, func(c route.Candidate) bool { return c.Peer == p.String() && c.Trust != route.Stranger })
 }

@@ -54,6 +54,9 @@ type Survey interface {
 	Choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (r *route.Route, where map[string]session.Hop, err error)
 	// Trusted reports whether a peer is this node itself, or trusted by its operator.
 	Trusted(peer.ID) bool
+	// Fastest reports whether this node and those that it trusts are not preferred.
+	Fastest() bool
+	MachineName(peer.ID) string // of a trusted peer's machine; "": not known
 	// Ask asks a peer for its load. One that does not answer is left out of routes for
 	// a while.
 	Ask(peer.ID)
@@ -86,7 +89,7 @@ type Metrics interface {
 }
 
 // Config is what a generator is made of. All fields are needed, but for the zero
-// values of Codec and Fastest.
+// value of Codec.
 type Config struct {
 	Models   Models
 	Survey   Survey
@@ -95,7 +98,6 @@ type Config struct {
 	Metrics  Metrics
 	Tracer   trace.Tracer
 	Codec    protocol.TensorCodec // of activations between stages
-	Fastest  bool                 // this node and those that it trusts are not preferred
 	Log      *slog.Logger
 }
 

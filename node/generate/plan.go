@@ -125,7 +125,7 @@ func (g *generation) replan(ctx context.Context, gap session.Gap) ([]session.Hop
 // secondRoute finds another route for an answer that is kept waiting. An answer that
 // has not left this node and those that it trusts is not taken to strangers for that.
 func (g *generation) secondRoute(ctx context.Context, gap session.Gap) (*session.Plan, error) {
-	own := !g.cfg.Fastest && !slices.ContainsFunc(gap.Route, func(h session.Hop) bool { return !g.cfg.Survey.Trusted(h.Peer) })
+	own := !g.cfg.Survey.Fastest() && !slices.ContainsFunc(gap.Route, func(h session.Hop) bool { return !g.cfg.Survey.Trusted(h.Peer) })
 	r, where, err := g.planAround(ctx, gap, own)
 	if err != nil {
 		return nil, err

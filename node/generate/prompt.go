@@ -17,6 +17,10 @@ import (
 // reserved for all of them.
 const defaultLimit = 4096
 
+// formatRoom is how many tokens must be left for an answer in a format, or else the model
+// is not told the schema.
+const formatRoom = 128
+
 // prompt is what a request is read as, before any token is drawn. The choices of a
 // request share one.
 type prompt struct {
@@ -26,28 +30,49 @@ type prompt struct {
 	prefix []uint64 // hashes of the beginnings of ids
 	limit  int      // tokens of an answer
 
-	warning   string                // about the model's name
-	pieces    []*protocol.Piece     // the answer's format; nil: any
-	machine   *constrain.Machine    // of pieces
-	newReader func() *answer.Reader // of the answer to a chat; nil: all of it is text
+	told      bool                                      // the schema of the answer's format, in words
+	silent    bool                                      // it must not be told: the prompt would be too long
+	warning   string                                    // about the model's name
+	pieces    []*protocol.Piece                         // the answer's format; nil: any
+	machine   *constrain.Machine                        // of pieces
+	free      func([]answer.Function) []*protocol.Piece // the pieces of text in a format, or calls that nobody demands; nil: not asked for
+	newReader func() *answer.Reader                     // of the answer to a chat; nil: all of it is text
+	rendered  string                                    // a chat's prompt as text
+	functions []string                                  // that a chat offers
 }
 
 // readPrompt makes the prompt of the request.
 func (g *generation) readPrompt(ctx context.Context) (err error) {
+	if err := g.readTokens(ctx); err != nil {
+		return err
+	}
+	if err := g.limitAnswer(); err != nil {
+		return err
+	}
+	if g.req.PromptLogprobs {
+		if len(g.ids) > protocol.MaxScored+1 {
+			return api.Errorf(api.BadInput, "the prompt has %d tokens, and log probabilities are computed of up to %d: send it in parts", len(g.ids), protocol.MaxScored+1)
+		}
+	} else { // what is to be scored is computed, though it may be cached
+		g.prefix = protocol.AppendPrefix(nil, g.ids)
+	}
+	return g.compileFormat(ctx)
+}
+
+// readTokens makes tokens of the request, after it has picked the model.
+func (g *generation) readTokens(ctx context.Context) (err error) {
 	if g.model, g.warning, err = g.cfg.Models.Pick(ctx, g.req.Model); err != nil {
 		return err
 	}
 	if g.tools, err = g.cfg.Models.Tools(ctx, g.model); err != nil {
 		return err
 	}
-	if err := g.encode(ctx); err != nil {
-		return err
+	err = g.encode(ctx)
+	if g.told && (len(g.ids)+formatRoom > g.context() || err != nil) && ctx.Err() == nil {
+		g.silent, g.told = true, false
+		err = g.encode(ctx)
 	}
-	if err := g.limitAnswer(); err != nil {
-		return err
-	}
-	g.prefix = protocol.AppendPrefix(nil, g.ids)
-	return g.compileFormat(ctx)
+	return err
 }
 
 // encode makes tokens of the request.
@@ -74,7 +99,7 @@ func (g *generation) encode(ctx context.Context) error {
 	}
 	// A text that no tokens of the model could hold is not tokenized at all.
 	if most, holds := g.context(), g.tools.Longest(); len(prompt)/holds > most {
-		return api.Errorf(api.TooLong, "the prompt has %d KiB, and the %d tokens of %s hold %d KiB at most; shorten it", len(prompt)>>10, most, g.model.Name(), most*holds>>10)
+		return tooLong(most, "the prompt has %d KiB, and so many tokens of %s hold %d KiB at most", len(prompt)>>10, g.model.Name(), most*holds>>10)
 	}
 	ids, err := g.cfg.Models.Encode(ctx, g.tools.Tokenizer, prompt, opt)
 	g.ids = ids
@@ -107,7 +132,7 @@ func (g *generation) limitAnswer() error {
 	}
 	most := g.context()
 	if len(g.ids) >= most {
-		return api.Errorf(api.TooLong, "the prompt has %d tokens, and %s takes %d with the answer; shorten it", len(g.ids), g.model.Name(), most)
+		return tooLong(most, "the prompt has %d tokens, and %s must hold the answer, too", len(g.ids), g.model.Name())
 	}
 	g.limit = g.req.MaxTokens
 	if g.limit <= 0 {
@@ -115,4 +140,11 @@ func (g *generation) limitAnswer() error {
 	}
 	g.limit = min(g.limit, most-len(g.ids))
 	return nil
+}
+
+// tooLong is the error for a prompt that leaves no room for an answer. Its first sentence
+// is OpenAI's: clients search the text for "maximum context length" to know when to
+// shorten a conversation.
+func tooLong(most int, format string, args ...any) error {
+	return api.Errorf(api.TooLong, "This model's maximum context length is %d tokens. However, %s. Shorten it.", most, fmt.Sprintf(format, args...))
 }

@@ -30,6 +30,9 @@ func (h Home) Ledger() string { return h.file("ledger.json") }
 // APIToken opens shoal's own endpoints of the API.
 func (h Home) APIToken() string { return h.file("api.token") }
 
+// Keys has the keys of the API's callers, hashed, and what they were used for.
+func (h Home) Keys() string { return h.file("keys.json") }
+
 // API says how the running node is reached: see node.ReadWord.
 func (h Home) API() string { return h.file("api.json") }
 
@@ -38,6 +41,9 @@ func (h Home) Socket() string { return h.file("api.sock") }
 
 // Names has which models the names of the catalogue stand for.
 func (h Home) Names() string { return h.file("names.json") }
+
+// Sources returns the file that remembers which models came from where.
+func (h Home) Sources() string { return h.file("sources.json") }
 
 // CatalogDir is the directory of further catalogues; the operator fills it.
 func (h Home) CatalogDir() string { return h.file("catalog.d") }
@@ -50,3 +56,6 @@ func (h Home) Store() string { return h.file("store") }
 
 // StoreLock is the lock of the process that has the store open.
 func (h Home) StoreLock() string { return filepath.Join(h.Store(), "lock") }
+
+// TLS is the self-signed certificate of the API, and its key.
+func (h Home) TLS() string { return h.file("tls.pem") }

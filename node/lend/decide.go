@@ -22,6 +22,15 @@ type Decider struct {
 // NewDecider begins a sequence of readings.
 func NewDecider(r Rules) *Decider { return &Decider{rules: r} }
 
+// Change replaces the rules. Load that was measured against another limit no longer
+// counts; a machine on battery stays so.
+func (d *Decider) Change(r Rules) {
+	if r.PauseLoad != d.rules.PauseLoad {
+		d.load = latch{}
+	}
+	d.rules = r
+}
+
 // Decide takes the next reading and says whether to lend, and if not, why. The
 // time zone of now is the one of the hours.
 func (d *Decider) Decide(now time.Time, r Reading) (lend bool, why string) {
@@ -50,6 +59,8 @@ func (d *Decider) take(now time.Time, r Reading) {
 // each reading.
 func (d *Decider) why(now time.Time) string {
 	switch r := d.rules; {
+	case r.Pause.At(now):
+		return r.Pause.why(now)
 	case !r.Hours.Contains(now):
 		return fmt.Sprintf("outside the hours lent (%s)", r.Hours)
 	case d.battery.on && !r.OnBattery:

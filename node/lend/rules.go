@@ -13,6 +13,7 @@ import (
 
 // Rules are an owner's. The zero value lends always, but not on battery.
 type Rules struct {
+	Pause      Pause         // by the owner's word, whatever else holds
 	Hours      Hours         // empty: always
 	PauseLoad  float64       // part of the machine's cores that others use; 0: off
 	PauseAfter time.Duration // how long it must last; 0: DefaultPauseAfter
@@ -39,6 +40,11 @@ const (
 	// quietPart of PauseLoad is where quiet begins.
 	quietPart = 0.75
 )
+
+// Equal reports whether two sets of rules are the same.
+func (r Rules) Equal(o Rules) bool {
+	return r.Pause.String() == o.Pause.String() && r.Hours.String() == o.Hours.String() && r.PauseLoad == o.PauseLoad && r.PauseAfter == o.PauseAfter && r.OnBattery == o.OnBattery && r.Resume == o.Resume
+}
 
 // Check says what is wrong with the rules.
 func (r Rules) Check() error {

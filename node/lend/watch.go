@@ -7,13 +7,14 @@ import (
 )
 
 // Watch reads the machine every interval (0: DefaultInterval) until ctx ends,
-// and calls tell at once and then with each change: of whether to lend, or of
-// the reason why not. The calls come from this goroutine.
-func Watch(ctx context.Context, rules Rules, interval time.Duration, tell func(lend bool, why string)) {
-	watch(ctx, rules, interval, rules.machine(), tell)
+// and calls tell at once and then with each change of whether to lend, or of the
+// reason why not. Rules from changed (nil: none come) replace the earlier ones at
+// once. The calls of tell come from this goroutine.
+func Watch(ctx context.Context, rules Rules, changed <-chan Rules, interval time.Duration, tell func(lend bool, why string)) {
+	watch(ctx, rules, changed, interval, rules.machine(), tell)
 }
 
-func watch(ctx context.Context, rules Rules, interval time.Duration, m *Machine, tell func(lend bool, why string)) {
+func watch(ctx context.Context, rules Rules, changed <-chan Rules, interval time.Duration, m *Machine, tell func(lend bool, why string)) {
 	tick := time.NewTicker(cmp.Or(max(0, interval), DefaultInterval))
 	defer tick.Stop()
 	d := NewDecider(rules)
@@ -30,6 +31,9 @@ func watch(ctx context.Context, rules Rules, interval time.Duration, m *Machine,
 		}
 		select {
 		case <-tick.C:
+		case rules := <-changed:
+			m = rules.machine()
+			d.Change(rules)
 		case <-ctx.Done():
 		}
 	}

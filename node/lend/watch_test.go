@@ -57,7 +57,7 @@ func TestWatch(t *testing.T) {
 		var done sync.WaitGroup
 		begun := time.Now()
 		done.Go(func() {
-			watch(ctx, Rules{PauseLoad: 0.4}, 0, &Machine{Proc: l, Power: l, PID: 10}, func(lend bool, why string) {
+			watch(ctx, Rules{PauseLoad: 0.4}, nil, 0, &Machine{Proc: l, Power: l, PID: 10}, func(lend bool, why string) {
 				if !lend {
 					why = why[:len("the machine")]
 				}
@@ -99,10 +99,44 @@ func TestWatchHours(t *testing.T) {
 		defer cancel()
 		begun := time.Now()
 		var told []string
-		watch(ctx, Rules{Hours: h}, time.Minute, &Machine{}, func(lend bool, _ string) {
+		watch(ctx, Rules{Hours: h}, nil, time.Minute, &Machine{}, func(lend bool, _ string) {
 			told = append(told, fmt.Sprint(time.Since(begun), lend))
 		})
 		if want := []string{"0s false", "1h0m0s true", "2h0m0s false"}; !slices.Equal(told, want) {
+			t.Errorf("told %q", told)
+		}
+	})
+}
+
+// TestWatchChanged: new rules count at once, and a load that was measured against an
+// earlier limit is forgotten.
+func TestWatchChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &laptop{begun: time.Now()}
+		l.set(0.6, false)
+		ctx, cancel := context.WithCancel(t.Context())
+		rules := make(chan Rules, 1)
+		var told []string
+		var done sync.WaitGroup
+		begun := time.Now()
+		done.Go(func() {
+			m := &Machine{Proc: l, Power: l, PID: 10}
+			watch(ctx, Rules{PauseLoad: 0.4}, rules, 0, m, func(lend bool, _ string) {
+				told = append(told, fmt.Sprintf("%s %v", time.Since(begun), lend))
+			})
+		})
+		time.Sleep(61 * time.Second)
+		rules <- Rules{OnBattery: true} // nothing pauses
+		time.Sleep(time.Minute)
+		h, err := ParseHours(time.Now().Add(time.Hour).Format("15:04") + "-" + time.Now().Add(2*time.Hour).Format("15:04"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules <- Rules{Hours: h, OnBattery: true}
+		synctest.Wait()
+		cancel()
+		done.Wait()
+		if want := []string{"0s true", "15s false", "1m1s true", "2m1s false"}; !slices.Equal(told, want) {
 			t.Errorf("told %q", told)
 		}
 	})
@@ -112,5 +146,5 @@ func TestWatchHours(t *testing.T) {
 func TestWatchEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	Watch(ctx, Rules{}, 0, func(bool, string) { t.Error("told") })
+	Watch(ctx, Rules{}, nil, 0, func(bool, string) { t.Error("told") })
 }

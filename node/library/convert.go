@@ -6,9 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/store"
 )
 
@@ -68,7 +68,7 @@ func (l *Library) convertDirectory(ctx context.Context, req api.AddRequest, prog
 		if err != nil {
 			done()
 		}
-		if errors.Is(err, syscall.ENOSPC) {
+		if files.Full(err) {
 			err = errors.Join(store.ErrFull, err)
 		}
 	}()

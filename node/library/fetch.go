@@ -41,6 +41,10 @@ func (l *Library) fetch(ctx context.Context, m *store.Model, shards []int, want 
 	total, begin := want.lacks(), time.Now()
 	note, ended := l.fetches.begin(m.Name(), total)
 	defer ended()
+	l.cfg.Log.Info("a fetch has begun", "model", m.Name(), "bytes", total)
+	defer func() {
+		l.cfg.Log.Info("a fetch has ended", "model", m.Name(), "missing", want.lacks(), "took", time.Since(begin).Round(time.Millisecond))
+	}()
 	l.cfg.Changed() // a node that fetches has something to give before it is done
 	err = l.cfg.Exchange.Fetch(ctx, m.ID(), want, func(p exchange.Progress) {
 		l.download.note(p.Bytes, time.Since(begin))
@@ -62,7 +66,7 @@ func (l *Library) fetch(ctx context.Context, m *store.Model, shards []int, want 
 	case err != nil:
 		return fmt.Errorf("fetching %s: %w", m.Name(), err)
 	}
-	l.cfg.Changed()
+	l.gained()
 	return nil
 }
 

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
-	"github.com/shoalnet/shoal/protocol"
 )
 
 // Find returns a model by name or CID, with its manifest here. Errors are api's:
@@ -27,6 +27,7 @@ func (l *Library) Find(ctx context.Context, name string, w Want) (*store.Model, 
 // find resolves a name and brings what it means. warning says which of several
 // models was taken.
 func (l *Library) find(ctx context.Context, name string, w Want) (m *store.Model, warning string, err error) {
+	name = l.resolver.untagged(name)
 	r, err := l.resolver.resolve(ctx, name, w)
 	if err != nil {
 		return nil, "", err
@@ -41,7 +42,7 @@ func (l *Library) obtain(ctx context.Context, name string, r *resolution, w Want
 	case here:
 		m = r.model
 	case atPeers:
-		if m, err = l.store.AddManifest(r.manifest, r.id, r.name); err != nil {
+		if m, err = l.addNamed(ctx, r); err != nil {
 			return nil, l.input(err)
 		}
 	case atOrigin:
@@ -62,30 +63,20 @@ func (l *Library) obtain(ctx context.Context, name string, r *resolution, w Want
 	return m, err
 }
 
-// Await returns a model that is to be served, and waits as long as nobody knows it,
-// or until ctx ends. span is what to keep if it is imported; nil: all of it. Other
-// errors are as those of Find and store.Store.Add: store.ErrFull, store.ErrSpan.
-func (l *Library) Await(ctx context.Context, name string, span *protocol.Span) (*store.Model, error) {
-	w := Want{May: Import, Span: span}
-	if e := l.names.Find(name); e != nil { // an address may have a secret in it
-		w.Progress = l.importing(e.Name, span)
-	}
-	for told := false; ; {
-		m, err := l.Find(ctx, name, w)
-		var e *api.Error
-		if err == nil || !errors.As(err, &e) || e.Kind != api.UnknownModel {
-			return m, err
-		}
-		if !told {
-			l.cfg.Waiting(name, err)
-			told = true
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(2 * time.Second):
+// addNamed adds a model of peers under the name by which lists have shown it, whatever
+// it was asked for by, so that clients that keep its name find it again.
+func (l *Library) addNamed(ctx context.Context, r *resolution) (*store.Model, error) {
+	name := r.name
+	for _, c := range l.cfg.Survey.Claims(ctx, false) {
+		if c.ID.Equals(r.id) && len(c.Names) > 0 {
+			name = l.DescribeClaim(c).Name
 		}
 	}
+	m, err := l.store.AddManifest(r.manifest, r.id, name)
+	if err == nil && r.name != "" && !strings.EqualFold(r.name, name) {
+		err = m.Note(r.name, false)
+	}
+	return m, err
 }
 
 // Pick returns the model that a caller who asks for an answer means; without a name
@@ -96,7 +87,7 @@ func (l *Library) Pick(ctx context.Context, name string) (m *store.Model, warnin
 	if name != "" {
 		return l.find(ctx, name, Want{})
 	}
-	wait, cancel := context.WithTimeout(ctx, lookTime/3)
+	wait, cancel := context.WithTimeout(ctx, l.resolver.patience())
 	defer cancel()
 	for {
 		// A node that has just joined asks all members. Later, what is known will do,

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/catalog"
 	"github.com/shoalnet/shoal/node/store"
-	"github.com/shoalnet/shoal/protocol"
 )
 
 // ownPattern names the files in the home from which the program's own model is
@@ -51,9 +49,12 @@ func (l *Library) importListed(ctx context.Context, e *catalog.Entry, name strin
 // importSource imports a model from a file, a directory, an address, or this program
 // itself.
 func (l *Library) importSource(ctx context.Context, req api.AddRequest, w Want) (*store.Model, error) {
-	opt := store.AddOptions{Name: req.Name, Span: w.Span, Progress: w.Progress}
+	var mark store.Mark
+	opt := store.AddOptions{Name: req.Name, Span: w.Span, Progress: w.Progress, Read: &mark}
 	from := req.Source
-	if isDirectory(from) {
+	dir := isDirectory(from)
+	if dir {
+		before := store.DirMark(from)
 		path, done, err := l.convertDirectory(ctx, req, w.Progress)
 		if err != nil {
 			return nil, err
@@ -62,7 +63,7 @@ func (l *Library) importSource(ctx context.Context, req api.AddRequest, w Want) 
 		if opt.Name == "" {
 			opt.Name = convertedName(from, req.Quantize)
 		}
-		from, opt.Transient = path, true
+		from, opt.Transient, opt.Read, mark = path, true, nil, before
 	} else if req.Quantize != "" {
 		return nil, api.Errorf(api.BadInput, "only a directory of safetensors is quantized; %s is none", req.Source)
 	}
@@ -77,7 +78,11 @@ func (l *Library) importSource(ctx context.Context, req api.AddRequest, w Want) 
 			opt.Name = tinymodel.Name
 		}
 	}
-	return l.addToStore(ctx, from, opt)
+	m, err := l.addToStore(ctx, from, opt)
+	if err == nil && (dir || !opt.Transient) {
+		err = l.sources.set(quantized(req.Source, req.Quantize), sourced{m.ID().String(), mark})
+	}
+	return m, err
 }
 
 // writeOwn writes the program's own model into a temporary file.
@@ -107,26 +112,20 @@ func (l *Library) addToStore(ctx context.Context, from string, opt store.AddOpti
 	}
 	m, err := l.store.Add(ctx, from, opt)
 	if err == nil {
-		l.cfg.Changed()
+		l.cfg.Exchange.Gained(m.ID())
+		l.gained()
 	}
 	return m, err
+}
+
+// gained tells of what has come.
+func (l *Library) gained() {
+	l.cfg.Changed()
+	if l.cfg.Gained != nil {
+		l.cfg.Gained()
+	}
 }
 
 // Imported is how many bytes of models were read from origins when they were
 // imported.
 func (l *Library) Imported() uint64 { return l.imported.Load() }
-
-// importing returns the progress of an import for a span to be served.
-func (l *Library) importing(name string, span *protocol.Span) func(done, total int64) {
-	var of protocol.Span
-	if span != nil {
-		of = *span
-	}
-	last := time.Now()
-	return func(done, total int64) {
-		if time.Since(last) > time.Second {
-			last = time.Now()
-			l.cfg.Importing(name, of, done, total)
-		}
-	}
-}

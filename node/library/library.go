@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/semaphore"
@@ -16,7 +17,6 @@ import (
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
-	"github.com/shoalnet/shoal/protocol"
 )
 
 // Network is what the library needs of the network.
@@ -31,6 +31,8 @@ type Exchange interface {
 	// exchange.ErrNotFound if no peer has it.
 	Manifest(ctx context.Context, model cid.Cid) ([]byte, error)
 	Fetch(ctx context.Context, model cid.Cid, want exchange.Want, progress func(exchange.Progress), origins ...exchange.Origin) error
+	// Gained tells the peers that fetch a model that there is more of it here.
+	Gained(model cid.Cid)
 }
 
 // Survey knows what peers offer.
@@ -58,11 +60,9 @@ type Config struct {
 	Served func(*store.Model) bool
 	// Changed is called after what is held has changed, and when a fetch begins.
 	Changed func()
-	// Waiting is called once for a model to be served that nobody knows yet.
-	Waiting func(name string, why error)
-	// Importing is called about once per second while a model of the catalogue is
-	// imported in order to be served; the span is empty if it is all of the model.
-	Importing func(name string, span protocol.Span, done, total int64)
+	// Gained is called after a model, or some of one, has come: what is waited for may
+	// be here. nil: nobody waits.
+	Gained func()
 }
 
 // Library is the models of this node. It is safe for concurrent use.
@@ -70,6 +70,7 @@ type Library struct {
 	cfg      Config
 	store    *store.Store
 	names    *names
+	sources  *sources
 	resolver *resolver
 
 	tools       once[cid.Cid, *Tools] // of the models in use; they are large
@@ -81,22 +82,28 @@ type Library struct {
 }
 
 var (
-	_ api.Library   = (*Library)(nil)
-	_ api.Keeper    = (*Library)(nil)
-	_ api.Catalogue = (*Library)(nil)
+	_ api.Library    = (*Library)(nil)
+	_ api.Keeper     = (*Library)(nil)
+	_ api.Catalogue  = (*Library)(nil)
+	_ api.Vocabulary = (*Library)(nil)
 )
 
 // New makes the library of a store that is open, and removes what imports that a
-// crash cut short left in the home. It fails if the home's file of names is damaged.
+// crash cut short left in the home. It fails if the home's file of
+// names, or that of sources, is damaged.
 func New(cfg Config) (*Library, error) {
 	names, err := openNames(cfg.Home, cfg.Catalog)
 	if err != nil {
 		return nil, err
 	}
+	from, err := openSources(cfg.Home)
+	if err != nil {
+		return nil, err
+	}
 	sweep(cfg.Home, cfg.Log)
 	return &Library{
-		cfg: cfg, store: cfg.Store, names: names, encoding: semaphore.NewWeighted(encodeRoom),
-		resolver: &resolver{store: cfg.Store, names: names, net: cfg.Network, manifest: cfg.Exchange.Manifest, survey: cfg.Survey},
+		cfg: cfg, store: cfg.Store, names: names, sources: from, encoding: semaphore.NewWeighted(encodeRoom),
+		resolver: &resolver{store: cfg.Store, names: names, sources: from, net: cfg.Network, manifest: cfg.Exchange.Manifest, survey: cfg.Survey, began: time.Now()},
 	}, nil
 }
 

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
-	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
@@ -60,51 +58,6 @@ func heldNames(m *store.Model) []string {
 	return out
 }
 
-// List describes the models here, and those of peers that Listed has. It does not fail.
-func (l *Library) List(ctx context.Context) ([]api.Model, error) {
-	out := []api.Model{}
-	for _, m := range l.store.Models() {
-		out = append(out, Describe(m))
-	}
-	ask, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	for _, c := range l.Listed(l.cfg.Survey.Claims(ask, true)) {
-		out = append(out, DescribeClaim(c))
-	}
-	return out, nil
-}
-
-// DescribeClaim describes a model that peers serve.
-func DescribeClaim(c *survey.Claim) api.Model {
-	m := api.Model{ID: c.ID.String(), Blocks: c.Blocks, Width: c.Width, Remote: true, Held: []string{}}
-	if len(c.Names) > 0 {
-		m.Name = c.Names[0]
-	}
-	return m
-}
-
-// Show describes one model, here or at peers. The error is api's UnknownModel, or
-// BadInput if the name means several models.
-func (l *Library) Show(ctx context.Context, name string) (*api.Model, error) {
-	m, err := l.local(name)
-	if err != nil && api.AsError(err).Kind == api.UnknownModel {
-		ask, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		for _, c := range l.cfg.Survey.Claims(ask, true) {
-			if c.Served && protocol.MatchModel(name, c.ID, c.Names) == protocol.MatchExact {
-				d := DescribeClaim(c)
-				return &d, nil
-			}
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	d := Describe(m)
-	d.Abilities = abilities(m)
-	return &d, nil
-}
-
 // local finds a model in the store.
 func (l *Library) local(name string) (*store.Model, error) {
 	m, err := l.store.Find(name)
@@ -140,13 +93,14 @@ func (l *Library) Add(ctx context.Context, req api.AddRequest, progress func(api
 	var m *store.Model
 	if e := l.names.Find(req.Source); e != nil && req.Quantize == "" {
 		m, err = l.importListed(ctx, e, req.Name, w)
-	} else {
+	} else if m, err = l.unchanged(ctx, req, w); m == nil && err == nil {
 		m, err = l.importSource(ctx, req, w)
 	}
 	if err != nil {
 		return nil, l.input(err)
 	}
 	d := Describe(m)
+	d.Warnings = doubts(m)
 	return &d, nil
 }
 
@@ -205,6 +159,7 @@ func (l *Library) Pull(ctx context.Context, req api.PullRequest, progress func(a
 		return nil, l.input(err)
 	}
 	d := Describe(m)
+	d.Warnings = doubts(m)
 	return &d, nil
 }
 
@@ -222,6 +177,7 @@ func (l *Library) Remove(_ context.Context, name string) error {
 		return l.input(err)
 	}
 	l.names.forget(m.ID())
+	l.sources.forget(m.ID())
 	l.cfg.Changed()
 	return nil
 }

@@ -23,8 +23,7 @@ import (
 )
 
 const (
-	// lookTime is how long a manifest is sought. For a peer that calls a model by a
-	// name it is a third of that.
+	// lookTime is how long a manifest is sought.
 	lookTime = 15 * time.Second
 
 	maxTried  = 8               // manifests that are fetched for one name
@@ -74,9 +73,28 @@ type resolution struct {
 type resolver struct {
 	store    *store.Store
 	names    *names
+	sources  *sources
 	net      Network
 	survey   Survey
 	manifest func(context.Context, cid.Cid) ([]byte, error)
+	began    time.Time
+}
+
+// How long a peer is awaited that calls a model by a name: long while this node has
+// just begun and meets its peers, and short later, when they have all said what they
+// have.
+const (
+	lookNew    = lookTime / 3
+	lookLater  = time.Second
+	meetingEnd = 30 * time.Second
+)
+
+// patience is how long a name is sought among what peers offer.
+func (v *resolver) patience() time.Duration {
+	if time.Since(v.began) > meetingEnd {
+		return lookLater
+	}
+	return lookNew
 }
 
 // query is one name on its way through the rules.
@@ -96,6 +114,7 @@ type query struct {
 // where a name means several models, and what the exchange fails with; that nobody
 // knows the model is no error but a resolution.
 func (v *resolver) resolve(ctx context.Context, name string, w Want) (*resolution, error) {
+	name = v.untagged(name)
 	q := &query{name: name, want: w, entry: v.names.Find(name)}
 	if q.entry != nil {
 		q.id, q.short = v.names.meaning(q.entry), !strings.Contains(name, ":")
@@ -108,6 +127,16 @@ func (v *resolver) resolve(ctx context.Context, name string, w Want) (*resolutio
 		}
 	}
 	return &resolution{why: q.why}, nil
+}
+
+// untagged returns the name that Ollama's clients write as NAME:latest, if it is one that
+// is known without peers; MatchModel does it for the others.
+func (v *resolver) untagged(name string) string {
+	base, ok := strings.CutSuffix(name, ":latest")
+	if ok && v.names.Find(name) == nil && (base == tinymodel.Name || v.names.Find(base) != nil) {
+		return base
+	}
+	return name
 }
 
 // here finds the name in the store. Where the catalogue knows it, it must be the
@@ -147,9 +176,12 @@ func (v *resolver) called(names ...string) *store.Model {
 	return nil
 }
 
-// source takes the name for something to import.
+// source takes the name for something to import, unless that has been done.
 func (v *resolver) source(_ context.Context, q *query) (*resolution, error) {
 	if q.entry == nil && (q.name == tinymodel.Name || q.want.May == Import && isSource(q.name)) {
+		if m := v.from(q.name); m != nil {
+			return &resolution{place: here, model: m}, nil
+		}
 		return &resolution{place: atOrigin}, nil
 	}
 	return nil, nil
@@ -181,7 +213,7 @@ func (v *resolver) claimed(ctx context.Context, q *query) (*resolution, error) {
 // and waits a while for a peer that does. Names are claims: if peers mean different
 // models the likeliest is taken, with a warning.
 func (v *resolver) lookUp(ctx context.Context, q *query) (*resolution, error) {
-	patience := lookTime / 3
+	patience := v.patience()
 	if isSource(q.name) { // no peer will call a model so
 		patience = 0
 	}

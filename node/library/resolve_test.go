@@ -45,6 +45,8 @@ func (c *crowd) Fetch(context.Context, cid.Cid, exchange.Want, func(exchange.Pro
 	return exchange.ErrNotFound
 }
 
+func (c *crowd) Gained(cid.Cid) {}
+
 func (c *crowd) Manifest(_ context.Context, id cid.Cid) ([]byte, error) {
 	if raw := c.manifests[id.KeyString()]; raw != nil {
 		return raw, nil
@@ -201,7 +203,7 @@ cid = "%s"
 			slices.SortFunc(p.claims, func(a, b *survey.Claim) int { return strings.Compare(a.Names[0], b.Names[0]) })
 			var r *resolution
 			synctest.Test(t, func(t *testing.T) {
-				v := &resolver{store: s, names: n, net: p, survey: p, manifest: p.Manifest}
+				v := &resolver{sources: &sources{}, store: s, names: n, net: p, survey: p, manifest: p.Manifest}
 				r, err = v.resolve(t.Context(), test.name, test.want)
 			})
 			if err == nil {

@@ -150,22 +150,12 @@ func TokenizeFile(ctx context.Context, path, t string, special bool) ([]int32, e
 	return tok.Encode(ctx, t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
 }
 
-// abilities are a model's beyond text, as far as its template, if it is here, has
-// them.
-func abilities(m *store.Model) (out []string) {
+// doubts says what is wrong with a model's tokenizer and template, as far as its
+// header is here.
+func doubts(m *store.Model) []string {
 	h, err := m.Header()
 	if err != nil {
 		return nil
 	}
-	t, err := text.NewTemplate(h)
-	if err != nil {
-		return nil
-	}
-	if t.Traits().Tools {
-		out = append(out, "tools")
-	}
-	if answer.Thinks(t.Source()) {
-		out = append(out, "thinking")
-	}
-	return out
+	return text.Doubts(h)
 }

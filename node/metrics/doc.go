@@ -38,6 +38,10 @@
 //		counter by source. Bytes of models fetched, by kind of source, including duplicates.
 //	shoal_given_bytes_total
 //		counter. Bytes of models sent to peers.
+//	shoal_key_requests_total
+//		counter by key. Requests to the API with a key, by its name.
+//	shoal_key_tokens_total
+//		counter by gen_ai_token_type, key. Tokens of prompts (input) and answers (output), by the name of the key.
 //	shoal_lending
 //		gauge. 1 while the machine is lent, 0 while the operator's rules pause it.
 //	shoal_offers

@@ -22,6 +22,9 @@ type Metrics struct {
 	opened    prometheus.Counter
 	refused   *prometheus.CounterVec
 	closed    *prometheus.CounterVec
+	requests  *prometheus.CounterVec
+	tokens    *prometheus.CounterVec
+	callers   names
 	restarts  prometheus.Counter
 
 	underway   prometheus.Gauge
@@ -99,6 +102,9 @@ func New(version string, state func() State) *Metrics {
 	m.opened = counter("shoal_stage_sessions_opened_total", "Sessions of other nodes that were accepted.")
 	m.refused = counters("shoal_stage_sessions_refused_total", "Sessions of other nodes that were refused, by error code.", "reason", "busy")
 	m.closed = counters("shoal_stage_sessions_closed_total", "Sessions of other nodes that have ended, by outcome: bye (the client ended it), silent (the client went away), or the error code.", "outcome", "bye", "silent")
+	m.requests = counters("shoal_key_requests_total", "Requests to the API with a key, by its name.", "key")
+	m.tokens = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shoal_key_tokens_total", Help: "Tokens of prompts (input) and answers (output), by the name of the key."}, []string{"key", tokenType})
+	m.reg.MustRegister(m.tokens)
 	m.restarts = counter("shoal_engine_restarts_total", "Engines that were lost and restarted.")
 
 	m.underway = prometheus.NewGauge(prometheus.GaugeOpts{Name: "shoal_answers", Help: "Answers being generated for callers of this node."})
@@ -182,6 +188,16 @@ func (m *Metrics) Refused(reason string) { m.refused.WithLabelValues(reason).Inc
 // Closed counts a session of a stage that has ended. outcome is one of a fixed
 // set.
 func (m *Metrics) Closed(outcome string) { m.closed.WithLabelValues(outcome).Inc() }
+
+// Used counts what a key of the API was used for.
+func (m *Metrics) Used(key string, requests, prompt, answer int64) {
+	key = m.callers.bound(key)
+	m.requests.WithLabelValues(key).Add(float64(requests))
+	if prompt > 0 || answer > 0 {
+		m.tokens.WithLabelValues(key, "input").Add(float64(prompt))
+		m.tokens.WithLabelValues(key, "output").Add(float64(answer))
+	}
+}
 
 // Restarted counts an engine that was lost.
 func (m *Metrics) Restarted() { m.restarts.Inc() }

@@ -30,6 +30,7 @@ func busy() *Metrics {
 	m.Refused("busy")
 	m.Closed("bye")
 	m.Restarted()
+	m.Used("alice", 1, 20, 300)
 	m.Begin()
 	m.Token(time.Millisecond)
 	m.Repaired("peer_lost", time.Second, 12, false)

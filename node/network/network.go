@@ -30,6 +30,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
 	manet "github.com/multiformats/go-multiaddr/net"
+	"golang.org/x/time/rate"
 
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
@@ -73,6 +74,7 @@ type Network struct {
 	dht    *dht.IpfsDHT
 	kad    atomic.Pointer[dht.IpfsDHT] // the same DHT, for callbacks that the DHT itself makes
 	log    *slog.Logger
+	lines  *rate.Limiter // of the log that connections cause
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -91,8 +93,10 @@ type Network struct {
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
 	offers   heard
-	told     map[peer.ID]uint64 // sequence number of this node's offer that each peer last received
-	own      *protocol.Offer
+	told     map[peer.ID]uint64  // sequence number of this node's offer that each peer last received
+	own      *protocol.Offer     // as peers are told
+	seen     *protocol.Offer     // as this node itself sees it
+	ownBody  *protocol.OfferBody // of seen; nil: body
 	body     *protocol.OfferBody // this node's offer, unsigned
 	seq      uint64
 	asked    map[cid.Cid]time.Time // when members were last asked in the background
@@ -117,7 +121,7 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
+		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.gate.met = n.met
@@ -146,8 +150,16 @@ func New(cfg Config) (*Network, error) {
 			n.poke()
 			n.replaced(c)
 			n.makeRoom()
+			if len(n.host.Network().ConnsToPeer(c.RemotePeer())) == 1 && n.lines.Allow() {
+				n.log.Info("a peer has connected", "peer", c.RemotePeer(), "addr", c.RemoteMultiaddr(), "inbound", c.Stat().Direction == network.DirInbound)
+			}
 		},
-		DisconnectedF: func(_ network.Network, c network.Conn) { n.lostConn(c.RemotePeer()) },
+		DisconnectedF: func(_ network.Network, c network.Conn) {
+			n.lostConn(c.RemotePeer())
+			if n.host.Network().Connectedness(c.RemotePeer()) != network.Connected && n.lines.Allow() {
+				n.log.Info("a peer has disconnected", "peer", c.RemotePeer(), "after", time.Since(c.Stat().Opened).Round(time.Second))
+			}
+		},
 	})
 	n.host.SetStreamHandler(protocol.OffersID, n.serveOffers)
 	n.host.SetStreamHandler(protocol.StatusID, n.serveStatus)

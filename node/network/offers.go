@@ -26,10 +26,14 @@ import (
 // Peer, sequence number, times and addresses are filled in, and again at each
 // refresh. An offer without spans and shards is sent only to peers that ask.
 // The error is protocol.ErrOffer if it is too long.
-func (n *Network) SetOffer(body *protocol.OfferBody) error {
+func (n *Network) SetOffer(body *protocol.OfferBody) error { return n.SetOffers(body, nil) }
+
+// SetOffers is SetOffer for a node that offers peers less than it serves itself: own has
+// the spans by which Known and Offers return this node's own offer. nil: those of body.
+func (n *Network) SetOffers(body, own *protocol.OfferBody) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.body = body
+	n.body, n.ownBody = body, own
 	err := n.sign()
 	n.poke()
 	return err
@@ -50,10 +54,20 @@ func (n *Network) sign() error {
 		}
 	}
 	o, err := protocol.SealOffer(b, n.cfg.Key)
-	if err == nil {
-		n.own = o
+	if err != nil {
+		return err
 	}
-	return err
+	n.own, n.seen = o, o
+	if n.ownBody == nil {
+		return nil
+	}
+	b.Spans, b.Device = n.ownBody.Spans, n.ownBody.Device
+	if o, err = protocol.SealOffer(b, n.cfg.Key); err != nil {
+		return err
+	}
+	o.Envelope = n.own.Envelope // which other stages of a route may be sent
+	n.seen = o
+	return nil
 }
 
 // Withdraw announces that nothing is served any longer, and waits until the
@@ -138,8 +152,8 @@ func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 			out = append(out, o.Offer)
 		}
 	}
-	if n.own != nil && (!model.Defined() || slices.Contains(n.own.Models(), model)) {
-		out = append(out, n.own)
+	if n.seen != nil && (!model.Defined() || slices.Contains(n.seen.Models(), model)) {
+		out = append(out, n.seen)
 	}
 	slices.SortFunc(out, func(a, b *protocol.Offer) int {
 		if a.From < b.From {

@@ -155,6 +155,22 @@ func (n *Network) openSelf(protos []string) (*Stream, error) {
 	return &Stream{inner: a, reset: both, peer: n.host.ID(), proto: proto}, nil
 }
 
+// otherPeer returns the peer that answered in place of the one that was dialled; "": it
+// is another error. QUIC passes on only the text of libp2p's.
+func otherPeer(err error) peer.ID {
+	_, rest, _ := strings.Cut(err.Error(), "peer id mismatch: ")
+	_, rest, _ = strings.Cut(rest, "remote key matches ")
+	words := strings.Fields(rest)
+	if len(words) == 0 {
+		return ""
+	}
+	id, err := peer.Decode(strings.TrimRight(words[0], ",;)"))
+	if err != nil {
+		return ""
+	}
+	return id
+}
+
 // tidy shortens libp2p's report, which covers every address it tried.
 func tidy(err error) error {
 	switch {
@@ -166,6 +182,9 @@ func tidy(err error) error {
 		return context.Canceled
 	case errors.Is(err, network.ErrNoConn), errors.Is(err, network.ErrReset):
 		return errors.New("the connection broke")
+	}
+	if who := otherPeer(err); who != "" {
+		return fmt.Errorf("another node answers there: %s", who)
 	}
 	if len(err.Error()) > 200 || strings.Contains(err.Error(), "\n") {
 		return errors.New("it cannot be dialled at any of its addresses")

@@ -19,7 +19,22 @@
 //
 // # Where its data comes from
 //
-// Answers from POST /v1/chat/completions with shoal's details; all else from GET
-// /shoal/v1/view. Conversations stay in the browser's localStorage, a key in its
-// sessionStorage.
+// Answers come from POST /v1/chat/completions with shoal's details, the picture and the
+// lists from GET /shoal/v1/view. What the owner changes goes through shoal's own
+// endpoints (manage.js, rules.js); package api decides who the owner is.
+//
+// # What the browser keeps
+//
+// Conversations are in IndexedDB, because localStorage has no room for attached files.
+// All are read at the start: at most 500, and 40 million characters, which the page
+// refuses to exceed instead of dropping any. They are stored while an answer grows, so
+// that a reload loses seconds of it. Settings are in localStorage; an API key in
+// sessionStorage or, if the user chooses so, in localStorage; the secret of an owner's
+// session in localStorage, until the node forgets it.
+//
+// # A context that is full
+//
+// The page has no tokenizer. It learns from each answer how many characters a token has,
+// leaves out the oldest turns that would not fit, and leaves out more whenever the node
+// says that a prompt is too long (roll.js). The question itself is never cut.
 package page

@@ -35,6 +35,11 @@ const (
 	ChooseDevice  Kind = "choose_device" // choose another device
 	CallChildMain Kind = "call_child"    // a program that has a node in it must call engine.ChildMain first
 	Setting       Kind = "setting"       // NAME: correct this setting of the node
+
+	AddKey         Kind = "add_key"         // make a key for callers of the API, or say that none is needed
+	MetricsAddress Kind = "metrics_address" // choose another address for metrics
+	KeysFile       Kind = "keys_file"       // mend or remove the file of keys
+	OwnPage        Kind = "own_page"        // open the page as the node's owner
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

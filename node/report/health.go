@@ -20,7 +20,7 @@ func (r *Reporter) Health(ctx context.Context) (*api.Health, error) {
 	h := &api.Health{
 		Reach: string(net.Reach), Port: r.cfg.Network.Port(), Alone: net.Alone, ClockOffMs: net.ClockOff.Milliseconds(), ClockPeers: net.ClockPeers,
 		Coverage: coverageOf(r.cfg.Survey.Coverage(offers, maxListed)), Unreached: []api.Unreached{}, Strangers: []api.Peer{}, Engines: []api.Losses{},
-		Fetches: r.cfg.Library.Fetches(), Quota: r.cfg.Quota, QuotaUsed: r.cfg.Store.Unpinned(),
+		Fetches: r.cfg.Library.Fetches(), Quota: r.cfg.Limits().Quota, QuotaUsed: r.cfg.Store.Unpinned(),
 	}
 	for _, u := range net.Unreached {
 		h.Unreached = append(h.Unreached, api.Unreached{Peer: u.ID.String(), Addrs: u.Addrs, Why: u.Why, Bootstrap: u.Bootstrap})

@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/door"
 	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
@@ -36,22 +38,17 @@ type Library interface {
 
 // Config is what a reporter is made of. All parts are needed.
 type Config struct {
-	Version     string
-	Home        string
-	StoreDir    string // whose disk is looked at for free space
-	Light       bool   // the node serves nothing
-	APIOpen     bool   // anybody who reaches the API may use it
-	Memory      int64  // bytes lent
-	Quota       int64  // bytes of disk; 0: no limit
-	Up, Down    int64  // bytes per second; 0: no limit
-	Threads     int
-	Nice        int
-	Devices     []string
-	MaxSessions int
-	Lend        lend.Rules
+	Version  string
+	Name     string // of this machine, for its owner
+	Home     string
+	StoreDir string // whose disk is looked at for free space
+	Light    bool   // the node serves nothing
+	Nice     int
+	Devices  []string
 
-	API      func() string // where the API is, once it listens
-	Warnings []string      // about this program on this machine
+	Limits   func() Limits    // of now: the operator may change them
+	Word     func() door.Word // where the API is, once it listens
+	Warnings []string         // about this program on this machine
 	Drain    func(context.Context) error
 
 	Network  *network.Network
@@ -60,6 +57,18 @@ type Config struct {
 	Survey   *survey.Survey
 	Serving  func() serve.Snapshot
 	Library  Library
+}
+
+// Limits are what the operator allows now.
+type Limits struct {
+	APIOpen     bool  // anyone who reaches the API may use it
+	APIClosed   bool  // callers of other machines are refused, because there is no key
+	Memory      int64 // bytes lent
+	Quota       int64 // bytes of disk; 0: no limit
+	Up, Down    int64 // bytes per second; 0: no limit
+	Threads     int   // 0: as many as make it faster
+	MaxSessions int   // per span
+	Lend        lend.Rules
 }
 
 // Reporter answers questions about the node. It implements api.Observer and
@@ -80,7 +89,7 @@ func (r *Reporter) State() metrics.State {
 	snap := r.cfg.Serving()
 	st := metrics.State{
 		Lending: snap.Lending, Peers: len(r.cfg.Network.Host().Network().Peers()), DHTPeers: r.cfg.Network.DHTPeers(), Offers: r.cfg.Network.KnownOffers(),
-		QuotaBytes: r.cfg.Quota, FreeBytes: store.FreeSpace(r.cfg.StoreDir), StoreBytes: r.allocated(), Traffic: map[string]metrics.Traffic{},
+		QuotaBytes: r.cfg.Limits().Quota, FreeBytes: files.FreeSpace(r.cfg.StoreDir), StoreBytes: r.allocated(), Traffic: map[string]metrics.Traffic{},
 	}
 	passed := r.cfg.Exchange.Stats()
 	st.Given, st.Fetched = passed.Given, map[string]uint64{"peers": passed.Taken, "origins": passed.Origins + r.cfg.Library.Imported()}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/network"
@@ -14,12 +15,12 @@ import (
 
 // Status returns how the node is. There is never an error.
 func (r *Reporter) Status(context.Context) (*api.Status, error) {
-	passed, total := r.cfg.Exchange.Stats(), r.cfg.Exchange.Total()
+	passed, total, limits, word, up := r.cfg.Exchange.Stats(), r.cfg.Exchange.Total(), r.cfg.Limits(), r.cfg.Word(), time.Since(r.started)
 	return &api.Status{
-		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Uptime: time.Since(r.started),
-		Peers: len(r.cfg.Network.Peers()), Light: r.cfg.Light, Memory: r.cfg.Memory, Serving: servingOf(r.cfg.Serving()), Allocated: r.allocated(),
-		Quota: r.cfg.Quota, QuotaUsed: r.cfg.Store.Unpinned(), Given: passed.Given, Taken: passed.Taken, GivenAll: total.Given, TakenAll: total.Taken,
-		Up: r.cfg.Up, Down: r.cfg.Down, API: r.cfg.API(), APIOpen: r.cfg.APIOpen, Warnings: r.cfg.Warnings,
+		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Name: r.cfg.Name, Uptime: up, UptimeS: int64(up.Seconds()),
+		Peers: len(r.cfg.Network.Peers()), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(r.cfg.Serving()), Allocated: r.allocated(),
+		Quota: limits.Quota, QuotaUsed: r.cfg.Store.Unpinned(), Given: passed.Given, Taken: passed.Taken, GivenAll: total.Given, TakenAll: total.Taken,
+		Up: limits.Up, Down: limits.Down, API: word.API, URLs: word.URLs, Fingerprint: word.Fingerprint, APIOpen: limits.APIOpen, APIClosed: limits.APIClosed, Warnings: r.cfg.Warnings,
 	}, nil
 }
 
@@ -53,9 +54,15 @@ func (r *Reporter) Peers(ctx context.Context) ([]api.Peer, error) {
 	ask, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	r.cfg.Network.Offers(ask, cid.Undef, nil) // so that it is known what they serve
-	out := []api.Peer{}
-	for _, p := range r.cfg.Network.Peers() {
+	out, peers := []api.Peer{}, r.cfg.Network.Peers()
+	ids := make([]peer.ID, len(peers))
+	for i, p := range peers {
+		ids[i] = p.ID
+	}
+	r.cfg.Survey.AskNames(ask, ids)
+	for _, p := range peers {
 		v := peerOf(p)
+		v.Name = r.cfg.Survey.MachineName(p.ID)
 		account := r.cfg.Exchange.Account(p.ID)
 		v.Given, v.Taken = account.Given, account.Taken
 		if account.Bad.After(time.Now()) {

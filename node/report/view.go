@@ -21,9 +21,9 @@ const maxOfPeer = 8
 // View returns what is known here of the node and its network, for the page. Peers are
 // asked again in the background. There is never an error.
 func (r *Reporter) View(ctx context.Context) (*api.View, error) {
-	snap, passed := r.cfg.Serving(), r.cfg.Exchange.Stats()
+	snap, passed, up := r.cfg.Serving(), r.cfg.Exchange.Stats(), time.Since(r.started)
 	v := &api.View{
-		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Uptime: time.Since(r.started), Light: r.cfg.Light, Serving: servingOf(snap),
+		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Uptime: up, UptimeS: int64(up.Seconds()), Light: r.cfg.Light, Serving: servingOf(snap),
 		Given: passed.Given, Taken: passed.Taken, Warnings: r.cfg.Warnings, Lending: r.lending(&snap), Peers: []api.ViewPeer{}, Links: []api.ViewLink{},
 	}
 	for i := range v.Serving {
@@ -83,9 +83,10 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 
 // lending returns the operator's rules, and whether they let the node lend now.
 func (r *Reporter) lending(snap *serve.Snapshot) api.Lending {
+	l := r.cfg.Limits()
 	return api.Lending{
-		Open: snap.Lending, Why: snap.Why, Memory: r.cfg.Memory, Threads: r.cfg.Threads, Nice: r.cfg.Nice, Devices: r.cfg.Devices, Hours: r.cfg.Lend.Hours.String(),
-		PauseLoad: r.cfg.Lend.PauseLoad, OnBattery: r.cfg.Lend.OnBattery, Resume: r.cfg.Lend.Resume.Seconds(), MaxSessions: r.cfg.MaxSessions, Quota: r.cfg.Quota,
+		Open: snap.Lending, Why: snap.Why, Paused: l.Lend.Pause.At(time.Now()), Memory: l.Memory, Threads: l.Threads, Nice: r.cfg.Nice, Devices: r.cfg.Devices, Hours: l.Lend.Hours.String(),
+		PauseLoad: l.Lend.PauseLoad, OnBattery: l.Lend.OnBattery, Resume: l.Lend.Resume.Seconds(), MaxSessions: l.MaxSessions, Quota: l.Quota,
 	}
 }
 

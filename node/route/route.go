@@ -96,11 +96,12 @@ func (p Prediction) TokensPerSecond() float64 {
 }
 
 // String returns what the time is spent on: "network 52 %, stage 2 is the slowest".
+// Here, as wherever people read, stages are counted from 1.
 func (p Prediction) String() string {
 	if p.Step <= 0 {
 		return "nothing measured yet"
 	}
-	return fmt.Sprintf("network %d %%, stage %d is the slowest", 100*p.Network/p.Step, p.Bottleneck)
+	return fmt.Sprintf("network %d %%, stage %d is the slowest", 100*p.Network/p.Step, p.Bottleneck+1)
 }
 
 // UnknownOneWay is the one-way latency assumed between peers that nobody has measured.

@@ -17,27 +17,13 @@ const maxBatch = 512
 
 // engineConfig is how the engine of a target is to be loaded; its path is still
 // empty.
-func (s *Server) engineConfig(t target) engine.Config {
-	man := t.model.Manifest()
-	kv := s.cfg.KVTokens
-	if kv <= 0 {
-		kv = int(s.kvTokens(t))
-	}
-	kv = max(kv, min(int(man.Context), 512))
+func (s *Server) engineConfig(t target, z size) engine.Config {
+	limits := s.limits()
 	return engine.Config{
-		From: t.span.From, To: t.span.To, KVTokens: kv, MaxSeqs: s.cfg.MaxSessions,
-		MaxBatch: maxBatch, KVType: s.cfg.KVType, Threads: s.cfg.Threads, Nice: s.cfg.Nice, Devices: s.cfg.Devices, Exact: s.cfg.Exact,
-		Memory: max(s.cfg.Memory, s.needs(t, kv)) + loadRoom + MachineMemory()/4,
+		From: t.span.From, To: t.span.To, KVTokens: z.cells, MaxSeqs: limits.MaxSessions,
+		MaxBatch: z.batch, KVType: s.cfg.KVType, Threads: limits.Threads, Nice: s.cfg.Nice, Devices: s.cfg.Devices, Exact: s.cfg.Exact,
+		Memory: max(limits.Memory, z.bytes) + loadRoom + MachineMemory()/4,
 	}
-}
-
-// needs is what the target's weights and so many KV cells take, in bytes.
-func (s *Server) needs(t target, kvTokens int) int64 {
-	n := s.kvBytes(t.model) * int64(t.span.Len()) * int64(kvTokens)
-	for _, i := range t.shards() {
-		n += t.model.Manifest().Shards[i].Size
-	}
-	return n
 }
 
 // loadRoom plus a quarter of the machine's memory is what an engine may take while it
@@ -51,7 +37,7 @@ func (s *Server) kvTokens(t target) int64 {
 	man := t.model.Manifest()
 	per := max(1, s.kvBytes(t.model)*int64(t.span.Len()))
 	want := max(512, min(8*max(man.Context, 512), 64<<10))
-	return max(256, min(want, s.cfg.Memory/4/per))
+	return max(256, min(want, s.limits().Memory/4/per))
 }
 
 // kvBytes is what a token's keys and values take in one block, in bytes.
@@ -79,7 +65,7 @@ func (s *Server) kvBytes(m *store.Model) int64 {
 
 // calibrateTime is after how long a measurement takes no further pass, so that it
 // ends soon on a machine that is slow for its span.
-const calibrateTime = time.Second
+const calibrateTime = 300 * time.Millisecond
 
 // calibrate measures what a row costs, alone and in a chunk. It also proves that the
 // span computes at all.
@@ -133,7 +119,7 @@ func calibrate(ctx context.Context, e engine.Engine) (m measured, err error) {
 	if err != nil {
 		return m, err
 	}
-	one, err := typical(min(24, max(1, info.KVTokens/4)), 1)
+	one, err := typical(min(12, max(1, info.KVTokens/4)), 1)
 	if err != nil {
 		return m, err
 	}

@@ -3,10 +3,13 @@
 //
 //	server.go    Server: its spans, what it needs, Snapshot
 //	spec.go      Spec and Event: what is to be served, and what came of it
+//	control.go   spans started and stopped while it runs: api.Controller
 //	serving.go   one span: resolve, fetch, load, serve, drain
-//	calibrate.go what a row costs in an engine, and what a span takes of memory
+//	retry.go     what cannot be had now is tried again
+//	room.go      the memory lent, shared by all spans
+//	calibrate.go what a row costs in an engine
 //	probe.go     a token through a whole chain, which alone makes a span ready
-//	place.go     a span of the node's own choice, by package placement
+//	place.go     spans of the node's own choice, by package placement
 //	offer.go     what peers are told: the offer, and the load on request
 //	gate.go      when the operator lends
 //	memory.go    what Go keeps to beside the engines
@@ -18,11 +21,42 @@
 // A span is resolved to a model, fetched, loaded, measured, and offered as loaded.
 // It is offered as ready when a token has gone through a whole chain that it is part
 // of: a node that claims to be ready while nothing flows is the most common lie of
-// such networks. When the engine is lost, the span is withdrawn and loaded again;
-// when ctx ends or the operator stops lending, its sessions are drained first.
+// such networks. When the engine is lost, the span is withdrawn and loaded again; when
+// it is stopped, its sessions are drained first.
 //
 // Which span that is, the operator says, or with "auto" the node itself decides with
-// package placement, again and again.
+// package placement, again and again. Of several models with "auto", each that fits
+// whole into what is left of the memory lent has a span of its own; of the others one
+// span is chosen.
+//
+// # What cannot be had
+//
+// A daemon has an API, other models and sessions, so no model ends it: whatever is
+// missing (a network, an origin, a peer that has it, disk, memory, or anybody who knows
+// the name), the span says so in its state, and an event does, and all is tried again
+// after pauses that grow to ten minutes, or to what an origin asks for. A pause ends
+// early when a peer offers more of the model, when a model has come, and when memory is
+// free. Only what no waiting can mend ends Run: a span that cannot be, and a program
+// that cannot start engines.
+//
+// # While nothing is lent
+//
+// The operator's rules stop others, never the operator. While they forbid lending,
+// nothing is offered to peers (the node itself still sees its spans), sessions of others
+// are refused, and those that run have DrainTime to move; but the node's own prompts are
+// computed here, with the engine that stays loaded, or is loaded if the node starts so.
+// Loaded and idle, an engine uses no processor time, which is what a pause for the load
+// of others is to free. It keeps its memory, which the operator has allowed, and which
+// the kernel can page out: to unload it would cost every first prompt of the owner the
+// seconds of a load.
+//
+// # Memory lent
+//
+// Each span reserves what it takes of the memory lent, before anything is fetched for
+// it: at first the least with which it works, then what its engine is estimated to take,
+// then what it does. An engine that takes more than is left is closed, and loaded
+// smaller. So the sum never exceeds what is lent for longer than such a load. KV cells
+// are counted in full, though the engine may take memory only for those in use.
 //
 // # Locks
 //
@@ -33,7 +67,7 @@
 // they agree on what is served. The code that runs a span works on its own target, a
 // model and a span, and takes the mutex only to note how far it is.
 //
-// # Memory
+// # Memory of this process
 //
 // Engines take their memory outside of Go, so this process is told to keep to the rest
 // of what the machine or control group has, again whenever an engine is loaded or

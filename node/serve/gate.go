@@ -3,8 +3,13 @@ package serve
 import (
 	"context"
 	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/lend"
+	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // gate is closed while the operator does not lend: outside of the hours, or while the
@@ -40,57 +45,53 @@ func (g *gate) look() (open bool, why string, changed <-chan struct{}) {
 	return !g.closed, g.why, g.changed
 }
 
-// wait waits until the gate is open or ctx ends. It calls told with the reason while
-// the gate is closed.
-func (g *gate) wait(ctx context.Context, told func(why string)) {
-	for ctx.Err() == nil {
-		open, why, changed := g.look()
-		if open {
-			return
-		}
-		told(why)
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-	}
-}
+// own reports that a client is this node.
+func (s *Server) own(p peer.ID) bool { return p == s.cfg.Network.Self() }
 
-// while returns a context that ends when the gate closes.
-func (g *gate) while(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	go func() {
-		for ctx.Err() == nil {
-			open, _, changed := g.look()
-			if !open {
-				cancel()
+// followGate has a stage serve everybody while the gate is open, and only this node while
+// it is closed, until ctx ends. Sessions of others have DrainTime to move elsewhere.
+func (s *Server) followGate(ctx context.Context, st *stage.Stage) {
+	for {
+		open, why, changed := s.gate.look()
+		var end <-chan time.Time
+		if open {
+			st.Reserve(nil)
+		} else {
+			st.Reserve(s.own)
+			end = time.After(s.cfg.DrainTime)
+		}
+		for same := true; same; {
+			select {
+			case <-end:
+				st.EndUnwanted(protocol.Errorf(protocol.Code_CODE_DRAINING, "this node lends nothing now: %s", why))
+			case <-changed:
+				same = false
+			case <-ctx.Done():
 				return
 			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-			}
 		}
-	}()
-	return ctx, cancel
+	}
 }
 
 // WatchLending opens and closes the gate by the operator's rules until ctx ends. The
 // channel is closed when the rules have been asked for the first time.
 func (s *Server) WatchLending(ctx context.Context) <-chan struct{} {
 	asked := make(chan struct{})
-	if s.cfg.Light || len(s.cfg.Specs) == 0 {
+	if s.cfg.Light {
 		close(asked)
 		return asked
 	}
 	first := sync.OnceFunc(func() { close(asked) })
-	if err := s.cfg.Lend.Unmeasured(); err != nil {
+	rules := s.limits().Lend
+	if err := rules.Unmeasured(); err != nil {
 		s.cfg.Log.Warn("the load by other programs is not known here, and pauses nothing", "error", err)
 	}
 	s.work.Go(func() {
-		lend.Watch(ctx, s.cfg.Lend, 0, func(open bool, why string) {
+		lend.Watch(ctx, rules, s.rules, 0, func(open bool, why string) {
 			if s.gate.set(open, why) {
-				s.cfg.Events(Event{Event: "lending", Ready: open, Error: why})
+				if s.hasSpans() {
+					s.cfg.Events(Event{Event: "lending", Ready: open, Error: why})
+				}
 				s.Offer()
 			}
 			first()
@@ -98,4 +99,11 @@ func (s *Server) WatchLending(ctx context.Context) <-chan struct{} {
 		first()
 	})
 	return asked
+}
+
+// hasSpans reports that something is served, or to be served.
+func (s *Server) hasSpans() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.spans) > 0 || s.base == nil && len(s.cfg.Specs) > 0
 }

@@ -49,11 +49,16 @@ func (s *Server) makeOffer() {
 		}
 	}
 	s.mu.Lock()
-	for i, v := range s.spans[:len(snap.Spans)] { // spans are only ever added
-		v.offered = snap.Spans[i].Load
+	for i := range snap.Spans {
+		snap.Spans[i].of.offered = snap.Spans[i].Load
 	}
 	s.mu.Unlock()
-	if err := s.cfg.Network.SetOffer(body); err != nil {
+	var own *protocol.OfferBody
+	if !snap.Lending {
+		snap.Lending = true
+		own = s.offerOf(&snap, time.Now())
+	}
+	if err := s.cfg.Network.SetOffers(body, own); err != nil {
 		s.cfg.Log.Warn("the offer cannot be made", "error", err)
 	}
 }
@@ -67,7 +72,7 @@ func (s *Server) offerOf(snap *Snapshot, now time.Time) *protocol.OfferBody {
 	for i := range snap.Spans {
 		v := &snap.Spans[i]
 		if v.Auto {
-			body.AutoBytes = uint64(max(0, s.cfg.Memory))
+			body.AutoBytes = max(body.AutoBytes, uint64(v.Left))
 			for _, m := range v.Takes {
 				body.Takes = append(body.Takes, m.Bytes())
 			}
@@ -80,7 +85,7 @@ func (s *Server) offerOf(snap *Snapshot, now time.Time) *protocol.OfferBody {
 			body.Spans = append(body.Spans, v.Next.offer(now))
 		}
 		if body.Device == nil && v.Loaded {
-			body.Device = &protocol.Device{Memory: uint64(s.cfg.Memory), Threads: uint32(s.cfg.Threads)}
+			body.Device = &protocol.Device{Memory: uint64(s.limits().Memory), Threads: uint32(s.limits().Threads)}
 			for _, d := range v.Engine.Devices {
 				body.Device.Name, body.Device.Backend = d.Name, d.Library
 			}
@@ -155,15 +160,15 @@ func (s *Server) followLoad(ctx context.Context) {
 
 func (s *Server) loadMoved() bool {
 	s.mu.Lock()
-	stages, offered := map[int]*stage.Stage{}, map[int]stage.Load{}
-	for i, v := range s.spans {
+	offered := map[*stage.Stage]stage.Load{}
+	for _, v := range s.spans {
 		if v.stage != nil {
-			stages[i], offered[i] = v.stage, v.offered
+			offered[v.stage] = v.offered
 		}
 	}
 	s.mu.Unlock()
-	for i, st := range stages {
-		l, o := st.Load(), offered[i]
+	for st, o := range offered {
+		l := st.Load()
 		if math.Abs(l.Minute-o.Minute) > 0.05 || math.Abs(l.Ten-o.Ten) > 0.05 || math.Abs(l.Refused-o.Refused) > 0.02 {
 			return true
 		}
@@ -174,7 +179,14 @@ func (s *Server) loadMoved() bool {
 // StatusReply is the load that a peer is told when it asks.
 func (s *Server) StatusReply(asker peer.ID, req *protocol.StatusRequest) *protocol.StatusReply {
 	r := &protocol.StatusReply{UptimeMs: uint64(time.Since(s.started).Milliseconds())}
+	if s.cfg.Survey.Trusted(asker) {
+		r.Name = s.cfg.Name
+	}
+	open, _, _ := s.gate.look()
 	for _, st := range s.cfg.Stages.Stages() {
+		if !open && !s.own(asker) {
+			break
+		}
 		cfg, now := st.Config(), st.Status()
 		r.Spans = append(r.Spans, &protocol.SpanStatus{
 			Model: cfg.Model.Bytes(), From: uint32(cfg.Span.From), To: uint32(cfg.Span.To), Sessions: uint32(now.Sessions),

@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,18 +27,21 @@ const (
 	decideEvery = 10 * time.Second
 	decideFirst = time.Second // while a network forms, and for a node that serves nothing yet
 	forming     = 15 * time.Second
+	othersTime  = time.Second     // for the models of other specs to be found
 	lookTime    = 3 * time.Second // to see others before the first decision, at most
 )
 
-// chooser has a serving serve what the network needs most of the models that the
-// operator allows: placement.Rules.Decide chooses, from the offers known here.
+// chooser has a serving serve what the network needs most of its models:
+// placement.Rules.Decide chooses, from the offers known here. A model that fits whole
+// into what is left of the memory lent has a chooser of its own. The others share one,
+// the host's, which chooses one span of all of them.
 type chooser struct {
 	srv   *Server
 	s     *serving
-	names []string
 	rules placement.Rules
 	last  placement.Decision
 	began time.Time
+	over  chan struct{} // closed when it chooses no more
 
 	mu     sync.Mutex
 	models map[string]*store.Model // by CID
@@ -58,18 +62,120 @@ const (
 	probesMost = 2 // at the same time
 )
 
-// runAuto serves a span of the node's own choice of one of the models, until ctx ends
-// or there is nothing that it could serve.
-func (s *serving) runAuto(ctx context.Context, names []string) error {
-	c := &chooser{srv: s.srv, s: s, names: names, rules: placement.DefaultRules(), began: time.Now(), models: map[string]*store.Model{},
-		seen: map[string]sight{}, tried: map[string]time.Time{}, probes: make(chan struct{}, probesMost)}
-	s.srv.mu.Lock()
-	s.auto = true
-	s.srv.mu.Unlock()
-	if err := c.findModels(ctx); err != nil {
-		return err
+// runAuto serves a span of the node's own choice of the spec's model until ctx ends. Its
+// error is as that of persist.
+func (s *serving) runAuto(ctx context.Context) error {
+	s.update(func() { s.auto = true })
+	return s.persist(ctx, func(ctx context.Context) error {
+		m, err := s.find(ctx, nil)
+		if errors.Is(err, store.ErrFull) {
+			// A file of an origin that is too big is read as a whole, and its
+			// header kept; what is chosen is then fetched from there.
+			m, err = s.find(ctx, &protocol.Span{})
+		}
+		if err != nil {
+			return err
+		}
+		s.update(func() { s.found = true })
+		return s.choose(ctx, m)
+	})
+}
+
+// choose serves all of a model, or a span of it, or waits for the host to choose one.
+func (s *serving) choose(ctx context.Context, m *store.Model) error {
+	for ctx.Err() == nil {
+		all := target{m, m.Manifest().All()}
+		small := s.reserve(s.srv.comfort(all))
+		if small == nil {
+			defer s.release()
+			return newChooser(s, m).run(ctx, all)
+		}
+		host, is := s.srv.hostOf(s, m)
+		if is {
+			defer s.srv.leaveHost(host)
+			s.srv.letOthers(ctx)
+			return host.run(ctx, target{})
+		}
+		s.update(func() { s.guest = true })
+		s.set(fmt.Sprintf("standing by: all of %s does not fit (%s); one span is chosen of it and others", m.Name(), small))
+		s.srv.mu.Lock()
+		news := s.srv.news
+		s.srv.mu.Unlock()
+		select {
+		case <-host.over:
+		case <-news:
+		case <-ctx.Done():
+		}
+		host.remove(m)
+		s.update(func() { s.guest = false })
 	}
-	c.lookRound(ctx)
+	return nil
+}
+
+func newChooser(s *serving, m *store.Model) *chooser {
+	c := &chooser{srv: s.srv, s: s, rules: placement.DefaultRules(), began: time.Now(), over: make(chan struct{}), models: map[string]*store.Model{},
+		seen: map[string]sight{}, tried: map[string]time.Time{}, probes: make(chan struct{}, probesMost)}
+	c.add(m)
+	return c
+}
+
+func (c *chooser) add(m *store.Model) {
+	c.mu.Lock()
+	c.models[m.ID().String()] = m
+	c.mu.Unlock()
+	c.s.update(func() { c.s.takes = append(c.s.takes, m.ID()) })
+}
+
+func (c *chooser) remove(m *store.Model) {
+	c.mu.Lock()
+	delete(c.models, m.ID().String())
+	c.mu.Unlock()
+	c.s.update(func() {
+		c.s.takes = slices.DeleteFunc(c.s.takes, func(id cid.Cid) bool { return id == m.ID() })
+	})
+}
+
+// hostOf returns the chooser of models that do not fit whole, to which m is added. If
+// there is none, it is a new one of s, and is reports that.
+func (s *Server) hostOf(v *serving, m *store.Model) (c *chooser, is bool) {
+	s.hosting.Lock()
+	defer s.hosting.Unlock()
+	if s.host != nil {
+		s.host.add(m)
+		return s.host, false
+	}
+	s.host = newChooser(v, m)
+	return s.host, true
+}
+
+// letOthers waits, for a moment at most, until the models of all specs are known: those
+// that fit whole come first.
+func (s *Server) letOthers(ctx context.Context) {
+	for end := time.Now().Add(othersTime); time.Now().Before(end) && ctx.Err() == nil; {
+		s.mu.Lock()
+		wait := slices.ContainsFunc(s.spans, func(v *serving) bool { return v.auto && !v.found })
+		s.mu.Unlock()
+		if !wait {
+			return
+		}
+		_ = backoff.Pause(ctx, 20*time.Millisecond)
+	}
+}
+
+func (s *Server) leaveHost(c *chooser) {
+	s.hosting.Lock()
+	s.host = nil
+	s.hosting.Unlock()
+	close(c.over)
+}
+
+// run chooses and serves until ctx ends, or there is nothing that it could serve. all is
+// what it may serve at once, without looking around first, if it is here; or none.
+func (c *chooser) run(ctx context.Context, all target) error {
+	c.srv.Offer()
+	if all.model == nil || !all.model.Whole(all.shards()) {
+		c.lookRound(ctx)
+	}
 	for ctx.Err() == nil {
 		d, err := c.await(ctx)
 		if err != nil {
@@ -107,41 +213,6 @@ func (c *chooser) known() []*store.Model {
 		out = append(out, m)
 	}
 	return out
-}
-
-// findModels waits until one of the models is known; the others may come later.
-func (c *chooser) findModels(ctx context.Context) error {
-	c.s.set("looking for the model")
-	found := make(chan error, len(c.names))
-	for _, name := range c.names {
-		c.srv.work.Go(func() {
-			m, err := c.srv.cfg.Models.Await(ctx, name, nil)
-			if errors.Is(err, store.ErrFull) {
-				// A file of an origin that is too big is read as a whole, and its
-				// header kept; what is chosen is then fetched from there.
-				m, err = c.srv.cfg.Models.Await(ctx, name, &protocol.Span{})
-			}
-			if err == nil {
-				c.mu.Lock()
-				c.models[m.ID().String()] = m
-				c.mu.Unlock()
-				c.srv.mu.Lock()
-				c.s.takes = append(c.s.takes, m.ID())
-				c.srv.mu.Unlock()
-				c.srv.Offer()
-			}
-			found <- err
-		})
-	}
-	var errs []error
-	for range c.names {
-		err := <-found
-		if err == nil || ctx.Err() != nil {
-			return ctx.Err()
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }
 
 // await asks until there is a span to serve.
@@ -257,21 +328,23 @@ func (c *chooser) model(id string) *store.Model {
 
 // decide asks the rules what to do about the target that is served, which may be none.
 func (c *chooser) decide(ctx context.Context, t target) (placement.Decision, error) {
-	snap := c.srv.Snapshot()
 	self := placement.Self{
-		ID: c.srv.cfg.Network.Self().String(), Held: map[string][]bool{}, Download: c.srv.cfg.Models.Download(), Last: c.last, Lent: c.srv.lent(&snap),
+		ID: c.srv.cfg.Network.Self().String(), Held: map[string][]bool{}, Download: c.srv.cfg.Models.Download(), Last: c.last, Lent: c.srv.limits().Memory,
 	}
 	var infos []placement.ModelInfo
 	models := c.known()
-	fits := false
+	least := int64(0)
 	for _, m := range models {
 		info := c.srv.modelInfo(m)
 		infos = append(infos, info)
 		self.Held[info.ID] = survey.HeldBlocks(m.Manifest(), m.Holds())
-		fits = fits || info.Bytes(protocol.Span{From: 1, To: 2}) <= self.Lent
+		self.Lent = min(self.Lent, c.srv.leftOf(c.s, m))
+		if one := info.Bytes(protocol.Span{From: 1, To: 2}); least == 0 || one < least {
+			least = one
+		}
 	}
-	if !fits && snap.Lending {
-		return placement.Decision{}, remedy.For(fmt.Errorf("not one block fits in the %d MiB lent; lend more memory", self.Lent>>20), remedy.RaiseMemory)
+	if least > self.Lent {
+		return placement.Decision{}, remedy.For(fmt.Errorf("not one block fits: %w", noRoom{least, self.Lent, c.srv.limits().Memory}), remedy.RaiseMemory)
 	}
 	if t.model != nil {
 		self.Serving = c.s.served(t)
@@ -333,33 +406,50 @@ func (c *chooser) probe(ctx context.Context, peers []placement.Peer) {
 	}
 }
 
-// lent is the memory for a span of the node's own choice, in bytes: what is lent, less
-// what the spans that its operator named take.
-func (s *Server) lent(snap *Snapshot) int64 {
-	if !snap.Lending {
-		return 0
-	}
-	left := s.cfg.Memory
-	for i := range snap.Spans {
-		if v := &snap.Spans[i]; !v.Auto {
-			left -= int64(v.Memory())
-		}
+// leftOf is the memory for the weights and KV cells of a span of a model, in bytes: what
+// the other spans leave of what is lent, without what a pass takes besides; and no more
+// than there is disk for.
+func (s *Server) leftOf(v *serving, m *store.Model) int64 {
+	left := s.leftFor(v) - s.passBytes(m)
+	if free := s.cfg.Free(); free >= 0 && free < m.Manifest().Size()-m.Held() {
+		left = min(left, free+m.Held())
 	}
 	return max(0, left)
+}
+
+// passBytes is what the smallest passes through a span of a model take besides its
+// weights and KV cells.
+func (s *Server) passBytes(m *store.Model) int64 {
+	c := s.costsOf(target{m, protocol.Span{From: 0, To: 1}})
+	return leastBatch * (c.row + c.score*int64(s.modelInfo(m).KVTokens))
+}
+
+// comfort is what a target takes with as many KV cells as a span of the node's own choice
+// is to have, in bytes.
+func (s *Server) comfort(t target) int64 {
+	return s.costsOf(t).bytes(s.autoCells(t.model), leastBatch)
+}
+
+// autoCells is how many KV cells a span of the node's own choice is to have at least.
+func (s *Server) autoCells(m *store.Model) int {
+	if s.cfg.KVTokens > 0 {
+		return s.cfg.KVTokens
+	}
+	return int(min(max(m.Manifest().Context, 512), 4096))
 }
 
 // modelInfo is what a span of a model costs.
 func (s *Server) modelInfo(m *store.Model) placement.ModelInfo {
 	man := m.Manifest()
-	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: int(min(max(man.Context, 512), 4096))}
+	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: laid(s.autoCells(m), s.limits().MaxSessions)}
 	for _, sh := range man.Shards {
 		switch sh.Kind {
 		case protocol.ShardBlock:
 			info.BlockBytes = max(info.BlockBytes, sh.Size)
 		case protocol.ShardEmbedding:
 			info.EmbedBytes = sh.Size
-			if man.TiedOutput {
-				info.HeadBytes += sh.Size
+			if man.TiedOutput { // see costsOf
+				info.EmbedBytes, info.HeadBytes = 2*sh.Size, info.HeadBytes+2*sh.Size
 			}
 		case protocol.ShardOutput:
 			info.HeadBytes += sh.Size

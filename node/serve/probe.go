@@ -35,6 +35,7 @@ func (s *serving) prove(ctx context.Context, t target) {
 		}
 		s.set("loaded, and waiting: " + err.Error())
 		if try == 4 { // the others may only be a moment later
+			s.update(func() { s.trouble = err })
 			s.srv.cfg.Events(t.event(Event{Event: "loaded", Error: err.Error()}))
 		}
 		_ = retry.Wait(ctx)
@@ -42,10 +43,8 @@ func (s *serving) prove(ctx context.Context, t target) {
 }
 
 func (s *serving) proven(t target) {
-	s.srv.mu.Lock()
-	s.ready, s.since = s.stage != nil, time.Now()
-	pid := s.pid
-	s.srv.mu.Unlock()
+	pid := 0
+	s.update(func() { s.ready, s.since, s.trouble, pid = s.stage != nil, time.Now(), nil, s.pid })
 	s.set("serving")
 	s.srv.Offer()
 	s.srv.cfg.Events(t.event(Event{Event: "serving", EnginePID: pid, Ready: true}))

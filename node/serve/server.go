@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -29,11 +30,12 @@ import (
 
 // Models are the models of this node and of its peers.
 type Models interface {
-	// Await returns the model of a name, and waits while nobody knows one. What is
-	// imported for that is the blocks of only, or everything if only is nil. The
-	// errors wrap store.ErrSpan if the model does not have these blocks, and
-	// store.ErrFull if there is no room for what is imported.
-	Await(ctx context.Context, name string, only *protocol.Span) (*store.Model, error)
+	// Obtain returns the model of a name, a file or an address. What is imported for
+	// that is the blocks of only, or everything if only is nil; progress is that in
+	// bytes, and may be nil. The errors are api's UnknownModel if nobody knows it, wrap
+	// store.ErrSpan if the model does not have these blocks, store.ErrFull if there is
+	// no room for what is imported, and store.ErrSource if it cannot be read.
+	Obtain(ctx context.Context, name string, only *protocol.Span, progress func(done, total int64)) (*store.Model, error)
 	// List returns the models of which something is in the store.
 	List() []*store.Model
 	// Fetch brings what shards lack. progress may be nil.
@@ -51,7 +53,8 @@ type Models interface {
 type Network interface {
 	Self() peer.ID
 	Group(peer.ID) string // of addresses
-	SetOffer(*protocol.OfferBody) error
+	// SetOffers offers body to peers, and own to this node itself; nil: body.
+	SetOffers(body, own *protocol.OfferBody) error
 	// Offers returns the known offers of a model's peers, and asks for more until
 	// they are enough.
 	Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer
@@ -61,6 +64,9 @@ type Network interface {
 // Survey is what this node knows of its peers.
 type Survey interface {
 	Trusted(peer.ID) bool
+	// Prospects is another number when peers offer something else of a model, or, if it
+	// is undefined, of what is called so; 0: they offer nothing.
+	Prospects(model cid.Cid, name string) uint64
 	Choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (*route.Route, map[string]session.Hop, error)
 	PlacementPeers(ctx context.Context, models map[cid.Cid]*protocol.Manifest) []placement.Peer
 }
@@ -68,7 +74,8 @@ type Survey interface {
 // Config is what a server is made of. All fields are needed but those marked.
 type Config struct {
 	Light       bool   // serves nothing and offers nothing
-	Specs       []Spec // what to serve; those without blocks are alternatives for one span of the node's own choice
+	Name        string // of this machine, for peers that are trusted; may be empty
+	Specs       []Spec // what to serve
 	Home        string
 	Memory      int64 // bytes lent, weights and KV together
 	Threads     int   // of each engine; 0: chosen by measuring
@@ -98,6 +105,7 @@ type Config struct {
 	Tracer  trace.Tracer
 	Events  func(Event)
 	Log     *slog.Logger
+	Free    func() int64 // bytes of disk that models may still take; negative: not known
 }
 
 // Server keeps spans served and tells the network of them. It is safe for concurrent
@@ -106,12 +114,21 @@ type Server struct {
 	cfg     Config
 	started time.Time
 	gate    gate
-	work    sync.WaitGroup // all goroutines; Run waits for them
-	sharing sync.Mutex     // of shareMemory: no older limit replaces a newer one
+	live    atomic.Pointer[Limits]
+	rules   chan lend.Rules // the newest that WatchLending has not taken yet
+	work    sync.WaitGroup  // all goroutines; Run waits for them
+	sharing sync.Mutex      // of shareMemory: no older limit replaces a newer one
+
+	hosting sync.Mutex
+	host    *chooser // of the models that do not fit whole; nil: none
 
 	mu      sync.Mutex
-	spans   []*serving
-	leaving bool // nothing is offered any more
+	spans   []*serving      // each in the order in which it was asked for
+	base    context.Context // of Run; nil before
+	began   chan struct{}   // closed when base is set
+	news    chan struct{}   // closed and replaced by Retry
+	ended   bool            // nothing is started any more
+	leaving bool            // nothing is offered any more
 
 	// Offers are made one at a time, or an older one could replace a newer one.
 	offering      bool
@@ -121,46 +138,68 @@ type Server struct {
 
 // New makes a server that serves nothing before Run.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, started: time.Now()}
+	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{}), news: make(chan struct{}), rules: make(chan lend.Rules, 1)}
+	s.live.Store(&Limits{Memory: cfg.Memory, Threads: cfg.Threads, MaxSessions: cfg.MaxSessions, Lend: cfg.Lend})
 	s.offeringEnded = sync.NewCond(&s.mu)
 	s.shareMemory()
 	return s
 }
 
-// Run serves what the specs name until ctx ends and every span has drained. It calls
-// failed with the error of each span that cannot be served at all; the others go on.
-// When it returns, nothing that it or WatchLending started is under way.
+// Run serves what the specs name, and what Serve adds, until ctx ends and every span has
+// drained. It calls failed with the error of each spec that asks for what cannot be; the
+// others go on. It is called once. When it returns, nothing that it, Serve or
+// WatchLending started is under way.
 func (s *Server) Run(ctx context.Context, failed func(error)) {
-	start := func(v *serving, run func(context.Context) error) {
-		s.work.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				failed(fmt.Errorf("serving %s: %w", v.spec.Model, err))
-			}
-		})
-	}
-	var own []string // models of which a span of the node's own choice may be
+	s.mu.Lock()
+	s.base = ctx
 	for _, spec := range s.cfg.Specs {
-		if _, auto, _ := spec.Parse(); auto {
-			own = append(own, spec.Model)
-			continue
-		}
-		v := s.add(spec)
-		start(v, v.run)
+		s.begin(s.newServing(spec), failed)
 	}
-	if len(own) > 0 {
-		v := s.add(Spec{Model: strings.Join(own, " or ")})
-		start(v, func(ctx context.Context) error { return v.runAuto(ctx, own) })
-	}
+	close(s.began)
+	s.mu.Unlock()
 	s.work.Go(func() { s.followLoad(ctx) })
+	<-ctx.Done()
+	s.mu.Lock()
+	s.ended = true // no work is added that Wait does not see
+	s.mu.Unlock()
 	s.work.Wait()
 }
 
-func (s *Server) add(spec Spec) *serving {
-	v := &serving{srv: s, spec: spec, state: "starting"}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// begin starts a span. failed is called with what ends it before it is told to stop. It
+// returns false if Run has ended. Called with mu held.
+func (s *Server) begin(v *serving, failed func(error)) bool {
+	if s.ended {
+		return false
+	}
+	ctx, stop := context.WithCancel(s.base)
+	v.stop = stop
 	s.spans = append(s.spans, v)
-	return v
+	s.work.Go(func() {
+		defer close(v.over)
+		defer stop()
+		run := v.run
+		if _, auto, _ := v.spec.Parse(); auto {
+			run = v.runAuto
+		}
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			failed(fmt.Errorf("serving %s: %w", v.spec.Model, err))
+		}
+	})
+	return true
+}
+
+func (s *Server) newServing(spec Spec) *serving {
+	return &serving{srv: s, spec: spec, state: "starting", over: make(chan struct{}), changed: make(chan struct{})}
+}
+
+// end stops a span, waits until it has drained, and forgets it.
+func (s *Server) end(v *serving) {
+	v.stop()
+	<-v.over
+	s.mu.Lock()
+	s.spans = slices.DeleteFunc(s.spans, func(x *serving) bool { return x == v })
+	s.mu.Unlock()
+	s.Offer()
 }
 
 // Leave makes Offer do nothing from now on, and waits for an offer that is being made.
@@ -188,6 +227,7 @@ func (s *Server) Serves(m *store.Model) bool {
 
 // Snapshot is what a server does at one moment.
 type Snapshot struct {
+	Begun   bool // Run has: all that the specs name is among Spans
 	Lending bool
 	Why     string // if it does not lend
 	Spans   []Span // in the order of the specs
@@ -204,8 +244,10 @@ type Span struct {
 	Ready     bool      // a probe has come through
 	Loaded    bool
 	Leaving   bool        // draining: not offered any more
+	Guest     bool        // another span is chosen of its model and others, which do not fit whole
 	Auto      bool        // of the node's own choice
 	Takes     []cid.Cid   // models that it may be of, if Auto
+	Left      int64       // bytes of the memory lent that the other spans leave
 	EnginePID int         // 0: none, or in this process
 	Engine    engine.Info // of the engine loaded, or else of the last one of this span
 	Decode    time.Duration
@@ -216,6 +258,8 @@ type Span struct {
 	Context   int // tokens that one session may have
 	Losses    api.Losses
 	Next      *Next // what it is about to move to; nil: nothing
+
+	of *serving
 }
 
 // Next is a span that is being fetched while another is served.
@@ -242,11 +286,17 @@ func (s *Server) Snapshot() Snapshot {
 	snap.Lending, snap.Why, _ = s.gate.look()
 	now := time.Now()
 	s.mu.Lock()
+	snap.Begun = s.base != nil
 	stages := make([]*stage.Stage, 0, len(s.spans))
 	for _, v := range s.spans {
 		snap.Spans, stages = append(snap.Spans, v.snapshot(now)), append(stages, v.stage)
 	}
 	s.mu.Unlock()
+	for i := range snap.Spans {
+		if v := &snap.Spans[i]; !snap.Lending && v.Loaded && !v.Leaving {
+			v.State = "paused: " + snap.Why + "; " + v.State + " for this node alone"
+		}
+	}
 	for i, st := range stages { // they have locks of their own
 		if st != nil {
 			v, cfg := &snap.Spans[i], st.Config()

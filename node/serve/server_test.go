@@ -71,7 +71,7 @@ func (a *around) Offers(context.Context, cid.Cid, func([]*protocol.Offer) bool) 
 	return nil
 }
 
-func (a *around) SetOffer(body *protocol.OfferBody) error {
+func (a *around) SetOffers(body, own *protocol.OfferBody) error {
 	a.srv.Snapshot()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -84,7 +84,7 @@ func newServer(t *testing.T, m *store.Model) (*Server, *around) {
 	a := &around{models: []*store.Model{m}}
 	a.srv = New(Config{
 		Memory: 1 << 30, Threads: 3, InProcess: true, Models: a, Network: a, Stages: stage.NewServer(slog.New(slog.DiscardHandler), func(peer.ID) bool { return true }),
-		Events: func(Event) { a.srv.Snapshot() }, Log: slog.New(slog.DiscardHandler),
+		Events: func(Event) { a.srv.Snapshot() }, Log: slog.New(slog.DiscardHandler), Free: func() int64 { return -1 },
 	})
 	return a.srv, a
 }
@@ -94,7 +94,7 @@ func newServer(t *testing.T, m *store.Model) (*Server, *around) {
 func TestSnapshot(t *testing.T) {
 	m := tiny(t)
 	srv, _ := newServer(t, m)
-	s, all := srv.add(Spec{Model: "tiny", Span: "all"}), m.Manifest().All()
+	s, all := add(srv, Spec{Model: "tiny", Span: "all"}), m.Manifest().All()
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -144,11 +144,11 @@ func TestOffer(t *testing.T) {
 	}
 	leaving, unresolved := served, Span{Target: "other"}
 	leaving.Leaving = true
-	own := Span{Model: m, Span: protocol.Span{From: 5, To: 8}, Auto: true, Takes: []cid.Cid{m.ID()}, Since: now, Next: &Next{m, protocol.Span{From: 1, To: 2}, now}}
+	own := Span{Left: 1 << 29, Model: m, Span: protocol.Span{From: 5, To: 8}, Auto: true, Takes: []cid.Cid{m.ID()}, Since: now, Next: &Next{m, protocol.Span{From: 1, To: 2}, now}}
 	snap := Snapshot{Lending: true, Spans: []Span{unresolved, leaving, served, own}}
 
 	body := srv.offerOf(&snap, now)
-	if len(body.Spans) != 3 || body.AutoBytes != 1<<30 || len(body.Takes) != 1 || body.Device.Name != "card" || body.Device.Threads != 3 {
+	if len(body.Spans) != 3 || body.AutoBytes != 1<<29 || len(body.Takes) != 1 || body.Device.Name != "card" || body.Device.Threads != 3 {
 		t.Fatalf("%+v", body)
 	}
 	if s := body.Spans[0]; !s.Ready || !s.Loaded || s.Auto || s.SinceS != 60 || s.UsPerBlock != 200 || s.UsPerBlockPrefill != 10 || s.KvFree != 7 || s.KvTokens != 9 ||
@@ -182,7 +182,7 @@ func TestOffer(t *testing.T) {
 func TestOffersInOrder(t *testing.T) {
 	m := tiny(t)
 	srv, a := newServer(t, m)
-	s := srv.add(Spec{Model: "tiny"})
+	s := add(srv, Spec{Model: "tiny"})
 	s.auto = true
 	offered := func() (takes, count int) {
 		a.mu.Lock()
@@ -226,7 +226,7 @@ type slow struct {
 	looking atomic.Int32
 }
 
-func (s *slow) Await(ctx context.Context, _ string, _ *protocol.Span) (*store.Model, error) {
+func (s *slow) Obtain(ctx context.Context, _ string, _ *protocol.Span, _ func(done, total int64)) (*store.Model, error) {
 	s.looking.Add(1)
 	defer s.looking.Add(-1)
 	<-ctx.Done()
@@ -273,4 +273,13 @@ func TestSpec(t *testing.T) {
 			t.Errorf("%q: %v %v %v", text, span, auto, err)
 		}
 	}
+}
+
+// add is a span that nobody runs.
+func add(s *Server, spec Spec) *serving {
+	v := s.newServing(spec)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spans = append(s.spans, v)
+	return v
 }

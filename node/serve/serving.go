@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
@@ -25,22 +28,33 @@ import (
 type serving struct {
 	srv  *Server
 	spec Spec
+	stop context.CancelFunc // ends it in order
+	over chan struct{}      // closed when it has ended
 
 	// Guarded by Server.mu.
-	state   string
-	target  target
-	stage   *stage.Stage
-	info    engine.Info
-	pid     int
-	ready   bool // a probe has come through
-	leaving bool // not offered any more
-	measure measured
-	taken   int64      // bytes of memory that its engine takes, or is about to
-	auto    bool       // of the node's own choice
-	since   time.Time  // in this state: being fetched, loaded, ready
-	offered stage.Load // as the last offer says
-	takes   []cid.Cid  // models that it may be of, if auto
-	losses  losses     // of its engine
+	asked    bool               // by Serve, which has not succeeded yet
+	callers  int                // of Serve that wait for it
+	stopping bool               // told to stop
+	changed  chan struct{}      // closed and replaced when any of the following may have
+	watch    func(api.Progress) // is told of fetches, by their goroutine; may be nil
+	trouble  error              // why it is not served; nil: nothing is known to be wrong
+	state    string
+	target   target
+	stage    *stage.Stage
+	info     engine.Info
+	pid      int
+	ready    bool // a probe has come through
+	leaving  bool // not offered any more
+	measure  measured
+	taken    int64      // bytes of this machine's memory that its engine takes, or is about to
+	reserved int64      // bytes of the memory lent, likewise
+	guest    bool       // it waits for what the host chooses
+	found    bool       // its model is known
+	auto     bool       // of the node's own choice
+	since    time.Time  // in this state: being fetched, loaded, ready
+	offered  stage.Load // as the last offer says
+	takes    []cid.Cid  // models that it may be of, if auto
+	losses   losses     // of its engine
 
 	next      target // what it is about to move to, or none
 	nextSince time.Time
@@ -58,6 +72,7 @@ func (t target) shards() []int { return t.model.Manifest().ShardsFor(t.span) }
 // event fills in what a serving's events have in common.
 func (t target) event(e Event) Event {
 	e.Model, e.Name, e.From, e.To = t.model.ID().String(), t.model.Name(), t.span.From, t.span.To
+	e.Blocks = int(t.model.Manifest().Blocks)
 	return e
 }
 
@@ -74,17 +89,22 @@ const (
 
 // set notes in words what the serving does.
 func (s *serving) set(state string) {
-	s.srv.mu.Lock()
-	s.state = state
-	s.srv.mu.Unlock()
+	s.update(func() { s.state = state })
 	s.srv.cfg.Log.Info(state, "model", s.spec.Model)
+}
+
+// update changes what is guarded by Server.mu, and wakes those that wait for it.
+func (s *serving) update(how func()) {
+	s.srv.mu.Lock()
+	defer s.srv.mu.Unlock()
+	how()
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 // settle makes a serving one of a target, or of none.
 func (s *serving) settle(t target) {
-	s.srv.mu.Lock()
-	defer s.srv.mu.Unlock()
-	s.target, s.since, s.info = t, time.Now(), engine.Info{}
+	s.update(func() { s.target, s.since, s.info = t, time.Now(), engine.Info{} })
 }
 
 // announce notes the target that a serving will move to, or none.
@@ -96,9 +116,7 @@ func (s *serving) announce(t target) {
 
 // lost notes that the engine was lost.
 func (s *serving) lost(err error) {
-	s.srv.mu.Lock()
-	defer s.srv.mu.Unlock()
-	s.losses.add(time.Now(), err)
+	s.update(func() { s.losses.add(time.Now(), err); s.trouble = err })
 }
 
 // snapshot is called with Server.mu held.
@@ -106,7 +124,7 @@ func (s *serving) snapshot(now time.Time) Span {
 	v := Span{
 		Target: s.spec.Model, Model: s.target.model, Span: s.target.span, State: s.state, Since: s.since, Ready: s.ready, Loaded: s.stage != nil,
 		Leaving: s.leaving, Auto: s.auto, Takes: slices.Clone(s.takes), EnginePID: s.pid, Engine: s.info, Decode: s.measure.decode, Prefill: s.measure.prefill,
-		Losses: s.losses.report(now),
+		Losses: s.losses.report(now), Guest: s.guest, Left: s.srv.left(s), of: s,
 	}
 	if s.next.model != nil {
 		v.Next = &Next{s.next.model, s.next.span, s.nextSince}
@@ -114,48 +132,41 @@ func (s *serving) snapshot(now time.Time) Span {
 	return v
 }
 
-// run returns when ctx ends, or with an error when the span cannot be served
-// at all.
+// run serves what the spec names until ctx ends. Its error is as that of persist.
 func (s *serving) run(ctx context.Context) error {
-	t, err := s.resolve(ctx)
-	if err != nil {
-		return err
-	}
-	return s.keep(ctx, t)
-}
-
-// keep keeps the target served until ctx ends.
-func (s *serving) keep(ctx context.Context, t target) error {
-	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
-	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
-	for {
-		if err := s.fetch(ctx, t); err != nil {
-			if ctx.Err() != nil {
-				return nil //nolint:nilerr // told to stop
-			}
+	return s.persist(ctx, func(ctx context.Context) error {
+		t, err := s.resolve(ctx)
+		if err != nil {
 			return err
 		}
-		s.srv.gate.wait(ctx, func(why string) { s.set("paused: " + why) })
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to stop
+		return s.keep(ctx, t)
+	})
+}
+
+// keep keeps the target served until ctx ends, or until it cannot be.
+func (s *serving) keep(ctx context.Context, t target) error {
+	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
+	defer s.release()
+	if err := s.reserve(s.srv.least(t).bytes); err != nil { // before anything is fetched
+		return err
+	}
+	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
+	for {
+		if err := s.fetch(ctx, t); err != nil || ctx.Err() != nil {
+			return err
 		}
 		lived := time.Now()
-		lent, stop := s.srv.gate.while(ctx)
-		err := s.serve(lent, t)
-		paused := lent.Err() != nil
-		stop()
+		err := s.serve(ctx, t)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // told to stop, and drained
 		}
-		if paused {
-			continue
-		}
 		var missing *store.Missing
+		var small noRoom
 		switch {
 		case errors.As(err, &missing): // damaged on disk: fetched again at once
 			s.srv.cfg.Log.Warn("shards are damaged and fetched again", "error", err)
 			continue
-		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild):
+		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild), errors.As(err, &small):
 			return err
 		}
 		if time.Since(lived) > maxBackoff {
@@ -172,9 +183,29 @@ func (s *serving) keep(ctx context.Context, t target) error {
 	}
 }
 
+// find returns the model to be served. What is imported for that is the blocks of only,
+// or everything if only is nil.
+func (s *serving) find(ctx context.Context, only *protocol.Span) (*store.Model, error) {
+	s.set("looking for the model")
+	last := time.Now()
+	return s.srv.cfg.Models.Obtain(ctx, s.spec.Model, only, func(done, total int64) {
+		if time.Since(last) > time.Second {
+			last = time.Now()
+			s.srv.cfg.Events(Event{Event: "fetching", Name: shownName(s.spec.Model), Done: done, Total: total})
+		}
+	})
+}
+
+// shownName is a model's name as it may be shown: an address may have a secret in it.
+func shownName(name string) string {
+	if u, err := url.Parse(name); err == nil && u.Host != "" {
+		return path.Base(u.Path)
+	}
+	return name
+}
+
 // resolve finds the model and the span to serve.
 func (s *serving) resolve(ctx context.Context) (t target, err error) {
-	s.set("looking for the model")
 	span, _, err := s.spec.Parse()
 	if err != nil {
 		return t, err
@@ -183,7 +214,7 @@ func (s *serving) resolve(ctx context.Context) (t target, err error) {
 	if span.Len() > 0 {
 		only = &span
 	}
-	m, err := s.srv.cfg.Models.Await(ctx, s.spec.Model, only)
+	m, err := s.find(ctx, only)
 	if errors.Is(err, store.ErrSpan) {
 		return t, specError{err}
 	}
@@ -209,7 +240,13 @@ func (s *serving) fetch(ctx context.Context, t target) error {
 	}
 	s.set("fetching shards")
 	last := time.Time{}
+	s.srv.mu.Lock()
+	watch := s.watch
+	s.srv.mu.Unlock()
 	return s.srv.cfg.Models.Fetch(ctx, t.model, t.shards(), func(p api.Progress) {
+		if watch != nil {
+			watch(p)
+		}
 		if time.Since(last) > time.Second {
 			last = time.Now()
 			s.srv.cfg.Events(t.event(Event{
@@ -219,24 +256,58 @@ func (s *serving) fetch(ctx context.Context, t target) error {
 	})
 }
 
+// load loads the target into an engine that fits into the memory lent. The error is a
+// noRoom if none does, those of Config.Load, or of the shards.
+func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Config, error) {
+	srv := s.srv
+	extra := int64(0) // bytes that the engine takes beyond the estimate
+	for try := 1; ; try++ {
+		room := srv.leftFor(s)
+		z, ok := srv.sizeOf(t, room-extra)
+		cfg := srv.engineConfig(t, z)
+		if !ok {
+			return nil, cfg, remedy.For(noRoom{z.bytes + extra, room, srv.limits().Memory}, remedy.RaiseMemory)
+		}
+		if err := s.reserve(z.bytes + extra); err != nil {
+			return nil, cfg, err
+		}
+		s.claim(z.bytes)
+		var e engine.Engine
+		err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
+			cfg.Path = path
+			e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
+			return err
+		})
+		if err != nil {
+			return nil, cfg, err
+		}
+		info := e.Info()
+		took := int64(info.Weights + info.KV + info.Graph)
+		if err = s.reserve(took); err == nil {
+			s.claim(int64(info.Host))
+			return e, cfg, nil
+		}
+		_ = e.Close()
+		if extra = max(extra, took-z.bytes); try == loadTries {
+			return nil, cfg, err
+		}
+		srv.cfg.Log.Info("the engine takes more than foreseen, and is loaded smaller", "model", t.model.Name(), "bytes", took)
+	}
+}
+
 // serve loads the target and serves it until the engine is lost or ctx ends.
 func (s *serving) serve(ctx context.Context, t target) error {
 	srv := s.srv
 	s.set("loading")
-	var e engine.Engine
-	cfg := srv.engineConfig(t)
-	s.claim(srv.needs(t, cfg.KVTokens))
-	defer s.claim(0)
-	err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
-		cfg.Path = path
-		e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
+	if err := computable(t.model); err != nil {
 		return err
-	})
+	}
+	defer s.claim(0)
+	e, cfg, err := s.load(ctx, t)
 	if err != nil {
 		return err
 	}
 	defer e.Close()
-	s.claim(int64(e.Info().Host))
 	pid := 0
 	lost := make(<-chan struct{})
 	if c, ok := e.(*engine.Child); ok {
@@ -247,14 +318,18 @@ func (s *serving) serve(ctx context.Context, t target) error {
 		return err
 	}
 	st := srv.newStage(t, e, cfg, m)
-	srv.mu.Lock()
-	s.stage, s.info, s.pid, s.measure, s.since = st, e.Info(), pid, m, time.Now()
-	srv.mu.Unlock()
+	if open, _, _ := srv.gate.look(); !open { // before anybody finds it
+		st.Reserve(srv.own)
+	}
+	s.update(func() {
+		s.stage, s.info, s.pid, s.measure, s.since, s.trouble = st, e.Info(), pid, m, time.Now(), nil
+	})
 	srv.cfg.Stages.Add(st)
 	srv.Offer()
 	proving, stopProving := context.WithCancel(ctx)
 	var prover sync.WaitGroup
 	prover.Go(func() { s.prove(proving, t) })
+	prover.Go(func() { srv.followGate(proving, st) })
 	if t.last() {
 		prover.Go(func() { srv.prepareFormats(proving, t) })
 	}
@@ -271,9 +346,7 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	stopProving()
 	prover.Wait()
 	srv.cfg.Stages.Remove(st)
-	srv.mu.Lock()
-	s.stage, s.ready, s.leaving, s.pid, s.since = nil, false, false, 0, time.Now()
-	srv.mu.Unlock()
+	s.update(func() { s.stage, s.ready, s.leaving, s.pid, s.since = nil, false, false, 0, time.Now() })
 	srv.Offer()
 	// A pass that hangs would keep the stage, and with it the node, from leaving.
 	if c, ok := e.(*engine.Child); ok {
@@ -282,6 +355,16 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	}
 	st.Close(reason)
 	return reason
+}
+
+// computable returns an error if the engine cannot compute the model: one that
+// came from a peer, or from an import by an older version, was not checked here.
+func computable(m *store.Model) error {
+	h, err := m.Header()
+	if err != nil {
+		return err
+	}
+	return engine.Check(h)
 }
 
 // defaults are the keys that an engine adds to a model's header, sorted.
@@ -311,7 +394,7 @@ func (s *Server) newStage(t target, e engine.Engine, cfg engine.Config, m measur
 		Group:    s.cfg.Network.Group,
 		Trusted:  s.cfg.Survey.Trusted,
 		Observer: stageObserver{s, strings.ToValidUTF8(t.model.Name(), ""), t.span},
-		Log:      s.cfg.Log.With("part", "stage"),
+		Log:      s.cfg.Log.With("part", "stage", "model", t.model.Name(), "blocks", t.span.String()),
 	}, e, s.cfg.Dialer)
 }
 

@@ -16,15 +16,18 @@ type Spec struct {
 
 // Event is one line of a node's life, as JSON for scripts.
 type Event struct {
-	Event     string   `json:"event"` // listening, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
+	Event     string   `json:"event"` // listening, joined, unreached, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
 	Peer      string   `json:"peer,omitempty"`
 	Addrs     []string `json:"addrs,omitempty"`
 	API       string   `json:"api,omitempty"`
+	URLs      []string `json:"urls,omitempty"`            // of the page, with API
+	TLS       string   `json:"tls_fingerprint,omitempty"` // of the API's certificate
 	Socket    string   `json:"socket,omitempty"`
 	Model     string   `json:"model,omitempty"` // its CID
 	Name      string   `json:"name,omitempty"`
-	From      int      `json:"from"` // first block of the span
-	To        int      `json:"to"`   // the block after its last
+	From      int      `json:"from"`             // first block of the span
+	To        int      `json:"to"`               // the block after its last
+	Blocks    int      `json:"blocks,omitempty"` // of the whole model
 	EnginePID int      `json:"engine_pid,omitempty"`
 	Ready     bool     `json:"ready,omitempty"`
 	Done      int64    `json:"done,omitempty"`        // bytes of a fetch

@@ -62,6 +62,11 @@ type Request struct {
 	// called on a goroutine of its own.
 	Second func(ctx context.Context, gap Gap) (*Plan, error)
 
+	// Scored is called once, before the first token, with the log probabilities of
+	// the prompt's tokens from the second on, if Sampling asks for them. A stage that
+	// is lost then ends the session: with nothing emitted yet, the caller begins again.
+	Scored func([]*protocol.Score) error
+
 	// Repair is called when a repair begins, without a route and with the stages
 	// that seem lost, and again when tokens can flow. Its error ends the session.
 	// It may be nil.
@@ -120,13 +125,13 @@ func (o *Outcome) Rate() float64 {
 
 // StageError says which stage of the route refused or failed.
 type StageError struct {
-	Index int
+	Index int // from 0; the text counts from 1
 	Hop   Hop
 	Err   error // a *protocol.Error if the stage reported one
 }
 
 func (e *StageError) Error() string {
-	return fmt.Sprintf("stage %d (%s, blocks %s): %s", e.Index, short(e.Hop.Peer), e.Hop.Span, e.Err)
+	return fmt.Sprintf("stage %d (%s, blocks %s): %s", e.Index+1, short(e.Hop.Peer), e.Hop.Span, e.Err)
 }
 
 // Unwrap returns Err.
@@ -171,7 +176,9 @@ func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token)
 		return &s.out, err
 	}
 	req.Sampling.PromptTokens = uint32(len(req.Prompt))
-	s.chain = protocol.AppendPrefix(nil, req.Prompt)
+	if len(req.Sampling.Scored) == 0 { // else every position is to be computed
+		s.chain = protocol.AppendPrefix(nil, req.Prompt)
+	}
 	if err := s.start(ctx); err != nil {
 		return &s.out, err
 	}
@@ -195,6 +202,7 @@ type session struct {
 	avoid         map[peer.ID]time.Time // peers that failed, and when
 	deadline      deadline
 	failedRepairs int // repairs since the last token
+	scored        []*protocol.Score
 
 	second     *second // a route beside the first, which keeps the session waiting; nil: none
 	prepared   chan prepared
@@ -414,6 +422,10 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which cannot give answers a format")
 			break
 		}
+		if o.Sampling != nil && len(o.Sampling.Scored) > 0 && !k.Opened.Scores {
+			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which computes no log probabilities of a prompt")
+			break
+		}
 		g.cached = int(k.Opened.Cached)
 		return nil
 	case *protocol.Frame_Fail:
@@ -586,6 +598,9 @@ func (s *session) handleEvent(ev event) (b breakdown, err error) {
 			return breakdown{why: g.fail(pos, fmt.Errorf("%w: a token from the middle of the route", protocol.ErrFrame)), lost: []*stage{g}}, nil
 		}
 		return s.token(g, pos, k.Token, now)
+	case *protocol.Frame_Scores:
+		g.progressed = now
+		return s.takeScores(g, pos, k.Scores)
 	case *protocol.Frame_Pong:
 		g.pong(k.Pong, now)
 	case *protocol.Frame_Halted:
@@ -627,11 +642,36 @@ func (s *session) trouble(g *stage, pos int, t *protocol.Trouble) breakdown {
 	if t.Successor {
 		which, other = "successor", s.stages[(pos+1)%n]
 	}
-	b := breakdown{why: g.fail(pos, protocol.Errorf(t.Code, "stage %d lost its %s", pos, which))}
+	b := breakdown{why: g.fail(pos, protocol.Errorf(t.Code, "it lost its %s", which))}
 	if other.relinks++; other.relinks > 1 {
 		b.suspect = other
 	}
 	return b
+}
+
+// takeScores takes log probabilities of the prompt's tokens, which come in order.
+func (s *session) takeScores(g *stage, pos int, f *protocol.Scores) (b breakdown, err error) {
+	have, wanted := len(s.scored), len(s.req.Sampling.Scored)
+	if pos != len(s.stages)-1 || int(f.Base) != have+1 || len(f.Scores) == 0 || len(f.Scores) > wanted-have || !s.plausible(f.Scores) {
+		err := fmt.Errorf("%w: log probabilities that are not due, after those of %d of %d tokens", protocol.ErrFrame, have, wanted)
+		return breakdown{why: g.fail(pos, err), lost: []*stage{g}}, nil
+	}
+	s.scored = append(s.scored, f.Scores...)
+	if len(s.scored) == wanted && s.req.Scored != nil {
+		return b, s.req.Scored(s.scored)
+	}
+	return b, nil
+}
+
+// plausible reports whether scores have only alternatives that were asked for and that
+// the model has.
+func (s *session) plausible(scores []*protocol.Score) bool {
+	for _, x := range scores {
+		if len(x.Top) > int(s.req.Sampling.TopLogprobs) || slices.ContainsFunc(x.Top, func(t *protocol.TopToken) bool { return !s.drawable(t.Id) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // drawable reports whether the model has a token.
@@ -643,6 +683,8 @@ func (s *session) drawable(id int32) bool {
 // index.
 func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (b breakdown, err error) {
 	switch {
+	case len(s.scored) < len(s.req.Sampling.Scored):
+		return breakdown{why: g.fail(pos, fmt.Errorf("%w: a token before the prompt's log probabilities", protocol.ErrFrame)), lost: []*stage{g}}, nil
 	case int(tok.Index) < s.out.Tokens, int(tok.Index) > s.out.Tokens && tok.Epoch < s.epoch:
 		return b, nil // those in between may be lost with a stream that broke
 	case int(tok.Index) > s.out.Tokens:
@@ -659,7 +701,9 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 	s.out.Finish = tok.Finish
 	s.mu.Lock()
 	s.ids = append(s.ids, tok.Id)
-	s.chain = protocol.AppendPrefix(s.chain, s.ids)
+	if len(s.req.Sampling.Scored) == 0 {
+		s.chain = protocol.AppendPrefix(s.chain, s.ids)
+	}
 	s.mu.Unlock()
 	s.deadline.token(now)
 	s.failedRepairs, s.seconds, s.nextSecond, s.noSecond = 0, 0, time.Time{}, false

@@ -89,6 +89,9 @@
 // the session's random ID, the same at all stages, so that no two sessions
 // wait for each other at two stages.
 //
+// While its owner's machine is not lent, a stage serves the owner alone: Reserve has it
+// refuse the others, whose running sessions move to other stages.
+//
 // When a session ends, the KV of its known prefix is kept for the same client's next
 // session, and evicted, oldest first, when cells are needed. Kept cells count as
 // free, but for a while not to groups above their share (prefix.go).

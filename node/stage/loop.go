@@ -88,7 +88,7 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 	s.takeTurns(decodes)
 	s.takeTurns(prefills)
 	decodes = decodes[:min(len(decodes), s.convoy())]
-	rows, most := 0, s.cfg.MaxBatch
+	rows, scored, most := 0, 0, s.cfg.MaxBatch
 	if len(decodes) > 0 { // a long chunk would delay all of them
 		most = min(most, len(decodes)+mixedRows)
 	}
@@ -96,7 +96,8 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 	var starved []*session
 	for _, sess := range append(decodes, prefills...) {
 		st := sess.pending[0]
-		if rows+st.rows > most {
+		outputs := sess.scoredIn(st)
+		if rows+st.rows > most || scored+outputs > maxScoredRows {
 			continue
 		}
 		if !s.grow(sess, st.base+st.rows, now) {
@@ -115,7 +116,7 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 		default:
 		}
 		batch = append(batch, work{sess: sess, step: st, at: rows})
-		rows += st.rows
+		rows, scored = rows+st.rows, scored+outputs
 	}
 	if s.starved = len(starved) > 0; s.starved && len(dead) == 0 {
 		yield = s.relieve(starved, now)
@@ -226,6 +227,7 @@ func (s *Stage) run(batch []work) (*engine.Result, error) {
 		}
 		p.Tokens = append(p.Tokens, w.step.tokens...)
 		p.Hidden = append(p.Hidden, w.step.hidden...)
+		p.Outputs = append(p.Outputs, w.scoring()...)
 		if s.cfg.last() && w.step.sample {
 			p.Outputs = append(p.Outputs, engine.Output{
 				Row: w.at + w.step.rows - 1, Sampling: w.sess.sampling, Sampled: w.sess.sampled[:w.drawn()],
@@ -313,7 +315,8 @@ func (s *Stage) scatter(w work, res *engine.Result, batch []work) {
 		s.forward(w, res.Hidden[w.at*s.cfg.Width:][:w.step.rows*s.cfg.Width])
 		return
 	}
-	if !w.step.sample || s.stale(w) {
+	scored := sess.scoredIn(w.step)
+	if !w.step.sample && scored == 0 || s.stale(w) {
 		return
 	}
 	i := 0 // the tokens are in the batch's order
@@ -321,11 +324,15 @@ func (s *Stage) scatter(w work, res *engine.Result, batch []work) {
 		if other.sess == sess {
 			break
 		}
+		i += other.sess.scoredIn(other.step)
 		if other.step.sample {
 			i++
 		}
 	}
-	s.token(w, res.Tokens[i], res.Compute)
+	s.scored(w, res.Tokens[i:i+scored])
+	if w.step.sample {
+		s.token(w, res.Tokens[i+scored], res.Compute)
+	}
 }
 
 // stale reports whether a step's epoch ended while it was computed.
@@ -393,12 +400,8 @@ func (s *Stage) token(w work, d sample.Token, compute time.Duration) {
 	if stale {
 		return
 	}
-	var top []*protocol.TopToken
-	for _, a := range d.Top {
-		top = append(top, &protocol.TopToken{Id: a.ID, Logprob: a.Logprob})
-	}
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Token{Token: &protocol.Token{
-		Epoch: w.step.epoch, Index: uint32(index), Id: d.ID, Logprob: d.Logprob, Top: top,
+		Epoch: w.step.epoch, Index: uint32(index), Id: d.ID, Logprob: d.Logprob, Top: topOf(d),
 		Finish: finish, UsCompute: uint32(compute.Microseconds()),
 	}}}, nil, w.step.phase())
 }

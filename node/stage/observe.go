@@ -61,6 +61,14 @@ func (unobserved) Pass(int)                        {}
 func (unobserved) Step(Phase, Part, time.Duration) {}
 func (unobserved) Closed(Report)                   {}
 
+// say logs what a client has caused. Clients may cause as much as they like, so there is
+// a limit; the metrics count everything.
+func (s *Stage) say(what string, attrs ...any) {
+	if s.lines.Allow() {
+		s.cfg.Log.Info(what, attrs...)
+	}
+}
+
 // tally adds up a session for its report.
 type tally struct {
 	opened       time.Time

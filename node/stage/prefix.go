@@ -100,7 +100,7 @@ func (s *Stage) evictable(a applicant, beyond bool, now time.Time) (slots, cells
 // applicant needs at once are free. It returns false if that is not enough. Called
 // with mu held.
 func (s *Stage) evict(a applicant, now time.Time) bool {
-	full := func() bool { return s.kvUsed+s.kvKept+a.first > s.cfg.KVTokens || len(s.free) < a.slots }
+	full := func() bool { return s.kvUsed+s.kvKept+a.first > s.cfg.KVTokens || len(s.free)-s.withheld < a.slots }
 	if !full() {
 		return true
 	}

@@ -62,7 +62,7 @@ func expected(o *protocol.Open) int {
 // share returns what a group is entitled to: 1/shares, and at least one session of
 // full length.
 func (s *Stage) share() holding {
-	return holding{max(1, s.cfg.MaxSeqs/shares), max(s.cfg.KVTokens/shares, s.cfg.MaxContext)}
+	return holding{max(1, (s.cfg.MaxSeqs-s.withheld)/shares), max(s.cfg.KVTokens/shares, s.cfg.MaxContext)}
 }
 
 // claim returns how many cells a session counts for: those it has if it is idle, else
@@ -134,7 +134,7 @@ func (s *Stage) lack(a applicant, now time.Time) holding {
 	groups, _, all := s.claims(now)
 	slots, cells := s.evictable(a, s.beyond(groups, a, now), now)
 	return holding{
-		slots: a.slots - len(s.free) - slots,
+		slots: a.slots - (len(s.free) - s.withheld) - slots,
 		cells: max(all.cells+a.need, s.kvUsed+s.kvKept-cells+a.first) - s.cfg.KVTokens,
 	}
 }

@@ -412,3 +412,33 @@ func TestKeptOfOthers(t *testing.T) {
 		}
 	})
 }
+
+// TestLimit: a lower limit of sessions holds from then on; those that are open go on.
+func TestLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, v := shared(t, func(*Config) {})
+		ctx, cancel := context.WithCancel(t.Context())
+		opened := func(id uint16) bool {
+			ok, _ := steady(t, ctx, s, v, peer.ID(fmt.Sprint("peer ", id)), id)
+			return ok
+		}
+		if !opened(1) || !opened(2) || !opened(3) {
+			t.Fatal("no room for three of 32")
+		}
+		s.Limit(2)
+		if opened(4) || s.Status().Sessions != 3 {
+			t.Errorf("%d sessions at a limit of 2, which came when 3 were open", s.Status().Sessions)
+		}
+		s.Limit(4)
+		if !opened(5) || opened(6) {
+			t.Errorf("%d sessions at a limit of 4", s.Status().Sessions)
+		}
+		s.Limit(100)
+		if !opened(7) {
+			t.Error("a limit above what the engine has room for leaves no room")
+		}
+		cancel()
+		time.Sleep(10 * time.Second)
+		s.Close(errors.New("the test is over"))
+	})
+}

@@ -119,7 +119,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 // not read: they may be large, and would be sent to its process with each pass.
 func forEngine(p *protocol.Sampling) *protocol.Sampling {
 	p = proto.CloneOf(p)
-	p.StopIds, p.Sampled, p.Format = nil, nil, nil
+	p.StopIds, p.Sampled, p.Format, p.Scored = nil, nil, nil, nil
 	return p
 }
 
@@ -327,7 +327,11 @@ func (sess *session) end(e *protocol.Error) {
 // endAs ends the session once; the loop then frees its KV.
 func (sess *session) endAs(outcome string, e *protocol.Error) {
 	sess.endOnce.Do(func() {
-		defer func() { sess.stage.cfg.Observer.Closed(sess.report(outcome)) }()
+		defer func() {
+			r := sess.report(outcome)
+			sess.stage.cfg.Observer.Closed(r)
+			sess.stage.say("a session has ended", "peer", sess.peer, "stage", r.Index+1, "of", r.Stages, "outcome", r.Outcome, "rows", r.Rows, "took", time.Since(r.Opened).Round(time.Millisecond))
+		}()
 		sess.idle.Stop()
 		s := sess.stage
 		s.mu.Lock()
@@ -554,8 +558,12 @@ func (sess *session) take(p *protocol.Step, payload []byte, in *inflow) bool {
 func (sess *session) parse(p *protocol.Step, payload []byte) (*step, error) {
 	cfg := &sess.stage.cfg
 	st := &step{epoch: p.Epoch, base: int(p.Base), rows: int(p.Rows), sample: p.Sample}
-	if st.rows < 1 || st.rows > protocol.MaxRows || st.rows > cfg.MaxBatch {
-		return nil, fmt.Errorf("a step of %d rows, where up to %d are taken", st.rows, min(protocol.MaxRows, cfg.MaxBatch))
+	most := min(protocol.MaxRows, cfg.MaxBatch)
+	if sess.scores() {
+		most = min(most, maxScoredRows)
+	}
+	if st.rows < 1 || st.rows > most {
+		return nil, fmt.Errorf("a step of %d rows, where up to %d are taken", st.rows, most)
 	}
 	if p.Base > uint32(sess.reserved) || st.base+st.rows > sess.reserved {
 		return nil, fmt.Errorf("a step to position %d of a session of %d tokens", uint64(p.Base)+uint64(p.Rows), sess.reserved)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalnet/shoal/node/engine"
@@ -93,17 +94,20 @@ type Stage struct {
 	wake   chan struct{} // capacity 1: there may be work for the loop
 	done   chan struct{} // closed when the loop has ended
 	stats  stats
-	budget budget // of all replay buffers
+	budget budget        // of all replay buffers
+	lines  *rate.Limiter // of the log that clients cause
 
 	mu       sync.Mutex
 	sessions map[key]*session
 	arrived  chan struct{} // closed and replaced whenever a Link may have found its session
 	free     []int         // sequence slots
+	withheld int           // of them: Config.MaxSeqs less the present limit
 	kvUsed   int           // cells that sessions have taken
 	kept     []*kept       // prefixes of ended sessions, the oldest first
 	kvKept   int           // tokens in them
 	ops      []op          // for the loop to run before the next pass, in order
 	draining bool
+	may      func(peer.ID) bool   // whose sessions are served; nil: anybody's. It takes no lock of the caller's
 	turn     uint64               // steps queued so far: the lowest number has waited longest
 	born     uint64               // sessions so far
 	takes    uint64               // steps taken so far
@@ -159,7 +163,7 @@ func New(cfg Config, e Engine, dial Dialer) *Stage {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s := &Stage{
-		cfg: cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel,
+		cfg: cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel, lines: rate.NewLimiter(10, 100),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		sessions: map[key]*session{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{},
 	}
@@ -268,6 +272,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	defer func() {
 		if refused != nil {
 			s.cfg.Observer.Asked(refused.Code)
+			s.say("a session was refused", "peer", client.Peer(), "reason", refused.Code.Name())
 		}
 	}()
 	if err := s.check(o); err != nil {
@@ -285,12 +290,12 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		return old.comeBack(o, client)
 	}
 	a.slots, a.need, a.first = 1, expected(o), min(int(o.MaxTokensTotal), ahead)
-	if refused = s.closed(); refused == nil && !s.makeRoom(a) {
+	if refused = s.closed(client.Peer()); refused == nil && !s.makeRoom(a) {
 		s.stats.refused.Add(1)
 		refused = s.busy("no room for this session: its KV, or the number of sessions, is taken")
 	}
 	if refused == nil { // the stage may have closed while mu was released
-		refused = s.closed()
+		refused = s.closed(client.Peer())
 	}
 	if old := s.sessions[k]; old != nil {
 		s.mu.Unlock()
@@ -332,6 +337,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	s.mu.Unlock()
 	s.stats.opened.Add(1)
 	s.cfg.Observer.Asked(protocol.Code_CODE_UNKNOWN)
+	s.say("a session was opened", "peer", client.Peer(), "stage", o.Index+1, "of", o.Stages)
 	kept = s.begin(sess, from)
 	s.mu.Lock()
 	sess.length, sess.computed, sess.truncate = kept, kept, kept > 0
@@ -343,13 +349,16 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	return sess, kept, nil
 }
 
-// closed returns why the stage accepts no sessions, or nil. Called with mu held.
-func (s *Stage) closed() *protocol.Error {
+// closed returns why the stage accepts no sessions of a client, or nil. Called with mu
+// held.
+func (s *Stage) closed(client peer.ID) *protocol.Error {
 	switch {
 	case s.ctx.Err() != nil:
 		return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this span is no longer served here")
 	case s.draining:
 		return protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving; ask another")
+	case s.may != nil && !s.may(client):
+		return protocol.Errorf(protocol.Code_CODE_DRAINING, "this node lends nothing now; ask another")
 	}
 	return nil
 }
@@ -432,7 +441,7 @@ func checkSampling(p *protocol.Sampling, vocab int) error {
 	if err := protocol.CheckSampling(p); err != nil {
 		return err
 	}
-	if !inVocabulary(p.History, vocab) || !inVocabulary(p.Sampled, vocab) {
+	if !inVocabulary(p.History, vocab) || !inVocabulary(p.Sampled, vocab) || !inVocabulary(p.Scored, vocab) {
 		return errors.New("a token of the history is not in the vocabulary")
 	}
 	return nil

@@ -66,7 +66,7 @@ func (s *Stage) Load() Load {
 func (s *Stage) meter(now time.Time) {
 	s.mu.Lock()
 	_, _, all := s.claims(now)
-	share := max(float64(all.cells)/float64(s.cfg.KVTokens), float64(all.slots)/float64(s.cfg.MaxSeqs))
+	share := max(float64(all.cells)/float64(s.cfg.KVTokens), float64(all.slots)/float64(s.cfg.MaxSeqs-s.withheld))
 	s.mu.Unlock()
 	t := &s.stats
 	t.mu.Lock()

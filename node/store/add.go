@@ -30,6 +30,7 @@ type AddOptions struct {
 	Pin       bool                    // protect what is kept from the quota
 	Expect    Expect                  // what is known about the source beforehand
 	Progress  func(done, total int64) // in bytes of the source; may be nil
+	Read      *Mark                   // is set to that of the source as it was read; may be nil
 }
 
 // Expect is what an import must turn out to be. Anything else is refused and
@@ -92,6 +93,9 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 	}
 	if err := opt.Expect.begins(im); err != nil {
 		return nil, err
+	}
+	if opt.Read != nil {
+		*opt.Read = im.mark()
 	}
 	var coming int64
 	for i := range im.man.Shards {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -23,7 +24,7 @@ func checkAllocated(t testing.TB, m *Model) {
 		rounded += roundUp(r.at+r.length, diskBlock) - r.at/diskBlock*diskBlock
 	}
 	held := m.Held()
-	if n := allocated(st); n > rounded+held/100+8<<10 { // and what the file system needs to list many extents
+	if n := files.Allocated(st); n > rounded+held/100+8<<10 { // and what the file system needs to list many extents
 		t.Errorf("%d bytes on disk for %d held in %d stretches, which take %d", n, held, len(runs), rounded)
 	}
 }

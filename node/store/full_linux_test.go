@@ -336,7 +336,7 @@ func fullDrop(disk small, pull func(*Store) error, model func(*Store) *Model) er
 	if m.HeldOf([]int{1}) != 0 {
 		return errors.New("a shard that was dropped is held")
 	}
-	if free := FreeSpace(disk.dir); free < m.man.Shards[1].Size/2 {
+	if free := files.FreeSpace(disk.dir); free < m.man.Shards[1].Size/2 {
 		return fmt.Errorf("dropping %d bytes left %d free", m.man.Shards[1].Size, free)
 	}
 	if err := disk.leave(0); err != nil {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/shoalnet/shoal/node/files"
 )
 
 // GCOptions say what GC drops besides unreferenced data.
@@ -112,7 +114,7 @@ func (m *Model) gc(dry bool) (freed int64, err error) {
 		if err != nil {
 			return 0, m.failed(err)
 		}
-		freed = allocated(st)
+		freed = files.Allocated(st)
 		if m.servable() {
 			freed -= roundUp(min(m.base[0], written(m.data)), diskBlock)
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/backoff"
+	"github.com/shoalnet/shoal/node/ranges"
 )
 
 const (
@@ -36,6 +37,7 @@ type httpReader struct {
 	body     io.ReadCloser // nil: not open
 	idle     *time.Timer   // aborts a stalled transfer
 	at, size int64
+	end      int64 // where the open body ends, in bytes of the file
 	etag     string
 	modified string
 	sha      []byte
@@ -138,28 +140,40 @@ func (h *httpReader) accept(resp *http.Response) error {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return permanent{fmt.Errorf("the server answers %s; if the model asks for a login, set HF_TOKEN", resp.Status)}
 	case code == http.StatusTooManyRequests, code >= 500:
-		return fmt.Errorf("the server answers %s", resp.Status)
+		err := delayed{fmt.Errorf("the server answers %s", resp.Status), backoff.RetryAfter(resp.Header)}
+		if err.after > retryMost {
+			return permanent{err} // whoever waits so long does something else meanwhile
+		}
+		return err
 	default:
 		return permanent{fmt.Errorf("the server answers %s", resp.Status)}
 	}
 	etag, modified := resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
 	if h.size < 0 {
-		if resp.ContentLength < 0 {
-			return permanent{errors.New("the server does not report the file's size")}
+		if err := plainFile(resp); err != nil {
+			return permanent{err}
 		}
 		h.noteHash(resp.Header)
 		if h.told > 0 && h.told != resp.ContentLength {
 			return permanent{fmt.Errorf("the origin says that the file has %d bytes but its storage sends %d; try again later", h.told, resp.ContentLength)}
 		}
 		h.size, h.etag, h.modified = resp.ContentLength, etag, modified
+		h.end = h.size
 		return nil
 	}
+	h.end = h.size
 	if resp.StatusCode == http.StatusPartialContent {
-		var from, to, size int64
-		if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &from, &to, &size); err == nil && (from != h.at || size != h.size) {
-			return permanent{errors.New("the file changed during the transfer; try again")}
+		if header := resp.Header.Get("Content-Range"); header != "" {
+			part, err := ranges.Parse(header)
+			if err == nil {
+				err = part.Fits(h.at, h.size, h.size)
+			}
+			if err != nil {
+				return permanent{fmt.Errorf("%w; it may have changed during the transfer: try again", err)}
+			}
+			h.end = part.To
 		}
-		if resp.ContentLength >= 0 && resp.ContentLength != h.size-h.at || h.another(etag, modified) {
+		if resp.ContentLength >= 0 && resp.ContentLength != h.end-h.at || h.another(etag, modified) {
 			return permanent{errors.New("the file changed during the transfer; try again")}
 		}
 		return nil
@@ -170,6 +184,21 @@ func (h *httpReader) accept(resp *http.Response) error {
 	}
 	_, err := io.CopyN(io.Discard, resp.Body, h.at)
 	return err
+}
+
+// plainFile returns an error unless an answer to a request for a whole file may be
+// one.
+func plainFile(resp *http.Response) error {
+	if how := resp.Header.Get("Content-Encoding"); how != "" && !strings.EqualFold(how, "identity") {
+		return fmt.Errorf("the server sends the file compressed (%.20q), though it was asked not to", how)
+	}
+	if resp.ContentLength >= 0 {
+		return nil
+	}
+	if kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); strings.EqualFold(strings.TrimSpace(kind), "text/html") {
+		return errors.New("the server answers with an HTML page; it may be a page about the file (take the address of the download), or one that asks for a login")
+	}
+	return errors.New("the server does not report the file's size")
 }
 
 // another reports whether a tag, or a date where there is no tag, belongs to
@@ -202,12 +231,16 @@ func (h *httpReader) Read(b []byte) (int, error) {
 		if err == nil {
 			h.idle.Reset(stall)
 			var n int
-			n, err = h.body.Read(b[:min(int64(len(b)), h.size-h.at)])
+			n, err = h.body.Read(b[:min(int64(len(b)), h.end-h.at)])
 			h.at += int64(n)
 			if n > 0 {
 				h.failed = 0
 				h.retry.Reset()
 				return n, nil
+			}
+			if h.at == h.end { // the server sent less than it was asked for, as it may: the next request goes on
+				h.Rest()
+				continue
 			}
 			if err == nil {
 				continue

@@ -36,7 +36,10 @@ type origin struct {
 	weak      bool
 	change    int // after so many requests the file is another
 	requests  int
-	busyUntil int // 503 to so many first requests
+	busyUntil int                             // 503 to so many first requests
+	short     int                             // send no more of a range than so many bytes
+	part      func(from, to, size int) string // Content-Range, if it is another
+	head      map[string]string
 }
 
 func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -63,9 +66,21 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	w.Header().Set("Content-Length", fmt.Sprint(len(body)-from))
+	if o.short > 0 && from > 0 {
+		body = body[:min(len(body), from+o.short)]
+	}
+	for k, v := range o.head {
+		w.Header().Set(k, v)
+	}
+	if o.head == nil {
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)-from))
+	}
 	if from > 0 {
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(body)-1, len(body)))
+		told := fmt.Sprintf("bytes %d-%d/%d", from, len(body)-1, len(o.body))
+		if o.part != nil {
+			told = o.part(from, len(body), len(o.body))
+		}
+		w.Header().Set("Content-Range", told)
 		w.WriteHeader(http.StatusPartialContent)
 	}
 	end := len(body)
@@ -104,6 +119,16 @@ func TestHTTP(t *testing.T) {
 		"changes":                    {origin: origin{chunk: 100_000, change: 1}, fails: "changed during the transfer"},
 		"changes, without ranges":    {origin: origin{chunk: 100_000, change: 1, noRange: true}, fails: "changed during the transfer"},
 		"changes behind a weak tag":  {origin: origin{chunk: 100_000, change: 1, weak: true}, fails: "changed during the transfer"},
+		"parts without the size":     {origin: origin{chunk: 100_000, part: func(from, to, _ int) string { return fmt.Sprintf("bytes %d-%d/*", from, to-1) }}},
+		"less than asked for":        {origin: origin{chunk: 100_000, short: 7_001}},
+		"less, without the size":     {origin: origin{chunk: 100_000, short: 33_333, part: func(from, to, _ int) string { return fmt.Sprintf("Bytes %d-%d/*", from, to-1) }}},
+		"another range":              {origin: origin{chunk: 100_000, part: func(from, to, n int) string { return fmt.Sprintf("bytes %d-%d/%d", from+1, to-1, n) }}, fails: "another range"},
+		"an earlier range":           {origin: origin{chunk: 100_000, part: func(from, to, n int) string { return fmt.Sprintf("bytes %d-%d/%d", 0, to-1, n) }}, fails: "another range"},
+		"a range of another":         {origin: origin{chunk: 100_000, part: func(from, to, n int) string { return fmt.Sprintf("bytes %d-%d/%d", from, to-1, n+1) }}, fails: "bytes now"},
+		"a range that is none":       {origin: origin{chunk: 100_000, part: func(_, _, _ int) string { return "items 1-2/3" }}, fails: "which part"},
+		"a page":                     {origin: origin{head: map[string]string{"Content-Type": "text/html; charset=utf-8"}}, fails: "HTML page"},
+		"no size":                    {origin: origin{head: map[string]string{"Content-Type": "application/octet-stream"}}, fails: "size"},
+		"compressed":                 {origin: origin{head: map[string]string{"Content-Encoding": "gzip"}}, fails: "compressed"},
 		"never sends anything after": {origin: origin{chunk: -1, noRange: true}, fails: "unexpected EOF"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // Inspection is the result of inspecting a model on disk.
@@ -18,12 +19,13 @@ type Inspection struct {
 	ID, Name string
 	Dir      string
 	Blocks   int
-	Damaged  []string // names of shards with damaged leaves, including those not yet fetched again: header, embedding, block N, output
-	Leaves   int      // damaged leaves
-	Checked  int64    // bytes read
-	Held     int64    // bytes held according to the journal
-	Pinned   bool     // as a whole or in part
-	Err      error    // why it cannot be read at all
+	Damaged  []string     // names of shards with damaged leaves, including those not yet fetched again: header, embedding, block N, output
+	Leaves   int          // damaged leaves
+	Checked  int64        // bytes read
+	Held     int64        // bytes held according to the journal
+	Pinned   bool         // as a whole or in part
+	Header   *gguf.Header // not verified; nil if it is not here, or damaged
+	Err      error        // why it cannot be read at all
 
 	model *Model // nil if Err is set
 }
@@ -67,6 +69,7 @@ func Inspect(ctx context.Context, dir string, limit int64, progress func(done, t
 		} else {
 			models = append(models, m)
 			in.model, in.Name, in.Held, in.Blocks, in.Pinned = m, m.Name(), m.Held(), int(m.man.Blocks), len(m.PinnedShards()) > 0
+			in.Header = m.headerHere()
 			total += in.Held
 		}
 		out = append(out, in)
@@ -116,6 +119,17 @@ func peek(dir string) (*Model, error) {
 	}
 	m.scanHeld()
 	return m, nil
+}
+
+// headerHere reads a header as it is on disk, or returns nil.
+func (m *Model) headerHere() *gguf.Header {
+	for i := range m.man.Shards {
+		if m.man.Shards[i].Kind == protocol.ShardHeader && m.Whole([]int{i}) {
+			h, _ := gguf.Read(m.file(0), m.man.Files[0].Size)
+			return h
+		}
+	}
+	return nil
 }
 
 // scanHeld replays the journal.

@@ -203,7 +203,7 @@ func (m *Model) compact() error {
 	}
 	m.journal.Close()
 	m.journal, m.journalSize, m.durable = f, int64(len(raw)), int64(len(raw))
-	return syncDir(m.dir)
+	return files.SyncDir(m.dir)
 }
 
 // heldRecords returns the journal of a model whose data is on disk.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -273,7 +274,7 @@ func (m *Model) Allocated() int64 {
 func (m *Model) allocated() (n int64) {
 	for _, f := range []*os.File{m.data, m.journal, m.nodesF} {
 		if st, err := f.Stat(); err == nil {
-			n += allocated(st)
+			n += files.Allocated(st)
 		}
 	}
 	return n

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -113,7 +114,7 @@ func (s *Store) claimed() (n int64) {
 
 // SpaceFor returns ErrFull if n bytes do not fit on the disk of dir.
 func SpaceFor(dir string, n int64) error {
-	free := FreeSpace(dir)
+	free := files.FreeSpace(dir)
 	if free < 0 || n == 0 || n+n/256 <= free { // the journal and rounding to blocks take less than that
 		return nil
 	}

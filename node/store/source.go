@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // source is where a model is imported from: one part, or the parts of a split
@@ -28,6 +29,7 @@ type reader interface {
 	Size() int64    // of the part, in bytes
 	Rest()          // closes the underlying connection or file until the next Read
 	Sha256() []byte // of the part, as reported by its origin, or nil
+	Mark() Mark
 }
 
 var splitName = regexp.MustCompile(`^(.*)-(\d{5})-of-(\d{5})\.gguf$`)
@@ -41,9 +43,25 @@ func hfEndpoint() string {
 }
 
 // findSource parses a path, an http(s) URL, or hf:owner/repo/file.gguf. given
-// says that a person named it.
+// says that a person named it. A path must be that of a file.
 func findSource(from string, given bool) (*source, error) {
-	s := &source{}
+	s, err := parseSource(from, given)
+	if err != nil || s.http {
+		return s, err
+	}
+	st, err := os.Stat(from)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSource, err)
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: %s is not a file; name a GGUF file", ErrSource, from)
+	}
+	return s, nil
+}
+
+// parseSource is findSource that does not look at the disk.
+func parseSource(from string, given bool) (s *source, err error) {
+	s = &source{}
 	var base string
 	switch {
 	case strings.HasPrefix(from, "hf:"):
@@ -63,13 +81,6 @@ func findSource(from string, given bool) (*source, error) {
 		}
 		s.http, base = true, path.Base(u.Path)
 	default:
-		st, err := os.Stat(from)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrSource, err)
-		}
-		if !st.Mode().IsRegular() {
-			return nil, fmt.Errorf("%w: %s is not a file; name a GGUF file", ErrSource, from)
-		}
 		if from, err = filepath.Abs(from); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrSource, err)
 		}
@@ -107,7 +118,7 @@ func (s *source) open(ctx context.Context, i int) (reader, error) {
 		}
 		return nil, fmt.Errorf("%w: %w", ErrSource, err)
 	}
-	return &fileReader{path: s.parts[i], size: st.Size()}, nil
+	return &fileReader{path: s.parts[i], size: st.Size(), changed: st.ModTime()}, nil
 }
 
 // origins returns the parts in the form in which they may be remembered:
@@ -140,10 +151,11 @@ func shown(where string) string {
 
 // fileReader reads a file that is held open only while it is being read.
 type fileReader struct {
-	path string
-	size int64
-	at   int64
-	f    *os.File
+	path    string
+	size    int64
+	changed time.Time
+	at      int64
+	f       *os.File
 }
 
 func (r *fileReader) Read(b []byte) (n int, err error) {

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/ipfs/go-cid"
 
@@ -76,7 +75,7 @@ func Open(dir string, opt Options) (*Store, error) {
 	if s.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644); err != nil {
 		return nil, fmt.Errorf("opening the store: %w", full(err))
 	}
-	if err := flock(s.lock); err != nil {
+	if err := files.Lock(s.lock, false); err != nil {
 		defer s.lock.Close()
 		err := fmt.Errorf("%w%s: %s; stop it, or use another home directory", ErrLocked, holder(s.lock), dir)
 		return nil, remedy.For(err, remedy.OtherHome)
@@ -139,7 +138,7 @@ func used(path string) (n int64) {
 	_ = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
 		if err == nil {
 			if st, err := d.Info(); err == nil {
-				n += allocated(st)
+				n += files.Allocated(st)
 			}
 		}
 		return nil //nolint:nilerr // what has disappeared takes nothing
@@ -273,7 +272,7 @@ func (s *Store) tempDir() (dir string, done func(), err error) {
 // step, and opens it, in use until done is called. If another call was faster,
 // it returns that call's model.
 func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model, done func(), err error) {
-	if err := errors.Join(files.Replace(filepath.Join(tmp, "manifest"), raw, 0o644), rec.save(tmp), syncDir(tmp)); err != nil {
+	if err := errors.Join(files.Replace(filepath.Join(tmp, "manifest"), raw, 0o644), rec.save(tmp), files.SyncDir(tmp)); err != nil {
 		return nil, nil, full(err)
 	}
 	s.moving.Lock()
@@ -295,7 +294,7 @@ func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model
 	if m, err = openModel(final, s.opt.Log); err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(final))
 	}
-	if err := syncDir(s.modelsDir()); err != nil {
+	if err := files.SyncDir(s.modelsDir()); err != nil {
 		return nil, nil, errors.Join(full(err), m.closeFiles(), os.RemoveAll(final))
 	}
 	s.mu.Lock()
@@ -392,24 +391,12 @@ func (s *Store) all() []*Model {
 	return out
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, syscall.EINVAL) {
-		return err
-	}
-	return nil
-}
-
 // full wraps the error of a full disk in ErrFull.
 func full(err error) error {
 	if errors.Is(err, ErrFull) {
 		return err
 	}
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
+	if files.Full(err) {
 		return fmt.Errorf("%w: %w; free some space and try again", ErrFull, err)
 	}
 	return err

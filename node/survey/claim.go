@@ -89,6 +89,7 @@ func weigh(offers []*protocol.Offer, of func(peer.ID) teller) []*Claim {
 	out := make([]*Claim, 0, len(all))
 	for _, t := range all {
 		t.count()
+		t.spell()
 		out = append(out, &t.Claim)
 	}
 	slices.SortFunc(out, func(a, b *Claim) int {
@@ -138,6 +139,16 @@ func (t *tally) count() {
 		}
 	}
 	t.Groups = len(groups)
+}
+
+// spell puts of the spellings of the first name that differ in case alone the one with
+// capitals first, whoever uses it: peers that have only the manifest write small letters.
+func (t *tally) spell() {
+	for i, n := range t.Names {
+		if first := t.Names[0]; strings.EqualFold(n, first) && n < first { // capitals come first in Unicode
+			t.Names[0], t.Names[i] = n, first
+		}
+	}
 }
 
 // Name is what the model is called, or its CID if it has no name.

@@ -38,7 +38,7 @@ func (s *Survey) PlacementPeers(ctx context.Context, models map[cid.Cid]*protoco
 	now := time.Now()
 	for _, id := range s.acquaintances(slices.Collect(maps.Keys(seen)), maxPlaced) {
 		wg.Go(func() {
-			if _, err := s.net.Status(ctx, id, cid.Undef, nil); err != nil {
+			if _, err := s.status(ctx, id, cid.Undef, nil); err != nil {
 				return
 			}
 			p := s.placementPeer(seen[id], now, models)

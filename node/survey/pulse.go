@@ -53,7 +53,7 @@ func (s *Survey) Refresh(peers []peer.ID) {
 func (s *Survey) Ask(id peer.ID) {
 	ctx, cancel := context.WithTimeout(context.Background(), pulseEvery)
 	defer cancel()
-	st, err := s.net.Status(ctx, id, cid.Undef, nil)
+	st, err := s.status(ctx, id, cid.Undef, nil)
 	if err != nil {
 		st = nil
 	}

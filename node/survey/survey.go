@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -36,22 +37,40 @@ type Network interface {
 type Survey struct {
 	net     Network
 	book    *standing.Book
-	trusts  map[peer.ID]bool
-	fastest bool // the node and the peers that it trusts are not preferred
+	prefers atomic.Pointer[preferences]
 
 	mu    sync.Mutex // guards the fields below
 	asked time.Time  // when all peers were last asked, for Beats
 	beats map[peer.ID]Beat
+
+	machines map[peer.ID]string // names of trusted peers' machines
+}
+
+// preferences are what the operator says of peers. They are replaced, never changed.
+type preferences struct {
+	trusts  map[peer.ID]bool
+	fastest bool // the node and the peers that it trusts are not preferred
 }
 
 // New returns a survey of a network. trusts are the peers that the operator trusts; if
 // fastest is set, they are not preferred.
 func New(net Network, book *standing.Book, trusts map[peer.ID]bool, fastest bool) *Survey {
-	return &Survey{net: net, book: book, trusts: trusts, fastest: fastest, beats: map[peer.ID]Beat{}}
+	s := &Survey{net: net, book: book, beats: map[peer.ID]Beat{}, machines: map[peer.ID]string{}}
+	s.Prefer(trusts, fastest)
+	return s
 }
 
+// Prefer replaces the peers that the operator trusts, and whether they are preferred.
+// The map must not be changed afterwards.
+func (s *Survey) Prefer(trusts map[peer.ID]bool, fastest bool) {
+	s.prefers.Store(&preferences{trusts, fastest})
+}
+
+// Fastest reports whether this node and the peers that it trusts are not preferred.
+func (s *Survey) Fastest() bool { return s.prefers.Load().fastest }
+
 // Trusted reports whether a peer is this node itself or one that its operator trusts.
-func (s *Survey) Trusted(p peer.ID) bool { return p == s.net.Self() || s.trusts[p] }
+func (s *Survey) Trusted(p peer.ID) bool { return p == s.net.Self() || s.prefers.Load().trusts[p] }
 
 // Claims returns the models of all known offers and, if ask is set, of those that
 // peers return when asked. The most plausible comes first.
@@ -222,7 +241,7 @@ func (s *Survey) measure(ctx context.Context, list []route.Candidate, model cid.
 			told = nil
 		}
 		go func() {
-			if st, err := s.net.Status(context.WithoutCancel(ctx), id, model, told); err == nil {
+			if st, err := s.status(context.WithoutCancel(ctx), id, model, told); err == nil {
 				answers <- answer{c.Peer, id, st}
 				return
 			}
@@ -282,7 +301,7 @@ const bad = 0.5
 // know fills in what this node knows of a candidate.
 func (s *Survey) know(c *route.Candidate, p peer.ID) {
 	switch {
-	case s.Trusted(p) && s.fastest: // counts as a permanently known stranger
+	case s.Trusted(p) && s.Fastest(): // counts as a permanently known stranger
 		c.Done, c.Age = math.MaxInt32, math.MaxInt64
 		return
 	case p == s.net.Self():

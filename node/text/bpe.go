@@ -40,12 +40,15 @@ type rule struct {
 const matchTime = 10 * time.Second
 
 func (t *Tokenizer) setBPE(md Metadata, pre string) error {
-	list, _ := md.Value("tokenizer.ggml.merges").([]string)
+	list, err := texts(md, "tokenizer.ggml.merges")
+	if err != nil {
+		return err
+	}
 	if len(list) == 0 && pre != "kimi-k2" {
 		return fmt.Errorf("%w: the file has no merges (tokenizer.ggml.merges)", ErrVocabulary)
 	}
 	kind, known := preTypes[pre]
-	if !known { // as llama.cpp does
+	if !known { // Doubts says so
 		kind = defaultPre
 	}
 	b := &bpe{t: t, ignoreMerges: kind.ignoreMerges, raw: kind.raw}

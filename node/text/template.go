@@ -28,7 +28,8 @@ type Message struct {
 	ToolCallID string
 }
 
-// ToolCall is a call in an assistant's message. Arguments are a JSON object.
+// ToolCall is a call in an assistant's message. Arguments are a JSON object, or whatever
+// else a model has written.
 type ToolCall struct {
 	ID, Name, Arguments string
 }
@@ -48,15 +49,20 @@ type Template struct {
 	source   string
 	bos, eos string
 	traits   func() Traits
+	toolUse  *Template // for chats with tools; nil: this one
 }
 
 // chatML is used for models that have its tokens but no template.
 const chatML = `{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 
-// NewTemplate parses a model's chat template. Errors are ErrNoTemplate, and
-// jinja.ErrTemplate if it cannot be parsed.
+// NewTemplate parses a model's chat template, and the one that it has for chats
+// with tools. Errors are ErrNoTemplate, ErrVocabulary if there is something else in
+// its place, and jinja.ErrTemplate if it cannot be parsed.
 func NewTemplate(md Metadata) (*Template, error) {
-	source, _ := md.Value("tokenizer.chat_template").(string)
+	source, named, err := sources(md)
+	if err != nil {
+		return nil, err
+	}
 	tokens, _ := md.Value("tokenizer.ggml.tokens").([]string)
 	if source == "" && slices.Contains(tokens, "<|im_start|>") {
 		source = chatML
@@ -64,35 +70,79 @@ func NewTemplate(md Metadata) (*Template, error) {
 	if source == "" {
 		return nil, ErrNoTemplate
 	}
+	t, err := newTemplate(source, md, tokens)
+	if err != nil {
+		return nil, err
+	}
+	if named != "" && named != source {
+		t.toolUse, _ = newTemplate(named, md, tokens) // if it is broken, Doubts says so and the other one stands in
+	}
+	return t, nil
+}
+
+// templateKey is where a file has its template; behind a dot follow the names of
+// further ones.
+const templateKey = "tokenizer.chat_template"
+
+// sources returns the text of a file's template, and of the one for chats with
+// tools, if it has one. Of files that have named ones only, one that is made for
+// chats takes the template's place: not one for documents to search ("rag").
+func sources(md Metadata) (source, toolUse string, err error) {
+	if source, err = textOf(md, templateKey); err != nil {
+		return "", "", err
+	}
+	if toolUse, err = textOf(md, templateKey+".tool_use"); err != nil || source != "" {
+		return source, toolUse, err
+	}
+	list, _ := md.Value("tokenizer.chat_templates").([]string)
+	others := slices.DeleteFunc(slices.Clone(list), func(name string) bool { return name == "rag" || name == "tool_use" })
+	for _, name := range slices.Concat([]string{"default"}, others, []string{"tool_use"}) {
+		if source, err = textOf(md, templateKey+"."+name); err != nil || source != "" {
+			return source, toolUse, err
+		}
+	}
+	return "", "", nil
+}
+
+func newTemplate(source string, md Metadata, tokens []string) (*Template, error) {
 	tpl, err := jinja.Parse(source)
 	if err != nil {
 		return nil, err
 	}
 	t := &Template{jinja: tpl, source: source}
 	t.traits = sync.OnceValue(t.probe)
-	name := func(key string, spm int) string {
-		for _, v := range ints([]any{md.Value(key)}) {
-			if v >= 0 && v < int64(len(tokens)) {
-				return tokens[v]
-			}
+	special := func(key string, spm int) string {
+		if id, _ := firstID(md, key, len(tokens)); id >= 0 {
+			return tokens[id]
 		}
 		if md.Value("tokenizer.ggml.model") == "llama" && spm < len(tokens) { // as in setSPM
 			return tokens[spm]
 		}
 		return ""
 	}
-	t.bos, t.eos = name("tokenizer.ggml.bos_token_id", 1), name("tokenizer.ggml.eos_token_id", 2)
+	t.bos, t.eos = special("tokenizer.ggml.bos_token_id", 1), special("tokenizer.ggml.eos_token_id", 2)
 	return t, nil
+}
+
+// forTools is the template of chats with tools.
+func (t *Template) forTools() *Template {
+	if t.toolUse != nil && t.toolUse.traits().Tools {
+		return t.toolUse
+	}
+	return t
 }
 
 // Render writes a chat in the form that the model was trained on. Errors wrap
 // jinja.ErrTemplate and include the template's own message.
 func (t *Template) Render(in RenderInput) (string, error) {
-	traits := Traits{}
-	if len(in.Tools) > 0 || slices.ContainsFunc(in.Messages, func(m Message) bool { return len(m.ToolCalls) > 0 || m.Role == "tool" }) {
-		traits = t.traits()
+	calls := slices.ContainsFunc(in.Messages, func(m Message) bool { return len(m.ToolCalls) > 0 || m.Role == "tool" })
+	switch {
+	case len(in.Tools) > 0, calls && !t.traits().ToolCalls:
+		t = t.forTools()
+	case !calls:
+		return t.render(in, Traits{})
 	}
-	return t.render(in, traits)
+	return t.render(in, t.traits())
 }
 
 func (t *Template) render(in RenderInput, traits Traits) (string, error) {

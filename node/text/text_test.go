@@ -157,7 +157,6 @@ func TestRefusals(t *testing.T) {
 	for name, m := range map[string]md{
 		"nothing":       {},
 		"no merges":     {"tokenizer.ggml.tokens": []string{"a"}, "tokenizer.ggml.model": "gpt2"},
-		"no scores":     {"tokenizer.ggml.tokens": []string{"a"}, "tokenizer.ggml.model": "llama"},
 		"bert":          {"tokenizer.ggml.tokens": []string{"a"}, "tokenizer.ggml.model": "bert"},
 		"tokens a text": {"tokenizer.ggml.tokens": "abc", "tokenizer.ggml.model": "gpt2"},
 	} {
@@ -299,5 +298,16 @@ func TestEncodeStops(t *testing.T) {
 				t.Errorf("tokenizer %d: asked %d times of %d, %v", i, who.asked, left, err)
 			}
 		}
+	}
+}
+
+// TestStopsMet: of several sequences, the one that ended the text is named.
+func TestStopsMet(t *testing.T) {
+	s := NewStops([]string{"###", "END", ""})
+	if _, stopped := s.Push("so EN"); stopped || s.Met() != "" {
+		t.Errorf("met %q too early", s.Met())
+	}
+	if out, stopped := s.Push("D ###"); out != "" || !stopped || s.Met() != "END" {
+		t.Errorf("got %q, %v, met %q", out, stopped, s.Met())
 	}
 }

@@ -61,6 +61,7 @@ type Tokenizer struct {
 	addBOS, addEOS bool
 	escape         bool // tokens write a space as ▁
 	addSpace       bool // a space that is not shown is put before a text
+	squeeze        bool // spaces at a text's ends, and repeated ones, are removed
 	algorithm      splitter
 	longest        int // bytes of the longest token
 }
@@ -78,27 +79,32 @@ func New(md Metadata) (*Tokenizer, error) {
 		return fmt.Errorf("%w: %s", ErrVocabulary, fmt.Sprintf(format, args...))
 	}
 	t := &Tokenizer{ids: map[string]int32{}, lstrip: map[int32]bool{}, rstrip: map[int32]bool{}, eog: map[int32]bool{}, bos: -1, eos: -1}
-	t.tokens, _ = md.Value("tokenizer.ggml.tokens").([]string)
+	var err error
+	if t.tokens, err = texts(md, "tokenizer.ggml.tokens"); err != nil {
+		return nil, err
+	}
 	if len(t.tokens) == 0 {
 		return nil, bad("the file has no vocabulary (tokenizer.ggml.tokens)")
 	}
-	t.types = make([]int32, len(t.tokens))
-	for i := range t.types {
-		t.types[i] = typeNormal
+	if t.types, err = perToken(md, "tokenizer.ggml.token_type", len(t.tokens), tokenType); err != nil {
+		return nil, err
 	}
-	for i, k := range ints(md.Value("tokenizer.ggml.token_type")) {
-		if i < len(t.types) {
-			t.types[i] = int32(k)
-		}
+	if t.types == nil {
+		t.types = slices.Repeat([]int32{typeNormal}, len(t.tokens))
 	}
 	for i, s := range t.tokens {
 		if _, twice := t.ids[s]; !twice {
 			t.ids[s] = int32(i)
 		}
 	}
-	model, _ := md.Value("tokenizer.ggml.model").(string)
-	pre, _ := md.Value("tokenizer.ggml.pre").(string)
-	var err error
+	model, err := textOf(md, "tokenizer.ggml.model")
+	if err != nil {
+		return nil, err
+	}
+	pre, err := textOf(md, "tokenizer.ggml.pre")
+	if err != nil {
+		return nil, err
+	}
 	switch model {
 	case "gpt2":
 		err = t.setBPE(md, pre)
@@ -114,64 +120,26 @@ func New(md Metadata) (*Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	flag(md, "tokenizer.ggml.add_bos_token", &t.addBOS)
-	flag(md, "tokenizer.ggml.add_eos_token", &t.addEOS)
-	t.setSpecial(md)
+	if err := errors.Join(flag(md, "tokenizer.ggml.add_bos_token", &t.addBOS), flag(md, "tokenizer.ggml.add_eos_token", &t.addEOS)); err != nil {
+		return nil, err
+	}
+	if err := t.setSpecial(md); err != nil {
+		return nil, err
+	}
 	for id := range t.tokens {
 		t.longest = max(t.longest, len(t.raw(int32(id), true)))
 	}
 	return t, nil
 }
 
-func flag(md Metadata, key string, to *bool) {
-	if v, ok := md.Value(key).(bool); ok {
-		*to = v
+// tokenType converts a token's type; one that is unknown counts as normal, as in
+// llama.cpp.
+func tokenType(v any) (int32, bool) {
+	n, ok := integer(v)
+	if n < typeNormal || n > typeByte {
+		n = typeNormal
 	}
-}
-
-// id reads a token ID; it returns -1 if there is none or it is out of range.
-func (t *Tokenizer) id(md Metadata, key string) int32 {
-	for _, v := range ints([]any{md.Value(key)}) {
-		if v >= 0 && v < int64(len(t.tokens)) {
-			return int32(v)
-		}
-	}
-	return -1
-}
-
-// ints reads a list of integers of any width.
-func ints(v any) []int64 {
-	var out []int64
-	switch v := v.(type) {
-	case []any:
-		for _, x := range v {
-			switch x := x.(type) {
-			case uint32:
-				out = append(out, int64(x))
-			case int32:
-				out = append(out, int64(x))
-			case uint64:
-				out = append(out, int64(min(x, 1<<62)))
-			case int64:
-				out = append(out, x)
-			case uint16:
-				out = append(out, int64(x))
-			case uint8:
-				out = append(out, int64(x))
-			}
-		}
-	case []int32:
-		for _, x := range v {
-			out = append(out, int64(x))
-		}
-	case []uint32:
-		for _, x := range v {
-			out = append(out, int64(x))
-		}
-	case []int64:
-		out = v
-	}
-	return out
+	return int32(n), ok
 }
 
 // find returns the token with a text, or -1.
@@ -200,17 +168,22 @@ var markers = []string{
 	"<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>",
 }
 
-// enders are the metadata keys of tokens that end an answer.
-var enders = []string{"eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"}
+// enders are the metadata keys of tokens that end an answer, without their prefix.
+var enders = []string{"eos_token_id", "eos_token_ids", "eot_token_id", "eom_token_id", "fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"}
 
-func (t *Tokenizer) setSpecial(md Metadata) {
-	if id := t.id(md, "tokenizer.ggml.bos_token_id"); id >= 0 {
-		t.bos = id
+func (t *Tokenizer) setSpecial(md Metadata) error {
+	for key, to := range map[string]*int32{"bos": &t.bos, "eos": &t.eos} {
+		id, err := firstID(md, "tokenizer.ggml."+key+"_token_id", len(t.tokens))
+		if err != nil {
+			return err
+		}
+		if id >= 0 {
+			*to = id
+		}
 	}
-	if id := t.id(md, "tokenizer.ggml.eos_token_id"); id >= 0 {
-		t.eos = id
+	if err := t.setEndings(md); err != nil {
+		return err
 	}
-	t.setEndings(md)
 	for _, s := range markers {
 		t.mark(t.find(s))
 	}
@@ -224,6 +197,7 @@ func (t *Tokenizer) setSpecial(md Metadata) {
 		}
 	}
 	t.setStrips(md)
+	return nil
 }
 
 // mark makes a token a control token.
@@ -233,15 +207,14 @@ func (t *Tokenizer) mark(id int32) {
 	}
 }
 
-func (t *Tokenizer) setEndings(md Metadata) {
+func (t *Tokenizer) setEndings(md Metadata) error {
 	for _, k := range enders {
-		if id := t.id(md, "tokenizer.ggml."+k+"_token_id"); id >= 0 {
-			t.eog[id] = true
+		ids, err := tokenIDs(md, "tokenizer.ggml."+k, len(t.tokens))
+		if err != nil {
+			return err
 		}
-	}
-	for _, id := range ints(md.Value("tokenizer.ggml.eos_token_ids")) {
-		if id >= 0 && id < int64(len(t.tokens)) {
-			t.eog[int32(id)] = true
+		for _, id := range ids {
+			t.eog[id] = true
 		}
 	}
 	if _, ok := t.algorithm.(*spm); ok && t.eos >= 0 {
@@ -263,6 +236,7 @@ func (t *Tokenizer) setEndings(md Metadata) {
 	if has("<|tool_response>") {
 		delete(t.eog, t.find("</s>"))
 	}
+	return nil
 }
 
 // setStrips sets which tokens absorb the blanks beside them. Files do not say,
@@ -323,6 +297,11 @@ func (t *Tokenizer) Encode(ctx context.Context, text string, opt EncodeOptions) 
 			continue
 		}
 		s := p.text
+		if t.squeeze {
+			if s = squeezed(s); s == "" {
+				continue
+			}
+		}
 		if t.addSpace && afterSpecial {
 			s = " " + s
 		}
@@ -498,6 +477,7 @@ type Stops struct {
 	stops []string
 	held  string
 	done  bool
+	met   string
 }
 
 // NewStops starts a search for the given sequences.
@@ -516,7 +496,7 @@ func (s *Stops) Push(text string) (out string, stopped bool) {
 	at := -1
 	for _, stop := range s.stops {
 		if i := strings.Index(s.held, stop); i >= 0 && (at < 0 || i < at) {
-			at = i
+			at, s.met = i, stop
 		}
 	}
 	if at >= 0 {
@@ -535,6 +515,9 @@ func (s *Stops) Push(text string) (out string, stopped bool) {
 	out, s.held = s.held[:len(s.held)-keep], s.held[len(s.held)-keep:]
 	return out, false
 }
+
+// Met returns the stop sequence that was found; "": none yet.
+func (s *Stops) Met() string { return s.met }
 
 // Flush returns the text held back, when no more will arrive.
 func (s *Stops) Flush() string {

@@ -19,11 +19,17 @@ type Traits struct {
 	nullContent     bool // the content of a message with calls must be null
 }
 
-// Traits returns the template's traits.
-func (t *Template) Traits() Traits { return t.traits() }
+// Traits returns the traits that chats with tools meet.
+func (t *Template) Traits() Traits { return t.forTools().traits() }
 
-// Source returns the template's text.
-func (t *Template) Source() string { return t.source }
+// Source returns the template's text, and that of the one for chats with tools: an
+// answer may have the marks of either.
+func (t *Template) Source() string {
+	if t.toolUse != nil {
+		return t.source + "\n" + t.toolUse.source
+	}
+	return t.source
+}
 
 // Words that no template contains.
 const (
@@ -82,9 +88,9 @@ func (m Message) dict(traits Traits) any {
 	if len(m.ToolCalls) > 0 {
 		calls := make([]any, len(m.ToolCalls))
 		for i, c := range m.ToolCalls {
-			var args any = json.RawMessage(c.Arguments)
-			if traits.stringArguments {
-				args = c.Arguments
+			var args any = c.Arguments // as it is, if a model has written something else
+			if raw := json.RawMessage(c.Arguments); !traits.stringArguments && json.Valid(raw) && strings.HasPrefix(strings.TrimSpace(c.Arguments), "{") {
+				args = raw
 			}
 			calls[i] = jinja.Dict("id", c.ID, "type", "function", "function", jinja.Dict("name", c.Name, "arguments", args))
 		}

@@ -3,6 +3,8 @@ package gguf
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 )
 
@@ -82,43 +84,72 @@ func (h *Header) String(key string) string {
 	return s
 }
 
-// Uint returns a non-negative integer stored with any width. For an array (some
-// architectures have head counts per block) it returns the largest element. It
-// is false if there is no such value.
+// Uint returns a non-negative whole number stored in any of the format's types
+// for numbers. For an array (some architectures have head counts per block) it
+// returns the largest element. It is false if there is no such value.
 func (h *Header) Uint(key string) (uint64, bool) { return asUint(h.Value(key)) }
 
 func asUint(v any) (uint64, bool) {
 	switch v := v.(type) {
 	case uint8:
-		return uint64(v), true
+		return whole(v)
 	case uint16:
-		return uint64(v), true
+		return whole(v)
 	case uint32:
-		return uint64(v), true
+		return whole(v)
 	case uint64:
 		return v, true
 	case int8:
-		return uint64(v), v >= 0
+		return whole(v)
 	case int16:
-		return uint64(v), v >= 0
+		return whole(v)
 	case int32:
-		return uint64(v), v >= 0
+		return whole(v)
 	case int64:
-		return uint64(v), v >= 0
+		return whole(v)
+	case float32:
+		return whole(v)
+	case float64:
+		return whole(v)
+	case []uint8:
+		return largest(v)
+	case []uint16:
+		return largest(v)
 	case []uint32:
 		return largest(v)
+	case []uint64:
+		return largest(v)
+	case []int8:
+		return largest(v)
+	case []int16:
+		return largest(v)
 	case []int32:
+		return largest(v)
+	case []int64:
+		return largest(v)
+	case []float32:
+		return largest(v)
+	case []float64:
 		return largest(v)
 	}
 	return 0, false
 }
 
-func largest[T int32 | uint32](v []T) (uint64, bool) {
-	var m T
-	for _, x := range v {
-		m = max(m, x)
+// number is any of the format's types for numbers.
+type number interface {
+	uint8 | uint16 | uint32 | uint64 | int8 | int16 | int32 | int64 | float32 | float64
+}
+
+func whole[T number](v T) (uint64, bool) {
+	f := float64(v)
+	return uint64(v), f >= 0 && f < 1<<63 && f == math.Trunc(f)
+}
+
+func largest[T number](v []T) (uint64, bool) {
+	if len(v) == 0 {
+		return 0, false
 	}
-	return uint64(m), len(v) > 0
+	return whole(slices.Max(v))
 }
 
 // Architecture returns general.architecture.

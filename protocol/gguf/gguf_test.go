@@ -80,6 +80,90 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// What people have in place of a GGUF file is named, and what to do about it.
+func TestForeign(t *testing.T) {
+	oid := strings.Repeat("0a", 32)
+	safetensors := append(binary.LittleEndian.AppendUint64(nil, 20), `{"a":{"dtype":"F32"}}`...)
+	for raw, want := range map[string]string{
+		"version https://git-lfs.github.com/spec/v1\noid sha256:" + oid + "\nsize 4661211808\n": "a Git LFS pointer, which stands for a file of 4661211808 bytes",
+		"version https://git-lfs.github.com/spec/v1\r\noid sha256:" + oid + "\r\nsize x\r\n":    "a Git LFS pointer; fetch",
+		"/annex/objects/MD5E-s1--00.gguf\n":                                                     "a git-annex pointer",
+		"<!DOCTYPE html>\n<html class=\"\">":                                                    "an HTML page",
+		"\ufeff\r\n  <HTML><head>":                                                              "an HTML page",
+		"<?xml version='1.0'?><Error><Code>AccessDenied</Code>":                                 "an XML document",
+		`{"error":"Invalid credentials in Authorization header"}`:                               "JSON that begins with",
+		"Entry not found":                           `a text that begins with "Entry not found"`,
+		"PK\x03\x04archive/data.pkl":                "a ZIP archive",
+		"\x1f\x8b\x08\x00":                          "gzip",
+		"(\xb5/\xfd\x04\x58":                        "Zstandard",
+		"\x80\x02\x8a\x0al\xfc":                     "a PyTorch checkpoint",
+		"tjgg\x03\x00\x00\x00":                      "GGJT format that GGUF replaced",
+		"lmgg\x00\x7d\x00\x00":                      "GGML format that GGUF replaced",
+		"fmgg\x01\x00\x00\x00":                      "GGMF format that GGUF replaced",
+		"algg\x01\x00\x00\x00":                      "adapter",
+		"FUGG\x00\x00\x00\x03":                      "big-endian",
+		string(safetensors):                         "a safetensors file",
+		strings.Repeat("\x00", 600):                 "download that did not finish",
+		strings.Repeat("\x00", 257) + "ustar\x0000": "a tar archive",
+		"\x08\x07\x12\x07pytorch":                   `it does not begin with "GGUF"`,
+	} {
+		_, err := Read(strings.NewReader(raw), int64(len(raw)))
+		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40q: %v, want %q", raw, err, want)
+		}
+	}
+	for version, want := range map[string]string{"\x01\x00\x00\x00": "before October 2023", "\x00\x00\x00\x03": "big-endian"} {
+		raw := Magic + version + strings.Repeat("\x00", 40)
+		if _, err := Read(strings.NewReader(raw), int64(len(raw))); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), want) {
+			t.Errorf("version %q: %v, want %q", version, err, want)
+		}
+	}
+}
+
+// A number may have any of the format's types.
+func TestWidths(t *testing.T) {
+	for _, v := range []any{uint8(64), int8(64), uint16(64), int16(64), uint32(64), int32(64), uint64(64), int64(64), float32(64), float64(64),
+		[]uint8{64, 2}, []int8{64}, []uint16{1, 64}, []int16{64}, []uint32{64}, []int32{64, -1}, []uint64{64}, []int64{64}, []float32{64}, []float64{64}} {
+		h := everything()
+		h.KVs[1].Value, h.KVs[2].Value, h.KVs[4].Value = v, v, v
+		h.Tensors = nil
+		raw := encode(t, h)
+		got, err := Read(bytes.NewReader(raw), int64(len(raw)))
+		if err != nil || got.Alignment() != 64 || got.Blocks() != 64 || got.Context() != 64 || got.DataOffset%64 != 0 {
+			t.Errorf("%T: %v: %+v", v, err, got)
+			continue
+		}
+		stage, err := got.Stage(nil, func(Tensor) int64 { return -1 })
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := Read(bytes.NewReader(stage), int64(len(stage)))
+		if err != nil || back.Value("general.alignment") != uint32(64) {
+			t.Errorf("%T: a stage file's alignment is %v: %v", v, back.Value("general.alignment"), err)
+		}
+	}
+	for _, v := range []any{true, "64", int8(-1), float32(0.5), math.NaN(), []uint32{}, []string{"64"}} {
+		h := everything()
+		h.KVs[1].Value = v
+		raw := encode(t, h)
+		if _, err := Read(bytes.NewReader(raw), int64(len(raw))); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "general.alignment") {
+			t.Errorf("alignment %v: %v", v, err)
+		}
+	}
+}
+
+// Types that ggml once had are named; a newer shoal will not know them either.
+func TestRemovedTypes(t *testing.T) {
+	for kind, name := range removed {
+		h := everything()
+		h.Tensors[0].Type = kind
+		raw := encode(t, h)
+		if _, err := Read(bytes.NewReader(raw), int64(len(raw))); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "newer") {
+			t.Errorf("type %d: %v", kind, err)
+		}
+	}
+}
+
 // The smallest file, by hand from the format's description.
 func TestVector(t *testing.T) {
 	raw, err := hex.DecodeString(strings.Join(strings.Fields(`

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"math/bits"
@@ -94,7 +95,7 @@ func (d *decoder) header() (*Header, error) {
 		return nil, err
 	}
 	if string(d.buf[:4]) != Magic {
-		return nil, errf("it does not begin with %q; shoal runs models in GGUF format", Magic)
+		return nil, d.foreign()
 	}
 	h := &Header{index: map[string]int{}}
 	var err error
@@ -105,6 +106,8 @@ func (d *decoder) header() (*Header, error) {
 	case h.Version == 2, h.Version == 3:
 	case bits.ReverseBytes32(h.Version) <= 3 && h.Version != 0:
 		return nil, errf("it is big-endian; convert it to little-endian first")
+	case h.Version == 1:
+		return nil, errf("version 1 of the format, from before October 2023; versions 2 and 3 are supported: take a newer file of the model")
 	default:
 		return nil, errf("version %d; versions 2 and 3 are supported", h.Version)
 	}
@@ -127,6 +130,11 @@ func (d *decoder) header() (*Header, error) {
 		h.index[kv.Key] = len(h.KVs)
 		h.KVs = append(h.KVs, kv)
 	}
+	if v := h.Value("general.alignment"); v != nil {
+		if n, ok := asUint(v); !ok || n == 0 {
+			return nil, errf("general.alignment should be a whole number and is %.60q (%T)", fmt.Sprint(v), v)
+		}
+	}
 	align := h.Alignment()
 	if align > 1<<20 || bits.OnesCount64(align) != 1 {
 		return nil, errf("alignment %d is not a sensible power of two", align)
@@ -145,6 +153,15 @@ func (d *decoder) header() (*Header, error) {
 	}
 	h.DataOffset = int64(roundUp(d.read, align))
 	return h, nil
+}
+
+// foreign is the error for a file that does not begin with Magic.
+func (d *decoder) foreign() error {
+	rest, _ := d.r.Peek(int(min(foreignHead-4, d.left)))
+	if is := Foreign(append(d.buf[:4:4], rest...)); is != "" {
+		return errf("it is %s", is)
+	}
+	return errf("it does not begin with %q; shoal runs models in GGUF format", Magic)
 }
 
 func (d *decoder) kv() (kv KV, err error) {
@@ -286,6 +303,9 @@ func (d *decoder) tensor(align uint64) (t Tensor, err error) {
 	}
 	t.Type = Type(kind)
 	info, ok := types[t.Type]
+	if was, ok := removed[t.Type]; ok {
+		return t, errf("tensor %q has type %d (%s), which ggml has removed; take another quantization of the model, such as Q4_0", t.Name, kind, was)
+	}
 	if !ok {
 		return t, errf("tensor %q has unknown type %d; a newer shoal may know it", t.Name, kind)
 	}

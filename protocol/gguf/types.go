@@ -25,6 +25,12 @@ var types = map[Type]typeInfo{
 	34: {"TQ1_0", 256, 54}, 35: {"TQ2_0", 256, 66}, 39: {"MXFP4", 32, 17},
 }
 
+// removed are ggml's types of former times, with their names then.
+var removed = map[Type]string{
+	5:  "Q4_3",
+	31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
+}
+
 // String returns ggml's name of the type.
 func (t Type) String() string {
 	if info, ok := types[t]; ok {

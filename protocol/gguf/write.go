@@ -51,6 +51,8 @@ func (h *Header) Stage(extra []KV, at func(Tensor) int64) ([]byte, error) {
 		switch {
 		case replaced[kv.Key]:
 			continue
+		case kv.Key == "general.alignment": // readers look for it in this type only
+			kv.Value = uint32(h.Alignment())
 		case IsTokenizerTable(kv.Key):
 			kv.Value = stub(kv.Value)
 		case strings.HasPrefix(kv.Key, "split."): // a stage file is a single file

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/testnet"
 )
 
@@ -422,12 +423,12 @@ func (w *world) rejoined(name string) {
 }
 
 func (w *world) pause(ctx context.Context, p *Planned, rec *FaultRecord, signal func(syscall.Signal) error) error {
-	if err := signal(syscall.SIGSTOP); err != nil {
+	if err := signal(proc.Pause); err != nil {
 		return err
 	}
 	w.change(rec.Nodes[0], func(n *nodeState) { n.hung = true })
 	sleep(ctx, p.For)
-	err := signal(syscall.SIGCONT)
+	err := signal(proc.Continue)
 	w.change(rec.Nodes[0], func(n *nodeState) { n.hung = false })
 	w.until(rec)
 	return err
@@ -442,11 +443,11 @@ func (w *world) slow(ctx context.Context, p *Planned, rec *FaultRecord, name str
 	defer w.until(rec)
 	works := time.Duration(p.Share * float64(turn))
 	for end := time.Now().Add(p.For); time.Now().Before(end) && ctx.Err() == nil; {
-		if err := w.net.SignalEngine(name, syscall.SIGSTOP); err != nil {
+		if err := w.net.SignalEngine(name, proc.Pause); err != nil {
 			return err
 		}
 		sleep(ctx, turn-works)
-		if err := w.net.SignalEngine(name, syscall.SIGCONT); err != nil {
+		if err := w.net.SignalEngine(name, proc.Continue); err != nil {
 			return err
 		}
 		sleep(ctx, works)

@@ -9,12 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"text/tabwriter"
 
 	"github.com/shoalnet/shoal/cmd/shoal/term"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol/gguf"
 	"github.com/shoalnet/shoal/testnet"
@@ -122,7 +122,7 @@ func beEngine() error {
 	if err != nil {
 		return err
 	}
-	return syscall.Exec(exe, os.Args, env)
+	return proc.Become(exe, os.Args, env)
 }
 
 // findSource turns the model's name into a file, unless it is the built-in model.

@@ -127,6 +127,9 @@ func models(f *Facts) []Finding {
 		if m.Err != "" {
 			out = append(out, bad(f.shoal("model pull", m.ID), "model %s cannot be read from the disk: %s", m.Name, m.Err)...)
 		}
+		for _, why := range m.Doubts {
+			out = append(out, warn(f.shoal("model show", m.Name), "%s: %s", m.Name, why)...)
+		}
 		if len(m.Damaged) == 0 {
 			continue
 		}
@@ -318,6 +321,9 @@ func apiAddress(f *Facts) []Finding {
 	}
 	if f.Daemon.Answers && f.Status != nil && f.Status.APIOpen {
 		return warn(f.set("api-key", f.Machine.Secret), "anyone who can reach this machine can use the API at %s: it has no key, and --api-open allows that", addr)
+	}
+	if f.Daemon.Answers && f.Status != nil && f.Status.APIClosed || !f.Daemon.Answers && f.Config.NoKey {
+		return warn(f.shoal("key add", "me"), "the API at %s has no key: callers on other machines are refused until one is made", addr)
 	}
 	return ok("%s", addr)
 }

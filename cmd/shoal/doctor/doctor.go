@@ -63,6 +63,7 @@ type Config struct {
 
 	API       string
 	APIKey    bool
+	NoKey     bool  // other machines can reach the API, and are refused because there is no key
 	Memory    int64 // bytes lent
 	Quota     int64
 	NoMDNS    bool
@@ -100,6 +101,7 @@ type Model struct {
 	Blocks   int      // 0: not known
 	Damaged  []string // shards: header, embedding, block N, output
 	Leaves   int      // damaged
+	Doubts   []string // why its answers may be worse than its makers', a sentence each
 	Err      string   // why it cannot be read at all
 }
 

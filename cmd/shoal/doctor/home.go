@@ -7,11 +7,10 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
+	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/home"
-	"golang.org/x/sys/unix"
 )
 
 // Home is a node's directory.
@@ -53,7 +52,7 @@ func LookHome(dir string, checkKey func(path string) error) Home {
 				break
 			}
 		}
-		h.Unmakeable = unix.Access(above, unix.W_OK|unix.X_OK) != nil
+		h.Unmakeable = !files.MayWrite(above, true)
 		h.space(above)
 		return h
 	}
@@ -63,8 +62,8 @@ func LookHome(dir string, checkKey func(path string) error) Home {
 		return h
 	}
 	if err == nil {
-		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-			h.Mine = int(sys.Uid) == os.Geteuid()
+		if uid, _, ok := files.Owner(st); ok {
+			h.Mine = uid == os.Geteuid()
 		}
 	}
 	h.space(dir)
@@ -93,8 +92,8 @@ func LookHome(dir string, checkKey func(path string) error) Home {
 
 // access lists paths that this user may not write.
 func (h *Home) access() {
-	deny := func(path string, mode uint32) bool {
-		if err := unix.Access(path, mode); err == nil || errors.Is(err, unix.ENOENT) {
+	deny := func(path string, dir bool) bool {
+		if files.MayWrite(path, dir) {
 			return false
 		}
 		if len(h.Denied) < 3 {
@@ -102,7 +101,7 @@ func (h *Home) access() {
 		}
 		return true
 	}
-	if deny(h.Dir, unix.R_OK|unix.W_OK|unix.X_OK) {
+	if deny(h.Dir, true) {
 		return
 	}
 	_ = filepath.WalkDir(h.Dir, func(path string, d fs.DirEntry, err error) error {
@@ -110,19 +109,18 @@ func (h *Home) access() {
 			return nil //nolint:nilerr // it was denied above
 		}
 		switch {
-		case d.IsDir() && deny(path, unix.R_OK|unix.W_OK|unix.X_OK):
+		case d.IsDir() && deny(path, true):
 			return filepath.SkipDir
 		case d.Type().IsRegular():
-			deny(path, unix.R_OK|unix.W_OK)
+			deny(path, false)
 		}
 		return nil
 	})
 }
 
 func (h *Home) space(dir string) {
-	var st unix.Statfs_t
-	if unix.Statfs(dir, &st) == nil {
-		h.Free, h.FreeKnown = int64(st.Bavail)*int64(st.Bsize), true //nolint:unconvert // not on every system
+	if free := files.FreeSpace(dir); free >= 0 {
+		h.Free, h.FreeKnown = free, true
 	}
 }
 
@@ -134,14 +132,12 @@ func (h *Home) lock() {
 		return
 	}
 	defer f.Close()
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
+	if err := files.Lock(f, true); err == nil {
 		return // closing releases it
 	}
 	h.Locked = true
 	if st, err := f.Stat(); err == nil {
-		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-			h.Lock = lockOwner(path, sys.Ino)
-		}
+		h.Lock = lockOwner(path, files.Inode(st))
 	}
 }
 
@@ -151,11 +147,11 @@ func groupOf(path string) string {
 	if err != nil {
 		return ""
 	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
+	_, gid, ok := files.Owner(st)
 	if !ok {
 		return ""
 	}
-	g, err := user.LookupGroupId(strconv.Itoa(int(sys.Gid)))
+	g, err := user.LookupGroupId(strconv.Itoa(gid))
 	if err != nil {
 		return ""
 	}

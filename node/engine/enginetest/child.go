@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -56,7 +57,7 @@ func (b Backend) testCrash(t *testing.T) {
 		}
 	}()
 	<-first
-	if err := syscall.Kill(child.Pid(), syscall.SIGKILL); err != nil {
+	if err := proc.Signal(child.Pid(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-failed; !errors.Is(err, engine.ErrLost) {

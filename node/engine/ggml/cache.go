@@ -3,6 +3,8 @@ package ggml
 import (
 	"fmt"
 	"math"
+	"reflect"
+	"unsafe"
 
 	"github.com/ollama/ollama/kvcache"
 	"github.com/ollama/ollama/ml"
@@ -32,6 +34,7 @@ type pages struct {
 	config  *ml.CacheConfig
 	dtype   ml.DType
 	backend ml.Backend
+	host    bool // the tensors lie in this machine's own memory
 	cells   int
 	users   []int // of each page: sequences that refer to it
 	tables  map[int]*table
@@ -84,7 +87,7 @@ func (c *pages) Init(backend ml.Backend, dtype ml.DType, maxSequences, capacity,
 	}
 	c.cells = up(up(c.cells, page), c.config.CachePadding)
 	c.users = make([]int, c.cells/page)
-	c.dtype, c.backend = dtype, backend
+	c.dtype, c.backend, c.host = dtype, backend, len(backend.BackendMemory().GPUs) == 0
 }
 
 // SetConfig is for models that want their tensors plain.
@@ -109,7 +112,7 @@ func (c *pages) StartForward(ctx ml.Context, batch input.Batch, reserve bool) er
 		for i := range locs {
 			locs[i] = int32(i % c.cells)
 		}
-		c.locs, c.mask = ctx.Input().FromInts(locs, c.rows), c.maskOf(ctx, make([]float32, c.rows*c.cells))
+		c.locs, c.mask = ctx.Input().FromInts(locs, c.rows), c.cast(ctx, ctx.Input().Empty(ml.DTypeF32, c.cells, c.rows))
 		return nil
 	}
 	c.slide(batch)
@@ -229,7 +232,10 @@ func (c *pages) shade(batch input.Batch) []float32 {
 }
 
 func (c *pages) maskOf(ctx ml.Context, mask []float32) ml.Tensor {
-	m := ctx.Input().FromFloats(mask, c.hi-c.lo, c.rows)
+	return c.cast(ctx, ctx.Input().FromFloats(mask, c.hi-c.lo, c.rows))
+}
+
+func (c *pages) cast(ctx ml.Context, m ml.Tensor) ml.Tensor {
 	if c.config.MaskDType != ml.DTypeF32 {
 		m = m.Cast(ctx, c.config.MaskDType)
 	}
@@ -245,11 +251,11 @@ func (c *pages) Put(ctx ml.Context, key, value ml.Tensor) {
 	if c.keys[c.layer] == nil {
 		lctx := c.backend.NewContextSize(2).Layer(c.layer)
 		c.ctxs[c.layer] = lctx
-		c.keys[c.layer] = lctx.Zeros(c.dtype, kSize, heads, c.cells)
+		c.keys[c.layer] = c.zeros(lctx, kSize, heads, c.cells)
 		if c.config.PermutedV {
-			c.values[c.layer] = lctx.Zeros(c.dtype, c.cells, vSize, heads)
+			c.values[c.layer] = c.zeros(lctx, c.cells, vSize, heads)
 		} else {
-			c.values[c.layer] = lctx.Zeros(c.dtype, vSize, heads, c.cells)
+			c.values[c.layer] = c.zeros(lctx, vSize, heads, c.cells)
 		}
 	}
 	keys, values := c.keys[c.layer], c.values[c.layer]
@@ -260,6 +266,31 @@ func (c *pages) Put(ctx ml.Context, key, value ml.Tensor) {
 		return
 	}
 	ctx.Forward(values.Reshape(ctx, vSize*heads, c.cells).SetRows(ctx, value.Reshape(ctx, vSize*heads, c.rows), c.locs))
+}
+
+// zeros makes a tensor of zeros, which takes memory only for cells that are used: most
+// of a large cache never are.
+func (c *pages) zeros(ctx ml.Context, shape ...int) ml.Tensor {
+	if c.host {
+		t := ctx.Empty(c.dtype, shape...)
+		if clearLazily(tensorOf(t)) {
+			return t
+		}
+	}
+	return ctx.Zeros(c.dtype, shape...)
+}
+
+// tensorOf finds ggml's tensor, which the library keeps to itself; nil if it is not there.
+func tensorOf(t ml.Tensor) unsafe.Pointer {
+	v := reflect.ValueOf(t)
+	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
+		return nil
+	}
+	of := v.Elem().FieldByName("t")
+	if !of.IsValid() || of.Kind() != reflect.Pointer {
+		return nil
+	}
+	return of.UnsafePointer()
 }
 
 // Get gives a layer's keys, values and mask of the cells looked at.

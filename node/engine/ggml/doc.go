@@ -14,7 +14,8 @@
 //     own code; the library's caches keep W before it. The caches are made here
 //     with W-1, and with memory for rows that may be taken back.
 //   - The KV cache is one of our own (cache.go): the library's takes any free
-//     cell, so that a session's last bits depend on who else is there.
+//     cell, so that a session's last bits depend on who else is there. It takes
+//     memory only for cells that are used, on Linux and without a GPU.
 //   - Flash attention is off on the CPU.
 //   - Models that the library would compute wrongly are refused by engine.Check.
 //

@@ -67,19 +67,69 @@ function codeBlock(n) {
   })), pre);
 }
 
+/** Copies a text, also where the browser keeps its clipboard from plain HTTP. */
+async function copy(text) {
+  try {
+    return await navigator.clipboard.writeText(text);
+  } catch { // not there, or not allowed
+    const before = document.activeElement;
+    const area = h("textarea", { class: "sr", readonly: true, "aria-hidden": "true" });
+    area.value = text;
+    (before?.closest("dialog[open]") ?? document.body).append(area); // what is outside of a dialog cannot be selected
+    area.select();
+    const ok = document.execCommand("copy");
+    area.remove();
+    before?.focus({ preventScroll: true });
+    if (!ok) throw new Error("not allowed");
+  }
+}
+
 /** A button that copies what text gives. */
 export function copyButton(label, text) {
   const b = h("button", { type: "button", class: "quiet", "aria-label": label }, "Copy");
   b.addEventListener("click", async () => {
     try {
-      await navigator.clipboard.writeText(text(b));
+      await copy(text(b));
       b.textContent = "Copied";
     } catch {
-      b.textContent = "Not allowed";
+      b.textContent = "Select and copy it yourself";
     }
     setTimeout(() => (b.textContent = "Copy"), 1500);
   });
   return b;
+}
+
+/** A button that asks back: it acts at the second click, and forgets the first soon. */
+export function sureButton(label, question, act, props = {}) {
+  let since = 0;
+  const b = h("button", { type: "button", ...props }, label);
+  const calm = () => {
+    since = 0;
+    b.textContent = label;
+    if (props["aria-label"]) b.setAttribute("aria-label", props["aria-label"]);
+    b.classList.remove("ask");
+  };
+  b.addEventListener("click", () => {
+    if (since && Date.now() - since > 300) { // not the second half of a double click
+      calm();
+      return act();
+    }
+    since = Date.now();
+    b.textContent = question;
+    b.removeAttribute("aria-label");
+    b.classList.add("ask");
+    setTimeout(() => since && Date.now() - since >= 5000 && calm(), 5050);
+  });
+  b.addEventListener("blur", calm);
+  return b;
+}
+
+/** A picture of a QR code: rows with # for black. */
+export function qrPicture(rows, label) {
+  const margin = 4;
+  const n = rows.length + 2 * margin;
+  const d = rows.flatMap((row, y) => [...row.matchAll(/#+/g)].map((m) => `M${m.index + margin} ${y + margin}h${m[0].length}v1h-${m[0].length}z`)).join("");
+  return s("svg", { class: "qr", viewBox: `0 0 ${n} ${n}`, role: "img", "aria-label": label, "shape-rendering": "crispEdges" }, s("path", { class: "paper", d: `M0 0h${n}v${n}h-${n}z` }), s("path", { class: "ink", d }));
 }
 
 const perFrame = 32768; // characters of an answer taken in between two frames

@@ -1,16 +1,23 @@
 // What stands beside the picture: the route hop by hop, models, this node.
 
 import { h, say } from "./dom.js";
-import { bytes, count, many, ms, rate, short, span, time } from "./text.js";
+import { job, jobLine, jobsNow, modelActions } from "./manage.js";
 import { served, uncovered } from "./picture.js";
+import { bytes, count, many, ms, rate, short, span, time, who } from "./text.js";
 
-/** Replaces an element's content if what it is made of has changed. */
 const seen = new WeakMap();
-function render(el, data, make) {
+
+/**
+ * Replaces an element's content if what it is made of has changed. The focus stays at
+ * the element with the same data-key, and a question that a button asks is not cut short.
+ */
+export function render(el, data, make) {
   const now = JSON.stringify(data);
-  if (seen.get(el) === now) return;
+  if (seen.get(el) === now || el.querySelector(".ask")) return;
   seen.set(el, now);
+  const at = el.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   el.replaceChildren(...make());
+  if (at) el.querySelector(`[data-key="${CSS.escape(at)}"]`)?.focus();
 }
 
 const $ = (id) => document.getElementById(id);
@@ -25,11 +32,18 @@ export function gauges(f) {
   ]);
 }
 
+/** What a block is, where blocks are first seen. */
+export function blocksNote(model) {
+  const n = model?.blocks ?? 0;
+  $("blocks-note").hidden = n === 0;
+  if (n > 0) say($("blocks-note"), `A model is a chain of layers, called blocks: this one has ${n}. Each node computes some of them; “0–${Math.ceil(n / 2)}” means block 0 and so on, up to before block ${Math.ceil(n / 2)}.`);
+}
+
 /** The route as a list: the picture in words. */
 export function hops(route, view, lost) {
   const list = route?.hops ?? [];
   const most = Math.max(1e-9, ...(route?.costs ?? []).map((c) => c.compute_ms + c.next_ms));
-  render($("hops"), [list, route?.costs, route?.live, view.peer, [...lost]], () => list.map((hop, i) => {
+  render($("hops"), [list, route?.costs, route?.live, list.map((hop) => who(view, hop.peer)), [...lost]], () => list.map((hop, i) => {
     const cost = route.costs?.[i];
     const gone = lost.has(hop.peer);
     const bar = h("span", { class: "bar", "aria-hidden": "true" });
@@ -41,7 +55,7 @@ export function hops(route, view, lost) {
       }
     }
     return h("li", { class: gone ? "lost" : route.live ? "live" : "" },
-      h("span", { class: "who" }, h("code", { title: hop.peer }, hop.peer === view.peer ? "this node" : short(hop.peer)), h("span", { class: "blocks" }, span(hop) + (["trusted", "new"].includes(hop.trust) ? ` · ${hop.trust}` : ""))), bar,
+      h("span", { class: "who" }, h("code", { title: hop.peer }, who(view, hop.peer)), h("span", { class: "blocks" }, span(hop) + (["trusted", "new"].includes(hop.trust) ? ` · ${hop.trust}` : ""))), bar,
       h("span", { class: "cost" }, gone ? "lost" : cost ? `${cost.compute_ms.toFixed(1)} + ${ms(cost.next_ms)}` : ""));
   }));
 }
@@ -50,23 +64,23 @@ export function hops(route, view, lost) {
 export function nodes(view, model, lost) {
   const list = served(view, model);
   const peers = new Map(view.peers.map((p) => [p.peer, p]));
-  const data = list.map((f) => [f.key, f.ready, f.silent, lost.has(f.peer), f.sessions, f.kv_free, f.rtt_ms?.toFixed(0), f.step_ms.toFixed(1)]);
+  const data = list.map((f) => [f.key, who(view, f.peer), f.ready, f.silent, lost.has(f.peer), f.sessions, f.kv_free, f.rtt_ms?.toFixed(0), f.step_ms.toFixed(1)]);
   render($("nodes"), data, () => list.slice(0, mostNodes).map((f) => {
     const p = peers.get(f.peer);
     const facts = [
       lost.has(f.peer) ? "lost by the route" : f.silent ? "silent" : f.ready ? null : f.loaded ? "not proven yet" : "loading",
       f.peer === view.peer ? null : f.rtt_ms ? `${ms(f.rtt_ms)} away` : "distance unknown", p?.relayed ? "over a relay" : null,
-      f.ready ? `${f.step_ms.toFixed(1)} ms a token` : null, f.sessions ? many(f.sessions, "session") : null,
-      f.kv_tokens ? `${Math.round((100 * f.kv_free) / f.kv_tokens)} % of KV free` : null, p?.device || null,
+      f.ready ? `${f.step_ms.toFixed(1)} ms per token` : null, f.sessions ? many(f.sessions, "session") : null,
+      f.kv_tokens ? `${Math.round((100 * f.kv_free) / f.kv_tokens)} % of its session memory free` : null, p?.device || null,
     ].filter(Boolean);
-    return h("li", { class: lost.has(f.peer) || f.silent ? "lost" : "" }, h("code", { title: f.peer }, f.peer === view.peer ? "this node" : short(f.peer)), h("span", { class: "blocks" }, span(f)), h("span", { class: "facts" }, facts.join(" · ")));
+    return h("li", { class: lost.has(f.peer) || f.silent ? "lost" : "" }, h("code", { title: f.peer }, who(view, f.peer)), h("span", { class: "blocks" }, span(f)), h("span", { class: "facts" }, facts.join(" · ")));
   }).concat(list.length > mostNodes ? h("li", null, `and ${list.length - mostNodes} more`) : []));
   $("nodes-title").hidden = list.length === 0;
 }
 
 const mostNodes = 60;
 
-/** Where a token's time goes: computing, on the way, and what was not foreseen. */
+/** Where a token's time goes: computing, on the way, and what was unforeseen. */
 export function where(route, f) {
   const costs = route?.costs ?? [];
   const sum = (name) => costs.reduce((n, c) => n + c[name], 0);
@@ -76,7 +90,7 @@ export function where(route, f) {
   const other = Math.max(0, actual - compute - net);
   render($("where"), costs.length === 0 ? null : [compute.toFixed(2), net.toFixed(2), other.toFixed(1)], () => {
     if (costs.length === 0) return [];
-    const parts = [["compute", "computing", compute], ["net", "on the way", net], ["other", "not foreseen", other]];
+    const parts = [["compute", "computing", compute], ["net", "on the way", net], ["other", "unforeseen", other]];
     const total = parts.reduce((n, p) => n + p[2], 0) || 1;
     const bar = h("div", { class: "stack", "aria-hidden": "true" });
     for (const [kind, , v] of parts) {
@@ -111,28 +125,31 @@ function strip(m, view) {
   return el;
 }
 
-export function models(view, chosen) {
+export function models(view, chosen, mine) {
   const made = view.models.map((m) => ({ m, spans: served(view, m).map((f) => [f.key, f.ready, f.silent]) }));
-  render($("model-list"), [made, chosen], () => view.models.length === 0 ? [h("li", { class: "fine" }, "No model is here, and no peer offers one. Add one with ", h("code", null, "shoal model add FILE"), ".")] : view.models.map((m) => {
+  render($("model-list"), [made, chosen, mine, jobsNow(), view.light, view.serving.map((v) => v.model + v.name)], () => view.models.length === 0 ? [h("li", { class: "fine" }, "No model is here yet, and no peer offers one.")] : view.models.map((m) => {
     const spans = served(view, m);
     const gaps = uncovered(spans, m.blocks || 0);
     const facts = [m.architecture, m.quantization, m.parameters && `${count(m.parameters)} parameters`, m.context && `context ${count(m.context)}`, m.size && bytes(m.size)].filter(Boolean);
     const servers = new Set(spans.filter((f) => f.ready).map((f) => f.peer)).size;
     const f = m.fetching;
+    const j = job(m.id, m.name);
     return h("li", { class: m.id === chosen ? "chosen" : "" },
-      h("div", { class: "title" }, h("b", null, m.name || m.id.slice(-12)), spans.length === 0 ? h("span", { class: "tag" }, "not served") : gaps.length > 0 ? h("span", { class: "tag bad" }, `nobody serves ${gaps.slice(0, 3).map(span).join(", ")}`) : h("span", { class: "tag good" }, `${many(servers, "node")} serve it`.replace("node serve", "node serves"))),
+      h("div", { class: "title" }, h("b", null, m.name || m.id.slice(-12)), spans.length === 0 ? h("span", { class: "tag" }, "not served") : gaps.length > 0 ? h("span", { class: "tag bad" }, `nobody serves blocks ${gaps.slice(0, 3).map(span).join(", ")}`) : h("span", { class: "tag good" }, `${many(servers, "node")} serve it`.replace("node serve", "node serves"))),
       h("p", { class: "fine" }, facts.join(" · ")),
       m.blocks ? strip(m, view) : null,
-      f ? h("div", { class: "fetch" }, progress(f), h("span", null, `fetching ${bytes(f.done)} of ${bytes(f.total)}${f.sources ? ` from ${many(f.sources, "peer")}` : ""}`)) : null,
-      h("p", { class: "fine" }, [m.complete ? "whole here" : m.held.length > 0 ? `here: ${held(m.held)}` : "nothing of it here", m.allocated ? `${bytes(m.allocated)} on disk` : null,
-        m.holders?.length ? `${many(m.holders.length, "peer")} can give shards` : null].filter(Boolean).join(" · ")));
+      f && !j ? h("div", { class: "fetch" }, progress(f), h("span", null, `fetching ${bytes(f.done)} of ${bytes(f.total)}${f.sources ? ` from ${many(f.sources, "source")}` : ""}`)) : null,
+      h("p", { class: "fine" }, [m.complete ? "whole here" : m.held.length > 0 ? `here: ${held(m.held)}` : "nothing of it here", m.allocated ? `${bytes(m.allocated)} on disk` : null, m.pinned ? "pinned: it stays, whatever the disk limit" : null,
+        m.holders?.length ? `${many(m.holders.length, "peer")} can give parts of it` : null].filter(Boolean).join(" · ")),
+      j ? jobLine(m.id, j) : null,
+      modelActions(m, view, mine));
   }));
 }
 
 const held = (list) => list.map((x) => (/^\d/.test(x) ? "blocks " + x.replace("-", "–") : x)).join(", ");
 
 function progress(f) {
-  const bar = h("div", { class: "progress", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.floor((100 * f.done) / Math.max(1, f.total)) }, h("i"));
+  const bar = h("div", { class: "progress", role: "progressbar", "aria-label": "fetching", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.floor((100 * f.done) / Math.max(1, f.total)) }, h("i"));
   bar.firstChild.style.width = `${(100 * f.done) / Math.max(1, f.total)}%`;
   return bar;
 }
@@ -149,27 +166,27 @@ export function node(view) {
     } else {
       row("Lends now", l.open ? h("span", { class: "good" }, "yes") : h("span", { class: "bad" }, `no: ${l.why}`));
       row("Memory", bytes(l.memory));
-      row("Threads", `${l.threads || "as many as help"}${l.nice ? `, nice ${l.nice}` : ""}`);
+      row("Threads", `${l.threads || "as many as help"}${l.nice ? ", behind other programs" : ""}`);
       if (l.devices?.length) row("Devices", l.devices.join(", "));
       row("Hours", l.hours || "always");
       row("Pauses", [l.pause_load > 0 ? `when others use ${Math.round(100 * l.pause_load)} % of the machine` : "never for load", l.on_battery ? null : "on battery"].filter(Boolean).join(", "));
       row("Resumes", `after ${time(l.resume_s || 120)} of quiet`);
-      row("Sessions", `${l.max_sessions} a span, at most`);
+      row("Sessions", `at most ${l.max_sessions} at once per model`);
       const engine = view.serving.find((v) => v.fence || v.unfenced);
       if (engine) row("Engine's fence", [(engine.fence || []).join(", "), ...(engine.unfenced || []).map((v) => `not ${v}`)].filter(Boolean).join("; "));
       row("Disk", l.quota ? `${bytes(l.quota)} without a pin` : "no limit");
     }
-    row("Given, taken", `${bytes(view.bytes_given)}, ${bytes(view.bytes_taken)}`);
-    row("Up", `${time(view.uptime_ns / 1e9)}, version ${view.version}`);
+    row("Models sent", bytes(view.bytes_given));
+    row("Received", bytes(view.bytes_taken));
+    row("Running for", `${time(view.uptime_ns / 1e9)}, version ${view.version}`);
     const spans = view.serving.map((v) => {
       const used = v.kv_tokens - v.kv_free;
       const bar = h("div", { class: "progress", "aria-hidden": "true" }, h("i"));
       bar.firstChild.style.width = `${(100 * used) / Math.max(1, v.kv_tokens)}%`;
-      return h("li", null, h("div", { class: "title" }, h("b", null, v.name, v.to > v.from ? ` ${span(v)}` : ""), h("span", { class: v.ready ? "tag good" : "tag" }, v.state)),
+      return h("li", null, h("div", { class: "title" }, h("b", null, v.name, v.to > v.from ? ` blocks ${span(v)}` : ""), h("span", { class: v.ready ? "tag good" : "tag" }, v.state)),
         v.kv_tokens ? bar : null,
-        v.kv_tokens ? h("p", { class: "fine" }, [many(v.sessions, "session"), `${count(v.kv_free)} of ${count(v.kv_tokens)} KV cells free`, bytes(v.memory), v.step_ms ? `${ms(v.step_ms)} a step` : null, v.tokens_per_s ? `${rate(v.tokens_per_s)} tokens/s` : null].filter(Boolean).join(" · ")) : null);
+        v.kv_tokens ? h("p", { class: "fine" }, [many(v.sessions, "session"), `room for ${count(v.kv_free)} of ${count(v.kv_tokens)} tokens`, bytes(v.memory), v.step_ms ? `${ms(v.step_ms)} per step` : null, v.tokens_per_s ? `${rate(v.tokens_per_s)} tokens/s` : null].filter(Boolean).join(" · ")) : null);
     });
-    return [spans.length > 0 ? h("ul", { class: "spans" }, ...spans) : null, h("dl", null, ...rows), ...(view.warnings ?? []).map((w) => h("p", { class: "warn" }, w)),
-      h("p", { class: "fine" }, "Rules are the operator's: flags of ", h("code", null, "shoal node"), " or lines of config.toml.")].filter(Boolean);
+    return [spans.length > 0 ? h("ul", { class: "spans" }, ...spans) : null, h("dl", null, ...rows), ...(view.warnings ?? []).map((w) => h("p", { class: "warn" }, w))].filter(Boolean);
   });
 }

@@ -3,13 +3,14 @@
 // answer's route is the current that runs through the fish it takes.
 
 import { h, s, say } from "./dom.js";
-import { many, ms, short, span } from "./text.js";
+import { many, ms, short, span, who } from "./text.js";
 
 const left = 34; // where the asker is
 const right = 16;
 const rowHeight = 40;
 const fishHeight = 28;
 const top = 26;
+const letter = 6.5; // width of one in a fish's name
 const ghostLife = 5000; // ms that a node is still shown, fading, when it has gone
 
 const key = (peer, x) => `${peer} ${x.from} ${x.to}`;
@@ -61,7 +62,7 @@ export class Picture {
       const fish = this.#fish.get(f.key);
       fish.gone = 0;
       this.#drawFish(fish, f, x(f.from) + inset, x(f.to) - inset, {
-        on: on.has(f.key), live: route?.live && on.has(f.key), lost: lost.has(f.peer), silent: f.silent, self: f.peer === view.peer, unready: !f.ready,
+        on: on.has(f.key), live: route?.live && on.has(f.key), lost: lost.has(f.peer), silent: f.silent, self: f.peer === view.peer, unready: !f.ready, name: who(view, f.peer),
       });
     }
     for (const [k, fish] of this.#fish) {
@@ -120,12 +121,14 @@ export class Picture {
     eye.style.display = w < 26 ? "none" : "";
     const room = w - fin - nose * 0.7;
     name.setAttribute("x", fin + room / 2);
-    name.setAttribute("y", room > 46 ? -1 : 4);
-    say(name, room > 40 ? (is.self ? "this node" : short(f.peer)) : room > 22 ? f.peer.slice(-3) : "");
+    name.setAttribute("y", room > 50 ? -1 : 4);
+    const longest = Math.floor((room - 4) / letter);
+    const near = is.self ? (longest < 4 ? "me" : "this") : f.peer.slice(-3);
+    say(name, is.name.length <= longest ? is.name : !is.self && longest >= 7 ? (is.name.startsWith("…") ? short(f.peer) : is.name.slice(0, longest - 1) + "…") : near.length <= longest ? near : "");
     note.setAttribute("x", fin + room / 2);
     note.setAttribute("y", 10);
-    say(note, room > 46 ? (is.lost ? "lost" : is.silent ? "silent" : f.ready ? `${f.step_ms.toFixed(1)} ms` : f.loaded ? "unproven" : "loading") : "");
-    say(title, `${f.peer}${is.self ? " (this node)" : ""}\nblocks ${span(f)}${f.rtt_ms ? `, ${ms(f.rtt_ms)} away` : ""}\n${f.ready ? `${f.step_ms.toFixed(1)} ms a token, ${many(f.sessions, "session")}, ${f.kv_free} of ${f.kv_tokens} KV cells free` : "not ready"}`);
+    say(note, room > 50 ? (is.lost ? "lost" : is.silent ? "silent" : f.ready ? `${f.step_ms.toFixed(1)} ms` : f.loaded ? "unproven" : "loading") : "");
+    say(title, `${f.peer}${is.self ? " (this node)" : ""}\nblocks ${span(f)}${f.rtt_ms ? `, ${ms(f.rtt_ms)} away` : ""}\n${f.ready ? `${f.step_ms.toFixed(1)} ms per token, ${many(f.sessions, "session")}, ${f.kv_free} of ${f.kv_tokens} tokens free` : "not ready"}`);
   }
 
   #drawRoute(route, x, inset, rows) {
@@ -153,7 +156,7 @@ export class Picture {
     const first = hops[0].fish?.x0 ?? left;
     const ret = `M${at.x} ${at.y}C${at.x + 16} ${at.y} ${at.x + 16} ${back} ${at.x - round} ${back}L${first} ${back}Q${home.x} ${back} ${home.x} ${home.y + 26}`;
     const last = route.costs?.at(-1);
-    if (last && hops.length > 1) labels.push(s("text", { x: (first + at.x) / 2, y: back + 4 }, `token back to the first: ${ms(last.next_ms)}`));
+    if (last && hops.length > 1) labels.push(s("text", { x: (first + at.x) / 2, y: back + 15 }, `token back to the first: ${ms(last.next_ms)}`));
     const live = route.repairing ? " broken" : route.live ? " live" : "";
     this.route.replaceChildren(
       s("path", { class: "bed" + live, d: d + ret }), s("path", { class: "current" + live, d: d + ret }), s("g", { class: "lat" }, ...labels), ask,
@@ -162,6 +165,7 @@ export class Picture {
   }
 
   #drawMarks(spans, blocks, x, height) {
+    if (blocks === 0) return this.water.replaceChildren();
     const cuts = [...new Set([0, blocks, ...spans.flatMap((f) => [f.from, f.to])])].sort((a, b) => a - b);
     const kids = [];
     let before = -100;
@@ -180,7 +184,7 @@ export class Picture {
   #drawOthers(view, model) {
     const serving = new Set(served(view, model).map((f) => f.peer));
     const rest = view.peers.filter((p) => !serving.has(p.peer));
-    say(this.others, rest.length === 0 ? "" : `${many(rest.length, "more peer")} here: ${rest.slice(0, 4).map((p) => short(p.peer)).join(", ")}${rest.length > 4 ? " …" : ""}`);
+    say(this.others, rest.length === 0 ? "" : `${many(rest.length, "more peer")} here: ${rest.slice(0, 4).map((p) => who(view, p.peer)).join(", ")}${rest.length > 4 ? " …" : ""}`);
   }
 }
 

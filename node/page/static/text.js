@@ -3,6 +3,20 @@
 /** Enough of a peer's ID to tell it from others. */
 export const short = (peer) => "…" + peer.slice(-6);
 
+const machines = new Map(); // peer -> name, of those that tell it
+
+/** Takes the names of machines from {peer, name}. */
+export function learnNames(list) {
+  for (const { peer, name } of list) if (peer && name) machines.set(peer, name);
+}
+
+/** A machine's name if it is known, else the end of its ID. */
+export function who(view, peer) {
+  if (peer === view?.peer) return "this node";
+  const name = machines.get(peer) ?? "";
+  return name === "" ? short(peer) : name.length > 24 ? name.slice(0, 23) + "…" : name;
+}
+
 export const span = (x) => `${x.from}–${x.to}`;
 
 export function ms(x) {

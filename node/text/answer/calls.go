@@ -61,6 +61,15 @@ func (s *spoken) call() (Call, bool) {
 	return Call{s.Name, args}, ok && s.Name != ""
 }
 
+// passes reports whether an object has the arguments of a call, and nothing but a call.
+func passes(body []byte) bool {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(body, &fields) != nil || len(fields) != 2 {
+		return false
+	}
+	return fields["arguments"] != nil || fields["parameters"] != nil
+}
+
 // readJSON reads a sequence of objects that are each a call, or lists of such
 // objects.
 func readJSON(body string, _ Tools) ([]Call, bool) {

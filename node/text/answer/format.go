@@ -15,20 +15,29 @@ type Function struct {
 	Parameters []byte // a JSON schema
 }
 
-// Schema returns the format of an answer whose text follows a JSON schema. The
-// model may first reason, if it marks its reasoning, unless direct is set.
-func (s *Syntax) Schema(schema []byte, prompt string, direct bool) []*protocol.Piece {
-	body := []*protocol.Piece{follows(schema)}
+// Text returns the format of an answer whose text follows a piece. The model may first
+// reason, if it marks its reasoning, unless direct is set.
+func (s *Syntax) Text(body *protocol.Piece, prompt string, direct bool) []*protocol.Piece {
+	return s.reasoned(s.said(body), prompt, direct)
+}
+
+// said is the text of an answer, with the marks before it.
+func (s *Syntax) said(body *protocol.Piece) []*protocol.Piece {
 	if s.harmony {
-		body = append([]*protocol.Piece{exactly("<|channel|>final<|message|>")}, body...)
+		return []*protocol.Piece{exactly("<|channel|>final<|message|>"), body}
 	}
-	return s.reasoned(body, prompt, direct)
+	return []*protocol.Piece{body}
 }
 
 // Calls returns the format of an answer that calls exactly one of the
 // functions, or, without one, at least one of them and more where the model's
 // syntax allows that. The model may first reason, unless direct is set.
 func (s *Syntax) Calls(functions []Function, one bool, prompt string, direct bool) []*protocol.Piece {
+	return s.reasoned(s.called(functions, one), prompt, direct)
+}
+
+// called is the calls of an answer.
+func (s *Syntax) called(functions []Function, one bool) []*protocol.Piece {
 	w := s.writes
 	each := &protocol.Either{}
 	for _, f := range functions {
@@ -41,7 +50,14 @@ func (s *Syntax) Calls(functions []Function, one bool, prompt string, direct boo
 	if !one && w.several {
 		body = append(body, &protocol.Piece{Kind: &protocol.Piece_Again{Again: &protocol.Pieces{Pieces: []*protocol.Piece{exactly(w.between), call}}}})
 	}
-	return s.reasoned(append(body, exactly(w.after)), prompt, direct)
+	return append(body, exactly(w.after))
+}
+
+// CallsOr returns the format of an answer that is either calls, as of Calls, or text, as
+// of Text.
+func (s *Syntax) CallsOr(functions []Function, one bool, body *protocol.Piece, prompt string, direct bool) []*protocol.Piece {
+	ways := &protocol.Either{Of: []*protocol.Pieces{{Pieces: s.said(body)}, {Pieces: s.called(functions, one)}}}
+	return s.reasoned([]*protocol.Piece{{Kind: &protocol.Piece_Either{Either: ways}}}, prompt, direct)
 }
 
 // reasoned puts optional reasoning before a body.

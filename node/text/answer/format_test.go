@@ -80,10 +80,25 @@ func TestFormats(t *testing.T) {
 						t.Errorf("%s: %v calls", name, counts)
 					}
 				}
+				kinds := map[bool]bool{}
+				for seed := range uint64(40) {
+					rng := rand.New(rand.NewPCG(seed, 3))
+					said := spell(t, s.CallsOr(functions, false, follows([]byte("3")), prompt, direct), rng.IntN, values)
+					r := s.NewReader(Options{Tools: tools, Prompt: prompt, Format: true})
+					got, rest := r.Push(said), r.Flush()
+					text, calls := strings.TrimSpace(got.Text+rest.Text), len(got.Calls)+len(rest.Calls)
+					kinds[calls > 0] = true
+					if (calls > 0) == (text != "") || text != "" && text != values["3"] {
+						t.Fatalf("%s: %q was read as %+v and %+v", name, said, got, rest)
+					}
+				}
+				if len(kinds) != 2 {
+					t.Errorf("%s: calls or text, never both: %v", name, kinds)
+				}
 				thought := false
 				for seed := range uint64(20) {
 					rng := rand.New(rand.NewPCG(seed, 2))
-					said := spell(t, s.Schema([]byte("3"), prompt, direct), rng.IntN, values)
+					said := spell(t, s.Text(follows([]byte("3")), prompt, direct), rng.IntN, values)
 					got := read(template, prompt, said, nil, whole)
 					thought = thought || got.Reasoning != ""
 					got.Text = strings.TrimSpace(got.Text)
@@ -98,7 +113,7 @@ func TestFormats(t *testing.T) {
 			}
 		}
 	}
-	if !slices.Equal(Detect(hermes).Schema([]byte("3"), "", true)[0].GetSchema(), []byte("3")) {
+	if !slices.Equal(Detect(hermes).Text(follows([]byte("3")), "", true)[0].GetSchema(), []byte("3")) {
 		t.Error("an answer without reasoning is more than the value")
 	}
 }

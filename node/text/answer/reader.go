@@ -15,6 +15,7 @@ const (
 type Options struct {
 	Tools  Tools  // empty: calls are not recognized
 	Prompt string // the prompt that the answer continues: it may have begun the reasoning
+	Format bool   // the text follows a format: JSON without arguments is text, whatever it is named
 }
 
 // Reader splits an answer into its parts. It is not safe for concurrent use.
@@ -281,7 +282,7 @@ func (r *Reader) object(out *sink, last bool) bool {
 		calls, ok := readJSON(string(body), r.opt.Tools)
 		for _, c := range calls {
 			_, known := r.opt.Tools.find(c.Name)
-			ok = ok && known
+			ok = ok && known && (!r.opt.Format || passes(body))
 		}
 		if ok {
 			r.called(out, calls)

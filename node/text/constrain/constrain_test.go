@@ -141,10 +141,9 @@ func write(t testing.TB, m *Machine, rng *rand.Rand, most int) (text string, end
 	return string(out), false
 }
 
-// oracle compiles a schema with a validator of JSON Schema, adapted to this
-// package's choices: oneOf is treated as anyOf.
+// oracle compiles a schema with a validator of JSON Schema.
 func oracle(t testing.TB, schema string) *jsonschema.Schema {
-	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(strings.ReplaceAll(schema, `"oneOf"`, `"anyOf"`)))
+	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(schema))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,6 +226,22 @@ var examples = []struct {
 	{"below zero", `{"type":"number","exclusiveMinimum":-2.5,"exclusiveMaximum":0}`, []string{`-2.4`, `-0.1`, `-1`, `-2`}, []string{`-2.5`, `-0`, `-0.0`, `0`, `-3`}},
 	{"money", `{"type":"number","multipleOf":0.01,"minimum":0}`, []string{`0`, `1.5`, `12.34`}, []string{`1.234`, `-1`}},
 	{"whole numbers", `{"type":"number","multipleOf":1}`, []string{`3`}, []string{`3.5`}},
+	{"a set", `{"type":"array","items":{"type":"string"},"uniqueItems":true}`, nil, nil},
+	{"a set of numbers", `{"type":"array","items":{"type":"integer","minimum":0,"maximum":500},"uniqueItems":true,"minItems":3}`, nil, nil},
+	{"a set of numbers that are not whole", `{"type":"array","items":{"type":"number"},"uniqueItems":true,"minItems":2}`, nil, nil},
+	{"a set of ids", `{"type":"array","items":{"type":"string","format":"uuid"},"uniqueItems":true}`, nil, nil},
+	{"a set of short strings", `{"properties":{"a":{"type":"array","items":{"type":"string","maxLength":1},"uniqueItems":true,"minItems":2},"b":{"type":"array","items":{"enum":["x",1,1.0,null]},"uniqueItems":true,"minItems":3}},"required":["a","b"]}`, nil, nil},
+	{"a counted format", `{"type":"string","format":"email","minLength":8,"maxLength":9}`, []string{`"ab@cd.ef"`, `"abc@cd.ef"`}, []string{`"a@cd.ef"`, `"abcd@cd.ef"`}},
+	{"counts that few patterns meet", `{"type":"string","pattern":"^(abc)+$","minLength":4,"maxLength":8}`, []string{`"abcabc"`}, []string{`"abc"`, `"abcabcabc"`}},
+	{"multiples", `{"type":"integer","multipleOf":7}`, []string{`0`, `14`, `-21`, `700000000007`}, []string{`13`, `-0`, `007`}},
+	{"multiples within", `{"type":"number","multipleOf":0.25,"minimum":-1,"exclusiveMaximum":1.5}`, []string{`-1`, `0.5`, `1.25`, `-0.25`}, []string{`0.3`, `1.5`, `-1.25`}},
+	{"any but some", `{"type":["string","integer","null"],"not":{"enum":["a","ab",3]}}`, []string{`""`, `"b"`, `"abc"`, `4`, `null`}, []string{`"a"`, `"ab"`, `3`}},
+	{"if", `{"type":"object","properties":{"k":{"enum":["a","b"]},"x":{"type":"integer"}},"required":["k"],"if":{"properties":{"k":{"const":"a"}}},"then":{"required":["x"]}}`, []string{`{"k":"a","x":1}`, `{"k":"b"}`}, []string{`{"k":"a"}`}},
+	{"dependent", `{"type":"object","properties":{"a":{"type":"null"},"b":{"type":"null"}},"dependentRequired":{"a":["b"]}}`, []string{`{}`, `{"b":null}`, `{"a":null,"b":null}`}, []string{`{"a":null}`}},
+	{"contains", `{"type":"array","items":{"type":"integer"},"contains":{"minimum":5},"minContains":2,"maxContains":2}`, []string{`[5,6]`, `[7,7,1]`}, []string{`[5]`, `[5,6,7]`, `[1,5,6]`}},
+	{"counted members", `{"type":"object","properties":{"a":{"type":"null"},"b":{"type":"null"},"c":{"type":"null"}},"minProperties":2,"maxProperties":2}`, []string{`{"a":null,"c":null}`}, []string{`{"a":null}`, `{"a":null,"b":null,"c":null}`}},
+	{"patterns beside names", `{"type":"object","properties":{"x1":{"type":"integer"}},"patternProperties":{"^x":{"type":["integer","null"]},"1$":{"type":["integer","string"]}},"additionalProperties":{"type":"boolean"}}`, []string{`{"x1":1}`, `{"x2":null,"a1":"s","x31":4,"b":true}`}, []string{`{"x1":null}`, `{"x11":"s"}`, `{"b":1}`}},
+	{"one of, that overlap", `{"oneOf":[{"type":"integer","multipleOf":3},{"type":"number","minimum":5}]}`, nil, nil},
 	{"strict, as OpenAI's", `{"$schema":"https://json-schema.org/draft/2020-12/schema","title":"Event","type":"object","properties":{"name":{"type":"string","description":"the name"},"participants":{"type":"array","items":{"type":"string"}}},"required":["name","participants"],"additionalProperties":false}`,
 		[]string{`{"name":"x","participants":["a", "b"]}`}, []string{`{"participants":[],"name":"x"}`}},
 }
@@ -289,9 +304,16 @@ func TestFormats(t *testing.T) {
 // TestRefused: an unsupported part of a schema is named, with its place.
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ schema, want string }{
-		{`{"type":"object","properties":{"a":{"not":{}}}}`, `the JSON schema, at /properties/a/not: this keyword is not supported`},
-		{`{"$defs":{"a/b":{"if":true}},"$ref":"#/$defs/a~1b"}`, `/$defs/a~1b/if`},
+		{`{"type":"object","properties":{"a":{"not":{"uniqueItems":true}}}}`, `the JSON schema, at /properties/a/not: this one is not supported`},
+		{`{"$defs":{"a/b":{"$dynamicRef":"#x"}},"$ref":"#/$defs/a~1b"}`, `/$defs/a~1b/$dynamicRef: this keyword is not supported`},
 		{`{"anyOf":[{"type":"string"},{"type":"array","uniqueItems":true}]}`, `/anyOf/1/uniqueItems`},
+		{`{"not":{}}`, `takes no value at all`},
+		{`{"oneOf":[{"properties":{"a":{"type":"string"}}},{"properties":{"b":{"type":"integer"}}}]}`, `/oneOf: alternatives 1 and 2 overlap`},
+		{`{"multipleOf":0.000123457}`, `/multipleOf: is supported up to 2000 of the unit`},
+		{`{"multipleOf":0}`, `/multipleOf: must be a number above zero`},
+		{`{"type":"object","minProperties":2}`, `/minProperties: is supported up to one more`},
+		{`{"unevaluatedItems":false}`, `/unevaluatedItems: `},
+		{`{"propertyNames":{"anyOf":[{"pattern":"a"},{"pattern":"b"}]}}`, `/propertyNames: names of members may be described by`},
 		{`{"type":"strin"}`, `/type: "strin" is no type`},
 		{`{"enum":[]}`, `takes no value at all`},
 		{`false`, `takes no value at all`},
@@ -314,14 +336,12 @@ func TestRefused(t *testing.T) {
 		{`{"allOf":[{"type":"string"},{"type":"integer"}]}`, `takes no value at all`},
 		{`{"minimum":3,"type":"integer","maximum":2}`, `takes no value at all`},
 		{`{"exclusiveMinimum":3,"type":"integer","exclusiveMaximum":4}`, `takes no value at all`},
-		{`{"type":"string","pattern":"(?=a)b"}`, `/pattern: cannot be taken`},
-		{`{"type":"string","pattern":"\\bx"}`, `/pattern: cannot be taken`},
+		{`{"type":"string","pattern":"^(?=a)b"}`, `takes no value at all`},
+		{`{"type":"string","pattern":"^a(?=a)b"}`, `/pattern: "^a(?=a)b" cannot be taken`},
+		{`{"type":"string","pattern":"\\bx"}`, `cannot be taken`},
 		{`{"type":"string","pattern":"(a|b|ab)*c(.{900}){3}"}`, `/pattern: `},
-		{`{"type":"string","format":"color"}`, `/format: "color" is not supported; known are date,`},
 		{`{"$ref":"other.json"}`, `/$ref: "other.json": references are supported within the schema`},
 		{`{"$ref":"#/x"}`, `is not in the schema`},
-		{`{"multipleOf":3}`, `/multipleOf: is supported of 1, 0.1`},
-		{`{"type":"object","foo":1}`, `/foo: this keyword is not supported`},
 		{`{"properties":[]}`, `/properties: must be an object`},
 		{`[]`, `must be an object, true or false`},
 		{`{`, `is not valid JSON`},
@@ -479,8 +499,11 @@ func FuzzSchema(f *testing.F) {
 		f.Add(e.schema, uint64(1))
 	}
 	f.Add(`{"type":"string","pattern":"^(ab)*$","minLength":8,"maxLength":0}`, uint64(1))
+	for _, schema := range corpus(f, "suite") {
+		f.Add(string(schema), uint64(1))
+	}
 	f.Fuzz(func(t *testing.T, schema string, seed uint64) {
-		if len(schema) > 2000 {
+		if len(schema) > 2000 || strings.Contains(schema, "nullable") || strings.Contains(schema, "$schema") {
 			return
 		}
 		m, err := Compile(vocab, schemaOf(schema))
@@ -494,7 +517,7 @@ func FuzzSchema(f *testing.F) {
 		if !json.Valid([]byte(text)) {
 			t.Fatalf("%s gave %q", schema, text)
 		}
-		doc, err := jsonschema.UnmarshalJSON(strings.NewReader(strings.ReplaceAll(schema, `"oneOf"`, `"anyOf"`)))
+		doc, err := jsonschema.UnmarshalJSON(strings.NewReader(schema))
 		if err != nil {
 			return
 		}

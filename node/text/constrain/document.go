@@ -17,7 +17,45 @@ type document struct {
 	members []member
 	items   []*document
 	text    string // of a string or number; "true" or "false"
+
+	up  *document // that it is part of; nil: the whole
+	key string    // there
+
+	apart bool // made as an opposite: what it names is not evaluated by it
 }
+
+// pointer returns where the value is in the whole (RFC 6901).
+func (d *document) pointer() string {
+	var keys []string
+	for ; d.up != nil; d = d.up {
+		keys = append(keys, "/"+escape(d.key))
+	}
+	slices.Reverse(keys)
+	return strings.Join(keys, "")
+}
+
+// isFalse reports whether the value is false, the schema that takes no value.
+func (d *document) isFalse() bool { return d.kind == 't' && d.text == "false" }
+
+// isTrue reports whether the value is true, the schema that takes every value.
+func (d *document) isTrue() bool { return d.kind == 't' && d.text == "true" }
+
+// Documents that are made here stand for what others mean. They have a place of those.
+
+func object(at *document, members ...member) *document {
+	return &document{kind: '{', members: members, up: at.up, key: at.key}
+}
+
+func listOf(items ...*document) *document { return &document{kind: '[', items: items} }
+
+func textOf(s string) *document { return &document{kind: '"', text: s} }
+
+func numberOf(n int) *document { return &document{kind: '0', text: strconv.Itoa(n)} }
+
+var (
+	trueDoc  = &document{kind: 't', text: "true"}
+	falseDoc = &document{kind: 't', text: "false"}
+)
 
 type member struct {
 	name  string
@@ -70,10 +108,13 @@ func readValue(d *json.Decoder, depth int) (*document, error) {
 			if err != nil {
 				return nil, err
 			}
+			v.up = doc
 			if t == '[' {
+				v.key = strconv.Itoa(len(doc.items))
 				doc.items = append(doc.items, v)
 				continue
 			}
+			v.key = name
 			if doc.get(name) != nil {
 				return nil, fmt.Errorf("%.64q stands twice in an object", name)
 			}
@@ -126,6 +167,24 @@ func (d *document) at(pointer string) *document {
 		}
 	}
 	return d
+}
+
+// anchor returns the schema with this $anchor.
+func (d *document) anchor(name string) *document {
+	if a := d.get("$anchor"); a != nil && a.kind == '"' && a.text == name {
+		return d
+	}
+	for _, m := range d.members {
+		if found := m.value.anchor(name); found != nil && m.name != "enum" && m.name != "const" {
+			return found
+		}
+	}
+	for _, v := range d.items {
+		if found := v.anchor(name); found != nil {
+			return found
+		}
+	}
+	return nil
 }
 
 // String returns the value as JSON without white space.

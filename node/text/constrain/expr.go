@@ -16,6 +16,7 @@ type expr struct {
 	min, max int     // of kindRepeat; max < 0: unbounded
 	text     bool    // of kindRepeat: repeats the characters of a string, so that plain text can continue in it
 	less     *expr   // of kindRepeat: the rest after one repetition; built on demand
+	lazy     lazy    // of kindLazy, and of kindGap: the series
 
 	productive bool // it can be completed
 }
@@ -29,6 +30,8 @@ const (
 	kindSeq                // a, then b
 	kindEither             // one of alts; without any: impossible
 	kindRepeat             // a, min to max times
+	kindLazy               // alternatives that are built on demand
+	kindGap                // the end of an item in a series
 )
 
 // class is a set of bytes.
@@ -128,19 +131,7 @@ func never() *expr { return &expr{kind: kindEither} }
 // begins can be completed. It reports whether anything is left, and returns the
 // number of expressions.
 func prune(root *expr) (ok bool, count int) {
-	all := []*expr{root}
-	seen := map[*expr]bool{root: true}
-	users := map[*expr][]*expr{}
-	for i := 0; i < len(all); i++ {
-		e := all[i]
-		each(e, func(k *expr) {
-			users[k] = append(users[k], e)
-			if !seen[k] {
-				seen[k] = true
-				all = append(all, k)
-			}
-		})
-	}
+	all, users := reachable(root)
 	work := append([]*expr(nil), all...)
 	for len(work) > 0 {
 		e := work[len(work)-1]
@@ -169,6 +160,25 @@ func prune(root *expr) (ok bool, count int) {
 	return root.productive, len(all)
 }
 
+// reachable returns all parts of an expression, itself included, and what each is a part
+// of.
+func reachable(root *expr) (all []*expr, users map[*expr][]*expr) {
+	all = []*expr{root}
+	seen := map[*expr]bool{root: true}
+	users = map[*expr][]*expr{}
+	for i := 0; i < len(all); i++ {
+		e := all[i]
+		each(e, func(k *expr) {
+			users[k] = append(users[k], e)
+			if !seen[k] {
+				seen[k] = true
+				all = append(all, k)
+			}
+		})
+	}
+	return all, users
+}
+
 func each(e *expr, f func(*expr)) {
 	switch e.kind {
 	case kindSeq:
@@ -178,6 +188,10 @@ func each(e *expr, f func(*expr)) {
 		f(e.a)
 	case kindEither:
 		for _, k := range e.alts {
+			f(k)
+		}
+	case kindLazy: // it can always be completed
+		for _, k := range e.lazy.parts() {
 			f(k)
 		}
 	}

@@ -54,6 +54,17 @@ func (b *builder) piece(p *protocol.Piece, count *int, depth int) (*expr, error)
 		return b.until(k.Until), nil
 	case *protocol.Piece_Schema:
 		return b.schema(k.Schema)
+	case *protocol.Piece_Pattern:
+		d, err := compilePattern(k.Pattern, true)
+		if err != nil {
+			return nil, fmt.Errorf("the pattern: %.64q %w", k.Pattern, err)
+		}
+		if err := b.spend(part{doc: trueDoc}, maxBudget/300+d.size()/50); err != nil {
+			return nil, err
+		}
+		return unquoted(d), nil
+	case *protocol.Piece_Grammar:
+		return b.grammar(k.Grammar)
 	case *protocol.Piece_Either:
 		var ways []*expr
 		for _, list := range k.Either.GetOf() {

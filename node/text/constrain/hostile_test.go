@@ -24,22 +24,37 @@ func hostile() map[string]string {
 	nested := func(n int) string {
 		return "[" + strings.TrimSuffix(strings.Repeat(`{"type":"array","items":{"type":"array","items":{"$ref":"#"}}},`, n), ",") + "]"
 	}
+	var ones, twos []string
+	for i := range 900 {
+		ones = append(ones, fmt.Sprintf(`{"properties":{"k":{"enum":[%d,%d]}},"required":["k"]}`, i, i+1))
+		twos = append(twos, fmt.Sprintf(`{"type":"array","uniqueItems":true,"items":{"type":"integer","minimum":0,"maximum":%d}}`, 100+i))
+	}
 	return map[string]string{
-		"a long enum":                `{"enum":[` + strings.Join(enum, ",") + `]}`,
-		"enums under alternatives":   `{"enum":[` + strings.Join(enum, ",") + `],"anyOf":[` + strings.TrimSuffix(strings.Repeat(`{"type":"string"},`, 1500), ",") + `]}`,
-		"many optional properties":   `{"type":"object","properties":{` + strings.Join(props, ",") + `}}`,
-		"many required":              `{"type":"object","required":[` + strings.Join(names, ",") + `]}`,
-		"the same way many times":    `{"anyOf":` + nested(1500) + `}`,
-		"ways that double":           `{"$ref":"#/$defs/d0","$defs":{` + strings.Join(refs, ",") + `}}`,
-		"alternatives that multiply": `{"allOf":[` + strings.TrimSuffix(strings.Repeat(`{"anyOf":[{"minimum":1},{"minimum":2},{"minimum":3}]},`, 30), ",") + `]}`,
-		"an ambiguous pattern":       `{"pattern":"^(a|b|ab)*c.{0,900}$"}`,
-		"a pattern that explodes":    `{"pattern":"(a|b)*a(a|b){30}"}`,
-		"letters of all scripts":     `{"pattern":"^(\\p{L}\\p{N}){1,300}$"}`,
-		"patterns together":          `{"allOf":[{"pattern":"a.{50}"},{"pattern":"b.{50}"},{"pattern":"c.{50}"}]}`,
-		"counts in counts":           `{"type":"array","maxItems":1000000,"items":{"type":"array","minItems":999999,"items":{"type":"string","minLength":1000000}}}`,
-		"a list of lists":            strings.Repeat(`{"type":"array","items":`, 95) + `true` + strings.Repeat("}", 95),
-		"empty ones, repeated":       `{"type":"object","patternProperties":{"^(a?){900}$":{}}}`,
-		"a long minimum":             `{"type":"number","minimum":0.00000000000000000000000001,"maximum":99999999999999999999999999.5}`,
+		"alternatives of which one holds": `{"oneOf":[` + strings.Join(ones, ",") + `]}`,
+		"lists without duplicates":        `{"anyOf":[` + strings.Join(twos, ",") + `]}`,
+		"not of not":                      strings.Repeat(`{"not":{"anyOf":[{"minLength":3},{"properties":{"a":`, 30) + `true` + strings.Repeat(`}}]}}`, 30),
+		"an if that refers to itself":     `{"properties":{"a":{"$ref":"#"}},"if":{"properties":{"a":{"$ref":"#"}}},"then":{"required":["a"]},"else":{"not":{"$ref":"#"}}}`,
+		"many of contains":                `{"type":"array","contains":{"type":"array","contains":{"type":"array","contains":{"minLength":4},"minContains":90},"minContains":90},"minContains":90}`,
+		"a large multiple":                `{"type":"array","prefixItems":[{"multipleOf":0.0000000000001997,"minimum":1},{"multipleOf":1999},{"multipleOf":19.97,"maximum":1e14}]}`,
+		"many lookaheads":                 `{"pattern":"^` + strings.Repeat(`(?!.*[a-f]{9}x)`, 60) + `.*$","minLength":900,"maxLength":1000}`,
+		"patterns of names":               `{"type":"object","patternProperties":{"a.{20}":{},"b.{20}":{},"c.{20}":{},"d.{20}":{}},"additionalProperties":true}`,
+		"long counts":                     `{"type":"string","pattern":"^(a|bb|ccc){0,300}$","minLength":10000,"maxLength":900000}`,
+		"a set of long strings":           `{"type":"array","items":{"type":"string"},"uniqueItems":true,"minItems":1000000}`,
+		"a long enum":                     `{"enum":[` + strings.Join(enum, ",") + `]}`,
+		"enums under alternatives":        `{"enum":[` + strings.Join(enum, ",") + `],"anyOf":[` + strings.TrimSuffix(strings.Repeat(`{"type":"string"},`, 1500), ",") + `]}`,
+		"many optional properties":        `{"type":"object","properties":{` + strings.Join(props, ",") + `}}`,
+		"many required":                   `{"type":"object","required":[` + strings.Join(names, ",") + `]}`,
+		"the same way many times":         `{"anyOf":` + nested(1500) + `}`,
+		"ways that double":                `{"$ref":"#/$defs/d0","$defs":{` + strings.Join(refs, ",") + `}}`,
+		"alternatives that multiply":      `{"allOf":[` + strings.TrimSuffix(strings.Repeat(`{"anyOf":[{"minimum":1},{"minimum":2},{"minimum":3}]},`, 30), ",") + `]}`,
+		"an ambiguous pattern":            `{"pattern":"^(a|b|ab)*c.{0,900}$"}`,
+		"a pattern that explodes":         `{"pattern":"(a|b)*a(a|b){30}"}`,
+		"letters of all scripts":          `{"pattern":"^(\\p{L}\\p{N}){1,300}$"}`,
+		"patterns together":               `{"allOf":[{"pattern":"a.{50}"},{"pattern":"b.{50}"},{"pattern":"c.{50}"}]}`,
+		"counts in counts":                `{"type":"array","maxItems":1000000,"items":{"type":"array","minItems":999999,"items":{"type":"string","minLength":1000000}}}`,
+		"a list of lists":                 strings.Repeat(`{"type":"array","items":`, 95) + `true` + strings.Repeat("}", 95),
+		"empty ones, repeated":            `{"type":"object","patternProperties":{"^(a?){900}$":{}}}`,
+		"a long minimum":                  `{"type":"number","minimum":0.00000000000000000000000001,"maximum":99999999999999999999999999.5}`,
 	}
 }
 

@@ -32,6 +32,7 @@ type Machine struct {
 
 	mu     sync.Mutex
 	cells  map[stack]*cell
+	built  map[lazy]*built
 	states map[string]*state
 	masks  int
 	count  uint32 // of cells, used to order them
@@ -78,6 +79,7 @@ func (m *Machine) forget() {
 		s.next, s.mask = nil, nil
 	}
 	m.cells, m.states, m.masks = map[stack]*cell{}, map[string]*state{}, 0
+	m.built = map[lazy]*built{}
 }
 
 func (m *Machine) cell(e *expr, rest *cell) *cell {
@@ -114,7 +116,7 @@ func (m *Machine) close(work []*cell) *state {
 		switch e := c.e; e.kind {
 		case kindEmpty:
 			work = append(work, c.rest)
-		case kindByte, kindMark:
+		case kindByte, kindMark, kindGap:
 			s.heads = append(s.heads, c)
 		case kindSeq:
 			work = append(work, m.cell(e.a, m.cell(e.b, c.rest)))
@@ -124,6 +126,10 @@ func (m *Machine) close(work []*cell) *state {
 				if m.effort > maxEffort {
 					break
 				}
+			}
+		case kindLazy:
+			for _, k := range m.ways(e.lazy) {
+				work = append(work, m.cell(k, c.rest))
 			}
 		case kindRepeat:
 			if e.min == 0 {
@@ -190,7 +196,7 @@ func (m *Machine) step(s *state, b byte) *state {
 	m.effort += len(s.heads) / 4
 	n := dead
 	if rest != nil {
-		if len(m.states) >= maxStates || len(m.cells) >= maxCells {
+		if len(m.states) >= maxStates || len(m.cells)+len(m.built) >= maxCells {
 			m.forget()
 			s.next = new([256]*state)
 		}
@@ -288,11 +294,13 @@ type Run struct {
 	mu    sync.Mutex
 	ids   []int32
 	after []*state // after[i]: after i tokens
+	text  []byte   // of ids
+	ends  []int    // ends[i]: bytes of text after i tokens
 }
 
 // Start starts an answer that ends with one of the given tokens.
 func (m *Machine) Start(stops []int32) *Run {
-	return &Run{m: m, stops: stops, after: []*state{m.start}}
+	return &Run{m: m, stops: stops, after: []*state{m.start}, ends: []int{0}}
 }
 
 // follow returns the state after the tokens, most of which were usually
@@ -302,7 +310,8 @@ func (r *Run) follow(ids []int32) *state {
 	for n < min(len(ids), len(r.ids)) && ids[n] == r.ids[n] {
 		n++
 	}
-	r.ids, r.after = r.ids[:n], r.after[:n+1]
+	r.ids, r.after, r.ends = r.ids[:n], r.after[:n+1], r.ends[:n+1]
+	r.text = r.text[:r.ends[n]]
 	s := r.after[n]
 	for _, id := range ids[n:] {
 		if slices.Contains(r.stops, id) {
@@ -311,7 +320,12 @@ func (r *Run) follow(ids []int32) *state {
 		if s = r.m.take(s, id); s == dead {
 			return dead
 		}
-		r.ids, r.after = append(r.ids, id), append(r.after, s)
+		text := append(r.text, r.m.vocab.words[id]...)
+		if s = r.m.fill(s, text); s == dead {
+			return dead
+		}
+		r.text = text
+		r.ids, r.after, r.ends = append(r.ids, id), append(r.after, s), append(r.ends, len(text))
 	}
 	return s
 }
@@ -341,6 +355,7 @@ func (r *Run) Allowed(answer []int32) ([]uint64, error) {
 		return nil, errors.New("the answer so far does not follow the format")
 	}
 	mask := slices.Clone(r.m.allowed(s))
+	r.m.forbid(s, r.text, mask)
 	if r.m.err != nil {
 		return nil, r.m.err
 	}
@@ -369,7 +384,8 @@ func (r *Run) Follows(answer []int32, id int32) (bool, error) {
 	s := r.follow(answer)
 	ok := s.ended
 	if !slices.Contains(r.stops, id) {
-		ok = s != dead && r.m.take(s, id) != dead
+		next := r.m.take(s, id)
+		ok = next != dead && r.m.fill(next, append(r.text, r.m.vocab.words[id]...)) != dead
 	}
 	return ok, r.m.err
 }

@@ -29,27 +29,10 @@ const (
 	maxEdges     = 40_000
 	maxDetermine = 1 << 22 // visits of an instruction
 	maxPattern   = 2000    // bytes
+	maxAhead     = 8       // lookaheads
 )
 
 var errPattern = errors.New("is too large; make it simpler")
-
-// everything accepts any string with least to most characters; most < 0:
-// unbounded.
-func everything(least, most int) (*automaton, error) {
-	n := max(least, most)
-	if n >= maxAutomaton {
-		return nil, errPattern
-	}
-	d := &automaton{}
-	for i := 0; i <= n; i++ {
-		p := place{accept: i >= least}
-		if i < n || most < 0 {
-			p.edges = []edge{{0, unicode.MaxRune, min(i+1, n)}}
-		}
-		d.states = append(d.states, p)
-	}
-	return d, nil
-}
 
 // except accepts any string but the given ones.
 func except(names []string) (*automaton, error) {
@@ -128,8 +111,12 @@ func both(a, b *automaton) (*automaton, error) {
 	return d.trim()
 }
 
-// trim removes the states that cannot reach an accepting one.
+// trim removes the states that cannot reach an accepting one, and surrogates, which are
+// not characters.
 func (d *automaton) trim() (*automaton, error) {
+	for i := range d.states {
+		d.states[i].edges = withoutSurrogates(d.states[i].edges)
+	}
 	before := make([][]int, len(d.states))
 	var work []int
 	alive := make([]bool, len(d.states))
@@ -164,6 +151,58 @@ func (d *automaton) trim() (*automaton, error) {
 	return d, nil
 }
 
+func withoutSurrogates(edges []edge) (out []edge) {
+	const first, last = 0xd800, 0xdfff
+	for _, e := range edges {
+		if e.lo > last || e.hi < first {
+			out = append(out, e)
+			continue
+		}
+		if e.lo < first {
+			out = append(out, edge{e.lo, first - 1, e.to})
+		}
+		if e.hi > last {
+			out = append(out, edge{last + 1, e.hi, e.to})
+		}
+	}
+	return out
+}
+
+// others accepts the strings that d does not accept.
+func (d *automaton) others() (*automaton, error) {
+	free := len(d.states)
+	o := &automaton{states: make([]place, free+1)}
+	o.states[free] = place{accept: true, edges: []edge{{0, unicode.MaxRune, free}}}
+	for i, p := range d.states {
+		o.states[i].accept = !p.accept
+		from := rune(0)
+		for _, e := range p.edges {
+			if from < e.lo {
+				o.states[i].edges = append(o.states[i].edges, edge{from, e.lo - 1, free})
+			}
+			o.states[i].edges = append(o.states[i].edges, e)
+			from = e.hi + 1
+		}
+		if from <= unicode.MaxRune {
+			o.states[i].edges = append(o.states[i].edges, edge{from, unicode.MaxRune, free})
+		}
+	}
+	return o.trim()
+}
+
+// accepts reports whether d accepts a text.
+func (d *automaton) accepts(text string) bool {
+	at := 0
+	for _, c := range text {
+		i := slices.IndexFunc(d.states[at].edges, func(e edge) bool { return e.lo <= c && c <= e.hi })
+		if i < 0 {
+			return false
+		}
+		at = d.states[at].edges[i].to
+	}
+	return d.states[at].accept
+}
+
 // size returns the number of edges.
 func (d *automaton) size() (n int) {
 	for i := range d.states {
@@ -173,13 +212,126 @@ func (d *automaton) size() (n int) {
 }
 
 // compilePattern compiles a regular expression of JSON Schema, which has
-// JavaScript's syntax and may match anywhere in a string. Go's package parses
-// it; the two languages agree on everything accepted here except \S, which
-// excludes more characters in JavaScript.
-func compilePattern(pattern string) (*automaton, error) {
+// JavaScript's syntax and may match anywhere in a string; whole: it must match all
+// of it. Go's package parses it; the two languages agree on everything accepted
+// here except \S, which excludes more characters in JavaScript. Of lookahead, which
+// Go does not have, what stands at the beginning is followed: further conditions
+// on the same string.
+func compilePattern(pattern string, whole bool) (*automaton, error) {
 	if len(pattern) > maxPattern {
 		return nil, errPattern
 	}
+	ahead, rest := lookaheads(pattern)
+	if whole {
+		rest = "^(?:" + rest + ")$"
+	} else if len(ahead) > 0 {
+		rest = "^(?:" + rest + ")"
+	}
+	all, err := parsePattern(rest)
+	for _, a := range ahead {
+		if err != nil {
+			return nil, err
+		}
+		var d *automaton
+		if d, err = parsePattern("^(?:" + a.pattern + ")"); a.not && errors.Is(err, errNothing) {
+			err = nil
+			continue
+		}
+		if err == nil && a.not {
+			d, err = d.others()
+		}
+		if err == nil {
+			all, err = both(all, d)
+		}
+	}
+	return all, err
+}
+
+// ahead is a condition on what follows.
+type ahead struct {
+	pattern string
+	not     bool
+}
+
+// lookaheads splits the lookaheads from the beginning of a pattern. One that does not
+// begin with ^ may match anywhere; with lookaheads it is only taken from the beginning
+// on. None are returned if the pattern has alternatives, which they are a part of.
+func lookaheads(pattern string) (list []ahead, rest string) {
+	rest = strings.TrimPrefix(pattern, "^")
+	for {
+		body, not := strings.CutPrefix(rest, "(?!")
+		if !not {
+			var is bool
+			if body, is = strings.CutPrefix(rest, "(?="); !is {
+				break
+			}
+		}
+		n := groupEnd(body)
+		if n < 0 || len(list) == maxAhead {
+			return nil, pattern
+		}
+		list, rest = append(list, ahead{body[:n], not}), body[n+1:]
+	}
+	if list == nil || groupEnd(rest+")") < len(rest) || alternatives(rest) {
+		return nil, pattern
+	}
+	return list, rest
+}
+
+// groupEnd returns where the parenthesis is that closes a group whose inside p begins
+// with; -1: nowhere.
+func groupEnd(p string) int {
+	depth, end := 1, -1
+	plain(p, func(i int) bool {
+		switch p[i] {
+		case '(':
+			depth++
+		case ')':
+			if depth--; depth == 0 {
+				end = i
+				return false
+			}
+		}
+		return true
+	})
+	return end
+}
+
+// alternatives reports whether a pattern has alternatives outside of groups.
+func alternatives(p string) (found bool) {
+	depth := 0
+	plain(p, func(i int) bool {
+		switch p[i] {
+		case '(':
+			depth++
+		case ')':
+			depth--
+		case '|':
+			found = found || depth == 0
+		}
+		return true
+	})
+	return found
+}
+
+// plain visits the bytes of a pattern that are neither escaped nor in a class.
+func plain(p string, visit func(i int) bool) {
+	class := false
+	for i := 0; i < len(p); i++ {
+		switch {
+		case p[i] == '\\':
+			i++
+		case class:
+			class = p[i] != ']'
+		case p[i] == '[':
+			class = true
+		case !visit(i):
+			return
+		}
+	}
+}
+
+func parsePattern(pattern string) (*automaton, error) {
 	re, err := syntax.Parse(unicodeEscapes(pattern), syntax.Perl)
 	if err != nil {
 		var e *syntax.Error

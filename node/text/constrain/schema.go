@@ -3,7 +3,6 @@ package constrain
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math/big"
 	"slices"
 	"strconv"
@@ -57,46 +56,46 @@ var typeNames = map[string]int{
 	"null": tNull, "boolean": tBool, "integer": tInteger, "number": tNumber | tInteger, "string": tString, "array": tList, "object": tObject,
 }
 
-// annotations do not restrict values.
-var annotations = []string{
-	"title", "description", "default", "example", "examples", "$schema", "$id", "$comment", "$anchor", "$vocabulary",
-	"deprecated", "readOnly", "writeOnly", "contentMediaType", "contentEncoding", "contentSchema", "$defs", "definitions", "strict",
-}
-
 // schemas compiles the schemas of one document.
 type schemas struct {
 	*builder
-	root *document
-	memo map[string]*expr
+	root    *document
+	memo    map[string]*expr
+	made    map[making]*document
+	busy    map[*expr]bool // whose alternatives are not known yet
+	regexes map[string]*automaton
+	strings map[string]*expr // by what they must satisfy: the same recur
 }
 
 // part is a schema within the document. A list of parts applies several schemas
 // to one value.
 type part struct {
-	doc     *document
-	pointer string
+	doc  *document
+	bare bool // without its "nullable"
 }
 
 func (p part) child(keys ...string) part {
-	c := p
+	d := p.doc
 	for _, k := range keys {
-		if c.doc.kind == '[' {
+		if d.kind == '[' {
 			i, _ := strconv.Atoi(k)
-			c.doc = c.doc.items[i]
+			d = d.items[i]
 		} else {
-			c.doc = c.doc.get(k)
+			d = d.get(k)
 		}
-		c.pointer += "/" + escape(k)
 	}
-	return c
+	return part{doc: d}
 }
+
+// has reports whether a keyword is present.
+func (p part) has(keyword string) bool { return p.doc.get(keyword) != nil }
 
 var escaper = strings.NewReplacer("~", "~0", "/", "~1")
 
 func escape(key string) string { return escaper.Replace(key) }
 
 func (p part) bad(keyword, format string, args ...any) error {
-	return &SchemaError{p.pointer, keyword, fmt.Sprintf(format, args...)}
+	return &SchemaError{p.doc.pointer(), keyword, fmt.Sprintf(format, args...)}
 }
 
 // schema returns the expression of a JSON schema's values. Errors are
@@ -106,8 +105,8 @@ func (b *builder) schema(raw []byte) (*expr, error) {
 	if err != nil {
 		return nil, &SchemaError{Problem: "is not valid JSON: " + err.Error()}
 	}
-	s := &schemas{builder: b, root: doc, memo: map[string]*expr{}}
-	e, err := s.compile([]part{{doc, ""}})
+	s := &schemas{builder: b, root: doc, memo: map[string]*expr{}, made: map[making]*document{}, busy: map[*expr]bool{}, regexes: map[string]*automaton{}, strings: map[string]*expr{}}
+	e, err := s.compile([]part{{doc: doc}})
 	if errors.Is(err, errNothing) {
 		return nil, &SchemaError{Problem: errNothing.Error()}
 	}
@@ -116,28 +115,29 @@ func (b *builder) schema(raw []byte) (*expr, error) {
 
 // compile returns the expression of the values that satisfy all of the parts.
 func (s *schemas) compile(parts []part) (*expr, error) {
-	var key strings.Builder
-	for _, p := range parts {
-		key.WriteString(p.pointer)
-		key.WriteByte('\n')
-	}
-	if e := s.memo[key.String()]; e != nil { // possibly incomplete: the schema refers to itself
+	key := fmt.Sprint(parts)        // of pointers
+	if e := s.memo[key]; e != nil { // possibly incomplete: the schema refers to itself
 		return e, nil
 	}
 	e := &expr{kind: kindEither}
-	s.memo[key.String()] = e
-	r := newRules(part{})
-	if len(parts) > 0 {
-		r.where = parts[0]
+	s.memo[key], s.busy[e] = e, true
+	defer delete(s.busy, e)
+	r, err := s.rulesOf(parts)
+	if err == nil {
+		e.alts, err = s.expand(r)
 	}
+	return e, s.soften(err)
+}
+
+// rulesOf returns the rules of several schemas together.
+func (s *schemas) rulesOf(parts []part) (*rules, error) {
+	r := newRules(parts)
 	for _, p := range parts {
 		if err := s.gather(r, p); err != nil {
-			return e, s.soften(err)
+			return r, err
 		}
 	}
-	ways, err := s.expand(r)
-	e.alts = ways
-	return e, err
+	return r, nil
 }
 
 // soften turns a schema that accepts nothing into an expression that never
@@ -152,62 +152,92 @@ func (s *schemas) soften(err error) error {
 // rules are the combined requirements of several schemas on one value.
 type rules struct {
 	where   part
-	refs    map[string]bool // references followed on the way here
-	choices [][]part        // one alternative of each must hold
+	tops    []part   // the schemas, which a listed value is checked against
+	refs    []string // references that are being followed
+	scopes  []*document
+	choices []choice // one alternative of each must hold
+	says    bool     // there is more than choices
 
 	types    int
 	enum     []*document
 	enumAt   part
-	others   string // a keyword that enum values are not checked against
 	lo, hi   *bound
-	fraction int // digits after the point; fractionDigits: the default maximum
+	multiple *big.Rat // nil: of nothing
+	multAt   part
 	shortest int
 	longest  int // -1: no limit
 	texts    []textRule
+	but      []string // strings that are excluded
 	objects  []objectRule
+	names    []part // propertyNames
+	rest     []part // with unevaluatedProperties
 	required []string
 	fewest   int // members
 	most     int // -1: no limit
-	items    []part
-	prefix   []part
-	open     bool // items may follow those of the prefix
+	lists    []listRule
+	contains []part
+	unique   []part // with uniqueItems
 	fewItems int
 	mostItem int // -1: no limit
 	implied  int // types that keywords without a type refer to
+}
+
+// choice is a list of schemas, and where it was met.
+type choice struct {
+	ways   []part
+	refs   []string
+	scopes []*document
 }
 
 type textRule struct {
 	where   part
 	keyword string
 	pattern string
+	not     bool // it must not match
 }
 
 // objectRule is what one schema requires of an object's members.
 type objectRule struct {
-	where   part
-	names   []string
-	props   map[string]part
-	pattern *textRule // from patternProperties
-	byName  part
-	more    *part // additionalProperties; nil: unrestricted
+	where    part
+	scopes   []*document // the schemas whose unevaluatedProperties know of it
+	names    []string
+	props    map[string]part
+	patterns []string
+	byName   []part // of the patterns
+	more     *part  // additionalProperties; nil: unrestricted
 }
 
-func newRules(where part) *rules {
-	return &rules{where: where, refs: map[string]bool{}, types: tAny, fraction: fractionDigits, longest: -1, most: -1, mostItem: -1, open: true}
+// listRule is what one schema requires of a list's items, by their places.
+type listRule struct {
+	prefix []part
+	rest   *part // nil: anything
+}
+
+func newRules(parts []part) *rules {
+	r := &rules{tops: parts, types: tAny, longest: -1, most: -1, mostItem: -1, where: part{doc: trueDoc}}
+	if len(parts) > 0 {
+		r.where = parts[0]
+	}
+	return r
 }
 
 func (r *rules) clone() *rules {
 	c := *r
-	c.refs = maps.Clone(r.refs)
-	c.choices, c.texts, c.objects = slices.Clone(r.choices), slices.Clone(r.texts), slices.Clone(r.objects)
-	c.required, c.items, c.prefix, c.enum = slices.Clone(r.required), slices.Clone(r.items), slices.Clone(r.prefix), slices.Clone(r.enum)
+	c.choices, c.texts, c.objects, c.lists = slices.Clone(r.choices), slices.Clone(r.texts), slices.Clone(r.objects), slices.Clone(r.lists)
+	c.required, c.names, c.rest, c.but = slices.Clone(r.required), slices.Clone(r.names), slices.Clone(r.rest), slices.Clone(r.but)
+	c.contains, c.unique, c.enum = slices.Clone(r.contains), slices.Clone(r.unique), slices.Clone(r.enum)
 	return &c
 }
 
+// choose adds alternatives, of which one must hold.
+func (r *rules) choose(ways ...part) {
+	r.choices = append(r.choices, choice{ways, slices.Clone(r.refs), slices.Clone(r.scopes)})
+}
+
 // expand returns the alternatives for satisfying rules, resolving one choice
-// after another.
+// after another. Where values are listed, each is checked against all of it.
 func (s *schemas) expand(r *rules) ([]*expr, error) {
-	if len(r.choices) == 0 {
+	if len(r.choices) == 0 || r.enum != nil {
 		e, err := s.emit(r)
 		if err != nil {
 			return nil, s.soften(err)
@@ -217,8 +247,8 @@ func (s *schemas) expand(r *rules) ([]*expr, error) {
 	choice := r.choices[0]
 	r.choices = r.choices[1:]
 	var ways []*expr
-	alone := s.says(r)
-	for _, p := range choice {
+	alone := !r.says && len(r.choices) == 0 && len(choice.scopes) == 0
+	for _, p := range choice.ways {
 		if alone { // shared with every other reference to it
 			e, err := s.compile([]part{p})
 			if err != nil {
@@ -228,9 +258,10 @@ func (s *schemas) expand(r *rules) ([]*expr, error) {
 			continue
 		}
 		c := r.clone()
-		if err := s.spend(r.where, 1+(len(r.enum)+len(r.required)+len(r.objects)+len(r.items)+len(r.texts))/16); err != nil {
+		if err := s.spend(r.where, 1+(len(r.enum)+len(r.required)+len(r.objects)+len(r.lists)+len(r.texts))/16); err != nil {
 			return nil, err
 		}
+		c.refs, c.scopes = slices.Clone(choice.refs), slices.Clone(choice.scopes)
 		if err := s.gather(c, p); err != nil {
 			if err = s.soften(err); err != nil {
 				return nil, err
@@ -244,14 +275,6 @@ func (s *schemas) expand(r *rules) ([]*expr, error) {
 		ways = append(ways, more...)
 	}
 	return ways, nil
-}
-
-// says reports whether rules contain anything besides choices.
-func (s *schemas) says(r *rules) bool {
-	fresh := newRules(r.where)
-	return len(r.choices) == 0 && r.types == fresh.types && r.enum == nil && r.lo == nil && r.hi == nil && r.fraction == fresh.fraction &&
-		r.shortest == 0 && r.longest < 0 && r.texts == nil && r.objects == nil && r.required == nil && r.fewest == 0 && r.most < 0 &&
-		r.items == nil && r.prefix == nil && r.open && r.fewItems == 0 && r.mostItem < 0
 }
 
 // spend deducts from the compilation budget, which bounds work for schemas from
@@ -274,22 +297,42 @@ func (s *schemas) gather(r *rules, p part) error {
 	}
 	d := p.doc
 	switch {
-	case d.kind == 't' && d.text == "true":
+	case d.isTrue():
 		return nil
-	case d.kind == 't':
+	case d.isFalse():
 		return errNothing
 	case d.kind != '{':
 		return p.bad("", "must be an object, true or false")
 	}
+	if v := d.get("nullable"); v != nil && v.isTrue() && !p.bare {
+		r.choose(part{doc: d, bare: true}, part{doc: s.make(d, "null", func() *document { return object(d, member{"type", textOf("null")}) })})
+		return nil
+	}
+	scopes := r.scopes
+	if d.apart {
+		r.scopes = nil
+	}
+	if p.has("unevaluatedProperties") {
+		r.scopes = append(slices.Clone(r.scopes), d)
+	}
 	for _, m := range d.members {
+		if assertions[m.name] {
+			r.says = true
+		}
 		if err := s.keyword(r, p, m.name, m.value); err != nil {
 			return err
 		}
 	}
 	if slices.ContainsFunc(d.members, func(m member) bool { return objectKeywords[m.name] }) {
 		r.implied |= tObject
-		return s.gatherObject(r, p)
+		if err := s.gatherObject(r, p); err != nil {
+			return err
+		}
 	}
+	if err := s.gatherList(r, p); err != nil {
+		return err
+	}
+	r.scopes = scopes
 	return nil
 }
 
@@ -297,17 +340,17 @@ func (s *schemas) gather(r *rules, p part) error {
 var objectKeywords = map[string]bool{"properties": true, "additionalProperties": true, "patternProperties": true}
 
 func (s *schemas) gatherObject(r *rules, p part) error {
-	o := objectRule{where: p, props: map[string]part{}}
+	o := objectRule{where: p, props: map[string]part{}, scopes: slices.Clone(r.scopes)}
 	if v := p.doc.get("properties"); v != nil {
 		if v.kind != '{' {
 			return p.bad("properties", "must be an object")
 		}
 		for _, m := range v.members {
 			o.names = append(o.names, m.name)
-			o.props[m.name] = p.child("properties", m.name)
+			o.props[m.name] = part{doc: m.value}
 		}
 	}
-	if v := p.doc.get("additionalProperties"); v != nil {
+	if p.has("additionalProperties") {
 		more := p.child("additionalProperties")
 		o.more = &more
 	}
@@ -315,38 +358,75 @@ func (s *schemas) gatherObject(r *rules, p part) error {
 		if v.kind != '{' {
 			return p.bad("patternProperties", "must be an object")
 		}
-		if len(v.members) > 1 || len(o.names) > 0 || o.more != nil && (o.more.doc.kind != 't' || o.more.doc.text != "false") {
-			return p.bad("patternProperties", "is supported with one pattern, without properties, and with additionalProperties false or left out")
-		}
 		for _, m := range v.members {
-			o.pattern = &textRule{p, "patternProperties", m.name}
-			o.byName = p.child("patternProperties", m.name)
+			if _, err := s.regex(p, "patternProperties", m.name); err != nil {
+				return err
+			}
+			o.patterns = append(o.patterns, m.name)
+			o.byName = append(o.byName, part{doc: m.value})
 		}
 	}
 	r.objects = append(r.objects, o)
 	return nil
 }
 
-// follow resolves a $ref.
-func (s *schemas) follow(p part, v *document) (part, error) {
-	if v.kind != '"' {
-		return p, p.bad("$ref", "must be a string")
+// regex compiles a pattern that is in a schema. It is charged by its size: a large
+// one costs as much as hundreds of schemas.
+func (s *schemas) regex(p part, keyword, pattern string) (*automaton, error) {
+	if d, ok := s.regexes[pattern]; ok {
+		if d == nil {
+			return nil, errNothing
+		}
+		return d, nil
 	}
-	pointer, ok := strings.CutPrefix(v.text, "#")
+	if err := s.spend(p, maxBudget/300); err != nil {
+		return nil, err
+	}
+	d, err := compilePattern(pattern, false)
+	if err != nil && !errors.Is(err, errNothing) {
+		return nil, p.bad(keyword, "%.64q %s", pattern, err)
+	}
+	s.regexes[pattern] = d
+	if err != nil {
+		return nil, err
+	}
+	return d, s.spend(p, d.size()/50)
+}
+
+// follow resolves a $ref.
+func (s *schemas) follow(p part, v *document) (part, string, error) {
+	if v.kind != '"' {
+		return p, "", p.bad("$ref", "must be a string")
+	}
+	ref := v.text
+	if id := s.root.get("$id"); id != nil && id.text != "" {
+		if rest, ok := strings.CutPrefix(ref, strings.TrimSuffix(id.text, "#")); ok && (rest == "" || rest[0] == '#') {
+			ref = "#" + strings.TrimPrefix(rest, "#")
+		}
+	}
+	pointer, ok := strings.CutPrefix(ref, "#")
 	if ok {
 		var err error
 		if pointer, err = unescape(pointer); err != nil {
 			ok = false
 		}
 	}
-	if !ok || pointer != "" && pointer[0] != '/' {
-		return p, p.bad("$ref", "%.64q: references are supported within the schema, as #/$defs/NAME", v.text)
+	if !ok {
+		return p, "", p.bad("$ref", "%.64q: references are supported within the schema, as #/$defs/NAME", v.text)
 	}
-	to := s.root.at(pointer)
+	var to *document
+	if pointer == "" || pointer[0] == '/' {
+		to = s.root.at(pointer)
+	} else {
+		if err := s.spend(p, maxBudget/1500); err != nil { // all of the schema is searched
+			return p, "", err
+		}
+		to = s.root.anchor(pointer)
+	}
 	if to == nil {
-		return p, p.bad("$ref", "%.64q is not in the schema", v.text)
+		return p, "", p.bad("$ref", "%.64q is not in the schema", v.text)
 	}
-	return part{to, pointer}, nil
+	return part{doc: to}, pointer, nil
 }
 
 // unescape decodes percent-encoding in a URI fragment.

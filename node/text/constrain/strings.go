@@ -39,7 +39,7 @@ func newBuilder(v *Vocab) *builder {
 	b.number, b.integer = anyNumber(), anyInteger()
 	b.value = &expr{kind: kindEither}
 	b.value.alts = []*expr{
-		b.object(nil, &extras{key: b.string, value: b.value, most: -1}), b.list(nil, b.value, 0, -1), b.string, b.number,
+		b.object(nil, seq(b.string, oneOf(":"), b.gap, b.value), 0, -1), b.list(nil, b.value, 0, -1), b.string, b.number,
 		literal("true"), literal("false"), literal("null"),
 	}
 	return b
@@ -85,17 +85,11 @@ func inString(ranges []rune) *expr {
 	return either(append(ways, spelled(plain))...)
 }
 
-// quoted is a string whose characters an automaton accepts.
-func quoted(d *automaton) *expr {
-	nodes := make([]*expr, len(d.states))
-	for i := range nodes {
-		nodes[i] = &expr{kind: kindEither}
-	}
-	sets := map[string]*expr{} // by their ranges: where characters are counted, the same ranges recur
-	for i, s := range d.states {
-		if s.accept {
-			nodes[i].alts = append(nodes[i].alts, oneOf(`"`))
-		}
+// spellings returns an automaton's arcs with the bytes by which its characters are
+// written.
+func spellings(d *automaton, write func(ranges []rune) *expr) (arcs [][]arc, accept []bool) {
+	sets := map[string]*expr{} // by their ranges: the same recur
+	for _, s := range d.states {
 		ranges, to := map[int][]rune{}, []int(nil)
 		for _, e := range s.edges {
 			if ranges[e.to] == nil {
@@ -103,15 +97,66 @@ func quoted(d *automaton) *expr {
 			}
 			ranges[e.to] = append(ranges[e.to], e.lo, e.hi)
 		}
+		list := []arc(nil)
 		for _, k := range to {
 			key := string(binaryOf(ranges[k]))
 			if sets[key] == nil {
-				sets[key] = inString(ranges[k])
+				sets[key] = write(ranges[k])
 			}
-			nodes[i].alts = append(nodes[i].alts, seq(sets[key], nodes[k]))
+			list = append(list, arc{sets[key], k})
+		}
+		arcs, accept = append(arcs, list), append(accept, s.accept)
+	}
+	return arcs, accept
+}
+
+// graph returns what leads through an automaton to its end.
+func graph(arcs [][]arc, accept []bool, end *expr) *expr {
+	nodes := make([]*expr, len(arcs))
+	for i := range nodes {
+		nodes[i] = &expr{kind: kindEither}
+	}
+	for i, list := range arcs {
+		if accept[i] {
+			nodes[i].alts = append(nodes[i].alts, end)
+		}
+		for _, a := range list {
+			nodes[i].alts = append(nodes[i].alts, seq(a.set, nodes[a.to]))
 		}
 	}
-	return seq(oneOf(`"`), nodes[0])
+	return nodes[0]
+}
+
+// quoted is a string whose characters an automaton accepts.
+func quoted(d *automaton) *expr {
+	arcs, accept := spellings(d, inString)
+	return seq(oneOf(`"`), graph(arcs, accept, oneOf(`"`)))
+}
+
+// quotedCount is a string that an automaton accepts, of least to most characters;
+// most < 0: any number.
+func quotedCount(d *automaton, least, most int) (*expr, error) {
+	if least == 0 && most < 0 {
+		return quoted(d), nil
+	}
+	arcs, accept := spellings(d, inString)
+	e, err := countCharacters(arcs, accept, least, most, oneOf(`"`))
+	if err != nil {
+		return nil, err
+	}
+	return seq(oneOf(`"`), e), nil
+}
+
+// unquoted is a text whose characters an automaton accepts.
+func unquoted(d *automaton) *expr {
+	arcs, accept := spellings(d, func(ranges []rune) *expr {
+		var list [][]span
+		for i := 0; i < len(ranges); i += 2 {
+			list = append(list, runes(ranges[i], ranges[i+1])...)
+		}
+		return spelled(list)
+	})
+	return graph(arcs, accept, empty)
 }
 
 // property is a member of an object.
@@ -121,39 +166,64 @@ type property struct {
 	required bool
 }
 
-// extras are members whose names are not fixed; most < 0: any number.
-type extras struct {
-	key, value  *expr // key with its quotes
-	least, most int
-}
+// maxTally bounds the members of an object times the count that is kept of them.
+const maxTally = 100_000
 
-// object has its properties in order, then the extras.
-func (b *builder) object(props []property, more *extras) *expr {
-	colon, comma, closing := seq(oneOf(":"), b.gap), seq(oneOf(","), b.gap), oneOf("}")
-	// What may follow property i-1 if no member has been written yet, and if
-	// some have.
-	none, some := closing, closing
-	if more != nil && more.most != 0 {
-		member := seq(more.key, colon, more.value)
-		if more.least > 0 {
-			none = never()
+// object has its properties in order, then any number of more, which are members whose
+// names are not fixed; more may be nil. It has from fewest to most members; most < 0: no
+// limit. The caller bounds len(props) times the larger of the two.
+func (b *builder) object(props []property, more *expr, fewest, most int) *expr {
+	comma, closing := seq(oneOf(","), b.gap), oneOf("}")
+	top := most // counts from here on need not be told apart
+	if most < 0 {
+		top = max(1, fewest)
+	}
+	top = min(top, len(props)+1)
+	// rest returns what may follow the properties after n members.
+	rest := func(n int) *expr {
+		end := never()
+		if n >= fewest {
+			end = closing
 		}
-		none = either(none, seq(member, repeat(seq(comma, member), max(0, more.least-1), more.most-min(1, max(0, more.most))), closing))
-		some = seq(repeat(seq(comma, member), more.least, more.most), closing)
-	} else if more != nil && more.least > 0 {
-		none, some = never(), never()
+		room := most - n
+		if most < 0 {
+			room = -1
+		}
+		// A name may be repeated, which reduces the number of members but never
+		// increases it.
+		if more == nil || room == 0 || fewest-n > 1 {
+			return end
+		}
+		if n > 0 {
+			return seq(repeat(seq(comma, more), max(0, fewest-n), room), closing)
+		}
+		return either(end, seq(more, repeat(seq(comma, more), 0, max(room-1, -1)), closing))
+	}
+	after := make([]*expr, top+1)
+	for n := range after {
+		after[n] = rest(n)
 	}
 	for i := len(props) - 1; i >= 0; i-- {
 		p := props[i]
-		member := seq(literal(written(p.name)), colon, p.value, some)
-		later := seq(comma, member)
-		if p.required {
-			none, some = member, later
-		} else {
-			none, some = either(member, none), either(later, some)
+		member := seq(literal(written(p.name)), oneOf(":"), b.gap, p.value)
+		now := make([]*expr, top+1)
+		for n := range now {
+			var ways []*expr
+			switch {
+			case most >= 0 && n >= most:
+			case n == 0:
+				ways = append(ways, seq(member, after[min(1, top)]))
+			default:
+				ways = append(ways, seq(comma, member, after[min(n+1, top)]))
+			}
+			if !p.required {
+				ways = append(ways, after[n])
+			}
+			now[n] = either(ways...)
 		}
+		after = now
 	}
-	return seq(oneOf("{"), none)
+	return seq(oneOf("{"), after[0])
 }
 
 // list has the items of prefix, as many as are required at least, then those of

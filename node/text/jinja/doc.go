@@ -9,12 +9,19 @@
 //	value.go    values: nil, bool, int64, float64, string, lists, ordered dicts
 //	filters.go  filters, tests, global functions
 //	methods.go  methods of values
+//	pytext.go   upper and lower case as Python has them; pyformat.go: its formats
+//	wrap.go     lines of a width
 //
 // A template comes with a model, from an untrusted source: it accesses no file,
 // and its time, depth, memory and output are bounded. Any failure is a panic
 // with a failure value, which [Parse] and [Template.Render] return as an error.
 //
-// Differences from jinja2: nothing is ever escaped, so text marked safe does
+// What filters, methods and operators give is compared with jinja2 itself, set up as
+// transformers does for chat templates: testdata/scripts/expressions.py.
+//
+// Differences from jinja2: integers have 64 bits, and what needs more fails; filters
+// for web pages (striptags, urlize, xmlattr), random and filesizeformat do not exist;
+// range returns a list; nothing is ever escaped, so text marked safe does
 // not cause text joined to it to be escaped; filters return lists, not
 // generators; a name that a template sets only later keeps its earlier value
 // until then, where jinja2 treats it as undefined in the blocks between; and a

@@ -733,11 +733,7 @@ func (r *run) arithmetic(op string, a, b any) any {
 		}
 	case "%":
 		if s, ok := a.(string); ok {
-			values, ok := b.(tuple)
-			if !ok {
-				values = tuple{b}
-			}
-			return r.format(s, values)
+			return r.format(s, b)
 		}
 	}
 	if bothInts(a, b) && op != "/" {
@@ -852,15 +848,43 @@ func floatArithmetic(op string, x, y float64) any {
 	case "/":
 		return x / y
 	case "//":
-		return math.Floor(x / y)
+		quotient, _ := divided(x, y)
+		return quotient
 	case "%":
-		m := math.Mod(x, y)
-		if m != 0 && (m < 0) != (y < 0) {
-			m += y
-		}
-		return m
+		_, rest := divided(x, y)
+		return rest
 	}
-	return math.Pow(x, y)
+	out := math.Pow(x, y)
+	switch {
+	case x == 0 && y < 0:
+		fail("a division by zero")
+	case x < 0 && y != math.Trunc(y):
+		fail("a root of a number below zero")
+	case math.IsInf(out, 0) && x-x == 0 && y-y == 0:
+		fail("a number is too large")
+	}
+	return out
+}
+
+// divided is Python's divmod: the rest has the divisor's sign, zero included.
+func divided(x, y float64) (quotient, rest float64) {
+	rest = math.Mod(x, y)
+	quotient = (x - rest) / y
+	switch {
+	case rest == 0:
+		rest = math.Copysign(0, y)
+	case (rest < 0) != (y < 0):
+		rest += y
+		quotient--
+	}
+	if quotient == 0 {
+		return math.Copysign(0, x/y), rest
+	}
+	whole := math.Floor(quotient)
+	if quotient-whole > 0.5 {
+		whole++
+	}
+	return whole, rest
 }
 
 // attr returns an attribute of the loop variable.

@@ -41,9 +41,9 @@ var filters map[string]func(*run, any, args) any
 
 func init() { // in init because some filters refer to the table
 	filters = map[string]func(*run, any, args) any{
-		"upper": onText(strings.ToUpper), "lower": onText(strings.ToLower), "capitalize": onText(capitalized),
+		"upper": onText(upper), "lower": onText(lower), "capitalize": onText(capitalized),
 		"title": onText(titleFilter), "string": onText(func(s string) string { return s }), "safe": func(_ *run, v any, _ args) any { return v },
-		"e": onText(escapeHTML), "escape": onText(escapeHTML), "forceescape": onText(escapeHTML), "urlencode": onText(encodeURL),
+		"e": onText(escapeHTML), "escape": onText(escapeHTML), "forceescape": onText(escapeHTML), "urlencode": urlFilter,
 		"trim":      func(r *run, v any, a args) any { return strip(r.str(v), a, true, true) },
 		"wordcount": func(r *run, v any, _ args) any { return int64(len(strings.FieldsFunc(r.str(v), notWord))) },
 		"center": func(r *run, v any, a args) any {
@@ -56,8 +56,14 @@ func init() { // in init because some filters refer to the table
 			return r.replace(r.str(v), r.str(a.must(0, "old")), r.str(a.must(1, "new")), a.int(2, "count", -1))
 		},
 		"indent": indentFilter, "truncate": truncateFilter,
-		"format": func(r *run, v any, a args) any { return r.format(r.str(v), a.pos) },
-		"length": lengthFilter, "count": lengthFilter,
+		"format": func(r *run, v any, a args) any {
+			if len(a.names) > 0 {
+				return r.format(r.str(v), dictOfArgs(args{names: a.names, named: a.named}))
+			}
+			return r.format(r.str(v), tuple(a.pos))
+		},
+		"wordwrap": wrapFilter,
+		"length":   lengthFilter, "count": lengthFilter,
 		"default": defaultFilter, "d": defaultFilter,
 		"first":   func(r *run, v any, _ args) any { return end(r.items(v), 0, "first") },
 		"last":    func(r *run, v any, _ args) any { items := r.items(v); return end(items, len(items)-1, "last") },
@@ -97,10 +103,14 @@ func init() { // in init because some filters refer to the table
 		"batch": batchFilter, "slice": sliceFilter,
 		"int": intFilter, "float": floatFilter, "round": roundFilter,
 		"abs": func(r *run, v any, _ args) any {
-			if n, ok := number(v); ok && n < 0 {
+			n, ok := number(v)
+			switch {
+			case !ok:
+				fail("abs takes a number, not a %s", kind(v))
+			case n < 0:
 				return r.arithmetic("*", v, int64(-1))
 			}
-			return v
+			return r.arithmetic("+", v, int64(0))
 		},
 		"tojson": jsonFilter, "pprint": func(r *run, v any, _ args) any { return r.repr(v) },
 	}
@@ -108,19 +118,33 @@ func init() { // in init because some filters refer to the table
 
 func notWord(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsNumber(r) }
 
-func titleFilter(s string) string {
-	fresh := true
-	return strings.Map(func(r rune) rune {
-		out := unicode.ToLower(r)
-		if fresh {
-			out = unicode.ToUpper(r)
-		}
-		fresh = pySpace(r) || strings.ContainsRune("-({[<", r)
-		return out
-	}, s)
-}
-
 func escapeHTML(s string) string { return html.EscapeString(s) }
+
+// urlFilter encodes a text, or pairs as a query.
+func urlFilter(r *run, v any, _ args) any {
+	var pairs []any
+	switch x := v.(type) {
+	case *dict:
+		pairs = r.pairs(x)
+	case []any:
+		pairs = x
+	default:
+		s := r.str(v)
+		r.charge(3 * len(s))
+		return encodeURL(s)
+	}
+	parts := make([]string, len(pairs))
+	for i, p := range pairs {
+		kv, _ := sequence(p)
+		if len(kv) != 2 {
+			fail("urlencode takes a text, a dict or pairs")
+		}
+		k, v := r.str(kv[0]), r.str(kv[1])
+		r.charge(3*(len(k)+len(v)) + itemSize)
+		parts[i] = url.QueryEscape(k) + "=" + url.QueryEscape(v)
+	}
+	return strings.Join(parts, "&")
+}
 
 func encodeURL(s string) string {
 	s = url.QueryEscape(s)
@@ -135,11 +159,14 @@ func indentFilter(r *run, v any, a args) any {
 		r.charge(n)
 		indent = strings.Repeat(" ", n)
 	}
-	lines := strings.Split(s, "\n")
+	if _, isText := v.(string); !isText {
+		fail("indent takes a text, not a %s", kind(v))
+	}
+	lines := cutLines(s+"\n", false)
 	r.charge(len(s) + len(lines)*(len(indent)+itemSize))
 	blank := a.bool(2, "blank")
 	for i, l := range lines {
-		if i == 0 && !a.bool(1, "first") || i > 0 && strings.TrimSpace(l) == "" && !blank {
+		if i == 0 && !a.bool(1, "first") || i > 0 && l == "" && !blank {
 			continue
 		}
 		lines[i] = indent + l
@@ -158,6 +185,9 @@ func truncateFilter(r *run, v any, a args) any {
 	s := []rune(r.str(v))
 	length, more := a.int(0, "length", 255), []rune(a.text(2, "end", "..."))
 	r.charge(len(s) * 4)
+	if length < len(more) || a.int(3, "leeway", 5) < 0 {
+		fail("truncate to less than its end has")
+	}
 	if len(s) <= length+a.int(3, "leeway", 5) {
 		return string(s)
 	}
@@ -486,22 +516,19 @@ func intFilter(_ *run, v any, a args) any {
 	}
 	switch x := v.(type) {
 	case string:
-		s := strings.ReplaceAll(strings.TrimFunc(x, pySpace), "_", "")
-		base := a.int(1, "base", 10)
-		digits := s
-		if p := map[int]string{2: "0b", 8: "0o", 16: "0x"}[base]; p != "" {
-			digits = strings.TrimPrefix(strings.ToLower(s), p)
-		}
-		if n, err := strconv.ParseInt(digits, base, 64); err == nil {
+		if n, ok := parseInt(x, a.int(1, "base", 10)); ok {
 			return n
 		}
-		if f, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(f) < 1<<62 {
+		if f, ok := parseFloat(x); ok && math.Abs(f) < 1<<62 {
 			return int64(f)
 		}
 		return other
 	case float64:
 		if math.Abs(x) < 1<<62 {
 			return int64(x)
+		}
+		if x-x == 0 {
+			fail("a number is too large")
 		}
 		return other
 	}
@@ -511,12 +538,76 @@ func intFilter(_ *run, v any, a args) any {
 	return other
 }
 
+// parseInt reads an integer as Python's int() does.
+func parseInt(s string, base int) (int64, bool) {
+	s, ok := plainDigits(s)
+	if base != 0 && (base < 2 || base > 36) || !ok {
+		return 0, false
+	}
+	sign, digits := "", s
+	if s != "" && (s[0] == '-' || s[0] == '+') {
+		sign, digits = s[:1], s[1:]
+	}
+	for b, prefix := range map[int]string{2: "0b", 8: "0o", 16: "0x"} {
+		if (base == b || base == 0) && len(digits) > 2 && strings.EqualFold(digits[:2], prefix) {
+			base, digits = b, digits[2:]
+			break
+		}
+	}
+	if base == 0 {
+		base = 10
+	}
+	if strings.HasPrefix(digits, "-") || strings.HasPrefix(digits, "+") {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(sign+digits, base, 64)
+	return n, err == nil
+}
+
+// parseFloat reads a number as Python's float() does.
+func parseFloat(s string) (float64, bool) {
+	s, ok := plainDigits(s)
+	if !ok || strings.ContainsAny(s, "xXpP") {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	return f, err == nil || math.IsInf(f, 0)
+}
+
+// plainDigits returns a number's text without blanks around it and without the
+// underscores between its digits, which it turns into those of ASCII. It is false
+// if an underscore stands elsewhere.
+func plainDigits(s string) (string, bool) {
+	s = strings.TrimFunc(s, pySpace)
+	var b strings.Builder
+	last := rune(0)
+	for _, r := range s + "\x00" {
+		if last == '_' && !isAlnum(r) || r == '_' && !isAlnum(last) {
+			return "", false
+		}
+		last = r
+		if r > 0x7f && unicode.IsDigit(r) {
+			zero := r
+			for unicode.IsDigit(zero-1) && r-zero < 9 {
+				zero--
+			}
+			r = '0' + (r - zero)
+		}
+		if r != '_' && r != 0 {
+			b.WriteRune(r)
+		}
+	}
+	return b.String(), true
+}
+
+func isAlnum(r rune) bool { return unicode.IsDigit(r) || unicode.IsLetter(r) }
+
 func floatFilter(_ *run, v any, a args) any {
 	if n, ok := number(v); ok {
 		return n
 	}
 	if s, ok := v.(string); ok {
-		if f, err := strconv.ParseFloat(strings.TrimFunc(s, pySpace), 64); err == nil {
+		if f, ok := parseFloat(s); ok {
 			return f
 		}
 	}
@@ -526,28 +617,65 @@ func floatFilter(_ *run, v any, a args) any {
 	return 0.0
 }
 
+// roundFilter rounds as Python does: to the nearest number, of two equally near ones
+// to the even one, and by the number's exact value (2.675 is a little less than
+// that). An integer stays one.
 func roundFilter(_ *run, v any, a args) any {
+	method, places := a.text(1, "method", "common"), a.int(0, "precision", 0)
 	f, ok := number(v)
 	if !ok {
 		fail("round takes a number, not a %s", kind(v))
 	}
-	scale := math.Pow10(a.int(0, "precision", 0))
-	switch m := a.text(1, "method", "common"); m {
+	scale := math.Pow10(max(-400, min(places, 400)))
+	switch method {
 	case "common":
-		return math.RoundToEven(f*scale) / scale
+		if n, ok := integer(v); ok {
+			return roundedInt(n, places)
+		}
+		return rounded(f, places)
 	case "ceil":
 		return math.Ceil(f*scale) / scale
 	case "floor":
 		return math.Floor(f*scale) / scale
 	default:
-		fail("round knows no method %q", m)
+		fail("round knows no method %q", method)
 	}
 	return nil
+}
+
+func rounded(f float64, places int) float64 {
+	switch {
+	case places > 330 || f-f != 0:
+		return f
+	case places >= 0:
+		out, _ := strconv.ParseFloat(strconv.FormatFloat(f, 'f', places, 64), 64)
+		return out
+	case places < -310:
+		return math.Copysign(0, f)
+	}
+	scale := math.Pow10(-places)
+	return math.RoundToEven(f/scale) * scale
+}
+
+func roundedInt(n int64, places int) int64 {
+	if places >= 0 {
+		return n
+	}
+	if places < -18 {
+		return 0
+	}
+	scale := int64(math.Pow10(-places))
+	low := n - (n%scale+scale)%scale
+	if rest := n - low; rest*2 > scale || rest*2 == scale && low/scale%2 != 0 {
+		low += scale
+	}
+	return low
 }
 
 func jsonFilter(r *run, v any, a args) any {
 	j := toJSON{r: r, item: ", ", pair: ": ", ascii: a.bool(0, "ensure_ascii"), sort: a.bool(3, "sort_keys")}
 	if by, ok := a.arg(1, "indent"); ok && by != nil {
+		j.lines = true
 		if s, isText := by.(string); isText {
 			j.indent = s
 		} else {
@@ -607,10 +735,10 @@ func init() {
 		"callable": kinds(func(v any) bool { return is[callable](v) || is[undefined](v) }),
 		"escaped":  kinds(func(any) bool { return false }),
 		"upper": func(r *run, v any, a args) bool {
-			return inCase(unicode.IsUpper, unicode.IsLower)(r, r.str(v), a) == true
+			return inCase(isUpper, isLower)(r, r.str(v), a) == true
 		},
 		"lower": func(r *run, v any, a args) bool {
-			return inCase(unicode.IsLower, unicode.IsUpper)(r, r.str(v), a) == true
+			return inCase(isLower, isUpper)(r, r.str(v), a) == true
 		},
 		"even": kinds(func(v any) bool { return whole(v)%2 == 0 }),
 		"odd":  kinds(func(v any) bool { return whole(v)%2 != 0 }),

@@ -2,7 +2,6 @@ package jinja
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -154,6 +153,10 @@ func strip(s string, a args, left, right bool) string {
 func affixed(has func(s, affix string) bool) func(*run, string, args) any {
 	return func(r *run, s string, a args) any {
 		v := a.must(0, "prefix")
+		s, _, ok := window(s, a, 1)
+		if !ok {
+			return false
+		}
 		if t, ok := v.(tuple); ok {
 			return slices.ContainsFunc(t, func(x any) bool { return has(s, r.str(x)) })
 		}
@@ -164,19 +167,25 @@ func affixed(has func(s, affix string) bool) func(*run, string, args) any {
 // placed returns a method that finds a text's position, in characters.
 func placed(find func(s, sub string) int, must bool) func(*run, string, args) any {
 	return func(_ *run, s string, a args) any {
-		from := min(max(a.int(1, "start", 0), 0), len(s))
-		if from > 0 { // positions count characters
-			from = len(string([]rune(s)[:min(from, runes(s))]))
+		part, from, ok := window(s, a, 1)
+		i := -1
+		if ok {
+			i = find(part, textArg(a, "sub"))
 		}
-		i := find(s[from:], a.text(0, "sub", ""))
 		if i < 0 {
 			if must {
 				fail("the text is not there")
 			}
 			return int64(-1)
 		}
-		return int64(runes(s[:from+i]))
+		return int64(from + runes(part[:i]))
 	}
+}
+
+// textArg returns the first argument, which must be a text.
+func textArg(a args, id string) string {
+	a.must(0, id)
+	return a.text(0, id, "")
 }
 
 // all returns a method that reports whether a text has only characters of a
@@ -184,13 +193,6 @@ func placed(find func(s, sub string) int, must bool) func(*run, string, args) an
 func all(of func(rune) bool) func(*run, string, args) any {
 	return func(_ *run, s string, _ args) any {
 		return s != "" && strings.IndexFunc(s, func(r rune) bool { return !of(r) }) < 0
-	}
-}
-
-// inCase reports whether a text has letters of one case, and none of the other.
-func inCase(of, other func(rune) bool) func(*run, string, args) any {
-	return func(_ *run, s string, _ args) any {
-		return strings.IndexFunc(s, of) >= 0 && strings.IndexFunc(s, other) < 0
 	}
 }
 
@@ -209,30 +211,38 @@ func init() { // in init because some methods refer to the table
 		"startswith": affixed(strings.HasPrefix), "endswith": affixed(strings.HasSuffix),
 		"find": placed(strings.Index, false), "rfind": placed(strings.LastIndex, false),
 		"index": placed(strings.Index, true), "rindex": placed(strings.LastIndex, true),
-		"upper": mapped(strings.ToUpper), "lower": mapped(strings.ToLower), "casefold": mapped(strings.ToLower),
+		"upper": mapped(upper), "lower": mapped(lower), "casefold": mapped(casefold),
 		"title": mapped(titled), "capitalize": mapped(capitalized), "swapcase": mapped(swapped),
-		"isdigit": all(unicode.IsDigit), "isdecimal": all(unicode.IsDigit), "isnumeric": all(unicode.IsNumber), "isalpha": all(unicode.IsLetter),
-		"isalnum": all(func(r rune) bool { return unicode.IsLetter(r) || unicode.IsNumber(r) }), "isspace": all(pySpace),
-		"isupper": inCase(unicode.IsUpper, unicode.IsLower), "islower": inCase(unicode.IsLower, unicode.IsUpper),
+		"isdigit": all(isDigit), "isdecimal": all(unicode.IsDigit), "isnumeric": all(isNumeric), "isalpha": all(unicode.IsLetter),
+		"isalnum": all(func(r rune) bool { return unicode.IsLetter(r) || isNumeric(r) }), "isspace": all(pySpace),
+		"isupper": inCase(isUpper, isLower), "islower": inCase(isLower, isUpper), "istitle": isTitle,
+		"isidentifier": isIdentifier, "isprintable": isPrintable, "isascii": isASCII, "expandtabs": expandTabs,
 		"split": func(r *run, s string, a args) any { return r.split(s, a, false) }, "rsplit": func(r *run, s string, a args) any { return r.split(s, a, true) },
 		"splitlines": splitLines,
 		"join":       func(r *run, s string, a args) any { return r.join(r.items(a.must(0, "iterable")), s) },
 		"replace": func(r *run, s string, a args) any {
+			a.must(1, "new")
 			return r.replace(s, a.text(0, "old", ""), a.text(1, "new", ""), a.int(2, "count", -1))
 		},
-		"count":        func(_ *run, s string, a args) any { return int64(strings.Count(s, a.text(0, "sub", ""))) },
+		"count": func(_ *run, s string, a args) any {
+			part, _, ok := window(s, a, 1)
+			if !ok {
+				return int64(0)
+			}
+			return int64(strings.Count(part, textArg(a, "sub")))
+		},
 		"removeprefix": func(_ *run, s string, a args) any { return strings.TrimPrefix(s, a.text(0, "prefix", "")) },
 		"removesuffix": func(_ *run, s string, a args) any { return strings.TrimSuffix(s, a.text(0, "suffix", "")) },
 		"partition": func(_ *run, s string, a args) any {
-			sep := a.text(0, "sep", "")
-			if i := strings.Index(s, sep); i >= 0 && sep != "" {
+			sep := separator(a)
+			if i := strings.Index(s, sep); i >= 0 {
 				return tuple{s[:i], sep, s[i+len(sep):]}
 			}
 			return tuple{s, "", ""}
 		},
 		"rpartition": func(_ *run, s string, a args) any {
-			sep := a.text(0, "sep", "")
-			if i := strings.LastIndex(s, sep); i >= 0 && sep != "" {
+			sep := separator(a)
+			if i := strings.LastIndex(s, sep); i >= 0 {
 				return tuple{s[:i], sep, s[i+len(sep):]}
 			}
 			return tuple{"", "", s}
@@ -251,34 +261,20 @@ func init() { // in init because some methods refer to the table
 	}
 }
 
-func titled(s string) string {
-	inWord := false
-	return strings.Map(func(r rune) rune {
-		out := unicode.ToTitle(r)
-		if inWord {
-			out = unicode.ToLower(r)
-		}
-		inWord = unicode.IsLetter(r)
-		return out
-	}, s)
-}
-
-func capitalized(s string) string {
-	_, n := utf8.DecodeRuneInString(s)
-	return strings.ToTitle(s[:n]) + strings.ToLower(s[n:])
-}
-
-func swapped(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsUpper(r) {
-			return unicode.ToLower(r)
-		}
-		return unicode.ToUpper(r)
-	}, s)
+// separator returns the first argument, which must be a text that is not empty.
+func separator(a args) string {
+	sep := textArg(a, "sep")
+	if sep == "" {
+		fail("an empty separator separates nothing")
+	}
+	return sep
 }
 
 // padding returns what a text needs to reach the given width.
 func (r *run) padding(s string, a args, fill string) string {
+	if runes(fill) != 1 {
+		fail("a text is filled up with one character, not %d", runes(fill))
+	}
 	n := max(0, a.int(0, "width", 0)-runes(s))
 	r.charge(n * len(fill))
 	return strings.Repeat(fill, n)
@@ -386,14 +382,14 @@ func splitBlanks(s string, most int, fromEnd bool) []string {
 	return parts
 }
 
-func splitLines(r *run, s string, a args) any {
-	keep := a.bool(0, "keepends")
-	var parts []string
+func splitLines(r *run, s string, a args) any { return r.texts(cutLines(s, a.bool(0, "keepends"))) }
+
+// cutLines splits a text at all that Python takes for the end of a line.
+func cutLines(s string, keep bool) (parts []string) {
 	for s != "" {
 		i := strings.IndexAny(s, "\n\r\v\f\x1c\x1d\x1e\u0085\u2028\u2029")
 		if i < 0 {
-			parts = append(parts, s)
-			break
+			return append(parts, s)
 		}
 		_, n := utf8.DecodeRuneInString(s[i:])
 		if strings.HasPrefix(s[i:], "\r\n") {
@@ -406,166 +402,5 @@ func splitLines(r *run, s string, a args) any {
 		}
 		s = s[i+n:]
 	}
-	return r.texts(parts)
-}
-
-// format formats values into a text like Python's % operator.
-func (r *run) format(s string, values []any) string {
-	var b strings.Builder
-	at := 0
-	value := func() any {
-		if at >= len(values) {
-			fail("a format has more places than values")
-		}
-		at++
-		return values[at-1]
-	}
-	for i := 0; i < len(s); i++ {
-		if s[i] != '%' {
-			b.WriteByte(s[i])
-			continue
-		}
-		spec := formatSpec(s[i+1:])
-		i += len(spec)
-		if spec == "%" {
-			b.WriteByte('%')
-			continue
-		}
-		if spec == "" {
-			fail("a format ends in the middle")
-		}
-		out := r.formatted(spec, value())
-		r.charge(len(out))
-		b.WriteString(out)
-	}
-	r.charge(len(s))
-	if at < len(values) {
-		fail("a format has fewer places than values")
-	}
-	return b.String()
-}
-
-// formatSpec returns what follows a % up to its letter.
-func formatSpec(s string) string {
-	i := strings.IndexFunc(s, func(r rune) bool { return !strings.ContainsRune("-+ #0123456789.", r) })
-	if i < 0 {
-		return ""
-	}
-	_, n := utf8.DecodeRuneInString(s[i:])
-	return s[:i+n]
-}
-
-func (r *run) formatted(spec string, v any) string {
-	letter := spec[len(spec)-1]
-	flags := strings.TrimRight(spec[:len(spec)-1], "0123456789.")
-	digits := spec[len(flags) : len(spec)-1]
-	for strings.HasPrefix(digits, "0") {
-		flags, digits = flags+"0", digits[1:]
-	}
-	w, p, precise := strings.Cut(digits, ".")
-	width, _ := strconv.Atoi(w)
-	precision := 6
-	if precise {
-		precision, _ = strconv.Atoi(p)
-	}
-	if width > 1<<16 || precision > 1<<10 {
-		fail("a format asks for too much")
-	}
-	out := ""
-	f, isNumber := number(v)
-	switch {
-	case letter == 's':
-		if out = r.str(v); precise {
-			out = string([]rune(out)[:min(precision, runes(out))])
-		}
-	case letter == 'r':
-		out = r.repr(v)
-	case !isNumber:
-		fail("%%%c takes a number, not a %s", letter, kind(v))
-	case letter == 'd' || letter == 'i':
-		out = strconv.FormatInt(int64(f), 10)
-		if n, ok := integer(v); ok {
-			out = strconv.FormatInt(n, 10)
-		}
-	case letter == 'f' || letter == 'e' || letter == 'g':
-		out = strconv.FormatFloat(f, letter, precision, 64)
-	case letter == 'x':
-		n, _ := integer(v)
-		out = strconv.FormatInt(n, 16)
-	default:
-		fail("%%%c is no format", letter)
-	}
-	if isNumber && strings.Contains(flags, "+") && f >= 0 {
-		out = "+" + out
-	}
-	pad := max(0, width-runes(out))
-	switch {
-	case strings.Contains(flags, "-"):
-		return out + strings.Repeat(" ", pad)
-	case strings.Contains(flags, "0") && isNumber:
-		sign := len(out) - len(strings.TrimLeft(out, "+-"))
-		return out[:sign] + strings.Repeat("0", pad) + out[sign:]
-	}
-	return strings.Repeat(" ", pad) + out
-}
-
-// formatFields replaces {}, {0} and {name} in a text by arguments.
-func (r *run) formatFields(s string, a args) string {
-	var b strings.Builder
-	next := 0
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if (c == '{' || c == '}') && i+1 < len(s) && s[i+1] == c {
-			b.WriteByte(c)
-			i++
-			continue
-		}
-		if c != '{' {
-			b.WriteByte(c)
-			continue
-		}
-		end := strings.IndexByte(s[i:], '}')
-		if end < 0 {
-			fail("format(): a { has no }")
-		}
-		field, spec, _ := strings.Cut(s[i+1:i+end], ":")
-		i += end
-		at, err := strconv.Atoi(field)
-		if field == "" {
-			at, err = next, nil
-			next++
-		}
-		var v any
-		if err == nil {
-			v = a.must(at, "")
-		} else {
-			v = a.must(1<<30, field)
-		}
-		out := r.str(v)
-		if spec != "" {
-			out = r.formatted(percentSpec(spec, v), v)
-		}
-		r.charge(len(out))
-		b.WriteString(out)
-	}
-	r.charge(len(s))
-	return b.String()
-}
-
-// percentSpec formats a value by the specification after a field's colon, as a
-// % format.
-func percentSpec(spec string, v any) string {
-	_, text := v.(string)
-	left := text && spec[0] != '>' || spec[0] == '<'
-	spec = strings.TrimLeft(spec, "<>")
-	if spec == "" || !strings.Contains("sdfegx", spec[len(spec)-1:]) {
-		spec += map[bool]string{true: "s", false: "g"}[text]
-		if _, ok := integer(v); ok {
-			spec = spec[:len(spec)-1] + "d"
-		}
-	}
-	if left {
-		spec = "-" + spec
-	}
-	return spec
+	return parts
 }

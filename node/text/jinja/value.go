@@ -202,6 +202,12 @@ func (r *run) equalTo(a, b any, depth int) bool {
 			j, _ := integer(b)
 			return i == j
 		}
+		if n, isInt := integer(a); isInt && math.Abs(x) >= 1<<53 && math.Abs(x) < 1<<63 {
+			return ok && x == y && int64(y) == n
+		}
+		if n, isInt := integer(b); isInt && math.Abs(y) >= 1<<53 && math.Abs(y) < 1<<63 {
+			return ok && x == y && int64(x) == n
+		}
 		return ok && x == y
 	}
 	switch x := a.(type) {
@@ -411,7 +417,8 @@ func runes(s string) int { return utf8.RuneCountInString(s) }
 type toJSON struct {
 	r          *run
 	b          strings.Builder
-	indent     string // per level; "": everything on one line
+	lines      bool   // an item per line
+	indent     string // per level
 	item, pair string // between items, and after a key
 	ascii      bool
 	sort       bool
@@ -477,7 +484,7 @@ func (j *toJSON) dict(d *dict, depth int) {
 
 func (j *toJSON) group(open, end byte, n, depth int, item func(int)) {
 	newline := func(depth int) {
-		if j.indent != "" {
+		if j.lines {
 			j.b.WriteString("\n" + strings.Repeat(j.indent, depth))
 		}
 	}

@@ -1,0 +1,157 @@
+package serve
+
+import (
+	"fmt"
+
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/remedy"
+	"github.com/shoalnet/shoal/node/route"
+	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// The memory lent, shared by all spans: weights, KV cells and the buffers of a pass
+// (graph), as the engine reports them, never take more. What an engine takes is known
+// when it has loaded; before that a span reserves the least with which it works.
+
+const (
+	leastCells = 512 // of a span's KV, or those of the model's context if that is shorter
+	leastBatch = route.Chunk
+	loadTries  = 4 // of an engine that took more than was foreseen
+)
+
+// noRoom says that a span does not fit into what is left of the memory lent.
+type noRoom struct{ need, left, lent int64 }
+
+func (e noRoom) Error() string {
+	return fmt.Sprintf("it needs %s of the %s left of %s lent; raise the memory", store.SizeText(e.need), store.SizeText(e.left), store.SizeText(e.lent))
+}
+
+// reserve sets memory aside for a span, in place of what it had. The error is a noRoom,
+// and the span then keeps what it had.
+func (s *serving) reserve(bytes int64) error {
+	srv := s.srv
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	left := srv.left(s)
+	if bytes > left {
+		return remedy.For(noRoom{bytes, left, srv.limits().Memory}, remedy.RaiseMemory)
+	}
+	s.reserved = bytes
+	return nil
+}
+
+// release gives back what a span has reserved.
+func (s *serving) release() {
+	s.srv.mu.Lock()
+	had := s.reserved
+	s.reserved = 0
+	s.srv.mu.Unlock()
+	if had > 0 {
+		s.srv.Retry()
+	}
+}
+
+// left is the memory that the other spans leave of what is lent, in bytes. Called with
+// mu held; of may be nil.
+func (s *Server) left(of *serving) int64 {
+	left := s.limits().Memory
+	for _, v := range s.spans {
+		if v != of {
+			left -= v.reserved
+		}
+	}
+	return max(0, left)
+}
+
+func (s *Server) leftFor(of *serving) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.left(of)
+}
+
+// size is how large an engine is to be.
+type size struct {
+	cells, batch int   // KV cells; rows per pass
+	bytes        int64 // in all, as estimated
+}
+
+// costs are what an engine of a target takes, in bytes.
+type costs struct {
+	weights  int64
+	cell     int64 // of KV, in all its blocks
+	row      int64 // of a pass, without its part per cell
+	score    int64 // of a row per cell that it looks at
+	sessions int
+}
+
+// costsOf are as node/engine/ggml was found to take: within a tenth, for the families of
+// models that were tried.
+func (s *Server) costsOf(t target) costs {
+	man := t.model.Manifest()
+	c := costs{cell: s.kvBytes(t.model) * int64(t.span.Len()), row: 16*man.Width + 8<<10, sessions: s.limits().MaxSessions}
+	for _, i := range t.shards() {
+		c.weights += man.Shards[i].Size
+		if man.Shards[i].Kind == protocol.ShardEmbedding && man.TiedOutput { // loaded once for each of its two uses
+			c.weights += man.Shards[i].Size
+		}
+	}
+	if h, err := t.model.Header(); err == nil {
+		heads, _ := h.Uint(h.Arch("attention.head_count"))
+		hidden, _ := h.Uint(h.Arch("feed_forward_length"))
+		c.score = 4 * int64(min(heads, 1<<10))
+		c.row += 4 * int64(min(hidden, 1<<24))
+	}
+	return c
+}
+
+// bytes is what an engine takes in all.
+func (c costs) bytes(cells, batch int) int64 {
+	n := int64(laid(cells, c.sessions))
+	return c.weights + c.cell*n + int64(batch)*(c.row+c.score*n)
+}
+
+// laid is how many cells an engine has that is to hold so many: of each session the last
+// page is not full, and there is one session more than is served.
+func laid(cells, sessions int) int {
+	return (sessions + 1) * (max(1, cells/max(1, sessions)) + engine.PrefixPage)
+}
+
+// least is the smallest engine of a target that is of use.
+func (s *Server) least(t target) size {
+	cells := leastCells
+	if man := t.model.Manifest(); man.Context > 0 {
+		cells = int(min(man.Context, leastCells))
+	}
+	if s.cfg.KVTokens > 0 {
+		cells = s.cfg.KVTokens
+	}
+	return size{cells, leastBatch, s.costsOf(t).bytes(cells, leastBatch)}
+}
+
+// sizeOf is the largest engine of a target that is wanted and fits into room: with as
+// many cells as a quarter of the memory lent holds, but at most those of eight sessions
+// of the model's whole context, or 64k. Where room is short, first passes have fewer
+// rows, then there are fewer cells.
+func (s *Server) sizeOf(t target, room int64) (size, bool) {
+	least, c := s.least(t), s.costsOf(t)
+	want := s.cfg.KVTokens
+	if want <= 0 {
+		want = max(least.cells, int(s.kvTokens(t)))
+	}
+	for batch := maxBatch; batch >= leastBatch; batch /= 2 {
+		if n := c.bytes(want, batch); n <= room {
+			return size{want, batch, n}, true
+		}
+	}
+	if least.bytes > room {
+		return least, false
+	}
+	cells := least.cells
+	for more := want - cells; more > 0; more /= 2 {
+		if c.bytes(cells+more, leastBatch) <= room {
+			cells += more
+		}
+	}
+	return size{cells, leastBatch, c.bytes(cells, leastBatch)}, true
+}
