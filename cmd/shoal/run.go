@@ -112,7 +112,7 @@ func runText(c *cli.Context) (string, error) {
 		return text, nil
 	}
 	if st, err := os.Stdin.Stat(); text != "" && (err != nil || !st.Mode().IsRegular()) {
-		return text, nil
+		return text, nil //nolint:nilerr // what is no file is not read
 	}
 	raw, err := io.ReadAll(io.LimitReader(os.Stdin, 32<<20))
 	if err != nil {

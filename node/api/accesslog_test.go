@@ -101,7 +101,7 @@ func TestProbes(t *testing.T) {
 	srv := start(t, &speller{}, func(c *Config) { c.Key, c.Unready = "k", func() []string { return why } })
 	get := func(path string) (int, string) {
 		resp, body := do(t, http.MethodGet, srv.URL+path, "")
-		return resp.StatusCode, strings.TrimSpace(string(body))
+		return resp.StatusCode, strings.TrimSpace(body)
 	}
 	if code, body := get("/healthz"); code != 200 || body != `{"alive":true}` {
 		t.Error(code, body)

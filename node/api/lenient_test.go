@@ -381,7 +381,7 @@ func (words) Split(_ context.Context, model, text string, add, _ bool) (*Split, 
 
 func (words) Join(_ context.Context, _ string, ids []int32) (text string, _ error) {
 	for _, id := range ids {
-		text += string(rune(id))
+		text += string(id)
 	}
 	return text, nil
 }

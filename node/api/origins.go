@@ -31,7 +31,7 @@ func originMatches(pattern, origin string) bool {
 	if host == "*" {
 		return true
 	}
-	if bare, any := strings.CutSuffix(host, ":*"); any {
+	if bare, ok := strings.CutSuffix(host, ":*"); ok {
 		host, got = bare, withoutPort(got)
 	}
 	return hostMatches(host, got)

@@ -30,7 +30,7 @@ func (s *serving) persist(ctx context.Context, try func(context.Context) error) 
 		before := s.holds()
 		err := try(ctx)
 		if ctx.Err() != nil || err == nil {
-			return nil
+			return nil //nolint:nilerr // told to stop
 		}
 		if errors.Is(err, ErrSpec) || errors.Is(err, engine.ErrNoChild) {
 			return err

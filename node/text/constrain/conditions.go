@@ -344,14 +344,14 @@ func (s *schemas) exclusive(p part, list []part) ([]part, error) {
 			if ways == nil || len(with.items) > maxOverlap {
 				return nil, p.bad("oneOf", "alternatives %d and %d overlap: use anyOf, or give them a property by which they differ", min(i, k)+1, max(i, k)+1)
 			}
-			any := listOf()
+			either := listOf()
 			for _, w := range ways {
-				any.items = append(any.items, w.doc)
+				either.items = append(either.items, w.doc)
 			}
-			if len(any.items) == 0 {
-				any.items = []*document{falseDoc}
+			if len(either.items) == 0 {
+				either.items = []*document{falseDoc}
 			}
-			with.items = append(with.items, object(o.doc, member{"anyOf", any}))
+			with.items = append(with.items, object(o.doc, member{"anyOf", either}))
 		}
 		if len(with.items) > 1 {
 			out[i] = part{doc: s.make(q.doc, "alone", func() *document { return object(q.doc, member{"allOf", with}) })}

@@ -149,14 +149,14 @@ func inCase(of, other func(rune) bool) func(*run, string, args) any {
 
 // isTitle is Python's str.istitle.
 func isTitle(_ *run, s string, _ args) any {
-	inWord, any := false, false
+	inWord, some := false, false
 	for _, r := range s {
 		switch {
 		case isUpper(r) || unicode.IsTitle(r):
 			if inWord {
 				return false
 			}
-			inWord, any = true, true
+			inWord, some = true, true
 		case isLower(r):
 			if !inWord {
 				return false
@@ -165,7 +165,7 @@ func isTitle(_ *run, s string, _ args) any {
 			inWord = false
 		}
 	}
-	return any
+	return some
 }
 
 // isDigit reports whether a character counts as a digit: decimal ones, and those
