@@ -228,17 +228,15 @@ bom() {
 # /usr.
 package() {
 	case $t in
-	*-baseline) PKG_NAME=shoal-baseline PKG_OTHER=shoal ;;
-	*) PKG_NAME=shoal PKG_OTHER=shoal-baseline ;;
+	*-baseline) called=shoal-baseline other=shoal ;;
+	*) called=shoal other=shoal-baseline ;;
 	esac
-	PKG_VERSION=${VERSION#v}
-	case $PKG_VERSION in [0-9]*) ;; *) PKG_VERSION=0~$PKG_VERSION ;; esac
-	PKG_VERSION=$(echo "$PKG_VERSION" | tr - '~')
-	sed "s/@FLAG@/$flag/; s/@NAME@/$PKG_OTHER/" contrib/release/preinstall.sh >"$1/preinstall"
-	PKG_TIME=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ) PKG_ARCH=$arch PKG_ROOT=$1
-	export PKG_NAME PKG_OTHER PKG_VERSION PKG_ARCH PKG_TIME PKG_ROOT
+	number=${VERSION#v}
+	case $number in [0-9]*) ;; *) number=0~$number ;; esac
+	sed "s/@FLAG@/$flag/; s/@NAME@/$other/" contrib/release/preinstall.sh >"$1/preinstall"
+	sed "s|@NAME@|$called|; s|@OTHER@|$other|; s|@ARCH@|$arch|; s|@VERSION@|$(echo "$number" | tr - '~')|; s|@ROOT@|$1|" contrib/release/nfpm.yaml.in >"$1/nfpm.yaml"
 	for kind in deb rpm; do
-		CGO_ENABLED=0 GOFLAGS='' go run $nfpm package -f contrib/release/nfpm.yaml -p $kind -t "$out/$name.$kind" >/dev/null ||
+		CGO_ENABLED=0 GOFLAGS='' go run $nfpm package -f "$1/nfpm.yaml" -p $kind -t "$out/$name.$kind" >&2 ||
 			fail "the $kind could not be made"
 		files="$files $name.$kind"
 	done
