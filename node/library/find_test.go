@@ -77,13 +77,13 @@ func TestFindRemembers(t *testing.T) {
 			if m.Name() != c.name || len(m.Origins()) != 1 {
 				t.Errorf("%s, of %v", m.Name(), m.Origins())
 			}
-			if got, err := readMeanings(l.names.path); err != nil || !maps.Equal(got, c.want) {
+			if got, err := readMemo[string](l.names.meant.path, "names"); err != nil || !maps.Equal(got, c.want) {
 				t.Errorf("names mean %v, %v", got, err)
 			}
 			if err := l.Remove(t.Context(), c.name); err != nil {
 				t.Fatal(err)
 			}
-			if got, err := readMeanings(l.names.path); err != nil || len(got) > 0 {
+			if got, err := readMemo[string](l.names.meant.path, "names"); err != nil || len(got) > 0 {
 				t.Errorf("removed, they mean %v, %v", got, err)
 			}
 		})

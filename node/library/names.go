@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -21,15 +19,11 @@ import (
 	"github.com/shoalnet/shoal/node/home"
 )
 
-// names is the catalogue, and what its names turned out to mean here. A name keeps
-// that meaning until the model is removed.
+// names is the catalogue, and the CIDs that its names turned out to mean here. A name
+// keeps that meaning until the model is removed. It is safe for concurrent use.
 type names struct {
 	*catalog.Catalog
-	path string
-
-	saving sync.Mutex // held while the file is written, which may take a while
-	mu     sync.Mutex
-	of     map[string]string // catalogue name -> CID
+	meant *memo[string]
 }
 
 // ErrCatalog is wrapped by LoadCatalog's errors that the operator can correct: a
@@ -117,72 +111,27 @@ func saveEditions(path string, before, now []catalog.Edition) error {
 }
 
 // openNames returns the names of a catalogue with what they meant in a home.
-func openNames(dir string, c *catalog.Catalog) (s *names, err error) {
-	s = &names{Catalog: c, path: home.Home(dir).Names()}
-	s.of, err = readMeanings(s.path)
-	return s, err
-}
-
-func readMeanings(path string) (map[string]string, error) {
-	raw, err := os.ReadFile(path)
-	if os.IsNotExist(err) {
-		return map[string]string{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var of map[string]string
-	if json.Unmarshal(raw, &of) != nil || of == nil { // null is no map
-		return nil, fmt.Errorf("%s, which remembers what names meant, is damaged; remove it to forget them", path)
-	}
-	return of, nil
+func openNames(dir string, c *catalog.Catalog) (*names, error) {
+	m, err := openMemo[string](home.Home(dir).Names(), 0o644, "what names meant")
+	return &names{c, m}, err
 }
 
 // meaning is the model of an entry's name, undefined if nobody knows it yet. What
 // the name meant here before comes before what a newer catalogue says.
 func (s *names) meaning(e *catalog.Entry) cid.Cid {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if id, err := cid.Decode(s.of[e.Name]); err == nil {
-		return id
+	if text, ok := s.meant.get(e.Name); ok {
+		if id, err := cid.Decode(text); err == nil {
+			return id
+		}
 	}
 	return e.ID()
 }
 
-func (s *names) remember(e *catalog.Entry, id cid.Cid) error {
-	s.mu.Lock()
-	known := s.of[e.Name] == id.String()
-	s.of[e.Name] = id.String()
-	s.mu.Unlock()
-	if known {
-		return nil
-	}
-	return s.save()
-}
+func (s *names) remember(e *catalog.Entry, id cid.Cid) error { return s.meant.set(e.Name, id.String()) }
 
 // forget removes the meanings that are a model.
 func (s *names) forget(id cid.Cid) {
-	s.mu.Lock()
-	before := len(s.of)
-	maps.DeleteFunc(s.of, func(_, meant string) bool { return meant == id.String() })
-	changed := len(s.of) != before
-	s.mu.Unlock()
-	if changed {
-		_ = s.save() // at worst the name goes on meaning what it did
-	}
-}
-
-// save writes the meanings.
-func (s *names) save() error {
-	s.saving.Lock()
-	defer s.saving.Unlock()
-	s.mu.Lock()
-	raw, err := json.MarshalIndent(s.of, "", "  ")
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	return files.Replace(s.path, append(raw, '\n'), 0o644)
+	s.meant.forget(func(meant string) bool { return meant == id.String() })
 }
 
 // Search lists the models of the catalogue that all words fit, and whether they are

@@ -45,12 +45,12 @@ func FuzzNames(f *testing.F) {
 		if err := s.remember(e, meant); err != nil {
 			t.Fatal(err)
 		}
-		again, err := readMeanings(s.path)
+		again, err := readMemo[string](s.meant.path, "names")
 		if err != nil || again[e.Name] != meant.String() || !s.meaning(e).Equals(meant) {
 			t.Fatalf("it means %s when it is read again (%v)", again[e.Name], err)
 		}
 		s.forget(meant)
-		if again, err = readMeanings(s.path); err != nil || again[e.Name] != "" || s.meaning(e).Defined() {
+		if again, err = readMemo[string](s.meant.path, "names"); err != nil || again[e.Name] != "" || s.meaning(e).Defined() {
 			t.Fatalf("it is not forgotten (%v)", err)
 		}
 	})

@@ -191,7 +191,7 @@ cid = "%s"
 				t.Fatal(err)
 			}
 			if test.meant > 0 {
-				n.of["tales:9m"] = v.ids[test.meant-1].String()
+				n.meant.of["tales:9m"] = v.ids[test.meant-1].String()
 			}
 			p := &crowd{manifests: map[string][]byte{}}
 			for name, i := range test.peers {

@@ -2,31 +2,19 @@ package library
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"maps"
-	"os"
-	"sync"
 
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/store"
 )
 
-// sources is what was imported from where: a model that is here is not read again only
-// because it is named by its file or address. It is safe for concurrent use.
-type sources struct {
-	path string
-
-	saving sync.Mutex // held while the file is written, which may take a while
-	mu     sync.Mutex
-	of     map[string]sourced // by source, as store.Source has it
-}
+// sources is what was imported from where, by source, as store.Source has it: a model
+// that is here is not read again only because it is named by its file or address.
+type sources struct{ *memo[sourced] }
 
 // sourced is what a source was when it was read.
 type sourced struct {
@@ -35,62 +23,13 @@ type sourced struct {
 }
 
 func openSources(dir string) (*sources, error) {
-	s := &sources{path: home.Home(dir).Sources(), of: map[string]sourced{}}
-	raw, err := os.ReadFile(s.path)
-	if os.IsNotExist(err) {
-		return s, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if json.Unmarshal(raw, &s.of) != nil || s.of == nil { // null is no map
-		return nil, fmt.Errorf("%s, which remembers where models came from, is damaged; remove it to forget that", s.path)
-	}
-	return s, nil
-}
-
-// get returns what is known of a source.
-func (s *sources) get(from string) (sourced, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v, ok := s.of[from]
-	return v, ok
-}
-
-// set notes what a source was.
-func (s *sources) set(from string, v sourced) error {
-	s.mu.Lock()
-	same := s.of[from] == v
-	s.of[from] = v
-	s.mu.Unlock()
-	if same {
-		return nil
-	}
-	return s.save()
+	m, err := openMemo[sourced](home.Home(dir).Sources(), 0o600, "where models came from") // an address may have a secret in it
+	return &sources{m}, err
 }
 
 // forget removes the sources of a model.
 func (s *sources) forget(id cid.Cid) {
-	s.mu.Lock()
-	before := len(s.of)
-	maps.DeleteFunc(s.of, func(_ string, v sourced) bool { return v.Model == id.String() })
-	changed := len(s.of) != before
-	s.mu.Unlock()
-	if changed {
-		_ = s.save() // at worst a source is named whose model is not here
-	}
-}
-
-func (s *sources) save() error {
-	s.saving.Lock()
-	defer s.saving.Unlock()
-	s.mu.Lock()
-	raw, err := json.MarshalIndent(s.of, "", "  ")
-	s.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	return files.Replace(s.path, append(raw, '\n'), 0o600) // an address may have a secret in it
+	s.memo.forget(func(v sourced) bool { return v.Model == id.String() })
 }
 
 // quantized is the key of a source that is converted before it is imported.
