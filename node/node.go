@@ -229,6 +229,11 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			cancel(err)
 		})
 	})
+	select {
+	case <-n.serve.Began():
+		n.life.update(func() {}) // a node that is to serve nothing is ready now
+	case <-ctx.Done():
+	}
 	<-ctx.Done()
 	cause := context.Cause(ctx)
 	// First no new sessions, then the running ones, then what they depend on.

@@ -37,6 +37,11 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 	s.running.Add(1)
 	defer s.running.Add(-1)
 	s.begun.Add(1)
+	defer func() { // wherever it was, in emit too
+		if ctx.Err() != nil {
+			s.stopped.Add(1)
+		}
+	}()
 	switch strings.TrimSuffix(strings.ToLower(req.Model), ":latest") {
 	case "speller", spellerID, "":
 	case "split":
@@ -113,7 +118,6 @@ func (s *speller) Generate(ctx context.Context, req *GenerateRequest, emit func(
 			}
 		}
 		if ctx.Err() != nil {
-			s.stopped.Add(1)
 			return ctx.Err()
 		}
 		t := &Token{ID: int32(text[i])}

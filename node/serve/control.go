@@ -60,12 +60,13 @@ func (s *Server) Serve(ctx context.Context, req api.ServeRequest, progress func(
 // badInput makes errors that are the caller's to correct api's.
 func badInput(err error) error {
 	var known *api.Error
+	var small noRoom
 	switch {
 	case errors.As(err, &known):
 		return err
 	case errors.Is(err, ErrSpec), errors.Is(err, store.ErrSpan), errors.Is(err, store.ErrSource):
 		return api.Errorf(api.BadInput, "%w", err)
-	case errors.Is(err, store.ErrFull):
+	case errors.Is(err, store.ErrFull), errors.As(err, &small):
 		return api.Errorf(api.Refused, "%w", err)
 	}
 	return err
@@ -94,9 +95,12 @@ func (s *Server) join(spec Spec, t target, auto bool) (*serving, error) {
 		if v.stopping {
 			continue
 		}
-		same := v.target.model == t.model && (auto || v.target.span.Contains(t.span))
-		if same || v.target.model == nil && v.spec == spec {
+		if v.is(spec, t, auto) {
 			v.callers++
+			if v.stage == nil && v.trouble != nil { // it is tried now, whatever was the matter before
+				v.trouble = nil
+				s.retry()
+			}
 			return v, nil
 		}
 	}
@@ -107,12 +111,28 @@ func (s *Server) join(spec Spec, t target, auto bool) (*serving, error) {
 		}
 	}
 	v := s.newServing(spec)
-	v.asked, v.callers = true, 1
+	v.asked, v.callers, v.goal = true, 1, t.model
 	failed := func(err error) { v.update(func() { v.trouble = err }) }
 	if !s.begin(v, failed) {
 		return nil, api.Errorf(api.Refused, "this node is leaving")
 	}
 	return v, nil
+}
+
+// is reports that a span serves a target of a spec, or is about to. Called with Server.mu
+// held.
+func (v *serving) is(spec Spec, t target, auto bool) bool {
+	switch {
+	case v.target.model != nil:
+		return v.target.model == t.model && (auto || v.target.span.Contains(t.span))
+	case v.goal != nil && v.goal != t.model, v.goal == nil && v.spec.Model != spec.Model:
+		return false
+	}
+	span, itsOwn, err := v.spec.Parse()
+	if span.To == -1 {
+		span = t.model.Manifest().All()
+	}
+	return err == nil && (auto || !itsOwn && span.Contains(t.span))
 }
 
 // part ends what join began: after a failure the span is ended, too, if this call and

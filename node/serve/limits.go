@@ -18,6 +18,11 @@ func (s *Server) limits() *Limits { return s.live.Load() }
 // Adjust replaces the limits.
 func (s *Server) Adjust(l Limits) {
 	old := s.live.Swap(&l)
+	if l.Memory > old.Memory {
+		s.mu.Lock()
+		s.freed(nil)
+		s.mu.Unlock()
+	}
 	for _, st := range s.cfg.Stages.Stages() {
 		st.Limit(l.MaxSessions)
 	}

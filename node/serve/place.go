@@ -76,7 +76,7 @@ func (s *serving) runAuto(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.update(func() { s.found = true })
+		s.update(func() { s.found, s.goal = true, m })
 		return s.choose(ctx, m)
 	})
 }
@@ -96,10 +96,10 @@ func (s *serving) choose(ctx context.Context, m *store.Model) error {
 			s.srv.letOthers(ctx)
 			return host.run(ctx, target{})
 		}
-		s.update(func() { s.guest = true })
+		s.update(func() { s.guest, s.trouble = true, small })
 		s.set(fmt.Sprintf("standing by: all of %s does not fit (%s); one span is chosen of it and others", m.Name(), small))
 		s.srv.mu.Lock()
-		news := s.srv.news
+		news := s.wake // of the reserve above
 		s.srv.mu.Unlock()
 		select {
 		case <-host.over:
@@ -107,7 +107,7 @@ func (s *serving) choose(ctx context.Context, m *store.Model) error {
 		case <-ctx.Done():
 		}
 		host.remove(m)
-		s.update(func() { s.guest = false })
+		s.update(func() { s.guest, s.trouble = false, nil })
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 )
 
 const (
+	leastRetry = 200 * time.Millisecond // whatever has changed
 	firstRetry = 2 * time.Second
 	mostRetry  = 10 * time.Minute
 	mostDelay  = time.Hour // that an origin may ask for
@@ -28,6 +29,9 @@ func (s *serving) persist(ctx context.Context, try func(context.Context) error) 
 	said := ""
 	for {
 		before := s.holds()
+		s.srv.mu.Lock()
+		s.wants, s.wake = 0, nil
+		s.srv.mu.Unlock()
 		err := try(ctx)
 		if ctx.Err() != nil || err == nil {
 			return nil //nolint:nilerr // told to stop
@@ -80,8 +84,14 @@ func (s *serving) holds() int64 {
 // called, or a peer offers what it did not.
 func (s *serving) rest(ctx context.Context, pause time.Duration) {
 	s.srv.mu.Lock()
-	news := s.srv.news
+	news := s.wake
+	if news == nil {
+		news = s.srv.news
+	}
 	s.srv.mu.Unlock()
+	if backoff.Pause(ctx, leastRetry) != nil {
+		return
+	}
 	end := time.NewTimer(pause)
 	defer end.Stop()
 	look := time.NewTicker(newsEvery)
@@ -109,6 +119,11 @@ func (s *serving) rest(ctx context.Context, pause time.Duration) {
 func (s *Server) Retry() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.retry()
+}
+
+// retry is Retry with mu held.
+func (s *Server) retry() {
 	close(s.news)
 	s.news = make(chan struct{})
 }

@@ -27,28 +27,41 @@ func (e noRoom) Error() string {
 	return fmt.Sprintf("it needs %s of the %s left of %s lent; raise the memory", store.SizeText(e.need), store.SizeText(e.left), store.SizeText(e.lent))
 }
 
-// reserve sets memory aside for a span, in place of what it had. The error is a noRoom,
-// and the span then keeps what it had.
+// reserve sets memory aside for a span, in place of what it had. The error is a noRoom:
+// the span then keeps what it had, and is woken when there is room.
 func (s *serving) reserve(bytes int64) error {
 	srv := s.srv
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	left := srv.left(s)
 	if bytes > left {
+		s.wants, s.wake = bytes, srv.news
 		return remedy.For(noRoom{bytes, left, srv.limits().Memory}, remedy.RaiseMemory)
 	}
-	s.reserved = bytes
+	s.wants, s.reserved = 0, bytes
 	return nil
 }
 
 // release gives back what a span has reserved.
 func (s *serving) release() {
 	s.srv.mu.Lock()
+	defer s.srv.mu.Unlock()
 	had := s.reserved
 	s.reserved = 0
-	s.srv.mu.Unlock()
 	if had > 0 {
-		s.srv.Retry()
+		s.srv.freed(s)
+	}
+}
+
+// freed wakes the spans that wait for room if one of them has it now. One that was
+// refused for another reason is not woken: two of those would wake each other for ever.
+// by has just given memory back; nil: more is lent. Called with mu held.
+func (s *Server) freed(by *serving) {
+	for _, v := range s.spans {
+		if v != by && v.wants > 0 && v.wants <= s.left(v) {
+			s.retry()
+			return
+		}
 	}
 }
 

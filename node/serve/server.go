@@ -165,6 +165,9 @@ func (s *Server) Run(ctx context.Context, failed func(error)) {
 	s.work.Wait()
 }
 
+// Began returns a channel that is closed when Run has begun.
+func (s *Server) Began() <-chan struct{} { return s.began }
+
 // begin starts a span. failed is called with what ends it before it is told to stop. It
 // returns false if Run has ended. Called with mu held.
 func (s *Server) begin(v *serving, failed func(error)) bool {

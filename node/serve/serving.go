@@ -46,15 +46,18 @@ type serving struct {
 	ready    bool // a probe has come through
 	leaving  bool // not offered any more
 	measure  measured
-	taken    int64      // bytes of this machine's memory that its engine takes, or is about to
-	reserved int64      // bytes of the memory lent, likewise
-	guest    bool       // it waits for what the host chooses
-	found    bool       // its model is known
-	auto     bool       // of the node's own choice
-	since    time.Time  // in this state: being fetched, loaded, ready
-	offered  stage.Load // as the last offer says
-	takes    []cid.Cid  // models that it may be of, if auto
-	losses   losses     // of its engine
+	taken    int64         // bytes of this machine's memory that its engine takes, or is about to
+	reserved int64         // bytes of the memory lent, likewise
+	wants    int64         // bytes of the memory lent that it was refused; 0: none
+	wake     chan struct{} // Server.news when it was; nil: it was not
+	goal     *store.Model  // what its spec means; nil: not known yet
+	guest    bool          // it waits for what the host chooses
+	found    bool          // its model is known
+	auto     bool          // of the node's own choice
+	since    time.Time     // in this state: being fetched, loaded, ready
+	offered  stage.Load    // as the last offer says
+	takes    []cid.Cid     // models that it may be of, if auto
+	losses   losses        // of its engine
 
 	next      target // what it is about to move to, or none
 	nextSince time.Time
@@ -228,6 +231,7 @@ func (s *serving) resolve(ctx context.Context) (t target, err error) {
 		return t, badSpec("blocks %s: %s has blocks 0-%d", span, m.Name(), m.Manifest().Blocks)
 	}
 	t = target{m, span}
+	s.update(func() { s.goal = m })
 	s.settle(t)
 	s.srv.Offer()
 	return t, nil
