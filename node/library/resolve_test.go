@@ -203,7 +203,7 @@ cid = "%s"
 			slices.SortFunc(p.claims, func(a, b *survey.Claim) int { return strings.Compare(a.Names[0], b.Names[0]) })
 			var r *resolution
 			synctest.Test(t, func(t *testing.T) {
-				v := &resolver{sources: &sources{}, store: s, names: n, net: p, survey: p, manifest: p.Manifest}
+				v := &resolver{sources: &sources{&memo[sourced]{of: map[string]sourced{}}}, store: s, names: n, net: p, survey: p, manifest: p.Manifest}
 				r, err = v.resolve(t.Context(), test.name, test.want)
 			})
 			if err == nil {

@@ -43,10 +43,25 @@ type httpReader struct {
 	sha      []byte
 	told     int64 // size in bytes that the origin reports; 0: unknown
 	failed   int   // failed attempts in a row
+	head     bool  // only what the file is is asked, not the file
 }
 
 func openHTTP(ctx context.Context, where string, over *way) (reader, error) {
-	h := &httpReader{ctx: ctx, url: where, size: -1, retry: backoff.Backoff{First: retryPause, Most: retryMost}}
+	return connectHTTP(ctx, where, over, false)
+}
+
+// askHTTP is openHTTP where nothing of the file is wanted: HEAD, or, since signed
+// addresses often allow GET alone, a GET of which nothing is read.
+func askHTTP(ctx context.Context, where string, over *way) (reader, error) {
+	r, err := connectHTTP(ctx, where, over, true)
+	if errors.As(err, &permanent{}) {
+		return connectHTTP(ctx, where, over, false)
+	}
+	return r, err
+}
+
+func connectHTTP(ctx context.Context, where string, over *way, head bool) (reader, error) {
+	h := &httpReader{ctx: ctx, url: where, size: -1, head: head, retry: backoff.Backoff{First: retryPause, Most: retryMost}}
 	h.client = &http.Client{CheckRedirect: h.redirect, Transport: over.transport()}
 	for {
 		err := h.connect()
@@ -92,7 +107,11 @@ func (h *httpReader) connect() error {
 		cancel(nil)
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url, nil)
+	method := http.MethodGet
+	if h.head {
+		method = http.MethodHead
+	}
+	req, err := http.NewRequestWithContext(ctx, method, h.url, nil)
 	if err != nil {
 		return give(permanent{errors.New("it is not a URL")})
 	}

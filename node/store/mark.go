@@ -36,7 +36,7 @@ func MarkOf(ctx context.Context, from string, listed bool) (all Mark, err error)
 		return "", err
 	}
 	for i := range src.parts {
-		r, err := src.open(ctx, i)
+		r, err := src.ask(ctx, i)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", shown(src.parts[i]), err)
 		}

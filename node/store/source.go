@@ -121,6 +121,14 @@ func (s *source) open(ctx context.Context, i int) (reader, error) {
 	return &fileReader{path: s.parts[i], size: st.Size(), changed: st.ModTime()}, nil
 }
 
+// ask is open for what a part's Mark says.
+func (s *source) ask(ctx context.Context, i int) (reader, error) {
+	if s.http {
+		return askHTTP(ctx, s.parts[i], s.way)
+	}
+	return s.open(ctx, i)
+}
+
 // origins returns the parts in the form in which they may be remembered:
 // without credentials.
 func (s *source) origins() []string {
