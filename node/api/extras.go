@@ -93,6 +93,10 @@ func (s *server) split(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
+	var err error
+	if req.Model, err = visitOf(r.Context()).modelFor(req.Model); err != nil {
+		return err
+	}
 	switch {
 	case req.Messages != nil:
 		return badParam("messages", "are not supported: send the text as prompt")
@@ -135,6 +139,10 @@ func (s *server) join(w http.ResponseWriter, r *http.Request) error {
 	if req.Tokens == nil {
 		return badParam("tokens", "is missing")
 	}
+	var err error
+	if req.Model, err = visitOf(r.Context()).modelFor(req.Model); err != nil {
+		return err
+	}
 	text, err := s.Vocabulary.Join(r.Context(), req.Model, req.Tokens)
 	if err != nil {
 		return err
@@ -145,7 +153,11 @@ func (s *server) join(w http.ResponseWriter, r *http.Request) error {
 
 // special answers as vLLM does: with a tokenizer's configuration.
 func (s *server) special(w http.ResponseWriter, r *http.Request) error {
-	got, err := s.Vocabulary.Special(r.Context(), r.URL.Query().Get("model"))
+	model, err := visitOf(r.Context()).modelFor(r.URL.Query().Get("model"))
+	if err != nil {
+		return err
+	}
+	got, err := s.Vocabulary.Special(r.Context(), model)
 	if err != nil {
 		return err
 	}

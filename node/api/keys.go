@@ -30,11 +30,12 @@ type Caller interface {
 	Name() string
 	// Admit counts a request. The Kind of the error is RateLimited.
 	Admit() error
-	// Begin counts an answer, of the model that the request names, until end is called
-	// with its tokens. The Kind of the error is RateLimited, or Forbidden if the key is
-	// not for that model.
-	Begin(model string) (end func(prompt, answer int), err error)
+	// Begin counts an answer until end is called with its tokens. The Kind of the error
+	// is RateLimited.
+	Begin() (end func(prompt, answer int), err error)
 	Model() string // the only one that the key is for; "": there are others
+	// MayUse returns an error of the Kind Forbidden if the key is not for a model.
+	MayUse(model string) error
 }
 
 // Key describes a key. The key itself is shown only when it is made.
@@ -80,6 +81,7 @@ type AddKeyRequest struct {
 // concurrent use.
 type visit struct {
 	caller Caller // nil: needs no key, or has the token
+	secret string // by which the caller is known; "": whatever the request carries
 
 	mu      sync.Mutex
 	model   string
@@ -119,7 +121,8 @@ func (s *server) enter(r *http.Request) error {
 	}
 	for _, secret := range secrets(r) {
 		if c := s.Keys.Caller(secret); secret != "" && c != nil {
-			visitOf(r.Context()).caller = c
+			v := visitOf(r.Context())
+			v.caller, v.secret = c, secret
 			return c.Admit()
 		}
 	}
@@ -142,15 +145,27 @@ func isLocal(r *http.Request) bool {
 	return true
 }
 
+// modelFor returns the model that a request is about, which is the only one of the caller's
+// key if it names none. The Kind of the error is Forbidden if the key is not for it.
+func (v *visit) modelFor(name string) (string, error) {
+	if v.caller == nil {
+		return name, nil
+	}
+	if name == "" {
+		name = v.caller.Model()
+	}
+	return name, v.caller.MayUse(name)
+}
+
 // metered is generate within the limits of the caller, counted.
 func (v *visit) metered(ctx context.Context, g Generator, req *GenerateRequest, emit func(Event) error) error {
 	end := func(int, int) {}
 	if c := v.caller; c != nil {
-		if req.Model == "" {
-			req.Model = c.Model()
-		}
 		var err error
-		if end, err = c.Begin(req.Model); err != nil {
+		if req.Model, err = v.modelFor(req.Model); err != nil {
+			return err
+		}
+		if end, err = c.Begin(); err != nil {
 			return err
 		}
 	}

@@ -247,6 +247,9 @@ func (s *server) ollamaPull(w http.ResponseWriter, r *http.Request) error {
 	if name == "" {
 		return badParam("model", "is missing")
 	}
+	if _, err := visitOf(r.Context()).modelFor(name); err != nil { // nor may it fill the disk with others
+		return err
+	}
 	digest := name
 	if m, err := s.Library.Show(r.Context(), name); err == nil {
 		digest = m.ID

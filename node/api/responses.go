@@ -74,7 +74,12 @@ func (s *server) count(r *http.Request, j *job) (int, error) {
 	if s.Counter == nil {
 		return 0, Errorf(NotFound, "this node does not count tokens")
 	}
-	return s.Counter.Count(r.Context(), j.reqs[0])
+	req := j.reqs[0]
+	var err error
+	if req.Model, err = visitOf(r.Context()).modelFor(req.Model); err != nil {
+		return 0, err
+	}
+	return s.Counter.Count(r.Context(), req)
 }
 
 // follow generates the answer. If the request wants it, the oldest turns of a

@@ -21,7 +21,8 @@ const (
 	keptExtra = 512      // bytes that an answer or an item takes besides its text
 )
 
-// callerID tells callers apart: a hash of the secrets that they sent.
+// callerID tells callers apart: a hash of the key that let them in or, where none is
+// needed, of the secrets that they sent.
 type callerID [sha256.Size]byte
 
 // keptAnswers is the store of answers. It is safe for concurrent use.
@@ -66,8 +67,12 @@ type recollection struct {
 
 // of returns the answers of a request's caller.
 func (k *keptAnswers) of(r *http.Request) *recollection {
-	sent := secrets(r)
-	return &recollection{k, sha256.Sum256([]byte(sent[0] + "\n" + sent[1]))}
+	id := visitOf(r.Context()).secret
+	if id == "" {
+		sent := secrets(r)
+		id = sent[0] + "\n" + sent[1]
+	}
+	return &recollection{k, sha256.Sum256([]byte(id))}
 }
 
 // keep stores an answer that is complete, after the conversation that led to it, if the

@@ -28,15 +28,13 @@ func (k *key) Admit() error {
 }
 
 // Begin implements api.Caller.
-func (k *key) Begin(model string) (end func(prompt, answer int), err error) {
+func (k *key) Begin() (end func(prompt, answer int), err error) {
 	now := time.Now()
 	k.book.mu.Lock()
 	defer k.book.mu.Unlock()
 	k.turn(now)
 	used := k.usage.Today.PromptTokens + k.usage.Today.AnswerTokens
 	switch {
-	case !k.mayUse(model):
-		return nil, api.Errorf(api.Forbidden, "the key %s may not use the model %q: it may use %s", k.name, model, strings.Join(k.Models, ", "))
 	case k.TokensPerDay > 0 && used >= k.TokensPerDay:
 		tomorrow := now.UTC().Truncate(24 * time.Hour).Add(24 * time.Hour)
 		return nil, limited(tomorrow.Sub(now), "the key %s has used %d tokens today, and may use %d", k.name, used, k.TokensPerDay)
@@ -60,10 +58,13 @@ func (k *key) Model() string {
 	return ""
 }
 
-// mayUse reports whether a key is for a model, by the name that the request has.
-func (k *key) mayUse(model string) bool {
+// MayUse implements api.Caller. The model's name is the one that the request has.
+func (k *key) MayUse(model string) error {
 	name := func(s string) string { return strings.TrimSuffix(strings.ToLower(s), ":latest") }
-	return len(k.Models) == 0 || slices.ContainsFunc(k.Models, func(m string) bool { return name(m) == name(model) })
+	if len(k.Models) == 0 || slices.ContainsFunc(k.Models, func(m string) bool { return name(m) == name(model) }) {
+		return nil
+	}
+	return api.Errorf(api.Forbidden, "the key %s may not use the model %q: it may use %s", k.name, model, strings.Join(k.Models, ", "))
 }
 
 // use counts what a key is used for.

@@ -46,7 +46,9 @@ func loading(t *testing.T, m *store.Model, load func(context.Context) error, spe
 	t.Helper()
 	srv, _ := newServer(t, m)
 	srv.cfg.Models, srv.cfg.Survey, srv.cfg.Specs, srv.cfg.MaxSessions = here{m: m}, nobody{}, specs, 1
-	srv.cfg.Load = func(ctx context.Context, _ engine.Config, _ *slog.Logger) (engine.Engine, error) { return nil, load(ctx) }
+	srv.cfg.Load = func(ctx context.Context, _ engine.Config, _ *slog.Logger) (engine.Engine, error) {
+		return nil, load(ctx)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
