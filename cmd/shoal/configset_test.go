@@ -31,7 +31,9 @@ func runningSettings(t *testing.T, args ...string) (*ownSettings, *[]node.Config
 		own = newOwnSettings(c, now, cfg.APIKey)
 		return err
 	}}
-	if err := app.Run(append([]string{"shoal"}, args...)); err != nil {
+	args = append([]string{"shoal"}, args...)
+	app.Metadata = map[string]any{givenFlags: arrange(app, args).set}
+	if err := app.Run(args); err != nil {
 		t.Fatal(err)
 	}
 	var got []node.Config

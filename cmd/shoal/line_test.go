@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,7 +86,7 @@ func otherValue(f fileFlag) (text, toml string, value any) {
 	name := f.Names()[0]
 	texts := map[string]string{
 		"span": "0-5", "api": "127.0.0.1:1", "memory": "1GiB", "kv": "f32", "wire": "f16", "quota": "1GiB", "up": "1MiB", "down": "1MiB", "pause-load": "0.5",
-		"lend-hours": "sat-sun", "otlp": "http://127.0.0.1:4318", "log-level": "error", "name": "attic",
+		"lend-hours": "sat-sun", "otlp": "http://127.0.0.1:4318", "log-level": "error", "log-format": "json", "pause": "on", "metrics": "127.0.0.1:2", "name": "attic",
 	}
 	switch f.(type) {
 	case *altsrc.BoolFlag:
@@ -112,7 +113,8 @@ func otherValue(f fileFlag) (text, toml string, value any) {
 func TestEmptyVariables(t *testing.T) {
 	for _, f := range inFile(nodeFlags()) {
 		name, env := f.Names()[0], f.GetEnvVars()[0]
-		if name == "home" || name == "api-key-file" { // the file's own place, and a file that must exist
+		// The file's own place, and files that must exist.
+		if slices.Contains([]string{"home", "api-key-file", "tls-cert", "tls-key"}, name) {
 			continue
 		}
 		text, toml, value := otherValue(f)

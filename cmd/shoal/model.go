@@ -79,9 +79,8 @@ func modelPull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cl, done, err := connect(c, true, func(n *node.Node) bool {
-		return n.Library().HasOrigin(args[0]) || n.Library().Whole(args[0]) != ""
-	})
+	// Without peers there may be an origin; if not, the answer is that nobody knows the model.
+	cl, done, err := connect(c, true, func(*node.Node) bool { return true })
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ var remedies = map[remedy.Kind]struct {
 }{
 	remedy.AddModel:      {text: "`shoal model add` imports models from files and URLs"},
 	remedy.ListModels:    {text: "`shoal model ls` lists the models here"},
-	remedy.SearchModels:  {text: "`shoal model search` lists names that can be pulled"},
+	remedy.SearchModels:  {text: "`shoal search` lists names that can be pulled"},
 	remedy.ServeModel:    {text: "`shoal node --model MODEL` fetches and serves it", args: []string{"MODEL"}},
 	remedy.FreeSpace:     {text: "`shoal model gc` and `shoal model rm` free space"},
 	remedy.FetchFirst:    {text: "`shoal model export --fetch` does so"},

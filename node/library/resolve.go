@@ -220,7 +220,7 @@ func (v *resolver) lookUp(ctx context.Context, q *query) (*resolution, error) {
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := v.net.WaitPeers(wait); err != nil && ctx.Err() == nil && patience > 0 {
-		q.why = api.Errorf(api.UnknownModel, "model %q is not here, and %w", q.name, err)
+		q.why = v.unknownAlone(q.name)
 		return nil, nil
 	}
 	for {
@@ -276,10 +276,23 @@ func (v *resolver) notFound(name string, all []*survey.Claim) error {
 	if len(all) > 0 {
 		known, kind = "; known are "+survey.ListOf(all, (*survey.Claim).Name), remedy.SearchModels
 	}
-	if near := v.names.Near(name); len(near) > 0 {
-		known += "; the catalogue has " + strings.Join(near[:min(8, len(near))], ", ")
+	return api.Errorf(api.UnknownModel, "%w", remedy.For(fmt.Errorf("nobody here knows a model %q%s%s", name, known, v.similar(name)), kind))
+}
+
+// unknownAlone is the error for a name that nothing here knows while there is no peer
+// to ask.
+func (v *resolver) unknownAlone(name string) error {
+	err := fmt.Errorf("there is no model %q here or in the catalogue, and no peer was found to ask%s", name, v.similar(name))
+	return api.Errorf(api.UnknownModel, "%w", remedy.For(err, remedy.SearchModels))
+}
+
+// similar names the catalogue's models that a name may have been meant to be.
+func (v *resolver) similar(name string) string {
+	near := v.names.Near(name)
+	if len(near) == 0 {
+		return ""
 	}
-	return api.Errorf(api.UnknownModel, "%w", remedy.For(fmt.Errorf("nobody here knows a model %q%s", name, known), kind))
+	return "; the catalogue has " + strings.Join(near[:min(8, len(near))], ", ")
 }
 
 // identified finds the model of a CID at peers.
