@@ -59,15 +59,10 @@ func TestBook(t *testing.T) {
 	if _, err := b.AddKey("carol", api.KeyLimits{Sessions: -1}); kindOf(err) != api.BadInput {
 		t.Error(err)
 	}
-<<<<<<< HEAD
 	if err := b.Caller(bob).Admit(); err != nil {
 		t.Error(err)
 	}
-	end, err := b.Caller(alice).Begin("Tales:latest")
-=======
-	b.Caller(bob).Admit()
 	end, err := b.Caller(alice).Begin()
->>>>>>> w-t2
 	if err != nil {
 		t.Fatal(err)
 	}
