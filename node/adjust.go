@@ -23,8 +23,14 @@ func (n *Node) Adjust(c Config) error {
 	n.adjusting.Lock()
 	defer n.adjusting.Unlock()
 	old := n.now.Swap(&c)
+	before, _ := old.trusted() // it was checked when it came into effect
+	for p := range before {
+		if !trust[p] {
+			n.net.Unprotect(p)
+		}
+	}
 	for p := range trust {
-		n.net.Protect(p) // one that is no longer trusted keeps this until the next start
+		n.net.Protect(p)
 	}
 	n.keys.SetDefault(c.APIKey)
 	n.survey.Prefer(trust, c.Fastest)

@@ -85,6 +85,7 @@ func TestToolsAtOnce(t *testing.T) {
 	if _, err := l.Tools(t.Context(), kept); err != nil {
 		t.Fatal(err)
 	}
+	l.tools.wait() // nothing of it is left when the bubble begins
 	synctest.Test(t, func(t *testing.T) {
 		ctx, leave := context.WithTimeout(t.Context(), time.Minute)
 		defer leave()

@@ -82,7 +82,7 @@ func (b *healthBoard) reach() Reach {
 
 // reached notes the outcome of dialling a peer that was named or is remembered.
 func (n *Network) reached(p peer.AddrInfo, err error) {
-	if !n.book.knows(p.ID) && !slices.ContainsFunc(n.boot, func(b peer.AddrInfo) bool { return b.ID == p.ID }) {
+	if !n.book.knows(p.ID) && !n.isBootstrap(p.ID) {
 		return
 	}
 	if err != nil && n.gate.isFull(p.Addrs) { // the gate may have held this dial back
@@ -154,7 +154,7 @@ func (n *Network) Health() Health {
 		if slices.ContainsFunc(peers, func(p PeerInfo) bool { return p.ID == id }) {
 			continue
 		}
-		u.Bootstrap = slices.ContainsFunc(n.boot, func(p peer.AddrInfo) bool { return p.ID == id })
+		u.Bootstrap = n.isBootstrap(id)
 		h.Unreached = append(h.Unreached, u)
 	}
 	slices.SortFunc(h.Unreached, func(a, b Unreached) int { return strings.Compare(string(a.ID), string(b.ID)) })

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -137,6 +138,17 @@ const keptTag = "shoal"
 // Protect keeps the connections to a peer that the operator named from being
 // closed to make room.
 func (n *Network) Protect(p peer.ID) { n.host.ConnManager().Protect(p, keptTag) }
+
+// Unprotect takes Protect back, unless the peer is a bootstrap peer.
+func (n *Network) Unprotect(p peer.ID) {
+	if !n.isBootstrap(p) {
+		n.host.ConnManager().Unprotect(p, keptTag)
+	}
+}
+
+func (n *Network) isBootstrap(p peer.ID) bool {
+	return slices.ContainsFunc(n.boot, func(b peer.AddrInfo) bool { return b.ID == p })
+}
 
 // workTag is the tag under which the connection manager counts a peer's work.
 const workTag = "work"

@@ -3,10 +3,15 @@ package ggml
 import (
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 
+	"github.com/ollama/ollama/ml"
+	"github.com/ollama/ollama/model"
 	"github.com/ollama/ollama/model/input"
+
+	"github.com/shoalnet/shoal/node/engine/enginetest"
 )
 
 // The books of the cache, against a plain account of who has what.
@@ -72,6 +77,44 @@ func TestPagesBooks(t *testing.T) {
 			if !slices.Equal(users, c.users) {
 				t.Fatalf("pages are used %v times, the books say %v", users, c.users)
 			}
+		}
+	}
+}
+
+// What memory held before it became a cache's, another session's cells or no number at
+// all, is gone when it is cleared lazily; what lies beside it stays.
+func TestClearLazily(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("caches are cleared by writing zeros here")
+	}
+	path := enginetest.StageFile(t, enginetest.RandomModels()[0].File(t, enginetest.Blocks), 0, enginetest.Blocks)
+	m, err := model.New(path, ml.BackendParams{AllocMemory: true, NumThreads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := m.Backend()
+	defer b.Close()
+	for _, n := range []int{1 << 20, 1<<20 - 1, 5000} { // on whole pages of memory, and not
+		kept := b.NewContextSize(3).Layer(0)
+		defer kept.Close()
+		tensors := make([]ml.Tensor, 3)
+		for i := range tensors {
+			tensors[i] = kept.Empty(ml.DTypeF32, n)
+			tensors[i].FromFloats(slices.Repeat([]float32{float32(math.NaN())}, n))
+		}
+		if !clearLazily(tensorOf(tensors[1])) {
+			t.Fatal("it is not cleared lazily")
+		}
+		for i, tensor := range tensors {
+			ctx := b.NewContext()
+			out := tensor.Scale(ctx, 1)
+			ctx.Forward(out).Compute(out)
+			for at, v := range out.Floats() {
+				if i == 1 && v != 0 || i != 1 && v == v {
+					t.Fatalf("tensor %d has %v at %d of %d", i, v, at, n)
+				}
+			}
+			ctx.Close()
 		}
 	}
 }
