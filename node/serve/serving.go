@@ -52,7 +52,6 @@ type serving struct {
 	wake     chan struct{} // Server.news when it was; nil: it was not
 	goal     *store.Model  // what its spec means; nil: not known yet
 	guest    bool          // it waits for what the host chooses
-	found    bool          // its model is known
 	auto     bool          // of the node's own choice
 	since    time.Time     // in this state: being fetched, loaded, ready
 	offered  stage.Load    // as the last offer says
