@@ -23,15 +23,7 @@ func (n *Node) Adjust(c Config) error {
 	n.adjusting.Lock()
 	defer n.adjusting.Unlock()
 	old := n.now.Swap(&c)
-	before, _ := old.trusted() // it was checked when it came into effect
-	for p := range before {
-		if !trust[p] {
-			n.net.Unprotect(p)
-		}
-	}
-	for p := range trust {
-		n.net.Protect(p)
-	}
+	n.net.Protect(trust)
 	n.keys.SetDefault(c.APIKey)
 	n.survey.Prefer(trust, c.Fastest)
 	n.serve.Adjust(serve.Limits{Memory: c.Memory, Threads: c.Threads, MaxSessions: c.MaxSessions, Lend: c.Lend})

@@ -96,9 +96,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err := n.join(); err != nil {
 		return nil, err
 	}
-	for p := range trust {
-		n.net.Protect(p)
-	}
+	n.net.Protect(trust)
 	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
@@ -229,11 +227,6 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			cancel(err)
 		})
 	})
-	select {
-	case <-n.serve.Began():
-		n.life.update(func() {}) // a node that is to serve nothing is ready now
-	case <-ctx.Done():
-	}
 	<-ctx.Done()
 	cause := context.Cause(ctx)
 	// First no new sessions, then the running ones, then what they depend on.

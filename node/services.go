@@ -52,7 +52,8 @@ func (n *Node) served() serve.Config {
 		Load: load, InProcess: c.Engine != nil,
 		Models: models{n}, Network: n.net, Survey: n.survey, Probe: n.generator.Probe, Dialer: stageDialer{streams{n.net}}, Stages: n.stages,
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Events: c.Events, Log: c.Log,
-		Free: func() int64 { return files.FreeSpace(c.home().Store()) },
+		Began: func() { n.life.update(func() {}) }, // a node that is to serve nothing is ready now
+		Free:  func() int64 { return files.FreeSpace(c.home().Store()) },
 	}
 }
 

@@ -2,8 +2,10 @@ package door
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -227,5 +229,45 @@ func TestPages(t *testing.T) {
 	}
 	if list := pages("[2001:db8::1]:1", &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 1}, false); !slices.Equal(list, []string{"http://[2001:db8::1]:1/"}) {
 		t.Error(list)
+	}
+}
+
+// TestDisconnect: that a client has gone is noticed while it is answered, encrypted or
+// not.
+func TestDisconnect(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, gone := make(chan struct{}), make(chan struct{})
+	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		begun <- struct{}{}
+		<-r.Context().Done()
+		gone <- struct{}{}
+	})}
+	go func() { _ = srv.Serve(split(l, keep(t, t.TempDir()))) }()
+	defer srv.Close()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	for _, scheme := range []string{"http", "https"} {
+		ctx, leave := context.WithCancel(t.Context())
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, scheme+"://"+l.Addr().String(), strings.NewReader("hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			resp, err := client.Do(req)
+			if err == nil {
+				resp.Body.Close()
+			}
+			ended <- err
+		}()
+		<-begun
+		leave()
+		<-gone // or the test never ends
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", scheme, err)
+		}
 	}
 }

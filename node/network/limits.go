@@ -135,15 +135,20 @@ func newConnManager(c crowd) (*connmgr.BasicConnMgr, error) {
 // that anybody can take.
 const keptTag = "shoal"
 
-// Protect keeps the connections to a peer that the operator named from being
-// closed to make room.
-func (n *Network) Protect(p peer.ID) { n.host.ConnManager().Protect(p, keptTag) }
-
-// Unprotect takes Protect back, unless the peer is a bootstrap peer.
-func (n *Network) Unprotect(p peer.ID) {
-	if !n.isBootstrap(p) {
-		n.host.ConnManager().Unprotect(p, keptTag)
+// Protect keeps the connections to the peers that the operator names, in place of those
+// named before, from being closed to make room, and those to bootstrap peers.
+func (n *Network) Protect(named map[peer.ID]bool) {
+	n.naming.Lock()
+	defer n.naming.Unlock()
+	for p := range n.named {
+		if !named[p] && !n.isBootstrap(p) {
+			n.host.ConnManager().Unprotect(p, keptTag)
+		}
 	}
+	for p := range named {
+		n.host.ConnManager().Protect(p, keptTag)
+	}
+	n.named = named
 }
 
 func (n *Network) isBootstrap(p peer.ID) bool {

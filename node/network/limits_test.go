@@ -254,17 +254,18 @@ func counted(n *Network, p peer.ID, proto string) (count int) {
 
 // A peer that the operator no longer names loses what naming it gave, unless it is also a
 // bootstrap peer.
-func TestUnprotect(t *testing.T) {
+func TestProtect(t *testing.T) {
 	boot, other := infoOf(joinAs(t, func(*Config) {})), peer.ID("other")
 	addrs, err := peer.AddrInfoToP2pAddrs(&boot)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := joinAs(t, func(c *Config) { c.Bootstrap = []string{addrs[0].String()} })
-	for _, p := range []peer.ID{boot.ID, other} {
-		n.Protect(p)
-		n.Unprotect(p)
+	n.Protect(map[peer.ID]bool{boot.ID: true, other: true})
+	if !n.isFriend(other) {
+		t.Error("a peer that is named is not protected")
 	}
+	n.Protect(nil)
 	if !n.isFriend(boot.ID) || n.isFriend(other) {
 		t.Errorf("friends: the bootstrap peer %v, the other %v", n.isFriend(boot.ID), n.isFriend(other))
 	}

@@ -83,6 +83,8 @@ type Network struct {
 	health healthBoard
 	gate   *gate
 	boot   []peer.AddrInfo
+	naming sync.Mutex
+	named  map[peer.ID]bool // by Protect; guarded by naming
 	book   *book
 	wake   chan struct{} // capacity 1: makes meet look at once
 
@@ -172,7 +174,7 @@ func New(cfg Config) (*Network, error) {
 		n.log.Warn("whether others reach this node will not be known", "error", err)
 	}
 	for _, p := range boot {
-		n.Protect(p.ID)
+		n.host.ConnManager().Protect(p.ID, keptTag)
 	}
 	for p, work := range n.book.works() {
 		n.host.ConnManager().TagPeer(p, workTag, work)

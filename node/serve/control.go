@@ -152,8 +152,10 @@ func (s *Server) part(v *serving, failed bool) {
 // await waits until a span answers, and returns what it is. Of a part of a model it is
 // enough that it is loaded, if nobody has the rest.
 func (v *serving) await(ctx context.Context, progress func(api.Progress)) (*api.Served, error) {
-	v.update(func() { v.watch = progress })
-	defer v.update(func() { v.watch = nil })
+	v.update(func() { v.watch = append(v.watch, &progress) })
+	defer v.update(func() {
+		v.watch = slices.DeleteFunc(v.watch, func(w *func(api.Progress)) bool { return w == &progress })
+	})
 	said := ""
 	for {
 		v.srv.mu.Lock()

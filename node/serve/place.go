@@ -76,7 +76,7 @@ func (s *serving) runAuto(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.update(func() { s.found, s.goal = true, m })
+		s.update(func() { s.goal = m })
 		return s.choose(ctx, m)
 	})
 }
@@ -153,7 +153,7 @@ func (s *Server) hostOf(v *serving, m *store.Model) (c *chooser, is bool) {
 func (s *Server) letOthers(ctx context.Context) {
 	for end := time.Now().Add(othersTime); time.Now().Before(end) && ctx.Err() == nil; {
 		s.mu.Lock()
-		wait := slices.ContainsFunc(s.spans, func(v *serving) bool { return v.auto && !v.found })
+		wait := slices.ContainsFunc(s.spans, func(v *serving) bool { return v.auto && v.goal == nil })
 		s.mu.Unlock()
 		if !wait {
 			return

@@ -38,7 +38,7 @@ func (s *serving) reserve(bytes int64) error {
 		s.wants, s.wake = bytes, srv.news
 		return remedy.For(noRoom{bytes, left, srv.limits().Memory}, remedy.RaiseMemory)
 	}
-	s.wants, s.reserved = 0, bytes
+	s.wants, s.wake, s.reserved = 0, nil, bytes
 	return nil
 }
 

@@ -104,6 +104,7 @@ type Config struct {
 	Metrics *metrics.Metrics
 	Tracer  trace.Tracer
 	Events  func(Event)
+	Began   func() // Run has; may be nil
 	Log     *slog.Logger
 	Free    func() int64 // bytes of disk that models may still take; negative: not known
 }
@@ -157,6 +158,9 @@ func (s *Server) Run(ctx context.Context, failed func(error)) {
 	}
 	close(s.began)
 	s.mu.Unlock()
+	if s.cfg.Began != nil {
+		s.cfg.Began()
+	}
 	s.work.Go(func() { s.followLoad(ctx) })
 	<-ctx.Done()
 	s.mu.Lock()
@@ -164,9 +168,6 @@ func (s *Server) Run(ctx context.Context, failed func(error)) {
 	s.mu.Unlock()
 	s.work.Wait()
 }
-
-// Began returns a channel that is closed when Run has begun.
-func (s *Server) Began() <-chan struct{} { return s.began }
 
 // begin starts a span. failed is called with what ends it before it is told to stop. It
 // returns false if Run has ended. Called with mu held.

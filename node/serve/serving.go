@@ -32,12 +32,12 @@ type serving struct {
 	over chan struct{}      // closed when it has ended
 
 	// Guarded by Server.mu.
-	asked    bool               // by Serve, which has not succeeded yet
-	callers  int                // of Serve that wait for it
-	stopping bool               // told to stop
-	changed  chan struct{}      // closed and replaced when any of the following may have
-	watch    func(api.Progress) // is told of fetches, by their goroutine; may be nil
-	trouble  error              // why it is not served; nil: nothing is known to be wrong
+	asked    bool                  // by Serve, which has not succeeded yet
+	callers  int                   // of Serve that wait for it
+	stopping bool                  // told to stop
+	changed  chan struct{}         // closed and replaced when any of the following may have
+	watch    []*func(api.Progress) // are told of fetches, by their goroutine
+	trouble  error                 // why it is not served; nil: nothing is known to be wrong
 	state    string
 	target   target
 	stage    *stage.Stage
@@ -52,7 +52,6 @@ type serving struct {
 	wake     chan struct{} // Server.news when it was; nil: it was not
 	goal     *store.Model  // what its spec means; nil: not known yet
 	guest    bool          // it waits for what the host chooses
-	found    bool          // its model is known
 	auto     bool          // of the node's own choice
 	since    time.Time     // in this state: being fetched, loaded, ready
 	offered  stage.Load    // as the last offer says
@@ -244,12 +243,9 @@ func (s *serving) fetch(ctx context.Context, t target) error {
 	}
 	s.set("fetching shards")
 	last := time.Time{}
-	s.srv.mu.Lock()
-	watch := s.watch
-	s.srv.mu.Unlock()
 	return s.srv.cfg.Models.Fetch(ctx, t.model, t.shards(), func(p api.Progress) {
-		if watch != nil {
-			watch(p)
+		for _, said := range s.watchers() {
+			(*said)(p)
 		}
 		if time.Since(last) > time.Second {
 			last = time.Now()
@@ -258,6 +254,12 @@ func (s *serving) fetch(ctx context.Context, t target) error {
 			}))
 		}
 	})
+}
+
+func (s *serving) watchers() []*func(api.Progress) {
+	s.srv.mu.Lock()
+	defer s.srv.mu.Unlock()
+	return slices.Clone(s.watch)
 }
 
 // load loads the target into an engine that fits into the memory lent. The error is a
