@@ -207,7 +207,7 @@ try run tinytales "Hello" -n 4
 want 0 out '[a-z]'
 until_ serving "$HOME/.shoal"
 try doctor --offline
-want 0 out "ok +models|models"
+want 0 out "ok +models" out "page: open http://127.0.0.1:$PORT"
 kill -HUP "$started"
 until_ stopped "$started"
 judge "SIGHUP drains" said one '^leaving' 
