@@ -39,8 +39,8 @@ func nodeFlags() []cli.Flag {
 	return append([]cli.Flag{
 		altsrc.NewStringFlag(homeFlag()),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "name", EnvVars: []string{"SHOAL_NAME"}, Usage: "what to call this machine; only trusted peers are told (default: the host's name)"}),
-		&cli.StringFlag{Name: "config", EnvVars: []string{"SHOAL_CONFIG"}, Usage: "TOML file with the same names as these flags (default: config.toml in the home)"},
-		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "model", EnvVars: []string{"SHOAL_MODEL"}, Usage: "serve `MODEL`: a name (yours, a peer's, or one that `shoal model search` lists), a CID, a GGUF file, a URL, or hf:owner/repo/file.gguf; may be repeated"}),
+		&cli.StringFlag{Name: "config", EnvVars: []string{"SHOAL_CONFIG"}, Usage: "TOML `FILE` with the same names as these flags (default: config.toml in the home)"},
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "model", EnvVars: []string{"SHOAL_MODEL"}, Usage: "serve `MODEL`: a name (yours, a peer's, or one that `shoal search` lists), a CID, a GGUF file, a URL, or hf:owner/repo/file.gguf; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "port for QUIC and TCP; 0: pick a random one on the first start and keep it"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
@@ -82,7 +82,7 @@ func nodeCommand() *cli.Command {
 	var settings []setting
 	return &cli.Command{
 		Name: "node", Aliases: []string{"serve"}, Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
-		Description: "Without --model it lends nothing, but still answers through its API. For example:\n\n" +
+		Description: "It prints the address of its page first: open that in a browser. Without --model it lends nothing, but still answers through its page and API. For example:\n\n" +
 			"shoal node --model smollm2 --memory 8GiB --bootstrap ADDRESS\n\n" +
 			"Every flag except --config and --json-events can also be set in config.toml in the home, as in: memory = \"8GiB\"\n" +
 			"`shoal config` prints the settings in effect and where each comes from; with --reference, a file to start from.",

@@ -33,7 +33,9 @@ func runCommand() *cli.Command {
 		Description: "MODEL is a name that `shoal search` lists, hf:OWNER/REPO/FILE.gguf, a URL, a GGUF file, or tinytales, the model inside this program.\n" +
 			"With TEXT, or text on standard input, it prints the answer and ends; TEXT and a file (< FILE) are joined.\n" +
 			"If other nodes serve the model, it uses them. Otherwise the node running in this home serves it from then on (`shoal stop MODEL` ends that)\n" +
-			"or, without one, this command does while it runs.",
+			"or, without one, this command does while it runs. For example:\n\n" +
+			"shoal run tinytales\n" +
+			"shoal run smollm2:135m \"Why is the sky blue?\"",
 		Flags:  append([]cli.Flag{formatFlag(), thinkFlag(), &cli.BoolFlag{Name: "verbose", Usage: "print times and the route after each answer"}}, flags...),
 		Action: runModel,
 	}

@@ -113,11 +113,17 @@ func New(cfg Config) *Generator { return &Generator{cfg: cfg} }
 // Active is the number of answers whose tokens are being computed.
 func (g *Generator) Active() int { return int(g.active.Load()) }
 
+// probePass is what a pass is taken to cost in a probe, which knows no prediction:
+// several times this without progress, and a stage hangs.
+const probePass = 250 * time.Millisecond
+
 // Probe has one token computed along a route, and records that its stages answered.
 // where has the offers of the route's peers. The errors are those of session.Run.
+//
+// A probe is patient: a stage that is slow because its machine is busy has not failed.
 func (g *Generator) Probe(ctx context.Context, m *store.Model, r *route.Route, where map[string]session.Hop, prompt []int32) error {
 	out, err := session.Run(ctx, g.cfg.Network, &session.Request{
-		Model: m.ID(), Route: hopsOf(r, where), Prompt: prompt, Sampling: &protocol.Sampling{MaxTokens: 1},
+		Model: m.ID(), Route: hopsOf(r, where), Prompt: prompt, Sampling: &protocol.Sampling{MaxTokens: 1}, Prefill: probePass,
 	}, func(*protocol.Token) error { return nil })
 	if err != nil {
 		return err

@@ -163,7 +163,7 @@ cid = "%s"
 		{rule: "5, several, and no manifest", name: "theirs", peers: models{"theirs": c, "THEIRS": b}, missing: true, fails: api.UnknownModel, remedy: remedy.SearchModels},
 		{rule: "5, and no manifest", name: "theirs", peers: models{"theirs": c}, missing: true, fails: api.UnknownModel},
 		{rule: "5, short", name: "fixed", peers: models{"fixed": c}, place: atPeers, variant: c, called: "fixed"},
-		{rule: "5, nobody is there", name: "theirs", fails: api.UnknownModel},
+		{rule: "5, nobody is there", name: "theirs", fails: api.UnknownModel, remedy: remedy.SearchModels},
 		{rule: "5, others", name: "mine", peers: models{"theirs": c}, fails: api.UnknownModel, remedy: remedy.SearchModels},
 		{rule: "6", name: v.ids[c].String(), peers: models{"theirs": c}, place: atPeers, variant: c, called: "as peers say"},
 		{rule: "6, of the catalogue", name: "fixed:1", want: Want{May: Pull}, peers: models{"fixed:1": a, "x": b}, place: atPeers, variant: b, entry: true, called: "fixed:1"},

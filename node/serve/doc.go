@@ -8,7 +8,8 @@
 //	retry.go     what cannot be had now is tried again
 //	room.go      the memory lent, shared by all spans
 //	calibrate.go what a row costs in an engine
-//	probe.go     a token through a whole chain, which alone makes a span ready
+//	probe.go     a token through a whole chain, which alone makes a span ready; for
+//	             all blocks of a model, the measurement is that
 //	place.go     spans of the node's own choice, by package placement
 //	offer.go     what peers are told: the offer, and the load on request
 //	gate.go      when the operator lends

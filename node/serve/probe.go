@@ -21,8 +21,13 @@ const (
 )
 
 // prove sends a token through a chain that the target is part of, again and again
-// until one comes out, and only then calls the span ready.
+// until one comes out, and only then calls the span ready. All blocks of a model are a
+// chain by themselves, through which calibrate has just sent tokens.
 func (s *serving) prove(ctx context.Context, t target) {
+	if t.span == t.model.Manifest().All() {
+		s.proven(t)
+		return
+	}
 	retry := backoff.Backoff{First: firstReprobe, Most: lastReprobe}
 	for try := 1; ctx.Err() == nil; try++ {
 		err := s.srv.probe(ctx, t.model, route.Hop{Peer: s.srv.cfg.Network.Self().String(), Span: t.span})

@@ -325,6 +325,9 @@ func apiAddress(f *Facts) []Finding {
 	if f.Daemon.Answers && f.Status != nil && f.Status.APIClosed || !f.Daemon.Answers && f.Config.NoKey {
 		return warn(f.shoal("key add", "me"), "the API at %s has no key: callers on other machines are refused until one is made", addr)
 	}
+	if f.Daemon.Answers && f.Status != nil && len(f.Status.URLs) > 0 {
+		return ok("%s; the node's page: open %s in a browser", addr, f.Status.URLs[0])
+	}
 	return ok("%s", addr)
 }
 
