@@ -4,7 +4,7 @@
 //	go run ./contrib/clients [--only NAME,…] [--write] [--shoal bin/shoal] [--cache DIR]
 //
 // Each client is one entry of the list in list.go, with pinned versions, and one small
-// program in a folder of its language. It is installed into a directory of its own in the
+// program in a folder of its language. It (rows of one package together) is installed into a directory of its own in the
 // cache by its language's ordinary client (pip, npm, go, cargo, mvn), and its program runs
 // once, with a home of its own. Programs of one language share their checks: cases.py,
 // cases.mjs, and so on. A program that was built or installed once is used again until

@@ -22,7 +22,7 @@ var languages = map[string]struct {
 	"Python": {
 		folder: "python",
 		install: func(c client) [][]string {
-			pip := []string{"venv/bin/pip", "install", "--quiet", "--disable-pip-version-check"}
+			pip := []string{"venv/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"}
 			for _, p := range c.packages {
 				pip = append(pip, strings.Replace(p, "@", "==", 1))
 			}
@@ -43,8 +43,7 @@ var languages = map[string]struct {
 			return [][]string{
 				{"sh", "-c", "rm -f go.mod go.sum && go mod init client"},
 				append([]string{"go", "get"}, c.packages...),
-				{"go", "mod", "tidy"},
-				{"go", "build", "-o", "client", c.program, "cases.go"},
+				{"env", "CGO_ENABLED=0", "go", "build", "-o", "client", c.program, "cases.go"},
 			}
 		},
 		run: func(client) []string { return []string{"./client"} },
@@ -103,13 +102,7 @@ func pom(c client) string {
 
 // install puts a client into dir, unless it is there: a stamp says what of.
 func (c client) install(ctx context.Context, source, dir string) error {
-	language := c.language
-	if c.agent != nil {
-		language = "JavaScript"
-		if c.agent.python {
-			language = "Python"
-		}
-	}
+	language := c.installer()
 	l, ok := languages[language]
 	if !ok {
 		return fmt.Errorf("no way to install what is written in %s", language)

@@ -22,10 +22,34 @@ type client struct {
 // version returns the first package with its version, as people write it.
 func (c client) version() string {
 	name, version, _ := cutLast(c.packages[0], "@")
-	if c.language == "Java" || c.language == "Go" {
+	name, _, _ = strings.Cut(name, "[") // the extras of a Python package
+	switch c.language {
+	case "Java", "Go", "Rust":
 		name = c.name
 	}
 	return name + " " + strings.TrimPrefix(version, "v")
+}
+
+// place returns the client's directory in the cache. Rows of the same package share it.
+func (c client) place() string {
+	name, _, _ := cutLast(c.packages[0], "@")
+	return c.installer() + "-" + strings.Trim(strings.Map(func(r rune) rune {
+		if strings.ContainsRune("@/:[],", r) {
+			return '-'
+		}
+		return r
+	}, name), "-")
+}
+
+// installer returns the language whose ordinary client installs this one.
+func (c client) installer() string {
+	switch {
+	case c.agent == nil:
+		return c.language
+	case c.agent.python:
+		return "Python"
+	}
+	return "JavaScript"
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
@@ -43,9 +67,12 @@ var clients = []client{
 	{name: "litellm-openai", language: "Python", api: "/v1/chat/completions", packages: []string{"litellm@1.108.7"}, program: "litellm_chat.py", env: []string{"PROVIDER=openai"}},
 	{name: "litellm-ollama", language: "Python", api: "/api", packages: []string{"litellm@1.108.7"}, program: "litellm_chat.py", env: []string{"PROVIDER=ollama_chat"}},
 	{name: "litellm-anthropic", language: "Python", api: "/v1/messages", packages: []string{"litellm@1.108.7"}, program: "litellm_chat.py", env: []string{"PROVIDER=anthropic"}},
-	{name: "langchain-openai", language: "Python", api: "/v1/chat/completions", packages: []string{"langchain-openai@1.7.4", "langchain"}, program: "langchain_chat.py", env: []string{"CHAT=openai"}},
-	{name: "langchain-ollama", language: "Python", api: "/api", packages: []string{"langchain-ollama@1.1.0", "langchain"}, program: "langchain_chat.py", env: []string{"CHAT=ollama"}},
-	{name: "langchain-anthropic", language: "Python", api: "/v1/messages", packages: []string{"langchain-anthropic", "langchain"}, program: "langchain_chat.py", env: []string{"CHAT=anthropic"}},
+	{name: "langchain-openai", language: "Python", api: "/v1/chat/completions", packages: []string{"langchain-openai@1.7.4", "langchain@1.5.2"}, program: "langchain_chat.py", env: []string{"CHAT=openai"}},
+	{name: "langchain-ollama", language: "Python", api: "/api", packages: []string{"langchain-ollama@1.1.0", "langchain@1.5.2"}, program: "langchain_chat.py", env: []string{"CHAT=ollama"}},
+	{name: "langchain-anthropic", language: "Python", api: "/v1/messages", packages: []string{"langchain-anthropic@1.7.10", "langchain@1.5.2"}, program: "langchain_chat.py", env: []string{"CHAT=anthropic"}},
+	{name: "pydantic-ai", language: "Python", api: "/v1/chat/completions", packages: []string{"pydantic-ai-slim[openai]@2.68.0"}, program: "pydantic_ai_chat.py"},
+	{name: "openai-agents", language: "Python", api: "/v1/chat/completions", packages: []string{"openai-agents@0.24.0"}, program: "openai_agents.py"},
+	{name: "instructor", language: "Python", api: "/v1/chat/completions", packages: []string{"instructor@1.17.0"}, program: "instructor_chat.py"},
 
 	{name: "openai-js", language: "JavaScript", api: "/v1/chat/completions", packages: []string{"openai@6.49.0", "zod@4.6.7"}, program: "openai.mjs"},
 	{name: "anthropic-js", language: "JavaScript", api: "/v1/messages", packages: []string{"@anthropic-ai/sdk@1.14.0"}, program: "anthropic.mjs"},
@@ -63,11 +90,18 @@ var clients = []client{
 	{name: "langchaingo", language: "Go", api: "/v1/chat/completions", packages: []string{"github.com/tmc/langchaingo@v0.1.14"}, program: "langchaingo.go"},
 	{name: "ollama-go", language: "Go", api: "/api", packages: []string{"github.com/ollama/ollama@v0.17.4"}, program: "ollama.go"},
 
+	{name: "async-openai", language: "Rust", api: "/v1/chat/completions", packages: []string{"async-openai/chat-completion,model@0.43.0", "futures@0.3.31", "serde_json@1.0.145", "tokio/full@1.48.0"}, program: "async_openai.rs"},
+
+	{name: "langchain4j-openai", language: "Java", api: "/v1/chat/completions", packages: langchain4j, program: "LangChain4j.java", env: []string{"PROVIDER=openai"}},
+	{name: "langchain4j-ollama", language: "Java", api: "/api", packages: langchain4j, program: "LangChain4j.java", env: []string{"PROVIDER=ollama"}},
+
 	{name: "codex", language: "command line", api: "/v1/responses", packages: []string{"@openai/codex@0.171.0"}, agent: &codex},
 	{name: "claude-code", language: "command line", api: "/v1/messages", packages: []string{"@anthropic-ai/claude-code@2.1.197"}, agent: &claude},
 	{name: "opencode", language: "command line", api: "/v1/chat/completions", packages: []string{"opencode-ai@1.18.33"}, agent: &opencode},
 	{name: "aider", language: "command line", api: "/v1/chat/completions", packages: []string{"aider-chat@0.86.2"}, agent: &aider},
 }
+
+var langchain4j = []string{"dev.langchain4j:langchain4j-open-ai@1.11.0", "dev.langchain4j:langchain4j-ollama@1.11.0"}
 
 // agent is a command line that edits a file.
 type agent struct {

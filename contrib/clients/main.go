@@ -51,7 +51,7 @@ func run(ctx context.Context) (failed int, err error) {
 	for _, c := range chosen {
 		start := time.Now()
 		fmt.Fprintf(os.Stderr, "%-24s", c.name)
-		home := filepath.Join(dir, c.name)
+		home := filepath.Join(dir, c.place())
 		var out outcome
 		if err := c.install(ctx, *source, home); err != nil {
 			out = outcome{"list": "it could not be installed: " + err.Error()}
