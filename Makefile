@@ -44,7 +44,7 @@ DESTDIR ?=
 SHARE := $(DESTDIR)$(PREFIX)/share
 BACKENDS := $(DESTDIR)$(PREFIX)/lib/shoal/lib/ollama
 
-.PHONY: help build install install-files install-service release uninstall demo firsthour quick test test-device race lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
+.PHONY: help build install install-files install-service release uninstall demo firsthour clients quick test test-device race lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
 build: bin/shoal ## the program, into bin/shoal
 
 help: ## this list
@@ -101,6 +101,12 @@ demo: build ## a network of nodes on this machine, and an answer by it
 
 firsthour: build ## what a newcomer types in the first hour, with the output
 	@contrib/firsthour.sh
+
+# Installs some dozens of clients from the registries of five languages, into
+# CLIENTS_CACHE; the first time takes half an hour. ONLY names some of them.
+ONLY ?=
+clients: build ## clients against a network, and README's table of them; ONLY=openai-python,codex for some
+	CGO_ENABLED=0 $(GO) run ./contrib/clients --write --only '$(ONLY)' $(if $(CLIENTS_CACHE),--cache '$(CLIENTS_CACHE)')
 
 # Without C nothing has to be compiled for minutes, and -short leaves out what
 # takes over a second. What is left out is named.

@@ -86,6 +86,7 @@ var allowed = map[string][]string{
 	"contrib/tinymodel":              nil,
 	"contrib/scriptmodel":            {"node/text", "protocol/..."},
 	"contrib/scriptmodel/scriptgguf": {"contrib/scriptmodel"},
+	"contrib/clients":                {"contrib/scriptmodel", "testnet/..."},
 	"contrib/importmap":              nil,
 	"contrib/lint":                   nil,
 	"contrib/nocgo":                  nil,
@@ -129,7 +130,7 @@ func imports(t *testing.T) map[string][]string {
 			return err
 		}
 		if d.IsDir() {
-			if name := d.Name(); p != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin") {
+			if name := d.Name(); p != root && (strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || name == "testdata" || name == "bin") {
 				return filepath.SkipDir
 			}
 			return nil

@@ -17,13 +17,14 @@ type Script struct {
 	Plain string   `json:"plain"` // the answer where no tools are offered
 }
 
-// Call returns a step that calls a function. Several calls may be joined.
+// Call returns a step that calls a function, spelled as a demanded call is: an answer that
+// must follow a format allows no other spelling. Several calls may be joined.
 func Call(name string, arguments any) string {
-	call, err := json.Marshal(map[string]any{"name": name, "arguments": arguments})
+	args, err := json.Marshal(arguments)
 	if err != nil {
 		panic(err) // the arguments are no JSON
 	}
-	return "<tool_call>\n" + string(call) + "\n</tool_call>"
+	return fmt.Sprintf("<tool_call>\n{\"name\": %q, \"arguments\": %s}\n</tool_call>", name, args)
 }
 
 // Sizes of the model. The width bounds the number of steps: each answer's two tokens have
