@@ -47,7 +47,6 @@ func run(ctx context.Context) (failed int, err error) {
 	if err := nets.start(ctx); err != nil {
 		return 0, err
 	}
-	rows := map[string]string{}
 	for _, c := range chosen {
 		start := time.Now()
 		fmt.Fprintf(os.Stderr, "%-24s", c.name)
@@ -61,8 +60,13 @@ func run(ctx context.Context) (failed int, err error) {
 		if ctx.Err() != nil {
 			return failed, ctx.Err()
 		}
-		rows[c.name] = row(c, out)
-		fmt.Fprintf(os.Stderr, " %3.0f s  %s\n", time.Since(start).Seconds(), rows[c.name])
+		line := row(c, out)
+		fmt.Fprintf(os.Stderr, " %3.0f s  %s\n", time.Since(start).Seconds(), line)
+		if *write { // each at once: a run that is cut short keeps what it has seen
+			if err := writeRows(map[string]string{c.name: line}); err != nil {
+				return failed, err
+			}
+		}
 		for _, name := range cases {
 			if why := out[name]; why != "" {
 				failed++
@@ -70,18 +74,20 @@ func run(ctx context.Context) (failed int, err error) {
 			}
 		}
 	}
-	if !*write {
-		return failed, nil
-	}
+	return failed, nil
+}
+
+// writeRows puts rows into README.
+func writeRows(rows map[string]string) error {
 	raw, err := os.ReadFile("README.md")
 	if err != nil {
-		return failed, err
+		return err
 	}
 	text, err := insert(string(raw), rows)
 	if err != nil {
-		return failed, err
+		return err
 	}
-	return failed, os.WriteFile("README.md", []byte(text), 0o644)
+	return os.WriteFile("README.md", []byte(text), 0o644)
 }
 
 // defaultCache returns where the user's caches are.
