@@ -13,6 +13,7 @@ import (
 // A node that was started without a model serves one when it is told to, and stops.
 func TestServeAtRunTime(t *testing.T) {
 	t.Parallel()
+	needEngine(t)
 	n, _ := start(t, node.Config{}, true)
 	c := n.Client()
 	serving := func() []api.Serving {
