@@ -176,7 +176,7 @@ func TestFormatFailover(t *testing.T) {
 	ready := func(n *node.Node) func() bool {
 		return func() bool {
 			st, err := n.Client().Status(t.Context())
-			return err == nil && st.Serving[0].Ready
+			return err == nil && len(st.Serving) > 0 && st.Serving[0].Ready
 		}
 	}
 	for _, n := range []*node.Node{first, second, third} {

@@ -69,7 +69,7 @@ func TestLoad(t *testing.T) {
 		transport.CloseIdleConnections()
 		until(t, "no session is left", func() bool {
 			st, err := n.Client().Status(t.Context())
-			return err == nil && st.Serving[0].Sessions == 0
+			return err == nil && len(st.Serving) > 0 && st.Serving[0].Sessions == 0
 		})
 		heap = 1 << 60
 		for range 20 { // the least of some: others of this process come and go

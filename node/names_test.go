@@ -196,7 +196,7 @@ func TestNamesTooBig(t *testing.T) {
 	}, false)
 	until(t, "a span is loaded", func() bool {
 		st, err := n.Client().Status(t.Context())
-		return err == nil && st.Serving[0].Memory > 0
+		return err == nil && len(st.Serving) > 0 && st.Serving[0].Memory > 0
 	})
 	if got := scrape(t, n); !has(got, `shoal_fetched_bytes_total{source="origins"}`) {
 		t.Error("the metrics know of no origin")

@@ -109,7 +109,7 @@ func three(t *testing.T) (nodes []*node.Node, addrs []string) {
 	for _, n := range nodes {
 		until(t, "all are ready", func() bool {
 			st, err := n.Client().Status(t.Context())
-			return err == nil && st.Serving[0].Ready
+			return err == nil && len(st.Serving) > 0 && st.Serving[0].Ready
 		})
 	}
 	return nodes, addrs

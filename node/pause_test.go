@@ -72,7 +72,7 @@ func TestServesWhatComesLater(t *testing.T) {
 	b, _ := start(t, node.Config{Bootstrap: addrs, Serve: []node.ServeSpec{{Model: "tales", Span: "3-8"}, {Model: "/no/such/file.gguf", Span: "all"}, {Model: "nobody-has-this", Span: "all"}}}, false)
 	until(t, "the second fetches what nobody has", func() bool {
 		st, err := b.Client().Status(t.Context())
-		return err == nil && st.Serving[0].State == "fetching shards"
+		return err == nil && len(st.Serving) > 0 && st.Serving[0].State == "fetching shards"
 	})
 	until(t, "it says what it waits for", func() bool {
 		st, err := b.Client().Status(t.Context())
@@ -83,7 +83,7 @@ func TestServesWhatComesLater(t *testing.T) {
 	}
 	until(t, "it is served", func() bool {
 		st, err := b.Client().Status(t.Context())
-		return err == nil && st.Serving[0].Ready
+		return err == nil && len(st.Serving) > 0 && st.Serving[0].Ready
 	})
 }
 

@@ -61,7 +61,7 @@ func TestReady(t *testing.T) {
 		if err := n.Ready(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if st, err := n.Client().Status(t.Context()); err != nil || !st.Serving[0].Ready {
+		if st, err := n.Client().Status(t.Context()); err != nil || len(st.Serving) == 0 || !st.Serving[0].Ready {
 			t.Errorf("ready with %+v, %v", st, err)
 		}
 	}
