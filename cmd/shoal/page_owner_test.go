@@ -372,9 +372,7 @@ func TestPageConversations(t *testing.T) {
 		t.Errorf("the model got %q after %d refusals", last, answerer.refusals())
 	}
 	b.shots("rolled")
-	if at := valueOf[bool](b, `(() => { const l = document.querySelector("#log"); return l.scrollHeight - l.scrollTop - l.clientHeight < 5 })()`); !at {
-		t.Error("the end of the conversation is out of sight")
-	}
+	b.until(20*time.Second, "the end of the conversation is in sight", `(() => { const l = document.querySelector("#log"); return l.scrollHeight - l.scrollTop - l.clientHeight < 5 })()`)
 	b.run(30*time.Second, chromedp.Reload())
 	b.until(20*time.Second, "after a reload the end is in sight", prompts+` === 12 && (() => { const l = document.querySelector("#log"); return l.scrollHeight > l.clientHeight && l.scrollHeight - l.scrollTop - l.clientHeight < 5 })()`)
 
