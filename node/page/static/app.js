@@ -258,6 +258,7 @@ const names = (hops) => (hops.length === 0 ? "a stage" : hops.map((x) => `${who(
 let follows = true;
 let lastTop = 0;
 let lastShape = "";
+let touched = -Infinity; // when the reader last did what can scroll, in ms
 
 const shape = () => `${$("log").clientWidth} ${$("log").clientHeight}`;
 
@@ -279,7 +280,7 @@ function scrolled() {
   const top = log.scrollTop;
   if (shape() !== lastShape) return toEnd(false); // the window has changed, not the reader's mind
   if (atEnd()) follows = true;
-  else if (top < lastTop - 2) follows = false; // growing text moves nothing up: a reader does
+  else if (top < lastTop - 2 && performance.now() - touched < 1500) follows = false; // text that shrinks and grows again moves up, too
   lastTop = top;
   $("latest").hidden = follows || atEnd();
 }
@@ -755,6 +756,9 @@ $("model").addEventListener("change", () => {
   redraw();
 });
 $("log").addEventListener("scroll", scrolled);
+for (const kind of ["wheel", "touchmove", "pointerdown", "keydown"]) { // pointerdown: on the scroll bar
+  $("log").addEventListener(kind, () => (touched = performance.now()), { passive: true });
+}
 $("latest").addEventListener("click", () => toEnd(true));
 const resized = new ResizeObserver(() => toEnd(false));
 resized.observe($("messages")); // answers are drawn a frame later
