@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/protocol"
@@ -33,10 +34,10 @@ type Model struct {
 	data, journal, nodesF *os.File
 	base                  []int64 // where each file begins in data; base[0] is the room for a stage header
 
-	loading sync.Mutex   // held while the stage header is in use
-	syncing sync.Mutex   // serializes syncs
-	saving  sync.Mutex   // serializes writes of the record; taken before mu, and to remove the model
-	io      sync.RWMutex // shared by readers and writers of leaves, exclusive when leaves are dropped
+	loading *semaphore.Weighted // held while the stage header is in use; as long as an engine loads, so waiting for it can be given up
+	syncing sync.Mutex          // serializes syncs
+	saving  sync.Mutex          // serializes writes of the record; taken before mu, and to remove the model
+	io      sync.RWMutex        // shared by readers and writers of leaves, exclusive when leaves are dropped
 
 	mu          sync.RWMutex // guards everything below; never held during a leaf's I/O
 	rec         record
@@ -156,7 +157,7 @@ func readModel(dir string, log *slog.Logger) (*Model, error) {
 	if filepath.Base(dir) != id.String() {
 		return nil, fmt.Errorf("%w: its manifest is of model %s", ErrCorrupt, id)
 	}
-	m := &Model{id: id, man: man, raw: raw, dir: dir, log: log,
+	m := &Model{id: id, man: man, raw: raw, dir: dir, log: log, loading: semaphore.NewWeighted(1),
 		nodes: map[cid.Cid][]byte{}, wanted: map[cid.Cid]bool{}, where: map[digest]place{}, twins: map[digest][]place{}}
 	if rec, err := os.ReadFile(filepath.Join(dir, "record.json")); err == nil {
 		_ = json.Unmarshal(rec, &m.rec) // names and origins are only a convenience

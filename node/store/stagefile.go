@@ -43,8 +43,10 @@ func (m *Model) StageFile(ctx context.Context, span protocol.Span, extra func(md
 	}
 	shards := m.man.ShardsFor(span)
 	defer m.UseShards(shards)()
-	m.loading.Lock()
-	defer m.loading.Unlock()
+	if err := m.loading.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer m.loading.Release(1)
 	if _, err := m.Verify(ctx, shards, true); err != nil {
 		return err
 	}
