@@ -24,6 +24,7 @@ import (
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/ggml"
+	"github.com/shoalnet/shoal/node/engine/llama"
 	"github.com/shoalnet/shoal/node/store"
 )
 
@@ -39,7 +40,7 @@ func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
 // run is main without os.Exit: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	engine.ChildMain(ggml.Backend{})
+	engine.ChildMain(engine.Backends{engine.BuiltIn: ggml.Backend{}, engine.Llama: llama.Backend{}})
 	convert.ChildMain(canCompute)
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it; else the terminal was closed, or the connection to it lost

@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol"},
 	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
+	"node/engine/llama":      {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
 	"node/engine/sample":     {"protocol"},
 	"node/exchange":          {"node/backoff", "node/files", "node/ranges", "protocol"},
 	"node/exchange/bitswap":  {"protocol"},
@@ -100,6 +101,7 @@ var kept = []struct{ prefix, only string }{
 	{"github.com/ollama/ollama", "node/convert node/engine/ggml"},
 	// Packages built with C: importing them requires C, too.
 	{module + "node/engine/ggml", "cmd/shoal"},
+	{module + "node/engine/llama", "cmd/shoal"},
 	{module + "node/convert", "cmd/shoal"},
 	{"github.com/urfave/cli", "cmd/shoal"},
 	{"github.com/libp2p/go-libp2p-kad-dht", "node/network"},

@@ -1,10 +1,14 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/shoalnet/shoal/node/engine/sample"
@@ -32,7 +36,9 @@ var (
 
 // Config says what to load and what it may use.
 type Config struct {
-	Path     string   // a stage file
+	Engine   string   // which of the program's back ends, by its name in Backends; empty: BuiltIn
+	Library  string   // folder of the back end's library, where it is opened at run time; empty: looked for
+	Path     string   // a stage file, laid out for the back end
 	From, To int      // blocks [From, To)
 	KVTokens int      // KV cells, shared by all sequences
 	MaxSeqs  int      // sequence slots
@@ -43,7 +49,15 @@ type Config struct {
 	Devices  []string // GPUs to use, by name or ID; empty: all that are found; NoDevice alone: none
 	Memory   int64    // bytes that a child on the CPU may have for itself; 0: no bound
 	Exact    bool     // results do not depend on how many rows a pass has, to the last bit; slower
+	Embeds   bool     // passes give a pooled embedding per sequence in place of tokens
+	Adapters []string // stage files of LoRA adapters, all with their own scale
 }
+
+// Names of back ends.
+const (
+	BuiltIn = "ggml"  // compiled into the program
+	Llama   = "llama" // llama.cpp's library, opened at run time
+)
 
 // NoDevice in Config.Devices stands for: compute on the processor alone.
 const NoDevice = "none"
@@ -58,6 +72,10 @@ type Device struct {
 
 // Info about a loaded span.
 type Info struct {
+	Engine   string // the back end's name
+	Version  string // of its library
+	KVType   string // of the cache, as Config.KVType names it
+	Back     int    // rows that a sequence can certainly be taken back, with Remove; -1: all
 	Arch     string // as GGUF names it
 	Width    int    // numbers per hidden state
 	Blocks   int    // of the model
@@ -98,14 +116,17 @@ type Batch struct {
 	Tokens  []int32
 	Hidden  []float32
 	Outputs []Output
+	Embed   bool // the rows are whole texts, one per sequence, whose embeddings are wanted
 }
 
 // Result of a pass: Hidden, row-major [rows, width], unless the span ends the
-// model; then one token per Output, in their order. It belongs to the caller.
+// model; then one token per Output, in their order, or one embedding per sequence, in
+// the order of their first rows. It belongs to the caller.
 type Result struct {
-	Hidden  []float32
-	Tokens  []sample.Token
-	Compute time.Duration // wall time of the pass inside the engine
+	Hidden     []float32
+	Tokens     []sample.Token
+	Embeddings [][]float32
+	Compute    time.Duration // wall time of the pass inside the engine
 }
 
 // Engine computes a span. Implementations are safe for concurrent use; they make
@@ -141,6 +162,35 @@ type Backend interface {
 	Load(ctx context.Context, cfg Config, log *slog.Logger) (Engine, error)
 	// Fence lists what the process needs while it loads and computes.
 	Fence(cfg *Config) fence.Rules
+}
+
+// Backends are the back ends of a program, by name. It is a Backend itself: the one
+// that a Config names.
+type Backends map[string]Backend
+
+// Load loads a span with the back end that cfg names.
+func (b Backends) Load(ctx context.Context, cfg Config, log *slog.Logger) (Engine, error) {
+	one, err := b.of(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	return one.Load(ctx, cfg, log)
+}
+
+// Fence is that of the back end that cfg names.
+func (b Backends) Fence(cfg *Config) fence.Rules {
+	if one, err := b.of(cfg); err == nil {
+		return one.Fence(cfg)
+	}
+	return fence.Rules{} // Load will say why
+}
+
+func (b Backends) of(cfg *Config) (Backend, error) {
+	name := cmp.Or(cfg.Engine, BuiltIn)
+	if one, ok := b[name]; ok {
+		return one, nil
+	}
+	return nil, fmt.Errorf("%w: this program has no engine %q, only %s", ErrUnsupported, name, strings.Join(slices.Sorted(maps.Keys(b)), " and "))
 }
 
 // First reports whether the span begins the model: it takes tokens.

@@ -1,6 +1,7 @@
 package ggml
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ import (
 	"github.com/shoalnet/shoal/node/fence"
 	"github.com/shoalnet/shoal/node/remedy"
 )
+
+// libraryVersion is that of github.com/ollama/ollama in go.mod.
+const libraryVersion = "v0.24.0"
 
 // computing serializes passes: ggml's CPU backend is one for the process.
 var computing sync.Mutex
@@ -100,6 +104,7 @@ func Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (_ engine.En
 		return nil, err
 	}
 	l.info = engine.Info{
+		Engine: engine.BuiltIn, Version: libraryVersion, KVType: cmp.Or(cfg.KVType, "f16"), Back: -1,
 		Arch: c.Architecture(), Width: int(c.Uint("embedding_length")), Blocks: l.arch.blocks,
 		From: cfg.From, To: cfg.To, KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch,
 	}
