@@ -229,6 +229,7 @@ const seedsVar = "SHOAL_SWARM_SEEDS"
 func TestSlowSwarm(t *testing.T) {
 	t.Parallel()
 	takesSeconds(t)
+	ofRates(t)
 	seeds, err := strconv.Atoi(cmp.Or(os.Getenv(seedsVar), "1"))
 	if err != nil {
 		t.Fatal(err)
