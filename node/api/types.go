@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"sync"
 	"time"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // Generator answers prompts. It is safe for concurrent use.
@@ -286,6 +288,7 @@ type Model struct {
 	Abilities    []string `json:"abilities,omitempty"` // only from Show, like Template and Facts: tools, thinking
 	Warnings     []string `json:"warnings,omitempty"`  // only from Show, Add and Pull: why its answers may be worse than its makers', a sentence each
 
+	Cuts     *protocol.Cuts `json:"cuts,omitempty"`     // only from Show, Add and Pull: where it can be cut; none: anywhere
 	Template string         `json:"template,omitempty"` // chat template
 	Facts    map[string]any `json:"facts,omitempty"`    // the header's entries that are single values
 }
