@@ -101,7 +101,7 @@ func (m models) Tools(ctx context.Context, of *store.Model) (*generate.Tools, er
 	if err != nil {
 		return nil, err
 	}
-	return &generate.Tools{Tokenizer: t.Tokenizer, Template: t.Template, TemplateErr: t.TemplateErr, Syntax: t.Syntax, Compile: t.Compile}, nil
+	return &generate.Tools{Tokenizer: t.Tokenizer, Template: t.Template, TemplateErr: t.TemplateErr, Syntax: t.Syntax, Cuts: t.Cuts, Compile: t.Compile}, nil
 }
 
 func (m models) Encode(ctx context.Context, by *text.Tokenizer, t string, opt text.EncodeOptions) ([]int32, error) {

@@ -23,6 +23,7 @@ type Tools struct {
 	Template    *text.Template // nil: TemplateErr says why
 	TemplateErr error
 	Syntax      *answer.Syntax // of the template; nil without one
+	Cuts        *protocol.Cuts // spans of the model that this program can compute; nil: all
 
 	formats formats
 }
@@ -39,7 +40,7 @@ func (l *Library) Tools(ctx context.Context, m *store.Model) (*Tools, error) {
 		if err != nil {
 			return nil, err
 		}
-		t := &Tools{}
+		t := &Tools{Cuts: l.cuts(h)}
 		if t.Tokenizer, err = text.New(h); err != nil {
 			return nil, api.Errorf(api.BadInput, "%s: %s", m.Name(), err)
 		}

@@ -63,6 +63,7 @@ type Request struct {
 	Forced    []Hop           // if not empty, the only route allowed
 	Unproven  bool            // unproven candidates may be used
 	Wait      bool            // return ErrOwnFull rather than use strangers; see Choose
+	Cuts      *protocol.Cuts  // spans that can be computed; nil: all. Offers of others are not used
 }
 
 // Hop is one stage of a route.
@@ -228,7 +229,7 @@ func Plan(req Request, candidates []Candidate, links Links) (*Route, error) {
 	var spans, unproven []protocol.Span
 	full := false
 	for _, c := range candidates {
-		if !c.Span.Valid(req.Blocks) || !p.span.Contains(c.Span) || req.Exclude[c.Peer] {
+		if !c.Span.Valid(req.Blocks) || !p.span.Contains(c.Span) || req.Exclude[c.Peer] || !req.Cuts.Allows(c.Span) {
 			continue
 		}
 		if c.Unproven && !req.Unproven {

@@ -45,6 +45,7 @@ func TestCutsByArchitecture(t *testing.T) {
 		{"no heads", of("granitehybrid", 6, "attention.head_count_kv", hybrid), "0-2 1-3", "0-1 1-2", ""},
 		{"feed-forward blocks", of("nemotron_h", 6, "attention.head_count_kv", []uint32{0, 0, 2, 0, 0, 2}, "feed_forward_length", []uint32{0, 64, 0, 0, 64, 0}), "0-3 2-4 3-6", "0-2 1-2 4-6", ""},
 		{"phase", of("smollm3", 12), "0-4 4-12", "0-3 2-12", "begins at a multiple of 4"},
+		{"no four", of("smallthinker", 12, "attention.sliding_window", uint32(64)), "0-8 4-12", "0-4 2-10", "does not have 4 blocks"},
 		{"two phases", of("llama4", 24, "interleave_moe_layer_step", uint32(3)), "0-12 12-24", "0-4 8-24", "multiple of 12"},
 		{"prediction", of("glm4moe", 5, "nextn_predict_layers", uint32(1)), "0-3 3-5 0-5", "0-4 4-5", "before block 4"},
 		{"shared caches", of("gemma4", 10, "attention.shared_kv_layers", uint32(4), "attention.sliding_window_pattern", []bool{true, false, true, true, true, false, true, true, true, false}), "0-4 4-10 2-10", "0-5 5-10 0-8", "no later than at block 4"},

@@ -46,6 +46,8 @@ func (m *Model) setRules() {
 	case "smallthinker":
 		if m.Window == 0 {
 			m.phase = 1
+		} else if count > 4 {
+			m.not = []int{4} // which the library takes for a model without windows
 		}
 	case "gemma4":
 		if m.one("embedding_length_per_layer_input", 0) > 0 {
