@@ -3,6 +3,7 @@ package text
 import (
 	"encoding/binary"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -126,6 +127,10 @@ func TestUnigrams(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+	grows := unigrams(t, md{"precompiled_charsmap": table("a", strings.Repeat("b", 1000))})
+	if _, err := grows.Encode(t.Context(), strings.Repeat("a", 1<<16), EncodeOptions{}); err == nil {
+		t.Error("64 KiB became 64 MiB")
+	}
 	// Tables that lead nowhere replace nothing.
 	for _, node := range []uint32{0, 1 << 31, 0xffffffff, 97 | 1<<8, 97 | 1<<8 | 1<<30} {
 		raw := table("a", "b")
@@ -232,5 +237,20 @@ func TestLongTexts(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+func BenchmarkKinds(b *testing.B) {
+	english := strings.Repeat("Once upon a time, there was 1 fox; it's said.\n", 1<<18/46)
+	for _, name := range []string{"bert-bge", "nomic-bert-moe", "llama-spm", "gpt-2"} {
+		tok := tokenizer(b, filepath.Join(vocabularies(), "ggml-vocab-"+name+".gguf"))
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(english)))
+			for b.Loop() {
+				if _, err := tok.Encode(b.Context(), english, EncodeOptions{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -60,12 +60,19 @@ func (t *Tokenizer) setUGM(md Metadata) error {
 
 // normalized writes a text as the model was trained with: characters replaced by the
 // file's table, a space as ▁, one before the text, and only one between words where the
-// model asks for that.
-func (u *ugm) normalized(text string) string {
+// model asks for that. The table comes with the model: a text that it makes too long is
+// an error.
+func (u *ugm) normalized(text string, on *patience) (string, error) {
 	var b strings.Builder
 	b.Grow(len(text) + len(text)/4)
 	begun, word := false, false // begun: there is a ▁ before the first word; word: inside one
 	for len(text) > 0 {
+		if err := on.err(); err != nil {
+			return "", err
+		}
+		if b.Len() > 2*maxText {
+			return "", fmt.Errorf("a text of more than %d MiB after the model's replacements", 2*maxText>>20)
+		}
 		from, size := u.charsmap.replace(text)
 		if size == 0 {
 			r, n := utf8.DecodeRuneInString(text)
@@ -91,11 +98,14 @@ func (u *ugm) normalized(text string) string {
 			}
 		}
 	}
-	return b.String()
+	return b.String(), nil
 }
 
 func (u *ugm) split(out []int32, text string, on *patience) ([]int32, error) {
-	text = u.normalized(text)
+	text, err := u.normalized(text, on)
+	if err != nil {
+		return nil, err
+	}
 	type best struct {
 		sum  float64
 		from int32
