@@ -57,7 +57,7 @@ var allowed = map[string][]string{
 	"node/ranges":    nil,
 	"node/report":    {"node/api", "node/door", "node/exchange", "node/files", "node/lend", "node/metrics", "node/network", "node/serve", "node/store", "node/survey", "protocol"},
 	"node/route":     {"protocol"},
-	"node/serve": {"node/backoff", "node/api", "node/engine", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
+	"node/serve": {"node/backoff", "node/api", "node/engine", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
 		"node/stage", "node/standing", "node/store", "node/survey", "node/text/constrain", "node/traces", "protocol/..."},
 	"node/session":        {"node/backoff", "protocol"},
 	"node/stage":          {"node/engine", "node/engine/sample", "protocol"},
@@ -80,6 +80,7 @@ var allowed = map[string][]string{
 	"cmd/shoal/bench":       {"cmd/shoal/term", "node/...", "protocol/...", "testnet/..."},
 	"cmd/shoal/bench/plain": nil,
 	"cmd/shoal/doctor":      {"node/api", "node/files", "node/home", "node/proc"},
+	"cmd/shoal/install":     {"node/files"},
 	"cmd/shoal/term":        nil,
 
 	"contrib/launchd":                nil,
