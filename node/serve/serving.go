@@ -367,11 +367,11 @@ func (o option) stageFile(ctx context.Context, t target, load func(path string) 
 	if o.name == engine.Llama {
 		return t.model.StageFile(ctx, t.span, nil, load)
 	}
-	return t.model.StageFile(ctx, t.span, defaults, load)
+	return t.model.StageFile(ctx, t.span, Defaults, load)
 }
 
-// defaults are the keys that an engine adds to a model's header, sorted.
-func defaults(md *gguf.Header) (out []gguf.KV) {
+// Defaults are the keys that the built-in engine adds to a model's header, sorted.
+func Defaults(md *gguf.Header) (out []gguf.KV) {
 	for k, v := range engine.Defaults(md) {
 		out = append(out, gguf.KV{Key: k, Value: v})
 	}
