@@ -23,14 +23,16 @@ const (
 // /... includes all folders below it. A folder's own subfolders are
 // always allowed. Folders without a line are a mistake.
 var allowed = map[string][]string{
-	"protocol":      nil,
-	"protocol/gguf": nil,
+	"protocol":        nil,
+	"protocol/gguf":   nil,
+	"protocol/blocks": {"protocol"},
 
 	"node/api":               {"node/remedy", "protocol"},
 	"node/catalog":           {"node/remedy"},
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},
 	"node/door":              {"node/files", "node/home", "node/remedy"},
-	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol"},
+	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol", "protocol/blocks"},
+	"node/engine/cut":        {"protocol/..."},
 	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
 	"node/engine/llama":      {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
@@ -57,7 +59,7 @@ var allowed = map[string][]string{
 	"node/ranges":    nil,
 	"node/report":    {"node/api", "node/door", "node/exchange", "node/files", "node/lend", "node/metrics", "node/network", "node/serve", "node/store", "node/survey", "protocol"},
 	"node/route":     {"protocol"},
-	"node/serve": {"node/backoff", "node/api", "node/engine", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
+	"node/serve": {"node/backoff", "node/api", "node/engine", "node/engine/cut", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
 		"node/stage", "node/standing", "node/store", "node/survey", "node/text/constrain", "node/traces", "protocol/..."},
 	"node/session":        {"node/backoff", "protocol"},
 	"node/stage":          {"node/engine", "node/engine/sample", "protocol"},
@@ -71,7 +73,7 @@ var allowed = map[string][]string{
 	"node/text/jinja":     nil,
 	"node":                {"node/...", "protocol/...", "contrib/tinymodel"},
 
-	"testnet":               {"node/files", "node/home", "node/proc"},
+	"testnet":               {"node/files", "node/home", "node/proc", "protocol"},
 	"testnet/hostile":       {"protocol"},
 	"testnet/link":          nil,
 	"testnet/sim":           {"testnet/link"},
@@ -117,10 +119,12 @@ var pure = map[string][]string{
 	"protocol/gguf":       {"net", "os", "time", "context", "log/slog"},
 	"node/ranges":         {"net", "os", "time", "context", "log/slog"},
 	"node/catalog":        {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"protocol/blocks":     {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"node/placement":      {"net", "os", "context", "log/slog", "math/rand"},
 	"node/route":          {"net", "os", "context", "log/slog", "math/rand"},
 	"node/text/answer":    {"net", "os", "time", "context", "log/slog"},
 	"node/text/constrain": {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"node/engine/cut":     {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"node/engine/sample":  {"net", "os", "time", "context", "log/slog", "math/rand"},
 }
 
