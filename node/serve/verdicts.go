@@ -25,6 +25,7 @@ type verdicts struct {
 type verdict struct {
 	question
 	Engine  string `json:"engine"`
+	At      int64  `json:"at_unix"`
 	BuiltIn int64  `json:"built_in_ns"` // what a typical answer costs per block, in nanoseconds
 	Library int64  `json:"library_ns"`
 }
@@ -44,6 +45,9 @@ const (
 	// engine changes the last bits.
 	margin      = 1.1
 	laterMargin = 1.2
+
+	// A verdict counts for a week: it may come from an hour in which the machine was busy.
+	verdictLife = 7 * 24 * time.Hour
 
 	typicalPrompt, typicalAnswer = 256, 128 // tokens
 )
@@ -79,7 +83,7 @@ func (v *verdicts) of(q question) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, was := range v.list {
-		if was.question == q && (was.Engine == engine.BuiltIn || was.Engine == engine.Llama) {
+		if was.question == q && time.Since(time.Unix(was.At, 0)).Abs() < verdictLife && (was.Engine == engine.BuiltIn || was.Engine == engine.Llama) {
 			return was.Engine
 		}
 	}
@@ -110,7 +114,7 @@ func (v *verdicts) decide(q question, builtIn, library time.Duration) string {
 			choice = engine.Llama
 		}
 	}
-	v.list = append(kept, verdict{q, choice, int64(builtIn), int64(library)})
+	v.list = append(kept, verdict{q, choice, time.Now().Unix(), int64(builtIn), int64(library)})
 	v.list = v.list[max(0, len(v.list)-mostVerdicts):]
 	if raw, err := json.MarshalIndent(v.list, "", " "); err == nil && v.file != "" {
 		_ = files.Replace(v.file, raw, 0o600) // at worst it is measured again
