@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},
 	"node/door":              {"node/files", "node/home", "node/remedy"},
 	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol", "protocol/blocks"},
+	"node/engine/cut":        {"protocol/..."},
 	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
 	"node/engine/llama":      {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
@@ -58,7 +59,7 @@ var allowed = map[string][]string{
 	"node/ranges":    nil,
 	"node/report":    {"node/api", "node/door", "node/exchange", "node/files", "node/lend", "node/metrics", "node/network", "node/serve", "node/store", "node/survey", "protocol"},
 	"node/route":     {"protocol"},
-	"node/serve": {"node/backoff", "node/api", "node/engine", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
+	"node/serve": {"node/backoff", "node/api", "node/engine", "node/engine/cut", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
 		"node/stage", "node/standing", "node/store", "node/survey", "node/text/constrain", "node/traces", "protocol/..."},
 	"node/session":        {"node/backoff", "protocol"},
 	"node/stage":          {"node/engine", "node/engine/sample", "protocol"},
@@ -77,10 +78,11 @@ var allowed = map[string][]string{
 	"testnet/link":          nil,
 	"testnet/sim":           {"testnet/link"},
 	"testnet/scenario":      {"node/proc", "testnet", "testnet/link"},
-	"cmd/shoal":             {"contrib/launchd", "contrib/systemd", "node/...", "protocol/...", "testnet/..."},
+	"cmd/shoal":             {"contrib/launchd", "contrib/systemd", "contrib/tinymodel", "node/...", "protocol/...", "testnet/..."},
 	"cmd/shoal/bench":       {"cmd/shoal/term", "node/...", "protocol/...", "testnet/..."},
 	"cmd/shoal/bench/plain": nil,
 	"cmd/shoal/doctor":      {"node/api", "node/files", "node/home", "node/proc"},
+	"cmd/shoal/install":     {"node/files"},
 	"cmd/shoal/term":        nil,
 
 	"contrib/launchd":                nil,
@@ -122,6 +124,7 @@ var pure = map[string][]string{
 	"node/route":          {"net", "os", "context", "log/slog", "math/rand"},
 	"node/text/answer":    {"net", "os", "time", "context", "log/slog"},
 	"node/text/constrain": {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"node/engine/cut":     {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"node/engine/sample":  {"net", "os", "time", "context", "log/slog", "math/rand"},
 }
 

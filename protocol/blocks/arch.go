@@ -21,6 +21,7 @@ const (
 	repeated  = "its blocks are run several times per token"
 	counted   = "what a block computes depends on how many blocks the model has"
 	inputs    = "the library changes what enters the first block, and would do so in each part"
+	images    = "the library takes states that it is given for those of images"
 	diffusion = "it writes all of a text at once"
 	hidden    = "the library does not show what its blocks pass on"
 	noText    = "it is not a model that continues texts"
@@ -74,7 +75,7 @@ var kinds = map[string]kind{
 	"plamo2": {heads: true, whole: hidden},
 
 	"bloom": {whole: inputs}, "gpt2": {whole: inputs}, "mpt": {whole: inputs}, "starcoder": {whole: inputs},
-	"talkie": {whole: inputs}, "cogvlm": {whole: inputs}, "dream": {whole: diffusion}, "llada": {whole: diffusion}, "llada-moe": {whole: diffusion}, "rnd1": {whole: diffusion},
+	"talkie": {whole: inputs}, "cogvlm": {whole: images}, "dream": {whole: diffusion}, "llada": {whole: diffusion}, "llada-moe": {whole: diffusion}, "rnd1": {whole: diffusion},
 	"deepseek2-ocr": {whole: hidden},
 	"deepseek4":     {whole: streams}, "hy_v4": {whole: streams}, "glm5-next": {heads: true, whole: streams}, "qwen4exp": {interval: 4, whole: streams},
 	"gemma3n": {period: 5, always: true, whole: streams}, "kimi-k3": {heads: true, whole: earlier}, "graniteswitch": {whole: earlier},
@@ -92,6 +93,6 @@ var kinds = map[string]kind{
 var byCount = map[string][]int{
 	"gemma3":    {62},     // the scale of attention
 	"exaone4":   {64},     // the window
-	"baichuan":  {32},     // the inputs
+	"baichuan":  {32, 40}, // the positions
 	"deepseek2": {26, 27}, // the queries' form
 }
