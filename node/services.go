@@ -33,7 +33,7 @@ func usable(md interface{ Value(key string) any }) error {
 func (n *Node) newLibrary(c *catalog.Catalog) (*library.Library, error) {
 	return library.New(library.Config{
 		Home: n.cfg.Home, Store: n.store, Catalog: c, Network: n.net, Exchange: n.exchange, Survey: n.survey,
-		Cuts:    func(md library.Metadata) *protocol.Cuts { return engine.CutsFor(engine.BuiltIn, md) },
+		Cuts:    func(md library.Metadata) *protocol.Cuts { return engine.CutsFor(n.cfg.Engines.Use, md) },
 		Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported, text.ErrVocabulary},
 		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() }, Gained: func() { n.serve.Retry() },
 		Log: n.cfg.Log.With("part", "library"),

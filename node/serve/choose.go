@@ -141,6 +141,9 @@ func (s *serving) open(ctx context.Context, t target) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(options) == 2 && !s.srv.cutsBy(engine.Llama, t.model).Allows(t.span) {
+		options = options[:1] // the library cannot compute the span apart from others
+	}
 	if len(options) == 2 {
 		switch s.srv.verdicts.of(s.srv.question(t, options[1].library)) {
 		case "":

@@ -443,17 +443,26 @@ func (s *Server) autoCells(m *store.Model) int {
 }
 
 // cuts are the spans of a model that can be served here; nil: all.
-func (s *Server) cuts(m *store.Model) *protocol.Cuts {
-	if c, ok := s.cutsOf.Load(m.ID()); ok {
+func (s *Server) cuts(m *store.Model) *protocol.Cuts { return s.cutsBy(s.cfg.Engines.Use, m) }
+
+// cutsBy are the spans of a model that an engine can compute; nil: all.
+func (s *Server) cutsBy(use string, m *store.Model) *protocol.Cuts {
+	key := cutsKey{use, m.ID()}
+	if c, ok := s.cutsOf.Load(key); ok {
 		return c.(*protocol.Cuts)
 	}
 	h, err := m.Header()
 	if err != nil {
 		return nil // loading says why
 	}
-	c := engine.CutsFor(engine.BuiltIn, h)
-	s.cutsOf.Store(m.ID(), c)
+	c := engine.CutsFor(use, h)
+	s.cutsOf.Store(key, c)
 	return c
+}
+
+type cutsKey struct {
+	use   string
+	model cid.Cid
 }
 
 // modelInfo is what a span of a model costs.
