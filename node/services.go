@@ -20,10 +20,10 @@ import (
 
 // The services declare what they need; here each gets it from the others.
 
-// usable returns an error if a model with this metadata cannot be computed, or its
-// text cannot be read.
+// usable returns an error if metadata are no model's, or its text cannot be read. Whether
+// an engine of this node computes it does not matter: peers may have another one.
 func usable(md interface{ Value(key string) any }) error {
-	if err := engine.Check(md); err != nil {
+	if err := engine.Plausible(md); err != nil {
 		return err
 	}
 	return text.Check(md)
@@ -33,6 +33,7 @@ func usable(md interface{ Value(key string) any }) error {
 func (n *Node) newLibrary(c *catalog.Catalog) (*library.Library, error) {
 	return library.New(library.Config{
 		Home: n.cfg.Home, Store: n.store, Catalog: c, Network: n.net, Exchange: n.exchange, Survey: n.survey,
+		Cuts:    func(md library.Metadata) *protocol.Cuts { return engine.CutsFor(n.cfg.Engines.Use, md) },
 		Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported, text.ErrVocabulary},
 		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() }, Gained: func() { n.serve.Retry() },
 		Log: n.cfg.Log.With("part", "library"),
@@ -49,7 +50,7 @@ func (n *Node) served() serve.Config {
 	return serve.Config{
 		Light: c.Client, Name: c.Name, Specs: c.Serve, Home: c.Home, Memory: c.Memory, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices,
 		KVType: c.KVType, KVTokens: c.KVTokens, Exact: c.Exact, MaxSessions: c.MaxSessions, DrainTime: c.DrainTime, Lend: c.Lend,
-		Load: load, InProcess: c.Engine != nil,
+		Load: load, InProcess: c.Engine != nil, Engines: c.Engines, Version: c.Version, Measured: c.home().Measured(),
 		Models: models{n}, Network: n.net, Survey: n.survey, Probe: n.generator.Probe, Dialer: stageDialer{streams{n.net}}, Stages: n.stages,
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Events: c.Events, Log: c.Log,
 		Began: func() { n.life.update(func() {}) }, // a node that is to serve nothing is ready now
@@ -100,7 +101,7 @@ func (m models) Tools(ctx context.Context, of *store.Model) (*generate.Tools, er
 	if err != nil {
 		return nil, err
 	}
-	return &generate.Tools{Tokenizer: t.Tokenizer, Template: t.Template, TemplateErr: t.TemplateErr, Syntax: t.Syntax, Compile: t.Compile}, nil
+	return &generate.Tools{Tokenizer: t.Tokenizer, Template: t.Template, TemplateErr: t.TemplateErr, Syntax: t.Syntax, Cuts: t.Cuts, Compile: t.Compile}, nil
 }
 
 func (m models) Encode(ctx context.Context, by *text.Tokenizer, t string, opt text.EncodeOptions) ([]int32, error) {

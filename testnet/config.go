@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/testnet/link"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // TinyModel is the model built into the binary.
@@ -82,13 +84,13 @@ type Span struct{ From, To int }
 func (s Span) String() string { return fmt.Sprintf("%d-%d", s.From, s.To) }
 
 // divide returns the span of each of n nodes: blocks are spread evenly over n/replicas
-// stages, but no more stages than blocks.
-func divide(blocks, n, replicas int) []Span {
-	stages := min(n/replicas, blocks)
+// stages, but no more stages than blocks, or than the model can be cut into.
+func divide(blocks, n, replicas int, cuts *protocol.Cuts) []Span {
+	stages := cuts.Divide(blocks, n/replicas)
 	spans := make([]Span, n)
 	for i := range spans {
-		s := i % stages
-		spans[i] = Span{From: s * blocks / stages, To: (s + 1) * blocks / stages}
+		s := stages[i%len(stages)]
+		spans[i] = Span{From: s.From, To: s.To}
 	}
 	return spans
 }

@@ -41,6 +41,7 @@ type Tools struct {
 	Template    *text.Template // nil: TemplateErr says why
 	TemplateErr error
 	Syntax      *answer.Syntax // of the template; nil without one
+	Cuts        *protocol.Cuts // spans of the model that can be computed; nil: all
 
 	// Compile returns the machine of an answer's format. The errors are the context's,
 	// and those of constrain.Compile.

@@ -71,7 +71,7 @@ func (g *generation) plan(ctx context.Context, excluded map[string]bool) (*plann
 	man, book := g.model.Manifest(), g.cfg.Recorder
 	req := route.Request{
 		Client: g.cfg.Network.Self().String(), Blocks: int(man.Blocks), Prompt: len(g.ids), MaxTokens: g.limit,
-		MaxStages: g.req.MaxStages, Exclude: excluded, Wait: time.Now().Before(g.ownEnd),
+		MaxStages: g.req.MaxStages, Exclude: excluded, Wait: time.Now().Before(g.ownEnd), Cuts: g.tools.Cuts,
 	}
 	for _, h := range g.req.Route {
 		req.Forced = append(req.Forced, route.Hop{Peer: h.Peer, Span: protocol.Span{From: h.From, To: h.To}})
@@ -147,7 +147,7 @@ func (g *generation) planAround(ctx context.Context, gap session.Gap, own bool) 
 	}
 	req := route.Request{
 		Client: g.cfg.Network.Self().String(), Blocks: int(man.Blocks), Span: gap.Span, Exclude: avoid,
-		Prompt: gap.Rows, MaxTokens: gap.Tokens - gap.Rows,
+		Prompt: gap.Rows, MaxTokens: gap.Tokens - gap.Rows, Cuts: g.tools.Cuts, Like: g.costs.like(gap.Span),
 	}
 	if gap.Span != man.All() {
 		req.Before, req.After = gap.Before.String(), gap.After.String()

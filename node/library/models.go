@@ -100,7 +100,7 @@ func (l *Library) Add(ctx context.Context, req api.AddRequest, progress func(api
 		return nil, l.input(err)
 	}
 	d := Describe(m)
-	d.Warnings = doubts(m)
+	l.addHeader(m, &d)
 	return &d, nil
 }
 
@@ -159,7 +159,7 @@ func (l *Library) Pull(ctx context.Context, req api.PullRequest, progress func(a
 		return nil, l.input(err)
 	}
 	d := Describe(m)
-	d.Warnings = doubts(m)
+	l.addHeader(m, &d)
 	return &d, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/backoff"
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/placement"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/route"
@@ -74,6 +75,9 @@ func (s *serving) runAuto(ctx context.Context) error {
 			m, err = s.find(ctx, &protocol.Span{})
 		}
 		if err != nil {
+			return err
+		}
+		if err := s.srv.computable(m); err != nil { // it must not stand in the way of models that are
 			return err
 		}
 		s.update(func() { s.goal = m })
@@ -438,10 +442,33 @@ func (s *Server) autoCells(m *store.Model) int {
 	return int(min(max(m.Manifest().Context, 512), 4096))
 }
 
+// cuts are the spans of a model that can be served here; nil: all.
+func (s *Server) cuts(m *store.Model) *protocol.Cuts { return s.cutsBy(s.cfg.Engines.Use, m) }
+
+// cutsBy are the spans of a model that an engine can compute; nil: all.
+func (s *Server) cutsBy(use string, m *store.Model) *protocol.Cuts {
+	key := cutsKey{use, m.ID()}
+	if c, ok := s.cutsOf.Load(key); ok {
+		return c.(*protocol.Cuts)
+	}
+	h, err := m.Header()
+	if err != nil {
+		return nil // loading says why
+	}
+	c := engine.CutsFor(use, h)
+	s.cutsOf.Store(key, c)
+	return c
+}
+
+type cutsKey struct {
+	use   string
+	model cid.Cid
+}
+
 // modelInfo is what a span of a model costs.
 func (s *Server) modelInfo(m *store.Model) placement.ModelInfo {
 	man := m.Manifest()
-	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: laid(s.autoCells(m), s.limits().MaxSessions)}
+	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: laid(s.autoCells(m), s.limits().MaxSessions), Cuts: s.cuts(m)}
 	for _, sh := range man.Shards {
 		switch sh.Kind {
 		case protocol.ShardBlock:

@@ -20,7 +20,6 @@ import (
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
-	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // serving keeps one span served: it fetches the shards, loads them into an
@@ -147,6 +146,11 @@ func (s *serving) run(ctx context.Context) error {
 
 // keep keeps the target served until ctx ends, or until it cannot be.
 func (s *serving) keep(ctx context.Context, t target) error {
+	defer func() {
+		if ctx.Err() != nil && s.srv.base.Err() == nil { // the node goes on without it
+			t.model.Unserved()
+		}
+	}()
 	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
 	defer s.release()
 	if err := s.reserve(s.srv.least(t).bytes); err != nil { // before anything is fetched
@@ -154,6 +158,9 @@ func (s *serving) keep(ctx context.Context, t target) error {
 	}
 	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
 	for {
+		if err := s.srv.computable(t.model); err != nil { // before it is fetched
+			return err
+		}
 		if err := s.fetch(ctx, t); err != nil || ctx.Err() != nil {
 			return err
 		}
@@ -168,7 +175,7 @@ func (s *serving) keep(ctx context.Context, t target) error {
 		case errors.As(err, &missing): // damaged on disk: fetched again at once
 			s.srv.cfg.Log.Warn("shards are damaged and fetched again", "error", err)
 			continue
-		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild), errors.As(err, &small):
+		case errors.Is(err, protocol.ErrCut), errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild), errors.As(err, &small):
 			return err
 		}
 		if time.Since(lived) > maxBackoff {
@@ -229,6 +236,9 @@ func (s *serving) resolve(ctx context.Context) (t target, err error) {
 	if !span.Valid(int(m.Manifest().Blocks)) {
 		return t, badSpec("blocks %s: %s has blocks 0-%d", span, m.Name(), m.Manifest().Blocks)
 	}
+	if err := s.srv.cuts(m).Check(span, m.Name()); err != nil {
+		return t, specError{err}
+	}
 	t = target{m, span}
 	s.update(func() { s.goal = m })
 	s.settle(t)
@@ -264,13 +274,14 @@ func (s *serving) watchers() []*func(api.Progress) {
 
 // load loads the target into an engine that fits into the memory lent. The error is a
 // noRoom if none does, those of Config.Load, or of the shards.
-func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Config, error) {
+func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, engine.Config, error) {
 	srv := s.srv
 	extra := int64(0) // bytes that the engine takes beyond the estimate
 	for try := 1; ; try++ {
 		room := srv.leftFor(s)
 		z, ok := srv.sizeOf(t, room-extra)
 		cfg := srv.engineConfig(t, z)
+		cfg.Engine, cfg.Library = o.name, o.library.Dir
 		if !ok {
 			return nil, cfg, remedy.For(noRoom{z.bytes + extra, room, srv.limits().Memory}, remedy.RaiseMemory)
 		}
@@ -279,7 +290,7 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 		}
 		s.claim(z.bytes)
 		var e engine.Engine
-		err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
+		err := t.withFile(ctx, cfg.Engine, func(path string) (err error) {
 			cfg.Path = path
 			e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
 			return err
@@ -305,23 +316,17 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 func (s *serving) serve(ctx context.Context, t target) error {
 	srv := s.srv
 	s.set("loading")
-	if err := computable(t.model); err != nil {
-		return err
-	}
 	defer s.claim(0)
-	e, cfg, err := s.load(ctx, t)
+	l, err := s.open(ctx, t)
 	if err != nil {
 		return err
 	}
+	e, cfg, m := l.engine, l.cfg, l.measured
 	defer e.Close()
 	pid := 0
 	lost := make(<-chan struct{})
 	if c, ok := e.(*engine.Child); ok {
 		pid, lost = c.Pid(), c.Done()
-	}
-	m, err := calibrate(ctx, e)
-	if err != nil {
-		return err
 	}
 	st := srv.newStage(t, e, cfg, m)
 	if open, _, _ := srv.gate.look(); !open { // before anybody finds it
@@ -361,25 +366,6 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	}
 	st.Close(reason)
 	return reason
-}
-
-// computable returns an error if the engine cannot compute the model: one that
-// came from a peer, or from an import by an older version, was not checked here.
-func computable(m *store.Model) error {
-	h, err := m.Header()
-	if err != nil {
-		return err
-	}
-	return engine.Check(h)
-}
-
-// defaults are the keys that an engine adds to a model's header, sorted.
-func defaults(md *gguf.Header) (out []gguf.KV) {
-	for k, v := range engine.Defaults(md) {
-		out = append(out, gguf.KV{Key: k, Value: v})
-	}
-	slices.SortFunc(out, func(a, b gguf.KV) int { return strings.Compare(a.Key, b.Key) })
-	return out
 }
 
 // last reports that the target ends its model.
