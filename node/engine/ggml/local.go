@@ -45,6 +45,7 @@ func (Backend) Fence(cfg *engine.Config) fence.Rules { return fenceRules(cfg) }
 type local struct {
 	info    engine.Info
 	backend ml.Backend
+	unmap   func() // of the weights' file; nil: they were copied
 	arch    *arch
 	tuner   *tuner
 	log     *slog.Logger
@@ -96,7 +97,7 @@ func Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (_ engine.En
 	l := &local{backend: m.Backend(), log: log, exact: cfg.Exact}
 	defer func() {
 		if err != nil {
-			l.backend.Close()
+			l.free()
 		}
 	}()
 	c := l.backend.Config()
@@ -114,14 +115,15 @@ func Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (_ engine.En
 	if err := l.complete(); err != nil {
 		return nil, err
 	}
-	if err := l.backend.Load(ctx, nil); err != nil {
+	var mapped uint64
+	if l.unmap, mapped, err = loadWeights(ctx, l.backend, cfg.Path); err != nil {
 		return nil, fmt.Errorf("loading weights: %w", err)
 	}
 	perSeq := max(1, cfg.KVTokens/cfg.MaxSeqs)
 	l.arch.cache.Init(l.backend, dtype, cfg.MaxSeqs+1, perSeq, cfg.MaxBatch) // one more for companions
 	l.tuner = newTuner(l.backend, threads)
 	l.reserve()
-	l.measureMemory()
+	l.measureMemory(mapped)
 	return l, nil
 }
 
@@ -185,7 +187,9 @@ func (l *local) reserve() {
 	}
 }
 
-func (l *local) measureMemory() {
+// measureMemory notes what the engine takes. Weights that are mapped, of which there
+// are so many bytes, count once, though the library may use a tensor twice.
+func (l *local) measureMemory(mapped uint64) {
 	m := l.backend.BackendMemory()
 	add := func(d ml.DeviceMemory) bool {
 		var sum uint64
@@ -201,6 +205,9 @@ func (l *local) measureMemory() {
 	}
 	l.info.Weights = m.InputWeights
 	add(m.CPU)
+	if mapped > 0 {
+		l.info.Weights = mapped
+	}
 	l.info.Host = l.info.Weights + l.info.KV + l.info.Graph
 	l.info.Devices = []engine.Device{{Name: m.CPU.Name, Library: "CPU"}}
 	for _, g := range m.GPUs {
@@ -395,9 +402,17 @@ func (l *local) Close() error {
 	if !l.closed {
 		l.closed = true
 		l.arch.cache.Close()
-		l.backend.Close()
+		l.free()
 	}
 	return nil
+}
+
+// free frees the library's part, and then what its tensors point to.
+func (l *local) free() {
+	l.backend.Close()
+	if l.unmap != nil {
+		l.unmap()
+	}
 }
 
 // maxCells bounds Config.KVTokens: cells are counted in 32 bits, and there are some
