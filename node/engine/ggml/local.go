@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/ollama/ollama/ml"
 	"github.com/ollama/ollama/model"
@@ -51,6 +52,9 @@ type local struct {
 	log     *slog.Logger
 	exact   bool
 	closed  bool
+
+	buffer   unsafe.Pointer // of the last pass; nil: given back, or none
+	released time.Time      // when cells that nobody refers to were last given back
 }
 
 // Load loads a span in this process. It is an engine.Loader.
@@ -124,6 +128,7 @@ func Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (_ engine.En
 	l.tuner = newTuner(l.backend, threads)
 	l.reserve()
 	l.measureMemory(mapped)
+	l.released = time.Now()
 	return l, nil
 }
 
@@ -317,6 +322,9 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 		return nil, err
 	}
 	c.Forward(out).Compute(out)
+	if t, ok := tensorStruct(out); ok {
+		l.buffer = t.getBuffer()
+	}
 	values := out.Floats()
 	if !l.info.Last() {
 		values = values[:len(b.Rows)*l.info.Width]
@@ -376,7 +384,38 @@ func (l *local) Remove(seq int, from int32) (err error) {
 		_ = l.arch.cache.Remove(seq, 0, math.MaxInt32)
 		return fmt.Errorf("%w: sequence %d cannot be taken back to %d: what it would see is gone, or shared", engine.ErrBatch, seq, from)
 	}
-	return l.arch.cache.Remove(seq, from, math.MaxInt32)
+	err = l.arch.cache.Remove(seq, from, math.MaxInt32)
+	if time.Since(l.released) > releaseEvery { // Trim does it sooner, where there is a pause
+		l.release()
+	}
+	return err
+}
+
+// releaseEvery is how often cells are given back in an engine that is never idle. It
+// may take some milliseconds.
+const releaseEvery = 30 * time.Second
+
+func (l *local) release() {
+	for _, c := range l.arch.caches() {
+		c.release()
+	}
+	l.released = time.Now()
+}
+
+// Trim gives back what only passes need, and the cells that no sequence refers to. The
+// next pass takes what it needs again.
+func (l *local) Trim() {
+	computing.Lock()
+	defer computing.Unlock()
+	if l.closed {
+		return
+	}
+	l.release()
+	if l.buffer != nil && len(l.backend.BackendMemory().GPUs) == 0 {
+		giveBackBuffer(l.buffer)
+		l.buffer = nil
+	}
+	trimHeap()
 }
 
 // CopyPrefix makes dst share src's positions < n.

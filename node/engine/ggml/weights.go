@@ -108,8 +108,8 @@ func loadTargets(b ml.Backend) (map[string][]string, bool) {
 // tensor is ggml's own struct of a tensor, which the library keeps to itself, with the
 // places of its fields as the C compiler laid them out.
 type tensor struct {
-	at           unsafe.Pointer
-	ofKind, data uintptr
+	at                   unsafe.Pointer
+	ofKind, buffer, data uintptr
 }
 
 // tensorStruct finds the struct of a tensor; false if it is not there.
@@ -125,13 +125,15 @@ func tensorStruct(t ml.Tensor) (tensor, bool) {
 		return tensor{}, false
 	}
 	kind, hasKind := c.FieldByName("_type")
+	buffer, hasBuffer := c.FieldByName("buffer")
 	data, hasData := c.FieldByName("data")
-	if !hasKind || !hasData || kind.Type.Size() != 4 || data.Type.Kind() != reflect.UnsafePointer {
+	if !hasKind || !hasBuffer || !hasData || kind.Type.Size() != 4 || data.Type.Kind() != reflect.UnsafePointer {
 		return tensor{}, false
 	}
-	return tensor{at, kind.Offset, data.Offset}, true
+	return tensor{at, kind.Offset, buffer.Offset, data.Offset}, true
 }
 
 func (t tensor) kind() uint32                { return *(*uint32)(unsafe.Add(t.at, t.ofKind)) }
+func (t tensor) getBuffer() unsafe.Pointer   { return *(*unsafe.Pointer)(unsafe.Add(t.at, t.buffer)) }
 func (t tensor) getData() unsafe.Pointer     { return *(*unsafe.Pointer)(unsafe.Add(t.at, t.data)) }
 func (t tensor) setData(data unsafe.Pointer) { *(*unsafe.Pointer)(unsafe.Add(t.at, t.data)) = data }

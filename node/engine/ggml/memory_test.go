@@ -1,0 +1,137 @@
+package ggml
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"testing"
+	"unsafe"
+
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/enginetest"
+)
+
+// tokens are the hidden states of a tiny model's first span after random passes and
+// removals of several sequences. between is called between them.
+func tokens(t *testing.T, path string, between func(l *local)) (out [][]float32) {
+	t.Helper()
+	e, err := Load(t.Context(), engine.Config{Path: enginetest.StageFile(t, path, 0, 1), From: 0, To: 1, KVTokens: 1024, MaxSeqs: 4, MaxBatch: 64}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	rng := rand.New(rand.NewPCG(8, 8))
+	length := make([]int32, 4)
+	for range 60 {
+		seq := rng.IntN(4)
+		if rng.IntN(3) == 0 {
+			length[seq] = rng.Int32N(length[seq] + 1)
+			if err := e.Remove(seq, length[seq]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b := &engine.Batch{}
+		for range 1 + rng.IntN(40) {
+			b.Rows, b.Tokens = append(b.Rows, engine.Row{Seq: seq, Pos: length[seq]}), append(b.Tokens, rng.Int32N(100))
+			length[seq]++
+		}
+		if length[seq] > 240 {
+			length[seq] = 0
+			b = &engine.Batch{Rows: []engine.Row{{Seq: seq}}, Tokens: []int32{1}}
+			if err := e.Remove(seq, 0); err != nil {
+				t.Fatal(err)
+			}
+			length[seq] = 1
+		}
+		res, err := e.Run(t.Context(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, res.Hidden)
+		between(e.(*local))
+	}
+	return out
+}
+
+// What Trim gives back nobody misses: results are the same to the last bit.
+func TestTrimChangesNothing(t *testing.T) {
+	for _, m := range enginetest.RandomModels()[:2] {
+		path := m.File(t, enginetest.Blocks)
+		want := tokens(t, path, func(*local) {})
+		got := tokens(t, path, func(l *local) { l.Trim() })
+		for i := range want {
+			if !slices.Equal(got[i], want[i]) {
+				t.Fatalf("%s: pass %d differs", m.Name, i)
+			}
+		}
+	}
+}
+
+// Cells of sequences that have ended are given back; those of others stay.
+func TestCellsAreGivenBack(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("memory is given back on Linux only")
+	}
+	e, err := Load(t.Context(), engine.Config{Path: enginetest.StageFile(t, enginetest.RandomModels()[0].File(t, enginetest.Blocks), 0, 1), From: 0, To: 1, KVTokens: 16 << 10, MaxSeqs: 2, MaxBatch: 512}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	l := e.(*local)
+	if !l.arch.caches()[0].host {
+		t.Skip("a GPU has the cells")
+	}
+	fill := func(seq int, n int32) {
+		for pos := int32(0); pos < n; {
+			b := &engine.Batch{}
+			for ; len(b.Rows) < 512 && pos < n; pos++ {
+				b.Rows, b.Tokens = append(b.Rows, engine.Row{Seq: seq, Pos: pos}), append(b.Tokens, 7)
+			}
+			if _, err := e.Run(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	c := l.arch.caches()[0]
+	k, v := c.keys[0], c.values[0]
+	at := func(cell int) (some bool) {
+		ks, _ := tensorStruct(k)
+		vs, _ := tensorStruct(v)
+		keys := unsafe.Slice((*byte)(unsafe.Add(ks.getData(), k.Stride(2)*cell)), k.Stride(2))
+		one := unsafe.Slice((*byte)(unsafe.Add(vs.getData(), v.Stride(0)*cell)), 2)
+		other := func(x byte) bool { return x != 0 }
+		return slices.ContainsFunc(keys, other) || slices.ContainsFunc(one, other)
+	}
+	fill(0, 512)  // cells 0-511
+	fill(1, 3800) // and those after it
+	middle := 3000
+	if !at(100) || !at(middle) {
+		t.Fatal("the cells are not where this test looks")
+	}
+	if err := e.Remove(1, 0); err != nil {
+		t.Fatal(err)
+	}
+	l.Trim()
+	if at(middle) {
+		t.Error("a cell of a sequence that has ended keeps its memory")
+	}
+	if !at(100) {
+		t.Error("a cell of another sequence was given back")
+	}
+}
+
+// The weights are the file's own pages.
+func TestWeightsAreMapped(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("weights are copied on Windows")
+	}
+	path := enginetest.StageFile(t, enginetest.Tiny(t), 0, 1)
+	e, err := Load(t.Context(), engine.Config{Path: path, From: 0, To: 1, KVTokens: 64, MaxSeqs: 1, MaxBatch: 8, Devices: []string{engine.NoDevice}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if l := e.(*local); l.unmap == nil || l.info.Weights == 0 {
+		t.Errorf("they are copied; %d bytes", l.info.Weights)
+	}
+}
