@@ -280,7 +280,7 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 		if err := s.reserve(z.bytes + extra); err != nil {
 			return nil, cfg, err
 		}
-		s.claim(z.bytes)
+		s.claim(z.bytes - srv.ownBytes())
 		var e engine.Engine
 		err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
 			cfg.Path = path
@@ -291,7 +291,7 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 			return nil, cfg, err
 		}
 		info := e.Info()
-		took := int64(info.Weights + info.KV + info.Graph)
+		took := int64(info.Weights+info.KV+info.Graph) + srv.ownBytes()
 		if err = s.reserve(took); err == nil {
 			s.claim(int64(info.Host))
 			return e, cfg, nil

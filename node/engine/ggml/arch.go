@@ -86,7 +86,7 @@ func (a *arch) caches() []*pages {
 // adapt finds the parts of a loaded model.
 func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
 	a := &arch{eps: c.Float("attention.layer_norm_rms_epsilon", 1e-6), blocks: int(c.Uint("block_count"))}
-	window, extra := int32(c.Uint("attention.sliding_window")), int32(max(512, maxBatch))
+	window, extra := int32(c.Uint("attention.sliding_window")), int32(engine.WindowMemory(maxBatch))
 	swaps := func(i int, isLocal bool) { // SetLayer and SetLayerType
 		a.cache.SetLayer(i)
 		kind := everywhere

@@ -1,7 +1,9 @@
 package ggml
 
 import (
+	"math"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
 	"testing"
@@ -9,6 +11,8 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/enginetest"
+	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // tokens are the hidden states of a tiny model's first span after random passes and
@@ -133,5 +137,46 @@ func TestWeightsAreMapped(t *testing.T) {
 	defer e.Close()
 	if l := e.(*local); l.unmap == nil || l.info.Weights == 0 {
 		t.Errorf("they are copied; %d bytes", l.info.Weights)
+	}
+}
+
+// What an engine is estimated to take is what it takes, within a tenth: for models of all
+// kinds, few and many cells, sessions and rows.
+func TestCostEstimates(t *testing.T) {
+	for _, m := range enginetest.RandomModels() {
+		path := m.File(t, enginetest.Blocks)
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, _ := f.Stat()
+		h, err := gguf.Read(f, info.Size())
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, span := range []protocol.Span{{From: 0, To: 3}, {From: 2, To: 7}} {
+			for _, cfg := range []engine.Config{
+				{KVTokens: 16 << 10, MaxSeqs: 4, MaxBatch: 128},
+				{KVTokens: 64 << 10, MaxSeqs: 16, MaxBatch: 256, KVType: "f32"},
+				{KVTokens: 32 << 10, MaxSeqs: 1, MaxBatch: 64},
+			} {
+				cfg.Path, cfg.From, cfg.To = enginetest.StageFile(t, path, span.From, span.To), span.From, span.To
+				e, err := Load(t.Context(), cfg, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := e.Info()
+				e.Close()
+				c := engine.CostOf(h, span, engine.BuiltIn, cfg.KVType)
+				kv, pass := c.KV(cfg.KVTokens, cfg.MaxSeqs, cfg.MaxBatch), c.Pass(cfg.KVTokens, cfg.MaxSeqs, cfg.MaxBatch)
+				if d := math.Abs(float64(kv)-float64(got.KV)) / float64(got.KV); d > 0.1 {
+					t.Errorf("%s %s, %d cells: KV takes %d bytes, estimated %d", m.Name, span, cfg.KVTokens, got.KV, kv)
+				}
+				if d := math.Abs(float64(kv+pass) - float64(got.KV+got.Graph)); d > 0.1*float64(got.KV+got.Graph) && d > 1<<20 {
+					t.Errorf("%s %s, %d cells: KV and a pass take %d bytes, estimated %d", m.Name, span, cfg.KVTokens, got.KV+got.Graph, kv+pass)
+				}
+			}
+		}
 	}
 }
