@@ -388,7 +388,7 @@ func (c *chooser) probe(ctx context.Context, peers []placement.Peer) {
 		for i := range p.Serves {
 			s := &p.Serves[i]
 			m, key := c.model(s.Model), spanKey(p.ID, s)
-			if p.Trusted || p.ID == c.srv.cfg.Network.Self().String() || !s.Ready || m == nil || now.Sub(s.Answered) < probeAge || !c.tried[key].IsZero() {
+			if p.Trusted || p.ID == c.srv.cfg.Network.Self().String() || !s.Ready || s.Asleep || m == nil || now.Sub(s.Answered) < probeAge || !c.tried[key].IsZero() {
 				continue
 			}
 			select {
