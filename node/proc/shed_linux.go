@@ -65,5 +65,8 @@ func (m mapping) shed() {
 	if m.own || !strings.HasPrefix(m.path, "/") || m.access != "r-xp" && m.access != "r--p" {
 		return
 	}
+	// Some file systems cache programs in pieces of 2 MiB, which would come back whole at
+	// the first touch.
+	_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.begin, m.end-m.begin, unix.MADV_NOHUGEPAGE)
 	_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.begin, m.end-m.begin, unix.MADV_DONTNEED)
 }

@@ -15,7 +15,13 @@
 //     with W-1, and with memory for rows that may be taken back.
 //   - The KV cache is one of our own (cache.go): the library's takes any free
 //     cell, so that a session's last bits depend on who else is there. It takes
-//     memory only for cells that are used, on Linux and without a GPU.
+//     memory only for cells that are used, on Linux and without a GPU, and gives it
+//     back when they are not used any more.
+//   - Without a GPU and except on Windows, weights are not copied: the tensors point into
+//     a read-only mapping of the stage file (weights.go). The store keeps the file's
+//     shards while they are served. A page that the system has dropped is read from the
+//     disk again, unverified: whoever can write there can change what was verified at
+//     load, as with llama.cpp.
 //   - Flash attention is off on the CPU.
 //   - Models that the library would compute wrongly are refused by engine.Check.
 //
