@@ -1,12 +1,14 @@
 package ggml
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/shoalnet/shoal/node/engine"
@@ -179,4 +181,50 @@ func TestCostEstimates(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A child that rests takes at most 90 MiB beyond its weights, as large as a node makes it.
+func TestIdleChild(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("what a process takes is read from /proc")
+	}
+	const model = "../../../../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf"
+	path := enginetest.Tiny(t)
+	span := protocol.Span{From: 2, To: 4}
+	if _, err := os.Stat(model); err == nil {
+		path, span = model, protocol.Span{From: 10, To: 20}
+	}
+	cfg := engine.Config{Path: enginetest.StageFile(t, path, span.From, span.To), From: span.From, To: span.To, KVTokens: 64 << 10, MaxSeqs: 32, MaxBatch: 512}
+	e, err := engine.Start(t.Context(), nil, cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	b := &engine.Batch{Hidden: make([]float32, 128*e.Info().Width)}
+	for i := range 128 {
+		b.Rows = append(b.Rows, engine.Row{Pos: int32(i)})
+	}
+	if _, err := e.Run(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Remove(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	most := int64(e.Info().Weights) + 90<<20
+	var rss int64
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", e.Pid()))
+		if err != nil {
+			t.Skip("the process cannot be looked at: ", err)
+		}
+		var size, pages int64
+		if _, err := fmt.Sscan(string(raw), &size, &pages); err != nil {
+			t.Fatal(err)
+		}
+		if rss = pages * int64(os.Getpagesize()); rss <= most {
+			t.Logf("%d MiB, of which %d are weights", rss>>20, e.Info().Weights>>20)
+			return
+		}
+	}
+	t.Errorf("it takes %d MiB at rest, %d allowed", rss>>20, most>>20)
 }
