@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},
 	"node/door":              {"node/files", "node/home", "node/remedy"},
 	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol"},
-	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/tinymodel"},
+	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/randommodel", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
 	"node/engine/llama":      {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
 	"node/engine/sample":     {"protocol"},
@@ -84,6 +84,7 @@ var allowed = map[string][]string{
 
 	"contrib/launchd":                nil,
 	"contrib/systemd":                nil,
+	"contrib/randommodel":            {"protocol/gguf"},
 	"contrib/tinymodel":              nil,
 	"contrib/scriptmodel":            {"node/text", "protocol/..."},
 	"contrib/scriptmodel/scriptgguf": {"contrib/scriptmodel"},
