@@ -224,6 +224,10 @@ func (l *local) begin() error {
 	s.rows = min(l.cfg.MaxBatch, 512)
 	vocab := int(C.sl_model_vocab(l.model))
 	fit := max(16, logitBytes/4/max(1, vocab))
+	if l.exact() {
+		s.rows = min(s.rows, exactMost, fit) / exactRows * exactRows
+		s.rows = max(s.rows, exactRows)
+	}
 	if l.info.Last() {
 		s.outputs = min(s.rows, fit)
 	} else {
@@ -270,8 +274,8 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 	res = &engine.Result{}
 	if b.Embed {
 		err = l.embed(b, res)
-	} else if err = l.kv.follow(b.Rows); err == nil {
-		err = l.pass(b, res)
+	} else {
+		err = l.compute(b, res)
 	}
 	if err != nil { // the caller may try some of the rows again
 		l.kv.forget(b.Rows)
@@ -279,6 +283,27 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 	}
 	res.Compute = time.Since(begin)
 	return res, nil
+}
+
+// compute makes a pass of rows, with companions where results are to be exact.
+func (l *local) compute(b *engine.Batch, res *engine.Result) error {
+	whole := b
+	if l.exact() {
+		if err := l.kv.compact(); err != nil {
+			return err
+		}
+		if whole = l.companions(b); len(whole.Rows) > len(b.Rows) {
+			defer func() { _ = l.kv.remove(l.info.MaxSeqs, 0) }()
+		}
+	}
+	if err := l.kv.follow(whole.Rows); err != nil {
+		return err
+	}
+	err := l.pass(whole, res)
+	if !l.info.Last() && err == nil {
+		res.Hidden = res.Hidden[:len(b.Rows)*l.shape.width]
+	}
+	return err
 }
 
 // pass computes a batch in parts that the library takes at once.
