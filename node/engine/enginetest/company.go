@@ -19,14 +19,18 @@ const companyTokens = 12
 
 // testCompany: for every type of weights and of KV cache for which that is claimed, an
 // answer is the same to the last bit whether its rows are computed alone, in passes with
-// 1, 7 or 15 others, in chunks, or among holes that others have left.
+// up to 15 others, in chunks, or among holes that others have left.
 func (b Backend) testCompany(t *testing.T) {
 	if b.Even == nil {
 		t.Skip("not claimed")
 	}
 	for _, weights := range randommodel.Types() {
 		path := RandomFile(t, weights)
+		some := slices.Contains([]string{"F16", "Q8_0"}, weights.String())
 		for _, kv := range []string{"f16", "f32"} {
+			if kv == "f32" && !some {
+				continue // attention does not depend on the weights' type
+			}
 			exact := !b.Even(weights, kv, false)
 			if exact && !b.Even(weights, kv, true) {
 				continue
@@ -36,7 +40,7 @@ func (b Backend) testCompany(t *testing.T) {
 					cfg.Exact, cfg.KVType, cfg.MaxSeqs, cfg.KVTokens = exact, kv, 16, 16*640
 				})
 				c.testCompany(t, cachePrompt(37))
-				if name := weights.String(); name == "F16" || name == "Q8_0" { // attention over many cells may go another way
+				if some { // attention over many cells may go another way
 					c.testCompany(t, cachePrompt(530))
 				}
 			})
@@ -53,18 +57,15 @@ func (c Chain) testCompany(t *testing.T, prompt []int32) {
 		want := want[len(want)-len(got):]
 		for i := range got {
 			if !sameToken(got[i], want[i]) {
-				t.Errorf("%s, after %d positions: %v instead of %v from token %d on", fmt.Sprintf(format, args...), len(prompt), got[i], want[i], i)
+				t.Errorf("%s, after %d positions: %v instead of %v from token %d on", fmt.Sprintf(format, args...), len(prompt), got[i].ID, want[i].ID, i)
 				return
 			}
 		}
 	}
-	for _, chunk := range []int{1, 7} {
-		check(c.Generate(t, 0, prompt, companyTokens, chunk, p), "in chunks of %d", chunk)
-	}
+	check(c.Generate(t, 0, prompt, companyTokens, 7, p), "in chunks of 7")
 	for _, n := range []int{2, 5, 8, 16} {
-		for _, at := range slices.Compact([]int{0, n - 1}) {
-			check(c.together(t, prompt, n, at, p), "as number %d of %d", at, n)
-		}
+		at := n / 2 * (n % 3) % n
+		check(c.together(t, prompt, n, at, p), "as number %d of %d", at, n)
 	}
 	replayed := append(slices.Clone(prompt), IDs(want[:5])...)
 	check(c.Generate(t, 0, replayed, companyTokens-5, 64, p), "replayed")

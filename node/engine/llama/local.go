@@ -365,6 +365,9 @@ func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*s
 			outputs[o.Row-rows.from] = 1
 		}
 	}
+	if l.exact() {
+		evenOut(outputs)
+	}
 	if err := l.kv.compute(b, rows, outputs); err != nil {
 		return err
 	}
