@@ -28,6 +28,7 @@ type kv struct {
 	slots   map[int]*slot
 	shared  int  // pages that more than one sequence refers to
 	dirty   bool // cells may hold what is not finite
+	holes   bool // free cells may lie among taken ones
 	idle    *time.Timer
 }
 
@@ -185,6 +186,7 @@ func (k *kv) cut(seq int, s *slot, from int32) {
 		C.sl_remove(k.context, C.int(s.id), C.int(from))
 	}
 	s.next = from
+	k.holes = k.holes || seq != k.of.info.MaxSeqs && len(k.slots) > 1
 	for keep := (int(from) + engine.PrefixPage - 1) / engine.PrefixPage; len(s.pages) > keep; s.pages = s.pages[:len(s.pages)-1] {
 		last := s.pages[len(s.pages)-1]
 		if last.users--; last.users == 0 {
