@@ -225,7 +225,7 @@ func (l *local) begin() error {
 	s := &l.shape
 	s.rows = min(l.cfg.MaxBatch, 512)
 	vocab := int(C.sl_model_vocab(l.model))
-	fit := max(16, logitBytes/4/max(1, vocab))
+	fit := max(16, logitBytes/4/max(1, vocab)/exactRows*exactRows)
 	if l.exact() {
 		s.rows = min(s.rows, exactMost, fit) / exactRows * exactRows
 		s.rows = max(s.rows, exactRows)
