@@ -391,11 +391,10 @@ func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*s
 		if o.Row < rows.from || o.Row >= rows.to {
 			continue
 		}
-		at := C.sl_logits(l.kv.context, C.int(o.Row-rows.from))
-		if at == nil {
+		logits := l.logits(o.Row - rows.from)
+		if logits == nil {
 			return fmt.Errorf("engine: libllama has no logits for row %d", o.Row)
 		}
-		logits := unsafe.Slice((*float32)(at), l.info.Vocab)
 		if !finite(logits) {
 			return l.poisoned()
 		}
@@ -403,6 +402,15 @@ func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*s
 		tokens[i] = &t
 	}
 	return nil
+}
+
+// logits are those behind a row of the library's last pass; nil: it has none.
+func (l *local) logits(row int) []float32 {
+	at := C.sl_logits(l.kv.context, C.int(row))
+	if at == nil {
+		return nil
+	}
+	return unsafe.Slice((*float32)(at), l.info.Vocab)
 }
 
 func finite(xs []float32) bool {
