@@ -111,7 +111,11 @@ func (s *Server) costsOf(t target) costs {
 		}
 	}
 	if h, err := t.model.Header(); err == nil {
-		c.Cost = engine.CostOf(h, t.span, engine.BuiltIn, s.cfg.KVType)
+		name := engine.BuiltIn
+		if s.cfg.Engines.Use == engine.Llama || engine.Check(h) != nil {
+			name = engine.Llama
+		}
+		c.Cost = engine.CostOf(h, t.span, name, s.cfg.KVType)
 	} else { // at most, but for a few models
 		c.Token, c.Row = 4*man.Width*int64(t.span.Len()), 16*man.Width+8<<10
 	}

@@ -59,6 +59,8 @@ type serving struct {
 	takes    []cid.Cid     // models that it may be of, if auto
 	losses   losses        // of its engine
 
+	took time.Duration // of the last load; used by the goroutine that loads
+
 	next      target // what it is about to move to, or none
 	nextSince time.Time
 }
@@ -155,6 +157,9 @@ func (s *serving) keep(ctx context.Context, t target) error {
 	}
 	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
 	for {
+		if err := s.srv.computable(t.model); err != nil { // before it is fetched
+			return err
+		}
 		if err := s.fetch(ctx, t); err != nil || ctx.Err() != nil {
 			return err
 		}
@@ -275,13 +280,14 @@ func (s *serving) watchers() []*func(api.Progress) {
 
 // load loads the target into an engine that fits into the memory lent. The error is a
 // noRoom if none does, those of Config.Load, or of the shards.
-func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Config, error) {
+func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, engine.Config, error) {
 	srv := s.srv
 	extra := int64(0) // bytes that the engine takes beyond the estimate
 	for try := 1; ; try++ {
 		room := srv.leftFor(s)
 		z, ok := srv.sizeOf(t, room-extra)
 		cfg := srv.engineConfig(t, z)
+		cfg.Engine, cfg.Library = o.name, o.library.Dir
 		if !ok {
 			return nil, cfg, remedy.For(noRoom{z.bytes + extra, room, srv.limits().Memory}, remedy.RaiseMemory)
 		}
@@ -309,11 +315,13 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 
 // start loads the target into an engine as cfg says, of which it fills in the path.
 func (s *serving) start(ctx context.Context, t target, cfg *engine.Config) (e engine.Engine, err error) {
-	err = t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
+	begin := time.Now()
+	err = option{name: cfg.Engine}.stageFile(ctx, t, func(path string) (err error) {
 		cfg.Path = path
 		e, err = s.srv.cfg.Load(ctx, *cfg, s.srv.cfg.Log.With("part", "engine"))
 		return err
 	})
+	s.took = time.Since(begin)
 	return e, err
 }
 
@@ -321,24 +329,17 @@ func (s *serving) start(ctx context.Context, t target, cfg *engine.Config) (e en
 func (s *serving) serve(ctx context.Context, t target) error {
 	srv := s.srv
 	s.set("loading")
-	if err := computable(t.model); err != nil {
-		return err
-	}
 	defer s.claim(0)
-	begin := time.Now()
-	e, cfg, err := s.load(ctx, t)
+	l, err := s.open(ctx, t)
 	if err != nil {
 		return err
 	}
-	z := newSleeper(e, time.Since(begin))
+	e, cfg, m := l.engine, l.cfg, l.measured
+	z := newSleeper(e, s.took)
 	defer z.close()
 	pid := 0
 	if c, ok := e.(*engine.Child); ok {
 		pid = c.Pid()
-	}
-	m, err := calibrate(ctx, e)
-	if err != nil {
-		return err
 	}
 	st := srv.newStage(t, e.Info().Vocab, z, cfg, m)
 	if open, _, _ := srv.gate.look(); !open { // before anybody finds it
@@ -381,18 +382,17 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	return reason
 }
 
-// computable returns an error if the engine cannot compute the model: one that
-// came from a peer, or from an import by an older version, was not checked here.
-func computable(m *store.Model) error {
-	h, err := m.Header()
-	if err != nil {
-		return err
+// stageFile checks what a target needs on disk, lays it out for an engine and calls load
+// with the file's path.
+func (o option) stageFile(ctx context.Context, t target, load func(path string) error) error {
+	if o.name == engine.Llama {
+		return t.model.StageFile(ctx, t.span, nil, load)
 	}
-	return engine.Check(h)
+	return t.model.StageFile(ctx, t.span, Defaults, load)
 }
 
-// defaults are the keys that an engine adds to a model's header, sorted.
-func defaults(md *gguf.Header) (out []gguf.KV) {
+// Defaults are the keys that the built-in engine adds to a model's header, sorted.
+func Defaults(md *gguf.Header) (out []gguf.KV) {
 	for k, v := range engine.Defaults(md) {
 		out = append(out, gguf.KV{Key: k, Value: v})
 	}

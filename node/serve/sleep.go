@@ -174,7 +174,6 @@ func (s *serving) unload(z *sleeper, after time.Duration) {
 
 // reload loads an engine again as it was.
 func (s *serving) reload(ctx context.Context, t target, st *stage.Stage, z *sleeper, cfg engine.Config) error {
-	begin := time.Now()
 	s.set("loading: somebody has asked for it")
 	e, err := s.start(ctx, t, &cfg)
 	if err != nil {
@@ -189,7 +188,7 @@ func (s *serving) reload(ctx context.Context, t target, st *stage.Stage, z *slee
 	s.update(func() { s.pid, s.asleep = pid, 0 })
 	st.Wake()
 	z.mu.Lock()
-	z.took = time.Since(begin)
+	z.took = s.took
 	z.loaded()
 	z.mu.Unlock()
 	s.set("serving")

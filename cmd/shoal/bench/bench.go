@@ -46,6 +46,9 @@ type Options struct {
 	Seconds  int    // of each part of Load
 	Sessions int    // answers at once
 	RTT      string // between any two nodes, such as 40ms
+
+	Engine  string // that computes; "": the built-in one
+	Library string // folder of its library
 }
 
 // UsageError is a mistake in the options.
@@ -169,8 +172,11 @@ func (b *bench) engine(child bool, threads int) (e engine.Engine, err error) {
 
 // engineOf loads a span of the model as cfg says, of which it fills in the rest.
 func (b *bench) engineOf(span protocol.Span, cfg engine.Config, load engine.Loader) (e engine.Engine, err error) {
-	cfg.From, cfg.To = span.From, span.To
+	cfg.From, cfg.To, cfg.Engine, cfg.Library = span.From, span.To, b.Engine, b.Library
 	defaults := func(md *gguf.Header) (out []gguf.KV) {
+		if b.Engine == engine.Llama {
+			return nil
+		}
 		for k, v := range engine.Defaults(md) {
 			out = append(out, gguf.KV{Key: k, Value: v})
 		}
