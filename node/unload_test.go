@@ -80,3 +80,25 @@ func serving(t *testing.T, n *node.Node) api.Serving {
 	}
 	return st.Serving[0]
 }
+
+// With less memory lent a span is loaded smaller, or says how much it needs, and served
+// again when there is more.
+func TestLessMemory(t *testing.T) {
+	n, _ := start(t, node.Config{Memory: 1 << 30, Serve: []node.ServeSpec{{Model: "tinytales", Span: "all"}}}, true)
+	before := serving(t, n).Memory
+	lend := func(bytes int64) {
+		if err := n.Adjust(node.Config{Memory: bytes, Lend: lend.Rules{OnBattery: true}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	less := before / 3
+	lend(int64(less))
+	until(t, "it is loaded smaller", func() bool { s := serving(t, n); return s.Ready && s.Memory <= less })
+	lend(1 << 20)
+	until(t, "it waits for memory", func() bool {
+		s := serving(t, n)
+		return !s.Ready && strings.Contains(s.State, "it needs") && strings.Contains(s.State, "1.0 MiB lent")
+	})
+	lend(1 << 30)
+	until(t, "it is served again", func() bool { return serving(t, n).Ready })
+}
