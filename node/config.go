@@ -54,6 +54,7 @@ type Config struct {
 	KVTokens    int           // KV cells per span; 0: from Memory
 	MaxSessions int           // concurrent sessions per span; 0: 32
 	Lend        lend.Rules    // when to lend; the zero value: always but on battery
+	UnloadAfter time.Duration // after how long without use an engine is unloaded, until it is used again; 0: never
 	DrainTime   time.Duration // for running sessions to find other stages when this one leaves; 0: 30 s
 	Up, Down    int64         // bytes per second of model transfers, to and from peers; 0: no limit
 	Quota       int64         // bytes of disk for unpinned shards; 0: no limit

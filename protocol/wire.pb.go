@@ -349,6 +349,7 @@ type ServedSpan struct {
 	LoadLongPermille  uint32                 `protobuf:"varint,19,opt,name=load_long_permille,json=loadLongPermille,proto3" json:"load_long_permille,omitempty"`     // in the last ten
 	RefusedPermille   uint32                 `protobuf:"varint,20,opt,name=refused_permille,json=refusedPermille,proto3" json:"refused_permille,omitempty"`          // of the opens in the last minute, for lack of room
 	Engine            *Engine                `protobuf:"bytes,21,opt,name=engine,proto3" json:"engine,omitempty"`                                                    // what computes it, if it is loaded; none: an older node
+	LoadMs            uint32                 `protobuf:"varint,22,opt,name=load_ms,json=loadMs,proto3" json:"load_ms,omitempty"`                                     // it was unloaded for want of use, and the first session waits so long; 0: it computes at once
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -528,6 +529,13 @@ func (x *ServedSpan) GetEngine() *Engine {
 		return x.Engine
 	}
 	return nil
+}
+
+func (x *ServedSpan) GetLoadMs() uint32 {
+	if x != nil {
+		return x.LoadMs
+	}
+	return 0
 }
 
 // Engine names what computes a span. Each name is as a machine's may be: at most 63
@@ -2545,6 +2553,7 @@ type Fail struct {
 	Code          Code                   `protobuf:"varint,1,opt,name=code,proto3,enum=shoal.Code" json:"code,omitempty"`
 	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	RetryAfterMs  uint32                 `protobuf:"varint,3,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	Loading       bool                   `protobuf:"varint,4,opt,name=loading,proto3" json:"loading,omitempty"` // with CODE_BUSY: the span is being loaded for this session; ask again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2598,6 +2607,13 @@ func (x *Fail) GetRetryAfterMs() uint32 {
 		return x.RetryAfterMs
 	}
 	return 0
+}
+
+func (x *Fail) GetLoading() bool {
+	if x != nil {
+		return x.Loading
+	}
+	return false
 }
 
 // Bye closes a session in order. Client -> stage. The stage may keep its
@@ -3297,7 +3313,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\n" +
 	"auto_bytes\x18\n" +
 	" \x01(\x04R\tautoBytes\x12\x14\n" +
-	"\x05takes\x18\v \x03(\fR\x05takes\"\xe6\x04\n" +
+	"\x05takes\x18\v \x03(\fR\x05takes\"\xff\x04\n" +
 	"\n" +
 	"ServedSpan\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x12\n" +
@@ -3323,7 +3339,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\rload_permille\x18\x12 \x01(\rR\floadPermille\x12,\n" +
 	"\x12load_long_permille\x18\x13 \x01(\rR\x10loadLongPermille\x12)\n" +
 	"\x10refused_permille\x18\x14 \x01(\rR\x0frefusedPermille\x12%\n" +
-	"\x06engine\x18\x15 \x01(\v2\r.shoal.EngineR\x06engine\"^\n" +
+	"\x06engine\x18\x15 \x01(\v2\r.shoal.EngineR\x06engine\x12\x17\n" +
+	"\aload_ms\x18\x16 \x01(\rR\x06loadMs\"^\n" +
 	"\x06Engine\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -3479,11 +3496,12 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06scores\x18\x03 \x03(\v2\f.shoal.ScoreR\x06scores\"D\n" +
 	"\x05Score\x12\x18\n" +
 	"\alogprob\x18\x01 \x01(\x02R\alogprob\x12!\n" +
-	"\x03top\x18\x02 \x03(\v2\x0f.shoal.TopTokenR\x03top\"g\n" +
+	"\x03top\x18\x02 \x03(\v2\x0f.shoal.TopTokenR\x03top\"\x81\x01\n" +
 	"\x04Fail\x12\x1f\n" +
 	"\x04code\x18\x01 \x01(\x0e2\v.shoal.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
-	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs\"\x1d\n" +
+	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs\x12\x18\n" +
+	"\aloading\x18\x04 \x01(\bR\aloading\"\x1d\n" +
 	"\x03Bye\x12\x16\n" +
 	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\x1e\n" +
 	"\x04Ping\x12\x16\n" +

@@ -36,6 +36,7 @@ func benchCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "stages", Usage: "decode through several nodes, through one, and by the engine alone", Flags: flags(nodes, rounds, tokens, threads), Action: benchmark(bench.Stages)},
 			{Name: "engine", Usage: "the engine alone: in this process, and in a child process", Flags: flags(rounds, threads), Action: benchmark(bench.Engine)},
+			{Name: "memory", Usage: "memory of engines that have a part of the model each: idle, with a session, and after it", Flags: flags(nodes, threads), Action: benchmark(bench.Memory)},
 			{
 				Name: "load", Usage: "decode while other programs are busy, second by second",
 				Flags: flags(threads,

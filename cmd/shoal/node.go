@@ -64,6 +64,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "llama", EnvVars: []string{"SHOAL_LLAMA"}, Usage: libraryUsage}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells per span (default: derived from --memory)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "concurrent sessions, at most"}),
+		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "unload-after", EnvVars: []string{"SHOAL_UNLOAD_AFTER"}, Usage: "unload models that nobody has used for this long, such as 10m, and give all their memory back; the next prompt loads them again, and waits for that; 0: never"}),
 		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "time for running sessions to move to other nodes when this one leaves"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "use GPU `NAME`, as status prints it, or none to use no GPU; may be repeated (default: all that are found)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause", EnvVars: []string{"SHOAL_PAUSE"}, Usage: "do not lend: on, or until a `TIME` such as 2026-12-01T10:00 (default: off)"}),
@@ -141,6 +142,9 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	cfg.APIHosts, cfg.APIOrigins = splitList(c.StringSlice("api-host")), splitList(c.StringSlice("api-origin"))
 	cfg.Exact, cfg.Engines = c.Bool("exact"), enginesOf(c, cfg.Home)
 	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")
+	if cfg.UnloadAfter = c.Duration("unload-after"); cfg.UnloadAfter < 0 {
+		return cfg, usageError{"--unload-after must not be negative"}
+	}
 	if cfg.DrainTime = c.Duration("drain-time"); cfg.DrainTime <= 0 {
 		return cfg, usageError{"--drain-time must be positive"}
 	}

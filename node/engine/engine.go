@@ -149,6 +149,13 @@ type Engine interface {
 	Close() error
 }
 
+// Trimmer is an Engine that can give memory back that it holds for passes to come. A
+// child's process trims its engine when it has been idle for some seconds.
+type Trimmer interface {
+	// Trim gives memory back. Nothing that Run, Remove and CopyPrefix do changes by it.
+	Trim()
+}
+
 // PrefixPage is what the length of a copied prefix is a multiple of, in positions.
 const PrefixPage = 32
 

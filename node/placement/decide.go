@@ -107,6 +107,7 @@ type Served struct {
 	Ready  bool // a probe went through it, and through others to the model's end
 	Loaded bool // it waits for nothing but that probe; neither: it is being fetched or loaded
 	Auto   bool // the node's own choice, which it may leave; else its operator's
+	Asleep bool // loaded again when it is used
 
 	// Since is when it became ready, or loaded, or began to be fetched, by the
 	// reader's clock and as far as the reader itself has seen it.

@@ -21,6 +21,7 @@ type Candidate struct {
 	Embed      time.Duration // additional per step if the span begins the model
 	Head       time.Duration // additional per step if the span ends it
 	Queue      time.Duration // wait before a step is computed
+	Load       time.Duration // wait before the first step, since its engine is not loaded; 0: it is
 	KVFree     int           // KV cells
 	MaxContext int           // longest session, tokens
 	Kept       int           // tokens of the prompt whose KV the peer still has
@@ -159,8 +160,12 @@ func (c *Candidate) decode(blocks int) time.Duration {
 	if c.Span.To == blocks {
 		d += sane(c.Head)
 	}
-	return min(d, most)
+	return min(d+sane(c.Load)/loadShare, most)
 }
+
+// loadShare is the number of tokens over which the wait for a load is spread where routes
+// are compared: a copy that computes at once is taken unless it is much slower.
+const loadShare = 128
 
 // prefill returns the time of a chunk of rows.
 func (c *Candidate) prefill(rows int) time.Duration {
@@ -388,7 +393,7 @@ func (p *planner) route(path []int) *Route {
 	}
 	prompt := max(1, p.req.Prompt-max(0, kept))
 	rows, chunks := min(Chunk, prompt), (prompt+Chunk-1)/Chunk
-	var slowest, slowestChunk, far time.Duration
+	var slowest, slowestChunk, far, load time.Duration
 	for i, at := range path {
 		c := &p.use[at]
 		r.Hops = append(r.Hops, Hop{c.Peer, c.Span})
@@ -407,10 +412,11 @@ func (p *planner) route(path []int) *Route {
 			pr.TTFT += p.way(c.Peer, p.req.Client)
 		}
 		slowestChunk = max(slowestChunk, chunk)
+		load = max(load, sane(c.Load)) // all load at once
 		far = max(far, p.way(p.req.Client, c.Peer))
 	}
 	pr.Step = pr.Compute + pr.Network
-	pr.TTFT += time.Duration(chunks-1)*slowestChunk + 2*far + p.way(p.req.Client, p.use[path[0]].Peer)
+	pr.TTFT += load + time.Duration(chunks-1)*slowestChunk + 2*far + p.way(p.req.Client, p.use[path[0]].Peer)
 	return r
 }
 

@@ -34,33 +34,16 @@ const loadRoom = 1 << 30
 // kvTokens is how many KV cells a quarter of the memory lent holds, but at most those
 // of eight sessions of the model's whole context, or 64k tokens.
 func (s *Server) kvTokens(t target) int64 {
-	man := t.model.Manifest()
-	per := max(1, s.kvBytes(t.model)*int64(t.span.Len()))
+	man, c := t.model.Manifest(), s.costsOf(t)
 	want := max(512, min(8*max(man.Context, 512), 64<<10))
-	return max(256, min(want, s.limits().Memory/4/per))
+	return max(256, min(want, s.limits().Memory/4/max(1, c.Token+c.Windowed)))
 }
 
-// kvBytes is what a token's keys and values take in one block, in bytes.
+// kvBytes is what a token's keys and values take in one block of a model, on average, in
+// bytes.
 func (s *Server) kvBytes(m *store.Model) int64 {
-	man := m.Manifest()
-	h, err := m.Header()
-	if err != nil {
-		return 4 * man.Width // two halves of two bytes: at most, but for a few models
-	}
-	heads, _ := h.Uint(h.Arch("attention.head_count"))
-	kvHeads, ok := h.Uint(h.Arch("attention.head_count_kv"))
-	if !ok {
-		kvHeads = heads
-	}
-	headDim, ok := h.Uint(h.Arch("attention.key_length"))
-	if !ok && heads > 0 {
-		headDim = uint64(man.Width) / heads
-	}
-	per := int64(kvHeads*headDim) * 2 * 2 // keys and values, two bytes each
-	if s.cfg.KVType == "f32" {
-		per *= 2
-	}
-	return per
+	c, n := s.costsOf(target{m, m.Manifest().All()}), max(1, m.Manifest().Blocks)
+	return (c.Token + c.Windowed + n - 1) / n
 }
 
 // calibrateTime is after how long a measurement takes no further pass, so that it

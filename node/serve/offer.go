@@ -130,6 +130,9 @@ func (v *Span) offer(now time.Time) *protocol.ServedSpan {
 		return o
 	}
 	o.Engine = v.Computes()
+	if v.Asleep > 0 {
+		o.LoadMs = uint32(max(1, min(v.Asleep.Milliseconds(), math.MaxInt32)))
+	}
 	decode := v.Decode
 	if v.Stage.DecodePass > 0 { // what sessions see is truer than the first measurement
 		decode = min(4*decode, v.Stage.DecodePass/time.Duration(v.Span.Len()))

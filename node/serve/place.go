@@ -391,7 +391,7 @@ func (c *chooser) probe(ctx context.Context, peers []placement.Peer) {
 		for i := range p.Serves {
 			s := &p.Serves[i]
 			m, key := c.model(s.Model), spanKey(p.ID, s)
-			if p.Trusted || p.ID == c.srv.cfg.Network.Self().String() || !s.Ready || m == nil || now.Sub(s.Answered) < probeAge || !c.tried[key].IsZero() {
+			if p.Trusted || p.ID == c.srv.cfg.Network.Self().String() || !s.Ready || s.Asleep || m == nil || now.Sub(s.Answered) < probeAge || !c.tried[key].IsZero() {
 				continue
 			}
 			select {
@@ -422,10 +422,10 @@ func (s *Server) leftOf(v *serving, m *store.Model) int64 {
 }
 
 // passBytes is what the smallest passes through a span of a model take besides its
-// weights and KV cells.
+// weights and KV cells, and its engine's process.
 func (s *Server) passBytes(m *store.Model) int64 {
 	c := s.costsOf(target{m, protocol.Span{From: 0, To: 1}})
-	return leastBatch * (c.row + c.score*int64(s.modelInfo(m).KVTokens))
+	return c.own + leastBatch*(c.Row+c.Score*int64(s.modelInfo(m).KVTokens))
 }
 
 // comfort is what a target takes with as many KV cells as a span of the node's own choice
@@ -468,7 +468,7 @@ type cutsKey struct {
 // modelInfo is what a span of a model costs.
 func (s *Server) modelInfo(m *store.Model) placement.ModelInfo {
 	man := m.Manifest()
-	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: laid(s.autoCells(m), s.limits().MaxSessions), Cuts: s.cuts(m)}
+	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: engine.Cells(s.autoCells(m), s.limits().MaxSessions), Cuts: s.cuts(m)}
 	for _, sh := range man.Shards {
 		switch sh.Kind {
 		case protocol.ShardBlock:
@@ -476,7 +476,10 @@ func (s *Server) modelInfo(m *store.Model) placement.ModelInfo {
 		case protocol.ShardEmbedding:
 			info.EmbedBytes = sh.Size
 			if man.TiedOutput { // see costsOf
-				info.EmbedBytes, info.HeadBytes = 2*sh.Size, info.HeadBytes+2*sh.Size
+				if !engine.Maps {
+					info.EmbedBytes = 2 * sh.Size
+				}
+				info.HeadBytes += info.EmbedBytes
 			}
 		case protocol.ShardOutput:
 			info.HeadBytes += sh.Size

@@ -42,8 +42,9 @@ type serving struct {
 	stage    *stage.Stage
 	info     engine.Info
 	pid      int
-	ready    bool // a probe has come through
-	leaving  bool // not offered any more
+	ready    bool          // a probe has come through
+	leaving  bool          // not offered any more
+	asleep   time.Duration // how long it takes to load the engine again, which is not loaded for want of use; 0: it is
 	measure  measured
 	taken    int64         // bytes of this machine's memory that its engine takes, or is about to
 	reserved int64         // bytes of the memory lent, likewise
@@ -56,6 +57,8 @@ type serving struct {
 	offered  stage.Load    // as the last offer says
 	takes    []cid.Cid     // models that it may be of, if auto
 	losses   losses        // of its engine
+
+	took time.Duration // of the last load; used by the goroutine that loads
 
 	next      target // what it is about to move to, or none
 	nextSince time.Time
@@ -125,7 +128,7 @@ func (s *serving) snapshot(now time.Time) Span {
 	v := Span{
 		Target: s.spec.Model, Model: s.target.model, Span: s.target.span, State: s.state, Since: s.since, Ready: s.ready, Loaded: s.stage != nil,
 		Leaving: s.leaving, Auto: s.auto, Takes: slices.Clone(s.takes), EnginePID: s.pid, Engine: s.info, Decode: s.measure.decode, Prefill: s.measure.prefill,
-		Losses: s.losses.report(now), Guest: s.guest, Left: s.srv.left(s), of: s,
+		Asleep: s.asleep, Losses: s.losses.report(now), Guest: s.guest, Left: s.srv.left(s), of: s,
 	}
 	if s.next.model != nil {
 		v.Next = &Next{s.next.model, s.next.span, s.nextSince}
@@ -172,6 +175,13 @@ func (s *serving) keep(ctx context.Context, t target) error {
 		var missing *store.Missing
 		var small noRoom
 		switch {
+		case errors.Is(err, errSmaller):
+			srv := s.srv
+			srv.cfg.Log.Info("less memory is lent; the engine is loaded smaller", "model", t.model.Name(), "blocks", t.span)
+			if err := s.reserve(srv.least(t).bytes); err != nil {
+				return err
+			}
+			continue
 		case errors.As(err, &missing): // damaged on disk: fetched again at once
 			s.srv.cfg.Log.Warn("shards are damaged and fetched again", "error", err)
 			continue
@@ -288,18 +298,13 @@ func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, 
 		if err := s.reserve(z.bytes + extra); err != nil {
 			return nil, cfg, err
 		}
-		s.claim(z.bytes)
-		var e engine.Engine
-		err := t.withFile(ctx, cfg.Engine, func(path string) (err error) {
-			cfg.Path = path
-			e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
-			return err
-		})
+		s.claim(z.bytes - srv.ownBytes())
+		e, err := s.start(ctx, t, &cfg)
 		if err != nil {
 			return nil, cfg, err
 		}
 		info := e.Info()
-		took := int64(info.Weights + info.KV + info.Graph)
+		took := int64(info.Weights+info.KV+info.Graph) + srv.ownBytes()
 		if err = s.reserve(took); err == nil {
 			s.claim(int64(info.Host))
 			return e, cfg, nil
@@ -312,6 +317,18 @@ func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, 
 	}
 }
 
+// start loads the target into an engine as cfg says, of which it fills in the path.
+func (s *serving) start(ctx context.Context, t target, cfg *engine.Config) (e engine.Engine, err error) {
+	begin := time.Now()
+	err = t.withFile(ctx, cfg.Engine, func(path string) (err error) {
+		cfg.Path = path
+		e, err = s.srv.cfg.Load(ctx, *cfg, s.srv.cfg.Log.With("part", "engine"))
+		return err
+	})
+	s.took = time.Since(begin)
+	return e, err
+}
+
 // serve loads the target and serves it until the engine is lost or ctx ends.
 func (s *serving) serve(ctx context.Context, t target) error {
 	srv := s.srv
@@ -322,13 +339,13 @@ func (s *serving) serve(ctx context.Context, t target) error {
 		return err
 	}
 	e, cfg, m := l.engine, l.cfg, l.measured
-	defer e.Close()
+	z := newSleeper(e, s.took)
+	defer z.close()
 	pid := 0
-	lost := make(<-chan struct{})
 	if c, ok := e.(*engine.Child); ok {
-		pid, lost = c.Pid(), c.Done()
+		pid = c.Pid()
 	}
-	st := srv.newStage(t, e, cfg, m)
+	st := srv.newStage(t, e.Info().Vocab, z, cfg, m)
 	if open, _, _ := srv.gate.look(); !open { // before anybody finds it
 		st.Reserve(srv.own)
 	}
@@ -341,6 +358,7 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	var prover sync.WaitGroup
 	prover.Go(func() { s.prove(proving, t) })
 	prover.Go(func() { srv.followGate(proving, st) })
+	prover.Go(func() { s.followUse(proving, t, st, z, cfg) })
 	if t.last() {
 		prover.Go(func() { srv.prepareFormats(proving, t) })
 	}
@@ -348,22 +366,22 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	var reason error
 	select {
 	case <-ctx.Done():
-		reason = s.drain(st, lost)
-	case <-lost:
-		reason = e.(*engine.Child).Err()
+		reason = s.drain(st, z.lost)
+	case <-z.lost:
+		if reason = z.err(); errors.Is(reason, errSmaller) {
+			_ = s.drain(st, nil)
+		}
 	case <-st.Done():
 		reason = st.Err()
 	}
 	stopProving()
 	prover.Wait()
 	srv.cfg.Stages.Remove(st)
-	s.update(func() { s.stage, s.ready, s.leaving, s.pid, s.since = nil, false, false, 0, time.Now() })
+	s.update(func() { s.stage, s.ready, s.leaving, s.pid, s.asleep, s.since = nil, false, false, 0, 0, time.Now() })
 	srv.Offer()
 	// A pass that hangs would keep the stage, and with it the node, from leaving.
-	if c, ok := e.(*engine.Child); ok {
-		hangs := time.AfterFunc(lastPass, func() { _ = c.Close() })
-		defer hangs.Stop()
-	}
+	hangs := time.AfterFunc(lastPass, z.close)
+	defer hangs.Stop()
 	st.Close(reason)
 	return reason
 }
@@ -372,14 +390,14 @@ func (s *serving) serve(ctx context.Context, t target) error {
 func (t target) last() bool { return t.span.To == int(t.model.Manifest().Blocks) }
 
 // newStage makes the stage of a target on its engine.
-func (s *Server) newStage(t target, e engine.Engine, cfg engine.Config, m measured) *stage.Stage {
+func (s *Server) newStage(t target, vocab int, z *sleeper, cfg engine.Config, m measured) *stage.Stage {
 	man := t.model.Manifest()
 	maxContext := cfg.KVTokens
 	if man.Context > 0 {
 		maxContext = min(maxContext, int(man.Context))
 	}
 	return stage.New(stage.Config{
-		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
+		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: vocab,
 		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(t.span.Len()), Dir: s.cfg.Home,
 		Formats:  stageFormats{s.cfg.Models, t.model},
@@ -387,7 +405,8 @@ func (s *Server) newStage(t target, e engine.Engine, cfg engine.Config, m measur
 		Trusted:  s.cfg.Survey.Trusted,
 		Observer: stageObserver{s, strings.ToValidUTF8(t.model.Name(), ""), t.span},
 		Log:      s.cfg.Log.With("part", "stage", "model", t.model.Name(), "blocks", t.span.String()),
-	}, e, s.cfg.Dialer)
+		Waken:    z.waken,
+	}, z, s.cfg.Dialer)
 }
 
 // prepareFormats does in advance what would keep the first client with a format

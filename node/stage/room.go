@@ -25,6 +25,7 @@ const (
 	fedTime    = 10 * time.Second // the same while other stages may be working on it
 	yieldTime  = 2 * time.Second  // for evicted sessions to end
 	struckTime = time.Minute      // how long a group that opened a session and did not begin has no share
+	keptMost   = 5 * time.Minute  // how long a prefix is kept at most: its cells take memory
 	keptTime   = 30 * time.Second // how long a kept prefix, within its group's share, is safe from groups above theirs
 )
 

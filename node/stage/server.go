@@ -98,6 +98,10 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold 
 		refuse(st, e)
 		return
 	}
+	if e := s.awaken(o, st.Peer()); e != nil {
+		refuse(st, e)
+		return
+	}
 	sess, kept, e := s.admit(o, st)
 	if e != nil {
 		refuse(st, e)

@@ -78,6 +78,11 @@ type Config struct {
 	Trusted    func(peer.ID) bool   // reports whether the operator trusts a peer; nil: none
 	Observer   Observer             // may be nil
 	Log        *slog.Logger
+
+	// Waken has the engine of a stage that sleeps (see Sleep) loaded, unless that is under
+	// way. It returns a channel that is closed when it has, or has failed, and how long
+	// that probably takes. nil: the stage never sleeps.
+	Waken func() (over <-chan struct{}, left time.Duration)
 }
 
 func (c *Config) first() bool { return c.Span.From == 0 }
@@ -107,6 +112,8 @@ type Stage struct {
 	kvKept   int           // tokens in them
 	ops      []op          // for the loop to run before the next pass, in order
 	draining bool
+	asleep   bool                 // it has no engine; see Sleep
+	used     time.Time            // when a session that counts as use was last open
 	may      func(peer.ID) bool   // whose sessions are served; nil: anybody's. It takes no lock of the caller's
 	turn     uint64               // steps queued so far: the lowest number has waited longest
 	born     uint64               // sessions so far
@@ -163,7 +170,8 @@ func New(cfg Config, e Engine, dial Dialer) *Stage {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s := &Stage{
-		cfg: cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel, lines: rate.NewLimiter(10, 100),
+		used: time.Now(),
+		cfg:  cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel, lines: rate.NewLimiter(10, 100),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		sessions: map[key]*session{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{},
 	}
@@ -201,9 +209,9 @@ func (s *Stage) listen() {
 				}
 			}
 			s.mu.Lock()
-			starved := s.starved
+			due := s.forgetOld(now) || s.starved // in which case a session may have become idle
 			s.mu.Unlock()
-			if starved { // a session may have become idle
+			if due {
 				s.poke()
 			}
 		}
@@ -359,6 +367,8 @@ func (s *Stage) closed(client peer.ID) *protocol.Error {
 		return protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving; ask another")
 	case s.may != nil && !s.may(client):
 		return protocol.Errorf(protocol.Code_CODE_DRAINING, "this node lends nothing now; ask another")
+	case s.asleep:
+		return loading(time.Second)
 	}
 	return nil
 }
@@ -464,6 +474,9 @@ func (s *Stage) release(sess *session) {
 	}
 	s.mu.Lock()
 	delete(s.sessions, sess.key)
+	if sess.counts() {
+		s.used = time.Now()
+	}
 	s.kvUsed -= sess.cells
 	if !slices.ContainsFunc(slices.Collect(maps.Values(s.sessions)), func(x *session) bool { return x.group == sess.group }) {
 		delete(s.served, sess.group)

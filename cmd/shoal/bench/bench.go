@@ -16,6 +16,7 @@ import (
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
@@ -159,9 +160,19 @@ func (b *bench) importModel() (*store.Store, error) {
 // engine loads the whole model: into this process, or into a child.
 func (b *bench) engine(child bool, threads int) (e engine.Engine, err error) {
 	cfg := engine.Config{
-		To: int(b.model.Manifest().Blocks), KVTokens: benchSeqs * benchContext, MaxSeqs: benchSeqs, MaxBatch: benchChunk,
-		Threads: threads, Nice: b.Nice, Engine: b.Engine, Library: b.Library,
+		KVTokens: benchSeqs * benchContext, MaxSeqs: benchSeqs, MaxBatch: benchChunk,
+		Threads: threads, Nice: b.Nice,
 	}
+	load := b.Load
+	if child {
+		load = engine.InChild()
+	}
+	return b.engineOf(b.model.Manifest().All(), cfg, load)
+}
+
+// engineOf loads a span of the model as cfg says, of which it fills in the rest.
+func (b *bench) engineOf(span protocol.Span, cfg engine.Config, load engine.Loader) (e engine.Engine, err error) {
+	cfg.From, cfg.To, cfg.Engine, cfg.Library = span.From, span.To, b.Engine, b.Library
 	defaults := func(md *gguf.Header) (out []gguf.KV) {
 		if b.Engine == engine.Llama {
 			return nil
@@ -171,12 +182,8 @@ func (b *bench) engine(child bool, threads int) (e engine.Engine, err error) {
 		}
 		return out
 	}
-	err = b.model.StageFile(b.ctx, b.model.Manifest().All(), defaults, func(path string) (err error) {
+	err = b.model.StageFile(b.ctx, span, defaults, func(path string) (err error) {
 		cfg.Path = path
-		load := b.Load
-		if child {
-			load = engine.InChild()
-		}
 		e, err = load(b.ctx, cfg, nil)
 		return err
 	})

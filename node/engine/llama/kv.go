@@ -28,6 +28,7 @@ type kv struct {
 	slots   map[int]*slot
 	shared  int  // pages that more than one sequence refers to
 	dirty   bool // cells may hold what is not finite
+	holes   bool // free cells may lie among taken ones
 	idle    *time.Timer
 }
 
@@ -132,7 +133,7 @@ func (k *kv) compute(b *engine.Batch, rows span, outputs []int8) error {
 		positions[i], seqs[i] = r.Pos, int32(k.slots[r.Seq].id)
 	}
 	for {
-		r := k.of.run(k.context, false, b, rows, positions, seqs, outputs)
+		r := k.of.run(k.context, k.of.shape.encodes, b, rows, positions, seqs, outputs)
 		switch {
 		case r == 0:
 			for _, r := range b.Rows[rows.from:rows.to] {
@@ -181,10 +182,11 @@ func (k *kv) remove(seq int, from int32) error {
 
 // cut forgets a sequence's positions >= from, and the sequence if that is all.
 func (k *kv) cut(seq int, s *slot, from int32) {
-	if k.context != nil && s.next > 0 {
+	if k.context != nil && s.next > 0 && bool(C.sl_context_remembers(k.context)) {
 		C.sl_remove(k.context, C.int(s.id), C.int(from))
 	}
 	s.next = from
+	k.holes = k.holes || seq != k.of.info.MaxSeqs && len(k.slots) > 1
 	for keep := (int(from) + engine.PrefixPage - 1) / engine.PrefixPage; len(s.pages) > keep; s.pages = s.pages[:len(s.pages)-1] {
 		last := s.pages[len(s.pages)-1]
 		if last.users--; last.users == 0 {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/engine/tune"
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
@@ -39,6 +40,7 @@ type local struct {
 	lora   []unsafe.Pointer
 	shape  shape
 	kv     kv
+	tuner  *tune.Threads
 	tap    *C.sl_tap // nil: the span ends the model
 }
 
@@ -223,10 +225,18 @@ func (l *local) begin() error {
 	s := &l.shape
 	s.rows = min(l.cfg.MaxBatch, 512)
 	vocab := int(C.sl_model_vocab(l.model))
-	fit := max(16, logitBytes/4/max(1, vocab))
-	if l.info.Last() {
+	fit := max(16, logitBytes/4/max(1, vocab)/exactRows*exactRows)
+	if l.exact() {
+		s.rows = min(s.rows, exactMost, fit) / exactRows * exactRows
+		s.rows = max(s.rows, exactRows)
+	}
+	switch {
+	case l.cfg.Embeds: // a text is computed at once, and every row of it is an output
+		s.rows = l.cfg.MaxBatch
+		s.outputs = s.rows
+	case l.info.Last():
 		s.outputs = min(s.rows, fit)
-	} else {
+	default:
 		s.rows = min(s.rows, fit)
 		s.outputs = s.rows
 		name := C.CString("l_out-" + strconv.Itoa(l.info.To-l.info.From-1))
@@ -235,19 +245,16 @@ func (l *local) begin() error {
 			return tooLarge(engine.ErrMemory)
 		}
 	}
+	threads := l.cfg.Threads
+	if threads <= 0 {
+		threads = runtime.NumCPU()
+	}
+	l.tuner = tune.New(threads, l.setThreads)
 	l.kv.init(l)
 	if err := l.kv.resize(l.kv.least(), 1); err != nil {
 		return err
 	}
 	return l.kv.measure()
-}
-
-// threads are how many compute.
-func (l *local) threads() int {
-	if l.cfg.Threads > 0 {
-		return l.cfg.Threads
-	}
-	return runtime.NumCPU()
 }
 
 // Info describes what is loaded.
@@ -267,18 +274,41 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 		return nil, errClosed
 	}
 	begin := time.Now()
+	l.tuner.Before(len(b.Rows))
 	res = &engine.Result{}
 	if b.Embed {
 		err = l.embed(b, res)
-	} else if err = l.kv.follow(b.Rows); err == nil {
-		err = l.pass(b, res)
+	} else {
+		err = l.compute(b, res)
 	}
 	if err != nil { // the caller may try some of the rows again
 		l.kv.forget(b.Rows)
 		return nil, err
 	}
 	res.Compute = time.Since(begin)
+	l.tuner.After(len(b.Rows), res.Compute)
 	return res, nil
+}
+
+// compute makes a pass of rows, with companions where results are to be exact.
+func (l *local) compute(b *engine.Batch, res *engine.Result) error {
+	whole := b
+	if l.exact() {
+		if err := l.kv.compact(); err != nil {
+			return err
+		}
+		if whole = l.companions(b); len(whole.Rows) > len(b.Rows) {
+			defer func() { _ = l.kv.remove(l.info.MaxSeqs, 0) }()
+		}
+	}
+	if err := l.kv.follow(whole.Rows); err != nil {
+		return err
+	}
+	err := l.pass(whole, res)
+	if !l.info.Last() && err == nil {
+		res.Hidden = res.Hidden[:len(b.Rows)*l.shape.width]
+	}
+	return err
 }
 
 // pass computes a batch in parts that the library takes at once.
@@ -340,6 +370,9 @@ func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*s
 			outputs[o.Row-rows.from] = 1
 		}
 	}
+	if l.exact() {
+		evenOut(outputs)
+	}
 	if err := l.kv.compute(b, rows, outputs); err != nil {
 		return err
 	}
@@ -358,11 +391,10 @@ func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*s
 		if o.Row < rows.from || o.Row >= rows.to {
 			continue
 		}
-		at := C.sl_logits(l.kv.context, C.int(o.Row-rows.from))
-		if at == nil {
+		logits := l.logits(o.Row - rows.from)
+		if logits == nil {
 			return fmt.Errorf("engine: libllama has no logits for row %d", o.Row)
 		}
-		logits := unsafe.Slice((*float32)(at), l.info.Vocab)
 		if !finite(logits) {
 			return l.poisoned()
 		}
@@ -370,6 +402,15 @@ func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*s
 		tokens[i] = &t
 	}
 	return nil
+}
+
+// logits are those behind a row of the library's last pass; nil: it has none.
+func (l *local) logits(row int) []float32 {
+	at := C.sl_logits(l.kv.context, C.int(row))
+	if at == nil {
+		return nil
+	}
+	return unsafe.Slice((*float32)(at), l.info.Vocab)
 }
 
 func finite(xs []float32) bool {
