@@ -40,6 +40,7 @@ const (
 	MetricsAddress Kind = "metrics_address" // choose another address for metrics
 	KeysFile       Kind = "keys_file"       // mend or remove the file of keys
 	OwnPage        Kind = "own_page"        // open the page as the node's owner
+	NameBase       Kind = "name_base"       // name the model that an adapter adds to
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

@@ -104,7 +104,7 @@ func (m *Model) putHead(head []byte) error {
 // layOut calls lay with the positions in the data file, and checks what it returns:
 // the file may have nothing but what its span holds.
 func (m *Model) layOut(span protocol.Span, shards []int, lay Lay) (*gguf.Layout, error) {
-	h, err := m.Header()
+	h, err := m.ownHeader(context.Background())
 	if err != nil {
 		return nil, err
 	}
