@@ -51,11 +51,11 @@ func stageFile(ctx context.Context, m *store.Model, span protocol.Span, cfg engi
 	if cfg.Engine == engine.Llama {
 		return m.LaidFile(ctx, span, cut.Lay, with)
 	}
-	return m.StageFile(ctx, span, defaults, with)
+	return m.StageFile(ctx, span, Defaults, with)
 }
 
-// defaults are the keys that the built-in engine adds to a model's header, sorted.
-func defaults(md *gguf.Header) (out []gguf.KV) {
+// Defaults are the keys that the built-in engine adds to a model's header, sorted.
+func Defaults(md *gguf.Header) (out []gguf.KV) {
 	for k, v := range engine.Defaults(md) {
 		out = append(out, gguf.KV{Key: k, Value: v})
 	}
