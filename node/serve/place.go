@@ -451,7 +451,11 @@ func (s *Server) cuts(m *store.Model) *protocol.Cuts {
 	if err != nil {
 		return nil // loading says why
 	}
-	c := engine.CutsFor(engine.BuiltIn, h)
+	backend := engine.BuiltIn
+	if m.IsAdapter() { // which that one does not compute
+		backend = engine.Llama
+	}
+	c := engine.CutsFor(backend, h)
 	s.cutsOf.Store(m.ID(), c)
 	return c
 }
