@@ -72,6 +72,7 @@ func (m *Model) laidAt(ctx context.Context, span protocol.Span, shards []int, la
 		return "", err
 	}
 	if l.InPlace {
+		m.dropLaid(nil) // of spans that nobody serves any more
 		if _, err := m.Verify(ctx, shards, true); err != nil {
 			return "", err
 		}
