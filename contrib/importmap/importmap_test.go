@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"node/engine/cut":        {"protocol/..."},
 	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
-	"node/engine/llama":      {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
+	"node/engine/llama":      {"node/engine", "node/engine/sample", "node/fence", "node/remedy", "protocol/gguf"},
 	"node/engine/sample":     {"protocol"},
 	"node/exchange":          {"node/backoff", "node/files", "node/ranges", "protocol"},
 	"node/exchange/bitswap":  {"protocol"},
