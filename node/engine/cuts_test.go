@@ -14,7 +14,7 @@ func TestCutsFor(t *testing.T) {
 		"gemma3.attention.sliding_window": uint32(512),
 	}
 	hybrid := metadata{"general.architecture": "qwen35", "qwen35.block_count": uint32(8), "qwen35.attention.head_count": uint32(4)}
-	plain := metadata{"general.architecture": "glm4moe", "glm4moe.block_count": uint32(8)}
+	plain := metadata{"general.architecture": "seed_oss", "seed_oss.block_count": uint32(8)}
 	for _, c := range []struct {
 		backend string
 		md      metadata

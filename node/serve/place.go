@@ -455,6 +455,9 @@ func (s *Server) cutsBy(use string, m *store.Model) *protocol.Cuts {
 	if err != nil {
 		return nil // loading says why
 	}
+	if m.IsAdapter() { // which the built-in engine does not compute
+		use = engine.Llama
+	}
 	c := engine.CutsFor(use, h)
 	s.cutsOf.Store(key, c)
 	return c
@@ -469,21 +472,25 @@ type cutsKey struct {
 func (s *Server) modelInfo(m *store.Model) placement.ModelInfo {
 	man := m.Manifest()
 	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: engine.Cells(s.autoCells(m), s.limits().MaxSessions), Cuts: s.cuts(m)}
-	for _, sh := range man.Shards {
-		switch sh.Kind {
-		case protocol.ShardBlock:
-			info.BlockBytes = max(info.BlockBytes, sh.Size)
-		case protocol.ShardEmbedding:
-			info.EmbedBytes = sh.Size
-			if man.TiedOutput { // see costsOf
-				if !engine.Maps {
-					info.EmbedBytes = 2 * sh.Size
+	for _, p := range (target{model: m}).parts() {
+		man, sizes := p.model.Manifest(), placement.ModelInfo{}
+		for _, sh := range man.Shards {
+			switch sh.Kind {
+			case protocol.ShardBlock:
+				sizes.BlockBytes = max(sizes.BlockBytes, sh.Size)
+			case protocol.ShardEmbedding:
+				sizes.EmbedBytes = sh.Size
+				if man.TiedOutput { // see costsOf
+					if !engine.Maps {
+						sizes.EmbedBytes = 2 * sh.Size
+					}
+					sizes.HeadBytes += sizes.EmbedBytes
 				}
-				info.HeadBytes += info.EmbedBytes
+			case protocol.ShardOutput:
+				sizes.HeadBytes += sh.Size
 			}
-		case protocol.ShardOutput:
-			info.HeadBytes += sh.Size
 		}
+		info.BlockBytes, info.EmbedBytes, info.HeadBytes = info.BlockBytes+sizes.BlockBytes, info.EmbedBytes+sizes.EmbedBytes, info.HeadBytes+sizes.HeadBytes
 	}
 	return info
 }

@@ -104,10 +104,13 @@ type costs struct {
 func (s *Server) costsOf(t target) costs {
 	man := t.model.Manifest()
 	c := costs{own: s.ownBytes(), sessions: s.limits().MaxSessions}
-	for _, i := range t.shards() {
-		c.weights += man.Shards[i].Size
-		if man.Shards[i].Kind == protocol.ShardEmbedding && man.TiedOutput && !engine.Maps {
-			c.weights += man.Shards[i].Size // copied once for each of its two uses
+	for _, p := range t.parts() {
+		man := p.model.Manifest()
+		for _, i := range p.shards() {
+			c.weights += man.Shards[i].Size
+			if man.Shards[i].Kind == protocol.ShardEmbedding && man.TiedOutput && !engine.Maps {
+				c.weights += man.Shards[i].Size // copied once for each of its two uses
+			}
 		}
 	}
 	if h, err := t.model.Header(); err == nil {

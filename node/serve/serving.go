@@ -151,10 +151,14 @@ func (s *serving) run(ctx context.Context) error {
 func (s *serving) keep(ctx context.Context, t target) error {
 	defer func() {
 		if ctx.Err() != nil && s.srv.base.Err() == nil { // the node goes on without it
-			t.model.Unserved()
+			for _, p := range t.parts() {
+				p.model.Unserved()
+			}
 		}
 	}()
-	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
+	for _, p := range t.parts() {
+		defer p.model.UseShards(p.shards())() // neither the quota nor anybody's command takes them away
+	}
 	defer s.release()
 	if err := s.reserve(s.srv.least(t).bytes); err != nil { // before anything is fetched
 		return err
@@ -256,8 +260,17 @@ func (s *serving) resolve(ctx context.Context) (t target, err error) {
 	return t, nil
 }
 
-// fetch brings the target's shards.
+// fetch brings the target's shards, and those of what its adapter adds to.
 func (s *serving) fetch(ctx context.Context, t target) error {
+	for _, p := range t.parts() {
+		if err := s.fetchPart(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *serving) fetchPart(ctx context.Context, t target) error {
 	if t.model.Whole(t.shards()) {
 		return nil
 	}
@@ -320,9 +333,9 @@ func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, 
 // start loads the target into an engine as cfg says, of which it fills in the path.
 func (s *serving) start(ctx context.Context, t target, cfg *engine.Config) (e engine.Engine, err error) {
 	begin := time.Now()
-	err = t.withFile(ctx, cfg.Engine, func(path string) (err error) {
-		cfg.Path = path
-		e, err = s.srv.cfg.Load(ctx, *cfg, s.srv.cfg.Log.With("part", "engine"))
+	err = t.withFiles(ctx, *cfg, func(filled engine.Config) (err error) {
+		*cfg = filled
+		e, err = s.srv.cfg.Load(ctx, filled, s.srv.cfg.Log.With("part", "engine"))
 		return err
 	})
 	s.took = time.Since(begin)

@@ -29,9 +29,9 @@ func PartOf(name string, blocks int) (part Part, block int) {
 		}
 	case strings.HasPrefix(head, "rope_f"): // rope_freqs, rope_factors_long, rope_factors_short
 		return PartHeader, -1
-	case strings.HasPrefix(head, "token_"), strings.HasPrefix(head, "per_layer_"), head == "position_embd":
+	case strings.HasPrefix(head, "token_"), strings.HasPrefix(head, "per_layer_"), head == "position_embd", head == "altup_proj":
 		return PartEmbedding, -1
-	case head == "output", strings.HasPrefix(head, "output_"):
+	case head == "output", strings.HasPrefix(head, "output_"), head == "cls", strings.HasPrefix(head, "cls_"), strings.HasPrefix(head, "dense_"), head == "altup_unembd_proj":
 		return PartOutput, -1
 	}
 	return PartNone, -1

@@ -87,6 +87,10 @@ func (c *cutter) tensors() ([]placed, error) {
 			}
 		}
 		out = append(out, placed{t, from})
+		if t.Name == "token_embd.weight" && len(t.Shape) == 2 && c.first && !c.last && tied(c.h) && slices.Contains(heads, c.m.Arch) {
+			t.Name = "output.weight"
+			out = append(out, placed{c.hole(t), -1})
+		}
 	}
 	if len(out) == 0 {
 		return nil, errf("blocks %s have no tensors", c.span)
@@ -110,11 +114,11 @@ func (c *cutter) hole(t gguf.Tensor) gguf.Tensor {
 	return t
 }
 
-// smallest is the type that takes the least room for a matrix, of those that the
-// library does not convert when it loads one.
+// smallest is the type that takes the least room for a matrix, of those for which the
+// library has no layout of its own: it would keep a copy in that.
 func smallest(t gguf.Tensor) gguf.Type {
 	best := t
-	for _, kind := range []gguf.Type{19, 3} { // IQ1_S, Q4_1
+	for _, kind := range []gguf.Type{19, 6} { // IQ1_S, Q5_0
 		if was := best.Bytes(); t.Shape[0]%kind.Block() == 0 {
 			if t.Type = kind; t.Bytes() < was {
 				best = t

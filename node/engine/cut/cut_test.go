@@ -124,7 +124,7 @@ func TestSpans(t *testing.T) {
 			if last {
 				want["output_norm.weight"] = "output_norm.weight"
 			}
-			if !tied {
+			if !tied || first && !last {
 				want["output.weight"] = map[bool]string{true: "output.weight"}[last]
 			}
 			for i := range span.Len() {

@@ -27,6 +27,15 @@ var notPerBlock = []string{
 	"ple.layer_multipliers", "ple.layers", "rope.dimension_sections", "target_layers",
 }
 
+// heads are architectures for which the library takes an output head of its own where a
+// file has one, and the embedding where it has none. Such a head is put into the file
+// that begins a model, or the library would prepare a copy of the embedding for a
+// product that nobody asks for.
+var heads = []string{
+	"ernie4_5", "exaone4", "gemma3", "gemma4", "granite", "granitehybrid", "lfm2", "llama", "mistral3", "phi3", "qwen2", "qwen3", "qwen35", "qwen3vl",
+	"seed_oss", "smollm3", "starcoder2",
+}
+
 // mostBlocks is how many blocks the library has room for.
 const mostBlocks = 512
 
