@@ -288,10 +288,18 @@ func (c *Child) call(op byte, body func([]byte) []byte) ([]byte, error) {
 	return nil, refused
 }
 
-// broken gives up a child that cannot be talked to any more.
+// broken gives up a child that cannot be talked to any more. Of one that has closed its
+// end, how it ended says more than that it did.
 func (c *Child) broken(err error) error {
 	c.gone.Store(true)
 	_ = c.cmd.Process.Kill()
+	if errors.Is(err, io.EOF) {
+		select {
+		case <-c.done:
+			return c.err
+		case <-time.After(time.Second):
+		}
+	}
 	return fmt.Errorf("%w: %w", ErrLost, err)
 }
 

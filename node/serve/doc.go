@@ -43,6 +43,15 @@
 // free. Only what no waiting can mend ends Run: a span that cannot be, and a program
 // that cannot start engines.
 //
+// # Which engine
+//
+// Where the operator leaves the choice, the built-in engine computes what is to be exact,
+// the library's what the built-in lacks, and of two that can the one that measured faster
+// by a clear margin (choose.go, verdicts.go). Which architectures a library knows is asked
+// by loading: a table would be another per version, and would still not tell whether the
+// file, the library and this machine fit together. A library that fails at a model is
+// given up for that model until another one is there, so a crash costs one process.
+//
 // # While nothing is lent
 //
 // The operator's rules stop others, never the operator. While they forbid lending,
