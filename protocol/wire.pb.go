@@ -539,6 +539,7 @@ type Engine struct {
 	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"` // of its library
 	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`   // kind of device: CPU, CUDA, ...
 	Kv            string                 `protobuf:"bytes,4,opt,name=kv,proto3" json:"kv,omitempty"`           // number format of the KV cache: f16, f32, ...
+	Exact         bool                   `protobuf:"varint,5,opt,name=exact,proto3" json:"exact,omitempty"`    // a row computes the same in any company, to the last bit
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -599,6 +600,13 @@ func (x *Engine) GetKv() string {
 		return x.Kv
 	}
 	return ""
+}
+
+func (x *Engine) GetExact() bool {
+	if x != nil {
+		return x.Exact
+	}
+	return false
 }
 
 // HeldShards says which shards of a model can be fetched here.
@@ -3323,12 +3331,13 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\rload_permille\x18\x12 \x01(\rR\floadPermille\x12,\n" +
 	"\x12load_long_permille\x18\x13 \x01(\rR\x10loadLongPermille\x12)\n" +
 	"\x10refused_permille\x18\x14 \x01(\rR\x0frefusedPermille\x12%\n" +
-	"\x06engine\x18\x15 \x01(\v2\r.shoal.EngineR\x06engine\"^\n" +
+	"\x06engine\x18\x15 \x01(\v2\r.shoal.EngineR\x06engine\"t\n" +
 	"\x06Engine\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12\x0e\n" +
-	"\x02kv\x18\x04 \x01(\tR\x02kv\"N\n" +
+	"\x02kv\x18\x04 \x01(\tR\x02kv\x12\x14\n" +
+	"\x05exact\x18\x05 \x01(\bR\x05exact\"N\n" +
 	"\n" +
 	"HeldShards\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x16\n" +

@@ -93,6 +93,7 @@ type GenerateRequest struct {
 	IgnoreEOS bool    // the model's own do not end it
 	Route     []Hop   // if not empty, use exactly this route
 	MaxStages int
+	Exact     bool   // use only stages that compute the same in any company, to the last bit
 	Trace     string // W3C traceparent of the caller; "": none
 
 	Shared *Shared // by all choices of one prompt; nil: there is only one choice

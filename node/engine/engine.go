@@ -75,6 +75,7 @@ type Info struct {
 	Engine   string // the back end's name
 	Version  string // of its library
 	KVType   string // of the cache, as Config.KVType names it
+	Exact    bool   // results do not depend on how many rows a pass has, or on other sequences, to the last bit
 	Back     int    // rows that a sequence can certainly be taken back, with Remove; -1: all
 	Arch     string // as GGUF names it
 	Width    int    // numbers per hidden state

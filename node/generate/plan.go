@@ -3,6 +3,7 @@ package generate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -174,6 +175,14 @@ func (g *generation) choose(ctx context.Context, q survey.Query, pick func([]rou
 	q.Model, q.Prefix = g.model.ID(), g.prefix
 	return g.cfg.Survey.Choose(ctx, q, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
 		g.costs.add(list, links, int(g.model.Manifest().Blocks))
-		return pick(list, links)
+		if !g.req.Exact {
+			return pick(list, links)
+		}
+		exact := slices.DeleteFunc(slices.Clone(list), func(c route.Candidate) bool { return !c.Exact })
+		r, err := pick(exact, links)
+		if n := len(list) - len(exact); err != nil && n > 0 {
+			err = fmt.Errorf("%w; %d stages are left out, which do not say that they are exact", err, n)
+		}
+		return r, err
 	})
 }

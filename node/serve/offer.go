@@ -155,7 +155,7 @@ func (v *Span) Computes() *protocol.Engine {
 	}
 	slices.Sort(kinds)
 	name := protocol.MachineName
-	return &protocol.Engine{Name: name(v.Engine.Engine), Version: name(v.Engine.Version), Device: name(strings.Join(kinds, "+")), Kv: name(v.Engine.KVType)}
+	return &protocol.Engine{Name: name(v.Engine.Engine), Version: name(v.Engine.Version), Device: name(strings.Join(kinds, "+")), Kv: name(v.Engine.KVType), Exact: v.Engine.Exact}
 }
 
 // offer announces a span that is being fetched.

@@ -122,6 +122,7 @@ func Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (_ engine.En
 	l.tuner = newTuner(l.backend, threads)
 	l.reserve()
 	l.measureMemory()
+	l.info.Exact = (l.exact || companyRows() == 1) && len(l.info.Devices) == 1 // on the processor alone
 	return l, nil
 }
 
