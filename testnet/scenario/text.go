@@ -76,7 +76,7 @@ func (r *Report) summary() [][2]string {
 		{"faults", r.faultText()},
 		{"repairs", fmt.Sprintf("%d in %d sessions, %d positions computed again", r.Recoveries, r.Repaired, r.Replayed)},
 	}
-	if len(r.Engines) == 1 && r.Engines[0] == "" {
+	if !r.mixed() && (len(r.Engines) == 0 || r.Engines[0] == "") {
 		lines = lines[1:]
 	}
 	if r.Repaired > 0 {
