@@ -23,8 +23,9 @@ const (
 // /... includes all folders below it. A folder's own subfolders are
 // always allowed. Folders without a line are a mistake.
 var allowed = map[string][]string{
-	"protocol":      nil,
-	"protocol/gguf": nil,
+	"protocol":        nil,
+	"protocol/gguf":   nil,
+	"protocol/blocks": {"protocol"},
 
 	"node/api":               {"node/remedy", "protocol"},
 	"node/catalog":           {"node/remedy"},
@@ -117,6 +118,7 @@ var pure = map[string][]string{
 	"protocol/gguf":       {"net", "os", "time", "context", "log/slog"},
 	"node/ranges":         {"net", "os", "time", "context", "log/slog"},
 	"node/catalog":        {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"protocol/blocks":     {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"node/placement":      {"net", "os", "context", "log/slog", "math/rand"},
 	"node/route":          {"net", "os", "context", "log/slog", "math/rand"},
 	"node/text/answer":    {"net", "os", "time", "context", "log/slog"},
