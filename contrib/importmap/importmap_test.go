@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"node/catalog":           {"node/remedy"},
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},
 	"node/door":              {"node/files", "node/home", "node/remedy"},
-	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol"},
+	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol", "protocol/blocks"},
 	"node/engine/cut":        {"protocol/..."},
 	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
@@ -73,7 +73,7 @@ var allowed = map[string][]string{
 	"node/text/jinja":     nil,
 	"node":                {"node/...", "protocol/...", "contrib/tinymodel"},
 
-	"testnet":               {"node/files", "node/home", "node/proc"},
+	"testnet":               {"node/files", "node/home", "node/proc", "protocol"},
 	"testnet/hostile":       {"protocol"},
 	"testnet/link":          nil,
 	"testnet/sim":           {"testnet/link"},

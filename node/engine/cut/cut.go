@@ -16,18 +16,7 @@ import (
 var ErrCut = errors.New("no such file of a part of a model")
 
 // Stage is how a file of a span is made from the model's own.
-type Stage struct {
-	Header []byte  // the file's beginning, up to where the tensors' data begin
-	Pieces []Piece // in the order in which they lie in the file; what lies between them is zeros
-	Size   int64   // of the file, in bytes
-}
-
-// Piece is a range of the model's bytes.
-type Piece struct {
-	From   int64 // where it lies in the model's file, in bytes
-	At     int64 // where it lies in the stage's file, in bytes
-	Length int64
-}
+type Stage = gguf.Layout
 
 // block is the size to which disks' file systems work, in bytes. Ranges that lie alike
 // in relation to it can be shared between files.
@@ -144,8 +133,8 @@ func renamed(name string, n int) string {
 
 // lay gives the tensors their places behind the header.
 func lay(out *gguf.Header, tensors []placed, align uint64) (*Stage, error) {
-	s := &Stage{}
-	var longest Piece
+	s := &gguf.Layout{}
+	var longest gguf.Piece
 	at := int64(0) // in the data
 	for _, t := range tensors {
 		t.Offset = uint64(at)
@@ -155,7 +144,7 @@ func lay(out *gguf.Header, tensors []placed, align uint64) (*Stage, error) {
 			if n := len(s.Pieces) - 1; n >= 0 && t.from-s.Pieces[n].From == at-s.Pieces[n].At { // goes on as it does in the model
 				s.Pieces[n].Length = at + size - s.Pieces[n].At
 			} else {
-				s.Pieces = append(s.Pieces, Piece{t.from, at, size})
+				s.Pieces = append(s.Pieces, gguf.Piece{From: t.from, At: at, Length: size})
 			}
 			if p := s.Pieces[len(s.Pieces)-1]; p.Length > longest.Length {
 				longest = p

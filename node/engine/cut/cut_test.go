@@ -157,7 +157,7 @@ func TestSharable(t *testing.T) {
 		for _, span := range []protocol.Span{{From: 0, To: 2}, {From: 1, To: 5}, {From: 3, To: 6}} {
 			s, got := stage(t, h, span.From, span.To)
 			contiguous(t, s, got)
-			longest := slices.MaxFunc(s.Pieces, func(a, b Piece) int { return int(a.Length - b.Length) })
+			longest := slices.MaxFunc(s.Pieces, func(a, b gguf.Piece) int { return int(a.Length - b.Length) })
 			if (longest.From-longest.At)%4096 != 0 {
 				t.Errorf("%s behind a name of %d bytes: from %d to %d", span, 97*n, longest.From, longest.At)
 			}
