@@ -22,6 +22,7 @@ func (Backend) Fence(cfg *engine.Config) fence.Rules {
 	r := fence.Rules{Read: append([]string{cfg.Path}, cfg.Adapters...), Memory: cfg.Memory}
 	if lib, _ := Find(cfg.Library); lib != nil {
 		r.Read = append(r.Read, lib.Dir, lib.Backends)
+		engine.FenceGPUs(&r, cfg, lib.Backends)
 	}
 	return r
 }

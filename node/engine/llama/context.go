@@ -38,8 +38,8 @@ func (l *local) contextOf(cells, seqs int) (context unsafe.Pointer, lines []line
 	p.setInt(f.rows, s.rows)
 	p.setInt(f.seqs, seqs)
 	p.setInt(f.outputs, max(s.outputs, seqs))
-	p.setInt(f.threads, l.threads())
-	p.setInt(f.threadsMany, l.threads())
+	p.setInt(f.threads, l.tuner.Number())
+	p.setInt(f.threadsMany, l.tuner.Number())
 	p.setInt(f.flash, l.flash())
 	p.setInt(f.keys, l.cellType())
 	p.setInt(f.values, l.cellType())
@@ -59,6 +59,13 @@ func (l *local) contextOf(cells, seqs int) (context unsafe.Pointer, lines []line
 		return nil, append(lines, line{levelError, "the adapters do not fit"})
 	}
 	return context, lines
+}
+
+// setThreads changes how many threads compute from the next pass on.
+func (l *local) setThreads(n int) {
+	if l.kv.context != nil {
+		C.sl_context_threads(l.kv.context, C.int(n), C.int(n))
+	}
 }
 
 // flash reports whether attention is computed in one step. Quantized values need it.

@@ -132,7 +132,7 @@ func (k *kv) compute(b *engine.Batch, rows span, outputs []int8) error {
 		positions[i], seqs[i] = r.Pos, int32(k.slots[r.Seq].id)
 	}
 	for {
-		r := k.of.run(k.context, false, b, rows, positions, seqs, outputs)
+		r := k.of.run(k.context, k.of.shape.encodes, b, rows, positions, seqs, outputs)
 		switch {
 		case r == 0:
 			for _, r := range b.Rows[rows.from:rows.to] {
@@ -181,7 +181,7 @@ func (k *kv) remove(seq int, from int32) error {
 
 // cut forgets a sequence's positions >= from, and the sequence if that is all.
 func (k *kv) cut(seq int, s *slot, from int32) {
-	if k.context != nil && s.next > 0 {
+	if k.context != nil && s.next > 0 && bool(C.sl_context_remembers(k.context)) {
 		C.sl_remove(k.context, C.int(s.id), C.int(from))
 	}
 	s.next = from

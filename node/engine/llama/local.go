@@ -23,6 +23,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/engine/tune"
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
@@ -39,6 +40,7 @@ type local struct {
 	lora   []unsafe.Pointer
 	shape  shape
 	kv     kv
+	tuner  *tune.Threads
 	tap    *C.sl_tap // nil: the span ends the model
 }
 
@@ -224,9 +226,13 @@ func (l *local) begin() error {
 	s.rows = min(l.cfg.MaxBatch, 512)
 	vocab := int(C.sl_model_vocab(l.model))
 	fit := max(16, logitBytes/4/max(1, vocab))
-	if l.info.Last() {
+	switch {
+	case l.cfg.Embeds: // a text is computed at once, and every row of it is an output
+		s.rows = l.cfg.MaxBatch
+		s.outputs = s.rows
+	case l.info.Last():
 		s.outputs = min(s.rows, fit)
-	} else {
+	default:
 		s.rows = min(s.rows, fit)
 		s.outputs = s.rows
 		name := C.CString("l_out-" + strconv.Itoa(l.info.To-l.info.From-1))
@@ -235,19 +241,16 @@ func (l *local) begin() error {
 			return tooLarge(engine.ErrMemory)
 		}
 	}
+	threads := l.cfg.Threads
+	if threads <= 0 {
+		threads = runtime.NumCPU()
+	}
+	l.tuner = tune.New(threads, l.setThreads)
 	l.kv.init(l)
 	if err := l.kv.resize(l.kv.least(), 1); err != nil {
 		return err
 	}
 	return l.kv.measure()
-}
-
-// threads are how many compute.
-func (l *local) threads() int {
-	if l.cfg.Threads > 0 {
-		return l.cfg.Threads
-	}
-	return runtime.NumCPU()
 }
 
 // Info describes what is loaded.
@@ -267,6 +270,7 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 		return nil, errClosed
 	}
 	begin := time.Now()
+	l.tuner.Before(len(b.Rows))
 	res = &engine.Result{}
 	if b.Embed {
 		err = l.embed(b, res)
@@ -278,6 +282,7 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 		return nil, err
 	}
 	res.Compute = time.Since(begin)
+	l.tuner.After(len(b.Rows), res.Compute)
 	return res, nil
 }
 
