@@ -47,6 +47,7 @@ static struct {
 	void (*log_set)(log_fn, void *);
 	void (*backends)(const char *);
 	void (*begin)(void);
+	void (*threads)(void *, int32_t, int32_t);
 	void *(*load)(const char *, params);
 	params (*context_defaults)(void);
 	void *(*context)(void *, params);
@@ -77,6 +78,7 @@ const char *random_open(const char *dir, const char *base, const char *ggml, con
 	FIND(log_set, l, llama_log_set)
 	FIND(backends, g, ggml_backend_load_all_from_path)
 	FIND(begin, l, llama_backend_init)
+	FIND(threads, l, llama_set_n_threads)
 	FIND(load, l, llama_model_load_from_file)
 	FIND(context_defaults, l, llama_context_default_params)
 	FIND(context, l, llama_init_from_model)
@@ -151,6 +153,8 @@ bool random_answer(const char *path, const int32_t *prompt, int length, int32_t 
 	lib.log_set(ignore, NULL);
 	void *model = lib.load(path, lib.defaults());
 	void *context = model ? lib.context(model, lib.context_defaults()) : NULL;
+	if (context)
+		lib.threads(context, 1, 1); // several would wait for each other on a busy machine
 	bool ok = context && answer(context, lib.tokens(lib.vocab(model)), prompt, length, out, n);
 	if (context)
 		lib.context_free(context);
