@@ -281,8 +281,8 @@ func (c *cutter) changes() (map[string]any, error) {
 	}
 	lower("attention.shared_kv_layers", uint32(max(0, c.span.To-max(sharedFrom(h), c.span.From))))
 	own("deepstack_mapping", nil) // images' features, which no stage is given
+	lower("n_deepstack_layers", 0)
 	if !c.first() {
-		lower("n_deepstack_layers", 0)
 		own("embedding_scale", float32(1)) // of embeddings, not of hidden states
 	}
 	switch arch {

@@ -144,7 +144,8 @@ func (k *kv) measure() error {
 	}
 	_ = kvHost
 	whole := float64(k.limit) / float64(k.cells)
-	l.info.KV = uint64((small["KV"]*whole + small["RS"]) * (1 << 20))
+	states := int64(small["RS"] * (1 << 20) / float64(k.seqs)) // of one sequence
+	l.info.KV = uint64(small["KV"]*whole*(1<<20)) + uint64(states*int64(l.cfg.MaxSeqs)) + uint64(k.budget(states))
 	l.info.Graph = uint64((small["compute"] + small["output"]) * (1 << 20))
 	l.info.Host = l.info.Weights + l.info.KV + l.info.Graph
 	if m := l.cfg.Memory; m > 0 && l.info.KV+l.info.Graph > uint64(m) {

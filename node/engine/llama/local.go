@@ -172,8 +172,8 @@ func (l *local) describe() error {
 	i.Arch, i.Width, i.Blocks, i.From, i.To = arch, l.shape.width, blocks, l.cfg.From, l.cfg.To
 	i.KVTokens, i.MaxSeqs, i.MaxBatch = l.cfg.KVTokens, l.cfg.MaxSeqs, l.cfg.MaxBatch
 	i.Back = -1
-	if l.shape.recurrent {
-		i.Back = 0
+	if l.shape.recurrent && !i.First() {
+		i.Back = stateStep
 	}
 	if span, ok := l.text(spanKey); ok {
 		_, all, _ := strings.Cut(span, " of ")
@@ -239,7 +239,7 @@ func (l *local) begin() error {
 	default:
 		s.rows = min(s.rows, fit)
 		s.outputs = s.rows
-		name := C.CString("l_out-" + strconv.Itoa(l.info.To-l.info.From-1))
+		name := C.CString(boundary(l.info.Arch, l.info.To-l.info.From-1))
 		defer C.free(unsafe.Pointer(name))
 		if l.tap = C.sl_tap_new(name, C.int64_t(s.width), C.int64_t(s.rows)); l.tap == nil {
 			return tooLarge(engine.ErrMemory)
@@ -345,9 +345,9 @@ func (l *local) parts(b *engine.Batch) []span {
 	most := l.shape.rows
 	var out []span
 	from, outputs := 0, 0
-	for i, r := range b.Rows {
+	for i := range b.Rows {
 		n := map[bool]int{true: 1}[wanted[i] && l.info.Last()]
-		if i > from && (i-from == most || outputs+n > l.shape.outputs || l.shape.recurrent && r.Seq != b.Rows[i-1].Seq) {
+		if i > from && (i-from == most || outputs+n > l.shape.outputs || l.shape.recurrent && l.breaks(b.Rows[from:], i-from)) {
 			out = append(out, span{from, i})
 			from, outputs = i, 0
 		}
@@ -356,24 +356,49 @@ func (l *local) parts(b *engine.Batch) []span {
 	return append(out, span{from, len(b.Rows)})
 }
 
-// part computes rows of a batch.
-func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*sample.Token) error {
-	n := rows.to - rows.from
-	outputs := make([]int8, n)
-	for i := range outputs {
+// breaks reports whether a part of a recurrent model's pass ends before its i-th row. The
+// library reorders rows unless a part has one sequence, or one row of each in the order of
+// their numbers. A prompt's part ends where a copy of the state is worth keeping.
+func (l *local) breaks(rows []engine.Row, i int) bool {
+	r, before := rows[i], rows[i-1]
+	if r.Seq != before.Seq {
+		single := i == 1 || rows[0].Seq != rows[1].Seq
+		next := i+1 == len(rows) || rows[i+1].Seq != r.Seq
+		return !single || !next || l.kv.slots[r.Seq].id < l.kv.slots[before.Seq].id
+	}
+	if i > 1 && rows[i-2].Seq != before.Seq {
+		return true
+	}
+	if r.Pos%engine.PrefixPage != 0 {
+		return false
+	}
+	last := i+engine.PrefixPage > len(rows) || rows[i+engine.PrefixPage-1].Seq != r.Seq // the last whole page
+	return last || r.Pos%stateStep == 0
+}
+
+// outputs marks the rows of a part whose result is wanted.
+func (l *local) outputs(b *engine.Batch, rows span) []int8 {
+	marks := make([]int8, rows.to-rows.from)
+	for i := range marks {
 		if !l.info.Last() {
-			outputs[i] = 1
+			marks[i] = 1
 		}
 	}
 	for _, o := range b.Outputs {
 		if rows.from <= o.Row && o.Row < rows.to {
-			outputs[o.Row-rows.from] = 1
+			marks[o.Row-rows.from] = 1
 		}
 	}
 	if l.exact() {
-		evenOut(outputs)
+		evenOut(marks)
 	}
-	if err := l.kv.compute(b, rows, outputs); err != nil {
+	return marks
+}
+
+// part computes rows of a batch.
+func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*sample.Token) error {
+	n := rows.to - rows.from
+	if err := l.kv.compute(b, rows, l.outputs(b, rows)); err != nil {
 		return err
 	}
 	if l.tap != nil {
