@@ -184,6 +184,9 @@ func (l *local) describe() error {
 	if i.To > i.Blocks || blocks != i.To-i.From {
 		return fmt.Errorf("engine: blocks %d-%d of a model that has %d, from a file that has %d", i.From, i.To, i.Blocks, blocks)
 	}
+	if l.version.whole && !(i.First() && i.Last()) {
+		return fmt.Errorf("%w: libllama %s computes whole models only, no spans such as %d-%d", engine.ErrUnsupported, l.version.name, i.From, i.To)
+	}
 	if i.First() || i.Last() {
 		i.Vocab = int(C.sl_model_vocab(l.model))
 	}
