@@ -127,6 +127,7 @@ func (v *Span) offer(now time.Time) *protocol.ServedSpan {
 	if !v.Loaded {
 		return o
 	}
+	o.Pooling = string(v.Engine.Pooling)
 	decode := v.Decode
 	if v.Stage.DecodePass > 0 { // what sessions see is truer than the first measurement
 		decode = min(4*decode, v.Stage.DecodePass/time.Duration(v.Span.Len()))

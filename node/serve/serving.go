@@ -392,9 +392,11 @@ func (s *Server) newStage(t target, e engine.Engine, cfg engine.Config, m measur
 	if man.Context > 0 {
 		maxContext = min(maxContext, int(man.Context))
 	}
+	info := e.Info()
 	return stage.New(stage.Config{
-		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
-		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
+		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: info.Vocab,
+		Pooling: info.Pooling, Embedded: info.Embedded, Texts: cfg.MaxSeqs,
+		KVTokens: cfg.KVTokens, MaxSeqs: min(cfg.MaxSeqs, s.limits().MaxSessions), MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(t.span.Len()), Dir: s.cfg.Home,
 		Formats:  stageFormats{s.cfg.Models, t.model},
 		Group:    s.cfg.Network.Group,
