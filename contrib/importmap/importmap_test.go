@@ -23,14 +23,15 @@ const (
 // /... includes all folders below it. A folder's own subfolders are
 // always allowed. Folders without a line are a mistake.
 var allowed = map[string][]string{
-	"protocol":      nil,
-	"protocol/gguf": nil,
+	"protocol":        nil,
+	"protocol/gguf":   nil,
+	"protocol/blocks": {"protocol"},
 
 	"node/api":               {"node/remedy", "protocol"},
 	"node/catalog":           {"node/remedy"},
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},
 	"node/door":              {"node/files", "node/home", "node/remedy"},
-	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol"},
+	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol", "protocol/blocks"},
 	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
 	"node/engine/llama":      {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
@@ -71,7 +72,7 @@ var allowed = map[string][]string{
 	"node/text/jinja":     nil,
 	"node":                {"node/...", "protocol/...", "contrib/tinymodel"},
 
-	"testnet":               {"node/files", "node/home", "node/proc"},
+	"testnet":               {"node/files", "node/home", "node/proc", "protocol"},
 	"testnet/hostile":       {"protocol"},
 	"testnet/link":          nil,
 	"testnet/sim":           {"testnet/link"},
@@ -116,6 +117,7 @@ var pure = map[string][]string{
 	"protocol/gguf":       {"net", "os", "time", "context", "log/slog"},
 	"node/ranges":         {"net", "os", "time", "context", "log/slog"},
 	"node/catalog":        {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"protocol/blocks":     {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"node/placement":      {"net", "os", "context", "log/slog", "math/rand"},
 	"node/route":          {"net", "os", "context", "log/slog", "math/rand"},
 	"node/text/answer":    {"net", "os", "time", "context", "log/slog"},

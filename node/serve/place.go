@@ -14,6 +14,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/backoff"
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/placement"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/route"
@@ -438,10 +439,24 @@ func (s *Server) autoCells(m *store.Model) int {
 	return int(min(max(m.Manifest().Context, 512), 4096))
 }
 
+// cuts are the spans of a model that can be served here; nil: all.
+func (s *Server) cuts(m *store.Model) *protocol.Cuts {
+	if c, ok := s.cutsOf.Load(m.ID()); ok {
+		return c.(*protocol.Cuts)
+	}
+	h, err := m.Header()
+	if err != nil {
+		return nil // loading says why
+	}
+	c := engine.CutsFor(engine.BuiltIn, h)
+	s.cutsOf.Store(m.ID(), c)
+	return c
+}
+
 // modelInfo is what a span of a model costs.
 func (s *Server) modelInfo(m *store.Model) placement.ModelInfo {
 	man := m.Manifest()
-	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: laid(s.autoCells(m), s.limits().MaxSessions)}
+	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: laid(s.autoCells(m), s.limits().MaxSessions), Cuts: s.cuts(m)}
 	for _, sh := range man.Shards {
 		switch sh.Kind {
 		case protocol.ShardBlock:

@@ -119,6 +119,7 @@ type Server struct {
 	rules   chan lend.Rules // the newest that WatchLending has not taken yet
 	work    sync.WaitGroup  // all goroutines; Run waits for them
 	sharing sync.Mutex      // of shareMemory: no older limit replaces a newer one
+	cutsOf  sync.Map        // of models, by cid.Cid: *protocol.Cuts
 
 	hosting sync.Mutex
 	host    *chooser // of the models that do not fit whole; nil: none

@@ -229,6 +229,9 @@ func (s *serving) resolve(ctx context.Context) (t target, err error) {
 	if !span.Valid(int(m.Manifest().Blocks)) {
 		return t, badSpec("blocks %s: %s has blocks 0-%d", span, m.Name(), m.Manifest().Blocks)
 	}
+	if err := s.srv.cuts(m).Check(span, m.Name()); err != nil {
+		return t, specError{err}
+	}
 	t = target{m, span}
 	s.update(func() { s.goal = m })
 	s.settle(t)
