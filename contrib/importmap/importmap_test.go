@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},
 	"node/door":              {"node/files", "node/home", "node/remedy"},
 	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol", "protocol/blocks"},
+	"node/engine/cut":        {"protocol/..."},
 	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},
 	"node/engine/llama":      {"node/engine", "node/engine/sample", "node/fence", "node/remedy"},

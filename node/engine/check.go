@@ -144,6 +144,9 @@ func Defaults(md Metadata) map[string]any {
 			out[arch+"."+k] = v
 		}
 	}
+	if n, more := t.count("block_count"), t.count("nextn_predict_layers"); 0 < more && more < n { // the library would compute those, too
+		out[arch+".block_count"] = n - more
+	}
 	heads, width := t.count("attention.head_count"), t.count("embedding_length")
 	if heads == 0 {
 		return out

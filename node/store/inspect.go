@@ -107,7 +107,7 @@ func peek(dir string) (*Model, error) {
 		err = errors.Join(err, e)
 		return f
 	}
-	m.data, m.journal, m.nodesF = open("data.gguf"), open("journal"), open("nodes")
+	m.data, m.journal, m.nodesF = open(dataName), open("journal"), open("nodes")
 	if err != nil {
 		return nil, errors.Join(err, m.closeFiles())
 	}
@@ -192,6 +192,7 @@ func (s *Store) Unpinned() (n int64) {
 				n += m.shards[i].bytes
 			}
 		}
+		n += m.laidUnpinned()
 		m.mu.RUnlock()
 	}
 	return n

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/shoalnet/shoal/protocol"
@@ -40,21 +39,16 @@ func newLayout(blocks int64) *layout {
 	return &layout{blocks: blocks, shards: map[shardKey]*protocol.Shard{}, seen: map[string]bool{}, tied: true, types: map[string]uint64{}}
 }
 
-// shardOf returns the shard that a tensor belongs to. Blocks beyond the model's
-// own (layers that predict further tokens) belong to none.
+// shardOf returns the shard that a tensor belongs to.
 func shardOf(name string, blocks int64) shardKey {
-	head, rest, _ := strings.Cut(name, ".")
-	switch {
-	case head == "blk":
-		n, _, _ := strings.Cut(rest, ".")
-		if i, err := strconv.ParseInt(n, 10, 32); err == nil && i >= 0 && i < blocks {
-			return shardKey{protocol.ShardBlock, i}
-		}
-	case strings.HasPrefix(head, "rope_f"): // rope_freqs, rope_factors_long, rope_factors_short
+	switch part, n := gguf.PartOf(name, int(blocks)); part {
+	case gguf.PartBlock:
+		return shardKey{protocol.ShardBlock, int64(n)}
+	case gguf.PartHeader:
 		return shardKey{protocol.ShardHeader, -1}
-	case strings.HasPrefix(head, "token_"), strings.HasPrefix(head, "per_layer_"), head == "position_embd":
+	case gguf.PartEmbedding:
 		return shardKey{protocol.ShardEmbedding, -1}
-	case head == "output", strings.HasPrefix(head, "output_"):
+	case gguf.PartOutput:
 		return shardKey{protocol.ShardOutput, -1}
 	}
 	return shardKey{protocol.ShardOther, -1}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -54,13 +53,10 @@ func (m *Model) StageFile(ctx context.Context, span protocol.Span, extra func(md
 	if err != nil {
 		return err
 	}
-	there := make([]byte, len(head))
-	if _, err := m.data.ReadAt(there, 0); err != nil || !bytes.Equal(there, head) {
-		if _, err := m.data.WriteAt(head, 0); err != nil {
-			return m.failed(err)
-		}
+	if err := m.putHead(head); err != nil {
+		return err
 	}
-	return load(filepath.Join(m.dir, "data.gguf"))
+	return load(filepath.Join(m.dir, dataName))
 }
 
 // stageHeader builds a header that lists the shards' tensors at their positions
@@ -74,16 +70,13 @@ func (m *Model) stageHeader(shards []int, extra func(md *gguf.Header) []gguf.KV)
 	listed.Tensors = nil // for a split model, h does not have all of them
 	at := map[string]int64{}
 	for _, i := range shards {
-		for _, t := range m.man.Shards[i].Tensors {
-			g := gguf.Tensor{Name: t.Name, Type: gguf.Type(t.Type)}
-			for _, d := range t.Shape {
-				g.Shape = append(g.Shape, uint64(d))
-			}
-			if t.Length != int64(g.Bytes()) {
-				return nil, fmt.Errorf("%w: tensor %q has %d bytes where its shape needs %d", protocol.ErrManifest, t.Name, t.Length, g.Bytes())
-			}
-			listed.Tensors = append(listed.Tensors, g)
-			at[t.Name] = m.base[t.File] + t.Offset
+		ts, err := m.tensors(i)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range ts {
+			listed.Tensors = append(listed.Tensors, t)
+			at[t.Name] = int64(t.Offset)
 		}
 	}
 	var kvs []gguf.KV
@@ -93,9 +86,6 @@ func (m *Model) stageHeader(shards []int, extra func(md *gguf.Header) []gguf.KV)
 	head, err := listed.Stage(kvs, func(t gguf.Tensor) int64 { return at[t.Name] })
 	if err != nil {
 		return nil, fmt.Errorf("writing the stage header: %w", err)
-	}
-	if int64(len(head)) > m.base[0] {
-		return nil, fmt.Errorf("the stage header takes %d bytes, more than the %d reserved for it", len(head), m.base[0])
 	}
 	return head, nil
 }

@@ -101,6 +101,7 @@ func Open(dir string, opt Options) (*Store, error) {
 			opt.Log.Warn("a model in the store cannot be read", "dir", path, "error", err)
 			continue
 		}
+		m.reserve = s.reserve
 		s.models[m.id] = m
 	}
 	return s, nil
@@ -297,6 +298,7 @@ func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model
 	if err := files.SyncDir(s.modelsDir()); err != nil {
 		return nil, nil, errors.Join(full(err), m.closeFiles(), os.RemoveAll(final))
 	}
+	m.reserve = s.reserve
 	s.mu.Lock()
 	s.models[id] = m
 	done, _ = m.hold(m.Shards())
