@@ -228,7 +228,7 @@ func (b Backend) testWindowForgets(t *testing.T) {
 		t.Run(r.Name, func(t *testing.T) {
 			path := r.File(t, Blocks)
 			want := b.cut(t, path, 1).First(t, prompt, 64, p)
-			c := Cut(t, path, 3, b.Load, forgetful)
+			c := b.cutBy(t, path, 3, b.Load, forgetful)
 			like := func(what string, got sample.Token) {
 				if d := Apart(want, got); d > b.Near {
 					t.Errorf("%s: %v, want %v (%.4f apart)", what, got, want, d)

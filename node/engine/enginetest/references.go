@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"encoding/json"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -76,6 +77,15 @@ func readReference(t *testing.T, path string) (r reference) {
 	return r
 }
 
+// gap is how far the best token of a step is before the next.
+func gap(step map[int32]float64) float64 {
+	best := slices.Sorted(maps.Values(step))
+	if len(best) < 2 {
+		return math.Inf(1)
+	}
+	return best[len(best)-1] - best[len(best)-2]
+}
+
 // testReferences: text and numbers are those of the reference implementations.
 func (b Backend) testReferences(t *testing.T) {
 	for _, c := range []struct {
@@ -104,10 +114,14 @@ func (b Backend) testReferences(t *testing.T) {
 				for n < len(want) && g[n] == want[n] {
 					n++
 				}
-				t.Errorf("greedy text differs from token %d of %d on", n, len(want))
+				if n >= len(ref.Steps) || gap(ref.Steps[n]) > c.near {
+					t.Errorf("greedy text differs from token %d of %d on", n, len(want))
+				}
+				t.Logf("the text differs from token %d on, where two tokens are as good", n)
+				got = got[:n+1]
 			}
 			worst := 0.0
-			for i := range min(c.steps, len(ref.Steps)) {
+			for i := range min(c.steps, len(ref.Steps), len(got)) {
 				best := got[i].Top[0]
 				for _, a := range got[i].Top[1:] {
 					ra, ok1 := ref.Steps[i][a.ID]

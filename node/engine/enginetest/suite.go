@@ -15,6 +15,14 @@ type Backend struct {
 	// The back end. The test binary's TestMain calls engine.ChildMain with it
 	// first.
 	engine.Backend
+	// Engine is its name in the backends that TestMain gives to engine.ChildMain;
+	// empty: BuiltIn.
+	Engine string
+	// Stage makes its stage files; nil: StageFile does.
+	Stage Stager
+	// Threads that it computes on; 0: all. On a busy machine two may take far longer
+	// than one.
+	Threads int
 	// Shared is the directory of the reference models.
 	Shared string
 	// NearFull and NearQuantized are how far a log probability, relative to the
@@ -97,7 +105,27 @@ func (b Backend) same(x, y *engine.Result) bool {
 // cut loads a model in n stages, in this process.
 func (b Backend) cut(t *testing.T, path string, n int) Chain {
 	t.Helper()
-	return Cut(t, path, n, b.Load, nil)
+	return b.cutBy(t, path, n, b.Load, nil)
+}
+
+// cutBy is Cut with this back end's stage files.
+func (b Backend) cutBy(t testing.TB, path string, n int, load engine.Loader, edit func(*engine.Config)) Chain {
+	t.Helper()
+	return CutBy(t, b.stage, path, n, load, func(cfg *engine.Config) {
+		cfg.Engine, cfg.Threads = b.Engine, b.Threads
+		if edit != nil {
+			edit(cfg)
+		}
+	})
+}
+
+// stage makes a stage file.
+func (b Backend) stage(t testing.TB, path string, from, to int) string {
+	t.Helper()
+	if b.Stage != nil {
+		return b.Stage(t, path, from, to)
+	}
+	return StageFile(t, path, from, to)
 }
 
 // models lists the random models that the back end computes.

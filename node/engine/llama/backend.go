@@ -2,7 +2,6 @@ package llama
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	"github.com/shoalnet/shoal/node/engine"
@@ -12,12 +11,17 @@ import (
 // Backend is this package as an engine's process uses it.
 type Backend struct{}
 
-// Load is an engine.Loader.
-func (Backend) Load(context.Context, engine.Config, *slog.Logger) (engine.Engine, error) {
-	return nil, fmt.Errorf("%w: libllama cannot be opened yet", engine.ErrUnsupported)
+// Load is Load.
+func (Backend) Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (engine.Engine, error) {
+	return Load(ctx, cfg, log)
 }
 
-// Fence lists what a process needs that computes with libllama.
+// Fence lists what a process needs that computes with libllama: its stage files, the
+// library, and, if it may compute on a GPU, what drivers ask for.
 func (Backend) Fence(cfg *engine.Config) fence.Rules {
-	return fence.Rules{}
+	r := fence.Rules{Read: append([]string{cfg.Path}, cfg.Adapters...), Memory: cfg.Memory}
+	if lib, _ := Find(cfg.Library); lib != nil {
+		r.Read = append(r.Read, lib.Dir, lib.Backends)
+	}
+	return r
 }

@@ -1,0 +1,425 @@
+package llama
+
+/*
+#include <stdlib.h>
+#include "shim.h"
+*/
+import "C"
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/remedy"
+)
+
+// local is an engine in this process.
+type local struct {
+	version *version
+	cfg     engine.Config
+	log     *slog.Logger
+
+	mu     sync.Mutex // one pass at a time
+	info   engine.Info
+	closed bool
+	model  unsafe.Pointer
+	lora   []unsafe.Pointer
+	shape  shape
+	kv     kv
+	tap    *C.sl_tap // nil: the span ends the model
+}
+
+// shape is what of a model matters to a pass.
+type shape struct {
+	width, widthIn int // of a hidden state, and of what the library takes for one
+	perRow         int // positions per row
+	recurrent      bool
+	encodes        bool // no cache: texts are computed as a whole
+	rows           int  // per pass of the library
+	outputs        int  // per pass of the library
+}
+
+// spanKey in a stage file's metadata is which blocks of how many it has, such as
+// "10-20 of 30". A file without it is the whole model.
+const spanKey = "shoal.span"
+
+// maxCells bounds Config.KVTokens.
+const maxCells = math.MaxInt32 / 4
+
+// errClosed is what comes of using an engine after Close.
+var errClosed = fmt.Errorf("%w: it was closed", engine.ErrLost)
+
+// loading serializes loads: the library's log is one for the process.
+var loading sync.Mutex
+
+// Load loads a span in this process. It is an engine.Loader.
+func Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (_ engine.Engine, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.KVTokens < 1 || cfg.MaxSeqs < 1 || cfg.MaxBatch < 1 {
+		return nil, fmt.Errorf("engine: %d KV tokens, %d sequences, %d rows per pass: all must be at least 1", cfg.KVTokens, cfg.MaxSeqs, cfg.MaxBatch)
+	}
+	if cfg.From < 0 || cfg.To <= cfg.From {
+		return nil, fmt.Errorf("engine: no blocks %d-%d", cfg.From, cfg.To)
+	}
+	if cfg.KVTokens > maxCells {
+		return nil, tooLarge(fmt.Errorf("%w: %d KV tokens", engine.ErrMemory, cfg.KVTokens))
+	}
+	if _, err := os.Stat(cfg.Path); err != nil {
+		return nil, err
+	}
+	lib, _ := Find(cfg.Library)
+	if lib == nil {
+		return nil, fmt.Errorf("%w: there is no libllama where it is looked for", engine.ErrUnsupported)
+	}
+	loading.Lock()
+	defer loading.Unlock()
+	hearing.Lock()
+	hearing.log = log
+	hearing.Unlock()
+	v, err := open(lib)
+	if err != nil {
+		return nil, err
+	}
+	l := &local{version: v, cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			l.free()
+		}
+	}()
+	if err := l.loadModel(); err != nil {
+		return nil, fmt.Errorf("loading %d-%d: %w", cfg.From, cfg.To, err)
+	}
+	if err := l.describe(); err != nil {
+		return nil, err
+	}
+	if err := l.loadAdapters(); err != nil {
+		return nil, err
+	}
+	if err := l.begin(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// tooLarge says what would help against a lack of memory.
+func tooLarge(err error) error { return remedy.For(err, remedy.RaiseMemory) }
+
+// loadModel maps the stage file.
+func (l *local) loadModel() error {
+	p := l.version.mapped()
+	devices, list, err := l.devices()
+	if err != nil {
+		return err
+	}
+	defer C.free(list)
+	p.setPointer(l.version.model.devices, list)
+	p.setInt(l.version.model.gpuLayers, map[bool]int{true: -1}[len(devices) > 0])
+	path := C.CString(l.cfg.Path)
+	defer C.free(unsafe.Pointer(path))
+	lines := listen(func() { l.model = C.sl_model_load(path, p.c()) })
+	if l.model == nil {
+		err := fmt.Errorf("libllama does not load it: %s", complaint(lines))
+		switch {
+		case complains(lines, "unknown model architecture", "unknown tokenizer", "unknown pre-tokenizer"):
+			err = fmt.Errorf("%w: %w", engine.ErrUnsupported, err)
+		case complains(lines, "unable to allocate", "failed to allocate"):
+			err = tooLarge(fmt.Errorf("%w: %w", engine.ErrMemory, err))
+		}
+		return err
+	}
+	l.info.Devices = devices
+	if len(devices) == 0 {
+		l.info.Devices = []engine.Device{{Name: "CPU", Library: "CPU"}}
+	}
+	l.info.Weights = uint64(C.sl_model_bytes(l.model))
+	return nil
+}
+
+// describe reads what the model is like, and compares it with what was asked for.
+func (l *local) describe() error {
+	blocks := int(C.sl_model_blocks(l.model))
+	arch, _ := l.text("general.architecture")
+	l.shape = shape{
+		width: int(C.sl_model_width(l.model)), widthIn: int(C.sl_model_width_in(l.model)), perRow: 1,
+		recurrent: bool(C.sl_model_recurrent(l.model)),
+		encodes:   bool(C.sl_model_encodes(l.model)) && !bool(C.sl_model_decodes(l.model)),
+	}
+	if rope := C.sl_model_rope(l.model); rope == ropeMulti || rope == ropeInterleaved {
+		l.shape.perRow = 4
+	}
+	i := &l.info
+	i.Engine, i.Version, i.KVType = engine.Llama, l.version.name, cmp.Or(l.cfg.KVType, "f16")
+	i.Arch, i.Width, i.Blocks, i.From, i.To = arch, l.shape.width, blocks, l.cfg.From, l.cfg.To
+	i.KVTokens, i.MaxSeqs, i.MaxBatch = l.cfg.KVTokens, l.cfg.MaxSeqs, l.cfg.MaxBatch
+	i.Back = -1
+	if l.shape.recurrent {
+		i.Back = 0
+	}
+	if span, ok := l.text(spanKey); ok {
+		_, all, _ := strings.Cut(span, " of ")
+		if n, err := strconv.Atoi(all); err == nil {
+			i.Blocks = n
+		}
+	}
+	if i.To > i.Blocks || blocks != i.To-i.From {
+		return fmt.Errorf("engine: blocks %d-%d of a model that has %d, from a file that has %d", i.From, i.To, i.Blocks, blocks)
+	}
+	if i.First() || i.Last() {
+		i.Vocab = int(C.sl_model_vocab(l.model))
+	}
+	return nil
+}
+
+// text is a value of the model's metadata.
+func (l *local) text(key string) (string, bool) {
+	k := C.CString(key)
+	defer C.free(unsafe.Pointer(k))
+	var out [256]C.char
+	if C.sl_model_text(l.model, k, &out[0], C.size_t(len(out))) < 0 {
+		return "", false
+	}
+	return C.GoString(&out[0]), true
+}
+
+// loadAdapters loads what is added to the weights.
+func (l *local) loadAdapters() error {
+	for _, path := range l.cfg.Adapters {
+		p := C.CString(path)
+		var a unsafe.Pointer
+		lines := listen(func() { a = C.sl_adapter(l.model, p) })
+		C.free(unsafe.Pointer(p))
+		if a == nil {
+			return fmt.Errorf("%w: libllama does not load the adapter: %s", engine.ErrUnsupported, complaint(lines))
+		}
+		l.lora = append(l.lora, a)
+	}
+	return nil
+}
+
+// logitBytes bounds the logits of one of the library's passes: where a span does not
+// end the model, the library still has room for those of every row.
+const logitBytes = 16 << 20
+
+// begin decides how passes are cut, and makes the first context.
+func (l *local) begin() error {
+	s := &l.shape
+	s.rows = min(l.cfg.MaxBatch, 512)
+	vocab := int(C.sl_model_vocab(l.model))
+	fit := max(16, logitBytes/4/max(1, vocab))
+	if l.info.Last() {
+		s.outputs = min(s.rows, fit)
+	} else {
+		s.rows = min(s.rows, fit)
+		s.outputs = s.rows
+		name := C.CString("l_out-" + strconv.Itoa(l.info.To-l.info.From-1))
+		defer C.free(unsafe.Pointer(name))
+		if l.tap = C.sl_tap_new(name, C.int64_t(s.width), C.int64_t(s.rows)); l.tap == nil {
+			return tooLarge(engine.ErrMemory)
+		}
+	}
+	l.kv.init(l)
+	if err := l.kv.resize(l.kv.least(), 1); err != nil {
+		return err
+	}
+	return l.kv.measure()
+}
+
+// threads are how many compute.
+func (l *local) threads() int {
+	if l.cfg.Threads > 0 {
+		return l.cfg.Threads
+	}
+	return runtime.NumCPU()
+}
+
+// Info describes what is loaded.
+func (l *local) Info() engine.Info { return l.info }
+
+// Run makes one pass.
+func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := b.Check(&l.info); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errClosed
+	}
+	begin := time.Now()
+	res = &engine.Result{}
+	if b.Embed {
+		err = l.embed(b, res)
+	} else if err = l.kv.follow(b.Rows); err == nil {
+		err = l.pass(b, res)
+	}
+	if err != nil { // the caller may try some of the rows again
+		l.kv.forget(b.Rows)
+		return nil, err
+	}
+	res.Compute = time.Since(begin)
+	return res, nil
+}
+
+// pass computes a batch in parts that the library takes at once.
+func (l *local) pass(b *engine.Batch, res *engine.Result) error {
+	if !l.info.Last() {
+		res.Hidden = make([]float32, 0, len(b.Rows)*l.shape.width)
+	}
+	tokens := make([]*sample.Token, len(b.Outputs))
+	if err := l.kv.ensure(len(b.Rows)); err != nil {
+		return err
+	}
+	for _, rows := range l.parts(b) {
+		if err := l.part(b, rows, res, tokens); err != nil {
+			return err
+		}
+	}
+	for _, t := range tokens {
+		res.Tokens = append(res.Tokens, *t)
+	}
+	return nil
+}
+
+// span is rows [from, to) of a batch.
+type span struct{ from, to int }
+
+// parts cuts a batch so that no part has more rows or outputs than one of the
+// library's passes may. A recurrent model's part is of one sequence: the library
+// reorders rows of several.
+func (l *local) parts(b *engine.Batch) []span {
+	wanted := make([]bool, len(b.Rows))
+	for _, o := range b.Outputs {
+		wanted[o.Row] = true
+	}
+	most := l.shape.rows
+	var out []span
+	from, outputs := 0, 0
+	for i, r := range b.Rows {
+		n := map[bool]int{true: 1}[wanted[i] && l.info.Last()]
+		if i > from && (i-from == most || outputs+n > l.shape.outputs || l.shape.recurrent && r.Seq != b.Rows[i-1].Seq) {
+			out = append(out, span{from, i})
+			from, outputs = i, 0
+		}
+		outputs += n
+	}
+	return append(out, span{from, len(b.Rows)})
+}
+
+// part computes rows of a batch.
+func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*sample.Token) error {
+	n := rows.to - rows.from
+	outputs := make([]int8, n)
+	for i := range outputs {
+		if !l.info.Last() {
+			outputs[i] = 1
+		}
+	}
+	for _, o := range b.Outputs {
+		if rows.from <= o.Row && o.Row < rows.to {
+			outputs[o.Row-rows.from] = 1
+		}
+	}
+	if err := l.kv.compute(b, rows, outputs); err != nil {
+		return err
+	}
+	if l.tap != nil {
+		if l.tap.bad || int(l.tap.got) != n {
+			return fmt.Errorf("engine: libllama had %d hidden states for %d rows", l.tap.got, n)
+		}
+		hidden := unsafe.Slice((*float32)(l.tap.rows), n*l.shape.width)
+		if !finite(hidden) {
+			return l.poisoned()
+		}
+		res.Hidden = append(res.Hidden, hidden...)
+		return nil
+	}
+	for i, o := range b.Outputs {
+		if o.Row < rows.from || o.Row >= rows.to {
+			continue
+		}
+		at := C.sl_logits(l.kv.context, C.int(o.Row-rows.from))
+		if at == nil {
+			return fmt.Errorf("engine: libllama has no logits for row %d", o.Row)
+		}
+		logits := unsafe.Slice((*float32)(at), l.info.Vocab)
+		if !finite(logits) {
+			return l.poisoned()
+		}
+		t := sample.Sample(logits, o.Sampling, o.Sampled, o.Position, o.Allowed)
+		tokens[i] = &t
+	}
+	return nil
+}
+
+func finite(xs []float32) bool {
+	return !slices.ContainsFunc(xs, func(v float32) bool { return v-v != 0 })
+}
+
+// poisoned is the error of a result that is not finite. What it left in the cache
+// could reach other sequences, since a cell that is masked still counts as 0 times
+// what it holds; so the cache is laid out once more without it.
+func (l *local) poisoned() error {
+	l.kv.dirty = true
+	return fmt.Errorf("%w: the result is not finite", engine.ErrBatch)
+}
+
+// Remove forgets a sequence's positions >= from.
+func (l *local) Remove(seq int, from int32) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errClosed
+	}
+	return l.kv.remove(seq, from)
+}
+
+// CopyPrefix makes dst share src's positions < n.
+func (l *local) CopyPrefix(src, dst int, n int32) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errClosed
+	}
+	return l.kv.copyPrefix(src, dst, n)
+}
+
+// Close frees everything.
+func (l *local) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.closed = true
+		l.free()
+	}
+	return nil
+}
+
+func (l *local) free() {
+	l.kv.close()
+	C.sl_tap_free(l.tap)
+	if l.model != nil {
+		C.sl_model_free(l.model) // and its adapters
+	}
+	l.tap, l.model = nil, nil
+}
