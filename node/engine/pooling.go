@@ -17,8 +17,11 @@ const (
 	PoolRanking Pooling = "rank" // a score of the text by a classifier head
 )
 
-// poolings are GGUF's numbers of them.
-var poolings = map[uint32]Pooling{1: PoolMean, 2: PoolFirst, 3: PoolLast, 4: PoolRanking}
+// poolings are in the order of GGUF's numbers.
+var poolings = []Pooling{NoPooling, PoolMean, PoolFirst, PoolLast, PoolRanking}
+
+// Number returns GGUF's number of a way of pooling.
+func (p Pooling) Number() int { return max(0, slices.Index(poolings, p)) }
 
 // encoders are the architectures whose positions see those after them, or whose
 // blocks cannot be computed apart, as GGUF names them.
@@ -31,8 +34,8 @@ var encoders = []string{
 // does by default.
 func PoolingOf(md Metadata) Pooling {
 	if t, err := typedOf(md); err == nil {
-		if p, ok := poolings[t.count("pooling_type")]; ok {
-			return p
+		if n := t.count("pooling_type"); n > 0 && int64(n) < int64(len(poolings)) {
+			return poolings[n]
 		}
 	}
 	if IsEncoder(md) {

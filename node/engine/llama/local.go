@@ -48,6 +48,8 @@ type shape struct {
 	perRow         int // positions per row
 	recurrent      bool
 	encodes        bool // no cache: texts are computed as a whole
+	lastRow        bool // an embedding is the last row's hidden state, normed
+	pools          bool // the library pools texts, each in one pass of its own
 	rows           int  // per pass of the library
 	outputs        int  // per pass of the library
 }
@@ -185,7 +187,7 @@ func (l *local) describe() error {
 	if i.First() || i.Last() {
 		i.Vocab = int(C.sl_model_vocab(l.model))
 	}
-	return nil
+	return l.describeEmbeddings()
 }
 
 // text is a value of the model's metadata.
@@ -224,12 +226,23 @@ func (l *local) begin() error {
 	s.rows = min(l.cfg.MaxBatch, 512)
 	vocab := int(C.sl_model_vocab(l.model))
 	fit := max(16, logitBytes/4/max(1, vocab))
-	if l.info.Last() {
+	tapped := ""
+	switch {
+	case s.pools:
+		s.rows = l.cfg.MaxBatch
+		s.outputs = s.rows
+	case l.info.Last():
 		s.outputs = min(s.rows, fit)
-	} else {
+		if s.lastRow {
+			tapped = lastNorm
+		}
+	default:
 		s.rows = min(s.rows, fit)
 		s.outputs = s.rows
-		name := C.CString("l_out-" + strconv.Itoa(l.info.To-l.info.From-1))
+		tapped = "l_out-" + strconv.Itoa(l.info.To-l.info.From-1)
+	}
+	if tapped != "" {
+		name := C.CString(tapped)
 		defer C.free(unsafe.Pointer(name))
 		if l.tap = C.sl_tap_new(name, C.int64_t(s.width), C.int64_t(s.rows)); l.tap == nil {
 			return tooLarge(engine.ErrMemory)
@@ -295,6 +308,9 @@ func (l *local) pass(b *engine.Batch, res *engine.Result) error {
 			return err
 		}
 	}
+	if l.shape.lastRow {
+		return nil
+	}
 	for _, t := range tokens {
 		res.Tokens = append(res.Tokens, *t)
 	}
@@ -344,14 +360,27 @@ func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*s
 		return err
 	}
 	if l.tap != nil {
-		if l.tap.bad || int(l.tap.got) != n {
-			return fmt.Errorf("engine: libllama had %d hidden states for %d rows", l.tap.got, n)
+		want := 0
+		for _, o := range outputs {
+			want += int(o)
 		}
-		hidden := unsafe.Slice((*float32)(l.tap.rows), n*l.shape.width)
+		if l.tap.bad || int(l.tap.got) != want {
+			return fmt.Errorf("engine: libllama had %d hidden states for %d rows", l.tap.got, want)
+		}
+		if want == 0 { // no text ends here
+			return nil
+		}
+		hidden := unsafe.Slice((*float32)(l.tap.rows), want*l.shape.width)
 		if !finite(hidden) {
 			return l.poisoned()
 		}
-		res.Hidden = append(res.Hidden, hidden...)
+		if !l.info.Last() {
+			res.Hidden = append(res.Hidden, hidden...)
+			return nil
+		}
+		for ; len(hidden) > 0; hidden = hidden[l.shape.width:] {
+			res.Embeddings = append(res.Embeddings, slices.Clone(hidden[:l.shape.width]))
+		}
 		return nil
 	}
 	for i, o := range b.Outputs {
