@@ -20,7 +20,6 @@ import (
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
-	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // serving keeps one span served: it fetches the shards, loads them into an
@@ -147,6 +146,11 @@ func (s *serving) run(ctx context.Context) error {
 
 // keep keeps the target served until ctx ends, or until it cannot be.
 func (s *serving) keep(ctx context.Context, t target) error {
+	defer func() {
+		if ctx.Err() != nil && s.srv.base.Err() == nil { // the node goes on without it
+			t.model.Unserved()
+		}
+	}()
 	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
 	defer s.release()
 	if err := s.reserve(s.srv.least(t).bytes); err != nil { // before anything is fetched
@@ -168,7 +172,7 @@ func (s *serving) keep(ctx context.Context, t target) error {
 		case errors.As(err, &missing): // damaged on disk: fetched again at once
 			s.srv.cfg.Log.Warn("shards are damaged and fetched again", "error", err)
 			continue
-		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild), errors.As(err, &small):
+		case errors.Is(err, protocol.ErrCut), errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild), errors.As(err, &small):
 			return err
 		}
 		if time.Since(lived) > maxBackoff {
@@ -282,7 +286,7 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 		}
 		s.claim(z.bytes)
 		var e engine.Engine
-		err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
+		err := t.withFile(ctx, cfg.Engine, func(path string) (err error) {
 			cfg.Path = path
 			e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
 			return err
@@ -374,15 +378,6 @@ func computable(m *store.Model) error {
 		return err
 	}
 	return engine.Check(h)
-}
-
-// defaults are the keys that an engine adds to a model's header, sorted.
-func defaults(md *gguf.Header) (out []gguf.KV) {
-	for k, v := range engine.Defaults(md) {
-		out = append(out, gguf.KV{Key: k, Value: v})
-	}
-	slices.SortFunc(out, func(a, b gguf.KV) int { return strings.Compare(a.Key, b.Key) })
-	return out
 }
 
 // last reports that the target ends its model.
