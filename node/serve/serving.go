@@ -158,6 +158,9 @@ func (s *serving) keep(ctx context.Context, t target) error {
 	}
 	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
 	for {
+		if err := s.srv.computable(t.model); err != nil { // before it is fetched
+			return err
+		}
 		if err := s.fetch(ctx, t); err != nil || ctx.Err() != nil {
 			return err
 		}
@@ -271,13 +274,14 @@ func (s *serving) watchers() []*func(api.Progress) {
 
 // load loads the target into an engine that fits into the memory lent. The error is a
 // noRoom if none does, those of Config.Load, or of the shards.
-func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Config, error) {
+func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, engine.Config, error) {
 	srv := s.srv
 	extra := int64(0) // bytes that the engine takes beyond the estimate
 	for try := 1; ; try++ {
 		room := srv.leftFor(s)
 		z, ok := srv.sizeOf(t, room-extra)
 		cfg := srv.engineConfig(t, z)
+		cfg.Engine, cfg.Library = o.name, o.library.Dir
 		if !ok {
 			return nil, cfg, remedy.For(noRoom{z.bytes + extra, room, srv.limits().Memory}, remedy.RaiseMemory)
 		}
@@ -286,7 +290,7 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 		}
 		s.claim(z.bytes)
 		var e engine.Engine
-		err := t.withFile(ctx, cfg.Engine, func(path string) (err error) {
+		err := t.withFile(ctx, o.name, func(path string) (err error) {
 			cfg.Path = path
 			e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
 			return err
@@ -312,23 +316,17 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 func (s *serving) serve(ctx context.Context, t target) error {
 	srv := s.srv
 	s.set("loading")
-	if err := computable(t.model); err != nil {
-		return err
-	}
 	defer s.claim(0)
-	e, cfg, err := s.load(ctx, t)
+	l, err := s.open(ctx, t)
 	if err != nil {
 		return err
 	}
+	e, cfg, m := l.engine, l.cfg, l.measured
 	defer e.Close()
 	pid := 0
 	lost := make(<-chan struct{})
 	if c, ok := e.(*engine.Child); ok {
 		pid, lost = c.Pid(), c.Done()
-	}
-	m, err := calibrate(ctx, e)
-	if err != nil {
-		return err
 	}
 	st := srv.newStage(t, e, cfg, m)
 	if open, _, _ := srv.gate.look(); !open { // before anybody finds it
@@ -368,16 +366,6 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	}
 	st.Close(reason)
 	return reason
-}
-
-// computable returns an error if the engine cannot compute the model: one that
-// came from a peer, or from an import by an older version, was not checked here.
-func computable(m *store.Model) error {
-	h, err := m.Header()
-	if err != nil {
-		return err
-	}
-	return engine.Check(h)
 }
 
 // last reports that the target ends its model.

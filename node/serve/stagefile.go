@@ -16,11 +16,11 @@ func (t target) withFile(ctx context.Context, backend string, load func(path str
 	if backend == engine.Llama {
 		return t.model.LaidFile(ctx, t.span, cut.Lay, load)
 	}
-	return t.model.StageFile(ctx, t.span, defaults, load)
+	return t.model.StageFile(ctx, t.span, Defaults, load)
 }
 
-// defaults are the keys that the built-in engine adds to a model's header, sorted.
-func defaults(md *gguf.Header) (out []gguf.KV) {
+// Defaults are the keys that the built-in engine adds to a model's header, sorted.
+func Defaults(md *gguf.Header) (out []gguf.KV) {
 	for k, v := range engine.Defaults(md) {
 		out = append(out, gguf.KV{Key: k, Value: v})
 	}
