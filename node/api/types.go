@@ -298,7 +298,7 @@ type Model struct {
 	Remote       bool     `json:"remote,omitempty"`    // peers serve it, and nothing of it is here
 	Complete     bool     `json:"complete"`            // all of it is here
 	Served       bool     `json:"served,omitempty"`    // the connected peers and this node together serve all of it
-	Abilities    []string `json:"abilities,omitempty"` // only from Show, like Template and Facts: tools, thinking
+	Abilities    []string `json:"abilities,omitempty"` // only from Show, like Template and Facts: tools, thinking; or embedding, rerank, without which the model generates text
 	Warnings     []string `json:"warnings,omitempty"`  // only from Show, Add and Pull: why its answers may be worse than its makers', a sentence each
 
 	Template string         `json:"template,omitempty"` // chat template

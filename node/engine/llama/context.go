@@ -45,7 +45,10 @@ func (l *local) contextOf(cells, seqs int) (context unsafe.Pointer, lines []line
 	p.setInt(f.values, l.cellType())
 	p.setBool(f.wholeWindow, true) // so that rows can be taken back
 	p.setBool(f.unified, true)
-	p.setBool(f.embeddings, l.cfg.Embeds)
+	if l.cfg.Embeds {
+		p.setInt(f.pooling, l.pooling())
+	}
+	p.setBool(f.embeddings, l.shape.pools)
 	if l.tap != nil {
 		p.setPointer(f.eval, C.sl_eval_callback())
 		p.setPointer(f.evalUser, unsafe.Pointer(l.tap))

@@ -50,6 +50,8 @@ type shape struct {
 	perRow         int // positions per row
 	recurrent      bool
 	encodes        bool // no cache: texts are computed as a whole
+	lastRow        bool // an embedding is the last row's hidden state, normed
+	pools          bool // the library pools texts, each in one pass of its own
 	rows           int  // per pass of the library
 	outputs        int  // per pass of the library
 }
@@ -190,7 +192,7 @@ func (l *local) describe() error {
 	if i.First() || i.Last() {
 		i.Vocab = int(C.sl_model_vocab(l.model))
 	}
-	return nil
+	return l.describeEmbeddings()
 }
 
 // text is a value of the model's metadata.
@@ -233,16 +235,23 @@ func (l *local) begin() error {
 		s.rows = min(s.rows, exactMost, fit) / exactRows * exactRows
 		s.rows = max(s.rows, exactRows)
 	}
+	tapped := ""
 	switch {
-	case l.cfg.Embeds: // a text is computed at once, and every row of it is an output
+	case s.pools: // a text is computed at once, and every row of it is an output
 		s.rows = l.cfg.MaxBatch
 		s.outputs = s.rows
 	case l.info.Last():
 		s.outputs = min(s.rows, fit)
+		if s.lastRow {
+			tapped = lastNorm
+		}
 	default:
 		s.rows = min(s.rows, fit)
 		s.outputs = s.rows
-		name := C.CString(boundary(l.info.Arch, l.info.To-l.info.From-1))
+		tapped = boundary(l.info.Arch, l.info.To-l.info.From-1)
+	}
+	if tapped != "" {
+		name := C.CString(tapped)
 		defer C.free(unsafe.Pointer(name))
 		if l.tap = C.sl_tap_new(name, C.int64_t(s.width), C.int64_t(s.rows)); l.tap == nil {
 			return tooLarge(engine.ErrMemory)
@@ -328,6 +337,9 @@ func (l *local) pass(b *engine.Batch, res *engine.Result) error {
 			return err
 		}
 	}
+	if l.shape.lastRow {
+		return nil
+	}
 	for _, t := range tokens {
 		res.Tokens = append(res.Tokens, *t)
 	}
@@ -392,7 +404,7 @@ func (l *local) outputs(b *engine.Batch, rows span) []int8 {
 			marks[o.Row-rows.from] = 1
 		}
 	}
-	if l.exact() {
+	if l.exact() && l.tap == nil {
 		evenOut(marks)
 	}
 	return marks
@@ -400,19 +412,32 @@ func (l *local) outputs(b *engine.Batch, rows span) []int8 {
 
 // part computes rows of a batch.
 func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*sample.Token) error {
-	n := rows.to - rows.from
-	if err := l.kv.compute(b, rows, l.outputs(b, rows)); err != nil {
+	marks := l.outputs(b, rows)
+	if err := l.kv.compute(b, rows, marks); err != nil {
 		return err
 	}
 	if l.tap != nil {
-		if l.tap.bad || int(l.tap.got) != n {
-			return fmt.Errorf("engine: libllama had %d hidden states for %d rows", l.tap.got, n)
+		want := 0
+		for _, o := range marks {
+			want += int(o)
 		}
-		hidden := unsafe.Slice((*float32)(l.tap.rows), n*l.shape.width)
+		if l.tap.bad || int(l.tap.got) != want {
+			return fmt.Errorf("engine: libllama had %d hidden states for %d rows", l.tap.got, want)
+		}
+		if want == 0 { // no text ends here
+			return nil
+		}
+		hidden := unsafe.Slice((*float32)(l.tap.rows), want*l.shape.width)
 		if !finite(hidden) {
 			return l.poisoned()
 		}
-		res.Hidden = append(res.Hidden, hidden...)
+		if !l.info.Last() {
+			res.Hidden = append(res.Hidden, hidden...)
+			return nil
+		}
+		for ; len(hidden) > 0; hidden = hidden[l.shape.width:] {
+			res.Embeddings = append(res.Embeddings, slices.Clone(hidden[:l.shape.width]))
+		}
 		return nil
 	}
 	for i, o := range b.Outputs {
