@@ -121,11 +121,16 @@ func (k *kv) ensure(rows int) error {
 	if k.context != nil && need <= k.cells && seqs <= k.seqs {
 		return nil
 	}
-	cells := max(k.cells, k.least())
-	for cells < need {
-		cells *= 2
+	return k.resize(k.larger(need), max(seqs, k.seqs))
+}
+
+// larger is how many cells to lay out where there are to be so many: some more than
+// there are now, so that they do not move all the time.
+func (k *kv) larger(need int) int {
+	if need > k.cells {
+		need = max(need, k.cells+k.cells/4)
 	}
-	return k.resize(min(cells, k.limit), max(seqs, k.seqs))
+	return min(k.limit, max(k.cells, k.least(), roundUp(need)))
 }
 
 // compute has the library compute rows of a batch, which follow has seen.
@@ -152,7 +157,7 @@ func (k *kv) compute(b *engine.Batch, rows span, outputs []int8) error {
 		case k.cells >= k.limit:
 			return fmt.Errorf("%w: no cells for %d rows", engine.ErrBatch, n)
 		}
-		if err := k.resize(min(2*k.cells, k.limit), k.seqs); err != nil {
+		if err := k.resize(k.larger(k.cells+1), k.seqs); err != nil {
 			return err
 		}
 	}
@@ -273,10 +278,7 @@ func (l *local) rested() {
 	if l.closed || k.context == nil {
 		return
 	}
-	cells, seqs := k.least(), 1
-	for cells < k.used() {
-		cells *= 2
-	}
+	cells, seqs := max(k.least(), roundUp(k.used())), 1
 	for _, s := range k.slots {
 		seqs = max(seqs, 1<<bits.Len(uint(s.id)))
 	}
@@ -323,7 +325,7 @@ func (k *kv) resize(cells, seqs int) error {
 // make makes a context with a state.
 func (k *kv) make(cells, seqs int, state unsafe.Pointer, size C.size_t) error {
 	var err error
-	if k.context, err = k.of.newContext(cells, seqs); err != nil {
+	if k.context, _, err = k.of.newContext(cells, seqs); err != nil {
 		return err
 	}
 	if size > 0 && C.sl_state_set(k.context, state, size) != size {

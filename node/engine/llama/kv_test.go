@@ -137,7 +137,11 @@ func TestIdleMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		used := anonymous(t, e.(*engine.Child).Pid())
-		t.Logf("%s: %d MiB", s, used>>20)
+		i := e.Info()
+		t.Logf("%s: %d MiB; KV %d, passes %d, in all %d with %d of weights", s, used>>20, i.KV>>20, i.Graph>>20, i.Host>>20, i.Weights>>20)
+		if i.KV < 1<<28 || i.Graph == 0 || i.Host < i.KV+i.Graph+i.Weights {
+			t.Errorf("what it says that it takes: %+v", i)
+		}
 		if used > 90<<20 {
 			t.Errorf("%s: %d MiB beside the mapped weights", s, used>>20)
 		}

@@ -37,6 +37,7 @@ type local struct {
 	info   engine.Info
 	closed bool
 	model  unsafe.Pointer
+	copied uint64 // bytes of weights beside the mapped file: repacked for kernels
 	lora   []unsafe.Pointer
 	shape  shape
 	kv     kv
@@ -154,6 +155,7 @@ func (l *local) loadModel() error {
 		l.info.Devices = []engine.Device{{Name: "CPU", Library: "CPU"}}
 	}
 	l.info.Weights = uint64(C.sl_model_bytes(l.model))
+	l.copied = uint64(buffersOf(lines).host["model"])
 	return nil
 }
 
@@ -263,10 +265,14 @@ func (l *local) begin() error {
 	}
 	l.tuner = tune.New(threads, l.setThreads)
 	l.kv.init(l)
-	if err := l.kv.resize(l.kv.least(), 1); err != nil {
+	k := &l.kv
+	var lines []line
+	var err error
+	k.cells, k.seqs = k.least(), 1
+	if k.context, lines, err = l.newContext(k.cells, k.seqs); err != nil {
 		return err
 	}
-	return l.kv.measure()
+	return k.measure(lines)
 }
 
 // Info describes what is loaded.
