@@ -20,10 +20,10 @@ import (
 
 // The services declare what they need; here each gets it from the others.
 
-// usable returns an error if a model with this metadata cannot be computed, or its
-// text cannot be read.
+// usable returns an error if metadata are no model's, or its text cannot be read. Whether
+// an engine of this node computes it does not matter: peers may have another one.
 func usable(md interface{ Value(key string) any }) error {
-	if err := engine.Check(md); err != nil {
+	if err := engine.Plausible(md); err != nil {
 		return err
 	}
 	return text.Check(md)
@@ -49,7 +49,7 @@ func (n *Node) served() serve.Config {
 	return serve.Config{
 		Light: c.Client, Name: c.Name, Specs: c.Serve, Home: c.Home, Memory: c.Memory, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices,
 		KVType: c.KVType, KVTokens: c.KVTokens, Exact: c.Exact, MaxSessions: c.MaxSessions, DrainTime: c.DrainTime, Lend: c.Lend,
-		Load: load, InProcess: c.Engine != nil,
+		Load: load, InProcess: c.Engine != nil, Engines: c.Engines, Version: c.Version, Measured: c.home().Measured(),
 		Models: models{n}, Network: n.net, Survey: n.survey, Probe: n.generator.Probe, Dialer: stageDialer{streams{n.net}}, Stages: n.stages,
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Events: c.Events, Log: c.Log,
 		Began: func() { n.life.update(func() {}) }, // a node that is to serve nothing is ready now

@@ -221,7 +221,7 @@ func (s *ServedSpan) check() error {
 	if s.Width > 1<<20 || len(s.Name) > 256 {
 		return errors.New("an impossible model")
 	}
-	return nil
+	return s.Engine.check()
 }
 
 // Span is the span as one.

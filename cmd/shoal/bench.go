@@ -11,13 +11,17 @@ import (
 	"github.com/shoalnet/shoal/cmd/shoal/bench"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/engine/ggml"
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/remedy"
+	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/testnet/link"
 )
 
 func benchCommand() *cli.Command {
 	flags := func(more ...cli.Flag) []cli.Flag {
 		return append(more,
+			&cli.StringFlag{Name: "engine", Value: engine.BuiltIn, EnvVars: []string{"SHOAL_ENGINE"}, Usage: "what computes: ggml (built in), llama (llama.cpp's library), or auto: llama where it is here"},
+			&cli.StringFlag{Name: "llama", EnvVars: []string{"SHOAL_LLAMA"}, Usage: libraryUsage},
 			&cli.StringFlag{Name: "model", Usage: "GGUF `FILE`, or name of a model in the home (default: the model inside this program)"},
 			homeFlag(), jsonFlag())
 	}
@@ -71,7 +75,12 @@ func benchmark(run func(context.Context, bench.Shell, bench.Options) error) cli.
 				return usageError{fmt.Sprintf("--%s must be at least 1", name)}
 			}
 		}
-		err := run(c.Context, benchShell(c), bench.Options{
+		use, library, err := benchEngine(c)
+		if err != nil {
+			return err
+		}
+		err = run(c.Context, benchShell(c), bench.Options{
+			Engine: use, Library: library,
 			Model: absolute(c.String("model")), Nodes: c.Int("nodes"), Rounds: c.Int("rounds"), Tokens: c.Int("tokens"), Threads: c.Int("threads"),
 			Nice: c.Int("nice"), Loops: c.Int("loops"), Seconds: c.Int("seconds"), Sessions: c.Int("sessions"), RTT: c.String("rtt"),
 		})
@@ -83,10 +92,29 @@ func benchmark(run func(context.Context, bench.Shell, bench.Options) error) cli.
 	}
 }
 
+// benchEngine returns the engine to measure: one, so that figures are of what they seem.
+func benchEngine(c *cli.Context) (use, library string, err error) {
+	e := enginesOf(c, c.String("home"))
+	if err := e.Check(); err != nil {
+		return "", "", usageError{"--engine " + err.Error()}
+	}
+	if e.Use == engine.BuiltIn {
+		return e.Use, "", nil
+	}
+	lib, err := e.Library()
+	switch {
+	case err == nil:
+		return engine.Llama, lib.Dir, nil
+	case e.Use == serve.Auto:
+		return engine.BuiltIn, "", nil
+	}
+	return "", "", remedy.For(fmt.Errorf("llama.cpp's library is demanded, and %w", err), remedy.InstallEngine)
+}
+
 // benchShell provides what benchmarks need from this command.
 func benchShell(c *cli.Context) bench.Shell {
 	return bench.Shell{
-		Out: c.App.Writer, Err: c.App.ErrWriter, JSON: c.Bool("json"), Load: ggml.Load, Token: token,
+		Out: c.App.Writer, Err: c.App.ErrWriter, JSON: c.Bool("json"), Load: backends.Load, Token: token,
 		Import: func(ctx context.Context, home, source string) error {
 			n, err := newNode(node.Config{Home: home, Client: true, NoMDNS: true, ListenAddrs: loopbackAddrs()})
 			if err != nil {

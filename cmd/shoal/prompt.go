@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -338,6 +339,12 @@ func (s *shower) summary() string {
 		rate(r.PredictedTokens), rate(r.TokensPerS), r.TTFTMs)
 	if r.Note != "" && len(r.Route) > 1 {
 		line += " · " + r.Note
+	}
+	for _, v := range r.Recoveries {
+		if n := len(v.Engines); n > 0 {
+			line += fmt.Sprintf(" · from token %d on, blocks %d-%d were computed by another engine (%s; before: %s), so words may differ from an undisturbed answer's",
+				v.Token+1, v.Engines[0].From, v.Engines[n-1].To, cell(cmp.Or(v.Engines[0].Now, "unknown")), cell(v.Engines[0].Was))
+		}
 	}
 	if n := len(r.Recoveries); n > 0 {
 		longest := 0.0

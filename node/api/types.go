@@ -152,6 +152,8 @@ type Hop struct {
 	Trust string `json:"trust,omitempty"`
 	// In answers, the name of the peer's machine, if that and the node trust each other.
 	Name string `json:"name,omitempty"`
+	// In answers, what computes the stage, as in EngineChange.
+	Engine string `json:"engine,omitempty"`
 }
 
 // Cost is the predicted time that a stage adds to each token.
@@ -206,6 +208,19 @@ type Recovery struct {
 	StallMs  float64 `json:"stall_ms"`
 	Replayed int     `json:"replayed"`       // positions computed again
 	Lost     []Hop   `json:"lost,omitempty"` // stages replaced
+
+	// Blocks that another engine computes from here on. Its results differ in the last
+	// bits, so that the words after Token may, now and then.
+	Engines []EngineChange `json:"engines,omitempty"`
+}
+
+// EngineChange says what computes some blocks from now on. Engines are named like
+// "llama v0.5.0, CPU, f16": name, version, kind of device, format of the KV cache.
+type EngineChange struct {
+	From int    `json:"from"`
+	To   int    `json:"to"`
+	Was  string `json:"was"`
+	Now  string `json:"now"` // "": its peer does not tell
 }
 
 // Repair reports that the route broke during an answer: first with the stages that seem
@@ -329,6 +344,7 @@ type Serving struct {
 	To         int      `json:"to"`
 	Ready      bool     `json:"ready"`
 	State      string   `json:"state"`
+	Engine     string   `json:"engine,omitempty"` // what computes it, as in EngineChange; "": nothing yet
 	EnginePID  int      `json:"engine_pid,omitempty"`
 	Devices    []string `json:"devices,omitempty"`
 	Fence      []string `json:"fence,omitempty"`    // what its engine is kept from
@@ -354,6 +370,7 @@ type Peer struct {
 	Version   string   `json:"version"`
 	Relayed   bool     `json:"relayed,omitempty"`
 	Serves    []string `json:"serves,omitempty"`
+	Engines   []string `json:"engines,omitempty"` // what computes each of Serves, as in EngineChange; "": unknown
 
 	// Bytes of models sent to it and received from it, in total over restarts, and
 	// until when it is ignored because it sent corrupt data.

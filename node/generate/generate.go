@@ -46,6 +46,8 @@ type generation struct {
 	drawn  []int32        // the answer so far, if it is checked
 	hops   []session.Hop  // of the route now
 
+	changes [][]api.EngineChange // of each repair of the route that succeeded
+
 	decoder *text.Decoder
 	reader  *answer.Reader // nil: all of the answer is text
 	stops   *text.Stops

@@ -147,7 +147,7 @@ func (g *generation) planAround(ctx context.Context, gap session.Gap, own bool) 
 	}
 	req := route.Request{
 		Client: g.cfg.Network.Self().String(), Blocks: int(man.Blocks), Span: gap.Span, Exclude: avoid,
-		Prompt: gap.Rows, MaxTokens: gap.Tokens - gap.Rows,
+		Prompt: gap.Rows, MaxTokens: gap.Tokens - gap.Rows, Like: g.costs.like(gap.Span),
 	}
 	if gap.Span != man.All() {
 		req.Before, req.After = gap.Before.String(), gap.After.String()

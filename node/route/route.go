@@ -25,6 +25,7 @@ type Candidate struct {
 	MaxContext int           // longest session, tokens
 	Kept       int           // tokens of the prompt whose KV the peer still has
 	Unproven   bool          // no token has gone through it yet: for probes only
+	Class      string        // what computes it; candidates of one class agree to the last bit; "": unknown
 
 	// What the planning node itself knows of the peer; see Price.
 	Trust       Trust
@@ -63,6 +64,13 @@ type Request struct {
 	Forced    []Hop           // if not empty, the only route allowed
 	Unproven  bool            // unproven candidates may be used
 	Wait      bool            // return ErrOwnFull rather than use strangers; see Choose
+	Like      []Like          // what computed the blocks before: Choose prefers the same
+}
+
+// Like is the class of a stage that is to be replaced.
+type Like struct {
+	Span  protocol.Span
+	Class string // "": unknown
 }
 
 // Hop is one stage of a route.

@@ -7,6 +7,8 @@
 //	serving.go   one span: resolve, fetch, load, serve, drain
 //	retry.go     what cannot be had now is tried again
 //	room.go      the memory lent, shared by all spans
+//	choose.go    which engine computes a span
+//	verdicts.go  which one was measured to be faster, over restarts
 //	calibrate.go what a row costs in an engine
 //	probe.go     a token through a whole chain, which alone makes a span ready; for
 //	             all blocks of a model, the measurement is that

@@ -77,6 +77,9 @@ func (s *serving) runAuto(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := s.srv.computable(m); err != nil { // it must not stand in the way of models that are
+			return err
+		}
 		s.update(func() { s.goal = m })
 		return s.choose(ctx, m)
 	})

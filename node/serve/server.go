@@ -90,6 +90,11 @@ type Config struct {
 
 	// Load loads a span into an engine.
 	Load func(context.Context, engine.Config, *slog.Logger) (engine.Engine, error)
+	// Engines are those that may compute.
+	Engines Engines
+	Version string // of this program: what was measured with another is measured again
+	// Measured is the file that keeps which engine was faster; "": none.
+	Measured string
 	// InProcess says that engines run in this process, whose memory is not limited then.
 	InProcess bool
 
@@ -124,13 +129,16 @@ type Server struct {
 	hosting sync.Mutex
 	host    *chooser // of the models that do not fit whole; nil: none
 
+	verdicts *verdicts
+
 	mu      sync.Mutex
-	spans   []*serving      // each in the order in which it was asked for
-	base    context.Context // of Run; nil before
-	began   chan struct{}   // closed when base is set
-	news    chan struct{}   // closed and replaced by Retry
-	ended   bool            // nothing is started any more
-	leaving bool            // nothing is offered any more
+	spans   []*serving          // each in the order in which it was asked for
+	base    context.Context     // of Run; nil before
+	began   chan struct{}       // closed when base is set
+	news    chan struct{}       // closed and replaced by Retry
+	failed  map[brokenKey]error // libraries that were given up, and why
+	ended   bool                // nothing is started any more
+	leaving bool                // nothing is offered any more
 
 	// Offers are made one at a time, or an older one could replace a newer one.
 	offering      bool
@@ -140,7 +148,8 @@ type Server struct {
 
 // New makes a server that serves nothing before Run.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{}), news: make(chan struct{}), rules: make(chan lend.Rules, 1)}
+	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{}), news: make(chan struct{}), rules: make(chan lend.Rules, 1),
+		failed: map[brokenKey]error{}, verdicts: readVerdicts(cfg.Measured)}
 	s.live.Store(&Limits{Memory: cfg.Memory, Threads: cfg.Threads, MaxSessions: cfg.MaxSessions, Lend: cfg.Lend})
 	s.offeringEnded = sync.NewCond(&s.mu)
 	s.shareMemory()

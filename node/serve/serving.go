@@ -154,6 +154,9 @@ func (s *serving) keep(ctx context.Context, t target) error {
 	}
 	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
 	for {
+		if err := s.srv.computable(t.model); err != nil { // before it is fetched
+			return err
+		}
 		if err := s.fetch(ctx, t); err != nil || ctx.Err() != nil {
 			return err
 		}
@@ -267,13 +270,14 @@ func (s *serving) watchers() []*func(api.Progress) {
 
 // load loads the target into an engine that fits into the memory lent. The error is a
 // noRoom if none does, those of Config.Load, or of the shards.
-func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Config, error) {
+func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, engine.Config, error) {
 	srv := s.srv
 	extra := int64(0) // bytes that the engine takes beyond the estimate
 	for try := 1; ; try++ {
 		room := srv.leftFor(s)
 		z, ok := srv.sizeOf(t, room-extra)
 		cfg := srv.engineConfig(t, z)
+		cfg.Engine, cfg.Library = o.name, o.library.Dir
 		if !ok {
 			return nil, cfg, remedy.For(noRoom{z.bytes + extra, room, srv.limits().Memory}, remedy.RaiseMemory)
 		}
@@ -282,7 +286,7 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 		}
 		s.claim(z.bytes)
 		var e engine.Engine
-		err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
+		err := o.stageFile(ctx, t, func(path string) (err error) {
 			cfg.Path = path
 			e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
 			return err
@@ -308,23 +312,17 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 func (s *serving) serve(ctx context.Context, t target) error {
 	srv := s.srv
 	s.set("loading")
-	if err := computable(t.model); err != nil {
-		return err
-	}
 	defer s.claim(0)
-	e, cfg, err := s.load(ctx, t)
+	l, err := s.open(ctx, t)
 	if err != nil {
 		return err
 	}
+	e, cfg, m := l.engine, l.cfg, l.measured
 	defer e.Close()
 	pid := 0
 	lost := make(<-chan struct{})
 	if c, ok := e.(*engine.Child); ok {
 		pid, lost = c.Pid(), c.Done()
-	}
-	m, err := calibrate(ctx, e)
-	if err != nil {
-		return err
 	}
 	st := srv.newStage(t, e, cfg, m)
 	if open, _, _ := srv.gate.look(); !open { // before anybody finds it
@@ -366,18 +364,17 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	return reason
 }
 
-// computable returns an error if the engine cannot compute the model: one that
-// came from a peer, or from an import by an older version, was not checked here.
-func computable(m *store.Model) error {
-	h, err := m.Header()
-	if err != nil {
-		return err
+// stageFile checks what a target needs on disk, lays it out for an engine and calls load
+// with the file's path.
+func (o option) stageFile(ctx context.Context, t target, load func(path string) error) error {
+	if o.name == engine.Llama {
+		return t.model.StageFile(ctx, t.span, nil, load)
 	}
-	return engine.Check(h)
+	return t.model.StageFile(ctx, t.span, Defaults, load)
 }
 
-// defaults are the keys that an engine adds to a model's header, sorted.
-func defaults(md *gguf.Header) (out []gguf.KV) {
+// Defaults are the keys that the built-in engine adds to a model's header, sorted.
+func Defaults(md *gguf.Header) (out []gguf.KV) {
 	for k, v := range engine.Defaults(md) {
 		out = append(out, gguf.KV{Key: k, Value: v})
 	}

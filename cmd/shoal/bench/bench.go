@@ -45,6 +45,9 @@ type Options struct {
 	Seconds  int    // of each part of Load
 	Sessions int    // answers at once
 	RTT      string // between any two nodes, such as 40ms
+
+	Engine  string // that computes; "": the built-in one
+	Library string // folder of its library
 }
 
 // UsageError is a mistake in the options.
@@ -157,9 +160,12 @@ func (b *bench) importModel() (*store.Store, error) {
 func (b *bench) engine(child bool, threads int) (e engine.Engine, err error) {
 	cfg := engine.Config{
 		To: int(b.model.Manifest().Blocks), KVTokens: benchSeqs * benchContext, MaxSeqs: benchSeqs, MaxBatch: benchChunk,
-		Threads: threads, Nice: b.Nice,
+		Threads: threads, Nice: b.Nice, Engine: b.Engine, Library: b.Library,
 	}
 	defaults := func(md *gguf.Header) (out []gguf.KV) {
+		if b.Engine == engine.Llama {
+			return nil
+		}
 		for k, v := range engine.Defaults(md) {
 			out = append(out, gguf.KV{Key: k, Value: v})
 		}

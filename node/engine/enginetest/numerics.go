@@ -82,7 +82,7 @@ func (b Backend) testChunks(t *testing.T, c Chain, prompt []int32) {
 	want := c.Prefill(t, 0, prompt, len(prompt), p)
 	for seq, chunk := range []int{1, 7, 16} {
 		got := c.Prefill(t, seq+1, prompt, chunk, p)
-		if d := Apart(want, got); d > b.Near {
+		if d := Apart(want, got); d > b.near() {
 			t.Errorf("chunks of %d: %v, all at once: %v (%.4f apart)", chunk, got, want, d)
 		}
 	}
@@ -153,7 +153,7 @@ func (b Backend) testTogether(t *testing.T, c Chain, prompt []int32) {
 			t.Fatal(err)
 		}
 		for j, got := range res.Tokens {
-			if d := Apart(want[j], got); d > b.Near {
+			if d := Apart(want[j], got); d > b.near() {
 				t.Errorf("sequence %d of a pass: %v, alone: %v (%.4f apart)", j, got, want[j], d)
 			}
 		}

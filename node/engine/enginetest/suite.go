@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // Backend is a back end, and what it claims of itself.
@@ -38,6 +39,9 @@ type Backend struct {
 	// Exact: with Config.Exact, neither do results depend on how many rows a pass
 	// has.
 	Exact bool
+	// Even reports whether the same holds for a type of weights and of KV cache, with
+	// Config.Exact or without; nil: for none.
+	Even func(weights gguf.Type, kv string, exact bool) bool
 	// Forgets: positions far behind a sliding window are given up, and sequences do
 	// not go back to them.
 	Forgets bool
@@ -66,6 +70,7 @@ func Run(t *testing.T, b Backend) {
 		{"Overflow", b.testOverflow},
 		{"SameWhoeverElse", b.testSameWhoeverElse},
 		{"Exact", b.testExact},
+		{"Company", b.testCompany},
 		{"BadBatches", b.testBadBatches},
 		{"BadModels", b.testBadModels},
 		{"Memory", b.testMemory},
@@ -81,6 +86,15 @@ func Run(t *testing.T, b Backend) {
 // noise is how far results may be apart that should be the same.
 func (b Backend) noise() float64 {
 	if b.Steady {
+		return 0
+	}
+	return b.Near
+}
+
+// near is how far results of a random model may be apart that were computed in another
+// order.
+func (b Backend) near() float64 {
+	if b.Even != nil && b.Even(typeF32, "f16", false) {
 		return 0
 	}
 	return b.Near

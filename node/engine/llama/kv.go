@@ -28,6 +28,7 @@ type kv struct {
 	slots   map[int]*slot
 	shared  int  // pages that more than one sequence refers to
 	dirty   bool // cells may hold what is not finite
+	holes   bool // free cells may lie among taken ones
 	pasts   memory
 	idle    *time.Timer
 }
@@ -193,6 +194,7 @@ func (k *kv) remove(seq int, from int32) error {
 // cut forgets a sequence's positions >= from, and the sequence if that is all.
 func (k *kv) cut(seq int, s *slot, from int32) {
 	k.shortenSlot(s, from)
+	k.holes = k.holes || seq != k.of.info.MaxSeqs && len(k.slots) > 1
 	if from == 0 {
 		k.forgetPast(s)
 		delete(k.slots, seq)

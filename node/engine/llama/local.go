@@ -225,7 +225,11 @@ func (l *local) begin() error {
 	s := &l.shape
 	s.rows = min(l.cfg.MaxBatch, 512)
 	vocab := int(C.sl_model_vocab(l.model))
-	fit := max(16, logitBytes/4/max(1, vocab))
+	fit := max(16, logitBytes/4/max(1, vocab)/exactRows*exactRows)
+	if l.exact() {
+		s.rows = min(s.rows, exactMost, fit) / exactRows * exactRows
+		s.rows = max(s.rows, exactRows)
+	}
 	switch {
 	case l.cfg.Embeds: // a text is computed at once, and every row of it is an output
 		s.rows = l.cfg.MaxBatch
@@ -274,8 +278,8 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 	res = &engine.Result{}
 	if b.Embed {
 		err = l.embed(b, res)
-	} else if err = l.kv.follow(b.Rows); err == nil {
-		err = l.pass(b, res)
+	} else {
+		err = l.compute(b, res)
 	}
 	if err != nil { // the caller may try some of the rows again
 		l.kv.forget(b.Rows)
@@ -284,6 +288,27 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 	res.Compute = time.Since(begin)
 	l.tuner.After(len(b.Rows), res.Compute)
 	return res, nil
+}
+
+// compute makes a pass of rows, with companions where results are to be exact.
+func (l *local) compute(b *engine.Batch, res *engine.Result) error {
+	whole := b
+	if l.exact() {
+		if err := l.kv.compact(); err != nil {
+			return err
+		}
+		if whole = l.companions(b); len(whole.Rows) > len(b.Rows) {
+			defer func() { _ = l.kv.remove(l.info.MaxSeqs, 0) }()
+		}
+	}
+	if err := l.kv.follow(whole.Rows); err != nil {
+		return err
+	}
+	err := l.pass(whole, res)
+	if !l.info.Last() && err == nil {
+		res.Hidden = res.Hidden[:len(b.Rows)*l.shape.width]
+	}
+	return err
 }
 
 // pass computes a batch in parts that the library takes at once.
@@ -310,8 +335,7 @@ func (l *local) pass(b *engine.Batch, res *engine.Result) error {
 type span struct{ from, to int }
 
 // parts cuts a batch so that no part has more rows or outputs than one of the
-// library's passes may. A recurrent model's part is of one sequence: the library
-// reorders rows of several.
+// library's passes may, and a recurrent model's where breaks says so.
 func (l *local) parts(b *engine.Batch) []span {
 	wanted := make([]bool, len(b.Rows))
 	for _, o := range b.Outputs {
@@ -363,6 +387,9 @@ func (l *local) outputs(b *engine.Batch, rows span) []int8 {
 		if rows.from <= o.Row && o.Row < rows.to {
 			marks[o.Row-rows.from] = 1
 		}
+	}
+	if l.exact() {
+		evenOut(marks)
 	}
 	return marks
 }

@@ -109,6 +109,9 @@ typedef void (*log_fn)(int level, const char *text, void *user);
 #define DECLARE(type, name, args) static type(*p_##name) args;
 FUNCTIONS(DECLARE, DECLARE)
 
+static const char *lacks;
+const char *sl_lacks(void) { return lacks; }
+
 const char *sl_open(const char *base, const char *ggml, const char *llama) {
 	const char *paths[3] = {base, ggml, llama};
 	void *libs[3] = {NULL, NULL, NULL};
@@ -119,7 +122,6 @@ const char *sl_open(const char *base, const char *ggml, const char *llama) {
 			return text;
 		}
 	}
-	const char *lacks = NULL;
 	void *found;
 #define LOOK(name) \
 	found = NULL; \
@@ -130,10 +132,6 @@ const char *sl_open(const char *base, const char *ggml, const char *llama) {
 	LOOK(name) if (!found && !lacks) lacks = #name;
 #define MAY(type, name, args) LOOK(name)
 	FUNCTIONS(MUST, MAY)
-	if (lacks) {
-		snprintf(text, sizeof text, "%s has no function %s", llama, lacks);
-		return text;
-	}
 	return NULL;
 }
 

@@ -37,3 +37,16 @@ func stageFile(t testing.TB, path string, from, to int) string {
 	}
 	return file
 }
+
+func blocksOf(t testing.TB, path string) int {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.Blocks()
+}

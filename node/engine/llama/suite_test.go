@@ -6,6 +6,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/enginetest"
+	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // TestMain lets this test program be its own engine child.
@@ -51,5 +52,6 @@ func TestBackend(t *testing.T) {
 		NearFull: 0.02, NearQuantized: nearQuantized, Near: near,
 		Whole: []string{"gemma2"},
 		Lacks: []string{"mistral3", "gptoss of Ollama", "olmo3"},
+		Exact: true, Even: func(_ gguf.Type, _ string, exact bool) bool { return exact },
 	})
 }
