@@ -60,7 +60,7 @@ var allowed = map[string][]string{
 	"node/ranges":    nil,
 	"node/report":    {"node/api", "node/door", "node/exchange", "node/files", "node/lend", "node/metrics", "node/network", "node/serve", "node/store", "node/survey", "protocol"},
 	"node/route":     {"protocol"},
-	"node/serve": {"node/backoff", "node/api", "node/engine", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
+	"node/serve": {"node/backoff", "node/api", "node/engine", "node/engine/cut", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
 		"node/stage", "node/standing", "node/store", "node/survey", "node/text/constrain", "node/traces", "protocol/..."},
 	"node/session":        {"node/backoff", "protocol"},
 	"node/stage":          {"node/engine", "node/engine/sample", "protocol"},
@@ -126,6 +126,7 @@ var pure = map[string][]string{
 	"node/route":          {"net", "os", "context", "log/slog", "math/rand"},
 	"node/text/answer":    {"net", "os", "time", "context", "log/slog"},
 	"node/text/constrain": {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"node/engine/cut":     {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"node/engine/sample":  {"net", "os", "time", "context", "log/slog", "math/rand"},
 }
 

@@ -21,17 +21,18 @@ const (
 	repeated  = "its blocks are run several times per token"
 	counted   = "what a block computes depends on how many blocks the model has"
 	positions = "it changes what enters the first block, and would do so in each part"
+	images    = "the library takes states that it is given for those of images"
 	hidden    = "the library does not show what its blocks pass on"
 	noText    = "it is not a model that continues texts"
 )
 
 // kinds are the architectures with rules of their own, by their names in GGUF files.
 var kinds = map[string]kind{
-	"afmoe":         {period: 4, phase: 4},
+	"afmoe":         {period: 4, phase: 4, whole: positions},
 	"cohere2":       {period: 4, always: true},
 	"cohere2moe":    {period: 4, always: true, first: true},
 	"exaone-moe":    {period: 4, always: true},
-	"gemma2":        {period: 2, always: true},
+	"gemma2":        {period: 2, always: true, whole: positions},
 	"gemma3":        {period: 6},
 	"gemma4":        {period: 6, always: true},
 	"gpt-oss":       {period: 2, always: true},
@@ -42,7 +43,7 @@ var kinds = map[string]kind{
 	"maple":         {period: 4, always: true},
 	"mellum":        {period: 4},
 	"mimo2":         {period: 6, always: true},
-	"muse-glimmer":  {period: 4, always: true},
+	"muse-glimmer":  {period: 4, always: true, whole: positions},
 	"olmo2":         {period: 4},
 	"olmo3":         {period: 4},
 	"plamo3":        {period: 8},
@@ -71,15 +72,16 @@ var kinds = map[string]kind{
 	"rwkv6":  {recurrent: true, whole: positions},
 	"plamo2": {heads: true, whole: hidden},
 
-	"bloom": {whole: positions}, "gpt2": {whole: positions}, "mpt": {whole: positions}, "starcoder": {whole: positions},
+	"bloom": {whole: positions}, "gemma": {whole: positions}, "talkie": {whole: positions}, "gpt2": {whole: positions}, "mpt": {whole: positions}, "starcoder": {whole: positions},
 	"deepseek2-ocr": {whole: hidden}, "jais2": {whole: hidden},
 	"deepseek4": {whole: streams}, "hy_v4": {whole: streams}, "glm5-next": {heads: true, whole: streams}, "qwen4exp": {interval: 4, whole: streams},
-	"gemma3n": {period: 5, always: true, whole: streams}, "kimi-k3": {heads: true, whole: earlier}, "graniteswitch": {whole: earlier},
+	"gemma3n": {period: 5, always: true, whole: streams}, "kimi-k3": {heads: true, whole: earlier}, "graniteswitch": {whole: earlier}, "cogvlm": {whole: images},
 	"minicpm3": {whole: counted}, "minimax-01": {interval: 8, whole: counted},
 	"nanbeige": {whole: repeated}, "hrm_text": {whole: repeated},
 	"bert": {whole: encoder}, "modern-bert": {period: 3, first: true, whole: encoder}, "nomic-bert": {whole: encoder}, "nomic-bert-moe": {whole: encoder},
 	"neo-bert": {whole: encoder}, "jina-bert-v2": {whole: encoder}, "jina-bert-v3": {whole: encoder}, "eurobert": {whole: encoder},
-	"gemma-embedding": {period: 6, always: true, whole: encoder}, "llama-embed": {whole: encoder}, "t5": {whole: encoder}, "t5encoder": {whole: encoder},
+	"gemma-embedding": {period: 6, always: true, whole: encoder}, "llama-embed": {whole: encoder}, "dream": {whole: encoder}, "llada": {whole: encoder}, "llada-moe": {whole: encoder}, "rnd1": {whole: encoder},
+	"t5": {whole: encoder}, "t5encoder": {whole: encoder},
 	"clip": {whole: noText}, "clef": {whole: noText}, "dflash": {whole: noText}, "eagle3": {whole: noText}, "gemma4-assistant": {whole: noText},
 	"pockettts": {whole: noText}, "qwen3tts": {whole: noText}, "wavtokenizer-dec": {whole: noText},
 }
@@ -89,6 +91,6 @@ var kinds = map[string]kind{
 var byCount = map[string][]int{
 	"gemma2": {46}, "gemma3": {62}, // the scale of attention
 	"exaone4":   {64},     // the window
-	"baichuan":  {32},     // the positions
+	"baichuan":  {32, 40}, // the positions
 	"deepseek2": {26, 27}, // the queries' form
 }
