@@ -236,6 +236,7 @@ type AddRequest struct {
 	Source string `json:"source"`
 	Name   string `json:"name,omitempty"`
 	Span   string `json:"span,omitempty"` // FROM-TO; "": all
+	Base   string `json:"base,omitempty"` // the model that Source, an adapter (LoRA), adds to; "": Source is a model
 
 	// Quantize is for a directory of safetensors: q8_0, q4_K_M, f16, or "" to
 	// keep the numbers as they are.

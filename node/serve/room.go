@@ -103,10 +103,13 @@ type costs struct {
 func (s *Server) costsOf(t target) costs {
 	man := t.model.Manifest()
 	c := costs{cell: s.kvBytes(t.model) * int64(t.span.Len()), row: 16*man.Width + 8<<10, sessions: s.limits().MaxSessions}
-	for _, i := range t.shards() {
-		c.weights += man.Shards[i].Size
-		if man.Shards[i].Kind == protocol.ShardEmbedding && man.TiedOutput { // loaded once for each of its two uses
+	for _, p := range t.parts() {
+		man := p.model.Manifest()
+		for _, i := range p.shards() {
 			c.weights += man.Shards[i].Size
+			if man.Shards[i].Kind == protocol.ShardEmbedding && man.TiedOutput { // loaded once for each of its two uses
+				c.weights += man.Shards[i].Size
+			}
 		}
 	}
 	if h, err := t.model.Header(); err == nil {

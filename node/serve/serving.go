@@ -148,10 +148,14 @@ func (s *serving) run(ctx context.Context) error {
 func (s *serving) keep(ctx context.Context, t target) error {
 	defer func() {
 		if ctx.Err() != nil && s.srv.base.Err() == nil { // the node goes on without it
-			t.model.Unserved()
+			for _, p := range t.parts() {
+				p.model.Unserved()
+			}
 		}
 	}()
-	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
+	for _, p := range t.parts() {
+		defer p.model.UseShards(p.shards())() // neither the quota nor anybody's command takes them away
+	}
 	defer s.release()
 	if err := s.reserve(s.srv.least(t).bytes); err != nil { // before anything is fetched
 		return err
@@ -246,8 +250,17 @@ func (s *serving) resolve(ctx context.Context) (t target, err error) {
 	return t, nil
 }
 
-// fetch brings the target's shards.
+// fetch brings the target's shards, and those of what its adapter adds to.
 func (s *serving) fetch(ctx context.Context, t target) error {
+	for _, p := range t.parts() {
+		if err := s.fetchPart(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *serving) fetchPart(ctx context.Context, t target) error {
 	if t.model.Whole(t.shards()) {
 		return nil
 	}
@@ -290,8 +303,7 @@ func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, 
 		}
 		s.claim(z.bytes)
 		var e engine.Engine
-		err := t.withFile(ctx, o.name, func(path string) (err error) {
-			cfg.Path = path
+		err := t.withFiles(ctx, cfg, func(cfg engine.Config) (err error) {
 			e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
 			return err
 		})

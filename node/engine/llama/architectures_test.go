@@ -42,7 +42,7 @@ func check(ctx context.Context, lib, dir string, m random.Model) (c checked, err
 	if err != nil {
 		return c, err
 	}
-	prompts := [][]int32{prompt(1, 45), prompt(2, 23)}
+	prompts := [][]int32{text(1, 45), text(2, 23)}
 	var want [][]int32
 	for _, p := range prompts {
 		answer, err := random.Answer(lib, path, p, answerLength)
@@ -139,8 +139,8 @@ func loadChain(ctx context.Context, dir string, h *gguf.Header, raw []byte, span
 	return chain, nil
 }
 
-// prompt is a text of random tokens.
-func prompt(seed, length int) []int32 {
+// text is one of random tokens.
+func text(seed, length int) []int32 {
 	out, x := make([]int32, length), uint32(seed)
 	for i := range out {
 		x = x*1664525 + 1013904223

@@ -356,8 +356,7 @@ func (l *local) pass(b *engine.Batch, res *engine.Result) error {
 type span struct{ from, to int }
 
 // parts cuts a batch so that no part has more rows or outputs than one of the
-// library's passes may. A recurrent model's part is of one sequence: the library
-// reorders rows of several.
+// library's passes may, and a recurrent model's where breaks says so.
 func (l *local) parts(b *engine.Batch) []span {
 	wanted := make([]bool, len(b.Rows))
 	for _, o := range b.Outputs {

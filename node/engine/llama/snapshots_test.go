@@ -73,14 +73,14 @@ func draw(t *testing.T, chain []engine.Engine, seq int, at int32, tokens ...int3
 }
 
 // story is a prompt of random tokens and what a chain answers to it.
-func story(t *testing.T, chain []engine.Engine, seq int, length, more int) []int32 {
+func story(t *testing.T, chain []engine.Engine, seq, length, more int) []int32 {
 	t.Helper()
-	text := prompt(3, length)
-	text = append(text, draw(t, chain, seq, 0, text...))
-	for len(text) < length+more {
-		text = append(text, draw(t, chain, seq, int32(len(text)-1), text[len(text)-1]))
+	out := text(3, length)
+	out = append(out, draw(t, chain, seq, 0, out...))
+	for len(out) < length+more {
+		out = append(out, draw(t, chain, seq, int32(len(out)-1), out[len(out)-1]))
 	}
-	return text
+	return out
 }
 
 // TestTakeBack: a hybrid whose last positions are taken back, anywhere and over and
@@ -134,17 +134,7 @@ func TestTakeBackCompany(t *testing.T) {
 	chain := hybrid(t, "qwen35", 4, 0, 8)
 	alone := make([][]int32, 3)
 	for seq := range alone {
-		text := prompt(10+seq, 40+seq)
-		for range 30 {
-			text = append(text, 0)
-			n := len(text) - 1
-			if n == 40+seq {
-				text[n] = draw(t, chain, seq, 0, text[:n]...)
-			} else {
-				text[n] = draw(t, chain, seq, int32(n-1), text[n-1])
-			}
-		}
-		alone[seq] = text
+		alone[seq] = story(t, chain, seq, 40+seq, 30)
 		for _, e := range chain {
 			if err := e.Remove(seq, 0); err != nil {
 				t.Fatal(err)
