@@ -42,6 +42,7 @@ var remedies = map[remedy.Kind]struct {
 	remedy.Setting:       {text: "it is set with --NAME", args: []string{"NAME"}},
 	remedy.InstallEngine: {text: "`shoal engine install` fetches it, and `shoal engine ls` shows what is here"},
 	remedy.AnyEngine:     {text: "`--engine auto` allows others"},
+	remedy.NameBase:      {text: "`shoal model add ADAPTER.gguf --base MODEL`"},
 	remedy.OwnPage:       {text: "`shoal page` on the node's machine prints a link that allows it"},
 }
 

@@ -237,6 +237,7 @@ type AddRequest struct {
 	Source string `json:"source"`
 	Name   string `json:"name,omitempty"`
 	Span   string `json:"span,omitempty"` // FROM-TO; "": all
+	Base   string `json:"base,omitempty"` // the model that Source, an adapter (LoRA), adds to; "": Source is a model
 
 	// Quantize is for a directory of safetensors: q8_0, q4_K_M, f16, or "" to
 	// keep the numbers as they are.
@@ -299,7 +300,7 @@ type Model struct {
 	Remote       bool     `json:"remote,omitempty"`    // peers serve it, and nothing of it is here
 	Complete     bool     `json:"complete"`            // all of it is here
 	Served       bool     `json:"served,omitempty"`    // the connected peers and this node together serve all of it
-	Abilities    []string `json:"abilities,omitempty"` // only from Show, like Template and Facts: tools, thinking
+	Abilities    []string `json:"abilities,omitempty"` // only from Show, like Template and Facts: tools, thinking; or embedding, rerank, without which the model generates text
 	Warnings     []string `json:"warnings,omitempty"`  // only from Show, Add and Pull: why its answers may be worse than its makers', a sentence each
 
 	Template string         `json:"template,omitempty"` // chat template

@@ -52,6 +52,9 @@ func Check(md Metadata) error {
 	if t.own("attention.key_length") == nil && width%heads != 0 {
 		return no("%d heads do not divide a width of %d", heads, width)
 	}
+	if t.count("nextn_predict_layers") != 0 { // they would be computed like the others
+		return no("%s with blocks that predict further tokens", arch)
+	}
 	if t.count("pooling_type") != 0 {
 		return no("an embedding model; shoal runs models that generate text")
 	}
@@ -143,9 +146,6 @@ func Defaults(md Metadata) map[string]any {
 		if t.own(k) == nil {
 			out[arch+"."+k] = v
 		}
-	}
-	if n, more := t.count("block_count"), t.count("nextn_predict_layers"); 0 < more && more < n { // the library would compute those, too
-		out[arch+".block_count"] = n - more
 	}
 	heads, width := t.count("attention.head_count"), t.count("embedding_length")
 	if heads == 0 {

@@ -22,7 +22,7 @@ func TestCutsFor(t *testing.T) {
 		want    bool
 	}{
 		{"", gemma, protocol.Span{From: 0, To: 3}, true}, {BuiltIn, gemma, protocol.Span{From: 0, To: 3}, true}, {"auto", gemma, protocol.Span{From: 0, To: 3}, true},
-		{Llama, gemma, protocol.Span{From: 0, To: 3}, false}, {Llama, gemma, protocol.Span{From: 0, To: 6}, true},
+		{Llama, gemma, protocol.Span{From: 5, To: 6}, false}, {Llama, gemma, protocol.Span{From: 0, To: 6}, true}, {"", gemma, protocol.Span{From: 5, To: 6}, true},
 		{"auto", hybrid, protocol.Span{From: 0, To: 3}, false}, {"", hybrid, protocol.Span{From: 0, To: 4}, true}, {Llama, plain, protocol.Span{From: 2, To: 3}, true},
 		{Llama, metadata{}, protocol.Span{From: 2, To: 3}, true},
 	} {

@@ -37,12 +37,25 @@ type planned struct {
 
 // attempt plans a route and drives a session along it.
 func (g *generation) attempt(ctx context.Context, excluded map[string]bool) error {
+	var p *planned
+	err := g.seek(ctx, excluded, func(ctx context.Context) (err error) {
+		p, err = g.plan(ctx, excluded)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return g.drive(ctx, p)
+}
+
+// seek plans a route, again and again while one may yet come.
+func (g *generation) seek(ctx context.Context, excluded map[string]bool, plan func(context.Context) error) error {
 	for begin := time.Now(); ; {
 		planning, end := g.trace.step(ctx, "plan")
-		p, err := g.plan(planning, excluded)
+		err := plan(planning)
 		end(err)
 		if err == nil {
-			return g.drive(ctx, p)
+			return nil
 		}
 		// ErrOwnFull ends by itself: it becomes another error at ownEnd.
 		if !errors.Is(err, route.ErrOwnFull) && (len(excluded) > 0 || time.Since(begin) >= patienceWith(err)) {

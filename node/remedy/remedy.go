@@ -42,6 +42,7 @@ const (
 	OwnPage        Kind = "own_page"        // open the page as the node's owner
 	InstallEngine  Kind = "install_engine"  // install llama.cpp's library
 	AnyEngine      Kind = "any_engine"      // allow any engine
+	NameBase       Kind = "name_base"       // name the model that an adapter adds to
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

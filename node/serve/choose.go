@@ -59,6 +59,9 @@ func (s *Server) options(m *store.Model) ([]option, error) {
 		return nil, err
 	}
 	builtIn, use := engine.Check(h), s.cfg.Engines.Use
+	if m.IsAdapter() {
+		builtIn = fmt.Errorf("%w: %s has an adapter (LoRA), and the built-in engine computes none", engine.ErrUnsupported, m.Name())
+	}
 	if use == engine.BuiltIn && builtIn != nil {
 		return nil, remedy.For(fmt.Errorf("%w; the settings allow the built-in engine alone", builtIn), remedy.AnyEngine)
 	}

@@ -130,6 +130,7 @@ func (v *Span) offer(now time.Time) *protocol.ServedSpan {
 		return o
 	}
 	o.Engine = v.Computes()
+	o.Pooling = string(v.Engine.Pooling)
 	decode := v.Decode
 	if v.Stage.DecodePass > 0 { // what sessions see is truer than the first measurement
 		decode = min(4*decode, v.Stage.DecodePass/time.Duration(v.Span.Len()))

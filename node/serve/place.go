@@ -451,7 +451,11 @@ func (s *Server) cuts(m *store.Model) *protocol.Cuts {
 	if err != nil {
 		return nil // loading says why
 	}
-	c := engine.CutsFor(engine.BuiltIn, h)
+	backend := engine.BuiltIn
+	if m.IsAdapter() { // which that one does not compute
+		backend = engine.Llama
+	}
+	c := engine.CutsFor(backend, h)
 	s.cutsOf.Store(m.ID(), c)
 	return c
 }
@@ -460,18 +464,22 @@ func (s *Server) cuts(m *store.Model) *protocol.Cuts {
 func (s *Server) modelInfo(m *store.Model) placement.ModelInfo {
 	man := m.Manifest()
 	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: laid(s.autoCells(m), s.limits().MaxSessions), Cuts: s.cuts(m)}
-	for _, sh := range man.Shards {
-		switch sh.Kind {
-		case protocol.ShardBlock:
-			info.BlockBytes = max(info.BlockBytes, sh.Size)
-		case protocol.ShardEmbedding:
-			info.EmbedBytes = sh.Size
-			if man.TiedOutput { // see costsOf
-				info.EmbedBytes, info.HeadBytes = 2*sh.Size, info.HeadBytes+2*sh.Size
+	for _, p := range (target{model: m}).parts() {
+		sizes := placement.ModelInfo{}
+		for _, sh := range p.model.Manifest().Shards {
+			switch sh.Kind {
+			case protocol.ShardBlock:
+				sizes.BlockBytes = max(sizes.BlockBytes, sh.Size)
+			case protocol.ShardEmbedding:
+				sizes.EmbedBytes = sh.Size
+				if man.TiedOutput { // see costsOf
+					sizes.EmbedBytes, sizes.HeadBytes = 2*sh.Size, sizes.HeadBytes+2*sh.Size
+				}
+			case protocol.ShardOutput:
+				sizes.HeadBytes += sh.Size
 			}
-		case protocol.ShardOutput:
-			info.HeadBytes += sh.Size
 		}
+		info.BlockBytes, info.EmbedBytes, info.HeadBytes = info.BlockBytes+sizes.BlockBytes, info.EmbedBytes+sizes.EmbedBytes, info.HeadBytes+sizes.HeadBytes
 	}
 	return info
 }

@@ -103,10 +103,13 @@ type costs struct {
 func (s *Server) costsOf(t target) costs {
 	man := t.model.Manifest()
 	c := costs{cell: s.kvBytes(t.model) * int64(t.span.Len()), row: 16*man.Width + 8<<10, sessions: s.limits().MaxSessions}
-	for _, i := range t.shards() {
-		c.weights += man.Shards[i].Size
-		if man.Shards[i].Kind == protocol.ShardEmbedding && man.TiedOutput { // loaded once for each of its two uses
+	for _, p := range t.parts() {
+		man := p.model.Manifest()
+		for _, i := range p.shards() {
 			c.weights += man.Shards[i].Size
+			if man.Shards[i].Kind == protocol.ShardEmbedding && man.TiedOutput { // loaded once for each of its two uses
+				c.weights += man.Shards[i].Size
+			}
 		}
 	}
 	if h, err := t.model.Header(); err == nil {
@@ -132,6 +135,10 @@ func laid(cells, sessions int) int {
 
 // least is the smallest engine of a target that is of use.
 func (s *Server) least(t target) size {
+	if pooling(t.model) != engine.NoPooling {
+		z, _ := s.textSize(t, 0)
+		return z
+	}
 	cells := leastCells
 	if man := t.model.Manifest(); man.Context > 0 {
 		cells = int(min(man.Context, leastCells))
@@ -147,6 +154,9 @@ func (s *Server) least(t target) size {
 // of the model's whole context, or 64k. Where room is short, first passes have fewer
 // rows, then there are fewer cells.
 func (s *Server) sizeOf(t target, room int64) (size, bool) {
+	if pooling(t.model) != engine.NoPooling {
+		return s.textSize(t, room)
+	}
 	least, c := s.least(t), s.costsOf(t)
 	want := s.cfg.KVTokens
 	if want <= 0 {

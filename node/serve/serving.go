@@ -20,7 +20,6 @@ import (
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
-	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // serving keeps one span served: it fetches the shards, loads them into an
@@ -147,7 +146,16 @@ func (s *serving) run(ctx context.Context) error {
 
 // keep keeps the target served until ctx ends, or until it cannot be.
 func (s *serving) keep(ctx context.Context, t target) error {
-	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
+	defer func() {
+		if ctx.Err() != nil && s.srv.base.Err() == nil { // the node goes on without it
+			for _, p := range t.parts() {
+				p.model.Unserved()
+			}
+		}
+	}()
+	for _, p := range t.parts() {
+		defer p.model.UseShards(p.shards())() // neither the quota nor anybody's command takes them away
+	}
 	defer s.release()
 	if err := s.reserve(s.srv.least(t).bytes); err != nil { // before anything is fetched
 		return err
@@ -171,7 +179,7 @@ func (s *serving) keep(ctx context.Context, t target) error {
 		case errors.As(err, &missing): // damaged on disk: fetched again at once
 			s.srv.cfg.Log.Warn("shards are damaged and fetched again", "error", err)
 			continue
-		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild), errors.As(err, &small):
+		case errors.Is(err, protocol.ErrCut), errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild), errors.As(err, &small):
 			return err
 		}
 		if time.Since(lived) > maxBackoff {
@@ -242,8 +250,17 @@ func (s *serving) resolve(ctx context.Context) (t target, err error) {
 	return t, nil
 }
 
-// fetch brings the target's shards.
+// fetch brings the target's shards, and those of what its adapter adds to.
 func (s *serving) fetch(ctx context.Context, t target) error {
+	for _, p := range t.parts() {
+		if err := s.fetchPart(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *serving) fetchPart(ctx context.Context, t target) error {
 	if t.model.Whole(t.shards()) {
 		return nil
 	}
@@ -286,8 +303,7 @@ func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, 
 		}
 		s.claim(z.bytes)
 		var e engine.Engine
-		err := o.stageFile(ctx, t, func(path string) (err error) {
-			cfg.Path = path
+		err := t.withFiles(ctx, cfg, func(cfg engine.Config) (err error) {
 			e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
 			return err
 		})
@@ -364,24 +380,6 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	return reason
 }
 
-// stageFile checks what a target needs on disk, lays it out for an engine and calls load
-// with the file's path.
-func (o option) stageFile(ctx context.Context, t target, load func(path string) error) error {
-	if o.name == engine.Llama {
-		return t.model.StageFile(ctx, t.span, nil, load)
-	}
-	return t.model.StageFile(ctx, t.span, Defaults, load)
-}
-
-// Defaults are the keys that the built-in engine adds to a model's header, sorted.
-func Defaults(md *gguf.Header) (out []gguf.KV) {
-	for k, v := range engine.Defaults(md) {
-		out = append(out, gguf.KV{Key: k, Value: v})
-	}
-	slices.SortFunc(out, func(a, b gguf.KV) int { return strings.Compare(a.Key, b.Key) })
-	return out
-}
-
 // last reports that the target ends its model.
 func (t target) last() bool { return t.span.To == int(t.model.Manifest().Blocks) }
 
@@ -392,9 +390,11 @@ func (s *Server) newStage(t target, e engine.Engine, cfg engine.Config, m measur
 	if man.Context > 0 {
 		maxContext = min(maxContext, int(man.Context))
 	}
+	info := e.Info()
 	return stage.New(stage.Config{
-		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
-		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
+		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: info.Vocab,
+		Pooling: info.Pooling, Embedded: info.Embedded, Texts: cfg.MaxSeqs,
+		KVTokens: cfg.KVTokens, MaxSeqs: min(cfg.MaxSeqs, s.limits().MaxSessions), MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(t.span.Len()), Dir: s.cfg.Home,
 		Formats:  stageFormats{s.cfg.Models, t.model},
 		Group:    s.cfg.Network.Group,

@@ -123,6 +123,9 @@ func peek(dir string) (*Model, error) {
 
 // headerHere reads a header as it is on disk, or returns nil.
 func (m *Model) headerHere() *gguf.Header {
+	if m.IsAdapter() { // it is another model's that is computed with
+		return nil
+	}
 	for i := range m.man.Shards {
 		if m.man.Shards[i].Kind == protocol.ShardHeader && m.Whole([]int{i}) {
 			h, _ := gguf.Read(m.file(0), m.man.Files[0].Size)

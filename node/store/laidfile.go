@@ -72,6 +72,7 @@ func (m *Model) laidAt(ctx context.Context, span protocol.Span, shards []int, la
 		return "", err
 	}
 	if l.InPlace {
+		m.dropLaid(nil) // of spans that nobody serves any more
 		if _, err := m.Verify(ctx, shards, true); err != nil {
 			return "", err
 		}
@@ -104,7 +105,7 @@ func (m *Model) putHead(head []byte) error {
 // layOut calls lay with the positions in the data file, and checks what it returns:
 // the file may have nothing but what its span holds.
 func (m *Model) layOut(span protocol.Span, shards []int, lay Lay) (*gguf.Layout, error) {
-	h, err := m.Header()
+	h, err := m.ownHeader(context.Background())
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ type layout struct {
 	params int64
 	vocab  int64
 	tied   bool
+	to     *Model // what an adapter adds to; nil: it is a model
 }
 
 type shardKey struct {
@@ -128,7 +129,10 @@ func (l *layout) manifest(h *gguf.Header) (*protocol.Manifest, error) {
 		Licence: clipText(h.String("general.license"), 200), Parameters: l.params, Context: int64(h.Context()),
 		Blocks: l.blocks, Width: int64(h.Width()), Vocab: l.vocab, TiedOutput: l.tied, Files: l.files,
 	}
-	if tokens, ok := h.Value("tokenizer.ggml.tokens").([]string); ok {
+	if l.to != nil {
+		l.adapts(m)
+	}
+	if tokens, ok := h.Value("tokenizer.ggml.tokens").([]string); ok && l.to == nil {
 		m.Vocab = int64(len(tokens))
 	}
 	var most uint64
@@ -147,6 +151,9 @@ func (l *layout) manifest(h *gguf.Header) (*protocol.Manifest, error) {
 	}
 	for _, k := range order {
 		s := l.shards[k]
+		if s == nil && l.to != nil && k.kind != protocol.ShardHeader { // it adds nothing there
+			continue
+		}
 		if s == nil {
 			return nil, fmt.Errorf("%w: the tensors of the %s are missing; is it a whole language model?", gguf.ErrFormat, k)
 		}

@@ -38,6 +38,7 @@ type Model struct {
 	syncing sync.Mutex                             // serializes syncs
 	saving  sync.Mutex                             // serializes writes of the record; taken before mu, and to remove the model
 	reserve func(n int64) (done func(), err error) // the store's, for what is made beside the leaves; nil: of no store
+	find    func(cid.Cid) (*Model, error)          // the store's, for an adapter's base; nil: of no store
 	laying  sync.Mutex                             // serializes the appearance and removal of laid files; taken before mu
 	io      sync.RWMutex                           // shared by readers and writers of leaves, exclusive when leaves are dropped
 

@@ -10,15 +10,26 @@ import (
 )
 
 // Header reads and checks the model's own header. For a split model it is the
-// first part's, with the metadata but only that part's tensors. Errors are
-// those of Verify (such as *Missing if the header is not held) and
-// gguf.ErrFormat.
+// first part's, with the metadata but only that part's tensors; for an adapter it is
+// its base's. Errors are those of Verify (such as *Missing if the header is not
+// held), of Base, and gguf.ErrFormat.
 func (m *Model) Header() (*gguf.Header, error) {
+	base, err := m.Base()
+	if err != nil {
+		return nil, err
+	}
+	if base != nil {
+		m = base
+	}
+	return m.ownHeader(context.Background())
+}
+
+func (m *Model) ownHeader(ctx context.Context) (*gguf.Header, error) {
 	for i := range m.man.Shards {
 		if m.man.Shards[i].Kind != protocol.ShardHeader {
 			continue
 		}
-		if _, err := m.Verify(context.Background(), []int{i}, true); err != nil {
+		if _, err := m.Verify(ctx, []int{i}, true); err != nil {
 			return nil, err
 		}
 		return gguf.Read(m.file(0), m.man.Files[0].Size)

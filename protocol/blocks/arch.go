@@ -20,18 +20,20 @@ const (
 	earlier   = "its later blocks use what its first ones computed"
 	repeated  = "its blocks are run several times per token"
 	counted   = "what a block computes depends on how many blocks the model has"
-	positions = "it changes what enters the first block, and would do so in each part"
+	inputs    = "the library changes what enters the first block, and would do so in each part"
+	diffusion = "it writes all of a text at once"
 	hidden    = "the library does not show what its blocks pass on"
 	noText    = "it is not a model that continues texts"
 )
 
 // kinds are the architectures with rules of their own, by their names in GGUF files.
 var kinds = map[string]kind{
-	"afmoe":         {period: 4, phase: 4},
+	"afmoe":         {period: 4, whole: inputs},
 	"cohere2":       {period: 4, always: true},
 	"cohere2moe":    {period: 4, always: true, first: true},
 	"exaone-moe":    {period: 4, always: true},
-	"gemma2":        {period: 2, always: true},
+	"gemma":         {whole: inputs},
+	"gemma2":        {period: 2, always: true, whole: inputs},
 	"gemma3":        {period: 6},
 	"gemma4":        {period: 6, always: true},
 	"gpt-oss":       {period: 2, always: true},
@@ -42,7 +44,7 @@ var kinds = map[string]kind{
 	"maple":         {period: 4, always: true},
 	"mellum":        {period: 4},
 	"mimo2":         {period: 6, always: true},
-	"muse-glimmer":  {period: 4, always: true},
+	"muse-glimmer":  {period: 4, always: true, whole: inputs},
 	"olmo2":         {period: 4},
 	"olmo3":         {period: 4},
 	"plamo3":        {period: 8},
@@ -68,12 +70,13 @@ var kinds = map[string]kind{
 	"rwkv6qwen2": {recurrent: true},
 
 	"arwkv7": {recurrent: true, whole: earlier}, "rwkv7": {recurrent: true, whole: earlier},
-	"rwkv6":  {recurrent: true, whole: positions},
+	"rwkv6":  {recurrent: true, whole: inputs},
 	"plamo2": {heads: true, whole: hidden},
 
-	"bloom": {whole: positions}, "gpt2": {whole: positions}, "mpt": {whole: positions}, "starcoder": {whole: positions},
-	"deepseek2-ocr": {whole: hidden}, "jais2": {whole: hidden},
-	"deepseek4": {whole: streams}, "hy_v4": {whole: streams}, "glm5-next": {heads: true, whole: streams}, "qwen4exp": {interval: 4, whole: streams},
+	"bloom": {whole: inputs}, "gpt2": {whole: inputs}, "mpt": {whole: inputs}, "starcoder": {whole: inputs},
+	"talkie": {whole: inputs}, "cogvlm": {whole: inputs}, "dream": {whole: diffusion}, "llada": {whole: diffusion}, "llada-moe": {whole: diffusion}, "rnd1": {whole: diffusion},
+	"deepseek2-ocr": {whole: hidden},
+	"deepseek4":     {whole: streams}, "hy_v4": {whole: streams}, "glm5-next": {heads: true, whole: streams}, "qwen4exp": {interval: 4, whole: streams},
 	"gemma3n": {period: 5, always: true, whole: streams}, "kimi-k3": {heads: true, whole: earlier}, "graniteswitch": {whole: earlier},
 	"minicpm3": {whole: counted}, "minimax-01": {interval: 8, whole: counted},
 	"nanbeige": {whole: repeated}, "hrm_text": {whole: repeated},
@@ -87,8 +90,8 @@ var kinds = map[string]kind{
 // byCount are architectures in which a number of blocks changes what they compute: such
 // a model is not cut, and no span of another one may have as many.
 var byCount = map[string][]int{
-	"gemma2": {46}, "gemma3": {62}, // the scale of attention
+	"gemma3":    {62},     // the scale of attention
 	"exaone4":   {64},     // the window
-	"baichuan":  {32},     // the positions
+	"baichuan":  {32},     // the inputs
 	"deepseek2": {26, 27}, // the queries' form
 }

@@ -8,8 +8,11 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
-// Kinds of block that a span may have to have.
+// Kinds of block that a span may have to have. The library lays out a cache for each
+// kind that its architecture has, and fails where a span has no block of some kinds:
+// it has been tried which.
 const (
+	attends   = "a block with attention"
 	global    = "a block that attends to the whole text"
 	windowed  = "a block that attends to a window"
 	recurrent = "a recurrent block"
@@ -67,7 +70,7 @@ func (m *Model) setRules() {
 // however many blocks it has.
 func (m *Model) sameForAll() bool {
 	switch m.Arch {
-	case "gemma2", "gemma3":
+	case "gemma3":
 		heads := m.one("attention.head_count", 0)
 		return heads > 0 && m.one("embedding_length", 0)/heads == m.one("attention.key_length", 0)
 	case "deepseek2":
@@ -114,7 +117,9 @@ func (m *Model) Cuts() *protocol.Cuts {
 // firstShared is the first block whose cache later ones use.
 func (m *Model) firstShared() int { return m.run() - m.Shared - 2 }
 
-// needs lists the kinds of block of which each span has one, if there are several.
+// needs lists the kinds of block of which each span has one, if there are several: with
+// windows, one that has a window (of Gemma 4 one without, too); with recurrent blocks,
+// one of these and one that attends.
 func (m *Model) needs() (list []protocol.Need) {
 	if m.both {
 		return nil
@@ -126,15 +131,22 @@ func (m *Model) needs() (list []protocol.Need) {
 			of[recurrent] = append(of[recurrent], i)
 		case !b.Attends && i < m.run()-m.Shared: // a plain feed-forward network
 		case b.Window:
-			of[windowed] = append(of[windowed], i)
+			of[windowed], of[attends] = append(of[windowed], i), append(of[attends], i)
 		default:
-			of[global] = append(of[global], i)
+			of[attends], of[global] = append(of[attends], i), append(of[global], i)
 		}
 	}
-	if len(of) < 2 {
-		return nil
+	if of[recurrent] == nil || of[attends] == nil {
+		delete(of, recurrent)
+		delete(of, attends)
 	}
-	for _, kind := range []string{global, windowed, recurrent} {
+	if of[global] == nil {
+		delete(of, windowed)
+	}
+	if m.Arch != "gemma4" || of[windowed] == nil { // whose frequencies (rope_freqs) only such blocks use, and the library insists on that
+		delete(of, global)
+	}
+	for _, kind := range []string{attends, global, windowed, recurrent} {
 		if of[kind] != nil {
 			list = append(list, protocol.Need{Kind: kind, Blocks: of[kind]})
 		}

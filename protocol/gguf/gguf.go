@@ -159,13 +159,9 @@ func (h *Header) Architecture() string { return h.String("general.architecture")
 // "llama.block_count" for a llama model.
 func (h *Header) Arch(key string) string { return h.Architecture() + "." + key }
 
-// Blocks returns the number of transformer blocks. Those that predict further
-// tokens, at the end of some files, are not among them.
+// Blocks returns the number of transformer blocks.
 func (h *Header) Blocks() int {
 	n, _ := h.Uint(h.Arch("block_count"))
-	if more, _ := h.Uint(h.Arch("nextn_predict_layers")); more < n {
-		n -= more
-	}
 	return int(min(n, 1<<20))
 }
 

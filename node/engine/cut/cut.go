@@ -2,18 +2,15 @@ package cut
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/blocks"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
-
-// ErrCut is wrapped by errors about a span that cannot be made a file for the library.
-var ErrCut = errors.New("no such file of a part of a model")
 
 // Stage is how a file of a span is made from the model's own.
 type Stage = gguf.Layout
@@ -27,18 +24,20 @@ const few = 32
 
 // Of returns the file of a span for llama.cpp's library. The positions of h's tensors
 // are those in the model's file; a split model's tensors are those of all parts. Errors
-// wrap ErrCut.
+// wrap protocol.ErrCut.
 func Of(h *gguf.Header, span protocol.Span) (*Stage, error) {
-	if err := Check(h, span); err != nil {
+	m, err := check(h, span)
+	if err != nil {
 		return nil, err
 	}
-	c := &cutter{h: h, span: span, vocab: vocabulary(h), size: vocabulary(h)}
-	if !c.first() && !c.last() {
+	c := &cutter{h: h, m: m, run: len(m.Blocks) - m.Ahead, vocab: vocabulary(h)}
+	c.first, c.last = span.From == 0, span.To == len(m.Blocks)
+	c.span = protocol.Span{From: span.From, To: min(span.To, c.run)}
+	if c.size = c.vocab; !c.first && !c.last {
 		c.size = min(few, c.vocab)
 	}
 	out := gguf.Header{Version: h.Version}
-	var err error
-	if out.KVs, err = c.metadata(); err != nil {
+	if out.KVs, err = c.metadata(span); err != nil {
 		return nil, err
 	}
 	placed, err := c.tensors()
@@ -49,14 +48,14 @@ func Of(h *gguf.Header, span protocol.Span) (*Stage, error) {
 }
 
 type cutter struct {
-	h     *gguf.Header
-	span  protocol.Span
-	vocab uint64 // the model's tokens
-	size  uint64 // the file's
+	h           *gguf.Header
+	m           *blocks.Model
+	span        protocol.Span // of blocks that are run
+	run         int           // blocks of the model that are
+	first, last bool
+	vocab       uint64 // the model's tokens
+	size        uint64 // the file's
 }
-
-func (c *cutter) first() bool { return c.span.From == 0 }
-func (c *cutter) last() bool  { return c.span.To == c.h.Blocks() }
 
 // placed is a tensor of the file.
 type placed struct {
@@ -68,7 +67,7 @@ type placed struct {
 func (c *cutter) tensors() ([]placed, error) {
 	var out []placed
 	for _, t := range c.h.Tensors {
-		part, n := gguf.PartOf(t.Name, c.h.Blocks())
+		part, n := gguf.PartOf(t.Name, c.run)
 		from := c.h.DataOffset + int64(t.Offset)
 		switch part {
 		case gguf.PartNone:
@@ -79,11 +78,11 @@ func (c *cutter) tensors() ([]placed, error) {
 			}
 			t.Name = renamed(t.Name, n-c.span.From)
 		case gguf.PartEmbedding:
-			if !c.first() && !(c.last() && tied(c.h)) {
+			if !c.first && !(c.last && tied(c.h)) {
 				t, from = c.hole(t), -1
 			}
 		case gguf.PartOutput:
-			if !c.last() {
+			if !c.last {
 				t, from = c.hole(t), -1
 			}
 		}
@@ -207,8 +206,8 @@ func tied(h *gguf.Header) bool {
 }
 
 // metadata returns the file's.
-func (c *cutter) metadata() ([]gguf.KV, error) {
-	set, err := c.changes()
+func (c *cutter) metadata(span protocol.Span) ([]gguf.KV, error) {
+	set, err := c.changes(span)
 	if err != nil {
 		return nil, err
 	}
@@ -252,64 +251,65 @@ func added(set map[string]any) (out []gguf.KV) {
 
 // changes are the keys whose value is another in the file than in the model; nil: the
 // file has none.
-func (c *cutter) changes() (map[string]any, error) {
-	h, arch := c.h, c.h.Architecture()
+func (c *cutter) changes(span protocol.Span) (map[string]any, error) {
+	h := c.h
 	set := map[string]any{
 		h.Arch("block_count"): uint32(c.span.Len()), h.Arch("vocab_size"): nil,
-		"shoal.span": fmt.Sprintf("%s of %d", c.span, h.Blocks()),
+		"shoal.span": fmt.Sprintf("%s of %d", span, len(c.m.Blocks)),
 	}
 	own := func(key string, v any) { set[h.Arch(key)] = v }
-	lower := func(key string, to uint32) {
+	lower := func(key string, to int) {
 		if h.Value(h.Arch(key)) != nil {
-			own(key, to)
+			own(key, uint32(max(0, to)))
 		}
 	}
 	if v := h.Value("general.alignment"); v != nil {
 		set["general.alignment"] = uint32(h.Alignment()) // the library reads this type only
 	}
-	if err := c.lists(set); err != nil {
-		return nil, err
-	}
-	if c.span.Len() == h.Blocks() {
-		lower("nextn_predict_layers", 0)
-		return set, nil
+	lower("nextn_predict_layers", 0)
+	if err := c.lists(set); err != nil || c.first && c.last {
+		return set, err
 	}
 	c.patterns(own)
-	lower("nextn_predict_layers", 0)
-	if n, ok := h.Uint(h.Arch("leading_dense_block_count")); ok {
-		own("leading_dense_block_count", uint32(min(max(int64(min(n, maxBlocks))-int64(c.span.From), 0), int64(c.span.Len()))))
-	}
-	lower("attention.shared_kv_layers", uint32(max(0, c.span.To-max(sharedFrom(h), c.span.From))))
+	dense, _ := h.Uint(h.Arch("leading_dense_block_count"))
+	lower("leading_dense_block_count", min(int(min(dense, mostBlocks))-c.span.From, c.span.Len()))
+	lower("attention.shared_kv_layers", c.span.To-max(c.run-c.m.Shared, c.span.From))
 	own("deepstack_mapping", nil) // images' features, which no stage is given
-	if !c.first() {
-		lower("n_deepstack_layers", 0)
+	lower("n_deepstack_layers", 0)
+	if !c.first {
 		own("embedding_scale", float32(1)) // of embeddings, not of hidden states
 	}
-	switch arch {
+	switch c.m.Arch {
 	case "deepseek2":
 		c.deepseek2(own)
 	case "minicpm":
 		if h.Value(h.Arch("residual_scale")) == nil {
-			own("residual_scale", residualScale(h.Blocks()))
+			own("residual_scale", residualScale(c.run))
 		}
 	case "glm4moe":
 		// The library takes hidden states only with positions of several parts, which
 		// are equal for text.
-		if !c.first() && !sections(h) {
+		if !c.first && !sections(h) {
 			own("rope.dimension_sections", []int32{1, 1, 0, 0})
 		}
 	}
 	return set, nil
 }
 
+// sections reports whether positions have several parts.
+func sections(h *gguf.Header) bool {
+	list, _ := h.Value(h.Arch("rope.dimension_sections")).([]int32)
+	return len(list) > 1 && list[0] > 0 && list[1] > 0
+}
+
 // deepseek2 writes what the library takes from the number of blocks.
 func (c *cutter) deepseek2(own func(key string, v any)) {
 	h := c.h
-	if queryRank(h) == 0 && h.Value(h.Arch("attention.q_lora_rank")) == nil {
+	if h.Value(h.Arch("attention.q_lora_rank")) == nil {
 		own("attention.q_lora_rank", uint32(0))
 	}
 	if n, _ := h.Uint(h.Arch("expert_gating_func")); n == 0 {
-		sigmoid := (h.Blocks() == 47 || h.Blocks() == 48) && c.vocab == 154880
+		sigmoid := (c.run == 47 || c.run == 48) && c.vocab == 154880
 		own("expert_gating_func", map[bool]uint32{false: 1, true: 2}[sigmoid])
 	}
 }

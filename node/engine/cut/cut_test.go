@@ -25,6 +25,9 @@ func model(t testing.TB, arch string, blocks int, tied bool, more ...gguf.KV) *g
 		{Key: "tokenizer.ggml.tokens", Value: slices.Repeat([]string{"x"}, 96)},
 	}}
 	h.KVs = append(h.KVs, more...)
+	if heads := arch + ".attention.head_count"; !slices.ContainsFunc(more, func(kv gguf.KV) bool { return kv.Key == heads }) {
+		h.KVs = append(h.KVs, gguf.KV{Key: heads, Value: uint32(4)})
+	}
 	at := uint64(0)
 	add := func(name string, kind gguf.Type, shape ...uint64) {
 		x := gguf.Tensor{Name: name, Type: kind, Shape: shape, Offset: at}
@@ -178,24 +181,22 @@ func TestMetadata(t *testing.T) {
 			[]gguf.KV{kv("deci.attention.head_count", []uint32{2, 3}), kv("deci.rope.dimension_sections", []int32{5, 6, 7, 8})}},
 		{"a list of the future", "deci", 4, 1, 3, []gguf.KV{kv("deci.more", []float32{1, 2, 3, 4})}, []gguf.KV{kv("deci.more", []float32{2, 3})}},
 		{"xIELU", "apertus", 3, 1, 2, []gguf.KV{kv("xielu.beta", []float32{1, 2, 3})}, []gguf.KV{kv("xielu.beta", []float32{2})}},
-		{"windows assumed", "gemma3", 8, 4, 8, nil, []gguf.KV{kv("gemma3.attention.sliding_window_pattern", []bool{true, false, true, true})}},
-		{"windows by a number", "gemma3", 8, 1, 4, []gguf.KV{kv("gemma3.attention.sliding_window_pattern", uint32(2))},
+		{"windows assumed", "gemma3", 8, 4, 8, []gguf.KV{kv("gemma3.attention.sliding_window", uint32(64))}, []gguf.KV{kv("gemma3.attention.sliding_window_pattern", []bool{true, false, true, true})}},
+		{"windows by a number", "gemma3", 8, 1, 4, []gguf.KV{kv("gemma3.attention.sliding_window", uint32(64)), kv("gemma3.attention.sliding_window_pattern", uint32(2))},
 			[]gguf.KV{kv("gemma3.attention.sliding_window_pattern", []bool{false, true, false})}},
 		{"windows by a list", "gemma4", 4, 1, 3, []gguf.KV{kv("gemma4.attention.sliding_window_pattern", []bool{true, false, true, true}), kv("gemma4.attention.shared_kv_layers", uint32(0))},
 			[]gguf.KV{kv("gemma4.attention.sliding_window_pattern", []bool{false, true}), kv("gemma4.attention.shared_kv_layers", uint32(0))}},
 		{"no window first", "cohere2moe", 8, 3, 6, []gguf.KV{kv("cohere2moe.leading_dense_block_count", uint32(4))},
 			[]gguf.KV{kv("cohere2moe.attention.sliding_window_pattern", []bool{true, false, true}), kv("cohere2moe.leading_dense_block_count", uint32(1))}},
-		{"every block with a window", "olmo2", 4, 1, 3, []gguf.KV{kv("olmo2.attention.sliding_window_pattern", uint32(0))},
+		{"every block with a window", "olmo2", 4, 1, 3, []gguf.KV{kv("olmo2.attention.sliding_window", uint32(64)), kv("olmo2.attention.sliding_window_pattern", uint32(0))},
 			[]gguf.KV{kv("olmo2.attention.sliding_window_pattern", []bool{true, true})}},
-		{"no architecture's pattern", "qwen2", 4, 1, 3, nil, []gguf.KV{kv("qwen2.attention.sliding_window_pattern", nil)}},
+		{"no windows", "gemma3", 4, 1, 3, nil, []gguf.KV{kv("gemma3.attention.sliding_window_pattern", nil), kv("gemma3.attention.recurrent_layers", nil)}},
 		{"hybrid assumed", "qwen35", 8, 2, 5, nil, []gguf.KV{kv("qwen35.attention.recurrent_layers", []bool{true, false, true})}},
 		{"hybrid by a number", "qwen3next", 6, 1, 4, []gguf.KV{kv("qwen3next.full_attention_interval", uint32(2))},
 			[]gguf.KV{kv("qwen3next.attention.recurrent_layers", []bool{false, true, false})}},
-		{"hybrid by a list", "qwen35moe", 4, 1, 3, []gguf.KV{kv("qwen35moe.attention.recurrent_layers", []bool{true, false, false, true})},
-			[]gguf.KV{kv("qwen35moe.attention.recurrent_layers", []bool{false, false})}},
-		{"hybrid of no interval", "qwen35", 4, 0, 2, []gguf.KV{kv("qwen35.full_attention_interval", uint32(0))},
-			[]gguf.KV{kv("qwen35.attention.recurrent_layers", []bool{true, true})}},
-		{"more predictions", "glm4moe", 5, 2, 4, []gguf.KV{kv("glm4moe.nextn_predict_layers", uint32(1)), kv("glm4moe.attention.head_count", []uint32{1, 2, 3, 4, 5}), kv("glm4moe.leading_dense_block_count", uint32(3))},
+		{"hybrid by a list", "qwen35moe", 4, 1, 3, []gguf.KV{kv("qwen35moe.attention.recurrent_layers", []bool{true, false, true, true})},
+			[]gguf.KV{kv("qwen35moe.attention.recurrent_layers", []bool{false, true})}},
+		{"more predictions", "glm4moe", 5, 2, 5, []gguf.KV{kv("glm4moe.nextn_predict_layers", uint32(1)), kv("glm4moe.attention.head_count", []uint32{1, 2, 3, 4, 5}), kv("glm4moe.leading_dense_block_count", uint32(3))},
 			[]gguf.KV{kv("glm4moe.block_count", uint32(2)), kv("glm4moe.nextn_predict_layers", uint32(0)), kv("glm4moe.attention.head_count", []uint32{3, 4}),
 				kv("glm4moe.leading_dense_block_count", uint32(1)), kv("glm4moe.rope.dimension_sections", []int32{1, 1, 0, 0})}},
 		{"positions as they are", "glm4moe", 4, 0, 2, nil, []gguf.KV{kv("glm4moe.rope.dimension_sections", nil)}},
@@ -203,7 +204,8 @@ func TestMetadata(t *testing.T) {
 			[]gguf.KV{kv("deepseek2.leading_dense_block_count", uint32(0)), kv("deepseek2.expert_gating_func", uint32(2))}},
 		{"a plain query", "deepseek2", 27, 0, 9, nil, []gguf.KV{kv("deepseek2.attention.q_lora_rank", uint32(0)), kv("deepseek2.expert_gating_func", uint32(1))}},
 		{"shared keys", "gemma4", 10, 5, 10, []gguf.KV{kv("gemma4.attention.shared_kv_layers", uint32(3))}, []gguf.KV{kv("gemma4.attention.shared_kv_layers", uint32(3))}},
-		{"shared keys in part", "gemma4", 10, 0, 8, []gguf.KV{kv("gemma4.attention.shared_kv_layers", uint32(3))}, []gguf.KV{kv("gemma4.attention.shared_kv_layers", uint32(1))}},
+		{"no shared keys in part", "gemma4", 12, 0, 6, []gguf.KV{kv("gemma4.attention.shared_kv_layers", uint32(3)), kv("gemma4.attention.sliding_window_pattern", append(slices.Repeat([]bool{true, false}, 5), true, false))},
+			[]gguf.KV{kv("gemma4.attention.shared_kv_layers", uint32(0))}},
 		{"a scale of embeddings", "granite", 4, 1, 3, []gguf.KV{kv("granite.embedding_scale", float32(12))}, []gguf.KV{kv("granite.embedding_scale", float32(1))}},
 		{"a scale of embeddings at first", "granite", 4, 0, 3, []gguf.KV{kv("granite.embedding_scale", float32(12)), kv("granite.deepstack_mapping", []int32{0, -1, 1, 2})},
 			[]gguf.KV{kv("granite.embedding_scale", float32(12)), kv("granite.deepstack_mapping", nil)}},
@@ -228,52 +230,32 @@ func TestMetadata(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	kv := func(key string, v any) gguf.KV { return gguf.KV{Key: key, Value: v} }
 	for _, c := range []struct {
 		arch             string
 		blocks, from, to int
 		has              []gguf.KV
-		says             string // "": it is not refused
+		says             string
 	}{
-		{"llama", 4, 2, 5, nil, "has blocks 0-4"},
-		{"llama", 4, 2, 2, nil, "has blocks 0-4"},
-		{"llama", 0, 0, 0, nil, "a model of 0 blocks"},
-		{"bert", 4, 0, 2, nil, "runs whole only"},
-		{"bert", 4, 0, 4, nil, ""},
-		{"qwen3", 4, 0, 2, []gguf.KV{kv("qwen3.attention.causal", false)}, "runs whole only"},
-		{"smollm3", 8, 2, 8, nil, "at a multiple of 4"},
-		{"smollm3", 8, 4, 6, nil, ""},
-		{"ernie4_5-moe", 8, 3, 6, []gguf.KV{kv("ernie4_5-moe.interleave_moe_layer_step", uint32(2))}, "at a multiple of 2"},
-		{"ernie4_5-moe", 8, 3, 6, []gguf.KV{kv("ernie4_5-moe.interleave_moe_layer_step", uint32(1))}, ""},
-		{"rwkv6qwen2", 12, 3, 6, []gguf.KV{kv("rwkv6qwen2.rescale_every_n_layers", uint32(6))}, "at a multiple of 6"},
-		{"exaone4", 64, 0, 32, nil, "runs whole only"},
-		{"exaone4", 30, 0, 7, nil, ""},
-		{"gemma3", 62, 0, 30, []gguf.KV{kv("gemma3.attention.head_count", uint32(32)), kv("gemma3.attention.key_length", uint32(128))}, "runs whole only"},
-		{"gemma3", 48, 0, 30, []gguf.KV{kv("gemma3.attention.head_count", uint32(32)), kv("gemma3.attention.key_length", uint32(128))}, ""},
-		{"gemma4", 8, 0, 4, []gguf.KV{kv("gemma4.embedding_length_per_layer_input", uint32(256))}, "read the tokens"},
-		{"gemma4", 8, 4, 8, []gguf.KV{kv("gemma4.attention.shared_kv_layers", uint32(3))}, "at block 3 or earlier"},
-		{"gemma4", 8, 4, 8, []gguf.KV{kv("gemma4.attention.shared_kv_layers", uint32(300))}, "at block 0 or earlier"},
-		{"glm-dsa", 4, 1, 3, []gguf.KV{kv("glm-dsa.attention.indexer.types", []uint32{1, 0, 1, 0})}, "selection of an earlier block"},
-		{"glm-dsa", 4, 2, 3, []gguf.KV{kv("glm-dsa.attention.indexer.types", []uint32{1, 0, 1, 0})}, ""},
-		{"glm-dsa", 4, 2, 3, []gguf.KV{kv("glm-dsa.context_length", uint32(1<<20))}, "runs whole only"},
-		{"deepseek2", 61, 10, 36, []gguf.KV{kv("deepseek2.attention.q_lora_rank", uint32(64))}, "a length other than 26"},
-		{"glm4", 8, 4, 8, nil, "takes no hidden states"},
-		{"llama4", 8, 4, 8, []gguf.KV{kv("llama4.attention.sliding_window", uint32(0))}, "runs whole only"},
-		{"deci", 4, 1, 3, []gguf.KV{kv("deci.attention.head_count", []uint32{1, 2})}, "has 2 elements for 4 blocks"},
-		{"llama", 4, 1, 3, []gguf.KV{kv("general.tensor_extra.name", []string{"a"})}, "general.tensor_extra.prec_a4 has 0"},
+		{"llama", 4, 2, 5, nil, "the model has blocks 0-4"},
+		{"llama", 4, 2, 2, nil, "the model has blocks 0-4"},
+		{"llama", 0, 0, 0, nil, "0 blocks"},
+		{"llama", 600, 0, 600, nil, "512 are possible"},
+		{"smollm3", 8, 2, 8, []gguf.KV{{Key: "general.name", Value: "Small"}}, "blocks 2-8 of Small: each part begins at a multiple of 4; nearest: "},
+		{"deci", 4, 1, 3, []gguf.KV{{Key: "deci.attention.head_count", Value: []uint32{1, 2}}}, "has 2 elements for 4 blocks"},
+		{"llama", 4, 1, 3, []gguf.KV{{Key: "general.tensor_extra.name", Value: []string{"a"}}}, "general.tensor_extra.prec_a4 has 0"},
 	} {
 		t.Run(fmt.Sprintf("%s %d-%d of %d", c.arch, c.from, c.to, c.blocks), func(t *testing.T) {
 			_, err := Of(model(t, c.arch, c.blocks, true, c.has...), protocol.Span{From: c.from, To: c.to})
-			if c.says == "" {
-				if err != nil {
-					t.Error(err)
-				}
-				return
-			}
-			if !errors.Is(err, ErrCut) || !strings.Contains(err.Error(), c.says) {
+			if !errors.Is(err, protocol.ErrCut) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v, want one that says %q", err, c.says)
 			}
 		})
+	}
+	if _, err := Of(model(t, "lfm2", 4, true), protocol.Span{From: 2, To: 4}); err != nil {
+		t.Error(err)
+	}
+	if _, err := Of(model(t, "lfm2", 4, false), protocol.Span{From: 2, To: 4}); !errors.Is(err, protocol.ErrCut) {
+		t.Errorf("a norm that another stage has: %v", err)
 	}
 }
 
@@ -293,7 +275,7 @@ func FuzzOf(f *testing.F) {
 		}
 		s, err := Of(h, protocol.Span{From: from, To: to})
 		if err != nil {
-			if !errors.Is(err, ErrCut) {
+			if !errors.Is(err, protocol.ErrCut) {
 				t.Fatal(err)
 			}
 			return

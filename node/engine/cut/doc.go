@@ -25,11 +25,8 @@
 // header is padded so that the longest range lies as it does there in relation to a
 // disk's blocks, which lets a file system share it.
 //
-// A few architectures compute a block by its number, or by the number of blocks, in
-// ways that no metadata can express. [Check] refuses to cut them, or names where they
-// can be cut (rules.go). Another such rule is not this package's: each span should
-// have a block of every kind that the model has.
+// Where a model can be cut at all is protocol/blocks' matter, which [Of] asks.
 //
-// [InPlace] is the case of the whole model in one file: a header to put before it,
+// [Lay] knows the case of the whole model in one file, too: a header to put before it,
 // without moving a byte.
 package cut

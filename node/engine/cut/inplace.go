@@ -11,10 +11,11 @@ import (
 // not begin the file, or is split). Of the whole model no byte moves if the library
 // takes it as it lies: the layout is then InPlace. Positions are those in that file.
 func Lay(h *gguf.Header, span protocol.Span, room int64) (*Stage, error) {
-	if err := Check(h, span); err != nil {
+	m, err := check(h, span)
+	if err != nil {
 		return nil, err
 	}
-	if room > 0 && span.Len() == h.Blocks() {
+	if room > 0 && span.Len() == len(m.Blocks) {
 		if head, err := inPlace(h, room); head != nil || err != nil {
 			return &Stage{Header: head, InPlace: true}, err
 		}

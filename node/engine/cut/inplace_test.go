@@ -28,7 +28,7 @@ func TestInPlace(t *testing.T) {
 	const room = 1 << 16
 	h := model(t, "llama", 3, false, gguf.KV{Key: "llama.nextn_predict_layers", Value: uint32(1)})
 	file, moved := behind(t, h, room)
-	l, err := Lay(moved, protocol.Span{From: 0, To: 2}, room)
+	l, err := Lay(moved, protocol.Span{From: 0, To: 3}, room)
 	if err != nil || !l.InPlace || len(l.Pieces) != 0 {
 		t.Fatalf("%+v, %v", l, err)
 	}
@@ -43,7 +43,7 @@ func TestInPlace(t *testing.T) {
 	if got.DataOffset != moved.DataOffset || !reflect.DeepEqual(got.Tensors, h.Tensors) {
 		t.Errorf("data at %d, want %d; tensors %v", got.DataOffset, moved.DataOffset, got.Tensors)
 	}
-	if got.String("tokenizer.ggml.model") != "no_vocab" || got.Value("tokenizer.ggml.tokens") != nil || got.Blocks() != 2 {
+	if got.String("tokenizer.ggml.model") != "no_vocab" || got.Value("tokenizer.ggml.tokens") != nil || got.Blocks() != 3 {
 		t.Errorf("tokenizer %q, %d blocks", got.String("tokenizer.ggml.model"), got.Blocks())
 	}
 	if n, _ := got.Uint("llama.vocab_size"); n != 96 {

@@ -5,23 +5,24 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/shoalnet/shoal/protocol/blocks"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // lists cuts those that have an element per block.
 func (c *cutter) lists(set map[string]any) error {
 	h := c.h
-	all, _ := h.Uint(h.Arch("block_count")) // some lists have an element for the blocks that are left out, too
+	all := len(c.m.Blocks) // some lists have elements for the blocks that are not run, others not
 	for _, kv := range h.KVs {
 		name, ours := strings.CutPrefix(kv.Key, h.Architecture()+".")
 		n, isList := length(kv.Value)
 		known := ours && slices.Contains(perBlock, name) || slices.Contains(perBlockBare, kv.Key)
 		switch {
 		case !isList || !ours && !known || slices.Contains(notPerBlock, name):
-		case uint64(n) == all || n == h.Blocks() || known && n >= c.span.To:
+		case n == all || n == c.run || known && n >= c.span.To:
 			set[kv.Key] = part(kv.Value, c.span.From, c.span.To)
 		case known:
-			return errf("%s has %d elements for %d blocks; is the file complete?", kv.Key, n, h.Blocks())
+			return errf("%s has %d elements for %d blocks; is the file complete?", kv.Key, n, all)
 		}
 	}
 	return c.extra(set)
@@ -41,7 +42,7 @@ func (c *cutter) extra(set map[string]any) error {
 	var newNames []string
 	var newExact []bool
 	for i, name := range names {
-		part, n := gguf.PartOf(name, c.h.Blocks())
+		part, n := gguf.PartOf(name, c.run)
 		if part == gguf.PartBlock {
 			if n < c.span.From || n >= c.span.To {
 				continue
@@ -56,46 +57,22 @@ func (c *cutter) extra(set map[string]any) error {
 
 // patterns writes lists in place of intervals, and of those that the library assumes.
 func (c *cutter) patterns(own func(key string, v any)) {
-	h := c.h
-	w, assumed := windows[h.Architecture()]
-	if v := h.Value(h.Arch("attention.sliding_window_pattern")); assumed && !isList(v) {
-		if n, ok := h.Uint(h.Arch("attention.sliding_window_pattern")); ok {
-			w.every = n
+	list := func(key string, of func(b blocks.Block) bool) {
+		if _, there := length(c.h.Value(c.h.Arch(key))); there || !slices.ContainsFunc(c.m.Blocks, of) {
+			return
 		}
-		own("attention.sliding_window_pattern", c.flags(func(i uint64) bool {
-			switch {
-			case w.every == 0:
-				return true
-			case w.first:
-				return i%w.every != 0
-			}
-			return i%w.every < w.every-1
-		}))
-	}
-	every, assumed := attends[h.Architecture()]
-	if assumed && !isList(h.Value(h.Arch("attention.recurrent_layers"))) {
-		if n, ok := h.Uint(h.Arch("full_attention_interval")); ok && n > 0 {
-			every = n
+		var flags []bool
+		for _, b := range c.m.Blocks[c.span.From:c.span.To] {
+			flags = append(flags, of(b))
 		}
-		own("attention.recurrent_layers", c.flags(func(i uint64) bool { return (i+1)%every != 0 }))
+		own(key, flags)
 	}
-}
-
-// flags is a list of one element per block of the span.
-func (c *cutter) flags(of func(block uint64) bool) (out []bool) {
-	for i := c.span.From; i < c.span.To; i++ {
-		out = append(out, of(uint64(i)))
-	}
-	return out
+	list("attention.sliding_window_pattern", func(b blocks.Block) bool { return b.Window })
+	list("attention.recurrent_layers", func(b blocks.Block) bool { return b.Recurrent })
 }
 
 // residualScale is what the library assumes for MiniCPM.
 func residualScale(blocks int) float32 { return float32(1.4) / float32(math.Sqrt(float64(blocks))) }
-
-func isList(v any) bool {
-	_, ok := length(v)
-	return ok
-}
 
 // length returns the number of a list's elements.
 func length(v any) (n int, ok bool) {

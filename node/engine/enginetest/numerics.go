@@ -51,7 +51,7 @@ func (b Backend) testRandomModels(t *testing.T) {
 	for _, r := range b.models() {
 		t.Run(r.Name, func(t *testing.T) {
 			path := r.File(t, Blocks)
-			one, three := b.cut(t, path, 1), b.cut(t, path, 3)
+			one, three := b.cut(t, path, 1), b.cut(t, path, b.stages(r, 3))
 			for _, p := range []*protocol.Sampling{greedy, drawn} {
 				want := IDs(one.Generate(t, 0, prompt, 30, 16, p))
 				if got := IDs(three.Generate(t, 0, prompt, 30, 16, p)); !slices.Equal(got, want) {
@@ -228,7 +228,7 @@ func (b Backend) testWindowForgets(t *testing.T) {
 		t.Run(r.Name, func(t *testing.T) {
 			path := r.File(t, Blocks)
 			want := b.cut(t, path, 1).First(t, prompt, 64, p)
-			c := b.cutBy(t, path, 3, b.Load, forgetful)
+			c := b.cutBy(t, path, b.stages(r, 3), b.Load, forgetful)
 			like := func(what string, got sample.Token) {
 				if d := Apart(want, got); d > b.Near {
 					t.Errorf("%s: %v, want %v (%.4f apart)", what, got, want, d)

@@ -48,6 +48,8 @@ type Backend struct {
 	// Overflows: keys and values are kept in 16 bits, so that large activations are
 	// errors.
 	Overflows bool
+	// Whole names the random models that it computes in one stage only.
+	Whole []string
 	// Lacks names the random models that it does not compute.
 	Lacks []string
 }
@@ -120,6 +122,14 @@ func (b Backend) same(x, y *engine.Result) bool {
 func (b Backend) cut(t *testing.T, path string, n int) Chain {
 	t.Helper()
 	return b.cutBy(t, path, n, b.Load, nil)
+}
+
+// stages is n, or 1 for a random model that cannot be cut.
+func (b Backend) stages(m Model, n int) int {
+	if slices.Contains(b.Whole, m.Name) {
+		return 1
+	}
+	return n
 }
 
 // cutBy is Cut with this back end's stage files.

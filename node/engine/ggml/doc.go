@@ -24,7 +24,7 @@
 //
 // ggml's CPU backend is process-global, so one lock serializes all passes of a
 // process. The number of threads is not set once: spare machines are busy machines,
-// and a thread that waits for a core costs more than it gives. See threads.go.
+// and a thread that waits for a core costs more than it brings: node/engine/tune.
 //
 // # The library's end
 //

@@ -19,6 +19,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/engine/tune"
 	"github.com/shoalnet/shoal/node/fence"
 	"github.com/shoalnet/shoal/node/remedy"
 )
@@ -46,7 +47,7 @@ type local struct {
 	info    engine.Info
 	backend ml.Backend
 	arch    *arch
-	tuner   *tuner
+	tuner   *tune.Threads
 	log     *slog.Logger
 	exact   bool
 	closed  bool
@@ -300,7 +301,7 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 	}()
 	defer recovered(&err)
 	begin := time.Now()
-	l.tuner.before(len(b.Rows))
+	l.tuner.Before(len(b.Rows))
 	c := l.backend.NewContext()
 	defer c.Close()
 	c.SetBatchSize(len(b.Rows))
@@ -334,7 +335,7 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 		}
 	}
 	res.Compute = time.Since(begin)
-	l.tuner.after(len(b.Rows), res.Compute)
+	l.tuner.After(len(b.Rows), res.Compute)
 	return res, nil
 }
 
