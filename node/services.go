@@ -34,10 +34,21 @@ func (n *Node) newLibrary(c *catalog.Catalog) (*library.Library, error) {
 	return library.New(library.Config{
 		Home: n.cfg.Home, Store: n.store, Catalog: c, Network: n.net, Exchange: n.exchange, Survey: n.survey,
 		Cuts:    func(md library.Metadata) *protocol.Cuts { return engine.CutsFor(n.cfg.Engines.Use, md) },
-		Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported, text.ErrVocabulary},
+		Ability: ability, Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported, text.ErrVocabulary},
 		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() }, Gained: func() { n.serve.Retry() },
 		Log: n.cfg.Log.With("part", "library"),
 	})
+}
+
+// ability is what a model does that generates no text; empty: it does.
+func ability(md interface{ Value(key string) any }) string {
+	switch engine.PoolingOf(md) {
+	case engine.NoPooling:
+		return ""
+	case engine.PoolRanking:
+		return "rerank"
+	}
+	return "embedding"
 }
 
 // served is what spans are served with.
@@ -101,7 +112,23 @@ func (m models) Tools(ctx context.Context, of *store.Model) (*generate.Tools, er
 	if err != nil {
 		return nil, err
 	}
-	return &generate.Tools{Tokenizer: t.Tokenizer, Template: t.Template, TemplateErr: t.TemplateErr, Syntax: t.Syntax, Cuts: t.Cuts, Compile: t.Compile}, nil
+	return &generate.Tools{
+		Tokenizer: t.Tokenizer, Template: t.Template, TemplateErr: t.TemplateErr, Syntax: t.Syntax, Cuts: t.Cuts, Compile: t.Compile, Embeds: embeds(of),
+	}, nil
+}
+
+// embeds says what embeddings a model makes, whose header is here; nil: none.
+func embeds(m *store.Model) *generate.Embeds {
+	h, err := m.Header()
+	if err != nil {
+		return nil
+	}
+	p := engine.PoolingOf(h)
+	if p == engine.NoPooling {
+		return nil
+	}
+	pair, _ := h.Value("tokenizer.chat_template.rerank").(string)
+	return &generate.Embeds{Width: engine.EmbeddingWidth(h), Scores: p == engine.PoolRanking, Shortens: engine.Shortens(h), Pair: pair}
 }
 
 func (m models) Encode(ctx context.Context, by *text.Tokenizer, t string, opt text.EncodeOptions) ([]int32, error) {

@@ -39,6 +39,9 @@ const (
 	MaxFormat      = 128 << 10 // the format of an answer
 	BucketBlocks   = 16        // blocks that share a provider key
 	MaxMachineName = 63        // a machine's name
+	MaxEmbedTexts  = 2048      // texts of a session of embeddings
+	MaxEmbedRows   = 1 << 17   // their tokens together
+	MaxEmbedText   = 1 << 15   // tokens of one of them
 )
 
 // Span is a run of consecutive blocks [From, To).

@@ -350,6 +350,7 @@ type ServedSpan struct {
 	RefusedPermille   uint32                 `protobuf:"varint,20,opt,name=refused_permille,json=refusedPermille,proto3" json:"refused_permille,omitempty"`          // of the opens in the last minute, for lack of room
 	Engine            *Engine                `protobuf:"bytes,21,opt,name=engine,proto3" json:"engine,omitempty"`                                                    // what computes it, if it is loaded; none: an older node
 	LoadMs            uint32                 `protobuf:"varint,22,opt,name=load_ms,json=loadMs,proto3" json:"load_ms,omitempty"`                                     // it was unloaded for want of use, and the first session waits so long; 0: it computes at once
+	Pooling           string                 `protobuf:"bytes,30,opt,name=pooling,proto3" json:"pooling,omitempty"`                                                  // it makes embeddings, pooled so: mean, cls, last, rank; empty: it draws tokens
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -538,6 +539,13 @@ func (x *ServedSpan) GetLoadMs() uint32 {
 	return 0
 }
 
+func (x *ServedSpan) GetPooling() string {
+	if x != nil {
+		return x.Pooling
+	}
+	return ""
+}
+
 // Engine names what computes a span. Each name is as a machine's may be: at most 63
 // bytes, of characters that can be shown. Results of two engines, versions, kinds of
 // device or number formats of the cache differ in their last bits.
@@ -547,6 +555,7 @@ type Engine struct {
 	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"` // of its library
 	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`   // kind of device: CPU, CUDA, ...
 	Kv            string                 `protobuf:"bytes,4,opt,name=kv,proto3" json:"kv,omitempty"`           // number format of the KV cache: f16, f32, ...
+	Exact         bool                   `protobuf:"varint,5,opt,name=exact,proto3" json:"exact,omitempty"`    // a row computes the same in any company, to the last bit
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -607,6 +616,13 @@ func (x *Engine) GetKv() string {
 		return x.Kv
 	}
 	return ""
+}
+
+func (x *Engine) GetExact() bool {
+	if x != nil {
+		return x.Exact
+	}
+	return false
 }
 
 // HeldShards says which shards of a model can be fetched here.
@@ -1134,6 +1150,7 @@ type Frame struct {
 	//	*Frame_Trouble
 	//	*Frame_Credit
 	//	*Frame_Scores
+	//	*Frame_Embeddings
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1318,6 +1335,15 @@ func (x *Frame) GetScores() *Scores {
 	return nil
 }
 
+func (x *Frame) GetEmbeddings() *Embeddings {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Embeddings); ok {
+			return x.Embeddings
+		}
+	}
+	return nil
+}
+
 type isFrame_Kind interface {
 	isFrame_Kind()
 }
@@ -1382,6 +1408,10 @@ type Frame_Scores struct {
 	Scores *Scores `protobuf:"bytes,16,opt,name=scores,proto3,oneof"`
 }
 
+type Frame_Embeddings struct {
+	Embeddings *Embeddings `protobuf:"bytes,20,opt,name=embeddings,proto3,oneof"`
+}
+
 func (*Frame_Open) isFrame_Kind() {}
 
 func (*Frame_Opened) isFrame_Kind() {}
@@ -1412,6 +1442,8 @@ func (*Frame_Credit) isFrame_Kind() {}
 
 func (*Frame_Scores) isFrame_Kind() {}
 
+func (*Frame_Embeddings) isFrame_Kind() {}
+
 // Open asks a stage to take part in a session. First frame, client -> stage.
 type Open struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1431,6 +1463,7 @@ type Open struct {
 	Again          bool                   `protobuf:"varint,14,opt,name=again,proto3" json:"again,omitempty"`                                          // the client comes back to a session that it may have open here
 	Prefix         []uint64               `protobuf:"fixed64,15,rep,packed,name=prefix,proto3" json:"prefix,omitempty"`                                // chain of hashes of the session's first 32, 64, ... tokens
 	Trace          string                 `protobuf:"bytes,16,opt,name=trace,proto3" json:"trace,omitempty"`                                           // W3C traceparent of the client's span, at most 55 bytes; empty: not traced
+	Embed          uint32                 `protobuf:"varint,20,opt,name=embed,proto3" json:"embed,omitempty"`                                          // the session's rows are texts whose embeddings are wanted: tokens of the longest. 0: they are one sequence, and tokens are drawn
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1575,6 +1608,13 @@ func (x *Open) GetTrace() string {
 		return x.Trace
 	}
 	return ""
+}
+
+func (x *Open) GetEmbed() uint32 {
+	if x != nil {
+		return x.Embed
+	}
+	return 0
 }
 
 type Hop struct {
@@ -2076,6 +2116,7 @@ type Opened struct {
 	Cached        uint32                 `protobuf:"varint,2,opt,name=cached,proto3" json:"cached,omitempty"`                          // positions that need not be computed again
 	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                          // the answer will have the format that was asked for
 	Scores        bool                   `protobuf:"varint,4,opt,name=scores,proto3" json:"scores,omitempty"`                          // the log probabilities that were asked for will come, as Scores
+	Embeds        bool                   `protobuf:"varint,8,opt,name=embeds,proto3" json:"embeds,omitempty"`                          // the embeddings that were asked for will come, as Embeddings
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2134,6 +2175,13 @@ func (x *Opened) GetFormat() bool {
 func (x *Opened) GetScores() bool {
 	if x != nil {
 		return x.Scores
+	}
+	return false
+}
+
+func (x *Opened) GetEmbeds() bool {
+	if x != nil {
+		return x.Embeds
 	}
 	return false
 }
@@ -2210,7 +2258,8 @@ type Step struct {
 	Rows          uint32                 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
 	Codec         TensorCodec            `protobuf:"varint,4,opt,name=codec,proto3,enum=shoal.TensorCodec" json:"codec,omitempty"`
 	Tokens        []int32                `protobuf:"varint,5,rep,packed,name=tokens,proto3" json:"tokens,omitempty"`
-	Sample        bool                   `protobuf:"varint,6,opt,name=sample,proto3" json:"sample,omitempty"` // the last row's logits give a token
+	Sample        bool                   `protobuf:"varint,6,opt,name=sample,proto3" json:"sample,omitempty"`     // the last row's logits give a token
+	Ends          []uint32               `protobuf:"varint,10,rep,packed,name=ends,proto3" json:"ends,omitempty"` // of a session of texts: after how many of these rows a text ends
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2285,6 +2334,13 @@ func (x *Step) GetSample() bool {
 		return x.Sample
 	}
 	return false
+}
+
+func (x *Step) GetEnds() []uint32 {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
 }
 
 // Token is one sampled token. Last stage -> client.
@@ -2547,6 +2603,68 @@ func (x *Score) GetTop() []*TopToken {
 	return nil
 }
 
+// Embeddings of consecutive texts of a session, in the order of the texts, each once.
+// The payload has them row-major [count, width], in F32. Last stage -> client.
+type Embeddings struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         uint32                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"` // number of the first of these texts in the session, from 0
+	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	Width         uint32                 `protobuf:"varint,3,opt,name=width,proto3" json:"width,omitempty"` // numbers per embedding
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Embeddings) Reset() {
+	*x = Embeddings{}
+	mi := &file_protocol_wire_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Embeddings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Embeddings) ProtoMessage() {}
+
+func (x *Embeddings) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Embeddings.ProtoReflect.Descriptor instead.
+func (*Embeddings) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Embeddings) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Embeddings) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Embeddings) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
 // Fail ends a session, or refuses it. Either direction.
 type Fail struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2560,7 +2678,7 @@ type Fail struct {
 
 func (x *Fail) Reset() {
 	*x = Fail{}
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2690,7 @@ func (x *Fail) String() string {
 func (*Fail) ProtoMessage() {}
 
 func (x *Fail) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2703,7 @@ func (x *Fail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fail.ProtoReflect.Descriptor instead.
 func (*Fail) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Fail) GetCode() Code {
@@ -2627,7 +2745,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2757,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2770,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Bye) GetPrefix() []uint64 {
@@ -2673,7 +2791,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2803,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2816,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Ping) GetPrefix() []uint64 {
@@ -2722,7 +2840,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2852,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2865,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Pong) GetEpoch() uint64 {
@@ -2796,7 +2914,7 @@ type Halt struct {
 
 func (x *Halt) Reset() {
 	*x = Halt{}
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +2926,7 @@ func (x *Halt) String() string {
 func (*Halt) ProtoMessage() {}
 
 func (x *Halt) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +2939,7 @@ func (x *Halt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halt.ProtoReflect.Descriptor instead.
 func (*Halt) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Halt) GetEpoch() uint64 {
@@ -2843,7 +2961,7 @@ type Halted struct {
 
 func (x *Halted) Reset() {
 	*x = Halted{}
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +2973,7 @@ func (x *Halted) String() string {
 func (*Halted) ProtoMessage() {}
 
 func (x *Halted) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +2986,7 @@ func (x *Halted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halted.ProtoReflect.Descriptor instead.
 func (*Halted) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Halted) GetEpoch() uint64 {
@@ -2908,7 +3026,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3038,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3051,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Resume) GetEpoch() uint64 {
@@ -2998,7 +3116,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3128,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3141,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Trouble) GetEpoch() uint64 {
@@ -3059,7 +3177,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_protocol_wire_proto_msgTypes[33]
+	mi := &file_protocol_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +3189,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[33]
+	mi := &file_protocol_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3084,7 +3202,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Credit) GetRows() uint64 {
@@ -3109,7 +3227,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[34]
+	mi := &file_protocol_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3121,7 +3239,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[34]
+	mi := &file_protocol_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3134,7 +3252,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{34}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LeavesRequest) GetModel() []byte {
@@ -3180,7 +3298,7 @@ type LeavesState struct {
 
 func (x *LeavesState) Reset() {
 	*x = LeavesState{}
-	mi := &file_protocol_wire_proto_msgTypes[35]
+	mi := &file_protocol_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3192,7 +3310,7 @@ func (x *LeavesState) String() string {
 func (*LeavesState) ProtoMessage() {}
 
 func (x *LeavesState) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[35]
+	mi := &file_protocol_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3205,7 +3323,7 @@ func (x *LeavesState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesState.ProtoReflect.Descriptor instead.
 func (*LeavesState) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{35}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LeavesState) GetTotal() uint32 {
@@ -3253,7 +3371,7 @@ type Fetcher struct {
 
 func (x *Fetcher) Reset() {
 	*x = Fetcher{}
-	mi := &file_protocol_wire_proto_msgTypes[36]
+	mi := &file_protocol_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3265,7 +3383,7 @@ func (x *Fetcher) String() string {
 func (*Fetcher) ProtoMessage() {}
 
 func (x *Fetcher) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[36]
+	mi := &file_protocol_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3278,7 +3396,7 @@ func (x *Fetcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetcher.ProtoReflect.Descriptor instead.
 func (*Fetcher) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{36}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Fetcher) GetPeer() []byte {
@@ -3313,7 +3431,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\n" +
 	"auto_bytes\x18\n" +
 	" \x01(\x04R\tautoBytes\x12\x14\n" +
-	"\x05takes\x18\v \x03(\fR\x05takes\"\xff\x04\n" +
+	"\x05takes\x18\v \x03(\fR\x05takes\"\x99\x05\n" +
 	"\n" +
 	"ServedSpan\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x12\n" +
@@ -3340,12 +3458,14 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x12load_long_permille\x18\x13 \x01(\rR\x10loadLongPermille\x12)\n" +
 	"\x10refused_permille\x18\x14 \x01(\rR\x0frefusedPermille\x12%\n" +
 	"\x06engine\x18\x15 \x01(\v2\r.shoal.EngineR\x06engine\x12\x17\n" +
-	"\aload_ms\x18\x16 \x01(\rR\x06loadMs\"^\n" +
+	"\aload_ms\x18\x16 \x01(\rR\x06loadMs\x12\x18\n" +
+	"\apooling\x18\x1e \x01(\tR\apooling\"t\n" +
 	"\x06Engine\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12\x0e\n" +
-	"\x02kv\x18\x04 \x01(\tR\x02kv\"N\n" +
+	"\x02kv\x18\x04 \x01(\tR\x02kv\x12\x14\n" +
+	"\x05exact\x18\x05 \x01(\bR\x05exact\"N\n" +
 	"\n" +
 	"HeldShards\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x16\n" +
@@ -3383,7 +3503,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\akv_free\x18\x06 \x01(\rR\x06kvFree\x12 \n" +
 	"\ftokens_per_s\x18\a \x01(\x02R\n" +
 	"tokensPerS\x12\x16\n" +
-	"\x06cached\x18\b \x01(\rR\x06cached\"\xe4\x04\n" +
+	"\x06cached\x18\b \x01(\rR\x06cached\"\x99\x05\n" +
 	"\x05Frame\x12\x1f\n" +
 	"\vpayload_len\x18\x01 \x01(\rR\n" +
 	"payloadLen\x12!\n" +
@@ -3403,8 +3523,11 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06resume\x18\r \x01(\v2\r.shoal.ResumeH\x00R\x06resume\x12*\n" +
 	"\atrouble\x18\x0e \x01(\v2\x0e.shoal.TroubleH\x00R\atrouble\x12'\n" +
 	"\x06credit\x18\x0f \x01(\v2\r.shoal.CreditH\x00R\x06credit\x12'\n" +
-	"\x06scores\x18\x10 \x01(\v2\r.shoal.ScoresH\x00R\x06scoresB\x06\n" +
-	"\x04kind\"\xab\x03\n" +
+	"\x06scores\x18\x10 \x01(\v2\r.shoal.ScoresH\x00R\x06scores\x123\n" +
+	"\n" +
+	"embeddings\x18\x14 \x01(\v2\x11.shoal.EmbeddingsH\x00R\n" +
+	"embeddingsB\x06\n" +
+	"\x04kind\"\xc1\x03\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\fR\x05model\x12\x12\n" +
@@ -3423,7 +3546,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04wait\x18\r \x01(\bR\x04wait\x12\x14\n" +
 	"\x05again\x18\x0e \x01(\bR\x05again\x12\x16\n" +
 	"\x06prefix\x18\x0f \x03(\x06R\x06prefix\x12\x14\n" +
-	"\x05trace\x18\x10 \x01(\tR\x05trace\"[\n" +
+	"\x05trace\x18\x10 \x01(\tR\x05trace\x12\x14\n" +
+	"\x05embed\x18\x14 \x01(\rR\x05embed\"[\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
@@ -3461,23 +3585,26 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06Pieces\x12$\n" +
 	"\x06pieces\x18\x01 \x03(\v2\f.shoal.PieceR\x06pieces\"'\n" +
 	"\x06Either\x12\x1d\n" +
-	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"p\n" +
+	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"\x88\x01\n" +
 	"\x06Opened\x12\x1e\n" +
 	"\vus_per_step\x18\x01 \x01(\rR\tusPerStep\x12\x16\n" +
 	"\x06cached\x18\x02 \x01(\rR\x06cached\x12\x16\n" +
 	"\x06format\x18\x03 \x01(\bR\x06format\x12\x16\n" +
-	"\x06scores\x18\x04 \x01(\bR\x06scores\"L\n" +
+	"\x06scores\x18\x04 \x01(\bR\x06scores\x12\x16\n" +
+	"\x06embeds\x18\b \x01(\bR\x06embeds\"L\n" +
 	"\x04Link\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\rR\x05index\"\xa2\x01\n" +
+	"\x05index\x18\x03 \x01(\rR\x05index\"\xba\x01\n" +
 	"\x04Step\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\rR\x04base\x12\x12\n" +
 	"\x04rows\x18\x03 \x01(\rR\x04rows\x12(\n" +
 	"\x05codec\x18\x04 \x01(\x0e2\x12.shoal.TensorCodecR\x05codec\x12\x1a\n" +
 	"\x06tokens\x18\x05 \x03(\x05B\x02\x10\x01R\x06tokens\x12\x16\n" +
-	"\x06sample\x18\x06 \x01(\bR\x06sample\"\xc6\x01\n" +
+	"\x06sample\x18\x06 \x01(\bR\x06sample\x12\x16\n" +
+	"\x04ends\x18\n" +
+	" \x03(\rB\x02\x10\x01R\x04ends\"\xc6\x01\n" +
 	"\x05Token\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x0e\n" +
@@ -3496,7 +3623,12 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06scores\x18\x03 \x03(\v2\f.shoal.ScoreR\x06scores\"D\n" +
 	"\x05Score\x12\x18\n" +
 	"\alogprob\x18\x01 \x01(\x02R\alogprob\x12!\n" +
-	"\x03top\x18\x02 \x03(\v2\x0f.shoal.TopTokenR\x03top\"\x81\x01\n" +
+	"\x03top\x18\x02 \x03(\v2\x0f.shoal.TopTokenR\x03top\"N\n" +
+	"\n" +
+	"Embeddings\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\rR\x05first\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\x12\x14\n" +
+	"\x05width\x18\x03 \x01(\rR\x05width\"\x81\x01\n" +
 	"\x04Fail\x12\x1f\n" +
 	"\x04code\x18\x01 \x01(\x0e2\v.shoal.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
@@ -3584,7 +3716,7 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
@@ -3614,18 +3746,19 @@ var file_protocol_wire_proto_goTypes = []any{
 	(*TopToken)(nil),      // 25: shoal.TopToken
 	(*Scores)(nil),        // 26: shoal.Scores
 	(*Score)(nil),         // 27: shoal.Score
-	(*Fail)(nil),          // 28: shoal.Fail
-	(*Bye)(nil),           // 29: shoal.Bye
-	(*Ping)(nil),          // 30: shoal.Ping
-	(*Pong)(nil),          // 31: shoal.Pong
-	(*Halt)(nil),          // 32: shoal.Halt
-	(*Halted)(nil),        // 33: shoal.Halted
-	(*Resume)(nil),        // 34: shoal.Resume
-	(*Trouble)(nil),       // 35: shoal.Trouble
-	(*Credit)(nil),        // 36: shoal.Credit
-	(*LeavesRequest)(nil), // 37: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 38: shoal.LeavesState
-	(*Fetcher)(nil),       // 39: shoal.Fetcher
+	(*Embeddings)(nil),    // 28: shoal.Embeddings
+	(*Fail)(nil),          // 29: shoal.Fail
+	(*Bye)(nil),           // 30: shoal.Bye
+	(*Ping)(nil),          // 31: shoal.Ping
+	(*Pong)(nil),          // 32: shoal.Pong
+	(*Halt)(nil),          // 33: shoal.Halt
+	(*Halted)(nil),        // 34: shoal.Halted
+	(*Resume)(nil),        // 35: shoal.Resume
+	(*Trouble)(nil),       // 36: shoal.Trouble
+	(*Credit)(nil),        // 37: shoal.Credit
+	(*LeavesRequest)(nil), // 38: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 39: shoal.LeavesState
+	(*Fetcher)(nil),       // 40: shoal.Fetcher
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	4,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
@@ -3639,38 +3772,39 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	22, // 8: shoal.Frame.link:type_name -> shoal.Link
 	23, // 9: shoal.Frame.step:type_name -> shoal.Step
 	24, // 10: shoal.Frame.token:type_name -> shoal.Token
-	28, // 11: shoal.Frame.fail:type_name -> shoal.Fail
-	29, // 12: shoal.Frame.bye:type_name -> shoal.Bye
-	30, // 13: shoal.Frame.ping:type_name -> shoal.Ping
-	31, // 14: shoal.Frame.pong:type_name -> shoal.Pong
-	32, // 15: shoal.Frame.halt:type_name -> shoal.Halt
-	33, // 16: shoal.Frame.halted:type_name -> shoal.Halted
-	34, // 17: shoal.Frame.resume:type_name -> shoal.Resume
-	35, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
-	36, // 19: shoal.Frame.credit:type_name -> shoal.Credit
+	29, // 11: shoal.Frame.fail:type_name -> shoal.Fail
+	30, // 12: shoal.Frame.bye:type_name -> shoal.Bye
+	31, // 13: shoal.Frame.ping:type_name -> shoal.Ping
+	32, // 14: shoal.Frame.pong:type_name -> shoal.Pong
+	33, // 15: shoal.Frame.halt:type_name -> shoal.Halt
+	34, // 16: shoal.Frame.halted:type_name -> shoal.Halted
+	35, // 17: shoal.Frame.resume:type_name -> shoal.Resume
+	36, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
+	37, // 19: shoal.Frame.credit:type_name -> shoal.Credit
 	26, // 20: shoal.Frame.scores:type_name -> shoal.Scores
-	16, // 21: shoal.Open.next:type_name -> shoal.Hop
-	17, // 22: shoal.Open.sampling:type_name -> shoal.Sampling
-	0,  // 23: shoal.Open.codec:type_name -> shoal.TensorCodec
-	18, // 24: shoal.Sampling.format:type_name -> shoal.Piece
-	20, // 25: shoal.Piece.either:type_name -> shoal.Either
-	19, // 26: shoal.Piece.again:type_name -> shoal.Pieces
-	18, // 27: shoal.Pieces.pieces:type_name -> shoal.Piece
-	19, // 28: shoal.Either.of:type_name -> shoal.Pieces
-	0,  // 29: shoal.Step.codec:type_name -> shoal.TensorCodec
-	25, // 30: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 31: shoal.Token.finish:type_name -> shoal.Finish
-	27, // 32: shoal.Scores.scores:type_name -> shoal.Score
-	25, // 33: shoal.Score.top:type_name -> shoal.TopToken
-	2,  // 34: shoal.Fail.code:type_name -> shoal.Code
-	16, // 35: shoal.Resume.next:type_name -> shoal.Hop
-	2,  // 36: shoal.Trouble.code:type_name -> shoal.Code
-	39, // 37: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	28, // 21: shoal.Frame.embeddings:type_name -> shoal.Embeddings
+	16, // 22: shoal.Open.next:type_name -> shoal.Hop
+	17, // 23: shoal.Open.sampling:type_name -> shoal.Sampling
+	0,  // 24: shoal.Open.codec:type_name -> shoal.TensorCodec
+	18, // 25: shoal.Sampling.format:type_name -> shoal.Piece
+	20, // 26: shoal.Piece.either:type_name -> shoal.Either
+	19, // 27: shoal.Piece.again:type_name -> shoal.Pieces
+	18, // 28: shoal.Pieces.pieces:type_name -> shoal.Piece
+	19, // 29: shoal.Either.of:type_name -> shoal.Pieces
+	0,  // 30: shoal.Step.codec:type_name -> shoal.TensorCodec
+	25, // 31: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 32: shoal.Token.finish:type_name -> shoal.Finish
+	27, // 33: shoal.Scores.scores:type_name -> shoal.Score
+	25, // 34: shoal.Score.top:type_name -> shoal.TopToken
+	2,  // 35: shoal.Fail.code:type_name -> shoal.Code
+	16, // 36: shoal.Resume.next:type_name -> shoal.Hop
+	2,  // 37: shoal.Trouble.code:type_name -> shoal.Code
+	40, // 38: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -3694,6 +3828,7 @@ func file_protocol_wire_proto_init() {
 		(*Frame_Trouble)(nil),
 		(*Frame_Credit)(nil),
 		(*Frame_Scores)(nil),
+		(*Frame_Embeddings)(nil),
 	}
 	file_protocol_wire_proto_msgTypes[15].OneofWrappers = []any{
 		(*Piece_Text)(nil),
@@ -3710,7 +3845,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

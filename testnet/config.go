@@ -29,11 +29,12 @@ type Config struct {
 	Link     link.Params // between any two nodes; the zero value is plain loopback
 	Cuts     bool        // links can be cut; nodes then use the emulated link even if Link is zero
 
-	Dir     string   // of the network; "": a temporary one, removed by Close
-	Keep    bool     // do not remove a temporary Dir
-	Threads int      // per node; 0: the cores divided among the nodes, at least 1
-	Args    []string // additional arguments for `shoal node`
-	Env     []string // additional environment of the nodes, "NAME=value"
+	Dir     string              // of the network; "": a temporary one, removed by Close
+	Keep    bool                // do not remove a temporary Dir
+	Threads int                 // per node; 0: the cores divided among the nodes, at least 1
+	Args    []string            // additional arguments for `shoal node`
+	ArgsOf  map[string][]string // more of them, behind Args, for single nodes by their names
+	Env     []string            // additional environment of the nodes, "NAME=value"
 
 	StopGrace time.Duration // between SIGTERM and SIGKILL; 0 means 10 s
 	Log       io.Writer     // also receives the nodes' logs, line by line with the node's name; may be nil

@@ -12,6 +12,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/llama"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/testnet/link"
@@ -35,7 +36,8 @@ func benchCommand() *cli.Command {
 		Action:      needSubcommand,
 		Subcommands: []*cli.Command{
 			{Name: "stages", Usage: "decode through several nodes, through one, and by the engine alone", Flags: flags(nodes, rounds, tokens, threads), Action: benchmark(bench.Stages)},
-			{Name: "engine", Usage: "the engine alone: in this process, and in a child process", Flags: flags(rounds, threads), Action: benchmark(bench.Engine)},
+			{Name: "engine", Usage: "the engine alone: in this process, and in a child process", Flags: flags(rounds, threads,
+				&cli.StringFlag{Name: "against", Usage: "compare with llama.cpp's library in the folder `DIR` instead, which computes whole models by itself: prefill and decode of five weight types, in one stage and three"}), Action: benchmark(engineOrAgainst)},
 			{Name: "memory", Usage: "memory of engines that have a part of the model each: idle, with a session, and after it", Flags: flags(nodes, threads), Action: benchmark(bench.Memory)},
 			{
 				Name: "load", Usage: "decode while other programs are busy, second by second",
@@ -81,7 +83,7 @@ func benchmark(run func(context.Context, bench.Shell, bench.Options) error) cli.
 			return err
 		}
 		err = run(c.Context, benchShell(c), bench.Options{
-			Engine: use, Library: library,
+			Engine: use, Library: library, Against: absolute(c.String("against")),
 			Model: absolute(c.String("model")), Nodes: c.Int("nodes"), Rounds: c.Int("rounds"), Tokens: c.Int("tokens"), Threads: c.Int("threads"),
 			Nice: c.Int("nice"), Loops: c.Int("loops"), Seconds: c.Int("seconds"), Sessions: c.Int("sessions"), RTT: c.String("rtt"),
 		})
@@ -91,6 +93,14 @@ func benchmark(run func(context.Context, bench.Shell, bench.Options) error) cli.
 		}
 		return err
 	}
+}
+
+// engineOrAgainst is the benchmark of the engine that the options ask for.
+func engineOrAgainst(ctx context.Context, sh bench.Shell, o bench.Options) error {
+	if o.Against == "" {
+		return bench.Engine(ctx, sh, o)
+	}
+	return bench.Against(ctx, sh, o)
 }
 
 // benchEngine returns the engine to measure: one, so that figures are of what they seem.
@@ -116,6 +126,9 @@ func benchEngine(c *cli.Context) (use, library string, err error) {
 func benchShell(c *cli.Context) bench.Shell {
 	return bench.Shell{
 		Out: c.App.Writer, Err: c.App.ErrWriter, JSON: c.Bool("json"), Load: backends.Load, Token: token,
+		Whole: func(library, path string, threads, rows, cells int) (bench.Whole, error) {
+			return llama.LoadWhole(library, path, threads, rows, cells)
+		},
 		Import: func(ctx context.Context, home, source string) error {
 			n, err := newNode(node.Config{Home: home, Client: true, NoMDNS: true, ListenAddrs: loopbackAddrs()})
 			if err != nil {

@@ -18,6 +18,7 @@ import (
 
 const (
 	engineUsage  = "what computes: auto, ggml (built in) or llama (llama.cpp's library); auto: ggml where --exact asks for it or it is as fast, llama where ggml lacks the model or is slower, as measured"
+	exactUsage   = "results are the same to the last bit whether a session runs alone, beside others, or again after a repair. With ggml on Linux and x86 they always are; elsewhere, and with llama, this costs speed"
 	libraryUsage = "folder `DIR` of llama.cpp's library (default: SHOAL_LIBLLAMA, beside this program, what `shoal engine install` has fetched, the system's)"
 )
 

@@ -59,7 +59,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads to lend; 0: as many as make it faster, measured continually"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "nice", Value: 5, EnvVars: []string{"SHOAL_NICE"}, Usage: "priority of the engine below other programs, from 0 (equal) to 19 (lowest), as in nice(1)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "kv", Value: "f16", EnvVars: []string{"SHOAL_KV"}, Usage: "number format of the KV cache: f16 or f32"}),
-		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "exact", EnvVars: []string{"SHOAL_EXACT"}, Usage: "make results bit-identical whether a session runs alone, in a batch, or is replayed after a repair; up to a third slower"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "exact", EnvVars: []string{"SHOAL_EXACT"}, Usage: exactUsage}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "engine", Value: serve.Auto, EnvVars: []string{"SHOAL_ENGINE"}, Usage: engineUsage}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "llama", EnvVars: []string{"SHOAL_LLAMA"}, Usage: libraryUsage}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells per span (default: derived from --memory)"}),

@@ -31,13 +31,14 @@ func answerFlags() []cli.Flag {
 		&cli.Uint64Flag{Name: "seed", Usage: "the same seed gives the same answer (default: random)"},
 		&cli.StringSliceFlag{Name: "stop", Usage: "end the answer before this text; may be repeated"},
 		&cli.StringFlag{Name: "route", Usage: "force a route: PEER:FROM-TO,PEER:FROM-TO,..."},
+		&cli.BoolFlag{Name: "exact", Usage: "use only stages that compute the same to the last bit whoever else is there, so that a greedy or seeded answer is the same each time"},
 		&cli.IntFlag{Name: "max-stages", Usage: "use no route with more stages than this"},
 	}, clientFlags()...)
 }
 
 // request builds a request from the flags.
 func request(c *cli.Context) (*api.GenerateRequest, error) {
-	g := &api.GenerateRequest{Model: c.String("model"), MaxTokens: c.Int("max-tokens"), Stop: c.StringSlice("stop"), MaxStages: c.Int("max-stages")}
+	g := &api.GenerateRequest{Model: c.String("model"), MaxTokens: c.Int("max-tokens"), Stop: c.StringSlice("stop"), MaxStages: c.Int("max-stages"), Exact: c.Bool("exact")}
 	t := c.Float64("temperature")
 	g.Sampling = api.Sampling{
 		Temperature: &t, TopK: c.Int("top-k"), MinP: c.Float64("min-p"), RepeatPenalty: c.Float64("repeat-penalty"),

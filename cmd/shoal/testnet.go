@@ -31,6 +31,7 @@ func testnetFlags() []cli.Flag {
 		&cli.StringFlag{Name: "dir", Usage: "directory of the network (default: a temporary one, removed at the end)"},
 		&cli.BoolFlag{Name: "keep", Usage: "keep the directory and its logs"},
 		&cli.IntFlag{Name: "threads", Usage: "threads per node (default: the cores divided among the nodes)"},
+		&cli.BoolFlag{Name: "exact", EnvVars: []string{"SHOAL_EXACT"}, Usage: exactUsage},
 	}
 }
 
@@ -67,6 +68,9 @@ func startTestnet(c *cli.Context) (*testnet.Testnet, error) {
 	args, err := nodeArgs(c)
 	if err != nil {
 		return nil, err
+	}
+	if c.Bool("exact") {
+		args = append(args, "--exact")
 	}
 	fmt.Fprintf(c.App.ErrWriter, "starting %d nodes ...\n", c.Int("nodes"))
 	t, err := testnet.Start(c.Context, testnet.Config{

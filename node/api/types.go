@@ -95,6 +95,7 @@ type GenerateRequest struct {
 	IgnoreEOS bool    // the model's own do not end it
 	Route     []Hop   // if not empty, use exactly this route
 	MaxStages int
+	Exact     bool   // use only stages that compute the same in any company, to the last bit
 	Trace     string // W3C traceparent of the caller; "": none
 
 	Shared *Shared // by all choices of one prompt; nil: there is only one choice
@@ -301,7 +302,7 @@ type Model struct {
 	Remote       bool     `json:"remote,omitempty"`    // peers serve it, and nothing of it is here
 	Complete     bool     `json:"complete"`            // all of it is here
 	Served       bool     `json:"served,omitempty"`    // the connected peers and this node together serve all of it
-	Abilities    []string `json:"abilities,omitempty"` // only from Show, like Template and Facts: tools, thinking
+	Abilities    []string `json:"abilities,omitempty"` // only from Show, like Template and Facts: tools, thinking; or embedding, rerank, without which the model generates text
 	Warnings     []string `json:"warnings,omitempty"`  // only from Show, Add and Pull: why its answers may be worse than its makers', a sentence each
 
 	Cuts     *protocol.Cuts `json:"cuts,omitempty"`     // only from Show, Add and Pull: where it can be cut; none: anywhere

@@ -95,17 +95,17 @@ func (g *Generator) Generate(ctx context.Context, req *api.GenerateRequest, emit
 	if !g.cfg.Survey.Fastest() {
 		one.ownEnd = time.Now().Add(ownTime)
 	}
-	return one.run(ctx)
+	return one.run(ctx, one.attempt)
 }
 
 // run makes attempts until one comes through.
-func (g *generation) run(ctx context.Context) error {
+func (g *generation) run(ctx context.Context, attempt func(ctx context.Context, excluded map[string]bool) error) error {
 	excluded := map[string]bool{}
 	var full error // a refusal for lack of room
 	begin, retry := time.Now(), backoff.Backoff{First: firstRoomPause, Most: roomTime}
 	end := begin.Add(roomTime)
 	for try := 1; ; try++ {
-		err := g.attempt(ctx, excluded)
+		err := attempt(ctx, excluded)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

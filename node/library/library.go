@@ -61,6 +61,9 @@ type Config struct {
 	BadInput []error                       // errors of Convert, and of the store's check, that are the caller's to correct
 	Log      *slog.Logger
 
+	// Ability names what a model with this metadata does that generates no text:
+	// embedding, rerank. Empty: it does.
+	Ability func(md interface{ Value(key string) any }) string
 	// Served reports that this node serves a model, so that it must stay.
 	Served func(*store.Model) bool
 	// Changed is called after what is held has changed, and when a fetch begins.

@@ -119,6 +119,10 @@ func (l *Library) addFacts(ctx context.Context, m *store.Model, d *api.Model) {
 		}
 	}
 	d.Facts, d.Warnings, d.Cuts = factsOf(h), text.Doubts(h), l.cuts(h)
+	if a := l.cfg.Ability(h); a != "" {
+		d.Abilities = append(d.Abilities, a)
+		return
+	}
 	t, err := text.NewTemplate(h)
 	if err != nil {
 		return

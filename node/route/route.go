@@ -26,6 +26,7 @@ type Candidate struct {
 	MaxContext int           // longest session, tokens
 	Kept       int           // tokens of the prompt whose KV the peer still has
 	Unproven   bool          // no token has gone through it yet: for probes only
+	Exact      bool          // a row computes the same in any company
 	Class      string        // what computes it; candidates of one class agree to the last bit; "": unknown
 
 	// What the planning node itself knows of the peer; see Price.

@@ -19,8 +19,12 @@ const maxBatch = 512
 // empty.
 func (s *Server) engineConfig(t target, z size) engine.Config {
 	limits := s.limits()
+	sessions, embeds := limits.MaxSessions, pooling(t.model) != engine.NoPooling
+	if embeds {
+		sessions = max(sessions, textsPerPass)
+	}
 	return engine.Config{
-		From: t.span.From, To: t.span.To, KVTokens: z.cells, MaxSeqs: limits.MaxSessions,
+		From: t.span.From, To: t.span.To, KVTokens: z.cells, MaxSeqs: sessions, Embeds: embeds,
 		MaxBatch: z.batch, KVType: s.cfg.KVType, Threads: limits.Threads, Nice: s.cfg.Nice, Devices: s.cfg.Devices, Exact: s.cfg.Exact,
 		Memory: max(limits.Memory, z.bytes) + loadRoom + MachineMemory()/4,
 	}
@@ -57,7 +61,10 @@ func calibrate(ctx context.Context, e engine.Engine) (m measured, err error) {
 	blocks := time.Duration(info.To - info.From)
 	base := 0
 	pass := func(rows int) (time.Duration, error) {
-		b := &engine.Batch{}
+		b := &engine.Batch{Embed: info.Pooling != engine.NoPooling}
+		if b.Embed {
+			base = 0 // nothing of a text stays
+		}
 		for i := range rows {
 			b.Rows = append(b.Rows, engine.Row{Seq: 0, Pos: int32(base + i)})
 		}
@@ -69,7 +76,7 @@ func calibrate(ctx context.Context, e engine.Engine) (m measured, err error) {
 				b.Hidden[i] = float32(i%7) - 3
 			}
 		}
-		if info.To == info.Blocks {
+		if info.To == info.Blocks && !b.Embed {
 			b.Outputs = []engine.Output{{Row: rows - 1, Position: uint64(base + rows)}}
 		}
 		res, err := e.Run(ctx, b)

@@ -133,6 +133,7 @@ func (v *Span) offer(now time.Time) *protocol.ServedSpan {
 	if v.Asleep > 0 {
 		o.LoadMs = uint32(max(1, min(v.Asleep.Milliseconds(), math.MaxInt32)))
 	}
+	o.Pooling = string(v.Engine.Pooling)
 	decode := v.Decode
 	if v.Stage.DecodePass > 0 { // what sessions see is truer than the first measurement
 		decode = min(4*decode, v.Stage.DecodePass/time.Duration(v.Span.Len()))
@@ -158,7 +159,7 @@ func (v *Span) Computes() *protocol.Engine {
 	}
 	slices.Sort(kinds)
 	name := protocol.MachineName
-	return &protocol.Engine{Name: name(v.Engine.Engine), Version: name(v.Engine.Version), Device: name(strings.Join(kinds, "+")), Kv: name(v.Engine.KVType)}
+	return &protocol.Engine{Name: name(v.Engine.Engine), Version: name(v.Engine.Version), Device: name(strings.Join(kinds, "+")), Kv: name(v.Engine.KVType), Exact: v.Engine.Exact}
 }
 
 // offer announces a span that is being fetched.

@@ -140,6 +140,10 @@ func (c costs) bytes(cells, batch int) int64 {
 
 // least is the smallest engine of a target that is of use.
 func (s *Server) least(t target) size {
+	if pooling(t.model) != engine.NoPooling {
+		z, _ := s.textSize(t, 0)
+		return z
+	}
 	cells := leastCells
 	if man := t.model.Manifest(); man.Context > 0 {
 		cells = int(min(man.Context, leastCells))
@@ -155,6 +159,9 @@ func (s *Server) least(t target) size {
 // of the model's whole context, or 64k. Where room is short, first passes have fewer
 // rows, then there are fewer cells.
 func (s *Server) sizeOf(t target, room int64) (size, bool) {
+	if pooling(t.model) != engine.NoPooling {
+		return s.textSize(t, room)
+	}
 	least, c := s.least(t), s.costsOf(t)
 	want := s.cfg.KVTokens
 	if want <= 0 {

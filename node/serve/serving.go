@@ -358,7 +358,7 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	if c, ok := e.(*engine.Child); ok {
 		pid = c.Pid()
 	}
-	st := srv.newStage(t, e.Info().Vocab, z, cfg, m)
+	st := srv.newStage(t, e.Info(), z, cfg, m)
 	if open, _, _ := srv.gate.look(); !open { // before anybody finds it
 		st.Reserve(srv.own)
 	}
@@ -403,15 +403,16 @@ func (s *serving) serve(ctx context.Context, t target) error {
 func (t target) last() bool { return t.span.To == int(t.model.Manifest().Blocks) }
 
 // newStage makes the stage of a target on its engine.
-func (s *Server) newStage(t target, vocab int, z *sleeper, cfg engine.Config, m measured) *stage.Stage {
+func (s *Server) newStage(t target, info engine.Info, z *sleeper, cfg engine.Config, m measured) *stage.Stage {
 	man := t.model.Manifest()
 	maxContext := cfg.KVTokens
 	if man.Context > 0 {
 		maxContext = min(maxContext, int(man.Context))
 	}
 	return stage.New(stage.Config{
-		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: vocab,
-		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
+		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: info.Vocab,
+		Pooling: info.Pooling, Embedded: info.Embedded, Texts: cfg.MaxSeqs,
+		KVTokens: cfg.KVTokens, MaxSeqs: min(cfg.MaxSeqs, s.limits().MaxSessions), MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(t.span.Len()), Dir: s.cfg.Home,
 		Formats:  stageFormats{s.cfg.Models, t.model},
 		Group:    s.cfg.Network.Group,

@@ -203,6 +203,7 @@ type session struct {
 	deadline      deadline
 	failedRepairs int // repairs since the last token
 	scored        []*protocol.Score
+	payload       int // bytes of a frame's payload, at most
 
 	second     *second // a route beside the first, which keeps the session waiting; nil: none
 	prepared   chan prepared
@@ -227,9 +228,10 @@ type ring struct {
 
 // event is a frame of a stage, or the end of its stream.
 type event struct {
-	g   *stage
-	f   *protocol.Frame
-	err error
+	g       *stage
+	f       *protocol.Frame
+	payload []byte // of Embeddings
+	err     error
 }
 
 // stage is the client's end of one stage's stream.
@@ -300,7 +302,7 @@ func (g *stage) sendPing(chain []uint64, bye bool) {
 // read turns a stage's frames into events until its stream ends.
 func (s *session) read(g *stage) {
 	for {
-		f, _, err := protocol.ReadFrame(g.r, 0)
+		f, payload, err := protocol.ReadFrame(g.r, s.payload)
 		if err == nil {
 			if k, ok := f.Kind.(*protocol.Frame_Fail); ok {
 				err = protocol.FailError(k.Fail)
@@ -309,7 +311,7 @@ func (s *session) read(g *stage) {
 			err = &protocol.Error{Code: protocol.Code_CODE_PEER_LOST, Message: "the connection was lost: " + err.Error()}
 		}
 		select {
-		case s.events <- event{g, f, err}:
+		case s.events <- event{g, f, payload, err}:
 		case <-s.over:
 			return
 		}
@@ -424,6 +426,10 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 		}
 		if o.Sampling != nil && len(o.Sampling.Scored) > 0 && !k.Opened.Scores {
 			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which computes no log probabilities of a prompt")
+			break
+		}
+		if o.Embed > 0 && !k.Opened.Embeds {
+			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which makes no embeddings")
 			break
 		}
 		g.cached = int(k.Opened.Cached)

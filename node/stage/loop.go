@@ -32,11 +32,14 @@ func (s *Stage) loop() {
 		}
 		for s.ctx.Err() == nil {
 			s.doOps()
-			batch, dead, yield := s.gather()
-			for _, sess := range dead {
-				s.release(sess)
-				close(sess.gone)
+			if s.cfg.embeds() {
+				if !s.turnTexts() {
+					break
+				}
+				continue
 			}
+			batch, dead, yield := s.gather()
+			s.bury(dead)
 			for _, sess := range yield {
 				sess.fail(s.busy("the stage is full, and others need the room of this session"))
 			}
@@ -47,6 +50,14 @@ func (s *Stage) loop() {
 				s.pass(batch)
 			}
 		}
+	}
+}
+
+// bury frees what sessions that have ended hold.
+func (s *Stage) bury(dead []*session) {
+	for _, sess := range dead {
+		s.release(sess)
+		close(sess.gone)
 	}
 }
 
@@ -238,6 +249,12 @@ func (s *Stage) run(batch []work) (*engine.Result, error) {
 			decodes++
 		}
 	}
+	return s.compute(batch, p, decodes)
+}
+
+// compute makes a pass of a batch, and counts it. decodes is how many of its rows are
+// single ones.
+func (s *Stage) compute(batch []work, p *engine.Batch, decodes int) (*engine.Result, error) {
 	s.mu.Lock()
 	for _, w := range batch {
 		w.sess.computing = true

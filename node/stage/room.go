@@ -55,9 +55,20 @@ func (s *Stage) applicant(p peer.ID) applicant {
 // expected returns how many cells a session will probably use: its prompt, whose
 // length follows from the number of prefix hashes, and half of the remaining length.
 func expected(o *protocol.Open) int {
+	if o.Embed > 0 {
+		return 0
+	}
 	total := int(o.MaxTokensTotal)
 	begun := min(total, (len(o.Prefix)+1)*protocol.PrefixBlock)
 	return begun + (total-begun)/2
+}
+
+// cellsAt returns how many cells a session needs at once that has so many positions.
+func cellsAt(o *protocol.Open, positions int) int {
+	if o.Embed > 0 { // nothing of a text stays in the engine
+		return 0
+	}
+	return min(int(o.MaxTokensTotal), positions+ahead)
 }
 
 // share returns what a group is entitled to: 1/shares, and at least one session of

@@ -112,7 +112,7 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold 
 	client := sess.client
 	s.mu.Unlock()
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Opened{Opened: &protocol.Opened{
-		UsPerStep: uint32(s.stats.decodePass().Microseconds()), Cached: uint32(kept), Format: sess.format != nil, Scores: sess.scores(),
+		UsPerStep: uint32(s.stats.decodePass().Microseconds()), Cached: uint32(kept), Format: sess.format != nil, Scores: sess.scores(), Embeds: sess.embeds(),
 	}}}, nil, control)
 	sess.readClient(st, r)
 }

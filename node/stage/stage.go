@@ -68,6 +68,9 @@ type Config struct {
 	MaxSeqs    int                  // concurrent sessions
 	MaxBatch   int                  // rows per pass
 	MaxContext int                  // longest session, tokens
+	Pooling    engine.Pooling       // of the embeddings that the span makes; NoPooling: it draws tokens
+	Embedded   int                  // numbers per embedding
+	Texts      int                  // texts per pass of a span that makes embeddings: the engine's sequence slots, at least MaxSeqs
 	Row        time.Duration        // time per row through the span in a full pass; 0: unknown
 	Idle       time.Duration        // a session without a step for this long is ended; 0: two minutes
 	Silence    time.Duration        // so is one whose client sends nothing for this long; 0: one second
@@ -164,6 +167,9 @@ func New(cfg Config, e Engine, dial Dialer) *Stage {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.embeds() {
+		cfg.MaxContext = min(cfg.MaxContext, cfg.MaxBatch) // a text takes one pass
 	}
 	if cfg.Observer == nil {
 		cfg.Observer = unobserved{}
@@ -297,7 +303,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		s.mu.Unlock()
 		return old.comeBack(o, client)
 	}
-	a.slots, a.need, a.first = 1, expected(o), min(int(o.MaxTokensTotal), ahead)
+	a.slots, a.need, a.first = 1, expected(o), cellsAt(o, 0)
 	if refused = s.closed(client.Peer()); refused == nil && !s.makeRoom(a) {
 		s.stats.refused.Add(1)
 		refused = s.busy("no room for this session: its KV, or the number of sessions, is taken")
@@ -318,7 +324,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		s.take(from.ended)
 		s.free = append(s.free, from.ended.seq)
 	}
-	a.first = min(int(o.MaxTokensTotal), from.tokens+ahead)
+	a.first = cellsAt(o, from.tokens)
 	if !s.evict(a, time.Now()) {
 		if from.ended != nil {
 			s.free = s.free[:len(s.free)-1]
@@ -351,7 +357,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	sess.length, sess.computed, sess.truncate = kept, kept, kept > 0
 	s.wakeLinks()
 	s.mu.Unlock()
-	if o.Stages > 1 && !o.Wait {
+	if o.Next != nil && o.Stages > 1 && !o.Wait {
 		sess.connect(o.Next, 0, 0)
 	}
 	return sess, kept, nil
@@ -396,16 +402,18 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 		return bad("a span of blocks %s cannot be a route of its own", s.cfg.Span)
 	case o.MaxTokensTotal < 1:
 		return bad("a session of no tokens")
+	case protocol.TensorCodec_name[int32(o.Codec)] == "":
+		return bad("unknown tensor codec %d", o.Codec)
+	case len(o.Trace) > protocol.MaxTrace:
+		return bad("a trace context of %d bytes", len(o.Trace))
+	case o.Embed > 0 || s.cfg.embeds():
+		return s.checkTexts(o)
 	case int64(o.MaxTokensTotal) > int64(s.cfg.MaxContext):
 		return protocol.Errorf(protocol.Code_CODE_TOO_LONG, "a session of %d tokens, where %d are accepted", o.MaxTokensTotal, s.cfg.MaxContext)
 	case o.Stages > 1 && o.Next == nil:
 		return bad("no successor named")
-	case protocol.TensorCodec_name[int32(o.Codec)] == "":
-		return bad("unknown tensor codec %d", o.Codec)
 	case len(o.Prefix) > int(o.MaxTokensTotal)/protocol.PrefixBlock:
 		return bad("more prefix hashes than the session has tokens for")
-	case len(o.Trace) > protocol.MaxTrace:
-		return bad("a trace context of %d bytes", len(o.Trace))
 	case s.cfg.last() && o.Sampling == nil:
 		return bad("the last stage needs to know how to sample")
 	}
@@ -419,7 +427,7 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 
 // format compiles the format of an Open's answer. It returns nil if it has none.
 func (s *Stage) format(o *protocol.Open) (Format, *protocol.Error) {
-	if !s.cfg.last() || len(o.Sampling.Format) == 0 {
+	if !s.cfg.last() || len(o.Sampling.GetFormat()) == 0 {
 		return nil, nil
 	}
 	bad := func(format string, args ...any) (Format, *protocol.Error) {

@@ -49,16 +49,6 @@ func (m *Model) setRules() {
 		} else if count > 4 {
 			m.not = []int{4} // which the library takes for a model without windows
 		}
-	case "glm4":
-		if list, _ := m.array("rope.dimension_sections"); len(list) < 2 || list[0] == 0 || list[1] == 0 {
-			m.why = images
-		}
-	case "glm-dsa": // the library assumes a list for models of so long a context
-		if _, ok := m.array("attention.indexer.types"); !ok && m.one("context_length", 0) >= 1<<20 {
-			m.why = counted
-		}
-	case "rwkv6qwen2":
-		m.phase = lcm(m.phase, m.one("rescale_every_n_layers", 1))
 	case "gemma4":
 		if m.one("embedding_length_per_layer_input", 0) > 0 {
 			m.why = "each of its blocks reads the tokens themselves"

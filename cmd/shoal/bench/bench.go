@@ -32,6 +32,7 @@ type Shell struct {
 	Export   func(ctx context.Context, model, file string) error                                       // writes a model of the user's home to a file
 	Gateway  func(p link.Params, home string, bootstrap []string) (api string, stop func(), err error) // a light client in this process
 	Token    func(home string) string                                                                  // of that client
+	Whole    func(library, path string, threads, rows, cells int) (Whole, error)                       // a model computed by llama.cpp's library alone
 }
 
 // Options of a benchmark. Each benchmark reads only those that concern it.
@@ -49,6 +50,7 @@ type Options struct {
 
 	Engine  string // that computes; "": the built-in one
 	Library string // folder of its library
+	Against string // folder of the library that Against compares with
 }
 
 // UsageError is a mistake in the options.

@@ -8,6 +8,11 @@
 // measurements of the same round. Benchmarks of functions are next to the functions
 // ([testing.B]), and `make bench-compare` compares those.
 //
+// Against compares the engine with llama.cpp's library by itself, in this process and
+// with its own defaults: what is between them is what this program adds. Its models are
+// random ones of contrib/randommodel, which compute as real ones of their shape do. On a
+// busy machine the ratios of processor time say more than those of the clock.
+//
 // Code that only serves as a comparison, and is not part of a node, is here, too: folder
 // plain has boxo's unmodified bitswap.
 package bench

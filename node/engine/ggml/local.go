@@ -129,6 +129,7 @@ func Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (_ engine.En
 	l.tuner = newTuner(l.backend, threads)
 	l.reserve()
 	l.measureMemory(mapped)
+	l.info.Exact = (l.exact || companyRows() == 1) && len(l.info.Devices) == 1 // on the processor alone
 	l.released = time.Now()
 	return l, nil
 }

@@ -24,7 +24,7 @@ func BenchmarkOverhead(b *testing.B) {
 	l := c[0].(*local)
 	for _, rows := range []int{1, 512} {
 		b.Run(map[int]string{1: "decode", 512: "prefill"}[rows], func(b *testing.B) {
-			batch := &engine.Batch{Tokens: prompt(rows), Outputs: []engine.Output{{Row: rows - 1}}}
+			batch := &engine.Batch{Tokens: wordsOf(rows), Outputs: []engine.Output{{Row: rows - 1}}}
 			positions, seqs, outputs := make([]int32, rows), make([]int32, rows), make([]int8, rows)
 			outputs[rows-1] = 1
 			var through, direct time.Duration

@@ -26,7 +26,8 @@
 //
 // Structs that are passed by value change from version to version, without any sign in
 // the file. So versions are known by name (versions.go): each has a table of where its
-// fields are, and none is there that was not run through the suite. A library is opened
+// fields are, and none is there that was not run through the suite; those before 0.5.0
+// compute whole models only, since they ignore what a span's file says. A library is opened
 // in the engine's process alone, and there compared with its version's row: its name,
 // ggml's version, the sizes of its parameters, as far as calls show them, and their
 // defaults. Then it computes a tiny model of known numbers, whole, up to a tap and from

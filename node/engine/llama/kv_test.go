@@ -23,7 +23,7 @@ func tiny(t testing.TB, edit func(*engine.Config)) *local {
 	return c[0].(*local)
 }
 
-func prompt(n int) []int32 {
+func wordsOf(n int) []int32 {
 	out := make([]int32, n)
 	for i := range out {
 		out[i] = int32(i*37%400 + 3)
@@ -38,15 +38,15 @@ func TestCellsFollowUse(t *testing.T) {
 	small := enginetest.Chain{tiny(t, func(cfg *engine.Config) { cfg.KVTokens, cfg.MaxSeqs = 4096, 40 })}
 	l := small[0].(*local)
 	least := l.kv.cells
-	want := small.Generate(t, 0, prompt(40), 60, 64, p)
-	first := small.Prefill(t, 0, prompt(40), 64, p)
+	want := small.Generate(t, 0, wordsOf(40), 60, 64, p)
+	first := small.Prefill(t, 0, wordsOf(40), 64, p)
 	if first.ID != want[0].ID {
 		t.Fatalf("%v, before %v", first, want[0])
 	}
 	next := first.ID
 	for i := range 59 { // others come in the middle
 		if i < 30 {
-			small.Pass(t, i+1, 0, prompt(64), nil)
+			small.Pass(t, i+1, 0, wordsOf(64), nil)
 		}
 		got := small.Pass(t, 0, 40+i, []int32{next}, &engine.Output{Sampling: p})[0]
 		if d := enginetest.Apart(want[i+1], got); d > near {
@@ -75,7 +75,7 @@ func TestCellsEnd(t *testing.T) {
 	c := enginetest.Chain{tiny(t, func(cfg *engine.Config) { cfg.KVTokens, cfg.MaxSeqs = 512, 4 })}
 	l := c[0].(*local)
 	pass := func(seq, base, n int) error {
-		b := &engine.Batch{Tokens: prompt(n)}
+		b := &engine.Batch{Tokens: wordsOf(n)}
 		for i := range n {
 			b.Rows = append(b.Rows, engine.Row{Seq: seq, Pos: int32(base + i)})
 		}
@@ -100,7 +100,7 @@ func TestCellsEnd(t *testing.T) {
 func TestSharedCells(t *testing.T) {
 	l := tiny(t, func(cfg *engine.Config) { cfg.KVTokens, cfg.MaxSeqs = 4096, 40 })
 	c := enginetest.Chain{l}
-	c.Prefill(t, 0, prompt(64), 64, nil)
+	c.Prefill(t, 0, wordsOf(64), 64, nil)
 	for seq := range 30 {
 		if err := l.CopyPrefix(0, seq+1, 64); err != nil {
 			t.Fatal(err)
@@ -137,7 +137,11 @@ func TestIdleMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		used := anonymous(t, e.(*engine.Child).Pid())
-		t.Logf("%s: %d MiB", s, used>>20)
+		i := e.Info()
+		t.Logf("%s: %d MiB; KV %d, passes %d, in all %d with %d of weights", s, used>>20, i.KV>>20, i.Graph>>20, i.Host>>20, i.Weights>>20)
+		if i.KV < 1<<28 || i.Graph == 0 || i.Host < i.KV+i.Graph+i.Weights {
+			t.Errorf("what it says that it takes: %+v", i)
+		}
 		if used > 90<<20 {
 			t.Errorf("%s: %d MiB beside the mapped weights", s, used>>20)
 		}
@@ -171,12 +175,12 @@ func TestLaidOutOnceMore(t *testing.T) {
 	l := tiny(t, func(cfg *engine.Config) { cfg.KVTokens, cfg.MaxSeqs = 512, 4 })
 	c := enginetest.Chain{l}
 	p := &protocol.Sampling{TopLogprobs: 5}
-	want := c.Prefill(t, 0, prompt(50), 64, p)
-	c.Pass(t, 1, 0, prompt(20), nil)
+	want := c.Prefill(t, 0, wordsOf(50), 64, p)
+	c.Pass(t, 1, 0, wordsOf(20), nil)
 	c.Remove(t, 0, 49)
 	l.kv.dirty = true
 	l.kv.forget([]engine.Row{{Seq: 1, Pos: 10}})
-	if got := c.Pass(t, 0, 49, prompt(50)[49:], &engine.Output{Sampling: p})[0]; l.kv.dirty || enginetest.Apart(want, got) > near {
+	if got := c.Pass(t, 0, 49, wordsOf(50)[49:], &engine.Output{Sampling: p})[0]; l.kv.dirty || enginetest.Apart(want, got) > near {
 		t.Errorf("%v, want %v", got, want)
 	}
 	if s := l.kv.slots[1]; s == nil || s.next != 10 {

@@ -37,6 +37,7 @@ type local struct {
 	info   engine.Info
 	closed bool
 	model  unsafe.Pointer
+	copied uint64 // bytes of weights beside the mapped file: repacked for kernels
 	lora   []unsafe.Pointer
 	shape  shape
 	kv     kv
@@ -50,6 +51,8 @@ type shape struct {
 	perRow         int // positions per row
 	recurrent      bool
 	encodes        bool // no cache: texts are computed as a whole
+	lastRow        bool // an embedding is the last row's hidden state, normed
+	pools          bool // the library pools texts, each in one pass of its own
 	rows           int  // per pass of the library
 	outputs        int  // per pass of the library
 }
@@ -152,6 +155,7 @@ func (l *local) loadModel() error {
 		l.info.Devices = []engine.Device{{Name: "CPU", Library: "CPU"}}
 	}
 	l.info.Weights = uint64(C.sl_model_bytes(l.model))
+	l.copied = uint64(buffersOf(lines).host["model"])
 	return nil
 }
 
@@ -172,8 +176,9 @@ func (l *local) describe() error {
 	i.Arch, i.Width, i.Blocks, i.From, i.To = arch, l.shape.width, blocks, l.cfg.From, l.cfg.To
 	i.KVTokens, i.MaxSeqs, i.MaxBatch = l.cfg.KVTokens, l.cfg.MaxSeqs, l.cfg.MaxBatch
 	i.Back = -1
-	if l.shape.recurrent {
-		i.Back = 0
+	i.Exact = l.exact() && len(i.Devices) == 1 && i.Devices[0].Library == "CPU"
+	if l.shape.recurrent && !i.First() {
+		i.Back = stateStep
 	}
 	if span, ok := l.text(spanKey); ok {
 		_, all, _ := strings.Cut(span, " of ")
@@ -184,10 +189,13 @@ func (l *local) describe() error {
 	if i.To > i.Blocks || blocks != i.To-i.From {
 		return fmt.Errorf("engine: blocks %d-%d of a model that has %d, from a file that has %d", i.From, i.To, i.Blocks, blocks)
 	}
+	if l.version.whole && !(i.First() && i.Last()) {
+		return fmt.Errorf("%w: libllama %s computes whole models only, no spans such as %d-%d", engine.ErrUnsupported, l.version.name, i.From, i.To)
+	}
 	if i.First() || i.Last() {
 		i.Vocab = int(C.sl_model_vocab(l.model))
 	}
-	return nil
+	return l.describeEmbeddings()
 }
 
 // text is a value of the model's metadata.
@@ -230,16 +238,23 @@ func (l *local) begin() error {
 		s.rows = min(s.rows, exactMost, fit) / exactRows * exactRows
 		s.rows = max(s.rows, exactRows)
 	}
+	tapped := ""
 	switch {
-	case l.cfg.Embeds: // a text is computed at once, and every row of it is an output
+	case s.pools: // a text is computed at once, and every row of it is an output
 		s.rows = l.cfg.MaxBatch
 		s.outputs = s.rows
 	case l.info.Last():
 		s.outputs = min(s.rows, fit)
+		if s.lastRow {
+			tapped = lastNorm
+		}
 	default:
 		s.rows = min(s.rows, fit)
 		s.outputs = s.rows
-		name := C.CString("l_out-" + strconv.Itoa(l.info.To-l.info.From-1))
+		tapped = boundary(l.info.Arch, l.info.To-l.info.From-1)
+	}
+	if tapped != "" {
+		name := C.CString(tapped)
 		defer C.free(unsafe.Pointer(name))
 		if l.tap = C.sl_tap_new(name, C.int64_t(s.width), C.int64_t(s.rows)); l.tap == nil {
 			return tooLarge(engine.ErrMemory)
@@ -251,10 +266,14 @@ func (l *local) begin() error {
 	}
 	l.tuner = tune.New(threads, l.setThreads)
 	l.kv.init(l)
-	if err := l.kv.resize(l.kv.least(), 1); err != nil {
+	k := &l.kv
+	var lines []line
+	var err error
+	k.cells, k.seqs = k.least(), 1
+	if k.context, lines, err = l.newContext(k.cells, k.seqs); err != nil {
 		return err
 	}
-	return l.kv.measure()
+	return k.measure(lines)
 }
 
 // Info describes what is loaded.
@@ -325,6 +344,9 @@ func (l *local) pass(b *engine.Batch, res *engine.Result) error {
 			return err
 		}
 	}
+	if l.shape.lastRow {
+		return nil
+	}
 	for _, t := range tokens {
 		res.Tokens = append(res.Tokens, *t)
 	}
@@ -335,8 +357,7 @@ func (l *local) pass(b *engine.Batch, res *engine.Result) error {
 type span struct{ from, to int }
 
 // parts cuts a batch so that no part has more rows or outputs than one of the
-// library's passes may. A recurrent model's part is of one sequence: the library
-// reorders rows of several.
+// library's passes may, and a recurrent model's where breaks says so.
 func (l *local) parts(b *engine.Batch) []span {
 	wanted := make([]bool, len(b.Rows))
 	for _, o := range b.Outputs {
@@ -345,9 +366,9 @@ func (l *local) parts(b *engine.Batch) []span {
 	most := l.shape.rows
 	var out []span
 	from, outputs := 0, 0
-	for i, r := range b.Rows {
+	for i := range b.Rows {
 		n := map[bool]int{true: 1}[wanted[i] && l.info.Last()]
-		if i > from && (i-from == most || outputs+n > l.shape.outputs || l.shape.recurrent && r.Seq != b.Rows[i-1].Seq) {
+		if i > from && (i-from == most || outputs+n > l.shape.outputs || l.shape.recurrent && l.breaks(b.Rows[from:], i-from)) {
 			out = append(out, span{from, i})
 			from, outputs = i, 0
 		}
@@ -356,35 +377,73 @@ func (l *local) parts(b *engine.Batch) []span {
 	return append(out, span{from, len(b.Rows)})
 }
 
-// part computes rows of a batch.
-func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*sample.Token) error {
-	n := rows.to - rows.from
-	outputs := make([]int8, n)
-	for i := range outputs {
+// breaks reports whether a part of a recurrent model's pass ends before its i-th row. The
+// library reorders rows unless a part has one sequence, or one row of each in the order of
+// their numbers. A prompt's part ends where a copy of the state is worth keeping.
+func (l *local) breaks(rows []engine.Row, i int) bool {
+	r, before := rows[i], rows[i-1]
+	if r.Seq != before.Seq {
+		single := i == 1 || rows[0].Seq != rows[1].Seq
+		next := i+1 == len(rows) || rows[i+1].Seq != r.Seq
+		return !single || !next || l.kv.slots[r.Seq].id < l.kv.slots[before.Seq].id
+	}
+	if i > 1 && rows[i-2].Seq != before.Seq {
+		return true
+	}
+	if r.Pos%engine.PrefixPage != 0 {
+		return false
+	}
+	last := i+engine.PrefixPage > len(rows) || rows[i+engine.PrefixPage-1].Seq != r.Seq // the last whole page
+	return last || r.Pos%stateStep == 0
+}
+
+// outputs marks the rows of a part whose result is wanted.
+func (l *local) outputs(b *engine.Batch, rows span) []int8 {
+	marks := make([]int8, rows.to-rows.from)
+	for i := range marks {
 		if !l.info.Last() {
-			outputs[i] = 1
+			marks[i] = 1
 		}
 	}
 	for _, o := range b.Outputs {
 		if rows.from <= o.Row && o.Row < rows.to {
-			outputs[o.Row-rows.from] = 1
+			marks[o.Row-rows.from] = 1
 		}
 	}
-	if l.exact() {
-		evenOut(outputs)
+	if l.exact() && l.tap == nil {
+		evenOut(marks)
 	}
-	if err := l.kv.compute(b, rows, outputs); err != nil {
+	return marks
+}
+
+// part computes rows of a batch.
+func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*sample.Token) error {
+	marks := l.outputs(b, rows)
+	if err := l.kv.compute(b, rows, marks); err != nil {
 		return err
 	}
 	if l.tap != nil {
-		if l.tap.bad || int(l.tap.got) != n {
-			return fmt.Errorf("engine: libllama had %d hidden states for %d rows", l.tap.got, n)
+		want := 0
+		for _, o := range marks {
+			want += int(o)
 		}
-		hidden := unsafe.Slice((*float32)(l.tap.rows), n*l.shape.width)
+		if l.tap.bad || int(l.tap.got) != want {
+			return fmt.Errorf("engine: libllama had %d hidden states for %d rows", l.tap.got, want)
+		}
+		if want == 0 { // no text ends here
+			return nil
+		}
+		hidden := unsafe.Slice((*float32)(l.tap.rows), want*l.shape.width)
 		if !finite(hidden) {
 			return l.poisoned()
 		}
-		res.Hidden = append(res.Hidden, hidden...)
+		if !l.info.Last() {
+			res.Hidden = append(res.Hidden, hidden...)
+			return nil
+		}
+		for ; len(hidden) > 0; hidden = hidden[l.shape.width:] {
+			res.Embeddings = append(res.Embeddings, slices.Clone(hidden[:l.shape.width]))
+		}
 		return nil
 	}
 	for i, o := range b.Outputs {
