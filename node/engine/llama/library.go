@@ -149,7 +149,7 @@ const (
 
 	ropeMulti, ropeInterleaved = 8, 40 // rotations by positions in several dimensions
 
-	poolingNone, poolingRank = 0, 4
+	poolingNone = 0
 
 	deviceGPU, deviceShared = 1, 2 // the latter has the machine's own memory
 )

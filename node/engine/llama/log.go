@@ -19,7 +19,6 @@ type line struct {
 
 // Levels of the library's log. A line that goes on has another one.
 const (
-	levelWarn  = 3
 	levelError = 4
 	levelMore  = 5
 )

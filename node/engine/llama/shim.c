@@ -68,9 +68,6 @@ typedef void (*log_fn)(int level, const char *text, void *user);
 	MUST(int32_t, llama_model_n_layer, (const void *)) \
 	MUST(int32_t, llama_model_n_embd, (const void *)) \
 	MUST(int32_t, llama_model_n_embd_inp, (const void *)) \
-	MUST(int32_t, llama_model_n_embd_out, (const void *)) \
-	MUST(uint32_t, llama_model_n_cls_out, (const void *)) \
-	MUST(int32_t, llama_model_n_swa, (const void *)) \
 	MUST(int, llama_model_rope_type, (const void *)) \
 	MUST(const void *, llama_model_get_vocab, (const void *)) \
 	MUST(int32_t, llama_vocab_n_tokens, (const void *)) \
@@ -84,15 +81,10 @@ typedef void (*log_fn)(int level, const char *text, void *user);
 	MUST(int32_t, llama_set_adapters_lora, (void *, void **, size_t, float *)) \
 	MUST(void *, llama_init_from_model, (void *, sl_params)) \
 	MUST(void, llama_free, (void *)) \
-	MUST(uint32_t, llama_n_ctx, (const void *)) \
-	MUST(uint32_t, llama_n_ubatch, (const void *)) \
-	MUST(int, llama_pooling_type, (const void *)) \
 	MUST(void, llama_set_n_threads, (void *, int32_t, int32_t)) \
 	MUST(void *, llama_get_memory, (const void *)) \
 	MUST(bool, llama_memory_seq_rm, (void *, int32_t, int32_t, int32_t)) \
 	MUST(void, llama_memory_seq_cp, (void *, int32_t, int32_t, int32_t, int32_t)) \
-	MUST(int32_t, llama_memory_seq_pos_min, (void *, int32_t)) \
-	MUST(void, llama_memory_clear, (void *, bool)) \
 	MUST(size_t, llama_state_get_size, (void *)) \
 	MUST(size_t, llama_state_get_data, (void *, uint8_t *, size_t)) \
 	MUST(size_t, llama_state_set_data, (void *, const uint8_t *, size_t)) \
@@ -101,9 +93,7 @@ typedef void (*log_fn)(int level, const char *text, void *user);
 	MUST(size_t, llama_state_seq_set_data_ext, (void *, const uint8_t *, size_t, int32_t, uint32_t)) \
 	MUST(int32_t, llama_decode, (void *, batch)) \
 	MUST(int32_t, llama_encode, (void *, batch)) \
-	MUST(void, llama_synchronize, (void *)) \
 	MUST(float *, llama_get_logits_ith, (void *, int32_t)) \
-	MUST(float *, llama_get_embeddings_ith, (void *, int32_t)) \
 	MUST(float *, llama_get_embeddings_seq, (void *, int32_t))
 
 #define DECLARE(type, name, args) static type(*p_##name) args;
@@ -200,11 +190,8 @@ void sl_model_free(void *model) { p_llama_model_free(model); }
 int sl_model_blocks(void *model) { return p_llama_model_n_layer(model); }
 int sl_model_width(void *model) { return p_llama_model_n_embd(model); }
 int sl_model_width_in(void *model) { return p_llama_model_n_embd_inp(model); }
-int sl_model_width_out(void *model) { return p_llama_model_n_embd_out(model); }
-int sl_model_classes(void *model) { return (int)p_llama_model_n_cls_out(model); }
 int sl_model_vocab(void *model) { return p_llama_vocab_n_tokens(p_llama_model_get_vocab(model)); }
 int sl_model_rope(void *model) { return p_llama_model_rope_type(model); }
-int sl_model_window(void *model) { return p_llama_model_n_swa(model); }
 bool sl_model_recurrent(void *model) { return p_llama_model_is_recurrent(model) || p_llama_model_is_hybrid(model); }
 bool sl_model_encodes(void *model) { return p_llama_model_has_encoder(model); }
 bool sl_model_decodes(void *model) { return p_llama_model_has_decoder(model); }
@@ -225,16 +212,11 @@ int sl_context_adapt(void *context, void **adapters, int n) {
 	free(scales);
 	return failed;
 }
-uint32_t sl_context_cells(void *context) { return p_llama_n_ctx(context); }
-uint32_t sl_context_rows(void *context) { return p_llama_n_ubatch(context); }
-int sl_context_pooling(void *context) { return p_llama_pooling_type(context); }
 bool sl_context_remembers(void *context) { return p_llama_get_memory(context) != NULL; }
 void sl_context_threads(void *context, int one, int many) { p_llama_set_n_threads(context, one, many); }
 
 bool sl_remove(void *context, int seq, int from) { return p_llama_memory_seq_rm(p_llama_get_memory(context), seq, from, -1); }
 void sl_copy(void *context, int from, int to, int n) { p_llama_memory_seq_cp(p_llama_get_memory(context), from, to, 0, n); }
-void sl_clear(void *context) { p_llama_memory_clear(p_llama_get_memory(context), true); }
-int sl_first(void *context, int seq) { return p_llama_memory_seq_pos_min(p_llama_get_memory(context), seq); }
 size_t sl_state_size(void *context) { return p_llama_state_get_size(context); }
 size_t sl_state_get(void *context, void *out, size_t size) { return p_llama_state_get_data(context, out, size); }
 size_t sl_state_set(void *context, const void *in, size_t size) { return p_llama_state_set_data(context, in, size); }
@@ -311,5 +293,3 @@ int sl_run(void *context, bool encode, int n, const int32_t *tokens, const float
 
 const float *sl_logits(void *context, int row) { return p_llama_get_logits_ith(context, row); }
 const float *sl_embedding(void *context, int seq) { return p_llama_get_embeddings_seq(context, seq); }
-const float *sl_row_embedding(void *context, int row) { return p_llama_get_embeddings_ith(context, row); }
-void sl_synchronize(void *context) { p_llama_synchronize(context); }

@@ -44,11 +44,8 @@ void sl_model_free(void *model);
 int sl_model_blocks(void *model);
 int sl_model_width(void *model);
 int sl_model_width_in(void *model);
-int sl_model_width_out(void *model);
-int sl_model_classes(void *model);
 int sl_model_vocab(void *model);
 int sl_model_rope(void *model);
-int sl_model_window(void *model);
 bool sl_model_recurrent(void *model); // wholly or in part
 bool sl_model_encodes(void *model);
 bool sl_model_decodes(void *model);
@@ -60,16 +57,11 @@ void *sl_adapter(void *model, const char *path);
 void *sl_context(void *model, const sl_params *params);
 void sl_context_free(void *context);
 int sl_context_adapt(void *context, void **adapters, int n);
-uint32_t sl_context_cells(void *context);
-uint32_t sl_context_rows(void *context);
-int sl_context_pooling(void *context);
 bool sl_context_remembers(void *context);
 void sl_context_threads(void *context, int one, int many);
 
 bool sl_remove(void *context, int seq, int from);
 void sl_copy(void *context, int from, int to, int n);
-void sl_clear(void *context);
-int sl_first(void *context, int seq);
 size_t sl_state_size(void *context);
 size_t sl_state_get(void *context, void *out, size_t size);
 size_t sl_state_set(void *context, const void *in, size_t size);
@@ -97,7 +89,5 @@ int sl_run(void *context, bool encode, int n, const int32_t *tokens, const float
 
 const float *sl_logits(void *context, int row);
 const float *sl_embedding(void *context, int seq);
-const float *sl_row_embedding(void *context, int row);
-void sl_synchronize(void *context);
 
 #endif
