@@ -224,7 +224,7 @@ func (m *Manifest) Check() error {
 			return err
 		}
 	}
-	if kinds[ShardHeader] != 1 || kinds[ShardEmbedding] != 1 || kinds[ShardOutput] != 1 || kinds[ShardOther] > 1 || slices.Contains(blocks, false) {
+	if kinds[ShardHeader] != 1 || kinds[ShardEmbedding] != 1 || kinds[ShardOutput] > 1 || kinds[ShardOther] > 1 || slices.Contains(blocks, false) {
 		return refuse("it lacks shards, or has some twice")
 	}
 	return m.checkCover(all)

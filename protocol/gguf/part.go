@@ -31,7 +31,7 @@ func PartOf(name string, blocks int) (part Part, block int) {
 		return PartHeader, -1
 	case strings.HasPrefix(head, "token_"), strings.HasPrefix(head, "per_layer_"), head == "position_embd":
 		return PartEmbedding, -1
-	case head == "output", strings.HasPrefix(head, "output_"):
+	case head == "output", strings.HasPrefix(head, "output_"), head == "cls", strings.HasPrefix(head, "dense_"): // the last two make scores and embeddings
 		return PartOutput, -1
 	}
 	return PartNone, -1
