@@ -275,8 +275,8 @@ func (c *cutter) changes(span protocol.Span) (map[string]any, error) {
 	lower("leading_dense_block_count", min(int(min(dense, mostBlocks))-c.span.From, c.span.Len()))
 	lower("attention.shared_kv_layers", c.span.To-max(c.run-c.m.Shared, c.span.From))
 	own("deepstack_mapping", nil) // images' features, which no stage is given
+	lower("n_deepstack_layers", 0)
 	if !c.first {
-		lower("n_deepstack_layers", 0)
 		own("embedding_scale", float32(1)) // of embeddings, not of hidden states
 	}
 	switch c.m.Arch {

@@ -17,11 +17,14 @@
 //     cell, so that a session's last bits depend on who else is there. It takes
 //     memory only for cells that are used, on Linux and without a GPU.
 //   - Flash attention is off on the CPU.
+//   - A row computes the same alone and among others, to the last bit (single.go). On
+//     Linux and x86 that costs nothing and is always so; elsewhere it is so with
+//     engine.Config.Exact, which adds rows to small passes.
 //   - Models that the library would compute wrongly are refused by engine.Check.
 //
 // ggml's CPU backend is process-global, so one lock serializes all passes of a
 // process. The number of threads is not set once: spare machines are busy machines,
-// and a thread that waits for a core costs more than it gives. See threads.go.
+// and a thread that waits for a core costs more than it brings: node/engine/tune.
 //
 // # The library's end
 //

@@ -19,6 +19,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/engine/tune"
 	"github.com/shoalnet/shoal/node/fence"
 	"github.com/shoalnet/shoal/node/remedy"
 )
@@ -46,7 +47,7 @@ type local struct {
 	info    engine.Info
 	backend ml.Backend
 	arch    *arch
-	tuner   *tuner
+	tuner   *tune.Threads
 	log     *slog.Logger
 	exact   bool
 	closed  bool
@@ -236,7 +237,7 @@ func (l *local) graph(ctx ml.Context, b *engine.Batch, reserve bool) (ml.Tensor,
 	for i := l.info.From; i < l.info.To; i++ {
 		if i == l.info.Blocks-1 {
 			rows := wanted(b)
-			if l.exact && len(rows) == 1 {
+			for l.exact && len(rows) < companyRows() {
 				rows = append(rows, rows[0])
 			}
 			s.outputs = ctx.Input().FromInts(rows, len(rows))
@@ -249,18 +250,21 @@ func (l *local) graph(ctx ml.Context, b *engine.Batch, reserve bool) (ml.Tensor,
 	return h, nil
 }
 
-// companion gives a lone row another one, in a sequence of its own: ggml
-// multiplies F32, F16, BF16, Q8_0, Q4_0, Q5_0 and IQ4_NL by another path on x86
-// when there are two rows or more, and the paths differ in the last bits.
-func (l *local) companion(b *engine.Batch) *engine.Batch {
-	two := *b
-	two.Rows = []engine.Row{b.Rows[0], {Seq: l.info.MaxSeqs}}
-	if l.info.First() {
-		two.Tokens = []int32{b.Tokens[0], b.Tokens[0]}
-	} else {
-		two.Hidden = append(slices.Clone(b.Hidden), b.Hidden...)
+// companions adds rows to a pass that is too small for its results to be those of a
+// larger one (see companyRows): the last row again, in a sequence of its own.
+func (l *local) companions(b *engine.Batch) *engine.Batch {
+	more := *b
+	more.Rows, more.Tokens, more.Hidden = slices.Clone(b.Rows), slices.Clone(b.Tokens), slices.Clone(b.Hidden)
+	last := len(b.Rows) - 1
+	for i := range companyRows() - len(b.Rows) {
+		more.Rows = append(more.Rows, engine.Row{Seq: l.info.MaxSeqs, Pos: int32(i)})
+		if l.info.First() {
+			more.Tokens = append(more.Tokens, b.Tokens[last])
+		} else {
+			more.Hidden = append(more.Hidden, b.Hidden[last*l.info.Width:]...)
+		}
 	}
-	return &two
+	return &more
 }
 
 // wanted lists the rows that go on after the model's last block: those of the
@@ -296,13 +300,13 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 	}()
 	defer recovered(&err)
 	begin := time.Now()
-	l.tuner.before(len(b.Rows))
+	l.tuner.Before(len(b.Rows))
 	c := l.backend.NewContext()
 	defer c.Close()
 	c.SetBatchSize(len(b.Rows))
 	whole := b
-	if l.exact && len(b.Rows) == 1 {
-		whole = l.companion(b)
+	if l.exact && len(b.Rows) < companyRows() {
+		whole = l.companions(b)
 		defer func() { _ = l.arch.cache.Remove(l.info.MaxSeqs, 0, math.MaxInt32) }()
 	}
 	out, err := l.graph(c, whole, false)
@@ -330,7 +334,7 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 		}
 	}
 	res.Compute = time.Since(begin)
-	l.tuner.after(len(b.Rows), res.Compute)
+	l.tuner.After(len(b.Rows), res.Compute)
 	return res, nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/enginetest"
+	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // TestMain lets this test program be its own engine child.
@@ -25,5 +26,6 @@ func TestBackend(t *testing.T) {
 		Backend: Backend{}, Shared: "../../../../shared/models",
 		NearFull: 0.02, NearQuantized: 0.05, Near: near,
 		Steady: true, Exact: true, Forgets: true, Overflows: true,
+		Even: func(_ gguf.Type, _ string, exact bool) bool { return exact || companyRows() == 1 },
 	})
 }

@@ -8,25 +8,23 @@ import "C"
 
 import (
 	"fmt"
-	"regexp"
-	"strconv"
-	"strings"
 	"unsafe"
 
 	"github.com/shoalnet/shoal/node/engine"
 )
 
-// newContext makes a context for so many cells and sequences.
-func (l *local) newContext(cells, seqs int) (unsafe.Pointer, error) {
+// newContext makes a context for so many cells and sequences. It returns what the
+// library said of it, too.
+func (l *local) newContext(cells, seqs int) (unsafe.Pointer, []line, error) {
 	context, lines := l.contextOf(cells, seqs)
 	if context == nil {
 		err := fmt.Errorf("libllama lays out no cache of %d cells: %s", cells, complaint(lines))
 		if complains(lines, "allocate", "alloc") {
-			return nil, tooLarge(fmt.Errorf("%w: %w", engine.ErrMemory, err))
+			return nil, lines, tooLarge(fmt.Errorf("%w: %w", engine.ErrMemory, err))
 		}
-		return nil, err
+		return nil, lines, err
 	}
-	return context, nil
+	return context, lines, nil
 }
 
 func (l *local) contextOf(cells, seqs int) (context unsafe.Pointer, lines []line) {
@@ -38,8 +36,8 @@ func (l *local) contextOf(cells, seqs int) (context unsafe.Pointer, lines []line
 	p.setInt(f.rows, s.rows)
 	p.setInt(f.seqs, seqs)
 	p.setInt(f.outputs, max(s.outputs, seqs))
-	p.setInt(f.threads, l.threads())
-	p.setInt(f.threadsMany, l.threads())
+	p.setInt(f.threads, l.tuner.Number())
+	p.setInt(f.threadsMany, l.tuner.Number())
 	p.setInt(f.flash, l.flash())
 	p.setInt(f.keys, l.cellType())
 	p.setInt(f.values, l.cellType())
@@ -62,6 +60,13 @@ func (l *local) contextOf(cells, seqs int) (context unsafe.Pointer, lines []line
 		return nil, append(lines, line{levelError, "the adapters do not fit"})
 	}
 	return context, lines
+}
+
+// setThreads changes how many threads compute from the next pass on.
+func (l *local) setThreads(n int) {
+	if l.kv.context != nil {
+		C.sl_context_threads(l.kv.context, C.int(n), C.int(n))
+	}
 }
 
 // flash reports whether attention is computed in one step. Quantized values need it.
@@ -114,37 +119,4 @@ func (l *local) wide(hidden []float32) []float32 {
 		copy(out[i*l.shape.widthIn:], hidden[i*l.shape.width:][:l.shape.width])
 	}
 	return out
-}
-
-// sizes matches what the library says of its buffers: device, kind and size in MiB.
-var sizes = regexp.MustCompile(`(\S+)\s+(KV|RS|compute|output) buffer size\s*=\s*([0-9.]+) MiB`)
-
-// measure finds what the cache and the passes take, at most.
-func (k *kv) measure() error {
-	l := k.of
-	small := map[string]float64{}
-	kvHost := 0.0
-	C.sl_context_free(k.context)
-	var lines []line
-	if k.context, lines = l.contextOf(k.cells, k.seqs); k.context == nil {
-		return fmt.Errorf("libllama lays out no cache: %s", complaint(lines))
-	}
-	for _, line := range lines {
-		if m := sizes.FindStringSubmatch(line.text); m != nil {
-			mib, _ := strconv.ParseFloat(m[3], 64)
-			small[m[2]] += mib
-			if onHost := strings.HasPrefix(m[1], "CPU"); onHost {
-				kvHost += mib
-			}
-		}
-	}
-	_ = kvHost
-	whole := float64(k.limit) / float64(k.cells)
-	l.info.KV = uint64((small["KV"]*whole + small["RS"]) * (1 << 20))
-	l.info.Graph = uint64((small["compute"] + small["output"]) * (1 << 20))
-	l.info.Host = l.info.Weights + l.info.KV + l.info.Graph
-	if m := l.cfg.Memory; m > 0 && l.info.KV+l.info.Graph > uint64(m) {
-		return tooLarge(fmt.Errorf("%w: %d bytes of keys and values for %d KV tokens", engine.ErrMemory, l.info.KV, l.cfg.KVTokens))
-	}
-	return nil
 }

@@ -28,14 +28,18 @@ type kv struct {
 	slots   map[int]*slot
 	shared  int  // pages that more than one sequence refers to
 	dirty   bool // cells may hold what is not finite
+	holes   bool // free cells may lie among taken ones
+	pasts   memory
 	idle    *time.Timer
 }
 
 // slot is a sequence that has positions.
 type slot struct {
-	id    int     // the library's number for it
-	next  int32   // the position that follows
-	pages []*page // in front, those that are or were shared
+	id     int     // the library's number for it
+	next   int32   // the position that follows
+	pages  []*page // in front, those that are or were shared
+	past   *past   // of a recurrent model's; nil: nothing yet
+	broken bool    // its recurrent state is not that of next
 }
 
 // page is PrefixPage cells that sequences share.
@@ -117,11 +121,16 @@ func (k *kv) ensure(rows int) error {
 	if k.context != nil && need <= k.cells && seqs <= k.seqs {
 		return nil
 	}
-	cells := max(k.cells, k.least())
-	for cells < need {
-		cells *= 2
+	return k.resize(k.larger(need), max(seqs, k.seqs))
+}
+
+// larger is how many cells to lay out where there are to be so many: some more than
+// there are now, so that they do not move all the time.
+func (k *kv) larger(need int) int {
+	if need > k.cells {
+		need = max(need, k.cells+k.cells/4)
 	}
-	return k.resize(min(cells, k.limit), max(seqs, k.seqs))
+	return min(k.limit, max(k.cells, k.least(), roundUp(need)))
 }
 
 // compute has the library compute rows of a batch, which follow has seen.
@@ -132,19 +141,23 @@ func (k *kv) compute(b *engine.Batch, rows span, outputs []int8) error {
 		positions[i], seqs[i] = r.Pos, int32(k.slots[r.Seq].id)
 	}
 	for {
-		r := k.of.run(k.context, false, b, rows, positions, seqs, outputs)
+		r := k.of.run(k.context, k.of.shape.encodes, b, rows, positions, seqs, outputs)
 		switch {
 		case r == 0:
 			for _, r := range b.Rows[rows.from:rows.to] {
 				k.slots[r.Seq].next = r.Pos + 1
 			}
+			k.remember(b, rows)
 			return nil
 		case r != 1:
+			for _, r := range b.Rows[rows.from:rows.to] {
+				k.slots[r.Seq].broken = true // a recurrent state may have gone on
+			}
 			return fmt.Errorf("%w: libllama's pass failed with %d", engine.ErrBatch, r)
 		case k.cells >= k.limit:
 			return fmt.Errorf("%w: no cells for %d rows", engine.ErrBatch, n)
 		}
-		if err := k.resize(min(2*k.cells, k.limit), k.seqs); err != nil {
+		if err := k.resize(k.larger(k.cells+1), k.seqs); err != nil {
 			return err
 		}
 	}
@@ -153,7 +166,12 @@ func (k *kv) compute(b *engine.Batch, rows span, outputs []int8) error {
 // forget takes the rows of a failed pass back.
 func (k *kv) forget(rows []engine.Row) {
 	for _, r := range rows {
-		if s := k.slots[r.Seq]; s != nil && (s.next > r.Pos || s.next == 0) {
+		s := k.slots[r.Seq]
+		switch {
+		case s == nil:
+		case k.of.shape.recurrent && (s.broken || s.next > r.Pos):
+			_ = k.rewind(r.Seq, s, r.Pos) // where that fails, the sequence is empty
+		case s.next > r.Pos || s.next == 0:
 			k.cut(r.Seq, s, r.Pos)
 		}
 	}
@@ -171,9 +189,8 @@ func (k *kv) remove(seq int, from int32) error {
 	if s == nil || from >= s.next {
 		return nil
 	}
-	if from > 0 && k.of.shape.recurrent {
-		k.cut(seq, s, 0)
-		return fmt.Errorf("%w: sequence %d cannot be taken back to %d", engine.ErrBatch, seq, from)
+	if k.of.shape.recurrent {
+		return k.rewind(seq, s, max(0, from))
 	}
 	k.cut(seq, s, max(0, from))
 	return nil
@@ -181,7 +198,18 @@ func (k *kv) remove(seq int, from int32) error {
 
 // cut forgets a sequence's positions >= from, and the sequence if that is all.
 func (k *kv) cut(seq int, s *slot, from int32) {
-	if k.context != nil && s.next > 0 {
+	k.shortenSlot(s, from)
+	k.holes = k.holes || seq != k.of.info.MaxSeqs && len(k.slots) > 1
+	if from == 0 {
+		k.forgetPast(s)
+		delete(k.slots, seq)
+	}
+	k.rest()
+}
+
+// shortenSlot removes a sequence's positions >= from, and its share in their pages.
+func (k *kv) shortenSlot(s *slot, from int32) {
+	if k.context != nil && s.next > 0 && bool(C.sl_context_remembers(k.context)) {
 		C.sl_remove(k.context, C.int(s.id), C.int(from))
 	}
 	s.next = from
@@ -191,16 +219,12 @@ func (k *kv) cut(seq int, s *slot, from int32) {
 			k.shared--
 		}
 	}
-	if from == 0 {
-		delete(k.slots, seq)
-	}
-	k.rest()
 }
 
 // copyPrefix makes dst share src's positions < n.
 func (k *kv) copyPrefix(src, dst int, n int32) error {
 	from := k.slots[src]
-	if n <= 0 || n%engine.PrefixPage != 0 || from == nil || from.next < n || k.slots[dst] != nil || k.of.shape.recurrent {
+	if n <= 0 || n%engine.PrefixPage != 0 || from == nil || from.next < n || k.slots[dst] != nil {
 		return fmt.Errorf("%w: sequence %d has no prefix of %d positions for sequence %d", engine.ErrBatch, src, n, dst)
 	}
 	if err := k.follow([]engine.Row{{Seq: dst}}); err != nil {
@@ -211,7 +235,21 @@ func (k *kv) copyPrefix(src, dst int, n int32) error {
 		delete(k.slots, dst)
 		return err
 	}
+	if k.of.shape.recurrent {
+		err := k.branch(from, dst, to, n)
+		if err != nil {
+			k.cut(dst, to, 0)
+		}
+		return err
+	}
 	C.sl_copy(k.context, C.int(from.id), C.int(to.id), C.int(n))
+	k.share(from, to, n)
+	to.next = n
+	return nil
+}
+
+// share notes that two sequences have cells in common.
+func (k *kv) share(from, to *slot, n int32) {
 	for i := range int(n) / engine.PrefixPage {
 		if i == len(from.pages) {
 			from.pages = append(from.pages, &page{users: 1})
@@ -220,8 +258,6 @@ func (k *kv) copyPrefix(src, dst int, n int32) error {
 		from.pages[i].users++
 		to.pages = append(to.pages, from.pages[i])
 	}
-	to.next = n
-	return nil
 }
 
 // rest gives cells back some time after sequences have ended.
@@ -242,10 +278,7 @@ func (l *local) rested() {
 	if l.closed || k.context == nil {
 		return
 	}
-	cells, seqs := k.least(), 1
-	for cells < k.used() {
-		cells *= 2
-	}
+	cells, seqs := max(k.least(), roundUp(k.used())), 1
 	for _, s := range k.slots {
 		seqs = max(seqs, 1<<bits.Len(uint(s.id)))
 	}
@@ -276,7 +309,10 @@ func (k *kv) resize(cells, seqs int) error {
 	err := k.make(cells, seqs, state, size)
 	if err != nil && k.cells > 0 {
 		if again := k.make(k.cells, k.seqs, state, size); again != nil {
-			k.slots, k.shared = map[int]*slot{}, 0 // the next pass tries with an empty one
+			for _, s := range k.slots { // the next pass tries with an empty one
+				k.forgetPast(s)
+			}
+			k.slots, k.shared = map[int]*slot{}, 0
 			return again
 		}
 	}
@@ -289,7 +325,7 @@ func (k *kv) resize(cells, seqs int) error {
 // make makes a context with a state.
 func (k *kv) make(cells, seqs int, state unsafe.Pointer, size C.size_t) error {
 	var err error
-	if k.context, err = k.of.newContext(cells, seqs); err != nil {
+	if k.context, _, err = k.of.newContext(cells, seqs); err != nil {
 		return err
 	}
 	if size > 0 && C.sl_state_set(k.context, state, size) != size {

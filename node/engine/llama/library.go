@@ -44,6 +44,11 @@ func open(lib *Library) (*version, error) {
 }
 
 func load(lib *Library) (*version, error) {
+	for _, file := range []string{lib.Base, lib.Ggml, lib.Llama} {
+		if err := complete(file); err != nil {
+			return nil, err
+		}
+	}
 	base, ggml, llama := C.CString(lib.Base), C.CString(lib.Ggml), C.CString(lib.Llama)
 	defer C.free(unsafe.Pointer(base))
 	defer C.free(unsafe.Pointer(ggml))
@@ -54,6 +59,9 @@ func load(lib *Library) (*version, error) {
 	v, err := versionOf(C.GoString(C.sl_version()), C.GoString(C.sl_ggml_version()), filepath.Base(lib.Llama))
 	if err != nil {
 		return nil, err
+	}
+	if name := C.sl_lacks(); name != nil {
+		return nil, fmt.Errorf("version %s without its function %s", v.name, C.GoString(name))
 	}
 	if err := v.check(); err != nil {
 		return nil, err

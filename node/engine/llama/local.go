@@ -23,6 +23,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/engine/tune"
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
@@ -36,9 +37,11 @@ type local struct {
 	info   engine.Info
 	closed bool
 	model  unsafe.Pointer
+	copied uint64 // bytes of weights beside the mapped file: repacked for kernels
 	lora   []unsafe.Pointer
 	shape  shape
 	kv     kv
+	tuner  *tune.Threads
 	tap    *C.sl_tap // nil: the span ends the model
 }
 
@@ -152,6 +155,7 @@ func (l *local) loadModel() error {
 		l.info.Devices = []engine.Device{{Name: "CPU", Library: "CPU"}}
 	}
 	l.info.Weights = uint64(C.sl_model_bytes(l.model))
+	l.copied = uint64(buffersOf(lines).host["model"])
 	return nil
 }
 
@@ -172,8 +176,8 @@ func (l *local) describe() error {
 	i.Arch, i.Width, i.Blocks, i.From, i.To = arch, l.shape.width, blocks, l.cfg.From, l.cfg.To
 	i.KVTokens, i.MaxSeqs, i.MaxBatch = l.cfg.KVTokens, l.cfg.MaxSeqs, l.cfg.MaxBatch
 	i.Back = -1
-	if l.shape.recurrent {
-		i.Back = 0
+	if l.shape.recurrent && !i.First() {
+		i.Back = stateStep
 	}
 	if span, ok := l.text(spanKey); ok {
 		_, all, _ := strings.Cut(span, " of ")
@@ -183,6 +187,9 @@ func (l *local) describe() error {
 	}
 	if i.To > i.Blocks || blocks != i.To-i.From {
 		return fmt.Errorf("engine: blocks %d-%d of a model that has %d, from a file that has %d", i.From, i.To, i.Blocks, blocks)
+	}
+	if l.version.whole && !(i.First() && i.Last()) {
+		return fmt.Errorf("%w: libllama %s computes whole models only, no spans such as %d-%d", engine.ErrUnsupported, l.version.name, i.From, i.To)
 	}
 	if i.First() || i.Last() {
 		i.Vocab = int(C.sl_model_vocab(l.model))
@@ -225,10 +232,14 @@ func (l *local) begin() error {
 	s := &l.shape
 	s.rows = min(l.cfg.MaxBatch, 512)
 	vocab := int(C.sl_model_vocab(l.model))
-	fit := max(16, logitBytes/4/max(1, vocab))
+	fit := max(16, logitBytes/4/max(1, vocab)/exactRows*exactRows)
+	if l.exact() {
+		s.rows = min(s.rows, exactMost, fit) / exactRows * exactRows
+		s.rows = max(s.rows, exactRows)
+	}
 	tapped := ""
 	switch {
-	case s.pools:
+	case s.pools: // a text is computed at once, and every row of it is an output
 		s.rows = l.cfg.MaxBatch
 		s.outputs = s.rows
 	case l.info.Last():
@@ -239,7 +250,7 @@ func (l *local) begin() error {
 	default:
 		s.rows = min(s.rows, fit)
 		s.outputs = s.rows
-		tapped = "l_out-" + strconv.Itoa(l.info.To-l.info.From-1)
+		tapped = boundary(l.info.Arch, l.info.To-l.info.From-1)
 	}
 	if tapped != "" {
 		name := C.CString(tapped)
@@ -248,19 +259,20 @@ func (l *local) begin() error {
 			return tooLarge(engine.ErrMemory)
 		}
 	}
+	threads := l.cfg.Threads
+	if threads <= 0 {
+		threads = runtime.NumCPU()
+	}
+	l.tuner = tune.New(threads, l.setThreads)
 	l.kv.init(l)
-	if err := l.kv.resize(l.kv.least(), 1); err != nil {
+	k := &l.kv
+	var lines []line
+	var err error
+	k.cells, k.seqs = k.least(), 1
+	if k.context, lines, err = l.newContext(k.cells, k.seqs); err != nil {
 		return err
 	}
-	return l.kv.measure()
-}
-
-// threads are how many compute.
-func (l *local) threads() int {
-	if l.cfg.Threads > 0 {
-		return l.cfg.Threads
-	}
-	return runtime.NumCPU()
+	return k.measure(lines)
 }
 
 // Info describes what is loaded.
@@ -280,18 +292,41 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 		return nil, errClosed
 	}
 	begin := time.Now()
+	l.tuner.Before(len(b.Rows))
 	res = &engine.Result{}
 	if b.Embed {
 		err = l.embed(b, res)
-	} else if err = l.kv.follow(b.Rows); err == nil {
-		err = l.pass(b, res)
+	} else {
+		err = l.compute(b, res)
 	}
 	if err != nil { // the caller may try some of the rows again
 		l.kv.forget(b.Rows)
 		return nil, err
 	}
 	res.Compute = time.Since(begin)
+	l.tuner.After(len(b.Rows), res.Compute)
 	return res, nil
+}
+
+// compute makes a pass of rows, with companions where results are to be exact.
+func (l *local) compute(b *engine.Batch, res *engine.Result) error {
+	whole := b
+	if l.exact() {
+		if err := l.kv.compact(); err != nil {
+			return err
+		}
+		if whole = l.companions(b); len(whole.Rows) > len(b.Rows) {
+			defer func() { _ = l.kv.remove(l.info.MaxSeqs, 0) }()
+		}
+	}
+	if err := l.kv.follow(whole.Rows); err != nil {
+		return err
+	}
+	err := l.pass(whole, res)
+	if !l.info.Last() && err == nil {
+		res.Hidden = res.Hidden[:len(b.Rows)*l.shape.width]
+	}
+	return err
 }
 
 // pass computes a batch in parts that the library takes at once.
@@ -331,9 +366,9 @@ func (l *local) parts(b *engine.Batch) []span {
 	most := l.shape.rows
 	var out []span
 	from, outputs := 0, 0
-	for i, r := range b.Rows {
+	for i := range b.Rows {
 		n := map[bool]int{true: 1}[wanted[i] && l.info.Last()]
-		if i > from && (i-from == most || outputs+n > l.shape.outputs || l.shape.recurrent && r.Seq != b.Rows[i-1].Seq) {
+		if i > from && (i-from == most || outputs+n > l.shape.outputs || l.shape.recurrent && l.breaks(b.Rows[from:], i-from)) {
 			out = append(out, span{from, i})
 			from, outputs = i, 0
 		}
@@ -342,26 +377,54 @@ func (l *local) parts(b *engine.Batch) []span {
 	return append(out, span{from, len(b.Rows)})
 }
 
-// part computes rows of a batch.
-func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*sample.Token) error {
-	n := rows.to - rows.from
-	outputs := make([]int8, n)
-	for i := range outputs {
+// breaks reports whether a part of a recurrent model's pass ends before its i-th row. The
+// library reorders rows unless a part has one sequence, or one row of each in the order of
+// their numbers. A prompt's part ends where a copy of the state is worth keeping.
+func (l *local) breaks(rows []engine.Row, i int) bool {
+	r, before := rows[i], rows[i-1]
+	if r.Seq != before.Seq {
+		single := i == 1 || rows[0].Seq != rows[1].Seq
+		next := i+1 == len(rows) || rows[i+1].Seq != r.Seq
+		return !single || !next || l.kv.slots[r.Seq].id < l.kv.slots[before.Seq].id
+	}
+	if i > 1 && rows[i-2].Seq != before.Seq {
+		return true
+	}
+	if r.Pos%engine.PrefixPage != 0 {
+		return false
+	}
+	last := i+engine.PrefixPage > len(rows) || rows[i+engine.PrefixPage-1].Seq != r.Seq // the last whole page
+	return last || r.Pos%stateStep == 0
+}
+
+// outputs marks the rows of a part whose result is wanted.
+func (l *local) outputs(b *engine.Batch, rows span) []int8 {
+	marks := make([]int8, rows.to-rows.from)
+	for i := range marks {
 		if !l.info.Last() {
-			outputs[i] = 1
+			marks[i] = 1
 		}
 	}
 	for _, o := range b.Outputs {
 		if rows.from <= o.Row && o.Row < rows.to {
-			outputs[o.Row-rows.from] = 1
+			marks[o.Row-rows.from] = 1
 		}
 	}
-	if err := l.kv.compute(b, rows, outputs); err != nil {
+	if l.exact() && l.tap == nil {
+		evenOut(marks)
+	}
+	return marks
+}
+
+// part computes rows of a batch.
+func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*sample.Token) error {
+	marks := l.outputs(b, rows)
+	if err := l.kv.compute(b, rows, marks); err != nil {
 		return err
 	}
 	if l.tap != nil {
 		want := 0
-		for _, o := range outputs {
+		for _, o := range marks {
 			want += int(o)
 		}
 		if l.tap.bad || int(l.tap.got) != want {
@@ -387,11 +450,10 @@ func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*s
 		if o.Row < rows.from || o.Row >= rows.to {
 			continue
 		}
-		at := C.sl_logits(l.kv.context, C.int(o.Row-rows.from))
-		if at == nil {
+		logits := l.logits(o.Row - rows.from)
+		if logits == nil {
 			return fmt.Errorf("engine: libllama has no logits for row %d", o.Row)
 		}
-		logits := unsafe.Slice((*float32)(at), l.info.Vocab)
 		if !finite(logits) {
 			return l.poisoned()
 		}
@@ -399,6 +461,15 @@ func (l *local) part(b *engine.Batch, rows span, res *engine.Result, tokens []*s
 		tokens[i] = &t
 	}
 	return nil
+}
+
+// logits are those behind a row of the library's last pass; nil: it has none.
+func (l *local) logits(row int) []float32 {
+	at := C.sl_logits(l.kv.context, C.int(row))
+	if at == nil {
+		return nil
+	}
+	return unsafe.Slice((*float32)(at), l.info.Vocab)
 }
 
 func finite(xs []float32) bool {

@@ -96,9 +96,9 @@ typedef void (*log_fn)(int level, const char *text, void *user);
 	MUST(size_t, llama_state_get_size, (void *)) \
 	MUST(size_t, llama_state_get_data, (void *, uint8_t *, size_t)) \
 	MUST(size_t, llama_state_set_data, (void *, const uint8_t *, size_t)) \
-	MUST(size_t, llama_state_seq_get_size, (void *, int32_t)) \
-	MUST(size_t, llama_state_seq_get_data, (void *, uint8_t *, size_t, int32_t)) \
-	MUST(size_t, llama_state_seq_set_data, (void *, const uint8_t *, size_t, int32_t)) \
+	MUST(size_t, llama_state_seq_get_size_ext, (void *, int32_t, uint32_t)) \
+	MUST(size_t, llama_state_seq_get_data_ext, (void *, uint8_t *, size_t, int32_t, uint32_t)) \
+	MUST(size_t, llama_state_seq_set_data_ext, (void *, const uint8_t *, size_t, int32_t, uint32_t)) \
 	MUST(int32_t, llama_decode, (void *, batch)) \
 	MUST(int32_t, llama_encode, (void *, batch)) \
 	MUST(void, llama_synchronize, (void *)) \
@@ -108,6 +108,9 @@ typedef void (*log_fn)(int level, const char *text, void *user);
 
 #define DECLARE(type, name, args) static type(*p_##name) args;
 FUNCTIONS(DECLARE, DECLARE)
+
+static const char *lacks;
+const char *sl_lacks(void) { return lacks; }
 
 const char *sl_open(const char *base, const char *ggml, const char *llama) {
 	const char *paths[3] = {base, ggml, llama};
@@ -119,7 +122,6 @@ const char *sl_open(const char *base, const char *ggml, const char *llama) {
 			return text;
 		}
 	}
-	const char *lacks = NULL;
 	void *found;
 #define LOOK(name) \
 	found = NULL; \
@@ -130,10 +132,6 @@ const char *sl_open(const char *base, const char *ggml, const char *llama) {
 	LOOK(name) if (!found && !lacks) lacks = #name;
 #define MAY(type, name, args) LOOK(name)
 	FUNCTIONS(MUST, MAY)
-	if (lacks) {
-		snprintf(text, sizeof text, "%s has no function %s", llama, lacks);
-		return text;
-	}
 	return NULL;
 }
 
@@ -240,9 +238,11 @@ int sl_first(void *context, int seq) { return p_llama_memory_seq_pos_min(p_llama
 size_t sl_state_size(void *context) { return p_llama_state_get_size(context); }
 size_t sl_state_get(void *context, void *out, size_t size) { return p_llama_state_get_data(context, out, size); }
 size_t sl_state_set(void *context, const void *in, size_t size) { return p_llama_state_set_data(context, in, size); }
-size_t sl_seq_state_size(void *context, int seq) { return p_llama_state_seq_get_size(context, seq); }
-size_t sl_seq_state_get(void *context, int seq, void *out, size_t size) { return p_llama_state_seq_get_data(context, out, size, seq); }
-size_t sl_seq_state_set(void *context, int seq, const void *in, size_t size) { return p_llama_state_seq_set_data(context, in, size, seq); }
+// only what is not in cells of positions
+enum { PARTIAL = 1 };
+size_t sl_seq_state_size(void *context, int seq) { return p_llama_state_seq_get_size_ext(context, seq, PARTIAL); }
+size_t sl_seq_state_get(void *context, int seq, void *out, size_t size) { return p_llama_state_seq_get_data_ext(context, out, size, seq, PARTIAL); }
+size_t sl_seq_state_set(void *context, int seq, const void *in, size_t size) { return p_llama_state_seq_set_data_ext(context, in, size, seq, PARTIAL); }
 
 sl_tap *sl_tap_new(const char *name, int64_t width, int64_t limit) {
 	sl_tap *tap = calloc(1, sizeof *tap);

@@ -15,8 +15,9 @@ typedef struct {
 } sl_params;
 
 // sl_open opens the files, the libraries that others need first, and looks up every
-// function in the last two. It returns NULL, or what failed.
+// function. It returns NULL, or what failed.
 const char *sl_open(const char *base, const char *ggml, const char *llama);
+const char *sl_lacks(void); // a function that is not there, though it must be; or NULL
 
 const char *sl_version(void);      // of llama.cpp; NULL: a version that cannot say
 const char *sl_ggml_version(void); // NULL likewise

@@ -7,12 +7,13 @@ import (
 
 // A version of the library whose structs' layout is known. Structs that are passed
 // by value have no promise: a field is written only where this table says it is, and
-// every version in it was run through the whole suite.
+// every version in it was run through the suite, as far as it goes.
 type version struct {
 	name    string // as llama_version reports it, without what follows a dash; or as the library's file is named
 	ggml    string // as ggml_version reports it
 	model   modelFields
 	context contextFields
+	whole   bool // it computes whole models only
 }
 
 // modelFields are offsets in llama_model_params, in bytes.
@@ -51,11 +52,13 @@ var (
 	}
 )
 
+// Before 0.5.0 the library did not read which of gemma3's blocks have a window from the
+// file, but counted, so that a span computed without a sign of it with other ones.
 var versions = []version{
 	{name: "0.5.0", ggml: "0.25.1", model: modelOfJuly, context: contextOfJune},
-	{name: "0.4.0", ggml: "0.23.0", model: modelOfJuly, context: contextOfJune},
-	{name: "b10361", ggml: "0.19.0", model: modelOfJune, context: contextOfJune},
-	{name: "b10068", ggml: "0.17.0", model: modelOfMay, context: contextOfMay},
+	{name: "0.4.0", ggml: "0.23.0", model: modelOfJuly, context: contextOfJune, whole: true},
+	{name: "b10361", ggml: "0.19.0", model: modelOfJune, context: contextOfJune, whole: true},
+	{name: "b10068", ggml: "0.17.0", model: modelOfMay, context: contextOfMay, whole: true},
 }
 
 // Known lists the versions of the library that this package opens.
