@@ -128,7 +128,8 @@ func embeds(m *store.Model) *generate.Embeds {
 		return nil
 	}
 	pair, _ := h.Value("tokenizer.chat_template.rerank").(string)
-	return &generate.Embeds{Width: engine.EmbeddingWidth(h), Scores: p == engine.PoolRanking, Shortens: engine.Shortens(h), Pair: pair}
+	labels, _ := h.Value(h.Arch("classifier.output_labels")).([]string)
+	return &generate.Embeds{Width: engine.EmbeddingWidth(h), Scores: p == engine.PoolRanking, Logit: len(labels) < 2, Shortens: engine.Shortens(h), Pair: pair}
 }
 
 func (m models) Encode(ctx context.Context, by *text.Tokenizer, t string, opt text.EncodeOptions) ([]int32, error) {

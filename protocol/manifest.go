@@ -227,14 +227,14 @@ func (m *Manifest) Check() error {
 			return err
 		}
 	}
-	least := 1 // of each kind
+	least := 1
 	if m.Base != nil {
 		if p := m.Base.Prefix(); !m.Base.Defined() || p.Version != 1 || p.Codec != cid.DagCBOR || p.MhType != multihash.SHA2_256 || p.MhLength != 32 {
 			return refuse("it adds to %s, which is no model", *m.Base)
 		}
 		least, blocks = 0, nil // an adapter has shards of what it adds to alone
 	}
-	if kinds[ShardHeader] != 1 || kinds[ShardEmbedding] < least || kinds[ShardEmbedding] > 1 || kinds[ShardOutput] < least || kinds[ShardOutput] > 1 || kinds[ShardOther] > 1 ||
+	if kinds[ShardHeader] != 1 || kinds[ShardEmbedding] < least || kinds[ShardEmbedding] > 1 || kinds[ShardOutput] > 1 || kinds[ShardOther] > 1 ||
 		slices.Contains(blocks, false) {
 		return refuse("it lacks shards, or has some twice")
 	}

@@ -33,10 +33,9 @@ var encoders = []string{
 // text. An encoder whose file says nothing pools by the mean, as sentence-transformers
 // does by default.
 func PoolingOf(md Metadata) Pooling {
-	if t, err := typedOf(md); err == nil {
-		if n := t.count("pooling_type"); n > 0 && int64(n) < int64(len(poolings)) {
-			return poolings[n]
-		}
+	t, _ := typedOf(md) // without keys that cannot be converted
+	if n := t.count("pooling_type"); n > 0 && int64(n) < int64(len(poolings)) {
+		return poolings[n]
 	}
 	if IsEncoder(md) {
 		return PoolMean

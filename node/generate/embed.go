@@ -20,6 +20,7 @@ import (
 type Embeds struct {
 	Width    int    // numbers per embedding
 	Scores   bool   // it scores texts by a query, and makes no embeddings
+	Logit    bool   // its scores are logits: 0 is even odds
 	Shortens bool   // the beginning of an embedding, normalized, is one as well
 	Pair     string // how a reranker reads a query and a text: its template, with {query} and {document}; "": by its special tokens
 }
@@ -290,6 +291,9 @@ func (e *embedding) finish() *api.EmbedResult {
 	}
 	for i, v := range e.got {
 		out.Tokens = append(out.Tokens, len(texts[i]))
+		if e.tools.Embeds.Logit && e.pairs {
+			v[0] = float32(1 / (1 + math.Exp(-float64(v[0]))))
+		}
 		if n := e.ask.Dimensions; n > 0 && n < len(v) {
 			v = shortened(v, n)
 		}

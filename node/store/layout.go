@@ -145,7 +145,9 @@ func (l *layout) manifest(h *gguf.Header) (*protocol.Manifest, error) {
 	for i := range l.blocks {
 		order = append(order, shardKey{protocol.ShardBlock, i})
 	}
-	order = append(order, shardKey{protocol.ShardOutput, -1})
+	if out := (shardKey{protocol.ShardOutput, -1}); l.shards[out] != nil || !l.endsNormed() {
+		order = append(order, out)
+	}
 	if other := (shardKey{protocol.ShardOther, -1}); l.shards[other] != nil {
 		order = append(order, other)
 	}
@@ -169,6 +171,12 @@ func (l *layout) manifest(h *gguf.Header) (*protocol.Manifest, error) {
 		return nil, fmt.Errorf("%w: %w", gguf.ErrFormat, err)
 	}
 	return m, nil
+}
+
+// endsNormed reports whether the last block ends with a norm of its own, as encoders'
+// blocks do: such a model may have no output.
+func (l *layout) endsNormed() bool {
+	return l.seen[fmt.Sprintf("blk.%d.layer_output_norm.weight", l.blocks-1)]
 }
 
 func clipText(s string, n int) string {
