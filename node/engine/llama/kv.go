@@ -307,6 +307,7 @@ func (k *kv) resize(cells, seqs int) error {
 	err := k.make(cells, seqs, state, size)
 	if err != nil && k.cells > 0 {
 		if again := k.make(k.cells, k.seqs, state, size); again != nil {
+			k.forgetPasts()
 			k.slots, k.shared = map[int]*slot{}, 0 // the next pass tries with an empty one
 			return again
 		}
@@ -335,6 +336,7 @@ func (k *kv) close() {
 	if k.idle != nil {
 		k.idle.Stop()
 	}
+	k.forgetPasts()
 	if k.context != nil {
 		C.sl_context_free(k.context)
 		k.context = nil
