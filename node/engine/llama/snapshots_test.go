@@ -182,7 +182,6 @@ func TestPastIsBounded(t *testing.T) {
 	last := chain[1].(*local)
 	story(t, chain, 0, 500, 10)
 	back := int32(last.Info().Back)
-	last.kv.pasts.mostRows = 3 * stateStep
 	text := story(t, chain, 1, 1500, 300)
 	if p := last.kv.pasts; p.states > p.mostStates || p.rows > p.mostRows {
 		t.Errorf("%d bytes of states and %d rows, where %d and %d are allowed", p.states, p.rows, p.mostStates, p.mostRows)
