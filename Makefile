@@ -44,7 +44,7 @@ DESTDIR ?=
 SHARE := $(DESTDIR)$(PREFIX)/share
 BACKENDS := $(DESTDIR)$(PREFIX)/lib/shoal/lib/ollama
 
-.PHONY: help build install install-files install-service release uninstall demo firsthour clients quick test llama test-device race lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
+.PHONY: help build install install-files install-service release uninstall demo firsthour clients architectures quick test llama test-device race lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
 build: bin/shoal ## the program, into bin/shoal
 
 help: ## this list
@@ -203,3 +203,6 @@ release: ## archives, .deb, .rpm, formula, installer, checksums and bills of mat
 
 clean: ## remove bin/ and dist/
 	rm -rf bin dist
+
+architectures: ## the table of architectures that llama.cpp's library computes here; needs SHOAL_LIBLLAMA
+	SHOAL_ARCHITECTURES_UPDATE=1 $(GO) test ./node/engine/llama -run '^TestTable$$' -count=1 -timeout 30m

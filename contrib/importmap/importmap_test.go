@@ -27,6 +27,8 @@ var allowed = map[string][]string{
 	"protocol/gguf":   nil,
 	"protocol/blocks": {"protocol"},
 
+	"node/engine/llama/random": {"protocol/gguf"},
+
 	"node/api":               {"node/remedy", "protocol"},
 	"node/catalog":           {"node/remedy"},
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},

@@ -3,8 +3,10 @@ package llama
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,8 +30,8 @@ const stages = 3
 type checked [stages]string
 
 // check makes a model, and compares what this engine answers with the library's own
-// answers, and answers in company with those alone.
-func check(ctx context.Context, lib, dir string, m random.Model) (c checked, err error) {
+// answers, and answers in company with those alone, in so many stages each.
+func check(ctx context.Context, lib, dir string, m random.Model, parts ...int) (c checked, err error) {
 	path, err := m.Write(lib, dir)
 	if err != nil {
 		return c, err
@@ -51,8 +53,9 @@ func check(ctx context.Context, lib, dir string, m random.Model) (c checked, err
 		}
 		want = append(want, answer)
 	}
-	for i := range c {
-		spans, why := divide(h, i+1)
+	for _, n := range parts {
+		i := n - 1
+		spans, why := divide(h, n)
 		if spans == nil {
 			c[i] = why
 		} else if err := compare(ctx, dir, h, raw, spans, prompts, want); err != nil {
@@ -105,7 +108,7 @@ func compare(ctx context.Context, dir string, h *gguf.Header, raw []byte, spans 
 		}
 		if kvType == "f16" {
 			if !slices.EqualFunc(alone, want, slices.Equal) {
-				return fmt.Errorf("answers %v, where the library answers %v", alone, want)
+				return fmt.Errorf("other answers than the library's %v, not %v", alone, want)
 			}
 			continue
 		}
@@ -114,7 +117,7 @@ func compare(ctx context.Context, dir string, h *gguf.Header, raw []byte, spans 
 			return err
 		}
 		if !slices.EqualFunc(together, alone, slices.Equal) {
-			return fmt.Errorf("answers %v in company and %v alone", together, alone)
+			return fmt.Errorf("other answers in company than alone %v, not %v", together, alone)
 		}
 	}
 	return nil
@@ -248,8 +251,8 @@ var mustPass = []string{
 	"lfm2", "lfm2moe", "smollm3", "olmo2 with windows", "exaone4", "seed_oss", "hunyuan-dense", "ernie4_5", "mistral4", "llama4", "deepseek2", "mamba2", "gemma3", "gpt-oss",
 }
 
-// TestArchitectures holds the engine to the library's own answers, for each of the
-// architectures that are checked always.
+// TestArchitectures holds the engine to the library's own answers, for the architectures
+// that are always checked, whole and in three stages.
 func TestArchitectures(t *testing.T) {
 	library(t)
 	for _, m := range random.Models() {
@@ -257,7 +260,7 @@ func TestArchitectures(t *testing.T) {
 			continue
 		}
 		t.Run(m.Name, func(t *testing.T) {
-			c, err := check(t.Context(), os.Getenv(Variable), t.TempDir(), m)
+			c, err := check(t.Context(), os.Getenv(Variable), t.TempDir(), m, 1, stages)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -268,4 +271,100 @@ func TestArchitectures(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Variables of the environment that TestTable reads: update has it check all models and
+// write the table; one has it check one, and print what came of it.
+const (
+	update = "SHOAL_ARCHITECTURES_UPDATE"
+	one    = "SHOAL_ARCHITECTURE"
+)
+
+// table is the file with the table, and what is before and behind it there.
+const (
+	table  = "../../../.github/ARCHITECTURES.md"
+	before = "| model | one stage | two | three | note |\n|---|---|---|---|---|\n"
+)
+
+// TestTable: the table of what was checked has a row for each model.
+func TestTable(t *testing.T) {
+	if name := os.Getenv(one); name != "" {
+		all := random.Models()
+		m := all[slices.IndexFunc(all, func(m random.Model) bool { return m.Name == name })]
+		c, err := check(t.Context(), os.Getenv(Variable), t.TempDir(), m, 1, 2, 3)
+		fmt.Println(row(m, c, err))
+		return
+	}
+	raw, err := os.ReadFile(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, rows, ok := strings.Cut(string(raw), before)
+	if !ok {
+		t.Fatalf("%s has no table", table)
+	}
+	if os.Getenv(update) != "" {
+		library(t)
+		rows = ""
+		for _, m := range random.Models() {
+			rows += checkApart(t, m) + "\n"
+		}
+		if err := os.WriteFile(table, []byte(head+before+rows), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines := strings.Split(strings.TrimSpace(rows), "\n")
+	if len(lines) != len(random.Models()) {
+		t.Fatalf("%d rows for %d models", len(lines), len(random.Models()))
+	}
+	for i, m := range random.Models() {
+		if cells := strings.Split(lines[i], "|"); len(cells) != 7 || strings.TrimSpace(cells[1]) != m.Name {
+			t.Errorf("row %d is not that of %s: %s", i+1, m.Name, lines[i])
+		} else if right := strings.Count(lines[i], "✔"); right < 3 && slices.Contains(mustPass, m.Name) {
+			t.Errorf("%s is always checked, and the table says: %s", m.Name, lines[i])
+		}
+	}
+}
+
+// checkApart returns a model's row. It is checked in a process of its own, which the
+// library may end.
+func checkApart(t *testing.T, m random.Model) string {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestTable$")
+	cmd.Env = append(os.Environ(), one+"="+m.Name, "GGML_NO_BACKTRACE=1")
+	out, err := cmd.CombinedOutput()
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "| "+m.Name+" |") {
+			return strings.TrimSpace(line)
+		}
+	}
+	why := errors.New("the library ends the process")
+	if _, text, ok := strings.Cut(string(out), "GGML_ASSERT"); ok {
+		text, _, _ = strings.Cut(text, "\n")
+		why = fmt.Errorf("%w: `%s`", why, text)
+	} else if err == nil {
+		why = errors.New("no result")
+	}
+	return row(m, checked{}, why)
+}
+
+// row is a line of the table.
+func row(m random.Model, c checked, err error) string {
+	cells, note := [stages]string{}, ""
+	for i, why := range c {
+		if cells[i] = "✔"; err != nil {
+			cells[i] = "–"
+		} else if why != "" {
+			cells[i] = "–"
+			if note == "" {
+				note = why
+			}
+		}
+	}
+	if err != nil {
+		note = err.Error()
+	}
+	if at := strings.IndexAny(note, "[\n"); at > 0 {
+		note = strings.TrimSpace(note[:at])
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s | %s |", m.Name, cells[0], cells[1], cells[2], strings.ReplaceAll(note, "|", "/"))
 }

@@ -309,10 +309,8 @@ func (k *kv) resize(cells, seqs int) error {
 	err := k.make(cells, seqs, state, size)
 	if err != nil && k.cells > 0 {
 		if again := k.make(k.cells, k.seqs, state, size); again != nil {
-			for _, s := range k.slots { // the next pass tries with an empty one
-				k.forgetPast(s)
-			}
-			k.slots, k.shared = map[int]*slot{}, 0
+			k.forgetPasts()
+			k.slots, k.shared = map[int]*slot{}, 0 // the next pass tries with an empty one
 			return again
 		}
 	}
@@ -340,6 +338,7 @@ func (k *kv) close() {
 	if k.idle != nil {
 		k.idle.Stop()
 	}
+	k.forgetPasts()
 	if k.context != nil {
 		C.sl_context_free(k.context)
 		k.context = nil

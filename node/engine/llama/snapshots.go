@@ -14,12 +14,6 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 )
 
-// A recurrent block has one state per sequence, that after its last position. The
-// library cannot take positions back from it: it agrees to, and computes on with the
-// state as it was. So the engine keeps copies of the states of some positions, and
-// what went in behind them. Taking back is a copy put in place, and the rows from there
-// on computed once more.
-
 // stateStep is how many positions lie between copies, at least; they lie at most
 // twice as far apart. A sequence can always be taken back so many positions.
 const stateStep = 256
@@ -320,5 +314,12 @@ func (k *kv) forgetPast(s *slot) {
 		k.truncate(s.past, 0)
 		k.pasts.rows -= int64(len(s.past.hidden) / k.of.shape.width)
 		s.past = nil
+	}
+}
+
+// forgetPasts gives up those of all sequences.
+func (k *kv) forgetPasts() {
+	for _, s := range k.slots {
+		k.forgetPast(s)
 	}
 }

@@ -94,7 +94,7 @@ func TestTakeBack(t *testing.T) {
 		{"qwen35", []int{0}, 100}, {"qwen35", []int{0, 4, 8}, 20}, {"granitehybrid", []int{0, 8}, 10}, {"nemotron_h", []int{0}, 10}, {"lfm2", []int{0, 4}, 10}, {"mamba2", []int{0, 5}, 10},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			const length, more = 100, 300
+			const length, more = 100, 200
 			chain := hybrid(t, test.name, 2, test.cuts...)
 			text := story(t, chain, 0, length, more)
 			have, rng := int32(len(text)-1), rand.New(rand.NewPCG(1, 2))
@@ -180,10 +180,9 @@ func TestTakeBackCompany(t *testing.T) {
 func TestPastIsBounded(t *testing.T) {
 	chain := hybrid(t, "qwen35", 2, 0, 4)
 	last := chain[1].(*local)
-	story(t, chain, 0, 500, 100)
+	story(t, chain, 0, 500, 10)
 	back := int32(last.Info().Back)
-	last.kv.pasts.mostRows = 3 * stateStep
-	text := story(t, chain, 1, 1500, 2*stateStep)
+	text := story(t, chain, 1, 1500, 300)
 	if p := last.kv.pasts; p.states > p.mostStates || p.rows > p.mostRows {
 		t.Errorf("%d bytes of states and %d rows, where %d and %d are allowed", p.states, p.rows, p.mostStates, p.mostRows)
 	}

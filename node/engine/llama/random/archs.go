@@ -121,11 +121,6 @@ func mla(more keys) keys {
 	}, more)
 }
 
-// encoder sees the whole text at once, and pools it.
-func encoder(more keys) keys {
-	return all(keys{"tokenizer.ggml.token_type_count": uint32(2), "attention.causal": false, "pooling_type": uint32(1), "attention.head_count_kv": uint32(heads)}, more)
-}
-
 // ssm is a state-space part.
 func ssm(more keys) keys {
 	return all(keys{
@@ -226,7 +221,6 @@ func Models() []Model {
 	linear := []string{"blk.%.attn_qkv.weight", "blk.%.attn_gate.weight"} // of recurrent blocks
 	draft := func(m Model) Model { m.Draft = true; return m }
 	sized := func(blocks int, m Model) Model { m.Blocks = blocks; return m }
-	_ = sized
 	none := keys{}
 	list := []Model{
 		plain("llama", none, "output.weight", "rope_freqs.weight"),
@@ -244,14 +238,6 @@ func Models() []Model {
 		plain("starcoder", keys{"attention.head_count_kv": uint32(1)}),
 		plain("starcoder2", none, "blk.%.attn_q.bias", "blk.%.attn_k.bias", "blk.%.attn_v.bias"),
 		plain("refact", none),
-		plain("bert", encoder(none)),
-		plain("nomic-bert", encoder(none)),
-		plain("nomic-bert-moe", encoder(moe(keys{"moe_every_n_layers": uint32(2)}))),
-		plain("modern-bert", encoder(window(none))),
-		plain("neo-bert", encoder(none)),
-		plain("jina-bert-v2", encoder(keys{"attention.max_alibi_bias": float32(8)})),
-		plain("jina-bert-v3", encoder(none)),
-		plain("eurobert", encoder(none)),
 		plain("bloom", keys{"attention.max_alibi_bias": float32(8), "attention.head_count_kv": uint32(heads)}),
 		plain("stablelm", keys{"rope.dimension_count": uint32(8)}, "blk.%.attn_q.bias", "blk.%.attn_k.bias", "blk.%.attn_v.bias"),
 		plain("qwen", keys{"attention.head_count_kv": uint32(heads)}),
@@ -266,7 +252,6 @@ func Models() []Model {
 		plain("qwen35", deltaNet(none), linear...),
 		draft(named("qwen35 mtp", plain("qwen35", deltaNet(none), linear...))),
 		plain("qwen35moe", deltaNet(moe(none)), linear...),
-		plain("qwen4exp", deltaNet(moe(none))),
 		plain("phi2", keys{"attention.head_count_kv": uint32(heads), "rope.dimension_count": uint32(8)}),
 		plain("phi3", none, "output.weight", "blk.%.attn_qkv.weight"),
 		named("phi3 with windows", plain("phi3", window(none), "blk.%.attn_qkv.weight")),
@@ -281,12 +266,11 @@ func Models() []Model {
 		plain("minicpm3", mla(keys{"attention.key_length": uint32(24), "attention.value_length": uint32(16), "attention.key_length_mla": nil, "attention.value_length_mla": nil, "attention.head_count_kv": uint32(heads)})),
 		plain("gemma", none),
 		plain("gemma2", window(none)),
-		plain("gemma3", window(none)),
+		sized(18, plain("gemma3", window(none))),
 		sized(30, plain("gemma3n", window(none))),
 		plain("gemma4", gemma4(n, none)),
 		named("gemma4 moe", plain("gemma4", gemma4(n, moe(none)), "blk.%.ffn_gate_inp.weight", "blk.%.layer_output_scale.weight")),
 		named("gemma4 per layer", plain("gemma4", gemma4(n, keys{"embedding_length_per_layer_input": uint32(8), "attention.shared_kv_layers": uint32(4)}))),
-		plain("gemma-embedding", window(none)),
 		plain("mamba", ssm(keys{"attention.head_count": uint32(0), "attention.head_count_kv": uint32(0)})),
 		plain("mamba2", ssm(keys{"attention.head_count": uint32(0), "attention.head_count_kv": uint32(0)})),
 		plain("jamba", ssm(recurrent(n, 4, moe(none)))),
@@ -346,11 +330,8 @@ func Models() []Model {
 		plain("gpt-oss", window(moe(none))),
 		plain("lfm2", recurrent(n, 4, keys{"shortconv.l_cache": uint32(3)})),
 		plain("lfm2moe", recurrent(n, 4, moe(keys{"shortconv.l_cache": uint32(3)}))),
-		plain("dream", none),
 		plain("smallthinker", moe(none)),
 		named("smallthinker with windows", plain("smallthinker", moe(window(none)))),
-		plain("llada", none),
-		plain("llada-moe", moe(none)),
 		plain("seed_oss", none, "blk.%.attn_q.bias", "blk.%.attn_k.bias", "blk.%.attn_v.bias"),
 		plain("grovemoe", moe(keys{"expert_group_scale": float32(1), "experts_per_group": uint32(2), "expert_chunk_feed_forward_length": uint32(16)})),
 		plain("apertus", keys{"xielu.alpha_n": each(n, func(i int) float32 { return 0.5 + float32(i)/8 }), "xielu.alpha_p": each(n, func(i int) float32 { return 1 - float32(i)/16 }), "xielu.beta": float32(0.5), "xielu.eps": float32(-1e-6)}),
@@ -358,7 +339,6 @@ func Models() []Model {
 		plain("minimax-m3", indexer(moe(none))),
 		plain("minimax-01", moe(keys{"residual_scale": float32(3.5), "full_attention_interval": uint32(4), "attention.head_count_kv": uint32(heads)})),
 		plain("cogvlm", none),
-		plain("rnd1", moe(none)),
 		plain("pangu-embedded", none),
 		plain("mistral3", none),
 		plain("mistral4", mla(moe(none))),
@@ -366,7 +346,6 @@ func Models() []Model {
 		plain("mimo2", moe(pattern(n, 4))),
 		plain("step35", moe(pattern(n, 4))),
 		plain("spark2_5", pattern(n, 4)),
-		plain("llama-embed", none),
 		plain("maincoder", none),
 		plain("kimi-linear", kda(moe(none))),
 		plain("talkie", keys{"logit_scale": float32(1)}),
