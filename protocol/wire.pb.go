@@ -2117,6 +2117,7 @@ type Opened struct {
 	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                          // the answer will have the format that was asked for
 	Scores        bool                   `protobuf:"varint,4,opt,name=scores,proto3" json:"scores,omitempty"`                          // the log probabilities that were asked for will come, as Scores
 	Embeds        bool                   `protobuf:"varint,8,opt,name=embeds,proto3" json:"embeds,omitempty"`                          // the embeddings that were asked for will come, as Embeddings
+	Floor         uint32                 `protobuf:"varint,9,opt,name=floor,proto3" json:"floor,omitempty"`                            // as in Halted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2184,6 +2185,13 @@ func (x *Opened) GetEmbeds() bool {
 		return x.Embeds
 	}
 	return false
+}
+
+func (x *Opened) GetFloor() uint32 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
 }
 
 // Link joins the predecessor's activations to a session: first frame of a
@@ -2955,6 +2963,7 @@ type Halted struct {
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Length        uint32                 `protobuf:"varint,2,opt,name=length,proto3" json:"length,omitempty"`                        // positions computed, and for all but the last stage still to be had for replay
 	CanReplay     bool                   `protobuf:"varint,3,opt,name=can_replay,json=canReplay,proto3" json:"can_replay,omitempty"` // what was sent on from position 0 is still here
+	Floor         uint32                 `protobuf:"varint,4,opt,name=floor,proto3" json:"floor,omitempty"`                          // the session may be unable to go on from a position below this one, other than 0
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3008,6 +3017,13 @@ func (x *Halted) GetCanReplay() bool {
 		return x.CanReplay
 	}
 	return false
+}
+
+func (x *Halted) GetFloor() uint32 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
 }
 
 // Resume goes on in the epoch of the last Halt or Open. Client -> stage.
@@ -3585,13 +3601,14 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06Pieces\x12$\n" +
 	"\x06pieces\x18\x01 \x03(\v2\f.shoal.PieceR\x06pieces\"'\n" +
 	"\x06Either\x12\x1d\n" +
-	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"\x88\x01\n" +
+	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"\x9e\x01\n" +
 	"\x06Opened\x12\x1e\n" +
 	"\vus_per_step\x18\x01 \x01(\rR\tusPerStep\x12\x16\n" +
 	"\x06cached\x18\x02 \x01(\rR\x06cached\x12\x16\n" +
 	"\x06format\x18\x03 \x01(\bR\x06format\x12\x16\n" +
 	"\x06scores\x18\x04 \x01(\bR\x06scores\x12\x16\n" +
-	"\x06embeds\x18\b \x01(\bR\x06embeds\"L\n" +
+	"\x06embeds\x18\b \x01(\bR\x06embeds\x12\x14\n" +
+	"\x05floor\x18\t \x01(\rR\x05floor\"L\n" +
 	"\x04Link\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
@@ -3645,12 +3662,13 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\tcomputing\x18\x04 \x01(\bR\tcomputing\x12\x16\n" +
 	"\x06passes\x18\x05 \x01(\x04R\x06passes\"\x1c\n" +
 	"\x04Halt\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"U\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"k\n" +
 	"\x06Halted\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x1d\n" +
 	"\n" +
-	"can_replay\x18\x03 \x01(\bR\tcanReplay\"\xbb\x01\n" +
+	"can_replay\x18\x03 \x01(\bR\tcanReplay\x12\x14\n" +
+	"\x05floor\x18\x04 \x01(\rR\x05floor\"\xbb\x01\n" +
 	"\x06Resume\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\rR\x02at\x12!\n" +

@@ -252,11 +252,21 @@ type stage struct {
 	passes  uint64 // finished
 	busy    bool   // a pass with rows of this session is running
 	replays bool   // it can send its rows again
+	floor   int    // the lowest position, other than 0, from which it can go on
 	leaving bool   // it has asked to be replaced
 
 	heard      time.Time // when it last sent anything
 	progressed time.Time // when length or passes last changed
 	relinks    int       // times that a neighbour reported the link to it as broken
+}
+
+// backTo returns where a stage goes on that is to be taken back to a position: there, or
+// at 0 where it is not certain that it can.
+func (g *stage) backTo(at int) int {
+	if at < g.floor {
+		return 0
+	}
+	return at
 }
 
 // fail wraps an error of a stage at a position of the ring.
@@ -352,6 +362,9 @@ func (s *session) assignRing(r *ring, ids []int32, chain []uint64) (from int) {
 	if from > 0 && some { // to the start of a block: shared blocks are never written to
 		from -= from % protocol.PrefixBlock
 	}
+	if slices.ContainsFunc(r.stages, func(g *stage) bool { return g.backTo(from) == 0 }) {
+		from = 0
+	}
 	if some {
 		r.epoch++ // takes all stages back to the same position
 	}
@@ -432,7 +445,7 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which makes no embeddings")
 			break
 		}
-		g.cached = int(k.Opened.Cached)
+		g.cached, g.floor = int(k.Opened.Cached), int(k.Opened.Floor)
 		return nil
 	case *protocol.Frame_Fail:
 		err = protocol.FailError(k.Fail)
@@ -611,7 +624,7 @@ func (s *session) handleEvent(ev event) (b breakdown, err error) {
 		g.pong(k.Pong, now)
 	case *protocol.Frame_Halted:
 		if k.Halted.Epoch == s.epoch {
-			g.halted, g.length, g.replays = true, int(k.Halted.Length), k.Halted.CanReplay
+			g.halted, g.length, g.replays, g.floor = true, int(k.Halted.Length), k.Halted.CanReplay, int(k.Halted.Floor)
 		}
 	case *protocol.Frame_Trouble:
 		return s.trouble(g, pos, k.Trouble), nil

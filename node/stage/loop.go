@@ -115,7 +115,7 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 			starved = append(starved, sess)
 			continue
 		}
-		sess.pending = sess.pending[1:]
+		sess.pending, sess.reach = sess.pending[1:], st.base+st.rows
 		s.left(st)
 		s.takes++
 		s.served[sess.group] = s.takes
@@ -297,19 +297,22 @@ func (s *Stage) count(w work, now time.Time) {
 	sess.lap = now
 }
 
-// takeBack removes a session's positions from a step's base on.
+// takeBack removes a session's positions from a step's base on. If the engine cannot, it
+// has none left, and what the session computed is not kept for another.
 func (s *Stage) takeBack(w work) error {
-	if err := s.engine.Remove(w.sess.seq, int32(w.step.base)); err != nil {
-		return err
+	left := w.step.base
+	err := s.engine.Remove(w.sess.seq, int32(left))
+	if err != nil {
+		left = 0
 	}
-	w.step.truncate = false
+	w.step.truncate = err != nil
 	if w.sess.buf != nil {
-		w.sess.buf.truncate(w.step.base)
+		w.sess.buf.truncate(left)
 	}
 	s.mu.Lock()
-	w.sess.computed = min(w.sess.computed, w.step.base)
+	w.sess.computed = min(w.sess.computed, left)
 	s.mu.Unlock()
-	return nil
+	return err
 }
 
 // drawn returns how many tokens of the answer precede the one that a step asks for.

@@ -71,6 +71,7 @@ type session struct {
 	halted    bool // nothing is computed until Resume
 	length    int  // positions queued so far
 	computed  int  // positions in the cache
+	reach     int  // positions in the cache once the steps taken from pending are computed
 	truncate  bool // the next step truncates the cache to its base
 	forward   int  // positions from here on are sent to the successor
 	replaying bool // the successor is being brought up to date
@@ -178,6 +179,15 @@ func (sess *session) position() (n int, again bool) {
 		return sess.computed, false
 	}
 	return min(sess.computed, kept), true
+}
+
+// floor returns the lowest position, other than 0, from which the session can certainly
+// go on. Called with stage.mu held.
+func (sess *session) floor() uint32 {
+	if back := sess.stage.cfg.Back; back > 0 {
+		return uint32(max(0, sess.reach-back))
+	}
+	return 0
 }
 
 // resume continues after a halt.
@@ -476,7 +486,7 @@ func (sess *session) takeHalt(h *protocol.Halt) error {
 	}
 	sess.halt(h.Epoch)
 	n, again := sess.position()
-	a := &protocol.Halted{Epoch: h.Epoch, Length: uint32(n), CanReplay: again}
+	a := &protocol.Halted{Epoch: h.Epoch, Length: uint32(n), CanReplay: again, Floor: sess.floor()}
 	client := sess.client
 	s.mu.Unlock()
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Halted{Halted: a}}, nil, control)

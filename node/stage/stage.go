@@ -70,6 +70,7 @@ type Config struct {
 	MaxContext int                  // longest session, tokens
 	Pooling    engine.Pooling       // of the embeddings that the span makes; NoPooling: it draws tokens
 	Embedded   int                  // numbers per embedding
+	Back       int                  // positions by which a session can certainly be taken back; 0: all
 	Texts      int                  // texts per pass of a span that makes embeddings: the engine's sequence slots, at least MaxSeqs
 	Row        time.Duration        // time per row through the span in a full pass; 0: unknown
 	Idle       time.Duration        // a session without a step for this long is ended; 0: two minutes
@@ -354,7 +355,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	s.say("a session was opened", "peer", client.Peer(), "stage", o.Index+1, "of", o.Stages)
 	kept = s.begin(sess, from)
 	s.mu.Lock()
-	sess.length, sess.computed, sess.truncate = kept, kept, kept > 0
+	sess.length, sess.computed, sess.reach, sess.truncate = kept, kept, kept, kept > 0
 	s.wakeLinks()
 	s.mu.Unlock()
 	if o.Next != nil && o.Stages > 1 && !o.Wait {

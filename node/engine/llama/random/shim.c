@@ -152,7 +152,10 @@ bool random_answer(const char *path, const int32_t *prompt, int length, int32_t 
 	lib.log_get(&log, &user);
 	lib.log_set(ignore, NULL);
 	void *model = lib.load(path, lib.defaults());
-	void *context = model ? lib.context(model, lib.context_defaults()) : NULL;
+	params settings = lib.context_defaults();
+	uint32_t room[2] = {length + n, length}; // cells, and rows per call: the first two fields
+	memcpy(&settings, room, sizeof room);
+	void *context = model ? lib.context(model, settings) : NULL;
 	if (context)
 		lib.threads(context, 1, 1); // several would wait for each other on a busy machine
 	bool ok = context && answer(context, lib.tokens(lib.vocab(model)), prompt, length, out, n);
