@@ -95,9 +95,11 @@ func TestLibraryTokens(t *testing.T) {
 		}
 		var drawn []int32
 		for _, nodes := range []int{1, 3} {
-			net := processes(t, testnet.Config{Nodes: nodes, Model: model, Args: withLibrary(lib)})
+			// Where the machine is busy, a repair computes rows once more, in passes of other
+			// shapes: --exact has those sums be the same to the last bit.
+			net := processes(t, testnet.Config{Nodes: nodes, Model: model, Args: withLibrary(lib, "--exact")})
 			cl := inquire(t, net)
-			r, err := cl.ask(t.Context(), question{text: "The history of the lighthouse began", tokens: 64}, nil)
+			r, err := cl.ask(t.Context(), question{text: "The history of the lighthouse began", tokens: 64, exact: true}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,10 +108,10 @@ func TestLibraryTokens(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(r.route) != nodes || !slices.Equal(r.tokens, want) {
-				t.Errorf("%s on %d nodes, %+v:\n%v\nllama.cpp:\n%v", filepath.Base(model), nodes, r.route, r.tokens, want)
+				t.Errorf("%s on %d nodes, %+v, after %+v:\n%v\nllama.cpp:\n%v", filepath.Base(model), nodes, r.route, r.done.Recoveries, r.tokens, want)
 			}
 			hot, seed := 0.9, uint64(7)
-			r, err = cl.ask(t.Context(), question{text: "Tell me about the sea.", tokens: 60, sampling: api.Sampling{Temperature: &hot, Seed: &seed}}, nil)
+			r, err = cl.ask(t.Context(), question{text: "Tell me about the sea.", tokens: 60, exact: true, sampling: api.Sampling{Temperature: &hot, Seed: &seed}}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
