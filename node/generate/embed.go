@@ -131,12 +131,12 @@ func (e *embedding) checkDimensions(how *Embeds) error {
 		return &api.Error{Kind: api.BadInput, Param: "dimensions", Message: fmt.Sprintf(format, args...)}
 	}
 	switch {
-	case n == 0 || n == how.Width:
+	case n == 0 || n == how.Width || n > how.Width && e.ask.Cut: // a cut beyond the end cuts nothing
 		return nil
 	case n < 0 || n > how.Width:
 		return bad("dimensions must lie between 1 and %d, the numbers of an embedding of %s, not be %d", how.Width, e.model.Name(), n)
 	case !how.Shortens && !e.ask.Cut:
-		return bad("%s does not support specifying dimensions: its embeddings have %d numbers, of which a part is none", e.model.Name(), how.Width)
+		return bad("%s does not support specifying dimensions: only all %d numbers together are an embedding of it", e.model.Name(), how.Width)
 	}
 	return nil
 }
@@ -219,22 +219,32 @@ func (e *embedding) planTexts(ctx context.Context, excluded map[string]bool) (*r
 		longest = max(longest, len(e.texts[i]))
 	}
 	return e.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded}, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
-		takes := 0
-		for _, c := range list {
-			takes = max(takes, min(c.MaxContext, c.KVFree))
-		}
-		if takes > 1 && takes <= longest { // no peer takes such a text: it is cut, or refused
-			e.most = takes - 1
-		}
-		req := route.Request{
-			Client: e.cfg.Network.Self().String(), Blocks: int(man.Blocks), Exclude: excluded, Wait: time.Now().Before(e.ownEnd),
-			Prompt: longest, MaxTokens: 1,
+		if takes := longestTaken(int(man.Blocks), list, excluded); takes > 0 && takes < longest { // no peer takes such a text: it is cut, or refused
+			e.most = takes
 		}
 		if e.most > 0 {
-			req.Prompt = min(longest, e.most)
+			longest = min(longest, e.most)
 		}
-		return route.Choose(req, list, links, nil)
+		return route.Choose(route.Request{
+			Client: e.cfg.Network.Self().String(), Blocks: int(man.Blocks), Exclude: excluded, Wait: time.Now().Before(e.ownEnd),
+			Prompt: longest - 1, MaxTokens: 1, // a text's last row counts as its answer, for which it needs no further cell
+		}, list, links, nil)
 	})
+}
+
+// longestTaken is how many tokens a text may have on some route; 0: there is none.
+func longestTaken(blocks int, list []route.Candidate, excluded map[string]bool) int {
+	takes := math.MaxInt
+	for b := range blocks {
+		most := 0
+		for _, c := range list {
+			if c.Span.From <= b && b < c.Span.To && !excluded[c.Peer] {
+				most = max(most, min(c.MaxContext, c.KVFree))
+			}
+		}
+		takes = min(takes, most)
+	}
+	return takes
 }
 
 // hangTime is how long no embedding may come from a route before it is taken to hang,

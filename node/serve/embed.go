@@ -9,9 +9,10 @@ import (
 // so an engine has as many cells as a pass has rows, and a slot per text of a pass.
 
 const (
-	textsPerPass = 64
-	longestText  = 2048 // tokens, where memory allows
-	leastText    = 512
+	textsPerPass  = 64
+	longestText   = 8192 // tokens, where memory allows
+	longestHidden = 2048 // the same where texts come as activations, which wait in memory until the text is whole
+	leastText     = 512
 )
 
 // pooling is how a model makes embeddings; NoPooling if it draws tokens, or is not known.
@@ -29,6 +30,9 @@ func (s *Server) textSize(t target, room int64) (size, bool) {
 	c := s.costsOf(t)
 	c.sessions = 1
 	most := longestText
+	if t.span.From > 0 {
+		most = longestHidden
+	}
 	if n := int(t.model.Manifest().Context); n > 0 {
 		most = min(most, n)
 	}

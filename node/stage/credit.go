@@ -57,8 +57,8 @@ func (s *Stage) left(st *step) {
 // window more than it has. Called with mu held.
 func (s *Stage) credit(in *inflow) {
 	w := uint64(s.window())
-	if in.sess.embeds() { // a text must come whole before its rows go
-		w = max(w, 2*uint64(in.sess.open.Embed))
+	if in.sess.embeds() { // a text must come whole before its rows go, and a quarter of the window may not be granted yet
+		w = max(w, 4*(uint64(in.sess.open.Embed)+protocol.MaxLinkRows)/3+1)
 	}
 	if in.gone+w < in.granted+w/4 {
 		return

@@ -132,6 +132,10 @@ func join(text, more *step) *step {
 	return text
 }
 
+// sharedRows is how many rows texts have in a pass that they share: more would be no
+// faster, and would let the short ones wait. A longer text goes alone.
+const sharedRows = 2048
+
 // gatherTexts returns the texts of the next pass, those of one session one after another,
 // and the sessions that have ended. Sessions take turns text by text, as in gather.
 func (s *Stage) gatherTexts() (batch []work, dead []*session) {
@@ -151,7 +155,7 @@ func (s *Stage) gatherTexts() (batch []work, dead []*session) {
 	for more := true; more; {
 		more = false
 		for i, sess := range ready {
-			if taken[i] == len(sess.pending) || texts == s.cfg.Texts || rows+sess.pending[taken[i]].rows > s.cfg.MaxBatch {
+			if taken[i] == len(sess.pending) || texts == s.cfg.Texts || texts > 0 && rows+sess.pending[taken[i]].rows > min(s.cfg.MaxBatch, sharedRows) {
 				continue
 			}
 			rows += sess.pending[taken[i]].rows
