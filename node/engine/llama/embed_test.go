@@ -6,6 +6,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/enginetest"
+	"github.com/shoalnet/shoal/node/engine/llama/random"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
@@ -82,4 +83,52 @@ func cosine(a, b []float32) float64 {
 		bb += float64(b[i]) * float64(b[i])
 	}
 	return ab / math.Sqrt(aa*bb)
+}
+
+// Models of random weights make the library's own embeddings, of many texts in a pass
+// and of each alone; causal ones in spans as well.
+func TestEmbedRandom(t *testing.T) {
+	lib := library(t)
+	for _, m := range random.Embedders() {
+		t.Run(m.Name, func(t *testing.T) {
+			path, err := m.Write(lib.Dir, t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts := [][]int32{enginetest.RandomPrompt(5), enginetest.RandomPrompt(1), enginetest.RandomPrompt(80)[20:], enginetest.RandomPrompt(30)[13:]}
+			together := embedThrough(t, path, texts, 0, m.Blocks)
+			var split [][]float32
+			if m.Keys["attention.causal"] == nil {
+				split = embedThrough(t, path, texts, 0, 1, 3, m.Blocks)
+			}
+			for i, text := range texts {
+				want, err := random.Embed(lib.Dir, path, text, len(together[i]))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for how, got := range map[string][]float32{"in company": together[i], "alone": embedThrough(t, path, [][]int32{text}, 0, m.Blocks)[0]} {
+					if d := apart(got, want); d > 0.015 { // keys and values are of 16 bits in one of the two
+						t.Errorf("text %d %s: apart by %v of its length", i, how, d)
+					}
+				}
+				if split != nil && apart(split[i], want) > 0.015 {
+					t.Errorf("text %d in spans: apart by %v of its length", i, apart(split[i], want))
+				}
+			}
+			if apart(together[2], together[0]) < 0.1 && apart(together[3], together[0]) < 0.1 {
+				t.Errorf("other texts have nearly the same embedding: %v", together)
+			}
+		})
+	}
+}
+
+// apart is how long the difference of two vectors is, where the second's length is 1.
+func apart(a, b []float32) float64 {
+	var diff, bb float64
+	for i := range a {
+		d := float64(a[i]) - float64(b[i])
+		diff += d * d
+		bb += float64(b[i]) * float64(b[i])
+	}
+	return math.Sqrt(diff / bb)
 }

@@ -57,6 +57,8 @@ static struct {
 	const float *(*logits)(void *, int32_t);
 	const void *(*vocab)(void *);
 	int32_t (*tokens)(const void *);
+	void (*embeddings)(void *, bool);
+	const float *(*embedding)(void *, int32_t);
 } lib;
 
 static void ignore(int level, const char *text, void *user) {}
@@ -88,6 +90,8 @@ const char *random_open(const char *dir, const char *base, const char *ggml, con
 	FIND(logits, l, llama_get_logits_ith)
 	FIND(vocab, l, llama_model_get_vocab)
 	FIND(tokens, l, llama_vocab_n_tokens)
+	FIND(embeddings, l, llama_set_embeddings)
+	FIND(embedding, l, llama_get_embeddings_seq)
 	lib.begin();
 	log_fn log;
 	void *user;
@@ -146,7 +150,8 @@ static bool answer(void *context, int vocab, const int32_t *prompt, int length, 
 	return ok;
 }
 
-bool random_answer(const char *path, const int32_t *prompt, int length, int32_t *out, int n) {
+// whole has the library load a model, and do something with a context of it.
+static bool whole(const char *path, bool (*what)(void *model, void *context, void *of), void *of) {
 	log_fn log;
 	void *user;
 	lib.log_get(&log, &user);
@@ -155,11 +160,49 @@ bool random_answer(const char *path, const int32_t *prompt, int length, int32_t 
 	void *context = model ? lib.context(model, lib.context_defaults()) : NULL;
 	if (context)
 		lib.threads(context, 1, 1); // several would wait for each other on a busy machine
-	bool ok = context && answer(context, lib.tokens(lib.vocab(model)), prompt, length, out, n);
+	bool ok = context && what(model, context, of);
 	if (context)
 		lib.context_free(context);
 	if (model)
 		lib.model_free(model);
 	lib.log_set(log, user);
 	return ok;
+}
+
+typedef struct {
+	const int32_t *prompt;
+	int length, n;
+	int32_t *out;
+} question;
+
+static bool ask(void *model, void *context, void *of) {
+	question *q = of;
+	return answer(context, lib.tokens(lib.vocab(model)), q->prompt, q->length, q->out, q->n);
+}
+
+bool random_answer(const char *path, const int32_t *prompt, int length, int32_t *out, int n) {
+	return whole(path, ask, &(question){prompt, length, n, out});
+}
+
+typedef struct {
+	const int32_t *text;
+	int length, n;
+	float *out;
+} passage;
+
+static bool embed(void *model, void *context, void *of) {
+	passage *p = of;
+	lib.embeddings(context, true);
+	int32_t *rows = malloc(p->length * sizeof *rows);
+	memcpy(rows, p->text, p->length * sizeof *rows);
+	bool ok = lib.decode(context, lib.one(rows, p->length)) == 0;
+	free(rows);
+	const float *e = ok ? lib.embedding(context, 0) : NULL;
+	if (e)
+		memcpy(p->out, e, p->n * sizeof *e);
+	return e;
+}
+
+bool random_embed(const char *path, const int32_t *text, int length, float *out, int n) {
+	return whole(path, embed, &(passage){text, length, n, out});
 }

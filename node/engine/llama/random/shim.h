@@ -30,4 +30,8 @@ void random_tensors(const char *path, random_list *out);
 // tokens after a prompt. It returns false if the library fails.
 bool random_answer(const char *path, const int32_t *prompt, int length, int32_t *out, int n);
 
+// random_embed has the library compute a whole model by itself: the n numbers of a
+// text's embedding. It returns false if the library fails.
+bool random_embed(const char *path, const int32_t *text, int length, float *out, int n);
+
 #endif
