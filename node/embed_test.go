@@ -6,14 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/llama/random"
 	"github.com/shoalnet/shoal/node/serve"
 )
@@ -40,9 +42,9 @@ func embedder(t *testing.T, name string) (file string, engines serve.Engines) {
 }
 
 // serveVectors starts a node that serves blocks of a model in a file.
-func serveVectors(t *testing.T, engines serve.Engines, file, span string, addrs []string) (*node.Node, []string) {
+func serveVectors(t *testing.T, cfg node.Config, file, span string) (*node.Node, []string) {
 	t.Helper()
-	n, own := start(t, node.Config{Engines: engines, Bootstrap: addrs}, false)
+	n, own := start(t, cfg, false)
 	if _, err := n.Client().Add(t.Context(), api.AddRequest{Source: file, Name: "vectors"}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -96,50 +98,60 @@ func alike(t *testing.T, what string, got, want [][]float32) {
 func TestEmbedSplit(t *testing.T) {
 	file, engines := embedder(t, "qwen3 last")
 	texts := manyTexts(40)
-	whole, _ := serveVectors(t, engines, file, "all", nil)
+	whole, _ := serveVectors(t, node.Config{Engines: engines}, file, "all")
 	want := embedded(t, whole, texts)
-	first, addrs := serveVectors(t, engines, file, "0-1", nil)
-	serveVectors(t, engines, file, "1-4", addrs)
+	first, addrs := serveVectors(t, node.Config{Engines: engines}, file, "0-1")
+	serveVectors(t, node.Config{Engines: engines, Bootstrap: addrs}, file, "1-4")
 	client, _ := start(t, node.Config{Client: true, Bootstrap: addrs}, false)
 	alike(t, "over two nodes", embedded(t, first, texts), want)
 	alike(t, "from a client", embedded(t, client, texts), want)
 }
 
-// When the node that computes texts dies, another one computes those that are missing,
-// and the client notices nothing.
-func TestEmbedNodeLost(t *testing.T) {
+// mortal is an engine that is lost at the pass that brings passes to 0.
+type mortal struct {
+	engine.Engine
+	passes *atomic.Int32
+}
+
+func (e mortal) Run(ctx context.Context, b *engine.Batch) (*engine.Result, error) {
+	if e.passes.Add(-1) == 0 {
+		return nil, engine.ErrLost
+	}
+	return e.Engine.Run(ctx, b)
+}
+
+// When the engine that computes texts is lost, another node computes those that are
+// missing, and the client notices nothing.
+func TestEmbedEngineLost(t *testing.T) {
 	file, engines := embedder(t, "bert mean")
-	texts := manyTexts(2000)
-	a, addrs := serveVectors(t, engines, file, "all", nil)
-	want := embedded(t, a, texts)
-	b, _ := serveVectors(t, engines, file, "all", addrs)
+	texts := manyTexts(200)
+	var passes atomic.Int32
+	cfg := node.Config{Engines: engines}
+	load := engineFor(t, cfg)
+	cfg.Engine = func(ctx context.Context, c engine.Config, log *slog.Logger) (engine.Engine, error) {
+		e, err := load(ctx, c, log)
+		if err != nil {
+			return nil, err
+		}
+		return mortal{e, &passes}, nil
+	}
+	a, addrs := serveVectors(t, cfg, file, "all")
+	cfg.Bootstrap = addrs
+	serveVectors(t, cfg, file, "all")
 	client, _ := start(t, node.Config{Client: true, Bootstrap: addrs}, false)
-	alike(t, "undisturbed", embedded(t, client, texts[:10]), want[:10])
 	until(t, "the client sees both", func() bool {
 		st, err := client.Client().Status(t.Context())
 		return err == nil && st.Peers >= 2
 	})
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	lost := make(chan string, 1)
-	go func() {
-		defer close(lost)
-		for ctx.Err() == nil {
-			for name, n := range map[string]*node.Node{"a": a, "b": b} {
-				if st, err := n.Client().Status(ctx); err == nil && len(st.Serving) > 0 && st.Serving[0].Sessions > 0 {
-					lost <- name
-					_ = n.Client().Stop(ctx, "vectors")
-					return
-				}
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}()
-	alike(t, "with a node lost", embedded(t, client, texts), want)
-	stop()
-	if name, ok := <-lost; !ok {
-		t.Error("the texts were done before a node was seen to compute them: the test shows nothing")
-	} else {
-		t.Log(name, "was lost")
+	want := embedded(t, client, texts)
+	passes.Store(3)
+	got, err := client.Client().Embeddings(t.Context(), "vectors", texts, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
+	if passes.Load() > 0 {
+		t.Error("no engine was lost: the test shows nothing")
+	}
+	alike(t, "with an engine lost", got.Embeddings, want)
+	alike(t, "by one node", embedded(t, a, texts[:10]), want[:10])
 }
