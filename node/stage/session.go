@@ -575,7 +575,10 @@ func (sess *session) parse(p *protocol.Step, payload []byte) (*step, error) {
 	cfg := &sess.stage.cfg
 	st := &step{epoch: p.Epoch, base: int(p.Base), rows: int(p.Rows), sample: p.Sample}
 	most := min(protocol.MaxRows, cfg.MaxBatch)
-	if sess.scores() {
+	switch {
+	case sess.embeds(): // it may be of many texts, which take passes of their own
+		most = protocol.MaxLinkRows
+	case sess.scores():
 		most = min(most, maxScoredRows)
 	}
 	if st.rows < 1 || st.rows > most {
