@@ -46,7 +46,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SHOAL_NO_MDNS", "true")
 			env.Setenv("SHOAL_QUIET_BUILD", "1")
 			env.Setenv("SHARED", shared)
-			env.Setenv("SHOAL_LIBLLAMA", os.Getenv("SHOAL_LIBLLAMA"))
+			env.Setenv("LIBLLAMA", os.Getenv("SHOAL_LIBLLAMA")) // for scripts that want it
 			env.Setenv("SHOAL_MINILM", os.Getenv("SHOAL_MINILM"))
 			env.Setenv(beShoal, "1") // engines are started by path, not by name
 			return nil
