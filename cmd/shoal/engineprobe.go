@@ -86,14 +86,10 @@ func (t *tiny) close() {
 // load loads the model into an engine in a process of its own.
 func (t *tiny) load(ctx context.Context, name, library string, devices []string) (e *engine.Child, err error) {
 	cfg := engine.Config{
-		Engine: name, Library: library, Path: t.file(), To: int(t.model.Manifest().Blocks), KVTokens: 1024, MaxSeqs: 1, MaxBatch: tinyRows, Devices: devices,
+		Engine: name, Library: library, To: int(t.model.Manifest().Blocks), KVTokens: 1024, MaxSeqs: 1, MaxBatch: tinyRows, Devices: devices,
 	}
-	if name == engine.Llama {
-		return engine.Start(ctx, nil, cfg, nil)
-	}
-	err = t.model.StageFile(ctx, t.model.Manifest().All(), serve.Defaults, func(path string) error {
-		cfg.Path = path
-		e, err = engine.Start(ctx, nil, cfg, nil)
+	err = serve.WithFiles(ctx, t.model, t.model.Manifest().All(), cfg, func(filled engine.Config) error {
+		e, err = engine.Start(ctx, nil, filled, nil)
 		return err
 	})
 	return e, err

@@ -13,6 +13,13 @@ import (
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
+// WithFiles calls load with the files of a span of a model in cfg, laid out for cfg's back
+// end. Errors are those of the store's StageFile and LaidFile, engine.ErrUnsupported,
+// protocol.ErrCut, and load's.
+func WithFiles(ctx context.Context, m *store.Model, span protocol.Span, cfg engine.Config, load func(engine.Config) error) error {
+	return target{m, span}.withFiles(ctx, cfg, load)
+}
+
 // withFiles calls load with the target's files in cfg, laid out for cfg's back end.
 // Errors are those of the store's StageFile, engine.ErrUnsupported, protocol.ErrCut, and
 // load's.

@@ -15,9 +15,9 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/proc"
+	nodeserve "github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
-	"github.com/shoalnet/shoal/protocol/gguf"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
 )
@@ -175,18 +175,8 @@ func (b *bench) engine(child bool, threads int) (e engine.Engine, err error) {
 // engineOf loads a span of the model as cfg says, of which it fills in the rest.
 func (b *bench) engineOf(span protocol.Span, cfg engine.Config, load engine.Loader) (e engine.Engine, err error) {
 	cfg.From, cfg.To, cfg.Engine, cfg.Library = span.From, span.To, b.Engine, b.Library
-	defaults := func(md *gguf.Header) (out []gguf.KV) {
-		if b.Engine == engine.Llama {
-			return nil
-		}
-		for k, v := range engine.Defaults(md) {
-			out = append(out, gguf.KV{Key: k, Value: v})
-		}
-		return out
-	}
-	err = b.model.StageFile(b.ctx, span, defaults, func(path string) (err error) {
-		cfg.Path = path
-		e, err = load(b.ctx, cfg, nil)
+	err = nodeserve.WithFiles(b.ctx, b.model, span, cfg, func(filled engine.Config) (err error) {
+		e, err = load(b.ctx, filled, nil)
 		return err
 	})
 	return e, err

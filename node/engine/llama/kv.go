@@ -29,6 +29,7 @@ type kv struct {
 	shared  int  // pages that more than one sequence refers to
 	dirty   bool // cells may hold what is not finite
 	holes   bool // free cells may lie among taken ones
+	ran     bool // the context has made a pass
 	pasts   memory
 	idle    *time.Timer
 }
@@ -113,10 +114,7 @@ func (k *kv) used() int {
 
 // ensure makes room for rows more.
 func (k *kv) ensure(rows int) error {
-	seqs := 1
-	for _, s := range k.slots {
-		seqs = max(seqs, 1<<bits.Len(uint(s.id)))
-	}
+	_, seqs := k.fitting()
 	need := min(k.limit, max(k.least(), k.used()+rows))
 	if k.context != nil && need <= k.cells && seqs <= k.seqs {
 		return nil
@@ -141,6 +139,7 @@ func (k *kv) compute(b *engine.Batch, rows span, outputs []int8) error {
 		positions[i], seqs[i] = r.Pos, int32(k.slots[r.Seq].id)
 	}
 	for {
+		k.ran = true
 		r := k.of.run(k.context, k.of.shape.encodes, b, rows, positions, seqs, outputs)
 		switch {
 		case r == 0:
@@ -278,15 +277,20 @@ func (l *local) rested() {
 	if l.closed || k.context == nil {
 		return
 	}
-	cells, seqs := max(k.least(), roundUp(k.used())), 1
-	for _, s := range k.slots {
-		seqs = max(seqs, 1<<bits.Len(uint(s.id)))
-	}
-	if cells = min(cells, k.limit); cells < k.cells || seqs < k.seqs {
+	if cells, seqs := k.fitting(); cells < k.cells || seqs < k.seqs {
 		if err := k.resize(cells, seqs); err != nil {
 			l.log.Warn("the cache could not be laid out smaller", "err", err)
 		}
 	}
+}
+
+// fitting returns the fewest cells and sequences that hold what there is.
+func (k *kv) fitting() (cells, seqs int) {
+	seqs = 1
+	for _, s := range k.slots {
+		seqs = max(seqs, 1<<bits.Len(uint(s.id)))
+	}
+	return min(k.limit, max(k.least(), roundUp(k.used()))), seqs
 }
 
 // resize replaces the context by one for other numbers of cells and sequences, and
@@ -331,6 +335,7 @@ func (k *kv) make(cells, seqs int, state unsafe.Pointer, size C.size_t) error {
 		k.context = nil
 		return fmt.Errorf("%w: libllama did not take its own state", engine.ErrBatch)
 	}
+	k.ran = false
 	return nil
 }
 

@@ -202,6 +202,17 @@ void *sl_adapter(void *model, const char *path) { return p_llama_adapter_lora_in
 
 void *sl_context(void *model, const sl_params *params) { return p_llama_init_from_model(model, *params); }
 void sl_context_free(void *context) { p_llama_free(context); }
+
+#ifdef __linux__
+extern int malloc_trim(size_t pad) __attribute__((weak)); // not in every C library
+void sl_trim(void) {
+	if (malloc_trim)
+		malloc_trim(0);
+}
+#else
+void sl_trim(void) {}
+#endif
+
 int sl_context_adapt(void *context, void **adapters, int n) {
 	float *scales = malloc(n * sizeof *scales);
 	if (!scales)
