@@ -18,7 +18,7 @@ type Cost struct {
 	Token    int64 // per KV cell, in blocks that see all cells
 	Windowed int64 // per KV cell, in blocks that see the last Window positions only
 	Window   int64 // positions
-	Sequence int64 // per sequence, whatever its length
+	Sequence int64 // per sequence, whatever its length: of recurrent blocks, the state, two copies of it, and rows kept to go on from those
 	Row      int64 // per row of a pass
 	Score    int64 // per row and cell that it looks at
 }
@@ -35,7 +35,10 @@ func CostOf(md Metadata, span protocol.Span, backend, kvType string) Cost {
 	c := Cost{Row: 16*width + 4*t.most("feed_forward_length") + 8<<10}
 	if backend == Llama { // whose attention keeps no scores
 		cache := m.Cache(span, kvType)
-		c.Token, c.Windowed, c.Window, c.Sequence = cache.Token, cache.Windowed, cache.Window, cache.Sequence
+		c.Token, c.Windowed, c.Window, c.Sequence = cache.Token, cache.Windowed, cache.Window, 3*cache.Sequence
+		if c.Sequence > 0 && span.From > 0 {
+			c.Sequence += 4 * 3 * StateStep * width
+		}
 		return c
 	}
 	c.Score = 4 * heads
@@ -81,6 +84,10 @@ func (t *typed) most(name string) (most int64) {
 func Cells(cells, seqs int) int {
 	return (seqs + 1) * (max(1, cells/max(1, seqs)) + PrefixPage)
 }
+
+// StateStep is how many positions lie between two copies of what recurrent blocks hold, at
+// least; they lie at most twice as far apart.
+const StateStep = 256
 
 // WindowMemory is how many positions behind a window stay in memory, so that they can be
 // taken back.

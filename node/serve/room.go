@@ -3,7 +3,10 @@ package serve
 import (
 	"fmt"
 
+	"golang.org/x/sys/cpu"
+
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/cut"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/store"
@@ -117,6 +120,7 @@ func (s *Server) costsOf(t target) costs {
 		name := engine.BuiltIn
 		if s.cfg.Engines.Use == engine.Llama || engine.Check(h) != nil {
 			name = engine.Llama
+			c.weights += cut.Copied(h, t.span, cpu.X86.HasAMXInt8)
 		}
 		c.Cost = engine.CostOf(h, t.span, name, s.cfg.KVType)
 	} else { // at most, but for a few models

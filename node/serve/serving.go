@@ -317,7 +317,7 @@ func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, 
 			return nil, cfg, err
 		}
 		info := e.Info()
-		took := int64(info.Weights+info.KV+info.Graph) + srv.ownBytes()
+		took := int64(max(info.Weights+info.KV+info.Graph, info.Host)) + srv.ownBytes() // the host's may have copies of weights
 		if err = s.reserve(took); err == nil {
 			s.claim(int64(info.Host))
 			return e, cfg, nil

@@ -3,12 +3,14 @@ package llama
 import (
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/enginetest"
+	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -186,4 +188,30 @@ func TestLaidOutOnceMore(t *testing.T) {
 	if s := l.kv.slots[1]; s == nil || s.next != 10 {
 		t.Errorf("the sequence that was cut: %+v", s)
 	}
+}
+
+// What an idle engine gives back changes nothing of what it computes.
+func TestTrim(t *testing.T) {
+	c := enginetest.Chain{tiny(t, func(cfg *engine.Config) { cfg.KVTokens, cfg.MaxSeqs = 4096, 4 })}
+	l, p := c[0].(*local), &protocol.Sampling{Logprobs: true}
+	want := c.Generate(t, 0, wordsOf(40), 8, 64, p)
+	c.Remove(t, 0, 0)
+	l.Trim()
+	if l.kv.context != nil {
+		t.Error("there is a context for no sequence")
+	}
+	l.Trim()
+	first := c.Prefill(t, 0, wordsOf(40), 64, p)
+	got := []sample.Token{first}
+	for i := range 7 {
+		l.Trim()
+		got = append(got, c.Pass(t, 0, 40+i, []int32{got[i].ID}, &engine.Output{Sampling: p, Position: uint64(41 + i)})...)
+	}
+	if !slices.Equal(enginetest.IDs(got), enginetest.IDs(want)) {
+		t.Errorf("%v, want %v", enginetest.IDs(got), enginetest.IDs(want))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l.Trim()
 }

@@ -66,6 +66,7 @@ func load(lib *Library) (*version, error) {
 	if err := v.check(); err != nil {
 		return nil, err
 	}
+	C.sl_frugal()
 	C.sl_log_to_go()
 	dir := C.CString(lib.Backends)
 	defer C.free(unsafe.Pointer(dir))

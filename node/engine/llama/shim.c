@@ -204,12 +204,26 @@ void *sl_context(void *model, const sl_params *params) { return p_llama_init_fro
 void sl_context_free(void *context) { p_llama_free(context); }
 
 #ifdef __linux__
-extern int malloc_trim(size_t pad) __attribute__((weak)); // not in every C library
+// Not in every C library.
+extern int malloc_trim(size_t pad) __attribute__((weak));
+extern int mallopt(int param, int value) __attribute__((weak));
+
+// sl_frugal has large blocks go back to the system as soon as they are freed. glibc would
+// keep those of a cache that has moved, since it takes a size that was freed once for one
+// that is asked for again.
+void sl_frugal(void) {
+	enum { MMAP_THRESHOLD = -3, ARENA_MAX = -8 };
+	if (mallopt) {
+		mallopt(MMAP_THRESHOLD, 256 << 10);
+		mallopt(ARENA_MAX, 2);
+	}
+}
 void sl_trim(void) {
 	if (malloc_trim)
 		malloc_trim(0);
 }
 #else
+void sl_frugal(void) {}
 void sl_trim(void) {}
 #endif
 

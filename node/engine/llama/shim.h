@@ -56,6 +56,7 @@ void *sl_adapter(void *model, const char *path);
 
 void *sl_context(void *model, const sl_params *params);
 void sl_context_free(void *context);
+void sl_frugal(void); // before anything large is allocated
 void sl_trim(void); // gives freed memory back to the system
 int sl_context_adapt(void *context, void **adapters, int n);
 bool sl_context_remembers(void *context);

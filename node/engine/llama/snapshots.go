@@ -14,9 +14,8 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 )
 
-// stateStep is how many positions lie between copies, at least; they lie at most
-// twice as far apart. A sequence can always be taken back so many positions.
-const stateStep = 256
+// stateStep is how many positions a sequence can always be taken back.
+const stateStep = engine.StateStep
 
 // past is what a sequence of a recurrent model can be taken back with.
 type past struct {
