@@ -187,15 +187,28 @@ func (s *serving) openWith(ctx context.Context, t target, o option) (*loaded, er
 }
 
 // compare measures the built-in engine and the library's, keeps the verdict, and returns
-// the winner, loaded.
+// the winner, loaded. On a machine that is too busy to tell, the verdict counts for this
+// load alone.
 func (s *serving) compare(ctx context.Context, t target, builtIn, library option) (*loaded, error) {
 	s.set("measuring which engine is faster")
 	first, err := s.openWith(ctx, t, builtIn)
 	if err != nil {
 		return nil, err
 	}
+	ours, calm, err := race(ctx, first.engine)
 	_ = first.engine.Close()
+	if err != nil {
+		return nil, err
+	}
 	second, err := s.openWith(ctx, t, library)
+	var theirs measured
+	if err == nil {
+		var steady bool
+		if theirs, steady, err = race(ctx, second.engine); err != nil {
+			_ = second.engine.Close()
+		}
+		calm = calm && steady
+	}
 	if err != nil {
 		if ctx.Err() != nil || !mayGiveUp(err) {
 			return nil, err
@@ -203,8 +216,8 @@ func (s *serving) compare(ctx context.Context, t target, builtIn, library option
 		s.srv.giveUp(t, library.library, err)
 		return s.openWith(ctx, t, builtIn)
 	}
-	faster := s.srv.verdicts.decide(s.srv.question(t, library.library), first.cost(), second.cost())
-	s.srv.cfg.Log.Info("measured which engine is faster", "model", t.model.Name(), "blocks", t.span, "engine", faster, "built-in", first.cost(), "library", second.cost())
+	faster := s.srv.verdicts.decide(s.srv.question(t, library.library), ours.cost(), theirs.cost(), calm)
+	s.srv.cfg.Log.Info("measured which engine is faster", "model", t.model.Name(), "blocks", t.span, "engine", faster, "built-in", ours.cost(), "library", theirs.cost(), "steady", calm)
 	if faster == engine.Llama {
 		return second, nil
 	}

@@ -26,11 +26,16 @@ import (
 type clock struct {
 	info engine.Info
 	row  time.Duration
+	busy func() int // by which the next pass takes longer; nil: 1
 }
 
 func (c *clock) Info() engine.Info { return c.info }
 func (c *clock) Run(_ context.Context, b *engine.Batch) (*engine.Result, error) {
-	return &engine.Result{Compute: time.Duration(len(b.Rows)) * c.row, Tokens: make([]sample.Token, len(b.Outputs)), Hidden: make([]float32, len(b.Rows)*c.info.Width)}, nil
+	took := time.Duration(len(b.Rows)) * c.row
+	if c.busy != nil {
+		took *= time.Duration(c.busy())
+	}
+	return &engine.Result{Compute: took, Tokens: make([]sample.Token, len(b.Outputs)), Hidden: make([]float32, len(b.Rows)*c.info.Width)}, nil
 }
 func (*clock) Remove(int, int32) error          { return nil }
 func (*clock) CopyPrefix(int, int, int32) error { return nil }
@@ -60,6 +65,7 @@ func ours(t *testing.T, arch string) *store.Model {
 type machine struct {
 	*Server
 	rows  map[string]time.Duration // of the engines that load
+	busy  map[string]func() int    // how much longer their passes take
 	fails map[string]error         // of those that do not
 	loads []string
 	told  []string
@@ -80,11 +86,50 @@ func newMachine(t *testing.T, m *store.Model, change func(*Config)) *machine {
 		if err := x.fails[c.Engine]; err != nil {
 			return nil, err
 		}
-		return &clock{engine.Info{Engine: c.Engine, Width: 8, Blocks: int(m.Manifest().Blocks), To: c.To, From: c.From, KVTokens: c.KVTokens, MaxBatch: c.MaxBatch}, x.rows[c.Engine]}, nil
+		return &clock{engine.Info{Engine: c.Engine, Width: 8, Blocks: int(m.Manifest().Blocks), To: c.To, From: c.From, KVTokens: c.KVTokens, MaxBatch: c.MaxBatch}, x.rows[c.Engine], x.busy[c.Engine]}, nil
 	}
 	change(&cfg)
 	x.Server = New(cfg)
 	return x
+}
+
+// every returns a function that returns 1, but n at each nth call and the first.
+func every(n int) func() int {
+	calls := -1
+	return func() int {
+		if calls++; calls%n == 0 {
+			return n
+		}
+		return 1
+	}
+}
+
+// A machine that others use now and then does not spoil the choice; one that is busy all
+// the time makes one that counts for the moment.
+func TestChoiceOnBusyMachine(t *testing.T) {
+	m := ours(t, "llama")
+	for name, c := range map[string]struct {
+		busy  map[string]func() int
+		ratio time.Duration // by which the library is faster
+		want  string
+		kept  bool
+	}{
+		"some slow passes":               {map[string]func() int{engine.BuiltIn: every(11), engine.Llama: every(7)}, 2, engine.Llama, true},
+		"slow passes of the one":         {map[string]func() int{engine.BuiltIn: every(9)}, 1, engine.BuiltIn, true},
+		"busy for longer":                {map[string]func() int{engine.Llama: func() func() int { n := 0; return func() int { n++; return 1 + n%5 } }()}, 4, engine.Llama, false},
+		"busy for longer, hardly faster": {map[string]func() int{engine.Llama: func() func() int { n := 0; return func() int { n++; return 1 + n%5 } }()}, 1, engine.BuiltIn, false},
+	} {
+		x := newMachine(t, m, func(*Config) {})
+		x.busy = c.busy
+		x.rows[engine.Llama] /= c.ratio
+		got, err := x.opens(t, m)
+		if err != nil || got != c.want {
+			t.Errorf("%s: %s, %v", name, got, err)
+		}
+		if kept := x.verdicts.of(x.question(target{m, m.Manifest().All()}, Library{"/lib", "lib 1"})) != ""; kept != c.kept {
+			t.Errorf("%s: the verdict was kept: %t", name, kept)
+		}
+	}
 }
 
 // opens loads all of a model, and returns the engine that computes it.

@@ -46,6 +46,9 @@ const (
 	margin      = 1.1
 	laterMargin = 1.2
 
+	// And where measurements of the same differ widely.
+	busyMargin = 1.5
+
 	// A verdict counts for a week: it may come from an hour in which the machine was busy.
 	verdictLife = 7 * 24 * time.Hour
 
@@ -90,9 +93,9 @@ func (v *verdicts) of(q question) string {
 	return ""
 }
 
-// decide keeps a comparison and returns the engine to use: that of the last verdict about
-// the same span, unless the other is faster by a clear margin.
-func (v *verdicts) decide(q question, builtIn, library time.Duration) string {
+// decide returns the engine to use: that of the last verdict about the same span, unless
+// the other is faster by a clear margin. It keeps the comparison if that was steady.
+func (v *verdicts) decide(q question, builtIn, library time.Duration, steady bool) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	holder, need := engine.BuiltIn, margin
@@ -105,6 +108,9 @@ func (v *verdicts) decide(q question, builtIn, library time.Duration) string {
 			kept = append(kept, was)
 		}
 	}
+	if !steady {
+		need = busyMargin
+	}
 	choice := holder
 	switch {
 	case holder == engine.Llama && float64(library) > need*float64(builtIn):
@@ -113,6 +119,9 @@ func (v *verdicts) decide(q question, builtIn, library time.Duration) string {
 		if choice = engine.BuiltIn; float64(builtIn) > need*float64(library) {
 			choice = engine.Llama
 		}
+	}
+	if !steady {
+		return choice
 	}
 	v.list = append(kept, verdict{q, choice, time.Now().Unix(), int64(builtIn), int64(library)})
 	v.list = v.list[max(0, len(v.list)-mostVerdicts):]

@@ -11,6 +11,7 @@ package tune
 
 import (
 	"math/bits"
+	"slices"
 	"time"
 )
 
@@ -20,6 +21,11 @@ const (
 	probeEvery  = 1500 * time.Millisecond
 	fewerStay   = 1.04 // of the time with the number in use
 	moreStay    = 0.93
+
+	// Where cores are busy, more threads take many times as long. A trial ends when two
+	// passes took so much longer, and the next one is after a pause twice as long.
+	hopeless = 1.3
+	longest  = 8 * probeEvery
 )
 
 // Threads chooses a number of threads. It is not safe for concurrent use: the engine's
@@ -31,6 +37,7 @@ type Threads struct {
 	trial   int   // index under trial; at: none
 	down    bool  // the next trial is of fewer threads
 	next    time.Time
+	pause   time.Duration // before the next trial
 
 	// Only passes of about as many rows are compared: 1, 2-3, 4-7, ...
 	inUse [6]window
@@ -53,6 +60,9 @@ func (w *window) add(d time.Duration) {
 
 func (w *window) full() bool { return w.seen >= trialPasses }
 
+// least is the shortest of all.
+func (w *window) least() float64 { return float64(slices.Min(w.of[:min(w.seen, trialPasses)])) }
+
 // mean of all but the slowest.
 func (w *window) mean() float64 {
 	var sum, slowest time.Duration
@@ -66,7 +76,7 @@ func (w *window) mean() float64 {
 // New returns one that begins with the most threads there may be, which the engine
 // uses already. set changes the number of the next passes; nil: it stays.
 func New(most int, set func(n int)) *Threads {
-	t := &Threads{set: set, down: true}
+	t := &Threads{set: set, down: true, pause: probeEvery}
 	for n := 1; n < most; n *= 2 {
 		t.options = append(t.options, n)
 	}
@@ -118,9 +128,16 @@ func (t *Threads) After(rows int, took time.Duration) {
 		return
 	}
 	t.tried.add(per)
+	if t.trial > t.at && t.tried.seen > 1 && t.tried.least() > hopeless*t.inUse[size].mean() {
+		t.down = true
+		t.pause = min(2*t.pause, longest)
+		t.stay()
+		return
+	}
 	if !t.tried.full() {
 		return
 	}
+	t.pause = probeEvery
 	enough := moreStay
 	if t.trial < t.at {
 		enough = fewerStay
@@ -139,5 +156,5 @@ func (t *Threads) After(rows int, took time.Duration) {
 func (t *Threads) stay() {
 	t.trial, t.abandon = t.at, 0
 	t.set(t.options[t.at])
-	t.next = time.Now().Add(probeEvery)
+	t.next = time.Now().Add(t.pause)
 }
