@@ -115,7 +115,9 @@ func start(ctx context.Context, command []string, cfg Config, log *slog.Logger, 
 	defer stop()
 	err = c.greeted(patience)
 	if err == nil {
-		err = c.load(cfg)
+		if err = c.load(cfg); errors.Is(err, ErrLost) {
+			err = fmt.Errorf("%w, while it was loading", err)
+		}
 	}
 	if err != nil {
 		c.Close()

@@ -34,7 +34,7 @@ func open(lib *Library) (*version, error) {
 	if opened.lib == nil {
 		opened.lib = lib
 		if opened.version, opened.err = load(lib); opened.err != nil {
-			opened.err = fmt.Errorf("%w: the library in %s (%s): %w", engine.ErrUnsupported, lib.Dir, lib.Origin, opened.err)
+			opened.err = &unfit{lib, opened.err}
 		}
 	}
 	if opened.lib.Llama != lib.Llama {
@@ -42,6 +42,18 @@ func open(lib *Library) (*version, error) {
 	}
 	return opened.version, opened.err
 }
+
+// unfit is why a library is not used. It wraps engine.ErrUnsupported, of whose words, which
+// are about models, it has none.
+type unfit struct {
+	lib *Library
+	why error
+}
+
+func (u *unfit) Error() string {
+	return fmt.Sprintf("the library in %s (%s): %s", u.lib.Dir, u.lib.Origin, u.why)
+}
+func (u *unfit) Unwrap() []error { return []error{engine.ErrUnsupported, u.why} }
 
 func load(lib *Library) (*version, error) {
 	for _, file := range []string{lib.Base, lib.Ggml, lib.Llama} {
