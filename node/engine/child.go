@@ -191,7 +191,9 @@ func (c *Child) wait() {
 		if last := c.tail.String(); last != "" && !c.closing.Load() {
 			c.log.Warn("the engine's last words", "text", last)
 		}
-		c.err = fmt.Errorf("%w: %w", ErrLost, err)
+		if c.err = fmt.Errorf("%w: %w", ErrLost, err); c.tail.cause != "" {
+			c.err = fmt.Errorf("%w (%s)", c.err, c.tail.cause)
+		}
 		close(c.done)
 	})
 }
@@ -307,13 +309,19 @@ func (c *Child) broken(err error) error {
 
 // tail keeps the end of what a process writes.
 type tail struct {
-	mu sync.Mutex
-	b  []byte
+	mu    sync.Mutex
+	b     []byte
+	cause string // the line with which Go's runtime begins to say why it ends the process
 }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for line := range strings.Lines(string(p)) {
+		if t.cause == "" && len(line) < 100 && (strings.HasPrefix(line, "SIG") || strings.HasPrefix(line, "fatal error: ")) {
+			t.cause = strings.TrimSpace(line)
+		}
+	}
 	t.b = append(t.b, p...)
 	if n := len(t.b) - 4096; n > 0 {
 		t.b = append(t.b[:0], t.b[n:]...)

@@ -43,7 +43,7 @@
 //
 // The stage file is mapped. What the library repacks for the processor's kernels (most
 // types of weights, on AMX all of them) it copies, and that is not counted in
-// Info.Weights.
+// Info.Weights, but in Info.Host; cut.Copied foresees it.
 //
 // The library lays out all cells of a cache when it makes a context. So a context is
 // made for one pass and one sequence, and replaced by a larger one when sequences need
