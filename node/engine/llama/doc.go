@@ -48,8 +48,8 @@
 // The library lays out all cells of a cache when it makes a context. So a context is
 // made for one pass and one sequence, and replaced by a larger one when sequences need
 // it, which takes over the state of all of them, and by a smaller one when they have
-// ended for some seconds (kv.go). Info.KV is what the cache takes with all of
-// Config.KVTokens. Blocks with a sliding window keep all cells, too: the library's
+// ended for some seconds (kv.go); an idle engine without sequences has none (trim.go).
+// Info.KV is what the cache takes with all of Config.KVTokens. Blocks with a sliding window keep all cells, too: the library's
 // smaller cache for them forgets what a sequence that is taken back needs.
 //
 // A cell that another sequence's row does not see still counts as 0 times what it
