@@ -44,7 +44,7 @@ DESTDIR ?=
 SHARE := $(DESTDIR)$(PREFIX)/share
 BACKENDS := $(DESTDIR)$(PREFIX)/lib/shoal/lib/ollama
 
-.PHONY: help build install install-files install-service release uninstall demo firsthour clients quick test test-device race lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
+.PHONY: help build install install-files install-service release uninstall demo firsthour clients architectures quick test llama test-device race lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
 build: bin/shoal ## the program, into bin/shoal
 
 help: ## this list
@@ -126,6 +126,21 @@ DEVICE ?= Vulkan0
 test-device: ## the same tokens by DEVICE (Vulkan0) as by the processor
 	SHOAL_TEST_DEVICE=$(DEVICE) OLLAMA_LIBRARY_PATH=$(CURDIR)/bin/lib/ollama $(GO) test -count=1 -timeout 30m -v -run 'TestDevice$$' ./node/engine/ggml
 
+# The tests of the second engine, with llama.cpp's library in the folder SHOAL_LIBLLAMA;
+# without one, the pinned build is installed into LLAMA_CACHE first. Where it cannot be
+# had, that is said, and nothing is tested: `make test` skips these tests likewise.
+LLAMA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/shoal-llama
+LLAMA_TESTS := ./node/engine/llama/... ./node/engine/cut/... ./node/serve ./cmd/shoal/install
+llama: build ## tests of the engine that opens llama.cpp's library; installs one for them
+	@dir="$(SHOAL_LIBLLAMA)"; if [ -z "$$dir" ]; then \
+		dir=$$(bin/shoal engine install --home $(LLAMA_CACHE) --accel cpu --json | sed -n 's/.*"dir":"\([^"]*\)".*/\1/p'); \
+	fi; \
+	if [ -z "$$dir" ]; then \
+		echo "NOT TESTED with llama.cpp's library: it could not be installed, and SHOAL_LIBLLAMA names none" >&2; exit 0; \
+	fi; \
+	bin/shoal engine test --home $(LLAMA_CACHE) --llama "$$dir" && \
+	SHOAL_LIBLLAMA="$$dir" $(GO) test -timeout 10m $(LLAMA_TESTS)
+
 race: ## tests of the packages whose goroutines meet, with the race detector
 	$(GO) test -race -timeout 15m $(RACE)
 
@@ -188,3 +203,6 @@ release: ## archives, .deb, .rpm, formula, installer, checksums and bills of mat
 
 clean: ## remove bin/ and dist/
 	rm -rf bin dist
+
+architectures: ## the table of architectures that llama.cpp's library computes here; needs SHOAL_LIBLLAMA
+	SHOAL_ARCHITECTURES_UPDATE=1 $(GO) test ./node/engine/llama -run '^TestTable$$' -count=1 -timeout 30m

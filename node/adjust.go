@@ -7,8 +7,8 @@ import (
 )
 
 // Adjust takes over those settings of c that may change while the node runs: Lend,
-// Memory, Threads, MaxSessions, Quota, Up, Down, Trust, Fastest, APIKey, APIHosts and
-// APIOrigins. Memory and Threads bound spans that are loaded from then on. All of c is
+// Memory, Threads, MaxSessions, UnloadAfter, Quota, Up, Down, Trust, Fastest, APIKey,
+// APIHosts and APIOrigins. Threads bounds spans that are loaded from then on. All of c is
 // checked first: an error that wraps ErrConfig has changed nothing. Another error is
 // about files that the new quota would have dropped; the settings are in effect then.
 func (n *Node) Adjust(c Config) error {
@@ -26,7 +26,7 @@ func (n *Node) Adjust(c Config) error {
 	n.net.Protect(trust)
 	n.keys.SetDefault(c.APIKey)
 	n.survey.Prefer(trust, c.Fastest)
-	n.serve.Adjust(serve.Limits{Memory: c.Memory, Threads: c.Threads, MaxSessions: c.MaxSessions, Lend: c.Lend})
+	n.serve.Adjust(serve.Limits{Memory: c.Memory, Threads: c.Threads, MaxSessions: c.MaxSessions, Lend: c.Lend, UnloadAfter: c.UnloadAfter})
 	n.exchange.Limit(float64(c.Up), float64(c.Down))
 	if old.Quota != c.Quota {
 		err = n.store.SetQuota(c.Quota)

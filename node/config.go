@@ -54,11 +54,13 @@ type Config struct {
 	KVTokens    int           // KV cells per span; 0: from Memory
 	MaxSessions int           // concurrent sessions per span; 0: 32
 	Lend        lend.Rules    // when to lend; the zero value: always but on battery
+	UnloadAfter time.Duration // after how long without use an engine is unloaded, until it is used again; 0: never
 	DrainTime   time.Duration // for running sessions to find other stages when this one leaves; 0: 30 s
 	Up, Down    int64         // bytes per second of model transfers, to and from peers; 0: no limit
 	Quota       int64         // bytes of disk for unpinned shards; 0: no limit
 	Catalogs    []string      // catalogue files besides the built-in one and those in Home/catalog.d; they may be unsigned
 	CatalogKeys []string      // whose catalogues are trusted, in base64, besides the project's
+	Engines     serve.Engines // which engines may compute spans; the zero value: the built-in one
 	Engine      engine.Loader // loads spans in this process: for tests; nil: each in a process of its own, for which main calls engine.ChildMain
 	Convert     Converter     // of directories to be imported; nil: they are refused
 	Warnings    []string      // about this program, for its status
@@ -106,6 +108,9 @@ func (c *Config) Check() error {
 	}
 	if c.KVType != "" && c.KVType != "f16" && c.KVType != "f32" {
 		return badSetting("kv", "%q: f16 and f32 are known", c.KVType)
+	}
+	if err := c.Engines.Check(); err != nil {
+		return badSetting("engine", "%w", err)
 	}
 	if _, err := codecOf(c.Wire); err != nil {
 		return err

@@ -8,9 +8,12 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/ggml"
+	"github.com/shoalnet/shoal/node/engine/llama"
 )
 
 func needEngine(testing.TB) {}
 
-// engineFor is the engine of a node in this process.
-func engineFor(testing.TB, node.Config) engine.Loader { return ggml.Load }
+// engineFor are the engines of a node in this process.
+func engineFor(testing.TB, node.Config) engine.Loader {
+	return engine.Backends{engine.BuiltIn: ggml.Backend{}, engine.Llama: llama.Backend{}}.Load
+}

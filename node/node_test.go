@@ -46,7 +46,9 @@ func startWith(t *testing.T, cfg node.Config, ready bool) (*node.Node, []string)
 	var mu sync.Mutex
 	var addrs []string
 	cfg.Home, cfg.NoMDNS, cfg.Threads, cfg.DrainTime = t.TempDir(), true, 1, time.Second
-	cfg.Engine = engineFor(t, cfg)
+	if cfg.Engine == nil {
+		cfg.Engine = engineFor(t, cfg)
+	}
 	cfg.ListenAddrs = []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 	cfg.Events = func(e node.Event) {
 		mu.Lock()

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/shoalnet/shoal/node/api"
@@ -20,20 +21,18 @@ import (
 
 // The services declare what they need; here each gets it from the others.
 
-// usable returns an error if a model with this metadata cannot be computed, or its
-// text cannot be read.
+// usable returns an error if metadata are no model's, or its text cannot be read. Whether
+// an engine of this node computes it does not matter: peers may have another one.
 func usable(md interface{ Value(key string) any }) error {
-	if err := engine.Check(md); err != nil {
-		return err
-	}
-	return text.Check(md)
+	return cmp.Or(engine.Plausible(md), text.Check(md))
 }
 
 // newLibrary makes the library.
 func (n *Node) newLibrary(c *catalog.Catalog) (*library.Library, error) {
 	return library.New(library.Config{
 		Home: n.cfg.Home, Store: n.store, Catalog: c, Network: n.net, Exchange: n.exchange, Survey: n.survey,
-		Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported, text.ErrVocabulary},
+		Cuts:    func(md library.Metadata) *protocol.Cuts { return engine.CutsFor(n.cfg.Engines.Use, md) },
+		Ability: engine.Ability, Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported, text.ErrVocabulary},
 		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() }, Gained: func() { n.serve.Retry() },
 		Log: n.cfg.Log.With("part", "library"),
 	})
@@ -48,12 +47,12 @@ func (n *Node) served() serve.Config {
 	}
 	return serve.Config{
 		Light: c.Client, Name: c.Name, Specs: c.Serve, Home: c.Home, Memory: c.Memory, Threads: c.Threads, Nice: c.Nice, Devices: c.Devices,
-		KVType: c.KVType, KVTokens: c.KVTokens, Exact: c.Exact, MaxSessions: c.MaxSessions, DrainTime: c.DrainTime, Lend: c.Lend,
-		Load: load, InProcess: c.Engine != nil,
+		KVType: c.KVType, KVTokens: c.KVTokens, Exact: c.Exact, MaxSessions: c.MaxSessions, DrainTime: c.DrainTime, UnloadAfter: c.UnloadAfter, Lend: c.Lend,
+		Load: load, InProcess: c.Engine != nil, Engines: c.Engines, Version: c.Version, Measured: c.home().Measured(),
 		Models: models{n}, Network: n.net, Survey: n.survey, Probe: n.generator.Probe, Dialer: stageDialer{streams{n.net}}, Stages: n.stages,
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Events: c.Events, Log: c.Log,
-		Began: func() { n.life.update(func() {}) }, // a node that is to serve nothing is ready now
 		Free:  func() int64 { return files.FreeSpace(c.home().Store()) },
+		Began: func() { n.life.update(func() {}) }, // a node that is to serve nothing is ready now
 	}
 }
 
@@ -100,7 +99,11 @@ func (m models) Tools(ctx context.Context, of *store.Model) (*generate.Tools, er
 	if err != nil {
 		return nil, err
 	}
-	return &generate.Tools{Tokenizer: t.Tokenizer, Template: t.Template, TemplateErr: t.TemplateErr, Syntax: t.Syntax, Compile: t.Compile}, nil
+	tools := &generate.Tools{Tokenizer: t.Tokenizer, Template: t.Template, TemplateErr: t.TemplateErr, Syntax: t.Syntax, Cuts: t.Cuts, Compile: t.Compile}
+	if h, err := of.Header(); err == nil {
+		tools.Embeds = (*generate.Embeds)(engine.EmbedsOf(h))
+	}
+	return tools, nil
 }
 
 func (m models) Encode(ctx context.Context, by *text.Tokenizer, t string, opt text.EncodeOptions) ([]int32, error) {

@@ -48,6 +48,7 @@ type Manifest struct {
 	TiedOutput   bool // the output head is the token embedding
 	Files        []File
 	Shards       []Shard
+	Base         *cid.Cid // of an adapter: the manifest of the model that it adds to; nil: a model
 }
 
 // File is one of the model's files, in order; all but split models have one.
@@ -100,6 +101,7 @@ type Manifest struct {
 	tiedOutput Bool
 	files [File]
 	shards [Shard]
+	base optional Link
 }
 type File struct {
 	size Int
@@ -182,7 +184,8 @@ func DecodeManifest(raw []byte) (m *Manifest, err error) {
 
 // Check holds a manifest's structure to what every user of it relies on: the
 // extents of all shards cover each file exactly once, tensors lie in their
-// shard's extents, and there is one shard for each block. A manifest comes from
+// shard's extents, and there is one shard for each block; of an adapter, at most one.
+// A manifest comes from
 // strangers: the time this takes grows in proportion to its size. All errors
 // wrap ErrManifest.
 func (m *Manifest) Check() error {
@@ -224,7 +227,15 @@ func (m *Manifest) Check() error {
 			return err
 		}
 	}
-	if kinds[ShardHeader] != 1 || kinds[ShardEmbedding] != 1 || kinds[ShardOutput] != 1 || kinds[ShardOther] > 1 || slices.Contains(blocks, false) {
+	least := 1
+	if m.Base != nil {
+		if p := m.Base.Prefix(); !m.Base.Defined() || p.Version != 1 || p.Codec != cid.DagCBOR || p.MhType != multihash.SHA2_256 || p.MhLength != 32 {
+			return refuse("it adds to %s, which is no model", *m.Base)
+		}
+		least, blocks = 0, nil // an adapter has shards of what it adds to alone
+	}
+	if kinds[ShardHeader] != 1 || kinds[ShardEmbedding] < least || kinds[ShardEmbedding] > 1 || kinds[ShardOutput] > 1 || kinds[ShardOther] > 1 ||
+		slices.Contains(blocks, false) {
 		return refuse("it lacks shards, or has some twice")
 	}
 	return m.checkCover(all)

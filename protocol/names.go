@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 
@@ -24,7 +25,16 @@ const (
 // Ollama's clients write a name with a tag: NAME:latest is NAME, and for another tag the
 // letters and digits count, so that smollm2:135m-instruct-q4_1 is
 // SmolLM2-135M-Instruct.Q4_1.
+//
+// A model with an adapter is named MODEL+ADAPTER, and goes by no beginning of the
+// model's own name.
 func MatchModel(word string, id cid.Cid, names []string) Match {
+	if _, _, adapted := CutAdapter(word); !adapted {
+		names = slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+			_, _, adapted := CutAdapter(n)
+			return adapted
+		})
+	}
 	best := matchPlain(word, id, names)
 	base, tag, tagged := strings.Cut(word, ":")
 	switch {
@@ -44,6 +54,15 @@ func MatchModel(word string, id cid.Cid, names []string) Match {
 		}
 	}
 	return best
+}
+
+// CutAdapter returns the two parts of a name of the form MODEL+ADAPTER.
+func CutAdapter(name string) (model, adapter string, ok bool) {
+	i := strings.LastIndexByte(name, '+')
+	if i < 1 || i == len(name)-1 {
+		return name, "", false
+	}
+	return name[:i], name[i+1:], true
 }
 
 // lettersOf returns the letters and digits of a name, in lower case.

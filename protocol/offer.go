@@ -218,10 +218,10 @@ func (s *ServedSpan) check() error {
 	if s.Blocks > 1<<16 || !(Span{int(s.From), int(s.To)}).Valid(int(s.Blocks)) {
 		return fmt.Errorf("an impossible span %d-%d of %d blocks", s.From, s.To, s.Blocks)
 	}
-	if s.Width > 1<<20 || len(s.Name) > 256 {
+	if s.Width > 1<<20 || len(s.Name) > 256 || len(s.Pooling) > 16 {
 		return errors.New("an impossible model")
 	}
-	return nil
+	return s.Engine.check()
 }
 
 // Span is the span as one.

@@ -104,6 +104,8 @@ func TestOfferRefused(t *testing.T) {
 		{"lives too long", func(b *OfferBody) { b.ExpiresUnixMs += 3_600_000 }, noon, ErrOffer, "life"},
 		{"ends before it begins", func(b *OfferBody) { b.ExpiresUnixMs = b.IssuedUnixMs - 1 }, noon, ErrOffer, "life"},
 		{"impossible span", func(b *OfferBody) { b.Spans[0].To = 3 }, noon, ErrOffer, "impossible span"},
+		{"an engine's long name", func(b *OfferBody) { b.Spans[0].Engine = &Engine{Version: strings.Repeat("v", 64)} }, noon, ErrOffer, "engine"},
+		{"an engine's name that moves the cursor", func(b *OfferBody) { b.Spans[0].Engine = &Engine{Device: "CPU\x1b[2J"} }, noon, ErrOffer, "engine"},
 		{"no model", func(b *OfferBody) { b.Spans[0].Model = []byte("x") }, noon, ErrOffer, "no model"},
 		{"crowded", func(b *OfferBody) { b.Spans = append(b.Spans, make([]*ServedSpan, 64)...) }, noon, ErrOffer, ""},
 	} {
@@ -154,9 +156,18 @@ func FuzzOffer(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(o.Envelope)
+	named := anOffer()
+	named.Spans[0].Engine = &Engine{Name: "llama", Version: "v0.5.0", Device: "CUDA", Kv: "f16"}
+	if o, err = SealOffer(named, newKey(f)); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(o.Envelope)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if o, err := OpenOffer(raw, noon); err == nil {
 			for _, s := range o.Spans {
+				if class := s.Engine.Class(); len(class) > 4*MaxMachineName+5 || strings.ContainsAny(class, "\n\x1b") {
+					t.Fatalf("let through %q", class)
+				}
 				if !s.Span().Valid(int(s.Blocks)) || !s.ModelID().Defined() {
 					t.Fatalf("let through %v", s)
 				}

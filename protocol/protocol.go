@@ -39,6 +39,9 @@ const (
 	MaxFormat      = 128 << 10 // the format of an answer
 	BucketBlocks   = 16        // blocks that share a provider key
 	MaxMachineName = 63        // a machine's name
+	MaxEmbedTexts  = 2048      // texts of a session of embeddings
+	MaxEmbedRows   = 1 << 17   // their tokens together
+	MaxEmbedText   = 1 << 15   // tokens of one of them
 )
 
 // Span is a run of consecutive blocks [From, To).
@@ -100,6 +103,7 @@ type Error struct {
 	Code       Code
 	Message    string
 	RetryAfter time.Duration // 0: no point in asking again, or unknown
+	Loading    bool          // with CODE_BUSY: what was asked for is being loaded, and is there after RetryAfter
 }
 
 // Errorf makes an Error.
@@ -118,7 +122,7 @@ func (e *Error) Is(target error) bool {
 // Fail is the error as a frame.
 func (e *Error) Fail() *Frame {
 	return &Frame{Kind: &Frame_Fail{Fail: &Fail{
-		Code: e.Code, Message: clip(e.Message, 512), RetryAfterMs: uint32(e.RetryAfter.Milliseconds()),
+		Code: e.Code, Message: clip(e.Message, 512), RetryAfterMs: uint32(e.RetryAfter.Milliseconds()), Loading: e.Loading,
 	}}}
 }
 
@@ -126,7 +130,7 @@ func (e *Error) Fail() *Frame {
 // stripped of control characters.
 func FailError(f *Fail) *Error {
 	return &Error{Code: f.GetCode(), Message: clip(f.GetMessage(), 512),
-		RetryAfter: time.Duration(min(f.GetRetryAfterMs(), 3_600_000)) * time.Millisecond}
+		RetryAfter: time.Duration(min(f.GetRetryAfterMs(), 3_600_000)) * time.Millisecond, Loading: f.GetLoading()}
 }
 
 func clip(s string, n int) string {

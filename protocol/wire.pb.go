@@ -348,6 +348,9 @@ type ServedSpan struct {
 	LoadPermille      uint32                 `protobuf:"varint,18,opt,name=load_permille,json=loadPermille,proto3" json:"load_permille,omitempty"`                   // how full it was in the last minute: the largest share of time, KV and sessions
 	LoadLongPermille  uint32                 `protobuf:"varint,19,opt,name=load_long_permille,json=loadLongPermille,proto3" json:"load_long_permille,omitempty"`     // in the last ten
 	RefusedPermille   uint32                 `protobuf:"varint,20,opt,name=refused_permille,json=refusedPermille,proto3" json:"refused_permille,omitempty"`          // of the opens in the last minute, for lack of room
+	Engine            *Engine                `protobuf:"bytes,21,opt,name=engine,proto3" json:"engine,omitempty"`                                                    // what computes it, if it is loaded; none: an older node
+	LoadMs            uint32                 `protobuf:"varint,22,opt,name=load_ms,json=loadMs,proto3" json:"load_ms,omitempty"`                                     // it was unloaded for want of use, and the first session waits so long; 0: it computes at once
+	Pooling           string                 `protobuf:"bytes,30,opt,name=pooling,proto3" json:"pooling,omitempty"`                                                  // it makes embeddings, pooled so: mean, cls, last, rank; empty: it draws tokens
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -522,6 +525,106 @@ func (x *ServedSpan) GetRefusedPermille() uint32 {
 	return 0
 }
 
+func (x *ServedSpan) GetEngine() *Engine {
+	if x != nil {
+		return x.Engine
+	}
+	return nil
+}
+
+func (x *ServedSpan) GetLoadMs() uint32 {
+	if x != nil {
+		return x.LoadMs
+	}
+	return 0
+}
+
+func (x *ServedSpan) GetPooling() string {
+	if x != nil {
+		return x.Pooling
+	}
+	return ""
+}
+
+// Engine names what computes a span. Each name is as a machine's may be: at most 63
+// bytes, of characters that can be shown. Results of two engines, versions, kinds of
+// device or number formats of the cache differ in their last bits.
+type Engine struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`       // ggml, llama
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"` // of its library
+	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`   // kind of device: CPU, CUDA, ...
+	Kv            string                 `protobuf:"bytes,4,opt,name=kv,proto3" json:"kv,omitempty"`           // number format of the KV cache: f16, f32, ...
+	Exact         bool                   `protobuf:"varint,5,opt,name=exact,proto3" json:"exact,omitempty"`    // a row computes the same in any company, to the last bit
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Engine) Reset() {
+	*x = Engine{}
+	mi := &file_protocol_wire_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Engine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Engine) ProtoMessage() {}
+
+func (x *Engine) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Engine.ProtoReflect.Descriptor instead.
+func (*Engine) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Engine) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Engine) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Engine) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Engine) GetKv() string {
+	if x != nil {
+		return x.Kv
+	}
+	return ""
+}
+
+func (x *Engine) GetExact() bool {
+	if x != nil {
+		return x.Exact
+	}
+	return false
+}
+
 // HeldShards says which shards of a model can be fetched here.
 type HeldShards struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -534,7 +637,7 @@ type HeldShards struct {
 
 func (x *HeldShards) Reset() {
 	*x = HeldShards{}
-	mi := &file_protocol_wire_proto_msgTypes[2]
+	mi := &file_protocol_wire_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +649,7 @@ func (x *HeldShards) String() string {
 func (*HeldShards) ProtoMessage() {}
 
 func (x *HeldShards) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[2]
+	mi := &file_protocol_wire_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +662,7 @@ func (x *HeldShards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldShards.ProtoReflect.Descriptor instead.
 func (*HeldShards) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{2}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *HeldShards) GetModel() []byte {
@@ -595,7 +698,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_protocol_wire_proto_msgTypes[3]
+	mi := &file_protocol_wire_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +710,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[3]
+	mi := &file_protocol_wire_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +723,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{3}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Device) GetName() string {
@@ -664,7 +767,7 @@ type OffersRequest struct {
 
 func (x *OffersRequest) Reset() {
 	*x = OffersRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[4]
+	mi := &file_protocol_wire_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +779,7 @@ func (x *OffersRequest) String() string {
 func (*OffersRequest) ProtoMessage() {}
 
 func (x *OffersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[4]
+	mi := &file_protocol_wire_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +792,7 @@ func (x *OffersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OffersRequest.ProtoReflect.Descriptor instead.
 func (*OffersRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{4}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *OffersRequest) GetModel() []byte {
@@ -716,7 +819,7 @@ type OffersReply struct {
 
 func (x *OffersReply) Reset() {
 	*x = OffersReply{}
-	mi := &file_protocol_wire_proto_msgTypes[5]
+	mi := &file_protocol_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +831,7 @@ func (x *OffersReply) String() string {
 func (*OffersReply) ProtoMessage() {}
 
 func (x *OffersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[5]
+	mi := &file_protocol_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +844,7 @@ func (x *OffersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OffersReply.ProtoReflect.Descriptor instead.
 func (*OffersReply) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{5}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *OffersReply) GetEnvelopes() [][]byte {
@@ -763,7 +866,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[6]
+	mi := &file_protocol_wire_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +878,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[6]
+	mi := &file_protocol_wire_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +891,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{6}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StatusRequest) GetModel() []byte {
@@ -817,7 +920,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_protocol_wire_proto_msgTypes[7]
+	mi := &file_protocol_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +932,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[7]
+	mi := &file_protocol_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +945,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{7}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StatusReply) GetSpans() []*SpanStatus {
@@ -883,7 +986,7 @@ type PeerRTT struct {
 
 func (x *PeerRTT) Reset() {
 	*x = PeerRTT{}
-	mi := &file_protocol_wire_proto_msgTypes[8]
+	mi := &file_protocol_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +998,7 @@ func (x *PeerRTT) String() string {
 func (*PeerRTT) ProtoMessage() {}
 
 func (x *PeerRTT) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[8]
+	mi := &file_protocol_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +1011,7 @@ func (x *PeerRTT) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerRTT.ProtoReflect.Descriptor instead.
 func (*PeerRTT) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{8}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PeerRTT) GetPeer() []byte {
@@ -941,7 +1044,7 @@ type SpanStatus struct {
 
 func (x *SpanStatus) Reset() {
 	*x = SpanStatus{}
-	mi := &file_protocol_wire_proto_msgTypes[9]
+	mi := &file_protocol_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1056,7 @@ func (x *SpanStatus) String() string {
 func (*SpanStatus) ProtoMessage() {}
 
 func (x *SpanStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[9]
+	mi := &file_protocol_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1069,7 @@ func (x *SpanStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpanStatus.ProtoReflect.Descriptor instead.
 func (*SpanStatus) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{9}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SpanStatus) GetModel() []byte {
@@ -1047,6 +1150,7 @@ type Frame struct {
 	//	*Frame_Trouble
 	//	*Frame_Credit
 	//	*Frame_Scores
+	//	*Frame_Embeddings
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1054,7 +1158,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_protocol_wire_proto_msgTypes[10]
+	mi := &file_protocol_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1170,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[10]
+	mi := &file_protocol_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1183,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{10}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Frame) GetPayloadLen() uint32 {
@@ -1231,6 +1335,15 @@ func (x *Frame) GetScores() *Scores {
 	return nil
 }
 
+func (x *Frame) GetEmbeddings() *Embeddings {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Embeddings); ok {
+			return x.Embeddings
+		}
+	}
+	return nil
+}
+
 type isFrame_Kind interface {
 	isFrame_Kind()
 }
@@ -1295,6 +1408,10 @@ type Frame_Scores struct {
 	Scores *Scores `protobuf:"bytes,16,opt,name=scores,proto3,oneof"`
 }
 
+type Frame_Embeddings struct {
+	Embeddings *Embeddings `protobuf:"bytes,20,opt,name=embeddings,proto3,oneof"`
+}
+
 func (*Frame_Open) isFrame_Kind() {}
 
 func (*Frame_Opened) isFrame_Kind() {}
@@ -1325,6 +1442,8 @@ func (*Frame_Credit) isFrame_Kind() {}
 
 func (*Frame_Scores) isFrame_Kind() {}
 
+func (*Frame_Embeddings) isFrame_Kind() {}
+
 // Open asks a stage to take part in a session. First frame, client -> stage.
 type Open struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1344,13 +1463,14 @@ type Open struct {
 	Again          bool                   `protobuf:"varint,14,opt,name=again,proto3" json:"again,omitempty"`                                          // the client comes back to a session that it may have open here
 	Prefix         []uint64               `protobuf:"fixed64,15,rep,packed,name=prefix,proto3" json:"prefix,omitempty"`                                // chain of hashes of the session's first 32, 64, ... tokens
 	Trace          string                 `protobuf:"bytes,16,opt,name=trace,proto3" json:"trace,omitempty"`                                           // W3C traceparent of the client's span, at most 55 bytes; empty: not traced
+	Embed          uint32                 `protobuf:"varint,20,opt,name=embed,proto3" json:"embed,omitempty"`                                          // the session's rows are texts whose embeddings are wanted: tokens of the longest. 0: they are one sequence, and tokens are drawn
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_protocol_wire_proto_msgTypes[11]
+	mi := &file_protocol_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1482,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[11]
+	mi := &file_protocol_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1495,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{11}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Open) GetSession() []byte {
@@ -1490,6 +1610,13 @@ func (x *Open) GetTrace() string {
 	return ""
 }
 
+func (x *Open) GetEmbed() uint32 {
+	if x != nil {
+		return x.Embed
+	}
+	return 0
+}
+
 type Hop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Peer          []byte                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
@@ -1502,7 +1629,7 @@ type Hop struct {
 
 func (x *Hop) Reset() {
 	*x = Hop{}
-	mi := &file_protocol_wire_proto_msgTypes[12]
+	mi := &file_protocol_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1641,7 @@ func (x *Hop) String() string {
 func (*Hop) ProtoMessage() {}
 
 func (x *Hop) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[12]
+	mi := &file_protocol_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1654,7 @@ func (x *Hop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hop.ProtoReflect.Descriptor instead.
 func (*Hop) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{12}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Hop) GetPeer() []byte {
@@ -1584,7 +1711,7 @@ type Sampling struct {
 
 func (x *Sampling) Reset() {
 	*x = Sampling{}
-	mi := &file_protocol_wire_proto_msgTypes[13]
+	mi := &file_protocol_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1723,7 @@ func (x *Sampling) String() string {
 func (*Sampling) ProtoMessage() {}
 
 func (x *Sampling) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[13]
+	mi := &file_protocol_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1736,7 @@ func (x *Sampling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sampling.ProtoReflect.Descriptor instead.
 func (*Sampling) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{13}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Sampling) GetTemperature() float32 {
@@ -1750,7 +1877,7 @@ type Piece struct {
 
 func (x *Piece) Reset() {
 	*x = Piece{}
-	mi := &file_protocol_wire_proto_msgTypes[14]
+	mi := &file_protocol_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1889,7 @@ func (x *Piece) String() string {
 func (*Piece) ProtoMessage() {}
 
 func (x *Piece) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[14]
+	mi := &file_protocol_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1902,7 @@ func (x *Piece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Piece.ProtoReflect.Descriptor instead.
 func (*Piece) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{14}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Piece) GetKind() isPiece_Kind {
@@ -1903,7 +2030,7 @@ type Pieces struct {
 
 func (x *Pieces) Reset() {
 	*x = Pieces{}
-	mi := &file_protocol_wire_proto_msgTypes[15]
+	mi := &file_protocol_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2042,7 @@ func (x *Pieces) String() string {
 func (*Pieces) ProtoMessage() {}
 
 func (x *Pieces) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[15]
+	mi := &file_protocol_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2055,7 @@ func (x *Pieces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pieces.ProtoReflect.Descriptor instead.
 func (*Pieces) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{15}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Pieces) GetPieces() []*Piece {
@@ -1947,7 +2074,7 @@ type Either struct {
 
 func (x *Either) Reset() {
 	*x = Either{}
-	mi := &file_protocol_wire_proto_msgTypes[16]
+	mi := &file_protocol_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2086,7 @@ func (x *Either) String() string {
 func (*Either) ProtoMessage() {}
 
 func (x *Either) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[16]
+	mi := &file_protocol_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2099,7 @@ func (x *Either) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Either.ProtoReflect.Descriptor instead.
 func (*Either) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{16}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Either) GetOf() []*Pieces {
@@ -1989,13 +2116,15 @@ type Opened struct {
 	Cached        uint32                 `protobuf:"varint,2,opt,name=cached,proto3" json:"cached,omitempty"`                          // positions that need not be computed again
 	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                          // the answer will have the format that was asked for
 	Scores        bool                   `protobuf:"varint,4,opt,name=scores,proto3" json:"scores,omitempty"`                          // the log probabilities that were asked for will come, as Scores
+	Embeds        bool                   `protobuf:"varint,8,opt,name=embeds,proto3" json:"embeds,omitempty"`                          // the embeddings that were asked for will come, as Embeddings
+	Floor         uint32                 `protobuf:"varint,9,opt,name=floor,proto3" json:"floor,omitempty"`                            // as in Halted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Opened) Reset() {
 	*x = Opened{}
-	mi := &file_protocol_wire_proto_msgTypes[17]
+	mi := &file_protocol_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2136,7 @@ func (x *Opened) String() string {
 func (*Opened) ProtoMessage() {}
 
 func (x *Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[17]
+	mi := &file_protocol_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2149,7 @@ func (x *Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opened.ProtoReflect.Descriptor instead.
 func (*Opened) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{17}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Opened) GetUsPerStep() uint32 {
@@ -2051,6 +2180,20 @@ func (x *Opened) GetScores() bool {
 	return false
 }
 
+func (x *Opened) GetEmbeds() bool {
+	if x != nil {
+		return x.Embeds
+	}
+	return false
+}
+
+func (x *Opened) GetFloor() uint32 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
 // Link joins the predecessor's activations to a session: first frame of a
 // stream that a stage opens to its successor.
 type Link struct {
@@ -2064,7 +2207,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_protocol_wire_proto_msgTypes[18]
+	mi := &file_protocol_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2219,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[18]
+	mi := &file_protocol_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2232,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{18}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Link) GetSession() []byte {
@@ -2123,14 +2266,15 @@ type Step struct {
 	Rows          uint32                 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
 	Codec         TensorCodec            `protobuf:"varint,4,opt,name=codec,proto3,enum=shoal.TensorCodec" json:"codec,omitempty"`
 	Tokens        []int32                `protobuf:"varint,5,rep,packed,name=tokens,proto3" json:"tokens,omitempty"`
-	Sample        bool                   `protobuf:"varint,6,opt,name=sample,proto3" json:"sample,omitempty"` // the last row's logits give a token
+	Sample        bool                   `protobuf:"varint,6,opt,name=sample,proto3" json:"sample,omitempty"`     // the last row's logits give a token
+	Ends          []uint32               `protobuf:"varint,10,rep,packed,name=ends,proto3" json:"ends,omitempty"` // of a session of texts: after how many of these rows a text ends
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_protocol_wire_proto_msgTypes[19]
+	mi := &file_protocol_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2286,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[19]
+	mi := &file_protocol_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2299,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{19}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Step) GetEpoch() uint64 {
@@ -2200,6 +2344,13 @@ func (x *Step) GetSample() bool {
 	return false
 }
 
+func (x *Step) GetEnds() []uint32 {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
 // Token is one sampled token. Last stage -> client.
 type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2216,7 +2367,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_protocol_wire_proto_msgTypes[20]
+	mi := &file_protocol_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2379,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[20]
+	mi := &file_protocol_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2392,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{20}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Token) GetEpoch() uint64 {
@@ -2303,7 +2454,7 @@ type TopToken struct {
 
 func (x *TopToken) Reset() {
 	*x = TopToken{}
-	mi := &file_protocol_wire_proto_msgTypes[21]
+	mi := &file_protocol_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2466,7 @@ func (x *TopToken) String() string {
 func (*TopToken) ProtoMessage() {}
 
 func (x *TopToken) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[21]
+	mi := &file_protocol_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2479,7 @@ func (x *TopToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopToken.ProtoReflect.Descriptor instead.
 func (*TopToken) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{21}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TopToken) GetId() int32 {
@@ -2359,7 +2510,7 @@ type Scores struct {
 
 func (x *Scores) Reset() {
 	*x = Scores{}
-	mi := &file_protocol_wire_proto_msgTypes[22]
+	mi := &file_protocol_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +2522,7 @@ func (x *Scores) String() string {
 func (*Scores) ProtoMessage() {}
 
 func (x *Scores) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[22]
+	mi := &file_protocol_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +2535,7 @@ func (x *Scores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scores.ProtoReflect.Descriptor instead.
 func (*Scores) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{22}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Scores) GetEpoch() uint64 {
@@ -2418,7 +2569,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_protocol_wire_proto_msgTypes[23]
+	mi := &file_protocol_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2581,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[23]
+	mi := &file_protocol_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2594,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{23}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Score) GetLogprob() float32 {
@@ -2460,19 +2611,82 @@ func (x *Score) GetTop() []*TopToken {
 	return nil
 }
 
+// Embeddings of consecutive texts of a session, in the order of the texts, each once.
+// The payload has them row-major [count, width], in F32. Last stage -> client.
+type Embeddings struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         uint32                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"` // number of the first of these texts in the session, from 0
+	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	Width         uint32                 `protobuf:"varint,3,opt,name=width,proto3" json:"width,omitempty"` // numbers per embedding
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Embeddings) Reset() {
+	*x = Embeddings{}
+	mi := &file_protocol_wire_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Embeddings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Embeddings) ProtoMessage() {}
+
+func (x *Embeddings) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Embeddings.ProtoReflect.Descriptor instead.
+func (*Embeddings) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Embeddings) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Embeddings) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Embeddings) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
 // Fail ends a session, or refuses it. Either direction.
 type Fail struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          Code                   `protobuf:"varint,1,opt,name=code,proto3,enum=shoal.Code" json:"code,omitempty"`
 	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	RetryAfterMs  uint32                 `protobuf:"varint,3,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
+	Loading       bool                   `protobuf:"varint,4,opt,name=loading,proto3" json:"loading,omitempty"` // with CODE_BUSY: the span is being loaded for this session; ask again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Fail) Reset() {
 	*x = Fail{}
-	mi := &file_protocol_wire_proto_msgTypes[24]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2698,7 @@ func (x *Fail) String() string {
 func (*Fail) ProtoMessage() {}
 
 func (x *Fail) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[24]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2711,7 @@ func (x *Fail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fail.ProtoReflect.Descriptor instead.
 func (*Fail) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{24}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Fail) GetCode() Code {
@@ -2521,6 +2735,13 @@ func (x *Fail) GetRetryAfterMs() uint32 {
 	return 0
 }
 
+func (x *Fail) GetLoading() bool {
+	if x != nil {
+		return x.Loading
+	}
+	return false
+}
+
 // Bye closes a session in order. Client -> stage. The stage may keep its
 // beginning for the client's next session.
 type Bye struct {
@@ -2532,7 +2753,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2765,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2778,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Bye) GetPrefix() []uint64 {
@@ -2578,7 +2799,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2590,7 +2811,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,7 +2824,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Ping) GetPrefix() []uint64 {
@@ -2627,7 +2848,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2860,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2873,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Pong) GetEpoch() uint64 {
@@ -2701,7 +2922,7 @@ type Halt struct {
 
 func (x *Halt) Reset() {
 	*x = Halt{}
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2934,7 @@ func (x *Halt) String() string {
 func (*Halt) ProtoMessage() {}
 
 func (x *Halt) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2947,7 @@ func (x *Halt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halt.ProtoReflect.Descriptor instead.
 func (*Halt) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Halt) GetEpoch() uint64 {
@@ -2742,13 +2963,14 @@ type Halted struct {
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Length        uint32                 `protobuf:"varint,2,opt,name=length,proto3" json:"length,omitempty"`                        // positions computed, and for all but the last stage still to be had for replay
 	CanReplay     bool                   `protobuf:"varint,3,opt,name=can_replay,json=canReplay,proto3" json:"can_replay,omitempty"` // what was sent on from position 0 is still here
+	Floor         uint32                 `protobuf:"varint,4,opt,name=floor,proto3" json:"floor,omitempty"`                          // the session may be unable to go on from a position below this one, other than 0
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Halted) Reset() {
 	*x = Halted{}
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +2982,7 @@ func (x *Halted) String() string {
 func (*Halted) ProtoMessage() {}
 
 func (x *Halted) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +2995,7 @@ func (x *Halted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halted.ProtoReflect.Descriptor instead.
 func (*Halted) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Halted) GetEpoch() uint64 {
@@ -2797,6 +3019,13 @@ func (x *Halted) GetCanReplay() bool {
 	return false
 }
 
+func (x *Halted) GetFloor() uint32 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
 // Resume goes on in the epoch of the last Halt or Open. Client -> stage.
 type Resume struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2813,7 +3042,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2825,7 +3054,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2838,7 +3067,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Resume) GetEpoch() uint64 {
@@ -2903,7 +3132,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2915,7 +3144,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2928,7 +3157,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Trouble) GetEpoch() uint64 {
@@ -2964,7 +3193,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2976,7 +3205,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2989,7 +3218,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Credit) GetRows() uint64 {
@@ -3014,7 +3243,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[33]
+	mi := &file_protocol_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3255,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[33]
+	mi := &file_protocol_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3268,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LeavesRequest) GetModel() []byte {
@@ -3085,7 +3314,7 @@ type LeavesState struct {
 
 func (x *LeavesState) Reset() {
 	*x = LeavesState{}
-	mi := &file_protocol_wire_proto_msgTypes[34]
+	mi := &file_protocol_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3097,7 +3326,7 @@ func (x *LeavesState) String() string {
 func (*LeavesState) ProtoMessage() {}
 
 func (x *LeavesState) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[34]
+	mi := &file_protocol_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3110,7 +3339,7 @@ func (x *LeavesState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesState.ProtoReflect.Descriptor instead.
 func (*LeavesState) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{34}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LeavesState) GetTotal() uint32 {
@@ -3158,7 +3387,7 @@ type Fetcher struct {
 
 func (x *Fetcher) Reset() {
 	*x = Fetcher{}
-	mi := &file_protocol_wire_proto_msgTypes[35]
+	mi := &file_protocol_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3170,7 +3399,7 @@ func (x *Fetcher) String() string {
 func (*Fetcher) ProtoMessage() {}
 
 func (x *Fetcher) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[35]
+	mi := &file_protocol_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3183,7 +3412,7 @@ func (x *Fetcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetcher.ProtoReflect.Descriptor instead.
 func (*Fetcher) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{35}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Fetcher) GetPeer() []byte {
@@ -3218,7 +3447,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\n" +
 	"auto_bytes\x18\n" +
 	" \x01(\x04R\tautoBytes\x12\x14\n" +
-	"\x05takes\x18\v \x03(\fR\x05takes\"\xbf\x04\n" +
+	"\x05takes\x18\v \x03(\fR\x05takes\"\x99\x05\n" +
 	"\n" +
 	"ServedSpan\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x12\n" +
@@ -3243,7 +3472,16 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\asince_s\x18\x11 \x01(\rR\x06sinceS\x12#\n" +
 	"\rload_permille\x18\x12 \x01(\rR\floadPermille\x12,\n" +
 	"\x12load_long_permille\x18\x13 \x01(\rR\x10loadLongPermille\x12)\n" +
-	"\x10refused_permille\x18\x14 \x01(\rR\x0frefusedPermille\"N\n" +
+	"\x10refused_permille\x18\x14 \x01(\rR\x0frefusedPermille\x12%\n" +
+	"\x06engine\x18\x15 \x01(\v2\r.shoal.EngineR\x06engine\x12\x17\n" +
+	"\aload_ms\x18\x16 \x01(\rR\x06loadMs\x12\x18\n" +
+	"\apooling\x18\x1e \x01(\tR\apooling\"t\n" +
+	"\x06Engine\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
+	"\x06device\x18\x03 \x01(\tR\x06device\x12\x0e\n" +
+	"\x02kv\x18\x04 \x01(\tR\x02kv\x12\x14\n" +
+	"\x05exact\x18\x05 \x01(\bR\x05exact\"N\n" +
 	"\n" +
 	"HeldShards\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x16\n" +
@@ -3281,7 +3519,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\akv_free\x18\x06 \x01(\rR\x06kvFree\x12 \n" +
 	"\ftokens_per_s\x18\a \x01(\x02R\n" +
 	"tokensPerS\x12\x16\n" +
-	"\x06cached\x18\b \x01(\rR\x06cached\"\xe4\x04\n" +
+	"\x06cached\x18\b \x01(\rR\x06cached\"\x99\x05\n" +
 	"\x05Frame\x12\x1f\n" +
 	"\vpayload_len\x18\x01 \x01(\rR\n" +
 	"payloadLen\x12!\n" +
@@ -3301,8 +3539,11 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06resume\x18\r \x01(\v2\r.shoal.ResumeH\x00R\x06resume\x12*\n" +
 	"\atrouble\x18\x0e \x01(\v2\x0e.shoal.TroubleH\x00R\atrouble\x12'\n" +
 	"\x06credit\x18\x0f \x01(\v2\r.shoal.CreditH\x00R\x06credit\x12'\n" +
-	"\x06scores\x18\x10 \x01(\v2\r.shoal.ScoresH\x00R\x06scoresB\x06\n" +
-	"\x04kind\"\xab\x03\n" +
+	"\x06scores\x18\x10 \x01(\v2\r.shoal.ScoresH\x00R\x06scores\x123\n" +
+	"\n" +
+	"embeddings\x18\x14 \x01(\v2\x11.shoal.EmbeddingsH\x00R\n" +
+	"embeddingsB\x06\n" +
+	"\x04kind\"\xc1\x03\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\fR\x05model\x12\x12\n" +
@@ -3321,7 +3562,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04wait\x18\r \x01(\bR\x04wait\x12\x14\n" +
 	"\x05again\x18\x0e \x01(\bR\x05again\x12\x16\n" +
 	"\x06prefix\x18\x0f \x03(\x06R\x06prefix\x12\x14\n" +
-	"\x05trace\x18\x10 \x01(\tR\x05trace\"[\n" +
+	"\x05trace\x18\x10 \x01(\tR\x05trace\x12\x14\n" +
+	"\x05embed\x18\x14 \x01(\rR\x05embed\"[\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
@@ -3359,23 +3601,27 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06Pieces\x12$\n" +
 	"\x06pieces\x18\x01 \x03(\v2\f.shoal.PieceR\x06pieces\"'\n" +
 	"\x06Either\x12\x1d\n" +
-	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"p\n" +
+	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"\x9e\x01\n" +
 	"\x06Opened\x12\x1e\n" +
 	"\vus_per_step\x18\x01 \x01(\rR\tusPerStep\x12\x16\n" +
 	"\x06cached\x18\x02 \x01(\rR\x06cached\x12\x16\n" +
 	"\x06format\x18\x03 \x01(\bR\x06format\x12\x16\n" +
-	"\x06scores\x18\x04 \x01(\bR\x06scores\"L\n" +
+	"\x06scores\x18\x04 \x01(\bR\x06scores\x12\x16\n" +
+	"\x06embeds\x18\b \x01(\bR\x06embeds\x12\x14\n" +
+	"\x05floor\x18\t \x01(\rR\x05floor\"L\n" +
 	"\x04Link\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\rR\x05index\"\xa2\x01\n" +
+	"\x05index\x18\x03 \x01(\rR\x05index\"\xba\x01\n" +
 	"\x04Step\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\rR\x04base\x12\x12\n" +
 	"\x04rows\x18\x03 \x01(\rR\x04rows\x12(\n" +
 	"\x05codec\x18\x04 \x01(\x0e2\x12.shoal.TensorCodecR\x05codec\x12\x1a\n" +
 	"\x06tokens\x18\x05 \x03(\x05B\x02\x10\x01R\x06tokens\x12\x16\n" +
-	"\x06sample\x18\x06 \x01(\bR\x06sample\"\xc6\x01\n" +
+	"\x06sample\x18\x06 \x01(\bR\x06sample\x12\x16\n" +
+	"\x04ends\x18\n" +
+	" \x03(\rB\x02\x10\x01R\x04ends\"\xc6\x01\n" +
 	"\x05Token\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x0e\n" +
@@ -3394,11 +3640,17 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06scores\x18\x03 \x03(\v2\f.shoal.ScoreR\x06scores\"D\n" +
 	"\x05Score\x12\x18\n" +
 	"\alogprob\x18\x01 \x01(\x02R\alogprob\x12!\n" +
-	"\x03top\x18\x02 \x03(\v2\x0f.shoal.TopTokenR\x03top\"g\n" +
+	"\x03top\x18\x02 \x03(\v2\x0f.shoal.TopTokenR\x03top\"N\n" +
+	"\n" +
+	"Embeddings\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\rR\x05first\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\x12\x14\n" +
+	"\x05width\x18\x03 \x01(\rR\x05width\"\x81\x01\n" +
 	"\x04Fail\x12\x1f\n" +
 	"\x04code\x18\x01 \x01(\x0e2\v.shoal.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
-	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs\"\x1d\n" +
+	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs\x12\x18\n" +
+	"\aloading\x18\x04 \x01(\bR\aloading\"\x1d\n" +
 	"\x03Bye\x12\x16\n" +
 	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\x1e\n" +
 	"\x04Ping\x12\x16\n" +
@@ -3410,12 +3662,13 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\tcomputing\x18\x04 \x01(\bR\tcomputing\x12\x16\n" +
 	"\x06passes\x18\x05 \x01(\x04R\x06passes\"\x1c\n" +
 	"\x04Halt\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"U\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"k\n" +
 	"\x06Halted\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x1d\n" +
 	"\n" +
-	"can_replay\x18\x03 \x01(\bR\tcanReplay\"\xbb\x01\n" +
+	"can_replay\x18\x03 \x01(\bR\tcanReplay\x12\x14\n" +
+	"\x05floor\x18\x04 \x01(\rR\x05floor\"\xbb\x01\n" +
 	"\x06Resume\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\rR\x02at\x12!\n" +
@@ -3481,91 +3734,95 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
 	(Code)(0),             // 2: shoal.Code
 	(*OfferBody)(nil),     // 3: shoal.OfferBody
 	(*ServedSpan)(nil),    // 4: shoal.ServedSpan
-	(*HeldShards)(nil),    // 5: shoal.HeldShards
-	(*Device)(nil),        // 6: shoal.Device
-	(*OffersRequest)(nil), // 7: shoal.OffersRequest
-	(*OffersReply)(nil),   // 8: shoal.OffersReply
-	(*StatusRequest)(nil), // 9: shoal.StatusRequest
-	(*StatusReply)(nil),   // 10: shoal.StatusReply
-	(*PeerRTT)(nil),       // 11: shoal.PeerRTT
-	(*SpanStatus)(nil),    // 12: shoal.SpanStatus
-	(*Frame)(nil),         // 13: shoal.Frame
-	(*Open)(nil),          // 14: shoal.Open
-	(*Hop)(nil),           // 15: shoal.Hop
-	(*Sampling)(nil),      // 16: shoal.Sampling
-	(*Piece)(nil),         // 17: shoal.Piece
-	(*Pieces)(nil),        // 18: shoal.Pieces
-	(*Either)(nil),        // 19: shoal.Either
-	(*Opened)(nil),        // 20: shoal.Opened
-	(*Link)(nil),          // 21: shoal.Link
-	(*Step)(nil),          // 22: shoal.Step
-	(*Token)(nil),         // 23: shoal.Token
-	(*TopToken)(nil),      // 24: shoal.TopToken
-	(*Scores)(nil),        // 25: shoal.Scores
-	(*Score)(nil),         // 26: shoal.Score
-	(*Fail)(nil),          // 27: shoal.Fail
-	(*Bye)(nil),           // 28: shoal.Bye
-	(*Ping)(nil),          // 29: shoal.Ping
-	(*Pong)(nil),          // 30: shoal.Pong
-	(*Halt)(nil),          // 31: shoal.Halt
-	(*Halted)(nil),        // 32: shoal.Halted
-	(*Resume)(nil),        // 33: shoal.Resume
-	(*Trouble)(nil),       // 34: shoal.Trouble
-	(*Credit)(nil),        // 35: shoal.Credit
-	(*LeavesRequest)(nil), // 36: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 37: shoal.LeavesState
-	(*Fetcher)(nil),       // 38: shoal.Fetcher
+	(*Engine)(nil),        // 5: shoal.Engine
+	(*HeldShards)(nil),    // 6: shoal.HeldShards
+	(*Device)(nil),        // 7: shoal.Device
+	(*OffersRequest)(nil), // 8: shoal.OffersRequest
+	(*OffersReply)(nil),   // 9: shoal.OffersReply
+	(*StatusRequest)(nil), // 10: shoal.StatusRequest
+	(*StatusReply)(nil),   // 11: shoal.StatusReply
+	(*PeerRTT)(nil),       // 12: shoal.PeerRTT
+	(*SpanStatus)(nil),    // 13: shoal.SpanStatus
+	(*Frame)(nil),         // 14: shoal.Frame
+	(*Open)(nil),          // 15: shoal.Open
+	(*Hop)(nil),           // 16: shoal.Hop
+	(*Sampling)(nil),      // 17: shoal.Sampling
+	(*Piece)(nil),         // 18: shoal.Piece
+	(*Pieces)(nil),        // 19: shoal.Pieces
+	(*Either)(nil),        // 20: shoal.Either
+	(*Opened)(nil),        // 21: shoal.Opened
+	(*Link)(nil),          // 22: shoal.Link
+	(*Step)(nil),          // 23: shoal.Step
+	(*Token)(nil),         // 24: shoal.Token
+	(*TopToken)(nil),      // 25: shoal.TopToken
+	(*Scores)(nil),        // 26: shoal.Scores
+	(*Score)(nil),         // 27: shoal.Score
+	(*Embeddings)(nil),    // 28: shoal.Embeddings
+	(*Fail)(nil),          // 29: shoal.Fail
+	(*Bye)(nil),           // 30: shoal.Bye
+	(*Ping)(nil),          // 31: shoal.Ping
+	(*Pong)(nil),          // 32: shoal.Pong
+	(*Halt)(nil),          // 33: shoal.Halt
+	(*Halted)(nil),        // 34: shoal.Halted
+	(*Resume)(nil),        // 35: shoal.Resume
+	(*Trouble)(nil),       // 36: shoal.Trouble
+	(*Credit)(nil),        // 37: shoal.Credit
+	(*LeavesRequest)(nil), // 38: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 39: shoal.LeavesState
+	(*Fetcher)(nil),       // 40: shoal.Fetcher
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	4,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
-	5,  // 1: shoal.OfferBody.shards:type_name -> shoal.HeldShards
-	6,  // 2: shoal.OfferBody.device:type_name -> shoal.Device
-	12, // 3: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
-	11, // 4: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
-	14, // 5: shoal.Frame.open:type_name -> shoal.Open
-	20, // 6: shoal.Frame.opened:type_name -> shoal.Opened
-	21, // 7: shoal.Frame.link:type_name -> shoal.Link
-	22, // 8: shoal.Frame.step:type_name -> shoal.Step
-	23, // 9: shoal.Frame.token:type_name -> shoal.Token
-	27, // 10: shoal.Frame.fail:type_name -> shoal.Fail
-	28, // 11: shoal.Frame.bye:type_name -> shoal.Bye
-	29, // 12: shoal.Frame.ping:type_name -> shoal.Ping
-	30, // 13: shoal.Frame.pong:type_name -> shoal.Pong
-	31, // 14: shoal.Frame.halt:type_name -> shoal.Halt
-	32, // 15: shoal.Frame.halted:type_name -> shoal.Halted
-	33, // 16: shoal.Frame.resume:type_name -> shoal.Resume
-	34, // 17: shoal.Frame.trouble:type_name -> shoal.Trouble
-	35, // 18: shoal.Frame.credit:type_name -> shoal.Credit
-	25, // 19: shoal.Frame.scores:type_name -> shoal.Scores
-	15, // 20: shoal.Open.next:type_name -> shoal.Hop
-	16, // 21: shoal.Open.sampling:type_name -> shoal.Sampling
-	0,  // 22: shoal.Open.codec:type_name -> shoal.TensorCodec
-	17, // 23: shoal.Sampling.format:type_name -> shoal.Piece
-	19, // 24: shoal.Piece.either:type_name -> shoal.Either
-	18, // 25: shoal.Piece.again:type_name -> shoal.Pieces
-	17, // 26: shoal.Pieces.pieces:type_name -> shoal.Piece
-	18, // 27: shoal.Either.of:type_name -> shoal.Pieces
-	0,  // 28: shoal.Step.codec:type_name -> shoal.TensorCodec
-	24, // 29: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 30: shoal.Token.finish:type_name -> shoal.Finish
-	26, // 31: shoal.Scores.scores:type_name -> shoal.Score
-	24, // 32: shoal.Score.top:type_name -> shoal.TopToken
-	2,  // 33: shoal.Fail.code:type_name -> shoal.Code
-	15, // 34: shoal.Resume.next:type_name -> shoal.Hop
-	2,  // 35: shoal.Trouble.code:type_name -> shoal.Code
-	38, // 36: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	6,  // 1: shoal.OfferBody.shards:type_name -> shoal.HeldShards
+	7,  // 2: shoal.OfferBody.device:type_name -> shoal.Device
+	5,  // 3: shoal.ServedSpan.engine:type_name -> shoal.Engine
+	13, // 4: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
+	12, // 5: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
+	15, // 6: shoal.Frame.open:type_name -> shoal.Open
+	21, // 7: shoal.Frame.opened:type_name -> shoal.Opened
+	22, // 8: shoal.Frame.link:type_name -> shoal.Link
+	23, // 9: shoal.Frame.step:type_name -> shoal.Step
+	24, // 10: shoal.Frame.token:type_name -> shoal.Token
+	29, // 11: shoal.Frame.fail:type_name -> shoal.Fail
+	30, // 12: shoal.Frame.bye:type_name -> shoal.Bye
+	31, // 13: shoal.Frame.ping:type_name -> shoal.Ping
+	32, // 14: shoal.Frame.pong:type_name -> shoal.Pong
+	33, // 15: shoal.Frame.halt:type_name -> shoal.Halt
+	34, // 16: shoal.Frame.halted:type_name -> shoal.Halted
+	35, // 17: shoal.Frame.resume:type_name -> shoal.Resume
+	36, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
+	37, // 19: shoal.Frame.credit:type_name -> shoal.Credit
+	26, // 20: shoal.Frame.scores:type_name -> shoal.Scores
+	28, // 21: shoal.Frame.embeddings:type_name -> shoal.Embeddings
+	16, // 22: shoal.Open.next:type_name -> shoal.Hop
+	17, // 23: shoal.Open.sampling:type_name -> shoal.Sampling
+	0,  // 24: shoal.Open.codec:type_name -> shoal.TensorCodec
+	18, // 25: shoal.Sampling.format:type_name -> shoal.Piece
+	20, // 26: shoal.Piece.either:type_name -> shoal.Either
+	19, // 27: shoal.Piece.again:type_name -> shoal.Pieces
+	18, // 28: shoal.Pieces.pieces:type_name -> shoal.Piece
+	19, // 29: shoal.Either.of:type_name -> shoal.Pieces
+	0,  // 30: shoal.Step.codec:type_name -> shoal.TensorCodec
+	25, // 31: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 32: shoal.Token.finish:type_name -> shoal.Finish
+	27, // 33: shoal.Scores.scores:type_name -> shoal.Score
+	25, // 34: shoal.Score.top:type_name -> shoal.TopToken
+	2,  // 35: shoal.Fail.code:type_name -> shoal.Code
+	16, // 36: shoal.Resume.next:type_name -> shoal.Hop
+	2,  // 37: shoal.Trouble.code:type_name -> shoal.Code
+	40, // 38: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -3573,7 +3830,7 @@ func file_protocol_wire_proto_init() {
 	if File_protocol_wire_proto != nil {
 		return
 	}
-	file_protocol_wire_proto_msgTypes[10].OneofWrappers = []any{
+	file_protocol_wire_proto_msgTypes[11].OneofWrappers = []any{
 		(*Frame_Open)(nil),
 		(*Frame_Opened)(nil),
 		(*Frame_Link)(nil),
@@ -3589,8 +3846,9 @@ func file_protocol_wire_proto_init() {
 		(*Frame_Trouble)(nil),
 		(*Frame_Credit)(nil),
 		(*Frame_Scores)(nil),
+		(*Frame_Embeddings)(nil),
 	}
-	file_protocol_wire_proto_msgTypes[14].OneofWrappers = []any{
+	file_protocol_wire_proto_msgTypes[15].OneofWrappers = []any{
 		(*Piece_Text)(nil),
 		(*Piece_Until)(nil),
 		(*Piece_Schema)(nil),
@@ -3605,7 +3863,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/testnet/link"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // TinyModel is the model built into the binary.
@@ -27,11 +29,12 @@ type Config struct {
 	Link     link.Params // between any two nodes; the zero value is plain loopback
 	Cuts     bool        // links can be cut; nodes then use the emulated link even if Link is zero
 
-	Dir     string   // of the network; "": a temporary one, removed by Close
-	Keep    bool     // do not remove a temporary Dir
-	Threads int      // per node; 0: the cores divided among the nodes, at least 1
-	Args    []string // additional arguments for `shoal node`
-	Env     []string // additional environment of the nodes, "NAME=value"
+	Dir     string              // of the network; "": a temporary one, removed by Close
+	Keep    bool                // do not remove a temporary Dir
+	Threads int                 // per node; 0: the cores divided among the nodes, at least 1
+	Args    []string            // additional arguments for `shoal node`
+	ArgsOf  map[string][]string // more of them, behind Args, for single nodes by their names
+	Env     []string            // additional environment of the nodes, "NAME=value"
 
 	StopGrace time.Duration // between SIGTERM and SIGKILL; 0 means 10 s
 	Log       io.Writer     // also receives the nodes' logs, line by line with the node's name; may be nil
@@ -82,13 +85,13 @@ type Span struct{ From, To int }
 func (s Span) String() string { return fmt.Sprintf("%d-%d", s.From, s.To) }
 
 // divide returns the span of each of n nodes: blocks are spread evenly over n/replicas
-// stages, but no more stages than blocks.
-func divide(blocks, n, replicas int) []Span {
-	stages := min(n/replicas, blocks)
+// stages, but no more stages than blocks, or than the model can be cut into.
+func divide(blocks, n, replicas int, cuts *protocol.Cuts) []Span {
+	stages := cuts.Divide(blocks, n/replicas)
 	spans := make([]Span, n)
 	for i := range spans {
-		s := i % stages
-		spans[i] = Span{From: s * blocks / stages, To: (s + 1) * blocks / stages}
+		s := stages[i%len(stages)]
+		spans[i] = Span{From: s.From, To: s.To}
 	}
 	return spans
 }

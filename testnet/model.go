@@ -28,7 +28,7 @@ func (t *Testnet) importModel(ctx context.Context) ([]Span, error) {
 	if t.model, err = t.modelAdd(ctx, t.nodeDir(0), Span{0, 1}, source); err != nil {
 		return nil, err
 	}
-	spans := divide(t.model.Blocks, t.conf.Nodes, t.conf.Replicas)
+	spans := divide(t.model.Blocks, t.conf.Nodes, t.conf.Replicas, t.model.Cuts)
 	for i, span := range spans {
 		t.emit(Event{Node: NodeName(i), Event: EventImport, From: span.From, To: span.To})
 		m, err := t.modelAdd(ctx, t.nodeDir(i), span, source)

@@ -68,7 +68,9 @@ func (t *Testnet) run(n *node) error {
 		argv = append(argv, "--bootstrap", strings.Join(b, ","))
 	}
 	argv = append(argv, t.conf.Args...)
-	env := append(baseEnv(), "SHOAL_PAUSE_LOAD=0", "SHOAL_LEND_ON_BATTERY=true") // nodes are load to each other
+	argv = append(argv, t.conf.ArgsOf[n.Name]...)
+	env := append(baseEnv(), "SHOAL_PAUSE_LOAD=0", "SHOAL_LEND_ON_BATTERY=true", // nodes are load to each other
+		"SHOAL_ENGINE=ggml") // unless Args or Env say otherwise: the same everywhere, whatever is installed
 	l := t.conf.Link
 	if t.conf.Cuts {
 		l.Cuts = CutsFile(t.conf.Dir, n.Name)

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/shoalnet/shoal/node/proc"
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // Testnet is a running network. Its methods may be called from any goroutine.
@@ -37,6 +38,8 @@ type Model struct {
 	ID     string `json:"id"` // CID
 	Name   string `json:"name"`
 	Blocks int    `json:"blocks"`
+
+	Cuts *protocol.Cuts `json:"cuts"` // the spans that it can be cut into; nil: all
 }
 
 // Node is a snapshot of one node.

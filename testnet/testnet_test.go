@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/testnet/link"
 )
 
@@ -101,17 +102,20 @@ func TestDivide(t *testing.T) {
 	for _, tc := range []struct {
 		blocks, nodes, replicas int
 		want                    string
+		cuts                    *protocol.Cuts
 	}{
-		{30, 3, 1, "0-10 10-20 20-30"},
-		{10, 3, 1, "0-3 3-6 6-10"},
-		{5, 1, 1, "0-5"},
-		{2, 4, 1, "0-1 1-2 0-1 1-2"},
-		{8, 8, 2, "0-2 2-4 4-6 6-8 0-2 2-4 4-6 6-8"},
-		{6, 5, 2, "0-3 3-6 0-3 3-6 0-3"},
-		{4, 3, 3, "0-4 0-4 0-4"},
+		{12, 3, 1, "0-8 8-12 0-8", &protocol.Cuts{Blocks: 12, Edges: []int{8}}},
+		{12, 3, 1, "0-12 0-12 0-12", &protocol.Cuts{Blocks: 12}},
+		{30, 3, 1, "0-10 10-20 20-30", nil},
+		{10, 3, 1, "0-3 3-6 6-10", nil},
+		{5, 1, 1, "0-5", nil},
+		{2, 4, 1, "0-1 1-2 0-1 1-2", nil},
+		{8, 8, 2, "0-2 2-4 4-6 6-8 0-2 2-4 4-6 6-8", nil},
+		{6, 5, 2, "0-3 3-6 0-3 3-6 0-3", nil},
+		{4, 3, 3, "0-4 0-4 0-4", nil},
 	} {
 		var got []string
-		for _, s := range divide(tc.blocks, tc.nodes, tc.replicas) {
+		for _, s := range divide(tc.blocks, tc.nodes, tc.replicas, tc.cuts) {
 			got = append(got, s.String())
 		}
 		if s := strings.Join(got, " "); s != tc.want {

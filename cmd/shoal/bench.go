@@ -11,13 +11,18 @@ import (
 	"github.com/shoalnet/shoal/cmd/shoal/bench"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
-	"github.com/shoalnet/shoal/node/engine/ggml"
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/llama"
+	"github.com/shoalnet/shoal/node/remedy"
+	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/testnet/link"
 )
 
 func benchCommand() *cli.Command {
 	flags := func(more ...cli.Flag) []cli.Flag {
 		return append(more,
+			&cli.StringFlag{Name: "engine", Value: engine.BuiltIn, EnvVars: []string{"SHOAL_ENGINE"}, Usage: "what computes: ggml (built in), llama (llama.cpp's library), or auto: llama where it is here"},
+			&cli.StringFlag{Name: "llama", EnvVars: []string{"SHOAL_LLAMA"}, Usage: libraryUsage},
 			&cli.StringFlag{Name: "model", Usage: "GGUF `FILE`, or name of a model in the home (default: the model inside this program)"},
 			homeFlag(), jsonFlag())
 	}
@@ -31,7 +36,9 @@ func benchCommand() *cli.Command {
 		Action:      needSubcommand,
 		Subcommands: []*cli.Command{
 			{Name: "stages", Usage: "decode through several nodes, through one, and by the engine alone", Flags: flags(nodes, rounds, tokens, threads), Action: benchmark(bench.Stages)},
-			{Name: "engine", Usage: "the engine alone: in this process, and in a child process", Flags: flags(rounds, threads), Action: benchmark(bench.Engine)},
+			{Name: "engine", Usage: "the engine alone: in this process, and in a child process", Flags: flags(rounds, threads,
+				&cli.StringFlag{Name: "against", Usage: "compare with llama.cpp's library in the folder `DIR` instead, which computes whole models by itself: prefill and decode of five weight types, in one stage and three"}), Action: benchmark(engineOrAgainst)},
+			{Name: "memory", Usage: "memory of engines that have a part of the model each: idle, with a session, and after it", Flags: flags(nodes, threads), Action: benchmark(bench.Memory)},
 			{
 				Name: "load", Usage: "decode while other programs are busy, second by second",
 				Flags: flags(threads,
@@ -71,7 +78,12 @@ func benchmark(run func(context.Context, bench.Shell, bench.Options) error) cli.
 				return usageError{fmt.Sprintf("--%s must be at least 1", name)}
 			}
 		}
-		err := run(c.Context, benchShell(c), bench.Options{
+		use, library, err := benchEngine(c)
+		if err != nil {
+			return err
+		}
+		err = run(c.Context, benchShell(c), bench.Options{
+			Engine: use, Library: library, Against: absolute(c.String("against")),
 			Model: absolute(c.String("model")), Nodes: c.Int("nodes"), Rounds: c.Int("rounds"), Tokens: c.Int("tokens"), Threads: c.Int("threads"),
 			Nice: c.Int("nice"), Loops: c.Int("loops"), Seconds: c.Int("seconds"), Sessions: c.Int("sessions"), RTT: c.String("rtt"),
 		})
@@ -83,10 +95,44 @@ func benchmark(run func(context.Context, bench.Shell, bench.Options) error) cli.
 	}
 }
 
+// engineOrAgainst is the benchmark of the engine that the options ask for.
+func engineOrAgainst(ctx context.Context, sh bench.Shell, o bench.Options) error {
+	if o.Against == "" {
+		return bench.Engine(ctx, sh, o)
+	}
+	return bench.Against(ctx, sh, o)
+}
+
+// benchEngine returns the engine to measure: one, so that figures are of what they seem.
+func benchEngine(c *cli.Context) (use, library string, err error) {
+	e := enginesOf(c, c.String("home"))
+	if err := e.Check(); err != nil {
+		return "", "", usageError{"--engine " + err.Error()}
+	}
+	if e.Use == engine.BuiltIn {
+		return e.Use, "", nil
+	}
+	find := e.Library
+	if against := c.String("against"); against != "" && c.String("llama") == "" {
+		find = func() (serve.Library, error) { return findLibrary(absolute(against), c.String("home")) } // the same for both
+	}
+	lib, err := find()
+	switch {
+	case err == nil:
+		return engine.Llama, lib.Dir, nil
+	case e.Use == serve.Auto:
+		return engine.BuiltIn, "", nil
+	}
+	return "", "", remedy.For(fmt.Errorf("llama.cpp's library is demanded, and %w", err), remedy.InstallEngine)
+}
+
 // benchShell provides what benchmarks need from this command.
 func benchShell(c *cli.Context) bench.Shell {
 	return bench.Shell{
-		Out: c.App.Writer, Err: c.App.ErrWriter, JSON: c.Bool("json"), Load: ggml.Load, Token: token,
+		Out: c.App.Writer, Err: c.App.ErrWriter, JSON: c.Bool("json"), Load: backends.Load, Token: token,
+		Whole: func(library, path string, threads, rows, cells int) (bench.Whole, error) {
+			return llama.LoadWhole(library, path, threads, rows, cells)
+		},
 		Import: func(ctx context.Context, home, source string) error {
 			n, err := newNode(node.Config{Home: home, Client: true, NoMDNS: true, ListenAddrs: loopbackAddrs()})
 			if err != nil {

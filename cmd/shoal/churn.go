@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/scenario"
 )
@@ -152,8 +155,12 @@ func churn(c *cli.Context, s *scenario.Scenario, dir string) (*scenario.Report, 
 	if s.Model != "" {
 		s.Model = absolute(s.Model)
 	}
+	args, err := libraryArgs(c, s)
+	if err != nil {
+		return nil, err
+	}
 	conf := testnet.Config{
-		Binary: exe, Dir: dir, ClientConfig: writeClientConfig, Env: []string{"SHOAL_QUIET_BUILD=1", "SHOAL_LOG_LEVEL=info"},
+		Binary: exe, Dir: dir, Args: args, ClientConfig: writeClientConfig, Env: []string{"SHOAL_QUIET_BUILD=1", "SHOAL_LOG_LEVEL=info"},
 		Gateway: func(home string, bootstrap []string) (string, func(), error) {
 			p := s.Link
 			p.Cuts = testnet.CutsFile(dir, testnet.Client)
@@ -168,6 +175,18 @@ func churn(c *cli.Context, s *scenario.Scenario, dir string) (*scenario.Report, 
 		},
 		Left: left,
 	})
+}
+
+// libraryArgs tells the nodes where llama.cpp's library is, if a scenario has some use it.
+func libraryArgs(c *cli.Context, s *scenario.Scenario) ([]string, error) {
+	if !slices.Contains(s.Engines(), engine.Llama) {
+		return nil, nil
+	}
+	lib, err := findLibrary("", c.String("home"))
+	if err != nil {
+		return nil, remedy.For(fmt.Errorf("the scenario has nodes compute with llama.cpp's library, and %w", err), remedy.InstallEngine)
+	}
+	return []string{"--llama", lib.Dir}, nil
 }
 
 // left reports the sessions and KV positions that a node still holds; "" if none.

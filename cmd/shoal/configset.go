@@ -32,7 +32,7 @@ import (
 // node.Node.Adjust does, and those of this process.
 var live = map[string]bool{
 	"api-key": true, "api-key-file": true, "api-open": true, "api-host": true, "api-origin": true,
-	"memory": true, "threads": true, "max-sessions": true, "pause": true, "lend-hours": true, "pause-load": true, "lend-on-battery": true, "resume-after": true,
+	"memory": true, "threads": true, "max-sessions": true, "unload-after": true, "pause": true, "lend-hours": true, "pause-load": true, "lend-on-battery": true, "resume-after": true,
 	"quota": true, "up": true, "down": true, "trust": true, "fastest": true, "log-level": true,
 }
 

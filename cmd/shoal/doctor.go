@@ -25,7 +25,9 @@ import (
 	"github.com/shoalnet/shoal/cmd/shoal/doctor"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/ggml"
+	"github.com/shoalnet/shoal/node/engine/llama"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/keys"
 	"github.com/shoalnet/shoal/node/network"
@@ -145,6 +147,10 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 	if err := modelsOf(c, f, cfg.Serve, say); err != nil {
 		return nil, err
 	}
+	say("trying llama.cpp's library ...")
+	if err := libraryOf(c, f); err != nil {
+		return nil, err
+	}
 	f.Daemon = wordOf(dir)
 	// The process is that node only if it holds the store's lock: the ID may have been
 	// reused.
@@ -200,6 +206,7 @@ func settingsOf(c *cli.Context, settings []cli.Flag, f *doctor.Facts) node.Confi
 	}
 	cc.NoKey = err == nil && cfg.Exposed() && !cfg.APIOpen && cfg.APIKey == "" && !anyKey(f.Home.Dir)
 	cc.API, cc.APIKey, cc.Memory, cc.Quota, cc.NoMDNS, cc.Bootstrap = cfg.API, cfg.APIKey != "", cfg.Memory, cfg.Quota, cfg.NoMDNS, cfg.Bootstrap
+	cc.Engine, cc.LlamaDir = c.String("engine"), cmp.Or(c.String("llama"), os.Getenv(llama.Variable))
 	return cfg
 }
 
@@ -274,10 +281,30 @@ func modelsOf(c *cli.Context, f *doctor.Facts, serve []node.ServeSpec, say func(
 		}
 		if m.Header != nil {
 			v.Doubts = text.Doubts(m.Header)
+			if err := engine.Check(m.Header); err != nil && engine.Plausible(m.Header) == nil {
+				v.Foreign = err.Error()
+			}
 		}
 		f.Models = append(f.Models, v)
 	}
 	return nil
+}
+
+// libraryOf tries the library that nodes with these settings open.
+func libraryOf(c *cli.Context, f *doctor.Facts) error {
+	here := enginesHere(f.Config.LlamaDir, f.Home.Dir)
+	if len(here) < 2 {
+		return nil
+	}
+	t, err := newTiny(c.Context)
+	if err != nil {
+		return nil //nolint:nilerr // the disk is full, which another check reports
+	}
+	defer t.close()
+	p := &here[1]
+	_ = t.probe(c.Context, p, nil)
+	f.Library = doctor.Library{Dir: p.Dir, Version: p.Version, Why: p.Why, Variant: p.Variant, Backends: p.Has}
+	return c.Context.Err()
 }
 
 // wordOf reads what a daemon has written about itself in its home.

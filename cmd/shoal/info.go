@@ -55,10 +55,21 @@ func peersCommand() *cli.Command {
 				via += " (sent corrupt data; ignored until " + p.BadUntil.Local().Format("15:04") + ")"
 			}
 			fmt.Fprintf(w, "%s\t%.1f ms\t%s\t%s\t%s\t%s\t%s\t%s\n", machineText(p.Name, p.Peer), p.RTTMs, via, cell(p.Version),
-				bytesText(int64(p.Given)), bytesText(int64(p.Taken)), cell(strings.Join(p.Serves, ", ")), p.Peer)
+				bytesText(int64(p.Given)), bytesText(int64(p.Taken)), cell(strings.Join(servesOf(p), ", ")), p.Peer)
 		}
 		return w.Flush()
 	}}
+}
+
+// servesOf lists the spans that a peer serves, and what computes each.
+func servesOf(p api.Peer) (out []string) {
+	for i, s := range p.Serves {
+		if i < len(p.Engines) && p.Engines[i] != "" {
+			s += " (" + p.Engines[i] + ")"
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 func drainCommand() *cli.Command {
@@ -169,6 +180,9 @@ func statusModels(f *facts, s *api.Status) {
 			state += fmt.Sprintf("; %s, %d sessions, %d of %d KV tokens free, %.1f tokens/s", bytesText(int64(v.Memory)), v.Sessions, v.KVFree, v.KVTokens, v.TokensPerS)
 		}
 		f.row(fmt.Sprintf("%s %d-%d", cell(v.Name), v.From, v.To), "%s", state)
+		if v.Engine != "" {
+			f.row("  its engine", "%s", cell(v.Engine))
+		}
 		if len(v.Fence)+len(v.Unfenced) > 0 {
 			fence := strings.Join(v.Fence, ", ")
 			if len(v.Unfenced) > 0 {

@@ -40,7 +40,7 @@ func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
 // run is main without os.Exit: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	engine.ChildMain(engine.Backends{engine.BuiltIn: ggml.Backend{}, engine.Llama: llama.Backend{}})
+	engine.ChildMain(backends)
 	convert.ChildMain(canCompute)
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it; else the terminal was closed, or the connection to it lost
@@ -57,7 +57,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitCode(ctx, err, strings.Join(append([]string{"shoal"}, line.path...), " "), stderr)
 }
 
-func canCompute(md interface{ Value(key string) any }) error { return engine.Check(md) }
+// backends are the engines that this program has.
+var backends = engine.Backends{engine.BuiltIn: ggml.Backend{}, engine.Llama: llama.Backend{}}
+
+// canCompute holds what the converter makes to what a node keeps: another node may have
+// an engine for it where this one has none.
+func canCompute(md interface{ Value(key string) any }) error { return engine.Plausible(md) }
 
 // newNode creates a node with what only this program links: the converter of model
 // directories, and a warning if the engine was built for an older processor.
@@ -88,7 +93,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Description:            firstSteps + "\n\n" + exitCodes,
 		Flags:                  logFlags(),
 		Commands: []*cli.Command{
-			runCommand(), nodeCommand(), configCommand(), promptCommand(), chatCommand(), keyCommand(), backupCommand(), modelCommand(), peersCommand(), statusCommand(), pageCommand(), drainCommand(), serviceCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), completionCommand(), manCommand(), versionCommand(),
+			runCommand(), nodeCommand(), configCommand(), promptCommand(), chatCommand(), embedCommand(), keyCommand(), backupCommand(), modelCommand(), peersCommand(), statusCommand(), pageCommand(), drainCommand(), serviceCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), engineCommand(), completionCommand(), manCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run chooses the exit code
 		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return unknownFlag(err, c.App.Flags) },

@@ -46,6 +46,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SHOAL_NO_MDNS", "true")
 			env.Setenv("SHOAL_QUIET_BUILD", "1")
 			env.Setenv("SHARED", shared)
+			env.Setenv("LIBLLAMA", os.Getenv("SHOAL_LIBLLAMA")) // for scripts that want it
+			env.Setenv("SHOAL_MINILM", os.Getenv("SHOAL_MINILM"))
 			env.Setenv(beShoal, "1") // engines are started by path, not by name
 			return nil
 		},
@@ -53,6 +55,9 @@ func TestScripts(t *testing.T) {
 			if cond == "shared" {
 				_, err := os.Stat(shared)
 				return err == nil, nil
+			}
+			if cond == "minilm" {
+				return os.Getenv("SHOAL_MINILM") != "" && os.Getenv("SHOAL_LIBLLAMA") != "", nil
 			}
 			_, err := exec.LookPath(cond)
 			return err == nil, nil

@@ -22,6 +22,7 @@ func modelCommand() *cli.Command {
 			{
 				Name: "add", Usage: "import a GGUF file, a URL, hf:owner/repo/file.gguf, a name in the catalogue, a directory of safetensors, or tinytales (the model inside this program)", ArgsUsage: "SOURCE",
 				Flags: append(clientFlags(), span, &cli.StringFlag{Name: "name", Usage: "name for the model (default: the file's name)"},
+					&cli.StringFlag{Name: "base", Usage: "SOURCE is an adapter (LoRA, as GGUF) that adds to this model; the two together go by MODEL+ADAPTER"},
 					&cli.StringFlag{Name: "quantize", Usage: "quantize a directory of safetensors: q8_0, q4_K_M or f16 (default: keep its types)"}),
 				Action: asking(modelAdd, "SOURCE"),
 			},
@@ -66,7 +67,7 @@ func commandName(c *cli.Context) string {
 
 func modelAdd(c *cli.Context, cl *api.Client, args []string) error {
 	show, end := progressLine(c.App.ErrWriter, "adding")
-	m, err := cl.Add(c.Context, api.AddRequest{Source: absolute(args[0]), Name: c.String("name"), Span: c.String("span"), Quantize: c.String("quantize")}, show)
+	m, err := cl.Add(c.Context, api.AddRequest{Source: absolute(args[0]), Name: c.String("name"), Span: c.String("span"), Base: c.String("base"), Quantize: c.String("quantize")}, show)
 	end()
 	if err != nil {
 		return err

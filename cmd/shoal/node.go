@@ -16,6 +16,7 @@ import (
 
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/lend"
+	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/testnet/link"
 )
 
@@ -58,9 +59,12 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "threads", EnvVars: []string{"SHOAL_THREADS"}, Usage: "threads to lend; 0: as many as make it faster, measured continually"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "nice", Value: 5, EnvVars: []string{"SHOAL_NICE"}, Usage: "priority of the engine below other programs, from 0 (equal) to 19 (lowest), as in nice(1)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "kv", Value: "f16", EnvVars: []string{"SHOAL_KV"}, Usage: "number format of the KV cache: f16 or f32"}),
-		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "exact", EnvVars: []string{"SHOAL_EXACT"}, Usage: "make results bit-identical whether a session runs alone, in a batch, or is replayed after a repair; up to a third slower"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "exact", EnvVars: []string{"SHOAL_EXACT"}, Usage: exactUsage}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "engine", Value: serve.Auto, EnvVars: []string{"SHOAL_ENGINE"}, Usage: engineUsage}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "llama", EnvVars: []string{"SHOAL_LLAMA"}, Usage: libraryUsage}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "kv-tokens", EnvVars: []string{"SHOAL_KV_TOKENS"}, Usage: "KV cells per span (default: derived from --memory)"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "max-sessions", Value: 32, EnvVars: []string{"SHOAL_MAX_SESSIONS"}, Usage: "concurrent sessions, at most"}),
+		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "unload-after", EnvVars: []string{"SHOAL_UNLOAD_AFTER"}, Usage: "unload models that nobody has used for this long, such as 10m, and give all their memory back; the next prompt loads them again, and waits for that; 0: never"}),
 		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "drain-time", Value: 30 * time.Second, EnvVars: []string{"SHOAL_DRAIN_TIME"}, Usage: "time for running sessions to move to other nodes when this one leaves"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "use GPU `NAME`, as status prints it, or none to use no GPU; may be repeated (default: all that are found)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause", EnvVars: []string{"SHOAL_PAUSE"}, Usage: "do not lend: on, or until a `TIME` such as 2026-12-01T10:00 (default: off)"}),
@@ -136,8 +140,11 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	cfg.TLS = c.Bool("tls") || cfg.TLSCert != ""
 	cfg.Threads, cfg.Nice, cfg.KVType = c.Int("threads"), c.Int("nice"), c.String("kv")
 	cfg.APIHosts, cfg.APIOrigins = splitList(c.StringSlice("api-host")), splitList(c.StringSlice("api-origin"))
-	cfg.Exact = c.Bool("exact")
+	cfg.Exact, cfg.Engines = c.Bool("exact"), enginesOf(c, cfg.Home)
 	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")
+	if cfg.UnloadAfter = c.Duration("unload-after"); cfg.UnloadAfter < 0 {
+		return cfg, usageError{"--unload-after must not be negative"}
+	}
 	if cfg.DrainTime = c.Duration("drain-time"); cfg.DrainTime <= 0 {
 		return cfg, usageError{"--drain-time must be positive"}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -30,13 +31,14 @@ func answerFlags() []cli.Flag {
 		&cli.Uint64Flag{Name: "seed", Usage: "the same seed gives the same answer (default: random)"},
 		&cli.StringSliceFlag{Name: "stop", Usage: "end the answer before this text; may be repeated"},
 		&cli.StringFlag{Name: "route", Usage: "force a route: PEER:FROM-TO,PEER:FROM-TO,..."},
+		&cli.BoolFlag{Name: "exact", Usage: "use only stages that compute the same to the last bit whoever else is there, so that a greedy or seeded answer is the same each time"},
 		&cli.IntFlag{Name: "max-stages", Usage: "use no route with more stages than this"},
 	}, clientFlags()...)
 }
 
 // request builds a request from the flags.
 func request(c *cli.Context) (*api.GenerateRequest, error) {
-	g := &api.GenerateRequest{Model: c.String("model"), MaxTokens: c.Int("max-tokens"), Stop: c.StringSlice("stop"), MaxStages: c.Int("max-stages")}
+	g := &api.GenerateRequest{Model: c.String("model"), MaxTokens: c.Int("max-tokens"), Stop: c.StringSlice("stop"), MaxStages: c.Int("max-stages"), Exact: c.Bool("exact")}
 	t := c.Float64("temperature")
 	g.Sampling = api.Sampling{
 		Temperature: &t, TopK: c.Int("top-k"), MinP: c.Float64("min-p"), RepeatPenalty: c.Float64("repeat-penalty"),
@@ -338,6 +340,12 @@ func (s *shower) summary() string {
 		rate(r.PredictedTokens), rate(r.TokensPerS), r.TTFTMs)
 	if r.Note != "" && len(r.Route) > 1 {
 		line += " · " + r.Note
+	}
+	for _, v := range r.Recoveries {
+		if n := len(v.Engines); n > 0 {
+			line += fmt.Sprintf(" · from token %d on, blocks %d-%d were computed by another engine (%s; before: %s), so words may differ from an undisturbed answer's",
+				v.Token+1, v.Engines[0].From, v.Engines[n-1].To, cell(cmp.Or(v.Engines[0].Now, "unknown")), cell(v.Engines[0].Was))
+		}
 	}
 	if n := len(r.Recoveries); n > 0 {
 		longest := 0.0

@@ -39,8 +39,11 @@ var remedies = map[remedy.Kind]struct {
 	remedy.MetricsAddress: {text: "see --metrics"},
 	remedy.KeysFile:       {text: "restore it from a backup, or remove it and make the keys again with `shoal key add`"},
 
-	remedy.Setting: {text: "it is set with --NAME", args: []string{"NAME"}},
-	remedy.OwnPage: {text: "`shoal page` on the node's machine prints a link that allows it"},
+	remedy.Setting:       {text: "it is set with --NAME", args: []string{"NAME"}},
+	remedy.InstallEngine: {text: "`shoal engine install` fetches it, and `shoal engine ls` shows what is here"},
+	remedy.AnyEngine:     {text: "`--engine auto` allows others"},
+	remedy.NameBase:      {text: "`shoal model add ADAPTER.gguf --base MODEL`"},
+	remedy.OwnPage:       {text: "`shoal page` on the node's machine prints a link that allows it"},
 }
 
 // withRemedy returns an error's text for a person, followed by what to type if the

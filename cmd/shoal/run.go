@@ -36,7 +36,7 @@ func runCommand() *cli.Command {
 			"or, without one, this command does while it runs. For example:\n\n" +
 			"shoal run tinytales\n" +
 			"shoal run smollm2:135m \"Why is the sky blue?\"",
-		Flags:  append([]cli.Flag{formatFlag(), thinkFlag(), &cli.BoolFlag{Name: "verbose", Usage: "print times and the route after each answer"}}, flags...),
+		Flags:  append(append([]cli.Flag{formatFlag(), thinkFlag()}, engineFlags(serve.Auto)...), append([]cli.Flag{&cli.BoolFlag{Name: "verbose", Usage: "print times and the route after each answer"}}, flags...)...),
 		Action: runModel,
 	}
 }
@@ -135,6 +135,9 @@ func runText(c *cli.Context) (string, error) {
 // the node serves the model unless others do. It sets the request's model.
 func serveHere(c *cli.Context, model string, g *api.GenerateRequest) (*api.Client, func(), error) {
 	if c.String("api") != "" || running(c.Context, c.String("home")) != nil {
+		if c.IsSet("engine") || c.IsSet("llama") {
+			fmt.Fprintln(c.App.ErrWriter, "shoal: warning: a node is running, and its own settings say which engine computes; `shoal config set engine NAME` changes them")
+		}
 		cl, done, err := connect(c, true)
 		if err != nil {
 			return nil, nil, err
@@ -213,7 +216,7 @@ func nodeSettings(c *cli.Context) (node.Config, error) {
 			return node.Config{}, usageError{err.Error()}
 		}
 	}
-	shared := []string{"home"}
+	shared := []string{"home", "engine", "llama"}
 	for _, f := range networkFlags() {
 		shared = append(shared, f.Names()[0])
 	}

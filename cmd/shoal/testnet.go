@@ -12,8 +12,10 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/shoalnet/shoal/node"
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
 )
@@ -29,6 +31,7 @@ func testnetFlags() []cli.Flag {
 		&cli.StringFlag{Name: "dir", Usage: "directory of the network (default: a temporary one, removed at the end)"},
 		&cli.BoolFlag{Name: "keep", Usage: "keep the directory and its logs"},
 		&cli.IntFlag{Name: "threads", Usage: "threads per node (default: the cores divided among the nodes)"},
+		&cli.BoolFlag{Name: "exact", EnvVars: []string{"SHOAL_EXACT"}, Usage: exactUsage},
 	}
 }
 
@@ -36,7 +39,7 @@ func testnetCommand() *cli.Command {
 	return &cli.Command{
 		Name: "testnet", Usage: "run a network of many nodes on this machine", ArgsUsage: "[-- COMMAND ARGS]",
 		Description: "Without a command, it prints the network and runs until Ctrl-C. With one, it runs the command once a route is ready, with SHOAL_HOME,\nSHOAL_API, OPENAI_BASE_URL and SHOAL_TESTNET in its environment, and exits with its status.",
-		Flags:       append(testnetFlags(), jsonFlag()), Action: runTestnet,
+		Flags:       append(append(testnetFlags(), jsonFlag()), engineFlags(serve.Auto)...), Action: runTestnet,
 		Subcommands: []*cli.Command{churnCommand()}, HideHelpCommand: true,
 	}
 }
@@ -62,11 +65,18 @@ func startTestnet(c *cli.Context) (*testnet.Testnet, error) {
 	if r := c.Int("replicas"); r < 1 || r > c.Int("nodes") {
 		return nil, usageError{fmt.Sprintf("--replicas %d: there are %d nodes", r, c.Int("nodes"))}
 	}
+	args, err := nodeArgs(c)
+	if err != nil {
+		return nil, err
+	}
+	if c.Bool("exact") {
+		args = append(args, "--exact")
+	}
 	fmt.Fprintf(c.App.ErrWriter, "starting %d nodes ...\n", c.Int("nodes"))
 	t, err := testnet.Start(c.Context, testnet.Config{
 		Binary: exe, Nodes: c.Int("nodes"), Replicas: c.Int("replicas"), Model: model, Link: p,
 		Dir: c.String("dir"), Keep: c.Bool("keep"), Threads: c.Int("threads"), ClientConfig: writeClientConfig,
-		Env: []string{"SHOAL_QUIET_BUILD=1"},
+		Args: args, Env: []string{"SHOAL_QUIET_BUILD=1"},
 		Gateway: func(dir string, bootstrap []string) (string, func(), error) {
 			return startGateway(c, p, dir, bootstrap)
 		},
@@ -217,7 +227,7 @@ func allocated(dir string) int64 {
 func demoCommand() *cli.Command {
 	return &cli.Command{
 		Name: "demo", Usage: "start three nodes that each hold a third of a tiny model, and have them answer a prompt", ArgsUsage: "[PROMPT]",
-		Flags: testnetFlags(), Action: runDemo,
+		Flags: append(testnetFlags(), engineFlags(engine.BuiltIn)...), Action: runDemo,
 	}
 }
 

@@ -153,7 +153,7 @@ func (p *page) title(s string) {
 
 func (p *page) serving(list []api.Serving) {
 	name := min(28, max(12, p.width-60))
-	p.title(fmt.Sprintf("%s %-9s %4s %7s %8s %-15s", fit("SERVING", name), "BLOCKS", "SESS", "TOK/S", "STEP", "KV USED") + "  DEVICE")
+	p.title(fmt.Sprintf("%s %-9s %4s %7s %8s %-15s", fit("SERVING", name), "BLOCKS", "SESS", "TOK/S", "STEP", "KV USED") + "  DEVICE, ENGINE")
 	if len(list) == 0 {
 		p.line("nothing")
 	}
@@ -166,7 +166,7 @@ func (p *page) serving(list []api.Serving) {
 		used := float64(v.KVTokens-v.KVFree) / float64(v.KVTokens)
 		row += fmt.Sprintf("%4d %7s %8s %s %3.0f %%", v.Sessions, rate(v.TokensPerS), fmt.Sprintf("%.1f ms", v.StepMs), bar(used, 10), 100*used)
 		if v.Ready {
-			row += "   " + cell(strings.Join(deviceNames(v.Devices), ", "))
+			row += "   " + cell(strings.Join(append(deviceNames(v.Devices), v.Engine), ", "))
 		}
 		p.line(row)
 		if !v.Ready {
@@ -235,6 +235,6 @@ func (p *page) peers(list []api.Peer, room int) {
 		if v.Relayed {
 			via = p.paint("33", fit("relayed", 12))
 		}
-		p.line(fmt.Sprintf("%-10s %6.1f ms %s %s %s", fit(machineText(v.Name, v.Peer), 10), v.RTTMs, fit(cell(via), 12), fit(cell(strings.TrimPrefix(v.Version, "shoal/")), 14), cell(strings.Join(v.Serves, ", "))))
+		p.line(fmt.Sprintf("%-10s %6.1f ms %s %s %s", fit(machineText(v.Name, v.Peer), 10), v.RTTMs, fit(cell(via), 12), fit(cell(strings.TrimPrefix(v.Version, "shoal/")), 14), cell(strings.Join(servesOf(v), ", "))))
 	}
 }

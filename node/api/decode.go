@@ -212,7 +212,7 @@ func (r *commonRequest) base() (*GenerateRequest, error) {
 		if len(r.Shoal.Route) > 0 {
 			g.Route = r.Shoal.Route
 		}
-		g.MaxStages = r.Shoal.MaxStages
+		g.MaxStages, g.Exact = r.Shoal.MaxStages, r.Shoal.Exact
 	}
 	return g, nil
 }

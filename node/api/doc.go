@@ -33,6 +33,7 @@
 //	answer.go           their tokens become a reply or a stream; best.go: the likeliest of several
 //	responses*.go       OpenAI's responses, and what is kept of them
 //	messages*.go        Anthropic's messages
+//	embed*.go           embeddings and reranking, of all dialects
 //	ollama*.go          Ollama's API
 //	extras.go           what llama.cpp's and vLLM's servers have besides
 //	admin.go, upkeep.go, view.go, health.go   shoal's own endpoints

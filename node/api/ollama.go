@@ -279,14 +279,6 @@ func (s *server) ollamaVersion(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-func (s *server) ollamaEmbed(w http.ResponseWriter, r *http.Request) error {
-	var req ollamaNamed
-	if err := readJSON(w, r, &req); err != nil {
-		return err
-	}
-	return s.noEmbeddings(r.Context(), req.Model)
-}
-
 func (s *server) ollamaRefuse(http.ResponseWriter, *http.Request) error {
 	return Errorf(Forbidden, "models cannot be created, copied, pushed or removed through this API: the node's operator adds and removes them")
 }

@@ -88,6 +88,11 @@ const toldInWords = "{# tools are described to this model in words, in the first
 // ollamaCapabilities has tools for every model: those whose template has no place for
 // tools are told of them in words.
 func ollamaCapabilities(m *Model) []string {
+	for _, other := range []string{"embedding", "rerank"} {
+		if slices.Contains(m.Abilities, other) {
+			return []string{other}
+		}
+	}
 	out := []string{"completion", "tools"}
 	if slices.Contains(m.Abilities, "thinking") {
 		out = append(out, "thinking")

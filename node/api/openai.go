@@ -119,28 +119,6 @@ func (s *server) object(r *http.Request, m *Model) modelObject {
 	return o
 }
 
-// embeddings answers POST /v1/embeddings with an error: no supported architecture is
-// trained to produce any.
-func (s *server) embeddings(w http.ResponseWriter, r *http.Request) error {
-	var req struct {
-		Model string `json:"model"`
-	}
-	if err := readJSON(w, r, &req); err != nil {
-		return err
-	}
-	return s.noEmbeddings(r.Context(), req.Model)
-}
-
-// noEmbeddings returns the error for a model: that it has no embeddings, or does not
-// exist.
-func (s *server) noEmbeddings(ctx context.Context, model string) error {
-	m, err := s.described(ctx, model)
-	if err != nil {
-		return err
-	}
-	return badParam("model", "%s does not support embeddings: the models here generate text", cmp.Or(m.Name, m.ID))
-}
-
 // described describes the model that a request names; without a name, the only one that
 // there is.
 func (s *server) described(ctx context.Context, name string) (*Model, error) {

@@ -17,7 +17,8 @@ import (
 // Config of the API.
 type Config struct {
 	Generator  Generator
-	Counter    Counter // nil: prompts cannot be counted
+	Counter    Counter  // nil: prompts cannot be counted
+	Embedder   Embedder // nil: no embeddings are made
 	Library    Library
 	Observer   Observer
 	Catalogue  Catalogue    // may be nil
@@ -102,6 +103,9 @@ func New(cfg Config) http.Handler {
 		"DELETE /v1/conversations/{id}/items/{item}": s.deleteItem,
 
 		"POST /v1/embeddings": s.embeddings,
+		"POST /v1/rerank":     s.rerank,
+		"POST /v1/reranking":  s.rerank, // llama.cpp's
+		"POST /v2/rerank":     s.rerank, // Cohere's
 
 		"POST /api/chat":       s.ollamaChat,
 		"POST /api/generate":   s.ollamaGenerate,
@@ -111,7 +115,7 @@ func New(cfg Config) http.Handler {
 		"POST /api/pull":       s.ollamaPull,
 		"GET /api/version":     s.ollamaVersion,
 		"POST /api/embed":      s.ollamaEmbed,
-		"POST /api/embeddings": s.ollamaEmbed,
+		"POST /api/embeddings": s.ollamaEmbeddings,
 		"POST /api/create":     s.ollamaRefuse,
 		"POST /api/copy":       s.ollamaRefuse,
 		"POST /api/push":       s.ollamaRefuse,

@@ -236,7 +236,7 @@ const testToken = "test-token"
 func start(t testing.TB, s *speller, change func(*Config)) *httptest.Server {
 	t.Helper()
 	shelf := newShelf()
-	cfg := Config{Generator: s, Library: shelf, Observer: shelf, Token: testToken}
+	cfg := Config{Generator: s, Embedder: letters{}, Library: shelf, Observer: shelf, Token: testToken}
 	if change != nil {
 		change(&cfg)
 	}

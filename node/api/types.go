@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"sync"
 	"time"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // Generator answers prompts. It is safe for concurrent use.
@@ -93,6 +95,7 @@ type GenerateRequest struct {
 	IgnoreEOS bool    // the model's own do not end it
 	Route     []Hop   // if not empty, use exactly this route
 	MaxStages int
+	Exact     bool   // use only stages that compute the same in any company, to the last bit
 	Trace     string // W3C traceparent of the caller; "": none
 
 	Shared *Shared // by all choices of one prompt; nil: there is only one choice
@@ -152,6 +155,8 @@ type Hop struct {
 	Trust string `json:"trust,omitempty"`
 	// In answers, the name of the peer's machine, if that and the node trust each other.
 	Name string `json:"name,omitempty"`
+	// In answers, what computes the stage, as in EngineChange.
+	Engine string `json:"engine,omitempty"`
 }
 
 // Cost is the predicted time that a stage adds to each token.
@@ -206,6 +211,19 @@ type Recovery struct {
 	StallMs  float64 `json:"stall_ms"`
 	Replayed int     `json:"replayed"`       // positions computed again
 	Lost     []Hop   `json:"lost,omitempty"` // stages replaced
+
+	// Blocks that another engine computes from here on. Its results differ in the last
+	// bits, so that the words after Token may, now and then.
+	Engines []EngineChange `json:"engines,omitempty"`
+}
+
+// EngineChange says what computes some blocks from now on. Engines are named like
+// "llama v0.5.0, CPU, f16": name, version, kind of device, format of the KV cache.
+type EngineChange struct {
+	From int    `json:"from"`
+	To   int    `json:"to"`
+	Was  string `json:"was"`
+	Now  string `json:"now"` // "": its peer does not tell
 }
 
 // Repair reports that the route broke during an answer: first with the stages that seem
@@ -221,6 +239,7 @@ type AddRequest struct {
 	Source string `json:"source"`
 	Name   string `json:"name,omitempty"`
 	Span   string `json:"span,omitempty"` // FROM-TO; "": all
+	Base   string `json:"base,omitempty"` // the model that Source, an adapter (LoRA), adds to; "": Source is a model
 
 	// Quantize is for a directory of safetensors: q8_0, q4_K_M, f16, or "" to
 	// keep the numbers as they are.
@@ -283,9 +302,10 @@ type Model struct {
 	Remote       bool     `json:"remote,omitempty"`    // peers serve it, and nothing of it is here
 	Complete     bool     `json:"complete"`            // all of it is here
 	Served       bool     `json:"served,omitempty"`    // the connected peers and this node together serve all of it
-	Abilities    []string `json:"abilities,omitempty"` // only from Show, like Template and Facts: tools, thinking
+	Abilities    []string `json:"abilities,omitempty"` // only from Show, like Template and Facts: tools, thinking; or embedding, rerank, without which the model generates text
 	Warnings     []string `json:"warnings,omitempty"`  // only from Show, Add and Pull: why its answers may be worse than its makers', a sentence each
 
+	Cuts     *protocol.Cuts `json:"cuts,omitempty"`     // only from Show, Add and Pull: where it can be cut; none: anywhere
 	Template string         `json:"template,omitempty"` // chat template
 	Facts    map[string]any `json:"facts,omitempty"`    // the header's entries that are single values
 }
@@ -329,6 +349,7 @@ type Serving struct {
 	To         int      `json:"to"`
 	Ready      bool     `json:"ready"`
 	State      string   `json:"state"`
+	Engine     string   `json:"engine,omitempty"` // what computes it, as in EngineChange; "": nothing yet
 	EnginePID  int      `json:"engine_pid,omitempty"`
 	Devices    []string `json:"devices,omitempty"`
 	Fence      []string `json:"fence,omitempty"`    // what its engine is kept from
@@ -354,6 +375,7 @@ type Peer struct {
 	Version   string   `json:"version"`
 	Relayed   bool     `json:"relayed,omitempty"`
 	Serves    []string `json:"serves,omitempty"`
+	Engines   []string `json:"engines,omitempty"` // what computes each of Serves, as in EngineChange; "": unknown
 
 	// Bytes of models sent to it and received from it, in total over restarts, and
 	// until when it is ignored because it sent corrupt data.

@@ -68,7 +68,8 @@ type ViewSpan struct {
 	To         int     `json:"to"`
 	Ready      bool    `json:"ready"`
 	Loaded     bool    `json:"loaded"`
-	Load       float64 `json:"load"` // 0 to 1, of the last minute
+	Engine     string  `json:"engine,omitempty"` // what computes it, as in EngineChange; "": unknown
+	Load       float64 `json:"load"`             // 0 to 1, of the last minute
 	StepMs     float64 `json:"step_ms"`
 	KVTokens   int     `json:"kv_tokens"`
 	KVFree     int     `json:"kv_free"`

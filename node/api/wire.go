@@ -38,6 +38,7 @@ type Extension struct {
 	Details   bool  `json:"details,omitempty"`    // answer with a Details
 	Route     []Hop `json:"route,omitempty"`      // take this route
 	MaxStages int   `json:"max_stages,omitempty"` // plan a route of at most this many stages
+	Exact     bool  `json:"exact,omitempty"`      // use only stages that compute the same in any company
 }
 
 type chatRequest struct {

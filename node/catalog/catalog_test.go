@@ -11,9 +11,10 @@ import (
 	"testing"
 )
 
-// architectures that the engine computes and that GGUF files of llama.cpp's
-// converter have. (Its OLMo 3 files call themselves olmo2, which is not one.)
-var architectures = strings.Fields("deepseek2 gemma2 gemma3 gpt-oss llama mistral3 qwen2 qwen3 qwen3moe")
+// architectures of the models listed, as GGUF files of llama.cpp's converter name them:
+// those that the built-in engine computes, and those that take llama.cpp's library.
+var architectures = strings.Fields("deepseek2 gemma2 gemma3 gpt-oss llama mistral3 qwen2 qwen3 qwen3moe " +
+	"gemma4 lfm2 nomic-bert qwen35 qwen35moe")
 
 // The built-in catalogue is sealed, and whoever reads it can use every entry.
 func TestBuiltin(t *testing.T) {
@@ -44,7 +45,7 @@ func TestBuiltin(t *testing.T) {
 			t.Errorf("no model of architecture %s", a)
 		}
 	}
-	for _, name := range []string{"smollm2:135m", "qwen3:8b", "llama3.2:3b", "gemma3:4b", "gpt-oss:20b", "mistral-small3.2:24b", "deepseek-r1:671b"} {
+	for _, name := range []string{"smollm2:135m", "qwen3:8b", "llama3.2:3b", "gemma3:4b", "gpt-oss:20b", "mistral-small3.2:24b", "deepseek-r1:671b", "qwen3.5:9b", "gemma4", "nomic-embed-text"} {
 		if c.Find(name) == nil {
 			t.Errorf("%s is not listed", name)
 		}

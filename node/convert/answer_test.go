@@ -20,6 +20,7 @@ import (
 	"github.com/shoalnet/shoal/node/convert"
 	"github.com/shoalnet/shoal/node/engine"
 	engineggml "github.com/shoalnet/shoal/node/engine/ggml"
+	"github.com/shoalnet/shoal/node/engine/llama"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
@@ -32,7 +33,7 @@ func here(ctx context.Context, c node.Conversion) error {
 	}
 	err = convert.Directory(ctx, c.Dir, out, convert.Options{
 		Quantize: c.Quantize, Temp: c.Temp, Progress: c.Progress,
-		Check: func(md interface{ Value(key string) any }) error { return engine.Check(md) },
+		Check: func(md interface{ Value(key string) any }) error { return engine.Plausible(md) },
 	})
 	return errors.Join(err, out.Close())
 }
@@ -44,7 +45,7 @@ func start(t *testing.T, cfg node.Config) (*node.Node, []string) {
 	var addrs []string
 	serving := 0
 	cfg.Home, cfg.NoMDNS, cfg.Threads, cfg.DrainTime = t.TempDir(), true, 1, time.Second
-	cfg.Engine, cfg.Convert = engineggml.Load, here
+	cfg.Engine, cfg.Convert = engine.Backends{engine.BuiltIn: engineggml.Backend{}, engine.Llama: llama.Backend{}}.Load, here
 	cfg.Lend = lend.Rules{OnBattery: true}
 	cfg.ListenAddrs = []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 	cfg.Events = func(e node.Event) {

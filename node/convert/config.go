@@ -38,6 +38,7 @@ var families = map[string]family{
 	"Mistral3ForConditionalGeneration": {arch: "mistral3", blocks: slices.Concat(norms, attention, mlp)},
 	"Ministral3ForCausalLM":            {arch: "mistral3", blocks: slices.Concat(norms, attention, mlp)},
 	"Olmo3ForCausalLM":                 {arch: "olmo3", blocks: slices.Concat(attention, qkNorms, postNorms, mlp)},
+	"BertModel":                        {arch: bert, blocks: bertBlock},
 	"GptOssForCausalLM": {arch: "gptoss", blocks: slices.Concat(norms, biases, []string{
 		"attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_out.weight", "attn_sinks", "ffn_gate_inp.weight", "ffn_gate_inp.bias",
 		"ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight", "ffn_gate_exps.bias", "ffn_up_exps.bias", "ffn_down_exps.bias",
@@ -50,7 +51,8 @@ type config struct {
 	class string
 	family
 	name   string // of the model, if config.json has it
-	tied   bool   // the output head shares the embedding's weights
+	tied   bool   // the output head shares the embedding's weights, or there is none
+	pool   uint32 // how the model pools, in GGUF's numbers; 0: it generates text
 	prefix string // of the library's metadata keys, if they differ from GGUF's
 	files  map[string][]byte
 }
@@ -101,13 +103,18 @@ func readConfig(dir string) (*config, error) {
 			return nil, errf("config.json has the number %s missing or impossible", key)
 		}
 	}
+	if out.arch == bert {
+		if err := out.readBert(dir, c); err != nil {
+			return nil, err
+		}
+	}
 	tied := strings.HasPrefix(out.arch, "gemma")
 	for _, m := range []map[string]any{inner, c} {
 		if v, ok := m["tie_word_embeddings"].(bool); ok {
 			tied = v
 		}
 	}
-	out.tied = tied
+	out.tied = tied || out.arch == bert
 	// A directory saved from elsewhere has a path here, which must not be
 	// published.
 	if name, _ := c["_name_or_path"].(string); repoForm.MatchString(name) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,8 +64,14 @@ func Directory(ctx context.Context, dir string, out *os.File, opt Options) error
 	if err != nil {
 		return err
 	}
+	if c.arch == bert {
+		maps.DeleteFunc(all, func(name string, _ stored) bool { return unusedByBert(name) })
+	}
 	var size int64
-	for _, t := range all {
+	for name, t := range all {
+		if t.DType == "I64" {
+			return errf("%s: tensor %.80q %w", t.file, name, t.foreign())
+		}
 		size += t.Offsets[1] - t.Offsets[0]
 		if t.DType == "U8" && c.arch != "gptoss" {
 			return errf("its weights are quantized already (numbers U8); take the model's unquantized files")
@@ -174,6 +181,9 @@ func (c *config) look(dir string, tmp *os.File, vocab *vocabulary, opt Options) 
 	if l := licence(dir); l != "" {
 		md.set("general.license", l)
 	}
+	if c.pool != 0 {
+		md.set(c.arch+".pooling_type", c.pool)
+	}
 	if err := vocab.mend(dir, md); err != nil {
 		return nil, err
 	}
@@ -207,6 +217,9 @@ func (c *config) complete(md *metadata, tensors []gguf.Tensor) error {
 		return nil
 	}
 	global := []string{"token_embd.weight", "output_norm.weight"}
+	if c.arch == bert {
+		global = []string{"token_embd.weight", "token_types.weight", "position_embd.weight", "token_embd_norm.weight", "token_embd_norm.bias"}
+	}
 	if !c.tied {
 		global = append(global, "output.weight")
 	}
@@ -227,6 +240,9 @@ func (c *config) complete(md *metadata, tensors []gguf.Tensor) error {
 	}
 	heads := md.uint(c.arch + ".attention.head_count")
 	kv := max(1, md.uint(c.arch+".attention.head_count_kv"))
+	if c.arch == bert {
+		kv = heads
+	}
 	head := md.uint(c.arch + ".attention.key_length")
 	if head == 0 && heads > 0 {
 		head = width / heads
@@ -269,6 +285,11 @@ func (m *metadata) Value(key string) any {
 func (m *metadata) uint(key string) uint64 {
 	n, _ := m.Value(key).(uint32)
 	return uint64(n)
+}
+
+// remove removes a key.
+func (m *metadata) remove(key string) {
+	m.kvs = slices.DeleteFunc(m.kvs, func(kv gguf.KV) bool { return kv.Key == key })
 }
 
 // set keeps the keys sorted, so that the file's bytes do not depend on the

@@ -68,3 +68,25 @@ func FuzzDirectory(f *testing.F) {
 		_, _, _ = weights(dir)
 	})
 }
+
+// FuzzPooling: no steps behind an encoder crash the reader, or have it read elsewhere.
+func FuzzPooling(f *testing.F) {
+	_ = flag.Set("test.fuzzminimizetime", "1000x") // else a minute for each new input
+	f.Add([]byte(`[{"type":"sentence_transformers.models.Transformer","path":""},{"type":"a.Pooling","path":"1_Pooling"}]`), []byte(`{"pooling_mode_cls_token":true}`))
+	f.Add([]byte(`[{"type":"Pooling","path":"../1_Pooling"}]`), []byte(`{"pooling_mode_mean_tokens":1}`))
+	f.Add([]byte(`{}`), []byte(`[]`))
+	dir := filepath.Join(f.TempDir(), "model")
+	if err := os.MkdirAll(filepath.Join(dir, "1_Pooling"), 0o755); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, modules, pool []byte) {
+		for name, raw := range map[string][]byte{"modules.json": modules, "1_Pooling/config.json": pool} {
+			if err := os.WriteFile(filepath.Join(dir, name), raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if kind, err := pooling(dir); err == nil && kind != poolMean && kind != poolCLS {
+			t.Fatal(kind)
+		}
+	})
+}

@@ -254,7 +254,11 @@ func (h *hf) write(t testing.TB, shards int) string {
 		t.Fatal(err)
 	}
 	put := func(name string, raw []byte) {
-		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o600); err != nil {
+		err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), raw, 0o600)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -73,7 +73,7 @@ func (m *mixer) sensitive(i int) bool {
 
 func (m *mixer) typeOf(t gguf.Tensor) gguf.Type {
 	is := func(part string) bool { return strings.Contains(t.Name, part) }
-	if m.q.keep || len(t.Shape) < 2 || !strings.HasSuffix(t.Name, "weight") || is("_norm.weight") || is("ffn_gate_inp") ||
+	if m.q.keep || len(t.Shape) < 2 || !strings.HasSuffix(t.Name, "weight") || is("_norm.weight") || is("ffn_gate_inp") || smallTable(t.Name) ||
 		t.Type != f32 && t.Type != f16 && t.Type != bf16 {
 		return t.Type
 	}

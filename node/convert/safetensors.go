@@ -35,8 +35,8 @@ const (
 const indexName = "model.safetensors.index.json"
 
 // numberSize is the size in bytes of a number, by type, for the types that can
-// be converted.
-var numberSize = map[string]int64{"F32": 4, "F16": 2, "BF16": 2, "U8": 1}
+// be converted, and those of the positions of an encoder, which are left out.
+var numberSize = map[string]int64{"F32": 4, "F16": 2, "BF16": 2, "U8": 1, "I64": 8}
 
 // stored is a tensor in a safetensors file.
 type stored struct {
@@ -100,12 +100,17 @@ func readSafetensors(r io.Reader, size int64) (map[string]stored, error) {
 	return out, nil
 }
 
+// foreign is the error for numbers that cannot be converted.
+func (t *stored) foreign() error {
+	return fmt.Errorf("has numbers of type %.20q; F32, F16 and BF16 can be converted, so take the model's unquantized files", t.DType)
+}
+
 // check compares a tensor with the number of bytes that the file has for
 // tensors.
 func (t *stored) check(room int64) error {
 	each, known := numberSize[t.DType]
 	if !known {
-		return fmt.Errorf("has numbers of type %.20q; F32, F16 and BF16 can be converted, so take the model's unquantized files", t.DType)
+		return t.foreign()
 	}
 	if len(t.Shape) == 0 || len(t.Shape) > maxDims {
 		return fmt.Errorf("has %d dimensions", len(t.Shape))

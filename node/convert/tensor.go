@@ -70,7 +70,7 @@ func (t *tensor) Clone() library.Tensor {
 // Kind is the type in which the tensor is written: matrices in their own, and all
 // else in F32, as the engine wants it.
 func (t *tensor) Kind() uint32 {
-	if len(t.shape) == 1 || strings.HasSuffix(t.name, ".ffn_gate_inp.weight") || strings.HasSuffix(t.name, ".bias") {
+	if len(t.shape) == 1 || strings.HasSuffix(t.name, ".ffn_gate_inp.weight") || strings.HasSuffix(t.name, ".bias") || smallTable(t.name) {
 		return uint32(f32)
 	}
 	switch t.stored.DType {
@@ -80,6 +80,12 @@ func (t *tensor) Kind() uint32 {
 		return uint32(bf16)
 	}
 	return uint32(f16) // or bytes (U8), for which the converters that know them name another
+}
+
+// smallTable reports whether a matrix is one of those whose rows are added to others,
+// which the engines want in F32.
+func smallTable(name string) bool {
+	return name == "position_embd.weight" || name == "token_types.weight"
 }
 
 // types are those of safetensors that hold numbers.

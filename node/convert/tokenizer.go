@@ -13,9 +13,10 @@ import (
 
 // Token types of GGUF.
 const (
-	tokenNormal = int32(1)
-	tokenUser   = int32(4)
-	tokenUnused = int32(5)
+	tokenNormal  = int32(1)
+	tokenControl = int32(3)
+	tokenUser    = int32(4)
+	tokenUnused  = int32(5)
 )
 
 // Ways in which tokenizers split text into words, by their names in
@@ -57,6 +58,7 @@ type tokenizerFile struct {
 		Type         string         `json:"type"`
 		ByteFallback bool           `json:"byte_fallback"`
 		IgnoreMerges bool           `json:"ignore_merges"`
+		Prefix       string         `json:"continuing_subword_prefix"`
 		Vocab        map[string]int `json:"vocab"`
 	} `json:"model"`
 }
@@ -80,6 +82,10 @@ type step struct {
 	} `json:"pattern"`
 	Behavior    string `json:"behavior"`
 	Invert      bool   `json:"invert"`
+	Clean       bool   `json:"clean_text"`
+	Chinese     bool   `json:"handle_chinese_chars"`
+	Lower       bool   `json:"lowercase"`
+	Accents     *bool  `json:"strip_accents"`
 	Individual  bool   `json:"individual_digits"`
 	PrefixSpace bool   `json:"add_prefix_space"`
 	UseRegex    *bool  `json:"use_regex"`
@@ -99,6 +105,8 @@ type vocabulary struct {
 	json   *tokenizerFile            // nil: the directory has no tokenizer.json
 	pieces *sentencepiece.ModelProto // nil: it is byte-level BPE
 	pre    string
+
+	wordPiece bool // it is BERT's
 }
 
 // readVocabulary reads the tokenizer, and refuses one whose conversion would
@@ -120,6 +128,10 @@ func readVocabulary(dir string) (*vocabulary, error) {
 			if a.SingleWord || a.Lstrip || a.Rstrip {
 				return nil, errf("in tokenizer.json the token %.40q absorbs blanks or words beside it, which shoal does not support", a.Content)
 			}
+		}
+		if t.Model.Type == "WordPiece" {
+			v.wordPiece = true
+			return v, t.checkWordPiece()
 		}
 		if t.Model.Type == "BPE" && !t.Model.ByteFallback {
 			v.pre, err = t.pre()
@@ -230,6 +242,9 @@ func (t *tokenizerFile) around() (before, behind []int) {
 
 // mend corrects the tokenizer's metadata as written by the library.
 func (v *vocabulary) mend(dir string, md *metadata) error {
+	if v.wordPiece {
+		return v.mendWordPiece(md)
+	}
 	tokens, _ := md.Value("tokenizer.ggml.tokens").([]string)
 	types, _ := md.Value("tokenizer.ggml.token_type").([]int32)
 	if len(tokens) == 0 || len(types) != len(tokens) {

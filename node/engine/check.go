@@ -52,6 +52,9 @@ func Check(md Metadata) error {
 	if t.own("attention.key_length") == nil && width%heads != 0 {
 		return no("%d heads do not divide a width of %d", heads, width)
 	}
+	if n, ok := number(t.own("nextn_predict_layers")); ok && n != 0 { // they would be computed like the others
+		return no("%s with blocks that predict further tokens", arch)
+	}
 	if t.count("pooling_type") != 0 {
 		return no("an embedding model; shoal runs models that generate text")
 	}

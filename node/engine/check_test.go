@@ -74,6 +74,7 @@ func TestCheckRefuses(t *testing.T) {
 		{"llama", "llama.attention.head_count_kv", uint32(0), "4 heads over 0"},
 		{"llama", "llama.attention.head_count_kv", uint32(3), "4 heads over 3"},
 		{"llama", "llama.attention.head_count_kv", "two", `llama.attention.head_count_kv should be a whole number from 0 to 4294967295 and is "two"`},
+		{"qwen3", "qwen3.nextn_predict_layers", uint32(1), "predict further tokens"},
 		{"llama", "llama.pooling_type", uint32(1), "embedding model"},
 		{"qwen3", "qwen3.pooling_type", uint32(3), "embedding model"},
 		{"llama", "llama.expert_count", uint32(8), "Mixtral"},

@@ -115,7 +115,9 @@ func start(ctx context.Context, command []string, cfg Config, log *slog.Logger, 
 	defer stop()
 	err = c.greeted(patience)
 	if err == nil {
-		err = c.load(cfg)
+		if err = c.load(cfg); errors.Is(err, ErrLost) && c.gone.Load() {
+			err = fmt.Errorf("%w, while it was loading", err)
+		}
 	}
 	if err != nil {
 		c.Close()
@@ -189,7 +191,9 @@ func (c *Child) wait() {
 		if last := c.tail.String(); last != "" && !c.closing.Load() {
 			c.log.Warn("the engine's last words", "text", last)
 		}
-		c.err = fmt.Errorf("%w: %w", ErrLost, err)
+		if c.err = fmt.Errorf("%w: %w", ErrLost, err); c.tail.cause != "" {
+			c.err = fmt.Errorf("%w (%s)", c.err, c.tail.cause)
+		}
 		close(c.done)
 	})
 }
@@ -288,22 +292,36 @@ func (c *Child) call(op byte, body func([]byte) []byte) ([]byte, error) {
 	return nil, refused
 }
 
-// broken gives up a child that cannot be talked to any more.
+// broken gives up a child that cannot be talked to any more. Of one that has closed its
+// end, how it ended says more than that it did.
 func (c *Child) broken(err error) error {
 	c.gone.Store(true)
 	_ = c.cmd.Process.Kill()
+	if errors.Is(err, io.EOF) {
+		select {
+		case <-c.done:
+			return c.err
+		case <-time.After(time.Second):
+		}
+	}
 	return fmt.Errorf("%w: %w", ErrLost, err)
 }
 
 // tail keeps the end of what a process writes.
 type tail struct {
-	mu sync.Mutex
-	b  []byte
+	mu    sync.Mutex
+	b     []byte
+	cause string // the line with which Go's runtime begins to say why it ends the process
 }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for line := range strings.Lines(string(p)) {
+		if t.cause == "" && len(line) < 100 && (strings.HasPrefix(line, "SIG") || strings.HasPrefix(line, "fatal error: ")) {
+			t.cause = strings.TrimSpace(line)
+		}
+	}
 	t.b = append(t.b, p...)
 	if n := len(t.b) - 4096; n > 0 {
 		t.b = append(t.b[:0], t.b[n:]...)

@@ -9,6 +9,7 @@
 //	Child, InChild, Start   the parent's side of an engine in a process of its own
 //	ChildMain               that process's side, with a Backend
 //	Check, Defaults         which models are computed, by their metadata alone
+//	CostOf, Cost            what an engine of a span takes, likewise
 //
 // What is loaded is a stage file: a GGUF whose header lists only the tensors of the
 // span. A hidden state enters before block From and leaves after block To-1. Tokens
@@ -32,6 +33,10 @@
 // silent for ten seconds, is no engine, and is ended. And node.New refuses in a
 // process that was started as a child. The errors wrap [ErrNoChild] or [ErrLost],
 // and carry remedy.CallChildMain.
+//
+// A child that has had no request for two seconds gives memory back: what its engine can
+// do without (Trimmer), freed memory of Go, and the pages of its program, most of which
+// only a node needs (proc.Shed).
 //
 // # Why not
 //

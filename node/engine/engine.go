@@ -72,15 +72,18 @@ type Device struct {
 
 // Info about a loaded span.
 type Info struct {
-	Engine   string // the back end's name
-	Version  string // of its library
-	KVType   string // of the cache, as Config.KVType names it
-	Back     int    // rows that a sequence can certainly be taken back, with Remove; -1: all
-	Arch     string // as GGUF names it
-	Width    int    // numbers per hidden state
-	Blocks   int    // of the model
-	Vocab    int    // 0 unless the span embeds or ends the model
-	From, To int    // blocks [From, To)
+	Engine   string  // the back end's name
+	Version  string  // of its library
+	KVType   string  // of the cache, as Config.KVType names it
+	Exact    bool    // results do not depend on how many rows a pass has, or on other sequences, to the last bit
+	Back     int     // rows that a sequence can certainly be taken back, with Remove; -1: all
+	Pooling  Pooling // of the embeddings that passes give; NoPooling: they give tokens
+	Embedded int     // numbers per embedding
+	Arch     string  // as GGUF names it
+	Width    int     // numbers per hidden state
+	Blocks   int     // of the model
+	Vocab    int     // 0 unless the span embeds or ends the model
+	From, To int     // blocks [From, To)
 	KVTokens int
 	MaxSeqs  int
 	MaxBatch int
@@ -116,7 +119,11 @@ type Batch struct {
 	Tokens  []int32
 	Hidden  []float32
 	Outputs []Output
-	Embed   bool // the rows are whole texts, one per sequence, whose embeddings are wanted
+
+	// Embed asks for embeddings, of an engine that was loaded for them. The rows are
+	// whole texts, one after another, each in a slot of its own that is empty, from
+	// position 0 on. The slots are empty again after the pass, at every span.
+	Embed bool
 }
 
 // Result of a pass: Hidden, row-major [rows, width], unless the span ends the
@@ -147,6 +154,13 @@ type Engine interface {
 	CopyPrefix(src, dst int, n int32) error
 	// Close frees everything. Later calls fail with ErrLost.
 	Close() error
+}
+
+// Trimmer is an Engine that can give memory back that it holds for passes to come. A
+// child's process trims its engine when it has been idle for some seconds.
+type Trimmer interface {
+	// Trim gives memory back. Nothing that Run, Remove and CopyPrefix do changes by it.
+	Trim()
 }
 
 // PrefixPage is what the length of a copied prefix is a multiple of, in positions.
@@ -231,7 +245,15 @@ func (b *Batch) Check(i *Info) error {
 			return bad("an activation is not a finite number")
 		}
 	}
-	if len(b.Outputs) > 0 && !i.Last() {
+	if b.Embed != (i.Pooling != NoPooling) {
+		return bad("embeddings where tokens are drawn, or the other way around")
+	}
+	if b.Embed {
+		if err := b.checkTexts(); err != nil {
+			return bad("%s", err)
+		}
+	}
+	if len(b.Outputs) > 0 && (!i.Last() || b.Embed) {
 		return bad("a token was asked for before the model's end")
 	}
 	for _, o := range b.Outputs {

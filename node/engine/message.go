@@ -147,6 +147,14 @@ func (r *reader) float() float32 {
 	return v
 }
 
+// bit writes a bool as a number.
+func bit(set bool) int {
+	if set {
+		return 1
+	}
+	return 0
+}
+
 func (b *Batch) append(out []byte) []byte {
 	out = binary.AppendUvarint(out, uint64(len(b.Rows)))
 	for _, r := range b.Rows {
@@ -161,7 +169,7 @@ func (b *Batch) append(out []byte) []byte {
 		out = appendNumbers(out, o.Sampled)
 		out = appendNumbers(out, o.Allowed)
 	}
-	return out
+	return appendInts(out, int64(bit(b.Embed)))
 }
 
 // appendSampling encodes all parameters there are, so that a new one needs nothing
@@ -195,6 +203,7 @@ func parseBatch(body []byte) (*Batch, error) {
 			Sampled: takeNumbers[int32](r), Allowed: takeNumbers[uint64](r),
 		}
 	}
+	b.Embed = r.int() != 0
 	if r.err == nil && len(r.b) > 0 {
 		r.err = errMessage
 	}
@@ -267,6 +276,10 @@ func (res *Result) append(out []byte) []byte {
 			out = appendFloat(appendInts(out, int64(a.ID)), a.Logprob)
 		}
 	}
+	out = binary.AppendUvarint(out, uint64(len(res.Embeddings)))
+	for _, e := range res.Embeddings {
+		out = appendNumbers(out, e)
+	}
 	return out
 }
 
@@ -280,6 +293,9 @@ func parseResult(body []byte) (*Result, error) {
 			t.Top = append(t.Top, sample.Top{ID: int32(r.int()), Logprob: r.float()})
 		}
 		res.Tokens = append(res.Tokens, t)
+	}
+	for range r.count(1) {
+		res.Embeddings = append(res.Embeddings, takeNumbers[float32](r))
 	}
 	if r.err == nil && len(r.b) > 0 {
 		r.err = errMessage

@@ -13,11 +13,13 @@ import (
 func FuzzMessages(f *testing.F) {
 	b := &Batch{Rows: []Row{{1, 2}}, Tokens: []int32{3}, Outputs: []Output{{Sampling: &protocol.Sampling{Seed: 1 << 63, TopK: 3, History: []int32{7}}, Sampled: []int32{1}, Allowed: []uint64{1 << 63, 5}}}}
 	f.Add(b.append(nil))
+	f.Add((&Batch{Rows: []Row{{0, 0}, {0, 1}, {1, 0}}, Hidden: []float32{1, 2, 3}, Embed: true}).append(nil))
+	f.Add((&Result{Embeddings: [][]float32{{1, 2}, nil, {3}}}).append(nil))
 	f.Add((&Result{Hidden: []float32{1}, Tokens: []sample.Token{{ID: 4, Top: []sample.Top{{ID: 5}}}}}).append(nil))
 	f.Add(appendError(nil, remedy.For(ErrMemory, remedy.RaiseMemory, "a")))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if b, err := parseBatch(raw); err == nil {
-			if again, err := parseBatch(b.append(nil)); err != nil || len(again.Rows) != len(b.Rows) || !slices.EqualFunc(again.Outputs, b.Outputs, func(x, y Output) bool { return slices.Equal(x.Allowed, y.Allowed) }) {
+			if again, err := parseBatch(b.append(nil)); err != nil || len(again.Rows) != len(b.Rows) || again.Embed != b.Embed || !slices.EqualFunc(again.Outputs, b.Outputs, func(x, y Output) bool { return slices.Equal(x.Allowed, y.Allowed) }) {
 				t.Fatal(err)
 			}
 		}
@@ -25,7 +27,8 @@ func FuzzMessages(f *testing.F) {
 			t.Fatal(refused)
 		}
 		if r, err := parseResult(raw); err == nil {
-			if _, err := parseResult(r.append(nil)); err != nil {
+			again, err := parseResult(r.append(nil))
+			if err != nil || !slices.EqualFunc(again.Embeddings, r.Embeddings, func(x, y []float32) bool { return len(x) == len(y) }) {
 				t.Fatal(err)
 			}
 		}

@@ -23,7 +23,7 @@ const (
 // before them. Files hold them in other types too, and the library replaces a
 // value whose type it does not expect by a default of its own.
 var forms = map[string]form{
-	"block_count": aCount, "embedding_length": aCount, "context_length": aCount, "leading_dense_block_count": aCount, "pooling_type": aCount,
+	"block_count": aCount, "embedding_length": aCount, "context_length": aCount, "leading_dense_block_count": aCount, "pooling_type": aCount, "embedding_length_out": aCount,
 	"attention.head_count": aCount, "attention.head_count_kv": aCount,
 	"attention.key_length": aCount, "attention.value_length": aCount, "attention.key_length_mla": aCount, "attention.value_length_mla": aCount,
 	"attention.q_lora_rank": aCount, "attention.kv_lora_rank": aCount, "attention.sliding_window": aCount,

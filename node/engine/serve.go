@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -74,7 +75,25 @@ func serve(b Backend) int {
 		if err := send(conn, out); err != nil {
 			return 0
 		}
+		if s.idle != nil {
+			s.idle.Reset(trimAfter)
+		}
 	}
+}
+
+// trimAfter is after how long without a request a child gives back what it can. What it
+// gave back costs the next request a few milliseconds.
+const trimAfter = 2 * time.Second
+
+// trim gives back what an engine and its process hold without using it: buffers, cells,
+// freed memory of Go and of C, and the program's own pages, most of which only a node
+// needs.
+func trim(e Engine) {
+	if t, ok := e.(Trimmer); ok {
+		t.Trim()
+	}
+	debug.FreeOSMemory()
+	proc.Shed()
 }
 
 // send completes a message and writes it.
@@ -98,7 +117,8 @@ func outlive(parent int) {
 // served is what a child has loaded.
 type served struct {
 	backend Backend
-	engine  Engine // nil: nothing yet
+	engine  Engine      // nil: nothing yet
+	idle    *time.Timer // trims the engine; nil: nothing is loaded yet
 }
 
 func nothing(b []byte) []byte { return b }
@@ -142,6 +162,7 @@ func (s *served) load(body []byte) (reply func([]byte) []byte, err error) {
 		return nil, err
 	}
 	behind.Settle()
+	s.idle = time.AfterFunc(trimAfter, func() { trim(s.engine) })
 	loaded := s.engine.Info()
 	loaded.Fence = behind
 	info, err := json.Marshal(loaded)

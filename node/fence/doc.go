@@ -36,8 +36,8 @@
 // ownership: a store may belong to another user, and Landlock decides which
 // files are accessible.
 //
-// RLIMIT_DATA bounds a process's private writable memory: the heap, and with it
-// weights and KV cells, which the engine reads into memory of its own.
+// RLIMIT_DATA bounds a process's private writable memory: the heap, and with it KV cells
+// and what is laid out for weights, whether they are then copied there or mapped.
 // RLIMIT_AS would count address space that Go only reserves, hundreds of
 // gigabytes, and a control group would have to be delegated, which hardly any
 // machine does. GPU drivers map the GPU's memory into the process, so a process

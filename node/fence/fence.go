@@ -43,7 +43,7 @@ func (r *Report) say(what string, holds bool, why string) {
 // GPU drivers. Any other variable may contain a secret.
 var passed = []string{
 	"PATH", "HOME", "TMPDIR", "LANG", "LC_", "TZ", "GODEBUG", "GOTRACEBACK", "GOMAXPROCS",
-	"LD_LIBRARY_PATH", "OLLAMA_LIBRARY_PATH", "OMP_", "GOMP_", "KMP_", "GGML_",
+	"LD_LIBRARY_PATH", "OLLAMA_LIBRARY_PATH", "SHOAL_LIBLLAMA", "OMP_", "GOMP_", "KMP_", "GGML_",
 	"CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "GPU_DEVICE_ORDINAL", "VK_", "MESA_", "LP_NUM_THREADS", "RADV_", "AMD_", "MTL_",
 }
 

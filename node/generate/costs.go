@@ -21,6 +21,7 @@ type costs struct {
 	stages map[stageKey]route.Candidate
 	links  survey.Distances
 	blocks int // of the model
+	classes
 }
 
 type stageKey struct {
@@ -83,6 +84,7 @@ func (g *generation) route(hops []session.Hop) []api.Hop {
 	out := apiHops(hops)
 	for i, h := range hops {
 		c, _ := g.costs.stage(h)
+		out[i].Engine = g.costs.class(h)
 		switch {
 		case h.Peer == g.cfg.Network.Self():
 			out[i].Trust = "own"

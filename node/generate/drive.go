@@ -27,13 +27,19 @@ func (g *generation) drive(ctx context.Context, p *planned) error {
 		Model: g.model.ID().String(), Name: g.model.Name(), PromptTokens: g.ids, Note: p.note, Warning: g.warning,
 		PredictedRate: p.Prediction.TokensPerSecond(), PredictedTTFTMs: ms(p.Prediction.TTFT),
 	}
+	g.costs.take(req.Route)
+	g.changes = nil
 	start.Route, start.Costs = g.routeWithCosts(req.Route)
 	req.Repair = func(rec session.Recovery, hops []session.Hop) error {
+		var changes []api.EngineChange
 		if len(hops) > 0 {
-			g.hops = hops
+			if changes = g.costs.take(hops); g.count == 0 {
+				changes = nil // no word has come from the engine that was lost
+			}
+			g.hops, g.changes = hops, append(g.changes, changes)
 		}
 		if g.count > 0 {
-			return g.repair(rec, hops)
+			return g.repair(rec, hops, changes)
 		}
 		if len(hops) > 0 { // the caller has not been told of a route yet
 			start.Route, start.Costs = g.routeWithCosts(hops)
@@ -154,8 +160,8 @@ func (g *generation) token(t *protocol.Token) error {
 // done emits the end of the answer, with the text that was held back.
 func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 	d := &api.Done{FinishReason: "stop", Tokens: out.Tokens, TokensPerS: out.Rate(), TTFTMs: ms(out.TTFT), Note: p.String(), Cached: out.Cached}
-	for _, r := range out.Recoveries {
-		d.Recoveries = append(d.Recoveries, apiRecovery(r))
+	for i, r := range out.Recoveries {
+		d.Recoveries = append(d.Recoveries, apiRecovery(r, g.changes[i]))
 	}
 	if len(d.Recoveries) > 0 {
 		d.Route = g.route(out.Route)
@@ -184,19 +190,19 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 // repair emits a repair of the route. The stages that seem lost are asked whether they
 // live, so that neither the next plan waits for them nor a view of the network shows
 // them.
-func (g *generation) repair(rec session.Recovery, hops []session.Hop) error {
+func (g *generation) repair(rec session.Recovery, hops []session.Hop, changes []api.EngineChange) error {
 	if len(hops) == 0 {
 		for _, h := range rec.Lost {
 			go g.cfg.Survey.Ask(h.Peer)
 		}
 	}
-	r := &api.Repair{Recovery: apiRecovery(rec)}
+	r := &api.Repair{Recovery: apiRecovery(rec, changes)}
 	r.Route, r.Costs = g.routeWithCosts(hops)
 	return g.emit(api.Event{Repair: r})
 }
 
-func apiRecovery(r session.Recovery) api.Recovery {
-	return api.Recovery{Why: r.Why, Token: r.Token, StallMs: ms(r.Stall), Replayed: r.Replayed, Lost: apiHops(r.Lost)}
+func apiRecovery(r session.Recovery, changes []api.EngineChange) api.Recovery {
+	return api.Recovery{Why: r.Why, Token: r.Token, StallMs: ms(r.Stall), Replayed: r.Replayed, Lost: apiHops(r.Lost), Engines: changes}
 }
 
 func apiHops(hops []session.Hop) (out []api.Hop) {

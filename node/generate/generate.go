@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/node/route"
@@ -27,6 +29,12 @@ const (
 	// are full. It begins with firstRoomPause, and doubles the pause.
 	roomTime       = 3 * time.Second
 	firstRoomPause = 100 * time.Millisecond
+
+	// Stages that were unloaded for want of use load again for a prompt that waits: at
+	// this node and those that it trusts so long, at strangers less. They are asked again
+	// when they should be ready, but not all the time and not too late.
+	ownLoadTime, loadTime         = 10 * time.Minute, time.Minute
+	leastLoadPause, mostLoadPause = 200 * time.Millisecond, 3 * time.Second
 )
 
 // generation is one answer under way. Session calls its methods from one goroutine,
@@ -45,6 +53,8 @@ type generation struct {
 	format *constrain.Run // checks that the answer has its format; nil: it has none
 	drawn  []int32        // the answer so far, if it is checked
 	hops   []session.Hop  // of the route now
+
+	changes [][]api.EngineChange // of each repair of the route that succeeded
 
 	decoder *text.Decoder
 	reader  *answer.Reader // nil: all of the answer is text
@@ -85,16 +95,17 @@ func (g *Generator) Generate(ctx context.Context, req *api.GenerateRequest, emit
 	if !g.cfg.Survey.Fastest() {
 		one.ownEnd = time.Now().Add(ownTime)
 	}
-	return one.run(ctx)
+	return one.run(ctx, one.attempt)
 }
 
 // run makes attempts until one comes through.
-func (g *generation) run(ctx context.Context) error {
+func (g *generation) run(ctx context.Context, attempt func(ctx context.Context, excluded map[string]bool) error) error {
 	excluded := map[string]bool{}
 	var full error // a refusal for lack of room
-	end, retry := time.Now().Add(roomTime), backoff.Backoff{First: firstRoomPause, Most: roomTime}
+	begin, retry := time.Now(), backoff.Backoff{First: firstRoomPause, Most: roomTime}
+	end := begin.Add(roomTime)
 	for try := 1; ; try++ {
-		err := g.attempt(ctx, excluded)
+		err := attempt(ctx, excluded)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -109,6 +120,14 @@ func (g *generation) run(ctx context.Context) error {
 		isStage := errors.As(err, &where)
 		if isFull(err) {
 			full = err
+		}
+		if left, ok := loads(err); ok && isStage && time.Since(begin) < g.loadTime(where.Hop.Peer) {
+			if err := backoff.Pause(ctx, left); err != nil {
+				return err
+			}
+			full = nil
+			try--
+			continue
 		}
 		// Before the first token another route may do. But this node's own machines are
 		// waited for.
@@ -131,6 +150,24 @@ func (g *generation) run(ctx context.Context) error {
 		clear(excluded)
 		full, try = nil, 0
 	}
+}
+
+// loads reports whether a stage is loading its part of the model for this prompt, and
+// after how long to ask again.
+func loads(err error) (left time.Duration, ok bool) {
+	var e *protocol.Error
+	if !errors.As(err, &e) || !e.Loading || e.Code != protocol.Code_CODE_BUSY {
+		return 0, false
+	}
+	return min(max(e.RetryAfter, leastLoadPause), mostLoadPause), true
+}
+
+// loadTime is how long a prompt waits for a peer's stage to load.
+func (g *generation) loadTime(p peer.ID) time.Duration {
+	if p == g.cfg.Network.Self() || g.cfg.Survey.Trusted(p) {
+		return ownLoadTime
+	}
+	return loadTime
 }
 
 // isFull reports whether a stage had no room for the session.

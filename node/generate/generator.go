@@ -41,6 +41,8 @@ type Tools struct {
 	Template    *text.Template // nil: TemplateErr says why
 	TemplateErr error
 	Syntax      *answer.Syntax // of the template; nil without one
+	Cuts        *protocol.Cuts // spans of the model that can be computed; nil: all
+	Embeds      *Embeds        // what embeddings the model makes; nil: it generates text
 
 	// Compile returns the machine of an answer's format. The errors are the context's,
 	// and those of constrain.Compile.
@@ -117,11 +119,27 @@ func (g *Generator) Active() int { return int(g.active.Load()) }
 // several times this without progress, and a stage hangs.
 const probePass = 250 * time.Millisecond
 
-// Probe has one token computed along a route, and records that its stages answered.
+// probeText is how long a probe's embedding may take.
+const probeText = 40 * probePass
+
+// Probe has one token, or embedding, computed along a route, and records that its stages answered.
 // where has the offers of the route's peers. The errors are those of session.Run.
 //
 // A probe is patient: a stage that is slow because its machine is busy has not failed.
 func (g *Generator) Probe(ctx context.Context, m *store.Model, r *route.Route, where map[string]session.Hop, prompt []int32) error {
+	tools, err := g.cfg.Models.Tools(ctx, m)
+	if err != nil {
+		return err
+	}
+	if how := tools.Embeds; how != nil {
+		err := session.Embed(ctx, g.cfg.Network, &session.EmbedRequest{
+			Model: m.ID(), Route: hopsOf(r, where), Texts: [][]int32{prompt}, Width: how.Width, Unit: !how.Scores, Wait: probeText,
+		}, func(int, [][]float32) error { return nil })
+		if err == nil {
+			g.recordAnswered(m.ID(), hopsOf(r, where))
+		}
+		return err
+	}
 	out, err := session.Run(ctx, g.cfg.Network, &session.Request{
 		Model: m.ID(), Route: hopsOf(r, where), Prompt: prompt, Sampling: &protocol.Sampling{MaxTokens: 1}, Prefill: probePass,
 	}, func(*protocol.Token) error { return nil })

@@ -3,6 +3,7 @@ package generate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -36,12 +37,25 @@ type planned struct {
 
 // attempt plans a route and drives a session along it.
 func (g *generation) attempt(ctx context.Context, excluded map[string]bool) error {
+	var p *planned
+	err := g.seek(ctx, excluded, func(ctx context.Context) (err error) {
+		p, err = g.plan(ctx, excluded)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return g.drive(ctx, p)
+}
+
+// seek plans a route, again and again while one may yet come.
+func (g *generation) seek(ctx context.Context, excluded map[string]bool, plan func(context.Context) error) error {
 	for begin := time.Now(); ; {
 		planning, end := g.trace.step(ctx, "plan")
-		p, err := g.plan(planning, excluded)
+		err := plan(planning)
 		end(err)
 		if err == nil {
-			return g.drive(ctx, p)
+			return nil
 		}
 		// ErrOwnFull ends by itself: it becomes another error at ownEnd.
 		if !errors.Is(err, route.ErrOwnFull) && (len(excluded) > 0 || time.Since(begin) >= patienceWith(err)) {
@@ -71,7 +85,7 @@ func (g *generation) plan(ctx context.Context, excluded map[string]bool) (*plann
 	man, book := g.model.Manifest(), g.cfg.Recorder
 	req := route.Request{
 		Client: g.cfg.Network.Self().String(), Blocks: int(man.Blocks), Prompt: len(g.ids), MaxTokens: g.limit,
-		MaxStages: g.req.MaxStages, Exclude: excluded, Wait: time.Now().Before(g.ownEnd),
+		MaxStages: g.req.MaxStages, Exclude: excluded, Wait: time.Now().Before(g.ownEnd), Cuts: g.tools.Cuts,
 	}
 	for _, h := range g.req.Route {
 		req.Forced = append(req.Forced, route.Hop{Peer: h.Peer, Span: protocol.Span{From: h.From, To: h.To}})
@@ -147,7 +161,7 @@ func (g *generation) planAround(ctx context.Context, gap session.Gap, own bool) 
 	}
 	req := route.Request{
 		Client: g.cfg.Network.Self().String(), Blocks: int(man.Blocks), Span: gap.Span, Exclude: avoid,
-		Prompt: gap.Rows, MaxTokens: gap.Tokens - gap.Rows,
+		Prompt: gap.Rows, MaxTokens: gap.Tokens - gap.Rows, Cuts: g.tools.Cuts, Like: g.costs.like(gap.Span),
 	}
 	if gap.Span != man.All() {
 		req.Before, req.After = gap.Before.String(), gap.After.String()
@@ -174,6 +188,14 @@ func (g *generation) choose(ctx context.Context, q survey.Query, pick func([]rou
 	q.Model, q.Prefix = g.model.ID(), g.prefix
 	return g.cfg.Survey.Choose(ctx, q, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
 		g.costs.add(list, links, int(g.model.Manifest().Blocks))
-		return pick(list, links)
+		if !g.req.Exact {
+			return pick(list, links)
+		}
+		exact := slices.DeleteFunc(slices.Clone(list), func(c route.Candidate) bool { return !c.Exact })
+		r, err := pick(exact, links)
+		if n := len(list) - len(exact); err != nil && n > 0 {
+			err = fmt.Errorf("%w; %d stages are left out, which do not say that they are exact", err, n)
+		}
+		return r, err
 	})
 }

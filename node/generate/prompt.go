@@ -67,6 +67,9 @@ func (g *generation) readTokens(ctx context.Context) (err error) {
 	if g.tools, err = g.cfg.Models.Tools(ctx, g.model); err != nil {
 		return err
 	}
+	if g.tools.Embeds != nil {
+		return badModel("%s is an embedding model or reranker, and generates no text: ask it for embeddings, or name another model", g.model.Name())
+	}
 	err = g.encode(ctx)
 	if g.told && (len(g.ids)+formatRoom > g.context() || err != nil) && ctx.Err() == nil {
 		g.silent, g.told = true, false

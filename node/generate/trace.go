@@ -31,21 +31,15 @@ type answerTrace struct {
 
 // observe begins the trace of an answer. The context returned has its root span.
 func (g *Generator) observe(ctx context.Context, req *api.GenerateRequest) (context.Context, *answerTrace) {
-	a := &answerTrace{metrics: g.cfg.Metrics, tracer: g.cfg.Tracer, begin: time.Now(), of: metrics.Answer{Operation: "chat"}}
+	operation := "chat"
 	if req.Raw {
-		a.of.Operation = "text_completion"
+		operation = "text_completion"
 	}
-	a.metrics.Begin()
-	if under, ok := traces.Under(ctx, req.Trace); ok {
-		ctx = under
-	}
-	ctx, a.root = a.tracer.Start(ctx, a.of.Operation, trace.WithSpanKind(trace.SpanKindClient))
+	ctx, a := g.begin(ctx, operation, req.Trace)
 	if !a.root.IsRecording() {
 		return ctx, a
 	}
-	a.root.SetAttributes(
-		attribute.String("gen_ai.operation.name", a.of.Operation), attribute.String("gen_ai.provider.name", "shoal"), attribute.String("gen_ai.output.type", "text"),
-	)
+	a.root.SetAttributes(attribute.String("gen_ai.output.type", "text"))
 	set := func(k string, v float64) {
 		if v != 0 {
 			a.root.SetAttributes(attribute.Float64(k, v))
@@ -63,6 +57,19 @@ func (g *Generator) observe(ctx context.Context, req *api.GenerateRequest) (cont
 	if req.MaxTokens > 0 {
 		a.root.SetAttributes(attribute.Int("gen_ai.request.max_tokens", req.MaxTokens))
 	}
+	return ctx, a
+}
+
+// begin begins the trace of an operation. The context returned has its root span; parent
+// is the caller's traceparent, or empty.
+func (g *Generator) begin(ctx context.Context, operation, parent string) (context.Context, *answerTrace) {
+	a := &answerTrace{metrics: g.cfg.Metrics, tracer: g.cfg.Tracer, begin: time.Now(), of: metrics.Answer{Operation: operation}}
+	a.metrics.Begin()
+	if under, ok := traces.Under(ctx, parent); ok {
+		ctx = under
+	}
+	ctx, a.root = a.tracer.Start(ctx, operation, trace.WithSpanKind(trace.SpanKindClient))
+	a.root.SetAttributes(attribute.String("gen_ai.operation.name", operation), attribute.String("gen_ai.provider.name", "shoal"))
 	return ctx, a
 }
 

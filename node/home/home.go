@@ -57,5 +57,11 @@ func (h Home) Store() string { return h.file("store") }
 // StoreLock is the lock of the process that has the store open.
 func (h Home) StoreLock() string { return filepath.Join(h.Store(), "lock") }
 
+// Engines is the directory of libraries that were installed for engines.
+func (h Home) Engines() string { return h.file("engines") }
+
+// Measured keeps which engine was faster for which span.
+func (h Home) Measured() string { return h.file("measured.json") }
+
 // TLS is the self-signed certificate of the API, and its key.
 func (h Home) TLS() string { return h.file("tls.pem") }

@@ -13,12 +13,20 @@ import (
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // Fetch brings what is missing of some shards, and nothing else, from peers and from
 // the model's origins. progress may be nil. Errors wrap store.ErrFull where there is
 // no room, and are api's NoRoute where no source has what is missing.
 func (l *Library) Fetch(ctx context.Context, m *store.Model, shards []int, progress func(api.Progress)) error {
+	if base, err := l.base(ctx, m); err != nil {
+		return err
+	} else if base != nil { // whose header is the adapter's, too
+		if err := l.Fetch(ctx, base, base.Manifest().ShardsFor(protocol.Span{}), progress); err != nil {
+			return err
+		}
+	}
 	if m.Whole(shards) {
 		return nil
 	}

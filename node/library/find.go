@@ -53,6 +53,9 @@ func (l *Library) obtain(ctx context.Context, name string, r *resolution, w Want
 	default:
 		return nil, r.why
 	}
+	if _, err := l.base(ctx, m); err != nil {
+		return nil, err
+	}
 	if r.entry == nil {
 		return m, nil
 	}

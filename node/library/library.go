@@ -17,6 +17,7 @@ import (
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // Network is what the library needs of the network.
@@ -43,8 +44,11 @@ type Survey interface {
 	NameOf(model cid.Cid) string
 }
 
+// Metadata of a GGUF file.
+type Metadata interface{ Value(key string) any }
+
 // Config of a library. Store, Catalog, Network, Exchange, Survey and Log must be
-// set, and all functions but Convert.
+// set, and all functions but Convert and Cuts.
 type Config struct {
 	Home     string // directory for temporary files, and for what names meant
 	Store    *store.Store
@@ -52,10 +56,14 @@ type Config struct {
 	Network  Network
 	Exchange Exchange
 	Survey   Survey
-	Convert  Converter // of directories to be imported; nil: they are refused
-	BadInput []error   // errors of Convert, and of the store's check, that are the caller's to correct
+	Convert  Converter                     // of directories to be imported; nil: they are refused
+	Cuts     func(Metadata) *protocol.Cuts // the spans of a model that this program can compute, nil: all; may be nil
+	BadInput []error                       // errors of Convert, and of the store's check, that are the caller's to correct
 	Log      *slog.Logger
 
+	// Ability names what a model with this metadata does that generates no text:
+	// embedding, rerank. Empty: it does. May be nil: all do.
+	Ability func(md interface{ Value(key string) any }) string
 	// Served reports that this node serves a model, so that it must stay.
 	Served func(*store.Model) bool
 	// Changed is called after what is held has changed, and when a fetch begins.

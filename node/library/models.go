@@ -91,7 +91,9 @@ func (l *Library) Add(ctx context.Context, req api.AddRequest, progress func(api
 	}
 	w := Want{Span: span, Progress: plain(progress)}
 	var m *store.Model
-	if e := l.names.Find(req.Source); e != nil && req.Quantize == "" {
+	if req.Base != "" {
+		m, err = l.addAdapter(ctx, req, w)
+	} else if e := l.names.Find(req.Source); e != nil && req.Quantize == "" {
 		m, err = l.importListed(ctx, e, req.Name, w)
 	} else if m, err = l.unchanged(ctx, req, w); m == nil && err == nil {
 		m, err = l.importSource(ctx, req, w)
@@ -100,7 +102,7 @@ func (l *Library) Add(ctx context.Context, req api.AddRequest, progress func(api
 		return nil, l.input(err)
 	}
 	d := Describe(m)
-	d.Warnings = doubts(m)
+	l.addHeader(m, &d)
 	return &d, nil
 }
 
@@ -150,17 +152,37 @@ func (l *Library) Pull(ctx context.Context, req api.PullRequest, progress func(a
 		}
 		shards = m.Manifest().ShardsFor(*span)
 	}
-	if m.Whole(shards) { // but they may be damaged
-		if _, err := m.Verify(ctx, shards, false); err != nil {
+	if err := l.pull(ctx, m, shards, progress); err != nil {
+		return nil, err
+	}
+	base, err := l.base(ctx, m)
+	if err != nil {
+		return nil, l.input(err)
+	}
+	if base != nil {
+		of := base.Manifest().All()
+		if span != nil {
+			of = *span
+		}
+		if err := l.pull(ctx, base, base.Manifest().ShardsFor(of), progress); err != nil {
 			return nil, err
 		}
 	}
-	if err := l.Fetch(ctx, m, shards, progress); err != nil {
-		return nil, l.input(err)
-	}
 	d := Describe(m)
-	d.Warnings = doubts(m)
+	l.addHeader(m, &d)
 	return &d, nil
+}
+
+func (l *Library) pull(ctx context.Context, m *store.Model, shards []int, progress func(api.Progress)) error {
+	if m.Whole(shards) { // but they may be damaged
+		if _, err := m.Verify(ctx, shards, false); err != nil {
+			return err
+		}
+	}
+	if err := l.Fetch(ctx, m, shards, progress); err != nil {
+		return l.input(err)
+	}
+	return nil
 }
 
 // Remove deletes a model. Errors are those of Show, and api's Refused if it is served

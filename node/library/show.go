@@ -118,7 +118,13 @@ func (l *Library) addFacts(ctx context.Context, m *store.Model, d *api.Model) {
 			return
 		}
 	}
-	d.Facts, d.Warnings = factsOf(h), text.Doubts(h)
+	d.Facts, d.Warnings, d.Cuts = factsOf(h), text.Doubts(h), l.cuts(h)
+	if l.cfg.Ability != nil {
+		if a := l.cfg.Ability(h); a != "" {
+			d.Abilities = append(d.Abilities, a)
+			return
+		}
+	}
 	t, err := text.NewTemplate(h)
 	if err != nil {
 		return

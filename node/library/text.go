@@ -23,6 +23,7 @@ type Tools struct {
 	Template    *text.Template // nil: TemplateErr says why
 	TemplateErr error
 	Syntax      *answer.Syntax // of the template; nil without one
+	Cuts        *protocol.Cuts // spans of the model that this program can compute; nil: all
 
 	formats formats
 }
@@ -39,7 +40,7 @@ func (l *Library) Tools(ctx context.Context, m *store.Model) (*Tools, error) {
 		if err != nil {
 			return nil, err
 		}
-		t := &Tools{}
+		t := &Tools{Cuts: l.cuts(h)}
 		if t.Tokenizer, err = text.New(h); err != nil {
 			return nil, api.Errorf(api.BadInput, "%s: %s", m.Name(), err)
 		}
@@ -150,12 +151,18 @@ func TokenizeFile(ctx context.Context, path, t string, special bool) ([]int32, e
 	return tok.Encode(ctx, t, text.EncodeOptions{AddSpecial: special, ParseSpecial: special})
 }
 
-// doubts says what is wrong with a model's tokenizer and template, as far as its
-// header is here.
-func doubts(m *store.Model) []string {
-	h, err := m.Header()
-	if err != nil {
+// addHeader adds what a model's header says, as far as it is here: what is wrong with
+// its tokenizer and template, and where it can be cut.
+func (l *Library) addHeader(m *store.Model, d *api.Model) {
+	if h, err := m.Header(); err == nil {
+		d.Warnings, d.Cuts = text.Doubts(h), l.cuts(h)
+	}
+}
+
+// cuts are the spans of a model that this program can compute; nil: all.
+func (l *Library) cuts(md Metadata) *protocol.Cuts {
+	if l.cfg.Cuts == nil {
 		return nil
 	}
-	return text.Doubts(h)
+	return l.cfg.Cuts(md)
 }

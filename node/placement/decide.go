@@ -69,11 +69,12 @@ type ModelInfo struct {
 	ID         string
 	Name       string // for the log
 	Blocks     int
-	BlockBytes int64 // of one block, the largest
-	EmbedBytes int64 // besides, of a span that begins the model
-	HeadBytes  int64 // besides, of one that ends it
-	KVBytes    int64 // of one token in one block
-	KVTokens   int   // tokens that a stage must have room for
+	BlockBytes int64          // of one block, the largest
+	EmbedBytes int64          // besides, of a span that begins the model
+	HeadBytes  int64          // besides, of one that ends it
+	KVBytes    int64          // of one token in one block
+	KVTokens   int            // tokens that a stage must have room for
+	Cuts       *protocol.Cuts // spans that this node can serve; nil: all
 }
 
 // Bytes is the memory that a span takes.
@@ -106,6 +107,7 @@ type Served struct {
 	Ready  bool // a probe went through it, and through others to the model's end
 	Loaded bool // it waits for nothing but that probe; neither: it is being fetched or loaded
 	Auto   bool // the node's own choice, which it may leave; else its operator's
+	Asleep bool // loaded again when it is used
 
 	// Since is when it became ready, or loaded, or began to be fetched, by the
 	// reader's clock and as far as the reader itself has seen it.
@@ -297,11 +299,11 @@ func (v *view) drop() Decision {
 }
 
 // best returns the options that are at least nearly as good as the best one, in
-// descending order. Those that the node already serves by its operator's choice are
-// left out.
+// descending order. Spans that it cannot serve, and those that it already serves by its
+// operator's choice, are left out.
 func (v *view) best(list []option) []option {
 	list = slices.DeleteFunc(list, func(o option) bool {
-		return slices.ContainsFunc(v.peers, func(q Peer) bool { return q.ID == v.self.ID && q.serves(o) })
+		return !o.p.Cuts.Allows(o.span) || slices.ContainsFunc(v.peers, func(q Peer) bool { return q.ID == v.self.ID && q.serves(o) })
 	})
 	slices.SortFunc(list, func(a, b option) int {
 		return cmp.Or(cmp.Compare(b.worth, a.worth), cmp.Compare(a.order, b.order))

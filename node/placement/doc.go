@@ -38,6 +38,10 @@
 // New spans begin and end where others do, or fill a gap exactly; any other span
 // would join nothing.
 //
+// Not every model can be cut everywhere ([ModelInfo].Cuts). A gap is as large as it must
+// be for spans that are allowed to fill it, even if that repeats blocks that others
+// serve, and a piece of a gap leaves a rest that can be filled, too.
+//
 // A node that serves a span moves to where blocks are missing. After a minimum
 // stay it may also move to a hot span, if that is clearly worth more than what it
 // leaves, or drop a span that has been idle for long and has enough copies. It

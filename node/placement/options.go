@@ -58,7 +58,7 @@ func (v *view) gaps(whole bool) (list []option) {
 	for _, p := range v.states {
 		gaps := p.missing
 		if len(gaps) > 0 && v.own == p { // its own span would be given up
-			gaps = missing(p.Blocks, p.without(v.self.ID))
+			gaps = p.Cuts.Missing(p.Blocks, p.without(v.self.ID))
 		}
 		others := func(q *Peer) bool { return q.idle() || v.movable(q) }
 		if len(gaps) == 0 || (v.own == p || v.fillable(p, length(gaps), others)) != whole {
@@ -93,19 +93,50 @@ func (v *view) pieces(p *modelState, gaps []protocol.Span) (list []option) {
 			}
 		}
 		if room := p.room(v.self.Lent, g.From, g.To); room > 0 {
-			parts := (g.Len() + room - 1) / room
-			n := (g.Len() + parts - 1) / parts
-			if v.own == p {
-				n = room
+			if n := p.part(g, room, v.own == p); n > 0 {
+				add(protocol.Span{From: g.From, To: g.From + n}, n, g.From)
 			}
-			add(protocol.Span{From: g.From, To: g.From + n}, n, g.From)
 		}
 		held := longestHeld(v.self.Held[p.ID], g)
-		if n := p.room(v.self.Lent, held.From, held.To); n > 0 {
+		if n := p.room(v.self.Lent, held.From, held.To); n > 0 && p.leaves(g, protocol.Span{From: held.From, To: held.From + n}) {
 			add(protocol.Span{From: held.From, To: held.From + n}, n, g.From)
 		}
 	}
 	return list
+}
+
+// part is how many blocks of a gap, from its first one on, a node with room for so many
+// takes: such a share that as few nodes as possible fill the gap with equal ones, or as
+// much as it can; 0 if no part fits that leaves a rest that others can serve.
+func (p *modelState) part(gap protocol.Span, room int, all bool) int {
+	if all || room >= gap.Len() {
+		n := min(room, gap.Len())
+		for ; n > 0 && !p.leaves(gap, protocol.Span{From: gap.From, To: gap.From + n}); n-- {
+		}
+		return n
+	}
+	parts := (gap.Len() + room - 1) / room
+	if p.Cuts.Anywhere() {
+		return (gap.Len() + parts - 1) / parts
+	}
+	for ; parts <= gap.Len(); parts++ {
+		list := p.Cuts.Parts(gap, parts)
+		if len(list) == 0 || len(list) < parts {
+			break // not into as many
+		}
+		if list[0].Len() <= room {
+			return list[0].Len()
+		}
+	}
+	return p.part(gap, room, true)
+}
+
+// leaves reports that a piece of a gap can be served, and what it leaves of the gap, too.
+func (p *modelState) leaves(gap, piece protocol.Span) bool {
+	left := func(s protocol.Span) bool {
+		return s.Len() == 0 || len(p.Cuts.Parts(s, 1)) > 0 || len(p.Cuts.Parts(s, 2)) > 0
+	}
+	return p.Cuts.Allows(piece) && left(protocol.Span{From: gap.From, To: piece.From}) && left(protocol.Span{From: piece.To, To: gap.To})
 }
 
 // ways are pieces of a second way through spans that are too long for this node:
@@ -124,7 +155,7 @@ func (v *view) ways(p *modelState, wanted func(protocol.Span) (worth float64, re
 		if worth <= 0 {
 			continue
 		}
-		gaps := missing(p.Blocks, p.loose(w))
+		gaps := p.Cuts.Missing(p.Blocks, p.loose(w))
 		if len(gaps) == 0 || !v.fillable(p, length(gaps), (*Peer).idle) {
 			continue
 		}
@@ -183,10 +214,17 @@ func longestHeld(held []bool, g protocol.Span) (longest protocol.Span) {
 // fillable reports that this node and some others have room for so many blocks of the
 // model.
 func (v *view) fillable(p *modelState, blocks int, others func(*Peer) bool) bool {
-	room := p.room(v.self.Lent, 0, p.Blocks)
+	least := p.Cuts.Shortest()
+	useful := func(lent int64) int {
+		if n := p.room(lent, 0, p.Blocks); n >= least {
+			return n
+		}
+		return 0
+	}
+	room := useful(v.self.Lent)
 	for i := range v.peers {
 		if q := &v.peers[i]; room < blocks && q.takes(p.ID) && others(q) {
-			room += p.room(q.Lent, 0, p.Blocks)
+			room += useful(q.Lent)
 		}
 	}
 	return room >= blocks
@@ -260,15 +298,15 @@ func (v *view) spares(split bool) (list []option) {
 func (v *view) fitting(p *modelState, wanted func(protocol.Span) (worth float64, reason string)) (list []option) {
 	ends := map[protocol.Span]bool{}
 	for _, s := range p.servers {
-		if !s.goes && p.joined(s.Span) && p.Bytes(s.Span) <= v.self.Lent {
+		if !s.goes && p.joined(s.Span) && p.Bytes(s.Span) <= v.self.Lent && p.Cuts.Allows(s.Span) {
 			ends[s.Span] = true
 		}
 	}
 	for _, from := range p.cuts {
 		far := from + p.room(v.self.Lent, from, p.Blocks)
 		for i := len(p.cuts) - 1; i >= 0 && p.cuts[i] > from; i-- {
-			if p.cuts[i] <= far {
-				ends[protocol.Span{From: from, To: p.cuts[i]}] = true
+			if t := (protocol.Span{From: from, To: p.cuts[i]}); t.To <= far && p.Cuts.Allows(t) {
+				ends[t] = true
 				break
 			}
 		}

@@ -39,7 +39,7 @@ func TestMissing(t *testing.T) {
 		for _, text := range strings.Fields(spans) {
 			list = append(list, span(text))
 		}
-		if got := listed(missing(30, list)); got != want {
+		if got := listed((*protocol.Cuts)(nil).Missing(30, list)); got != want {
 			t.Errorf("%s: %s, want %s", spans, got, want)
 		}
 	}
@@ -88,10 +88,10 @@ func TestNeverUncovers(t *testing.T) {
 			}
 		}
 		for _, m := range models {
-			if len(missing(m.Blocks, before[m.ID])) > 0 {
+			if len(m.Cuts.Missing(m.Blocks, before[m.ID])) > 0 {
 				continue // may be mended, see TestMend
 			}
-			if gaps := missing(m.Blocks, after[m.ID]); len(gaps) > 0 {
+			if gaps := m.Cuts.Missing(m.Blocks, after[m.ID]); len(gaps) > 0 {
 				t.Fatalf("blocks %s of %s are left: %v, then %v", listed(gaps), m.ID, before[m.ID], after[m.ID])
 			}
 		}

@@ -171,7 +171,7 @@ func (s *sim) supply(m *ModelInfo) (by []float64, in func(protocol.Span) bool, w
 			by[b] += 1 / (x.Row.Seconds() * float64(x.Span.Len()))
 		}
 	})
-	return by, in, len(missing(m.Blocks, spans)) == 0
+	return by, in, len(m.Cuts.Missing(m.Blocks, spans)) == 0
 }
 
 func (s *sim) each(model string, f func(*simNode, *Served)) {

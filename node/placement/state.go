@@ -124,7 +124,7 @@ func (v *view) promoteLoaded(m *ModelInfo) {
 	if v.self.Serving != nil {
 		each(v.self.Serving)
 	}
-	if len(missing(m.Blocks, ready)) == 0 {
+	if len(m.Cuts.Missing(m.Blocks, ready)) == 0 {
 		return
 	}
 	for _, s := range loaded {
@@ -167,7 +167,7 @@ func (v *view) summarize(m *ModelInfo) *modelState {
 	if known == 0 {
 		p.blockTime = 1e-3
 	}
-	p.missing = missing(m.Blocks, spans)
+	p.missing = m.Cuts.Missing(m.Blocks, spans)
 	p.joined = joined(m.Blocks, spans)
 	p.sum(v)
 	return p
@@ -330,40 +330,6 @@ func joined(blocks int, spans []protocol.Span) func(protocol.Span) bool {
 	return func(s protocol.Span) bool { return from[s.From] && to[s.To] }
 }
 
-// missing returns the fewest blocks that must be added for the spans to join from
-// the first block to the last: those that nobody serves, and more where spans overlap
-// without meeting.
-func missing(blocks int, spans []protocol.Span) []protocol.Span {
-	starts := make([][]int, blocks)
-	for _, s := range spans {
-		starts[s.From] = append(starts[s.From], s.To)
-	}
-	// cost[b] is the least number of blocks to add from b to the end, next[b]
-	// where the way of least cost goes from b.
-	cost, next := make([]int, blocks+1), make([]int, blocks+1)
-	for b := blocks - 1; b >= 0; b-- {
-		cost[b], next[b] = cost[b+1]+1, -1
-		for _, to := range starts[b] {
-			if c := cost[to]; c < cost[b] || c == cost[b] && to > next[b] {
-				cost[b], next[b] = c, to
-			}
-		}
-	}
-	var gaps []protocol.Span
-	for b := 0; b < blocks; {
-		if next[b] >= 0 {
-			b = next[b]
-			continue
-		}
-		from := b
-		for b < blocks && next[b] < 0 {
-			b++
-		}
-		gaps = append(gaps, protocol.Span{From: from, To: b})
-	}
-	return gaps
-}
-
 func listed(spans []protocol.Span) string {
 	var words []string
 	for _, s := range spans {
@@ -440,7 +406,7 @@ func (p *modelState) findKeepers() map[string]bool {
 				spans = append(spans, s.Span)
 			}
 		}
-		return length(missing(p.Blocks, spans)), length(missing(p.Blocks, append(spans, fresh...)))
+		return length(p.Cuts.Missing(p.Blocks, spans)), length(p.Cuts.Missing(p.Blocks, append(spans, fresh...)))
 	}
 	settled, all := gaps(nil)
 	keepers := map[string]bool{}

@@ -40,6 +40,9 @@ const (
 	MetricsAddress Kind = "metrics_address" // choose another address for metrics
 	KeysFile       Kind = "keys_file"       // mend or remove the file of keys
 	OwnPage        Kind = "own_page"        // open the page as the node's owner
+	InstallEngine  Kind = "install_engine"  // install llama.cpp's library
+	AnyEngine      Kind = "any_engine"      // allow any engine
+	NameBase       Kind = "name_base"       // name the model that an adapter adds to
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

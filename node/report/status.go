@@ -36,6 +36,7 @@ func servingOf(snap serve.Snapshot) []api.Serving {
 		if s.Loaded {
 			v.Sessions, v.KVFree, v.TokensPerS = s.Stage.Sessions, s.Stage.KVFree, s.Stage.TokensPerS
 			v.Queued, v.Passes, v.Rows = s.Stage.QueuedRows, s.Stage.Passes, s.Stage.Rows
+			v.Engine = s.Computes().Class()
 			v.KVTokens, v.StepMs, v.Memory = s.KVTokens, ms(s.Stage.DecodePass), s.Memory()
 			if f := s.Engine.Fence; f != nil {
 				v.Fence, v.Unfenced = f.Holds, f.Lacks
@@ -70,7 +71,7 @@ func (r *Reporter) Peers(ctx context.Context) ([]api.Peer, error) {
 		}
 		for _, s := range survey.SpansOf(p.Offer, survey.Beat{}) {
 			if s.Loaded {
-				v.Serves = append(v.Serves, s.Name+" "+s.Span.String())
+				v.Serves, v.Engines = append(v.Serves, s.Name+" "+s.Span.String()), append(v.Engines, s.Class)
 			}
 		}
 		out = append(out, v)

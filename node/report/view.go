@@ -106,7 +106,7 @@ func viewPeer(id peer.ID, o *protocol.Offer, b survey.Beat) api.ViewPeer {
 	spans := survey.SpansOf(o, b)
 	for _, s := range spans[:min(len(spans), maxOfPeer)] {
 		v.Spans = append(v.Spans, api.ViewSpan{
-			Model: s.Model.String(), From: s.Span.From, To: s.Span.To, Ready: s.Ready, Loaded: s.Loaded, Load: s.Load, StepMs: s.StepMs,
+			Model: s.Model.String(), From: s.Span.From, To: s.Span.To, Ready: s.Ready, Loaded: s.Loaded, Engine: s.Class, Load: s.Load, StepMs: s.StepMs,
 			KVTokens: s.KVTokens, KVFree: s.KVFree, Sessions: s.Sessions, TokensPerS: finite(s.TokensPerS),
 		})
 	}

@@ -35,6 +35,14 @@
 // If no peer is known, all may be used at once: a new network, and the first prompt of
 // a new client, are not slowed down.
 //
+// # Classes
+//
+// Engines, their versions, kinds of device and formats of the KV cache differ in the
+// last bits of what they compute, and so, now and then, in a word. A session that loses
+// a stage in the middle of an answer therefore asks, with [Request].Like, for stages of
+// the same class. Trust comes first: the class decides only among routes that [Choose]
+// holds to be equally trustworthy. A route of another class is better than none.
+//
 // Shunned peers (those that lied, and newcomers that failed) are used only if there is
 // no other route. The caller decides how marks decay.
 package route

@@ -21,10 +21,13 @@ type Candidate struct {
 	Embed      time.Duration // additional per step if the span begins the model
 	Head       time.Duration // additional per step if the span ends it
 	Queue      time.Duration // wait before a step is computed
+	Load       time.Duration // wait before the first step, since its engine is not loaded; 0: it is
 	KVFree     int           // KV cells
 	MaxContext int           // longest session, tokens
 	Kept       int           // tokens of the prompt whose KV the peer still has
 	Unproven   bool          // no token has gone through it yet: for probes only
+	Exact      bool          // a row computes the same in any company
+	Class      string        // what computes it; candidates of one class agree to the last bit; "": unknown
 
 	// What the planning node itself knows of the peer; see Price.
 	Trust       Trust
@@ -63,6 +66,14 @@ type Request struct {
 	Forced    []Hop           // if not empty, the only route allowed
 	Unproven  bool            // unproven candidates may be used
 	Wait      bool            // return ErrOwnFull rather than use strangers; see Choose
+	Cuts      *protocol.Cuts  // spans that can be computed; nil: all. Offers of others are not used
+	Like      []Like          // what computed the blocks before: Choose prefers the same
+}
+
+// Like is the class of a stage that is to be replaced.
+type Like struct {
+	Span  protocol.Span
+	Class string // "": unknown
 }
 
 // Hop is one stage of a route.
@@ -150,8 +161,12 @@ func (c *Candidate) decode(blocks int) time.Duration {
 	if c.Span.To == blocks {
 		d += sane(c.Head)
 	}
-	return min(d, most)
+	return min(d+sane(c.Load)/loadShare, most)
 }
+
+// loadShare is the number of tokens over which the wait for a load is spread where routes
+// are compared: a copy that computes at once is taken unless it is much slower.
+const loadShare = 128
 
 // prefill returns the time of a chunk of rows.
 func (c *Candidate) prefill(rows int) time.Duration {
@@ -228,7 +243,7 @@ func Plan(req Request, candidates []Candidate, links Links) (*Route, error) {
 	var spans, unproven []protocol.Span
 	full := false
 	for _, c := range candidates {
-		if !c.Span.Valid(req.Blocks) || !p.span.Contains(c.Span) || req.Exclude[c.Peer] {
+		if !c.Span.Valid(req.Blocks) || !p.span.Contains(c.Span) || req.Exclude[c.Peer] || !req.Cuts.Allows(c.Span) {
 			continue
 		}
 		if c.Unproven && !req.Unproven {
@@ -379,7 +394,7 @@ func (p *planner) route(path []int) *Route {
 	}
 	prompt := max(1, p.req.Prompt-max(0, kept))
 	rows, chunks := min(Chunk, prompt), (prompt+Chunk-1)/Chunk
-	var slowest, slowestChunk, far time.Duration
+	var slowest, slowestChunk, far, load time.Duration
 	for i, at := range path {
 		c := &p.use[at]
 		r.Hops = append(r.Hops, Hop{c.Peer, c.Span})
@@ -398,10 +413,11 @@ func (p *planner) route(path []int) *Route {
 			pr.TTFT += p.way(c.Peer, p.req.Client)
 		}
 		slowestChunk = max(slowestChunk, chunk)
+		load = max(load, sane(c.Load)) // all load at once
 		far = max(far, p.way(p.req.Client, c.Peer))
 	}
 	pr.Step = pr.Compute + pr.Network
-	pr.TTFT += time.Duration(chunks-1)*slowestChunk + 2*far + p.way(p.req.Client, p.use[path[0]].Peer)
+	pr.TTFT += load + time.Duration(chunks-1)*slowestChunk + 2*far + p.way(p.req.Client, p.use[path[0]].Peer)
 	return r
 }
 

@@ -46,14 +46,15 @@ func TestPlan(t *testing.T) {
 		want  string
 		step  time.Duration // without what each stage costs besides
 	}{
-		"three":                {thirds, Request{}, "a:0-10 b:10-20 c:20-30", 33 * ms},
-		"one is faster":        {append(slices.Clone(thirds), cand("d", 0, 30, ms)), Request{}, "d:0-30", 30 * ms},
-		"one is slower":        {append(slices.Clone(thirds), cand("d", 0, 30, 2*ms)), Request{}, "a:0-10 b:10-20 c:20-30", 33 * ms},
-		"at most one stage":    {append(slices.Clone(thirds), cand("d", 0, 30, 2*ms)), Request{MaxStages: 1}, "d:0-30", 60 * ms},
-		"the closing hop":      {[]Candidate{cand("far", 0, 10, 0), cand("a", 0, 10, 9*ms), cand("b", 10, 30, ms)}, Request{}, "a:0-10 b:10-30", 112 * ms},
-		"an excluded peer":     {append(slices.Clone(thirds), cand("d", 0, 30, 3*ms)), Request{Exclude: map[string]bool{"b": true}}, "d:0-30", 90 * ms},
-		"queues count":         {[]Candidate{cand("a", 0, 30, ms), {Peer: "b", Span: protocol.Span{From: 0, To: 30}, Decode: ms, Queue: 5 * ms, KVFree: 9999, MaxContext: 9999}}, Request{}, "a:0-30", 30 * ms},
-		"forced, though worse": {append(slices.Clone(thirds), cand("d", 0, 30, ms)), Request{Forced: []Hop{{"a", protocol.Span{From: 0, To: 10}}, {"b", protocol.Span{From: 10, To: 20}}, {"c", protocol.Span{From: 20, To: 30}}}}, "a:0-10 b:10-20 c:20-30", 33 * ms},
+		"three":                 {thirds, Request{}, "a:0-10 b:10-20 c:20-30", 33 * ms},
+		"one is faster":         {append(slices.Clone(thirds), cand("d", 0, 30, ms)), Request{}, "d:0-30", 30 * ms},
+		"one is slower":         {append(slices.Clone(thirds), cand("d", 0, 30, 2*ms)), Request{}, "a:0-10 b:10-20 c:20-30", 33 * ms},
+		"a span that cannot be": {append(slices.Clone(thirds), cand("d", 0, 15, ms/2), cand("e", 15, 30, ms/2)), Request{Cuts: &protocol.Cuts{Blocks: 30, Edges: []int{10, 20}}}, "a:0-10 b:10-20 c:20-30", 33 * ms},
+		"at most one stage":     {append(slices.Clone(thirds), cand("d", 0, 30, 2*ms)), Request{MaxStages: 1}, "d:0-30", 60 * ms},
+		"the closing hop":       {[]Candidate{cand("far", 0, 10, 0), cand("a", 0, 10, 9*ms), cand("b", 10, 30, ms)}, Request{}, "a:0-10 b:10-30", 112 * ms},
+		"an excluded peer":      {append(slices.Clone(thirds), cand("d", 0, 30, 3*ms)), Request{Exclude: map[string]bool{"b": true}}, "d:0-30", 90 * ms},
+		"queues count":          {[]Candidate{cand("a", 0, 30, ms), {Peer: "b", Span: protocol.Span{From: 0, To: 30}, Decode: ms, Queue: 5 * ms, KVFree: 9999, MaxContext: 9999}}, Request{}, "a:0-30", 30 * ms},
+		"forced, though worse":  {append(slices.Clone(thirds), cand("d", 0, 30, ms)), Request{Forced: []Hop{{"a", protocol.Span{From: 0, To: 10}}, {"b", protocol.Span{From: 10, To: 20}}, {"c", protocol.Span{From: 20, To: 30}}}}, "a:0-10 b:10-20 c:20-30", 33 * ms},
 	} {
 		c.req.Blocks, c.req.Client, c.req.Prompt, c.req.MaxTokens = 30, "a", 100, 100
 		r, err := Plan(c.req, c.cands, near)

@@ -131,6 +131,8 @@ func median(list []Candidate, of func(*Candidate) time.Duration) time.Duration {
 //  5. over all peers that are not shunned;
 //  6. over all peers.
 //
+// Of each, one whose stages compute as req.Like says comes before one that is faster.
+//
 // If no stranger is known, 3 and 4 are skipped: a new network has only newcomers. With
 // req.Wait, Choose returns ErrOwnFull instead of a route over strangers if 1 or 2 fails
 // for lack of room. Its other errors are Plan's.
@@ -139,7 +141,13 @@ func Choose(req Request, candidates []Candidate, links Links, turn func(n int) i
 		return Plan(req, candidates, links)
 	}
 	plan := func(ok func(*Candidate) bool) (*Route, error) {
-		return Plan(req, slices.DeleteFunc(slices.Clone(candidates), func(c Candidate) bool { return !ok(&c) }), links)
+		some := slices.DeleteFunc(slices.Clone(candidates), func(c Candidate) bool { return !ok(&c) })
+		if alike := req.alike(some); len(alike) < len(some) {
+			if r, err := Plan(req, alike, links); err == nil {
+				return r, nil
+			}
+		}
+		return Plan(req, some, links)
 	}
 	for _, trust := range []Trust{Own, Trusted} {
 		if r, err := plan(func(c *Candidate) bool { return c.Trust >= trust }); err == nil {
@@ -175,6 +183,14 @@ func Choose(req Request, candidates []Candidate, links Links, turn func(n int) i
 		return r, nil
 	}
 	return plan(func(*Candidate) bool { return true })
+}
+
+// alike returns the candidates whose class is that of all stages in Like whose blocks
+// they have.
+func (r *Request) alike(candidates []Candidate) []Candidate {
+	return slices.DeleteFunc(slices.Clone(candidates), func(c Candidate) bool {
+		return slices.ContainsFunc(r.Like, func(l Like) bool { return l.Class != "" && l.Class != c.Class && l.Span.Overlaps(c.Span) })
+	})
 }
 
 // ownWhole reports whether the node and the peers that it trusts serve all of the

@@ -107,6 +107,30 @@ func TestNewcomersShare(t *testing.T) {
 	}
 }
 
+// A stage that is replaced is replaced by one of its class, unless that costs trust, or
+// there is none.
+func TestLike(t *testing.T) {
+	class := func(c Candidate, s string) Candidate { c.Class = s; return c.worked(9) }
+	like := []Like{{protocol.Span{From: 0, To: 10}, "x"}, {protocol.Span{From: 10, To: 20}, ""}, {protocol.Span{From: 20, To: 30}, "y"}}
+	for name, c := range map[string]struct {
+		cands []Candidate
+		want  string
+	}{
+		"the same, though slower":           {[]Candidate{class(cand("a", 0, 30, ms), "z"), class(cand("x", 0, 20, 9*ms), "x"), class(cand("y", 20, 30, 9*ms), "y")}, "x:0-20 y:20-30"},
+		"one stage cannot be both":          {[]Candidate{class(cand("x", 0, 30, ms), "x"), class(cand("x2", 0, 10, 9*ms), "x"), class(cand("y", 10, 30, 9*ms), "y")}, "x2:0-10 y:10-30"},
+		"another rather than none":          {[]Candidate{class(cand("a", 0, 20, ms), "z"), class(cand("y", 20, 30, ms), "y")}, "a:0-20 y:20-30"},
+		"an older node's is not known":      {[]Candidate{class(cand("old", 0, 30, ms), ""), class(cand("x", 0, 20, 9*ms), "x"), class(cand("y", 20, 30, 9*ms), "y")}, "x:0-20 y:20-30"},
+		"of unknown blocks any":             {[]Candidate{class(cand("x", 0, 10, ms), "x"), class(cand("m", 10, 20, ms), "m"), class(cand("y", 20, 30, ms), "y")}, "x:0-10 m:10-20 y:20-30"},
+		"own before a stranger of the same": {[]Candidate{class(cand("own", 0, 30, 9*ms), "z").trust(Own), class(cand("x", 0, 20, ms), "x"), class(cand("y", 20, 30, ms), "y")}, "own:0-30"},
+		"none that is shunned":              {[]Candidate{class(cand("a", 0, 20, 9*ms), "z"), class(cand("x", 0, 20, ms), "x").but(func(c *Candidate) { c.Shunned = true }), class(cand("y", 20, 30, ms), "y")}, "a:0-20 y:20-30"},
+	} {
+		r, err := Choose(Request{Client: "own", Blocks: 30, Prompt: 10, MaxTokens: 10, Like: like}, Price(c.cands), distances{}, nil)
+		if err != nil || hops(r) != c.want {
+			t.Errorf("%s: %v, %v; want %s", name, r, err, c.want)
+		}
+	}
+}
+
 func TestShortlist(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
 	var list []Candidate

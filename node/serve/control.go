@@ -44,6 +44,10 @@ func (s *Server) Serve(ctx context.Context, req api.ServeRequest, progress func(
 		span = all
 	} else if !auto && !span.Valid(all.To) {
 		return nil, api.Errorf(api.BadInput, "blocks %s: %s has blocks %s", span, m.Name(), all)
+	} else if !auto {
+		if err := s.cuts(m).Check(span, m.Name()); err != nil {
+			return nil, api.Errorf(api.BadInput, "%w", err)
+		}
 	}
 	v, err := s.join(spec, target{m, span}, auto)
 	if err != nil {

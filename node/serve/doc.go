@@ -7,6 +7,9 @@
 //	serving.go   one span: resolve, fetch, load, serve, drain
 //	retry.go     what cannot be had now is tried again
 //	room.go      the memory lent, shared by all spans
+//	choose.go    which engine computes a span
+//	verdicts.go  which one was measured to be faster, over restarts
+//	sleep.go     engines that are unloaded while nobody uses them
 //	calibrate.go what a row costs in an engine
 //	probe.go     a token through a whole chain, which alone makes a span ready; for
 //	             all blocks of a model, the measurement is that
@@ -40,6 +43,15 @@
 // free. Only what no waiting can mend ends Run: a span that cannot be, and a program
 // that cannot start engines.
 //
+// # Which engine
+//
+// Where the operator leaves the choice, the built-in engine computes what is to be exact,
+// the library's what the built-in lacks, and of two that can the one that measured faster
+// by a clear margin (choose.go, verdicts.go). Which architectures a library knows is asked
+// by loading: a table would be another per version, and would still not tell whether the
+// file, the library and this machine fit together. A library that fails at a model is
+// given up for that model until another one is there, so a crash costs one process.
+//
 // # While nothing is lent
 //
 // The operator's rules stop others, never the operator. While they forbid lending,
@@ -57,7 +69,19 @@
 // it: at first the least with which it works, then what its engine is estimated to take,
 // then what it does. An engine that takes more than is left is closed, and loaded
 // smaller. So the sum never exceeds what is lent for longer than such a load. KV cells
-// are counted in full, though the engine may take memory only for those in use.
+// and buffers are counted in full, and the engine's process with what it was measured to
+// take, though the engine has memory only for what is in use: what is reserved is what it
+// may come to take. If less is lent than is reserved, the last spans are drained and loaded
+// smaller, or wait for room.
+//
+// # Unloaded engines
+//
+// With Limits.UnloadAfter an engine that no session has used for so long is closed
+// (followUse), which ends its process. Its stage stays, asleep, and so does its offer,
+// which says how long a load takes. When a session is opened, the stage has the engine
+// loaded again, as it was and without a new measurement. What the span has reserved of the
+// memory lent stays reserved, or a load on demand might find no room. A span that is not
+// ready yet is not unloaded: it asks for itself again and again.
 //
 // # Locks
 //

@@ -1,15 +1,21 @@
 package serve
 
-import "github.com/shoalnet/shoal/node/lend"
+import (
+	"time"
 
-// Limits are what an operator may change while spans are served. Memory, Threads and
-// MaxSessions bound spans that are loaded from then on, except that a lower MaxSessions
-// also bounds those that are served; Lend counts at once.
+	"github.com/shoalnet/shoal/node/lend"
+)
+
+// Limits are what an operator may change while spans are served. Threads and MaxSessions
+// bound spans that are loaded from then on, except that a lower MaxSessions also bounds
+// those that are served. Where spans have reserved more than Memory, the last ones are
+// drained and loaded smaller, or wait. Lend and UnloadAfter count at once.
 type Limits struct {
 	Memory      int64 // bytes lent, weights and KV together
 	Threads     int   // of each engine; 0: chosen by measuring
 	MaxSessions int   // per span, at the same time
 	Lend        lend.Rules
+	UnloadAfter time.Duration // after how long without use an engine is unloaded; 0: never
 }
 
 // limits returns those in effect. The result is not to be changed.

@@ -3,6 +3,8 @@ package serve
 import (
 	"context"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -127,6 +129,11 @@ func (v *Span) offer(now time.Time) *protocol.ServedSpan {
 	if !v.Loaded {
 		return o
 	}
+	o.Engine = v.Computes()
+	if v.Asleep > 0 {
+		o.LoadMs = uint32(max(1, min(v.Asleep.Milliseconds(), math.MaxInt32)))
+	}
+	o.Pooling = string(v.Engine.Pooling)
 	decode := v.Decode
 	if v.Stage.DecodePass > 0 { // what sessions see is truer than the first measurement
 		decode = min(4*decode, v.Stage.DecodePass/time.Duration(v.Span.Len()))
@@ -136,6 +143,23 @@ func (v *Span) offer(now time.Time) *protocol.ServedSpan {
 	permille := func(x float64) uint32 { return uint32(1000 * max(0, min(1, x))) }
 	o.LoadPermille, o.LoadLongPermille, o.RefusedPermille = permille(v.Load.Minute), permille(v.Load.Ten), permille(v.Load.Refused)
 	return o
+}
+
+// Computes names what computes the span, as peers are told; nil: nothing yet. Names come
+// from a library that its operator chose, and are cut to what an offer may say.
+func (v *Span) Computes() *protocol.Engine {
+	if !v.Loaded {
+		return nil
+	}
+	var kinds []string
+	for _, d := range v.Engine.Devices {
+		if !slices.Contains(kinds, d.Library) {
+			kinds = append(kinds, d.Library)
+		}
+	}
+	slices.Sort(kinds)
+	name := protocol.MachineName
+	return &protocol.Engine{Name: name(v.Engine.Engine), Version: name(v.Engine.Version), Device: name(strings.Join(kinds, "+")), Kv: name(v.Engine.KVType), Exact: v.Engine.Exact}
 }
 
 // offer announces a span that is being fetched.

@@ -14,6 +14,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/backoff"
+	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/placement"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/route"
@@ -74,6 +75,9 @@ func (s *serving) runAuto(ctx context.Context) error {
 			m, err = s.find(ctx, &protocol.Span{})
 		}
 		if err != nil {
+			return err
+		}
+		if err := s.srv.computable(m); err != nil { // it must not stand in the way of models that are
 			return err
 		}
 		s.update(func() { s.goal = m })
@@ -387,7 +391,7 @@ func (c *chooser) probe(ctx context.Context, peers []placement.Peer) {
 		for i := range p.Serves {
 			s := &p.Serves[i]
 			m, key := c.model(s.Model), spanKey(p.ID, s)
-			if p.Trusted || p.ID == c.srv.cfg.Network.Self().String() || !s.Ready || m == nil || now.Sub(s.Answered) < probeAge || !c.tried[key].IsZero() {
+			if p.Trusted || p.ID == c.srv.cfg.Network.Self().String() || !s.Ready || s.Asleep || m == nil || now.Sub(s.Answered) < probeAge || !c.tried[key].IsZero() {
 				continue
 			}
 			select {
@@ -418,10 +422,10 @@ func (s *Server) leftOf(v *serving, m *store.Model) int64 {
 }
 
 // passBytes is what the smallest passes through a span of a model take besides its
-// weights and KV cells.
+// weights and KV cells, and its engine's process.
 func (s *Server) passBytes(m *store.Model) int64 {
 	c := s.costsOf(target{m, protocol.Span{From: 0, To: 1}})
-	return leastBatch * (c.row + c.score*int64(s.modelInfo(m).KVTokens))
+	return c.own + leastBatch*(c.Row+c.Score*int64(s.modelInfo(m).KVTokens))
 }
 
 // comfort is what a target takes with as many KV cells as a span of the node's own choice
@@ -438,22 +442,55 @@ func (s *Server) autoCells(m *store.Model) int {
 	return int(min(max(m.Manifest().Context, 512), 4096))
 }
 
+// cuts are the spans of a model that can be served here; nil: all.
+func (s *Server) cuts(m *store.Model) *protocol.Cuts { return s.cutsBy(s.cfg.Engines.Use, m) }
+
+// cutsBy are the spans of a model that an engine can compute; nil: all.
+func (s *Server) cutsBy(use string, m *store.Model) *protocol.Cuts {
+	key := cutsKey{use, m.ID()}
+	if c, ok := s.cutsOf.Load(key); ok {
+		return c.(*protocol.Cuts)
+	}
+	h, err := m.Header()
+	if err != nil {
+		return nil // loading says why
+	}
+	if m.IsAdapter() { // which the built-in engine does not compute
+		use = engine.Llama
+	}
+	c := engine.CutsFor(use, h)
+	s.cutsOf.Store(key, c)
+	return c
+}
+
+type cutsKey struct {
+	use   string
+	model cid.Cid
+}
+
 // modelInfo is what a span of a model costs.
 func (s *Server) modelInfo(m *store.Model) placement.ModelInfo {
 	man := m.Manifest()
-	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: laid(s.autoCells(m), s.limits().MaxSessions)}
-	for _, sh := range man.Shards {
-		switch sh.Kind {
-		case protocol.ShardBlock:
-			info.BlockBytes = max(info.BlockBytes, sh.Size)
-		case protocol.ShardEmbedding:
-			info.EmbedBytes = sh.Size
-			if man.TiedOutput { // see costsOf
-				info.EmbedBytes, info.HeadBytes = 2*sh.Size, info.HeadBytes+2*sh.Size
+	info := placement.ModelInfo{ID: m.ID().String(), Name: m.Name(), Blocks: int(man.Blocks), KVBytes: s.kvBytes(m), KVTokens: engine.Cells(s.autoCells(m), s.limits().MaxSessions), Cuts: s.cuts(m)}
+	for _, p := range (target{model: m}).parts() {
+		man, sizes := p.model.Manifest(), placement.ModelInfo{}
+		for _, sh := range man.Shards {
+			switch sh.Kind {
+			case protocol.ShardBlock:
+				sizes.BlockBytes = max(sizes.BlockBytes, sh.Size)
+			case protocol.ShardEmbedding:
+				sizes.EmbedBytes = sh.Size
+				if man.TiedOutput { // see costsOf
+					if !engine.Maps {
+						sizes.EmbedBytes = 2 * sh.Size
+					}
+					sizes.HeadBytes += sizes.EmbedBytes
+				}
+			case protocol.ShardOutput:
+				sizes.HeadBytes += sh.Size
 			}
-		case protocol.ShardOutput:
-			info.HeadBytes += sh.Size
 		}
+		info.BlockBytes, info.EmbedBytes, info.HeadBytes = info.BlockBytes+sizes.BlockBytes, info.EmbedBytes+sizes.EmbedBytes, info.HeadBytes+sizes.HeadBytes
 	}
 	return info
 }

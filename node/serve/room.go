@@ -3,7 +3,10 @@ package serve
 import (
 	"fmt"
 
+	"golang.org/x/sys/cpu"
+
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/cut"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/store"
@@ -11,8 +14,10 @@ import (
 )
 
 // The memory lent, shared by all spans: weights, KV cells and the buffers of a pass
-// (graph), as the engine reports them, never take more. What an engine takes is known
-// when it has loaded; before that a span reserves the least with which it works.
+// (graph), as the engine reports them, and what its process takes besides, never take
+// more. What an engine takes is known when it has loaded; before that a span reserves the
+// least with which it works. An engine has memory only for what it uses, so it mostly
+// takes much less; what is reserved is what it may take.
 
 const (
 	leastCells = 512 // of a span's KV, or those of the model's context if that is shorter
@@ -91,47 +96,58 @@ type size struct {
 
 // costs are what an engine of a target takes, in bytes.
 type costs struct {
+	engine.Cost
 	weights  int64
-	cell     int64 // of KV, in all its blocks
-	row      int64 // of a pass, without its part per cell
-	score    int64 // of a row per cell that it looks at
+	own      int64 // its process
 	sessions int
 }
 
-// costsOf are as node/engine/ggml was found to take: within a tenth, for the families of
-// models that were tried.
+// costsOf are as engines were found to take: within a tenth, for the families of models
+// that were tried.
 func (s *Server) costsOf(t target) costs {
 	man := t.model.Manifest()
-	c := costs{cell: s.kvBytes(t.model) * int64(t.span.Len()), row: 16*man.Width + 8<<10, sessions: s.limits().MaxSessions}
-	for _, i := range t.shards() {
-		c.weights += man.Shards[i].Size
-		if man.Shards[i].Kind == protocol.ShardEmbedding && man.TiedOutput { // loaded once for each of its two uses
+	c := costs{own: s.ownBytes(), sessions: s.limits().MaxSessions}
+	for _, p := range t.parts() {
+		man := p.model.Manifest()
+		for _, i := range p.shards() {
 			c.weights += man.Shards[i].Size
+			if man.Shards[i].Kind == protocol.ShardEmbedding && man.TiedOutput && !engine.Maps {
+				c.weights += man.Shards[i].Size // copied once for each of its two uses
+			}
 		}
 	}
 	if h, err := t.model.Header(); err == nil {
-		heads, _ := h.Uint(h.Arch("attention.head_count"))
-		hidden, _ := h.Uint(h.Arch("feed_forward_length"))
-		c.score = 4 * int64(min(heads, 1<<10))
-		c.row += 4 * int64(min(hidden, 1<<24))
+		name := engine.BuiltIn
+		if s.cfg.Engines.Use == engine.Llama || engine.Check(h) != nil {
+			name = engine.Llama
+			c.weights += cut.Copied(h, t.span, cpu.X86.HasAMXInt8)
+		}
+		c.Cost = engine.CostOf(h, t.span, name, s.cfg.KVType)
+	} else { // at most, but for a few models
+		c.Token, c.Row = 4*man.Width*int64(t.span.Len()), 16*man.Width+8<<10
 	}
 	return c
 }
 
-// bytes is what an engine takes in all.
-func (c costs) bytes(cells, batch int) int64 {
-	n := int64(laid(cells, c.sessions))
-	return c.weights + c.cell*n + int64(batch)*(c.row+c.score*n)
+// ownBytes is what an engine's process takes besides.
+func (s *Server) ownBytes() int64 {
+	if s.cfg.InProcess {
+		return 0
+	}
+	return engineOwn
 }
 
-// laid is how many cells an engine has that is to hold so many: of each session the last
-// page is not full, and there is one session more than is served.
-func laid(cells, sessions int) int {
-	return (sessions + 1) * (max(1, cells/max(1, sessions)) + engine.PrefixPage)
+// bytes is what an engine takes in all.
+func (c costs) bytes(cells, batch int) int64 {
+	return c.weights + c.own + c.KV(cells, c.sessions, batch) + c.Pass(cells, c.sessions, batch)
 }
 
 // least is the smallest engine of a target that is of use.
 func (s *Server) least(t target) size {
+	if pooling(t.model) != engine.NoPooling {
+		z, _ := s.textSize(t, 0)
+		return z
+	}
 	cells := leastCells
 	if man := t.model.Manifest(); man.Context > 0 {
 		cells = int(min(man.Context, leastCells))
@@ -147,6 +163,9 @@ func (s *Server) least(t target) size {
 // of the model's whole context, or 64k. Where room is short, first passes have fewer
 // rows, then there are fewer cells.
 func (s *Server) sizeOf(t target, room int64) (size, bool) {
+	if pooling(t.model) != engine.NoPooling {
+		return s.textSize(t, room)
+	}
 	least, c := s.least(t), s.costsOf(t)
 	want := s.cfg.KVTokens
 	if want <= 0 {

@@ -86,10 +86,16 @@ type Config struct {
 	Exact       bool     // results are bit-identical however many sessions share a pass
 	MaxSessions int      // per span, at the same time
 	DrainTime   time.Duration
+	UnloadAfter time.Duration // after how long without use an engine is unloaded, until it is used again; 0: never
 	Lend        lend.Rules
 
 	// Load loads a span into an engine.
 	Load func(context.Context, engine.Config, *slog.Logger) (engine.Engine, error)
+	// Engines are those that may compute.
+	Engines Engines
+	Version string // of this program: what was measured with another is measured again
+	// Measured is the file that keeps which engine was faster; "": none.
+	Measured string
 	// InProcess says that engines run in this process, whose memory is not limited then.
 	InProcess bool
 
@@ -119,17 +125,21 @@ type Server struct {
 	rules   chan lend.Rules // the newest that WatchLending has not taken yet
 	work    sync.WaitGroup  // all goroutines; Run waits for them
 	sharing sync.Mutex      // of shareMemory: no older limit replaces a newer one
+	cutsOf  sync.Map        // by cutsKey: *protocol.Cuts
 
 	hosting sync.Mutex
 	host    *chooser // of the models that do not fit whole; nil: none
 
+	verdicts *verdicts
+
 	mu      sync.Mutex
-	spans   []*serving      // each in the order in which it was asked for
-	base    context.Context // of Run; nil before
-	began   chan struct{}   // closed when base is set
-	news    chan struct{}   // closed and replaced by Retry
-	ended   bool            // nothing is started any more
-	leaving bool            // nothing is offered any more
+	spans   []*serving          // each in the order in which it was asked for
+	base    context.Context     // of Run; nil before
+	began   chan struct{}       // closed when base is set
+	news    chan struct{}       // closed and replaced by Retry
+	failed  map[brokenKey]error // libraries that were given up, and why
+	ended   bool                // nothing is started any more
+	leaving bool                // nothing is offered any more
 
 	// Offers are made one at a time, or an older one could replace a newer one.
 	offering      bool
@@ -139,8 +149,9 @@ type Server struct {
 
 // New makes a server that serves nothing before Run.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{}), news: make(chan struct{}), rules: make(chan lend.Rules, 1)}
-	s.live.Store(&Limits{Memory: cfg.Memory, Threads: cfg.Threads, MaxSessions: cfg.MaxSessions, Lend: cfg.Lend})
+	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{}), news: make(chan struct{}), rules: make(chan lend.Rules, 1),
+		failed: map[brokenKey]error{}, verdicts: readVerdicts(cfg.Measured)}
+	s.live.Store(&Limits{Memory: cfg.Memory, Threads: cfg.Threads, MaxSessions: cfg.MaxSessions, Lend: cfg.Lend, UnloadAfter: cfg.UnloadAfter})
 	s.offeringEnded = sync.NewCond(&s.mu)
 	s.shareMemory()
 	return s
@@ -247,13 +258,14 @@ type Span struct {
 	Since     time.Time // when it became ready, or loaded, or began to be fetched
 	Ready     bool      // a probe has come through
 	Loaded    bool
-	Leaving   bool        // draining: not offered any more
-	Guest     bool        // another span is chosen of its model and others, which do not fit whole
-	Auto      bool        // of the node's own choice
-	Takes     []cid.Cid   // models that it may be of, if Auto
-	Left      int64       // bytes of the memory lent that the other spans leave
-	EnginePID int         // 0: none, or in this process
-	Engine    engine.Info // of the engine loaded, or else of the last one of this span
+	Leaving   bool          // draining: not offered any more
+	Asleep    time.Duration // how long the engine takes to load, which was unloaded for want of use; 0: it is loaded
+	Guest     bool          // another span is chosen of its model and others, which do not fit whole
+	Auto      bool          // of the node's own choice
+	Takes     []cid.Cid     // models that it may be of, if Auto
+	Left      int64         // bytes of the memory lent that the other spans leave
+	EnginePID int           // 0: none, or in this process
+	Engine    engine.Info   // of the engine loaded, or else of the last one of this span
 	Decode    time.Duration
 	Prefill   time.Duration // a row through one block, alone and in a chunk, as first measured
 	Stage     stage.Status  // zero if not Loaded, as are the next three
@@ -281,8 +293,13 @@ func (v *Span) Name() string {
 	return v.Model.Name()
 }
 
-// Memory is what the engine takes, in bytes.
-func (v *Span) Memory() uint64 { return v.Engine.Weights + v.Engine.KV + v.Engine.Graph }
+// Memory is what the engine may take, in bytes; 0 while it is unloaded.
+func (v *Span) Memory() uint64 {
+	if v.Asleep > 0 {
+		return 0
+	}
+	return v.Engine.Weights + v.Engine.KV + v.Engine.Graph
+}
 
 // Snapshot returns what is served now.
 func (s *Server) Snapshot() Snapshot {

@@ -20,7 +20,6 @@ import (
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
-	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // serving keeps one span served: it fetches the shards, loads them into an
@@ -43,8 +42,9 @@ type serving struct {
 	stage    *stage.Stage
 	info     engine.Info
 	pid      int
-	ready    bool // a probe has come through
-	leaving  bool // not offered any more
+	ready    bool          // a probe has come through
+	leaving  bool          // not offered any more
+	asleep   time.Duration // how long it takes to load the engine again, which is not loaded for want of use; 0: it is
 	measure  measured
 	taken    int64         // bytes of this machine's memory that its engine takes, or is about to
 	reserved int64         // bytes of the memory lent, likewise
@@ -57,6 +57,8 @@ type serving struct {
 	offered  stage.Load    // as the last offer says
 	takes    []cid.Cid     // models that it may be of, if auto
 	losses   losses        // of its engine
+
+	took time.Duration // of the last load; used by the goroutine that loads
 
 	next      target // what it is about to move to, or none
 	nextSince time.Time
@@ -126,7 +128,7 @@ func (s *serving) snapshot(now time.Time) Span {
 	v := Span{
 		Target: s.spec.Model, Model: s.target.model, Span: s.target.span, State: s.state, Since: s.since, Ready: s.ready, Loaded: s.stage != nil,
 		Leaving: s.leaving, Auto: s.auto, Takes: slices.Clone(s.takes), EnginePID: s.pid, Engine: s.info, Decode: s.measure.decode, Prefill: s.measure.prefill,
-		Losses: s.losses.report(now), Guest: s.guest, Left: s.srv.left(s), of: s,
+		Asleep: s.asleep, Losses: s.losses.report(now), Guest: s.guest, Left: s.srv.left(s), of: s,
 	}
 	if s.next.model != nil {
 		v.Next = &Next{s.next.model, s.next.span, s.nextSince}
@@ -147,13 +149,25 @@ func (s *serving) run(ctx context.Context) error {
 
 // keep keeps the target served until ctx ends, or until it cannot be.
 func (s *serving) keep(ctx context.Context, t target) error {
-	defer t.model.UseShards(t.shards())() // neither the quota nor anybody's command takes them away
+	defer func() {
+		if ctx.Err() != nil && s.srv.base.Err() == nil { // the node goes on without it
+			for _, p := range t.parts() {
+				p.model.Unserved()
+			}
+		}
+	}()
+	for _, p := range t.parts() {
+		defer p.model.UseShards(p.shards())() // neither the quota nor anybody's command takes them away
+	}
 	defer s.release()
 	if err := s.reserve(s.srv.least(t).bytes); err != nil { // before anything is fetched
 		return err
 	}
 	retry := backoff.Backoff{First: firstBackoff, Most: maxBackoff}
 	for {
+		if err := s.srv.computable(t.model); err != nil { // before it is fetched
+			return err
+		}
 		if err := s.fetch(ctx, t); err != nil || ctx.Err() != nil {
 			return err
 		}
@@ -165,10 +179,17 @@ func (s *serving) keep(ctx context.Context, t target) error {
 		var missing *store.Missing
 		var small noRoom
 		switch {
+		case errors.Is(err, errSmaller):
+			srv := s.srv
+			srv.cfg.Log.Info("less memory is lent; the engine is loaded smaller", "model", t.model.Name(), "blocks", t.span)
+			if err := s.reserve(srv.least(t).bytes); err != nil {
+				return err
+			}
+			continue
 		case errors.As(err, &missing): // damaged on disk: fetched again at once
 			s.srv.cfg.Log.Warn("shards are damaged and fetched again", "error", err)
 			continue
-		case errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild), errors.As(err, &small):
+		case errors.Is(err, protocol.ErrCut), errors.Is(err, engine.ErrUnsupported), errors.Is(err, engine.ErrMemory), errors.Is(err, engine.ErrNoChild), errors.As(err, &small):
 			return err
 		}
 		if time.Since(lived) > maxBackoff {
@@ -229,6 +250,9 @@ func (s *serving) resolve(ctx context.Context) (t target, err error) {
 	if !span.Valid(int(m.Manifest().Blocks)) {
 		return t, badSpec("blocks %s: %s has blocks 0-%d", span, m.Name(), m.Manifest().Blocks)
 	}
+	if err := s.srv.cuts(m).Check(span, m.Name()); err != nil {
+		return t, specError{err}
+	}
 	t = target{m, span}
 	s.update(func() { s.goal = m })
 	s.settle(t)
@@ -236,8 +260,17 @@ func (s *serving) resolve(ctx context.Context) (t target, err error) {
 	return t, nil
 }
 
-// fetch brings the target's shards.
+// fetch brings the target's shards, and those of what its adapter adds to.
 func (s *serving) fetch(ctx context.Context, t target) error {
+	for _, p := range t.parts() {
+		if err := s.fetchPart(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *serving) fetchPart(ctx context.Context, t target) error {
 	if t.model.Whole(t.shards()) {
 		return nil
 	}
@@ -264,31 +297,27 @@ func (s *serving) watchers() []*func(api.Progress) {
 
 // load loads the target into an engine that fits into the memory lent. The error is a
 // noRoom if none does, those of Config.Load, or of the shards.
-func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Config, error) {
+func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, engine.Config, error) {
 	srv := s.srv
 	extra := int64(0) // bytes that the engine takes beyond the estimate
 	for try := 1; ; try++ {
 		room := srv.leftFor(s)
 		z, ok := srv.sizeOf(t, room-extra)
 		cfg := srv.engineConfig(t, z)
+		cfg.Engine, cfg.Library = o.name, o.library.Dir
 		if !ok {
 			return nil, cfg, remedy.For(noRoom{z.bytes + extra, room, srv.limits().Memory}, remedy.RaiseMemory)
 		}
 		if err := s.reserve(z.bytes + extra); err != nil {
 			return nil, cfg, err
 		}
-		s.claim(z.bytes)
-		var e engine.Engine
-		err := t.model.StageFile(ctx, t.span, defaults, func(path string) (err error) {
-			cfg.Path = path
-			e, err = srv.cfg.Load(ctx, cfg, srv.cfg.Log.With("part", "engine"))
-			return err
-		})
+		s.claim(z.bytes - srv.ownBytes())
+		e, err := s.start(ctx, t, &cfg)
 		if err != nil {
 			return nil, cfg, err
 		}
 		info := e.Info()
-		took := int64(info.Weights + info.KV + info.Graph)
+		took := int64(max(info.Weights+info.KV+info.Graph, info.Host)) + srv.ownBytes() // the host's may have copies of weights
 		if err = s.reserve(took); err == nil {
 			s.claim(int64(info.Host))
 			return e, cfg, nil
@@ -301,29 +330,35 @@ func (s *serving) load(ctx context.Context, t target) (engine.Engine, engine.Con
 	}
 }
 
+// start loads the target into an engine as cfg says, of which it fills in the path.
+func (s *serving) start(ctx context.Context, t target, cfg *engine.Config) (e engine.Engine, err error) {
+	begin := time.Now()
+	err = t.withFiles(ctx, *cfg, func(filled engine.Config) (err error) {
+		*cfg = filled
+		e, err = s.srv.cfg.Load(ctx, filled, s.srv.cfg.Log.With("part", "engine"))
+		return err
+	})
+	s.took = time.Since(begin)
+	return e, err
+}
+
 // serve loads the target and serves it until the engine is lost or ctx ends.
 func (s *serving) serve(ctx context.Context, t target) error {
 	srv := s.srv
 	s.set("loading")
-	if err := computable(t.model); err != nil {
-		return err
-	}
 	defer s.claim(0)
-	e, cfg, err := s.load(ctx, t)
+	l, err := s.open(ctx, t)
 	if err != nil {
 		return err
 	}
-	defer e.Close()
+	e, cfg, m := l.engine, l.cfg, l.measured
+	z := newSleeper(e, s.took)
+	defer z.close()
 	pid := 0
-	lost := make(<-chan struct{})
 	if c, ok := e.(*engine.Child); ok {
-		pid, lost = c.Pid(), c.Done()
+		pid = c.Pid()
 	}
-	m, err := calibrate(ctx, e)
-	if err != nil {
-		return err
-	}
-	st := srv.newStage(t, e, cfg, m)
+	st := srv.newStage(t, e.Info(), z, cfg, m)
 	if open, _, _ := srv.gate.look(); !open { // before anybody finds it
 		st.Reserve(srv.own)
 	}
@@ -336,6 +371,7 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	var prover sync.WaitGroup
 	prover.Go(func() { s.prove(proving, t) })
 	prover.Go(func() { srv.followGate(proving, st) })
+	prover.Go(func() { s.followUse(proving, t, st, z, cfg) })
 	if t.last() {
 		prover.Go(func() { srv.prepareFormats(proving, t) })
 	}
@@ -343,65 +379,49 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	var reason error
 	select {
 	case <-ctx.Done():
-		reason = s.drain(st, lost)
-	case <-lost:
-		reason = e.(*engine.Child).Err()
+		reason = s.drain(st, z.lost)
+	case <-z.lost:
+		if reason = z.err(); errors.Is(reason, errSmaller) {
+			_ = s.drain(st, nil)
+		}
 	case <-st.Done():
 		reason = st.Err()
 	}
 	stopProving()
 	prover.Wait()
 	srv.cfg.Stages.Remove(st)
-	s.update(func() { s.stage, s.ready, s.leaving, s.pid, s.since = nil, false, false, 0, time.Now() })
+	s.update(func() { s.stage, s.ready, s.leaving, s.pid, s.asleep, s.since = nil, false, false, 0, 0, time.Now() })
 	srv.Offer()
 	// A pass that hangs would keep the stage, and with it the node, from leaving.
-	if c, ok := e.(*engine.Child); ok {
-		hangs := time.AfterFunc(lastPass, func() { _ = c.Close() })
-		defer hangs.Stop()
-	}
+	hangs := time.AfterFunc(lastPass, z.close)
+	defer hangs.Stop()
 	st.Close(reason)
 	return reason
-}
-
-// computable returns an error if the engine cannot compute the model: one that
-// came from a peer, or from an import by an older version, was not checked here.
-func computable(m *store.Model) error {
-	h, err := m.Header()
-	if err != nil {
-		return err
-	}
-	return engine.Check(h)
-}
-
-// defaults are the keys that an engine adds to a model's header, sorted.
-func defaults(md *gguf.Header) (out []gguf.KV) {
-	for k, v := range engine.Defaults(md) {
-		out = append(out, gguf.KV{Key: k, Value: v})
-	}
-	slices.SortFunc(out, func(a, b gguf.KV) int { return strings.Compare(a.Key, b.Key) })
-	return out
 }
 
 // last reports that the target ends its model.
 func (t target) last() bool { return t.span.To == int(t.model.Manifest().Blocks) }
 
 // newStage makes the stage of a target on its engine.
-func (s *Server) newStage(t target, e engine.Engine, cfg engine.Config, m measured) *stage.Stage {
+func (s *Server) newStage(t target, info engine.Info, z *sleeper, cfg engine.Config, m measured) *stage.Stage {
 	man := t.model.Manifest()
 	maxContext := cfg.KVTokens
 	if man.Context > 0 {
 		maxContext = min(maxContext, int(man.Context))
 	}
 	return stage.New(stage.Config{
-		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: e.Info().Vocab,
-		KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
+		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: info.Vocab,
+		Pooling: info.Pooling, Embedded: info.Embedded, Texts: cfg.MaxSeqs,
+		Back:     max(0, info.Back),
+		KVTokens: cfg.KVTokens, MaxSeqs: min(cfg.MaxSeqs, s.limits().MaxSessions), MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(t.span.Len()), Dir: s.cfg.Home,
 		Formats:  stageFormats{s.cfg.Models, t.model},
 		Group:    s.cfg.Network.Group,
 		Trusted:  s.cfg.Survey.Trusted,
 		Observer: stageObserver{s, strings.ToValidUTF8(t.model.Name(), ""), t.span},
 		Log:      s.cfg.Log.With("part", "stage", "model", t.model.Name(), "blocks", t.span.String()),
-	}, e, s.cfg.Dialer)
+		Waken:    z.waken,
+	}, z, s.cfg.Dialer)
 }
 
 // prepareFormats does in advance what would keep the first client with a format

@@ -40,7 +40,8 @@
 // the positions that all have in common. A stage that has fewer is sent the rest by
 // its predecessor, which keeps what it sent. If that is lost, too, the predecessor
 // computes it again from what its own predecessor sends, back to the client, which
-// has the prompt and the tokens. So two losses at once, or a loss during a repair,
+// has the prompt and the tokens. A stage that cannot be taken back so far, as with
+// recurrent blocks, says from which position on it can; it begins again at 0. So two losses at once, or a loss during a repair,
 // take no code of their own. Tokens that come twice are dropped by their index.
 //
 // If only the stream to a stage broke, the same peer is tried first: it keeps the

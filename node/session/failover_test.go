@@ -31,7 +31,11 @@ type fleet struct {
 }
 
 func newFleet(t testing.TB, blocks, replicas int, cuts ...int) *fleet {
-	f := &fleet{pipeline: newPipeline(t, blocks, cuts...), replicas: replicas, down: map[peer.ID]bool{}, cut: map[[2]peer.ID]bool{}, hung: map[peer.ID]bool{}}
+	return fleetOf(t, new(pipeline), blocks, replicas, cuts...)
+}
+
+func fleetOf(t testing.TB, p *pipeline, blocks, replicas int, cuts ...int) *fleet {
+	f := &fleet{pipeline: p.build(t, blocks, cuts...), replicas: replicas, down: map[peer.ID]bool{}, cut: map[[2]peer.ID]bool{}, hung: map[peer.ID]bool{}}
 	for _, h := range f.route {
 		f.spans = append(f.spans, h.Span)
 	}

@@ -204,13 +204,13 @@ func (v *villain) frame(s *script) *protocol.Frame {
 	case 3, 4:
 		f.Kind = &protocol.Frame_Pong{Pong: &protocol.Pong{Epoch: epoch, Length: number, Waiting: uint32(s.next() % 3), Computing: some, Passes: uint64(s.next())}}
 	case 5:
-		f.Kind = &protocol.Frame_Halted{Halted: &protocol.Halted{Epoch: epoch, Length: number, CanReplay: some}}
+		f.Kind = &protocol.Frame_Halted{Halted: &protocol.Halted{Epoch: epoch, Length: number, CanReplay: some, Floor: number % 100}}
 	case 6:
 		f.Kind = &protocol.Frame_Trouble{Trouble: &protocol.Trouble{Epoch: epoch, Code: code, Successor: some}}
 	case 7:
 		f.Kind = &protocol.Frame_Fail{Fail: &protocol.Fail{Code: code, Message: "no", RetryAfterMs: number}}
 	case 8:
-		f.Kind = &protocol.Frame_Opened{Opened: &protocol.Opened{Cached: number, Format: some}}
+		f.Kind = &protocol.Frame_Opened{Opened: &protocol.Opened{Cached: number, Format: some, Floor: number % 100}}
 	default: // of those that a client says
 		f = pick(s, f, &protocol.Frame{Kind: &protocol.Frame_Ping{Ping: &protocol.Ping{}}}, &protocol.Frame{Kind: &protocol.Frame_Halt{Halt: &protocol.Halt{Epoch: epoch}}},
 			&protocol.Frame{Kind: &protocol.Frame_Bye{Bye: &protocol.Bye{}}}, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{Epoch: epoch, Rows: number}}})

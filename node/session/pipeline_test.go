@@ -35,9 +35,11 @@ type sums struct {
 	blocks int
 	broken error         // returned by Run if set
 	delay  time.Duration // of each pass
+	back   int           // positions that a slot can be taken back, as with recurrent blocks; 0: all
 
-	mu sync.Mutex
-	kv map[int][][]float64 // slot -> position -> block -> value
+	mu      sync.Mutex
+	kv      map[int][][]float64 // slot -> position -> block -> value
+	refused int                 // calls of Remove
 }
 
 const width, vocab = 4, 97
@@ -54,10 +56,21 @@ func (e *sums) breakNow() {
 	e.mu.Unlock()
 }
 
+func (e *sums) refusals() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.refused
+}
+
 func (e *sums) Remove(seq int, from int32) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if int(from) < len(e.kv[seq]) {
+	if had := len(e.kv[seq]); int(from) < had {
+		if e.back > 0 && from > 0 && had-int(from) > e.back {
+			delete(e.kv, seq)
+			e.refused++
+			return fmt.Errorf("%w: %d of %d positions", engine.ErrBatch, from, had)
+		}
 		e.kv[seq] = e.kv[seq][:from]
 	}
 	return nil
@@ -234,11 +247,17 @@ type pipeline struct {
 	stages  []*stage.Stage
 	engines []*sums
 	format  string // of answers; "": any
+	back    int    // positions that the engines can take a slot back; 0: all
+	silent  bool   // and the stages do not say so
 }
 
 func newPipeline(t testing.TB, blocks int, cuts ...int) *pipeline {
 	t.Helper()
-	p := &pipeline{net: &pipes{servers: map[peer.ID]*stage.Server{}}, model: protocol.ModelKey(cid.Undef)}
+	return new(pipeline).build(t, blocks, cuts...)
+}
+
+func (p *pipeline) build(t testing.TB, blocks int, cuts ...int) *pipeline {
+	p.net, p.model = &pipes{servers: map[peer.ID]*stage.Server{}}, protocol.ModelKey(cid.Undef)
 	cuts = append(append([]int{0}, cuts...), blocks)
 	for i := range len(cuts) - 1 {
 		p.addStage(t, nodeID(i), protocol.Span{From: cuts[i], To: cuts[i+1]}, blocks)
@@ -248,10 +267,14 @@ func newPipeline(t testing.TB, blocks int, cuts ...int) *pipeline {
 }
 
 func (p *pipeline) addStage(t testing.TB, id peer.ID, span protocol.Span, blocks int) {
-	e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}}
+	e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}, back: p.back}
+	back := p.back
+	if p.silent {
+		back = 0
+	}
 	s := stage.New(stage.Config{
 		Model: p.model, Span: span, Blocks: blocks, Width: width, Vocab: vocab, Formats: thirds{},
-		KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024,
+		KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024, Back: back,
 	}, e, stageDialer{dialer{p.net, id}})
 	t.Cleanup(func() { s.Close(nil) })
 	srv := stage.NewServer(nil, nil)

@@ -467,11 +467,11 @@ func (s *session) resume(fresh []*stage) (replayed int) {
 	}
 	at := make([]int, n)
 	for i, g := range s.stages {
-		at[i] = min(have, g.length)
+		at[i] = g.backTo(min(have, g.length))
 	}
 	for i := n - 1; i > 0; i-- { // a stage that cannot send its rows again computes them again
 		if at[i-1] > at[i] && !s.stages[i-1].replays {
-			at[i-1] = at[i]
+			at[i-1] = s.stages[i-1].backTo(at[i])
 		}
 	}
 	for i, g := range s.stages {

@@ -203,6 +203,7 @@ type session struct {
 	deadline      deadline
 	failedRepairs int // repairs since the last token
 	scored        []*protocol.Score
+	payload       int // bytes of a frame's payload, at most
 
 	second     *second // a route beside the first, which keeps the session waiting; nil: none
 	prepared   chan prepared
@@ -227,9 +228,10 @@ type ring struct {
 
 // event is a frame of a stage, or the end of its stream.
 type event struct {
-	g   *stage
-	f   *protocol.Frame
-	err error
+	g       *stage
+	f       *protocol.Frame
+	payload []byte // of Embeddings
+	err     error
 }
 
 // stage is the client's end of one stage's stream.
@@ -250,11 +252,21 @@ type stage struct {
 	passes  uint64 // finished
 	busy    bool   // a pass with rows of this session is running
 	replays bool   // it can send its rows again
+	floor   int    // the lowest position, other than 0, from which it can go on
 	leaving bool   // it has asked to be replaced
 
 	heard      time.Time // when it last sent anything
 	progressed time.Time // when length or passes last changed
 	relinks    int       // times that a neighbour reported the link to it as broken
+}
+
+// backTo returns where a stage goes on that is to be taken back to a position: there, or
+// at 0 where it is not certain that it can.
+func (g *stage) backTo(at int) int {
+	if at < g.floor {
+		return 0
+	}
+	return at
 }
 
 // fail wraps an error of a stage at a position of the ring.
@@ -300,7 +312,7 @@ func (g *stage) sendPing(chain []uint64, bye bool) {
 // read turns a stage's frames into events until its stream ends.
 func (s *session) read(g *stage) {
 	for {
-		f, _, err := protocol.ReadFrame(g.r, 0)
+		f, payload, err := protocol.ReadFrame(g.r, s.payload)
 		if err == nil {
 			if k, ok := f.Kind.(*protocol.Frame_Fail); ok {
 				err = protocol.FailError(k.Fail)
@@ -309,7 +321,7 @@ func (s *session) read(g *stage) {
 			err = &protocol.Error{Code: protocol.Code_CODE_PEER_LOST, Message: "the connection was lost: " + err.Error()}
 		}
 		select {
-		case s.events <- event{g, f, err}:
+		case s.events <- event{g, f, payload, err}:
 		case <-s.over:
 			return
 		}
@@ -349,6 +361,9 @@ func (s *session) assignRing(r *ring, ids []int32, chain []uint64) (from int) {
 	}
 	if from > 0 && some { // to the start of a block: shared blocks are never written to
 		from -= from % protocol.PrefixBlock
+	}
+	if slices.ContainsFunc(r.stages, func(g *stage) bool { return g.backTo(from) == 0 }) {
+		from = 0
 	}
 	if some {
 		r.epoch++ // takes all stages back to the same position
@@ -426,7 +441,11 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which computes no log probabilities of a prompt")
 			break
 		}
-		g.cached = int(k.Opened.Cached)
+		if o.Embed > 0 && !k.Opened.Embeds {
+			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which makes no embeddings")
+			break
+		}
+		g.cached, g.floor = int(k.Opened.Cached), int(k.Opened.Floor)
 		return nil
 	case *protocol.Frame_Fail:
 		err = protocol.FailError(k.Fail)
@@ -605,7 +624,7 @@ func (s *session) handleEvent(ev event) (b breakdown, err error) {
 		g.pong(k.Pong, now)
 	case *protocol.Frame_Halted:
 		if k.Halted.Epoch == s.epoch {
-			g.halted, g.length, g.replays = true, int(k.Halted.Length), k.Halted.CanReplay
+			g.halted, g.length, g.replays, g.floor = true, int(k.Halted.Length), k.Halted.CanReplay, int(k.Halted.Floor)
 		}
 	case *protocol.Frame_Trouble:
 		return s.trouble(g, pos, k.Trouble), nil

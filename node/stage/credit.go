@@ -57,6 +57,9 @@ func (s *Stage) left(st *step) {
 // window more than it has. Called with mu held.
 func (s *Stage) credit(in *inflow) {
 	w := uint64(s.window())
+	if in.sess.embeds() { // a text must come whole before its rows go, and a quarter of the window may not be granted yet
+		w = max(w, 4*(uint64(in.sess.open.Embed)+protocol.MaxLinkRows)/3+1)
+	}
 	if in.gone+w < in.granted+w/4 {
 		return
 	}
@@ -69,7 +72,10 @@ func (sess *session) drop() {
 	for _, st := range sess.pending {
 		sess.stage.left(st)
 	}
-	sess.pending = nil
+	if sess.text != nil {
+		sess.stage.left(sess.text)
+	}
+	sess.pending, sess.text = nil, nil
 }
 
 // readCredits reads the successor's credits on its link until the link ends.

@@ -93,8 +93,12 @@
 // refuse the others, whose running sessions move to other stages.
 //
 // When a session ends, the KV of its known prefix is kept for the same client's next
-// session, and evicted, oldest first, when cells are needed. Kept cells count as
-// free, but for a while not to groups above their share (prefix.go).
+// session, for five minutes, and evicted, oldest first, when cells are needed. Kept
+// cells count as free, but for a while not to groups above their share (prefix.go).
+//
+// A stage that no session uses can sleep: its engine is closed then, and loaded again by
+// Config.Waken when a session is opened (sleep.go). An Open waits for that, but not long,
+// since the first stage of its route ends a session that does not begin.
 //
 // # Observation
 //

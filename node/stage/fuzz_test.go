@@ -308,8 +308,9 @@ func (s *script) frame() (*protocol.Frame, []byte) {
 	return f, payload
 }
 
-// misbehave does what the script says, over three streams.
-func (a *arena) misbehave(s script) {
+// misbehave does what the script says, over three streams. Frames are the script's own,
+// as change leaves them.
+func (a *arena) misbehave(s script, change func(*script, *protocol.Frame)) {
 	streams := make([]net.Conn, 3)
 	for len(s) > 0 {
 		time.Sleep(time.Millisecond)
@@ -339,6 +340,7 @@ func (a *arena) misbehave(s script) {
 			s = s[min(n, len(s)):]
 		default:
 			f, payload := s.frame()
+			change(&s, f)
 			b, err := protocol.AppendFrame(nil, f, payload)
 			if err != nil {
 				panic(err)
@@ -441,7 +443,7 @@ func FuzzStageMachine(f *testing.F) {
 					t.Errorf("the honest session got %v (%v), not %v", got, err, want)
 				}
 			}()
-			a.misbehave(s)
+			a.misbehave(s, func(*script, *protocol.Frame) {})
 			<-told
 			if took := time.Since(begin); took > 5*time.Minute {
 				t.Errorf("it took %s", took)

@@ -32,11 +32,14 @@ func (s *Stage) loop() {
 		}
 		for s.ctx.Err() == nil {
 			s.doOps()
-			batch, dead, yield := s.gather()
-			for _, sess := range dead {
-				s.release(sess)
-				close(sess.gone)
+			if s.cfg.embeds() {
+				if !s.turnTexts() {
+					break
+				}
+				continue
 			}
+			batch, dead, yield := s.gather()
+			s.bury(dead)
 			for _, sess := range yield {
 				sess.fail(s.busy("the stage is full, and others need the room of this session"))
 			}
@@ -47,6 +50,14 @@ func (s *Stage) loop() {
 				s.pass(batch)
 			}
 		}
+	}
+}
+
+// bury frees what sessions that have ended hold.
+func (s *Stage) bury(dead []*session) {
+	for _, sess := range dead {
+		s.release(sess)
+		close(sess.gone)
 	}
 }
 
@@ -104,7 +115,7 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 			starved = append(starved, sess)
 			continue
 		}
-		sess.pending = sess.pending[1:]
+		sess.pending, sess.reach = sess.pending[1:], st.base+st.rows
 		s.left(st)
 		s.takes++
 		s.served[sess.group] = s.takes
@@ -238,6 +249,12 @@ func (s *Stage) run(batch []work) (*engine.Result, error) {
 			decodes++
 		}
 	}
+	return s.compute(batch, p, decodes)
+}
+
+// compute makes a pass of a batch, and counts it. decodes is how many of its rows are
+// single ones.
+func (s *Stage) compute(batch []work, p *engine.Batch, decodes int) (*engine.Result, error) {
 	s.mu.Lock()
 	for _, w := range batch {
 		w.sess.computing = true
@@ -280,19 +297,22 @@ func (s *Stage) count(w work, now time.Time) {
 	sess.lap = now
 }
 
-// takeBack removes a session's positions from a step's base on.
+// takeBack removes a session's positions from a step's base on. If the engine cannot, it
+// has none left, and what the session computed is not kept for another.
 func (s *Stage) takeBack(w work) error {
-	if err := s.engine.Remove(w.sess.seq, int32(w.step.base)); err != nil {
-		return err
+	left := w.step.base
+	err := s.engine.Remove(w.sess.seq, int32(left))
+	if err != nil {
+		left = 0
 	}
-	w.step.truncate = false
+	w.step.truncate = err != nil
 	if w.sess.buf != nil {
-		w.sess.buf.truncate(w.step.base)
+		w.sess.buf.truncate(left)
 	}
 	s.mu.Lock()
-	w.sess.computed = min(w.sess.computed, w.step.base)
+	w.sess.computed = min(w.sess.computed, left)
 	s.mu.Unlock()
-	return nil
+	return err
 }
 
 // drawn returns how many tokens of the answer precede the one that a step asks for.

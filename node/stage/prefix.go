@@ -130,6 +130,15 @@ func (s *Stage) giveUp(k *kept) {
 	}
 }
 
+// forgetOld gives up kept prefixes that nobody has come back for. Called with mu held.
+func (s *Stage) forgetOld(now time.Time) (some bool) {
+	for len(s.kept) > 0 && now.Sub(s.kept[0].since) > keptMost {
+		s.giveUp(s.kept[0])
+		some = true
+	}
+	return some
+}
+
 // take removes a kept prefix from the list. Called with mu held.
 func (s *Stage) take(k *kept) {
 	for i, x := range s.kept {

@@ -25,6 +25,7 @@ const (
 	fedTime    = 10 * time.Second // the same while other stages may be working on it
 	yieldTime  = 2 * time.Second  // for evicted sessions to end
 	struckTime = time.Minute      // how long a group that opened a session and did not begin has no share
+	keptMost   = 5 * time.Minute  // how long a prefix is kept at most: its cells take memory
 	keptTime   = 30 * time.Second // how long a kept prefix, within its group's share, is safe from groups above theirs
 )
 
@@ -54,9 +55,20 @@ func (s *Stage) applicant(p peer.ID) applicant {
 // expected returns how many cells a session will probably use: its prompt, whose
 // length follows from the number of prefix hashes, and half of the remaining length.
 func expected(o *protocol.Open) int {
+	if o.Embed > 0 {
+		return 0
+	}
 	total := int(o.MaxTokensTotal)
 	begun := min(total, (len(o.Prefix)+1)*protocol.PrefixBlock)
 	return begun + (total-begun)/2
+}
+
+// cellsAt returns how many cells a session needs at once that has so many positions.
+func cellsAt(o *protocol.Open, positions int) int {
+	if o.Embed > 0 { // nothing of a text stays in the engine
+		return 0
+	}
+	return min(int(o.MaxTokensTotal), positions+ahead)
 }
 
 // share returns what a group is entitled to: 1/shares, and at least one session of

@@ -98,6 +98,10 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold 
 		refuse(st, e)
 		return
 	}
+	if e := s.awaken(o, st.Peer()); e != nil {
+		refuse(st, e)
+		return
+	}
 	sess, kept, e := s.admit(o, st)
 	if e != nil {
 		refuse(st, e)
@@ -105,10 +109,11 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold 
 	}
 	hold.release()
 	s.mu.Lock()
-	client := sess.client
+	client, floor := sess.client, sess.floor()
 	s.mu.Unlock()
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Opened{Opened: &protocol.Opened{
-		UsPerStep: uint32(s.stats.decodePass().Microseconds()), Cached: uint32(kept), Format: sess.format != nil, Scores: sess.scores(),
+		UsPerStep: uint32(s.stats.decodePass().Microseconds()), Cached: uint32(kept), Format: sess.format != nil, Scores: sess.scores(), Embeds: sess.embeds(),
+		Floor: floor,
 	}}}, nil, control)
 	sess.readClient(st, r)
 }

@@ -33,6 +33,7 @@ type step struct {
 	truncate bool    // remove positions >= base first
 	tokens   []int32
 	hidden   []float32
+	ends     []int // of a session of texts: after how many rows a text ends
 }
 
 // session is one sequence at one stage.
@@ -70,6 +71,7 @@ type session struct {
 	halted    bool // nothing is computed until Resume
 	length    int  // positions queued so far
 	computed  int  // positions in the cache
+	reach     int  // positions in the cache once the steps taken from pending are computed
 	truncate  bool // the next step truncates the cache to its base
 	forward   int  // positions from here on are sent to the successor
 	replaying bool // the successor is being brought up to date
@@ -81,13 +83,16 @@ type session struct {
 	given     []int32   // tokens of the answer from Resume, for the loop to append
 	prefix    []uint64  // hashes of its prefix blocks
 	buf       *replay   // rows sent to the successor; nil at the last stage
+	text      *step     // of a session of texts: the rows of one that has not come whole yet
+	texts     int       // received so far
 	computing bool      // a pass with rows of it is running
 	decoding  bool      // its last step was one row
 	lap       time.Time // when its last decode was computed
 
 	// used only by the loop
-	sampled []int32
-	format  Format // of the answer; nil: any
+	sampled  []int32
+	format   Format // of the answer; nil: any
+	embedded int    // texts whose embeddings were sent
 }
 
 func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *session {
@@ -104,7 +109,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		sess.sampled = append(sess.sampled, o.Sampling.Sampled...)
 		sess.sampling = forEngine(o.Sampling)
 	}
-	if !s.cfg.last() {
+	if !s.cfg.last() && !sess.embeds() {
 		sess.buf = newReplay(&s.budget, protocol.TensorSize(o.Codec, s.cfg.Width))
 	}
 	// A client whose stream is lost may reconnect; listen ends the session if not.
@@ -174,6 +179,15 @@ func (sess *session) position() (n int, again bool) {
 		return sess.computed, false
 	}
 	return min(sess.computed, kept), true
+}
+
+// floor returns the lowest position, other than 0, from which the session can certainly
+// go on. Called with stage.mu held.
+func (sess *session) floor() uint32 {
+	if back := sess.stage.cfg.Back; back > 0 {
+		return uint32(max(0, sess.reach-back))
+	}
+	return 0
 }
 
 // resume continues after a halt.
@@ -369,6 +383,9 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 // queuedRows is called with stage.mu held.
 func (sess *session) queuedRows() int {
 	n := 0
+	if sess.text != nil {
+		n = sess.text.rows
+	}
 	for _, st := range sess.pending {
 		n += st.rows
 	}
@@ -401,9 +418,13 @@ func (sess *session) readClient(st Stream, r *bufio.Reader) {
 			err = sess.learn(k.Ping.Prefix)
 			sess.pong()
 		case *protocol.Frame_Halt:
-			err = sess.takeHalt(k.Halt)
+			if err = sess.resumable(); err == nil {
+				err = sess.takeHalt(k.Halt)
+			}
 		case *protocol.Frame_Resume:
-			err = sess.resume(k.Resume)
+			if err = sess.resumable(); err == nil {
+				err = sess.resume(k.Resume)
+			}
 		case *protocol.Frame_Bye:
 			_ = sess.learn(k.Bye.Prefix)
 			sess.end(nil)
@@ -465,7 +486,7 @@ func (sess *session) takeHalt(h *protocol.Halt) error {
 	}
 	sess.halt(h.Epoch)
 	n, again := sess.position()
-	a := &protocol.Halted{Epoch: h.Epoch, Length: uint32(n), CanReplay: again}
+	a := &protocol.Halted{Epoch: h.Epoch, Length: uint32(n), CanReplay: again, Floor: sess.floor()}
 	client := sess.client
 	s.mu.Unlock()
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Halted{Halted: a}}, nil, control)
@@ -478,7 +499,7 @@ func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (lin
 	s := sess.stage
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sess.ended || sess.halted || sess.linkEpoch != l.Epoch || sess.linked > l.Epoch || !bytes.Equal(sess.prev, []byte(st.Peer())) {
+	if sess.embeds() && !withCredits(st) || sess.ended || sess.halted || sess.linkEpoch != l.Epoch || sess.linked > l.Epoch || !bytes.Equal(sess.prev, []byte(st.Peer())) {
 		return nil, nil, false
 	}
 	sess.linked = l.Epoch + 1 // no second link in this epoch
@@ -537,7 +558,12 @@ func (sess *session) take(p *protocol.Step, payload []byte, in *inflow) bool {
 		return false
 	}
 	for {
-		queued, err := sess.queue(st)
+		queued, err := true, error(nil)
+		if sess.embeds() {
+			err = sess.queueTexts(st)
+		} else {
+			queued, err = sess.queue(st)
+		}
 		if err != nil {
 			sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", err))
 			return false
@@ -559,7 +585,10 @@ func (sess *session) parse(p *protocol.Step, payload []byte) (*step, error) {
 	cfg := &sess.stage.cfg
 	st := &step{epoch: p.Epoch, base: int(p.Base), rows: int(p.Rows), sample: p.Sample}
 	most := min(protocol.MaxRows, cfg.MaxBatch)
-	if sess.scores() {
+	switch {
+	case sess.embeds(): // it may be of many texts, which take passes of their own
+		most = protocol.MaxLinkRows
+	case sess.scores():
 		most = min(most, maxScoredRows)
 	}
 	if st.rows < 1 || st.rows > most {
@@ -567,6 +596,9 @@ func (sess *session) parse(p *protocol.Step, payload []byte) (*step, error) {
 	}
 	if p.Base > uint32(sess.reserved) || st.base+st.rows > sess.reserved {
 		return nil, fmt.Errorf("a step to position %d of a session of %d tokens", uint64(p.Base)+uint64(p.Rows), sess.reserved)
+	}
+	if err := sess.parseEnds(p, st); err != nil {
+		return nil, err
 	}
 	if cfg.first() {
 		if len(p.Tokens) != st.rows {

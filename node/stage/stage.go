@@ -68,6 +68,10 @@ type Config struct {
 	MaxSeqs    int                  // concurrent sessions
 	MaxBatch   int                  // rows per pass
 	MaxContext int                  // longest session, tokens
+	Pooling    engine.Pooling       // of the embeddings that the span makes; NoPooling: it draws tokens
+	Embedded   int                  // numbers per embedding
+	Back       int                  // positions by which a session can certainly be taken back; 0: all
+	Texts      int                  // texts per pass of a span that makes embeddings: the engine's sequence slots, at least MaxSeqs
 	Row        time.Duration        // time per row through the span in a full pass; 0: unknown
 	Idle       time.Duration        // a session without a step for this long is ended; 0: two minutes
 	Silence    time.Duration        // so is one whose client sends nothing for this long; 0: one second
@@ -78,6 +82,11 @@ type Config struct {
 	Trusted    func(peer.ID) bool   // reports whether the operator trusts a peer; nil: none
 	Observer   Observer             // may be nil
 	Log        *slog.Logger
+
+	// Waken has the engine of a stage that sleeps (see Sleep) loaded, unless that is under
+	// way. It returns a channel that is closed when it has, or has failed, and how long
+	// that probably takes. nil: the stage never sleeps.
+	Waken func() (over <-chan struct{}, left time.Duration)
 }
 
 func (c *Config) first() bool { return c.Span.From == 0 }
@@ -107,6 +116,8 @@ type Stage struct {
 	kvKept   int           // tokens in them
 	ops      []op          // for the loop to run before the next pass, in order
 	draining bool
+	asleep   bool                 // it has no engine; see Sleep
+	used     time.Time            // when a session that counts as use was last open
 	may      func(peer.ID) bool   // whose sessions are served; nil: anybody's. It takes no lock of the caller's
 	turn     uint64               // steps queued so far: the lowest number has waited longest
 	born     uint64               // sessions so far
@@ -158,12 +169,16 @@ func New(cfg Config, e Engine, dial Dialer) *Stage {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.embeds() {
+		cfg.MaxContext = min(cfg.MaxContext, cfg.MaxBatch) // a text takes one pass
+	}
 	if cfg.Observer == nil {
 		cfg.Observer = unobserved{}
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s := &Stage{
-		cfg: cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel, lines: rate.NewLimiter(10, 100),
+		used: time.Now(),
+		cfg:  cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel, lines: rate.NewLimiter(10, 100),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		sessions: map[key]*session{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{},
 	}
@@ -201,9 +216,9 @@ func (s *Stage) listen() {
 				}
 			}
 			s.mu.Lock()
-			starved := s.starved
+			due := s.forgetOld(now) || s.starved // in which case a session may have become idle
 			s.mu.Unlock()
-			if starved { // a session may have become idle
+			if due {
 				s.poke()
 			}
 		}
@@ -289,7 +304,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		s.mu.Unlock()
 		return old.comeBack(o, client)
 	}
-	a.slots, a.need, a.first = 1, expected(o), min(int(o.MaxTokensTotal), ahead)
+	a.slots, a.need, a.first = 1, expected(o), cellsAt(o, 0)
 	if refused = s.closed(client.Peer()); refused == nil && !s.makeRoom(a) {
 		s.stats.refused.Add(1)
 		refused = s.busy("no room for this session: its KV, or the number of sessions, is taken")
@@ -310,7 +325,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		s.take(from.ended)
 		s.free = append(s.free, from.ended.seq)
 	}
-	a.first = min(int(o.MaxTokensTotal), from.tokens+ahead)
+	a.first = cellsAt(o, from.tokens)
 	if !s.evict(a, time.Now()) {
 		if from.ended != nil {
 			s.free = s.free[:len(s.free)-1]
@@ -340,10 +355,10 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	s.say("a session was opened", "peer", client.Peer(), "stage", o.Index+1, "of", o.Stages)
 	kept = s.begin(sess, from)
 	s.mu.Lock()
-	sess.length, sess.computed, sess.truncate = kept, kept, kept > 0
+	sess.length, sess.computed, sess.reach, sess.truncate = kept, kept, kept, kept > 0
 	s.wakeLinks()
 	s.mu.Unlock()
-	if o.Stages > 1 && !o.Wait {
+	if o.Next != nil && o.Stages > 1 && !o.Wait {
 		sess.connect(o.Next, 0, 0)
 	}
 	return sess, kept, nil
@@ -359,6 +374,8 @@ func (s *Stage) closed(client peer.ID) *protocol.Error {
 		return protocol.Errorf(protocol.Code_CODE_DRAINING, "this node is leaving; ask another")
 	case s.may != nil && !s.may(client):
 		return protocol.Errorf(protocol.Code_CODE_DRAINING, "this node lends nothing now; ask another")
+	case s.asleep:
+		return loading(time.Second)
 	}
 	return nil
 }
@@ -386,16 +403,18 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 		return bad("a span of blocks %s cannot be a route of its own", s.cfg.Span)
 	case o.MaxTokensTotal < 1:
 		return bad("a session of no tokens")
+	case protocol.TensorCodec_name[int32(o.Codec)] == "":
+		return bad("unknown tensor codec %d", o.Codec)
+	case len(o.Trace) > protocol.MaxTrace:
+		return bad("a trace context of %d bytes", len(o.Trace))
+	case o.Embed > 0 || s.cfg.embeds():
+		return s.checkTexts(o)
 	case int64(o.MaxTokensTotal) > int64(s.cfg.MaxContext):
 		return protocol.Errorf(protocol.Code_CODE_TOO_LONG, "a session of %d tokens, where %d are accepted", o.MaxTokensTotal, s.cfg.MaxContext)
 	case o.Stages > 1 && o.Next == nil:
 		return bad("no successor named")
-	case protocol.TensorCodec_name[int32(o.Codec)] == "":
-		return bad("unknown tensor codec %d", o.Codec)
 	case len(o.Prefix) > int(o.MaxTokensTotal)/protocol.PrefixBlock:
 		return bad("more prefix hashes than the session has tokens for")
-	case len(o.Trace) > protocol.MaxTrace:
-		return bad("a trace context of %d bytes", len(o.Trace))
 	case s.cfg.last() && o.Sampling == nil:
 		return bad("the last stage needs to know how to sample")
 	}
@@ -409,7 +428,7 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 
 // format compiles the format of an Open's answer. It returns nil if it has none.
 func (s *Stage) format(o *protocol.Open) (Format, *protocol.Error) {
-	if !s.cfg.last() || len(o.Sampling.Format) == 0 {
+	if !s.cfg.last() || len(o.Sampling.GetFormat()) == 0 {
 		return nil, nil
 	}
 	bad := func(format string, args ...any) (Format, *protocol.Error) {
@@ -464,6 +483,9 @@ func (s *Stage) release(sess *session) {
 	}
 	s.mu.Lock()
 	delete(s.sessions, sess.key)
+	if sess.counts() {
+		s.used = time.Now()
+	}
 	s.kvUsed -= sess.cells
 	if !slices.ContainsFunc(slices.Collect(maps.Values(s.sessions)), func(x *session) bool { return x.group == sess.group }) {
 		delete(s.served, sess.group)

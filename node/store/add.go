@@ -17,6 +17,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
@@ -28,6 +29,7 @@ type AddOptions struct {
 	Transient bool                    // the source will disappear: do not remember it as an origin
 	Listed    bool                    // the source was named by a catalogue, not by a person: read it from public addresses only
 	Pin       bool                    // protect what is kept from the quota
+	Base      *Model                  // the source is an adapter (LoRA) that adds to this model; nil: it is a model
 	Expect    Expect                  // what is known about the source beforehand
 	Progress  func(done, total int64) // in bytes of the source; may be nil
 	Read      *Mark                   // is set to that of the source as it was read; may be nil
@@ -86,6 +88,9 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 	if opt.Name == "" {
 		opt.Name = src.name
 	}
+	if opt.Base != nil {
+		opt.Name = adapted(opt.Base.Name(), opt.Name)
+	}
 	im := &importer{ctx: ctx, src: src, opt: opt}
 	defer im.close()
 	if err := im.layOut(s.opt.Check); err != nil {
@@ -120,7 +125,7 @@ func (s *Store) Add(ctx context.Context, from string, opt AddOptions) (*Model, e
 		return nil, err
 	}
 	defer done()
-	if im.out, err = os.Create(filepath.Join(tmp, "data.gguf")); err != nil {
+	if im.out, err = os.Create(filepath.Join(tmp, dataName)); err != nil {
 		return nil, full(err)
 	}
 	if err := im.read(); err != nil {
@@ -222,7 +227,17 @@ func (im *importer) layOut(check func(md interface{ Value(key string) any }) err
 		if err := errors.Join(h.Check(size), splitCheck(h, i, len(im.src.parts))); err != nil {
 			return fmt.Errorf("%s: %w", shown(where), err)
 		}
-		if i == 0 {
+		if i == 0 && im.opt.Base != nil {
+			if err := checkAdapter(h, im.opt.Base, len(im.src.parts)); err != nil {
+				return fmt.Errorf("%s: %w", shown(where), err)
+			}
+			first, lay = h, newLayout(im.opt.Base.man.Blocks)
+			lay.to = im.opt.Base
+		} else if i == 0 {
+			if h.String("general.type") == adapterType {
+				err := fmt.Errorf("%s: %w: it is an adapter (LoRA); name the model that it adds to, too", shown(where), gguf.ErrFormat)
+				return remedy.For(err, remedy.NameBase)
+			}
 			if check != nil {
 				if err := check(h); err != nil {
 					return fmt.Errorf("%s: %w", shown(where), err)

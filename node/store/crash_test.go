@@ -68,7 +68,7 @@ func launch(t testing.TB, cmd *exec.Cmd, what string) *bufio.Scanner {
 	return bufio.NewScanner(out)
 }
 
-// work is the task to kill: one of five operations on a model, from a source
+// work is the task to kill: one of six operations on a model, from a source
 // that counts. prepare creates its initial state.
 type work struct {
 	dir, file, source string // the store; the model as a file, and as blocks over HTTP
@@ -77,7 +77,7 @@ type work struct {
 	rng               *rand.Rand
 }
 
-var operations = []string{"add", "pull", "rm", "gc", "span"}
+var operations = []string{"add", "pull", "rm", "gc", "span", "lay"}
 
 func (w *work) prepare(s *Store, op string) error {
 	m, err := s.Model(w.id)
@@ -105,6 +105,8 @@ func (w *work) prepare(s *Store, op string) error {
 		if m.Whole(m.Shards()) {
 			return w.drop(m, m.Shards())
 		}
+	case "lay":
+		return w.pull(m, m.Shards())
 	case "gc": // something to be dropped, dirt in the journal, and what an import left
 		if err := m.PinShards([]int{0, 1}, true); err != nil {
 			return err
@@ -143,6 +145,20 @@ func (w *work) do(s *Store, op string) error {
 	case op == "gc":
 		_, err := s.GC(GCOptions{Unused: true})
 		return err
+	case op == "lay": // a file for the one span, then for the other
+		span := protocol.Span{From: 0, To: 4}
+		if len(m.laid) > 0 && m.laid[span] > 0 {
+			span = protocol.Span{From: 3, To: 6}
+		}
+		if err := w.pull(m, m.Shards()); err != nil {
+			return err
+		}
+		return m.LaidFile(context.Background(), span, layBlocks, func(path string) error {
+			if _, ok := sealOf(path); !ok {
+				return errors.New("an incomplete file was loaded")
+			}
+			return nil
+		})
 	}
 	// The served span changes: what the new one needs is fetched, what only the
 	// old one needed is dropped.
@@ -349,6 +365,9 @@ func afterKill(t *testing.T, w *work, op string, acked map[string]bool, count fu
 			t.Error("gc dropped what is pinned")
 		}
 		checkAllocated(t, m)
+		if left := laidFiles(t, m); len(left) != len(m.laid) {
+			t.Errorf("%s: files %v beside the model, of which %d are known", op, left, len(m.laid))
+		}
 	}
 	for c := range acked {
 		if _, err := s.Get(t.Context(), cid.MustParse(c)); err != nil {

@@ -11,6 +11,7 @@
 //	             nodes         the shards' UnixFS nodes (dag-pb), which list their leaves
 //	             journal       append-only: which leaves are held
 //	             data.gguf     [prefix][file 1][file 2, at the next MiB] ...
+//	             span-A-B.gguf a file laid out for an engine that needs its own, made of the leaves
 //
 // The stage header is not written over the original header, as the design has
 // it, but into a prefix in front of it, which is otherwise a hole. So the
@@ -34,6 +35,14 @@
 // full disk, an engine that restarts would otherwise find no room for it.
 // Rounding to file system blocks still costs up to two blocks per stretch of
 // held bytes.
+//
+// An engine that cannot compute from the model's file as it is gets one of its own
+// (LaidFile), unless a header in the prefix is all that it needs. Where the file system
+// can, the two share the disk's blocks; else the file is a copy, and counts as such. It
+// ends with the sum of its bytes, so that it need not be made again, nor its leaves be
+// read, at the next start. It goes with the leaves that it was made of, and where
+// nobody serves its span: with another span's file, by GC, and first of all when the
+// quota needs room. Opening the store removes what a crash left of one.
 //
 // Origins are read from public addresses only, unless a person named one that
 // lies elsewhere (way.go); the record keeps which those are.

@@ -164,6 +164,9 @@ func childFull(args []string) error {
 		{"stage", pull, func(s *Store, _ func()) error {
 			return model(s).StageFile(ctx, protocol.Span{From: 0, To: 2}, nil, func(string) error { return nil })
 		}},
+		{"lay", pull, func(s *Store, late func()) error {
+			return model(s).LaidFile(lateContext{ctx, late}, protocol.Span{From: 0, To: 2}, layBlocks, func(string) error { return nil })
+		}},
 		{"export", pull, func(s *Store, late func()) error {
 			defer os.Remove(out)
 			return model(s).Export(lateContext{ctx, late}, out, nil)

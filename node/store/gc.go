@@ -33,7 +33,8 @@ type Dropped struct {
 }
 
 // GC frees disk space that nothing needs: leftovers of interrupted imports,
-// space that is allocated but not held, and the shards without a pin that
+// space that is allocated but not held, files laid out for spans that nobody serves,
+// and the shards without a pin that
 // exceed the quota, least recently used first. Shards that are pinned or in use
 // stay, and so do headers and manifests. Errors are those of the disk; what was
 // freed before one stays freed.
@@ -110,6 +111,9 @@ func (m *Model) gc(dry bool) (freed int64, err error) {
 		return 0, nil
 	}
 	if dry {
+		m.mu.RLock()
+		_, unused := m.laidUnused()
+		m.mu.RUnlock()
 		st, err := m.data.Stat()
 		if err != nil {
 			return 0, m.failed(err)
@@ -121,9 +125,10 @@ func (m *Model) gc(dry bool) (freed int64, err error) {
 		for _, r := range m.heldRuns() {
 			freed -= roundUp(r.at+r.length, diskBlock) - r.at/diskBlock*diskBlock
 		}
-		return max(0, freed), nil
+		return max(0, freed) + unused, nil
 	}
 	before := m.Allocated()
+	m.dropLaid(nil)
 	err = m.punchGaps(nil)
 	m.mu.Lock()
 	defer m.mu.Unlock()

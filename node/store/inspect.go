@@ -107,7 +107,7 @@ func peek(dir string) (*Model, error) {
 		err = errors.Join(err, e)
 		return f
 	}
-	m.data, m.journal, m.nodesF = open("data.gguf"), open("journal"), open("nodes")
+	m.data, m.journal, m.nodesF = open(dataName), open("journal"), open("nodes")
 	if err != nil {
 		return nil, errors.Join(err, m.closeFiles())
 	}
@@ -123,6 +123,9 @@ func peek(dir string) (*Model, error) {
 
 // headerHere reads a header as it is on disk, or returns nil.
 func (m *Model) headerHere() *gguf.Header {
+	if m.IsAdapter() { // it is another model's that is computed with
+		return nil
+	}
 	for i := range m.man.Shards {
 		if m.man.Shards[i].Kind == protocol.ShardHeader && m.Whole([]int{i}) {
 			h, _ := gguf.Read(m.file(0), m.man.Files[0].Size)
@@ -192,6 +195,7 @@ func (s *Store) Unpinned() (n int64) {
 				n += m.shards[i].bytes
 			}
 		}
+		n += m.laidUnpinned()
 		m.mu.RUnlock()
 	}
 	return n

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/shoalnet/shoal/protocol"
@@ -22,6 +21,7 @@ type layout struct {
 	params int64
 	vocab  int64
 	tied   bool
+	to     *Model // what an adapter adds to; nil: it is a model
 }
 
 type shardKey struct {
@@ -40,21 +40,16 @@ func newLayout(blocks int64) *layout {
 	return &layout{blocks: blocks, shards: map[shardKey]*protocol.Shard{}, seen: map[string]bool{}, tied: true, types: map[string]uint64{}}
 }
 
-// shardOf returns the shard that a tensor belongs to. Blocks beyond the model's
-// own (layers that predict further tokens) belong to none.
+// shardOf returns the shard that a tensor belongs to.
 func shardOf(name string, blocks int64) shardKey {
-	head, rest, _ := strings.Cut(name, ".")
-	switch {
-	case head == "blk":
-		n, _, _ := strings.Cut(rest, ".")
-		if i, err := strconv.ParseInt(n, 10, 32); err == nil && i >= 0 && i < blocks {
-			return shardKey{protocol.ShardBlock, i}
-		}
-	case strings.HasPrefix(head, "rope_f"): // rope_freqs, rope_factors_long, rope_factors_short
+	switch part, n := gguf.PartOf(name, int(blocks)); part {
+	case gguf.PartBlock:
+		return shardKey{protocol.ShardBlock, int64(n)}
+	case gguf.PartHeader:
 		return shardKey{protocol.ShardHeader, -1}
-	case strings.HasPrefix(head, "token_"), strings.HasPrefix(head, "per_layer_"), head == "position_embd":
+	case gguf.PartEmbedding:
 		return shardKey{protocol.ShardEmbedding, -1}
-	case head == "output", strings.HasPrefix(head, "output_"):
+	case gguf.PartOutput:
 		return shardKey{protocol.ShardOutput, -1}
 	}
 	return shardKey{protocol.ShardOther, -1}
@@ -134,7 +129,10 @@ func (l *layout) manifest(h *gguf.Header) (*protocol.Manifest, error) {
 		Licence: clipText(h.String("general.license"), 200), Parameters: l.params, Context: int64(h.Context()),
 		Blocks: l.blocks, Width: int64(h.Width()), Vocab: l.vocab, TiedOutput: l.tied, Files: l.files,
 	}
-	if tokens, ok := h.Value("tokenizer.ggml.tokens").([]string); ok {
+	if l.to != nil {
+		l.adapts(m)
+	}
+	if tokens, ok := h.Value("tokenizer.ggml.tokens").([]string); ok && l.to == nil {
 		m.Vocab = int64(len(tokens))
 	}
 	var most uint64
@@ -147,12 +145,17 @@ func (l *layout) manifest(h *gguf.Header) (*protocol.Manifest, error) {
 	for i := range l.blocks {
 		order = append(order, shardKey{protocol.ShardBlock, i})
 	}
-	order = append(order, shardKey{protocol.ShardOutput, -1})
+	if out := (shardKey{protocol.ShardOutput, -1}); l.shards[out] != nil || !l.endsNormed() {
+		order = append(order, out)
+	}
 	if other := (shardKey{protocol.ShardOther, -1}); l.shards[other] != nil {
 		order = append(order, other)
 	}
 	for _, k := range order {
 		s := l.shards[k]
+		if s == nil && l.to != nil && k.kind != protocol.ShardHeader { // it adds nothing there
+			continue
+		}
 		if s == nil {
 			return nil, fmt.Errorf("%w: the tensors of the %s are missing; is it a whole language model?", gguf.ErrFormat, k)
 		}
@@ -168,6 +171,12 @@ func (l *layout) manifest(h *gguf.Header) (*protocol.Manifest, error) {
 		return nil, fmt.Errorf("%w: %w", gguf.ErrFormat, err)
 	}
 	return m, nil
+}
+
+// endsNormed reports whether the last block ends with a norm of its own, as encoders'
+// blocks do: such a model may have no output.
+func (l *layout) endsNormed() bool {
+	return l.seen[fmt.Sprintf("blk.%d.layer_output_norm.weight", l.blocks-1)]
 }
 
 func clipText(s string, n int) string {

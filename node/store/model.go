@@ -23,7 +23,7 @@ import (
 // Model is one model of a store, held in part or whole. It is safe for
 // concurrent use.
 //
-// Lock order: loading, syncing, io, mu.
+// Lock order: loading, syncing, io, laying, mu.
 type Model struct {
 	id  cid.Cid
 	man *protocol.Manifest
@@ -34,10 +34,13 @@ type Model struct {
 	data, journal, nodesF *os.File
 	base                  []int64 // where each file begins in data; base[0] is the room for a stage header
 
-	loading *semaphore.Weighted // held while the stage header is in use; as long as an engine loads, so waiting for it can be given up
-	syncing sync.Mutex          // serializes syncs
-	saving  sync.Mutex          // serializes writes of the record; taken before mu, and to remove the model
-	io      sync.RWMutex        // shared by readers and writers of leaves, exclusive when leaves are dropped
+	loading *semaphore.Weighted                    // held while the stage header is in use; as long as an engine loads, so waiting for it can be given up
+	syncing sync.Mutex                             // serializes syncs
+	saving  sync.Mutex                             // serializes writes of the record; taken before mu, and to remove the model
+	reserve func(n int64) (done func(), err error) // the store's, for what is made beside the leaves; nil: of no store
+	find    func(cid.Cid) (*Model, error)          // the store's, for an adapter's base; nil: of no store
+	laying  sync.Mutex                             // serializes the appearance and removal of laid files; taken before mu
+	io      sync.RWMutex                           // shared by readers and writers of leaves, exclusive when leaves are dropped
 
 	mu          sync.RWMutex // guards everything below; never held during a leaf's I/O
 	rec         record
@@ -48,8 +51,9 @@ type Model struct {
 	twins       map[digest][]place // further places of leaves with equal content
 	journalSize int64
 	nodesSize   int64
-	durable     int64 // the journal before this offset is on disk; changed with syncing held too
-	gone        bool  // removed: its files are closed, or about to be
+	durable     int64                   // the journal before this offset is on disk; changed with syncing held too
+	laid        map[protocol.Span]int64 // files laid out for spans, with the bytes that they do not share with data
+	gone        bool                    // removed: its files are closed, or about to be
 }
 
 // shard is what is known about a shard's leaves.
@@ -120,6 +124,9 @@ func layShards(man *protocol.Manifest) (base []int64, shards []shard) {
 	return base, shards
 }
 
+// dataName is the file of a model's directory that has its leaves.
+const dataName = "data.gguf"
+
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
 // maxModel exceeds the size of any real model, in bytes. A forged manifest
@@ -158,7 +165,7 @@ func readModel(dir string, log *slog.Logger) (*Model, error) {
 		return nil, fmt.Errorf("%w: its manifest is of model %s", ErrCorrupt, id)
 	}
 	m := &Model{id: id, man: man, raw: raw, dir: dir, log: log, loading: semaphore.NewWeighted(1),
-		nodes: map[cid.Cid][]byte{}, wanted: map[cid.Cid]bool{}, where: map[digest]place{}, twins: map[digest][]place{}}
+		nodes: map[cid.Cid][]byte{}, wanted: map[cid.Cid]bool{}, where: map[digest]place{}, twins: map[digest][]place{}, laid: map[protocol.Span]int64{}}
 	if rec, err := os.ReadFile(filepath.Join(dir, "record.json")); err == nil {
 		_ = json.Unmarshal(rec, &m.rec) // names and origins are only a convenience
 	}
@@ -172,7 +179,7 @@ func (m *Model) openFiles() (err error) {
 		err = errors.Join(err, e)
 		return f
 	}
-	m.data, m.journal, m.nodesF = open("data.gguf"), open("journal"), open("nodes")
+	m.data, m.journal, m.nodesF = open(dataName), open("journal"), open("nodes")
 	if err != nil {
 		return full(err)
 	}
@@ -209,6 +216,7 @@ func (m *Model) openFiles() (err error) {
 	if len(doubtful) > 0 {
 		m.log.Info("the store was not closed; checked the model's last leaves", "model", m.id, "checked", len(doubtful), "lost", lost)
 	}
+	m.findLaid()
 	// Free what a crash left in the file outside the held leaves.
 	err = m.punchGaps(nil)
 	if len(doubtful) > 0 {
@@ -277,6 +285,9 @@ func (m *Model) allocated() (n int64) {
 		if st, err := f.Stat(); err == nil {
 			n += files.Allocated(st)
 		}
+	}
+	for _, copied := range m.laid {
+		n += copied
 	}
 	return n
 }

@@ -27,3 +27,11 @@ func punch(f *os.File, at, n int64) error {
 	}
 	return err
 }
+
+// share lets a range of a file have the disk's blocks of another's in common, and
+// reports whether the file system can. Positions and length are multiples of a block.
+func share(f *os.File, at int64, of *os.File, from, n int64) bool {
+	return unix.IoctlFileCloneRange(int(f.Fd()), &unix.FileCloneRange{
+		Src_fd: int64(of.Fd()), Src_offset: uint64(from), Src_length: uint64(n), Dest_offset: uint64(at),
+	}) == nil
+}

@@ -169,6 +169,7 @@ func (s *Store) droppable() (all []candidate, unpinned int64) {
 				all = append(all, candidate{m, i, b, m.used(i)})
 			}
 		}
+		unpinned += m.laidUnpinned()
 		m.mu.RUnlock()
 	}
 	slices.SortStableFunc(all, func(a, b candidate) int { return a.used.Compare(b.used) })
@@ -197,10 +198,14 @@ func (s *Store) excess(n int64) ([]candidate, error) {
 	return all, nil
 }
 
-// shrink drops what exceeds the quota. Called with quota.mu held.
+// shrink drops what exceeds the quota: first files that can be made again. Called with
+// quota.mu held.
 func (s *Store) shrink(n int64) error {
 	for {
 		list, err := s.excess(n)
+		if (err != nil || len(list) > 0) && s.dropLaid() > 0 {
+			continue
+		}
 		if err != nil || len(list) == 0 {
 			return err
 		}
@@ -389,6 +394,7 @@ func (m *Model) drop(shards []int) error {
 	if err != nil {
 		return err
 	}
+	m.dropLaid(shards)
 	return m.punchGaps(runs)
 }
 
@@ -420,16 +426,21 @@ func (m *Model) heldRuns() (out []run) {
 		}
 	}
 	m.mu.RUnlock()
-	slices.SortFunc(out, func(a, b run) int { return cmp.Compare(a.at, b.at) })
-	joined := out[:0]
-	for _, r := range out {
-		if n := len(joined); n > 0 && joined[n-1].at+joined[n-1].length == r.at {
-			joined[n-1].length += r.length
+	return joined(out)
+}
+
+// joined returns ranges in order, adjacent ones joined.
+func joined(runs []run) []run {
+	slices.SortFunc(runs, func(a, b run) int { return cmp.Compare(a.at, b.at) })
+	out := runs[:0]
+	for _, r := range runs {
+		if n := len(out); n > 0 && out[n-1].at+out[n-1].length == r.at {
+			out[n-1].length += r.length
 		} else {
-			joined = append(joined, r)
+			out = append(out, r)
 		}
 	}
-	return joined
+	return out
 }
 
 // punchGaps frees the disk space between held leaves, where it touches one of

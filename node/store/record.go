@@ -157,7 +157,11 @@ func (m *Model) Origins() []string {
 
 // match says how well a word names the model.
 func (m *Model) match(word string) protocol.Match {
-	return protocol.MatchModel(word, m.id, append(m.Names(), defaultName(m.man), slug(m.man.Name)))
+	names := append(m.Names(), defaultName(m.man), slug(m.man.Name))
+	if m.IsAdapter() { // by its own name it would be taken for a model
+		return max(protocol.MatchModel(word, m.id, m.Names()), m.matchAdapted(word))
+	}
+	return protocol.MatchModel(word, m.id, names)
 }
 
 // Pin protects the whole model from the quota, or ends that protection; either

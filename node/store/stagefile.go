@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -11,15 +10,26 @@ import (
 )
 
 // Header reads and checks the model's own header. For a split model it is the
-// first part's, with the metadata but only that part's tensors. Errors are
-// those of Verify (such as *Missing if the header is not held) and
-// gguf.ErrFormat.
+// first part's, with the metadata but only that part's tensors; for an adapter it is
+// its base's. Errors are those of Verify (such as *Missing if the header is not
+// held), of Base, and gguf.ErrFormat.
 func (m *Model) Header() (*gguf.Header, error) {
+	base, err := m.Base()
+	if err != nil {
+		return nil, err
+	}
+	if base != nil {
+		m = base
+	}
+	return m.ownHeader(context.Background())
+}
+
+func (m *Model) ownHeader(ctx context.Context) (*gguf.Header, error) {
 	for i := range m.man.Shards {
 		if m.man.Shards[i].Kind != protocol.ShardHeader {
 			continue
 		}
-		if _, err := m.Verify(context.Background(), []int{i}, true); err != nil {
+		if _, err := m.Verify(ctx, []int{i}, true); err != nil {
 			return nil, err
 		}
 		return gguf.Read(m.file(0), m.man.Files[0].Size)
@@ -54,13 +64,10 @@ func (m *Model) StageFile(ctx context.Context, span protocol.Span, extra func(md
 	if err != nil {
 		return err
 	}
-	there := make([]byte, len(head))
-	if _, err := m.data.ReadAt(there, 0); err != nil || !bytes.Equal(there, head) {
-		if _, err := m.data.WriteAt(head, 0); err != nil {
-			return m.failed(err)
-		}
+	if err := m.putHead(head); err != nil {
+		return err
 	}
-	return load(filepath.Join(m.dir, "data.gguf"))
+	return load(filepath.Join(m.dir, dataName))
 }
 
 // stageHeader builds a header that lists the shards' tensors at their positions
@@ -74,16 +81,13 @@ func (m *Model) stageHeader(shards []int, extra func(md *gguf.Header) []gguf.KV)
 	listed.Tensors = nil // for a split model, h does not have all of them
 	at := map[string]int64{}
 	for _, i := range shards {
-		for _, t := range m.man.Shards[i].Tensors {
-			g := gguf.Tensor{Name: t.Name, Type: gguf.Type(t.Type)}
-			for _, d := range t.Shape {
-				g.Shape = append(g.Shape, uint64(d))
-			}
-			if t.Length != int64(g.Bytes()) {
-				return nil, fmt.Errorf("%w: tensor %q has %d bytes where its shape needs %d", protocol.ErrManifest, t.Name, t.Length, g.Bytes())
-			}
-			listed.Tensors = append(listed.Tensors, g)
-			at[t.Name] = m.base[t.File] + t.Offset
+		ts, err := m.tensors(i)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range ts {
+			listed.Tensors = append(listed.Tensors, t)
+			at[t.Name] = int64(t.Offset)
 		}
 	}
 	var kvs []gguf.KV
@@ -93,9 +97,6 @@ func (m *Model) stageHeader(shards []int, extra func(md *gguf.Header) []gguf.KV)
 	head, err := listed.Stage(kvs, func(t gguf.Tensor) int64 { return at[t.Name] })
 	if err != nil {
 		return nil, fmt.Errorf("writing the stage header: %w", err)
-	}
-	if int64(len(head)) > m.base[0] {
-		return nil, fmt.Errorf("the stage header takes %d bytes, more than the %d reserved for it", len(head), m.base[0])
 	}
 	return head, nil
 }

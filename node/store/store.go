@@ -101,6 +101,7 @@ func Open(dir string, opt Options) (*Store, error) {
 			opt.Log.Warn("a model in the store cannot be read", "dir", path, "error", err)
 			continue
 		}
+		m.reserve, m.find = s.reserve, s.Model
 		s.models[m.id] = m
 	}
 	return s, nil
@@ -297,6 +298,7 @@ func (s *Store) settle(tmp string, id cid.Cid, raw []byte, rec record) (m *Model
 	if err := files.SyncDir(s.modelsDir()); err != nil {
 		return nil, nil, errors.Join(full(err), m.closeFiles(), os.RemoveAll(final))
 	}
+	m.reserve, m.find = s.reserve, s.Model
 	s.mu.Lock()
 	s.models[id] = m
 	done, _ = m.hold(m.Shards())
@@ -313,6 +315,11 @@ func (s *Store) Remove(id cid.Cid) error {
 	m, err := s.Model(id)
 	if err != nil {
 		return err
+	}
+	for _, a := range s.all() {
+		if to := a.man.Base; to != nil && to.Equals(id) {
+			return fmt.Errorf("%w: %s adds to it; remove that first", ErrBusy, a.Name())
+		}
 	}
 	tmp := filepath.Join(s.modelsDir(), tmpPrefix+"removed-"+id.String())
 	s.own(tmp, true)

@@ -74,6 +74,7 @@ func (s *Survey) Coverage(offers []*protocol.Offer, most int) []Coverage {
 type PeerSpan struct {
 	Model            cid.Cid
 	Name             string // of the model, as the peer calls it
+	Class            string // what computes it; "": unknown
 	Span             protocol.Span
 	Ready, Loaded    bool
 	Load             float64 // over the last minute, 0 to 1
@@ -91,7 +92,7 @@ func SpansOf(o *protocol.Offer, b Beat) (out []PeerSpan) {
 	}
 	for _, sp := range o.Spans {
 		v := PeerSpan{
-			Model: sp.ModelID(), Name: sp.Name, Span: sp.Span(), Ready: sp.Ready, Loaded: sp.Loaded, Load: float64(sp.LoadPermille) / 1000,
+			Model: sp.ModelID(), Name: sp.Name, Class: sp.Engine.Class(), Span: sp.Span(), Ready: sp.Ready, Loaded: sp.Loaded, Load: float64(sp.LoadPermille) / 1000,
 			StepMs: float64(sp.UsPerBlock) * float64(sp.Span().Len()) / 1000, KVTokens: int(sp.KvTokens), KVFree: int(sp.KvFree),
 		}
 		if b.Status != nil {

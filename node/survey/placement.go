@@ -98,6 +98,9 @@ func (s *Survey) placementPeer(o *protocol.Offer, now time.Time, models map[cid.
 			Load: float64(sp.LoadPermille) / 1000, LoadLong: float64(sp.LoadLongPermille) / 1000, Refused: float64(sp.RefusedPermille) / 1000,
 		}
 		v.First, v.Answered = s.book.Answers(o.From, SpanName(sp.ModelID(), v.Span))
+		if v.Asleep = sp.LoadMs > 0; v.Asleep && !v.Answered.IsZero() {
+			v.Answered = now // it is not asked meanwhile, or it could never sleep
+		}
 		p.Serves = append(p.Serves, v)
 	}
 	return p

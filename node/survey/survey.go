@@ -200,7 +200,8 @@ func (s *Survey) candidates(offers []*protocol.Offer, model cid.Cid) (list []rou
 			}
 			c := route.Candidate{
 				Peer: id, Span: sp.Span(), Decode: us(sp.UsPerBlock), Prefill: us(sp.UsPerBlockPrefill), Embed: us(sp.UsEmbed), Head: us(sp.UsHead),
-				KVFree: int(sp.KvFree), MaxContext: int(sp.MaxContext), Unproven: !sp.Ready,
+				KVFree: int(sp.KvFree), MaxContext: int(sp.MaxContext), Unproven: !sp.Ready, Class: sp.Engine.Class(), Exact: sp.Engine.GetExact(),
+				Load: time.Duration(sp.LoadMs) * time.Millisecond,
 			}
 			s.know(&c, o.From)
 			list = append(list, c)

@@ -22,6 +22,7 @@ type bpe struct {
 
 	ignoreMerges bool
 	raw          bool
+	spaced       bool
 }
 
 // merge is the result of merging two symbols, and the rank in the list of
@@ -51,7 +52,7 @@ func (t *Tokenizer) setBPE(md Metadata, pre string) error {
 	if !known { // Doubts says so
 		kind = defaultPre
 	}
-	b := &bpe{t: t, ignoreMerges: kind.ignoreMerges, raw: kind.raw}
+	b := &bpe{t: t, ignoreMerges: kind.ignoreMerges, raw: kind.raw, spaced: kind.spaced}
 	b.readMerges(list)
 	for _, expr := range kind.exprs {
 		if cut := cutters[expr]; cut != nil {
@@ -65,7 +66,8 @@ func (t *Tokenizer) setBPE(md Metadata, pre string) error {
 		re.MatchTimeout = matchTime
 		b.rules = append(b.rules, rule{expr: re})
 	}
-	t.escape, t.addBOS = kind.raw, kind.addBOS
+	t.escape, t.verbatim = kind.raw && !kind.blanks, kind.raw
+	t.addBOS, t.alwaysBOS, t.addSEP = kind.addBOS, kind.alwaysBOS, kind.addSEP
 	for i := range t.bytes {
 		name := byteText[i]
 		if kind.raw {
@@ -128,6 +130,9 @@ func (b *bpe) split(out []int32, text string, on *patience) ([]int32, error) {
 	words, err := b.words(text, on)
 	if err != nil {
 		return nil, err
+	}
+	if b.spaced {
+		words = spaced(words)
 	}
 	m := &merger{join: func(l, r symbol) (int32, float64, bool) {
 		made, ok := b.merges[[2]int32{l.id, r.id}]

@@ -118,6 +118,12 @@ func FuzzDecoder(f *testing.F) {
 func FuzzNew(f *testing.F) {
 	f.Add("gpt2", "llama-bpe", "a b\nb\nab", "a b\n b", []byte{1, 3, 4, 6, 0, 255}, int64(1), "ab a")
 	f.Add("llama", "", "<unk>\n<s>\n</s>\n▁\n<0x41>", "", []byte{2, 3, 3, 1, 6}, int64(-1), " A")
+	f.Add("bert", "", "[UNK]\n▁a\nb\n▁", "", []byte{3, 1, 1, 1}, int64(0), "ab É")
+	f.Add("t5", "", "<pad>\n</s>\n<unk>\n▁a\nb", "", []byte{3, 3, 2, 1, 1}, int64(1), " a b")
+	f.Add("rwkv", "", "<s>\na\n\\x41\n\\n", "", []byte{3, 1, 1, 1}, int64(0), "aA\n")
+	f.Add("whitespace", "whitespace", "a\nb\nab", "a b", []byte{1, 1, 1}, int64(0), "ab  a")
+	f.Add("hybriddna", "gpt-2", "<dna>\n</dna>\n<oov>\nACGTAC\ue000", "a b", []byte{1, 1, 1, 1}, int64(0), "x<dna>acgtacg</dna>")
+	f.Add("gpt2", "mmbert", "▁a\n▁\na", "▁ a", []byte{1, 1, 1}, int64(0), "a a\n\na")
 	f.Add("gemma4", "", "a\n▁a\n<0x0A>\n\n", "▁ a", []byte{}, int64(1<<40), "a\na")
 	f.Fuzz(func(t *testing.T, model, pre, tokens, merges string, kinds []byte, id int64, text string) {
 		types := make([]int32, len(kinds))
@@ -129,6 +135,7 @@ func FuzzNew(f *testing.F) {
 			"tokenizer.ggml.model": model, "tokenizer.ggml.pre": pre, "tokenizer.ggml.tokens": strings.Split(tokens, "\n"),
 			"tokenizer.ggml.merges": strings.Split(merges, "\n"), "tokenizer.ggml.token_type": types, "tokenizer.ggml.scores": scores,
 			"tokenizer.ggml.bos_token_id": id, "tokenizer.ggml.eos_token_id": id + 1, "tokenizer.ggml.eos_token_ids": []int64{id, -id},
+			"tokenizer.ggml.precompiled_charsmap": kinds, "tokenizer.ggml.unknown_token_id": id,
 			"general.name": pre, "tokenizer.ggml.add_bos_token": true, "tokenizer.chat_template": merges,
 		}
 		tok, err := New(m)

@@ -7,8 +7,12 @@ type preType struct {
 	exprs        []string
 	ignoreMerges bool // a word that is a token needs no merges
 	addBOS       bool // unless the file says otherwise
+	alwaysBOS    bool // whatever the file says
+	addSEP       bool // unless the file says otherwise
 	noBOS        bool // no token begins a sequence unless the file names one
 	raw          bool // words are merged as they are, with spaces as ▁, instead of byte by byte
+	blanks       bool // spaces are not written as ▁
+	spaced       bool // each ▁ begins a word, and so does a text
 }
 
 // Parts that several expressions share. Non-ASCII characters are escaped: an
@@ -124,7 +128,8 @@ var (
 	gpt4o         = preType{exprs: []string{o200kLike(upper, lower, contractions+`?`, `\p{N}{1,3}|`+othersSlash)}}
 	tekken        = preType{exprs: []string{o200kLike(upper, lower, ``, `\p{N}|`+othersSlash)}, ignoreMerges: true, addBOS: true}
 	bailing       = preType{exprs: []string{contractions + `|` + notNewline + `\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+`}}
-	gemma4        = preType{exprs: []string{lines}, raw: true, addBOS: true}
+	gemma4        = preType{exprs: []string{lines}, raw: true, alwaysBOS: true}
+	roberta       = preType{exprs: gpt2.exprs, addSEP: true}
 )
 
 // preTypes are keyed by their names in tokenizer.ggml.pre.
@@ -138,8 +143,8 @@ var preTypes = map[string]preType{
 	"falcon":    falcon,
 	"starcoder": digitsFirst, "refact": digitsFirst, "command-r": digitsFirst, "smollm": digitsFirst, "codeshell": digitsFirst,
 	"exaone": digitsFirst, "minerva-7b": digitsFirst, "mellum2": digitsFirst,
-	"gpt-2": gpt2, "phi-2": gpt2, "jina-es": gpt2, "jina-de": gpt2, "gigachat": gpt2, "jina-v1-en": gpt2, "jina-v2-es": gpt2,
-	"jina-v2-de": gpt2, "jina-v2-code": gpt2, "a.x-4.0": gpt2, "mellum": gpt2, "roberta-bpe": gpt2, "mpt": gpt2, "olmo": gpt2,
+	"gpt-2": gpt2, "phi-2": gpt2, "jina-es": gpt2, "jina-de": gpt2, "gigachat": gpt2, "jina-v1-en": roberta, "jina-v2-es": gpt2,
+	"jina-v2-de": gpt2, "jina-v2-code": roberta, "a.x-4.0": gpt2, "mellum": gpt2, "roberta-bpe": roberta, "mpt": gpt2, "olmo": gpt2,
 	"jais": gpt2, "trillion": gpt2, "granite-docling": gpt2, "exaone4": gpt2, "modern-bert": gpt2,
 	"qwen2": qwen2, "deepseek-r1-qwen": qwen2, "kormo": qwen2, "stablelm2": qwen2, "hunyuan": qwen2, "solar-open": qwen2,
 	"megrez": qwen2, "grok-2": qwen2, "f2llmv2": qwen2,
@@ -172,6 +177,8 @@ var preTypes = map[string]preType{
 		`<sentinel:[0-9]+>`, `(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z`, `([\t\n]|    |  )`, `\p{N}`, `[\p{P}!-/:-@\[-` + "`" + `{-~]`, gpt2Words,
 	}},
 	"gemma4": gemma4, "granite-embed-multi-311m": gemma4, "sarvam-moe": {exprs: []string{lines}, raw: true},
+	"mmbert":     {exprs: []string{lines}, raw: true, spaced: true},
+	"whitespace": {exprs: []string{`\S+`}, raw: true, blanks: true},
 }
 
 // defaultPre is llama.cpp's choice for files that name no pre-tokenizer.

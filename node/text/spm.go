@@ -34,6 +34,7 @@ func (t *Tokenizer) setSPM(md Metadata) error {
 	if err := errors.Join(flag(md, "tokenizer.ggml.add_space_prefix", &t.addSpace), flag(md, "tokenizer.ggml.remove_extra_whitespaces", &t.squeeze)); err != nil {
 		return err
 	}
+	t.trim = t.addSpace
 	if len(t.tokens) > 2 { // SentencePiece's own numbering, for files that name no IDs
 		t.bos, t.eos = 1, 2
 		t.eog[t.eos] = true

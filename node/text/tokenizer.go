@@ -57,13 +57,18 @@ type Tokenizer struct {
 	rstrip    map[int32]bool
 	eog       map[int32]bool
 
-	bos, eos       int32 // -1: none
-	addBOS, addEOS bool
-	escape         bool // tokens write a space as ▁
-	addSpace       bool // a space that is not shown is put before a text
-	squeeze        bool // spaces at a text's ends, and repeated ones, are removed
-	algorithm      splitter
-	longest        int // bytes of the longest token
+	bos, eos, sep        int32 // -1: none
+	addBOS, addEOS       bool
+	alwaysBOS, alwaysEOS bool // whatever the file says
+	addSEP               bool // between the two texts of a pair
+	escape               bool // a text's spaces are written as ▁, and tokens, too
+	unescape             bool // tokens write a space as ▁
+	verbatim             bool // tokens are written as they are
+	addSpace             bool // a space that is not shown is put before a text
+	trim                 bool // a text's first space is not shown
+	squeeze              bool // spaces at a text's ends, and repeated ones, are removed
+	algorithm            splitter
+	longest              int // bytes of the longest token
 }
 
 // EncodeOptions are the options of Encode.
@@ -78,10 +83,13 @@ func New(md Metadata) (*Tokenizer, error) {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrVocabulary, fmt.Sprintf(format, args...))
 	}
-	t := &Tokenizer{ids: map[string]int32{}, lstrip: map[int32]bool{}, rstrip: map[int32]bool{}, eog: map[int32]bool{}, bos: -1, eos: -1}
+	t := &Tokenizer{ids: map[string]int32{}, lstrip: map[int32]bool{}, rstrip: map[int32]bool{}, eog: map[int32]bool{}, bos: -1, eos: -1, sep: -1}
 	var err error
 	if t.tokens, err = texts(md, "tokenizer.ggml.tokens"); err != nil {
 		return nil, err
+	}
+	if none := md.Value("tokenizer.ggml.model"); none == "none" || none == "no_vocab" {
+		return nil, bad("the file says that the model has no vocabulary (tokenizer.ggml.model), so it can read no text")
 	}
 	if len(t.tokens) == 0 {
 		return nil, bad("the file has no vocabulary (tokenizer.ggml.tokens)")
@@ -112,17 +120,31 @@ func New(md Metadata) (*Tokenizer, error) {
 		err = t.setBPE(md, model)
 	case "llama":
 		err = t.setSPM(md)
+	case "bert":
+		err = t.setWPM(md)
+	case "t5":
+		err = t.setUGM(md)
+	case "rwkv":
+		t.setRWKV(md)
+	case "plamo2":
+		err = t.setPlamo(md)
+	case "whitespace":
+		err = t.setBlankless(md, pre)
+	case "hybriddna":
+		err = t.setDNA(md, pre)
 	case "":
 		return nil, bad("the file names no tokenizer (tokenizer.ggml.model)")
 	default:
-		return nil, bad("tokenizer %q; known are gpt2 (byte-level BPE), gemma4 (BPE) and llama (SentencePiece)", model)
+		return nil, bad("tokenizer %q; known are bert (WordPiece), gemma4 (BPE), gpt2 (byte-level BPE), hybriddna, llama (SentencePiece), plamo2, rwkv, t5 (unigrams) and whitespace", model)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(flag(md, "tokenizer.ggml.add_bos_token", &t.addBOS), flag(md, "tokenizer.ggml.add_eos_token", &t.addEOS)); err != nil {
+	err = errors.Join(flag(md, "tokenizer.ggml.add_bos_token", &t.addBOS), flag(md, "tokenizer.ggml.add_eos_token", &t.addEOS), flag(md, "tokenizer.ggml.add_sep_token", &t.addSEP))
+	if err != nil {
 		return nil, err
 	}
+	t.addBOS, t.addEOS = t.addBOS || t.alwaysBOS, t.addEOS || t.alwaysEOS
 	if err := t.setSpecial(md); err != nil {
 		return nil, err
 	}
@@ -172,7 +194,10 @@ var markers = []string{
 var enders = []string{"eos_token_id", "eos_token_ids", "eot_token_id", "eom_token_id", "fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"}
 
 func (t *Tokenizer) setSpecial(md Metadata) error {
-	for key, to := range map[string]*int32{"bos": &t.bos, "eos": &t.eos} {
+	for key, to := range map[string]*int32{"bos": &t.bos, "eos": &t.eos, "seperator": &t.sep} { // GGUF's spelling
+		if key == "eos" && t.alwaysEOS { // what ends a text is not what ends an answer
+			continue
+		}
 		id, err := firstID(md, "tokenizer.ggml."+key+"_token_id", len(t.tokens))
 		if err != nil {
 			return err
@@ -217,8 +242,11 @@ func (t *Tokenizer) setEndings(md Metadata) error {
 			t.eog[id] = true
 		}
 	}
-	if _, ok := t.algorithm.(*spm); ok && t.eos >= 0 {
-		t.eog[t.eos] = true
+	switch t.algorithm.(type) {
+	case *spm, *ugm, *plamo:
+		if t.eos >= 0 {
+			t.eog[t.eos] = true
+		}
 	}
 	for _, s := range endings {
 		id := t.find(s)
@@ -233,7 +261,7 @@ func (t *Tokenizer) setEndings(md Metadata) error {
 	if has("<|return|>") && has("<|call|>") || has("<|flush|>") && (has("<|call|>") || has("<|calls|>")) {
 		delete(t.eog, t.find("<|end|>"))
 	}
-	if has("<|tool_response>") {
+	if has("<|tool_response>") || has("<|plamo:eos|>") {
 		delete(t.eog, t.find("</s>"))
 	}
 	return nil
@@ -247,7 +275,7 @@ func (t *Tokenizer) setStrips(md Metadata) {
 		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(s, w) })
 	}
 	switch name := text("general.name"); {
-	case among(text("tokenizer.ggml.pre"), "jina-v2-de", "jina-v2-es", "jina-v2-code"), among(text("general.architecture"), "nomic-bert-moe", "jina-bert-v3"):
+	case among(text("tokenizer.ggml.pre"), "jina-v2-de", "jina-v2-es", "jina-v2-code", "mmbert"), among(text("general.architecture"), "nomic-bert-moe", "jina-bert-v3"):
 		t.lstrip[t.find("<mask>")] = true
 	case among(name, "phi-3", "phi3"):
 		for i, k := range t.types {
@@ -336,6 +364,10 @@ func (t *Tokenizer) EOG() []int32 {
 // BOS returns the token that begins a sequence, if the model has one.
 func (t *Tokenizer) BOS() (int32, bool) { return t.bos, t.bos >= 0 }
 
+// SEP returns the token that stands between the two texts of a pair, beside those that
+// end them, if the model expects one.
+func (t *Tokenizer) SEP() (int32, bool) { return t.sep, t.addSEP && t.sep >= 0 }
+
 // IsControl reports whether a token is a control token and not text.
 func (t *Tokenizer) IsControl(id int32) bool {
 	return id >= 0 && int(id) < len(t.types) && (t.types[id] == typeControl || t.types[id] == typeUnknown)
@@ -358,10 +390,10 @@ func (t *Tokenizer) raw(id int32, special bool) string {
 			return string([]byte{b})
 		}
 	}
-	if t.escape {
+	if t.escape || t.unescape && t.types[id] != typeUser {
 		return strings.ReplaceAll(s, "▁", " ")
 	}
-	if t.types[id] == typeUser {
+	if t.verbatim || t.types[id] == typeUser {
 		return s
 	}
 	return bytesOf(s)
@@ -391,7 +423,7 @@ func (t *Tokenizer) Decode(ids []int32, special bool) string {
 		b.WriteString(t.raw(id, special))
 	}
 	s := b.String()
-	if t.addSpace {
+	if t.trim {
 		s = strings.TrimPrefix(s, " ")
 	}
 	return valid(s)

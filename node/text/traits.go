@@ -59,7 +59,9 @@ func (t *Template) probe() (traits Traits) {
 		{Role: "tool", Content: probeResult, Name: probeTool, ToolCallID: "abcdef123"}}
 	// A dict written as text has Python's quotation marks; an object's keys may
 	// also be written one by one.
-	for _, words := range []string{`"` + probeKey + `"`, "<parameter=" + probeKey, probeKey + "="} {
+	for _, words := range []string{
+		`"` + probeKey + `"`, "<parameter=" + probeKey, probeKey + "=", "<arg_key>" + probeKey, "<arg_key:opensource>" + probeKey, "{" + probeKey + ":", "<" + probeKey + ">",
+	} {
 		for _, try := range []Traits{{}, {nullContent: true}, {stringArguments: true}, {nullContent: true, stringArguments: true}} {
 			// Tools are left out of this chat: their schema has the same words.
 			if shows(try, nil, chat, probeTool, words, probeResult) {

@@ -39,6 +39,10 @@ func (t Type) String() string {
 	return "type " + strconv.FormatUint(uint64(t), 10)
 }
 
+// Block returns how many weights of a row the type stores together; 0 if it is not
+// known.
+func (t Type) Block() uint64 { return types[t].block }
+
 func sortByOffset(order []int, ts []Tensor) {
 	slices.SortStableFunc(order, func(a, b int) int {
 		switch x, y := ts[a].Offset, ts[b].Offset; {

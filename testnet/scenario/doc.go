@@ -23,6 +23,11 @@
 //	prompts              a list; or distinct = how many to draw
 //	max_tokens, temperature, seed
 //
+//	[[group]]             nodes that differ from the others
+//	nodes                a list of names
+//	engine               "ggml", "llama" or "auto"; default: as the others
+//	node_args            additional arguments for `shoal node`
+//
 //	[[fault]]
 //	kind                 see below
 //	at                   once; or

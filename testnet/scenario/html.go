@@ -18,7 +18,7 @@ var page = template.Must(template.New("page").Parse(pageText))
 // WriteHTML writes the report as one self-contained page: a table, and a timeline of
 // nodes, faults, sessions and stalls.
 func (r *Report) WriteHTML(out io.Writer) error {
-	v := view{Report: r, span: max(r.Took, 1), Lines: r.summary(), States: states, Exactness: exactness}
+	v := view{Report: r, span: max(r.Took, 1), Lines: r.summary(), States: states, Exactness: r.explained()}
 	v.Title = fmt.Sprintf("%s: %d nodes, every span on %d, %d sessions at once, faults for %v", r.Scenario, r.Nodes, r.Replicas, r.AtOnce, time.Duration(r.Duration))
 	if err := r.Err(); err != nil {
 		v.Verdict = err.Error()

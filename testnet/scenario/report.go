@@ -57,7 +57,8 @@ type Report struct {
 	Crashes  []string       `json:"crashes,omitempty"` // nodes that ended unexpectedly
 	Left     []string       `json:"left,omitempty"`    // what nodes still hold of ended sessions
 	Failures []Failure      `json:"failures"`
-	Exact    bool           `json:"exact"` // a text that differs is a failure
+	Engines  []string       `json:"engines,omitempty"` // that nodes were told to use; "": whatever they choose
+	Exact    bool           `json:"exact"`             // a text that differs is a failure
 	AllowGap bool           `json:"allow_gap"`
 	OK       bool           `json:"ok"`
 	Logs     string         `json:"logs,omitempty"`
@@ -122,7 +123,7 @@ func newReport(s *Scenario, net *testnet.Testnet, w *world, calm, sessions []*Se
 func compute(s *Scenario, model string, logs map[string]string, w *world, calm, sessions []*Session) *Report {
 	r := &Report{
 		Scenario: s.Name, About: s.About, Model: model, Nodes: s.Nodes, Replicas: s.Replicas, AtOnce: s.Sessions.Count, Link: s.Link.String(),
-		Seed: s.Seed, Duration: Moment(s.Duration), Exact: s.Exact, AllowGap: s.AllowGap, Failures: []Failure{}, Stalls: []Stall{},
+		Seed: s.Seed, Duration: Moment(s.Duration), Engines: s.Engines(), Exact: s.Exact, AllowGap: s.AllowGap, Failures: []Failure{}, Stalls: []Stall{},
 		sessions: sessions, prompts: s.Sessions.Prompts,
 	}
 	w.mu.Lock()

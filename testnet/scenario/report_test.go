@@ -135,7 +135,7 @@ func TestReportBad(t *testing.T) {
 	if err := r.Write(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"6 begun, 4 finished, 1 refused", "session 3 (worker 2", "3 tokens lost", "differs from token 2 on", "7 positions were cached", "one path", "was not done"} {
+	for _, want := range []string{"6 begun, 4 finished, 1 refused", "session 3 (worker 2", "3 tokens lost", "differs from token 2 on", "7 positions were cached", "exact", "was not done"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("the report has no %q:\n%s", want, &text)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,7 +49,8 @@ func Run(ctx context.Context, s *Scenario, o Options) (*Report, error) {
 	w := newWorld(s, o.Say)
 	conf := o.Testnet
 	conf.Nodes, conf.Replicas, conf.Model, conf.Link = s.Nodes, s.Replicas, s.Model, s.Link
-	conf.Cuts, conf.Args, conf.StopGrace, conf.Events = s.cuts(), s.NodeArgs, stopGrace, w.event
+	conf.Cuts, conf.StopGrace, conf.Events = s.cuts(), stopGrace, w.event
+	conf.Args, conf.ArgsOf = append(slices.Clone(conf.Args), s.NodeArgs...), s.argsOf()
 	o.Say(fmt.Sprintf("starting %d nodes, every span on %d", s.Nodes, s.Replicas))
 	net, err := testnet.Start(ctx, conf)
 	if err != nil {

@@ -51,6 +51,7 @@ type Scenario struct {
 	Model    string      // as in testnet.Config
 	Link     link.Params // between any two nodes
 	NodeArgs []string    // additional arguments for `shoal node`
+	Groups   []Group     // nodes that differ from the others
 	Duration time.Duration
 	Seed     uint64
 	Exact    bool          // every text must equal the undisturbed one
@@ -59,6 +60,43 @@ type Scenario struct {
 
 	Sessions Sessions
 	Faults   []Fault
+}
+
+// Group is nodes with an engine of their own.
+type Group struct {
+	Nodes  []string // their names
+	Engine string   // as the node's flag takes it; "": as the others'
+	Args   []string // additional arguments for `shoal node`
+}
+
+// Engines lists the engines that the groups name, and "" for nodes outside of them.
+func (s *Scenario) Engines() []string {
+	of := map[string]string{}
+	for _, g := range s.Groups {
+		for _, n := range g.Nodes {
+			of[n] = g.Engine
+		}
+	}
+	var all []string
+	for i := range s.Nodes {
+		all = append(all, of[testnet.NodeName(i)])
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// argsOf are the arguments of each node in a group.
+func (s *Scenario) argsOf() map[string][]string {
+	args := map[string][]string{}
+	for _, g := range s.Groups {
+		for _, n := range g.Nodes {
+			if g.Engine != "" {
+				args[n] = append(args[n], "--engine", g.Engine)
+			}
+			args[n] = append(args[n], g.Args...)
+		}
+	}
+	return args
 }
 
 // Sessions are the load.
@@ -109,6 +147,11 @@ type file struct {
 		Temperature float64  `toml:"temperature"`
 		Seed        uint64   `toml:"seed"`
 	} `toml:"sessions"`
+	Groups []struct {
+		Nodes    []string `toml:"nodes"`
+		Engine   string   `toml:"engine"`
+		NodeArgs []string `toml:"node_args"`
+	} `toml:"group"`
 	Faults []faultLine `toml:"fault"`
 }
 
@@ -195,6 +238,9 @@ func Parse(b []byte) (*Scenario, error) {
 	if s.Link, err = link.Parse(f.RTT, f.Rate, f.Loss); err != nil {
 		return nil, err
 	}
+	for _, g := range f.Groups {
+		s.Groups = append(s.Groups, Group{Nodes: g.Nodes, Engine: g.Engine, Args: g.NodeArgs})
+	}
 	a := f.Sessions
 	s.Sessions = Sessions{
 		Count: orInt(a.Count, 1), Prompts: a.Prompts, MaxTokens: orInt(a.MaxTokens, 64), Temperature: a.Temperature, Seed: a.Seed,
@@ -221,7 +267,47 @@ func Parse(b []byte) (*Scenario, error) {
 		}
 		s.Faults = append(s.Faults, fault)
 	}
+	if err := s.checkGroups(); err != nil {
+		return nil, err
+	}
 	return s, s.checkFaults()
+}
+
+// engines that a group may name.
+var engines = []string{"", "auto", "ggml", "llama"}
+
+// checkGroups checks that every group has nodes, and every node at most one group. Nodes
+// that join later may be in one.
+func (s *Scenario) checkGroups() error {
+	seen := map[string]bool{}
+	for i, g := range s.Groups {
+		if len(g.Nodes) == 0 {
+			return fmt.Errorf("group %d: give its nodes, as in nodes = [\"node1\", \"node2\"]", i+1)
+		}
+		if !slices.Contains(engines, g.Engine) {
+			return fmt.Errorf("group %d: there is no engine %q; there are %s", i+1, g.Engine, strings.Join(engines[1:], ", "))
+		}
+		for _, n := range g.Nodes {
+			if !s.mayBe(n) {
+				return fmt.Errorf("group %d: there is no node %q", i+1, n)
+			}
+			if seen[n] {
+				return fmt.Errorf("group %d: %s is in two groups", i+1, n)
+			}
+			seen[n] = true
+		}
+	}
+	return nil
+}
+
+// mayBe reports whether a node has this name at some time.
+func (s *Scenario) mayBe(name string) bool {
+	for i := range testnet.MaxNodes {
+		if testnet.NodeName(i) == name {
+			return i < s.Nodes || slices.ContainsFunc(s.Faults, func(f Fault) bool { return f.Kind == Join })
+		}
+	}
+	return false
 }
 
 func (s *Scenario) check() error {

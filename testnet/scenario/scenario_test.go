@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -305,6 +306,33 @@ func TestRoute(t *testing.T) {
 		}
 		if got := route(tc.servers, 8, cut); got != tc.want {
 			t.Errorf("%v without %q: %v", tc.servers, tc.cut, got)
+		}
+	}
+}
+
+// TestGroups: nodes of a group get its engine, the others none, and groups that name
+// unknown nodes, unknown engines or a node twice are refused.
+func TestGroups(t *testing.T) {
+	const head = "nodes = 3\nduration = \"5s\"\n"
+	s, err := Parse([]byte(head + "[[group]]\nnodes = [\"node2\"]\nengine = \"llama\"\nnode_args = [\"--exact\"]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Engines(); !slices.Equal(got, []string{"", "llama"}) {
+		t.Errorf("engines %q", got)
+	}
+	args := s.argsOf()
+	if !slices.Equal(args["node2"], []string{"--engine", "llama", "--exact"}) || len(args) != 1 {
+		t.Errorf("arguments %v", args)
+	}
+	for _, bad := range []string{
+		"[[group]]\nengine = \"llama\"\n",
+		"[[group]]\nnodes = [\"node4\"]\nengine = \"llama\"\n",
+		"[[group]]\nnodes = [\"node1\"]\nengine = \"vllm\"\n",
+		"[[group]]\nnodes = [\"node1\", \"node1\"]\nengine = \"ggml\"\n",
+	} {
+		if _, err := Parse([]byte(head + bad)); err == nil {
+			t.Errorf("taken: %s", bad)
 		}
 	}
 }

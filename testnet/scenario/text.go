@@ -9,15 +9,31 @@ import (
 	"time"
 )
 
-// exactness explains where the text of a repaired session may differ, and why.
-const exactness = `A repaired session computes some positions again, many in a pass, where the first time
-each had a pass of its own; one that begins with cached positions has a pass of one row where
-another had the whole prompt. On x86, some weights (F32, F16, BF16, Q8_0, Q4_0, Q5_0, IQ4_NL)
-are multiplied by another path in a pass of one row, so that sums differ in their last bits;
-where two tokens are that close, the other one may win, and the text goes on from there.
-K-quants, Q4_1 and Q5_1 take one path for weights. Nodes that are told to be exact never make a
-pass of one row, and repair exactly: node_args = ["--exact"]. A scenario that accepts differences
-says exact = false.`
+// exactness explains where texts may differ, and why.
+const exactness = `A repaired session computes some positions again, many in a pass, where the first time each
+had a pass of its own, and sessions share passes. With the built-in engine on Linux and x86 that
+changes nothing. Elsewhere, and with llama.cpp's library, sums may differ in their last bits; where
+two tokens are that close, the other one may win, and the text goes on from there. Nodes that are
+told to be exact compute the same in any company: node_args = ["--exact"]. A scenario that accepts
+differences says exact = false.`
+
+// mixture explains what no setting can change.
+const mixture = `Two engines never compute the same last bits: a session that goes through other stages than
+the undisturbed one, or whose stage was replaced by one of the other engine, may go on otherwise.`
+
+// mixed reports whether nodes were told to use different engines.
+func (r *Report) mixed() bool { return len(r.Engines) > 1 }
+
+// engineText lists the engines.
+func (r *Report) engineText() string {
+	names := slices.Clone(r.Engines)
+	for i, n := range names {
+		if n == "" {
+			names[i] = "whatever a node chooses"
+		}
+	}
+	return strings.Join(names, ", ")
+}
 
 // most is how many failures the text report spells out.
 const most = 20
@@ -53,11 +69,15 @@ func (r *Report) summary() [][2]string {
 		text = fmt.Sprintf("%d differ from the undisturbed run, %d of them only after a repair, %d that began with positions cached by an earlier session", r.Differing, r.After, r.Inherited)
 	}
 	lines := [][2]string{
+		{"engines", r.engineText()},
 		{"sessions", sessions},
 		{"tokens", fmt.Sprintf("%d, of which %d lost, %d doubled, %d out of order; %.0f a second (undisturbed %.0f)", r.Tokens, r.Lost, r.Duplicated, r.Reordered, r.Rate, r.CalmRate)},
 		{"texts", text},
 		{"faults", r.faultText()},
 		{"repairs", fmt.Sprintf("%d in %d sessions, %d positions computed again", r.Recoveries, r.Repaired, r.Replayed)},
+	}
+	if !r.mixed() && (len(r.Engines) == 0 || r.Engines[0] == "") {
+		lines = lines[1:]
 	}
 	if r.Repaired > 0 {
 		lines = append(lines,
@@ -160,7 +180,7 @@ func (r *Report) writeFailures(b *strings.Builder) {
 		f.write(b)
 	}
 	if r.Differing > 0 {
-		fmt.Fprintf(b, "\n%s\n", exactness)
+		fmt.Fprintf(b, "\n%s\n", r.explained())
 	}
 }
 
@@ -174,4 +194,12 @@ func (f *Failure) write(b *strings.Builder) {
 		fmt.Fprintf(b, "  error: %s\n", f.Error)
 	}
 	writeRepairs(b, f.Recoveries)
+}
+
+// explained says why texts may differ.
+func (r *Report) explained() string {
+	if r.mixed() {
+		return exactness + "\n" + mixture
+	}
+	return exactness
 }

@@ -15,8 +15,9 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/proc"
+	nodeserve "github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/store"
-	"github.com/shoalnet/shoal/protocol/gguf"
+	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
 )
@@ -31,6 +32,7 @@ type Shell struct {
 	Export   func(ctx context.Context, model, file string) error                                       // writes a model of the user's home to a file
 	Gateway  func(p link.Params, home string, bootstrap []string) (api string, stop func(), err error) // a light client in this process
 	Token    func(home string) string                                                                  // of that client
+	Whole    func(library, path string, threads, rows, cells int) (Whole, error)                       // a model computed by llama.cpp's library alone
 }
 
 // Options of a benchmark. Each benchmark reads only those that concern it.
@@ -45,6 +47,10 @@ type Options struct {
 	Seconds  int    // of each part of Load
 	Sessions int    // answers at once
 	RTT      string // between any two nodes, such as 40ms
+
+	Engine  string // that computes; "": the built-in one
+	Library string // folder of its library
+	Against string // folder of the library that Against compares with
 }
 
 // UsageError is a mistake in the options.
@@ -156,22 +162,21 @@ func (b *bench) importModel() (*store.Store, error) {
 // engine loads the whole model: into this process, or into a child.
 func (b *bench) engine(child bool, threads int) (e engine.Engine, err error) {
 	cfg := engine.Config{
-		To: int(b.model.Manifest().Blocks), KVTokens: benchSeqs * benchContext, MaxSeqs: benchSeqs, MaxBatch: benchChunk,
+		KVTokens: benchSeqs * benchContext, MaxSeqs: benchSeqs, MaxBatch: benchChunk,
 		Threads: threads, Nice: b.Nice,
 	}
-	defaults := func(md *gguf.Header) (out []gguf.KV) {
-		for k, v := range engine.Defaults(md) {
-			out = append(out, gguf.KV{Key: k, Value: v})
-		}
-		return out
+	load := b.Load
+	if child {
+		load = engine.InChild()
 	}
-	err = b.model.StageFile(b.ctx, b.model.Manifest().All(), defaults, func(path string) (err error) {
-		cfg.Path = path
-		load := b.Load
-		if child {
-			load = engine.InChild()
-		}
-		e, err = load(b.ctx, cfg, nil)
+	return b.engineOf(b.model.Manifest().All(), cfg, load)
+}
+
+// engineOf loads a span of the model as cfg says, of which it fills in the rest.
+func (b *bench) engineOf(span protocol.Span, cfg engine.Config, load engine.Loader) (e engine.Engine, err error) {
+	cfg.From, cfg.To, cfg.Engine, cfg.Library = span.From, span.To, b.Engine, b.Library
+	err = nodeserve.WithFiles(b.ctx, b.model, span, cfg, func(filled engine.Config) (err error) {
+		e, err = load(b.ctx, filled, nil)
 		return err
 	})
 	return e, err

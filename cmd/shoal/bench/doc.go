@@ -1,5 +1,5 @@
 // Package bench measures this program on this machine, for `shoal bench`: the engine,
-// stages, distance, load, many sessions, and fetching. It knows neither flags nor the
+// its memory, stages, distance, load, many sessions, and fetching. It knows neither flags nor the
 // user's home: the command passes [Options] and a [Shell], as it passes facts to package
 // doctor.
 //
@@ -7,6 +7,11 @@
 // round. Results are the median with the lowest and the highest round; ratios compare
 // measurements of the same round. Benchmarks of functions are next to the functions
 // ([testing.B]), and `make bench-compare` compares those.
+//
+// Against compares the engine with llama.cpp's library by itself, in this process and
+// with its own defaults: what is between them is what this program adds. Its models are
+// random ones of contrib/randommodel, which compute as real ones of their shape do. On a
+// busy machine the ratios of processor time say more than those of the clock.
 //
 // Code that only serves as a comparison, and is not part of a node, is here, too: folder
 // plain has boxo's unmodified bitswap.

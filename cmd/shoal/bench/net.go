@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -31,7 +32,7 @@ func (b *bench) network(nodes, threads int, p link.Params) (_ *benchNet, err err
 		return nil, err
 	}
 	t, err := testnet.Start(b.ctx, testnet.Config{
-		Binary: exe, Nodes: nodes, Model: b.source, Link: p, Threads: threads, Args: []string{"--nice", "0"}, Env: []string{"SHOAL_QUIET_BUILD=1"},
+		Binary: exe, Nodes: nodes, Model: b.source, Link: p, Threads: threads, Args: b.nodeArgs(), Env: []string{"SHOAL_QUIET_BUILD=1"},
 		Gateway: func(dir string, bootstrap []string) (string, func(), error) {
 			return b.Gateway(p, dir, bootstrap)
 		},
@@ -251,4 +252,13 @@ func distance(b *bench) error {
 		fmt.Fprintf(w, "%d nodes, %s apart\t%s\n%d hops of %s alone\t%s\n", res.Nodes, p.RTT, res.TokensPerS, res.Nodes, p.RTT/2, term.Rate(res.Floor))
 		fmt.Fprintf(w, "\n%.2f of what the distance allows: %s\n", res.Target.Got, res.Target)
 	})
+}
+
+// nodeArgs are the arguments of the nodes of a benchmark.
+func (b *bench) nodeArgs() []string {
+	args := []string{"--nice", "0", "--engine", cmp.Or(b.Engine, engine.BuiltIn)}
+	if b.Library != "" {
+		args = append(args, "--llama", b.Library)
+	}
+	return args
 }

@@ -282,6 +282,8 @@ func gpu(f *Facts) []Finding {
 			out = append(out, warn(fmt.Sprintf("sudo usermod -aG %s %s", cmp.Or(g.Group, "render"), Quote(f.Home.User)), "%s: %s may not open %s; the command takes effect at the next login", g.Name, f.Home.User, g.Denied)...)
 		case g.Driver != "":
 			out = append(out, warn(g.Driver, "%s: the device is present, but its driver is not loaded", g.Name)...)
+		case !g.Library && slices.Contains(f.Library.Backends, g.Backend) && f.Library.Why == "":
+			out = append(out, ok("%s, with the back end of llama.cpp's library", g.Name)...)
 		case !g.Library:
 			out = append(out, warn("make -C contrib/accel "+g.Backend, "%s is present but not used: no %s backend (libggml-%s*) in %s", g.Name, g.Backend, g.Backend, strings.Join(f.Machine.LibraryDirs, " or "))...)
 		case f.Daemon.Answers && f.Status != nil && len(f.Status.Serving) > 0 && !slices.ContainsFunc(f.Status.Serving, onGPU):

@@ -49,6 +49,8 @@ type Facts struct {
 	Peers  []api.Peer
 
 	Models []Model // in the store
+
+	Library Library // of llama.cpp
 }
 
 // Config holds the effective settings, and what is wrong with them.
@@ -68,6 +70,8 @@ type Config struct {
 	Quota     int64
 	NoMDNS    bool
 	Bootstrap []string
+	Engine    string // auto, ggml or llama
+	LlamaDir  string // the folder of llama.cpp's library, if one is named
 }
 
 // Daemon is the node of the home.
@@ -101,6 +105,7 @@ type Model struct {
 	Blocks   int      // 0: not known
 	Damaged  []string // shards: header, embedding, block N, output
 	Leaves   int      // damaged
+	Foreign  string   // why the built-in engine does not compute it; "": it does, or that is not known
 	Doubts   []string // why its answers may be worse than its makers', a sentence each
 	Err      string   // why it cannot be read at all
 }
@@ -113,7 +118,7 @@ func Examine(f *Facts) []Finding {
 		of   func(*Facts) []Finding
 	}{
 		{"build", build}, {"config", config}, {"home", homeDir}, {"key", key}, {"daemon", daemon}, {"store", storeLock}, {"models", models}, {"disk", disk}, {"memory", memory},
-		{"engine", engines}, {"fence", fences}, {"gpu", gpu}, {"api", apiAddress}, {"ports", ports}, {"udp", udp}, {"reach", reach}, {"peers", peers}, {"versions", versions}, {"clock", clock}, {"blocks", blocks}, {"serving", serving},
+		{"engine", engines}, {"library", library}, {"fence", fences}, {"gpu", gpu}, {"api", apiAddress}, {"ports", ports}, {"udp", udp}, {"reach", reach}, {"peers", peers}, {"versions", versions}, {"clock", clock}, {"blocks", blocks}, {"serving", serving},
 	} {
 		for _, v := range check.of(f) {
 			v.Check = check.name

@@ -53,7 +53,7 @@ func (b Backend) testExact(t *testing.T) {
 	}
 	for _, name := range []string{tinyModel, "stories260K.gguf"} {
 		t.Run(name, func(t *testing.T) {
-			c := Cut(t, b.model(t, name), 2, b.Load, func(cfg *engine.Config) { cfg.Exact = true })
+			c := b.cutBy(t, b.model(t, name), 2, b.Load, func(cfg *engine.Config) { cfg.Exact = true })
 			p := &protocol.Sampling{TopLogprobs: 3}
 			prompt := cachePrompt(40)
 			want := c.Generate(t, 0, prompt, 60, 64, p)

@@ -109,15 +109,25 @@ func blocksOf(t testing.TB, path string) int {
 // Chain is a model cut into stages.
 type Chain []engine.Engine
 
-// Cut cuts a model into n stages of about the same length, and loads each by load.
-// edit changes what they may use; nil: nothing.
+// Cut cuts a model into n stages of about the same length, as StageFile does, and
+// loads each by load. edit changes what they may use; nil: nothing.
 func Cut(t testing.TB, path string, n int, load engine.Loader, edit func(*engine.Config)) Chain {
+	t.Helper()
+	return CutBy(t, StageFile, path, n, load, edit)
+}
+
+// Stager writes the file of blocks [from, to) of a model for a back end, and returns
+// its path.
+type Stager func(t testing.TB, path string, from, to int) string
+
+// CutBy is Cut with stage files that stage makes.
+func CutBy(t testing.TB, stage Stager, path string, n int, load engine.Loader, edit func(*engine.Config)) Chain {
 	t.Helper()
 	blocks := blocksOf(t, path)
 	var c Chain
 	for i := range n {
 		from, to := blocks*i/n, blocks*(i+1)/n
-		cfg := engine.Config{Path: StageFile(t, path, from, to), From: from, To: to, KVTokens: 2048, MaxSeqs: 4, MaxBatch: 64}
+		cfg := engine.Config{Path: stage(t, path, from, to), From: from, To: to, KVTokens: 2048, MaxSeqs: 4, MaxBatch: 64}
 		if edit != nil {
 			edit(&cfg)
 		}

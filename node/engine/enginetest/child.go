@@ -17,7 +17,7 @@ func (b Backend) testChild(t *testing.T) {
 	prompt := []int32{1, 40, 77, 300, 12}
 	p := &protocol.Sampling{Temperature: 1, Seed: 3, RepeatPenalty: 1.2, History: prompt}
 	want := IDs(b.cut(t, path, 1).Generate(t, 0, prompt, 20, 64, p))
-	c := Cut(t, path, 2, engine.InChild(), nil)
+	c := b.cutBy(t, path, 2, engine.InChild(), nil)
 	if got := IDs(c.Generate(t, 0, prompt, 20, 64, p)); !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
@@ -34,7 +34,7 @@ func (b Backend) testChild(t *testing.T) {
 // testCrash: an engine whose process is killed, in the middle of passes, is lost, and
 // another one's is not.
 func (b Backend) testCrash(t *testing.T) {
-	c := Cut(t, b.models()[0].File(t, Blocks), 2, engine.InChild(), nil)
+	c := b.cutBy(t, b.models()[0].File(t, Blocks), 2, engine.InChild(), nil)
 	child := c[0].(*engine.Child)
 	failed := make(chan error, 1)
 	first := make(chan struct{})

@@ -69,7 +69,7 @@ func (b Backend) both() map[string]engine.Loader {
 func (b Backend) testBadModels(t *testing.T) {
 	m := b.models()[0]
 	good := m.File(t, Blocks)
-	whole := engine.Config{Path: StageFile(t, good, 0, Blocks), To: Blocks, KVTokens: 256, MaxSeqs: 1, MaxBatch: 8}
+	whole := engine.Config{Engine: b.Engine, Path: b.stage(t, good, 0, Blocks), To: Blocks, KVTokens: 256, MaxSeqs: 1, MaxBatch: 8}
 	with := func(edit func(*engine.Config)) engine.Config {
 		cfg := whole
 		edit(&cfg)
@@ -88,8 +88,8 @@ func (b Backend) testBadModels(t *testing.T) {
 		{"no device of that name", with(func(c *engine.Config) { c.Devices = []string{"no such device"} }), true},
 		{"more blocks than there are", with(func(c *engine.Config) { c.To = Blocks + 1 }), false},
 		{"no block", with(func(c *engine.Config) { c.To = 0 }), false},
-		{"without the beginning", with(func(c *engine.Config) { c.Path = StageFile(t, good, 3, Blocks) }), false},
-		{"without the end", with(func(c *engine.Config) { c.Path = StageFile(t, good, 0, 3) }), false},
+		{"without the beginning", with(func(c *engine.Config) { c.Path = b.stage(t, good, 3, Blocks) }), false},
+		{"without the end", with(func(c *engine.Config) { c.Path = b.stage(t, good, 0, 3) }), false},
 		{"no sequence", with(func(c *engine.Config) { c.MaxSeqs = 0 }), false},
 		{"no cell", with(func(c *engine.Config) { c.KVTokens = 0 }), false},
 		{"no row", with(func(c *engine.Config) { c.MaxBatch = 0 }), false},
@@ -108,8 +108,8 @@ func (b Backend) testBadModels(t *testing.T) {
 
 // testMemory: what there is no room for is an error, and no crash.
 func (b Backend) testMemory(t *testing.T) {
-	path := StageFile(t, b.models()[0].File(t, Blocks), 0, Blocks)
-	cfg := engine.Config{Path: path, To: Blocks, KVTokens: 1 << 38, MaxSeqs: 1, MaxBatch: 8, Devices: []string{engine.NoDevice}}
+	path := b.stage(t, b.models()[0].File(t, Blocks), 0, Blocks)
+	cfg := engine.Config{Engine: b.Engine, Path: path, To: Blocks, KVTokens: 1 << 38, MaxSeqs: 1, MaxBatch: 8, Devices: []string{engine.NoDevice}}
 	refused := func(what string, load engine.Loader, cfg engine.Config) {
 		t.Helper()
 		if e, err := load(t.Context(), cfg, nil); err == nil {
@@ -143,7 +143,7 @@ func (b Backend) testMemory(t *testing.T) {
 func (b Backend) testClosed(t *testing.T) {
 	path := b.models()[0].File(t, Blocks)
 	for where, load := range b.both() {
-		e := Cut(t, path, 1, load, nil)[0]
+		e := b.cutBy(t, path, 1, load, nil)[0]
 		for range 2 {
 			if err := e.Close(); err != nil {
 				t.Errorf("%s: closing: %v", where, err)
@@ -167,13 +167,13 @@ func (b Backend) testCancel(t *testing.T) {
 	p := &protocol.Sampling{TopLogprobs: 20}
 	prompt := RandomPrompt(20)
 	for where, load := range b.both() {
-		if e, err := load(ended, engine.Config{Path: StageFile(t, path, 0, Blocks), To: Blocks, KVTokens: 256, MaxSeqs: 1, MaxBatch: 8}, nil); !errors.Is(err, context.Canceled) {
+		if e, err := load(ended, engine.Config{Engine: b.Engine, Path: b.stage(t, path, 0, Blocks), To: Blocks, KVTokens: 256, MaxSeqs: 1, MaxBatch: 8}, nil); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: loading: %v", where, err)
 			if err == nil {
 				e.Close()
 			}
 		}
-		c := Cut(t, path, 1, load, nil)
+		c := b.cutBy(t, path, 1, load, nil)
 		want := c.First(t, prompt, 64, p)
 		c.Pass(t, 0, 0, prompt[:10], nil)
 		if _, err := c[0].Run(ended, &engine.Batch{Rows: []engine.Row{{Pos: 10}}, Tokens: []int32{1}}); !errors.Is(err, context.Canceled) {

@@ -354,6 +354,7 @@ func makeDeepseek2(m *maker, latent bool) {
 	m.set("expert_gating_func", uint32(2))
 	m.set("expert_weights_norm", true)
 	m.set("expert_weights_scale", float32(1.5))
+	m.set("expert_shared_count", uint32(1))
 	m.set("attention.q_lora_rank", uint32(rank))
 	m.set("attention.kv_lora_rank", uint32(rank))
 	m.set("rope.dimension_count", uint32(turned))

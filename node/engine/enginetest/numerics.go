@@ -51,7 +51,7 @@ func (b Backend) testRandomModels(t *testing.T) {
 	for _, r := range b.models() {
 		t.Run(r.Name, func(t *testing.T) {
 			path := r.File(t, Blocks)
-			one, three := b.cut(t, path, 1), b.cut(t, path, 3)
+			one, three := b.cut(t, path, 1), b.cut(t, path, b.stages(r, 3))
 			for _, p := range []*protocol.Sampling{greedy, drawn} {
 				want := IDs(one.Generate(t, 0, prompt, 30, 16, p))
 				if got := IDs(three.Generate(t, 0, prompt, 30, 16, p)); !slices.Equal(got, want) {
@@ -82,7 +82,7 @@ func (b Backend) testChunks(t *testing.T, c Chain, prompt []int32) {
 	want := c.Prefill(t, 0, prompt, len(prompt), p)
 	for seq, chunk := range []int{1, 7, 16} {
 		got := c.Prefill(t, seq+1, prompt, chunk, p)
-		if d := Apart(want, got); d > b.Near {
+		if d := Apart(want, got); d > b.near() {
 			t.Errorf("chunks of %d: %v, all at once: %v (%.4f apart)", chunk, got, want, d)
 		}
 	}
@@ -153,7 +153,7 @@ func (b Backend) testTogether(t *testing.T, c Chain, prompt []int32) {
 			t.Fatal(err)
 		}
 		for j, got := range res.Tokens {
-			if d := Apart(want[j], got); d > b.Near {
+			if d := Apart(want[j], got); d > b.near() {
 				t.Errorf("sequence %d of a pass: %v, alone: %v (%.4f apart)", j, got, want[j], d)
 			}
 		}
@@ -228,7 +228,7 @@ func (b Backend) testWindowForgets(t *testing.T) {
 		t.Run(r.Name, func(t *testing.T) {
 			path := r.File(t, Blocks)
 			want := b.cut(t, path, 1).First(t, prompt, 64, p)
-			c := Cut(t, path, 3, b.Load, forgetful)
+			c := b.cutBy(t, path, b.stages(r, 3), b.Load, forgetful)
 			like := func(what string, got sample.Token) {
 				if d := Apart(want, got); d > b.Near {
 					t.Errorf("%s: %v, want %v (%.4f apart)", what, got, want, d)

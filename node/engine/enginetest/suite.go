@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // Backend is a back end, and what it claims of itself.
@@ -15,6 +16,14 @@ type Backend struct {
 	// The back end. The test binary's TestMain calls engine.ChildMain with it
 	// first.
 	engine.Backend
+	// Engine is its name in the backends that TestMain gives to engine.ChildMain;
+	// empty: BuiltIn.
+	Engine string
+	// Stage makes its stage files; nil: StageFile does.
+	Stage Stager
+	// Threads that it computes on; 0: all. On a busy machine two may take far longer
+	// than one.
+	Threads int
 	// Shared is the directory of the reference models.
 	Shared string
 	// NearFull and NearQuantized are how far a log probability, relative to the
@@ -30,12 +39,17 @@ type Backend struct {
 	// Exact: with Config.Exact, neither do results depend on how many rows a pass
 	// has.
 	Exact bool
+	// Even reports whether the same holds for a type of weights and of KV cache, with
+	// Config.Exact or without; nil: for none.
+	Even func(weights gguf.Type, kv string, exact bool) bool
 	// Forgets: positions far behind a sliding window are given up, and sequences do
 	// not go back to them.
 	Forgets bool
 	// Overflows: keys and values are kept in 16 bits, so that large activations are
 	// errors.
 	Overflows bool
+	// Whole names the random models that it computes in one stage only.
+	Whole []string
 	// Lacks names the random models that it does not compute.
 	Lacks []string
 }
@@ -56,6 +70,7 @@ func Run(t *testing.T, b Backend) {
 		{"Overflow", b.testOverflow},
 		{"SameWhoeverElse", b.testSameWhoeverElse},
 		{"Exact", b.testExact},
+		{"Company", b.testCompany},
 		{"BadBatches", b.testBadBatches},
 		{"BadModels", b.testBadModels},
 		{"Memory", b.testMemory},
@@ -71,6 +86,15 @@ func Run(t *testing.T, b Backend) {
 // noise is how far results may be apart that should be the same.
 func (b Backend) noise() float64 {
 	if b.Steady {
+		return 0
+	}
+	return b.Near
+}
+
+// near is how far results of a random model may be apart that were computed in another
+// order.
+func (b Backend) near() float64 {
+	if b.Even != nil && b.Even(typeF32, "f16", false) {
 		return 0
 	}
 	return b.Near
@@ -97,7 +121,35 @@ func (b Backend) same(x, y *engine.Result) bool {
 // cut loads a model in n stages, in this process.
 func (b Backend) cut(t *testing.T, path string, n int) Chain {
 	t.Helper()
-	return Cut(t, path, n, b.Load, nil)
+	return b.cutBy(t, path, n, b.Load, nil)
+}
+
+// stages is n, or 1 for a random model that cannot be cut.
+func (b Backend) stages(m Model, n int) int {
+	if slices.Contains(b.Whole, m.Name) {
+		return 1
+	}
+	return n
+}
+
+// cutBy is Cut with this back end's stage files.
+func (b Backend) cutBy(t testing.TB, path string, n int, load engine.Loader, edit func(*engine.Config)) Chain {
+	t.Helper()
+	return CutBy(t, b.stage, path, n, load, func(cfg *engine.Config) {
+		cfg.Engine, cfg.Threads = b.Engine, b.Threads
+		if edit != nil {
+			edit(cfg)
+		}
+	})
+}
+
+// stage makes a stage file.
+func (b Backend) stage(t testing.TB, path string, from, to int) string {
+	t.Helper()
+	if b.Stage != nil {
+		return b.Stage(t, path, from, to)
+	}
+	return StageFile(t, path, from, to)
 }
 
 // models lists the random models that the back end computes.

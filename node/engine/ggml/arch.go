@@ -65,10 +65,28 @@ func windowed(w, extra int32) *kvcache.WrapperCache {
 // everything is a cache of full attention.
 func everything() *pages { return newPages(math.MaxInt32, math.MaxInt32) }
 
+// caches lists the caches that an architecture's cache is made of.
+func (a *arch) caches() []*pages {
+	switch c := a.cache.(type) {
+	case *pages:
+		return []*pages{c}
+	case *kvcache.WrapperCache:
+		var out []*pages
+		for _, kind := range []int{nearby, everywhere} {
+			c.SetLayerType(kind)
+			if p, ok := c.UnderlyingCache().(*pages); ok {
+				out = append(out, p)
+			}
+		}
+		return out
+	}
+	return nil
+}
+
 // adapt finds the parts of a loaded model.
 func adapt(m model.Model, c fs.Config, maxBatch int) (*arch, error) {
 	a := &arch{eps: c.Float("attention.layer_norm_rms_epsilon", 1e-6), blocks: int(c.Uint("block_count"))}
-	window, extra := int32(c.Uint("attention.sliding_window")), int32(max(512, maxBatch))
+	window, extra := int32(c.Uint("attention.sliding_window")), int32(engine.WindowMemory(maxBatch))
 	swaps := func(i int, isLocal bool) { // SetLayer and SetLayerType
 		a.cache.SetLayer(i)
 		kind := everywhere

@@ -36,7 +36,8 @@ type pages struct {
 	backend ml.Backend
 	host    bool // the tensors lie in this machine's own memory
 	cells   int
-	users   []int // of each page: sequences that refer to it
+	users   []int  // of each page: sequences that refer to it
+	touched []bool // of each page: it has been written to since release gave it back
 	tables  map[int]*table
 
 	layer        int
@@ -86,7 +87,7 @@ func (c *pages) Init(backend ml.Backend, dtype ml.DType, maxSequences, capacity,
 		c.cells = maxSequences*(up(int(c.memory), page)+2*page) + up(maxBatch, page)
 	}
 	c.cells = up(up(c.cells, page), c.config.CachePadding)
-	c.users = make([]int, c.cells/page)
+	c.users, c.touched = make([]int, c.cells/page), make([]bool, c.cells/page)
 	c.dtype, c.backend, c.host = dtype, backend, len(backend.BackendMemory().GPUs) == 0
 }
 
@@ -172,6 +173,7 @@ func (c *pages) place(seq int, pos int32) (int32, error) {
 			return 0, kvcache.ErrKvCacheFull
 		}
 		c.users[p]++
+		c.touched[p] = true
 		t.pages = append(t.pages, int32(p))
 	}
 	t.next++
@@ -357,4 +359,44 @@ func (c *pages) Remove(seq int, begin, end int32) error {
 		delete(c.tables, seq)
 	}
 	return nil
+}
+
+// release gives the memory of cells back that no sequence refers to, as far as they
+// fill pages of the system's. Values lie with one number of each cell in a row, so that
+// takes some thousand cells side by side; what is left of a shorter run is given back
+// with its neighbours.
+func (c *pages) release() {
+	if !c.host {
+		return
+	}
+	for a := 0; a < len(c.users); {
+		b, used := a, false
+		for ; b < len(c.users) && c.users[b] == 0; b++ {
+			used = used || c.touched[b]
+		}
+		if used {
+			c.giveBack(a*page, b*page)
+			clear(c.touched[a:b])
+		}
+		a = max(b, a+1)
+	}
+}
+
+// giveBack gives the memory of cells [from, to) back. They read as zeros then, as they
+// did at first.
+func (c *pages) giveBack(from, to int) {
+	for layer, keys := range c.keys {
+		if k, ok := tensorStruct(keys); ok {
+			giveBack(k.getData(), 1, 0, keys.Stride(2)*from, keys.Stride(2)*to)
+		}
+		values := c.values[layer]
+		v, ok := tensorStruct(values)
+		switch {
+		case !ok:
+		case c.config.PermutedV:
+			giveBack(v.getData(), values.Dim(1)*values.Dim(2), values.Stride(1), values.Stride(0)*from, values.Stride(0)*to)
+		default:
+			giveBack(v.getData(), 1, 0, values.Stride(2)*from, values.Stride(2)*to)
+		}
+	}
 }

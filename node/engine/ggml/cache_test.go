@@ -23,7 +23,7 @@ func TestPagesBooks(t *testing.T) {
 		}
 		c := newPages(window, memory)
 		c.cells = 40 * page
-		c.users = make([]int, 40)
+		c.users, c.touched = make([]int, 40), make([]bool, 40)
 		rng := rand.New(rand.NewPCG(4, uint64(window)))
 		length := map[int]int32{}
 		for range 20_000 {

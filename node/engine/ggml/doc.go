@@ -15,13 +15,22 @@
 //     with W-1, and with memory for rows that may be taken back.
 //   - The KV cache is one of our own (cache.go): the library's takes any free
 //     cell, so that a session's last bits depend on who else is there. It takes
-//     memory only for cells that are used, on Linux and without a GPU.
+//     memory only for cells that are used, on Linux and without a GPU, and gives it
+//     back when they are not used any more.
+//   - Without a GPU and except on Windows, weights are not copied: the tensors point into
+//     a read-only mapping of the stage file (weights.go). The store keeps the file's
+//     shards while they are served. A page that the system has dropped is read from the
+//     disk again, unverified: whoever can write there can change what was verified at
+//     load, as with llama.cpp.
 //   - Flash attention is off on the CPU.
+//   - A row computes the same alone and among others, to the last bit (single.go). On
+//     Linux and x86 that costs nothing and is always so; elsewhere it is so with
+//     engine.Config.Exact, which adds rows to small passes.
 //   - Models that the library would compute wrongly are refused by engine.Check.
 //
 // ggml's CPU backend is process-global, so one lock serializes all passes of a
 // process. The number of threads is not set once: spare machines are busy machines,
-// and a thread that waits for a core costs more than it gives. See threads.go.
+// and a thread that waits for a core costs more than it brings: node/engine/tune.
 //
 // # The library's end
 //

@@ -9,3 +9,12 @@ func setThreads(unsafe.Pointer, int) bool { return false }
 
 // clearLazily is not to be had here.
 func clearLazily(unsafe.Pointer) bool { return false }
+
+// giveBack is not to be had here.
+func giveBack(unsafe.Pointer, int, int, int, int) {}
+
+// giveBackBuffer is not to be had here.
+func giveBackBuffer(unsafe.Pointer) {}
+
+// trimHeap is not to be had here.
+func trimHeap() {}

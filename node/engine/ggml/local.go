@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/ollama/ollama/ml"
 	"github.com/ollama/ollama/model"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/engine/tune"
 	"github.com/shoalnet/shoal/node/fence"
 	"github.com/shoalnet/shoal/node/remedy"
 )
@@ -45,11 +47,15 @@ func (Backend) Fence(cfg *engine.Config) fence.Rules { return fenceRules(cfg) }
 type local struct {
 	info    engine.Info
 	backend ml.Backend
+	unmap   func() // of the weights' file; nil: they were copied
 	arch    *arch
-	tuner   *tuner
+	tuner   *tune.Threads
 	log     *slog.Logger
 	exact   bool
 	closed  bool
+
+	buffer   unsafe.Pointer // of the last pass; nil: given back, or none
+	released time.Time      // when cells that nobody refers to were last given back
 }
 
 // Load loads a span in this process. It is an engine.Loader.
@@ -96,7 +102,7 @@ func Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (_ engine.En
 	l := &local{backend: m.Backend(), log: log, exact: cfg.Exact}
 	defer func() {
 		if err != nil {
-			l.backend.Close()
+			l.free()
 		}
 	}()
 	c := l.backend.Config()
@@ -114,14 +120,17 @@ func Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (_ engine.En
 	if err := l.complete(); err != nil {
 		return nil, err
 	}
-	if err := l.backend.Load(ctx, nil); err != nil {
+	var mapped uint64
+	if l.unmap, mapped, err = loadWeights(ctx, l.backend, cfg.Path); err != nil {
 		return nil, fmt.Errorf("loading weights: %w", err)
 	}
 	perSeq := max(1, cfg.KVTokens/cfg.MaxSeqs)
 	l.arch.cache.Init(l.backend, dtype, cfg.MaxSeqs+1, perSeq, cfg.MaxBatch) // one more for companions
 	l.tuner = newTuner(l.backend, threads)
 	l.reserve()
-	l.measureMemory()
+	l.measureMemory(mapped)
+	l.info.Exact = (l.exact || companyRows() == 1) && len(l.info.Devices) == 1 // on the processor alone
+	l.released = time.Now()
 	return l, nil
 }
 
@@ -185,7 +194,9 @@ func (l *local) reserve() {
 	}
 }
 
-func (l *local) measureMemory() {
+// measureMemory notes what the engine takes. Weights that are mapped, of which there
+// are so many bytes, count once, though the library may use a tensor twice.
+func (l *local) measureMemory(mapped uint64) {
 	m := l.backend.BackendMemory()
 	add := func(d ml.DeviceMemory) bool {
 		var sum uint64
@@ -201,6 +212,9 @@ func (l *local) measureMemory() {
 	}
 	l.info.Weights = m.InputWeights
 	add(m.CPU)
+	if mapped > 0 {
+		l.info.Weights = mapped
+	}
 	l.info.Host = l.info.Weights + l.info.KV + l.info.Graph
 	l.info.Devices = []engine.Device{{Name: m.CPU.Name, Library: "CPU"}}
 	for _, g := range m.GPUs {
@@ -236,7 +250,7 @@ func (l *local) graph(ctx ml.Context, b *engine.Batch, reserve bool) (ml.Tensor,
 	for i := l.info.From; i < l.info.To; i++ {
 		if i == l.info.Blocks-1 {
 			rows := wanted(b)
-			if l.exact && len(rows) == 1 {
+			for l.exact && len(rows) < companyRows() {
 				rows = append(rows, rows[0])
 			}
 			s.outputs = ctx.Input().FromInts(rows, len(rows))
@@ -249,18 +263,21 @@ func (l *local) graph(ctx ml.Context, b *engine.Batch, reserve bool) (ml.Tensor,
 	return h, nil
 }
 
-// companion gives a lone row another one, in a sequence of its own: ggml
-// multiplies F32, F16, BF16, Q8_0, Q4_0, Q5_0 and IQ4_NL by another path on x86
-// when there are two rows or more, and the paths differ in the last bits.
-func (l *local) companion(b *engine.Batch) *engine.Batch {
-	two := *b
-	two.Rows = []engine.Row{b.Rows[0], {Seq: l.info.MaxSeqs}}
-	if l.info.First() {
-		two.Tokens = []int32{b.Tokens[0], b.Tokens[0]}
-	} else {
-		two.Hidden = append(slices.Clone(b.Hidden), b.Hidden...)
+// companions adds rows to a pass that is too small for its results to be those of a
+// larger one (see companyRows): the last row again, in a sequence of its own.
+func (l *local) companions(b *engine.Batch) *engine.Batch {
+	more := *b
+	more.Rows, more.Tokens, more.Hidden = slices.Clone(b.Rows), slices.Clone(b.Tokens), slices.Clone(b.Hidden)
+	last := len(b.Rows) - 1
+	for i := range companyRows() - len(b.Rows) {
+		more.Rows = append(more.Rows, engine.Row{Seq: l.info.MaxSeqs, Pos: int32(i)})
+		if l.info.First() {
+			more.Tokens = append(more.Tokens, b.Tokens[last])
+		} else {
+			more.Hidden = append(more.Hidden, b.Hidden[last*l.info.Width:]...)
+		}
 	}
-	return &two
+	return &more
 }
 
 // wanted lists the rows that go on after the model's last block: those of the
@@ -296,13 +313,13 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 	}()
 	defer recovered(&err)
 	begin := time.Now()
-	l.tuner.before(len(b.Rows))
+	l.tuner.Before(len(b.Rows))
 	c := l.backend.NewContext()
 	defer c.Close()
 	c.SetBatchSize(len(b.Rows))
 	whole := b
-	if l.exact && len(b.Rows) == 1 {
-		whole = l.companion(b)
+	if l.exact && len(b.Rows) < companyRows() {
+		whole = l.companions(b)
 		defer func() { _ = l.arch.cache.Remove(l.info.MaxSeqs, 0, math.MaxInt32) }()
 	}
 	out, err := l.graph(c, whole, false)
@@ -310,6 +327,9 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 		return nil, err
 	}
 	c.Forward(out).Compute(out)
+	if t, ok := tensorStruct(out); ok {
+		l.buffer = t.getBuffer()
+	}
 	values := out.Floats()
 	if !l.info.Last() {
 		values = values[:len(b.Rows)*l.info.Width]
@@ -330,7 +350,7 @@ func (l *local) Run(ctx context.Context, b *engine.Batch) (res *engine.Result, e
 		}
 	}
 	res.Compute = time.Since(begin)
-	l.tuner.after(len(b.Rows), res.Compute)
+	l.tuner.After(len(b.Rows), res.Compute)
 	return res, nil
 }
 
@@ -369,7 +389,38 @@ func (l *local) Remove(seq int, from int32) (err error) {
 		_ = l.arch.cache.Remove(seq, 0, math.MaxInt32)
 		return fmt.Errorf("%w: sequence %d cannot be taken back to %d: what it would see is gone, or shared", engine.ErrBatch, seq, from)
 	}
-	return l.arch.cache.Remove(seq, from, math.MaxInt32)
+	err = l.arch.cache.Remove(seq, from, math.MaxInt32)
+	if time.Since(l.released) > releaseEvery { // Trim does it sooner, where there is a pause
+		l.release()
+	}
+	return err
+}
+
+// releaseEvery is how often cells are given back in an engine that is never idle. It
+// may take some milliseconds.
+const releaseEvery = 30 * time.Second
+
+func (l *local) release() {
+	for _, c := range l.arch.caches() {
+		c.release()
+	}
+	l.released = time.Now()
+}
+
+// Trim gives back what only passes need, and the cells that no sequence refers to. The
+// next pass takes what it needs again.
+func (l *local) Trim() {
+	computing.Lock()
+	defer computing.Unlock()
+	if l.closed {
+		return
+	}
+	l.release()
+	if l.buffer != nil && len(l.backend.BackendMemory().GPUs) == 0 {
+		giveBackBuffer(l.buffer)
+		l.buffer = nil
+	}
+	trimHeap()
 }
 
 // CopyPrefix makes dst share src's positions < n.
@@ -395,9 +446,17 @@ func (l *local) Close() error {
 	if !l.closed {
 		l.closed = true
 		l.arch.cache.Close()
-		l.backend.Close()
+		l.free()
 	}
 	return nil
+}
+
+// free frees the library's part, and then what its tensors point to.
+func (l *local) free() {
+	l.backend.Close()
+	if l.unmap != nil {
+		l.unmap()
+	}
 }
 
 // maxCells bounds Config.KVTokens: cells are counted in 32 bits, and there are some

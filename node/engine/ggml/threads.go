@@ -1,142 +1,21 @@
 package ggml
 
 import (
-	"math/bits"
 	"reflect"
-	"time"
 	"unsafe"
 
 	"github.com/ollama/ollama/ml"
+
+	"github.com/shoalnet/shoal/node/engine/tune"
 )
 
-// A pass that computes on more threads than there are idle cores waits at each
-// of ggml's barriers for a thread that has no core: on two cores beside two
-// busy loops, two threads give a fifth of what one gives. What is idle changes
-// all the time, so the number of threads is chosen by measuring passes of few
-// rows: now and then a few of them try another number. Fewer threads stay if
-// they are hardly slower, more only if they are clearly faster, so that nothing
-// is taken from the machine's owner for nothing.
-const (
-	smallPass   = 31 // rows; larger passes are prefill, and never trials
-	trialPasses = 4  // decide; the slowest is left out
-	probeEvery  = 1500 * time.Millisecond
-	fewerStay   = 1.04 // of the time with the number in use
-	moreStay    = 0.93
-)
-
-// tuner chooses the number of CPU threads. It is used under the compute lock.
-type tuner struct {
-	set     func(n int)
-	options []int // 1, 2, 4, ... and the most
-	at      int   // index of the number in use
-	trial   int   // index under trial; at: none
-	down    bool  // the next trial is of fewer threads
-	next    time.Time
-
-	// Only passes of about as many rows are compared: 1, 2-3, 4-7, ...
-	inUse [6]window
-	tried window
-	size  int // of those under trial
-
-	abandon int // passes of other sizes during the trial
-}
-
-// window is the last few passes with one number of threads.
-type window struct {
-	of   [trialPasses]time.Duration // a row
-	seen int
-}
-
-func (w *window) add(d time.Duration) {
-	w.of[w.seen%trialPasses] = d
-	w.seen++
-}
-
-func (w *window) full() bool { return w.seen >= trialPasses }
-
-// mean of all but the slowest.
-func (w *window) mean() float64 {
-	var sum, slowest time.Duration
-	for _, d := range w.of {
-		sum += d
-		slowest = max(slowest, d)
+// newTuner chooses the number of threads of a back end's processor.
+func newTuner(b ml.Backend, most int) *tune.Threads {
+	cpu := cpuBackend(b)
+	if cpu == nil {
+		return tune.New(most, nil)
 	}
-	return float64(sum-slowest) / (trialPasses - 1)
-}
-
-func newTuner(b ml.Backend, most int) *tuner {
-	t := &tuner{down: true}
-	for n := 1; n < most; n *= 2 {
-		t.options = append(t.options, n)
-	}
-	t.options = append(t.options, most)
-	t.at = len(t.options) - 1
-	t.trial = t.at
-	if cpu := cpuBackend(b); cpu != nil {
-		t.set = func(n int) { setThreads(cpu, n) }
-	}
-	return t
-}
-
-func (t *tuner) off(rows int) bool { return t.set == nil || rows > smallPass || len(t.options) < 2 }
-
-func (t *tuner) before(rows int) {
-	size := bits.Len(uint(rows))
-	if t.off(rows) || t.trial != t.at || !t.inUse[size].full() || time.Now().Before(t.next) {
-		return
-	}
-	if t.at == 0 {
-		t.down = false
-	} else if t.at == len(t.options)-1 {
-		t.down = true
-	}
-	t.trial++
-	if t.down {
-		t.trial -= 2
-	}
-	t.tried, t.size = window{}, size
-	t.set(t.options[t.trial])
-}
-
-func (t *tuner) after(rows int, took time.Duration) {
-	if t.off(rows) {
-		return
-	}
-	size := bits.Len(uint(rows))
-	per := took / time.Duration(rows)
-	if t.trial == t.at {
-		t.inUse[size].add(per)
-		return
-	}
-	if size != t.size {
-		if t.abandon++; t.abandon > 4*trialPasses { // such passes do not come any more
-			t.stay()
-		}
-		return
-	}
-	t.tried.add(per)
-	if !t.tried.full() {
-		return
-	}
-	enough := moreStay
-	if t.trial < t.at {
-		enough = fewerStay
-	}
-	if t.tried.mean() < enough*t.inUse[size].mean() {
-		// One better may not be the best: go on at once in this direction.
-		t.at, t.abandon, t.inUse = t.trial, 0, [6]window{}
-		t.inUse[size] = t.tried
-		return
-	}
-	t.down = !t.down
-	t.stay()
-}
-
-// stay ends a trial in favour of what was in use.
-func (t *tuner) stay() {
-	t.trial, t.abandon = t.at, 0
-	t.set(t.options[t.at])
-	t.next = time.Now().Add(probeEvery)
+	return tune.New(most, func(n int) { setThreads(cpu, n) })
 }
 
 // cpuBackend finds ggml's handle of the CPU backend, which the library keeps

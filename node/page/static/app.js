@@ -243,13 +243,16 @@ function wake(el, m) {
   el.replaceChildren(
     ...(f.left > 0 ? [h("p", null, `The model takes no more than ${f.context ? many(f.context, "token") : "so much"}: the ${f.left === 1 ? "oldest message was" : `${f.left} oldest messages were`} left out.`)] : []),
     ...(f.repairs ?? []).map((r) => h("p", { class: "repair" + (r.mended ? "" : " open") }, r.mended
-      ? `After ${many(r.token, "token")} ${names(r.lost)} was lost; ${r.by.length > 0 ? names(r.by) + " took over" : "its links were re-established"} in ${ms(r.stall)}.`
+      ? `After ${many(r.token, "token")} ${names(r.lost)} was lost; ${r.by.length > 0 ? names(r.by) + " took over" : "its links were re-established"} in ${ms(r.stall)}.${engines(r.engines)}`
       : `${names(r.lost)} is lost; looking for another way …`)),
     ...(f.error ? [h("p", { class: "error" }, f.error)] : []),
     ...(f.code === "no_route" && rights.owner && model() && !view.light ? [h("p", null, h("button", { type: "button", class: "small", onclick: () => { show("models"); manage.serve(model().id, model().name); } }, `Serve ${model().name} here`))] : []),
     h("p", null, parts.join(" · ")),
   );
 }
+
+/** That another engine goes on with an answer, whose words may differ from here on. */
+const engines = (changes) => (changes?.length > 0 ? ` Another engine computes from here on (${changes[0].now || "unknown"}; before: ${changes[0].was}), so words may differ.` : "");
 
 const names = (hops) => (hops.length === 0 ? "a stage" : hops.map((x) => `${who(view, x.peer)} (blocks ${span(x)})`).join(" and "));
 
@@ -527,7 +530,7 @@ class Story {
       for (const x of replaced) if (!r.route.some((y) => y.peer === x.peer)) lost.set(x.peer, Date.now());
       route = { hops: r.route, costs: r.costs ?? null, live: true };
       const open = repairs.at(-1);
-      const last = { token: r.token, lost: replaced.length > 0 ? replaced : (open?.lost ?? []), by, stall: r.stall_ms, mended: true };
+      const last = { token: r.token, lost: replaced.length > 0 ? replaced : (open?.lost ?? []), by, stall: r.stall_ms, engines: r.engines, mended: true };
       if (open && !open.mended) repairs[repairs.length - 1] = last;
       else repairs.push(last);
       if (figures) {

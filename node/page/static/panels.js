@@ -64,14 +64,14 @@ export function hops(route, view, lost) {
 export function nodes(view, model, lost) {
   const list = served(view, model);
   const peers = new Map(view.peers.map((p) => [p.peer, p]));
-  const data = list.map((f) => [f.key, who(view, f.peer), f.ready, f.silent, lost.has(f.peer), f.sessions, f.kv_free, f.rtt_ms?.toFixed(0), f.step_ms.toFixed(1)]);
+  const data = list.map((f) => [f.key, who(view, f.peer), f.ready, f.silent, lost.has(f.peer), f.sessions, f.kv_free, f.rtt_ms?.toFixed(0), f.step_ms.toFixed(1), f.engine]);
   render($("nodes"), data, () => list.slice(0, mostNodes).map((f) => {
     const p = peers.get(f.peer);
     const facts = [
       lost.has(f.peer) ? "lost by the route" : f.silent ? "silent" : f.ready ? null : f.loaded ? "not proven yet" : "loading",
       f.peer === view.peer ? null : f.rtt_ms ? `${ms(f.rtt_ms)} away` : "distance unknown", p?.relayed ? "over a relay" : null,
       f.ready ? `${f.step_ms.toFixed(1)} ms per token` : null, f.sessions ? many(f.sessions, "session") : null,
-      f.kv_tokens ? `${Math.round((100 * f.kv_free) / f.kv_tokens)} % of its session memory free` : null, p?.device || null,
+      f.kv_tokens ? `${Math.round((100 * f.kv_free) / f.kv_tokens)} % of its session memory free` : null, p?.device || null, f.engine || null,
     ].filter(Boolean);
     return h("li", { class: lost.has(f.peer) || f.silent ? "lost" : "" }, h("code", { title: f.peer }, who(view, f.peer)), h("span", { class: "blocks" }, span(f)), h("span", { class: "facts" }, facts.join(" · ")));
   }).concat(list.length > mostNodes ? h("li", null, `and ${list.length - mostNodes} more`) : []));
@@ -185,7 +185,7 @@ export function node(view) {
       bar.firstChild.style.width = `${(100 * used) / Math.max(1, v.kv_tokens)}%`;
       return h("li", null, h("div", { class: "title" }, h("b", null, v.name, v.to > v.from ? ` blocks ${span(v)}` : ""), h("span", { class: v.ready ? "tag good" : "tag" }, v.state)),
         v.kv_tokens ? bar : null,
-        v.kv_tokens ? h("p", { class: "fine" }, [many(v.sessions, "session"), `room for ${count(v.kv_free)} of ${count(v.kv_tokens)} tokens`, bytes(v.memory), v.step_ms ? `${ms(v.step_ms)} per step` : null, v.tokens_per_s ? `${rate(v.tokens_per_s)} tokens/s` : null].filter(Boolean).join(" · ")) : null);
+        v.kv_tokens ? h("p", { class: "fine" }, [many(v.sessions, "session"), `room for ${count(v.kv_free)} of ${count(v.kv_tokens)} tokens`, bytes(v.memory), v.engine || null, v.step_ms ? `${ms(v.step_ms)} per step` : null, v.tokens_per_s ? `${rate(v.tokens_per_s)} tokens/s` : null].filter(Boolean).join(" · ")) : null);
     });
     return [spans.length > 0 ? h("ul", { class: "spans" }, ...spans) : null, h("dl", null, ...rows), ...(view.warnings ?? []).map((w) => h("p", { class: "warn" }, w))].filter(Boolean);
   });

@@ -139,6 +139,15 @@ func TestHuge(t *testing.T) {
 // pieces, and arguments are an object.
 func FuzzReader(f *testing.F) {
 	templates := []string{hermes, llama, mistral, thinking, deepseek, olmo, gptoss, plain}
+	for i, fam := range families {
+		template := strings.Join(fam.words[0], " ")
+		templates = append(templates, template)
+		w := Detect(template).writes
+		f.Add(uint8(len(templates)-1), "", fam.think.open+"x"+fam.think.shut+fam.marks[0].open+`{"name": "now", "arguments": {}}`+fam.marks[0].shut+w.open+w.quote("now")+w.arguments+"{}"+w.shut, uint64(i), false)
+	}
+	f.Add(uint8(8), "", `<|tool_call>call:now{a:[<|"|>x<|"|>,{b:1}]}<tool_call|>`, uint64(3), false)
+	f.Add(uint8(12), "", `[now(a={"b": 'c'}, d=[1, (2,)]), weather()]`, uint64(3), false)
+	f.Add(uint8(14), "", `<invoke name="now"><parameter name="a" string="true">1</parameter></invoke>`, uint64(3), false)
 	for i, e := range examples {
 		f.Add(uint8(i), e.prompt, e.answer, uint64(i), e.free)
 	}

@@ -2,6 +2,7 @@ package answer
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -39,12 +40,14 @@ func arguments(raw json.RawMessage) (string, bool) {
 // spoken is a call as models write it in JSON.
 type spoken struct {
 	Name       string          `json:"name"`
+	ToolName   string          `json:"tool_name"` // Cohere's
 	Arguments  json.RawMessage `json:"arguments"`
 	Parameters json.RawMessage `json:"parameters"` // Llama's name for arguments
 	Function   json.RawMessage `json:"function"`   // OpenAI's form, or the name
 }
 
 func (s *spoken) call() (Call, bool) {
+	s.Name = cmp.Or(s.Name, s.ToolName)
 	if s.Name == "" && len(s.Function) > 0 {
 		var inner spoken
 		switch {
@@ -114,11 +117,13 @@ func readJSON(body string, _ Tools) ([]Call, bool) {
 //	VALUE
 //	</parameter>
 //	</function>
+//
+// or of GLM what readKeyed reads.
 func readTagged(body string, tools Tools) ([]Call, bool) {
 	body = strings.Trim(body, space)
 	rest, ok := strings.CutPrefix(body, "<function=")
 	if !ok {
-		return readJSON(body, tools)
+		return readKeyed("")(body, tools)
 	}
 	name, rest, ok := strings.Cut(rest, ">")
 	if !ok || name == "" {
@@ -150,10 +155,18 @@ func readTagged(body string, tools Tools) ([]Call, bool) {
 	return []Call{{name, args.String()}}, true
 }
 
-// typed returns the JSON of a value that was written without its type.
+// typed returns the JSON of a value that was written without its type: in JSON or, of
+// some models, as Python writes it.
 func typed(value, kind string) json.RawMessage {
-	if raw := bytes.Trim([]byte(value), space); kind != "string" && json.Valid(raw) {
-		return raw
+	if raw := bytes.Trim([]byte(value), space); kind != "string" {
+		if json.Valid(raw) {
+			return raw
+		}
+		var b bytes.Buffer
+		p := python{string(raw)}
+		if len(raw) > 0 && strings.IndexByte("[{(TFN", raw[0]) >= 0 && p.value(&b, 0) && p.s == "" {
+			return b.Bytes()
+		}
 	}
 	raw, _ := json.Marshal(value) // a string can always be encoded
 	return raw
@@ -221,11 +234,18 @@ func named(name, args string) ([]Call, bool) {
 }
 
 // readPython reads Olmo's calls, which are lines of Python: NAME(key="value",
-// other=[1, None]).
-func readPython(body string, _ Tools) ([]Call, bool) {
+// other=[1, None]), or a list of calls, as LFM2 and Llama 4 write it.
+func readPython(body string, tools Tools) ([]Call, bool) {
+	if calls, ok := readJSON(body, tools); ok {
+		return calls, true
+	}
 	p := python{s: body}
+	list := p.eat("[")
 	var calls []Call
 	for {
+		if list && p.eat("]") {
+			list = false
+		}
 		p.blank()
 		if p.s == "" {
 			return calls, len(calls) > 0
@@ -250,7 +270,9 @@ func readPython(body string, _ Tools) ([]Call, bool) {
 			}
 		}
 		calls = append(calls, Call{name, args.String()})
-		p.eat(";")
+		if !p.eat(";") {
+			p.eat(",")
+		}
 	}
 }
 

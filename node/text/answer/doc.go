@@ -7,6 +7,7 @@
 //	reader.go   text -> parts: reasoning, text and the bodies of calls
 //	harmony.go  the same for gpt-oss, whose answers are messages on channels
 //	calls.go    the body of a call -> name and arguments
+//	families.go the marks and calls of further families of models
 //
 // A model's answer is hostile input, and so is the template. A Reader's output
 // does not depend on the pieces in which the text arrives. Its memory is

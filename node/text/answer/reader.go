@@ -160,11 +160,15 @@ func (r *Reader) trimLead() {
 // is the model's layout, and is dropped.
 func (r *Reader) text(out *sink, last bool) bool {
 	r.trimLead()
-	if r.opt.Tools == nil || r.plain {
+	marks := r.syntax.marks
+	if r.opt.Tools == nil {
+		marks = r.syntax.wrappers()
+	}
+	if len(marks) == 0 || r.plain {
 		out.text = append(out.text, r.take(len(r.held))...)
 		return false
 	}
-	if r.syntax.bare && r.fresh {
+	if r.syntax.bare && r.fresh && r.opt.Tools != nil {
 		lead := bytes.TrimLeft(r.held, space)
 		n := len(r.held) - len(lead)
 		switch {
@@ -181,11 +185,15 @@ func (r *Reader) text(out *sink, last bool) bool {
 			r.scan = n
 			r.at = (*Reader).object
 			return true
+		case r.syntax.lists && lead[0] == '[':
+			r.scan = n
+			r.at = (*Reader).list
+			return true
 		}
 	}
 	at, best := -1, mark{}
-	open := make([]string, len(r.syntax.marks))
-	for k, m := range r.syntax.marks {
+	open := make([]string, len(marks))
+	for k, m := range marks {
 		open[k] = m.open
 		if i := bytes.Index(r.held, []byte(m.open)); i >= 0 && (at < 0 || i < at) {
 			at, best = i, m
@@ -198,7 +206,7 @@ func (r *Reader) text(out *sink, last bool) bool {
 			r.trim = true
 			return true
 		}
-		r.mark, r.quote, r.at = best, quoting{}, (*Reader).body
+		r.mark, r.quote, r.at = best, quoting{begun: best.free, off: best.free}, (*Reader).body
 		return true
 	}
 	if last {
@@ -297,6 +305,27 @@ func (r *Reader) object(out *sink, last bool) bool {
 		return true
 	}
 	return false
+}
+
+// list reads a list of calls in Python without marks, which ends with the answer. It is
+// one only if all its functions are known.
+func (r *Reader) list(out *sink, last bool) bool {
+	if !last && len(r.held) <= maxBody {
+		return false
+	}
+	body := r.take(len(r.held))
+	calls, ok := readPython(string(body), r.opt.Tools)
+	for _, c := range calls {
+		_, known := r.opt.Tools.find(c.Name)
+		ok = ok && known && !r.opt.Format
+	}
+	if ok {
+		r.called(out, calls)
+		return false
+	}
+	r.at, r.plain = (*Reader).text, true
+	r.say(out, body)
+	return true
 }
 
 // quoting tracks a JSON text's nesting depth and whether a string is open. A

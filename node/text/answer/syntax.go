@@ -1,6 +1,9 @@
 package answer
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Call is a call of a function.
 type Call struct {
@@ -21,8 +24,10 @@ type Syntax struct {
 	harmony bool
 	think   pair
 	marks   []mark
-	bare    bool // calls may be JSON objects without marks
-	thinks  bool // the template marks reasoning
+	inner   []string // control tokens within calls
+	bare    bool     // calls may be JSON objects without marks
+	lists   bool     // or lists of calls in Python
+	thinks  bool     // the template marks reasoning
 	writes  writing
 }
 
@@ -33,6 +38,7 @@ type pair struct{ open, shut string }
 type mark struct {
 	pair // shut "": the part ends at the same mark, or with the answer
 	read func(body string, tools Tools) ([]Call, bool)
+	free bool // the body need not be JSON: its quotation marks do not hide the end
 }
 
 // DeepSeek's marks.
@@ -54,15 +60,22 @@ func Detect(template string) *Syntax {
 	if has("[THINK]") { // Mistral's
 		s.think = pair{"[THINK]", "[/THINK]"}
 	}
-	s.thinks = has(s.think.open) || has(s.think.shut)
+	f, known := familyOf(has)
+	if known && f.think.open != "" {
+		s.think = f.think
+	}
+	s.thinks = has(s.think.open) || has(s.think.shut) || known && f.think.open != ""
 	s.writes = plainJSON("arguments")
-	hermes := mark{pair{"<tool_call>", "</tool_call>"}, readTagged}
+	hermes := mark{pair: pair{"<tool_call>", "</tool_call>"}, read: readTagged}
+	defer func() { s.marks = append(s.marks, wrappers(has)...) }()
 	switch {
 	case has("<|channel|>") && has("<|message|>"): // gpt-oss
 		s.harmony, s.bare, s.thinks = true, false, true
 		s.writes = writing{open: "<|channel|>commentary to=functions.", arguments: " <|constrain|>json<|message|>", bare: true}
+	case known:
+		s.marks, s.inner, s.lists, s.writes = slices.Clone(f.marks), f.inner, f.bare, f.writing()
 	case has("[TOOL_CALLS]"): // Mistral
-		s.marks = []mark{{pair{open: "[TOOL_CALLS]"}, readMistral}}
+		s.marks = []mark{{pair: pair{open: "[TOOL_CALLS]"}, read: readMistral}}
 		if s.writes = plainJSON("arguments"); has("[ARGS]") {
 			s.writes = writing{open: "[TOOL_CALLS]", arguments: "[ARGS]", bare: true}
 		} else {
@@ -70,29 +83,39 @@ func Detect(template string) *Syntax {
 		}
 		s.writes.several = true
 	case has(deepCall):
-		s.marks = []mark{{pair{deepCall, deepCallEnd}, readDeepSeek}, drop(deepCalls), drop(deepCallsEnd)}
+		s.marks = []mark{{pair: pair{deepCall, deepCallEnd}, read: readDeepSeek}, drop(deepCalls), drop(deepCallsEnd)}
 		s.writes = writing{before: deepCalls, after: deepCallsEnd, open: deepCall, arguments: deepSep, shut: deepCallEnd, bare: true, several: true}
 		if has("```json") {
 			s.writes.open += "function" + deepSep
 			s.writes.arguments, s.writes.shut, s.writes.between = "\n```json\n", "\n```"+deepCallEnd, "\n"
 		}
 	case has("<function_calls>"): // Olmo, whose Python is not JSON; calls in JSON are accepted too
-		s.marks = []mark{{pair{"<function_calls>", "</function_calls>"}, readPython}}
+		s.marks = []mark{{pair: pair{"<function_calls>", "</function_calls>"}, read: readPython}}
 	case has("<tool_call>"): // Hermes, Qwen
 		s.marks = []mark{hermes}
 		s.writes.open, s.writes.shut = "<tool_call>\n"+s.writes.open, s.writes.shut+"\n</tool_call>"
 		s.writes.between, s.writes.several = "\n", true
 	case has("<|python_tag|>"), has("ipython"): // Llama 3
-		s.marks = []mark{{pair{open: "<|python_tag|>"}, readJSON}}
+		s.marks = []mark{{pair: pair{open: "<|python_tag|>"}, read: readJSON}}
 		s.writes = plainJSON("parameters")
 	default: // what models without a trained syntax tend to write
-		s.marks = []mark{hermes, {pair{"```json", "```"}, readJSON}}
+		s.marks = []mark{hermes, {pair: pair{"```json", "```"}, read: readJSON}}
 	}
 	return s
 }
 
 // Thinks reports whether a model with this template marks its reasoning.
 func Thinks(template string) bool { return Detect(template).thinks }
+
+// wrappers are the marks that are removed and have no meaning.
+func (s *Syntax) wrappers() (list []mark) {
+	for _, m := range s.marks {
+		if m.read == nil {
+			list = append(list, m)
+		}
+	}
+	return list
+}
 
 // begun reports whether a prompt ends inside reasoning that it has begun.
 func (s *Syntax) begun(prompt string) bool {
@@ -104,7 +127,7 @@ func (s *Syntax) Marks() []string {
 	if s.harmony {
 		return harmonyMarks
 	}
-	out := []string{s.think.open, s.think.shut, deepSep, "[ARGS]", "[CALL_ID]"}
+	out := append([]string{s.think.open, s.think.shut, deepSep, "[ARGS]", "[CALL_ID]"}, s.inner...)
 	for _, m := range s.marks {
 		out = append(out, m.open)
 		if m.shut != "" {

@@ -49,8 +49,11 @@ type args struct {
 
 func newDict() *dict { return &dict{at: map[any]int{}} }
 
-// tupleKey is a tuple used as a key.
-type tupleKey string
+// tupleKey is a tuple used as a key, and undefinedKey what is undefined.
+type (
+	tupleKey     string
+	undefinedKey struct{}
+)
 
 // dictKey maps equal keys to one value: in Python 1, 1.0 and true are the same
 // key.
@@ -58,6 +61,8 @@ func dictKey(key any) any {
 	switch k := key.(type) {
 	case string, nil:
 		return k
+	case undefined: // all are equal
+		return undefinedKey{}
 	case tuple:
 		var b strings.Builder
 		for _, x := range k {
