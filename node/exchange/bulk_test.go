@@ -216,7 +216,8 @@ func TestUnreadBulk(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Second)
-		if took := w.fetch(a.m.ID(), nil); took > 30*time.Second {
+		// Which streams come first is up to the scheduler: a busy machine was seen to take 32 s.
+		if took := w.fetch(a.m.ID(), nil); took > time.Minute {
 			t.Errorf("it took %s", took)
 		} else {
 			t.Log(took)

@@ -24,7 +24,7 @@
 //     load, as with llama.cpp.
 //   - Flash attention is off on the CPU.
 //   - A row computes the same alone and among others, to the last bit (single.go). On
-//     Linux and x86 that costs nothing and is always so; elsewhere it is so with
+//     Linux and x86 that is always so; elsewhere it is so with
 //     engine.Config.Exact, which adds rows to small passes.
 //   - Models that the library would compute wrongly are refused by engine.Check.
 //
