@@ -163,8 +163,8 @@ func TestEmbedSame(t *testing.T) {
 	}
 }
 
-// A session that fails in the middle has delivered right embeddings, and names the
-// stage.
+// What a session has delivered before it fails in the middle is right, and it names the
+// stage. The other stage may tell of the loss before anything has come.
 func TestEmbedBroken(t *testing.T) {
 	texts := someTexts(200)
 	good := newEmbedders(t, 4)
@@ -181,7 +181,7 @@ func TestEmbedBroken(t *testing.T) {
 	}
 	got, err := p.embed(t.Context(), p.client(), texts)
 	var where *session.StageError
-	if !errors.As(err, &where) || where.Index != 1 || len(got) == 0 || !sameRows(got, want[:len(got)]) {
+	if !errors.As(err, &where) || where.Index != 1 || len(got) == len(texts) || !sameRows(got, want[:len(got)]) {
 		t.Errorf("%d embeddings, %v", len(got), err)
 	}
 }
