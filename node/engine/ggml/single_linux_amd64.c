@@ -6,7 +6,7 @@
 // single.go). Where it would decline only because there is one row, that row is computed
 // here: per number of the result one vector of sums, over the columns in their order,
 // whose lanes are added in the tiled one's order. Rows of the matrix are taken several at
-// a time, so that this is as fast as what ggml would have done.
+// a time, which is faster than one by one.
 
 #include <stdbool.h>
 #include <stdint.h>
