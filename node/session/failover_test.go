@@ -228,7 +228,9 @@ func TestFailoverAgain(t *testing.T) {
 	t.Logf("%d repairs", len(out.Recoveries))
 }
 
-// A repair for which there is no way ends the session, and is told of.
+// A repair for which there is no way ends the session, and is told of. Before it there may
+// be one that succeeded: where the predecessor's word comes first, the stage that it misses
+// still answers.
 func TestFailoverInVain(t *testing.T) {
 	p := newPipeline(t, 6, 2, 4)
 	begin := time.Now()
@@ -243,10 +245,15 @@ func TestFailoverInVain(t *testing.T) {
 		}
 		return nil
 	})
-	if err == nil || len(out.Recoveries) != 1 {
+	if err == nil || len(out.Recoveries) == 0 {
 		t.Fatalf("%v, %+v", err, out.Recoveries)
 	}
-	if r := out.Recoveries[0]; !r.Failed || r.Code == protocol.Code_CODE_UNKNOWN || r.Begin.Before(begin) || r.Stall <= 0 || r.Token < 10 {
+	for _, r := range out.Recoveries[:len(out.Recoveries)-1] {
+		if r.Failed {
+			t.Errorf("the session went on after %+v", r)
+		}
+	}
+	if r := out.Recoveries[len(out.Recoveries)-1]; !r.Failed || r.Code == protocol.Code_CODE_UNKNOWN || r.Begin.Before(begin) || r.Stall <= 0 || r.Token < 10 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -277,8 +284,13 @@ func TestFailoverReconnect(t *testing.T) {
 	if err != nil || !slices.Equal(got, want) {
 		t.Fatalf("%v\n%v\n%v", err, got, want)
 	}
-	if len(out.Recoveries) != 1 || out.Recoveries[0].Replayed > 3 {
-		t.Errorf("recoveries %+v: the stages still had everything", out.Recoveries)
+	if len(out.Recoveries) == 0 {
+		t.Error("nothing was repaired")
+	}
+	for _, r := range out.Recoveries {
+		if r.Replayed > 3 {
+			t.Errorf("%+v: the stages still had everything", r)
+		}
 	}
 	p.empty(t)
 }
