@@ -38,6 +38,19 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 VULNDB ?= https://vuln.go.dev
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
+# RERUN=1, as in CI: tests that fail run once more, alone, since machines that others use
+# meanwhile are slow at odd moments. Not after a data race, or when more than three failed.
+# Each test that needed it is named at the end; it is a fault to be mended all the same.
+RERUN ?=
+GOTESTSUM := gotest.tools/gotestsum@v1.13.0
+ifeq ($(RERUN),1)
+gotest = CGO_ENABLED=0 GOBIN=$(CURDIR)/bin $(GO) install $(GOTESTSUM) && rm -f bin/rerun.txt && \
+	bin/gotestsum --format standard-quiet --hide-summary skipped --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-abort-on-data-race --rerun-fails-report bin/rerun.txt --packages "$(2)" -- $(1) && \
+	{ ! test -s bin/rerun.txt || { echo "failed once, and passed alone:"; cat bin/rerun.txt; }; }
+else
+gotest = $(GO) test $(1) $(2)
+endif
+
 # Where `make install` puts things; DESTDIR goes before it, for packages.
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -118,7 +131,7 @@ quick: ## vet and the short tests of every package that needs no C: half a minut
 # there are cores. SHOAL_SEEDS has tests of random networks try more of them.
 test: ## vet and all tests
 	$(GO) vet ./...
-	$(GO) test -timeout 15m -parallel 4 ./...
+	$(call gotest,-timeout 15m -parallel 4,./...)
 	cd contrib/prometheus && $(GO) vet ./... && $(GO) test ./...
 
 # A GPU gives the processor's tokens; after contrib/accel has built its back end.
@@ -142,7 +155,7 @@ llama: build ## tests of the engine that opens llama.cpp's library; installs one
 	SHOAL_LIBLLAMA="$$dir" $(GO) test -timeout 10m $(LLAMA_TESTS)
 
 race: ## tests of the packages whose goroutines meet, with the race detector
-	$(GO) test -race -timeout 15m $(RACE)
+	$(call gotest,-race -timeout 15m,$(RACE))
 
 lint: lint-metrics ## gofmt, golangci-lint, and the alerts
 	@test -z "$$(gofmt -l cmd contrib node protocol testnet | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }
