@@ -71,7 +71,7 @@ func start(t *testing.T, cfg node.Config) (*node.Node, []string) {
 			t.Error(err)
 		}
 	})
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		mu.Lock()
 		up := addrs != nil && serving >= len(cfg.Serve)
 		mu.Unlock()
@@ -79,30 +79,38 @@ func start(t *testing.T, cfg node.Config) (*node.Node, []string) {
 			return n, addrs
 		}
 		if time.Now().After(end) {
-			t.Fatal("the node is not up after 30 s")
+			t.Fatal("the node is not up after two minutes")
 		}
 	}
 }
 
-// answer returns a model's greedy answer to a prompt, and the number of stages.
+// answer returns a model's greedy answer to a prompt, and the number of stages. It waits
+// until the model's stages are ready.
 func answer(t *testing.T, n *node.Node, model string, tokens, most int) (ids []int32, stages int) {
 	t.Helper()
 	zero := 0.0
-	err := n.Client().Generate(t.Context(), &api.GenerateRequest{
-		Model: model, Raw: true, Prompt: "Once upon a time the fox", MaxTokens: tokens, MaxStages: most, Sampling: api.Sampling{Temperature: &zero},
-	}, func(e api.Event) error {
-		if e.Start != nil {
-			stages = len(e.Start.Route)
+	for end := time.Now().Add(time.Minute); ; {
+		ids = nil
+		err := n.Client().Generate(t.Context(), &api.GenerateRequest{
+			Model: model, Raw: true, Prompt: "Once upon a time the fox", MaxTokens: tokens, MaxStages: most, Sampling: api.Sampling{Temperature: &zero},
+		}, func(e api.Event) error {
+			if e.Start != nil {
+				stages = len(e.Start.Route)
+			}
+			if e.Token != nil {
+				ids = append(ids, e.Token.ID)
+			}
+			return nil
+		})
+		var refused *api.Error
+		if errors.As(err, &refused) && refused.Kind == api.NoRoute && time.Now().Before(end) {
+			continue // it has waited by itself
 		}
-		if e.Token != nil {
-			ids = append(ids, e.Token.ID)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+		return ids, stages
 	}
-	return ids, stages
 }
 
 // Directories of every class, quantized, are served by two nodes that fetch
