@@ -88,9 +88,11 @@ type Network struct {
 	book   *book
 	wake   chan struct{} // capacity 1: makes meet look at once
 
-	traffic counter
-	queues  queues
-	said    tally // records sent to this node's DHT
+	traffic  counter
+	circuits circuits
+	onDirect listeners
+	queues   queues
+	said     tally // records sent to this node's DHT
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
@@ -132,7 +134,7 @@ func New(cfg Config) (*Network, error) {
 	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
 		n.gate.name(p)
 	}
-	if n.host, err = newHost(cfg, n.traffic, n.gate); err != nil {
+	if n.host, err = newHost(cfg, metered{n.traffic, &n.circuits}, n.gate); err != nil {
 		n.cancel()
 		return nil, explain(err, cfg)
 	}
@@ -150,6 +152,7 @@ func New(cfg Config) (*Network, error) {
 	n.host.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, c network.Conn) {
 			n.poke()
+			n.opened(c)
 			n.replaced(c)
 			n.makeRoom()
 			if len(n.host.Network().ConnsToPeer(c.RemotePeer())) == 1 && n.lines.Allow() {
@@ -157,6 +160,7 @@ func New(cfg Config) (*Network, error) {
 			}
 		},
 		DisconnectedF: func(_ network.Network, c network.Conn) {
+			n.circuits.remove(c)
 			n.lostConn(c.RemotePeer())
 			if n.host.Network().Connectedness(c.RemotePeer()) != network.Connected && n.lines.Allow() {
 				n.log.Info("a peer has disconnected", "peer", c.RemotePeer(), "after", time.Since(c.Stat().Opened).Round(time.Second))
