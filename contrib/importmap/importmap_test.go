@@ -127,7 +127,7 @@ var pure = map[string][]string{
 	"protocol/blocks":     {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"node/placement":      {"net", "os", "context", "log/slog", "math/rand"},
 	"node/route":          {"net", "os", "context", "log/slog", "math/rand"},
-	"node/network/reach":  {"net", "os", "context", "log/slog", "math/rand"},
+	"node/network/reach":  {"os", "context", "log/slog", "math/rand"},
 	"node/text/answer":    {"net", "os", "time", "context", "log/slog"},
 	"node/text/constrain": {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"node/engine/cut":     {"net", "os", "time", "context", "log/slog", "math/rand"},
