@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 )
@@ -15,6 +16,9 @@ const (
 	MaxReach      = 2 << 10 // bytes of a request or reply
 	MaxReachAddrs = 4       // addresses, or ports of one kind
 )
+
+// RelayKey is the provider key of "I am a relay for this swarm".
+func RelayKey() cid.Cid { return textKey("shoal/relay") }
 
 // ErrReach is wrapped by errors about requests and replies on /shoal/reach/1.
 var ErrReach = errors.New("malformed request for help with being reached")

@@ -19,8 +19,9 @@ import (
 type Path struct {
 	Peer      peer.ID
 	Direct    bool
-	Relay     peer.ID // if not direct
-	Transport string  // to the peer, or to the relay
+	Relay     peer.ID   // if not direct
+	Why       NotDirect // if not direct
+	Transport string    // to the peer, or to the relay
 	RTT       time.Duration
 	Left      uint64    // bytes that the circuit may still carry in each direction; NoLimit: any number
 	Ends      time.Time // when the relay ends the circuit; zero: never
@@ -50,6 +51,9 @@ func (n *Network) PathTo(p peer.ID) (path Path, ok bool) {
 	}
 	path = Path{Peer: p, Direct: !reach.Relayed(best), Relay: reach.RelayOf(best.RemoteMultiaddr()), Transport: transportOf(best)}
 	path.RTT, _ = n.RTT(p)
+	if !path.Direct && n.reaching != nil {
+		path.Why = n.reaching.holes.why(p)
+	}
 	path.Left, path.Ends = n.circuits.left(best)
 	return path, true
 }
@@ -75,6 +79,14 @@ func (n *Network) Paths() (all []Path) {
 // called concurrently.
 func (n *Network) OnDirect(do func(peer.ID)) (stop func()) { return n.onDirect.add(do) }
 
+// Used notes that a session uses a peer: if that is reached over a relay, this
+// node tries for a direct path, after growing waits. It returns at once.
+func (n *Network) Used(p peer.ID) {
+	if n.reaching != nil {
+		n.reaching.holes.used(p)
+	}
+}
+
 // Relayed reports whether the stream goes through a relay. Bulk must not.
 func (s *Stream) Relayed() bool { return s.conn != nil && reach.Relayed(s.conn) }
 
@@ -98,6 +110,9 @@ func (n *Network) Left(s *Stream) (bytes uint64, ends time.Time) {
 
 // opened notes a new connection.
 func (n *Network) opened(c network.Conn) {
+	if n.reaching != nil {
+		n.reaching.opened(c)
+	}
 	if reach.Relayed(c) {
 		n.circuits.add(c)
 		return

@@ -62,16 +62,22 @@ type sight struct {
 // verified, and peers of one group of addresses count as one. The zero value is
 // ready to use; it is not safe for concurrent use.
 type Observers struct {
-	seen map[Transport]map[netip.Prefix]sight
+	seen  map[Transport]map[netip.Prefix]sight
+	at    map[bool]netip.Addr                  // this node's outside address, by "is IPv4"
+	doubt map[bool]map[netip.Prefix]netip.Addr // who sees another one
 }
 
 // Note notes that a peer sees this node at an address. Only connections that
 // this node made from the port on which it listens say how its NAT maps that
-// port.
-func (o *Observers) Note(by netip.Addr, outside netip.AddrPort, udp bool, now time.Time) {
+// port. Note reports whether the outside address has changed: two peers, or the
+// only one there is, see another one than before.
+func (o *Observers) Note(by netip.Addr, outside netip.AddrPort, udp bool, now time.Time) (moved bool) {
 	by, outside = by.Unmap(), netip.AddrPortFrom(outside.Addr().Unmap(), outside.Port())
 	if !Public(by) || !Public(outside.Addr()) || outside.Port() == 0 || by.Is4() != outside.Addr().Is4() {
-		return
+		return false
+	}
+	if moved = o.elsewhere(groupOf(by), outside.Addr()); moved {
+		o.seen = nil
 	}
 	t := TransportOf(outside.Addr(), udp)
 	if o.seen == nil {
@@ -92,10 +98,56 @@ func (o *Observers) Note(by netip.Addr, outside netip.AddrPort, udp bool, now ti
 		}
 		delete(of, oldest)
 	}
+	return moved
 }
 
+// elsewhere notes who sees this node at which address, and reports whether it
+// has moved.
+func (o *Observers) elsewhere(by netip.Prefix, at netip.Addr) bool {
+	v4 := at.Is4()
+	if o.at == nil {
+		o.at, o.doubt = map[bool]netip.Addr{}, map[bool]map[netip.Prefix]netip.Addr{}
+	}
+	if o.doubt[v4] == nil {
+		o.doubt[v4] = map[netip.Prefix]netip.Addr{}
+	}
+	delete(o.doubt[v4], by)
+	if !o.at[v4].IsValid() {
+		o.at[v4] = at
+	}
+	if o.at[v4] == at {
+		return false
+	}
+	agree, others := 1, 0
+	for _, ip := range o.doubt[v4] {
+		if ip == at {
+			agree++
+		}
+	}
+	for t, of := range o.seen {
+		for g := range of {
+			if (t == UDP4 || t == TCP4) == v4 && g != by {
+				others++
+			}
+		}
+	}
+	if agree >= minSeenFor || others == 0 {
+		o.at[v4] = at
+		clear(o.doubt[v4])
+		return true
+	}
+	if len(o.doubt[v4]) < maxSights {
+		o.doubt[v4][by] = at
+	}
+	return false
+}
+
+// Outside returns this node's outside address of an IP version; it is invalid if
+// no peer has said.
+func (o *Observers) Outside(ipv4 bool) netip.Addr { return o.at[ipv4] }
+
 // Forget forgets everything: the node is somewhere else.
-func (o *Observers) Forget() { o.seen = nil }
+func (o *Observers) Forget() { *o = Observers{} }
 
 // Of returns what peers see of a transport. own reports whether an address is
 // one of this machine's.
