@@ -231,7 +231,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 	}
 	if gate.loopback = local(listen); !gate.loopback {
 		opts = append(opts, libp2p.EnableHolePunching(), libp2p.EnableAutoNATv2())
-		if !cfg.Client {
+		if !cfg.Client && len(cfg.Options) == 0 { // no router maps ports for a transport that is not on this machine's network
 			opts = append(opts, libp2p.NATPortMap())
 		}
 	}
