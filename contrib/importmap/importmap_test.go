@@ -80,6 +80,8 @@ var allowed = map[string][]string{
 	"testnet":               {"node/files", "node/home", "node/proc", "protocol"},
 	"testnet/hostile":       {"protocol"},
 	"testnet/link":          nil,
+	"testnet/nat":           nil,
+	"testnet/natsim":        {"testnet/nat"},
 	"testnet/sim":           {"testnet/link"},
 	"testnet/scenario":      {"node/proc", "testnet", "testnet/link"},
 	"cmd/shoal":             {"contrib/launchd", "contrib/systemd", "contrib/tinymodel", "node/...", "protocol/...", "testnet/..."},

@@ -94,10 +94,12 @@ func (r *reaching) options() []libp2p.Option {
 	if r.cfg.Client { // nobody dials it
 		return opts
 	}
-	opts = append(opts, libp2p.NATManager(func(net network.Network) bhost.NATManager {
-		r.nat = bhost.NewNATManager(net)
-		return r.nat
-	}))
+	if len(r.cfg.Options) == 0 { // no router maps ports for a transport that is not on this machine's network
+		opts = append(opts, libp2p.NATManager(func(net network.Network) bhost.NATManager {
+			r.nat = bhost.NewNATManager(net)
+			return r.nat
+		}))
+	}
 	if !r.cfg.NoRelay {
 		opts = append(opts, libp2p.EnableRelayService(relay.WithResources(relayResources()), relay.WithACL(relayGuests{r.cfg.MayRelay})))
 	}
