@@ -350,10 +350,8 @@ func (h *holes) visit(p peer.ID, addrs []multiaddr.Multiaddr) {
 // why returns why there is no direct path to a peer.
 func (h *holes) why(p peer.ID) NotDirect {
 	known, err := h.of.n.host.Peerstore().SupportsProtocols(p, holepunch.Protocol, protocol.ReachID)
-	h.of.mu.Lock()
-	now := time.Now()
-	symmetric := h.of.seen.Of(reach.UDP4, isOwn, now).Mapping == reach.MappingPerPeer && h.of.seen.Of(reach.TCP4, isOwn, now).Mapping != reach.MappingSame
-	h.of.mu.Unlock()
+	seen := h.of.sights()
+	symmetric := seen[reach.UDP4].Mapping == reach.MappingPerPeer && seen[reach.TCP4].Mapping != reach.MappingSame
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch last := h.last[p]; {

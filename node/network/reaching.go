@@ -80,7 +80,7 @@ func newReaching(cfg *Config, g *gate) *reaching {
 // AutoRelay at once; from then on the verdict is this node's own (see settle).
 func (r *reaching) options() []libp2p.Option {
 	opts := []libp2p.Option{
-		libp2p.ForceReachabilityPrivate(), libp2p.EnableAutoNATv2(), libp2p.AddrsFactory(r.addrs),
+		libp2p.ForceReachabilityPrivate(), libp2p.AddrsFactory(r.addrs),
 		// AutoNAT's servers refuse to dial while this counter has seen fewer than
 		// 100 dials, which in a small network is for ever; and a node that punches
 		// holes in vain would stop using QUIC.
@@ -91,10 +91,16 @@ func (r *reaching) options() []libp2p.Option {
 	if r.cfg.Public {
 		opts = append(opts, libp2p.IPv6BlackHoleSuccessCounter(nil))
 	}
+	// AutoNAT dials from a host of its own, which is always on this machine's
+	// network, and so is the router that maps ports.
+	own := len(r.cfg.Options) == 0
+	if own {
+		opts = append(opts, libp2p.EnableAutoNATv2())
+	}
 	if r.cfg.Client { // nobody dials it
 		return opts
 	}
-	if len(r.cfg.Options) == 0 { // no router maps ports for a transport that is not on this machine's network
+	if own {
 		opts = append(opts, libp2p.NATManager(func(net network.Network) bhost.NATManager {
 			r.nat = bhost.NewNATManager(net)
 			return r.nat
@@ -412,13 +418,11 @@ func (r *reaching) ports() (out []spot) {
 	for _, a := range r.mapped() {
 		put(spotOf(a))
 	}
-	r.mu.Lock()
-	for t, udp := range map[reach.Transport]bool{reach.UDP4: true, reach.TCP4: false} {
-		if s := r.seen.Of(t, isOwn, time.Now()); s.Observers > 0 {
-			put(spot{s.Outside, udp}, true)
+	for t, seen := range r.sights() {
+		if seen.Observers > 0 && (t == reach.UDP4 || t == reach.TCP4) {
+			put(spot{seen.Outside, t == reach.UDP4}, true)
 		}
 	}
-	r.mu.Unlock()
 	for _, a := range r.n.host.Network().ListenAddresses() {
 		put(spotOf(a))
 	}
@@ -428,6 +432,18 @@ func (r *reaching) ports() (out []spot) {
 		}
 	}
 	return out
+}
+
+// sights returns what peers see of each transport.
+func (r *reaching) sights() map[reach.Transport]reach.Seen {
+	own := r.ownPublic()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := map[reach.Transport]reach.Seen{}
+	for _, t := range []reach.Transport{reach.UDP4, reach.UDP6, reach.TCP4, reach.TCP6} {
+		all[t] = r.seen.Of(t, func(ip netip.Addr) bool { return slices.Contains(own, ip) }, time.Now())
+	}
+	return all
 }
 
 // isOwn reports whether an interface of this machine has an address.

@@ -26,7 +26,7 @@ const (
 	dialsAMinute  = 6  // that a peer may pass on to this node
 	punchesMinute = 6  // that a peer may ask for
 	allAMinute    = 60 // of each kind, by all peers
-	thirdsAsked   = 3  // before giving up
+	thirdsAsked   = 3  // at once
 
 	reachDialTime = 5 * time.Second
 	lowPorts      = 1024 // below it, only lowPort may be dialled on a stranger's word
@@ -73,7 +73,8 @@ func (r *reaching) answer(c network.Conn, m *protocol.ReachRequest) *protocol.Re
 	return &protocol.ReachReply{Code: protocol.ReachCode_REACH_OK, Addrs: r.holes.asked(c, req)}
 }
 
-// pass has a third peer dial the one that asks.
+// pass has others dial the one that asks: several at once, because a moment later
+// it may have sent packets to all of them, and then they prove nothing.
 func (r *reaching) pass(ctx context.Context, p peer.ID, at netip.Addr, req protocol.Reach) protocol.ReachCode {
 	m := &protocol.ReachRequest{Kind: protocol.ReachKind_REACH_DIAL, Peer: []byte(p)}
 	for _, port := range req.UDP[:min(len(req.UDP), 1)] {
@@ -82,32 +83,39 @@ func (r *reaching) pass(ctx context.Context, p peer.ID, at netip.Addr, req proto
 	for _, port := range req.TCP[:min(len(req.TCP), 1)] {
 		m.Addrs = append(m.Addrs, ipAddr(at, port, false).Bytes())
 	}
+	thirds := r.thirds(p, at)
+	codes := make(chan protocol.ReachCode, len(thirds))
+	for _, third := range thirds {
+		go func() {
+			var reply protocol.ReachReply
+			if err := r.n.request(ctx, third, protocol.ReachID, m, &reply, protocol.MaxReach, reachDialTime); err != nil {
+				reply.Code = protocol.ReachCode_REACH_FAILED
+			}
+			codes <- reply.Code
+		}()
+	}
 	code := protocol.ReachCode_REACH_NOBODY
-	for _, third := range r.thirds(p, at) {
-		var reply protocol.ReachReply
-		if err := r.n.request(ctx, third, protocol.ReachID, m, &reply, protocol.MaxReach, reachDialTime); err != nil {
-			continue
-		}
-		if code = reply.Code; code == protocol.ReachCode_REACH_OK {
-			break
+	for range thirds {
+		if c := <-codes; code != protocol.ReachCode_REACH_OK {
+			code = c
 		}
 	}
 	return code
 }
 
 // thirds returns peers that may dial one that is at an address: at random, of
-// the same IP version, from other groups of addresses.
+// the same IP version, each from another group of addresses.
 func (r *reaching) thirds(p peer.ID, at netip.Addr) (out []peer.ID) {
+	groups := []netip.Addr{at}
 	conns := r.n.host.Network().Conns()
 	rand.Shuffle(len(conns), func(i, j int) { conns[i], conns[j] = conns[j], conns[i] })
 	for _, c := range conns {
-		third := c.RemotePeer()
 		s, ok := spotOf(c.RemoteMultiaddr())
-		if !ok || third == p || reach.Relayed(c) || !reach.Public(s.at.Addr()) || s.at.Addr().Is4() != at.Is4() || reach.SameGroup(s.at.Addr(), at) {
+		if !ok || c.RemotePeer() == p || reach.Relayed(c) || !reach.Public(s.at.Addr()) || s.at.Addr().Is4() != at.Is4() || !r.speaks(c.RemotePeer()) {
 			continue
 		}
-		if r.speaks(third) && !slices.Contains(out, third) && len(out) < thirdsAsked {
-			out = append(out, third)
+		if len(out) < thirdsAsked && !slices.ContainsFunc(groups, func(g netip.Addr) bool { return reach.SameGroup(g, s.at.Addr()) }) {
+			groups, out = append(groups, s.at.Addr()), append(out, c.RemotePeer())
 		}
 	}
 	return out
