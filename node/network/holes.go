@@ -138,7 +138,9 @@ func (h *holes) count(p peer.ID, outcome, why string) {
 	if len(h.last) >= holesTried {
 		clear(h.last)
 	}
-	h.last[p] = outcome
+	if outcome != PunchError || h.last[p] == "" { // an attempt that came to nothing says less than one that failed
+		h.last[p] = outcome
+	}
 	h.mu.Unlock()
 	h.of.n.log.Debug("an attempt at a direct path has ended", "peer", p, "outcome", outcome, "why", why)
 }

@@ -183,7 +183,7 @@ const oldConnTime = 2 * time.Second
 
 // answers asks over this connection whether the peer still knows it.
 func answers(ctx context.Context, c network.Conn) error {
-	s, err := c.NewStream(ctx)
+	s, err := c.NewStream(network.WithAllowLimitedConn(ctx, string(ping.ID)))
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,12 @@ type internet struct {
 func simulate(t *testing.T, public int, do func(*internet)) {
 	synctest.Test(t, func(t *testing.T) {
 		in := &internet{T: t, net: natsim.New()}
+		defer func() { // also after a failure
+			for _, n := range in.all {
+				n.Close()
+			}
+			time.Sleep(time.Minute)
+		}()
 		for i := range public {
 			at := in.host(in.net, fmt.Sprintf("5.%d.0.1", i+1))
 			in.join(at, func(c *Config) { c.Public = true })
@@ -39,10 +45,6 @@ func simulate(t *testing.T, public int, do func(*internet)) {
 		}
 		time.Sleep(time.Second)
 		do(in)
-		for _, n := range in.all {
-			n.Close()
-		}
-		time.Sleep(time.Minute)
 	})
 }
 
@@ -145,7 +147,7 @@ func TestRelayDies(t *testing.T) {
 	})
 }
 
-// The verdict on each kind of NAT, in a network of five other nodes.
+// The verdict on each kind of NAT, in a small network that grows.
 func TestVerdicts(t *testing.T) {
 	for _, c := range []struct {
 		kind   nat.Kind
@@ -153,13 +155,12 @@ func TestVerdicts(t *testing.T) {
 	}{{nat.Full, true}, {nat.Address, false}, {nat.Port, false}, {nat.Linux, false}, {nat.Symmetric, false}} {
 		t.Run(c.kind.Name, func(t *testing.T) {
 			simulate(t, 2, func(in *internet) {
-				for i := range 4 {
-					in.home(nat.Port, i+10)
-				}
-				time.Sleep(time.Minute)
 				n := in.home(c.kind, 1)
 				begin := time.Now()
-				for time.Since(begin) < 2*time.Minute {
+				for i := 0; time.Since(begin) < 2*time.Minute; i++ {
+					if i%200 == 0 && i <= 800 {
+						in.home(nat.Port, 10+i/200)
+					}
 					if s := verdictOf(n); s.Verdict == reach.Proven {
 						if !c.proven {
 							in.Errorf("proven after %v: %+v", time.Since(begin), s)
@@ -198,7 +199,10 @@ func TestHoles(t *testing.T) {
 					in.Fatal(err)
 				}
 				for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && !a.Direct(b.Self()); time.Sleep(time.Millisecond) {
-					path, _ := a.PathTo(b.Self())
+					path, ok := a.PathTo(b.Self())
+					if !ok || path.Direct {
+						continue // two that dial each other at once keep one connection
+					}
 					if path.Left == NoLimit || path.Left > circuitBytes || path.Ends.IsZero() || path.Relay == "" {
 						in.Fatalf("a circuit without limits: %+v", path)
 					}
@@ -215,7 +219,7 @@ func TestHoles(t *testing.T) {
 				}
 				path, _ := a.PathTo(b.Self())
 				switch took := direct.Sub(first); {
-				case c.most == 0 && (path.Direct || path.Why != HereSymmetric):
+				case c.most == 0 && (path.Direct || path.Why == ""):
 					in.Errorf("a path through NATs that allow none: %+v", path)
 				case c.most > 0 && (!path.Direct || took > c.most):
 					in.Errorf("after %v, want %v: %+v", took, c.most, path)
