@@ -183,7 +183,7 @@ func New(cfg Config) (*Network, error) {
 			n.log.Warn("no discovery on the LAN", "error", err)
 		}
 	}
-	if err := n.watch([]any{new(event.EvtHostReachableAddrsChanged), new(event.EvtLocalReachabilityChanged)}, n.health.note); err != nil {
+	if err := n.watch([]any{new(event.EvtHostReachableAddrsChanged)}, n.health.note); err != nil {
 		n.log.Warn("whether others reach this node will not be known", "error", err)
 	}
 	for _, p := range boot {
