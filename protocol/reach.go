@@ -3,7 +3,6 @@ package protocol
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/ipfs/go-cid"
@@ -29,7 +28,7 @@ type Reach struct {
 	UDP, TCP []uint16              // of a REACH_CHECK
 	Peer     peer.ID               // of a REACH_DIAL
 	Addrs    []multiaddr.Multiaddr // IP address and port, over QUIC or TCP
-	Outside  []netip.Addr          // of a REACH_PUNCH
+	Outside  [][]byte              // of a REACH_PUNCH: IP addresses, 4 or 16 bytes
 }
 
 // OpenReach checks a request. Its error wraps ErrReach.
@@ -60,11 +59,10 @@ func OpenReach(m *ReachRequest) (r Reach, err error) {
 			return bad("outside addresses")
 		}
 		for _, raw := range m.GetOutside() {
-			ip, ok := netip.AddrFromSlice(raw)
-			if !ok {
+			if len(raw) != 4 && len(raw) != 16 {
 				return bad("outside addresses")
 			}
-			r.Outside = append(r.Outside, ip.Unmap())
+			r.Outside = append(r.Outside, raw)
 		}
 	default:
 		return bad("kind")

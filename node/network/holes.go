@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
@@ -269,8 +270,8 @@ func (h *holes) asked(c network.Conn, req protocol.Reach) [][]byte {
 		n.wg.Go(func() { h.punch(p) })
 	}
 	own := h.outsideIPs()
-	if !slices.ContainsFunc(req.Outside, func(ip netip.Addr) bool {
-		return slices.ContainsFunc(own, func(b []byte) bool { o, _ := netip.AddrFromSlice(b); return o == ip })
+	if !slices.ContainsFunc(req.Outside, func(ip []byte) bool {
+		return slices.ContainsFunc(own, func(o []byte) bool { return bytes.Equal(o, ip) })
 	}) {
 		return nil
 	}
