@@ -41,6 +41,8 @@ type Config struct {
 	TLSCert     string        // PEM file with the certificate for that; "": a self-signed one in Home
 	TLSKey      string        // PEM file with its key
 	NoMDNS      bool          // do not look for peers on the LAN
+	Public      bool          // the operator vouches that peers elsewhere can dial this node
+	NoRelay     bool          // do not relay for others even if they can
 	Trust       []string      // IDs of peers that are trusted like this node itself
 	Fastest     bool          // use known strangers for speed even if this node or peers that it trusts serve the whole model
 	Client      bool          // light: serve nothing, advertise nothing

@@ -159,8 +159,7 @@ func (n *Node) join() error {
 	open := func() (err error) {
 		n.net, err = network.New(network.Config{
 			Key: key, ListenPort: port, ListenAddrs: cfg.ListenAddrs, Bootstrap: cfg.Bootstrap, MDNS: !cfg.NoMDNS,
-			Client: cfg.Client, PeersFile: cfg.home().Peers(), Options: cfg.Network, Version: cfg.Version,
-			Log: cfg.Log.With("part", "network"),
+			Client: cfg.Client, PeersFile: cfg.home().Peers(), Options: cfg.Network, Version: cfg.Version, Public: cfg.Public, NoRelay: cfg.NoRelay, Log: cfg.Log.With("part", "network"),
 		})
 		return err
 	}

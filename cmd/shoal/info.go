@@ -49,7 +49,7 @@ func peersCommand() *cli.Command {
 		for _, p := range list {
 			via := p.Transport
 			if p.Relayed {
-				via += " (relayed)"
+				via += " (relayed" + notDirectText(p.NotDirect) + ")"
 			}
 			if p.BadUntil != nil {
 				via += " (sent corrupt data; ignored until " + p.BadUntil.Local().Format("15:04") + ")"
@@ -59,6 +59,23 @@ func peersCommand() *cli.Command {
 		}
 		return w.Flush()
 	}}
+}
+
+// notDirectText is why a peer is reached over a relay alone.
+func notDirectText(why string) string {
+	switch why {
+	case "nat":
+		return ": the routers between let nothing through"
+	case "symmetric":
+		return ": this router uses another port for each peer"
+	case "no-address":
+		return ": no address outside is known yet"
+	case "unsupported":
+		return ": that node cannot do otherwise"
+	case "not-tried":
+		return ": a direct path is being tried"
+	}
+	return ""
 }
 
 // servesOf lists the spans that a peer serves, and what computes each.

@@ -43,6 +43,8 @@ func nodeFlags() []cli.Flag {
 		&cli.StringFlag{Name: "config", EnvVars: []string{"SHOAL_CONFIG"}, Usage: "TOML `FILE` with the same names as these flags (default: config.toml in the home)"},
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "model", EnvVars: []string{"SHOAL_MODEL"}, Usage: "serve `MODEL`: a name (yours, a peer's, or one that `shoal search` lists), a CID, a GGUF file, a URL, or hf:owner/repo/file.gguf; may be repeated"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "span", Value: "auto", EnvVars: []string{"SHOAL_SPAN"}, Usage: "blocks to serve: FROM-TO, all, or auto"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "public", EnvVars: []string{"SHOAL_PUBLIC"}, Usage: "this machine can be reached from the internet: vouch for it, so that others may reach each other through it from the start"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-relay", EnvVars: []string{"SHOAL_NO_RELAY"}, Usage: "do not relay for nodes that cannot reach each other"}),
 		altsrc.NewIntFlag(&cli.IntFlag{Name: "listen-port", EnvVars: []string{"SHOAL_LISTEN_PORT"}, Usage: "port for QUIC and TCP; 0: pick a random one on the first start and keep it"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "listen", EnvVars: []string{"SHOAL_LISTEN"}, Usage: "multiaddrs to listen on, instead of all interfaces"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "api", Value: defaultAPI, EnvVars: []string{"SHOAL_API_LISTEN"}, Usage: "`HOST:PORT` of the local HTTP API; beyond loopback callers need a key, which shoal key add makes; off: only the socket for this home's own commands"}),
@@ -129,6 +131,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	}
 	cfg.Name = c.String("name")
 	cfg.ListenPort, cfg.ListenAddrs = c.Int("listen-port"), splitList(c.StringSlice("listen"))
+	cfg.Public, cfg.NoRelay = c.Bool("public"), c.Bool("no-relay")
 	if cfg.API = hostPort(c.String("api")); cfg.API == "off" {
 		cfg.API = ""
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 )
 
 // Health is what `shoal doctor` and `shoal top` need to know about a node and its
@@ -21,6 +22,38 @@ type Health struct {
 	Fetches    []Fetch     `json:"fetches"`
 	QuotaUsed  int64       `json:"quota_used"` // bytes of unpinned shards
 	Quota      int64       `json:"quota"`      // bytes; 0: no limit
+
+	Reachability *Reachability `json:"reachability,omitempty"` // nil: it listens on loopback alone
+}
+
+// Reachability is how peers elsewhere reach this node, and it them.
+type Reachability struct {
+	Verdict     string            `json:"verdict"`                // unknown, claimed (something says so that may be wrong), proven (strangers have connected)
+	Claims      []string          `json:"claims"`                 // what speaks for it: user (the operator vouches for it), autonat, mapping, address
+	Strangers   int               `json:"strangers"`              // networks from which peers connected, in the last ten minutes, that this node had sent nothing to
+	ProvenUntil *time.Time        `json:"proven_until,omitempty"` // unless others connect
+	NAT         map[string]NAT    `json:"nat"`                    // by transport: udp4, tcp4, udp6, tcp6
+	Mapped      []string          `json:"mapped"`                 // addresses that the router forwards to this node
+	UDP         string            `json:"udp"`                    // open, blocked, unknown
+	IPv6        bool              `json:"ipv6"`                   // a peer elsewhere is connected over IPv6
+	Relays      []Relay           `json:"relays"`                 // where this node can be reached
+	RelayFor    bool              `json:"relay_for_others"`
+	Direct      int               `json:"direct"`  // connected peers
+	Relayed     int               `json:"relayed"` // connected peers
+	Punches     map[string]uint64 `json:"punches"` // attempts at a direct path, by outcome: dialed, punched, failed, error
+}
+
+// NAT is what peers see of this node over one transport.
+type NAT struct {
+	Mapping   string `json:"mapping"`           // none, same (one port for all peers), symmetric (another port for each peer), unknown
+	Outside   string `json:"outside,omitempty"` // IP:port, as most recently seen
+	Observers int    `json:"observers"`         // networks whose peers said so
+}
+
+// Relay is a relay at which this node can be reached.
+type Relay struct {
+	Peer  string  `json:"peer"`
+	RTTMs float64 `json:"rtt_ms"`
 }
 
 // Unreached is a known peer that did not answer when it was last dialled.

@@ -315,6 +315,7 @@ type Status struct {
 	Peer    string   `json:"peer"`
 	Name    string   `json:"name,omitempty"` // of the machine, which only peers that it trusts are told
 	Version string   `json:"version"`
+	Reach   string   `json:"reach"` // how peers elsewhere reach this node: public, private, local (it listens only on loopback), unknown
 	Addrs   []string `json:"addrs"`
 	API     string   `json:"api,omitempty"`  // host:port that can be dialled
 	URLs    []string `json:"urls,omitempty"` // of the page: on this machine first, then for others if they can reach it
@@ -374,6 +375,9 @@ type Peer struct {
 	RTTMs     float64  `json:"rtt_ms"`
 	Version   string   `json:"version"`
 	Relayed   bool     `json:"relayed,omitempty"`
+	Path      string   `json:"path"`                 // direct or relayed
+	NotDirect string   `json:"not_direct,omitempty"` // of a relayed peer: not-tried, nat, symmetric, no-address or unsupported
+	Relay     string   `json:"relay,omitempty"`      // of a relayed peer: the relay's peer ID
 	Serves    []string `json:"serves,omitempty"`
 	Engines   []string `json:"engines,omitempty"` // what computes each of Serves, as in EngineChange; "": unknown
 

@@ -20,6 +20,9 @@ type State struct {
 	QuotaBytes int64 // 0: no limit
 	FreeBytes  int64 // of the store's disk; negative: unknown
 	Links      []Link
+	Paths      map[string]int     // connected peers by kind: direct and relayed
+	Punches    map[string]uint64  // attempts at a direct path, by outcome; a fixed set
+	CircuitMin uint64             // bytes left of the relayed connection that has least
 	Traffic    map[string]Traffic // by protocol; a fixed set
 	Fetched    map[string]uint64  // bytes by kind of source; a fixed set
 	Given      uint64             // bytes sent to peers
@@ -77,6 +80,9 @@ var (
 	peerLost   = desc("shoal_peer_packets_lost_total", "QUIC packets lost on the way to a peer.", "peer")
 	bytesBy    = desc("shoal_protocol_bytes_total", "Bytes sent and received on streams, by protocol and direction.", "protocol", "direction")
 	fetched    = desc("shoal_fetched_bytes_total", "Bytes of models fetched, by kind of source, including duplicates.", "source")
+	paths      = desc("shoal_path", "Connected peers by the kind of path to them: direct or relayed.", "kind")
+	punches    = desc("shoal_punches_total", "Attempts at a direct path to a relayed peer, by outcome.", "outcome")
+	circuit    = desc("shoal_circuit_bytes_left", "Bytes left of the relayed connection that has least; absent if there is none.")
 	given      = desc("shoal_given_bytes_total", "Bytes of models sent to peers.")
 )
 
@@ -84,7 +90,7 @@ var (
 func (g *gauges) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		lending, spanReady, sessions, queuedRows, kvTokens, kvReserved, engineMem, peers, dhtPeers, offers, storeBytes, storeQuota, storeFree,
-		peerRTT, peerSent, peerLost, bytesBy, fetched, given,
+		peerRTT, peerSent, peerLost, bytesBy, fetched, given, paths, punches, circuit,
 	} {
 		out <- d
 	}
@@ -132,6 +138,15 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		count(fetched, n, source)
 	}
 	count(given, st.Given)
+	for kind, n := range st.Paths {
+		gauge(paths, float64(n), kind)
+	}
+	for outcome, n := range st.Punches {
+		count(punches, n, outcome)
+	}
+	if st.Paths["relayed"] > 0 {
+		gauge(circuit, float64(st.CircuitMin))
+	}
 }
 
 // merge adds up spans whose series would have the same labels: a model may be served

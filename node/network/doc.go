@@ -63,6 +63,22 @@
 // node that moves signs its offer again, sends it to its peers, and closes the
 // connections on which nobody answers from its new address.
 //
+// How a node behind a router is reached (reaching.go; package reach decides):
+// it asks the nearest relays that it is connected to for reservations, at once
+// (relays.go), and its offers name those relays until strangers prove that it
+// can be dialled. A proven node is a relay and a server of the DHT; where few
+// are proven, the network is small and every node serves the DHT. To have
+// strangers dial it, a node asks a peer to pass that on (thirds.go). A relayed
+// connection is limited to 256 MiB and an hour, carries no bulk, and is replaced
+// by a direct one when a hole can be punched, which is tried again and again
+// (holes.go). What is left of it is counted here (paths.go), since relays end it
+// without a word.
+//
+// The hole punching service is made here and not by libp2p's option, because the
+// host's own cannot be asked to try again. AutoNAT's word is a claim and no
+// more. A node on loopback alone has none of this, and one with transports of
+// its own neither AutoNAT nor mapped ports, which use the machine's network.
+//
 // A stream to the node itself is a pipe to its own handler: libp2p does not
 // dial itself, and a client's own node may be a stage of its route.
 package network

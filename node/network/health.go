@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/event"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 
@@ -45,7 +44,6 @@ type Unreached struct {
 // healthBoard collects what Health reports from events in passing.
 type healthBoard struct {
 	mu      sync.Mutex
-	nat     network.Reachability
 	public  int // addresses found reachable
 	private int // addresses found unreachable
 	clocks  map[peer.ID]time.Duration
@@ -56,28 +54,9 @@ type healthBoard struct {
 func (b *healthBoard) note(e any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch e := e.(type) {
-	case event.EvtHostReachableAddrsChanged:
+	if e, ok := e.(event.EvtHostReachableAddrsChanged); ok {
 		b.public, b.private = len(e.Reachable), len(e.Unreachable)
-	case event.EvtLocalReachabilityChanged:
-		b.nat = e.Reachability
 	}
-}
-
-// reach returns the verdict on single addresses if there is one, else on the
-// host. Called with mu held.
-func (b *healthBoard) reach() Reach {
-	switch {
-	case b.public > 0:
-		return ReachPublic
-	case b.private > 0:
-		return ReachPrivate
-	case b.nat == network.ReachabilityPublic:
-		return ReachPublic
-	case b.nat == network.ReachabilityPrivate:
-		return ReachPrivate
-	}
-	return ReachUnknown
 }
 
 // reached notes the outcome of dialling a peer that was named or is remembered.
@@ -144,11 +123,15 @@ func (n *Network) Health() Health {
 			h.Strangers = append(h.Strangers, p)
 		}
 	}
+	rep := n.Reach()
 	b := &n.health
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if h.Reach = b.reach(); h.Reach == ReachUnknown && len(n.cfg.ListenAddrs) > 0 && local(n.cfg.ListenAddrs) {
+	switch h.Reach = rep.known(); {
+	case rep.Local:
 		h.Reach = ReachLocal
+	case h.Reach == ReachUnknown && b.private > 0 && b.public == 0:
+		h.Reach = ReachPrivate
 	}
 	for id, u := range b.failed {
 		if slices.ContainsFunc(peers, func(p PeerInfo) bool { return p.ID == id }) {

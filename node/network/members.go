@@ -22,6 +22,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/network/reach"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -183,7 +184,7 @@ const oldConnTime = 2 * time.Second
 
 // answers asks over this connection whether the peer still knows it.
 func answers(ctx context.Context, c network.Conn) error {
-	s, err := c.NewStream(ctx)
+	s, err := c.NewStream(network.WithAllowLimitedConn(ctx, string(ping.ID)))
 	if err != nil {
 		return err
 	}
@@ -245,6 +246,8 @@ type PeerInfo struct {
 	Version   string
 	Inbound   bool
 	Relayed   bool
+	NotDirect NotDirect       // of a relayed peer: why
+	Relay     peer.ID         // of a relayed peer
 	Offer     *protocol.Offer // nil if it has sent none
 }
 
@@ -257,8 +260,14 @@ func (n *Network) Peers() []PeerInfo {
 			continue
 		}
 		c := conns[0]
+		if i := slices.IndexFunc(conns, func(c network.Conn) bool { return !reach.Relayed(c) }); i >= 0 {
+			c = conns[i]
+		}
 		info := PeerInfo{ID: p, Addr: c.RemoteMultiaddr().String(), Transport: c.ConnState().Transport,
-			Inbound: c.Stat().Direction == network.DirInbound, Relayed: c.Stat().Limited, Offer: n.offerOf(p)}
+			Inbound: c.Stat().Direction == network.DirInbound, Offer: n.offerOf(p)}
+		if path, ok := n.PathTo(p); ok && !path.Direct {
+			info.Relayed, info.NotDirect, info.Relay, info.Transport = true, path.Why, path.Relay, path.Transport
+		}
 		info.RTT, _ = n.RTT(p)
 		if v, err := n.host.Peerstore().Get(p, "AgentVersion"); err == nil {
 			info.Version, _ = v.(string)

@@ -28,6 +28,7 @@ type Stream struct {
 		SetDeadline(time.Time) error
 	}
 	reset func() error
+	conn  network.Conn // nil: to this node itself
 	peer  peer.ID
 	proto string
 }
@@ -62,7 +63,7 @@ func (n *Network) Handle(proto string, serve func(*Stream)) {
 	n.handlers[proto] = serve
 	n.mu.Unlock()
 	n.host.SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
-		serve(&Stream{inner: s, reset: s.Reset, peer: s.Conn().RemotePeer(), proto: proto})
+		serve(&Stream{inner: s, reset: s.Reset, conn: s.Conn(), peer: s.Conn().RemotePeer(), proto: proto})
 	})
 }
 
@@ -94,7 +95,7 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 	if err != nil {
 		return nil, tidy(err)
 	}
-	return &Stream{inner: s, reset: s.Reset, peer: p, proto: string(s.Protocol())}, nil
+	return &Stream{inner: s, reset: s.Reset, conn: s.Conn(), peer: p, proto: string(s.Protocol())}, nil
 }
 
 // errNoChoice means that libp2p may choose the connection.

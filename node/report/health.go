@@ -22,6 +22,7 @@ func (r *Reporter) Health(ctx context.Context) (*api.Health, error) {
 		Coverage: coverageOf(r.cfg.Survey.Coverage(offers, maxListed)), Unreached: []api.Unreached{}, Strangers: []api.Peer{}, Engines: []api.Losses{},
 		Fetches: r.cfg.Library.Fetches(), Quota: r.cfg.Limits().Quota, QuotaUsed: r.cfg.Store.Unpinned(),
 	}
+	h.Reachability = r.reachability()
 	for _, u := range net.Unreached {
 		h.Unreached = append(h.Unreached, api.Unreached{Peer: u.ID.String(), Addrs: u.Addrs, Why: u.Why, Bootstrap: u.Bootstrap})
 	}
@@ -39,6 +40,41 @@ func (r *Reporter) Health(ctx context.Context) (*api.Health, error) {
 		}
 	}
 	return h, nil
+}
+
+// reachability is nil for a node that listens on loopback alone.
+func (r *Reporter) reachability() *api.Reachability {
+	rep := r.cfg.Network.Reach()
+	if rep.Local {
+		return nil
+	}
+	out := &api.Reachability{
+		Verdict: string(rep.Verdict), Claims: []string{}, Strangers: rep.Strangers, NAT: map[string]api.NAT{}, Mapped: append([]string{}, rep.Mapped...),
+		UDP: string(rep.UDP), IPv6: rep.IPv6, Relays: []api.Relay{}, RelayFor: rep.Serves, Punches: rep.Punches,
+	}
+	if !rep.Until.IsZero() {
+		out.ProvenUntil = &rep.Until
+	}
+	for _, c := range rep.Claims {
+		out.Claims = append(out.Claims, string(c))
+	}
+	for t, s := range rep.Seen {
+		if s.Observers > 0 {
+			out.NAT[string(t)] = api.NAT{Mapping: string(s.Mapping), Outside: s.Outside.String(), Observers: s.Observers}
+		}
+	}
+	for _, p := range rep.Relays {
+		rtt, _ := r.cfg.Network.RTT(p)
+		out.Relays = append(out.Relays, api.Relay{Peer: p.String(), RTTMs: ms(rtt)})
+	}
+	for _, p := range rep.Paths {
+		if p.Direct {
+			out.Direct++
+		} else {
+			out.Relayed++
+		}
+	}
+	return out
 }
 
 func coverageOf(list []survey.Coverage) []api.Coverage {

@@ -96,6 +96,16 @@ func (r *Reporter) State() metrics.State {
 	for p, t := range r.cfg.Network.Traffic() {
 		st.Traffic[p] = metrics.Traffic(t)
 	}
+	rep := r.cfg.Network.Reach()
+	st.Paths, st.Punches, st.CircuitMin = map[string]int{"direct": 0, "relayed": 0}, rep.Punches, network.NoLimit
+	for _, p := range rep.Paths {
+		if p.Direct {
+			st.Paths["direct"]++
+			continue
+		}
+		st.Paths["relayed"]++
+		st.CircuitMin = min(st.CircuitMin, p.Left)
+	}
 	for _, l := range r.cfg.Network.Links() {
 		st.Links = append(st.Links, metrics.Link{Conn: l.Conn, Peer: l.Peer.String(), RTT: l.RTT, Sent: l.Sent, Lost: l.Lost})
 	}

@@ -17,7 +17,8 @@ import (
 func (r *Reporter) Status(context.Context) (*api.Status, error) {
 	passed, total, limits, word, up := r.cfg.Exchange.Stats(), r.cfg.Exchange.Total(), r.cfg.Limits(), r.cfg.Word(), time.Since(r.started)
 	return &api.Status{
-		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Name: r.cfg.Name, Uptime: up, UptimeS: int64(up.Seconds()),
+		Reach: string(r.cfg.Network.Health().Reach),
+		Peer:  r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Name: r.cfg.Name, Uptime: up, UptimeS: int64(up.Seconds()),
 		Peers: len(r.cfg.Network.Peers()), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(r.cfg.Serving()), Allocated: r.allocated(),
 		Quota: limits.Quota, QuotaUsed: r.cfg.Store.Unpinned(), Given: passed.Given, Taken: passed.Taken, GivenAll: total.Given, TakenAll: total.Taken,
 		Up: limits.Up, Down: limits.Down, API: word.API, URLs: word.URLs, Fingerprint: word.Fingerprint, APIOpen: limits.APIOpen, APIClosed: limits.APIClosed, Warnings: r.cfg.Warnings,
@@ -81,5 +82,9 @@ func (r *Reporter) Peers(ctx context.Context) ([]api.Peer, error) {
 
 // peerOf describes a peer that is connected, without what it serves.
 func peerOf(p network.PeerInfo) api.Peer {
-	return api.Peer{Peer: p.ID.String(), Addr: p.Addr, Transport: p.Transport, RTTMs: ms(p.RTT), Version: p.Version, Relayed: p.Relayed}
+	v := api.Peer{Peer: p.ID.String(), Addr: p.Addr, Transport: p.Transport, RTTMs: ms(p.RTT), Version: p.Version, Relayed: p.Relayed, Path: "direct"}
+	if p.Relayed {
+		v.Path, v.NotDirect, v.Relay = "relayed", string(p.NotDirect), p.Relay.String()
+	}
+	return v
 }

@@ -409,17 +409,93 @@ func reach(f *Facts) []Finding {
 			relayed++
 		}
 	}
+	r := f.Health.Reachability
+	held := r != nil && len(r.Relays) > 0
+	var out []Finding
 	switch {
 	case len(f.Peers) > 0 && relayed == len(f.Peers):
-		return bad(allow(f, f.Health.Port), "all %d peers are connected through relays: this node is behind a NAT or firewall, and too slow for others to use", relayed)
+		out = bad(allow(f, f.Health.Port), "all %d peers are connected through relays: this node is behind a NAT or firewall, and too slow for others to use", relayed)
+	case f.Health.Reach == "private" && held:
+		out = ok("peers elsewhere cannot dial this node directly; they reach it through relays, and try for a direct path from there")
 	case f.Health.Reach == "private":
-		return warn(allow(f, f.Health.Port), "peers elsewhere cannot dial this node: it is behind a NAT or a firewall that lets nothing in on port %d", f.Health.Port)
+		out = warn(allow(f, f.Health.Port), "peers elsewhere cannot dial this node: it is behind a NAT or a firewall that lets nothing in on port %d", f.Health.Port)
 	case f.Health.Reach == "public":
-		return ok("peers elsewhere can dial this node")
+		out = ok("peers elsewhere can dial this node%s", provenText(r))
 	case f.Health.Reach == "local":
-		return ok("it listens only on loopback, as configured")
+		out = ok("it listens only on loopback, as configured")
+	case r != nil && r.Verdict == "claimed":
+		out = ok("peers elsewhere may be able to dial this node (%s); two that it has never sent anything to must connect before it relies on that", strings.Join(r.Claims, ", "))
+	default:
+		out = ok("no peer has tested yet whether this node can be dialled from elsewhere")
 	}
-	return ok("no peer has tested yet whether this node can be dialled from elsewhere")
+	if r == nil {
+		return out
+	}
+	return append(out, paths(f, r)...)
+}
+
+// provenText is how it is known that peers can dial the node.
+func provenText(r *api.Reachability) string {
+	switch {
+	case r == nil:
+		return ""
+	case slices.Contains(r.Claims, "user"):
+		return ", as its operator says"
+	case r.ProvenUntil != nil:
+		return ": some that it had never sent anything to have connected"
+	}
+	return ""
+}
+
+// paths describes the NAT in front of the node, its relays, and how many peers are
+// reached directly.
+func paths(f *Facts, r *api.Reachability) (out []Finding) {
+	var seen []string
+	for _, t := range []string{"udp4", "tcp4", "udp6", "tcp6"} {
+		if n := r.NAT[t]; n.Observers > 0 {
+			seen = append(seen, t+" "+natText(n))
+		}
+	}
+	if len(seen) > 0 {
+		out = append(out, ok("as peers see it: %s", strings.Join(seen, "; "))...)
+	}
+	if len(r.Mapped) > 0 {
+		out = append(out, ok("the router forwards %s to this node", strings.Join(r.Mapped, ", "))...)
+	}
+	if r.UDP == "blocked" {
+		out = append(out, warn("let UDP out in the firewall of this machine or its router", "UDP does not get through to peers elsewhere; TCP is slower")...)
+	}
+	var relays []string
+	for _, x := range r.Relays {
+		relays = append(relays, fmt.Sprintf("%s (%.0f ms)", x.Peer, x.RTTMs))
+	}
+	if len(relays) > 0 {
+		out = append(out, ok("it can be reached through %s", strings.Join(relays, ", "))...)
+	}
+	if r.RelayFor {
+		out = append(out, ok("it relays for nodes that cannot reach each other")...)
+	}
+	if r.Direct+r.Relayed > 0 {
+		v6 := "no peer elsewhere is connected over IPv6"
+		if r.IPv6 {
+			v6 = "IPv6 works"
+		}
+		out = append(out, ok("%d peers are reached directly and %d through relays; %s", r.Direct, r.Relayed, v6)...)
+	}
+	return out
+}
+
+// natText describes a NAT.
+func natText(n api.NAT) string {
+	switch n.Mapping {
+	case "none":
+		return n.Outside + ", no NAT"
+	case "same":
+		return n.Outside + ", one port for all peers: direct paths are usual"
+	case "symmetric":
+		return n.Outside + ", another port for each peer: direct paths only to peers behind simple routers"
+	}
+	return n.Outside + ", seen from one network alone"
 }
 
 func peers(f *Facts) []Finding {
