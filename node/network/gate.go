@@ -62,6 +62,7 @@ type gate struct {
 	waiting map[peer.ID]int // spots with a dial under way
 	spent   map[netip.Prefix]*purse
 	swept   time.Time
+	dead    map[peer.ID]time.Time // relays that did not answer, and when
 }
 
 // spot is a place where something may listen: address, port and protocol.
@@ -90,7 +91,7 @@ func newGate() *gate {
 	return &gate{
 		now: time.Now, here: isHere, met: func(netip.Prefix) bool { return false },
 		named: map[peer.ID]map[spot]bool{}, names: map[string]peer.ID{}, full: map[spot]time.Time{}, proven: map[spot]peer.ID{}, tried: map[spot]*try{},
-		waiting: map[peer.ID]int{}, spent: map[netip.Prefix]*purse{},
+		waiting: map[peer.ID]int{}, spent: map[netip.Prefix]*purse{}, dead: map[peer.ID]time.Time{},
 	}
 }
 
@@ -182,7 +183,7 @@ func (g *gate) note(p peer.AddrInfo, operator bool) {
 // dial.
 func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	if _, err := a.ValueForProtocol(multiaddr.P_CIRCUIT); err == nil {
-		return true // the relay is dialled as a peer of its own
+		return !g.shuns(relayOf(a)) // the relay is dialled as a peer of its own
 	}
 	s, ok := spotOf(a)
 	if !ok {
@@ -484,6 +485,7 @@ func (g *gate) InterceptSecured(network.Direction, peer.ID, network.ConnMultiadd
 }
 
 func (g *gate) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
+	g.forgive(c.RemotePeer())
 	if !c.Stat().Limited {
 		g.prove(c.RemotePeer(), c.RemoteMultiaddr())
 	}

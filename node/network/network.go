@@ -102,6 +102,7 @@ type Network struct {
 	body     *protocol.OfferBody // this node's offer, unsigned
 	seq      uint64
 	asked    map[cid.Cid]time.Time // when members were last asked in the background
+	asking   map[peer.ID]bool      // relays that are being asked whether they live
 	silent   map[peer.ID]silence   // peers that did not answer
 	status   func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply
 	changed  chan struct{} // capacity 1: this node's offer or the set of connected peers has changed
@@ -123,7 +124,7 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
+		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{}, asking: map[peer.ID]bool{},
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.gate.met = n.met
@@ -150,6 +151,7 @@ func New(cfg Config) (*Network, error) {
 	n.host.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, c network.Conn) {
 			n.poke()
+			n.newPath(c)
 			n.replaced(c)
 			n.makeRoom()
 			if len(n.host.Network().ConnsToPeer(c.RemotePeer())) == 1 && n.lines.Allow() {
@@ -158,7 +160,7 @@ func New(cfg Config) (*Network, error) {
 		},
 		DisconnectedF: func(_ network.Network, c network.Conn) {
 			n.lostConn(c.RemotePeer())
-			if n.host.Network().Connectedness(c.RemotePeer()) != network.Connected && n.lines.Allow() {
+			if !n.Connected(c.RemotePeer()) && n.lines.Allow() {
 				n.log.Info("a peer has disconnected", "peer", c.RemotePeer(), "after", time.Since(c.Stat().Opened).Round(time.Second))
 			}
 		},
@@ -219,7 +221,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 	// Without DisableMetrics, libp2p registers with the process's default
 	// Prometheus registry, which several nodes in one process would share.
 	opts := []libp2p.Option{
-		libp2p.BandwidthReporter(traffic),
+		libp2p.BandwidthReporter(traffic), counted(),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
 		libp2p.ConnectionGater(gate), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
@@ -368,9 +370,9 @@ func (n *Network) met(block netip.Prefix) bool {
 	})
 }
 
-// Connected reports whether there is a connection to a peer.
+// Connected reports whether there is a connection to a peer, which may cross a relay.
 func (n *Network) Connected(p peer.ID) bool {
-	return n.host.Network().Connectedness(p) == network.Connected
+	return n.host.Network().Connectedness(p) != network.NotConnected
 }
 
 // Host returns the libp2p host, for protocols of other packages.
