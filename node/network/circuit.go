@@ -208,8 +208,8 @@ func (c *circuit) Stat() network.ConnStats { return c.line.stat }
 // IsClosed reports whether the circuit takes no streams any more.
 func (c *circuit) IsClosed() bool { return c.line.retired.Load() || c.CapableConn.IsClosed() }
 
-// counted makes a host count what its circuits carry.
-func counted() libp2p.Option {
+// countCircuits makes a host count what its circuits carry.
+func countCircuits() libp2p.Option {
 	return libp2p.WithFxOption(fx.Decorate(func(u transport.Upgrader) transport.Upgrader { return countingUpgrader{u} }))
 }
 

@@ -221,7 +221,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 	// Without DisableMetrics, libp2p registers with the process's default
 	// Prometheus registry, which several nodes in one process would share.
 	opts := []libp2p.Option{
-		libp2p.BandwidthReporter(traffic), counted(),
+		libp2p.BandwidthReporter(traffic), countCircuits(),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
 		libp2p.ConnectionGater(gate), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
