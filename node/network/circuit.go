@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"io"
@@ -16,11 +17,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/transport"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/multiformats/go-multiaddr"
-	msmux "github.com/multiformats/go-multistream"
 	manet "github.com/multiformats/go-multiaddr/net"
+	msmux "github.com/multiformats/go-multistream"
 	"go.uber.org/fx"
 
 	"github.com/shoalnet/shoal/node/backoff"
@@ -46,6 +48,7 @@ const (
 	relayTime   = 500 * time.Millisecond // and two round trips, for its answer
 	shunRelay   = 30 * time.Second       // for which a relay that did not answer is not dialled
 	relayDial   = 1500 * time.Millisecond
+	coldRelay   = time.Second      // that relays without a connection wait for those with one
 	circuitPing = 10 * time.Second // between measurements of a circuit's round trip
 	lingerTime  = time.Second      // that a retired circuit without streams stays open
 )
@@ -452,4 +455,36 @@ func (g *gate) forgive(relay peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.dead, relay)
+}
+
+// setLinked sets how the gate knows to which relays there is a connection.
+func (g *gate) setLinked(linked func(peer.ID) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.linked = linked
+}
+
+// rank is libp2p's order of dials, but for relays: one to which there is a connection
+// comes first. One that has just died is still a relay of many peers, and others would
+// wait for its silence.
+func (g *gate) rank(addrs []multiaddr.Multiaddr) []network.AddrDelay {
+	g.mu.Lock()
+	linked := g.linked
+	g.mu.Unlock()
+	ranked := swarm.DefaultDialRanker(addrs)
+	if linked == nil || len(ranked) < 2 {
+		return ranked
+	}
+	warm := func(a network.AddrDelay) bool { return linked(relayOf(a.Addr)) }
+	cold := func(a network.AddrDelay) bool { relay := relayOf(a.Addr); return relay != "" && !linked(relay) }
+	if !slices.ContainsFunc(ranked, warm) {
+		return ranked
+	}
+	for i, a := range ranked {
+		if cold(a) {
+			ranked[i].Delay += coldRelay
+		}
+	}
+	slices.SortStableFunc(ranked, func(a, b network.AddrDelay) int { return cmp.Compare(a.Delay, b.Delay) })
+	return ranked
 }

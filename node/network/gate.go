@@ -63,6 +63,7 @@ type gate struct {
 	spent   map[netip.Prefix]*purse
 	swept   time.Time
 	dead    map[peer.ID]time.Time // relays that did not answer, and when
+	linked  func(peer.ID) bool    // reports whether there is a direct connection to a peer; nil: there is none yet
 }
 
 // spot is a place where something may listen: address, port and protocol.

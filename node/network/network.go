@@ -224,7 +224,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 		libp2p.BandwidthReporter(traffic), countCircuits(),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
-		libp2p.ConnectionGater(gate), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
+		libp2p.ConnectionGater(gate), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate), swarm.WithDialRanker(gate.rank)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
 	}
 	if len(cfg.Options) > 0 {
 		opts = append(opts, cfg.Options...)
@@ -241,6 +241,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 	if err != nil {
 		return nil, err
 	}
+	gate.setLinked(func(p peer.ID) bool { return h.Network().Connectedness(p) == network.Connected })
 	// libp2p accepts a single working address; require all, because a node that
 	// listens on half of them would confuse people.
 	for _, a := range listen {

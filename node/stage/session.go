@@ -13,12 +13,15 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 const (
-	maxPending = 32               // steps of a session queued for the loop
-	dialTime   = 10 * time.Second // to connect to the successor
+	maxPending = 32                     // steps of a session queued for the loop
+	dialTime   = 10 * time.Second       // to connect to the successor
+	dialFor    = 500 * time.Millisecond // in which a failed dial is tried again
+	dialAgain  = 50 * time.Millisecond
 )
 
 // step is a checked Step queued for the loop.
@@ -244,7 +247,7 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 	out := newSender(nil, func(err error) { sess.linkLost(epoch, true, err) }, sess.stage.poke, sess.sent)
 	sess.next, sess.replaying = out, from < to
 	go func() {
-		st, err := sess.dial(next)
+		st, err := sess.dialPatiently(next)
 		if err != nil {
 			out.lost(err)
 			return
@@ -263,6 +266,17 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 		}
 		sess.followPath(st, out, next, epoch)
 	}()
+}
+
+// dialPatiently dials the successor, and tries again for a moment: it may be on its
+// way here, as when both have lost their relay.
+func (sess *session) dialPatiently(next *protocol.Hop) (st Stream, err error) {
+	again := backoff.Backoff{First: dialAgain, Most: dialAgain}
+	for end := time.Now().Add(dialFor); ; {
+		if st, err = sess.dial(next); err == nil || time.Now().After(end) || again.Wait(sess.ctx) != nil {
+			return st, err
+		}
+	}
 }
 
 func (sess *session) dial(next *protocol.Hop) (Stream, error) {
