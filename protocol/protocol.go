@@ -16,6 +16,7 @@ const (
 	StageID   = "/shoal/stage/2"  // sessions
 	StageID1  = "/shoal/stage/1"  // the same, of links without credits
 	LeavesID  = "/shoal/leaves/1" // leaves in bulk
+	ReachID   = "/shoal/reach/1"  // help with being reached
 	ProbeTime = 3 * time.Second   // the most a status or offer request may take
 )
 

@@ -199,6 +199,121 @@ func (Code) EnumDescriptor() ([]byte, []int) {
 	return file_protocol_wire_proto_rawDescGZIP(), []int{2}
 }
 
+// ReachKind is append-only.
+type ReachKind int32
+
+const (
+	ReachKind_REACH_UNKNOWN ReachKind = 0
+	ReachKind_REACH_CHECK   ReachKind = 1 // have a third peer dial the asker, at the address it is seen at
+	ReachKind_REACH_DIAL    ReachKind = 2 // the asker was asked so: dial that peer
+	ReachKind_REACH_PUNCH   ReachKind = 3 // over a relay: begin to punch a hole now
+)
+
+// Enum value maps for ReachKind.
+var (
+	ReachKind_name = map[int32]string{
+		0: "REACH_UNKNOWN",
+		1: "REACH_CHECK",
+		2: "REACH_DIAL",
+		3: "REACH_PUNCH",
+	}
+	ReachKind_value = map[string]int32{
+		"REACH_UNKNOWN": 0,
+		"REACH_CHECK":   1,
+		"REACH_DIAL":    2,
+		"REACH_PUNCH":   3,
+	}
+)
+
+func (x ReachKind) Enum() *ReachKind {
+	p := new(ReachKind)
+	*p = x
+	return p
+}
+
+func (x ReachKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReachKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_protocol_wire_proto_enumTypes[3].Descriptor()
+}
+
+func (ReachKind) Type() protoreflect.EnumType {
+	return &file_protocol_wire_proto_enumTypes[3]
+}
+
+func (x ReachKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReachKind.Descriptor instead.
+func (ReachKind) EnumDescriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{3}
+}
+
+// ReachCode is append-only.
+type ReachCode int32
+
+const (
+	ReachCode_REACH_CODE_UNKNOWN ReachCode = 0
+	ReachCode_REACH_OK           ReachCode = 1 // CHECK: a third peer was asked and connected; DIAL: connected; PUNCH: begun
+	ReachCode_REACH_BAD          ReachCode = 2 // malformed, or against the protocol
+	ReachCode_REACH_BUSY         ReachCode = 3 // asked too often
+	ReachCode_REACH_NOBODY       ReachCode = 4 // CHECK: no peer that may be asked
+	ReachCode_REACH_FAILED       ReachCode = 5 // the dial failed
+	ReachCode_REACH_MET          ReachCode = 6 // DIAL: connected already, so that a connection would prove nothing
+)
+
+// Enum value maps for ReachCode.
+var (
+	ReachCode_name = map[int32]string{
+		0: "REACH_CODE_UNKNOWN",
+		1: "REACH_OK",
+		2: "REACH_BAD",
+		3: "REACH_BUSY",
+		4: "REACH_NOBODY",
+		5: "REACH_FAILED",
+		6: "REACH_MET",
+	}
+	ReachCode_value = map[string]int32{
+		"REACH_CODE_UNKNOWN": 0,
+		"REACH_OK":           1,
+		"REACH_BAD":          2,
+		"REACH_BUSY":         3,
+		"REACH_NOBODY":       4,
+		"REACH_FAILED":       5,
+		"REACH_MET":          6,
+	}
+)
+
+func (x ReachCode) Enum() *ReachCode {
+	p := new(ReachCode)
+	*p = x
+	return p
+}
+
+func (x ReachCode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReachCode) Descriptor() protoreflect.EnumDescriptor {
+	return file_protocol_wire_proto_enumTypes[4].Descriptor()
+}
+
+func (ReachCode) Type() protoreflect.EnumType {
+	return &file_protocol_wire_proto_enumTypes[4]
+}
+
+func (x ReachCode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReachCode.Descriptor instead.
+func (ReachCode) EnumDescriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{4}
+}
+
 // OfferBody is the signed part of an offer: what a node serves and can spare.
 // It travels inside a libp2p signed envelope (domain "shoal-offer").
 type OfferBody struct {
@@ -3527,6 +3642,143 @@ func (x *Fetcher) GetAddrs() [][]byte {
 	return nil
 }
 
+// ReachRequest asks for help with being reached.
+type ReachRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          ReachKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=shoal.ReachKind" json:"kind,omitempty"`
+	Udp           []uint32               `protobuf:"varint,2,rep,packed,name=udp,proto3" json:"udp,omitempty"` // CHECK: ports where the asker listens, over QUIC
+	Tcp           []uint32               `protobuf:"varint,3,rep,packed,name=tcp,proto3" json:"tcp,omitempty"` // CHECK: likewise, over TCP
+	Peer          []byte                 `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`       // DIAL: binary ID of the peer to be dialled
+	Addrs         [][]byte               `protobuf:"bytes,5,rep,name=addrs,proto3" json:"addrs,omitempty"`     // DIAL: where, as binary multiaddrs; PUNCH: the asker's in its private network
+	Outside       [][]byte               `protobuf:"bytes,6,rep,name=outside,proto3" json:"outside,omitempty"` // PUNCH: IP addresses from which others see the asker's packets come, 4 or 16 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReachRequest) Reset() {
+	*x = ReachRequest{}
+	mi := &file_protocol_wire_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachRequest) ProtoMessage() {}
+
+func (x *ReachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
+func (*ReachRequest) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ReachRequest) GetKind() ReachKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ReachKind_REACH_UNKNOWN
+}
+
+func (x *ReachRequest) GetUdp() []uint32 {
+	if x != nil {
+		return x.Udp
+	}
+	return nil
+}
+
+func (x *ReachRequest) GetTcp() []uint32 {
+	if x != nil {
+		return x.Tcp
+	}
+	return nil
+}
+
+func (x *ReachRequest) GetPeer() []byte {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *ReachRequest) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+func (x *ReachRequest) GetOutside() [][]byte {
+	if x != nil {
+		return x.Outside
+	}
+	return nil
+}
+
+type ReachReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          ReachCode              `protobuf:"varint,1,opt,name=code,proto3,enum=shoal.ReachCode" json:"code,omitempty"`
+	Addrs         [][]byte               `protobuf:"bytes,2,rep,name=addrs,proto3" json:"addrs,omitempty"` // PUNCH, of a peer behind the same outside address: where it is in its private network
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReachReply) Reset() {
+	*x = ReachReply{}
+	mi := &file_protocol_wire_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachReply) ProtoMessage() {}
+
+func (x *ReachReply) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachReply.ProtoReflect.Descriptor instead.
+func (*ReachReply) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ReachReply) GetCode() ReachCode {
+	if x != nil {
+		return x.Code
+	}
+	return ReachCode_REACH_CODE_UNKNOWN
+}
+
+func (x *ReachReply) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
 var File_protocol_wire_proto protoreflect.FileDescriptor
 
 const file_protocol_wire_proto_rawDesc = "" +
@@ -3802,6 +4054,17 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\bfetchers\x18\x05 \x03(\v2\x0e.shoal.FetcherR\bfetchers\"3\n" +
 	"\aFetcher\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"\x9c\x01\n" +
+	"\fReachRequest\x12$\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x10.shoal.ReachKindR\x04kind\x12\x10\n" +
+	"\x03udp\x18\x02 \x03(\rR\x03udp\x12\x10\n" +
+	"\x03tcp\x18\x03 \x03(\rR\x03tcp\x12\x12\n" +
+	"\x04peer\x18\x04 \x01(\fR\x04peer\x12\x14\n" +
+	"\x05addrs\x18\x05 \x03(\fR\x05addrs\x12\x18\n" +
+	"\aoutside\x18\x06 \x03(\fR\aoutside\"H\n" +
+	"\n" +
+	"ReachReply\x12$\n" +
+	"\x04code\x18\x01 \x01(\x0e2\x10.shoal.ReachCodeR\x04code\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs*P\n" +
 	"\vTensorCodec\x12\x14\n" +
 	"\x10TENSOR_CODEC_F32\x10\x00\x12\x14\n" +
@@ -3824,7 +4087,22 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\rCODE_INTERNAL\x10\t\x12\x12\n" +
 	"\x0eCODE_FORBIDDEN\x10\n" +
 	"\x12\x10\n" +
-	"\fCODE_TIMEOUT\x10\vB-Z+github.com/shoalnet/shoal/protocol;protocolb\x06proto3"
+	"\fCODE_TIMEOUT\x10\v*P\n" +
+	"\tReachKind\x12\x11\n" +
+	"\rREACH_UNKNOWN\x10\x00\x12\x0f\n" +
+	"\vREACH_CHECK\x10\x01\x12\x0e\n" +
+	"\n" +
+	"REACH_DIAL\x10\x02\x12\x0f\n" +
+	"\vREACH_PUNCH\x10\x03*\x83\x01\n" +
+	"\tReachCode\x12\x16\n" +
+	"\x12REACH_CODE_UNKNOWN\x10\x00\x12\f\n" +
+	"\bREACH_OK\x10\x01\x12\r\n" +
+	"\tREACH_BAD\x10\x02\x12\x0e\n" +
+	"\n" +
+	"REACH_BUSY\x10\x03\x12\x10\n" +
+	"\fREACH_NOBODY\x10\x04\x12\x10\n" +
+	"\fREACH_FAILED\x10\x05\x12\r\n" +
+	"\tREACH_MET\x10\x06B-Z+github.com/shoalnet/shoal/protocol;protocolb\x06proto3"
 
 var (
 	file_protocol_wire_proto_rawDescOnce sync.Once
@@ -3838,98 +4116,104 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 	return file_protocol_wire_proto_rawDescData
 }
 
-var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
 	(Code)(0),             // 2: shoal.Code
-	(*OfferBody)(nil),     // 3: shoal.OfferBody
-	(*ServedSpan)(nil),    // 4: shoal.ServedSpan
-	(*Engine)(nil),        // 5: shoal.Engine
-	(*HeldShards)(nil),    // 6: shoal.HeldShards
-	(*Device)(nil),        // 7: shoal.Device
-	(*OffersRequest)(nil), // 8: shoal.OffersRequest
-	(*OffersReply)(nil),   // 9: shoal.OffersReply
-	(*StatusRequest)(nil), // 10: shoal.StatusRequest
-	(*StatusReply)(nil),   // 11: shoal.StatusReply
-	(*PeerRTT)(nil),       // 12: shoal.PeerRTT
-	(*SpanStatus)(nil),    // 13: shoal.SpanStatus
-	(*Frame)(nil),         // 14: shoal.Frame
-	(*Open)(nil),          // 15: shoal.Open
-	(*Hop)(nil),           // 16: shoal.Hop
-	(*Sampling)(nil),      // 17: shoal.Sampling
-	(*Piece)(nil),         // 18: shoal.Piece
-	(*Pieces)(nil),        // 19: shoal.Pieces
-	(*Either)(nil),        // 20: shoal.Either
-	(*Opened)(nil),        // 21: shoal.Opened
-	(*Link)(nil),          // 22: shoal.Link
-	(*Move)(nil),          // 23: shoal.Move
-	(*Step)(nil),          // 24: shoal.Step
-	(*Token)(nil),         // 25: shoal.Token
-	(*TopToken)(nil),      // 26: shoal.TopToken
-	(*Scores)(nil),        // 27: shoal.Scores
-	(*Score)(nil),         // 28: shoal.Score
-	(*Embeddings)(nil),    // 29: shoal.Embeddings
-	(*Fail)(nil),          // 30: shoal.Fail
-	(*Bye)(nil),           // 31: shoal.Bye
-	(*Ping)(nil),          // 32: shoal.Ping
-	(*Pong)(nil),          // 33: shoal.Pong
-	(*Halt)(nil),          // 34: shoal.Halt
-	(*Halted)(nil),        // 35: shoal.Halted
-	(*Resume)(nil),        // 36: shoal.Resume
-	(*Trouble)(nil),       // 37: shoal.Trouble
-	(*Credit)(nil),        // 38: shoal.Credit
-	(*LeavesRequest)(nil), // 39: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 40: shoal.LeavesState
-	(*Fetcher)(nil),       // 41: shoal.Fetcher
+	(ReachKind)(0),        // 3: shoal.ReachKind
+	(ReachCode)(0),        // 4: shoal.ReachCode
+	(*OfferBody)(nil),     // 5: shoal.OfferBody
+	(*ServedSpan)(nil),    // 6: shoal.ServedSpan
+	(*Engine)(nil),        // 7: shoal.Engine
+	(*HeldShards)(nil),    // 8: shoal.HeldShards
+	(*Device)(nil),        // 9: shoal.Device
+	(*OffersRequest)(nil), // 10: shoal.OffersRequest
+	(*OffersReply)(nil),   // 11: shoal.OffersReply
+	(*StatusRequest)(nil), // 12: shoal.StatusRequest
+	(*StatusReply)(nil),   // 13: shoal.StatusReply
+	(*PeerRTT)(nil),       // 14: shoal.PeerRTT
+	(*SpanStatus)(nil),    // 15: shoal.SpanStatus
+	(*Frame)(nil),         // 16: shoal.Frame
+	(*Open)(nil),          // 17: shoal.Open
+	(*Hop)(nil),           // 18: shoal.Hop
+	(*Sampling)(nil),      // 19: shoal.Sampling
+	(*Piece)(nil),         // 20: shoal.Piece
+	(*Pieces)(nil),        // 21: shoal.Pieces
+	(*Either)(nil),        // 22: shoal.Either
+	(*Opened)(nil),        // 23: shoal.Opened
+	(*Link)(nil),          // 24: shoal.Link
+	(*Move)(nil),          // 25: shoal.Move
+	(*Step)(nil),          // 26: shoal.Step
+	(*Token)(nil),         // 27: shoal.Token
+	(*TopToken)(nil),      // 28: shoal.TopToken
+	(*Scores)(nil),        // 29: shoal.Scores
+	(*Score)(nil),         // 30: shoal.Score
+	(*Embeddings)(nil),    // 31: shoal.Embeddings
+	(*Fail)(nil),          // 32: shoal.Fail
+	(*Bye)(nil),           // 33: shoal.Bye
+	(*Ping)(nil),          // 34: shoal.Ping
+	(*Pong)(nil),          // 35: shoal.Pong
+	(*Halt)(nil),          // 36: shoal.Halt
+	(*Halted)(nil),        // 37: shoal.Halted
+	(*Resume)(nil),        // 38: shoal.Resume
+	(*Trouble)(nil),       // 39: shoal.Trouble
+	(*Credit)(nil),        // 40: shoal.Credit
+	(*LeavesRequest)(nil), // 41: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 42: shoal.LeavesState
+	(*Fetcher)(nil),       // 43: shoal.Fetcher
+	(*ReachRequest)(nil),  // 44: shoal.ReachRequest
+	(*ReachReply)(nil),    // 45: shoal.ReachReply
 }
 var file_protocol_wire_proto_depIdxs = []int32{
-	4,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
-	6,  // 1: shoal.OfferBody.shards:type_name -> shoal.HeldShards
-	7,  // 2: shoal.OfferBody.device:type_name -> shoal.Device
-	5,  // 3: shoal.ServedSpan.engine:type_name -> shoal.Engine
-	13, // 4: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
-	12, // 5: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
-	15, // 6: shoal.Frame.open:type_name -> shoal.Open
-	21, // 7: shoal.Frame.opened:type_name -> shoal.Opened
-	22, // 8: shoal.Frame.link:type_name -> shoal.Link
-	24, // 9: shoal.Frame.step:type_name -> shoal.Step
-	25, // 10: shoal.Frame.token:type_name -> shoal.Token
-	30, // 11: shoal.Frame.fail:type_name -> shoal.Fail
-	31, // 12: shoal.Frame.bye:type_name -> shoal.Bye
-	32, // 13: shoal.Frame.ping:type_name -> shoal.Ping
-	33, // 14: shoal.Frame.pong:type_name -> shoal.Pong
-	34, // 15: shoal.Frame.halt:type_name -> shoal.Halt
-	35, // 16: shoal.Frame.halted:type_name -> shoal.Halted
-	36, // 17: shoal.Frame.resume:type_name -> shoal.Resume
-	37, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
-	38, // 19: shoal.Frame.credit:type_name -> shoal.Credit
-	27, // 20: shoal.Frame.scores:type_name -> shoal.Scores
-	23, // 21: shoal.Frame.move:type_name -> shoal.Move
-	29, // 22: shoal.Frame.embeddings:type_name -> shoal.Embeddings
-	16, // 23: shoal.Open.next:type_name -> shoal.Hop
-	17, // 24: shoal.Open.sampling:type_name -> shoal.Sampling
+	6,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
+	8,  // 1: shoal.OfferBody.shards:type_name -> shoal.HeldShards
+	9,  // 2: shoal.OfferBody.device:type_name -> shoal.Device
+	7,  // 3: shoal.ServedSpan.engine:type_name -> shoal.Engine
+	15, // 4: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
+	14, // 5: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
+	17, // 6: shoal.Frame.open:type_name -> shoal.Open
+	23, // 7: shoal.Frame.opened:type_name -> shoal.Opened
+	24, // 8: shoal.Frame.link:type_name -> shoal.Link
+	26, // 9: shoal.Frame.step:type_name -> shoal.Step
+	27, // 10: shoal.Frame.token:type_name -> shoal.Token
+	32, // 11: shoal.Frame.fail:type_name -> shoal.Fail
+	33, // 12: shoal.Frame.bye:type_name -> shoal.Bye
+	34, // 13: shoal.Frame.ping:type_name -> shoal.Ping
+	35, // 14: shoal.Frame.pong:type_name -> shoal.Pong
+	36, // 15: shoal.Frame.halt:type_name -> shoal.Halt
+	37, // 16: shoal.Frame.halted:type_name -> shoal.Halted
+	38, // 17: shoal.Frame.resume:type_name -> shoal.Resume
+	39, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
+	40, // 19: shoal.Frame.credit:type_name -> shoal.Credit
+	29, // 20: shoal.Frame.scores:type_name -> shoal.Scores
+	25, // 21: shoal.Frame.move:type_name -> shoal.Move
+	31, // 22: shoal.Frame.embeddings:type_name -> shoal.Embeddings
+	18, // 23: shoal.Open.next:type_name -> shoal.Hop
+	19, // 24: shoal.Open.sampling:type_name -> shoal.Sampling
 	0,  // 25: shoal.Open.codec:type_name -> shoal.TensorCodec
-	18, // 26: shoal.Sampling.format:type_name -> shoal.Piece
-	20, // 27: shoal.Piece.either:type_name -> shoal.Either
-	19, // 28: shoal.Piece.again:type_name -> shoal.Pieces
-	18, // 29: shoal.Pieces.pieces:type_name -> shoal.Piece
-	19, // 30: shoal.Either.of:type_name -> shoal.Pieces
+	20, // 26: shoal.Sampling.format:type_name -> shoal.Piece
+	22, // 27: shoal.Piece.either:type_name -> shoal.Either
+	21, // 28: shoal.Piece.again:type_name -> shoal.Pieces
+	20, // 29: shoal.Pieces.pieces:type_name -> shoal.Piece
+	21, // 30: shoal.Either.of:type_name -> shoal.Pieces
 	0,  // 31: shoal.Step.codec:type_name -> shoal.TensorCodec
-	26, // 32: shoal.Token.top:type_name -> shoal.TopToken
+	28, // 32: shoal.Token.top:type_name -> shoal.TopToken
 	1,  // 33: shoal.Token.finish:type_name -> shoal.Finish
-	28, // 34: shoal.Scores.scores:type_name -> shoal.Score
-	26, // 35: shoal.Score.top:type_name -> shoal.TopToken
+	30, // 34: shoal.Scores.scores:type_name -> shoal.Score
+	28, // 35: shoal.Score.top:type_name -> shoal.TopToken
 	2,  // 36: shoal.Fail.code:type_name -> shoal.Code
-	16, // 37: shoal.Resume.next:type_name -> shoal.Hop
+	18, // 37: shoal.Resume.next:type_name -> shoal.Hop
 	2,  // 38: shoal.Trouble.code:type_name -> shoal.Code
-	41, // 39: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	43, // 39: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	3,  // 40: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
+	4,  // 41: shoal.ReachReply.code:type_name -> shoal.ReachCode
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -3970,8 +4254,8 @@ func file_protocol_wire_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   39,
+			NumEnums:      5,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

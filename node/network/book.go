@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,8 +24,9 @@ type acquaintance struct {
 	Addrs []string  `json:"addrs"` // addresses at which it has proven to be
 	RTT   float64   `json:"rtt_ms"`
 	Seen  time.Time `json:"seen"`
-	Since time.Time `json:"since,omitzero"` // when it was first met; zero in files of older versions
-	Work  int       `json:"work,omitempty"` // sessions and leaves it has delivered to this node
+	Since time.Time `json:"since,omitzero"`  // when it was first met; zero in files of older versions
+	Work  int       `json:"work,omitempty"`  // sessions and leaves it has delivered to this node
+	Relay bool      `json:"relay,omitempty"` // it was a relay when it was last seen
 }
 
 const (
@@ -233,15 +235,42 @@ func (b *book) infos() (out []peer.AddrInfo) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for id, a := range b.all {
-		info := peer.AddrInfo{ID: id}
-		for _, s := range a.Addrs {
-			if m, err := multiaddr.NewMultiaddr(s); err == nil {
-				info.Addrs = append(info.Addrs, m)
-			}
-		}
-		out = append(out, info)
+		out = append(out, a.info(id))
 	}
 	return out
+}
+
+// relays returns the remembered peers that were relays, the nearest first.
+func (b *book) relays() (out []peer.AddrInfo) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, a := range b.all {
+		if a.Relay {
+			out = append(out, a.info(id))
+		}
+	}
+	slices.SortFunc(out, func(x, y peer.AddrInfo) int { return cmp.Compare(b.all[x.ID].RTT, b.all[y.ID].RTT) })
+	return out
+}
+
+// relaying notes whether a remembered peer is a relay.
+func (b *book) relaying(p peer.ID, is bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a, known := b.all[p]; known {
+		a.Relay = is
+		b.all[p] = a
+	}
+}
+
+func (a acquaintance) info(id peer.ID) peer.AddrInfo {
+	info := peer.AddrInfo{ID: id}
+	for _, s := range a.Addrs {
+		if m, err := multiaddr.NewMultiaddr(s); err == nil {
+			info.Addrs = append(info.Addrs, m)
+		}
+	}
+	return info
 }
 
 // save replaces the file with the current list.

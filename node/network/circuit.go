@@ -26,6 +26,7 @@ import (
 	"go.uber.org/fx"
 
 	"github.com/shoalnet/shoal/node/backoff"
+	"github.com/shoalnet/shoal/node/network/reach"
 )
 
 // A circuit is a connection over a relay. The relay cuts it after so many bytes one
@@ -179,19 +180,18 @@ func closed(c <-chan struct{}) bool {
 }
 
 // relay returns the peer that relays the circuit.
-func (l *line) relay() peer.ID { return relayOf(l.RemoteMultiaddr()) }
+func (l *line) relay() peer.ID { return reach.RelayOf(l.RemoteMultiaddr()) }
 
-// relayOf returns the relay in the address of a circuit; "": it is none.
-func relayOf(a multiaddr.Multiaddr) peer.ID {
-	base, rest := multiaddr.SplitFunc(a, func(c multiaddr.Component) bool { return c.Protocol().Code == multiaddr.P_CIRCUIT })
-	if len(rest) == 0 || len(base) == 0 {
-		return ""
+// left returns how many bytes the circuit may still carry in each direction (NoLimit:
+// any number), and when the relay ends it (zero: never). l is nil if there is none.
+func (l *line) left() (bytes uint64, ends time.Time) {
+	switch {
+	case l == nil:
+		return NoLimit, ends
+	case l.limit == 0:
+		return NoLimit, l.ends
 	}
-	id, err := peer.IDFromP2PAddr(base)
-	if err != nil {
-		return ""
-	}
-	return id
+	return l.limit - min(l.limit, max(l.sent.Load(), l.received.Load())), l.ends
 }
 
 // circuit is a relayed connection as the swarm sees it: closed, once it is retired.
@@ -277,11 +277,6 @@ func (n *Network) newPath(fresh network.Conn) {
 	if over != nil && n.ctx.Err() == nil {
 		n.wg.Go(func() { n.tend(fresh, over) })
 	}
-}
-
-// direct reports whether there is a connection to a peer that crosses no relay.
-func (n *Network) direct(p peer.ID) bool {
-	return slices.ContainsFunc(n.host.Network().ConnsToPeer(p), func(c network.Conn) bool { return lineOf(c) == nil && !c.IsClosed() })
 }
 
 // tend looks after a circuit until it is closed: it makes another before this one is
@@ -475,8 +470,8 @@ func (g *gate) rank(addrs []multiaddr.Multiaddr) []network.AddrDelay {
 	if linked == nil || len(ranked) < 2 {
 		return ranked
 	}
-	warm := func(a network.AddrDelay) bool { return linked(relayOf(a.Addr)) }
-	cold := func(a network.AddrDelay) bool { relay := relayOf(a.Addr); return relay != "" && !linked(relay) }
+	warm := func(a network.AddrDelay) bool { return linked(reach.RelayOf(a.Addr)) }
+	cold := func(a network.AddrDelay) bool { relay := reach.RelayOf(a.Addr); return relay != "" && !linked(relay) }
 	if !slices.ContainsFunc(ranked, warm) {
 		return ranked
 	}

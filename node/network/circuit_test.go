@@ -23,6 +23,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
+	"github.com/shoalnet/shoal/node/network/reach"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/protocol"
@@ -275,7 +276,7 @@ func TestSessionOutlivesRelay(t *testing.T) {
 	first, other := newRelay(t, 256<<20, time.Hour), newRelay(t, 256<<20, time.Hour)
 	c, _, y, route := relayedRing(t, first, other)
 	ids, out := answer(t, c, route, n, map[int]func(){400: func() {
-		dead := relayOf(c.host.Network().ConnsToPeer(y.Self())[0].RemoteMultiaddr())
+		dead := reach.RelayOf(c.host.Network().ConnsToPeer(y.Self())[0].RemoteMultiaddr())
 		for _, r := range []host.Host{first, other} {
 			if r.ID() == dead {
 				r.Close()
@@ -366,7 +367,7 @@ func TestSessionOutlivesSilentRelay(t *testing.T) {
 	c, _, y, route := relayedRing(t, first, other)
 	var muted *mutable
 	ids, out := answer(t, c, route, n, map[int]func(){400: func() {
-		dead := relayOf(c.host.Network().ConnsToPeer(y.Self())[0].RemoteMultiaddr())
+		dead := reach.RelayOf(c.host.Network().ConnsToPeer(y.Self())[0].RemoteMultiaddr())
 		muted = first
 		if other.ID() == dead {
 			muted = other

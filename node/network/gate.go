@@ -16,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/multiformats/go-multiaddr"
+
+	"github.com/shoalnet/shoal/node/network/reach"
 )
 
 const (
@@ -51,12 +53,14 @@ type gate struct {
 	now      func() time.Time
 	here     func(block netip.Prefix) bool // reports whether this node is on such a network
 	met      func(block netip.Prefix) bool // reports whether a peer is connected from there
+	sending  func(netip.Addr)              // called before each dial; nil: by nobody
 	loopback bool                          // this node listens on loopback alone, so all its peers are there
 
 	mu      sync.Mutex
 	named   map[peer.ID]map[spot]bool // true: named by the operator, or proven before the restart; false: found on the LAN
 	names   map[string]peer.ID        // addresses with a DNS name that the operator named
 	full    map[spot]time.Time        // where a peer refused a connection
+	punches map[peer.ID]punch         // holes that are being punched
 	proven  map[spot]peer.ID
 	tried   map[spot]*try
 	waiting map[peer.ID]int // spots with a dial under way
@@ -71,6 +75,16 @@ type spot struct {
 	at  netip.AddrPort
 	udp bool
 }
+
+// punch is a hole that is being punched towards a peer. Its dials may follow each
+// other at once, because each may open what the last one met closed.
+type punch struct {
+	spots []spot
+	until time.Time
+}
+
+// punchTime is how long the dials of one attempt at a hole may take to begin.
+const punchTime = 5 * time.Second
 
 // try is a dial that is under way or has failed.
 type try struct {
@@ -91,7 +105,7 @@ type purse struct {
 func newGate() *gate {
 	return &gate{
 		now: time.Now, here: isHere, met: func(netip.Prefix) bool { return false },
-		named: map[peer.ID]map[spot]bool{}, names: map[string]peer.ID{}, full: map[spot]time.Time{}, proven: map[spot]peer.ID{}, tried: map[spot]*try{},
+		named: map[peer.ID]map[spot]bool{}, names: map[string]peer.ID{}, full: map[spot]time.Time{}, punches: map[peer.ID]punch{}, proven: map[spot]peer.ID{}, tried: map[spot]*try{},
 		waiting: map[peer.ID]int{}, spent: map[netip.Prefix]*purse{}, dead: map[peer.ID]time.Time{},
 	}
 }
@@ -184,7 +198,7 @@ func (g *gate) note(p peer.AddrInfo, operator bool) {
 // dial.
 func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	if _, err := a.ValueForProtocol(multiaddr.P_CIRCUIT); err == nil {
-		return !g.shuns(relayOf(a)) // the relay is dialled as a peer of its own
+		return !g.shuns(reach.RelayOf(a)) // the relay is dialled as a peer of its own
 	}
 	s, ok := spotOf(a)
 	if !ok {
@@ -204,6 +218,7 @@ func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	case t == nil:
 	case !t.over:
 		return t.peer == p
+	case t.peer == p && now.Before(g.punches[p].until) && slices.Contains(g.punches[p].spots, s):
 	case t.peer == p && now.Before(t.again), t.peer != p && now.Before(t.until):
 		return false
 	}
@@ -314,6 +329,30 @@ func (g *gate) sweep() {
 	trim(g.spent, func(p *purse) bool { return true })
 	trim(g.proven, func(peer.ID) bool { return true })
 	trim(g.full, func(at time.Time) bool { return true })
+	for p, of := range g.punches {
+		if now.After(of.until) {
+			delete(g.punches, p)
+		}
+	}
+}
+
+// punch lets a peer be dialled at these addresses again although it has not
+// proven itself there a moment ago. Each dial still counts, so that whoever asks
+// for holes to be punched gets no more dials than others.
+func (g *gate) punch(p peer.ID, addrs []multiaddr.Multiaddr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sweep()
+	if len(g.punches) >= maxSpots {
+		return
+	}
+	of := punch{until: g.now().Add(punchTime)}
+	for _, a := range addrs {
+		if s, ok := spotOf(a); ok {
+			of.spots = append(of.spots, s)
+		}
+	}
+	g.punches[p] = of
 }
 
 // trim removes arbitrary entries that may be removed until maxSpots are left.
@@ -478,9 +517,16 @@ func (r names) resolve(a multiaddr.Multiaddr, ask func() ([]multiaddr.Multiaddr,
 
 // The methods of libp2p's ConnectionGater.
 
-func (g *gate) InterceptPeerDial(peer.ID) bool                          { return true }
-func (g *gate) InterceptAddrDial(p peer.ID, a multiaddr.Multiaddr) bool { return g.allow(p, a) }
-func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool             { return true }
+func (g *gate) InterceptPeerDial(peer.ID) bool              { return true }
+func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool { return true }
+func (g *gate) InterceptAddrDial(p peer.ID, a multiaddr.Multiaddr) bool {
+	ok := g.allow(p, a)
+	if s, direct := spotOf(a); ok && direct && g.sending != nil {
+		g.sending(s.at.Addr())
+	}
+	return ok
+}
+
 func (g *gate) InterceptSecured(network.Direction, peer.ID, network.ConnMultiaddrs) bool {
 	return true
 }

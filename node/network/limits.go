@@ -17,6 +17,9 @@ import (
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/libp2p/go-libp2p/x/rate"
@@ -62,6 +65,12 @@ var streamsOf = map[libprotocol.ID]struct{ peer, all int }{
 	identify.ID:       {4, 512},
 	identify.IDPush:   {4, 512},
 	ping.ID:           {8, 512}, // used to tell live connections from dead ones
+	// A relay and its guests have one stream per circuit (see relayResources);
+	// those that come to a guest come from few relays.
+	proto.ProtoIDv2Hop:  {64, 512},
+	proto.ProtoIDv2Stop: {64, 256},
+	holepunch.Protocol:  {4, 128},
+	protocol.ReachID:    {4, 128},
 }
 
 // perAddress is how many connections a public IPv4 address, or an IPv6 /56, may
@@ -104,6 +113,9 @@ func newResources(c crowd) (network.ResourceManager, error) {
 		limits.AddServiceLimit(name, rcmgr.BaseLimit{Streams: 1024, StreamsInbound: 512, StreamsOutbound: 1024, Memory: 16 << 20}, rcmgr.BaseLimitIncrease{})
 		limits.AddServicePeerLimit(name, rcmgr.BaseLimit{Streams: 32, StreamsInbound: 8, StreamsOutbound: 32, Memory: 1 << 20}, rcmgr.BaseLimitIncrease{})
 	}
+	relaying := relayBudget()
+	limits.AddServiceLimit(relay.ServiceName, rcmgr.BaseLimit{Streams: 1024, StreamsInbound: 512, StreamsOutbound: 512, Memory: relaying}, rcmgr.BaseLimitIncrease{})
+	limits.AddServicePeerLimit(relay.ServiceName, rcmgr.BaseLimit{Streams: 64, StreamsInbound: 64, StreamsOutbound: 64, Memory: relaying / 16}, rcmgr.BaseLimitIncrease{})
 	var nets4, nets6 []rcmgr.NetworkPrefixLimit
 	var rates []rate.PrefixLimit // empty: no rate limit
 	for _, p := range private4 {
@@ -229,7 +241,7 @@ func refused(err error) bool {
 // atOnce is how many requests per protocol this node has under way with one
 // peer, so that the peer never refuses one for exceeding its limit; further
 // requests wait.
-var atOnce = map[string]int{protocol.OffersID: 8, protocol.StatusID: 32}
+var atOnce = map[string]int{protocol.OffersID: 8, protocol.StatusID: 32, protocol.ReachID: 2}
 
 // queues limit the concurrent requests per peer and protocol.
 type queues struct {

@@ -3,7 +3,6 @@ package network
 import (
 	"context"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -153,6 +152,7 @@ func (n *Network) remember() {
 		addrs = slices.DeleteFunc(addrs, func(a multiaddr.Multiaddr) bool { return !n.gate.isProven(p.ID, a) })
 		if !p.Relayed {
 			n.book.met(p.ID, addrs, p.RTT)
+			n.book.relaying(p.ID, n.isRelay(p.ID))
 		}
 	}
 	if err := n.book.save(); err != nil {
@@ -165,18 +165,17 @@ func (n *Network) remember() {
 // at an address that is gone, which would otherwise seem alive until QUIC's
 // idle timeout.
 func (n *Network) moved(e event.EvtLocalAddressesUpdated) {
-	n.mu.Lock()
-	err := n.sign()
-	n.mu.Unlock()
-	if err != nil {
-		n.log.Warn("the offer cannot be signed", "error", err)
-	}
-	n.poke()
+	n.resign()
 	if slices.ContainsFunc(e.Removed, func(a event.UpdatedAddress) bool {
 		s, ok := spotOf(a.Address)
-		return ok && !isHere(netip.PrefixFrom(s.at.Addr(), s.at.Addr().BitLen()))
+		return ok && !isOwn(s.at.Addr())
 	}) {
 		n.tryConns()
+	}
+	if n.reaching != nil && slices.ContainsFunc(append(slices.Clone(e.Removed), e.Current...), func(a event.UpdatedAddress) bool {
+		return a.Action != event.Maintained && private(a.Address)
+	}) {
+		n.reaching.moved()
 	}
 	if len(e.Removed) > 0 {
 		places := n.book.infos()
@@ -184,6 +183,18 @@ func (n *Network) moved(e event.EvtLocalAddressesUpdated) {
 		n.dialAll(places[:min(len(places), drawn)])
 	}
 	n.rouse()
+}
+
+// resign signs the offer again, because this node's addresses have changed, and
+// has it sent to peers.
+func (n *Network) resign() {
+	n.mu.Lock()
+	err := n.sign()
+	n.mu.Unlock()
+	if err != nil {
+		n.log.Warn("the offer cannot be signed", "error", err)
+	}
+	n.poke()
 }
 
 // tryConns closes the connections on which the peer does not answer.

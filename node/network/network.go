@@ -43,9 +43,12 @@ type Config struct {
 	ListenAddrs []string // multiaddrs; used in place of ListenPort
 	Bootstrap   []string // multiaddrs that end in /p2p/ and a peer ID
 	MDNS        bool
-	Client      bool            // a light node: it queries the DHT but stores nothing for it
-	PeersFile   string          // where peers are remembered; "": nowhere
-	Options     []libp2p.Option // transports, in place of QUIC and TCP
+	Client      bool               // a light node: it queries the DHT but stores nothing for it
+	PeersFile   string             // where peers are remembered; "": nowhere
+	Options     []libp2p.Option    // transports, in place of QUIC and TCP
+	Public      bool               // the operator vouches that peers elsewhere can dial this node
+	NoRelay     bool               // do not relay for others
+	MayRelay    func(peer.ID) bool // who may use this node as a relay; nil: anybody
 	Version     string
 	Log         *slog.Logger
 
@@ -69,28 +72,30 @@ const (
 
 // Network is a node's connection to its peers. It is safe for concurrent use.
 type Network struct {
-	cfg    Config
-	host   host.Host
-	dht    *dht.IpfsDHT
-	kad    atomic.Pointer[dht.IpfsDHT] // the same DHT, for callbacks that the DHT itself makes
-	log    *slog.Logger
-	lines  *rate.Limiter // of the log that connections cause
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	mdns   io.Closer
-	alone  atomic.Bool // knows no peer and nowhere to look
-	health healthBoard
-	gate   *gate
-	boot   []peer.AddrInfo
-	naming sync.Mutex
-	named  map[peer.ID]bool // by Protect; guarded by naming
-	book   *book
-	wake   chan struct{} // capacity 1: makes meet look at once
+	cfg      Config
+	host     host.Host
+	dht      *dht.IpfsDHT
+	kad      atomic.Pointer[dht.IpfsDHT] // the same DHT, for callbacks that the DHT itself makes
+	log      *slog.Logger
+	lines    *rate.Limiter // of the log that connections cause
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	mdns     io.Closer
+	alone    atomic.Bool // knows no peer and nowhere to look
+	health   healthBoard
+	gate     *gate
+	reaching *reaching // nil: the node listens on loopback alone
+	boot     []peer.AddrInfo
+	naming   sync.Mutex
+	named    map[peer.ID]bool // by Protect; guarded by naming
+	book     *book
+	wake     chan struct{} // capacity 1: makes meet look at once
 
-	traffic counter
-	queues  queues
-	said    tally // records sent to this node's DHT
+	traffic  counter
+	onDirect listeners
+	queues   queues
+	said     tally // records sent to this node's DHT
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
@@ -133,7 +138,7 @@ func New(cfg Config) (*Network, error) {
 	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
 		n.gate.name(p)
 	}
-	if n.host, err = newHost(cfg, n.traffic, n.gate); err != nil {
+	if n.host, n.reaching, err = newHost(cfg, n.traffic, n.gate); err != nil {
 		n.cancel()
 		return nil, explain(err, cfg)
 	}
@@ -148,9 +153,15 @@ func New(cfg Config) (*Network, error) {
 		return nil, errors.Join(err, n.host.Close())
 	}
 	n.kad.Store(n.dht)
+	if n.reaching != nil {
+		if err := n.reaching.start(n); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+	}
 	n.host.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, c network.Conn) {
 			n.poke()
+			n.opened(c)
 			n.newPath(c)
 			n.replaced(c)
 			n.makeRoom()
@@ -191,7 +202,9 @@ func New(cfg Config) (*Network, error) {
 	return n, nil
 }
 
-func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error) {
+// newHost starts the host. The second result is nil if it listens on loopback
+// alone.
+func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, *reaching, error) {
 	listen := cfg.ListenAddrs
 	if len(listen) == 0 {
 		for _, f := range []string{"/ip4/0.0.0.0/udp/%d/quic-v1", "/ip6/::/udp/%d/quic-v1", "/ip4/0.0.0.0/tcp/%d", "/ip6/::/tcp/%d"} {
@@ -200,7 +213,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 		if cfg.ListenPort == 0 { // one port for both, so that a firewall needs a single hole
 			port, err := freePort()
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			for i := range listen {
 				listen[i] = strings.ReplaceAll(listen[i], "/0/quic", fmt.Sprintf("/%d/quic", port))
@@ -212,11 +225,11 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 	}
 	rm, err := newResources(cfg.crowd)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cm, err := newConnManager(cfg.crowd)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// Without DisableMetrics, libp2p registers with the process's default
 	// Prometheus registry, which several nodes in one process would share.
@@ -231,15 +244,14 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 	} else {
 		opts = append(opts, libp2p.Transport(libp2pquic.NewTransport), libp2p.Transport(tcp.NewTCPTransport))
 	}
+	var r *reaching
 	if gate.loopback = local(listen); !gate.loopback {
-		opts = append(opts, libp2p.EnableHolePunching(), libp2p.EnableAutoNATv2())
-		if !cfg.Client {
-			opts = append(opts, libp2p.NATPortMap())
-		}
+		r = newReaching(&cfg, gate)
+		opts = append(opts, r.options()...)
 	}
 	h, err := libp2p.New(opts...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	gate.setLinked(func(p peer.ID) bool { return h.Network().Connectedness(p) == network.Connected })
 	// libp2p accepts a single working address; require all, because a node that
@@ -249,10 +261,10 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 			continue
 		}
 		if !slices.ContainsFunc(h.Network().ListenAddresses(), func(m multiaddr.Multiaddr) bool { return m.String() == a }) {
-			return nil, errors.Join(fmt.Errorf("%s: %w", a, syscall.EADDRINUSE), h.Close())
+			return nil, nil, errors.Join(fmt.Errorf("%s: %w", a, syscall.EADDRINUSE), h.Close())
 		}
 	}
-	return h, nil
+	return h, r, nil
 }
 
 // local reports whether all addresses are this machine's own.
@@ -328,6 +340,9 @@ func (n *Network) Close() error {
 	var errs []error
 	if n.mdns != nil {
 		errs = append(errs, n.mdns.Close())
+	}
+	if n.reaching != nil {
+		errs = append(errs, n.reaching.close())
 	}
 	return errors.Join(append(errs, n.dht.Close(), n.host.Close())...)
 }

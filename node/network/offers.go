@@ -48,7 +48,7 @@ func (n *Network) sign() error {
 	now := time.Now()
 	n.seq++
 	b.Seq, b.IssuedUnixMs, b.ExpiresUnixMs, b.Version = n.seq, now.UnixMilli(), now.Add(offerLife).UnixMilli(), n.cfg.Version
-	for _, a := range n.host.Addrs() {
+	for _, a := range offerOrder(n.host.Addrs()) {
 		if len(b.Addrs) < 16 {
 			b.Addrs = append(b.Addrs, a.Bytes())
 		}

@@ -16,6 +16,7 @@ import (
 	msmux "github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
 
+	"github.com/shoalnet/shoal/node/network/reach"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -28,17 +29,17 @@ type Stream struct {
 		SetDeadline(time.Time) error
 	}
 	reset func() error
+	conn  network.Conn // nil: to this node itself
 	peer  peer.ID
 	proto string
-	line  *line           // nil: it crosses no relay
 	hope  <-chan struct{} // closed once there is a better path
 }
 
 // wrap makes a Stream of libp2p's.
 func (n *Network) wrap(s network.Stream, proto string) *Stream {
-	out := &Stream{inner: s, reset: s.Reset, peer: s.Conn().RemotePeer(), proto: proto, line: lineOf(s.Conn())}
-	if out.line != nil {
-		out.hope = out.line.hope(!n.direct(out.peer))
+	out := &Stream{inner: s, reset: s.Reset, conn: s.Conn(), peer: s.Conn().RemotePeer(), proto: proto}
+	if l := lineOf(s.Conn()); l != nil {
+		out.hope = l.hope(!n.Direct(out.peer))
 	}
 	return out
 }
@@ -67,8 +68,8 @@ func (s *Stream) Peer() peer.ID { return s.peer }
 // Protocol returns the protocol spoken on the stream.
 func (s *Stream) Protocol() string { return s.proto }
 
-// Relayed reports whether the stream crosses a relay.
-func (s *Stream) Relayed() bool { return s.line != nil }
+// Relayed reports whether the stream crosses a relay. Bulk must not.
+func (s *Stream) Relayed() bool { return s.conn != nil && reach.Relayed(s.conn) }
 
 // Better returns a channel that is closed once a new stream to the peer would take a
 // better path: a direct connection, or a circuit that will not be cut soon. It is nil

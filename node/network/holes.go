@@ -1,0 +1,370 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/shoalnet/shoal/node/network/reach"
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// NotDirect is why a peer is reached over a relay alone.
+type NotDirect string
+
+// The reasons.
+const (
+	NotTried      NotDirect = "not-tried"   // no attempt has ended yet
+	NoCommonHole  NotDirect = "nat"         // the NATs of the two let nothing through
+	HereSymmetric NotDirect = "symmetric"   // so they do, and this node's gives each peer another port
+	NoOutside     NotDirect = "no-address"  // one of the two does not know its outside address
+	PeerCannot    NotDirect = "unsupported" // the peer does not punch holes
+)
+
+// Outcomes of attempts at a direct path, as Punches counts them.
+const (
+	PunchDialed = "dialed"  // the peer could be dialled; no hole was needed
+	PunchOpened = "punched" // a hole
+	PunchFailed = "failed"  // no packet came through
+	PunchError  = "error"   // the two could not agree on an attempt
+)
+
+const (
+	holeTime   = time.Second // for a direct dial, and for each attempt at a hole
+	holeAddrs  = 4           // addresses of a peer that are dialled at once
+	holesTried = 1024        // peers of whom the last outcome is remembered
+	lanTime    = 2 * time.Second
+)
+
+// holes makes direct paths to peers that are reached over relays. libp2p does so
+// once, when the relayed connection comes in, and there only on the side that it
+// came in to; this node has it done again (see reach.Retries), and asks the
+// other side where that one must begin. It has a service of its own in place of
+// the host's, because the host's cannot be asked to try again.
+type holes struct {
+	of      *reaching
+	service *holepunch.Service
+
+	mu      sync.Mutex
+	retries reach.Retries
+	last    map[peer.ID]string // the last outcome, or the error of a PunchError
+	counts  map[string]uint64
+}
+
+func (h *holes) start() error {
+	host := h.of.n.host
+	ids, ok := host.(interface{ IDService() identify.IDService })
+	if !ok {
+		return errors.New("the host has no identify service")
+	}
+	var err error
+	h.service, err = holepunch.NewService(host, ids.IDService(), h.outside, holepunch.DirectDialTimeout(holeTime), holepunch.WithTracer(h), holepunch.WithAddrFilter(h))
+	return err
+}
+
+func (h *holes) close() error {
+	if h.service == nil {
+		return nil
+	}
+	return h.service.Close()
+}
+
+// outside returns the public addresses at which this node may be found, proven or
+// not; one peer that sees this node there is enough.
+func (h *holes) outside() []multiaddr.Multiaddr {
+	var all []multiaddr.Multiaddr
+	if host, ok := h.of.n.host.(interface{ AllAddrs() []multiaddr.Multiaddr }); ok {
+		all = host.AllAddrs()
+	}
+	if h.of.observed != nil {
+		all = append(all, h.of.observed.Addrs(1)...)
+	}
+	return slices.DeleteFunc(multiaddr.Unique(all), func(a multiaddr.Multiaddr) bool { return !publicAddr(a) })
+}
+
+func publicAddr(a multiaddr.Multiaddr) bool {
+	s, ok := spotOf(a)
+	return ok && reach.Public(s.at.Addr())
+}
+
+// FilterLocal implements holepunch.AddrFilter.
+func (h *holes) FilterLocal(_ peer.ID, addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	return addrs
+}
+
+// FilterRemote implements holepunch.AddrFilter: it is called with a peer's
+// addresses just before they are dialled.
+func (h *holes) FilterRemote(p peer.ID, addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	addrs = slices.DeleteFunc(slices.Clone(addrs), func(a multiaddr.Multiaddr) bool { return !publicAddr(a) })
+	addrs = addrs[:min(len(addrs), holeAddrs)]
+	h.of.gate.punch(p, addrs)
+	return addrs
+}
+
+// Trace implements holepunch.EventTracer.
+func (h *holes) Trace(e *holepunch.Event) {
+	switch evt := e.Evt.(type) {
+	case *holepunch.DirectDialEvt:
+		if evt.Success {
+			h.count(e.Remote, PunchDialed, "")
+		}
+	case *holepunch.EndHolePunchEvt:
+		if evt.Success {
+			h.count(e.Remote, PunchOpened, "")
+		} else {
+			h.count(e.Remote, PunchFailed, "")
+		}
+	case *holepunch.ProtocolErrorEvt:
+		h.count(e.Remote, PunchError, evt.Error)
+	}
+}
+
+func (h *holes) count(p peer.ID, outcome, why string) {
+	h.mu.Lock()
+	if h.counts == nil {
+		h.counts, h.last = map[string]uint64{}, map[peer.ID]string{}
+	}
+	h.counts[outcome]++
+	if len(h.last) >= holesTried {
+		clear(h.last)
+	}
+	h.last[p] = outcome
+	h.mu.Unlock()
+	h.of.n.log.Debug("an attempt at a direct path has ended", "peer", p, "outcome", outcome, "why", why)
+}
+
+// relayed notes that a peer is connected over a relay, and known. libp2p begins
+// by itself where the connection came in.
+func (h *holes) relayed(c network.Conn) {
+	p := c.RemotePeer()
+	if h.of.n.Direct(p) {
+		return
+	}
+	h.mu.Lock()
+	h.retries.Tried(p, time.Now())
+	h.mu.Unlock()
+	if c.Stat().Direction == network.DirOutbound && h.neighbour(p) {
+		h.of.n.wg.Go(func() { h.ask(p) })
+	}
+}
+
+// direct notes that there is a direct connection to a peer.
+func (h *holes) direct(p peer.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.retries.Done(p)
+	delete(h.last, p)
+}
+
+// moved tries again for all relayed peers, because this node is elsewhere.
+func (h *holes) moved() {
+	h.mu.Lock()
+	h.retries.Moved()
+	h.mu.Unlock()
+	h.again()
+}
+
+// again tries again for the relayed peers for which it is time.
+func (h *holes) again() {
+	for _, p := range h.of.n.host.Network().Peers() {
+		if h.of.n.Direct(p) {
+			continue
+		}
+		h.mu.Lock()
+		due := h.retries.Tick(p, time.Now())
+		h.mu.Unlock()
+		if due {
+			h.try(p)
+		}
+	}
+}
+
+// used notes that a session uses a peer.
+func (h *holes) used(p peer.ID) {
+	if h.of.n.Direct(p) {
+		return
+	}
+	h.mu.Lock()
+	due := h.retries.Use(p, time.Now())
+	h.mu.Unlock()
+	if due {
+		h.try(p)
+	}
+}
+
+// try begins an attempt: here if the relayed connection came in, else at the
+// peer, which is asked to.
+func (h *holes) try(p peer.ID) {
+	n := h.of.n
+	conns := n.host.Network().ConnsToPeer(p)
+	switch {
+	case len(conns) == 0 || n.ctx.Err() != nil:
+	case slices.ContainsFunc(conns, func(c network.Conn) bool { return c.Stat().Direction == network.DirInbound }):
+		n.wg.Go(func() { h.punch(p) })
+	default:
+		n.wg.Go(func() { h.ask(p) })
+	}
+}
+
+// punch has libp2p try for a direct path to a peer, once it knows where it is
+// itself.
+func (h *holes) punch(p peer.ID) {
+	if len(h.outside()) == 0 {
+		h.count(p, PunchError, "no outside address")
+		return
+	}
+	done := make(chan struct{})
+	go func() { // it waits for ever if it is closed before it has begun
+		defer close(done)
+		if err := h.service.DirectConnect(p); err != nil {
+			h.of.n.log.Debug("no direct path", "peer", p, "error", err)
+		}
+	}()
+	select {
+	case <-done:
+	case <-h.of.n.ctx.Done():
+	}
+}
+
+// ask has a peer begin an attempt. Where both are behind the same outside
+// address, they are probably neighbours, whose addresses there lead to each
+// other while the outside one may not.
+func (h *holes) ask(p peer.ID) {
+	n := h.of.n
+	req := &protocol.ReachRequest{Kind: protocol.ReachKind_REACH_PUNCH}
+	if h.neighbour(p) {
+		req.Addrs, req.Outside = h.inside(), h.outsideIPs()
+	}
+	var reply protocol.ReachReply
+	if err := n.request(n.ctx, p, protocol.ReachID, req, &reply, protocol.MaxReach, protocol.ProbeTime); err != nil {
+		n.log.Debug("asking for a direct path", "peer", p, "error", err)
+		return
+	}
+	if addrs, err := protocol.ReachAddrs(reply.Addrs); err == nil && len(req.Outside) > 0 {
+		h.visit(p, addrs)
+	}
+}
+
+// asked begins an attempt because the peer at the other end of a relayed
+// connection asks for it. It returns where this node is in its private network,
+// if the peer seems to be there, too.
+func (h *holes) asked(c network.Conn, req protocol.Reach) [][]byte {
+	p, n := c.RemotePeer(), h.of.n
+	h.mu.Lock()
+	h.retries.Tried(p, time.Now())
+	h.mu.Unlock()
+	if c.Stat().Direction == network.DirInbound {
+		n.wg.Go(func() { h.punch(p) })
+	}
+	own := h.outsideIPs()
+	if !slices.ContainsFunc(req.Outside, func(ip netip.Addr) bool {
+		return slices.ContainsFunc(own, func(b []byte) bool { o, _ := netip.AddrFromSlice(b); return o == ip })
+	}) {
+		return nil
+	}
+	if len(req.Addrs) > 0 {
+		n.wg.Go(func() { h.visit(p, req.Addrs) })
+	}
+	return h.inside()
+}
+
+// neighbour reports whether a peer says that it is behind the same outside
+// address as this node.
+func (h *holes) neighbour(p peer.ID) bool {
+	own := h.outsideIPs()
+	return slices.ContainsFunc(h.of.n.host.Peerstore().Addrs(p), func(a multiaddr.Multiaddr) bool {
+		s, ok := spotOf(a)
+		return ok && slices.ContainsFunc(own, func(b []byte) bool { o, _ := netip.AddrFromSlice(b); return o == s.at.Addr() })
+	})
+}
+
+// outsideIPs returns the addresses under which peers see this node.
+func (h *holes) outsideIPs() (out [][]byte) {
+	h.of.mu.Lock()
+	defer h.of.mu.Unlock()
+	for _, v4 := range []bool{true, false} {
+		if ip := h.of.seen.Outside(v4); ip.IsValid() {
+			out = append(out, ip.AsSlice())
+		}
+	}
+	return out
+}
+
+// inside returns this node's addresses in private networks.
+func (h *holes) inside() (out [][]byte) {
+	all, err := h.of.n.host.Network().InterfaceListenAddresses()
+	if err != nil {
+		return nil
+	}
+	for _, a := range all {
+		if private(a) && len(out) < protocol.MaxReachAddrs {
+			out = append(out, a.Bytes())
+		}
+	}
+	return out
+}
+
+// private reports whether an address is in a private network, but not this
+// machine's own.
+func private(a multiaddr.Multiaddr) bool {
+	s, ok := spotOf(a)
+	if !ok {
+		return false
+	}
+	block, is := blockOf(s.at.Addr())
+	return is && !block.Addr().IsLoopback() && !s.at.Addr().IsLinkLocalUnicast()
+}
+
+// visit dials a peer in the private network that both seem to be in. The gate
+// lets that pass only if somebody is connected from there, or for a peer that
+// the operator named or that has done work: others could have this node probe
+// its network.
+func (h *holes) visit(p peer.ID, addrs []multiaddr.Multiaddr) {
+	n := h.of.n
+	addrs = slices.DeleteFunc(addrs, func(a multiaddr.Multiaddr) bool { return !private(a) })
+	if len(addrs) == 0 || n.Direct(p) {
+		return
+	}
+	info := peer.AddrInfo{ID: p, Addrs: addrs}
+	if n.isFriend(p) {
+		n.gate.find(info)
+	}
+	ctx, cancel := context.WithTimeout(network.WithForceDirectDial(n.ctx, "neighbour"), lanTime)
+	defer cancel()
+	n.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
+	if _, err := n.host.Network().DialPeer(ctx, p); err != nil {
+		n.log.Debug("a neighbour cannot be dialled", "peer", p, "error", tidy(err))
+	}
+}
+
+// why returns why there is no direct path to a peer.
+func (h *holes) why(p peer.ID) NotDirect {
+	known, err := h.of.n.host.Peerstore().SupportsProtocols(p, holepunch.Protocol, protocol.ReachID)
+	h.of.mu.Lock()
+	now := time.Now()
+	symmetric := h.of.seen.Of(reach.UDP4, isOwn, now).Mapping == reach.MappingPerPeer && h.of.seen.Of(reach.TCP4, isOwn, now).Mapping != reach.MappingSame
+	h.of.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch last := h.last[p]; {
+	case last == PunchFailed && symmetric:
+		return HereSymmetric
+	case last == PunchFailed:
+		return NoCommonHole
+	case err == nil && len(known) == 0:
+		return PeerCannot
+	case last == PunchError:
+		return NoOutside
+	}
+	return NotTried
+}

@@ -1,0 +1,78 @@
+package reach
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	// RetryEvery is how often a direct path to a relayed peer is tried for.
+	RetryEvery = 10 * time.Minute
+
+	firstWait = 15 * time.Second // between tries when a session uses the path
+	maxTried  = 1024             // peers that are remembered
+)
+
+// Retries decides when to try for a direct path to a relayed peer: when a
+// session uses it, when this node's address has changed, and every RetryEvery.
+// What failed is tried again after growing waits, because where two NATs do not
+// match, each try costs packets and can only fail. The zero value is ready to
+// use; it is not safe for concurrent use.
+type Retries struct {
+	all map[peer.ID]*tried
+}
+
+type tried struct {
+	at    time.Time
+	times int
+}
+
+// Use reports whether to try now because a session uses the peer, and counts the
+// try.
+func (r *Retries) Use(p peer.ID, now time.Time) bool {
+	return r.after(p, now, func(t *tried) time.Duration { return min(RetryEvery, firstWait<<min(t.times-1, 10)) })
+}
+
+// Tick reports whether to try now because enough time has passed, and counts the
+// try.
+func (r *Retries) Tick(p peer.ID, now time.Time) bool {
+	return r.after(p, now, func(*tried) time.Duration { return RetryEvery })
+}
+
+func (r *Retries) after(p peer.ID, now time.Time, wait func(*tried) time.Duration) bool {
+	if t := r.all[p]; t != nil && now.Sub(t.at) < wait(t) {
+		return false
+	}
+	r.Tried(p, now)
+	return true
+}
+
+// Tried notes a try that began for another reason, such as that the peer has
+// just connected.
+func (r *Retries) Tried(p peer.ID, now time.Time) {
+	if r.all == nil {
+		r.all = map[peer.ID]*tried{}
+	}
+	t := r.all[p]
+	if t == nil {
+		t = &tried{}
+		r.all[p] = t
+	}
+	t.at = now
+	t.times++
+	for id, t := range r.all {
+		if len(r.all) <= maxTried {
+			break
+		}
+		if id != p && (now.Sub(t.at) >= RetryEvery || len(r.all) > 2*maxTried) {
+			delete(r.all, id)
+		}
+	}
+}
+
+// Done forgets a peer: there is a direct path to it, or no path.
+func (r *Retries) Done(p peer.ID) { delete(r.all, p) }
+
+// Moved forgets all waits: from a new address, what failed may succeed.
+func (r *Retries) Moved() { r.all = nil }
