@@ -49,9 +49,10 @@ const (
 	relayTime   = 500 * time.Millisecond // and two round trips, for its answer
 	shunRelay   = 30 * time.Second       // for which a relay that did not answer is not dialled
 	relayDial   = 1500 * time.Millisecond
-	coldRelay   = time.Second      // that relays without a connection wait for those with one
-	circuitPing = 10 * time.Second // between measurements of a circuit's round trip
-	lingerTime  = time.Second      // that a retired circuit without streams stays open
+	coldRelay   = time.Second          // that relays without a connection wait for those with one
+	circuitPing = 10 * time.Second     // between measurements of a circuit's round trip
+	circuitCost = 4 * time.Millisecond // by which a frame over a circuit takes longer than its round trip says
+	lingerTime  = time.Second          // that a retired circuit without streams stays open
 )
 
 // Circuits wait for each other while a relay is dialled, so a dead one must not take
@@ -414,16 +415,17 @@ func (n *Network) answersAny(p peer.ID) bool {
 	return false
 }
 
-// circuitRTT returns the round trip of a circuit to a peer to which there is no direct
-// connection; 0: there is none, or it is not measured yet.
+// circuitRTT returns the round trip over a circuit to a peer to which there is no direct
+// connection, with what relaying costs, so that a direct peer is preferred that is
+// otherwise as good; 0: there is none, or it is not measured yet.
 func (n *Network) circuitRTT(p peer.ID) (rtt time.Duration) {
 	for _, c := range n.host.Network().ConnsToPeer(p) {
 		l := lineOf(c)
 		if l == nil {
 			return 0
 		}
-		if !c.IsClosed() {
-			rtt = time.Duration(l.rtt.Load())
+		if took := time.Duration(l.rtt.Load()); took > 0 && !c.IsClosed() {
+			rtt = took + circuitCost
 		}
 	}
 	return rtt

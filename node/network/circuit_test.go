@@ -235,6 +235,22 @@ func relayedRing(t *testing.T, relays ...host.Host) (c, x, y *Network, route []s
 	return c, x, y, []session.Hop{serveSpan(t, x, 0), serveSpan(t, y, 1)}
 }
 
+// A relayed peer's round trip is measured, so that it can be planned with.
+func TestCircuitRTT(t *testing.T) {
+	c, _, y, _ := relayedRing(t, newRelay(t, 256<<20, time.Hour))
+	s, err := c.Open(t.Context(), y.Self(), nil, protocol.StageID)
+	if err != nil || !s.Relayed() {
+		t.Fatal(err, "or the stream is not relayed")
+	}
+	defer s.Reset()
+	await(t, "a round trip over the circuit", func() bool { rtt, ok := c.RTT(y.Self()); return ok && rtt > circuitCost })
+	meetDirectly(t, c, y)
+	await(t, "the direct one", func() bool { rtt, ok := c.RTT(y.Self()); return ok && rtt > 0 && c.circuitRTT(y.Self()) == 0 })
+	if !closed(s.Better()) {
+		t.Error("a direct connection is no better path")
+	}
+}
+
 // A session over a circuit moves when a direct path appears: no token is lost or
 // doubled, and nothing is repaired.
 func TestSessionMovesOffRelay(t *testing.T) {

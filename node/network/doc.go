@@ -63,6 +63,14 @@
 // node that moves signs its offer again, sends it to its peers, and closes the
 // connections on which nobody answers from its new address.
 //
+// Relayed connections carry small messages and the frames of sessions; bulk and
+// the DHT refuse them with a reset code, whoever opens the stream. Each circuit's
+// bytes are counted below its encryption (circuit.go). Before its relay cuts it,
+// the side that made it makes another, and Stream.Better tells the streams on it
+// that there is a better path, as it does when a direct connection appears.
+// Streams do not move by themselves: whoever has one opens another. A relay whose
+// circuits fall silent is asked whether it lives, and left if it does not answer.
+//
 // A stream to the node itself is a pipe to its own handler: libp2p does not
 // dial itself, and a client's own node may be a stage of its route.
 package network

@@ -39,6 +39,7 @@ type Stream struct {
 func (n *Network) wrap(s network.Stream, proto string) *Stream {
 	out := &Stream{inner: s, reset: s.Reset, conn: s.Conn(), peer: s.Conn().RemotePeer(), proto: proto}
 	if l := lineOf(s.Conn()); l != nil {
+		n.Used(out.peer) // which may get it a better path
 		out.hope = l.hope(!n.Direct(out.peer))
 	}
 	return out
