@@ -20,6 +20,10 @@ const (
 	ProbeTime = 3 * time.Second   // the most a status or offer request may take
 )
 
+// ResetRelayed is the code with which a stream for bulk, or of the DHT, is reset where
+// it crosses a relay: those carry small messages and sessions.
+const ResetRelayed = 0x7301
+
 // Sizes, in bytes unless said otherwise.
 const (
 	LeafSize       = 1 << 20   // a leaf, at most

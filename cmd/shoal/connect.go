@@ -290,6 +290,9 @@ func routeText(hops []api.Hop) string {
 		case "trusted", "new":
 			part += " (" + h.Trust + ")"
 		}
+		if h.Relayed || h.LinkRelayed {
+			part += " (relayed)"
+		}
 		parts = append(parts, part)
 	}
 	return strings.Join(parts, " → ")

@@ -140,6 +140,7 @@ type promptResult struct {
 	Warning         string         `json:"warning,omitempty"`
 	Logprobs        []logprobOut   `json:"logprobs,omitempty"`
 	Recoveries      []api.Recovery `json:"recoveries,omitempty"`
+	Moves           []api.Move     `json:"moves,omitempty"`
 }
 
 type logprobOut struct {
@@ -261,7 +262,7 @@ func (s *shower) event(e api.Event) error {
 		s.write(e.Done.Text)
 		r := &s.result
 		r.FinishReason, r.TokensPerS, r.TTFTMs, r.Note = e.Done.FinishReason, e.Done.TokensPerS, e.Done.TTFTMs, e.Done.Note
-		r.Cached, r.Recoveries = e.Done.Cached, e.Done.Recoveries
+		r.Cached, r.Recoveries, r.Moves = e.Done.Cached, e.Done.Recoveries, e.Done.Moves
 		if len(e.Done.Route) > 0 {
 			r.Route = e.Done.Route
 		}

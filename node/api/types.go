@@ -157,6 +157,11 @@ type Hop struct {
 	Name string `json:"name,omitempty"`
 	// In answers, what computes the stage, as in EngineChange.
 	Engine string `json:"engine,omitempty"`
+
+	// At an answer's end, whether the node reached the peer over a relay, and whether the
+	// peer reached the next of the ring so.
+	Relayed     bool `json:"relayed,omitempty"`
+	LinkRelayed bool `json:"link_relayed,omitempty"`
 }
 
 // Cost is the predicted time that a stage adds to each token.
@@ -200,8 +205,21 @@ type Done struct {
 	Note         string     `json:"note,omitempty"` // where the time was spent
 
 	Cached     int        `json:"prompt_tokens_kept,omitempty"` // reused from earlier sessions
-	Route      []Hop      `json:"route,omitempty"`              // the final route, if it was repaired
+	Route      []Hop      `json:"route,omitempty"`              // the final route, if it was repaired, moved or crosses a relay
 	Recoveries []Recovery `json:"recoveries,omitempty"`         // repairs of the route
+	Moves      []Move     `json:"moves,omitempty"`              // changes of a stage's path that needed no repair
+}
+
+// Move is a change of the path of a stage's stream during an answer, without a pause: to
+// a direct connection, or to another circuit before a relay cut this one.
+type Move struct {
+	Peer    string  `json:"peer"`
+	From    int     `json:"from"`
+	To      int     `json:"to"`
+	Link    bool    `json:"link,omitempty"`    // of the peer's link to the next stage, else of the node's own stream
+	Token   int     `json:"token"`             // tokens before it; of a link, up to a quarter of a second late
+	Relayed bool    `json:"relayed,omitempty"` // the new path crosses a relay, too
+	TookMs  float64 `json:"took_ms,omitempty"` // until the new stream was in use, while tokens went on; of a link: not known
 }
 
 // Recovery describes a repair of the route during an answer.

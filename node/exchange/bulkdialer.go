@@ -47,6 +47,9 @@ func (l *bulkDialer) open(ctx context.Context, p peer.ID, id protocol.ID) (netwo
 			return s, err
 		}
 	}
+	if onlyRelayed(l.host, p) { // libp2p would wait for a direct connection
+		return nil, errRelayed
+	}
 	s, err := l.host.NewStream(network.WithNoDial(ctx, "bulk"), p, id)
 	if err != nil {
 		return nil, err
@@ -65,6 +68,12 @@ var errRelayed = errors.New("it is reached over a relay, which is not for bulk")
 func isUnspoken(err error) bool {
 	var un msmux.ErrNotSupported[protocol.ID]
 	return errors.As(err, &un)
+}
+
+// onlyRelayed reports whether all connections to a peer cross a relay.
+func onlyRelayed(h host.Host, p peer.ID) bool {
+	conns := h.Network().ConnsToPeer(p)
+	return len(conns) > 0 && !slices.ContainsFunc(conns, func(c network.Conn) bool { return !relayed(c) })
 }
 
 func relayed(c network.Conn) bool {

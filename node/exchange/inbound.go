@@ -44,14 +44,18 @@ func newInboundLimiter(ctx context.Context, h host.Host, up, down *rateLimiter) 
 	return &inboundLimiter{Host: h, ctx: ctx, up: up, down: down, open: map[network.Stream]struct{}{}, slots: map[peer.ID]*peerStreams{}}
 }
 
-// SetStreamHandler lets only streamsIn of a peer's streams be read at once; the
-// others wait. Bitswap allocates a message, up to 4 MiB, as soon as its length has
+// SetStreamHandler refuses streams that cross a relay, and lets only streamsIn of a
+// peer's streams be read at once; the others wait. Bitswap allocates a message, up to 4 MiB, as soon as its length has
 // come.
 func (d *inboundLimiter) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
 	d.mu.Lock()
 	d.ids = append(d.ids, id)
 	d.mu.Unlock()
 	d.Host.SetStreamHandler(id, func(s network.Stream) {
+		if relayed(s.Conn()) { // libp2p refuses only outgoing ones
+			_ = s.ResetWithError(network.StreamErrorCode(wire.ResetRelayed))
+			return
+		}
 		leave := d.admit(s)
 		defer leave()
 		if id != protocol.ID(wire.LeavesID) { // what comes there is small
@@ -101,11 +105,19 @@ func (d *inboundLimiter) close() {
 	}
 }
 
-// NewStream opens a stream that fails when the peer stops reading.
+// NewStream opens a stream that fails when the peer stops reading. It fails with
+// errRelayed if the peer is reached over a relay alone.
 func (d *inboundLimiter) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
+	if onlyRelayed(d.Host, p) { // libp2p would wait for a direct connection
+		return nil, errRelayed
+	}
 	s, err := d.Host.NewStream(ctx, p, ids...)
 	if err != nil {
 		return nil, err
+	}
+	if relayed(s.Conn()) {
+		_ = s.Reset()
+		return nil, errRelayed
 	}
 	return &steadyStream{Stream: s, ctx: d.ctx, rate: d.up}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
@@ -163,8 +164,15 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 	for i, r := range out.Recoveries {
 		d.Recoveries = append(d.Recoveries, apiRecovery(r, g.changes[i]))
 	}
-	if len(d.Recoveries) > 0 {
+	for _, m := range out.Moves {
+		d.Moves = append(d.Moves, api.Move{Peer: m.Hop.Peer.String(), From: m.Hop.Span.From, To: m.Hop.Span.To,
+			Link: m.Link, Token: m.Token, Relayed: m.Relayed, TookMs: ms(m.Took)})
+	}
+	if len(d.Recoveries)+len(d.Moves) > 0 || slices.ContainsFunc(out.Paths, func(p session.Path) bool { return p.Relayed || p.LinkRelayed }) {
 		d.Route = g.route(out.Route)
+		for i, p := range out.Paths[:min(len(out.Paths), len(d.Route))] {
+			d.Route[i].Relayed, d.Route[i].LinkRelayed = p.Relayed, p.LinkRelayed
+		}
 	}
 	if !g.stopped {
 		// What was held back cannot grow into a mark or a stop sequence any more.

@@ -17,6 +17,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/shoalnet/shoal/node/network/reach"
+	"github.com/shoalnet/shoal/protocol"
 )
 
 const (
@@ -79,11 +82,17 @@ func (n *Network) near(key []byte) bool {
 
 // shortHost limits the length of messages on the DHT's streams. The DHT
 // allocates up to 4 MiB as soon as a message's length arrives, and no request
-// to this node is longer than a record.
+// to this node is longer than a record. It refuses streams that cross a relay.
 type shortHost struct{ host.Host }
 
 func (h shortHost) SetStreamHandler(id libprotocol.ID, handle network.StreamHandler) {
-	h.Host.SetStreamHandler(id, func(s network.Stream) { handle(&shortStream{Stream: s}) })
+	h.Host.SetStreamHandler(id, func(s network.Stream) {
+		if reach.Relayed(s.Conn()) { // relays are for frames
+			_ = s.ResetWithError(network.StreamErrorCode(protocol.ResetRelayed))
+			return
+		}
+		handle(&shortStream{Stream: s})
+	})
 }
 
 // shortStream is a stream of messages, each preceded by its length as a varint.

@@ -71,13 +71,20 @@
 // strangers dial it, a node asks a peer to pass that on (thirds.go). A relayed
 // connection is limited to 256 MiB and an hour, carries no bulk, and is replaced
 // by a direct one when a hole can be punched, which is tried again and again
-// (holes.go). What is left of it is counted here (paths.go), since relays end it
-// without a word.
+// (holes.go).
 //
 // The hole punching service is made here and not by libp2p's option, because the
 // host's own cannot be asked to try again. AutoNAT's word is a claim and no
 // more. A node on loopback alone has none of this, and one with transports of
 // its own neither AutoNAT nor mapped ports, which use the machine's network.
+//
+// Relayed connections carry small messages and the frames of sessions; bulk and
+// the DHT refuse them with a reset code, whoever opens the stream. Each circuit's
+// bytes are counted below its encryption (circuit.go). Before its relay cuts it,
+// the side that made it makes another, and Stream.Better tells the streams on it
+// that there is a better path, as it does when a direct connection appears.
+// Streams do not move by themselves: whoever has one opens another. A relay whose
+// circuits fall silent is asked whether it lives, and left if it does not answer.
 //
 // A stream to the node itself is a pipe to its own handler: libp2p does not
 // dial itself, and a client's own node may be a stage of its route.

@@ -202,7 +202,7 @@ func (n *Network) lostConn(p peer.ID) {
 	if len(n.host.Network().Peers()) == 0 {
 		n.rouse()
 	}
-	if n.offerOf(p) == nil || n.host.Network().Connectedness(p) == network.Connected || n.ctx.Err() != nil {
+	if n.offerOf(p) == nil || n.Connected(p) || n.ctx.Err() != nil {
 		return
 	}
 	go func() {
@@ -217,8 +217,8 @@ func (n *Network) lostConn(p peer.ID) {
 	}()
 }
 
-// RTT returns the round trip to a connected peer: QUIC's own minimum, or the
-// average of pings. It is false if neither is known.
+// RTT returns the round trip to a connected peer: QUIC's own minimum, that of a
+// circuit if there is nothing better, or the average of pings. It is false if neither is known.
 func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 	if p == n.host.ID() {
 		return 0, true
@@ -230,6 +230,9 @@ func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 				return s.MinRTT, true
 			}
 		}
+	}
+	if rtt := n.circuitRTT(p); rtt > 0 {
+		return rtt, true
 	}
 	if rtt := n.host.Peerstore().LatencyEWMA(p); rtt > 0 {
 		return rtt, true

@@ -47,6 +47,18 @@
 // If only the stream to a stage broke, the same peer is tried first: it keeps the
 // session for a moment.
 //
+// # Moving
+//
+// A stage's stream that crosses a relay moves when there is a better path: a direct
+// connection, or another circuit before the relay cuts this one (move.go). The design
+// was to open the stage again and replay; but a repair halts the whole ring for
+// two round trips, and nothing is lost that would have to be replayed. So the stream
+// moves while tokens flow: the client asks for the move on the new stream, and once the
+// stage has agreed, each side ends what it sends on the old stream with a Move frame.
+// What comes on the new stream is read after that. Stages move their links to each other
+// in the same way, on their own. If the old path dies before its end was read, that is
+// a stream that broke, and is repaired.
+//
 // # Why not the alternatives
 //
 // Petals replays from the client, whose uplink is the slowest of all; a warm

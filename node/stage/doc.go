@@ -117,6 +117,15 @@
 // (replay.go). A broken link is reported to the client, which decides what to do: a
 // stage never picks its neighbours.
 //
+// # Moving
+//
+// A stream that crosses a relay is continued on a better path without a halt (move.go):
+// the client's by the client, the link to the successor by this stage. The side that
+// opened the stream asks for it with Move on a new one; then each side ends what it sends
+// on the old stream with an empty Move, and reads the new one only after the other's.
+// One move per stream is under way at a time. A link's credit goes on where it was, so
+// moving it yields no more room; only a few rows may come ahead of the old link's end.
+//
 // A session belongs to its client: it ends with Bye, or when the client has sent
 // nothing for a second. After its stream breaks, the client has that second to
 // reconnect.
