@@ -1265,6 +1265,7 @@ type Frame struct {
 	//	*Frame_Trouble
 	//	*Frame_Credit
 	//	*Frame_Scores
+	//	*Frame_Move
 	//	*Frame_Embeddings
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
@@ -1450,6 +1451,15 @@ func (x *Frame) GetScores() *Scores {
 	return nil
 }
 
+func (x *Frame) GetMove() *Move {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Move); ok {
+			return x.Move
+		}
+	}
+	return nil
+}
+
 func (x *Frame) GetEmbeddings() *Embeddings {
 	if x != nil {
 		if x, ok := x.Kind.(*Frame_Embeddings); ok {
@@ -1523,6 +1533,10 @@ type Frame_Scores struct {
 	Scores *Scores `protobuf:"bytes,16,opt,name=scores,proto3,oneof"`
 }
 
+type Frame_Move struct {
+	Move *Move `protobuf:"bytes,17,opt,name=move,proto3,oneof"`
+}
+
 type Frame_Embeddings struct {
 	Embeddings *Embeddings `protobuf:"bytes,20,opt,name=embeddings,proto3,oneof"`
 }
@@ -1556,6 +1570,8 @@ func (*Frame_Trouble) isFrame_Kind() {}
 func (*Frame_Credit) isFrame_Kind() {}
 
 func (*Frame_Scores) isFrame_Kind() {}
+
+func (*Frame_Move) isFrame_Kind() {}
 
 func (*Frame_Embeddings) isFrame_Kind() {}
 
@@ -2371,6 +2387,80 @@ func (x *Link) GetIndex() uint32 {
 	return 0
 }
 
+// Move continues a stream of a session on another connection. It is the first
+// frame of the new stream, from the side that opened the old one: the client, or
+// with link the predecessor. A stage that agrees answers with an empty Move on
+// the new stream. Each side then ends what it sends on the old stream with an
+// empty Move, and continues on the new one; what comes on the new stream follows
+// what comes on the old.
+type Move struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       []byte                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Index         uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"` // of the receiving stage, as its Open has it
+	Link          bool                   `protobuf:"varint,3,opt,name=link,proto3" json:"link,omitempty"`   // the stream is a link
+	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the link
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_protocol_wire_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Move) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *Move) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Move) GetLink() bool {
+	if x != nil {
+		return x.Link
+	}
+	return false
+}
+
+func (x *Move) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // Step is one batch of consecutive positions of one session. For stage 0 it
 // carries token ids; for the others the payload is the activations,
 // row-major [rows, width].
@@ -2389,7 +2479,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_protocol_wire_proto_msgTypes[20]
+	mi := &file_protocol_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2401,7 +2491,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[20]
+	mi := &file_protocol_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2414,7 +2504,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{20}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Step) GetEpoch() uint64 {
@@ -2482,7 +2572,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_protocol_wire_proto_msgTypes[21]
+	mi := &file_protocol_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2494,7 +2584,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[21]
+	mi := &file_protocol_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2507,7 +2597,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{21}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Token) GetEpoch() uint64 {
@@ -2569,7 +2659,7 @@ type TopToken struct {
 
 func (x *TopToken) Reset() {
 	*x = TopToken{}
-	mi := &file_protocol_wire_proto_msgTypes[22]
+	mi := &file_protocol_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2671,7 @@ func (x *TopToken) String() string {
 func (*TopToken) ProtoMessage() {}
 
 func (x *TopToken) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[22]
+	mi := &file_protocol_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2684,7 @@ func (x *TopToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopToken.ProtoReflect.Descriptor instead.
 func (*TopToken) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{22}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TopToken) GetId() int32 {
@@ -2625,7 +2715,7 @@ type Scores struct {
 
 func (x *Scores) Reset() {
 	*x = Scores{}
-	mi := &file_protocol_wire_proto_msgTypes[23]
+	mi := &file_protocol_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2727,7 @@ func (x *Scores) String() string {
 func (*Scores) ProtoMessage() {}
 
 func (x *Scores) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[23]
+	mi := &file_protocol_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2740,7 @@ func (x *Scores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scores.ProtoReflect.Descriptor instead.
 func (*Scores) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{23}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Scores) GetEpoch() uint64 {
@@ -2684,7 +2774,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_protocol_wire_proto_msgTypes[24]
+	mi := &file_protocol_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +2786,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[24]
+	mi := &file_protocol_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +2799,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{24}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Score) GetLogprob() float32 {
@@ -2739,7 +2829,7 @@ type Embeddings struct {
 
 func (x *Embeddings) Reset() {
 	*x = Embeddings{}
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +2841,7 @@ func (x *Embeddings) String() string {
 func (*Embeddings) ProtoMessage() {}
 
 func (x *Embeddings) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +2854,7 @@ func (x *Embeddings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Embeddings.ProtoReflect.Descriptor instead.
 func (*Embeddings) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Embeddings) GetFirst() uint32 {
@@ -2801,7 +2891,7 @@ type Fail struct {
 
 func (x *Fail) Reset() {
 	*x = Fail{}
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2813,7 +2903,7 @@ func (x *Fail) String() string {
 func (*Fail) ProtoMessage() {}
 
 func (x *Fail) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2826,7 +2916,7 @@ func (x *Fail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fail.ProtoReflect.Descriptor instead.
 func (*Fail) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Fail) GetCode() Code {
@@ -2868,7 +2958,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2880,7 +2970,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2893,7 +2983,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Bye) GetPrefix() []uint64 {
@@ -2914,7 +3004,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2926,7 +3016,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2939,7 +3029,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Ping) GetPrefix() []uint64 {
@@ -2957,13 +3047,14 @@ type Pong struct {
 	Waiting       uint32                 `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"`     // rows that wait to be computed
 	Computing     bool                   `protobuf:"varint,4,opt,name=computing,proto3" json:"computing,omitempty"` // a pass with rows of this session is under way
 	Passes        uint64                 `protobuf:"varint,5,opt,name=passes,proto3" json:"passes,omitempty"`       // made so far, of all sessions: a stage that computes makes progress
+	Relayed       bool                   `protobuf:"varint,6,opt,name=relayed,proto3" json:"relayed,omitempty"`     // the link to its successor crosses a relay
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3066,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3079,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Pong) GetEpoch() uint64 {
@@ -3026,6 +3117,13 @@ func (x *Pong) GetPasses() uint64 {
 	return 0
 }
 
+func (x *Pong) GetRelayed() bool {
+	if x != nil {
+		return x.Relayed
+	}
+	return false
+}
+
 // Halt begins a new epoch: steps of earlier ones are dropped, links are
 // closed. Client -> stage.
 type Halt struct {
@@ -3037,7 +3135,7 @@ type Halt struct {
 
 func (x *Halt) Reset() {
 	*x = Halt{}
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3147,7 @@ func (x *Halt) String() string {
 func (*Halt) ProtoMessage() {}
 
 func (x *Halt) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3160,7 @@ func (x *Halt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halt.ProtoReflect.Descriptor instead.
 func (*Halt) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Halt) GetEpoch() uint64 {
@@ -3085,7 +3183,7 @@ type Halted struct {
 
 func (x *Halted) Reset() {
 	*x = Halted{}
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3097,7 +3195,7 @@ func (x *Halted) String() string {
 func (*Halted) ProtoMessage() {}
 
 func (x *Halted) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3110,7 +3208,7 @@ func (x *Halted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halted.ProtoReflect.Descriptor instead.
 func (*Halted) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Halted) GetEpoch() uint64 {
@@ -3157,7 +3255,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3267,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3280,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Resume) GetEpoch() uint64 {
@@ -3247,7 +3345,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_protocol_wire_proto_msgTypes[33]
+	mi := &file_protocol_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3259,7 +3357,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[33]
+	mi := &file_protocol_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3272,7 +3370,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Trouble) GetEpoch() uint64 {
@@ -3308,7 +3406,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_protocol_wire_proto_msgTypes[34]
+	mi := &file_protocol_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3320,7 +3418,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[34]
+	mi := &file_protocol_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3333,7 +3431,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{34}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Credit) GetRows() uint64 {
@@ -3358,7 +3456,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[35]
+	mi := &file_protocol_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3370,7 +3468,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[35]
+	mi := &file_protocol_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3383,7 +3481,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{35}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LeavesRequest) GetModel() []byte {
@@ -3429,7 +3527,7 @@ type LeavesState struct {
 
 func (x *LeavesState) Reset() {
 	*x = LeavesState{}
-	mi := &file_protocol_wire_proto_msgTypes[36]
+	mi := &file_protocol_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3539,7 @@ func (x *LeavesState) String() string {
 func (*LeavesState) ProtoMessage() {}
 
 func (x *LeavesState) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[36]
+	mi := &file_protocol_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3552,7 @@ func (x *LeavesState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesState.ProtoReflect.Descriptor instead.
 func (*LeavesState) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{36}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LeavesState) GetTotal() uint32 {
@@ -3502,7 +3600,7 @@ type Fetcher struct {
 
 func (x *Fetcher) Reset() {
 	*x = Fetcher{}
-	mi := &file_protocol_wire_proto_msgTypes[37]
+	mi := &file_protocol_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +3612,7 @@ func (x *Fetcher) String() string {
 func (*Fetcher) ProtoMessage() {}
 
 func (x *Fetcher) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[37]
+	mi := &file_protocol_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +3625,7 @@ func (x *Fetcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetcher.ProtoReflect.Descriptor instead.
 func (*Fetcher) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{37}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Fetcher) GetPeer() []byte {
@@ -3559,7 +3657,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[38]
+	mi := &file_protocol_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3571,7 +3669,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[38]
+	mi := &file_protocol_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3584,7 +3682,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{38}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReachRequest) GetKind() ReachKind {
@@ -3639,7 +3737,7 @@ type ReachReply struct {
 
 func (x *ReachReply) Reset() {
 	*x = ReachReply{}
-	mi := &file_protocol_wire_proto_msgTypes[39]
+	mi := &file_protocol_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3651,7 +3749,7 @@ func (x *ReachReply) String() string {
 func (*ReachReply) ProtoMessage() {}
 
 func (x *ReachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[39]
+	mi := &file_protocol_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3664,7 +3762,7 @@ func (x *ReachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachReply.ProtoReflect.Descriptor instead.
 func (*ReachReply) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{39}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReachReply) GetCode() ReachCode {
@@ -3771,7 +3869,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\akv_free\x18\x06 \x01(\rR\x06kvFree\x12 \n" +
 	"\ftokens_per_s\x18\a \x01(\x02R\n" +
 	"tokensPerS\x12\x16\n" +
-	"\x06cached\x18\b \x01(\rR\x06cached\"\x99\x05\n" +
+	"\x06cached\x18\b \x01(\rR\x06cached\"\xbc\x05\n" +
 	"\x05Frame\x12\x1f\n" +
 	"\vpayload_len\x18\x01 \x01(\rR\n" +
 	"payloadLen\x12!\n" +
@@ -3791,7 +3889,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06resume\x18\r \x01(\v2\r.shoal.ResumeH\x00R\x06resume\x12*\n" +
 	"\atrouble\x18\x0e \x01(\v2\x0e.shoal.TroubleH\x00R\atrouble\x12'\n" +
 	"\x06credit\x18\x0f \x01(\v2\r.shoal.CreditH\x00R\x06credit\x12'\n" +
-	"\x06scores\x18\x10 \x01(\v2\r.shoal.ScoresH\x00R\x06scores\x123\n" +
+	"\x06scores\x18\x10 \x01(\v2\r.shoal.ScoresH\x00R\x06scores\x12!\n" +
+	"\x04move\x18\x11 \x01(\v2\v.shoal.MoveH\x00R\x04move\x123\n" +
 	"\n" +
 	"embeddings\x18\x14 \x01(\v2\x11.shoal.EmbeddingsH\x00R\n" +
 	"embeddingsB\x06\n" +
@@ -3864,7 +3963,12 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04Link\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\rR\x05index\"\xba\x01\n" +
+	"\x05index\x18\x03 \x01(\rR\x05index\"`\n" +
+	"\x04Move\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\rR\x05index\x12\x12\n" +
+	"\x04link\x18\x03 \x01(\bR\x04link\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\xba\x01\n" +
 	"\x04Step\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\rR\x04base\x12\x12\n" +
@@ -3906,13 +4010,14 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x03Bye\x12\x16\n" +
 	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\x1e\n" +
 	"\x04Ping\x12\x16\n" +
-	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\x84\x01\n" +
+	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\x9e\x01\n" +
 	"\x04Pong\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x18\n" +
 	"\awaiting\x18\x03 \x01(\rR\awaiting\x12\x1c\n" +
 	"\tcomputing\x18\x04 \x01(\bR\tcomputing\x12\x16\n" +
-	"\x06passes\x18\x05 \x01(\x04R\x06passes\"\x1c\n" +
+	"\x06passes\x18\x05 \x01(\x04R\x06passes\x12\x18\n" +
+	"\arelayed\x18\x06 \x01(\bR\arelayed\"\x1c\n" +
 	"\x04Halt\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"k\n" +
 	"\x06Halted\x12\x14\n" +
@@ -4012,7 +4117,7 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
@@ -4039,26 +4144,27 @@ var file_protocol_wire_proto_goTypes = []any{
 	(*Either)(nil),        // 22: shoal.Either
 	(*Opened)(nil),        // 23: shoal.Opened
 	(*Link)(nil),          // 24: shoal.Link
-	(*Step)(nil),          // 25: shoal.Step
-	(*Token)(nil),         // 26: shoal.Token
-	(*TopToken)(nil),      // 27: shoal.TopToken
-	(*Scores)(nil),        // 28: shoal.Scores
-	(*Score)(nil),         // 29: shoal.Score
-	(*Embeddings)(nil),    // 30: shoal.Embeddings
-	(*Fail)(nil),          // 31: shoal.Fail
-	(*Bye)(nil),           // 32: shoal.Bye
-	(*Ping)(nil),          // 33: shoal.Ping
-	(*Pong)(nil),          // 34: shoal.Pong
-	(*Halt)(nil),          // 35: shoal.Halt
-	(*Halted)(nil),        // 36: shoal.Halted
-	(*Resume)(nil),        // 37: shoal.Resume
-	(*Trouble)(nil),       // 38: shoal.Trouble
-	(*Credit)(nil),        // 39: shoal.Credit
-	(*LeavesRequest)(nil), // 40: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 41: shoal.LeavesState
-	(*Fetcher)(nil),       // 42: shoal.Fetcher
-	(*ReachRequest)(nil),  // 43: shoal.ReachRequest
-	(*ReachReply)(nil),    // 44: shoal.ReachReply
+	(*Move)(nil),          // 25: shoal.Move
+	(*Step)(nil),          // 26: shoal.Step
+	(*Token)(nil),         // 27: shoal.Token
+	(*TopToken)(nil),      // 28: shoal.TopToken
+	(*Scores)(nil),        // 29: shoal.Scores
+	(*Score)(nil),         // 30: shoal.Score
+	(*Embeddings)(nil),    // 31: shoal.Embeddings
+	(*Fail)(nil),          // 32: shoal.Fail
+	(*Bye)(nil),           // 33: shoal.Bye
+	(*Ping)(nil),          // 34: shoal.Ping
+	(*Pong)(nil),          // 35: shoal.Pong
+	(*Halt)(nil),          // 36: shoal.Halt
+	(*Halted)(nil),        // 37: shoal.Halted
+	(*Resume)(nil),        // 38: shoal.Resume
+	(*Trouble)(nil),       // 39: shoal.Trouble
+	(*Credit)(nil),        // 40: shoal.Credit
+	(*LeavesRequest)(nil), // 41: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 42: shoal.LeavesState
+	(*Fetcher)(nil),       // 43: shoal.Fetcher
+	(*ReachRequest)(nil),  // 44: shoal.ReachRequest
+	(*ReachReply)(nil),    // 45: shoal.ReachReply
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	6,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
@@ -4070,43 +4176,44 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	17, // 6: shoal.Frame.open:type_name -> shoal.Open
 	23, // 7: shoal.Frame.opened:type_name -> shoal.Opened
 	24, // 8: shoal.Frame.link:type_name -> shoal.Link
-	25, // 9: shoal.Frame.step:type_name -> shoal.Step
-	26, // 10: shoal.Frame.token:type_name -> shoal.Token
-	31, // 11: shoal.Frame.fail:type_name -> shoal.Fail
-	32, // 12: shoal.Frame.bye:type_name -> shoal.Bye
-	33, // 13: shoal.Frame.ping:type_name -> shoal.Ping
-	34, // 14: shoal.Frame.pong:type_name -> shoal.Pong
-	35, // 15: shoal.Frame.halt:type_name -> shoal.Halt
-	36, // 16: shoal.Frame.halted:type_name -> shoal.Halted
-	37, // 17: shoal.Frame.resume:type_name -> shoal.Resume
-	38, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
-	39, // 19: shoal.Frame.credit:type_name -> shoal.Credit
-	28, // 20: shoal.Frame.scores:type_name -> shoal.Scores
-	30, // 21: shoal.Frame.embeddings:type_name -> shoal.Embeddings
-	18, // 22: shoal.Open.next:type_name -> shoal.Hop
-	19, // 23: shoal.Open.sampling:type_name -> shoal.Sampling
-	0,  // 24: shoal.Open.codec:type_name -> shoal.TensorCodec
-	20, // 25: shoal.Sampling.format:type_name -> shoal.Piece
-	22, // 26: shoal.Piece.either:type_name -> shoal.Either
-	21, // 27: shoal.Piece.again:type_name -> shoal.Pieces
-	20, // 28: shoal.Pieces.pieces:type_name -> shoal.Piece
-	21, // 29: shoal.Either.of:type_name -> shoal.Pieces
-	0,  // 30: shoal.Step.codec:type_name -> shoal.TensorCodec
-	27, // 31: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 32: shoal.Token.finish:type_name -> shoal.Finish
-	29, // 33: shoal.Scores.scores:type_name -> shoal.Score
-	27, // 34: shoal.Score.top:type_name -> shoal.TopToken
-	2,  // 35: shoal.Fail.code:type_name -> shoal.Code
-	18, // 36: shoal.Resume.next:type_name -> shoal.Hop
-	2,  // 37: shoal.Trouble.code:type_name -> shoal.Code
-	42, // 38: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	3,  // 39: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
-	4,  // 40: shoal.ReachReply.code:type_name -> shoal.ReachCode
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	26, // 9: shoal.Frame.step:type_name -> shoal.Step
+	27, // 10: shoal.Frame.token:type_name -> shoal.Token
+	32, // 11: shoal.Frame.fail:type_name -> shoal.Fail
+	33, // 12: shoal.Frame.bye:type_name -> shoal.Bye
+	34, // 13: shoal.Frame.ping:type_name -> shoal.Ping
+	35, // 14: shoal.Frame.pong:type_name -> shoal.Pong
+	36, // 15: shoal.Frame.halt:type_name -> shoal.Halt
+	37, // 16: shoal.Frame.halted:type_name -> shoal.Halted
+	38, // 17: shoal.Frame.resume:type_name -> shoal.Resume
+	39, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
+	40, // 19: shoal.Frame.credit:type_name -> shoal.Credit
+	29, // 20: shoal.Frame.scores:type_name -> shoal.Scores
+	25, // 21: shoal.Frame.move:type_name -> shoal.Move
+	31, // 22: shoal.Frame.embeddings:type_name -> shoal.Embeddings
+	18, // 23: shoal.Open.next:type_name -> shoal.Hop
+	19, // 24: shoal.Open.sampling:type_name -> shoal.Sampling
+	0,  // 25: shoal.Open.codec:type_name -> shoal.TensorCodec
+	20, // 26: shoal.Sampling.format:type_name -> shoal.Piece
+	22, // 27: shoal.Piece.either:type_name -> shoal.Either
+	21, // 28: shoal.Piece.again:type_name -> shoal.Pieces
+	20, // 29: shoal.Pieces.pieces:type_name -> shoal.Piece
+	21, // 30: shoal.Either.of:type_name -> shoal.Pieces
+	0,  // 31: shoal.Step.codec:type_name -> shoal.TensorCodec
+	28, // 32: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 33: shoal.Token.finish:type_name -> shoal.Finish
+	30, // 34: shoal.Scores.scores:type_name -> shoal.Score
+	28, // 35: shoal.Score.top:type_name -> shoal.TopToken
+	2,  // 36: shoal.Fail.code:type_name -> shoal.Code
+	18, // 37: shoal.Resume.next:type_name -> shoal.Hop
+	2,  // 38: shoal.Trouble.code:type_name -> shoal.Code
+	43, // 39: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	3,  // 40: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
+	4,  // 41: shoal.ReachReply.code:type_name -> shoal.ReachCode
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -4130,6 +4237,7 @@ func file_protocol_wire_proto_init() {
 		(*Frame_Trouble)(nil),
 		(*Frame_Credit)(nil),
 		(*Frame_Scores)(nil),
+		(*Frame_Move)(nil),
 		(*Frame_Embeddings)(nil),
 	}
 	file_protocol_wire_proto_msgTypes[15].OneofWrappers = []any{
@@ -4147,7 +4255,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

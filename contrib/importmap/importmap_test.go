@@ -66,7 +66,7 @@ var allowed = map[string][]string{
 	"node/serve": {"node/backoff", "node/api", "node/engine", "node/engine/cut", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
 		"node/stage", "node/standing", "node/store", "node/survey", "node/text/constrain", "node/traces", "protocol/..."},
 	"node/session":        {"node/backoff", "protocol"},
-	"node/stage":          {"node/engine", "node/engine/sample", "protocol"},
+	"node/stage":          {"node/backoff", "node/engine", "node/engine/sample", "protocol"},
 	"node/standing":       {"node/files"},
 	"node/store":          {"node/backoff", "node/files", "node/ranges", "node/remedy", "protocol/..."},
 	"node/survey":         {"node/placement", "node/route", "node/session", "node/standing", "protocol"},

@@ -37,9 +37,12 @@ type conn struct {
 	peer peer.ID
 }
 
-func (c conn) Reset() error     { return c.Close() }
-func (c conn) Peer() peer.ID    { return c.peer }
-func (c conn) Protocol() string { return protocol.StageID }
+func (c conn) Reset() error  { return c.Close() }
+func (c conn) Peer() peer.ID { return c.peer }
+
+func (c conn) Relayed() bool           { return false }
+func (c conn) Better() <-chan struct{} { return nil }
+func (c conn) Protocol() string        { return protocol.StageID }
 
 // reciter draws a text's tokens one after the other, or the first that are allowed.
 type reciter []int32

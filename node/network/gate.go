@@ -16,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/multiformats/go-multiaddr"
+
+	"github.com/shoalnet/shoal/node/network/reach"
 )
 
 const (
@@ -64,6 +66,8 @@ type gate struct {
 	waiting map[peer.ID]int // spots with a dial under way
 	spent   map[netip.Prefix]*purse
 	swept   time.Time
+	dead    map[peer.ID]time.Time // relays that did not answer, and when
+	linked  func(peer.ID) bool    // reports whether there is a direct connection to a peer; nil: there is none yet
 }
 
 // spot is a place where something may listen: address, port and protocol.
@@ -102,7 +106,7 @@ func newGate() *gate {
 	return &gate{
 		now: time.Now, here: isHere, met: func(netip.Prefix) bool { return false },
 		named: map[peer.ID]map[spot]bool{}, names: map[string]peer.ID{}, full: map[spot]time.Time{}, punches: map[peer.ID]punch{}, proven: map[spot]peer.ID{}, tried: map[spot]*try{},
-		waiting: map[peer.ID]int{}, spent: map[netip.Prefix]*purse{},
+		waiting: map[peer.ID]int{}, spent: map[netip.Prefix]*purse{}, dead: map[peer.ID]time.Time{},
 	}
 }
 
@@ -194,7 +198,7 @@ func (g *gate) note(p peer.AddrInfo, operator bool) {
 // dial.
 func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	if _, err := a.ValueForProtocol(multiaddr.P_CIRCUIT); err == nil {
-		return true // the relay is dialled as a peer of its own
+		return !g.shuns(reach.RelayOf(a)) // the relay is dialled as a peer of its own
 	}
 	s, ok := spotOf(a)
 	if !ok {
@@ -528,6 +532,7 @@ func (g *gate) InterceptSecured(network.Direction, peer.ID, network.ConnMultiadd
 }
 
 func (g *gate) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
+	g.forgive(c.RemotePeer())
 	if !c.Stat().Limited {
 		g.prove(c.RemotePeer(), c.RemoteMultiaddr())
 	}

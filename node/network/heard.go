@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/protocol"
@@ -176,7 +175,7 @@ func (h *heard) evict(w *word, kind func(*word) bool) bool {
 // groupOf returns the group of the address from which an offer's signer is
 // connected, or else of one that it claims.
 func (n *Network) groupOf(o *protocol.Offer) string {
-	if n.host.Network().Connectedness(o.From) == network.Connected {
+	if n.Connected(o.From) {
 		return n.Group(o.From)
 	}
 	for _, a := range o.Addresses() {

@@ -183,7 +183,7 @@ const oldConnTime = 2 * time.Second
 
 // answers asks over this connection whether the peer still knows it.
 func answers(ctx context.Context, c network.Conn) error {
-	s, err := c.NewStream(ctx)
+	s, err := c.NewStream(network.WithAllowLimitedConn(ctx, "ping"))
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (n *Network) lostConn(p peer.ID) {
 	if len(n.host.Network().Peers()) == 0 {
 		n.rouse()
 	}
-	if n.offerOf(p) == nil || n.host.Network().Connectedness(p) == network.Connected || n.ctx.Err() != nil {
+	if n.offerOf(p) == nil || n.Connected(p) || n.ctx.Err() != nil {
 		return
 	}
 	go func() {
@@ -216,8 +216,8 @@ func (n *Network) lostConn(p peer.ID) {
 	}()
 }
 
-// RTT returns the round trip to a connected peer: QUIC's own minimum, or the
-// average of pings. It is false if neither is known.
+// RTT returns the round trip to a connected peer: QUIC's own minimum, that of a
+// circuit if there is nothing better, or the average of pings. It is false if neither is known.
 func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 	if p == n.host.ID() {
 		return 0, true
@@ -229,6 +229,9 @@ func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 				return s.MinRTT, true
 			}
 		}
+	}
+	if rtt := n.circuitRTT(p); rtt > 0 {
+		return rtt, true
 	}
 	if rtt := n.host.Peerstore().LatencyEWMA(p); rtt > 0 {
 		return rtt, true

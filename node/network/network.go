@@ -93,7 +93,6 @@ type Network struct {
 	wake     chan struct{} // capacity 1: makes meet look at once
 
 	traffic  counter
-	circuits circuits
 	onDirect listeners
 	queues   queues
 	said     tally // records sent to this node's DHT
@@ -108,6 +107,7 @@ type Network struct {
 	body     *protocol.OfferBody // this node's offer, unsigned
 	seq      uint64
 	asked    map[cid.Cid]time.Time // when members were last asked in the background
+	asking   map[peer.ID]bool      // relays that are being asked whether they live
 	silent   map[peer.ID]silence   // peers that did not answer
 	status   func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply
 	changed  chan struct{} // capacity 1: this node's offer or the set of connected peers has changed
@@ -129,7 +129,7 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
+		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{}, asking: map[peer.ID]bool{},
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.gate.met = n.met
@@ -138,7 +138,7 @@ func New(cfg Config) (*Network, error) {
 	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
 		n.gate.name(p)
 	}
-	if n.host, n.reaching, err = newHost(cfg, metered{n.traffic, &n.circuits}, n.gate); err != nil {
+	if n.host, n.reaching, err = newHost(cfg, n.traffic, n.gate); err != nil {
 		n.cancel()
 		return nil, explain(err, cfg)
 	}
@@ -162,6 +162,7 @@ func New(cfg Config) (*Network, error) {
 		ConnectedF: func(_ network.Network, c network.Conn) {
 			n.poke()
 			n.opened(c)
+			n.newPath(c)
 			n.replaced(c)
 			n.makeRoom()
 			if len(n.host.Network().ConnsToPeer(c.RemotePeer())) == 1 && n.lines.Allow() {
@@ -169,9 +170,8 @@ func New(cfg Config) (*Network, error) {
 			}
 		},
 		DisconnectedF: func(_ network.Network, c network.Conn) {
-			n.circuits.remove(c)
 			n.lostConn(c.RemotePeer())
-			if n.host.Network().Connectedness(c.RemotePeer()) != network.Connected && n.lines.Allow() {
+			if !n.Connected(c.RemotePeer()) && n.lines.Allow() {
 				n.log.Info("a peer has disconnected", "peer", c.RemotePeer(), "after", time.Since(c.Stat().Opened).Round(time.Second))
 			}
 		},
@@ -234,10 +234,10 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, *reac
 	// Without DisableMetrics, libp2p registers with the process's default
 	// Prometheus registry, which several nodes in one process would share.
 	opts := []libp2p.Option{
-		libp2p.BandwidthReporter(traffic),
+		libp2p.BandwidthReporter(traffic), countCircuits(),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
-		libp2p.ConnectionGater(gate), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
+		libp2p.ConnectionGater(gate), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate), swarm.WithDialRanker(gate.rank)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
 	}
 	if len(cfg.Options) > 0 {
 		opts = append(opts, cfg.Options...)
@@ -253,6 +253,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, *reac
 	if err != nil {
 		return nil, nil, err
 	}
+	gate.setLinked(func(p peer.ID) bool { return h.Network().Connectedness(p) == network.Connected })
 	// libp2p accepts a single working address; require all, because a node that
 	// listens on half of them would confuse people.
 	for _, a := range listen {
@@ -385,9 +386,9 @@ func (n *Network) met(block netip.Prefix) bool {
 	})
 }
 
-// Connected reports whether there is a connection to a peer.
+// Connected reports whether there is a connection to a peer, which may cross a relay.
 func (n *Network) Connected(p peer.ID) bool {
-	return n.host.Network().Connectedness(p) == network.Connected
+	return n.host.Network().Connectedness(p) != network.NotConnected
 }
 
 // Host returns the libp2p host, for protocols of other packages.

@@ -5,12 +5,10 @@ import (
 	"math"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/shoalnet/shoal/node/network/reach"
 )
@@ -54,7 +52,7 @@ func (n *Network) PathTo(p peer.ID) (path Path, ok bool) {
 	if !path.Direct && n.reaching != nil {
 		path.Why = n.reaching.holes.why(p)
 	}
-	path.Left, path.Ends = n.circuits.left(best)
+	path.Left, path.Ends = lineOf(best).left()
 	return path, true
 }
 
@@ -87,9 +85,6 @@ func (n *Network) Used(p peer.ID) {
 	}
 }
 
-// Relayed reports whether the stream goes through a relay. Bulk must not.
-func (s *Stream) Relayed() bool { return s.conn != nil && reach.Relayed(s.conn) }
-
 // Conn identifies the stream's connection within this process; "": the stream
 // is to this node itself.
 func (s *Stream) Conn() string {
@@ -99,22 +94,12 @@ func (s *Stream) Conn() string {
 	return s.conn.ID()
 }
 
-// Left returns how many bytes the circuit under a stream may still carry in each
-// direction (NoLimit: any number), and when the relay ends it (zero: never).
-func (n *Network) Left(s *Stream) (bytes uint64, ends time.Time) {
-	if s.conn == nil {
-		return NoLimit, time.Time{}
-	}
-	return n.circuits.left(s.conn)
-}
-
 // opened notes a new connection.
 func (n *Network) opened(c network.Conn) {
 	if n.reaching != nil {
 		n.reaching.opened(c)
 	}
 	if reach.Relayed(c) {
-		n.circuits.add(c)
 		return
 	}
 	p := c.RemotePeer()
@@ -166,103 +151,4 @@ func (l *listeners) call(p peer.ID) {
 	for _, do := range all {
 		(*do)(p)
 	}
-}
-
-// circuits counts what relayed connections have carried, because relays cut
-// them off at a limit. What goes to a peer over any connection is charged to all
-// circuits to it, so that less is left than shown is impossible. The zero value
-// is ready to use.
-type circuits struct {
-	some atomic.Bool // there are circuits
-	mu   sync.RWMutex
-	all  map[peer.ID]*circuitsTo
-}
-
-type circuitsTo struct {
-	sent, received atomic.Uint64
-	open           map[network.Conn][2]uint64 // sent and received when it opened
-}
-
-// overhead is what encryption and multiplexing add to a circuit's bytes, at
-// most: a part in so many, and what was sent before the circuit is counted.
-const (
-	overheadPart  = 16
-	overheadFirst = 64 << 10
-)
-
-func (cs *circuits) add(c network.Conn) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	if cs.all == nil {
-		cs.all = map[peer.ID]*circuitsTo{}
-	}
-	of := cs.all[c.RemotePeer()]
-	if of == nil {
-		of = &circuitsTo{open: map[network.Conn][2]uint64{}}
-		cs.all[c.RemotePeer()] = of
-	}
-	of.open[c] = [2]uint64{of.sent.Load(), of.received.Load()}
-	cs.some.Store(true)
-}
-
-func (cs *circuits) remove(c network.Conn) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	of := cs.all[c.RemotePeer()]
-	if of == nil {
-		return
-	}
-	if delete(of.open, c); len(of.open) == 0 {
-		delete(cs.all, c.RemotePeer())
-	}
-	cs.some.Store(len(cs.all) > 0)
-}
-
-func (cs *circuits) count(p peer.ID, sent, received int64) {
-	if !cs.some.Load() {
-		return
-	}
-	cs.mu.RLock()
-	defer cs.mu.RUnlock()
-	if of := cs.all[p]; of != nil {
-		of.sent.Add(uint64(sent))
-		of.received.Add(uint64(received))
-	}
-}
-
-// left returns what is left of a connection in bytes of either direction, the
-// one that has carried more, and when it ends.
-func (cs *circuits) left(c network.Conn) (bytes uint64, ends time.Time) {
-	limit, lasts := reach.LimitOf(c)
-	if lasts > 0 {
-		ends = c.Stat().Opened.Add(lasts)
-	}
-	if limit == 0 {
-		return NoLimit, ends
-	}
-	cs.mu.RLock()
-	defer cs.mu.RUnlock()
-	carried := uint64(0)
-	if of := cs.all[c.RemotePeer()]; of != nil {
-		begin := of.open[c]
-		carried = max(of.sent.Load()-begin[0], of.received.Load()-begin[1])
-	}
-	carried += carried/overheadPart + overheadFirst
-	return limit - min(limit, carried), ends
-}
-
-// metered counts per protocol and per circuit.
-type metered struct {
-	counter
-	circuits *circuits
-}
-
-func (m metered) LogSentMessageStream(n int64, id libprotocol.ID, p peer.ID) {
-	m.counter.LogSentMessageStream(n, id, p)
-	m.circuits.count(p, n, 0)
-}
-
-func (m metered) LogRecvMessageStream(n int64, id libprotocol.ID, p peer.ID) {
-	m.counter.LogRecvMessageStream(n, id, p)
-	m.circuits.count(p, 0, n)
 }

@@ -16,6 +16,7 @@ import (
 	msmux "github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
 
+	"github.com/shoalnet/shoal/node/network/reach"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -31,6 +32,16 @@ type Stream struct {
 	conn  network.Conn // nil: to this node itself
 	peer  peer.ID
 	proto string
+	hope  <-chan struct{} // closed once there is a better path
+}
+
+// wrap makes a Stream of libp2p's.
+func (n *Network) wrap(s network.Stream, proto string) *Stream {
+	out := &Stream{inner: s, reset: s.Reset, conn: s.Conn(), peer: s.Conn().RemotePeer(), proto: proto}
+	if l := lineOf(s.Conn()); l != nil {
+		out.hope = l.hope(!n.Direct(out.peer))
+	}
+	return out
 }
 
 // Read implements io.Reader. Errors are os.ErrDeadlineExceeded after a
@@ -57,13 +68,22 @@ func (s *Stream) Peer() peer.ID { return s.peer }
 // Protocol returns the protocol spoken on the stream.
 func (s *Stream) Protocol() string { return s.proto }
 
-// Handle serves a protocol, with a goroutine per stream.
+// Relayed reports whether the stream crosses a relay. Bulk must not.
+func (s *Stream) Relayed() bool { return s.conn != nil && reach.Relayed(s.conn) }
+
+// Better returns a channel that is closed once a new stream to the peer would take a
+// better path: a direct connection, or a circuit that will not be cut soon. It is nil
+// if this stream crosses no relay.
+func (s *Stream) Better() <-chan struct{} { return s.hope }
+
+// Handle serves a protocol, with a goroutine per stream. Its streams may cross a
+// relay, so it must not be one for bulk.
 func (n *Network) Handle(proto string, serve func(*Stream)) {
 	n.mu.Lock()
 	n.handlers[proto] = serve
 	n.mu.Unlock()
 	n.host.SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
-		serve(&Stream{inner: s, reset: s.Reset, conn: s.Conn(), peer: s.Conn().RemotePeer(), proto: proto})
+		serve(n.wrap(s, proto))
 	})
 }
 
@@ -81,6 +101,7 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 		return n.openSelf(protos)
 	}
 	ids := libprotocol.ConvertFromStrings(protos)
+	ctx = network.WithAllowLimitedConn(ctx, "frames")
 	direct := func(c network.Conn) bool { return !c.Stat().Limited }
 	if len(offer) > 0 && !slices.ContainsFunc(n.host.Network().ConnsToPeer(p), direct) {
 		if o, err := protocol.OpenOffer(offer, time.Now()); err == nil && o.From == p {
@@ -95,7 +116,7 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 	if err != nil {
 		return nil, tidy(err)
 	}
-	return &Stream{inner: s, reset: s.Reset, conn: s.Conn(), peer: p, proto: string(s.Protocol())}, nil
+	return n.wrap(s, string(s.Protocol())), nil
 }
 
 // errNoChoice means that libp2p may choose the connection.

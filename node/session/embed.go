@@ -180,6 +180,9 @@ func (s *textSession) take(ev event) error {
 	if ev.err != nil {
 		return g.fail(pos, ev.err)
 	}
+	if ev.moved != nil {
+		return nil
+	}
 	now := time.Now()
 	g.heard = now
 	switch k := ev.f.Kind.(type) {

@@ -231,7 +231,7 @@ func (d amongVillains) OpenStage(_ context.Context, p peer.ID, _ []byte) (sessio
 	}
 	x, y := net.Pipe()
 	go v.serve(y)
-	return end{x, p, protocol.StageID}, nil
+	return end{x, p, protocol.StageID, nil}, nil
 }
 
 // amidVillains is a pipeline of two halves that may also be served by villains,
@@ -250,9 +250,9 @@ func amidVillains(t *testing.T, raw script, answer []int32) (*pipeline, amongVil
 			go func() { _, _ = io.Copy(io.Discard, y) }()
 			_, nothing := net.Pipe() // for the server that it is not meant for
 			_ = nothing.Close()
-			return end{x, to, protocol.StageID1}, end{nothing, from, protocol.StageID1}
+			return end{x, to, protocol.StageID1, nil}, end{nothing, from, protocol.StageID1, nil}
 		}
-		return end{x, to, protocol.StageID}, end{y, from, protocol.StageID}
+		return end{x, to, protocol.StageID, nil}, end{y, from, protocol.StageID, nil}
 	}
 	return p, d
 }

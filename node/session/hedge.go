@@ -233,6 +233,9 @@ func (s *session) handleSecondEvent(ev event) error {
 	if ev.err != nil {
 		return bad()
 	}
+	if ev.moved != nil {
+		return nil
+	}
 	now := time.Now()
 	ev.g.heard = now
 	switch k := ev.f.Kind.(type) {

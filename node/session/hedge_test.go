@@ -79,7 +79,7 @@ func (d *tarpits) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Str
 			}
 		}
 	}()
-	return end{client, p, protocol.StageID}, nil
+	return end{client, p, protocol.StageID, nil}, nil
 }
 
 // race is a session over a fleet in virtual time, of which some peers are

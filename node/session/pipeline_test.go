@@ -189,10 +189,20 @@ type end struct {
 	net.Conn
 	peer  peer.ID
 	proto string
+	path  *path // nil: direct
 }
 
-func (e end) Reset() error  { return e.Close() }
+func (e end) Reset() error {
+	if c, ok := e.Conn.(interface{ Reset() error }); ok {
+		return c.Reset()
+	}
+	return e.Close()
+}
+
 func (e end) Peer() peer.ID { return e.peer }
+
+func (e end) Relayed() bool           { return e.path != nil && e.path.relayed }
+func (e end) Better() <-chan struct{} { return e.path.closesAt() }
 
 // Protocol is the newest if none is set.
 func (e end) Protocol() string { return cmp.Or(e.proto, protocol.StageID) }
@@ -215,8 +225,8 @@ func (d dialer) dial(p peer.ID) (end, error) {
 		return a, nil
 	}
 	a, b := net.Pipe()
-	go srv.Serve(end{b, d.self, d.proto})
-	return end{a, p, d.proto}, nil
+	go srv.Serve(end{b, d.self, d.proto, nil})
+	return end{a, p, d.proto, nil}, nil
 }
 
 type stageDialer struct{ dialer }

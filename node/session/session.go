@@ -23,6 +23,12 @@ type Stream interface {
 	Reset() error
 	SetDeadline(time.Time) error
 	Peer() peer.ID
+	Relayed() bool // it crosses a relay
+
+	// Better returns a channel that is closed once another stream to the peer would
+	// take a better path: one without a relay, or over a circuit that will not be
+	// cut soon. nil: there is none better.
+	Better() <-chan struct{}
 }
 
 // Dialer opens streams to stages. It is safe for concurrent use.
@@ -99,7 +105,9 @@ type Outcome struct {
 	TTFT       time.Duration // from the call of Run to the first token
 	Elapsed    time.Duration // from the first token to the last
 	Recoveries []Recovery
-	Route      []Hop // at the end
+	Moves      []Move
+	Route      []Hop  // at the end
+	Paths      []Path // of the stages of Route
 }
 
 // Recovery is one repair of the route.
@@ -186,7 +194,7 @@ func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token)
 	if errors.Is(err, errDone) {
 		err = nil
 	}
-	s.out.Route = hopsOf(s.stages)
+	s.out.Route, s.out.Paths = hopsOf(s.stages), pathsOf(s.stages)
 	return &s.out, err
 }
 
@@ -231,6 +239,7 @@ type event struct {
 	g       *stage
 	f       *protocol.Frame
 	payload []byte // of Embeddings
+	moved   *Move  // the stage's stream has moved
 	err     error
 }
 
@@ -238,7 +247,6 @@ type event struct {
 type stage struct {
 	index       uint32
 	hop         Hop
-	st          Stream
 	r           *bufio.Reader
 	write       sync.Mutex
 	prefixSent  int     // prefix hashes that the stage has; guarded by write
@@ -254,10 +262,18 @@ type stage struct {
 	replays bool   // it can send its rows again
 	floor   int    // the lowest position, other than 0, from which it can go on
 	leaving bool   // it has asked to be replaced
+	epoch   uint64 // of the last Pong
+	relayed bool   // its link to its successor crosses a relay
 
 	heard      time.Time // when it last sent anything
 	progressed time.Time // when length or passes last changed
 	relinks    int       // times that a neighbour reported the link to it as broken
+
+	at     sync.Mutex // guards what follows
+	of     []byte     // the ID of its session
+	st     Stream     // replaced with write held
+	moving *moving    // the last move of st; nil: none
+	left   bool       // the stage has no part in the session any more
 }
 
 // backTo returns where a stage goes on that is to be taken back to a position: there, or
@@ -280,8 +296,15 @@ func (g *stage) send(f *protocol.Frame) error {
 	}
 	g.write.Lock()
 	defer g.write.Unlock()
-	_, err = g.st.Write(b)
+	_, err = g.stream().Write(b)
 	return err
+}
+
+// stream is the stage's present stream; nil: it was not reached.
+func (g *stage) stream() Stream {
+	g.at.Lock()
+	defer g.at.Unlock()
+	return g.st
 }
 
 // ping writes a Ping, unless something is being written anyway: a stage that reads
@@ -306,13 +329,20 @@ func (g *stage) sendPing(chain []uint64, bye bool) {
 		return
 	}
 	g.prefixSent = len(chain)
-	_, _ = g.st.Write(b) // if the stream is lost, read fails
+	_, _ = g.stream().Write(b) // if the stream is lost, read fails
 }
 
 // read turns a stage's frames into events until its stream ends.
 func (s *session) read(g *stage) {
+	go s.followPath(g)
+	r := g.r
 	for {
-		f, payload, err := protocol.ReadFrame(g.r, s.payload)
+		f, payload, err := protocol.ReadFrame(r, s.payload)
+		if err == nil && f.GetMove() != nil {
+			if r, err = s.leaveStream(g); err == nil {
+				continue
+			}
+		}
 		if err == nil {
 			if k, ok := f.Kind.(*protocol.Frame_Fail); ok {
 				err = protocol.FailError(k.Fail)
@@ -321,7 +351,7 @@ func (s *session) read(g *stage) {
 			err = &protocol.Error{Code: protocol.Code_CODE_PEER_LOST, Message: "the connection was lost: " + err.Error()}
 		}
 		select {
-		case s.events <- event{g, f, payload, err}:
+		case s.events <- event{g: g, f: f, payload: payload, err: err}:
 		case <-s.over:
 			return
 		}
@@ -417,7 +447,9 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 		}
 		return g.fail(pos, &protocol.Error{Code: protocol.Code_CODE_PEER_LOST, Message: "cannot be reached: " + err.Error()})
 	}
-	g.st, g.r = st, bufio.NewReader(st)
+	g.at.Lock()
+	g.of, g.st, g.r = o.Session, st, bufio.NewReader(st)
+	g.at.Unlock()
 	stop := context.AfterFunc(ctx, func() { _ = st.Reset() })
 	defer stop()
 	err = g.send(&protocol.Frame{Kind: &protocol.Frame_Open{Open: o}})
@@ -604,6 +636,10 @@ func (s *session) handleEvent(ev event) (b breakdown, err error) {
 	if pos < 0 {
 		return b, s.handleSecondEvent(ev) // or the stage was replaced
 	}
+	if ev.moved != nil {
+		s.moved(ev.moved)
+		return b, nil
+	}
 	if ev.err != nil {
 		var e *protocol.Error
 		broken := errors.As(ev.err, &e) && e.Code == protocol.Code_CODE_PEER_LOST
@@ -621,6 +657,7 @@ func (s *session) handleEvent(ev event) (b breakdown, err error) {
 		g.progressed = now
 		return s.takeScores(g, pos, k.Scores)
 	case *protocol.Frame_Pong:
+		s.linkMoved(g, k.Pong)
 		g.pong(k.Pong, now)
 	case *protocol.Frame_Halted:
 		if k.Halted.Epoch == s.epoch {
@@ -639,7 +676,8 @@ func (g *stage) pong(p *protocol.Pong, now time.Time) {
 	if int(p.Length) != g.length || p.Passes != g.passes {
 		g.progressed = now
 	}
-	g.length, g.waiting, g.busy, g.passes = int(p.Length), int(p.Waiting), p.Computing, p.Passes
+	g.length, g.waiting, g.busy, g.passes, g.relayed = int(p.Length), int(p.Waiting), p.Computing, p.Passes, p.Relayed
+	g.epoch = p.Epoch
 }
 
 // trouble handles a stage's report about a neighbour, or that it is leaving.
@@ -752,14 +790,18 @@ func (s *session) close() {
 // leave ends a stage's part in the session. If Bye cannot be written within
 // lastWord, the stream is reset.
 func (g *stage) leave(chain []uint64) {
-	if g.st == nil {
+	g.at.Lock()
+	st := g.st
+	g.left = true // it does not move any more
+	g.at.Unlock()
+	if st == nil {
 		return
 	}
-	_ = g.st.SetDeadline(time.Now().Add(lastWord))
+	_ = st.SetDeadline(time.Now().Add(lastWord))
 	g.write.Lock()
 	g.sendPing(chain, true)
 	g.write.Unlock()
-	if g.st.Close() != nil {
-		_ = g.st.Reset()
+	if st.Close() != nil {
+		_ = st.Reset()
 	}
 }

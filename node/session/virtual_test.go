@@ -24,6 +24,10 @@ type quicStream struct{ network.Stream }
 
 func (s quicStream) Peer() peer.ID { return s.Conn().RemotePeer() }
 
+func (s quicStream) Relayed() bool { return s.Conn().Stat().Limited }
+
+func (s quicStream) Better() <-chan struct{} { return nil }
+
 func (s quicStream) Protocol() string { return string(s.Stream.Protocol()) }
 
 type simDialer struct{ host.Host }

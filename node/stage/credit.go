@@ -24,6 +24,7 @@ type inflow struct {
 	arrived uint64  // rows received
 	gone    uint64  // rows received and no longer queued
 	granted uint64  // total rows that the predecessor may send
+	base    uint64  // of arrived, those that came before the present stream
 }
 
 func withCredits(st Stream) bool { return st.Protocol() != protocol.StageID1 }
@@ -64,7 +65,7 @@ func (s *Stage) credit(in *inflow) {
 		return
 	}
 	in.granted = in.gone + w
-	in.sess.send(in.back, &protocol.Frame{Kind: &protocol.Frame_Credit{Credit: &protocol.Credit{Rows: in.granted}}}, nil, control)
+	in.sess.send(in.back, &protocol.Frame{Kind: &protocol.Frame_Credit{Credit: &protocol.Credit{Rows: in.granted - in.base}}}, nil, control)
 }
 
 // drop discards the queued steps. Called with stage.mu held.
@@ -79,13 +80,12 @@ func (sess *session) drop() {
 }
 
 // readCredits reads the successor's credits on its link until the link ends.
-func readCredits(st Stream, out *sender) {
+func readCredits(st Stream, r *bufio.Reader, out *sender) {
 	if !withCredits(st) {
-		_, err := io.Copy(io.Discard, st)
+		_, err := io.Copy(io.Discard, r)
 		out.lost(errors.Join(err, io.EOF))
 		return
 	}
-	r := bufio.NewReaderSize(st, 64)
 	for {
 		f, _, err := protocol.ReadFrameWithin(r, protocol.Limits{Header: 32})
 		if err == nil && f.GetCredit() == nil {

@@ -123,7 +123,10 @@ type pipeEnd struct {
 	proto string
 }
 
-func (e pipeEnd) Reset() error  { return e.Close() }
+func (e pipeEnd) Reset() error            { return e.Close() }
+func (e pipeEnd) Relayed() bool           { return false }
+func (e pipeEnd) Better() <-chan struct{} { return nil }
+
 func (e pipeEnd) Peer() peer.ID { return e.peer }
 
 func (e pipeEnd) Protocol() string { return e.proto }

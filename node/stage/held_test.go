@@ -21,9 +21,12 @@ type wire struct {
 	from peer.ID
 }
 
-func (w wire) Reset() error   { return w.Close() }
-func (w wire) Peer() peer.ID  { return w.from }
-func (wire) Protocol() string { return protocol.StageID }
+func (w wire) Reset() error  { return w.Close() }
+func (w wire) Peer() peer.ID { return w.from }
+
+func (w wire) Relayed() bool           { return false }
+func (w wire) Better() <-chan struct{} { return nil }
+func (wire) Protocol() string          { return protocol.StageID }
 
 // dial opens a stream to a server as a peer.
 func dial(t *testing.T, v *Server, as peer.ID) net.Conn {

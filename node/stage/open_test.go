@@ -41,6 +41,8 @@ func (sink) Write(b []byte) (int, error)   { return len(b), nil }
 func (sink) Close() error                  { return nil }
 func (sink) Reset() error                  { return nil }
 func (sink) SetDeadline(t time.Time) error { return nil }
+func (s sink) Relayed() bool               { return false }
+func (s sink) Better() <-chan struct{}     { return nil }
 func (s sink) Peer() peer.ID               { return s.from }
 func (sink) Protocol() string              { return protocol.StageID }
 

@@ -35,6 +35,8 @@ type sender struct {
 	took     chan struct{} // capacity 1: the full queue has space again
 	finished bool          // no more frames; the stream is closed when the queue is empty
 	dead     bool
+	heir     *sender // has taken over: frames are pushed there, and the queue is still written
+	before   *sender // whose heir this is; it may still be writing
 }
 
 // outgoing is a frame queued for a socket.
@@ -147,6 +149,11 @@ func (s *sender) waitRoom(ctx context.Context) bool {
 // push queues a frame. It never blocks; the loop checks room first.
 func (s *sender) push(o outgoing) {
 	s.mu.Lock()
+	if heir := s.heir; heir != nil {
+		s.mu.Unlock()
+		heir.push(o)
+		return
+	}
 	defer s.mu.Unlock()
 	if s.dead || s.finished {
 		return
@@ -180,6 +187,39 @@ func (s *sender) finish() {
 	s.poke()
 }
 
+// handOver makes heir continue after what is queued and a last frame. The stream
+// stays open: the other side closes it once it has read all.
+func (s *sender) handOver(last []byte, heir *sender) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	heir.before, s.before = s, nil // one stream at a time is handed over, so that an older one is done
+	s.heir = heir
+	if s.dead || s.finished {
+		return
+	}
+	s.queue = append(s.queue, outgoing{frame: last, queued: time.Now()})
+	s.bytes += len(last)
+	s.poke()
+}
+
+// dropBefore abandons what the sender before this one has still to write.
+func (s *sender) dropBefore() {
+	s.mu.Lock()
+	before := s.before
+	s.before = nil
+	s.mu.Unlock()
+	if before != nil {
+		before.drop()
+	}
+}
+
+// relayed reports whether the stream crosses a relay.
+func (s *sender) relayed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stream != nil && s.stream.Relayed()
+}
+
 // lost abandons the stream and calls onLoss, once.
 func (s *sender) lost(err error) {
 	if s.giveUp() {
@@ -190,10 +230,12 @@ func (s *sender) lost(err error) {
 // drop abandons the stream without calling onLoss.
 func (s *sender) drop() { s.giveUp() }
 
-// giveUp resets the stream, and reports whether the sender was in use until now.
+// giveUp resets the stream, and reports whether the sender was in use until now. One
+// that has handed over and has nothing left to write is not.
 func (s *sender) giveUp() bool {
+	s.dropBefore()
 	s.mu.Lock()
-	inUse := !s.dead && !s.finished
+	inUse := !s.dead && !s.finished && (s.heir == nil || len(s.queue) > 0)
 	s.dead = true
 	st := s.stream
 	s.queue, s.bytes = nil, 0
@@ -217,6 +259,10 @@ func (s *sender) next(st Stream) (out outgoing, last, room, none bool) {
 		waits := len(s.queue) == 0 || s.limited && s.queue[0].rows > 0 && s.rows+s.queue[0].rows > s.credit
 		switch {
 		case s.dead:
+			s.mu.Unlock()
+			return out, false, false, true
+		case len(s.queue) == 0 && s.heir != nil:
+			s.dead = true
 			s.mu.Unlock()
 			return out, false, false, true
 		case waits && s.finished: // rows without credit are dropped with the session

@@ -87,8 +87,10 @@ func (v *Server) Serve(st Stream) {
 		v.serveClient(st, r, k.Open, hold)
 	case *protocol.Frame_Link:
 		v.serveLink(st, r, k.Link, hold)
+	case *protocol.Frame_Move:
+		v.serveMove(st, r, k.Move, hold)
 	default:
-		refuse(st, protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "a stage stream begins with Open or Link"))
+		refuse(st, protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "a stage stream begins with Open, Link or Move"))
 	}
 }
 

@@ -13,12 +13,15 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 const (
-	maxPending = 32               // steps of a session queued for the loop
-	dialTime   = 10 * time.Second // to connect to the successor
+	maxPending = 32                     // steps of a session queued for the loop
+	dialTime   = 10 * time.Second       // to connect to the successor
+	dialFor    = 500 * time.Millisecond // in which a failed dial is tried again
+	dialAgain  = 50 * time.Millisecond
 )
 
 // step is a checked Step queued for the loop.
@@ -68,13 +71,16 @@ type session struct {
 	linkEpoch uint64 // of the last Open or Resume: links of earlier ones are closed
 	linked    uint64 // 1 + the last epoch in which the predecessor has linked
 	unlink    context.CancelFunc
-	halted    bool // nothing is computed until Resume
-	length    int  // positions queued so far
-	computed  int  // positions in the cache
-	reach     int  // positions in the cache once the steps taken from pending are computed
-	truncate  bool // the next step truncates the cache to its base
-	forward   int  // positions from here on are sent to the successor
-	replaying bool // the successor is being brought up to date
+	in        *inflow   // of the predecessor's link; nil: it has no credit, or there is none
+	streamTo  *handover // the stream that continues the client's; nil: none
+	linkTo    *handover // the stream that continues the predecessor's link; nil: none
+	halted    bool      // nothing is computed until Resume
+	length    int       // positions queued so far
+	computed  int       // positions in the cache
+	reach     int       // positions in the cache once the steps taken from pending are computed
+	truncate  bool      // the next step truncates the cache to its base
+	forward   int       // positions from here on are sent to the successor
+	replaying bool      // the successor is being brought up to date
 	pending   []*step
 	cells     int       // KV cells taken, including those ahead of its positions
 	stepped   bool      // a step has been received
@@ -141,7 +147,8 @@ func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *
 		return nil, 0, protocol.Errorf(protocol.Code_CODE_STALE_EPOCH, "the session is in epoch %d", sess.epoch)
 	}
 	sess.client.drop()
-	sess.stream = client
+	sess.streamTo.abandon()
+	sess.stream, sess.streamTo = client, nil
 	sess.client = newSender(client, func(error) {}, s.poke, sess.sent)
 	sess.heard.Store(time.Now())
 	sess.halt(o.Epoch)
@@ -158,6 +165,7 @@ func (sess *session) halt(epoch uint64) {
 	sess.epoch, sess.halted = epoch, true
 	sess.drop()
 	sess.unlink()
+	sess.in, sess.linkTo = nil, nil
 	if sess.next != nil {
 		sess.next.drop()
 	}
@@ -239,7 +247,7 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 	out := newSender(nil, func(err error) { sess.linkLost(epoch, true, err) }, sess.stage.poke, sess.sent)
 	sess.next, sess.replaying = out, from < to
 	go func() {
-		st, err := sess.dial(next)
+		st, err := sess.dialPatiently(next)
 		if err != nil {
 			out.lost(err)
 			return
@@ -252,11 +260,23 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 			return
 		}
 		out.start(st, link, withCredits(st))
-		go readCredits(st, out)
+		go readCredits(st, bufio.NewReaderSize(st, 64), out)
 		if from < to {
 			sess.replay(out, epoch, from, to)
 		}
+		sess.followPath(st, out, next, epoch)
 	}()
+}
+
+// dialPatiently dials the successor, and tries again for a moment: it may be on its
+// way here, as when both have lost their relay.
+func (sess *session) dialPatiently(next *protocol.Hop) (st Stream, err error) {
+	again := backoff.Backoff{First: dialAgain, Most: dialAgain}
+	for end := time.Now().Add(dialFor); ; {
+		if st, err = sess.dial(next); err == nil || time.Now().After(end) || again.Wait(sess.ctx) != nil {
+			return st, err
+		}
+	}
 }
 
 func (sess *session) dial(next *protocol.Hop) (Stream, error) {
@@ -362,6 +382,7 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 		client.finish()
 		if next != nil {
 			next.finish()
+			next.dropBefore()
 		}
 		sess.cancel()
 		s.poke()
@@ -429,6 +450,12 @@ func (sess *session) readClient(st Stream, r *bufio.Reader) {
 			_ = sess.learn(k.Bye.Prefix)
 			sess.end(nil)
 			return
+		case *protocol.Frame_Move:
+			if sess.leaveStream(st) {
+				drain(st, r)
+				return
+			}
+			err = errNoMove
 		default:
 			err = errors.New("unexpected frame")
 		}
@@ -466,7 +493,10 @@ func (sess *session) learn(prefix []uint64) error {
 func (sess *session) pong() {
 	s := sess.stage
 	s.mu.Lock()
-	p := &protocol.Pong{Epoch: sess.epoch, Length: uint32(sess.computed), Waiting: uint32(sess.queuedRows()), Computing: sess.computing, Passes: uint64(s.stats.passes.Load())}
+	p := &protocol.Pong{
+		Epoch: sess.epoch, Length: uint32(sess.computed), Waiting: uint32(sess.queuedRows()), Computing: sess.computing,
+		Passes: uint64(s.stats.passes.Load()), Relayed: sess.next != nil && sess.next.relayed(),
+	}
 	client := sess.client
 	s.mu.Unlock()
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Pong{Pong: p}}, nil, control)
@@ -510,6 +540,7 @@ func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (lin
 		in = &inflow{sess: sess, back: newSender(st, func(error) {}, func() {}, sess.sent)}
 		s.credit(in)
 	}
+	sess.in = in
 	return ctx, in, true
 }
 
@@ -532,6 +563,9 @@ func (sess *session) readLink(linked context.Context, epoch uint64, in *inflow, 
 				sess.stage.cfg.Log.Info("a predecessor sent an invalid frame", "index", sess.open.Index, "error", err)
 			}
 			sess.linkLost(epoch, false, err)
+			return
+		}
+		if f.GetMove() != nil && sess.leaveLink(in) {
 			return
 		}
 		k, ok := f.Kind.(*protocol.Frame_Step)

@@ -46,6 +46,12 @@ type Stream interface {
 	SetDeadline(time.Time) error
 	Peer() peer.ID
 	Protocol() string // protocol.StageID or protocol.StageID1
+	Relayed() bool    // it crosses a relay
+
+	// Better returns a channel that is closed once another stream to the peer would
+	// take a better path: one without a relay, or over a circuit that will not be
+	// cut soon. nil: there is none better.
+	Better() <-chan struct{}
 }
 
 // Dialer opens streams to successors. Since clients name the successors, their
