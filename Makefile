@@ -57,7 +57,7 @@ DESTDIR ?=
 SHARE := $(DESTDIR)$(PREFIX)/share
 BACKENDS := $(DESTDIR)$(PREFIX)/lib/shoal/lib/ollama
 
-.PHONY: help build install install-files install-service release uninstall demo firsthour clients architectures quick test llama test-device race lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
+.PHONY: help build install install-files install-service release uninstall demo firsthour clients architectures quick test llama test-device race reach lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
 build: bin/shoal ## the program, into bin/shoal
 
 help: ## this list
@@ -156,6 +156,13 @@ llama: build ## tests of the engine that opens llama.cpp's library; installs one
 
 race: ## tests of the packages whose goroutines meet, with the race detector
 	$(call gotest,-race -timeout 15m,$(RACE))
+
+# REACH has flags, as in REACH='-pairs port:symmetric -scenarios none'.
+REACH ?=
+reach: ## three homes behind every pair of NATs, with real daemons; needs root and Linux
+	@[ "$$(id -u)" = 0 ] || { echo "NOT TESTED behind NATs: that needs root" >&2; exit 1; }
+	@$(MAKE) --no-print-directory build
+	CGO_ENABLED=0 $(GO) run ./testnet/natlab/reach $(REACH)
 
 lint: lint-metrics ## gofmt, golangci-lint, and the alerts
 	@test -z "$$(gofmt -l cmd contrib node protocol testnet | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }

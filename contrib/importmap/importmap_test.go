@@ -82,6 +82,8 @@ var allowed = map[string][]string{
 	"testnet/link":          nil,
 	"testnet/nat":           nil,
 	"testnet/natsim":        {"testnet/nat"},
+	"testnet/natlab":        {"node/api", "node/proc", "protocol", "testnet", "testnet/nat"},
+	"testnet/natlab/reach":  {"testnet/..."},
 	"testnet/sim":           {"testnet/link"},
 	"testnet/scenario":      {"node/proc", "testnet", "testnet/link"},
 	"cmd/shoal":             {"contrib/launchd", "contrib/systemd", "contrib/tinymodel", "node/...", "protocol/...", "testnet/..."},

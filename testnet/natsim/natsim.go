@@ -3,20 +3,25 @@ package natsim
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/pnet"
+	"github.com/libp2p/go-libp2p/core/transport"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/quic-go/quic-go"
-	"go.uber.org/fx"
 
 	"github.com/shoalnet/shoal/testnet/nat"
 )
@@ -202,19 +207,36 @@ func (h *Host) Cut(cut bool) {
 
 // Options returns the host's transport on this network. The host should have
 // Key as its identity and listen on Addr alone.
-func (h *Host) Options() []libp2p.Option {
-	return []libp2p.Option{libp2p.QUICReuse(h.quicReuse), libp2p.Transport(libp2pquic.NewTransport)}
-}
+func (h *Host) Options() []libp2p.Option { return []libp2p.Option{libp2p.Transport(h.transport)} }
 
-func (h *Host) quicReuse(key quic.StatelessResetKey, token quic.TokenGeneratorKey, life fx.Lifecycle) (*quicreuse.ConnManager, error) {
-	cm, err := quicreuse.NewConnManager(key, token,
+// transport makes a QUIC transport with sockets of its own. libp2p's QUICReuse
+// option would not do: the host from which AutoNAT dials back ignores it.
+func (h *Host) transport(key crypto.PrivKey, reset quic.StatelessResetKey, token quic.TokenGeneratorKey, psk pnet.PSK, gater connmgr.ConnectionGater, rcmgr network.ResourceManager) (transport.Transport, error) {
+	cm, err := quicreuse.NewConnManager(reset, token,
 		quicreuse.OverrideListenUDP(h.listen),
 		quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) { return h, nil }))
 	if err != nil {
 		return nil, err
 	}
-	life.Append(fx.StopHook(cm.Close))
-	return cm, nil
+	t, err := libp2pquic.NewTransport(key, cm, psk, gater, rcmgr)
+	if err != nil {
+		return nil, errors.Join(err, cm.Close())
+	}
+	return owner{t, cm}, nil
+}
+
+// owner is a transport that closes its sockets.
+type owner struct {
+	transport.Transport
+	sockets io.Closer
+}
+
+func (o owner) Close() error {
+	var err error
+	if c, ok := o.Transport.(io.Closer); ok {
+		err = c.Close()
+	}
+	return errors.Join(err, o.sockets.Close())
 }
 
 // PreferredSourceIPForDestination implements quicreuse.SourceIPSelector: a host

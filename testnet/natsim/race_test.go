@@ -1,0 +1,5 @@
+//go:build race
+
+package natsim
+
+func init() { raced = true }
