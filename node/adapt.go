@@ -3,9 +3,12 @@ package node
 import (
 	"context"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/protocol"
@@ -13,23 +16,58 @@ import (
 
 // The parts declare what they need; here each gets it from the others.
 
-// streams opens stage streams for stages and sessions.
-type streams struct{ *network.Network }
-
-func (s streams) open(ctx context.Context, p peer.ID, offer []byte) (*network.Stream, error) {
-	return s.Network.Open(ctx, p, offer, protocol.StageID, protocol.StageID1)
+// networks are those that a node is in when it starts, in order: the open one unless the
+// node is private, then the swarms.
+func (c *Config) networks() (open []Opener) {
+	if !c.Private {
+		open = append(open, func() (*network.Network, error) {
+			key, err := network.LoadKey(c.home().Key())
+			if err != nil {
+				return nil, err
+			}
+			return network.NewKept(network.Config{
+				Key: key, ListenPort: c.ListenPort, ListenAddrs: c.ListenAddrs, Bootstrap: c.Bootstrap, MDNS: !c.NoMDNS,
+				Client: c.Client, PeersFile: c.home().Peers(), Options: c.Network, Version: c.Version, Log: c.Log.With("part", "network"),
+			}, c.home().Port())
+		})
+	}
+	return append(open, c.Swarms...)
 }
 
-type stageDialer struct{ streams }
+// stageDialer opens streams from stages to their successors.
+type stageDialer struct{ *joint.Networks }
 
-func (d stageDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (stage.Stream, error) {
-	return d.open(ctx, p, offer)
+func (d stageDialer) OpenStage(ctx context.Context, swarm string, p peer.ID, offer []byte) (stage.Stream, error) {
+	return d.OpenIn(ctx, swarm, p, offer, protocol.StageID, protocol.StageID1)
 }
 
-type sessionDialer struct{ streams }
+// sessionDialer opens streams from sessions to stages.
+type sessionDialer struct{ *joint.Networks }
 
 func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (session.Stream, error) {
-	return d.open(ctx, p, offer)
+	return d.Open(ctx, p, offer, protocol.StageID, protocol.StageID1)
+}
+
+// admits reports whether a stream may open a session with a model.
+func (n *Node) admits(st stage.Stream, model cid.Cid) bool {
+	return n.net.Own(st.Peer()) || n.net.May(st.Swarm(), model)
+}
+
+// exchangeIn has the exchange work in a network until leave is called.
+func (n *Node) exchangeIn(net *network.Network) (leave func()) {
+	side := exchange.Net{Host: net.Host(), Find: net, Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
+	if n.cfg.May != nil {
+		side.May = func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
+		side.Blocks = n.store.Only(side.May)
+	}
+	if err := n.exchange.Join(side); err != nil {
+		n.cfg.Log.Warn("no models are exchanged in a network", "swarm", net.Swarm(), "error", err)
+	}
+	return func() {
+		if err := n.exchange.Leave(net.Host()); err != nil {
+			n.cfg.Log.Warn("leaving a network", "swarm", net.Swarm(), "error", err)
+		}
+	}
 }
 
 // busy reports whether sessions run on this node.

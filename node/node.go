@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +19,7 @@ import (
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/page"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/report"
@@ -39,7 +39,7 @@ type Node struct {
 	now       atomic.Pointer[Config] // cfg with what Adjust has changed since
 	adjusting sync.Mutex
 	store     *store.Store
-	net       *network.Network
+	net       *joint.Networks
 	exchange  *exchange.Exchange
 	stages    *stage.Server
 	survey    *survey.Survey
@@ -116,15 +116,16 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	n.keys.SetDefault(cfg.APIKey)
 	n.generator = generate.New(generate.Config{
-		Models: models{n}, Survey: n.survey, Network: sessionDialer{streams{n.net}}, Recorder: n.standing,
+		Models: models{n}, Survey: n.survey, Network: sessionDialer{n.net}, Recorder: n.standing,
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Log: cfg.Log.With("part", "generate"),
 	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
-	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
+	n.stages.Restrict(n.admits)
+	n.exchange = exchange.New(n.store, exchange.Options{
 		Leaves: library.Leaves(n.store), Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
-		Worked: n.net.Worked, Believable: n.net.Believable, Dialling: n.net.Dialling(),
 		Ledger: cfg.home().Ledger(), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
 	})
+	n.net.Each(n.exchangeIn)
 	if n.library, err = n.newLibrary(listed); err != nil {
 		return nil, err
 	}
@@ -145,38 +146,38 @@ func New(cfg Config) (_ *Node, err error) {
 	return n, nil
 }
 
-// join opens the network, on the port of the last start if that is still free.
+// join opens the networks, each on the port of its last start if that is still free.
 func (n *Node) join() error {
-	cfg := &n.cfg
-	key, err := network.LoadKey(cfg.home().Key())
+	for _, open := range n.cfg.networks() {
+		net, err := open()
+		if err == nil && n.net == nil {
+			n.net = joint.New(joint.Config{May: n.cfg.May}, net)
+		} else if err == nil {
+			err = n.Join(net)
+		}
+		if errors.Is(err, network.ErrAddress) {
+			err = configError{err}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Join makes a network one of this node's, which closes it, also where Join fails. The
+// error is joint.ErrTwice if the node is in that swarm already.
+func (n *Node) Join(net *network.Network) error {
+	err := n.net.Add(net)
 	if err != nil {
-		return err
-	}
-	port := cfg.ListenPort
-	if port == 0 && !cfg.Client {
-		port = n.keptPort()
-	}
-	open := func() (err error) {
-		n.net, err = network.New(network.Config{
-			Key: key, ListenPort: port, ListenAddrs: cfg.ListenAddrs, Bootstrap: cfg.Bootstrap, MDNS: !cfg.NoMDNS,
-			Client: cfg.Client, PeersFile: cfg.home().Peers(), Options: cfg.Network, Version: cfg.Version,
-			Log: cfg.Log.With("part", "network"),
-		})
-		return err
-	}
-	err = open()
-	switch {
-	case errors.Is(err, network.ErrAddress):
-		return configError{err}
-	case err != nil && cfg.ListenPort == 0 && port != 0: // another program has the port of the last start
-		port = 0
-		err = open()
-	}
-	if err == nil && !cfg.Client && cfg.ListenPort == 0 {
-		n.keepPort(n.net.Port())
+		err = errors.Join(err, net.Close())
 	}
 	return err
 }
+
+// Leave leaves the network of a swarm while the node runs; "" is the open network.
+// Sessions in other networks go on. The errors are those of joint.Remove.
+func (n *Node) Leave(swarm string) error { return n.net.Remove(swarm) }
 
 // Library returns the models of this node.
 func (n *Node) Library() *library.Library { return n.library }
@@ -283,25 +284,6 @@ func (n *Node) Close() error {
 	}
 	errs = append(errs, n.standing.Close())
 	return errors.Join(errs...)
-}
-
-// keptPort returns the port that was drawn at the first start; 0 if there is none.
-func (n *Node) keptPort() int {
-	raw, err := os.ReadFile(n.cfg.home().Port())
-	if err != nil {
-		return 0
-	}
-	port, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-	if err != nil || port < 1 || port > 65535 {
-		return 0
-	}
-	return port
-}
-
-func (n *Node) keepPort(port int) {
-	if err := files.Replace(n.cfg.home().Port(), []byte(strconv.Itoa(port)+"\n"), 0o644); err != nil {
-		n.cfg.Log.Warn("the port cannot be kept for the next start", "error", err)
-	}
 }
 
 // loadToken reads or makes the token that shoal's own endpoints require.

@@ -86,7 +86,7 @@ func (g *generation) route(hops []session.Hop) []api.Hop {
 		c, _ := g.costs.stage(h)
 		out[i].Engine = g.costs.class(h)
 		switch {
-		case h.Peer == g.cfg.Network.Self():
+		case g.cfg.Network.Own(h.Peer):
 			out[i].Trust = "own"
 		case g.cfg.Survey.Trusted(h.Peer):
 			out[i].Trust, out[i].Name = "trusted", g.cfg.Survey.MachineName(h.Peer)

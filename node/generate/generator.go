@@ -53,7 +53,7 @@ type Tools struct {
 type Survey interface {
 	// Choose asks the peers of a model for their load and has pick choose a route over
 	// them. The errors are pick's, and route.ErrNoServer if there is no peer to ask.
-	Choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (r *route.Route, where map[string]session.Hop, err error)
+	Choose(ctx context.Context, q survey.Query, pick survey.Pick) (r *route.Route, where map[string]session.Hop, err error)
 	// Trusted reports whether a peer is this node itself, or trusted by its operator.
 	Trusted(peer.ID) bool
 	// Fastest reports whether this node and those that it trusts are not preferred.
@@ -69,6 +69,7 @@ type Network interface {
 	session.Dialer
 	// Worked notes that a peer did what it was asked for.
 	Worked(peer.ID)
+	Own(peer.ID) bool // reports whether a peer is this node, in any network
 }
 
 // Recorder keeps what peers did, and says when it is a newcomer's turn. Its methods

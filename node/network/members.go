@@ -245,6 +245,7 @@ type PeerInfo struct {
 	Version   string
 	Inbound   bool
 	Relayed   bool
+	Swarm     string          // ID of the private swarm in which it is connected; "": the open network
 	Offer     *protocol.Offer // nil if it has sent none
 }
 
@@ -258,7 +259,7 @@ func (n *Network) Peers() []PeerInfo {
 		}
 		c := conns[0]
 		info := PeerInfo{ID: p, Addr: c.RemoteMultiaddr().String(), Transport: c.ConnState().Transport,
-			Inbound: c.Stat().Direction == network.DirInbound, Relayed: c.Stat().Limited, Offer: n.offerOf(p)}
+			Inbound: c.Stat().Direction == network.DirInbound, Relayed: c.Stat().Limited, Swarm: n.cfg.SwarmID, Offer: n.offerOf(p)}
 		info.RTT, _ = n.RTT(p)
 		if v, err := n.host.Peerstore().Get(p, "AgentVersion"); err == nil {
 			info.Version, _ = v.(string)

@@ -48,6 +48,8 @@ type Config struct {
 	Options     []libp2p.Option // transports, in place of QUIC and TCP
 	Version     string
 	Log         *slog.Logger
+	SwarmID     string // of a private swarm; "": the open network
+	SwarmName   string // for people
 
 	crowd crowd // zero value: manyConns
 }
@@ -331,6 +333,12 @@ func (n *Network) Close() error {
 
 // Self returns the node's own peer ID.
 func (n *Network) Self() peer.ID { return n.host.ID() }
+
+// Swarm returns the ID of the private swarm that the network is; "": the open network.
+func (n *Network) Swarm() string { return n.cfg.SwarmID }
+
+// SwarmName returns the name of the private swarm that the network is; it may be empty.
+func (n *Network) SwarmName() string { return n.cfg.SwarmName }
 
 // Dialling returns the options for another swarm of this node, so that it dials
 // through the same gate.

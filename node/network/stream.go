@@ -30,6 +30,7 @@ type Stream struct {
 	reset func() error
 	peer  peer.ID
 	proto string
+	swarm string
 }
 
 // Read implements io.Reader. Errors are os.ErrDeadlineExceeded after a
@@ -53,6 +54,9 @@ func (s *Stream) Reset() error { return s.reset() }
 // Peer returns the peer at the other end.
 func (s *Stream) Peer() peer.ID { return s.peer }
 
+// Swarm returns the ID of the swarm in which the stream is; "": the open network.
+func (s *Stream) Swarm() string { return s.swarm }
+
 // Protocol returns the protocol spoken on the stream.
 func (s *Stream) Protocol() string { return s.proto }
 
@@ -62,7 +66,7 @@ func (n *Network) Handle(proto string, serve func(*Stream)) {
 	n.handlers[proto] = serve
 	n.mu.Unlock()
 	n.host.SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
-		serve(&Stream{inner: s, reset: s.Reset, peer: s.Conn().RemotePeer(), proto: proto})
+		serve(&Stream{inner: s, reset: s.Reset, peer: s.Conn().RemotePeer(), proto: proto, swarm: n.cfg.SwarmID})
 	})
 }
 
@@ -94,7 +98,7 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 	if err != nil {
 		return nil, tidy(err)
 	}
-	return &Stream{inner: s, reset: s.Reset, peer: p, proto: string(s.Protocol())}, nil
+	return &Stream{inner: s, reset: s.Reset, peer: p, proto: string(s.Protocol()), swarm: n.cfg.SwarmID}, nil
 }
 
 // errNoChoice means that libp2p may choose the connection.
@@ -151,8 +155,8 @@ func (n *Network) openSelf(protos []string) (*Stream, error) {
 	}
 	a, b := net.Pipe()
 	both := func() error { return errors.Join(a.Close(), b.Close()) }
-	go serve(&Stream{inner: b, reset: both, peer: n.host.ID(), proto: proto})
-	return &Stream{inner: a, reset: both, peer: n.host.ID(), proto: proto}, nil
+	go serve(&Stream{inner: b, reset: both, peer: n.host.ID(), proto: proto, swarm: n.cfg.SwarmID})
+	return &Stream{inner: a, reset: both, peer: n.host.ID(), proto: proto, swarm: n.cfg.SwarmID}, nil
 }
 
 // otherPeer returns the peer that answered in place of the one that was dialled; "": it

@@ -194,6 +194,8 @@ type end struct {
 func (e end) Reset() error  { return e.Close() }
 func (e end) Peer() peer.ID { return e.peer }
 
+func (end) Swarm() string { return "" }
+
 // Protocol is the newest if none is set.
 func (e end) Protocol() string { return cmp.Or(e.proto, protocol.StageID) }
 
@@ -221,7 +223,7 @@ func (d dialer) dial(p peer.ID) (end, error) {
 
 type stageDialer struct{ dialer }
 
-func (d stageDialer) OpenStage(_ context.Context, p peer.ID, _ []byte) (stage.Stream, error) {
+func (d stageDialer) OpenStage(_ context.Context, _ string, p peer.ID, _ []byte) (stage.Stream, error) {
 	return d.dial(p)
 }
 

@@ -26,6 +26,8 @@ func (s quicStream) Peer() peer.ID { return s.Conn().RemotePeer() }
 
 func (s quicStream) Protocol() string { return string(s.Stream.Protocol()) }
 
+func (quicStream) Swarm() string { return "" }
+
 type simDialer struct{ host.Host }
 
 func (d simDialer) Self() peer.ID { return d.ID() }
@@ -37,7 +39,7 @@ func (d simDialer) open(ctx context.Context, p peer.ID) (quicStream, error) {
 
 type simStageDialer struct{ simDialer }
 
-func (d simStageDialer) OpenStage(ctx context.Context, p peer.ID, _ []byte) (stage.Stream, error) {
+func (d simStageDialer) OpenStage(ctx context.Context, _ string, p peer.ID, _ []byte) (stage.Stream, error) {
 	return d.open(ctx, p)
 }
 

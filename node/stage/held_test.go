@@ -25,6 +25,8 @@ func (w wire) Reset() error   { return w.Close() }
 func (w wire) Peer() peer.ID  { return w.from }
 func (wire) Protocol() string { return protocol.StageID }
 
+func (wire) Swarm() string { return "" }
+
 // dial opens a stream to a server as a peer.
 func dial(t *testing.T, v *Server, as peer.ID) net.Conn {
 	client, server := net.Pipe()

@@ -25,6 +25,7 @@ const (
 type Server struct {
 	log     *slog.Logger
 	trusted func(peer.ID) bool
+	may     func(Stream, cid.Cid) bool
 	held    held
 
 	mu     sync.Mutex
@@ -36,6 +37,11 @@ type Server struct {
 func NewServer(log *slog.Logger, trusted func(peer.ID) bool) *Server {
 	return &Server{log: log, trusted: trusted}
 }
+
+// Restrict sets who may open sessions with a model: a stream for which may returns false
+// is answered as if the model were not served. It must be called before the first Serve;
+// without it, everybody may.
+func (v *Server) Restrict(may func(st Stream, model cid.Cid) bool) { v.may = may }
 
 // Add makes a stage available to new streams.
 func (v *Server) Add(s *Stage) {
@@ -93,7 +99,7 @@ func (v *Server) Serve(st Stream) {
 }
 
 func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold *hold) {
-	s, e := v.stageFor(o)
+	s, e := v.stageFor(st, o)
 	if e != nil {
 		refuse(st, e)
 		return
@@ -118,14 +124,14 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold 
 	sess.readClient(st, r)
 }
 
-func (v *Server) stageFor(o *protocol.Open) (*Stage, *protocol.Error) {
+func (v *Server) stageFor(st Stream, o *protocol.Open) (*Stage, *protocol.Error) {
 	model, err := cid.Cast(o.Model)
 	if err != nil {
 		return nil, protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "the model's CID: %s", err)
 	}
 	span := protocol.Span{From: int(o.From), To: int(o.To)}
 	for _, s := range v.Stages() {
-		if s.cfg.Model == model && s.cfg.Span == span && s.ctx.Err() == nil {
+		if s.cfg.Model == model && s.cfg.Span == span && s.ctx.Err() == nil && (v.may == nil || v.may(st, model)) {
 			return s, nil
 		}
 	}
