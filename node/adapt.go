@@ -48,9 +48,15 @@ func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (
 	return d.Open(ctx, p, offer, protocol.StageID, protocol.StageID1)
 }
 
-// admits reports whether a stream may open a session with a model.
-func (n *Node) admits(st stage.Stream, model cid.Cid) bool {
-	return n.net.Own(st.Peer()) || n.net.May(st.Swarm(), model)
+// refuses returns why a client may open no session with a model; nil: it may.
+func (n *Node) refuses(st stage.Stream, model cid.Cid) *protocol.Error {
+	switch {
+	case n.net.Own(st.Peer()):
+		return nil
+	case !n.net.May(st.Swarm(), model):
+		return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this model is not served here now")
+	}
+	return n.net.MayUse(st.Swarm(), st.Peer())
 }
 
 // exchangeIn has the exchange work in a network until leave is called.

@@ -120,7 +120,7 @@ func New(cfg Config) (_ *Node, err error) {
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Log: cfg.Log.With("part", "generate"),
 	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
-	n.stages.Restrict(n.admits)
+	n.stages.Restrict(n.refuses)
 	n.exchange = exchange.New(n.store, exchange.Options{
 		Leaves: library.Leaves(n.store), Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
 		Ledger: cfg.home().Ledger(), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),

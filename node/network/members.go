@@ -259,7 +259,7 @@ func (n *Network) Peers() []PeerInfo {
 		}
 		c := conns[0]
 		info := PeerInfo{ID: p, Addr: c.RemoteMultiaddr().String(), Transport: c.ConnState().Transport,
-			Inbound: c.Stat().Direction == network.DirInbound, Relayed: c.Stat().Limited, Swarm: n.cfg.SwarmID, Offer: n.offerOf(p)}
+			Inbound: c.Stat().Direction == network.DirInbound, Relayed: c.Stat().Limited, Swarm: n.Swarm(), Offer: n.offerOf(p)}
 		info.RTT, _ = n.RTT(p)
 		if v, err := n.host.Peerstore().Get(p, "AgentVersion"); err == nil {
 			info.Version, _ = v.(string)
@@ -277,7 +277,7 @@ func (n *Network) Peers() []PeerInfo {
 
 // startMDNS finds nodes on the LAN.
 func (n *Network) startMDNS() (io.Closer, error) {
-	s := mdns.NewMdnsService(n.host, "_shoal._udp", found{n})
+	s := mdns.NewMdnsService(n.host, n.cfg.Swarm.mdnsName(), found{n})
 	return s, s.Start()
 }
 

@@ -57,7 +57,7 @@ func (n *Network) sign() error {
 	if err != nil {
 		return err
 	}
-	o.Swarm = n.cfg.SwarmID
+	o.Swarm = n.Swarm()
 	n.own, n.seen = o, o
 	if n.ownBody == nil {
 		return nil
@@ -66,7 +66,7 @@ func (n *Network) sign() error {
 	if o, err = protocol.SealOffer(b, n.cfg.Key); err != nil {
 		return err
 	}
-	o.Envelope, o.Swarm = n.own.Envelope, n.cfg.SwarmID // other stages of a route may be sent the envelope
+	o.Envelope, o.Swarm = n.own.Envelope, n.Swarm() // other stages of a route may be sent the envelope
 	n.seen = o
 	return nil
 }
@@ -133,7 +133,10 @@ func (n *Network) hear(teller peer.ID, raw []byte) error {
 	if o.From == n.host.ID() {
 		return nil
 	}
-	o.Swarm = n.cfg.SwarmID
+	if len(o.Spans)+len(o.Shards) > 0 && !n.believed(o.From) {
+		return fmt.Errorf("%w: its signer may not serve in this swarm", protocol.ErrOffer)
+	}
+	o.Swarm = n.Swarm()
 	w := &word{Offer: o, met: teller == o.From, teller: teller, group: n.groupOf(o)}
 	most := n.tells(teller)
 	n.mu.Lock()
@@ -160,7 +163,7 @@ func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 	now := time.Now()
 	var out []*protocol.Offer
 	for o := range n.offers.concerning(model) {
-		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) {
+		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) && n.believed(o.From) {
 			out = append(out, o.Offer)
 		}
 	}

@@ -65,8 +65,8 @@ func (n *Network) Handle(proto string, serve func(*Stream)) {
 	n.mu.Lock()
 	n.handlers[proto] = serve
 	n.mu.Unlock()
-	n.host.SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
-		serve(&Stream{inner: s, reset: s.Reset, peer: s.Conn().RemotePeer(), proto: proto, swarm: n.cfg.SwarmID})
+	n.Host().SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
+		serve(&Stream{inner: s, reset: s.Reset, peer: s.Conn().RemotePeer(), proto: proto, swarm: n.Swarm()})
 	})
 }
 
@@ -98,7 +98,11 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 	if err != nil {
 		return nil, tidy(err)
 	}
-	return &Stream{inner: s, reset: s.Reset, peer: p, proto: string(s.Protocol()), swarm: n.cfg.SwarmID}, nil
+	if err := n.mayServe(p, s.Protocol()); err != nil {
+		_ = s.Reset()
+		return nil, err
+	}
+	return &Stream{inner: s, reset: s.Reset, peer: p, proto: string(s.Protocol()), swarm: n.Swarm()}, nil
 }
 
 // errNoChoice means that libp2p may choose the connection.
@@ -155,8 +159,8 @@ func (n *Network) openSelf(protos []string) (*Stream, error) {
 	}
 	a, b := net.Pipe()
 	both := func() error { return errors.Join(a.Close(), b.Close()) }
-	go serve(&Stream{inner: b, reset: both, peer: n.host.ID(), proto: proto, swarm: n.cfg.SwarmID})
-	return &Stream{inner: a, reset: both, peer: n.host.ID(), proto: proto, swarm: n.cfg.SwarmID}, nil
+	go serve(&Stream{inner: b, reset: both, peer: n.host.ID(), proto: proto, swarm: n.Swarm()})
+	return &Stream{inner: a, reset: both, peer: n.host.ID(), proto: proto, swarm: n.Swarm()}, nil
 }
 
 // otherPeer returns the peer that answered in place of the one that was dialled; "": it
@@ -178,6 +182,8 @@ func otherPeer(err error) peer.ID {
 // tidy shortens libp2p's report, which covers every address it tried.
 func tidy(err error) error {
 	switch {
+	case gated(err) != nil:
+		return gated(err)
 	case refused(err): // at one address; others may not have answered
 		return ErrRefused
 	case errors.Is(err, context.DeadlineExceeded):

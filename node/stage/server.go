@@ -25,7 +25,7 @@ const (
 type Server struct {
 	log     *slog.Logger
 	trusted func(peer.ID) bool
-	may     func(Stream, cid.Cid) bool
+	refuses func(Stream, cid.Cid) *protocol.Error
 	held    held
 
 	mu     sync.Mutex
@@ -38,10 +38,12 @@ func NewServer(log *slog.Logger, trusted func(peer.ID) bool) *Server {
 	return &Server{log: log, trusted: trusted}
 }
 
-// Restrict sets who may open sessions with a model: a stream for which may returns false
-// is answered as if the model were not served. It must be called before the first Serve;
-// without it, everybody may.
-func (v *Server) Restrict(may func(st Stream, model cid.Cid) bool) { v.may = may }
+// Restrict sets who may open sessions with a model: a client for whose stream refuses
+// returns an error gets that. Links from other stages are not refused. It must be called
+// before the first Serve; without it, everybody may.
+func (v *Server) Restrict(refuses func(st Stream, model cid.Cid) *protocol.Error) {
+	v.refuses = refuses
+}
 
 // Add makes a stage available to new streams.
 func (v *Server) Add(s *Stage) {
@@ -129,9 +131,14 @@ func (v *Server) stageFor(st Stream, o *protocol.Open) (*Stage, *protocol.Error)
 	if err != nil {
 		return nil, protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "the model's CID: %s", err)
 	}
+	if v.refuses != nil {
+		if e := v.refuses(st, model); e != nil {
+			return nil, e
+		}
+	}
 	span := protocol.Span{From: int(o.From), To: int(o.To)}
 	for _, s := range v.Stages() {
-		if s.cfg.Model == model && s.cfg.Span == span && s.ctx.Err() == nil && (v.may == nil || v.may(st, model)) {
+		if s.cfg.Model == model && s.cfg.Span == span && s.ctx.Err() == nil {
 			return s, nil
 		}
 	}

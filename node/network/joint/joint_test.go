@@ -1,6 +1,10 @@
 package joint_test
 
 import (
+	"bufio"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"io"
 	"path/filepath"
@@ -9,21 +13,54 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	libp2p "github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/member"
 )
 
-// start opens a network of a swarm on loopback that knows the given ones.
+// rootOf is the root key of a test's swarm.
+func rootOf(swarm string) ed25519.PrivateKey {
+	seed := sha256.Sum256([]byte(swarm))
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+// idOf is the ID of a test's swarm; "": the open network.
+func idOf(swarm string) string {
+	if swarm == "" {
+		return ""
+	}
+	return member.PublicKey(rootOf(swarm)).Swarm().String()
+}
+
+// start opens a network of a swarm on loopback that knows the given ones; "": the open one.
 func start(t testing.TB, swarm string, boot ...*network.Network) *network.Network {
 	t.Helper()
 	key, err := network.LoadKey(filepath.Join(t.TempDir(), "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := network.Config{Key: key, ListenAddrs: []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}, Version: "test", SwarmID: swarm}
+	cfg := network.Config{Key: key, ListenAddrs: []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}, Version: "test"}
+	if swarm != "" {
+		root := rootOf(swarm)
+		id, err := peer.IDFromPrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := member.KeyOf(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := member.Issuer{Root: member.PublicKey(root), Key: root}.Issue(k, member.Use|member.Serve, time.Now(), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.SwarmName, cfg.Swarm = swarm, &network.Swarm{Root: member.PublicKey(root), View: member.View{1}, Certificate: cert}
+	}
 	for _, b := range boot {
 		cfg.Bootstrap = append(cfg.Bootstrap, b.FullAddrs()...)
 	}
@@ -106,7 +143,7 @@ func TestOffers(t *testing.T) {
 	for _, of := range j.Known(model) {
 		want := ""
 		if of.From == a.Self() {
-			want = "a"
+			want = idOf("a")
 		}
 		if of.Swarm != want {
 			t.Errorf("the offer of %s is of swarm %q, not %q", of.From, of.Swarm, want)
@@ -115,11 +152,11 @@ func TestOffers(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	self, own := j.In("a")
-	if self == j.Self() || !j.Own(self) || !j.Own(j.Self()) || own == nil || own.From != self || own.Swarm != "a" {
+	self, own := j.In(idOf("a"))
+	if self == j.Self() || !j.Own(self) || !j.Own(j.Self()) || own == nil || own.From != self || own.Swarm != idOf("a") {
 		t.Errorf("the node is %s in the swarm and %s elsewhere, with the offer %v", self, j.Self(), own)
 	}
-	if self, own := j.In("b"); self != "" || own != nil {
+	if self, own := j.In(idOf("b")); self != "" || own != nil {
 		t.Error("the node is in a swarm that it never joined")
 	}
 	for n, want := range map[*network.Network][]peer.ID{a: {a.Self(), self}, o: {o.Self(), j.Self()}} {
@@ -141,12 +178,17 @@ func TestOwnOfferElsewhere(t *testing.T) {
 	j, a, o := both(t, joint.Config{})
 	offer(t, j, model)
 	await(t, "the peer knows the node", func() bool { return len(a.Known(model)) > 0 })
-	_, own := j.In("a")
-	third := alone(t, "", o, j.All()[1]) // of the open network, and hears the node in both
+	_, own := j.In(idOf("a"))
+	third := alone(t, "", o)
 	offer(t, third, model)
-	await(t, "the third peer knows the node's offers", func() bool {
-		third.Offers(t.Context(), model, nil)
-		return slices.Contains(from(third.Known(model)), own.From)
+	third.Host().SetStreamHandler(protocol.OffersID, func(s libp2p.Stream) {
+		defer s.Close()
+		r := bufio.NewReader(s)
+		if n, err := binary.ReadUvarint(r); err == nil {
+			_, _ = io.CopyN(io.Discard, r, int64(n))
+		}
+		b, _ := proto.Marshal(&protocol.OffersReply{Envelopes: [][]byte{third.OwnOffer().Envelope, own.Envelope}})
+		_, _ = s.Write(append(binary.AppendUvarint(nil, uint64(len(b))), b...))
 	})
 	await(t, "the third peer is asked", func() bool {
 		return slices.Contains(from(j.Offers(t.Context(), model, nil)), third.Self()) && slices.Contains(from(j.All()[0].Known(model)), own.From)
@@ -159,7 +201,7 @@ func TestOwnOfferElsewhere(t *testing.T) {
 // Each network sees what it may, and the node itself sees all.
 func TestMay(t *testing.T) {
 	t.Parallel()
-	j, a, o := both(t, joint.Config{May: func(swarm string, m cid.Cid) bool { return m == model || swarm == "a" }})
+	j, a, o := both(t, joint.Config{May: func(swarm string, m cid.Cid) bool { return m == model || swarm == idOf("a") }})
 	offer(t, j, model, other)
 	await(t, "the offers are known", func() bool { return len(a.Known(model)) == 1 && len(o.Known(model)) == 1 })
 	if len(a.Known(other)) != 1 || len(o.Known(other)) != 0 {
@@ -168,15 +210,15 @@ func TestMay(t *testing.T) {
 	if len(j.Known(other)) != 1 {
 		t.Error("the node does not see its own model")
 	}
-	if !j.May("a", other) || j.May("", other) || !j.May("", model) {
+	if !j.May(idOf("a"), other) || j.May("", other) || !j.May("", model) {
 		t.Error("other models may be used than are offered")
 	}
-	if _, own := j.In("a"); len(own.Spans) != 2 {
+	if _, own := j.In(idOf("a")); len(own.Spans) != 2 {
 		t.Error("in the swarm the node does not see its own models")
 	}
 }
 
-const proto = "/shoal/test/1"
+const echoID = "/shoal/test/1"
 
 // echo serves a protocol that says in which swarm it was asked, and by whom.
 func echo(s *network.Stream) {
@@ -199,36 +241,36 @@ func said(t *testing.T, s *network.Stream, err error) string {
 func TestStreams(t *testing.T) {
 	t.Parallel()
 	j, a, o := both(t, joint.Config{})
-	in, _ := j.In("a")
+	in, _ := j.In(idOf("a"))
 	for _, n := range []*network.Network{a, o} {
-		n.Handle(proto, echo)
+		n.Handle(echoID, echo)
 	}
-	j.Handle(proto, echo)
+	j.Handle(echoID, echo)
 	for _, c := range []struct {
 		to   peer.ID
 		want string
-	}{{a.Self(), "a " + in.String()}, {o.Self(), " " + j.Self().String()}, {in, "a " + in.String()}, {j.Self(), " " + j.Self().String()}} {
-		s, err := j.Open(t.Context(), c.to, nil, proto)
+	}{{a.Self(), idOf("a") + " " + in.String()}, {o.Self(), " " + j.Self().String()}, {in, idOf("a") + " " + in.String()}, {j.Self(), " " + j.Self().String()}} {
+		s, err := j.Open(t.Context(), c.to, nil, echoID)
 		if got := said(t, s, err); got != c.want {
 			t.Errorf("the stream to %s says %q, not %q", c.to, got, c.want)
 		}
-		if err == nil && (s.Swarm() == "a") != (c.to == a.Self() || c.to == in) {
+		if err == nil && (s.Swarm() == idOf("a")) != (c.to == a.Self() || c.to == in) {
 			t.Errorf("the stream to %s is in swarm %q", c.to, s.Swarm())
 		}
 	}
 	for _, n := range []*network.Network{a, o} {
 		self, _ := j.In(n.Swarm())
-		s, err := n.Open(t.Context(), self, nil, proto)
+		s, err := n.Open(t.Context(), self, nil, echoID)
 		if got, want := said(t, s, err), n.Swarm()+" "+n.Self().String(); got != want {
 			t.Errorf("the node says %q to a peer, not %q", got, want)
 		}
 	}
-	for swarm, p := range map[string]peer.ID{"a": o.Self(), "": a.Self()} {
-		if s, err := j.OpenIn(t.Context(), swarm, p, nil, proto); err == nil {
+	for swarm, p := range map[string]peer.ID{idOf("a"): o.Self(), "": a.Self()} {
+		if s, err := j.OpenIn(t.Context(), swarm, p, nil, echoID); err == nil {
 			t.Errorf("a peer of another network is reached in swarm %q: %s", s.Swarm(), s.Peer())
 		}
 	}
-	if _, err := j.OpenIn(t.Context(), "b", a.Self(), nil, proto); !errors.Is(err, joint.ErrUnknown) {
+	if _, err := j.OpenIn(t.Context(), idOf("b"), a.Self(), nil, echoID); !errors.Is(err, joint.ErrUnknown) {
 		t.Error("a stream in a swarm that the node is not in: ", err)
 	}
 }
@@ -238,7 +280,7 @@ func TestStreams(t *testing.T) {
 func TestJoinAndLeave(t *testing.T) {
 	t.Parallel()
 	j, a, o := both(t, joint.Config{})
-	j.Handle(proto, echo)
+	j.Handle(echoID, echo)
 	j.ServeStatus(func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply { return &protocol.StatusReply{Name: "me"} })
 	offer(t, j, model)
 	there := map[string]bool{}
@@ -246,7 +288,7 @@ func TestJoinAndLeave(t *testing.T) {
 		there[n.Swarm()] = true
 		return func() { delete(there, n.Swarm()) }
 	})
-	open, err := o.Open(t.Context(), j.Self(), nil, proto) // goes on while the others come and go
+	open, err := o.Open(t.Context(), j.Self(), nil, echoID) // goes on while the others come and go
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,9 +302,9 @@ func TestJoinAndLeave(t *testing.T) {
 		t.Error("one swarm twice: ", err)
 	}
 	again.Close()
-	in, _ := j.In("b")
+	in, _ := j.In(idOf("b"))
 	await(t, "the new network's peer knows the offer", func() bool { return len(b.Known(model)) == 1 })
-	if s, err := b.Open(t.Context(), in, nil, proto); said(t, s, err) != "b "+b.Self().String() {
+	if s, err := b.Open(t.Context(), in, nil, echoID); said(t, s, err) != idOf("b")+" "+b.Self().String() {
 		t.Error("the new network has no handler")
 	}
 	if st, err := b.Status(t.Context(), in, model, nil); err != nil || st.Name != "me" {
@@ -272,14 +314,14 @@ func TestJoinAndLeave(t *testing.T) {
 		t.Error("not all networks were reported: ", there)
 	}
 
-	if err := j.Remove("a"); err != nil {
+	if err := j.Remove(idOf("a")); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the swarm's peer has lost the node", func() bool { return len(a.Known(model)) == 0 && len(a.Peers()) == 0 })
-	if there["a"] || len(there) != 2 || len(j.All()) != 2 {
+	if there[idOf("a")] || len(there) != 2 || len(j.All()) != 2 {
 		t.Error("the network was not left in order: ", there)
 	}
-	if err := j.Remove("a"); !errors.Is(err, joint.ErrUnknown) {
+	if err := j.Remove(idOf("a")); !errors.Is(err, joint.ErrUnknown) {
 		t.Error("a network is left twice: ", err)
 	}
 	if got := said(t, open, nil); got != " "+o.Self().String() {
@@ -291,7 +333,7 @@ func TestJoinAndLeave(t *testing.T) {
 	if j.Self() != in || len(j.Swarms()) != 1 {
 		t.Error("the node is not who it is in its last network")
 	}
-	if err := j.Remove("b"); !errors.Is(err, joint.ErrLast) {
+	if err := j.Remove(idOf("b")); !errors.Is(err, joint.ErrLast) {
 		t.Error("the last network is left: ", err)
 	}
 	if len(b.Known(model)) != 1 {
@@ -304,12 +346,12 @@ func TestSwarms(t *testing.T) {
 	t.Parallel()
 	j, a, o := both(t, joint.Config{})
 	for _, p := range j.Peers() {
-		if want := map[peer.ID]string{a.Self(): "a", o.Self(): ""}[p.ID]; p.Swarm != want {
+		if want := map[peer.ID]string{a.Self(): idOf("a"), o.Self(): ""}[p.ID]; p.Swarm != want {
 			t.Errorf("peer %s is in swarm %q, not %q", p.ID, p.Swarm, want)
 		}
 	}
 	all := j.Swarms()
-	if len(all) != 2 || all[0].ID != "" || all[1].ID != "a" || all[0].Self != j.Self() || all[0].Peers != 1 || all[1].Peers != 1 || len(all[1].Addrs) == 0 {
+	if len(all) != 2 || all[0].ID != "" || all[1].ID != idOf("a") || all[1].Name != "a" || all[0].Self != j.Self() || all[0].Peers != 1 || all[1].Peers != 1 || len(all[1].Addrs) == 0 {
 		t.Errorf("the networks are %+v", all)
 	}
 	if s := j.Sizes(); s.Peers != 2 {
@@ -333,7 +375,7 @@ func TestSwarms(t *testing.T) {
 		return n
 	}
 	before := sum()
-	if err := j.Remove("a"); err != nil {
+	if err := j.Remove(idOf("a")); err != nil {
 		t.Fatal(err)
 	}
 	if after := sum(); before == 0 || after < before {

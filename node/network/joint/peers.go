@@ -117,6 +117,15 @@ func (j *Networks) May(swarm string, model cid.Cid) bool {
 	return j.cfg.May == nil || j.cfg.May(swarm, model)
 }
 
+// MayUse returns why a peer may open no sessions here, as network.MayUse does in the network
+// of a swarm; nil: it may.
+func (j *Networks) MayUse(swarm string, p peer.ID) *protocol.Error {
+	if n := j.in(swarm); n != nil {
+		return n.MayUse(p)
+	}
+	return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this node has left the network")
+}
+
 // Withdraw announces in all networks that nothing is served any longer, as
 // network.Withdraw does.
 func (j *Networks) Withdraw(ctx context.Context) error {
