@@ -48,6 +48,7 @@ type Config struct {
 	Options     []libp2p.Option // transports, in place of QUIC and TCP
 	Version     string
 	Log         *slog.Logger
+	Swarm       *Swarm // private; nil: the open network
 
 	crowd crowd // zero value: manyConns
 }
