@@ -16,6 +16,8 @@ const (
 	StageID   = "/shoal/stage/2"  // sessions
 	StageID1  = "/shoal/stage/1"  // the same, of links without credits
 	LeavesID  = "/shoal/leaves/1" // leaves in bulk
+	JoinID    = "/shoal/join/1"   // redeem an invitation into a private swarm
+	MemberID  = "/shoal/member/1" // among its members: revocation lists, names, renewals
 	ProbeTime = 3 * time.Second   // the most a status or offer request may take
 )
 

@@ -3563,7 +3563,7 @@ type JoinReply struct {
 	Root          []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`                               // the swarm's public root key
 	ViewKey       []byte                 `protobuf:"bytes,4,opt,name=view_key,json=viewKey,proto3" json:"view_key,omitempty"`          // seals certificates against outsiders
 	Name          string                 `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`                               // of the swarm
-	Revocations   []byte                 `protobuf:"bytes,6,opt,name=revocations,proto3" json:"revocations,omitempty"`                 // the newest list; empty: nobody was ever revoked
+	Revocations   []byte                 `protobuf:"bytes,6,opt,name=revocations,proto3" json:"revocations,omitempty"`                 // the newest lists
 	Peers         []*SwarmPeer           `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`                             // where to find members, the inviter first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3709,13 +3709,13 @@ func (x *SwarmPeer) GetAddrs() [][]byte {
 	return nil
 }
 
-// MemberRequest says who asks and which revocation list it has.
+// MemberRequest says who asks and which revocation lists it has.
 type MemberRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"` // the asker's newest
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`               // of its machine
-	Revision      uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`      // number of its revocation list; 0: it has none
-	Revocations   []byte                 `protobuf:"bytes,4,opt,name=revocations,proto3" json:"revocations,omitempty"` // that list, for a peer that has an older one
+	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`           // SHA-256 of its revocation lists
+	Revocations   []byte                 `protobuf:"bytes,4,opt,name=revocations,proto3" json:"revocations,omitempty"` // those lists, for a peer that has others
 	Renew         bool                   `protobuf:"varint,5,opt,name=renew,proto3" json:"renew,omitempty"`            // issue another certificate to the asker, like the one it has
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3765,11 +3765,11 @@ func (x *MemberRequest) GetName() string {
 	return ""
 }
 
-func (x *MemberRequest) GetRevision() uint64 {
+func (x *MemberRequest) GetDigest() []byte {
 	if x != nil {
-		return x.Revision
+		return x.Digest
 	}
-	return 0
+	return nil
 }
 
 func (x *MemberRequest) GetRevocations() []byte {
@@ -3791,8 +3791,8 @@ type MemberReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Revision      uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	Revocations   []byte                 `protobuf:"bytes,4,opt,name=revocations,proto3" json:"revocations,omitempty"` // if the asker's is older
+	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	Revocations   []byte                 `protobuf:"bytes,4,opt,name=revocations,proto3" json:"revocations,omitempty"` // if the asker has others
 	Renewed       []byte                 `protobuf:"bytes,5,opt,name=renewed,proto3" json:"renewed,omitempty"`         // certificate; empty: none was asked for, or this member issues none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3842,11 +3842,11 @@ func (x *MemberReply) GetName() string {
 	return ""
 }
 
-func (x *MemberReply) GetRevision() uint64 {
+func (x *MemberReply) GetDigest() []byte {
 	if x != nil {
-		return x.Revision
+		return x.Digest
 	}
-	return 0
+	return nil
 }
 
 func (x *MemberReply) GetRevocations() []byte {
@@ -4147,17 +4147,17 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\tSwarmPeer\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
-	"\x05addrs\x18\x03 \x03(\fR\x05addrs\"\x99\x01\n" +
+	"\x05addrs\x18\x03 \x03(\fR\x05addrs\"\x95\x01\n" +
 	"\rMemberRequest\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\x12 \n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12 \n" +
 	"\vrevocations\x18\x04 \x01(\fR\vrevocations\x12\x14\n" +
-	"\x05renew\x18\x05 \x01(\bR\x05renew\"\x9b\x01\n" +
+	"\x05renew\x18\x05 \x01(\bR\x05renew\"\x97\x01\n" +
 	"\vMemberReply\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\x12 \n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12 \n" +
 	"\vrevocations\x18\x04 \x01(\fR\vrevocations\x12\x18\n" +
 	"\arenewed\x18\x05 \x01(\fR\arenewed*P\n" +
 	"\vTensorCodec\x12\x14\n" +
