@@ -10,7 +10,7 @@ type Swarm struct {
 	Root        member.Key
 	View        member.View
 	Certificate *member.Certificate
-	Revocations *member.Revocations // the newest list known; nil: none yet
+	Lists       member.Lists // of revocations, as far as they are known
 }
 
 // ID returns the swarm's ID.

@@ -49,7 +49,7 @@ func SignBridge(root ed25519.PrivateKey, b BridgeRecord) (*BridgeRecord, error) 
 		return nil, malformed("a bridge record names at most %d models", maxBridgeModels)
 	}
 	b.Signature = sign(root, bridgeLabel, b.body())
-	return &b, b.Check(b.NotBefore, nil)
+	return &b, b.Check(b.NotBefore, Lists{})
 }
 
 func compareModels(a, b cid.Cid) int { return strings.Compare(a.KeyString(), b.KeyString()) }
@@ -73,10 +73,10 @@ func (b *BridgeRecord) Supersedes(old *BridgeRecord) bool {
 	return old == nil || b.Lender == old.Lender && b.Guest == old.Guest && b.Number > old.Number
 }
 
-// Check reports whether the record is in force. revoked is the lender's newest
-// list known, or nil. Errors are ErrForged, ErrRevoked, ErrExpired, ErrEarly,
+// Check reports whether the record is in force. revoked are the lender's
+// lists known so far. Errors are ErrForged, ErrRevoked, ErrExpired, ErrEarly,
 // and ErrRoles for roles that no guest can have.
-func (b *BridgeRecord) Check(at time.Time, revoked *Revocations) error {
+func (b *BridgeRecord) Check(at time.Time, revoked Lists) error {
 	switch {
 	case !b.Lender.verifies(bridgeLabel, b.body(), b.Signature):
 		return ErrForged

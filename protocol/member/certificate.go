@@ -78,7 +78,7 @@ func (i Issuer) Issue(member Key, roles Roles, now time.Time, life time.Duration
 		return nil, err
 	}
 	c.Signature = sign(i.Key, certificateLabel, c.body())
-	if err := c.Check(i.Root, member.Peer(), now, nil); err != nil {
+	if err := c.Check(i.Root, member.Peer(), now, Lists{}); err != nil {
 		return nil, fmt.Errorf("this node cannot issue a certificate with the roles %s: %w", roles, err)
 	}
 	return c, nil
@@ -134,10 +134,10 @@ func readCertificate(r *reader) *Certificate {
 }
 
 // Check reports whether the certificate makes a peer a member of root's swarm at
-// a time. revoked is the newest list known, or nil. Errors are ErrForeign,
+// a time. revoked are the lists known so far. Errors are ErrForeign,
 // ErrOther, ErrRevoked, ErrExpired, ErrEarly, ErrForged, ErrIssuer, and ErrRoles for
 // a certificate without a role.
-func (c *Certificate) Check(root Key, p peer.ID, at time.Time, revoked *Revocations) error {
+func (c *Certificate) Check(root Key, p peer.ID, at time.Time, revoked Lists) error {
 	if c.Swarm != root.Swarm() {
 		return ErrForeign
 	}
@@ -164,7 +164,7 @@ func (c *Certificate) Check(root Key, p peer.ID, at time.Time, revoked *Revocati
 }
 
 // valid checks what concerns this certificate alone.
-func (c *Certificate) valid(at time.Time, revoked *Revocations) error {
+func (c *Certificate) valid(at time.Time, revoked Lists) error {
 	switch {
 	case revoked.Has(c):
 		return ErrRevoked

@@ -19,9 +19,8 @@
 // can still be cut off at once. The root has the last word, because a list that
 // it signs can revoke the issuer's key.
 //
-// A list of revocations replaces the one before as a whole, so a node needs the
-// newest one and nothing else. Which of two lists is the newer is decided in the
-// same way everywhere (see Revocations.Supersedes).
+// A revocation list replaces the one before as a whole. A member has at most two:
+// the newest by the root and the newest by an issuer (see Lists).
 //
 // Each object has one encoding: what Parse accepts is, byte for byte, what
 // Marshal returns. Signatures cover a label that names the kind of object, so

@@ -60,7 +60,7 @@ func (c *Certificate) Vouch(own crypto.PrivKey, helper peer.ID) (*Membership, er
 // Check reports whether the membership makes the peer of the handshake a member,
 // or a member's helper. Errors are those of Certificate.Check, and ErrOther for
 // a helper key that the member does not vouch for.
-func (m *Membership) Check(root Key, p peer.ID, at time.Time, revoked *Revocations) error {
+func (m *Membership) Check(root Key, p peer.ID, at time.Time, revoked Lists) error {
 	if m.Vouch == nil {
 		return m.Certificate.Check(root, p, at, revoked)
 	}

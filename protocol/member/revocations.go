@@ -33,60 +33,49 @@ type Revocations struct {
 	Chain     *Certificate // the signer's; nil if the signer is the root
 }
 
-// Revoke signs the list that follows old (nil: there is none yet) and has, in
-// addition, these serials and issuer keys. Errors are ErrIssuer if this issuer
-// may not sign lists, and ErrMalformed if the list would have more than 8,192
-// serials or 256 keys.
-func (i Issuer) Revoke(old *Revocations, serials []Serial, issuers []Key, now time.Time) (*Revocations, error) {
+// Revoke signs the list that follows the signer's kind of list in old and has, in
+// addition, these serials and issuer keys. The root's list also takes over what
+// the issuers' has. Errors are ErrIssuer if this issuer may not sign lists, and
+// ErrMalformed if the list would have more than 8,192 serials or 256 keys.
+func (i Issuer) Revoke(old Lists, serials []Serial, issuers []Key, now time.Time) (*Revocations, error) {
 	r := &Revocations{Swarm: i.Root.Swarm(), Number: 1, Time: now.Truncate(time.Second), Signer: PublicKey(i.Key), Chain: i.Certificate}
 	r.Serials, r.Issuers = slices.Clone(serials), slices.Clone(issuers)
-	if old != nil {
-		r.Number = old.Number + 1
-		r.Serials, r.Issuers = append(r.Serials, old.Serials...), append(r.Issuers, old.Issuers...)
+	for _, before := range old.all() {
+		if before.byRoot() == r.byRoot() {
+			r.Number = before.Number + 1
+		}
+		if r.byRoot() || !before.byRoot() {
+			r.Serials, r.Issuers = append(r.Serials, before.Serials...), append(r.Issuers, before.Issuers...)
+		}
 	}
 	slices.SortFunc(r.Serials, compareSerials)
 	slices.SortFunc(r.Issuers, compareKeys)
 	r.Serials, r.Issuers = slices.Compact(r.Serials), slices.Compact(r.Issuers)
-	if len(r.Serials) > maxSerials || len(r.Issuers) > maxIssuers {
-		return nil, malformed("a list has at most %d serials and %d keys", maxSerials, maxIssuers)
+	if len(r.Serials) > maxSerials || len(r.Issuers) > maxIssuers || r.Number == 0 {
+		return nil, malformed("a list has at most %d serials and %d keys, and a number of 64 bits", maxSerials, maxIssuers)
 	}
 	r.Signature = sign(i.Key, revocationsLabel, r.body())
 	return r, r.Check(i.Root, now, old)
 }
 
-// Has reports whether the list revokes a certificate, or the key that issued it.
-// The issuer's own certificate is not considered. A nil list revokes nothing.
-func (r *Revocations) Has(c *Certificate) bool {
-	return r.HasSerial(c.Serial) || r.hasIssuer(c.Issuer)
-}
+func (r *Revocations) byRoot() bool { return r.Chain == nil }
 
-// HasSerial reports whether the list revokes a serial.
-func (r *Revocations) HasSerial(s Serial) bool {
-	if r == nil {
-		return false
-	}
+func (r *Revocations) hasSerial(s Serial) bool {
 	_, found := slices.BinarySearchFunc(r.Serials, s, compareSerials)
 	return found
 }
 
 func (r *Revocations) hasIssuer(k Key) bool {
-	if r == nil {
-		return false
-	}
 	_, found := slices.BinarySearchFunc(r.Issuers, k, compareKeys)
 	return found
 }
 
-// Stale reports whether the list is too old to rely on. There is no list yet in
-// a swarm that never revoked anything, so a nil list is not stale.
-func (r *Revocations) Stale(now time.Time) bool { return r != nil && now.Sub(r.Time) > Stale }
-
 // Check reports whether the list is one of root's swarm, by a signer that may
-// sign it. current is the newest list known, or nil. Errors are ErrForeign,
-// ErrForged, ErrEarly for one from the future, and ErrIssuer or those of
-// Certificate.Check for a signer that is not, or is no longer, an issuer. The
-// signer's certificate must have been valid when it signed.
-func (r *Revocations) Check(root Key, now time.Time, current *Revocations) error {
+// sign it. known are the lists known so far. Errors are ErrForeign, ErrForged,
+// ErrEarly for one from the future, and ErrIssuer or those of Certificate.Check
+// for a signer that is not, or is no longer, an issuer. The signer's certificate
+// must have been valid when it signed.
+func (r *Revocations) Check(root Key, now time.Time, known Lists) error {
 	switch {
 	case r.Swarm != root.Swarm():
 		return ErrForeign
@@ -98,36 +87,28 @@ func (r *Revocations) Check(root Key, now time.Time, current *Revocations) error
 		return nil
 	case r.Chain == nil || r.Signer == root || r.Chain.Issuer != root || r.Chain.Key != r.Signer || !r.Chain.Roles.Has(Invite):
 		return ErrIssuer
-	case current.hasIssuer(r.Signer):
+	}
+	return r.signerValid(root, known.ByRoot)
+}
+
+// signerValid checks an issuer that signed a list. Only the root can deprive an
+// issuer of that right: two issuers that revoke each other would settle on
+// nothing.
+func (r *Revocations) signerValid(root Key, byRoot *Revocations) error {
+	if byRoot != nil && byRoot.hasIssuer(r.Signer) {
 		return ErrRevoked
 	}
-	return r.Chain.Check(root, r.Signer.Peer(), r.Time, current)
+	return r.Chain.Check(root, r.Signer.Peer(), r.Time, Lists{ByRoot: byRoot})
 }
 
-// Supersedes reports whether the list replaces another that Check accepts, or
-// nil. It is the one with the higher number, or of two issuers' lists with the
-// same number the one by the root key, else the one with the greater bytes, so
-// that all members settle on the same. A list by the root key that revokes the
-// other's signer replaces it whatever their numbers are: a signer that has
-// turned cannot win by a high number.
-func (r *Revocations) Supersedes(old *Revocations) bool {
-	switch {
-	case old == nil:
-		return true
-	case r.revokesSignerOf(old):
-		return true
-	case old.revokesSignerOf(r):
-		return false
-	case r.Number != old.Number:
-		return r.Number > old.Number
-	case (r.Chain == nil) != (old.Chain == nil):
-		return r.Chain == nil
+// supersedes reports whether the list replaces another of the same kind, or nil:
+// it has the higher number, or the same and the greater bytes, as when two
+// issuers sign at once.
+func (r *Revocations) supersedes(old *Revocations) bool {
+	if old == nil || r.Number != old.Number {
+		return old == nil || r.Number > old.Number
 	}
 	return bytes.Compare(r.Marshal(), old.Marshal()) > 0
-}
-
-func (r *Revocations) revokesSignerOf(other *Revocations) bool {
-	return r.Chain == nil && other.Chain != nil && (r.hasIssuer(other.Signer) || r.HasSerial(other.Chain.Serial))
 }
 
 func (r *Revocations) body() []byte {

@@ -64,6 +64,11 @@ func (t *Ticket) String() string {
 	for _, a := range t.Addrs {
 		b = appendField(b, a.Bytes())
 	}
+	return ticketText(b)
+}
+
+// ticketText appends the checksum and writes the bytes as text.
+func ticketText(b []byte) string {
 	sum := sha256.Sum256(b)
 	return ticketPrefix + base32Upper.EncodeToString(append(b, sum[:ticketSum]...))
 }
