@@ -69,6 +69,7 @@ var allowed = map[string][]string{
 	"node/stage":          {"node/engine", "node/engine/sample", "protocol"},
 	"node/standing":       {"node/files"},
 	"node/store":          {"node/backoff", "node/files", "node/ranges", "node/remedy", "protocol/..."},
+	"node/swarm":          {"node/api", "node/backoff", "node/files", "node/home", "node/network", "node/remedy", "protocol/..."},
 	"node/survey":         {"node/placement", "node/route", "node/session", "node/standing", "protocol"},
 	"node/text":           nil,
 	"node/traces":         nil,

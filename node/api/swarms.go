@@ -24,6 +24,9 @@ type Swarms interface {
 	// Revoke ends a membership. member is a machine's name, or the end or all of its peer
 	// ID. The Kind of the error is Refused if this node may not.
 	Revoke(swarm, member string) (*Revoked, error)
+	// RenewSwarm renews the node's own certificate with the root key in a file, at an
+	// absolute path.
+	RenewSwarm(swarm, rootFile string) (*Swarm, error)
 	// LeaveSwarm forgets a swarm. The Kind of the error is Refused if the swarm's root key
 	// would be lost, unless force is set.
 	LeaveSwarm(swarm string, force bool) (*Swarm, error)
@@ -105,6 +108,11 @@ type RevokeRequest struct {
 	Member string `json:"member"`
 }
 
+// RenewRequest names a file with a swarm's root key.
+type RenewRequest struct {
+	RootFile string `json:"root_file"`
+}
+
 // LeaveRequest leaves a swarm.
 type LeaveRequest struct {
 	Force bool `json:"force,omitempty"` // even if the root key is lost
@@ -123,6 +131,7 @@ func (s *server) swarmRoutes() {
 		"POST /shoal/v1/swarms/{swarm}/invite": s.byOwner(s.invite),
 		"GET /shoal/v1/swarms/{swarm}/members": s.byOwner(s.members),
 		"POST /shoal/v1/swarms/{swarm}/revoke": s.own(s.revoke),
+		"POST /shoal/v1/swarms/{swarm}/renew":  s.own(s.renewSwarm),
 		"POST /shoal/v1/swarms/{swarm}/leave":  s.own(s.leaveSwarm),
 	} {
 		s.mux.HandleFunc(pattern, s.serve(h))
@@ -206,6 +215,15 @@ func (s *server) revoke(w http.ResponseWriter, r *http.Request) error {
 	return reply(w, v, err)
 }
 
+func (s *server) renewSwarm(w http.ResponseWriter, r *http.Request) error {
+	var req RenewRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	v, err := s.Swarms.RenewSwarm(swarmOf(r), req.RootFile)
+	return reply(w, v, err)
+}
+
 func (s *server) leaveSwarm(w http.ResponseWriter, r *http.Request) error {
 	var req LeaveRequest
 	if err := readJSON(w, r, &req); err != nil {
@@ -259,6 +277,12 @@ func (c *Client) Members(ctx context.Context, swarm string) ([]Member, error) {
 func (c *Client) Revoke(ctx context.Context, swarm, member string) (*Revoked, error) {
 	var v Revoked
 	return &v, c.post(ctx, swarmPath(swarm, "revoke"), RevokeRequest{member}, &v)
+}
+
+// RenewSwarm has the node renew its own certificate with a root key. Errors: see Swarms.
+func (c *Client) RenewSwarm(ctx context.Context, swarm, rootFile string) (*Swarm, error) {
+	var v Swarm
+	return &v, c.post(ctx, swarmPath(swarm, "renew"), RenewRequest{rootFile}, &v)
 }
 
 // LeaveSwarm has the node leave a swarm. Errors: see Swarms.

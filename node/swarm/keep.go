@@ -74,6 +74,24 @@ func (s *Swarm) keepCertificate(c *member.Certificate) error {
 	return s.save(certificateFile, func() []byte { return s.cert.Marshal() })
 }
 
+// RenewWith renews this node's certificate with the root key in a file, which it does not
+// keep. Errors are those of reading the file, and of a key of another swarm.
+func (s *Swarm) RenewWith(rootFile string) error {
+	root, err := readRoot(rootFile, s.about.Root)
+	switch {
+	case err != nil:
+		return err
+	case root == nil:
+		return fmt.Errorf("there is no root key at %s", rootFile)
+	}
+	own := s.Certificate()
+	c, err := member.Issuer{Root: s.about.Root, Key: root}.Renew(own, own.Roles, s.book.cfg.Now(), member.Life)
+	if err != nil {
+		return err
+	}
+	return s.keepCertificate(c)
+}
+
 // renew gets this node another certificate once its own is due: it signs it if it has the
 // root key, or asks the connected members, of whom those that may invite issue one.
 func (r *running) renew(now time.Time) {

@@ -196,6 +196,19 @@ func (o Owner) Revoke(swarm, who string) (*api.Revoked, error) {
 	return &api.Revoked{Member: describeMember(m), Also: describeMembers(also)}, nil
 }
 
+// RenewSwarm implements api.Swarms.
+func (o Owner) RenewSwarm(swarm, rootFile string) (*api.Swarm, error) {
+	s, err := o.pick(swarm)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.RenewWith(rootFile); err != nil {
+		return nil, api.Errorf(api.BadInput, "%w", err)
+	}
+	v := describe(s)
+	return &v, nil
+}
+
 // LeaveSwarm implements api.Swarms.
 func (o Owner) LeaveSwarm(swarm string, force bool) (*api.Swarm, error) {
 	s, err := o.pick(swarm)
