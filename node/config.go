@@ -19,6 +19,7 @@ import (
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/serve"
+	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -66,6 +67,7 @@ type Config struct {
 	Warnings    []string      // about this program, for its status
 	Wire        string        // activations between stages: "f32", "f16" or "q8_0"
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
+	Swarms      *swarm.Book   // private swarms: the node is in the first instead of the open network; nil: none
 	Network     []libp2p.Option
 	Log         *slog.Logger
 	Settings    api.Settings // what the API's endpoints for settings use; nil: they do not exist

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,6 +52,7 @@ type Node struct {
 	handler   http.Handler
 	token     string
 	life      life
+	detach    func() // from the private swarm; nil: the network is open
 
 	mu    sync.Mutex
 	leave context.CancelCauseFunc // ends Run
@@ -98,6 +98,7 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	n.net.Protect(trust)
 	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
+	n.survey.SetFellows(cfg.fellow)
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
 	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
@@ -139,7 +140,7 @@ func New(cfg Config) (_ *Node, err error) {
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
 		Generator: n.generator, Counter: n.generator, Embedder: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings,
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: cfg.owned(),
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil
@@ -152,28 +153,34 @@ func (n *Node) join() error {
 	if err != nil {
 		return err
 	}
-	port := cfg.ListenPort
-	if port == 0 && !cfg.Client {
-		port = n.keptPort()
+	conf, kept := network.Config{
+		Key: key, ListenPort: cfg.ListenPort, ListenAddrs: cfg.ListenAddrs, Bootstrap: cfg.Bootstrap, MDNS: !cfg.NoMDNS,
+		Client: cfg.Client, PeersFile: cfg.home().Peers(), Options: cfg.Network, Version: cfg.Version,
+		Log: cfg.Log.With("part", "network"),
+	}, cfg.home().Port()
+	in := cfg.inSwarm()
+	if in != nil {
+		conf, kept = in.Network(conf), in.PortFile()
 	}
-	open := func() (err error) {
-		n.net, err = network.New(network.Config{
-			Key: key, ListenPort: port, ListenAddrs: cfg.ListenAddrs, Bootstrap: cfg.Bootstrap, MDNS: !cfg.NoMDNS,
-			Client: cfg.Client, PeersFile: cfg.home().Peers(), Options: cfg.Network, Version: cfg.Version,
-			Log: cfg.Log.With("part", "network"),
-		})
-		return err
+	if conf.ListenPort == 0 && !cfg.Client {
+		conf.ListenPort = network.KeptPort(kept)
 	}
+	open := func() (err error) { n.net, err = network.New(conf); return err }
 	err = open()
 	switch {
 	case errors.Is(err, network.ErrAddress):
 		return configError{err}
-	case err != nil && cfg.ListenPort == 0 && port != 0: // another program has the port of the last start
-		port = 0
+	case err != nil && cfg.ListenPort == 0 && conf.ListenPort != 0: // another program has the port of the last start
+		conf.ListenPort = 0
 		err = open()
 	}
 	if err == nil && !cfg.Client && cfg.ListenPort == 0 {
-		n.keepPort(n.net.Port())
+		if err := network.KeepPort(kept, n.net.Port()); err != nil {
+			cfg.Log.Warn("the port cannot be kept for the next start", "error", err)
+		}
+	}
+	if err == nil && in != nil {
+		n.detach = in.Attach(n.net)
 	}
 	return err
 }
@@ -275,6 +282,9 @@ func (n *Node) Close() error {
 	if n.exchange != nil {
 		errs = append(errs, n.exchange.Close())
 	}
+	if n.detach != nil {
+		n.detach()
+	}
 	if n.net != nil {
 		errs = append(errs, n.net.Close())
 	}
@@ -283,25 +293,6 @@ func (n *Node) Close() error {
 	}
 	errs = append(errs, n.standing.Close())
 	return errors.Join(errs...)
-}
-
-// keptPort returns the port that was drawn at the first start; 0 if there is none.
-func (n *Node) keptPort() int {
-	raw, err := os.ReadFile(n.cfg.home().Port())
-	if err != nil {
-		return 0
-	}
-	port, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-	if err != nil || port < 1 || port > 65535 {
-		return 0
-	}
-	return port
-}
-
-func (n *Node) keepPort(port int) {
-	if err := files.Replace(n.cfg.home().Port(), []byte(strconv.Itoa(port)+"\n"), 0o644); err != nil {
-		n.cfg.Log.Warn("the port cannot be kept for the next start", "error", err)
-	}
 }
 
 // loadToken reads or makes the token that shoal's own endpoints require.

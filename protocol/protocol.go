@@ -18,7 +18,10 @@ const (
 	LeavesID  = "/shoal/leaves/1" // leaves in bulk
 	JoinID    = "/shoal/join/1"   // redeem an invitation into a private swarm
 	MemberID  = "/shoal/member/1" // among its members: revocation lists, names, renewals
-	ProbeTime = 3 * time.Second   // the most a status or offer request may take
+
+	SwarmTLSID = "/shoal/tls/1" // TLS with the membership in a private swarm, on TCP and relayed connections
+
+	ProbeTime = 3 * time.Second // the most a status or offer request may take
 )
 
 // Sizes, in bytes unless said otherwise.

@@ -88,6 +88,11 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 		// A testnet's client, or one that talks to no peers, needs only loopback.
 		cfg.ListenAddrs = loopbackAddrs()
 	}
+	if join {
+		if err := openSwarms(&cfg, c.App.ErrWriter); err != nil {
+			return nil, nil, err
+		}
+	}
 	n, err := newNode(cfg)
 	if err != nil {
 		return nil, nil, err

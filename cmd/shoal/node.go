@@ -199,6 +199,9 @@ func runNode(c *cli.Context, settings []setting) error {
 	events := cfg.Events
 	manager := newManager(cfg)
 	cfg.Events = manager.watch(cfg.Events)
+	if err := openSwarms(&cfg, c.App.ErrWriter); err != nil {
+		return err
+	}
 	n, err := newNode(cfg)
 	if err != nil {
 		return err

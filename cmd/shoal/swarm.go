@@ -14,6 +14,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/urfave/cli/v2"
 
+	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/swarm"
@@ -170,6 +171,42 @@ func machineName(dir, given string) (string, error) {
 	}
 	host, _ := os.Hostname() // a machine need not have a name
 	return protocol.MachineName(cmp.Or(given, os.Getenv("SHOAL_NAME"), file.Name, host)), nil
+}
+
+// openSwarms has a node be in the swarms of its home.
+func openSwarms(cfg *node.Config, warn io.Writer) error {
+	name, err := machineName(cfg.Home, cfg.Name)
+	if err != nil {
+		return err
+	}
+	say := cfg.Events
+	book, broken, err := swarm.Open(swarm.Config{Home: cfg.Home, Machine: name, Log: cfg.Log, Events: func(e swarm.Event) {
+		if say != nil {
+			say(node.Event{Event: e.Kind, Peer: e.Peer, Name: e.Swarm, Machine: e.Name, Error: e.Error})
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	for _, err := range broken {
+		remark(warn, "shoal: warning: "+err.Error())
+	}
+	cfg.Swarms = book
+	return nil
+}
+
+// swarmText is an event of a swarm in words.
+func swarmText(e node.Event) string {
+	who, name := machineText(e.Machine, e.Peer), cell(e.Name)
+	switch e.Event {
+	case "member":
+		return fmt.Sprintf("%s has joined swarm %s", who, name)
+	case "refused":
+		return fmt.Sprintf("%s tried to join swarm %s, and was refused: %s", who, name, cell(e.Error))
+	case "removed":
+		return fmt.Sprintf("this machine was removed from swarm %s; `shoal join CODE` lets it in again with a new code", name)
+	}
+	return fmt.Sprintf("swarm %s: %s", name, cell(e.Error))
 }
 
 // asked wraps a command that takes the named arguments and deals with swarms.

@@ -35,7 +35,7 @@ type Config struct {
 
 // Event is something that a person may want to know of.
 type Event struct {
-	Kind  string // joined: a machine has redeemed a code; refused: it has not; revoked: this node is no longer a member; stale: the revocation list is old
+	Kind  string // member: a machine has redeemed a code; refused: it has not; removed: this node is no member any more; stale: the revocation list is old
 	Swarm string // its name
 	Peer  string // whom it is about
 	Name  string // of that machine, if known
@@ -169,7 +169,8 @@ func (s *Swarm) called(name string) bool {
 	return name == "" || strings.EqualFold(s.Name(), name) || len(name) >= 4 && strings.HasPrefix(s.ID().String(), strings.ToLower(name))
 }
 
-// Names of its machine that fellow members have told, by peer; "": no fellow member.
+// MachineName returns what a fellow member of any swarm calls its machine; "": the peer is
+// none, or has told nothing.
 func (b *Book) MachineName(p peer.ID) string {
 	for _, s := range b.Swarms() {
 		if name := s.machineName(p); name != "" {
@@ -179,8 +180,9 @@ func (b *Book) MachineName(p peer.ID) string {
 	return ""
 }
 
-// New founds a swarm. Its root key is written into the file rootFile, which must not exist,
-// or, if that is "", into the home. Errors are those of writing, and a BadName.
+// New founds a swarm; with name "" it is called like the machine. Its root key is written
+// into the file rootFile, which must not exist, or, if that is "", into the home. Errors
+// wrap ErrName, or are those of writing; on one from Hosts.Enter the swarm is returned, too.
 func (b *Book) New(name, rootFile string) (*Swarm, error) {
 	b.work.Lock()
 	defer b.work.Unlock()

@@ -89,7 +89,7 @@ func (s *Swarm) redeem(joiner peer.ID, req *protocol.JoinRequest) *protocol.Join
 	}
 	name := protocol.MachineName(req.Name)
 	s.log.Info("a machine has joined the swarm", "swarm", s.Name(), "peer", joiner, "name", name, "roles", t.Roles)
-	s.event(Event{Kind: "joined", Peer: joiner.String(), Name: name})
+	s.event(Event{Kind: "member", Peer: joiner.String(), Name: name})
 	s.poke()
 	return &protocol.JoinReply{
 		Certificate: cert.Marshal(), Root: s.about.Root[:], ViewKey: s.about.View[:], Name: s.Name(), Revocations: s.listBytes(), Peers: s.introductions(joiner),

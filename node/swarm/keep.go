@@ -155,7 +155,7 @@ func (r *running) tend(now time.Time) {
 	s := r.s
 	s.doorWork.Lock()
 	defer s.doorWork.Unlock()
-	open := !s.listenUntil(now).IsZero()
+	open := s.inviting.Load() > 0 || s.answers(now)
 	switch {
 	case open && r.door == nil:
 		if err := r.open(); err != nil {
@@ -187,6 +187,7 @@ func (r *running) open() (err error) {
 			return nil
 		}
 		r.door = nil
+		r.s.log.Warn("codes that were made before are of no use: another program has the port to which they lead", "swarm", r.s.Name(), "port", port, "error", err)
 	}
 	fresh, ferr := network.FreePort()
 	if ferr != nil {

@@ -91,11 +91,11 @@ func (s *Swarm) install(from member.Lists) error {
 		return err
 	}
 	if run != nil { // before all else: what is revoked ends now
-		run.net.Revoke(lists)
+		run.enforce(lists)
 	}
 	if own {
 		s.log.Warn("this node is no longer a member of the swarm", "swarm", s.Name())
-		s.event(Event{Kind: "revoked", Peer: s.self.String()})
+		s.event(Event{Kind: "removed", Peer: s.self.String()})
 	}
 	err = errors.Join(err, s.save(listFile, func() []byte { return s.lists.Marshal() }))
 	if run != nil {

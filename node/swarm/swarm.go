@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -36,6 +37,7 @@ type Swarm struct {
 	complaints *rate.Limiter // of refused attempts to join
 	write      sync.Mutex    // held while a file is written, before mu
 	doorWork   sync.Mutex    // held while the door opens or closes, before mu
+	inviting   atomic.Int32  // codes that are being made: the door stays open for them
 
 	mu      sync.Mutex
 	cert    *member.Certificate
@@ -329,6 +331,8 @@ func (s *Swarm) Invite(ctx context.Context, terms Terms) (*member.Ticket, error)
 	case issuer.Certificate != nil && !roles.Has(terms.Roles):
 		return nil, fmt.Errorf("%w with the roles %s: its own are %s", ErrMayNot, terms.Roles, roles)
 	}
+	s.inviting.Add(1)
+	defer s.inviting.Add(-1)
 	addrs, err := s.reachable(ctx)
 	if err != nil {
 		return nil, err
@@ -338,9 +342,5 @@ func (s *Swarm) Invite(ctx context.Context, terms Terms) (*member.Ticket, error)
 		return nil, err
 	}
 	err = s.addTicket(&ticket{Key: proofKey(t.Secret), Roles: terms.Roles, Uses: terms.Uses, Created: now.UTC().Truncate(time.Second), Expires: t.Expires.UTC()}, now)
-	if err != nil {
-		return nil, err
-	}
-	s.poke() // the door stays open for it
-	return t, nil
+	return t, err
 }

@@ -23,9 +23,9 @@ import (
 // Network is the host of one swarm, which only members reach.
 type Network interface {
 	Host() host.Host
-	// Revoke takes newer revocation lists: it closes the connections of those that are
-	// no members any more, and refuses them from now on.
-	Revoke(member.Lists)
+	// InstallLists takes newer revocation lists: it closes the connections of those that
+	// are no members any more, and refuses them from now on.
+	InstallLists(member.Lists) (news bool, err error)
 }
 
 const (
@@ -72,7 +72,7 @@ func (s *Swarm) Attach(net Network) (detach func()) {
 	s.run = r
 	lists := s.lists
 	s.mu.Unlock()
-	net.Revoke(lists) // they may have come after the network's configuration
+	r.enforce(lists) // they may have come after the network's configuration
 	for _, p := range h.Network().Peers() {
 		r.start(func() { r.greet(p) })
 	}
@@ -131,6 +131,13 @@ func signal(c chan struct{}) {
 
 func (r *running) connected(p peer.ID) bool {
 	return len(r.net.Host().Network().ConnsToPeer(p)) > 0
+}
+
+// enforce has the network act on revocation lists.
+func (r *running) enforce(lists member.Lists) {
+	if _, err := r.net.InstallLists(lists); err != nil {
+		r.s.log.Warn("a revocation list cannot be put in force", "swarm", r.s.Name(), "error", err)
+	}
 }
 
 // push passes the newest list on to all connected members.

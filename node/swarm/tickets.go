@@ -187,22 +187,9 @@ func (s *Swarm) claim(joiner peer.ID, proof []byte, now time.Time) (t *ticket, u
 	}, protocol.JoinRefusal_JOIN_REFUSAL_NONE
 }
 
-// listenUntil returns until when somebody may come with a code that is worth an answer;
-// zero: nobody.
-func (s *Swarm) listenUntil(now time.Time) (end time.Time) {
+// answers reports whether somebody may come with a code that is worth an answer.
+func (s *Swarm) answers(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, t := range s.tickets {
-		if !t.heard(now) {
-			continue
-		}
-		until := t.Expires
-		if !t.Spent.IsZero() {
-			until = t.Spent
-		}
-		if until = until.Add(spentTime); until.After(end) {
-			end = until
-		}
-	}
-	return end
+	return slices.ContainsFunc(s.tickets, func(t *ticket) bool { return t.heard(now) })
 }
