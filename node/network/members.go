@@ -276,7 +276,7 @@ func (n *Network) Peers() []PeerInfo {
 
 // startMDNS finds nodes on the LAN.
 func (n *Network) startMDNS() (io.Closer, error) {
-	s := mdns.NewMdnsService(n.host, "_shoal._udp", found{n})
+	s := mdns.NewMdnsService(n.host, n.cfg.Swarm.mdnsName(), found{n})
 	return s, s.Start()
 }
 
