@@ -11,27 +11,21 @@ import (
 	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/swarms"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // The parts declare what they need; here each gets it from the others.
 
-// networks are those that a node is in when it starts, in order: the open one unless the
-// node is private, then the swarms.
-func (c *Config) networks() (open []Opener) {
-	if !c.Private {
-		open = append(open, func() (*network.Network, error) {
-			key, err := network.LoadKey(c.home().Key())
-			if err != nil {
-				return nil, err
-			}
-			return network.NewKept(network.Config{
-				Key: key, ListenPort: c.ListenPort, ListenAddrs: c.ListenAddrs, Bootstrap: c.Bootstrap, MDNS: !c.NoMDNS,
-				Client: c.Client, PeersFile: c.home().Peers(), Options: c.Network, Version: c.Version, Log: c.Log.With("part", "network"),
-			}, c.home().Port())
-		})
+// networks says which networks the node is in.
+func (c *Config) networks() swarms.Config {
+	return swarms.Config{
+		Network: network.Config{
+			ListenPort: c.ListenPort, ListenAddrs: c.ListenAddrs, Bootstrap: c.Bootstrap, MDNS: !c.NoMDNS,
+			Client: c.Client, PeersFile: c.home().Peers(), Options: c.Network, Version: c.Version, Log: c.Log.With("part", "network"),
+		},
+		KeyFile: c.home().Key(), PortFile: c.home().Port(), Private: c.Private, Book: c.Swarms, May: c.May, Log: c.Log.With("part", "swarms"),
 	}
-	return append(open, c.Swarms...)
 }
 
 // stageDialer opens streams from stages to their successors.

@@ -18,67 +18,68 @@ import (
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/node/library"
-	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/serve"
+	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // Config is all that an operator decides. The zero value with a Home is a node
 // that serves nothing.
 type Config struct {
-	Home        string                                 // data directory
-	Version     string                                 // of the software, for peers
-	Name        string                                 // of this machine, which only trusted peers are told; "": the host's name
-	ListenPort  int                                    // QUIC and TCP; 0: drawn once and kept in Home
-	ListenAddrs []string                               // multiaddrs, instead of ListenPort on all interfaces
-	Bootstrap   []string                               // multiaddrs with /p2p/
-	API         string                                 // host:port of the local HTTP API; "": none but the socket in Home
-	APIKey      string                                 // required of API clients; "": none
-	APIOpen     bool                                   // other machines may use the API without a key
-	Metrics     string                                 // host:port for metrics and probes alone; "": none
-	APIHosts    []string                               // host names accepted in API requests besides loopback's; "*": any
-	APIOrigins  []string                               // origins of other web pages that may use the API, such as https://chat.example, or patterns of them, such as https://*.example.com
-	TLS         bool                                   // other machines must come to the API over TLS
-	TLSCert     string                                 // PEM file with the certificate for that; "": a self-signed one in Home
-	TLSKey      string                                 // PEM file with its key
-	NoMDNS      bool                                   // do not look for peers on the LAN
-	Private     bool                                   // not in the open network, to which ListenPort, ListenAddrs and Bootstrap belong; Swarms are needed then
-	Swarms      []Opener                               // further networks to be in
-	May         func(swarm string, model cid.Cid) bool // which models the peers of a network may use and fetch, by the ID of its swarm, "" for the open network; nil: all
-	Trust       []string                               // IDs of peers that are trusted like this node itself
-	Fastest     bool                                   // use known strangers for speed even if this node or peers that it trusts serve the whole model
-	Client      bool                                   // light: serve nothing, advertise nothing
-	Serve       []ServeSpec                            // what to serve
-	Memory      int64                                  // bytes lent, weights and KV together; 0: half of what the machine has
-	Threads     int                                    // lent; 0: chosen by measuring
-	Nice        int                                    // of the engine's process; 0 means 0, flags default to 5
-	Devices     []string                               // GPUs to use, by name; none: all found
-	KVType      string                                 // "f16" or "f32"
-	Exact       bool                                   // results are bit-identical however many sessions share a pass; slower
-	KVTokens    int                                    // KV cells per span; 0: from Memory
-	MaxSessions int                                    // concurrent sessions per span; 0: 32
-	Lend        lend.Rules                             // when to lend; the zero value: always but on battery
-	UnloadAfter time.Duration                          // after how long without use an engine is unloaded, until it is used again; 0: never
-	DrainTime   time.Duration                          // for running sessions to find other stages when this one leaves; 0: 30 s
-	Up, Down    int64                                  // bytes per second of model transfers, to and from peers; 0: no limit
-	Quota       int64                                  // bytes of disk for unpinned shards; 0: no limit
-	Catalogs    []string                               // catalogue files besides the built-in one and those in Home/catalog.d; they may be unsigned
-	CatalogKeys []string                               // whose catalogues are trusted, in base64, besides the project's
-	Engines     serve.Engines                          // which engines may compute spans; the zero value: the built-in one
-	Engine      engine.Loader                          // loads spans in this process: for tests; nil: each in a process of its own, for which main calls engine.ChildMain
-	Convert     Converter                              // of directories to be imported; nil: they are refused
-	Warnings    []string                               // about this program, for its status
-	Wire        string                                 // activations between stages: "f32", "f16" or "q8_0"
-	OTLP        string                                 // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
+	Home        string        // data directory
+	Version     string        // of the software, for peers
+	Name        string        // of this machine, which only trusted peers are told; "": the host's name
+	ListenPort  int           // QUIC and TCP; 0: drawn once and kept in Home
+	ListenAddrs []string      // multiaddrs, instead of ListenPort on all interfaces
+	Bootstrap   []string      // multiaddrs with /p2p/
+	API         string        // host:port of the local HTTP API; "": none but the socket in Home
+	APIKey      string        // required of API clients; "": none
+	APIOpen     bool          // other machines may use the API without a key
+	Metrics     string        // host:port for metrics and probes alone; "": none
+	APIHosts    []string      // host names accepted in API requests besides loopback's; "*": any
+	APIOrigins  []string      // origins of other web pages that may use the API, such as https://chat.example, or patterns of them, such as https://*.example.com
+	TLS         bool          // other machines must come to the API over TLS
+	TLSCert     string        // PEM file with the certificate for that; "": a self-signed one in Home
+	TLSKey      string        // PEM file with its key
+	NoMDNS      bool          // do not look for peers on the LAN
+	Trust       []string      // IDs of peers that are trusted like this node itself
+	Fastest     bool          // use known strangers for speed even if this node or peers that it trusts serve the whole model
+	Client      bool          // light: serve nothing, advertise nothing
+	Serve       []ServeSpec   // what to serve
+	Memory      int64         // bytes lent, weights and KV together; 0: half of what the machine has
+	Threads     int           // lent; 0: chosen by measuring
+	Nice        int           // of the engine's process; 0 means 0, flags default to 5
+	Devices     []string      // GPUs to use, by name; none: all found
+	KVType      string        // "f16" or "f32"
+	Exact       bool          // results are bit-identical however many sessions share a pass; slower
+	KVTokens    int           // KV cells per span; 0: from Memory
+	MaxSessions int           // concurrent sessions per span; 0: 32
+	Lend        lend.Rules    // when to lend; the zero value: always but on battery
+	UnloadAfter time.Duration // after how long without use an engine is unloaded, until it is used again; 0: never
+	DrainTime   time.Duration // for running sessions to find other stages when this one leaves; 0: 30 s
+	Up, Down    int64         // bytes per second of model transfers, to and from peers; 0: no limit
+	Quota       int64         // bytes of disk for unpinned shards; 0: no limit
+	Catalogs    []string      // catalogue files besides the built-in one and those in Home/catalog.d; they may be unsigned
+	CatalogKeys []string      // whose catalogues are trusted, in base64, besides the project's
+	Engines     serve.Engines // which engines may compute spans; the zero value: the built-in one
+	Engine      engine.Loader // loads spans in this process: for tests; nil: each in a process of its own, for which main calls engine.ChildMain
+	Convert     Converter     // of directories to be imported; nil: they are refused
+	Warnings    []string      // about this program, for its status
+	Wire        string        // activations between stages: "f32", "f16" or "q8_0"
+	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
+	Swarms      *swarm.Book   // private swarms that the node is in; nil: none
+	Private     bool          // the node is in Swarms alone, and not in the open network
+	May         May           // which models the peers of a network may use and fetch; nil: all
 	Network     []libp2p.Option
 	Log         *slog.Logger
 	Settings    api.Settings // what the API's endpoints for settings use; nil: they do not exist
 	Events      func(Event)  // lifecycle, for scripts; may be nil
 }
 
-// Opener opens a network of which the node is to be part. The node closes it.
-type Opener = func() (*network.Network, error)
+// May reports whether the peers of a network may use and fetch a model. The network is
+// named by the ID of its swarm; "" is the open one.
+type May = func(swarm string, model cid.Cid) bool
 
 // Converter makes a GGUF file of a Hugging Face directory.
 type Converter = library.Converter
@@ -147,9 +148,6 @@ func (c *Config) Check() error {
 	}
 	if _, err := c.trusted(); err != nil {
 		return err
-	}
-	if c.Private && len(c.Swarms) == 0 {
-		return errors.New("a node that is not in the open network needs a private swarm")
 	}
 	if c.Client && len(c.Serve) > 0 {
 		return errors.New("a light client serves no model")

@@ -28,6 +28,7 @@ import (
 	"github.com/shoalnet/shoal/node/standing"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/node/swarms"
 	"github.com/shoalnet/shoal/node/traces"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -93,11 +94,15 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	files.Sweep(cfg.Home) // no other node is at work here, since the store is open
-	if err := n.join(); err != nil {
+	if n.net, err = swarms.Open(cfg.networks()); errors.Is(err, network.ErrAddress) {
+		err = configError{err}
+	}
+	if err != nil {
 		return nil, err
 	}
 	n.net.Protect(trust)
 	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
+	n.survey.SetFellows(cfg.fellow)
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
 	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
@@ -140,44 +145,11 @@ func New(cfg Config) (_ *Node, err error) {
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
 		Generator: n.generator, Counter: n.generator, Embedder: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings,
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: cfg.owned(),
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil
 }
-
-// join opens the networks, each on the port of its last start if that is still free.
-func (n *Node) join() error {
-	for _, open := range n.cfg.networks() {
-		net, err := open()
-		if err == nil && n.net == nil {
-			n.net = joint.New(joint.Config{May: n.cfg.May}, net)
-		} else if err == nil {
-			err = n.Join(net)
-		}
-		if errors.Is(err, network.ErrAddress) {
-			err = configError{err}
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Join makes a network one of this node's, which closes it, also where Join fails. The
-// error is joint.ErrTwice if the node is in that swarm already.
-func (n *Node) Join(net *network.Network) error {
-	err := n.net.Add(net)
-	if err != nil {
-		err = errors.Join(err, net.Close())
-	}
-	return err
-}
-
-// Leave leaves the network of a swarm while the node runs; "" is the open network.
-// Sessions in other networks go on. The errors are those of joint.Remove.
-func (n *Node) Leave(swarm string) error { return n.net.Remove(swarm) }
 
 // Library returns the models of this node.
 func (n *Node) Library() *library.Library { return n.library }

@@ -16,6 +16,8 @@ const (
 	StageID   = "/shoal/stage/2"  // sessions
 	StageID1  = "/shoal/stage/1"  // the same, of links without credits
 	LeavesID  = "/shoal/leaves/1" // leaves in bulk
+	JoinID    = "/shoal/join/1"   // redeem an invitation into a private swarm
+	MemberID  = "/shoal/member/1" // among its members: revocation lists, names, renewals
 
 	SwarmTLSID = "/shoal/tls/1" // TLS with the membership in a private swarm, on TCP and relayed connections
 

@@ -199,6 +199,71 @@ func (Code) EnumDescriptor() ([]byte, []int) {
 	return file_protocol_wire_proto_rawDescGZIP(), []int{2}
 }
 
+// JoinRefusal is append-only.
+type JoinRefusal int32
+
+const (
+	JoinRefusal_JOIN_REFUSAL_NONE      JoinRefusal = 0
+	JoinRefusal_JOIN_REFUSAL_MALFORMED JoinRefusal = 1
+	JoinRefusal_JOIN_REFUSAL_UNKNOWN   JoinRefusal = 2 // no code that is out has this secret
+	JoinRefusal_JOIN_REFUSAL_SPENT     JoinRefusal = 3 // the code has had its uses
+	JoinRefusal_JOIN_REFUSAL_EXPIRED   JoinRefusal = 4
+	JoinRefusal_JOIN_REFUSAL_BUSY      JoinRefusal = 5 // too many attempts; later ones may succeed
+	JoinRefusal_JOIN_REFUSAL_REVOKED   JoinRefusal = 6 // this key was a member, and was revoked
+	JoinRefusal_JOIN_REFUSAL_FAILED    JoinRefusal = 7 // the inviter's own fault
+)
+
+// Enum value maps for JoinRefusal.
+var (
+	JoinRefusal_name = map[int32]string{
+		0: "JOIN_REFUSAL_NONE",
+		1: "JOIN_REFUSAL_MALFORMED",
+		2: "JOIN_REFUSAL_UNKNOWN",
+		3: "JOIN_REFUSAL_SPENT",
+		4: "JOIN_REFUSAL_EXPIRED",
+		5: "JOIN_REFUSAL_BUSY",
+		6: "JOIN_REFUSAL_REVOKED",
+		7: "JOIN_REFUSAL_FAILED",
+	}
+	JoinRefusal_value = map[string]int32{
+		"JOIN_REFUSAL_NONE":      0,
+		"JOIN_REFUSAL_MALFORMED": 1,
+		"JOIN_REFUSAL_UNKNOWN":   2,
+		"JOIN_REFUSAL_SPENT":     3,
+		"JOIN_REFUSAL_EXPIRED":   4,
+		"JOIN_REFUSAL_BUSY":      5,
+		"JOIN_REFUSAL_REVOKED":   6,
+		"JOIN_REFUSAL_FAILED":    7,
+	}
+)
+
+func (x JoinRefusal) Enum() *JoinRefusal {
+	p := new(JoinRefusal)
+	*p = x
+	return p
+}
+
+func (x JoinRefusal) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (JoinRefusal) Descriptor() protoreflect.EnumDescriptor {
+	return file_protocol_wire_proto_enumTypes[3].Descriptor()
+}
+
+func (JoinRefusal) Type() protoreflect.EnumType {
+	return &file_protocol_wire_proto_enumTypes[3]
+}
+
+func (x JoinRefusal) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use JoinRefusal.Descriptor instead.
+func (JoinRefusal) EnumDescriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{3}
+}
+
 // OfferBody is the signed part of an offer: what a node serves and can spare.
 // It travels inside a libp2p signed envelope (domain "shoal-offer").
 type OfferBody struct {
@@ -3429,6 +3494,375 @@ func (x *Fetcher) GetAddrs() [][]byte {
 	return nil
 }
 
+// JoinRequest redeems the code of an invitation. Who asks is known from the connection.
+type JoinRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Swarm         []byte                 `protobuf:"bytes,1,opt,name=swarm,proto3" json:"swarm,omitempty"` // ID of the swarm, as in the code
+	Proof         []byte                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"` // of the code's secret, over both peer IDs
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`   // the asker's machine, for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinRequest) Reset() {
+	*x = JoinRequest{}
+	mi := &file_protocol_wire_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinRequest) ProtoMessage() {}
+
+func (x *JoinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
+func (*JoinRequest) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *JoinRequest) GetSwarm() []byte {
+	if x != nil {
+		return x.Swarm
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// JoinReply is a place in the swarm, or why there is none.
+type JoinReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refusal       JoinRefusal            `protobuf:"varint,1,opt,name=refusal,proto3,enum=shoal.JoinRefusal" json:"refusal,omitempty"` // JOIN_REFUSAL_NONE: welcome
+	Certificate   []byte                 `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`                 // the asker's own
+	Root          []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`                               // the swarm's public root key
+	ViewKey       []byte                 `protobuf:"bytes,4,opt,name=view_key,json=viewKey,proto3" json:"view_key,omitempty"`          // seals certificates against outsiders
+	Name          string                 `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`                               // of the swarm
+	Revocations   []byte                 `protobuf:"bytes,6,opt,name=revocations,proto3" json:"revocations,omitempty"`                 // the newest lists
+	Peers         []*SwarmPeer           `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`                             // where to find members, the inviter first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinReply) Reset() {
+	*x = JoinReply{}
+	mi := &file_protocol_wire_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinReply) ProtoMessage() {}
+
+func (x *JoinReply) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
+func (*JoinReply) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *JoinReply) GetRefusal() JoinRefusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return JoinRefusal_JOIN_REFUSAL_NONE
+}
+
+func (x *JoinReply) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *JoinReply) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *JoinReply) GetViewKey() []byte {
+	if x != nil {
+		return x.ViewKey
+	}
+	return nil
+}
+
+func (x *JoinReply) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JoinReply) GetRevocations() []byte {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *JoinReply) GetPeers() []*SwarmPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// SwarmPeer is a member and where it is.
+type SwarmPeer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`   // of the machine
+	Addrs         [][]byte               `protobuf:"bytes,3,rep,name=addrs,proto3" json:"addrs,omitempty"` // binary multiaddrs
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwarmPeer) Reset() {
+	*x = SwarmPeer{}
+	mi := &file_protocol_wire_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwarmPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwarmPeer) ProtoMessage() {}
+
+func (x *SwarmPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwarmPeer.ProtoReflect.Descriptor instead.
+func (*SwarmPeer) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *SwarmPeer) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *SwarmPeer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SwarmPeer) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+// MemberRequest says who asks and which revocation lists it has.
+type MemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"` // the asker's newest
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`               // of its machine
+	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`           // SHA-256 of its revocation lists
+	Revocations   []byte                 `protobuf:"bytes,4,opt,name=revocations,proto3" json:"revocations,omitempty"` // those lists, for a peer that has others
+	Renew         bool                   `protobuf:"varint,5,opt,name=renew,proto3" json:"renew,omitempty"`            // issue another certificate to the asker, like the one it has
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberRequest) Reset() {
+	*x = MemberRequest{}
+	mi := &file_protocol_wire_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberRequest) ProtoMessage() {}
+
+func (x *MemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
+func (*MemberRequest) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *MemberRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *MemberRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MemberRequest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *MemberRequest) GetRevocations() []byte {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *MemberRequest) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
+// MemberReply answers with the same of the other side.
+type MemberReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	Revocations   []byte                 `protobuf:"bytes,4,opt,name=revocations,proto3" json:"revocations,omitempty"` // if the asker has others
+	Renewed       []byte                 `protobuf:"bytes,5,opt,name=renewed,proto3" json:"renewed,omitempty"`         // certificate; empty: none was asked for, or this member issues none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberReply) Reset() {
+	*x = MemberReply{}
+	mi := &file_protocol_wire_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberReply) ProtoMessage() {}
+
+func (x *MemberReply) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
+func (*MemberReply) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *MemberReply) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *MemberReply) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MemberReply) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *MemberReply) GetRevocations() []byte {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *MemberReply) GetRenewed() []byte {
+	if x != nil {
+		return x.Renewed
+	}
+	return nil
+}
+
 var File_protocol_wire_proto protoreflect.FileDescriptor
 
 const file_protocol_wire_proto_rawDesc = "" +
@@ -3697,7 +4131,35 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\bfetchers\x18\x05 \x03(\v2\x0e.shoal.FetcherR\bfetchers\"3\n" +
 	"\aFetcher\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\fR\x05addrs*P\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"M\n" +
+	"\vJoinRequest\x12\x14\n" +
+	"\x05swarm\x18\x01 \x01(\fR\x05swarm\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\xe8\x01\n" +
+	"\tJoinReply\x12,\n" +
+	"\arefusal\x18\x01 \x01(\x0e2\x12.shoal.JoinRefusalR\arefusal\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x12\n" +
+	"\x04root\x18\x03 \x01(\fR\x04root\x12\x19\n" +
+	"\bview_key\x18\x04 \x01(\fR\aviewKey\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12 \n" +
+	"\vrevocations\x18\x06 \x01(\fR\vrevocations\x12&\n" +
+	"\x05peers\x18\a \x03(\v2\x10.shoal.SwarmPeerR\x05peers\"W\n" +
+	"\tSwarmPeer\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05addrs\x18\x03 \x03(\fR\x05addrs\"\x95\x01\n" +
+	"\rMemberRequest\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12 \n" +
+	"\vrevocations\x18\x04 \x01(\fR\vrevocations\x12\x14\n" +
+	"\x05renew\x18\x05 \x01(\bR\x05renew\"\x97\x01\n" +
+	"\vMemberReply\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12 \n" +
+	"\vrevocations\x18\x04 \x01(\fR\vrevocations\x12\x18\n" +
+	"\arenewed\x18\x05 \x01(\fR\arenewed*P\n" +
 	"\vTensorCodec\x12\x14\n" +
 	"\x10TENSOR_CODEC_F32\x10\x00\x12\x14\n" +
 	"\x10TENSOR_CODEC_F16\x10\x01\x12\x15\n" +
@@ -3719,7 +4181,16 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\rCODE_INTERNAL\x10\t\x12\x12\n" +
 	"\x0eCODE_FORBIDDEN\x10\n" +
 	"\x12\x10\n" +
-	"\fCODE_TIMEOUT\x10\vB-Z+github.com/shoalnet/shoal/protocol;protocolb\x06proto3"
+	"\fCODE_TIMEOUT\x10\v*\xd6\x01\n" +
+	"\vJoinRefusal\x12\x15\n" +
+	"\x11JOIN_REFUSAL_NONE\x10\x00\x12\x1a\n" +
+	"\x16JOIN_REFUSAL_MALFORMED\x10\x01\x12\x18\n" +
+	"\x14JOIN_REFUSAL_UNKNOWN\x10\x02\x12\x16\n" +
+	"\x12JOIN_REFUSAL_SPENT\x10\x03\x12\x18\n" +
+	"\x14JOIN_REFUSAL_EXPIRED\x10\x04\x12\x15\n" +
+	"\x11JOIN_REFUSAL_BUSY\x10\x05\x12\x18\n" +
+	"\x14JOIN_REFUSAL_REVOKED\x10\x06\x12\x17\n" +
+	"\x13JOIN_REFUSAL_FAILED\x10\aB-Z+github.com/shoalnet/shoal/protocol;protocolb\x06proto3"
 
 var (
 	file_protocol_wire_proto_rawDescOnce sync.Once
@@ -3733,96 +4204,104 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 	return file_protocol_wire_proto_rawDescData
 }
 
-var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
 	(Code)(0),             // 2: shoal.Code
-	(*OfferBody)(nil),     // 3: shoal.OfferBody
-	(*ServedSpan)(nil),    // 4: shoal.ServedSpan
-	(*Engine)(nil),        // 5: shoal.Engine
-	(*HeldShards)(nil),    // 6: shoal.HeldShards
-	(*Device)(nil),        // 7: shoal.Device
-	(*OffersRequest)(nil), // 8: shoal.OffersRequest
-	(*OffersReply)(nil),   // 9: shoal.OffersReply
-	(*StatusRequest)(nil), // 10: shoal.StatusRequest
-	(*StatusReply)(nil),   // 11: shoal.StatusReply
-	(*PeerRTT)(nil),       // 12: shoal.PeerRTT
-	(*SpanStatus)(nil),    // 13: shoal.SpanStatus
-	(*Frame)(nil),         // 14: shoal.Frame
-	(*Open)(nil),          // 15: shoal.Open
-	(*Hop)(nil),           // 16: shoal.Hop
-	(*Sampling)(nil),      // 17: shoal.Sampling
-	(*Piece)(nil),         // 18: shoal.Piece
-	(*Pieces)(nil),        // 19: shoal.Pieces
-	(*Either)(nil),        // 20: shoal.Either
-	(*Opened)(nil),        // 21: shoal.Opened
-	(*Link)(nil),          // 22: shoal.Link
-	(*Step)(nil),          // 23: shoal.Step
-	(*Token)(nil),         // 24: shoal.Token
-	(*TopToken)(nil),      // 25: shoal.TopToken
-	(*Scores)(nil),        // 26: shoal.Scores
-	(*Score)(nil),         // 27: shoal.Score
-	(*Embeddings)(nil),    // 28: shoal.Embeddings
-	(*Fail)(nil),          // 29: shoal.Fail
-	(*Bye)(nil),           // 30: shoal.Bye
-	(*Ping)(nil),          // 31: shoal.Ping
-	(*Pong)(nil),          // 32: shoal.Pong
-	(*Halt)(nil),          // 33: shoal.Halt
-	(*Halted)(nil),        // 34: shoal.Halted
-	(*Resume)(nil),        // 35: shoal.Resume
-	(*Trouble)(nil),       // 36: shoal.Trouble
-	(*Credit)(nil),        // 37: shoal.Credit
-	(*LeavesRequest)(nil), // 38: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 39: shoal.LeavesState
-	(*Fetcher)(nil),       // 40: shoal.Fetcher
+	(JoinRefusal)(0),      // 3: shoal.JoinRefusal
+	(*OfferBody)(nil),     // 4: shoal.OfferBody
+	(*ServedSpan)(nil),    // 5: shoal.ServedSpan
+	(*Engine)(nil),        // 6: shoal.Engine
+	(*HeldShards)(nil),    // 7: shoal.HeldShards
+	(*Device)(nil),        // 8: shoal.Device
+	(*OffersRequest)(nil), // 9: shoal.OffersRequest
+	(*OffersReply)(nil),   // 10: shoal.OffersReply
+	(*StatusRequest)(nil), // 11: shoal.StatusRequest
+	(*StatusReply)(nil),   // 12: shoal.StatusReply
+	(*PeerRTT)(nil),       // 13: shoal.PeerRTT
+	(*SpanStatus)(nil),    // 14: shoal.SpanStatus
+	(*Frame)(nil),         // 15: shoal.Frame
+	(*Open)(nil),          // 16: shoal.Open
+	(*Hop)(nil),           // 17: shoal.Hop
+	(*Sampling)(nil),      // 18: shoal.Sampling
+	(*Piece)(nil),         // 19: shoal.Piece
+	(*Pieces)(nil),        // 20: shoal.Pieces
+	(*Either)(nil),        // 21: shoal.Either
+	(*Opened)(nil),        // 22: shoal.Opened
+	(*Link)(nil),          // 23: shoal.Link
+	(*Step)(nil),          // 24: shoal.Step
+	(*Token)(nil),         // 25: shoal.Token
+	(*TopToken)(nil),      // 26: shoal.TopToken
+	(*Scores)(nil),        // 27: shoal.Scores
+	(*Score)(nil),         // 28: shoal.Score
+	(*Embeddings)(nil),    // 29: shoal.Embeddings
+	(*Fail)(nil),          // 30: shoal.Fail
+	(*Bye)(nil),           // 31: shoal.Bye
+	(*Ping)(nil),          // 32: shoal.Ping
+	(*Pong)(nil),          // 33: shoal.Pong
+	(*Halt)(nil),          // 34: shoal.Halt
+	(*Halted)(nil),        // 35: shoal.Halted
+	(*Resume)(nil),        // 36: shoal.Resume
+	(*Trouble)(nil),       // 37: shoal.Trouble
+	(*Credit)(nil),        // 38: shoal.Credit
+	(*LeavesRequest)(nil), // 39: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 40: shoal.LeavesState
+	(*Fetcher)(nil),       // 41: shoal.Fetcher
+	(*JoinRequest)(nil),   // 42: shoal.JoinRequest
+	(*JoinReply)(nil),     // 43: shoal.JoinReply
+	(*SwarmPeer)(nil),     // 44: shoal.SwarmPeer
+	(*MemberRequest)(nil), // 45: shoal.MemberRequest
+	(*MemberReply)(nil),   // 46: shoal.MemberReply
 }
 var file_protocol_wire_proto_depIdxs = []int32{
-	4,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
-	6,  // 1: shoal.OfferBody.shards:type_name -> shoal.HeldShards
-	7,  // 2: shoal.OfferBody.device:type_name -> shoal.Device
-	5,  // 3: shoal.ServedSpan.engine:type_name -> shoal.Engine
-	13, // 4: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
-	12, // 5: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
-	15, // 6: shoal.Frame.open:type_name -> shoal.Open
-	21, // 7: shoal.Frame.opened:type_name -> shoal.Opened
-	22, // 8: shoal.Frame.link:type_name -> shoal.Link
-	23, // 9: shoal.Frame.step:type_name -> shoal.Step
-	24, // 10: shoal.Frame.token:type_name -> shoal.Token
-	29, // 11: shoal.Frame.fail:type_name -> shoal.Fail
-	30, // 12: shoal.Frame.bye:type_name -> shoal.Bye
-	31, // 13: shoal.Frame.ping:type_name -> shoal.Ping
-	32, // 14: shoal.Frame.pong:type_name -> shoal.Pong
-	33, // 15: shoal.Frame.halt:type_name -> shoal.Halt
-	34, // 16: shoal.Frame.halted:type_name -> shoal.Halted
-	35, // 17: shoal.Frame.resume:type_name -> shoal.Resume
-	36, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
-	37, // 19: shoal.Frame.credit:type_name -> shoal.Credit
-	26, // 20: shoal.Frame.scores:type_name -> shoal.Scores
-	28, // 21: shoal.Frame.embeddings:type_name -> shoal.Embeddings
-	16, // 22: shoal.Open.next:type_name -> shoal.Hop
-	17, // 23: shoal.Open.sampling:type_name -> shoal.Sampling
+	5,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
+	7,  // 1: shoal.OfferBody.shards:type_name -> shoal.HeldShards
+	8,  // 2: shoal.OfferBody.device:type_name -> shoal.Device
+	6,  // 3: shoal.ServedSpan.engine:type_name -> shoal.Engine
+	14, // 4: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
+	13, // 5: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
+	16, // 6: shoal.Frame.open:type_name -> shoal.Open
+	22, // 7: shoal.Frame.opened:type_name -> shoal.Opened
+	23, // 8: shoal.Frame.link:type_name -> shoal.Link
+	24, // 9: shoal.Frame.step:type_name -> shoal.Step
+	25, // 10: shoal.Frame.token:type_name -> shoal.Token
+	30, // 11: shoal.Frame.fail:type_name -> shoal.Fail
+	31, // 12: shoal.Frame.bye:type_name -> shoal.Bye
+	32, // 13: shoal.Frame.ping:type_name -> shoal.Ping
+	33, // 14: shoal.Frame.pong:type_name -> shoal.Pong
+	34, // 15: shoal.Frame.halt:type_name -> shoal.Halt
+	35, // 16: shoal.Frame.halted:type_name -> shoal.Halted
+	36, // 17: shoal.Frame.resume:type_name -> shoal.Resume
+	37, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
+	38, // 19: shoal.Frame.credit:type_name -> shoal.Credit
+	27, // 20: shoal.Frame.scores:type_name -> shoal.Scores
+	29, // 21: shoal.Frame.embeddings:type_name -> shoal.Embeddings
+	17, // 22: shoal.Open.next:type_name -> shoal.Hop
+	18, // 23: shoal.Open.sampling:type_name -> shoal.Sampling
 	0,  // 24: shoal.Open.codec:type_name -> shoal.TensorCodec
-	18, // 25: shoal.Sampling.format:type_name -> shoal.Piece
-	20, // 26: shoal.Piece.either:type_name -> shoal.Either
-	19, // 27: shoal.Piece.again:type_name -> shoal.Pieces
-	18, // 28: shoal.Pieces.pieces:type_name -> shoal.Piece
-	19, // 29: shoal.Either.of:type_name -> shoal.Pieces
+	19, // 25: shoal.Sampling.format:type_name -> shoal.Piece
+	21, // 26: shoal.Piece.either:type_name -> shoal.Either
+	20, // 27: shoal.Piece.again:type_name -> shoal.Pieces
+	19, // 28: shoal.Pieces.pieces:type_name -> shoal.Piece
+	20, // 29: shoal.Either.of:type_name -> shoal.Pieces
 	0,  // 30: shoal.Step.codec:type_name -> shoal.TensorCodec
-	25, // 31: shoal.Token.top:type_name -> shoal.TopToken
+	26, // 31: shoal.Token.top:type_name -> shoal.TopToken
 	1,  // 32: shoal.Token.finish:type_name -> shoal.Finish
-	27, // 33: shoal.Scores.scores:type_name -> shoal.Score
-	25, // 34: shoal.Score.top:type_name -> shoal.TopToken
+	28, // 33: shoal.Scores.scores:type_name -> shoal.Score
+	26, // 34: shoal.Score.top:type_name -> shoal.TopToken
 	2,  // 35: shoal.Fail.code:type_name -> shoal.Code
-	16, // 36: shoal.Resume.next:type_name -> shoal.Hop
+	17, // 36: shoal.Resume.next:type_name -> shoal.Hop
 	2,  // 37: shoal.Trouble.code:type_name -> shoal.Code
-	40, // 38: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	41, // 38: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	3,  // 39: shoal.JoinReply.refusal:type_name -> shoal.JoinRefusal
+	44, // 40: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -3862,8 +4341,8 @@ func file_protocol_wire_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   38,
+			NumEnums:      4,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -58,7 +58,7 @@ type Survey interface {
 	Trusted(peer.ID) bool
 	// Fastest reports whether this node and those that it trusts are not preferred.
 	Fastest() bool
-	MachineName(peer.ID) string // of a trusted peer's machine; "": not known
+	MachineName(peer.ID) string // of a trusted peer's machine or a fellow member's; "": not known
 	// Ask asks a peer for its load. One that does not answer is left out of routes for
 	// a while.
 	Ask(peer.ID)

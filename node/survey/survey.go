@@ -48,7 +48,8 @@ type Survey struct {
 	asked time.Time  // when all peers were last asked, for Beats
 	beats map[peer.ID]Beat
 
-	machines map[peer.ID]string // names of trusted peers' machines
+	machines map[peer.ID]string   // names of trusted peers' machines
+	fellow   func(peer.ID) string // see SetFellows; nil: there are none
 }
 
 // preferences are what the operator says of peers. They are replaced, never changed.

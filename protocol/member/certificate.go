@@ -70,12 +70,24 @@ type Issuer struct {
 // Check finds, such as ErrExpired for the issuer's own certificate. An issuer other than the root cannot
 // make issuers.
 func (i Issuer) Issue(member Key, roles Roles, now time.Time, life time.Duration) (*Certificate, error) {
-	c := &Certificate{
-		Swarm: i.Root.Swarm(), Roles: roles, NotBefore: now.Add(-clockSkew).Truncate(time.Second), NotAfter: now.Add(life).Truncate(time.Second),
-		Key: member, Issuer: PublicKey(i.Key), Chain: i.Certificate,
-	}
-	if _, err := rand.Read(c.Serial[:]); err != nil {
+	var serial Serial
+	if _, err := rand.Read(serial[:]); err != nil {
 		return nil, err
+	}
+	return i.issue(serial, member, roles, now, life)
+}
+
+// Renew signs another certificate for the member of an earlier one. It has the
+// same serial, so that a list that revokes one of them revokes both, whoever
+// issued which. Otherwise it is like Issue, and has its errors.
+func (i Issuer) Renew(old *Certificate, roles Roles, now time.Time, life time.Duration) (*Certificate, error) {
+	return i.issue(old.Serial, old.Key, roles, now, life)
+}
+
+func (i Issuer) issue(serial Serial, member Key, roles Roles, now time.Time, life time.Duration) (*Certificate, error) {
+	c := &Certificate{
+		Swarm: i.Root.Swarm(), Serial: serial, Roles: roles, NotBefore: now.Add(-clockSkew).Truncate(time.Second), NotAfter: now.Add(life).Truncate(time.Second),
+		Key: member, Issuer: PublicKey(i.Key), Chain: i.Certificate,
 	}
 	c.Signature = sign(i.Key, certificateLabel, c.body())
 	if err := c.Check(i.Root, member.Peer(), now, Lists{}); err != nil {
