@@ -6,11 +6,13 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/node/swarms"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -55,19 +57,12 @@ func (n *Node) refuses(st stage.Stream, model cid.Cid) *protocol.Error {
 
 // exchangeIn has the exchange work in a network until leave is called.
 func (n *Node) exchangeIn(net *network.Network) (leave func()) {
-	side := exchange.Net{Host: net.Host(), Find: net, Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
-	if n.cfg.May != nil {
-		side.May = func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
-		side.Blocks = n.store.Only(side.May)
-	}
+	may := func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
+	side := exchange.Net{Host: net.Host(), Find: net, May: may, Blocks: n.store.Only(may), Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
 	if err := n.exchange.Join(side); err != nil {
 		n.cfg.Log.Warn("no models are exchanged in a network", "swarm", net.Swarm(), "error", err)
 	}
-	return func() {
-		if err := n.exchange.Leave(net.Host()); err != nil {
-			n.cfg.Log.Warn("leaving a network", "swarm", net.Swarm(), "error", err)
-		}
-	}
+	return func() { _ = n.exchange.Leave(net.Host()) } // all that can fail is to close what is left anyway
 }
 
 // busy reports whether sessions run on this node.
@@ -78,4 +73,20 @@ func (n *Node) busy() bool {
 		}
 	}
 	return n.generator.Active() > 0
+}
+
+// fellow is what a fellow member calls its machine; "": it is none.
+func (c *Config) fellow(p peer.ID) string {
+	if c.Swarms == nil {
+		return ""
+	}
+	return c.Swarms.MachineName(p)
+}
+
+// owned are the swarms for the API; nil: it has no endpoints for them.
+func (c *Config) owned() api.Swarms {
+	if c.Swarms == nil {
+		return nil
+	}
+	return swarm.Owner{Book: c.Swarms}
 }

@@ -70,16 +70,13 @@ type Config struct {
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
 	Swarms      *swarm.Book   // private swarms that the node is in; nil: none
 	Private     bool          // the node is in Swarms alone, and not in the open network
-	May         May           // which models the peers of a network may use and fetch; nil: all
-	Network     []libp2p.Option
-	Log         *slog.Logger
-	Settings    api.Settings // what the API's endpoints for settings use; nil: they do not exist
-	Events      func(Event)  // lifecycle, for scripts; may be nil
+	// May reports which models the peers of a swarm, or of the open network, "", may use; nil: all.
+	May      func(swarm string, model cid.Cid) bool
+	Network  []libp2p.Option
+	Log      *slog.Logger
+	Settings api.Settings // what the API's endpoints for settings use; nil: they do not exist
+	Events   func(Event)  // lifecycle, for scripts; may be nil
 }
-
-// May reports whether the peers of a network may use and fetch a model. The network is
-// named by the ID of its swarm; "" is the open one.
-type May = func(swarm string, model cid.Cid) bool
 
 // Converter makes a GGUF file of a Hugging Face directory.
 type Converter = library.Converter

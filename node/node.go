@@ -2,16 +2,13 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"net/http"
-	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/door"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/generate"
@@ -137,7 +134,7 @@ func New(cfg Config) (_ *Node, err error) {
 	for _, proto := range []string{protocol.StageID, protocol.StageID1} {
 		n.net.Handle(proto, func(s *network.Stream) { n.stages.Serve(s) })
 	}
-	if n.token, err = n.loadToken(); err != nil {
+	if n.token, err = door.Token(cfg.home().APIToken()); err != nil {
 		return nil, err
 	}
 	n.serve = serve.New(n.served())
@@ -256,18 +253,4 @@ func (n *Node) Close() error {
 	}
 	errs = append(errs, n.standing.Close())
 	return errors.Join(errs...)
-}
-
-// loadToken reads or makes the token that shoal's own endpoints require.
-func (n *Node) loadToken() (string, error) {
-	path := n.cfg.home().APIToken()
-	if raw, err := os.ReadFile(path); err == nil && len(raw) >= 32 {
-		return strings.TrimSpace(string(raw)), nil
-	}
-	b := make([]byte, 24)
-	if _, err := rand.Read(b); err != nil {
-		return "", err
-	}
-	token := hex.EncodeToString(b)
-	return token, files.Replace(path, []byte(token+"\n"), 0o600)
 }
