@@ -7,7 +7,7 @@
 // swarm alone, because no code path leads from one host to the next. A single
 // host that checks for each protocol and record which swarm it belongs to would
 // need that check in libp2p's DHT, identify and mDNS as well, where one forgotten
-// place would be a leak. The price of a host is some megabytes (see
+// place would be a leak. An idle host costs 0.6 MiB of heap and stacks (see
 // BenchmarkNetwork), and nothing is added for a node that is in one network:
 // every method then calls the only one.
 //

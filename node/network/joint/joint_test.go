@@ -8,7 +8,9 @@ import (
 	"errors"
 	"io"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -401,4 +403,26 @@ func TestWaitPeers(t *testing.T) {
 	if err := j.WaitPeers(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// BenchmarkNetwork measures what each further network costs: heap, with its goroutines'
+// stacks, while nobody is connected.
+func BenchmarkNetwork(b *testing.B) {
+	used := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse
+	}
+	j := joint.New(joint.Config{}, start(b, ""))
+	defer j.Close()
+	before, many := used(), 0
+	for b.Loop() {
+		if err := j.Add(start(b, strconv.Itoa(many))); err != nil {
+			b.Fatal(err)
+		}
+		many++
+	}
+	b.ReportMetric(float64(used()-before)/float64(many)/(1<<20), "MiB/network")
 }
