@@ -3,33 +3,66 @@ package node
 import (
 	"context"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/swarm"
+	"github.com/shoalnet/shoal/node/swarms"
 	"github.com/shoalnet/shoal/protocol"
 )
 
 // The parts declare what they need; here each gets it from the others.
 
-// streams opens stage streams for stages and sessions.
-type streams struct{ *network.Network }
-
-func (s streams) open(ctx context.Context, p peer.ID, offer []byte) (*network.Stream, error) {
-	return s.Network.Open(ctx, p, offer, protocol.StageID, protocol.StageID1)
+// networks says which networks the node is in.
+func (c *Config) networks() swarms.Config {
+	return swarms.Config{
+		Network: network.Config{
+			ListenPort: c.ListenPort, ListenAddrs: c.ListenAddrs, Bootstrap: c.Bootstrap, MDNS: !c.NoMDNS,
+			Client: c.Client, PeersFile: c.home().Peers(), Options: c.Network, Version: c.Version, Public: c.Public, NoRelay: c.NoRelay, Log: c.Log.With("part", "network"),
+		},
+		KeyFile: c.home().Key(), PortFile: c.home().Port(), Private: c.Private, Book: c.Swarms, May: c.May, Log: c.Log.With("part", "swarms"),
+	}
 }
 
-type stageDialer struct{ streams }
+// stageDialer opens streams from stages to their successors.
+type stageDialer struct{ *joint.Networks }
 
-func (d stageDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (stage.Stream, error) {
-	return d.open(ctx, p, offer)
+func (d stageDialer) OpenStage(ctx context.Context, swarm string, p peer.ID, offer []byte) (stage.Stream, error) {
+	return d.OpenIn(ctx, swarm, p, offer, protocol.StageID, protocol.StageID1)
 }
 
-type sessionDialer struct{ streams }
+// sessionDialer opens streams from sessions to stages.
+type sessionDialer struct{ *joint.Networks }
 
 func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (session.Stream, error) {
-	return d.open(ctx, p, offer)
+	return d.Open(ctx, p, offer, protocol.StageID, protocol.StageID1)
+}
+
+// refuses returns why a client may open no session with a model; nil: it may.
+func (n *Node) refuses(st stage.Stream, model cid.Cid) *protocol.Error {
+	switch {
+	case n.net.Own(st.Peer()):
+		return nil
+	case !n.net.May(st.Swarm(), model):
+		return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this model is not served here now")
+	}
+	return n.net.MayUse(st.Swarm(), st.Peer())
+}
+
+// exchangeIn has the exchange work in a network until leave is called.
+func (n *Node) exchangeIn(net *network.Network) (leave func()) {
+	may := func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
+	side := exchange.Net{Host: net.Host(), Find: net, May: may, Blocks: n.store.Only(may), Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
+	if err := n.exchange.Join(side); err != nil {
+		n.cfg.Log.Warn("no models are exchanged in a network", "swarm", net.Swarm(), "error", err)
+	}
+	return func() { _ = n.exchange.Leave(net.Host()) } // all that can fail is to close what is left anyway
 }
 
 // busy reports whether sessions run on this node.
@@ -40,4 +73,20 @@ func (n *Node) busy() bool {
 		}
 	}
 	return n.generator.Active() > 0
+}
+
+// fellow is what a fellow member calls its machine; "": it is none.
+func (c *Config) fellow(p peer.ID) string {
+	if c.Swarms == nil {
+		return ""
+	}
+	return c.Swarms.MachineName(p)
+}
+
+// owned are the swarms for the API; nil: it has no endpoints for them.
+func (c *Config) owned() api.Swarms {
+	if c.Swarms == nil {
+		return nil
+	}
+	return swarm.Owner{Book: c.Swarms}
 }

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/serve"
+	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -68,10 +70,14 @@ type Config struct {
 	Warnings    []string      // about this program, for its status
 	Wire        string        // activations between stages: "f32", "f16" or "q8_0"
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
-	Network     []libp2p.Option
-	Log         *slog.Logger
-	Settings    api.Settings // what the API's endpoints for settings use; nil: they do not exist
-	Events      func(Event)  // lifecycle, for scripts; may be nil
+	Swarms      *swarm.Book   // private swarms that the node is in; nil: none
+	Private     bool          // the node is in Swarms alone, and not in the open network
+	// May reports which models the peers of a swarm, or of the open network, "", may use; nil: all.
+	May      func(swarm string, model cid.Cid) bool
+	Network  []libp2p.Option
+	Log      *slog.Logger
+	Settings api.Settings // what the API's endpoints for settings use; nil: they do not exist
+	Events   func(Event)  // lifecycle, for scripts; may be nil
 }
 
 // Converter makes a GGUF file of a Hugging Face directory.

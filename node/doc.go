@@ -4,7 +4,9 @@
 // The parts know nothing of each other:
 //
 //	store     the models on disk
-//	network   peers, offers, streams
+//	network   peers, offers, streams: the open network, or one private swarm
+//	joint     the networks of this node as one
+//	swarm     the private swarms of a home; swarms opens a network for each
 //	exchange  leaves from and to peers
 //	catalog   short names of models, and where those are to be had
 //	engine    one child process per served span

@@ -2,17 +2,13 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"net/http"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/door"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/generate"
@@ -20,6 +16,7 @@ import (
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/page"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/report"
@@ -28,6 +25,7 @@ import (
 	"github.com/shoalnet/shoal/node/standing"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/node/swarms"
 	"github.com/shoalnet/shoal/node/traces"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -39,7 +37,7 @@ type Node struct {
 	now       atomic.Pointer[Config] // cfg with what Adjust has changed since
 	adjusting sync.Mutex
 	store     *store.Store
-	net       *network.Network
+	net       *joint.Networks
 	exchange  *exchange.Exchange
 	stages    *stage.Server
 	survey    *survey.Survey
@@ -93,11 +91,15 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	files.Sweep(cfg.Home) // no other node is at work here, since the store is open
-	if err := n.join(); err != nil {
+	if n.net, err = swarms.Open(cfg.networks()); errors.Is(err, network.ErrAddress) {
+		err = configError{err}
+	}
+	if err != nil {
 		return nil, err
 	}
 	n.net.Protect(trust)
 	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
+	n.survey.SetFellows(cfg.fellow)
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
 	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
@@ -116,22 +118,23 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	n.keys.SetDefault(cfg.APIKey)
 	n.generator = generate.New(generate.Config{
-		Models: models{n}, Survey: n.survey, Network: sessionDialer{streams{n.net}}, Recorder: n.standing,
+		Models: models{n}, Survey: n.survey, Network: sessionDialer{n.net}, Recorder: n.standing,
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Log: cfg.Log.With("part", "generate"),
 	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
-	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
+	n.stages.Restrict(n.refuses)
+	n.exchange = exchange.New(n.store, exchange.Options{
 		Leaves: library.Leaves(n.store), Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
-		Worked: n.net.Worked, Believable: n.net.Believable, Dialling: n.net.Dialling(),
 		Ledger: cfg.home().Ledger(), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
 	})
+	n.net.Each(n.exchangeIn)
 	if n.library, err = n.newLibrary(listed); err != nil {
 		return nil, err
 	}
 	for _, proto := range []string{protocol.StageID, protocol.StageID1} {
 		n.net.Handle(proto, func(s *network.Stream) { n.stages.Serve(s) })
 	}
-	if n.token, err = n.loadToken(); err != nil {
+	if n.token, err = door.Token(cfg.home().APIToken()); err != nil {
 		return nil, err
 	}
 	n.serve = serve.New(n.served())
@@ -139,42 +142,10 @@ func New(cfg Config) (_ *Node, err error) {
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
 		Generator: n.generator, Counter: n.generator, Embedder: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings,
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: cfg.owned(),
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil
-}
-
-// join opens the network, on the port of the last start if that is still free.
-func (n *Node) join() error {
-	cfg := &n.cfg
-	key, err := network.LoadKey(cfg.home().Key())
-	if err != nil {
-		return err
-	}
-	port := cfg.ListenPort
-	if port == 0 && !cfg.Client {
-		port = n.keptPort()
-	}
-	open := func() (err error) {
-		n.net, err = network.New(network.Config{
-			Key: key, ListenPort: port, ListenAddrs: cfg.ListenAddrs, Bootstrap: cfg.Bootstrap, MDNS: !cfg.NoMDNS,
-			Client: cfg.Client, PeersFile: cfg.home().Peers(), Options: cfg.Network, Version: cfg.Version, Public: cfg.Public, NoRelay: cfg.NoRelay, Log: cfg.Log.With("part", "network"),
-		})
-		return err
-	}
-	err = open()
-	switch {
-	case errors.Is(err, network.ErrAddress):
-		return configError{err}
-	case err != nil && cfg.ListenPort == 0 && port != 0: // another program has the port of the last start
-		port = 0
-		err = open()
-	}
-	if err == nil && !cfg.Client && cfg.ListenPort == 0 {
-		n.keepPort(n.net.Port())
-	}
-	return err
 }
 
 // Library returns the models of this node.
@@ -282,37 +253,4 @@ func (n *Node) Close() error {
 	}
 	errs = append(errs, n.standing.Close())
 	return errors.Join(errs...)
-}
-
-// keptPort returns the port that was drawn at the first start; 0 if there is none.
-func (n *Node) keptPort() int {
-	raw, err := os.ReadFile(n.cfg.home().Port())
-	if err != nil {
-		return 0
-	}
-	port, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-	if err != nil || port < 1 || port > 65535 {
-		return 0
-	}
-	return port
-}
-
-func (n *Node) keepPort(port int) {
-	if err := files.Replace(n.cfg.home().Port(), []byte(strconv.Itoa(port)+"\n"), 0o644); err != nil {
-		n.cfg.Log.Warn("the port cannot be kept for the next start", "error", err)
-	}
-}
-
-// loadToken reads or makes the token that shoal's own endpoints require.
-func (n *Node) loadToken() (string, error) {
-	path := n.cfg.home().APIToken()
-	if raw, err := os.ReadFile(path); err == nil && len(raw) >= 32 {
-		return strings.TrimSpace(string(raw)), nil
-	}
-	b := make([]byte, 24)
-	if _, err := rand.Read(b); err != nil {
-		return "", err
-	}
-	token := hex.EncodeToString(b)
-	return token, files.Replace(path, []byte(token+"\n"), 0o600)
 }

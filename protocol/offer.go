@@ -30,11 +30,12 @@ var (
 )
 
 // Offer is a verified offer together with the signed bytes that prove it. It is
-// safe for concurrent use, as nothing changes it.
+// safe for concurrent use, as nothing changes it once the network has it.
 type Offer struct {
 	*OfferBody
 	From     peer.ID // its signer
 	Envelope []byte  // as OpenOffer reads it
+	Swarm    string  // ID of the private swarm in which it was received, "": the open network; not part of the envelope
 }
 
 // Expires is the end of the offer's life.

@@ -17,7 +17,12 @@ const (
 	StageID1  = "/shoal/stage/1"  // the same, of links without credits
 	LeavesID  = "/shoal/leaves/1" // leaves in bulk
 	ReachID   = "/shoal/reach/1"  // help with being reached
-	ProbeTime = 3 * time.Second   // the most a status or offer request may take
+	JoinID    = "/shoal/join/1"   // redeem an invitation into a private swarm
+	MemberID  = "/shoal/member/1" // among its members: revocation lists, names, renewals
+
+	SwarmTLSID = "/shoal/tls/1" // TLS with the membership in a private swarm, on TCP and relayed connections
+
+	ProbeTime = 3 * time.Second // the most a status or offer request may take
 )
 
 // ResetRelayed is the code with which a stream for bulk, or of the DHT, is reset where

@@ -314,6 +314,71 @@ func (ReachCode) EnumDescriptor() ([]byte, []int) {
 	return file_protocol_wire_proto_rawDescGZIP(), []int{4}
 }
 
+// JoinRefusal is append-only.
+type JoinRefusal int32
+
+const (
+	JoinRefusal_JOIN_REFUSAL_NONE      JoinRefusal = 0
+	JoinRefusal_JOIN_REFUSAL_MALFORMED JoinRefusal = 1
+	JoinRefusal_JOIN_REFUSAL_UNKNOWN   JoinRefusal = 2 // no code that is out has this secret
+	JoinRefusal_JOIN_REFUSAL_SPENT     JoinRefusal = 3 // the code has had its uses
+	JoinRefusal_JOIN_REFUSAL_EXPIRED   JoinRefusal = 4
+	JoinRefusal_JOIN_REFUSAL_BUSY      JoinRefusal = 5 // too many attempts; later ones may succeed
+	JoinRefusal_JOIN_REFUSAL_REVOKED   JoinRefusal = 6 // this key was a member, and was revoked
+	JoinRefusal_JOIN_REFUSAL_FAILED    JoinRefusal = 7 // the inviter's own fault
+)
+
+// Enum value maps for JoinRefusal.
+var (
+	JoinRefusal_name = map[int32]string{
+		0: "JOIN_REFUSAL_NONE",
+		1: "JOIN_REFUSAL_MALFORMED",
+		2: "JOIN_REFUSAL_UNKNOWN",
+		3: "JOIN_REFUSAL_SPENT",
+		4: "JOIN_REFUSAL_EXPIRED",
+		5: "JOIN_REFUSAL_BUSY",
+		6: "JOIN_REFUSAL_REVOKED",
+		7: "JOIN_REFUSAL_FAILED",
+	}
+	JoinRefusal_value = map[string]int32{
+		"JOIN_REFUSAL_NONE":      0,
+		"JOIN_REFUSAL_MALFORMED": 1,
+		"JOIN_REFUSAL_UNKNOWN":   2,
+		"JOIN_REFUSAL_SPENT":     3,
+		"JOIN_REFUSAL_EXPIRED":   4,
+		"JOIN_REFUSAL_BUSY":      5,
+		"JOIN_REFUSAL_REVOKED":   6,
+		"JOIN_REFUSAL_FAILED":    7,
+	}
+)
+
+func (x JoinRefusal) Enum() *JoinRefusal {
+	p := new(JoinRefusal)
+	*p = x
+	return p
+}
+
+func (x JoinRefusal) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (JoinRefusal) Descriptor() protoreflect.EnumDescriptor {
+	return file_protocol_wire_proto_enumTypes[5].Descriptor()
+}
+
+func (JoinRefusal) Type() protoreflect.EnumType {
+	return &file_protocol_wire_proto_enumTypes[5]
+}
+
+func (x JoinRefusal) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use JoinRefusal.Descriptor instead.
+func (JoinRefusal) EnumDescriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{5}
+}
+
 // OfferBody is the signed part of an offer: what a node serves and can spare.
 // It travels inside a libp2p signed envelope (domain "shoal-offer").
 type OfferBody struct {
@@ -3779,6 +3844,375 @@ func (x *ReachReply) GetAddrs() [][]byte {
 	return nil
 }
 
+// JoinRequest redeems the code of an invitation. Who asks is known from the connection.
+type JoinRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Swarm         []byte                 `protobuf:"bytes,1,opt,name=swarm,proto3" json:"swarm,omitempty"` // ID of the swarm, as in the code
+	Proof         []byte                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"` // of the code's secret, over both peer IDs
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`   // the asker's machine, for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinRequest) Reset() {
+	*x = JoinRequest{}
+	mi := &file_protocol_wire_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinRequest) ProtoMessage() {}
+
+func (x *JoinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
+func (*JoinRequest) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *JoinRequest) GetSwarm() []byte {
+	if x != nil {
+		return x.Swarm
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// JoinReply is a place in the swarm, or why there is none.
+type JoinReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refusal       JoinRefusal            `protobuf:"varint,1,opt,name=refusal,proto3,enum=shoal.JoinRefusal" json:"refusal,omitempty"` // JOIN_REFUSAL_NONE: welcome
+	Certificate   []byte                 `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`                 // the asker's own
+	Root          []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`                               // the swarm's public root key
+	ViewKey       []byte                 `protobuf:"bytes,4,opt,name=view_key,json=viewKey,proto3" json:"view_key,omitempty"`          // seals certificates against outsiders
+	Name          string                 `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`                               // of the swarm
+	Revocations   []byte                 `protobuf:"bytes,6,opt,name=revocations,proto3" json:"revocations,omitempty"`                 // the newest lists
+	Peers         []*SwarmPeer           `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`                             // where to find members, the inviter first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinReply) Reset() {
+	*x = JoinReply{}
+	mi := &file_protocol_wire_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinReply) ProtoMessage() {}
+
+func (x *JoinReply) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
+func (*JoinReply) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *JoinReply) GetRefusal() JoinRefusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return JoinRefusal_JOIN_REFUSAL_NONE
+}
+
+func (x *JoinReply) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *JoinReply) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *JoinReply) GetViewKey() []byte {
+	if x != nil {
+		return x.ViewKey
+	}
+	return nil
+}
+
+func (x *JoinReply) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JoinReply) GetRevocations() []byte {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *JoinReply) GetPeers() []*SwarmPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// SwarmPeer is a member and where it is.
+type SwarmPeer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`   // of the machine
+	Addrs         [][]byte               `protobuf:"bytes,3,rep,name=addrs,proto3" json:"addrs,omitempty"` // binary multiaddrs
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwarmPeer) Reset() {
+	*x = SwarmPeer{}
+	mi := &file_protocol_wire_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwarmPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwarmPeer) ProtoMessage() {}
+
+func (x *SwarmPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwarmPeer.ProtoReflect.Descriptor instead.
+func (*SwarmPeer) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *SwarmPeer) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *SwarmPeer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SwarmPeer) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+// MemberRequest says who asks and which revocation lists it has.
+type MemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"` // the asker's newest
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`               // of its machine
+	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`           // SHA-256 of its revocation lists
+	Revocations   []byte                 `protobuf:"bytes,4,opt,name=revocations,proto3" json:"revocations,omitempty"` // those lists, for a peer that has others
+	Renew         bool                   `protobuf:"varint,5,opt,name=renew,proto3" json:"renew,omitempty"`            // issue another certificate to the asker, like the one it has
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberRequest) Reset() {
+	*x = MemberRequest{}
+	mi := &file_protocol_wire_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberRequest) ProtoMessage() {}
+
+func (x *MemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
+func (*MemberRequest) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *MemberRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *MemberRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MemberRequest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *MemberRequest) GetRevocations() []byte {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *MemberRequest) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
+// MemberReply answers with the same of the other side.
+type MemberReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificate   []byte                 `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	Revocations   []byte                 `protobuf:"bytes,4,opt,name=revocations,proto3" json:"revocations,omitempty"` // if the asker has others
+	Renewed       []byte                 `protobuf:"bytes,5,opt,name=renewed,proto3" json:"renewed,omitempty"`         // certificate; empty: none was asked for, or this member issues none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberReply) Reset() {
+	*x = MemberReply{}
+	mi := &file_protocol_wire_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberReply) ProtoMessage() {}
+
+func (x *MemberReply) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
+func (*MemberReply) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *MemberReply) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *MemberReply) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MemberReply) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *MemberReply) GetRevocations() []byte {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *MemberReply) GetRenewed() []byte {
+	if x != nil {
+		return x.Renewed
+	}
+	return nil
+}
+
 var File_protocol_wire_proto protoreflect.FileDescriptor
 
 const file_protocol_wire_proto_rawDesc = "" +
@@ -4065,7 +4499,35 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\n" +
 	"ReachReply\x12$\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x10.shoal.ReachCodeR\x04code\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\fR\x05addrs*P\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"M\n" +
+	"\vJoinRequest\x12\x14\n" +
+	"\x05swarm\x18\x01 \x01(\fR\x05swarm\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\xe8\x01\n" +
+	"\tJoinReply\x12,\n" +
+	"\arefusal\x18\x01 \x01(\x0e2\x12.shoal.JoinRefusalR\arefusal\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x12\n" +
+	"\x04root\x18\x03 \x01(\fR\x04root\x12\x19\n" +
+	"\bview_key\x18\x04 \x01(\fR\aviewKey\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12 \n" +
+	"\vrevocations\x18\x06 \x01(\fR\vrevocations\x12&\n" +
+	"\x05peers\x18\a \x03(\v2\x10.shoal.SwarmPeerR\x05peers\"W\n" +
+	"\tSwarmPeer\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05addrs\x18\x03 \x03(\fR\x05addrs\"\x95\x01\n" +
+	"\rMemberRequest\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12 \n" +
+	"\vrevocations\x18\x04 \x01(\fR\vrevocations\x12\x14\n" +
+	"\x05renew\x18\x05 \x01(\bR\x05renew\"\x97\x01\n" +
+	"\vMemberReply\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12 \n" +
+	"\vrevocations\x18\x04 \x01(\fR\vrevocations\x12\x18\n" +
+	"\arenewed\x18\x05 \x01(\fR\arenewed*P\n" +
 	"\vTensorCodec\x12\x14\n" +
 	"\x10TENSOR_CODEC_F32\x10\x00\x12\x14\n" +
 	"\x10TENSOR_CODEC_F16\x10\x01\x12\x15\n" +
@@ -4102,7 +4564,16 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"REACH_BUSY\x10\x03\x12\x10\n" +
 	"\fREACH_NOBODY\x10\x04\x12\x10\n" +
 	"\fREACH_FAILED\x10\x05\x12\r\n" +
-	"\tREACH_MET\x10\x06B-Z+github.com/shoalnet/shoal/protocol;protocolb\x06proto3"
+	"\tREACH_MET\x10\x06*\xd6\x01\n" +
+	"\vJoinRefusal\x12\x15\n" +
+	"\x11JOIN_REFUSAL_NONE\x10\x00\x12\x1a\n" +
+	"\x16JOIN_REFUSAL_MALFORMED\x10\x01\x12\x18\n" +
+	"\x14JOIN_REFUSAL_UNKNOWN\x10\x02\x12\x16\n" +
+	"\x12JOIN_REFUSAL_SPENT\x10\x03\x12\x18\n" +
+	"\x14JOIN_REFUSAL_EXPIRED\x10\x04\x12\x15\n" +
+	"\x11JOIN_REFUSAL_BUSY\x10\x05\x12\x18\n" +
+	"\x14JOIN_REFUSAL_REVOKED\x10\x06\x12\x17\n" +
+	"\x13JOIN_REFUSAL_FAILED\x10\aB-Z+github.com/shoalnet/shoal/protocol;protocolb\x06proto3"
 
 var (
 	file_protocol_wire_proto_rawDescOnce sync.Once
@@ -4116,104 +4587,112 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 	return file_protocol_wire_proto_rawDescData
 }
 
-var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
 	(Code)(0),             // 2: shoal.Code
 	(ReachKind)(0),        // 3: shoal.ReachKind
 	(ReachCode)(0),        // 4: shoal.ReachCode
-	(*OfferBody)(nil),     // 5: shoal.OfferBody
-	(*ServedSpan)(nil),    // 6: shoal.ServedSpan
-	(*Engine)(nil),        // 7: shoal.Engine
-	(*HeldShards)(nil),    // 8: shoal.HeldShards
-	(*Device)(nil),        // 9: shoal.Device
-	(*OffersRequest)(nil), // 10: shoal.OffersRequest
-	(*OffersReply)(nil),   // 11: shoal.OffersReply
-	(*StatusRequest)(nil), // 12: shoal.StatusRequest
-	(*StatusReply)(nil),   // 13: shoal.StatusReply
-	(*PeerRTT)(nil),       // 14: shoal.PeerRTT
-	(*SpanStatus)(nil),    // 15: shoal.SpanStatus
-	(*Frame)(nil),         // 16: shoal.Frame
-	(*Open)(nil),          // 17: shoal.Open
-	(*Hop)(nil),           // 18: shoal.Hop
-	(*Sampling)(nil),      // 19: shoal.Sampling
-	(*Piece)(nil),         // 20: shoal.Piece
-	(*Pieces)(nil),        // 21: shoal.Pieces
-	(*Either)(nil),        // 22: shoal.Either
-	(*Opened)(nil),        // 23: shoal.Opened
-	(*Link)(nil),          // 24: shoal.Link
-	(*Move)(nil),          // 25: shoal.Move
-	(*Step)(nil),          // 26: shoal.Step
-	(*Token)(nil),         // 27: shoal.Token
-	(*TopToken)(nil),      // 28: shoal.TopToken
-	(*Scores)(nil),        // 29: shoal.Scores
-	(*Score)(nil),         // 30: shoal.Score
-	(*Embeddings)(nil),    // 31: shoal.Embeddings
-	(*Fail)(nil),          // 32: shoal.Fail
-	(*Bye)(nil),           // 33: shoal.Bye
-	(*Ping)(nil),          // 34: shoal.Ping
-	(*Pong)(nil),          // 35: shoal.Pong
-	(*Halt)(nil),          // 36: shoal.Halt
-	(*Halted)(nil),        // 37: shoal.Halted
-	(*Resume)(nil),        // 38: shoal.Resume
-	(*Trouble)(nil),       // 39: shoal.Trouble
-	(*Credit)(nil),        // 40: shoal.Credit
-	(*LeavesRequest)(nil), // 41: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 42: shoal.LeavesState
-	(*Fetcher)(nil),       // 43: shoal.Fetcher
-	(*ReachRequest)(nil),  // 44: shoal.ReachRequest
-	(*ReachReply)(nil),    // 45: shoal.ReachReply
+	(JoinRefusal)(0),      // 5: shoal.JoinRefusal
+	(*OfferBody)(nil),     // 6: shoal.OfferBody
+	(*ServedSpan)(nil),    // 7: shoal.ServedSpan
+	(*Engine)(nil),        // 8: shoal.Engine
+	(*HeldShards)(nil),    // 9: shoal.HeldShards
+	(*Device)(nil),        // 10: shoal.Device
+	(*OffersRequest)(nil), // 11: shoal.OffersRequest
+	(*OffersReply)(nil),   // 12: shoal.OffersReply
+	(*StatusRequest)(nil), // 13: shoal.StatusRequest
+	(*StatusReply)(nil),   // 14: shoal.StatusReply
+	(*PeerRTT)(nil),       // 15: shoal.PeerRTT
+	(*SpanStatus)(nil),    // 16: shoal.SpanStatus
+	(*Frame)(nil),         // 17: shoal.Frame
+	(*Open)(nil),          // 18: shoal.Open
+	(*Hop)(nil),           // 19: shoal.Hop
+	(*Sampling)(nil),      // 20: shoal.Sampling
+	(*Piece)(nil),         // 21: shoal.Piece
+	(*Pieces)(nil),        // 22: shoal.Pieces
+	(*Either)(nil),        // 23: shoal.Either
+	(*Opened)(nil),        // 24: shoal.Opened
+	(*Link)(nil),          // 25: shoal.Link
+	(*Move)(nil),          // 26: shoal.Move
+	(*Step)(nil),          // 27: shoal.Step
+	(*Token)(nil),         // 28: shoal.Token
+	(*TopToken)(nil),      // 29: shoal.TopToken
+	(*Scores)(nil),        // 30: shoal.Scores
+	(*Score)(nil),         // 31: shoal.Score
+	(*Embeddings)(nil),    // 32: shoal.Embeddings
+	(*Fail)(nil),          // 33: shoal.Fail
+	(*Bye)(nil),           // 34: shoal.Bye
+	(*Ping)(nil),          // 35: shoal.Ping
+	(*Pong)(nil),          // 36: shoal.Pong
+	(*Halt)(nil),          // 37: shoal.Halt
+	(*Halted)(nil),        // 38: shoal.Halted
+	(*Resume)(nil),        // 39: shoal.Resume
+	(*Trouble)(nil),       // 40: shoal.Trouble
+	(*Credit)(nil),        // 41: shoal.Credit
+	(*LeavesRequest)(nil), // 42: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 43: shoal.LeavesState
+	(*Fetcher)(nil),       // 44: shoal.Fetcher
+	(*ReachRequest)(nil),  // 45: shoal.ReachRequest
+	(*ReachReply)(nil),    // 46: shoal.ReachReply
+	(*JoinRequest)(nil),   // 47: shoal.JoinRequest
+	(*JoinReply)(nil),     // 48: shoal.JoinReply
+	(*SwarmPeer)(nil),     // 49: shoal.SwarmPeer
+	(*MemberRequest)(nil), // 50: shoal.MemberRequest
+	(*MemberReply)(nil),   // 51: shoal.MemberReply
 }
 var file_protocol_wire_proto_depIdxs = []int32{
-	6,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
-	8,  // 1: shoal.OfferBody.shards:type_name -> shoal.HeldShards
-	9,  // 2: shoal.OfferBody.device:type_name -> shoal.Device
-	7,  // 3: shoal.ServedSpan.engine:type_name -> shoal.Engine
-	15, // 4: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
-	14, // 5: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
-	17, // 6: shoal.Frame.open:type_name -> shoal.Open
-	23, // 7: shoal.Frame.opened:type_name -> shoal.Opened
-	24, // 8: shoal.Frame.link:type_name -> shoal.Link
-	26, // 9: shoal.Frame.step:type_name -> shoal.Step
-	27, // 10: shoal.Frame.token:type_name -> shoal.Token
-	32, // 11: shoal.Frame.fail:type_name -> shoal.Fail
-	33, // 12: shoal.Frame.bye:type_name -> shoal.Bye
-	34, // 13: shoal.Frame.ping:type_name -> shoal.Ping
-	35, // 14: shoal.Frame.pong:type_name -> shoal.Pong
-	36, // 15: shoal.Frame.halt:type_name -> shoal.Halt
-	37, // 16: shoal.Frame.halted:type_name -> shoal.Halted
-	38, // 17: shoal.Frame.resume:type_name -> shoal.Resume
-	39, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
-	40, // 19: shoal.Frame.credit:type_name -> shoal.Credit
-	29, // 20: shoal.Frame.scores:type_name -> shoal.Scores
-	25, // 21: shoal.Frame.move:type_name -> shoal.Move
-	31, // 22: shoal.Frame.embeddings:type_name -> shoal.Embeddings
-	18, // 23: shoal.Open.next:type_name -> shoal.Hop
-	19, // 24: shoal.Open.sampling:type_name -> shoal.Sampling
+	7,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
+	9,  // 1: shoal.OfferBody.shards:type_name -> shoal.HeldShards
+	10, // 2: shoal.OfferBody.device:type_name -> shoal.Device
+	8,  // 3: shoal.ServedSpan.engine:type_name -> shoal.Engine
+	16, // 4: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
+	15, // 5: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
+	18, // 6: shoal.Frame.open:type_name -> shoal.Open
+	24, // 7: shoal.Frame.opened:type_name -> shoal.Opened
+	25, // 8: shoal.Frame.link:type_name -> shoal.Link
+	27, // 9: shoal.Frame.step:type_name -> shoal.Step
+	28, // 10: shoal.Frame.token:type_name -> shoal.Token
+	33, // 11: shoal.Frame.fail:type_name -> shoal.Fail
+	34, // 12: shoal.Frame.bye:type_name -> shoal.Bye
+	35, // 13: shoal.Frame.ping:type_name -> shoal.Ping
+	36, // 14: shoal.Frame.pong:type_name -> shoal.Pong
+	37, // 15: shoal.Frame.halt:type_name -> shoal.Halt
+	38, // 16: shoal.Frame.halted:type_name -> shoal.Halted
+	39, // 17: shoal.Frame.resume:type_name -> shoal.Resume
+	40, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
+	41, // 19: shoal.Frame.credit:type_name -> shoal.Credit
+	30, // 20: shoal.Frame.scores:type_name -> shoal.Scores
+	26, // 21: shoal.Frame.move:type_name -> shoal.Move
+	32, // 22: shoal.Frame.embeddings:type_name -> shoal.Embeddings
+	19, // 23: shoal.Open.next:type_name -> shoal.Hop
+	20, // 24: shoal.Open.sampling:type_name -> shoal.Sampling
 	0,  // 25: shoal.Open.codec:type_name -> shoal.TensorCodec
-	20, // 26: shoal.Sampling.format:type_name -> shoal.Piece
-	22, // 27: shoal.Piece.either:type_name -> shoal.Either
-	21, // 28: shoal.Piece.again:type_name -> shoal.Pieces
-	20, // 29: shoal.Pieces.pieces:type_name -> shoal.Piece
-	21, // 30: shoal.Either.of:type_name -> shoal.Pieces
+	21, // 26: shoal.Sampling.format:type_name -> shoal.Piece
+	23, // 27: shoal.Piece.either:type_name -> shoal.Either
+	22, // 28: shoal.Piece.again:type_name -> shoal.Pieces
+	21, // 29: shoal.Pieces.pieces:type_name -> shoal.Piece
+	22, // 30: shoal.Either.of:type_name -> shoal.Pieces
 	0,  // 31: shoal.Step.codec:type_name -> shoal.TensorCodec
-	28, // 32: shoal.Token.top:type_name -> shoal.TopToken
+	29, // 32: shoal.Token.top:type_name -> shoal.TopToken
 	1,  // 33: shoal.Token.finish:type_name -> shoal.Finish
-	30, // 34: shoal.Scores.scores:type_name -> shoal.Score
-	28, // 35: shoal.Score.top:type_name -> shoal.TopToken
+	31, // 34: shoal.Scores.scores:type_name -> shoal.Score
+	29, // 35: shoal.Score.top:type_name -> shoal.TopToken
 	2,  // 36: shoal.Fail.code:type_name -> shoal.Code
-	18, // 37: shoal.Resume.next:type_name -> shoal.Hop
+	19, // 37: shoal.Resume.next:type_name -> shoal.Hop
 	2,  // 38: shoal.Trouble.code:type_name -> shoal.Code
-	43, // 39: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	44, // 39: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
 	3,  // 40: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
 	4,  // 41: shoal.ReachReply.code:type_name -> shoal.ReachCode
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	5,  // 42: shoal.JoinReply.refusal:type_name -> shoal.JoinRefusal
+	49, // 43: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -4254,8 +4733,8 @@ func file_protocol_wire_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   41,
+			NumEnums:      6,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

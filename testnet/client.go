@@ -106,6 +106,7 @@ func (t *Testnet) Env(dir, statePath string) []string {
 		"SHOAL_TESTNET="+statePath,
 		"SHOAL_BOOTSTRAP="+strings.Join(t.bootstraps(nil), ","),
 		"SHOAL_NO_MDNS=true",
+		"SHOAL_OPEN=true",
 	)
 	if api, err := t.API(); err == nil {
 		env = append(env, "SHOAL_API=http://"+api, "OPENAI_BASE_URL=http://"+api+"/v1")

@@ -78,7 +78,8 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 		return nil, nil, err
 	}
 	cfg.Client = true
-	if err := clientConfig(c, &cfg); err != nil {
+	open, err := clientConfig(c, &cfg)
+	if err != nil {
 		return nil, nil, err
 	}
 	if !join {
@@ -87,6 +88,11 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 	if len(cfg.Network) > 0 || !join {
 		// A testnet's client, or one that talks to no peers, needs only loopback.
 		cfg.ListenAddrs = loopbackAddrs()
+	}
+	if join {
+		if err := openSwarms(&cfg, open, c.App.ErrWriter); err != nil {
+			return nil, nil, err
+		}
 	}
 	n, err := newNode(cfg)
 	if err != nil {
@@ -116,9 +122,11 @@ func loopbackAddrs() []string {
 }
 
 // clientConfig reads the settings of network and disk from a home's configuration
-// file; flags and the environment take precedence.
-func clientConfig(c *cli.Context, cfg *node.Config) error {
+// file; flags and the environment take precedence. It reports whether the open network is
+// to be used besides private swarms.
+func clientConfig(c *cli.Context, cfg *node.Config) (open bool, err error) {
 	var file struct {
+		Open        bool     `toml:"open"`
 		Bootstrap   []string `toml:"bootstrap"`
 		NoMDNS      bool     `toml:"no-mdns"`
 		Catalogs    []string `toml:"catalog"`
@@ -127,14 +135,13 @@ func clientConfig(c *cli.Context, cfg *node.Config) error {
 	}
 	path := home.Home(cfg.Home).Config()
 	if _, err := toml.DecodeFile(path, &file); err != nil && !os.IsNotExist(err) {
-		return usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
+		return false, usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
 	}
 	if env := os.Getenv("SHOAL_QUOTA"); env != "" {
 		file.Quota = env
 	}
-	var err error
 	if cfg.Quota, err = parseSize("--quota", file.Quota); err != nil {
-		return err
+		return false, err
 	}
 	if !c.IsSet("bootstrap") {
 		cfg.Bootstrap = file.Bootstrap
@@ -148,7 +155,10 @@ func clientConfig(c *cli.Context, cfg *node.Config) error {
 	if !c.IsSet("catalog-key") {
 		cfg.CatalogKeys = file.CatalogKeys
 	}
-	return nil
+	if c.IsSet("open") {
+		return c.Bool("open"), nil
+	}
+	return file.Open, nil
 }
 
 // clientOf returns a client of the node at a URL from the command line. This home's

@@ -51,6 +51,9 @@ func peersCommand() *cli.Command {
 			if p.Relayed {
 				via += " (relayed" + notDirectText(p.NotDirect) + ")"
 			}
+			if p.Swarm != "" {
+				via += " in " + cell(p.SwarmName)
+			}
 			if p.BadUntil != nil {
 				via += " (sent corrupt data; ignored until " + p.BadUntil.Local().Format("15:04") + ")"
 			}
@@ -153,6 +156,7 @@ func statusNode(f *facts, s *api.Status, all bool) {
 	for i, a := range shownAddrs(s.Addrs, all) {
 		f.row([]string{"address", ""}[min(i, 1)], "%s", a)
 	}
+	f.row("network", "%s", networksText(s.Networks, s.Light))
 	f.row("peers", "%d", s.Peers)
 	f.row("memory lent", "%s", bytesText(s.Memory))
 	f.row("sent, received", "%s, %s; in total %s, %s", bytesText(int64(s.Given)), bytesText(int64(s.Taken)), bytesText(int64(s.GivenAll)), bytesText(int64(s.TakenAll)))

@@ -95,7 +95,7 @@ func addKey(c *cli.Context) error {
 		RequestsPerMinute: c.Int("requests-per-minute"), TokensPerDay: c.Int64("tokens-per-day"), Sessions: c.Int("sessions"), Models: splitList(c.StringSlice("models")),
 	}}
 	if s := c.String("expires"); s != "" {
-		d, err := parseDays(s)
+		d, err := parseDays("--expires", s)
 		if err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func addKey(c *cli.Context) error {
 }
 
 // parseDays reads a positive duration that may be in days.
-func parseDays(s string) (time.Duration, error) {
+func parseDays(flag, s string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		if n, err := strconv.Atoi(days); err == nil && n > 0 && n <= 36500 {
 			return time.Duration(n) * 24 * time.Hour, nil
@@ -127,7 +127,7 @@ func parseDays(s string) (time.Duration, error) {
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d <= 0 {
-		return 0, usageError{fmt.Sprintf("--expires %q: write a time like 12h or 30d", s)}
+		return 0, usageError{fmt.Sprintf("%s %q: write a time like 12h or 30d", flag, s)}
 	}
 	return d, nil
 }

@@ -92,6 +92,9 @@ func (s *narrator) event(e node.Event) {
 	case "unreached":
 		fmt.Fprintf(s.w, "cannot join through %s: %s\n", cell(strings.Join(e.Addrs, ", ")), cell(e.Error))
 		s.wait()
+	case "member", "refused", "removed", "stale":
+		remark(s.w, swarmText(e))
+		s.wait()
 	case "fetching":
 		s.fetching(e)
 	case "serving":

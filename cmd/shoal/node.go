@@ -24,6 +24,7 @@ import (
 func networkFlags() []cli.Flag {
 	return []cli.Flag{
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "bootstrap", EnvVars: []string{"SHOAL_BOOTSTRAP"}, Usage: "`ADDRESS` of a peer to join through, as printed by `shoal status`; may be repeated"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "open", EnvVars: []string{"SHOAL_OPEN"}, Usage: "be in the open network, too, where strangers lend to each other, if this home is in a private swarm"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "trust", EnvVars: []string{"SHOAL_TRUST"}, Usage: "`PEER` ID of a node that is yours or a friend's: prompts go to trusted nodes first, and their prompts come first here; may be repeated"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "fastest", EnvVars: []string{"SHOAL_FASTEST"}, Usage: "also send prompts through strangers when they are faster than this node and trusted nodes, even if those serve the whole model"}),
@@ -202,12 +203,19 @@ func runNode(c *cli.Context, settings []setting) error {
 	events := cfg.Events
 	manager := newManager(cfg)
 	cfg.Events = manager.watch(cfg.Events)
+	if err := openSwarms(&cfg, c.Bool("open"), c.App.ErrWriter); err != nil {
+		return err
+	}
 	n, err := newNode(cfg)
 	if err != nil {
 		return err
 	}
 	own.bind(n.Adjust)
-	if s, err := n.Client().Status(c.Context); err == nil && s.APIClosed {
+	s, err := n.Client().Status(c.Context)
+	if err == nil && !c.Bool("json-events") {
+		remark(c.App.ErrWriter, networksText(s.Networks, s.Light))
+	}
+	if err == nil && s.APIClosed {
 		fmt.Fprintf(c.App.ErrWriter, "the API at %s has no key yet, so callers on other machines are refused: `shoal key add NAME` makes one, and --api-open admits everyone\n", cfg.API)
 	}
 	say.watch(n.Client())

@@ -43,7 +43,14 @@ var remedies = map[remedy.Kind]struct {
 	remedy.InstallEngine: {text: "`shoal engine install` fetches it, and `shoal engine ls` shows what is here"},
 	remedy.AnyEngine:     {text: "`--engine auto` allows others"},
 	remedy.NameBase:      {text: "`shoal model add ADAPTER.gguf --base MODEL`"},
-	remedy.OwnPage:       {text: "`shoal page` on the node's machine prints a link that allows it"},
+
+	remedy.FoundSwarm:   {text: "`shoal swarm new` founds one, and `shoal join CODE` joins another"},
+	remedy.NewCode:      {text: "`shoal invite` on the inviter's machine prints one"},
+	remedy.NameSwarm:    {text: "see --swarm"},
+	remedy.ListMembers:  {text: "`shoal swarm members` lists them"},
+	remedy.LeaveFounder: {text: "`shoal backup` keeps it, and --force leaves all the same"},
+
+	remedy.OwnPage: {text: "`shoal page` on the node's machine prints a link that allows it"},
 }
 
 // withRemedy returns an error's text for a person, followed by what to type if the

@@ -39,6 +39,7 @@ type Config struct {
 	Access   func() Access
 	Keys     Keys            // instead of Key; nil: Key alone
 	Unready  func() []string // why the node does not answer for all that it is to serve; nil: it does
+	Swarms   Swarms          // nil: the endpoints for them do not exist
 	Settings Settings        // of the node; nil: the endpoints for them do not exist
 	Metrics  http.Handler    // Prometheus's, at /metrics; nil: none
 }
@@ -162,6 +163,7 @@ func New(cfg Config) http.Handler {
 	}
 	s.settings()
 	s.keyRoutes()
+	s.swarmRoutes()
 	s.probes()
 	if s.Viewer != nil {
 		s.mux.HandleFunc("GET /shoal/v1/view", s.serve(s.page(s.view)))

@@ -150,6 +150,8 @@ type Hop struct {
 	From int    `json:"from"`
 	To   int    `json:"to"`
 
+	// In answers, the ID of the private swarm in which the stage is; empty: the open network.
+	Swarm string `json:"swarm,omitempty"`
 	// In answers, the node's relation to the peer: own (the node itself), trusted, known,
 	// or new.
 	Trust string `json:"trust,omitempty"`
@@ -344,7 +346,8 @@ type Status struct {
 	Home        string        `json:"home"`
 	Uptime      time.Duration `json:"uptime_ns"`
 	UptimeS     int64         `json:"uptime_s"` // the same, in seconds
-	Peers       int           `json:"peers"`
+	Peers       int           `json:"peers"`    // connected, in all networks
+	Networks    []Network     `json:"networks"` // that the node is in; Peer and Addrs are of the first
 	Light       bool          `json:"light,omitempty"`
 	Serving     []Serving     `json:"serving"`
 	Memory      int64         `json:"memory"`          // bytes lent
@@ -358,6 +361,16 @@ type Status struct {
 	Up          int64         `json:"up_bytes_per_s,omitempty"` // limit for model transfers; 0: none
 	Down        int64         `json:"down_bytes_per_s,omitempty"`
 	Warnings    []string      `json:"warnings,omitempty"`
+}
+
+// Network is one of the networks that a node is in.
+type Network struct {
+	Swarm string   `json:"swarm"` // ID of a private swarm; "": the open network
+	Name  string   `json:"name"`  // of the swarm, or open
+	Peer  string   `json:"peer"`  // the node's ID there
+	Addrs []string `json:"addrs,omitempty"`
+	Peers int      `json:"peers"`           // connected
+	Reach string   `json:"reach,omitempty"` // as in Health
 }
 
 // Serving is a span that this node serves, or is about to.
@@ -396,6 +409,8 @@ type Peer struct {
 	Path      string   `json:"path"`                 // direct or relayed
 	NotDirect string   `json:"not_direct,omitempty"` // of a relayed peer: not-tried, nat, symmetric, no-address or unsupported
 	Relay     string   `json:"relay,omitempty"`      // of a relayed peer: the relay's peer ID
+	Swarm     string   `json:"swarm,omitempty"`      // ID of the private swarm in which it is connected; "": the open network
+	SwarmName string   `json:"swarm_name,omitempty"` // of that swarm
 	Serves    []string `json:"serves,omitempty"`
 	Engines   []string `json:"engines,omitempty"` // what computes each of Serves, as in EngineChange; "": unknown
 

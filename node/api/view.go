@@ -19,6 +19,7 @@ type View struct {
 	Uptime   time.Duration `json:"uptime_ns"`
 	UptimeS  int64         `json:"uptime_s"` // the same, in seconds
 	Light    bool          `json:"light,omitempty"`
+	Networks []Network     `json:"networks"` // as in Status, without addresses
 	Lending  Lending       `json:"lending"`
 	Serving  []Serving     `json:"serving"`
 	Given    uint64        `json:"bytes_given"`
@@ -53,6 +54,7 @@ type ViewPeer struct {
 	Silent    bool       `json:"silent,omitempty"` // it has not answered recently
 	Transport string     `json:"transport,omitempty"`
 	Relayed   bool       `json:"relayed,omitempty"`
+	Swarm     string     `json:"swarm,omitempty"`  // ID of the private swarm in which it is; "": the open network
 	RTTMs     float64    `json:"rtt_ms,omitempty"` // 0: unknown
 	Version   string     `json:"version,omitempty"`
 	Device    string     `json:"device,omitempty"`

@@ -11,7 +11,7 @@ func limited(t testing.TB, path string, up float64) *node {
 	t.Helper()
 	n := newHolder(t, newHost(t, overTCP), path, nil)
 	n.x.Close()
-	n.x = New(n.h, n.s, &roster{}, Options{Leaves: shelves(n.s), Up: up})
+	n.x = New(n.s, Options{Leaves: shelves(n.s), Up: up}, Net{Host: n.h, Find: &roster{}})
 	t.Cleanup(func() { n.x.Close() })
 	return n
 }

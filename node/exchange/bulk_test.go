@@ -326,7 +326,7 @@ func TestRates(t *testing.T) {
 					if c.bulk {
 						opt.Leaves = shelves(n.s)
 					}
-					n.x = New(n.h, n.s, w.r, opt)
+					n.x = New(n.s, opt, Net{Host: n.h, Find: w.r})
 					t.Cleanup(func() { n.x.Close() })
 				}
 				with(a, Options{Up: c.up})
@@ -353,7 +353,7 @@ func TestYields(t *testing.T) {
 			a := w.holder(nil)
 			with := func(n *node, busy bool) {
 				n.x.Close()
-				n.x = New(n.h, n.s, w.r, Options{Leaves: shelves(n.s), Busy: func() bool { return busy }})
+				n.x = New(n.s, Options{Leaves: shelves(n.s), Busy: func() bool { return busy }}, Net{Host: n.h, Find: w.r})
 				t.Cleanup(func() { n.x.Close() })
 			}
 			with(a, who == "giver")
@@ -388,15 +388,15 @@ func TestTCPFirst(t *testing.T) {
 	}
 	r := &roster{}
 	r.add(a.h)
-	b.x.find = r
+	b.x.lanes()[0].Find = r
 	var mu sync.Mutex
 	over := map[bool]int{}
 	serve := a.x.serveLeaves
-	a.x.inbound.SetStreamHandler(protocol.LeavesID, func(s network.Stream) {
+	a.x.lanes()[0].inbound.SetStreamHandler(protocol.LeavesID, func(s network.Stream) {
 		mu.Lock()
 		over[isTCP(s.Conn().RemoteMultiaddr())]++
 		mu.Unlock()
-		serve(s)
+		serve(a.x.lanes()[0], s)
 	})
 	echoed := make(chan error, 1)
 	b.h.SetStreamHandler("/test/echo", func(s network.Stream) { _, err := s.Write([]byte{1}); echoed <- err; s.Close() })

@@ -8,18 +8,15 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
-	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/exchange/bitswap"
-	"github.com/shoalnet/shoal/protocol"
 )
 
 // ErrNotFound means that no reachable peer or origin sent what was asked for.
@@ -70,13 +67,6 @@ type Options struct {
 	// Ledger is the file for what passed between this node and its peers; "": it
 	// is forgotten at Close.
 	Ledger string
-	// Worked is called for each leaf that a peer sent in bulk. It may be nil.
-	Worked func(peer.ID)
-	// Believable returns those of the addresses that a peer names for another which
-	// may be dialled. nil: all.
-	Believable func(teller peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr
-	// Dialling are options of the swarm that dials TCP for bulk.
-	Dialling []swarm.Option
 	// Authorize is called with each request to an origin. It may be nil.
 	Authorize func(*http.Request)
 	Log       *slog.Logger // nil: silent
@@ -85,15 +75,11 @@ type Options struct {
 // Exchange sends blocks to peers, and fetches them from peers and origins. It is
 // safe for concurrent use.
 type Exchange struct {
-	host     host.Host
-	find     Finder
+	have     Blocks
 	opt      Options
 	ctx      context.Context // ends with Close
 	stop     context.CancelFunc
-	inbound  *inboundLimiter
-	bitswap  *bitswap.Service
 	log      *slog.Logger
-	dialer   *bulkDialer
 	slots    *uploadSlots
 	ledger   *ledger
 	up, down *rateLimiter
@@ -103,39 +89,45 @@ type Exchange struct {
 	given, taken atomic.Uint64 // bytes of leaves sent and received in bulk
 	origins      atomic.Uint64 // bytes of leaves from origins
 
+	joining sync.Mutex              // one change of list at a time
+	list    atomic.Pointer[[]*lane] // replaced, never changed
+
 	mu      sync.Mutex
 	closed  bool
 	fetches map[*fetch]context.CancelCauseFunc // that run
 	done    sync.WaitGroup                     // of these
 }
 
-// New starts to serve blocks over a host. Close must be called before the host is
-// closed.
-func New(h host.Host, have Blocks, find Finder, opt Options) *Exchange {
+// New starts to serve blocks over networks, whose hosts must differ; Join adds others
+// later. Close must be called before the hosts are closed.
+func New(have Blocks, opt Options, nets ...Net) *Exchange {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	x := &Exchange{
-		host: h, find: find, opt: opt, log: opt.Log, fetches: map[*fetch]context.CancelCauseFunc{}, dialer: newBulkDialer(h, opt.Dialling),
+		have: have, opt: opt, log: opt.Log, fetches: map[*fetch]context.CancelCauseFunc{},
 		ledger: openLedger(opt.Ledger, opt.Log), up: newRateLimiter(opt.Up, opt.Busy), down: newRateLimiter(opt.Down, opt.Busy),
 		watchers: watchers{all: map[cid.Cid]map[*watcher]struct{}{}},
 	}
 	x.ctx, x.stop = context.WithCancel(context.Background())
 	x.slots = &uploadSlots{balance: x.ledger.balance}
-	x.inbound = newInboundLimiter(x.ctx, h, x.up, x.down)
-	x.bitswap = bitswap.New(x.inbound, bitswap.Options{Blocks: have, Ledger: x.ledger, Holders: x.holders, Blame: x.blame})
-	x.inbound.SetStreamHandler(protocol.LeavesID, x.serveLeaves)
+	x.list.Store(&[]*lane{})
+	for _, n := range nets {
+		if err := x.Join(n); err != nil {
+			panic(err) // one host twice
+		}
+	}
 	return x
 }
 
 // blame drops a peer that sent blocks by bitswap that it was not asked for.
-func (x *Exchange) blame(p peer.ID) {
+func (x *Exchange) blame(l *lane, p peer.ID) {
 	why := errBad.Error()
 	if x.ctx.Err() != nil || x.ledger.Bad(p.String()) {
 		return
 	}
 	x.ledger.blame(p.String())
-	x.bitswap.Drop(p)
+	l.bitswap.Drop(p)
 	x.log.Warn("a peer is dropped for "+badTime.String(), "source", p, "why", why)
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -169,11 +161,16 @@ func (x *Exchange) Close() error {
 	}
 	x.mu.Unlock()
 	x.done.Wait()
+	x.joining.Lock()
+	defer x.joining.Unlock()
 	x.stop()
-	x.inbound.close()
-	x.dialer.close()
+	var err error
+	for _, l := range x.lanes() {
+		err = errors.Join(err, x.leave(l))
+	}
+	x.list.Store(&[]*lane{})
 	x.ledger.save()
-	return x.bitswap.Close()
+	return err
 }
 
 // Stats are bytes of blocks since New, including those that came twice or unasked.
@@ -186,9 +183,11 @@ type Stats struct {
 // Stats returns what has passed so far.
 func (x *Exchange) Stats() Stats {
 	out := Stats{Given: x.given.Load(), Taken: x.taken.Load(), Origins: x.origins.Load()}
-	sent, received := x.bitswap.Stats()
-	out.Given += sent
-	out.Taken += received
+	for _, l := range x.lanes() {
+		sent, received := l.bitswap.Stats()
+		out.Given += sent
+		out.Taken += received
+	}
 	return out
 }
 
@@ -238,7 +237,7 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	now := time.Now()
 	f := &fetch{
 		x: x, model: model, want: want, progress: progress, seed: maphash.MakeSeed(), window: newWindow(), lastCame: now, rated: now,
-		fail: cancel, buffers: make(chan []byte, windowMost), heard: make(chan peer.AddrInfo, maxHolders), bulk: map[peer.ID]holderState{},
+		fail: cancel, buffers: make(chan []byte, windowMost), heard: make(chan holder, maxHolders), bulk: map[peer.ID]holderState{},
 	}
 	for range windowMost {
 		f.buffers <- nil
@@ -295,7 +294,9 @@ func (x *Exchange) end(f *fetch) {
 	x.mu.Unlock()
 	x.watchers.fetchChanged(f.model)
 	if idle {
-		x.dialer.hangUp()
+		for _, l := range x.lanes() {
+			l.dialer.hangUp()
+		}
 	}
 	x.done.Done()
 }
@@ -305,7 +306,7 @@ func (x *Exchange) end(f *fetch) {
 func (x *Exchange) Gained(model cid.Cid) { x.watchers.fetchChanged(model) }
 
 // addHearsay tells the fetches of a model about a possible holder.
-func (x *Exchange) addHearsay(model cid.Cid, p peer.AddrInfo) {
+func (x *Exchange) addHearsay(model cid.Cid, p holder) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for f := range x.fetches {
@@ -331,15 +332,15 @@ func (x *Exchange) wanted(model cid.Cid, total int) []byte {
 	return bits
 }
 
-// holders lists the connected peers that are said to hold some of the models that
-// are being fetched.
-func (x *Exchange) holders() []peer.AddrInfo {
+// holders lists the peers, connected in a network, that are said to hold some of the
+// models that are being fetched.
+func (x *Exchange) holders(l *lane) []peer.AddrInfo {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var all []peer.AddrInfo
 	for f := range x.fetches {
-		for _, p := range f.connected() {
-			if !among(all, p.ID) {
+		for _, p := range f.connectedIn(l) {
+			if !slices.ContainsFunc(all, func(q peer.AddrInfo) bool { return q.ID == p.ID }) {
 				all = append(all, p)
 			}
 		}

@@ -41,15 +41,15 @@ type fetch struct {
 	scheduler  *scheduler
 	viaBitswap *sourceState
 	fail       context.CancelCauseFunc
-	buffers    chan []byte        // for leaves on their way in; nil ones are not allocated yet
-	heard      chan peer.AddrInfo // holders that peers named
+	buffers    chan []byte // for leaves on their way in; nil ones are not allocated yet
+	heard      chan holder // holders that peers named
 	workers    sync.WaitGroup
 	newHolder  atomic.Bool  // a holder has joined that the bitswap sessions do not know
 	meeting    atomic.Int32 // holders to which a connection is being made
 
 	mu          sync.Mutex
 	looked      bool // for holders, at least once
-	holders     []peer.AddrInfo
+	holders     []holder
 	bulk        map[peer.ID]holderState
 	roundBegan  time.Time
 	askedOthers time.Time     // when other peers were asked for what some did not send
@@ -155,16 +155,54 @@ type ask func(ctx context.Context, c cid.Cid) ([]byte, error)
 func (f *fetch) sessions(ctx context.Context) (get ask, end func()) {
 	// They outlive what is asked in them, and so take it back.
 	ctx, end = context.WithCancel(context.WithoutCancel(ctx))
-	var all [sessionsPerFetch]bitswap.Session
-	for i := range all {
-		all[i] = f.x.bitswap.Session(ctx)
-	}
-	for _, p := range f.connected() { // bitswap gives up one that failed for a moment
-		f.x.bitswap.Connected(p.ID)
+	var in []*[sessionsPerFetch]bitswap.Session // network by network
+	for _, l := range f.x.lanes() {
+		holders := f.connectedIn(l)
+		if len(holders) == 0 && len(f.x.lanes()) > 1 {
+			continue // a holder that joins later begins new sessions
+		}
+		var all [sessionsPerFetch]bitswap.Session
+		for i := range all {
+			all[i] = l.bitswap.Session(ctx)
+		}
+		for _, p := range holders { // bitswap gives up one that failed for a moment
+			l.bitswap.Connected(p.ID)
+		}
+		in = append(in, &all)
 	}
 	return func(ctx context.Context, c cid.Cid) ([]byte, error) {
-		return all[f.hash(c)%sessionsPerFetch].GetBlock(ctx, c)
+		return firstOf(ctx, in, func(ctx context.Context, all *[sessionsPerFetch]bitswap.Session) ([]byte, error) {
+			return all[f.hash(c)%sessionsPerFetch].GetBlock(ctx, c)
+		})
 	}, end
+}
+
+// firstOf asks in all networks at once, and returns the first answer. What only bitswap
+// brings is small, so that little is lost if it comes twice.
+func firstOf[T any](ctx context.Context, in []T, ask func(context.Context, T) ([]byte, error)) ([]byte, error) {
+	if len(in) == 1 {
+		return ask(ctx, in[0])
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		data []byte
+		err  error
+	}
+	answers := make(chan answer, len(in))
+	for _, t := range in {
+		go func() {
+			data, err := ask(ctx, t)
+			answers <- answer{data, err}
+		}()
+	}
+	for range in {
+		if a := <-answers; a.err == nil {
+			return a.data, nil
+		}
+	}
+	<-ctx.Done() // as bitswap does where there is nobody to ask
+	return nil, ctx.Err()
 }
 
 // stallTimer ends a round in which nothing comes.
@@ -203,14 +241,20 @@ func (f *fetch) stalled(patience time.Duration) error {
 	if !stalled { // a single peer may have
 		long = max(long, bitswap.AnswerTime)
 	}
-	if f.x.bitswap.Shun(long, f.connected(), f.x.holders()) {
+	shunned := false
+	for _, l := range f.x.lanes() {
+		shunned = l.bitswap.Shun(long, f.connectedIn(l), f.x.holders(l)) || shunned
+	}
+	if shunned {
 		f.mark(&f.askedOthers)
 		return nil
 	}
 	if !stalled {
 		return nil
 	}
-	f.x.bitswap.Forgive()
+	for _, l := range f.x.lanes() {
+		l.bitswap.Forgive()
+	}
 	return errAgain
 }
 
@@ -251,7 +295,7 @@ func (f *fetch) awaitTakenBack(asked []Need) {
 		set.Add(n.CID)
 	}
 	for range 100 { // another fetch may want the same
-		if !slices.ContainsFunc(f.x.bitswap.Wanted(), set.Has) {
+		if !slices.ContainsFunc(f.x.lanes(), func(l *lane) bool { return slices.ContainsFunc(l.bitswap.Wanted(), set.Has) }) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -327,8 +371,13 @@ func (f *fetch) put(ctx context.Context, c cid.Cid, number int, data []byte) err
 	if err := f.want.Put(ctx, c, data); err != nil {
 		return fmt.Errorf("keeping block %s: %w", c, err)
 	}
-	if err := f.x.bitswap.Notify(ctx, c, data); err != nil {
-		f.x.log.Debug("telling of a block", "error", err)
+	for _, l := range f.x.lanes() {
+		if !l.may(f.model) {
+			continue
+		}
+		if err := l.bitswap.Notify(ctx, c, data); err != nil {
+			f.x.log.Debug("telling of a block", "error", err)
+		}
 	}
 	if number >= 0 {
 		f.x.watchers.leafCame(f.model, number)

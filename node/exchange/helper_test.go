@@ -141,7 +141,7 @@ type node struct {
 func newNode(t testing.TB, h host.Host, dir string, find Finder) *node {
 	t.Helper()
 	n := &node{h: h, s: openStore(t, dir)}
-	n.x = New(h, n.s, find, Options{Leaves: shelves(n.s)})
+	n.x = New(n.s, Options{Leaves: shelves(n.s)}, Net{Host: h, Find: find})
 	t.Cleanup(func() { n.x.Close() })
 	return n
 }

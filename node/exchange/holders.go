@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/protocol"
@@ -26,11 +25,11 @@ const (
 
 // join makes a holder a source in bulk for as long as it is connected. One that
 // does not speak the protocol is left to bitswap.
-func (f *fetch) join(ctx context.Context, p peer.ID) {
+func (f *fetch) join(ctx context.Context, l *lane, p peer.ID) {
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, lookMore) {
 		begin := time.Now()
-		err := f.watchPeer(ctx, p)
-		if f.x.ledger.Bad(p.String()) || isUnspoken(err) || errors.Is(err, errBad) || errors.Is(err, errUnknown) && !f.x.speaks(p) {
+		err := f.watchPeer(ctx, l, p)
+		if f.x.ledger.Bad(p.String()) || isUnspoken(err) || errors.Is(err, errBad) || errors.Is(err, errUnknown) && !l.speaks(p) {
 			f.setBulk(p, false)
 			return
 		}
@@ -48,7 +47,7 @@ func (f *fetch) join(ctx context.Context, p peer.ID) {
 		case <-t.C:
 		}
 		t.Stop()
-		if ctx.Err() == nil && f.x.host.Network().Connectedness(p) != network.Connected {
+		if ctx.Err() == nil && !l.connected(p) {
 			f.forgetBulk(p) // it is joined again when it is found again
 			return
 		}
@@ -58,18 +57,12 @@ func (f *fetch) join(ctx context.Context, p peer.ID) {
 // errUnknown ends a watch: the peer does not know the model, or not yet.
 var errUnknown = errors.New("the peer tells nothing of the model")
 
-// speaks reports whether a peer is known to speak the protocol.
-func (x *Exchange) speaks(p peer.ID) bool {
-	list, err := x.host.Peerstore().SupportsProtocols(p, protocol.LeavesID)
-	return err == nil && len(list) > 0
-}
-
 // watchPeer follows what a peer reports to have, and makes it a source until the
 // watch fails.
-func (f *fetch) watchPeer(ctx context.Context, p peer.ID) error {
+func (f *fetch) watchPeer(ctx context.Context, l *lane, p peer.ID) error {
 	dctx, cancel := context.WithTimeout(ctx, watchTime)
 	defer cancel()
-	s, err := f.x.dialer.open(dctx, p, protocol.LeavesID)
+	s, err := l.dialer.open(dctx, p, protocol.LeavesID)
 	if err != nil {
 		return err
 	}
@@ -81,7 +74,7 @@ func (f *fetch) watchPeer(ctx context.Context, p peer.ID) error {
 		return err
 	}
 	r := bufio.NewReaderSize(s, 4<<10)
-	m := &swarmPeer{f: f, id: p, joined: time.Now(), salt: saltOf(p)}
+	m := &swarmPeer{f: f, in: l, id: p, joined: time.Now(), salt: saltOf(p)}
 	defer m.close()
 	over, got := func() {}, 0
 	defer func() { over() }()
@@ -105,10 +98,10 @@ func (f *fetch) watchPeer(ctx context.Context, p peer.ID) error {
 		}
 		for _, o := range st.Fetchers {
 			info := addrInfo(o)
-			if f.x.opt.Believable != nil {
-				info.Addrs = f.x.opt.Believable(p, info.Addrs)
+			if l.Believable != nil {
+				info.Addrs = l.Believable(p, info.Addrs)
 			}
-			f.addHearsay(info)
+			f.addHearsay(holder{info, l})
 		}
 		if first {
 			f.setBulk(p, true)
@@ -151,9 +144,9 @@ func (f *fetch) keepLooking(ctx context.Context) {
 }
 
 // addHearsay takes a peer's word on where a holder is.
-func (f *fetch) addHearsay(p peer.AddrInfo) {
+func (f *fetch) addHearsay(p holder) {
 	f.mu.Lock()
-	known := p.ID == "" || p.ID == f.x.host.ID() || among(f.holders, p.ID) || len(f.holders) >= maxHolders
+	known := p.ID == "" || f.x.own(p.ID) || among(f.holders, p.ID) || len(f.holders) >= maxHolders
 	f.mu.Unlock()
 	if known {
 		return
@@ -165,14 +158,14 @@ func (f *fetch) addHearsay(p peer.AddrInfo) {
 }
 
 // meet connects to a holder, unless it has lied, and joins it.
-func (f *fetch) meet(ctx, dctx context.Context, p peer.AddrInfo) {
-	if p.ID == f.x.host.ID() || f.x.ledger.Bad(p.ID.String()) {
+func (f *fetch) meet(ctx, dctx context.Context, p holder) {
+	if f.x.own(p.ID) || p.in.over() || f.x.ledger.Bad(p.ID.String()) {
 		return
 	}
 	f.meeting.Add(1)
 	defer f.meeting.Add(-1)
 	isNew := f.note(p)
-	if err := f.x.host.Connect(dctx, p); err != nil {
+	if err := p.in.Host.Connect(dctx, p.AddrInfo); err != nil {
 		return
 	}
 	if isNew {
@@ -188,7 +181,7 @@ func (f *fetch) meet(ctx, dctx context.Context, p peer.AddrInfo) {
 	}
 	f.mu.Unlock()
 	if !known {
-		f.workers.Go(func() { f.join(ctx, p.ID) })
+		f.workers.Go(func() { f.join(ctx, p.in, p.ID) })
 	}
 }
 
@@ -222,7 +215,7 @@ func (f *fetch) forgetBulk(p peer.ID) {
 
 // bitswapOnly reports whether some holder can be asked by bitswap alone.
 func (f *fetch) bitswapOnly() bool {
-	return slices.ContainsFunc(f.connected(), func(p peer.AddrInfo) bool {
+	return slices.ContainsFunc(f.connected(), func(p holder) bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return f.bulk[p.ID] == byBitswap
@@ -233,7 +226,7 @@ func (f *fetch) bitswapOnly() bool {
 func (f *fetch) mayMeetPeers() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !f.looked || len(f.holders) > 0 || len(f.x.host.Network().Peers()) > 0
+	return !f.looked || len(f.holders) > 0 || slices.ContainsFunc(f.x.lanes(), func(l *lane) bool { return len(l.Host.Network().Peers()) > 0 })
 }
 
 // met reports whether origins may be asked: no connection to a peer is being
@@ -273,8 +266,20 @@ func (f *fetch) searchPause() time.Duration {
 // look finds and connects to holders. Those known before stay: the search may
 // have failed.
 func (f *fetch) look(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, l := range f.x.lanes() {
+		wg.Go(func() { f.lookIn(ctx, l) })
+	}
+	wg.Wait()
+	f.mu.Lock()
+	f.looked = true
+	f.mu.Unlock()
+}
+
+// lookIn is look in one network.
+func (f *fetch) lookIn(ctx context.Context, l *lane) {
 	sctx, cancel := context.WithTimeout(ctx, lookTime)
-	found, err := f.x.find.Holders(sctx, f.model)
+	found, err := l.Find.Holders(sctx, f.model)
 	cancel()
 	if err != nil {
 		f.x.log.Debug("looking for holders", "model", f.model, "error", err)
@@ -283,20 +288,22 @@ func (f *fetch) look(ctx context.Context) {
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, p := range found {
-		wg.Go(func() { f.meet(ctx, dctx, p) })
+		wg.Go(func() { f.meet(ctx, dctx, holder{p, l}) })
 	}
 	wg.Wait()
-	f.mu.Lock()
-	f.looked = true
-	f.mu.Unlock()
 }
 
 // note adds a holder, and reports whether it is new.
-func (f *fetch) note(p peer.AddrInfo) bool {
+func (f *fetch) note(p holder) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if among(f.holders, p.ID) {
-		return false
+	for i, q := range f.holders {
+		if q.ID == p.ID {
+			if q.in.over() {
+				f.holders[i] = p
+			}
+			return q.in.over()
+		}
 	}
 	f.holders = append(f.holders, p)
 	return true
@@ -304,19 +311,28 @@ func (f *fetch) note(p peer.AddrInfo) bool {
 
 // connected lists the holders that can be asked: those that are hidden from
 // bitswap cannot.
-func (f *fetch) connected() []peer.AddrInfo {
+func (f *fetch) connected() (out []holder) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var out []peer.AddrInfo
 	for _, p := range f.holders {
-		if f.x.host.Network().Connectedness(p.ID) == network.Connected && !f.x.bitswap.Shuns(p.ID) {
+		if p.in.connected(p.ID) && !p.in.bitswap.Shuns(p.ID) {
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
+// connectedIn is connected for one network.
+func (f *fetch) connectedIn(l *lane) (out []peer.AddrInfo) {
+	for _, p := range f.connected() {
+		if p.in == l {
+			out = append(out, p.AddrInfo)
+		}
+	}
+	return out
+}
+
 // among reports whether a peer is in a list.
-func among(list []peer.AddrInfo, p peer.ID) bool {
-	return slices.ContainsFunc(list, func(q peer.AddrInfo) bool { return q.ID == p })
+func among(list []holder, p peer.ID) bool {
+	return slices.ContainsFunc(list, func(q holder) bool { return q.ID == p })
 }

@@ -316,9 +316,9 @@ func TestFlood(t *testing.T) {
 		wg.Go(func() { _, _ = s.Write(msg) })
 	}
 	held := func() int {
-		a.x.inbound.mu.Lock()
-		defer a.x.inbound.mu.Unlock()
-		return len(a.x.inbound.open)
+		a.x.lanes()[0].inbound.mu.Lock()
+		defer a.x.lanes()[0].inbound.mu.Unlock()
+		return len(a.x.lanes()[0].inbound.open)
 	}
 	await(t, "many streams", func() bool { return held() > 50 })
 	r := &roster{}

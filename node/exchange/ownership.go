@@ -14,7 +14,9 @@ import (
 // A leaf that nobody in the swarm has is asked of an origin, or of a holder that
 // does not fetch, by one member: its owner. The members that want the leaf have
 // an order, the same in the eyes of all, which differs from leaf to leaf; the
-// first is the owner.
+// first is the owner. This node's place is that of its peer ID in the network of the
+// member that it is compared with; it owns what it would own in each of its networks, so
+// that one node fetches for all of them what several swarms lack.
 //
 // An owner may be slow. It is passed over only if it has brought nothing for
 // many times the mean time per leaf of the swarm's members, however long that is;
@@ -70,13 +72,14 @@ func (s *scheduler) creditLeaf(m *swarmPeer, leaf int) {
 func (s *scheduler) nextInLine(t *openLeaf, after uint64) (*swarmPeer, uint64) {
 	key := uint64(t.need.Number / runLeaves)
 	var best *swarmPeer
-	least := mix(s.salt ^ key)
+	var least uint64
 	for st := range s.sources {
 		m := st.swarmPeer
 		if m == nil || m.passed || m.unreliable || !protocol.Bit(m.wanted, t.need.Number) || protocol.Bit(m.held, t.need.Number) {
 			continue
 		}
-		if place := mix(m.salt ^ key); place < least && place > after {
+		place := mix(m.salt ^ key)
+		if before := place < mix(m.in.salt^key); before && place > after && (best == nil || place < least) {
 			best, least = m, place
 		}
 	}

@@ -56,7 +56,7 @@ func TestNoBulkOverRelay(t *testing.T) {
 	a := newNode(t, hostWith(t, libp2p.NoListenAddrs, libp2p.EnableRelay()), t.TempDir(), &roster{})
 	b := newHolder(t, hostWith(t, libp2p.NoListenAddrs, libp2p.EnableRelay()), path, nil)
 	overCircuit(t, a.h, b.h)
-	served := slices.DeleteFunc(b.h.Mux().Protocols(), func(id protocol.ID) bool { return !slices.Contains(b.x.inbound.ids, id) })
+	served := slices.DeleteFunc(b.h.Mux().Protocols(), func(id protocol.ID) bool { return !slices.Contains(b.x.lanes()[0].inbound.ids, id) })
 	if len(served) < 2 {
 		t.Fatalf("bitswap and leaves are served: %v", served)
 	}
@@ -74,10 +74,10 @@ func TestNoBulkOverRelay(t *testing.T) {
 			if n != 0 || !errors.As(err, &reset) || !reset.Remote || reset.ErrorCode != wire.ResetRelayed {
 				t.Errorf("%s: %d bytes and %v", id, n, err)
 			}
-			if _, err := from.x.inbound.NewStream(t.Context(), to.h.ID(), id); !errors.Is(err, errRelayed) {
+			if _, err := from.x.lanes()[0].inbound.NewStream(t.Context(), to.h.ID(), id); !errors.Is(err, errRelayed) {
 				t.Errorf("%s is opened over a relay: %v", id, err)
 			}
-			if _, err := from.x.dialer.open(t.Context(), to.h.ID(), id); !errors.Is(err, errRelayed) {
+			if _, err := from.x.lanes()[0].dialer.open(t.Context(), to.h.ID(), id); !errors.Is(err, errRelayed) {
 				t.Errorf("%s is opened over a relay: %v", id, err)
 			}
 		}

@@ -33,8 +33,7 @@ var errOvertaken = errors.New("another was faster")
 // fetch. So each leaf has one owner, who gets it from there for the whole swarm
 // (ownership.go).
 type scheduler struct {
-	f    *fetch
-	salt uint64 // this node's (see ownership.go)
+	f *fetch
 
 	mu         sync.Mutex
 	wake       chan struct{} // closed and replaced when there may be work
@@ -78,7 +77,7 @@ type request struct {
 
 func newScheduler(f *fetch) *scheduler {
 	return &scheduler{
-		f: f, salt: saltOf(f.x.host.ID()), wake: make(chan struct{}), byNumber: map[int]*openLeaf{}, peersWith: map[int]int{}, swarmWith: map[int]int{},
+		f: f, wake: make(chan struct{}), byNumber: map[int]*openLeaf{}, peersWith: map[int]int{}, swarmWith: map[int]int{},
 		sources: map[*sourceState]struct{}{}, began: time.Now(), fromPeer: time.Now(),
 	}
 }

@@ -304,7 +304,7 @@ func TestTwoFetches(t *testing.T) {
 		if _, err := w.b.x.Manifest(t.Context(), a.m.ID()); err != nil {
 			t.Error(err)
 		}
-		if w.b.m.Held() == w.b.m.Manifest().Size() || len(w.b.x.holders()) != 1 {
+		if w.b.m.Held() == w.b.m.Manifest().Size() || len(w.b.x.holders(w.b.x.lanes()[0])) != 1 {
 			t.Error("the holder is forgotten, or the fetch was over already")
 		}
 		<-whole

@@ -207,8 +207,8 @@ func (f *fetch) accept(ctx context.Context, req *request, i int, data []byte) er
 		return fmt.Errorf("%w: leaf %d is another", errBad, t.need.Number)
 	}
 	f.x.ledger.Pass(req.source.src.name(), 0, len(data))
-	if m, ok := req.source.src.(*swarmPeer); ok && f.x.opt.Worked != nil {
-		f.x.opt.Worked(m.id)
+	if m, ok := req.source.src.(*swarmPeer); ok && m.in.Worked != nil {
+		m.in.Worked(m.id)
 	}
 	if req.source.origin == nil {
 		f.x.taken.Add(uint64(len(data)))

@@ -26,6 +26,7 @@ const (
 // that fetch themselves are the members of the swarm.
 type swarmPeer struct {
 	f  *fetch
+	in *lane
 	id peer.ID
 
 	// With scheduler.mu:
@@ -73,7 +74,7 @@ func (m *swarmPeer) stream(ctx context.Context) (*leafStream, error) {
 		return p, nil
 	}
 	m.mu.Unlock()
-	s, err := m.f.x.dialer.open(ctx, m.id, protocol.LeavesID)
+	s, err := m.in.dialer.open(ctx, m.id, protocol.LeavesID)
 	if err != nil {
 		return nil, err
 	}

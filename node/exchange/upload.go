@@ -34,8 +34,8 @@ type Leaves interface {
 	ReadLeaf(n int, buf []byte) ([]byte, error)
 }
 
-// serveLeaves serves a stream of /shoal/leaves/1.
-func (x *Exchange) serveLeaves(s network.Stream) {
+// serveLeaves serves a stream of /shoal/leaves/1 in a network.
+func (x *Exchange) serveLeaves(l *lane, s network.Stream) {
 	if relayed(s.Conn()) {
 		_ = s.Reset()
 		return
@@ -53,17 +53,17 @@ func (x *Exchange) serveLeaves(s network.Stream) {
 		}
 		model, err := cid.Cast(q.Model)
 		var have Leaves
-		if err == nil {
+		if err == nil && l.may(model) {
 			have = x.leaves(model)
 		}
 		switch {
 		case have == nil || q.Watch && !first:
 			err = errors.New("no such model")
 		case q.Watch:
-			x.serveWatch(s, model, have, q.Fetching)
+			x.serveWatch(l, s, model, have, q.Fetching)
 			err = errors.New("the watch is over")
 		default:
-			err = x.upload(s, have, q.Leaves)
+			err = x.upload(l.ctx, s, have, q.Leaves)
 		}
 		if err != nil {
 			_ = s.Reset()
@@ -86,9 +86,9 @@ func (x *Exchange) leaves(model cid.Cid) Leaves {
 }
 
 // upload answers a request, leaf by leaf, each when it has a slot.
-func (x *Exchange) upload(s network.Stream, have Leaves, list []uint32) error {
+func (x *Exchange) upload(ctx context.Context, s network.Stream, have Leaves, list []uint32) error {
 	p := s.Conn().RemotePeer()
-	out := &steadyStream{Stream: s, ctx: x.ctx, rate: x.up}
+	out := &steadyStream{Stream: s, ctx: ctx, rate: x.up}
 	buf, _ := x.buffers.Get().(*[]byte)
 	if buf == nil {
 		b := make([]byte, protocol.LeafHeadSize+protocol.LeafSize)
@@ -118,8 +118,8 @@ func (x *Exchange) awaitSlot(out *steadyStream, t *slot, leaf uint32) error {
 		select {
 		case <-t.ready:
 			return nil
-		case <-x.ctx.Done():
-			return x.ctx.Err()
+		case <-out.ctx.Done():
+			return out.ctx.Err()
 		case <-tick.C:
 		}
 		if _, err := out.Write(protocol.LeafHead{Leaf: leaf, Size: protocol.LeafLater}.Append(nil)); err != nil {
@@ -154,6 +154,7 @@ type watchers struct {
 }
 
 type watcher struct {
+	in       *lane
 	peer     peer.ID
 	fetching bool
 	wake     chan struct{} // capacity 1
@@ -179,8 +180,10 @@ func (ws *watchers) add(model cid.Cid, w *watcher) {
 	}
 	if w.fetching {
 		for o := range ws.all[model] {
-			o.sendFetchers = true
-			o.notify()
+			if o.in == w.in { // others must not hear of it
+				o.sendFetchers = true
+				o.notify()
+			}
 		}
 	}
 	ws.all[model][w] = struct{}{}
@@ -228,7 +231,7 @@ func (ws *watchers) pending(model cid.Cid, w *watcher) (got []uint32, whole bool
 	if w.sendFetchers || whole {
 		w.sendFetchers = false
 		for o := range ws.all[model] {
-			if o.fetching && o.peer != w.peer && !slices.Contains(fetchers, o.peer) && len(fetchers) < protocol.MaxFetchers {
+			if o.in == w.in && o.fetching && o.peer != w.peer && !slices.Contains(fetchers, o.peer) && len(fetchers) < protocol.MaxFetchers {
 				fetchers = append(fetchers, o.peer)
 			}
 		}
@@ -238,14 +241,14 @@ func (ws *watchers) pending(model cid.Cid, w *watcher) (got []uint32, whole bool
 
 // serveWatch reports to a peer which leaves of a model are held, and those that
 // come, until it goes.
-func (x *Exchange) serveWatch(s network.Stream, model cid.Cid, have Leaves, fetching bool) {
-	w := &watcher{peer: s.Conn().RemotePeer(), fetching: fetching, wake: make(chan struct{}, 1), sendAll: true}
+func (x *Exchange) serveWatch(l *lane, s network.Stream, model cid.Cid, have Leaves, fetching bool) {
+	w := &watcher{in: l, peer: s.Conn().RemotePeer(), fetching: fetching, wake: make(chan struct{}, 1), sendAll: true}
 	x.watchers.add(model, w)
 	defer x.watchers.remove(model, w)
 	if fetching {
-		x.addHearsay(model, peer.AddrInfo{ID: w.peer})
+		x.addHearsay(model, holder{peer.AddrInfo{ID: w.peer}, l})
 	}
-	ctx, cancel := context.WithCancel(x.ctx)
+	ctx, cancel := context.WithCancel(l.ctx)
 	defer cancel()
 	gone := make(chan struct{})
 	defer func() { <-gone }()
@@ -256,7 +259,7 @@ func (x *Exchange) serveWatch(s network.Stream, model cid.Cid, have Leaves, fetc
 		_ = s.SetReadDeadline(time.Time{})
 		_, _ = s.Read(make([]byte, 1))
 	}()
-	out := &steadyStream{Stream: s, ctx: x.ctx}
+	out := &steadyStream{Stream: s, ctx: l.ctx}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	for {
@@ -266,7 +269,7 @@ func (x *Exchange) serveWatch(s network.Stream, model cid.Cid, have Leaves, fetc
 			st = &protocol.LeavesState{Total: uint32(have.LeafCount()), Held: have.HeldLeaves(), Wanted: x.wanted(model, have.LeafCount())}
 		}
 		for _, p := range fetchers {
-			st.Fetchers = append(st.Fetchers, x.fetcher(p))
+			st.Fetchers = append(st.Fetchers, l.fetcher(p))
 		}
 		if err := protocol.WriteLeaves(out, st); err != nil {
 			return
@@ -287,9 +290,9 @@ func (x *Exchange) serveWatch(s network.Stream, model cid.Cid, have Leaves, fetc
 }
 
 // fetcher returns where a peer can be reached, as far as this node knows.
-func (x *Exchange) fetcher(p peer.ID) *protocol.Fetcher {
+func (l *lane) fetcher(p peer.ID) *protocol.Fetcher {
 	f := &protocol.Fetcher{Peer: []byte(p)}
-	for _, a := range x.host.Peerstore().Addrs(p) {
+	for _, a := range l.Host.Peerstore().Addrs(p) {
 		if len(f.Addrs) < 8 {
 			f.Addrs = append(f.Addrs, a.Bytes())
 		}

@@ -84,12 +84,12 @@ func (g *generation) route(hops []session.Hop) []api.Hop {
 	out := apiHops(hops)
 	for i, h := range hops {
 		c, _ := g.costs.stage(h)
-		out[i].Engine = g.costs.class(h)
+		out[i].Engine, out[i].Name = g.costs.class(h), g.cfg.Survey.MachineName(h.Peer)
 		switch {
-		case h.Peer == g.cfg.Network.Self():
+		case g.cfg.Network.Own(h.Peer):
 			out[i].Trust = "own"
 		case g.cfg.Survey.Trusted(h.Peer):
-			out[i].Trust, out[i].Name = "trusted", g.cfg.Survey.MachineName(h.Peer)
+			out[i].Trust = "trusted"
 		case c.New:
 			out[i].Trust = "new"
 		default:

@@ -215,7 +215,7 @@ func apiRecovery(r session.Recovery, changes []api.EngineChange) api.Recovery {
 
 func apiHops(hops []session.Hop) (out []api.Hop) {
 	for _, h := range hops {
-		out = append(out, api.Hop{Peer: h.Peer.String(), From: h.Span.From, To: h.Span.To})
+		out = append(out, api.Hop{Peer: h.Peer.String(), Swarm: h.Swarm, From: h.Span.From, To: h.Span.To})
 	}
 	return out
 }

@@ -218,7 +218,7 @@ func (e *embedding) planTexts(ctx context.Context, excluded map[string]bool) (*r
 	for _, i := range e.left {
 		longest = max(longest, len(e.texts[i]))
 	}
-	return e.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded}, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
+	return e.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded}, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
 		if takes := longestTaken(int(man.Blocks), list, excluded); takes > 0 && takes < longest { // no peer takes such a text: it is cut, or refused
 			e.most = takes
 		}
@@ -226,7 +226,7 @@ func (e *embedding) planTexts(ctx context.Context, excluded map[string]bool) (*r
 			longest = min(longest, e.most)
 		}
 		return route.Choose(route.Request{
-			Client: e.cfg.Network.Self().String(), Blocks: int(man.Blocks), Exclude: excluded, Wait: time.Now().Before(e.ownEnd),
+			Client: self, Blocks: int(man.Blocks), Exclude: excluded, Wait: time.Now().Before(e.ownEnd),
 			Prompt: longest - 1, MaxTokens: 1, // a text's last row counts as its answer, for which it needs no further cell
 		}, list, links, nil)
 	})

@@ -44,6 +44,8 @@ func (c conn) Relayed() bool           { return false }
 func (c conn) Better() <-chan struct{} { return nil }
 func (c conn) Protocol() string        { return protocol.StageID }
 
+func (conn) Swarm() string { return "" }
+
 // reciter draws a text's tokens one after the other, or the first that are allowed.
 type reciter []int32
 
@@ -156,6 +158,8 @@ func (w *world) close() {
 
 func (w *world) Self() peer.ID { return w.self }
 
+func (w *world) Own(p peer.ID) bool { return p == w.self }
+
 func (w *world) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	w.opened[p]++
 	a, b := net.Pipe()
@@ -175,7 +179,7 @@ func (w *world) Trusted(p peer.ID) bool {
 
 func (w *world) Ask(peer.ID) {}
 
-func (w *world) Choose(_ context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (*route.Route, map[string]session.Hop, error) {
+func (w *world) Choose(_ context.Context, q survey.Query, pick survey.Pick) (*route.Route, map[string]session.Hop, error) {
 	where := map[string]session.Hop{}
 	for p := range w.peers {
 		where[p.String()] = session.Hop{Peer: p}
@@ -184,7 +188,7 @@ func (w *world) Choose(_ context.Context, q survey.Query, pick func([]route.Cand
 	if len(list) == 0 {
 		return nil, nil, route.ErrNoServer
 	}
-	r, err := pick(route.Price(list), survey.Distances{})
+	r, err := pick(w.self.String(), route.Price(list), survey.Distances{})
 	return r, where, err
 }
 

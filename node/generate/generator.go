@@ -53,12 +53,12 @@ type Tools struct {
 type Survey interface {
 	// Choose asks the peers of a model for their load and has pick choose a route over
 	// them. The errors are pick's, and route.ErrNoServer if there is no peer to ask.
-	Choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (r *route.Route, where map[string]session.Hop, err error)
+	Choose(ctx context.Context, q survey.Query, pick survey.Pick) (r *route.Route, where map[string]session.Hop, err error)
 	// Trusted reports whether a peer is this node itself, or trusted by its operator.
 	Trusted(peer.ID) bool
 	// Fastest reports whether this node and those that it trusts are not preferred.
 	Fastest() bool
-	MachineName(peer.ID) string // of a trusted peer's machine; "": not known
+	MachineName(peer.ID) string // of a trusted peer's machine or a fellow member's; "": not known
 	// Ask asks a peer for its load. One that does not answer is left out of routes for
 	// a while.
 	Ask(peer.ID)
@@ -69,6 +69,7 @@ type Network interface {
 	session.Dialer
 	// Worked notes that a peer did what it was asked for.
 	Worked(peer.ID)
+	Own(peer.ID) bool // reports whether a peer is this node, in any network
 }
 
 // Recorder keeps what peers did, and says when it is a newcomer's turn. Its methods

@@ -84,18 +84,16 @@ func patienceWith(err error) time.Duration {
 func (g *generation) plan(ctx context.Context, excluded map[string]bool) (*planned, error) {
 	man, book := g.model.Manifest(), g.cfg.Recorder
 	req := route.Request{
-		Client: g.cfg.Network.Self().String(), Blocks: int(man.Blocks), Prompt: len(g.ids), MaxTokens: g.limit,
+		Blocks: int(man.Blocks), Prompt: len(g.ids), MaxTokens: g.limit,
 		MaxStages: g.req.MaxStages, Exclude: excluded, Wait: time.Now().Before(g.ownEnd), Cuts: g.tools.Cuts,
-	}
-	for _, h := range g.req.Route {
-		req.Forced = append(req.Forced, route.Hop{Peer: h.Peer, Span: protocol.Span{From: h.From, To: h.To}})
 	}
 	var turn func(int) int
 	if book.Due() {
 		turn = rand.IntN
 	}
 	p := &planned{}
-	r, where, err := g.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded, Anybody: len(req.Forced) > 0, Turn: turn != nil}, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
+	r, where, err := g.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded, Anybody: len(g.req.Route) > 0, Turn: turn != nil}, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
+		req.Client, req.Forced = self, g.forced(self)
 		req.MaxTokens = g.limit
 		if g.req.MaxTokens <= 0 { // no limit was asked for: take what there is room for
 			req.MaxTokens = roomFor(list, len(g.ids), g.limit)
@@ -111,6 +109,17 @@ func (g *generation) plan(ctx context.Context, excluded map[string]bool) (*plann
 	})
 	p.Route, p.where, p.limit = r, where, req.MaxTokens
 	return p, err
+}
+
+// forced is the route that the caller demands, with this node as a network knows it.
+func (g *generation) forced(self string) (hops []route.Hop) {
+	for _, h := range g.req.Route {
+		if h.Peer == g.cfg.Network.Self().String() {
+			h.Peer = self
+		}
+		hops = append(hops, route.Hop{Peer: h.Peer, Span: protocol.Span{From: h.From, To: h.To}})
+	}
+	return hops
 }
 
 // roomFor is how long an answer may be if the caller names no limit: as long as all
@@ -160,13 +169,16 @@ func (g *generation) planAround(ctx context.Context, gap session.Gap, own bool) 
 		avoid[p.String()] = true
 	}
 	req := route.Request{
-		Client: g.cfg.Network.Self().String(), Blocks: int(man.Blocks), Span: gap.Span, Exclude: avoid,
+		Blocks: int(man.Blocks), Span: gap.Span, Exclude: avoid,
 		Prompt: gap.Rows, MaxTokens: gap.Tokens - gap.Rows, Cuts: g.tools.Cuts, Like: g.costs.like(gap.Span),
 	}
+	q := survey.Query{Span: gap.Span, Excluded: avoid, Own: own}
 	if gap.Span != man.All() {
 		req.Before, req.After = gap.Before.String(), gap.After.String()
+		q.Within = &gap.Route[0].Swarm // its neighbours are there
 	}
-	return g.choose(ctx, survey.Query{Span: gap.Span, Excluded: avoid, Own: own}, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
+	return g.choose(ctx, q, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
+		req.Client = self
 		return route.Choose(req, list, links, nil)
 	})
 }
@@ -184,15 +196,15 @@ func hopsOf(r *route.Route, where map[string]session.Hop) []session.Hop {
 
 // choose has a route chosen over the peers that serve the answer's model, and keeps
 // what the survey found out about them.
-func (g *generation) choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (*route.Route, map[string]session.Hop, error) {
+func (g *generation) choose(ctx context.Context, q survey.Query, pick survey.Pick) (*route.Route, map[string]session.Hop, error) {
 	q.Model, q.Prefix = g.model.ID(), g.prefix
-	return g.cfg.Survey.Choose(ctx, q, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
+	return g.cfg.Survey.Choose(ctx, q, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
 		g.costs.add(list, links, int(g.model.Manifest().Blocks))
 		if !g.req.Exact {
-			return pick(list, links)
+			return pick(self, list, links)
 		}
 		exact := slices.DeleteFunc(slices.Clone(list), func(c route.Candidate) bool { return !c.Exact })
-		r, err := pick(exact, links)
+		r, err := pick(self, exact, links)
 		if n := len(list) - len(exact); err != nil && n > 0 {
 			err = fmt.Errorf("%w; %d stages are left out, which do not say that they are exact", err, n)
 		}

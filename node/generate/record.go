@@ -80,7 +80,7 @@ func (g *generation) credit(out *session.Outcome) {
 		newcomers = newcomers || c.New
 		links += g.costs.oneWay(h.Peer, out.Route[(i+1)%len(out.Route)].Peer) + route.StageCost
 		part := standing.Part{Peer: h.Peer, Decode: c.Claimed * time.Duration(h.Span.Len()), Prefill: c.ClaimedPrefill * time.Duration(h.Span.Len()*len(g.ids))}
-		if h.Peer == g.cfg.Network.Self() {
+		if g.cfg.Network.Own(h.Peer) {
 			decode, prefill = decode+part.Decode, prefill+part.Prefill
 			continue
 		}

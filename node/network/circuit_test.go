@@ -45,10 +45,12 @@ func newRelay(t *testing.T, bytes int64, lasts time.Duration) host.Host {
 }
 
 // reserve makes a node reachable over a relay.
-func reserve(t *testing.T, n *Network, r host.Host) {
+func reserve(t testing.TB, n *Network, r host.Host) multiaddr.Multiaddr {
 	t.Helper()
 	info := peer.AddrInfo{ID: r.ID(), Addrs: r.Addrs()}
+	n.gate.name(info)
 	await(t, "a reservation", func() bool { _, err := client.Reserve(t.Context(), n.host, info); return err == nil })
+	return multiaddr.Join(r.Addrs()[0], multiaddr.StringCast("/p2p/"+r.ID().String()+"/p2p-circuit"))
 }
 
 // knowVia tells a node that another is reached over a relay.
@@ -142,7 +144,7 @@ func (e *mixer) Run(_ context.Context, p *engine.Batch) (*engine.Result, error) 
 // stages of a session are opened through these.
 type toStages struct{ *Network }
 
-func (d toStages) OpenStage(ctx context.Context, p peer.ID, offer []byte) (stage.Stream, error) {
+func (d toStages) OpenStage(ctx context.Context, _ string, p peer.ID, offer []byte) (stage.Stream, error) {
 	return d.Open(ctx, p, offer, protocol.StageID)
 }
 

@@ -251,6 +251,7 @@ type PeerInfo struct {
 	Relayed   bool
 	NotDirect NotDirect       // of a relayed peer: why
 	Relay     peer.ID         // of a relayed peer
+	Swarm     string          // ID of the private swarm in which it is connected; "": the open network
 	Offer     *protocol.Offer // nil if it has sent none
 }
 
@@ -267,7 +268,7 @@ func (n *Network) Peers() []PeerInfo {
 			c = conns[i]
 		}
 		info := PeerInfo{ID: p, Addr: c.RemoteMultiaddr().String(), Transport: c.ConnState().Transport,
-			Inbound: c.Stat().Direction == network.DirInbound, Offer: n.offerOf(p)}
+			Inbound: c.Stat().Direction == network.DirInbound, Swarm: n.Swarm(), Offer: n.offerOf(p)}
 		if path, ok := n.PathTo(p); ok && !path.Direct {
 			info.Relayed, info.NotDirect, info.Relay, info.Transport = true, path.Why, path.Relay, path.Transport
 		}
@@ -288,7 +289,7 @@ func (n *Network) Peers() []PeerInfo {
 
 // startMDNS finds nodes on the LAN.
 func (n *Network) startMDNS() (io.Closer, error) {
-	s := mdns.NewMdnsService(n.host, "_shoal._udp", found{n})
+	s := mdns.NewMdnsService(n.host, n.cfg.Swarm.mdnsName(), found{n})
 	return s, s.Start()
 }
 

@@ -18,12 +18,13 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
@@ -34,6 +35,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/member"
 )
 
 // Config is the configuration of a network.
@@ -45,12 +47,14 @@ type Config struct {
 	MDNS        bool
 	Client      bool               // a light node: it queries the DHT but stores nothing for it
 	PeersFile   string             // where peers are remembered; "": nowhere
-	Options     []libp2p.Option    // transports, in place of QUIC and TCP
+	Options     []libp2p.Option    // transports, in place of QUIC and TCP; in a private swarm anything else, in place of TCP
 	Public      bool               // the operator vouches that peers elsewhere can dial this node
 	NoRelay     bool               // do not relay for others
 	MayRelay    func(peer.ID) bool // who may use this node as a relay; nil: anybody
 	Version     string
 	Log         *slog.Logger
+	Swarm       *Swarm // private; nil: the open network
+	SwarmName   string // for people; "": it has none
 
 	crowd crowd // zero value: manyConns
 }
@@ -85,7 +89,10 @@ type Network struct {
 	alone    atomic.Bool // knows no peer and nowhere to look
 	health   healthBoard
 	gate     *gate
-	reaching *reaching // nil: the node listens on loopback alone
+	reaching *reaching               // nil: the node listens on loopback alone
+	swarm    string                  // ID; "": the open network
+	gater    connmgr.ConnectionGater // gate, or memberGate around it
+	roll     *roll                   // nil: the open network
 	boot     []peer.AddrInfo
 	naming   sync.Mutex
 	named    map[peer.ID]bool // by Protect; guarded by naming
@@ -132,13 +139,21 @@ func New(cfg Config) (*Network, error) {
 		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{}, asking: map[peer.ID]bool{},
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
-	n.gate.met = n.met
+	n.gate.met, n.gater = n.met, n.gate
+	if cfg.Swarm != nil {
+		n.swarm = cfg.Swarm.ID().String()
+		if n.roll, err = newRoll(cfg, n.lines); err != nil {
+			return nil, err
+		}
+		n.gater = memberGate{n.gate, n.roll}
+		n.cfg.NoRelay = cfg.NoRelay || !cfg.Swarm.Certificate.Roles.Has(member.Relay)
+	}
 	n.offers = newHeard(n.Connected)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
 		n.gate.name(p)
 	}
-	if n.host, n.reaching, err = newHost(cfg, n.traffic, n.gate); err != nil {
+	if n.host, n.reaching, err = n.newHost(); err != nil {
 		n.cancel()
 		return nil, explain(err, cfg)
 	}
@@ -146,7 +161,7 @@ func New(cfg Config) (*Network, error) {
 	if cfg.Client {
 		mode = dht.ModeClient
 	}
-	n.dht, err = dht.New(shortHost{n.host}, append(n.dhtOptions(), dht.Mode(mode), dht.ProtocolPrefix(protocol.DHTPrefix),
+	n.dht, err = dht.New(shortHost{n.host}, append(n.dhtOptions(), dht.Mode(mode), dht.ProtocolPrefix(libprotocol.ID(cfg.Swarm.dhtPrefix())),
 		dht.NamespacedValidator("shoal", validator{time.Now}), dht.BootstrapPeers(boot...))...)
 	if err != nil {
 		n.cancel()
@@ -196,6 +211,9 @@ func New(cfg Config) (*Network, error) {
 		n.log.Warn("a change of this node's addresses will not be noticed", "error", err)
 	}
 	n.wg.Go(n.meet)
+	if n.roll != nil {
+		n.wg.Go(func() { n.roll.expire(n.ctx.Done()) })
+	}
 	if !cfg.Client {
 		n.wg.Go(n.announce)
 	}
@@ -204,7 +222,8 @@ func New(cfg Config) (*Network, error) {
 
 // newHost starts the host. The second result is nil if it listens on loopback
 // alone.
-func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, *reaching, error) {
+func (n *Network) newHost() (host.Host, *reaching, error) {
+	cfg, gate := n.cfg, n.gate
 	listen := cfg.ListenAddrs
 	if len(listen) == 0 {
 		for _, f := range []string{"/ip4/0.0.0.0/udp/%d/quic-v1", "/ip6/::/udp/%d/quic-v1", "/ip4/0.0.0.0/tcp/%d", "/ip6/::/tcp/%d"} {
@@ -223,7 +242,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, *reac
 			}
 		}
 	}
-	rm, err := newResources(cfg.crowd)
+	rm, err := newResources(cfg.crowd, cfg.Swarm.dhtPrefix())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -234,15 +253,18 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, *reac
 	// Without DisableMetrics, libp2p registers with the process's default
 	// Prometheus registry, which several nodes in one process would share.
 	opts := []libp2p.Option{
-		libp2p.BandwidthReporter(traffic), countCircuits(),
+		libp2p.BandwidthReporter(n.traffic), countCircuits(),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
-		libp2p.ConnectionGater(gate), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate), swarm.WithDialRanker(gate.rank)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
+		libp2p.ConnectionGater(n.gater), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate), swarm.WithDialRanker(gate.rank)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
 	}
-	if len(cfg.Options) > 0 {
-		opts = append(opts, cfg.Options...)
-	} else {
-		opts = append(opts, libp2p.Transport(libp2pquic.NewTransport), libp2p.Transport(tcp.NewTCPTransport))
+	if n.roll != nil {
+		opts = append(opts, n.roll.options())
+	} else if len(cfg.Options) == 0 {
+		opts = append(opts, libp2p.Transport(libp2pquic.NewTransport))
+	}
+	if opts = append(opts, cfg.Options...); len(cfg.Options) == 0 {
+		opts = append(opts, libp2p.Transport(tcp.NewTCPTransport))
 	}
 	var r *reaching
 	if gate.loopback = local(listen); !gate.loopback {
@@ -350,10 +372,17 @@ func (n *Network) Close() error {
 // Self returns the node's own peer ID.
 func (n *Network) Self() peer.ID { return n.host.ID() }
 
+// Swarm returns the ID of the private swarm that the network is; "": the open network.
+func (n *Network) Swarm() string { return n.swarm }
+
+// SwarmName returns the name of the private swarm that the network is; it may be empty.
+func (n *Network) SwarmName() string { return n.cfg.SwarmName }
+
 // Dialling returns the options for another swarm of this node, so that it dials
-// through the same gate.
+// through the same gate. In a private swarm its connections are closed as the
+// host's are when a member is revoked.
 func (n *Network) Dialling() []swarm.Option {
-	return []swarm.Option{swarm.WithConnectionGater(n.gate), swarm.WithMetricsTracer(n.gate)}
+	return []swarm.Option{swarm.WithConnectionGater(n.gater), swarm.WithMetricsTracer(n.gate)}
 }
 
 // Believable filters addresses that a peer reported of another, keeping at most
@@ -390,9 +419,6 @@ func (n *Network) met(block netip.Prefix) bool {
 func (n *Network) Connected(p peer.ID) bool {
 	return n.host.Network().Connectedness(p) != network.NotConnected
 }
-
-// Host returns the libp2p host, for protocols of other packages.
-func (n *Network) Host() host.Host { return n.host }
 
 // Addrs returns the addresses that peers can dial, without the peer ID.
 func (n *Network) Addrs() []multiaddr.Multiaddr { return n.host.Addrs() }

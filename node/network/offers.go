@@ -57,6 +57,7 @@ func (n *Network) sign() error {
 	if err != nil {
 		return err
 	}
+	o.Swarm = n.Swarm()
 	n.own, n.seen = o, o
 	if n.ownBody == nil {
 		return nil
@@ -65,7 +66,7 @@ func (n *Network) sign() error {
 	if o, err = protocol.SealOffer(b, n.cfg.Key); err != nil {
 		return err
 	}
-	o.Envelope = n.own.Envelope // which other stages of a route may be sent
+	o.Envelope, o.Swarm = n.own.Envelope, n.Swarm() // other stages of a route may be sent the envelope
 	n.seen = o
 	return nil
 }
@@ -112,6 +113,16 @@ func (n *Network) OwnOffer() *protocol.Offer {
 	return n.own
 }
 
+// Seen returns this node's current offer as Known has it, or nil.
+func (n *Network) Seen() *protocol.Offer {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen
+}
+
+// Knows reports whether a peer is connected or has an offer that is known.
+func (n *Network) Knows(p peer.ID) bool { return n.Connected(p) || n.offerOf(p) != nil }
+
 // hear verifies an offer that a peer sent, its own or another's, and keeps it
 // unless a newer one is known. An empty teller is nobody in particular.
 func (n *Network) hear(teller peer.ID, raw []byte) error {
@@ -122,6 +133,10 @@ func (n *Network) hear(teller peer.ID, raw []byte) error {
 	if o.From == n.host.ID() {
 		return nil
 	}
+	if len(o.Spans)+len(o.Shards) > 0 && !n.believed(o.From) {
+		return fmt.Errorf("%w: its signer may not serve in this swarm", protocol.ErrOffer)
+	}
+	o.Swarm = n.Swarm()
 	w := &word{Offer: o, met: teller == o.From, teller: teller, group: n.groupOf(o)}
 	most := n.tells(teller)
 	n.mu.Lock()
@@ -148,7 +163,7 @@ func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 	now := time.Now()
 	var out []*protocol.Offer
 	for o := range n.offers.concerning(model) {
-		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) {
+		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) && n.believed(o.From) {
 			out = append(out, o.Offer)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/network/reach"
 	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/member"
 )
 
 const (
@@ -268,7 +269,7 @@ func (r *relays) announce() {
 // that is proven to be reachable.
 func (n *Network) isRelay(p peer.ID) bool {
 	known, err := n.host.Peerstore().SupportsProtocols(p, proto.ProtoIDv2Hop)
-	return err == nil && len(known) > 0
+	return err == nil && len(known) > 0 && n.Roles(p).Has(member.Relay)
 }
 
 // offerOrder sorts addresses for an offer, of which readers dial the first few:

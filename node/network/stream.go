@@ -33,11 +33,12 @@ type Stream struct {
 	peer  peer.ID
 	proto string
 	hope  <-chan struct{} // closed once there is a better path
+	swarm string
 }
 
 // wrap makes a Stream of libp2p's.
 func (n *Network) wrap(s network.Stream, proto string) *Stream {
-	out := &Stream{inner: s, reset: s.Reset, conn: s.Conn(), peer: s.Conn().RemotePeer(), proto: proto}
+	out := &Stream{inner: s, reset: s.Reset, conn: s.Conn(), peer: s.Conn().RemotePeer(), proto: proto, swarm: n.Swarm()}
 	if l := lineOf(s.Conn()); l != nil {
 		n.Used(out.peer) // which may get it a better path
 		out.hope = l.hope(!n.Direct(out.peer))
@@ -66,6 +67,9 @@ func (s *Stream) Reset() error { return s.reset() }
 // Peer returns the peer at the other end.
 func (s *Stream) Peer() peer.ID { return s.peer }
 
+// Swarm returns the ID of the swarm in which the stream is; "": the open network.
+func (s *Stream) Swarm() string { return s.swarm }
+
 // Protocol returns the protocol spoken on the stream.
 func (s *Stream) Protocol() string { return s.proto }
 
@@ -83,7 +87,7 @@ func (n *Network) Handle(proto string, serve func(*Stream)) {
 	n.mu.Lock()
 	n.handlers[proto] = serve
 	n.mu.Unlock()
-	n.host.SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
+	n.Host().SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
 		serve(n.wrap(s, proto))
 	})
 }
@@ -116,6 +120,10 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 	}
 	if err != nil {
 		return nil, tidy(err)
+	}
+	if err := n.mayServe(p, s.Protocol()); err != nil {
+		_ = s.Reset()
+		return nil, err
 	}
 	return n.wrap(s, string(s.Protocol())), nil
 }
@@ -174,8 +182,8 @@ func (n *Network) openSelf(protos []string) (*Stream, error) {
 	}
 	a, b := net.Pipe()
 	both := func() error { return errors.Join(a.Close(), b.Close()) }
-	go serve(&Stream{inner: b, reset: both, peer: n.host.ID(), proto: proto})
-	return &Stream{inner: a, reset: both, peer: n.host.ID(), proto: proto}, nil
+	go serve(&Stream{inner: b, reset: both, peer: n.host.ID(), proto: proto, swarm: n.Swarm()})
+	return &Stream{inner: a, reset: both, peer: n.host.ID(), proto: proto, swarm: n.Swarm()}, nil
 }
 
 // otherPeer returns the peer that answered in place of the one that was dialled; "": it
@@ -197,6 +205,8 @@ func otherPeer(err error) peer.ID {
 // tidy shortens libp2p's report, which covers every address it tried.
 func tidy(err error) error {
 	switch {
+	case gated(err) != nil:
+		return gated(err)
 	case refused(err): // at one address; others may not have answered
 		return ErrRefused
 	case errors.Is(err, context.DeadlineExceeded):

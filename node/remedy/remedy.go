@@ -43,6 +43,12 @@ const (
 	InstallEngine  Kind = "install_engine"  // install llama.cpp's library
 	AnyEngine      Kind = "any_engine"      // allow any engine
 	NameBase       Kind = "name_base"       // name the model that an adapter adds to
+
+	FoundSwarm   Kind = "found_swarm"   // found a swarm, or join one
+	NewCode      Kind = "new_code"      // have the inviter make another code
+	NameSwarm    Kind = "name_swarm"    // say which swarm
+	ListMembers  Kind = "list_members"  // see who is a member
+	LeaveFounder Kind = "leave_founder" // leave although the root key is lost
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

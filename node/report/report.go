@@ -4,6 +4,9 @@ import (
 	"context"
 	"time"
 
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/door"
 	"github.com/shoalnet/shoal/node/exchange"
@@ -11,9 +14,11 @@ import (
 	"github.com/shoalnet/shoal/node/lend"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // maxListed is how many models, peers, and holders of a model an answer has at most.
@@ -36,6 +41,23 @@ type Library interface {
 	Imported() uint64
 }
 
+// Network is the networks of this node.
+type Network interface {
+	Self() peer.ID
+	Own(peer.ID) bool // reports whether a peer is this node, in any network
+	FullAddrs() []string
+	Port() int
+	Peers() []network.PeerInfo
+	RTT(peer.ID) (time.Duration, bool)
+	Health() network.Health
+	Reach() network.ReachReport
+	Swarms() []joint.Swarm
+	Sizes() joint.Sizes
+	Traffic() map[string]network.Traffic
+	Links() []network.Link
+	Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer
+}
+
 // Config is what a reporter is made of. All parts are needed.
 type Config struct {
 	Version  string
@@ -51,7 +73,7 @@ type Config struct {
 	Warnings []string         // about this program on this machine
 	Drain    func(context.Context) error
 
-	Network  *network.Network
+	Network  Network
 	Exchange *exchange.Exchange
 	Store    *store.Store
 	Survey   *survey.Survey
@@ -86,9 +108,9 @@ func (r *Reporter) Drain(ctx context.Context) error { return r.cfg.Drain(ctx) }
 
 // State is what the metrics read at each scrape.
 func (r *Reporter) State() metrics.State {
-	snap := r.cfg.Serving()
+	snap, sizes := r.cfg.Serving(), r.cfg.Network.Sizes()
 	st := metrics.State{
-		Lending: snap.Lending, Peers: len(r.cfg.Network.Host().Network().Peers()), DHTPeers: r.cfg.Network.DHTPeers(), Offers: r.cfg.Network.KnownOffers(),
+		Lending: snap.Lending, Peers: sizes.Peers, DHTPeers: sizes.DHT, Offers: sizes.Offers,
 		QuotaBytes: r.cfg.Limits().Quota, FreeBytes: files.FreeSpace(r.cfg.StoreDir), StoreBytes: r.allocated(), Traffic: map[string]metrics.Traffic{},
 	}
 	passed := r.cfg.Exchange.Stats()

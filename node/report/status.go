@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/survey"
 )
@@ -19,10 +21,31 @@ func (r *Reporter) Status(context.Context) (*api.Status, error) {
 	return &api.Status{
 		Reach: string(r.cfg.Network.Health().Reach),
 		Peer:  r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Name: r.cfg.Name, Uptime: up, UptimeS: int64(up.Seconds()),
-		Peers: len(r.cfg.Network.Peers()), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(r.cfg.Serving()), Allocated: r.allocated(),
+		Peers: r.cfg.Network.Sizes().Peers, Networks: r.networks(true), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(r.cfg.Serving()), Allocated: r.allocated(),
 		Quota: limits.Quota, QuotaUsed: r.cfg.Store.Unpinned(), Given: passed.Given, Taken: passed.Taken, GivenAll: total.Given, TakenAll: total.Taken,
 		Up: limits.Up, Down: limits.Down, API: word.API, URLs: word.URLs, Fingerprint: word.Fingerprint, APIOpen: limits.APIOpen, APIClosed: limits.APIClosed, Warnings: r.cfg.Warnings,
 	}, nil
+}
+
+// networks describes the networks that the node is in.
+func (r *Reporter) networks(addrs bool) []api.Network {
+	out := []api.Network{}
+	for _, s := range r.cfg.Network.Swarms() {
+		v := api.Network{Swarm: s.ID, Name: nameOf(s), Peer: s.Self.String(), Peers: s.Peers, Reach: string(s.Reach)}
+		if addrs {
+			v.Addrs = s.Addrs
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// nameOf is what a network is called: a swarm without a name by the beginning of its ID.
+func nameOf(s joint.Swarm) string {
+	if s.ID == "" {
+		return "open"
+	}
+	return cmp.Or(s.Name, s.ID[:min(len(s.ID), 8)])
 }
 
 // servingOf describes the spans of a snapshot.
@@ -62,8 +85,15 @@ func (r *Reporter) Peers(ctx context.Context) ([]api.Peer, error) {
 		ids[i] = p.ID
 	}
 	r.cfg.Survey.AskNames(ask, ids)
+	names := map[string]string{}
+	for _, n := range r.networks(false) {
+		names[n.Swarm] = n.Name
+	}
 	for _, p := range peers {
 		v := peerOf(p)
+		if p.Swarm != "" {
+			v.SwarmName = names[p.Swarm]
+		}
 		v.Name = r.cfg.Survey.MachineName(p.ID)
 		account := r.cfg.Exchange.Account(p.ID)
 		v.Given, v.Taken = account.Given, account.Taken
@@ -82,7 +112,7 @@ func (r *Reporter) Peers(ctx context.Context) ([]api.Peer, error) {
 
 // peerOf describes a peer that is connected, without what it serves.
 func peerOf(p network.PeerInfo) api.Peer {
-	v := api.Peer{Peer: p.ID.String(), Addr: p.Addr, Transport: p.Transport, RTTMs: ms(p.RTT), Version: p.Version, Relayed: p.Relayed, Path: "direct"}
+	v := api.Peer{Peer: p.ID.String(), Addr: p.Addr, Transport: p.Transport, RTTMs: ms(p.RTT), Version: p.Version, Relayed: p.Relayed, Path: "direct", Swarm: p.Swarm}
 	if p.Relayed {
 		v.Path, v.NotDirect, v.Relay = "relayed", string(p.NotDirect), p.Relay.String()
 	}

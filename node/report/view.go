@@ -23,7 +23,7 @@ const maxOfPeer = 8
 func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 	snap, passed, up := r.cfg.Serving(), r.cfg.Exchange.Stats(), time.Since(r.started)
 	v := &api.View{
-		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Uptime: up, UptimeS: int64(up.Seconds()), Light: r.cfg.Light, Serving: servingOf(snap),
+		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Uptime: up, UptimeS: int64(up.Seconds()), Light: r.cfg.Light, Networks: r.networks(false), Serving: servingOf(snap),
 		Given: passed.Given, Taken: passed.Taken, Warnings: r.cfg.Warnings, Lending: r.lending(&snap), Peers: []api.ViewPeer{}, Links: []api.ViewLink{},
 	}
 	for i := range v.Serving {
@@ -37,7 +37,7 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 	seen := map[peer.ID]*protocol.Offer{}
 	var ask []peer.ID
 	for _, o := range offers {
-		if o.From != self {
+		if !r.cfg.Network.Own(o.From) {
 			seen[o.From] = o
 		}
 	}
@@ -48,7 +48,7 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 		}
 		delete(seen, p.ID)
 		w := viewPeer(p.ID, o, beats[p.ID])
-		w.Connected, w.Transport, w.Relayed, w.RTTMs = true, p.Transport, p.Relayed, ms(p.RTT)
+		w.Connected, w.Transport, w.Relayed, w.RTTMs, w.Swarm = true, p.Transport, p.Relayed, ms(p.RTT), p.Swarm
 		if w.Version == "" {
 			w.Version = p.Version
 		}
@@ -71,7 +71,16 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 			links.Take(id, b.Status)
 		}
 	}
+	own := map[string]bool{} // IDs of this node, which has one per network
+	for _, n := range v.Networks {
+		own[n.Peer] = true
+	}
 	for pair, rtt := range links {
+		for i := range pair {
+			if own[pair[i]] {
+				pair[i] = self.String()
+			}
+		}
 		if rtt > 0 {
 			v.Links = append(v.Links, api.ViewLink{A: pair[0], B: pair[1], RTTMs: ms(rtt)})
 		}
@@ -96,7 +105,7 @@ func viewPeer(id peer.ID, o *protocol.Offer, b survey.Beat) api.ViewPeer {
 	if o == nil {
 		return v
 	}
-	v.Version = o.Version
+	v.Version, v.Swarm = o.Version, o.Swarm
 	if d := o.Device; d != nil {
 		v.Device, v.Memory, v.Threads = d.Name, d.Memory, int(d.Threads)
 		if !strings.HasPrefix(d.Name, d.Backend) { // a backend may say no more than its device

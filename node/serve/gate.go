@@ -46,7 +46,7 @@ func (g *gate) look() (open bool, why string, changed <-chan struct{}) {
 }
 
 // own reports that a client is this node.
-func (s *Server) own(p peer.ID) bool { return p == s.cfg.Network.Self() }
+func (s *Server) own(p peer.ID) bool { return s.cfg.Network.Own(p) }
 
 // followGate has a stage serve everybody while the gate is open, and only this node while
 // it is closed, until ctx ends. Sessions of others have DrainTime to move elsewhere.

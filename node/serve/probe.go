@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
@@ -61,13 +63,21 @@ func (s *Server) probe(ctx context.Context, m *store.Model, via route.Hop) error
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	man, self := m.Manifest(), s.cfg.Network.Self()
-	r, where, err := s.cfg.Survey.Choose(ctx, survey.Query{Model: m.ID(), Span: man.All(), Via: via.Peer}, func(list []route.Candidate, links survey.Distances) (*route.Route, error) {
+	r, where, err := s.cfg.Survey.Choose(ctx, survey.Query{Model: m.ID(), Span: man.All(), Via: via.Peer}, func(as string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
+		via := via
+		if via.Peer == self.String() {
+			via.Peer = as
+		}
 		return through(via, list, links, int(man.Blocks))
 	})
 	if err != nil {
 		return err
 	}
-	where[self.String()] = session.Hop{Peer: self}
+	for _, h := range r.Hops { // a span that is not offered yet
+		if id, err := peer.Decode(h.Peer); err == nil && where[h.Peer].Peer == "" {
+			where[h.Peer] = session.Hop{Peer: id}
+		}
+	}
 	prompt := make([]int32, 2)
 	for i := range prompt {
 		prompt[i] = rand.Int32N(int32(max(1, man.Vocab)))

@@ -52,6 +52,7 @@ type Models interface {
 // Network is what a server needs of the network.
 type Network interface {
 	Self() peer.ID
+	Own(peer.ID) bool     // reports whether a peer is this node, in any network
 	Group(peer.ID) string // of addresses
 	// SetOffers offers body to peers, and own to this node itself; nil: body.
 	SetOffers(body, own *protocol.OfferBody) error
@@ -67,7 +68,7 @@ type Survey interface {
 	// Prospects is another number when peers offer something else of a model, or, if it
 	// is undefined, of what is called so; 0: they offer nothing.
 	Prospects(model cid.Cid, name string) uint64
-	Choose(ctx context.Context, q survey.Query, pick func([]route.Candidate, survey.Distances) (*route.Route, error)) (*route.Route, map[string]session.Hop, error)
+	Choose(ctx context.Context, q survey.Query, pick survey.Pick) (*route.Route, map[string]session.Hop, error)
 	PlacementPeers(ctx context.Context, models map[cid.Cid]*protocol.Manifest) []placement.Peer
 }
 

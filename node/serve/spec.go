@@ -16,7 +16,7 @@ type Spec struct {
 
 // Event is one line of a node's life, as JSON for scripts.
 type Event struct {
-	Event     string   `json:"event"` // listening, joined, unreached, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
+	Event     string   `json:"event"` // listening, joined, unreached, member, refused, removed, stale, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
 	Peer      string   `json:"peer,omitempty"`
 	Addrs     []string `json:"addrs,omitempty"`
 	API       string   `json:"api,omitempty"`
@@ -25,9 +25,10 @@ type Event struct {
 	Socket    string   `json:"socket,omitempty"`
 	Model     string   `json:"model,omitempty"` // its CID
 	Name      string   `json:"name,omitempty"`
-	From      int      `json:"from"`             // first block of the span
-	To        int      `json:"to"`               // the block after its last
-	Blocks    int      `json:"blocks,omitempty"` // of the whole model
+	Machine   string   `json:"machine,omitempty"` // what a member of a swarm calls its machine; Name is the swarm's then
+	From      int      `json:"from"`              // first block of the span
+	To        int      `json:"to"`                // the block after its last
+	Blocks    int      `json:"blocks,omitempty"`  // of the whole model
 	EnginePID int      `json:"engine_pid,omitempty"`
 	Ready     bool     `json:"ready,omitempty"`
 	Done      int64    `json:"done,omitempty"`        // bytes of a fetch

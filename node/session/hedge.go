@@ -104,7 +104,7 @@ func (s *session) hedge(ctx context.Context, now time.Time, b breakdown) breakdo
 // hasReplacement reports whether other peers can serve the blocks of a lost stage.
 func (s *session) hasReplacement(ctx context.Context, b breakdown) bool {
 	i := s.position(b.lost[0])
-	gap := Gap{Span: b.lost[0].hop.Span, Before: s.neighbour(i - 1), After: s.neighbour(i + 1), Tokens: s.maxTokens(), Rows: len(s.ids)}
+	gap := Gap{Span: b.lost[0].hop.Span, Before: s.neighbour(i - 1), After: s.neighbour(i + 1), Tokens: s.maxTokens(), Rows: len(s.ids), Route: hopsOf(s.stages)}
 	s.avoid[b.lost[0].hop.Peer] = time.Now()
 	_, err := s.replan(ctx, gap, true)
 	return err == nil

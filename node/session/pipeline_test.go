@@ -203,6 +203,7 @@ func (e end) Peer() peer.ID { return e.peer }
 
 func (e end) Relayed() bool           { return e.path != nil && e.path.relayed }
 func (e end) Better() <-chan struct{} { return e.path.closesAt() }
+func (end) Swarm() string             { return "" }
 
 // Protocol is the newest if none is set.
 func (e end) Protocol() string { return cmp.Or(e.proto, protocol.StageID) }
@@ -231,7 +232,7 @@ func (d dialer) dial(p peer.ID) (end, error) {
 
 type stageDialer struct{ dialer }
 
-func (d stageDialer) OpenStage(_ context.Context, p peer.ID, _ []byte) (stage.Stream, error) {
+func (d stageDialer) OpenStage(_ context.Context, _ string, p peer.ID, _ []byte) (stage.Stream, error) {
 	return d.dial(p)
 }
 

@@ -44,6 +44,7 @@ type Hop struct {
 	Peer  peer.ID
 	Offer []byte // the peer's signed offer, from which its neighbour knows its addresses; empty: known or connected
 	Span  protocol.Span
+	Swarm string // ID of the private swarm in which the peer is; "": the open network
 }
 
 // Request is what a session is to compute.

@@ -30,6 +30,8 @@ func (s quicStream) Better() <-chan struct{} { return nil }
 
 func (s quicStream) Protocol() string { return string(s.Stream.Protocol()) }
 
+func (quicStream) Swarm() string { return "" }
+
 type simDialer struct{ host.Host }
 
 func (d simDialer) Self() peer.ID { return d.ID() }
@@ -41,7 +43,7 @@ func (d simDialer) open(ctx context.Context, p peer.ID) (quicStream, error) {
 
 type simStageDialer struct{ simDialer }
 
-func (d simStageDialer) OpenStage(ctx context.Context, p peer.ID, _ []byte) (stage.Stream, error) {
+func (d simStageDialer) OpenStage(ctx context.Context, _ string, p peer.ID, _ []byte) (stage.Stream, error) {
 	return d.open(ctx, p)
 }
 

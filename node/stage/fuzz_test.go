@@ -130,6 +130,7 @@ func (e pipeEnd) Better() <-chan struct{} { return nil }
 func (e pipeEnd) Peer() peer.ID { return e.peer }
 
 func (e pipeEnd) Protocol() string { return e.proto }
+func (pipeEnd) Swarm() string      { return "" }
 
 func peerOf(name string) peer.ID {
 	mh, err := multihash.Sum([]byte(name), multihash.SHA2_256, -1)
@@ -174,7 +175,7 @@ func (a *arena) dial(from, to peer.ID) (pipeEnd, error) {
 
 type fromNode struct{ *arena }
 
-func (d fromNode) OpenStage(_ context.Context, p peer.ID, _ []byte) (stage.Stream, error) {
+func (d fromNode) OpenStage(_ context.Context, _ string, p peer.ID, _ []byte) (stage.Stream, error) {
 	return d.dial(theNode, p)
 }
 

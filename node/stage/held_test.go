@@ -28,6 +28,8 @@ func (w wire) Relayed() bool           { return false }
 func (w wire) Better() <-chan struct{} { return nil }
 func (wire) Protocol() string          { return protocol.StageID }
 
+func (wire) Swarm() string { return "" }
+
 // dial opens a stream to a server as a peer.
 func dial(t *testing.T, v *Server, as peer.ID) net.Conn {
 	client, server := net.Pipe()

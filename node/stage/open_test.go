@@ -29,7 +29,7 @@ func (idle) CopyPrefix(int, int, int32) error { return nil }
 // nobody is where no peer can be reached.
 type nobody struct{}
 
-func (nobody) OpenStage(context.Context, peer.ID, []byte) (Stream, error) {
+func (nobody) OpenStage(context.Context, string, peer.ID, []byte) (Stream, error) {
 	return nil, errors.New("nobody is there")
 }
 
@@ -45,6 +45,7 @@ func (s sink) Relayed() bool               { return false }
 func (s sink) Better() <-chan struct{}     { return nil }
 func (s sink) Peer() peer.ID               { return s.from }
 func (sink) Protocol() string              { return protocol.StageID }
+func (sink) Swarm() string                 { return "" }
 
 func open(tokens int, id byte) *protocol.Open {
 	return &protocol.Open{

@@ -25,6 +25,7 @@ const (
 type Server struct {
 	log     *slog.Logger
 	trusted func(peer.ID) bool
+	refuses func(Stream, cid.Cid) *protocol.Error
 	held    held
 
 	mu     sync.Mutex
@@ -35,6 +36,13 @@ type Server struct {
 // returns true are exempt from the memory limits before admission; nil: none are.
 func NewServer(log *slog.Logger, trusted func(peer.ID) bool) *Server {
 	return &Server{log: log, trusted: trusted}
+}
+
+// Restrict sets who may open sessions with a model: a client for whose stream refuses
+// returns an error gets that. Links from other stages are not refused. It must be called
+// before the first Serve; without it, everybody may.
+func (v *Server) Restrict(refuses func(st Stream, model cid.Cid) *protocol.Error) {
+	v.refuses = refuses
 }
 
 // Add makes a stage available to new streams.
@@ -95,7 +103,7 @@ func (v *Server) Serve(st Stream) {
 }
 
 func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold *hold) {
-	s, e := v.stageFor(o)
+	s, e := v.stageFor(st, o)
 	if e != nil {
 		refuse(st, e)
 		return
@@ -120,10 +128,15 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold 
 	sess.readClient(st, r)
 }
 
-func (v *Server) stageFor(o *protocol.Open) (*Stage, *protocol.Error) {
+func (v *Server) stageFor(st Stream, o *protocol.Open) (*Stage, *protocol.Error) {
 	model, err := cid.Cast(o.Model)
 	if err != nil {
 		return nil, protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "the model's CID: %s", err)
+	}
+	if v.refuses != nil {
+		if e := v.refuses(st, model); e != nil {
+			return nil, e
+		}
 	}
 	span := protocol.Span{From: int(o.From), To: int(o.To)}
 	for _, s := range v.Stages() {

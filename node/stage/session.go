@@ -46,6 +46,7 @@ type session struct {
 	open     *protocol.Open
 	sampling *protocol.Sampling // the part that the engine reads
 	peer     peer.ID            // the client
+	swarm    string             // in which it came, and in which the successor is
 	seq      int
 	reserved int    // its maximum length, tokens
 	born     uint64 // its number at the stage: the higher, the younger
@@ -104,7 +105,7 @@ type session struct {
 func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *session {
 	ctx, cancel := context.WithCancel(s.ctx)
 	sess := &session{
-		stage: s, key: k, open: o, peer: client.Peer(), seq: seq, reserved: int(o.MaxTokensTotal), stages: int(o.Stages),
+		stage: s, key: k, open: o, peer: client.Peer(), swarm: client.Swarm(), seq: seq, reserved: int(o.MaxTokensTotal), stages: int(o.Stages),
 		stream: client, epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
 	}
@@ -138,7 +139,7 @@ func forEngine(p *protocol.Sampling) *protocol.Sampling {
 // Resume.
 func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *protocol.Error) {
 	s := sess.stage
-	if !o.Again || client.Peer() != sess.peer {
+	if !o.Again || client.Peer() != sess.peer || client.Swarm() != sess.swarm {
 		return nil, 0, protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "session is open already")
 	}
 	s.mu.Lock()
@@ -286,7 +287,7 @@ func (sess *session) dial(next *protocol.Hop) (Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the successor's peer ID: %w", err)
 	}
-	return sess.stage.dial.OpenStage(ctx, id, next.Offer)
+	return sess.stage.dial.OpenStage(ctx, sess.swarm, id, next.Offer)
 }
 
 // replay sends positions again, as prefill chunks; the loop skips the session
@@ -529,7 +530,7 @@ func (sess *session) link(ctx context.Context, st Stream, l *protocol.Link) (lin
 	s := sess.stage
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sess.embeds() && !withCredits(st) || sess.ended || sess.halted || sess.linkEpoch != l.Epoch || sess.linked > l.Epoch || !bytes.Equal(sess.prev, []byte(st.Peer())) {
+	if sess.embeds() && !withCredits(st) || sess.ended || sess.halted || sess.linkEpoch != l.Epoch || sess.linked > l.Epoch || st.Swarm() != sess.swarm || !bytes.Equal(sess.prev, []byte(st.Peer())) {
 		return nil, nil, false
 	}
 	sess.linked = l.Epoch + 1 // no second link in this epoch

@@ -46,6 +46,7 @@ type Stream interface {
 	SetDeadline(time.Time) error
 	Peer() peer.ID
 	Protocol() string // protocol.StageID or protocol.StageID1
+	Swarm() string    // ID of the private swarm in which the stream is; "": the open network
 	Relayed() bool    // it crosses a relay
 
 	// Better returns a channel that is closed once another stream to the peer would
@@ -57,10 +58,10 @@ type Stream interface {
 // Dialer opens streams to successors. Since clients name the successors, their
 // addresses are taken only from their own signed offers.
 type Dialer interface {
-	// OpenStage opens a stream to a peer over an existing connection, at addresses
-	// already known, or at those in its offer: a sealed envelope, not yet verified,
-	// or empty.
-	OpenStage(ctx context.Context, p peer.ID, offer []byte) (Stream, error)
+	// OpenStage opens a stream to a peer in the network of a swarm and in no other, over
+	// an existing connection, at addresses already known, or at those in its offer: a
+	// sealed envelope, not yet verified, or empty.
+	OpenStage(ctx context.Context, swarm string, p peer.ID, offer []byte) (Stream, error)
 }
 
 // Config configures a stage: one served span.

@@ -118,7 +118,7 @@ type Holder struct {
 func (s *Survey) Holders(offers []*protocol.Offer, most int) map[cid.Cid][]Holder {
 	out := map[cid.Cid][]Holder{}
 	for _, o := range offers {
-		if o.From == s.net.Self() {
+		if s.net.Own(o.From) {
 			continue
 		}
 		for _, h := range o.Shards {

@@ -22,11 +22,13 @@ import (
 // begin with "mute" do not answer.
 type offersOf []*protocol.Offer
 
-func (n offersOf) Self() peer.ID                     { return "self" }
-func (n offersOf) Group(p peer.ID) string            { return string(p) }
-func (n offersOf) Connected(peer.ID) bool            { return true }
-func (n offersOf) RTT(peer.ID) (time.Duration, bool) { return 0, false }
-func (n offersOf) Known(cid.Cid) []*protocol.Offer   { return n }
+func (n offersOf) Self() peer.ID                        { return "self" }
+func (n offersOf) Own(p peer.ID) bool                   { return p == "self" }
+func (n offersOf) In(string) (peer.ID, *protocol.Offer) { return "self", nil }
+func (n offersOf) Group(p peer.ID) string               { return string(p) }
+func (n offersOf) Connected(peer.ID) bool               { return true }
+func (n offersOf) RTT(peer.ID) (time.Duration, bool)    { return 0, false }
+func (n offersOf) Known(cid.Cid) []*protocol.Offer      { return n }
 func (n offersOf) Offers(context.Context, cid.Cid, func([]*protocol.Offer) bool) []*protocol.Offer {
 	return n
 }

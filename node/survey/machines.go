@@ -25,11 +25,20 @@ func (s *Survey) learn(id peer.ID, st *protocol.StatusReply) {
 	s.machines[id] = name
 }
 
-// MachineName returns the name of a trusted peer's machine; "": it has told none.
+// SetFellows names a function that returns what a fellow member of a private swarm calls its
+// machine; "": it is none. It is called before the survey is used.
+func (s *Survey) SetFellows(name func(peer.ID) string) { s.fellow = name }
+
+// MachineName returns the name of the machine of a trusted peer or a fellow member; "": it
+// has told none.
 func (s *Survey) MachineName(id peer.ID) string {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.machines[id]
+	name := s.machines[id]
+	s.mu.Unlock()
+	if name == "" && s.fellow != nil {
+		name = s.fellow(id)
+	}
+	return name
 }
 
 // AskNames asks those of the connected peers for their names that are trusted and have

@@ -33,7 +33,7 @@ type Index struct{ byModel, byName map[string]int }
 func (s *Survey) Index(ctx context.Context) *Index {
 	x := &Index{map[string]int{}, map[string]int{}}
 	for _, o := range s.net.Offers(ctx, cid.Undef, nil) {
-		if o.From == s.net.Self() {
+		if s.net.Own(o.From) {
 			continue
 		}
 		ids, names := map[string]bool{}, map[string]bool{}

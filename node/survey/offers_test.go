@@ -16,7 +16,8 @@ type heard struct {
 	offers []*protocol.Offer
 }
 
-func (h heard) Self() peer.ID { return "self" }
+func (h heard) Self() peer.ID      { return "self" }
+func (h heard) Own(p peer.ID) bool { return p == "self" }
 func (h heard) Offers(context.Context, cid.Cid, func([]*protocol.Offer) bool) []*protocol.Offer {
 	return h.offers
 }

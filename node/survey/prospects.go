@@ -22,7 +22,7 @@ func (s *Survey) Prospects(model cid.Cid, name string) uint64 {
 	}
 	h, some := fnv.New64a(), false
 	for _, o := range s.net.Known(model) {
-		if o.From == s.net.Self() {
+		if s.net.Own(o.From) {
 			continue
 		}
 		for _, held := range o.Shards {

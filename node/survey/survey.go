@@ -1,6 +1,7 @@
 package survey
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -22,11 +23,15 @@ import (
 // Network is what the survey needs of the network.
 type Network interface {
 	Self() peer.ID
+	Own(peer.ID) bool // reports whether a peer is this node, in any network
+	// In returns this node's ID and its own offer in the network of a swarm; nil: it offers
+	// nothing there.
+	In(swarm string) (self peer.ID, own *protocol.Offer)
 	Group(peer.ID) string // names the peer's IP network
 	Connected(peer.ID) bool
 	RTT(peer.ID) (time.Duration, bool)
-	// Offers returns the known offers for a model, and asks peers for more until
-	// enough returns true for them.
+	// Offers returns the known offers for a model, this node's own among them once, and
+	// asks peers for more until enough returns true for them.
 	Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer
 	Known(model cid.Cid) []*protocol.Offer
 	// Status asks a peer for its load, and for how much of a prompt it has cached.
@@ -43,7 +48,8 @@ type Survey struct {
 	asked time.Time  // when all peers were last asked, for Beats
 	beats map[peer.ID]Beat
 
-	machines map[peer.ID]string // names of trusted peers' machines
+	machines map[peer.ID]string   // names of trusted peers' machines
+	fellow   func(peer.ID) string // see SetFellows; nil: there are none
 }
 
 // preferences are what the operator says of peers. They are replaced, never changed.
@@ -70,7 +76,7 @@ func (s *Survey) Prefer(trusts map[peer.ID]bool, fastest bool) {
 func (s *Survey) Fastest() bool { return s.prefers.Load().fastest }
 
 // Trusted reports whether a peer is this node itself or one that its operator trusts.
-func (s *Survey) Trusted(p peer.ID) bool { return p == s.net.Self() || s.prefers.Load().trusts[p] }
+func (s *Survey) Trusted(p peer.ID) bool { return s.net.Own(p) || s.prefers.Load().trusts[p] }
 
 // Claims returns the models of all known offers and, if ask is set, of those that
 // peers return when asked. The most plausible comes first.
@@ -84,7 +90,7 @@ func (s *Survey) Claims(ctx context.Context, ask bool) []*Claim {
 // Weigh returns the models that offers claim, the most plausible first.
 func (s *Survey) Weigh(offers []*protocol.Offer) []*Claim {
 	return weigh(offers, func(p peer.ID) teller {
-		return teller{group: s.net.Group(p), own: s.Trusted(p), there: p == s.net.Self() || s.net.Connected(p)}
+		return teller{group: s.net.Group(p), own: s.Trusted(p), there: s.net.Own(p) || s.net.Connected(p)}
 	})
 }
 
@@ -98,7 +104,11 @@ type Query struct {
 	Via      string          // ID of a peer that must be asked; "": none
 	Own      bool            // ask only this node and the peers that it trusts
 	Turn     bool            // ask newcomers too: it may be their turn
+	Within   *string         // ID of the swarm in which the route must lie; nil: any
 }
+
+// Pick chooses a route over candidates of one network, in which self is this node's ID.
+type Pick func(self string, list []route.Candidate, links Distances) (*route.Route, error)
 
 // How many peers are asked for their load: the best askBest by what is known of them,
 // then, if there is no route over these, askMost; and each time askSome others at
@@ -111,35 +121,113 @@ const (
 // Choose asks the peers that serve the blocks for their load, their distances from each
 // other, and how much of the prompt they have cached, and calls pick to choose a
 // route. Peers that do not answer are left out, and so are excluded ones. Strangers
-// are asked only if there is no route without them. where has the offer of each
-// peer. Choose returns pick's error, or route.ErrNoServer if there is nobody to ask.
-func (s *Survey) Choose(ctx context.Context, q Query, pick func([]route.Candidate, Distances) (*route.Route, error)) (r *route.Route, where map[string]session.Hop, err error) {
+// are asked only if there is no route without them, and the members of private swarms
+// before the peers of the open network: a route lies in one network. where has the offer
+// of each peer. Choose returns pick's error, or route.ErrNoServer if there is nobody to
+// ask.
+func (s *Survey) Choose(ctx context.Context, q Query, pick Pick) (r *route.Route, where map[string]session.Hop, err error) {
 	covered := func(offers []*protocol.Offer) bool {
-		list, _ := s.candidates(offers, q.Model)
-		return covers(list, q.Span, q.Excluded)
+		return slices.ContainsFunc(s.sides(offers, q), func(of *side) bool { return covers(of.list, q.Span, q.Excluded) })
 	}
-	list, where := s.candidates(s.net.Offers(ctx, q.Model, covered), q.Model)
-	list = slices.DeleteFunc(list, func(c route.Candidate) bool { return q.Excluded[c.Peer] })
 	err = route.ErrNoServer // if there is nobody to ask
-	for _, asked := range rounds(list, q) {
-		links, silent := s.measure(ctx, asked, q.Model, q.Span, q.Prefix)
-		asked = slices.DeleteFunc(asked, func(c route.Candidate) bool { return silent[c.Peer] })
-		if r, err = pick(route.Price(asked), links); err == nil || errors.Is(err, route.ErrOwnFull) {
-			break
+	for _, turn := range turns(s.sides(s.net.Offers(ctx, q.Model, covered), q), q) {
+		links, silent := s.measure(ctx, turn.of.self, turn.list, q.Model, q.Span, q.Prefix)
+		asked := slices.DeleteFunc(turn.list, func(c route.Candidate) bool { return silent[c.Peer] })
+		found, why := pick(turn.of.self, route.Price(asked), links)
+		if why == nil || errors.Is(why, route.ErrOwnFull) {
+			return found, turn.of.where, why
+		}
+		if r, where = found, turn.of.where; err == route.ErrNoServer || !errors.Is(why, route.ErrNoServer) {
+			err = why
 		}
 	}
 	return r, where, err
 }
 
-// rounds returns the candidates to ask, round by round until there is a route: own and
-// trusted peers, then known ones, each only if they cover the blocks; then the best
-// askBest of all; then the best askMost.
-func rounds(list []route.Candidate, q Query) (rounds [][]route.Candidate) {
-	if q.Anybody {
-		return [][]route.Candidate{list}
+// side is what the offers of one network come to.
+type side struct {
+	self  string // this node's ID there
+	list  []route.Candidate
+	where map[string]session.Hop
+	via   string // Query.Via, as this network knows it
+}
+
+// sides returns what offers come to, network by network, private swarms first. This
+// node's own offer, which is there once, counts in each.
+func (s *Survey) sides(offers []*protocol.Offer, q Query) (sides []*side) {
+	of := map[string][]*protocol.Offer{}
+	var swarms []string
+	for _, o := range offers {
+		if of[o.Swarm] == nil {
+			swarms = append(swarms, o.Swarm)
+		}
+		of[o.Swarm] = append(of[o.Swarm], o)
+	}
+	ownFails := slices.ContainsFunc(swarms, func(swarm string) bool {
+		self, _ := s.net.In(swarm)
+		return q.Excluded[self.String()]
+	})
+	slices.SortFunc(swarms, func(a, b string) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b)) })
+	for _, swarm := range swarms {
+		self, own := s.net.In(swarm)
+		if self == "" || q.Within != nil && *q.Within != swarm {
+			continue
+		}
+		mine := of[swarm]
+		if own != nil && !slices.ContainsFunc(mine, func(o *protocol.Offer) bool { return o.From == self }) {
+			mine = append(mine, own)
+		}
+		v := &side{self: self.String(), via: q.Via}
+		if v.via == s.net.Self().String() {
+			v.via = v.self
+		}
+		v.list, v.where = s.candidates(mine, q.Model)
+		v.list = slices.DeleteFunc(v.list, func(c route.Candidate) bool { return q.Excluded[c.Peer] || ownFails && c.Peer == v.self })
+		if v.via == "" || v.via == v.self || slices.ContainsFunc(v.list, func(c route.Candidate) bool { return c.Peer == v.via }) {
+			sides = append(sides, v)
+		}
+	}
+	if len(sides) == 0 { // pick says best why there is no route
+		sides = append(sides, &side{self: s.net.Self().String(), via: q.Via, where: map[string]session.Hop{}})
+	}
+	return sides
+}
+
+// rank is higher for the open network, in which anybody may be.
+func rank(swarm string) int {
+	if swarm == "" {
+		return 1
+	}
+	return 0
+}
+
+// turn is a round of questions in one network.
+type turn struct {
+	of   *side
+	list []route.Candidate
+	own  bool // this node and those that it trusts alone
+}
+
+// turns returns the rounds of all networks in the order in which they are asked: those
+// over this node and the peers that it trusts before any other.
+func turns(sides []*side, q Query) (all []turn) {
+	for _, of := range sides {
+		all = append(all, rounds(of, q)...)
+	}
+	slices.SortStableFunc(all, func(a, b turn) int { return first(a.own, b.own) })
+	return all
+}
+
+// rounds returns the candidates of a network to ask, round by round until there is a
+// route: own and trusted peers, then known ones, each only if they cover the blocks; then
+// the best askBest of all; then the best askMost.
+func rounds(of *side, q Query) (rounds []turn) {
+	list := of.list
+	if q.Via = of.via; q.Anybody {
+		return []turn{{of: of, list: list}}
 	}
 	priced := route.Price(list)
-	for _, ok := range []func(*route.Candidate) bool{
+	for i, ok := range []func(*route.Candidate) bool{
 		func(c *route.Candidate) bool { return c.Trust != route.Stranger },
 		func(c *route.Candidate) bool { return !c.New && !c.Shunned && !q.Turn },
 	} {
@@ -150,16 +238,16 @@ func rounds(list []route.Candidate, q Query) (rounds [][]route.Candidate) {
 			}
 		}
 		if q.Via == "" && covers(some, q.Span, nil) {
-			rounds = append(rounds, shortlist(some, q, askBest))
+			rounds = append(rounds, turn{of, shortlist(some, q, askBest), i == 0})
 		}
 		if q.Own {
 			return rounds
 		}
 	}
 	best := shortlist(list, q, askBest)
-	rounds = append(rounds, best)
+	rounds = append(rounds, turn{of: of, list: best})
 	if more := shortlist(list, q, askMost); len(more) > len(best) {
-		rounds = append(rounds, more)
+		rounds = append(rounds, turn{of: of, list: more})
 	}
 	return rounds
 }
@@ -205,7 +293,7 @@ func (s *Survey) candidates(offers []*protocol.Offer, model cid.Cid) (list []rou
 			}
 			s.know(&c, o.From)
 			list = append(list, c)
-			where[id] = session.Hop{Peer: o.From, Offer: o.Envelope}
+			where[id] = session.Hop{Peer: o.From, Offer: o.Envelope, Swarm: o.Swarm}
 		}
 	}
 	return list, where
@@ -216,12 +304,11 @@ func (s *Survey) candidates(offers []*protocol.Offer, model cid.Cid) (list []rou
 const enoughTime = 30 * time.Millisecond
 
 // measure asks all candidates at once for their load, their distances and how much of
-// a prompt they have kept, and fills it in. Once the replies received cover the span,
+// a prompt they have kept, and fills it in; self is this node among them. Once the replies received cover the span,
 // the other peers get as much time again, plus enoughTime: one that is gone must not
 // delay the prompt. silent are the peers that did not reply.
-func (s *Survey) measure(ctx context.Context, list []route.Candidate, model cid.Cid, span protocol.Span, prefix []uint64) (d Distances, silent map[string]bool) {
+func (s *Survey) measure(ctx context.Context, self string, list []route.Candidate, model cid.Cid, span protocol.Span, prefix []uint64) (d Distances, silent map[string]bool) {
 	d, silent = Distances{}, map[string]bool{}
-	self := s.net.Self().String()
 	type answer struct {
 		peer string
 		id   peer.ID
@@ -305,7 +392,7 @@ func (s *Survey) know(c *route.Candidate, p peer.ID) {
 	case s.Trusted(p) && s.Fastest(): // counts as a permanently known stranger
 		c.Done, c.Age = math.MaxInt32, math.MaxInt64
 		return
-	case p == s.net.Self():
+	case s.net.Own(p):
 		c.Trust = route.Own
 		return
 	case s.Trusted(p):

@@ -204,7 +204,7 @@ func (b *fetchBench) fetch(m *synthetic, what string, from []*giver) (took time.
 		}
 		find = append(find, p)
 	}
-	x := exchange.New(h, s, find, exchange.Options{Leaves: storeLeaves(s, 0), Log: slog.New(slog.DiscardHandler)})
+	x := exchange.New(s, exchange.Options{Leaves: storeLeaves(s, 0), Log: slog.New(slog.DiscardHandler)}, exchange.Net{Host: h, Find: find})
 	defer x.Close()
 	raw, err := x.Manifest(b.ctx, m.id)
 	if err != nil {

@@ -141,7 +141,7 @@ func Give(ctx context.Context, out io.Writer, from Source) error {
 			return err
 		}
 		defer s.Close()
-		x := exchange.New(h, s, fixed(nil), exchange.Options{Leaves: storeLeaves(s, from.Corrupt), Up: from.Up})
+		x := exchange.New(s, exchange.Options{Leaves: storeLeaves(s, from.Corrupt), Up: from.Up}, exchange.Net{Host: h, Find: fixed(nil)})
 		defer x.Close()
 	}
 	if err := term.PrintJSON(out, word); err != nil {

@@ -12,7 +12,7 @@ export function learnNames(list) {
 
 /** A machine's name if it is known, else the end of its ID. */
 export function who(view, peer) {
-  if (peer === view?.peer) return "this node";
+  if (peer === view?.peer || view?.networks?.some((n) => n.peer === peer)) return "this node";
   const name = machines.get(peer) ?? "";
   return name === "" ? short(peer) : name.length > 24 ? name.slice(0, 23) + "…" : name;
 }

@@ -1,0 +1,79 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+)
+
+// One exchange works over two networks: it fetches what a peer has in each, half a model
+// from either, serves what it has got to a peer of the second once that network may
+// have it. Nobody hears of the other network's peers. When a
+// network is left, its peers get nothing more, and the others all.
+func TestTwoNetworks(t *testing.T) {
+	takesSeconds(t)
+	path := writeModel(t, 6, 1_500_000)
+	a := newHolder(t, newHost(t, overTCP), path, func(shard int) bool { return shard%2 == 0 })
+	b := newHolder(t, newHost(t, overTCP), path, func(shard int) bool { return shard%2 == 1 })
+	var inA, inB roster
+	inA.add(a.h)
+	inB.add(b.h)
+	one, two := newHost(t, overTCP), newHost(t, overTCP)
+	var hidden atomic.Bool
+	may := func(cid.Cid) bool { return !hidden.Load() }
+	n := &node{h: one, s: openStore(t, t.TempDir())}
+	n.x = New(n.s, Options{Leaves: shelves(n.s)}, Net{Host: one, Find: &inA})
+	t.Cleanup(func() { n.x.Close() })
+	second := Net{Host: two, Find: &inB, May: may, Blocks: n.s.Only(may)}
+	if err := n.x.Join(second); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.x.Join(second); !errors.Is(err, ErrJoined) {
+		t.Error("one host twice: ", err)
+	}
+	n.learn(t, a.m.ID())
+	n.fetch(t, nil)
+	n.wantsEqual(t, path)
+	if a.given() == 0 || b.given() == 0 {
+		t.Errorf("%d bytes came from one network and %d from the other", a.given(), b.given())
+	}
+	if slices.Contains(b.h.Peerstore().Peers(), a.h.ID()) || slices.Contains(b.h.Peerstore().Peers(), one.ID()) {
+		t.Error("a peer of one network has heard of the other's")
+	}
+
+	var ofB roster
+	ofB.add(two)
+	c := newNode(t, newHost(t, overTCP), t.TempDir(), &ofB)
+	hidden.Store(true)
+	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := c.x.Manifest(short, a.m.ID()); err == nil {
+		t.Error("a network got a model that it may not have")
+	}
+	hidden.Store(false)
+	c.learn(t, a.m.ID())
+	c.fetch(t, nil)
+	c.wantsEqual(t, path)
+
+	if err := n.x.Leave(two); err != nil {
+		t.Fatal(err)
+	}
+	given := n.given()
+	d := newNode(t, newHost(t, overTCP), t.TempDir(), &ofB)
+	short, cancel = context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := d.x.Manifest(short, a.m.ID()); err == nil || n.given() != given || given == 0 {
+		t.Errorf("a network that was left got something; %d bytes were given before, %d are now", given, n.given())
+	}
+	var ofA roster
+	ofA.add(one)
+	e := newNode(t, newHost(t, overTCP), t.TempDir(), &ofA)
+	e.learn(t, a.m.ID())
+	e.fetch(t, nil)
+	e.wantsEqual(t, path)
+}

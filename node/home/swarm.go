@@ -1,0 +1,9 @@
+package home
+
+import "path/filepath"
+
+// Swarms is the directory of the private swarms: a folder for each, named by its ID.
+func (h Home) Swarms() string { return h.file("swarms") }
+
+// Swarm is the folder of the private swarm with this ID, in hexadecimal.
+func (h Home) Swarm(id string) string { return filepath.Join(h.Swarms(), id) }

@@ -1,0 +1,350 @@
+package swarm
+
+import (
+	"cmp"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/shoalnet/shoal/node/files"
+	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/member"
+)
+
+// Config is how the swarms of a home are kept.
+type Config struct {
+	Home    string // of the node
+	Machine string // this machine's name, which fellow members are told; "": none
+	Log     *slog.Logger
+	Events  func(Event)      // what people may want to know of; nil: nobody
+	Now     func() time.Time // nil: time.Now
+}
+
+// Event is something that a person may want to know of.
+type Event struct {
+	Kind  string // member: a machine has redeemed a code; refused: it has not; removed: this node is no member any more; stale: the revocation list is old
+	Swarm string // its name
+	Peer  string // whom it is about
+	Name  string // of that machine, if known
+	Error string // why
+}
+
+// Hosts runs the networks of swarms, in a daemon. The calls are made one at a time, and
+// without locks.
+type Hosts interface {
+	// Enter opens the network of a swarm that was joined or made, and attaches it (see
+	// Swarm.Attach).
+	Enter(*Swarm) error
+	// Exit closes the network of a swarm that was left.
+	Exit(*Swarm)
+}
+
+// Book is the swarms of a home. It is safe for concurrent use.
+type Book struct {
+	cfg  Config
+	dir  string     // of the folders
+	work sync.Mutex // held by what makes, joins or leaves swarms, before mu
+
+	mu     sync.Mutex
+	swarms []*Swarm // by age
+	hosts  Hosts    // nil: no daemon
+}
+
+// Open reads the swarms of a home, which may have none. A folder that is damaged does not
+// keep the others from being used: broken has an error for each, which names it.
+func Open(cfg Config) (b *Book, broken []error, err error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Events == nil {
+		cfg.Events = func(Event) {}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	b = &Book{cfg: cfg, dir: home.Home(cfg.Home).Swarms()}
+	list, err := os.ReadDir(b.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
+	for _, e := range list {
+		path := filepath.Join(b.dir, e.Name())
+		switch _, err := member.ParseSwarmID(e.Name()); {
+		case err == nil && e.IsDir():
+			files.Sweep(path)
+			s, err := b.load(path)
+			if err != nil {
+				broken = append(broken, fmt.Errorf("a swarm cannot be used: %w; restore its folder from a backup, or remove it and join again", err))
+				continue
+			}
+			b.swarms = append(b.swarms, s)
+		case strings.HasPrefix(e.Name(), leftPrefix): // a crash left it
+			_ = os.RemoveAll(path)
+		}
+	}
+	slices.SortFunc(b.swarms, func(x, y *Swarm) int {
+		return cmp.Or(x.since().Compare(y.since()), strings.Compare(x.ID().String(), y.ID().String()))
+	})
+	return b, broken, nil
+}
+
+// The names of folders that are not, or no longer, those of a swarm.
+const (
+	newPrefix  = ".new-"
+	joinPrefix = ".join-"
+	leftPrefix = ".left-"
+)
+
+// Run has a daemon run the networks of all swarms, those joined later included. The error
+// is the first of Enter; the other swarms are entered all the same.
+func (b *Book) Run(hosts Hosts) error {
+	b.work.Lock()
+	defer b.work.Unlock()
+	b.mu.Lock()
+	b.hosts = hosts
+	b.mu.Unlock()
+	var first error
+	for _, s := range b.Swarms() {
+		if err := hosts.Enter(s); err != nil && first == nil {
+			first = fmt.Errorf("swarm %s: %w", s.Name(), err)
+		}
+	}
+	return first
+}
+
+// Swarms returns the swarms of the home, the oldest first.
+func (b *Book) Swarms() []*Swarm {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.swarms)
+}
+
+// Errors of picking a swarm or a member by what a person writes.
+var (
+	ErrNone      = errors.New("this home is in no swarm")
+	ErrUnknown   = errors.New("there is no such swarm")
+	ErrAmbiguous = errors.New("that names more than one")
+)
+
+// Pick returns the swarm with a name, or with an ID that begins so. With "" it is the only
+// one, or the only one that was founded here. Errors wrap ErrNone, ErrUnknown and
+// ErrAmbiguous.
+func (b *Book) Pick(name string) (*Swarm, error) {
+	all := b.Swarms()
+	if len(all) == 0 {
+		return nil, ErrNone
+	}
+	found := slices.DeleteFunc(slices.Clone(all), func(s *Swarm) bool { return !s.called(name) })
+	if name == "" && len(all) > 1 {
+		found = slices.DeleteFunc(slices.Clone(all), func(s *Swarm) bool { return !s.Founder() })
+	}
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	names := make([]string, len(all))
+	for i, s := range all {
+		names[i] = fmt.Sprintf("%s (%s)", s.Name(), s.ID().String()[:8])
+	}
+	if len(found) == 0 && name != "" {
+		return nil, fmt.Errorf("%w as %q: this home is in %s", ErrUnknown, name, strings.Join(names, ", "))
+	}
+	return nil, fmt.Errorf("%w: this home is in %s; say which", ErrAmbiguous, strings.Join(names, ", "))
+}
+
+// called reports whether a person may mean the swarm by a name.
+func (s *Swarm) called(name string) bool {
+	return name == "" || strings.EqualFold(s.Name(), name) || len(name) >= 4 && strings.HasPrefix(s.ID().String(), strings.ToLower(name))
+}
+
+// MachineName returns what a fellow member of any swarm calls its machine; "": the peer is
+// none, or has told nothing.
+func (b *Book) MachineName(p peer.ID) string {
+	for _, s := range b.Swarms() {
+		if name := s.machineName(p); name != "" {
+			return name
+		}
+	}
+	return ""
+}
+
+// New founds a swarm; with name "" it is called like the machine. Its root key is written
+// into the file rootFile, which must not exist, or, if that is "", into the home. Errors
+// wrap ErrName, or are those of writing; on one from Hosts.Enter the swarm is returned, too.
+func (b *Book) New(name, rootFile string) (*Swarm, error) {
+	b.work.Lock()
+	defer b.work.Unlock()
+	if name = strings.TrimSpace(name); name == "" {
+		name = b.freeName(cmp.Or(b.cfg.Machine, "home"))
+	}
+	if err := b.mayName(name); err != nil {
+		return nil, err
+	}
+	_, root, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	key, self, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	a := about{Name: name, Root: member.PublicKey(root)}
+	if _, err := rand.Read(a.View[:]); err != nil {
+		return nil, err
+	}
+	own, err := member.KeyOf(self)
+	if err != nil {
+		return nil, err
+	}
+	now := b.cfg.Now()
+	issuer := member.Issuer{Root: a.Root, Key: root}
+	cert, err := issuer.Issue(own, member.AllRoles, now, member.Life)
+	if err != nil {
+		return nil, err
+	}
+	list, err := issuer.Revoke(member.Lists{}, nil, nil, now) // its age shows members that the founder is at work
+	if err != nil {
+		return nil, err
+	}
+	content := map[string][]byte{aboutFile: a.marshal(), certificateFile: cert.Marshal(), listFile: member.Lists{ByRoot: list}.Marshal()}
+	if content[keyFile], err = crypto.MarshalPrivateKey(key); err != nil {
+		return nil, err
+	}
+	if rootFile == "" {
+		content["root"] = marshalRoot(root)
+	} else if err := keepApart(rootFile, marshalRoot(root)); err != nil {
+		return nil, err
+	}
+	return b.take(a.Root.Swarm(), newPrefix+a.Root.Swarm().String(), content)
+}
+
+// keepApart writes a root key into a file of its own, which must not exist yet.
+func keepApart(path string, raw []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("the file for the root key: %w", err)
+	}
+	_, err = f.Write(raw)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("the file for the root key: %w", err)
+	}
+	return files.SyncDir(filepath.Dir(path))
+}
+
+// ErrName is wrapped by errors about a name that a swarm cannot have.
+var ErrName = errors.New("the swarm's name")
+
+func (b *Book) mayName(name string) error {
+	if name != swarmName(name) {
+		return fmt.Errorf("%w %q: write at most %d bytes, without control characters", ErrName, name, protocol.MaxMachineName)
+	}
+	if slices.ContainsFunc(b.Swarms(), func(s *Swarm) bool { return strings.EqualFold(s.Name(), name) }) {
+		return fmt.Errorf("%w %q: this home is in a swarm of that name already", ErrName, name)
+	}
+	return nil
+}
+
+// freeName returns a name that no swarm of this home has.
+func (b *Book) freeName(name string) string {
+	for i := 2; ; i++ {
+		if b.mayName(name) == nil {
+			return name
+		}
+		base := strings.TrimRight(name, "0123456789-")
+		name = fmt.Sprintf("%s-%d", base[:min(len(base), maxName-8)], i)
+	}
+}
+
+// take makes a folder of a new swarm's files, in one step, and begins to use it. at is the
+// folder in which they are gathered, which may have some already.
+func (b *Book) take(id member.SwarmID, at string, content map[string][]byte) (*Swarm, error) {
+	tmp, dir := filepath.Join(b.dir, at), filepath.Join(b.dir, id.String())
+	if err := os.MkdirAll(tmp, 0o700); err != nil {
+		return nil, err
+	}
+	for name, raw := range content {
+		if err := files.Replace(filepath.Join(tmp, name), raw, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return nil, err
+	}
+	if err := files.SyncDir(b.dir); err != nil {
+		return nil, err
+	}
+	s, err := b.load(dir)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	b.swarms = append(b.swarms, s)
+	hosts := b.hosts
+	b.mu.Unlock()
+	if hosts == nil {
+		return s, nil
+	}
+	if err := hosts.Enter(s); err != nil {
+		return s, fmt.Errorf("the swarm is kept, but its network cannot be opened: %w", err)
+	}
+	return s, nil
+}
+
+// Leave forgets a swarm: its keys, certificate and members. A swarm whose root key is here
+// is left only with force, since nobody could let anybody in any more.
+func (b *Book) Leave(s *Swarm, force bool) error {
+	if s.Founder() && !force {
+		return ErrFounder
+	}
+	b.work.Lock()
+	defer b.work.Unlock()
+	return b.drop(s)
+}
+
+// drop is Leave. It is called with b.work held.
+func (b *Book) drop(s *Swarm) error {
+	b.mu.Lock()
+	hosts, here := b.hosts, slices.Contains(b.swarms, s)
+	b.swarms = slices.DeleteFunc(b.swarms, func(x *Swarm) bool { return x == s })
+	b.mu.Unlock()
+	if !here {
+		return ErrUnknown
+	}
+	if hosts != nil {
+		hosts.Exit(s)
+	}
+	s.write.Lock()
+	defer s.write.Unlock()
+	s.mu.Lock()
+	s.gone = true
+	s.mu.Unlock()
+	away := filepath.Join(b.dir, leftPrefix+filepath.Base(s.dir))
+	if err := os.Rename(s.dir, away); err != nil {
+		return err
+	}
+	return errors.Join(files.SyncDir(b.dir), os.RemoveAll(away))
+}
+
+// ErrFounder means that a swarm's root key would be lost.
+var ErrFounder = errors.New("the swarm's root key is in this home, and nobody could be let in or revoked without it")
+
+func newKey() (crypto.PrivKey, peer.ID, error) {
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		return nil, "", err
+	}
+	id, err := peer.IDFromPrivateKey(key)
+	return key, id, err
+}

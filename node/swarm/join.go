@@ -1,0 +1,326 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multiaddr"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/shoalnet/shoal/node/files"
+	node "github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/member"
+)
+
+// Why a code does not let its holder in.
+var (
+	ErrCode        = errors.New("this is no code of an invitation")
+	ErrSpent       = errors.New("the code has been used as often as it may be: ask for another")
+	ErrExpired     = errors.New("the code has expired: ask for another")
+	ErrWrongSecret = errors.New("the inviter does not know this code: it was made by another node or long ago; ask for another")
+	ErrRemoved     = errors.New("this machine was removed from the swarm")
+	ErrBusy        = errors.New("too many attempts were made: try again in a minute")
+	ErrInviter     = errors.New("the inviter could not let this machine in; its log says why")
+	ErrUnreachable = errors.New("the inviter cannot be reached")
+	ErrAlready     = errors.New("this home is in that swarm already")
+)
+
+// joinError returns the error for a refusal.
+func joinError(r protocol.JoinRefusal) error {
+	switch r {
+	case protocol.JoinRefusal_JOIN_REFUSAL_UNKNOWN:
+		return ErrWrongSecret
+	case protocol.JoinRefusal_JOIN_REFUSAL_SPENT:
+		return ErrSpent
+	case protocol.JoinRefusal_JOIN_REFUSAL_EXPIRED:
+		return ErrExpired
+	case protocol.JoinRefusal_JOIN_REFUSAL_BUSY:
+		return ErrBusy
+	case protocol.JoinRefusal_JOIN_REFUSAL_REVOKED:
+		return ErrRemoved
+	case protocol.JoinRefusal_JOIN_REFUSAL_MALFORMED:
+		return fmt.Errorf("%w: it speaks another version of shoal", ErrInviter)
+	}
+	return ErrInviter
+}
+
+// maxPeers is how many members a newcomer is told of.
+const maxPeers = 32
+
+// redeem lets a peer in, or not. The use of the code is on disk before the certificate
+// leaves this node.
+func (s *Swarm) redeem(joiner peer.ID, req *protocol.JoinRequest) *protocol.JoinReply {
+	now := s.book.cfg.Now()
+	refuse := func(r protocol.JoinRefusal) *protocol.JoinReply { return &protocol.JoinReply{Refusal: r} }
+	key, err := member.KeyOf(joiner)
+	if id := s.ID(); err != nil || string(req.Swarm) != string(id[:]) {
+		return refuse(protocol.JoinRefusal_JOIN_REFUSAL_MALFORMED)
+	}
+	t, undo, refusal := s.claim(joiner, req.Proof, now)
+	if refusal != protocol.JoinRefusal_JOIN_REFUSAL_NONE {
+		return refuse(refusal)
+	}
+	cert, err := s.certify(key, t.Roles, now)
+	if err == nil {
+		err = s.saveTickets()
+	}
+	if err == nil {
+		s.learn(cert, req.Name, nil)
+		err = s.saveMembers()
+	}
+	switch {
+	case errors.Is(err, member.ErrRevoked):
+		undo()
+		return refuse(protocol.JoinRefusal_JOIN_REFUSAL_REVOKED)
+	case err != nil:
+		undo()
+		s.log.Warn("a machine with a good code cannot be let in", "swarm", s.Name(), "peer", joiner, "error", err)
+		return refuse(protocol.JoinRefusal_JOIN_REFUSAL_FAILED)
+	}
+	name := protocol.MachineName(req.Name)
+	s.log.Info("a machine has joined the swarm", "swarm", s.Name(), "peer", joiner, "name", name, "roles", t.Roles)
+	s.event(Event{Kind: "member", Peer: joiner.String(), Name: name})
+	s.poke()
+	return &protocol.JoinReply{
+		Certificate: cert.Marshal(), Root: s.about.Root[:], ViewKey: s.about.View[:], Name: s.Name(), Revocations: s.listBytes(), Peers: s.introductions(joiner),
+	}
+}
+
+// certify issues a certificate for a key. One that this node has issued before keeps its
+// serial, so that whoever revokes that revokes both.
+func (s *Swarm) certify(key member.Key, roles member.Roles, now time.Time) (*member.Certificate, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	issuer, err := s.issuer()
+	if err != nil {
+		return nil, err
+	}
+	if old := s.members[key.Peer()]; old != nil {
+		if s.lists.Has(old.Certificate) {
+			return nil, member.ErrRevoked
+		}
+		return issuer.Renew(old.Certificate, roles|old.Certificate.Roles, now, member.Life)
+	}
+	return issuer.Issue(key, roles, now, member.Life)
+}
+
+// introductions are the members that a newcomer is told of, this one first.
+func (s *Swarm) introductions(to peer.ID) (out []*protocol.SwarmPeer) {
+	own := &protocol.SwarmPeer{Name: s.book.cfg.Machine}
+	if run := s.attached(); run != nil {
+		for _, a := range run.net.Host().Addrs() {
+			own.Addrs = append(own.Addrs, a.Bytes())
+		}
+		own.Addrs = own.Addrs[:min(len(own.Addrs), 2*maxAddrs)]
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	own.Certificate = s.cert.Marshal()
+	out = append(out, own)
+	for p, m := range s.members {
+		if p == to || p == s.self || len(m.Addrs) == 0 || s.lists.Has(m.Certificate) || len(out) >= maxPeers {
+			continue
+		}
+		v := &protocol.SwarmPeer{Certificate: m.Certificate.Marshal(), Name: m.Name}
+		for _, a := range m.Addrs {
+			v.Addrs = append(v.Addrs, a.Bytes())
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// Join redeems the code of an invitation at the inviter, and keeps what makes this node a
+// member. The node's key there is kept from the first attempt on, so that one whose answer
+// is lost costs no second use of the code. Errors are those above, member.ErrMalformed for
+// a code that is not whole, and those of writing; on an error from Hosts.Enter the swarm is
+// returned, too.
+func (b *Book) Join(ctx context.Context, code string) (*Swarm, error) {
+	t, err := member.ParseTicket(code)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCode, err)
+	}
+	if t.Expired(b.cfg.Now()) {
+		return nil, fmt.Errorf("%w (on %s, by this machine's clock)", ErrExpired, t.Expires.Local().Format("2006-01-02 15:04"))
+	}
+	b.work.Lock()
+	defer b.work.Unlock()
+	var old *Swarm // in which this node is no member any more
+	for _, s := range b.Swarms() {
+		if s.ID() == t.Swarm {
+			if old = s; s.member() {
+				return s, fmt.Errorf("%w: %s", ErrAlready, s.Name())
+			}
+		}
+	}
+	at := joinPrefix + t.Swarm.String()
+	if err := os.MkdirAll(filepath.Join(b.dir, at), 0o700); err != nil {
+		return nil, err
+	}
+	key, err := node.LoadKey(filepath.Join(b.dir, at, keyFile))
+	if err != nil {
+		return nil, err
+	}
+	reply, err := knock(ctx, key, t, b.cfg.Machine)
+	if errors.Is(err, ErrRemoved) { // the next attempt is by another peer
+		_ = os.RemoveAll(filepath.Join(b.dir, at))
+	}
+	if err != nil {
+		return nil, err
+	}
+	content, err := b.accept(key, t, reply)
+	if err != nil {
+		return nil, fmt.Errorf("%w: its answer is wrong: %w", ErrInviter, err)
+	}
+	if old != nil {
+		if err := b.drop(old); err != nil {
+			return nil, err
+		}
+	}
+	return b.take(t.Swarm, at, content)
+}
+
+// accept checks an inviter's answer, and returns the files of the swarm.
+func (b *Book) accept(key crypto.PrivKey, t *member.Ticket, reply *protocol.JoinReply) (map[string][]byte, error) {
+	a := about{Name: swarmName(reply.Name)}
+	if len(reply.Root) != len(a.Root) || len(reply.ViewKey) != len(a.View) {
+		return nil, member.ErrMalformed
+	}
+	copy(a.Root[:], reply.Root)
+	copy(a.View[:], reply.ViewKey)
+	if a.Root.Swarm() != t.Swarm {
+		return nil, member.ErrForeign
+	}
+	self, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	now := b.cfg.Now()
+	cert, err := member.ParseCertificate(reply.Certificate)
+	if err == nil {
+		err = cert.Check(a.Root, self, now, member.Lists{})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the certificate: %w", err)
+	}
+	if a.Name == "" {
+		a.Name = t.Swarm.String()[:8]
+	}
+	a.Name = b.freeName(a.Name)
+	content := map[string][]byte{aboutFile: a.marshal(), certificateFile: cert.Marshal()}
+	lists, err := member.ParseLists(reply.Revocations)
+	if err == nil {
+		lists, _, err = member.Lists{}.Merge(lists, a.Root, now)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the revocation lists: %w", err)
+	}
+	content[listFile] = lists.Marshal()
+	s := &Swarm{book: b, about: a, cert: cert, lists: lists, self: self, members: map[peer.ID]*known{}}
+	for _, p := range reply.Peers[:min(len(reply.Peers), maxPeers)] {
+		s.hear(p, now)
+	}
+	content[membersFile] = marshalMembers(s.members)
+	return content, nil
+}
+
+// hear notes a member that another has told of.
+func (s *Swarm) hear(p *protocol.SwarmPeer, now time.Time) {
+	c, err := member.ParseCertificate(p.Certificate)
+	if err != nil || c.Check(s.about.Root, c.Peer(), now, s.lists) != nil {
+		return
+	}
+	s.learn(c, p.Name, parseAddrs(p.Addrs))
+}
+
+func parseAddrs(raw [][]byte) (out []multiaddr.Multiaddr) {
+	for _, b := range raw {
+		if a, err := multiaddr.NewMultiaddrBytes(b); err == nil && len(out) < maxAddrs {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// knock asks the inviter to be let in.
+func knock(ctx context.Context, key crypto.PrivKey, t *member.Ticket, machine string) (*protocol.JoinReply, error) {
+	h, err := newBare(key, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "join"), 2*talkTime)
+	defer cancel()
+	if err := h.Connect(ctx, peer.AddrInfo{ID: t.Inviter, Addrs: dialled(t.Addrs)}); err != nil {
+		if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled) {
+			return nil, ctx.Err()
+		}
+		return nil, unreachable(t, err)
+	}
+	st, err := h.NewStream(ctx, t.Inviter, libprotocol.ID(protocol.JoinID))
+	if err != nil {
+		return nil, unreachable(t, err)
+	}
+	defer st.Close()
+	if by, ok := ctx.Deadline(); ok {
+		_ = st.SetDeadline(by)
+	}
+	reply := new(protocol.JoinReply)
+	err = send(st, &protocol.JoinRequest{Swarm: t.Swarm[:], Proof: proofKey(t.Secret).Proof(t.Swarm, h.ID(), t.Inviter), Name: machine})
+	if err == nil {
+		err = receive(st, reply, maxWelcome)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: the connection broke off: %w", ErrUnreachable, err)
+	}
+	if reply.Refusal != protocol.JoinRefusal_JOIN_REFUSAL_NONE {
+		return nil, joinError(reply.Refusal)
+	}
+	return reply, nil
+}
+
+// dialled are the addresses of a code, and for each of QUIC the one of TCP at the same
+// port, for networks without UDP.
+func dialled(addrs []ma.Multiaddr) []ma.Multiaddr {
+	out := append([]ma.Multiaddr(nil), addrs...)
+	for _, a := range addrs {
+		s := a.String()
+		if i := strings.Index(s, "/quic-v1"); i > 0 {
+			if b, err := ma.NewMultiaddr(strings.Replace(s[:i], "/udp/", "/tcp/", 1) + s[i+len("/quic-v1"):]); err == nil {
+				out = append(out, b)
+			}
+		}
+	}
+	return out
+}
+
+// unreachable says why the inviter does not answer. Its listener is closed once no code is
+// out, so a code that was used long ago looks the same as a node that is off.
+func unreachable(t *member.Ticket, err error) error {
+	var at []string
+	for _, a := range t.Addrs {
+		at = append(at, a.String())
+	}
+	return fmt.Errorf("%w at %s (%w): its node must be running, and the code not have been used before", ErrUnreachable, strings.Join(at, ", "), node.Explain(err))
+}
+
+// forgetJoins removes the keys of attempts that were given up a long time ago.
+func (b *Book) forgetJoins() {
+	list, _ := filepath.Glob(filepath.Join(b.dir, joinPrefix+"*"))
+	for _, dir := range list {
+		if st, err := os.Stat(dir); err == nil && b.cfg.Now().Sub(st.ModTime()) > maxTicket {
+			_ = os.RemoveAll(dir)
+			_ = files.SyncDir(b.dir)
+		}
+	}
+}

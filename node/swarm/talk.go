@@ -1,0 +1,289 @@
+package swarm
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	libp2p "github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/member"
+)
+
+// Network is the host of one swarm, which only members reach.
+type Network interface {
+	Host() host.Host
+	// InstallLists takes newer revocation lists: it closes the connections of those that
+	// are no members any more, and refuses them from now on.
+	InstallLists(member.Lists) (news bool, err error)
+}
+
+const (
+	greetTime = 5 * time.Second // for one exchange with a member
+	keepTime  = time.Minute     // between two looks at what time has changed
+	saveTime  = 2 * time.Second // after news of members, until they are saved
+	atOnce    = 64              // exchanges under way at a time
+	maxTalk   = member.MaxLists + 8<<10
+)
+
+// running is a swarm with a host.
+type running struct {
+	s      *Swarm
+	net    Network
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	slots  chan struct{} // atOnce
+	wake   chan struct{} // capacity 1: what is to be kept has changed
+	dirty  chan struct{} // capacity 1: the members have
+	door   *door         // nil: closed; guarded by s.doorWork
+
+	mu    sync.Mutex
+	ended bool
+}
+
+// Attach has the swarm's protocols served on its network, members greeted, the newest
+// revocation list passed on, certificates renewed, and the door opened while a code is out,
+// until detach is called.
+func (s *Swarm) Attach(net Network) (detach func()) {
+	r := &running{s: s, net: net, slots: make(chan struct{}, atOnce), wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1)}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	h := net.Host()
+	h.SetStreamHandler(protocol.MemberID, r.serve)
+	met := &libp2p.NotifyBundle{
+		ConnectedF: func(_ libp2p.Network, c libp2p.Conn) {
+			if c.Stat().Direction == libp2p.DirOutbound { // one of the two begins
+				r.start(func() { r.greet(c.RemotePeer()) })
+			}
+		},
+	}
+	h.Network().Notify(met)
+	s.mu.Lock()
+	s.run = r
+	lists := s.lists
+	s.mu.Unlock()
+	r.enforce(lists) // they may have come after the network's configuration
+	for _, p := range h.Network().Peers() {
+		r.start(func() { r.greet(p) })
+	}
+	r.start(r.keep)
+	r.start(r.saveNews)
+	return func() {
+		h.Network().StopNotify(met)
+		h.RemoveStreamHandler(protocol.MemberID)
+		s.mu.Lock()
+		if s.run == r {
+			s.run = nil
+		}
+		s.mu.Unlock()
+		r.mu.Lock()
+		r.ended = true
+		r.mu.Unlock()
+		r.cancel()
+		r.wg.Wait()
+		s.doorWork.Lock()
+		defer s.doorWork.Unlock()
+		if r.door != nil {
+			r.door.close()
+			r.door = nil
+		}
+	}
+}
+
+// start runs do in the background, unless the swarm was detached.
+func (r *running) start(do func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.ended {
+		r.wg.Go(do)
+	}
+}
+
+func (s *Swarm) attached() *running {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.run
+}
+
+// poke has what time and codes change looked at now.
+func (s *Swarm) poke() {
+	if r := s.attached(); r != nil {
+		signal(r.wake)
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (r *running) connected(p peer.ID) bool {
+	return len(r.net.Host().Network().ConnsToPeer(p)) > 0
+}
+
+// enforce has the network act on revocation lists.
+func (r *running) enforce(lists member.Lists) {
+	if _, err := r.net.InstallLists(lists); err != nil {
+		r.s.log.Warn("a revocation list cannot be put in force", "swarm", r.s.Name(), "error", err)
+	}
+}
+
+// push passes the newest list on to all connected members.
+func (r *running) push() {
+	for _, p := range r.net.Host().Network().Peers() {
+		r.start(func() { r.tell(p, true, false) })
+	}
+}
+
+// digest tells lists apart.
+func digest(list []byte) []byte {
+	sum := sha256.Sum256(list)
+	return sum[:]
+}
+
+// greet compares certificates, names and lists with a member that this node has dialled.
+func (r *running) greet(p peer.ID) {
+	differs, err := r.tell(p, false, false)
+	if err == nil && differs {
+		_, err = r.tell(p, true, false)
+	}
+	if err != nil && r.ctx.Err() == nil {
+		r.s.log.Debug("a member does not answer", "swarm", r.s.Name(), "peer", p, "error", err)
+	}
+}
+
+// tell exchanges what members tell each other. With list the request carries the newest
+// revocation list; with renew it asks for another certificate. differs reports whether the
+// other side has another list than this one, although it has been heard.
+func (r *running) tell(p peer.ID, list, renew bool) (differs bool, err error) {
+	select {
+	case r.slots <- struct{}{}:
+		defer func() { <-r.slots }()
+	case <-r.ctx.Done():
+		return false, r.ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(libp2p.WithAllowLimitedConn(r.ctx, "member"), greetTime)
+	defer cancel()
+	st, err := r.net.Host().NewStream(libp2p.WithNoDial(ctx, "member"), p, libprotocol.ID(protocol.MemberID))
+	if err != nil {
+		return false, err
+	}
+	defer st.Close()
+	_ = st.SetDeadline(time.Now().Add(greetTime))
+	s := r.s
+	s.mu.Lock()
+	req := &protocol.MemberRequest{Certificate: s.cert.Marshal(), Name: s.book.cfg.Machine, Renew: renew}
+	s.mu.Unlock()
+	mine := s.listBytes()
+	req.Digest = digest(mine)
+	if list {
+		req.Revocations = mine
+	}
+	reply := new(protocol.MemberReply)
+	if err = send(st, req); err == nil {
+		err = receive(st, reply, maxTalk)
+	}
+	if err != nil {
+		_ = st.Reset()
+		return false, err
+	}
+	r.note(st.Conn(), reply.Certificate, reply.Name, reply.Revocations)
+	if renew && len(reply.Renewed) > 0 {
+		s.renewed(reply.Renewed)
+	}
+	mine = s.listBytes()
+	return !bytes.Equal(digest(mine), reply.Digest), nil
+}
+
+// note takes what a member has told of itself, and its list if that is newer.
+func (r *running) note(c libp2p.Conn, certificate []byte, name string, lists []byte) {
+	s := r.s
+	if len(lists) > 0 {
+		v, err := member.ParseLists(lists)
+		if err == nil {
+			err = s.install(v)
+		}
+		if err != nil {
+			s.log.Info("a member passes on a revocation list that is not valid here", "swarm", s.Name(), "peer", c.RemotePeer(), "error", err)
+		}
+	}
+	now := s.book.cfg.Now()
+	v, err := member.ParseCertificate(certificate)
+	s.mu.Lock()
+	newest := s.lists
+	s.mu.Unlock()
+	if err != nil || v.Check(s.about.Root, c.RemotePeer(), now, newest) != nil {
+		return // the connection was let in with another certificate
+	}
+	s.learn(v, name, r.listens(c))
+	s.mu.Lock()
+	if m := s.members[c.RemotePeer()]; m != nil {
+		m.Seen = now.UTC().Truncate(time.Second)
+	}
+	s.mu.Unlock()
+	signal(r.dirty)
+}
+
+// listens returns where a member can be found again: the address that was dialled, or what
+// it says of itself.
+func (r *running) listens(c libp2p.Conn) []multiaddr.Multiaddr {
+	var out []multiaddr.Multiaddr
+	if c.Stat().Direction == libp2p.DirOutbound {
+		out = append(out, c.RemoteMultiaddr())
+	}
+	for _, a := range r.net.Host().Peerstore().Addrs(c.RemotePeer()) {
+		if len(out) < maxAddrs && !slices.ContainsFunc(out, a.Equal) && (!manet.IsIPLoopback(a) || manet.IsIPLoopback(c.RemoteMultiaddr())) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// serve answers one request of a member.
+func (r *running) serve(st libp2p.Stream) {
+	defer st.Close()
+	_ = st.SetDeadline(time.Now().Add(greetTime))
+	select {
+	case r.slots <- struct{}{}:
+		defer func() { <-r.slots }()
+	default:
+		_ = st.Reset()
+		return
+	}
+	req := new(protocol.MemberRequest)
+	if err := receive(st, req, maxTalk); err != nil {
+		_ = st.Reset()
+		return
+	}
+	r.note(st.Conn(), req.Certificate, req.Name, req.Revocations)
+	s := r.s
+	s.mu.Lock()
+	reply := &protocol.MemberReply{Certificate: s.cert.Marshal(), Name: s.book.cfg.Machine}
+	s.mu.Unlock()
+	list := s.listBytes()
+	if reply.Digest = digest(list); !bytes.Equal(reply.Digest, req.Digest) {
+		reply.Revocations = list
+	}
+	if req.Renew {
+		if c, err := s.renewFor(st.Conn().RemotePeer()); err == nil {
+			reply.Renewed = c.Marshal()
+		} else if !errors.Is(err, ErrMayNot) {
+			s.log.Info("a member's certificate is not renewed", "swarm", s.Name(), "peer", st.Conn().RemotePeer(), "error", err)
+		}
+	}
+	if err := send(st, reply); err != nil {
+		_ = st.Reset()
+	}
+}

@@ -1,0 +1,16 @@
+// Package swarms opens the networks of a node: the open one, if the node is in it, and
+// one for each private swarm of its home, also for swarms that are joined, founded or
+// left while the node runs. What they are together is package joint's business, and
+// what a swarm is package swarm's.
+//
+// The open network has the node's port, listening addresses and bootstrap peers. A
+// private swarm has a port of its own, which it keeps in its folder, and finds its
+// members by what it remembers of them. If the node is not in the open network, its
+// oldest swarm takes the port, the addresses and the bootstrap peers that the operator
+// named: they belong to whatever network the operator can mean then.
+//
+// A swarm whose network cannot be opened, because its membership has expired for
+// instance, does not keep the node from being in the others. A node that leaves its last
+// network goes on in one of which nobody else is a member (nobody), so that its owner
+// can still use what it serves, and so that it is never open by accident.
+package swarms
