@@ -244,7 +244,7 @@ func TestCircuitRTT(t *testing.T) {
 	if err != nil || !s.Relayed() {
 		t.Fatal(err, "or the stream is not relayed")
 	}
-	defer s.Reset()
+	defer func() { _ = s.Reset() }()
 	await(t, "a round trip over the circuit", func() bool { rtt, ok := c.RTT(y.Self()); return ok && rtt > circuitCost })
 	meetDirectly(t, c, y)
 	await(t, "the direct one", func() bool { rtt, ok := c.RTT(y.Self()); return ok && rtt > 0 && c.circuitRTT(y.Self()) == 0 })

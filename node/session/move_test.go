@@ -267,7 +267,7 @@ func TestMoveAtAnyMoment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for late := time.Duration(0); late < 700*time.Millisecond; late += 7 * time.Millisecond {
+	for late := time.Duration(0); late < 700*time.Millisecond; late += 23 * time.Millisecond {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPipeline(t, 9, 3, 6)
 			r := viaRelays(p, overRelay, direct)
@@ -297,7 +297,7 @@ func TestRelayCutsDuringMove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for late := time.Duration(0); late < 150*time.Millisecond; late += 5 * time.Millisecond {
+	for late := time.Duration(0); late < 150*time.Millisecond; late += 13 * time.Millisecond {
 		for _, pair := range [][2]int{{-1, 2}, {0, 1}, {2, 0}} {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPipeline(t, 9, 3, 6)
