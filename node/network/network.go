@@ -71,26 +71,27 @@ const (
 
 // Network is a node's connection to its peers. It is safe for concurrent use.
 type Network struct {
-	cfg    Config
-	host   host.Host
-	dht    *dht.IpfsDHT
-	kad    atomic.Pointer[dht.IpfsDHT] // the same DHT, for callbacks that the DHT itself makes
-	log    *slog.Logger
-	lines  *rate.Limiter // of the log that connections cause
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	mdns   io.Closer
-	alone  atomic.Bool // knows no peer and nowhere to look
-	health healthBoard
-	gate   *gate
-	gater  connmgr.ConnectionGater // gate, or memberGate around it
-	roll   *roll                   // nil: the open network
-	boot   []peer.AddrInfo
-	naming sync.Mutex
-	named  map[peer.ID]bool // by Protect; guarded by naming
-	book   *book
-	wake   chan struct{} // capacity 1: makes meet look at once
+	cfg      Config
+	host     host.Host
+	dht      *dht.IpfsDHT
+	kad      atomic.Pointer[dht.IpfsDHT] // the same DHT, for callbacks that the DHT itself makes
+	log      *slog.Logger
+	lines    *rate.Limiter // of the log that connections cause
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	mdns     io.Closer
+	alone    atomic.Bool // knows no peer and nowhere to look
+	health   healthBoard
+	gate     *gate
+	gater    connmgr.ConnectionGater // gate, or memberGate around it
+	refusals *refusals
+	roll     *roll // nil: the open network
+	boot     []peer.AddrInfo
+	naming   sync.Mutex
+	named    map[peer.ID]bool // by Protect; guarded by naming
+	book     *book
+	wake     chan struct{} // capacity 1: makes meet look at once
 
 	traffic counter
 	queues  queues
@@ -127,10 +128,10 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
+		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), refusals: newRefusals(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
-	n.gate.met, n.gater = n.met, n.gate
+	n.gate.met, n.gate.began, n.gater = n.met, n.refusals.began, n.gate
 	if cfg.Swarm != nil {
 		if n.roll, err = newRoll(cfg, n.lines); err != nil {
 			return nil, err
@@ -167,6 +168,9 @@ func New(cfg Config) (*Network, error) {
 			}
 		},
 		DisconnectedF: func(_ network.Network, c network.Conn) {
+			if n.refusals.ended(c) {
+				n.reached(peer.AddrInfo{ID: c.RemotePeer(), Addrs: []multiaddr.Multiaddr{c.RemoteMultiaddr()}}, ErrNotMember)
+			}
 			n.lostConn(c.RemotePeer())
 			if n.host.Network().Connectedness(c.RemotePeer()) != network.Connected && n.lines.Allow() {
 				n.log.Info("a peer has disconnected", "peer", c.RemotePeer(), "after", time.Since(c.Stat().Opened).Round(time.Second))
