@@ -46,7 +46,7 @@ type Config struct {
 	MDNS        bool
 	Client      bool            // a light node: it queries the DHT but stores nothing for it
 	PeersFile   string          // where peers are remembered; "": nowhere
-	Options     []libp2p.Option // transports, in place of QUIC and TCP; in a private swarm anything else, in place of TCP
+	Options     []libp2p.Option // transports, in place of QUIC and TCP; in a private swarm, options of QUIC's socket, without TCP
 	Version     string
 	Log         *slog.Logger
 	Swarm       *Swarm // private; nil: the open network

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -90,6 +91,9 @@ func refusedUs(c network.Conn) bool {
 
 // explainTo returns an error of reaching a peer, shortened for people.
 func (n *Network) explainTo(p peer.ID, err error) error {
+	if standing := n.Standing(); standing != nil {
+		return fmt.Errorf("%w: %w", ErrMembership, standing)
+	}
 	if !errors.Is(err, context.Canceled) && n.refusals.by(p) {
 		return ErrNotMember
 	}

@@ -173,6 +173,9 @@ func TestARevokedNodeIsAlone(t *testing.T) {
 	if err := b.Standing(); !errors.Is(err, member.ErrRevoked) {
 		t.Errorf("its standing: %v", err)
 	}
+	if _, err := b.Open(t.Context(), a.Self(), nil, protocol.StatusID); !errors.Is(err, ErrMembership) {
+		t.Errorf("it opens a stream: %v", err)
+	}
 	cfg := b.cfg
 	cfg.Swarm = s.of(b.cfg.Swarm.Certificate)
 	cfg.Swarm.Lists = b.Lists()
