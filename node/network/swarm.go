@@ -74,9 +74,10 @@ func (n *Network) Roles(p peer.ID) member.Roles {
 	return n.roll.roles(p)
 }
 
-// MayUse returns why a peer may not open sessions here, or nil.
+// MayUse returns why a peer may not open sessions here, or nil. This node itself
+// always may.
 func (n *Network) MayUse(p peer.ID) *protocol.Error {
-	if n.Roles(p).Has(member.Use) {
+	if p == n.host.ID() || n.Roles(p).Has(member.Use) {
 		return nil
 	}
 	return protocol.Errorf(protocol.Code_CODE_FORBIDDEN, "this swarm has not given the node the role to use others (%s)", member.Use)

@@ -255,7 +255,7 @@ func TestRolesAtTheGate(t *testing.T) {
 	if e := a.MayUse(server.Self()); e == nil || e.Code != protocol.Code_CODE_FORBIDDEN {
 		t.Errorf("a peer without the role to use may: %v", e)
 	}
-	if a.MayUse(user.Self()) != nil || join(t, false).MayUse(user.Self()) != nil {
+	if a.MayUse(user.Self()) != nil || server.MayUse(server.Self()) != nil || join(t, false).MayUse(user.Self()) != nil {
 		t.Error("a user may not use")
 	}
 	for _, n := range []*Network{user, server} { // both say that they serve
