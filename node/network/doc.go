@@ -86,6 +86,24 @@
 // Streams do not move by themselves: whoever has one opens another. A relay whose
 // circuits fall silent is asked whether it lives, and left if it does not answer.
 //
+// A private swarm (Config.Swarm) has a host of its own, and one more gate
+// (membergate.go): a peer gets in only with a valid certificate of the swarm,
+// sealed in its TLS certificate. QUIC connections are judged when TLS is done,
+// before libp2p knows them; those over TCP and relays in the handshake itself
+// (membertls.go). So an outsider opens no stream and learns no protocol, address
+// or member. libp2p dials back with helper keys of its own to find out whether a
+// node is reachable; a member vouches for them, and they have no roles. A new
+// revocation list and an expired certificate close connections at once,
+// including those of bulk transfers, which have a libp2p swarm of their own with
+// the same gate (Dialling). libp2p makes its TLS certificate once, so a renewed
+// membership is shown after the host's next start. What a member may do depends
+// on its roles (swarm.go): the network keeps peers with no use for a protocol off
+// it, and believes no offer of a peer that may not serve. The swarm's DHT and its
+// service on the LAN have names of their own, and what is announced on the LAN is
+// sealed (swarmmdns.go). A peer that was refused learns it with its first stream
+// (refusals.go), because with TLS 1.3 a client is ready before the server has
+// judged it.
+//
 // A stream to the node itself is a pipe to its own handler: libp2p does not
 // dial itself, and a client's own node may be a stage of its route.
 package network

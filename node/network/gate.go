@@ -54,6 +54,7 @@ type gate struct {
 	here     func(block netip.Prefix) bool // reports whether this node is on such a network
 	met      func(block netip.Prefix) bool // reports whether a peer is connected from there
 	sending  func(netip.Addr)              // called before each dial; nil: by nobody
+	began    func(network.Conn)            // called with each connection before it is used; nil: nothing is
 	loopback bool                          // this node listens on loopback alone, so all its peers are there
 
 	mu      sync.Mutex
@@ -535,6 +536,9 @@ func (g *gate) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason
 	g.forgive(c.RemotePeer())
 	if !c.Stat().Limited {
 		g.prove(c.RemotePeer(), c.RemoteMultiaddr())
+	}
+	if g.began != nil {
+		g.began(c)
 	}
 	return true, 0
 }

@@ -205,6 +205,7 @@ func (m *roll) cut() {
 	own := m.standing()
 	now := m.now()
 	var ended, fresh []network.Conn
+	gone := map[peer.ID]error{}
 	m.mu.Lock()
 	m.next = time.Time{}
 	for p, a := range m.known {
@@ -215,7 +216,7 @@ func (m *roll) cut() {
 			}
 			continue
 		}
-		m.log.Info("a peer is no longer a member of this swarm", "peer", p, "error", errors.Join(own, err))
+		gone[p] = errors.Join(own, err)
 		delete(m.known, p)
 		for _, c := range a.conns {
 			if now.Sub(c.at) < settling {
@@ -226,6 +227,9 @@ func (m *roll) cut() {
 		}
 	}
 	m.mu.Unlock()
+	for p, err := range gone {
+		m.log.Info("a peer is cut off: it or this node is no longer a member of the swarm", "peer", p, "error", err)
+	}
 	closeConns(ended)
 	if len(fresh) > 0 {
 		time.AfterFunc(settling, func() { closeConns(fresh) })

@@ -79,7 +79,11 @@ func (s *testSwarm) of(c *member.Certificate) *Swarm {
 // join starts a member on loopback that knows the given ones.
 func (s *testSwarm) join(t testing.TB, roles member.Roles, boot ...*Network) *Network {
 	t.Helper()
-	key := newKey(t)
+	return s.joinAs(t, newKey(t), roles, boot...)
+}
+
+func (s *testSwarm) joinAs(t testing.TB, key crypto.PrivKey, roles member.Roles, boot ...*Network) *Network {
+	t.Helper()
 	cfg := Config{
 		Key: key, ListenAddrs: []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}, Version: "test",
 		Swarm: s.of(s.certify(t, key, roles, time.Hour)),

@@ -47,7 +47,7 @@ type Config struct {
 	MDNS        bool
 	Client      bool               // a light node: it queries the DHT but stores nothing for it
 	PeersFile   string             // where peers are remembered; "": nowhere
-	Options     []libp2p.Option    // transports, in place of QUIC and TCP; in a private swarm anything else, in place of TCP
+	Options     []libp2p.Option    // transports, in place of QUIC and TCP; in a private swarm, options of QUIC's socket, without TCP
 	Public      bool               // the operator vouches that peers elsewhere can dial this node
 	NoRelay     bool               // do not relay for others
 	MayRelay    func(peer.ID) bool // who may use this node as a relay; nil: anybody
@@ -92,7 +92,8 @@ type Network struct {
 	reaching *reaching               // nil: the node listens on loopback alone
 	swarm    string                  // ID; "": the open network
 	gater    connmgr.ConnectionGater // gate, or memberGate around it
-	roll     *roll                   // nil: the open network
+	refusals *refusals
+	roll     *roll // nil: the open network
 	boot     []peer.AddrInfo
 	naming   sync.Mutex
 	named    map[peer.ID]bool // by Protect; guarded by naming
@@ -136,10 +137,10 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{}, asking: map[peer.ID]bool{},
+		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), refusals: newRefusals(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{}, asking: map[peer.ID]bool{},
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
-	n.gate.met, n.gater = n.met, n.gate
+	n.gate.met, n.gate.began, n.gater = n.met, n.refusals.began, n.gate
 	if cfg.Swarm != nil {
 		n.swarm = cfg.Swarm.ID().String()
 		if n.roll, err = newRoll(cfg, n.lines); err != nil {
@@ -185,6 +186,9 @@ func New(cfg Config) (*Network, error) {
 			}
 		},
 		DisconnectedF: func(_ network.Network, c network.Conn) {
+			if n.refusals.ended(c) {
+				n.reached(peer.AddrInfo{ID: c.RemotePeer(), Addrs: []multiaddr.Multiaddr{c.RemoteMultiaddr()}}, ErrNotMember)
+			}
 			n.lostConn(c.RemotePeer())
 			if !n.Connected(c.RemotePeer()) && n.lines.Allow() {
 				n.log.Info("a peer has disconnected", "peer", c.RemotePeer(), "after", time.Since(c.Stat().Opened).Round(time.Second))

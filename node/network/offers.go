@@ -449,7 +449,7 @@ func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, rep
 	defer cancel()
 	s, err := n.host.NewStream(ctx, p, libprotocol.ID(proto))
 	if err != nil {
-		return tidy(err)
+		return n.explainTo(p, err)
 	}
 	defer s.Close()
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })

@@ -119,7 +119,7 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 		s, err = n.host.NewStream(ctx, p, ids...)
 	}
 	if err != nil {
-		return nil, tidy(err)
+		return nil, n.explainTo(p, err)
 	}
 	if err := n.mayServe(p, s.Protocol()); err != nil {
 		_ = s.Reset()

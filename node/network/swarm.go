@@ -1,7 +1,6 @@
 package network
 
 import (
-	"encoding/base32"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -40,16 +39,6 @@ func (s *Swarm) dhtPrefix() string {
 	return protocol.DHTPrefix + "/" + hex.EncodeToString(id[:4])
 }
 
-// mdnsName is the name of the service on the LAN: in a private swarm, letters
-// that only members can compute.
-func (s *Swarm) mdnsName() string {
-	if s == nil {
-		return "_shoal._udp"
-	}
-	letters := base32.StdEncoding.EncodeToString(s.View.Derive("shoal-mdns-name-1"))
-	return "_" + strings.ToLower(letters[:12]) + "._udp"
-}
-
 // ErrMembership is wrapped by New's error if this node's own membership is not
 // valid, together with the reason, such as member.ErrExpired.
 var ErrMembership = errors.New("this node's membership of the swarm is not valid")
@@ -85,9 +74,10 @@ func (n *Network) Roles(p peer.ID) member.Roles {
 	return n.roll.roles(p)
 }
 
-// MayUse returns why a peer may not open sessions here, or nil.
+// MayUse returns why a peer may not open sessions here, or nil. This node itself
+// always may.
 func (n *Network) MayUse(p peer.ID) *protocol.Error {
-	if n.Roles(p).Has(member.Use) {
+	if p == n.host.ID() || n.Roles(p).Has(member.Use) {
 		return nil
 	}
 	return protocol.Errorf(protocol.Code_CODE_FORBIDDEN, "this swarm has not given the node the role to use others (%s)", member.Use)
@@ -191,13 +181,13 @@ func gated(err error) error {
 	case errors.As(err, &gone) && gone.ErrorCode == network.ConnGated && gone.Remote,
 		strings.Contains(text, "remote error: tls: bad certificate"):
 		return ErrNotMember
-	case strings.Contains(text, "secured connection gated"), slices.ContainsFunc(refusals, func(e error) bool { return errors.Is(err, e) }):
+	case strings.Contains(text, "secured connection gated"), slices.ContainsFunc(notMembers, func(e error) bool { return errors.Is(err, e) }):
 		return errStranger
 	}
 	return nil
 }
 
-var refusals = []error{
+var notMembers = []error{
 	member.ErrMissing, member.ErrForeign, member.ErrForged, member.ErrExpired, member.ErrEarly, member.ErrOther, member.ErrRevoked,
 	member.ErrIssuer, member.ErrRoles, member.ErrMalformed,
 }

@@ -3,6 +3,7 @@ package member
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -555,6 +556,43 @@ func TestAMembershipIsReadByMembersOnly(t *testing.T) {
 	}
 	if want := times * (SealedSize/4 - 1); len(seen) != want {
 		t.Errorf("%d of %d runs of eight bytes are different: some are constant", len(seen), want)
+	}
+}
+
+// TestBytesStay: other implementations, and nodes that have been running for a
+// while, read these bytes. A change of them is a new version of the object.
+func TestBytesStay(t *testing.T) {
+	founder := &Certificate{
+		Swarm: root.Root.Swarm(), Serial: Serial{1, 2}, Roles: Use | Invite, NotBefore: now, NotAfter: now.Add(Life), Key: PublicKey(keyOf(2)), Issuer: root.Root,
+	}
+	founder.Signature = sign(rootKey, certificateLabel, founder.body())
+	c := &Certificate{Swarm: founder.Swarm, Serial: Serial{3}, Roles: Use, NotBefore: now, NotAfter: now.Add(Life), Key: PublicKey(keyOf(3)), Issuer: founder.Key, Chain: founder}
+	c.Signature = sign(keyOf(2), certificateLabel, c.body())
+	list, err := (Issuer{Root: root.Root, Key: keyOf(2), Certificate: founder}).Revoke(Lists{}, []Serial{{9}, {4}}, []Key{{5}}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ticket := testTicket(t)
+	ticket.Secret = Secret{1, 2, 3}
+	bridge := testBridge(t)
+	serial := bridge.Serial()
+	for _, o := range []struct {
+		name  string
+		bytes []byte
+		want  string // the first half of their SHA-256
+	}{
+		{"certificate", c.Marshal(), "e98508309c448d2f7a81ff67cdc4bbd5"},
+		{"revocations", list.Marshal(), "7909e0153652c994f41891a90d303db5"},
+		{"lists", Lists{ByIssuer: list}.Marshal(), "6620d11103c00d0939b3061c3ba22dd6"},
+		{"bridge record", bridge.Marshal(), "99caec2d6563a8bcbbe4498d4c5d6e47"},
+		{"its serial", serial[:], "1bea52f366d1f7d07112522aaac4a5cd"},
+		{"ticket", []byte(ticket.String()), "6ff18bb40e28b0320e29f0bb1a9a0aa3"},
+		{"proof", ticket.Secret.Proof(ticket.Swarm, keyPeer(3), keyPeer(7)), "c504378dcac16117e8c5a0129f1ab86b"},
+		{"view", (View{7}).Derive("label"), "cba351614ed0f33f9ec969a64d40e557"},
+	} {
+		if got := fmt.Sprintf("%x", sha256.Sum256(o.bytes))[:32]; got != o.want {
+			t.Errorf("%s: %s, want %s", o.name, got, o.want)
+		}
 	}
 }
 

@@ -82,11 +82,7 @@ func (v View) Seal(m *Membership) ([]byte, error) {
 	}
 	plain = append(plain, m.Certificate.Marshal()...)
 	plain = plain[:membershipSize]
-	nonce := make([]byte, nonceSize, SealedSize)
-	if _, err := rand.Read(nonce); err != nil {
-		return nil, err
-	}
-	return v.cipher().Seal(nonce, nonce, plain, []byte(membershipLabel)), nil
+	return v.Encrypt(membershipLabel, plain)
 }
 
 // Open decrypts a membership. It verifies nothing else: see Check. Errors are
@@ -96,9 +92,9 @@ func (v View) Open(sealed []byte) (*Membership, error) {
 	if len(sealed) != SealedSize {
 		return nil, ErrMissing
 	}
-	plain, err := v.cipher().Open(nil, sealed[:nonceSize], sealed[nonceSize:], []byte(membershipLabel))
+	plain, err := v.Decrypt(membershipLabel, sealed)
 	if err != nil {
-		return nil, ErrForeign
+		return nil, err
 	}
 	return parseMembership(plain)
 }
@@ -130,9 +126,33 @@ func parseMembership(plain []byte) (*Membership, error) {
 	return m, nil
 }
 
+// Encrypt seals bytes for the swarm's members, for the purpose that a label names.
+// The result looks random to others and is 28 bytes longer. The error is that of
+// the system's random source.
+func (v View) Encrypt(label string, plain []byte) ([]byte, error) {
+	nonce := make([]byte, nonceSize, nonceSize+len(plain)+tagSize)
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, err
+	}
+	return v.cipher(label).Seal(nonce, nonce, plain, nil), nil
+}
+
+// Decrypt returns what Encrypt has sealed. The error is ErrForeign if the bytes
+// were sealed with another key or for another purpose, or have been changed.
+func (v View) Decrypt(label string, sealed []byte) ([]byte, error) {
+	if len(sealed) < nonceSize {
+		return nil, ErrForeign
+	}
+	plain, err := v.cipher(label).Open(nil, sealed[:nonceSize], sealed[nonceSize:], nil)
+	if err != nil {
+		return nil, ErrForeign
+	}
+	return plain, nil
+}
+
 // cipher is AES-256-GCM under a key derived from v.
-func (v View) cipher() cipher.AEAD {
-	block, err := aes.NewCipher(v.Derive(membershipLabel))
+func (v View) cipher(label string) cipher.AEAD {
+	block, err := aes.NewCipher(v.Derive(label))
 	if err != nil {
 		panic(err) // the length is right
 	}

@@ -100,9 +100,14 @@ func (n *Network) NewEndpoint() (*Endpoint, error) {
 // own Transport and QUICReuse options. The host should use
 // Key as its identity and listen on Addr only.
 func (e *Endpoint) TransportOptions() []libp2p.Option {
+	return append(e.SocketOptions(), libp2p.Transport(libp2pquic.NewTransport))
+}
+
+// SocketOptions returns TransportOptions without the transport, for hosts that have a QUIC
+// transport of their own.
+func (e *Endpoint) SocketOptions() []libp2p.Option {
 	return []libp2p.Option{
 		libp2p.QUICReuse(e.quicReuse),
-		libp2p.Transport(libp2pquic.NewTransport),
 		// Waits outside of the bubble's clock, so virtual time would stop.
 		libp2p.DisableIdentifyAddressDiscovery(),
 		libp2p.DisableMetrics(),
