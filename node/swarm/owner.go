@@ -188,7 +188,7 @@ func (o Owner) Revoke(swarm, who string) (*api.Revoked, error) {
 	}
 	m, also, err := s.Revoke(who)
 	if errors.Is(err, ErrAmbiguous) {
-		return nil, api.Errorf(api.BadInput, "%w", err)
+		return nil, remedy.For(api.Errorf(api.BadInput, "%w", err), remedy.ListMembers)
 	}
 	if err != nil {
 		return nil, failure(err)
