@@ -27,6 +27,7 @@ import (
 	"github.com/shoalnet/shoal/node/standing"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/node/traces"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -98,7 +99,7 @@ func New(cfg Config) (_ *Node, err error) {
 	}
 	n.net.Protect(trust)
 	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
-	n.survey.SetFellows(cfg.fellow)
+	n.survey.SetFellows(cfg.Swarms.MachineName)
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
 	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
@@ -140,7 +141,7 @@ func New(cfg Config) (_ *Node, err error) {
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
 		Generator: n.generator, Counter: n.generator, Embedder: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: cfg.owned(),
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: swarm.Owned(cfg.Swarms),
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil
@@ -158,7 +159,7 @@ func (n *Node) join() error {
 		Client: cfg.Client, PeersFile: cfg.home().Peers(), Options: cfg.Network, Version: cfg.Version,
 		Log: cfg.Log.With("part", "network"),
 	}, cfg.home().Port()
-	in := cfg.inSwarm()
+	in := cfg.Swarms.First()
 	if in != nil {
 		conf, kept = in.Network(conf), in.PortFile()
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/multiformats/go-multiaddr"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/shoalnet/shoal/node/files"
 	node "github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
@@ -312,15 +311,4 @@ func unreachable(t *member.Ticket, err error) error {
 		at = append(at, a.String())
 	}
 	return fmt.Errorf("%w at %s (%w): its node must be running, and the code not have been used before", ErrUnreachable, strings.Join(at, ", "), node.Explain(err))
-}
-
-// forgetJoins removes the keys of attempts that were given up a long time ago.
-func (b *Book) forgetJoins() {
-	list, _ := filepath.Glob(filepath.Join(b.dir, joinPrefix+"*"))
-	for _, dir := range list {
-		if st, err := os.Stat(dir); err == nil && b.cfg.Now().Sub(st.ModTime()) > maxTicket {
-			_ = os.RemoveAll(dir)
-			_ = files.SyncDir(b.dir)
-		}
-	}
 }

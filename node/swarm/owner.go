@@ -16,7 +16,13 @@ import (
 // the command line. It implements api.Swarms.
 type Owner struct{ Book *Book }
 
-var _ api.Swarms = Owner{}
+// Owned returns the swarms of a book for the API; nil if there is no book.
+func Owned(b *Book) api.Swarms {
+	if b == nil {
+		return nil
+	}
+	return Owner{b}
+}
 
 // kinds are the kinds of this package's errors for the API, and their remedies.
 var kinds = []struct {
