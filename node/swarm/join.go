@@ -14,7 +14,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multiaddr"
-	ma "github.com/multiformats/go-multiaddr"
 
 	node "github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/protocol"
@@ -290,12 +289,12 @@ func knock(ctx context.Context, key crypto.PrivKey, t *member.Ticket, machine st
 
 // dialled are the addresses of a code, and for each of QUIC the one of TCP at the same
 // port, for networks without UDP.
-func dialled(addrs []ma.Multiaddr) []ma.Multiaddr {
-	out := append([]ma.Multiaddr(nil), addrs...)
+func dialled(addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	out := append([]multiaddr.Multiaddr(nil), addrs...)
 	for _, a := range addrs {
 		s := a.String()
 		if i := strings.Index(s, "/quic-v1"); i > 0 {
-			if b, err := ma.NewMultiaddr(strings.Replace(s[:i], "/udp/", "/tcp/", 1) + s[i+len("/quic-v1"):]); err == nil {
+			if b, err := multiaddr.NewMultiaddr(strings.Replace(s[:i], "/udp/", "/tcp/", 1) + s[i+len("/quic-v1"):]); err == nil {
 				out = append(out, b)
 			}
 		}
