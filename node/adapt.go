@@ -6,13 +6,11 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
-	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/node/swarms"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -73,20 +71,4 @@ func (n *Node) busy() bool {
 		}
 	}
 	return n.generator.Active() > 0
-}
-
-// fellow is what a fellow member calls its machine; "": it is none.
-func (c *Config) fellow(p peer.ID) string {
-	if c.Swarms == nil {
-		return ""
-	}
-	return c.Swarms.MachineName(p)
-}
-
-// owned are the swarms for the API; nil: it has no endpoints for them.
-func (c *Config) owned() api.Swarms {
-	if c.Swarms == nil {
-		return nil
-	}
-	return swarm.Owner{Book: c.Swarms}
 }

@@ -24,10 +24,10 @@ import (
 // but models, sockets and what is found out again.
 
 // backedUp returns the paths in a home that a backup has, relative to it. Those that
-// end in a slash are directories.
+// end in a slash are directories; a star stands for any folder's name.
 func backedUp() []string {
 	h := home.Home("")
-	return []string{h.Key(), h.Port(), h.Config(), h.Keys(), h.APIToken(), h.Standing(), h.Ledger(), h.Names(), h.Editions(), h.CatalogDir() + "/"}
+	return []string{h.Key(), h.Port(), h.Config(), h.Keys(), h.APIToken(), h.Standing(), h.Ledger(), h.Names(), h.Editions(), h.CatalogDir() + "/", h.Swarms() + "/*/"}
 }
 
 const (
@@ -99,13 +99,11 @@ func packHome(dir string) (names []string, raw []byte, err error) {
 			paths = append(paths, p)
 			continue
 		}
-		list, err := os.ReadDir(filepath.Join(dir, sub))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		found, err := fs.Glob(os.DirFS(dir), path.Join(sub, "*"))
+		if err != nil {
 			return nil, nil, err
 		}
-		for _, e := range list {
-			paths = append(paths, path.Join(sub, e.Name()))
-		}
+		paths = append(paths, found...)
 	}
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -173,7 +171,8 @@ func mayRestore(name string) bool {
 	return slices.ContainsFunc(backedUp(), func(p string) bool {
 		if sub, isDir := strings.CutSuffix(p, "/"); isDir {
 			dir, file := path.Split(name)
-			return dir == p && file != "" && file != "." && file != ".." && !strings.ContainsAny(file, "\\\x00") && sub != ""
+			same, _ := path.Match(p, dir)
+			return same && !strings.Contains(dir, "..") && file != "" && file != "." && file != ".." && !strings.ContainsAny(file, "\\\x00") && sub != ""
 		}
 		return p == name
 	})
@@ -211,6 +210,7 @@ func restoreHome(dir, file string) ([]string, error) {
 		return nil, err
 	}
 	for _, p := range backedUp() {
+		p, _, _ = strings.Cut(p, "/*")
 		if _, err := os.Lstat(filepath.Join(dir, p)); err == nil {
 			return nil, usageError{fmt.Sprintf("%s has a node already (%s is there): restore into an empty home", dir, p)}
 		}

@@ -38,18 +38,19 @@ func TestBackup(t *testing.T) {
 	put("config.toml", "nice = 1\n")
 	put("keys.json", "{}")
 	put("catalog.d/mine.toml", "own = true\n")
+	put("swarms/0123456789abcdef0123456789abcdef/key", "s")
 	put("store/models/x/data.gguf", "weights")
 	put("api.json", "{}")
 	try(0, "--home", old, file)
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
-	if out := try(0, "--list", file); out != "key\nport\nconfig.toml\nkeys.json\ncatalog.d/mine.toml\n" {
+	if out := try(0, "--list", file); out != "key\nport\nconfig.toml\nkeys.json\ncatalog.d/mine.toml\nswarms/0123456789abcdef0123456789abcdef/key\n" {
 		t.Error(out)
 	}
 	fresh := filepath.Join(t.TempDir(), "home")
 	try(0, "restore", "--home", fresh, file)
-	for name, want := range map[string]string{"key": "k", "config.toml": "nice = 1\n", "catalog.d/mine.toml": "own = true\n"} {
+	for name, want := range map[string]string{"key": "k", "config.toml": "nice = 1\n", "catalog.d/mine.toml": "own = true\n", "swarms/0123456789abcdef0123456789abcdef/key": "s"} {
 		if raw, err := os.ReadFile(filepath.Join(fresh, name)); err != nil || string(raw) != want {
 			t.Errorf("%s: %q, %v", name, raw, err)
 		}
@@ -63,7 +64,7 @@ func TestBackup(t *testing.T) {
 // FuzzBackup: a file that is no backup of a node is refused, and nothing that is read
 // from one leads out of the home.
 func FuzzBackup(f *testing.F) {
-	for _, name := range []string{"key", "../key", "catalog.d/../../x", "catalog.d/x.toml", "/etc/passwd", "store/data"} {
+	for _, name := range []string{"key", "../key", "catalog.d/../../x", "catalog.d/x.toml", "swarms/../key", "swarms/x/../../key", "swarms/x", "/etc/passwd", "store/data"} {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
 		for _, n := range []string{"key", name} {

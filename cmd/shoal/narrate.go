@@ -90,7 +90,11 @@ func (s *narrator) event(e node.Event) {
 		fmt.Fprintf(s.w, "joined: %s\n", count(e.Peers, "peer"))
 		s.wait()
 	case "unreached":
-		fmt.Fprintf(s.w, "cannot join through %s: %s\n", cell(strings.Join(e.Addrs, ", ")), cell(e.Error))
+		at := cell(strings.Join(e.Addrs, ", "))
+		if e.Machine != "" {
+			at = cell(e.Machine) + " at " + at
+		}
+		fmt.Fprintf(s.w, "cannot join through %s: %s\n", at, cell(e.Error))
 		s.wait()
 	case "member", "refused", "removed", "stale":
 		remark(s.w, swarmText(e))

@@ -220,7 +220,7 @@ func runNode(c *cli.Context, settings []setting) error {
 	}
 	say.watch(n.Client())
 	stop := manager.tell(n.Client())
-	joined := watchJoin(c.Context, n, events)
+	joined := watchJoin(c.Context, n, namesFellows(cfg.Swarms, events))
 	err = n.Run(c.Context)
 	joined()
 	stop()

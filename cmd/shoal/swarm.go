@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/urfave/cli/v2"
 
 	"github.com/shoalnet/shoal/node"
@@ -202,6 +203,16 @@ func openSwarms(cfg *node.Config, open bool, warn io.Writer) error {
 	}
 	_, err = book.New("", "")
 	return err
+}
+
+// namesFellows adds to events about fellow members what they call their machines.
+func namesFellows(b *swarm.Book, emit func(node.Event)) func(node.Event) {
+	return func(e node.Event) {
+		if id, err := peer.Decode(e.Peer); err == nil && e.Machine == "" {
+			e.Machine = b.MachineName(id)
+		}
+		emit(e)
+	}
 }
 
 // swarmText is an event of a swarm in words.

@@ -209,15 +209,16 @@ func tidy(err error) error {
 		return gated(err)
 	case refused(err): // at one address; others may not have answered
 		return ErrRefused
+	case otherPeer(err) != "":
+		return fmt.Errorf("another node answers there: %s", otherPeer(err))
+	case isNobody(err):
+		return ErrNobody
 	case errors.Is(err, context.DeadlineExceeded):
 		return errors.New("no answer in time")
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
 	case errors.Is(err, network.ErrNoConn), errors.Is(err, network.ErrReset):
 		return errors.New("the connection broke")
-	}
-	if who := otherPeer(err); who != "" {
-		return fmt.Errorf("another node answers there: %s", who)
 	}
 	if len(err.Error()) > 200 || strings.Contains(err.Error(), "\n") {
 		return errors.New("it cannot be dialled at any of its addresses")

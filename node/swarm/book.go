@@ -91,7 +91,7 @@ func Open(cfg Config) (b *Book, broken []error, err error) {
 				continue
 			}
 			b.swarms = append(b.swarms, s)
-		case strings.HasPrefix(e.Name(), leftPrefix): // a crash left it
+		case strings.HasPrefix(e.Name(), leftPrefix), b.givenUp(e): // a crash left it, or nobody goes on with it
 			_ = os.RemoveAll(path)
 		}
 	}
@@ -107,6 +107,16 @@ const (
 	joinPrefix = ".join-"
 	leftPrefix = ".left-"
 )
+
+// givenUp reports whether a folder is that of a swarm that was to be founded or joined so
+// long ago that no code for it can be good any more.
+func (b *Book) givenUp(e fs.DirEntry) bool {
+	if !strings.HasPrefix(e.Name(), joinPrefix) && !strings.HasPrefix(e.Name(), newPrefix) {
+		return false
+	}
+	st, err := e.Info()
+	return err == nil && b.cfg.Now().Sub(st.ModTime()) > maxTicket
+}
 
 // Run has a daemon run the networks of all swarms, those joined later included. The error
 // is the first of Enter; the other swarms are entered all the same.
@@ -169,9 +179,20 @@ func (s *Swarm) called(name string) bool {
 	return name == "" || strings.EqualFold(s.Name(), name) || len(name) >= 4 && strings.HasPrefix(s.ID().String(), strings.ToLower(name))
 }
 
+// First returns the oldest swarm; nil: there is none, or no book.
+func (b *Book) First() *Swarm {
+	if b == nil || len(b.Swarms()) == 0 {
+		return nil
+	}
+	return b.Swarms()[0]
+}
+
 // MachineName returns what a fellow member of any swarm calls its machine; "": the peer is
-// none, or has told nothing.
+// none, or has told nothing, or there is no book.
 func (b *Book) MachineName(p peer.ID) string {
+	if b == nil {
+		return ""
+	}
 	for _, s := range b.Swarms() {
 		if name := s.machineName(p); name != "" {
 			return name

@@ -14,9 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multiaddr"
-	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/shoalnet/shoal/node/files"
 	node "github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
@@ -291,12 +289,12 @@ func knock(ctx context.Context, key crypto.PrivKey, t *member.Ticket, machine st
 
 // dialled are the addresses of a code, and for each of QUIC the one of TCP at the same
 // port, for networks without UDP.
-func dialled(addrs []ma.Multiaddr) []ma.Multiaddr {
-	out := append([]ma.Multiaddr(nil), addrs...)
+func dialled(addrs []multiaddr.Multiaddr) []multiaddr.Multiaddr {
+	out := append([]multiaddr.Multiaddr(nil), addrs...)
 	for _, a := range addrs {
 		s := a.String()
 		if i := strings.Index(s, "/quic-v1"); i > 0 {
-			if b, err := ma.NewMultiaddr(strings.Replace(s[:i], "/udp/", "/tcp/", 1) + s[i+len("/quic-v1"):]); err == nil {
+			if b, err := multiaddr.NewMultiaddr(strings.Replace(s[:i], "/udp/", "/tcp/", 1) + s[i+len("/quic-v1"):]); err == nil {
 				out = append(out, b)
 			}
 		}
@@ -312,15 +310,4 @@ func unreachable(t *member.Ticket, err error) error {
 		at = append(at, a.String())
 	}
 	return fmt.Errorf("%w at %s (%w): its node must be running, and the code not have been used before", ErrUnreachable, strings.Join(at, ", "), node.Explain(err))
-}
-
-// forgetJoins removes the keys of attempts that were given up a long time ago.
-func (b *Book) forgetJoins() {
-	list, _ := filepath.Glob(filepath.Join(b.dir, joinPrefix+"*"))
-	for _, dir := range list {
-		if st, err := os.Stat(dir); err == nil && b.cfg.Now().Sub(st.ModTime()) > maxTicket {
-			_ = os.RemoveAll(dir)
-			_ = files.SyncDir(b.dir)
-		}
-	}
 }

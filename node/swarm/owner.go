@@ -16,7 +16,13 @@ import (
 // the command line. It implements api.Swarms.
 type Owner struct{ Book *Book }
 
-var _ api.Swarms = Owner{}
+// Owned returns the swarms of a book for the API; nil if there is no book.
+func Owned(b *Book) api.Swarms {
+	if b == nil {
+		return nil
+	}
+	return Owner{b}
+}
 
 // kinds are the kinds of this package's errors for the API, and their remedies.
 var kinds = []struct {
@@ -188,7 +194,7 @@ func (o Owner) Revoke(swarm, who string) (*api.Revoked, error) {
 	}
 	m, also, err := s.Revoke(who)
 	if errors.Is(err, ErrAmbiguous) {
-		return nil, api.Errorf(api.BadInput, "%w", err)
+		return nil, remedy.For(api.Errorf(api.BadInput, "%w", err), remedy.ListMembers)
 	}
 	if err != nil {
 		return nil, failure(err)

@@ -134,34 +134,32 @@ func (s *Swarm) issuer() (i member.Issuer, err error) {
 }
 
 // learn notes a member: its newest certificate, its name if it has told one, and its
-// addresses if any are known. It reports whether something is new.
-func (s *Swarm) learn(c *member.Certificate, name string, addrs []multiaddr.Multiaddr) bool {
+// addresses if any are known.
+func (s *Swarm) learn(c *member.Certificate, name string, addrs []multiaddr.Multiaddr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := c.Peer()
 	if p == s.self {
-		return false
+		return
 	}
 	m := s.members[p]
 	if m == nil {
 		if len(s.members) >= maxMembers && !s.forgetOne() {
-			return false
+			return
 		}
 		m = &known{Certificate: c}
 		s.members[p] = m
 	}
-	fresh := !slices.Contains(m.Serials, c.Serial)
 	m.addSerial(c.Serial)
 	if c.NotAfter.After(m.Certificate.NotAfter) {
-		m.Certificate, fresh = c, true
+		m.Certificate = c
 	}
-	if name = protocol.MachineName(name); name != "" && name != m.Name {
-		m.Name, fresh = name, true
+	if name = protocol.MachineName(name); name != "" {
+		m.Name = name
 	}
-	if len(addrs) > 0 && !slices.EqualFunc(addrs, m.Addrs, multiaddr.Multiaddr.Equal) {
-		m.Addrs, fresh = addrs[:min(len(addrs), maxAddrs)], true
+	if len(addrs) > 0 {
+		m.Addrs = addrs[:min(len(addrs), maxAddrs)]
 	}
-	return fresh
 }
 
 // forgetOne makes room for another member by forgetting one whose certificate has expired.

@@ -379,6 +379,13 @@ func TestDamaged(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(anna.dir, leftPrefix+one.ID().String()), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	old := filepath.Join(anna.dir, joinPrefix+two.ID().String())
+	if err := os.MkdirAll(old, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-2*maxTicket)); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{membersFile, ticketsFile} {
 		if err := os.WriteFile(one.path(name), []byte("{"), 0o600); err != nil {
 			t.Fatal(err)

@@ -143,7 +143,7 @@ func (r *running) enforce(lists member.Lists) {
 // push passes the newest list on to all connected members.
 func (r *running) push() {
 	for _, p := range r.net.Host().Network().Peers() {
-		r.start(func() { r.tell(p, true, false) })
+		r.start(func() { _, _ = r.tell(p, true, false) }) // who does not answer compares lists when it connects again
 	}
 }
 

@@ -82,6 +82,8 @@ export const peers = () => get("/shoal/v1/peers");
 export const status = () => get("/shoal/v1/status");
 export const settings = () => get("/shoal/v1/settings");
 export const changeSettings = async (change) => (await post("/shoal/v1/settings", change)).json();
+export const swarms = async () => (await get("/shoal/v1/swarms")).swarms;
+export const makeCode = async (swarm) => (await post(`/shoal/v1/swarms/${swarm}/invite`, {})).json();
 export const qr = async (text) => (await (await post("/shoal/v1/qr", { text })).json()).rows;
 export const serve = (model, signal, on) => work("/shoal/v1/serve", { model }, signal, on);
 export const pull = (model, signal, on) => work("/shoal/v1/models/pull", { model }, signal, on);

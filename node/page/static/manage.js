@@ -199,6 +199,8 @@ export async function invite(el, { view, mine }, model) {
   } catch (err) {
     return el.replaceChildren(h("p", { class: "warn" }, err.message));
   }
+  const swarm = (await api.swarms().catch(() => [])).find((s) => s.running && !s.revoked);
+  if (swarm) return inviteInto(el, swarm, st);
   const best = reachable(st.addrs ?? []);
   if (best === "") return el.replaceChildren(h("p", { class: "warn" }, "This node listens nowhere, so no machine can join it."));
   const command = `shoal node --bootstrap ${best}` + (model ? ` --model ${/^[\w.:/-]+$/.test(model.name) ? model.name : model.id}` : "");
@@ -211,6 +213,26 @@ export async function invite(el, { view, mine }, model) {
   try {
     el.append(qrPicture(await api.qr(command), "QR code of the command"));
   } catch { /* the command itself is there */ }
+  await otherDevices(el, st);
+}
+
+/** Fills el with how another machine joins a private swarm: with a code, made on request. */
+async function inviteInto(el, swarm, st) {
+  const code = h("div");
+  const make = h("button", { type: "button", class: "small", onclick: async () => {
+    make.disabled = true;
+    try {
+      const command = `shoal join ${(await api.makeCode(swarm.id)).code}`;
+      code.replaceChildren(
+        h("p", { class: "fine" }, "On the other machine, with shoal installed, type this. Pass it on like a password:"),
+        h("div", { class: "command" }, h("code", { tabindex: "0" }, command), copyButton("Copy the command", () => command)),
+        qrPicture(await api.qr(command.split(" ").pop()), "QR code of the code"));
+    } catch (err) {
+      code.replaceChildren(h("p", { class: "warn", role: "alert" }, err.message));
+      make.disabled = false;
+    }
+  } }, "Make a code");
+  el.replaceChildren(h("p", { class: "fine" }, `A code lets one machine into the private swarm ${swarm.name}, once and within a day.`), h("div", { class: "row-actions" }, make), code);
   await otherDevices(el, st);
 }
 

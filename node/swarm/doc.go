@@ -1,0 +1,59 @@
+// Package swarm keeps the private swarms of a home: it founds and joins them, lets others
+// in, ends memberships, and passes on who is no longer a member.
+//
+//	book.go     the swarms of a home: found, pick, leave
+//	state.go    the files of a swarm, and their parsers
+//	swarm.go    one swarm: members, codes, what a network needs to be in it
+//	tickets.go  the codes that are out
+//	door.go     the join listener; bare.go: its libp2p host; join.go: both sides of /shoal/join/1
+//	talk.go     /shoal/member/1 among members
+//	revoke.go   ending memberships; keep.go: what changes with time
+//	owner.go    all this for the API and the command line
+//
+// The objects and their signatures are package protocol/member's, and package network
+// checks them at each connection. This package decides which of them exist.
+//
+// # In the home
+//
+// A swarm has a folder, swarms/<ID>/: this node's key there, its certificate, the swarm's
+// name, root and view key (swarm.json), the newest revocation lists, the members that are
+// known, the codes that are out (hashes only), and for the founder the root key, unless
+// that was put elsewhere. The files of a new swarm are gathered in a folder beside it that
+// is renamed when it is whole; later, each file is replaced as a whole. So a crash leaves a
+// swarm or none. A folder whose keys, certificate or lists are damaged is not used, since
+// without the lists the node would let in whom it must not.
+//
+// # Joining
+//
+// A code names the inviter, up to three addresses, and a secret. The inviter has a second
+// libp2p host for those who come with one, because its swarm's host lets in nobody without
+// a certificate. It has no identify, ping or DHT, so a stranger who finds it learns nothing
+// but a peer ID, and it is open only while a code is out. After a code's last use it
+// listens for ten more minutes, so that whoever comes second is told that the code is
+// spent; later, nobody listens.
+//
+// The secret is proved by an HMAC over both peer IDs and never sent. The key of the HMAC is
+// a hash of the secret: the inviter keeps that alone, and nobody can make the code from its
+// files. A use is on disk before the certificate leaves the inviter, and the joiner's key
+// is on disk before it asks, so that an answer that is lost costs no second use.
+//
+// # Ending a membership
+//
+// A revocation list is enforced before it is written down or passed on. It goes to all
+// connected members at once; a member that finds it to be news does the same. Members
+// compare digests of their lists when they connect. A renewed certificate keeps its serial,
+// so a list that revokes one certificate of a member revokes those that other issuers
+// have signed since. Whoever could invite falls with those that it has let in: it could
+// have signed certificates for other keys of its own. If two issuers sign lists at the same
+// moment, the one whose list loses signs what it had revoked once more.
+//
+// A certificate is renewed from day 60 of 90 on, by any connected issuer. libp2p builds its
+// TLS certificate once, so connections show the new one after the next start.
+//
+// # Why not the alternative
+//
+// Members learn of each other when they connect and from the inviter, not by gossip: swarms
+// are small, and a list of all members in every node's files would be the first thing to
+// steal. Names of machines come from the machines themselves, and are shown to fellow
+// members only.
+package swarm
