@@ -349,7 +349,8 @@ type Serving struct {
 	To         int      `json:"to"`
 	Ready      bool     `json:"ready"`
 	State      string   `json:"state"`
-	Engine     string   `json:"engine,omitempty"` // what computes it, as in EngineChange; "": nothing yet
+	Unloaded   bool     `json:"unloaded,omitempty"` // nobody uses it; it is loaded again when somebody does
+	Engine     string   `json:"engine,omitempty"`   // what computes it, as in EngineChange; "": nothing yet
 	EnginePID  int      `json:"engine_pid,omitempty"`
 	Devices    []string `json:"devices,omitempty"`
 	Fence      []string `json:"fence,omitempty"`    // what its engine is kept from
@@ -363,6 +364,10 @@ type Serving struct {
 	Queued     int      `json:"queued_rows"`
 	Passes     int64    `json:"passes"` // since the span was loaded
 	Rows       int64    `json:"rows"`   // computed in these passes
+
+	// ExpiresAt is when it is unloaded if nobody uses it meanwhile; nil: never, or it is
+	// unloaded.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 }
 
 // Peer of this node.

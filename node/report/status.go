@@ -38,6 +38,9 @@ func servingOf(snap serve.Snapshot) []api.Serving {
 			v.Queued, v.Passes, v.Rows = s.Stage.QueuedRows, s.Stage.Passes, s.Stage.Rows
 			v.Engine = s.Computes().Class()
 			v.KVTokens, v.StepMs, v.Memory = s.KVTokens, ms(s.Stage.DecodePass), s.Memory()
+			if v.Unloaded = s.Asleep > 0; !s.Expires.IsZero() {
+				v.ExpiresAt = &s.Expires
+			}
 			if f := s.Engine.Fence; f != nil {
 				v.Fence, v.Unfenced = f.Holds, f.Lacks
 			}

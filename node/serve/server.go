@@ -273,9 +273,11 @@ type Span struct {
 	KVTokens  int // KV cells, in tokens
 	Context   int // tokens that one session may have
 	Losses    api.Losses
-	Next      *Next // what it is about to move to; nil: nothing
+	Next      *Next     // what it is about to move to; nil: nothing
+	Expires   time.Time // when the engine is unloaded if nobody uses it; zero: never, or it is unloaded
 
-	of *serving
+	stays time.Duration // loaded after its last use; negative: for ever
+	of    *serving
 }
 
 // Next is a span that is being fetched while another is served.
@@ -322,6 +324,7 @@ func (s *Server) Snapshot() Snapshot {
 		if st != nil {
 			v, cfg := &snap.Spans[i], st.Config()
 			v.Stage, v.Load, v.KVTokens, v.Context = st.Status(), st.Load(), cfg.KVTokens, cfg.MaxContext
+			v.Expires = v.expires(now, v.Stage)
 		}
 	}
 	return snap
