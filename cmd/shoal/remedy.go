@@ -43,6 +43,7 @@ var remedies = map[remedy.Kind]struct {
 	remedy.InstallEngine: {text: "`shoal engine install` fetches it, and `shoal engine ls` shows what is here"},
 	remedy.AnyEngine:     {text: "`--engine auto` allows others"},
 	remedy.NameBase:      {text: "`shoal model add ADAPTER.gguf --base MODEL`"},
+	remedy.RawPrompt:     {text: "`shoal prompt --raw --model MODEL TEXT` has it continue a text", args: []string{"MODEL"}},
 	remedy.OwnPage:       {text: "`shoal page` on the node's machine prints a link that allows it"},
 }
 

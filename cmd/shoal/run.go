@@ -278,7 +278,12 @@ func startServing(c *cli.Context, cl *api.Client, model, span string) (string, e
 	served, err := cl.Serve(c.Context, api.ServeRequest{Model: model, Span: span}, show)
 	end()
 	if err != nil {
-		return "", err
+		if err = installWanted(c, err); err != nil {
+			return "", err
+		}
+		if served, err = cl.Serve(c.Context, api.ServeRequest{Model: model, Span: span}, nil); err != nil {
+			return "", err
+		}
 	}
 	if served.Waiting != "" {
 		err := api.Errorf(api.NoRoute, "the node serves %s of %s, which is what fits into the memory that it lends; the rest must be served by other nodes: %s",

@@ -42,6 +42,7 @@ const (
 	OwnPage        Kind = "own_page"        // open the page as the node's owner
 	InstallEngine  Kind = "install_engine"  // install llama.cpp's library
 	AnyEngine      Kind = "any_engine"      // allow any engine
+	RawPrompt      Kind = "raw_prompt"      // MODEL: have it continue a text without a chat template
 	NameBase       Kind = "name_base"       // name the model that an adapter adds to
 )
 
