@@ -41,6 +41,7 @@ var remedies = map[remedy.Kind]struct {
 
 	remedy.Setting:       {text: "it is set with --NAME", args: []string{"NAME"}},
 	remedy.InstallEngine: {text: "`shoal engine install` fetches it, and `shoal engine ls` shows what is here"},
+	remedy.ReplaceEngine: {text: "`shoal engine test` tries what is here, and `shoal engine install` fetches a build that is known to work, which counts unless another folder is named"},
 	remedy.AnyEngine:     {text: "`--engine auto` allows others"},
 	remedy.NameBase:      {text: "`shoal model add ADAPTER.gguf --base MODEL`"},
 	remedy.RawPrompt:     {text: "`shoal prompt --raw --model MODEL TEXT` has it continue a text", args: []string{"MODEL"}},

@@ -343,15 +343,20 @@ type Status struct {
 
 // Serving is a span that this node serves, or is about to.
 type Serving struct {
-	Model      string   `json:"model"`
-	Name       string   `json:"name"`
-	From       int      `json:"from"`
-	To         int      `json:"to"`
-	Ready      bool     `json:"ready"`
-	State      string   `json:"state"`
-	Unloaded   bool     `json:"unloaded,omitempty"` // nobody uses it; it is loaded again when somebody does
-	Engine     string   `json:"engine,omitempty"`   // what computes it, as in EngineChange; "": nothing yet
-	EnginePID  int      `json:"engine_pid,omitempty"`
+	Model     string `json:"model"`
+	Name      string `json:"name"`
+	From      int    `json:"from"`
+	To        int    `json:"to"`
+	Ready     bool   `json:"ready"`
+	State     string `json:"state"`
+	Unloaded  bool   `json:"unloaded,omitempty"` // nobody uses it; it is loaded again when somebody does
+	Engine    string `json:"engine,omitempty"`   // what computes it, as in EngineChange; "": nothing yet
+	EnginePID int    `json:"engine_pid,omitempty"`
+
+	// EngineTrouble is why llama.cpp's library was given up for it, which the built-in
+	// engine computes instead; "": it was not.
+	EngineTrouble string `json:"engine_trouble,omitempty"`
+
 	Devices    []string `json:"devices,omitempty"`
 	Fence      []string `json:"fence,omitempty"`    // what its engine is kept from
 	Unfenced   []string `json:"unfenced,omitempty"` // what it is not kept from, each with the reason

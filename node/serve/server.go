@@ -265,6 +265,7 @@ type Span struct {
 	Takes     []cid.Cid     // models that it may be of, if Auto
 	Left      int64         // bytes of the memory lent that the other spans leave
 	EnginePID int           // 0: none, or in this process
+	GaveUp    error         // why llama.cpp's library was given up for it, which the built-in engine computes instead; nil: it was not
 	Engine    engine.Info   // of the engine loaded, or else of the last one of this span
 	Decode    time.Duration
 	Prefill   time.Duration // a row through one block, alone and in a chunk, as first measured
