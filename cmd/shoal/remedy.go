@@ -44,6 +44,8 @@ var remedies = map[remedy.Kind]struct {
 	remedy.ReplaceEngine: {text: "`shoal engine test` tries what is here, and `shoal engine install` fetches a build that is known to work, which counts unless another folder is named"},
 	remedy.AnyEngine:     {text: "`--engine auto` allows others"},
 	remedy.NameBase:      {text: "`shoal model add ADAPTER.gguf --base MODEL`"},
+	remedy.NotExact:      {text: "ask without --exact"},
+	remedy.ServeExact:    {text: "`shoal node --exact` serves exact ones, and without --exact any of them answers"},
 	remedy.RawPrompt:     {text: "`shoal prompt --raw --model MODEL TEXT` has it continue a text", args: []string{"MODEL"}},
 	remedy.OwnPage:       {text: "`shoal page` on the node's machine prints a link that allows it"},
 }
