@@ -18,11 +18,12 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/llama/random"
 	"github.com/shoalnet/shoal/node/serve"
+	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // embedder writes a model of random weights that makes embeddings, and returns its file
 // and nodes' engines for it.
-func embedder(t *testing.T, name string) (file string, engines serve.Engines) {
+func embedder(t *testing.T, name string, edits ...gguf.KV) (file string, engines serve.Engines) {
 	t.Helper()
 	dir := os.Getenv("SHOAL_LIBLLAMA")
 	if dir == "" {
@@ -30,7 +31,7 @@ func embedder(t *testing.T, name string) (file string, engines serve.Engines) {
 	}
 	for _, m := range random.Embedders() {
 		if m.Name == name {
-			file, err := m.Write(dir, t.TempDir())
+			file, err := m.Write(dir, t.TempDir(), edits...)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -101,7 +101,7 @@ func (m models) Tools(ctx context.Context, of *store.Model) (*generate.Tools, er
 	}
 	tools := &generate.Tools{Tokenizer: t.Tokenizer, Template: t.Template, TemplateErr: t.TemplateErr, Syntax: t.Syntax, Cuts: t.Cuts, Compile: t.Compile}
 	if h, err := of.Header(); err == nil {
-		tools.Embeds = (*generate.Embeds)(engine.EmbedsOf(h))
+		tools.Embeds, tools.Recurrent = (*generate.Embeds)(engine.EmbedsOf(h)), engine.IsRecurrent(h)
 	}
 	return tools, nil
 }

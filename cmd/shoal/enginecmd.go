@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -238,36 +239,51 @@ func installEngine(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
-	b, err := wantedBuild(c)
+	out, err := installBuild(c)
 	if err != nil {
 		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, out)
+	}
+	fmt.Fprintln(c.App.Writer, out)
+	remark(c.App.ErrWriter, "`shoal engine test` tries it; nodes use it from the next load on")
+	return nil
+}
+
+// String is what people are told.
+func (i installed) String() string {
+	what := "is installed"
+	if i.Already {
+		what = "is here already"
+	}
+	return fmt.Sprintf("llama.cpp %s for %s %s: %s (%s)", i.Llama, i.Accel, what, i.Dir, bytesText(i.Bytes))
+}
+
+// installBuild installs the build that the flags name, if they do, or else the one that
+// fits this machine.
+func installBuild(c *cli.Context) (installed, error) {
+	b, err := wantedBuild(c)
+	if err != nil {
+		return installed{}, err
 	}
 	under := home.Home(c.String("home")).Engines()
 	dir, already := filepath.Join(under, b.Dir()), install.There(under, b)
 	if !already {
 		fmt.Fprintf(c.App.ErrWriter, "installing %s; licence %s\n", b.Origin(), install.Licence)
 		if dir, err = fetchBuild(c, b, under); err != nil {
-			return err
+			return installed{}, err
 		}
 	}
 	n, err := install.ReadNote(dir)
 	if err != nil {
-		return err
+		return installed{}, err
 	}
 	out := installed{Dir: dir, Package: n.Package, Version: n.Version, Llama: n.Llama, Accel: n.Accel, Licence: n.Licence, Already: already}
 	for _, size := range n.Files {
 		out.Bytes += size
 	}
-	if c.Bool("json") {
-		return printJSON(c.App.Writer, out)
-	}
-	what := "is installed"
-	if already {
-		what = "is here already"
-	}
-	fmt.Fprintf(c.App.Writer, "llama.cpp %s for %s %s: %s (%s)\n", n.Llama, n.Accel, what, dir, bytesText(out.Bytes))
-	remark(c.App.ErrWriter, "`shoal engine test` tries it; nodes use it from the next load on")
-	return nil
+	return out, nil
 }
 
 // wantedBuild is the build that --accel names, or that fits this machine.
@@ -291,12 +307,18 @@ func wantedBuild(c *cli.Context) (install.Build, error) {
 // fetchBuild installs a build from --from, or from a registry.
 func fetchBuild(c *cli.Context, b install.Build, under string) (dir string, err error) {
 	show, end := progressLine(c.App.ErrWriter, "fetching "+b.Name()+":")
-	progress := func(done, total int64) { show(api.Progress{Done: done, Total: max(done, total)}) }
+	said := time.Now()
+	progress := func(done, total int64) {
+		if time.Since(said) > time.Second/10 {
+			said = time.Now()
+			show(api.Progress{Done: done, Total: max(done, total)})
+		}
+	}
 	defer end()
 	if from := c.String("from"); from != "" {
 		return install.From(from, b, under, progress)
 	}
-	registry := c.String("registry")
+	registry := cmp.Or(c.String("registry"), os.Getenv("npm_config_registry"), os.Getenv("NPM_CONFIG_REGISTRY")) // not every command has the flag
 	if registry == "" {
 		registry = npmRegistry(c.Context)
 	}

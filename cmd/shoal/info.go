@@ -11,6 +11,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/proc"
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // absolutePath is absolute for files that will be written, which need not exist.
@@ -203,6 +204,9 @@ func statusModels(f *facts, s *api.Status) {
 		f.row(fmt.Sprintf("%s %d-%d", cell(v.Name), v.From, v.To), "%s", state)
 		if v.Engine != "" {
 			f.row("  its engine", "%s", cell(v.Engine))
+		}
+		if v.EngineTrouble != "" {
+			f.row("  trouble", "%s; the built-in engine computes instead; %s", cell(v.EngineTrouble), remedies[remedy.ReplaceEngine].text)
 		}
 		if len(v.Fence)+len(v.Unfenced) > 0 {
 			fence := strings.Join(v.Fence, ", ")

@@ -6,12 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/llama"
 	"github.com/shoalnet/shoal/node/engine/llama/random"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/testnet"
 )
 
@@ -46,6 +48,7 @@ type question struct {
 	ids      []int32 // in place of text
 	tokens   int
 	exact    bool
+	route    []api.Hop // none: any
 	sampling api.Sampling
 }
 
@@ -58,7 +61,7 @@ type reply struct {
 // ask asks for a greedy answer, if the question names no temperature. at is called with
 // the number of tokens after each.
 func (c *inquirer) ask(ctx context.Context, q question, at func(n int)) (r reply, err error) {
-	req := &api.GenerateRequest{Raw: true, Prompt: q.text, PromptIDs: q.ids, MaxTokens: q.tokens, Exact: q.exact, Sampling: q.sampling, IgnoreEOS: true}
+	req := &api.GenerateRequest{Raw: true, Prompt: q.text, PromptIDs: q.ids, MaxTokens: q.tokens, Exact: q.exact, Route: q.route, Sampling: q.sampling, IgnoreEOS: true}
 	if req.Sampling.Temperature == nil {
 		req.Sampling.Temperature = new(float64)
 	}
@@ -188,6 +191,41 @@ func TestHybridNetwork(t *testing.T) {
 			if t.Logf("from %d on: %d positions kept", at, r.done.Cached); !slices.Equal(r.tokens, want) {
 				t.Errorf("from position %d on another text:\n%v\n%v", at, r.tokens, want)
 			}
+		}
+	})
+	t.Run("back too far", func(t *testing.T) {
+		// The first stage has the beginning of the prompt only, after a shorter one that went
+		// through another second stage. The old second stage has more, and cannot certainly
+		// be taken back so far: all begins again.
+		other := slices.Clone(whole.route)
+		for _, node := range net.Nodes()[1:] {
+			if node.From == other[1].From && node.Peer != whole.route[1].Peer {
+				other[1].Peer = node.Peer
+			}
+		}
+		on := func(route []api.Hop, ids []int32) reply {
+			t.Helper()
+			r, err := cl.ask(t.Context(), question{ids: ids, tokens: 20, route: route}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		short := slices.Clone(prompt[:200])
+		for _, c := range []struct {
+			route []api.Hop
+			ids   []int32
+		}{{whole.route, prompt}, {whole.route, prompt}, {other, short}, {whole.route, prompt}, {other, prompt}} {
+			r := on(c.route, c.ids)
+			if t.Logf("%d of %d positions kept", r.done.Cached, len(c.ids)); len(c.ids) == len(prompt) && !slices.Equal(r.tokens, want[:20]) {
+				t.Errorf("with %d positions kept:\n%v\n%v", r.done.Cached, r.tokens, want[:20])
+			}
+		}
+	})
+	t.Run("not exact", func(t *testing.T) {
+		_, err := cl.ask(t.Context(), question{ids: prompt[:20], tokens: 5, exact: true}, nil)
+		if r := remedy.Of(err); !errors.Is(err, &api.Error{Kind: api.NoRoute}) || r == nil || r.Kind != remedy.NotExact || !strings.Contains(err.Error(), "recurrent") {
+			t.Errorf("it is not said why there is no exact answer: %v", err)
 		}
 	})
 	t.Run("killed", func(t *testing.T) {

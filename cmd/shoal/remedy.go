@@ -41,8 +41,12 @@ var remedies = map[remedy.Kind]struct {
 
 	remedy.Setting:       {text: "it is set with --NAME", args: []string{"NAME"}},
 	remedy.InstallEngine: {text: "`shoal engine install` fetches it, and `shoal engine ls` shows what is here"},
+	remedy.ReplaceEngine: {text: "`shoal engine test` tries what is here, and `shoal engine install` fetches a build that is known to work, which counts unless another folder is named"},
 	remedy.AnyEngine:     {text: "`--engine auto` allows others"},
 	remedy.NameBase:      {text: "`shoal model add ADAPTER.gguf --base MODEL`"},
+	remedy.NotExact:      {text: "ask without --exact"},
+	remedy.ServeExact:    {text: "`shoal node --exact` serves exact ones, and without --exact any of them answers"},
+	remedy.RawPrompt:     {text: "`shoal prompt --raw --model MODEL TEXT` has it continue a text", args: []string{"MODEL"}},
 
 	remedy.FoundSwarm:   {text: "`shoal swarm new` founds one, and `shoal join CODE` joins another"},
 	remedy.NewCode:      {text: "`shoal invite` on the inviter's machine prints one"},

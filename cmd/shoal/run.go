@@ -278,7 +278,12 @@ func startServing(c *cli.Context, cl *api.Client, model, span string) (string, e
 	served, err := cl.Serve(c.Context, api.ServeRequest{Model: model, Span: span}, show)
 	end()
 	if err != nil {
-		return "", err
+		if err = installWanted(c, err); err != nil {
+			return "", err
+		}
+		if served, err = cl.Serve(c.Context, api.ServeRequest{Model: model, Span: span}, nil); err != nil {
+			return "", err
+		}
 	}
 	if served.Waiting != "" {
 		err := api.Errorf(api.NoRoute, "the node serves %s of %s, which is what fits into the memory that it lends; the rest must be served by other nodes: %s",
@@ -402,12 +407,23 @@ func psCommand() *cli.Command {
 			return nil
 		}
 		w := newTable(c.App.Writer)
-		fmt.Fprintln(w, "NAME\tID\tBLOCKS\tSIZE\tSESSIONS\tSTATE")
+		fmt.Fprintln(w, "NAME\tID\tBLOCKS\tSIZE\tSESSIONS\tUNTIL\tSTATE")
 		for _, v := range s.Serving {
-			fmt.Fprintf(w, "%s\t%s\t%d-%d\t%s\t%d\t%s\n", cell(v.Name), short(v.Model), v.From, v.To, bytesText(int64(v.Memory)), v.Sessions, cell(v.State))
+			fmt.Fprintf(w, "%s\t%s\t%d-%d\t%s\t%d\t%s\t%s\n", cell(v.Name), short(v.Model), v.From, v.To, bytesText(int64(v.Memory)), v.Sessions, untilText(&v), cell(v.State))
 		}
 		return w.Flush()
 	})}
+}
+
+// untilText is when a span is unloaded if nobody uses it.
+func untilText(v *api.Serving) string {
+	switch {
+	case v.Unloaded, !v.Ready:
+		return "-"
+	case v.ExpiresAt == nil:
+		return "forever"
+	}
+	return "in " + max(0, time.Until(*v.ExpiresAt)).Round(time.Second).String()
 }
 
 func stopCommand() *cli.Command {

@@ -47,7 +47,7 @@ var allowed = map[string][]string{
 	"node/files":             nil,
 	"node/fence":             nil,
 	"node/home":              nil,
-	"node/generate":          {"node/backoff", "node/api", "node/metrics", "node/route", "node/session", "node/standing", "node/store", "node/survey", "node/text/...", "node/traces", "protocol"},
+	"node/generate":          {"node/backoff", "node/api", "node/metrics", "node/remedy", "node/route", "node/session", "node/standing", "node/store", "node/survey", "node/text/...", "node/traces", "protocol"},
 	"node/keys":              {"node/api", "node/files"},
 	"node/lend":              nil,
 	"node/library": {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/shoalnet/shoal/node/remedy"
 )
 
 // accessLog writes a line per request: who asked which endpoint for which model, how
@@ -43,7 +45,7 @@ func (l *accessLog) request(r *http.Request, v *visit, status int, err error, id
 	v.mu.Unlock()
 	level := slog.LevelInfo
 	switch {
-	case kind == Internal:
+	case kind == Internal && remedy.Of(err) == nil: // what people can mend is no fault
 		level = slog.LevelWarn
 	case routine(r), kind == Unauthorized: // for the latter see refusal
 		level = slog.LevelDebug

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 )
 
 // Controller starts and stops what a running node serves. It is safe for concurrent
@@ -13,6 +14,16 @@ type Controller interface {
 	Serve(ctx context.Context, req ServeRequest, progress func(Progress)) (*Served, error)
 	// Stop drains and unloads all that the node serves of a model.
 	Stop(ctx context.Context, req StopRequest) error
+	// Keep sets how long what the node serves of a model stays loaded after its last use,
+	// until it is unloaded: 0: no longer than it is used, negative: for ever. It waits for
+	// nothing, and does nothing if the node serves nothing of the model.
+	Keep(model string, stays time.Duration)
+	// Unload is Keep with 0, and waits a little until all of it is unloaded. Sessions
+	// that are open end first.
+	Unload(ctx context.Context, model string)
+	// Load loads what was unloaded of a model, and returns when it is loaded, or cannot
+	// be. The only error is the context's.
+	Load(ctx context.Context, model string) error
 }
 
 // ServeRequest asks a node to serve a model. Model may be whatever the node's setting

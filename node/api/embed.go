@@ -300,7 +300,7 @@ type ollamaEmbedRequest struct {
 	Prompt     string          `json:"prompt"`
 	Truncate   *bool           `json:"truncate"` // unless false
 	Dimensions int             `json:"dimensions"`
-	KeepAlive  json.RawMessage `json:"keep_alive"` // taken and of no use, as are options
+	KeepAlive  json.RawMessage `json:"keep_alive"` // see keepAlive
 }
 
 type ollamaEmbedReply struct {
@@ -318,6 +318,10 @@ func (s *server) ollamaEmbed(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
+	kept, err := keepAlive(req.KeepAlive)
+	if err != nil {
+		return err
+	}
 	texts, err := ollamaTexts(req.Input)
 	if err != nil {
 		return err
@@ -326,6 +330,9 @@ func (s *server) ollamaEmbed(w http.ResponseWriter, r *http.Request) error {
 	if len(texts) == 0 { // by which clients load a model
 		m, err := s.described(r.Context(), req.Model)
 		if err != nil {
+			return err
+		}
+		if _, err := s.loads(r.Context(), m.ID, kept); err != nil {
 			return err
 		}
 		reply.Model = cmp.Or(req.Model, ollamaName(m))
@@ -339,6 +346,7 @@ func (s *server) ollamaEmbed(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	s.keeps(out.Model, kept)
 	reply.Model = cmp.Or(req.Model, ollamaName(&Model{Name: out.Name, ID: out.Model}))
 	reply.Embeddings, reply.PromptEvalCount = out.Embeddings, out.Count()
 	reply.TotalDuration, reply.LoadDuration = time.Since(began), out.Planned
@@ -380,11 +388,19 @@ func (s *server) ollamaEmbeddings(w http.ResponseWriter, r *http.Request) error 
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
+	kept, err := keepAlive(req.KeepAlive)
+	if err != nil {
+		return err
+	}
 	var reply struct {
 		Embedding []float32 `json:"embedding"`
 	}
 	if req.Prompt == "" {
-		if _, err := s.described(r.Context(), req.Model); err != nil {
+		m, err := s.described(r.Context(), req.Model)
+		if err != nil {
+			return err
+		}
+		if _, err := s.loads(r.Context(), m.ID, kept); err != nil {
 			return err
 		}
 		reply.Embedding = []float32{}
@@ -395,6 +411,7 @@ func (s *server) ollamaEmbeddings(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
+	s.keeps(out.Model, kept)
 	reply.Embedding = out.Embeddings[0]
 	writeJSON(w, http.StatusOK, reply)
 	return nil

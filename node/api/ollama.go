@@ -37,9 +37,9 @@ func (s *server) ollamaComplete(w http.ResponseWriter, r *http.Request, decode f
 			return err
 		}
 		a.asked = cmp.Or(a.asked, ollamaName(m))
-		reason := "load"
-		if j.unload {
-			reason = "unload"
+		reason, err := s.loads(r.Context(), m.ID, j.kept)
+		if err != nil {
+			return err
 		}
 		return a.write(a.piece("", "", nil), &ollamaMetrics{DoneReason: reason, TotalDuration: time.Since(began)})
 	}
@@ -49,6 +49,11 @@ func (s *server) ollamaComplete(w http.ResponseWriter, r *http.Request, decode f
 	}
 	defer leave()
 	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }()
+	defer func() {
+		if a.start != nil {
+			s.keeps(a.start.Model, j.kept)
+		}
+	}()
 	err = s.follow(r, []*GenerateRequest{j.req}, func(_ int, e Event) error { return a.take(e) }, func() error { return nil })
 	if err != nil && r.Context().Err() != nil {
 		err = r.Context().Err()

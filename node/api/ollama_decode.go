@@ -2,8 +2,7 @@ package api
 
 import (
 	"encoding/json"
-	"strconv"
-	"strings"
+	"time"
 )
 
 // ollamaJob is a decoded request for an answer.
@@ -11,8 +10,8 @@ type ollamaJob struct {
 	req    *GenerateRequest
 	chat   bool
 	stream bool
-	load   bool // there is no prompt: only load the model
-	unload bool // or rather unload it
+	load   bool           // there is no prompt: only load the model, or unload it
+	kept   *time.Duration // how long it stays loaded; nil: as it is
 }
 
 func decodeOllamaChat(body []byte) (*ollamaJob, error) {
@@ -27,10 +26,9 @@ func decodeOllamaChat(body []byte) (*ollamaJob, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &ollamaJob{req: g, chat: true, stream: deref(r.Stream, true)}
-	if len(r.Messages) == 0 {
-		j.load, j.unload = true, r.unloads()
-		return j, nil
+	j := &ollamaJob{req: g, chat: true, stream: deref(r.Stream, true), load: len(r.Messages) == 0}
+	if j.kept, err = keepAlive(r.KeepAlive); err != nil || j.load {
+		return j, err
 	}
 	if g.Tools, err = ollamaTools(r.Tools); err != nil {
 		return nil, err
@@ -67,7 +65,9 @@ func decodeOllamaGenerate(body []byte) (*ollamaJob, error) {
 		return nil, badParam("system", "cannot be combined with raw")
 	}
 	j := &ollamaJob{req: g, stream: deref(r.Stream, true), load: r.Prompt == ""}
-	j.unload = j.load && r.unloads()
+	if j.kept, err = keepAlive(r.KeepAlive); err != nil {
+		return nil, err
+	}
 	if g.Raw = r.Raw; r.Raw {
 		g.Prompt = r.Prompt
 		return j, nil
@@ -138,12 +138,4 @@ func ollamaThink(raw json.RawMessage) (string, error) {
 		return "", badParam("think", "must be true, false, low, medium or high")
 	}
 	return effort("think", word)
-}
-
-// unloads reports whether a request without a prompt is to unload the model: it is to be
-// kept for no time, which is a number or has a unit.
-func (r *ollamaCommon) unloads() bool {
-	text := strings.TrimRight(strings.Trim(string(r.KeepAlive), `" `), "hmsnµu")
-	kept, err := strconv.ParseFloat(text, 64)
-	return err == nil && kept == 0
 }

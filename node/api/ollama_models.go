@@ -29,11 +29,15 @@ func (s *server) ollamaPS(w http.ResponseWriter, r *http.Request) error {
 		if !v.Ready {
 			continue
 		}
+		if v.Unloaded { // nor is it listed because peers serve the rest
+			listed[v.Model] = true
+			continue
+		}
 		m := &Model{ID: v.Model, Name: v.Name}
 		if i := slices.IndexFunc(list, func(l Model) bool { return l.ID == v.Model }); i >= 0 {
 			m = &list[i]
 		}
-		o, vram := ollamaRunning(m, int64(v.Memory)), int64(0)
+		o, vram := ollamaRunning(m, int64(v.Memory), v.ExpiresAt), int64(0)
 		if slices.ContainsFunc(v.Devices, func(d string) bool { return !strings.HasPrefix(d, "CPU") }) {
 			vram = o.Size
 		}
@@ -42,18 +46,19 @@ func (s *server) ollamaPS(w http.ResponseWriter, r *http.Request) error {
 	}
 	for i := range list {
 		if m := &list[i]; m.Served && !listed[m.ID] {
-			out.Models = append(out.Models, ollamaRunning(m, m.Size))
+			out.Models = append(out.Models, ollamaRunning(m, m.Size, nil))
 		}
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
 }
 
-// ollamaRunning describes a model in use, which takes size bytes. Nothing unloads it
-// because of its age.
-func ollamaRunning(m *Model, size int64) ollamaModel {
-	o, never := ollamaModelOf(m), time.Now().AddDate(100, 0, 0)
-	o.Size, o.ContextLength, o.ExpiresAt, o.SizeVRAM = size, m.Context, &never, new(int64)
+// ollamaRunning describes a model in use, which takes size bytes until it is unloaded;
+// nil: never, for which Ollama has a time far ahead.
+func ollamaRunning(m *Model, size int64, expires *time.Time) ollamaModel {
+	never := time.Now().AddDate(100, 0, 0)
+	o := ollamaModelOf(m)
+	o.Size, o.ContextLength, o.ExpiresAt, o.SizeVRAM = size, m.Context, cmp.Or(expires, &never), new(int64)
 	return o
 }
 

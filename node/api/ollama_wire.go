@@ -21,7 +21,7 @@ type ollamaCommon struct {
 	Think       json.RawMessage `json:"think"` // true, false, or how hard
 	Logprobs    bool            `json:"logprobs"`
 	TopLogprobs int             `json:"top_logprobs"`
-	KeepAlive   json.RawMessage `json:"keep_alive"` // taken and of no use: what is loaded is the nodes' own choice
+	KeepAlive   json.RawMessage `json:"keep_alive"` // see keepAlive
 }
 
 // ollamaOptions are those that say what an answer is like. The rest (num_ctx,

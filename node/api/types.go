@@ -375,14 +375,20 @@ type Network struct {
 
 // Serving is a span that this node serves, or is about to.
 type Serving struct {
-	Model      string   `json:"model"`
-	Name       string   `json:"name"`
-	From       int      `json:"from"`
-	To         int      `json:"to"`
-	Ready      bool     `json:"ready"`
-	State      string   `json:"state"`
-	Engine     string   `json:"engine,omitempty"` // what computes it, as in EngineChange; "": nothing yet
-	EnginePID  int      `json:"engine_pid,omitempty"`
+	Model     string `json:"model"`
+	Name      string `json:"name"`
+	From      int    `json:"from"`
+	To        int    `json:"to"`
+	Ready     bool   `json:"ready"`
+	State     string `json:"state"`
+	Unloaded  bool   `json:"unloaded,omitempty"` // nobody uses it; it is loaded again when somebody does
+	Engine    string `json:"engine,omitempty"`   // what computes it, as in EngineChange; "": nothing yet
+	EnginePID int    `json:"engine_pid,omitempty"`
+
+	// EngineTrouble is why llama.cpp's library was given up for it, which the built-in
+	// engine computes instead; "": it was not.
+	EngineTrouble string `json:"engine_trouble,omitempty"`
+
 	Devices    []string `json:"devices,omitempty"`
 	Fence      []string `json:"fence,omitempty"`    // what its engine is kept from
 	Unfenced   []string `json:"unfenced,omitempty"` // what it is not kept from, each with the reason
@@ -395,6 +401,10 @@ type Serving struct {
 	Queued     int      `json:"queued_rows"`
 	Passes     int64    `json:"passes"` // since the span was loaded
 	Rows       int64    `json:"rows"`   // computed in these passes
+
+	// ExpiresAt is when it is unloaded if nobody uses it meanwhile; nil: never, or it is
+	// unloaded.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 }
 
 // Peer of this node.

@@ -3,6 +3,8 @@ package engine
 import (
 	"fmt"
 	"slices"
+
+	"github.com/shoalnet/shoal/protocol/blocks"
 )
 
 // Pooling is how a model makes one vector of a text's hidden states.
@@ -52,6 +54,13 @@ func IsEncoder(md Metadata) bool {
 	}
 	causal, said := md.Value(arch + ".attention.causal").(bool)
 	return said && !causal
+}
+
+// IsRecurrent reports whether a model with this metadata has blocks that carry a state
+// from position to position.
+func IsRecurrent(md Metadata) bool {
+	m, err := blocks.Of(md)
+	return err == nil && slices.ContainsFunc(m.Blocks, func(b blocks.Block) bool { return b.Recurrent })
 }
 
 // EmbeddingWidth returns how many numbers an embedding of a model with this metadata

@@ -30,6 +30,7 @@ type embedding struct {
 	generation
 	ask   *api.EmbedRequest
 	pairs bool      // the texts are computed together with the query
+	frame pairFrame // of pairs in the words of a template
 	texts [][]int32 // the query first, if an embedding model scores
 	order []int     // the texts, the longest first
 	most  int       // tokens of a text that the peers take; 0: not known yet
@@ -86,6 +87,11 @@ func (e *embedding) read(ctx context.Context) (err error) {
 		return err
 	}
 	e.pairs = how.Scores
+	if e.pairs && how.Pair != "" {
+		if e.frame, err = e.framePair(ctx, *e.ask.Query); err != nil {
+			return err
+		}
+	}
 	if e.ask.Query != nil && !e.pairs {
 		ids, err := e.encodeText(ctx, api.EmbedText{Text: *e.ask.Query})
 		if err != nil {
@@ -157,8 +163,7 @@ func (e *embedding) encodeText(ctx context.Context, t api.EmbedText) ([]int32, e
 // encodePair makes tokens of a query and a text as a reranker reads them.
 func (e *embedding) encodePair(ctx context.Context, query, document string) ([]int32, error) {
 	if pair := e.tools.Embeds.Pair; pair != "" {
-		filled := strings.NewReplacer("{query}", query, "{document}", document).Replace(pair)
-		return e.cfg.Models.Encode(ctx, e.tools.Tokenizer, filled, text.EncodeOptions{ParseSpecial: true})
+		return e.encodeFilled(ctx, pair, query, document)
 	}
 	q, err := e.cfg.Models.Encode(ctx, e.tools.Tokenizer, query, text.EncodeOptions{})
 	if err != nil {
@@ -168,8 +173,39 @@ func (e *embedding) encodePair(ctx context.Context, query, document string) ([]i
 	return e.tools.Pair(q, d), err
 }
 
+// encodeFilled makes tokens of a template, or a part of one.
+func (e *embedding) encodeFilled(ctx context.Context, template, query, document string) ([]int32, error) {
+	filled := strings.NewReplacer("{query}", query, "{document}", document).Replace(template)
+	return e.cfg.Models.Encode(ctx, e.tools.Tokenizer, filled, text.EncodeOptions{ParseSpecial: true})
+}
+
+// pairFrame is what a template puts around a text: the query and the model's
+// instructions, without which it gives no score.
+type pairFrame struct {
+	before int     // tokens before the text
+	after  []int32 // tokens after it
+}
+
+// framePair returns what the model's template puts around each text of a query.
+func (e *embedding) framePair(ctx context.Context, query string) (f pairFrame, err error) {
+	before, after := e.tools.Embeds.Pair, ""
+	if i := strings.LastIndex(before, documentMark); i >= 0 {
+		before, after = before[:i], before[i+len(documentMark):]
+	}
+	ids, err := e.encodeFilled(ctx, before, query, "")
+	if err == nil {
+		f.before = len(ids)
+		f.after, err = e.encodeFilled(ctx, after, query, "")
+	}
+	return f, err
+}
+
+// documentMark is where a reranker's template has the text.
+const documentMark = "{document}"
+
 // fit holds the texts to a number of tokens each: what is longer is cut, if the caller
-// wants that, but for the special token at its end.
+// wants that, but for the special token at its end. Of a pair in a template it is the text
+// that is cut, and not what comes after it.
 func (e *embedding) fit(most int) error {
 	first := len(e.texts) - len(e.ask.Texts) // after the query
 	for i, ids := range e.texts {
@@ -184,7 +220,12 @@ func (e *embedding) fit(most int) error {
 			return tooLong(most, "%s", what)
 		}
 		cut := slices.Clone(ids[:most])
-		if last := ids[len(ids)-1]; e.tools.IsControl(last) {
+		if n := most - len(e.frame.after); e.pairs && e.tools.Embeds.Pair != "" {
+			if n <= e.frame.before {
+				return tooLong(most, "the query and the model's instructions have %d tokens", e.frame.before+len(e.frame.after))
+			}
+			copy(cut[n:], e.frame.after)
+		} else if last := ids[len(ids)-1]; e.tools.IsControl(last) {
 			cut[most-1] = last
 		}
 		e.texts[i] = cut

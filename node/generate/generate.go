@@ -199,7 +199,7 @@ func explain(err error) error {
 	case errors.Is(err, route.ErrNoRoom):
 		return &api.Error{Kind: api.Refused, Message: err.Error(), RetryAfter: 5 * time.Second}
 	case errors.Is(err, route.ErrNoServer), errors.Is(err, route.ErrNoJoin), errors.Is(err, route.ErrNotReady):
-		return api.Errorf(api.NoRoute, "no route: %s", err)
+		return api.Errorf(api.NoRoute, "no route: %w", err)
 	case errors.As(err, &e):
 		switch e.Code {
 		case protocol.Code_CODE_BUSY, protocol.Code_CODE_DRAINING, protocol.Code_CODE_FORBIDDEN:

@@ -43,6 +43,7 @@ type Tools struct {
 	Syntax      *answer.Syntax // of the template; nil without one
 	Cuts        *protocol.Cuts // spans of the model that can be computed; nil: all
 	Embeds      *Embeds        // what embeddings the model makes; nil: it generates text
+	Recurrent   bool           // some blocks carry a state from position to position
 
 	// Compile returns the machine of an answer's format. The errors are the context's,
 	// and those of constrain.Compile.

@@ -10,6 +10,8 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 
+	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/survey"
@@ -183,6 +185,14 @@ func (g *generation) planAround(ctx context.Context, gap session.Gap, own bool) 
 	})
 }
 
+// inexact is why there is no exact route, for which n stages, or all, were left out.
+func (g *generation) inexact(err error, n int, all bool) error {
+	if all && g.tools.Recurrent {
+		return api.Errorf(api.NoRoute, "%w", remedy.For(fmt.Errorf("there are no exact answers of %s: some of its blocks are recurrent, and no engine computes those the same to the last bit whatever else it computes at the time", g.model.Name()), remedy.NotExact))
+	}
+	return remedy.For(fmt.Errorf("%w; %d stages are left out, which do not say that they are exact", err, n), remedy.ServeExact)
+}
+
 // hopsOf returns the hops of a route, with the offers of its peers.
 func hopsOf(r *route.Route, where map[string]session.Hop) []session.Hop {
 	var out []session.Hop
@@ -206,7 +216,7 @@ func (g *generation) choose(ctx context.Context, q survey.Query, pick survey.Pic
 		exact := slices.DeleteFunc(slices.Clone(list), func(c route.Candidate) bool { return !c.Exact })
 		r, err := pick(self, exact, links)
 		if n := len(list) - len(exact); err != nil && n > 0 {
-			err = fmt.Errorf("%w; %d stages are left out, which do not say that they are exact", err, n)
+			err = g.inexact(err, n, len(exact) == 0)
 		}
 		return r, err
 	})

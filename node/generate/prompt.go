@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/answer"
@@ -89,7 +90,7 @@ func (g *generation) encode(ctx context.Context) error {
 	prompt, opt := g.req.Prompt, text.EncodeOptions{AddSpecial: true, ParseSpecial: true}
 	if !g.req.Raw {
 		if g.tools.TemplateErr != nil {
-			return api.Errorf(api.BadInput, "%s: %s; send a raw prompt instead", g.model.Name(), g.tools.TemplateErr)
+			return api.Errorf(api.BadInput, "%w", remedy.For(fmt.Errorf("%s: %w; send a raw prompt instead", g.model.Name(), g.tools.TemplateErr), remedy.RawPrompt, g.model.Name()))
 		}
 		var err error
 		if prompt, err = g.render(); err != nil {

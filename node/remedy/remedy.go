@@ -41,7 +41,11 @@ const (
 	KeysFile       Kind = "keys_file"       // mend or remove the file of keys
 	OwnPage        Kind = "own_page"        // open the page as the node's owner
 	InstallEngine  Kind = "install_engine"  // install llama.cpp's library
+	ReplaceEngine  Kind = "replace_engine"  // install llama.cpp's library in place of the one that is here
 	AnyEngine      Kind = "any_engine"      // allow any engine
+	NotExact       Kind = "not_exact"       // ask without exactness
+	ServeExact     Kind = "serve_exact"     // start nodes that are exact, or ask without exactness
+	RawPrompt      Kind = "raw_prompt"      // MODEL: have it continue a text without a chat template
 	NameBase       Kind = "name_base"       // name the model that an adapter adds to
 
 	FoundSwarm   Kind = "found_swarm"   // found a swarm, or join one

@@ -61,7 +61,13 @@ func servingOf(snap serve.Snapshot) []api.Serving {
 			v.Sessions, v.KVFree, v.TokensPerS = s.Stage.Sessions, s.Stage.KVFree, s.Stage.TokensPerS
 			v.Queued, v.Passes, v.Rows = s.Stage.QueuedRows, s.Stage.Passes, s.Stage.Rows
 			v.Engine = s.Computes().Class()
+			if s.GaveUp != nil {
+				v.EngineTrouble = s.GaveUp.Error()
+			}
 			v.KVTokens, v.StepMs, v.Memory = s.KVTokens, ms(s.Stage.DecodePass), s.Memory()
+			if v.Unloaded = s.Asleep > 0; !s.Expires.IsZero() {
+				v.ExpiresAt = &s.Expires
+			}
 			if f := s.Engine.Fence; f != nil {
 				v.Fence, v.Unfenced = f.Holds, f.Lacks
 			}

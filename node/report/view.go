@@ -15,6 +15,9 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 )
 
+// troubleElsewhere stands on the page for why an engine was given up.
+const troubleElsewhere = "llama.cpp's library cannot be used, so the built-in engine computes; the node's status has the reason"
+
 // maxOfPeer is of how many spans of a peer the page shows figures.
 const maxOfPeer = 8
 
@@ -28,6 +31,9 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 	}
 	for i := range v.Serving {
 		v.Serving[i].EnginePID = 0
+		if v.Serving[i].EngineTrouble != "" { // which may name paths
+			v.Serving[i].EngineTrouble = troubleElsewhere
+		}
 	}
 	// What is known is enough; the members are asked again in the background.
 	offers := r.cfg.Network.Offers(ctx, cid.Undef, func([]*protocol.Offer) bool { return true })

@@ -137,9 +137,21 @@ type loaded struct {
 	measured
 }
 
-// open loads a target into the engine that is best for it. Its errors are those of load
-// and calibrate.
+// open loads a target into the engine that is best for it, and notes whether another one
+// was given up. Its errors are those of load and calibrate.
 func (s *serving) open(ctx context.Context, t target) (*loaded, error) {
+	l, err := s.openBest(ctx, t)
+	var gaveUp error
+	if err == nil && l.cfg.Engine == engine.BuiltIn && s.srv.cfg.Engines.Use != engine.BuiltIn {
+		if lib, none := s.srv.library(); none == nil {
+			gaveUp = s.srv.broken(t.model, lib)
+		}
+	}
+	s.update(func() { s.gaveUp = gaveUp })
+	return l, err
+}
+
+func (s *serving) openBest(ctx context.Context, t target) (*loaded, error) {
 	options, err := s.srv.options(t.model)
 	if err != nil {
 		return nil, err
@@ -158,8 +170,14 @@ func (s *serving) open(ctx context.Context, t target) (*loaded, error) {
 		}
 	}
 	l, err := s.openWith(ctx, t, options[0])
-	if err == nil || len(options) == 1 || ctx.Err() != nil || !mayGiveUp(err) {
+	if err == nil || ctx.Err() != nil || !mayGiveUp(err) {
 		return l, err
+	}
+	if len(options) == 1 {
+		if options[0].name == engine.Llama {
+			err = remedy.For(err, remedy.ReplaceEngine)
+		}
+		return nil, err
 	}
 	s.srv.giveUp(t, options[0].library, err)
 	return s.openWith(ctx, t, options[1])

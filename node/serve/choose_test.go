@@ -171,7 +171,7 @@ func TestWhichEngine(t *testing.T) {
 		"demanded, and none":       {known, func(c *Config) { c.Engines.Use, c.Engines.Library = engine.Llama, none }, nil, "not on this machine", "", remedy.InstallEngine},
 		"an unknown library":       {known, nil, breaks(unknown), engine.BuiltIn, "ggml llama ggml", ""},
 		"one that crashes":         {known, nil, breaks(crash), engine.BuiltIn, "ggml llama ggml", ""},
-		"an unknown one, demanded": {known, func(c *Config) { c.Engines.Use = engine.Llama }, breaks(unknown), "version 77", "llama", ""},
+		"an unknown one, demanded": {known, func(c *Config) { c.Engines.Use = engine.Llama }, breaks(unknown), "version 77", "llama", remedy.ReplaceEngine},
 		"a crash, not built in":    {other, nil, breaks(crash), "segmentation fault", "llama", ""},
 		"no memory for it":         {known, nil, breaks(engine.ErrMemory), engine.ErrMemory.Error(), "ggml llama", ""},
 	} {
@@ -206,6 +206,9 @@ func TestGiveUp(t *testing.T) {
 		if got, err := x.opens(t, m); got != engine.BuiltIn {
 			t.Fatal(got, err)
 		}
+		if why := x.gaveUp(); why == nil || !strings.Contains(why.Error(), "its self-test fails") {
+			t.Errorf("it was given up because of %v", why)
+		}
 	}
 	if want := []string{"ggml", "llama", "ggml", "ggml", "ggml"}; !slices.Equal(x.loads, want) {
 		t.Errorf("loaded %v", x.loads)
@@ -216,9 +219,15 @@ func TestGiveUp(t *testing.T) {
 	id = "lib 2"
 	delete(x.fails, engine.Llama)
 	x.rows[engine.Llama] /= 3
-	if got, err := x.opens(t, m); got != engine.Llama {
-		t.Error(got, err)
+	if got, err := x.opens(t, m); got != engine.Llama || x.gaveUp() != nil {
+		t.Error(got, err, x.gaveUp())
 	}
+}
+
+// gaveUp is why the library was given up for the span that was opened last.
+func (x *machine) gaveUp() error {
+	spans := x.Snapshot().Spans
+	return spans[len(spans)-1].GaveUp
 }
 
 // What was measured is kept over a restart; with another version it is measured again,

@@ -10,6 +10,7 @@
 //	choose.go    which engine computes a span
 //	verdicts.go  which one was measured to be faster, over restarts
 //	sleep.go     engines that are unloaded while nobody uses them
+//	stays.go     how long a request wants an engine to stay loaded: api.Controller
 //	calibrate.go what a row costs in an engine
 //	probe.go     a token through a whole chain, which alone makes a span ready; for
 //	             all blocks of a model, the measurement is that
@@ -82,6 +83,10 @@
 // loaded again, as it was and without a new measurement. What the span has reserved of the
 // memory lent stays reserved, or a load on demand might find no room. A span that is not
 // ready yet is not unloaded: it asks for itself again and again.
+//
+// A request may say how long the engine stays after its last use (Ollama's keep_alive):
+// not at all, for a time, or for ever. That holds instead of the limit until another
+// request says otherwise or the engine is unloaded. It interrupts no session.
 //
 // # Locks
 //

@@ -266,6 +266,7 @@ type Span struct {
 	Takes     []cid.Cid     // models that it may be of, if Auto
 	Left      int64         // bytes of the memory lent that the other spans leave
 	EnginePID int           // 0: none, or in this process
+	GaveUp    error         // why llama.cpp's library was given up for it, which the built-in engine computes instead; nil: it was not
 	Engine    engine.Info   // of the engine loaded, or else of the last one of this span
 	Decode    time.Duration
 	Prefill   time.Duration // a row through one block, alone and in a chunk, as first measured
@@ -274,9 +275,11 @@ type Span struct {
 	KVTokens  int // KV cells, in tokens
 	Context   int // tokens that one session may have
 	Losses    api.Losses
-	Next      *Next // what it is about to move to; nil: nothing
+	Next      *Next     // what it is about to move to; nil: nothing
+	Expires   time.Time // when the engine is unloaded if nobody uses it; zero: never, or it is unloaded
 
-	of *serving
+	stays time.Duration // loaded after its last use; negative: for ever
+	of    *serving
 }
 
 // Next is a span that is being fetched while another is served.
@@ -323,6 +326,7 @@ func (s *Server) Snapshot() Snapshot {
 		if st != nil {
 			v, cfg := &snap.Spans[i], st.Config()
 			v.Stage, v.Load, v.KVTokens, v.Context = st.Status(), st.Load(), cfg.KVTokens, cfg.MaxContext
+			v.Expires = v.expires(now, v.Stage)
 		}
 	}
 	return snap

@@ -42,9 +42,11 @@ type serving struct {
 	stage    *stage.Stage
 	info     engine.Info
 	pid      int
-	ready    bool          // a probe has come through
-	leaving  bool          // not offered any more
-	asleep   time.Duration // how long it takes to load the engine again, which is not loaded for want of use; 0: it is
+	ready    bool           // a probe has come through
+	leaving  bool           // not offered any more
+	asleep   time.Duration  // how long it takes to load the engine again, which is not loaded for want of use; 0: it is
+	gaveUp   error          // why llama.cpp's library does not compute it, though it is here and may be better; nil: it does, or is not wanted
+	kept     *time.Duration // how long a request wants it to stay loaded after its last use; negative: for ever; nil: as the operator says
 	measure  measured
 	taken    int64         // bytes of this machine's memory that its engine takes, or is about to
 	reserved int64         // bytes of the memory lent, likewise
@@ -128,7 +130,7 @@ func (s *serving) snapshot(now time.Time) Span {
 	v := Span{
 		Target: s.spec.Model, Model: s.target.model, Span: s.target.span, State: s.state, Since: s.since, Ready: s.ready, Loaded: s.stage != nil,
 		Leaving: s.leaving, Auto: s.auto, Takes: slices.Clone(s.takes), EnginePID: s.pid, Engine: s.info, Decode: s.measure.decode, Prefill: s.measure.prefill,
-		Asleep: s.asleep, Losses: s.losses.report(now), Guest: s.guest, Left: s.srv.left(s), of: s,
+		Asleep: s.asleep, stays: s.stays(), GaveUp: s.gaveUp, Losses: s.losses.report(now), Guest: s.guest, Left: s.srv.left(s), of: s,
 	}
 	if s.next.model != nil {
 		v.Next = &Next{s.next.model, s.next.span, s.nextSince}

@@ -156,7 +156,7 @@ func (s *serving) followUse(ctx context.Context, t target, st *stage.Stage, z *s
 				z.fail(errSmaller)
 				return
 			}
-			if after := s.srv.limits().UnloadAfter; after > 0 && s.proved() && st.Sleep(after) {
+			if after, may := s.mayUnload(); may && st.Sleep(after) {
 				s.unload(z, after)
 			}
 		}
@@ -167,8 +167,12 @@ func (s *serving) followUse(ctx context.Context, t target, st *stage.Stage, z *s
 func (s *serving) unload(z *sleeper, after time.Duration) {
 	z.close()
 	s.claim(0)
-	s.update(func() { s.pid, s.asleep = 0, z.took })
-	s.set(fmt.Sprintf("unloaded: nobody has used it for %s; it loads when somebody does", after))
+	s.update(func() { s.pid, s.asleep, s.kept = 0, max(z.took, 1), nil })
+	why := fmt.Sprintf("nobody has used it for %s", after)
+	if after == 0 {
+		why = "a request asked for that"
+	}
+	s.set("unloaded: " + why + "; it is loaded again when it is used")
 	s.srv.Offer()
 }
 
@@ -196,12 +200,13 @@ func (s *serving) reload(ctx context.Context, t target, st *stage.Stage, z *slee
 	return nil
 }
 
-// proved reports that a probe has come through: until then the span asks for itself again
-// and again.
-func (s *serving) proved() bool {
+// mayUnload reports whether the engine is to be unloaded, and after how long without use.
+// Until a probe has come through it is not: the span keeps asking for itself.
+func (s *serving) mayUnload() (after time.Duration, may bool) {
 	s.srv.mu.Lock()
 	defer s.srv.mu.Unlock()
-	return s.ready
+	after = s.stays()
+	return after, s.ready && after >= 0
 }
 
 // tooLarge reports that a span is among those for which less memory is lent now than they

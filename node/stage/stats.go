@@ -44,6 +44,7 @@ type Status struct {
 	Passes, Rows int64         // since the start
 	Replayed     int64         // bytes sent again for sessions that lost a stage
 	KVKept       int           // KV cells of ended sessions' prefixes, which count as free
+	Used         time.Time     // when a session that counts as use was last open
 }
 
 // Load is how full a stage is, from 0 to 1: the largest of the shares of its time,
@@ -161,7 +162,7 @@ func (t *stats) retryAfter() time.Duration {
 func (s *Stage) Status() Status {
 	s.mu.Lock()
 	_, _, all := s.claims(time.Now())
-	st := Status{Sessions: len(s.sessions), KVFree: max(0, s.cfg.KVTokens-all.cells), KVKept: s.kvKept}
+	st := Status{Sessions: len(s.sessions), KVFree: max(0, s.cfg.KVTokens-all.cells), KVKept: s.kvKept, Used: s.used}
 	for _, sess := range s.sessions {
 		st.QueuedRows += sess.queuedRows()
 	}

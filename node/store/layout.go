@@ -49,7 +49,7 @@ func shardOf(name string, blocks int64) shardKey {
 		return shardKey{protocol.ShardHeader, -1}
 	case gguf.PartEmbedding:
 		return shardKey{protocol.ShardEmbedding, -1}
-	case gguf.PartOutput:
+	case gguf.PartOutput, gguf.PartOther: // whoever has all blocks has it then
 		return shardKey{protocol.ShardOutput, -1}
 	}
 	return shardKey{protocol.ShardOther, -1}

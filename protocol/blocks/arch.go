@@ -75,7 +75,7 @@ var kinds = map[string]kind{
 	"plamo2": {heads: true, whole: hidden},
 
 	"bloom": {whole: inputs}, "gpt2": {whole: inputs}, "mpt": {whole: inputs}, "starcoder": {whole: inputs},
-	"talkie": {whole: inputs}, "cogvlm": {whole: images}, "dream": {whole: diffusion}, "llada": {whole: diffusion}, "llada-moe": {whole: diffusion}, "rnd1": {whole: diffusion},
+	"talkie": {whole: inputs}, "cogvlm": {whole: images}, "glm4": {whole: images}, "dream": {whole: diffusion}, "llada": {whole: diffusion}, "llada-moe": {whole: diffusion}, "rnd1": {whole: diffusion},
 	"deepseek2-ocr": {whole: hidden},
 	"deepseek4":     {whole: streams}, "hy_v4": {whole: streams}, "glm5-next": {heads: true, whole: streams}, "qwen4exp": {interval: 4, whole: streams},
 	"gemma3n": {period: 5, always: true, whole: streams}, "kimi-k3": {heads: true, whole: earlier}, "graniteswitch": {whole: earlier},

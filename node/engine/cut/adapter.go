@@ -38,6 +38,10 @@ func Adapter(h, base *gguf.Header, span protocol.Span) (*Stage, error) {
 		case part == gguf.PartBlock && span.From <= n && n < span.To:
 			t.Name = renamed(t.Name, n-span.From)
 		case part == gguf.PartEmbedding && span.From == 0, part == gguf.PartOutput && span.To == len(m.Blocks):
+		case part == gguf.PartOther:
+			if span.Len() != len(m.Blocks) {
+				return nil, errf("blocks %s: nothing is known of where the model needs the adapter's tensor %.60q, so it runs whole only", span, t.Name)
+			}
 		default:
 			continue
 		}

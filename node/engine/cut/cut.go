@@ -71,7 +71,14 @@ func (c *cutter) tensors() ([]placed, error) {
 		from := c.h.DataOffset + int64(t.Offset)
 		switch part {
 		case gguf.PartNone:
+			if !apart(t.Name, len(c.m.Blocks)) {
+				return nil, errf("its tensor %.60q names no block of %d; is the file complete?", t.Name, len(c.m.Blocks))
+			}
 			continue
+		case gguf.PartOther:
+			if !c.first || !c.last {
+				return nil, errf("blocks %s: nothing is known of where the model needs its tensor %.60q, so it runs whole only", c.span, t.Name)
+			}
 		case gguf.PartBlock:
 			if n < c.span.From || n >= c.span.To {
 				continue
@@ -97,6 +104,18 @@ func (c *cutter) tensors() ([]placed, error) {
 	}
 	slices.SortStableFunc(out, func(a, b placed) int { return cmp.Compare(a.from, b.from) })
 	return out, nil
+}
+
+// apart reports whether a tensor that belongs to no part of the model is left out on
+// purpose: it is of a block that drafts tokens, or of another model in the file.
+func apart(name string, blocks int) bool {
+	head, rest, _ := strings.Cut(name, ".")
+	if head != "blk" {
+		return true
+	}
+	number, _, _ := strings.Cut(rest, ".")
+	n, err := strconv.Atoi(number)
+	return err == nil && n >= 0 && n < blocks
 }
 
 // hole returns a tensor that is there for the library alone, as small as it may be.

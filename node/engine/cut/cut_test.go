@@ -294,3 +294,31 @@ func FuzzOf(f *testing.F) {
 		}
 	})
 }
+
+// A tensor of unknown place is in the file of the whole model, and a part of the model is
+// refused by the tensor's name; one that names no block is refused everywhere.
+func TestUnknownTensors(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		span protocol.Span
+		says string // "": it is in the file
+	}{
+		{"mystery.weight", protocol.Span{From: 0, To: 4}, ""},
+		{"mystery.weight", protocol.Span{From: 0, To: 2}, `"mystery.weight"`},
+		{"mystery.weight", protocol.Span{From: 2, To: 4}, `"mystery.weight"`},
+		{"blk.x.weight", protocol.Span{From: 0, To: 4}, `"blk.x.weight" names no block`},
+		{"blk.4.weight", protocol.Span{From: 0, To: 2}, `"blk.4.weight" names no block`},
+	} {
+		h := model(t, "llama", 4, false)
+		h.Tensors = append(h.Tensors, gguf.Tensor{Name: c.name, Shape: []uint64{32}, Type: 0, Offset: 1 << 20})
+		s, err := Of(h, c.span)
+		switch {
+		case c.says != "":
+			if !errors.Is(err, protocol.ErrCut) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%s in %s: %v", c.name, c.span, err)
+			}
+		case err != nil || !bytes.Contains(s.Header, []byte(c.name)):
+			t.Errorf("%s in %s is left out: %v", c.name, c.span, err)
+		}
+	}
+}

@@ -185,7 +185,8 @@ export function node(view) {
       bar.firstChild.style.width = `${(100 * used) / Math.max(1, v.kv_tokens)}%`;
       return h("li", null, h("div", { class: "title" }, h("b", null, v.name, v.to > v.from ? ` blocks ${span(v)}` : ""), h("span", { class: v.ready ? "tag good" : "tag" }, v.state)),
         v.kv_tokens ? bar : null,
-        v.kv_tokens ? h("p", { class: "fine" }, [many(v.sessions, "session"), `room for ${count(v.kv_free)} of ${count(v.kv_tokens)} tokens`, bytes(v.memory), v.engine || null, v.step_ms ? `${ms(v.step_ms)} per step` : null, v.tokens_per_s ? `${rate(v.tokens_per_s)} tokens/s` : null].filter(Boolean).join(" · ")) : null);
+        v.kv_tokens ? h("p", { class: "fine" }, [many(v.sessions, "session"), `room for ${count(v.kv_free)} of ${count(v.kv_tokens)} tokens`, bytes(v.memory), v.engine || null, v.step_ms ? `${ms(v.step_ms)} per step` : null, v.tokens_per_s ? `${rate(v.tokens_per_s)} tokens/s` : null].filter(Boolean).join(" · ")) : null,
+        v.engine_trouble ? h("p", { class: "warn" }, v.engine_trouble) : null);
     });
     return [spans.length > 0 ? h("ul", { class: "spans" }, ...spans) : null, h("dl", null, ...rows), ...(view.warnings ?? []).map((w) => h("p", { class: "warn" }, w))].filter(Boolean);
   });

@@ -32,6 +32,7 @@ func Embedders() []Model {
 		encoder("nomic-bert", "nomic-bert", nil, "token_types.weight"),
 		encoder("nomic-bert-moe", "nomic-bert-moe", all(moe(nil), keys{"moe_every_n_layers": uint32(2)}), "token_types.weight"),
 		encoder("jina-bert-v2", "jina-bert-v2", keys{"attention.max_alibi_bias": float32(8)}, biases...),
+		encoder("neo-bert", "neo-bert", keys{"pooling_type": uint32(2)}),
 		encoder("modern-bert", "modern-bert", window(keys{"rope.freq_base_swa": float32(10000)})),
 		six(encoder("gemma-embedding", "gemma-embedding", gemma)),
 		six(encoder("gemma-embedding dense", "gemma-embedding", all(gemma, keys{

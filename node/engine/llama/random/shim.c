@@ -159,7 +159,7 @@ static bool whole(const char *path, uint32_t cells, uint32_t rows, bool (*what)(
 	lib.log_set(ignore, NULL);
 	void *model = lib.load(path, lib.defaults());
 	params settings = lib.context_defaults();
-	uint32_t room[2] = {cells, rows}; // the first two fields
+	uint32_t room[3] = {cells, rows, rows}; // the first three fields; encoders need a text in one piece
 	memcpy(&settings, room, sizeof room);
 	void *context = model ? lib.context(model, settings) : NULL;
 	if (context)
