@@ -38,7 +38,7 @@ var allowed = map[string][]string{
 	"node/engine/cut":        {"protocol/..."},
 	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/randommodel", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/engine/tune", "node/fence", "node/remedy"},
-	"node/engine/llama":      {"node/engine", "node/engine/sample", "node/engine/tune", "node/fence", "node/remedy", "protocol/gguf"},
+	"node/engine/llama":      {"node/engine", "node/engine/cut", "node/engine/sample", "node/engine/tune", "node/fence", "node/remedy", "protocol/gguf"},
 	"node/engine/sample":     {"protocol"},
 	"node/engine/tune":       {},
 	"node/exchange":          {"node/backoff", "node/files", "node/ranges", "protocol"},

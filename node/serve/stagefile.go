@@ -29,7 +29,7 @@ func (t target) withFiles(ctx context.Context, cfg engine.Config, load func(engi
 		return err
 	}
 	if base == nil {
-		return stageFile(ctx, t.model, t.span, cfg, load)
+		return stageFile(ctx, t.model, t.span, cut.Lay, cfg, load)
 	}
 	if cfg.Engine != engine.Llama {
 		return fmt.Errorf("%w: %s has an adapter, which only llama.cpp's library computes", engine.ErrUnsupported, t.model.Name())
@@ -38,10 +38,14 @@ func (t target) withFiles(ctx context.Context, cfg engine.Config, load func(engi
 	if err != nil {
 		return err
 	}
+	adapter, err := t.model.Header()
+	if err != nil {
+		return err
+	}
 	lay := func(own *gguf.Header, span protocol.Span, _ int64) (*gguf.Layout, error) {
 		return cut.Adapter(own, h, span)
 	}
-	return stageFile(ctx, base, t.span, cfg, func(cfg engine.Config) error {
+	return stageFile(ctx, base, t.span, cut.LayFor(adapter), cfg, func(cfg engine.Config) error {
 		return t.model.LaidFile(ctx, t.span, lay, func(path string) error {
 			cfg.Adapters = []string{path}
 			return load(cfg)
@@ -49,14 +53,15 @@ func (t target) withFiles(ctx context.Context, cfg engine.Config, load func(engi
 	})
 }
 
-// stageFile calls load with the file of a span of a model without an adapter.
-func stageFile(ctx context.Context, m *store.Model, span protocol.Span, cfg engine.Config, load func(engine.Config) error) error {
+// stageFile calls load with the file of a span of a model without an adapter. lay is how
+// llama.cpp's library wants it.
+func stageFile(ctx context.Context, m *store.Model, span protocol.Span, lay store.Lay, cfg engine.Config, load func(engine.Config) error) error {
 	with := func(path string) error {
 		cfg.Path = path
 		return load(cfg)
 	}
 	if cfg.Engine == engine.Llama {
-		return m.LaidFile(ctx, span, cut.Lay, with)
+		return m.LaidFile(ctx, span, lay, with)
 	}
 	return m.StageFile(ctx, span, Defaults, with)
 }

@@ -10,8 +10,8 @@ import (
 )
 
 // Adapter returns the file of what an adapter (LoRA) adds to a span of a model, for the
-// library, which looks its tensors up by the names that they have in the span's file. h
-// is the adapter's own header, base the model's. Errors wrap protocol.ErrCut.
+// library, which looks its tensors up by the names that they have in the span's file, of
+// LayFor. h is the adapter's own header, base the model's. Errors wrap protocol.ErrCut.
 func Adapter(h, base *gguf.Header, span protocol.Span) (*Stage, error) {
 	m, err := check(base, span)
 	if err != nil {
@@ -45,7 +45,7 @@ func Adapter(h, base *gguf.Header, span protocol.Span) (*Stage, error) {
 		default:
 			continue
 		}
-		tensors = append(tensors, placed{t, from})
+		tensors = append(tensors, placed{Tensor: t, from: from})
 	}
 	slices.SortStableFunc(tensors, func(a, b placed) int { return cmp.Compare(a.from, b.from) })
 	return lay(&out, tensors, h.Alignment())

@@ -25,7 +25,10 @@ const few = 32
 // Of returns the file of a span for llama.cpp's library. The positions of h's tensors
 // are those in the model's file; a split model's tensors are those of all parts. Errors
 // wrap protocol.ErrCut.
-func Of(h *gguf.Header, span protocol.Span) (*Stage, error) {
+func Of(h *gguf.Header, span protocol.Span) (*Stage, error) { return of(h, span, true) }
+
+// of is Of. The embedding may lie apart from the library's tensors if apart is set.
+func of(h *gguf.Header, span protocol.Span, apart bool) (*Stage, error) {
 	m, err := check(h, span)
 	if err != nil {
 		return nil, err
@@ -33,7 +36,10 @@ func Of(h *gguf.Header, span protocol.Span) (*Stage, error) {
 	c := &cutter{h: h, m: m, run: len(m.Blocks) - m.Ahead, vocab: vocabulary(h)}
 	c.first, c.last = span.From == 0, span.To == len(m.Blocks)
 	c.span = protocol.Span{From: span.From, To: min(span.To, c.run)}
-	if c.size = c.vocab; !c.first && !c.last {
+	if apart {
+		c.apart = c.aside()
+	}
+	if c.size = c.vocab; !c.first && !c.last || c.apart != nil {
 		c.size = min(few, c.vocab)
 	}
 	out := gguf.Header{Version: h.Version}
@@ -44,6 +50,7 @@ func Of(h *gguf.Header, span protocol.Span) (*Stage, error) {
 	if err != nil {
 		return nil, err
 	}
+	out.KVs = append(out.KVs, c.beside(placed)...)
 	return lay(&out, placed, h.Alignment())
 }
 
@@ -53,14 +60,17 @@ type cutter struct {
 	span        protocol.Span // of blocks that are run
 	run         int           // blocks of the model that are
 	first, last bool
-	vocab       uint64 // the model's tokens
-	size        uint64 // the file's
+	vocab       uint64       // the model's tokens
+	size        uint64       // the file's
+	apart       *gguf.Tensor // the embedding, where it lies behind the library's tensors
+	scale       float32      // of its numbers then
 }
 
 // placed is a tensor of the file.
 type placed struct {
 	gguf.Tensor
-	from int64 // where its data lie in the model's file; -1: they are a hole
+	from  int64 // where its data lie in the model's file; -1: they are a hole
+	aside bool  // it lies behind all others, and is not the library's
 }
 
 // tensors returns the file's tensors in the order in which they are to lie there.
@@ -85,7 +95,7 @@ func (c *cutter) tensors() ([]placed, error) {
 			}
 			t.Name = renamed(t.Name, n-c.span.From)
 		case gguf.PartEmbedding:
-			if !c.first && !(c.last && tied(c.h)) {
+			if c.apart != nil || !c.first && !(c.last && tied(c.h)) {
 				t, from = c.hole(t), -1
 			}
 		case gguf.PartOutput:
@@ -93,16 +103,19 @@ func (c *cutter) tensors() ([]placed, error) {
 				t, from = c.hole(t), -1
 			}
 		}
-		out = append(out, placed{t, from})
+		out = append(out, placed{Tensor: t, from: from})
 		if t.Name == "token_embd.weight" && len(t.Shape) == 2 && c.first && !c.last && tied(c.h) && slices.Contains(heads, c.m.Arch) {
 			t.Name = "output.weight"
-			out = append(out, placed{c.hole(t), -1})
+			out = append(out, placed{Tensor: c.hole(t), from: -1})
 		}
 	}
 	if len(out) == 0 {
 		return nil, errf("blocks %s have no tensors", c.span)
 	}
 	slices.SortStableFunc(out, func(a, b placed) int { return cmp.Compare(a.from, b.from) })
+	if c.apart != nil {
+		out = append(out, placed{Tensor: *c.apart, from: c.h.DataOffset + int64(c.apart.Offset), aside: true})
+	}
 	return out, nil
 }
 
@@ -159,8 +172,9 @@ func lay(out *gguf.Header, tensors []placed, align uint64) (*Stage, error) {
 	var longest gguf.Piece
 	at := int64(0) // in the data
 	for _, t := range tensors {
-		t.Offset = uint64(at)
-		out.Tensors = append(out.Tensors, t.Tensor)
+		if t.Offset = uint64(at); !t.aside {
+			out.Tensors = append(out.Tensors, t.Tensor)
+		}
 		size := int64(t.Bytes())
 		if t.from >= 0 {
 			if n := len(s.Pieces) - 1; n >= 0 && t.from-s.Pieces[n].From == at-s.Pieces[n].At { // goes on as it does in the model

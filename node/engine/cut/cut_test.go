@@ -88,9 +88,25 @@ func contiguous(t testing.TB, s *Stage, h *gguf.Header) {
 		}
 		at += (x.Bytes() + h.Alignment() - 1) / h.Alignment() * h.Alignment()
 	}
-	if h.DataOffset+int64(at) != s.Size {
-		t.Fatalf("its data end at %d of %d bytes", h.DataOffset+int64(at), s.Size)
+	end := h.DataOffset + int64(at)
+	if behind, apart := h.Uint(EmbeddingAt); apart {
+		if behind != at {
+			t.Fatalf("its embedding lies at %d, the tensors end at %d", behind, at)
+		}
+		end += roundUp(int64(embeddingIn(h).Bytes()), int64(h.Alignment()))
 	}
+	if end != s.Size {
+		t.Fatalf("its data end at %d of %d bytes", end, s.Size)
+	}
+}
+
+// embeddingIn returns the embedding that lies behind a file's tensors.
+func embeddingIn(h *gguf.Header) gguf.Tensor {
+	width, _ := h.Uint(h.Arch("embedding_length"))
+	at, _ := h.Uint(EmbeddingAt)
+	kind, _ := h.Uint(EmbeddingType)
+	tokens, _ := h.Uint(EmbeddingTokens)
+	return gguf.Tensor{Type: gguf.Type(kind), Shape: []uint64{width, tokens}, Offset: at}
 }
 
 // source finds the tensor of the model whose bytes one of a stage has; "": a hole.
@@ -113,13 +129,18 @@ func TestSpans(t *testing.T) {
 			s, got := stage(t, h, span.From, span.To)
 			contiguous(t, s, got)
 			first, last := span.From == 0, span.To == 6
-			vocab := uint64(96)
-			if !first && !last {
-				vocab = 32
+			vocab := uint64(32)
+			if last {
+				vocab = 96
 			}
 			want := map[string]string{"token_embd.weight": "", "output_norm.weight": "", "rope_freqs.weight": "rope_freqs.weight"}
-			if first || last && tied {
+			if first && last || last && tied {
 				want["token_embd.weight"] = "token_embd.weight"
+			}
+			if apart := first && !last; apart && source(s, h, got, embeddingIn(got)) != "token_embd.weight" {
+				t.Errorf("%s: the embedding is not where the header says", span)
+			} else if _, ok := got.Uint(EmbeddingAt); ok != apart {
+				t.Errorf("%s: an embedding behind the tensors: %v", span, ok)
 			}
 			if last {
 				want["output_norm.weight"] = "output_norm.weight"

@@ -14,7 +14,10 @@
 //     leading_dense_block_count, are counted from the span's.
 //   - Blocks that predict further tokens (nextn_predict_layers) are left out.
 //   - No stage reads a text, so every file has the tokenizer "no_vocab", with as
-//     many tokens as its tensors need: the model's at both ends, 32 in between.
+//     many tokens as its tensors need: the model's at its end, 32 before.
+//   - The file that begins a model has the embedding behind the library's tensors, for
+//     the engine to look tokens up in (embedding.go). Some architectures need it among
+//     them; then the file has the model's tokens.
 //   - Tensors that the library demands, but that the span does not compute with (the
 //     embedding in a stage that is given hidden states, the output head in one that
 //     returns them) are holes: zeros that take no room on a disk, in the smallest

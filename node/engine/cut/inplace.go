@@ -11,6 +11,10 @@ import (
 // not begin the file, or is split). Of the whole model no byte moves if the library
 // takes it as it lies: the layout is then InPlace. Positions are those in that file.
 func Lay(h *gguf.Header, span protocol.Span, room int64) (*Stage, error) {
+	return layBehind(h, span, room, true)
+}
+
+func layBehind(h *gguf.Header, span protocol.Span, room int64, apart bool) (*Stage, error) {
 	m, err := check(h, span)
 	if err != nil {
 		return nil, err
@@ -20,7 +24,7 @@ func Lay(h *gguf.Header, span protocol.Span, room int64) (*Stage, error) {
 			return &Stage{Header: head, InPlace: true}, err
 		}
 	}
-	return Of(h, span)
+	return of(h, span, apart)
 }
 
 // inPlace returns a header that fits into the room before the model. Its metadata are

@@ -70,7 +70,7 @@ func (l *local) direct(b *engine.Batch, positions, seqs []int32, outputs []int8)
 	if err := l.kv.follow(b.Rows); err != nil {
 		return err
 	}
-	l.run(l.kv.context, false, b, span{0, len(b.Rows)}, positions, seqs, outputs)
+	_, _ = l.run(l.kv.context, false, b, span{0, len(b.Rows)}, positions, seqs, outputs)
 	l.logits(len(b.Rows) - 1)
 	for _, r := range b.Rows {
 		l.kv.slots[r.Seq].next = r.Pos + 1

@@ -86,14 +86,21 @@ func (l *local) cellType() int {
 }
 
 // run has the library compute rows of a batch. The result is the library's: 0, or 1
-// where it lacks cells, or another error.
-func (l *local) run(context unsafe.Pointer, encode bool, b *engine.Batch, rows span, positions, seqs []int32, outputs []int8) int {
+// where it lacks cells, or another number; the error is about the rows' tokens.
+func (l *local) run(context unsafe.Pointer, encode bool, b *engine.Batch, rows span, positions, seqs []int32, outputs []int8) (int, error) {
 	n := rows.to - rows.from
 	var tokens *C.int32_t
 	var hidden *C.float
-	if len(b.Tokens) > 0 {
+	switch {
+	case l.embedding != nil:
+		h, err := l.embedding.rows(b.Tokens[rows.from:rows.to])
+		if err != nil {
+			return 0, err
+		}
+		hidden = (*C.float)(&l.wide(h)[0])
+	case len(b.Tokens) > 0:
 		tokens = (*C.int32_t)(&b.Tokens[rows.from])
-	} else {
+	default:
 		hidden = (*C.float)(&l.wide(b.Hidden[rows.from*l.shape.width : rows.to*l.shape.width])[0])
 	}
 	if l.tap != nil {
@@ -104,7 +111,7 @@ func (l *local) run(context unsafe.Pointer, encode bool, b *engine.Batch, rows s
 		perRow = 1
 	}
 	return int(C.sl_run(context, C.bool(encode), C.int(n), tokens, hidden, C.int64_t(l.shape.widthIn),
-		(*C.int32_t)(&positions[0]), C.int(perRow), (*C.int32_t)(&seqs[0]), (*C.int8_t)(&outputs[0])))
+		(*C.int32_t)(&positions[0]), C.int(perRow), (*C.int32_t)(&seqs[0]), (*C.int8_t)(&outputs[0]))), nil
 }
 
 // wide pads hidden states to what the library takes: models with pictures have room

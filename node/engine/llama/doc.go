@@ -15,8 +15,13 @@
 // callback that the library asks about each node of its graph: it takes the tensor
 // l_out-N, what comes out of the last block, and then ends the pass, since what would
 // follow are logits that nobody reads. The library leaves rows out before its last block
-// that are no outputs, so all rows of such a span are outputs, and the library keeps
-// room for their logits; passes are cut so that this room is small (logitBytes).
+// that are no outputs, so all rows of such a span are outputs. The library then keeps room
+// for their logits, clears it, and copies into it, of every token that the file has. So a
+// span's file has few tokens, at the model's beginning, too: there the engine looks the
+// tokens' rows of the embedding up by itself, with the library's own conversion, so that
+// they have the same bits (embedding.go). Where that is not possible, because an
+// architecture begins with more than that or an adapter adds to the embedding, passes are
+// cut so that the room is small (logitBytes).
 //
 // Models with rotations in several dimensions take four positions per row of hidden
 // states. The rows of a pass keep their order with a cache that all sequences share;

@@ -140,8 +140,10 @@ func (k *kv) compute(b *engine.Batch, rows span, outputs []int8) error {
 	}
 	for {
 		k.ran = true
-		r := k.of.run(k.context, k.of.shape.encodes, b, rows, positions, seqs, outputs)
+		r, err := k.of.run(k.context, k.of.shape.encodes, b, rows, positions, seqs, outputs)
 		switch {
+		case err != nil:
+			return err
 		case r == 0:
 			for _, r := range b.Rows[rows.from:rows.to] {
 				k.slots[r.Seq].next = r.Pos + 1

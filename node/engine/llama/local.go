@@ -31,16 +31,17 @@ type local struct {
 	cfg     engine.Config
 	log     *slog.Logger
 
-	mu     sync.Mutex // one pass at a time
-	info   engine.Info
-	closed bool
-	model  unsafe.Pointer
-	copied uint64 // bytes of weights beside the mapped file: repacked for kernels
-	lora   []unsafe.Pointer
-	shape  shape
-	kv     kv
-	tuner  *tune.Threads
-	tap    *C.sl_tap // nil: the span ends the model
+	mu        sync.Mutex // one pass at a time
+	info      engine.Info
+	closed    bool
+	model     unsafe.Pointer
+	copied    uint64 // bytes of weights beside the mapped file: repacked for kernels
+	lora      []unsafe.Pointer
+	embedding *embedding // nil: the library has the model's, or the span needs none
+	shape     shape
+	kv        kv
+	tuner     *tune.Threads
+	tap       *C.sl_tap // nil: the span ends the model
 }
 
 // shape is what of a model matters to a pass.
@@ -192,6 +193,15 @@ func (l *local) describe() error {
 	}
 	if i.First() || i.Last() {
 		i.Vocab = int(C.sl_model_vocab(l.model))
+	}
+	if i.First() && !i.Last() {
+		var err error
+		if l.embedding, err = openEmbedding(l.cfg.Path, l.shape.width); err != nil {
+			return err
+		}
+		if l.embedding != nil {
+			i.Vocab = l.embedding.tokens
+		}
 	}
 	return l.describeEmbeddings()
 }
@@ -515,6 +525,7 @@ func (l *local) Close() error {
 
 func (l *local) free() {
 	l.kv.close()
+	l.embedding.close()
 	C.sl_tap_free(l.tap)
 	if l.model != nil {
 		C.sl_model_free(l.model) // and its adapters

@@ -39,6 +39,15 @@ typedef struct {
 	int8_t *outputs;
 } batch;
 
+// What the library knows of a type of numbers.
+typedef struct {
+	const char *name;
+	int64_t block, interleaved;
+	size_t bytes; // per block
+	bool quantized;
+	void (*to_float)(const void *in, float *out, int64_t n);
+} traits;
+
 typedef bool (*eval_fn)(void *tensor, bool ask, void *user);
 typedef void (*log_fn)(int level, const char *text, void *user);
 
@@ -57,6 +66,7 @@ typedef void (*log_fn)(int level, const char *text, void *user);
 	MUST(void, ggml_backend_dev_memory, (void *, size_t *, size_t *)) \
 	MUST(void *, ggml_backend_dev_backend_reg, (void *)) \
 	MUST(const char *, ggml_backend_reg_name, (void *)) \
+	MAY(const traits *, ggml_get_type_traits, (int)) \
 	MUST(const char *, ggml_get_name, (const void *)) \
 	MUST(int64_t, ggml_nelements, (const void *)) \
 	MUST(size_t, ggml_nbytes, (const void *)) \
@@ -314,6 +324,18 @@ int sl_run(void *context, bool encode, int n, const int32_t *tokens, const float
 	free(at);
 	free(lists);
 	return result;
+}
+
+bool sl_numbers(int type, int64_t block, size_t bytes, int64_t width, const void *in, float *out) {
+	enum { F32 = 0 };
+	const traits *t = type >= 0 && p_ggml_get_type_traits ? p_ggml_get_type_traits(type) : NULL;
+	if (!t || t->block != block || t->bytes * (size_t)(width / block) != bytes || width % block || (!t->to_float && type != F32))
+		return false;
+	if (in && type == F32)
+		memcpy(out, in, bytes);
+	else if (in)
+		t->to_float(in, out, width);
+	return true;
 }
 
 const float *sl_logits(void *context, int row) { return p_llama_get_logits_ith(context, row); }

@@ -89,6 +89,11 @@ void sl_tap_free(sl_tap *tap);
 int sl_run(void *context, bool encode, int n, const int32_t *tokens, const float *hidden, int64_t stride,
 	const int32_t *positions, int per_row, const int32_t *seqs, const int8_t *outputs);
 
+// sl_numbers turns a row of width numbers of a type, whose blocks have so many numbers, into
+// floats. It returns false if the library does not know the type as that; without an input
+// it does nothing else.
+bool sl_numbers(int type, int64_t block, size_t bytes, int64_t width, const void *in, float *out);
+
 const float *sl_logits(void *context, int row);
 const float *sl_embedding(void *context, int seq);
 

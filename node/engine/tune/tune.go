@@ -6,7 +6,12 @@
 // so the number of threads is chosen by measuring passes of few rows: now and then a
 // few of them try another number. Fewer threads stay if they are hardly slower, more
 // only if they are clearly faster, so that nothing is taken from the machine's owner
-// for nothing.
+// for nothing. After a trial that was clearly worse the next one waits longer, unless
+// passes become slower.
+//
+// Passes of many rows always use the most threads. Between two barriers they compute for
+// milliseconds, so that waiting at them costs little even on a busy machine, and what is
+// best for single rows of a small model, often one thread, is half their speed.
 package tune
 
 import (
@@ -16,28 +21,32 @@ import (
 )
 
 const (
-	smallPass   = 31 // rows; larger passes are prefill, and never trials
+	smallPass   = 31 // rows; larger passes are prefill, which uses the most threads
 	trialPasses = 4  // decide; the slowest is left out
 	probeEvery  = 1500 * time.Millisecond
 	fewerStay   = 1.04 // of the time with the number in use
 	moreStay    = 0.93
 
-	// Where cores are busy, more threads take many times as long. A trial ends when two
-	// passes took so much longer, and the next one is after a pause twice as long.
+	// A trial ends when two passes took so much longer: where cores are busy, more threads
+	// take many times as long, and where they are idle, fewer do. The pause before the next
+	// one then doubles, unless passes come to take so many times what they took.
 	hopeless = 1.3
 	longest  = 8 * probeEvery
+	slower   = 1.25
 )
 
 // Threads chooses a number of threads. It is not safe for concurrent use: the engine's
 // lock is around it.
 type Threads struct {
 	set     func(n int)
-	options []int // 1, 2, 4, ... and the most
-	at      int   // index of the number in use
-	trial   int   // index under trial; at: none
-	down    bool  // the next trial is of fewer threads
-	next    time.Time
-	pause   time.Duration // before the next trial
+	options []int         // 1, 2, 4, ... and the most
+	at      int           // index of the number in use
+	trial   int           // index under trial; at: none
+	now     int           // what set was last called with
+	down    bool          // the next trial is of fewer threads
+	last    time.Time     // when the last trial ended
+	pause   time.Duration // from then to the next one
+	usual   [6]float64    // of passes with the number in use when the last trial ended; 0: unknown
 
 	// Only passes of about as many rows are compared: 1, 2-3, 4-7, ...
 	inUse [6]window
@@ -76,7 +85,7 @@ func (w *window) mean() float64 {
 // New returns one that begins with the most threads there may be, which the engine
 // uses already. set changes the number of the next passes; nil: it stays.
 func New(most int, set func(n int)) *Threads {
-	t := &Threads{set: set, down: true, pause: probeEvery}
+	t := &Threads{set: set, down: true, now: most}
 	for n := 1; n < most; n *= 2 {
 		t.options = append(t.options, n)
 	}
@@ -86,17 +95,45 @@ func New(most int, set func(n int)) *Threads {
 	return t
 }
 
-// Number is how many threads are in use.
-func (t *Threads) Number() int { return t.options[t.trial] }
+// Number is how many threads the pass has that is under way or was last.
+func (t *Threads) Number() int { return t.now }
 
-func (t *Threads) off(rows int) bool { return t.set == nil || rows > smallPass || len(t.options) < 2 }
+func (t *Threads) fixed() bool { return t.set == nil || len(t.options) < 2 }
 
 // Before is called before a pass of so many rows.
 func (t *Threads) Before(rows int) {
-	size := bits.Len(uint(rows))
-	if t.off(rows) || t.trial != t.at || !t.inUse[size].full() || time.Now().Before(t.next) {
+	if t.fixed() {
 		return
 	}
+	if rows > smallPass {
+		t.use(len(t.options) - 1)
+		return
+	}
+	if size := bits.Len(uint(rows)); t.trial == t.at && t.due(size) {
+		t.begin(size)
+	}
+	t.use(t.trial)
+}
+
+// use has the next passes computed by a number of threads.
+func (t *Threads) use(option int) {
+	if n := t.options[option]; n != t.now {
+		t.now = n
+		t.set(n)
+	}
+}
+
+// due reports whether passes of a size are to try another number.
+func (t *Threads) due(size int) bool {
+	w, since := &t.inUse[size], time.Since(t.last)
+	if !w.full() || since < min(t.pause, probeEvery) {
+		return false
+	}
+	return since >= t.pause || t.usual[size] > 0 && w.mean() > slower*t.usual[size]
+}
+
+// begin begins a trial.
+func (t *Threads) begin(size int) {
 	if t.at == 0 {
 		t.down = false
 	} else if t.at == len(t.options)-1 {
@@ -107,12 +144,11 @@ func (t *Threads) Before(rows int) {
 		t.trial -= 2
 	}
 	t.tried, t.size = window{}, size
-	t.set(t.options[t.trial])
 }
 
 // After is called after a pass, with the time that it took.
 func (t *Threads) After(rows int, took time.Duration) {
-	if t.off(rows) {
+	if t.fixed() || rows > smallPass {
 		return
 	}
 	size := bits.Len(uint(rows))
@@ -128,24 +164,24 @@ func (t *Threads) After(rows int, took time.Duration) {
 		return
 	}
 	t.tried.add(per)
-	if t.trial > t.at && t.tried.seen > 1 && t.tried.least() > hopeless*t.inUse[size].mean() {
-		t.down = true
-		t.pause = min(2*t.pause, longest)
+	pause := t.pause
+	if t.tried.seen > 1 && t.tried.least() > hopeless*t.inUse[size].mean() {
+		t.down = !t.down
 		t.stay()
+		t.pause = min(max(2*pause, probeEvery), longest)
 		return
 	}
 	if !t.tried.full() {
 		return
 	}
-	t.pause = probeEvery
 	enough := moreStay
 	if t.trial < t.at {
 		enough = fewerStay
 	}
 	if t.tried.mean() < enough*t.inUse[size].mean() {
 		// One better may not be the best: go on at once in this direction.
-		t.at, t.abandon, t.inUse = t.trial, 0, [6]window{}
-		t.inUse[size] = t.tried
+		t.at, t.abandon, t.inUse, t.usual = t.trial, 0, [6]window{}, [6]float64{}
+		t.inUse[size], t.pause = t.tried, 0
 		return
 	}
 	t.down = !t.down
@@ -155,6 +191,10 @@ func (t *Threads) After(rows int, took time.Duration) {
 // stay ends a trial in favour of what was in use.
 func (t *Threads) stay() {
 	t.trial, t.abandon = t.at, 0
-	t.set(t.options[t.at])
-	t.next = time.Now().Add(t.pause)
+	t.last, t.pause = time.Now(), probeEvery
+	for i := range t.usual {
+		if w := &t.inUse[i]; w.full() {
+			t.usual[i] = w.mean()
+		}
+	}
 }

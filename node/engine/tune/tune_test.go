@@ -42,6 +42,38 @@ func TestBusyCore(t *testing.T) {
 	})
 }
 
+// Where all cores are idle, trials of fewer threads cost next to nothing.
+func TestIdleCores(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		threads := New(2, func(int) {})
+		idle := func(n int) time.Duration { return 20 * time.Millisecond / time.Duration(n) }
+		if got, most := passes(threads, time.Minute, idle), int(time.Minute/idle(2)); got < most*995/1000 {
+			t.Errorf("%d passes in a minute, without trials %d", got, most)
+		}
+	})
+}
+
+// Passes of many rows have all threads, whatever is best for single rows.
+func TestManyRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := 4
+		threads := New(4, func(n int) { set = n })
+		passes(threads, 10*time.Second, func(int) time.Duration { return 10 * time.Millisecond })
+		if set != 1 {
+			t.Fatalf("%d threads for single rows where more do not help", set)
+		}
+		threads.Before(smallPass + 1)
+		if set != 4 || threads.Number() != 4 {
+			t.Errorf("%d threads for many rows, said to be %d", set, threads.Number())
+		}
+		threads.After(smallPass+1, time.Second)
+		threads.Before(1)
+		if set != 1 {
+			t.Errorf("%d threads for a single row after many", set)
+		}
+	})
+}
+
 // One thread stays where another one helps little.
 func TestFewThreads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
