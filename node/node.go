@@ -120,6 +120,7 @@ func New(cfg Config) (_ *Node, err error) {
 		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Log: cfg.Log.With("part", "generate"),
 	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
+	n.stages.Restrict(n.net.MayUse)
 	n.exchange = exchange.New(n.net.Host(), n.store, n.net, exchange.Options{
 		Leaves: library.Leaves(n.store), Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
 		Worked: n.net.Worked, Believable: n.net.Believable, Dialling: n.net.Dialling(),

@@ -16,7 +16,10 @@ const (
 	StageID   = "/shoal/stage/2"  // sessions
 	StageID1  = "/shoal/stage/1"  // the same, of links without credits
 	LeavesID  = "/shoal/leaves/1" // leaves in bulk
-	ProbeTime = 3 * time.Second   // the most a status or offer request may take
+
+	SwarmTLSID = "/shoal/tls/1" // TLS with the membership in a private swarm, on TCP and relayed connections
+
+	ProbeTime = 3 * time.Second // the most a status or offer request may take
 )
 
 // Sizes, in bytes unless said otherwise.

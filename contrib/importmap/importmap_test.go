@@ -25,6 +25,7 @@ const (
 var allowed = map[string][]string{
 	"protocol":        nil,
 	"protocol/gguf":   nil,
+	"protocol/member": nil,
 	"protocol/blocks": {"protocol"},
 
 	"node/engine/llama/random": {"protocol/gguf"},
@@ -54,7 +55,7 @@ var allowed = map[string][]string{
 		"protocol/...", "contrib/tinymodel",
 	},
 	"node/metrics":   nil,
-	"node/network":   {"node/backoff", "node/files", "node/remedy", "protocol"},
+	"node/network":   {"node/backoff", "node/files", "node/remedy", "protocol/..."},
 	"node/page":      nil,
 	"node/proc":      nil,
 	"node/remedy":    nil,
@@ -121,6 +122,7 @@ var kept = []struct{ prefix, only string }{
 var pure = map[string][]string{
 	"protocol":            {"net", "os", "context", "log/slog"},
 	"protocol/gguf":       {"net", "os", "time", "context", "log/slog"},
+	"protocol/member":     {"net", "os", "context", "log/slog"},
 	"node/ranges":         {"net", "os", "time", "context", "log/slog"},
 	"node/catalog":        {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"protocol/blocks":     {"net", "os", "time", "context", "log/slog", "math/rand"},

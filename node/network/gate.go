@@ -51,6 +51,7 @@ type gate struct {
 	now      func() time.Time
 	here     func(block netip.Prefix) bool // reports whether this node is on such a network
 	met      func(block netip.Prefix) bool // reports whether a peer is connected from there
+	began    func(network.Conn)            // called with each connection before it is used; nil: nothing is
 	loopback bool                          // this node listens on loopback alone, so all its peers are there
 
 	mu      sync.Mutex
@@ -486,6 +487,9 @@ func (g *gate) InterceptSecured(network.Direction, peer.ID, network.ConnMultiadd
 func (g *gate) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
 	if !c.Stat().Limited {
 		g.prove(c.RemotePeer(), c.RemoteMultiaddr())
+	}
+	if g.began != nil {
+		g.began(c)
 	}
 	return true, 0
 }

@@ -84,8 +84,9 @@ func prefixes(list ...string) (out []netip.Prefix) {
 
 // newResources bounds what peers can use of this node: connections, streams,
 // and the memory reserved for both. The memory is at most 512 MiB, or a quarter
-// of the process's limit (GOMEMLIMIT) if that is less.
-func newResources(c crowd) (network.ResourceManager, error) {
+// of the process's limit (GOMEMLIMIT) if that is less. The DHT's
+// protocols have the given prefix.
+func newResources(c crowd, dhtPrefix string) (network.ResourceManager, error) {
 	memory := min(512<<20, max(64<<20, debug.SetMemoryLimit(-1)/4))
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
@@ -96,6 +97,9 @@ func newResources(c crowd) (network.ResourceManager, error) {
 	limits.PeerBaseLimit = rcmgr.BaseLimit{Conns: 32, ConnsInbound: 16, ConnsOutbound: 16, Streams: 1536, StreamsInbound: 512, StreamsOutbound: 1024, Memory: memory / 4, FD: 16}
 	limits.PeerLimitIncrease = rcmgr.BaseLimitIncrease{}
 	for id, n := range streamsOf {
+		if id == kadID { // a private swarm's DHT has another name
+			id = libprotocol.ID(dhtPrefix + "/kad/1.0.0")
+		}
 		// Streams that this node itself opens need no tight bound.
 		limits.AddProtocolLimit(id, rcmgr.BaseLimit{Streams: 2 * n.all, StreamsInbound: n.all, StreamsOutbound: 2 * n.all, Memory: memory / 2}, rcmgr.BaseLimitIncrease{})
 		limits.AddProtocolPeerLimit(id, rcmgr.BaseLimit{Streams: n.peer + 1024, StreamsInbound: n.peer, StreamsOutbound: 1024, Memory: memory / 8}, rcmgr.BaseLimitIncrease{})

@@ -64,7 +64,7 @@ func TestPerAddress(t *testing.T) {
 		{"/ip6/fd00::7/udp/4001/quic-v1", 100},
 		{"/ip4/127.0.0.1/udp/4001/quic-v1", 100},
 	} {
-		rm, err := newResources(manyConns)
+		rm, err := newResources(manyConns, protocol.DHTPrefix)
 		if err != nil {
 			t.Fatal(err)
 		}

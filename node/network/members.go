@@ -276,6 +276,9 @@ func (n *Network) Peers() []PeerInfo {
 
 // startMDNS finds nodes on the LAN.
 func (n *Network) startMDNS() (io.Closer, error) {
+	if n.roll != nil {
+		return n.startSwarmMDNS()
+	}
 	s := mdns.NewMdnsService(n.host, "_shoal._udp", found{n})
 	return s, s.Start()
 }

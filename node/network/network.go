@@ -18,12 +18,13 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
@@ -45,9 +46,10 @@ type Config struct {
 	MDNS        bool
 	Client      bool            // a light node: it queries the DHT but stores nothing for it
 	PeersFile   string          // where peers are remembered; "": nowhere
-	Options     []libp2p.Option // transports, in place of QUIC and TCP
+	Options     []libp2p.Option // transports, in place of QUIC and TCP; in a private swarm anything else, in place of TCP
 	Version     string
 	Log         *slog.Logger
+	Swarm       *Swarm // private; nil: the open network
 
 	crowd crowd // zero value: manyConns
 }
@@ -69,24 +71,27 @@ const (
 
 // Network is a node's connection to its peers. It is safe for concurrent use.
 type Network struct {
-	cfg    Config
-	host   host.Host
-	dht    *dht.IpfsDHT
-	kad    atomic.Pointer[dht.IpfsDHT] // the same DHT, for callbacks that the DHT itself makes
-	log    *slog.Logger
-	lines  *rate.Limiter // of the log that connections cause
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	mdns   io.Closer
-	alone  atomic.Bool // knows no peer and nowhere to look
-	health healthBoard
-	gate   *gate
-	boot   []peer.AddrInfo
-	naming sync.Mutex
-	named  map[peer.ID]bool // by Protect; guarded by naming
-	book   *book
-	wake   chan struct{} // capacity 1: makes meet look at once
+	cfg      Config
+	host     host.Host
+	dht      *dht.IpfsDHT
+	kad      atomic.Pointer[dht.IpfsDHT] // the same DHT, for callbacks that the DHT itself makes
+	log      *slog.Logger
+	lines    *rate.Limiter // of the log that connections cause
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	mdns     io.Closer
+	alone    atomic.Bool // knows no peer and nowhere to look
+	health   healthBoard
+	gate     *gate
+	gater    connmgr.ConnectionGater // gate, or memberGate around it
+	refusals *refusals
+	roll     *roll // nil: the open network
+	boot     []peer.AddrInfo
+	naming   sync.Mutex
+	named    map[peer.ID]bool // by Protect; guarded by naming
+	book     *book
+	wake     chan struct{} // capacity 1: makes meet look at once
 
 	traffic counter
 	queues  queues
@@ -123,16 +128,22 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
+		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), refusals: newRefusals(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{},
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
-	n.gate.met = n.met
+	n.gate.met, n.gate.began, n.gater = n.met, n.refusals.began, n.gate
+	if cfg.Swarm != nil {
+		if n.roll, err = newRoll(cfg, n.lines); err != nil {
+			return nil, err
+		}
+		n.gater = memberGate{n.gate, n.roll}
+	}
 	n.offers = newHeard(n.Connected)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
 		n.gate.name(p)
 	}
-	if n.host, err = newHost(cfg, n.traffic, n.gate); err != nil {
+	if n.host, err = n.newHost(); err != nil {
 		n.cancel()
 		return nil, explain(err, cfg)
 	}
@@ -140,7 +151,7 @@ func New(cfg Config) (*Network, error) {
 	if cfg.Client {
 		mode = dht.ModeClient
 	}
-	n.dht, err = dht.New(shortHost{n.host}, append(n.dhtOptions(), dht.Mode(mode), dht.ProtocolPrefix(protocol.DHTPrefix),
+	n.dht, err = dht.New(shortHost{n.host}, append(n.dhtOptions(), dht.Mode(mode), dht.ProtocolPrefix(libprotocol.ID(cfg.Swarm.dhtPrefix())),
 		dht.NamespacedValidator("shoal", validator{time.Now}), dht.BootstrapPeers(boot...))...)
 	if err != nil {
 		n.cancel()
@@ -157,6 +168,9 @@ func New(cfg Config) (*Network, error) {
 			}
 		},
 		DisconnectedF: func(_ network.Network, c network.Conn) {
+			if n.refusals.ended(c) {
+				n.reached(peer.AddrInfo{ID: c.RemotePeer(), Addrs: []multiaddr.Multiaddr{c.RemoteMultiaddr()}}, ErrNotMember)
+			}
 			n.lostConn(c.RemotePeer())
 			if n.host.Network().Connectedness(c.RemotePeer()) != network.Connected && n.lines.Allow() {
 				n.log.Info("a peer has disconnected", "peer", c.RemotePeer(), "after", time.Since(c.Stat().Opened).Round(time.Second))
@@ -183,13 +197,17 @@ func New(cfg Config) (*Network, error) {
 		n.log.Warn("a change of this node's addresses will not be noticed", "error", err)
 	}
 	n.wg.Go(n.meet)
+	if n.roll != nil {
+		n.wg.Go(func() { n.roll.expire(n.ctx.Done()) })
+	}
 	if !cfg.Client {
 		n.wg.Go(n.announce)
 	}
 	return n, nil
 }
 
-func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error) {
+func (n *Network) newHost() (host.Host, error) {
+	cfg, gate := n.cfg, n.gate
 	listen := cfg.ListenAddrs
 	if len(listen) == 0 {
 		for _, f := range []string{"/ip4/0.0.0.0/udp/%d/quic-v1", "/ip6/::/udp/%d/quic-v1", "/ip4/0.0.0.0/tcp/%d", "/ip6/::/tcp/%d"} {
@@ -208,7 +226,7 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 			}
 		}
 	}
-	rm, err := newResources(cfg.crowd)
+	rm, err := newResources(cfg.crowd, cfg.Swarm.dhtPrefix())
 	if err != nil {
 		return nil, err
 	}
@@ -219,15 +237,18 @@ func newHost(cfg Config, traffic metrics.Reporter, gate *gate) (host.Host, error
 	// Without DisableMetrics, libp2p registers with the process's default
 	// Prometheus registry, which several nodes in one process would share.
 	opts := []libp2p.Option{
-		libp2p.BandwidthReporter(traffic),
+		libp2p.BandwidthReporter(n.traffic),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
-		libp2p.ConnectionGater(gate), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
+		libp2p.ConnectionGater(n.gater), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
 	}
-	if len(cfg.Options) > 0 {
-		opts = append(opts, cfg.Options...)
-	} else {
-		opts = append(opts, libp2p.Transport(libp2pquic.NewTransport), libp2p.Transport(tcp.NewTCPTransport))
+	if n.roll != nil {
+		opts = append(opts, n.roll.options())
+	} else if len(cfg.Options) == 0 {
+		opts = append(opts, libp2p.Transport(libp2pquic.NewTransport))
+	}
+	if opts = append(opts, cfg.Options...); len(cfg.Options) == 0 {
+		opts = append(opts, libp2p.Transport(tcp.NewTCPTransport))
 	}
 	if gate.loopback = local(listen); !gate.loopback {
 		opts = append(opts, libp2p.EnableHolePunching(), libp2p.EnableAutoNATv2())
@@ -333,9 +354,10 @@ func (n *Network) Close() error {
 func (n *Network) Self() peer.ID { return n.host.ID() }
 
 // Dialling returns the options for another swarm of this node, so that it dials
-// through the same gate.
+// through the same gate. In a private swarm its connections are closed as the
+// host's are when a member is revoked.
 func (n *Network) Dialling() []swarm.Option {
-	return []swarm.Option{swarm.WithConnectionGater(n.gate), swarm.WithMetricsTracer(n.gate)}
+	return []swarm.Option{swarm.WithConnectionGater(n.gater), swarm.WithMetricsTracer(n.gate)}
 }
 
 // Believable filters addresses that a peer reported of another, keeping at most
@@ -372,9 +394,6 @@ func (n *Network) met(block netip.Prefix) bool {
 func (n *Network) Connected(p peer.ID) bool {
 	return n.host.Network().Connectedness(p) == network.Connected
 }
-
-// Host returns the libp2p host, for protocols of other packages.
-func (n *Network) Host() host.Host { return n.host }
 
 // Addrs returns the addresses that peers can dial, without the peer ID.
 func (n *Network) Addrs() []multiaddr.Multiaddr { return n.host.Addrs() }

@@ -122,6 +122,9 @@ func (n *Network) hear(teller peer.ID, raw []byte) error {
 	if o.From == n.host.ID() {
 		return nil
 	}
+	if len(o.Spans)+len(o.Shards) > 0 && !n.believed(o.From) {
+		return fmt.Errorf("%w: its signer may not serve in this swarm", protocol.ErrOffer)
+	}
 	w := &word{Offer: o, met: teller == o.From, teller: teller, group: n.groupOf(o)}
 	most := n.tells(teller)
 	n.mu.Lock()
@@ -148,7 +151,7 @@ func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 	now := time.Now()
 	var out []*protocol.Offer
 	for o := range n.offers.concerning(model) {
-		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) {
+		if now.Before(o.Expires()) && now.After(n.silent[o.From].until) && n.believed(o.From) {
 			out = append(out, o.Offer)
 		}
 	}
@@ -434,7 +437,7 @@ func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, rep
 	defer cancel()
 	s, err := n.host.NewStream(ctx, p, libprotocol.ID(proto))
 	if err != nil {
-		return tidy(err)
+		return n.explainTo(p, err)
 	}
 	defer s.Close()
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })

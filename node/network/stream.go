@@ -61,7 +61,7 @@ func (n *Network) Handle(proto string, serve func(*Stream)) {
 	n.mu.Lock()
 	n.handlers[proto] = serve
 	n.mu.Unlock()
-	n.host.SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
+	n.Host().SetStreamHandler(libprotocol.ID(proto), func(s network.Stream) {
 		serve(&Stream{inner: s, reset: s.Reset, peer: s.Conn().RemotePeer(), proto: proto})
 	})
 }
@@ -92,7 +92,11 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 		s, err = n.host.NewStream(ctx, p, ids...)
 	}
 	if err != nil {
-		return nil, tidy(err)
+		return nil, n.explainTo(p, err)
+	}
+	if err := n.mayServe(p, s.Protocol()); err != nil {
+		_ = s.Reset()
+		return nil, err
 	}
 	return &Stream{inner: s, reset: s.Reset, peer: p, proto: string(s.Protocol())}, nil
 }
@@ -174,6 +178,8 @@ func otherPeer(err error) peer.ID {
 // tidy shortens libp2p's report, which covers every address it tried.
 func tidy(err error) error {
 	switch {
+	case gated(err) != nil:
+		return gated(err)
 	case refused(err): // at one address; others may not have answered
 		return ErrRefused
 	case errors.Is(err, context.DeadlineExceeded):

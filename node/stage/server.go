@@ -29,6 +29,7 @@ type Server struct {
 
 	mu     sync.Mutex
 	stages []*Stage
+	mayUse func(peer.ID) *protocol.Error // nil: everybody may
 }
 
 // NewServer returns a server without stages. Streams of peers for which trusted
@@ -56,6 +57,25 @@ func (v *Server) Stages() []*Stage {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return slices.Clone(v.stages)
+}
+
+// Restrict has the server refuse the sessions of peers for which mayUse returns an
+// error. Links from other stages are not refused.
+func (v *Server) Restrict(mayUse func(peer.ID) *protocol.Error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.mayUse = mayUse
+}
+
+// refused returns why a peer may open no sessions here, or nil.
+func (v *Server) refused(p peer.ID) *protocol.Error {
+	v.mu.Lock()
+	mayUse := v.mayUse
+	v.mu.Unlock()
+	if mayUse == nil {
+		return nil
+	}
+	return mayUse(p)
 }
 
 // Serve serves one stream until it ends.
@@ -93,6 +113,10 @@ func (v *Server) Serve(st Stream) {
 }
 
 func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold *hold) {
+	if e := v.refused(st.Peer()); e != nil {
+		refuse(st, e)
+		return
+	}
 	s, e := v.stageFor(o)
 	if e != nil {
 		refuse(st, e)
