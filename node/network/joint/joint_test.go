@@ -233,7 +233,7 @@ func said(t *testing.T, s *network.Stream, err error) string {
 	if err != nil {
 		return err.Error()
 	}
-	defer s.Reset()
+	defer func() { _ = s.Reset() }()
 	b, _ := io.ReadAll(s)
 	return string(b)
 }
