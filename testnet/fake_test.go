@@ -43,7 +43,7 @@ func fakeShoal(args []string, faults string) int {
 	for _, f := range []string{"bootstrap", "model", "threads"} {
 		fs.String(f, "", "")
 	}
-	for _, f := range []string{"no-mdns", "json-events", "json"} {
+	for _, f := range []string{"no-mdns", "open", "json-events", "json"} {
 		fs.Bool(f, false, "")
 	}
 	name := func() string { return filepath.Base(*home) }

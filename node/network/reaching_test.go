@@ -156,9 +156,12 @@ func TestVerdicts(t *testing.T) {
 		t.Run(c.kind.Name, func(t *testing.T) {
 			simulate(t, 2, func(in *internet) {
 				n := in.home(c.kind, 1)
-				begin := time.Now()
-				for i := 0; time.Since(begin) < 2*time.Minute; i++ {
-					if i%200 == 0 && i <= 800 {
+				begin, newcomers, most := time.Now(), 5, 2*time.Minute
+				if c.proven { // only those prove something that dial it before it dials them
+					newcomers, most = 30, 10*time.Minute
+				}
+				for i := 0; time.Since(begin) < most; i++ {
+					if i%200 == 0 && i/200 < newcomers {
 						in.home(nat.Port, 10+i/200)
 					}
 					if s := verdictOf(n); s.Verdict == reach.Proven {

@@ -90,7 +90,10 @@ func both(t testing.TB, cfg joint.Config) (j *joint.Networks, a, o *network.Netw
 	if err := j.Add(start(t, "a", a)); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the peers of both networks are connected", func() bool { return len(j.Peers()) == 2 })
+	in, _ := j.In(idOf("a"))
+	await(t, "the peers of both networks are connected, by the word of all", func() bool {
+		return len(j.Peers()) == 2 && o.Connected(j.Self()) && a.Connected(in)
+	})
 	return j, a, o
 }
 
