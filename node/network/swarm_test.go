@@ -229,7 +229,7 @@ func TestRolesAtTheGate(t *testing.T) {
 		if err != nil {
 			return false
 		}
-		defer st.Reset()
+		defer func() { _ = st.Reset() }()
 		_ = st.SetDeadline(time.Now().Add(10 * time.Second))
 		_, err = io.ReadFull(st, make([]byte, 1))
 		return err == nil

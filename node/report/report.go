@@ -2,6 +2,7 @@ package report
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -111,6 +112,7 @@ func (r *Reporter) State() metrics.State {
 	snap, sizes := r.cfg.Serving(), r.cfg.Network.Sizes()
 	st := metrics.State{
 		Lending: snap.Lending, Peers: sizes.Peers, DHTPeers: sizes.DHT, Offers: sizes.Offers,
+		Punches:    map[string]uint64{network.PunchDialed: 0, network.PunchOpened: 0, network.PunchFailed: 0, network.PunchError: 0},
 		QuotaBytes: r.cfg.Limits().Quota, FreeBytes: files.FreeSpace(r.cfg.StoreDir), StoreBytes: r.allocated(), Traffic: map[string]metrics.Traffic{},
 	}
 	passed := r.cfg.Exchange.Stats()
@@ -119,7 +121,8 @@ func (r *Reporter) State() metrics.State {
 		st.Traffic[p] = metrics.Traffic(t)
 	}
 	rep := r.cfg.Network.Reach()
-	st.Paths, st.Punches, st.CircuitMin = map[string]int{"direct": 0, "relayed": 0}, rep.Punches, network.NoLimit
+	st.Paths, st.CircuitMin = map[string]int{"direct": 0, "relayed": 0}, network.NoLimit
+	maps.Copy(st.Punches, rep.Punches)
 	for _, p := range rep.Paths {
 		if p.Direct {
 			st.Paths["direct"]++

@@ -130,7 +130,7 @@ func (l *Lab) Play(ctx context.Context, s Scenario, wait time.Duration) (Outcome
 	default:
 		err = fmt.Errorf("%s: the answer was over before anything had happened", s.Name)
 		cancel()
-		_ = <-happened
+		<-happened
 	}
 	return l.judge(o, s), err
 }

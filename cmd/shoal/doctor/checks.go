@@ -431,7 +431,7 @@ func reach(f *Facts) []Finding {
 	if r == nil {
 		return out
 	}
-	return append(out, paths(f, r)...)
+	return append(out, paths(r)...)
 }
 
 // provenText is how it is known that peers can dial the node.
@@ -449,7 +449,7 @@ func provenText(r *api.Reachability) string {
 
 // paths describes the NAT in front of the node, its relays, and how many peers are
 // reached directly.
-func paths(f *Facts, r *api.Reachability) (out []Finding) {
+func paths(r *api.Reachability) (out []Finding) {
 	var seen []string
 	for _, t := range []string{"udp4", "tcp4", "udp6", "tcp6"} {
 		if n := r.NAT[t]; n.Observers > 0 {
