@@ -59,7 +59,8 @@ func toInstall(c *cli.Context, err error) error {
 	if abs, absErr := filepath.Abs(typed); absErr == nil {
 		typed = abs
 	}
-	return fmt.Errorf("%w; `shoal engine install --home %s` fetches it, and `shoal engine ls` shows what is here", err, doctor.Quote(typed))
+	// Not wrapped: its own remedy would name the usual home.
+	return fmt.Errorf("%s; `shoal engine install --home %s` fetches it, and `shoal engine ls` shows what is here", err.Error(), doctor.Quote(typed))
 }
 
 // confirmed asks a question at the terminal; an empty line means yes.

@@ -1,6 +1,7 @@
 package natlab
 
 import (
+	"errors"
 	"context"
 	"fmt"
 	"net/netip"
@@ -128,9 +129,8 @@ func (l *Lab) Play(ctx context.Context, s Scenario, wait time.Duration) (Outcome
 	select {
 	case err = <-happened:
 	default:
-		err = fmt.Errorf("%s: the answer was over before anything had happened", s.Name)
 		cancel()
-		<-happened
+		err = errors.Join(fmt.Errorf("%s: the answer was over before anything had happened", s.Name), <-happened)
 	}
 	return l.judge(o, s), err
 }
