@@ -1,8 +1,8 @@
 package natlab
 
 import (
-	"errors"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"syscall"
