@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,21 @@ func absolutePath(p string) string {
 		return abs
 	}
 	return p
+}
+
+// noPeers says what helps against having no peers.
+func noPeers(c *cli.Context, cl *api.Client) error {
+	s, err := cl.Status(c.Context)
+	if err != nil {
+		return err
+	}
+	open := slices.ContainsFunc(s.Networks, func(n api.Network) bool { return n.Swarm == "" })
+	if len(s.Networks) > 0 && !open {
+		remark(c.App.ErrWriter, "no other member is connected; `shoal invite` lets a machine in")
+		return nil
+	}
+	remark(c.App.ErrWriter, "no peers; --bootstrap ADDRESS names one, and other nodes on this LAN are found by themselves")
+	return nil
 }
 
 func peersCommand() *cli.Command {
@@ -42,8 +58,7 @@ func peersCommand() *cli.Command {
 			return printJSON(c.App.Writer, list)
 		}
 		if len(list) == 0 {
-			remark(c.App.ErrWriter, "no peers; --bootstrap ADDRESS names one, and other nodes on this LAN are found by themselves")
-			return nil
+			return noPeers(c, cl)
 		}
 		w := newTable(c.App.Writer)
 		fmt.Fprintln(w, "PEER\tRTT\tVIA\tVERSION\tGIVEN\tTAKEN\tSERVES\tID")

@@ -21,6 +21,7 @@ type narrator struct {
 	w       io.Writer
 	line    liveLine
 	serving bool // something is to be served
+	private bool // not in the open network
 
 	mu       sync.Mutex
 	cl       *api.Client     // of the node; nil: not yet
@@ -29,8 +30,8 @@ type narrator struct {
 	troubled map[string]bool // warnings printed already
 }
 
-func newNarrator(w io.Writer, serving bool) *narrator {
-	return &narrator{w: w, line: liveLine{w: w}, serving: serving}
+func newNarrator(w io.Writer, cfg *node.Config) *narrator {
+	return &narrator{w: w, line: liveLine{w: w}, serving: len(cfg.Serve) > 0, private: cfg.Private}
 }
 
 // watch says of which node the events are.
@@ -141,6 +142,10 @@ func (s *narrator) listening(e node.Event) {
 		printCertificate(s.w, e.URLs, e.TLS)
 	}
 	fmt.Fprintf(s.w, "node %s\n", e.Peer)
+	if s.private { // an address alone lets nobody in
+		fmt.Fprintln(s.w, "  to let a machine in:        shoal invite")
+		return
+	}
 	here, there := bootstrapAddrs(e.Addrs)
 	if here != "" {
 		fmt.Fprintf(s.w, "  to join from this machine:  --bootstrap %s\n", here)

@@ -192,7 +192,7 @@ func runNode(c *cli.Context, settings []setting) error {
 	if err != nil {
 		return err
 	}
-	say := newNarrator(c.App.ErrWriter, len(cfg.Serve) > 0)
+	say := newNarrator(c.App.ErrWriter, &cfg)
 	defer say.close()
 	cfg.Events = say.event
 	if c.Bool("json-events") {
