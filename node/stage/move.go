@@ -104,7 +104,7 @@ func (sess *session) moveClient(st Stream) *handover {
 	s := sess.stage
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sess.ended || sess.streamTo != nil || sess.peer != st.Peer() {
+	if sess.ended || sess.streamTo != nil || sess.peer != st.Peer() || sess.swarm != st.Swarm() {
 		return nil
 	}
 	old, fresh := sess.client, newSender(st, func(error) {}, s.poke, sess.sent)
@@ -168,7 +168,7 @@ func (sess *session) moveLinkIn(st Stream, epoch uint64) (linked context.Context
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if sess.ended || sess.halted || sess.in == nil || sess.linkTo != nil || !withCredits(st) ||
-		sess.linkEpoch != epoch || sess.linked != epoch+1 || !bytes.Equal(sess.prev, []byte(st.Peer())) {
+		sess.linkEpoch != epoch || sess.linked != epoch+1 || sess.swarm != st.Swarm() || !bytes.Equal(sess.prev, []byte(st.Peer())) {
 		return nil, nil, nil
 	}
 	h = newHandover(st)
@@ -209,6 +209,8 @@ func (sess *session) followPath(st Stream, out *sender, next *protocol.Hop, epoc
 	for better := st.Better(); better != nil && withCredits(st); better = st.Better() {
 		select {
 		case <-better:
+		case <-out.over: // else each repair of a relayed link would leave one of these behind
+			return
 		case <-sess.ctx.Done():
 			return
 		}

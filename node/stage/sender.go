@@ -35,6 +35,7 @@ type sender struct {
 	took     chan struct{} // capacity 1: the full queue has space again
 	finished bool          // no more frames; the stream is closed when the queue is empty
 	dead     bool
+	over     chan struct{} // closed with dead
 	heir     *sender // has taken over: frames are pushed there, and the queue is still written
 	before   *sender // whose heir this is; it may still be writing
 }
@@ -85,7 +86,7 @@ func kindOf(f *protocol.Frame) kind {
 // newSender returns a sender for st, or, if that is nil, for the stream that start
 // gets later.
 func newSender(st Stream, onLoss func(error), onRoom func(), onSent func(Phase, time.Duration)) *sender {
-	s := &sender{onLoss: onLoss, onRoom: onRoom, onSent: onSent, wake: make(chan struct{}, 1), took: make(chan struct{}, 1)}
+	s := &sender{onLoss: onLoss, onRoom: onRoom, onSent: onSent, wake: make(chan struct{}, 1), took: make(chan struct{}, 1), over: make(chan struct{})}
 	if st != nil {
 		s.start(st, nil, false)
 	}
@@ -236,7 +237,7 @@ func (s *sender) giveUp() bool {
 	s.dropBefore()
 	s.mu.Lock()
 	inUse := !s.dead && !s.finished && (s.heir == nil || len(s.queue) > 0)
-	s.dead = true
+	s.die()
 	st := s.stream
 	s.queue, s.bytes = nil, 0
 	s.poke()
@@ -251,6 +252,14 @@ func (s *sender) giveUp() bool {
 	return inUse
 }
 
+// die is called with mu held.
+func (s *sender) die() {
+	if !s.dead {
+		s.dead = true
+		close(s.over)
+	}
+}
+
 // next waits for the next frame to write. last: the sender is finished. room: the
 // queue was full and has space again. none: there are no more frames.
 func (s *sender) next(st Stream) (out outgoing, last, room, none bool) {
@@ -262,7 +271,7 @@ func (s *sender) next(st Stream) (out outgoing, last, room, none bool) {
 			s.mu.Unlock()
 			return out, false, false, true
 		case len(s.queue) == 0 && s.heir != nil:
-			s.dead = true
+			s.die()
 			s.mu.Unlock()
 			return out, false, false, true
 		case waits && s.finished: // rows without credit are dropped with the session
