@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -150,9 +151,9 @@ func (m *machine) saveAll() (err error) {
 
 // Each way in which a code is not good has its own error.
 func TestBadCodes(t *testing.T) {
-	now := time.Now()
+	var ahead atomic.Int64 // of the inviter's clock
 	anna, ben := newMachine(t, "anna"), newMachine(t, "ben")
-	anna.cfg.Now = func() time.Time { return now }
+	anna.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	anna.reopen()
 	anna.runs()
 	home := anna.found("lab")
@@ -193,14 +194,14 @@ func TestBadCodes(t *testing.T) {
 	if _, err := newMachine(t, "eve").Join(t.Context(), good); !errors.Is(err, ErrSpent) {
 		t.Errorf("a spent code: %v", err)
 	}
-	now = now.Add(once.Life + 2*time.Minute) // by the inviter's clock alone
+	ahead.Add(int64(once.Life + 2*time.Minute)) // by the inviter's clock alone
 	if _, err := newMachine(t, "eve").Join(t.Context(), longer); !errors.Is(err, ErrExpired) {
 		t.Errorf("an expired code: %v", err)
 	}
 	if _, err := ben.Join(t.Context(), longer); !errors.Is(err, ErrAlready) {
 		t.Errorf("a member joins again: %v", err)
 	}
-	now = now.Add(2 * spentTime)
+	ahead.Add(int64(2 * spentTime))
 	home.poke()
 	eventually(t, "the door is closed", func() bool {
 		home.doorWork.Lock()
