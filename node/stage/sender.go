@@ -36,8 +36,8 @@ type sender struct {
 	finished bool          // no more frames; the stream is closed when the queue is empty
 	dead     bool
 	over     chan struct{} // closed with dead
-	heir     *sender // has taken over: frames are pushed there, and the queue is still written
-	before   *sender // whose heir this is; it may still be writing
+	heir     *sender       // has taken over: frames are pushed there, and the queue is still written
+	before   *sender       // whose heir this is; it may still be writing
 }
 
 // outgoing is a frame queued for a socket.
