@@ -352,23 +352,7 @@ func (s *Store) own(dir string, yes bool) {
 // Get returns a held block: a manifest, a shard's node, or a leaf, which is
 // checked again. Peers are served by it. Errors are ErrNotFound if the block is
 // not held, ErrCorrupt if it turned out damaged, and ctx's.
-func (s *Store) Get(ctx context.Context, c cid.Cid) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	none := fmt.Errorf("block %s: %w", c, ErrNotFound)
-	err := none
-	for _, m := range s.all() {
-		raw, e := m.block(c)
-		if e == nil {
-			return raw, nil
-		}
-		if !errors.Is(e, ErrNotFound) {
-			err = e
-		}
-	}
-	return nil, err
-}
+func (s *Store) Get(ctx context.Context, c cid.Cid) ([]byte, error) { return s.whole().Get(ctx, c) }
 
 // Has reports whether a block is held, without checking its bytes. The error is
 // always nil; the signature is that of a block store.
@@ -378,14 +362,9 @@ func (s *Store) Has(ctx context.Context, c cid.Cid) (bool, error) {
 }
 
 // Size returns a held block's size in bytes. The error is ErrNotFound.
-func (s *Store) Size(_ context.Context, c cid.Cid) (int, error) {
-	for _, m := range s.all() {
-		if n, ok := m.size(c); ok {
-			return n, nil
-		}
-	}
-	return 0, fmt.Errorf("block %s: %w", c, ErrNotFound)
-}
+func (s *Store) Size(ctx context.Context, c cid.Cid) (int, error) { return s.whole().Size(ctx, c) }
+
+func (s *Store) whole() *View { return s.Only(func(cid.Cid) bool { return true }) }
 
 // all returns the models in no particular order.
 func (s *Store) all() []*Model {

@@ -2,11 +2,9 @@ package reach
 
 import (
 	"slices"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/multiformats/go-multiaddr"
 )
 
@@ -39,15 +37,6 @@ func RelayOf(a multiaddr.Multiaddr) peer.ID {
 		}
 	}
 	return ""
-}
-
-// LimitOf returns what a relayed connection may carry in each direction, in
-// bytes, and how long it may last from its opening; 0 stands for no limit.
-func LimitOf(c network.Conn) (bytes uint64, lasts time.Duration) {
-	extra := c.Stat().Extra
-	bytes, _ = extra[client.StatLimitData].(uint64)
-	lasts, _ = extra[client.StatLimitDuration].(time.Duration)
-	return bytes, lasts
 }
 
 // Base returns the part of an address before a relay's circuit; of any other
