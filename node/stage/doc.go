@@ -100,7 +100,7 @@
 //
 // A stage that no session uses can sleep: its engine is closed then, and loaded again by
 // Config.Waken when a session is opened (sleep.go). An Open waits for that, but not long,
-// since the first stage of its route ends a session that does not begin.
+// since the client gives up a stage that is silent after others have accepted.
 //
 // # Observation
 //
