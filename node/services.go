@@ -17,6 +17,7 @@ import (
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/constrain"
 	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // The services declare what they need; here each gets it from the others.
@@ -31,7 +32,7 @@ func usable(md interface{ Value(key string) any }) error {
 func (n *Node) newLibrary(c *catalog.Catalog) (*library.Library, error) {
 	return library.New(library.Config{
 		Home: n.cfg.Home, Store: n.store, Catalog: c, Network: n.net, Exchange: n.exchange, Survey: n.survey,
-		Cuts:    func(md library.Metadata) *protocol.Cuts { return engine.CutsFor(n.cfg.Engines.Use, md) },
+		Cuts:    func(h *gguf.Header) *protocol.Cuts { return engine.CutsFor(n.cfg.Engines.Use, h) },
 		Ability: engine.Ability, Convert: n.cfg.Convert, BadInput: []error{engine.ErrUnsupported, text.ErrVocabulary},
 		Served: func(m *store.Model) bool { return n.serve.Serves(m) }, Changed: func() { n.serve.Offer() }, Gained: func() { n.serve.Retry() },
 		Log: n.cfg.Log.With("part", "library"),
@@ -60,7 +61,7 @@ func (n *Node) served() serve.Config {
 func (n *Node) reported() report.Config {
 	c := &n.cfg
 	return report.Config{
-		Version: c.Version, Name: c.Name, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, Nice: c.Nice, Devices: c.Devices, Limits: n.limits,
+		Version: c.Version, Name: c.Name, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, Exact: c.Exact, Nice: c.Nice, Devices: c.Devices, Limits: n.limits,
 		Word: n.doors, Warnings: c.Warnings, Drain: n.Drain,
 		Network: n.net, Exchange: n.exchange, Store: n.store, Survey: n.survey, Serving: n.serve.Snapshot, Library: models{n},
 	}

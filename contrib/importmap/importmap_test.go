@@ -34,7 +34,7 @@ var allowed = map[string][]string{
 	"node/catalog":           {"node/remedy"},
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},
 	"node/door":              {"node/files", "node/home", "node/remedy"},
-	"node/engine":            {"node/fence", "node/proc", "node/remedy", "protocol", "protocol/blocks"},
+	"node/engine":            {"node/engine/cut", "node/fence", "node/proc", "node/remedy", "protocol", "protocol/blocks", "protocol/gguf"},
 	"node/engine/cut":        {"protocol/..."},
 	"node/engine/enginetest": {"node/engine", "node/engine/sample", "node/proc", "protocol/...", "contrib/randommodel", "contrib/tinymodel"},
 	"node/engine/ggml":       {"node/engine", "node/engine/sample", "node/engine/tune", "node/fence", "node/remedy"},

@@ -178,6 +178,9 @@ func isFull(err error) bool {
 
 // retryElsewhere reports whether a route without the peer that failed might do better.
 func retryElsewhere(err error) bool {
+	if errors.Is(err, protocol.ErrFrame) { // what the peer sent was wrong
+		return true
+	}
 	var e *protocol.Error
 	if !errors.As(err, &e) {
 		return false

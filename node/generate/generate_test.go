@@ -284,6 +284,24 @@ func TestGenerateElsewhere(t *testing.T) {
 	}
 }
 
+// A stage that answers with what is not due is left for another, too.
+func TestGenerateWrongFrame(t *testing.T) {
+	w := newWorld(tiny(t))
+	defer w.close()
+	a, b := id("a"), id("b")
+	w.serve(a, route.Stranger, time.Millisecond, func(c conn) {
+		defer c.Close()
+		_, _, _ = protocol.ReadFrame(bufio.NewReader(c), 0)
+		if f, err := protocol.AppendFrame(nil, &protocol.Frame{Kind: &protocol.Frame_Pong{Pong: &protocol.Pong{}}}, nil); err == nil {
+			_, _ = c.Write(f)
+		}
+	})
+	w.serve(b, route.Stranger, 2*time.Millisecond, w.recites(t, " there", nil))
+	if said, from, err := answers(t, w.generator(), api.GenerateRequest{}); err != nil || said != " there" || from != b.String() || w.opened[a] != 1 {
+		t.Errorf("%q from %s after %d sessions with the other: %v", said, from, w.opened[a], err)
+	}
+}
+
 // Where all are full a prompt waits a while for room; and it waits for the operator's
 // own machine before it goes to a stranger.
 func TestGenerateWaits(t *testing.T) {

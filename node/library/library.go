@@ -18,6 +18,7 @@ import (
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // Network is what the library needs of the network.
@@ -44,9 +45,6 @@ type Survey interface {
 	NameOf(model cid.Cid) string
 }
 
-// Metadata of a GGUF file.
-type Metadata interface{ Value(key string) any }
-
 // Config of a library. Store, Catalog, Network, Exchange, Survey and Log must be
 // set, and all functions but Convert and Cuts.
 type Config struct {
@@ -56,9 +54,9 @@ type Config struct {
 	Network  Network
 	Exchange Exchange
 	Survey   Survey
-	Convert  Converter                     // of directories to be imported; nil: they are refused
-	Cuts     func(Metadata) *protocol.Cuts // the spans of a model that this program can compute, nil: all; may be nil
-	BadInput []error                       // errors of Convert, and of the store's check, that are the caller's to correct
+	Convert  Converter                         // of directories to be imported; nil: they are refused
+	Cuts     func(*gguf.Header) *protocol.Cuts // the spans of a model that this program can compute, nil: all; may be nil
+	BadInput []error                           // errors of Convert, and of the store's check, that are the caller's to correct
 	Log      *slog.Logger
 
 	// Ability names what a model with this metadata does that generates no text:

@@ -160,9 +160,9 @@ func (l *Library) addHeader(m *store.Model, d *api.Model) {
 }
 
 // cuts are the spans of a model that this program can compute; nil: all.
-func (l *Library) cuts(md Metadata) *protocol.Cuts {
+func (l *Library) cuts(h *gguf.Header) *protocol.Cuts {
 	if l.cfg.Cuts == nil {
 		return nil
 	}
-	return l.cfg.Cuts(md)
+	return l.cfg.Cuts(h)
 }

@@ -66,6 +66,7 @@ type Config struct {
 	Home     string
 	StoreDir string // whose disk is looked at for free space
 	Light    bool   // the node serves nothing
+	Exact    bool   // what it serves was to be exact
 	Nice     int
 	Devices  []string
 

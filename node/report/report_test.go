@@ -3,6 +3,7 @@ package report
 import (
 	"encoding/json"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/shoalnet/shoal/node/engine"
@@ -49,5 +50,36 @@ func TestForJSON(t *testing.T) {
 	}
 	if finite(math.NaN()) != 0 {
 		t.Error("NaN")
+	}
+}
+
+// What is served without the exact results that were asked for is a warning that says
+// why, one per model; and nothing is where they were not asked for.
+func TestInexact(t *testing.T) {
+	span := func(name string, change func(*serve.Span)) serve.Span {
+		s := serve.Span{Target: name, Loaded: true, Engine: engine.Info{Back: -1, Devices: []engine.Device{{Library: "CPU"}}}}
+		change(&s)
+		return s
+	}
+	snap := &serve.Snapshot{Spans: []serve.Span{
+		span("exact", func(s *serve.Span) { s.Engine.Exact = true }),
+		span("waits", func(s *serve.Span) { s.Loaded = false }),
+		span("hybrid", func(s *serve.Span) { s.Engine.Back = 64 }),
+		span("hybrid", func(s *serve.Span) { s.Engine.Back = 64 }),
+		span("card", func(s *serve.Span) { s.Engine.Devices[0].Library = "CUDA" }),
+		span("texts", func(s *serve.Span) { s.Engine.Pooling = engine.PoolMean }),
+		span("other", func(*serve.Span) {}),
+	}}
+	own := []string{"of the program"}
+	got := New(Config{Exact: true, Warnings: own}).warnings(snap)
+	for i, words := range [][]string{{"of the program"}, {"hybrid is not", "recurrent"}, {"card is not", "graphics card"}, {"texts is not", "embeddings"}, {"other is not", "cannot"}} {
+		for _, w := range words {
+			if len(got) != 5 || !strings.Contains(got[i], w) {
+				t.Errorf("warning %d does not say %q: %q", i, w, got)
+			}
+		}
+	}
+	if got := New(Config{Warnings: own}).warnings(snap); len(got) != 1 || len(own) != 1 {
+		t.Errorf("not asked for: %q", got)
 	}
 }

@@ -18,12 +18,13 @@ import (
 // Status returns how the node is. There is never an error.
 func (r *Reporter) Status(context.Context) (*api.Status, error) {
 	passed, total, limits, word, up := r.cfg.Exchange.Stats(), r.cfg.Exchange.Total(), r.cfg.Limits(), r.cfg.Word(), time.Since(r.started)
+	snap := r.cfg.Serving()
 	return &api.Status{
 		Reach: string(r.cfg.Network.Health().Reach),
 		Peer:  r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Name: r.cfg.Name, Uptime: up, UptimeS: int64(up.Seconds()),
-		Peers: r.cfg.Network.Sizes().Peers, Networks: r.networks(true), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(r.cfg.Serving()), Allocated: r.allocated(),
+		Peers: r.cfg.Network.Sizes().Peers, Networks: r.networks(true), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(snap), Allocated: r.allocated(),
 		Quota: limits.Quota, QuotaUsed: r.cfg.Store.Unpinned(), Given: passed.Given, Taken: passed.Taken, GivenAll: total.Given, TakenAll: total.Taken,
-		Up: limits.Up, Down: limits.Down, API: word.API, URLs: word.URLs, Fingerprint: word.Fingerprint, APIOpen: limits.APIOpen, APIClosed: limits.APIClosed, Warnings: r.cfg.Warnings,
+		Up: limits.Up, Down: limits.Down, API: word.API, URLs: word.URLs, Fingerprint: word.Fingerprint, APIOpen: limits.APIOpen, APIClosed: limits.APIClosed, Warnings: r.warnings(&snap),
 	}, nil
 }
 

@@ -27,7 +27,7 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 	snap, passed, up := r.cfg.Serving(), r.cfg.Exchange.Stats(), time.Since(r.started)
 	v := &api.View{
 		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Uptime: up, UptimeS: int64(up.Seconds()), Light: r.cfg.Light, Networks: r.networks(false), Serving: servingOf(snap),
-		Given: passed.Given, Taken: passed.Taken, Warnings: r.cfg.Warnings, Lending: r.lending(&snap), Peers: []api.ViewPeer{}, Links: []api.ViewLink{},
+		Given: passed.Given, Taken: passed.Taken, Warnings: r.warnings(&snap), Lending: r.lending(&snap), Peers: []api.ViewPeer{}, Links: []api.ViewLink{},
 	}
 	for i := range v.Serving {
 		v.Serving[i].EnginePID = 0

@@ -187,7 +187,7 @@ func (s *session) startSecond(p prepared) {
 		return
 	}
 	p.x.since = time.Now()
-	s.assignRing(&p.x.ring, p.x.ids, s.chain)
+	s.assignRing(&p.x.ring, p.x.ids)
 	s.mu.Lock()
 	s.beside = p.x.stages
 	s.mu.Unlock()

@@ -40,6 +40,7 @@ type sums struct {
 	mu      sync.Mutex
 	kv      map[int][][]float64 // slot -> position -> block -> value
 	refused int                 // calls of Remove
+	stall   time.Duration       // of the next call of Remove
 }
 
 const width, vocab = 4, 97
@@ -65,6 +66,8 @@ func (e *sums) refusals() int {
 func (e *sums) Remove(seq int, from int32) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	time.Sleep(e.stall)
+	e.stall = 0
 	if had := len(e.kv[seq]); int(from) < had {
 		if e.back > 0 && from > 0 && had-int(from) > e.back {
 			delete(e.kv, seq)

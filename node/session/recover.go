@@ -440,7 +440,7 @@ func (s *session) openFresh(ctx context.Context, stages, fresh []*stage, within 
 		return err
 	}
 	for _, g := range fresh {
-		g.prefixSent, g.length, g.replays = min(len(s.chain), protocol.MaxOpenPrefix), g.cached, true
+		g.length, g.replays = g.cached, true
 		g.heard = time.Now()
 		go s.read(g)
 	}

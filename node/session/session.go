@@ -375,19 +375,18 @@ func (s *session) start(ctx context.Context) error {
 	}
 	s.out.Opened = time.Since(s.begin)
 	s.deadline.opened(s.out.Opened)
-	s.out.Cached = s.assignRing(&s.ring, s.ids, s.chain)
+	s.out.Cached = s.assignRing(&s.ring, s.ids)
 	go s.heartbeat()
 	return nil
 }
 
 // assignRing makes the stages of an open ring compute the tokens so far, and returns
 // how many positions all of them have cached.
-func (s *session) assignRing(r *ring, ids []int32, chain []uint64) (from int) {
+func (s *session) assignRing(r *ring, ids []int32) (from int) {
 	now := time.Now()
 	from, some := len(ids)-1, false
 	for _, g := range r.stages {
 		from, some = min(from, g.cached), some || g.cached > 0
-		g.prefixSent = min(len(chain), protocol.MaxOpenPrefix)
 		g.heard, g.progressed = now, now
 	}
 	if from > 0 && some { // to the start of a block: shared blocks are never written to
@@ -411,25 +410,42 @@ func (s *session) newStage(h Hop) *stage {
 	return &stage{index: s.nextIndex - 1, hop: h}
 }
 
-// openAll opens stages at once. cancel ends the attempts.
+// openAll opens stages at once. cancel ends the attempts. A stage that has accepted is
+// pinged while others have not, or it would take the client to be gone.
 func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, frame func(i int) *protocol.Open) error {
-	errs := make(chan error, len(stages))
+	type answer struct {
+		g      *stage
+		prefix []uint64
+		err    error
+	}
+	answers := make(chan answer, len(stages))
 	for i, g := range stages {
-		go func() { errs <- s.openStage(ctx, i, g, frame(i)) }()
+		go func() {
+			o := frame(i)
+			answers <- answer{g, o.Prefix, s.openStage(ctx, i, g, o)}
+		}()
 	}
 	var first error
 	var late <-chan time.Time
-	begin := time.Now()
+	var accepted []answer
+	begin, tick := time.Now(), time.NewTicker(beat)
+	defer tick.Stop()
 	for left := len(stages); left > 0; {
 		select {
-		case err := <-errs:
+		case a := <-answers:
 			left--
-			if err != nil && first == nil {
-				first = err
+			if a.err == nil {
+				accepted = append(accepted, a)
+			} else if first == nil {
+				first = a.err
 				cancel()
 			}
 			if late == nil { // a stage that is gone must not cost a full dial timeout
 				late = time.After(openSlack + 4*time.Since(begin))
+			}
+		case <-tick.C:
+			for _, a := range accepted {
+				go a.g.ping(a.prefix)
 			}
 		case <-late:
 			cancel()
@@ -478,7 +494,7 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which makes no embeddings")
 			break
 		}
-		g.cached, g.floor = int(k.Opened.Cached), int(k.Opened.Floor)
+		g.cached, g.floor, g.prefixSent = int(k.Opened.Cached), int(k.Opened.Floor), len(o.Prefix)
 		return nil
 	case *protocol.Frame_Fail:
 		err = protocol.FailError(k.Fail)

@@ -26,7 +26,9 @@
 //
 // A stream without a session counts against its peer's budget with what it has
 // sent plus a fixed amount (held.go), and must send its first frame within five
-// seconds. Of replies that can repeat (Pong, Halted, Trouble) only the latest is
+// seconds. The first frame that it gets is Opened, or Fail: a session exists, and may be
+// linked, drained or evicted, before its engine has what is kept for it, so all that
+// concerns the client is queued until then, and its silence is not counted. Of replies that can repeat (Pong, Halted, Trouble) only the latest is
 // queued for a client that does not read. A successor is dialled at the addresses
 // in its own signed offer.
 //
@@ -98,7 +100,7 @@
 //
 // A stage that no session uses can sleep: its engine is closed then, and loaded again by
 // Config.Waken when a session is opened (sleep.go). An Open waits for that, but not long,
-// since the first stage of its route ends a session that does not begin.
+// since the client gives up a stage that is silent after others have accepted.
 //
 // # Observation
 //

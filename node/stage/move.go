@@ -104,7 +104,7 @@ func (sess *session) moveClient(st Stream) *handover {
 	s := sess.stage
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sess.ended || sess.streamTo != nil || sess.peer != st.Peer() || sess.swarm != st.Swarm() {
+	if sess.ended || sess.opening || sess.streamTo != nil || sess.peer != st.Peer() || sess.swarm != st.Swarm() {
 		return nil
 	}
 	old, fresh := sess.client, newSender(st, func(error) {}, s.poke, sess.sent)

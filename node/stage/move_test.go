@@ -45,6 +45,7 @@ func TestMoveStaysInSwarm(t *testing.T) {
 		if refused != nil {
 			t.Fatal(refused)
 		}
+		sess.accept(sess.stream, &protocol.Opened{})
 		for _, swarm := range []string{"", "other"} {
 			if sess.moveClient(newElsewhere("a", swarm)) != nil {
 				t.Errorf("the client's stream goes on in swarm %q", swarm)

@@ -73,6 +73,7 @@ func TestObserver(t *testing.T) {
 	if refused != nil {
 		t.Fatal(refused)
 	}
+	sess.accept(sess.stream, &protocol.Opened{})
 	if !sess.take(&protocol.Step{Rows: 3, Tokens: []int32{1, 2, 3}, Sample: true}, nil, nil) {
 		t.Fatal("the step was not taken")
 	}

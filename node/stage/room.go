@@ -89,7 +89,7 @@ func (sess *session) claim(now time.Time) int {
 // idleAt reports whether a session has had no work for its patience, and not because
 // of this stage. Pings are not work. Called with stage.mu held.
 func (sess *session) idleAt(now time.Time) bool {
-	return now.Sub(sess.worked) >= sess.patience() && !sess.computing && !sess.ready()
+	return now.Sub(sess.worked) >= sess.patience() && !sess.computing && !sess.opening && !sess.ready()
 }
 
 // patience returns how long a session may be without work. Called with stage.mu held.
@@ -106,12 +106,12 @@ func (sess *session) clientsTurn() bool {
 	return !sess.halted && (sess.stages == 1 || sess.stage.cfg.first() && !sess.stepped)
 }
 
-// overdue reports whether a client has not begun a session in time after opening it.
+// overdue reports whether a client has not begun a session in time after it was accepted.
 // Called with stage.mu held.
 func (sess *session) overdue(now time.Time) bool {
-	age := now.Sub(sess.tally.opened)
+	age := now.Sub(sess.accepted)
 	switch {
-	case sess.stepped || sess.ended:
+	case sess.stepped || sess.ended || sess.opening:
 		return false
 	case sess.halted:
 		return age > resumeTime

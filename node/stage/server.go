@@ -118,13 +118,9 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold 
 		return
 	}
 	hold.release()
-	s.mu.Lock()
-	client, floor := sess.client, sess.floor()
-	s.mu.Unlock()
-	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Opened{Opened: &protocol.Opened{
+	sess.accept(st, &protocol.Opened{
 		UsPerStep: uint32(s.stats.decodePass().Microseconds()), Cached: uint32(kept), Format: sess.format != nil, Scores: sess.scores(), Embeds: sess.embeds(),
-		Floor: floor,
-	}}}, nil, control)
+	})
 	sess.readClient(st, r)
 }
 

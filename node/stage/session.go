@@ -65,8 +65,10 @@ type session struct {
 	// guarded by stage.mu
 	stream    Stream // the client's current one
 	client    *sender
-	next      *sender // nil if the route has one stage
-	prev      []byte  // peer ID of the predecessor
+	opening   bool      // Opened has not been sent on stream: what else is for the client waits
+	accepted  time.Time // when the first Opened was sent
+	next      *sender   // nil if the route has one stage
+	prev      []byte    // peer ID of the predecessor
 	stages    int
 	epoch     uint64
 	linkEpoch uint64 // of the last Open or Resume: links of earlier ones are closed
@@ -106,7 +108,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 	ctx, cancel := context.WithCancel(s.ctx)
 	sess := &session{
 		stage: s, key: k, open: o, peer: client.Peer(), swarm: client.Swarm(), seq: seq, reserved: int(o.MaxTokensTotal), stages: int(o.Stages),
-		stream: client, epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
+		stream: client, opening: true, epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
 	}
 	sess.tally.opened = time.Now()
@@ -119,12 +121,43 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 	if !s.cfg.last() && !sess.embeds() {
 		sess.buf = newReplay(&s.budget, protocol.TensorSize(o.Codec, s.cfg.Width))
 	}
-	// A client whose stream is lost may reconnect; listen ends the session if not.
-	sess.client = newSender(client, func(error) {}, s.poke, sess.sent)
+	sess.client = sess.newClient()
 	sess.idle = time.AfterFunc(s.cfg.Idle, func() {
 		sess.fail(protocol.Errorf(protocol.Code_CODE_TIMEOUT, "the session was idle for %s", s.cfg.Idle))
 	})
 	return sess
+}
+
+// newClient returns a sender to the client that accept starts. A client whose stream is
+// lost may reconnect; listen ends the session if not.
+func (sess *session) newClient() *sender {
+	return newSender(nil, func(error) {}, sess.stage.poke, sess.sent)
+}
+
+// accept sends Opened on the client's stream, before all that has been queued for it
+// since the session was admitted. If the session has ended since, the client gets only
+// the reason.
+func (sess *session) accept(st Stream, opened *protocol.Opened) {
+	s, now := sess.stage, time.Now()
+	s.mu.Lock()
+	if sess.stream != st { // the client has come back on another one
+		s.mu.Unlock()
+		_ = st.Reset()
+		return
+	}
+	opened.Floor = sess.floor()
+	client, ended := sess.client, sess.ended
+	sess.opening = false
+	sess.heard.Store(now)
+	if sess.accepted.IsZero() {
+		sess.accepted, sess.worked = now, now
+	}
+	s.mu.Unlock()
+	var first []byte
+	if !ended {
+		first, _ = protocol.AppendFrame(nil, &protocol.Frame{Kind: &protocol.Frame_Opened{Opened: opened}}, nil) // it is always encodable
+	}
+	client.start(st, first, false)
 }
 
 // forEngine returns the sampling parameters without the parts that the engine does
@@ -149,8 +182,8 @@ func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *
 	}
 	sess.client.drop()
 	sess.streamTo.abandon()
-	sess.stream, sess.streamTo = client, nil
-	sess.client = newSender(client, func(error) {}, s.poke, sess.sent)
+	sess.stream, sess.streamTo, sess.opening = client, nil, true
+	sess.client = sess.newClient()
 	sess.heard.Store(time.Now())
 	sess.halt(o.Epoch)
 	n, again := sess.position()

@@ -10,10 +10,12 @@ import (
 )
 
 const (
-	// wakeTime is how long an Open waits for a stage that sleeps. The other stages of its
-	// route wait meanwhile, and give a session up that does not begin soon; a load that
-	// takes longer goes on without it, and the client asks again.
-	wakeTime = 3 * time.Second
+	// wakeTime is how long an Open waits for a stage that sleeps, and wakeAmong is how long
+	// it does on a route of several: once one has accepted, the client takes a stage that is
+	// silent for 800 ms to be gone. A load that takes longer goes on without the session, and
+	// the client asks again.
+	wakeTime  = 3 * time.Second
+	wakeAmong = 500 * time.Millisecond
 
 	// probeTokens is the length of sessions that do not count as use: peers probe spans
 	// with two tokens and a third as the answer.
@@ -64,7 +66,11 @@ func (s *Stage) awaken(o *protocol.Open, client peer.ID) *protocol.Error {
 		return err
 	}
 	over, left := s.cfg.Waken()
-	wait := time.NewTimer(wakeTime)
+	most := wakeTime
+	if o.Stages > 1 {
+		most = wakeAmong
+	}
+	wait := time.NewTimer(most)
 	defer wait.Stop()
 	select {
 	case <-over:

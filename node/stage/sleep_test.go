@@ -65,6 +65,15 @@ func TestSleep(t *testing.T) {
 		}
 		time.Sleep(takes)
 		used(100, 6)
+		time.Sleep(time.Minute)
+		if takes = time.Second; !s.Sleep(time.Second) {
+			t.Fatal("it does not sleep a third time")
+		}
+		among := open(100, 7)
+		among.Stages, among.Next = 2, &protocol.Hop{}
+		if e := s.awaken(among, "a"); e == nil || !e.Loading {
+			t.Errorf("other stages wait for a second: %v", e)
+		}
 	})
 }
 

@@ -211,12 +211,13 @@ func (s *Stage) listen() {
 			s.meter(now)
 			for _, sess := range s.all() {
 				s.mu.Lock()
+				silent := !sess.opening && now.Sub(sess.heard.Load().(time.Time)) > s.cfg.Silence
 				overdue := sess.overdue(now)
 				if overdue {
 					s.strike(sess.group, now)
 				}
 				s.mu.Unlock()
-				if now.Sub(sess.heard.Load().(time.Time)) > s.cfg.Silence {
+				if silent {
 					sess.endAs("silent", nil)
 				} else if overdue {
 					sess.fail(protocol.Errorf(protocol.Code_CODE_TIMEOUT, "the session was opened, and nothing came"))

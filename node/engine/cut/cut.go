@@ -85,10 +85,6 @@ func (c *cutter) tensors() ([]placed, error) {
 				return nil, errf("its tensor %.60q names no block of %d; is the file complete?", t.Name, len(c.m.Blocks))
 			}
 			continue
-		case gguf.PartOther:
-			if !c.first || !c.last {
-				return nil, errf("blocks %s: nothing is known of where the model needs its tensor %.60q, so it runs whole only", c.span, t.Name)
-			}
 		case gguf.PartBlock:
 			if n < c.span.From || n >= c.span.To {
 				continue

@@ -278,6 +278,15 @@ func TestRefused(t *testing.T) {
 	if _, err := Of(model(t, "lfm2", 4, false), protocol.Span{From: 2, To: 4}); !errors.Is(err, protocol.ErrCut) {
 		t.Errorf("a norm that another stage has: %v", err)
 	}
+	odd := model(t, "llama", 4, true)
+	odd.Tensors[0].Name = "somewhere.weight"
+	for span, ok := range map[protocol.Span]bool{{From: 0, To: 4}: true, {From: 0, To: 2}: false, {From: 2, To: 4}: false} {
+		_, err := Of(odd, span)
+		c, _ := Cuts(odd)
+		if (err == nil) != ok || c.Allows(span) != ok || err != nil && (!errors.Is(err, protocol.ErrCut) || !strings.Contains(err.Error(), `"somewhere.weight"; nearest: 0-4`)) {
+			t.Errorf("a tensor of unknown place in blocks %s: %v", span, err)
+		}
+	}
 }
 
 // A header is as hostile as the peer that it came from.

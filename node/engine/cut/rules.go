@@ -55,10 +55,8 @@ func check(h *gguf.Header, span protocol.Span) (*blocks.Model, error) {
 		return nil, errf("%s has %d blocks; %d are possible", name, count, mostBlocks)
 	case !span.Valid(count):
 		return nil, errf("blocks %s: %s has blocks 0-%d", span, name, count)
-	case (m.Arch == "lfm2" || m.Arch == "lfm2moe") && span.From > 0 && span.To == count && !tied(h):
-		return nil, errf("blocks %s: the last norm of %s is among its embedding's tensors, so it runs whole only", span, name)
 	}
-	return m, m.Cuts().Check(span, name)
+	return m, cuts(h, m).Check(span, name)
 }
 
 // errf makes an error that wraps protocol.ErrCut and is meant for people.
