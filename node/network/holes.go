@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	"github.com/multiformats/go-multiaddr"
 
+	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/node/network/reach"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -42,6 +43,7 @@ const (
 
 const (
 	holeTime   = time.Second // for a direct dial, and for each attempt at a hole
+	punchWaits = 6           // holeTimes that an attempt waits for another to end
 	holeAddrs  = 4           // addresses of a peer that are dialled at once
 	holesTried = 1024        // peers of whom the last outcome is remembered
 	lanTime    = 2 * time.Second
@@ -229,7 +231,14 @@ func (h *holes) punch(p peer.ID) {
 	done := make(chan struct{})
 	go func() { // it waits for ever if it is closed before it has begun
 		defer close(done)
-		if err := h.service.DirectConnect(p); err != nil {
+		err := h.service.DirectConnect(p)
+		for i := 0; i < punchWaits && errors.Is(err, holepunch.ErrHolePunchActive); i++ {
+			if backoff.Pause(h.of.n.ctx, holeTime) != nil { // what is under way may be for an address that is gone
+				return
+			}
+			err = h.service.DirectConnect(p)
+		}
+		if err != nil {
 			h.of.n.log.Debug("no direct path", "peer", p, "error", err)
 		}
 	}()
