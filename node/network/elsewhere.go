@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -32,6 +33,9 @@ const (
 	hangTime   = 500 * time.Millisecond // and four round trips, for an answer, before its peer is tested
 	deadTime   = time.Second            // and four round trips, for a peer to answer the test
 	busyTime   = 4 * time.Second        // the same, if packets come
+	freshEvery = 5 * time.Minute        // for which connections to public nodes are not made again
+	freshMost  = 8                      // of those, after a move
+	freshFew   = 2                      // of those, to find out whether there was one
 	aliveTime  = 2 * time.Second        // in which a peer that has answered is not tested again
 )
 
@@ -111,7 +115,7 @@ func (n *Network) elsewhere(gone bool) {
 	}
 	n.dialAll(lost)
 	if n.reaching != nil && gone {
-		n.reaching.refresh()
+		n.reaching.refresh(freshMost)
 	}
 	n.resign()
 	n.rouse()
@@ -121,17 +125,25 @@ func (n *Network) elsewhere(gone bool) {
 // all have been tested.
 func (n *Network) tryConns() { n.test(n.host.Network().Conns()) }
 
-func (n *Network) test(conns []network.Conn) {
+// test does that with some connections. It returns the number of direct ones to public
+// addresses that it has closed.
+func (n *Network) test(conns []network.Conn) int {
+	var closed atomic.Int32
 	var all sync.WaitGroup
 	for _, c := range conns {
 		all.Go(func() {
-			if !n.lives(c) && !c.IsClosed() && n.ctx.Err() == nil {
-				n.log.Info("a connection is closed: the peer does not answer on it", "peer", c.RemotePeer(), "addr", c.RemoteMultiaddr())
-				_ = c.Close()
+			if n.lives(c) || c.IsClosed() || n.ctx.Err() != nil {
+				return
+			}
+			n.log.Info("a connection is closed: the peer does not answer on it", "peer", c.RemotePeer(), "addr", c.RemoteMultiaddr())
+			_ = c.Close()
+			if publicAddr(c.RemoteMultiaddr()) {
+				closed.Add(1)
 			}
 		})
 	}
 	all.Wait()
+	return int(closed.Load())
 }
 
 // lives reports whether a peer answers on a connection. It has longer if something
@@ -177,7 +189,10 @@ func (n *Network) suspect(p peer.ID) {
 	}
 	n.suspects[p] = true
 	n.wg.Go(func() {
-		n.test(n.host.Network().ConnsToPeer(p))
+		closed := n.test(n.host.Network().ConnsToPeer(p))
+		if closed > 0 && n.reaching != nil { // it may be this node that has moved, or its router
+			n.reaching.refresh(freshFew)
+		}
 		if n.Connected(p) {
 			_ = backoff.Pause(n.ctx, aliveTime)
 		}
@@ -187,16 +202,22 @@ func (n *Network) suspect(p peer.ID) {
 	})
 }
 
-// refresh makes the connections to public nodes again that have outlived a change of
+// refresh makes connections to some public nodes again that have outlived a change of
 // this node's address, as QUIC's can: a peer says where it sees this node only at the
 // beginning of a connection, and until then holes would be punched at the old address.
-func (r *reaching) refresh() {
-	held := r.relays.all()
-	last := func(p peer.ID) int { return slices.Index(held, p) } // -1: no relay of this node's
-	peers := r.n.host.Network().Peers()
-	slices.SortFunc(peers, func(a, b peer.ID) int { return cmp.Compare(last(a), last(b)) })
-	for _, p := range peers {
-		if r.n.ctx.Err() == nil && r.outward(p) && !r.inUse(p) {
+func (r *reaching) refresh(some int) {
+	r.mu.Lock()
+	due := !time.Now().Before(r.freshAt)
+	if due {
+		r.freshAt = time.Now().Add(freshEvery)
+	}
+	r.mu.Unlock()
+	if due {
+		held := r.relays.all()
+		last := func(p peer.ID) int { return slices.Index(held, p) } // -1: no relay of this node's
+		peers := slices.DeleteFunc(r.n.host.Network().Peers(), func(p peer.ID) bool { return !r.outward(p) || r.inUse(p) })
+		slices.SortFunc(peers, func(a, b peer.ID) int { return cmp.Compare(last(a), last(b)) })
+		for _, p := range peers[:min(len(peers), some)] {
 			r.again(p)
 		}
 	}

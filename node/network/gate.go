@@ -67,6 +67,7 @@ type gate struct {
 	waiting map[peer.ID]int // spots with a dial under way
 	spent   map[netip.Prefix]*purse
 	swept   time.Time
+	overTCP peer.ID               // a peer that is not dialled over UDP now
 	dead    map[peer.ID]time.Time // relays that did not answer, and when
 	linked  func(peer.ID) bool    // reports whether there is a direct connection to a peer; nil: there is none yet
 }
@@ -207,6 +208,9 @@ func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if s.udp && p == g.overTCP {
+		return false
+	}
 	operator, found := g.named[p][s]
 	if operator || g.proven[s] == p {
 		return true

@@ -173,6 +173,9 @@ func (n *Network) replaced(fresh network.Conn) {
 			if err := answers(ctx, c); err != nil && n.ctx.Err() == nil {
 				n.log.Info("an old connection is closed: the peer has a new one and does not answer on it", "peer", c.RemotePeer())
 				_ = c.Close()
+				if n.reaching != nil && reach.Relayed(fresh) && publicAddr(c.RemoteMultiaddr()) { // one of the two has moved
+					n.reaching.refresh(freshFew)
+				}
 			}
 		}()
 	}
