@@ -183,12 +183,13 @@ func (n *Network) hangs(p peer.ID) (stop func() bool) {
 // answer. It returns at once.
 func (n *Network) suspect(p peer.ID) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.suspects[p] || n.ctx.Err() != nil {
+	tested := n.suspects[p]
+	n.suspects[p] = true
+	n.mu.Unlock()
+	if tested {
 		return
 	}
-	n.suspects[p] = true
-	n.wg.Go(func() {
+	n.background(func() {
 		closed := n.test(n.host.Network().ConnsToPeer(p))
 		if closed > 0 && n.reaching != nil { // it may be this node that has moved, or its router
 			n.reaching.refresh(freshFew)
@@ -200,6 +201,15 @@ func (n *Network) suspect(p peer.ID) {
 		delete(n.suspects, p)
 		n.mu.Unlock()
 	})
+}
+
+// background runs something until the network is closed, unless it is already.
+func (n *Network) background(do func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ctx.Err() == nil {
+		n.wg.Go(do)
+	}
 }
 
 // refresh makes connections to some public nodes again that have outlived a change of

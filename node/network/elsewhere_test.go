@@ -132,3 +132,49 @@ func TestGateWithoutUDP(t *testing.T) {
 		t.Error("afterwards, the peer cannot be dialled over UDP")
 	}
 }
+
+// Attempts at direct paths begin once this node knows where it is seen, and for all
+// circuits that it has by then: libp2p's service would pass over those.
+func TestHolesBeginLate(t *testing.T) {
+	simulate(t, 2, func(in *internet) {
+		a, b := in.home(nat.Port, 1), in.home(nat.Port, 2)
+		if b.reaching.holes.started() {
+			in.Error("a node punches holes that does not know where it is seen")
+		}
+		in.until("that it punches holes", time.Second, b.reaching.holes.started)
+		in.until("a relay", 5*time.Second, func() bool { return len(circuitsOf(b)) > 0 })
+		ctx := network.WithAllowLimitedConn(context.Background(), "test")
+		if err := a.Host().Connect(ctx, peer.AddrInfo{ID: b.Self(), Addrs: circuitsOf(b)}); err != nil {
+			in.Fatal(err)
+		}
+		in.Logf("direct after %v", in.until("a direct path", 5*time.Second, func() bool { return a.Direct(b.Self()) && b.Direct(a.Self()) }))
+	})
+}
+
+// Of two sides with circuits both ways, one begins an attempt.
+func TestWhoBegins(t *testing.T) {
+	way := func(d network.Direction) network.Conn {
+		return connStat{stat: network.ConnStats{Stats: network.Stats{Direction: d}}}
+	}
+	in, out := way(network.DirInbound), way(network.DirOutbound)
+	for _, c := range []struct {
+		conns       []network.Conn
+		first, want bool
+	}{
+		{[]network.Conn{in}, false, true}, {[]network.Conn{in}, true, true},
+		{[]network.Conn{out}, false, false}, {[]network.Conn{out}, true, false},
+		{[]network.Conn{in, out}, true, true}, {[]network.Conn{out, in}, false, false},
+		{nil, true, false},
+	} {
+		if got := begins(c.conns, c.first); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
+
+type connStat struct {
+	network.Conn
+	stat network.ConnStats
+}
+
+func (c connStat) Stat() network.ConnStats { return c.stat }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,6 +48,7 @@ const (
 	holeAddrs  = 4           // addresses of a peer that are dialled at once
 	holesTried = 1024        // peers of whom the last outcome is remembered
 	lanTime    = 2 * time.Second
+	clashTime  = time.Minute // between retries because attempts of both sides met
 )
 
 // holes makes direct paths to peers that are reached over relays. libp2p does so
@@ -63,6 +65,7 @@ type holes struct {
 	retries reach.Retries
 	last    map[peer.ID]string // the last outcome, or the error of a PunchError
 	counts  map[string]uint64
+	clashes map[peer.ID]time.Time // when attempts of both sides last met
 }
 
 // start begins once this node knows an outside address: the service looks for one only
@@ -165,9 +168,37 @@ func (h *holes) Trace(e *holepunch.Event) {
 			h.count(e.Remote, PunchOpened, "")
 		} else {
 			h.count(e.Remote, PunchFailed, evt.Error)
+			if clashed(evt.Error) {
+				h.afterClash(e.Remote)
+			}
 		}
 	case *holepunch.ProtocolErrorEvt:
 		h.count(e.Remote, PunchError, evt.Error)
+	}
+}
+
+// clashed reports whether a dial failed because both sides took themselves for the
+// client of TLS. It happens over TCP, if both began an attempt because two circuits
+// crossed.
+func clashed(why string) bool { return strings.Contains(why, "clientHello") }
+
+// afterClash has one side try again, once what is under way has ended.
+func (h *holes) afterClash(p peer.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.clashes == nil || len(h.clashes) >= holesTried {
+		h.clashes = map[peer.ID]time.Time{}
+	}
+	if time.Since(h.clashes[p]) < clashTime {
+		return
+	}
+	h.clashes[p] = time.Now()
+	if h.of.n.host.ID() < p {
+		time.AfterFunc(4*holeTime, func() {
+			if h.of.n.ctx.Err() == nil && !h.of.n.Direct(p) {
+				h.of.n.background(func() { h.try(p) })
+			}
+		})
 	}
 }
 
