@@ -2,6 +2,8 @@ package network
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -178,3 +180,33 @@ type connStat struct {
 }
 
 func (c connStat) Stat() network.ConnStats { return c.stat }
+
+// A hole is punched at an address where another peer did not prove itself, because
+// anybody can name it. All such dials together are as many as an address allows.
+func TestGatePunchesAfterOthers(t *testing.T) {
+	g := newGate()
+	at := multiaddr.StringCast("/ip4/6.1.0.1/tcp/4001")
+	dial := func(p peer.ID) bool {
+		ok := g.allow(p, at)
+		if ok {
+			g.miss(at, errors.New("no answer"))
+		}
+		return ok
+	}
+	if !dial("liar") || dial("a") {
+		t.Fatal("an address where a peer has just failed to prove itself")
+	}
+	if g.punch("a", []multiaddr.Multiaddr{at}); !dial("a") {
+		t.Error("no hole is punched where another peer failed to prove itself")
+	}
+	dials := 2
+	for i := range 100 {
+		p := peer.ID(fmt.Sprint("sybil", i))
+		if g.punch(p, []multiaddr.Multiaddr{at}); dial(p) {
+			dials++
+		}
+	}
+	if dials != perIP {
+		t.Errorf("%d dials to one address, want %d", dials, perIP)
+	}
+}

@@ -223,7 +223,7 @@ func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	case t == nil:
 	case !t.over:
 		return t.peer == p
-	case t.peer == p && now.Before(g.punches[p].until) && slices.Contains(g.punches[p].spots, s):
+	case now.Before(g.punches[p].until) && slices.Contains(g.punches[p].spots, s):
 	case t.peer == p && now.Before(t.again), t.peer != p && now.Before(t.until):
 		return false
 	}
@@ -341,8 +341,10 @@ func (g *gate) sweep() {
 	}
 }
 
-// punch lets a peer be dialled at these addresses again although it has not
-// proven itself there a moment ago. Each dial still counts, so that whoever asks
+// punch lets a peer be dialled at these addresses although a moment ago it has not
+// proven itself there, or another has not: else anybody could keep two peers apart
+// by naming the address of one as its own, and a new key at an old address would be
+// reached over relays alone. Each dial still counts, so that whoever asks
 // for holes to be punched gets no more dials than others.
 func (g *gate) punch(p peer.ID, addrs []multiaddr.Multiaddr) {
 	g.mu.Lock()
