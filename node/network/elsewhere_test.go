@@ -55,7 +55,7 @@ func TestAddressChanges(t *testing.T) {
 					if err != nil {
 						return false
 					}
-					defer s.Reset()
+					defer func() { _ = s.Reset() }()
 					if s.SetDeadline(time.Now().Add(time.Second)) != nil {
 						return false
 					}

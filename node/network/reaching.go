@@ -456,9 +456,6 @@ func (r *reaching) sights() map[reach.Transport]reach.Seen {
 	return all
 }
 
-// isOwn reports whether an interface of this machine has an address.
-func isOwn(ip netip.Addr) bool { return isHere(netip.PrefixFrom(ip, ip.BitLen())) }
-
 // addrs is which of its addresses this node tells others. Until it is proven to
 // be reachable, those at its relays are always among them: libp2p would leave
 // them out as soon as AutoNAT found one of the others reachable.
