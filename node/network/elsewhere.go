@@ -29,14 +29,14 @@ import (
 // request waits too long is tested, because it may be the one that has moved.
 
 const (
-	placeEvery = time.Second            // how often this machine's addresses are looked at
-	hangTime   = 500 * time.Millisecond // and four round trips, for an answer, before its peer is tested
-	deadTime   = time.Second            // and four round trips, for a peer to answer the test
-	busyTime   = 4 * time.Second        // the same, if packets come
-	freshEvery = 5 * time.Minute        // for which connections to public nodes are not made again
-	freshMost  = 8                      // of those, after a move
-	freshFew   = 2                      // of those, to find out whether there was one
-	aliveTime  = 2 * time.Second        // in which a peer that has answered is not tested again
+	placeEvery = time.Second             // how often this machine's addresses are looked at
+	hangTime   = 500 * time.Millisecond  // and four round trips, for an answer, before its peer is tested
+	deadTime   = 1500 * time.Millisecond // and four round trips, for a peer to answer the test
+	busyTime   = 4 * time.Second         // the same, if packets come
+	freshEvery = 5 * time.Minute         // for which connections to public nodes are not made again
+	freshMost  = 8                       // of those, after a move
+	freshFew   = 2                       // of those, to find out whether there was one
+	aliveTime  = 2 * time.Second         // in which a peer that has answered is not tested again
 )
 
 // place returns the networks that this machine's addresses are in: an IPv4 address
