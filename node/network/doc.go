@@ -60,8 +60,16 @@
 // nobody. An address is remembered if this node dialled the peer there, or if
 // the peer connected from there and says that it listens there: the first node
 // of a network dials nobody, and must find the others again all the same. A
-// node that moves signs its offer again, sends it to its peers, and closes the
-// connections on which nobody answers from its new address.
+// node that moves signs its offer again and sends it to its peers.
+//
+// A change of address ends no connection: QUIC notices after half a minute, TCP
+// later, and libp2p looks at the machine's addresses once a minute. So this node
+// looks every second (elsewhere.go). After a change it tests its connections,
+// closes those on which nobody answers, and makes those to some public nodes
+// again, because a peer says where it sees this node only at their beginning.
+// The others cannot know of the change, so they test a peer on whose answer a
+// request waits longer than four round trips and half a second. A connection
+// over which packets come has longer to answer: its line may be full.
 //
 // How a node behind a router is reached (reaching.go; package reach decides):
 // it asks the nearest relays that it is connected to for reservations, at once
@@ -74,7 +82,11 @@
 // (holes.go).
 //
 // The hole punching service is made here and not by libp2p's option, because the
-// host's own cannot be asked to try again. AutoNAT's word is a claim and no
+// host's own cannot be asked to try again. It begins once an outside address is
+// known, because it makes no attempt for circuits that came before. Peers whose
+// UDP is blocked need this node's TCP port as others see it, so one of several
+// public peers is connected to over TCP (overtcp.go). Where circuits lead both
+// ways, the node with the smaller ID begins. AutoNAT's word is a claim and no
 // more. A node on loopback alone has none of this, and one with transports of
 // its own neither AutoNAT nor mapped ports, which use the machine's network.
 //

@@ -67,6 +67,7 @@ type gate struct {
 	waiting map[peer.ID]int // spots with a dial under way
 	spent   map[netip.Prefix]*purse
 	swept   time.Time
+	overTCP peer.ID               // a peer that is not dialled over UDP now
 	dead    map[peer.ID]time.Time // relays that did not answer, and when
 	linked  func(peer.ID) bool    // reports whether there is a direct connection to a peer; nil: there is none yet
 }
@@ -207,6 +208,9 @@ func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if s.udp && p == g.overTCP {
+		return false
+	}
 	operator, found := g.named[p][s]
 	if operator || g.proven[s] == p {
 		return true
@@ -219,7 +223,7 @@ func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	case t == nil:
 	case !t.over:
 		return t.peer == p
-	case t.peer == p && now.Before(g.punches[p].until) && slices.Contains(g.punches[p].spots, s):
+	case now.Before(g.punches[p].until) && slices.Contains(g.punches[p].spots, s):
 	case t.peer == p && now.Before(t.again), t.peer != p && now.Before(t.until):
 		return false
 	}
@@ -337,8 +341,10 @@ func (g *gate) sweep() {
 	}
 }
 
-// punch lets a peer be dialled at these addresses again although it has not
-// proven itself there a moment ago. Each dial still counts, so that whoever asks
+// punch lets a peer be dialled at these addresses although a moment ago it has not
+// proven itself there, or another has not: else anybody could keep two peers apart
+// by naming the address of one as its own, and a new key at an old address would be
+// reached over relays alone. Each dial still counts, so that whoever asks
 // for holes to be punched gets no more dials than others.
 func (g *gate) punch(p peer.ID, addrs []multiaddr.Multiaddr) {
 	g.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	"github.com/multiformats/go-multiaddr"
 
+	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/node/network/reach"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -42,9 +44,11 @@ const (
 
 const (
 	holeTime   = time.Second // for a direct dial, and for each attempt at a hole
+	punchWaits = 6           // holeTimes that an attempt waits for another to end
 	holeAddrs  = 4           // addresses of a peer that are dialled at once
 	holesTried = 1024        // peers of whom the last outcome is remembered
 	lanTime    = 2 * time.Second
+	clashTime  = time.Minute // between retries because attempts of both sides met
 )
 
 // holes makes direct paths to peers that are reached over relays. libp2p does so
@@ -53,31 +57,60 @@ const (
 // other side where that one must begin. It has a service of its own in place of
 // the host's, because the host's cannot be asked to try again.
 type holes struct {
-	of      *reaching
-	service *holepunch.Service
+	of *reaching
 
 	mu      sync.Mutex
+	service *holepunch.Service // nil: no outside address is known yet
+	closed  bool
 	retries reach.Retries
 	last    map[peer.ID]string // the last outcome, or the error of a PunchError
 	counts  map[string]uint64
+	clashes map[peer.ID]time.Time // when attempts of both sides last met
 }
 
+// start begins once this node knows an outside address: the service looks for one only
+// now and then, and makes no attempt for circuits that came before it has found one.
+// Until then peers are told that this node punches no holes.
 func (h *holes) start() error {
+	if h.started() || len(h.outside()) == 0 {
+		return nil
+	}
+	h.mu.Lock()
+	if h.service != nil || h.closed {
+		h.mu.Unlock()
+		return nil
+	}
 	host := h.of.n.host
 	ids, ok := host.(interface{ IDService() identify.IDService })
-	if !ok {
-		return errors.New("the host has no identify service")
-	}
 	var err error
-	h.service, err = holepunch.NewService(host, ids.IDService(), h.outside, holepunch.DirectDialTimeout(holeTime), holepunch.WithTracer(h), holepunch.WithAddrFilter(h))
+	if !ok {
+		err = errors.New("the host has no identify service")
+	} else {
+		h.service, err = holepunch.NewService(host, ids.IDService(), h.outside, holepunch.DirectDialTimeout(holeTime), holepunch.WithTracer(h), holepunch.WithAddrFilter(h))
+	}
+	h.mu.Unlock()
+	if err == nil {
+		h.moved() // tries for what is relayed already
+	}
 	return err
 }
 
+func (h *holes) started() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.service != nil
+}
+
+// close ends the service; no other begins.
 func (h *holes) close() error {
-	if h.service == nil {
+	h.mu.Lock()
+	h.closed = true
+	service := h.service
+	h.mu.Unlock()
+	if service == nil {
 		return nil
 	}
-	return h.service.Close()
+	return service.Close()
 }
 
 // outside returns the public addresses at which this node may be found, proven or
@@ -90,7 +123,18 @@ func (h *holes) outside() []multiaddr.Multiaddr {
 	if h.of.observed != nil {
 		all = append(all, h.of.observed.Addrs(1)...)
 	}
-	return slices.DeleteFunc(multiaddr.Unique(all), func(a multiaddr.Multiaddr) bool { return !publicAddr(a) })
+	h.of.mu.Lock()
+	now := []netip.Addr{h.of.seen.Outside(true), h.of.seen.Outside(false)}
+	h.of.mu.Unlock()
+	old := func(a multiaddr.Multiaddr) int { // peers take the first ones; some may be from before a move
+		if s, _ := spotOf(a); slices.Contains(now, s.at.Addr()) {
+			return 0
+		}
+		return 1
+	}
+	all = slices.DeleteFunc(multiaddr.Unique(all), func(a multiaddr.Multiaddr) bool { return !publicAddr(a) })
+	slices.SortStableFunc(all, func(a, b multiaddr.Multiaddr) int { return old(a) - old(b) })
+	return all
 }
 
 func publicAddr(a multiaddr.Multiaddr) bool {
@@ -123,10 +167,38 @@ func (h *holes) Trace(e *holepunch.Event) {
 		if evt.Success {
 			h.count(e.Remote, PunchOpened, "")
 		} else {
-			h.count(e.Remote, PunchFailed, "")
+			h.count(e.Remote, PunchFailed, evt.Error)
+			if clashed(evt.Error) {
+				h.afterClash(e.Remote)
+			}
 		}
 	case *holepunch.ProtocolErrorEvt:
 		h.count(e.Remote, PunchError, evt.Error)
+	}
+}
+
+// clashed reports whether a dial failed because both sides took themselves for the
+// client of TLS. It happens over TCP, if both began an attempt because two circuits
+// crossed.
+func clashed(why string) bool { return strings.Contains(why, "clientHello") }
+
+// afterClash has one side try again, once what is under way has ended.
+func (h *holes) afterClash(p peer.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.clashes == nil || len(h.clashes) >= holesTried {
+		h.clashes = map[peer.ID]time.Time{}
+	}
+	if time.Since(h.clashes[p]) < clashTime {
+		return
+	}
+	h.clashes[p] = time.Now()
+	if h.of.n.host.ID() < p {
+		time.AfterFunc(4*holeTime, func() {
+			if h.of.n.ctx.Err() == nil && !h.of.n.Direct(p) {
+				h.of.n.background(func() { h.try(p) })
+			}
+		})
 	}
 }
 
@@ -206,30 +278,56 @@ func (h *holes) used(p peer.ID) {
 }
 
 // try begins an attempt: here if the relayed connection came in, else at the
-// peer, which is asked to.
+// peer, which is asked to. Where there are connections both ways, one of the two
+// begins: attempts from both sides at once would spoil each other, because over TCP
+// each side would take itself for the client.
 func (h *holes) try(p peer.ID) {
 	n := h.of.n
 	conns := n.host.Network().ConnsToPeer(p)
 	switch {
 	case len(conns) == 0 || n.ctx.Err() != nil:
-	case slices.ContainsFunc(conns, func(c network.Conn) bool { return c.Stat().Direction == network.DirInbound }):
+	case begins(conns, n.host.ID() < p):
 		n.wg.Go(func() { h.punch(p) })
 	default:
 		n.wg.Go(func() { h.ask(p) })
 	}
 }
 
+// begins reports whether an attempt begins at this side of some connections. first says
+// that it would be this side if there were connections both ways.
+func begins(conns []network.Conn, first bool) bool {
+	in, out := false, false
+	for _, c := range conns {
+		if c.Stat().Direction == network.DirInbound {
+			in = true
+		} else {
+			out = true
+		}
+	}
+	return in && (!out || first)
+}
+
 // punch has libp2p try for a direct path to a peer, once it knows where it is
 // itself.
 func (h *holes) punch(p peer.ID) {
-	if len(h.outside()) == 0 {
+	h.mu.Lock()
+	service := h.service
+	h.mu.Unlock()
+	if service == nil || len(h.outside()) == 0 {
 		h.count(p, PunchError, "no outside address")
 		return
 	}
 	done := make(chan struct{})
 	go func() { // it waits for ever if it is closed before it has begun
 		defer close(done)
-		if err := h.service.DirectConnect(p); err != nil {
+		err := service.DirectConnect(p)
+		for i := 0; i < punchWaits && errors.Is(err, holepunch.ErrHolePunchActive); i++ {
+			if backoff.Pause(h.of.n.ctx, holeTime) != nil { // what is under way may be for an address that is gone
+				return
+			}
+			err = service.DirectConnect(p)
+		}
+		if err != nil {
 			h.of.n.log.Debug("no direct path", "peer", p, "error", err)
 		}
 	}()

@@ -19,7 +19,6 @@ const (
 	drawEvery = 500 * time.Millisecond // while no peer is connected
 	lookMore  = time.Minute            // while few peers are connected
 	saveEvery = time.Minute            // how often the book is saved
-	goneTime  = 5 * time.Second        // for a peer to answer after an address of this node has gone
 )
 
 // meet finds peers: at the start, when the last one is lost, when one of this
@@ -161,26 +160,15 @@ func (n *Network) remember() {
 }
 
 // moved signs the offer again with the current addresses and sends it to the
-// connected peers and to some remembered ones. It tests connections that began
-// at an address that is gone, which would otherwise seem alive until QUIC's
-// idle timeout.
+// connected peers. That an address of this machine has gone is noticed before, by
+// watchPlace; of a network that is not this machine's, only here.
 func (n *Network) moved(e event.EvtLocalAddressesUpdated) {
 	n.resign()
-	if slices.ContainsFunc(e.Removed, func(a event.UpdatedAddress) bool {
-		s, ok := spotOf(a.Address)
-		return ok && !isOwn(s.at.Addr())
-	}) {
-		n.tryConns()
-	}
-	if n.reaching != nil && slices.ContainsFunc(append(slices.Clone(e.Removed), e.Current...), func(a event.UpdatedAddress) bool {
+	changed := slices.ContainsFunc(append(slices.Clone(e.Removed), e.Current...), func(a event.UpdatedAddress) bool {
 		return a.Action != event.Maintained && private(a.Address)
-	}) {
-		n.reaching.moved()
-	}
-	if len(e.Removed) > 0 {
-		places := n.book.infos()
-		rand.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
-		n.dialAll(places[:min(len(places), drawn)])
+	})
+	if n.cfg.place == nil && changed {
+		n.wg.Go(func() { n.elsewhere(len(e.Removed) > 0) })
 	}
 	n.rouse()
 }
@@ -195,18 +183,4 @@ func (n *Network) resign() {
 		n.log.Warn("the offer cannot be signed", "error", err)
 	}
 	n.poke()
-}
-
-// tryConns closes the connections on which the peer does not answer.
-func (n *Network) tryConns() {
-	for _, c := range n.host.Network().Conns() {
-		n.wg.Go(func() {
-			ctx, cancel := context.WithTimeout(n.ctx, goneTime)
-			defer cancel()
-			if err := answers(ctx, c); err != nil && n.ctx.Err() == nil {
-				n.log.Info("a connection is closed: this node's address has changed, and the peer does not answer on it", "peer", c.RemotePeer())
-				_ = c.Close()
-			}
-		})
-	}
 }

@@ -61,13 +61,10 @@ func (n *Network) whyAlone() error {
 	return fmt.Errorf("%w; none of the %d known peers answered (%s: %s)", ErrAlone, len(missed), missed[0].ID, missed[0].Why)
 }
 
-// announce refreshes the node's own offer and publishes its provider records in
-// the DHT. In a small network it publishes them again whenever a new peer
-// appears, which should store them too.
+// announce refreshes the node's own offer, sends it to peers, and has it published.
 func (n *Network) announce() {
-	var said time.Time     // time of the last full round
-	var saidSeq, peers int // what that round covered
-	var keys []cid.Cid
+	news := make(chan struct{}, 1)
+	n.wg.Go(func() { n.publish(news) })
 	refresh := time.NewTicker(refreshes)
 	defer refresh.Stop()
 	for {
@@ -88,13 +85,34 @@ func (n *Network) announce() {
 				n.log.Warn("the offer cannot be signed", "error", err)
 			}
 		}
-		own := n.OwnOffer()
-		if own == nil {
+		if n.OwnOffer() == nil {
 			continue
 		}
 		n.tell(n.ctx)
+		select {
+		case news <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// publish stores the node's own offer and provider records in the DHT after each of
+// some news. In a small network it stores them again whenever a new peer appears, which
+// should have them too. Peers that are gone can make that take half a minute, for which
+// announce does not wait.
+func (n *Network) publish(news <-chan struct{}) {
+	var said time.Time     // time of the last full round
+	var saidSeq, peers int // what that round covered
+	var keys []cid.Cid
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-news:
+		}
+		own := n.OwnOffer()
 		size := n.dht.RoutingTable().Size()
-		if size == 0 {
+		if own == nil || size == 0 {
 			continue
 		}
 		now := offerKeys(own)
@@ -173,6 +191,9 @@ func (n *Network) replaced(fresh network.Conn) {
 			if err := answers(ctx, c); err != nil && n.ctx.Err() == nil {
 				n.log.Info("an old connection is closed: the peer has a new one and does not answer on it", "peer", c.RemotePeer())
 				_ = c.Close()
+				if n.reaching != nil && reach.Relayed(fresh) && publicAddr(c.RemoteMultiaddr()) { // one of the two has moved
+					n.reaching.refresh(freshFew)
+				}
 			}
 		}()
 	}

@@ -57,6 +57,9 @@ type Config struct {
 	SwarmName   string // for people; "": it has none
 
 	crowd crowd // zero value: manyConns
+	// The networks that this machine is in; nil: as the system says, or unknown if
+	// Options has transports of their own.
+	place func() map[netip.Prefix]bool
 }
 
 const (
@@ -116,6 +119,7 @@ type Network struct {
 	seq      uint64
 	asked    map[cid.Cid]time.Time // when members were last asked in the background
 	asking   map[peer.ID]bool      // relays that are being asked whether they live
+	suspects map[peer.ID]bool      // peers whose connections are being tested
 	silent   map[peer.ID]silence   // peers that did not answer
 	status   func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply
 	changed  chan struct{} // capacity 1: this node's offer or the set of connected peers has changed
@@ -137,7 +141,7 @@ func New(cfg Config) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), refusals: newRefusals(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{}, asking: map[peer.ID]bool{},
+		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), refusals: newRefusals(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{}, asking: map[peer.ID]bool{}, suspects: map[peer.ID]bool{},
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
 	}
 	n.gate.met, n.gate.began, n.gater = n.met, n.refusals.began, n.gate
@@ -215,6 +219,12 @@ func New(cfg Config) (*Network, error) {
 		n.log.Warn("a change of this node's addresses will not be noticed", "error", err)
 	}
 	n.wg.Go(n.meet)
+	if n.cfg.place == nil && n.reaching != nil && len(cfg.Options) == 0 { // else its network is not this machine's
+		n.cfg.place = place
+	}
+	if n.cfg.place != nil {
+		n.wg.Go(n.watchPlace)
+	}
 	if n.roll != nil {
 		n.wg.Go(func() { n.roll.expire(n.ctx.Done()) })
 	}

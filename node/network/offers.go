@@ -437,6 +437,17 @@ func (n *Network) doubt(p peer.ID, silent bool) {
 	n.silent[p] = s
 }
 
+// believe takes a peer back that has just connected: its silence was that of another
+// path. The next one counts as if there had been none in between.
+func (n *Network) believe(p peer.ID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s, ok := n.silent[p]; ok {
+		s.until = time.Now()
+		n.silent[p] = s
+	}
+}
+
 // request sends a message, or none if req is nil, and reads the reply, which
 // must arrive within the given time after the request's turn comes.
 func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, reply proto.Message, limit int, within time.Duration) error {
@@ -447,6 +458,8 @@ func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, rep
 	defer leave()
 	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, proto), within)
 	defer cancel()
+	answered := n.hangs(p)
+	defer answered()
 	s, err := n.host.NewStream(ctx, p, libprotocol.ID(proto))
 	if err != nil {
 		return n.explainTo(p, err)

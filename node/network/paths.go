@@ -99,10 +99,11 @@ func (n *Network) opened(c network.Conn) {
 	if n.reaching != nil {
 		n.reaching.opened(c)
 	}
+	p := c.RemotePeer()
+	n.believe(p)
 	if reach.Relayed(c) {
 		return
 	}
-	p := c.RemotePeer()
 	for _, other := range n.host.Network().ConnsToPeer(p) {
 		if other != c && !other.IsClosed() && !reach.Relayed(other) {
 			return

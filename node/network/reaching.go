@@ -27,8 +27,9 @@ import (
 )
 
 const (
-	lookAround = 5 * time.Second  // how often the verdict and the relayed peers are looked at
-	firstCheck = 10 * time.Second // between requests to have others dial this node; doubles up to lastCheck
+	takenTime  = 200 * time.Millisecond // for libp2p to take what a peer has said of this node
+	lookAround = 5 * time.Second        // how often the verdict and the relayed peers are looked at
+	firstCheck = 10 * time.Second       // between requests to have others dial this node; doubles up to lastCheck
 	lastCheck  = 30 * time.Minute
 	// With so many peers that are proven to be reachable, one that is not leaves
 	// the DHT to them.
@@ -63,6 +64,8 @@ type reaching struct {
 	crowded bool      // enough peers are proven to be reachable
 	checks  int       // requests to be dialled since the last proof or move
 	checkAt time.Time // not before
+	tcpAt   time.Time // a peer is not met over TCP before
+	freshAt time.Time // connections to public nodes are not made again before
 }
 
 func newReaching(cfg *Config, g *gate) *reaching {
@@ -196,10 +199,13 @@ func (r *reaching) identified(e event.EvtPeerIdentificationCompleted) {
 		r.checks, r.checkAt = 0, time.Time{}
 	}
 	r.mu.Unlock()
+	if !r.holes.started() { // libp2p takes the same news, maybe later
+		time.AfterFunc(takenTime, r.look)
+	}
 	if moved {
 		r.n.log.Info("this node's outside address has changed", "addr", outside.at.Addr())
-		r.holes.moved()
 		r.n.resign()
+		r.n.wg.Go(func() { r.refresh(freshMost) })
 	}
 }
 
@@ -236,7 +242,7 @@ func (r *reaching) moved() {
 	r.mu.Lock()
 	r.seen.Forget()
 	r.machine.Moved()
-	r.checks, r.checkAt = 0, time.Time{}
+	r.checks, r.checkAt, r.tcpAt, r.freshAt = 0, time.Time{}, time.Time{}, time.Time{}
 	r.mu.Unlock()
 	r.holes.moved()
 	r.look()
@@ -262,9 +268,13 @@ func (r *reaching) run() {
 		case <-tick.C:
 			r.holes.again()
 		}
+		if err := r.holes.start(); err != nil {
+			r.n.log.Warn("no holes will be punched", "error", err)
+		}
 		r.claims()
 		if state := r.settle(); state.Verdict != reach.Proven {
 			r.check()
+			r.keepTCP()
 		} else {
 			r.relays.announce()
 		}
@@ -445,9 +455,6 @@ func (r *reaching) sights() map[reach.Transport]reach.Seen {
 	}
 	return all
 }
-
-// isOwn reports whether an interface of this machine has an address.
-func isOwn(ip netip.Addr) bool { return isHere(netip.PrefixFrom(ip, ip.BitLen())) }
 
 // addrs is which of its addresses this node tells others. Until it is proven to
 // be reachable, those at its relays are always among them: libp2p would leave

@@ -114,10 +114,16 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 			n.host.Peerstore().AddAddrs(p, addrs[:min(len(addrs), offerAddrs)], peerstore.TempAddrTTL)
 		}
 	}
+	had := n.Connected(p)
+	opened := n.hangs(p)
 	s, err := n.openQUIC(ctx, p, ids)
 	if err != nil {
 		s, err = n.host.NewStream(ctx, p, ids...)
 	}
+	if err != nil && had && ctx.Err() == nil && !n.Connected(p) { // the connection was dead
+		s, err = n.host.NewStream(ctx, p, ids...)
+	}
+	opened()
 	if err != nil {
 		return nil, n.explainTo(p, err)
 	}

@@ -17,6 +17,7 @@ import (
 )
 
 const (
+	chooseTime   = 15 * time.Second // to find peers for a probe
 	probeTime    = 10 * time.Second // for one token through the whole chain
 	firstReprobe = 200 * time.Millisecond
 	lastReprobe  = 3 * time.Second
@@ -60,10 +61,10 @@ func (s *serving) proven(t target) {
 // probe computes one token of a prompt that nobody can know along the fastest route
 // through a peer's span. Neither that span nor the others on the way need be ready.
 func (s *Server) probe(ctx context.Context, m *store.Model, via route.Hop) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	look, cancel := context.WithTimeout(ctx, chooseTime)
 	defer cancel()
 	man, self := m.Manifest(), s.cfg.Network.Self()
-	r, where, err := s.cfg.Survey.Choose(ctx, survey.Query{Model: m.ID(), Span: man.All(), Via: via.Peer}, func(as string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
+	r, where, err := s.cfg.Survey.Choose(look, survey.Query{Model: m.ID(), Span: man.All(), Via: via.Peer}, func(as string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
 		via := via
 		if via.Peer == self.String() {
 			via.Peer = as
@@ -82,6 +83,8 @@ func (s *Server) probe(ctx context.Context, m *store.Model, via route.Hop) error
 	for i := range prompt {
 		prompt[i] = rand.Int32N(int32(max(1, man.Vocab)))
 	}
+	ctx, end := context.WithTimeout(ctx, probeTime) // its own: the search alone may have taken as long
+	defer end()
 	if err := s.cfg.Probe(ctx, m, r, where, prompt); err != nil {
 		return fmt.Errorf("a probe did not come through: %w", err)
 	}
