@@ -168,7 +168,7 @@ func (n *Network) moved(e event.EvtLocalAddressesUpdated) {
 		return a.Action != event.Maintained && private(a.Address)
 	})
 	if n.cfg.place == nil && changed {
-		n.wg.Go(func() { n.elsewhere(len(e.Removed) > 0) })
+		n.background(func() { n.elsewhere(len(e.Removed) > 0) })
 	}
 	n.rouse()
 }

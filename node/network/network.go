@@ -215,13 +215,13 @@ func New(cfg Config) (*Network, error) {
 	for p, work := range n.book.works() {
 		n.host.ConnManager().TagPeer(p, workTag, work)
 	}
+	if n.cfg.place == nil && n.reaching != nil && len(cfg.Options) == 0 { // else its network is not this machine's
+		n.cfg.place = place
+	}
 	if err := n.watch([]any{new(event.EvtLocalAddressesUpdated)}, func(e any) { n.moved(e.(event.EvtLocalAddressesUpdated)) }); err != nil {
 		n.log.Warn("a change of this node's addresses will not be noticed", "error", err)
 	}
 	n.wg.Go(n.meet)
-	if n.cfg.place == nil && n.reaching != nil && len(cfg.Options) == 0 { // else its network is not this machine's
-		n.cfg.place = place
-	}
 	if n.cfg.place != nil {
 		n.wg.Go(n.watchPlace)
 	}
