@@ -236,14 +236,12 @@ func (m *roll) cut() {
 	}
 }
 
-// closeConns closes connections concurrently: on TCP, closing may wait for a
-// peer that reads nothing.
+// closeConns closes connections in the background, each on its own: on TCP, closing
+// waits for as long as ten seconds for a peer that reads nothing.
 func closeConns(conns []network.Conn) {
-	var wg sync.WaitGroup
 	for _, c := range conns {
-		wg.Go(func() { _ = c.CloseWithError(network.ConnGated) })
+		go func() { _ = c.CloseWithError(network.ConnGated) }()
 	}
-	wg.Wait()
 }
 
 // expire closes connections as certificates end, until done is closed.
