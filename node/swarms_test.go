@@ -2,6 +2,9 @@ package node_test
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -114,5 +117,49 @@ func TestTwoSwarms(t *testing.T) {
 	}
 	if peers, err := server.Client().Peers(t.Context()); err != nil || len(peers) != 1 || peers[0].SwarmName != "a" {
 		t.Errorf("the peers are %+v, %v", peers, err)
+	}
+}
+
+// Whoever has a key for answers sees the open network on the page. The node's swarm, its
+// members and their models are for the owner, and for programs with the token.
+func TestTheViewOfASwarm(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	theirs, mine := bookOf(t, "a server"), bookOf(t, "mine")
+	if _, err := theirs.New("hidden", ""); err != nil {
+		t.Fatal(err)
+	}
+	_, open := start(t, node.Config{Client: true}, false)
+	server, _ := start(t, node.Config{Swarms: theirs, Private: true, Serve: []node.ServeSpec{{Model: "tinytales"}}}, true)
+	enter(t, theirs, "hidden", mine)
+	n, _ := start(t, node.Config{Swarms: mine, Client: true, APIKey: "a key", Bootstrap: open}, false)
+	st, err := server.Client().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	member, id := st.Networks[0].Peer, st.Networks[0].Swarm
+	sees := func(secret string) (string, *api.View) {
+		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "http://127.0.0.1/shoal/v1/view", nil)
+		r.Header.Set("Authorization", "Bearer "+secret)
+		n.Handler().ServeHTTP(w, r)
+		v, body := &api.View{}, w.Body.String()
+		if err := json.Unmarshal([]byte(body), v); err != nil || w.Code != http.StatusOK {
+			t.Fatal(w.Code, err, body)
+		}
+		return body, v
+	}
+	until(t, "the owner sees both networks, and the member's model", func() bool {
+		body, v := sees(n.Token())
+		return len(v.Networks) == 2 && len(v.Peers) == 2 && len(v.Models) == 1 && len(v.Links) > 0 && strings.Contains(body, member)
+	})
+	body, v := sees("a key")
+	for what, secret := range map[string]string{"the swarm's name": "hidden", "its ID": id, "a member": member, "a member's model": "tinytales"} {
+		if strings.Contains(body, secret) {
+			t.Errorf("a caller with a key sees %s: %s", what, body)
+		}
+	}
+	if len(v.Networks) != 1 || len(v.Peers) != 1 {
+		t.Errorf("a caller with a key sees %d networks and %d peers of the open network", len(v.Networks), len(v.Peers))
 	}
 }

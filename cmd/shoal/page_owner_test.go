@@ -251,7 +251,7 @@ func (e *echo) Status(context.Context) (*api.Status, error) {
 func (e *echo) Peers(context.Context) ([]api.Peer, error)   { return nil, nil }
 func (e *echo) Health(context.Context) (*api.Health, error) { return &api.Health{}, nil }
 func (e *echo) Drain(context.Context) error                 { return nil }
-func (e *echo) View(context.Context) (*api.View, error) {
+func (e *echo) View(context.Context, bool) (*api.View, error) {
 	span := []api.ViewSpan{{Model: "bafyone", To: 8, Ready: true, Loaded: true}, {Model: "bafytwo", To: 8, Ready: true, Loaded: true}}
 	return &api.View{
 		Peer: "self", Version: "1", Lending: api.Lending{Open: true}, Serving: []api.Serving{},

@@ -335,7 +335,7 @@ func (hostile) Generate(ctx context.Context, req *api.GenerateRequest, emit func
 	return emit(api.Event{Done: &api.Done{FinishReason: "stop", Tokens: len(texts)}})
 }
 
-func (hostile) View(context.Context) (*api.View, error) {
+func (hostile) View(context.Context, bool) (*api.View, error) {
 	name := `<img src=x onerror=alert('view')>`
 	return &api.View{
 		Peer: "self", Version: name, Lending: api.Lending{Open: false, Why: name}, Serving: []api.Serving{},

@@ -36,7 +36,13 @@ func startOwned(t *testing.T, change func(*Config)) *httptest.Server {
 
 type view struct{}
 
-func (view) View(context.Context) (*View, error) { return &View{}, nil }
+func (view) View(_ context.Context, private bool) (*View, error) {
+	v := &View{}
+	if private {
+		v.Networks = []Network{{Swarm: "secret"}}
+	}
+	return v, nil
+}
 
 // TestOwnersPage: who may change the node from a page, and who may not.
 func TestOwnersPage(t *testing.T) {
@@ -111,6 +117,10 @@ func TestOwnerWithKey(t *testing.T) {
 		resp, body := do(t, http.MethodGet, srv.URL+"/shoal/v1/owner", "", test.header...)
 		if resp.StatusCode != test.shown || resp.StatusCode == 200 && strings.Contains(body, `"owner":true`) != (test.catalog == 200) {
 			t.Errorf("%s is told %d %s", test.name, resp.StatusCode, body)
+		}
+		resp, body = do(t, http.MethodGet, srv.URL+"/shoal/v1/view", "", test.header...)
+		if resp.StatusCode != test.shown || resp.StatusCode == 200 && strings.Contains(body, "secret") != (test.catalog == 200) {
+			t.Errorf("%s sees %d %s", test.name, resp.StatusCode, body)
 		}
 		if resp, _ := post(t, srv.URL+"/v1/chat/completions", hello, test.header...); resp.StatusCode != test.shown {
 			t.Errorf("%s: an answer: %d, want %d", test.name, resp.StatusCode, test.shown)

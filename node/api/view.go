@@ -8,11 +8,14 @@ import (
 
 // Viewer provides what the page shows of the node and its network.
 type Viewer interface {
-	View(ctx context.Context) (*View, error)
+	// View returns what is known of the node and its network; without private, nothing
+	// that only members of its private swarms may know: their names, peers and models.
+	View(ctx context.Context, private bool) (*View, error)
 }
 
-// View is what the page shows besides answers. All of it is public in the network: it
-// contains no secret, no address and no path of this machine.
+// View is what the page shows besides answers. All of it is public in the network, or in
+// the private swarm that it is of, which only the owner sees: it contains no secret, no
+// address and no path of this machine.
 type View struct {
 	Peer     string        `json:"peer"`
 	Version  string        `json:"version"`
@@ -111,9 +114,10 @@ type ViewHolder struct {
 	Shards int    `json:"shards"`
 }
 
-// view answers GET /shoal/v1/view.
+// view answers GET /shoal/v1/view. Of private swarms only the owner hears, and programs
+// with the token: a key is for answers, and other users of this machine need not even that.
 func (s *server) view(w http.ResponseWriter, r *http.Request) error {
-	v, err := s.Viewer.View(r.Context())
+	v, err := s.Viewer.View(r.Context(), bearer(r, s.Token) || s.owner(r) != "")
 	if err == nil {
 		w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
 		writeJSON(w, http.StatusOK, v)

@@ -71,6 +71,9 @@ var streamsOf = map[libprotocol.ID]struct{ peer, all int }{
 	proto.ProtoIDv2Stop: {64, 256},
 	holepunch.Protocol:  {4, 128},
 	protocol.ReachID:    {4, 128},
+	// A member compares lists with another once at a time, and may ask for another
+	// certificate meanwhile.
+	protocol.MemberID: {4, 256},
 }
 
 // perAddress is how many connections a public IPv4 address, or an IPv6 /56, may

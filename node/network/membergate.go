@@ -107,38 +107,45 @@ func (m *roll) roles(p peer.ID) member.Roles {
 
 var errStale = errors.New("this node's revocation list is too old to let anybody in")
 
-// admit decides whether a peer that has proven its ID gets in with a TLS
-// certificate.
-func (m *roll) admit(p peer.ID, chain []*x509.Certificate) error {
-	err := m.examine(p, chain)
-	if err != nil && m.lines.Allow() {
-		m.log.Info("a peer was refused: it is not a member of this swarm", "peer", p, "error", err)
+// judge decides whether a peer gets in with a TLS certificate. enter notes its
+// membership, and is for when the peer has proven that it has the certificate's key:
+// until then it may show another's, and nothing of that must count.
+func (m *roll) judge(p peer.ID, chain []*x509.Certificate) (enter func(), err error) {
+	shown, err := m.examine(p, chain)
+	if err != nil {
+		if m.lines.Allow() {
+			m.log.Info("a peer was refused: it is not a member of this swarm", "peer", p, "error", err)
+		}
+		return nil, err
 	}
-	return err
+	return func() { m.enter(p, shown) }, nil
 }
 
-func (m *roll) examine(p peer.ID, chain []*x509.Certificate) error {
+func (m *roll) examine(p peer.ID, chain []*x509.Certificate) (*member.Membership, error) {
 	if len(chain) == 0 {
-		return member.ErrMissing
+		return nil, member.ErrMissing
 	}
 	shown, err := m.swarm.View.Open(chain[0].SubjectKeyId)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	now := m.now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.swarm.Strict && m.lists.Stale(now) {
-		return errStale
+	lists := m.revoked()
+	if m.swarm.Strict && lists.Stale(now) {
+		return nil, errStale
 	}
 	// This node's own membership counts, too: a node that was revoked has no
 	// business with the others.
-	if err := m.swarm.Certificate.Check(m.swarm.Root, m.self, now, m.lists); err != nil {
-		return err
+	if err := m.swarm.Certificate.Check(m.swarm.Root, m.self, now, lists); err != nil {
+		return nil, err
 	}
-	if err := shown.Check(m.swarm.Root, p, now, m.lists); err != nil {
-		return err
-	}
+	return shown, shown.Check(m.swarm.Root, p, now, lists)
+}
+
+func (m *roll) enter(p peer.ID, shown *member.Membership) {
+	now := m.now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.sweep(now)
 	a := m.known[p]
 	if a == nil {
@@ -153,7 +160,6 @@ func (m *roll) examine(p peer.ID, chain []*x509.Certificate) error {
 		default:
 		}
 	}
-	return nil
 }
 
 // sweep forgets closed connections, and peers that have none. Called with mu
@@ -236,14 +242,12 @@ func (m *roll) cut() {
 	}
 }
 
-// closeConns closes connections concurrently: on TCP, closing may wait for a
-// peer that reads nothing.
+// closeConns closes connections in the background, each on its own: on TCP, closing
+// waits for as long as ten seconds for a peer that reads nothing.
 func closeConns(conns []network.Conn) {
-	var wg sync.WaitGroup
 	for _, c := range conns {
-		wg.Go(func() { _ = c.CloseWithError(network.ConnGated) })
+		go func() { _ = c.CloseWithError(network.ConnGated) }()
 	}
-	wg.Wait()
 }
 
 // expire closes connections as certificates end, until done is closed.
@@ -289,7 +293,11 @@ func (g memberGate) InterceptSecured(_ network.Direction, p peer.ID, c network.C
 	}
 	var q *quic.Conn
 	if a, ok := c.(interface{ As(any) bool }); ok && a.As(&q) {
-		return g.roll.admit(p, q.ConnectionState().TLS.PeerCertificates) == nil
+		enter, err := g.roll.judge(p, q.ConnectionState().TLS.PeerCertificates)
+		if err == nil {
+			enter() // the handshake is over
+		}
+		return err == nil
 	}
 	return g.roll.certificate(p) != nil
 }

@@ -124,7 +124,7 @@ func (s *testSwarm) hostile(t testing.TB, key crypto.PrivKey, c *member.Certific
 			cfg.SecurityTransports[0].Constructor = func(id libprotocol.ID, key crypto.PrivKey, muxers []upgrader.StreamMuxer) (sec.SecureTransport, error) {
 				t, err := m.newSecure(id, key, muxers)
 				if err == nil {
-					t.(*secure).admit = func(peer.ID, []*x509.Certificate) error { return nil }
+					t.(*secure).judge = func(peer.ID, []*x509.Certificate) (func(), error) { return func() {}, nil }
 				}
 				return t, err
 			}

@@ -82,7 +82,7 @@ func (m *roll) template(key crypto.PrivKey) (*x509.Certificate, error) {
 // alert. It has a protocol ID of its own, so an ordinary libp2p node gets no
 // further than the negotiation.
 type secure struct {
-	admit    func(peer.ID, []*x509.Certificate) error
+	judge    func(peer.ID, []*x509.Certificate) (enter func(), err error)
 	local    peer.ID
 	identity *libp2ptls.Identity
 	muxers   []string
@@ -97,7 +97,7 @@ func (m *roll) newSecure(_ libprotocol.ID, key crypto.PrivKey, muxers []upgrader
 	if err != nil {
 		return nil, err
 	}
-	s := &secure{admit: m.admit, local: local}
+	s := &secure{judge: m.judge, local: local}
 	for _, x := range muxers {
 		s.muxers = append(s.muxers, string(x.ID))
 	}
@@ -123,6 +123,7 @@ func (s *secure) SecureOutbound(ctx context.Context, c net.Conn, p peer.ID) (sec
 
 func (s *secure) handshake(ctx context.Context, c net.Conn, p peer.ID, role func(net.Conn, *tls.Config) *tls.Conn) (sec.SecureConn, error) {
 	out := &secureConn{local: s.local}
+	var enter func()
 	conf, keys := s.identity.ConfigForPeer(p)
 	conf.NextProtos = append(append([]string(nil), s.muxers...), conf.NextProtos...)
 	conf.VerifyConnection = func(state tls.ConnectionState) (err error) {
@@ -132,13 +133,15 @@ func (s *secure) handshake(ctx context.Context, c net.Conn, p peer.ID, role func
 		if out.remote, err = peer.IDFromPublicKey(out.key); err != nil {
 			return err
 		}
-		return s.admit(out.remote, state.PeerCertificates)
+		enter, err = s.judge(out.remote, state.PeerCertificates)
+		return err
 	}
 	out.Conn = role(c, conf)
 	if err := out.HandshakeContext(ctx); err != nil {
 		_ = c.Close()
 		return nil, err
 	}
+	enter() // only now has the peer signed with the certificate's key
 	return out, nil
 }
 

@@ -59,6 +59,9 @@ var errOpen = errors.New("the open network has no members and no revocations")
 var streamRoles = map[libprotocol.ID]member.Roles{
 	protocol.StageID: member.Use | member.Serve, protocol.StageID1: member.Use | member.Serve,
 	protocol.LeavesID: member.Use | member.Serve, bitswapID: member.Use | member.Serve,
+	// Only the keys of a member's AutoNAT have no role at all (see roll.roles). A
+	// member makes as many as it likes, so a limit per peer bounds nothing for them.
+	protocol.MemberID: member.AllRoles,
 }
 
 // Roles returns what a peer may do in the swarm, or this node itself: all, in the
@@ -109,9 +112,9 @@ func (n *Network) Lists() member.Lists {
 	return n.roll.revoked()
 }
 
-// InstallLists puts newer revocation lists in force: they are checked, and the
-// connections of members that they revoke are closed before it returns, in bulk
-// transfers, too. news reports whether any list was newer. If one of them revokes
+// InstallLists puts newer revocation lists in force: they are checked, members that
+// they revoke get in no more once it returns, and their connections are closed in the
+// background, those of bulk transfers, too. news reports whether any list was newer. If one of them revokes
 // this node itself, all connections are closed, and Standing returns an error.
 // Errors are those of member.Lists.Merge.
 func (n *Network) InstallLists(l member.Lists) (news bool, err error) {

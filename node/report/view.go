@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
@@ -21,12 +22,13 @@ const troubleElsewhere = "llama.cpp's library cannot be used, so the built-in en
 // maxOfPeer is of how many spans of a peer the page shows figures.
 const maxOfPeer = 8
 
-// View returns what is known here of the node and its network, for the page. Peers are
-// asked again in the background. There is never an error.
-func (r *Reporter) View(ctx context.Context) (*api.View, error) {
+// View returns what is known here of the node and its network, for the page; without
+// private, of the open network alone. Peers are asked again in the background. There is
+// never an error.
+func (r *Reporter) View(ctx context.Context, private bool) (*api.View, error) {
 	snap, passed, up := r.cfg.Serving(), r.cfg.Exchange.Stats(), time.Since(r.started)
 	v := &api.View{
-		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Uptime: up, UptimeS: int64(up.Seconds()), Light: r.cfg.Light, Networks: r.networks(false), Serving: servingOf(snap),
+		Peer: r.cfg.Network.Self().String(), Version: r.cfg.Version, Uptime: up, UptimeS: int64(up.Seconds()), Light: r.cfg.Light, Networks: shown(r.networks(false), private, func(n api.Network) string { return n.Swarm }), Serving: servingOf(snap),
 		Given: passed.Given, Taken: passed.Taken, Warnings: r.warnings(&snap), Lending: r.lending(&snap), Peers: []api.ViewPeer{}, Links: []api.ViewLink{},
 	}
 	for i := range v.Serving {
@@ -37,6 +39,8 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 	}
 	// What is known is enough; the members are asked again in the background.
 	offers := r.cfg.Network.Offers(ctx, cid.Undef, func([]*protocol.Offer) bool { return true })
+	offers = shown(offers, private, func(o *protocol.Offer) string { return o.Swarm })
+	peers := shown(r.cfg.Network.Peers(), private, func(p network.PeerInfo) string { return p.Swarm })
 	beats := r.cfg.Survey.Beats()
 	links := survey.Distances{}
 	self := r.cfg.Network.Self()
@@ -47,7 +51,7 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 			seen[o.From] = o
 		}
 	}
-	for _, p := range r.cfg.Network.Peers() {
+	for _, p := range peers {
 		o := seen[p.ID]
 		if o == nil {
 			o = p.Offer
@@ -70,10 +74,17 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 			ask = append(ask, o.From)
 		}
 	}
+	in := map[peer.ID]bool{} // the open network, as far as is known
+	for _, p := range peers {
+		in[p.ID] = true
+	}
+	for _, o := range offers {
+		in[o.From] = true
+	}
 	r.cfg.Survey.Refresh(ask)
 	slices.SortFunc(v.Peers, func(a, b api.ViewPeer) int { return strings.Compare(a.Peer, b.Peer) })
 	for id, b := range beats {
-		if b.Status != nil {
+		if b.Status != nil && (private || in[id]) {
 			links.Take(id, b.Status)
 		}
 	}
@@ -94,6 +105,14 @@ func (r *Reporter) View(ctx context.Context) (*api.View, error) {
 	slices.SortFunc(v.Links, func(a, b api.ViewLink) int { return strings.Compare(a.A+a.B, b.A+b.B) })
 	v.Models = r.viewModels(offers)
 	return v, nil
+}
+
+// shown returns what a caller sees of a list: all, or only what is of the open network.
+func shown[T any](list []T, private bool, swarm func(T) string) []T {
+	if private {
+		return list
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(v T) bool { return swarm(v) != "" })
 }
 
 // lending returns the operator's rules, and whether they let the node lend now.

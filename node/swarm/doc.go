@@ -6,7 +6,7 @@
 //	swarm.go    one swarm: members, codes, what a network needs to be in it
 //	tickets.go  the codes that are out
 //	door.go     the join listener; bare.go: its libp2p host; join.go: both sides of /shoal/join/1
-//	talk.go     /shoal/member/1 among members
+//	talk.go     /shoal/member/1 among members; agree.go: until both have the same list
 //	revoke.go   ending memberships; keep.go: what changes with time
 //	owner.go    all this for the API and the command line
 //
@@ -39,9 +39,12 @@
 //
 // # Ending a membership
 //
-// A revocation list is enforced before it is written down or passed on. It goes to all
-// connected members at once; a member that finds it to be news does the same. Members
-// compare digests of their lists when they connect. A renewed certificate keeps its serial,
+// A revocation list is in force before it is written down or passed on; the connections
+// that it forbids are closed meanwhile, since a peer that reads nothing could hold that up.
+// The list goes to all connected members at once, and again to each that has not been heard
+// to have it; a member that finds it to be news does the same. Members compare digests of
+// their lists when they connect, and with one of the connected members about once a minute.
+// A renewed certificate keeps its serial,
 // so a list that revokes one certificate of a member revokes those that other issuers
 // have signed since. Whoever could invite falls with those that it has let in: it could
 // have signed certificates for other keys of its own. If two issuers sign lists at the same

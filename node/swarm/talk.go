@@ -23,8 +23,8 @@ import (
 // Network is the host of one swarm, which only members reach.
 type Network interface {
 	Host() host.Host
-	// InstallLists takes newer revocation lists: it closes the connections of those that
-	// are no members any more, and refuses them from now on.
+	// InstallLists takes newer revocation lists: it refuses those that are no longer members
+	// from now on, and closes their connections, for which it does not wait.
 	InstallLists(member.Lists) (news bool, err error)
 }
 
@@ -32,7 +32,7 @@ const (
 	greetTime = 5 * time.Second // for one exchange with a member
 	keepTime  = time.Minute     // between two looks at what time has changed
 	saveTime  = 2 * time.Second // after news of members, until they are saved
-	atOnce    = 64              // exchanges under way at a time
+	atOnce    = 64              // exchanges under way at a time, in each direction
 	maxTalk   = member.MaxLists + 8<<10
 )
 
@@ -43,27 +43,34 @@ type running struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	slots  chan struct{} // atOnce
-	wake   chan struct{} // capacity 1: what is to be kept has changed
-	dirty  chan struct{} // capacity 1: the members have
-	door   *door         // nil: closed; guarded by s.doorWork
+	// Requests that come have slots apart from those that go: nobody who keeps this node
+	// busy keeps it from passing a list on.
+	serving, telling chan struct{} // atOnce each
 
-	mu    sync.Mutex
-	ended bool
+	wake  chan struct{} // capacity 1: what is to be kept has changed
+	dirty chan struct{} // capacity 1: the members have
+	door  *door         // nil: closed; guarded by s.doorWork
+
+	mu       sync.Mutex
+	ended    bool
+	agreeing map[peer.ID]bool // see agree
 }
 
 // Attach has the swarm's protocols served on its network, members greeted, the newest
 // revocation list passed on, certificates renewed, and the door opened while a code is out,
 // until detach is called.
 func (s *Swarm) Attach(net Network) (detach func()) {
-	r := &running{s: s, net: net, slots: make(chan struct{}, atOnce), wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1)}
+	r := &running{
+		s: s, net: net, serving: make(chan struct{}, atOnce), telling: make(chan struct{}, atOnce), wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
+		agreeing: map[peer.ID]bool{},
+	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	h := net.Host()
 	h.SetStreamHandler(protocol.MemberID, r.serve)
 	met := &libp2p.NotifyBundle{
 		ConnectedF: func(_ libp2p.Network, c libp2p.Conn) {
 			if c.Stat().Direction == libp2p.DirOutbound { // one of the two begins
-				r.start(func() { r.greet(c.RemotePeer()) })
+				r.start(func() { r.agree(c.RemotePeer(), false) })
 			}
 		},
 	}
@@ -74,8 +81,9 @@ func (s *Swarm) Attach(net Network) (detach func()) {
 	s.mu.Unlock()
 	r.enforce(lists) // they may have come after the network's configuration
 	for _, p := range h.Network().Peers() {
-		r.start(func() { r.greet(p) })
+		r.start(func() { r.agree(p, false) })
 	}
+	r.start(r.compare)
 	r.start(r.keep)
 	r.start(r.saveNews)
 	return func() {
@@ -140,28 +148,10 @@ func (r *running) enforce(lists member.Lists) {
 	}
 }
 
-// push passes the newest list on to all connected members.
-func (r *running) push() {
-	for _, p := range r.net.Host().Network().Peers() {
-		r.start(func() { _, _ = r.tell(p, true, false) }) // who does not answer compares lists when it connects again
-	}
-}
-
 // digest tells lists apart.
 func digest(list []byte) []byte {
 	sum := sha256.Sum256(list)
 	return sum[:]
-}
-
-// greet compares certificates, names and lists with a member that this node has dialled.
-func (r *running) greet(p peer.ID) {
-	differs, err := r.tell(p, false, false)
-	if err == nil && differs {
-		_, err = r.tell(p, true, false)
-	}
-	if err != nil && r.ctx.Err() == nil {
-		r.s.log.Debug("a member does not answer", "swarm", r.s.Name(), "peer", p, "error", err)
-	}
 }
 
 // tell exchanges what members tell each other. With list the request carries the newest
@@ -169,8 +159,8 @@ func (r *running) greet(p peer.ID) {
 // other side has another list than this one, although it has been heard.
 func (r *running) tell(p peer.ID, list, renew bool) (differs bool, err error) {
 	select {
-	case r.slots <- struct{}{}:
-		defer func() { <-r.slots }()
+	case r.telling <- struct{}{}:
+		defer func() { <-r.telling }()
 	case <-r.ctx.Done():
 		return false, r.ctx.Err()
 	}
@@ -256,8 +246,8 @@ func (r *running) serve(st libp2p.Stream) {
 	defer st.Close()
 	_ = st.SetDeadline(time.Now().Add(greetTime))
 	select {
-	case r.slots <- struct{}{}:
-		defer func() { <-r.slots }()
+	case r.serving <- struct{}{}:
+		defer func() { <-r.serving }()
 	default:
 		_ = st.Reset()
 		return

@@ -25,8 +25,8 @@
 //     session came. A client of one swarm cannot have this node dial a member of
 //     another.
 //   - What may be used in a network is decided per model, by Config.May. It
-//     filters the offers that are made there, and with them the provider records;
-//     the same function decides what stages and the exchange serve there.
+//     filters the offers that are made there, with them the provider records, and
+//     the answers to peers that ask for this node's load; the same function decides what stages and the exchange serve there.
 //   - At least one network is open until Close, so that Self is always somebody.
 //
 // Networks are added and removed while the node runs. A network that is added

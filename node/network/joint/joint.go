@@ -70,7 +70,7 @@ func (j *Networks) Add(n *network.Network) error {
 		n.Handle(proto, serve)
 	}
 	if j.status != nil {
-		n.ServeStatus(j.status)
+		j.serveStatus(n)
 	}
 	if j.named != nil {
 		n.Protect(maps.Clone(j.named))

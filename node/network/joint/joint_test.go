@@ -2,6 +2,7 @@ package joint_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
@@ -220,6 +221,34 @@ func TestMay(t *testing.T) {
 	}
 	if _, own := j.In(idOf("a")); len(own.Spans) != 2 {
 		t.Error("in the swarm the node does not see its own models")
+	}
+	j.ServeStatus(func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply {
+		return &protocol.StatusReply{Spans: []*protocol.SpanStatus{{Model: model.Bytes()}, {Model: other.Bytes()}}}
+	})
+	late := alone(t, "b") // its network is added when the answer is there
+	if err := j.Add(start(t, "b", late)); err != nil {
+		t.Fatal(err)
+	}
+	in := func(swarm string) peer.ID { id, _ := j.In(idOf(swarm)); return id }
+	await(t, "the late one is connected", func() bool { return late.Connected(in("b")) })
+	for _, c := range []struct {
+		name string
+		ask  interface {
+			Status(context.Context, peer.ID, cid.Cid, []uint64) (*protocol.StatusReply, error)
+		}
+		of   peer.ID
+		want int
+	}{
+		{"a member of the swarm", a, in("a"), 2}, {"a peer of the open network", o, in(""), 1},
+		{"a member of another swarm", late, in("b"), 1}, {"the node itself", j, in(""), 2},
+	} {
+		reply, err := c.ask.Status(t.Context(), c.of, cid.Undef, nil)
+		if err != nil {
+			t.Fatal(c.name, err)
+		}
+		if len(reply.Spans) != c.want || string(reply.Spans[0].Model) != string(model.Bytes()) {
+			t.Errorf("%s is told of %d spans, not %d", c.name, len(reply.Spans), c.want)
+		}
 	}
 }
 

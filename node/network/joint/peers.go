@@ -98,10 +98,7 @@ func (j *Networks) visible(swarm string, body *protocol.OfferBody) *protocol.Off
 	if j.cfg.May == nil {
 		return body
 	}
-	hidden := func(model []byte) bool {
-		id, err := cid.Cast(model)
-		return err != nil || !j.cfg.May(swarm, id)
-	}
+	hidden := func(model []byte) bool { return j.hidden(swarm, model) }
 	out := proto.Clone(body).(*protocol.OfferBody)
 	out.Spans = slices.DeleteFunc(out.Spans, func(s *protocol.ServedSpan) bool { return hidden(s.Model) })
 	out.Shards = slices.DeleteFunc(out.Shards, func(s *protocol.HeldShards) bool { return hidden(s.Model) })
@@ -110,6 +107,12 @@ func (j *Networks) visible(swarm string, body *protocol.OfferBody) *protocol.Off
 		return body
 	}
 	return out
+}
+
+// hidden reports whether a model may not be used in a swarm, or is none.
+func (j *Networks) hidden(swarm string, model []byte) bool {
+	id, err := cid.Cast(model)
+	return err != nil || !j.May(swarm, id)
 }
 
 // May reports whether a model may be used and fetched in a swarm.
@@ -147,14 +150,27 @@ func (j *Networks) Status(ctx context.Context, p peer.ID, model cid.Cid, prefix 
 }
 
 // ServeStatus sets the function that answers the peers of all networks, as
-// network.ServeStatus does.
+// network.ServeStatus does. Peers are told of the spans that Config.May allows in their
+// network. f returns a new reply each time.
 func (j *Networks) ServeStatus(f func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply) {
 	j.changing.Lock()
 	defer j.changing.Unlock()
 	j.status = f
 	for _, n := range j.All() {
-		n.ServeStatus(f)
+		j.serveStatus(n)
 	}
+}
+
+// serveStatus has one network's peers answered. Called with changing held.
+func (j *Networks) serveStatus(n *network.Network) {
+	f := j.status
+	n.ServeStatus(func(p peer.ID, req *protocol.StatusRequest) *protocol.StatusReply {
+		reply := f(p, req)
+		if !j.Own(p) {
+			reply.Spans = slices.DeleteFunc(reply.Spans, func(s *protocol.SpanStatus) bool { return j.hidden(n.Swarm(), s.Model) })
+		}
+		return reply
+	})
 }
 
 // Handle serves a protocol in all networks, with a goroutine per stream. Stream.Swarm
