@@ -47,8 +47,10 @@
 // have signed certificates for other keys of its own. If two issuers sign lists at the same
 // moment, the one whose list loses signs what it had revoked once more.
 //
-// A certificate is renewed from day 60 of 90 on, by any connected issuer. libp2p builds its
-// TLS certificate once, so connections show the new one after the next start.
+// A certificate is renewed from day 60 of 90 on, by any connected issuer. One that has
+// another serial or fewer roles renews nothing, so no issuer can take away what another
+// has granted. libp2p builds its TLS certificate once, so connections show the new one
+// after the next start.
 //
 // # Why not the alternative
 //

@@ -47,21 +47,25 @@ func (s *Swarm) renewFor(p peer.ID) (*member.Certificate, error) {
 	return c, err
 }
 
-// renewed keeps this node's new certificate, if it is one. It counts from now on for what
-// this node signs and tells; its connections show it from the next start on.
-func (s *Swarm) renewed(raw []byte) {
+// renewed keeps the certificate that a member has issued to this node, if it renews this
+// node's own.
+func (s *Swarm) renewed(raw []byte) error {
 	c, err := member.ParseCertificate(raw)
-	if err == nil {
-		err = s.keepCertificate(c)
-	}
 	if err != nil {
-		s.log.Warn("a renewed certificate cannot be used", "swarm", s.Name(), "error", err)
+		return err
 	}
+	return s.keepCertificate(c)
 }
 
+// keepCertificate keeps this node's new certificate, unless it has another serial or lacks
+// a role of the one before: another issuer may renew that one as it is. It counts from now
+// on for what this node signs and tells; its connections show it from the next start on.
 func (s *Swarm) keepCertificate(c *member.Certificate) error {
 	s.mu.Lock()
 	err := c.Check(s.about.Root, s.self, s.book.cfg.Now(), s.lists)
+	if err == nil && (c.Serial != s.cert.Serial || !c.Roles.Has(s.cert.Roles)) {
+		err = fmt.Errorf("it is no renewal: it has the serial %s and the roles %s, and this node's own has %s and %s", c.Serial, c.Roles, s.cert.Serial, s.cert.Roles)
+	}
 	newer := err == nil && c.Expires().After(s.cert.Expires())
 	if newer {
 		s.cert = c

@@ -15,6 +15,7 @@ import (
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+	"golang.org/x/time/rate"
 
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
@@ -47,6 +48,7 @@ type running struct {
 	wake   chan struct{} // capacity 1: what is to be kept has changed
 	dirty  chan struct{} // capacity 1: the members have
 	door   *door         // nil: closed; guarded by s.doorWork
+	lines  *rate.Limiter // of the log that members cause
 
 	mu    sync.Mutex
 	ended bool
@@ -56,7 +58,7 @@ type running struct {
 // revocation list passed on, certificates renewed, and the door opened while a code is out,
 // until detach is called.
 func (s *Swarm) Attach(net Network) (detach func()) {
-	r := &running{s: s, net: net, slots: make(chan struct{}, atOnce), wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1)}
+	r := &running{s: s, net: net, slots: make(chan struct{}, atOnce), wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1), lines: rate.NewLimiter(rate.Every(10*time.Second), 10)}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	h := net.Host()
 	h.SetStreamHandler(protocol.MemberID, r.serve)
@@ -201,7 +203,9 @@ func (r *running) tell(p peer.ID, list, renew bool) (differs bool, err error) {
 	}
 	r.note(st.Conn(), reply.Certificate, reply.Name, reply.Revocations)
 	if renew && len(reply.Renewed) > 0 {
-		s.renewed(reply.Renewed)
+		if err := s.renewed(reply.Renewed); err != nil && r.lines.Allow() {
+			s.log.Warn("a renewed certificate cannot be used", "swarm", s.Name(), "peer", p, "error", err)
+		}
 	}
 	mine = s.listBytes()
 	return !bytes.Equal(digest(mine), reply.Digest), nil
@@ -215,7 +219,7 @@ func (r *running) note(c libp2p.Conn, certificate []byte, name string, lists []b
 		if err == nil {
 			err = s.install(v)
 		}
-		if err != nil {
+		if err != nil && r.lines.Allow() {
 			s.log.Info("a member passes on a revocation list that is not valid here", "swarm", s.Name(), "peer", c.RemotePeer(), "error", err)
 		}
 	}
@@ -279,7 +283,7 @@ func (r *running) serve(st libp2p.Stream) {
 	if req.Renew {
 		if c, err := s.renewFor(st.Conn().RemotePeer()); err == nil {
 			reply.Renewed = c.Marshal()
-		} else if !errors.Is(err, ErrMayNot) {
+		} else if !errors.Is(err, ErrMayNot) && r.lines.Allow() {
 			s.log.Info("a member's certificate is not renewed", "swarm", s.Name(), "peer", st.Conn().RemotePeer(), "error", err)
 		}
 	}
