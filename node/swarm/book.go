@@ -128,6 +128,7 @@ func (b *Book) Run(hosts Hosts) error {
 	b.mu.Unlock()
 	var first error
 	for _, s := range b.Swarms() {
+		s.renewOwn(b.cfg.Now()) // it may have expired while no daemon ran
 		if err := hosts.Enter(s); err != nil && first == nil {
 			first = fmt.Errorf("swarm %s: %w", s.Name(), err)
 		}

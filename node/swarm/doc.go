@@ -49,7 +49,8 @@
 //
 // A certificate is renewed from day 60 of 90 on, by any connected issuer. One that has
 // another serial or fewer roles renews nothing, so no issuer can take away what another
-// has granted. libp2p builds its TLS certificate once, so connections show the new one
+// has granted. A home with the root key renews its own, also at a start after it has
+// expired, and does not join again instead: that would lose the root key. libp2p builds its TLS certificate once, so connections show the new one
 // after the next start.
 //
 // # Why not the alternative

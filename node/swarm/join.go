@@ -16,6 +16,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	node "github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
 )
@@ -31,6 +32,7 @@ var (
 	ErrInviter     = errors.New("the inviter could not let this machine in; its log says why")
 	ErrUnreachable = errors.New("the inviter cannot be reached")
 	ErrAlready     = errors.New("this home is in that swarm already")
+	ErrRootHere    = errors.New("the swarm's root key is in this home, and would be lost by joining again; a membership that has ended is renewed with it")
 )
 
 // joinError returns the error for a refusal.
@@ -158,6 +160,9 @@ func (b *Book) Join(ctx context.Context, code string) (*Swarm, error) {
 		if s.ID() == t.Swarm {
 			if old = s; s.member() {
 				return s, fmt.Errorf("%w: %s", ErrAlready, s.Name())
+			}
+			if s.Founder() {
+				return nil, remedy.For(fmt.Errorf("%w: %s", ErrRootHere, s.Name()), remedy.RenewSwarm, s.ID().String()[:8], s.path(rootFile))
 			}
 		}
 	}

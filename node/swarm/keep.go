@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"time"
 
@@ -88,32 +89,38 @@ func (s *Swarm) RenewWith(rootFile string) error {
 	case root == nil:
 		return fmt.Errorf("there is no root key at %s", rootFile)
 	}
+	return s.renewBy(root, s.book.cfg.Now())
+}
+
+func (s *Swarm) renewBy(root ed25519.PrivateKey, now time.Time) error {
 	own := s.Certificate()
-	c, err := member.Issuer{Root: s.about.Root, Key: root}.Renew(own, own.Roles, s.book.cfg.Now(), member.Life)
+	c, err := member.Issuer{Root: s.about.Root, Key: root}.Renew(own, own.Roles, now, member.Life)
 	if err != nil {
 		return err
 	}
 	return s.keepCertificate(c)
 }
 
+// renewOwn renews this node's certificate once it is due, and reports whether the root key
+// is here, without which it does nothing.
+func (s *Swarm) renewOwn(now time.Time) (root bool) {
+	if s.rootKey == nil {
+		return false
+	}
+	if due(s.Certificate(), now) {
+		if err := s.renewBy(s.rootKey, now); err != nil {
+			s.log.Warn("this node's certificate cannot be renewed", "swarm", s.Name(), "error", err)
+		}
+	}
+	return true
+}
+
 // renew gets this node another certificate once its own is due: it signs it if it has the
 // root key, or asks the connected members, of whom those that may invite issue one.
 func (r *running) renew(now time.Time) {
 	s := r.s
-	s.mu.Lock()
-	own, root := s.cert, s.rootKey
-	s.mu.Unlock()
-	if !due(own, now) {
-		return
-	}
-	if root != nil {
-		c, err := member.Issuer{Root: s.about.Root, Key: root}.Renew(own, own.Roles, now, member.Life)
-		if err == nil {
-			err = s.keepCertificate(c)
-		}
-		if err != nil {
-			s.log.Warn("this node's certificate cannot be renewed", "swarm", s.Name(), "error", err)
-		}
+	own := s.Certificate()
+	if s.renewOwn(now) || !due(own, now) {
 		return
 	}
 	for _, m := range s.Members() {

@@ -2,13 +2,18 @@ package swarm
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol/member"
 )
 
@@ -85,3 +90,38 @@ func (l *countedLines) Handle(context.Context, slog.Record) error {
 
 func (l *countedLines) WithAttrs([]slog.Attr) slog.Handler { return l }
 func (l *countedLines) WithGroup(string) slog.Handler      { return l }
+
+// A founder's membership that has ended is renewed when its node starts. Until then the
+// founder does not join again, by which the root key would be lost.
+func TestFounderJoinsAgain(t *testing.T) {
+	anna := newMachine(t, "anna")
+	home := anna.found("lab")
+	long := time.Now().Add(-2 * member.Life)
+	old, err := member.Issuer{Root: home.about.Root, Key: home.rootKey}.Renew(home.Certificate(), member.AllRoles, long, member.Life)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(home.path(certificateFile), old.Marshal(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	anna.reopen()
+	home = anna.Swarms()[0]
+	_, inviter, err := newKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ticket, err := member.NewTicket(home.ID(), inviter, []multiaddr.Multiaddr{multiaddr.StringCast("/ip4/127.0.0.1/tcp/1")}, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = anna.Join(t.Context(), ticket.String())
+	if r := remedy.Of(err); !errors.Is(err, ErrRootHere) || r == nil || r.Kind != remedy.RenewSwarm {
+		t.Errorf("the founder joins again: %v", err)
+	}
+	if _, err := os.Stat(home.path(rootFile)); err != nil {
+		t.Error("the root key is lost: ", err)
+	}
+	if anna.runs(); !home.member() || !home.State().Running {
+		t.Error("the founder is no member after a start")
+	}
+}
