@@ -6,7 +6,7 @@
 //	swarm.go    one swarm: members, codes, what a network needs to be in it
 //	tickets.go  the codes that are out
 //	door.go     the join listener; bare.go: its libp2p host; join.go: both sides of /shoal/join/1
-//	talk.go     /shoal/member/1 among members
+//	talk.go     /shoal/member/1 among members; addrs.go: where they are
 //	revoke.go   ending memberships; keep.go: what changes with time
 //	owner.go    all this for the API and the command line
 //
@@ -36,6 +36,14 @@
 // a hash of the secret: the inviter keeps that alone, and nobody can make the code from its
 // files. A use is on disk before the certificate leaves the inviter, and the joiner's key
 // is on disk before it asks, so that an answer that is lost costs no second use.
+//
+// # Where members are
+//
+// Members claim their own addresses and those of others, so claims are hearsay (addrs.go):
+// what is no IP address with TCP or QUIC, nor such a relay's, is dropped, and the network
+// bounds dials to the rest as to any stranger's. Only where this node has itself reached a
+// member does it dial freely again, and at first where the code's IP address leads. No
+// member's address is ever an error: one would keep the node from its swarm for good.
 //
 // # Ending a membership
 //

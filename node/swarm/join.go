@@ -233,6 +233,9 @@ func (b *Book) accept(key crypto.PrivKey, t *member.Ticket, reply *protocol.Join
 	for _, p := range reply.Peers[:min(len(reply.Peers), maxPeers)] {
 		s.hear(p, now)
 	}
+	if m := s.members[t.Inviter]; m != nil {
+		m.trustCode(t.Addrs)
+	}
 	content[membersFile] = marshalMembers(s.members)
 	return content, nil
 }
@@ -248,11 +251,11 @@ func (s *Swarm) hear(p *protocol.SwarmPeer, now time.Time) {
 
 func parseAddrs(raw [][]byte) (out []multiaddr.Multiaddr) {
 	for _, b := range raw {
-		if a, err := multiaddr.NewMultiaddrBytes(b); err == nil && len(out) < maxAddrs {
+		if a, err := multiaddr.NewMultiaddrBytes(b); err == nil {
 			out = append(out, a)
 		}
 	}
-	return out
+	return plainOnes(out)
 }
 
 // knock asks the inviter to be let in.

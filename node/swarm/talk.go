@@ -235,6 +235,9 @@ func (r *running) note(c libp2p.Conn, certificate []byte, name string, lists []b
 	s.mu.Lock()
 	if m := s.members[c.RemotePeer()]; m != nil {
 		m.Seen = now.UTC().Truncate(time.Second)
+		if c.Stat().Direction == libp2p.DirOutbound {
+			m.reach(c.RemoteMultiaddr())
+		}
 	}
 	s.mu.Unlock()
 	signal(r.dirty)
@@ -248,7 +251,7 @@ func (r *running) listens(c libp2p.Conn) []multiaddr.Multiaddr {
 		out = append(out, c.RemoteMultiaddr())
 	}
 	for _, a := range r.net.Host().Peerstore().Addrs(c.RemotePeer()) {
-		if len(out) < maxAddrs && !slices.ContainsFunc(out, a.Equal) && (!manet.IsIPLoopback(a) || manet.IsIPLoopback(c.RemoteMultiaddr())) {
+		if len(out) < maxAddrs && plain(a) && !slices.ContainsFunc(out, a.Equal) && (!manet.IsIPLoopback(a) || manet.IsIPLoopback(c.RemoteMultiaddr())) {
 			out = append(out, a)
 		}
 	}
