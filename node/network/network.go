@@ -24,6 +24,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
@@ -41,9 +42,11 @@ import (
 // Config is the configuration of a network.
 type Config struct {
 	Key         crypto.PrivKey
-	ListenPort  int      // for QUIC and TCP, on all interfaces; 0: chosen by the system
-	ListenAddrs []string // multiaddrs; used in place of ListenPort
-	Bootstrap   []string // multiaddrs that end in /p2p/ and a peer ID
+	ListenPort  int             // for QUIC and TCP, on all interfaces; 0: chosen by the system
+	ListenAddrs []string        // multiaddrs; used in place of ListenPort
+	Bootstrap   []string        // multiaddrs that end in /p2p/ and a peer ID
+	Reached     []peer.AddrInfo // further peers, at addresses where they were reached before
+	Claimed     []peer.AddrInfo // further peers, at addresses that they or others claim: dialled as a stranger's are
 	MDNS        bool
 	Client      bool               // a light node: it queries the DHT but stores nothing for it
 	PeersFile   string             // where peers are remembered; "": nowhere
@@ -155,12 +158,15 @@ func New(cfg Config) (*Network, error) {
 	}
 	n.offers = newHeard(n.Connected)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	for _, p := range append(slices.Clone(boot), n.book.infos()...) {
+	for _, p := range slices.Concat(boot, cfg.Reached, n.book.infos()) {
 		n.gate.name(p)
 	}
 	if n.host, n.reaching, err = n.newHost(); err != nil {
 		n.cancel()
 		return nil, explain(err, cfg)
+	}
+	for _, p := range slices.Concat(cfg.Reached, cfg.Claimed) {
+		n.host.Peerstore().AddAddrs(p.ID, p.Addrs, peerstore.PermanentAddrTTL)
 	}
 	mode := dht.ModeAutoServer
 	if cfg.Client {

@@ -53,6 +53,7 @@ const (
 	NameSwarm    Kind = "name_swarm"    // say which swarm
 	ListMembers  Kind = "list_members"  // see who is a member
 	LeaveFounder Kind = "leave_founder" // leave although the root key is lost
+	RenewSwarm   Kind = "renew_swarm"   // SWARM, FILE: renew this node's membership with the root key
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

@@ -128,6 +128,7 @@ func (b *Book) Run(hosts Hosts) error {
 	b.mu.Unlock()
 	var first error
 	for _, s := range b.Swarms() {
+		s.renewOwn(b.cfg.Now()) // it may have expired while no daemon ran
 		if err := hosts.Enter(s); err != nil && first == nil {
 			first = fmt.Errorf("swarm %s: %w", s.Name(), err)
 		}
@@ -277,15 +278,19 @@ func (b *Book) mayName(name string) error {
 	return nil
 }
 
-// freeName returns a name that no swarm of this home has.
+// freeName returns a name that no swarm of this home has: name, or its beginning and a
+// number. Of as many numbers as there are swarms, and one more, one is free.
 func (b *Book) freeName(name string) string {
-	for i := 2; ; i++ {
-		if b.mayName(name) == nil {
-			return name
+	base := strings.TrimRight(name, "0123456789-")
+	base = strings.ToValidUTF8(base[:min(len(base), maxName-8)], "") // a letter may have been cut
+	free := name
+	for i := range len(b.Swarms()) + 1 {
+		if b.mayName(free) == nil {
+			break
 		}
-		base := strings.TrimRight(name, "0123456789-")
-		name = fmt.Sprintf("%s-%d", base[:min(len(base), maxName-8)], i)
+		free = fmt.Sprintf("%s-%d", base, i+2)
 	}
+	return free
 }
 
 // take makes a folder of a new swarm's files, in one step, and begins to use it. at is the

@@ -6,7 +6,8 @@
 //	swarm.go    one swarm: members, codes, what a network needs to be in it
 //	tickets.go  the codes that are out
 //	door.go     the join listener; bare.go: its libp2p host; join.go: both sides of /shoal/join/1
-//	talk.go     /shoal/member/1 among members; agree.go: until both have the same list
+//	talk.go     /shoal/member/1 among members; agree.go: until both have the same list;
+//	            addrs.go: where members are
 //	revoke.go   ending memberships; keep.go: what changes with time
 //	owner.go    all this for the API and the command line
 //
@@ -37,6 +38,14 @@
 // files. A use is on disk before the certificate leaves the inviter, and the joiner's key
 // is on disk before it asks, so that an answer that is lost costs no second use.
 //
+// # Where members are
+//
+// Members claim their own addresses and those of others, so claims are hearsay (addrs.go):
+// what is no IP address with TCP or QUIC, nor such a relay's, is dropped, and the network
+// bounds dials to the rest as to any stranger's. Only where this node has itself reached a
+// member does it dial freely again, and at first where the code's IP address leads. No
+// member's address is ever an error: one would keep the node from its swarm for good.
+//
 // # Ending a membership
 //
 // A revocation list is in force before it is written down or passed on; the connections
@@ -50,8 +59,11 @@
 // have signed certificates for other keys of its own. If two issuers sign lists at the same
 // moment, the one whose list loses signs what it had revoked once more.
 //
-// A certificate is renewed from day 60 of 90 on, by any connected issuer. libp2p builds its
-// TLS certificate once, so connections show the new one after the next start.
+// A certificate is renewed from day 60 of 90 on, by any connected issuer. One that has
+// another serial or fewer roles renews nothing, so no issuer can take away what another
+// has granted. A home with the root key renews its own, also at a start after it has
+// expired, and does not join again instead: that would lose the root key. libp2p builds its TLS certificate once, so connections show the new one
+// after the next start.
 //
 // # Why not the alternative
 //

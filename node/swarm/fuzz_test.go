@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,6 +18,13 @@ func FuzzFiles(f *testing.F) {
 	anna := fuzzMachine(f)
 	s := anna.Swarms()[0]
 	f.Add(s.about.marshal())
+	for _, m := range s.members {
+		m.Addrs, m.Reached = plainAddrs, slices.Clone(plainAddrs[:maxReached])
+	}
+	f.Add(marshalMembers(s.members))
+	for _, m := range s.members {
+		m.Addrs = oddAddrs[:maxAddrs]
+	}
 	f.Add(marshalMembers(s.members))
 	f.Add(marshalTickets(s.tickets))
 	f.Add(marshalRoot(s.rootKey))

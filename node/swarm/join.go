@@ -16,6 +16,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	node "github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
 )
@@ -31,6 +32,7 @@ var (
 	ErrInviter     = errors.New("the inviter could not let this machine in; its log says why")
 	ErrUnreachable = errors.New("the inviter cannot be reached")
 	ErrAlready     = errors.New("this home is in that swarm already")
+	ErrRootHere    = errors.New("the swarm's root key is in this home, and would be lost by joining again; a membership that has ended is renewed with it")
 )
 
 // joinError returns the error for a refusal.
@@ -159,6 +161,9 @@ func (b *Book) Join(ctx context.Context, code string) (*Swarm, error) {
 			if old = s; s.member() {
 				return s, fmt.Errorf("%w: %s", ErrAlready, s.Name())
 			}
+			if s.Founder() {
+				return nil, remedy.For(fmt.Errorf("%w: %s", ErrRootHere, s.Name()), remedy.RenewSwarm, s.ID().String()[:8], s.path(rootFile))
+			}
 		}
 	}
 	at := joinPrefix + t.Swarm.String()
@@ -228,6 +233,9 @@ func (b *Book) accept(key crypto.PrivKey, t *member.Ticket, reply *protocol.Join
 	for _, p := range reply.Peers[:min(len(reply.Peers), maxPeers)] {
 		s.hear(p, now)
 	}
+	if m := s.members[t.Inviter]; m != nil {
+		m.trustCode(t.Addrs)
+	}
 	content[membersFile] = marshalMembers(s.members)
 	return content, nil
 }
@@ -243,11 +251,11 @@ func (s *Swarm) hear(p *protocol.SwarmPeer, now time.Time) {
 
 func parseAddrs(raw [][]byte) (out []multiaddr.Multiaddr) {
 	for _, b := range raw {
-		if a, err := multiaddr.NewMultiaddrBytes(b); err == nil && len(out) < maxAddrs {
+		if a, err := multiaddr.NewMultiaddrBytes(b); err == nil {
 			out = append(out, a)
 		}
 	}
-	return out
+	return plainOnes(out)
 }
 
 // knock asks the inviter to be let in.

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"time"
 
@@ -47,21 +48,25 @@ func (s *Swarm) renewFor(p peer.ID) (*member.Certificate, error) {
 	return c, err
 }
 
-// renewed keeps this node's new certificate, if it is one. It counts from now on for what
-// this node signs and tells; its connections show it from the next start on.
-func (s *Swarm) renewed(raw []byte) {
+// renewed keeps the certificate that a member has issued to this node, if it renews this
+// node's own.
+func (s *Swarm) renewed(raw []byte) error {
 	c, err := member.ParseCertificate(raw)
-	if err == nil {
-		err = s.keepCertificate(c)
-	}
 	if err != nil {
-		s.log.Warn("a renewed certificate cannot be used", "swarm", s.Name(), "error", err)
+		return err
 	}
+	return s.keepCertificate(c)
 }
 
+// keepCertificate keeps this node's new certificate, unless it has another serial or lacks
+// a role of the one before: another issuer may renew that one as it is. It counts from now
+// on for what this node signs and tells; its connections show it from the next start on.
 func (s *Swarm) keepCertificate(c *member.Certificate) error {
 	s.mu.Lock()
 	err := c.Check(s.about.Root, s.self, s.book.cfg.Now(), s.lists)
+	if err == nil && (c.Serial != s.cert.Serial || !c.Roles.Has(s.cert.Roles)) {
+		err = fmt.Errorf("it is no renewal: it has the serial %s and the roles %s, and this node's own has %s and %s", c.Serial, c.Roles, s.cert.Serial, s.cert.Roles)
+	}
 	newer := err == nil && c.Expires().After(s.cert.Expires())
 	if newer {
 		s.cert = c
@@ -84,32 +89,38 @@ func (s *Swarm) RenewWith(rootFile string) error {
 	case root == nil:
 		return fmt.Errorf("there is no root key at %s", rootFile)
 	}
+	return s.renewBy(root, s.book.cfg.Now())
+}
+
+func (s *Swarm) renewBy(root ed25519.PrivateKey, now time.Time) error {
 	own := s.Certificate()
-	c, err := member.Issuer{Root: s.about.Root, Key: root}.Renew(own, own.Roles, s.book.cfg.Now(), member.Life)
+	c, err := member.Issuer{Root: s.about.Root, Key: root}.Renew(own, own.Roles, now, member.Life)
 	if err != nil {
 		return err
 	}
 	return s.keepCertificate(c)
 }
 
+// renewOwn renews this node's certificate once it is due, and reports whether the root key
+// is here, without which it does nothing.
+func (s *Swarm) renewOwn(now time.Time) (root bool) {
+	if s.rootKey == nil {
+		return false
+	}
+	if due(s.Certificate(), now) {
+		if err := s.renewBy(s.rootKey, now); err != nil {
+			s.log.Warn("this node's certificate cannot be renewed", "swarm", s.Name(), "error", err)
+		}
+	}
+	return true
+}
+
 // renew gets this node another certificate once its own is due: it signs it if it has the
 // root key, or asks the connected members, of whom those that may invite issue one.
 func (r *running) renew(now time.Time) {
 	s := r.s
-	s.mu.Lock()
-	own, root := s.cert, s.rootKey
-	s.mu.Unlock()
-	if !due(own, now) {
-		return
-	}
-	if root != nil {
-		c, err := member.Issuer{Root: s.about.Root, Key: root}.Renew(own, own.Roles, now, member.Life)
-		if err == nil {
-			err = s.keepCertificate(c)
-		}
-		if err != nil {
-			s.log.Warn("this node's certificate cannot be renewed", "swarm", s.Name(), "error", err)
-		}
+	own := s.Certificate()
+	if s.renewOwn(now) || !due(own, now) {
 		return
 	}
 	for _, m := range s.Members() {

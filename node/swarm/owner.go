@@ -44,6 +44,7 @@ var kinds = []struct {
 	{ErrFounder, api.Refused, remedy.LeaveFounder},
 	{ErrCode, api.BadInput, remedy.NewCode},
 	{ErrAlready, api.BadInput, ""},
+	{ErrRootHere, api.Refused, ""}, // it has a remedy
 	{ErrInvite, api.BadInput, ""},
 	{ErrName, api.BadInput, ""},
 	{ErrSelf, api.BadInput, ""},

@@ -90,10 +90,11 @@ func swarmName(s string) string { return protocol.MachineName(s) }
 
 // known is a member that this node has heard of.
 type known struct {
-	Certificate *member.Certificate // the newest
-	Name        string              // of its machine; "": it has told none
-	Addrs       []multiaddr.Multiaddr
-	Seen        time.Time // last connected; zero: never
+	Certificate *member.Certificate   // the newest
+	Name        string                // of its machine; "": it has told none
+	Addrs       []multiaddr.Multiaddr // plain ones, that it or another claims
+	Reached     []multiaddr.Multiaddr // direct ones, where it was reached; the newest first
+	Seen        time.Time             // last connected; zero: never
 	// Serials are those of its certificates, so that all can be revoked together.
 	Serials []member.Serial
 }
@@ -102,6 +103,7 @@ type knownJSON struct {
 	Certificate []byte    `json:"certificate"`
 	Name        string    `json:"name,omitempty"`
 	Addrs       []string  `json:"addrs,omitempty"`
+	Reached     []string  `json:"reached,omitempty"`
 	Seen        time.Time `json:"seen,omitzero"`
 	Serials     []string  `json:"serials,omitempty"`
 }
@@ -112,6 +114,9 @@ func marshalMembers(all map[peer.ID]*known) []byte {
 		v := knownJSON{Certificate: m.Certificate.Marshal(), Name: m.Name, Seen: m.Seen}
 		for _, a := range m.Addrs {
 			v.Addrs = append(v.Addrs, a.String())
+		}
+		for _, a := range m.Reached {
+			v.Reached = append(v.Reached, a.String())
 		}
 		for _, s := range m.Serials {
 			v.Serials = append(v.Serials, s.String())
@@ -138,8 +143,13 @@ func parseMembers(raw []byte, root member.Key) (map[peer.ID]*known, error) {
 		}
 		m := &known{Certificate: c, Name: protocol.MachineName(v.Name), Seen: v.Seen}
 		for _, s := range v.Addrs[:min(len(v.Addrs), maxAddrs)] {
-			if a, err := multiaddr.NewMultiaddr(s); err == nil {
+			if a, err := multiaddr.NewMultiaddr(s); err == nil && plain(a) {
 				m.Addrs = append(m.Addrs, a)
+			}
+		}
+		for _, s := range slices.Backward(v.Reached[:min(len(v.Reached), maxReached)]) {
+			if a, err := multiaddr.NewMultiaddr(s); err == nil {
+				m.reach(a)
 			}
 		}
 		for _, s := range v.Serials[:min(len(v.Serials), maxSerials)] {

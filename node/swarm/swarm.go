@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -83,15 +82,7 @@ func (s *Swarm) Network(cfg network.Config) network.Config {
 	defer s.mu.Unlock()
 	cfg.Key, cfg.PeersFile = s.key, s.path(peersFile)
 	cfg.Swarm = &network.Swarm{Root: s.about.Root, View: s.about.View, Certificate: s.cert, Lists: s.lists}
-	for _, p := range slices.Sorted(maps.Keys(s.members)) {
-		m := s.members[p]
-		if s.lists.Has(m.Certificate) || len(cfg.Bootstrap) >= maxPeers {
-			continue
-		}
-		for _, a := range m.Addrs {
-			cfg.Bootstrap = append(cfg.Bootstrap, a.String()+"/p2p/"+p.String())
-		}
-	}
+	s.lookFor(&cfg)
 	return cfg
 }
 
@@ -134,7 +125,7 @@ func (s *Swarm) issuer() (i member.Issuer, err error) {
 }
 
 // learn notes a member: its newest certificate, its name if it has told one, and its
-// addresses if any are known.
+// addresses if any are known; those that are not plain are left out.
 func (s *Swarm) learn(c *member.Certificate, name string, addrs []multiaddr.Multiaddr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,8 +148,8 @@ func (s *Swarm) learn(c *member.Certificate, name string, addrs []multiaddr.Mult
 	if name = protocol.MachineName(name); name != "" {
 		m.Name = name
 	}
-	if len(addrs) > 0 {
-		m.Addrs = addrs[:min(len(addrs), maxAddrs)]
+	if addrs = plainOnes(addrs); len(addrs) > 0 {
+		m.Addrs = addrs
 	}
 }
 

@@ -137,7 +137,7 @@ func TestInviteAndJoin(t *testing.T) {
 	if there, err = ben.Pick(""); err != nil || there.Self() != again.Members()[1].Peer {
 		t.Errorf("%v: %s is a member, but %+v are known", err, there.Self(), again.Members())
 	}
-	if conf := there.Network(network.Config{}); len(conf.Bootstrap) == 0 {
+	if conf := there.Network(network.Config{}); len(conf.Reached) != 1 || len(conf.Reached[0].Addrs) == 0 {
 		t.Error("the newcomer does not know where the inviter is")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+	"golang.org/x/time/rate"
 
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
@@ -47,6 +48,8 @@ type running struct {
 	// busy keeps it from passing a list on.
 	serving, telling chan struct{} // atOnce each
 
+	lines *rate.Limiter // of the log that members cause
+
 	wake  chan struct{} // capacity 1: what is to be kept has changed
 	dirty chan struct{} // capacity 1: the members have
 	door  *door         // nil: closed; guarded by s.doorWork
@@ -62,7 +65,7 @@ type running struct {
 func (s *Swarm) Attach(net Network) (detach func()) {
 	r := &running{
 		s: s, net: net, serving: make(chan struct{}, atOnce), telling: make(chan struct{}, atOnce), wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
-		agreeing: map[peer.ID]bool{},
+		agreeing: map[peer.ID]bool{}, lines: rate.NewLimiter(rate.Every(10*time.Second), 10),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	h := net.Host()
@@ -191,7 +194,9 @@ func (r *running) tell(p peer.ID, list, renew bool) (differs bool, err error) {
 	}
 	r.note(st.Conn(), reply.Certificate, reply.Name, reply.Revocations)
 	if renew && len(reply.Renewed) > 0 {
-		s.renewed(reply.Renewed)
+		if err := s.renewed(reply.Renewed); err != nil && r.lines.Allow() {
+			s.log.Warn("a renewed certificate cannot be used", "swarm", s.Name(), "peer", p, "error", err)
+		}
 	}
 	mine = s.listBytes()
 	return !bytes.Equal(digest(mine), reply.Digest), nil
@@ -205,7 +210,7 @@ func (r *running) note(c libp2p.Conn, certificate []byte, name string, lists []b
 		if err == nil {
 			err = s.install(v)
 		}
-		if err != nil {
+		if err != nil && r.lines.Allow() {
 			s.log.Info("a member passes on a revocation list that is not valid here", "swarm", s.Name(), "peer", c.RemotePeer(), "error", err)
 		}
 	}
@@ -221,6 +226,9 @@ func (r *running) note(c libp2p.Conn, certificate []byte, name string, lists []b
 	s.mu.Lock()
 	if m := s.members[c.RemotePeer()]; m != nil {
 		m.Seen = now.UTC().Truncate(time.Second)
+		if c.Stat().Direction == libp2p.DirOutbound {
+			m.reach(c.RemoteMultiaddr())
+		}
 	}
 	s.mu.Unlock()
 	signal(r.dirty)
@@ -234,7 +242,7 @@ func (r *running) listens(c libp2p.Conn) []multiaddr.Multiaddr {
 		out = append(out, c.RemoteMultiaddr())
 	}
 	for _, a := range r.net.Host().Peerstore().Addrs(c.RemotePeer()) {
-		if len(out) < maxAddrs && !slices.ContainsFunc(out, a.Equal) && (!manet.IsIPLoopback(a) || manet.IsIPLoopback(c.RemoteMultiaddr())) {
+		if len(out) < maxAddrs && plain(a) && !slices.ContainsFunc(out, a.Equal) && (!manet.IsIPLoopback(a) || manet.IsIPLoopback(c.RemoteMultiaddr())) {
 			out = append(out, a)
 		}
 	}
@@ -269,7 +277,7 @@ func (r *running) serve(st libp2p.Stream) {
 	if req.Renew {
 		if c, err := s.renewFor(st.Conn().RemotePeer()); err == nil {
 			reply.Renewed = c.Marshal()
-		} else if !errors.Is(err, ErrMayNot) {
+		} else if !errors.Is(err, ErrMayNot) && r.lines.Allow() {
 			s.log.Info("a member's certificate is not renewed", "swarm", s.Name(), "peer", st.Conn().RemotePeer(), "error", err)
 		}
 	}

@@ -1,0 +1,96 @@
+package swarm
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/shoalnet/shoal/node/network"
+)
+
+const (
+	maxReached = 2   // addresses of a member that are remembered because they led to it
+	maxLook    = 128 // members that a network looks for
+)
+
+// plain reports whether an address is one that a member can be dialled at: an IP address
+// with TCP or QUIC, or such a relay's. Members name the addresses of themselves and of
+// others, and might name anything else that has an encoding.
+func plain(a multiaddr.Multiaddr) bool {
+	var codes []int
+	for _, c := range a {
+		codes = append(codes, c.Protocol().Code)
+	}
+	if n := len(codes) - 2; n > 0 && slices.Equal(codes[n:], []int{multiaddr.P_P2P, multiaddr.P_CIRCUIT}) {
+		codes = codes[:n]
+	}
+	if len(codes) == 0 || codes[0] != multiaddr.P_IP4 && codes[0] != multiaddr.P_IP6 {
+		return false
+	}
+	return slices.Equal(codes[1:], []int{multiaddr.P_TCP}) || slices.Equal(codes[1:], []int{multiaddr.P_UDP, multiaddr.P_QUIC_V1})
+}
+
+// direct reports whether an address is a plain one, and no relay's.
+func direct(a multiaddr.Multiaddr) bool { return plain(a) && len(a) <= 3 }
+
+// plainOnes returns the first addresses that are plain.
+func plainOnes(all []multiaddr.Multiaddr) (out []multiaddr.Multiaddr) {
+	for _, a := range all {
+		if plain(a) && len(out) < maxAddrs {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// reach notes that a member is at an address: this node has dialled it there, or the code
+// with which it joined named that machine.
+func (m *known) reach(a multiaddr.Multiaddr) {
+	if !direct(a) {
+		return
+	}
+	m.Reached = slices.DeleteFunc(m.Reached, a.Equal)
+	m.Reached = slices.Insert(m.Reached, 0, a)
+	m.Reached = m.Reached[:min(len(m.Reached), maxReached)]
+}
+
+// trustCode takes those addresses of the inviter for reached that are at an IP address
+// which its code names: whoever typed the code means that machine.
+func (m *known) trustCode(code []multiaddr.Multiaddr) {
+	ip := func(a multiaddr.Multiaddr) netip.Addr {
+		raw, _ := manet.ToIP(a)
+		addr, _ := netip.AddrFromSlice(raw)
+		return addr.Unmap()
+	}
+	for _, a := range slices.Backward(m.Addrs) {
+		if direct(a) && slices.ContainsFunc(code, func(c multiaddr.Multiaddr) bool { return direct(c) && ip(c) == ip(a) }) {
+			m.reach(a)
+		}
+	}
+}
+
+// lookFor has a network look for the members, in random order: at the addresses where they
+// have been reached, and at a few that they or others claim, of which it believes no more
+// than of a stranger's. It is called with s.mu held.
+func (s *Swarm) lookFor(cfg *network.Config) {
+	var all []peer.ID
+	for p, m := range s.members {
+		if !s.lists.Has(m.Certificate) {
+			all = append(all, p)
+		}
+	}
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for _, p := range all[:min(len(all), maxLook)] {
+		m := s.members[p]
+		if len(m.Reached) > 0 {
+			cfg.Reached = append(cfg.Reached, peer.AddrInfo{ID: p, Addrs: slices.Clone(m.Reached)})
+		}
+		if claimed := ticketAddrs(m.Addrs); len(claimed) > 0 {
+			cfg.Claimed = append(cfg.Claimed, peer.AddrInfo{ID: p, Addrs: claimed})
+		}
+	}
+}
