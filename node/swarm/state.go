@@ -94,8 +94,6 @@ type known struct {
 	Name        string              // of its machine; "": it has told none
 	Addrs       []multiaddr.Multiaddr
 	Seen        time.Time // last connected; zero: never
-	// Serials are those of its certificates, so that all can be revoked together.
-	Serials []member.Serial
 }
 
 type knownJSON struct {
@@ -103,7 +101,6 @@ type knownJSON struct {
 	Name        string    `json:"name,omitempty"`
 	Addrs       []string  `json:"addrs,omitempty"`
 	Seen        time.Time `json:"seen,omitzero"`
-	Serials     []string  `json:"serials,omitempty"`
 }
 
 func marshalMembers(all map[peer.ID]*known) []byte {
@@ -112,9 +109,6 @@ func marshalMembers(all map[peer.ID]*known) []byte {
 		v := knownJSON{Certificate: m.Certificate.Marshal(), Name: m.Name, Seen: m.Seen}
 		for _, a := range m.Addrs {
 			v.Addrs = append(v.Addrs, a.String())
-		}
-		for _, s := range m.Serials {
-			v.Serials = append(v.Serials, s.String())
 		}
 		list = append(list, v)
 	}
@@ -142,30 +136,9 @@ func parseMembers(raw []byte, root member.Key) (map[peer.ID]*known, error) {
 				m.Addrs = append(m.Addrs, a)
 			}
 		}
-		for _, s := range v.Serials[:min(len(v.Serials), maxSerials)] {
-			var serial member.Serial
-			if b, err := hex.DecodeString(s); err == nil && len(b) == len(serial) {
-				copy(serial[:], b)
-				m.addSerial(serial)
-			}
-		}
-		m.addSerial(c.Serial)
 		all[c.Peer()] = m
 	}
 	return all, nil
-}
-
-// maxSerials is how many certificates of one member are remembered.
-const maxSerials = 16
-
-func (m *known) addSerial(s member.Serial) {
-	if slices.Contains(m.Serials, s) {
-		return
-	}
-	if len(m.Serials) >= maxSerials {
-		m.Serials = slices.Delete(m.Serials, 0, 1)
-	}
-	m.Serials = append(m.Serials, s)
 }
 
 // readFile reads a file of bounded size.
@@ -251,7 +224,8 @@ func (s *Swarm) soft(name string, parse func([]byte) error) {
 	}
 }
 
-// readLists reads the newest revocation lists.
+// readLists reads the newest revocation lists. The newest was signed in the past: this
+// machine's clock may have been set back since.
 func readLists(path string, root member.Key) (lists member.Lists, err error) {
 	raw, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -262,23 +236,12 @@ func readLists(path string, root member.Key) (lists member.Lists, err error) {
 		kept, err = member.ParseLists(raw)
 	}
 	if err == nil {
-		lists, _, err = lists.Merge(kept, root, later(kept))
+		lists, _, err = lists.Merge(kept, root, kept.Newest())
 	}
 	if err != nil {
 		return lists, fmt.Errorf("the revocation lists %s: %w", path, err)
 	}
 	return lists, nil
-}
-
-// later is when the newest of the lists was signed, which was in the past: this machine's
-// clock may have been set back since.
-func later(l member.Lists) (at time.Time) {
-	for _, r := range []*member.Revocations{l.ByRoot, l.ByIssuer} {
-		if r != nil && r.Time.After(at) {
-			at = r.Time
-		}
-	}
-	return at
 }
 
 // readRoot reads the root key from a file; nil if there is none.

@@ -137,6 +137,45 @@ func (t Terms) check() error {
 	return nil
 }
 
+// end takes what is left of a code: nobody is let in with it any more, nor again. It
+// reports whether anything was.
+func (t *ticket) end(now time.Time) bool {
+	if !now.Before(t.Expires) {
+		return false
+	}
+	t.Expires = now.UTC().Truncate(time.Second)
+	return true
+}
+
+// endCodes ends the codes with which somebody has come who is revoked now, and who could
+// come back with them under another key. It is called with s.mu held.
+func (s *Swarm) endCodes(now time.Time) (any bool) {
+	for _, t := range s.tickets {
+		if slices.ContainsFunc(t.By, s.revoked) && t.end(now) {
+			any = true
+		}
+	}
+	return any
+}
+
+// Withdraw ends a code of this node's. Errors are ErrWrongSecret for one that it has not
+// made, or no longer knows, and those of writing.
+func (s *Swarm) Withdraw(code *member.Ticket) error {
+	now, key := s.book.cfg.Now(), proofKey(code.Secret)
+	s.mu.Lock()
+	i := slices.IndexFunc(s.tickets, func(t *ticket) bool { return t.Key == key })
+	if i >= 0 {
+		s.tickets[i].end(now)
+	}
+	s.mu.Unlock()
+	if i < 0 {
+		return ErrWrongSecret
+	}
+	err := s.saveTickets()
+	s.poke()
+	return err
+}
+
 // addTicket notes a code. It drops codes that nobody is answered for any more.
 func (s *Swarm) addTicket(t *ticket, now time.Time) error {
 	s.mu.Lock()
