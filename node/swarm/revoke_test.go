@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -226,11 +227,16 @@ func TestWithdraw(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := another.Withdraw(ticket); !errors.Is(err, ErrWrongSecret) {
+	if err := another.Withdraw(ticket); !errors.Is(err, ErrNotOurs) {
 		t.Errorf("another's code: %v", err)
 	}
-	if err := home.Withdraw(ticket); err != nil || home.State().Codes != 0 {
-		t.Errorf("%v: %d codes are out", err, home.State().Codes)
+	slip := ticket.String()[1:]
+	if _, err := Owned(anna.Book).Revoke("", slip); !errors.Is(err, ErrCode) || strings.Contains(err.Error(), slip[8:20]) {
+		t.Errorf("a code with a slip: %v", err)
+	}
+	r, err := Owned(anna.Book).Revoke("", strings.ToLower(ticket.String()))
+	if err != nil || r.Code != ticket.Short() || home.State().Codes != 0 {
+		t.Errorf("%v: withdrawn %+v, %d codes are out", err, r, home.State().Codes)
 	}
 	anna.reopen()
 	home = anna.Swarms()[0]

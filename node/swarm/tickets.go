@@ -112,10 +112,12 @@ func parseTickets(raw []byte) ([]*ticket, error) {
 	return all, nil
 }
 
-// Errors of making a code.
+// Errors of making and withdrawing a code.
 var (
 	ErrMayNot = errors.New("this node may not invite")
 	ErrInvite = errors.New("an invitation like that is not possible")
+	// ErrNotOurs is of withdrawing a code.
+	ErrNotOurs = errors.New("this node knows no such code: it was made by another node, or has ended long ago")
 )
 
 // Terms are what a code is good for.
@@ -158,8 +160,8 @@ func (s *Swarm) endCodes(now time.Time) (any bool) {
 	return any
 }
 
-// Withdraw ends a code of this node's. Errors are ErrWrongSecret for one that it has not
-// made, or no longer knows, and those of writing.
+// Withdraw ends a code of this node's. Errors are ErrNotOurs for one that it has not made,
+// or no longer knows, and those of writing.
 func (s *Swarm) Withdraw(code *member.Ticket) error {
 	now, key := s.book.cfg.Now(), proofKey(code.Secret)
 	s.mu.Lock()
@@ -169,7 +171,7 @@ func (s *Swarm) Withdraw(code *member.Ticket) error {
 	}
 	s.mu.Unlock()
 	if i < 0 {
-		return ErrWrongSecret
+		return ErrNotOurs
 	}
 	err := s.saveTickets()
 	s.poke()
