@@ -151,13 +151,13 @@ func (t *ticket) end(now time.Time) bool {
 
 // endCodes ends the codes with which somebody has come who is revoked now, and who could
 // come back with them under another key. It is called with s.mu held.
-func (s *Swarm) endCodes(now time.Time) (any bool) {
+func (s *Swarm) endCodes(now time.Time) (ended bool) {
 	for _, t := range s.tickets {
 		if slices.ContainsFunc(t.By, s.revoked) && t.end(now) {
-			any = true
+			ended = true
 		}
 	}
-	return any
+	return ended
 }
 
 // Withdraw ends a code of this node's. Errors are ErrNotOurs for one that it has not made,

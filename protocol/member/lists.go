@@ -194,10 +194,9 @@ func ParseLists(b []byte) (l Lists, err error) {
 		}
 		l.ByIssuers = append(l.ByIssuers, r)
 	}
-	byRoot := func(r *Revocations) bool { return r.byRoot() }
 	inOrder := ascending(l.ByIssuers, func(a, b *Revocations) int { return compareKeys(a.Signer, b.Signer) })
 	switch {
-	case version != 1, in.bad, len(in.b) > 0, count > maxIssuerLists, l.ByRoot != nil && !l.ByRoot.byRoot(), slices.ContainsFunc(l.ByIssuers, byRoot), !inOrder:
+	case version != 1, in.bad, len(in.b) > 0, count > maxIssuerLists, l.ByRoot != nil && !l.ByRoot.byRoot(), slices.ContainsFunc(l.ByIssuers, (*Revocations).byRoot), !inOrder:
 		return Lists{}, malformed("revocation lists")
 	}
 	return l, nil
