@@ -54,8 +54,8 @@ func swarmCommand() *cli.Command {
 			join,
 			{Name: "members", Usage: "list the members of a swarm", Flags: swarmFlags(whichSwarm()), Action: listMembers},
 			{
-				Name: "revoke", Usage: "end a membership: its connections are cut everywhere within seconds", ArgsUsage: "MEMBER",
-				Description: "MEMBER is the name of its machine, or its peer ID, or the end of that. Those that it has let in are no members any more, either.",
+				Name: "revoke", Usage: "end a membership: its connections are cut everywhere within seconds; or withdraw a code", ArgsUsage: "MEMBER|CODE",
+				Description: "MEMBER is the name of its machine, or its peer ID, or the end of that. Those that it has let in are no members any more, either, and codes with which it came end. Only the root key removes members that may invite. CODE is one that this machine has made.",
 				Flags:       swarmFlags(whichSwarm()), Action: revokeMember,
 			},
 			{
@@ -405,12 +405,16 @@ func revokeMember(c *cli.Context) error {
 	return asked(c, func(b swarmBook, args []string) (*api.Revoked, error) {
 		return b.Revoke(c.Context, c.String("swarm"), args[0])
 	}, func(w io.Writer, r *api.Revoked) error {
+		if r.Code != "" {
+			_, err := fmt.Fprintf(w, "the code %s… lets nobody in any more\n", r.Code)
+			return err
+		}
 		fmt.Fprintf(w, "%s is no member any more\n", machineText(r.Member.Name, r.Member.Peer))
 		for _, m := range r.Also {
 			fmt.Fprintf(w, "nor is %s, which it had let in: invite it again if it should be\n", machineText(m.Name, m.Peer))
 		}
 		return nil
-	}, "MEMBER")
+	}, "MEMBER|CODE")
 }
 
 func renewMembership(c *cli.Context) error {

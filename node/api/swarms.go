@@ -22,7 +22,7 @@ type Swarms interface {
 	Invite(ctx context.Context, swarm string, req InviteRequest) (*Invitation, error)
 	Members(swarm string) ([]Member, error)
 	// Revoke ends a membership. member is a machine's name, or the end or all of its peer
-	// ID. The Kind of the error is Refused if this node may not.
+	// ID; or it is a code of this node's, which is withdrawn. The Kind of the error is Refused if this node may not.
 	Revoke(swarm, member string) (*Revoked, error)
 	// RenewSwarm renews the node's own certificate with the root key in a file, at an
 	// absolute path.
@@ -97,13 +97,14 @@ type Member struct {
 	Revoked   bool       `json:"revoked,omitempty"`
 }
 
-// Revoked is who is no longer a member.
+// Revoked is who is no longer a member, or which code lets nobody in any more.
 type Revoked struct {
-	Member Member   `json:"member"`
-	Also   []Member `json:"also"` // those that it had let in
+	Member Member   `json:"member,omitzero"`
+	Also   []Member `json:"also"`           // those that it had let in
+	Code   string   `json:"code,omitempty"` // the first letters of a code; "": a member was revoked
 }
 
-// RevokeRequest names a member.
+// RevokeRequest names a member, or a code of this node's.
 type RevokeRequest struct {
 	Member string `json:"member"`
 }

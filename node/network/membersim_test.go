@@ -90,7 +90,7 @@ func TestRevokeOneOfAHundred(t *testing.T) {
 			t.Fatal("two members do not meet")
 		}
 		time.Sleep(time.Second)
-		list, err := s.Revoke(member.Lists{}, []member.Serial{victim.roll.swarm.Certificate.Serial}, nil, time.Now())
+		list, err := s.Revoke(member.Lists{}, nil, []member.Key{victim.roll.swarm.Certificate.Key}, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -74,7 +74,7 @@ func TestARefusedPeerIsTold(t *testing.T) {
 	s, other := newTestSwarm(t), newTestSwarm(t)
 	a, stranger := s.join(t, member.AllRoles), other.join(t, member.AllRoles)
 	revoked := s.join(t, member.AllRoles)
-	list, err := s.Revoke(member.Lists{}, []member.Serial{revoked.cfg.Swarm.Certificate.Serial}, nil, time.Now())
+	list, err := s.Revoke(member.Lists{}, nil, []member.Key{revoked.cfg.Swarm.Certificate.Key}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestBulkConnectionsAreCut(t *testing.T) {
 	if _, err := own.DialPeer(t.Context(), b.Self()); err != nil {
 		t.Fatal(err)
 	}
-	list, err := s.Revoke(member.Lists{}, []member.Serial{b.cfg.Swarm.Certificate.Serial}, nil, time.Now())
+	list, err := s.Revoke(member.Lists{}, nil, []member.Key{b.cfg.Swarm.Certificate.Key}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func TestARevokedNodeIsAlone(t *testing.T) {
 	s := newTestSwarm(t)
 	a, b := s.join(t, member.AllRoles), s.join(t, member.AllRoles)
 	connect(t, a, b)
-	list, err := s.Revoke(member.Lists{}, []member.Serial{b.cfg.Swarm.Certificate.Serial}, nil, time.Now())
+	list, err := s.Revoke(member.Lists{}, nil, []member.Key{b.cfg.Swarm.Certificate.Key}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,17 +53,20 @@
 // The list goes to all connected members at once, and again to each that has not been heard
 // to have it; a member that finds it to be news does the same. Members compare digests of
 // their lists when they connect, and with one of the connected members about once a minute.
-// A renewed certificate keeps its serial,
-// so a list that revokes one certificate of a member revokes those that other issuers
-// have signed since. Whoever could invite falls with those that it has let in: it could
-// have signed certificates for other keys of its own. If two issuers sign lists at the same
-// moment, the one whose list loses signs what it had revoked once more.
+// A list names members by their keys, so that it holds for all their certificates, by
+// whomever, and for peers that this node has never met. Codes with which a peer has come
+// end when it is revoked: it could use what is left of them under another key. Whoever
+// could invite falls with those that it has let in: it could have signed certificates for
+// other keys of its own. Only the root key removes an inviter, and what that inviter had
+// revoked is then valid again. An inviter's list ends with its certificate, so the nodes
+// that sign lists take over what is in one that is about to end, as members: in the root's
+// list it would weigh more than an inviter may decide.
 //
 // A certificate is renewed from day 60 of 90 on, by any connected issuer. One that has
 // another serial or fewer roles renews nothing, so no issuer can take away what another
 // has granted. A home with the root key renews its own, also at a start after it has
-// expired, and does not join again instead: that would lose the root key. libp2p builds its TLS certificate once, so connections show the new one
-// after the next start.
+// expired, and does not join again instead: that would lose the root key. libp2p builds its
+// TLS certificate once, so connections show the new one after the next start.
 //
 // # Why not the alternative
 //

@@ -29,7 +29,7 @@ const (
 	talkTime    = 10 * time.Second // for a whole exchange at the door
 	mapTime     = 3 * time.Second  // that a code waits for the router to map a port
 	maxRequest  = 1 << 10          // bytes of a JoinRequest
-	maxWelcome  = 256 << 10        // bytes of a JoinReply
+	maxWelcome  = 512 << 10        // bytes of a JoinReply
 	attempts    = 10               // of one address in a row
 	attemptRest = 6 * time.Second  // after which it may try once more
 	maxCallers  = 1024             // addresses whose attempts are counted

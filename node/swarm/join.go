@@ -96,8 +96,7 @@ func (s *Swarm) redeem(joiner peer.ID, req *protocol.JoinRequest) *protocol.Join
 	}
 }
 
-// certify issues a certificate for a key. One that this node has issued before keeps its
-// serial, so that whoever revokes that revokes both.
+// certify issues a certificate for a key that is not revoked. A member keeps its serial.
 func (s *Swarm) certify(key member.Key, roles member.Roles, now time.Time) (*member.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,10 +104,10 @@ func (s *Swarm) certify(key member.Key, roles member.Roles, now time.Time) (*mem
 	if err != nil {
 		return nil, err
 	}
+	if s.revoked(key.Peer()) {
+		return nil, member.ErrRevoked
+	}
 	if old := s.members[key.Peer()]; old != nil {
-		if s.lists.Has(old.Certificate) {
-			return nil, member.ErrRevoked
-		}
 		return issuer.Renew(old.Certificate, roles|old.Certificate.Roles, now, member.Life)
 	}
 	return issuer.Issue(key, roles, now, member.Life)

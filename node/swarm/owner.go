@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,7 @@ var kinds = []struct {
 	{ErrBusy, api.Refused, ""},
 	{ErrInviter, api.Refused, ""},
 	{ErrMayNot, api.Refused, ""},
+	{ErrNotOurs, api.NotFound, ""},
 	{ErrFounder, api.Refused, remedy.LeaveFounder},
 	{ErrCode, api.BadInput, remedy.NewCode},
 	{ErrAlready, api.BadInput, ""},
@@ -189,6 +191,11 @@ func (o Owner) Members(swarm string) ([]api.Member, error) {
 
 // Revoke implements api.Swarms.
 func (o Owner) Revoke(swarm, who string) (*api.Revoked, error) {
+	if t, err := member.ParseTicket(who); err == nil {
+		return o.withdraw(swarm, t)
+	} else if len(who) > maxName { // longer than names and peer IDs: a code with a slip, which no message may repeat
+		return nil, failure(fmt.Errorf("%w: %w", ErrCode, err))
+	}
 	s, err := o.pick(swarm)
 	if err != nil {
 		return nil, err
@@ -201,6 +208,18 @@ func (o Owner) Revoke(swarm, who string) (*api.Revoked, error) {
 		return nil, failure(err)
 	}
 	return &api.Revoked{Member: describeMember(m), Also: describeMembers(also)}, nil
+}
+
+// withdraw ends a code.
+func (o Owner) withdraw(swarm string, t *member.Ticket) (*api.Revoked, error) {
+	s, err := o.pick(cmp.Or(swarm, t.Swarm.String()))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Withdraw(t); err != nil {
+		return nil, failure(err)
+	}
+	return &api.Revoked{Code: t.Short(), Also: []api.Member{}}, nil
 }
 
 // RenewSwarm implements api.Swarms.

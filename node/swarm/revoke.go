@@ -3,7 +3,6 @@ package swarm
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -15,11 +14,15 @@ import (
 var ErrSelf = errors.New("this node cannot revoke itself; it can leave the swarm")
 
 // Revoke makes a peer a member no more: it signs the next revocation list, cuts the
-// connections that this forbids, and passes the list on. also are the members that fall
-// with it, because it has let them in. Errors wrap ErrSelf, ErrNoMember, ErrAmbiguous and
-// ErrMayNot, or are those of writing.
+// connections that this forbids, passes the list on, and ends the codes with which the
+// peer has come. The peer may be one that this node has never met, by its whole peer ID.
+// also are the members that fall with it, because it has let them in. Errors wrap ErrSelf,
+// ErrNoMember, ErrAmbiguous and ErrMayNot, or are those of writing.
 func (s *Swarm) Revoke(who string) (revoked Member, also []Member, err error) {
 	m, err := s.Find(who)
+	if p, e := peer.Decode(who); errors.Is(err, ErrNoMember) && e == nil {
+		m, err = Member{Peer: p}, nil
+	}
 	if err != nil {
 		return m, nil, err
 	}
@@ -46,36 +49,43 @@ func (s *Swarm) Revoke(who string) (revoked Member, also []Member, err error) {
 	return m, also, nil
 }
 
-// nextList signs the list that also revokes a member: all its certificates, and those that
-// it has issued.
+// nextList signs the list that also revokes a peer.
 func (s *Swarm) nextList(m Member) (*member.Revocations, error) {
+	key, err := member.KeyOf(m.Peer)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoMember, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	issuer, err := s.issuer()
 	if err != nil {
 		return nil, err
 	}
-	k := s.members[m.Peer]
-	if k == nil {
-		return nil, fmt.Errorf("%w with the peer ID %s", ErrNoMember, m.Peer)
+	if k := s.members[m.Peer]; k != nil && issuer.Certificate != nil && k.Certificate.Issuer == s.about.Root && k.Certificate.Roles.Has(member.Invite) {
+		return nil, fmt.Errorf("%w, nor remove, members with the role invite: that takes the swarm's root key, which is not in this home", ErrMayNot)
 	}
-	var keys []member.Key
-	if k.Certificate.Roles.Has(member.Invite) {
-		keys = append(keys, k.Certificate.Key)
-	}
-	return issuer.Revoke(s.lists, k.Serials, keys, s.book.cfg.Now())
+	return issuer.Revoke(s.lists, nil, []member.Key{key}, s.book.cfg.Now())
 }
 
-// listsOf is a list as one of the two kinds that there are.
+// revoked reports whether a peer is a member no more. It is called with s.mu held.
+func (s *Swarm) revoked(p peer.ID) bool {
+	if m := s.members[p]; m != nil {
+		return s.lists.Has(m.Certificate)
+	}
+	k, err := member.KeyOf(p)
+	return err == nil && s.lists.HasKey(k)
+}
+
+// listsOf are lists with this one alone.
 func listsOf(r *member.Revocations) member.Lists {
 	if r.Chain == nil {
 		return member.Lists{ByRoot: r}
 	}
-	return member.Lists{ByIssuer: r}
+	return member.Lists{ByIssuers: []*member.Revocations{r}}
 }
 
 // install takes revocation lists in place of those that were known, as far as they
-// supersede them: they are kept, enforced, and passed on, once. The error is that of a list
+// supersede them: they are kept, enforced, and passed on, once; codes that led in who is revoked end. The error is that of a list
 // that is not signed as member.Revocations says, or of writing.
 func (s *Swarm) install(from member.Lists) error {
 	now := s.book.cfg.Now()
@@ -84,7 +94,7 @@ func (s *Swarm) install(from member.Lists) error {
 	lists, news, err := before.Merge(from, s.about.Root, now)
 	s.lists = lists
 	own := lists.Has(s.cert) && !before.Has(s.cert)
-	again := s.missing(before, lists)
+	codes := news && s.endCodes(s.book.cfg.Now())
 	run := s.run
 	s.mu.Unlock()
 	if !news {
@@ -101,47 +111,47 @@ func (s *Swarm) install(from member.Lists) error {
 	if run != nil {
 		run.push()
 	}
-	if again != nil {
-		err = errors.Join(err, s.install(listsOf(again)))
+	if codes {
+		err = errors.Join(err, s.saveTickets())
+		s.poke()
 	}
 	return err
 }
 
-// missing signs what this node had revoked once more, if another issuer signed a list at
-// the same time that took the place of this node's own; nil: there is nothing to sign. It
-// is called with s.mu held.
-func (s *Swarm) missing(before, now member.Lists) *member.Revocations {
-	old := before.ByIssuer
-	if old == nil || now.ByIssuer == old || old.Signer != member.PublicKey(s.signer()) {
-		return nil
+// refresh drops lists that have ended, and signs this node's own again once they are more
+// than a day old, so that members can tell an old list from one that was withheld. The
+// founder's has a list from the beginning. What is in a list that ends within a month is
+// taken over into the one that this node signs as a member, so that nobody comes back
+// because an inviter is gone.
+func (s *Swarm) refresh(now time.Time) (err error) {
+	var lists []*member.Revocations
+	sign := func(i member.Issuer, keys []member.Key) {
+		list, e := i.Revoke(s.lists, nil, keys, now)
+		if e != nil && len(keys) > 0 { // too many: this node's own go first
+			list, e = i.Revoke(s.lists, nil, nil, now)
+		}
+		if err = errors.Join(err, e); e == nil {
+			lists = append(lists, list)
+		}
 	}
-	lost := slices.DeleteFunc(slices.Clone(old.Serials), now.HasSerial)
-	issuer, err := s.issuer()
-	if err != nil || len(lost) == 0 {
-		return nil
-	}
-	list, err := issuer.Revoke(now, lost, old.Issuers, s.book.cfg.Now())
-	if err != nil {
-		return nil
-	}
-	return list
-}
-
-// refresh signs the list again while this node has the root key and the list is more than
-// a day old, so that members can tell an old list from one that was withheld.
-func (s *Swarm) refresh(now time.Time) error {
+	due := func(own *member.Revocations) bool { return own != nil && now.Sub(own.Time) >= refreshTime }
 	s.mu.Lock()
-	if s.rootKey == nil || s.lists.ByRoot != nil && now.Sub(s.lists.ByRoot.Time) < refreshTime {
-		s.mu.Unlock()
-		return nil
+	s.lists = s.lists.At(s.about.Root, now)
+	if own := s.lists.ByRoot; s.rootKey != nil && (own == nil || due(own)) {
+		sign(member.Issuer{Root: s.about.Root, Key: s.rootKey}, nil)
 	}
-	list, err := member.Issuer{Root: s.about.Root, Key: s.rootKey}.Revoke(s.lists, nil, nil, now)
+	if i, e := s.inviter(); e == nil && s.cert.Check(s.about.Root, s.self, now, s.lists) == nil {
+		own := member.PublicKey(i.Key)
+		if keys := s.lists.Ending(own, now, renewLeft); len(keys) > 0 || due(s.lists.Of(own)) {
+			sign(i, keys)
+		}
+	}
 	s.mu.Unlock()
-	if err != nil {
-		return err
+	for _, list := range lists {
+		err = errors.Join(err, s.install(listsOf(list)))
 	}
-	return s.install(listsOf(list))
+	return err
 }
 
-// refreshTime is how often the founder's node signs the revocation list anew.
+// refreshTime is how often a node signs its revocation list again.
 const refreshTime = 24 * time.Hour

@@ -95,8 +95,6 @@ type known struct {
 	Addrs       []multiaddr.Multiaddr // plain ones, that it or another claims
 	Reached     []multiaddr.Multiaddr // direct ones, where it was reached; the newest first
 	Seen        time.Time             // last connected; zero: never
-	// Serials are those of its certificates, so that all can be revoked together.
-	Serials []member.Serial
 }
 
 type knownJSON struct {
@@ -105,7 +103,6 @@ type knownJSON struct {
 	Addrs       []string  `json:"addrs,omitempty"`
 	Reached     []string  `json:"reached,omitempty"`
 	Seen        time.Time `json:"seen,omitzero"`
-	Serials     []string  `json:"serials,omitempty"`
 }
 
 func marshalMembers(all map[peer.ID]*known) []byte {
@@ -117,9 +114,6 @@ func marshalMembers(all map[peer.ID]*known) []byte {
 		}
 		for _, a := range m.Reached {
 			v.Reached = append(v.Reached, a.String())
-		}
-		for _, s := range m.Serials {
-			v.Serials = append(v.Serials, s.String())
 		}
 		list = append(list, v)
 	}
@@ -152,30 +146,9 @@ func parseMembers(raw []byte, root member.Key) (map[peer.ID]*known, error) {
 				m.reach(a)
 			}
 		}
-		for _, s := range v.Serials[:min(len(v.Serials), maxSerials)] {
-			var serial member.Serial
-			if b, err := hex.DecodeString(s); err == nil && len(b) == len(serial) {
-				copy(serial[:], b)
-				m.addSerial(serial)
-			}
-		}
-		m.addSerial(c.Serial)
 		all[c.Peer()] = m
 	}
 	return all, nil
-}
-
-// maxSerials is how many certificates of one member are remembered.
-const maxSerials = 16
-
-func (m *known) addSerial(s member.Serial) {
-	if slices.Contains(m.Serials, s) {
-		return
-	}
-	if len(m.Serials) >= maxSerials {
-		m.Serials = slices.Delete(m.Serials, 0, 1)
-	}
-	m.Serials = append(m.Serials, s)
 }
 
 // readFile reads a file of bounded size.
@@ -261,7 +234,8 @@ func (s *Swarm) soft(name string, parse func([]byte) error) {
 	}
 }
 
-// readLists reads the newest revocation lists.
+// readLists reads the newest revocation lists. The newest was signed in the past: this
+// machine's clock may have been set back since.
 func readLists(path string, root member.Key) (lists member.Lists, err error) {
 	raw, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -272,23 +246,12 @@ func readLists(path string, root member.Key) (lists member.Lists, err error) {
 		kept, err = member.ParseLists(raw)
 	}
 	if err == nil {
-		lists, _, err = lists.Merge(kept, root, later(kept))
+		lists, _, err = lists.Merge(kept, root, kept.Newest())
 	}
 	if err != nil {
 		return lists, fmt.Errorf("the revocation lists %s: %w", path, err)
 	}
 	return lists, nil
-}
-
-// later is when the newest of the lists was signed, which was in the past: this machine's
-// clock may have been set back since.
-func later(l member.Lists) (at time.Time) {
-	for _, r := range []*member.Revocations{l.ByRoot, l.ByIssuer} {
-		if r != nil && r.Time.After(at) {
-			at = r.Time
-		}
-	}
-	return at
 }
 
 // readRoot reads the root key from a file; nil if there is none.

@@ -114,6 +114,11 @@ func (s *Swarm) issuer() (i member.Issuer, err error) {
 	if s.rootKey != nil {
 		return member.Issuer{Root: s.about.Root, Key: s.rootKey}, nil
 	}
+	return s.inviter()
+}
+
+// inviter signs for the swarm as a member that may invite. It is called with s.mu held.
+func (s *Swarm) inviter() (i member.Issuer, err error) {
 	if !s.cert.Roles.Has(member.Invite) {
 		return i, fmt.Errorf("%w: its roles in the swarm are %s", ErrMayNot, s.cert.Roles)
 	}
@@ -141,7 +146,6 @@ func (s *Swarm) learn(c *member.Certificate, name string, addrs []multiaddr.Mult
 		m = &known{Certificate: c}
 		s.members[p] = m
 	}
-	m.addSerial(c.Serial)
 	if c.NotAfter.After(m.Certificate.NotAfter) {
 		m.Certificate = c
 	}
@@ -267,7 +271,7 @@ func (s *Swarm) State() (st State) {
 		}
 	}
 	st.Stale = s.lists.Stale(now)
-	st.Listed = later(s.lists)
+	st.Listed = s.lists.Newest()
 	return st
 }
 

@@ -112,10 +112,12 @@ func parseTickets(raw []byte) ([]*ticket, error) {
 	return all, nil
 }
 
-// Errors of making a code.
+// Errors of making and withdrawing a code.
 var (
 	ErrMayNot = errors.New("this node may not invite")
 	ErrInvite = errors.New("an invitation like that is not possible")
+	// ErrNotOurs is of withdrawing a code.
+	ErrNotOurs = errors.New("this node knows no such code: it was made by another node, or has ended long ago")
 )
 
 // Terms are what a code is good for.
@@ -135,6 +137,45 @@ func (t Terms) check() error {
 		return fmt.Errorf("%w: name at least one role", ErrInvite)
 	}
 	return nil
+}
+
+// end takes what is left of a code: nobody is let in with it any more, nor again. It
+// reports whether anything was.
+func (t *ticket) end(now time.Time) bool {
+	if !now.Before(t.Expires) {
+		return false
+	}
+	t.Expires = now.UTC().Truncate(time.Second)
+	return true
+}
+
+// endCodes ends the codes with which somebody has come who is revoked now, and who could
+// come back with them under another key. It is called with s.mu held.
+func (s *Swarm) endCodes(now time.Time) (ended bool) {
+	for _, t := range s.tickets {
+		if slices.ContainsFunc(t.By, s.revoked) && t.end(now) {
+			ended = true
+		}
+	}
+	return ended
+}
+
+// Withdraw ends a code of this node's. Errors are ErrNotOurs for one that it has not made,
+// or no longer knows, and those of writing.
+func (s *Swarm) Withdraw(code *member.Ticket) error {
+	now, key := s.book.cfg.Now(), proofKey(code.Secret)
+	s.mu.Lock()
+	i := slices.IndexFunc(s.tickets, func(t *ticket) bool { return t.Key == key })
+	if i >= 0 {
+		s.tickets[i].end(now)
+	}
+	s.mu.Unlock()
+	if i < 0 {
+		return ErrNotOurs
+	}
+	err := s.saveTickets()
+	s.poke()
+	return err
 }
 
 // addTicket notes a code. It drops codes that nobody is answered for any more.

@@ -77,9 +77,8 @@ func (i Issuer) Issue(member Key, roles Roles, now time.Time, life time.Duration
 	return i.issue(serial, member, roles, now, life)
 }
 
-// Renew signs another certificate for the member of an earlier one. It has the
-// same serial, so that a list that revokes one of them revokes both, whoever
-// issued which. Otherwise it is like Issue, and has its errors.
+// Renew signs another certificate for the member of an earlier one, with the same
+// serial. Otherwise it is like Issue, and has its errors.
 func (i Issuer) Renew(old *Certificate, roles Roles, now time.Time, life time.Duration) (*Certificate, error) {
 	return i.issue(old.Serial, old.Key, roles, now, life)
 }

@@ -14,13 +14,19 @@
 // SHA-256. The root key signs certificates. A certificate with the role Invite
 // makes its holder an issuer, which signs certificates of others, with roles no
 // wider than its own, and carries its own certificate along as proof. An issuer
-// makes no issuers, so a chain has at most two certificates. An issuer may also
-// sign the revocation list: the root key can stay offline, and a stolen laptop
-// can still be cut off at once. The root has the last word, because a list that
-// it signs can revoke the issuer's key.
+// makes no issuers, so a chain has at most two certificates.
 //
-// A revocation list replaces the one before as a whole. A member has at most two:
-// the newest by the root and the newest by an issuer (see Lists).
+// A revocation list names members by their keys. Issuers sign lists, too: the root
+// key can stay offline, and a stolen laptop can still be cut off at once. Each
+// signer has a list of its own, which replaces the signer's list before as a
+// whole, and all apply (see Lists). The root has the last word: no list can name
+// its key, an issuer's list does not count against those whom the root has made
+// issuers, and it counts only while the issuer's certificate is valid. So the
+// root's list that names an issuer undoes all that the issuer has revoked.
+//
+// One list that all issuers share would be shorter. But each of them could drop
+// from it what others have revoked, and when the root revokes an issuer, nobody
+// could tell which entries are that issuer's.
 //
 // Each object has one encoding: what Parse accepts is, byte for byte, what
 // Marshal returns. Signatures cover a label that names the kind of object, so

@@ -2,6 +2,7 @@ package member
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,7 +29,7 @@ func FuzzCertificate(f *testing.F) {
 }
 
 func FuzzRevocations(f *testing.F) {
-	list, err := issuer(f, 2, Use|Invite).Revoke(Lists{}, []Serial{{1}, {2}}, []Key{{3}}, now)
+	list, err := issuer(f, 2, Use|Invite).Revoke(Lists{}, nil, []Key{{1}, {2}}, now)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -41,7 +42,7 @@ func FuzzRevocations(f *testing.F) {
 		if !bytes.Equal(r.Marshal(), b) {
 			t.Error("two encodings")
 		}
-		_ = r.Check(root.Root, now, Lists{ByIssuer: list})
+		_ = r.Check(root.Root, now, Lists{ByIssuers: []*Revocations{list}})
 		if r.supersedes(list) && list.supersedes(r) {
 			t.Error("each replaces the other")
 		}
@@ -53,12 +54,17 @@ func FuzzLists(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	byIssuer, err := issuer(f, 2, Use|Invite).Revoke(Lists{}, []Serial{{2}}, nil, now)
-	if err != nil {
-		f.Fatal(err)
+	var byIssuers []*Revocations
+	for i := range 2 {
+		r, err := issuer(f, i+2, Use|Invite).Revoke(Lists{}, nil, []Key{{2}}, now)
+		if err != nil {
+			f.Fatal(err)
+		}
+		byIssuers = append(byIssuers, r)
 	}
+	slices.SortFunc(byIssuers, func(a, b *Revocations) int { return compareKeys(a.Signer, b.Signer) })
 	f.Add(Lists{}.Marshal())
-	f.Add(Lists{ByRoot: byRoot, ByIssuer: byIssuer}.Marshal())
+	f.Add(Lists{ByRoot: byRoot, ByIssuers: byIssuers}.Marshal())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, err := ParseLists(b)
 		if err != nil {

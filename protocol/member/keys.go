@@ -80,7 +80,7 @@ func ParseSwarmID(s string) (id SwarmID, err error) {
 	return id, nil
 }
 
-// Serial identifies what can be revoked: a certificate, or a bridge record.
+// Serial identifies a certificate and its renewals, or a bridge record.
 type Serial [8]byte
 
 // String returns the serial in hexadecimal: 16 letters.

@@ -73,12 +73,16 @@ func TestWhoIsAMember(t *testing.T) {
 	weak := issuer(t, 4, Use|Serve)
 	otherKey := keyOf(9)
 	other := Issuer{Root: PublicKey(otherKey), Key: otherKey}
-	revoke := func(serials []Serial, issuers []Key) Lists {
-		r, err := root.Revoke(Lists{}, serials, issuers, now)
+	revoke := func(by Issuer, keys ...Key) Lists {
+		r, err := by.Revoke(Lists{}, nil, keys, now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return Lists{ByRoot: r}
+		l, _, err := Lists{}.With(r, root.Root, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
 	}
 	none := Lists{}
 	for _, c := range []struct {
@@ -107,10 +111,14 @@ func TestWhoIsAMember(t *testing.T) {
 		{"issuer's certificate missing", alter(invited, founder.Key, func(c *Certificate) { c.Chain = nil }), now, none, ErrIssuer},
 		{"issuer's certificate of another", alter(invited, weak.Key, func(c *Certificate) { c.Issuer = PublicKey(weak.Key) }), now, none, ErrIssuer},
 		{"a chain beside the root", alter(good, rootKey, func(c *Certificate) { c.Chain = founder.Certificate }), now, none, ErrIssuer},
-		{"revoked", good, now, revoke([]Serial{{1}, good.Serial, {0xff}}, nil), ErrRevoked},
-		{"another is revoked", good, now, revoke([]Serial{{1}, invited.Serial}, []Key{founder.Certificate.Key}), nil},
-		{"issuer's certificate revoked", invited, now, revoke([]Serial{founder.Certificate.Serial}, nil), ErrRevoked},
-		{"issuer's key revoked", invited, now, revoke(nil, []Key{founder.Certificate.Key}), ErrRevoked},
+		{"revoked", good, now, revoke(root, Key{1}, good.Key, Key{0xff}), ErrRevoked},
+		{"revoked, by another's certificate", invited, now, revoke(root, good.Key), ErrRevoked},
+		{"revoked by an issuer", good, now, revoke(founder, good.Key), ErrRevoked},
+		{"another is revoked", good, now, revoke(root, Key{1}, founder.Certificate.Key), nil},
+		{"its issuer is revoked", invited, now, revoke(root, founder.Certificate.Key), ErrRevoked},
+		{"its issuer is revoked by an issuer", invited, now, revoke(issuer(t, 6, Use|Invite), founder.Certificate.Key), nil},
+		{"an issuer is revoked by an issuer", root.mustIssue(t, 3, Invite), now, revoke(founder, PublicKey(keyOf(3))), nil},
+		{"an issuer is revoked by the root", root.mustIssue(t, 3, Invite), now, revoke(root, PublicKey(keyOf(3))), ErrRevoked},
 	} {
 		if err := c.cert.Check(root.Root, keyPeer(3), c.at, c.revoked); !errors.Is(err, c.want) || c.want == nil && err != nil {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
@@ -151,7 +159,7 @@ func TestACertificateIsDueAfterTwoThirdsOfItsLife(t *testing.T) {
 func TestEveryBitIsSigned(t *testing.T) {
 	founder := issuer(t, 2, Use|Invite)
 	cert := founder.mustIssue(t, 3, Use)
-	list, err := founder.Revoke(Lists{}, []Serial{{1}, {2}}, []Key{{3}}, now)
+	list, err := founder.Revoke(Lists{}, nil, []Key{{1}, {2}}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,45 +216,48 @@ func TestEveryBitIsSigned(t *testing.T) {
 
 func TestRevocationLists(t *testing.T) {
 	founder := issuer(t, 2, Use|Invite)
-	first, err := founder.Revoke(Lists{}, []Serial{{9}, {1}, {9}}, nil, now)
-	if err != nil || first.Number != 1 || len(first.Serials) != 2 {
+	first, err := founder.Revoke(Lists{}, nil, []Key{{9}, {1}, {9}}, now)
+	if err != nil || first.Number != 1 || len(first.Keys) != 2 {
 		t.Fatal(first, err)
 	}
 	have, news, err := Lists{}.With(first, root.Root, now)
 	if err != nil || !news {
 		t.Fatal(err)
 	}
-	second, err := root.Revoke(have, []Serial{{5}}, nil, now.Add(time.Minute))
-	if err != nil || second.Number != 1 || !second.hasSerial(Serial{1}) || !second.hasSerial(Serial{5}) {
+	second, err := root.Revoke(have, nil, []Key{{5}}, now.Add(time.Minute))
+	if err != nil || second.Number != 1 || second.hasKey(Key{1}) || !second.hasKey(Key{5}) {
 		t.Fatal(second, err)
 	}
 	have, news, err = have.With(second, root.Root, now.Add(time.Minute))
-	if err != nil || !news || have.ByIssuer != first || !have.HasSerial(Serial{5}) {
+	if err != nil || !news || have.Of(first.Signer) != first || !have.HasKey(Key{1}) || !have.HasKey(Key{5}) {
 		t.Fatal(have, news, err)
 	}
-	if again, news, err := have.Merge(have, root.Root, now.Add(time.Minute)); err != nil || news || again != have {
+	if again, news, err := have.Merge(have, root.Root, now.Add(time.Minute)); err != nil || news || !bytes.Equal(again.Marshal(), have.Marshal()) {
 		t.Errorf("the same lists are news: %v", err)
 	}
-	third, err := founder.Revoke(have, []Serial{{7}}, nil, now.Add(2*time.Minute))
-	if err != nil || third.Number != 2 || third.hasSerial(Serial{5}) {
+	third, err := founder.Revoke(have, nil, []Key{{7}}, now.Add(2*time.Minute))
+	if err != nil || third.Number != 2 || third.hasKey(Key{5}) || !third.hasKey(Key{1}) {
 		t.Fatal(third, err)
 	}
 	have, _, err = have.With(third, root.Root, now.Add(2*time.Minute))
-	if err != nil || !have.HasSerial(Serial{5}) || !have.HasSerial(Serial{7}) {
+	if err != nil || !have.HasKey(Key{5}) || !have.HasKey(Key{7}) {
 		t.Errorf("an issuer took something back: %v", err)
 	}
-	if a, b := have.Numbers(); a != 1 || b != 2 {
-		t.Error("numbers", a, b)
-	}
 	back, err := ParseLists(have.Marshal())
-	if err != nil || !slices.Equal(back.Marshal(), have.Marshal()) || back.ByIssuer == nil || back.ByRoot == nil {
+	if err != nil || !bytes.Equal(back.Marshal(), have.Marshal()) || len(back.ByIssuers) != 1 || back.ByRoot == nil {
 		t.Error(back, err)
 	}
-	if back, err := ParseLists(Lists{}.Marshal()); err != nil || back != (Lists{}) {
+	if back, err := ParseLists(Lists{}.Marshal()); err != nil || len(back.all()) > 0 {
 		t.Error(back, err)
 	}
-	if _, err := ParseLists(Lists{ByRoot: third}.Marshal()); !errors.Is(err, ErrMalformed) {
-		t.Errorf("an issuer's list passes as the root's: %v", err)
+	for name, bad := range map[string]Lists{
+		"an issuer's list passes as the root's": {ByRoot: third},
+		"the root's list passes as an issuer's": {ByIssuers: []*Revocations{second}},
+		"an issuer has two lists":               {ByIssuers: []*Revocations{first, third}},
+	} {
+		if _, err := ParseLists(bad.Marshal()); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 	end := now.Add(2*time.Minute + Stale)
 	if have.Stale(end) || !have.Stale(end.Add(time.Second)) || (Lists{}).Stale(end) {
@@ -271,36 +282,133 @@ func TestWhoMaySignAList(t *testing.T) {
 	if err := list.Check(root.Root, now.Add(-time.Hour), Lists{}); !errors.Is(err, ErrEarly) {
 		t.Errorf("a list of the future: %v", err)
 	}
-	if err := list.Check(root.Root, now.Add(2*Life), Lists{}); err != nil {
-		t.Errorf("a list must outlive its signer's certificate: %v", err)
+	for name, i := range map[string]Issuer{"an issuer": founder, "the root": root} {
+		if _, err := i.Revoke(Lists{}, nil, []Key{{1}, root.Root}, now); !errors.Is(err, ErrIssuer) {
+			t.Errorf("%s revokes the root's key: %v", name, err)
+		}
+	}
+	if _, err := founder.Revoke(Lists{}, []Serial{{1}}, nil, now); !errors.Is(err, ErrIssuer) {
+		t.Errorf("an issuer revokes a bridge record: %v", err)
+	}
+}
+
+// An issuer whose certificate has ended signs no list, whatever time it writes on
+// it, and the lists that it has signed end, too. Another issuer has taken over
+// what is in them.
+func TestAListEndsWithItsSignersCertificate(t *testing.T) {
+	gone, stays := issuer(t, 2, Use|Invite), issuer(t, 3, Use|Invite)
+	stays.Certificate, _ = root.Renew(stays.Certificate, Use|Invite, now.Add(time.Hour), Life)
+	victim := PublicKey(keyOf(4))
+	list, err := gone.Revoke(Lists{}, nil, []Key{victim}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, _, err := Lists{}.With(list, root.Root, now)
+	if err != nil || !have.HasKey(victim) {
+		t.Fatal(err)
+	}
+	end := now.Add(Life)
+	backdated, err := gone.Revoke(have, nil, []Key{{1}}, now.Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, news, err := have.With(backdated, root.Root, end); news || !errors.Is(err, ErrExpired) {
+		t.Errorf("a list with an old time is taken after the signer's end: %v", err)
+	}
+	if l, news, err := (Lists{}).Merge(have, root.Root, end); news || err != nil || l.HasKey(victim) {
+		t.Errorf("a list that has ended, from another member: news %v, %v", news, err)
+	}
+	if keys := have.Ending(stays.Certificate.Key, end, -time.Minute); len(keys) > 0 {
+		t.Errorf("taken over too early: %v", keys)
+	}
+	keys := have.Ending(stays.Certificate.Key, end, time.Minute)
+	next, err := stays.Revoke(have, nil, keys, end)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have, news, err := have.With(next, root.Root, end)
+	if err != nil || !news || have.Of(gone.Certificate.Key) != nil || !have.HasKey(victim) {
+		t.Errorf("%v: of the list that has ended %v is left; the victim is still revoked: %v", err, have.Of(gone.Certificate.Key), have.HasKey(victim))
+	}
+	if keys := have.Ending(stays.Certificate.Key, end, Life); len(keys) > 0 {
+		t.Errorf("an issuer takes over what it has: %v", keys)
+	}
+}
+
+// Whatever an issuer that has turned signs, the root's list that names it undoes
+// all of it, and nothing of it stays.
+func TestTheRootUndoesAnIssuersList(t *testing.T) {
+	bad, good := issuer(t, 2, Use|Invite), issuer(t, 3, Use|Invite)
+	founder, plain := root.mustIssue(t, 4, AllRoles), root.mustIssue(t, 5, Use)
+	have := Lists{}
+	take := func(r *Revocations, err error) {
+		t.Helper()
+		if err == nil {
+			have, _, err = have.With(r, root.Root, now)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	take(good.Revoke(have, nil, []Key{{7}}, now))
+	take(bad.Revoke(have, nil, []Key{founder.Key, good.Certificate.Key, plain.Key}, now))
+	for name, c := range map[string]*Certificate{"the founder": founder, "an issuer": good.Certificate, "whom another issuer let in": good.mustIssue(t, 6, Use)} {
+		if err := c.Check(root.Root, c.Peer(), now, have); err != nil {
+			t.Errorf("an issuer removes %s: %v", name, err)
+		}
+	}
+	if err := plain.Check(root.Root, plain.Peer(), now, have); !errors.Is(err, ErrRevoked) {
+		t.Errorf("an issuer cannot cut off a member: %v", err)
+	}
+	take(root.Revoke(have, nil, nil, now))
+	take(root.Revoke(have, nil, []Key{bad.Certificate.Key}, now))
+	if err := plain.Check(root.Root, plain.Peer(), now, have); err != nil || have.Of(bad.Certificate.Key) != nil {
+		t.Errorf("what a revoked issuer had revoked stays: %v", err)
+	}
+	if !have.HasKey(Key{7}) {
+		t.Error("what another issuer had revoked is lost")
 	}
 }
 
 func TestAListHasBounds(t *testing.T) {
-	if _, err := root.Revoke(Lists{}, nil, slices.Repeat([]Key{{1}}, maxIssuers+1), now); err != nil {
+	if _, err := root.Revoke(Lists{}, nil, slices.Repeat([]Key{{1}}, maxKeys+1), now); err != nil {
 		t.Errorf("the same key often: %v", err)
 	}
-	many := make([]Serial, maxSerials+1)
-	for i := range many {
-		many[i] = Serial{byte(i), byte(i >> 8)}
+	keys, serials := make([]Key, maxKeys+1), make([]Serial, maxSerials+1)
+	for i := range keys {
+		keys[i] = Key{byte(i), byte(i >> 8)}
 	}
-	if _, err := root.Revoke(Lists{}, many, nil, now); err == nil {
-		t.Error("a list may be as long as it likes")
+	for i := range serials {
+		serials[i] = Serial{byte(i), byte(i >> 8)}
 	}
-	full, err := root.Revoke(Lists{}, many[1:], nil, now)
-	if err != nil {
-		t.Fatal(err)
+	founder := issuer(t, 2, Invite)
+	for _, c := range []struct {
+		by      Issuer
+		serials int
+		keys    int
+		size    int
+	}{{root, maxSerials, maxKeys, MaxRevocations}, {founder, 0, maxIssuerKeys, maxIssuerRevocations}} {
+		full, err := c.by.Revoke(Lists{}, serials[:c.serials], keys[:c.keys], now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw := full.Marshal()
+		if back, err := ParseRevocations(raw); err != nil || len(back.Keys) != c.keys || len(raw) != c.size {
+			t.Errorf("a full list of %d bytes: %v", len(raw), err)
+		}
+		if _, err := c.by.Revoke(Lists{}, serials[:c.serials], keys[:c.keys+1], now); !errors.Is(err, ErrMalformed) {
+			t.Errorf("a key too many: %v", err)
+		}
 	}
-	if back, err := ParseRevocations(full.Marshal()); err != nil || len(back.Serials) != maxSerials {
-		t.Errorf("a full list: %v", err)
+	if _, err := root.Revoke(Lists{}, serials, nil, now); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a serial too many: %v", err)
 	}
 }
 
 // Whatever the order in which lists arrive, all members end with the same, also
-// if an issuer has turned and signs lists with the highest number, and if issuers
-// revoke each other.
+// if an issuer has turned and signs lists with the highest number, if issuers
+// revoke each other, and if there are more issuers than lists are kept.
 func TestMembersSettleOnTheSameLists(t *testing.T) {
-	a, b := issuer(t, 2, Use|Invite), issuer(t, 3, Use|Invite)
 	must := func(r *Revocations, err error) *Revocations {
 		t.Helper()
 		if err != nil {
@@ -314,17 +422,23 @@ func TestMembersSettleOnTheSameLists(t *testing.T) {
 		out.Signature = sign(i.Key, revocationsLabel, out.body())
 		return &out
 	}
+	a, b := issuer(t, 2, Use|Invite), issuer(t, 3, Use|Invite)
 	one := Lists{ByRoot: must(root.Revoke(Lists{}, nil, nil, now))}
-	ofA := must(a.Revoke(one, []Serial{{1}, b.Certificate.Serial}, nil, now))
-	ofB := must(b.Revoke(one, []Serial{a.Certificate.Serial}, nil, now))
+	ofA := must(a.Revoke(one, nil, []Key{{1}, b.Certificate.Key}, now))
+	ofB := must(b.Revoke(one, nil, []Key{a.Certificate.Key}, now))
+	last := renumber(ofB, b, 1<<64-1)
 	lists := []*Revocations{
-		one.ByRoot, ofA, renumber(ofA, a, 2), ofB, renumber(ofB, b, 7), renumber(ofB, b, 1<<64-1),
+		one.ByRoot, ofA, renumber(ofA, a, 2), ofB, renumber(ofB, b, 7), last,
 		must(root.Revoke(one, nil, []Key{b.Certificate.Key}, now)),
 	}
-	if _, err := a.Revoke(Lists{ByIssuer: lists[5]}, nil, nil, now); err == nil {
+	if _, err := b.Revoke(Lists{ByIssuers: []*Revocations{last}}, nil, nil, now); err == nil {
 		t.Error("a number follows the highest one")
 	}
-	for range 300 {
+	for i := range maxIssuerLists {
+		lists = append(lists, must(issuer(t, 10+i, Invite).Revoke(one, nil, []Key{{byte(i)}}, now)))
+	}
+	var want []byte
+	for range 30 {
 		rand.Shuffle(len(lists), func(i, j int) { lists[i], lists[j] = lists[j], lists[i] })
 		var have Lists
 		for range 2 { // what was refused or replaced comes again from another member
@@ -334,8 +448,14 @@ func TestMembersSettleOnTheSameLists(t *testing.T) {
 				}
 			}
 		}
-		if byRoot, byIssuer := have.Numbers(); byRoot != 2 || byIssuer != 2 || have.ByIssuer.Signer != a.Certificate.Key {
-			t.Fatalf("numbers %d and %d", byRoot, byIssuer)
+		if want == nil {
+			want = have.Marshal()
+		}
+		if len(have.ByIssuers) != maxIssuerLists || have.ByRoot.Number != 2 || have.Of(b.Certificate.Key) != nil || !bytes.Equal(have.Marshal(), want) {
+			t.Fatalf("%d lists by issuers, number %d by the root, of the revoked one %v", len(have.ByIssuers), have.ByRoot.Number, have.Of(b.Certificate.Key))
+		}
+		if back, err := ParseLists(want); err != nil || !bytes.Equal(back.Marshal(), want) {
+			t.Fatal(err)
 		}
 	}
 }
@@ -568,7 +688,7 @@ func TestBytesStay(t *testing.T) {
 	founder.Signature = sign(rootKey, certificateLabel, founder.body())
 	c := &Certificate{Swarm: founder.Swarm, Serial: Serial{3}, Roles: Use, NotBefore: now, NotAfter: now.Add(Life), Key: PublicKey(keyOf(3)), Issuer: founder.Key, Chain: founder}
 	c.Signature = sign(keyOf(2), certificateLabel, c.body())
-	list, err := (Issuer{Root: root.Root, Key: keyOf(2), Certificate: founder}).Revoke(Lists{}, []Serial{{9}, {4}}, []Key{{5}}, now)
+	list, err := (Issuer{Root: root.Root, Key: keyOf(2), Certificate: founder}).Revoke(Lists{}, nil, []Key{{9}, {4}}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -582,8 +702,8 @@ func TestBytesStay(t *testing.T) {
 		want  string // the first half of their SHA-256
 	}{
 		{"certificate", c.Marshal(), "e98508309c448d2f7a81ff67cdc4bbd5"},
-		{"revocations", list.Marshal(), "7909e0153652c994f41891a90d303db5"},
-		{"lists", Lists{ByIssuer: list}.Marshal(), "6620d11103c00d0939b3061c3ba22dd6"},
+		{"revocations", list.Marshal(), "78a2c446733012763ec8c4a44a372857"},
+		{"lists", Lists{ByIssuers: []*Revocations{list}}.Marshal(), "37944ceb49aa71e871287580b959a31d"},
 		{"bridge record", bridge.Marshal(), "99caec2d6563a8bcbbe4498d4c5d6e47"},
 		{"its serial", serial[:], "1bea52f366d1f7d07112522aaac4a5cd"},
 		{"ticket", []byte(ticket.String()), "6ff18bb40e28b0320e29f0bb1a9a0aa3"},
