@@ -115,7 +115,7 @@ func TestClosingIsNotWaitedFor(t *testing.T) {
 			}
 			time.Sleep(settling) // so that one is fresh
 		}
-		list, err := s.Revoke(member.Lists{}, []member.Serial{cert.Serial}, nil, time.Now())
+		list, err := s.Revoke(member.Lists{}, nil, []member.Key{cert.Key}, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
