@@ -21,17 +21,18 @@ type narrator struct {
 	w       io.Writer
 	line    liveLine
 	serving bool // something is to be served
-	private bool // not in the open network
 
 	mu       sync.Mutex
 	cl       *api.Client     // of the node; nil: not yet
 	rest     func()          // ends the sign of life; nil: there is none
 	explain  bool            // what blocks are has been said
 	troubled map[string]bool // warnings printed already
+	networks string          // which the node is in; "": not known
+	private  bool            // not in the open network
 }
 
-func newNarrator(w io.Writer, cfg *node.Config) *narrator {
-	return &narrator{w: w, line: liveLine{w: w}, serving: len(cfg.Serve) > 0, private: cfg.Private}
+func newNarrator(w io.Writer, serving bool) *narrator {
+	return &narrator{w: w, line: liveLine{w: w}, serving: serving}
 }
 
 // watch says of which node the events are.
@@ -39,6 +40,13 @@ func (s *narrator) watch(cl *api.Client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cl = cl
+}
+
+// in says which networks the node is in.
+func (s *narrator) in(networks string, private bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.networks, s.private = networks, private
 }
 
 // close ends the sign of life.
@@ -140,6 +148,9 @@ func (s *narrator) listening(e node.Event) {
 	}
 	if e.TLS != "" {
 		printCertificate(s.w, e.URLs, e.TLS)
+	}
+	if s.networks != "" {
+		remark(s.w, s.networks)
 	}
 	fmt.Fprintf(s.w, "node %s\n", e.Peer)
 	if s.private { // an address alone lets nobody in

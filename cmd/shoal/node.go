@@ -192,7 +192,7 @@ func runNode(c *cli.Context, settings []setting) error {
 	if err != nil {
 		return err
 	}
-	say := newNarrator(c.App.ErrWriter, &cfg)
+	say := newNarrator(c.App.ErrWriter, len(cfg.Serve) > 0)
 	defer say.close()
 	cfg.Events = say.event
 	if c.Bool("json-events") {
@@ -212,8 +212,8 @@ func runNode(c *cli.Context, settings []setting) error {
 	}
 	own.bind(n.Adjust)
 	s, err := n.Client().Status(c.Context)
-	if err == nil && !c.Bool("json-events") {
-		remark(c.App.ErrWriter, networksText(s.Networks, s.Light))
+	if err == nil {
+		say.in(networksText(s.Networks, s.Light), cfg.Private)
 	}
 	if err == nil && s.APIClosed {
 		fmt.Fprintf(c.App.ErrWriter, "the API at %s has no key yet, so callers on other machines are refused: `shoal key add NAME` makes one, and --api-open admits everyone\n", cfg.API)
