@@ -106,9 +106,14 @@ func TestUpgrade(t *testing.T) {
 			}
 			answers = append(answers, answer{cmd, out, errOut})
 		}
+		seen := 0 // probes come and go, the answers stay
 		eventually(t, time.Minute, "answers are under way", func() bool {
-			s := statusOf(t, before)
-			return len(s.Serving) == 1 && s.Serving[0].Sessions >= 2
+			if s := statusOf(t, before); len(s.Serving) == 1 && s.Serving[0].Sessions >= 2 {
+				seen++
+			} else {
+				seen = 0
+			}
+			return seen >= 3
 		})
 		if err := net.Stop(before.Name); err != nil {
 			t.Fatal(err)
