@@ -229,7 +229,7 @@ func (h *holes) relayed(c network.Conn) {
 	h.retries.Tried(p, time.Now())
 	h.mu.Unlock()
 	if c.Stat().Direction == network.DirOutbound && h.neighbour(p) {
-		h.of.n.wg.Go(func() { h.ask(p) })
+		h.of.n.background(func() { h.ask(p) })
 	}
 }
 
@@ -252,27 +252,22 @@ func (h *holes) moved() {
 // again tries again for the relayed peers for which it is time.
 func (h *holes) again() {
 	for _, p := range h.of.n.host.Network().Peers() {
-		if h.of.n.Direct(p) {
-			continue
-		}
-		h.mu.Lock()
-		due := h.retries.Tick(p, time.Now())
-		h.mu.Unlock()
-		if due {
-			h.try(p)
-		}
+		h.tryIf(p, h.retries.Tick)
 	}
 }
 
 // used notes that a session uses a peer.
-func (h *holes) used(p peer.ID) {
+func (h *holes) used(p peer.ID) { h.tryIf(p, h.retries.Use) }
+
+// tryIf tries for a relayed peer if it is time, by a method of retries.
+func (h *holes) tryIf(p peer.ID, due func(peer.ID, time.Time) bool) {
 	if h.of.n.Direct(p) {
 		return
 	}
 	h.mu.Lock()
-	due := h.retries.Use(p, time.Now())
+	now := due(p, time.Now())
 	h.mu.Unlock()
-	if due {
+	if now {
 		h.try(p)
 	}
 }
@@ -287,9 +282,9 @@ func (h *holes) try(p peer.ID) {
 	switch {
 	case len(conns) == 0 || n.ctx.Err() != nil:
 	case begins(conns, n.host.ID() < p):
-		n.wg.Go(func() { h.punch(p) })
+		n.background(func() { h.punch(p) })
 	default:
-		n.wg.Go(func() { h.ask(p) })
+		n.background(func() { h.ask(p) })
 	}
 }
 
@@ -365,7 +360,7 @@ func (h *holes) asked(c network.Conn, req protocol.Reach) [][]byte {
 	h.retries.Tried(p, time.Now())
 	h.mu.Unlock()
 	if c.Stat().Direction == network.DirInbound {
-		n.wg.Go(func() { h.punch(p) })
+		n.background(func() { h.punch(p) })
 	}
 	own := h.outsideIPs()
 	if !slices.ContainsFunc(req.Outside, func(ip []byte) bool {
@@ -374,7 +369,7 @@ func (h *holes) asked(c network.Conn, req protocol.Reach) [][]byte {
 		return nil
 	}
 	if len(req.Addrs) > 0 {
-		n.wg.Go(func() { h.visit(p, req.Addrs) })
+		n.background(func() { h.visit(p, req.Addrs) })
 	}
 	return h.inside()
 }

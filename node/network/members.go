@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -299,12 +300,7 @@ func (n *Network) Peers() []PeerInfo {
 		}
 		out = append(out, info)
 	}
-	slices.SortFunc(out, func(a, b PeerInfo) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(out, func(a, b PeerInfo) int { return cmp.Compare(a.ID, b.ID) })
 	return out
 }
 

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"maps"
 	"math"
 	"slices"
@@ -63,12 +64,7 @@ func (n *Network) Paths() (all []Path) {
 			all = append(all, path)
 		}
 	}
-	slices.SortFunc(all, func(a, b Path) int {
-		if a.Peer < b.Peer {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(all, func(a, b Path) int { return cmp.Compare(a.Peer, b.Peer) })
 	return all
 }
 
