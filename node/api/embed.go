@@ -328,11 +328,8 @@ func (s *server) ollamaEmbed(w http.ResponseWriter, r *http.Request) error {
 	}
 	reply := ollamaEmbedReply{Model: req.Model, Embeddings: [][]float32{}}
 	if len(texts) == 0 { // by which clients load a model
-		m, err := s.described(r.Context(), req.Model)
+		m, _, err := s.loads(r.Context(), req.Model, kept)
 		if err != nil {
-			return err
-		}
-		if _, err := s.loads(r.Context(), m.ID, kept); err != nil {
 			return err
 		}
 		reply.Model = cmp.Or(req.Model, ollamaName(m))
@@ -396,11 +393,7 @@ func (s *server) ollamaEmbeddings(w http.ResponseWriter, r *http.Request) error 
 		Embedding []float32 `json:"embedding"`
 	}
 	if req.Prompt == "" {
-		m, err := s.described(r.Context(), req.Model)
-		if err != nil {
-			return err
-		}
-		if _, err := s.loads(r.Context(), m.ID, kept); err != nil {
+		if _, _, err := s.loads(r.Context(), req.Model, kept); err != nil {
 			return err
 		}
 		reply.Embedding = []float32{}

@@ -45,20 +45,27 @@ func (s *server) keeps(model string, kept *time.Duration) {
 	}
 }
 
-// loads loads or unloads a model for a request without a prompt, and returns which of
-// the two, in Ollama's words.
-func (s *server) loads(ctx context.Context, model string, kept *time.Duration) (reason string, err error) {
+// loads loads or unloads the model that a request without a prompt names, and returns
+// which of the two, in Ollama's words. The caller's key must be for the model, as if it
+// were to answer.
+func (s *server) loads(ctx context.Context, name string, kept *time.Duration) (m *Model, reason string, err error) {
+	if name, err = visitOf(ctx).modelFor(name); err != nil {
+		return nil, "", err
+	}
+	if m, err = s.described(ctx, name); err != nil {
+		return nil, "", err
+	}
 	if kept != nil && *kept == 0 {
 		if s.Controller != nil {
-			s.Controller.Unload(ctx, model)
+			s.Controller.Unload(ctx, m.ID)
 		}
-		return "unload", nil
+		return m, "unload", nil
 	}
 	if s.Controller != nil {
-		if err := s.Controller.Load(ctx, model); err != nil {
-			return "", err
+		if err := s.Controller.Load(ctx, m.ID); err != nil {
+			return nil, "", err
 		}
 	}
-	s.keeps(model, kept)
-	return "load", nil
+	s.keeps(m.ID, kept)
+	return m, "load", nil
 }

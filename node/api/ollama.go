@@ -32,15 +32,11 @@ func (s *server) ollamaComplete(w http.ResponseWriter, r *http.Request, decode f
 	}
 	a := &ollamaWriter{ollamaJob: j, w: w, asked: j.req.Model, began: began}
 	if j.load {
-		m, err := s.described(r.Context(), j.req.Model)
+		m, reason, err := s.loads(r.Context(), j.req.Model, j.kept)
 		if err != nil {
 			return err
 		}
 		a.asked = cmp.Or(a.asked, ollamaName(m))
-		reason, err := s.loads(r.Context(), m.ID, j.kept)
-		if err != nil {
-			return err
-		}
 		return a.write(a.piece("", "", nil), &ollamaMetrics{DoneReason: reason, TotalDuration: time.Since(began)})
 	}
 	leave, err := s.admit(1)
