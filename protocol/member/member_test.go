@@ -282,6 +282,12 @@ func TestWhoMaySignAList(t *testing.T) {
 	if err := list.Check(root.Root, now.Add(-time.Hour), Lists{}); !errors.Is(err, ErrEarly) {
 		t.Errorf("a list of the future: %v", err)
 	}
+	old := *list
+	old.Time = founder.Certificate.NotBefore.Add(-time.Second)
+	old.Signature = sign(founder.Key, revocationsLabel, old.body())
+	if err := old.Check(root.Root, now, Lists{}); !errors.Is(err, ErrEarly) {
+		t.Errorf("a list from before its signer was an issuer: %v", err)
+	}
 	for name, i := range map[string]Issuer{"an issuer": founder, "the root": root} {
 		if _, err := i.Revoke(Lists{}, nil, []Key{{1}, root.Root}, now); !errors.Is(err, ErrIssuer) {
 			t.Errorf("%s revokes the root's key: %v", name, err)

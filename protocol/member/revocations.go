@@ -80,10 +80,10 @@ func (r *Revocations) hasKey(k Key) bool {
 
 // Check reports whether the list is one of root's swarm, by a signer that may
 // sign it. known are the lists known so far. Errors are ErrForeign, ErrForged,
-// ErrEarly for one from the future, and ErrIssuer or those of Certificate.Check
-// for a signer that is not, or is no longer, an issuer. The signer's certificate
-// must be valid now: a time that the signer chooses, such as the list's, would
-// let it sign after its end.
+// ErrEarly for one from the future, or from before its signer's certificate, and
+// ErrIssuer or those of Certificate.Check for a signer that is not, or is no
+// longer, an issuer. The signer's certificate must be valid now: a time that the
+// signer chooses, such as the list's, would let it sign after its end.
 func (r *Revocations) Check(root Key, now time.Time, known Lists) error {
 	switch {
 	case r.Swarm != root.Swarm():
@@ -98,6 +98,8 @@ func (r *Revocations) Check(root Key, now time.Time, known Lists) error {
 		return nil
 	case r.Chain == nil || r.Signer == root || r.Chain.Issuer != root || r.Chain.Key != r.Signer || !r.Chain.Roles.Has(Invite) || len(r.Serials) > 0:
 		return ErrIssuer
+	case r.Time.Before(r.Chain.NotBefore): // so a list that is read again is valid at its own time
+		return ErrEarly
 	}
 	return r.signerValid(root, now, known.ByRoot)
 }
