@@ -178,7 +178,7 @@ func (r *running) tend(now time.Time) {
 	}
 }
 
-// opened returns the open door.
+// opened returns the open door. The error is of listening, or says that r was detached.
 func (r *running) opened() (*door, error) {
 	r.s.doorWork.Lock()
 	defer r.s.doorWork.Unlock()
@@ -190,8 +190,12 @@ func (r *running) opened() (*door, error) {
 	return r.door, nil
 }
 
-// open opens the door. It is called with s.doorWork held.
+// open opens the door, unless r was detached, after which nobody would close it. It is
+// called with s.doorWork held.
 func (r *running) open() (err error) {
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
 	at, port := listenIPs(r.net.Host()), r.s.joinPort()
 	if port != 0 {
 		if r.door, err = r.s.openDoor(at, port); err == nil {

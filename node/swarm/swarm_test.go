@@ -343,6 +343,24 @@ func TestLeave(t *testing.T) {
 	}
 }
 
+// A code that is made while the swarm's network closes leaves no listener behind.
+func TestNoDoorAfterDetach(t *testing.T) {
+	anna := newMachine(t, "anna")
+	home := anna.found("lab")
+	n, err := network.New(home.Network(network.Config{ListenAddrs: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	detach := home.Attach(n)
+	r := home.attached()
+	detach()
+	if d, err := r.opened(); err == nil {
+		d.close()
+		t.Error("the door opens after its network is gone")
+	}
+}
+
 // A root key that is kept elsewhere is not in the home. Without it the founder's machine
 // invites and revokes, but makes no issuers; with it, it renews its certificate.
 func TestRootElsewhere(t *testing.T) {
