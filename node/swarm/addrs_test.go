@@ -116,7 +116,7 @@ func TestClaims(t *testing.T) {
 	home.learn(c, "", claims)
 	operator := []string{"/ip4/127.0.0.1/tcp/1" + aRelay}
 	cfg := home.Network(network.Config{Bootstrap: operator})
-	if !slices.Equal(cfg.Bootstrap, operator) || len(cfg.Reached) != 0 || len(cfg.Claimed) != 1 || len(cfg.Claimed[0].Addrs) > maxTicketAddrs {
+	if !slices.Equal(cfg.Bootstrap, operator) || len(cfg.Reached) != 0 || len(cfg.Claimed) != 1 || len(cfg.Claimed[0].Addrs) > member.MaxTicketAddrs {
 		t.Errorf("a network looks for %v, %v, %v", cfg.Bootstrap, cfg.Reached, cfg.Claimed)
 	}
 	m := home.members[c.Peer()]

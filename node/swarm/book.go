@@ -223,7 +223,7 @@ func (b *Book) New(name, rootFile string) (*Swarm, error) {
 		return nil, err
 	}
 	a := about{Name: name, Root: member.PublicKey(root)}
-	if _, err := rand.Read(a.View[:]); err != nil {
+	if a.View, err = member.NewView(); err != nil {
 		return nil, err
 	}
 	own, err := member.KeyOf(self)

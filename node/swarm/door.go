@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/member"
 )
 
 const (
@@ -174,7 +175,7 @@ func ticketAddrs(all []multiaddr.Multiaddr) []multiaddr.Multiaddr {
 	var out []multiaddr.Multiaddr
 	for _, a := range all {
 		r := rank(a)
-		if r == 9 && len(out) > 0 || taken[r] >= 2 || len(out) >= maxTicketAddrs {
+		if r == 9 && len(out) > 0 || taken[r] >= 2 || len(out) >= member.MaxTicketAddrs {
 			continue
 		}
 		taken[r]++
@@ -182,9 +183,6 @@ func ticketAddrs(all []multiaddr.Multiaddr) []multiaddr.Multiaddr {
 	}
 	return out
 }
-
-// maxTicketAddrs is how many addresses a code has.
-const maxTicketAddrs = 3
 
 // admit reports whether an address may make another attempt now.
 func (d *door) admit(from multiaddr.Multiaddr, now time.Time) bool {
@@ -282,12 +280,8 @@ func send(w io.Writer, m proto.Message) error {
 	return err
 }
 
-// listenIPs returns the addresses at which a host listens, for another listener beside it;
-// of a nil host all interfaces.
+// listenIPs returns the addresses at which a host listens, for another listener beside it.
 func listenIPs(h host.Host) (out []netip.Addr) {
-	if h == nil {
-		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
-	}
 	for _, a := range h.Network().ListenAddresses() {
 		ip, err := manet.ToIP(a)
 		addr, ok := netip.AddrFromSlice(ip)

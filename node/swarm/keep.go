@@ -124,7 +124,7 @@ func (r *running) renew(now time.Time) {
 		return
 	}
 	for _, m := range s.Members() {
-		if m.Connected && !m.Self && (m.Roles.Has(member.Invite)) {
+		if m.Connected && !m.Self && m.Roles.Has(member.Invite) {
 			_, _ = r.tell(m.Peer, false, true) // another member may answer
 			if !due(s.Certificate(), now) {
 				return

@@ -85,8 +85,9 @@ func listsOf(r *member.Revocations) member.Lists {
 }
 
 // install takes revocation lists in place of those that were known, as far as they
-// supersede them: they are kept, enforced, and passed on, once; codes that led in who is revoked end. The error is that of a list
-// that is not signed as member.Revocations says, or of writing.
+// supersede them: they are kept, enforced, and passed on, once; codes that led in who is
+// revoked end. The error is that of a list that is not signed as member.Revocations says,
+// or of writing.
 func (s *Swarm) install(from member.Lists) error {
 	now := s.book.cfg.Now()
 	s.mu.Lock()
@@ -94,7 +95,7 @@ func (s *Swarm) install(from member.Lists) error {
 	lists, news, err := before.Merge(from, s.about.Root, now)
 	s.lists = lists
 	own := lists.Has(s.cert) && !before.Has(s.cert)
-	codes := news && s.endCodes(s.book.cfg.Now())
+	codes := news && s.endCodes(now)
 	run := s.run
 	s.mu.Unlock()
 	if !news {
