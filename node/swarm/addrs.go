@@ -13,14 +13,18 @@ import (
 )
 
 const (
+	maxAddr    = 255 // bytes of an address, as in a code
 	maxReached = 2   // addresses of a member that are remembered because they led to it
 	maxLook    = 128 // members that a network looks for
 )
 
 // plain reports whether an address is one that a member can be dialled at: an IP address
-// with TCP or QUIC, or such a relay's. Members name the addresses of themselves and of
-// others, and might name anything else that has an encoding.
+// with TCP or QUIC, or such a relay's, of a usual length. Members name the addresses of
+// themselves and of others, and might name anything else that has an encoding.
 func plain(a multiaddr.Multiaddr) bool {
+	if len(a.Bytes()) > maxAddr { // a relay's ID can be of any length
+		return false
+	}
 	var codes []int
 	for _, c := range a {
 		codes = append(codes, c.Protocol().Code)

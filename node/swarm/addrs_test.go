@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
+	mh "github.com/multiformats/go-multihash"
 
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/protocol"
@@ -39,7 +40,11 @@ func TestPlain(t *testing.T) {
 			t.Errorf("%v is direct: %v", a, direct(a))
 		}
 	}
-	for _, a := range oddAddrs {
+	long, err := mh.Sum(make([]byte, maxAddr), mh.IDENTITY, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range append(oddAddrs, multiaddr.StringCast("/ip4/5.0.0.1/tcp/1/p2p/"+long.B58String()+"/p2p-circuit")) {
 		if plain(a) || direct(a) {
 			t.Errorf("%s is plain", a)
 		}
@@ -137,5 +142,25 @@ func TestClaims(t *testing.T) {
 	one, two := home.Network(network.Config{}).Claimed, home.Network(network.Config{}).Claimed
 	if len(one) != maxLook || slices.EqualFunc(one, two, func(a, b peer.AddrInfo) bool { return a.ID == b.ID }) {
 		t.Errorf("%d members are looked for, always in the same order", len(one))
+	}
+}
+
+// What is written down of as many members as are remembered, each with as many addresses,
+// can be read again.
+func TestAllMembersFitIntoTheirFile(t *testing.T) {
+	s := newMachine(t, "anna").found("lab")
+	inviter, key := somebody(t)
+	bad := member.Issuer{Root: s.about.Root, Key: key, Certificate: letIn(t, s, inviter, member.Use|member.Invite)}
+	c, err := bad.Issue(member.Key{1}, member.Use, time.Now(), member.Life)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &known{
+		Certificate: c, Name: strings.Repeat("x", protocol.MaxMachineName), Seen: time.Now().UTC(),
+		Addrs:   slices.Repeat(addrsOf("/ip6/2001:db8:1111:2222:3333:4444:5555:6666/udp/65535/quic-v1"+aRelay+"/p2p-circuit"), maxAddrs),
+		Reached: slices.Repeat(addrsOf("/ip6/2001:db8:1111:2222:3333:4444:5555:6666/udp/65535/quic-v1"), maxReached),
+	}
+	if n := len(marshalMembers(map[peer.ID]*known{"": m})); n*maxMembers > maxFile {
+		t.Errorf("%d members of %d bytes in a file of %d", maxMembers, n, maxFile)
 	}
 }

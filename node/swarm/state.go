@@ -38,10 +38,10 @@ const (
 )
 
 const (
-	maxFile    = 4 << 20 // bytes of a file
-	maxMembers = 4096    // that are remembered
-	maxAddrs   = 8       // of one of them
-	maxTickets = 64      // that are out, or were not long ago
+	maxFile    = 32 << 20 // bytes of a file: maxMembers fit
+	maxMembers = 4096     // that are remembered
+	maxAddrs   = 8        // of one of them
+	maxTickets = 64       // that are out, or were not long ago
 	maxName    = protocol.MaxMachineName
 )
 
