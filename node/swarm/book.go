@@ -203,8 +203,9 @@ func (b *Book) MachineName(p peer.ID) string {
 }
 
 // New founds a swarm; with name "" it is called like the machine. Its root key is written
-// into the file rootFile, which must not exist, or, if that is "", into the home. Errors
-// wrap ErrName, or are those of writing; on one from Hosts.Enter the swarm is returned, too.
+// into the file rootFile, an absolute path, which must not exist, or, if that is "", into
+// the home. Errors wrap ErrName and ErrRootFile, or are those of writing; on one from
+// Hosts.Enter the swarm is returned, too.
 func (b *Book) New(name, rootFile string) (*Swarm, error) {
 	b.work.Lock()
 	defer b.work.Unlock()
@@ -252,18 +253,28 @@ func (b *Book) New(name, rootFile string) (*Swarm, error) {
 	return b.take(a.Root.Swarm(), newPrefix+a.Root.Swarm().String(), content)
 }
 
-// keepApart writes a root key into a file of its own, which must not exist yet.
+// keepApart writes a root key into a file of its own, which must not exist yet. Errors wrap
+// ErrRootFile.
 func keepApart(path string, raw []byte) error {
+	if !filepath.IsAbs(path) { // it would be relative to wherever the node was started
+		return fmt.Errorf("%w: %q is no absolute path", ErrRootFile, path)
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fmt.Errorf("the file for the root key: %w", err)
+		return fmt.Errorf("%w: %w", ErrRootFile, err)
 	}
 	_, err = f.Write(raw)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("the file for the root key: %w", err)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = files.SyncDir(filepath.Dir(path))
 	}
-	return files.SyncDir(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRootFile, errors.Join(err, os.Remove(path)))
+	}
+	return nil
 }
+
+// ErrRootFile is wrapped by errors about the file into which a root key is to be written.
+var ErrRootFile = errors.New("the file for the root key")
 
 // ErrName is wrapped by errors about a name that a swarm cannot have.
 var ErrName = errors.New("the swarm's name")

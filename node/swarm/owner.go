@@ -49,6 +49,7 @@ var kinds = []struct {
 	{ErrRootHere, api.Refused, ""}, // it has a remedy
 	{ErrInvite, api.BadInput, ""},
 	{ErrName, api.BadInput, ""},
+	{ErrRootFile, api.BadInput, ""},
 	{ErrSelf, api.BadInput, ""},
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
+	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
@@ -375,6 +376,11 @@ func TestRootElsewhere(t *testing.T) {
 	}
 	if _, err := anna.New("lab2", file); !errors.Is(err, os.ErrExist) {
 		t.Errorf("the root key of another swarm is overwritten: %v", err)
+	}
+	for _, path := range []string{file, filepath.Join(file, "x"), "swarm_test.go.root"} {
+		if v, err := (Owner{anna.Book}).NewSwarm(api.NewSwarmRequest{Name: "lab2", RootFile: path}); v != nil || err == nil || api.AsError(err).Kind != api.BadInput {
+			t.Errorf("a root key in %s: %v", path, err)
+		}
 	}
 	if _, err := s.Invite(t.Context(), once); err != nil {
 		t.Error(err)
