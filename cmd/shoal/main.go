@@ -73,11 +73,21 @@ func newNode(cfg node.Config) (*node.Node, error) {
 	if w := ggml.BuiltForThisMachine(); w != "" {
 		cfg.Warnings = []string{w}
 	}
+	var n *node.Node
+	err := whenFree(cfg.Home, func() (err error) {
+		n, err = node.New(cfg)
+		return err
+	})
+	return n, err
+}
+
+// whenFree calls open, again if a command has the home's store open. Commands such as
+// status hold the home for a moment; a daemon holds it for good.
+func whenFree(home string, open func() error) error {
 	for end := time.Now().Add(lockTime); ; time.Sleep(50 * time.Millisecond) {
-		n, err := node.New(cfg)
-		// Commands such as status hold the home for a moment; a daemon holds it for good.
-		if !errors.Is(err, store.ErrLocked) || time.Now().After(end) || wordOf(cfg.Home).Alive {
-			return n, err
+		err := open()
+		if !errors.Is(err, store.ErrLocked) || time.Now().After(end) || wordOf(home).Alive {
+			return err
 		}
 	}
 }

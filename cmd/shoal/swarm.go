@@ -18,6 +18,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -134,30 +135,44 @@ func (h homeSwarms) LeaveSwarm(_ context.Context, s string, force bool) (*api.Sw
 	return h.Owner.LeaveSwarm(s, force)
 }
 
-// swarmsOf returns the swarms of the home: those of the running node if there is one.
-func swarmsOf(c *cli.Context) (swarmBook, error) {
+// withSwarms calls do with the swarms of the home: those of the running node if there is
+// one. Unless do only lists them, nobody else may be at work in the home meanwhile: a chat
+// without a daemon has the swarms in memory, and would write its own lists over the new.
+func withSwarms(c *cli.Context, do func(swarmBook) error) error {
 	dir := c.String("home")
 	if cl := running(c.Context, dir); cl != nil {
-		return cl, nil
+		return do(cl)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+		return err
 	}
-	name, err := machineName(dir, "")
-	if c.Command.Name == "join" && err == nil {
-		name, err = machineName(dir, c.String("name"))
+	if what := c.Command.Name; what != "ls" && what != "members" {
+		var alone *store.Store
+		err := whenFree(dir, func() (err error) {
+			alone, err = store.Open(home.Home(dir).Store(), store.Options{})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		defer alone.Close()
 	}
+	var given string
+	if c.Command.Name == "join" { // elsewhere --name is not the machine's
+		given = c.String("name")
+	}
+	name, err := machineName(dir, given)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	b, broken, err := swarm.Open(swarm.Config{Home: dir, Machine: name, Log: slog.Default()})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, err := range broken {
 		remark(c.App.ErrWriter, "shoal: warning: "+err.Error())
 	}
-	return homeSwarms{swarm.Owner{Book: b}}, nil
+	return do(homeSwarms{swarm.Owner{Book: b}})
 }
 
 // machineName is what a home's machine is called: as given, as in the configuration file,
@@ -235,11 +250,11 @@ func asked[T any](c *cli.Context, do func(swarmBook, []string) (T, error), show 
 	if err != nil {
 		return err
 	}
-	b, err := swarmsOf(c)
-	if err != nil {
+	var v T
+	err = withSwarms(c, func(b swarmBook) (err error) {
+		v, err = do(b, args)
 		return err
-	}
-	v, err := do(b, args)
+	})
 	if err != nil {
 		return err
 	}
@@ -356,13 +371,12 @@ func runJoin(c *cli.Context) error {
 		}
 		code = string(raw)
 	}
-	b, err := swarmsOf(c)
-	if err != nil {
+	var s *api.Swarm
+	err := withSwarms(c, func(b swarmBook) (err error) {
+		defer waitingFor(c.App.ErrWriter, "asking the inviter")()
+		s, err = b.JoinSwarm(c.Context, code)
 		return err
-	}
-	stop := waitingFor(c.App.ErrWriter, "asking the inviter")
-	s, err := b.JoinSwarm(c.Context, code)
-	stop()
+	})
 	if err != nil {
 		return err
 	}

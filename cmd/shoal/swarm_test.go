@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/store"
 )
 
 // person is somebody with one machine: a home, in which a daemon may run.
@@ -189,4 +191,23 @@ func TestSwarm(t *testing.T) {
 		t.Errorf("Ben is still in %+v", list)
 	}
 	anna.fails(4, "root key", "swarm", "leave")
+}
+
+// TestSwarmsOfABusyHome: while something without a daemon, such as a chat, is at work in a
+// home and has its swarms in memory, no command changes them.
+func TestSwarmsOfABusyHome(t *testing.T) {
+	t.Parallel()
+	anna := newPerson(t, "anna")
+	var lab api.Swarm
+	anna.does(&lab, "swarm", "new", "--name", "lab")
+	chat, err := store.Open(home.Home(anna.home).Store(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer chat.Close()
+	anna.fails(1, "in use by another shoal", "invite")
+	var list []api.Swarm
+	if anna.does(&list, "swarm", "ls"); len(list) != 1 {
+		t.Errorf("Anna is in %+v", list)
+	}
 }
