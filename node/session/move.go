@@ -94,20 +94,18 @@ func (s *session) followPath(g *stage) {
 	}
 }
 
-var errLeft = errors.New("session: the stage has no part in the session any more")
+var (
+	errLeft   = errors.New("session: the stage has no part in the session any more")
+	errUnread = errors.New("session: the stage's last stream has not been read to its end")
+)
 
 // move makes a new stream continue the stage's.
 func (s *session) move(ctx context.Context, g *stage) error {
 	ctx, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
-	g.at.Lock()
-	m, left := &moving{done: make(chan struct{})}, g.left
-	if !left {
-		g.moving = m
-	}
-	g.at.Unlock()
-	if left {
-		return errLeft
+	m, err := g.beginMove()
+	if err != nil {
+		return err
 	}
 	defer close(m.done)
 	st, err := s.dial.OpenStage(ctx, g.hop.Peer, g.hop.Offer)
@@ -127,6 +125,21 @@ func (s *session) move(ctx context.Context, g *stage) error {
 		_ = st.Reset()
 	}
 	return m.err
+}
+
+// beginMove notes an attempt to move. There is none while the stream before the present
+// one has not been read to its end: that is continued by the present one, not by a third.
+func (g *stage) beginMove() (*moving, error) {
+	g.at.Lock()
+	defer g.at.Unlock()
+	switch {
+	case g.left:
+		return nil, errLeft
+	case g.moving != nil && g.moving.err == nil: // err was written by this goroutine
+		return nil, errUnread
+	}
+	g.moving = &moving{done: make(chan struct{})}
+	return g.moving, nil
 }
 
 // askToMove asks a stage to let a stream continue its present one.

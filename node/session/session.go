@@ -818,6 +818,19 @@ func (g *stage) leave(chain []uint64) {
 	g.write.Lock()
 	g.sendPing(chain, true)
 	g.write.Unlock()
+	closeStream(st)
+	g.at.Lock()
+	var old Stream
+	if g.moving != nil {
+		old = g.moving.old
+	}
+	g.at.Unlock()
+	if old != nil { // nothing that still comes there is of use
+		closeStream(old)
+	}
+}
+
+func closeStream(st Stream) {
 	if st.Close() != nil {
 		_ = st.Reset()
 	}

@@ -35,6 +35,19 @@ func (s *Stage) window() int {
 	return max(protocol.MaxLinkRows, min(linkBytes/row, allBytes/row/max(1, len(s.sessions)), maxPending*protocol.MaxLinkRows))
 }
 
+// window returns how many rows may be queued. Called with mu held.
+func (in *inflow) window() uint64 {
+	w := uint64(in.sess.stage.window())
+	if in.sess.embeds() { // a text must come whole before its rows go, and a quarter of the window may not be granted yet
+		w = max(w, 4*(uint64(in.sess.open.Embed)+protocol.MaxLinkRows)/3+1)
+	}
+	return w
+}
+
+// full reports whether there is no room for rows that a link may carry ahead of its
+// credit. Called with mu held.
+func (in *inflow) full() bool { return in.arrived+moveAhead > in.gone+in.window() }
+
 // came counts rows received on a link. It returns an error if they exceed the credit.
 func (s *Stage) came(in *inflow, rows int) error {
 	s.mu.Lock()
@@ -57,10 +70,7 @@ func (s *Stage) left(st *step) {
 // credit sends the predecessor its new credit, if that is at least a quarter of a
 // window more than it has. Called with mu held.
 func (s *Stage) credit(in *inflow) {
-	w := uint64(s.window())
-	if in.sess.embeds() { // a text must come whole before its rows go, and a quarter of the window may not be granted yet
-		w = max(w, 4*(uint64(in.sess.open.Embed)+protocol.MaxLinkRows)/3+1)
-	}
+	w := in.window()
 	if in.gone+w < in.granted+w/4 {
 		return
 	}

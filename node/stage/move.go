@@ -161,13 +161,14 @@ func (sess *session) serveMovedLink(st Stream, r *bufio.Reader, epoch uint64, ho
 }
 
 // moveLinkIn makes a stream continue the predecessor's link, once that is read to its
-// end. Until then it has credit for a few rows. It returns a nil handover if the stream
-// is not the predecessor's, not of this epoch, or another is about to do so.
+// end. Until then it has credit for a few rows, which must have room in the queue, or many
+// moves would add up to any number of rows. It returns a nil handover if they have none, if
+// the stream is not the predecessor's or not of this epoch, or if another is about to do so.
 func (sess *session) moveLinkIn(st Stream, epoch uint64) (linked context.Context, in *inflow, h *handover) {
 	s := sess.stage
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sess.ended || sess.halted || sess.in == nil || sess.linkTo != nil || !withCredits(st) ||
+	if sess.ended || sess.halted || sess.in == nil || sess.in.full() || sess.linkTo != nil || !withCredits(st) ||
 		sess.linkEpoch != epoch || sess.linked != epoch+1 || sess.swarm != st.Swarm() || !bytes.Equal(sess.prev, []byte(st.Peer())) {
 		return nil, nil, nil
 	}

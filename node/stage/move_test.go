@@ -60,6 +60,62 @@ func TestMoveStaysInSwarm(t *testing.T) {
 	})
 }
 
+// A stream that its client was about to leave when the session ended does not stay open,
+// whether or not the client ends it.
+func TestEndWhileMoving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t)
+		old := newElsewhere("a", "")
+		sess, _, refused := s.admit(open(100, 1), old)
+		if refused != nil {
+			t.Fatal(refused)
+		}
+		sess.accept(old, &protocol.Opened{})
+		if sess.moveClient(newElsewhere("a", "")) == nil {
+			t.Fatal("the client's stream cannot move")
+		}
+		sess.end(nil)
+		time.Sleep(writeStall)
+		synctest.Wait()
+		select {
+		case <-old.closed:
+		default:
+			t.Error("the old stream is still open")
+			_ = old.Reset()
+		}
+	})
+}
+
+// A link that moves again and again gets no more credit than there is room for, but for
+// the few rows that may come ahead.
+func TestMovesAddNoCredit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, link, _ := linked(t, 4096)
+		synctest.Wait()
+		sess := s.all()[0]
+		for range 100 {
+			_, in, h := sess.moveLinkIn(newElsewhere("before", ""), 0)
+			if h == nil {
+				break
+			}
+			defer h.back.drop()
+			s.mu.Lock()
+			rest, waiting := int(in.granted-in.arrived), in.granted-in.gone
+			s.mu.Unlock()
+			if most := linkBytes/4/4096 + moveAhead; waiting > uint64(most) {
+				t.Fatalf("credit for %d rows, where there is room for %d", waiting, most)
+			}
+			if err := s.came(in, rest); err != nil {
+				t.Fatal(err)
+			}
+			if !sess.leaveLink(in) {
+				t.Fatal("the link has not moved")
+			}
+		}
+		_ = link.Close()
+	})
+}
+
 // relayedPath dials successors over a relay, and counts the streams that are open.
 type relayedPath struct {
 	mu   sync.Mutex

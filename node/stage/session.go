@@ -406,6 +406,9 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 		sess.ended = true
 		sess.drop()
 		client, next := sess.client, sess.next
+		if old := sess.stream; sess.streamTo != nil { // no sender closes it, and its client may not
+			time.AfterFunc(writeStall, func() { _ = old.Reset() })
+		}
 		sess.unlink()
 		s.mu.Unlock()
 		if e != nil {
