@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 
@@ -189,4 +191,40 @@ func FuzzOffersRequest(f *testing.F) {
 			t.Fatalf("%d offers, where %d are wanted", len(reply.Envelopes), req.Most)
 		}
 	})
+}
+
+// Of many members of a model three are asked, and no more if their answers
+// suffice.
+func TestFewMembersAsked(t *testing.T) {
+	client := join(t, true)
+	extra := sealed(t, newKey(t), 1)
+	var asked atomic.Int64
+	for range 2 * fewMembers {
+		h := rawHost(t, "/ip4/127.0.0.1/tcp/0")
+		var addrs []string
+		for _, a := range h.Addrs() {
+			addrs = append(addrs, a.String())
+		}
+		own := sealed(t, h.Peerstore().PrivKey(h.ID()), 1, addrs...)
+		h.SetStreamHandler(protocol.OffersID, func(s network.Stream) {
+			defer s.Close()
+			asked.Add(1)
+			var req protocol.OffersRequest
+			if err := readMessage(s, &req, maxReply); err != nil || req.Most != hearsayStranger || !req.Near {
+				t.Errorf("asked for %v, %v", &req, err)
+			}
+			_ = writeMessage(s, &protocol.OffersReply{Envelopes: [][]byte{own.Envelope, extra.Envelope}})
+		})
+		if err := client.hear("", own.Envelope); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := func(list []*protocol.Offer) bool {
+		return slices.ContainsFunc(list, func(o *protocol.Offer) bool { return o.From == extra.From })
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if !found(client.Offers(ctx, model, found)) || asked.Load() > askedFirst {
+		t.Errorf("%d members were asked; what they tell of is known: %v", asked.Load(), found(client.Known(model)))
+	}
 }

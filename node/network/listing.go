@@ -58,17 +58,19 @@ func (l *listing) lasts(now time.Time) bool {
 	return now.Add(announces + announces/10 + time.Minute).Before(l.lapses)
 }
 
-// looked sets the time of the next look after one that ended so.
+// looked sets the time of the next look after one that ended so. Waits because the
+// list is full differ by half, so that nodes that came together spread out: some
+// of them must look soon after others have left.
 func (l *listing) looked(put bool, now time.Time, draw func() float64) {
-	wait := announces
+	wait := time.Duration((0.9 + 0.2*draw()) * float64(announces))
 	switch {
 	case put:
 		l.lapses, l.wait = now.Add(providerAge), 0
 	case !l.lasts(now):
 		l.wait = min(fullWait, 2*max(l.wait, announces))
-		wait = l.wait
+		wait = time.Duration((0.5 + 0.5*draw()) * float64(l.wait))
 	}
-	l.due, l.failed = now.Add(time.Duration((0.9+0.2*draw())*float64(wait))), 0
+	l.due, l.failed = now.Add(wait), 0
 }
 
 // publish stores the node's own offer and provider records in the DHT after each
