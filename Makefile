@@ -57,7 +57,7 @@ DESTDIR ?=
 SHARE := $(DESTDIR)$(PREFIX)/share
 BACKENDS := $(DESTDIR)$(PREFIX)/lib/shoal/lib/ollama
 
-.PHONY: help build install install-files install-service release uninstall demo firsthour clients architectures quick test llama test-device race reach lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
+.PHONY: help build install install-files install-service release uninstall demo firsthour clients architectures quick test llama test-device race reach scale lint lint-metrics vuln bench bench-save bench-compare fuzz proto clean FORCE
 build: bin/shoal ## the program, into bin/shoal
 
 help: ## this list
@@ -163,6 +163,10 @@ reach: ## three homes behind every pair of NATs, with real daemons; needs root a
 	@[ "$$(id -u)" = 0 ] || { echo "NOT TESTED behind NATs: that needs root" >&2; exit 1; }
 	@$(MAKE) --no-print-directory build
 	CGO_ENABLED=0 $(GO) run ./testnet/natlab/reach $(REACH)
+
+# Sizes at which nothing is tested each time: 1,000 DHTs, and an hour of 40 nodes.
+scale: ## lookups among a thousand nodes, and what an idle one costs, in virtual time
+	SHOAL_TEST_DHT_NODES=1000 SHOAL_TEST_IDLE_NODES=40 CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m -v -run 'TestManyDHTNodes|TestIdleHome|TestListLength' ./node/network
 
 lint: lint-metrics ## gofmt, golangci-lint, and the alerts
 	@test -z "$$(gofmt -l cmd contrib node protocol testnet | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }

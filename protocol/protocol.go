@@ -37,6 +37,7 @@ const (
 	MaxTensors     = 1 << 16   // tensors of a manifest
 	MaxOffer       = 8 << 10   // a signed offer
 	MaxOffersReply = 64        // offers in one reply
+	MaxHearsay     = 64 << 10  // of those, the offers of others, for an asker that says how many it wants
 	MaxHeader      = 1 << 20   // a frame's protobuf header
 	MaxFirst       = 192 << 10 // of it, in a stream's first frame
 	MaxOpenPrefix  = 3584      // prefix hashes of an Open; Pings carry the rest

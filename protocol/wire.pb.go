@@ -940,7 +940,9 @@ func (x *Device) GetThreads() uint32 {
 type OffersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Model         []byte                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	Own           []byte                 `protobuf:"bytes,2,opt,name=own,proto3" json:"own,omitempty"` // signed envelope; empty: the asker offers nothing
+	Own           []byte                 `protobuf:"bytes,2,opt,name=own,proto3" json:"own,omitempty"`     // signed envelope; empty: the asker offers nothing
+	Most          uint32                 `protobuf:"varint,10,opt,name=most,proto3" json:"most,omitempty"` // offers of others that are wanted at most; 0: an older asker, which takes all that a reply may have
+	Near          bool                   `protobuf:"varint,11,opt,name=near,proto3" json:"near,omitempty"` // half of them of the peers nearest to the replier
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,6 +989,20 @@ func (x *OffersRequest) GetOwn() []byte {
 		return x.Own
 	}
 	return nil
+}
+
+func (x *OffersRequest) GetMost() uint32 {
+	if x != nil {
+		return x.Most
+	}
+	return 0
+}
+
+func (x *OffersRequest) GetNear() bool {
+	if x != nil {
+		return x.Near
+	}
+	return false
 }
 
 // OffersReply carries signed envelopes: the peer's own first, then hearsay.
@@ -4275,10 +4291,13 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\abackend\x18\x02 \x01(\tR\abackend\x12\x16\n" +
 	"\x06memory\x18\x03 \x01(\x04R\x06memory\x12\x18\n" +
-	"\athreads\x18\x04 \x01(\rR\athreads\"7\n" +
+	"\athreads\x18\x04 \x01(\rR\athreads\"_\n" +
 	"\rOffersRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x10\n" +
-	"\x03own\x18\x02 \x01(\fR\x03own\"+\n" +
+	"\x03own\x18\x02 \x01(\fR\x03own\x12\x12\n" +
+	"\x04most\x18\n" +
+	" \x01(\rR\x04most\x12\x12\n" +
+	"\x04near\x18\v \x01(\bR\x04near\"+\n" +
 	"\vOffersReply\x12\x1c\n" +
 	"\tenvelopes\x18\x01 \x03(\fR\tenvelopes\"=\n" +
 	"\rStatusRequest\x12\x14\n" +

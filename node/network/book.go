@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
@@ -27,12 +28,16 @@ type acquaintance struct {
 	Since time.Time `json:"since,omitzero"`  // when it was first met; zero in files of older versions
 	Work  int       `json:"work,omitempty"`  // sessions and leaves it has delivered to this node
 	Relay bool      `json:"relay,omitempty"` // it was a relay when it was last seen
+	// Models that it served when it was last seen, by CID: whoever knows a member of
+	// a model need not look for one.
+	Models []string `json:"models,omitempty"`
 }
 
 const (
 	maxRemembered = 64
 	perGroup      = 4 // remembered peers per group of addresses
 	maxBook       = 1 << 20
+	maxModels     = 8 // per remembered peer
 	longKnown     = 24 * time.Hour
 )
 
@@ -103,6 +108,8 @@ func parseBook(raw []byte) (out []acquaintance, err error) {
 			return !ok
 		})
 		a.Addrs = a.Addrs[:min(len(a.Addrs), maxAddrs)]
+		a.Models = slices.DeleteFunc(a.Models, func(s string) bool { _, err := cid.Decode(s); return err != nil })
+		a.Models = a.Models[:min(len(a.Models), maxModels)]
 		if a.Since.IsZero() || a.Since.After(a.Seen) {
 			a.Since = a.Seen
 		}
@@ -261,6 +268,33 @@ func (b *book) relaying(p peer.ID, is bool) {
 		a.Relay = is
 		b.all[p] = a
 	}
+}
+
+// serve notes which models a remembered peer serves.
+func (b *book) serve(p peer.ID, models []cid.Cid) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a, known := b.all[p]; known {
+		a.Models = nil
+		for _, m := range models[:min(len(models), maxModels)] {
+			a.Models = append(a.Models, m.String())
+		}
+		b.all[p] = a
+	}
+}
+
+// serving returns the remembered peers that served a model, those seen last first
+// and at most most of them.
+func (b *book) serving(model cid.Cid, most int) (out []peer.AddrInfo) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, a := range b.all {
+		if slices.Contains(a.Models, model.String()) {
+			out = append(out, a.info(id))
+		}
+	}
+	slices.SortFunc(out, func(x, y peer.AddrInfo) int { return b.all[y.ID].Seen.Compare(b.all[x.ID].Seen) })
+	return out[:min(len(out), most)]
 }
 
 func (a acquaintance) info(id peer.ID) peer.AddrInfo {

@@ -27,9 +27,10 @@ const (
 	providerBytes = 8 << 20  // bytes of provider records that it keeps
 	recordCost    = 256      // bytes of overhead counted per record
 	recordAge     = 15 * time.Minute
-	providerAge   = 2 * time.Hour // as protocol/README.md specifies
-	dhtBucket     = 20            // peers that keep a record
-	maxKad        = 64 << 10      // bytes of a message that a peer sends unasked
+	providerAge   = time.Hour // as protocol/README.md specifies
+	providerSweep = 10 * time.Minute
+	dhtBucket     = 20       // peers that keep a record
+	maxKad        = 64 << 10 // bytes of a message that a peer sends unasked
 
 	// A peer sends at most this many records per minute: its own offer each
 	// time it changes and, in a small network where every node keeps every
@@ -44,13 +45,14 @@ func (n *Network) dhtOptions() []dht.Option {
 	return []dht.Option{
 		dht.ValueDatastore(newRecords(valueBytes)), dht.ProviderDatastore(newRecords(providerBytes)),
 		dht.MaxRecordAge(recordAge), dht.ValueGCInterval(recordAge),
-		dht.ProviderManagerOpts(records.ProvideValidity(providerAge), records.CleanupInterval(recordAge), records.ProviderAddrTTL(providerAge/4)),
+		dht.ProviderManagerOpts(records.ProvideValidity(providerAge), records.CleanupInterval(providerSweep), records.ProviderAddrTTL(providerAge/2)),
 		dht.OnRequestHook(n.admitRecord), dht.AddressFilter(withoutNames),
 	}
 }
 
 // admitRecord removes the record from a store request that exceeds a limit or
-// whose key belongs elsewhere; the DHT then refuses the request.
+// whose key belongs elsewhere; the DHT then refuses the request, with which its
+// stream ends.
 func (n *Network) admitRecord(_ context.Context, s network.Stream, req *dhtpb.Message) {
 	most := 0
 	switch req.GetType() {
@@ -63,7 +65,9 @@ func (n *Network) admitRecord(_ context.Context, s network.Stream, req *dhtpb.Me
 	}
 	p := s.Conn().RemotePeer()
 	kind := req.GetType().String()
-	if !n.near(req.GetKey()) || !n.said.take(kind+p.String(), most) || !n.said.take(kind+" of "+n.Group(p), groupTimes*most) {
+	group := n.Group(p)
+	if !n.near(req.GetKey()) || !n.said.take(kind+p.String(), most) || !n.said.take(kind+" of "+group, groupTimes*most) ||
+		len(req.GetProviderPeers()) > 0 && !n.shelf.admit(string(req.GetKey()), p, group, time.Now()) {
 		req.Record, req.ProviderPeers = nil, nil
 	}
 }

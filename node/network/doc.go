@@ -8,7 +8,7 @@
 //	                                              by model and by bucket of 16 blocks
 //	what exactly, and how fast                    its signed offer, asked for directly;
 //	                                              the reply also has offers it knows of others
-//	an offer by peer ID alone                     a value record in the DHT
+//	an offer by peer ID alone                     in a small network, a value record in the DHT
 //	its current load                              asked for directly, once per route
 //
 // Provider records are unsigned: a peer named in one is asked directly, and
@@ -20,6 +20,22 @@
 // operator or one that has done work may pass on as many offers as fit in a
 // reply, because a newcomer knows one such peer and learns of all others from
 // it. A stranger may pass on eight.
+//
+// Large networks (listing.go, shelf.go, neighbours.go, find.go). Nothing in a DHT
+// bounds how many providers a key has, so a node announces itself only while fewer
+// than 64 others are listed. That list could be made up by the peers that keep it,
+// so the median of their answers counts; it could be filled by one machine with
+// many keys, so the peers that keep it take few records per group of addresses.
+// Whoever makes keys that lie closest to a key can still take it over, as in any
+// such DHT; then the other paths remain. Servers of a model keep up to sixteen
+// neighbours among each other and ask one a minute for a few offers, so that all
+// know some dozens of the others. Nobody pushes others' offers: what a peer does
+// not ask for it does not take. Of a model at most 256 offers are known. A client
+// asks three members that it knows or remembers, and the DHT only if these do not
+// suffice; then it also looks under the keys of the buckets that fewest known
+// peers serve, because the 64 that are listed under a popular model may all serve
+// other blocks. GossipSub would spread offers faster, to everyone, at a cost per
+// node that grows with the network.
 //
 // A node whose offer has changed informs its neighbours by sending them a
 // request, which carries the sender's own offer. So the known offers usually

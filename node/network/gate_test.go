@@ -217,7 +217,7 @@ func FuzzBelievable(f *testing.F) {
 	})
 }
 
-// Three hundred made-up peers all claim to be at one listener. It is hardly
+// Hundreds of made-up peers all claim to be at one listener. It is hardly
 // dialled, and the honest peer is.
 func TestReflection(t *testing.T) {
 	var got atomic.Int64
@@ -258,7 +258,7 @@ func TestReflection(t *testing.T) {
 			}
 		}
 	}
-	if got := victim.KnownOffers(); got < 300 {
+	if got := victim.KnownOffers(); got < offersModel {
 		t.Fatalf("%d made-up peers", got)
 	}
 	for range 4 { // as prompts do

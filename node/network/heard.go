@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"iter"
 	"maps"
 	"math/rand/v2"
@@ -17,7 +18,8 @@ const (
 	maxOffers     = 4096
 	maxOfferBytes = 16 << 20 // of all envelopes together
 	evictAmong    = 256
-	offersGroup   = 64 // offers per group of addresses
+	offersGroup   = 64  // offers per group of addresses
+	offersModel   = 256 // offers that are known to be about a model
 	// A reply has offers of up to 64 other peers. A peer that the operator
 	// named or that has done work may fill it: a newcomer knows one such peer
 	// and learns of all others from it. A stranger may pass on a few, so that
@@ -32,7 +34,7 @@ const (
 // well, and may say that the peer has moved. Guarded by Network.mu.
 type heard struct {
 	all   map[peer.ID]*word
-	about map[cid.Cid][]*word // the same offers by each model that they are about
+	about map[cid.Cid][]*word // the same offers by each model that they are about, up to offersModel
 	bytes int                 // of all envelopes
 	here  func(peer.ID) bool  // reports whether a peer is connected
 }
@@ -47,6 +49,7 @@ type word struct {
 	met    bool    // it came from its signer at some time
 	teller peer.ID // if not, the peer that passed it on
 	group  string
+	under  int // models under which it is known
 }
 
 // rank returns how much would be lost with an offer.
@@ -72,20 +75,53 @@ func (h *heard) forget(p peer.ID) {
 		h.bytes -= len(w.Envelope)
 		delete(h.all, p)
 		for _, m := range w.Models() {
-			i := slices.Index(h.about[m], w)
-			if h.about[m] = slices.Delete(h.about[m], i, i+1); len(h.about[m]) == 0 {
-				delete(h.about, m)
-			}
+			h.leave(m, w)
 		}
 	}
 }
 
-// add inserts the first offer of a peer.
-func (h *heard) add(w *word) {
+// add inserts the first offer of a peer. It reports whether there was room: an
+// offer that is about models is known under one of them, or not at all.
+func (h *heard) add(w *word) bool {
 	h.all[w.From] = w
 	h.bytes += len(w.Envelope)
-	for _, m := range w.Models() {
-		h.about[m] = append(h.about[m], w)
+	models := w.Models()
+	for _, m := range models {
+		h.enter(m, w)
+	}
+	if w.under == 0 && len(models) > 0 {
+		h.forget(w.From)
+		return false
+	}
+	return true
+}
+
+// enter has an offer known under a model. If too many are, it takes the place of
+// another that is worth no more, or has none: one that is about a popular model
+// and a rare one is still known under the rare one.
+func (h *heard) enter(m cid.Cid, w *word) {
+	if list := h.about[m]; len(list) >= offersModel {
+		old := h.least(slices.Values(list), w)
+		if old == nil {
+			return
+		}
+		if h.leave(m, old); old.under == 0 {
+			h.forget(old.From)
+		}
+	}
+	h.about[m] = append(h.about[m], w)
+	w.under++
+}
+
+// leave takes an offer from those known under a model.
+func (h *heard) leave(m cid.Cid, w *word) {
+	i := slices.Index(h.about[m], w)
+	if i < 0 {
+		return
+	}
+	w.under--
+	if h.about[m] = slices.Delete(h.about[m], i, i+1); len(h.about[m]) == 0 {
+		delete(h.about, m)
 	}
 }
 
@@ -113,10 +149,7 @@ func (h *heard) keep(w *word, most int) bool {
 	for room && (len(h.all) >= maxOffers || h.bytes+len(w.Envelope) > maxOfferBytes) {
 		room = h.evict(w, nil)
 	}
-	if room {
-		h.add(w)
-	}
-	return room
+	return room && h.add(w)
 }
 
 // clear evicts as needed so that one more of a kind fits within most.
@@ -134,21 +167,35 @@ func (h *heard) clear(w *word, kind func(*word) bool, most int) bool {
 }
 
 // evict removes one offer of a kind, chosen from all of them or from a random
-// sample: an expired one, or else one that is worth no more than w, of the
-// lowest rank and from the group with the most offers.
+// sample.
 func (h *heard) evict(w *word, kind func(*word) bool) bool {
+	looked := 0
+	old := h.least(func(yield func(*word) bool) {
+		for _, o := range h.all {
+			if kind != nil && !kind(o) {
+				continue
+			}
+			if looked++; kind == nil && looked > evictAmong || !yield(o) {
+				return
+			}
+		}
+	}, w)
+	if old == nil {
+		return false
+	}
+	h.forget(old.From)
+	return true
+}
+
+// least returns which of some offers w may take the place of: an expired one, or
+// else one that is worth no more than w, of the lowest rank and from the group
+// with the most offers; nil if there is none.
+func (h *heard) least(offers iter.Seq[*word], w *word) *word {
 	now, least := time.Now(), h.rank(w)
-	groups, looked := map[string][]peer.ID{}, 0
-	for p, o := range h.all {
-		if kind != nil && !kind(o) {
-			continue
-		}
-		if looked++; kind == nil && looked > evictAmong {
-			break
-		}
+	groups := map[string][]*word{}
+	for o := range offers {
 		if now.After(o.Expires()) {
-			h.forget(p)
-			return true
+			return o
 		}
 		switch r := h.rank(o); {
 		case r > least:
@@ -157,19 +204,18 @@ func (h *heard) evict(w *word, kind func(*word) bool) bool {
 			least = r
 			clear(groups)
 		}
-		groups[o.group] = append(groups[o.group], p)
+		groups[o.group] = append(groups[o.group], o)
 	}
-	var most []peer.ID
+	var most []*word
 	for _, g := range groups {
 		if len(g) > len(most) {
 			most = g
 		}
 	}
 	if len(most) == 0 {
-		return false
+		return nil
 	}
-	h.forget(most[rand.IntN(len(most))])
-	return true
+	return most[rand.IntN(len(most))]
 }
 
 // groupOf returns the group of the address from which an offer's signer is
@@ -194,22 +240,27 @@ func (n *Network) tells(teller peer.ID) int {
 	return hearsayStranger
 }
 
-// tellable returns the offers to pass on to others: first those of connected
-// peers, then those that came from their signers, then the rest. Each class is
+// tellable returns the offers to pass on to others, at most most: with near, half
+// of them those of the nearest peers; then those of connected peers, those that
+// came from their signers, and the rest. Each class is
 // in random order, with one offer of each group of addresses before a second of
 // any. A fixed order would let peers decide what fills the list, because a peer
 // can choose its ID.
-func (n *Network) tellable(list []*protocol.Offer, most int) []*protocol.Offer {
+func (n *Network) tellable(list []*protocol.Offer, most int, near bool) []*protocol.Offer {
+	var out []*protocol.Offer
+	if near {
+		list = slices.DeleteFunc(slices.Clone(list), func(o *protocol.Offer) bool { return o.From == n.host.ID() })
+		out = nearest(list, most/2, func(o *protocol.Offer) peer.ID { return o.From }, n.RTT, n.Group)
+	}
 	ranks := make([][]*word, 3)
 	n.mu.Lock()
 	for _, o := range list {
-		if w := n.offers.all[o.From]; w != nil {
+		if w := n.offers.all[o.From]; w != nil && !slices.Contains(out, o) {
 			r := n.offers.rank(w)
 			ranks[r] = append(ranks[r], w)
 		}
 	}
 	n.mu.Unlock()
-	var out []*protocol.Offer
 	for _, rank := range slices.Backward(ranks) {
 		for _, w := range draw(rank, most-len(out), func(w *word) string { return w.group }) {
 			out = append(out, w.Offer)
@@ -218,7 +269,36 @@ func (n *Network) tellable(list []*protocol.Offer, most int) []*protocol.Offer {
 	return out
 }
 
-// draw returns elements at random, one of each group before a second of any.
+// nearGroup is how many of the nearest peers may be of one group of addresses, so
+// that one machine next door does not stand for the neighbourhood.
+const nearGroup = 2
+
+// nearest returns those of a list whose peers have the shortest round trips, at
+// most most. Peers whose round trip is not known are left out.
+func nearest[T any](list []T, most int, id func(T) peer.ID, rtt func(peer.ID) (time.Duration, bool), group func(peer.ID) string) (out []T) {
+	type place struct {
+		it  T
+		rtt time.Duration
+	}
+	var places []place
+	for _, it := range list {
+		if d, ok := rtt(id(it)); ok {
+			places = append(places, place{it, d})
+		}
+	}
+	slices.SortFunc(places, func(a, b place) int { return cmp.Compare(a.rtt, b.rtt) })
+	groups := map[string]int{}
+	for _, p := range places {
+		if g := group(id(p.it)); len(out) < most && groups[g] < nearGroup {
+			groups[g]++
+			out = append(out, p.it)
+		}
+	}
+	return out
+}
+
+// draw returns elements at random, one of each group before a second of any; of
+// more groups than elements are wanted, any, however many are in them.
 func draw[T any](list []T, most int, group func(T) string) (out []T) {
 	var order []string
 	groups := map[string][]T{}
@@ -229,6 +309,7 @@ func draw[T any](list []T, most int, group func(T) string) (out []T) {
 		}
 		groups[g] = append(groups[g], list[i])
 	}
+	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	for round := 0; len(out) < min(most, len(list)); round++ {
 		for _, g := range order {
 			if round < len(groups[g]) && len(out) < most {

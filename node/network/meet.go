@@ -152,6 +152,9 @@ func (n *Network) remember() {
 		if !p.Relayed {
 			n.book.met(p.ID, addrs, p.RTT)
 			n.book.relaying(p.ID, n.isRelay(p.ID))
+			if p.Offer != nil {
+				n.book.serve(p.ID, served(p.Offer))
+			}
 		}
 	}
 	if err := n.book.save(); err != nil {
@@ -178,6 +181,7 @@ func (n *Network) moved(e event.EvtLocalAddressesUpdated) {
 func (n *Network) resign() {
 	n.mu.Lock()
 	err := n.sign()
+	n.news = n.seq
 	n.mu.Unlock()
 	if err != nil {
 		n.log.Warn("the offer cannot be signed", "error", err)

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -69,6 +68,7 @@ func (n *Network) announce() {
 	refresh := time.NewTicker(refreshes)
 	defer refresh.Stop()
 	for {
+		refreshed := false
 		select {
 		case <-n.ctx.Done():
 			return
@@ -79,6 +79,7 @@ func (n *Network) announce() {
 			case <-time.After(together):
 			}
 		case <-refresh.C:
+			refreshed = true
 			n.mu.Lock()
 			err := n.sign()
 			n.mu.Unlock()
@@ -89,7 +90,7 @@ func (n *Network) announce() {
 		if n.OwnOffer() == nil {
 			continue
 		}
-		n.tell(n.ctx)
+		n.tell(n.ctx, refreshed)
 		select {
 		case news <- struct{}{}:
 		default:
@@ -97,36 +98,14 @@ func (n *Network) announce() {
 	}
 }
 
-// publish stores the node's own offer and provider records in the DHT after each of
-// some news. In a small network it stores them again whenever a new peer appears, which
-// should have them too. Peers that are gone can make that take half a minute, for which
-// announce does not wait.
-func (n *Network) publish(news <-chan struct{}) {
-	var said time.Time     // time of the last full round
-	var saidSeq, peers int // what that round covered
-	var keys []cid.Cid
-	for {
-		select {
-		case <-n.ctx.Done():
-			return
-		case <-news:
-		}
-		own := n.OwnOffer()
-		size := n.dht.RoutingTable().Size()
-		if own == nil || size == 0 {
-			continue
-		}
-		now := offerKeys(own)
-		fresh := !slices.Equal(now, keys) || time.Since(said) > announces || size <= 20 && size != peers
-		if fresh || int(own.Seq) != saidSeq {
-			n.putRecord(own)
-		}
-		saidSeq = int(own.Seq)
-		if fresh {
-			n.provide(now)
-			said, peers, keys = time.Now(), size, now
-		}
-	}
+// smallNetwork is up to how many peers a network is small: then offers are stored
+// in the DHT as well. In a larger one they would be as many lookups, and the peers
+// that a provider record names are asked for their offers instead.
+const smallNetwork = 64
+
+// small reports whether few peers have been seen.
+func (n *Network) small() bool {
+	return max(len(n.host.Network().Peers()), n.dht.RoutingTable().Size(), n.KnownOffers()) <= smallNetwork
 }
 
 func (n *Network) putRecord(o *protocol.Offer) {
@@ -134,47 +113,6 @@ func (n *Network) putRecord(o *protocol.Offer) {
 	defer cancel()
 	if err := n.dht.PutValue(ctx, recordKey(o.From), o.Envelope); err != nil && n.ctx.Err() == nil {
 		n.log.Debug("storing the offer in the DHT", "error", err)
-	}
-}
-
-// offerKeys returns an offer's provider keys: one per model and per bucket of
-// blocks, never per shard.
-func offerKeys(o *protocol.Offer) []cid.Cid {
-	var keys []cid.Cid
-	add := func(k cid.Cid) {
-		if !slices.Contains(keys, k) {
-			keys = append(keys, k)
-		}
-	}
-	for _, m := range o.Models() {
-		add(protocol.ModelKey(m))
-		for _, s := range o.SpansOf(m) {
-			for _, b := range protocol.Buckets(s.Span()) {
-				add(protocol.BucketKey(m, b))
-			}
-		}
-	}
-	return keys
-}
-
-// crowded is how many live providers of a key are enough.
-const crowded = 64
-
-func (n *Network) provide(keys []cid.Cid) {
-	for _, k := range keys {
-		ctx, cancel := context.WithTimeout(n.ctx, lookTime)
-		others := 0
-		if n.dht.RoutingTable().Size() >= crowded { // fewer peers cannot exceed the limit
-			for range n.dht.FindProvidersAsync(ctx, k, crowded) {
-				others++
-			}
-		}
-		if others < crowded {
-			if err := n.dht.Provide(ctx, k, true); err != nil && n.ctx.Err() == nil {
-				n.log.Debug("announcing", "key", k, "error", err)
-			}
-		}
-		cancel()
 	}
 }
 

@@ -67,6 +67,7 @@ type Config struct {
 
 const (
 	dialTime   = 3 * time.Second // dead entries and their timeouts dominate the slowest lookups
+	dialLocal  = 2 * time.Second // likewise, of private addresses
 	lookTime   = 10 * time.Second
 	statusTime = 1500 * time.Millisecond // for a peer's load, if its round trip is not known
 	quickTime  = 500 * time.Millisecond  // else this plus the round trip
@@ -77,7 +78,6 @@ const (
 	together   = 100 * time.Millisecond // changes of the offer within this time are sent as one
 	refreshes  = 4 * time.Minute        // of the node's own offer
 	offerLife  = 10 * time.Minute       // two refreshes may be lost
-	announces  = 40 * time.Minute       // provider records: a third of their validity
 )
 
 // Network is a node's connection to its peers. It is safe for concurrent use.
@@ -110,6 +110,7 @@ type Network struct {
 	onDirect listeners
 	queues   queues
 	said     tally // records sent to this node's DHT
+	shelf    shelf // provider records that it keeps
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
@@ -120,6 +121,7 @@ type Network struct {
 	ownBody  *protocol.OfferBody // of seen; nil: body
 	body     *protocol.OfferBody // this node's offer, unsigned
 	seq      uint64
+	news     uint64                // sequence number of this node's offer that last said something new
 	asked    map[cid.Cid]time.Time // when members were last asked in the background
 	asking   map[peer.ID]bool      // relays that are being asked whether they live
 	suspects map[peer.ID]bool      // peers whose connections are being tested
@@ -236,6 +238,7 @@ func New(cfg Config) (*Network, error) {
 	}
 	if !cfg.Client {
 		n.wg.Go(n.announce)
+		n.wg.Go(n.mingle)
 	}
 	return n, nil
 }
@@ -276,7 +279,7 @@ func (n *Network) newHost() (host.Host, *reaching, error) {
 		libp2p.BandwidthReporter(n.traffic), countCircuits(),
 		libp2p.Identity(cfg.Key), libp2p.ListenAddrStrings(listen...), libp2p.UserAgent("shoal/" + cfg.Version),
 		libp2p.ResourceManager(rm), libp2p.ConnectionManager(cm), libp2p.WithDialTimeout(dialTime), libp2p.DisableMetrics(),
-		libp2p.ConnectionGater(n.gater), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate), swarm.WithDialRanker(gate.rank)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
+		libp2p.ConnectionGater(n.gater), libp2p.SwarmOpts(swarm.WithMetricsTracer(gate), swarm.WithDialRanker(gate.rank), swarm.WithDialTimeoutLocal(dialLocal)), libp2p.MultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, gate}),
 	}
 	if n.roll != nil {
 		opts = append(opts, n.roll.options())

@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -35,6 +34,7 @@ func (n *Network) SetOffers(body, own *protocol.OfferBody) error {
 	defer n.mu.Unlock()
 	n.body, n.ownBody = body, own
 	err := n.sign()
+	n.news = n.seq
 	n.poke()
 	return err
 }
@@ -81,13 +81,19 @@ func (n *Network) Withdraw(ctx context.Context) error {
 	if err := n.SetOffer(&protocol.OfferBody{}); err != nil {
 		return err
 	}
-	n.tell(ctx)
+	n.tell(ctx, false)
 	return nil
 }
 
+// refreshTo is how many peers are sent an offer that says nothing new. The others
+// may ask for it: sending it to each of hundreds of connections every few minutes
+// would be most of what an idle node sends.
+const refreshTo = 32
+
 // tell sends this node's offer to the connected peers that have not received
-// it, as part of a request for theirs.
-func (n *Network) tell(ctx context.Context) {
+// its news, as part of a request for theirs. With refresh, it sends it to some of
+// the others as well, friends and neighbours first.
+func (n *Network) tell(ctx context.Context, refresh bool) {
 	own := n.OwnOffer()
 	if own == nil {
 		return
@@ -101,9 +107,36 @@ func (n *Network) tell(ctx context.Context) {
 			delete(n.told, p)
 		}
 	}
-	fresh := slices.DeleteFunc(connected, func(p peer.ID) bool { return n.told[p] >= own.Seq })
+	var fresh, others []peer.ID
+	for _, p := range connected {
+		switch told := n.told[p]; {
+		case told < n.news:
+			fresh = append(fresh, p)
+		case told < own.Seq:
+			others = append(others, p)
+		}
+	}
 	n.mu.Unlock()
+	if refresh {
+		fresh = append(fresh, n.closer(others, refreshTo)...)
+	}
 	n.askAll(ctx, fresh, cid.Undef, nil)
+}
+
+// closer returns at most most of some peers: friends and neighbours, and others at
+// random.
+func (n *Network) closer(peers []peer.ID, most int) []peer.ID {
+	var near, far []peer.ID
+	for _, p := range peers {
+		info := n.host.ConnManager().GetTagInfo(p)
+		if n.isFriend(p) || info != nil && info.Tags[modelTag] > 0 {
+			near = append(near, p)
+		} else {
+			far = append(far, p)
+		}
+	}
+	near = draw(near, most, n.Group)
+	return append(near, draw(far, most-len(near), n.Group)...)
 }
 
 // OwnOffer returns this node's current offer, or nil.
@@ -179,134 +212,10 @@ func (n *Network) Known(model cid.Cid) []*protocol.Offer {
 	return out
 }
 
-// Offers finds the peers that serve or hold a model, or, with cid.Undef, the
-// offers of connected peers. If enough accepts the known offers they are
-// returned at once. Otherwise Offers asks the known members, and the DHT only
-// if their answers do not suffice either.
-func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer {
-	if got := n.Known(model); enough != nil && enough(got) {
-		n.askAgain(model)
-		return got
-	}
-	ctx, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
-	ask := n.members(model)
-	n.askAll(ctx, ask, model, enough)
-	got := n.Known(model)
-	if !model.Defined() || enough != nil && enough(got) {
-		return got
-	}
-	// Peers that the DHT names are asked as they appear; the search ends when
-	// the offers received are enough.
-	found := n.dht.FindProvidersAsync(ctx, protocol.ModelKey(model), protocol.MaxOffersReply)
-	var wg sync.WaitGroup
-	for p := range found {
-		if p.ID == n.host.ID() || slices.Contains(ask, p.ID) && n.offerOf(p.ID) != nil {
-			continue
-		}
-		wg.Go(func() {
-			_ = n.ask(ctx, p.ID, model)
-			if enough != nil && enough(n.Known(model)) {
-				cancel()
-			}
-		})
-	}
-	wg.Wait()
-	return n.Known(model)
-}
-
-// members returns the peers to ask about a model first.
-func (n *Network) members(model cid.Cid) (ask []peer.ID) {
-	for _, o := range n.Known(model) {
-		ask = append(ask, o.From)
-	}
-	if len(ask) == 0 || !model.Defined() {
-		ask = append(ask, n.host.Network().Peers()...)
-	}
-	return ask
-}
-
-// askAgain asks the members in the background, at most every askEvery: the
-// known offers suffice for now, but others may be better.
-func (n *Network) askAgain(model cid.Cid) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if time.Since(n.asked[model]) < askEvery || n.ctx.Err() != nil {
-		return
-	}
-	if len(n.asked) >= maxOffers {
-		clear(n.asked)
-	}
-	n.asked[model] = time.Now()
-	n.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(n.ctx, lookTime)
-		defer cancel()
-		n.askAll(ctx, n.members(model), model, nil)
-	})
-}
-
 func (n *Network) offerOf(p peer.ID) *protocol.Offer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.offers.of(p)
-}
-
-// askAll asks peers concurrently. It waits for all, or until the known offers
-// are enough, so that one dead peer does not hold up the answers of the others.
-func (n *Network) askAll(ctx context.Context, peers []peer.ID, model cid.Cid, enough func([]*protocol.Offer) bool) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	slices.Sort(peers)
-	peers = slices.DeleteFunc(slices.Compact(peers), func(p peer.ID) bool { return p == n.host.ID() })
-	peers = draw(peers, 64, n.Group)
-	asked := make(chan struct{}, len(peers))
-	for _, p := range peers {
-		go func() {
-			if err := n.ask(ctx, p, model); err != nil {
-				n.log.Debug("asking for offers", "peer", p, "error", err)
-			}
-			asked <- struct{}{}
-		}()
-	}
-	for range peers {
-		<-asked
-		if enough != nil && enough(n.Known(model)) {
-			return
-		}
-	}
-}
-
-// ask requests a peer's own offer and the offers it knows about a model.
-func (n *Network) ask(ctx context.Context, p peer.ID, model cid.Cid) error {
-	req := &protocol.OffersRequest{}
-	if model.Defined() {
-		req.Model = model.Bytes()
-	}
-	own := n.OwnOffer()
-	if own != nil {
-		req.Own = own.Envelope
-	}
-	var reply protocol.OffersReply
-	if err := n.request(ctx, p, protocol.OffersID, req, &reply, maxReply, protocol.ProbeTime); err != nil {
-		return err
-	}
-	if own != nil {
-		n.mu.Lock()
-		n.told[p] = max(n.told[p], own.Seq)
-		n.mu.Unlock()
-	}
-	for i, raw := range reply.Envelopes {
-		if i > protocol.MaxOffersReply {
-			break
-		}
-		if i == 0 { // its own comes first (see serveOffers)
-			n.compareClocks(p, raw)
-		}
-		if err := n.hear(p, raw); err != nil && !errors.Is(err, protocol.ErrOfferOld) {
-			n.log.Debug("an offer was refused", "from", p, "error", err)
-		}
-	}
-	return nil
 }
 
 // maxReply is the maximum size of a reply to an offers request, in bytes.
@@ -323,16 +232,30 @@ func (n *Network) serveOffers(s network.Stream) {
 	if len(req.Own) > 0 {
 		n.pushed(s.Conn().RemotePeer(), req.Own)
 	}
+	_ = writeMessage(s, n.answer(&req))
+}
+
+// answer returns the reply to an offers request: this node's own offer, and as
+// many of others as the asker wants and the reply may have.
+func (n *Network) answer(req *protocol.OffersRequest) *protocol.OffersReply {
 	reply := &protocol.OffersReply{}
 	if own := n.OwnOffer(); own != nil {
 		reply.Envelopes = append(reply.Envelopes, own.Envelope)
 	}
-	if model, err := cid.Cast(req.Model); err == nil {
-		for _, o := range n.tellable(n.Known(model), protocol.MaxOffersReply-1) {
+	model, err := cid.Cast(req.Model)
+	if err != nil {
+		return reply
+	}
+	most, room := protocol.MaxOffersReply-1, maxReply
+	if req.Most > 0 { // else the asker is older, and takes as much as there is
+		most, room = int(min(req.Most, protocol.MaxOffersReply-1)), protocol.MaxHearsay
+	}
+	for _, o := range n.tellable(n.Known(model), most, req.Near) {
+		if room -= len(o.Envelope); room >= 0 {
 			reply.Envelopes = append(reply.Envelopes, o.Envelope)
 		}
 	}
-	_ = writeMessage(s, reply)
+	return reply
 }
 
 // pushed takes a peer's own offer that it sent unasked.
@@ -542,16 +465,4 @@ func (v validator) Select(key string, values [][]byte) (int, error) {
 		return 0, protocol.ErrOffer
 	}
 	return best, nil
-}
-
-// Holders are the other peers that hold shards of a model, as far as is known.
-// It returns no error.
-func (n *Network) Holders(ctx context.Context, model cid.Cid) ([]peer.AddrInfo, error) {
-	var out []peer.AddrInfo
-	for _, o := range n.Offers(ctx, model, nil) {
-		if o.From != n.host.ID() && o.Held(model) != nil {
-			out = append(out, n.host.Peerstore().PeerInfo(o.From))
-		}
-	}
-	return out, nil
 }

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
@@ -65,11 +64,12 @@ func (g relayGuests) AllowConnect(from peer.ID, _ multiaddr.Multiaddr, to peer.I
 type relays struct {
 	of *reaching
 
-	mu        sync.Mutex
-	fresh     chan struct{} // closed when another peer may be a relay
-	held      []multiaddr.Multiaddr
-	looked    time.Time // when the DHT was last searched
-	announced time.Time
+	mu      sync.Mutex
+	fresh   chan struct{} // closed when another peer may be a relay
+	held    []multiaddr.Multiaddr
+	looked  time.Time // when the DHT was last searched
+	listed  listing   // among the network's relays
+	listing bool      // an announcement is under way
 }
 
 // news tells those who wait for relays that there may be another.
@@ -250,19 +250,22 @@ func (n *Network) distance(p peer.ID) time.Duration {
 	return rtt
 }
 
-// announce says in the DHT that this node is a relay, as often as a provider
-// record needs it.
+// announce has this node listed in the DHT as a relay.
 func (r *relays) announce() {
 	n := r.of.n
 	r.mu.Lock()
-	due := !r.of.cfg.NoRelay && time.Since(r.announced) > announces && n.dht.RoutingTable().Size() > 0
-	if due {
-		r.announced = time.Now()
+	defer r.mu.Unlock()
+	if r.of.cfg.NoRelay || r.listing || time.Now().Before(r.listed.due) || n.dht.RoutingTable().Size() == 0 {
+		return
 	}
-	r.mu.Unlock()
-	if due {
-		n.wg.Go(func() { n.provide([]cid.Cid{protocol.RelayKey()}) })
-	}
+	r.listing = true
+	was := r.listed
+	n.wg.Go(func() {
+		is := n.listUnder(protocol.RelayKey(), was)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.listed, r.listing = is, false
+	})
 }
 
 // isRelay reports whether a peer says that it is a relay, which only a node does

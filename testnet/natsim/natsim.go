@@ -122,13 +122,19 @@ type line struct {
 
 // way is one direction of a line, which keeps the order of packets: timers that
 // end at the same instant run in any order.
-type way struct{ queue []packet }
+type way struct {
+	queue []packet
+	bytes int64 // carried since the start, with IP and UDP headers
+}
+
+const headers = 28 // bytes of a packet, of IPv4 and UDP
 
 // carry passes a packet on after the line's delay, with mu held then, too.
 func (y *way) carry(l *line, p packet, pass func(packet)) {
 	if l.cut {
 		return
 	}
+	y.bytes += int64(len(p.data)) + headers
 	if l.delay == 0 {
 		pass(p)
 		return
@@ -203,6 +209,14 @@ func (h *Host) Cut(cut bool) {
 	h.net.w.mu.Lock()
 	defer h.net.w.mu.Unlock()
 	h.line.cut = cut
+}
+
+// Traffic returns how many bytes the host has sent and received so far, with the
+// headers of IPv4 and UDP.
+func (h *Host) Traffic() (sent, received int64) {
+	h.net.w.mu.Lock()
+	defer h.net.w.mu.Unlock()
+	return h.line.up.bytes, h.line.down.bytes
 }
 
 // Options returns the host's transport on this network. The host should have
