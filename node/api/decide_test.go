@@ -167,7 +167,7 @@ func TestOpenDecisions(t *testing.T) {
 	}
 	for _, says := range []string{
 		`"answers":[{"type":"predicate","name":"damaged","probability":0.33`, `{"type":"choice","name":null,"choice":"a b","probabilities":[{"value":"a b","probability":0.66`,
-		`{"value":true,"probability":0.33`, `"confidence":0.6`, `{"type":"score","name":"bad","score":0.66`, `{"value":2,"label":"gone","probability":0.16`, `"output_tokens":3`,
+		`{"value":true,"probability":0.33`, `"confidence":0.45`, `{"type":"score","name":"bad","score":0.66`, `{"value":2,"label":"gone","probability":0.16`, `"output_tokens":3`,
 	} {
 		if !strings.Contains(body, says) {
 			t.Errorf("%s is not in %s", says, body)

@@ -102,10 +102,10 @@ func (s *server) decisions(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out, err := s.decide(w, r, ask, req.Shoal)
-	if e := AsError(err); err != nil && e.Kind == NoText { // SGLang's status
-		return &Error{Kind: BadInput, Param: e.Param, Message: e.Message, Err: err}
-	}
 	if err != nil {
+		if e := AsError(err); e.Kind == NoText { // SGLang's status
+			return &Error{Kind: BadInput, Param: e.Param, Message: e.Message, Err: err}
+		}
 		return err
 	}
 	reply := decisionsReply{Object: "decisions", Model: cmp.Or(out.Name, out.Model), Format: promptFormat, Usage: decisionsUsage{Prompt: out.Count(), Total: out.Count()}}

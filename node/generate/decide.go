@@ -26,7 +26,8 @@ type decision struct {
 	labels  map[string]int32 // tokens, by the end of the prompt with the label; -1: it is not one
 	bytes   int              // that were tokenized
 	out     api.DecideResult
-	done    int // questions that are answered
+	done    int   // questions that are answered
+	old     error // of the last stage of an older version that could not answer; nil: none
 }
 
 // Decide reads the probabilities of labels where the answers to questions begin. The errors
@@ -227,6 +228,9 @@ func (d *decision) attemptReadings(ctx context.Context, excluded map[string]bool
 		p.Route, p.where, err = d.planReadings(ctx, asks, excluded)
 		return err
 	})
+	if err != nil && d.old != nil && len(excluded) > 0 {
+		return api.Errorf(api.NoRoute, "no route: %w; another node, or a newer version there, would help", d.old)
+	}
 	if err != nil {
 		return err
 	}
@@ -283,7 +287,9 @@ func (d *decision) driveReadings(ctx context.Context, p *planned, asks []session
 	begin, before := time.Now(), d.done
 	cached, err := session.Read(ctx, d.cfg.Network, req, d.take)
 	if errors.Is(err, session.ErrNoReadings) {
-		err = d.readByTop(ctx, req, err)
+		if err = d.readByTop(ctx, req, err); errors.Is(err, session.ErrNoReadings) {
+			d.old = err
+		}
 	}
 	d.trace.endSession(ctx, begin, &session.Outcome{}, err)
 	if d.done > before {
