@@ -177,11 +177,11 @@ func TestReadSame(t *testing.T) {
 // state only what is its own.
 func TestReadShares(t *testing.T) {
 	const state, question = 2000, 50
-	first := newVoters(t, 0, 4, 2)
+	first := newVoters(t, 0, 2, 1)
 	if _, _, err := first.read(t.Context(), first.client(), asksOf(state, 1, question)); err != nil {
 		t.Fatal(err)
 	}
-	p := newVoters(t, 0, 4, 2)
+	p := newVoters(t, 0, 2, 1)
 	if _, cached, err := p.read(t.Context(), p.client(), asksOf(state, 32, question)); err != nil || cached > 0 {
 		t.Fatal(cached, err)
 	}
@@ -223,11 +223,11 @@ func TestReadBroken(t *testing.T) {
 
 // A session takes as many sequences as it may have rows, and at least one.
 func TestReadInParts(t *testing.T) {
-	asks := alone(asksOf(1000, 120, 10))
+	asks := alone(asksOf(290, protocol.MaxReadings, 10))
 	p := newVoters(t, 0, 1)
 	got, _, err := p.read(t.Context(), p.client(), asks)
 	if err != nil || len(got) == 0 || len(got) == len(asks) {
-		t.Errorf("%d of %d readings of a thousand rows each, %v", len(got), len(asks), err)
+		t.Errorf("%d of %d readings of 300 rows each, %v", len(got), len(asks), err)
 	}
 }
 
