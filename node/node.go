@@ -142,7 +142,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n.net.ServeStatus(n.serve.StatusReply)
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
-		Generator: n.generator, Counter: n.generator, Embedder: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
+		Generator: n.generator, Counter: n.generator, Embedder: n.generator, Decider: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
 		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: swarm.Owned(cfg.Swarms),
 		Log: cfg.Log.With("part", "api"),
 	})

@@ -53,6 +53,9 @@ const (
 	MaxEmbedTexts  = 2048      // texts of a session of embeddings
 	MaxEmbedRows   = 1 << 17   // their tokens together
 	MaxEmbedText   = 1 << 15   // tokens of one of them
+	MaxReadings    = 256       // readings of a session
+	MaxLabels      = 64        // labels of a reading
+	MaxReadRows    = 1 << 16   // rows of a session of readings, beyond those of its longest sequence
 )
 
 // Span is a run of consecutive blocks [From, To).

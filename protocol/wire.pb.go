@@ -1348,6 +1348,7 @@ type Frame struct {
 	//	*Frame_Scores
 	//	*Frame_Move
 	//	*Frame_Embeddings
+	//	*Frame_Reading
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1550,6 +1551,15 @@ func (x *Frame) GetEmbeddings() *Embeddings {
 	return nil
 }
 
+func (x *Frame) GetReading() *Reading {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Reading); ok {
+			return x.Reading
+		}
+	}
+	return nil
+}
+
 type isFrame_Kind interface {
 	isFrame_Kind()
 }
@@ -1622,6 +1632,10 @@ type Frame_Embeddings struct {
 	Embeddings *Embeddings `protobuf:"bytes,20,opt,name=embeddings,proto3,oneof"`
 }
 
+type Frame_Reading struct {
+	Reading *Reading `protobuf:"bytes,40,opt,name=reading,proto3,oneof"`
+}
+
 func (*Frame_Open) isFrame_Kind() {}
 
 func (*Frame_Opened) isFrame_Kind() {}
@@ -1656,6 +1670,8 @@ func (*Frame_Move) isFrame_Kind() {}
 
 func (*Frame_Embeddings) isFrame_Kind() {}
 
+func (*Frame_Reading) isFrame_Kind() {}
+
 // Open asks a stage to take part in a session. First frame, client -> stage.
 type Open struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1676,6 +1692,7 @@ type Open struct {
 	Prefix         []uint64               `protobuf:"fixed64,15,rep,packed,name=prefix,proto3" json:"prefix,omitempty"`                                // chain of hashes of the session's first 32, 64, ... tokens
 	Trace          string                 `protobuf:"bytes,16,opt,name=trace,proto3" json:"trace,omitempty"`                                           // W3C traceparent of the client's span, at most 55 bytes; empty: not traced
 	Embed          uint32                 `protobuf:"varint,20,opt,name=embed,proto3" json:"embed,omitempty"`                                          // the session's rows are texts whose embeddings are wanted: tokens of the longest. 0: they are one sequence, and tokens are drawn
+	Readings       uint32                 `protobuf:"varint,40,opt,name=readings,proto3" json:"readings,omitempty"`                                    // nothing is drawn: so many steps with "sample" ask for a Reading each. 0: tokens are drawn
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1829,6 +1846,13 @@ func (x *Open) GetEmbed() uint32 {
 	return 0
 }
 
+func (x *Open) GetReadings() uint32 {
+	if x != nil {
+		return x.Readings
+	}
+	return 0
+}
+
 type Hop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Peer          []byte                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
@@ -1917,6 +1941,7 @@ type Sampling struct {
 	Sampled          []int32                `protobuf:"varint,15,rep,packed,name=sampled,proto3" json:"sampled,omitempty"`                        // tokens already sampled, when a stage takes over
 	Format           []*Piece               `protobuf:"bytes,16,rep,name=format,proto3" json:"format,omitempty"`                                  // what the answer must be, piece by piece; none: anything
 	Scored           []int32                `protobuf:"varint,17,rep,packed,name=scored,proto3" json:"scored,omitempty"`                          // the prompt's tokens from its second on, whose log probabilities are wanted, MaxScored at most
+	Readings         []*Labels              `protobuf:"bytes,40,rep,name=readings,proto3" json:"readings,omitempty"`                              // of a session of readings: what each of them reads, in their order
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2070,6 +2095,58 @@ func (x *Sampling) GetScored() []int32 {
 	return nil
 }
 
+func (x *Sampling) GetReadings() []*Labels {
+	if x != nil {
+		return x.Readings
+	}
+	return nil
+}
+
+// Labels are tokens whose log probabilities are wanted, MaxLabels at most.
+type Labels struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []int32                `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Labels) Reset() {
+	*x = Labels{}
+	mi := &file_protocol_wire_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Labels) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Labels) ProtoMessage() {}
+
+func (x *Labels) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Labels.ProtoReflect.Descriptor instead.
+func (*Labels) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Labels) GetIds() []int32 {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
 // Piece of a format.
 type Piece struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2089,7 +2166,7 @@ type Piece struct {
 
 func (x *Piece) Reset() {
 	*x = Piece{}
-	mi := &file_protocol_wire_proto_msgTypes[15]
+	mi := &file_protocol_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2178,7 @@ func (x *Piece) String() string {
 func (*Piece) ProtoMessage() {}
 
 func (x *Piece) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[15]
+	mi := &file_protocol_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2191,7 @@ func (x *Piece) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Piece.ProtoReflect.Descriptor instead.
 func (*Piece) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{15}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Piece) GetKind() isPiece_Kind {
@@ -2242,7 +2319,7 @@ type Pieces struct {
 
 func (x *Pieces) Reset() {
 	*x = Pieces{}
-	mi := &file_protocol_wire_proto_msgTypes[16]
+	mi := &file_protocol_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2331,7 @@ func (x *Pieces) String() string {
 func (*Pieces) ProtoMessage() {}
 
 func (x *Pieces) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[16]
+	mi := &file_protocol_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2344,7 @@ func (x *Pieces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pieces.ProtoReflect.Descriptor instead.
 func (*Pieces) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{16}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pieces) GetPieces() []*Piece {
@@ -2286,7 +2363,7 @@ type Either struct {
 
 func (x *Either) Reset() {
 	*x = Either{}
-	mi := &file_protocol_wire_proto_msgTypes[17]
+	mi := &file_protocol_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2375,7 @@ func (x *Either) String() string {
 func (*Either) ProtoMessage() {}
 
 func (x *Either) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[17]
+	mi := &file_protocol_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2388,7 @@ func (x *Either) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Either.ProtoReflect.Descriptor instead.
 func (*Either) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{17}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Either) GetOf() []*Pieces {
@@ -2329,6 +2406,8 @@ type Opened struct {
 	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                          // the answer will have the format that was asked for
 	Scores        bool                   `protobuf:"varint,4,opt,name=scores,proto3" json:"scores,omitempty"`                          // the log probabilities that were asked for will come, as Scores
 	Embeds        bool                   `protobuf:"varint,8,opt,name=embeds,proto3" json:"embeds,omitempty"`                          // the embeddings that were asked for will come, as Embeddings
+	Readings      bool                   `protobuf:"varint,40,opt,name=readings,proto3" json:"readings,omitempty"`                     // the readings that were asked for will come, and steps may begin further back
+	Back          uint32                 `protobuf:"varint,41,opt,name=back,proto3" json:"back,omitempty"`                             // of a session of readings: rows that it can certainly be taken back without beginning at 0; 0: all
 	Floor         uint32                 `protobuf:"varint,9,opt,name=floor,proto3" json:"floor,omitempty"`                            // as in Halted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2336,7 +2415,7 @@ type Opened struct {
 
 func (x *Opened) Reset() {
 	*x = Opened{}
-	mi := &file_protocol_wire_proto_msgTypes[18]
+	mi := &file_protocol_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +2427,7 @@ func (x *Opened) String() string {
 func (*Opened) ProtoMessage() {}
 
 func (x *Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[18]
+	mi := &file_protocol_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +2440,7 @@ func (x *Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opened.ProtoReflect.Descriptor instead.
 func (*Opened) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{18}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Opened) GetUsPerStep() uint32 {
@@ -2399,6 +2478,20 @@ func (x *Opened) GetEmbeds() bool {
 	return false
 }
 
+func (x *Opened) GetReadings() bool {
+	if x != nil {
+		return x.Readings
+	}
+	return false
+}
+
+func (x *Opened) GetBack() uint32 {
+	if x != nil {
+		return x.Back
+	}
+	return 0
+}
+
 func (x *Opened) GetFloor() uint32 {
 	if x != nil {
 		return x.Floor
@@ -2419,7 +2512,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_protocol_wire_proto_msgTypes[19]
+	mi := &file_protocol_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2524,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[19]
+	mi := &file_protocol_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2537,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{19}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Link) GetSession() []byte {
@@ -2486,7 +2579,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_protocol_wire_proto_msgTypes[20]
+	mi := &file_protocol_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2591,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[20]
+	mi := &file_protocol_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2604,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{20}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Move) GetSession() []byte {
@@ -2554,13 +2647,14 @@ type Step struct {
 	Tokens        []int32                `protobuf:"varint,5,rep,packed,name=tokens,proto3" json:"tokens,omitempty"`
 	Sample        bool                   `protobuf:"varint,6,opt,name=sample,proto3" json:"sample,omitempty"`     // the last row's logits give a token
 	Ends          []uint32               `protobuf:"varint,10,rep,packed,name=ends,proto3" json:"ends,omitempty"` // of a session of texts: after how many of these rows a text ends
+	Back          bool                   `protobuf:"varint,40,opt,name=back,proto3" json:"back,omitempty"`        // of a session of readings: the step may begin before the session's end, which it takes back to its base
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_protocol_wire_proto_msgTypes[21]
+	mi := &file_protocol_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2666,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[21]
+	mi := &file_protocol_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2679,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{21}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Step) GetEpoch() uint64 {
@@ -2637,6 +2731,13 @@ func (x *Step) GetEnds() []uint32 {
 	return nil
 }
 
+func (x *Step) GetBack() bool {
+	if x != nil {
+		return x.Back
+	}
+	return false
+}
+
 // Token is one sampled token. Last stage -> client.
 type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2653,7 +2754,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_protocol_wire_proto_msgTypes[22]
+	mi := &file_protocol_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2665,7 +2766,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[22]
+	mi := &file_protocol_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2678,7 +2779,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{22}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Token) GetEpoch() uint64 {
@@ -2740,7 +2841,7 @@ type TopToken struct {
 
 func (x *TopToken) Reset() {
 	*x = TopToken{}
-	mi := &file_protocol_wire_proto_msgTypes[23]
+	mi := &file_protocol_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +2853,7 @@ func (x *TopToken) String() string {
 func (*TopToken) ProtoMessage() {}
 
 func (x *TopToken) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[23]
+	mi := &file_protocol_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +2866,7 @@ func (x *TopToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopToken.ProtoReflect.Descriptor instead.
 func (*TopToken) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{23}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TopToken) GetId() int32 {
@@ -2796,7 +2897,7 @@ type Scores struct {
 
 func (x *Scores) Reset() {
 	*x = Scores{}
-	mi := &file_protocol_wire_proto_msgTypes[24]
+	mi := &file_protocol_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +2909,7 @@ func (x *Scores) String() string {
 func (*Scores) ProtoMessage() {}
 
 func (x *Scores) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[24]
+	mi := &file_protocol_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +2922,7 @@ func (x *Scores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scores.ProtoReflect.Descriptor instead.
 func (*Scores) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{24}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Scores) GetEpoch() uint64 {
@@ -2855,7 +2956,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2867,7 +2968,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[25]
+	mi := &file_protocol_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2880,7 +2981,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{25}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Score) GetLogprob() float32 {
@@ -2910,7 +3011,7 @@ type Embeddings struct {
 
 func (x *Embeddings) Reset() {
 	*x = Embeddings{}
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3023,7 @@ func (x *Embeddings) String() string {
 func (*Embeddings) ProtoMessage() {}
 
 func (x *Embeddings) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[26]
+	mi := &file_protocol_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3036,7 @@ func (x *Embeddings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Embeddings.ProtoReflect.Descriptor instead.
 func (*Embeddings) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{26}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Embeddings) GetFirst() uint32 {
@@ -2959,6 +3060,69 @@ func (x *Embeddings) GetWidth() uint32 {
 	return 0
 }
 
+// Reading is the log probability of each label of a reading, after the last row of a
+// step. They are of the whole vocabulary. Readings come in the order of their steps. Last
+// stage -> client.
+type Reading struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`               // of the reading in the session, from 0
+	Logprobs      []float32              `protobuf:"fixed32,2,rep,packed,name=logprobs,proto3" json:"logprobs,omitempty"` // of its labels, in their order
+	Top           int32                  `protobuf:"varint,3,opt,name=top,proto3" json:"top,omitempty"`                   // the most probable token of all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reading) Reset() {
+	*x = Reading{}
+	mi := &file_protocol_wire_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reading) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reading) ProtoMessage() {}
+
+func (x *Reading) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reading.ProtoReflect.Descriptor instead.
+func (*Reading) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Reading) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Reading) GetLogprobs() []float32 {
+	if x != nil {
+		return x.Logprobs
+	}
+	return nil
+}
+
+func (x *Reading) GetTop() int32 {
+	if x != nil {
+		return x.Top
+	}
+	return 0
+}
+
 // Fail ends a session, or refuses it. Either direction.
 type Fail struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2972,7 +3136,7 @@ type Fail struct {
 
 func (x *Fail) Reset() {
 	*x = Fail{}
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3148,7 @@ func (x *Fail) String() string {
 func (*Fail) ProtoMessage() {}
 
 func (x *Fail) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[27]
+	mi := &file_protocol_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3161,7 @@ func (x *Fail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fail.ProtoReflect.Descriptor instead.
 func (*Fail) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{27}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Fail) GetCode() Code {
@@ -3039,7 +3203,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3051,7 +3215,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[28]
+	mi := &file_protocol_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3064,7 +3228,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{28}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Bye) GetPrefix() []uint64 {
@@ -3085,7 +3249,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3097,7 +3261,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[29]
+	mi := &file_protocol_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3110,7 +3274,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{29}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Ping) GetPrefix() []uint64 {
@@ -3135,7 +3299,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3311,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[30]
+	mi := &file_protocol_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3324,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{30}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Pong) GetEpoch() uint64 {
@@ -3216,7 +3380,7 @@ type Halt struct {
 
 func (x *Halt) Reset() {
 	*x = Halt{}
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3228,7 +3392,7 @@ func (x *Halt) String() string {
 func (*Halt) ProtoMessage() {}
 
 func (x *Halt) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[31]
+	mi := &file_protocol_wire_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3241,7 +3405,7 @@ func (x *Halt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halt.ProtoReflect.Descriptor instead.
 func (*Halt) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{31}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Halt) GetEpoch() uint64 {
@@ -3264,7 +3428,7 @@ type Halted struct {
 
 func (x *Halted) Reset() {
 	*x = Halted{}
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3440,7 @@ func (x *Halted) String() string {
 func (*Halted) ProtoMessage() {}
 
 func (x *Halted) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[32]
+	mi := &file_protocol_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +3453,7 @@ func (x *Halted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halted.ProtoReflect.Descriptor instead.
 func (*Halted) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{32}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Halted) GetEpoch() uint64 {
@@ -3336,7 +3500,7 @@ type Resume struct {
 
 func (x *Resume) Reset() {
 	*x = Resume{}
-	mi := &file_protocol_wire_proto_msgTypes[33]
+	mi := &file_protocol_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3348,7 +3512,7 @@ func (x *Resume) String() string {
 func (*Resume) ProtoMessage() {}
 
 func (x *Resume) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[33]
+	mi := &file_protocol_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3361,7 +3525,7 @@ func (x *Resume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resume.ProtoReflect.Descriptor instead.
 func (*Resume) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{33}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Resume) GetEpoch() uint64 {
@@ -3426,7 +3590,7 @@ type Trouble struct {
 
 func (x *Trouble) Reset() {
 	*x = Trouble{}
-	mi := &file_protocol_wire_proto_msgTypes[34]
+	mi := &file_protocol_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3438,7 +3602,7 @@ func (x *Trouble) String() string {
 func (*Trouble) ProtoMessage() {}
 
 func (x *Trouble) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[34]
+	mi := &file_protocol_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3451,7 +3615,7 @@ func (x *Trouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trouble.ProtoReflect.Descriptor instead.
 func (*Trouble) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{34}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Trouble) GetEpoch() uint64 {
@@ -3487,7 +3651,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_protocol_wire_proto_msgTypes[35]
+	mi := &file_protocol_wire_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3499,7 +3663,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[35]
+	mi := &file_protocol_wire_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3512,7 +3676,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{35}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Credit) GetRows() uint64 {
@@ -3537,7 +3701,7 @@ type LeavesRequest struct {
 
 func (x *LeavesRequest) Reset() {
 	*x = LeavesRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[36]
+	mi := &file_protocol_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3549,7 +3713,7 @@ func (x *LeavesRequest) String() string {
 func (*LeavesRequest) ProtoMessage() {}
 
 func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[36]
+	mi := &file_protocol_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3562,7 +3726,7 @@ func (x *LeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesRequest.ProtoReflect.Descriptor instead.
 func (*LeavesRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{36}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LeavesRequest) GetModel() []byte {
@@ -3608,7 +3772,7 @@ type LeavesState struct {
 
 func (x *LeavesState) Reset() {
 	*x = LeavesState{}
-	mi := &file_protocol_wire_proto_msgTypes[37]
+	mi := &file_protocol_wire_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3620,7 +3784,7 @@ func (x *LeavesState) String() string {
 func (*LeavesState) ProtoMessage() {}
 
 func (x *LeavesState) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[37]
+	mi := &file_protocol_wire_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3633,7 +3797,7 @@ func (x *LeavesState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeavesState.ProtoReflect.Descriptor instead.
 func (*LeavesState) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{37}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LeavesState) GetTotal() uint32 {
@@ -3681,7 +3845,7 @@ type Fetcher struct {
 
 func (x *Fetcher) Reset() {
 	*x = Fetcher{}
-	mi := &file_protocol_wire_proto_msgTypes[38]
+	mi := &file_protocol_wire_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3693,7 +3857,7 @@ func (x *Fetcher) String() string {
 func (*Fetcher) ProtoMessage() {}
 
 func (x *Fetcher) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[38]
+	mi := &file_protocol_wire_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3706,7 +3870,7 @@ func (x *Fetcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetcher.ProtoReflect.Descriptor instead.
 func (*Fetcher) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{38}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Fetcher) GetPeer() []byte {
@@ -3738,7 +3902,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[39]
+	mi := &file_protocol_wire_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3750,7 +3914,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[39]
+	mi := &file_protocol_wire_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3763,7 +3927,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{39}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReachRequest) GetKind() ReachKind {
@@ -3818,7 +3982,7 @@ type ReachReply struct {
 
 func (x *ReachReply) Reset() {
 	*x = ReachReply{}
-	mi := &file_protocol_wire_proto_msgTypes[40]
+	mi := &file_protocol_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3830,7 +3994,7 @@ func (x *ReachReply) String() string {
 func (*ReachReply) ProtoMessage() {}
 
 func (x *ReachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[40]
+	mi := &file_protocol_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3843,7 +4007,7 @@ func (x *ReachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachReply.ProtoReflect.Descriptor instead.
 func (*ReachReply) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{40}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReachReply) GetCode() ReachCode {
@@ -3872,7 +4036,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[41]
+	mi := &file_protocol_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3884,7 +4048,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[41]
+	mi := &file_protocol_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3897,7 +4061,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{41}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *JoinRequest) GetSwarm() []byte {
@@ -3937,7 +4101,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_protocol_wire_proto_msgTypes[42]
+	mi := &file_protocol_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3949,7 +4113,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[42]
+	mi := &file_protocol_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3962,7 +4126,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{42}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *JoinReply) GetRefusal() JoinRefusal {
@@ -4026,7 +4190,7 @@ type SwarmPeer struct {
 
 func (x *SwarmPeer) Reset() {
 	*x = SwarmPeer{}
-	mi := &file_protocol_wire_proto_msgTypes[43]
+	mi := &file_protocol_wire_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4038,7 +4202,7 @@ func (x *SwarmPeer) String() string {
 func (*SwarmPeer) ProtoMessage() {}
 
 func (x *SwarmPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[43]
+	mi := &file_protocol_wire_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4051,7 +4215,7 @@ func (x *SwarmPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwarmPeer.ProtoReflect.Descriptor instead.
 func (*SwarmPeer) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{43}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SwarmPeer) GetCertificate() []byte {
@@ -4089,7 +4253,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[44]
+	mi := &file_protocol_wire_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4101,7 +4265,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[44]
+	mi := &file_protocol_wire_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4114,7 +4278,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{44}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *MemberRequest) GetCertificate() []byte {
@@ -4166,7 +4330,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_protocol_wire_proto_msgTypes[45]
+	mi := &file_protocol_wire_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4178,7 +4342,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[45]
+	mi := &file_protocol_wire_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4191,7 +4355,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{45}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *MemberReply) GetCertificate() []byte {
@@ -4322,7 +4486,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\akv_free\x18\x06 \x01(\rR\x06kvFree\x12 \n" +
 	"\ftokens_per_s\x18\a \x01(\x02R\n" +
 	"tokensPerS\x12\x16\n" +
-	"\x06cached\x18\b \x01(\rR\x06cached\"\xbc\x05\n" +
+	"\x06cached\x18\b \x01(\rR\x06cached\"\xe8\x05\n" +
 	"\x05Frame\x12\x1f\n" +
 	"\vpayload_len\x18\x01 \x01(\rR\n" +
 	"payloadLen\x12!\n" +
@@ -4346,8 +4510,9 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04move\x18\x11 \x01(\v2\v.shoal.MoveH\x00R\x04move\x123\n" +
 	"\n" +
 	"embeddings\x18\x14 \x01(\v2\x11.shoal.EmbeddingsH\x00R\n" +
-	"embeddingsB\x06\n" +
-	"\x04kind\"\xc1\x03\n" +
+	"embeddings\x12*\n" +
+	"\areading\x18( \x01(\v2\x0e.shoal.ReadingH\x00R\areadingB\x06\n" +
+	"\x04kind\"\xdd\x03\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\fR\x05model\x12\x12\n" +
@@ -4367,12 +4532,13 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x05again\x18\x0e \x01(\bR\x05again\x12\x16\n" +
 	"\x06prefix\x18\x0f \x03(\x06R\x06prefix\x12\x14\n" +
 	"\x05trace\x18\x10 \x01(\tR\x05trace\x12\x14\n" +
-	"\x05embed\x18\x14 \x01(\rR\x05embed\"[\n" +
+	"\x05embed\x18\x14 \x01(\rR\x05embed\x12\x1a\n" +
+	"\breadings\x18( \x01(\rR\breadings\"[\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\rR\x05index\x12\x14\n" +
-	"\x05offer\x18\x04 \x01(\fR\x05offer\"\x9a\x04\n" +
+	"\x05offer\x18\x04 \x01(\fR\x05offer\"\xc5\x04\n" +
 	"\bSampling\x12 \n" +
 	"\vtemperature\x18\x01 \x01(\x02R\vtemperature\x12\x13\n" +
 	"\x05top_k\x18\x02 \x01(\rR\x04topK\x12\x13\n" +
@@ -4392,7 +4558,10 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\ahistory\x18\x0e \x03(\x05B\x02\x10\x01R\ahistory\x12\x1c\n" +
 	"\asampled\x18\x0f \x03(\x05B\x02\x10\x01R\asampled\x12$\n" +
 	"\x06format\x18\x10 \x03(\v2\f.shoal.PieceR\x06format\x12\x1a\n" +
-	"\x06scored\x18\x11 \x03(\x05B\x02\x10\x01R\x06scored\"\xdf\x01\n" +
+	"\x06scored\x18\x11 \x03(\x05B\x02\x10\x01R\x06scored\x12)\n" +
+	"\breadings\x18( \x03(\v2\r.shoal.LabelsR\breadings\"\x1e\n" +
+	"\x06Labels\x12\x14\n" +
+	"\x03ids\x18\x01 \x03(\x05B\x02\x10\x01R\x03ids\"\xdf\x01\n" +
 	"\x05Piece\x12\x14\n" +
 	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x16\n" +
 	"\x05until\x18\x02 \x01(\tH\x00R\x05until\x12\x18\n" +
@@ -4405,13 +4574,15 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06Pieces\x12$\n" +
 	"\x06pieces\x18\x01 \x03(\v2\f.shoal.PieceR\x06pieces\"'\n" +
 	"\x06Either\x12\x1d\n" +
-	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"\x9e\x01\n" +
+	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"\xce\x01\n" +
 	"\x06Opened\x12\x1e\n" +
 	"\vus_per_step\x18\x01 \x01(\rR\tusPerStep\x12\x16\n" +
 	"\x06cached\x18\x02 \x01(\rR\x06cached\x12\x16\n" +
 	"\x06format\x18\x03 \x01(\bR\x06format\x12\x16\n" +
 	"\x06scores\x18\x04 \x01(\bR\x06scores\x12\x16\n" +
-	"\x06embeds\x18\b \x01(\bR\x06embeds\x12\x14\n" +
+	"\x06embeds\x18\b \x01(\bR\x06embeds\x12\x1a\n" +
+	"\breadings\x18( \x01(\bR\breadings\x12\x12\n" +
+	"\x04back\x18) \x01(\rR\x04back\x12\x14\n" +
 	"\x05floor\x18\t \x01(\rR\x05floor\"L\n" +
 	"\x04Link\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
@@ -4421,7 +4592,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x12\n" +
 	"\x04link\x18\x03 \x01(\bR\x04link\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\xba\x01\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\xce\x01\n" +
 	"\x04Step\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\rR\x04base\x12\x12\n" +
@@ -4430,7 +4601,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06tokens\x18\x05 \x03(\x05B\x02\x10\x01R\x06tokens\x12\x16\n" +
 	"\x06sample\x18\x06 \x01(\bR\x06sample\x12\x16\n" +
 	"\x04ends\x18\n" +
-	" \x03(\rB\x02\x10\x01R\x04ends\"\xc6\x01\n" +
+	" \x03(\rB\x02\x10\x01R\x04ends\x12\x12\n" +
+	"\x04back\x18( \x01(\bR\x04back\"\xc6\x01\n" +
 	"\x05Token\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x0e\n" +
@@ -4454,7 +4626,11 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"Embeddings\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\rR\x05first\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x14\n" +
-	"\x05width\x18\x03 \x01(\rR\x05width\"\x81\x01\n" +
+	"\x05width\x18\x03 \x01(\rR\x05width\"Q\n" +
+	"\aReading\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x1e\n" +
+	"\blogprobs\x18\x02 \x03(\x02B\x02\x10\x01R\blogprobs\x12\x10\n" +
+	"\x03top\x18\x03 \x01(\x05R\x03top\"\x81\x01\n" +
 	"\x04Fail\x12\x1f\n" +
 	"\x04code\x18\x01 \x01(\x0e2\v.shoal.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12$\n" +
@@ -4607,7 +4783,7 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
@@ -4630,37 +4806,39 @@ var file_protocol_wire_proto_goTypes = []any{
 	(*Open)(nil),          // 18: shoal.Open
 	(*Hop)(nil),           // 19: shoal.Hop
 	(*Sampling)(nil),      // 20: shoal.Sampling
-	(*Piece)(nil),         // 21: shoal.Piece
-	(*Pieces)(nil),        // 22: shoal.Pieces
-	(*Either)(nil),        // 23: shoal.Either
-	(*Opened)(nil),        // 24: shoal.Opened
-	(*Link)(nil),          // 25: shoal.Link
-	(*Move)(nil),          // 26: shoal.Move
-	(*Step)(nil),          // 27: shoal.Step
-	(*Token)(nil),         // 28: shoal.Token
-	(*TopToken)(nil),      // 29: shoal.TopToken
-	(*Scores)(nil),        // 30: shoal.Scores
-	(*Score)(nil),         // 31: shoal.Score
-	(*Embeddings)(nil),    // 32: shoal.Embeddings
-	(*Fail)(nil),          // 33: shoal.Fail
-	(*Bye)(nil),           // 34: shoal.Bye
-	(*Ping)(nil),          // 35: shoal.Ping
-	(*Pong)(nil),          // 36: shoal.Pong
-	(*Halt)(nil),          // 37: shoal.Halt
-	(*Halted)(nil),        // 38: shoal.Halted
-	(*Resume)(nil),        // 39: shoal.Resume
-	(*Trouble)(nil),       // 40: shoal.Trouble
-	(*Credit)(nil),        // 41: shoal.Credit
-	(*LeavesRequest)(nil), // 42: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 43: shoal.LeavesState
-	(*Fetcher)(nil),       // 44: shoal.Fetcher
-	(*ReachRequest)(nil),  // 45: shoal.ReachRequest
-	(*ReachReply)(nil),    // 46: shoal.ReachReply
-	(*JoinRequest)(nil),   // 47: shoal.JoinRequest
-	(*JoinReply)(nil),     // 48: shoal.JoinReply
-	(*SwarmPeer)(nil),     // 49: shoal.SwarmPeer
-	(*MemberRequest)(nil), // 50: shoal.MemberRequest
-	(*MemberReply)(nil),   // 51: shoal.MemberReply
+	(*Labels)(nil),        // 21: shoal.Labels
+	(*Piece)(nil),         // 22: shoal.Piece
+	(*Pieces)(nil),        // 23: shoal.Pieces
+	(*Either)(nil),        // 24: shoal.Either
+	(*Opened)(nil),        // 25: shoal.Opened
+	(*Link)(nil),          // 26: shoal.Link
+	(*Move)(nil),          // 27: shoal.Move
+	(*Step)(nil),          // 28: shoal.Step
+	(*Token)(nil),         // 29: shoal.Token
+	(*TopToken)(nil),      // 30: shoal.TopToken
+	(*Scores)(nil),        // 31: shoal.Scores
+	(*Score)(nil),         // 32: shoal.Score
+	(*Embeddings)(nil),    // 33: shoal.Embeddings
+	(*Reading)(nil),       // 34: shoal.Reading
+	(*Fail)(nil),          // 35: shoal.Fail
+	(*Bye)(nil),           // 36: shoal.Bye
+	(*Ping)(nil),          // 37: shoal.Ping
+	(*Pong)(nil),          // 38: shoal.Pong
+	(*Halt)(nil),          // 39: shoal.Halt
+	(*Halted)(nil),        // 40: shoal.Halted
+	(*Resume)(nil),        // 41: shoal.Resume
+	(*Trouble)(nil),       // 42: shoal.Trouble
+	(*Credit)(nil),        // 43: shoal.Credit
+	(*LeavesRequest)(nil), // 44: shoal.LeavesRequest
+	(*LeavesState)(nil),   // 45: shoal.LeavesState
+	(*Fetcher)(nil),       // 46: shoal.Fetcher
+	(*ReachRequest)(nil),  // 47: shoal.ReachRequest
+	(*ReachReply)(nil),    // 48: shoal.ReachReply
+	(*JoinRequest)(nil),   // 49: shoal.JoinRequest
+	(*JoinReply)(nil),     // 50: shoal.JoinReply
+	(*SwarmPeer)(nil),     // 51: shoal.SwarmPeer
+	(*MemberRequest)(nil), // 52: shoal.MemberRequest
+	(*MemberReply)(nil),   // 53: shoal.MemberReply
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	7,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
@@ -4670,48 +4848,50 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	16, // 4: shoal.StatusReply.spans:type_name -> shoal.SpanStatus
 	15, // 5: shoal.StatusReply.rtts:type_name -> shoal.PeerRTT
 	18, // 6: shoal.Frame.open:type_name -> shoal.Open
-	24, // 7: shoal.Frame.opened:type_name -> shoal.Opened
-	25, // 8: shoal.Frame.link:type_name -> shoal.Link
-	27, // 9: shoal.Frame.step:type_name -> shoal.Step
-	28, // 10: shoal.Frame.token:type_name -> shoal.Token
-	33, // 11: shoal.Frame.fail:type_name -> shoal.Fail
-	34, // 12: shoal.Frame.bye:type_name -> shoal.Bye
-	35, // 13: shoal.Frame.ping:type_name -> shoal.Ping
-	36, // 14: shoal.Frame.pong:type_name -> shoal.Pong
-	37, // 15: shoal.Frame.halt:type_name -> shoal.Halt
-	38, // 16: shoal.Frame.halted:type_name -> shoal.Halted
-	39, // 17: shoal.Frame.resume:type_name -> shoal.Resume
-	40, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
-	41, // 19: shoal.Frame.credit:type_name -> shoal.Credit
-	30, // 20: shoal.Frame.scores:type_name -> shoal.Scores
-	26, // 21: shoal.Frame.move:type_name -> shoal.Move
-	32, // 22: shoal.Frame.embeddings:type_name -> shoal.Embeddings
-	19, // 23: shoal.Open.next:type_name -> shoal.Hop
-	20, // 24: shoal.Open.sampling:type_name -> shoal.Sampling
-	0,  // 25: shoal.Open.codec:type_name -> shoal.TensorCodec
-	21, // 26: shoal.Sampling.format:type_name -> shoal.Piece
-	23, // 27: shoal.Piece.either:type_name -> shoal.Either
-	22, // 28: shoal.Piece.again:type_name -> shoal.Pieces
-	21, // 29: shoal.Pieces.pieces:type_name -> shoal.Piece
-	22, // 30: shoal.Either.of:type_name -> shoal.Pieces
-	0,  // 31: shoal.Step.codec:type_name -> shoal.TensorCodec
-	29, // 32: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 33: shoal.Token.finish:type_name -> shoal.Finish
-	31, // 34: shoal.Scores.scores:type_name -> shoal.Score
-	29, // 35: shoal.Score.top:type_name -> shoal.TopToken
-	2,  // 36: shoal.Fail.code:type_name -> shoal.Code
-	19, // 37: shoal.Resume.next:type_name -> shoal.Hop
-	2,  // 38: shoal.Trouble.code:type_name -> shoal.Code
-	44, // 39: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	3,  // 40: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
-	4,  // 41: shoal.ReachReply.code:type_name -> shoal.ReachCode
-	5,  // 42: shoal.JoinReply.refusal:type_name -> shoal.JoinRefusal
-	49, // 43: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	25, // 7: shoal.Frame.opened:type_name -> shoal.Opened
+	26, // 8: shoal.Frame.link:type_name -> shoal.Link
+	28, // 9: shoal.Frame.step:type_name -> shoal.Step
+	29, // 10: shoal.Frame.token:type_name -> shoal.Token
+	35, // 11: shoal.Frame.fail:type_name -> shoal.Fail
+	36, // 12: shoal.Frame.bye:type_name -> shoal.Bye
+	37, // 13: shoal.Frame.ping:type_name -> shoal.Ping
+	38, // 14: shoal.Frame.pong:type_name -> shoal.Pong
+	39, // 15: shoal.Frame.halt:type_name -> shoal.Halt
+	40, // 16: shoal.Frame.halted:type_name -> shoal.Halted
+	41, // 17: shoal.Frame.resume:type_name -> shoal.Resume
+	42, // 18: shoal.Frame.trouble:type_name -> shoal.Trouble
+	43, // 19: shoal.Frame.credit:type_name -> shoal.Credit
+	31, // 20: shoal.Frame.scores:type_name -> shoal.Scores
+	27, // 21: shoal.Frame.move:type_name -> shoal.Move
+	33, // 22: shoal.Frame.embeddings:type_name -> shoal.Embeddings
+	34, // 23: shoal.Frame.reading:type_name -> shoal.Reading
+	19, // 24: shoal.Open.next:type_name -> shoal.Hop
+	20, // 25: shoal.Open.sampling:type_name -> shoal.Sampling
+	0,  // 26: shoal.Open.codec:type_name -> shoal.TensorCodec
+	22, // 27: shoal.Sampling.format:type_name -> shoal.Piece
+	21, // 28: shoal.Sampling.readings:type_name -> shoal.Labels
+	24, // 29: shoal.Piece.either:type_name -> shoal.Either
+	23, // 30: shoal.Piece.again:type_name -> shoal.Pieces
+	22, // 31: shoal.Pieces.pieces:type_name -> shoal.Piece
+	23, // 32: shoal.Either.of:type_name -> shoal.Pieces
+	0,  // 33: shoal.Step.codec:type_name -> shoal.TensorCodec
+	30, // 34: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 35: shoal.Token.finish:type_name -> shoal.Finish
+	32, // 36: shoal.Scores.scores:type_name -> shoal.Score
+	30, // 37: shoal.Score.top:type_name -> shoal.TopToken
+	2,  // 38: shoal.Fail.code:type_name -> shoal.Code
+	19, // 39: shoal.Resume.next:type_name -> shoal.Hop
+	2,  // 40: shoal.Trouble.code:type_name -> shoal.Code
+	46, // 41: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	3,  // 42: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
+	4,  // 43: shoal.ReachReply.code:type_name -> shoal.ReachCode
+	5,  // 44: shoal.JoinReply.refusal:type_name -> shoal.JoinRefusal
+	51, // 45: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -4737,8 +4917,9 @@ func file_protocol_wire_proto_init() {
 		(*Frame_Scores)(nil),
 		(*Frame_Move)(nil),
 		(*Frame_Embeddings)(nil),
+		(*Frame_Reading)(nil),
 	}
-	file_protocol_wire_proto_msgTypes[15].OneofWrappers = []any{
+	file_protocol_wire_proto_msgTypes[16].OneofWrappers = []any{
 		(*Piece_Text)(nil),
 		(*Piece_Until)(nil),
 		(*Piece_Schema)(nil),
@@ -4753,7 +4934,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   46,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -91,6 +91,7 @@ var clients = []client{
 	{name: "ollama-go", language: "Go", api: "/api", packages: []string{"github.com/ollama/ollama@v0.17.4"}, program: "ollama.go"},
 
 	{name: "async-openai", language: "Rust", api: "/v1/chat/completions", packages: []string{"async-openai/chat-completion,model@0.43.0", "futures@0.3.31", "serde_json@1.0.145", "tokio/full@1.48.0"}, program: "async_openai.rs"},
+	{name: "kunobi-decision", language: "Rust", api: "/v1/systemone", packages: []string{"kunobi-decision@0.3.0", "serde_json@1.0.145", "tokio/full@1.48.0"}, program: "kunobi_decision.rs"},
 
 	{name: "langchain4j-openai", language: "Java", api: "/v1/chat/completions", packages: langchain4j, program: "LangChain4j.java", env: []string{"PROVIDER=openai"}},
 	{name: "langchain4j-ollama", language: "Java", api: "/api", packages: langchain4j, program: "LangChain4j.java", env: []string{"PROVIDER=ollama"}},

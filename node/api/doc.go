@@ -34,6 +34,8 @@
 //	responses*.go       OpenAI's responses, and what is kept of them
 //	messages*.go        Anthropic's messages
 //	embed*.go           embeddings and reranking, of all dialects
+//	decide.go           questions answered by probabilities; systemone.go, decisions*.go: the
+//	                    dialects; jsontext.go: JSON as text, in the order of the request
 //	ollama*.go          Ollama's API
 //	extras.go           what llama.cpp's and vLLM's servers have besides
 //	admin.go, upkeep.go, view.go, health.go   shoal's own endpoints

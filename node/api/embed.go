@@ -158,32 +158,38 @@ func (s *server) embed(r *http.Request, req *EmbedRequest) (out *EmbedResult, er
 		}
 	}()
 	req.Trace = r.Header.Get(traceHeader)
-	return visitOf(r.Context()).meteredEmbed(r.Context(), s.Embedder, req)
+	err = visitOf(r.Context()).meteredWork(&req.Model, func() (name string, prompt int, err error) {
+		if out, err = s.Embedder.Embed(r.Context(), req); err != nil {
+			return "", 0, err
+		}
+		return out.Name, out.Count(), nil
+	})
+	return out, err
 }
 
-// meteredEmbed is Embed within the limits of the caller, counted.
-func (v *visit) meteredEmbed(ctx context.Context, e Embedder, req *EmbedRequest) (*EmbedResult, error) {
+// meteredWork has work done within the limits of the caller, and counts its tokens. model is
+// the one that the request names, which the caller's key may replace.
+func (v *visit) meteredWork(model *string, work func() (name string, prompt int, err error)) (err error) {
 	end := func(int, int) {}
 	if c := v.caller; c != nil {
-		var err error
-		if req.Model, err = v.modelFor(req.Model); err != nil {
-			return nil, err
+		if *model, err = v.modelFor(*model); err != nil {
+			return err
 		}
 		if end, err = c.Begin(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	prompt := 0
 	defer func() { end(prompt, 0) }()
-	out, err := e.Embed(ctx, req)
+	name, n, err := work()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	prompt = out.Count()
+	prompt = n
 	v.mu.Lock()
-	v.model, v.prompt = out.Name, v.prompt+prompt
+	v.model, v.prompt = name, v.prompt+prompt
 	v.mu.Unlock()
-	return out, nil
+	return nil
 }
 
 // rerankRequest has the fields of Cohere's and Jina's requests, and of llama.cpp's.

@@ -32,6 +32,7 @@ const (
 	TooLarge     Kind = "request_too_large"       // 413
 	BadMedia     Kind = "unsupported_media_type"  // 415
 	RateLimited  Kind = "rate_limit_exceeded"     // 429: see RetryAfter
+	NoText       Kind = "not_supported_by_model"  // 501: the model generates no text
 
 	NoPrevious Kind = "previous_response_not_found" // 400: never kept, or not any more; OpenAI's word
 	NoThread   Kind = "thread_not_found"            // 404: likewise; Anthropic's word
@@ -47,6 +48,7 @@ var statuses = map[Kind]int{
 	BadMedia: http.StatusUnsupportedMediaType, RateLimited: http.StatusTooManyRequests, NoPrevious: http.StatusBadRequest, NoThread: http.StatusNotFound,
 	Cancelled: 499, // the client disconnected; nginx's code
 	Internal:  http.StatusInternalServerError,
+	NoText:    http.StatusNotImplemented,
 }
 
 // Error is a failure and its kind.

@@ -11,7 +11,7 @@ import (
 // paths are served as what they mean.
 
 // bare are OpenAI's endpoints that llama.cpp's server also has without /v1.
-var bare = []string{"/chat/completions", "/completions", "/embeddings", "/messages", "/models", "/rerank", "/reranking", "/responses"}
+var bare = []string{"/chat/completions", "/completions", "/decisions", "/embeddings", "/messages", "/models", "/rerank", "/reranking", "/responses", "/systemone"}
 
 // cleaned returns a request with the path that it means.
 func cleaned(r *http.Request) *http.Request {

@@ -19,6 +19,7 @@ type Config struct {
 	Generator  Generator
 	Counter    Counter  // nil: prompts cannot be counted
 	Embedder   Embedder // nil: no embeddings are made
+	Decider    Decider  // nil: no questions are answered by probabilities
 	Library    Library
 	Observer   Observer
 	Catalogue  Catalogue    // may be nil
@@ -107,6 +108,9 @@ func New(cfg Config) http.Handler {
 		"POST /v1/rerank":     s.rerank,
 		"POST /v1/reranking":  s.rerank, // llama.cpp's
 		"POST /v2/rerank":     s.rerank, // Cohere's
+
+		"POST /v1/systemone": s.systemOne, // vLLM's
+		"POST /v1/decisions": s.decisions, // SGLang's
 
 		"POST /api/chat":       s.ollamaChat,
 		"POST /api/generate":   s.ollamaGenerate,

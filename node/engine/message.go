@@ -275,6 +275,7 @@ func (res *Result) append(out []byte) []byte {
 		for _, a := range t.Top {
 			out = appendFloat(appendInts(out, int64(a.ID)), a.Logprob)
 		}
+		out = appendNumbers(out, t.Labels)
 	}
 	out = binary.AppendUvarint(out, uint64(len(res.Embeddings)))
 	for _, e := range res.Embeddings {
@@ -287,11 +288,12 @@ func parseResult(body []byte) (*Result, error) {
 	r := &reader{b: body}
 	res := &Result{Compute: time.Duration(r.int())}
 	res.Hidden = takeNumbers[float32](r)
-	for range r.count(6) {
+	for range r.count(7) {
 		t := sample.Token{ID: int32(r.int()), Logprob: r.float()}
 		for range r.count(5) {
 			t.Top = append(t.Top, sample.Top{ID: int32(r.int()), Logprob: r.float()})
 		}
+		t.Labels = takeNumbers[float32](r)
 		res.Tokens = append(res.Tokens, t)
 	}
 	for range r.count(1) {

@@ -15,7 +15,7 @@ func FuzzMessages(f *testing.F) {
 	f.Add(b.append(nil))
 	f.Add((&Batch{Rows: []Row{{0, 0}, {0, 1}, {1, 0}}, Hidden: []float32{1, 2, 3}, Embed: true}).append(nil))
 	f.Add((&Result{Embeddings: [][]float32{{1, 2}, nil, {3}}}).append(nil))
-	f.Add((&Result{Hidden: []float32{1}, Tokens: []sample.Token{{ID: 4, Top: []sample.Top{{ID: 5}}}}}).append(nil))
+	f.Add((&Result{Hidden: []float32{1}, Tokens: []sample.Token{{ID: 4, Top: []sample.Top{{ID: 5}}, Labels: []float32{-1, -2}}}}).append(nil))
 	f.Add(appendError(nil, remedy.For(ErrMemory, remedy.RaiseMemory, "a")))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if b, err := parseBatch(raw); err == nil {
@@ -28,7 +28,8 @@ func FuzzMessages(f *testing.F) {
 		}
 		if r, err := parseResult(raw); err == nil {
 			again, err := parseResult(r.append(nil))
-			if err != nil || !slices.EqualFunc(again.Embeddings, r.Embeddings, func(x, y []float32) bool { return len(x) == len(y) }) {
+			if err != nil || !slices.EqualFunc(again.Embeddings, r.Embeddings, func(x, y []float32) bool { return len(x) == len(y) }) ||
+				!slices.EqualFunc(again.Tokens, r.Tokens, func(x, y sample.Token) bool { return len(x.Labels) == len(y.Labels) }) {
 				t.Fatal(err)
 			}
 		}

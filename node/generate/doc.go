@@ -9,6 +9,7 @@
 //	              that it does
 //	plan.go       a route: the first, one around lost stages, a second one
 //	drive.go      one session along a route, and the events of its tokens
+//	decide.go     questions answered by the probabilities of labels; rerank.go: texts scored so
 //	costs.go      what each stage of the route is predicted to cost
 //	record.go     what a session has shown of the peers on its route
 //	trace.go      counters and spans

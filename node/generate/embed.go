@@ -44,6 +44,11 @@ type embedding struct {
 // after all attempts. A failed stage costs the texts that it has not embedded yet:
 // others compute those.
 func (g *Generator) Embed(ctx context.Context, req *api.EmbedRequest) (out *api.EmbedResult, err error) {
+	if req.Query != nil {
+		if out, ok, err := g.scoreByChat(ctx, req); ok {
+			return out, err
+		}
+	}
 	ctx, trace := g.begin(ctx, "embeddings", req.Trace)
 	defer func() { trace.end(err) }()
 	e := &embedding{generation: generation{Generator: g, req: &api.GenerateRequest{Model: req.Model}, trace: trace}, ask: req}
@@ -76,8 +81,6 @@ func (e *embedding) read(ctx context.Context) (err error) {
 	}
 	how := e.tools.Embeds
 	switch {
-	case how == nil && e.ask.Query != nil:
-		return badModel("%s generates text and scores none: name a reranker or an embedding model", e.model.Name())
 	case how == nil:
 		return badModel("%s does not support embeddings: it generates text; name an embedding model", e.model.Name())
 	case how.Scores && e.ask.Query == nil:

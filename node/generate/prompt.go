@@ -96,18 +96,27 @@ func (g *generation) encode(ctx context.Context) error {
 		if prompt, err = g.render(); err != nil {
 			return fmt.Errorf("%s: %w", g.model.Name(), err)
 		}
-		// Templates write the beginning of the sequence themselves.
-		if bos, ok := g.tools.BOS(); ok && strings.HasPrefix(prompt, g.tools.Token(bos)) {
-			opt.AddSpecial = false
-		}
+		opt = g.rendering(prompt)
 	}
-	// A text that no tokens of the model could hold is not tokenized at all.
-	if most, holds := g.context(), g.tools.Longest(); len(prompt)/holds > most {
-		return tooLong(most, "the prompt has %d KiB, and so many tokens of %s hold %d KiB at most", len(prompt)>>10, g.model.Name(), most*holds>>10)
-	}
-	ids, err := g.cfg.Models.Encode(ctx, g.tools.Tokenizer, prompt, opt)
+	ids, err := g.tokenize(ctx, prompt, opt)
 	g.ids = ids
 	return err
+}
+
+// tokenize makes tokens of a prompt.
+func (g *generation) tokenize(ctx context.Context, prompt string, opt text.EncodeOptions) ([]int32, error) {
+	// A text that no tokens of the model could hold is not tokenized at all.
+	if most, holds := g.context(), g.tools.Longest(); len(prompt)/holds > most {
+		return nil, tooLong(most, "the prompt has %d KiB, and so many tokens of %s hold %d KiB at most", len(prompt)>>10, g.model.Name(), most*holds>>10)
+	}
+	return g.cfg.Models.Encode(ctx, g.tools.Tokenizer, prompt, opt)
+}
+
+// rendering returns how a rendered chat is tokenized. Templates write the beginning of the
+// sequence themselves.
+func (g *generation) rendering(prompt string) text.EncodeOptions {
+	bos, ok := g.tools.BOS()
+	return text.EncodeOptions{AddSpecial: !ok || !strings.HasPrefix(prompt, g.tools.Token(bos)), ParseSpecial: true}
 }
 
 // takeIDs takes the prompt's tokens as the caller gave them.

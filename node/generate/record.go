@@ -20,7 +20,7 @@ func (l lieError) Unwrap() error { return l.error }
 // blame records the fault of the stage that ended a session, if it had one.
 func (g *generation) blame(err error) {
 	var where *session.StageError
-	if errors.As(err, &where) {
+	if errors.As(err, &where) && !errors.Is(err, session.ErrNoReadings) { // an older version is no fault
 		g.mark(where.Hop.Peer, where.Err, where.Err.Error())
 	}
 }

@@ -47,6 +47,14 @@
 // If only the stream to a stage broke, the same peer is tried first: it keeps the
 // session for a moment.
 //
+// # Sessions that are not repaired
+//
+// Embeddings (embed.go) and readings, the probabilities of given tokens (read.go), need
+// nothing from the end of the route to go on: all rows are sent at once (oneway.go). Such a
+// session ends with the first stage that fails, and its caller has what is missing computed
+// by another one. A repair would save a part of a prompt, for which the ring would have to
+// halt, and need replay where rows have been taken back and written over.
+//
 // # Moving
 //
 // A stage's stream that crosses a relay moves when there is a better path: a direct

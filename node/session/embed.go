@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
@@ -29,9 +28,8 @@ type EmbedRequest struct {
 }
 
 const (
-	embedChunk  = protocol.MaxLinkRows // rows of a step to the first stage
-	embedSilent = 2 * time.Second      // that a stage may send nothing, beyond a round trip
-	unitError   = 1e-3                 // by which a length may differ from 1
+	embedChunk = protocol.MaxLinkRows // rows of a step to the first stage
+	unitError  = 1e-3                 // by which a length may differ from 1
 )
 
 // Embed has a session compute the embeddings of texts. emit gets them in the order of
@@ -51,25 +49,23 @@ func Embed(ctx context.Context, d Dialer, req *EmbedRequest, emit func(first int
 		req: &Request{Model: req.Model, Codec: req.Codec}, dial: d, begin: time.Now(), ring: ring{epoch: 1}, events: make(chan event, 64),
 		over: ctx.Done(), avoid: map[peer.ID]time.Time{}, payload: min(protocol.MaxPayload, 4*req.Width*len(req.Texts)),
 	}
+	s.wait = req.Wait
 	defer s.close()
 	defer cancel()
-	if _, err := rand.Read(s.id[:]); err != nil {
+	if err := s.open(ctx, req.Route, s.textFrame); err != nil {
 		return err
 	}
-	if err := s.open(ctx); err != nil {
-		return err
-	}
-	return s.run(ctx)
+	go s.feedTexts()
+	return s.run(ctx, s)
 }
 
 // textSession is one call of Embed.
 type textSession struct {
-	session
-	req           *EmbedRequest
-	emit          func(int, [][]float32) error
-	rows, longest int // tokens of all texts, and of the longest
-	have          int // texts whose embeddings have come
-	progressed    time.Time
+	oneWay
+	req     *EmbedRequest
+	emit    func(int, [][]float32) error
+	longest int // tokens of the longest text
+	have    int // texts whose embeddings have come
 }
 
 // measure counts the tokens.
@@ -84,28 +80,6 @@ func (s *textSession) measure() error {
 	if n := len(s.req.Texts); n == 0 || n > protocol.MaxEmbedTexts || s.rows > protocol.MaxEmbedRows || len(s.req.Route) == 0 || s.req.Width <= 0 {
 		return fmt.Errorf("session: %d texts of %d tokens over a route of %d stages", n, s.rows, len(s.req.Route))
 	}
-	return nil
-}
-
-// open opens all stages, and begins to send the texts.
-func (s *textSession) open(ctx context.Context) error {
-	opening, cancel := context.WithTimeoutCause(ctx, openTime, errors.New("no answer in time"))
-	defer cancel()
-	for _, h := range s.req.Route {
-		s.stages = append(s.stages, s.newStage(h))
-	}
-	if err := s.openAll(opening, cancel, s.stages, s.textFrame); err != nil {
-		return err
-	}
-	now := time.Now()
-	s.deadline.opened(now.Sub(s.begin))
-	s.progressed = now
-	for _, g := range s.stages {
-		g.heard = now
-		go s.read(g)
-	}
-	go s.heartbeat()
-	go s.feedTexts()
 	return nil
 }
 
@@ -153,66 +127,22 @@ func (s *textSession) feedTexts() {
 	}
 }
 
-// run takes embeddings until all have come.
-func (s *textSession) run(ctx context.Context) error {
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
-	for s.have < len(s.req.Texts) {
-		var err error
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case ev := <-s.events:
-			err = s.take(ev)
-		case now := <-look.C:
-			err = s.inspect(now)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// finished reports whether all embeddings have come.
+func (s *textSession) finished() bool { return s.have == len(s.req.Texts) }
 
-// take takes a frame of a stage, or the end of its stream.
-func (s *textSession) take(ev event) error {
-	g, pos := ev.g, s.position(ev.g)
-	if ev.err != nil {
-		return g.fail(pos, ev.err)
+// reply takes embeddings.
+func (s *textSession) reply(pos int, ev event) error {
+	k, ok := ev.f.Kind.(*protocol.Frame_Embeddings)
+	if !ok {
+		return s.stages[pos].fail(pos, errNotDue)
 	}
-	if ev.moved != nil {
-		return nil
+	list, err := s.check(pos, k.Embeddings, ev.payload)
+	if err != nil {
+		return s.stages[pos].fail(pos, err)
 	}
-	now := time.Now()
-	g.heard = now
-	switch k := ev.f.Kind.(type) {
-	case *protocol.Frame_Embeddings:
-		list, err := s.check(pos, k.Embeddings, ev.payload)
-		if err != nil {
-			return g.fail(pos, err)
-		}
-		s.progressed = now
-		first := s.have
-		s.have += len(list)
-		return s.emit(first, list)
-	case *protocol.Frame_Pong:
-		g.pong(k.Pong, now)
-	case *protocol.Frame_Trouble:
-		if k.Trouble.Code == protocol.Code_CODE_DRAINING {
-			return nil // it stays for as long as it can
-		}
-		other, which := pos-1, "successor"
-		if k.Trouble.Successor {
-			other, which = pos+1, "predecessor"
-		}
-		if other < 0 || other >= len(s.stages) {
-			return g.fail(pos, fmt.Errorf("%w: trouble with a neighbour that it does not have", protocol.ErrFrame))
-		}
-		return s.stages[other].fail(other, protocol.Errorf(protocol.Code_CODE_PEER_LOST, "its %s lost it", which))
-	default:
-		return g.fail(pos, fmt.Errorf("%w: not due", protocol.ErrFrame))
-	}
-	return nil
+	first := s.have
+	s.have += len(list)
+	return s.emit(first, list)
 }
 
 // check reads embeddings. Errors wrap protocol.ErrFrame: no honest stage causes them.
@@ -250,24 +180,4 @@ func isUnit(x []float32) bool {
 		sum += float64(v) * float64(v)
 	}
 	return math.Abs(math.Sqrt(sum)-1) <= unitError
-}
-
-// inspect finds a stage that is silent, or that keeps the session waiting.
-func (s *textSession) inspect(now time.Time) error {
-	for i, g := range s.stages {
-		if quiet := now.Sub(g.heard); quiet > embedSilent+s.deadline.roundTrip {
-			return g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "it has been silent for %s", quiet.Round(time.Millisecond)))
-		}
-	}
-	if now.Sub(s.progressed) <= s.req.Wait {
-		return nil
-	}
-	// The first stage that has computed less than those before it keeps the others waiting.
-	slow, length := 0, s.rows
-	for i, g := range s.stages {
-		if g.length < length {
-			slow, length = i, g.length
-		}
-	}
-	return s.stages[slow].fail(slow, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "no embedding came for %s, and it is behind", s.req.Wait.Round(time.Second)))
 }

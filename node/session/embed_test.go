@@ -218,7 +218,7 @@ func (l liar) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stream,
 		if _, _, err := protocol.ReadFrame(r, 0); err != nil {
 			return
 		}
-		b, _ := protocol.AppendFrame(nil, &protocol.Frame{Kind: &protocol.Frame_Opened{Opened: &protocol.Opened{Embeds: true}}}, nil)
+		b, _ := protocol.AppendFrame(nil, &protocol.Frame{Kind: &protocol.Frame_Opened{Opened: &protocol.Opened{Embeds: true, Readings: true}}}, nil)
 		b, _ = protocol.AppendFrame(b, l.frame, l.payload)
 		go func() { _, _ = server.Write(b) }()
 		for {

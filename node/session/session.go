@@ -262,6 +262,7 @@ type stage struct {
 	busy    bool   // a pass with rows of this session is running
 	replays bool   // it can send its rows again
 	floor   int    // the lowest position, other than 0, from which it can go on
+	back    int    // of a session of readings: rows by which it can be taken back; 0: all
 	leaving bool   // it has asked to be replaced
 	epoch   uint64 // of the last Pong
 	relayed bool   // its link to its successor crosses a relay
@@ -494,6 +495,11 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 			err = protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "is of an older version, which makes no embeddings")
 			break
 		}
+		if o.Readings > 0 && !k.Opened.Readings {
+			err = ErrNoReadings
+			break
+		}
+		g.back = int(k.Opened.Back)
 		g.cached, g.floor, g.prefixSent = int(k.Opened.Cached), int(k.Opened.Floor), len(o.Prefix)
 		return nil
 	case *protocol.Frame_Fail:

@@ -107,6 +107,14 @@
 // An Observer receives each Open, pass, part of a step's path and end of a session
 // (observe.go). It receives numbers, never activations, tokens or text.
 //
+// # Readings
+//
+// A session of readings asks for the probabilities of given tokens at many places, most of
+// which follow the same beginning (read.go). It is one sequence whose end is taken back for
+// each question. A session per question would be admitted, linked and pinged as often, need
+// a slot each, and share the beginning in whole blocks of 32 rows only; sequences in the
+// engine that fork from the beginning would need slots, too, and as many rows.
+//
 // # Loss
 //
 // Positions are absolute, and a session has epochs: a step of a lower epoch is

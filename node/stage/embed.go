@@ -86,10 +86,13 @@ func (sess *session) queueTexts(st *step) error {
 	return nil
 }
 
-// resumable returns an error for a session of texts: it has one epoch.
+// resumable returns an error for sessions that end with the first stage that is lost.
 func (sess *session) resumable() error {
-	if sess.embeds() {
+	switch {
+	case sess.embeds():
 		return errors.New("a session of texts cannot be halted or resumed")
+	case sess.reads():
+		return errors.New("a session of readings cannot be halted or resumed")
 	}
 	return nil
 }

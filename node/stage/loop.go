@@ -240,10 +240,14 @@ func (s *Stage) run(batch []work) (*engine.Result, error) {
 		p.Hidden = append(p.Hidden, w.step.hidden...)
 		p.Outputs = append(p.Outputs, w.scoring()...)
 		if s.cfg.last() && w.step.sample {
-			p.Outputs = append(p.Outputs, engine.Output{
+			out := engine.Output{
 				Row: w.at + w.step.rows - 1, Sampling: w.sess.sampling, Sampled: w.sess.sampled[:w.drawn()],
 				Position: uint64(w.step.base + w.step.rows), Allowed: w.allowed,
-			})
+			}
+			if w.sess.reads() {
+				out.Sampling = w.sess.reading()
+			}
+			p.Outputs = append(p.Outputs, out)
 		}
 		if w.step.rows == 1 {
 			decodes++
@@ -350,7 +354,11 @@ func (s *Stage) scatter(w work, res *engine.Result, batch []work) {
 		}
 	}
 	s.scored(w, res.Tokens[i:i+scored])
-	if w.step.sample {
+	switch {
+	case !w.step.sample:
+	case sess.reads():
+		s.sendReading(w, res.Tokens[i+scored])
+	default:
 		s.token(w, res.Tokens[i+scored], res.Compute)
 	}
 }
@@ -379,6 +387,7 @@ func (s *Stage) forward(w work, x []float32) {
 		end := min(at+protocol.MaxLinkRows, w.step.rows)
 		sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
 			Epoch: w.step.epoch, Base: uint32(w.step.base + at), Rows: uint32(end - at), Codec: codec, Sample: w.step.sample && end == w.step.rows,
+			Back: w.step.back && at == has,
 		}}}, rows[at*sess.buf.row:end*sess.buf.row], w.step.phase())
 	}
 }

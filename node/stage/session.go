@@ -34,6 +34,7 @@ type step struct {
 	sample   bool
 	link     *inflow // that it came on; nil: not on a link with credit
 	truncate bool    // remove positions >= base first
+	back     bool    // of a session of readings: it may begin before the session's end
 	tokens   []int32
 	hidden   []float32
 	ends     []int // of a session of texts: after how many rows a text ends
@@ -94,6 +95,8 @@ type session struct {
 	buf       *replay   // rows sent to the successor; nil at the last stage
 	text      *step     // of a session of texts: the rows of one that has not come whole yet
 	texts     int       // received so far
+	rows      int       // of a session of readings: received so far, those that were taken back included
+	asked     int       // of a session of readings: readings whose step has come
 	computing bool      // a pass with rows of it is running
 	decoding  bool      // its last step was one row
 	lap       time.Time // when its last decode was computed
@@ -102,6 +105,7 @@ type session struct {
 	sampled  []int32
 	format   Format // of the answer; nil: any
 	embedded int    // texts whose embeddings were sent
+	read     int    // readings that were sent
 }
 
 func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *session {
@@ -164,7 +168,7 @@ func (sess *session) accept(st Stream, opened *protocol.Opened) {
 // not read: they may be large, and would be sent to its process with each pass.
 func forEngine(p *protocol.Sampling) *protocol.Sampling {
 	p = proto.CloneOf(p)
-	p.StopIds, p.Sampled, p.Format, p.Scored = nil, nil, nil, nil
+	p.StopIds, p.Sampled, p.Format, p.Scored, p.Readings = nil, nil, nil, nil, nil
 	return p
 }
 
@@ -654,13 +658,15 @@ func (sess *session) take(p *protocol.Step, payload []byte, in *inflow) bool {
 
 func (sess *session) parse(p *protocol.Step, payload []byte) (*step, error) {
 	cfg := &sess.stage.cfg
-	st := &step{epoch: p.Epoch, base: int(p.Base), rows: int(p.Rows), sample: p.Sample}
+	st := &step{epoch: p.Epoch, base: int(p.Base), rows: int(p.Rows), sample: p.Sample, back: p.Back}
 	most := min(protocol.MaxRows, cfg.MaxBatch)
 	switch {
 	case sess.embeds(): // it may be of many texts, which take passes of their own
 		most = protocol.MaxLinkRows
 	case sess.scores():
 		most = min(most, maxScoredRows)
+	case p.Back && !sess.reads():
+		return nil, errors.New("a step that takes back, in a session that draws tokens")
 	}
 	if st.rows < 1 || st.rows > most {
 		return nil, fmt.Errorf("a step of %d rows, where up to %d are taken", st.rows, most)
@@ -704,16 +710,19 @@ func (sess *session) queue(st *step) (bool, error) {
 		}
 		sess.drop()
 		sess.epoch, sess.length, sess.truncate = st.epoch, st.base, true
-	case st.base != sess.length:
+	case st.base != sess.length && !(st.back && st.base < sess.length):
 		return false, fmt.Errorf("a step at position %d, where %d was due", st.base, sess.length)
 	case st.link == nil && !s.cfg.first() && (len(sess.pending) >= maxPending || sess.queuedRows() >= s.window()):
 		return false, nil // tokens are small and their number is bounded, so a client never waits
 	}
-	st.truncate, sess.truncate = sess.truncate, false
+	if err := sess.countReading(st); err != nil {
+		return false, err
+	}
+	st.truncate, sess.truncate = sess.truncate || st.base < sess.length, false
 	s.turn++
 	st.turn, st.queued = s.turn, time.Now()
 	sess.stepped, sess.worked = true, st.queued
-	sess.length += st.rows
+	sess.length = st.base + st.rows
 	sess.pending = append(sess.pending, st)
 	return true, nil
 }

@@ -419,7 +419,7 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 		return s.checkTexts(o)
 	case int64(o.MaxTokensTotal) > int64(s.cfg.MaxContext):
 		return protocol.Errorf(protocol.Code_CODE_TOO_LONG, "a session of %d tokens, where %d are accepted", o.MaxTokensTotal, s.cfg.MaxContext)
-	case o.Stages > 1 && o.Next == nil:
+	case o.Stages > 1 && o.Next == nil && !(o.Readings > 0 && s.cfg.last()):
 		return bad("no successor named")
 	case len(o.Prefix) > int(o.MaxTokensTotal)/protocol.PrefixBlock:
 		return bad("more prefix hashes than the session has tokens for")
@@ -430,6 +430,9 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 		if err := checkSampling(o.Sampling, s.cfg.Vocab); err != nil {
 			return bad("%s", err)
 		}
+	}
+	if err := s.checkReadings(o); err != nil {
+		return bad("%s", err)
 	}
 	return nil
 }

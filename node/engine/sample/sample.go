@@ -43,7 +43,8 @@ type Top struct {
 type Token struct {
 	ID      int32
 	Logprob float32
-	Top     []Top // descending
+	Top     []Top     // descending
+	Labels  []float32 // log probabilities of the parameters' first reading
 }
 
 // Sample draws the token at the given absolute position. p may be nil: greedy,
@@ -72,8 +73,9 @@ func Sample(logits []float32, p *protocol.Sampling, sampled []int32, position ui
 		id = draw(candidates(z, p), p, position, id)
 	}
 	t := Token{ID: id}
-	if p.Logprobs || p.TopLogprobs > 0 {
+	if p.Logprobs || p.TopLogprobs > 0 || len(p.Readings) > 0 {
 		norm := logSumExp(logits)
+		t.Labels = labels(logits, p.Readings, norm)
 		t.Logprob = float32(float64(logits[id]) - norm)
 		if p.TopLogprobs > 0 {
 			for _, i := range best(logits, int(p.TopLogprobs)) {
@@ -82,6 +84,21 @@ func Sample(logits []float32, p *protocol.Sampling, sampled []int32, position ui
 		}
 	}
 	return t
+}
+
+// labels returns the log probabilities of the tokens of the first reading; nil: there is
+// none. A token beyond the vocabulary is impossible.
+func labels(logits []float32, readings []*protocol.Labels, norm float64) []float32 {
+	if len(readings) == 0 {
+		return nil
+	}
+	out := make([]float32, len(readings[0].GetIds()))
+	for i, id := range readings[0].GetIds() {
+		if out[i] = float32(math.Inf(-1)); id >= 0 && int(id) < len(logits) {
+			out[i] = float32(float64(logits[id]) - norm)
+		}
+	}
+	return out
 }
 
 // only are the logits of the tokens that are allowed; the others are impossible.

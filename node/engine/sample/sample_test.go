@@ -189,3 +189,23 @@ func BenchmarkSample(b *testing.B) {
 		})
 	}
 }
+
+// A reading has the log probabilities of its labels among all tokens, whatever is drawn.
+func TestLabels(t *testing.T) {
+	z := []float32{1, 3, float32(math.NaN()), 2, -1}
+	p := &protocol.Sampling{Readings: []*protocol.Labels{{Ids: []int32{3, 0, 3, 5, -1}}, {Ids: []int32{1}}}}
+	got := Sample(z, p, nil, 0, nil)
+	norm := math.Log(math.Exp(1) + math.Exp(3) + math.Exp(2) + math.Exp(-1))
+	want := []float64{2 - norm, 1 - norm, 2 - norm, math.Inf(-1), math.Inf(-1)}
+	if got.ID != 1 || len(got.Labels) != len(want) {
+		t.Fatalf("got %+v", got)
+	}
+	for i, w := range want {
+		if g := float64(got.Labels[i]); g != w && math.Abs(g-w) > 1e-6 {
+			t.Errorf("label %d: %v, want %v", i, g, w)
+		}
+	}
+	if got := Sample(z, nil, nil, 0, nil); got.Labels != nil {
+		t.Errorf("labels that were not asked for: %v", got.Labels)
+	}
+}

@@ -122,6 +122,15 @@ func (s *Syntax) begun(prompt string) bool {
 	return !s.harmony && strings.HasSuffix(strings.TrimRight(prompt, space), s.think.open)
 }
 
+// AnswerAt returns a prompt up to where the answer itself begins, if the model does not
+// reason. It returns false if the prompt ends inside reasoning that it has begun.
+func (s *Syntax) AnswerAt(prompt string) (string, bool) {
+	if s.harmony {
+		return prompt + "<|channel|>final<|message|>", true
+	}
+	return prompt, !s.begun(prompt)
+}
+
 // Marks returns the control tokens that a Reader must receive as text.
 func (s *Syntax) Marks() []string {
 	if s.harmony {
