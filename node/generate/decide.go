@@ -91,7 +91,7 @@ func (d *decision) read(ctx context.Context) (err error) {
 			keep++
 		}
 		before = ids
-		d.asks = append(d.asks, session.Ask{Keep: keep, Tokens: ids[keep:len(ids):len(ids)], Labels: labels})
+		d.asks = append(d.asks, session.Ask{Keep: keep, Tokens: slices.Clone(ids[keep:]), Labels: labels})
 		d.lengths = append(d.lengths, len(ids))
 		d.out.Reads = append(d.out.Reads, api.DecideRead{PromptTokens: len(ids), LabelIDs: labels})
 		if d.ask.Prompts {
@@ -322,6 +322,9 @@ const mostTop = 64
 // an answer of one token, whose alternatives have the labels if those are probable. why is
 // the error if they are not: what is not reported would have to be guessed.
 func (d *decision) readByTop(ctx context.Context, req *session.ReadRequest, why error) error {
+	if req.Alone { // such a session would leave its rows to others
+		return why
+	}
 	var all []int32
 	for i, a := range req.Asks {
 		all = append(all[:a.Keep], a.Tokens...)
@@ -339,7 +342,10 @@ func (d *decision) readByTop(ctx context.Context, req *session.ReadRequest, why 
 			if at < 0 {
 				return why
 			}
-			r.Logprobs[k] = got.Top[at].Logprob
+			if r.Logprobs[k] = got.Top[at].Logprob; !(r.Logprobs[k] <= 0) {
+				last := len(req.Route) - 1
+				return &session.StageError{Index: last, Hop: req.Route[last], Err: fmt.Errorf("%w: a log probability that is none", protocol.ErrFrame)}
+			}
 		}
 		if err := d.take(i, r); err != nil {
 			return err

@@ -204,7 +204,7 @@ func (m *Metrics) Restarted() { m.restarts.Inc() }
 
 // Answer describes a finished or failed answer of this node.
 type Answer struct {
-	Operation string // chat, text_completion or embeddings
+	Operation string // chat, text_completion, embeddings or decisions
 	Model     string // name of the model; "": not found
 	Error     string // kind of the failure; "": none
 	Took      time.Duration

@@ -117,3 +117,21 @@ func TestFormats(t *testing.T) {
 		t.Error("an answer without reasoning is more than the value")
 	}
 }
+
+// An answer without reasoning begins after the prompt, in gpt-oss's case after the header of
+// its last message, and nowhere if the prompt ends inside reasoning.
+func TestAnswerAt(t *testing.T) {
+	for _, c := range []struct {
+		template, prompt, want string
+		ok                     bool
+	}{
+		{"{{ messages }}", "<|im_start|>assistant\n", "<|im_start|>assistant\n", true},
+		{"<think></think>", "assistant\n<think>\n\n</think>\n\n", "assistant\n<think>\n\n</think>\n\n", true},
+		{"<think></think>", "assistant\n<think>\n", "assistant\n<think>\n", false},
+		{"<|channel|><|message|>", "<|start|>assistant", "<|start|>assistant<|channel|>final<|message|>", true},
+	} {
+		if got, ok := Detect(c.template).AnswerAt(c.prompt); got != c.want || ok != c.ok {
+			t.Errorf("%q: %q, %v", c.prompt, got, ok)
+		}
+	}
+}
