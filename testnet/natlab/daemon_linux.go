@@ -66,7 +66,7 @@ func (m *Machine) Start(ctx context.Context, binary, home string, args ...string
 	defer log.Close()
 	d := &Daemon{Home: home, on: m, binary: binary, args: args, exited: make(chan struct{}), news: make(chan struct{})}
 	d.cmd = exec.Command(binary, append([]string{"node", "--home", home, "--no-mdns", "--json-events", "--threads", "1"}, args...)...)
-	d.cmd.Env, d.cmd.Stderr, d.cmd.SysProcAttr = environment(), log, group()
+	d.cmd.Env, d.cmd.Stderr, d.cmd.SysProcAttr = append(environment(), m.env...), log, group()
 	out, err := d.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -149,7 +149,7 @@ func (d *Daemon) Kill() {
 func (d *Daemon) Shoal(ctx context.Context, command string, args ...string) ([]byte, error) {
 	cmd := exec.Command(d.binary, append([]string{command, "--home", d.Home}, args...)...)
 	var out, errs bytes.Buffer
-	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = environment(), &out, &errs, group()
+	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = append(environment(), d.on.env...), &out, &errs, group()
 	cmd.WaitDelay = time.Second
 	if err := d.on.space.start(cmd); err != nil {
 		return nil, err
