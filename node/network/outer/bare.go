@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/config"
@@ -51,7 +53,9 @@ type BareConfig struct {
 type Bare struct {
 	host.Host
 	Upgrader transport.Upgrader // for circuits of the host
-	closers  []io.Closer
+	closers  []io.Closer        // the last is closed first
+	once     sync.Once
+	err      error
 }
 
 // NewBare makes a bare host. Errors are those of listening, which name the address.
@@ -120,7 +124,6 @@ func (b *Bare) addTransports(net *swarm.Swarm, c BareConfig, rm network.Resource
 		if sockets, err = quicreuse.NewConnManager(reset, token); err != nil {
 			return err
 		}
-		// Before the swarm, which is closed first.
 		b.closers = append([]io.Closer{sockets}, b.closers...)
 	}
 	overQUIC, err := libp2pquic.NewTransport(c.Key, sockets, nil, c.Gate, rm)
@@ -137,11 +140,12 @@ func (b *Bare) addTransports(net *swarm.Swarm, c BareConfig, rm network.Resource
 	return net.AddTransport(overTCP)
 }
 
-// Close closes the host and its connections.
+// Close closes the host and its connections, once.
 func (b *Bare) Close() error {
-	var errs []error
-	for i := range b.closers {
-		errs = append(errs, b.closers[len(b.closers)-1-i].Close())
-	}
-	return errors.Join(errs...)
+	b.once.Do(func() {
+		for _, c := range slices.Backward(b.closers) {
+			b.err = errors.Join(b.err, c.Close())
+		}
+	})
+	return b.err
 }
