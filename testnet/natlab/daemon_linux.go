@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -147,7 +148,7 @@ func (d *Daemon) Kill() {
 // Shoal runs a command on the daemon's machine and home, and returns what it
 // printed. The error has what it said on standard error.
 func (d *Daemon) Shoal(ctx context.Context, command string, args ...string) ([]byte, error) {
-	cmd := exec.Command(d.binary, append([]string{command, "--home", d.Home}, args...)...)
+	cmd := exec.Command(d.binary, slices.Concat(strings.Fields(command), []string{"--home", d.Home}, args)...)
 	var out, errs bytes.Buffer
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = append(environment(), d.on.env...), &out, &errs, group()
 	cmd.WaitDelay = time.Second

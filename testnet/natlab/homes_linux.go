@@ -140,7 +140,7 @@ func (l *Lab) begin(ctx context.Context, m *Machine, home string, args ...string
 
 // ownSwarm founds a swarm unless the home has one from its first start.
 func (d *Daemon) ownSwarm(ctx context.Context) error {
-	out, err := d.Shoal(ctx, "swarm", "ls", "--json")
+	out, err := d.Shoal(ctx, "swarm ls", "--json")
 	if err != nil {
 		return err
 	}
@@ -153,6 +153,6 @@ func (d *Daemon) ownSwarm(ctx context.Context) error {
 	if len(list) > 0 {
 		return nil
 	}
-	_, err = d.Shoal(ctx, "swarm", "new")
+	_, err = d.Shoal(ctx, "swarm new")
 	return err
 }
