@@ -24,7 +24,7 @@ func (c *Config) networks() swarms.Config {
 			ListenPort: c.ListenPort, ListenAddrs: c.ListenAddrs, Bootstrap: c.Bootstrap, MDNS: !c.NoMDNS,
 			Client: c.Client, PeersFile: c.home().Peers(), Options: c.Network, Version: c.Version, Public: c.Public, NoRelay: c.NoRelay, Log: c.Log.With("part", "network"),
 		},
-		KeyFile: c.home().Key(), PortFile: c.home().Port(), Private: c.Private, Book: c.Swarms, May: c.May, Log: c.Log.With("part", "swarms"),
+		KeyFile: c.home().Key(), PortFile: c.home().Port(), Private: c.Private, Relays: c.Relays, Book: c.Swarms, May: c.May, Log: c.Log.With("part", "swarms"),
 	}
 }
 

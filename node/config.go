@@ -45,6 +45,7 @@ type Config struct {
 	NoMDNS      bool          // do not look for peers on the LAN
 	Public      bool          // the operator vouches that peers elsewhere can dial this node
 	NoRelay     bool          // do not relay for others even if they can
+	Relays      []string      // multiaddrs of relays of the open network that may carry the traffic of private swarms; nil: those of Bootstrap and known ones; "off": none
 	Trust       []string      // IDs of peers that are trusted like this node itself
 	Fastest     bool          // use known strangers for speed even if this node or peers that it trusts serve the whole model
 	Client      bool          // light: serve nothing, advertise nothing

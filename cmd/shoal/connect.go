@@ -128,6 +128,7 @@ func clientConfig(c *cli.Context, cfg *node.Config) (open bool, err error) {
 	var file struct {
 		Open        bool     `toml:"open"`
 		Bootstrap   []string `toml:"bootstrap"`
+		Relays      []string `toml:"relay"`
 		NoMDNS      bool     `toml:"no-mdns"`
 		Catalogs    []string `toml:"catalog"`
 		CatalogKeys []string `toml:"catalog-key"`
@@ -145,6 +146,9 @@ func clientConfig(c *cli.Context, cfg *node.Config) (open bool, err error) {
 	}
 	if !c.IsSet("bootstrap") {
 		cfg.Bootstrap = file.Bootstrap
+	}
+	if !c.IsSet("relay") {
+		cfg.Relays = file.Relays
 	}
 	if !c.IsSet("no-mdns") {
 		cfg.NoMDNS = file.NoMDNS

@@ -24,6 +24,7 @@ import (
 func networkFlags() []cli.Flag {
 	return []cli.Flag{
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "bootstrap", EnvVars: []string{"SHOAL_BOOTSTRAP"}, Usage: "`ADDRESS` of a peer to join through, as printed by `shoal status`; may be repeated"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "relay", EnvVars: []string{"SHOAL_RELAY"}, Usage: "`ADDRESS` of a node of the open network through which private swarms may reach each other's members, as `shoal status` prints it there; it sees neither their keys nor what they say; may be repeated; off: use none (default: those of --bootstrap and those that are known)"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "open", EnvVars: []string{"SHOAL_OPEN"}, Usage: "be in the open network, too, where strangers lend to each other, if this home is in a private swarm"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "trust", EnvVars: []string{"SHOAL_TRUST"}, Usage: "`PEER` ID of a node that is yours or a friend's: prompts go to trusted nodes first, and their prompts come first here; may be repeated"}),
@@ -109,7 +110,7 @@ func nodeCommand() *cli.Command {
 // joinConfig reads the settings that a node and a light client share.
 func joinConfig(c *cli.Context) (node.Config, error) {
 	cfg := node.Config{
-		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), NoMDNS: c.Bool("no-mdns"), OTLP: c.String("otlp"), Log: slog.Default(),
+		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), Relays: splitList(c.StringSlice("relay")), NoMDNS: c.Bool("no-mdns"), OTLP: c.String("otlp"), Log: slog.Default(),
 		Trust: splitList(c.StringSlice("trust")), Fastest: c.Bool("fastest"),
 		Catalogs: splitList(c.StringSlice("catalog")), CatalogKeys: splitList(c.StringSlice("catalog-key")),
 	}

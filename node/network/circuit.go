@@ -50,6 +50,7 @@ const (
 	shunRelay   = 30 * time.Second       // for which a relay that did not answer is not dialled
 	relayDial   = 1500 * time.Millisecond
 	coldRelay   = time.Second          // that relays without a connection wait for those with one
+	useEvery    = time.Second          // that a circuit in use counts as used
 	circuitPing = 10 * time.Second     // between measurements of a circuit's round trip
 	circuitCost = 4 * time.Millisecond // by which a frame over a circuit takes longer than its round trip says
 	lingerTime  = time.Second          // that a retired circuit without streams stays open
@@ -286,7 +287,7 @@ func (n *Network) tend(c network.Conn, l *line) {
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	spent, again := l.spent, backoff.Backoff{First: tendEvery, Most: 2 * time.Second}
-	var next, measured, busy time.Time
+	var next, measured, busy, used time.Time
 	for {
 		select {
 		case <-n.ctx.Done():
@@ -317,6 +318,10 @@ func (n *Network) tend(c network.Conn, l *line) {
 		if now.Sub(measured) > circuitPing && !l.retired.Load() {
 			measured = now
 			go n.measure(c, l)
+		}
+		if busy == now && now.Sub(used) > useEvery {
+			used = now
+			n.Used(c.RemotePeer()) // a long answer gets a direct path, too, when there is one
 		}
 		if busy == now && l.quiet(now) > quietTime {
 			n.askRelay(l.relay())
@@ -387,6 +392,9 @@ func (n *Network) askRelay(relay peer.ID) {
 			n.gate.shun(relay)
 			n.log.Info("a relay does not answer, and is left", "relay", relay)
 			_ = n.host.Network().ClosePeer(relay)
+			if o := n.outer(relay); o != nil {
+				o.Leave(relay)
+			}
 		}
 		if alive {
 			_ = backoff.Pause(n.ctx, quietTime)
@@ -402,6 +410,9 @@ func (n *Network) answersAny(p peer.ID) bool {
 	rtt, _ := n.RTT(p)
 	ctx, cancel := context.WithTimeout(n.ctx, relayTime+2*rtt)
 	defer cancel()
+	if o := n.outer(p); o != nil {
+		return o.Answers(ctx, p)
+	}
 	conns := n.host.Network().ConnsToPeer(p)
 	said := make(chan error, len(conns))
 	for _, c := range conns {

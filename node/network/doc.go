@@ -132,6 +132,12 @@
 // (refusals.go), because with TLS 1.3 a client is ready before the server has
 // judged it.
 //
+// Where no member can be dialled, a private swarm uses relays of the open network
+// (outside.go). The swarm's host does not speak with them: package outer has a host with a
+// key of its own that does, on the same UDP port. So what these relays say of where they see
+// it is where holes are punched. Members are preferred: outside relays are asked only while
+// fewer than two members relay for this node, and circuits through them are dialled later.
+//
 // A stream to the node itself is a pipe to its own handler: libp2p does not
 // dial itself, and a client's own node may be a stage of its route.
 package network

@@ -230,6 +230,9 @@ func (r *reaching) refresh(some int) {
 		for _, p := range peers[:min(len(peers), some)] {
 			r.again(p)
 		}
+		if o := r.outer.Load(); o != nil {
+			o.Moved()
+		}
 	}
 	r.holes.moved()
 }

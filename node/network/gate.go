@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/multiformats/go-multiaddr"
 
+	"github.com/shoalnet/shoal/node/network/outer"
 	"github.com/shoalnet/shoal/node/network/reach"
 )
 
@@ -55,6 +56,7 @@ type gate struct {
 	met      func(block netip.Prefix) bool // reports whether a peer is connected from there
 	sending  func(netip.Addr)              // called before each dial; nil: by nobody
 	began    func(network.Conn)            // called with each connection before it is used; nil: nothing is
+	outside  bool                          // outer hosts of members are dialled
 	loopback bool                          // this node listens on loopback alone, so all its peers are there
 
 	mu      sync.Mutex
@@ -200,7 +202,8 @@ func (g *gate) note(p peer.AddrInfo, operator bool) {
 // dial.
 func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 	if _, err := a.ValueForProtocol(multiaddr.P_CIRCUIT); err == nil {
-		return !g.shuns(reach.RelayOf(a)) // the relay is dialled as a peer of its own
+		// The relay is dialled as a peer of its own.
+		return !g.shuns(reach.RelayOf(a)) && (g.outside || !outer.Is(a))
 	}
 	s, ok := spotOf(a)
 	if !ok {

@@ -123,6 +123,7 @@ func (h *holes) outside() []multiaddr.Multiaddr {
 	if h.of.observed != nil {
 		all = append(all, h.of.observed.Addrs(1)...)
 	}
+	all = append(all, h.of.outsidePorts()...)
 	h.of.mu.Lock()
 	now := []netip.Addr{h.of.seen.Outside(true), h.of.seen.Outside(false)}
 	h.of.mu.Unlock()

@@ -12,10 +12,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/quic-go/quic-go"
 	"golang.org/x/time/rate"
 
+	"github.com/shoalnet/shoal/node/network/outer"
 	"github.com/shoalnet/shoal/protocol/member"
 )
 
@@ -40,6 +42,8 @@ type roll struct {
 	lines *rate.Limiter // of the log that strangers cause
 	now   func() time.Time
 	wake  chan struct{} // capacity 1: a certificate has come that ends sooner than all others
+
+	sockets *quicreuse.ConnManager // of the host, once it is made
 
 	mu    sync.Mutex
 	lists member.Lists
@@ -288,7 +292,7 @@ func (g memberGate) InterceptAddrDial(p peer.ID, a multiaddr.Multiaddr) bool {
 // InterceptSecured judges QUIC connections, of which it gets the transport's own.
 // Those over TCP and relays have been judged in their handshake, by secure.
 func (g memberGate) InterceptSecured(_ network.Direction, p peer.ID, c network.ConnMultiaddrs) bool {
-	if relay := relayOf(c.RemoteMultiaddr()); relay != "" && !g.roll.roles(relay).Has(member.Relay) {
+	if relay := relayOf(c.RemoteMultiaddr()); relay != "" && !outer.Is(c.RemoteMultiaddr()) && !g.roll.roles(relay).Has(member.Relay) {
 		return false
 	}
 	var q *quic.Conn

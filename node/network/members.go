@@ -152,7 +152,11 @@ func answers(ctx context.Context, c network.Conn) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = s.SetDeadline(deadline)
 	}
-	return msmux.SelectProtoOrFail(libprotocol.ID(ping.ID), s)
+	err = msmux.SelectProtoOrFail(libprotocol.ID(ping.ID), s)
+	if errors.Is(err, msmux.ErrNotSupported[libprotocol.ID]{}) { // the peer has answered, and that is what counts
+		return nil
+	}
+	return err
 }
 
 // lostConn forgets a peer's offer unless the peer soon reconnects: no route may
@@ -195,6 +199,9 @@ func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 		return rtt, true
 	}
 	if rtt := n.host.Peerstore().LatencyEWMA(p); rtt > 0 {
+		return rtt, true
+	}
+	if rtt := n.outerRTT(p); rtt > 0 {
 		return rtt, true
 	}
 	return 0, false

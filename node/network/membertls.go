@@ -41,6 +41,9 @@ func (m *roll) options() libp2p.Option {
 			if err != nil {
 				return nil, err
 			}
+			if id, err := peer.IDFromPrivateKey(key); err == nil && id == m.self {
+				m.sockets = cm
+			}
 			return libp2pquic.NewTransport(key, cm, psk, gater, rm, libp2pquic.WithTLSIdentityOption(libp2ptls.WithCertTemplate(template)))
 		}),
 		libp2p.Security(protocol.SwarmTLSID, m.newSecure),

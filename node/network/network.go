@@ -56,8 +56,9 @@ type Config struct {
 	MayRelay    func(peer.ID) bool // who may use this node as a relay; nil: anybody
 	Version     string
 	Log         *slog.Logger
-	Swarm       *Swarm // private; nil: the open network
-	SwarmName   string // for people; "": it has none
+	Swarm       *Swarm   // private; nil: the open network
+	SwarmName   string   // for people; "": it has none
+	Outside     *Outside // relays beyond the private swarm; nil: none
 
 	crowd crowd // zero value: manyConns
 	// The networks that this machine is in; nil: as the system says, or unknown if
@@ -130,13 +131,15 @@ type Network struct {
 	changed  chan struct{} // capacity 1: this node's offer or the set of connected peers has changed
 }
 
+var discard = slog.New(slog.DiscardHandler)
+
 // New joins the network. It does not wait for peers, which connect in the
 // background (see WaitPeers). Errors are ErrAddress for a bootstrap address
 // that cannot be parsed, a port in use (with its remedy), and those of starting
 // the host.
 func New(cfg Config) (*Network, error) {
 	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
+		cfg.Log = discard
 	}
 	if cfg.crowd == (crowd{}) {
 		cfg.crowd = manyConns
@@ -297,6 +300,12 @@ func (n *Network) newHost() (host.Host, *reaching, error) {
 	h, err := libp2p.New(opts...)
 	if err != nil {
 		return nil, nil, err
+	}
+	if r != nil && r.outside() {
+		gate.outside = true
+		if err := r.goOutside(h, n.roll); err != nil {
+			return nil, nil, errors.Join(err, r.close(), h.Close())
+		}
 	}
 	gate.setLinked(func(p peer.ID) bool { return h.Network().Connectedness(p) == network.Connected })
 	// libp2p accepts a single working address; require all, because a node that

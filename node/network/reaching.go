@@ -1,11 +1,13 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -13,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
 	bhost "github.com/libp2p/go-libp2p/p2p/host/basic"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
@@ -22,6 +25,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 	"go.uber.org/fx"
 
+	"github.com/shoalnet/shoal/node/network/outer"
 	"github.com/shoalnet/shoal/node/network/reach"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -52,6 +56,9 @@ type reaching struct {
 	n        *Network
 	nat      bhost.NATManager // nil: no ports are mapped
 	observed bhost.ObservedAddrsManager
+	upgrader transport.Upgrader         // what circuits are secured with; nil: libp2p makes them
+	outer    atomic.Pointer[outer.Host] // nil: relays of the open network carry nothing
+	auto     *autorelay.AutoRelay       // nil: libp2p has its own
 	emitter  event.Emitter
 	kick     chan struct{} // capacity 1: look around now
 	relays   relays
@@ -88,8 +95,12 @@ func (r *reaching) options() []libp2p.Option {
 		// 100 dials, which in a small network is for ever; and a node that punches
 		// holes in vain would stop using QUIC.
 		libp2p.UDPBlackHoleSuccessCounter(nil),
-		libp2p.EnableRelay(),
 		libp2p.WithFxOption(fx.Populate(&r.observed)),
+	}
+	if r.outside() { // circuits of both kinds are one transport, see goOutside
+		opts = append(opts, libp2p.DisableRelay(), libp2p.WithFxOption(fx.Populate(&r.upgrader)))
+	} else {
+		opts = append(opts, libp2p.EnableRelay())
 	}
 	if r.cfg.Public {
 		opts = append(opts, libp2p.IPv6BlackHoleSuccessCounter(nil))
@@ -112,11 +123,16 @@ func (r *reaching) options() []libp2p.Option {
 	if !r.cfg.NoRelay {
 		opts = append(opts, libp2p.EnableRelayService(relay.WithResources(relayResources()), relay.WithACL(relayGuests{r.cfg.MayRelay})))
 	}
-	if !r.cfg.Public {
-		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(r.relays.source, autorelay.WithBootDelay(0), autorelay.WithMinCandidates(1),
-			autorelay.WithNumRelays(wantedRelays), autorelay.WithBackoff(2*time.Minute), autorelay.WithMinInterval(relayEvery)))
+	if !r.cfg.Public && !r.outside() {
+		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(r.relays.source, relayOptions()...))
 	}
 	return opts
+}
+
+// relayOptions is how libp2p looks for relays.
+func relayOptions() []autorelay.Option {
+	return []autorelay.Option{autorelay.WithBootDelay(0), autorelay.WithMinCandidates(1),
+		autorelay.WithNumRelays(wantedRelays), autorelay.WithBackoff(2 * time.Minute), autorelay.WithMinInterval(relayEvery)}
 }
 
 // start begins, once the host is there.
@@ -136,7 +152,7 @@ func (r *reaching) start(n *Network) error {
 		}
 	}
 	r.mu.Unlock()
-	r.settle()
+	r.wantOutside(r.settle())
 	if err := n.watch([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtHostReachableAddrsChanged), new(event.EvtAutoRelayAddrsUpdated), new(event.EvtPeerProtocolsUpdated)}, r.note); err != nil {
 		return err
 	}
@@ -151,7 +167,14 @@ func (r *reaching) start(n *Network) error {
 
 // close ends what start began, after the network's context has ended.
 func (r *reaching) close() error {
-	return r.holes.close()
+	errs := []error{r.holes.close()}
+	if r.auto != nil {
+		errs = append(errs, r.auto.Close())
+	}
+	if o := r.outer.Load(); o != nil {
+		errs = append(errs, o.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // note takes what libp2p finds out.
@@ -185,10 +208,18 @@ func (r *reaching) identified(e event.EvtPeerIdentificationCompleted) {
 		r.holes.relayed(e.Conn)
 		return
 	}
-	by, ok := spotOf(e.Conn.RemoteMultiaddr())
-	outside, ok2 := spotOf(e.ObservedAddr)
-	local, ok3 := spotOf(e.Conn.LocalMultiaddr())
-	if !ok || !ok2 || !ok3 || e.Conn.Stat().Direction != network.DirOutbound || !r.listens(local) {
+	if e.Conn.Stat().Direction == network.DirOutbound {
+		r.sighted(e.Conn.RemoteMultiaddr(), e.Conn.LocalMultiaddr(), e.ObservedAddr)
+	}
+}
+
+// sighted takes where a peer sees this node, at the other end of a connection that this
+// node has made.
+func (r *reaching) sighted(remote, here, observed multiaddr.Multiaddr) {
+	by, ok := spotOf(remote)
+	outside, ok2 := spotOf(observed)
+	local, ok3 := spotOf(here)
+	if !ok || !ok2 || !ok3 || !r.listens(local) {
 		return
 	}
 	r.mu.Lock()
@@ -205,7 +236,7 @@ func (r *reaching) identified(e event.EvtPeerIdentificationCompleted) {
 	if moved {
 		r.n.log.Info("this node's outside address has changed", "addr", outside.at.Addr())
 		r.n.resign()
-		r.n.wg.Go(func() { r.refresh(freshMost) })
+		r.n.background(func() { r.refresh(freshMost) })
 	}
 }
 
@@ -244,6 +275,9 @@ func (r *reaching) moved() {
 	r.machine.Moved()
 	r.checks, r.checkAt, r.tcpAt, r.freshAt = 0, time.Time{}, time.Time{}, time.Time{}
 	r.mu.Unlock()
+	if o := r.outer.Load(); o != nil {
+		o.Moved()
+	}
 	r.holes.moved()
 	r.look()
 }
@@ -272,7 +306,9 @@ func (r *reaching) run() {
 			r.n.log.Warn("no holes will be punched", "error", err)
 		}
 		r.claims()
-		if state := r.settle(); state.Verdict != reach.Proven {
+		state := r.settle()
+		r.wantOutside(state)
+		if state.Verdict != reach.Proven {
 			r.check()
 			r.keepTCP()
 		} else {
@@ -467,7 +503,7 @@ func (r *reaching) addrs(all []multiaddr.Multiaddr) []multiaddr.Multiaddr {
 	if proven {
 		return out
 	}
-	return append(out, r.relays.addrs()...)
+	return append(append(out, r.relays.addrs()...), r.outsideAddrs()...)
 }
 
 // ipAddr returns the address of a QUIC or TCP listener.

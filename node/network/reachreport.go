@@ -46,7 +46,7 @@ func (n *Network) Reach() ReachReport {
 		rep.Local, rep.Verdict = true, reach.Unknown
 		return rep
 	}
-	rep.Seen, rep.Relays = r.sights(), r.relays.all()
+	rep.Seen, rep.Relays = r.sights(), append(r.relays.all(), r.outsideRelays()...)
 	for _, a := range r.mapped() {
 		rep.Mapped = append(rep.Mapped, a.String())
 	}

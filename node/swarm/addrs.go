@@ -29,8 +29,10 @@ func plain(a multiaddr.Multiaddr) bool {
 	for _, c := range a {
 		codes = append(codes, c.Protocol().Code)
 	}
-	if n := len(codes) - 2; n > 0 && slices.Equal(codes[n:], []int{multiaddr.P_P2P, multiaddr.P_CIRCUIT}) {
-		codes = codes[:n]
+	for range 2 { // a relay, and the member's outer host behind it
+		if n := len(codes) - 2; n > 0 && slices.Equal(codes[n:], []int{multiaddr.P_P2P, multiaddr.P_CIRCUIT}) {
+			codes = codes[:n]
+		}
 	}
 	if len(codes) == 0 || codes[0] != multiaddr.P_IP4 && codes[0] != multiaddr.P_IP6 {
 		return false
@@ -41,12 +43,16 @@ func plain(a multiaddr.Multiaddr) bool {
 // direct reports whether an address is a plain one, and no relay's.
 func direct(a multiaddr.Multiaddr) bool { return plain(a) && len(a) <= 3 }
 
-// plainOnes returns the first addresses that are plain.
+// plainOnes returns the plain addresses, or the best of them if there are too many.
 func plainOnes(all []multiaddr.Multiaddr) (out []multiaddr.Multiaddr) {
 	for _, a := range all {
-		if plain(a) && len(out) < maxAddrs {
+		if plain(a) {
 			out = append(out, a)
 		}
+	}
+	if len(out) > maxAddrs {
+		slices.SortStableFunc(out, func(a, b multiaddr.Multiaddr) int { return rank(a) - rank(b) })
+		out = out[:maxAddrs]
 	}
 	return out
 }

@@ -23,12 +23,15 @@ func addrsOf(list ...string) (out []multiaddr.Multiaddr) {
 	return out
 }
 
-const aRelay = "/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
+const (
+	aRelay = "/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
+	aFront = "/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
+)
 
 var (
-	plainAddrs = addrsOf("/ip4/5.0.0.1/tcp/1", "/ip6/2a00::1/udp/2/quic-v1", "/ip4/5.0.0.1/udp/1/quic-v1"+aRelay+"/p2p-circuit", "/ip6/2a00::1/tcp/1"+aRelay+"/p2p-circuit")
+	plainAddrs = addrsOf("/ip4/5.0.0.1/tcp/1", "/ip6/2a00::1/udp/2/quic-v1", "/ip4/5.0.0.1/udp/1/quic-v1"+aRelay+"/p2p-circuit", "/ip6/2a00::1/tcp/1"+aRelay+"/p2p-circuit", "/ip4/5.0.0.1/udp/1/quic-v1"+aRelay+"/p2p-circuit"+aFront+"/p2p-circuit")
 	oddAddrs   = addrsOf("/ip4/127.0.0.1/unix/x", "/unix/x", "/dns4/a.example/tcp/1", "/ip4/5.0.0.1", "/ip4/5.0.0.1/udp/1", "/ip4/5.0.0.1/udp/1/quic", "/ip4/5.0.0.1/tcp/1/ws",
-		"/ip6zone/eth0/ip6/fe80::1/tcp/1", "/ip4/5.0.0.1/tcp/1"+aRelay, aRelay, aRelay+"/p2p-circuit", "/p2p-circuit", "/ip4/5.0.0.1/tcp/1/http-path/a", "/dnsaddr/a.example")
+		"/ip6zone/eth0/ip6/fe80::1/tcp/1", "/ip4/5.0.0.1/tcp/1"+aRelay, aRelay, aRelay+"/p2p-circuit", "/p2p-circuit", "/ip4/5.0.0.1/tcp/1"+aRelay+"/p2p-circuit"+aFront+"/p2p-circuit"+aFront+"/p2p-circuit", "/ip4/5.0.0.1/tcp/1"+aRelay+"/p2p-circuit"+aFront, "/ip4/5.0.0.1/tcp/1/http-path/a", "/dnsaddr/a.example")
 )
 
 func TestPlain(t *testing.T) {
@@ -157,7 +160,7 @@ func TestAllMembersFitIntoTheirFile(t *testing.T) {
 	}
 	m := &known{
 		Certificate: c, Name: strings.Repeat("x", protocol.MaxMachineName), Seen: time.Now().UTC(),
-		Addrs:   slices.Repeat(addrsOf("/ip6/2001:db8:1111:2222:3333:4444:5555:6666/udp/65535/quic-v1"+aRelay+"/p2p-circuit"), maxAddrs),
+		Addrs:   slices.Repeat(addrsOf("/ip6/2001:db8:1111:2222:3333:4444:5555:6666/udp/65535/quic-v1"+aRelay+"/p2p-circuit"+aFront+"/p2p-circuit"), maxAddrs),
 		Reached: slices.Repeat(addrsOf("/ip6/2001:db8:1111:2222:3333:4444:5555:6666/udp/65535/quic-v1"), maxReached),
 	}
 	if n := len(marshalMembers(map[peer.ID]*known{"": m})); n*maxMembers > maxFile {

@@ -5,7 +5,8 @@
 //	state.go    the files of a swarm, and their parsers
 //	swarm.go    one swarm: members, codes, what a network needs to be in it
 //	tickets.go  the codes that are out
-//	door.go     the join listener; bare.go: its libp2p host; join.go: both sides of /shoal/join/1
+//	door.go     the join listener; join.go: both sides of /shoal/join/1; outside.go: relays
+//	            of the open network for both, and for the swarm's host
 //	talk.go     /shoal/member/1 among members; agree.go: until both have the same list;
 //	            addrs.go: where members are
 //	revoke.go   ending memberships; keep.go: what changes with time
@@ -29,7 +30,10 @@
 // A code names the inviter, up to three addresses, and a secret. The inviter has a second
 // libp2p host for those who come with one, because its swarm's host lets in nobody without
 // a certificate. It has no identify, ping or DHT, so a stranger who finds it learns nothing
-// but a peer ID, and it is open only while a code is out. After a code's last use it
+// but a peer ID, and it is open only while a code is out. Behind a router it is also reached
+// through relays of the open network (package network/outer), which learn less: they see
+// keys that neither side has elsewhere. A code with two relayed addresses and one of the LAN
+// has 467 letters. After a code's last use it
 // listens for ten more minutes, so that whoever comes second is told that the code is
 // spent; later, nobody listens.
 //
@@ -41,10 +45,11 @@
 // # Where members are
 //
 // Members claim their own addresses and those of others, so claims are hearsay (addrs.go):
-// what is no IP address with TCP or QUIC, nor such a relay's, is dropped, and the network
-// bounds dials to the rest as to any stranger's. Only where this node has itself reached a
-// member does it dial freely again, and at first where the code's IP address leads. No
-// member's address is ever an error: one would keep the node from its swarm for good.
+// what is no IP address with TCP or QUIC, nor such a relay's or a member's outer host
+// there, is dropped, and the network bounds dials to the rest as to any stranger's. Only
+// where this node has itself reached a member does it dial freely again, and at first where
+// the code's IP address leads. No member's address is ever an error: one would keep the
+// node from its swarm for good.
 //
 // # Ending a membership
 //

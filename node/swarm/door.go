@@ -15,6 +15,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/net/nat"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -22,25 +23,29 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/shoalnet/shoal/node/network/outer"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
 )
 
 const (
 	talkTime    = 10 * time.Second // for a whole exchange at the door
-	mapTime     = 3 * time.Second  // that a code waits for the router to map a port
-	maxRequest  = 1 << 10          // bytes of a JoinRequest
-	maxWelcome  = 512 << 10        // bytes of a JoinReply
-	attempts    = 10               // of one address in a row
-	attemptRest = 6 * time.Second  // after which it may try once more
-	maxCallers  = 1024             // addresses whose attempts are counted
+	mapTime     = 3 * time.Second  // that a code waits for the router to map a port, and for a relay
+	moreTime    = 500 * time.Millisecond
+	maxRequest  = 1 << 10         // bytes of a JoinRequest
+	maxWelcome  = 512 << 10       // bytes of a JoinReply
+	attempts    = 10              // of one address in a row
+	attemptRest = 6 * time.Second // after which it may try once more
+	maxCallers  = 1024            // addresses whose attempts are counted
 )
 
 // door is a swarm's join listener: a libp2p host of its own, which speaks nothing but
-// /shoal/join/1 and is open only while a code is out. It is safe for concurrent use.
+// /shoal/join/1 and is open only while a code is out. Behind a router it is reached through
+// relays of the open network. It is safe for concurrent use.
 type door struct {
-	host   host.Host
-	local  bool // it listens on loopback alone
+	host   *outer.Bare
+	outer  *outer.Host // nil: the door is open on this machine alone
+	local  bool        // it listens on loopback alone
 	port   int
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -52,8 +57,9 @@ type door struct {
 	outside netip.AddrPort // the router's, for QUIC; not valid: there is no mapping
 }
 
-// openDoor listens at these IP addresses, on a port that is kept across restarts.
-func (s *Swarm) openDoor(at []netip.Addr, port int) (*door, error) {
+// openDoor listens at these IP addresses, on a port that is kept across restarts, and at
+// relays of the open network.
+func (s *Swarm) openDoor(at []netip.Addr, port int, relays func() []peer.AddrInfo) (_ *door, err error) {
 	d := &door{port: port, callers: map[netip.Prefix]*rate.Limiter{}, mapped: make(chan struct{})}
 	d.local = !slices.ContainsFunc(at, func(ip netip.Addr) bool { return !ip.IsLoopback() })
 	var listen []multiaddr.Multiaddr
@@ -62,13 +68,16 @@ func (s *Swarm) openDoor(at []netip.Addr, port int) (*door, error) {
 			listen = append(listen, multiaddr.StringCast(fmt.Sprintf(form, family(ip), ip.WithZone(""), port)))
 		}
 	}
-	h, err := newBare(s.key, nil, listen)
-	if err != nil {
+	if d.host, err = outer.NewBare(outer.BareConfig{Key: s.key, Listen: listen}); err != nil {
 		return nil, err
 	}
-	d.host = h
+	if !d.local {
+		if err := s.doorOutside(d, relays); err != nil {
+			return nil, errors.Join(err, d.host.Close())
+		}
+	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	h.SetStreamHandler(protocol.JoinID, func(st network.Stream) { s.answer(d, st) })
+	d.host.SetStreamHandler(protocol.JoinID, func(st network.Stream) { s.answer(d, st) })
 	d.wg.Go(d.sweep)
 	if d.local {
 		close(d.mapped)
@@ -88,6 +97,9 @@ func family(ip netip.Addr) string {
 func (d *door) close() {
 	d.cancel()
 	_ = d.host.Close()
+	if d.outer != nil {
+		_ = d.outer.Close()
+	}
 	d.wg.Wait()
 }
 
@@ -112,30 +124,67 @@ func (d *door) mapPort() {
 }
 
 // addrs returns where the door is, the best for a code first: public addresses, then
-// relays, then one of the LAN.
+// relays, then one of the LAN. It waits for a way in from elsewhere, and then a moment for
+// more, unless the machine has a public IPv4 address.
 func (d *door) addrs(ctx context.Context) []multiaddr.Multiaddr {
 	found := candidates(d.host.Network())
-	if !slices.ContainsFunc(found, manet.IsPublicAddr) {
-		select {
-		case <-d.mapped:
-		case <-ctx.Done():
-		case <-time.After(mapTime):
-		}
-		d.mu.Lock()
-		at := d.outside
-		d.mu.Unlock()
-		if at.IsValid() && at.Addr().IsGlobalUnicast() && !at.Addr().IsPrivate() {
-			found = append([]multiaddr.Multiaddr{quicAddr(at)}, found...)
-		}
+	if !slices.ContainsFunc(found, func(a multiaddr.Multiaddr) bool { return manet.IsPublicAddr(a) && isIPv4(a) }) {
+		d.await(ctx)
+	}
+	d.mu.Lock()
+	at := d.outside
+	d.mu.Unlock()
+	if at.IsValid() && at.Addr().IsGlobalUnicast() && !at.Addr().IsPrivate() {
+		found = append([]multiaddr.Multiaddr{quicAddr(at)}, found...)
+	}
+	if d.outer != nil {
+		found = append(found, d.outer.Addrs()...)
 	}
 	return ticketAddrs(found)
+}
+
+// await waits until the router has mapped the port and a relay has a place, or for one of
+// the two and moreTime, or for mapTime.
+func (d *door) await(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, mapTime)
+	defer cancel()
+	relayed := make(chan struct{})
+	go func() {
+		defer close(relayed)
+		if d.outer != nil && d.outer.Seeks() {
+			d.outer.Await(ctx)
+		}
+	}()
+	mapped, more := d.mapped, (<-chan time.Time)(nil)
+	for mapped != nil || relayed != nil {
+		select {
+		case <-mapped:
+			mapped = nil
+		case <-relayed:
+			relayed = nil
+		case <-ctx.Done():
+			return
+		case <-more:
+			return
+		}
+		if more == nil && d.reached() {
+			more = time.After(moreTime)
+		}
+	}
+}
+
+// reached reports whether there is a way in from elsewhere.
+func (d *door) reached() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.outside.IsValid() || d.outer != nil && len(d.outer.Relays()) > 0
 }
 
 func quicAddr(at netip.AddrPort) multiaddr.Multiaddr {
 	return multiaddr.StringCast(fmt.Sprintf("/%s/%s/udp/%d/quic-v1", family(at.Addr()), at.Addr().Unmap().WithZone(""), at.Port()))
 }
 
-// candidates are the QUIC addresses of a host's interfaces, and those over relays.
+// candidates are the QUIC addresses of a host's interfaces.
 func candidates(n network.Network) (out []multiaddr.Multiaddr) {
 	all, err := n.InterfaceListenAddresses()
 	if err != nil {
@@ -149,26 +198,32 @@ func candidates(n network.Network) (out []multiaddr.Multiaddr) {
 	return out
 }
 
+// rank orders addresses: those come first that lead there from anywhere.
+func rank(a multiaddr.Multiaddr) int {
+	_, relay := a.ValueForProtocol(multiaddr.P_CIRCUIT)
+	switch {
+	case manet.IsIPLoopback(a):
+		return 9
+	case relay == nil:
+		return 3
+	case manet.IsPublicAddr(a) && isIPv4(a):
+		return 1
+	case manet.IsPublicAddr(a):
+		return 2
+	case isIPv4(a):
+		return 4
+	}
+	return 5
+}
+
+func isIPv4(a multiaddr.Multiaddr) bool {
+	_, err := a.ValueForProtocol(multiaddr.P_IP4)
+	return err == nil
+}
+
 // ticketAddrs picks from addresses those that a code names. Loopback's are left out unless
 // there are no others. The joiner tries TCP at the same port by itself.
 func ticketAddrs(all []multiaddr.Multiaddr) []multiaddr.Multiaddr {
-	rank := func(a multiaddr.Multiaddr) int {
-		_, relay := a.ValueForProtocol(multiaddr.P_CIRCUIT)
-		_, six := a.ValueForProtocol(multiaddr.P_IP6)
-		switch {
-		case manet.IsIPLoopback(a):
-			return 9
-		case relay == nil:
-			return 3
-		case manet.IsPublicAddr(a) && six != nil:
-			return 1
-		case manet.IsPublicAddr(a):
-			return 2
-		case six != nil:
-			return 4
-		}
-		return 5
-	}
 	taken := map[int]int{}
 	all = slices.Clone(all)
 	slices.SortStableFunc(all, func(a, b multiaddr.Multiaddr) int { return rank(a) - rank(b) })

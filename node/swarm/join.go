@@ -117,10 +117,9 @@ func (s *Swarm) certify(key member.Key, roles member.Roles, now time.Time) (*mem
 func (s *Swarm) introductions(to peer.ID) (out []*protocol.SwarmPeer) {
 	own := &protocol.SwarmPeer{Name: s.book.cfg.Machine}
 	if run := s.attached(); run != nil {
-		for _, a := range run.net.Host().Addrs() {
+		for _, a := range plainOnes(run.net.Host().Addrs()) {
 			own.Addrs = append(own.Addrs, a.Bytes())
 		}
-		own.Addrs = own.Addrs[:min(len(own.Addrs), 2*maxAddrs)]
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -259,11 +258,11 @@ func parseAddrs(raw [][]byte) (out []multiaddr.Multiaddr) {
 
 // knock asks the inviter to be let in.
 func knock(ctx context.Context, key crypto.PrivKey, t *member.Ticket, machine string) (*protocol.JoinReply, error) {
-	h, err := newBare(key, nil, nil)
+	h, leave, err := caller(key)
 	if err != nil {
 		return nil, err
 	}
-	defer h.Close()
+	defer leave()
 	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(ctx, "join"), 2*talkTime)
 	defer cancel()
 	if err := h.Connect(ctx, peer.AddrInfo{ID: t.Inviter, Addrs: dialled(t.Addrs)}); err != nil {

@@ -35,6 +35,9 @@ const (
 	peersFile       = "peers.json" // package network's
 	portFile        = "port"       // of the swarm's host
 	joinPortFile    = "join-port"  // of the join listener
+	outerKeyFile    = "relay-key"  // which relays of the open network see
+	relaysFile      = "relays.json"
+	joinRelaysFile  = "join-relays.json"
 )
 
 const (

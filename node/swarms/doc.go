@@ -9,6 +9,10 @@
 // oldest swarm takes the port, the addresses and the bootstrap peers that the operator
 // named: they belong to whatever network the operator can mean then.
 //
+// A swarm is also reached through relays of the open network (package outer): those that
+// the operator named, those that the open network's host knows or remembers, and those at
+// which other members are reached.
+//
 // A swarm whose network cannot be opened, because its membership has expired for
 // instance, does not keep the node from being in the others. A node that leaves its last
 // network goes on in one of which nobody else is a member (nobody), so that its owner

@@ -25,10 +25,15 @@ type Config struct {
 	KeyFile  string         // of the open network's key
 	PortFile string         // where the open network's port is kept
 	Private  bool           // the node is not in the open network
+	Relays   []string       // multiaddrs of relays of the open network for private swarms; nil: the bootstrap peers; NoRelays: none
 	Book     *swarm.Book    // of the home's private swarms; nil: none
 	May      func(swarm string, model cid.Cid) bool
 	Log      *slog.Logger
 }
+
+// NoRelays, as the only one of Config.Relays, keeps private swarms off the relays of the open
+// network.
+const NoRelays = "off"
 
 // ErrNone means that a node would be in no network.
 var ErrNone = errors.New("the node is in no swarm, and not in the open network either")
@@ -38,6 +43,9 @@ var ErrNone = errors.New("the node is in no swarm, and not in the open network e
 // other; it wraps ErrNone if there is none at all.
 func Open(cfg Config) (*joint.Networks, error) {
 	h := &hosts{cfg: cfg}
+	if err := h.nameRelays(); err != nil {
+		return nil, err
+	}
 	if !cfg.Private {
 		key, err := network.LoadKey(cfg.KeyFile)
 		if err != nil {
@@ -48,6 +56,7 @@ func Open(cfg Config) (*joint.Networks, error) {
 		if err != nil {
 			return nil, err
 		}
+		h.open = open
 		h.begin(open)
 	}
 	why := ErrNone
@@ -67,7 +76,10 @@ func Open(cfg Config) (*joint.Networks, error) {
 // one at a time.
 type hosts struct {
 	cfg  Config
-	nets *joint.Networks // nil: none is open yet
+	nets *joint.Networks  // nil: none is open yet
+	open *network.Network // nil: the node is not in the open network
+
+	outside *network.Outside // of each swarm, but for its key; nil: none
 
 	empty string // ID of the network that nobody else is in; "": it is not needed
 }
@@ -92,12 +104,36 @@ func (h *hosts) attach(n *network.Network) (leave func()) {
 	return nil
 }
 
+// nameRelays notes the relays of the open network that the operator means. The error wraps
+// network.ErrAddress.
+func (h *hosts) nameRelays() error {
+	list := h.cfg.Relays
+	switch {
+	case len(list) == 1 && list[0] == NoRelays, h.cfg.Book == nil:
+		return nil
+	case len(list) == 0:
+		list = h.cfg.Network.Bootstrap
+	}
+	named, err := network.ParsePeers(list)
+	if err != nil {
+		return err
+	}
+	h.outside = &network.Outside{Named: named, Known: func() []peer.AddrInfo {
+		if h.open != nil {
+			return h.open.Relays()
+		}
+		return network.RememberedRelays(h.cfg.Network.PeersFile)
+	}}
+	return nil
+}
+
 // ports are the ports in listening addresses.
 var ports = regexp.MustCompile(`/(udp|tcp)/\d+`)
 
 // config is what a swarm's network is opened with.
 func (h *hosts) config() network.Config {
 	cfg := h.cfg.Network
+	cfg.Outside = h.outside
 	if h.nets == nil && h.cfg.Private {
 		return cfg
 	}

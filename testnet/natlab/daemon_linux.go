@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -66,7 +67,7 @@ func (m *Machine) Start(ctx context.Context, binary, home string, args ...string
 	defer log.Close()
 	d := &Daemon{Home: home, on: m, binary: binary, args: args, exited: make(chan struct{}), news: make(chan struct{})}
 	d.cmd = exec.Command(binary, append([]string{"node", "--home", home, "--no-mdns", "--json-events", "--threads", "1"}, args...)...)
-	d.cmd.Env, d.cmd.Stderr, d.cmd.SysProcAttr = environment(), log, group()
+	d.cmd.Env, d.cmd.Stderr, d.cmd.SysProcAttr = append(environment(), m.env...), log, group()
 	out, err := d.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -147,9 +148,9 @@ func (d *Daemon) Kill() {
 // Shoal runs a command on the daemon's machine and home, and returns what it
 // printed. The error has what it said on standard error.
 func (d *Daemon) Shoal(ctx context.Context, command string, args ...string) ([]byte, error) {
-	cmd := exec.Command(d.binary, append([]string{command, "--home", d.Home}, args...)...)
+	cmd := exec.Command(d.binary, slices.Concat(strings.Fields(command), []string{"--home", d.Home}, args)...)
 	var out, errs bytes.Buffer
-	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = environment(), &out, &errs, group()
+	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = append(environment(), d.on.env...), &out, &errs, group()
 	cmd.WaitDelay = time.Second
 	if err := d.on.space.start(cmd); err != nil {
 		return nil, err

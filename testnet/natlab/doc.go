@@ -4,6 +4,7 @@
 // /dev/net/tun and ip(8).
 //
 //	make reach                                   all pairs and scenarios, half an hour
+//	make reach REACH=-homes                      two homes and three commands
 //	go run ./testnet/natlab/reach -pairs port:symmetric -scenarios none
 //
 // Three homes hold a third each of the tiny model, and know each other only
@@ -12,6 +13,11 @@
 // that dies, an address that changes, a sleep of 40 seconds), a line says whether
 // the prompt was answered, how soon and how fast, over which paths, and what was
 // repaired.
+//
+// With -homes there are two homes and one public node that is a stranger to them: at one
+// home a node serves the model, and `shoal invite` prints a code; at the other one `shoal
+// join CODE` and `shoal prompt` use it. A line says how long each took, and when the path
+// became direct.
 //
 // # Figures
 //

@@ -18,10 +18,21 @@ type Internet struct {
 	mu       sync.Mutex // guards boxes and routes; not held while packets are read or written
 	machines []*Machine
 	routes   map[netip.Addr]*Machine // by the address that others see
+	walls    map[[2]netip.Addr]bool  // addresses between which nothing passes
 }
 
 // NewInternet returns an internet without machines. Close ends it.
-func NewInternet() *Internet { return &Internet{routes: map[netip.Addr]*Machine{}} }
+func NewInternet() *Internet {
+	return &Internet{routes: map[netip.Addr]*Machine{}, walls: map[[2]netip.Addr]bool{}}
+}
+
+// Wall keeps packets between two addresses, as others see them, from passing, or lets them
+// pass again.
+func (n *Internet) Wall(a, b netip.Addr, on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.walls[[2]netip.Addr{a, b}], n.walls[[2]netip.Addr{b, a}] = on, on
+}
 
 // Line is a machine's connection to the internet for one IP version.
 type Line struct {
@@ -42,6 +53,7 @@ type Machine struct {
 	queue chan delivery
 	ended sync.WaitGroup // reading and delivering
 	cut   bool
+	env   []string // of processes there, besides environment's
 }
 
 // way is a Line in use.
@@ -188,7 +200,7 @@ func (n *Internet) forward(from *Machine, b []byte) {
 		s.rewrite(f)
 	}
 	to := n.routes[f.Dst.Addr()]
-	if to == nil || to == from {
+	if to == nil || to == from || n.walls[[2]netip.Addr{f.Src.Addr(), f.Dst.Addr()}] {
 		return
 	}
 	select {

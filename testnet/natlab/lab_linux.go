@@ -117,6 +117,7 @@ func (l *Lab) startPublic(ctx context.Context, i int) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.env = openNetwork
 	args := append([]string{"--api", "off"}, l.conf.PublicArgs...)
 	for _, a := range publicAddrs(i) {
 		args = append(args, "--listen", a)
@@ -133,6 +134,10 @@ type Access struct {
 	IPv6 nat.Kind // of its firewall; the zero Kind: it has no IPv6
 }
 
+// openNetwork has a home be in the open network, whatever the default. Older nodes are in no
+// other.
+var openNetwork = []string{"SHOAL_OPEN=true"}
+
 // Home starts the daemon of home i, which serves third i of the model, and
 // waits until that is loaded. What stands in its directory from before is removed.
 func (l *Lab) Home(ctx context.Context, i int, a Access) (*Daemon, error) {
@@ -145,7 +150,7 @@ func (l *Lab) Home(ctx context.Context, i int, a Access) (*Daemon, error) {
 	}
 	var lines []Line
 	if a.IPv4 != (nat.Kind{}) {
-		lines = append(lines, Line{Addr: netip.AddrFrom4([4]byte{10, byte(i + 1), 0, 2}), Kind: a.IPv4, Outside: netip.AddrFrom4([4]byte{6, byte(i + 1), 0, 1})})
+		lines = append(lines, Line{Addr: netip.AddrFrom4([4]byte{10, byte(i + 1), 0, 2}), Kind: a.IPv4, Outside: outsideOf(i)})
 	}
 	if a.IPv6 != (nat.Kind{}) {
 		lines = append(lines, Line{Addr: netip.MustParseAddr(fmt.Sprintf("2b0%d::2", i+1)), Kind: a.IPv6})
@@ -154,6 +159,7 @@ func (l *Lab) Home(ctx context.Context, i int, a Access) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.env = openNetwork
 	args := append([]string{"--model", testnet.TinyModel, "--span", l.spans[i].String(), "--listen-port", strconv.Itoa(port), "--api", "127.0.0.1:11500"}, l.conf.HomeArgs...)
 	for _, b := range l.boot {
 		args = append(args, "--bootstrap", b)
@@ -167,6 +173,9 @@ func (l *Lab) Home(ctx context.Context, i int, a Access) (*Daemon, error) {
 	l.mu.Unlock()
 	return d, d.Loaded(ctx)
 }
+
+// outsideOf returns the IPv4 address under which others see home i.
+func outsideOf(i int) netip.Addr { return netip.AddrFrom4([4]byte{6, byte(i + 1), 0, 1}) }
 
 // Leave ends the homes; the public nodes stay.
 func (l *Lab) Leave() {
@@ -193,11 +202,14 @@ func (l *Lab) Close() {
 type Answer struct {
 	Text   string  `json:"text"`
 	Rate   float64 `json:"tokens_per_s"`
+	Hoped  float64 `json:"predicted_tokens_per_s"` // by the route's round trips
 	First  float64 `json:"ttft_ms"`
 	Tokens []int   `json:"tokens"`
 	Route  []struct {
-		Peer string `json:"peer"`
+		Peer    string `json:"peer"`
+		Relayed bool   `json:"relayed"`
 	} `json:"route"`
+	Moves      []api.Move     `json:"moves"`
 	Recoveries []api.Recovery `json:"recoveries"`
 }
 

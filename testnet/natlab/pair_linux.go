@@ -43,6 +43,12 @@ func (o Outcome) String() string {
 		return fmt.Sprintf("no %6.1f s  %s (%s)", o.Wall.Seconds(), why[:min(len(why), 160)], strings.Join(paths, ", "))
 	}
 	line := fmt.Sprintf("yes  %8.0f ms %6.1f s  %8.1f  %s", o.Answer.First, o.Wall.Seconds(), o.Answer.Rate, strings.Join(paths, ", "))
+	if o.Answer.Hoped > 0 {
+		line += fmt.Sprintf("; %.2f of the predicted %.1f tokens/s", o.Answer.Rate/o.Answer.Hoped, o.Answer.Hoped)
+	}
+	for _, m := range o.Answer.Moves {
+		line += fmt.Sprintf("; at token %d moved to a better path in %.0f ms, without a stall", m.Token, m.TookMs)
+	}
 	for _, r := range o.Answer.Recoveries {
 		line += fmt.Sprintf("; at token %d a stall of %.1f s, %d positions replayed: %s", r.Token, r.StallMs/1000, r.Replayed, r.Why)
 	}

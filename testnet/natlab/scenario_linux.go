@@ -20,6 +20,10 @@ type Scenario struct {
 	Happen func(ctx context.Context, l *Lab, homes []*Daemon) error
 	// Every home must reach the others directly in the end.
 	Direct bool
+	// Nothing passes between the homes directly until Happen lets it.
+	Walled bool
+	// The answer must have moved to a better path without a repair.
+	Moves bool
 }
 
 // noUDP is a kind of NAT behind a firewall that lets no UDP out.
@@ -56,6 +60,10 @@ func Scenarios() []Scenario {
 		{Name: "asker-moves", Access: each(nat.Port), Tokens: longTokens, Happen: func(_ context.Context, _ *Lab, homes []*Daemon) error {
 			return homes[0].on.Move(netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("6.9.0.1"))
 		}},
+		{Name: "punch-in-mid-answer", Access: each(nat.Port), Tokens: longTokens, Walled: true, Moves: true, Happen: func(_ context.Context, l *Lab, _ []*Daemon) error {
+			l.wall(false)
+			return nil
+		}},
 		{Name: "server-sleeps", Access: each(nat.Port), Tokens: longTokens, Happen: sleeps(1)},
 		{Name: "asker-sleeps", Access: each(nat.Port), Tokens: longTokens, Happen: sleeps(0)},
 	}
@@ -72,6 +80,15 @@ func sleeps(i int) func(context.Context, *Lab, []*Daemon) error {
 		case <-ctx.Done():
 		}
 		return homes[i].Signal(syscall.SIGCONT)
+	}
+}
+
+// wall keeps the homes' packets from each other, or lets them pass.
+func (l *Lab) wall(on bool) {
+	for i := range Homes {
+		for j := range i {
+			l.net.Wall(outsideOf(i), outsideOf(j), on)
+		}
 	}
 }
 
@@ -104,6 +121,8 @@ func (l *Lab) Play(ctx context.Context, s Scenario, wait time.Duration) (Outcome
 	if err := l.revive(ctx); err != nil {
 		return Outcome{}, err
 	}
+	l.wall(s.Walled)
+	defer l.wall(false)
 	homes, err := l.Homes(ctx, s.Access[:]...)
 	if err != nil {
 		return Outcome{}, err
@@ -143,6 +162,8 @@ func (l *Lab) judge(o Outcome, s Scenario) Outcome {
 	case o.Err != nil:
 	case s.Tokens == longTokens && o.Answer.Text != l.text:
 		o.Err = fmt.Errorf("another text: %q", o.Answer.Text)
+	case s.Moves && (len(o.Answer.Moves) == 0 || len(o.Answer.Recoveries) > 0):
+		o.Err = fmt.Errorf("answered, but with %d moves and %d repairs", len(o.Answer.Moves), len(o.Answer.Recoveries))
 	case s.Direct && !o.Direct():
 		o.Err = fmt.Errorf("answered, but not directly")
 	}

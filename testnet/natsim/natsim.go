@@ -22,6 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/quic-go/quic-go"
+	"go.uber.org/fx"
 
 	"github.com/shoalnet/shoal/testnet/nat"
 )
@@ -223,12 +224,28 @@ func (h *Host) Traffic() (sent, received int64) {
 // Key as its identity and listen on Addr alone.
 func (h *Host) Options() []libp2p.Option { return []libp2p.Option{libp2p.Transport(h.transport)} }
 
+// SocketOptions returns what Options returns without the transport, for hosts that have a
+// QUIC transport of their own, such as those of private swarms.
+func (h *Host) SocketOptions() []libp2p.Option {
+	return []libp2p.Option{libp2p.QUICReuse(func(reset quic.StatelessResetKey, token quic.TokenGeneratorKey, life fx.Lifecycle) (*quicreuse.ConnManager, error) {
+		cm, err := h.sharedSockets(reset, token)
+		if err == nil {
+			life.Append(fx.StopHook(cm.Close))
+		}
+		return cm, err
+	})}
+}
+
+func (h *Host) sharedSockets(reset quic.StatelessResetKey, token quic.TokenGeneratorKey) (*quicreuse.ConnManager, error) {
+	return quicreuse.NewConnManager(reset, token,
+		quicreuse.OverrideListenUDP(h.listen),
+		quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) { return h, nil }))
+}
+
 // transport makes a QUIC transport with sockets of its own. libp2p's QUICReuse
 // option would not do: the host from which AutoNAT dials back ignores it.
 func (h *Host) transport(key crypto.PrivKey, reset quic.StatelessResetKey, token quic.TokenGeneratorKey, psk pnet.PSK, gater connmgr.ConnectionGater, rcmgr network.ResourceManager) (transport.Transport, error) {
-	cm, err := quicreuse.NewConnManager(reset, token,
-		quicreuse.OverrideListenUDP(h.listen),
-		quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) { return h, nil }))
+	cm, err := h.sharedSockets(reset, token)
 	if err != nil {
 		return nil, err
 	}

@@ -114,8 +114,13 @@ func start(t *testing.T, h *Host, public bool, boot []*Host) *network.Network {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Handle(protocol.StageID, func(s *network.Stream) { _, _ = io.Copy(s, s); s.Close() })
+	n.Handle(protocol.StageID, echo)
 	return n
+}
+
+func echo(s *network.Stream) {
+	_, _ = io.Copy(s, s)
+	_ = s.Close()
 }
 
 // reach has a find b by the model that it serves and ask it, again and again, and
