@@ -9,6 +9,10 @@
 // oldest swarm takes the port, the addresses and the bootstrap peers that the operator
 // named: they belong to whatever network the operator can mean then.
 //
+// A bridge, by which the members of another swarm use this node's or the other way round,
+// has a network of its own as well (see packages swarm and network), with a port of its
+// own.
+//
 // A swarm whose network cannot be opened, because its membership has expired for
 // instance, does not keep the node from being in the others. A node that leaves its last
 // network goes on in one of which nobody else is a member (nobody), so that its owner
