@@ -119,8 +119,8 @@ func (b *Book) Used(now time.Time) float64 {
 	return float64(b.total()) / Token
 }
 
-// Due reports whether the other nodes should be told this node's sum now. nodes is how many
-// there are, this one included.
+// Due reports whether all other nodes must be told this node's sum now, and takes it that
+// they are. nodes is how many there are, this one included.
 func (b *Book) Due(nodes int, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -129,15 +129,18 @@ func (b *Book) Due(nodes int, now time.Time) bool {
 		return false
 	}
 	share := b.left() / uint64(4*max(nodes, len(b.others)+1))
-	return b.own.Used-b.told >= max(Token, share) || b.left() == 0
+	due := b.own.Used-b.told >= max(Token, share) || b.left() == 0
+	if due {
+		b.told = b.own.Used
+	}
+	return due
 }
 
-// Mine returns this node's sum, for the others, who are taken to have been told it.
+// Mine returns this node's sum, for the others.
 func (b *Book) Mine(now time.Time) Sum {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.turn(now)
-	b.told = b.own.Used
 	return b.own
 }
 
