@@ -39,8 +39,8 @@ func bridgeCommand() *cli.Command {
 					"Roles: use (send prompts), serve (nodes of the guests may compute stages of their prompts, and get weights from here), relay (carry connections over the bridge).",
 				Flags: swarmFlags(
 					whichSwarm(), root(),
-					&cli.StringFlag{Name: "to", Required: true, Usage: "the other swarm's request, a `FILE` with it, or - for standard input"},
-					&cli.StringSliceFlag{Name: "models", Required: true, Usage: "`MODELS` that guests may use, with commas, or all"},
+					&cli.StringFlag{Name: "to", Usage: "the other swarm's request, a `FILE` with it, or - for standard input"},
+					&cli.StringSliceFlag{Name: "models", Usage: "`MODELS` that guests may use, with commas, or all"},
 					&cli.Uint64Flag{Name: "tokens-per-day", Usage: "`N` tokens for all guests together; 0: no limit"},
 					&cli.StringFlag{Name: "roles", Value: "use", Usage: "what guests may do: `ROLES` with commas"},
 					&cli.StringFlag{Name: "for", Value: "90d", Usage: "how long it is good, such as 24h or 90d"},
@@ -107,6 +107,12 @@ func newBridge(c *cli.Context) error {
 		return err
 	}
 	req := api.NewBridgeRequest{Models: splitList(c.StringSlice("models")), Roles: splitList([]string{c.String("roles")}), TokensPerDay: c.Uint64("tokens-per-day"), For: life.Seconds()}
+	switch {
+	case c.String("to") == "":
+		return usageError{"--to is missing: the text that `shoal swarm bridge request` prints on the side that wants to use"}
+	case len(req.Models) == 0:
+		return usageError{"--models is missing: the models that guests may use, or all"}
+	}
 	if req.To, err = bridgeText(c.String("to")); err != nil {
 		return err
 	}
