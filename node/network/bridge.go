@@ -7,6 +7,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
 )
 
@@ -140,6 +141,18 @@ func (n *Network) Allows(model cid.Cid) bool {
 func (n *Network) Shares() bool {
 	r := n.Bridge()
 	return r == nil || r.Roles.Has(member.Serve) && n.Roles(n.Self()).Has(member.Serve)
+}
+
+// Headers returns what is offered of models as if only their headers, which are the first
+// shards, were held. It changes all.
+func Headers(all []*protocol.HeldShards) (out []*protocol.HeldShards) {
+	for _, h := range all {
+		if len(h.Bitmap) > 0 && h.Bitmap[0]&1 != 0 {
+			h.Bitmap = append([]byte{1}, make([]byte, len(h.Bitmap)-1)...)
+			out = append(out, h)
+		}
+	}
+	return out
 }
 
 // Other returns the revocation lists of the other swarm of a bridge.

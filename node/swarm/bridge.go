@@ -84,9 +84,14 @@ type bridgeNode struct {
 func (b *Bridge) ID() string { return b.id.String() }
 
 // Lends reports whether this node is on the lender's side.
-func (b *Bridge) Lends() bool { return b.record0().Lender == b.s.about.Root }
+func (b *Bridge) Lends() bool {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	return b.grant == nil
+}
 
-func (b *Bridge) record0() *member.BridgeRecord {
+// terms returns the record of now.
+func (b *Bridge) terms() *member.BridgeRecord {
 	b.s.mu.Lock()
 	defer b.s.mu.Unlock()
 	return b.record
@@ -443,10 +448,10 @@ func (s *Swarm) Lend(ask string, terms BridgeTerms, rootFile string) (*Bridge, s
 	case terms.Life < time.Minute || terms.Life > maxBridgeLife:
 		return nil, "", fmt.Errorf("%w: it is good for at least a minute, and at most ten years", ErrBridge)
 	}
-	r := member.BridgeRecord{Guest: a.Guest, Number: uint64(now.Unix()), Roles: terms.Roles, NotBefore: now, NotAfter: now.Add(terms.Life), TokensPerDay: terms.TokensPerDay, Models: terms.Models}
+	r := member.BridgeRecord{Guest: a.Guest, Number: uint64(now.UnixMilli()), Roles: terms.Roles, NotBefore: now, NotAfter: now.Add(terms.Life), TokensPerDay: terms.TokensPerDay, Models: terms.Models}
 	old := s.bridgeTo(a.Guest)
 	if old != nil {
-		r.Number = max(r.Number, old.record0().Number+1)
+		r.Number = max(r.Number, old.terms().Number+1)
 	}
 	record, err := member.SignBridge(root, r)
 	if err != nil {
@@ -533,8 +538,11 @@ func (s *Swarm) accept(o *member.BridgeOffer, rootFile string) (*Bridge, error) 
 		fresh.nodes = append(fresh.nodes, bridgeNode{*e, true})
 	}
 	b, _, err := s.hold(fresh)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrBridge, err)
+	case b.terms().Number > o.Record.Number:
+		return nil, fmt.Errorf("%w: a newer code of the same swarm has been accepted before", ErrBridge)
 	}
 	s.bridgeNews(b)
 	s.book.tendNow()
@@ -680,7 +688,7 @@ func (b *Bridge) exhausted(left bool, now time.Time) *protocol.Error {
 		return nil
 	}
 	return protocol.Errorf(protocol.Code_CODE_FORBIDDEN, "the guests of this swarm have used the %d tokens that it lends them a day; there are more from %s on",
-		b.record0().TokensPerDay, allowance.Until(allowance.Day(now)).Format("2006-01-02 15:04 MST"))
+		b.terms().TokensPerDay, allowance.Until(allowance.Day(now)).Format("2006-01-02 15:04 MST"))
 }
 
 // lending returns the bridge with a network's ID on which this node lends; nil: there is none,

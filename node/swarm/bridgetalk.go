@@ -208,17 +208,11 @@ func (r *bridgeRun) talk(with func(lender, guest []byte) (l, g bool)) *protocol.
 	if g {
 		t.GuestLists = guest
 	}
-	if r.b.lendsNow() {
+	if r.b.Lends() {
 		sum := r.b.used.Mine(r.b.s.book.cfg.Now())
 		t.Day, t.Used = sum.Day, sum.Used
 	}
 	return t
-}
-
-func (b *Bridge) lendsNow() bool {
-	b.s.mu.Lock()
-	defer b.s.mu.Unlock()
-	return b.grant == nil
 }
 
 // tell exchanges with a peer; with lists, the request carries the newest revocation lists.
@@ -283,7 +277,7 @@ func (r *bridgeRun) serve(st libp2p.Stream) {
 // of it.
 func (r *bridgeRun) note(p peer.ID, t *protocol.BridgeTalk) {
 	own, other := t.LenderLists, t.GuestLists
-	if !r.b.lendsNow() {
+	if !r.b.Lends() {
 		own, other = other, own
 	}
 	err := errors.Join(r.take(own, r.b.s.install), r.take(other, r.b.installOther))
@@ -369,7 +363,7 @@ func (r *bridgeRun) lenders() int {
 
 // keepUsed writes down what guests have used of this node today.
 func (r *bridgeRun) keepUsed() {
-	if !r.b.lendsNow() {
+	if !r.b.Lends() {
 		return
 	}
 	if err := r.b.s.save(r.b.file(bridgeUsed), r.b.used.Marshal); err != nil && !errors.Is(err, errGone) {
@@ -417,7 +411,7 @@ func (r *bridgeRun) meet(n bridgeNode) {
 // names itself alone, so that what is told is never older than what is known; a guest names
 // those that it is connected to first, then those that it has heard of.
 func (b *Bridge) nodesFor() (nodes []bridgeNode) {
-	r, lends := b.attached(), b.lendsNow()
+	r, lends := b.attached(), b.Lends()
 	if r != nil && lends {
 		return []bridgeNode{{AddrInfo: peer.AddrInfo{ID: b.self, Addrs: plainOnes(r.net.Host().Addrs())}}}
 	}
@@ -544,14 +538,14 @@ func (b *Book) tendNow() {
 			continue
 		}
 		if e := running[id]; e.same(br) {
-			if record := br.record0(); e.record != record {
+			if record := br.terms(); e.record != record {
 				e.record = record
 				hosts.ChangeBridge(br)
 			}
 			continue
 		}
 		b.mu.Lock()
-		b.running[id] = &entered{br, br.lendsNow(), br.record0()}
+		b.running[id] = &entered{br, br.Lends(), br.terms()}
 		b.mu.Unlock()
 		if err := hosts.EnterBridge(br); err != nil {
 			b.mu.Lock()
@@ -560,7 +554,7 @@ func (b *Book) tendNow() {
 			br.logger().Warn("the network of a bridge cannot be opened", "error", err)
 			continue
 		}
-		if r := br.s.attached(); r != nil && br.lendsNow() { // the others can find this node there now
+		if r := br.s.attached(); r != nil && br.Lends() { // the others can find this node there now
 			r.push()
 		}
 	}

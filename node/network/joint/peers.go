@@ -123,22 +123,11 @@ func (j *Networks) visible(n *network.Network, body *protocol.OfferBody) *protoc
 	out.Shards = slices.DeleteFunc(out.Shards, func(s *protocol.HeldShards) bool { return hidden(s.Model) })
 	out.Takes = slices.DeleteFunc(out.Takes, hidden)
 	if !n.Shares() {
-		out.Shards, out.Takes = headers(out.Shards), nil
+		out.Shards, out.Takes = network.Headers(out.Shards), nil
 		return out
 	}
 	if len(out.Spans) == len(body.Spans) && len(out.Shards) == len(body.Shards) && len(out.Takes) == len(body.Takes) {
 		return body
-	}
-	return out
-}
-
-// headers returns what is offered of the headers alone, which are models' first shards.
-func headers(all []*protocol.HeldShards) (out []*protocol.HeldShards) {
-	for _, h := range all {
-		if len(h.Bitmap) > 0 && h.Bitmap[0]&1 != 0 {
-			h.Bitmap = append([]byte{1}, make([]byte, len(h.Bitmap)-1)...)
-			out = append(out, h)
-		}
 	}
 	return out
 }
