@@ -7,6 +7,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/session"
@@ -50,13 +51,19 @@ func (n *Node) refuses(st stage.Stream, model cid.Cid) *protocol.Error {
 	case !n.net.May(st.Swarm(), model):
 		return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this model is not served here now")
 	}
-	return n.net.MayUse(st.Swarm(), st.Peer())
+	if e := n.net.MayUse(st.Swarm(), st.Peer()); e != nil {
+		return e
+	}
+	return n.cfg.Swarms.Exhausted(st.Swarm())
 }
 
 // exchangeIn has the exchange work in a network until leave is called.
 func (n *Node) exchangeIn(net *network.Network) (leave func()) {
 	may := func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
 	side := exchange.Net{Host: net.Host(), Find: net, May: may, Blocks: n.store.Only(may), Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
+	if !net.Shares() {
+		side.Blocks, side.Leaves = n.store.Headings(may), library.Headings(n.store)
+	}
 	if err := n.exchange.Join(side); err != nil {
 		n.cfg.Log.Warn("no models are exchanged in a network", "swarm", net.Swarm(), "error", err)
 	}

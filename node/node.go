@@ -124,6 +124,7 @@ func New(cfg Config) (_ *Node, err error) {
 	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
 	n.stages.Restrict(n.refuses)
+	n.stages.Charge(cfg.Swarms.Spend)
 	n.exchange = exchange.New(n.store, exchange.Options{
 		Leaves: library.Leaves(n.store), Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
 		Ledger: cfg.home().Ledger(), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),

@@ -4247,6 +4247,8 @@ type MemberRequest struct {
 	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`           // SHA-256 of its revocation lists
 	Revocations   []byte                 `protobuf:"bytes,4,opt,name=revocations,proto3" json:"revocations,omitempty"` // those lists, for a peer that has others
 	Renew         bool                   `protobuf:"varint,5,opt,name=renew,proto3" json:"renew,omitempty"`            // issue another certificate to the asker, like the one it has
+	Bridges       []*SwarmBridge         `protobuf:"bytes,20,rep,name=bridges,proto3" json:"bridges,omitempty"`        // of the swarm
+	Talk          *BridgeTalk            `protobuf:"bytes,21,opt,name=talk,proto3" json:"talk,omitempty"`              // alone: the network is that of a bridge
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4316,6 +4318,20 @@ func (x *MemberRequest) GetRenew() bool {
 	return false
 }
 
+func (x *MemberRequest) GetBridges() []*SwarmBridge {
+	if x != nil {
+		return x.Bridges
+	}
+	return nil
+}
+
+func (x *MemberRequest) GetTalk() *BridgeTalk {
+	if x != nil {
+		return x.Talk
+	}
+	return nil
+}
+
 // MemberReply answers with the same of the other side.
 type MemberReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4324,6 +4340,8 @@ type MemberReply struct {
 	Digest        []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
 	Revocations   []byte                 `protobuf:"bytes,4,opt,name=revocations,proto3" json:"revocations,omitempty"` // if the asker has others
 	Renewed       []byte                 `protobuf:"bytes,5,opt,name=renewed,proto3" json:"renewed,omitempty"`         // certificate; empty: none was asked for, or this member issues none
+	Bridges       []*SwarmBridge         `protobuf:"bytes,20,rep,name=bridges,proto3" json:"bridges,omitempty"`
+	Talk          *BridgeTalk            `protobuf:"bytes,21,opt,name=talk,proto3" json:"talk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4391,6 +4409,227 @@ func (x *MemberReply) GetRenewed() []byte {
 		return x.Renewed
 	}
 	return nil
+}
+
+func (x *MemberReply) GetBridges() []*SwarmBridge {
+	if x != nil {
+		return x.Bridges
+	}
+	return nil
+}
+
+func (x *MemberReply) GetTalk() *BridgeTalk {
+	if x != nil {
+		return x.Talk
+	}
+	return nil
+}
+
+// SwarmBridge is a bridge between the swarm and another.
+type SwarmBridge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Record        []byte                 `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"` // among the lender's members
+	Grant         []byte                 `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`   // among the guest's: the record as the guest's root key has accepted it
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`     // of the other swarm, for people
+	Nodes         []*BridgeNode          `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`   // of the lender, in the network of the bridge
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SwarmBridge) Reset() {
+	*x = SwarmBridge{}
+	mi := &file_protocol_wire_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SwarmBridge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SwarmBridge) ProtoMessage() {}
+
+func (x *SwarmBridge) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SwarmBridge.ProtoReflect.Descriptor instead.
+func (*SwarmBridge) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *SwarmBridge) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *SwarmBridge) GetGrant() []byte {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *SwarmBridge) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SwarmBridge) GetNodes() []*BridgeNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// BridgeNode is where a node is.
+type BridgeNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          []byte                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`   // its ID
+	Addrs         [][]byte               `protobuf:"bytes,2,rep,name=addrs,proto3" json:"addrs,omitempty"` // binary multiaddrs
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BridgeNode) Reset() {
+	*x = BridgeNode{}
+	mi := &file_protocol_wire_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BridgeNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BridgeNode) ProtoMessage() {}
+
+func (x *BridgeNode) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BridgeNode.ProtoReflect.Descriptor instead.
+func (*BridgeNode) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *BridgeNode) GetPeer() []byte {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *BridgeNode) GetAddrs() [][]byte {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+// BridgeTalk is what nodes tell each other in the network of a bridge.
+type BridgeTalk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LenderDigest  []byte                 `protobuf:"bytes,1,opt,name=lender_digest,json=lenderDigest,proto3" json:"lender_digest,omitempty"` // SHA-256 of the lender's revocation lists
+	LenderLists   []byte                 `protobuf:"bytes,2,opt,name=lender_lists,json=lenderLists,proto3" json:"lender_lists,omitempty"`    // those lists, for a peer that has others
+	GuestDigest   []byte                 `protobuf:"bytes,3,opt,name=guest_digest,json=guestDigest,proto3" json:"guest_digest,omitempty"`    // the same of the guest's
+	GuestLists    []byte                 `protobuf:"bytes,4,opt,name=guest_lists,json=guestLists,proto3" json:"guest_lists,omitempty"`
+	Day           uint32                 `protobuf:"varint,5,opt,name=day,proto3" json:"day,omitempty"`   // since 1970, UTC
+	Used          uint64                 `protobuf:"varint,6,opt,name=used,proto3" json:"used,omitempty"` // millionths of tokens that the teller has computed for guests that day
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BridgeTalk) Reset() {
+	*x = BridgeTalk{}
+	mi := &file_protocol_wire_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BridgeTalk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BridgeTalk) ProtoMessage() {}
+
+func (x *BridgeTalk) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BridgeTalk.ProtoReflect.Descriptor instead.
+func (*BridgeTalk) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *BridgeTalk) GetLenderDigest() []byte {
+	if x != nil {
+		return x.LenderDigest
+	}
+	return nil
+}
+
+func (x *BridgeTalk) GetLenderLists() []byte {
+	if x != nil {
+		return x.LenderLists
+	}
+	return nil
+}
+
+func (x *BridgeTalk) GetGuestDigest() []byte {
+	if x != nil {
+		return x.GuestDigest
+	}
+	return nil
+}
+
+func (x *BridgeTalk) GetGuestLists() []byte {
+	if x != nil {
+		return x.GuestLists
+	}
+	return nil
+}
+
+func (x *BridgeTalk) GetDay() uint32 {
+	if x != nil {
+		return x.Day
+	}
+	return 0
+}
+
+func (x *BridgeTalk) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
 }
 
 var File_protocol_wire_proto protoreflect.FileDescriptor
@@ -4710,19 +4949,41 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\tSwarmPeer\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
-	"\x05addrs\x18\x03 \x03(\fR\x05addrs\"\x95\x01\n" +
+	"\x05addrs\x18\x03 \x03(\fR\x05addrs\"\xea\x01\n" +
 	"\rMemberRequest\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\fR\x06digest\x12 \n" +
 	"\vrevocations\x18\x04 \x01(\fR\vrevocations\x12\x14\n" +
-	"\x05renew\x18\x05 \x01(\bR\x05renew\"\x97\x01\n" +
+	"\x05renew\x18\x05 \x01(\bR\x05renew\x12,\n" +
+	"\abridges\x18\x14 \x03(\v2\x12.shoal.SwarmBridgeR\abridges\x12%\n" +
+	"\x04talk\x18\x15 \x01(\v2\x11.shoal.BridgeTalkR\x04talk\"\xec\x01\n" +
 	"\vMemberReply\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\fR\x06digest\x12 \n" +
 	"\vrevocations\x18\x04 \x01(\fR\vrevocations\x12\x18\n" +
-	"\arenewed\x18\x05 \x01(\fR\arenewed*P\n" +
+	"\arenewed\x18\x05 \x01(\fR\arenewed\x12,\n" +
+	"\abridges\x18\x14 \x03(\v2\x12.shoal.SwarmBridgeR\abridges\x12%\n" +
+	"\x04talk\x18\x15 \x01(\v2\x11.shoal.BridgeTalkR\x04talk\"x\n" +
+	"\vSwarmBridge\x12\x16\n" +
+	"\x06record\x18\x01 \x01(\fR\x06record\x12\x14\n" +
+	"\x05grant\x18\x02 \x01(\fR\x05grant\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12'\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x11.shoal.BridgeNodeR\x05nodes\"6\n" +
+	"\n" +
+	"BridgeNode\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"\xbe\x01\n" +
+	"\n" +
+	"BridgeTalk\x12#\n" +
+	"\rlender_digest\x18\x01 \x01(\fR\flenderDigest\x12!\n" +
+	"\flender_lists\x18\x02 \x01(\fR\vlenderLists\x12!\n" +
+	"\fguest_digest\x18\x03 \x01(\fR\vguestDigest\x12\x1f\n" +
+	"\vguest_lists\x18\x04 \x01(\fR\n" +
+	"guestLists\x12\x10\n" +
+	"\x03day\x18\x05 \x01(\rR\x03day\x12\x12\n" +
+	"\x04used\x18\x06 \x01(\x04R\x04used*P\n" +
 	"\vTensorCodec\x12\x14\n" +
 	"\x10TENSOR_CODEC_F32\x10\x00\x12\x14\n" +
 	"\x10TENSOR_CODEC_F16\x10\x01\x12\x15\n" +
@@ -4783,7 +5044,7 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_protocol_wire_proto_goTypes = []any{
 	(TensorCodec)(0),      // 0: shoal.TensorCodec
 	(Finish)(0),           // 1: shoal.Finish
@@ -4839,6 +5100,9 @@ var file_protocol_wire_proto_goTypes = []any{
 	(*SwarmPeer)(nil),     // 51: shoal.SwarmPeer
 	(*MemberRequest)(nil), // 52: shoal.MemberRequest
 	(*MemberReply)(nil),   // 53: shoal.MemberReply
+	(*SwarmBridge)(nil),   // 54: shoal.SwarmBridge
+	(*BridgeNode)(nil),    // 55: shoal.BridgeNode
+	(*BridgeTalk)(nil),    // 56: shoal.BridgeTalk
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	7,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
@@ -4887,11 +5151,16 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	4,  // 43: shoal.ReachReply.code:type_name -> shoal.ReachCode
 	5,  // 44: shoal.JoinReply.refusal:type_name -> shoal.JoinRefusal
 	51, // 45: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	54, // 46: shoal.MemberRequest.bridges:type_name -> shoal.SwarmBridge
+	56, // 47: shoal.MemberRequest.talk:type_name -> shoal.BridgeTalk
+	54, // 48: shoal.MemberReply.bridges:type_name -> shoal.SwarmBridge
+	56, // 49: shoal.MemberReply.talk:type_name -> shoal.BridgeTalk
+	55, // 50: shoal.SwarmBridge.nodes:type_name -> shoal.BridgeNode
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }
@@ -4934,7 +5203,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   48,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

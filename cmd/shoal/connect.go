@@ -309,5 +309,9 @@ func routeText(hops []api.Hop) string {
 		}
 		parts = append(parts, part)
 	}
-	return strings.Join(parts, " → ")
+	text := strings.Join(parts, " → ")
+	if len(hops) > 0 && hops[0].SwarmName != "" { // a route lies in one network
+		text += " in swarm " + cell(hops[0].SwarmName)
+	}
+	return text
 }

@@ -54,6 +54,9 @@ var remedies = map[remedy.Kind]struct {
 	remedy.ListMembers:  {text: "`shoal swarm members` lists them"},
 	remedy.LeaveFounder: {text: "`shoal backup` keeps it, and --force leaves all the same"},
 	remedy.RenewSwarm:   {text: "`shoal swarm renew --swarm SWARM --root FILE`", args: []string{"SWARM", "FILE"}},
+	remedy.ListBridges:  {text: "`shoal swarm bridge ls` lists them"},
+	remedy.AskBridge:    {text: "`shoal swarm bridge request` prints a request on the side that wants to use, `shoal swarm bridge new --to REQUEST` a code on the side that lends, and `shoal swarm bridge accept CODE` takes that"},
+	remedy.BridgeRoot:   {text: "--root FILE names the file with it"},
 
 	remedy.OwnPage: {text: "`shoal page` on the node's machine prints a link that allows it"},
 }

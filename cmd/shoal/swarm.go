@@ -59,6 +59,7 @@ func swarmCommand() *cli.Command {
 				Description: "MEMBER is the name of its machine, or its peer ID, or the end of that. Those that it has let in are no members any more, either, and codes with which it came end. Only the root key removes members that may invite. CODE is one that this machine has made.",
 				Flags:       swarmFlags(whichSwarm()), Action: revokeMember,
 			},
+			bridgeCommand(),
 			{
 				Name: "renew", Usage: "renew this machine's membership with a root key that is kept elsewhere",
 				Description: "Only needed on the founder's machine, and only if `shoal swarm new --root` put the root key elsewhere; all others are renewed by themselves.",
@@ -108,6 +109,12 @@ type swarmBook interface {
 	Revoke(ctx context.Context, swarm, member string) (*api.Revoked, error)
 	RenewSwarm(ctx context.Context, swarm, rootFile string) (*api.Swarm, error)
 	LeaveSwarm(ctx context.Context, swarm string, force bool) (*api.Swarm, error)
+
+	Bridges(ctx context.Context, swarm string) ([]api.Bridge, error)
+	AskBridge(ctx context.Context, swarm string) (*api.BridgeRequest, error)
+	NewBridge(ctx context.Context, swarm string, req api.NewBridgeRequest) (*api.Bridge, error)
+	AcceptBridge(context.Context, api.AcceptBridgeRequest) (*api.Bridge, error)
+	RevokeBridge(ctx context.Context, swarm string, req api.RevokeBridgeRequest) (*api.Bridge, error)
 }
 
 // homeSwarms are the swarms in a home whose node does not run.

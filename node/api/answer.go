@@ -360,6 +360,9 @@ func (a *answer) head(h http.Header) {
 // head sets an answer's headers: its route and, if there is one, the warning.
 func (s *Start) head(h http.Header) {
 	h.Set("X-Shoal-Route", routeText(s.Route))
+	if len(s.Route) > 0 { // a route lies in one network
+		h.Set("X-Shoal-Swarm", cmp.Or(s.Route[0].Swarm, "open"))
+	}
 	if s.Warning != "" {
 		h.Set("X-Shoal-Warning", s.Warning)
 	}

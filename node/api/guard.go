@@ -106,7 +106,7 @@ func (s *server) origin(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
 	h.Set("Access-Control-Allow-Origin", origin)
 	h.Add("Vary", "Origin")
-	h.Set("Access-Control-Expose-Headers", "X-Shoal-Route, X-Shoal-Warning, X-Request-Id, Request-Id, Server-Timing, Retry-After")
+	h.Set("Access-Control-Expose-Headers", "X-Shoal-Route, X-Shoal-Swarm, X-Shoal-Warning, X-Request-Id, Request-Id, Server-Timing, Retry-After")
 	return nil
 }
 

@@ -30,6 +30,7 @@ type Swarms interface {
 	// LeaveSwarm forgets a swarm. The Kind of the error is Refused if the swarm's root key
 	// would be lost, unless force is set.
 	LeaveSwarm(swarm string, force bool) (*Swarm, error)
+	Bridges
 }
 
 // Swarm describes a private swarm that the node is a member of.
@@ -134,6 +135,12 @@ func (s *server) swarmRoutes() {
 		"POST /shoal/v1/swarms/{swarm}/revoke": s.own(s.revoke),
 		"POST /shoal/v1/swarms/{swarm}/renew":  s.own(s.renewSwarm),
 		"POST /shoal/v1/swarms/{swarm}/leave":  s.own(s.leaveSwarm),
+
+		"GET /shoal/v1/swarms/{swarm}/bridges":         s.byOwner(s.listBridges),
+		"GET /shoal/v1/swarms/{swarm}/bridges/request": s.byOwner(s.askBridge),
+		"POST /shoal/v1/swarms/{swarm}/bridges":        s.own(s.newBridge),
+		"POST /shoal/v1/swarms/-/bridges/accept":       s.own(s.acceptBridge),
+		"POST /shoal/v1/swarms/{swarm}/bridges/revoke": s.own(s.revokeBridge),
 	} {
 		s.mux.HandleFunc(pattern, s.serve(h))
 	}

@@ -150,8 +150,10 @@ type Hop struct {
 	From int    `json:"from"`
 	To   int    `json:"to"`
 
-	// In answers, the ID of the private swarm in which the stage is; empty: the open network.
-	Swarm string `json:"swarm,omitempty"`
+	// In answers, the ID of the private swarm in which the stage is, or of the bridge over
+	// which another swarm lends it, and what that swarm is called; empty: the open network.
+	Swarm     string `json:"swarm,omitempty"`
+	SwarmName string `json:"swarm_name,omitempty"`
 	// In answers, the node's relation to the peer: own (the node itself), trusted, known,
 	// or new.
 	Trust string `json:"trust,omitempty"`
@@ -371,6 +373,10 @@ type Network struct {
 	Addrs []string `json:"addrs,omitempty"`
 	Peers int      `json:"peers"`           // connected
 	Reach string   `json:"reach,omitempty"` // as in Health
+
+	// Bridge says that members of two swarms meet there, and Swarm is the bridge's ID: lends,
+	// if guests use this node, or uses, if this node uses the other swarm, called Name.
+	Bridge string `json:"bridge,omitempty"`
 }
 
 // Serving is a span that this node serves, or is about to.

@@ -242,7 +242,7 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	for range windowMost {
 		f.buffers <- nil
 	}
-	if have := x.leaves(model); have != nil {
+	if have := x.leaves(nil, model); have != nil {
 		f.total = have.LeafCount()
 	}
 	f.origins = len(origins)

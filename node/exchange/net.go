@@ -26,6 +26,9 @@ type Net struct {
 	May func(model cid.Cid) bool
 	// Blocks is what may be sent to them by bitswap. nil: what the exchange has.
 	Blocks Blocks
+	// Leaves finds what may be sent of a model in bulk, like Options.Leaves. nil: what that
+	// finds.
+	Leaves func(model cid.Cid) Leaves
 	// Worked is called for each leaf that a peer sent in bulk. It may be nil.
 	Worked func(peer.ID)
 	// Believable returns those of the addresses that a peer names for another which

@@ -54,7 +54,7 @@ func (x *Exchange) serveLeaves(l *lane, s network.Stream) {
 		model, err := cid.Cast(q.Model)
 		var have Leaves
 		if err == nil && l.may(model) {
-			have = x.leaves(model)
+			have = x.leaves(l, model)
 		}
 		switch {
 		case have == nil || q.Watch && !first:
@@ -72,13 +72,18 @@ func (x *Exchange) serveLeaves(l *lane, s network.Stream) {
 	}
 }
 
-// leaves returns the leaves of a model that is known here; nil: it is not, or has
-// too many to be numbered.
-func (x *Exchange) leaves(model cid.Cid) Leaves {
-	if x.opt.Leaves == nil {
+// leaves returns the leaves of a model that is known here, as far as they may be sent in
+// a network, nil: to this node itself; nil: it is not known, or has too many to be
+// numbered.
+func (x *Exchange) leaves(l *lane, model cid.Cid) Leaves {
+	find := x.opt.Leaves
+	if l != nil && l.Leaves != nil {
+		find = l.Leaves
+	}
+	if find == nil {
 		return nil
 	}
-	have := x.opt.Leaves(model)
+	have := find(model)
 	if have == nil || have.LeafCount() > protocol.MaxLeaves {
 		return nil
 	}

@@ -84,7 +84,7 @@ func (g *generation) route(hops []session.Hop) []api.Hop {
 	out := apiHops(hops)
 	for i, h := range hops {
 		c, _ := g.costs.stage(h)
-		out[i].Engine, out[i].Name = g.costs.class(h), g.cfg.Survey.MachineName(h.Peer)
+		out[i].Engine, out[i].Name, out[i].SwarmName = g.costs.class(h), g.cfg.Survey.MachineName(h.Peer), g.cfg.Network.SwarmName(h.Swarm)
 		switch {
 		case g.cfg.Network.Own(h.Peer):
 			out[i].Trust = "own"

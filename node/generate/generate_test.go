@@ -160,6 +160,8 @@ func (w *world) Self() peer.ID { return w.self }
 
 func (w *world) Own(p peer.ID) bool { return p == w.self }
 
+func (w *world) SwarmName(string) string { return "" }
+
 func (w *world) OpenStage(_ context.Context, p peer.ID, _ []byte) (session.Stream, error) {
 	w.opened[p]++
 	a, b := net.Pipe()

@@ -71,6 +71,9 @@ type Network interface {
 	// Worked notes that a peer did what it was asked for.
 	Worked(peer.ID)
 	Own(peer.ID) bool // reports whether a peer is this node, in any network
+	// SwarmName returns what a private swarm is called, or one that lends over a bridge; "": it
+	// has no name.
+	SwarmName(swarm string) string
 }
 
 // Recorder keeps what peers did, and says when it is a newcomer's turn. Its methods

@@ -113,3 +113,14 @@ func Leaves(s *store.Store) func(model cid.Cid) exchange.Leaves {
 		return m
 	}
 }
+
+// Headings is Leaves without the weights.
+func Headings(s *store.Store) func(model cid.Cid) exchange.Leaves {
+	return func(model cid.Cid) exchange.Leaves {
+		m, err := s.Model(model)
+		if err != nil {
+			return nil
+		}
+		return m.Heading()
+	}
+}

@@ -138,6 +138,14 @@
 // it is where holes are punched. Members are preferred: outside relays are asked only while
 // fewer than two members relay for this node, and circuits through them are dialled later.
 //
+// In the network of a bridge (bridge.go), members of two swarms meet: each has a host with a
+// key that its certificate's key vouches for, and is judged by its own swarm's root key and
+// lists. Guests have those of their roles that the bridge's record gives; nodes of the lender
+// serve and relay there, and use nothing. When either swarm revokes the record, all
+// connections end as those of a member do. What guests see there is what the record names,
+// and of models that they do not serve themselves the headers, without which no prompt can be
+// made, but no weights.
+//
 // A stream to the node itself is a pipe to its own handler: libp2p does not
 // dial itself, and a client's own node may be a stage of its route.
 package network

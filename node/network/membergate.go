@@ -45,11 +45,13 @@ type roll struct {
 
 	sockets *quicreuse.ConnManager // of the host, once it is made
 
-	mu    sync.Mutex
-	lists member.Lists
-	known map[peer.ID]*shownMember
-	next  time.Time // when the first certificate ends
-	swept time.Time
+	mu     sync.Mutex
+	lists  member.Lists
+	other  member.Lists         // of the other swarm of a bridge
+	record *member.BridgeRecord // nil: there is no bridge
+	known  map[peer.ID]*shownMember
+	next   time.Time // when the first certificate ends
+	swept  time.Time
 }
 
 // shownMember is a peer that has shown a membership.
@@ -73,21 +75,28 @@ func newRoll(cfg Config, lines *rate.Limiter) (*roll, error) {
 		swarm: *cfg.Swarm, key: cfg.Key, self: self, log: cfg.Log, lines: lines, now: time.Now, wake: make(chan struct{}, 1),
 		lists: cfg.Swarm.Lists, known: map[peer.ID]*shownMember{},
 	}
+	if b := cfg.Swarm.Bridge; b != nil {
+		m.key, m.record, m.other = b.Member, b.Record, b.Other
+	}
 	if err := m.standing(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMembership, err)
 	}
 	return m, nil
 }
 
-func (m *roll) standing() error {
-	return m.swarm.Certificate.Check(m.swarm.Root, m.self, m.now(), m.revoked())
-}
+func (m *roll) standing() error { return m.terms().own(m.now()) }
 
-func (m *roll) revoked() member.Lists {
+func (m *roll) revoked() member.Lists { return m.terms().lists }
+
+// terms returns what decides who gets in now.
+func (m *roll) terms() terms {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.lists
+	return m.termsLocked()
 }
+
+// termsLocked is terms with mu held.
+func (m *roll) termsLocked() terms { return terms{&m.swarm, m.self, m.lists, m.other, m.record} }
 
 func (m *roll) certificate(p peer.ID) *member.Certificate {
 	m.mu.Lock()
@@ -103,8 +112,8 @@ func (m *roll) certificate(p peer.ID) *member.Certificate {
 func (m *roll) roles(p peer.ID) member.Roles {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if a := m.known[p]; a != nil && a.Vouch == nil {
-		return a.Certificate.Roles
+	if a := m.known[p]; a != nil && (a.Vouch == nil || a.Host) {
+		return m.termsLocked().roles(a.Certificate)
 	}
 	return 0
 }
@@ -134,16 +143,16 @@ func (m *roll) examine(p peer.ID, chain []*x509.Certificate) (*member.Membership
 		return nil, err
 	}
 	now := m.now()
-	lists := m.revoked()
-	if m.swarm.Strict && lists.Stale(now) {
+	t := m.terms()
+	if m.swarm.Strict && (t.lists.Stale(now) || t.other.Stale(now)) {
 		return nil, errStale
 	}
 	// This node's own membership counts, too: a node that was revoked has no
 	// business with the others.
-	if err := m.swarm.Certificate.Check(m.swarm.Root, m.self, now, lists); err != nil {
+	if err := t.own(now); err != nil {
 		return nil, err
 	}
-	return shown, shown.Check(m.swarm.Root, p, now, lists)
+	return shown, t.check(shown, p, now)
 }
 
 func (m *roll) enter(p peer.ID, shown *member.Membership) {
@@ -157,7 +166,7 @@ func (m *roll) enter(p peer.ID, shown *member.Membership) {
 		m.known[p] = a
 	}
 	a.Membership, a.shown = shown, now
-	if end := shown.Certificate.Expires(); m.next.IsZero() || end.Before(m.next) {
+	if end := m.termsLocked().ends(shown.Certificate); m.next.IsZero() || end.Before(m.next) {
 		m.next = end
 		select {
 		case m.wake <- struct{}{}:
@@ -192,7 +201,7 @@ func (m *roll) track(c network.Conn) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a := m.known[c.RemotePeer()]
-	if a == nil || a.Check(m.swarm.Root, c.RemotePeer(), m.now(), m.lists) != nil {
+	if a == nil || m.termsLocked().check(a.Membership, c.RemotePeer(), m.now()) != nil {
 		return false
 	}
 	a.conns = append(a.conns, acceptedConn{c, m.now()})
@@ -200,8 +209,13 @@ func (m *roll) track(c network.Conn) bool {
 }
 
 func (m *roll) install(l member.Lists) (news bool, err error) {
+	return m.merge(&m.lists, l, m.swarm.Root)
+}
+
+// merge puts newer lists of root's swarm in force; into is lists or other.
+func (m *roll) merge(into *member.Lists, l member.Lists, root member.Key) (news bool, err error) {
 	m.mu.Lock()
-	m.lists, news, err = m.lists.Merge(l, m.swarm.Root, m.now())
+	*into, news, err = into.Merge(l, root, m.now())
 	m.mu.Unlock()
 	if news {
 		m.cut()
@@ -218,10 +232,11 @@ func (m *roll) cut() {
 	gone := map[peer.ID]error{}
 	m.mu.Lock()
 	m.next = time.Time{}
+	t := m.termsLocked()
 	for p, a := range m.known {
-		err := a.Check(m.swarm.Root, p, now, m.lists)
+		err := t.check(a.Membership, p, now)
 		if err == nil && own == nil {
-			if end := a.Certificate.Expires(); m.next.IsZero() || end.Before(m.next) {
+			if end := t.ends(a.Certificate); m.next.IsZero() || end.Before(m.next) {
 				m.next = end
 			}
 			continue

@@ -117,6 +117,12 @@ func (s *testSwarm) hostile(t testing.TB, key crypto.PrivKey, c *member.Certific
 			}
 		}
 	}
+	return hostileAs(t, m, key, opts...)
+}
+
+// hostileAs starts a host that shows what m has, and lets everybody in itself.
+func hostileAs(t testing.TB, m *roll, key crypto.PrivKey, opts ...libp2p.Option) host.Host {
+	t.Helper()
 	opts = append([]libp2p.Option{
 		libp2p.Identity(key), libp2p.DisableMetrics(), m.options(), libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"),

@@ -58,10 +58,14 @@ func (m *roll) template(key crypto.PrivKey) (*x509.Certificate, error) {
 		return nil, err
 	}
 	shown := &member.Membership{Certificate: m.swarm.Certificate}
-	if id != m.self {
-		if shown, err = m.swarm.Certificate.Vouch(m.key, id); err != nil {
-			return nil, err
-		}
+	switch {
+	case id != m.self:
+		shown, err = m.swarm.Certificate.Vouch(m.key, id)
+	case m.swarm.Bridge != nil:
+		shown, err = m.swarm.Certificate.BridgeHost(m.key, m.swarm.ID(), id)
+	}
+	if err != nil {
+		return nil, err
 	}
 	sealed, err := m.swarm.View.Seal(shown)
 	if err != nil {

@@ -159,7 +159,7 @@ func New(cfg Config) (*Network, error) {
 			return nil, err
 		}
 		n.gater = memberGate{n.gate, n.roll}
-		n.cfg.NoRelay = cfg.NoRelay || !cfg.Swarm.Certificate.Roles.Has(member.Relay)
+		n.cfg.NoRelay = cfg.NoRelay || !n.roll.terms().roles(cfg.Swarm.Certificate).Has(member.Relay)
 	}
 	n.offers = newHeard(n.Connected)
 	n.ctx, n.cancel = context.WithCancel(context.Background())

@@ -24,10 +24,16 @@ type Swarm struct {
 	Certificate *member.Certificate
 	Lists       member.Lists // of revocations, as far as they are known
 	Strict      bool         // refuses new connections while the lists are stale (member.Lists.Stale)
+	Bridge      *Bridge      // members of another swarm are here, too; nil: none
 }
 
-// ID returns the swarm's ID.
-func (s *Swarm) ID() member.SwarmID { return s.Root.Swarm() }
+// ID returns the swarm's ID, or that of a bridge's network.
+func (s *Swarm) ID() member.SwarmID {
+	if s.Bridge != nil {
+		return s.Bridge.Record.Network()
+	}
+	return s.Root.Swarm()
+}
 
 // dhtPrefix is the prefix of the DHT's protocols: a swarm has a DHT of its own,
 // because provider records tell who holds what, and lookups who wants it.
@@ -72,7 +78,7 @@ func (n *Network) Roles(p peer.ID) member.Roles {
 	case n.roll == nil:
 		return member.AllRoles
 	case p == n.host.ID():
-		return n.cfg.Swarm.Certificate.Roles
+		return n.roll.terms().roles(n.cfg.Swarm.Certificate)
 	}
 	return n.roll.roles(p)
 }

@@ -54,6 +54,9 @@ const (
 	ListMembers  Kind = "list_members"  // see who is a member
 	LeaveFounder Kind = "leave_founder" // leave although the root key is lost
 	RenewSwarm   Kind = "renew_swarm"   // SWARM, FILE: renew this node's membership with the root key
+	ListBridges  Kind = "list_bridges"  // see which bridges there are
+	AskBridge    Kind = "ask_bridge"    // make a bridge in the right order
+	BridgeRoot   Kind = "bridge_root"   // name the file with the swarm's root key
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

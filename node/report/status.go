@@ -36,6 +36,12 @@ func (r *Reporter) networks(addrs bool) []api.Network {
 		if addrs {
 			v.Addrs = s.Addrs
 		}
+		switch {
+		case s.Lends:
+			v.Bridge = "lends"
+		case s.Bridge != nil:
+			v.Bridge = "uses"
+		}
 		out = append(out, v)
 	}
 	return out

@@ -280,6 +280,7 @@ func (s *Stage) compute(batch []work, p *engine.Batch, decodes int) (*engine.Res
 	if err != nil {
 		return nil, err
 	}
+	s.charged(batch)
 	s.stats.pass(len(p.Rows), decodes, now.Sub(begin), now)
 	s.cfg.Observer.Pass(len(p.Rows))
 	for _, w := range batch {
@@ -288,6 +289,21 @@ func (s *Stage) compute(batch []work, p *engine.Batch, decodes int) (*engine.Res
 		w.sess.spent(w.step.phase(), Compute, now.Sub(begin))
 	}
 	return res, nil
+}
+
+// charged has the rows of a pass counted, and ends sessions that have used all they may.
+func (s *Stage) charged(batch []work) {
+	s.mu.Lock()
+	charge := s.charge
+	s.mu.Unlock()
+	if charge == nil {
+		return
+	}
+	for _, w := range batch {
+		if e := charge(w.sess.swarm, w.step.rows, s.cfg.Span.Len(), s.cfg.Blocks); e != nil {
+			w.sess.fail(e)
+		}
+	}
 }
 
 // count records a computed step. Called with mu held.

@@ -26,6 +26,7 @@ type Server struct {
 	log     *slog.Logger
 	trusted func(peer.ID) bool
 	refuses func(Stream, cid.Cid) *protocol.Error
+	charge  Charge
 	held    held
 
 	mu     sync.Mutex
@@ -45,8 +46,19 @@ func (v *Server) Restrict(refuses func(st Stream, model cid.Cid) *protocol.Error
 	v.refuses = refuses
 }
 
+// Charge counts rows that were computed for a session in the network of a private swarm,
+// through blocks of a model that has of in all. It returns why the session must end, or
+// nil. The loop calls it after each pass, so it must not block.
+type Charge func(swarm string, rows, blocks, of int) *protocol.Error
+
+// Charge sets what counts the work of sessions. It must be called before the first Add.
+func (v *Server) Charge(c Charge) { v.charge = c }
+
 // Add makes a stage available to new streams.
 func (v *Server) Add(s *Stage) {
+	s.mu.Lock()
+	s.charge = v.charge
+	s.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.stages = append(v.stages, s)

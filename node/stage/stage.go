@@ -132,6 +132,7 @@ type Stage struct {
 	served   map[string]uint64    // per group with sessions: the value of takes when it was last served
 	struck   map[string]time.Time // when groups opened a session that they did not begin
 	starved  bool                 // some session waits for cells
+	charge   Charge               // nil: nobody counts
 }
 
 // op is an engine operation for the loop to run between two passes.

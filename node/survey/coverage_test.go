@@ -25,6 +25,7 @@ type offersOf []*protocol.Offer
 func (n offersOf) Self() peer.ID                        { return "self" }
 func (n offersOf) Own(p peer.ID) bool                   { return p == "self" }
 func (n offersOf) In(string) (peer.ID, *protocol.Offer) { return "self", nil }
+func (n offersOf) Borrowed(string) bool                 { return false }
 func (n offersOf) Group(p peer.ID) string               { return string(p) }
 func (n offersOf) Connected(peer.ID) bool               { return true }
 func (n offersOf) RTT(peer.ID) (time.Duration, bool)    { return 0, false }

@@ -27,6 +27,8 @@ type Network interface {
 	// In returns this node's ID and its own offer in the network of a swarm; nil: it offers
 	// nothing there.
 	In(swarm string) (self peer.ID, own *protocol.Offer)
+	// Borrowed reports whether a network is that of a bridge, over which another swarm lends.
+	Borrowed(swarm string) bool
 	Group(peer.ID) string // names the peer's IP network
 	Connected(peer.ID) bool
 	RTT(peer.ID) (time.Duration, bool)
@@ -167,7 +169,7 @@ func (s *Survey) sides(offers []*protocol.Offer, q Query) (sides []*side) {
 		self, _ := s.net.In(swarm)
 		return q.Excluded[self.String()]
 	})
-	slices.SortFunc(swarms, func(a, b string) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b)) })
+	slices.SortFunc(swarms, func(a, b string) int { return cmp.Or(cmp.Compare(s.rank(a), s.rank(b)), cmp.Compare(a, b)) })
 	for _, swarm := range swarms {
 		self, own := s.net.In(swarm)
 		if self == "" || q.Within != nil && *q.Within != swarm {
@@ -193,9 +195,13 @@ func (s *Survey) sides(offers []*protocol.Offer, q Query) (sides []*side) {
 	return sides
 }
 
-// rank is higher for the open network, in which anybody may be.
-func rank(swarm string) int {
-	if swarm == "" {
+// rank is lowest for this node's own swarms, and highest for the open network, in which
+// anybody may be.
+func (s *Survey) rank(swarm string) int {
+	switch {
+	case swarm == "":
+		return 2
+	case s.net.Borrowed(swarm):
 		return 1
 	}
 	return 0

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -50,6 +51,13 @@ type Hosts interface {
 	Enter(*Swarm) error
 	// Exit closes the network of a swarm that was left.
 	Exit(*Swarm)
+
+	// EnterBridge opens the network of a bridge, and attaches it (see Bridge.Attach); it may
+	// run beside the calls above, but not beside these: ExitBridge closes it, and ChangeBridge
+	// says that it has another record.
+	EnterBridge(*Bridge) error
+	ExitBridge(*Bridge)
+	ChangeBridge(*Bridge)
 }
 
 // Book is the swarms of a home. It is safe for concurrent use.
@@ -58,9 +66,13 @@ type Book struct {
 	dir  string     // of the folders
 	work sync.Mutex // held by what makes, joins or leaves swarms, before mu
 
-	mu     sync.Mutex
-	swarms []*Swarm // by age
-	hosts  Hosts    // nil: no daemon
+	bridgeWork sync.Mutex  // held while networks of bridges are opened and closed, before mu
+	tending    atomic.Bool // that is to be looked at in the background
+
+	mu      sync.Mutex
+	swarms  []*Swarm            // by age
+	hosts   Hosts               // nil: no daemon
+	running map[string]*entered // bridges, by the ID of their networks
 }
 
 // Open reads the swarms of a home, which may have none. A folder that is damaged does not
@@ -75,7 +87,7 @@ func Open(cfg Config) (b *Book, broken []error, err error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	b = &Book{cfg: cfg, dir: home.Home(cfg.Home).Swarms()}
+	b = &Book{cfg: cfg, dir: home.Home(cfg.Home).Swarms(), running: map[string]*entered{}}
 	list, err := os.ReadDir(b.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
@@ -133,6 +145,7 @@ func (b *Book) Run(hosts Hosts) error {
 			first = fmt.Errorf("swarm %s: %w", s.Name(), err)
 		}
 	}
+	b.tendNow()
 	return first
 }
 
@@ -336,6 +349,7 @@ func (b *Book) take(id member.SwarmID, at string, content map[string][]byte) (*S
 	if err := hosts.Enter(s); err != nil {
 		return s, fmt.Errorf("the swarm is kept, but its network cannot be opened: %w", err)
 	}
+	b.tendSoon() // a bridge from here to this swarm is not needed any more
 	return s, nil
 }
 
@@ -360,6 +374,7 @@ func (b *Book) drop(s *Swarm) error {
 		return ErrUnknown
 	}
 	if hosts != nil {
+		b.endBridges(hosts, s)
 		hosts.Exit(s)
 	}
 	s.write.Lock()

@@ -10,7 +10,8 @@
 //	talk.go     /shoal/member/1 among members; agree.go: until both have the same list;
 //	            addrs.go: where members are
 //	revoke.go   ending memberships; keep.go: what changes with time
-//	owner.go    all this for the API and the command line
+//	bridge.go   bridges to other swarms; bridgetalk.go: what nodes tell each other over them
+//	owner.go    all this for the API and the command line; bridgeowner.go: bridges
 //
 // The objects and their signatures are package protocol/member's, and package network
 // checks them at each connection. This package decides which of them exist.
@@ -72,6 +73,47 @@
 // has granted. A home with the root key renews its own, also at a start after it has
 // expired, and does not join again instead: that would lose the root key. libp2p builds its
 // TLS certificate once, so connections show the new one after the next start.
+//
+// # Bridges
+//
+// Over a bridge the members of one swarm, the guests, use another, the lender, without a
+// proxy: they open their sessions on its nodes. Two texts make a bridge. The guest's owner
+// prints a request, which is the public root key; the lender's signs a record of what it
+// lends, and prints a code, which is that record, the bridge's view key, and where some of
+// the lender's nodes are. Neither text is a secret: only the guest's members can use the
+// code. The guest's owner accepts it by signing both record and view key with the guest's
+// root key. So no member can have the others send their prompts to a swarm of its own
+// making, as none can lend a swarm that is not its own.
+//
+// Each bridge is a network of its own (network.Bridge): every node of the lender that may
+// serve, and every member of the guest with one of the record's roles, has one more host
+// there, with a key of its own that its certificate's key vouches for. The alternative is to
+// let guests into the lender's own network, and to check at each protocol and record what a
+// guest may see. But libp2p's DHT, identify and mDNS know nothing of that, and one forgotten
+// place would be a leak; the lender's certificates would have to be sealed so that guests can
+// read them, and then they could tell who is a member. In a network of its own there is
+// nothing to leak: it has no members but those nodes, and only what the record names is ever
+// offered there. Its view key is derived from the lender's, one way, so the lender's members
+// need not be sent it, and guests learn nothing of the lender's own. An idle host is 0.6 MiB.
+//
+// Members tell each other of their swarm's bridges on /shoal/member/1, and of the lender's
+// nodes there. In the bridge's network, the same protocol carries the revocation lists of both
+// swarms and nothing else of their members: without the other's list, a node would let in, or
+// trust with a prompt, somebody who was removed. So each side learns the keys that the other
+// has revoked, and no more. A node that has just learned of a bridge has no list of the other
+// swarm yet, and gets it from the first member that it meets, as one that was offline does.
+//
+// A bridge ends when its record expires or either root key revokes it: on the way of all
+// revocation lists, at once. A record can be replaced by one of a higher number; revoking it
+// revokes those before it, too, so that a node that has missed the newer one does not go back.
+// The lender enforces its newest record, whichever the guest has accepted.
+//
+// How many tokens guests may use per day, and by how much nodes exceed that together, is
+// package allowance's doc. Nodes of the lender tell each other their sums in the bridge's
+// network.
+//
+// A home that is in both swarms uses the lender as its member. Members that lend run no own
+// prompts in a bridge's network.
 //
 // # Why not the alternative
 //

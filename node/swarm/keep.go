@@ -147,6 +147,7 @@ func (r *running) keep() {
 		if err := r.s.refresh(now); err != nil {
 			r.s.log.Warn("the revocation list cannot be signed again", "swarm", r.s.Name(), "error", err)
 		}
+		r.s.book.tendSoon() // bridges begin and end with time
 		if st := r.s.State(); st.Stale && now.Sub(warned) > refreshTime {
 			warned = now
 			r.s.log.Warn("the revocation list is old: members that were revoked since may still be let in", "swarm", r.s.Name(), "signed", st.Listed.Format(time.DateTime))

@@ -51,6 +51,11 @@ var kinds = []struct {
 	{ErrName, api.BadInput, ""},
 	{ErrRootFile, api.BadInput, ""},
 	{ErrSelf, api.BadInput, ""},
+	{ErrNoBridge, api.NotFound, remedy.ListBridges},
+	{ErrBridgeText, api.BadInput, remedy.AskBridge},
+	{ErrForAnother, api.BadInput, remedy.AskBridge},
+	{ErrBridgeRoot, api.Refused, remedy.BridgeRoot},
+	{ErrBridge, api.BadInput, ""},
 }
 
 // failure gives an error its kind and remedy.

@@ -14,6 +14,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/remedy"
+	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
 )
 
@@ -71,7 +72,7 @@ func TestBoundedLog(t *testing.T) {
 	c := anna.nets[home].Host().Network().ConnsToPeer(there.Self())[0]
 	before := lines.Load()
 	for range 500 {
-		home.attached().note(c, nil, "", []byte("x"))
+		home.attached().note(c, &protocol.MemberRequest{Revocations: []byte("x")})
 	}
 	if more := lines.Load() - before; more == 0 || more > 50 {
 		t.Errorf("%d lines of log for 500 lists that are not valid", more)

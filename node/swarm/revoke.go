@@ -104,6 +104,7 @@ func (s *Swarm) install(from member.Lists) error {
 	if run != nil { // before all else: what is revoked ends now
 		run.enforce(lists)
 	}
+	s.enforceBridges()
 	if own {
 		s.log.Warn("this node is no longer a member of the swarm", "swarm", s.Name())
 		s.event(Event{Kind: "removed", Peer: s.self.String()})

@@ -37,14 +37,16 @@ type Swarm struct {
 	write      sync.Mutex    // held while a file is written, before mu
 	doorWork   sync.Mutex    // held while the door opens or closes, before mu
 	inviting   atomic.Int32  // codes that are being made: the door stays open for them
+	holding    sync.Mutex    // held while a bridge is taken or forgotten, before write
 
 	mu      sync.Mutex
 	cert    *member.Certificate
 	lists   member.Lists
-	members map[peer.ID]*known // without this node
-	tickets []*ticket          // the oldest first
-	run     *running           // nil: no host of this process is in the swarm
-	gone    bool               // left
+	members map[peer.ID]*known         // without this node
+	tickets []*ticket                  // the oldest first
+	bridges map[member.SwarmID]*Bridge // by the ID of their networks
+	run     *running                   // nil: no host of this process is in the swarm
+	gone    bool                       // left
 }
 
 // ID returns the swarm's ID.

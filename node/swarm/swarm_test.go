@@ -26,10 +26,11 @@ type machine struct {
 	cfg    Config
 	events chan Event
 	nets   map[*Swarm]*network.Network
+	over   *crossing
 }
 
 func newMachine(t *testing.T, name string) *machine {
-	m := &machine{t: t, events: make(chan Event, 100), nets: map[*Swarm]*network.Network{}}
+	m := &machine{t: t, events: make(chan Event, 100), nets: map[*Swarm]*network.Network{}, over: &crossing{nets: map[*Bridge]*network.Network{}}}
 	m.cfg = Config{Home: t.TempDir(), Machine: name, Events: func(e Event) { m.events <- e }}
 	m.reopen()
 	return m

@@ -37,7 +37,7 @@ const (
 	keepTime  = time.Minute     // between two looks at what time has changed
 	saveTime  = 2 * time.Second // after news of members, until they are saved
 	atOnce    = 64              // exchanges under way at a time, in each direction
-	maxTalk   = member.MaxLists + 8<<10
+	maxTalk   = member.MaxLists + maxBridges*(member.MaxGrant+maxBridgeNodes*2<<10) + 8<<10
 )
 
 // running is a swarm with a host.
@@ -182,6 +182,7 @@ func (r *running) tell(p peer.ID, list, renew bool) (differs bool, err error) {
 	s.mu.Lock()
 	req := &protocol.MemberRequest{Certificate: s.cert.Marshal(), Name: s.book.cfg.Machine, Renew: renew}
 	s.mu.Unlock()
+	req.Bridges = s.bridgesFor()
 	mine := s.listBytes()
 	req.Digest = digest(mine)
 	if list {
@@ -195,7 +196,7 @@ func (r *running) tell(p peer.ID, list, renew bool) (differs bool, err error) {
 		_ = st.Reset()
 		return false, err
 	}
-	r.note(st.Conn(), reply.Certificate, reply.Name, reply.Revocations)
+	r.note(st.Conn(), reply)
 	if renew && len(reply.Renewed) > 0 {
 		if err := s.renewed(reply.Renewed); err != nil && r.lines.Allow() {
 			s.log.Warn("a renewed certificate cannot be used", "swarm", s.Name(), "peer", p, "error", err)
@@ -205,10 +206,22 @@ func (r *running) tell(p peer.ID, list, renew bool) (differs bool, err error) {
 	return !bytes.Equal(digest(mine), reply.Digest), nil
 }
 
-// note takes what a member has told of itself, and its list if that is newer.
-func (r *running) note(c libp2p.Conn, certificate []byte, name string, lists []byte) {
+// account is what either side of an exchange tells.
+type account interface {
+	GetCertificate() []byte
+	GetName() string
+	GetRevocations() []byte
+	GetBridges() []*protocol.SwarmBridge
+}
+
+// note takes what a member has told of itself, newer bridges, and its lists if they are
+// newer. A bridge comes before the list that revokes the record that it replaces.
+func (r *running) note(c libp2p.Conn, told account) {
 	s := r.s
-	if len(lists) > 0 {
+	if err := s.hearBridges(told.GetBridges()); err != nil && r.lines.Allow() {
+		s.log.Info("a member passes on a bridge that is not valid here", "swarm", s.Name(), "peer", c.RemotePeer(), "error", err)
+	}
+	if lists := told.GetRevocations(); len(lists) > 0 {
 		v, err := member.ParseLists(lists)
 		if err == nil {
 			err = s.install(v)
@@ -218,14 +231,14 @@ func (r *running) note(c libp2p.Conn, certificate []byte, name string, lists []b
 		}
 	}
 	now := s.book.cfg.Now()
-	v, err := member.ParseCertificate(certificate)
+	v, err := member.ParseCertificate(told.GetCertificate())
 	s.mu.Lock()
 	newest := s.lists
 	s.mu.Unlock()
 	if err != nil || v.Check(s.about.Root, c.RemotePeer(), now, newest) != nil {
 		return // the connection was let in with another certificate
 	}
-	s.learn(v, name, r.listens(c))
+	s.learn(v, told.GetName(), r.listens(c))
 	s.mu.Lock()
 	if m := s.members[c.RemotePeer()]; m != nil {
 		m.Seen = now.UTC().Truncate(time.Second)
@@ -268,11 +281,12 @@ func (r *running) serve(st libp2p.Stream) {
 		_ = st.Reset()
 		return
 	}
-	r.note(st.Conn(), req.Certificate, req.Name, req.Revocations)
+	r.note(st.Conn(), req)
 	s := r.s
 	s.mu.Lock()
 	reply := &protocol.MemberReply{Certificate: s.cert.Marshal(), Name: s.book.cfg.Machine}
 	s.mu.Unlock()
+	reply.Bridges = s.bridgesFor()
 	list := s.listBytes()
 	if reply.Digest = digest(list); !bytes.Equal(reply.Digest, req.Digest) {
 		reply.Revocations = list

@@ -13,6 +13,10 @@
 // the operator named, those that the open network's host knows or remembers, and those at
 // which other members are reached.
 //
+// A bridge, by which the members of another swarm use this node's or the other way round,
+// has a network of its own as well (see packages swarm and network), with a port of its
+// own.
+//
 // A swarm whose network cannot be opened, because its membership has expired for
 // instance, does not keep the node from being in the others. A node that leaves its last
 // network goes on in one of which nobody else is a member (nobody), so that its owner

@@ -73,7 +73,7 @@ func Open(cfg Config) (*joint.Networks, error) {
 }
 
 // hosts are the networks, as the book of swarms has them entered and left. Its calls come
-// one at a time.
+// one at a time, those for bridges beside the others, but only once nets is set.
 type hosts struct {
 	cfg  Config
 	nets *joint.Networks  // nil: none is open yet
@@ -95,6 +95,9 @@ func (h *hosts) begin(first *network.Network) {
 func (h *hosts) attach(n *network.Network) (leave func()) {
 	if h.cfg.Book == nil {
 		return nil
+	}
+	if b := h.cfg.Book.RunsBridge(n.Swarm()); b != nil {
+		return b.Attach(n)
 	}
 	for _, s := range h.cfg.Book.Swarms() {
 		if s.ID().String() == n.Swarm() {
@@ -177,6 +180,43 @@ func (h *hosts) Exit(s *swarm.Swarm) {
 	}
 	if err != nil {
 		h.cfg.Log.Warn("leaving a swarm", "swarm", s.Name(), "error", err)
+	}
+}
+
+// EnterBridge implements swarm.Hosts. A light client lends nothing, so it opens no network for
+// that. The errors are those of network.New and joint.Networks.Add.
+func (h *hosts) EnterBridge(b *swarm.Bridge) error {
+	cfg := h.cfg.Network
+	if h.nets == nil || cfg.Client && b.Lends() {
+		return nil
+	}
+	n, err := network.NewKept(b.Network(h.config()), b.PortFile())
+	if err != nil {
+		return err
+	}
+	if err := h.nets.Add(n); err != nil {
+		return errors.Join(err, n.Close())
+	}
+	return nil
+}
+
+// ExitBridge implements swarm.Hosts.
+func (h *hosts) ExitBridge(b *swarm.Bridge) {
+	if h.nets == nil {
+		return
+	}
+	if err := h.nets.Remove(b.ID()); err != nil && !errors.Is(err, joint.ErrUnknown) {
+		h.cfg.Log.Warn("leaving the network of a bridge", "bridge", b.ID(), "error", err)
+	}
+}
+
+// ChangeBridge implements swarm.Hosts.
+func (h *hosts) ChangeBridge(b *swarm.Bridge) {
+	if h.nets == nil {
+		return
+	}
+	if err := h.nets.Reoffer(b.ID()); err != nil && !errors.Is(err, joint.ErrUnknown) {
+		h.cfg.Log.Warn("what is lent over a bridge cannot be offered", "bridge", b.ID(), "error", err)
 	}
 }
 

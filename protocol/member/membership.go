@@ -48,6 +48,7 @@ func (v View) Derive(label string) []byte {
 type Membership struct {
 	Certificate *Certificate
 	Vouch       []byte // 64 bytes; nil: the handshake is by the member's own key
+	Host        bool   // Vouch is for the key that the member has in the network of a bridge
 }
 
 // Vouch returns a membership for a helper key of the member. The error is that
@@ -59,8 +60,11 @@ func (c *Certificate) Vouch(own crypto.PrivKey, helper peer.ID) (*Membership, er
 
 // Check reports whether the membership makes the peer of the handshake a member,
 // or a member's helper. Errors are those of Certificate.Check, and ErrOther for
-// a helper key that the member does not vouch for.
+// a helper key that the member does not vouch for, or a key for the network of a bridge.
 func (m *Membership) Check(root Key, p peer.ID, at time.Time, revoked Lists) error {
+	if m.Host {
+		return ErrOther
+	}
 	if m.Vouch == nil {
 		return m.Certificate.Check(root, p, at, revoked)
 	}
@@ -77,6 +81,8 @@ func (v View) Seal(m *Membership) ([]byte, error) {
 	switch {
 	case m.Vouch == nil:
 		plain = append(plain, 1)
+	case m.Host:
+		plain = append(append(plain, 3), m.Vouch...)
 	default:
 		plain = append(append(plain, 2), m.Vouch...)
 	}
@@ -106,6 +112,8 @@ func parseMembership(plain []byte) (*Membership, error) {
 	case 1:
 	case 2:
 		m.Vouch = r.signature()
+	case 3:
+		m.Vouch, m.Host = r.signature(), true
 	default:
 		return nil, malformed("a membership of another version")
 	}

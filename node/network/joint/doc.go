@@ -27,6 +27,10 @@
 //   - What may be used in a network is decided per model, by Config.May. It
 //     filters the offers that are made there, with them the provider records, and
 //     the answers to peers that ask for this node's load; the same function decides what stages and the exchange serve there.
+//   - In the network of a bridge, where the members of two swarms meet, this node offers
+//     and answers for what the bridge's record names, and nothing unless its own swarm is
+//     the lender or the record lets guests serve. Where it only lends, its own prompts
+//     find no offers: Known and Offers leave that network out.
 //   - At least one network is open until Close, so that Self is always somebody.
 //
 // Networks are added and removed while the node runs. A network that is added

@@ -1,6 +1,7 @@
 package joint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/member"
 )
 
 // Config is what networks have in common. The zero value is usable.
@@ -26,6 +28,9 @@ type Config struct {
 
 // ErrTwice is returned by Add for a swarm that this node is in already.
 var ErrTwice = errors.New("this node is in that network already")
+
+// ErrClosed is returned by Add after Close.
+var ErrClosed = errors.New("this node is leaving")
 
 // ErrLast is returned by Remove for the only network.
 var ErrLast = errors.New("this node would be in no network then")
@@ -39,7 +44,8 @@ type Networks struct {
 	list atomic.Pointer[[]*network.Network]         // in the order of Add; replaced, never changed
 	past atomic.Pointer[map[string]network.Traffic] // of networks that were left; replaced, never changed
 
-	changing sync.Mutex // one change at a time; guards what a new network is given:
+	changing sync.Mutex // one change at a time; guards closed and what a new network is given:
+	closed   bool
 	handlers map[string]func(*network.Stream)
 	status   func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply
 	named    map[peer.ID]bool
@@ -57,12 +63,15 @@ func New(cfg Config, first *network.Network) *Networks {
 }
 
 // Add makes a network one of them. The error is ErrTwice if there is one of that
-// swarm, or that of offering there what is offered in the others; the caller
+// swarm, ErrClosed after Close, or that of offering there what is offered in the others; the caller
 // closes the network then.
 func (j *Networks) Add(n *network.Network) error {
 	j.changing.Lock()
 	defer j.changing.Unlock()
 	all := j.All()
+	if j.closed {
+		return ErrClosed
+	}
 	if slices.ContainsFunc(all, func(o *network.Network) bool { return o.Swarm() == n.Swarm() }) {
 		return ErrTwice
 	}
@@ -149,6 +158,7 @@ func (j *Networks) enter(n *network.Network, join func(*network.Network) func())
 func (j *Networks) Close() error {
 	j.changing.Lock()
 	defer j.changing.Unlock()
+	j.closed = true
 	errs := make(chan error)
 	for _, n := range j.All() {
 		for _, leave := range slices.Backward(j.leave[n]) {
@@ -168,23 +178,34 @@ func (j *Networks) Close() error {
 // changed.
 func (j *Networks) All() []*network.Network { return *j.list.Load() }
 
-// preferred are the networks with private swarms first.
+// preferred are the networks with private swarms first, then what others lend, then the
+// open network.
 func (j *Networks) preferred() []*network.Network {
 	all := j.All()
 	if len(all) == 1 {
 		return all
 	}
 	list := slices.Clone(all)
-	slices.SortStableFunc(list, func(a, b *network.Network) int {
+	rank := func(n *network.Network) int {
 		switch {
-		case a.Swarm() != "" && b.Swarm() == "":
-			return -1
-		case a.Swarm() == "" && b.Swarm() != "":
+		case n.Swarm() == "":
+			return 2
+		case n.Bridge() != nil:
 			return 1
 		}
 		return 0
-	})
+	}
+	slices.SortStableFunc(list, func(a, b *network.Network) int { return cmp.Compare(rank(a), rank(b)) })
 	return list
+}
+
+// used are the networks in which this node's own prompts may be answered: not those in
+// which it only lends.
+func used(all []*network.Network) []*network.Network {
+	if !slices.ContainsFunc(all, (*network.Network).Lends) {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), (*network.Network).Lends)
 }
 
 // first is the network that names this node.
@@ -244,6 +265,9 @@ type Swarm struct {
 	Addrs []string // multiaddrs with the peer ID
 	Peers int      // connected
 	Reach network.Reach
+	// Bridge is how two swarms meet there; nil: the network is a swarm's own, or the open one.
+	Bridge *member.BridgeRecord
+	Lends  bool // this node is there for guests to use
 }
 
 // Swarms describes the networks, in the order in which they were added.
@@ -251,6 +275,7 @@ func (j *Networks) Swarms() (out []Swarm) {
 	for _, n := range j.All() {
 		out = append(out, Swarm{
 			ID: n.Swarm(), Name: n.SwarmName(), Self: n.Self(), Addrs: n.FullAddrs(), Peers: len(n.Peers()), Reach: n.Health().Reach,
+			Bridge: n.Bridge(), Lends: n.Lends(),
 		})
 	}
 	return out

@@ -16,13 +16,14 @@ import (
 
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/protocol/member"
 )
 
 // Known returns the live offers about a model that are known in any network, sorted by
 // peer; with cid.Undef, all. This node's own is among them once, and so is that of a
 // peer that has one ID in several networks, as it was received in a private swarm.
 func (j *Networks) Known(model cid.Cid) []*protocol.Offer {
-	all := j.preferred()
+	all := used(j.preferred())
 	if len(all) == 1 {
 		return all[0].Known(model)
 	}
@@ -42,7 +43,7 @@ func (j *Networks) Known(model cid.Cid) []*protocol.Offer {
 // Offers asks all networks at once for the peers that serve or hold a model, as
 // network.Offers does, until enough accepts what is known in all of them together.
 func (j *Networks) Offers(ctx context.Context, model cid.Cid, enough func([]*protocol.Offer) bool) []*protocol.Offer {
-	all := j.All()
+	all := used(j.All())
 	if len(all) == 1 {
 		return all[0].Offers(ctx, model, enough)
 	}
@@ -86,38 +87,75 @@ func (j *Networks) SetOffers(body, own *protocol.OfferBody) error {
 
 // offer offers in one network what is offered now. Called with changing held.
 func (j *Networks) offer(n *network.Network) error {
-	body, own := j.visible(n.Swarm(), j.offered), j.own
-	if body != j.offered {
+	body, own := j.visible(n, j.offered), j.own
+	switch {
+	case n.Bridge() != nil: // a route there must not lead through this node where peers may not use it
+		own = nil
+	case body != j.offered:
 		own = cmp.Or(own, j.offered)
 	}
 	return n.SetOffers(body, own)
 }
 
-// visible returns an offer without the models that may not be used in a swarm.
-func (j *Networks) visible(swarm string, body *protocol.OfferBody) *protocol.OfferBody {
-	if j.cfg.May == nil {
+// Reoffer offers again in the network of a swarm, after what may be used there has
+// changed. Errors are those of SetOffers, and ErrUnknown.
+func (j *Networks) Reoffer(swarm string) error {
+	j.changing.Lock()
+	defer j.changing.Unlock()
+	n := j.in(swarm)
+	switch {
+	case n == nil:
+		return fmt.Errorf("%w: %q", ErrUnknown, swarm)
+	case j.offered == nil:
+		return nil
+	}
+	return j.offer(n)
+}
+
+// visible returns an offer without the models that may not be used in a network.
+func (j *Networks) visible(n *network.Network, body *protocol.OfferBody) *protocol.OfferBody {
+	if j.cfg.May == nil && n.Bridge() == nil {
 		return body
 	}
-	hidden := func(model []byte) bool { return j.hidden(swarm, model) }
+	hidden := func(model []byte) bool { return j.hidden(n, model) }
 	out := proto.Clone(body).(*protocol.OfferBody)
 	out.Spans = slices.DeleteFunc(out.Spans, func(s *protocol.ServedSpan) bool { return hidden(s.Model) })
 	out.Shards = slices.DeleteFunc(out.Shards, func(s *protocol.HeldShards) bool { return hidden(s.Model) })
 	out.Takes = slices.DeleteFunc(out.Takes, hidden)
+	if !n.Shares() {
+		out.Shards, out.Takes = network.Headers(out.Shards), nil
+		return out
+	}
 	if len(out.Spans) == len(body.Spans) && len(out.Shards) == len(body.Shards) && len(out.Takes) == len(body.Takes) {
 		return body
 	}
 	return out
 }
 
-// hidden reports whether a model may not be used in a swarm, or is none.
-func (j *Networks) hidden(swarm string, model []byte) bool {
+// hidden reports whether a model may not be used in a network, or is none.
+func (j *Networks) hidden(n *network.Network, model []byte) bool {
 	id, err := cid.Cast(model)
-	return err != nil || !j.May(swarm, id)
+	return err != nil || !j.allows(n, id)
 }
 
-// May reports whether a model may be used and fetched in a swarm.
+func (j *Networks) allows(n *network.Network, model cid.Cid) bool {
+	return n.Allows(model) && (j.cfg.May == nil || j.cfg.May(n.Swarm(), model))
+}
+
+// May reports whether a model may be used and fetched in a swarm, or over a bridge. It
+// may not where this node is not.
 func (j *Networks) May(swarm string, model cid.Cid) bool {
-	return j.cfg.May == nil || j.cfg.May(swarm, model)
+	n := j.in(swarm)
+	return n != nil && j.allows(n, model)
+}
+
+// Guest returns the record by which a peer uses this node from another swarm; nil: it is
+// not a guest. swarm is the one that its stream names.
+func (j *Networks) Guest(swarm string, p peer.ID) *member.BridgeRecord {
+	if n := j.in(swarm); n != nil && n.Guest(p) {
+		return n.Bridge()
+	}
+	return nil
 }
 
 // MayUse returns why a peer may open no sessions here, as network.MayUse does in the network
@@ -127,6 +165,22 @@ func (j *Networks) MayUse(swarm string, p peer.ID) *protocol.Error {
 		return n.MayUse(p)
 	}
 	return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this node has left the network")
+}
+
+// Borrowed reports whether a network is that of a bridge, over which another swarm lends to
+// this node's.
+func (j *Networks) Borrowed(swarm string) bool {
+	n := j.in(swarm)
+	return n != nil && n.Bridge() != nil && !n.Lends()
+}
+
+// SwarmName returns what a swarm is called, or over a bridge the other swarm; "": it has no
+// name, or this node is not in it.
+func (j *Networks) SwarmName(swarm string) string {
+	if n := j.in(swarm); n != nil {
+		return n.SwarmName()
+	}
+	return ""
 }
 
 // Withdraw announces in all networks that nothing is served any longer, as
@@ -167,7 +221,7 @@ func (j *Networks) serveStatus(n *network.Network) {
 	n.ServeStatus(func(p peer.ID, req *protocol.StatusRequest) *protocol.StatusReply {
 		reply := f(p, req)
 		if !j.Own(p) {
-			reply.Spans = slices.DeleteFunc(reply.Spans, func(s *protocol.SpanStatus) bool { return j.hidden(n.Swarm(), s.Model) })
+			reply.Spans = slices.DeleteFunc(reply.Spans, func(s *protocol.SpanStatus) bool { return j.hidden(n, s.Model) })
 		}
 		return reply
 	})

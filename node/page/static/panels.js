@@ -55,7 +55,7 @@ export function hops(route, view, lost) {
       }
     }
     return h("li", { class: gone ? "lost" : route.live ? "live" : "" },
-      h("span", { class: "who" }, h("code", { title: hop.peer }, who(view, hop.peer)), h("span", { class: "blocks" }, span(hop) + (["trusted", "new"].includes(hop.trust) ? ` · ${hop.trust}` : ""))), bar,
+      h("span", { class: "who" }, h("code", { title: hop.peer }, who(view, hop.peer)), h("span", { class: "blocks" }, span(hop) + (["trusted", "new"].includes(hop.trust) ? ` · ${hop.trust}` : "") + (hop.swarm_name ? ` · ${hop.swarm_name}` : ""))), bar,
       h("span", { class: "cost" }, gone ? "lost" : cost ? `${cost.compute_ms.toFixed(1)} + ${ms(cost.next_ms)}` : ""));
   }));
 }
