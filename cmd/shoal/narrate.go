@@ -27,7 +27,8 @@ type narrator struct {
 	rest     func()          // ends the sign of life; nil: there is none
 	explain  bool            // what blocks are has been said
 	troubled map[string]bool // warnings printed already
-	networks string          // which the node is in; "": not known
+	networks string          // who may use the node; "": not known
+	notes    []string        // on its networks
 	private  bool            // not in the open network
 }
 
@@ -43,10 +44,10 @@ func (s *narrator) watch(cl *api.Client) {
 }
 
 // in says which networks the node is in.
-func (s *narrator) in(networks string, private bool) {
+func (s *narrator) in(networks string, notes []string, private bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.networks, s.private = networks, private
+	s.networks, s.notes, s.private = networks, notes, private
 }
 
 // close ends the sign of life.
@@ -151,6 +152,9 @@ func (s *narrator) listening(e node.Event) {
 	}
 	if s.networks != "" {
 		remark(s.w, s.networks)
+	}
+	for _, n := range s.notes {
+		remark(s.w, n)
 	}
 	fmt.Fprintf(s.w, "node %s\n", e.Peer)
 	if s.private { // an address alone lets nobody in

@@ -53,6 +53,7 @@ var remedies = map[remedy.Kind]struct {
 	remedy.NameSwarm:    {text: "see --swarm"},
 	remedy.ListMembers:  {text: "`shoal swarm members` lists them"},
 	remedy.LeaveFounder: {text: "`shoal backup` keeps it, and --force leaves all the same"},
+	remedy.LeaveLast:    {text: "`shoal backup` keeps this membership, and --force leaves all the same"},
 	remedy.RenewSwarm:   {text: "`shoal swarm renew --swarm SWARM --root FILE`", args: []string{"SWARM", "FILE"}},
 
 	remedy.OwnPage: {text: "`shoal page` on the node's machine prints a link that allows it"},

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,7 +67,7 @@ func swarmCommand() *cli.Command {
 			},
 			{
 				Name: "leave", Usage: "leave a swarm, and forget its keys and members",
-				Flags: swarmFlags(whichSwarm(), &cli.BoolFlag{Name: "force", Usage: "even if the swarm's root key, which is in this home, is lost by that"}), Action: leaveSwarm,
+				Flags: swarmFlags(whichSwarm(), &cli.BoolFlag{Name: "force", Usage: "even if this home has the swarm's root key, or nobody else may let machines in"}), Action: leaveSwarm,
 			},
 		},
 	}
@@ -146,7 +147,9 @@ func withSwarms(c *cli.Context, do func(swarmBook) error) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	open := swarm.Look
 	if what := c.Command.Name; what != "ls" && what != "members" {
+		open = swarm.Open
 		var alone *store.Store
 		err := whenFree(dir, func() (err error) {
 			alone, err = store.Open(home.Home(dir).Store(), store.Options{})
@@ -165,7 +168,7 @@ func withSwarms(c *cli.Context, do func(swarmBook) error) error {
 	if err != nil {
 		return err
 	}
-	b, broken, err := swarm.Open(swarm.Config{Home: dir, Machine: name, Log: slog.Default()})
+	b, broken, err := open(swarm.Config{Home: dir, Machine: name, Log: slog.Default()})
 	if err != nil {
 		return err
 	}
@@ -187,37 +190,6 @@ func machineName(dir, given string) (string, error) {
 	}
 	host, _ := os.Hostname() // a machine need not have a name
 	return protocol.MachineName(cmp.Or(given, os.Getenv("SHOAL_NAME"), file.Name, host)), nil
-}
-
-// openByDefault says whether a home that is in no swarm is in the open network without
-// --open. Otherwise its first start founds a swarm of its own.
-const openByDefault = true
-
-// openSwarms has a node be in the swarms of its home, and in the open network if open is
-// set or, for a home without swarms, by default.
-func openSwarms(cfg *node.Config, open bool, warn io.Writer) error {
-	name, err := machineName(cfg.Home, cfg.Name)
-	if err != nil {
-		return err
-	}
-	say := cfg.Events
-	book, broken, err := swarm.Open(swarm.Config{Home: cfg.Home, Machine: name, Log: cfg.Log, Events: func(e swarm.Event) {
-		if say != nil {
-			say(node.Event{Event: e.Kind, Peer: e.Peer, Name: e.Swarm, Machine: e.Name, Error: e.Error})
-		}
-	}})
-	if err != nil {
-		return err
-	}
-	for _, err := range broken {
-		remark(warn, "shoal: warning: "+err.Error())
-	}
-	some := len(book.Swarms())+len(broken) > 0 // a home whose swarm cannot be used is not open for that
-	if cfg.Swarms, cfg.Private = book, !open && (some || !openByDefault); !cfg.Private || some {
-		return nil
-	}
-	_, err = book.New("", "")
-	return err
 }
 
 // namesFellows adds to events about fellow members what they call their machines.
@@ -246,6 +218,9 @@ func swarmText(e node.Event) string {
 
 // asked wraps a command that takes the named arguments and deals with swarms.
 func asked[T any](c *cli.Context, do func(swarmBook, []string) (T, error), show func(io.Writer, T) error, names ...string) error {
+	if err := noEmpty(c, "swarm"); err != nil {
+		return err
+	}
 	args, err := arguments(c, names...)
 	if err != nil {
 		return err
@@ -265,6 +240,9 @@ func asked[T any](c *cli.Context, do func(swarmBook, []string) (T, error), show 
 }
 
 func newSwarm(c *cli.Context) error {
+	if err := noEmpty(c, "name", "root"); err != nil {
+		return err
+	}
 	root := c.String("root")
 	if root != "" {
 		var err error
@@ -272,6 +250,7 @@ func newSwarm(c *cli.Context) error {
 			return err
 		}
 	}
+	note := closing(c)
 	return asked(c, func(b swarmBook, _ []string) (*api.Swarm, error) {
 		return b.NewSwarm(c.Context, api.NewSwarmRequest{Name: c.String("name"), RootFile: root})
 	}, func(w io.Writer, s *api.Swarm) error {
@@ -279,19 +258,33 @@ func newSwarm(c *cli.Context) error {
 		at := cmp.Or(s.RootFile, home.Home(c.String("home")).Swarm(s.ID))
 		remark(w, fmt.Sprintf("Its root key is in %s. That is the one thing to keep offline: whoever has it decides who is a member, and without it nobody does.", cell(at)))
 		remark(w, "`shoal invite` prints a code that lets another machine in.")
-		return afterwards(w, s)
+		return afterwards(w, s, note)
 	})
 }
 
 // afterwards says what is still to be done after a swarm was founded or joined.
-func afterwards(w io.Writer, s *api.Swarm) error {
+func afterwards(w io.Writer, s *api.Swarm, note string) error {
 	switch {
 	case s.Warning != "":
 		remark(w, "warning: "+cell(s.Warning))
+	case !s.Running && !s.Founder && slices.Contains(s.Roles, "use"):
+		remark(w, "`shoal chat` asks its machines now; `shoal node --model NAME` lends this one, too")
 	case !s.Running:
 		remark(w, "The node is in it from its next start on: `shoal node`")
 	}
+	if note != "" {
+		remark(w, note)
+	}
 	return nil
+}
+
+// closing returns what to say if a home in the open network, which nobody has chosen, is
+// about to get a swarm: its next start is in that alone. "" if nothing.
+func closing(c *cli.Context) string {
+	if st, err := foresee(c); err != nil || !st.Kept {
+		return ""
+	}
+	return "This home was open to strangers. From its next start on it is not, unless `shoal config set open true` says so"
 }
 
 func listSwarms(c *cli.Context) error {
@@ -326,7 +319,21 @@ func swarmNotes(s api.Swarm) (notes []string) {
 	return notes
 }
 
+// noEmpty refuses flags that were given without a value, as by a script whose variable is
+// not set: taken for none, they would mean another swarm, or the root key in the home.
+func noEmpty(c *cli.Context, flags ...string) error {
+	for _, name := range flags {
+		if c.IsSet(name) && strings.TrimSpace(c.String(name)) == "" {
+			return usageError{fmt.Sprintf("--%s needs a value", name)}
+		}
+	}
+	return nil
+}
+
 func runInvite(c *cli.Context) error {
+	if err := noEmpty(c, "roles"); err != nil {
+		return err
+	}
 	life, err := parseDays("--for", c.String("for"))
 	if err != nil {
 		return err
@@ -372,6 +379,7 @@ func runJoin(c *cli.Context) error {
 		code = string(raw)
 	}
 	var s *api.Swarm
+	note := closing(c)
 	err := withSwarms(c, func(b swarmBook) (err error) {
 		defer waitingFor(c.App.ErrWriter, "asking the inviter")()
 		s, err = b.JoinSwarm(c.Context, code)
@@ -385,7 +393,7 @@ func runJoin(c *cli.Context) error {
 		return printJSON(w, s)
 	}
 	fmt.Fprintf(w, "joined swarm %s (%s) with %s: %s\n", cell(s.Name), s.ID[:8], count(max(0, s.Members-1), "other member"), strings.Join(s.Roles, ", "))
-	return afterwards(w, s)
+	return afterwards(w, s, note)
 }
 
 func listMembers(c *cli.Context) error {
@@ -432,6 +440,9 @@ func revokeMember(c *cli.Context) error {
 }
 
 func renewMembership(c *cli.Context) error {
+	if err := noEmpty(c, "root"); err != nil {
+		return err
+	}
 	root, err := filepath.Abs(c.String("root"))
 	if err != nil {
 		return err

@@ -54,6 +54,7 @@ const (
 	ListMembers  Kind = "list_members"  // see who is a member
 	LeaveFounder Kind = "leave_founder" // leave although the root key is lost
 	RenewSwarm   Kind = "renew_swarm"   // SWARM, FILE: renew this node's membership with the root key
+	LeaveLast    Kind = "leave_last"    // leave although nobody else can let machines in
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

@@ -117,7 +117,7 @@ func (l *Lab) startPublic(ctx context.Context, i int) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := append([]string{"--api", "off"}, l.conf.PublicArgs...)
+	args := append([]string{"--open", "--api", "off"}, l.conf.PublicArgs...)
 	for _, a := range publicAddrs(i) {
 		args = append(args, "--listen", a)
 	}
@@ -154,7 +154,7 @@ func (l *Lab) Home(ctx context.Context, i int, a Access) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := append([]string{"--model", testnet.TinyModel, "--span", l.spans[i].String(), "--listen-port", strconv.Itoa(port), "--api", "127.0.0.1:11500"}, l.conf.HomeArgs...)
+	args := append([]string{"--open", "--model", testnet.TinyModel, "--span", l.spans[i].String(), "--listen-port", strconv.Itoa(port), "--api", "127.0.0.1:11500"}, l.conf.HomeArgs...)
 	for _, b := range l.boot {
 		args = append(args, "--bootstrap", b)
 	}

@@ -27,6 +27,9 @@ type Config struct {
 // ErrTwice is returned by Add for a swarm that this node is in already.
 var ErrTwice = errors.New("this node is in that network already")
 
+// ErrClosed is returned by Add after Close.
+var ErrClosed = errors.New("this node leaves its networks")
+
 // ErrLast is returned by Remove for the only network.
 var ErrLast = errors.New("this node would be in no network then")
 
@@ -39,7 +42,8 @@ type Networks struct {
 	list atomic.Pointer[[]*network.Network]         // in the order of Add; replaced, never changed
 	past atomic.Pointer[map[string]network.Traffic] // of networks that were left; replaced, never changed
 
-	changing sync.Mutex // one change at a time; guards what a new network is given:
+	changing sync.Mutex // one change at a time; guards the following:
+	closed   bool
 	handlers map[string]func(*network.Stream)
 	status   func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply
 	named    map[peer.ID]bool
@@ -57,11 +61,14 @@ func New(cfg Config, first *network.Network) *Networks {
 }
 
 // Add makes a network one of them. The error is ErrTwice if there is one of that
-// swarm, or that of offering there what is offered in the others; the caller
-// closes the network then.
+// swarm, ErrClosed after Close, or that of offering there what is offered in the others;
+// the caller closes the network then.
 func (j *Networks) Add(n *network.Network) error {
 	j.changing.Lock()
 	defer j.changing.Unlock()
+	if j.closed {
+		return ErrClosed
+	}
 	all := j.All()
 	if slices.ContainsFunc(all, func(o *network.Network) bool { return o.Swarm() == n.Swarm() }) {
 		return ErrTwice
@@ -149,6 +156,7 @@ func (j *Networks) enter(n *network.Network, join func(*network.Network) func())
 func (j *Networks) Close() error {
 	j.changing.Lock()
 	defer j.changing.Unlock()
+	j.closed = true
 	errs := make(chan error)
 	for _, n := range j.All() {
 		for _, leave := range slices.Backward(j.leave[n]) {
