@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/BurntSushi/toml"
@@ -14,6 +15,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/swarm"
+	"github.com/shoalnet/shoal/protocol/member"
 )
 
 // Which networks a home begins in: package swarm's documentation has the rules.
@@ -122,6 +124,11 @@ func lonely(dir string, st *swarm.Start, why error) error {
 		return api.Errorf(api.NoRoute, "no node is running in %s, and %w", dir, why)
 	}
 	return api.Errorf(api.NoRoute, "no node is running in %s, and no peer was found, since this home is in no swarm: `shoal run MODEL` serves a model on this machine and chats with it, `shoal join CODE` joins machines that serve one, and --open asks strangers", dir)
+}
+
+// mayInvite reports whether a home can let others into one of its swarms.
+func mayInvite(st *swarm.Start) bool {
+	return slices.ContainsFunc(st.Book.Swarms(), func(s *swarm.Swarm) bool { return s.Certificate().Roles.Has(member.Invite) })
 }
 
 // startNotes are what a person should know of the networks that a node begins in.

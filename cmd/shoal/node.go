@@ -218,7 +218,7 @@ func runNode(c *cli.Context, settings []setting) error {
 	own.bind(n.Adjust)
 	s, err := n.Client().Status(c.Context)
 	if err == nil {
-		say.in(networksText(s.Networks, s.Light), startNotes(&cfg, start), start.Private)
+		say.in(networksText(s.Networks, s.Light), startNotes(&cfg, start), start)
 	}
 	if err == nil && s.APIClosed {
 		fmt.Fprintf(c.App.ErrWriter, "the API at %s has no key yet, so callers on other machines are refused: `shoal key add NAME` makes one, and --api-open admits everyone\n", cfg.API)

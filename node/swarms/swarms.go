@@ -67,8 +67,12 @@ func Open(cfg Config) (*joint.Networks, error) {
 	return h.nets, nil
 }
 
-// beAlone begins in a network that nobody else is in.
+// beAlone begins in a network that nobody else is in. Addresses of peers are of no use
+// there, but a wrong one is said all the same.
 func (h *hosts) beAlone() error {
+	if _, err := network.ParsePeers(h.cfg.Network.Bootstrap); err != nil {
+		return err
+	}
 	n, err := nobody(h.cfg.Network)
 	if err != nil {
 		return err
@@ -193,7 +197,7 @@ func nobody(cfg network.Config) (*network.Network, error) {
 		return nil, err
 	}
 	return network.New(network.Config{
-		Key: key, ListenAddrs: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}, Options: cfg.Options, Version: cfg.Version, Log: cfg.Log,
+		Key: key, ListenAddrs: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}, Version: cfg.Version, Log: cfg.Log,
 		Swarm: &network.Swarm{Root: issuer.Root, View: view, Certificate: cert},
 	})
 }
