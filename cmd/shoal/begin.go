@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -69,7 +70,7 @@ func foreseenText(st *swarm.Start) string {
 	case !st.Private:
 		list = append(list, api.Network{})
 	case len(list) == 0 && len(st.Broken) == 0:
-		return "it founds a swarm: only your own machines and those you let in"
+		return "only your own machines and those you let in; it founds a swarm for that"
 	}
 	return networksText(list, false)
 }
@@ -115,7 +116,7 @@ func sayKept(st *swarm.Start, w io.Writer) {
 // root key that is lost or stolen cannot be replaced, so it says how to keep it.
 func foundedText(dir string, s *swarm.Swarm) string {
 	return fmt.Sprintf("This first start has founded swarm %s. Its root key in %s decides who is a member: `shoal backup FILE` saves it, and keep that file offline",
-		cell(s.Name()), home.Home(dir).Swarm(s.ID().String()))
+		cell(s.Name()), filepath.Join(home.Home(dir).Swarm(s.ID().String()), "root"))
 }
 
 // lonely is the error for a command that has nobody to ask.

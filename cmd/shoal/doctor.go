@@ -158,7 +158,7 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 	f.Daemon.Alive = f.Daemon.Alive && f.Home.Locked && (f.Home.Lock.PID == 0 || f.Home.Lock.PID == f.Daemon.PID)
 	st, err := foresee(c)
 	if err == nil {
-		f.Who, f.Kept = "from its next start on: "+foreseenText(&st), st.Kept
+		f.Who, f.Kept = foreseenText(&st), st.Kept
 		for _, err := range st.Broken {
 			f.Broken = append(f.Broken, err.Error())
 		}

@@ -11,11 +11,11 @@ func TestNetworksText(t *testing.T) {
 	anna := api.Network{Swarm: "aa", Name: "anna", Peers: 1, Members: 2, Founder: true}
 	lab := api.Network{Swarm: "bb", Name: "lab", Members: 1}
 	for want, list := range map[string][]api.Network{
-		"this machine alone: nobody else can connect":                                                                                         {},
-		"open: strangers may use this machine, and it uses theirs":                                                                            {open},
-		"only your own machines and those you let in (swarm anna, 2 members)":                                                                 {anna},
-		"only those in swarm lab (1 member)":                                                                                              {lab},
-		"only those in swarm lab (1 member) and your own machines and those you let in (swarm anna, 2 members)":                           {lab, anna},
+		"this machine alone: nobody else can connect":                                                                                          {},
+		"open: strangers may use this machine, and it uses theirs":                                                                             {open},
+		"only your own machines and those you let in (swarm anna, 2 members)":                                                                  {anna},
+		"only those in swarm lab (1 member)":                                                                                                   {lab},
+		"only those in swarm lab (1 member) and your own machines and those you let in (swarm anna, 2 members)":                                {lab, anna},
 		"open: strangers may use this machine, and it uses theirs; beside them your own machines and those you let in (swarm anna, 2 members)": {open, anna},
 	} {
 		if got := networksText(list, false); got != want {

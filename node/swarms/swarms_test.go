@@ -148,3 +148,36 @@ func TestOpenAlone(t *testing.T) {
 		t.Fatal(names(nets), err)
 	}
 }
+
+// A private node's main swarm that is left and entered again, as for a renewed certificate,
+// is where it was: it keeps the operator's address, and another swarm its own port.
+func TestReenter(t *testing.T) {
+	t.Parallel()
+	b, at := book(t), fmt.Sprintf("/ip4/127.0.0.1/udp/%d/quic-v1", freePort(t))
+	a, other := found(t, b, "a"), found(t, b, "b")
+	h := &hosts{cfg: Config{Network: network.Config{ListenAddrs: []string{at}, Version: "test"}, Private: true, Book: b, Log: slog.New(slog.DiscardHandler)}}
+	if err := b.Run(h); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.nets.Close() })
+	for _, s := range []*swarm.Swarm{a, other} {
+		h.Exit(s)
+		if err := h.Enter(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, s := range h.nets.Swarms() {
+		if len(s.Addrs) != 1 || strings.HasPrefix(s.Addrs[0], at) != (s.Name == "a") {
+			t.Errorf("%s listens at %v, and the operator said %s", s.Name, s.Addrs, at)
+		}
+	}
+	if err := h.nets.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := b.Leave(other, true); err != nil { // a network that is closed already
+		t.Error(err)
+	}
+	if err := h.Enter(a); !errors.Is(err, joint.ErrClosed) {
+		t.Errorf("a swarm is entered after the node has left: %v", err)
+	}
+}

@@ -10,13 +10,35 @@ func access(f *Facts) (out []Finding) {
 	for _, why := range f.Broken {
 		out = append(out, bad("", "%s", why)...)
 	}
+	who := "who may use this node"
+	if !f.Daemon.Answers {
+		who += ", from its next start on"
+	}
 	switch {
 	case f.Who == "":
 		return out
 	case f.Kept:
-		return warn(f.shoal("config set", "open", "true"), "who may use this node: %s; nobody has chosen that, since it is from before homes had a swarm of their own: the line below keeps it so, and false in place of true ends it", f.Who)
+		return warn(f.shoal("config set", "open", "true"), "%s: %s; nobody has chosen that, since it is from before homes had a swarm of their own: the line below keeps it so, and false in place of true ends it", who, f.Who)
 	}
-	return append(out, ok("who may use this node: %s", f.Who)...)
+	return append(out, ok("%s: %s", who, f.Who)...)
+}
+
+// private reports whether the node is known not to be in the open network.
+func (f *Facts) private() bool {
+	return f.Status != nil && f.Status.Networks != nil && !f.Status.Open
+}
+
+// open is what has another node be in the open network if this one is.
+func (f *Facts) open() []string {
+	if f.Status != nil && f.Status.Open {
+		return []string{"--open"}
+	}
+	return nil
+}
+
+// through is the line that starts the node with the address of a peer.
+func (f *Facts) through(address string) string {
+	return f.shoal("node", append(f.open(), "--bootstrap", address)...)
 }
 
 // noFellows says what it means that no member is connected to a node which is not open.

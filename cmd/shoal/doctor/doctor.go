@@ -43,7 +43,7 @@ type Facts struct {
 	API   Listener   // from the settings, if no daemon is running
 	Ports []Listener // likewise, for peers
 
-	Who    string   // may use the node; "": not known
+	Who    string   // may use the node, from its next start on if it does not run; "": not known
 	Kept   bool     // strangers, among others, because the home was in the open network before it had to be chosen
 	Broken []string // why swarms of the home cannot be used
 
