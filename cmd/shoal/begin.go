@@ -2,12 +2,14 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/BurntSushi/toml"
 	"github.com/urfave/cli/v2"
@@ -15,6 +17,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/protocol/member"
 )
@@ -121,8 +124,15 @@ func foundedText(dir string, s *swarm.Swarm) string {
 
 // lonely is the error for a command that has nobody to ask.
 func lonely(dir string, st *swarm.Start, why error) error {
-	if !st.Private || len(st.Book.Swarms()) > 0 {
+	switch swarms := st.Book.Swarms(); {
+	case !st.Private || !errors.Is(why, network.ErrAlone):
 		return api.Errorf(api.NoRoute, "no node is running in %s, and %w", dir, why)
+	case len(swarms) > 0:
+		names := make([]string, len(swarms))
+		for i, s := range swarms {
+			names[i] = cell(s.Name())
+		}
+		return api.Errorf(api.NoRoute, "no node is running in %s, and no other machine of swarm %s answers: their nodes must be running and reachable from here, and `shoal doctor` looks for the reason; `shoal run MODEL` serves a model on this machine", dir, strings.Join(names, " or "))
 	}
 	return api.Errorf(api.NoRoute, "no node is running in %s, and no peer was found, since this home is in no swarm: `shoal run MODEL` serves a model on this machine and chats with it, `shoal join CODE` joins machines that serve one, and --open asks strangers", dir)
 }

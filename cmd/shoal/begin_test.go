@@ -58,6 +58,7 @@ func TestFirstStart(t *testing.T) {
 		t.Errorf("open %t, in %+v", st.Open, st.Networks)
 	}
 	anna.stops()
+	anna.fails(3, "no other machine of swarm anna answers", "prompt", "--model", "another", "hello")
 	anna.starts("--open")
 	anna.says("This first start has founded", "open: strangers may use this machine, and it uses theirs; beside them your own machines and those you let in (swarm anna, 1 member)")
 	if anna.does(&st, "status"); !st.Open || len(st.Networks) != 2 {

@@ -86,12 +86,13 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 	if len(cfg.Network) > 0 { // a testnet's client needs only loopback
 		cfg.ListenAddrs = loopbackAddrs()
 	}
-	cfg.Private = !join // and alone
 	var start *swarm.Start
 	if join {
 		if start, err = begin(&cfg, choice, false, c.App.ErrWriter); err != nil {
 			return nil, nil, err
 		}
+	} else { // alone
+		cfg.Private, cfg.Bootstrap = true, nil
 	}
 	n, err := newNode(cfg)
 	if err != nil {

@@ -22,7 +22,7 @@ var remedies = map[remedy.Kind]struct {
 	remedy.RaiseQuota:    {text: "see --quota and `shoal model pin`"},
 	remedy.RaiseMemory:   {text: "raise --memory"},
 	remedy.PeerAddress:   {text: "`shoal status` of that node prints it"},
-	remedy.NamePeer:      {text: "`shoal run MODEL` serves a model on this machine and chats with it, `shoal node --model MODEL` keeps it served, and --bootstrap names a node to join"},
+	remedy.NamePeer:      {text: "`shoal run MODEL` serves a model on this machine and chats with it, `shoal node --model MODEL` keeps it served, `shoal join CODE` joins machines that serve one, and --open with --bootstrap asks strangers"},
 	remedy.OtherPeer:     {text: "see --bootstrap"},
 	remedy.ListenPort:    {text: "see --listen-port"},
 	remedy.APIAddress:    {text: "see --api"},

@@ -36,13 +36,14 @@ func swarmCommand() *cli.Command {
 	join.Description += "\n`shoal join` is the same."
 	return &cli.Command{
 		Name: "swarm", Usage: "found, join and look after private swarms, in which only members use and serve",
-		Description: "Nobody else can connect, see who is a member, or find out what is served. For example, on two machines:\n\n" +
-			"shoal swarm new --name lab\n" +
+		Description: "Nobody else can connect, see who is a member, or find out what is served. The first start of a node founds one. For example, on two machines:\n\n" +
+			"shoal node --model NAME\n" +
 			"shoal invite                  prints a code\n" +
-			"shoal join CODE               on the other machine",
+			"shoal join CODE               on the other machine\n" +
+			"shoal chat                    on any of them",
 		Subcommands: []*cli.Command{
 			{
-				Name: "new", Usage: "found a swarm with this machine as its first member",
+				Name: "new", Usage: "found a further swarm, with this machine as its first member",
 				Description: "The swarm is its root key: whoever has that decides who is a member. It is the one thing to keep safe and offline.\n" +
 					"It is written into this home; --root puts it elsewhere, such as on a stick. This machine can invite and revoke without it; to give others the role invite, and after 60 days to renew its own membership, it is needed again.",
 				Flags: swarmFlags(
@@ -93,7 +94,7 @@ func joinCommand() *cli.Command {
 	return &cli.Command{
 		Name: "join", Usage: "join a swarm with the code of an invitation", ArgsUsage: "CODE",
 		Description: "Upper or lower case, spaces and line breaks in CODE do not matter; with - it is read from standard input.\n" +
-			"A running node is in the swarm at once; otherwise the next start is.",
+			"A running node is in the swarm at once; otherwise the next start is, and `shoal chat` asks its machines right away. A home that has not been started yet founds no swarm of its own then.",
 		Flags:  swarmFlags(&cli.StringFlag{Name: "name", EnvVars: []string{"SHOAL_NAME"}, Usage: "what to call this machine there, if no node is running (default: the host's name)"}),
 		Action: runJoin,
 	}
