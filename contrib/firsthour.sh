@@ -100,12 +100,12 @@ start waits node --model nosuchmodel --home "$HOME/waits" --api "$((PORT + 1))" 
 waits=$started
 start gone node --model "http://127.0.0.1:9/gone.gguf" --home "$HOME/gone" --api off --pause-load 0
 gone=$started
-start dead node --home "$HOME/dead" --api off --bootstrap /ip4/127.0.0.1/udp/9/quic-v1/p2p/12D3KooWHLc8D9jpc9r2BzHgaDJiLPBEYaygPh5Aqj1Bppd5B4zb
+start dead node --open --home "$HOME/dead" --api off --bootstrap /ip4/127.0.0.1/udp/9/quic-v1/p2p/12D3KooWHLc8D9jpc9r2BzHgaDJiLPBEYaygPh5Aqj1Bppd5B4zb
 dead=$started
 # A first start makes the keys, which two machines that trust each other exchange.
-start key-a node --home "$HOME/a" --api off --pause-load 0
+start key-a node --open --home "$HOME/a" --api off --pause-load 0
 key_a=$started
-start key-b node --home "$HOME/b" --api off --pause-load 0
+start key-b node --open --home "$HOME/b" --api off --pause-load 0
 key_b=$started
 
 title "nothing is here yet"
@@ -278,6 +278,37 @@ sed 's/^/  /' "$DIR/dead.log"
 judge "a bootstrap address that does not answer is said" said dead 'cannot join through .*/udp/9/'
 end "$dead"
 
+title "two machines of one owner: three commands, then a chat on both"
+start desk node --model tinytales --home "$HOME/desk" --name desk --api off --pause-load 0
+until_ said desk '^serving'
+sed 's/^/  /' "$DIR/desk.log"
+judge "nothing is open by accident" said desk '^only your own machines and those you let in \(swarm desk, 1 member\)'
+judge "the swarm that was founded is named, and how to keep it" said desk 'shoal backup FILE'
+try status --home "$HOME/desk"
+want 0 out 'only your own machines and those you let in'
+try status --home "$HOME/desk" --json
+want 0 out '"open":false'
+try doctor --home "$HOME/desk"
+want 0 out 'ok +access +who may use this node: only your own machines' out 'shoal invite'
+try invite --home "$HOME/desk"
+want 0 out '^SHOAL'
+try join --home "$HOME/lap" --name lap "$(cat "$DIR/out")"
+want 0 out 'joined swarm desk'
+printf 'Hello\n' >"$DIR/chat"
+INPUT=$DIR/chat try chat -n 4 --home "$HOME/lap"
+want 0 out '[a-z]' err 'desk'
+INPUT=$DIR/chat try chat -n 4 --home "$HOME/desk"
+want 0 out '[a-z]'
+try status --home "$HOME/lap"
+want 0 out 'its next start +only those in swarm desk \(2 members\)'
+start lap node --home "$HOME/lap" --api off --pause-load 0
+until_ said lap 'joined'
+judge "who has joined a swarm founds none" sh -c "! grep -q founded '$DIR/lap.log'"
+judge "and is in that alone" said lap '^only those in swarm desk \(2 members\)'
+end "$started"
+try prompt hello --home "$HOME/stranger"
+want 3 err 'is in no swarm' err 'shoal join CODE' err '--open'
+
 title "two machines that trust each other"
 for n in a b; do
 	until_ said "key-$n" '12D3'
@@ -285,9 +316,9 @@ for n in a b; do
 done
 end "$key_a"
 end "$key_b"
-start a node --home "$HOME/a" --api "$((PORT + 2))" --listen-port "$((PORT + 4))" --pause-load 0 --name attic --trust "$b" --model tinytales --span 0-4
+start a node --open --home "$HOME/a" --api "$((PORT + 2))" --listen-port "$((PORT + 4))" --pause-load 0 --name attic --trust "$b" --model tinytales --span 0-4
 until_ said a '12D3'
-start b node --home "$HOME/b" --api "$((PORT + 3))" --pause-load 0 --name cellar --trust "$a" --model tinytales --span 4-8 --bootstrap "/ip4/127.0.0.1/udp/$((PORT + 4))/quic-v1/p2p/$a"
+start b node --open --home "$HOME/b" --api "$((PORT + 3))" --pause-load 0 --name cellar --trust "$a" --model tinytales --span 4-8 --bootstrap "/ip4/127.0.0.1/udp/$((PORT + 4))/quic-v1/p2p/$a"
 until_ serving "$HOME/b"
 until_ said b 'joined'
 until_ said a '^serving'

@@ -72,7 +72,9 @@ type Config struct {
 	Wire        string        // activations between stages: "f32", "f16" or "q8_0"
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
 	Swarms      *swarm.Book   // private swarms that the node is in; nil: none
-	Private     bool          // the node is in Swarms alone, and not in the open network
+	Private     bool          // the node is in Swarms alone, and not in the open network; without any, nobody else can connect
+	// Begin sets Swarms and Private once no other process is at work in Home; nil: they stay.
+	Begin func(*Config) error
 	// May reports which models the peers of a swarm, or of the open network, "", may use; nil: all.
 	May      func(swarm string, model cid.Cid) bool
 	Network  []libp2p.Option

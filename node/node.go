@@ -92,6 +92,12 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	files.Sweep(cfg.Home) // no other node is at work here, since the store is open
+	if cfg.Begin != nil {
+		if err = cfg.Begin(&n.cfg); err != nil {
+			return nil, err
+		}
+		cfg.Swarms, cfg.Private = n.cfg.Swarms, n.cfg.Private
+	}
 	if n.net, err = swarms.Open(cfg.networks()); errors.Is(err, network.ErrAddress) {
 		err = configError{err}
 	}
@@ -184,7 +190,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	lending := n.serve.WatchLending(ctx)
-	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.word.API, URLs: n.word.URLs, TLS: n.word.Fingerprint, Socket: n.word.Socket})
+	n.cfg.Events(Event{Event: "listening", Peer: n.net.Self().String(), Addrs: n.net.FullAddrs(), API: n.word.API, URLs: n.word.URLs, TLS: n.word.Fingerprint, Socket: n.word.Socket, Open: new(!n.cfg.Private)})
 	n.serve.Offer()
 	select { // whether the rules allow lending must be known before anything is loaded
 	case <-lending:

@@ -14,6 +14,7 @@ import (
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/survey"
+	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/node/text"
 	"github.com/shoalnet/shoal/node/text/constrain"
 	"github.com/shoalnet/shoal/protocol"
@@ -63,7 +64,7 @@ func (n *Node) reported() report.Config {
 	return report.Config{
 		Version: c.Version, Name: c.Name, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, Exact: c.Exact, Nice: c.Nice, Devices: c.Devices, Limits: n.limits,
 		Word: n.doors, Warnings: c.Warnings, Drain: n.Drain,
-		Network: n.net, Exchange: n.exchange, Store: n.store, Survey: n.survey, Serving: n.serve.Snapshot, Library: models{n},
+		Network: n.net, Exchange: n.exchange, Store: n.store, Survey: n.survey, Serving: n.serve.Snapshot, Library: models{n}, Swarms: swarm.Owned(c.Swarms),
 	}
 }
 

@@ -27,7 +27,7 @@ import (
 // end in a slash are directories; a star stands for any folder's name.
 func backedUp() []string {
 	h := home.Home("")
-	return []string{h.Key(), h.Port(), h.Config(), h.Keys(), h.APIToken(), h.Standing(), h.Ledger(), h.Names(), h.Editions(), h.CatalogDir() + "/", h.Swarms() + "/*/"}
+	return []string{h.Key(), h.Chosen(), h.Port(), h.Config(), h.Keys(), h.APIToken(), h.Standing(), h.Ledger(), h.Names(), h.Editions(), h.CatalogDir() + "/", h.Swarms() + "/*/"}
 }
 
 const (
@@ -123,10 +123,17 @@ func packHome(dir string) (names []string, raw []byte, err error) {
 		}
 		names = append(names, p)
 	}
-	if !slices.Contains(names, home.Home("").Key()) {
+	if !slices.ContainsFunc(names, isKey) {
 		return nil, nil, usageError{fmt.Sprintf("%s is no node's home: it has no key", dir)}
 	}
 	return names, buf.Bytes(), w.Close()
+}
+
+// isKey reports whether a path in a home is that of a node's key, in the open network or
+// in a swarm.
+func isKey(name string) bool {
+	in, _ := path.Match(home.Home("").Swarm("*")+"/key", name)
+	return in || name == home.Home("").Key()
 }
 
 // backup is what a backup's file has.
@@ -160,7 +167,7 @@ func readBackup(r io.Reader) (*backup, error) {
 		b.names = append(b.names, h.Name)
 		b.content[h.Name] = append([]byte{}, raw...)
 	}
-	if b.content[home.Home("").Key()] == nil {
+	if !slices.ContainsFunc(b.names, isKey) {
 		return nil, errors.New("this is no backup of a node: it has no key")
 	}
 	return b, nil

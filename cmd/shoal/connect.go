@@ -16,6 +16,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/swarm"
 )
 
 const defaultAPI = "127.0.0.1:11500"
@@ -78,27 +79,27 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 		return nil, nil, err
 	}
 	cfg.Client = true
-	open, err := clientConfig(c, &cfg)
+	choice, err := clientConfig(c, &cfg)
 	if err != nil {
 		return nil, nil, err
 	}
-	if !join {
-		cfg.Bootstrap, cfg.NoMDNS = nil, true
-	}
-	if len(cfg.Network) > 0 || !join {
-		// A testnet's client, or one that talks to no peers, needs only loopback.
+	if len(cfg.Network) > 0 { // a testnet's client needs only loopback
 		cfg.ListenAddrs = loopbackAddrs()
 	}
+	var start *swarm.Start
 	if join {
-		if err := openSwarms(&cfg, open, c.App.ErrWriter); err != nil {
+		if start, err = begin(&cfg, choice, false, c.App.ErrWriter); err != nil {
 			return nil, nil, err
 		}
+	} else { // alone
+		cfg.Private, cfg.Bootstrap = true, nil
 	}
 	n, err := newNode(cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	if join {
+		sayKept(start, c.App.ErrWriter)
 		patience, must := 8*time.Second, true
 		if slices.ContainsFunc(alone, func(can func(*node.Node) bool) bool { return can(n) }) {
 			patience, must = 3*time.Second, false
@@ -111,7 +112,7 @@ func connect(c *cli.Context, join bool, alone ...func(*node.Node) bool) (*api.Cl
 			if c.Context.Err() != nil {
 				return nil, nil, c.Context.Err()
 			}
-			return nil, nil, api.Errorf(api.NoRoute, "no node is running in %s, and %w", home, err)
+			return nil, nil, lonely(home, start, err)
 		}
 	}
 	return n.Client(), func() { _ = n.Close() }, nil
@@ -122,11 +123,11 @@ func loopbackAddrs() []string {
 }
 
 // clientConfig reads the settings of network and disk from a home's configuration
-// file; flags and the environment take precedence. It reports whether the open network is
-// to be used besides private swarms.
-func clientConfig(c *cli.Context, cfg *node.Config) (open bool, err error) {
+// file; flags and the environment take precedence. It returns what they say about the open
+// network.
+func clientConfig(c *cli.Context, cfg *node.Config) (open swarm.Choice, err error) {
 	var file struct {
-		Open        bool     `toml:"open"`
+		Open        *bool    `toml:"open"`
 		Bootstrap   []string `toml:"bootstrap"`
 		Relays      []string `toml:"relay"`
 		NoMDNS      bool     `toml:"no-mdns"`
@@ -136,13 +137,13 @@ func clientConfig(c *cli.Context, cfg *node.Config) (open bool, err error) {
 	}
 	path := home.Home(cfg.Home).Config()
 	if _, err := toml.DecodeFile(path, &file); err != nil && !os.IsNotExist(err) {
-		return false, usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
+		return open, usageError{fmt.Sprintf("the configuration file %s: %s", path, err)}
 	}
 	if env := os.Getenv("SHOAL_QUOTA"); env != "" {
 		file.Quota = env
 	}
 	if cfg.Quota, err = parseSize("--quota", file.Quota); err != nil {
-		return false, err
+		return open, err
 	}
 	if !c.IsSet("bootstrap") {
 		cfg.Bootstrap = file.Bootstrap
@@ -159,10 +160,7 @@ func clientConfig(c *cli.Context, cfg *node.Config) (open bool, err error) {
 	if !c.IsSet("catalog-key") {
 		cfg.CatalogKeys = file.CatalogKeys
 	}
-	if c.IsSet("open") {
-		return c.Bool("open"), nil
-	}
-	return file.Open, nil
+	return cmp.Or(choiceOf(c), said(file.Open)), nil
 }
 
 // clientOf returns a client of the node at a URL from the command line. This home's

@@ -34,6 +34,7 @@ import (
 	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/node/text"
 )
 
@@ -155,6 +156,13 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 	// The process is that node only if it holds the store's lock: the ID may have been
 	// reused.
 	f.Daemon.Alive = f.Daemon.Alive && f.Home.Locked && (f.Home.Lock.PID == 0 || f.Home.Lock.PID == f.Daemon.PID)
+	st, err := foresee(c)
+	if err == nil {
+		f.Who, f.Kept = foreseenText(&st), st.Kept
+		for _, err := range st.Broken {
+			f.Broken = append(f.Broken, err.Error())
+		}
+	}
 	cl := running(c.Context, dir)
 	if cl != nil {
 		f.Daemon.Answers = true
@@ -163,10 +171,10 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 			f.Daemon.Code = refusal(c.Context, f.Daemon)
 		}
 		listeners(f, cfg)
-		if !c.Bool("offline") && f.Config.Err == "" {
+		if !c.Bool("offline") && f.Config.Err == "" && err == nil {
 			say("looking for peers ...")
 			var done func()
-			if cl, done = lookAround(c, cfg); cl != nil {
+			if cl, done = lookAround(c, cfg, &st); cl != nil {
 				defer done()
 			}
 		}
@@ -175,9 +183,11 @@ func gather(c *cli.Context, settings []cli.Flag) (*doctor.Facts, error) {
 		return f, c.Context.Err()
 	}
 	say("asking the node ...")
-	var err error
 	if f.Status, err = cl.Status(c.Context); err != nil {
 		return nil, err
+	}
+	if f.Daemon.Answers {
+		f.Who, f.Kept = networksText(f.Status.Networks, f.Status.Light), f.Kept && f.Status.Open
 	}
 	if f.Health, err = cl.Health(c.Context); err != nil {
 		return nil, err
@@ -378,10 +388,15 @@ func listeners(f *doctor.Facts, cfg node.Config) {
 // lookTime is how long to look for peers if no node is running.
 const lookTime = 4 * time.Second
 
-// lookAround joins as a light client in a temporary directory, with the peers that this
-// home knows.
-func lookAround(c *cli.Context, cfg node.Config) (*api.Client, func()) {
-	dir, err := os.MkdirTemp("", "shoal-doctor-")
+// lookAround joins the networks in which the home's next start begins, as a light client
+// in a directory of its own, with the peers that this home knows. The directory is in the
+// home, since it has the keys of its swarms for a moment.
+func lookAround(c *cli.Context, cfg node.Config, st *swarm.Start) (*api.Client, func()) {
+	in := cfg.Home
+	if len(st.Book.Swarms()) == 0 { // nothing of it is secret, and the home may not exist yet
+		in = ""
+	}
+	dir, err := os.MkdirTemp(in, ".shoal-doctor-")
 	if err != nil {
 		return nil, nil
 	}
@@ -389,7 +404,17 @@ func lookAround(c *cli.Context, cfg node.Config) (*api.Client, func()) {
 	if raw, err := os.ReadFile(filepath.Join(cfg.Home, "peers.json")); err == nil {
 		_ = os.WriteFile(filepath.Join(dir, "peers.json"), raw, 0o600)
 	}
-	look := node.Config{Home: dir, Version: version, Client: true, Bootstrap: cfg.Bootstrap, NoMDNS: cfg.NoMDNS, Network: cfg.Network}
+	look := node.Config{Home: dir, Version: version, Client: true, Bootstrap: cfg.Bootstrap, NoMDNS: cfg.NoMDNS, Network: cfg.Network, Private: st.Private}
+	for _, s := range st.Book.Swarms() {
+		if err := s.Copy(dir); err != nil {
+			gone()
+			return nil, nil
+		}
+	}
+	if look.Swarms, _, err = swarm.Open(swarm.Config{Home: dir}); err != nil {
+		gone()
+		return nil, nil
+	}
 	if len(cfg.ListenAddrs) > 0 && !slices.ContainsFunc(cfg.ListenAddrs, func(a string) bool { return !strings.HasPrefix(a, "/ip4/127.") }) {
 		look.ListenAddrs = loopbackAddrs() // a node that stays on this machine
 	}

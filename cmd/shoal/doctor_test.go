@@ -267,13 +267,15 @@ func TestDoctorFiles(t *testing.T) {
 		p.content("config", "--offline")
 	})
 	t.Run("a key that others can read", func(t *testing.T) {
-		p := newPatient(t)
-		p.run("model", "add", "--home", p.home, "tinytales")
-		if err := os.Chmod(filepath.Join(p.home, "key"), 0o644); err != nil {
-			t.Fatal(err)
+		for _, secret := range []string{"key", "root"} {
+			p := newPatient(t)
+			p.run("swarm", "new", "--home", p.home)
+			if err := os.Chmod(filepath.Join(swarmDir(t, p), secret), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			p.mend(p.named("key", doctor.Bad, "other users", "--offline"))
+			p.content("key", "--offline")
 		}
-		p.mend(p.named("key", doctor.Bad, "other users", "--offline"))
-		p.content("key", "--offline")
 	})
 	t.Run("a damaged key", func(t *testing.T) {
 		p := newPatient(t)
@@ -282,6 +284,14 @@ func TestDoctorFiles(t *testing.T) {
 		}
 		p.mend(p.named("key", doctor.Bad, "damaged", "--offline"))
 		p.content("key", "--offline")
+	})
+	t.Run("a swarm whose certificate is damaged", func(t *testing.T) {
+		p := newPatient(t)
+		p.run("swarm", "new", "--home", p.home)
+		if err := os.WriteFile(filepath.Join(swarmDir(t, p), "certificate"), []byte("none"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p.named("access", doctor.Bad, "a swarm cannot be used", "--offline")
 	})
 	t.Run("a home that may not be written", func(t *testing.T) {
 		p := newPatient(t)
@@ -350,9 +360,10 @@ func TestDoctorFiles(t *testing.T) {
 		p := newPatient(t)
 		p.run("model", "add", "--home", p.home, "tinytales")
 		net := newPatient(t) // it has the whole model
+		net.add("open = true")
 		net.run("model", "add", "--home", net.home, "tinytales")
 		net.node()
-		p.add(fmt.Sprintf("bootstrap = [%q]", loopbackOf(t, net)))
+		p.add(fmt.Sprintf("bootstrap = [%q]", loopbackOf(t, net)), "open = true")
 		files, _ := filepath.Glob(filepath.Join(p.home, "store/models/*/data.gguf"))
 		if len(files) != 1 {
 			t.Fatal(files)
@@ -363,9 +374,9 @@ func TestDoctorFiles(t *testing.T) {
 	})
 	t.Run("a clock that is behind", func(t *testing.T) {
 		p := newPatient(t)
-		p.run("model", "add", "--home", p.home, "tinytales")
+		p.run("swarm", "new", "--home", p.home)
 		future := time.Now().Add(time.Hour)
-		if err := os.Chtimes(filepath.Join(p.home, "key"), future, future); err != nil {
+		if err := os.Chtimes(filepath.Join(swarmDir(t, p), "key"), future, future); err != nil {
 			t.Fatal(err)
 		}
 		if fix := p.named("clock", doctor.Bad, "the clock is behind", "--offline"); fix == "" {
@@ -581,12 +592,22 @@ func TestDoctorProcesses(t *testing.T) {
 	})
 }
 
+// swarmDir is the folder of the only swarm of a patient's home.
+func swarmDir(t *testing.T, p *patient) string {
+	t.Helper()
+	found, _ := filepath.Glob(filepath.Join(p.home, "swarms", "*", "swarm.json"))
+	if len(found) != 1 {
+		t.Fatal("swarms: ", found)
+	}
+	return filepath.Dir(found[0])
+}
+
 // TestDoctorNetwork stages faults of the network around a node.
 func TestDoctorNetwork(t *testing.T) {
 	t.Parallel()
 	t.Run("blocks that nobody serves", func(t *testing.T) {
 		p := newPatient(t)
-		p.add(`model = ["tinytales"]`, `span = "0-4"`)
+		p.add(`model = ["tinytales"]`, `span = "0-4"`, "open = true")
 		p.node()
 		if fix := p.named("peers", doctor.Bad, "nowhere to look"); !strings.Contains(fix, "--bootstrap ADDRESS") {
 			t.Error(fix)
@@ -606,13 +627,46 @@ func TestDoctorNetwork(t *testing.T) {
 			t.Errorf("exit code %d: %+v", code, found)
 		}
 	})
+	t.Run("blocks that nobody serves in the owner's own swarm", func(t *testing.T) {
+		p := newPatient(t)
+		p.add(`model = ["tinytales"]`, `span = "0-4"`)
+		p.node()
+		p.named("peers", doctor.OK, "no other machine is in swarm")
+		fix := p.named("blocks", doctor.Bad, "tinytales: blocks 4-8 of 8 are served by nobody")
+		second := newPatient(t)
+		second.env = p.env
+		if err := os.Rename(second.home, p.home+"-2"); err != nil {
+			t.Fatal(err)
+		}
+		stop := p.start(fix)
+		defer stop()
+		p.content("blocks")
+		p.content("peers")
+		p.named("access", doctor.OK, "only your own machines and those you let in")
+	})
+	t.Run("members that are not there", func(t *testing.T) {
+		a, b := newPatient(t), newPatient(t)
+		stop := a.node()
+		_, code, said := a.try("invite", "--home", a.home)
+		if code = strings.TrimSpace(code); code == "" {
+			t.Fatal(said)
+		}
+		b.run("join", "--home", b.home, code)
+		b.named("peers", doctor.OK, "1 connected") // by the doctor alone: no node runs there
+		stop()
+		b.named("peers", doctor.Warn, "1 other member is known in swarm")
+		if left, _ := filepath.Glob(filepath.Join(b.home, ".shoal-doctor-*")); len(left) > 0 {
+			t.Errorf("the doctor has left %v", left)
+		}
+	})
 	t.Run("a bootstrap peer that is not there", func(t *testing.T) {
 		other := newPatient(t)
+		other.add("open = true")
 		stop := other.node()
 		addr := loopbackOf(t, other)
 		stop()
 		p := newPatient(t)
-		p.add(fmt.Sprintf("bootstrap = [%q]", addr))
+		p.add(fmt.Sprintf("bootstrap = [%q]", addr), "open = true")
 		p.named("peers", doctor.Bad, "cannot be reached") // by the doctor alone: no node runs
 		p.node()
 		fix := p.named("peers", doctor.Bad, "bootstrap peer "+addr[strings.LastIndex(addr, "/")+1:])
@@ -625,6 +679,7 @@ func TestDoctorNetwork(t *testing.T) {
 	})
 	t.Run("a peer of another version", func(t *testing.T) {
 		p := newPatient(t)
+		p.add("open = true")
 		p.node()
 		h := stranger(t, nil)
 		join(t, h, loopbackOf(t, p))
@@ -636,6 +691,7 @@ func TestDoctorNetwork(t *testing.T) {
 	})
 	t.Run("a clock that is behind all others", func(t *testing.T) {
 		p := newPatient(t)
+		p.add("open = true")
 		p.node()
 		for _, ahead := range []time.Duration{10 * time.Minute, -20 * time.Minute} {
 			h := stranger(t, func(key crypto.PrivKey) []byte {

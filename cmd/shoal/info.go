@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -29,8 +28,7 @@ func noPeers(c *cli.Context, cl *api.Client) error {
 	if err != nil {
 		return err
 	}
-	open := slices.ContainsFunc(s.Networks, func(n api.Network) bool { return n.Swarm == "" })
-	if len(s.Networks) > 0 && !open {
+	if !s.Open {
 		remark(c.App.ErrWriter, "no other member is connected; `shoal invite` lets a machine in")
 		return nil
 	}
@@ -149,6 +147,9 @@ func statusCommand() *cli.Command {
 		}
 		f := &facts{out: c.App.Writer}
 		statusNode(f, s, c.Bool("all"))
+		if st, err := foresee(c); s.Light && s.API == "" && c.String("api") == "" && err == nil {
+			f.row("its next start", "%s", foreseenText(&st))
+		}
 		statusModels(f, s)
 		for _, m := range s.Warnings {
 			f.row("warning", "%s", m)
@@ -172,7 +173,7 @@ func statusNode(f *facts, s *api.Status, all bool) {
 	for i, a := range shownAddrs(s.Addrs, all) {
 		f.row([]string{"address", ""}[min(i, 1)], "%s", a)
 	}
-	f.row("network", "%s", networksText(s.Networks, s.Light))
+	f.row("who may use it", "%s", networksText(s.Networks, s.Light))
 	f.row("peers", "%d", s.Peers)
 	f.row("memory lent", "%s", bytesText(s.Memory))
 	f.row("sent, received", "%s, %s; in total %s, %s", bytesText(int64(s.Given)), bytesText(int64(s.Taken)), bytesText(int64(s.GivenAll)), bytesText(int64(s.TakenAll)))

@@ -202,8 +202,9 @@ func versionCommand() *cli.Command {
 // firstSteps lists what to type first.
 const firstSteps = `Chat with a model, here:          shoal run tinytales
 See machines share a model:       shoal demo
-Ask a network:                    shoal chat --bootstrap ADDRESS
-Lend this machine to it:          shoal node --model NAME --bootstrap ADDRESS
+Serve one to your own machines:   shoal node --model NAME
+Let another machine in:           shoal invite, and there: shoal join CODE
+Chat from any of them:            shoal chat
 See what is wrong:                shoal doctor`
 
 // unknownCommand is the error for a command that does not exist, with the name that was

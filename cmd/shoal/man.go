@@ -33,7 +33,8 @@ func manPage(app *cli.App) string {
 	for _, f := range [][2]string{
 		{"~/.shoal", "the home of a node, unless **--home** or **SHOAL_HOME** says otherwise"},
 		{"config.toml", "in the home: the flags of **shoal node**, as settings of the same names, such as `memory = \"8GiB\"`. A flag takes precedence over the environment, and the environment over the file."},
-		{"key", "in the home: the node's private key, which is its identity. Keep it secret."},
+		{"swarms", "in the home: the private swarms that it is in, with its key in each, and the root keys of those that were founded here. Keep them secret."},
+		{"key", "in the home: the node's private key in the open network, which is its identity there. Keep it secret."},
 		{"store", "in the home: the models"},
 	} {
 		p("**%s**\n:   %s\n", f[0], f[1])

@@ -12,6 +12,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/backoff"
+	"github.com/shoalnet/shoal/node/swarm"
 )
 
 // What `shoal node` prints while it runs.
@@ -27,8 +28,10 @@ type narrator struct {
 	rest     func()          // ends the sign of life; nil: there is none
 	explain  bool            // what blocks are has been said
 	troubled map[string]bool // warnings printed already
-	networks string          // which the node is in; "": not known
+	networks string          // who may use the node; "": not known
+	notes    []string        // on its networks
 	private  bool            // not in the open network
+	invites  bool            // in a swarm that it may let others into
 }
 
 func newNarrator(w io.Writer, serving bool) *narrator {
@@ -43,10 +46,10 @@ func (s *narrator) watch(cl *api.Client) {
 }
 
 // in says which networks the node is in.
-func (s *narrator) in(networks string, private bool) {
+func (s *narrator) in(networks string, notes []string, st *swarm.Start) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.networks, s.private = networks, private
+	s.networks, s.notes, s.private, s.invites = networks, notes, st.Private, mayInvite(st)
 }
 
 // close ends the sign of life.
@@ -152,9 +155,14 @@ func (s *narrator) listening(e node.Event) {
 	if s.networks != "" {
 		remark(s.w, s.networks)
 	}
+	for _, n := range s.notes {
+		remark(s.w, n)
+	}
 	fmt.Fprintf(s.w, "node %s\n", e.Peer)
-	if s.private { // an address alone lets nobody in
+	if s.invites {
 		fmt.Fprintln(s.w, "  to let a machine in:        shoal invite")
+	}
+	if s.private { // an address alone lets nobody in
 		return
 	}
 	here, there := bootstrapAddrs(e.Addrs)

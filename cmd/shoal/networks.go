@@ -7,9 +7,9 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 )
 
-// networksText says which networks a node is in, and so who may use it.
+// networksText says who may use a node, by the networks that it is in.
 func networksText(list []api.Network, light bool) string {
-	var swarms, bridges []string
+	var private, bridges []string
 	open := false
 	for _, n := range list {
 		switch {
@@ -23,28 +23,28 @@ func networksText(list []api.Network, light bool) string {
 			open = true
 			continue
 		}
-		swarms = append(swarms, fmt.Sprintf("%q (%s)", cell(n.Name), machines(n.Peers+1)))
+		name, members := cell(n.Name), count(max(n.Members, n.Peers+1), "member")
+		if n.Founder {
+			private = append(private, fmt.Sprintf("your own machines and those you let in (swarm %s, %s)", name, members))
+		} else {
+			private = append(private, fmt.Sprintf("those in swarm %s (%s)", name, members))
+		}
 	}
-	in := "in the private swarm " + strings.Join(swarms, " and in ")
+	members, strangers := strings.Join(private, " and "), "open: strangers may use this machine, and it uses theirs"
+	if light {
+		strangers = "open: strangers compute the answers"
+	}
 	more := ""
 	if len(bridges) > 0 {
 		more = "; " + strings.Join(bridges, "; ")
 	}
 	switch {
-	case len(swarms) > 0 && open:
-		return in + ", and open to strangers" + more
-	case len(swarms) > 0:
-		return in + "; not open to strangers" + more
-	case light:
-		return "in the open network: strangers compute the answers"
+	case open && len(private) > 0:
+		return strangers + "; beside them " + members + more
+	case open:
+		return strangers + more
+	case len(private) > 0:
+		return "only " + members + more
 	}
-	return "in the open network: strangers may use this node, and it uses theirs"
-}
-
-// machines counts the machines of a swarm that are there, this one included.
-func machines(n int) string {
-	if n == 1 {
-		return "this machine alone"
-	}
-	return count(n, "machine") + " connected"
+	return "this machine alone: nobody else can connect"
 }

@@ -25,7 +25,7 @@ func networkFlags() []cli.Flag {
 	return []cli.Flag{
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "bootstrap", EnvVars: []string{"SHOAL_BOOTSTRAP"}, Usage: "`ADDRESS` of a peer to join through, as printed by `shoal status`; may be repeated"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "relay", EnvVars: []string{"SHOAL_RELAY"}, Usage: "`ADDRESS` of a node of the open network through which private swarms may reach each other's members, as `shoal status` prints it there; it sees neither their keys nor what they say; may be repeated; off: use none (default: those of --bootstrap and those that are known)"}),
-		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "open", EnvVars: []string{"SHOAL_OPEN"}, Usage: "be in the open network, too, where strangers lend to each other, if this home is in a private swarm"}),
+		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "open", EnvVars: []string{"SHOAL_OPEN"}, Usage: "be in the open network, too: lend to strangers, and use what they lend (default: only your own machines and those you let in)"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "trust", EnvVars: []string{"SHOAL_TRUST"}, Usage: "`PEER` ID of a node that is yours or a friend's: prompts go to trusted nodes first, and their prompts come first here; may be repeated"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "fastest", EnvVars: []string{"SHOAL_FASTEST"}, Usage: "also send prompts through strangers when they are faster than this node and trusted nodes, even if those serve the whole model"}),
@@ -91,7 +91,8 @@ func nodeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "node", Aliases: []string{"serve"}, Usage: "run a node: lend this machine, and answer through the local API", Flags: flags,
 		Description: "It prints the address of its page first: open that in a browser. Without --model it lends nothing, but still answers through its page and API. For example:\n\n" +
-			"shoal node --model smollm2 --memory 8GiB --bootstrap ADDRESS\n\n" +
+			"shoal node --model smollm2 --memory 8GiB\n\n" +
+			"Its first start founds a private swarm for you: only your own machines and those you let in use each other (`shoal invite`). With --open, strangers do, too.\n" +
 			"Every flag except --config and --json-events can also be set in config.toml in the home, as in: memory = \"8GiB\"\n" +
 			"`shoal config` prints the settings in effect and where each comes from; with --reference, a file to start from.",
 		Before: func(c *cli.Context) (err error) {
@@ -204,24 +205,28 @@ func runNode(c *cli.Context, settings []setting) error {
 	events := cfg.Events
 	manager := newManager(cfg)
 	cfg.Events = manager.watch(cfg.Events)
-	if err := openSwarms(&cfg, c.Bool("open"), c.App.ErrWriter); err != nil {
+	start, err := begin(&cfg, choiceOf(c), true, c.App.ErrWriter)
+	if err != nil {
 		return err
 	}
 	n, err := newNode(cfg)
 	if err != nil {
 		return err
 	}
+	if s := start.Founded; s != nil {
+		events(node.Event{Event: "founded", Name: s.Name(), Peer: s.Self().String()})
+	}
 	own.bind(n.Adjust)
 	s, err := n.Client().Status(c.Context)
 	if err == nil {
-		say.in(networksText(s.Networks, s.Light), cfg.Private)
+		say.in(networksText(s.Networks, s.Light), startNotes(&cfg, start), start)
 	}
 	if err == nil && s.APIClosed {
 		fmt.Fprintf(c.App.ErrWriter, "the API at %s has no key yet, so callers on other machines are refused: `shoal key add NAME` makes one, and --api-open admits everyone\n", cfg.API)
 	}
 	say.watch(n.Client())
 	stop := manager.tell(n.Client())
-	joined := watchJoin(c.Context, n, namesFellows(cfg.Swarms, events))
+	joined := watchJoin(c.Context, n, namesFellows(start.Book, events))
 	err = n.Run(c.Context)
 	joined()
 	stop()

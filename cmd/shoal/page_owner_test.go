@@ -134,7 +134,8 @@ func TestPageFirstSteps(t *testing.T) {
 	b.until(10*time.Second, "the catalogue is searched", `document.querySelectorAll("#start-catalogue li").length === 1`)
 
 	b.click("#start button.invite", "")
-	b.until(10*time.Second, "an invitation", `document.querySelector("#inviting code")?.textContent.includes("--bootstrap /ip4/127.0.0.1/udp/") && document.querySelector("#inviting svg.qr") !== null`)
+	b.click("#inviting button", "Make a code")
+	b.until(10*time.Second, "an invitation", `document.querySelector("#inviting code")?.textContent.startsWith("shoal join SHOAL") && document.querySelector("#inviting svg.qr") !== null`)
 	b.shots("invite")
 	b.axes("the invitation")
 	b.press(kb.Escape)
@@ -149,6 +150,8 @@ func TestPageFirstSteps(t *testing.T) {
 	}
 	b.shots("served")
 	b.axes("an answer")
+
+	b.until(10*time.Second, "the page says who may use the node", `document.querySelector("#node-body").textContent.includes("only your own machines and those you let in (swarm ")`)
 
 	// Rules, at once.
 	b.click("#node-rules button", "Pause for an hour")

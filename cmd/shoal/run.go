@@ -19,6 +19,7 @@ import (
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/serve"
+	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -185,7 +186,11 @@ const ownKV = 8192
 // ownNode starts a node with the home's settings in this process, which serves nothing
 // yet. done ends it, and returns when it has left.
 func ownNode(c *cli.Context) (*node.Node, func(), error) {
-	cfg, err := nodeSettings(c)
+	cfg, open, err := nodeSettings(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	start, err := begin(&cfg, open, false, c.App.ErrWriter)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -195,6 +200,7 @@ func ownNode(c *cli.Context) (*node.Node, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	sayKept(start, c.App.ErrWriter)
 	ctx, cancel := context.WithCancel(c.Context)
 	ended := make(chan error, 1)
 	go func() { ended <- n.Run(ctx) }()
@@ -207,13 +213,14 @@ func ownNode(c *cli.Context) (*node.Node, func(), error) {
 }
 
 // nodeSettings reads the settings that a node of the home would run with: flags that
-// this command shares with `shoal node`, the environment and the configuration file.
-func nodeSettings(c *cli.Context) (node.Config, error) {
+// this command shares with `shoal node`, the environment and the configuration file. open
+// is what they say about the open network.
+func nodeSettings(c *cli.Context) (cfg node.Config, open swarm.Choice, err error) {
 	flags := nodeFlags()
 	set := flag.NewFlagSet("", flag.ContinueOnError)
 	for _, f := range flags {
 		if err := f.Apply(set); err != nil {
-			return node.Config{}, usageError{err.Error()}
+			return cfg, open, usageError{err.Error()}
 		}
 	}
 	shared := []string{"home", "engine", "llama"}
@@ -230,16 +237,17 @@ func nodeSettings(c *cli.Context) (node.Config, error) {
 		}
 		for _, v := range values {
 			if err := set.Set(name, v); err != nil {
-				return node.Config{}, usageError{err.Error()}
+				return cfg, open, usageError{err.Error()}
 			}
 		}
 	}
 	cc := cli.NewContext(c.App, set, nil)
 	cc.Context, cc.Command = c.Context, &cli.Command{Flags: flags}
 	if err := loadConfig(cc, flags); err != nil {
-		return node.Config{}, err
+		return cfg, open, err
 	}
-	return nodeConfig(cc)
+	cfg, err = nodeConfig(cc)
+	return cfg, choiceOf(cc), err
 }
 
 // ensureServed has the node serve a model unless somebody does, and returns what to

@@ -142,6 +142,10 @@ func (s service) install(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	st, err := foresee(c) // nobody sees the first lines of its start
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Dir(s.file), 0o755); err != nil {
 		return err
 	}
@@ -152,6 +156,7 @@ func (s service) install(c *cli.Context) error {
 		return err
 	}
 	fmt.Fprintf(c.App.Writer, "installed and started: %s\nsettings: %s\n%s\n", s.file, filepath.Join(home, "config.toml"), s.then)
+	remark(c.App.Writer, "who may use it: "+foreseenText(&st))
 	return nil
 }
 

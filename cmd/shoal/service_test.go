@@ -44,7 +44,7 @@ func TestService(t *testing.T) {
 
 	systemctl(`echo "$@" >> ` + notes)
 	home := filepath.Join(dir, `a "home" of 100 %`)
-	if code, out := shoal("install", "--home", home); code != 0 || !strings.Contains(out, unit) {
+	if code, out := shoal("install", "--home", home); code != 0 || !strings.Contains(out, unit) || !strings.Contains(out, "who may use it: only your own machines") {
 		t.Fatalf("%d %s", code, out)
 	}
 	raw, err := os.ReadFile(unit)

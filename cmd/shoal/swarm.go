@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,13 +36,14 @@ func swarmCommand() *cli.Command {
 	join.Description += "\n`shoal join` is the same."
 	return &cli.Command{
 		Name: "swarm", Usage: "found, join and look after private swarms, in which only members use and serve",
-		Description: "Nobody else can connect, see who is a member, or find out what is served. For example, on two machines:\n\n" +
-			"shoal swarm new --name lab\n" +
+		Description: "Nobody else can connect, see who is a member, or find out what is served. The first start of a node founds one. For example, on two machines:\n\n" +
+			"shoal node --model NAME\n" +
 			"shoal invite                  prints a code\n" +
-			"shoal join CODE               on the other machine",
+			"shoal join CODE               on the other machine\n" +
+			"shoal chat                    on any of them",
 		Subcommands: []*cli.Command{
 			{
-				Name: "new", Usage: "found a swarm with this machine as its first member",
+				Name: "new", Usage: "found a further swarm, with this machine as its first member",
 				Description: "The swarm is its root key: whoever has that decides who is a member. It is the one thing to keep safe and offline.\n" +
 					"It is written into this home; --root puts it elsewhere, such as on a stick. This machine can invite and revoke without it; to give others the role invite, and after 60 days to renew its own membership, it is needed again.",
 				Flags: swarmFlags(
@@ -67,7 +69,7 @@ func swarmCommand() *cli.Command {
 			},
 			{
 				Name: "leave", Usage: "leave a swarm, and forget its keys and members",
-				Flags: swarmFlags(whichSwarm(), &cli.BoolFlag{Name: "force", Usage: "even if the swarm's root key, which is in this home, is lost by that"}), Action: leaveSwarm,
+				Flags: swarmFlags(whichSwarm(), &cli.BoolFlag{Name: "force", Usage: "even if this home has the swarm's root key, or nobody else may let machines in"}), Action: leaveSwarm,
 			},
 		},
 	}
@@ -93,7 +95,7 @@ func joinCommand() *cli.Command {
 	return &cli.Command{
 		Name: "join", Usage: "join a swarm with the code of an invitation", ArgsUsage: "CODE",
 		Description: "Upper or lower case, spaces and line breaks in CODE do not matter; with - it is read from standard input.\n" +
-			"A running node is in the swarm at once; otherwise the next start is.",
+			"A running node is in the swarm at once; otherwise the next start is, and `shoal chat` asks its machines right away. A home that has not been started yet founds no swarm of its own then.",
 		Flags:  swarmFlags(&cli.StringFlag{Name: "name", EnvVars: []string{"SHOAL_NAME"}, Usage: "what to call this machine there, if no node is running (default: the host's name)"}),
 		Action: runJoin,
 	}
@@ -153,7 +155,9 @@ func withSwarms(c *cli.Context, do func(swarmBook) error) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	open := swarm.Look
 	if what := c.Command.Name; what != "ls" && what != "members" {
+		open = swarm.Open
 		var alone *store.Store
 		err := whenFree(dir, func() (err error) {
 			alone, err = store.Open(home.Home(dir).Store(), store.Options{})
@@ -172,7 +176,7 @@ func withSwarms(c *cli.Context, do func(swarmBook) error) error {
 	if err != nil {
 		return err
 	}
-	b, broken, err := swarm.Open(swarm.Config{Home: dir, Machine: name, Log: slog.Default()})
+	b, broken, err := open(swarm.Config{Home: dir, Machine: name, Log: slog.Default()})
 	if err != nil {
 		return err
 	}
@@ -194,37 +198,6 @@ func machineName(dir, given string) (string, error) {
 	}
 	host, _ := os.Hostname() // a machine need not have a name
 	return protocol.MachineName(cmp.Or(given, os.Getenv("SHOAL_NAME"), file.Name, host)), nil
-}
-
-// openByDefault says whether a home that is in no swarm is in the open network without
-// --open. Otherwise its first start founds a swarm of its own.
-const openByDefault = true
-
-// openSwarms has a node be in the swarms of its home, and in the open network if open is
-// set or, for a home without swarms, by default.
-func openSwarms(cfg *node.Config, open bool, warn io.Writer) error {
-	name, err := machineName(cfg.Home, cfg.Name)
-	if err != nil {
-		return err
-	}
-	say := cfg.Events
-	book, broken, err := swarm.Open(swarm.Config{Home: cfg.Home, Machine: name, Log: cfg.Log, Events: func(e swarm.Event) {
-		if say != nil {
-			say(node.Event{Event: e.Kind, Peer: e.Peer, Name: e.Swarm, Machine: e.Name, Error: e.Error})
-		}
-	}})
-	if err != nil {
-		return err
-	}
-	for _, err := range broken {
-		remark(warn, "shoal: warning: "+err.Error())
-	}
-	some := len(book.Swarms())+len(broken) > 0 // a home whose swarm cannot be used is not open for that
-	if cfg.Swarms, cfg.Private = book, !open && (some || !openByDefault); !cfg.Private || some {
-		return nil
-	}
-	_, err = book.New("", "")
-	return err
 }
 
 // namesFellows adds to events about fellow members what they call their machines.
@@ -253,6 +226,9 @@ func swarmText(e node.Event) string {
 
 // asked wraps a command that takes the named arguments and deals with swarms.
 func asked[T any](c *cli.Context, do func(swarmBook, []string) (T, error), show func(io.Writer, T) error, names ...string) error {
+	if err := noEmpty(c, "swarm"); err != nil {
+		return err
+	}
 	args, err := arguments(c, names...)
 	if err != nil {
 		return err
@@ -272,6 +248,9 @@ func asked[T any](c *cli.Context, do func(swarmBook, []string) (T, error), show 
 }
 
 func newSwarm(c *cli.Context) error {
+	if err := noEmpty(c, "name", "root"); err != nil {
+		return err
+	}
 	root := c.String("root")
 	if root != "" {
 		var err error
@@ -279,6 +258,7 @@ func newSwarm(c *cli.Context) error {
 			return err
 		}
 	}
+	note := closing(c)
 	return asked(c, func(b swarmBook, _ []string) (*api.Swarm, error) {
 		return b.NewSwarm(c.Context, api.NewSwarmRequest{Name: c.String("name"), RootFile: root})
 	}, func(w io.Writer, s *api.Swarm) error {
@@ -286,19 +266,33 @@ func newSwarm(c *cli.Context) error {
 		at := cmp.Or(s.RootFile, home.Home(c.String("home")).Swarm(s.ID))
 		remark(w, fmt.Sprintf("Its root key is in %s. That is the one thing to keep offline: whoever has it decides who is a member, and without it nobody does.", cell(at)))
 		remark(w, "`shoal invite` prints a code that lets another machine in.")
-		return afterwards(w, s)
+		return afterwards(w, s, note)
 	})
 }
 
 // afterwards says what is still to be done after a swarm was founded or joined.
-func afterwards(w io.Writer, s *api.Swarm) error {
+func afterwards(w io.Writer, s *api.Swarm, note string) error {
 	switch {
 	case s.Warning != "":
 		remark(w, "warning: "+cell(s.Warning))
+	case !s.Running && !s.Founder && slices.Contains(s.Roles, "use"):
+		remark(w, "`shoal chat` asks its machines now; `shoal node --model NAME` lends this one, too")
 	case !s.Running:
 		remark(w, "The node is in it from its next start on: `shoal node`")
 	}
+	if note != "" {
+		remark(w, note)
+	}
 	return nil
+}
+
+// closing returns what to say if a home in the open network, which nobody has chosen, is
+// about to get a swarm: its next start is in that alone. "" if nothing.
+func closing(c *cli.Context) string {
+	if st, err := foresee(c); err != nil || !st.Kept {
+		return ""
+	}
+	return "This home was open to strangers. From its next start on it is not, unless `shoal config set open true` says so"
 }
 
 func listSwarms(c *cli.Context) error {
@@ -333,7 +327,21 @@ func swarmNotes(s api.Swarm) (notes []string) {
 	return notes
 }
 
+// noEmpty refuses flags that were given without a value, as by a script whose variable is
+// not set: taken for none, they would mean another swarm, or the root key in the home.
+func noEmpty(c *cli.Context, flags ...string) error {
+	for _, name := range flags {
+		if c.IsSet(name) && strings.TrimSpace(c.String(name)) == "" {
+			return usageError{fmt.Sprintf("--%s needs a value", name)}
+		}
+	}
+	return nil
+}
+
 func runInvite(c *cli.Context) error {
+	if err := noEmpty(c, "roles"); err != nil {
+		return err
+	}
 	life, err := parseDays("--for", c.String("for"))
 	if err != nil {
 		return err
@@ -379,6 +387,7 @@ func runJoin(c *cli.Context) error {
 		code = string(raw)
 	}
 	var s *api.Swarm
+	note := closing(c)
 	err := withSwarms(c, func(b swarmBook) (err error) {
 		defer waitingFor(c.App.ErrWriter, "asking the inviter")()
 		s, err = b.JoinSwarm(c.Context, code)
@@ -392,7 +401,7 @@ func runJoin(c *cli.Context) error {
 		return printJSON(w, s)
 	}
 	fmt.Fprintf(w, "joined swarm %s (%s) with %s: %s\n", cell(s.Name), s.ID[:8], count(max(0, s.Members-1), "other member"), strings.Join(s.Roles, ", "))
-	return afterwards(w, s)
+	return afterwards(w, s, note)
 }
 
 func listMembers(c *cli.Context) error {
@@ -439,6 +448,9 @@ func revokeMember(c *cli.Context) error {
 }
 
 func renewMembership(c *cli.Context) error {
+	if err := noEmpty(c, "root"); err != nil {
+		return err
+	}
 	root, err := filepath.Abs(c.String("root"))
 	if err != nil {
 		return err

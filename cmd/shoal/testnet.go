@@ -145,7 +145,7 @@ func writeClientConfig(dir string, bootstrap []string) error {
 		return err
 	}
 	var b []byte
-	b = append(b, "no-mdns = true\nbootstrap = ["...)
+	b = append(b, "open = true\nno-mdns = true\nbootstrap = ["...)
 	for i, a := range bootstrap {
 		if i > 0 {
 			b = append(b, ", "...)

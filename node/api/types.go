@@ -349,7 +349,8 @@ type Status struct {
 	Uptime      time.Duration `json:"uptime_ns"`
 	UptimeS     int64         `json:"uptime_s"` // the same, in seconds
 	Peers       int           `json:"peers"`    // connected, in all networks
-	Networks    []Network     `json:"networks"` // that the node is in; Peer and Addrs are of the first
+	Networks    []Network     `json:"networks"` // that the node is in; Peer and Addrs are of the first; none: nobody else can connect
+	Open        bool          `json:"open"`     // the node is in the open network: strangers may use it, and it uses theirs
 	Light       bool          `json:"light,omitempty"`
 	Serving     []Serving     `json:"serving"`
 	Memory      int64         `json:"memory"`          // bytes lent
@@ -377,6 +378,8 @@ type Network struct {
 	// Bridge says that members of two swarms meet there, and Swarm is the bridge's ID: lends,
 	// if guests use this node, or uses, if this node uses the other swarm, called Name.
 	Bridge string `json:"bridge,omitempty"`
+	Members int  `json:"members,omitempty"` // of a private swarm that are known, the node included
+	Founder bool `json:"founder,omitempty"` // its root key is in the node's home
 }
 
 // Serving is a span that this node serves, or is about to.

@@ -7,3 +7,6 @@ func (h Home) Swarms() string { return h.file("swarms") }
 
 // Swarm is the folder of the private swarm with this ID, in hexadecimal.
 func (h Home) Swarm(id string) string { return filepath.Join(h.Swarms(), id) }
+
+// Chosen exists once somebody has chosen that the home is in the open network.
+func (h Home) Chosen() string { return filepath.Join(h.Swarms(), "chosen") }

@@ -57,6 +57,7 @@ const (
 	ListBridges  Kind = "list_bridges"  // see which bridges there are
 	AskBridge    Kind = "ask_bridge"    // make a bridge in the right order
 	BridgeRoot   Kind = "bridge_root"   // name the file with the swarm's root key
+	LeaveLast    Kind = "leave_last"    // leave although nobody else can let machines in
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

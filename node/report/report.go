@@ -81,6 +81,7 @@ type Config struct {
 	Survey   *survey.Survey
 	Serving  func() serve.Snapshot
 	Library  Library
+	Swarms   api.Swarms // private ones; nil: none
 }
 
 // Limits are what the operator allows now.

@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/network"
-	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/survey"
 )
@@ -18,21 +18,31 @@ import (
 // Status returns how the node is. There is never an error.
 func (r *Reporter) Status(context.Context) (*api.Status, error) {
 	passed, total, limits, word, up := r.cfg.Exchange.Stats(), r.cfg.Exchange.Total(), r.cfg.Limits(), r.cfg.Word(), time.Since(r.started)
-	snap := r.cfg.Serving()
+	snap, networks := r.cfg.Serving(), r.networks(true)
 	return &api.Status{
 		Reach: string(r.cfg.Network.Health().Reach),
 		Peer:  r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Name: r.cfg.Name, Uptime: up, UptimeS: int64(up.Seconds()),
-		Peers: r.cfg.Network.Sizes().Peers, Networks: r.networks(true), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(snap), Allocated: r.allocated(),
+		Peers: r.cfg.Network.Sizes().Peers, Networks: networks, Open: isOpen(networks), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(snap), Allocated: r.allocated(),
 		Quota: limits.Quota, QuotaUsed: r.cfg.Store.Unpinned(), Given: passed.Given, Taken: passed.Taken, GivenAll: total.Given, TakenAll: total.Taken,
 		Up: limits.Up, Down: limits.Down, API: word.API, URLs: word.URLs, Fingerprint: word.Fingerprint, APIOpen: limits.APIOpen, APIClosed: limits.APIClosed, Warnings: r.warnings(&snap),
 	}, nil
 }
 
-// networks describes the networks that the node is in.
+// networks describes the networks that the node is in. One in which nobody else can be is
+// left out: it has no name.
 func (r *Reporter) networks(addrs bool) []api.Network {
-	out := []api.Network{}
+	out, known := []api.Network{}, map[string]api.Swarm{}
+	if r.cfg.Swarms != nil {
+		for _, s := range r.cfg.Swarms.Swarms() {
+			known[s.ID] = s
+		}
+	}
 	for _, s := range r.cfg.Network.Swarms() {
-		v := api.Network{Swarm: s.ID, Name: nameOf(s), Peer: s.Self.String(), Peers: s.Peers, Reach: string(s.Reach)}
+		if s.ID != "" && s.Name == "" {
+			continue
+		}
+		of := known[s.ID]
+		v := api.Network{Swarm: s.ID, Name: cmp.Or(s.Name, "open"), Peer: s.Self.String(), Peers: s.Peers, Members: of.Members, Founder: of.Founder, Reach: string(s.Reach)}
 		if addrs {
 			v.Addrs = s.Addrs
 		}
@@ -47,12 +57,9 @@ func (r *Reporter) networks(addrs bool) []api.Network {
 	return out
 }
 
-// nameOf is what a network is called: a swarm without a name by the beginning of its ID.
-func nameOf(s joint.Swarm) string {
-	if s.ID == "" {
-		return "open"
-	}
-	return cmp.Or(s.Name, s.ID[:min(len(s.ID), 8)])
+// isOpen reports whether strangers are in one of the networks.
+func isOpen(list []api.Network) bool {
+	return slices.ContainsFunc(list, func(n api.Network) bool { return n.Swarm == "" })
 }
 
 // servingOf describes the spans of a snapshot.

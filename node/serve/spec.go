@@ -16,13 +16,14 @@ type Spec struct {
 
 // Event is one line of a node's life, as JSON for scripts.
 type Event struct {
-	Event     string   `json:"event"` // listening, joined, unreached, member, refused, removed, stale, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
+	Event     string   `json:"event"` // founded, listening, joined, unreached, member, refused, removed, stale, waiting, fetching, loaded, serving, lending, engine, leaving, stopped
 	Peer      string   `json:"peer,omitempty"`
 	Addrs     []string `json:"addrs,omitempty"`
 	API       string   `json:"api,omitempty"`
 	URLs      []string `json:"urls,omitempty"`            // of the page, with API
 	TLS       string   `json:"tls_fingerprint,omitempty"` // of the API's certificate
 	Socket    string   `json:"socket,omitempty"`
+	Open      *bool    `json:"open,omitempty"`  // whether strangers may use the node; of listening
 	Model     string   `json:"model,omitempty"` // its CID
 	Name      string   `json:"name,omitempty"`
 	Machine   string   `json:"machine,omitempty"` // what a member of a swarm calls its machine; Name is the swarm's then

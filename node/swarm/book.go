@@ -70,14 +70,22 @@ type Book struct {
 	tending    atomic.Bool // that is to be looked at in the background
 
 	mu      sync.Mutex
-	swarms  []*Swarm            // by age
-	hosts   Hosts               // nil: no daemon
+	swarms  []*Swarm // by age
+	hosts   Hosts    // nil: no daemon
+	joining map[member.SwarmID]bool
 	running map[string]*entered // bridges, by the ID of their networks
 }
 
-// Open reads the swarms of a home, which may have none. A folder that is damaged does not
-// keep the others from being used: broken has an error for each, which names it.
-func Open(cfg Config) (b *Book, broken []error, err error) {
+// Open reads the swarms of a home, which may have none, and removes what a crash has left.
+// No other process may be at work in the home. A folder that is damaged does not keep the
+// others from being used: broken has an error for each, which names it.
+func Open(cfg Config) (b *Book, broken []error, err error) { return open(cfg, true) }
+
+// Look is Open beside another process, perhaps: it removes nothing. The book is for
+// reading.
+func Look(cfg Config) (b *Book, broken []error, err error) { return open(cfg, false) }
+
+func open(cfg Config, sweep bool) (b *Book, broken []error, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -87,7 +95,7 @@ func Open(cfg Config) (b *Book, broken []error, err error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	b = &Book{cfg: cfg, dir: home.Home(cfg.Home).Swarms(), running: map[string]*entered{}}
+	b = &Book{cfg: cfg, dir: home.Home(cfg.Home).Swarms(), joining: map[member.SwarmID]bool{}, running: map[string]*entered{}}
 	list, err := os.ReadDir(b.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
@@ -96,7 +104,9 @@ func Open(cfg Config) (b *Book, broken []error, err error) {
 		path := filepath.Join(b.dir, e.Name())
 		switch _, err := member.ParseSwarmID(e.Name()); {
 		case err == nil && e.IsDir():
-			files.Sweep(path)
+			if sweep {
+				files.Sweep(path)
+			}
 			s, err := b.load(path)
 			if err != nil {
 				broken = append(broken, fmt.Errorf("a swarm cannot be used: %w; restore its folder from a backup, or remove it and join again", err))
@@ -104,7 +114,9 @@ func Open(cfg Config) (b *Book, broken []error, err error) {
 			}
 			b.swarms = append(b.swarms, s)
 		case strings.HasPrefix(e.Name(), leftPrefix), b.givenUp(e): // a crash left it, or nobody goes on with it
-			_ = os.RemoveAll(path)
+			if sweep {
+				_ = os.RemoveAll(path)
+			}
 		}
 	}
 	slices.SortFunc(b.swarms, func(x, y *Swarm) int {
@@ -115,9 +127,10 @@ func Open(cfg Config) (b *Book, broken []error, err error) {
 
 // The names of folders that are not, or no longer, those of a swarm.
 const (
-	newPrefix  = ".new-"
-	joinPrefix = ".join-"
-	leftPrefix = ".left-"
+	newPrefix     = ".new-"
+	joinPrefix    = ".join-"
+	leftPrefix    = ".left-"
+	damagedPrefix = ".damaged-" // kept, in case its owner wants something of it
 )
 
 // givenUp reports whether a folder is that of a swarm that was to be founded or joined so
@@ -353,11 +366,16 @@ func (b *Book) take(id member.SwarmID, at string, content map[string][]byte) (*S
 	return s, nil
 }
 
-// Leave forgets a swarm: its keys, certificate and members. A swarm whose root key is here
-// is left only with force, since nobody could let anybody in any more.
+// Leave forgets a swarm: its keys, certificate and members. Without force, the error is
+// ErrFounder if the swarm's root key is here, and ErrLastInviter if no other member is
+// known to let machines in.
 func (b *Book) Leave(s *Swarm, force bool) error {
-	if s.Founder() && !force {
+	switch {
+	case force:
+	case s.Founder():
 		return ErrFounder
+	case s.lastInviter():
+		return ErrLastInviter
 	}
 	b.work.Lock()
 	defer b.work.Unlock()
@@ -389,8 +407,29 @@ func (b *Book) drop(s *Swarm) error {
 	return errors.Join(files.SyncDir(b.dir), os.RemoveAll(away))
 }
 
-// ErrFounder means that a swarm's root key would be lost.
-var ErrFounder = errors.New("the swarm's root key is in this home, and nobody could be let in or revoked without it")
+// Why a swarm is not left without force.
+var (
+	ErrFounder     = errors.New("the swarm's root key is in this home, and nobody could be let in or revoked without it")
+	ErrLastInviter = errors.New("no other member is known that may let machines in and renew memberships, and a root key that is kept elsewhere is of use only to a member")
+)
+
+// lastInviter reports whether this node is the only known member that may let others in.
+// The role is given with the root key alone, so where that is not in this home it is in
+// another's, whose node has the role, or was put elsewhere by the founder, on this machine.
+func (s *Swarm) lastInviter() bool {
+	now := s.book.cfg.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.cert.Roles.Has(member.Invite) || s.lists.Has(s.cert) {
+		return false
+	}
+	for _, m := range s.members {
+		if c := m.Certificate; c.Roles.Has(member.Invite) && !s.lists.Has(c) && now.Before(c.Expires()) {
+			return false
+		}
+	}
+	return true
+}
 
 func newKey() (crypto.PrivKey, peer.ID, error) {
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)

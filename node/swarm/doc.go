@@ -1,6 +1,7 @@
 // Package swarm keeps the private swarms of a home: it founds and joins them, lets others
 // in, ends memberships, and passes on who is no longer a member.
 //
+//	begin.go    which networks a home begins in
 //	book.go     the swarms of a home: found, pick, leave
 //	state.go    the files of a swarm, and their parsers
 //	swarm.go    one swarm: members, codes, what a network needs to be in it
@@ -9,7 +10,8 @@
 //	            of the open network for both, and for the swarm's host
 //	talk.go     /shoal/member/1 among members; agree.go: until both have the same list;
 //	            addrs.go: where members are
-//	revoke.go   ending memberships; keep.go: what changes with time
+//	revoke.go   ending memberships; keep.go: what changes with time; reenter.go: which
+//	            certificate connections show
 //	bridge.go   bridges to other swarms; bridgetalk.go: what nodes tell each other over them
 //	owner.go    all this for the API and the command line; bridgeowner.go: bridges
 //
@@ -26,6 +28,31 @@
 // swarm or none. A folder whose keys, certificate or lists are damaged is not used, since
 // without the lists the node would let in whom it must not.
 //
+// # The first start
+//
+// Nothing is open by accident. The first start of a node in a home that is in no swarm
+// founds one, with the root key in the home, and the node is in that alone: it serves the
+// owner's own machines and those that are let in. Only who says so is in the open network,
+// where strangers lend to each other, and then in the home's swarms as well, if it has any.
+//
+//	the owner has said    the home                            it begins in
+//	open                  any                                 the open network and its swarms
+//	closed, or nothing    is in swarms                        these
+//	closed, or nothing    is in none                          a swarm that a node founds now
+//	nothing               was open before homes had swarms    the open network, and each start says so
+//
+// The last line is for upgrades: a node that lends to strangers, or uses what they lend,
+// would otherwise be cut off by a new version, without anybody being there to see why. It
+// would be wrong, too, to go on in silence, so the first lines of each start, the status
+// and the doctor say how to keep it and how to end it, until somebody decides. Such a home
+// has a key for the open network and no folder of swarms. Nothing else makes that key: what
+// is open because somebody said so leaves a mark in that folder, and a command that needs
+// no peers begins without any network.
+//
+// A home that joins a swarm before its first start is in that one, and founds none: a
+// second machine of the same owner belongs to the swarm of the first. Only nodes found
+// swarms; a command that asks or serves for a moment, in a home without any, is alone.
+//
 // # Joining
 //
 // A code names the inviter, up to three addresses, and a secret. The inviter has a second
@@ -41,7 +68,9 @@
 // The secret is proved by an HMAC over both peer IDs and never sent. The key of the HMAC is
 // a hash of the secret: the inviter keeps that alone, and nobody can make the code from its
 // files. A use is on disk before the certificate leaves the inviter, and the joiner's key
-// is on disk before it asks, so that an answer that is lost costs no second use.
+// is on disk before it asks, so that an answer that is lost costs no second use. While the
+// inviter takes its time, other swarms are founded, joined and left. A damaged folder of
+// the swarm does not bar the way: it is put aside, unless it has the root key.
 //
 // # Where members are
 //
@@ -72,7 +101,9 @@
 // another serial or fewer roles renews nothing, so no issuer can take away what another
 // has granted. A home with the root key renews its own, also at a start after it has
 // expired, and does not join again instead: that would lose the root key. libp2p builds its
-// TLS certificate once, so connections show the new one after the next start.
+// TLS certificate once, so a running node leaves the swarm's network and enters it again to
+// show the new one: when no session runs in it, and a day before the old one ends at the
+// latest, when sessions move to other routes and back (reenter.go).
 //
 // # Bridges
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,8 @@ var (
 	ErrInviter     = errors.New("the inviter could not let this machine in; its log says why")
 	ErrUnreachable = errors.New("the inviter cannot be reached")
 	ErrAlready     = errors.New("this home is in that swarm already")
+	ErrJoining     = errors.New("this home is joining that swarm already, and waits for the inviter")
+	ErrDamaged     = errors.New("a damaged folder of that swarm is in this home, and has the swarm's root key: restore its other files from a backup, or move it away")
 	ErrRootHere    = errors.New("the swarm's root key is in this home, and would be lost by joining again; a membership that has ended is renewed with it")
 )
 
@@ -151,27 +154,12 @@ func (b *Book) Join(ctx context.Context, code string) (*Swarm, error) {
 	if t.Expired(b.cfg.Now()) {
 		return nil, fmt.Errorf("%w (on %s, by this machine's clock)", ErrExpired, t.Expires.Local().Format("2006-01-02 15:04"))
 	}
-	b.work.Lock()
-	defer b.work.Unlock()
-	var old *Swarm // in which this node is no member any more
-	for _, s := range b.Swarms() {
-		if s.ID() == t.Swarm {
-			if old = s; s.member() {
-				return s, fmt.Errorf("%w: %s", ErrAlready, s.Name())
-			}
-			if s.Founder() {
-				return nil, remedy.For(fmt.Errorf("%w: %s", ErrRootHere, s.Name()), remedy.RenewSwarm, s.ID().String()[:8], s.path(rootFile))
-			}
-		}
-	}
 	at := joinPrefix + t.Swarm.String()
-	if err := os.MkdirAll(filepath.Join(b.dir, at), 0o700); err != nil {
-		return nil, err
-	}
-	key, err := node.LoadKey(filepath.Join(b.dir, at, keyFile))
+	key, err := b.prepare(t.Swarm, at)
 	if err != nil {
 		return nil, err
 	}
+	defer b.joined(t.Swarm)
 	reply, err := knock(ctx, key, t, b.cfg.Machine)
 	if errors.Is(err, ErrRemoved) { // the next attempt is by another peer
 		_ = os.RemoveAll(filepath.Join(b.dir, at))
@@ -179,16 +167,94 @@ func (b *Book) Join(ctx context.Context, code string) (*Swarm, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.work.Lock()
+	defer b.work.Unlock()
 	content, err := b.accept(key, t, reply)
 	if err != nil {
 		return nil, fmt.Errorf("%w: its answer is wrong: %w", ErrInviter, err)
 	}
-	if old != nil {
-		if err := b.drop(old); err != nil {
-			return nil, err
-		}
+	if err := b.makeWay(t.Swarm); err != nil {
+		return nil, err
 	}
 	return b.take(t.Swarm, at, content)
+}
+
+// prepare begins to join a swarm, and returns this node's key there, which is kept in the
+// folder at. The error says why it cannot be joined, before a use of the code is spent.
+// joined ends what it began. b.work is not held in between: an inviter may take its time.
+func (b *Book) prepare(id member.SwarmID, at string) (crypto.PrivKey, error) {
+	b.work.Lock()
+	defer b.work.Unlock()
+	if err := b.mayJoin(id); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(b.dir, at), 0o700); err != nil {
+		return nil, err
+	}
+	key, err := node.LoadKey(filepath.Join(b.dir, at, keyFile))
+	if err == nil {
+		b.mu.Lock()
+		b.joining[id] = true
+		b.mu.Unlock()
+	}
+	return key, err
+}
+
+func (b *Book) joined(id member.SwarmID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.joining, id)
+}
+
+// byID returns the swarm with an ID; nil: there is none that can be used.
+func (b *Book) byID(id member.SwarmID) *Swarm {
+	for _, s := range b.Swarms() {
+		if s.ID() == id {
+			return s
+		}
+	}
+	return nil
+}
+
+// mayJoin returns why a swarm cannot be joined; nil: it can. A swarm in which this node is
+// no member any more may be joined again, and one whose folder is damaged, unless either
+// would lose the root key. It is called with b.work held.
+func (b *Book) mayJoin(id member.SwarmID) error {
+	b.mu.Lock()
+	busy := b.joining[id]
+	b.mu.Unlock()
+	if busy {
+		return ErrJoining
+	}
+	s := b.byID(id)
+	switch {
+	case s == nil:
+		if _, err := os.Stat(filepath.Join(b.dir, id.String(), rootFile)); err == nil {
+			return fmt.Errorf("%w: %s", ErrDamaged, filepath.Join(b.dir, id.String()))
+		}
+	case s.member():
+		return fmt.Errorf("%w: %s", ErrAlready, s.Name())
+	case s.Founder():
+		return remedy.For(fmt.Errorf("%w: %s", ErrRootHere, s.Name()), remedy.RenewSwarm, s.ID().String()[:8], s.path(rootFile))
+	}
+	return nil
+}
+
+// makeWay drops what is in this home of a swarm that is joined again. A damaged folder is
+// put aside, since nobody can know what its owner wants of it. It is called with b.work
+// held.
+func (b *Book) makeWay(id member.SwarmID) error {
+	if s := b.byID(id); s != nil {
+		return b.drop(s)
+	}
+	dir, aside := filepath.Join(b.dir, id.String()), filepath.Join(b.dir, damagedPrefix+id.String())
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.RemoveAll(aside); err != nil { // that of an earlier time
+		return err
+	}
+	return os.Rename(dir, aside)
 }
 
 // accept checks an inviter's answer, and returns the files of the swarm.

@@ -60,7 +60,8 @@ func (s *Swarm) renewed(raw []byte) error {
 
 // keepCertificate keeps this node's new certificate, unless it has another serial or lacks
 // a role of the one before: another issuer may renew that one as it is. It counts from now
-// on for what this node signs and tells; its connections show it from the next start on.
+// on for what this node signs and tells; its connections show it once its host has entered
+// the swarm again (reenter.go).
 func (s *Swarm) keepCertificate(c *member.Certificate) error {
 	s.mu.Lock()
 	err := c.Check(s.about.Root, s.self, s.book.cfg.Now(), s.lists)
@@ -139,11 +140,14 @@ func (r *running) renew(now time.Time) {
 // keep looks after what changes with time: the door, this node's certificate, and the
 // revocation list.
 func (r *running) keep() {
-	warned := time.Time{}
+	s, warned := r.s, time.Time{}
 	for {
 		now := r.s.book.cfg.Now()
 		r.tend(now)
 		r.renew(now)
+		if r.outdated(now) {
+			go s.book.reenter(r) // which ends this
+		}
 		if err := r.s.refresh(now); err != nil {
 			r.s.log.Warn("the revocation list cannot be signed again", "swarm", r.s.Name(), "error", err)
 		}

@@ -44,8 +44,11 @@ var kinds = []struct {
 	{ErrMayNot, api.Refused, ""},
 	{ErrNotOurs, api.NotFound, ""},
 	{ErrFounder, api.Refused, remedy.LeaveFounder},
+	{ErrLastInviter, api.Refused, remedy.LeaveLast},
 	{ErrCode, api.BadInput, remedy.NewCode},
 	{ErrAlready, api.BadInput, ""},
+	{ErrJoining, api.Refused, ""},
+	{ErrDamaged, api.Refused, ""},
 	{ErrRootHere, api.Refused, ""}, // it has a remedy
 	{ErrInvite, api.BadInput, ""},
 	{ErrName, api.BadInput, ""},
@@ -129,7 +132,7 @@ func (o Owner) Swarms() []api.Swarm {
 // done describes a swarm that was made or joined. An error that came after that is a
 // warning.
 func done(s *Swarm, err error) (*api.Swarm, error) {
-	if s == nil || errors.Is(err, ErrAlready) {
+	if s == nil {
 		return nil, failure(err)
 	}
 	v := describe(s)

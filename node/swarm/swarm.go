@@ -41,6 +41,7 @@ type Swarm struct {
 
 	mu      sync.Mutex
 	cert    *member.Certificate
+	shown   *member.Certificate // by the connections of the newest network; nil: there was none
 	lists   member.Lists
 	members map[peer.ID]*known         // without this node
 	tickets []*ticket                  // the oldest first
@@ -83,7 +84,7 @@ func (s *Swarm) Network(cfg network.Config) network.Config {
 	cfg.Outside = s.outside(cfg.Outside)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	cfg.Key, cfg.PeersFile = s.key, s.path(peersFile)
+	cfg.Key, cfg.PeersFile, s.shown = s.key, s.path(peersFile), s.cert
 	cfg.Swarm = &network.Swarm{Root: s.about.Root, View: s.about.View, Certificate: s.cert, Lists: s.lists}
 	s.lookFor(&cfg)
 	return cfg

@@ -18,7 +18,9 @@
 // own.
 //
 // A swarm whose network cannot be opened, because its membership has expired for
-// instance, does not keep the node from being in the others. A node that leaves its last
-// network goes on in one of which nobody else is a member (nobody), so that its owner
-// can still use what it serves, and so that it is never open by accident.
+// instance, does not keep the node from being in the others. A private node without a
+// swarm, and one that leaves its last network, is in one of which nobody else can be a
+// member (nobody), so that its owner can use what it serves, and so that it is never
+// open by accident. Commands that need no peers run so, too, and thus make no key for
+// the open network: package swarm takes that for a sign that a home was in it.
 package swarms

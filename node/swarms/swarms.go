@@ -35,12 +35,13 @@ type Config struct {
 // network.
 const NoRelays = "off"
 
-// ErrNone means that a node would be in no network.
-var ErrNone = errors.New("the node is in no swarm, and not in the open network either")
+// ErrNone means that no network of a private node can be opened.
+var ErrNone = errors.New("no swarm of this home can be entered")
 
-// Open opens the networks, and from then on those of swarms that are joined or left. The
-// errors are those of network.New for the open network, and for a swarm's if there is no
-// other; it wraps ErrNone if there is none at all.
+// Open opens the networks, and from then on those of swarms that are joined or left. A
+// private node without a swarm begins in a network that nobody else is in. The errors are
+// those of network.New for the open network, and for a swarm's if there is no other, which
+// then wraps ErrNone.
 func Open(cfg Config) (*joint.Networks, error) {
 	h := &hosts{cfg: cfg}
 	if err := h.nameRelays(); err != nil {
@@ -59,17 +60,35 @@ func Open(cfg Config) (*joint.Networks, error) {
 		h.open = open
 		h.begin(open)
 	}
-	why := ErrNone
 	if cfg.Book != nil {
 		if err := cfg.Book.Run(h); err != nil {
-			why = fmt.Errorf("%w: %w", ErrNone, err)
 			cfg.Log.Warn("a swarm cannot be entered", "error", err)
+			if h.nets == nil {
+				return nil, fmt.Errorf("%w: %w", ErrNone, err)
+			}
 		}
 	}
 	if h.nets == nil {
-		return nil, why
+		if err := h.beAlone(); err != nil {
+			return nil, err
+		}
 	}
 	return h.nets, nil
+}
+
+// beAlone begins in a network that nobody else is in. Addresses of peers are of no use
+// there, but a wrong one is said all the same.
+func (h *hosts) beAlone() error {
+	if _, err := network.ParsePeers(h.cfg.Network.Bootstrap); err != nil {
+		return err
+	}
+	n, err := nobody(h.cfg.Network)
+	if err != nil {
+		return err
+	}
+	h.begin(n)
+	h.empty = n.Swarm()
+	return nil
 }
 
 // hosts are the networks, as the book of swarms has them entered and left. Its calls come
@@ -82,6 +101,7 @@ type hosts struct {
 	outside *network.Outside // of each swarm, but for its key; nil: none
 
 	empty string // ID of the network that nobody else is in; "": it is not needed
+	main  string // ID of the swarm that has the operator's port, addresses and bootstrap peers; "": none has
 }
 
 var _ swarm.Hosts = (*hosts)(nil)
@@ -133,13 +153,24 @@ func (h *hosts) nameRelays() error {
 // ports are the ports in listening addresses.
 var ports = regexp.MustCompile(`/(udp|tcp)/\d+`)
 
-// config is what a swarm's network is opened with.
-func (h *hosts) config() network.Config {
+// config is what a swarm's network is opened with. The first swarm of a private node is
+// its main one, also after it was left and entered again.
+func (h *hosts) config(swarm string) network.Config {
+	if (h.nets == nil || h.empty != "") && h.cfg.Private {
+		h.main = swarm
+	}
+	if h.main != swarm {
+		return h.aside()
+	}
 	cfg := h.cfg.Network
 	cfg.Outside = h.outside
-	if h.nets == nil && h.cfg.Private {
-		return cfg
-	}
+	return cfg
+}
+
+// aside is config for a network that is not the main one.
+func (h *hosts) aside() network.Config {
+	cfg := h.cfg.Network
+	cfg.Outside = h.outside
 	cfg.ListenPort, cfg.Bootstrap, cfg.ListenAddrs = 0, nil, nil
 	for _, a := range h.cfg.Network.ListenAddrs { // the same addresses, at other ports
 		cfg.ListenAddrs = append(cfg.ListenAddrs, ports.ReplaceAllString(a, "/$1/0"))
@@ -149,7 +180,7 @@ func (h *hosts) config() network.Config {
 
 // Enter implements swarm.Hosts. The errors are those of network.New and joint.Networks.Add.
 func (h *hosts) Enter(s *swarm.Swarm) error {
-	cfg := s.Network(h.config())
+	cfg := s.Network(h.config(s.ID().String()))
 	cfg.SwarmName = s.Name()
 	n, err := network.NewKept(cfg, s.PortFile())
 	if err != nil {
@@ -190,7 +221,7 @@ func (h *hosts) EnterBridge(b *swarm.Bridge) error {
 	if h.nets == nil || cfg.Client && b.Lends() {
 		return nil
 	}
-	n, err := network.NewKept(b.Network(h.config()), b.PortFile())
+	n, err := network.NewKept(b.Network(h.aside()), b.PortFile())
 	if err != nil {
 		return err
 	}
@@ -220,7 +251,8 @@ func (h *hosts) ChangeBridge(b *swarm.Bridge) {
 	}
 }
 
-// nobody opens a private network that nobody else can be in: its root key is not kept.
+// nobody opens a private network that nobody else can be in: its root key is not kept. It
+// has no name, by which reports know it.
 func nobody(cfg network.Config) (*network.Network, error) {
 	_, root, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -248,7 +280,7 @@ func nobody(cfg network.Config) (*network.Network, error) {
 		return nil, err
 	}
 	return network.New(network.Config{
-		Key: key, ListenAddrs: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}, Options: cfg.Options, Version: cfg.Version, Log: cfg.Log,
-		SwarmName: "none", Swarm: &network.Swarm{Root: issuer.Root, View: view, Certificate: cert},
+		Key: key, ListenAddrs: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}, Version: cfg.Version, Log: cfg.Log,
+		Swarm: &network.Swarm{Root: issuer.Root, View: view, Certificate: cert},
 	})
 }

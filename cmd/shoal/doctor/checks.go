@@ -66,7 +66,7 @@ func key(f *Facts) []Finding {
 		out = append(out, bad("chmod 600 "+Quote(path), "other users of this machine can read %s, and could impersonate this node with it", path)...)
 	}
 	if len(out) == 0 && h.HasKey {
-		return ok("only %s can read the node's key", h.User)
+		return ok("only %s can read the node's keys", h.User)
 	}
 	return out
 }
@@ -520,14 +520,16 @@ func peers(f *Facts) []Finding {
 		return append(out, ok("%d connected", len(f.Peers))...)
 	case len(out) > 0:
 		return out
+	case f.private():
+		return noFellows(f)
 	case h.Alone:
 		state := bad
 		if whole(f) {
 			state = warn
 		}
-		return state(f.shoal("node", "--bootstrap", "ADDRESS"), "no peers, and nowhere to look for any: pass the address of one, as `shoal status` prints it there, or enable mDNS to search the LAN")
+		return state(f.through("ADDRESS"), "no peers, and nowhere to look for any: pass the address of one, as `shoal status` prints it there, or enable mDNS to search the LAN")
 	}
-	return warn(f.shoal("node", "--bootstrap", "ADDRESS"), "no peers: nobody on this LAN answers mDNS (or a firewall blocks UDP port 5353), and no known peer is up; pass the address of one, as `shoal status` prints it there")
+	return warn(f.through("ADDRESS"), "no peers: nobody on this LAN answers mDNS (or a firewall blocks UDP port 5353), and no known peer is up; pass the address of one, as `shoal status` prints it there")
 }
 
 // newAddress returns the line that replaces a bootstrap peer's address: in the
@@ -543,7 +545,7 @@ func (f *Facts) newAddress(u api.Unreached) string {
 		}
 		return cmd
 	}
-	return f.shoal("node", "--bootstrap", "ADDRESS")
+	return f.through("ADDRESS")
 }
 
 // whole reports whether the running node knows a model of which all blocks are served.
@@ -634,6 +636,10 @@ func (f *Facts) another(model, span string) string {
 	}
 	g := *f
 	g.Home.Dir, g.Home.Default = f.Home.Dir+"-2", false
+	if f.private() { // it joins with a code
+		return fmt.Sprintf("%s $(%s) && %s", g.shoal("join"), f.shoal("invite"), g.shoal("node", append(serve, "--api", "off")...))
+	}
+	serve = append(serve, f.open()...)
 	if a := joinAddress(f.Status.Addrs); a != "" {
 		serve = append(serve, "--bootstrap", a)
 	}

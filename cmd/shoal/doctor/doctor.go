@@ -43,6 +43,10 @@ type Facts struct {
 	API   Listener   // from the settings, if no daemon is running
 	Ports []Listener // likewise, for peers
 
+	Who    string   // may use the node, from its next start on if it does not run; "": not known
+	Kept   bool     // strangers, among others, because the home was in the open network before it had to be chosen
+	Broken []string // why swarms of the home cannot be used
+
 	// From the daemon, or from a light client that looked for peers; nil: not available.
 	Status *api.Status
 	Health *api.Health
@@ -118,7 +122,7 @@ func Examine(f *Facts) []Finding {
 		of   func(*Facts) []Finding
 	}{
 		{"build", build}, {"config", config}, {"home", homeDir}, {"key", key}, {"daemon", daemon}, {"store", storeLock}, {"models", models}, {"disk", disk}, {"memory", memory},
-		{"engine", engines}, {"library", library}, {"fence", fences}, {"gpu", gpu}, {"api", apiAddress}, {"ports", ports}, {"udp", udp}, {"reach", reach}, {"peers", peers}, {"versions", versions}, {"clock", clock}, {"blocks", blocks}, {"serving", serving},
+		{"engine", engines}, {"library", library}, {"fence", fences}, {"gpu", gpu}, {"api", apiAddress}, {"ports", ports}, {"udp", udp}, {"reach", reach}, {"access", access}, {"peers", peers}, {"versions", versions}, {"clock", clock}, {"blocks", blocks}, {"serving", serving},
 	} {
 		for _, v := range check.of(f) {
 			v.Check = check.name

@@ -20,12 +20,18 @@ func sound() *Facts {
 		Config:  Config{File: "/h/config.toml", Present: true, API: "127.0.0.1:11500"},
 		Machine: Machine{Memory: 16 << 30, MemoryFree: 12 << 30, UDPBuffer: 8 << 20, SetClock: "set the clock", Secret: "s3cret", LibraryDirs: []string{"/l"}},
 		Daemon:  Daemon{Word: true, PID: 7, Alive: true, Answers: true, API: "127.0.0.1:11500"},
-		Status: &api.Status{Peer: "me", Version: "1.0", Memory: 8 << 30, Addrs: []string{"/ip4/10.0.0.2/udp/9/quic-v1/p2p/me", "/ip4/127.0.0.1/udp/9/quic-v1/p2p/me"},
+		Who:     "open: strangers",
+		Status: &api.Status{Open: true, Networks: []api.Network{{Name: "open"}}, Peer: "me", Version: "1.0", Memory: 8 << 30, Addrs: []string{"/ip4/10.0.0.2/udp/9/quic-v1/p2p/me", "/ip4/127.0.0.1/udp/9/quic-v1/p2p/me"},
 			Serving: []api.Serving{{Model: "m1", Name: "m", From: 0, To: 4, Ready: true, State: "serving", Memory: 4 << 30, Devices: []string{"CPU CPU"}}}},
 		Health: &api.Health{Reach: "public", Port: 9, ClockPeers: 2, Coverage: []api.Coverage{{Model: "m1", Name: "m", Blocks: 8, Nodes: 2}}},
 		Peers:  []api.Peer{{Peer: "a", Addr: "/ip4/10.0.0.3/udp/9/quic-v1"}, {Peer: "b", Addr: "/ip4/10.0.0.4/tcp/9"}},
 		Models: []Model{{ID: "m1", Name: "m", Held: 4 << 30, Blocks: 8}, {ID: "m2", Name: "old one", Held: 2 << 30}},
 	}
+}
+
+// own has the node be in a swarm of its owner's alone.
+func own(f *Facts, members int) {
+	f.Status.Open, f.Status.Networks = false, []api.Network{{Swarm: "ab", Name: "anna", Members: members, Founder: true}}
 }
 
 // Each case breaks one thing, and lists the finding expected then.
@@ -85,7 +91,14 @@ func TestExamine(t *testing.T) {
 		"no QUIC":          {func(f *Facts) { f.Peers[0].Addr = "/ip4/10.0.0.3/tcp/9" }, "udp", Warn, "none by QUIC", "forward port 9"},
 		"a NAT":            {func(f *Facts) { f.Health.Reach, f.Machine.Firewall = "private", "ufw" }, "reach", Warn, "cannot dial", "sudo ufw allow 9"},
 		"relays alone":     {func(f *Facts) { f.Peers[0].Relayed, f.Peers[1].Relayed = true, true }, "reach", Bad, "through relays", "forward port 9"},
-		"no peers":         {func(f *Facts) { f.Peers, f.Health.Alone, f.Health.Coverage = nil, true, nil }, "peers", Bad, "nowhere to look", "shoal node --home /h --bootstrap ADDRESS"},
+		"no peers":         {func(f *Facts) { f.Peers, f.Health.Alone, f.Health.Coverage = nil, true, nil }, "peers", Bad, "nowhere to look", "shoal node --home /h --open --bootstrap ADDRESS"},
+		"alone in a swarm": {func(f *Facts) { f.Peers = nil; own(f, 1) }, "peers", OK, "no other machine is in swarm anna; `shoal invite --home /h` prints", ""},
+		"members away":     {func(f *Facts) { f.Peers = nil; own(f, 3) }, "peers", Warn, "2 other members are known in swarm anna", "shoal swarm members --home /h"},
+		"in no network":    {func(f *Facts) { f.Peers = nil; f.Status.Open, f.Status.Networks = false, []api.Network{} }, "peers", OK, "in no network yet", ""},
+		"a gap in a swarm": {func(f *Facts) { own(f, 1); f.Health.Coverage[0].Missing = []string{"4-8"} }, "blocks", Bad, "blocks 4-8 of 8", "shoal join --home /h-2 $(shoal invite --home /h) && shoal node --home /h-2 --model m --span 4-8 --api off"},
+		"open as before":   {func(f *Facts) { f.Kept = true }, "access", Warn, "nobody has chosen that", "shoal config set --home /h open true"},
+		"a broken swarm":   {func(f *Facts) { f.Broken = []string{"a swarm cannot be used"} }, "access", Bad, "cannot be used", ""},
+		"of a later start": {func(f *Facts) { f.Daemon = Daemon{} }, "access", OK, "from its next start on: open", ""},
 		"alone and whole":  {func(f *Facts) { f.Peers, f.Health.Alone = nil, true }, "peers", Warn, "nowhere to look", "--bootstrap"},
 		"nobody on mDNS":   {func(f *Facts) { f.Peers = nil }, "peers", Warn, "mDNS", "--bootstrap"},
 		"one of two there": {func(f *Facts) { f.Health.Unreached = []api.Unreached{{Peer: "x", Bootstrap: true, Why: "silence"}} }, "peers", Warn, "silence", "--bootstrap ADDRESS"},
@@ -98,7 +111,7 @@ func TestExamine(t *testing.T) {
 		"behind":         {func(f *Facts) { f.Health.ClockOffMs = -180_000 }, "clock", Bad, "3m0s behind", "set the clock"},
 		"a bit ahead":    {func(f *Facts) { f.Health.ClockOffMs = 30_000 }, "clock", Warn, "30s ahead", "set the clock"},
 		"1970":           {func(f *Facts) { f.Health.ClockPeers, f.Now = 0, time.Unix(5, 0).UTC() }, "clock", Bad, "1970-01-01", "set the clock"},
-		"a gap":          {func(f *Facts) { f.Health.Coverage[0].Missing = []string{"4-8"} }, "blocks", Bad, "blocks 4-8 of 8", "shoal node --home /h-2 --model m --span 4-8 --bootstrap /ip4/127.0.0.1/udp/9/quic-v1/p2p/me --api off"},
+		"a gap":          {func(f *Facts) { f.Health.Coverage[0].Missing = []string{"4-8"} }, "blocks", Bad, "blocks 4-8 of 8", "shoal node --home /h-2 --model m --span 4-8 --open --bootstrap /ip4/127.0.0.1/udp/9/quic-v1/p2p/me --api off"},
 		"a gap, no node": {func(f *Facts) { f.Daemon, f.Health.Coverage[0].Missing = Daemon{}, []string{"4-8"} }, "blocks", Bad, "4-8", "shoal node --home /h --model m --span 4-8"},
 		"not ready":      {func(f *Facts) { f.Status.Serving[0].Ready, f.Status.Serving[0].State = false, "looking for the model" }, "serving", Warn, "looking for", "shoal model add --home /h FILE"},
 		"nothing served": {func(f *Facts) { f.Status.Serving = nil }, "serving", Warn, "no model", "--model NAME"},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -69,7 +70,10 @@ func LookHome(dir string, checkKey func(path string) error) Home {
 	h.space(dir)
 	h.access()
 	at := home.Home(dir)
-	for _, path := range []string{at.Key(), at.APIToken()} {
+	keys, _ := filepath.Glob(filepath.Join(at.Swarm("*"), "key"))
+	roots, _ := filepath.Glob(filepath.Join(at.Swarm("*"), "root"))
+	h.HasKey = len(keys) > 0
+	for _, path := range slices.Concat([]string{at.Key(), at.APIToken()}, keys, roots) {
 		if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o077 != 0 {
 			h.Loose = append(h.Loose, path)
 		}
@@ -82,7 +86,7 @@ func LookHome(dir string, checkKey func(path string) error) Home {
 		}
 	}
 	h.lock()
-	for _, path := range []string{at.Peers(), at.Port(), at.Key(), at.StoreLock(), at.API()} {
+	for _, path := range append(keys, at.Peers(), at.Port(), at.Key(), at.StoreLock(), at.API()) {
 		if st, err := os.Stat(path); err == nil && st.ModTime().After(h.Latest) {
 			h.Latest, h.LatestFile = st.ModTime(), path
 		}

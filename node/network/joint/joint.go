@@ -30,7 +30,7 @@ type Config struct {
 var ErrTwice = errors.New("this node is in that network already")
 
 // ErrClosed is returned by Add after Close.
-var ErrClosed = errors.New("this node is leaving")
+var ErrClosed = errors.New("this node leaves its networks")
 
 // ErrLast is returned by Remove for the only network.
 var ErrLast = errors.New("this node would be in no network then")
@@ -44,7 +44,7 @@ type Networks struct {
 	list atomic.Pointer[[]*network.Network]         // in the order of Add; replaced, never changed
 	past atomic.Pointer[map[string]network.Traffic] // of networks that were left; replaced, never changed
 
-	changing sync.Mutex // one change at a time; guards closed and what a new network is given:
+	changing sync.Mutex // one change at a time; guards the following:
 	closed   bool
 	handlers map[string]func(*network.Stream)
 	status   func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply
@@ -63,15 +63,15 @@ func New(cfg Config, first *network.Network) *Networks {
 }
 
 // Add makes a network one of them. The error is ErrTwice if there is one of that
-// swarm, ErrClosed after Close, or that of offering there what is offered in the others; the caller
-// closes the network then.
+// swarm, ErrClosed after Close, or that of offering there what is offered in the others;
+// the caller closes the network then.
 func (j *Networks) Add(n *network.Network) error {
 	j.changing.Lock()
 	defer j.changing.Unlock()
-	all := j.All()
 	if j.closed {
 		return ErrClosed
 	}
+	all := j.All()
 	if slices.ContainsFunc(all, func(o *network.Network) bool { return o.Swarm() == n.Swarm() }) {
 		return ErrTwice
 	}

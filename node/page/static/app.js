@@ -87,7 +87,7 @@ function redraw() {
   panels.where(route, figures);
   panels.nodes(view, model(), lost);
   panels.models(view, $("model").value, rights.owner);
-  panels.node(view);
+  panels.node(view, rights.owner);
   rules.show(view, rights.owner);
   const nodes = new Set(served(view, model()).filter((f) => f.ready && !f.silent).map((f) => f.peer)).size;
   say($("network-count"), `${many(nodes, "node")}, ${many(view.peers.length, "peer")}`);

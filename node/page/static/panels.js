@@ -3,7 +3,7 @@
 import { h, say } from "./dom.js";
 import { job, jobLine, jobsNow, modelActions } from "./manage.js";
 import { served, uncovered } from "./picture.js";
-import { bytes, count, many, ms, rate, short, span, time, who } from "./text.js";
+import { bytes, company, count, many, ms, rate, short, span, time, who } from "./text.js";
 
 const seen = new WeakMap();
 
@@ -154,17 +154,19 @@ function progress(f) {
   return bar;
 }
 
-export function node(view) {
+export function node(view, owner) {
   say($("node-name"), short(view.peer));
   const l = view.lending;
-  const data = { ...view, peers: view.peers.length, links: 0, models: 0, uptime_ns: Math.floor(view.uptime_ns / 6e10) };
+  const data = { ...view, owner, peers: view.peers.length, links: 0, models: 0, uptime_ns: Math.floor(view.uptime_ns / 6e10) };
   render($("node-body"), data, () => {
     const rows = [];
     const row = (name, ...value) => rows.push(h("dt", null, name), h("dd", null, ...value));
     if (view.light) {
       row("Lends", "nothing: a light client, which only asks");
+      row("Asks", company(view, owner));
     } else {
       row("Lends now", l.open ? h("span", { class: "good" }, "yes") : h("span", { class: "bad" }, `no: ${l.why}`));
+      row("To whom", company(view, owner));
       row("Memory", bytes(l.memory));
       row("Threads", `${l.threads || "as many as help"}${l.nice ? ", behind other programs" : ""}`);
       if (l.devices?.length) row("Devices", l.devices.join(", "));

@@ -17,6 +17,18 @@ export function who(view, peer) {
   return name === "" ? short(peer) : name.length > 24 ? name.slice(0, 23) + "…" : name;
 }
 
+/** Who may use the node, by its networks. Only its owner is told of private swarms. */
+export function company(view, owner) {
+  const strangers = view.light ? "open: strangers compute the answers" : "open: strangers may use this machine, and it uses theirs";
+  const members = view.networks.filter((n) => n.swarm !== "").map((n) => {
+    const size = many(Math.max(n.members ?? 0, n.peers + 1), "member");
+    return n.founder ? `your own machines and those you let in (swarm ${n.name}, ${size})` : `those in swarm ${n.name} (${size})`;
+  }).join(" and ");
+  if (view.networks.some((n) => n.swarm === "")) return members ? `${strangers}; beside them ${members}` : strangers;
+  if (members) return `only ${members}`;
+  return owner ? "this machine alone: nobody else can connect" : "not open to strangers";
+}
+
 export const span = (x) => `${x.from}–${x.to}`;
 
 export function ms(x) {
