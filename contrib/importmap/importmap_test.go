@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 
 	"node/engine/llama/random": {"protocol/gguf"},
 
+	"node/ahead":             nil,
 	"node/api":               {"node/remedy", "protocol"},
 	"node/catalog":           {"node/remedy"},
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},
@@ -134,6 +135,7 @@ var pure = map[string][]string{
 	"node/ranges":         {"net", "os", "time", "context", "log/slog"},
 	"node/catalog":        {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"protocol/blocks":     {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"node/ahead":          {"net", "os", "context", "log/slog"},
 	"node/placement":      {"net", "os", "context", "log/slog", "math/rand"},
 	"node/route":          {"net", "os", "context", "log/slog", "math/rand"},
 	"node/network/reach":  {"os", "context", "log/slog", "math/rand"},
