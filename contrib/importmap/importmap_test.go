@@ -66,7 +66,7 @@ var allowed = map[string][]string{
 	"node/ranges":        nil,
 	"node/report":        {"node/api", "node/door", "node/exchange", "node/files", "node/lend", "node/metrics", "node/network/...", "node/serve", "node/store", "node/survey", "protocol"},
 	"node/route":         {"protocol"},
-	"node/serve": {"node/backoff", "node/api", "node/engine", "node/engine/cut", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
+	"node/serve": {"node/ahead", "node/backoff", "node/api", "node/engine", "node/engine/cut", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
 		"node/stage", "node/standing", "node/store", "node/survey", "node/text/constrain", "node/traces", "protocol/..."},
 	"node/session":        {"node/backoff", "protocol"},
 	"node/stage":          {"node/backoff", "node/engine", "node/engine/sample", "protocol"},

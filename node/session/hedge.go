@@ -114,7 +114,7 @@ func (s *session) hasReplacement(ctx context.Context, b breakdown) bool {
 // predicted to bring the token sooner than waiting. How long the wait would be is
 // not known. It is taken to be the time waited so far, multiplied by times.
 func (s *session) seekSecond(ctx context.Context, suspect *stage, times time.Duration) {
-	x := &second{ring: ring{epoch: 1}, suspect: suspect, ids: s.ids}
+	x := &second{ring: ring{epoch: 1, tagKey: s.newTagKey()}, suspect: suspect, ids: s.ids}
 	if _, err := rand.Read(x.id[:]); err != nil {
 		return
 	}

@@ -194,6 +194,7 @@ func newArena(t *testing.T, dir string) *arena {
 		s := stage.New(stage.Config{
 			Model: theModel, Span: protocol.Span{From: 2 * i, To: 2*i + 2}, Blocks: 4, Width: fuzzWidth, Vocab: fuzzVocab,
 			KVTokens: fuzzKV, MaxSeqs: fuzzSeqs, MaxBatch: 16, MaxContext: 128, Dir: dir,
+			Rollback: 16, Guess: func(most int) stage.Guesser { return &coin{most: most} },
 		}, e, fromNode{a})
 		a.stages = append(a.stages, s)
 		a.srv.Add(s)
@@ -204,7 +205,7 @@ func newArena(t *testing.T, dir string) *arena {
 // ask has the honest client's session run to its end.
 func (a *arena) ask(ctx context.Context, prompt []int32, n int) (got []int32, err error) {
 	req := &session.Request{
-		Model: theModel, Prompt: prompt, Chunk: 4, Sampling: &protocol.Sampling{MaxTokens: uint32(n)},
+		Model: theModel, Prompt: prompt, Chunk: 4, Sampling: &protocol.Sampling{MaxTokens: uint32(n)}, MaxInFlight: 8,
 		Route: []session.Hop{{Peer: theNode, Span: protocol.Span{From: 0, To: 2}}, {Peer: theNode, Span: protocol.Span{From: 2, To: 4}}},
 	}
 	_, err = session.Run(ctx, fromClient{a}, req, func(tok *protocol.Token) error {

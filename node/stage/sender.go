@@ -46,6 +46,8 @@ type outgoing struct {
 	phase  Phase
 	kind   kind
 	rows   uint64 // of a step; 0: not limited by credit
+	guess  bool   // of a step: its token is a guess
+	base   int    // of such a step: its position
 	queued time.Time
 }
 
@@ -120,6 +122,31 @@ func (s *sender) room() bool {
 
 // roomy is called with mu held.
 func (s *sender) roomy() bool { return len(s.queue) < maxQueued && s.bytes < queueBytes }
+
+// empty reports whether nothing waits to be written.
+func (s *sender) empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.queue) == 0
+}
+
+// dropGuesses drops the rows of guesses from a position on that have not been written, so
+// that what follows need not wait for them.
+func (s *sender) dropGuesses(from int) {
+	s.mu.Lock()
+	s.queue = slices.DeleteFunc(s.queue, func(o outgoing) bool {
+		void := o.guess && o.base >= from
+		if void {
+			s.bytes -= len(o.frame)
+		}
+		return void
+	})
+	before := s.before
+	s.mu.Unlock()
+	if before != nil {
+		before.dropGuesses(from)
+	}
+}
 
 // grant raises the total of rows that may be sent to rows.
 func (s *sender) grant(rows uint64) {
