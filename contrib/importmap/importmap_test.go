@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"node/engine/llama/random": {"protocol/gguf"},
 
 	"node/ahead":             nil,
+	"node/ahead/texts":       {"node/ahead"},
 	"node/api":               {"node/remedy", "protocol"},
 	"node/catalog":           {"node/remedy"},
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},

@@ -33,10 +33,12 @@
 // (table.go, about 12 bytes per token) and one thread (thread.go), which follows the
 // place from which the answer seems to be copied. While the thread is right it costs one
 // comparison per token. When it is wrong it looks for the longest earlier match of the
-// last 3 to 32 tokens, the newest of equals. Besides, it looks around the place that it
-// has just lost: an answer that repeats a text with changes goes on there, right behind
-// the change, and a match of three tokens, each of which would cost a trip, need not be
-// waited for. A copy may run into tokens that are guesses themselves, as in a loop.
+// last 3 to 32 tokens, the newest of equals. It also looks around the place that it has
+// just lost: an answer that repeats a text with changes goes on there, right behind the
+// change, and need not wait for a match of three tokens, each of which would cost a trip.
+// A copy may run into tokens that are guesses themselves, as in a loop.
+//
+// A drafter that is slower than a table, such as a small model, may give hints (hint.go).
 //
 // # Which guesses are sent
 //
@@ -46,19 +48,28 @@
 // and still tells when it would pay to begin.
 //
 // Guess j of a line is sent while the product P of the shares up to j is at least theta,
-// and while the rows in flight are fewer than W (pace.go):
+// and while the rows in flight, the last true one included, are fewer than W (pace.go):
 //
-//	W     = min(MaxInFlight, 0.8 x trip / row)
+//	W     = min(MaxInFlight + 1, 0.8 x trip / row)
 //	theta = max(0.05, price / trip, floor)
 //
 // trip is the mean time from the sending of a true row to its token, row the time that
 // the slowest stage takes per row, price what one more row adds to the work of others,
 // and floor the same for stages that are nearly busy. The bound W lets a line of wrong
-// guesses be out of the way when the next true row is sent. With a stage over 0.85 busy,
-// the sessions of a stage also hold trials (trials.go): two seconds without guesses, two
-// with them, and the better stays for twenty. A ledger is the last line: a session whose
-// wrong guesses have cost 3 % of its time, and 300 ms, more than the right ones gained
-// sends none until that is no longer so.
+// guesses be out of the way when the next true row is sent. While all guesses in flight
+// are likely right, W is 1.1 x trip / row, and one more, which keeps the slowest stage busy.
+//
+// With a stage over 0.85 busy, the sessions of a stage also hold trials (trials.go): two
+// seconds without guesses, two with half as many as could be in flight, and if that gains
+// nothing, or slows down the sessions that have nothing to guess, two with a quarter. The
+// best stays for twenty seconds, and no guesses longer each time.
+//
+// A ledger is the last line: a session whose wrong guesses have cost 3 % of its time, and
+// 300 ms, more than the right ones gained sends none until that is no longer so.
+//
+// The tests run Runners on a simulated ring in virtual time. There, a file that is written
+// again with changes comes 15 times as fast at 80 ms and 1 ms per row, and prose, random
+// tokens and texts that lure into wrong guesses never slower.
 //
 // # Invariants
 //

@@ -7,9 +7,13 @@ import (
 
 const (
 	slack      = 0.8 // of the trip that the rows in flight may take at the slowest stage
+	likely     = 0.5 // that all guesses in flight are right, for as much as
+	full       = 1.1 // of the trip
 	leastSure  = 0.05
 	unmeasured = 4 // rows in flight while nothing is known of the ring
 	recent     = 1. / 16
+
+	longestTrip = time.Hour
 
 	debtShare = 0.03 // of the time so far that wrong guesses may cost
 	debtStart = 300 * time.Millisecond
@@ -19,6 +23,7 @@ const (
 type pace struct {
 	trips int     // measured
 	trip  float64 // their moving mean, microseconds
+	quick float64 // about the quickest of late
 
 	price, row  float64 // the latest, microseconds
 	busy, floor float64
@@ -32,9 +37,12 @@ func (p *pace) measure(at time.Time, m Measures) {
 	if p.begun.IsZero() {
 		p.begun = at
 	}
-	if us := float64(m.Trip) / 1e3; us > 0 {
+	if us := min(m.Trip, longestTrip).Seconds() * 1e6; us > 0 {
 		p.trips++
 		p.trip += (us - p.trip) * max(recent, 1/float64(p.trips))
+		if p.quick *= 1 + recent; p.trips == 1 || us < p.quick {
+			p.quick = us
+		}
 	}
 	p.price, p.row = float64(m.PriceUs), float64(m.RowUs)
 	p.busy, p.floor = bounded(m.Busy), bounded(m.Floor)
@@ -48,12 +56,18 @@ func bounded(x float64) float64 {
 	return min(max(x, 0), 1)
 }
 
-// rows is the most rows in flight that are out of the way when the next true one is sent.
-func (p *pace) rows(most int) int {
+// rows is the most rows in flight, the last true one included, that are out of the way
+// when the next true one is sent. If it is likely to be a while until then, the slowest
+// stage is kept busy.
+func (p *pace) rows(sure float64) int {
 	if p.trips == 0 || p.row == 0 {
-		return min(most, unmeasured)
+		return unmeasured
 	}
-	return int(min(float64(most), slack*p.trip/p.row))
+	n := slack * p.trip / p.row
+	if sure >= likely {
+		n = max(n, 1+full*p.quick/p.row)
+	}
+	return int(min(n, math.MaxInt32))
 }
 
 // theta is the least chance of being right with which a guess is sent.
@@ -81,7 +95,7 @@ func (p *pace) solvent(at time.Time) bool {
 
 // forget drops what was measured of the ring, but not what guesses cost.
 func (p *pace) forget() {
-	p.trips, p.trip, p.price, p.row, p.busy, p.floor = 0, 0, 0, 0, 0, 0
+	p.trips, p.trip, p.quick, p.price, p.row, p.busy, p.floor = 0, 0, 0, 0, 0, 0, 0
 }
 
 // Load is how far a stage is from having time to spare: from 0 at 0.6 busy to 1 at 0.9.

@@ -2,16 +2,17 @@ package ahead
 
 import "time"
 
-// MaxInFlight is the default bound on the rows of a session in flight.
+// MaxInFlight is the default bound on a session's guesses in flight.
 const MaxInFlight = 32
 
 // Config is what a Runner must know of its session.
 type Config struct {
-	// MaxInFlight bounds the rows in flight, the last true one included: what the client
-	// asked for and what all stages can take back. Below 2 there are no guesses.
+	// MaxInFlight bounds the guesses in flight: by what the client asked for, and what all
+	// stages can take back. 0: there are none.
 	MaxInFlight int
 
-	// MaxTokens is how many final tokens may still come, all calls of Token together.
+	// MaxTokens is how many final tokens may still come, all calls of Token together; 0:
+	// unknown.
 	MaxTokens int
 
 	// End says whether a token ends the answer; nil: none does. A guess that ends the
@@ -44,6 +45,10 @@ type Counts struct {
 	Saved time.Duration // trips that right guesses saved; not what wrong ones cost
 }
 
+// repeating is the share of tokens guessed from which on an answer counts as one that
+// repeats other text.
+const repeating = 0.5
+
 // guess is a guess in flight.
 type guess struct {
 	token int32
@@ -59,11 +64,15 @@ type Runner struct {
 	trust    trust
 	pace     pace
 
+	draft []int32 // a drafter's guesses for the tokens after the last final one
+	run   int     // of them that were right in a row
+
 	line []guess // in flight, the oldest first
 	tip  cursor  // the guess after the last of line
 	sure float64 // the product of the shares of line
 
-	final  int // final tokens
+	luck   float64 // the share of recent tokens that were guessed, sent or not
+	final  int     // final tokens
 	counts Counts
 }
 
@@ -95,7 +104,11 @@ func (r *Runner) Expect(tokens []int32) {
 func (r *Runner) Token(y int32, at time.Time, m Measures) (hit bool) {
 	r.final++
 	r.pace.measure(at, m)
-	r.cfg.Trials.token(at, r.pace.busy)
+	r.luck -= r.luck * recent
+	if r.first() == y {
+		r.luck += recent
+	}
+	r.cfg.Trials.token(at, r.pace.busy, r.luck > repeating)
 	if len(r.line) > 0 {
 		hit = r.line[0].token == y
 		if hit {
@@ -111,7 +124,8 @@ func (r *Runner) Token(y int32, at time.Time, m Measures) (hit bool) {
 	for i := range r.threads {
 		r.threads[i].step(y, tail, &r.trust)
 	}
-	if len(r.line) == 0 {
+	r.scoreDraft(y)
+	if _, ok := r.copy(r.tip); !ok || len(r.line) == 0 {
 		r.tip = r.choose()
 	}
 	r.sure = 1
@@ -121,36 +135,79 @@ func (r *Runner) Token(y int32, at time.Time, m Measures) (hit bool) {
 	return hit
 }
 
-// choose returns the thread's guess that is most likely right.
-func (r *Runner) choose() cursor {
-	a, b := r.threads[0].best, r.threads[1].best
-	if a.text == nil || b.text != nil && r.trust.of(b) >= r.trust.of(a) {
-		return b
+// first returns the guess for the next final token, whether it was sent or not; -1: there
+// is none.
+func (r *Runner) first() int32 {
+	if len(r.line) > 0 {
+		return r.line[0].token
 	}
-	return a
+	if token, _, ok := r.propose(); ok {
+		return token
+	}
+	return -1
+}
+
+// choose returns the place of the guess behind the line: of the threads that agree with
+// the line, the one that is more likely right.
+func (r *Runner) choose() (best cursor) {
+	for _, t := range r.threads {
+		c := t.best
+		for _, g := range r.line {
+			if token, ok := r.copy(c); !ok || token != g.token {
+				c = cursor{}
+				break
+			}
+			c = c.next()
+		}
+		if c.text != nil && (best.text == nil || r.trust.of(c) >= r.trust.of(best)) {
+			best = c
+		}
+	}
+	return best
+}
+
+// propose returns the guess behind the line, and where it comes from.
+func (r *Runner) propose() (token int32, place cursor, ok bool) {
+	token, ok = r.copy(r.tip)
+	hint, from, also := r.drafted()
+	if also && (!ok || r.trust.of(from) > r.trust.of(r.tip)) {
+		return hint, from, true
+	}
+	return token, r.tip, ok
 }
 
 // Next returns the guess whose row is to be sent now, if any: the token that follows the
-// last final token and all guesses in flight. The caller sends it; queued says that
-// bytes of this session wait to be sent to the next stage, behind which no guess is put.
+// last final token and all guesses in flight. The caller sends it, and asks again until
+// there is none, and when a row has left the stage. queued says that rows of this session
+// still wait there, to be computed or to be sent on: a guess behind them would come no
+// sooner, but the next true row might have to wait for it.
 func (r *Runner) Next(at time.Time, queued bool) (token int32, ok bool) {
+	n := len(r.line)
 	// A row produces the token after its own: the last token's row is not wanted.
-	if queued || r.final == 0 || r.final+len(r.line)+1 >= r.cfg.MaxTokens {
+	if queued || r.final == 0 || r.cfg.MaxTokens > 0 && r.final+n+1 >= r.cfg.MaxTokens {
 		return 0, false
 	}
-	if 1+len(r.line) >= r.pace.rows(r.cfg.MaxInFlight) || !r.pace.solvent(at) {
+	if n >= r.cfg.MaxInFlight || !r.pace.solvent(at) {
 		return 0, false
 	}
-	token, ok = r.copy(r.tip)
+	most := r.pace.rows(r.sure)
+	if n+1 >= most || float64(n) >= r.cfg.Trials.allowed(at, r.pace.busy)*float64(most-1) {
+		return 0, false
+	}
+	token, place, ok := r.propose()
 	if !ok || r.cfg.End != nil && r.cfg.End(token) {
 		return 0, false
 	}
-	sure := r.sure * r.trust.of(r.tip)
-	if sure < r.pace.theta() || !r.cfg.Trials.allow(at, r.pace.busy) {
+	sure := r.sure * r.trust.of(place)
+	if sure < r.pace.theta() {
 		return 0, false
 	}
-	r.line = append(r.line, guess{token, r.tip})
-	r.sure, r.tip = sure, r.tip.next()
+	if copied, ok := r.copy(r.tip); ok && copied == token {
+		r.tip = r.tip.next()
+	} else {
+		r.tip = cursor{}
+	}
+	r.line, r.sure = append(r.line, guess{token, place}), sure
 	r.counts.Sent++
 	return token, true
 }

@@ -10,6 +10,8 @@ const (
 	expected               // the longest match in what the client expects, or its beginning
 	resumed                // around the place in the session's own text that was just lost
 	rejoined               // the same in what the client expects
+	inserted               // at the place that was lost; the match is how many tokens ago
+	hinted                 // by a drafter; the match is how many of its guesses in a row were right
 	sources
 )
 
@@ -31,6 +33,8 @@ func newTrust() trust {
 		expected: {{2, 4}, {2, 4}, {3, 5}, {4, 5}, {7, 8}, {15, 16}, {19, 20}},
 		resumed:  {{0.8, 4}, {1.5, 4}, {2.5, 4}, {3, 4}, {7, 8}, {15, 16}, {19, 20}},
 		rejoined: {{1, 4}, {2, 4}, {3, 4}, {3.5, 4}, {7, 8}, {15, 16}, {19, 20}},
+		inserted: {{1, 4}, {1, 4}, {0.5, 4}, {0.3, 4}, {0.2, 4}, {0.2, 4}, {0.2, 4}},
+		hinted:   {{2, 4}, {2, 4}, {2, 4}, {2, 4}, {2, 4}, {2, 4}, {2, 4}},
 	}
 }
 
