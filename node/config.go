@@ -70,6 +70,7 @@ type Config struct {
 	Convert     Converter     // of directories to be imported; nil: they are refused
 	Warnings    []string      // about this program, for its status
 	Wire        string        // activations between stages: "f32", "f16" or "q8_0"
+	Ahead       string        // "off": no rows of guessed tokens are sent ahead, neither for this node's answers nor by its stages; "auto" or "": where that pays
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
 	Swarms      *swarm.Book   // private swarms that the node is in; nil: none
 	Private     bool          // the node is in Swarms alone, and not in the open network; without any, nobody else can connect
@@ -125,6 +126,9 @@ func (c *Config) Check() error {
 	}
 	if _, err := codecOf(c.Wire); err != nil {
 		return err
+	}
+	if c.Ahead != "" && c.Ahead != "auto" && c.Ahead != "off" {
+		return badSetting("ahead", "%q: auto and off are known", c.Ahead)
 	}
 	if err := c.mayListen(); err != nil {
 		return err

@@ -1693,6 +1693,7 @@ type Open struct {
 	Trace          string                 `protobuf:"bytes,16,opt,name=trace,proto3" json:"trace,omitempty"`                                           // W3C traceparent of the client's span, at most 55 bytes; empty: not traced
 	Embed          uint32                 `protobuf:"varint,20,opt,name=embed,proto3" json:"embed,omitempty"`                                          // the session's rows are texts whose embeddings are wanted: tokens of the longest. 0: they are one sequence, and tokens are drawn
 	Readings       uint32                 `protobuf:"varint,40,opt,name=readings,proto3" json:"readings,omitempty"`                                    // nothing is drawn: so many steps with "sample" ask for a Reading each. 0: tokens are drawn
+	TagKey         []byte                 `protobuf:"bytes,30,opt,name=tag_key,json=tagKey,proto3" json:"tag_key,omitempty"`                           // 16 random bytes, for the first and the last stage alone: they key Step.tag. Empty: no run-ahead
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1851,6 +1852,13 @@ func (x *Open) GetReadings() uint32 {
 		return x.Readings
 	}
 	return 0
+}
+
+func (x *Open) GetTagKey() []byte {
+	if x != nil {
+		return x.TagKey
+	}
+	return nil
 }
 
 type Hop struct {
@@ -2401,14 +2409,15 @@ func (x *Either) GetOf() []*Pieces {
 // Opened accepts an Open. Stage -> client.
 type Opened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	UsPerStep     uint32                 `protobuf:"varint,1,opt,name=us_per_step,json=usPerStep,proto3" json:"us_per_step,omitempty"` // what the stage expects a decode step to cost, microseconds
-	Cached        uint32                 `protobuf:"varint,2,opt,name=cached,proto3" json:"cached,omitempty"`                          // positions that need not be computed again
-	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                          // the answer will have the format that was asked for
-	Scores        bool                   `protobuf:"varint,4,opt,name=scores,proto3" json:"scores,omitempty"`                          // the log probabilities that were asked for will come, as Scores
-	Embeds        bool                   `protobuf:"varint,8,opt,name=embeds,proto3" json:"embeds,omitempty"`                          // the embeddings that were asked for will come, as Embeddings
-	Readings      bool                   `protobuf:"varint,40,opt,name=readings,proto3" json:"readings,omitempty"`                     // the readings that were asked for will come, and steps may begin further back
-	Back          uint32                 `protobuf:"varint,41,opt,name=back,proto3" json:"back,omitempty"`                             // of a session of readings: rows that it can certainly be taken back without beginning at 0; 0: all
-	Floor         uint32                 `protobuf:"varint,9,opt,name=floor,proto3" json:"floor,omitempty"`                            // as in Halted
+	UsPerStep     uint32                 `protobuf:"varint,1,opt,name=us_per_step,json=usPerStep,proto3" json:"us_per_step,omitempty"`         // what the stage expects a decode step to cost, microseconds
+	Cached        uint32                 `protobuf:"varint,2,opt,name=cached,proto3" json:"cached,omitempty"`                                  // positions that need not be computed again
+	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                                  // the answer will have the format that was asked for
+	Scores        bool                   `protobuf:"varint,4,opt,name=scores,proto3" json:"scores,omitempty"`                                  // the log probabilities that were asked for will come, as Scores
+	Embeds        bool                   `protobuf:"varint,8,opt,name=embeds,proto3" json:"embeds,omitempty"`                                  // the embeddings that were asked for will come, as Embeddings
+	Readings      bool                   `protobuf:"varint,40,opt,name=readings,proto3" json:"readings,omitempty"`                             // the readings that were asked for will come, and steps may begin further back
+	Back          uint32                 `protobuf:"varint,41,opt,name=back,proto3" json:"back,omitempty"`                                     // of a session of readings: rows that it can certainly be taken back without beginning at 0; 0: all
+	Floor         uint32                 `protobuf:"varint,9,opt,name=floor,proto3" json:"floor,omitempty"`                                    // as in Halted
+	RollbackRows  uint32                 `protobuf:"varint,30,opt,name=rollback_rows,json=rollbackRows,proto3" json:"rollback_rows,omitempty"` // rows that the session can be taken back at any time, at no cost: so far may others run ahead. 0: not at all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2495,6 +2504,13 @@ func (x *Opened) GetBack() uint32 {
 func (x *Opened) GetFloor() uint32 {
 	if x != nil {
 		return x.Floor
+	}
+	return 0
+}
+
+func (x *Opened) GetRollbackRows() uint32 {
+	if x != nil {
+		return x.RollbackRows
 	}
 	return 0
 }
@@ -2645,9 +2661,19 @@ type Step struct {
 	Rows          uint32                 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
 	Codec         TensorCodec            `protobuf:"varint,4,opt,name=codec,proto3,enum=shoal.TensorCodec" json:"codec,omitempty"`
 	Tokens        []int32                `protobuf:"varint,5,rep,packed,name=tokens,proto3" json:"tokens,omitempty"`
-	Sample        bool                   `protobuf:"varint,6,opt,name=sample,proto3" json:"sample,omitempty"`     // the last row's logits give a token
-	Ends          []uint32               `protobuf:"varint,10,rep,packed,name=ends,proto3" json:"ends,omitempty"` // of a session of texts: after how many of these rows a text ends
-	Back          bool                   `protobuf:"varint,40,opt,name=back,proto3" json:"back,omitempty"`        // of a session of readings: the step may begin before the session's end, which it takes back to its base
+	Sample        bool                   `protobuf:"varint,6,opt,name=sample,proto3" json:"sample,omitempty"`                                // the last row's logits give a token
+	Expected      []int32                `protobuf:"varint,8,rep,packed,name=expected,proto3" json:"expected,omitempty"`                     // to the first stage, from the client, with the first rows: tokens that the answer is expected to repeat, for guesses
+	MaxInFlight   uint32                 `protobuf:"varint,9,opt,name=max_in_flight,json=maxInFlight,proto3" json:"max_in_flight,omitempty"` // to the first stage, from the client: rows of guessed tokens that may be on their way at once from now on
+	Ends          []uint32               `protobuf:"varint,10,rep,packed,name=ends,proto3" json:"ends,omitempty"`                            // of a session of texts: after how many of these rows a text ends
+	Back          bool                   `protobuf:"varint,40,opt,name=back,proto3" json:"back,omitempty"`                                   // of a session of readings: the step may begin before the session's end, which it takes back to its base
+	Line          uint32                 `protobuf:"varint,11,opt,name=line,proto3" json:"line,omitempty"`                                   // of guesses, counted by the first stage from 0 in each epoch: the first step of a higher one takes the session back to its base
+	Tag           uint64                 `protobuf:"fixed64,12,opt,name=tag,proto3" json:"tag,omitempty"`                                    // of a row whose token is a guess: what the last stage recognizes it by. 0: the token is known
+	Settled       uint32                 `protobuf:"varint,13,opt,name=settled,proto3" json:"settled,omitempty"`                             // positions whose tokens are known to be final, as far as the first stage knew
+	Guesses       uint32                 `protobuf:"varint,14,opt,name=guesses,proto3" json:"guesses,omitempty"`                             // rows of guessed tokens that the first stage has sent in this session
+	RowUs         uint32                 `protobuf:"varint,15,opt,name=row_us,json=rowUs,proto3" json:"row_us,omitempty"`                    // microseconds per row at the slowest stage so far
+	PriceUs       uint32                 `protobuf:"varint,16,opt,name=price_us,json=priceUs,proto3" json:"price_us,omitempty"`              // microseconds that a row adds to those of others, summed over the stages so far
+	Busy          uint32                 `protobuf:"varint,17,opt,name=busy,proto3" json:"busy,omitempty"`                                   // share of its time in which the busiest stage so far computes, in 1/255
+	Floor         uint32                 `protobuf:"varint,18,opt,name=floor,proto3" json:"floor,omitempty"`                                 // chance of being right below which a guess is not worth its time at a stage so far, in 1/255
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2724,6 +2750,20 @@ func (x *Step) GetSample() bool {
 	return false
 }
 
+func (x *Step) GetExpected() []int32 {
+	if x != nil {
+		return x.Expected
+	}
+	return nil
+}
+
+func (x *Step) GetMaxInFlight() uint32 {
+	if x != nil {
+		return x.MaxInFlight
+	}
+	return 0
+}
+
 func (x *Step) GetEnds() []uint32 {
 	if x != nil {
 		return x.Ends
@@ -2738,6 +2778,62 @@ func (x *Step) GetBack() bool {
 	return false
 }
 
+func (x *Step) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *Step) GetTag() uint64 {
+	if x != nil {
+		return x.Tag
+	}
+	return 0
+}
+
+func (x *Step) GetSettled() uint32 {
+	if x != nil {
+		return x.Settled
+	}
+	return 0
+}
+
+func (x *Step) GetGuesses() uint32 {
+	if x != nil {
+		return x.Guesses
+	}
+	return 0
+}
+
+func (x *Step) GetRowUs() uint32 {
+	if x != nil {
+		return x.RowUs
+	}
+	return 0
+}
+
+func (x *Step) GetPriceUs() uint32 {
+	if x != nil {
+		return x.PriceUs
+	}
+	return 0
+}
+
+func (x *Step) GetBusy() uint32 {
+	if x != nil {
+		return x.Busy
+	}
+	return 0
+}
+
+func (x *Step) GetFloor() uint32 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
 // Token is one sampled token. Last stage -> client.
 type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2748,6 +2844,9 @@ type Token struct {
 	Top           []*TopToken            `protobuf:"bytes,5,rep,name=top,proto3" json:"top,omitempty"`
 	Finish        Finish                 `protobuf:"varint,6,opt,name=finish,proto3,enum=shoal.Finish" json:"finish,omitempty"`
 	UsCompute     uint32                 `protobuf:"varint,7,opt,name=us_compute,json=usCompute,proto3" json:"us_compute,omitempty"` // this stage's compute of the pass
+	Line          uint32                 `protobuf:"varint,30,opt,name=line,proto3" json:"line,omitempty"`                           // of the step that it was drawn after
+	Guessed       bool                   `protobuf:"varint,31,opt,name=guessed,proto3" json:"guessed,omitempty"`                     // the row of that step was of a guess, which was right
+	Guesses       uint32                 `protobuf:"varint,32,opt,name=guesses,proto3" json:"guesses,omitempty"`                     // as in that step
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2827,6 +2926,27 @@ func (x *Token) GetFinish() Finish {
 func (x *Token) GetUsCompute() uint32 {
 	if x != nil {
 		return x.UsCompute
+	}
+	return 0
+}
+
+func (x *Token) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *Token) GetGuessed() bool {
+	if x != nil {
+		return x.Guessed
+	}
+	return false
+}
+
+func (x *Token) GetGuesses() uint32 {
+	if x != nil {
+		return x.Guesses
 	}
 	return 0
 }
@@ -3293,6 +3413,7 @@ type Pong struct {
 	Computing     bool                   `protobuf:"varint,4,opt,name=computing,proto3" json:"computing,omitempty"` // a pass with rows of this session is under way
 	Passes        uint64                 `protobuf:"varint,5,opt,name=passes,proto3" json:"passes,omitempty"`       // made so far, of all sessions: a stage that computes makes progress
 	Relayed       bool                   `protobuf:"varint,6,opt,name=relayed,proto3" json:"relayed,omitempty"`     // the link to its successor crosses a relay
+	Line          uint32                 `protobuf:"varint,30,opt,name=line,proto3" json:"line,omitempty"`          // of guesses, which length is of
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3367,6 +3488,13 @@ func (x *Pong) GetRelayed() bool {
 		return x.Relayed
 	}
 	return false
+}
+
+func (x *Pong) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
 }
 
 // Halt begins a new epoch: steps of earlier ones are dropped, links are
@@ -3493,7 +3621,8 @@ type Resume struct {
 	Next          *Hop                   `protobuf:"bytes,4,opt,name=next,proto3" json:"next,omitempty"`
 	Prev          []byte                 `protobuf:"bytes,5,opt,name=prev,proto3" json:"prev,omitempty"`
 	Stages        uint32                 `protobuf:"varint,6,opt,name=stages,proto3" json:"stages,omitempty"`
-	Sampled       []int32                `protobuf:"varint,7,rep,packed,name=sampled,proto3" json:"sampled,omitempty"` // last stage: follow on those of its Open, which had no room for them
+	Sampled       []int32                `protobuf:"varint,7,rep,packed,name=sampled,proto3" json:"sampled,omitempty"`      // last stage: follow on those of its Open, which had no room for them
+	TagKey        []byte                 `protobuf:"bytes,30,opt,name=tag_key,json=tagKey,proto3" json:"tag_key,omitempty"` // first and last stage: in place of Open's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3573,6 +3702,13 @@ func (x *Resume) GetStages() uint32 {
 func (x *Resume) GetSampled() []int32 {
 	if x != nil {
 		return x.Sampled
+	}
+	return nil
+}
+
+func (x *Resume) GetTagKey() []byte {
+	if x != nil {
+		return x.TagKey
 	}
 	return nil
 }
@@ -4751,7 +4887,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"embeddings\x18\x14 \x01(\v2\x11.shoal.EmbeddingsH\x00R\n" +
 	"embeddings\x12*\n" +
 	"\areading\x18( \x01(\v2\x0e.shoal.ReadingH\x00R\areadingB\x06\n" +
-	"\x04kind\"\xdd\x03\n" +
+	"\x04kind\"\xf6\x03\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\fR\x05model\x12\x12\n" +
@@ -4772,7 +4908,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06prefix\x18\x0f \x03(\x06R\x06prefix\x12\x14\n" +
 	"\x05trace\x18\x10 \x01(\tR\x05trace\x12\x14\n" +
 	"\x05embed\x18\x14 \x01(\rR\x05embed\x12\x1a\n" +
-	"\breadings\x18( \x01(\rR\breadings\"[\n" +
+	"\breadings\x18( \x01(\rR\breadings\x12\x17\n" +
+	"\atag_key\x18\x1e \x01(\fR\x06tagKey\"[\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
@@ -4813,7 +4950,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06Pieces\x12$\n" +
 	"\x06pieces\x18\x01 \x03(\v2\f.shoal.PieceR\x06pieces\"'\n" +
 	"\x06Either\x12\x1d\n" +
-	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"\xce\x01\n" +
+	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"\xf3\x01\n" +
 	"\x06Opened\x12\x1e\n" +
 	"\vus_per_step\x18\x01 \x01(\rR\tusPerStep\x12\x16\n" +
 	"\x06cached\x18\x02 \x01(\rR\x06cached\x12\x16\n" +
@@ -4822,7 +4959,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06embeds\x18\b \x01(\bR\x06embeds\x12\x1a\n" +
 	"\breadings\x18( \x01(\bR\breadings\x12\x12\n" +
 	"\x04back\x18) \x01(\rR\x04back\x12\x14\n" +
-	"\x05floor\x18\t \x01(\rR\x05floor\"L\n" +
+	"\x05floor\x18\t \x01(\rR\x05floor\x12#\n" +
+	"\rrollback_rows\x18\x1e \x01(\rR\frollbackRows\"L\n" +
 	"\x04Link\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
@@ -4831,17 +4969,27 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x12\n" +
 	"\x04link\x18\x03 \x01(\bR\x04link\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\xce\x01\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\xc8\x03\n" +
 	"\x04Step\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\rR\x04base\x12\x12\n" +
 	"\x04rows\x18\x03 \x01(\rR\x04rows\x12(\n" +
 	"\x05codec\x18\x04 \x01(\x0e2\x12.shoal.TensorCodecR\x05codec\x12\x1a\n" +
 	"\x06tokens\x18\x05 \x03(\x05B\x02\x10\x01R\x06tokens\x12\x16\n" +
-	"\x06sample\x18\x06 \x01(\bR\x06sample\x12\x16\n" +
+	"\x06sample\x18\x06 \x01(\bR\x06sample\x12\x1e\n" +
+	"\bexpected\x18\b \x03(\x05B\x02\x10\x01R\bexpected\x12\"\n" +
+	"\rmax_in_flight\x18\t \x01(\rR\vmaxInFlight\x12\x16\n" +
 	"\x04ends\x18\n" +
 	" \x03(\rB\x02\x10\x01R\x04ends\x12\x12\n" +
-	"\x04back\x18( \x01(\bR\x04back\"\xc6\x01\n" +
+	"\x04back\x18( \x01(\bR\x04back\x12\x12\n" +
+	"\x04line\x18\v \x01(\rR\x04line\x12\x10\n" +
+	"\x03tag\x18\f \x01(\x06R\x03tag\x12\x18\n" +
+	"\asettled\x18\r \x01(\rR\asettled\x12\x18\n" +
+	"\aguesses\x18\x0e \x01(\rR\aguesses\x12\x15\n" +
+	"\x06row_us\x18\x0f \x01(\rR\x05rowUs\x12\x19\n" +
+	"\bprice_us\x18\x10 \x01(\rR\apriceUs\x12\x12\n" +
+	"\x04busy\x18\x11 \x01(\rR\x04busy\x12\x14\n" +
+	"\x05floor\x18\x12 \x01(\rR\x05floor\"\x8e\x02\n" +
 	"\x05Token\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x0e\n" +
@@ -4850,7 +4998,10 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x03top\x18\x05 \x03(\v2\x0f.shoal.TopTokenR\x03top\x12%\n" +
 	"\x06finish\x18\x06 \x01(\x0e2\r.shoal.FinishR\x06finish\x12\x1d\n" +
 	"\n" +
-	"us_compute\x18\a \x01(\rR\tusCompute\"4\n" +
+	"us_compute\x18\a \x01(\rR\tusCompute\x12\x12\n" +
+	"\x04line\x18\x1e \x01(\rR\x04line\x12\x18\n" +
+	"\aguessed\x18\x1f \x01(\bR\aguessed\x12\x18\n" +
+	"\aguesses\x18  \x01(\rR\aguesses\"4\n" +
 	"\bTopToken\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x05R\x02id\x12\x18\n" +
 	"\alogprob\x18\x02 \x01(\x02R\alogprob\"X\n" +
@@ -4878,14 +5029,15 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x03Bye\x12\x16\n" +
 	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\x1e\n" +
 	"\x04Ping\x12\x16\n" +
-	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\x9e\x01\n" +
+	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\xb2\x01\n" +
 	"\x04Pong\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x18\n" +
 	"\awaiting\x18\x03 \x01(\rR\awaiting\x12\x1c\n" +
 	"\tcomputing\x18\x04 \x01(\bR\tcomputing\x12\x16\n" +
 	"\x06passes\x18\x05 \x01(\x04R\x06passes\x12\x18\n" +
-	"\arelayed\x18\x06 \x01(\bR\arelayed\"\x1c\n" +
+	"\arelayed\x18\x06 \x01(\bR\arelayed\x12\x12\n" +
+	"\x04line\x18\x1e \x01(\rR\x04line\"\x1c\n" +
 	"\x04Halt\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"k\n" +
 	"\x06Halted\x12\x14\n" +
@@ -4893,7 +5045,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x1d\n" +
 	"\n" +
 	"can_replay\x18\x03 \x01(\bR\tcanReplay\x12\x14\n" +
-	"\x05floor\x18\x04 \x01(\rR\x05floor\"\xbb\x01\n" +
+	"\x05floor\x18\x04 \x01(\rR\x05floor\"\xd4\x01\n" +
 	"\x06Resume\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\rR\x02at\x12!\n" +
@@ -4902,7 +5054,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	".shoal.HopR\x04next\x12\x12\n" +
 	"\x04prev\x18\x05 \x01(\fR\x04prev\x12\x16\n" +
 	"\x06stages\x18\x06 \x01(\rR\x06stages\x12\x1c\n" +
-	"\asampled\x18\a \x03(\x05B\x02\x10\x01R\asampled\"^\n" +
+	"\asampled\x18\a \x03(\x05B\x02\x10\x01R\asampled\x12\x17\n" +
+	"\atag_key\x18\x1e \x01(\fR\x06tagKey\"^\n" +
 	"\aTrouble\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1f\n" +
 	"\x04code\x18\x02 \x01(\x0e2\v.shoal.CodeR\x04code\x12\x1c\n" +

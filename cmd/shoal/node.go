@@ -31,6 +31,7 @@ func networkFlags() []cli.Flag {
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "fastest", EnvVars: []string{"SHOAL_FASTEST"}, Usage: "also send prompts through strangers when they are faster than this node and trusted nodes, even if those serve the whole model"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog", EnvVars: []string{"SHOAL_CATALOG"}, Usage: "`FILE` that lists models by short names, in addition to the built-in catalogue and catalog.d in the home; need not be signed; may be repeated"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog-key", EnvVars: []string{"SHOAL_CATALOG_KEY"}, Usage: "also trust catalogues signed with this `KEY`, not only the project's; may be repeated"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "ahead", Value: "auto", EnvVars: []string{"SHOAL_AHEAD"}, Usage: "guess the next tokens of an answer and send them ahead, so that distance between nodes costs less; answers stay the same: auto (where that is faster) or off"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "otlp", EnvVars: []string{"SHOAL_OTLP", "OTEL_EXPORTER_OTLP_ENDPOINT"}, Usage: "send traces to the OpenTelemetry collector at `URL`, such as http://127.0.0.1:4318 (default: none)"}),
 		&cli.StringFlag{Name: "link", EnvVars: []string{"SHOAL_LINK"}, Hidden: true, Usage: "emulated link, for testnets"},
 	}
@@ -112,7 +113,7 @@ func nodeCommand() *cli.Command {
 func joinConfig(c *cli.Context) (node.Config, error) {
 	cfg := node.Config{
 		Home: c.String("home"), Version: version, Bootstrap: splitList(c.StringSlice("bootstrap")), Relays: splitList(c.StringSlice("relay")), NoMDNS: c.Bool("no-mdns"), OTLP: c.String("otlp"), Log: slog.Default(),
-		Trust: splitList(c.StringSlice("trust")), Fastest: c.Bool("fastest"),
+		Trust: splitList(c.StringSlice("trust")), Fastest: c.Bool("fastest"), Ahead: c.String("ahead"),
 		Catalogs: splitList(c.StringSlice("catalog")), CatalogKeys: splitList(c.StringSlice("catalog-key")),
 	}
 	p, err := link.ParseString(c.String("link"))

@@ -190,6 +190,8 @@ func values(ctx context.Context, f cli.Flag, home string) (out []word) {
 		list = []string{"debug", "info", "warn", "error"}
 	case "wire":
 		list = []string{"f32", "f16", "q8_0"}
+	case "ahead":
+		list = []string{"auto", "off"}
 	case "kv":
 		list = []string{"f16", "f32"}
 	case "span":

@@ -30,6 +30,8 @@ var allowed = map[string][]string{
 
 	"node/engine/llama/random": {"protocol/gguf"},
 
+	"node/ahead":             nil,
+	"node/ahead/texts":       {"node/ahead"},
 	"node/api":               {"node/remedy", "protocol"},
 	"node/catalog":           {"node/remedy"},
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},
@@ -66,7 +68,7 @@ var allowed = map[string][]string{
 	"node/ranges":        nil,
 	"node/report":        {"node/api", "node/door", "node/exchange", "node/files", "node/lend", "node/metrics", "node/network/...", "node/serve", "node/store", "node/survey", "protocol"},
 	"node/route":         {"protocol"},
-	"node/serve": {"node/backoff", "node/api", "node/engine", "node/engine/cut", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
+	"node/serve": {"node/ahead", "node/backoff", "node/api", "node/engine", "node/engine/cut", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
 		"node/stage", "node/standing", "node/store", "node/survey", "node/text/constrain", "node/traces", "protocol/..."},
 	"node/session":        {"node/backoff", "protocol"},
 	"node/stage":          {"node/backoff", "node/engine", "node/engine/sample", "protocol"},
@@ -136,6 +138,7 @@ var pure = map[string][]string{
 	"node/ranges":         {"net", "os", "time", "context", "log/slog"},
 	"node/catalog":        {"net", "os", "time", "context", "log/slog", "math/rand"},
 	"protocol/blocks":     {"net", "os", "time", "context", "log/slog", "math/rand"},
+	"node/ahead":          {"net", "os", "context", "log/slog"},
 	"node/placement":      {"net", "os", "context", "log/slog", "math/rand"},
 	"node/route":          {"net", "os", "context", "log/slog", "math/rand"},
 	"node/network/reach":  {"os", "context", "log/slog", "math/rand"},

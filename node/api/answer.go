@@ -339,6 +339,10 @@ func (a *answer) usage() *usage {
 	for i := range a.choices {
 		done := a.choices[i].done
 		u.CompletionTokens += done.Tokens
+		if a := done.Ahead; a != nil {
+			u.CompletionDetails.AcceptedPrediction += a.Kept
+			u.CompletionDetails.RejectedPrediction += a.Sent - a.Kept
+		}
 		if i%a.n == 0 { // further choices of a prompt find it cached by the first
 			u.PromptDetails.CachedTokens += done.Cached
 		}
@@ -382,7 +386,11 @@ func (a *answer) timing() string { return timingText(a.choices[0].done) }
 
 // timingText formats the value of Server-Timing.
 func timingText(d *Done) string {
-	return fmt.Sprintf("ttft;dur=%.1f, decode;desc=\"%.2f tokens/s\"", d.TTFTMs, d.TokensPerS)
+	text := fmt.Sprintf("ttft;dur=%.1f, decode;desc=\"%.2f tokens/s\"", d.TTFTMs, d.TokensPerS)
+	if a := d.Ahead; a != nil {
+		text += fmt.Sprintf(", ahead;desc=\"%d sent, %d kept, gain %.2f\"", a.Sent, a.Kept, a.Gain)
+	}
+	return text
 }
 
 // logprobsOf returns the log probabilities of consecutive tokens in the endpoint's

@@ -315,7 +315,7 @@ func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 	p := g.Sampling
 	common := commonRequest{
 		Model: g.Model, Stream: true, Sampling: p, MaxTokens: some(g.MaxTokens),
-		Shoal: &Extension{Details: true, Route: g.Route, MaxStages: g.MaxStages, Exact: g.Exact},
+		Shoal: &Extension{Details: true, Route: g.Route, MaxStages: g.MaxStages, Exact: g.Exact, Ahead: g.Ahead},
 	}
 	common.ResponseFormat = constraint{g.Format, g.Pattern, g.Grammar}.wire()
 	common.IgnoreEOS = g.IgnoreEOS

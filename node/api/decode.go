@@ -212,7 +212,10 @@ func (r *commonRequest) base() (*GenerateRequest, error) {
 		if len(r.Shoal.Route) > 0 {
 			g.Route = r.Shoal.Route
 		}
-		g.MaxStages, g.Exact = r.Shoal.MaxStages, r.Shoal.Exact
+		if a := r.Shoal.Ahead; a != "" && a != "auto" && a != "off" {
+			return nil, badParam("shoal.ahead", "is %q: auto and off are known", a)
+		}
+		g.MaxStages, g.Exact, g.Ahead = r.Shoal.MaxStages, r.Shoal.Exact, r.Shoal.Ahead
 	}
 	return g, nil
 }

@@ -96,6 +96,7 @@ type GenerateRequest struct {
 	Route     []Hop   // if not empty, use exactly this route
 	MaxStages int
 	Exact     bool   // use only stages that compute the same in any company, to the last bit
+	Ahead     string // "off": no rows of guesses are sent ahead; "auto" or "": as the node is set
 	Trace     string // W3C traceparent of the caller; "": none
 
 	Shared *Shared // by all choices of one prompt; nil: there is only one choice
@@ -209,9 +210,18 @@ type Done struct {
 	Note         string     `json:"note,omitempty"` // where the time was spent
 
 	Cached     int        `json:"prompt_tokens_kept,omitempty"` // reused from earlier sessions
+	Ahead      *Ahead     `json:"ahead,omitempty"`              // absent: no guesses were sent
 	Route      []Hop      `json:"route,omitempty"`              // the final route, if it was repaired, moved or crosses a relay
 	Recoveries []Recovery `json:"recoveries,omitempty"`         // repairs of the route
 	Moves      []Move     `json:"moves,omitempty"`              // changes of a stage's path that needed no repair
+}
+
+// Ahead sums up the guesses of an answer: rows that its first stage sent before their
+// tokens were known.
+type Ahead struct {
+	Sent int     `json:"sent"`
+	Kept int     `json:"kept"`           // of them, those that were right: each saved a trip round the ring
+	Gain float64 `json:"gain,omitempty"` // how many times faster the tokens came for it; 0: unknown
 }
 
 // Move is a change of the path of a stage's stream during an answer, without a pause: to
@@ -377,9 +387,9 @@ type Network struct {
 
 	// Bridge says that members of two swarms meet there, and Swarm is the bridge's ID: lends,
 	// if guests use this node, or uses, if this node uses the other swarm, called Name.
-	Bridge string `json:"bridge,omitempty"`
-	Members int  `json:"members,omitempty"` // of a private swarm that are known, the node included
-	Founder bool `json:"founder,omitempty"` // its root key is in the node's home
+	Bridge  string `json:"bridge,omitempty"`
+	Members int    `json:"members,omitempty"` // of a private swarm that are known, the node included
+	Founder bool   `json:"founder,omitempty"` // its root key is in the node's home
 }
 
 // Serving is a span that this node serves, or is about to.

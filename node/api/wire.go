@@ -39,6 +39,8 @@ type Extension struct {
 	Route     []Hop `json:"route,omitempty"`      // take this route
 	MaxStages int   `json:"max_stages,omitempty"` // plan a route of at most this many stages
 	Exact     bool  `json:"exact,omitempty"`      // use only stages that compute the same in any company
+
+	Ahead string `json:"ahead,omitempty"` // off: send no rows of guesses ahead; auto: as the node is set
 }
 
 type chatRequest struct {
@@ -167,6 +169,10 @@ type usage struct {
 	PromptDetails    struct {
 		CachedTokens int `json:"cached_tokens"` // tokens of the prompts, reused from earlier sessions
 	} `json:"prompt_tokens_details"`
+	CompletionDetails struct {
+		AcceptedPrediction int `json:"accepted_prediction_tokens"` // guesses sent ahead that were right
+		RejectedPrediction int `json:"rejected_prediction_tokens"` // those that were not
+	} `json:"completion_tokens_details"`
 }
 
 // usageField is absent, null or an object: a stream with usage has null in all chunks

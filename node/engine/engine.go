@@ -77,6 +77,7 @@ type Info struct {
 	KVType   string  // of the cache, as Config.KVType names it
 	Exact    bool    // results do not depend on how many rows a pass has, or on other sequences, to the last bit
 	Back     int     // rows that a sequence can certainly be taken back, with Remove; -1: all
+	Rollback int     // rows that a sequence can be taken back at any time without computing any again; 0: none
 	Pooling  Pooling // of the embeddings that passes give; NoPooling: they give tokens
 	Embedded int     // numbers per embedding
 	Arch     string  // as GGUF names it

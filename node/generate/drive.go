@@ -17,6 +17,10 @@ import (
 // llama.cpp's default.
 const penaltyWindow = 64
 
+// inFlight is how many rows of guesses an answer may have on their way at once: with more,
+// even a copied text gains little.
+const inFlight = 32
+
 // drive runs a session along a planned route, and emits its events.
 func (g *generation) drive(ctx context.Context, p *planned) error {
 	// Bulk transfers make way for answers; but not while a route is sought, which may
@@ -83,6 +87,9 @@ func (g *generation) request(p *planned) *session.Request {
 	req := &session.Request{
 		Model: g.model.ID(), Prompt: g.ids, Vocab: int(g.model.Manifest().Vocab), Sampling: s, Codec: g.cfg.Codec,
 		Route: hopsOf(p.Route, p.where), Step: p.Prediction.Step, Prefill: p.Prediction.TTFT,
+	}
+	if !g.cfg.NoAhead && g.req.Ahead != "off" {
+		req.MaxInFlight = inFlight
 	}
 	if g.req.PromptLogprobs {
 		s.Scored = g.ids[1:]
@@ -161,6 +168,9 @@ func (g *generation) token(t *protocol.Token) error {
 // done emits the end of the answer, with the text that was held back.
 func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 	d := &api.Done{FinishReason: "stop", Tokens: out.Tokens, TokensPerS: out.Rate(), TTFTMs: ms(out.TTFT), Note: p.String(), Cached: out.Cached}
+	if a := out.Ahead; a.Sent > 0 {
+		d.Ahead = &api.Ahead{Sent: a.Sent, Kept: a.Kept, Gain: a.Gain}
+	}
 	for i, r := range out.Recoveries {
 		d.Recoveries = append(d.Recoveries, apiRecovery(r, g.changes[i]))
 	}

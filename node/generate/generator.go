@@ -105,6 +105,7 @@ type Config struct {
 	Metrics  Metrics
 	Tracer   trace.Tracer
 	Codec    protocol.TensorCodec // of activations between stages
+	NoAhead  bool                 // no answer has rows of guesses sent ahead
 	Log      *slog.Logger
 }
 

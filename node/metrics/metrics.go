@@ -22,6 +22,7 @@ type Metrics struct {
 	opened    prometheus.Counter
 	refused   *prometheus.CounterVec
 	closed    *prometheus.CounterVec
+	guesses   *prometheus.CounterVec
 	requests  *prometheus.CounterVec
 	tokens    *prometheus.CounterVec
 	callers   names
@@ -102,6 +103,7 @@ func New(version string, state func() State) *Metrics {
 	m.opened = counter("shoal_stage_sessions_opened_total", "Sessions of other nodes that were accepted.")
 	m.refused = counters("shoal_stage_sessions_refused_total", "Sessions of other nodes that were refused, by error code.", "reason", "busy")
 	m.closed = counters("shoal_stage_sessions_closed_total", "Sessions of other nodes that have ended, by outcome: bye (the client ended it), silent (the client went away), or the error code.", "outcome", "bye", "silent")
+	m.guesses = counters("shoal_ahead_rows_total", "Rows of guessed tokens that this node's stages sent ahead, in sessions that have ended: kept (the guess was right) or wrong.", "outcome", "kept", "wrong")
 	m.requests = counters("shoal_key_requests_total", "Requests to the API with a key, by its name.", "key")
 	m.tokens = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shoal_key_tokens_total", Help: "Tokens of prompts (input) and answers (output), by the name of the key."}, []string{"key", tokenType})
 	m.reg.MustRegister(m.tokens)
@@ -188,6 +190,12 @@ func (m *Metrics) Refused(reason string) { m.refused.WithLabelValues(reason).Inc
 // Closed counts a session of a stage that has ended. outcome is one of a fixed
 // set.
 func (m *Metrics) Closed(outcome string) { m.closed.WithLabelValues(outcome).Inc() }
+
+// Guessed counts the rows of guesses that a session sent ahead.
+func (m *Metrics) Guessed(sent, kept int64) {
+	m.guesses.WithLabelValues("kept").Add(float64(kept))
+	m.guesses.WithLabelValues("wrong").Add(float64(sent - kept))
+}
 
 // Used counts what a key of the API was used for.
 func (m *Metrics) Used(key string, requests, prompt, answer int64) {

@@ -43,6 +43,7 @@ func (o stageObserver) Step(phase stage.Phase, part stage.Part, took time.Durati
 
 func (o stageObserver) Closed(r stage.Report) {
 	o.srv.cfg.Metrics.Closed(r.Outcome)
+	o.srv.cfg.Metrics.Guessed(r.Guesses, r.Kept)
 	ctx, ok := traces.Under(context.Background(), r.Trace)
 	if !ok {
 		return
@@ -52,6 +53,7 @@ func (o stageObserver) Closed(r stage.Report) {
 		attribute.String("gen_ai.request.model", o.model), attribute.String("shoal.peer", o.srv.cfg.Network.Self().String()), attribute.String("shoal.blocks", o.blocks.String()),
 		attribute.Int("shoal.stage", r.Index), attribute.Int("shoal.stages", r.Stages), attribute.String("shoal.outcome", r.Outcome),
 		attribute.Int64("shoal.passes", r.Passes), attribute.Int64("shoal.rows", r.Rows),
+		attribute.Int64("shoal.guesses", r.Guesses), attribute.Int64("shoal.guesses_kept", r.Kept),
 		attribute.Float64("shoal.wait_ms", ms(r.Wait)), attribute.Float64("shoal.compute_ms", ms(r.Compute)), attribute.Float64("shoal.send_ms", ms(r.Sending)),
 	)
 	if r.Outcome != "bye" {

@@ -88,6 +88,7 @@ type Config struct {
 	MaxSessions int      // per span, at the same time
 	DrainTime   time.Duration
 	UnloadAfter time.Duration // after how long without use an engine is unloaded, until it is used again; 0: never
+	NoAhead     bool          // stages send no rows of guesses ahead
 	Lend        lend.Rules
 
 	// Load loads a span into an engine.

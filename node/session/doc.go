@@ -47,6 +47,15 @@
 // If only the stream to a stage broke, the same peer is tried first: it keeps the
 // session for a moment.
 //
+// # Running ahead
+//
+// If the request allows it and every stage can take rows back, the first stage sends the
+// rows of guesses before their tokens are known (node/stage, "Running ahead"). The client
+// has little to do with it (ahead.go): it gives the first and the last stage a key, a new
+// one with each repair, states the limit with the rows that it feeds, and counts. A repair
+// goes as without guesses. Only the time after which a token is overdue must not be taken
+// from tokens whose rows were sent ahead.
+//
 // # Sessions that are not repaired
 //
 // Embeddings (embed.go) and readings, the probabilities of given tokens (read.go), need

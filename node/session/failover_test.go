@@ -117,7 +117,7 @@ func (f *fleet) ask(ctx context.Context, prompt []int32, n int, at func(token in
 	var got []int32
 	out, err := session.Run(ctx, sessionDialer{dialer{f.net, nodeID(-1)}}, &session.Request{
 		Model: f.model, Route: f.route, Prompt: prompt, Chunk: 7, Step: time.Millisecond, Prefill: 10 * time.Millisecond,
-		Sampling: inThirds(n, f.format), Replan: f.replan,
+		Sampling: inThirds(n, f.format), Replan: f.replan, MaxInFlight: f.inFlight,
 	}, func(tok *protocol.Token) error {
 		if int(tok.Index) != len(got) {
 			return errors.New("a token out of turn")

@@ -33,9 +33,12 @@ import (
 type sums struct {
 	span   protocol.Span
 	blocks int
-	broken error         // returned by Run if set
-	delay  time.Duration // of each pass
-	back   int           // positions that a slot can be taken back, as with recurrent blocks; 0: all
+	broken error                       // returned by Run if set
+	delay  time.Duration               // of each pass
+	more   time.Duration               // of each further row in it
+	says   func(position uint64) int32 // what the last stage draws; nil: what it computes
+	wide   int                         // numbers per hidden state, of which all but the first few are 0
+	back   int                         // positions that a slot can be taken back, as with recurrent blocks; 0: all
 
 	mu      sync.Mutex
 	kv      map[int][][]float64 // slot -> position -> block -> value
@@ -91,12 +94,15 @@ func (e *sums) CopyPrefix(src, dst int, n int32) error {
 
 func (e *sums) Run(_ context.Context, p *engine.Batch) (*engine.Result, error) {
 	e.mu.Lock()
+	delay := e.delay + time.Duration(len(p.Rows)-1)*e.more
+	e.mu.Unlock()
+	time.Sleep(delay) // without the lock: in virtual time, who waits for one stops the clock
+	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.broken != nil {
 		return nil, e.broken
 	}
-	time.Sleep(e.delay)
-	res := &engine.Result{}
+	res, wide := &engine.Result{}, max(e.wide, width)
 	outs := make([][]float32, len(p.Rows))
 	for i, row := range p.Rows {
 		if len(e.kv[row.Seq]) != int(row.Pos) {
@@ -108,7 +114,7 @@ func (e *sums) Run(_ context.Context, p *engine.Batch) (*engine.Result, error) {
 				h[j] = float32((int(p.Tokens[i])*(j+3))%11) / 11
 			}
 		} else {
-			copy(h, p.Hidden[i*width:][:width])
+			copy(h, p.Hidden[i*wide:][:width])
 		}
 		cells := make([]float64, e.span.Len())
 		e.kv[row.Seq] = append(e.kv[row.Seq], cells)
@@ -128,7 +134,7 @@ func (e *sums) Run(_ context.Context, p *engine.Batch) (*engine.Result, error) {
 	}
 	if e.span.To < e.blocks {
 		for _, h := range outs {
-			res.Hidden = append(res.Hidden, h...)
+			res.Hidden = append(append(res.Hidden, h...), make([]float32, wide-width)...)
 		}
 		return res, nil
 	}
@@ -139,6 +145,9 @@ func (e *sums) Run(_ context.Context, p *engine.Batch) (*engine.Result, error) {
 		}
 		id := (int(sum*31) + len(d.Sampled)) % vocab
 		id = max(id, -id)
+		if e.says != nil {
+			id = int(e.says(d.Position))
+		}
 		for d.Allowed != nil && d.Allowed[id>>6]>>(id&63)&1 == 0 {
 			id = (id + 1) % vocab
 		}
@@ -260,9 +269,15 @@ type pipeline struct {
 	route   []session.Hop
 	stages  []*stage.Stage
 	engines []*sums
-	format  string // of answers; "": any
-	back    int    // positions that the engines can take a slot back; 0: all
-	silent  bool   // and the stages do not say so
+	format  string                      // of answers; "": any
+	back    int                         // positions that the engines can take a slot back; 0: all
+	silent  bool                        // and the stages do not say so
+	says    func(position uint64) int32 // what is drawn; nil: what is computed
+	wide    int                         // numbers per hidden state; 0: width
+
+	guess       func(most int) stage.Guesser
+	inFlight    int           // of a fleet's sessions
+	delay, more time.Duration // of each pass, and of each further row in it
 }
 
 func newPipeline(t testing.TB, blocks int, cuts ...int) *pipeline {
@@ -281,20 +296,28 @@ func (p *pipeline) build(t testing.TB, blocks int, cuts ...int) *pipeline {
 }
 
 func (p *pipeline) addStage(t testing.TB, id peer.ID, span protocol.Span, blocks int) {
-	e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}, back: p.back}
+	e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}, back: p.back, delay: p.delay, more: p.more, says: p.says, wide: p.wide}
 	back := p.back
 	if p.silent {
 		back = 0
 	}
 	s := stage.New(stage.Config{
-		Model: p.model, Span: span, Blocks: blocks, Width: width, Vocab: vocab, Formats: thirds{},
-		KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024, Back: back,
+		Model: p.model, Span: span, Blocks: blocks, Width: max(p.wide, width), Vocab: vocab, Formats: thirds{},
+		KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024, Back: back, Rollback: p.rollback(), Guess: p.guess,
 	}, e, stageDialer{dialer{p.net, id}})
 	t.Cleanup(func() { s.Close(nil) })
 	srv := stage.NewServer(nil, nil)
 	srv.Add(s)
 	p.net.servers[id] = srv
 	p.stages, p.engines = append(p.stages, s), append(p.engines, e)
+}
+
+// rollback is how many rows the engines can take back.
+func (p *pipeline) rollback() int {
+	if p.back > 0 {
+		return 0
+	}
+	return 64
 }
 
 func (p *pipeline) ask(ctx context.Context, prompt []int32, n int) ([]int32, error) {

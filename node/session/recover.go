@@ -56,9 +56,10 @@ func (d *deadline) expect(now time.Time, predicted time.Duration, rows int) {
 	d.waitBegan, d.due, d.steady, d.rows = now, 4*(predicted+d.roundTrip)+slack, false, rows
 }
 
-// token ends the wait for a token and begins the next.
-func (d *deadline) token(now time.Time) {
-	if d.steady {
+// token ends the wait for a token and begins the next. How long a token took whose row
+// was sent ahead says nothing about one whose row is not.
+func (d *deadline) token(now time.Time, ahead bool) {
+	if d.steady && !ahead {
 		d.step = max(d.step-d.step/16, now.Sub(d.waitBegan)) // the longest recent time
 	}
 	d.waitBegan, d.due, d.steady, d.rows = now, 4*d.step+slack, true, 1
@@ -101,14 +102,13 @@ func (s *session) inspect(now time.Time) (b breakdown) {
 		}
 		return b // some stage works: it is slow, not lost
 	}
-	due := len(s.ids)
+	due := len(s.ids)            // a stage may have more, of guesses
 	for i, g := range s.stages { // no stage has work: one did not receive it
-		if g.length < due {
+		if g.length < due || i > 0 && g.line < s.stages[i-1].line {
 			b.suspect = g
 			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "nothing reaches it"))
 			return b
 		}
-		due = g.length
 	}
 	b.why = protocol.Errorf(protocol.Code_CODE_TIMEOUT, "no progress")
 	return b
@@ -418,7 +418,7 @@ const (
 func (s *session) openFresh(ctx context.Context, stages, fresh []*stage, within time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, within, errors.New("no answer in time"))
 	defer cancel()
-	whole := &ring{s.id, s.epoch, stages}
+	whole := &ring{id: s.id, epoch: s.epoch, stages: stages, tagKey: s.tagKey}
 	at := func(i int) int { return slices.Index(stages, fresh[i]) }
 	err := s.openAll(ctx, cancel, fresh, func(i int) *protocol.Open {
 		o := s.openFrame(whole, at(i), s.chain)
@@ -465,6 +465,7 @@ func (s *session) resume(fresh []*stage) (replayed int) {
 			have = min(have, g.length)
 		}
 	}
+	s.tagKey = s.newTagKey() // stages that have left the first or last place learn nothing more
 	at := make([]int, n)
 	for i, g := range s.stages {
 		at[i] = g.backTo(min(have, g.length))
@@ -482,12 +483,15 @@ func (s *session) resume(fresh []*stage) (replayed int) {
 		if i+1 < n {
 			r.ForwardFrom = uint32(at[i+1])
 		}
+		if i == 0 || i+1 == n {
+			r.TagKey = s.tagKey
+		}
 		replayed += len(s.ids) - at[i] - 1
 		g.progressed = now
-		epoch, from, ids := s.epoch, at[0], s.ids
+		epoch, from, ids, stages := s.epoch, at[0], s.ids, s.stages
 		go func() {
 			if g.send(&protocol.Frame{Kind: &protocol.Frame_Resume{Resume: r}}) == nil && i == 0 {
-				s.feed(g, epoch, ids, from)
+				s.feed(stages, epoch, ids, from)
 			}
 		}()
 	}

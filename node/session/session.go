@@ -60,6 +60,12 @@ type Request struct {
 	Prefill  time.Duration // predicted time to the first token; 0: unknown
 	Trace    string        // W3C traceparent for the stages; "": none
 
+	// MaxInFlight bounds the rows of guessed tokens that are on their way round the ring
+	// at once (ahead.go); 0: there are none. Expected are tokens that the answer is
+	// expected to repeat.
+	MaxInFlight int
+	Expected    []int32
+
 	// Replan finds stages for the blocks of stages that were lost. nil: a lost
 	// stage ends the session.
 	Replan func(ctx context.Context, gap Gap) ([]Hop, error)
@@ -105,6 +111,7 @@ type Outcome struct {
 	Opened     time.Duration // until every stage had accepted
 	TTFT       time.Duration // from the call of Run to the first token
 	Elapsed    time.Duration // from the first token to the last
+	Ahead      Ahead
 	Recoveries []Recovery
 	Moves      []Move
 	Route      []Hop  // at the end
@@ -212,6 +219,7 @@ type session struct {
 	deadline      deadline
 	failedRepairs int // repairs since the last token
 	scored        []*protocol.Score
+	trips         trips
 	payload       int // bytes of a frame's payload, at most
 
 	second     *second // a route beside the first, which keeps the session waiting; nil: none
@@ -233,6 +241,7 @@ type ring struct {
 	id     [16]byte
 	epoch  uint64
 	stages []*stage // in the order of the ring
+	tagKey []byte   // of the tags of guesses; nil: there are none
 }
 
 // event is a frame of a stage, or the end of its stream.
@@ -254,18 +263,20 @@ type stage struct {
 	sampledOwed []int32 // tokens of the answer for which Open had no room; Resume has them
 
 	// As last reported by the stage:
-	cached  int    // positions of the prompt that it had computed before
-	halted  bool   // it has stopped in this epoch
-	length  int    // positions computed
-	waiting int    // chunks in its queue
-	passes  uint64 // finished
-	busy    bool   // a pass with rows of this session is running
-	replays bool   // it can send its rows again
-	floor   int    // the lowest position, other than 0, from which it can go on
-	back    int    // of a session of readings: rows by which it can be taken back; 0: all
-	leaving bool   // it has asked to be replaced
-	epoch   uint64 // of the last Pong
-	relayed bool   // its link to its successor crosses a relay
+	cached   int    // positions of the prompt that it had computed before
+	halted   bool   // it has stopped in this epoch
+	length   int    // positions computed
+	line     uint32 // of guesses, which length is of
+	waiting  int    // chunks in its queue
+	passes   uint64 // finished
+	busy     bool   // a pass with rows of this session is running
+	replays  bool   // it can send its rows again
+	floor    int    // the lowest position, other than 0, from which it can go on
+	back     int    // of a session of readings: rows by which it can be taken back; 0: all
+	rollback int    // rows that it can take back at any time
+	leaving  bool   // it has asked to be replaced
+	epoch    uint64 // of the last Pong
+	relayed  bool   // its link to its successor crosses a relay
 
 	heard      time.Time // when it last sent anything
 	progressed time.Time // when length or passes last changed
@@ -371,6 +382,7 @@ func (s *session) start(ctx context.Context) error {
 	for _, h := range s.req.Route {
 		s.stages = append(s.stages, s.newStage(h))
 	}
+	s.tagKey = s.newTagKey()
 	if err := s.openAll(ctx, cancel, s.stages, func(i int) *protocol.Open { return s.openFrame(&s.ring, i, s.chain) }); err != nil {
 		return err
 	}
@@ -402,7 +414,7 @@ func (s *session) assignRing(r *ring, ids []int32) (from int) {
 	for _, g := range r.stages {
 		go s.read(g)
 	}
-	go s.feed(r.stages[0], r.epoch, ids, from)
+	go s.feed(r.stages, r.epoch, ids, from)
 	return from
 }
 
@@ -501,6 +513,7 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 		}
 		g.back = int(k.Opened.Back)
 		g.cached, g.floor, g.prefixSent = int(k.Opened.Cached), int(k.Opened.Floor), len(o.Prefix)
+		g.rollback = int(min(k.Opened.RollbackRows, protocol.MaxInFlight))
 		return nil
 	case *protocol.Frame_Fail:
 		err = protocol.FailError(k.Fail)
@@ -526,6 +539,9 @@ func (s *session) openFrame(r *ring, pos int, chain []uint64) *protocol.Open {
 	if pos == n-1 {
 		o.Sampling = s.req.Sampling
 	}
+	if pos == 0 || pos == n-1 {
+		o.TagKey = r.tagKey
+	}
 	return o
 }
 
@@ -543,19 +559,25 @@ func nextHop(ring []*stage, pos int) *protocol.Hop {
 
 // feed sends the first stage the tokens from a position on, in chunks. The last
 // chunk asks for the next token.
-func (s *session) feed(first *stage, epoch uint64, ids []int32, from int) {
+func (s *session) feed(stages []*stage, epoch uint64, ids []int32, from int) {
+	expected, ahead := s.req.Expected, s.inFlight(stages)
+	if ahead == 0 {
+		expected = nil
+	}
 	chunk := s.req.Chunk
 	if chunk <= 0 {
 		chunk = 64
 	}
 	for at := from; at < len(ids); at += chunk {
 		rows := ids[at:min(at+chunk, len(ids))]
-		err := first.send(&protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
+		err := stages[0].send(&protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
 			Epoch: epoch, Base: uint32(at), Rows: uint32(len(rows)), Tokens: rows, Sample: at+len(rows) == len(ids),
+			MaxInFlight: uint32(ahead), Expected: expected,
 		}}})
 		if err != nil {
 			return // read fails as well
 		}
+		expected = nil
 	}
 }
 
@@ -700,7 +722,7 @@ func (g *stage) pong(p *protocol.Pong, now time.Time) {
 		g.progressed = now
 	}
 	g.length, g.waiting, g.busy, g.passes, g.relayed = int(p.Length), int(p.Waiting), p.Computing, p.Passes, p.Relayed
-	g.epoch = p.Epoch
+	g.epoch, g.line = p.Epoch, p.Line
 }
 
 // trouble handles a stage's report about a neighbour, or that it is leaving.
@@ -777,6 +799,7 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 	if s.out.Tokens++; s.out.Tokens == 1 {
 		s.out.TTFT = since
 	}
+	s.tally(tok, since-s.out.TTFT-s.out.Elapsed)
 	s.out.Elapsed = since - s.out.TTFT
 	s.out.Finish = tok.Finish
 	s.mu.Lock()
@@ -785,7 +808,7 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 		s.chain = protocol.AppendPrefix(s.chain, s.ids)
 	}
 	s.mu.Unlock()
-	s.deadline.token(now)
+	s.deadline.token(now, tok.Guessed)
 	s.failedRepairs, s.seconds, s.nextSecond, s.noSecond = 0, 0, time.Time{}, false
 	if err := s.emit(tok); err != nil {
 		return b, err

@@ -56,7 +56,13 @@ func (d simSessionDialer) OpenStage(ctx context.Context, p peer.ID, _ []byte) (s
 // virtual makes a pipeline over hosts on simulated links, all connected, and a
 // client's dialer.
 func virtual(t *testing.T, net *sim.Network, blocks int, cuts ...int) (*pipeline, simSessionDialer) {
-	p := &pipeline{model: protocol.ModelKey(cid.Undef)}
+	p := new(pipeline)
+	return p, p.buildVirtual(t, net, blocks, cuts...)
+}
+
+// buildVirtual is virtual for a pipeline with settings.
+func (p *pipeline) buildVirtual(t *testing.T, net *sim.Network, blocks int, cuts ...int) simSessionDialer {
+	p.model = protocol.ModelKey(cid.Undef)
 	cuts = append(append([]int{0}, cuts...), blocks)
 	var hosts []host.Host
 	for range len(cuts) { // one more than there are stages: the client
@@ -68,10 +74,10 @@ func virtual(t *testing.T, net *sim.Network, blocks int, cuts ...int) (*pipeline
 	}
 	for i, h := range hosts[1:] {
 		span := protocol.Span{From: cuts[i], To: cuts[i+1]}
-		e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}}
+		e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}, delay: p.delay, more: p.more, says: p.says, wide: p.wide}
 		s := stage.New(stage.Config{
-			Model: p.model, Span: span, Blocks: blocks, Width: width, Vocab: vocab,
-			KVTokens: 8192, MaxSeqs: 32, MaxBatch: 128, MaxContext: 1024,
+			Model: p.model, Span: span, Blocks: blocks, Width: max(p.wide, width), Vocab: vocab,
+			KVTokens: 8192, MaxSeqs: 32, MaxBatch: 128, MaxContext: 1024, Rollback: p.rollback(), Guess: p.guess,
 		}, e, simStageDialer{simDialer{h}})
 		srv := stage.NewServer(nil, nil)
 		srv.Add(s)
@@ -80,7 +86,7 @@ func virtual(t *testing.T, net *sim.Network, blocks int, cuts ...int) (*pipeline
 		p.route = append(p.route, session.Hop{Peer: h.ID(), Span: span})
 	}
 	meet(t, hosts)
-	return p, simSessionDialer{simDialer{hosts[0]}}
+	return simSessionDialer{simDialer{hosts[0]}}
 }
 
 // meet connects hosts, who then know what the others speak.

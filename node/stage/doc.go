@@ -9,7 +9,7 @@
 //	           tokens are small and bounded by the session's length, and the
 //	           predecessor may only send as many rows as it has credit for (below).
 //	loop       one goroutine per stage: takes the ready steps, decodes before
-//	           prefill chunks, of each kind the longest-waiting first, and runs
+//	           guesses and those before prefill chunks, of each kind the longest-waiting first, and runs
 //	           them through the engine in one pass. Only the loop calls the engine.
 //	sender     one goroutine per outgoing stream: to the successor (activations; from
 //	           the last stage to the first, the token just sampled) and to the
@@ -101,6 +101,60 @@
 // A stage that no session uses can sleep: its engine is closed then, and loaded again by
 // Config.Waken when a session is opened (sleep.go). An Open waits for that, but not long,
 // since the client gives up a stage that is silent after others have accepted.
+//
+// # Running ahead
+//
+// Plain decode takes one trip around the ring per token: stage 0 waits for the token that
+// the last stage draws. A session may run ahead instead: stage 0 guesses the next token
+// (Guesser) and sends its row at once, as an ordinary step of one row, and another after
+// it, up to the number in flight that the client allows. A right guess costs the slowest
+// stage's time instead of a trip.
+//
+//	stage 0      When a token comes and is the oldest guess in flight, its row is on its
+//	             way already. If it is another one, stage 0 begins a new line at its
+//	             position: it drops the guesses that wait here, counts Step.line up, and
+//	             sends the token's own row. A guess is queued only while nothing of the
+//	             session waits for a pass or the socket, so that the row of a token that
+//	             comes next finds nothing in its way (lead.go).
+//	all stages   A step of a lower line is dropped. One of a higher line takes the session
+//	             back to the step's base first: what waits from there on is dropped, here
+//	             and in the successor's queue, what is being computed is not sent on, and
+//	             the cache and the replay buffer are truncated (line.go).
+//	last stage   It has drawn the token of a position before it computes that position's
+//	             row. So it compares first, by Step.tag, and drops the rest of a line from
+//	             the first wrong guess on, uncomputed. It draws at true positions alone, in
+//	             order: penalties, formats and log probabilities never need undoing.
+//
+// No frame discards, verifies or rolls back. Each session has one row in a pass, as in
+// plain decode, so an accepted row goes through the same computation on the same cache, and
+// an answer has the same tokens with and without guesses, to the bit. Rows of known tokens
+// go before guesses, and guesses before prefill; a guess that has waited for one and a half
+// trips is treated as known.
+//
+// A tag is a keyed hash of the guess (protocol.GuessTag), and only the first and the last
+// stage have the key: a stage between them learns no token, as without guesses.
+//
+// Lines are within an epoch, which is the client's and belongs to repairs: Halt and Resume
+// begin again at line 0. So nothing had to be added to a repair. What is in the cache for
+// guesses does not count: a stage keeps as a prefix, and shares, only the positions that are
+// settled, which stage 0 states in each frame. The replay buffer holds the rows of
+// guesses in memory until they are settled, and only then may they go to disk. A line that
+// a repair interrupts is over: the client feeds stage 0 the positions that it lacks, as
+// always, and stage 0 makes a new Guesser of the tokens that it knows.
+//
+// How far it pays to run ahead depends on the whole ring, so each step carries sums to which
+// each stage adds: the slowest stage's time per row, what a row costs other sessions, and
+// how busy the busiest stage is. The last stage returns them with the token.
+//
+// A client allows guesses only if every stage of its route can take rows back
+// (Opened.rollback_rows): stages of older versions do not say so, and recurrent blocks
+// cannot. The limit is in the client's steps to stage 0 and not in its Open, because the
+// answers of the other stages are needed first.
+//
+// The alternatives are worse here. A window of guesses that is verified in one pass
+// changes the order of sums in most kernels, and with it some tokens. A tree of guesses
+// needs rows that most links cannot carry. A frame that discards wrong rows would arrive
+// hardly before the next line does.
 //
 // # Observation
 //

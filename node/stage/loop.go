@@ -38,12 +38,18 @@ func (s *Stage) loop() {
 				}
 				continue
 			}
-			batch, dead, yield := s.gather()
+			batch, dead, yield, bad := s.gather()
+			for _, sess := range bad {
+				sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", errTag))
+			}
 			s.bury(dead)
+			for _, w := range batch {
+				w.sess.guessOn()
+			}
 			for _, sess := range yield {
 				sess.fail(s.busy("the stage is full, and others need the room of this session"))
 			}
-			if len(batch)+len(yield) == 0 {
+			if len(batch)+len(yield)+len(bad) == 0 {
 				break
 			}
 			if batch = s.constrain(batch); len(batch) > 0 {
@@ -77,19 +83,23 @@ func (s *Stage) doOps() {
 }
 
 // gather returns the steps of the next pass, and the sessions that have ended.
-// Decodes come first, then prefill chunks, up to the most rows per pass. Within each
-// kind the groups take turns, and within a group the longest-waiting step comes
-// first. A session short of KV cells waits; yield are the sessions to be evicted so
-// that others can go on.
-func (s *Stage) gather() (batch []work, dead, yield []*session) {
+// Decodes come first, those of known tokens before guesses, then prefill chunks, up to the
+// most rows per pass; a session has one step in a pass. Within each kind the groups take
+// turns, and within a group the longest-waiting step comes first. A session short of KV cells waits; yield are the sessions to be evicted so
+// that others can go on; bad are those that violate the protocol.
+func (s *Stage) gather() (batch []work, dead, yield, bad []*session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var decodes, prefills []*session
+	bad = s.weed() // with mu held from here on, or a guess could come between that nobody has checked
+	now := time.Now()
+	var decodes, guesses, prefills []*session
 	for _, sess := range s.sessions {
 		switch {
 		case sess.ended:
 			dead = append(dead, sess)
 		case !sess.ready():
+		case s.comesLater(sess.pending[0], now):
+			guesses = append(guesses, sess)
 		case sess.pending[0].rows == 1:
 			decodes = append(decodes, sess)
 		default:
@@ -97,13 +107,14 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 		}
 	}
 	s.takeTurns(decodes)
+	s.takeTurns(guesses)
 	s.takeTurns(prefills)
+	decodes = append(decodes, guesses...)
 	decodes = decodes[:min(len(decodes), s.convoy())]
 	rows, scored, most := 0, 0, s.cfg.MaxBatch
 	if len(decodes) > 0 { // a long chunk would delay all of them
 		most = min(most, len(decodes)+mixedRows)
 	}
-	now := time.Now()
 	var starved []*session
 	for _, sess := range append(decodes, prefills...) {
 		st := sess.pending[0]
@@ -115,7 +126,7 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 			starved = append(starved, sess)
 			continue
 		}
-		sess.pending, sess.reach = sess.pending[1:], st.base+st.rows
+		sess.pending, sess.running, sess.reach = sess.pending[1:], st, st.base+st.rows
 		s.left(st)
 		s.takes++
 		s.served[sess.group] = s.takes
@@ -132,7 +143,7 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 	if s.starved = len(starved) > 0; s.starved && len(dead) == 0 {
 		yield = s.relieve(starved, now)
 	}
-	return batch, dead, yield
+	return batch, dead, yield, bad
 }
 
 // ready reports whether a step is queued and there is space for its output. Called
@@ -174,6 +185,7 @@ func (s *Stage) convoy() int {
 			stages = max(stages, sess.stages)
 		}
 	}
+	s.stats.share(active)
 	row, lap := s.stats.costs()
 	if stages == 1 || row*time.Duration(active*(stages-1)) < lap/20 {
 		return active + 1
@@ -312,15 +324,24 @@ func (s *Stage) count(w work, now time.Time) {
 	sess.computed, sess.worked = w.step.base+w.step.rows, now
 	again := sess.decoding
 	if sess.decoding = w.step.rows == 1; sess.decoding && again {
-		s.stats.lap(now.Sub(sess.lap))
+		if sess.lapAt == w.step.base-1 && !w.step.guessed() && !w.step.right {
+			s.stats.lap(now.Sub(sess.lap))
+		}
+		s.stats.settled(sess.sure()-sess.counted, now)
 	}
-	sess.lap = now
+	sess.lap, sess.lapAt, sess.counted = now, w.step.base, sess.sure()
 }
 
 // takeBack removes a session's positions from a step's base on. If the engine cannot, it
 // has none left, and what the session computed is not kept for another.
 func (s *Stage) takeBack(w work) error {
 	left := w.step.base
+	s.mu.Lock()
+	nothing := w.step.line > 0 && w.sess.computed <= left // only rows that were not computed are void
+	s.mu.Unlock()
+	if nothing {
+		return nil
+	}
 	err := s.engine.Remove(w.sess.seq, int32(left))
 	if err != nil {
 		left = 0
@@ -383,28 +404,45 @@ func (s *Stage) scatter(w work, res *engine.Result, batch []work) {
 func (s *Stage) stale(w work) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return w.sess.ended || w.sess.epoch != w.step.epoch
+	return w.stale()
 }
+
+// stale is called with stage.mu held.
+func (w work) stale() bool { return w.sess.ended || w.sess.epoch != w.step.epoch || w.step.void }
 
 // forward keeps activations for replay and sends them to the successor, except for
 // positions that it already has.
 func (s *Stage) forward(w work, x []float32) {
 	sess, codec := w.sess, w.sess.open.Codec
 	rows := protocol.AppendTensor(make([]byte, 0, protocol.TensorSize(codec, len(x))), codec, x)
-	sess.buf.put(w.step.base, rows)
+	sess.buf.put(w.step.base, rows, w.step.guessed())
+	head := &protocol.Step{Epoch: w.step.epoch, Codec: codec, Line: w.step.line, Guesses: w.step.guesses}
 	s.mu.Lock()
-	stale := sess.ended || sess.epoch != w.step.epoch
+	stale := w.stale()
 	next, has := sess.next, max(0, sess.forward-w.step.base)
+	settled, runs := s.aheadOf(w, head)
 	s.mu.Unlock()
+	sess.buf.settle(settled)
 	if stale || next == nil {
 		return
 	}
+	if runs {
+		s.sum(w.step.sums, head)
+	}
 	for at := has; at < w.step.rows; at += protocol.MaxLinkRows {
 		end := min(at+protocol.MaxLinkRows, w.step.rows)
-		sess.send(next, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
-			Epoch: w.step.epoch, Base: uint32(w.step.base + at), Rows: uint32(end - at), Codec: codec, Sample: w.step.sample && end == w.step.rows,
-			Back: w.step.back && at == has,
-		}}}, rows[at*sess.buf.row:end*sess.buf.row], w.step.phase())
+		head.Base, head.Rows, head.Sample = uint32(w.step.base+at), uint32(end-at), w.step.sample && end == w.step.rows
+		head.Back = w.step.back && at == has
+		o, err := frameFor(&protocol.Frame{Kind: &protocol.Frame_Step{Step: head}}, rows[at*sess.buf.row:end*sess.buf.row], w.step.phase())
+		if err != nil {
+			sess.fail(asError(err))
+			return
+		}
+		s.mu.Lock()
+		if !w.stale() { // with mu held, or a line that begins now would be sent before the end of this one
+			next.push(o)
+		}
+		s.mu.Unlock()
 	}
 }
 
@@ -422,7 +460,10 @@ func (s *Stage) token(w work, d sample.Token, compute time.Duration) {
 	}
 	s.stats.tokens.Add(1)
 	if finish == protocol.Finish_FINISH_NONE { // the ring first, since the next token depends on it
-		back := &protocol.Step{Epoch: w.step.epoch, Base: uint32(at), Rows: 1, Tokens: []int32{d.ID}, Sample: true}
+		back := &protocol.Step{Epoch: w.step.epoch, Line: w.step.line, Base: uint32(at), Rows: 1, Tokens: []int32{d.ID}, Sample: true}
+		if w.step.sums != (sums{}) {
+			s.sum(w.step.sums, back)
+		}
 		s.mu.Lock()
 		next := sess.next
 		s.mu.Unlock()
@@ -439,7 +480,7 @@ func (s *Stage) token(w work, d sample.Token, compute time.Duration) {
 	}
 	sess.idle.Reset(s.cfg.Idle)
 	s.mu.Lock()
-	stale := sess.epoch != w.step.epoch // the client may have reconnected without receiving the tokens before
+	stale := w.stale() // the client may have reconnected without receiving the tokens before
 	client := sess.client
 	s.mu.Unlock()
 	if stale {
@@ -447,15 +488,22 @@ func (s *Stage) token(w work, d sample.Token, compute time.Duration) {
 	}
 	sess.send(client, &protocol.Frame{Kind: &protocol.Frame_Token{Token: &protocol.Token{
 		Epoch: w.step.epoch, Index: uint32(index), Id: d.ID, Logprob: d.Logprob, Top: topOf(d),
-		Finish: finish, UsCompute: uint32(compute.Microseconds()),
+		Finish: finish, UsCompute: uint32(compute.Microseconds()), Line: w.step.line, Guessed: w.step.right, Guesses: w.step.guesses,
 	}}}, nil, w.step.phase())
 }
 
 func (sess *session) send(to *sender, f *protocol.Frame, payload []byte, phase Phase) {
-	b, err := protocol.AppendFrame(make([]byte, 0, 64+len(payload)), f, payload)
+	o, err := frameFor(f, payload, phase)
 	if err != nil {
 		sess.fail(asError(err))
 		return
 	}
-	to.push(outgoing{frame: b, phase: phase, kind: kindOf(f), rows: uint64(f.GetStep().GetRows())})
+	to.push(o)
+}
+
+// frameFor encodes a frame for a sender.
+func frameFor(f *protocol.Frame, payload []byte, phase Phase) (outgoing, error) {
+	b, err := protocol.AppendFrame(make([]byte, 0, 64+len(payload)), f, payload)
+	st := f.GetStep()
+	return outgoing{frame: b, phase: phase, kind: kindOf(f), rows: uint64(st.GetRows()), guess: st.GetTag() != 0, base: int(st.GetBase())}, err
 }

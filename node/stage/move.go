@@ -255,7 +255,7 @@ func (sess *session) moveLinkOut(old *sender, next *protocol.Hop, epoch uint64) 
 		return nil, nil, err
 	}
 	s := sess.stage
-	out := newSender(nil, func(err error) { sess.linkLost(epoch, true, err) }, s.poke, sess.sent)
+	out := sess.newLink(epoch)
 	s.mu.Lock()
 	if !sess.mayMove(old) {
 		s.mu.Unlock()

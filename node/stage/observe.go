@@ -51,6 +51,7 @@ type Report struct {
 	Outcome                string // "bye", "silent" (its client sent nothing any more), or a code's name
 	Passes, Rows           int64  // passes with rows of it, and rows computed
 	Wait, Compute, Sending time.Duration
+	Guesses, Kept          int64 // rows of guesses that this stage sent ahead as the first, and those that were right
 }
 
 // unobserved is a stage without an Observer.
@@ -96,8 +97,10 @@ func (sess *session) sent(phase Phase, took time.Duration) { sess.spent(phase, S
 func (sess *session) report(outcome string) Report {
 	t := &sess.tally
 	sum := func(p Part) time.Duration { return time.Duration(t.spent[p].Load()) }
+	guesses, kept := sess.guesses()
 	return Report{
 		Trace: sess.open.Trace, Index: int(sess.open.Index), Stages: int(sess.open.Stages), Opened: t.opened, Outcome: outcome,
 		Passes: t.passes.Load(), Rows: t.rows.Load(), Wait: sum(Wait), Compute: sum(Compute), Sending: sum(Send),
+		Guesses: int64(guesses), Kept: int64(kept),
 	}
 }

@@ -90,6 +90,7 @@ func TestOpenRefused(t *testing.T) {
 		"alternatives":    {func(o *protocol.Open) { o.Sampling.TopLogprobs = 65 }, protocol.Code_CODE_BAD_REQUEST, "top_logprobs"},
 		"foreign history": {func(o *protocol.Open) { o.Sampling.History = []int32{100} }, protocol.Code_CODE_BAD_REQUEST, "vocabulary"},
 		"foreign answer":  {func(o *protocol.Open) { o.Sampling.Sampled = []int32{-1} }, protocol.Code_CODE_BAD_REQUEST, "vocabulary"},
+		"short tag key":   {func(o *protocol.Open) { o.TagKey = make([]byte, 15) }, protocol.Code_CODE_BAD_REQUEST, "tag_key"},
 		"a format":        {func(o *protocol.Open) { o.Sampling.Format = []*protocol.Piece{{}} }, protocol.Code_CODE_NOT_SERVING, "format"},
 		"stop tokens":     {func(o *protocol.Open) { o.Sampling.StopIds = make([]int32, 1025) }, protocol.Code_CODE_BAD_REQUEST, "stop"},
 	} {
@@ -220,7 +221,7 @@ func TestGather(t *testing.T) {
 	}
 	s.mu.Unlock()
 	order := func() (out []int) {
-		batch, _, _ := s.gather()
+		batch, _, _, _ := s.gather()
 		at := 0
 		for _, w := range batch {
 			if w.at != at {

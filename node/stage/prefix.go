@@ -21,6 +21,7 @@ type kept struct {
 	tokens int // a multiple of protocol.PrefixBlock
 	seq    int
 	buf    *replay // nil at the last stage
+	ids    []int32 // at a first stage that runs ahead: its tokens
 }
 
 // origin is the source of a new session's prefix: an ended session, whose slot it
@@ -29,6 +30,15 @@ type origin struct {
 	tokens int
 	ended  *kept
 	live   *session
+}
+
+// ids returns the tokens of an origin at a first stage that runs ahead. Called with mu
+// held.
+func (o origin) ids() []int32 {
+	if o.ended != nil {
+		return o.ended.ids[:o.tokens:o.tokens]
+	}
+	return slices.Clone(o.live.lead.ids[:o.tokens])
 }
 
 // findPrefix returns the origin with the longest common prefix. Called with mu held.
@@ -40,7 +50,7 @@ func (s *Stage) findPrefix(client peer.ID, codec protocol.TensorCodec, prefix []
 		}
 	}
 	for _, sess := range s.sessions {
-		n := min(sess.computed, most, protocol.SharedPrefix(sess.prefix, prefix))
+		n := min(sess.sure(), most, protocol.SharedPrefix(sess.prefix, prefix))
 		n -= n % protocol.PrefixBlock
 		if sess.peer == client && sess.open.Codec == codec && !sess.ended && n > o.tokens {
 			o = origin{tokens: n, live: sess}
@@ -154,7 +164,7 @@ func (s *Stage) take(k *kept) {
 // nothing worth keeping. The loop calls it before it frees the session's slot.
 func (s *Stage) keep(sess *session) bool {
 	s.mu.Lock()
-	n := min(sess.computed, len(sess.prefix)*protocol.PrefixBlock)
+	n := min(sess.sure(), len(sess.prefix)*protocol.PrefixBlock)
 	n -= n % protocol.PrefixBlock
 	prefix := sess.prefix
 	s.mu.Unlock()
@@ -169,6 +179,9 @@ func (s *Stage) keep(sess *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := &kept{client: sess.peer, group: sess.group, since: time.Now(), codec: sess.open.Codec, prefix: prefix[:n/protocol.PrefixBlock], tokens: n, seq: sess.seq, buf: sess.buf}
+	if sess.lead != nil {
+		k.ids = slices.Clone(sess.lead.ids[:n])
+	}
 	for _, old := range append([]*kept(nil), s.kept...) { // those that the new one contains
 		if old.client == k.client && old.codec == k.codec && old.tokens <= n && protocol.SharedPrefix(old.prefix, k.prefix) == old.tokens {
 			s.giveUp(old)
@@ -190,7 +203,7 @@ func (s *Stage) begin(sess *session, o origin) int {
 			return s.engine.Remove(sess.seq, int32(o.tokens))
 		}
 		s.mu.Lock()
-		alive := s.sessions[o.live.key] == o.live && o.live.computed >= o.tokens
+		alive := s.sessions[o.live.key] == o.live && o.live.sure() >= o.tokens
 		s.mu.Unlock()
 		if !alive {
 			return errNoReplay
@@ -223,6 +236,9 @@ func (s *Stage) inherit(sess *session, o origin) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if sess.lead != nil {
+		sess.lead.ids = o.ids()
+	}
 	if sess.ended || !buf.has(o.tokens) {
 		buf.close()
 		return errNoReplay

@@ -5,6 +5,8 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // budget is the memory that all replay buffers of a stage may take together;
@@ -30,7 +32,8 @@ type replay struct {
 	row    int // bytes
 
 	mu     sync.Mutex
-	len    int      // rows
+	len    int      // rows, without those in unsure
+	unsure [][]byte // rows of guesses that follow: few, soon known to be right or dropped
 	chunks [][]byte // rows in memory, replayChunk in each but the last
 	inMem  int      // rows in memory; those behind are in file
 	file   *os.File // nil until needed
@@ -44,18 +47,47 @@ var errNoReplay = errors.New("stage: what was sent is not kept any more")
 
 func newReplay(b *budget, row int) *replay { return &replay{budget: b, row: row} }
 
-// put keeps rows from a position on and drops those that were there or later. If the
-// disk is full, only the ability to replay is lost.
-func (r *replay) put(at int, rows []byte) {
+// put keeps rows from a position on and drops those that were there or later. The row of a
+// guess stays in memory until it is settled. If the disk is full, only the ability to
+// replay is lost.
+func (r *replay) put(at int, rows []byte, guess bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if at != r.len {
+	if at != r.whole() {
 		r.cut(at)
 	}
-	if r.lost || at != r.len {
+	if r.lost || at != r.whole() {
 		r.lost = true
 		return
 	}
+	if guess && len(r.unsure) < protocol.MaxInFlight {
+		r.unsure = append(r.unsure, rows)
+		return
+	}
+	r.flush(at)
+	r.keepAll(rows)
+}
+
+// settle records that the rows before a position are of tokens that are known.
+func (r *replay) settle(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.flush(n)
+}
+
+// whole returns how many rows there are. Called with mu held.
+func (r *replay) whole() int { return r.len + len(r.unsure) }
+
+// flush keeps the rows before a position as sure ones. Called with mu held.
+func (r *replay) flush(n int) {
+	for len(r.unsure) > 0 && r.len < n && !r.lost {
+		r.keepAll(r.unsure[0])
+		r.unsure = r.unsure[1:]
+	}
+}
+
+// keepAll appends rows. Called with mu held.
+func (r *replay) keepAll(rows []byte) {
 	for len(rows) > 0 {
 		n := min(len(rows)/r.row, replayChunk-r.len%replayChunk)
 		if n == 0 || !r.keep(rows[:n*r.row], n) {
@@ -98,9 +130,10 @@ func (r *replay) truncate(n int) {
 
 func (r *replay) cut(n int) {
 	if n >= r.len {
+		r.unsure = r.unsure[:min(len(r.unsure), n-r.len)]
 		return
 	}
-	r.len = n
+	r.len, r.unsure = n, nil
 	if n >= r.inMem {
 		return
 	}
@@ -119,6 +152,7 @@ func (r *replay) cut(n int) {
 func (r *replay) read(at, n int) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.flush(at + n) // what is to be replayed is known
 	if r.lost || at < 0 || at+n > r.len {
 		return nil, errNoReplay
 	}
@@ -144,14 +178,14 @@ func (r *replay) read(at, n int) ([]byte, error) {
 func (r *replay) has(n int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.lost && r.len >= n
+	return !r.lost && r.whole() >= n
 }
 
 // kept returns how many positions can be replayed; ok is false if some are missing.
 func (r *replay) kept() (n int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.len, !r.lost
+	return r.whole(), !r.lost
 }
 
 // clone returns a separate buffer with the first n rows.
@@ -163,7 +197,7 @@ func (r *replay) clone(n int) *replay {
 			c.lost = true
 			return c
 		}
-		c.put(at, rows)
+		c.put(at, rows, false)
 	}
 	return c
 }

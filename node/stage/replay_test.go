@@ -49,14 +49,14 @@ func TestReplay(t *testing.T) {
 		case 2: // an epoch that begins earlier
 			n := rnd.IntN(have + 1)
 			more := rows(1 + rnd.IntN(5))
-			p.r.put(n, more)
+			p.r.put(n, more, false)
 			p.want = append(p.want[:n*row:n*row], more...)
 		default:
 			if have > 700 {
 				continue
 			}
 			more := rows(1 + rnd.IntN(90))
-			p.r.put(have, more)
+			p.r.put(have, more, false)
 			p.want = append(p.want, more...)
 		}
 		spilled = spilled || p.r.file != nil
@@ -91,7 +91,7 @@ func TestReplay(t *testing.T) {
 func TestReplayGap(t *testing.T) {
 	b := &budget{dir: t.TempDir() + "/missing"}
 	r := newReplay(b, 4)
-	r.put(0, make([]byte, 8)) // neither memory nor disk takes it
+	r.put(0, make([]byte, 8), false) // neither memory nor disk takes it
 	if r.has(1) {
 		t.Error("rows that could not be kept are said to be there")
 	}
@@ -100,8 +100,8 @@ func TestReplayGap(t *testing.T) {
 	}
 	b.left.Store(1 << 20)
 	r = newReplay(b, 4)
-	r.put(0, make([]byte, 8))
-	r.put(3, make([]byte, 4))
+	r.put(0, make([]byte, 8), false)
+	r.put(3, make([]byte, 4), false)
 	if r.has(1) {
 		t.Error("a buffer with a gap is said to be whole")
 	}

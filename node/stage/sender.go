@@ -23,6 +23,7 @@ type sender struct {
 	onLoss func(error)                // called at most once, not from push
 	onRoom func()                     // the full queue has space again
 	onSent func(Phase, time.Duration) // a step's frame was written; the time since push
+	onRow  func(time.Duration)        // likewise that of one row; how long the writing took; nil: nobody wants to know
 
 	mu       sync.Mutex
 	stream   Stream // nil until start
@@ -46,6 +47,8 @@ type outgoing struct {
 	phase  Phase
 	kind   kind
 	rows   uint64 // of a step; 0: not limited by credit
+	guess  bool   // of a step: its token is a guess
+	base   int    // of such a step: its position
 	queued time.Time
 }
 
@@ -120,6 +123,31 @@ func (s *sender) room() bool {
 
 // roomy is called with mu held.
 func (s *sender) roomy() bool { return len(s.queue) < maxQueued && s.bytes < queueBytes }
+
+// empty reports whether nothing waits to be written.
+func (s *sender) empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.queue) == 0
+}
+
+// dropGuesses drops the rows of guesses from a position on that have not been written, so
+// that what follows need not wait for them.
+func (s *sender) dropGuesses(from int) {
+	s.mu.Lock()
+	s.queue = slices.DeleteFunc(s.queue, func(o outgoing) bool {
+		void := o.guess && o.base >= from
+		if void {
+			s.bytes -= len(o.frame)
+		}
+		return void
+	})
+	before := s.before
+	s.mu.Unlock()
+	if before != nil {
+		before.dropGuesses(from)
+	}
+}
 
 // grant raises the total of rows that may be sent to rows.
 func (s *sender) grant(rows uint64) {
@@ -305,12 +333,16 @@ func (s *sender) run(st Stream) {
 		if last {
 			limit = lastWords
 		}
-		_ = st.SetDeadline(time.Now().Add(limit))
+		begin := time.Now()
+		_ = st.SetDeadline(begin.Add(limit))
 		_, err := st.Write(out.frame)
 		_ = st.SetDeadline(time.Time{})
 		if err != nil {
 			s.lost(errors.Join(errors.New("writing"), err))
 			return
+		}
+		if s.onRow != nil && out.rows == 1 {
+			s.onRow(time.Since(begin))
 		}
 		if out.phase != control {
 			s.onSent(out.phase, time.Since(out.queued))

@@ -35,6 +35,15 @@ type step struct {
 	link     *inflow // that it came on; nil: not on a link with credit
 	truncate bool    // remove positions >= base first
 	back     bool    // of a session of readings: it may begin before the session's end
+	line     uint32  // of guesses, within the epoch
+	tag      uint64  // of a guess that is not known to be right; else 0
+	right    bool    // the guess was found to be right here
+	void     bool    // a line that began while it was computed has taken its position
+	settled  int     // as its frame said
+	guesses  uint32  // likewise
+	sums     sums    // likewise
+	most     int     // to the first stage: guesses on their way at once
+	expected []int32 // likewise: tokens that the answer is expected to repeat
 	tokens   []int32
 	hidden   []float32
 	ends     []int // of a session of texts: after how many rows a text ends
@@ -73,6 +82,12 @@ type session struct {
 	stages    int
 	epoch     uint64
 	linkEpoch uint64 // of the last Open or Resume: links of earlier ones are closed
+	line      uint32 // of guesses; steps of lower ones in the same epoch are dropped
+	dead      bool   // a guess of the line was wrong: the rest of it is dropped
+	settled   int    // positions queued whose tokens are known to be final
+	tagKey    []byte // of guesses' tags; first and last stage
+	running   *step  // in the pass under way; nil: none
+	lead      *lead  // at the first stage; nil: it does not run ahead
 	linked    uint64 // 1 + the last epoch in which the predecessor has linked
 	unlink    context.CancelFunc
 	in        *inflow   // of the predecessor's link; nil: it has no credit, or there is none
@@ -100,6 +115,8 @@ type session struct {
 	computing bool      // a pass with rows of it is running
 	decoding  bool      // its last step was one row
 	lap       time.Time // when its last decode was computed
+	lapAt     int       // the position of that
+	counted   int       // positions that were settled when its last decode was computed
 
 	// used only by the loop
 	sampled  []int32
@@ -114,6 +131,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		stage: s, key: k, open: o, peer: client.Peer(), swarm: client.Swarm(), seq: seq, reserved: int(o.MaxTokensTotal), stages: int(o.Stages),
 		stream: client, opening: true, epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
+		tagKey: o.TagKey, lead: s.newLead(o),
 	}
 	sess.tally.opened = time.Now()
 	sess.worked = sess.tally.opened
@@ -202,6 +220,7 @@ func (sess *session) comeBack(o *protocol.Open, client Stream) (*session, int, *
 func (sess *session) halt(epoch uint64) {
 	sess.epoch, sess.halted = epoch, true
 	sess.drop()
+	sess.firstLine(sess.length)
 	sess.unlink()
 	sess.in, sess.linkTo = nil, nil
 	if sess.next != nil {
@@ -253,6 +272,8 @@ func (sess *session) resume(r *protocol.Resume) error {
 		return fmt.Errorf("positions %d-%d cannot be replayed", from, at)
 	case r.Stages < 1 || r.Stages > protocol.MaxStages || r.Stages > 1 && r.Next == nil:
 		return errors.New("resume without a successor")
+	case len(r.TagKey) != 0 && len(r.TagKey) != protocol.TagKeySize:
+		return errTagKey
 	case !inVocabulary(r.Sampled, s.cfg.Vocab):
 		return errors.New("a token of the answer is not in the vocabulary")
 	}
@@ -261,6 +282,10 @@ func (sess *session) resume(r *protocol.Resume) error {
 	}
 	sess.halted, sess.linkEpoch, sess.prev, sess.stages = false, r.Epoch, r.Prev, int(r.Stages)
 	sess.length, sess.truncate, sess.forward = at, true, from
+	sess.firstLine(at)
+	if len(r.TagKey) > 0 {
+		sess.tagKey = r.TagKey
+	}
 	s.wakeLinks()
 	if r.Stages > 1 {
 		sess.connectLocked(r.Next, from, at)
@@ -282,7 +307,7 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 		return
 	}
 	epoch := sess.linkEpoch
-	out := newSender(nil, func(err error) { sess.linkLost(epoch, true, err) }, sess.stage.poke, sess.sent)
+	out := sess.newLink(epoch)
 	sess.next, sess.replaying = out, from < to
 	go func() {
 		st, err := sess.dialPatiently(next)
@@ -304,6 +329,16 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 		}
 		sess.followPath(st, out, next, epoch)
 	}()
+}
+
+// newLink returns a sender for the link to the successor.
+func (sess *session) newLink(epoch uint64) *sender {
+	out := newSender(nil, func(err error) { sess.linkLost(epoch, true, err) }, sess.stage.poke, func(phase Phase, took time.Duration) {
+		sess.sent(phase, took)
+		sess.guessOn()
+	})
+	out.onRow = sess.stage.stats.wrote
+	return out
 }
 
 // dialPatiently dials the successor, and tries again for a moment: it may be on its
@@ -534,8 +569,12 @@ func (sess *session) learn(prefix []uint64) error {
 func (sess *session) pong() {
 	s := sess.stage
 	s.mu.Lock()
+	length := sess.computed
+	if sess.lead != nil { // the first stage alone knows which of its rows are right
+		length = sess.sure()
+	}
 	p := &protocol.Pong{
-		Epoch: sess.epoch, Length: uint32(sess.computed), Waiting: uint32(sess.queuedRows()), Computing: sess.computing,
+		Epoch: sess.epoch, Line: sess.line, Length: uint32(length), Waiting: uint32(sess.queuedRows()), Computing: sess.computing,
 		Passes: uint64(s.stats.passes.Load()), Relayed: sess.next != nil && sess.next.relayed(),
 	}
 	client := sess.client
@@ -634,9 +673,12 @@ func (sess *session) take(p *protocol.Step, payload []byte, in *inflow) bool {
 	}
 	for {
 		queued, err := true, error(nil)
-		if sess.embeds() {
+		switch {
+		case sess.embeds():
 			err = sess.queueTexts(st)
-		} else {
+		case sess.lead != nil:
+			err = sess.takeKnown(st)
+		default:
 			queued, err = sess.queue(st)
 		}
 		if err != nil {
@@ -677,6 +719,9 @@ func (sess *session) parse(p *protocol.Step, payload []byte) (*step, error) {
 	if err := sess.parseEnds(p, st); err != nil {
 		return nil, err
 	}
+	if err := sess.parseLine(p, st); err != nil {
+		return nil, err
+	}
 	if cfg.first() {
 		if len(p.Tokens) != st.rows {
 			return nil, fmt.Errorf("%d tokens for %d rows", len(p.Tokens), st.rows)
@@ -697,9 +742,14 @@ func (sess *session) parse(p *protocol.Step, payload []byte) (*step, error) {
 // queue appends a step to the session. It returns false if the queue is full, and an
 // error if the step does not fit the session's position.
 func (sess *session) queue(st *step) (bool, error) {
+	sess.stage.mu.Lock()
+	defer sess.stage.mu.Unlock()
+	return sess.queueLocked(st)
+}
+
+// queueLocked is called with stage.mu held.
+func (sess *session) queueLocked(st *step) (bool, error) {
 	s := sess.stage
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch {
 	case sess.ended || st.epoch < sess.epoch || sess.halted:
 		s.left(st)
@@ -710,8 +760,22 @@ func (sess *session) queue(st *step) (bool, error) {
 		}
 		sess.drop()
 		sess.epoch, sess.length, sess.truncate = st.epoch, st.base, true
+		sess.firstLine(st.base)
+	}
+	if s.cfg.first() { // which counts the lines
+		st.line = sess.line
+	}
+	switch {
+	case st.line < sess.line || st.line == sess.line && sess.dead:
+		s.left(st)
+		return true, nil // of guesses that were wrong: dropped
+	case st.line > sess.line:
+		if st.base > sess.length {
+			return false, fmt.Errorf("line %d begins at position %d, where the session has %d", st.line, st.base, sess.length)
+		}
+		sess.beginLine(st.line, st.base)
 	case st.base != sess.length && !(st.back && st.base < sess.length):
-		return false, fmt.Errorf("a step at position %d, where %d was due", st.base, sess.length)
+		return false, wrongBase(st.base, sess.length)
 	case st.link == nil && !s.cfg.first() && (len(sess.pending) >= maxPending || sess.queuedRows() >= s.window()):
 		return false, nil // tokens are small and their number is bounded, so a client never waits
 	}
@@ -723,6 +787,11 @@ func (sess *session) queue(st *step) (bool, error) {
 	st.turn, st.queued = s.turn, time.Now()
 	sess.stepped, sess.worked = true, st.queued
 	sess.length = st.base + st.rows
+	if st.guessed() {
+		sess.settle(min(st.settled, st.base))
+	} else {
+		sess.settle(sess.length)
+	}
 	sess.pending = append(sess.pending, st)
 	return true, nil
 }

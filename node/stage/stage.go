@@ -68,26 +68,28 @@ type Dialer interface {
 type Config struct {
 	Model      cid.Cid
 	Span       protocol.Span
-	Blocks     int                  // of the model
-	Width      int                  // elements of a hidden state
-	Vocab      int                  // tokens of the vocabulary
-	KVTokens   int                  // KV cells, shared by all sessions
-	MaxSeqs    int                  // concurrent sessions
-	MaxBatch   int                  // rows per pass
-	MaxContext int                  // longest session, tokens
-	Pooling    engine.Pooling       // of the embeddings that the span makes; NoPooling: it draws tokens
-	Embedded   int                  // numbers per embedding
-	Back       int                  // positions by which a session can certainly be taken back; 0: all
-	Texts      int                  // texts per pass of a span that makes embeddings: the engine's sequence slots, at least MaxSeqs
-	Row        time.Duration        // time per row through the span in a full pass; 0: unknown
-	Idle       time.Duration        // a session without a step for this long is ended; 0: two minutes
-	Silence    time.Duration        // so is one whose client sends nothing for this long; 0: one second
-	Replay     int64                // bytes of memory for replay buffers; 0: 64 MiB
-	Dir        string               // directory for what exceeds Replay; "": the system's temporary directory
-	Formats    Formats              // of answers; nil: sessions with a format are refused
-	Group      func(peer.ID) string // the group of peers whose share a peer is part of; nil: each peer alone
-	Trusted    func(peer.ID) bool   // reports whether the operator trusts a peer; nil: none
-	Observer   Observer             // may be nil
+	Blocks     int                    // of the model
+	Width      int                    // elements of a hidden state
+	Vocab      int                    // tokens of the vocabulary
+	KVTokens   int                    // KV cells, shared by all sessions
+	MaxSeqs    int                    // concurrent sessions
+	MaxBatch   int                    // rows per pass
+	MaxContext int                    // longest session, tokens
+	Pooling    engine.Pooling         // of the embeddings that the span makes; NoPooling: it draws tokens
+	Embedded   int                    // numbers per embedding
+	Back       int                    // positions by which a session can certainly be taken back; 0: all
+	Texts      int                    // texts per pass of a span that makes embeddings: the engine's sequence slots, at least MaxSeqs
+	Row        time.Duration          // time per row through the span in a full pass; 0: unknown
+	Idle       time.Duration          // a session without a step for this long is ended; 0: two minutes
+	Silence    time.Duration          // so is one whose client sends nothing for this long; 0: one second
+	Replay     int64                  // bytes of memory for replay buffers; 0: 64 MiB
+	Dir        string                 // directory for what exceeds Replay; "": the system's temporary directory
+	Rollback   int                    // rows by which a session can be taken back at any time, at no cost; 0: none
+	Guess      func(most int) Guesser // of a session with at most so many guesses on their way at once; nil: the stage never runs ahead
+	Formats    Formats                // of answers; nil: sessions with a format are refused
+	Group      func(peer.ID) string   // the group of peers whose share a peer is part of; nil: each peer alone
+	Trusted    func(peer.ID) bool     // reports whether the operator trusts a peer; nil: none
+	Observer   Observer               // may be nil
 	Log        *slog.Logger
 
 	// Waken has the engine of a stage that sleeps (see Sleep) loaded, unless that is under
@@ -364,7 +366,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	s.say("a session was opened", "peer", client.Peer(), "stage", o.Index+1, "of", o.Stages)
 	kept = s.begin(sess, from)
 	s.mu.Lock()
-	sess.length, sess.computed, sess.reach, sess.truncate = kept, kept, kept, kept > 0
+	sess.length, sess.computed, sess.reach, sess.settled, sess.truncate = kept, kept, kept, kept, kept > 0
 	s.wakeLinks()
 	s.mu.Unlock()
 	if o.Next != nil && o.Stages > 1 && !o.Wait {
@@ -414,6 +416,8 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 		return bad("a session of no tokens")
 	case protocol.TensorCodec_name[int32(o.Codec)] == "":
 		return bad("unknown tensor codec %d", o.Codec)
+	case len(o.TagKey) != 0 && len(o.TagKey) != protocol.TagKeySize:
+		return bad("%s", errTagKey)
 	case len(o.Trace) > protocol.MaxTrace:
 		return bad("a trace context of %d bytes", len(o.Trace))
 	case o.Embed > 0 || s.cfg.embeds():

@@ -26,6 +26,68 @@ type stats struct {
 	row    time.Duration // moving average: each further row of decode
 	round  time.Duration // moving average: between two decodes of one session
 	recent [16]mark      // decode rows of the last seconds, for a rate
+
+	// For those who would run ahead through this stage:
+	sharing int           // sessions that share passes of decodes
+	wire    time.Duration // moving average: to write a row to the successor
+	busy    float64       // share of the last second or two in which the engine computed
+	busyAt  time.Time     // when that was last updated: the end of a pass
+	final   float64       // tokens per second that have come through this stage and were final
+	finalAt time.Time
+}
+
+const lately = 2 * time.Second // over which shares and rates are averaged
+
+// share records how many sessions share passes of decodes.
+func (t *stats) share(sessions int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sharing = sessions
+}
+
+// wrote records how long it took to write a row to the successor.
+func (t *stats) wrote(took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wire += (took - t.wire) / 16
+}
+
+// settled records tokens that came through this stage and are final.
+func (t *stats) settled(tokens int, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.final = t.final*fading(now.Sub(t.finalAt)) + float64(max(0, tokens))/lately.Seconds()
+	t.finalAt = now
+}
+
+// fading returns what is left of an average after a time.
+func fading(d time.Duration) float64 { return math.Exp(-d.Seconds() / lately.Seconds()) }
+
+// worked records a pass for the busy share. Called with mu held.
+func (t *stats) worked(took time.Duration, now time.Time) {
+	since := now.Sub(t.busyAt)
+	if since > 0 {
+		t.busy += (min(1, took.Seconds()/since.Seconds()) - t.busy) * (1 - fading(since))
+	}
+	t.busyAt = now
+}
+
+// toll returns what a row of a guess costs here, as frames sum it up.
+func (t *stats) toll(now time.Time) sums {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	more := t.row
+	if more == 0 {
+		more = t.decode / 5 // as measured on machines of today
+	}
+	busy := t.busy * fading(now.Sub(t.busyAt))
+	final := t.final * fading(now.Sub(t.finalAt))
+	floor := min(1, max(0, (busy-0.6)/0.3)) * final * (t.decode/2 + more/2).Seconds()
+	return sums{
+		rowUs:   uint32(min(max(t.decode, t.wire).Microseconds(), mostUs)),
+		priceUs: uint32(min((time.Duration(t.sharing)*more + t.wire).Microseconds(), mostUs)),
+		busy:    uint32(255 * busy), floor: uint32(255 * min(1, floor)),
+	}
 }
 
 type mark struct {
@@ -95,6 +157,7 @@ func (t *stats) pass(rows, decodes int, took time.Duration, now time.Time) {
 	t.rows.Add(int64(rows))
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.worked(took, now)
 	if decodes == rows {
 		if t.decode == 0 {
 			t.decode = took

@@ -63,6 +63,7 @@ func Run(t *testing.T, b Backend) {
 		{"References", b.testReferences},
 		{"Stages", b.testStages},
 		{"RandomModels", b.testRandomModels},
+		{"Ahead", b.testAhead},
 		{"Window", b.testWindow},
 		{"WindowForgets", b.testWindowForgets},
 		{"LatentAttention", b.testLatentAttention},

@@ -113,6 +113,7 @@ func Load(ctx context.Context, cfg engine.Config, log *slog.Logger) (_ engine.En
 		Engine: engine.BuiltIn, Version: libraryVersion, KVType: cmp.Or(cfg.KVType, "f16"), Back: -1,
 		Arch: c.Architecture(), Width: int(c.Uint("embedding_length")), Blocks: l.arch.blocks,
 		From: cfg.From, To: cfg.To, KVTokens: cfg.KVTokens, MaxSeqs: cfg.MaxSeqs, MaxBatch: cfg.MaxBatch,
+		Rollback: engine.WindowMemory(cfg.MaxBatch),
 	}
 	if cfg.From < 0 || cfg.To <= cfg.From || cfg.To > l.info.Blocks {
 		return nil, fmt.Errorf("engine: blocks %d-%d of a model that has %d", cfg.From, cfg.To, l.info.Blocks)

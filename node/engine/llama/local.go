@@ -175,6 +175,9 @@ func (l *local) describe() error {
 	i.Arch, i.Width, i.Blocks, i.From, i.To = arch, l.shape.width, blocks, l.cfg.From, l.cfg.To
 	i.KVTokens, i.MaxSeqs, i.MaxBatch = l.cfg.KVTokens, l.cfg.MaxSeqs, l.cfg.MaxBatch
 	i.Back = -1
+	if !l.shape.recurrent && !l.shape.encodes {
+		i.Rollback = i.KVTokens
+	}
 	i.Exact = l.exact() && len(i.Devices) == 1 && i.Devices[0].Library == "CPU"
 	if l.shape.recurrent && !i.First() {
 		i.Back = stateStep

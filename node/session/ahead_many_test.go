@@ -1,0 +1,139 @@
+package session_test
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/shoalnet/shoal/node/ahead"
+	"github.com/shoalnet/shoal/node/session"
+	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/protocol"
+	"github.com/shoalnet/shoal/testnet/link"
+	"github.com/shoalnet/shoal/testnet/sim"
+)
+
+// runner is the guesser that nodes use.
+type runner struct{ *ahead.Runner }
+
+func (r runner) Token(id int32, at time.Time, m stage.Measures) {
+	r.Runner.Token(id, at, ahead.Measures(m))
+}
+
+// runners make the guessers of a stage.
+func runners() func(int) stage.Guesser {
+	trials := ahead.NewTrials(1)
+	return func(most int) stage.Guesser {
+		return runner{ahead.New(ahead.Config{MaxInFlight: most, Trials: trials})}
+	}
+}
+
+// repeats is a text that goes round in 40 tokens, and novel one that repeats nothing for
+// long.
+func repeats(position uint64) int32 { return int32(position % 40) }
+
+func novel(position uint64) int32 {
+	return int32(rand.New(rand.NewPCG(position, 5)).IntN(vocab))
+}
+
+// askMany has sessions answer at once, and returns the time that each took per token.
+// Every second one's prompt, and so what it is to say, repeats itself.
+func askMany(t *testing.T, l link.Params, sessions, n int, guess func(int) stage.Guesser, settings pipeline) (per []time.Duration, total float64, sum session.Ahead) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		net := sim.New(l)
+		p := &settings
+		p.guess = guess
+		const prompt = 100
+		// Positions of repetitive sessions are below 1000: their prompts are shorter.
+		p.says = func(at uint64) int32 {
+			if at < 400 {
+				return repeats(at)
+			}
+			return novel(at)
+		}
+		d := p.buildVirtual(t, net, 9, 3, 6)
+		begin := time.Now()
+		var wait sync.WaitGroup
+		var mu sync.Mutex
+		tokens := 0
+		for i := range sessions {
+			text, long := repeats, prompt
+			if i%2 == 1 {
+				text, long = novel, 400
+			}
+			ids := make([]int32, long)
+			for j := range ids {
+				ids[j] = text(uint64(j))
+			}
+			ids[0] = int32(i % vocab) // else they would share their prefix
+			wait.Go(func() {
+				out, err := session.Run(t.Context(), d, &session.Request{
+					Model: p.model, Route: p.route, Prompt: ids, Sampling: &protocol.Sampling{MaxTokens: uint32(n)}, MaxInFlight: 32,
+					Prefill: 20 * time.Second, Step: time.Second,
+				}, func(*protocol.Token) error { return nil })
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				tokens += out.Tokens
+				sum.Sent, sum.Kept = sum.Sent+out.Ahead.Sent, sum.Kept+out.Ahead.Kept
+				per = append(per, out.Elapsed/time.Duration(max(1, out.Tokens-1)))
+			})
+		}
+		wait.Wait()
+		total = float64(tokens) / time.Since(begin).Seconds()
+		for _, s := range p.stages {
+			s.Close(nil)
+		}
+		if err := net.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	slices.Sort(per)
+	return per, total, sum
+}
+
+// Guesses of some sessions do not slow the others down, nor all together.
+func TestAheadMany(t *testing.T) {
+	for _, k := range []struct {
+		sessions int
+		c, more  time.Duration
+	}{{1, 20, 4}, {16, 20, 4}, {16, 1, 0}} {
+		settings := pipeline{delay: k.c * time.Millisecond, more: k.more * time.Millisecond}
+		l := link.Params{RTT: 80 * time.Millisecond}
+		plain, totalPlain, _ := askMany(t, l, k.sessions, 50, nil, settings)
+		per, total, sum := askMany(t, l, k.sessions, 50, runners(), settings)
+		last := len(per) * 95 / 100
+		t.Logf("%d sessions, %d ms: %.1f tokens/s, without guesses %.1f; the slowest %s, without %s; %+v", k.sessions, k.c, total, totalPlain, per[last], plain[last], sum)
+		if total < 0.98*totalPlain {
+			t.Errorf("%d sessions, %d ms: %.1f tokens/s, without guesses %.1f", k.sessions, k.c, total, totalPlain)
+		}
+		if float64(per[last]) > 1.05*float64(plain[last]) {
+			t.Errorf("%d sessions, %d ms: the slowest takes %s per token, without guesses %s", k.sessions, k.c, per[last], plain[last])
+		}
+	}
+}
+
+// On a narrow link the row of a known token does not wait behind those of guesses.
+func TestAheadNarrow(t *testing.T) {
+	prompt := someTokens(3, 30)
+	want, err := newPipeline(t, 9).ask(t.Context(), prompt, 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := link.Params{RTT: 80 * time.Millisecond, Rate: 20e6}
+	var took [2]time.Duration
+	for i, guess := range []func(int) stage.Guesser{nil, knowing(0.7, 16, prompt, want)} {
+		per, out := pacedBy(t, l, 3, pipeline{delay: time.Millisecond, guess: guess, wide: 4096}, prompt, want)
+		took[i] = per
+		t.Logf("%s per token: %+v", per, out.Ahead)
+	}
+	if rate := 1 / took[1].Seconds(); rate < 18 {
+		t.Errorf("%.1f tokens/s, without guesses %.1f", rate, 1/took[0].Seconds())
+	}
+}

@@ -1,0 +1,246 @@
+package stage
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/shoalnet/shoal/protocol"
+)
+
+// What the first stage of a session does to run ahead of its last one (doc.go, "Running
+// ahead").
+
+// Guesser guesses the next tokens of one session. It is called by one goroutine at a
+// time, and must neither block nor call the stage.
+type Guesser interface {
+	// Prompt adds tokens that are known before the answer goes on.
+	Prompt(tokens []int32)
+	// Expect adds tokens that the client expects the answer to repeat.
+	Expect(tokens []int32)
+	// Token adds a token of the answer. If it is not the oldest guess whose token has not
+	// come, all such guesses are void.
+	Token(id int32, at time.Time, m Measures)
+	// Next returns the next guess, to be sent at once: it follows on the tokens so far and
+	// the guesses whose tokens have not come. full: the last one has not left yet.
+	Next(at time.Time, full bool) (id int32, ok bool)
+}
+
+// Measures are what a session's first stage knows of its ring when a token has come.
+type Measures struct {
+	Trip    time.Duration // from the row of the token before until this one came; 0: that row was of a guess
+	PriceUs uint32        // microseconds that a row adds to those of other sessions, over all stages
+	RowUs   uint32        // microseconds per row at the slowest stage
+	Busy    float64       // share of its time in which the busiest stage computes
+	Floor   float64       // chance of being right below which a guess is not worth its time
+}
+
+// lead is what the first stage keeps of a session that may run ahead.
+type lead struct {
+	mu      sync.Mutex // held while guesser is called; taken before stage.mu
+	guesser Guesser    // guarded by mu; nil: there are no guesses in this epoch
+	epoch   uint64     // of guesser; guarded by mu
+	full    atomic.Bool
+
+	// Guarded by stage.mu; ids is written with mu held, too.
+	ids     []int32   // tokens that are known, by position
+	drawing bool      // the prompt is complete in this epoch: what comes are tokens of the answer
+	most    int       // guesses on their way at once
+	flight  []int32   // those on their way, the oldest first; they follow ids
+	sent    int       // guesses, in all
+	kept    int       // of them, those that were right
+	anchor  time.Time // when the last row of a known token was queued
+	at      int       // its position; -1: there is none
+}
+
+// newLead returns the lead of a session; nil: it cannot run ahead.
+func (s *Stage) newLead(o *protocol.Open) *lead {
+	if s.cfg.Guess == nil || !s.cfg.first() || s.cfg.last() || o.Embed > 0 {
+		return nil
+	}
+	return &lead{at: -1}
+}
+
+// known is what became of a step of tokens that are known.
+type known struct {
+	taken  bool
+	base   int
+	prompt bool // of the prompt, or of an answer that goes on
+	most   int
+	m      Measures
+}
+
+// takeKnown queues a step of tokens that are known, unless its row is on its way as a
+// guess, and sends guesses after it.
+func (sess *session) takeKnown(st *step) error {
+	l := sess.lead
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	k, err := sess.queueKnown(st, now)
+	if err != nil || !k.taken {
+		return err
+	}
+	if l.epoch != st.epoch {
+		l.epoch, l.guesser = st.epoch, nil
+	}
+	if l.guesser == nil && k.prompt && k.most > 0 {
+		l.guesser = sess.stage.cfg.Guess(k.most)
+		l.guesser.Prompt(l.ids[:k.base])
+		l.guesser.Expect(st.expected)
+	}
+	switch {
+	case l.guesser == nil:
+	case k.prompt:
+		l.guesser.Prompt(st.tokens)
+	default:
+		sess.stage.poke() // the row itself before guesses
+		l.guesser.Token(st.tokens[0], now, k.m)
+		sess.guess()
+	}
+	return nil
+}
+
+// queueKnown is takeKnown without the guesser. Called with lead.mu held.
+func (sess *session) queueKnown(st *step, now time.Time) (k known, err error) {
+	s, l := sess.stage, sess.lead
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sess.ended || sess.halted || st.epoch < sess.epoch {
+		s.left(st)
+		return k, nil
+	}
+	hit := false
+	if n := len(l.flight); n > 0 && st.epoch == sess.epoch {
+		if st.base != sess.length-n {
+			return k, wrongBase(st.base, sess.length-n)
+		}
+		if hit = st.rows == 1 && st.tokens[0] == l.flight[0]; hit {
+			sess.hit(st)
+		} else {
+			sess.beginLine(sess.line+1, st.base)
+		}
+	}
+	if !hit {
+		if _, err := sess.queueLocked(st); err != nil {
+			return k, err
+		}
+	}
+	l.ids = append(l.ids[:min(st.base, len(l.ids))], st.tokens...)
+	k = known{taken: len(l.ids) == st.base+st.rows, base: st.base, prompt: !l.drawing, m: st.sums.measures()}
+	if l.at == st.base-1 {
+		k.m.Trip = now.Sub(l.anchor)
+	}
+	if k.prompt {
+		l.most, l.drawing = min(st.most, s.cfg.Rollback, protocol.MaxInFlight), st.sample
+	} else if !hit {
+		l.anchor, l.at = now, st.base
+	}
+	k.most = l.most
+	sess.settle(st.base + st.rows)
+	return k, nil
+}
+
+// hit records that the oldest guess on its way was right: a step has its token. The row
+// is known now, and need not wait behind others' if it still does. Called with stage.mu
+// held.
+func (sess *session) hit(st *step) {
+	l := sess.lead
+	l.flight = l.flight[1:]
+	l.kept++
+	if i := slices.IndexFunc(sess.pending, func(p *step) bool { return p.base == st.base }); i >= 0 {
+		sess.pending[i].tag = 0
+	}
+	sess.worked = time.Now()
+	sess.stage.left(st)
+}
+
+// restart ends all guesses when an epoch begins. Called with stage.mu held.
+func (l *lead) restart() {
+	if l != nil {
+		l.flight, l.drawing, l.at = nil, false, -1
+	}
+}
+
+// guess sends guesses, as many as the guesser has. Called with lead.mu held.
+func (sess *session) guess() {
+	l, s := sess.lead, sess.stage
+	for sess.mayGuess() {
+		full := sess.sending()
+		l.full.Store(full)
+		id, ok := l.guesser.Next(time.Now(), full)
+		if !ok {
+			return
+		}
+		if !sess.sendGuess(id) {
+			l.guesser = nil // it believes that the guess is on its way
+			return
+		}
+		s.poke()
+	}
+}
+
+// guessOn sends the guesses for which there was no room before. The loop calls it when it
+// has taken a row, and the sender when it has sent one.
+func (sess *session) guessOn() {
+	l := sess.lead
+	if l == nil || !l.full.Load() || sess.sending() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.full.Swap(false) && l.guesser != nil {
+		sess.guess()
+	}
+}
+
+// guesses returns how many rows of guesses the session has sent ahead here, and how many
+// of them were right.
+func (sess *session) guesses() (sent, kept int) {
+	sess.stage.mu.Lock()
+	defer sess.stage.mu.Unlock()
+	if l := sess.lead; l != nil {
+		return l.sent, l.kept
+	}
+	return 0, 0
+}
+
+// mayGuess reports whether the session has room for another guess. Called with lead.mu
+// held.
+func (sess *session) mayGuess() bool {
+	s, l := sess.stage, sess.lead
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return l.guesser != nil && !sess.ended && !sess.halted && sess.epoch == l.epoch && l.drawing && len(l.flight) < l.most &&
+		sess.length+1 < sess.reserved // the last token's row yields none
+}
+
+// sending reports whether rows wait here: for a pass, or for the successor's socket. A row
+// of a known token that comes now would find them in its way.
+func (sess *session) sending() bool {
+	s := sess.stage
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(sess.pending) > 0 || sess.next == nil || !sess.next.empty()
+}
+
+// sendGuess queues the row of a guess. It returns false if the session does not take it.
+func (sess *session) sendGuess(id int32) bool {
+	s, l := sess.stage, sess.lead
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sess.ended || sess.halted || sess.epoch != l.epoch || !inVocabulary([]int32{id}, s.cfg.Vocab) {
+		return false
+	}
+	st := &step{
+		epoch: sess.epoch, base: sess.length, rows: 1, sample: true, tokens: []int32{id},
+		tag: protocol.GuessTag(sess.tagKey, sess.epoch, sess.line, uint32(sess.length), id),
+	}
+	if _, err := sess.queueLocked(st); err != nil {
+		return false
+	}
+	l.flight = append(l.flight, id)
+	l.sent++
+	return true
+}
