@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -20,6 +21,9 @@ import (
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/protocol"
 )
+
+// These tests run in virtual time: stages and clients give each other up after a second or
+// two of silence, which a busy machine may take to compute.
 
 // voter is sums with logits of its own, from which the sampler of the real engines reads.
 type voter struct {
@@ -143,7 +147,9 @@ func sameReadings(a, b []session.Reading) bool {
 
 // Readings are the same to the last bit alone, in company, over one and three stages, and
 // where stages cannot be taken back.
-func TestReadSame(t *testing.T) {
+func TestReadSame(t *testing.T) { synctest.Test(t, readSame) }
+
+func readSame(t *testing.T) {
 	asks := asksOf(200, 40, 11)
 	asks = append(asks, session.Ask{Keep: 205, Tokens: someTokens(7, 150), Labels: []int32{3}}, session.Ask{Keep: 20, Tokens: someTokens(8, 1), Labels: []int32{3, 4}})
 	one := newVoters(t, 0, 6)
@@ -175,7 +181,9 @@ func TestReadSame(t *testing.T) {
 
 // Many questions on one state cost little more than one, and a second request on the same
 // state only what is its own.
-func TestReadShares(t *testing.T) {
+func TestReadShares(t *testing.T) { synctest.Test(t, readShares) }
+
+func readShares(t *testing.T) {
 	const state, question = 2000, 50
 	first := newVoters(t, 0, 2, 1)
 	if _, _, err := first.read(t.Context(), first.client(), asksOf(state, 1, question)); err != nil {
@@ -191,12 +199,10 @@ func TestReadShares(t *testing.T) {
 			t.Errorf("stage %d computed %d rows for 32 questions and %d for one", i, many, one)
 		}
 	}
-	var cached int
-	for end := time.Now().Add(5 * time.Second); cached == 0 && time.Now().Before(end); { // the first session ends a moment after its client
-		var err error
-		if _, cached, err = p.read(t.Context(), p.client(), asksOf(state, 1, question)); err != nil {
-			t.Fatal(err)
-		}
+	synctest.Wait() // until the first session has ended
+	_, cached, err := p.read(t.Context(), p.client(), asksOf(state, 1, question))
+	if err != nil {
+		t.Fatal(err)
 	}
 	if cached < state-protocol.PrefixBlock {
 		t.Errorf("%d of %d rows were cached", cached, state)
@@ -205,7 +211,9 @@ func TestReadShares(t *testing.T) {
 
 // What a session has delivered before it fails in the middle is right, and it names the
 // stage.
-func TestReadBroken(t *testing.T) {
+func TestReadBroken(t *testing.T) { synctest.Test(t, readBroken) }
+
+func readBroken(t *testing.T) {
 	asks := asksOf(100, 60, 20)
 	good := newVoters(t, 0, 4)
 	want, _, err := good.read(t.Context(), good.client(), asks)
@@ -222,7 +230,9 @@ func TestReadBroken(t *testing.T) {
 }
 
 // A session takes as many sequences as it may have rows, and at least one.
-func TestReadInParts(t *testing.T) {
+func TestReadInParts(t *testing.T) { synctest.Test(t, readInParts) }
+
+func readInParts(t *testing.T) {
 	asks := alone(asksOf(290, protocol.MaxReadings, 10))
 	p := newVoters(t, 0, 1)
 	got, _, err := p.read(t.Context(), p.client(), asks)
@@ -232,7 +242,9 @@ func TestReadInParts(t *testing.T) {
 }
 
 // What a peer sends in place of a reading ends the session as that peer's fault.
-func TestReadHostile(t *testing.T) {
+func TestReadHostile(t *testing.T) { synctest.Test(t, readHostile) }
+
+func readHostile(t *testing.T) {
 	of := func(index uint32, top int32, p ...float32) *protocol.Frame {
 		return &protocol.Frame{Kind: &protocol.Frame_Reading{Reading: &protocol.Reading{Index: index, Top: top, Logprobs: p}}}
 	}
@@ -263,7 +275,9 @@ func TestReadHostile(t *testing.T) {
 }
 
 // Requests that no session could serve are refused before anything is sent.
-func TestReadRefused(t *testing.T) {
+func TestReadRefused(t *testing.T) { synctest.Test(t, readRefused) }
+
+func readRefused(t *testing.T) {
 	p := newVoters(t, 0, 2)
 	for name, asks := range map[string][]session.Ask{
 		"nothing":     nil,
