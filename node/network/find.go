@@ -37,27 +37,27 @@ func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*prot
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
+	begin := func(peers []peer.ID) <-chan struct{} { // askAll, which orders its peers
+		asked := make(chan struct{})
+		go func() {
+			n.askAll(ctx, slices.Clone(peers), model, enough)
+			close(asked)
+		}()
+		return asked
+	}
 	ask, met := n.members(model)
+	wait := headStart
+	if met {
+		wait *= 2
+	}
 	if len(ask) > fewMembers && met && enough != nil {
-		if n.askAll(ctx, n.some(ask), model, enough); done() {
+		if soon(begin(n.some(ask)), wait); done() {
 			return n.Known(model)
 		}
 	}
-	asked := make(chan struct{})
-	go func() {
-		n.askAll(ctx, ask, model, enough)
-		close(asked)
-	}()
+	asked := begin(ask)
 	if model.Defined() {
-		wait := headStart
-		if met {
-			wait *= 2
-		}
-		select {
-		case <-asked:
-		case <-time.After(wait):
-		}
-		if !done() {
+		if soon(asked, wait); !done() {
 			n.lookUp(ctx, model, ask, enough, enough != nil)
 		}
 	}
@@ -65,6 +65,14 @@ func (n *Network) Offers(ctx context.Context, model cid.Cid, enough func([]*prot
 		<-asked
 	}
 	return n.Known(model)
+}
+
+// soon waits until something has ended, but not for long.
+func soon(ended <-chan struct{}, most time.Duration) {
+	select {
+	case <-ended:
+	case <-time.After(most):
+	}
 }
 
 // members returns the peers to ask about a model first, and whether they are

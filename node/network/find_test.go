@@ -224,7 +224,14 @@ func TestFewMembersAsked(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if !found(client.Offers(ctx, model, found)) || asked.Load() > askedFirst {
-		t.Errorf("%d members were asked; what they tell of is known: %v", asked.Load(), found(client.Known(model)))
+	if ask, met := client.members(model); !met || len(client.some(ask)) != askedFirst {
+		t.Errorf("of %d members %v are asked first", len(ask), client.some(ask))
+	}
+	began := time.Now()
+	if !found(client.Offers(ctx, model, found)) {
+		t.Error("what the members tell of is not known")
+	}
+	if took := time.Since(began); took < headStart && asked.Load() > askedFirst { // later, others are asked as well
+		t.Errorf("%d members were asked within %v", asked.Load(), took)
 	}
 }

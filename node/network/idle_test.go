@@ -18,10 +18,10 @@ import (
 func idleNodes(t *testing.T) (count int, watched time.Duration) {
 	s := os.Getenv("SHOAL_TEST_IDLE_NODES")
 	if s == "" {
-		return 12, 10 * time.Minute
+		return 8, 5 * time.Minute
 	}
 	count, err := strconv.Atoi(s)
-	if err != nil || count < 6 {
+	if err != nil || count < 8 {
 		t.Fatalf("SHOAL_TEST_IDLE_NODES=%s", s)
 	}
 	return count, time.Hour
@@ -48,7 +48,7 @@ func TestIdleHome(t *testing.T) {
 				in.Fatal(err)
 			}
 		}
-		time.Sleep(10 * time.Minute)
+		time.Sleep(min(watched, 10*time.Minute))
 		var opened, most atomic.Int64
 		n.Host().Network().Notify(&network.NotifyBundle{ConnectedF: func(net network.Network, _ network.Conn) {
 			opened.Add(1)

@@ -228,7 +228,7 @@ func TestShelf(t *testing.T) {
 	if !put("key", 5000, "another") || s.count != 1 {
 		t.Errorf("after an hour %d are counted", s.count)
 	}
-	for i := range 3 * listedAll {
+	for i := range listedAll * 5 / 4 {
 		if !put(fmt.Sprint("key ", i), 1, "a house") {
 			t.Fatal("a record under a key of its own is refused")
 		}
