@@ -68,6 +68,13 @@ func TestFirstStart(t *testing.T) {
 	anna.starts()
 	anna.says("open: strangers", "only your own machines")
 
+	// What a script leaves empty is taken for nothing else.
+	for flag, args := range map[string][]string{
+		"--root": {"swarm", "new", "--root", ""}, "--name": {"swarm", "new", "--name", ""}, "--roles": {"invite", "--roles", ""}, "--swarm": {"swarm", "leave", "--swarm", ""},
+	} {
+		anna.fails(2, flag+" needs a value", args...)
+	}
+
 	// Who has only ever been open is not so any more without saying it.
 	ben := newPerson(t, "ben")
 	ben.starts("--open")
