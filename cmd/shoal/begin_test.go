@@ -102,6 +102,9 @@ func TestUpgradedHome(t *testing.T) {
 		if out, _, _ := old.run("doctor"); !strings.Contains(out, "warn  access") || !strings.Contains(out, "config set open true") {
 			t.Errorf("the doctor says\n%s", out)
 		}
+		if out := old.does(nil, "status"); !strings.Contains(strings.Join(strings.Fields(out), " "), "`shoal config set open false` gives it a swarm") {
+			t.Errorf("the status is\n%s", out)
+		}
 		old.stops()
 	}
 	if out := old.does(nil, "swarm", "new", "--name", "lab"); !strings.Contains(strings.Join(strings.Fields(out), " "), "From its next start on it is not, unless `shoal config set open true` says so") {
