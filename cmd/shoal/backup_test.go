@@ -32,7 +32,7 @@ func TestBackup(t *testing.T) {
 		}
 		return out.String()
 	}
-	try(2, "--home", old, file) // no node's home
+	try(2, "--home", old, file)                             // no node's home
 	put("swarms/0123456789abcdef0123456789abcdef/key", "s") // of a home that was never in the open network
 	try(0, "--home", old, file)
 	put("key", "k")
