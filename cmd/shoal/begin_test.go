@@ -68,6 +68,13 @@ func TestFirstStart(t *testing.T) {
 	anna.starts()
 	anna.says("open: strangers", "only your own machines")
 
+	// What a script leaves empty is taken for nothing else.
+	for flag, args := range map[string][]string{
+		"--root": {"swarm", "new", "--root", ""}, "--name": {"swarm", "new", "--name", ""}, "--roles": {"invite", "--roles", ""}, "--swarm": {"swarm", "leave", "--swarm", ""},
+	} {
+		anna.fails(2, flag+" needs a value", args...)
+	}
+
 	// Who has only ever been open is not so any more without saying it.
 	ben := newPerson(t, "ben")
 	ben.starts("--open")
@@ -94,6 +101,9 @@ func TestUpgradedHome(t *testing.T) {
 		old.says("founded", "open: strangers may use this machine", "`shoal config set open true` keeps it so", "`shoal config set open false` gives it a swarm of its own")
 		if out, _, _ := old.run("doctor"); !strings.Contains(out, "warn  access") || !strings.Contains(out, "config set open true") {
 			t.Errorf("the doctor says\n%s", out)
+		}
+		if out := old.does(nil, "status"); !strings.Contains(strings.Join(strings.Fields(out), " "), "`shoal config set open false` gives it a swarm") {
+			t.Errorf("the status is\n%s", out)
 		}
 		old.stops()
 	}

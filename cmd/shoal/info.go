@@ -147,14 +147,22 @@ func statusCommand() *cli.Command {
 		}
 		f := &facts{out: c.App.Writer}
 		statusNode(f, s, c.Bool("all"))
-		if st, err := foresee(c); s.Light && s.API == "" && c.String("api") == "" && err == nil {
+		st, err := foresee(c)
+		foreseen := err == nil && c.String("api") == ""
+		if off := s.Light && s.API == ""; off && foreseen {
 			f.row("its next start", "%s", foreseenText(&st))
 		}
 		statusModels(f, s)
 		for _, m := range s.Warnings {
 			f.row("warning", "%s", m)
 		}
-		return f.Flush()
+		if err := f.Flush(); err != nil {
+			return err
+		}
+		if foreseen && st.Kept {
+			remark(c.App.Writer, keptText)
+		}
+		return nil
 	})}
 }
 

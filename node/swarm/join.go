@@ -247,14 +247,11 @@ func (b *Book) makeWay(id member.SwarmID) error {
 	if s := b.byID(id); s != nil {
 		return b.drop(s)
 	}
-	dir, aside := filepath.Join(b.dir, id.String()), filepath.Join(b.dir, damagedPrefix+id.String())
+	dir := filepath.Join(b.dir, id.String())
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := os.RemoveAll(aside); err != nil { // that of an earlier time
-		return err
-	}
-	return os.Rename(dir, aside)
+	return os.Rename(dir, filepath.Join(b.dir, fmt.Sprintf("%s%s-%d", damagedPrefix, id, b.cfg.Now().UnixNano())))
 }
 
 // accept checks an inviter's answer, and returns the files of the swarm.

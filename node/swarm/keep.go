@@ -140,13 +140,13 @@ func (r *running) renew(now time.Time) {
 // keep looks after what changes with time: the door, this node's certificate, and the
 // revocation list.
 func (r *running) keep() {
-	s, warned := r.s, time.Time{}
+	warned := time.Time{}
 	for {
 		now := r.s.book.cfg.Now()
 		r.tend(now)
 		r.renew(now)
 		if r.outdated(now) {
-			go s.book.reenter(r) // which ends this
+			go r.s.book.reenter(r) // which ends this
 		}
 		if err := r.s.refresh(now); err != nil {
 			r.s.log.Warn("the revocation list cannot be signed again", "swarm", r.s.Name(), "error", err)

@@ -199,11 +199,13 @@ export async function invite(el, { view, mine }, model) {
   } catch (err) {
     return el.replaceChildren(h("p", { class: "warn" }, err.message));
   }
-  const swarm = (await api.swarms().catch(() => [])).find((s) => s.running && !s.revoked);
+  const swarms = (await api.swarms().catch(() => [])).filter((s) => s.running && !s.revoked);
+  const swarm = swarms.find((s) => s.roles.includes("invite"));
   if (swarm) return inviteInto(el, swarm, st);
+  if (swarms.length > 0 && !st.open) return el.replaceChildren(h("p", { class: "fine" }, `This machine may not let others into the swarm ${swarms[0].name}: make a code on the one that founded it.`));
   const best = reachable(st.addrs ?? []);
   if (best === "") return el.replaceChildren(h("p", { class: "warn" }, "This node listens nowhere, so no machine can join it."));
-  const command = `shoal node --bootstrap ${best}` + (model ? ` --model ${/^[\w.:/-]+$/.test(model.name) ? model.name : model.id}` : "");
+  const command = `shoal node --open --bootstrap ${best}` + (model ? ` --model ${/^[\w.:/-]+$/.test(model.name) ? model.name : model.id}` : "");
   const only = /^\/ip[46]\/(127\.|::1\/)/.test(best);
   const far = /^\/ip4\/(10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|169\.254\.)/.test(best);
   el.replaceChildren(
