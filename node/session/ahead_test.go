@@ -83,12 +83,12 @@ func TestAheadSameTokens(t *testing.T) {
 	for _, format := range []string{"", "1"} {
 		plain := new(pipeline)
 		plain.format = format
-		want, err := plain.build(t, 9).ask(t.Context(), prompt, 120)
+		want, err := plain.build(t, 9).ask(t.Context(), prompt, 80)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, stages := range []int{1, 2, 3, 5} {
-			for _, right := range []float64{0, 0.5, 0.9, 1} {
+			for _, right := range []float64{0, 0.7, 1} {
 				t.Run(fmt.Sprintf("format %q, %d stages, %v right", format, stages, right), func(t *testing.T) {
 					p := &pipeline{format: format, guess: knowing(right, 16, prompt, want)}
 					p.build(t, 9, cuts[stages]...)
