@@ -31,11 +31,12 @@ import (
 const (
 	talkTime    = 10 * time.Second // for a whole exchange at the door
 	mapTime     = 3 * time.Second  // that a code waits for the router to map a port, and for a relay
-	maxRequest  = 1 << 10          // bytes of a JoinRequest
-	maxWelcome  = 512 << 10        // bytes of a JoinReply
-	attempts    = 10               // of one address in a row
-	attemptRest = 6 * time.Second  // after which it may try once more
-	maxCallers  = 1024             // addresses whose attempts are counted
+	moreTime    = 500 * time.Millisecond
+	maxRequest  = 1 << 10         // bytes of a JoinRequest
+	maxWelcome  = 512 << 10       // bytes of a JoinReply
+	attempts    = 10              // of one address in a row
+	attemptRest = 6 * time.Second // after which it may try once more
+	maxCallers  = 1024            // addresses whose attempts are counted
 )
 
 // door is a swarm's join listener: a libp2p host of its own, which speaks nothing but
@@ -123,25 +124,60 @@ func (d *door) mapPort() {
 }
 
 // addrs returns where the door is, the best for a code first: public addresses, then
-// relays, then one of the LAN.
+// relays, then one of the LAN. It waits for a way in from elsewhere, and then a moment for
+// more, unless the machine has a public IPv4 address.
 func (d *door) addrs(ctx context.Context) []multiaddr.Multiaddr {
+	found := candidates(d.host.Network())
+	if !slices.ContainsFunc(found, func(a multiaddr.Multiaddr) bool { return manet.IsPublicAddr(a) && isIPv4(a) }) {
+		d.await(ctx)
+	}
+	d.mu.Lock()
+	at := d.outside
+	d.mu.Unlock()
+	if at.IsValid() && at.Addr().IsGlobalUnicast() && !at.Addr().IsPrivate() {
+		found = append([]multiaddr.Multiaddr{quicAddr(at)}, found...)
+	}
+	if d.outer != nil {
+		found = append(found, d.outer.Addrs()...)
+	}
+	return ticketAddrs(found)
+}
+
+// await waits until the router has mapped the port and a relay has a place, or for one of
+// the two and moreTime, or for mapTime.
+func (d *door) await(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, mapTime)
 	defer cancel()
-	found := candidates(d.host.Network())
-	if !slices.ContainsFunc(found, manet.IsPublicAddr) {
-		select {
-		case <-d.mapped:
-		case <-ctx.Done():
+	relayed := make(chan struct{})
+	go func() {
+		defer close(relayed)
+		if d.outer != nil && d.outer.Seeks() {
+			d.outer.Await(ctx)
 		}
-		d.mu.Lock()
-		at := d.outside
-		d.mu.Unlock()
-		if at.IsValid() && at.Addr().IsGlobalUnicast() && !at.Addr().IsPrivate() {
-			found = append([]multiaddr.Multiaddr{quicAddr(at)}, found...)
+	}()
+	mapped, more := d.mapped, (<-chan time.Time)(nil)
+	for mapped != nil || relayed != nil {
+		select {
+		case <-mapped:
+			mapped = nil
+		case <-relayed:
+			relayed = nil
+		case <-ctx.Done():
+			return
+		case <-more:
+			return
+		}
+		if more == nil && d.reached() {
+			more = time.After(moreTime)
 		}
 	}
-	found = append(found, d.relayed(ctx, slices.ContainsFunc(found, func(a multiaddr.Multiaddr) bool { return manet.IsPublicAddr(a) && isIPv4(a) }))...)
-	return ticketAddrs(found)
+}
+
+// reached reports whether there is a way in from elsewhere.
+func (d *door) reached() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.outside.IsValid() || d.outer != nil && len(d.outer.Relays()) > 0
 }
 
 func quicAddr(at netip.AddrPort) multiaddr.Multiaddr {

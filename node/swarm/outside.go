@@ -1,7 +1,6 @@
 package swarm
 
 import (
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/network/outer"
@@ -84,18 +82,6 @@ func (s *Swarm) doorOutside(d *door, relays func() []peer.AddrInfo) error {
 	}
 	d.outer.Want(true)
 	return nil
-}
-
-// relayed returns where the door is reached through relays. It waits for the first unless
-// the door is public, which few doors are.
-func (d *door) relayed(ctx context.Context, public bool) []multiaddr.Multiaddr {
-	if d.outer == nil {
-		return nil
-	}
-	if !public && d.outer.Seeks() {
-		d.outer.Await(ctx)
-	}
-	return d.outer.Addrs()
 }
 
 // caller makes the host with which this node asks to be let in. Relays see a key that

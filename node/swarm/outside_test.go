@@ -45,7 +45,8 @@ func TestJoinThroughAStranger(t *testing.T) {
 	if err := home.doorOutside(d, func() []peer.AddrInfo { return []peer.AddrInfo{{ID: r.ID(), Addrs: r.Addrs()}} }); err != nil {
 		t.Fatal(err)
 	}
-	at := d.relayed(t.Context(), false)
+	d.outer.Await(t.Context())
+	at := d.outer.Addrs()
 	if len(at) == 0 || !outer.Is(at[0]) {
 		t.Fatalf("the door is at %v", at)
 	}

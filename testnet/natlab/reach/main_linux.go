@@ -37,7 +37,7 @@ func run() (err error) {
 	flag.IntVar(&c.Publics, "publics", 3, "nodes in the internet")
 	flag.StringVar(&publicArgs, "public-args", "", "further arguments of those")
 	flag.StringVar(&homeArgs, "home-args", "", "further arguments of the homes")
-	flag.StringVar(&pairs, "pairs", "all", "pairs of NATs, like full:symmetric,port:port; all or none")
+	flag.StringVar(&pairs, "pairs", "all", "pairs of NATs, like full:symmetric,port:port; all or none (with -homes, all are five)")
 	flag.StringVar(&scenarios, "scenarios", "all", "names of scenarios, separated by commas; all or none")
 	flag.BoolVar(&homes, "homes", false, "only two homes that make a private swarm with three commands, through one public node that is a stranger to it")
 	flag.DurationVar(&wait, "wait", 30*time.Second, "for a prompt's answer")
@@ -63,12 +63,15 @@ func run() (err error) {
 		return err
 	}
 	defer lab.Close()
-	if homes {
-		return runHomes(ctx, lab, wait+time.Minute)
-	}
 	list, err := parsePairs(pairs)
 	if err != nil {
 		return err
+	}
+	if homes {
+		if pairs == "all" {
+			list = [][2]nat.Kind{{nat.Port, nat.Port}, {nat.Linux, nat.Address}, {nat.Symmetric, nat.Full}, {nat.Symmetric, nat.Port}, {nat.Symmetric, nat.Symmetric}}
+		}
+		return runHomes(ctx, lab, list, wait+time.Minute)
 	}
 	if err := runPairs(ctx, lab, list, wait); err != nil {
 		return err
@@ -77,9 +80,9 @@ func run() (err error) {
 }
 
 // runHomes has a person use three commands at two homes, behind these NATs.
-func runHomes(ctx context.Context, lab *natlab.Lab, wait time.Duration) error {
+func runHomes(ctx context.Context, lab *natlab.Lab, list [][2]nat.Kind, wait time.Duration) error {
 	failed := 0
-	for _, p := range [][2]nat.Kind{{nat.Port, nat.Port}, {nat.Linux, nat.Address}, {nat.Symmetric, nat.Full}, {nat.Symmetric, nat.Port}, {nat.Symmetric, nat.Symmetric}} {
+	for _, p := range list {
 		v, err := lab.Visit(ctx, p[0], p[1], wait)
 		if ctx.Err() != nil {
 			return errors.New("interrupted")
