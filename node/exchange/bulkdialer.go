@@ -33,7 +33,10 @@ type bulkDialer struct {
 	closed bool
 }
 
-const tcpAgain = time.Minute // before TCP is tried again where it failed
+const (
+	tcpAgain = time.Minute // before TCP is tried again where it failed
+	tcpWait  = time.Second // for a connection over TCP, if there is another that can be used at once
+)
 
 func newBulkDialer(h host.Host, dialling []swarm.Option) *bulkDialer {
 	return &bulkDialer{host: h, dialling: dialling, failed: map[peer.ID]time.Time{}}
@@ -81,7 +84,8 @@ func relayed(c network.Conn) bool {
 	return c.Stat().Limited || err == nil
 }
 
-// tcpConn returns a direct TCP connection, or nil.
+// tcpConn returns a direct TCP connection, or nil. It waits for one, but not long if the
+// peer is connected otherwise.
 func (l *bulkDialer) tcpConn(ctx context.Context, p peer.ID) network.Conn {
 	for _, c := range l.host.Network().ConnsToPeer(p) {
 		if isTCP(c.RemoteMultiaddr()) && !c.IsClosed() {
@@ -92,16 +96,44 @@ func (l *bulkDialer) tcpConn(ctx context.Context, p peer.ID) network.Conn {
 	if own == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
-	defer cancel()
-	c, err := own.DialPeer(ctx, p)
-	if err != nil {
-		l.mu.Lock()
-		l.failed[p] = time.Now()
-		l.mu.Unlock()
-		return nil
+	for _, c := range own.ConnsToPeer(p) {
+		if !c.IsClosed() {
+			return c
+		}
 	}
-	return c
+	wait := dialTime
+	if conns := l.host.Network().ConnsToPeer(p); len(conns) > 0 && !onlyRelayed(l.host, p) {
+		wait = tcpWait
+	}
+	late := time.NewTimer(wait)
+	defer late.Stop()
+	select {
+	case c := <-l.dial(ctx, own, p):
+		return c
+	case <-late.C:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// dial dials a peer over TCP; the result is nil if that fails. It goes on when nobody waits
+// any more: an address may swallow packets, and a connection that comes late still serves
+// the streams after that.
+func (l *bulkDialer) dial(ctx context.Context, own *swarm.Swarm, p peer.ID) <-chan network.Conn {
+	done := make(chan network.Conn, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dialTime)
+		defer cancel()
+		c, err := own.DialPeer(ctx, p)
+		if err != nil {
+			l.mu.Lock()
+			l.failed[p] = time.Now()
+			l.mu.Unlock()
+			c = nil
+		}
+		done <- c
+	}()
+	return done
 }
 
 // tcpSwarm returns the swarm that dials TCP; nil if it cannot reach the peer.
