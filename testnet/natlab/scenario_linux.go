@@ -60,7 +60,7 @@ func Scenarios() []Scenario {
 		{Name: "asker-moves", Access: each(nat.Port), Tokens: longTokens, Happen: func(_ context.Context, _ *Lab, homes []*Daemon) error {
 			return homes[0].on.Move(netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("6.9.0.1"))
 		}},
-		{Name: "punch-in-mid-answer", Access: each(nat.Port), Tokens: longTokens, Direct: true, Walled: true, Moves: true, Happen: func(_ context.Context, l *Lab, _ []*Daemon) error {
+		{Name: "punch-in-mid-answer", Access: each(nat.Port), Tokens: longTokens, Walled: true, Moves: true, Happen: func(_ context.Context, l *Lab, _ []*Daemon) error {
 			l.wall(false)
 			return nil
 		}},

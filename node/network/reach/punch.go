@@ -25,13 +25,13 @@ type Retries struct {
 
 type tried struct {
 	at    time.Time
-	times int
+	times int // because it was used, or was due
 }
 
 // Use reports whether to try now because a session uses the peer, and counts the
 // try.
 func (r *Retries) Use(p peer.ID, now time.Time) bool {
-	return r.after(p, now, func(t *tried) time.Duration { return min(RetryEvery, firstWait<<min(t.times-1, 10)) })
+	return r.after(p, now, func(t *tried) time.Duration { return min(RetryEvery, firstWait<<min(max(t.times-1, 0), 10)) })
 }
 
 // Tick reports whether to try now because enough time has passed, and counts the
@@ -45,11 +45,13 @@ func (r *Retries) after(p peer.ID, now time.Time, wait func(*tried) time.Duratio
 		return false
 	}
 	r.Tried(p, now)
+	r.all[p].times++
 	return true
 }
 
 // Tried notes a try that began for another reason, such as that the peer has
-// just connected.
+// just connected. It puts the next one off, but makes no later wait longer: several
+// come at once where both sides have just met.
 func (r *Retries) Tried(p peer.ID, now time.Time) {
 	if r.all == nil {
 		r.all = map[peer.ID]*tried{}
@@ -60,7 +62,6 @@ func (r *Retries) Tried(p peer.ID, now time.Time) {
 		r.all[p] = t
 	}
 	t.at = now
-	t.times++
 	for id, t := range r.all {
 		if len(r.all) <= maxTried {
 			break

@@ -180,10 +180,17 @@ func TestRetries(t *testing.T) {
 	if !r.Use("a", at(firstWait+RetryEvery)) {
 		t.Error("a move has not ended the wait")
 	}
-	for range 20 {
-		r.Tried("a", at(0))
+	for range 20 { // both sides have just met
+		r.Tried("c", at(0))
 	}
-	if !r.Use("a", at(RetryEvery)) {
-		t.Error("waits grow beyond RetryEvery")
+	if r.Use("c", at(firstWait-1)) || !r.Use("c", at(firstWait)) {
+		t.Error("after tries that began by themselves, the first wait is another")
+	}
+	last := 2 * RetryEvery
+	for range 20 {
+		last += RetryEvery
+		if !r.Use("a", at(last)) {
+			t.Error("waits grow beyond RetryEvery")
+		}
 	}
 }
