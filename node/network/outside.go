@@ -29,9 +29,6 @@ type Outside struct {
 
 // relays returns the relays that may be asked, the operator's first.
 func (o *Outside) relays() []peer.AddrInfo {
-	if o == nil {
-		return nil
-	}
 	out := slices.Clone(o.Named)
 	if o.Known != nil {
 		out = append(out, o.Known()...)
@@ -39,9 +36,14 @@ func (o *Outside) relays() []peer.AddrInfo {
 	return out
 }
 
-// OutsideRelays returns the relays of the open network that may carry circuits of this
-// private swarm; none if it is to use none.
-func (n *Network) OutsideRelays() []peer.AddrInfo { return n.cfg.Outside.relays() }
+// OutsideRelays returns what lists the relays of the open network that may carry circuits of
+// this private swarm; nil: it is to use none.
+func (n *Network) OutsideRelays() func() []peer.AddrInfo {
+	if n.cfg.Outside == nil {
+		return nil
+	}
+	return n.cfg.Outside.relays
+}
 
 // Relays returns the relays that this node knows: connected ones, the nearest first, and
 // those that it remembers. In a private swarm they are members.

@@ -61,7 +61,7 @@
 // but a peer ID, and it is open only while a code is out. Behind a router it is also reached
 // through relays of the open network (package network/outer), which learn less: they see
 // keys that neither side has elsewhere. A code with two relayed addresses and one of the LAN
-// has 467 letters. After a code's last use it
+// has about 460 letters. After a code's last use it
 // listens for ten more minutes, so that whoever comes second is told that the code is
 // spent; later, nobody listens.
 //

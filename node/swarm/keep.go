@@ -203,7 +203,7 @@ func (r *running) open() (err error) {
 	}
 	at, port := listenIPs(r.net.Host()), r.s.joinPort()
 	if port != 0 {
-		if r.door, err = r.s.openDoor(at, port, r.net.OutsideRelays); err == nil {
+		if r.door, err = r.s.openDoor(at, port, r.net.OutsideRelays()); err == nil {
 			return nil
 		}
 		r.door = nil
@@ -213,7 +213,7 @@ func (r *running) open() (err error) {
 	if ferr != nil {
 		return ferr
 	}
-	d, err := r.s.openDoor(at, fresh, r.net.OutsideRelays)
+	d, err := r.s.openDoor(at, fresh, r.net.OutsideRelays())
 	if err != nil {
 		return err
 	}

@@ -27,9 +27,9 @@ type Network interface {
 	// InstallLists takes newer revocation lists: it refuses those that are no longer members
 	// from now on, and closes their connections, for which it does not wait.
 	InstallLists(member.Lists) (news bool, err error)
-	// OutsideRelays returns relays of the open network that may carry circuits for the swarm;
-	// none if it is to use none.
-	OutsideRelays() []peer.AddrInfo
+	// OutsideRelays returns what lists the relays of the open network that may carry circuits
+	// for the swarm; nil: it is to use none.
+	OutsideRelays() func() []peer.AddrInfo
 }
 
 const (

@@ -31,8 +31,8 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// NoRelays, as the only one of Config.Relays, keeps private swarms off the relays of the open
-// network.
+// NoRelays keeps private swarms off the relays of the open network, as the only one of
+// Config.Relays.
 const NoRelays = "off"
 
 // ErrNone means that no network of a private node can be opened.

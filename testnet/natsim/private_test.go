@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -86,12 +87,7 @@ func privatePair(t *testing.T, asks, serves nat.Kind) (o outcome) {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
-		at := peer.AddrInfo{ID: b.Self()}
-		for _, addr := range b.Addrs() {
-			if outer.Is(addr) {
-				at.Addrs = append(at.Addrs, addr)
-			}
-		}
+		at := outside(b)
 		if len(at.Addrs) != 2 {
 			t.Errorf("a member behind a router can be reached at %v", b.Addrs())
 		}
@@ -111,10 +107,102 @@ func privatePair(t *testing.T, asks, serves nat.Kind) (o outcome) {
 	return o
 }
 
+// TestPrivateLosses: two members that only relays connect find each other again after the
+// relay in use has died, and after both were off at the same time: each is where it was,
+// at the relay that is left.
+func TestPrivateLosses(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		internet := New()
+		var relays []*Host
+		var open []*network.Network
+		for i := range 2 {
+			h := addHost(t, internet, fmt.Sprintf("5.%d.0.1", i))
+			open = append(open, start(t, h, true, relays))
+			relays = append(relays, h)
+		}
+		s := newSwarm(t)
+		here, there := addHost(t, behind(internet, nat.Symmetric, "6.1.0.1"), "10.1.0.2"), addHost(t, behind(internet, nat.Symmetric, "6.2.0.1"), "10.2.0.2")
+		body := &protocol.OfferBody{Spans: []*protocol.ServedSpan{{Model: model.Bytes(), To: 30, Blocks: 30, Width: 8}}}
+		both := func(relays []*Host, known []peer.AddrInfo) (a, b *network.Network) {
+			b = s.start(t, there, relays, nil)
+			if err := b.SetOffer(body); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+			if known == nil {
+				known = []peer.AddrInfo{outside(b)}
+			}
+			a = s.start(t, here, nil, known)
+			answered(t, "after a start", a, b.Self())
+			return a, b
+		}
+		a, b := both(relays, nil)
+		known := []peer.AddrInfo{outside(b)}
+		path, _ := a.PathTo(b.Self())
+		for i, r := range relays {
+			if r.ID == path.Relay {
+				r.Cut(true)
+				relays[0], relays[1-i] = relays[1-i], relays[0] // the one that is left is first
+				break
+			}
+		}
+		answered(t, "after its relay has died", a, b.Self())
+		if now, _ := a.PathTo(b.Self()); now.Relay != relays[0].ID {
+			t.Errorf("relayed by %s", now.Relay)
+		}
+		for _, n := range []*network.Network{a, b} {
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		a, b = both(nil, known)
+		for _, n := range append(open, a, b) {
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// answered has a node ask another until it answers, for ten seconds at most.
+func answered(t *testing.T, when string, a *network.Network, b peer.ID) {
+	t.Helper()
+	began := time.Now()
+	for {
+		err := ask(t.Context(), a, b)
+		if err == nil {
+			t.Logf("%s: an answer after %v", when, time.Since(began))
+			return
+		}
+		if time.Since(began) > 10*time.Second {
+			t.Fatalf("%s: %v", when, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// outside is where a member can be reached through relays.
+func outside(n *network.Network) peer.AddrInfo {
+	at := peer.AddrInfo{ID: n.Self()}
+	for _, a := range n.Addrs() {
+		if outer.Is(a) {
+			at.Addrs = append(at.Addrs, a)
+		}
+	}
+	return at
+}
+
 // privateSwarm is a swarm of this test.
 type privateSwarm struct {
 	member.Issuer
 	view member.View
+	dir  string                     // of the relays that members used last
+	keys map[peer.ID]crypto.PrivKey // that relays see of them
 }
 
 func newSwarm(t *testing.T) *privateSwarm {
@@ -127,7 +215,7 @@ func newSwarm(t *testing.T) *privateSwarm {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &privateSwarm{member.Issuer{Root: member.PublicKey(root), Key: root}, view}
+	return &privateSwarm{member.Issuer{Root: member.PublicKey(root), Key: root}, view, t.TempDir(), map[peer.ID]crypto.PrivKey{}}
 }
 
 // start starts a member that knows these relays of the open network, and other members.
@@ -141,11 +229,12 @@ func (s *privateSwarm) start(t *testing.T, h *Host, relays []*Host, known []peer
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen, _, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
+	if s.keys[h.ID] == nil {
+		if s.keys[h.ID], _, err = crypto.GenerateEd25519Key(rand.Reader); err != nil {
+			t.Fatal(err)
+		}
 	}
-	out := &network.Outside{Key: seen}
+	out := &network.Outside{Key: s.keys[h.ID], Kept: filepath.Join(s.dir, h.ID.String())}
 	for _, r := range relays {
 		info, err := peer.AddrInfoFromString(r.Full())
 		if err != nil {

@@ -34,7 +34,7 @@ const (
 // Config is what an outer host is made of.
 type Config struct {
 	Key     crypto.PrivKey          // which relays see: not the inner host's
-	Relays  func() []peer.AddrInfo  // that may be asked, the best first; nil: none, it only dials
+	Relays  func() []peer.AddrInfo  // that may be asked, the best first, besides those of Kept; nil: none, it only dials
 	Sockets *quicreuse.ConnManager  // the inner host's, to share its UDP port; nil: its own
 	NoTCP   bool                    // relays are dialled over QUIC alone
 	Gate    connmgr.ConnectionGater // of dials to relays; nil: all are made
@@ -184,7 +184,9 @@ func (h *Host) Addrs() []multiaddr.Multiaddr {
 }
 
 // Seeks reports whether there are relays that may be asked.
-func (h *Host) Seeks() bool { return h.cfg.Relays != nil && len(h.cfg.Relays()) > 0 }
+func (h *Host) Seeks() bool {
+	return h.cfg.Relays != nil && (len(h.cfg.Relays()) > 0 || len(readRelays(h.cfg.Kept)) > 0)
+}
 
 // Await waits until there is a reservation, or ctx ends.
 func (h *Host) Await(ctx context.Context) {
@@ -353,17 +355,14 @@ func (h *Host) meet(ctx context.Context, c peer.AddrInfo, wait bool) peer.ID {
 // candidates returns relays to ask now, those first that were used last, which it returns
 // as kept, too.
 func (h *Host) candidates() (list []peer.AddrInfo, kept []peer.ID) {
+	if h.cfg.Relays == nil {
+		return nil, nil
+	}
 	before := readRelays(h.cfg.Kept)
 	for _, p := range before {
 		kept = append(kept, p.ID)
 	}
-	if h.cfg.Relays == nil {
-		return nil, nil
-	}
 	may := h.cfg.Relays()
-	if len(may) == 0 { // none are to be used
-		return nil, nil
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()

@@ -30,10 +30,12 @@ func newKey(t *testing.T) crypto.PrivKey {
 	return key
 }
 
+const overQUIC, overTCP = "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"
+
 // relaying starts a node that relays for anybody.
-func relaying(t *testing.T) host.Host {
+func relaying(t *testing.T, listen ...string) host.Host {
 	t.Helper()
-	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"), libp2p.ForceReachabilityPublic(),
+	h, err := libp2p.New(libp2p.ListenAddrStrings(listen...), libp2p.ForceReachabilityPublic(),
 		libp2p.EnableRelayService(relay.WithInfiniteLimits()), libp2p.DisableMetrics())
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +126,7 @@ func says(t *testing.T, a, b *pair) network.Conn {
 // this relay sets no limits, at both ends.
 func TestCircuits(t *testing.T) {
 	t.Parallel()
-	r := relaying(t)
+	r := relaying(t, overQUIC) // which measures round trips
 	var mu sync.Mutex
 	var where []string
 	a, b := newPair(t, Config{}, r), newPair(t, Config{Seen: func(relay, local, outside multiaddr.Multiaddr) {
@@ -171,7 +173,7 @@ func TestCircuits(t *testing.T) {
 // used last are asked first, although others are named first.
 func TestRelaysComeAndGo(t *testing.T) {
 	t.Parallel()
-	all := []host.Host{relaying(t), relaying(t), relaying(t), relaying(t)}
+	all := []host.Host{relaying(t, overQUIC), relaying(t, overTCP), relaying(t, overQUIC, overTCP), relaying(t, overTCP)}
 	cfg := Config{Key: newKey(t), Kept: filepath.Join(t.TempDir(), "relays")}
 	a := newPair(t, cfg, all[:2]...)
 	a.reachable(t, 2)
