@@ -35,6 +35,7 @@ type BridgeNetwork interface {
 
 const (
 	reportTime    = 50 * time.Millisecond // in which what guests use is gathered for one report
+	maxMeet       = 16                    // nodes dialled at a time because members have named them
 	maxBridgeTalk = 2*member.MaxLists + 8<<10
 )
 
@@ -54,6 +55,7 @@ type bridgeRun struct {
 	wg     sync.WaitGroup
 
 	serving, telling chan struct{} // atOnce each
+	meeting          chan struct{} // maxMeet
 	spent            chan struct{} // capacity 1: a guest has used something
 	lines            *rate.Limiter
 
@@ -66,7 +68,7 @@ type bridgeRun struct {
 // is called.
 func (b *Bridge) Attach(net BridgeNetwork) (detach func()) {
 	r := &bridgeRun{
-		b: b, net: net, serving: make(chan struct{}, atOnce), telling: make(chan struct{}, atOnce), spent: make(chan struct{}, 1),
+		b: b, net: net, serving: make(chan struct{}, atOnce), telling: make(chan struct{}, atOnce), meeting: make(chan struct{}, maxMeet), spent: make(chan struct{}, 1),
 		agreeing: map[peer.ID]bool{}, lines: rate.NewLimiter(rate.Every(10*time.Second), 10),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -391,13 +393,20 @@ func (s *Swarm) nodesOf(b *Bridge) []bridgeNode {
 	return slices.Clone(b.nodes)
 }
 
-// meet connects to a node of the lender.
+// meet connects to a node of the lender, unless many others are being dialled: they are
+// named again.
 func (r *bridgeRun) meet(n bridgeNode) {
 	h := r.net.Host()
 	if n.ID == h.ID() || len(h.Network().ConnsToPeer(n.ID)) > 0 {
 		return
 	}
 	r.start(func() {
+		select {
+		case r.meeting <- struct{}{}:
+			defer func() { <-r.meeting }()
+		default:
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.ctx, greetTime)
 		defer cancel()
 		h.Peerstore().AddAddrs(n.ID, n.Addrs, peerstore.RecentlyConnectedAddrTTL)
@@ -471,7 +480,7 @@ func (s *Swarm) hearBridges(all []*protocol.SwarmBridge) (first error) {
 		if err == nil {
 			for _, n := range v.Nodes[:min(len(v.Nodes), maxBridgeNodes)] {
 				if id, err := peer.IDFromBytes(n.Peer); err == nil {
-					fresh.nodes = append(fresh.nodes, bridgeNode{AddrInfo: peer.AddrInfo{ID: id, Addrs: parseAddrs(n.Addrs[:min(len(n.Addrs), 2*maxAddrs)])}})
+					fresh.addNode(bridgeNode{AddrInfo: peer.AddrInfo{ID: id, Addrs: parseAddrs(n.Addrs[:min(len(n.Addrs), 2*maxAddrs)])}})
 				}
 			}
 			err = s.hearBridge(fresh)
