@@ -134,6 +134,7 @@ func TestABridge(t *testing.T) {
 	eventually(t, "guests are refused at both", func() bool { return ben.Exhausted(byBen.ID()) != nil })
 
 	// Dora is removed by her own swarm.
+	begin := time.Now()
 	if _, _, err := office.Revoke("dora"); err != nil {
 		t.Fatal(err)
 	}
@@ -141,14 +142,17 @@ func TestABridge(t *testing.T) {
 		n := ben.across(byBen)
 		return !n.Connected(byDora.self) && n.Other().Has(atDora.Certificate())
 	})
+	t.Log("a guest was cut off by the other swarm's nodes after ", time.Since(begin))
 
 	// The bridge is revoked.
+	begin = time.Now()
 	if _, err := lab.EndBridge("OFFICE", ""); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it is over at the lender's nodes", func() bool {
 		return anna.across(there) == nil && ben.across(byBen) == nil && len(lab.Bridges())+len(atBen.Bridges()) == 0
 	})
+	t.Log("the bridge was over at all nodes after ", time.Since(begin))
 	if _, err := lab.EndBridge("office", ""); !errors.Is(err, ErrNoBridge) {
 		t.Errorf("it is revoked twice: %v", err)
 	}
