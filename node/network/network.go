@@ -59,7 +59,8 @@ type Config struct {
 	Swarm       *Swarm // private; nil: the open network
 	SwarmName   string // for people; "": it has none
 
-	crowd crowd // zero value: manyConns
+	crowd    crowd              // zero value: manyConns
+	mayReach func(peer.ID) bool // who may reach others over this node as a relay; nil: as MayRelay
 	// The networks that this machine is in; nil: as the system says, or unknown if
 	// Options has transports of their own.
 	place func() map[netip.Prefix]bool
@@ -154,6 +155,7 @@ func New(cfg Config) (*Network, error) {
 			return nil, err
 		}
 		n.gater = memberGate{n.gate, n.roll}
+		n.relayOverBridge()
 		n.cfg.NoRelay = cfg.NoRelay || !n.roll.terms().roles(cfg.Swarm.Certificate).Has(member.Relay)
 	}
 	n.offers = newHeard(n.Connected)

@@ -110,7 +110,7 @@ func (r *reaching) options() []libp2p.Option {
 		}))
 	}
 	if !r.cfg.NoRelay {
-		opts = append(opts, libp2p.EnableRelayService(relay.WithResources(relayResources()), relay.WithACL(relayGuests{r.cfg.MayRelay})))
+		opts = append(opts, libp2p.EnableRelayService(relay.WithResources(relayResources()), relay.WithACL(relayGuests{r.cfg.MayRelay, r.cfg.mayReach})))
 	}
 	if !r.cfg.Public {
 		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(r.relays.source, autorelay.WithBootDelay(0), autorelay.WithMinCandidates(1),

@@ -392,7 +392,7 @@ func (b *Bridge) addNode(n bridgeNode) {
 	}
 }
 
-// Terms of a bridge.
+// BridgeTerms are what a bridge lends.
 type BridgeTerms struct {
 	Roles        member.Roles // of member.GuestRoles
 	Models       []cid.Cid    // none: all
