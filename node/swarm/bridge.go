@@ -276,10 +276,14 @@ func (s *Swarm) loadBridge(path string) (*Bridge, error) {
 
 // mine returns an error unless the bridge is one of a swarm, on the side that it says.
 func (b *Bridge) mine(s *Swarm) error {
-	if own := b.record.Lender; b.grant == nil && own == s.about.Root || b.grant != nil && b.record.Guest == s.about.Root {
-		return nil
+	own := b.record.Lender
+	if b.grant != nil {
+		own = b.record.Guest
 	}
-	return member.ErrForeign
+	if own != s.about.Root {
+		return member.ErrForeign
+	}
+	return nil
 }
 
 func (b *Bridge) otherRoot() member.Key {
