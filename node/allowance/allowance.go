@@ -34,8 +34,8 @@ func Of(rows, blocks, of int) uint64 {
 
 // Sum is what one node has counted in a day.
 type Sum struct {
-	Day  uint32 // see Day
-	Used uint64 // in units of 1/Token
+	Day  uint32 `json:"day"`             // see Day
+	Used uint64 `json:"used_millionths"` // in units of 1/Token
 }
 
 // Book is what a node knows of one bridge's day. It is safe for concurrent use.
@@ -157,27 +157,21 @@ func (b *Book) Heard(from peer.ID, s Sum, now time.Time) (left bool) {
 	return b.left() > 0
 }
 
-type sumJSON struct {
-	Day  uint32 `json:"day"`
-	Used uint64 `json:"used_millionths"`
-}
-
 // Marshal returns this node's sum for a file, so that a restart forgets nothing.
 func (b *Book) Marshal() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	raw, _ := json.Marshal(sumJSON{b.own.Day, b.own.Used}) // numbers can be written
+	raw, _ := json.Marshal(b.own) // numbers can be written
 	return append(raw, '\n')
 }
 
 // ParseSum reads what Marshal has returned. A day that has not come by now is an error.
 func ParseSum(raw []byte, now time.Time) (s Sum, err error) {
-	var v sumJSON
-	if err := json.Unmarshal(raw, &v); err != nil {
-		return s, err
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return Sum{}, err
 	}
-	if v.Day > Day(now)+1 {
-		return s, errors.New("it is of a day to come")
+	if s.Day > Day(now)+1 {
+		return Sum{}, errors.New("it is of a day to come")
 	}
-	return Sum{v.Day, v.Used}, nil
+	return s, nil
 }

@@ -37,8 +37,11 @@ func TestDays(t *testing.T) {
 	if b.Left(Until(Day(noon)).Add(-time.Second)) || !b.Left(Until(Day(noon))) || b.Used(Until(Day(noon))) != 0 {
 		t.Error("the next day does not begin at midnight")
 	}
-	if b = New(0, Sum{}); !b.Spend(1<<63, noon) || !b.Spend(1<<63, noon) || b.Due(1, noon) {
-		t.Error("no limit is one")
+	b = New(0, Sum{})
+	for range 3 { // more than can be counted
+		if !b.Spend(1<<63, noon) || b.Due(1, noon) {
+			t.Error("no limit is one")
+		}
 	}
 	if b.SetLimit(5); b.Left(noon) {
 		t.Error("a limit that comes later does not count what was used before")

@@ -77,3 +77,33 @@ func TestTwoNetworks(t *testing.T) {
 	e.fetch(t, nil)
 	e.wantsEqual(t, path)
 }
+
+// A network whose peers may have headers alone gets those, in bulk and by bitswap, and no
+// weights.
+func TestHeadersAlone(t *testing.T) {
+	takesSeconds(t)
+	n := newHolder(t, newHost(t, overTCP), writeModel(t, 2, 300_000), nil)
+	guests := newHost(t, overTCP)
+	all := func(cid.Cid) bool { return true }
+	headers := func(cid.Cid) Leaves { return n.m.Heading() }
+	if err := n.x.Join(Net{Host: guests, Find: &roster{}, Blocks: n.s.Headings(all), Leaves: headers}); err != nil {
+		t.Fatal(err)
+	}
+	var there roster
+	there.add(guests)
+	c := newNode(t, newHost(t, overTCP), t.TempDir(), &there)
+	c.learn(t, n.m.ID())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	want := every(t, c.m)
+	header := []int{0}
+	done := make(chan error, 1)
+	go func() { done <- c.x.Fetch(ctx, c.m.ID(), want, nil) }()
+	for end := time.Now().Add(30 * time.Second); !c.m.Whole(header) && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	}
+	time.Sleep(500 * time.Millisecond) // in which more would come
+	cancel()
+	if err := <-done; err == nil || !c.m.Whole(header) || c.m.Held() != c.m.HeldOf(header) {
+		t.Errorf("%v: %d bytes came, of which %d are the header's", err, c.m.Held(), c.m.HeldOf(header))
+	}
+}

@@ -143,6 +143,19 @@ func (n *Network) Shares() bool {
 	return r == nil || r.Roles.Has(member.Serve) && n.Roles(n.Self()).Has(member.Serve)
 }
 
+// relayOverBridge has guests reached over this node as a relay only if they may relay, too.
+// They may reach the lender's nodes over it, of which some are behind routers.
+func (n *Network) relayOverBridge() {
+	if n.cfg.Swarm.Bridge == nil {
+		return
+	}
+	may := n.cfg.MayRelay
+	n.cfg.MayRelay = func(p peer.ID) bool {
+		return (may == nil || may(p)) && (!n.Guest(p) || n.Roles(p).Has(member.Relay))
+	}
+	n.cfg.mayReach = func(p peer.ID) bool { return may == nil || may(p) }
+}
+
 // Headers returns what is offered of models as if only their headers, which are the first
 // shards, were held. It changes all.
 func Headers(all []*protocol.HeldShards) (out []*protocol.HeldShards) {

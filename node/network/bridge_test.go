@@ -208,7 +208,11 @@ func TestARecordEndsABridge(t *testing.T) {
 			if !server.Lends() || guest.Lends() || !server.Guest(guest.Self()) || guest.Guest(server.Self()) || server.MayUse(guest.Self()) != nil {
 				t.Error("the sides are not told apart")
 			}
-			if server.Allows(model) != true || guest.Allows(model) || server.Shares() {
+			acl := relayGuests{server.cfg.MayRelay, server.cfg.mayReach}
+			if acl.AllowReserve(guest.Self(), nil) || !acl.AllowConnect(guest.Self(), nil, server.Self()) || acl.AllowConnect(server.Self(), nil, guest.Self()) {
+				t.Error("a guest is relayed for")
+			}
+			if !server.Allows(model) || guest.Allows(model) || server.Shares() {
 				t.Error("a guest offers models, or weights are shared")
 			}
 			if err := end(b, server); err != nil {
@@ -217,7 +221,7 @@ func TestARecordEndsABridge(t *testing.T) {
 			await(t, "the guest is cut off", func() bool { return !server.Connected(guest.Self()) })
 			came := countArrivals(server)
 			_ = guest.host.Connect(t.Context(), peer.AddrInfo{ID: server.Self(), Addrs: server.Addrs()})
-			if _, err := guest.Open(t.Context(), server.Self(), nil, protocol.StatusID); err == nil || came.of(guest.Self()) > 0 {
+			if err := speak(t, guest.host, server.Self(), protocol.StatusID); err == nil || came.of(guest.Self()) > 0 {
 				t.Errorf("it comes back: %v", err)
 			}
 		})

@@ -60,7 +60,8 @@ type Config struct {
 	SwarmName   string   // for people; "": it has none
 	Outside     *Outside // relays beyond the private swarm; nil: none
 
-	crowd crowd // zero value: manyConns
+	crowd    crowd              // zero value: manyConns
+	mayReach func(peer.ID) bool // who may reach others over this node as a relay; nil: as MayRelay
 	// The networks that this machine is in; nil: as the system says, or unknown if
 	// Options has transports of their own.
 	place func() map[netip.Prefix]bool
@@ -159,6 +160,7 @@ func New(cfg Config) (*Network, error) {
 			return nil, err
 		}
 		n.gater = memberGate{n.gate, n.roll}
+		n.relayOverBridge()
 		n.cfg.NoRelay = cfg.NoRelay || !n.roll.terms().roles(cfg.Swarm.Certificate).Has(member.Relay)
 	}
 	n.offers = newHeard(n.Connected)

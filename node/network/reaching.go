@@ -121,7 +121,7 @@ func (r *reaching) options() []libp2p.Option {
 		}))
 	}
 	if !r.cfg.NoRelay {
-		opts = append(opts, libp2p.EnableRelayService(relay.WithResources(relayResources()), relay.WithACL(relayGuests{r.cfg.MayRelay})))
+		opts = append(opts, libp2p.EnableRelayService(relay.WithResources(relayResources()), relay.WithACL(relayGuests{r.cfg.MayRelay, r.cfg.mayReach})))
 	}
 	if !r.cfg.Public && !r.outside() {
 		opts = append(opts, libp2p.EnableAutoRelayWithPeerSource(r.relays.source, relayOptions()...))

@@ -49,14 +49,20 @@ func relayResources() relay.Resources {
 // relayBudget is the memory for circuits through this node, in bytes.
 func relayBudget() int64 { return min(relayMemory, max(16<<20, debug.SetMemoryLimit(-1)/32)) }
 
-// relayGuests says who may use this node as a relay.
-type relayGuests struct{ may func(peer.ID) bool }
+// relayGuests says who may use this node as a relay: be reached over it, and reach others.
+type relayGuests struct {
+	may   func(peer.ID) bool // nil: anybody
+	reach func(peer.ID) bool // nil: those who may be reached
+}
 
 func (g relayGuests) AllowReserve(p peer.ID, _ multiaddr.Multiaddr) bool {
 	return g.may == nil || g.may(p)
 }
 
 func (g relayGuests) AllowConnect(from peer.ID, _ multiaddr.Multiaddr, to peer.ID) bool {
+	if g.reach != nil {
+		return g.reach(from) && g.AllowReserve(to, nil)
+	}
 	return g.AllowReserve(from, nil) && g.AllowReserve(to, nil)
 }
 

@@ -1,7 +1,9 @@
 package swarm
 
 import (
+	"context"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -32,54 +34,73 @@ func (r *running) compare() {
 
 // agree compares certificates, names and lists with a member until it is known to have the
 // same list as this node, for as long as it is connected and r is attached. With list, the
-// first request carries the list already. If the member is being agreed with, that goes on
-// until it has the list of now, and agree returns at once.
+// first request carries the list already.
 func (r *running) agree(p peer.ID, list bool) {
-	if r.ask(p) {
+	r.agreeing.with(r.ctx, p, list, r.connected, func(list bool) (differs bool, err error) {
+		differs, err = r.tell(p, list, false)
+		if err != nil && r.ctx.Err() == nil {
+			r.s.log.Debug("a member does not answer", "swarm", r.s.Name(), "peer", p, "error", err)
+		}
+		return differs, err
+	})
+}
+
+// agreeing is with whom lists are being compared. It is safe for concurrent use; the zero
+// value is nobody.
+type agreeing struct {
+	mu sync.Mutex
+	of map[peer.ID]bool // true: something has come meanwhile
+}
+
+// with tells a peer until it does not differ, for as long as it is connected and ctx
+// lasts. If the peer is being agreed with, that goes on until it has what is told now, and
+// with returns at once.
+func (a *agreeing) with(ctx context.Context, p peer.ID, list bool, connected func(peer.ID) bool, tell func(list bool) (differs bool, err error)) {
+	if a.ask(p) {
 		return
 	}
 	rest := backoff.Backoff{First: firstRest, Most: keepTime}
-	for r.asked(p) {
-		differs, err := r.tell(p, list, false)
+	for a.asked(p) {
+		differs, err := tell(list)
 		if err == nil && !differs {
 			rest.Reset()
 			continue
 		}
-		if err != nil && r.ctx.Err() == nil {
-			r.s.log.Debug("a member does not answer", "swarm", r.s.Name(), "peer", p, "error", err)
-		}
-		if !r.connected(p) {
+		if !connected(p) {
 			continue // whoever connects again asks again
 		}
-		r.ask(p)
+		a.ask(p)
 		if err == nil && !list {
 			list = true
 			continue
 		}
-		if rest.Wait(r.ctx) != nil {
+		if rest.Wait(ctx) != nil {
 			return
 		}
 	}
 }
 
-// ask notes that there is something to compare with a member. under reports whether agree
-// is under way with it.
-func (r *running) ask(p peer.ID) (under bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, under = r.agreeing[p]
-	r.agreeing[p] = true
+// ask notes that there is something to compare with a peer. under reports whether with is
+// under way with it.
+func (a *agreeing) ask(p peer.ID) (under bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.of == nil {
+		a.of = map[peer.ID]bool{}
+	}
+	_, under = a.of[p]
+	a.of[p] = true
 	return under
 }
 
-// asked reports whether ask was called since the last call; if not, agree is over.
-func (r *running) asked(p peer.ID) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.agreeing[p] {
-		r.agreeing[p] = false
+// asked reports whether ask was called since the last call; if not, with is over.
+func (a *agreeing) asked(p peer.ID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.of[p] {
+		a.of[p] = false
 		return true
 	}
-	delete(r.agreeing, p)
+	delete(a.of, p)
 	return false
 }

@@ -30,9 +30,9 @@ func trio(t *testing.T) (anna, ben, carl *machine, home, b, c *Swarm) {
 }
 
 func (r *running) agreeingAny() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.agreeing) > 0
+	r.agreeing.mu.Lock()
+	defer r.agreeing.mu.Unlock()
+	return len(r.agreeing.of) > 0
 }
 
 // A member that keeps another busy does not keep from it that it was revoked.

@@ -276,10 +276,14 @@ func (s *Swarm) loadBridge(path string) (*Bridge, error) {
 
 // mine returns an error unless the bridge is one of a swarm, on the side that it says.
 func (b *Bridge) mine(s *Swarm) error {
-	if own := b.record.Lender; b.grant == nil && own == s.about.Root || b.grant != nil && b.record.Guest == s.about.Root {
-		return nil
+	own := b.record.Lender
+	if b.grant != nil {
+		own = b.record.Guest
 	}
-	return member.ErrForeign
+	if own != s.about.Root {
+		return member.ErrForeign
+	}
+	return nil
 }
 
 func (b *Bridge) otherRoot() member.Key {
@@ -336,7 +340,7 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 	case full:
 		return nil, false, fmt.Errorf("%w: a swarm has at most %d", ErrBridge, maxBridges)
 	}
-	changed := true
+	typed := slices.ContainsFunc(fresh.nodes, func(n bridgeNode) bool { return n.typed })
 	if b == nil {
 		b, news = fresh, true
 		if b.other, err = readLists(b.path(bridgeLists), b.otherRoot()); err != nil { // of a bridge that has ended
@@ -350,10 +354,10 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 		s.mu.Unlock()
 	} else {
 		s.mu.Lock()
-		news, changed = b.takeOver(fresh)
+		news = b.takeOver(fresh)
 		s.mu.Unlock()
 	}
-	if !changed {
+	if !news && !typed { // where members say that nodes are is said again, and not worth a write
 		return b, news, nil
 	}
 	return b, news, s.save(b.file(bridgeAbout), b.marshal)
@@ -361,43 +365,38 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 
 // takeOver takes what is newer of another account of the same bridge; news is what others
 // must be told. It is called with s.mu held.
-func (b *Bridge) takeOver(fresh *Bridge) (news, changed bool) {
+func (b *Bridge) takeOver(fresh *Bridge) (news bool) {
 	if fresh.record.Supersedes(b.record) {
 		b.past = append(b.past, b.record.Serial())
 		b.past = b.past[max(0, len(b.past)-maxPast):]
 		b.record, b.grant, news = fresh.record, fresh.grant, true
 		b.used.SetLimit(b.record.TokensPerDay)
 	}
-	changed = news
 	for _, n := range fresh.nodes {
-		changed = b.addNode(n) || changed
+		b.addNode(n)
 	}
-	return news, changed
+	return news
 }
 
-// addNode notes where a node of the lender is. It is called with s.mu held.
-func (b *Bridge) addNode(n bridgeNode) (news bool) {
-	n.Addrs = plainOnes(n.Addrs)
-	if len(n.Addrs) == 0 {
-		return false
+// addNode notes where a node of the lender is. What the owner has typed is believed before
+// what members say. It is called with s.mu held.
+func (b *Bridge) addNode(n bridgeNode) {
+	if n.Addrs = plainOnes(n.Addrs); len(n.Addrs) == 0 {
+		return
 	}
 	at := slices.IndexFunc(b.nodes, func(o bridgeNode) bool { return o.ID == n.ID })
-	if at >= 0 {
-		old := b.nodes[at]
-		if old.typed && !n.typed || slices.EqualFunc(old.Addrs, n.Addrs, multiaddr.Multiaddr.Equal) {
-			return false
-		}
+	switch {
+	case at < 0 && n.typed:
+		b.nodes = slices.Insert(b.nodes, 0, n)
+		b.nodes = b.nodes[:min(len(b.nodes), maxBridgeNodes)]
+	case at < 0 && len(b.nodes) < maxBridgeNodes:
+		b.nodes = append(b.nodes, n)
+	case at >= 0 && (n.typed || !b.nodes[at].typed):
 		b.nodes[at] = n
-		return true
 	}
-	if len(b.nodes) >= maxBridgeNodes {
-		return false
-	}
-	b.nodes = append(b.nodes, n)
-	return true
 }
 
-// Terms of a bridge.
+// BridgeTerms are what a bridge lends.
 type BridgeTerms struct {
 	Roles        member.Roles // of member.GuestRoles
 	Models       []cid.Cid    // none: all
@@ -534,8 +533,8 @@ func (s *Swarm) accept(o *member.BridgeOffer, rootFile string) (*Bridge, error) 
 		return nil, fmt.Errorf("%w: the record: %w", ErrBridge, err)
 	}
 	fresh := &Bridge{record: grant.Record, grant: grant, name: cmp.Or(swarmName(o.Name), o.Record.Lender.Swarm().String()[:8])}
-	for _, e := range o.Entries {
-		fresh.nodes = append(fresh.nodes, bridgeNode{*e, true})
+	for _, e := range slices.Backward(o.Entries) {
+		fresh.addNode(bridgeNode{*e, true})
 	}
 	b, _, err := s.hold(fresh)
 	switch {

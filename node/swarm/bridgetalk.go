@@ -35,6 +35,7 @@ type BridgeNetwork interface {
 
 const (
 	reportTime    = 50 * time.Millisecond // in which what guests use is gathered for one report
+	maxMeet       = 16                    // nodes dialled at a time because members have named them
 	maxBridgeTalk = 2*member.MaxLists + 8<<10
 )
 
@@ -54,20 +55,22 @@ type bridgeRun struct {
 	wg     sync.WaitGroup
 
 	serving, telling chan struct{} // atOnce each
+	meeting          chan struct{} // maxMeet
 	spent            chan struct{} // capacity 1: a guest has used something
 	lines            *rate.Limiter
 
-	mu       sync.Mutex
-	ended    bool
-	agreeing map[peer.ID]bool // see agree
+	agreeing agreeing
+
+	mu    sync.Mutex
+	ended bool
 }
 
 // Attach has what nodes tell each other over the bridge served on its network, until detach
 // is called.
 func (b *Bridge) Attach(net BridgeNetwork) (detach func()) {
 	r := &bridgeRun{
-		b: b, net: net, serving: make(chan struct{}, atOnce), telling: make(chan struct{}, atOnce), spent: make(chan struct{}, 1),
-		agreeing: map[peer.ID]bool{}, lines: rate.NewLimiter(rate.Every(10*time.Second), 10),
+		b: b, net: net, serving: make(chan struct{}, atOnce), telling: make(chan struct{}, atOnce), meeting: make(chan struct{}, maxMeet), spent: make(chan struct{}, 1),
+		lines: rate.NewLimiter(rate.Every(10*time.Second), 10),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	h := net.Host()
@@ -141,48 +144,11 @@ func (r *bridgeRun) push(lists bool) {
 // agree exchanges lists and sums with a peer until both have the same lists, as
 // running.agree does among fellow members.
 func (r *bridgeRun) agree(p peer.ID, lists bool) {
-	if r.ask(p) {
-		return
-	}
-	rest := backoff.Backoff{First: firstRest, Most: keepTime}
-	for r.asked(p) {
-		differs, err := r.tell(p, lists)
-		if err == nil && !differs {
-			rest.Reset()
-			continue
-		}
-		if len(r.net.Host().Network().ConnsToPeer(p)) == 0 {
-			continue // whoever connects again asks again
-		}
-		r.ask(p)
-		if err == nil && !lists {
-			lists = true
-			continue
-		}
-		if rest.Wait(r.ctx) != nil {
-			return
-		}
-	}
+	r.agreeing.with(r.ctx, p, lists, r.connected, func(lists bool) (bool, error) { return r.tell(p, lists) })
 }
 
-// ask and asked are running's.
-func (r *bridgeRun) ask(p peer.ID) (under bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, under = r.agreeing[p]
-	r.agreeing[p] = true
-	return under
-}
-
-func (r *bridgeRun) asked(p peer.ID) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.agreeing[p] {
-		r.agreeing[p] = false
-		return true
-	}
-	delete(r.agreeing, p)
-	return false
+func (r *bridgeRun) connected(p peer.ID) bool {
+	return len(r.net.Host().Network().ConnsToPeer(p)) > 0
 }
 
 // sides returns the encoded lists of both swarms.
@@ -391,13 +357,20 @@ func (s *Swarm) nodesOf(b *Bridge) []bridgeNode {
 	return slices.Clone(b.nodes)
 }
 
-// meet connects to a node of the lender.
+// meet connects to a node of the lender, unless many others are being dialled: they are
+// named again.
 func (r *bridgeRun) meet(n bridgeNode) {
 	h := r.net.Host()
-	if n.ID == h.ID() || len(h.Network().ConnsToPeer(n.ID)) > 0 {
+	if n.ID == h.ID() || r.connected(n.ID) {
 		return
 	}
 	r.start(func() {
+		select {
+		case r.meeting <- struct{}{}:
+			defer func() { <-r.meeting }()
+		default:
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.ctx, greetTime)
 		defer cancel()
 		h.Peerstore().AddAddrs(n.ID, n.Addrs, peerstore.RecentlyConnectedAddrTTL)
@@ -471,7 +444,7 @@ func (s *Swarm) hearBridges(all []*protocol.SwarmBridge) (first error) {
 		if err == nil {
 			for _, n := range v.Nodes[:min(len(v.Nodes), maxBridgeNodes)] {
 				if id, err := peer.IDFromBytes(n.Peer); err == nil {
-					fresh.nodes = append(fresh.nodes, bridgeNode{AddrInfo: peer.AddrInfo{ID: id, Addrs: parseAddrs(n.Addrs[:min(len(n.Addrs), 2*maxAddrs)])}})
+					fresh.addNode(bridgeNode{AddrInfo: peer.AddrInfo{ID: id, Addrs: parseAddrs(n.Addrs[:min(len(n.Addrs), 2*maxAddrs)])}})
 				}
 			}
 			err = s.hearBridge(fresh)

@@ -2,6 +2,8 @@ package swarm
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
 	"slices"
 	"testing"
 	"time"
@@ -81,6 +83,22 @@ func FuzzMessages(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add(s.listBytes())
+	_, other, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	lentTo, _, err := s.Lend((&member.BridgeAsk{Guest: member.PublicKey(other), Name: "office"}).String(), BridgeTerms{Roles: member.Use, Life: time.Hour}, "")
+	if err != nil {
+		f.Fatal(err)
+	}
+	serial := lentTo.terms().Serial()
+	told, err := proto.Marshal(&protocol.MemberRequest{Bridges: append(s.bridgesFor(), &protocol.SwarmBridge{
+		Grant: make([]byte, 300), Nodes: []*protocol.BridgeNode{{Peer: []byte(joiner), Addrs: [][]byte{{4, 127, 0, 0, 1, 6, 0, 1}}}},
+	})})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(told)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		reply, req := new(protocol.JoinReply), new(protocol.JoinRequest)
 		if proto.Unmarshal(raw, reply) == nil {
@@ -99,6 +117,12 @@ func FuzzMessages(f *testing.F) {
 			before := s.listBytes()
 			if err := s.install(lists); err == nil && !bytes.Equal(before, s.listBytes()) {
 				t.Error("a list was taken that the root has not signed")
+			}
+		}
+		if told := new(protocol.MemberRequest); proto.Unmarshal(raw, told) == nil {
+			_ = s.hearBridges(told.Bridges)
+			if list := s.Bridges(); len(list) != 1 || list[0].terms().Serial() != serial || len(list[0].nodes) > maxBridgeNodes {
+				t.Error("a bridge was taken that no root key has signed")
 			}
 		}
 		_ = receive(bytes.NewReader(raw), req, maxRequest)

@@ -57,9 +57,10 @@ type running struct {
 	dirty chan struct{} // capacity 1: the members have
 	door  *door         // nil: closed; guarded by s.doorWork
 
-	mu       sync.Mutex
-	ended    bool
-	agreeing map[peer.ID]bool // see agree
+	agreeing agreeing
+
+	mu    sync.Mutex
+	ended bool
 }
 
 // Attach has the swarm's protocols served on its network, members greeted, the newest
@@ -68,7 +69,7 @@ type running struct {
 func (s *Swarm) Attach(net Network) (detach func()) {
 	r := &running{
 		s: s, net: net, serving: make(chan struct{}, atOnce), telling: make(chan struct{}, atOnce), wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1),
-		agreeing: map[peer.ID]bool{}, lines: rate.NewLimiter(rate.Every(10*time.Second), 10),
+		lines: rate.NewLimiter(rate.Every(10*time.Second), 10),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	h := net.Host()
