@@ -22,6 +22,8 @@
 //		histogram by gen_ai_operation_name, gen_ai_provider_name, gen_ai_request_model. Mean time per token after the first, per answer.
 //	gen_ai_server_time_to_first_token_seconds
 //		histogram by gen_ai_operation_name, gen_ai_provider_name, gen_ai_request_model. Time until the first token of an answer by this node.
+//	shoal_ahead_rows_total
+//		counter by outcome. Rows of guessed tokens that this node's stages sent ahead, in sessions that have ended: kept (the guess was right) or wrong.
 //	shoal_answer_token_gap_seconds
 //		histogram. Time between two tokens of an answer, stalls included.
 //	shoal_answers

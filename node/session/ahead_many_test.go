@@ -73,6 +73,7 @@ func askMany(t *testing.T, l link.Params, sessions, n int, guess func(int) stage
 			wait.Go(func() {
 				out, err := session.Run(t.Context(), d, &session.Request{
 					Model: p.model, Route: p.route, Prompt: ids, Sampling: &protocol.Sampling{MaxTokens: uint32(n)}, MaxInFlight: 32,
+					Prefill: 20 * time.Second, Step: time.Second,
 				}, func(*protocol.Token) error { return nil })
 				if err != nil {
 					t.Error(err)
@@ -105,8 +106,8 @@ func TestAheadMany(t *testing.T) {
 	}{{1, 20, 4}, {16, 20, 4}, {16, 1, 0}} {
 		settings := pipeline{delay: k.c * time.Millisecond, more: k.more * time.Millisecond}
 		l := link.Params{RTT: 80 * time.Millisecond}
-		plain, totalPlain, _ := askMany(t, l, k.sessions, 80, nil, settings)
-		per, total, sum := askMany(t, l, k.sessions, 80, runners(), settings)
+		plain, totalPlain, _ := askMany(t, l, k.sessions, 50, nil, settings)
+		per, total, sum := askMany(t, l, k.sessions, 50, runners(), settings)
 		last := len(per) * 95 / 100
 		t.Logf("%d sessions, %d ms: %.1f tokens/s, without guesses %.1f; the slowest %s, without %s; %+v", k.sessions, k.c, total, totalPlain, per[last], plain[last], sum)
 		if total < 0.98*totalPlain {
