@@ -56,7 +56,7 @@ func benchCommand() *cli.Command {
 				Name: "ahead", Usage: "decode over an emulated distance with guesses that run ahead, against without, by kind of text",
 				Flags: flags(nodes, threads,
 					&cli.IntFlag{Name: "rounds", Value: 1, Usage: "texts of each kind, at most 3 different ones"},
-					&cli.IntFlag{Name: "tokens", Value: 256, Usage: "tokens per answer"},
+					&cli.IntFlag{Name: "tokens", Value: 512, Usage: "tokens per answer"},
 					&cli.StringFlag{Name: "rtt", Value: "80ms", Usage: "round trip between any two nodes"}),
 				Action: benchmark(bench.Ahead),
 			},

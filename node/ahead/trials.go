@@ -11,12 +11,12 @@ const (
 	tryBusy  = 0.85 // from which on guesses must win a trial
 	tryFor   = 2 * time.Second
 	keepFor  = 20 * time.Second
-	longer   = 8               // times keepFor, after several trials that were lost
+	longer   = 8               // times keepFor, at most, after trials that were lost
 	spread   = 2 * time.Second // random part of waiting, so that stages do not try in step
 	mustGain = 1.02            // tokens of all, with guesses to without
 	mustKeep = 0.95            // tokens of sessions that have nothing to guess
 	enough   = 20              // of their tokens, or they are not heard
-	least    = 0.25            // of the rows that could be in flight, below which there are none
+	least    = 0.25            // of the rows that could be in flight, in a trial after one that was lost
 )
 
 type phase uint8
