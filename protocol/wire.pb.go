@@ -3233,6 +3233,7 @@ type Pong struct {
 	Computing     bool                   `protobuf:"varint,4,opt,name=computing,proto3" json:"computing,omitempty"` // a pass with rows of this session is under way
 	Passes        uint64                 `protobuf:"varint,5,opt,name=passes,proto3" json:"passes,omitempty"`       // made so far, of all sessions: a stage that computes makes progress
 	Relayed       bool                   `protobuf:"varint,6,opt,name=relayed,proto3" json:"relayed,omitempty"`     // the link to its successor crosses a relay
+	Line          uint32                 `protobuf:"varint,30,opt,name=line,proto3" json:"line,omitempty"`          // of guesses, which length is of
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3307,6 +3308,13 @@ func (x *Pong) GetRelayed() bool {
 		return x.Relayed
 	}
 	return false
+}
+
+func (x *Pong) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
 }
 
 // Halt begins a new epoch: steps of earlier ones are dropped, links are
@@ -4587,14 +4595,15 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x03Bye\x12\x16\n" +
 	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\x1e\n" +
 	"\x04Ping\x12\x16\n" +
-	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\x9e\x01\n" +
+	"\x06prefix\x18\x01 \x03(\x06R\x06prefix\"\xb2\x01\n" +
 	"\x04Pong\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06length\x18\x02 \x01(\rR\x06length\x12\x18\n" +
 	"\awaiting\x18\x03 \x01(\rR\awaiting\x12\x1c\n" +
 	"\tcomputing\x18\x04 \x01(\bR\tcomputing\x12\x16\n" +
 	"\x06passes\x18\x05 \x01(\x04R\x06passes\x12\x18\n" +
-	"\arelayed\x18\x06 \x01(\bR\arelayed\"\x1c\n" +
+	"\arelayed\x18\x06 \x01(\bR\arelayed\x12\x12\n" +
+	"\x04line\x18\x1e \x01(\rR\x04line\"\x1c\n" +
 	"\x04Halt\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"k\n" +
 	"\x06Halted\x12\x14\n" +

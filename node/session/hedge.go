@@ -144,7 +144,14 @@ func (s *session) seekSecond(ctx context.Context, suspect *stage, times time.Dur
 // reports work, or is missing positions. If a second route without it was sought
 // before, it is the next stage.
 func (s *session) suspected() *stage {
-	i := max(0, slices.IndexFunc(s.stages, func(g *stage) bool { return g.busy || g.waiting > 0 || g.length < len(s.ids) }))
+	i, line := 0, uint32(0)
+	for j, g := range s.stages {
+		if g.busy || g.waiting > 0 || g.length < len(s.ids) || g.line < line {
+			i = j
+			break
+		}
+		line = g.line
+	}
 	return s.stages[(i+s.seconds)%len(s.stages)]
 }
 

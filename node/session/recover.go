@@ -102,14 +102,13 @@ func (s *session) inspect(now time.Time) (b breakdown) {
 		}
 		return b // some stage works: it is slow, not lost
 	}
-	due := len(s.ids)
+	due := len(s.ids)            // a stage may have more, of guesses
 	for i, g := range s.stages { // no stage has work: one did not receive it
-		if g.length < due {
+		if g.length < due || i > 0 && g.line < s.stages[i-1].line {
 			b.suspect = g
 			b.why = g.fail(i, protocol.Errorf(protocol.Code_CODE_TIMEOUT, "nothing reaches it"))
 			return b
 		}
-		due = g.length
 	}
 	b.why = protocol.Errorf(protocol.Code_CODE_TIMEOUT, "no progress")
 	return b

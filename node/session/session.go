@@ -266,6 +266,7 @@ type stage struct {
 	cached  int    // positions of the prompt that it had computed before
 	halted  bool   // it has stopped in this epoch
 	length  int    // positions computed
+	line    uint32 // of guesses, which length is of
 	waiting int    // chunks in its queue
 	passes  uint64 // finished
 	busy    bool   // a pass with rows of this session is running
@@ -715,7 +716,7 @@ func (g *stage) pong(p *protocol.Pong, now time.Time) {
 		g.progressed = now
 	}
 	g.length, g.waiting, g.busy, g.passes, g.relayed = int(p.Length), int(p.Waiting), p.Computing, p.Passes, p.Relayed
-	g.epoch = p.Epoch
+	g.epoch, g.line = p.Epoch, p.Line
 }
 
 // trouble handles a stage's report about a neighbour, or that it is leaving.

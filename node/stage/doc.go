@@ -136,10 +136,10 @@
 //
 // Lines are within an epoch, which is the client's and belongs to repairs: Halt and Resume
 // begin again at line 0. So nothing had to be added to a repair. What is in the cache for
-// guesses does not count: a stage reports, keeps as a prefix, and shares the positions that
-// are settled, which stage 0 states in each frame. The replay buffer holds the rows of
+// guesses does not count: a stage keeps as a prefix, and shares, only the positions that are
+// settled, which stage 0 states in each frame. The replay buffer holds the rows of
 // guesses in memory until they are settled, and only then may they go to disk. A line that
-// a repair interrupts begins anew: the client feeds stage 0 the positions that it lacks, as
+// a repair interrupts is over: the client feeds stage 0 the positions that it lacks, as
 // always, and stage 0 makes a new Guesser of the tokens that it knows.
 //
 // How far it pays to run ahead depends on the whole ring, so each step carries sums to which

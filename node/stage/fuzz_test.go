@@ -429,43 +429,46 @@ func FuzzStageMachine(f *testing.F) {
 	whole := func(base byte) []byte { return append([]byte{3, 5, 0, base, 0, 0, 1}, make([]byte, 16)...) }
 	seed(on(0, long...), on(0, whole(0)...), on(0, whole(5)...), wait(10), on(1, again...), on(0, 9, 0), wait(1), on(2, append(again[:2:2], append([]byte{2}, again[3:]...)...)...))
 	seed(on(0, 5, 0), on(1, 2, 0, 0, 0), []byte{24 + 16 + 3, 0, 0, 0, 200, 24 + 2, 3, 255, 255, 255})
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		if len(raw) > 800 {
-			return
+	f.Fuzz(func(t *testing.T, raw []byte) { amid(t, dir, raw, func(*script, *protocol.Frame) {}) })
+}
+
+// amid has an honest session run amid what a script says, and checks both.
+func amid(t *testing.T, dir string, raw []byte, change func(*script, *protocol.Frame)) {
+	if len(raw) > 800 {
+		return
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a := newArena(t, dir)
+		s := script(raw)
+		kind := s.next()
+		a.deaf, a.old = kind&1 > 0, kind&2 > 0
+		prompt, n := []int32{3, 1, 4, 1, 5, 9}, 12
+		begin := time.Now()
+		told := make(chan struct{})
+		go func() {
+			defer close(told)
+			got, err := a.ask(t.Context(), prompt, n)
+			if want := answer(prompt, n); err != nil || !slices.Equal(got, want) {
+				t.Errorf("the honest session got %v (%v), not %v", got, err, want)
+			}
+		}()
+		a.misbehave(s, change)
+		<-told
+		if took := time.Since(begin); took > 5*time.Minute {
+			t.Errorf("it took %s", took)
 		}
-		synctest.Test(t, func(t *testing.T) {
-			a := newArena(t, dir)
-			s := script(raw)
-			kind := s.next()
-			a.deaf, a.old = kind&1 > 0, kind&2 > 0
-			prompt, n := []int32{3, 1, 4, 1, 5, 9}, 12
-			begin := time.Now()
-			told := make(chan struct{})
-			go func() {
-				defer close(told)
-				got, err := a.ask(t.Context(), prompt, n)
-				if want := answer(prompt, n); err != nil || !slices.Equal(got, want) {
-					t.Errorf("the honest session got %v (%v), not %v", got, err, want)
-				}
-			}()
-			a.misbehave(s, func(*script, *protocol.Frame) {})
-			<-told
-			if took := time.Since(begin); took > 5*time.Minute {
-				t.Errorf("it took %s", took)
+		time.Sleep(45 * time.Second) // silence, last words, and what is kept safe from those beyond their share
+		for i, s := range a.stages {
+			if st := s.Status(); st.Sessions != 0 || st.KVFree != fuzzKV {
+				t.Errorf("stage %d still holds %+v", i, st)
 			}
-			time.Sleep(45 * time.Second) // silence, last words, and what is kept safe from those beyond their share
-			for i, s := range a.stages {
-				if st := s.Status(); st.Sessions != 0 || st.KVFree != fuzzKV {
-					t.Errorf("stage %d still holds %+v", i, st)
-				}
-			}
-			if err := a.refuses(); err != nil {
-				t.Error(err)
-			}
-			for _, s := range a.stages {
-				s.Close(nil)
-			}
-			time.Sleep(time.Minute) // for sockets that take nothing to be given up
-		})
+		}
+		if err := a.refuses(); err != nil {
+			t.Error(err)
+		}
+		for _, s := range a.stages {
+			s.Close(nil)
+		}
+		time.Sleep(time.Minute) // for sockets that take nothing to be given up
 	})
 }

@@ -80,13 +80,12 @@ func (sess *session) settle(n int) { sess.settled = max(sess.settled, min(n, ses
 func (sess *session) sure() int { return min(sess.computed, sess.settled) }
 
 // weed drops the rows of wrong guesses before they are computed: the last stage has drawn
-// the token. It returns the sessions that have a tag where none can be. Called by the loop.
+// the token. It returns the sessions that have a tag where none can be. Called by the loop
+// with mu held.
 func (s *Stage) weed() (bad []*session) {
 	if !s.cfg.last() {
 		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, sess := range s.sessions {
 		if len(sess.pending) == 0 || !sess.pending[0].guessed() || sess.ended {
 			continue
@@ -95,6 +94,7 @@ func (s *Stage) weed() (bad []*session) {
 		id, ok := sess.drawnAt(st.base)
 		switch {
 		case !ok || len(sess.tagKey) != protocol.TagKeySize:
+			sess.drop()
 			bad = append(bad, sess)
 		case st.tag == protocol.GuessTag(sess.tagKey, st.epoch, st.line, uint32(st.base), id):
 			st.tag, st.right = 0, true

@@ -3,6 +3,7 @@ package stage
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"slices"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
@@ -156,6 +158,17 @@ func TestLinesAtLast(t *testing.T) {
 			t.Errorf("computed %v, not %v", e.rows, want)
 		}
 	})
+}
+
+// What frames say of guesses makes them hardly longer.
+func TestLineHeader(t *testing.T) {
+	st := &protocol.Step{Epoch: 1, Base: 3000, Rows: 1, Sample: true}
+	plain := proto.Size(st)
+	st.Line, st.Tag, st.Settled, st.Guesses = 120, math.MaxUint64, 3000, 400
+	(&Stage{stats: stats{decode: 20 * time.Millisecond, sharing: 16}}).sum(sums{rowUs: 15_000, priceUs: 60_000, busy: 200, floor: 40}, st)
+	if more := proto.Size(st) - plain; more > 40 {
+		t.Errorf("%d bytes more", more)
+	}
 }
 
 // What a predecessor cannot rightly send ends the session.

@@ -38,10 +38,10 @@ func (s *Stage) loop() {
 				}
 				continue
 			}
-			for _, sess := range s.weed() {
+			batch, dead, yield, bad := s.gather()
+			for _, sess := range bad {
 				sess.fail(protocol.Errorf(protocol.Code_CODE_BAD_REQUEST, "%s", errTag))
 			}
-			batch, dead, yield := s.gather()
 			s.bury(dead)
 			for _, w := range batch {
 				w.sess.guessOn()
@@ -49,7 +49,7 @@ func (s *Stage) loop() {
 			for _, sess := range yield {
 				sess.fail(s.busy("the stage is full, and others need the room of this session"))
 			}
-			if len(batch)+len(yield) == 0 {
+			if len(batch)+len(yield)+len(bad) == 0 {
 				break
 			}
 			if batch = s.constrain(batch); len(batch) > 0 {
@@ -86,10 +86,11 @@ func (s *Stage) doOps() {
 // Decodes come first, those of known tokens before guesses, then prefill chunks, up to the
 // most rows per pass; a session has one step in a pass. Within each kind the groups take
 // turns, and within a group the longest-waiting step comes first. A session short of KV cells waits; yield are the sessions to be evicted so
-// that others can go on.
-func (s *Stage) gather() (batch []work, dead, yield []*session) {
+// that others can go on; bad are those that violate the protocol.
+func (s *Stage) gather() (batch []work, dead, yield, bad []*session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	bad = s.weed() // with mu held from here on, or a guess could come between that nobody has checked
 	now := time.Now()
 	var decodes, guesses, prefills []*session
 	for _, sess := range s.sessions {
@@ -142,7 +143,7 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 	if s.starved = len(starved) > 0; s.starved && len(dead) == 0 {
 		yield = s.relieve(starved, now)
 	}
-	return batch, dead, yield
+	return batch, dead, yield, bad
 }
 
 // ready reports whether a step is queued and there is space for its output. Called

@@ -221,7 +221,7 @@ func TestGather(t *testing.T) {
 	}
 	s.mu.Unlock()
 	order := func() (out []int) {
-		batch, _, _ := s.gather()
+		batch, _, _, _ := s.gather()
 		at := 0
 		for _, w := range batch {
 			if w.at != at {

@@ -23,6 +23,7 @@ type sender struct {
 	onLoss func(error)                // called at most once, not from push
 	onRoom func()                     // the full queue has space again
 	onSent func(Phase, time.Duration) // a step's frame was written; the time since push
+	onRow  func(time.Duration)        // likewise that of one row; how long the writing took; nil: nobody wants to know
 
 	mu       sync.Mutex
 	stream   Stream // nil until start
@@ -332,12 +333,16 @@ func (s *sender) run(st Stream) {
 		if last {
 			limit = lastWords
 		}
-		_ = st.SetDeadline(time.Now().Add(limit))
+		begin := time.Now()
+		_ = st.SetDeadline(begin.Add(limit))
 		_, err := st.Write(out.frame)
 		_ = st.SetDeadline(time.Time{})
 		if err != nil {
 			s.lost(errors.Join(errors.New("writing"), err))
 			return
+		}
+		if s.onRow != nil && out.rows == 1 {
+			s.onRow(time.Since(begin))
 		}
 		if out.phase != control {
 			s.onSent(out.phase, time.Since(out.queued))

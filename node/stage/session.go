@@ -329,10 +329,12 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 
 // newLink returns a sender for the link to the successor.
 func (sess *session) newLink(epoch uint64) *sender {
-	return newSender(nil, func(err error) { sess.linkLost(epoch, true, err) }, sess.stage.poke, func(phase Phase, took time.Duration) {
+	out := newSender(nil, func(err error) { sess.linkLost(epoch, true, err) }, sess.stage.poke, func(phase Phase, took time.Duration) {
 		sess.sent(phase, took)
 		sess.guessOn()
 	})
+	out.onRow = sess.stage.stats.wrote
+	return out
 }
 
 // dialPatiently dials the successor, and tries again for a moment: it may be on its
@@ -563,8 +565,12 @@ func (sess *session) learn(prefix []uint64) error {
 func (sess *session) pong() {
 	s := sess.stage
 	s.mu.Lock()
+	length := sess.computed
+	if sess.lead != nil { // the first stage alone knows which of its rows are right
+		length = sess.sure()
+	}
 	p := &protocol.Pong{
-		Epoch: sess.epoch, Length: uint32(sess.sure()), Waiting: uint32(sess.queuedRows()), Computing: sess.computing,
+		Epoch: sess.epoch, Line: sess.line, Length: uint32(length), Waiting: uint32(sess.queuedRows()), Computing: sess.computing,
 		Passes: uint64(s.stats.passes.Load()), Relayed: sess.next != nil && sess.next.relayed(),
 	}
 	client := sess.client
