@@ -53,6 +53,14 @@ func benchCommand() *cli.Command {
 				Action: benchmark(bench.Link),
 			},
 			{
+				Name: "ahead", Usage: "decode over an emulated distance with guesses that run ahead, against without, by kind of text",
+				Flags: flags(nodes, threads,
+					&cli.IntFlag{Name: "rounds", Value: 1, Usage: "texts of each kind, at most 3 different ones"},
+					&cli.IntFlag{Name: "tokens", Value: 512, Usage: "tokens per answer"},
+					&cli.StringFlag{Name: "rtt", Value: "80ms", Usage: "round trip between any two nodes"}),
+				Action: benchmark(bench.Ahead),
+			},
+			{
 				Name: "serve", Usage: "many concurrent sessions, against one and against the engine alone",
 				Flags: flags(append([]cli.Flag{
 					&cli.IntFlag{Name: "sessions", Value: 16, Usage: "concurrent answers"},

@@ -95,7 +95,7 @@ var allowed = map[string][]string{
 	"testnet/sim":           {"testnet/link"},
 	"testnet/scenario":      {"node/proc", "testnet", "testnet/link"},
 	"cmd/shoal":             {"contrib/launchd", "contrib/systemd", "contrib/tinymodel", "node/...", "protocol/...", "testnet/..."},
-	"cmd/shoal/bench":       {"cmd/shoal/term", "contrib/randommodel", "node/...", "protocol/...", "testnet/..."},
+	"cmd/shoal/bench":       {"cmd/shoal/term", "contrib/randommodel", "contrib/scriptmodel", "node/...", "protocol/...", "testnet/..."},
 	"cmd/shoal/bench/plain": nil,
 	"cmd/shoal/doctor":      {"node/api", "node/files", "node/home", "node/proc"},
 	"cmd/shoal/install":     {"node/files"},

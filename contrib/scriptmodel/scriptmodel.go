@@ -63,29 +63,8 @@ func (s Script) GGUF() ([]byte, error) {
 		token(fmt.Sprintf("<|answer%d|>", i), control)
 		token(spelled(text), normal)
 	}
-	h := &gguf.Header{Version: 3, KVs: []gguf.KV{
-		{Key: "general.architecture", Value: "llama"},
-		{Key: "general.name", Value: s.Name},
-		{Key: "general.alignment", Value: uint32(32)},
-		{Key: "llama.block_count", Value: uint32(blocks)},
-		{Key: "llama.context_length", Value: uint32(context)},
-		{Key: "llama.embedding_length", Value: uint32(width)},
-		{Key: "llama.feed_forward_length", Value: uint32(forward)},
-		{Key: "llama.attention.head_count", Value: uint32(heads)},
-		{Key: "llama.attention.head_count_kv", Value: uint32(heads)},
-		{Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)},
-		{Key: "llama.rope.dimension_count", Value: uint32(width / heads)},
-		{Key: "llama.vocab_size", Value: uint32(len(tokens))},
-		{Key: "tokenizer.ggml.model", Value: "gpt2"},
-		{Key: "tokenizer.ggml.pre", Value: "gpt-2"},
-		{Key: "tokenizer.ggml.tokens", Value: tokens},
-		{Key: "tokenizer.ggml.token_type", Value: kinds},
-		{Key: "tokenizer.ggml.merges", Value: []string{"Ġ Ġ"}},
-		{Key: "tokenizer.ggml.eos_token_id", Value: uint32(end)},
-		{Key: "tokenizer.ggml.add_bos_token", Value: false},
-		{Key: "tokenizer.chat_template", Value: template(len(s.Steps))},
-	}}
-	return assemble(h, len(tokens), len(answers))
+	embedding, output := weights(len(tokens), len(answers))
+	return assemble(header(s.Name, blocks, tokens, kinds, end, template(len(s.Steps))), embedding, output, blocks)
 }
 
 // template renders the beginning of each message, and the names of tools: what a template
@@ -114,14 +93,13 @@ func branches(steps int) string {
 	return b.String()
 }
 
-// assemble returns the file: the header, padding, and the weights as F32.
-//
-// Rows of the embedding and of the output, by token; e(i) is the unit vector of number i:
+// weights returns the rows of the embedding and of the output, by token; e(i) is the unit
+// vector of number i:
 //
 //	a byte, the end, an answer's text  e(0)         <- the end's output
 //	the start of answer i              e(1 + i)     <- the output of answer i's text
-func assemble(h *gguf.Header, vocab, answers int) ([]byte, error) {
-	embedding, output := make([]float32, vocab*width), make([]float32, vocab*width)
+func weights(vocab, answers int) (embedding, output []float32) {
+	embedding, output = make([]float32, vocab*width), make([]float32, vocab*width)
 	for t := range vocab {
 		embedding[t*width] = 1
 	}
@@ -132,6 +110,13 @@ func assemble(h *gguf.Header, vocab, answers int) ([]byte, error) {
 		embedding[start*width], embedding[start*width+1+i] = 0, 1
 		output[(start+1)*width+1+i] = sure
 	}
+	return embedding, output
+}
+
+// assemble returns the file: the header, padding, and the weights as F32. Blocks add
+// nothing to what they get.
+func assemble(h *gguf.Header, embedding, output []float32, blocks int) ([]byte, error) {
+	vocab := len(embedding) / width
 	one := make([]float32, width)
 	for i := range one {
 		one[i] = 1

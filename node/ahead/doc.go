@@ -60,9 +60,9 @@
 // are likely right, W is 1.1 x trip / row, and one more, which keeps the slowest stage busy.
 //
 // With a stage over 0.85 busy, the sessions of a stage also hold trials (trials.go): two
-// seconds without guesses, two with half as many as could be in flight, and if that gains
-// nothing, or slows down the sessions that have nothing to guess, two with a quarter. The
-// best stays for twenty seconds, and no guesses longer each time.
+// seconds without guesses, two with half as many as could be in flight. Unless all gain,
+// and the sessions that have nothing to guess lose hardly anything, there are no guesses
+// for twenty seconds, and longer each time; else they stay, and the next trial is of more.
 //
 // A ledger is the last line: a session whose wrong guesses have cost 3 % of its time, and
 // 300 ms, more than the right ones gained sends none until that is no longer so.

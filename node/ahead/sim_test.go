@@ -149,7 +149,7 @@ func TestMany(t *testing.T) {
 		pass, more float64
 		sessions   int
 		late       float64
-	}{{1, 0.05, 16, 1.05}, {20, 0.05, 16, 1.05}, {20, 0.05, 64, 1.05}, {20, 0.2, 16, 1.05}, {20, 0.5, 16, 1.2}, {20, 0.5, 64, 1.05}} {
+	}{{1, 0.05, 16, 1.05}, {20, 0.05, 16, 1.05}, {20, 0.05, 64, 1.05}, {20, 0.2, 16, 1.05}, {20, 0.5, 16, 1.1}, {20, 0.5, 64, 1.05}} {
 		s := setting{stages: 3, rtt: 80, pass: c.pass, more: c.more, jitter: 0.2}
 		plain, before := crowd(s, c.sessions, 0, all["file"], all["prose"])
 		fast, after := crowd(s, c.sessions, ahead.MaxInFlight, all["file"], all["prose"])

@@ -11,12 +11,12 @@ const (
 	tryBusy  = 0.85 // from which on guesses must win a trial
 	tryFor   = 2 * time.Second
 	keepFor  = 20 * time.Second
-	longer   = 8               // times keepFor, after several trials that were lost
+	longer   = 8               // times keepFor, at most, after trials that were lost
 	spread   = 2 * time.Second // random part of waiting, so that stages do not try in step
 	mustGain = 1.02            // tokens of all, with guesses to without
 	mustKeep = 0.95            // tokens of sessions that have nothing to guess
 	enough   = 20              // of their tokens, or they are not heard
-	least    = 0.25            // of the rows that could be in flight, below which there are none
+	least    = 0.25            // of the rows that could be in flight, in a trial after one that was lost
 )
 
 type phase uint8
@@ -25,7 +25,7 @@ const (
 	free    phase = iota // guesses run; no trial has been needed
 	waiting              // for a trial, a random while
 	without              // a trial, first half
-	with                 // a trial, second half; once more with fewer guesses if it is lost
+	with                 // a trial, second half
 	kept                 // guesses won
 	barred               // they lost
 )
@@ -33,8 +33,10 @@ const (
 // Trials compare, while stages are busy, the final tokens per second with guesses and
 // without, of all sessions that begin at one stage: a session alone would always find
 // that guesses pay, at the cost of its neighbours. Guesses win if all sessions together
-// gain, and those that have nothing to guess lose hardly anything. If they do not, half as
-// many are tried, down to a quarter. Trials are safe for concurrent use.
+// gain, and those that have nothing to guess lose hardly anything. The first trial is of
+// half as many as could be in flight, or of all if there is nobody to disturb; after one
+// that was won the next is of twice as many, and after one that was lost it comes later,
+// and is of a quarter. Trials are safe for concurrent use.
 type Trials struct {
 	mu    sync.Mutex
 	rng   *rand.Rand
@@ -120,23 +122,18 @@ func (t *Trials) advance(at time.Time, busy float64) {
 	}
 }
 
-// decide ends a trial, or tries fewer guesses. A gain counts if chance is not likely to
-// have made it.
+// decide ends a trial. A gain counts if chance is not likely to have made it.
 func (t *Trials) decide(at time.Time) {
 	got := t.perSecond(at)
 	must := mustGain + 1/math.Sqrt(max(1, t.off.all*tryFor.Seconds()))
-	switch {
-	case got.all > must*t.off.all && (!t.heard() || got.others > mustKeep*t.off.others):
+	if got.all > must*t.off.all && (!t.heard() || got.others > mustKeep*t.off.others) {
 		t.lost = 0
 		t.enter(kept, at, keepFor+t.random())
-	case t.share/2 >= least:
-		t.share /= 2
-		t.enter(with, at, tryFor)
-	default:
-		t.share = 0
-		t.enter(barred, at, min(keepFor<<t.lost, longer*keepFor)+t.random())
-		t.lost = min(t.lost+1, longer)
+		return
 	}
+	t.share = 0
+	t.enter(barred, at, min(keepFor<<t.lost, longer*keepFor)+t.random())
+	t.lost = min(t.lost+1, longer)
 }
 
 // heard reports whether there are sessions that have nothing to guess.

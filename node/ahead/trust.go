@@ -29,7 +29,7 @@ type trust [sources][lengths]share
 // newTrust begins with what edits of files, quoting answers, JSON and prose have shown.
 func newTrust() trust {
 	return trust{
-		copied:   {{0, 4}, {0.5, 4}, {1, 4}, {2, 4}, {6, 8}, {14, 16}, {19, 20}},
+		copied:   {{0, 4}, {0.5, 4}, {1.6, 4}, {2.6, 4}, {7, 8}, {15, 16}, {19, 20}},
 		expected: {{2, 4}, {2, 4}, {3, 5}, {4, 5}, {7, 8}, {15, 16}, {19, 20}},
 		resumed:  {{0.8, 4}, {1.5, 4}, {2.5, 4}, {3, 4}, {7, 8}, {15, 16}, {19, 20}},
 		rejoined: {{1, 4}, {2, 4}, {3, 4}, {3.5, 4}, {7, 8}, {15, 16}, {19, 20}},

@@ -354,6 +354,9 @@ func wireRequest(g *GenerateRequest) (path string, body any, err error) {
 	if p.Logprobs {
 		r.TopLogprobs = &p.TopLogprobs
 	}
+	if r.Prediction, err = predictionOf(g.Prediction); err != nil {
+		return "", nil, err
+	}
 	for _, m := range g.Messages {
 		text, err := json.Marshal(m.Content)
 		if err != nil {

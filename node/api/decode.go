@@ -72,6 +72,9 @@ func (r *chatRequest) job() (*job, error) {
 	if base.Think, err = effort("reasoning_effort", r.ReasoningEffort); err != nil {
 		return nil, err
 	}
+	if base.Prediction, err = predictedText(r.Prediction); err != nil {
+		return nil, err
+	}
 	if on := r.ChatTemplateKwargs.EnableThinking; on != nil {
 		base.Think = map[bool]string{true: "on", false: "off"}[*on]
 	}

@@ -25,7 +25,6 @@ var chatUnsupported = []unsupported{
 	{"function_call", isOneOf(`"none"`, `"auto"`), "is not supported: use tool_choice, which replaced it"},
 	{"modalities", isOneOf(`["text"]`, `[]`), "other than text are not supported"},
 	{"audio", isEmpty, "is not supported: models here write text only"},
-	{"prediction", isEmpty, "is not supported"},
 	{"web_search_options", never, "is not supported: nothing here searches the web"},
 	{"logit_bias", isEmpty, "is not supported"},
 	{"echo", isOneOf("false"), "is not supported here: /v1/completions has it"},

@@ -81,6 +81,10 @@ type GenerateRequest struct {
 	Pattern   string            // or a regular expression that all of it matches; "": free text
 	Grammar   string            // or a grammar in GBNF; "": free text
 
+	// Prediction is a text that most of the answer is expected to repeat; "": none. It
+	// changes how soon the answer comes, and not the answer.
+	Prediction string
+
 	// FormatField is the request's field that has the format; "": response_format.
 	FormatField string
 

@@ -56,8 +56,9 @@ type chatRequest struct {
 	ChatTemplateKwargs  struct {
 		EnableThinking *bool `json:"enable_thinking,omitempty"`
 	} `json:"chat_template_kwargs,omitzero"` // extension, as in vLLM and llama.cpp
-	ContinueFinalMessage bool  `json:"continue_final_message,omitempty"` // vLLM's, like the next
-	AddGenerationPrompt  *bool `json:"add_generation_prompt,omitempty"`
+	ContinueFinalMessage bool            `json:"continue_final_message,omitempty"` // vLLM's, like the next
+	AddGenerationPrompt  *bool           `json:"add_generation_prompt,omitempty"`
+	Prediction           json.RawMessage `json:"prediction,omitempty"` // see predictedText
 }
 
 type chatMessage struct {

@@ -89,7 +89,7 @@ func (g *generation) request(p *planned) *session.Request {
 		Route: hopsOf(p.Route, p.where), Step: p.Prediction.Step, Prefill: p.Prediction.TTFT,
 	}
 	if !g.cfg.NoAhead && g.req.Ahead != "off" {
-		req.MaxInFlight = inFlight
+		req.MaxInFlight, req.Expected = inFlight, g.expect[:min(len(g.expect), p.limit)]
 	}
 	if g.req.PromptLogprobs {
 		s.Scored = g.ids[1:]

@@ -22,6 +22,10 @@ const defaultLimit = 4096
 // is not told the schema.
 const formatRoom = 128
 
+// maxExpected is how many tokens of a prediction are sent to the first stage: longer ones
+// would hold up the prompt.
+const maxExpected = 16 << 10
+
 // prompt is what a request is read as, before any token is drawn. The choices of a
 // request share one.
 type prompt struct {
@@ -29,6 +33,7 @@ type prompt struct {
 	tools  *Tools
 	ids    []int32
 	prefix []uint64 // hashes of the beginnings of ids
+	expect []int32  // tokens that the answer is expected to repeat, maxExpected at most
 	limit  int      // tokens of an answer
 
 	told      bool                                      // the schema of the answer's format, in words
@@ -57,7 +62,28 @@ func (g *generation) readPrompt(ctx context.Context) (err error) {
 	} else { // what is to be scored is computed, though it may be cached
 		g.prefix = protocol.AppendPrefix(nil, g.ids)
 	}
+	if err := g.readPrediction(ctx); err != nil {
+		return err
+	}
 	return g.compileFormat(ctx)
+}
+
+// readPrediction makes tokens of the text that the answer is expected to repeat. What the
+// answer has no room for is cut off.
+func (g *generation) readPrediction(ctx context.Context) (err error) {
+	predicted := g.req.Prediction
+	if predicted == "" {
+		return nil
+	}
+	most := min(g.limit, maxExpected)
+	if n := most * g.tools.Longest(); len(predicted) > n {
+		predicted = strings.ToValidUTF8(predicted[:n], "")
+	}
+	if g.expect, err = g.cfg.Models.Encode(ctx, g.tools.Tokenizer, predicted, text.EncodeOptions{}); err != nil {
+		return err
+	}
+	g.expect = g.expect[:min(len(g.expect), most)]
+	return nil
 }
 
 // readTokens makes tokens of the request, after it has picked the model.

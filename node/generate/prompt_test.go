@@ -5,11 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/route"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/node/text"
 )
@@ -120,5 +122,35 @@ func TestPromptRefused(t *testing.T) {
 	one := &generation{Generator: g, req: &api.GenerateRequest{Raw: true, PromptIDs: make([]int32, most-3), MaxTokens: 100}}
 	if err := one.readPrompt(t.Context()); err != nil || one.limit != 3 {
 		t.Errorf("limited to %d tokens, %v; there is room for 3", one.limit, err)
+	}
+}
+
+// A prediction becomes tokens, no more of them than the answer has room for.
+func TestPrediction(t *testing.T) {
+	m := tiny(t)
+	g := New(Config{Models: m})
+	for _, test := range []struct {
+		text        string
+		limit, want int
+	}{{"", 100, 0}, {"Once upon a time", 100, -1}, {strings.Repeat("Once upon a time é", 1<<16), 20, 20}} {
+		one := &generation{Generator: g, req: &api.GenerateRequest{Raw: true, Prompt: "a", Prediction: test.text, MaxTokens: test.limit}}
+		if err := one.readPrompt(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		all, err := m.tools.Encode(t.Context(), test.text[:min(len(test.text), 190)], text.EncodeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.want < 0 {
+			test.want = len(all)
+		}
+		if len(one.expect) != test.want || !slices.Equal(one.expect, all[:test.want]) {
+			t.Errorf("%.20q: %v, want %d tokens of %v", test.text, one.expect, test.want, all)
+		}
+		for _, limit := range []int{one.limit, 3} {
+			if got := one.request(&planned{Route: &route.Route{}, limit: limit}).Expected; len(got) != min(limit, test.want) {
+				t.Errorf("%d of %d tokens come with a session with room for %d", len(got), test.want, limit)
+			}
+		}
 	}
 }

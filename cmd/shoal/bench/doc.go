@@ -1,5 +1,5 @@
 // Package bench measures this program on this machine, for `shoal bench`: the engine,
-// its memory, stages, distance, load, many sessions, and fetching. It knows neither flags nor the
+// its memory, stages, distance, load, many sessions, guesses that run ahead, and fetching. It knows neither flags nor the
 // user's home: the command passes [Options] and a [Shell], as it passes facts to package
 // doctor.
 //
