@@ -6,11 +6,14 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/lending"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
+	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/node/swarms"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -42,21 +45,24 @@ func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (
 	return d.Open(ctx, p, offer, protocol.StageID, protocol.StageID1)
 }
 
-// refuses returns why a client may open no session with a model; nil: it may.
-func (n *Node) refuses(st stage.Stream, model cid.Cid) *protocol.Error {
-	switch {
-	case n.net.Own(st.Peer()):
-		return nil
-	case !n.net.May(st.Swarm(), model):
-		return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this model is not served here now")
-	}
-	return n.net.MayUse(st.Swarm(), st.Peer())
+// newDesk returns what decides by the owner's rules.
+func (n *Node) newDesk() *lending.Desk {
+	names := func(id cid.Cid) []string { m, _ := n.store.Model(id); return m.Called() }
+	return lending.New(lending.Config{Network: n.net, Trusted: n.survey.Trusted, Names: names}, lending.Rules{Lend: n.cfg.Policy, Use: n.cfg.Use})
+}
+
+// policies are the owner's rules for the API.
+func (n *Node) policies() api.Policies {
+	find := func(name string) []string { m, _ := n.store.Find(name); return m.Called() }
+	return lending.Owner{Desk: n.desk, Known: swarm.Owned(n.cfg.Swarms), Find: find}
 }
 
 // exchangeIn has the exchange work in a network until leave is called.
 func (n *Node) exchangeIn(net *network.Network) (leave func()) {
 	may := func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
-	side := exchange.Net{Host: net.Host(), Find: net, May: may, Blocks: n.store.Only(may), Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
+	lends := func(p peer.ID, model cid.Cid) bool { return n.desk.May(net.Swarm(), p, model) }
+	sends := func(p peer.ID, block cid.Cid) bool { return n.store.Holds(block, func(model cid.Cid) bool { return lends(p, model) }) }
+	side := exchange.Net{Host: net.Host(), Find: net, May: may, Lends: lends, Sends: sends, Blocks: n.store.Only(may), Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
 	if err := n.exchange.Join(side); err != nil {
 		n.cfg.Log.Warn("no models are exchanged in a network", "swarm", net.Swarm(), "error", err)
 	}

@@ -7,12 +7,15 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/door"
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/generate"
 	"github.com/shoalnet/shoal/node/keys"
+	"github.com/shoalnet/shoal/node/lending"
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
@@ -42,6 +45,7 @@ type Node struct {
 	exchange  *exchange.Exchange
 	stages    *stage.Server
 	survey    *survey.Survey
+	desk      *lending.Desk
 	library   *library.Library
 	generator *generate.Generator
 	serve     *serve.Server
@@ -101,6 +105,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n.net.Protect(trust)
 	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
 	n.survey.SetFellows(cfg.Swarms.MachineName)
+	n.desk = n.newDesk()
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
 	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
@@ -120,10 +125,12 @@ func New(cfg Config) (_ *Node, err error) {
 	n.keys.SetDefault(cfg.APIKey)
 	n.generator = generate.New(generate.Config{
 		Models: models{n}, Survey: n.survey, Network: sessionDialer{n.net}, Recorder: n.standing,
-		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Log: cfg.Log.With("part", "generate"),
+		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, Use: n.desk.Use, Log: cfg.Log.With("part", "generate"),
 	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
-	n.stages.Restrict(n.refuses)
+	n.stages.Restrict(func(st stage.Stream, model cid.Cid) *protocol.Error {
+		return n.net.Refuses(st.Swarm(), st.Peer(), model)
+	})
 	n.exchange = exchange.New(n.store, exchange.Options{
 		Leaves: library.Leaves(n.store), Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
 		Ledger: cfg.home().Ledger(), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
@@ -143,7 +150,7 @@ func New(cfg Config) (_ *Node, err error) {
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
 		Generator: n.generator, Counter: n.generator, Embedder: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: swarm.Owned(cfg.Swarms),
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: swarm.Owned(cfg.Swarms), Policies: n.policies(),
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil

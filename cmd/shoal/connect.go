@@ -16,6 +16,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/lend/policy"
 )
 
 const defaultAPI = "127.0.0.1:11500"
@@ -129,6 +130,7 @@ func clientConfig(c *cli.Context, cfg *node.Config) (open bool, err error) {
 		Open        bool     `toml:"open"`
 		Bootstrap   []string `toml:"bootstrap"`
 		NoMDNS      bool     `toml:"no-mdns"`
+		Use         []string `toml:"use"`
 		Catalogs    []string `toml:"catalog"`
 		CatalogKeys []string `toml:"catalog-key"`
 		Quota       string   `toml:"quota"`
@@ -148,6 +150,11 @@ func clientConfig(c *cli.Context, cfg *node.Config) (open bool, err error) {
 	}
 	if !c.IsSet("no-mdns") {
 		cfg.NoMDNS = file.NoMDNS
+	}
+	if !c.IsSet("use") {
+		if cfg.Use, err = policy.ParseUse(file.Use); err != nil {
+			return false, ruleProblem(path, "use", err)
+		}
 	}
 	if !c.IsSet("catalog") {
 		cfg.Catalogs = file.Catalogs

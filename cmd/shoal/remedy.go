@@ -55,6 +55,10 @@ var remedies = map[remedy.Kind]struct {
 	remedy.LeaveFounder: {text: "`shoal backup` keeps it, and --force leaves all the same"},
 	remedy.RenewSwarm:   {text: "`shoal swarm renew --swarm SWARM --root FILE`", args: []string{"SWARM", "FILE"}},
 
+	remedy.UseRule: {text: "`shoal config set use swarm` or `shoal config set use anybody` lets prompts go further, for one model as in \"llama*: anybody\"; `shoal policy ls` lists the rules"},
+
+	remedy.AsWhom: {text: "--as takes a peer ID, a member's machine, SWARM or SWARM/ROLE, strangers, members, guests, guests of NAME, or trusted"},
+
 	remedy.OwnPage: {text: "`shoal page` on the node's machine prints a link that allows it"},
 }
 

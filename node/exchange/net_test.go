@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // One exchange works over two networks: it fetches what a peer has in each, half a model
@@ -76,4 +77,43 @@ func TestTwoNetworks(t *testing.T) {
 	e.learn(t, a.m.ID())
 	e.fetch(t, nil)
 	e.wantsEqual(t, path)
+}
+
+// What rules lend to one peer of a network and not to another goes to the first alone, by
+// bitswap and in bulk; and one that had something gets no more once the rules have changed.
+func TestLends(t *testing.T) {
+	takesSeconds(t)
+	path := writeModel(t, 3, 1_500_000)
+	var ofA roster
+	friend, other, late := newHost(t, overTCP), newHost(t, overTCP), newHost(t, overTCP)
+	var barred atomic.Value // peer.ID
+	barred.Store(other.ID())
+	lends := func(p peer.ID, _ cid.Cid) bool { return p != barred.Load() }
+	full := newHolder(t, newHost(t, overTCP), path, func(int) bool { return true })
+	has := &node{h: newHost(t, overTCP), s: full.s}
+	has.x = New(has.s, Options{Leaves: shelves(has.s)}, Net{Host: has.h, Find: &roster{}, Lends: lends, Sends: lends})
+	t.Cleanup(func() { has.x.Close() })
+	ofA.add(has.h)
+	refused := func(n *node) {
+		t.Helper()
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := n.x.Manifest(short, full.m.ID()); err == nil {
+			t.Error("a peer got what is not lent to it")
+		}
+	}
+	b, c := newNode(t, friend, t.TempDir(), &ofA), newNode(t, other, t.TempDir(), &ofA)
+	refused(c)
+	b.learn(t, full.m.ID())
+	b.fetch(t, nil)
+	b.wantsEqual(t, path)
+	barred.Store(late.ID())
+	c.learn(t, full.m.ID())
+	c.fetch(t, nil)
+	c.wantsEqual(t, path)
+	given := has.given()
+	refused(newNode(t, late, t.TempDir(), &ofA))
+	if given == 0 || has.given() != given {
+		t.Errorf("%d bytes were given, then %d", given, has.given())
+	}
 }

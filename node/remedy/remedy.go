@@ -54,6 +54,9 @@ const (
 	ListMembers  Kind = "list_members"  // see who is a member
 	LeaveFounder Kind = "leave_founder" // leave although the root key is lost
 	RenewSwarm   Kind = "renew_swarm"   // SWARM, FILE: renew this node's membership with the root key
+
+	UseRule Kind = "use_rule" // let prompts go to more nodes
+	AsWhom  Kind = "as_whom"  // whom rules can be tested as
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

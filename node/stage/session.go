@@ -51,7 +51,7 @@ type session struct {
 	reserved int    // its maximum length, tokens
 	born     uint64 // its number at the stage: the higher, the younger
 	group    string
-	trusted  bool
+	seat     Seat
 	expected int // cells that it will probably use
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -85,9 +85,11 @@ type session struct {
 	forward   int       // positions from here on are sent to the successor
 	replaying bool      // the successor is being brought up to date
 	pending   []*step
-	cells     int       // KV cells taken, including those ahead of its positions
-	stepped   bool      // a step has been received
-	worked    time.Time // when a step was last received or computed
+	grant     Grant
+	barred    *protocol.Error // why its client may not have it any more; nil: it may
+	cells     int             // KV cells taken, including those ahead of its positions
+	stepped   bool            // a step has been received
+	worked    time.Time       // when a step was last received or computed
 	ended     bool
 	given     []int32   // tokens of the answer from Resume, for the loop to append
 	prefix    []uint64  // hashes of its prefix blocks
@@ -110,6 +112,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		stage: s, key: k, open: o, peer: client.Peer(), swarm: client.Swarm(), seq: seq, reserved: int(o.MaxTokensTotal), stages: int(o.Stages),
 		stream: client, opening: true, epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
+		grant: everything, seat: freely{},
 	}
 	sess.tally.opened = time.Now()
 	sess.worked = sess.tally.opened
@@ -402,6 +405,7 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 		}()
 		sess.idle.Stop()
 		s := sess.stage
+		sess.seat.Leave()
 		s.mu.Lock()
 		sess.ended = true
 		sess.drop()

@@ -147,6 +147,15 @@ func (m *Model) Names() []string {
 	return slices.Clone(m.rec.Names)
 }
 
+// Called returns all by which the model may be meant: its names here, the one that it has
+// by itself, and its ID. It returns nothing for nil.
+func (m *Model) Called() []string {
+	if m == nil {
+		return nil
+	}
+	return append(m.Names(), defaultName(m.man), slug(m.man.Name), m.id.String())
+}
+
 // Origins returns the paths or URLs that the model was added from: for a split
 // model, those of all parts.
 func (m *Model) Origins() []string {

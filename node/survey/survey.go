@@ -105,6 +105,10 @@ type Query struct {
 	Own      bool            // ask only this node and the peers that it trusts
 	Turn     bool            // ask newcomers too: it may be their turn
 	Within   *string         // ID of the swarm in which the route must lie; nil: any
+
+	// May reports whether a peer of a swarm's network may be asked and be in the route. It
+	// may be called from several goroutines. nil: any.
+	May func(swarm string, p peer.ID) bool
 }
 
 // Pick chooses a route over candidates of one network, in which self is this node's ID.
@@ -182,7 +186,9 @@ func (s *Survey) sides(offers []*protocol.Offer, q Query) (sides []*side) {
 			v.via = v.self
 		}
 		v.list, v.where = s.candidates(mine, q.Model)
-		v.list = slices.DeleteFunc(v.list, func(c route.Candidate) bool { return q.Excluded[c.Peer] || ownFails && c.Peer == v.self })
+		v.list = slices.DeleteFunc(v.list, func(c route.Candidate) bool {
+			return q.Excluded[c.Peer] || ownFails && c.Peer == v.self || q.May != nil && !q.May(swarm, v.where[c.Peer].Peer)
+		})
 		if v.via == "" || v.via == v.self || slices.ContainsFunc(v.list, func(c route.Candidate) bool { return c.Peer == v.via }) {
 			sides = append(sides, v)
 		}
