@@ -61,7 +61,9 @@ func (n *Node) policies() api.Policies {
 func (n *Node) exchangeIn(net *network.Network) (leave func()) {
 	may := func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
 	lends := func(p peer.ID, model cid.Cid) bool { return n.desk.May(net.Swarm(), p, model) }
-	sends := func(p peer.ID, block cid.Cid) bool { return n.store.Holds(block, func(model cid.Cid) bool { return lends(p, model) }) }
+	sends := func(p peer.ID, block cid.Cid) bool {
+		return n.store.Holds(block, func(model cid.Cid) bool { return lends(p, model) })
+	}
 	side := exchange.Net{Host: net.Host(), Find: net, May: may, Lends: lends, Sends: sends, Blocks: n.store.Only(may), Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
 	if err := n.exchange.Join(side); err != nil {
 		n.cfg.Log.Warn("no models are exchanged in a network", "swarm", net.Swarm(), "error", err)
