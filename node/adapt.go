@@ -6,14 +6,11 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/exchange"
-	"github.com/shoalnet/shoal/node/lending"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/network/joint"
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/node/stage"
-	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/node/swarms"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -43,18 +40,6 @@ type sessionDialer struct{ *joint.Networks }
 
 func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (session.Stream, error) {
 	return d.Open(ctx, p, offer, protocol.StageID, protocol.StageID1)
-}
-
-// newDesk returns what decides by the owner's rules.
-func (n *Node) newDesk() *lending.Desk {
-	names := func(id cid.Cid) []string { m, _ := n.store.Model(id); return m.Called() }
-	return lending.New(lending.Config{Network: n.net, Trusted: n.survey.Trusted, Names: names}, lending.Rules{Lend: n.cfg.Policy, Use: n.cfg.Use})
-}
-
-// policies are the owner's rules for the API.
-func (n *Node) policies() api.Policies {
-	find := func(name string) []string { m, _ := n.store.Find(name); return m.Called() }
-	return lending.Owner{Desk: n.desk, Known: swarm.Owned(n.cfg.Swarms), Find: find}
 }
 
 // exchangeIn has the exchange work in a network until leave is called.

@@ -105,7 +105,8 @@ func New(cfg Config) (_ *Node, err error) {
 	n.net.Protect(trust)
 	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
 	n.survey.SetFellows(cfg.Swarms.MachineName)
-	n.desk = n.newDesk()
+	n.desk = lending.New(lending.Config{Network: n.net, Trusted: n.survey.Trusted, Named: n.survey.Named, Names: n.store.NamesOf}, lending.Rules{Lend: cfg.Policy, Use: cfg.Use})
+	n.net.Lend(n.desk.Anybody)
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
 	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
@@ -150,7 +151,7 @@ func New(cfg Config) (_ *Node, err error) {
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
 		Generator: n.generator, Counter: n.generator, Embedder: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: swarm.Owned(cfg.Swarms), Policies: n.policies(),
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: swarm.Owned(cfg.Swarms), Policies: lending.Owner{Desk: n.desk, Known: swarm.Owned(cfg.Swarms), Find: n.store.NamesLike},
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil

@@ -94,6 +94,10 @@ func TestRuleOfARole(t *testing.T) {
 	if got, _, _ := ask(t, server, req); !slices.Equal(got, want) {
 		t.Errorf("its owner, where anybody gets nothing: %v", got)
 	}
+	until(t, "nobody is offered what nobody may have", func() bool {
+		h, err := one.Client().Health(t.Context())
+		return err == nil && !slices.ContainsFunc(h.Coverage, func(c api.Coverage) bool { return c.Nodes > 0 })
+	})
 }
 
 // A session that a changed rule does not allow any more goes on at another node, and its

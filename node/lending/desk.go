@@ -24,6 +24,7 @@ type Network interface {
 type Config struct {
 	Network Network
 	Trusted func(peer.ID) bool // reports whether the operator named a peer, or it is this node
+	Named   func() bool        // reports whether the operator has named any peers; nil: none
 	// Names returns the names of a model that this node has or knows; none: it does not.
 	Names func(model cid.Cid) []string
 	// Guest returns of which swarm a peer is a member that a bridge lets into the swarm

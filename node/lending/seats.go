@@ -307,3 +307,10 @@ func inWords(d time.Duration) string {
 func (d *Desk) May(swarm string, p peer.ID, model cid.Cid) bool {
 	return d.decide(d.who(swarm, p), policy.Ask{Model: d.model(model), Now: d.cfg.Now()}).Allowed
 }
+
+// Anybody reports whether somebody in the network of a swarm may have sessions with a
+// model at some time, so that it is worth an offer there.
+func (d *Desk) Anybody(swarm string, model cid.Cid) bool {
+	name, _ := d.cfg.Network.Vouched(swarm, "")
+	return d.rules.Load().Lend.Anybody(name, swarm, d.cfg.Named != nil && d.cfg.Named(), d.model(model)...)
+}

@@ -81,23 +81,23 @@ func TestMemberFirst(t *testing.T) {
 						_, k := askLong(t, ctx, s, v, peer.ID(fmt.Sprint("stranger ", i)), uint16(i), 1+i%4)
 						for range k.frames { // all of its answer
 						}
-						time.Sleep(200 * time.Millisecond)
+						time.Sleep(500 * time.Millisecond) // as a refusal says
 					}
 				}()
 			}
-			time.Sleep(2*time.Second + after)
+			time.Sleep(time.Second + after)
 			served := s.Status().Rows
 			took, _ = askLong(t, ctx, s, v, p, 1000, chunks)
 			if rows := s.Status().Rows - served - 64*chunks; strangers > 0 && rows <= 0 {
 				t.Errorf("%d rows of strangers meanwhile", rows)
 			}
 			cancel()
-			time.Sleep(5 * time.Second)
+			time.Sleep(2 * time.Second)
 			s.Close(errors.New("the test is over"))
 		})
 		return took
 	}
-	for p, moments := range map[peer.ID][]time.Duration{"member": {0, 17 * time.Millisecond, 51 * time.Millisecond}, "own": {80 * time.Millisecond}} {
+	for p, moments := range map[peer.ID][]time.Duration{"member": {0, 47 * time.Millisecond}, "own": {70 * time.Millisecond}} {
 		alone := first(t, 0, p, 0)
 		for _, after := range moments {
 			took := first(t, 200, p, after)

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/shoalnet/shoal/node/files"
+
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -154,6 +156,19 @@ func (m *Model) Called() []string {
 		return nil
 	}
 	return append(m.Names(), defaultName(m.man), slug(m.man.Name), m.id.String())
+}
+
+// NamesOf returns all by which a model may be meant, as Model.Called does; nothing if it
+// is not here.
+func (s *Store) NamesOf(id cid.Cid) []string {
+	m, _ := s.Model(id)
+	return m.Called()
+}
+
+// NamesLike is NamesOf for the model that a person calls so.
+func (s *Store) NamesLike(name string) []string {
+	m, _ := s.Find(name)
+	return m.Called()
 }
 
 // Origins returns the paths or URLs that the model was added from: for a split

@@ -30,10 +30,10 @@ type Guest struct {
 
 // Ask is what a peer wants.
 type Ask struct {
-	Model    []string // names and ID of the model
-	Context  int      // tokens of the session, prompt and answer together; 0: unknown
-	Sessions int      // that the peer has already
-	Now      time.Time
+	Model    []string  // names and ID of the model
+	Context  int       // tokens of the session, prompt and answer together; 0: unknown
+	Sessions int       // that the peer has already
+	Now      time.Time // zero: whatever the hour is
 
 	// Tokens returns how many the peer has had in the current period. nil: none.
 	Tokens func(period time.Duration) int64
@@ -134,6 +134,36 @@ const (
 	Tokens   = "tokens"
 )
 
+// Anybody reports whether some peer of a network may have sessions with a model at some
+// time: one of the open network, or a member or guest of a swarm, of which the name and ID
+// are given. trusted is whether the operator has named any peers.
+func (p Policy) Anybody(swarm, id string, trusted bool, model ...string) bool {
+	who := []Peer{{}}
+	if id != "" {
+		who = []Peer{{Swarm: swarm, SwarmID: id, Guest: &Guest{}}}
+		for roles := range member.AllRoles + 1 {
+			who = append(who, Peer{Swarm: swarm, SwarmID: id, Roles: roles | member.Use})
+		}
+	}
+	for _, r := range p.rules {
+		switch one := who[len(who)-1]; r.kind {
+		case onePeer:
+			one.ID = r.peer
+			who = append(who, one)
+		case guestsOf:
+			if id != "" {
+				who = append(who, Peer{Swarm: swarm, SwarmID: id, Guest: &Guest{Swarm: r.swarm, SwarmID: r.swarm}})
+			}
+		}
+	}
+	if trusted {
+		one := who[len(who)-1]
+		one.Trusted = true
+		who = append(who, one)
+	}
+	return slices.ContainsFunc(who, func(w Peer) bool { return p.Decide(w, Ask{Model: model}).Allowed })
+}
+
 // first returns what the first rule says that covers what is asked for, or why not even
 // the first does. Without rules its Rule is nil.
 func first(about []Rule, ask Ask) Verdict {
@@ -202,7 +232,7 @@ func (r *Rule) names(name, id string) bool {
 // why; "": it is.
 func (g *Grant) leavesOut(ask Ask) (part, why string) {
 	switch {
-	case !g.Hours.Contains(ask.Now):
+	case !ask.Now.IsZero() && !g.Hours.Contains(ask.Now):
 		return Hours, fmt.Sprintf("it is outside the rule's hours (%s)", g.Hours)
 	case len(g.Models) > 0 && len(ask.Model) > 0 && !matchAny(g.Models, ask.Model):
 		return Models, fmt.Sprintf("the rule is only about the models %s", strings.Join(g.Models, " "))

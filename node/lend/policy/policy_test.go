@@ -194,6 +194,37 @@ func TestUse(t *testing.T) {
 	}
 }
 
+// TestAnybody: a model is offered in a network if somebody there may have it at some time.
+func TestAnybody(t *testing.T) {
+	for i, c := range []struct {
+		rules         string
+		open, trusted bool // in the open network, without and with trusted peers
+		swarm         bool
+	}{
+		{"", true, true, true},
+		{"anybody: nothing", false, false, false},
+		{"strangers: nothing", false, true, true},
+		{"strangers: nothing|members: nothing", false, true, true}, // guests may
+		{"strangers: nothing|members: nothing|guests: nothing|trusted: nothing", false, false, false},
+		{"anybody: nothing|swarm anna role serve,invite: share 5%", false, false, true},
+		{"anybody: nothing|swarm other role serve: share 5%", false, false, false},
+		{"anybody: nothing|guests of x: share 5%", false, false, true},
+		{"anybody: nothing|peer " + bob + ": share 5%", true, true, true},
+		{"anybody: models llama*", false, false, false},
+		{"anybody: models tiny; hours 03:00-03:01; sessions 1; tokens 1/day", true, true, true},
+		{"anybody: nothing|trusted: share 5%", false, true, true},
+	} {
+		p, err := Parse(strings.Split(c.rules, "|"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []bool{p.Anybody("", "", false, "tiny"), p.Anybody("", "", true, "tiny"), p.Anybody("anna", anna, true, "tiny")}
+		if want := []bool{c.open, c.trusted, c.swarm}; !slices.Equal(got, want) {
+			t.Errorf("case %d, %q: %v, want %v", i, c.rules, got, want)
+		}
+	}
+}
+
 // TestRejoin: commas separate rules, and parts of one.
 func TestRejoin(t *testing.T) {
 	for given, want := range map[string][]string{

@@ -27,6 +27,8 @@
 //   - What may be used in a network is decided per model, by Config.May. It
 //     filters the offers that are made there, with them the provider records, and
 //     the answers to peers that ask for this node's load; the same function decides what stages and the exchange serve there.
+//   - Where nobody may have a model by the owner's rules (Lend), it is not offered. Who of
+//     a network may, those who serve it decide for each peer.
 //   - At least one network is open until Close, so that Self is always somebody.
 //
 // Networks are added and removed while the node runs. A network that is added

@@ -39,6 +39,8 @@ type Networks struct {
 	list atomic.Pointer[[]*network.Network]         // in the order of Add; replaced, never changed
 	past atomic.Pointer[map[string]network.Traffic] // of networks that were left; replaced, never changed
 
+	lent atomic.Pointer[func(swarm string, model cid.Cid) bool] // see Lend; nil: all is
+
 	changing sync.Mutex // one change at a time; guards what a new network is given:
 	handlers map[string]func(*network.Stream)
 	status   func(peer.ID, *protocol.StatusRequest) *protocol.StatusReply

@@ -95,7 +95,7 @@ func (j *Networks) offer(n *network.Network) error {
 
 // visible returns an offer without the models that may not be used in a swarm.
 func (j *Networks) visible(swarm string, body *protocol.OfferBody) *protocol.OfferBody {
-	if j.cfg.May == nil {
+	if j.cfg.May == nil && j.lent.Load() == nil {
 		return body
 	}
 	hidden := func(model []byte) bool { return j.hidden(swarm, model) }
@@ -109,10 +109,11 @@ func (j *Networks) visible(swarm string, body *protocol.OfferBody) *protocol.Off
 	return out
 }
 
-// hidden reports whether a model may not be used in a swarm, or is none.
+// hidden reports whether a model may not be used in a swarm, nobody there may have it, or
+// it is none.
 func (j *Networks) hidden(swarm string, model []byte) bool {
 	id, err := cid.Cast(model)
-	return err != nil || !j.May(swarm, id)
+	return err != nil || !j.May(swarm, id) || j.unlent(swarm, id)
 }
 
 // May reports whether a model may be used and fetched in a swarm.

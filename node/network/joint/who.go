@@ -33,3 +33,13 @@ func (j *Networks) Refuses(swarm string, p peer.ID, model cid.Cid) *protocol.Err
 	}
 	return j.MayUse(swarm, p)
 }
+
+// Lend has models offered only in networks for which anybody returns true: others' peers
+// may have none of them. Offers that are made already stay until the next SetOffers.
+func (j *Networks) Lend(anybody func(swarm string, model cid.Cid) bool) { j.lent.Store(&anybody) }
+
+// unlent reports whether nobody in a network may have a model.
+func (j *Networks) unlent(swarm string, model cid.Cid) bool {
+	anybody := j.lent.Load()
+	return anybody != nil && !(*anybody)(swarm, model)
+}
