@@ -94,8 +94,8 @@
 //
 // If cells run out all the same, a session waits for others to end, and the
 // lowest-ranked session has the highest-ranked one evicted. Less weight ranks higher;
-// within a group the rank is the session's random ID, the same at all stages, so that no two sessions
-// wait for each other at two stages.
+// within a group the rank is the session's random ID, the same at all stages, so that no
+// two sessions wait for each other at two stages.
 //
 // Lending also says who is refused, and counts what sessions use; Review applies changed
 // rules to those that run. While its owner's machine is not lent, a stage serves the owner

@@ -137,8 +137,8 @@ func join(text, more *step) *step {
 const sharedRows = 2048
 
 // gatherTexts returns the texts of the next pass, those of one session one after another,
-// and the sessions that have ended. Sessions of the
-// class whose turn it is take turns text by text, as in gather.
+// and the sessions that have ended. Those of the class whose turn it is take turns text by
+// text, as in gather.
 func (s *Stage) gatherTexts() (batch []work, dead []*session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -88,8 +88,10 @@ func (s *Stage) gather() (batch []work, dead, yield []*session) {
 	now := time.Now()
 	list, dead := s.ready(now)
 	var starved []*session
-	if len(list) > 0 {
-		batch, starved = s.compose(list, now)
+	for ; len(list) > 0 && len(batch) == 0; list = list[1:] { // one whose sessions are all starved keeps its turn
+		var more []*session
+		batch, more = s.compose(list, now)
+		starved = append(starved, more...)
 	}
 	if s.starved = len(starved) > 0; s.starved && len(dead) == 0 {
 		yield = s.relieve(starved, now)
@@ -124,8 +126,7 @@ func (s *Stage) compose(list []*backlog, now time.Time) (batch []work, starved [
 	for _, sess := range slices.Concat(decodes, lead.prefills) {
 		take(sess)
 	}
-	if len(batch) == 0 { // the leader is starved: the others' turn is next
-		lead.clock += s.passOf(lead).Seconds() / lead.grant.Share
+	if len(batch) == 0 {
 		return nil, starved
 	}
 	until := lead.clock + s.estimate(rows).Seconds()/lead.grant.Share

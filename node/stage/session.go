@@ -718,6 +718,19 @@ func (sess *session) queue(st *step) (bool, error) {
 	st.turn, st.queued = s.turn, time.Now()
 	sess.stepped, sess.worked = true, st.queued
 	sess.length += st.rows
-	sess.pending = append(sess.pending, st)
+	sess.pending = append(sess.pending, st.chunks(s.cfg.Width)...)
 	return true, nil
+}
+
+// chunks cuts a step into such of at most mixedRows: no pass is longer for one session's
+// sake, and each finds a pass even where decodes are always ready.
+func (st *step) chunks(width int) (out []*step) {
+	for at := 0; at < st.rows; at += mixedRows {
+		p := st.part(at, min(at+mixedRows, st.rows), width)
+		p.turn, p.queued = st.turn, st.queued
+		p.truncate = st.truncate && at == 0
+		p.sample = st.sample && at+p.rows == st.rows
+		out = append(out, p)
+	}
+	return out
 }

@@ -313,10 +313,10 @@ func (s *Survey) candidates(offers []*protocol.Offer, model cid.Cid) (list []rou
 const enoughTime = 30 * time.Millisecond
 
 // measure asks all candidates at once for their load, their distances and how much of
-// a prompt they have kept, and fills it in; self is this node among them. Once the replies received cover the span,
-// the other peers get as much time again, plus enoughTime: one that is gone must not
-// delay the prompt. silent are the peers that did not reply, or serve
-// nothing of the model to this node.
+// a prompt they have kept, and fills it in; self is this node among them. Once the replies
+// received cover the span, the other peers get as much time again, plus enoughTime: one
+// that is gone must not delay the prompt. silent are the peers that did not reply, or that
+// serve nothing of the model to this node.
 func (s *Survey) measure(ctx context.Context, self string, list []route.Candidate, model cid.Cid, span protocol.Span, prefix []uint64) (d Distances, silent map[string]bool) {
 	d, silent = Distances{}, map[string]bool{}
 	type answer struct {
