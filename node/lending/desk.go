@@ -42,6 +42,7 @@ type Rules struct {
 // Desk decides by an owner's rules. It is safe for concurrent use.
 type Desk struct {
 	cfg   Config
+	most  int // accounts
 	rules atomic.Pointer[Rules]
 
 	mu       sync.Mutex
@@ -53,7 +54,7 @@ func New(cfg Config, rules Rules) *Desk {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	d := &Desk{cfg: cfg, accounts: map[string]*account{}}
+	d := &Desk{cfg: cfg, most: maxAccounts, accounts: map[string]*account{}}
 	d.Set(rules)
 	return d
 }

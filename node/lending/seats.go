@@ -103,7 +103,7 @@ func (d *Desk) accountOf(who policy.Peer, p peer.ID) string {
 func (d *Desk) account(name string, now time.Time) *account {
 	a := d.accounts[name]
 	if a == nil {
-		if len(d.accounts) >= maxAccounts {
+		if len(d.accounts) >= d.most {
 			d.tidy(now)
 		}
 		a = &account{seats: map[[16]byte]map[*seat]bool{}}
@@ -125,12 +125,12 @@ func (d *Desk) tidy(now time.Time) {
 			idle = append(idle, name)
 		}
 	}
-	if len(d.accounts) < maxAccounts {
+	if len(d.accounts) < d.most {
 		return
 	}
 	end := func(name string) time.Time { return d.accounts[name].meters[len(periods)-1].end }
 	slices.SortFunc(idle, func(x, y string) int { return end(x).Compare(end(y)) })
-	for _, name := range idle[:min(len(idle), maxAccounts/tidied)] {
+	for _, name := range idle[:min(len(idle), d.most/tidied)] {
 		delete(d.accounts, name)
 	}
 }
