@@ -228,8 +228,8 @@ func TestTokens(t *testing.T) {
 		t.Errorf("150 in the hour: %+v", e)
 	}
 	first.Leave()
-	if second.Spend(7); !second.(*seat).counts {
-		t.Error("no stage of a session counts after the first has ended")
+	if e := second.Spend(7); e == nil || !second.(*seat).counts {
+		t.Error("no stage of a session counts after the first has ended: ", e)
 	}
 	second.Leave()
 	third.Leave()
@@ -251,7 +251,9 @@ func TestAccountsBounded(t *testing.T) {
 		if e != nil {
 			t.Fatal(e)
 		}
-		s.Spend(1)
+		if e := s.Spend(1); e != nil {
+			t.Fatal(e)
+		}
 		s.Leave()
 	}
 	if n := len(d.accounts); n > d.most || n < d.most/2 {
