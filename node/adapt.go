@@ -7,6 +7,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/exchange"
+	"github.com/shoalnet/shoal/node/lend/policy"
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/network/joint"
@@ -45,22 +46,30 @@ func (d sessionDialer) OpenStage(ctx context.Context, p peer.ID, offer []byte) (
 
 // refuses returns why a client may open no session with a model; nil: it may.
 func (n *Node) refuses(st stage.Stream, model cid.Cid) *protocol.Error {
-	switch {
-	case n.net.Own(st.Peer()):
-		return nil
-	case !n.net.May(st.Swarm(), model):
-		return protocol.Errorf(protocol.Code_CODE_NOT_SERVING, "this model is not served here now")
-	}
-	if e := n.net.MayUse(st.Swarm(), st.Peer()); e != nil {
+	if e := n.net.Refuses(st.Swarm(), st.Peer(), model); e != nil || n.net.Own(st.Peer()) {
 		return e
 	}
 	return n.cfg.Swarms.Exhausted(st.Swarm())
 }
 
+// guest returns of which swarm a peer is that a bridge lets in; nil: it is no guest.
+func (n *Node) guest(swarm string, p peer.ID) *policy.Guest {
+	r := n.net.Guest(swarm, p)
+	if r == nil {
+		return nil
+	}
+	name, _ := n.net.Vouched(swarm, p)
+	return &policy.Guest{Swarm: name, SwarmID: r.Guest.Swarm().String()}
+}
+
 // exchangeIn has the exchange work in a network until leave is called.
 func (n *Node) exchangeIn(net *network.Network) (leave func()) {
 	may := func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
-	side := exchange.Net{Host: net.Host(), Find: net, May: may, Blocks: n.store.Only(may), Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
+	lends := func(p peer.ID, model cid.Cid) bool { return n.desk.May(net.Swarm(), p, model) }
+	sends := func(p peer.ID, block cid.Cid) bool {
+		return n.store.Holds(block, func(model cid.Cid) bool { return lends(p, model) })
+	}
+	side := exchange.Net{Host: net.Host(), Find: net, May: may, Lends: lends, Sends: sends, Blocks: n.store.Only(may), Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
 	if !net.Shares() {
 		side.Blocks, side.Leaves = n.store.Headings(may), library.Headings(n.store)
 	}

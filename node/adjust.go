@@ -2,12 +2,13 @@ package node
 
 import (
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/lending"
 	"github.com/shoalnet/shoal/node/report"
 	"github.com/shoalnet/shoal/node/serve"
 )
 
-// Adjust takes over those settings of c that may change while the node runs: Lend,
-// Memory, Threads, MaxSessions, UnloadAfter, Quota, Up, Down, Trust, Fastest, APIKey,
+// Adjust takes over those settings of c that may change while the node runs: Lend, Policy,
+// Use, Memory, Threads, MaxSessions, UnloadAfter, Quota, Up, Down, Trust, Fastest, APIKey,
 // APIHosts and APIOrigins. Threads bounds spans that are loaded from then on. All of c is
 // checked first: an error that wraps ErrConfig has changed nothing. Another error is
 // about files that the new quota would have dropped; the settings are in effect then.
@@ -26,6 +27,8 @@ func (n *Node) Adjust(c Config) error {
 	n.net.Protect(trust)
 	n.keys.SetDefault(c.APIKey)
 	n.survey.Prefer(trust, c.Fastest)
+	n.desk.Set(lending.Rules{Lend: c.Policy, Use: c.Use})
+	n.serve.Review()
 	n.serve.Adjust(serve.Limits{Memory: c.Memory, Threads: c.Threads, MaxSessions: c.MaxSessions, Lend: c.Lend, UnloadAfter: c.UnloadAfter})
 	n.exchange.Limit(float64(c.Up), float64(c.Down))
 	if old.Quota != c.Quota {

@@ -17,6 +17,7 @@ import (
 	"github.com/shoalnet/shoal/node/fence"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/lend"
+	"github.com/shoalnet/shoal/node/lend/policy"
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/node/serve"
@@ -59,6 +60,8 @@ type Config struct {
 	KVTokens    int           // KV cells per span; 0: from Memory
 	MaxSessions int           // concurrent sessions per span; 0: 32
 	Lend        lend.Rules    // when to lend; the zero value: always but on battery
+	Policy      policy.Policy // who may have what of this node; the zero value: its defaults
+	Use         policy.Use    // whose nodes prompts may go to; the zero value: anybody's
 	UnloadAfter time.Duration // after how long without use an engine is unloaded, until it is used again; 0: never
 	DrainTime   time.Duration // for running sessions to find other stages when this one leaves; 0: 30 s
 	Up, Down    int64         // bytes per second of model transfers, to and from peers; 0: no limit

@@ -13,6 +13,7 @@ import (
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/generate"
 	"github.com/shoalnet/shoal/node/keys"
+	"github.com/shoalnet/shoal/node/lending"
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/metrics"
 	"github.com/shoalnet/shoal/node/network"
@@ -42,6 +43,7 @@ type Node struct {
 	exchange  *exchange.Exchange
 	stages    *stage.Server
 	survey    *survey.Survey
+	desk      *lending.Desk
 	library   *library.Library
 	generator *generate.Generator
 	serve     *serve.Server
@@ -107,6 +109,8 @@ func New(cfg Config) (_ *Node, err error) {
 	n.net.Protect(trust)
 	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
 	n.survey.SetFellows(cfg.Swarms.MachineName)
+	n.desk = lending.New(lending.Config{Network: n.net, Trusted: n.survey.Trusted, Named: n.survey.Named, Names: n.store.NamesOf, Guest: n.guest}, lending.Rules{Lend: cfg.Policy, Use: cfg.Use})
+	n.net.Lend(n.desk.Anybody)
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
 	n.traces, err = traces.New(traces.Config{Endpoint: cfg.OTLP, Node: n.net.Self().String(), Version: cfg.Version, Log: cfg.Log.With("part", "traces")})
@@ -126,7 +130,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n.keys.SetDefault(cfg.APIKey)
 	n.generator = generate.New(generate.Config{
 		Models: models{n}, Survey: n.survey, Network: sessionDialer{n.net}, Recorder: n.standing,
-		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, NoAhead: cfg.Ahead == "off", Log: cfg.Log.With("part", "generate"),
+		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, NoAhead: cfg.Ahead == "off", Use: n.desk.Use, Log: cfg.Log.With("part", "generate"),
 	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
 	n.stages.Restrict(n.refuses)
@@ -150,7 +154,7 @@ func New(cfg Config) (_ *Node, err error) {
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
 		Generator: n.generator, Counter: n.generator, Embedder: n.generator, Decider: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: swarm.Owned(cfg.Swarms),
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: swarm.Owned(cfg.Swarms), Policies: lending.Owner{Desk: n.desk, Known: swarm.Owned(cfg.Swarms), Find: n.store.NamesLike},
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil

@@ -33,6 +33,7 @@ import (
 var live = map[string]bool{
 	"api-key": true, "api-key-file": true, "api-open": true, "api-host": true, "api-origin": true,
 	"memory": true, "threads": true, "max-sessions": true, "unload-after": true, "pause": true, "lend-hours": true, "pause-load": true, "lend-on-battery": true, "resume-after": true,
+	"lend": true, "use": true,
 	"quota": true, "up": true, "down": true, "trust": true, "fastest": true, "log-level": true,
 }
 
@@ -273,7 +274,7 @@ func settingFrom(f fileFlag, v any) (any, error) {
 	case *altsrc.StringSliceFlag:
 		switch v := v.(type) {
 		case string:
-			return append([]string{}, splitList([]string{v})...), nil
+			return append([]string{}, listOf(name, []string{v})...), nil
 		case []any:
 			list := []string{}
 			for _, e := range v {
@@ -389,7 +390,8 @@ func configSetCommand() *cli.Command {
 		Name: "set", Usage: "change a setting, at once if a node is running here", ArgsUsage: "NAME VALUE", Flags: configFlags(),
 		Description: "Writes it into the configuration file, whose comments and order stay. For example:\n\n" +
 			"shoal config set lend-hours \"22:00-07:00\"\n\n" +
-			"Lists have commas: shoal config set model \"smollm2:135m,qwen3:8b\"",
+			"Lists have commas: shoal config set model \"smollm2:135m,qwen3:8b\"\n" +
+			"So do rules: shoal config set lend \"strangers: share 10%; sessions 2, swarm lab: share 100%\"",
 		Action: func(c *cli.Context) error {
 			args, err := arguments(c, "NAME", "VALUE")
 			if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/node/lend/policy"
 	"github.com/shoalnet/shoal/node/swarm"
 )
 
@@ -131,6 +132,7 @@ func clientConfig(c *cli.Context, cfg *node.Config) (open swarm.Choice, err erro
 		Bootstrap   []string `toml:"bootstrap"`
 		Relays      []string `toml:"relay"`
 		NoMDNS      bool     `toml:"no-mdns"`
+		Use         []string `toml:"use"`
 		Catalogs    []string `toml:"catalog"`
 		CatalogKeys []string `toml:"catalog-key"`
 		Quota       string   `toml:"quota"`
@@ -153,6 +155,11 @@ func clientConfig(c *cli.Context, cfg *node.Config) (open swarm.Choice, err erro
 	}
 	if !c.IsSet("no-mdns") {
 		cfg.NoMDNS = file.NoMDNS
+	}
+	if !c.IsSet("use") {
+		if cfg.Use, err = policy.ParseUse(file.Use); err != nil {
+			return open, ruleProblem(path, "use", err)
+		}
 	}
 	if !c.IsSet("catalog") {
 		cfg.Catalogs = file.Catalogs

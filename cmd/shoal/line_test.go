@@ -96,7 +96,7 @@ func otherValue(f fileFlag) (text, toml string, value any) {
 	case *altsrc.DurationFlag:
 		return "7s", `"7s"`, "7s"
 	case *altsrc.StringSliceFlag:
-		text = map[string]string{"trust": "12D3KooWHLc8D9jpc9r2BzHgaDJiLPBEYaygPh5Aqj1Bppd5B4zb", "api-origin": "https://a.example", "catalog-key": "a2V5"}[name]
+		text = map[string]string{"trust": "12D3KooWHLc8D9jpc9r2BzHgaDJiLPBEYaygPh5Aqj1Bppd5B4zb", "api-origin": "https://a.example", "catalog-key": "a2V5", "lend": "strangers: share 5%; hours sat,sun", "use": "mine"}[name]
 		if text == "" {
 			text = "some"
 		}

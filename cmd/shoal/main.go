@@ -103,7 +103,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Description:            firstSteps + "\n\n" + exitCodes,
 		Flags:                  logFlags(),
 		Commands: []*cli.Command{
-			runCommand(), nodeCommand(), configCommand(), promptCommand(), chatCommand(), embedCommand(), keyCommand(), swarmCommand(), inviteCommand(), joinCommand(), backupCommand(), modelCommand(), peersCommand(), statusCommand(), pageCommand(), drainCommand(), serviceCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), engineCommand(), completionCommand(), manCommand(), versionCommand(),
+			runCommand(), nodeCommand(), configCommand(), promptCommand(), chatCommand(), embedCommand(), keyCommand(), policyCommand(), swarmCommand(), inviteCommand(), joinCommand(), backupCommand(), modelCommand(), peersCommand(), statusCommand(), pageCommand(), drainCommand(), serviceCommand(), topCommand(), doctorCommand(), testnetCommand(), demoCommand(), benchCommand(), engineCommand(), completionCommand(), manCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run chooses the exit code
 		OnUsageError:   func(c *cli.Context, err error, _ bool) error { return unknownFlag(err, c.App.Flags) },

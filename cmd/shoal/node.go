@@ -16,6 +16,7 @@ import (
 
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/lend"
+	"github.com/shoalnet/shoal/node/lend/policy"
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/testnet/link"
 )
@@ -28,6 +29,7 @@ func networkFlags() []cli.Flag {
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "open", EnvVars: []string{"SHOAL_OPEN"}, Usage: "be in the open network, too: lend to strangers, and use what they lend (default: only your own machines and those you let in)"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "no-mdns", EnvVars: []string{"SHOAL_NO_MDNS"}, Usage: "do not look for nodes on the LAN"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "trust", EnvVars: []string{"SHOAL_TRUST"}, Usage: "`PEER` ID of a node that is yours or a friend's: prompts go to trusted nodes first, and their prompts come first here; may be repeated"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "use", EnvVars: []string{"SHOAL_USE"}, Usage: "whose machines may compute your own prompts, as a `RULE`: mine (this node and trusted ones), swarm (your private swarms, too) or anybody; for some models alone as in \"llama*: mine\"; may be repeated (default: anybody)"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "fastest", EnvVars: []string{"SHOAL_FASTEST"}, Usage: "also send prompts through strangers when they are faster than this node and trusted nodes, even if those serve the whole model"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog", EnvVars: []string{"SHOAL_CATALOG"}, Usage: "`FILE` that lists models by short names, in addition to the built-in catalogue and catalog.d in the home; need not be signed; may be repeated"}),
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "catalog-key", EnvVars: []string{"SHOAL_CATALOG_KEY"}, Usage: "also trust catalogues signed with this `KEY`, not only the project's; may be repeated"}),
@@ -74,6 +76,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "device", EnvVars: []string{"SHOAL_DEVICE"}, Usage: "use GPU `NAME`, as status prints it, or none to use no GPU; may be repeated (default: all that are found)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause", EnvVars: []string{"SHOAL_PAUSE"}, Usage: "do not lend: on, or until a `TIME` such as 2026-12-01T10:00 (default: off)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "lend-hours", EnvVars: []string{"SHOAL_LEND_HOURS"}, Usage: "local times at which to lend, such as \"22:00-07:00\" or \"mon-fri 20:00-08:00, sat-sun\" (default: always)"}),
+		altsrc.NewStringSliceFlag(&cli.StringSliceFlag{Name: "lend", EnvVars: []string{"SHOAL_LEND"}, Usage: "who may have what, as a `RULE` such as \"strangers: share 20%; sessions 2\", \"swarm lab: models llama*; hours 22:00-07:00\" or \"guests: nothing\"; may be repeated; `shoal policy` explains and tests them (default: members and trusted nodes share all, strangers a fifth of it)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "pause-load", Value: fmt.Sprintf("%.0f%%", 100*lend.DefaultPauseLoad), EnvVars: []string{"SHOAL_PAUSE_LOAD"}, Usage: "pause while other programs use this `PART` of the machine's cores, such as 40% or 0.4; 0: never"}),
 		altsrc.NewBoolFlag(&cli.BoolFlag{Name: "lend-on-battery", EnvVars: []string{"SHOAL_LEND_ON_BATTERY"}, Usage: "keep lending while the machine runs on battery"}),
 		altsrc.NewDurationFlag(&cli.DurationFlag{Name: "resume-after", Value: lend.DefaultResume, EnvVars: []string{"SHOAL_RESUME_AFTER"}, Usage: "lend again once other programs have been idle, or mains power back, for this long"}),
@@ -121,6 +124,10 @@ func joinConfig(c *cli.Context) (node.Config, error) {
 		return cfg, usageError{err.Error()}
 	}
 	cfg.Network = p.LibP2POptions()
+	cfg.Use, err = policy.ParseUse(listOf("use", c.StringSlice("use")))
+	if err != nil {
+		return cfg, usageError{"--use: " + err.Error()}
+	}
 	return cfg, nil
 }
 
@@ -169,6 +176,9 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	}
 	if cfg.Lend, err = lendRules(c); err != nil {
 		return cfg, err
+	}
+	if cfg.Policy, err = policy.Parse(listOf("lend", c.StringSlice("lend"))); err != nil {
+		return cfg, usageError{"--lend: " + err.Error()}
 	}
 	if _, _, err := (node.ServeSpec{Span: c.String("span")}).Parse(); err != nil {
 		return cfg, usageError{"--span: " + err.Error()}

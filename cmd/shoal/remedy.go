@@ -59,6 +59,10 @@ var remedies = map[remedy.Kind]struct {
 	remedy.AskBridge:    {text: "`shoal swarm bridge request` prints a request on the side that wants to use, `shoal swarm bridge new --to REQUEST` a code on the side that lends, and `shoal swarm bridge accept CODE` takes that"},
 	remedy.BridgeRoot:   {text: "--root FILE names the file with it"},
 
+	remedy.UseRule: {text: "`shoal config set use swarm` or `shoal config set use anybody` lets prompts go further, for one model as in \"llama*: anybody\"; `shoal policy ls` lists the rules"},
+
+	remedy.AsWhom: {text: "--as takes a peer ID, a member's machine, SWARM or SWARM/ROLE, strangers, members, guests, guests of NAME, or trusted"},
+
 	remedy.OwnPage: {text: "`shoal page` on the node's machine prints a link that allows it"},
 }
 

@@ -113,6 +113,11 @@ func settingsNow(c *cli.Context, flags []cli.Flag) (out []setting, err error) {
 		case slices.Contains(keys, name):
 			s.From = fmt.Sprintf("%s, line %d", path, lineOf(path, name))
 		}
+		if rules, ok := s.Value.([]string); ok && present && strings.HasPrefix(s.From, path) {
+			if err := checkRules(path, name, rules); err != nil {
+				return nil, err
+			}
+		}
 		if name == "api-key" && s.Value != "" {
 			s.Value = secret
 		}
@@ -147,7 +152,7 @@ func settingValue(c *cli.Context, f fileFlag) any {
 	case *altsrc.DurationFlag:
 		return durationText(c.Duration(name))
 	case *altsrc.StringSliceFlag:
-		return append([]string{}, splitList(c.StringSlice(name))...)
+		return append([]string{}, listOf(name, c.StringSlice(name))...)
 	}
 	return c.String(name)
 }

@@ -52,6 +52,8 @@ var allowed = map[string][]string{
 	"node/generate":          {"node/backoff", "node/api", "node/metrics", "node/remedy", "node/route", "node/session", "node/standing", "node/store", "node/survey", "node/text/...", "node/traces", "protocol"},
 	"node/keys":              {"node/api", "node/files"},
 	"node/lend":              nil,
+	"node/lend/policy":       {"node/lend", "protocol/member"},
+	"node/lending":           {"node/api", "node/lend/...", "node/remedy", "node/stage", "protocol/..."},
 	"node/library": {
 		"node/api", "node/catalog", "node/exchange", "node/files", "node/home", "node/remedy", "node/store", "node/survey", "node/text/...",
 		"protocol/...", "contrib/tinymodel",

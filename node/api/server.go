@@ -41,6 +41,7 @@ type Config struct {
 	Keys     Keys            // instead of Key; nil: Key alone
 	Unready  func() []string // why the node does not answer for all that it is to serve; nil: it does
 	Swarms   Swarms          // nil: the endpoints for them do not exist
+	Policies Policies        // nil: likewise
 	Settings Settings        // of the node; nil: the endpoints for them do not exist
 	Metrics  http.Handler    // Prometheus's, at /metrics; nil: none
 }
@@ -168,6 +169,7 @@ func New(cfg Config) http.Handler {
 	s.settings()
 	s.keyRoutes()
 	s.swarmRoutes()
+	s.policyRoutes()
 	s.probes()
 	if s.Viewer != nil {
 		s.mux.HandleFunc("GET /shoal/v1/view", s.serve(s.page(s.view)))

@@ -47,7 +47,8 @@
 // An exchange works over any number of networks (net.go), each with its own host,
 // bitswap and dialer, over one store and within the same rates. A peer is asked in the
 // network in which it was found, and told of no fetcher in another; what may be sent in a
-// network, Net.May decides. Bitswap is asked in all networks with holders at once.
+// network, Net.May decides, and what to which of its peers, Net.Lends and Net.Sends.
+// Bitswap is asked in all networks with holders at once.
 //
 // Reading order: exchange.go (the API), net.go, fetch.go, holders.go (finding peers),
 // scheduler.go, ownership.go, source.go with swarmpeer.go and origin.go, and for

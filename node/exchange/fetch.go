@@ -372,7 +372,7 @@ func (f *fetch) put(ctx context.Context, c cid.Cid, number int, data []byte) err
 		return fmt.Errorf("keeping block %s: %w", c, err)
 	}
 	for _, l := range f.x.lanes() {
-		if !l.may(f.model) {
+		if l.May != nil && !l.May(f.model) {
 			continue
 		}
 		if err := l.bitswap.Notify(ctx, c, data); err != nil {

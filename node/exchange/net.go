@@ -24,6 +24,11 @@ type Net struct {
 	// May reports whether a model's leaves may be sent to the peers of this network. nil:
 	// all of them.
 	May func(model cid.Cid) bool
+	// Lends reports whether a model's leaves may be sent to one of these peers now. nil:
+	// to all of them.
+	Lends func(p peer.ID, model cid.Cid) bool
+	// Sends reports the same of a block, whatever models have it.
+	Sends func(p peer.ID, block cid.Cid) bool
 	// Blocks is what may be sent to them by bitswap. nil: what the exchange has.
 	Blocks Blocks
 	// Leaves finds what may be sent of a model in bulk, like Options.Leaves. nil: what that
@@ -71,7 +76,7 @@ func (x *Exchange) Join(n Net) error {
 		return ErrJoined
 	}
 	l.bitswap = bitswap.New(l.inbound, bitswap.Options{
-		Blocks: n.Blocks, Ledger: x.ledger, Holders: func() []peer.AddrInfo { return x.holders(l) }, Blame: func(p peer.ID) { x.blame(l, p) },
+		Blocks: n.Blocks, May: n.Sends, Ledger: x.ledger, Holders: func() []peer.AddrInfo { return x.holders(l) }, Blame: func(p peer.ID) { x.blame(l, p) },
 	})
 	l.inbound.SetStreamHandler(protocol.LeavesID, func(s network.Stream) { x.serveLeaves(l, s) })
 	list := append(slices.Clone(x.lanes()), l)
@@ -115,8 +120,10 @@ func (x *Exchange) own(p peer.ID) bool {
 	return slices.ContainsFunc(x.lanes(), func(l *lane) bool { return l.Host.ID() == p })
 }
 
-// may reports whether a model's leaves may be sent to the peers of a network.
-func (l *lane) may(model cid.Cid) bool { return l.May == nil || l.May(model) }
+// may reports whether a model's leaves may be sent to a peer of a network.
+func (l *lane) may(p peer.ID, model cid.Cid) bool {
+	return (l.May == nil || l.May(model)) && (l.Lends == nil || l.Lends(p, model))
+}
 
 // over reports whether the network has been left.
 func (l *lane) over() bool { return l.ctx.Err() != nil }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // One exchange works over two networks: it fetches what a peer has in each, half a model
@@ -105,5 +106,44 @@ func TestHeadersAlone(t *testing.T) {
 	cancel()
 	if err := <-done; err == nil || !c.m.Whole(header) || c.m.Held() != c.m.HeldOf(header) {
 		t.Errorf("%v: %d bytes came, of which %d are the header's", err, c.m.Held(), c.m.HeldOf(header))
+	}
+}
+
+// What rules lend to one peer of a network and not to another goes to the first alone, by
+// bitswap and in bulk; and one that had something gets no more once the rules have changed.
+func TestLends(t *testing.T) {
+	takesSeconds(t)
+	path := writeModel(t, 3, 1_500_000)
+	var ofA roster
+	friend, other, late := newHost(t, overTCP), newHost(t, overTCP), newHost(t, overTCP)
+	var barred atomic.Value // peer.ID
+	barred.Store(other.ID())
+	lends := func(p peer.ID, _ cid.Cid) bool { return p != barred.Load() }
+	full := newHolder(t, newHost(t, overTCP), path, func(int) bool { return true })
+	has := &node{h: newHost(t, overTCP), s: full.s}
+	has.x = New(has.s, Options{Leaves: shelves(has.s)}, Net{Host: has.h, Find: &roster{}, Lends: lends, Sends: lends})
+	t.Cleanup(func() { has.x.Close() })
+	ofA.add(has.h)
+	refused := func(n *node) {
+		t.Helper()
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := n.x.Manifest(short, full.m.ID()); err == nil {
+			t.Error("a peer got what is not lent to it")
+		}
+	}
+	b, c := newNode(t, friend, t.TempDir(), &ofA), newNode(t, other, t.TempDir(), &ofA)
+	refused(c)
+	b.learn(t, full.m.ID())
+	b.fetch(t, nil)
+	b.wantsEqual(t, path)
+	barred.Store(late.ID())
+	c.learn(t, full.m.ID())
+	c.fetch(t, nil)
+	c.wantsEqual(t, path)
+	given := has.given()
+	refused(newNode(t, late, t.TempDir(), &ofA))
+	if given == 0 || has.given() != given {
+		t.Errorf("%d bytes were given, then %d", given, has.given())
 	}
 }

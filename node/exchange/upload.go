@@ -53,7 +53,7 @@ func (x *Exchange) serveLeaves(l *lane, s network.Stream) {
 		}
 		model, err := cid.Cast(q.Model)
 		var have Leaves
-		if err == nil && l.may(model) {
+		if err == nil && l.may(s.Conn().RemotePeer(), model) {
 			have = x.leaves(l, model)
 		}
 		switch {
@@ -283,6 +283,9 @@ func (x *Exchange) serveWatch(l *lane, s network.Stream, model cid.Cid, have Lea
 		case <-ctx.Done():
 			return
 		case <-beat.C:
+			if !l.may(w.peer, model) { // it was told before the rules changed
+				return
+			}
 			continue
 		case <-w.wake:
 		}

@@ -37,6 +37,8 @@
 //     as having lied, since an honest one cannot draw it.
 //   - While the node itself and the peers that it trusts have no room, a prompt waits
 //     for a few seconds before it goes to strangers, unless Survey.Fastest reports true.
+//   - A prompt goes only to peers that Config.Use allows, in every plan of every route:
+//     the first, repairs, and second ones. Probes, whose tokens say nothing, do not ask it.
 //   - Nothing of a prompt's or an answer's text is logged, counted or traced.
 //   - No lock is held while a function of Config is called. The only one guards
 //     the costs of a single answer.

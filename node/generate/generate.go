@@ -101,7 +101,8 @@ func (g *Generator) Generate(ctx context.Context, req *api.GenerateRequest, emit
 // run makes attempts until one comes through.
 func (g *generation) run(ctx context.Context, attempt func(ctx context.Context, excluded map[string]bool) error) error {
 	excluded := map[string]bool{}
-	var full error // a refusal for lack of room
+	var full error   // a refusal for lack of room
+	var barred error // one by a peer's rules
 	begin, retry := time.Now(), backoff.Backoff{First: firstRoomPause, Most: roomTime}
 	end := begin.Add(roomTime)
 	for try := 1; ; try++ {
@@ -118,8 +119,11 @@ func (g *generation) run(ctx context.Context, attempt func(ctx context.Context, 
 		}
 		var where *session.StageError
 		isStage := errors.As(err, &where)
-		if isFull(err) {
+		switch codeOf(err) {
+		case protocol.Code_CODE_BUSY:
 			full = err
+		case protocol.Code_CODE_FORBIDDEN:
+			barred = err
 		}
 		if left, ok := loads(err); ok && isStage && time.Since(begin) < g.loadTime(where.Hop.Peer) {
 			if err := backoff.Pause(ctx, left); err != nil {
@@ -136,6 +140,9 @@ func (g *generation) run(ctx context.Context, attempt func(ctx context.Context, 
 			g.cfg.Log.Info("a stage refused or was lost; trying another route", "error", err)
 			excluded[where.Hop.Peer.String()] = true
 			continue
+		}
+		if full == nil && barred != nil && !isStage { // there would be a route without the rules
+			err = barred
 		}
 		if full == nil {
 			return explain(err)
@@ -170,10 +177,14 @@ func (g *generation) loadTime(p peer.ID) time.Duration {
 	return loadTime
 }
 
-// isFull reports whether a stage had no room for the session.
-func isFull(err error) bool {
+// codeOf returns the code with which a stage refused or ended a session; CODE_UNKNOWN if
+// it is no such error.
+func codeOf(err error) protocol.Code {
 	var e *protocol.Error
-	return errors.As(err, &e) && e.Code == protocol.Code_CODE_BUSY
+	if !errors.As(err, &e) {
+		return protocol.Code_CODE_UNKNOWN
+	}
+	return e.Code
 }
 
 // retryElsewhere reports whether a route without the peer that failed might do better.

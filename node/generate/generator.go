@@ -95,7 +95,7 @@ type Metrics interface {
 	Answered(metrics.Answer)
 }
 
-// Config is what a generator is made of. All fields are needed, but for the zero
+// Config is what a generator is made of. All fields are needed, but for Use and the zero
 // value of Codec.
 type Config struct {
 	Models   Models
@@ -107,6 +107,10 @@ type Config struct {
 	Codec    protocol.TensorCodec // of activations between stages
 	NoAhead  bool                 // no answer has rows of guesses sent ahead
 	Log      *slog.Logger
+
+	// Use returns whom prompts with a model of these names may go to, in words, and the
+	// rule that says so; a nil may, and nil itself, are for anybody.
+	Use func(model []string) (may func(swarm string, p peer.ID) bool, whom, rule string)
 }
 
 // Generator answers prompts. It is safe for concurrent use.

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/shoalnet/shoal/node/api"
@@ -208,7 +210,8 @@ func hopsOf(r *route.Route, where map[string]session.Hop) []session.Hop {
 // what the survey found out about them.
 func (g *generation) choose(ctx context.Context, q survey.Query, pick survey.Pick) (*route.Route, map[string]session.Hop, error) {
 	q.Model, q.Prefix = g.model.ID(), g.prefix
-	return g.cfg.Survey.Choose(ctx, q, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
+	leftOut := g.keepTo(&q)
+	r, where, err := g.cfg.Survey.Choose(ctx, q, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
 		g.costs.add(list, links, int(g.model.Manifest().Blocks))
 		if !g.req.Exact {
 			return pick(self, list, links)
@@ -220,4 +223,33 @@ func (g *generation) choose(ctx context.Context, q survey.Query, pick survey.Pic
 		}
 		return r, err
 	})
+	return r, where, leftOut(err)
+}
+
+// keepTo has a query keep to the peers to which the operator lets prompts with the model
+// go. The function that it returns adds to an error which peers were left out, and why.
+func (g *generation) keepTo(q *survey.Query) (explain func(error) error) {
+	if g.cfg.Use == nil {
+		return func(err error) error { return err }
+	}
+	may, whom, rule := g.cfg.Use(g.model.Called())
+	if may == nil {
+		return func(err error) error { return err }
+	}
+	var out sync.Map // of peer.ID
+	q.May = func(swarm string, p peer.ID) bool {
+		ok := may(swarm, p)
+		if !ok {
+			out.Store(p, true)
+		}
+		return ok
+	}
+	return func(err error) error {
+		n := 0
+		out.Range(func(any, any) bool { n++; return true })
+		if err == nil || n == 0 {
+			return err
+		}
+		return remedy.For(fmt.Errorf("%w; %d nodes that serve it are left out, because the rule %q keeps prompts to %s", err, n, rule, whom), remedy.UseRule)
+	}
 }

@@ -33,6 +33,21 @@ func (h Hours) Contains(t time.Time) bool {
 	})
 }
 
+// Next returns when the hours begin that follow on t, to the minute; false: they contain
+// t, or never begin.
+func (h Hours) Next(t time.Time) (time.Time, bool) {
+	if h.Contains(t) {
+		return t, false
+	}
+	at := t.Truncate(time.Minute)
+	for range week {
+		if at = at.Add(time.Minute); h.Contains(at) {
+			return at, true
+		}
+	}
+	return t, false
+}
+
 // String gives the hours as they were written.
 func (h Hours) String() string { return h.text }
 

@@ -58,6 +58,8 @@ const (
 	AskBridge    Kind = "ask_bridge"    // make a bridge in the right order
 	BridgeRoot   Kind = "bridge_root"   // name the file with the swarm's root key
 	LeaveLast    Kind = "leave_last"    // leave although nobody else can let machines in
+	UseRule      Kind = "use_rule"      // let prompts go to more nodes
+	AsWhom       Kind = "as_whom"       // whom rules can be tested as
 )
 
 // Error is an error with its remedy. It is safe for concurrent use.

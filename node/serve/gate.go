@@ -48,9 +48,16 @@ func (g *gate) look() (open bool, why string, changed <-chan struct{}) {
 // own reports that a client is this node.
 func (s *Server) own(p peer.ID) bool { return s.cfg.Network.Own(p) }
 
-// followGate has a stage serve everybody while the gate is open, and only this node while
-// it is closed, until ctx ends. Sessions of others have DrainTime to move elsewhere.
+// reviewEvery is how often running sessions are held against the rules without a change
+// of these: their hours count to the minute.
+const reviewEvery = time.Minute
+
+// followGate has a stage serve those to whom the rules lend while the gate is open, and
+// only this node while it is closed, until ctx ends. Sessions of others have DrainTime to
+// move elsewhere.
 func (s *Server) followGate(ctx context.Context, st *stage.Stage) {
+	tick := time.NewTicker(reviewEvery)
+	defer tick.Stop()
 	for {
 		open, why, changed := s.gate.look()
 		var end <-chan time.Time
@@ -61,15 +68,48 @@ func (s *Server) followGate(ctx context.Context, st *stage.Stage) {
 			end = time.After(s.cfg.DrainTime)
 		}
 		for same := true; same; {
+			reviewed := s.review.next()
+			if st.Review() > 0 {
+				end = time.After(s.cfg.DrainTime)
+			}
 			select {
 			case <-end:
 				st.EndUnwanted(protocol.Errorf(protocol.Code_CODE_DRAINING, "this node lends nothing now: %s", why))
+			case <-reviewed:
+			case <-tick.C:
 			case <-changed:
 				same = false
 			case <-ctx.Done():
 				return
 			}
 		}
+	}
+}
+
+// reviews says when the rules have changed. Its zero value is ready.
+type reviews struct {
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced with each change; nil until it is asked for
+}
+
+// next returns a channel that is closed at the next change.
+func (r *reviews) next() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.changed == nil {
+		r.changed = make(chan struct{})
+	}
+	return r.changed
+}
+
+// Review holds running sessions against the rules, which have changed. Those that they do
+// not allow any more have DrainTime to move elsewhere.
+func (s *Server) Review() {
+	s.review.mu.Lock()
+	defer s.review.mu.Unlock()
+	if s.review.changed != nil {
+		close(s.review.changed)
+		s.review.changed = nil
 	}
 }
 

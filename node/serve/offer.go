@@ -207,14 +207,18 @@ func (s *Server) StatusReply(asker peer.ID, req *protocol.StatusRequest) *protoc
 		r.Name = s.cfg.Name
 	}
 	open, _, _ := s.gate.look()
+	client := stage.Client{Peer: asker, Swarm: s.cfg.Network.InSwarm(asker)}
 	for _, st := range s.cfg.Stages.Stages() {
 		if !open && !s.own(asker) {
 			break
 		}
+		if st.Lends(client) != nil {
+			continue
+		}
 		cfg, now := st.Config(), st.Status()
 		r.Spans = append(r.Spans, &protocol.SpanStatus{
 			Model: cfg.Model.Bytes(), From: uint32(cfg.Span.From), To: uint32(cfg.Span.To), Sessions: uint32(now.Sessions),
-			QueuedRows: uint32(now.QueuedRows), KvFree: uint32(st.Room(asker)), TokensPerS: float32(now.TokensPerS),
+			QueuedRows: uint32(now.QueuedRows), KvFree: uint32(st.Room(client)), TokensPerS: float32(now.TokensPerS),
 		})
 		if string(req.Model) == string(cfg.Model.Bytes()) {
 			r.Spans[len(r.Spans)-1].Cached = uint32(st.Kept(asker, req.Prefix))

@@ -52,8 +52,9 @@ type Models interface {
 // Network is what a server needs of the network.
 type Network interface {
 	Self() peer.ID
-	Own(peer.ID) bool     // reports whether a peer is this node, in any network
-	Group(peer.ID) string // of addresses
+	Own(peer.ID) bool       // reports whether a peer is this node, in any network
+	Group(peer.ID) string   // of addresses
+	InSwarm(peer.ID) string // ID of the swarm in which a peer is known; "": the open network
 	// SetOffers offers body to peers, and own to this node itself; nil: body.
 	SetOffers(body, own *protocol.OfferBody) error
 	// Offers returns the known offers of a model's peers, and asks for more until
@@ -108,6 +109,7 @@ type Config struct {
 	// answered. where has the offers of the peers.
 	Probe   func(ctx context.Context, m *store.Model, r *route.Route, where map[string]session.Hop, prompt []int32) error
 	Dialer  stage.Dialer  // to the next stage of a session
+	Lending stage.Lending // what clients may have; nil: everything
 	Stages  *stage.Server // where stages are reached by sessions
 	Metrics *metrics.Metrics
 	Tracer  trace.Tracer
@@ -125,9 +127,10 @@ type Server struct {
 	gate    gate
 	live    atomic.Pointer[Limits]
 	rules   chan lend.Rules // the newest that WatchLending has not taken yet
-	work    sync.WaitGroup  // all goroutines; Run waits for them
-	sharing sync.Mutex      // of shareMemory: no older limit replaces a newer one
-	cutsOf  sync.Map        // by cutsKey: *protocol.Cuts
+	review  reviews
+	work    sync.WaitGroup // all goroutines; Run waits for them
+	sharing sync.Mutex     // of shareMemory: no older limit replaces a newer one
+	cutsOf  sync.Map       // by cutsKey: *protocol.Cuts
 
 	hosting sync.Mutex
 	host    *chooser // of the models that do not fit whole; nil: none

@@ -62,6 +62,7 @@ func (a *around) List() []*store.Model {
 func (a *around) Self() peer.ID        { return "self" }
 func (a *around) Own(p peer.ID) bool   { return p == "self" }
 func (a *around) Group(peer.ID) string { return "" }
+func (*around) InSwarm(peer.ID) string { return "" }
 func (a *around) WaitPeers(ctx context.Context) error {
 	a.srv.Snapshot()
 	return ctx.Err()

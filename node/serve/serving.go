@@ -419,7 +419,7 @@ func (s *Server) newStage(t target, info engine.Info, z *sleeper, cfg engine.Con
 		Row: m.prefill * time.Duration(t.span.Len()), Dir: s.cfg.Home,
 		Formats:  stageFormats{s.cfg.Models, t.model},
 		Group:    s.cfg.Network.Group,
-		Trusted:  s.cfg.Survey.Trusted,
+		Lending:  s.cfg.Lending,
 		Observer: stageObserver{s, strings.ToValidUTF8(t.model.Name(), ""), t.span},
 		Log:      s.cfg.Log.With("part", "stage", "model", t.model.Name(), "blocks", t.span.String()),
 		Waken:    z.waken,

@@ -56,8 +56,11 @@
 // latency dominates that time, all ready decodes go. At most one chunk of prefill
 // is added to a pass with decodes.
 //
-// Within a pass, groups of peers take turns, not sessions: thirty-two sessions of
-// one peer get the same share as one session of another.
+// Whose steps a pass takes is decided by class first, then by group, then by session. A
+// class is the clients that share a grant of the owner's rules (Lending). Classes share the
+// engine's time by their weights (turns.go). Within a class, groups of peers take turns,
+// not sessions: thirty-two sessions of one peer get the same share as one session of
+// another.
 //
 // # Admission
 //
@@ -69,16 +72,19 @@
 // full lengths, as earlier versions did, let the clients that asked for most hold
 // all cells without using them.
 //
-// A group is the peers that share an IP network (Config.Group). It is entitled to a
-// quarter of the cells and sessions, and at least to one session of full length,
-// and may use more while nobody else needs it. If an applicant within its share
-// does not fit, sessions are evicted in this order: sessions without work, even if
-// their client pings; sessions of groups above their share, the youngest first; and,
-// for applicants that the operator trusts, strangers' sessions, to free one slot and
-// up to a quarter of the cells. Trusted sessions are never evicted for strangers. A
-// group never evicts its own sessions, and a group above its share evicts none, so
-// two groups cannot keep evicting each other. An evicted session ends with BUSY; its
-// client repairs the route, and loses nothing if the repair succeeds.
+// Room is shared as time is, by class and by group. Under contention the classes with
+// sessions are entitled to slots and cells by their weights. A group is the peers that
+// share an IP network (Config.Group); within its class it is entitled to a quarter of the
+// cells and sessions, and at least to one session of full length. Both may use more while
+// nobody else needs it, except that an eighth of the slots is kept for classes of full
+// weight. If an applicant does not fit whose class has less than it is entitled to,
+// sessions are evicted of classes that have more, and of no more weight; if its group has
+// less, those of groups of its own class that have more; in either case sessions without
+// work, even if their client pings, come first. This node's own prompts are entitled to
+// all of it, and are evicted for nobody. No group evicts its own sessions, and one that
+// has what it is entitled to evicts none, so two cannot keep evicting each other. An
+// evicted session ends with BUSY; its client repairs the route, and loses nothing if the
+// repair succeeds.
 //
 // A session is without work if it has had no step for two seconds while it is the
 // client's turn, or for ten while other stages may be working on it. The first step
@@ -87,12 +93,14 @@
 // a minute; otherwise 240 openings that are never used would win against one that is.
 //
 // If cells run out all the same, a session waits for others to end, and the
-// lowest-ranked session has the highest-ranked one evicted. Within a group the rank is
-// the session's random ID, the same at all stages, so that no two sessions
-// wait for each other at two stages.
+// lowest-ranked session has the highest-ranked one evicted. Less weight ranks higher;
+// within a group the rank is the session's random ID, the same at all stages, so that no
+// two sessions wait for each other at two stages.
 //
-// While its owner's machine is not lent, a stage serves the owner alone: Reserve has it
-// refuse the others, whose running sessions move to other stages.
+// Lending also says who is refused, and counts what sessions use; Review applies changed
+// rules to those that run. While its owner's machine is not lent, a stage serves the owner
+// alone: Reserve has it refuse the others. In both cases the clients of running sessions
+// are notified, and move to other stages.
 //
 // When a session ends, the KV of its known prefix is kept for the same client's next
 // session, for five minutes, and evicted, oldest first, when cells are needed. Kept

@@ -140,19 +140,17 @@ func join(text, more *step) *step {
 const sharedRows = 2048
 
 // gatherTexts returns the texts of the next pass, those of one session one after another,
-// and the sessions that have ended. Sessions take turns text by text, as in gather.
+// and the sessions that have ended. Those of the class whose turn it is take turns text by
+// text, as in gather.
 func (s *Stage) gatherTexts() (batch []work, dead []*session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var ready []*session
-	for _, sess := range s.sessions {
-		switch {
-		case sess.ended:
-			dead = append(dead, sess)
-		case sess.ready():
-			ready = append(ready, sess)
-		}
+	list, dead := s.ready(time.Now())
+	if len(list) == 0 {
+		return nil, dead
 	}
+	s.lead(list)
+	ready := append(list[0].decodes, list[0].prefills...)
 	s.takeTurns(ready)
 	taken, rows, texts := make([]int, len(ready)), 0, 0
 	for more := true; more; {

@@ -82,68 +82,87 @@ func (s *Stage) doOps() {
 	}
 }
 
-// gather returns the steps of the next pass, and the sessions that have ended.
-// Decodes come first, those of known tokens before guesses, then prefill chunks, up to the
-// most rows per pass; a session has one step in a pass. Within each kind the groups take
-// turns, and within a group the longest-waiting step comes first. A session short of KV cells waits; yield are the sessions to be evicted so
-// that others can go on; bad are those that violate the protocol.
+// gather returns the steps of the next pass, and the sessions that have ended. The class
+// whose turn it is (turns.go) leads it, and steps of others join as far as their turn
+// allows. Decodes come first, those of known tokens before guesses, then prefill chunks, up
+// to the most rows per pass; a session has one step in a pass. Within each kind the groups
+// of a class take turns, and within a group the longest-waiting step comes first. A session
+// short of KV cells waits; yield are the sessions to be evicted so that others can go on;
+// bad are those that violate the protocol.
 func (s *Stage) gather() (batch []work, dead, yield, bad []*session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	bad = s.weed() // with mu held from here on, or a guess could come between that nobody has checked
 	now := time.Now()
-	var decodes, guesses, prefills []*session
-	for _, sess := range s.sessions {
-		switch {
-		case sess.ended:
-			dead = append(dead, sess)
-		case !sess.ready():
-		case s.comesLater(sess.pending[0], now):
-			guesses = append(guesses, sess)
-		case sess.pending[0].rows == 1:
-			decodes = append(decodes, sess)
-		default:
-			prefills = append(prefills, sess)
-		}
-	}
-	s.takeTurns(decodes)
-	s.takeTurns(guesses)
-	s.takeTurns(prefills)
-	decodes = append(decodes, guesses...)
-	decodes = decodes[:min(len(decodes), s.convoy())]
-	rows, scored, most := 0, 0, s.cfg.MaxBatch
-	if len(decodes) > 0 { // a long chunk would delay all of them
-		most = min(most, len(decodes)+mixedRows)
-	}
+	list, dead := s.ready(now)
 	var starved []*session
-	for _, sess := range append(decodes, prefills...) {
-		st := sess.pending[0]
-		outputs := sess.scoredIn(st)
-		if rows+st.rows > most || scored+outputs > maxScoredRows {
-			continue
-		}
-		if !s.grow(sess, st.base+st.rows, now) {
-			starved = append(starved, sess)
-			continue
-		}
-		sess.pending, sess.running, sess.reach = sess.pending[1:], st, st.base+st.rows
-		s.left(st)
-		s.takes++
-		s.served[sess.group] = s.takes
-		if len(sess.given) > 0 {
-			sess.sampled, sess.given = append(sess.sampled, sess.given...), nil
-		}
-		select {
-		case sess.room <- struct{}{}:
-		default:
-		}
-		batch = append(batch, work{sess: sess, step: st, at: rows})
-		rows, scored = rows+st.rows, scored+outputs
+	for ; len(list) > 0 && len(batch) == 0; list = list[1:] { // one whose sessions are all starved keeps its turn
+		var more []*session
+		batch, more = s.compose(list, now)
+		starved = append(starved, more...)
 	}
 	if s.starved = len(starved) > 0; s.starved && len(dead) == 0 {
 		yield = s.relieve(starved, now)
 	}
 	return batch, dead, yield, bad
+}
+
+// compose takes the steps of the next pass from the classes with work. Those in starved
+// have no KV cells for theirs. Called with mu held.
+func (s *Stage) compose(list []*backlog, now time.Time) (batch []work, starved []*session) {
+	most, convoy := s.lead(list), s.convoy()
+	rows, scored := 0, 0
+	// take adds a session's next step, unless the pass has no room for it.
+	take := func(sess *session) {
+		st := sess.pending[0]
+		outputs := sess.scoredIn(st)
+		if rows+st.rows > most || scored+outputs > maxScoredRows {
+			return
+		}
+		if !s.grow(sess, st.base+st.rows, now) {
+			starved = append(starved, sess)
+			return
+		}
+		batch = append(batch, work{sess: sess, step: s.taken(sess), at: rows})
+		rows, scored = rows+st.rows, scored+outputs
+	}
+	lead := list[0]
+	decodes := lead.decodes[:min(len(lead.decodes), convoy)]
+	if len(decodes) > 0 { // a long chunk would delay all of them
+		most = min(most, len(decodes)+mixedRows)
+	}
+	for _, sess := range slices.Concat(decodes, lead.prefills) {
+		take(sess)
+	}
+	if len(batch) == 0 {
+		return nil, starved
+	}
+	until := lead.clock + s.estimate(rows).Seconds()/lead.grant.Share
+	for _, w := range list[1:] {
+		for _, sess := range slices.Concat(w.decodes[:min(len(w.decodes), max(0, convoy-len(decodes)))], w.prefills) {
+			if n := sess.pending[0].rows; rows+n <= most && s.joins(w, n, until) {
+				take(sess)
+			}
+		}
+	}
+	return batch, starved
+}
+
+// taken takes a session's next step for a pass. Called with mu held.
+func (s *Stage) taken(sess *session) *step {
+	st := sess.pending[0]
+	sess.pending, sess.running, sess.reach = sess.pending[1:], st, st.base+st.rows
+	s.left(st)
+	s.takes++
+	s.served[sess.group] = s.takes
+	if len(sess.given) > 0 {
+		sess.sampled, sess.given = append(sess.sampled, sess.given...), nil
+	}
+	select {
+	case sess.room <- struct{}{}:
+	default:
+	}
+	return st
 }
 
 // ready reports whether a step is queued and there is space for its output. Called
@@ -288,17 +307,21 @@ func (s *Stage) compute(batch []work, p *engine.Batch, decodes int) (*engine.Res
 			s.count(w, now)
 		}
 	}
+	s.charge(batch, begin, now.Sub(begin))
 	s.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
 	s.charged(batch)
-	s.stats.pass(len(p.Rows), decodes, now.Sub(begin), now)
+	s.stats.pass(len(p.Rows), decodes, now.Sub(begin), s.row(), now)
 	s.cfg.Observer.Pass(len(p.Rows))
 	for _, w := range batch {
 		w.sess.tally.passes.Add(1)
 		w.sess.tally.rows.Add(int64(w.step.rows))
 		w.sess.spent(w.step.phase(), Compute, now.Sub(begin))
+		if e := w.sess.seat.Spend(w.step.rows); e != nil {
+			w.sess.fail(e)
+		}
 	}
 	return res, nil
 }
@@ -306,7 +329,7 @@ func (s *Stage) compute(batch []work, p *engine.Batch, decodes int) (*engine.Res
 // charged has the rows of a pass counted, and ends sessions that have used all they may.
 func (s *Stage) charged(batch []work) {
 	s.mu.Lock()
-	charge := s.charge
+	charge := s.charger
 	s.mu.Unlock()
 	if charge == nil {
 		return

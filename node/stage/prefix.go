@@ -15,6 +15,7 @@ import (
 type kept struct {
 	client peer.ID
 	group  string
+	share  float64 // weight of the session's class
 	since  time.Time
 	codec  protocol.TensorCodec
 	prefix []uint64
@@ -71,11 +72,12 @@ func (s *Stage) Kept(client peer.ID, prefix []uint64) int {
 }
 
 // mayEvict reports whether a kept prefix may be evicted for an applicant. One
-// that is above its share may evict only its own group's, those older than keptTime,
-// and those of groups that keep more than their share. Called with mu held.
+// that is above its share may evict only its own group's, those of less weight, those
+// older than keptTime, and those of groups that keep more than their share. Called with
+// mu held.
 func (s *Stage) mayEvict(k *kept, a applicant, beyond bool, keeps map[string]*holding, now time.Time) bool {
 	share := s.share()
-	return !beyond || k.group == a.group || now.Sub(k.since) > keptTime ||
+	return !beyond || k.group == a.group || k.share < a.grant.Share || now.Sub(k.since) > keptTime ||
 		keeps[k.group].slots > share.slots || keeps[k.group].cells > share.cells
 }
 
@@ -110,7 +112,9 @@ func (s *Stage) evictable(a applicant, beyond bool, now time.Time) (slots, cells
 // applicant needs at once are free. It returns false if that is not enough. Called
 // with mu held.
 func (s *Stage) evict(a applicant, now time.Time) bool {
-	full := func() bool { return s.kvUsed+s.kvKept+a.first > s.cfg.KVTokens || len(s.free)-s.withheld < a.slots }
+	full := func() bool {
+		return s.kvUsed+s.kvKept+a.first > s.cfg.KVTokens || a.slots > 0 && len(s.free)-s.withheld-s.reserve(a) < a.slots
+	}
 	if !full() {
 		return true
 	}
@@ -178,7 +182,7 @@ func (s *Stage) keep(sess *session) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := &kept{client: sess.peer, group: sess.group, since: time.Now(), codec: sess.open.Codec, prefix: prefix[:n/protocol.PrefixBlock], tokens: n, seq: sess.seq, buf: sess.buf}
+	k := &kept{client: sess.peer, group: sess.group, share: sess.grant.Share, since: time.Now(), codec: sess.open.Codec, prefix: prefix[:n/protocol.PrefixBlock], tokens: n, seq: sess.seq, buf: sess.buf}
 	if sess.lead != nil {
 		k.ids = slices.Clone(sess.lead.ids[:n])
 	}

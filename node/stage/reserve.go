@@ -13,30 +13,32 @@ func (s *Stage) Reserve(may func(peer.ID) bool) {
 	s.mu.Lock()
 	s.may = may
 	s.mu.Unlock()
-	for _, sess := range s.unwanted() {
+	for sess := range s.unwanted() {
 		sess.drain()
 	}
 }
 
-// Unwanted returns how many sessions run of clients that are not served any more.
-func (s *Stage) Unwanted() int { return len(s.unwanted()) }
-
-// EndUnwanted ends them, with an error that their clients receive.
+// EndUnwanted ends the sessions of clients that are not served any more, and those that
+// the rules do not allow any more, with an error that their clients receive: reason, or
+// the rules'.
 func (s *Stage) EndUnwanted(reason *protocol.Error) {
-	for _, sess := range s.unwanted() {
-		sess.fail(reason)
+	for sess, barred := range s.unwanted() {
+		if barred == nil {
+			barred = reason
+		}
+		sess.fail(barred)
 	}
 }
 
-func (s *Stage) unwanted() (list []*session) {
+// unwanted returns the sessions that are to end, and why the rules do not allow them;
+// nil: they do.
+func (s *Stage) unwanted() map[*session]*protocol.Error {
+	list := map[*session]*protocol.Error{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.may == nil {
-		return nil
-	}
 	for _, sess := range s.sessions {
-		if !sess.ended && !s.may(sess.peer) {
-			list = append(list, sess)
+		if !sess.ended && (sess.barred != nil || s.may != nil && !s.may(sess.peer)) {
+			list[sess] = sess.barred
 		}
 	}
 	return list

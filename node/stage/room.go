@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 const (
 	ahead      = 64               // cells that a session takes beyond what it needs: one prompt chunk
+	reserved   = 8                // 1/reserved of the slots is kept for those of full weight
 	shares     = 4                // a group is entitled to 1/shares of cells and slots
 	firstStep  = 5 * time.Second  // for a client to send its first step
 	resumeTime = 15 * time.Second // for Resume after an Open with wait: the other stages' Opens may take 10 s
@@ -31,11 +33,11 @@ const (
 
 // applicant is a session that needs cells, new or running.
 type applicant struct {
-	group   string
-	trusted bool
-	slots   int // 1, or 0 for a running session
-	need    int // cells that it will probably use, besides those that it has claimed
-	first   int // cells that it needs at once
+	group string
+	grant Grant
+	slots int // 1, or 0 for a running session
+	need  int // cells that it will probably use, besides those that it has claimed
+	first int // cells that it needs at once
 }
 
 // holding sums up what sessions hold.
@@ -43,9 +45,20 @@ type holding struct{ slots, cells int }
 
 func (h *holding) add(cells int) { h.slots++; h.cells += cells }
 
-// applicant returns a peer as an applicant, with its group and whether it is trusted.
-func (s *Stage) applicant(p peer.ID) applicant {
-	a := applicant{group: p.String(), trusted: s.cfg.Trusted != nil && s.cfg.Trusted(p)}
+// exceeds reports whether a holding is more than another.
+func (h *holding) exceeds(most holding) bool { return h.slots > most.slots || h.cells > most.cells }
+
+// with returns a holding with what an applicant needs besides; h may be nil.
+func (h *holding) with(a applicant) *holding {
+	if h == nil {
+		h = &holding{}
+	}
+	return &holding{h.slots + a.slots, h.cells + a.need}
+}
+
+// applicant returns a peer with a grant as an applicant, with its group.
+func (s *Stage) applicant(p peer.ID, g Grant) applicant {
+	a := applicant{group: p.String(), grant: g}
 	if s.cfg.Group != nil {
 		a.group = s.cfg.Group(p)
 	}
@@ -71,10 +84,18 @@ func cellsAt(o *protocol.Open, positions int) int {
 	return min(int(o.MaxTokensTotal), positions+ahead)
 }
 
-// share returns what a group is entitled to: 1/shares, and at least one session of
-// full length.
+// share returns what a group is entitled to within its class: 1/shares, and at least one
+// session of full length.
 func (s *Stage) share() holding {
 	return holding{max(1, (s.cfg.MaxSeqs-s.withheld)/shares), max(s.cfg.KVTokens/shares, s.cfg.MaxContext)}
+}
+
+// weight ranks a session where not all can go on: this node's own come first.
+func (sess *session) weight() float64 {
+	if sess.grant.Own {
+		return math.Inf(1)
+	}
+	return sess.grant.Share
 }
 
 // claim returns how many cells a session counts for: those it has if it is idle, else
@@ -119,25 +140,54 @@ func (sess *session) overdue(now time.Time) bool {
 	return sess.stage.cfg.first() && !sess.open.Wait && age > firstStep
 }
 
-// claims sums up the claims of sessions by group and of trusted peers, which leave
-// out ended ones, and of all sessions. Called with mu held.
-func (s *Stage) claims(now time.Time) (groups map[string]*holding, trusted, all holding) {
-	groups = map[string]*holding{}
+// claims sums up the claims of sessions by group, by class, and of all. Those of ended
+// ones do not count: what they hold is free before the next pass. Called with mu held.
+func (s *Stage) claims(now time.Time) (groups, classes map[string]*holding, all holding) {
+	groups, classes = map[string]*holding{}, map[string]*holding{}
 	for _, sess := range s.sessions {
-		cells := sess.claim(now)
-		all.add(cells)
 		if sess.ended {
 			continue
 		}
-		if groups[sess.group] == nil {
-			groups[sess.group] = &holding{}
-		}
-		groups[sess.group].add(cells)
-		if sess.trusted {
-			trusted.add(cells)
+		cells := sess.claim(now)
+		all.add(cells)
+		add(groups, sess.group, cells)
+		add(classes, sess.grant.Class, cells)
+	}
+	return groups, classes, all
+}
+
+func add(to map[string]*holding, name string, cells int) {
+	if to[name] == nil {
+		to[name] = &holding{}
+	}
+	to[name].add(cells)
+}
+
+// entitled returns what the clients of each class are entitled to together, if an
+// applicant comes to those that have sessions: all of the stage by weight, and at least
+// one session of full length each. This node's own prompts are entitled to all of it, and
+// others to nothing of it if the applicant is one of these. Called with mu held.
+func (s *Stage) entitled(a applicant) map[string]holding {
+	weights, sum := map[string]float64{a.grant.Class: a.grant.Share}, 0.0
+	for _, sess := range s.sessions {
+		if !sess.ended {
+			weights[sess.grant.Class] = sess.grant.Share
 		}
 	}
-	return groups, trusted, all
+	for _, w := range weights {
+		sum += w
+	}
+	out := map[string]holding{}
+	for class, w := range weights {
+		if out[class] = (holding{}); !a.grant.Own {
+			part := w / sum
+			out[class] = holding{max(1, int(part*float64(s.cfg.MaxSeqs-s.withheld))), max(int(part*float64(s.cfg.KVTokens)), s.cfg.MaxContext)}
+		}
+	}
+	if a.grant.Own {
+		out[a.grant.Class] = holding{s.cfg.MaxSeqs, s.cfg.KVTokens}
+	}
+	return out
 }
 
 // lack returns the slots and cells that are missing for an applicant. Called with mu
@@ -146,9 +196,18 @@ func (s *Stage) lack(a applicant, now time.Time) holding {
 	groups, _, all := s.claims(now)
 	slots, cells := s.evictable(a, s.beyond(groups, a, now), now)
 	return holding{
-		slots: a.slots - (len(s.free) - s.withheld) - slots,
+		slots: a.slots - (len(s.free) - s.withheld - s.reserve(a)) - slots,
 		cells: max(all.cells+a.need, s.kvUsed+s.kvKept-cells+a.first) - s.cfg.KVTokens,
 	}
+}
+
+// reserve returns how many of the free slots an applicant leaves to those of full weight,
+// so that these need not wait until a session has ended for them. Called with mu held.
+func (s *Stage) reserve(a applicant) int {
+	if a.grant.Own || a.grant.Share >= 1 {
+		return 0
+	}
+	return (s.cfg.MaxSeqs - s.withheld) / reserved
 }
 
 // strike records a group that opened a session and did not begin it. Called with mu
@@ -169,30 +228,33 @@ func (s *Stage) shareOf(group string, now time.Time) holding {
 // beyond reports whether an applicant's group would exceed its share. Called with mu
 // held.
 func (s *Stage) beyond(groups map[string]*holding, a applicant, now time.Time) bool {
-	share, has := s.shareOf(a.group, now), groups[a.group]
-	if has == nil {
-		has = &holding{}
-	}
-	return !a.trusted && (has.slots+a.slots > share.slots || has.cells+a.need > share.cells)
+	return !a.grant.Own && groups[a.group].with(a).exceeds(s.shareOf(a.group, now))
 }
 
 // yielders lists the sessions that may be evicted for an applicant, in the order of
-// eviction: idle ones; those of groups above their share, the youngest first; and, for
-// a trusted applicant within the part reserved for trusted peers, other strangers'. An
-// applicant above its share evicts nobody, and none evicts its own group's sessions,
-// so two groups cannot keep evicting each other. Called with mu held.
+// eviction: idle ones; those of other classes of no more weight that have more than they
+// are entitled to; and those of other groups of its own class above their share; of these
+// those of the groups that have the more before the younger ones. An applicant whose group
+// is above its share evicts only sessions of other classes, one whose class has what it is
+// entitled to none of these, and none evicts those of more weight or its own group's. So
+// no two groups or classes can keep evicting each other. Called with mu held.
 func (s *Stage) yielders(a applicant, now time.Time) (list []*session) {
-	groups, trusted, _ := s.claims(now)
-	if s.beyond(groups, a, now) {
-		return nil
-	}
-	var idle, others []*session
+	groups, classes, _ := s.claims(now)
+	parts := s.entitled(a)
+	group := !s.beyond(groups, a, now)
+	class := !classes[a.grant.Class].with(a).exceeds(parts[a.grant.Class])
+	var idle, others, fellows []*session
 	for _, sess := range s.sessions {
+		fellow := sess.grant.Class == a.grant.Class
 		switch {
-		case sess.ended || sess.group == a.group || sess.trusted && !a.trusted:
+		case sess.ended || sess.group == a.group && fellow:
+		case !a.grant.Own && (sess.grant.Own || sess.grant.Share > a.grant.Share):
+		case !(fellow && group || !fellow && class):
 		case sess.idleAt(now):
 			idle = append(idle, sess)
-		case !sess.trusted:
+		case fellow:
+			fellows = append(fellows, sess)
+		default:
 			others = append(others, sess)
 		}
 	}
@@ -202,25 +264,41 @@ func (s *Stage) yielders(a applicant, now time.Time) (list []*session) {
 		}
 		return x.worked.Compare(y.worked)
 	})
-	slices.SortFunc(others, func(x, y *session) int { return cmp.Compare(y.born, x.born) })
-	list = idle
-	for _, sess := range idle {
-		groups[sess.group].slots--
-		groups[sess.group].cells -= sess.claim(now)
+	leave := func(sess *session) {
+		for _, h := range []*holding{groups[sess.group], classes[sess.grant.Class]} {
+			h.slots--
+			h.cells -= sess.claim(now)
+		}
+		list = append(list, sess)
 	}
-	lent := a.trusted && trusted.slots == 0 && trusted.cells+a.need <= s.share().cells
-	var last []*session
+	for _, sess := range idle {
+		leave(sess)
+	}
+	young := func(x, y *session) int { return cmp.Compare(y.born, x.born) }
+	slices.SortFunc(others, young)
+	slices.SortFunc(fellows, young)
+	above := func(sess *session) bool { return groups[sess.group].exceeds(s.shareOf(sess.group, now)) }
+	var within []*session
 	for _, sess := range others {
-		has, share := groups[sess.group], s.shareOf(sess.group, now)
-		if has.slots > share.slots || has.cells > share.cells {
-			has.slots--
-			has.cells -= sess.claim(now)
-			list = append(list, sess)
-		} else if lent {
-			last = append(last, sess)
+		switch {
+		case !classes[sess.grant.Class].exceeds(parts[sess.grant.Class]):
+		case above(sess):
+			leave(sess)
+		default:
+			within = append(within, sess)
 		}
 	}
-	return append(list, last...)
+	for _, sess := range within {
+		if classes[sess.grant.Class].exceeds(parts[sess.grant.Class]) {
+			leave(sess)
+		}
+	}
+	for _, sess := range fellows {
+		if above(sess) {
+			leave(sess)
+		}
+	}
+	return list
 }
 
 // yielding picks as many of the yielders as free the missing slots and cells; none
@@ -297,27 +375,34 @@ func (s *Stage) busy(why string) *protocol.Error {
 	return &protocol.Error{Code: protocol.Code_CODE_BUSY, RetryAfter: s.stats.retryAfter(), Message: why}
 }
 
-// Room returns how many KV cells a new session of a peer could have: the free ones
-// and, within its group's share, those of sessions that would be evicted for it.
-func (s *Stage) Room(p peer.ID) int {
-	a := s.applicant(p)
+// Room returns how many KV cells a new session of a client could have: the free ones
+// and, within the shares of its class and group, those of sessions that would be evicted
+// for it. It is 0 if the rules give it none.
+func (s *Stage) Room(c Client) int {
+	g, e := s.cfg.Lending.Grant(c, s.want(nil))
+	if e != nil {
+		return 0
+	}
+	a := s.applicant(c.Peer, g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	groups, _, all := s.claims(now)
+	groups, classes, all := s.claims(now)
 	free := max(0, s.cfg.KVTokens-all.cells)
-	more := free
+	if a.grant.Own {
+		return max(free, s.cfg.KVTokens-groups[a.group].with(a).cells)
+	}
+	fellows, others := 0, 0
 	for _, sess := range s.yielders(a, now) {
-		more += sess.claim(now)
-	}
-	if !a.trusted {
-		left := s.shareOf(a.group, now).cells
-		if has := groups[a.group]; has != nil {
-			left -= has.cells
+		if sess.grant.Class == a.grant.Class {
+			fellows += sess.claim(now)
+		} else {
+			others += sess.claim(now)
 		}
-		more = min(more, left)
 	}
-	return max(free, more)
+	fellows = min(fellows, max(0, s.shareOf(a.group, now).cells-groups[a.group].with(a).cells-free))
+	others = min(others, max(0, s.entitled(a)[a.grant.Class].cells-classes[a.grant.Class].with(a).cells-free))
+	return free + max(fellows, others)
 }
 
 // grow takes the cells for a session's positions before upto, and some ahead if there
@@ -327,7 +412,7 @@ func (s *Stage) grow(sess *session, upto int, now time.Time) bool {
 		return true
 	}
 	for _, want := range []int{min(sess.reserved, upto+ahead), upto} {
-		a := applicant{group: sess.group, trusted: sess.trusted, first: want - sess.cells}
+		a := applicant{group: sess.group, grant: sess.grant, first: want - sess.cells}
 		if s.evict(a, now) {
 			s.kvUsed += want - sess.cells
 			sess.cells = want
@@ -346,14 +431,11 @@ func (s *Stage) grow(sess *session, upto int, now time.Time) bool {
 func (s *Stage) relieve(starved []*session, now time.Time) []*session {
 	groups, _, _ := s.claims(now)
 	higher := func(x, y *session) int {
-		if x.trusted != y.trusted {
-			return map[bool]int{false: 1, true: -1}[x.trusted]
-		}
-		return cmp.Or(cmp.Compare(groups[x.group].cells, groups[y.group].cells), cmp.Compare(x.group, y.group), bytes.Compare(x.key.id[:], y.key.id[:]))
+		return cmp.Or(cmp.Compare(y.weight(), x.weight()), cmp.Compare(groups[x.group].cells, groups[y.group].cells), cmp.Compare(x.group, y.group), bytes.Compare(x.key.id[:], y.key.id[:]))
 	}
 	first := slices.MinFunc(starved, higher)
 	st := first.pending[0]
-	a := applicant{group: first.group, trusted: first.trusted, first: st.base + st.rows - first.cells}
+	a := applicant{group: first.group, grant: first.grant, first: st.base + st.rows - first.cells}
 	lack := holding{cells: s.kvUsed + s.kvKept + a.first - s.cfg.KVTokens}
 	if list := yielding(s.yielders(a, now), lack, func(sess *session) int { return sess.cells }); list != nil {
 		return list

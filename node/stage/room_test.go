@@ -23,14 +23,29 @@ func shared(t *testing.T, change func(*Config)) (*Stage, *Server) {
 	cfg := Config{
 		Model: protocol.ModelKey(cid.Undef), Span: protocol.Span{From: 0, To: 4}, Blocks: 4, Width: 8, Vocab: 100,
 		KVTokens: 4096, MaxSeqs: 32, MaxBatch: 128, MaxContext: 512, Dir: t.TempDir(),
-		Trusted: func(p peer.ID) bool { return p == "own" },
+		Lending: lender{"own": {Class: "own", Own: true, Share: 1}},
 	}
 	change(&cfg)
 	s := New(cfg, counting{}, nobody{})
 	t.Cleanup(func() { s.Close(errors.New("the test is over")) })
-	v := NewServer(nil, cfg.Trusted)
+	v := NewServer(nil, func(p peer.ID) bool { return p == "own" })
 	v.Add(s)
 	return s, v
+}
+
+// lender grants some peers what it says, and others a fifth.
+type lender map[peer.ID]Grant
+
+func (l lender) Grant(c Client, _ Want) (Grant, *protocol.Error) {
+	if g, ok := l[c.Peer]; ok {
+		return g, nil
+	}
+	return Grant{Class: "strangers", Share: 0.2}, nil
+}
+
+func (l lender) Seat(c Client, w Want, _ [16]byte) (Seat, Grant, *protocol.Error) {
+	g, e := l.Grant(c, w)
+	return freely{}, g, e
 }
 
 // talk is a client's end of a session.
@@ -176,17 +191,20 @@ func TestBorrowed(t *testing.T) {
 			}
 			return n
 		}
-		if n := admitted("first", 0, 9); n != 8 {
-			t.Fatalf("a client alone has %d of 8 sessions", n)
+		if n := admitted("first", 0, 9); n != 7 {
+			t.Fatalf("a client alone has %d of 8 sessions, of which one is kept for others", n)
 		}
 		if n := admitted("second", 100, 5); n != 2 || count("second") != 2 {
 			t.Errorf("another, with a right to two, has %d", n)
 		}
-		if n := admitted("third", 200, 5); n != 2 || count("first") != 4 {
+		if n := admitted("third", 200, 5); n != 2 || count("first") != 3 {
 			t.Errorf("a third has %d, and the first has %d left", n, count("first"))
 		}
-		if n := admitted("own", 300, 5); n != 2 || count("first") != 2 || count("second") != 2 || count("third") != 2 {
+		if n := admitted("own", 300, 2); n != 2 || count("first") != 2 || count("second") != 2 || count("third") != 2 {
 			t.Errorf("the operator's own has %d, and the others %d, %d, %d", n, count("first"), count("second"), count("third"))
+		}
+		if n := admitted("own", 310, 3); n != 3 || count("first") != 2 || count("second") != 1 || count("third") != 0 {
+			t.Errorf("then %d more, and the others %d, %d, %d", n, count("first"), count("second"), count("third"))
 		}
 		if n := admitted("fourth", 400, 1); n != 0 {
 			t.Errorf("where all are within their shares and at work, %d were driven out", n)
@@ -202,16 +220,15 @@ func TestFloor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, v := shared(t, func(c *Config) { c.MaxSeqs = 8; c.KVTokens = 8192 })
 		ctx, cancel := context.WithCancel(t.Context())
-		for i := range uint16(8) {
+		for i := range uint16(7) {
 			if ok, _ := steady(t, ctx, s, v, peer.ID(fmt.Sprint("stranger ", i/2)), i); !ok {
 				t.Fatal("a stranger finds no room")
 			}
 		}
-		if ok, _ := steady(t, ctx, s, v, "own", 100); !ok {
-			t.Error("one's own prompt finds no room")
-		}
-		if ok, _ := steady(t, ctx, s, v, "own", 101); ok {
-			t.Error("more than the floor is taken from strangers within their shares")
+		for i := range uint16(8) {
+			if ok, _ := steady(t, ctx, s, v, "own", 100+i); !ok {
+				t.Error("one's own prompt finds no room: ", i)
+			}
 		}
 		cancel()
 		time.Sleep(10 * time.Second)

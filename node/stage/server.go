@@ -57,7 +57,7 @@ func (v *Server) Charge(c Charge) { v.charge = c }
 // Add makes a stage available to new streams.
 func (v *Server) Add(s *Stage) {
 	s.mu.Lock()
-	s.charge = v.charge
+	s.charger = v.charge
 	s.mu.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()

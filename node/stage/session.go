@@ -61,7 +61,7 @@ type session struct {
 	reserved int    // its maximum length, tokens
 	born     uint64 // its number at the stage: the higher, the younger
 	group    string
-	trusted  bool
+	seat     Seat
 	expected int // cells that it will probably use
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -101,9 +101,11 @@ type session struct {
 	forward   int       // positions from here on are sent to the successor
 	replaying bool      // the successor is being brought up to date
 	pending   []*step
-	cells     int       // KV cells taken, including those ahead of its positions
-	stepped   bool      // a step has been received
-	worked    time.Time // when a step was last received or computed
+	grant     Grant
+	barred    *protocol.Error // why its client may not have it any more; nil: it may
+	cells     int             // KV cells taken, including those ahead of its positions
+	stepped   bool            // a step has been received
+	worked    time.Time       // when a step was last received or computed
 	ended     bool
 	given     []int32   // tokens of the answer from Resume, for the loop to append
 	prefix    []uint64  // hashes of its prefix blocks
@@ -132,6 +134,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		stream: client, opening: true, epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
 		tagKey: o.TagKey, lead: s.newLead(o),
+		grant: everything, seat: freely{},
 	}
 	sess.tally.opened = time.Now()
 	sess.worked = sess.tally.opened
@@ -441,6 +444,7 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 		}()
 		sess.idle.Stop()
 		s := sess.stage
+		sess.seat.Leave()
 		s.mu.Lock()
 		sess.ended = true
 		sess.drop()
@@ -792,6 +796,23 @@ func (sess *session) queueLocked(st *step) (bool, error) {
 	} else {
 		sess.settle(sess.length)
 	}
-	sess.pending = append(sess.pending, st)
+	sess.pending = append(sess.pending, st.chunks(s.cfg.Width)...)
 	return true, nil
+}
+
+// chunks cuts a step into such of at most mixedRows: no pass is longer for one session's
+// sake, and each finds a pass even where decodes are always ready.
+func (st *step) chunks(width int) (out []*step) {
+	if st.rows <= mixedRows {
+		return []*step{st}
+	}
+	for at := 0; at < st.rows; at += mixedRows {
+		p, first := st.part(at, min(at+mixedRows, st.rows), width), at == 0
+		c := *st
+		c.base, c.rows, c.tokens, c.hidden = p.base, p.rows, p.tokens, p.hidden
+		c.truncate, c.back = st.truncate && first, st.back && first
+		c.sample = st.sample && at+p.rows == st.rows
+		out = append(out, &c)
+	}
+	return out
 }

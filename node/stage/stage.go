@@ -88,7 +88,7 @@ type Config struct {
 	Guess      func(most int) Guesser // of a session with at most so many guesses on their way at once; nil: the stage never runs ahead
 	Formats    Formats                // of answers; nil: sessions with a format are refused
 	Group      func(peer.ID) string   // the group of peers whose share a peer is part of; nil: each peer alone
-	Trusted    func(peer.ID) bool     // reports whether the operator trusts a peer; nil: none
+	Lending    Lending                // what clients may have; nil: everything
 	Observer   Observer               // may be nil
 	Log        *slog.Logger
 
@@ -134,7 +134,10 @@ type Stage struct {
 	served   map[string]uint64    // per group with sessions: the value of takes when it was last served
 	struck   map[string]time.Time // when groups opened a session that they did not begin
 	starved  bool                 // some session waits for cells
-	charge   Charge               // nil: nobody counts
+	classes  map[string]*class    // with sessions, or whose cap holds
+	clock    float64              // where the pass in service began, on the clock of its class
+	alarm    *time.Timer          // wakes the loop when a cap allows the next pass
+	charger  Charge               // nil: nobody counts
 }
 
 // op is an engine operation for the loop to run between two passes.
@@ -185,12 +188,15 @@ func New(cfg Config, e Engine, dial Dialer) *Stage {
 	if cfg.Observer == nil {
 		cfg.Observer = unobserved{}
 	}
+	if cfg.Lending == nil {
+		cfg.Lending = freely{}
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s := &Stage{
 		used: time.Now(),
 		cfg:  cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel, lines: rate.NewLimiter(10, 100),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
-		sessions: map[key]*session{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{},
+		sessions: map[key]*session{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{}, classes: map[string]*class{},
 	}
 	s.budget.left.Store(cfg.Replay)
 	s.budget.dir = cfg.Dir
@@ -309,7 +315,22 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		return nil, 0, refused
 	}
 	k := key{[16]byte(o.Session), o.Index}
-	a := s.applicant(client.Peer())
+	s.mu.Lock()
+	old := s.sessions[k]
+	s.mu.Unlock()
+	if old != nil {
+		return old.comeBack(o, client)
+	}
+	seat, grant, refused := s.cfg.Lending.Seat(clientOf(client), s.want(o), k.id)
+	if refused != nil {
+		return nil, 0, refused
+	}
+	defer func() {
+		if sess == nil || sess.seat != seat {
+			seat.Leave()
+		}
+	}()
+	a := s.applicant(client.Peer(), grant)
 	s.mu.Lock()
 	if old := s.sessions[k]; old != nil {
 		s.mu.Unlock()
@@ -354,7 +375,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	seq := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	sess = newSession(s, k, o, client, seq)
-	sess.group, sess.trusted, sess.expected, sess.cells = a.group, a.trusted, a.need, a.first
+	sess.group, sess.grant, sess.seat, sess.expected, sess.cells = a.group, grant, seat, a.need, a.first
 	s.kvUsed += sess.cells
 	s.born++
 	sess.born = s.born
@@ -506,6 +527,7 @@ func (s *Stage) release(sess *session) {
 	if !slices.ContainsFunc(slices.Collect(maps.Values(s.sessions)), func(x *session) bool { return x.group == sess.group }) {
 		delete(s.served, sess.group)
 	}
+	s.forgetClasses(time.Now())
 	if !kept {
 		s.free = append(s.free, sess.seq)
 	}

@@ -23,6 +23,7 @@ type stats struct {
 	}
 	decode time.Duration // moving average: a pass with decodes only
 	single time.Duration // moving average: a pass of one row
+	base   time.Duration // moving average: what a pass takes beyond its rows at their cost in a full one
 	row    time.Duration // moving average: each further row of decode
 	round  time.Duration // moving average: between two decodes of one session
 	recent [16]mark      // decode rows of the last seconds, for a rate
@@ -151,13 +152,14 @@ func (s *Stage) meter(now time.Time) {
 	m.at, m.rows, m.opened, m.refused = now, rows, opened, refused
 }
 
-// pass records one pass.
-func (t *stats) pass(rows, decodes int, took time.Duration, now time.Time) {
+// pass records one pass. row is what one costs in a full pass.
+func (t *stats) pass(rows, decodes int, took, row time.Duration, now time.Time) {
 	t.passes.Add(1)
 	t.rows.Add(int64(rows))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.worked(took, now)
+	t.base += (max(0, took-time.Duration(rows)*row) - t.base) / 16
 	if decodes == rows {
 		if t.decode == 0 {
 			t.decode = took
@@ -195,6 +197,14 @@ func (t *stats) costs() (row, round time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.row, t.round
+}
+
+// pace returns what a pass costs beyond its rows, and each further row of decode; 0: not
+// known.
+func (t *stats) pace() (base, row time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.base, t.row
 }
 
 func (t *stats) rate(now time.Time) float64 {

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/shoalnet/shoal/node/files"
+
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -145,6 +147,28 @@ func (m *Model) Names() []string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return slices.Clone(m.rec.Names)
+}
+
+// Called returns all by which the model may be meant: its names here, the one that it has
+// by itself, and its ID. It returns nothing for nil.
+func (m *Model) Called() []string {
+	if m == nil {
+		return nil
+	}
+	return append(m.Names(), defaultName(m.man), slug(m.man.Name), m.id.String())
+}
+
+// NamesOf returns all by which a model may be meant, as Model.Called does; nothing if it
+// is not here.
+func (s *Store) NamesOf(id cid.Cid) []string {
+	m, _ := s.Model(id)
+	return m.Called()
+}
+
+// NamesLike is NamesOf for the model that a person calls so.
+func (s *Store) NamesLike(name string) []string {
+	m, _ := s.Find(name)
+	return m.Called()
 }
 
 // Origins returns the paths or URLs that the model was added from: for a split

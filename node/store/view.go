@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ipfs/go-cid"
 )
@@ -54,4 +55,13 @@ func (v *View) Size(_ context.Context, c cid.Cid) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("block %s: %w", c, ErrNotFound)
+}
+
+// Holds reports whether a block is here and in one of the models for which of returns
+// true.
+func (s *Store) Holds(block cid.Cid, of func(model cid.Cid) bool) bool {
+	return slices.ContainsFunc(s.all(), func(m *Model) bool {
+		_, has := m.size(block)
+		return has && of(m.ID())
+	})
 }

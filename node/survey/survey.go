@@ -80,6 +80,9 @@ func (s *Survey) Fastest() bool { return s.prefers.Load().fastest }
 // Trusted reports whether a peer is this node itself or one that its operator trusts.
 func (s *Survey) Trusted(p peer.ID) bool { return s.net.Own(p) || s.prefers.Load().trusts[p] }
 
+// Named reports whether the operator has named any peer to trust.
+func (s *Survey) Named() bool { return len(s.prefers.Load().trusts) > 0 }
+
 // Claims returns the models of all known offers and, if ask is set, of those that
 // peers return when asked. The most plausible comes first.
 func (s *Survey) Claims(ctx context.Context, ask bool) []*Claim {
@@ -107,6 +110,10 @@ type Query struct {
 	Own      bool            // ask only this node and the peers that it trusts
 	Turn     bool            // ask newcomers too: it may be their turn
 	Within   *string         // ID of the swarm in which the route must lie; nil: any
+
+	// May reports whether a peer of a swarm's network may be asked and be in the route. It
+	// may be called from several goroutines. nil: any.
+	May func(swarm string, p peer.ID) bool
 }
 
 // Pick chooses a route over candidates of one network, in which self is this node's ID.
@@ -184,7 +191,9 @@ func (s *Survey) sides(offers []*protocol.Offer, q Query) (sides []*side) {
 			v.via = v.self
 		}
 		v.list, v.where = s.candidates(mine, q.Model)
-		v.list = slices.DeleteFunc(v.list, func(c route.Candidate) bool { return q.Excluded[c.Peer] || ownFails && c.Peer == v.self })
+		v.list = slices.DeleteFunc(v.list, func(c route.Candidate) bool {
+			return q.Excluded[c.Peer] || ownFails && c.Peer == v.self || q.May != nil && !q.May(swarm, v.where[c.Peer].Peer)
+		})
 		if v.via == "" || v.via == v.self || slices.ContainsFunc(v.list, func(c route.Candidate) bool { return c.Peer == v.via }) {
 			sides = append(sides, v)
 		}
@@ -310,9 +319,10 @@ func (s *Survey) candidates(offers []*protocol.Offer, model cid.Cid) (list []rou
 const enoughTime = 30 * time.Millisecond
 
 // measure asks all candidates at once for their load, their distances and how much of
-// a prompt they have kept, and fills it in; self is this node among them. Once the replies received cover the span,
-// the other peers get as much time again, plus enoughTime: one that is gone must not
-// delay the prompt. silent are the peers that did not reply.
+// a prompt they have kept, and fills it in; self is this node among them. Once the replies
+// received cover the span, the other peers get as much time again, plus enoughTime: one
+// that is gone must not delay the prompt. silent are the peers that did not reply, or that
+// serve nothing of the model to this node.
 func (s *Survey) measure(ctx context.Context, self string, list []route.Candidate, model cid.Cid, span protocol.Span, prefix []uint64) (d Distances, silent map[string]bool) {
 	d, silent = Distances{}, map[string]bool{}
 	type answer struct {
@@ -363,13 +373,17 @@ func (s *Survey) measure(ctx context.Context, self string, list []route.Candidat
 			d.Set(self, a.peer, rtt)
 		}
 		d.Take(a.id, a.st)
+		serves := false
 		for i := range list {
-			if list[i].Peer == a.peer {
-				fillIn(&list[i], a.st.Spans, model)
+			if list[i].Peer == a.peer && fillIn(&list[i], a.st.Spans, model) {
+				serves = true
 				if !list[i].Unproven {
 					covered = append(covered, list[i].Span)
 				}
 			}
+		}
+		if !serves { // it does so no more, or not for this node
+			silent[a.peer] = true
 		}
 		if enough == nil && len(protocol.Uncovered(span.To, covered)) == 0 {
 			enough = time.After(enoughTime + time.Since(begin))
@@ -378,14 +392,17 @@ func (s *Survey) measure(ctx context.Context, self string, list []route.Candidat
 	return d, silent
 }
 
-// fillIn sets a candidate's load from its peer's reply.
-func fillIn(c *route.Candidate, spans []*protocol.SpanStatus, model cid.Cid) {
+// fillIn sets a candidate's load from its peer's reply. It returns false if the reply does
+// not have the candidate's span.
+func fillIn(c *route.Candidate, spans []*protocol.SpanStatus, model cid.Cid) (found bool) {
 	for _, s := range spans {
 		if string(s.Model) == string(model.Bytes()) && int(s.From) == c.Span.From && int(s.To) == c.Span.To {
 			c.KVFree, c.Kept = int(s.KvFree), int(s.Cached)
 			c.Queue = min(time.Hour, time.Duration(s.QueuedRows)*c.Prefill*time.Duration(c.Span.Len()))
+			found = true
 		}
 	}
+	return found
 }
 
 // bad is how much mark for lies, or of any mark of a peer that has completed no

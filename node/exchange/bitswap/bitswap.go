@@ -43,9 +43,10 @@ type Ledger interface {
 	Bad(peer string) bool
 }
 
-// Options of a Service. All fields must be set.
+// Options of a Service. All fields but May must be set.
 type Options struct {
 	Blocks  Blocks
+	May     func(p peer.ID, block cid.Cid) bool // reports whether a block may be sent to a peer; nil: all
 	Ledger  Ledger
 	Holders func() []peer.AddrInfo // of the models that are being fetched, connected
 	Blame   func(p peer.ID)        // called on its own goroutine: p sent blocks that it was not asked for
@@ -66,11 +67,16 @@ func New(h host.Host, opt Options) *Service {
 	g := newGuard(bsnet.NewFromIpfsHost(h, bsnet.Prefix(protocol.DHTPrefix),
 		bsnet.SupportedProtocols([]libprotocol.ID{bsnet.ProtocolBitswap})), opt.Ledger, opt.Blame) // no older versions
 	queue := newSendQueue(g, opt.Ledger)
+	may := opt.May
+	if may == nil {
+		may = func(peer.ID, cid.Cid) bool { return true }
+	}
 	bs := bitswap.New(context.Background(), queue, finder{opt.Holders}, blockstore{opt.Blocks},
 		bitswap.MaxOutstandingBytesPerPeer(PerPeer),
 		bitswap.TaskWorkerCount(sendAtOnce),
 		bitswap.EngineTaskWorkerCount(sendAtOnce),
 		bitswap.WithTaskComparator(queue.before),
+		bitswap.WithPeerBlockRequestFilter(may),
 		// Several leaves share a link, so each takes long to come. Bitswap
 		// would soon ask others for what is already on its way.
 		bitswap.WithClientOption(client.WithDontHaveTimeoutConfig(answers)),

@@ -31,6 +31,8 @@
 //     and answers for what the bridge's record names, and nothing unless its own swarm is
 //     the lender or the record lets guests serve. Where it only lends, its own prompts
 //     find no offers: Known and Offers leave that network out.
+//   - Where nobody may have a model by the owner's rules (Lend), it is not offered. Who of
+//     a network may, those who serve it decide for each peer.
 //   - At least one network is open until Close, so that Self is always somebody.
 //
 // Networks are added and removed while the node runs. A network that is added

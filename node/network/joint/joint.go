@@ -44,6 +44,8 @@ type Networks struct {
 	list atomic.Pointer[[]*network.Network]         // in the order of Add; replaced, never changed
 	past atomic.Pointer[map[string]network.Traffic] // of networks that were left; replaced, never changed
 
+	lent atomic.Pointer[func(swarm string, model cid.Cid) bool] // see Lend; nil: all is
+
 	changing sync.Mutex // one change at a time; guards the following:
 	closed   bool
 	handlers map[string]func(*network.Stream)

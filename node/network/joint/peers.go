@@ -114,7 +114,7 @@ func (j *Networks) Reoffer(swarm string) error {
 
 // visible returns an offer without the models that may not be used in a network.
 func (j *Networks) visible(n *network.Network, body *protocol.OfferBody) *protocol.OfferBody {
-	if j.cfg.May == nil && n.Bridge() == nil {
+	if j.cfg.May == nil && n.Bridge() == nil && j.lent.Load() == nil {
 		return body
 	}
 	hidden := func(model []byte) bool { return j.hidden(n, model) }
@@ -132,10 +132,11 @@ func (j *Networks) visible(n *network.Network, body *protocol.OfferBody) *protoc
 	return out
 }
 
-// hidden reports whether a model may not be used in a network, or is none.
+// hidden reports whether a model may not be used in a network, nobody there may have it, or
+// it is none.
 func (j *Networks) hidden(n *network.Network, model []byte) bool {
 	id, err := cid.Cast(model)
-	return err != nil || !j.allows(n, id)
+	return err != nil || !j.allows(n, id) || j.unlent(n.Swarm(), id)
 }
 
 func (j *Networks) allows(n *network.Network, model cid.Cid) bool {

@@ -7,6 +7,8 @@ import { h, say } from "./dom.js";
 const fields = [
   ["memory", "Memory", "such as 8GiB"],
   ["lend-hours", "Hours", "such as 22:00-07:00"],
+  ["lend", "Who may have what", "such as strangers: share 20%; sessions 2"],
+  ["use", "Your prompts go to", "mine, swarm or anybody"],
   ["pause-load", "Pause when others use", "such as 40%; 0: never"],
   ["up", "Upload, at most", "such as 20mbit"],
   ["quota", "Disk for models", "such as 50GiB"],
@@ -60,7 +62,7 @@ export class Rules {
     const rows = fields.filter(([name]) => this.#settings.has(name)).map(([name, label, hint]) => {
       const x = this.#settings.get(name);
       const input = h("input", { type: "text", autocomplete: "off", spellcheck: "false", "aria-describedby": "rule-" + name });
-      input.placeholder = { "": { "lend-hours": "always", memory: "half of the machine's" }[name] ?? "no limit" }[written(x.default)] ?? written(x.default);
+      input.placeholder = { "": { "lend-hours": "always", memory: "half of the machine's", lend: "strangers: share 20%", use: "anybody" }[name] ?? "no limit" }[written(x.default)] ?? written(x.default);
       input.value = x.from === "default" ? "" : written(x.next ?? x.value);
       this.inputs.set(name, [input, input.value]);
       return h("label", null, label, input, h("small", { id: "rule-" + name }, [hint, x.live ? null : "from the next start on"].filter(Boolean).join("; ")));
