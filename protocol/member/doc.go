@@ -6,6 +6,7 @@
 //	Certificate   the swarm's root key, or an issuer         163, with its issuer's 326
 //	Revocations   the swarm's root key, or an issuer         at most MaxRevocations
 //	BridgeRecord  the root key of the swarm that lends       at most MaxBridge
+//	Grant         the root key of the swarm that uses it      at most MaxGrant
 //	Ticket        nobody: its secret is proved, not shown    241 letters with two addresses
 //	Membership    its certificate by its issuer; a helper    SealedSize when sealed, always
 //	              key's by the member
@@ -27,6 +28,10 @@
 // One list that all issuers share would be shorter. But each of them could drop
 // from it what others have revoked, and when the root revokes an issuer, nobody
 // could tell which entries are that issuer's.
+//
+// A bridge lets the members of one swarm use another. The lender's root key signs the
+// record, and the guest's accepts it by a grant. BridgeAsk and BridgeOffer are the texts that
+// the two owners pass on.
 //
 // Each object has one encoding: what Parse accepts is, byte for byte, what
 // Marshal returns. Signatures cover a label that names the kind of object, so
