@@ -164,9 +164,9 @@ reach: ## three homes behind every pair of NATs, with real daemons; needs root a
 	@$(MAKE) --no-print-directory build
 	CGO_ENABLED=0 $(GO) run ./testnet/natlab/reach $(REACH)
 
-# Sizes at which nothing is tested each time: 1,000 DHTs, and an hour of 40 nodes.
+# Sizes that take too long for each time: 1,000 DHTs, and an hour of 12 nodes.
 scale: ## lookups among a thousand nodes, and what an idle one costs, in virtual time
-	SHOAL_TEST_DHT_NODES=1000 SHOAL_TEST_IDLE_NODES=40 CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m -v -run 'TestManyDHTNodes|TestIdleHome|TestListLength' ./node/network
+	SHOAL_TEST_DHT_NODES=1000 SHOAL_TEST_IDLE_NODES=12 CGO_ENABLED=0 $(GO) test -count=1 -timeout 30m -v -run 'TestManyDHTNodes|TestIdleHome|TestListLength' ./node/network
 
 lint: lint-metrics ## gofmt, golangci-lint, and the alerts
 	@test -z "$$(gofmt -l cmd contrib node protocol testnet | tee /dev/stderr)" || { echo "run gofmt -w on these" >&2; exit 1; }
