@@ -7,7 +7,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/exchange"
-	"github.com/shoalnet/shoal/node/lend/policy"
 	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/network/joint"
@@ -52,23 +51,10 @@ func (n *Node) refuses(st stage.Stream, model cid.Cid) *protocol.Error {
 	return n.cfg.Swarms.Exhausted(st.Swarm())
 }
 
-// guest returns of which swarm a peer is that a bridge lets in; nil: it is no guest.
-func (n *Node) guest(swarm string, p peer.ID) *policy.Guest {
-	r := n.net.Guest(swarm, p)
-	if r == nil {
-		return nil
-	}
-	name, _ := n.net.Vouched(swarm, p)
-	return &policy.Guest{Swarm: name, SwarmID: r.Guest.Swarm().String()}
-}
-
 // exchangeIn has the exchange work in a network until leave is called.
 func (n *Node) exchangeIn(net *network.Network) (leave func()) {
 	may := func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
-	lends := func(p peer.ID, model cid.Cid) bool { return n.desk.May(net.Swarm(), p, model) }
-	sends := func(p peer.ID, block cid.Cid) bool {
-		return n.store.Holds(block, func(model cid.Cid) bool { return lends(p, model) })
-	}
+	lends, sends := n.desk.In(net.Swarm(), n.store.Holds)
 	side := exchange.Net{Host: net.Host(), Find: net, May: may, Lends: lends, Sends: sends, Blocks: n.store.Only(may), Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
 	if !net.Shares() {
 		side.Blocks, side.Leaves = n.store.Headings(may), library.Headings(n.store)
@@ -77,14 +63,4 @@ func (n *Node) exchangeIn(net *network.Network) (leave func()) {
 		n.cfg.Log.Warn("no models are exchanged in a network", "swarm", net.Swarm(), "error", err)
 	}
 	return func() { _ = n.exchange.Leave(net.Host()) } // all that can fail is to close what is left anyway
-}
-
-// busy reports whether sessions run on this node.
-func (n *Node) busy() bool {
-	for _, s := range n.stages.Stages() {
-		if s.Status().Sessions > 0 {
-			return true
-		}
-	}
-	return n.generator.Active() > 0
 }

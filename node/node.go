@@ -109,7 +109,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n.net.Protect(trust)
 	n.survey = survey.New(n.net, n.standing, trust, cfg.Fastest)
 	n.survey.SetFellows(cfg.Swarms.MachineName)
-	n.desk = lending.New(lending.Config{Network: n.net, Trusted: n.survey.Trusted, Named: n.survey.Named, Names: n.store.NamesOf, Guest: n.guest}, lending.Rules{Lend: cfg.Policy, Use: cfg.Use})
+	n.desk = lending.New(lending.Config{Network: n.net, Trusted: n.survey.Trusted, Named: n.survey.Named, Names: n.store.NamesOf, Guest: lending.Guests(n.net)}, lending.Rules{Lend: cfg.Policy, Use: cfg.Use})
 	n.net.Lend(n.desk.Anybody)
 	var reports *report.Reporter // of all that follows
 	n.metrics = metrics.New(cfg.Version, func() metrics.State { return reports.State() })
@@ -136,7 +136,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n.stages.Restrict(n.refuses)
 	n.stages.Charge(cfg.Swarms.Spend)
 	n.exchange = exchange.New(n.store, exchange.Options{
-		Leaves: library.Leaves(n.store), Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: n.busy,
+		Leaves: library.Leaves(n.store), Up: float64(cfg.Up), Down: float64(cfg.Down), Busy: func() bool { return n.stages.Busy() || n.generator.Active() > 0 },
 		Ledger: cfg.home().Ledger(), Authorize: store.Authorize, Log: cfg.Log.With("part", "exchange"),
 	})
 	n.net.Each(n.exchangeIn)

@@ -78,6 +78,11 @@ func (v *Server) Stages() []*Stage {
 	return slices.Clone(v.stages)
 }
 
+// Busy reports whether sessions run.
+func (v *Server) Busy() bool {
+	return slices.ContainsFunc(v.Stages(), func(s *Stage) bool { return s.Status().Sessions > 0 })
+}
+
 // Serve serves one stream until it ends.
 func (v *Server) Serve(st Stream) {
 	_ = st.SetDeadline(time.Now().Add(firstTime))
