@@ -77,7 +77,13 @@ func policyCommand() *cli.Command {
 // one, or else those of the file.
 func withPolicies(c *cli.Context, do func(api.Policies) error) error {
 	if cl := running(c.Context, c.String("home")); cl != nil {
-		return do(cl)
+		if err := do(cl); err != nil || c.Bool("json") {
+			return err
+		}
+		if st, err := cl.Status(c.Context); err == nil && !st.Open {
+			fmt.Fprintln(c.App.Writer, "No stranger can connect: this node is not in the open network.")
+		}
+		return nil
 	}
 	o, err := fileSettings(c)
 	if err != nil {
@@ -92,7 +98,7 @@ func withPolicies(c *cli.Context, do func(api.Policies) error) error {
 		return err
 	}
 	h := home.Home(c.String("home"))
-	book, broken, err := swarm.Open(swarm.Config{Home: string(h), Log: slog.Default()})
+	book, broken, err := swarm.Look(swarm.Config{Home: string(h), Log: slog.Default()})
 	if err != nil {
 		return err
 	}
