@@ -37,6 +37,8 @@ const (
 	bridgeUsed   = ".used"        // what guests have used of this node today
 	bridgePeers  = ".peers"       // package network's
 	bridgePort   = ".port"
+	bridgeOuter  = ".relay-key" // which relays of the open network see
+	bridgeRelays = ".relays"    // package outer's
 )
 
 const (
@@ -134,6 +136,7 @@ func (b *Bridge) view() member.View {
 // Network fills in what makes a network this bridge's.
 func (b *Bridge) Network(cfg network.Config) network.Config {
 	s := b.s
+	cfg.Outside = s.outside(cfg.Outside, b.file(bridgeOuter), b.file(bridgeRelays), b.heardRelays)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cfg.Key, cfg.PeersFile, cfg.SwarmName = b.key, b.path(bridgePeers), b.name
@@ -648,7 +651,7 @@ func (s *Swarm) forgetBridge(b *Bridge) {
 	s.write.Lock()
 	defer s.write.Unlock()
 	// The other swarm's lists, and what was used today, count if there is another bridge.
-	for _, what := range []string{bridgeAbout, bridgeKey, bridgePeers, bridgePort} {
+	for _, what := range []string{bridgeAbout, bridgeKey, bridgePeers, bridgePort, bridgeOuter, bridgeRelays} {
 		if err := os.Remove(b.path(what)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.log.Warn("a file of a bridge that has ended cannot be removed", "file", filepath.Base(b.path(what)), "error", err)
 		}
