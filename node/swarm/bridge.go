@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ const (
 	bridgeKey    = ".key"         // of the peer that this node is there
 	bridgeLists  = ".revocations" // of the other swarm
 	bridgeUsed   = ".used"        // what guests have used of this node today
+	bridgeNumber = ".number"      // of the newest record, of a bridge that has ended
 	bridgePeers  = ".peers"       // package network's
 	bridgePort   = ".port"
 	bridgeOuter  = ".relay-key" // which relays of the open network see
@@ -349,6 +351,9 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 		if b.other, err = readLists(b.path(bridgeLists), b.otherRoot()); err != nil { // of a bridge that has ended
 			return nil, false, err
 		}
+		if err := b.revived(now); err != nil {
+			return nil, false, err
+		}
 		if err := b.prepare(); err != nil {
 			return nil, false, err
 		}
@@ -364,6 +369,41 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 		return b, news, nil
 	}
 	return b, news, s.save(b.file(bridgeAbout), b.marshal)
+}
+
+// revived returns why a bridge that this node has forgotten, or never known, is not in
+// force; nil: it is.
+func (b *Bridge) revived(now time.Time) error {
+	last, err := b.s.lastNumber(b.id)
+	switch {
+	case err != nil:
+		return err
+	case b.record.Number < last:
+		return errReplaced
+	}
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	return b.open(now)
+}
+
+// errReplaced is of a record that may lend more than the owner does now, or for longer.
+var errReplaced = fmt.Errorf("%w: it was replaced by a record that has ended", member.ErrExpired)
+
+// lastNumber is that of the newest record of a bridge that has ended; 0: there was none.
+func (s *Swarm) lastNumber(network member.SwarmID) (uint64, error) {
+	file := s.path(bridgePrefix + network.String() + bridgeNumber)
+	raw, err := readFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	var last uint64
+	if err == nil {
+		last, err = strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("the number of a bridge's last record, in %s: %w", file, err)
+	}
+	return last, nil
 }
 
 // takeOver takes what is newer of another account of the same bridge; news is what others
@@ -451,10 +491,11 @@ func (s *Swarm) Lend(ask string, terms BridgeTerms, rootFile string) (*Bridge, s
 		return nil, "", fmt.Errorf("%w: it is good for at least a minute, and at most ten years", ErrBridge)
 	}
 	r := member.BridgeRecord{Guest: a.Guest, Number: uint64(now.UnixMilli()), Roles: terms.Roles, NotBefore: now, NotAfter: now.Add(terms.Life), TokensPerDay: terms.TokensPerDay, Models: terms.Models}
-	old := s.bridgeTo(a.Guest)
-	if old != nil {
-		r.Number = max(r.Number, old.terms().Number+1)
+	last, err := s.lastTo(a.Guest)
+	if err != nil {
+		return nil, "", err
 	}
+	r.Number = max(r.Number, last+1)
 	record, err := member.SignBridge(root, r)
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: %w", ErrBridge, err)
@@ -468,12 +509,16 @@ func (s *Swarm) Lend(ask string, terms BridgeTerms, rootFile string) (*Bridge, s
 	return b, b.code(), nil
 }
 
-// bridgeTo returns the bridge by which a swarm uses this one; nil: there is none.
-func (s *Swarm) bridgeTo(guest member.Key) *Bridge {
+// lastTo is the number of the newest record for another swarm; 0: there was none.
+func (s *Swarm) lastTo(guest member.Key) (uint64, error) {
 	id := (&member.BridgeRecord{Lender: s.about.Root, Guest: guest}).Network()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.bridges[id]
+	b := s.bridges[id]
+	s.mu.Unlock()
+	if b != nil {
+		return b.terms().Number, nil
+	}
+	return s.lastNumber(id)
 }
 
 // code is what the guest accepts.
@@ -650,6 +695,10 @@ func (s *Swarm) forgetBridge(b *Bridge) {
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
+	if err := b.keepNumber(); err != nil { // it ends again at the next start
+		s.log.Warn("a bridge that has ended cannot be forgotten", "swarm", s.Name(), "error", err)
+		return
+	}
 	// The other swarm's lists, and what was used today, count if there is another bridge.
 	for _, what := range []string{bridgeAbout, bridgeKey, bridgePeers, bridgePort, bridgeOuter, bridgeRelays} {
 		if err := os.Remove(b.path(what)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -657,6 +706,18 @@ func (s *Swarm) forgetBridge(b *Bridge) {
 		}
 	}
 	_ = files.SyncDir(s.dir)
+}
+
+// keepNumber writes down which records an end of the bridge has overtaken. It is called with
+// s.write held.
+func (b *Bridge) keepNumber() error {
+	b.s.mu.Lock()
+	number, gone := b.record.Number, b.s.gone
+	b.s.mu.Unlock()
+	if gone {
+		return nil
+	}
+	return files.Replace(b.path(bridgeNumber), strconv.AppendUint(nil, number, 10), 0o600)
 }
 
 // Spend counts rows that were computed for a guest through some of a model's blocks, in the
