@@ -45,7 +45,8 @@
 // would otherwise be cut off by a new version, without anybody being there to see why. It
 // would be wrong, too, to go on in silence, so the first lines of each start, the status
 // and the doctor say how to keep it and how to end it, until somebody decides. Such a home
-// has a key for the open network and no folder of swarms. Nothing else makes that key: what
+// has a key for the open network and no folder of swarms, or only the mark of an attempt to join
+// one, which leaves it as it is. Nothing else makes that key: what
 // is open because somebody said so leaves a mark in that folder, and a command that needs
 // no peers begins without any network.
 //
