@@ -328,6 +328,7 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 		return nil, false, err
 	}
 	fresh.id, fresh.s = fresh.record.Network(), s
+	fresh.name = cmp.Or(fresh.name, fresh.otherRoot().Swarm().String()[:8])
 	s.holding.Lock()
 	defer s.holding.Unlock()
 	now := s.book.cfg.Now()
@@ -500,7 +501,7 @@ func (s *Swarm) Lend(ask string, terms BridgeTerms, rootFile string) (*Bridge, s
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: %w", ErrBridge, err)
 	}
-	b, _, err := s.hold(&Bridge{record: record, name: cmp.Or(swarmName(a.Name), a.Guest.Swarm().String()[:8])})
+	b, _, err := s.hold(&Bridge{record: record, name: swarmName(a.Name)})
 	if err != nil {
 		return nil, "", err
 	}
@@ -580,7 +581,7 @@ func (s *Swarm) accept(o *member.BridgeOffer, rootFile string) (*Bridge, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%w: the record: %w", ErrBridge, err)
 	}
-	fresh := &Bridge{record: grant.Record, grant: grant, name: cmp.Or(swarmName(o.Name), o.Record.Lender.Swarm().String()[:8])}
+	fresh := &Bridge{record: grant.Record, grant: grant, name: swarmName(o.Name)}
 	for _, e := range slices.Backward(o.Entries) {
 		fresh.addNode(bridgeNode{*e, true})
 	}

@@ -82,6 +82,23 @@ func TestEndedByTheOtherSide(t *testing.T) {
 	}
 }
 
+// A bridge has a name by which people can end it, also if whoever told of it gave none.
+func TestNamelessBridge(t *testing.T) {
+	t.Parallel()
+	anna, ben := newMachine(t, "anna"), newMachine(t, "ben")
+	lab, office := anna.found("lab"), ben.found("office")
+	record, err := member.SignBridge(lab.rootKey, member.BridgeRecord{Guest: office.about.Root, Number: 1, Roles: member.Use, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.hearBridges([]*protocol.SwarmBridge{{Name: "\n", Record: record.Marshal()}}); err != nil {
+		t.Fatal(err)
+	}
+	if name := anna.onlyBridge(lab).Info().Name; name != office.ID().String()[:8] {
+		t.Errorf("it is called %q", name)
+	}
+}
+
 // The network of a bridge is opened again for other roles, on which depends what is exchanged
 // there, and to show this node's renewed certificate.
 func TestBridgeOutgrown(t *testing.T) {
