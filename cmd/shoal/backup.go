@@ -27,7 +27,7 @@ import (
 // end in a slash are directories; a star stands for any folder's name.
 func backedUp() []string {
 	h := home.Home("")
-	return []string{h.Key(), h.Chosen(), h.Port(), h.Config(), h.Keys(), h.APIToken(), h.Standing(), h.Ledger(), h.Names(), h.Editions(), h.CatalogDir() + "/", h.Swarms() + "/*/"}
+	return []string{h.Key(), h.Chosen(), h.Kept(), h.Port(), h.Config(), h.Keys(), h.APIToken(), h.Standing(), h.Ledger(), h.Names(), h.Editions(), h.CatalogDir() + "/", h.Swarms() + "/*/"}
 }
 
 const (

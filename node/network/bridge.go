@@ -122,11 +122,12 @@ func (n *Network) Lends() bool {
 	return r != nil && n.cfg.Swarm.Root == r.Lender
 }
 
-// Guest reports whether a peer is here by a bridge, to use nodes of another swarm.
+// Guest reports whether a peer is here by a bridge, to use nodes of another swarm. One that
+// has been cut off counts as a guest: a stream of it may still be served.
 func (n *Network) Guest(p peer.ID) bool {
 	r := n.Bridge()
 	c := n.Certificate(p)
-	return r != nil && c != nil && c.Swarm == r.Guest.Swarm()
+	return r != nil && (c == nil || c.Swarm == r.Guest.Swarm())
 }
 
 // Allows reports whether this node may offer a model here: over a bridge, what the record

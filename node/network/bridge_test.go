@@ -219,6 +219,9 @@ func TestARecordEndsABridge(t *testing.T) {
 				t.Fatal(err)
 			}
 			await(t, "the guest is cut off", func() bool { return !server.Connected(guest.Self()) })
+			if !server.Guest(guest.Self()) {
+				t.Error("once it is cut off, it counts as one of the lender's own")
+			}
 			came := countArrivals(server)
 			_ = guest.host.Connect(t.Context(), peer.AddrInfo{ID: server.Self(), Addrs: server.Addrs()})
 			if err := speak(t, guest.host, server.Self(), protocol.StatusID); err == nil || came.of(guest.Self()) > 0 {

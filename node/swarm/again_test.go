@@ -172,7 +172,7 @@ func TestReenter(t *testing.T) {
 	if _, err := session.Write([]byte{1}); err != nil { // so that it exists at both ends
 		t.Fatal(err)
 	}
-	eventually(t, "the session runs at both ends", func() bool { return !home.attached().idle() && !there.attached().idle() })
+	eventually(t, "the session runs at both ends", func() bool { return !idle(home.attached().net.Host()) && !idle(there.attached().net.Host()) })
 
 	ahead.Store(0)
 	old := there.Certificate()

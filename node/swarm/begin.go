@@ -90,11 +90,25 @@ func (s *Start) empty() bool {
 }
 
 // wasOpen reports whether a home was in the open network before homes had swarms of their
-// own: it has a key for that, which nothing else needs, and nobody has chosen it since.
+// own: it has a key for that, which nothing else needs, and nobody has chosen it since, nor
+// founded or joined a swarm.
 func wasOpen(h home.Home) bool {
-	_, key := os.Stat(h.Key())
-	_, swarms := os.Stat(h.Swarms())
-	return key == nil && errors.Is(swarms, fs.ErrNotExist)
+	is := func(path string) bool {
+		_, err := os.Stat(path)
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	return is(h.Key()) && (!is(h.Swarms()) || is(h.Kept()) && !is(h.Chosen()))
+}
+
+// stayOpen has such a home remain one while a swarm is joined, which may come to nothing.
+func stayOpen(h home.Home) error {
+	if !wasOpen(h) {
+		return nil
+	}
+	if err := os.MkdirAll(h.Swarms(), 0o700); err != nil {
+		return err
+	}
+	return files.Replace(h.Kept(), []byte("open\n"), 0o600)
 }
 
 // remember notes that the open network was chosen, so that a later start for which nobody

@@ -1,13 +1,16 @@
 package swarm
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/shoalnet/shoal/node/home"
+	"github.com/shoalnet/shoal/protocol/member"
 )
 
 // write makes files of a home.
@@ -83,6 +86,44 @@ func TestBegin(t *testing.T) {
 				t.Errorf("%s, said %d: the second start is %+v", c.home, c.said, again)
 			}
 		}
+	}
+}
+
+// An attempt to join a swarm leaves a home that was open before as it is; one that was in a
+// swarm, or was chosen to be open, is not taken for it.
+func TestBeginAfterAnAttempt(t *testing.T) {
+	t.Parallel()
+	h := home.Home(t.TempDir())
+	write(t, h.Key())
+	attempt := func() {
+		t.Helper()
+		ticket, err := member.NewTicket(member.SwarmID{1}, member.Key{}.Peer(), nil, time.Now().Add(time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := begin(t, h, BeClosed, false).Book.Join(t.Context(), ticket.String()); !errors.Is(err, ErrUnreachable) {
+			t.Fatal(err)
+		}
+	}
+	kept := func() bool { return begin(t, h, Unsaid, false).Kept }
+	for range 2 {
+		if attempt(); !kept() {
+			t.Error("an attempt to join a swarm has closed the home")
+		}
+	}
+	if begin(t, h, BeOpen, true); kept() {
+		t.Error("after it was chosen to be open the home is taken for one that was before")
+	}
+	if err := os.Remove(h.Chosen()); err != nil {
+		t.Fatal(err)
+	}
+	b := begin(t, h, Unsaid, false).Book
+	s, err := b.New("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Leave(s, true); err != nil || kept() {
+		t.Errorf("a home that has left its swarm is open again: %v", err)
 	}
 }
 

@@ -342,6 +342,10 @@ func (b *Book) take(id member.SwarmID, at string, content map[string][]byte) (*S
 			return nil, err
 		}
 	}
+	// Before the swarm is there: a home that leaves it must not be open again for that.
+	if err := os.Remove(home.Home(b.cfg.Home).Kept()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	if err := os.Rename(tmp, dir); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,8 +36,11 @@ const (
 	bridgeKey    = ".key"         // of the peer that this node is there
 	bridgeLists  = ".revocations" // of the other swarm
 	bridgeUsed   = ".used"        // what guests have used of this node today
+	bridgeNumber = ".number"      // of the newest record, of a bridge that has ended
 	bridgePeers  = ".peers"       // package network's
 	bridgePort   = ".port"
+	bridgeOuter  = ".relay-key" // which relays of the open network see
+	bridgeRelays = ".relays"    // package outer's
 )
 
 const (
@@ -134,6 +138,7 @@ func (b *Bridge) view() member.View {
 // Network fills in what makes a network this bridge's.
 func (b *Bridge) Network(cfg network.Config) network.Config {
 	s := b.s
+	cfg.Outside = s.outside(cfg.Outside, b.file(bridgeOuter), b.file(bridgeRelays), b.heardRelays)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cfg.Key, cfg.PeersFile, cfg.SwarmName = b.key, b.path(bridgePeers), b.name
@@ -323,6 +328,7 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 		return nil, false, err
 	}
 	fresh.id, fresh.s = fresh.record.Network(), s
+	fresh.name = cmp.Or(fresh.name, fresh.otherRoot().Swarm().String()[:8])
 	s.holding.Lock()
 	defer s.holding.Unlock()
 	now := s.book.cfg.Now()
@@ -346,6 +352,9 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 		if b.other, err = readLists(b.path(bridgeLists), b.otherRoot()); err != nil { // of a bridge that has ended
 			return nil, false, err
 		}
+		if err := b.revived(now); err != nil {
+			return nil, false, err
+		}
 		if err := b.prepare(); err != nil {
 			return nil, false, err
 		}
@@ -361,6 +370,41 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 		return b, news, nil
 	}
 	return b, news, s.save(b.file(bridgeAbout), b.marshal)
+}
+
+// revived returns why a bridge that this node has forgotten, or never known, is not in
+// force; nil: it is.
+func (b *Bridge) revived(now time.Time) error {
+	last, err := b.s.lastNumber(b.id)
+	switch {
+	case err != nil:
+		return err
+	case b.record.Number < last:
+		return errReplaced
+	}
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	return b.open(now)
+}
+
+// errReplaced is of a record that may lend more than the owner does now, or for longer.
+var errReplaced = fmt.Errorf("%w: it was replaced by a record that has ended", member.ErrExpired)
+
+// lastNumber is that of the newest record of a bridge that has ended; 0: there was none.
+func (s *Swarm) lastNumber(network member.SwarmID) (uint64, error) {
+	file := s.path(bridgePrefix + network.String() + bridgeNumber)
+	raw, err := readFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	var last uint64
+	if err == nil {
+		last, err = strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("the number of a bridge's last record, in %s: %w", file, err)
+	}
+	return last, nil
 }
 
 // takeOver takes what is newer of another account of the same bridge; news is what others
@@ -448,15 +492,16 @@ func (s *Swarm) Lend(ask string, terms BridgeTerms, rootFile string) (*Bridge, s
 		return nil, "", fmt.Errorf("%w: it is good for at least a minute, and at most ten years", ErrBridge)
 	}
 	r := member.BridgeRecord{Guest: a.Guest, Number: uint64(now.UnixMilli()), Roles: terms.Roles, NotBefore: now, NotAfter: now.Add(terms.Life), TokensPerDay: terms.TokensPerDay, Models: terms.Models}
-	old := s.bridgeTo(a.Guest)
-	if old != nil {
-		r.Number = max(r.Number, old.terms().Number+1)
+	last, err := s.lastTo(a.Guest)
+	if err != nil {
+		return nil, "", err
 	}
+	r.Number = max(r.Number, last+1)
 	record, err := member.SignBridge(root, r)
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: %w", ErrBridge, err)
 	}
-	b, _, err := s.hold(&Bridge{record: record, name: cmp.Or(swarmName(a.Name), a.Guest.Swarm().String()[:8])})
+	b, _, err := s.hold(&Bridge{record: record, name: swarmName(a.Name)})
 	if err != nil {
 		return nil, "", err
 	}
@@ -465,12 +510,16 @@ func (s *Swarm) Lend(ask string, terms BridgeTerms, rootFile string) (*Bridge, s
 	return b, b.code(), nil
 }
 
-// bridgeTo returns the bridge by which a swarm uses this one; nil: there is none.
-func (s *Swarm) bridgeTo(guest member.Key) *Bridge {
+// lastTo is the number of the newest record for another swarm; 0: there was none.
+func (s *Swarm) lastTo(guest member.Key) (uint64, error) {
 	id := (&member.BridgeRecord{Lender: s.about.Root, Guest: guest}).Network()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.bridges[id]
+	b := s.bridges[id]
+	s.mu.Unlock()
+	if b != nil {
+		return b.terms().Number, nil
+	}
+	return s.lastNumber(id)
 }
 
 // code is what the guest accepts.
@@ -532,7 +581,7 @@ func (s *Swarm) accept(o *member.BridgeOffer, rootFile string) (*Bridge, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%w: the record: %w", ErrBridge, err)
 	}
-	fresh := &Bridge{record: grant.Record, grant: grant, name: cmp.Or(swarmName(o.Name), o.Record.Lender.Swarm().String()[:8])}
+	fresh := &Bridge{record: grant.Record, grant: grant, name: swarmName(o.Name)}
 	for _, e := range slices.Backward(o.Entries) {
 		fresh.addNode(bridgeNode{*e, true})
 	}
@@ -647,13 +696,29 @@ func (s *Swarm) forgetBridge(b *Bridge) {
 	}
 	s.write.Lock()
 	defer s.write.Unlock()
+	if err := b.keepNumber(); err != nil { // it ends again at the next start
+		s.log.Warn("a bridge that has ended cannot be forgotten", "swarm", s.Name(), "error", err)
+		return
+	}
 	// The other swarm's lists, and what was used today, count if there is another bridge.
-	for _, what := range []string{bridgeAbout, bridgeKey, bridgePeers, bridgePort} {
+	for _, what := range []string{bridgeAbout, bridgeKey, bridgePeers, bridgePort, bridgeOuter, bridgeRelays} {
 		if err := os.Remove(b.path(what)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.log.Warn("a file of a bridge that has ended cannot be removed", "file", filepath.Base(b.path(what)), "error", err)
 		}
 	}
 	_ = files.SyncDir(s.dir)
+}
+
+// keepNumber writes down which records an end of the bridge has overtaken. It is called with
+// s.write held.
+func (b *Bridge) keepNumber() error {
+	b.s.mu.Lock()
+	number, gone := b.record.Number, b.s.gone
+	b.s.mu.Unlock()
+	if gone {
+		return nil
+	}
+	return files.Replace(b.path(bridgeNumber), strconv.AppendUint(nil, number, 10), 0o600)
 }
 
 // Spend counts rows that were computed for a guest through some of a model's blocks, in the

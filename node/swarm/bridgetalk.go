@@ -44,6 +44,19 @@ type entered struct {
 	*Bridge
 	lends  bool
 	record *member.BridgeRecord // under which it offers; guarded by Book.bridgeWork
+	shown  *member.Certificate  // by its connections
+}
+
+// outgrown reports whether the network is to be opened again. What is exchanged there, and
+// whether this node relays, follows from the roles at its opening, and a renewed certificate
+// is shown as that of a swarm's own host is (reenter.go).
+func (e *entered) outgrown(now time.Time) bool {
+	newest := e.s.Certificate()
+	if e.record.Roles != e.terms().Roles || e.shown.Roles != newest.Roles {
+		return true
+	}
+	r := e.attached()
+	return newest.Expires().After(e.shown.Expires()) && (r == nil || idle(r.net.Host()) || e.shown.Expires().Sub(now) < lastDay)
 }
 
 // bridgeRun is a bridge with a host.
@@ -500,10 +513,11 @@ func (b *Book) tendNow() {
 	b.mu.Lock()
 	hosts, running := b.hosts, maps.Clone(b.running)
 	b.mu.Unlock()
-	wanted := b.wanted()
+	wanted, now := b.wanted(), b.cfg.Now()
 	for id, e := range running {
-		if wanted[id] != e.Bridge && hosts != nil {
+		if (wanted[id] != e.Bridge || e.outgrown(now)) && hosts != nil {
 			b.exitBridge(hosts, e.Bridge)
+			delete(running, id)
 		}
 	}
 	for id, br := range wanted {
@@ -518,7 +532,7 @@ func (b *Book) tendNow() {
 			continue
 		}
 		b.mu.Lock()
-		b.running[id] = &entered{br, br.Lends(), br.terms()}
+		b.running[id] = &entered{br, br.Lends(), br.terms(), br.s.Certificate()}
 		b.mu.Unlock()
 		if err := hosts.EnterBridge(br); err != nil {
 			b.mu.Lock()

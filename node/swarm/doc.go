@@ -45,7 +45,8 @@
 // would otherwise be cut off by a new version, without anybody being there to see why. It
 // would be wrong, too, to go on in silence, so the first lines of each start, the status
 // and the doctor say how to keep it and how to end it, until somebody decides. Such a home
-// has a key for the open network and no folder of swarms. Nothing else makes that key: what
+// has a key for the open network and no folder of swarms, or only the mark of an attempt to join
+// one, which leaves it as it is. Nothing else makes that key: what
 // is open because somebody said so leaves a mark in that folder, and a command that needs
 // no peers begins without any network.
 //
@@ -137,11 +138,17 @@
 // A bridge ends when its record expires or either root key revokes it: on the way of all
 // revocation lists, at once. A record can be replaced by one of a higher number; revoking it
 // revokes those before it, too, so that a node that has missed the newer one does not go back.
+// For the same reason a node that forgets a bridge because its record has expired keeps the
+// number: an older record may lend more, and for longer.
 // The lender enforces its newest record, whichever the guest has accepted.
 //
 // How many tokens guests may use per day, and by how much nodes exceed that together, is
 // package allowance's doc. Nodes of the lender tell each other their sums in the bridge's
 // network.
+//
+// A bridge's network is opened again if the record of now gives other roles, because what is
+// exchanged there follows from them, and to show a renewed certificate, as a swarm's own is.
+// Relays of the open network carry its circuits, too, and see yet another key.
 //
 // A home that is in both swarms uses the lender as its member. Members that lend run no own
 // prompts in a bridge's network.

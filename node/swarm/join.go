@@ -16,6 +16,7 @@ import (
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multiaddr"
 
+	"github.com/shoalnet/shoal/node/home"
 	node "github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/remedy"
 	"github.com/shoalnet/shoal/protocol"
@@ -186,6 +187,9 @@ func (b *Book) prepare(id member.SwarmID, at string) (crypto.PrivKey, error) {
 	b.work.Lock()
 	defer b.work.Unlock()
 	if err := b.mayJoin(id); err != nil {
+		return nil, err
+	}
+	if err := stayOpen(home.Home(b.cfg.Home)); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Join(b.dir, at), 0o700); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/network/outer"
@@ -18,22 +19,22 @@ import (
 const maxHeardRelays = 8
 
 // outside completes what a network knows of relays of the open network: the key that they
-// see, and the relays of other members. Without a key it uses none.
-func (s *Swarm) outside(o *network.Outside) *network.Outside {
+// see, and the relays through which others there are reached. Without a key it uses none.
+func (s *Swarm) outside(o *network.Outside, keyFile, keptFile string, heard func() []peer.AddrInfo) *network.Outside {
 	if o == nil {
 		return nil
 	}
-	key, err := network.LoadKey(s.path(outerKeyFile))
+	key, err := network.LoadKey(s.path(keyFile))
 	if err != nil {
 		s.log.Warn("the swarm is not reached through relays of the open network", "swarm", s.Name(), "error", err)
 		return nil
 	}
 	also := o.Known
-	return &network.Outside{Key: key, Named: o.Named, Kept: s.path(relaysFile), Known: func() (out []peer.AddrInfo) {
+	return &network.Outside{Key: key, Named: o.Named, Kept: s.path(keptFile), Known: func() (out []peer.AddrInfo) {
 		if also != nil {
 			out = also()
 		}
-		return append(out, s.heardRelays()...)
+		return append(out, heard()...)
 	}}
 }
 
@@ -42,16 +43,32 @@ func (s *Swarm) heardRelays() (out []peer.AddrInfo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.members {
-		for _, a := range m.Addrs {
-			relay, ok := outer.RelayIn(a)
-			if !ok || len(out) >= maxHeardRelays {
-				continue
-			}
-			if i := slices.IndexFunc(out, func(p peer.AddrInfo) bool { return p.ID == relay.ID }); i >= 0 {
-				out[i].Addrs = append(out[i].Addrs, relay.Addrs...)
-			} else {
-				out = append(out, relay)
-			}
+		out = relaysIn(out, m.Addrs)
+	}
+	return out
+}
+
+// heardRelays are relays through which nodes of the lender are reached.
+func (b *Bridge) heardRelays() (out []peer.AddrInfo) {
+	for _, n := range b.s.nodesOf(b) {
+		out = relaysIn(out, n.Addrs)
+	}
+	return out
+}
+
+// relaysIn adds the relays in addresses, as long as there are few.
+func relaysIn(out []peer.AddrInfo, addrs []multiaddr.Multiaddr) []peer.AddrInfo {
+	for _, a := range addrs {
+		relay, ok := outer.RelayIn(a)
+		if !ok {
+			continue
+		}
+		i := slices.IndexFunc(out, func(p peer.AddrInfo) bool { return p.ID == relay.ID })
+		switch {
+		case i < 0 && len(out) < maxHeardRelays:
+			out = append(out, relay)
+		case i >= 0 && len(out[i].Addrs) < maxAddrs:
+			out[i].Addrs = append(out[i].Addrs, relay.Addrs...)
 		}
 	}
 	return out

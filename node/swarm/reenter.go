@@ -4,6 +4,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/host"
+
 	"github.com/shoalnet/shoal/node/backoff"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -23,12 +25,12 @@ func (r *running) outdated(now time.Time) bool {
 	if shown == nil || !newest.Expires().After(shown.Expires()) {
 		return false
 	}
-	return r.idle() || shown.Expires().Sub(now) < lastDay
+	return idle(r.net.Host()) || shown.Expires().Sub(now) < lastDay
 }
 
-// idle reports whether no session runs in the swarm.
-func (r *running) idle() bool {
-	for _, c := range r.net.Host().Network().Conns() {
+// idle reports whether no session runs over a host.
+func idle(h host.Host) bool {
+	for _, c := range h.Network().Conns() {
 		for _, s := range c.GetStreams() {
 			if p := string(s.Protocol()); p == protocol.StageID || p == protocol.StageID1 {
 				return false
@@ -43,6 +45,8 @@ func (r *running) idle() bool {
 func (b *Book) reenter(r *running) {
 	b.work.Lock()
 	defer b.work.Unlock()
+	b.bridgeWork.Lock() // a bridge's network that closed meanwhile would be the only one
+	defer b.bridgeWork.Unlock()
 	b.mu.Lock()
 	hosts := b.hosts
 	b.mu.Unlock()

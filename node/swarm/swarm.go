@@ -81,7 +81,7 @@ func (s *Swarm) since() time.Time {
 // Network fills in what makes a network this swarm's: its key, membership, remembered
 // peers, and the members to look for.
 func (s *Swarm) Network(cfg network.Config) network.Config {
-	cfg.Outside = s.outside(cfg.Outside)
+	cfg.Outside = s.outside(cfg.Outside, outerKeyFile, relaysFile, s.heardRelays)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cfg.Key, cfg.PeersFile, s.shown = s.key, s.path(peersFile), s.cert

@@ -98,7 +98,7 @@ type hosts struct {
 	nets *joint.Networks  // nil: none is open yet
 	open *network.Network // nil: the node is not in the open network
 
-	outside *network.Outside // of each swarm, but for its key; nil: none
+	outside *network.Outside // of each swarm and bridge, but for its key; nil: none
 
 	empty string // ID of the network that nobody else is in; "": it is not needed
 	main  string // ID of the swarm that has the operator's port, addresses and bootstrap peers; "": none has

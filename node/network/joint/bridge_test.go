@@ -132,6 +132,29 @@ func TestOffersOverABridge(t *testing.T) {
 	}
 }
 
+// The network that names this node still does so after it was left and entered again, with
+// another swarm and a bridge there meanwhile.
+func TestFirstStays(t *testing.T) {
+	t.Parallel()
+	first := start(t, "a")
+	j := joint.New(joint.Config{}, first)
+	t.Cleanup(func() { j.Close() })
+	bridge := across(t, "a", lends(t, 1, member.Use))
+	if err := errors.Join(j.Add(bridge), j.Add(start(t, "c")), j.Remove(first.Swarm())); err != nil {
+		t.Fatal(err)
+	}
+	if j.Self() == bridge.Self() {
+		t.Error("the network of a bridge names the node, although it is in a swarm")
+	}
+	again := start(t, "a")
+	if err := j.Add(again); err != nil {
+		t.Fatal(err)
+	}
+	if all := j.All(); j.Self() != again.Self() || len(all) != 3 || all[2] != bridge {
+		t.Error("another network names this node now")
+	}
+}
+
 func TestNoNetworkAfterClose(t *testing.T) {
 	t.Parallel()
 	j := joint.New(joint.Config{}, start(t, "a"))

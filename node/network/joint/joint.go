@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,7 @@ var ErrUnknown = errors.New("this node is not in that swarm")
 // Networks are the networks that a node is in. They are safe for concurrent use.
 type Networks struct {
 	cfg  Config
-	list atomic.Pointer[[]*network.Network]         // in the order of Add; replaced, never changed
+	list atomic.Pointer[[]*network.Network]         // in the order of inOrder; replaced, never changed
 	past atomic.Pointer[map[string]network.Traffic] // of networks that were left; replaced, never changed
 
 	lent atomic.Pointer[func(swarm string, model cid.Cid) bool] // see Lend; nil: all is
@@ -55,12 +56,14 @@ type Networks struct {
 	own      *protocol.OfferBody
 	joined   []func(*network.Network) (leave func())
 	leave    map[*network.Network][]func()
+	places   map[string]int // by the IDs of swarms: in which order they were first added
 }
 
 // New returns networks that begin with one.
 func New(cfg Config, first *network.Network) *Networks {
-	j := &Networks{cfg: cfg, handlers: map[string]func(*network.Stream){}, leave: map[*network.Network][]func(){}}
-	j.list.Store(&[]*network.Network{first})
+	j := &Networks{cfg: cfg, handlers: map[string]func(*network.Stream){}, leave: map[*network.Network][]func(){}, places: map[string]int{}}
+	list := j.inOrder([]*network.Network{first})
+	j.list.Store(&list)
 	return j
 }
 
@@ -91,12 +94,31 @@ func (j *Networks) Add(n *network.Network) error {
 			return err
 		}
 	}
-	list := append(slices.Clone(all), n)
+	list := j.inOrder(append(slices.Clone(all), n))
 	j.list.Store(&list)
 	for _, f := range j.joined {
 		j.enter(n, f)
 	}
 	return nil
+}
+
+// inOrder sorts networks: one that was left and entered again, to show a renewed certificate,
+// has the place that it had, and bridges' come last, so that the first, which names this node,
+// stays the first. Called with changing held.
+func (j *Networks) inOrder(list []*network.Network) []*network.Network {
+	for _, n := range list {
+		if _, ok := j.places[n.Swarm()]; !ok {
+			j.places[n.Swarm()] = len(j.places)
+		}
+	}
+	place := func(n *network.Network) int {
+		if n.Bridge() != nil {
+			return math.MaxInt
+		}
+		return j.places[n.Swarm()]
+	}
+	slices.SortStableFunc(list, func(a, b *network.Network) int { return cmp.Compare(place(a), place(b)) })
+	return list
 }
 
 // withdrawTime bounds the time in which peers of a network that is left are told.
@@ -176,8 +198,8 @@ func (j *Networks) Close() error {
 	return err
 }
 
-// All returns the networks in the order in which they were added. The slice must not be
-// changed.
+// All returns the networks in the order in which they were first added, those of bridges
+// last. The slice must not be changed.
 func (j *Networks) All() []*network.Network { return *j.list.Load() }
 
 // preferred are the networks with private swarms first, then what others lend, then the
@@ -272,7 +294,7 @@ type Swarm struct {
 	Lends  bool // this node is there for guests to use
 }
 
-// Swarms describes the networks, in the order in which they were added.
+// Swarms describes the networks, in the order of All.
 func (j *Networks) Swarms() (out []Swarm) {
 	for _, n := range j.All() {
 		out = append(out, Swarm{
