@@ -3,8 +3,6 @@ package network
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -15,14 +13,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
-	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
-	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+	"github.com/libp2p/go-yamux/v5"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
-	msmux "github.com/multiformats/go-multistream"
 	"go.uber.org/fx"
 
 	"github.com/shoalnet/shoal/node/backoff"
@@ -54,6 +50,7 @@ const (
 	circuitPing = 10 * time.Second     // between measurements of a circuit's round trip
 	circuitCost = 4 * time.Millisecond // by which a frame over a circuit takes longer than its round trip says
 	lingerTime  = time.Second          // that a retired circuit without streams stays open
+	spareTime   = 5 * time.Minute      // that an unused circuit stays open beside a direct connection
 )
 
 // Circuits wait for each other while a relay is dialled, so a dead one must not take
@@ -287,7 +284,8 @@ func (n *Network) tend(c network.Conn, l *line) {
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	spent, again := l.spent, backoff.Backoff{First: tendEvery, Most: 2 * time.Second}
-	var next, measured, busy, used time.Time
+	var next, measured, used time.Time
+	busy := l.opened
 	for {
 		select {
 		case <-n.ctx.Done():
@@ -304,6 +302,9 @@ func (n *Network) tend(c network.Conn, l *line) {
 			busy = now
 		}
 		switch {
+		case now.Sub(busy) > spareTime && n.spare(c.RemotePeer()):
+			_ = c.Close()
+			return
 		case l.retired.Load():
 			if now.Sub(busy) > lingerTime {
 				_ = c.Close()
@@ -317,7 +318,7 @@ func (n *Network) tend(c network.Conn, l *line) {
 		}
 		if now.Sub(measured) > circuitPing && !l.retired.Load() {
 			measured = now
-			go n.measure(c, l)
+			go measure(c, l, now.Sub(busy) > circuitPing)
 		}
 		if busy == now && now.Sub(used) > useEvery {
 			used = now
@@ -327,6 +328,14 @@ func (n *Network) tend(c network.Conn, l *line) {
 			n.askRelay(l.relay())
 		}
 	}
+}
+
+// spare reports whether circuits to a peer serve nothing: it is connected directly as well,
+// and no session uses it, which a circuit would save a dial if the direct path broke.
+// Where holes can be punched, each peer has had a circuit first, and keeping all of them
+// would be most of what an idle node's connections cost.
+func (n *Network) spare(p peer.ID) bool {
+	return n.reaching != nil && n.Direct(p) && !n.reaching.inUse(p)
 }
 
 // renew makes another circuit to a peer, or uses a direct connection, before one is
@@ -352,29 +361,22 @@ func (n *Network) renew(c network.Conn, l *line) error {
 	return nil
 }
 
-// measure measures a circuit's round trip. The first exchange, which agrees on the
-// protocol, does not count.
-func (n *Network) measure(c network.Conn, l *line) {
-	ctx, cancel := context.WithTimeout(network.WithAllowLimitedConn(n.ctx, "ping"), dialTime)
-	defer cancel()
-	s, err := c.NewStream(ctx)
-	if err != nil {
+// measure measures a circuit's round trip. One that carries nothing is not probed again:
+// its multiplexer probes it as often as it must to keep it open, and that is enough.
+func measure(c network.Conn, l *line, idle bool) {
+	var mux *yamux.Session
+	if !c.As(&mux) {
 		return
 	}
-	defer s.Reset()
-	deadline, _ := ctx.Deadline()
-	if s.SetDeadline(deadline) != nil || msmux.SelectProtoOrFail(libprotocol.ID(ping.ID), s) != nil {
-		return
+	rtt := mux.RTT()
+	if !idle || rtt == 0 {
+		took, err := mux.Ping()
+		if err != nil {
+			return
+		}
+		rtt = took
 	}
-	b := make([]byte, ping.PingSize)
-	_, _ = rand.Read(b)
-	began := time.Now()
-	if _, err := s.Write(b); err != nil {
-		return
-	}
-	if _, err := io.ReadFull(s, b); err == nil {
-		l.rtt.Store(int64(time.Since(began)))
-	}
+	l.rtt.Store(int64(rtt))
 }
 
 // askRelay closes the connections to a relay that does not answer on any, and with

@@ -10,11 +10,12 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"github.com/shoalnet/shoal/node/network/reach"
 	"github.com/shoalnet/shoal/testnet/nat"
 )
 
-// idleNodes and idleTime are how many nodes the test of an idle one has, and for
-// how long it is watched.
+// idleNodes returns how many nodes the test of an idle one has, and for how long it is
+// watched: a few for five minutes, or as SHOAL_TEST_IDLE_NODES and SHOAL_TEST_IDLE_TIME say.
 func idleNodes(t *testing.T) (count int, watched time.Duration) {
 	s := os.Getenv("SHOAL_TEST_IDLE_NODES")
 	if s == "" {
@@ -24,7 +25,13 @@ func idleNodes(t *testing.T) (count int, watched time.Duration) {
 	if err != nil || count < 8 {
 		t.Fatalf("SHOAL_TEST_IDLE_NODES=%s", s)
 	}
-	return count, time.Hour
+	watched = time.Hour
+	if s := os.Getenv("SHOAL_TEST_IDLE_TIME"); s != "" {
+		if watched, err = time.ParseDuration(s); err != nil {
+			t.Fatalf("SHOAL_TEST_IDLE_TIME=%s", s)
+		}
+	}
+	return count, watched
 }
 
 // A node at home that serves a model and has nothing to do costs its line little
@@ -59,10 +66,16 @@ func TestIdleHome(t *testing.T) {
 		by0 := n.Traffic()
 		time.Sleep(watched)
 		sent, received := at.Traffic()
+		relayed := 0
+		for _, c := range n.Host().Network().Conns() {
+			if reach.Relayed(c) {
+				relayed++
+			}
+		}
 		rate := float64(sent-sent0+received-received0) * 8 / 1000 / watched.Seconds()
 		perSecond := float64(opened.Load()) / watched.Seconds()
-		in.Logf("%d nodes, %v: %.1f kbit/s (%.1f sent), at most %d connections, %.3f new ones per second; %d offers known, %d in the table, %d entries in its router",
-			count, watched, rate, float64(sent-sent0)*8/1000/watched.Seconds(), most.Load(), perSecond, n.KnownOffers(), n.DHTPeers(), box.Entries())
+		in.Logf("%d nodes, %v: %.1f kbit/s (%.1f sent), at most %d connections (%d relayed at the end), %.3f new ones per second; %d offers known, %d in the table, %d entries in its router",
+			count, watched, rate, float64(sent-sent0)*8/1000/watched.Seconds(), most.Load(), relayed, perSecond, n.KnownOffers(), n.DHTPeers(), box.Entries())
 		for p, b := range n.Traffic() {
 			if all := b.Sent + b.Received - by0[p].Sent - by0[p].Received; all > 0 {
 				in.Logf("  %s: %.2f kbit/s", p, float64(all)*8/1000/watched.Seconds())

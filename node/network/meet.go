@@ -19,6 +19,9 @@ const (
 	drawEvery = 500 * time.Millisecond // while no peer is connected
 	lookMore  = time.Minute            // while few peers are connected
 	saveEvery = time.Minute            // how often the book is saved
+	// How often the node looks itself up in the DHT, which asks some twenty peers. At
+	// first it does so more often, because each look may show it more of the network.
+	tableEvery = 10 * time.Minute
 )
 
 // meet finds peers: at the start, when the last one is lost, when one of this
@@ -27,6 +30,7 @@ const (
 // heard of. It also maintains the book of remembered peers.
 func (n *Network) meet() {
 	wait, looked, saved := backoff.Backoff{First: time.Second, Most: 15 * time.Second}, time.Time{}, time.Now()
+	tableWait, refresh := backoff.Backoff{First: time.Second, Most: tableEvery}, time.Time{}
 	for n.ctx.Err() == nil {
 		places := n.places()
 		n.alone.Store(len(places) == 0 && n.mdns == nil && len(n.host.Network().Peers()) == 0)
@@ -38,8 +42,14 @@ func (n *Network) meet() {
 			n.dialAll(places[:min(len(places), drawn)])
 			looked = time.Now()
 		}
-		if err := n.dht.Bootstrap(n.ctx); err != nil && n.ctx.Err() == nil {
-			n.log.Debug("refreshing the DHT", "error", err)
+		if !time.Now().Before(refresh) {
+			if n.dht.RoutingTable().Size() == 0 {
+				tableWait.Reset()
+			}
+			refresh = time.Now().Add(tableWait.Next())
+			if err := n.dht.Bootstrap(n.ctx); err != nil && n.ctx.Err() == nil {
+				n.log.Debug("refreshing the DHT", "error", err)
+			}
 		}
 		if time.Since(saved) > saveEvery {
 			n.remember()
@@ -51,6 +61,8 @@ func (n *Network) meet() {
 		case <-n.wake:
 			looked = time.Time{}
 			wait.Reset()
+			tableWait.Reset()
+			refresh = time.Time{}
 		}
 	}
 }
