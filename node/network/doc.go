@@ -92,7 +92,10 @@
 // (relays.go), and its offers name those relays until strangers prove that it
 // can be dialled. A proven node is a relay and a server of the DHT; where few
 // are proven, the network is small and every node serves the DHT. To have
-// strangers dial it, a node asks a peer to pass that on (thirds.go). A relayed
+// strangers dial it, a node asks a peer to pass that on (thirds.go); and because
+// in a small network it has soon sent packets to everybody, it also asks from
+// another port with another key (scout.go). In a private swarm the member vouches
+// for that key, as for those of AutoNAT. A relayed
 // connection is limited to 256 MiB and an hour, carries no bulk, and is replaced
 // by a direct one when a hole can be punched, which is tried again and again
 // (holes.go).

@@ -387,6 +387,12 @@ func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, rep
 	if err != nil {
 		return n.explainTo(p, err)
 	}
+	return exchange(ctx, s, req, reply, limit)
+}
+
+// exchange sends a request on a stream, unless it is nil, reads the reply of at
+// most limit bytes, and closes the stream.
+func exchange(ctx context.Context, s network.Stream, req, reply proto.Message, limit int) error {
 	defer s.Close()
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	defer stop()

@@ -35,6 +35,7 @@ const (
 	lookAround = 5 * time.Second        // how often the verdict and the relayed peers are looked at
 	firstCheck = 10 * time.Second       // between requests to have others dial this node; doubles up to lastCheck
 	lastCheck  = 30 * time.Minute
+	renewProof = time.Hour // before its end, strangers are asked for again
 	// With so many peers that are proven to be reachable, one that is not leaves
 	// the DHT to them.
 	enoughPublic = 4
@@ -63,6 +64,7 @@ type reaching struct {
 	kick     chan struct{} // capacity 1: look around now
 	relays   relays
 	holes    holes
+	used     scoutPorts // by scouts alone, see scouts
 
 	mu      sync.Mutex
 	machine *reach.Machine
@@ -71,12 +73,14 @@ type reaching struct {
 	crowded bool      // enough peers are proven to be reachable
 	checks  int       // requests to be dialled since the last proof or move
 	checkAt time.Time // not before
+	moves   int       // changes of this node's outside address
+	out     bool      // scouts are out
 	tcpAt   time.Time // a peer is not met over TCP before
 	freshAt time.Time // connections to public nodes are not made again before
 }
 
 func newReaching(cfg *Config, g *gate) *reaching {
-	r := &reaching{cfg: cfg, gate: g, ready: make(chan struct{}), kick: make(chan struct{}, 1), machine: reach.New(cfg.Public), emitted: network.ReachabilityPrivate}
+	r := &reaching{cfg: cfg, gate: g, ready: make(chan struct{}), kick: make(chan struct{}, 1), machine: reach.New(cfg.Public), emitted: network.ReachabilityPrivate, used: scoutPorts{}}
 	r.relays.of, r.holes.of = r, r
 	g.sending = func(ip netip.Addr) {
 		r.mu.Lock()
@@ -227,6 +231,7 @@ func (r *reaching) sighted(remote, here, observed multiaddr.Multiaddr) {
 	r.machine.SeenAt(outside.at.Addr())
 	if moved {
 		r.machine.Moved()
+		r.moves++
 		r.checks, r.checkAt = 0, time.Time{}
 	}
 	r.mu.Unlock()
@@ -273,6 +278,7 @@ func (r *reaching) moved() {
 	r.mu.Lock()
 	r.seen.Forget()
 	r.machine.Moved()
+	r.moves++
 	r.checks, r.checkAt, r.tcpAt, r.freshAt = 0, time.Time{}, time.Time{}, time.Time{}
 	r.mu.Unlock()
 	if o := r.outer.Load(); o != nil {
@@ -309,10 +315,16 @@ func (r *reaching) run() {
 		state := r.settle()
 		r.wantOutside(state)
 		if state.Verdict != reach.Proven {
-			r.check()
 			r.keepTCP()
 		} else {
 			r.relays.announce()
+		}
+		if state.Verdict != reach.Proven || !state.Until.IsZero() && time.Until(state.Until) < renewProof {
+			r.check()
+		} else {
+			r.mu.Lock()
+			r.checks, r.checkAt = 0, time.Time{}
+			r.mu.Unlock()
 		}
 	}
 }
@@ -390,8 +402,8 @@ func (r *reaching) settle() reach.State {
 	return state
 }
 
-// check asks a peer to have a third one dial this node. Its answer is not
-// believed: only that a stranger connects counts.
+// check asks peers to have others dial this node, and sends out scouts. The
+// answers are not believed: only that a stranger connects counts.
 func (r *reaching) check() {
 	if r.cfg.Client {
 		return
@@ -405,7 +417,17 @@ func (r *reaching) check() {
 	}
 	r.checkAt = now.Add(min(lastCheck, firstCheck<<min(r.checks, 10)))
 	r.checks++
+	out := r.out
+	r.out = true
 	r.mu.Unlock()
+	if !out {
+		r.n.wg.Go(func() {
+			r.scouts()
+			r.mu.Lock()
+			r.out = false
+			r.mu.Unlock()
+		})
+	}
 	req := &protocol.ReachRequest{Kind: protocol.ReachKind_REACH_CHECK}
 	for _, s := range r.ports() {
 		if s.udp {
@@ -428,9 +450,7 @@ func (r *reaching) check() {
 // public address, in different groups of addresses.
 func (r *reaching) middles() (out []peer.ID) {
 	var groups []netip.Addr
-	conns := r.n.host.Network().Conns()
-	rand.Shuffle(len(conns), func(i, j int) { conns[i], conns[j] = conns[j], conns[i] })
-	for _, c := range conns {
+	for _, c := range r.n.shuffled() {
 		s, ok := spotOf(c.RemoteMultiaddr())
 		if !ok || reach.Relayed(c) || !reach.Public(s.at.Addr()) || !r.speaks(c.RemotePeer()) || slices.Contains(out, c.RemotePeer()) {
 			continue
@@ -440,6 +460,13 @@ func (r *reaching) middles() (out []peer.ID) {
 		}
 	}
 	return out
+}
+
+// shuffled returns the connections in a random order.
+func (n *Network) shuffled() []network.Conn {
+	conns := n.host.Network().Conns()
+	rand.Shuffle(len(conns), func(i, j int) { conns[i], conns[j] = conns[j], conns[i] })
+	return conns
 }
 
 func (r *reaching) speaks(p peer.ID) bool {

@@ -156,12 +156,12 @@ func TestVerdicts(t *testing.T) {
 		t.Run(c.kind.Name, func(t *testing.T) {
 			simulate(t, 2, func(in *internet) {
 				n := in.home(c.kind, 1)
-				begin, newcomers, most := time.Now(), 5, 2*time.Minute
-				if c.proven { // only those prove something that dial it before it dials them
-					newcomers, most = 30, 10*time.Minute
+				begin, most := time.Now(), 2*time.Minute
+				if c.proven {
+					most = 30 * time.Second
 				}
 				for i := 0; time.Since(begin) < most; i++ {
-					if i%200 == 0 && i/200 < newcomers {
+					if i%200 == 0 && i/200 < 5 {
 						in.home(nat.Port, 10+i/200)
 					}
 					if s := verdictOf(n); s.Verdict == reach.Proven {
@@ -179,6 +179,36 @@ func TestVerdicts(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The verdict where the node has sent packets to every peer there is: only to
+// another port of its own are they strangers.
+func TestVerdictAmongAcquaintances(t *testing.T) {
+	for _, kind := range nat.Kinds() {
+		for _, public := range []int{2, 3} {
+			t.Run(fmt.Sprintf("%s and %d others", kind.Name, public), func(t *testing.T) {
+				simulate(t, public, func(in *internet) { in.verdictOfOneWhoKnowsAll(kind) })
+			})
+		}
+	}
+}
+
+func (in *internet) verdictOfOneWhoKnowsAll(kind nat.Kind) {
+	in.Helper()
+	n := in.home(kind, 1)
+	for _, at := range in.relay {
+		s, _ := spotOf(at.Addr)
+		n.gate.sending(s.at.Addr())
+	}
+	if kind.Filter == nat.Independent {
+		in.Logf("proven after %v", in.until("proven", 30*time.Second, func() bool { return verdictOf(n).Verdict == reach.Proven }))
+		return
+	}
+	for begin := time.Now(); time.Since(begin) < 2*time.Minute; time.Sleep(100 * time.Millisecond) {
+		if s := verdictOf(n); s.Verdict == reach.Proven || s.Strangers > 0 {
+			in.Fatalf("after %v: %+v", time.Since(begin), s)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package network
 
 import (
 	"context"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -107,9 +106,7 @@ func (r *reaching) pass(ctx context.Context, p peer.ID, at netip.Addr, req proto
 // the same IP version, each from another group of addresses.
 func (r *reaching) thirds(p peer.ID, at netip.Addr) (out []peer.ID) {
 	groups := []netip.Addr{at}
-	conns := r.n.host.Network().Conns()
-	rand.Shuffle(len(conns), func(i, j int) { conns[i], conns[j] = conns[j], conns[i] })
-	for _, c := range conns {
+	for _, c := range r.n.shuffled() {
 		s, ok := spotOf(c.RemoteMultiaddr())
 		if !ok || c.RemotePeer() == p || reach.Relayed(c) || !reach.Public(s.at.Addr()) || s.at.Addr().Is4() != at.Is4() || !r.speaks(c.RemotePeer()) {
 			continue

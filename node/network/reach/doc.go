@@ -21,7 +21,14 @@
 // DHT it is a dead entry in everybody's table.
 //
 // Strangers connect by themselves where a network grows. Where it does not, the
-// node asks a peer to have a third one dial it (/shoal/reach/1).
+// node asks a peer to have a third one dial it (/shoal/reach/1). Where it has
+// sent packets to all of them, it has them dial another port of its own, from
+// which it has sent packets to the asked peer alone (Machine.CameAside). NATs
+// filter for each inside port by itself (RFC 4787), so to that port the others
+// are strangers. That holds for NATs that use one outside port towards
+// everybody; for others, and where AutoNAT has found the node's own port
+// unreachable, another port proves nothing. No port serves twice in a day,
+// because the NAT may still let in those of the first time.
 //
 // A proof ends when the node's public address changes, when AutoNAT finds every
 // address unreachable, or a day after the last stranger came in.

@@ -137,7 +137,28 @@ func (m *Machine) CameIn(ip netip.Addr, now time.Time) {
 	if met || now.Before(m.blind[ip.Is4()]) {
 		return
 	}
-	m.last, m.refuted = now, false
+	m.refuted = false
+	m.stranger(ip, now)
+}
+
+// CameAside notes that a peer has connected from an address to another port of
+// this node's, from which packets had been sent to nobody but sent, and reports
+// whether the peer is a stranger there: NATs decide for each port by itself whom
+// they let in. It counts towards a proof like one that came to the node's own
+// port, but proves nothing against AutoNAT, which has tried that port.
+func (m *Machine) CameAside(ip, sent netip.Addr, now time.Time) (stranger bool) {
+	ip, sent = ip.Unmap(), sent.Unmap()
+	if !Public(ip) || SameGroup(ip, sent) || m.refuted {
+		return false
+	}
+	m.Sent(ip, now) // in case that a NAT decides for all ports of a machine together
+	m.stranger(ip, now)
+	return true
+}
+
+// stranger counts one that has come in.
+func (m *Machine) stranger(ip netip.Addr, now time.Time) {
+	m.last = now
 	for g, at := range m.came {
 		if now.Sub(at) > Window {
 			delete(m.came, g)

@@ -3,6 +3,7 @@ package reach
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -13,7 +14,7 @@ var begin = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 func TestVerdict(t *testing.T) {
 	type step struct {
 		after time.Duration
-		what  string // in, sent, seen, claim, unclaim, refute, moved, wait
+		what  string // in, aside (whence, and who was sent to), sent, seen, claim, unclaim, refute, moved, wait
 		where string
 	}
 	two := []step{{0, "in", "1.1.0.1"}, {time.Minute, "in", "2.2.0.1"}}
@@ -48,6 +49,14 @@ func TestVerdict(t *testing.T) {
 		{"AutoNAT finds it unreachable", with(step{0, "refute", ""}), Unknown},
 		{"and a mapping says otherwise", with(step{0, "claim", "mapping"}, step{0, "refute", ""}), Unknown},
 		{"a day later", with(step{23 * time.Hour, "wait", ""}), Proven},
+		{"two at other ports, though they were sent to from the node's own", []step{{0, "sent", "1.1.0.1"}, {0, "sent", "2.2.0.1"}, {0, "aside", "1.1.0.1 2.2.0.1"}, {0, "aside", "2.2.0.1 1.1.0.1"}}, Proven},
+		{"the same twice at other ports", []step{{0, "aside", "1.1.0.1 2.2.0.1"}, {0, "aside", "1.1.0.1 3.3.0.1"}}, Unknown},
+		{"at another port, one that was sent to from there", []step{{0, "in", "1.1.0.1"}, {0, "aside", "2.2.0.1 2.2.0.1"}}, Unknown},
+		{"at another port, a neighbour of one that was sent to from there", []step{{0, "in", "1.1.0.1"}, {0, "aside", "2.2.9.9 2.2.0.1"}}, Unknown},
+		{"at another port, from a private network", []step{{0, "in", "1.1.0.1"}, {0, "aside", "192.168.1.2 2.2.0.1"}}, Unknown},
+		{"another port's stranger comes to the node's own", []step{{0, "in", "1.1.0.1"}, {0, "wait", ""}, {11 * time.Minute, "aside", "2.2.0.1 3.3.0.1"}, {11 * time.Minute, "in", "2.2.0.1"}, {0, "in", "4.4.0.1"}}, Unknown},
+		{"other ports do not contradict AutoNAT", []step{{0, "refute", ""}, {0, "aside", "1.1.0.1 3.3.0.1"}, {0, "aside", "2.2.0.1 3.3.0.1"}}, Unknown},
+		{"another port keeps the proof", with(step{23 * time.Hour, "aside", "1.1.0.1 3.3.0.1"}, step{23 * time.Hour, "wait", ""}), Proven},
 		{"two days later", with(step{25 * time.Hour, "wait", ""}), Unknown},
 		{"another stranger keeps the proof", with(step{23 * time.Hour, "in", "3.3.0.1"}, step{23 * time.Hour, "wait", ""}), Proven},
 	} {
@@ -58,6 +67,9 @@ func TestVerdict(t *testing.T) {
 				switch s.what {
 				case "in":
 					m.CameIn(netip.MustParseAddr(s.where), now)
+				case "aside":
+					from, sent, _ := strings.Cut(s.where, " ")
+					m.CameAside(netip.MustParseAddr(from), netip.MustParseAddr(sent), now)
 				case "sent":
 					m.Sent(netip.MustParseAddr(s.where), now)
 				case "seen":
