@@ -278,6 +278,7 @@ type pipeline struct {
 	guess       func(most int) stage.Guesser
 	inFlight    int           // of a fleet's sessions
 	delay, more time.Duration // of each pass, and of each further row in it
+	slowLink    int           // in a virtual network: the stage, from 1, whose uplink has slowRate; 0: none
 }
 
 func newPipeline(t testing.TB, blocks int, cuts ...int) *pipeline {
