@@ -71,11 +71,14 @@ func TestPrefillOverDistance(t *testing.T) {
 			t.Errorf("first token after %s, more than %s", x.out.TTFT, bound)
 		}
 	}
-	whole := prefill(t, link.Params{RTT: rtt}, settings, func(r *session.Request) { r.Chunk = 512 }, func(r *session.Request) { r.Chunk = 512 })
-	for i, x := range whole {
-		t.Logf("in chunks of 512 rows, the most that a step may have: %s", x.out.TTFT)
-		if !slices.Equal(x.tokens, all[i].tokens) {
-			t.Errorf("%v, in shorter chunks %v", x.tokens, all[i].tokens)
-		}
+	whole := prefill(t, link.Params{RTT: rtt}, settings, func(r *session.Request) { r.Chunk = 512 })
+	t.Logf("in chunks of 512 rows, the most that a step may have: %s", whole[0].out.TTFT)
+	if !slices.Equal(whole[0].tokens, all[0].tokens) {
+		t.Errorf("%v, in shorter chunks %v", whole[0].tokens, all[0].tokens)
+	}
+	inTurn := 3 * (long*row + rtt/2)
+	t.Logf("%.2f times as fast as one stage after the other (%s)", inTurn.Seconds()/all[0].out.TTFT.Seconds(), inTurn)
+	if inTurn.Seconds() < 1.8*all[0].out.TTFT.Seconds() {
+		t.Errorf("first token after %s, where one stage after the other takes %s", all[0].out.TTFT, inTurn)
 	}
 }

@@ -14,6 +14,7 @@ const (
 	maxQueued  = 32               // frames queued for a socket
 	queueBytes = 2 << 20          // at which the queue is full; the last frame may exceed it
 	writeStall = 30 * time.Second // a stream that accepts no data for this long is lost
+	warmUp     = 4                // frames in a row without a pause, after which a connection has its speed
 	lastWords  = 5 * time.Second  // to write the last queued frame when the session ends
 )
 
@@ -24,7 +25,7 @@ type sender struct {
 	onRoom  func()                     // the full queue has space again
 	onSent  func(Phase, time.Duration) // a step's frame was written; the time since push
 	onRow   func(time.Duration)        // likewise that of one row; how long the writing took; nil: nobody wants to know
-	onChunk func(int, time.Duration)   // likewise that of several, which followed a frame without a pause; bytes, and how long the writing took; nil: likewise
+	onChunk func(int, time.Duration)   // likewise that of several, once frames have followed each other without a pause; bytes, and how long the writing took; nil: likewise
 
 	mu       sync.Mutex
 	stream   Stream // nil until start
@@ -327,7 +328,7 @@ func (s *sender) next(st Stream) (out outgoing, last, room, none, paused bool) {
 }
 
 func (s *sender) run(st Stream) {
-	for {
+	for streak := 0; ; {
 		out, last, room, none, paused := s.next(st)
 		if none {
 			return
@@ -347,7 +348,10 @@ func (s *sender) run(st Stream) {
 		if s.onRow != nil && out.rows == 1 {
 			s.onRow(time.Since(begin))
 		}
-		if s.onChunk != nil && out.rows > 1 && !paused {
+		if streak++; paused {
+			streak = 0
+		}
+		if s.onChunk != nil && out.rows > 1 && streak >= warmUp {
 			s.onChunk(len(out.frame), time.Since(begin))
 		}
 		if out.phase != control {

@@ -24,8 +24,9 @@ type linkRate struct {
 	at             time.Time
 }
 
-// wroteChunk records how long writing a chunk to a successor took. It counts only if
-// the chunk followed another one without a pause: else the time is that of a buffer.
+// wroteChunk records how long writing a chunk to a successor took, which counts only
+// while chunks follow each other without a pause: else the time is that of a buffer, or of
+// a connection that has yet to gain speed.
 func (s *Stage) wroteChunk(next peer.ID, bytes int, took time.Duration) {
 	now := time.Now()
 	s.mu.Lock()
