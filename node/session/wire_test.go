@@ -29,20 +29,19 @@ func sentIn(out *session.Outcome) (codecs []protocol.TensorCodec) {
 // A link that keeps the stages waiting sends a prompt in fewer bytes, once that is known of
 // it; others, and a session that does not allow it, stay exact.
 func TestWireOneSlowLink(t *testing.T) {
-	const row = time.Millisecond
-	same := func(slowest time.Duration) func(r *session.Request) {
-		return func(r *session.Request) { r.Prompt, r.SlowestRow = r.Prompt[:long/2], slowest }
-	}
-	settings := pipeline{delay: row, more: row, wide: 2048, slowLink: 1}
-	got := prefill(t, link.Params{RTT: 80 * time.Millisecond}, settings, same(row), same(row), same(2*row), same(10*row), same(0))
-	for i, want := range [][]protocol.TensorCodec{{f32, f32, f32}, {q8, f32, f32}, {f16, f32, f32}, {f32, f32, f32}, {f32, f32, f32}} {
-		t.Logf("first token after %s, prompts sent in %s: %.2f times as fast as in F32", got[i].out.TTFT, sentIn(got[i].out), got[4].out.TTFT.Seconds()/got[i].out.TTFT.Seconds())
+	const row = 250 * time.Microsecond // to compute; in F32 one takes 0.8 ms to send, in Q8_0 0.2
+	auto := func(r *session.Request) { r.SlowestRow = row }
+	settings := pipeline{delay: row, more: row, wide: 512, slowLink: 1}
+	got := prefill(t, link.Params{RTT: 80 * time.Millisecond}, settings, auto, auto, asIs)
+	for i, want := range [][]protocol.TensorCodec{{f32, f32, f32}, {q8, f32, f32}, {f32, f32, f32}} {
+		t.Logf("first token after %s, prompts sent in %s", got[i].out.TTFT, sentIn(got[i].out))
 		if !slices.Equal(sentIn(got[i].out), want) {
 			t.Errorf("session %d: %s, want %s", i, sentIn(got[i].out), want)
 		}
 	}
-	if ratio := got[4].out.TTFT.Seconds() / got[1].out.TTFT.Seconds(); ratio < 1.8 {
-		t.Errorf("in Q8_0 the first token comes only %.2f times as fast as in F32", ratio)
+	ratio := got[2].out.TTFT.Seconds() / got[1].out.TTFT.Seconds()
+	if t.Logf("the first token comes %.2f times as fast as in F32", ratio); ratio < 1.8 {
+		t.Error("that is too little")
 	}
 }
 
@@ -82,7 +81,7 @@ func TestWireSameTokens(t *testing.T) {
 	prompt := someTokens(5, 40)
 	for slowest, codec := range map[time.Duration]protocol.TensorCodec{1200 * time.Microsecond: q8, 3 * time.Millisecond: f16} {
 		var want []int32
-		for seed := range 16 {
+		for seed := range 10 {
 			synctest.Test(t, func(t *testing.T) {
 				p := &pipeline{delay: time.Millisecond}
 				ahead := seed%2 == 1
@@ -91,7 +90,7 @@ func TestWireSameTokens(t *testing.T) {
 				}
 				f := narrow(t, p, slowest)
 				if lost := seed / 2; lost > 0 {
-					time.AfterFunc(time.Duration(lost*40)*time.Millisecond, func() {
+					time.AfterFunc(time.Duration(lost*60)*time.Millisecond, func() {
 						f.set(f.down, nodeID(lost%3), true)
 						go f.stages[lost%3].Close(errors.New("killed"))
 					})
