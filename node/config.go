@@ -72,7 +72,7 @@ type Config struct {
 	Engine      engine.Loader // loads spans in this process: for tests; nil: each in a process of its own, for which main calls engine.ChildMain
 	Convert     Converter     // of directories to be imported; nil: they are refused
 	Warnings    []string      // about this program, for its status
-	Wire        string        // activations between stages: "f32", "f16" or "q8_0"
+	Wire        string        // activations between stages: "f32" or "" (exact), "f16", "q8_0", or "auto": f32, but prompts in what each link needs
 	Ahead       string        // "off": no rows of guessed tokens are sent ahead, neither for this node's answers nor by its stages; "auto" or "": where that pays
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
 	Swarms      *swarm.Book   // private swarms that the node is in; nil: none
@@ -127,7 +127,7 @@ func (c *Config) Check() error {
 	if err := c.Engines.Check(); err != nil {
 		return badSetting("engine", "%w", err)
 	}
-	if _, err := codecOf(c.Wire); err != nil {
+	if _, _, err := codecOf(c.Wire); err != nil {
 		return err
 	}
 	if c.Ahead != "" && c.Ahead != "auto" && c.Ahead != "off" {
@@ -230,16 +230,18 @@ func (c *Config) trusted() (map[peer.ID]bool, error) {
 	return all, nil
 }
 
-func codecOf(wire string) (protocol.TensorCodec, error) {
+// codecOf returns the codec that a setting of wire is for, and whether links may choose
+// another one for prompts.
+func codecOf(wire string) (codec protocol.TensorCodec, auto bool, err error) {
 	switch wire {
-	case "", "f32":
-		return protocol.TensorCodec_TENSOR_CODEC_F32, nil
+	case "", "f32", "auto":
+		return protocol.TensorCodec_TENSOR_CODEC_F32, wire == "auto", nil
 	case "f16":
-		return protocol.TensorCodec_TENSOR_CODEC_F16, nil
+		return protocol.TensorCodec_TENSOR_CODEC_F16, false, nil
 	case "q8_0":
-		return protocol.TensorCodec_TENSOR_CODEC_Q8_0, nil
+		return protocol.TensorCodec_TENSOR_CODEC_Q8_0, false, nil
 	}
-	return 0, badSetting("wire", "%q: f32, f16 and q8_0 are known", wire)
+	return 0, false, badSetting("wire", "%q: auto, f32, f16 and q8_0 are known", wire)
 }
 
 func (c *Config) home() home.Home { return home.Home(c.Home) }

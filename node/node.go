@@ -117,7 +117,7 @@ func New(cfg Config) (_ *Node, err error) {
 	if err != nil {
 		return nil, configError{err}
 	}
-	codec, err := codecOf(cfg.Wire)
+	codec, auto, err := codecOf(cfg.Wire)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func New(cfg Config) (_ *Node, err error) {
 	n.keys.SetDefault(cfg.APIKey)
 	n.generator = generate.New(generate.Config{
 		Models: models{n}, Survey: n.survey, Network: sessionDialer{n.net}, Recorder: n.standing,
-		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, NoAhead: cfg.Ahead == "off", Use: n.desk.Use, Log: cfg.Log.With("part", "generate"),
+		Metrics: n.metrics, Tracer: n.traces.Tracer(), Codec: codec, AutoWire: auto, NoAhead: cfg.Ahead == "off", Use: n.desk.Use, Log: cfg.Log.With("part", "generate"),
 	})
 	n.stages = stage.NewServer(cfg.Log.With("part", "stage"), n.survey.Trusted)
 	n.stages.Restrict(n.refuses)

@@ -1694,6 +1694,9 @@ type Open struct {
 	Embed          uint32                 `protobuf:"varint,20,opt,name=embed,proto3" json:"embed,omitempty"`                                          // the session's rows are texts whose embeddings are wanted: tokens of the longest. 0: they are one sequence, and tokens are drawn
 	Readings       uint32                 `protobuf:"varint,40,opt,name=readings,proto3" json:"readings,omitempty"`                                    // nothing is drawn: so many steps with "sample" ask for a Reading each. 0: tokens are drawn
 	TagKey         []byte                 `protobuf:"bytes,30,opt,name=tag_key,json=tagKey,proto3" json:"tag_key,omitempty"`                           // 16 random bytes, for the first and the last stage alone: they key Step.tag. Empty: no run-ahead
+	PromptRows     uint32                 `protobuf:"varint,50,opt,name=prompt_rows,json=promptRows,proto3" json:"prompt_rows,omitempty"`              // positions below this are sent on in prompt_codec, the others in codec. 0: all in codec
+	PromptCodec    TensorCodec            `protobuf:"varint,51,opt,name=prompt_codec,json=promptCodec,proto3,enum=shoal.TensorCodec" json:"prompt_codec,omitempty"`
+	SlowestUs      uint32                 `protobuf:"varint,52,opt,name=slowest_us,json=slowestUs,proto3" json:"slowest_us,omitempty"` // microseconds that the route's slowest stage takes per row of a prompt: the stage chooses prompt_codec itself. 0: it is as stated
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1859,6 +1862,27 @@ func (x *Open) GetTagKey() []byte {
 		return x.TagKey
 	}
 	return nil
+}
+
+func (x *Open) GetPromptRows() uint32 {
+	if x != nil {
+		return x.PromptRows
+	}
+	return 0
+}
+
+func (x *Open) GetPromptCodec() TensorCodec {
+	if x != nil {
+		return x.PromptCodec
+	}
+	return TensorCodec_TENSOR_CODEC_F32
+}
+
+func (x *Open) GetSlowestUs() uint32 {
+	if x != nil {
+		return x.SlowestUs
+	}
+	return 0
 }
 
 type Hop struct {
@@ -2409,15 +2433,16 @@ func (x *Either) GetOf() []*Pieces {
 // Opened accepts an Open. Stage -> client.
 type Opened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	UsPerStep     uint32                 `protobuf:"varint,1,opt,name=us_per_step,json=usPerStep,proto3" json:"us_per_step,omitempty"`         // what the stage expects a decode step to cost, microseconds
-	Cached        uint32                 `protobuf:"varint,2,opt,name=cached,proto3" json:"cached,omitempty"`                                  // positions that need not be computed again
-	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                                  // the answer will have the format that was asked for
-	Scores        bool                   `protobuf:"varint,4,opt,name=scores,proto3" json:"scores,omitempty"`                                  // the log probabilities that were asked for will come, as Scores
-	Embeds        bool                   `protobuf:"varint,8,opt,name=embeds,proto3" json:"embeds,omitempty"`                                  // the embeddings that were asked for will come, as Embeddings
-	Readings      bool                   `protobuf:"varint,40,opt,name=readings,proto3" json:"readings,omitempty"`                             // the readings that were asked for will come, and steps may begin further back
-	Back          uint32                 `protobuf:"varint,41,opt,name=back,proto3" json:"back,omitempty"`                                     // of a session of readings: rows that it can certainly be taken back without beginning at 0; 0: all
-	Floor         uint32                 `protobuf:"varint,9,opt,name=floor,proto3" json:"floor,omitempty"`                                    // as in Halted
-	RollbackRows  uint32                 `protobuf:"varint,30,opt,name=rollback_rows,json=rollbackRows,proto3" json:"rollback_rows,omitempty"` // rows that the session can be taken back at any time, at no cost: so far may others run ahead. 0: not at all
+	UsPerStep     uint32                 `protobuf:"varint,1,opt,name=us_per_step,json=usPerStep,proto3" json:"us_per_step,omitempty"`                             // what the stage expects a decode step to cost, microseconds
+	Cached        uint32                 `protobuf:"varint,2,opt,name=cached,proto3" json:"cached,omitempty"`                                                      // positions that need not be computed again
+	Format        bool                   `protobuf:"varint,3,opt,name=format,proto3" json:"format,omitempty"`                                                      // the answer will have the format that was asked for
+	Scores        bool                   `protobuf:"varint,4,opt,name=scores,proto3" json:"scores,omitempty"`                                                      // the log probabilities that were asked for will come, as Scores
+	Embeds        bool                   `protobuf:"varint,8,opt,name=embeds,proto3" json:"embeds,omitempty"`                                                      // the embeddings that were asked for will come, as Embeddings
+	Readings      bool                   `protobuf:"varint,40,opt,name=readings,proto3" json:"readings,omitempty"`                                                 // the readings that were asked for will come, and steps may begin further back
+	Back          uint32                 `protobuf:"varint,41,opt,name=back,proto3" json:"back,omitempty"`                                                         // of a session of readings: rows that it can certainly be taken back without beginning at 0; 0: all
+	Floor         uint32                 `protobuf:"varint,9,opt,name=floor,proto3" json:"floor,omitempty"`                                                        // as in Halted
+	RollbackRows  uint32                 `protobuf:"varint,30,opt,name=rollback_rows,json=rollbackRows,proto3" json:"rollback_rows,omitempty"`                     // rows that the session can be taken back at any time, at no cost: so far may others run ahead. 0: not at all
+	PromptCodec   TensorCodec            `protobuf:"varint,50,opt,name=prompt_codec,json=promptCodec,proto3,enum=shoal.TensorCodec" json:"prompt_codec,omitempty"` // in which it sends on positions below Open.prompt_rows, which are sent in this codec for the session's life
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2513,6 +2538,13 @@ func (x *Opened) GetRollbackRows() uint32 {
 		return x.RollbackRows
 	}
 	return 0
+}
+
+func (x *Opened) GetPromptCodec() TensorCodec {
+	if x != nil {
+		return x.PromptCodec
+	}
+	return TensorCodec_TENSOR_CODEC_F32
 }
 
 // Link joins the predecessor's activations to a session: first frame of a
@@ -4887,7 +4919,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"embeddings\x18\x14 \x01(\v2\x11.shoal.EmbeddingsH\x00R\n" +
 	"embeddings\x12*\n" +
 	"\areading\x18( \x01(\v2\x0e.shoal.ReadingH\x00R\areadingB\x06\n" +
-	"\x04kind\"\xf6\x03\n" +
+	"\x04kind\"\xed\x04\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\fR\x05model\x12\x12\n" +
@@ -4909,7 +4941,12 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x05trace\x18\x10 \x01(\tR\x05trace\x12\x14\n" +
 	"\x05embed\x18\x14 \x01(\rR\x05embed\x12\x1a\n" +
 	"\breadings\x18( \x01(\rR\breadings\x12\x17\n" +
-	"\atag_key\x18\x1e \x01(\fR\x06tagKey\"[\n" +
+	"\atag_key\x18\x1e \x01(\fR\x06tagKey\x12\x1f\n" +
+	"\vprompt_rows\x182 \x01(\rR\n" +
+	"promptRows\x125\n" +
+	"\fprompt_codec\x183 \x01(\x0e2\x12.shoal.TensorCodecR\vpromptCodec\x12\x1d\n" +
+	"\n" +
+	"slowest_us\x184 \x01(\rR\tslowestUs\"[\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
@@ -4950,7 +4987,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x06Pieces\x12$\n" +
 	"\x06pieces\x18\x01 \x03(\v2\f.shoal.PieceR\x06pieces\"'\n" +
 	"\x06Either\x12\x1d\n" +
-	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"\xf3\x01\n" +
+	"\x02of\x18\x01 \x03(\v2\r.shoal.PiecesR\x02of\"\xaa\x02\n" +
 	"\x06Opened\x12\x1e\n" +
 	"\vus_per_step\x18\x01 \x01(\rR\tusPerStep\x12\x16\n" +
 	"\x06cached\x18\x02 \x01(\rR\x06cached\x12\x16\n" +
@@ -4960,7 +4997,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\breadings\x18( \x01(\bR\breadings\x12\x12\n" +
 	"\x04back\x18) \x01(\rR\x04back\x12\x14\n" +
 	"\x05floor\x18\t \x01(\rR\x05floor\x12#\n" +
-	"\rrollback_rows\x18\x1e \x01(\rR\frollbackRows\"L\n" +
+	"\rrollback_rows\x18\x1e \x01(\rR\frollbackRows\x125\n" +
+	"\fprompt_codec\x182 \x01(\x0e2\x12.shoal.TensorCodecR\vpromptCodec\"L\n" +
 	"\x04Link\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
@@ -5285,35 +5323,37 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	19, // 24: shoal.Open.next:type_name -> shoal.Hop
 	20, // 25: shoal.Open.sampling:type_name -> shoal.Sampling
 	0,  // 26: shoal.Open.codec:type_name -> shoal.TensorCodec
-	22, // 27: shoal.Sampling.format:type_name -> shoal.Piece
-	21, // 28: shoal.Sampling.readings:type_name -> shoal.Labels
-	24, // 29: shoal.Piece.either:type_name -> shoal.Either
-	23, // 30: shoal.Piece.again:type_name -> shoal.Pieces
-	22, // 31: shoal.Pieces.pieces:type_name -> shoal.Piece
-	23, // 32: shoal.Either.of:type_name -> shoal.Pieces
-	0,  // 33: shoal.Step.codec:type_name -> shoal.TensorCodec
-	30, // 34: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 35: shoal.Token.finish:type_name -> shoal.Finish
-	32, // 36: shoal.Scores.scores:type_name -> shoal.Score
-	30, // 37: shoal.Score.top:type_name -> shoal.TopToken
-	2,  // 38: shoal.Fail.code:type_name -> shoal.Code
-	19, // 39: shoal.Resume.next:type_name -> shoal.Hop
-	2,  // 40: shoal.Trouble.code:type_name -> shoal.Code
-	46, // 41: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	3,  // 42: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
-	4,  // 43: shoal.ReachReply.code:type_name -> shoal.ReachCode
-	5,  // 44: shoal.JoinReply.refusal:type_name -> shoal.JoinRefusal
-	51, // 45: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
-	54, // 46: shoal.MemberRequest.bridges:type_name -> shoal.SwarmBridge
-	56, // 47: shoal.MemberRequest.talk:type_name -> shoal.BridgeTalk
-	54, // 48: shoal.MemberReply.bridges:type_name -> shoal.SwarmBridge
-	56, // 49: shoal.MemberReply.talk:type_name -> shoal.BridgeTalk
-	55, // 50: shoal.SwarmBridge.nodes:type_name -> shoal.BridgeNode
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	0,  // 27: shoal.Open.prompt_codec:type_name -> shoal.TensorCodec
+	22, // 28: shoal.Sampling.format:type_name -> shoal.Piece
+	21, // 29: shoal.Sampling.readings:type_name -> shoal.Labels
+	24, // 30: shoal.Piece.either:type_name -> shoal.Either
+	23, // 31: shoal.Piece.again:type_name -> shoal.Pieces
+	22, // 32: shoal.Pieces.pieces:type_name -> shoal.Piece
+	23, // 33: shoal.Either.of:type_name -> shoal.Pieces
+	0,  // 34: shoal.Opened.prompt_codec:type_name -> shoal.TensorCodec
+	0,  // 35: shoal.Step.codec:type_name -> shoal.TensorCodec
+	30, // 36: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 37: shoal.Token.finish:type_name -> shoal.Finish
+	32, // 38: shoal.Scores.scores:type_name -> shoal.Score
+	30, // 39: shoal.Score.top:type_name -> shoal.TopToken
+	2,  // 40: shoal.Fail.code:type_name -> shoal.Code
+	19, // 41: shoal.Resume.next:type_name -> shoal.Hop
+	2,  // 42: shoal.Trouble.code:type_name -> shoal.Code
+	46, // 43: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	3,  // 44: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
+	4,  // 45: shoal.ReachReply.code:type_name -> shoal.ReachCode
+	5,  // 46: shoal.JoinReply.refusal:type_name -> shoal.JoinRefusal
+	51, // 47: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
+	54, // 48: shoal.MemberRequest.bridges:type_name -> shoal.SwarmBridge
+	56, // 49: shoal.MemberRequest.talk:type_name -> shoal.BridgeTalk
+	54, // 50: shoal.MemberReply.bridges:type_name -> shoal.SwarmBridge
+	56, // 51: shoal.MemberReply.talk:type_name -> shoal.BridgeTalk
+	55, // 52: shoal.SwarmBridge.nodes:type_name -> shoal.BridgeNode
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }

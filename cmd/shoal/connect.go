@@ -312,6 +312,9 @@ func routeText(hops []api.Hop) string {
 		if h.Relayed || h.LinkRelayed {
 			part += " (relayed)"
 		}
+		if h.Wire != "" {
+			part += " (sends " + cell(h.Wire) + ")"
+		}
 		parts = append(parts, part)
 	}
 	text := strings.Join(parts, " → ")

@@ -83,7 +83,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "quota", EnvVars: []string{"SHOAL_QUOTA"}, Usage: "disk space for models that are not pinned, such as 50GiB (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "up", EnvVars: []string{"SHOAL_UP"}, Usage: "upload models to peers at no more than `RATE`, such as 20mbit or 2MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "down", EnvVars: []string{"SHOAL_DOWN"}, Usage: "fetch models at no more than `RATE`, such as 100mbit or 12MiB per second (default: no limit)"}),
-		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "number format of activations on the wire, for this node's own sessions: f32 (exact), f16, q8_0"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "number format of activations on the wire, for this node's own sessions: f32 (exact), f16, q8_0, or auto: f32, but prompts in f16 or q8_0 over links that would keep the slowest stage waiting"}),
 		logSettings()[0], logSettings()[1],
 		&cli.BoolFlag{Name: "json-events", Usage: "print events as JSON, one object per line"},
 	}, networkFlags()...)

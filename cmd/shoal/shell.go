@@ -189,7 +189,7 @@ func values(ctx context.Context, f cli.Flag, home string) (out []word) {
 	case "log-level":
 		list = []string{"debug", "info", "warn", "error"}
 	case "wire":
-		list = []string{"f32", "f16", "q8_0"}
+		list = []string{"auto", "f32", "f16", "q8_0"}
 	case "ahead":
 		list = []string{"auto", "off"}
 	case "kv":

@@ -167,6 +167,9 @@ type Hop struct {
 	// In answers, what computes the stage, as in EngineChange.
 	Engine string `json:"engine,omitempty"`
 
+	// At an answer's end, in what the stage sent the prompt's rows on: f16 or q8_0; empty: as
+	// they were computed.
+	Wire string `json:"wire,omitempty"`
 	// At an answer's end, whether the node reached the peer over a relay, and whether the
 	// peer reached the next of the ring so.
 	Relayed     bool `json:"relayed,omitempty"`
@@ -215,7 +218,7 @@ type Done struct {
 
 	Cached     int        `json:"prompt_tokens_kept,omitempty"` // reused from earlier sessions
 	Ahead      *Ahead     `json:"ahead,omitempty"`              // absent: no guesses were sent
-	Route      []Hop      `json:"route,omitempty"`              // the final route, if it was repaired, moved or crosses a relay
+	Route      []Hop      `json:"route,omitempty"`              // the final route, if it was repaired, moved, crosses a relay, or was not exact (Wire)
 	Recoveries []Recovery `json:"recoveries,omitempty"`         // repairs of the route
 	Moves      []Move     `json:"moves,omitempty"`              // changes of a stage's path that needed no repair
 }

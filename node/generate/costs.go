@@ -66,6 +66,31 @@ func (c *costs) oneWay(from, to peer.ID) time.Duration {
 	return route.UnknownOneWay
 }
 
+// slowestRow returns how long the slowest stage takes per row of a prompt; 0: it is not
+// known of all.
+func (c *costs) slowestRow(hops []session.Hop) (slowest time.Duration) {
+	for _, h := range hops {
+		s, ok := c.stage(h)
+		row := s.PromptRow()
+		if !ok || row <= 0 {
+			return 0
+		}
+		slowest = max(slowest, row)
+	}
+	return slowest
+}
+
+// wireName is what a codec is called in routes; "": it is exact.
+func wireName(c protocol.TensorCodec) string {
+	switch c {
+	case protocol.TensorCodec_TENSOR_CODEC_F16:
+		return "f16"
+	case protocol.TensorCodec_TENSOR_CODEC_Q8_0:
+		return "q8_0"
+	}
+	return ""
+}
+
 // routeWithCosts is a route with what its stages are predicted to cost.
 func (g *generation) routeWithCosts(hops []session.Hop) ([]api.Hop, []api.Cost) {
 	var out []api.Cost

@@ -88,6 +88,9 @@ func (g *generation) request(p *planned) *session.Request {
 		Model: g.model.ID(), Prompt: g.ids, Vocab: int(g.model.Manifest().Vocab), Sampling: s, Codec: g.cfg.Codec,
 		Route: hopsOf(p.Route, p.where), Step: p.Prediction.Step, Prefill: p.Prediction.TTFT,
 	}
+	if g.cfg.AutoWire {
+		req.SlowestRow = g.costs.slowestRow(req.Route)
+	}
 	if !g.cfg.NoAhead && g.req.Ahead != "off" {
 		req.MaxInFlight, req.Expected = inFlight, g.expect[:min(len(g.expect), p.limit)]
 	}
@@ -178,10 +181,10 @@ func (g *generation) done(out *session.Outcome, p route.Prediction) error {
 		d.Moves = append(d.Moves, api.Move{Peer: m.Hop.Peer.String(), From: m.Hop.Span.From, To: m.Hop.Span.To,
 			Link: m.Link, Token: m.Token, Relayed: m.Relayed, TookMs: ms(m.Took)})
 	}
-	if len(d.Recoveries)+len(d.Moves) > 0 || slices.ContainsFunc(out.Paths, func(p session.Path) bool { return p.Relayed || p.LinkRelayed }) {
+	if len(d.Recoveries)+len(d.Moves) > 0 || slices.ContainsFunc(out.Paths, func(p session.Path) bool { return p != session.Path{} }) {
 		d.Route = g.route(out.Route)
 		for i, p := range out.Paths[:min(len(out.Paths), len(d.Route))] {
-			d.Route[i].Relayed, d.Route[i].LinkRelayed = p.Relayed, p.LinkRelayed
+			d.Route[i].Relayed, d.Route[i].LinkRelayed, d.Route[i].Wire = p.Relayed, p.LinkRelayed, wireName(p.Codec)
 		}
 	}
 	if !g.stopped {

@@ -96,7 +96,7 @@ type Metrics interface {
 }
 
 // Config is what a generator is made of. All fields are needed, but for Use and the zero
-// value of Codec.
+// values of Codec and AutoWire.
 type Config struct {
 	Models   Models
 	Survey   Survey
@@ -105,6 +105,7 @@ type Config struct {
 	Metrics  Metrics
 	Tracer   trace.Tracer
 	Codec    protocol.TensorCodec // of activations between stages
+	AutoWire bool                 // each link may choose another one for prompts
 	NoAhead  bool                 // no answer has rows of guesses sent ahead
 	Log      *slog.Logger
 

@@ -168,13 +168,19 @@ func (c *Candidate) decode(blocks int) time.Duration {
 // are compared: a copy that computes at once is taken unless it is much slower.
 const loadShare = 128
 
-// prefill returns the time of a chunk of rows.
-func (c *Candidate) prefill(rows int) time.Duration {
+// PromptRow returns the time that the candidate needs per row of a prompt, in chunks; 0:
+// it is not known.
+func (c *Candidate) PromptRow() time.Duration {
 	per := c.Prefill
 	if per == 0 {
 		per = c.Decode
 	}
-	return min(most, sane(per)*time.Duration(c.Span.Len()*max(1, rows))+sane(c.Queue)+StageCost)
+	return sane(per) * time.Duration(c.Span.Len())
+}
+
+// prefill returns the time of a chunk of rows.
+func (c *Candidate) prefill(rows int) time.Duration {
+	return min(most, c.PromptRow()*time.Duration(max(1, rows))+sane(c.Queue)+StageCost)
 }
 
 // Step returns the time that the candidate adds to each token of a session, without

@@ -56,6 +56,12 @@
 // goes as without guesses. Only the time after which a token is overdue must not be taken
 // from tokens whose rows were sent ahead.
 //
+// # Number formats
+//
+// If the request says how long the slowest stage takes per row of a prompt, each stage
+// chooses the codec in which it sends the prompt's rows on (node/stage, "Number formats").
+// A stage that replaces another is told what was chosen for its link (wire.go).
+//
 // # Sessions that are not repaired
 //
 // Embeddings (embed.go) and readings, the probabilities of given tokens (read.go), need

@@ -22,6 +22,7 @@ type fleet struct {
 	*pipeline
 	spans    []protocol.Span
 	replicas int
+	rate     float64 // bytes per second of links from the first stage; 0: no limit
 
 	mu    sync.Mutex
 	down  map[peer.ID]bool    // not to be planned with, as if its offer were gone
@@ -51,6 +52,7 @@ func fleetOf(t testing.TB, p *pipeline, blocks, replicas int, cuts ...int) *flee
 
 // fragile makes a pipe whose ends obey the fleet's faults.
 func (f *fleet) fragile(from, to peer.ID) (end, end) {
+	slow := f.rate > 0 && slices.ContainsFunc(f.firsts(), func(p peer.ID) bool { return p == from })
 	relay := func(dst, src net.Conn) {
 		buf := make([]byte, 64<<10)
 		for {
@@ -59,6 +61,9 @@ func (f *fleet) fragile(from, to peer.ID) (end, end) {
 				time.Sleep(time.Millisecond)
 			}
 			if err == nil {
+				if slow {
+					time.Sleep(time.Duration(float64(n) / f.rate * float64(time.Second)))
+				}
 				_, err = dst.Write(buf[:n])
 			}
 			if err != nil {
@@ -73,6 +78,14 @@ func (f *fleet) fragile(from, to peer.ID) (end, end) {
 	go relay(y1, x2)
 	go relay(x2, y1)
 	return end{Conn: x1, peer: to}, end{Conn: y2, peer: from}
+}
+
+// firsts are the peers that serve the model's beginning.
+func (f *fleet) firsts() (all []peer.ID) {
+	for r := range f.replicas {
+		all = append(all, nodeID(r*len(f.spans)))
+	}
+	return all
 }
 
 func (f *fleet) blocked(a, b peer.ID) bool {

@@ -32,13 +32,16 @@ type Move struct {
 type Path struct {
 	Relayed     bool // the client's stream crosses a relay
 	LinkRelayed bool // the stage's link to its successor does
+
+	// Codec is that of the rows of the prompt that the stage sends on; F32 at the last.
+	Codec protocol.TensorCodec
 }
 
 // pathsOf lists the paths of stages.
 func pathsOf(stages []*stage) (paths []Path) {
 	for _, g := range stages {
 		st := g.stream()
-		paths = append(paths, Path{Relayed: st != nil && st.Relayed(), LinkRelayed: g.relayed})
+		paths = append(paths, Path{Relayed: st != nil && st.Relayed(), LinkRelayed: g.relayed, Codec: g.promptIn})
 	}
 	return paths
 }

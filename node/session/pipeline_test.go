@@ -41,7 +41,7 @@ type sums struct {
 	back   int                         // positions that a slot can be taken back, as with recurrent blocks; 0: all
 
 	mu      sync.Mutex
-	kv      map[int][][]float64 // slot -> position -> block -> value
+	kv      map[int][][]float64 // slot -> position -> block -> sum of its values up to there
 	refused int                 // calls of Remove
 	stall   time.Duration       // of the next call of Remove
 }
@@ -117,14 +117,13 @@ func (e *sums) Run(_ context.Context, p *engine.Batch) (*engine.Result, error) {
 			copy(h, p.Hidden[i*wide:][:width])
 		}
 		cells := make([]float64, e.span.Len())
+		if row.Pos > 0 {
+			copy(cells, e.kv[row.Seq][row.Pos-1])
+		}
 		e.kv[row.Seq] = append(e.kv[row.Seq], cells)
 		for b := range cells {
-			cells[b] = float64(h[0]) + float64(e.span.From+b)/7
-			mean := 0.0
-			for _, past := range e.kv[row.Seq] {
-				mean += past[b]
-			}
-			mean /= float64(len(e.kv[row.Seq]))
+			cells[b] += float64(h[0]) + float64(e.span.From+b)/7
+			mean := cells[b] / float64(len(e.kv[row.Seq]))
 			for j := range h {
 				h[j] = h[(j+1)%width]*0.7 + float32(mean)*0.3 + h[j]*0.1
 				h[j] -= float32(int(h[j]))
@@ -278,6 +277,7 @@ type pipeline struct {
 	guess       func(most int) stage.Guesser
 	inFlight    int           // of a fleet's sessions
 	delay, more time.Duration // of each pass, and of each further row in it
+	slowLink    int           // in a virtual network: the stage, from 1, whose uplink has slowRate; 0: none
 }
 
 func newPipeline(t testing.TB, blocks int, cuts ...int) *pipeline {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -52,13 +53,18 @@ type Request struct {
 	Model    cid.Cid
 	Route    []Hop
 	Prompt   []int32
-	Vocab    int                // number of tokens that the model has; 0: unknown
-	Sampling *protocol.Sampling // MaxTokens must be set; PromptTokens is filled in
-	Codec    protocol.TensorCodec
-	Chunk    int           // rows per prefill chunk; 0: 64
-	Step     time.Duration // predicted time of a decode step; 0: unknown
-	Prefill  time.Duration // predicted time to the first token; 0: unknown
-	Trace    string        // W3C traceparent for the stages; "": none
+	Vocab    int                  // number of tokens that the model has; 0: unknown
+	Sampling *protocol.Sampling   // MaxTokens must be set; PromptTokens is filled in
+	Codec    protocol.TensorCodec // of activations between stages
+	Chunk    int                  // rows per prefill chunk; 0: 64
+	Step     time.Duration        // predicted time of a decode step; 0: unknown
+	Prefill  time.Duration        // predicted time to the first token; 0: unknown
+	Trace    string               // W3C traceparent for the stages; "": none
+
+	// SlowestRow is how long the slowest stage takes per row of a prompt. If it is known,
+	// each stage may send the prompt's rows on in a codec of its choice, so that sending a
+	// row takes no longer than that; 0: they are sent in Codec.
+	SlowestRow time.Duration
 
 	// MaxInFlight bounds the rows of guessed tokens that are on their way round the ring
 	// at once (ahead.go); 0: there are none. Expected are tokens that the answer is
@@ -220,7 +226,8 @@ type session struct {
 	failedRepairs int // repairs since the last token
 	scored        []*protocol.Score
 	trips         trips
-	payload       int // bytes of a frame's payload, at most
+	payload       int                             // bytes of a frame's payload, at most
+	codecs        map[uint32]protocol.TensorCodec // in which links send prompts; not written once the first route is open
 
 	second     *second // a route beside the first, which keeps the session waiting; nil: none
 	prepared   chan prepared
@@ -263,20 +270,21 @@ type stage struct {
 	sampledOwed []int32 // tokens of the answer for which Open had no room; Resume has them
 
 	// As last reported by the stage:
-	cached   int    // positions of the prompt that it had computed before
-	halted   bool   // it has stopped in this epoch
-	length   int    // positions computed
-	line     uint32 // of guesses, which length is of
-	waiting  int    // chunks in its queue
-	passes   uint64 // finished
-	busy     bool   // a pass with rows of this session is running
-	replays  bool   // it can send its rows again
-	floor    int    // the lowest position, other than 0, from which it can go on
-	back     int    // of a session of readings: rows by which it can be taken back; 0: all
-	rollback int    // rows that it can take back at any time
-	leaving  bool   // it has asked to be replaced
-	epoch    uint64 // of the last Pong
-	relayed  bool   // its link to its successor crosses a relay
+	cached   int                  // positions of the prompt that it had computed before
+	halted   bool                 // it has stopped in this epoch
+	length   int                  // positions computed
+	line     uint32               // of guesses, which length is of
+	waiting  int                  // chunks in its queue
+	passes   uint64               // finished
+	busy     bool                 // a pass with rows of this session is running
+	replays  bool                 // it can send its rows again
+	floor    int                  // the lowest position, other than 0, from which it can go on
+	back     int                  // of a session of readings: rows by which it can be taken back; 0: all
+	rollback int                  // rows that it can take back at any time
+	promptIn protocol.TensorCodec // in which it sends the prompt's rows on
+	leaving  bool                 // it has asked to be replaced
+	epoch    uint64               // of the last Pong
+	relayed  bool                 // its link to its successor crosses a relay
 
 	heard      time.Time // when it last sent anything
 	progressed time.Time // when length or passes last changed
@@ -386,6 +394,7 @@ func (s *session) start(ctx context.Context) error {
 	if err := s.openAll(ctx, cancel, s.stages, func(i int) *protocol.Open { return s.openFrame(&s.ring, i, s.chain) }); err != nil {
 		return err
 	}
+	s.keepCodecs()
 	s.out.Opened = time.Since(s.begin)
 	s.deadline.opened(s.out.Opened)
 	s.out.Cached = s.assignRing(&s.ring, s.ids)
@@ -513,6 +522,7 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 		}
 		g.back = int(k.Opened.Back)
 		g.cached, g.floor, g.prefixSent = int(k.Opened.Cached), int(k.Opened.Floor), len(o.Prefix)
+		g.promptIn = promptIn(o, k.Opened)
 		g.rollback = int(min(k.Opened.RollbackRows, protocol.MaxInFlight))
 		return nil
 	case *protocol.Frame_Fail:
@@ -542,6 +552,7 @@ func (s *session) openFrame(r *ring, pos int, chain []uint64) *protocol.Open {
 	if pos == 0 || pos == n-1 {
 		o.TagKey = r.tagKey
 	}
+	s.chooseCodec(o, len(s.req.Prompt))
 	return o
 }
 
@@ -564,12 +575,8 @@ func (s *session) feed(stages []*stage, epoch uint64, ids []int32, from int) {
 	if ahead == 0 {
 		expected = nil
 	}
-	chunk := s.req.Chunk
-	if chunk <= 0 {
-		chunk = 64
-	}
-	for at := from; at < len(ids); at += chunk {
-		rows := ids[at:min(at+chunk, len(ids))]
+	for at := from; at < len(ids); {
+		rows := ids[at:min(at+s.chunk(at-from, len(ids)-from), len(ids))]
 		err := stages[0].send(&protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
 			Epoch: epoch, Base: uint32(at), Rows: uint32(len(rows)), Tokens: rows, Sample: at+len(rows) == len(ids),
 			MaxInFlight: uint32(ahead), Expected: expected,
@@ -578,6 +585,22 @@ func (s *session) feed(stages []*stage, epoch uint64, ids []int32, from int) {
 			return // read fails as well
 		}
 		expected = nil
+		at += len(rows)
+	}
+}
+
+// chunk returns how many rows are fed at once after so many of all. The first chunks of a
+// long prompt are shorter, so that the stages behind the first have something to compute
+// while connections that have carried little gain speed.
+func (s *session) chunk(fed, all int) int {
+	chunk := cmp.Or(max(0, s.req.Chunk), 64)
+	switch short := chunk / 4; {
+	case all < 8*chunk || fed >= 3*short || short == 0:
+		return chunk
+	case fed == 0:
+		return short
+	default:
+		return 2 * short
 	}
 }
 

@@ -60,13 +60,20 @@ func virtual(t *testing.T, net *sim.Network, blocks int, cuts ...int) (*pipeline
 	return p, p.buildVirtual(t, net, blocks, cuts...)
 }
 
+// slowRate is that of a slow link, bit/s.
+const slowRate = 20e6
+
 // buildVirtual is virtual for a pipeline with settings.
 func (p *pipeline) buildVirtual(t *testing.T, net *sim.Network, blocks int, cuts ...int) simSessionDialer {
 	p.model = protocol.ModelKey(cid.Undef)
 	cuts = append(append([]int{0}, cuts...), blocks)
 	var hosts []host.Host
-	for range len(cuts) { // one more than there are stages: the client
+	for i := range len(cuts) { // one more than there are stages: the client
+		if i > 0 && i == p.slowLink {
+			net.Limit(slowRate)
+		}
 		h, err := net.NewHost()
+		net.Limit(0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +84,7 @@ func (p *pipeline) buildVirtual(t *testing.T, net *sim.Network, blocks int, cuts
 		e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}, delay: p.delay, more: p.more, says: p.says, wide: p.wide}
 		s := stage.New(stage.Config{
 			Model: p.model, Span: span, Blocks: blocks, Width: max(p.wide, width), Vocab: vocab,
-			KVTokens: 8192, MaxSeqs: 32, MaxBatch: 128, MaxContext: 1024, Rollback: p.rollback(), Guess: p.guess,
+			KVTokens: 8192, MaxSeqs: 32, MaxBatch: 512, MaxContext: 4096, Rollback: p.rollback(), Guess: p.guess,
 		}, e, simStageDialer{simDialer{h}})
 		srv := stage.NewServer(nil, nil)
 		srv.Add(s)

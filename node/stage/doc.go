@@ -47,6 +47,21 @@
 // Links of /shoal/stage/1 have no credit, and their reader still stops when the
 // session's queue is full.
 //
+// # Number formats
+//
+// Rows are sent as they were computed (F32) unless the client asks for less. It may ask so
+// for the rows of the prompt alone, Open.prompt_rows, and leave it to each stage (wire.go):
+// then a prompt goes over a link in F16 or Q8_0 if a row takes longer to send than the
+// route's slowest stage needs for one, since only then does the link keep stages waiting.
+// A stage knows how fast a link is from chunks that it wrote without a pause between them,
+// and forgets it after ten minutes. The choice is made at Open and stated in Opened. It is
+// by position, not by step: a row has the same codec however often it is computed or sent,
+// so that repairs and guesses change no token. Rows of the answer stay exact: one at a time
+// they are short, and each would be rounded on top of those before.
+//
+// To measure a link while its first session opens would need bytes that say nothing, in
+// frames that older versions refuse. So the first long prompt over a link is exact.
+//
 // # Batches
 //
 // If each pass took every ready step, the sessions of a ring would move as one

@@ -275,6 +275,7 @@ func (s *script) frame() (*protocol.Frame, []byte) {
 			Session: s.session(), Model: theModel.Bytes(), From: 2 * half, To: 2*half + 2, Index: half, Stages: 1 + uint32(s.next()+1)%3,
 			Next: s.hop(), Epoch: s.epoch(), MaxTokensTotal: pick[uint32](s, 16, 64, 128, 1, math.MaxUint32), Sampling: s.sampling(),
 			Codec: protocol.TensorCodec(s.next() % 4), Prev: []byte(pick(s, theNode, badPeer)), Wait: s.next()%3 == 1, Again: s.next()%3 == 1, Prefix: s.prefix(),
+			PromptRows: pick[uint32](s, 0, 1, 7, 16, 64), PromptCodec: protocol.TensorCodec(s.next() % 4), SlowestUs: pick[uint32](s, 0, 1, math.MaxUint32),
 		}}
 	case 2:
 		f.Kind = &protocol.Frame_Link{Link: &protocol.Link{Session: s.session(), Epoch: s.epoch(), Index: uint32(s.next() % 2)}}

@@ -436,13 +436,15 @@ func (w work) stale() bool { return w.sess.ended || w.sess.epoch != w.step.epoch
 // forward keeps activations for replay and sends them to the successor, except for
 // positions that it already has.
 func (s *Stage) forward(w work, x []float32) {
-	sess, codec := w.sess, w.sess.open.Codec
-	rows := protocol.AppendTensor(make([]byte, 0, protocol.TensorSize(codec, len(x))), codec, x)
-	sess.buf.put(w.step.base, rows, w.step.guessed())
-	head := &protocol.Step{Epoch: w.step.epoch, Codec: codec, Line: w.step.line, Guesses: w.step.guesses}
+	sess := w.sess
+	all := sess.encode(w.step.base, x)
+	for _, rows := range all {
+		sess.buf.put(rows, w.step.guessed())
+	}
+	head := &protocol.Step{Epoch: w.step.epoch, Line: w.step.line, Guesses: w.step.guesses}
 	s.mu.Lock()
 	stale := w.stale()
-	next, has := sess.next, max(0, sess.forward-w.step.base)
+	next, from := sess.next, max(w.step.base, sess.forward)
 	settled, runs := s.aheadOf(w, head)
 	s.mu.Unlock()
 	sess.buf.settle(settled)
@@ -452,20 +454,22 @@ func (s *Stage) forward(w work, x []float32) {
 	if runs {
 		s.sum(w.step.sums, head)
 	}
-	for at := has; at < w.step.rows; at += protocol.MaxLinkRows {
-		end := min(at+protocol.MaxLinkRows, w.step.rows)
-		head.Base, head.Rows, head.Sample = uint32(w.step.base+at), uint32(end-at), w.step.sample && end == w.step.rows
-		head.Back = w.step.back && at == has
-		o, err := frameFor(&protocol.Frame{Kind: &protocol.Frame_Step{Step: head}}, rows[at*sess.buf.row:end*sess.buf.row], w.step.phase())
-		if err != nil {
-			sess.fail(asError(err))
-			return
+	for _, rows := range all {
+		for at := max(rows.base, from); at < rows.end; at += protocol.MaxLinkRows {
+			end := min(at+protocol.MaxLinkRows, rows.end)
+			head.Codec, head.Base, head.Rows = rows.codec, uint32(at), uint32(end-at)
+			head.Sample, head.Back = w.step.sample && end == w.step.base+w.step.rows, w.step.back && at == from
+			o, err := frameFor(&protocol.Frame{Kind: &protocol.Frame_Step{Step: head}}, rows.part(at, end), w.step.phase())
+			if err != nil {
+				sess.fail(asError(err))
+				return
+			}
+			s.mu.Lock()
+			if !w.stale() { // with mu held, or a line that begins now would be sent before the end of this one
+				next.push(o)
+			}
+			s.mu.Unlock()
 		}
-		s.mu.Lock()
-		if !w.stale() { // with mu held, or a line that begins now would be sent before the end of this one
-			next.push(o)
-		}
-		s.mu.Unlock()
 	}
 }
 

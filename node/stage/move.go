@@ -255,7 +255,7 @@ func (sess *session) moveLinkOut(old *sender, next *protocol.Hop, epoch uint64) 
 		return nil, nil, err
 	}
 	s := sess.stage
-	out := sess.newLink(epoch)
+	out := sess.newLink(epoch, next)
 	s.mu.Lock()
 	if !sess.mayMove(old) {
 		s.mu.Unlock()

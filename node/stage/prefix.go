@@ -17,7 +17,7 @@ type kept struct {
 	group  string
 	share  float64 // weight of the session's class
 	since  time.Time
-	codec  protocol.TensorCodec
+	round  rounding
 	prefix []uint64
 	tokens int // a multiple of protocol.PrefixBlock
 	seq    int
@@ -43,17 +43,17 @@ func (o origin) ids() []int32 {
 }
 
 // findPrefix returns the origin with the longest common prefix. Called with mu held.
-func (s *Stage) findPrefix(client peer.ID, codec protocol.TensorCodec, prefix []uint64, most int) (o origin) {
+func (s *Stage) findPrefix(client peer.ID, of rounding, prefix []uint64, most int) (o origin) {
 	most -= most % protocol.PrefixBlock
 	for _, k := range s.kept {
-		if n := min(k.tokens, most, protocol.SharedPrefix(k.prefix, prefix)); k.client == client && k.codec == codec && n > o.tokens {
+		if n := min(k.tokens, most, protocol.SharedPrefix(k.prefix, prefix)); k.client == client && k.round == of && n > o.tokens {
 			o = origin{tokens: n, ended: k}
 		}
 	}
 	for _, sess := range s.sessions {
 		n := min(sess.sure(), most, protocol.SharedPrefix(sess.prefix, prefix))
 		n -= n % protocol.PrefixBlock
-		if sess.peer == client && sess.open.Codec == codec && !sess.ended && n > o.tokens {
+		if sess.peer == client && roundingOf(sess.open) == of && !sess.ended && n > o.tokens {
 			o = origin{tokens: n, live: sess}
 		}
 	}
@@ -65,8 +65,8 @@ func (s *Stage) Kept(client peer.ID, prefix []uint64) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	best := 0
-	for codec := range protocol.TensorCodec_name {
-		best = max(best, s.findPrefix(client, protocol.TensorCodec(codec), prefix, len(prefix)*protocol.PrefixBlock).tokens)
+	for _, of := range roundings() {
+		best = max(best, s.findPrefix(client, of, prefix, len(prefix)*protocol.PrefixBlock).tokens)
 	}
 	return best
 }
@@ -182,12 +182,12 @@ func (s *Stage) keep(sess *session) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := &kept{client: sess.peer, group: sess.group, share: sess.grant.Share, since: time.Now(), codec: sess.open.Codec, prefix: prefix[:n/protocol.PrefixBlock], tokens: n, seq: sess.seq, buf: sess.buf}
+	k := &kept{client: sess.peer, group: sess.group, share: sess.grant.Share, since: time.Now(), round: roundingOf(sess.open), prefix: prefix[:n/protocol.PrefixBlock], tokens: n, seq: sess.seq, buf: sess.buf}
 	if sess.lead != nil {
 		k.ids = slices.Clone(sess.lead.ids[:n])
 	}
 	for _, old := range append([]*kept(nil), s.kept...) { // those that the new one contains
-		if old.client == k.client && old.codec == k.codec && old.tokens <= n && protocol.SharedPrefix(old.prefix, k.prefix) == old.tokens {
+		if old.client == k.client && old.round == k.round && old.tokens <= n && protocol.SharedPrefix(old.prefix, k.prefix) == old.tokens {
 			s.giveUp(old)
 		}
 	}

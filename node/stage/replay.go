@@ -3,6 +3,7 @@ package stage
 import (
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -29,15 +30,15 @@ func (b *budget) take(n int) bool {
 // it. It is safe for concurrent use.
 type replay struct {
 	budget *budget
-	row    int // bytes
+	width  int // numbers per row
 
 	mu     sync.Mutex
-	len    int      // rows, without those in unsure
-	unsure [][]byte // rows of guesses that follow: few, soon known to be right or dropped
-	chunks [][]byte // rows in memory, replayChunk in each but the last
-	inMem  int      // rows in memory; those behind are in file
-	file   *os.File // nil until needed
-	lost   bool     // rows are missing: nothing can be replayed
+	codecs []protocol.TensorCodec // of the rows, without those in unsure
+	unsure []rowsOut              // rows of guesses that follow: few, soon known to be right or dropped
+	chunks [][]byte               // rows in memory, replayChunk in each but the last
+	inMem  int                    // rows in memory; those behind are in file
+	file   *os.File               // nil until needed
+	lost   bool                   // rows are missing: nothing can be replayed
 }
 
 // replayChunk is the number of rows per chunk in memory and per replayed step.
@@ -45,18 +46,18 @@ const replayChunk = 64
 
 var errNoReplay = errors.New("stage: what was sent is not kept any more")
 
-func newReplay(b *budget, row int) *replay { return &replay{budget: b, row: row} }
+func newReplay(b *budget, width int) *replay { return &replay{budget: b, width: width} }
 
-// put keeps rows from a position on and drops those that were there or later. The row of a
+// put keeps rows and drops those that were at their positions or later. The row of a
 // guess stays in memory until it is settled. If the disk is full, only the ability to
 // replay is lost.
-func (r *replay) put(at int, rows []byte, guess bool) {
+func (r *replay) put(rows rowsOut, guess bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if at != r.whole() {
-		r.cut(at)
+	if rows.base != r.whole() {
+		r.cut(rows.base)
 	}
-	if r.lost || at != r.whole() {
+	if r.lost || rows.base != r.whole() {
 		r.lost = true
 		return
 	}
@@ -64,7 +65,7 @@ func (r *replay) put(at int, rows []byte, guess bool) {
 		r.unsure = append(r.unsure, rows)
 		return
 	}
-	r.flush(at)
+	r.flush(rows.base)
 	r.keepAll(rows)
 }
 
@@ -76,32 +77,51 @@ func (r *replay) settle(n int) {
 }
 
 // whole returns how many rows there are. Called with mu held.
-func (r *replay) whole() int { return r.len + len(r.unsure) }
+func (r *replay) whole() int { return len(r.codecs) + len(r.unsure) }
 
 // flush keeps the rows before a position as sure ones. Called with mu held.
 func (r *replay) flush(n int) {
-	for len(r.unsure) > 0 && r.len < n && !r.lost {
+	for len(r.unsure) > 0 && len(r.codecs) < n && !r.lost {
 		r.keepAll(r.unsure[0])
 		r.unsure = r.unsure[1:]
 	}
 }
 
 // keepAll appends rows. Called with mu held.
-func (r *replay) keepAll(rows []byte) {
-	for len(rows) > 0 {
-		n := min(len(rows)/r.row, replayChunk-r.len%replayChunk)
-		if n == 0 || !r.keep(rows[:n*r.row], n) {
+func (r *replay) keepAll(rows rowsOut) {
+	for at := rows.base; at < rows.end; {
+		end := min(rows.end, at-at%replayChunk+replayChunk)
+		if !r.keep(rows.part(at, end), end-at) {
 			r.lost = true
 			return
 		}
-		r.len += n
-		rows = rows[n*r.row:]
+		for ; at < end; at++ {
+			r.codecs = append(r.codecs, rows.codec)
+		}
 	}
 }
 
+// size returns how many bytes the rows of some positions take. Called with mu held.
+func (r *replay) size(from, to int) (n int) {
+	for _, c := range r.codecs[from:to] {
+		n += protocol.TensorSize(c, r.width)
+	}
+	return n
+}
+
+// offset returns where in its chunk a row begins. Called with mu held.
+func (r *replay) offset(at int) int { return r.size(at-at%replayChunk, at) }
+
+// inFile returns where in the file a row begins: each chunk has room for the longest rows.
+// Called with mu held.
+func (r *replay) inFile(at int) int64 {
+	return int64(at-at%replayChunk)*int64(4*r.width) + int64(r.offset(at))
+}
+
 func (r *replay) keep(rows []byte, n int) bool {
-	if r.inMem == r.len && r.budget.take(len(rows)) {
-		if r.len%replayChunk == 0 {
+	at := len(r.codecs)
+	if r.inMem == at && r.budget.take(len(rows)) {
+		if at%replayChunk == 0 {
 			r.chunks = append(r.chunks, nil)
 		}
 		last := len(r.chunks) - 1
@@ -117,7 +137,7 @@ func (r *replay) keep(rows []byte, n int) bool {
 		_ = os.Remove(f.Name()) // unlinked at once, so it is gone even if the process is killed
 		r.file = f
 	}
-	_, err := r.file.WriteAt(rows, int64(r.len)*int64(r.row))
+	_, err := r.file.WriteAt(rows, r.inFile(at))
 	return err == nil
 }
 
@@ -129,49 +149,48 @@ func (r *replay) truncate(n int) {
 }
 
 func (r *replay) cut(n int) {
-	if n >= r.len {
-		r.unsure = r.unsure[:min(len(r.unsure), n-r.len)]
+	if have := len(r.codecs); n >= have {
+		r.unsure = r.unsure[:min(len(r.unsure), n-have)]
 		return
 	}
-	r.len, r.unsure = n, nil
-	if n >= r.inMem {
-		return
+	if n < r.inMem {
+		r.budget.left.Add(int64(r.size(n, r.inMem)))
+		r.inMem = n
+		full := n / replayChunk
+		if part := r.offset(n); part > 0 {
+			r.chunks[full] = r.chunks[full][:part]
+			full++
+		}
+		r.chunks = r.chunks[:full]
 	}
-	r.budget.left.Add(int64((r.inMem - n) * r.row))
-	r.inMem = n
-	full := n / replayChunk
-	if part := n % replayChunk; part > 0 {
-		r.chunks[full] = r.chunks[full][:part*r.row]
-		full++
-	}
-	r.chunks = r.chunks[:full]
+	r.codecs, r.unsure = r.codecs[:n], nil
 }
 
-// read returns n rows from a position on; n is at most replayChunk. It returns
-// errNoReplay if they are not kept.
-func (r *replay) read(at, n int) ([]byte, error) {
+// read returns rows from a position on: as many of the next n as lie in one place and have
+// the codec of the first, at least that one; n is at least 1. It returns errNoReplay if
+// they are not kept.
+func (r *replay) read(at, n int) (rows rowsOut, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.flush(at + n) // what is to be replayed is known
-	if r.lost || at < 0 || at+n > r.len {
-		return nil, errNoReplay
+	if r.lost || at < 0 || at+n > len(r.codecs) {
+		return rows, errNoReplay
 	}
-	out := make([]byte, 0, n*r.row)
-	for n > 0 {
-		k := min(n, replayChunk-at%replayChunk)
-		if at < r.inMem {
-			k = min(k, r.inMem-at)
-			out = append(out, r.chunks[at/replayChunk][at%replayChunk*r.row:][:k*r.row]...)
-		} else {
-			b := out[len(out):][:k*r.row]
-			if _, err := r.file.ReadAt(b, int64(at)*int64(r.row)); err != nil {
-				return nil, err
-			}
-			out = out[:len(out)+k*r.row]
-		}
-		at, n = at+k, n-k
+	end := min(at+n, at-at%replayChunk+replayChunk)
+	if at < r.inMem {
+		end = min(end, r.inMem)
 	}
-	return out, nil
+	c := r.codecs[at]
+	if i := slices.IndexFunc(r.codecs[at:end], func(x protocol.TensorCodec) bool { return x != c }); i > 0 {
+		end = at + i
+	}
+	rows = rowsOut{base: at, end: end, codec: c, row: protocol.TensorSize(c, r.width), bytes: make([]byte, r.size(at, end))}
+	if at < r.inMem {
+		copy(rows.bytes, r.chunks[at/replayChunk][r.offset(at):])
+		return rows, nil
+	}
+	_, err = r.file.ReadAt(rows.bytes, r.inFile(at))
+	return rows, err
 }
 
 // has reports whether the rows before a position can be replayed.
@@ -190,14 +209,15 @@ func (r *replay) kept() (n int, ok bool) {
 
 // clone returns a separate buffer with the first n rows.
 func (r *replay) clone(n int) *replay {
-	c := newReplay(r.budget, r.row)
-	for at := 0; at < n; at += replayChunk {
-		rows, err := r.read(at, min(replayChunk, n-at))
+	c := newReplay(r.budget, r.width)
+	for at := 0; at < n; {
+		rows, err := r.read(at, n-at)
 		if err != nil {
 			c.lost = true
 			return c
 		}
-		c.put(at, rows, false)
+		c.put(rows, false)
+		at = rows.end
 	}
 	return c
 }

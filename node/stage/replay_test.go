@@ -5,12 +5,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"testing"
+
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // TestReplay holds replay buffers that share a budget, and must spill, against
 // plain slices, through whatever a session may do to them.
 func TestReplay(t *testing.T) {
-	const row = 8
+	const width, row = 32, 4 * 32 // numbers, and bytes of a row at most
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
@@ -19,25 +21,30 @@ func TestReplay(t *testing.T) {
 	b.left.Store(memory)
 	type pair struct {
 		r    *replay
-		want []byte
+		want []rowsOut // one each
 	}
-	pairs := []*pair{{r: newReplay(b, row)}, {r: newReplay(b, row)}, {r: newReplay(b, row)}}
-	rows := func(n int) []byte {
-		out := make([]byte, n*row)
-		for i := range out {
-			out[i] = byte(rnd.Uint32())
+	pairs := []*pair{{r: newReplay(b, width)}, {r: newReplay(b, width)}, {r: newReplay(b, width)}}
+	rows := func(at, n int) (all rowsOut, each []rowsOut) {
+		c := protocol.TensorCodec(rnd.IntN(3))
+		all = rowsOut{base: at, end: at + n, codec: c, row: protocol.TensorSize(c, width)}
+		all.bytes = make([]byte, n*all.row)
+		for i := range all.bytes {
+			all.bytes[i] = byte(rnd.Uint32())
 		}
-		return out
+		for i := at; i < at+n; i++ {
+			each = append(each, rowsOut{base: i, end: i + 1, codec: c, row: all.row, bytes: all.part(i, i+1)})
+		}
+		return all, each
 	}
 	spilled := false
 	for range 3000 {
 		p := pairs[rnd.IntN(len(pairs))]
-		have := len(p.want) / row
+		have := len(p.want)
 		switch rnd.IntN(10) {
 		case 0: // taken back
 			n := rnd.IntN(have + 1)
 			p.r.truncate(n)
-			p.want = p.want[:n*row]
+			p.want = p.want[:n]
 		case 1: // ended; another begins with a part of its beginning
 			n := rnd.IntN(have + 1)
 			c := p.r.clone(n)
@@ -45,22 +52,22 @@ func TestReplay(t *testing.T) {
 			if p.r.has(0) {
 				t.Fatal("a closed buffer says that it can replay")
 			}
-			p.r, p.want = c, p.want[:n*row]
+			p.r, p.want = c, p.want[:n]
 		case 2: // an epoch that begins earlier
 			n := rnd.IntN(have + 1)
-			more := rows(1 + rnd.IntN(5))
-			p.r.put(n, more, false)
-			p.want = append(p.want[:n*row:n*row], more...)
+			more, each := rows(n, 1+rnd.IntN(5))
+			p.r.put(more, false)
+			p.want = append(p.want[:n:n], each...)
 		default:
 			if have > 700 {
 				continue
 			}
-			more := rows(1 + rnd.IntN(90))
-			p.r.put(have, more, false)
-			p.want = append(p.want, more...)
+			more, each := rows(have, 1+rnd.IntN(90))
+			p.r.put(more, false)
+			p.want = append(p.want, each...)
 		}
 		spilled = spilled || p.r.file != nil
-		have = len(p.want) / row
+		have = len(p.want)
 		if !p.r.has(have) || p.r.has(have+1) {
 			t.Fatalf("it does not have the %d rows that it was given", have)
 		}
@@ -68,8 +75,13 @@ func TestReplay(t *testing.T) {
 			at := rnd.IntN(have)
 			n := min(1+rnd.IntN(replayChunk), have-at)
 			got, err := p.r.read(at, n)
-			if err != nil || !bytes.Equal(got, p.want[at*row:(at+n)*row]) {
-				t.Fatalf("rows %d-%d of %d: %v", at, at+n, have, err)
+			if err != nil || got.base != at || got.end <= at || got.end > at+n {
+				t.Fatalf("rows %d-%d of %d: %d-%d, %v", at, at+n, have, got.base, got.end, err)
+			}
+			for _, want := range p.want[at:got.end] {
+				if got.codec != want.codec || !bytes.Equal(got.part(want.base, want.end), want.bytes) {
+					t.Fatalf("row %d of %d is another, or in another codec", want.base, have)
+				}
 			}
 		}
 	}
@@ -90,8 +102,8 @@ func TestReplay(t *testing.T) {
 // TestReplayGap: what was not kept is not replayed, and said not to be.
 func TestReplayGap(t *testing.T) {
 	b := &budget{dir: t.TempDir() + "/missing"}
-	r := newReplay(b, 4)
-	r.put(0, make([]byte, 8), false) // neither memory nor disk takes it
+	r := newReplay(b, 1)
+	r.put(zeros(0, 2), false) // neither memory nor disk takes it
 	if r.has(1) {
 		t.Error("rows that could not be kept are said to be there")
 	}
@@ -99,10 +111,15 @@ func TestReplayGap(t *testing.T) {
 		t.Error("rows that could not be kept were read")
 	}
 	b.left.Store(1 << 20)
-	r = newReplay(b, 4)
-	r.put(0, make([]byte, 8), false)
-	r.put(3, make([]byte, 4), false)
+	r = newReplay(b, 1)
+	r.put(zeros(0, 2), false)
+	r.put(zeros(3, 1), false)
 	if r.has(1) {
 		t.Error("a buffer with a gap is said to be whole")
 	}
+}
+
+// zeros are rows of one number each.
+func zeros(at, n int) rowsOut {
+	return rowsOut{base: at, end: at + n, row: 4, bytes: make([]byte, 4*n)}
 }

@@ -14,16 +14,18 @@ const (
 	maxQueued  = 32               // frames queued for a socket
 	queueBytes = 2 << 20          // at which the queue is full; the last frame may exceed it
 	writeStall = 30 * time.Second // a stream that accepts no data for this long is lost
+	warmUp     = 4                // frames in a row without a pause, after which a connection has its speed
 	lastWords  = 5 * time.Second  // to write the last queued frame when the session ends
 )
 
 // sender writes frames to one stream in a goroutine of its own, so that the
 // loop never waits for a socket.
 type sender struct {
-	onLoss func(error)                // called at most once, not from push
-	onRoom func()                     // the full queue has space again
-	onSent func(Phase, time.Duration) // a step's frame was written; the time since push
-	onRow  func(time.Duration)        // likewise that of one row; how long the writing took; nil: nobody wants to know
+	onLoss  func(error)                // called at most once, not from push
+	onRoom  func()                     // the full queue has space again
+	onSent  func(Phase, time.Duration) // a step's frame was written; the time since push
+	onRow   func(time.Duration)        // likewise that of one row; how long the writing took; nil: nobody wants to know
+	onChunk func(int, time.Duration)   // likewise that of several, once frames have followed each other without a pause; bytes, and how long the writing took; nil: likewise
 
 	mu       sync.Mutex
 	stream   Stream // nil until start
@@ -289,28 +291,30 @@ func (s *sender) die() {
 }
 
 // next waits for the next frame to write. last: the sender is finished. room: the
-// queue was full and has space again. none: there are no more frames.
-func (s *sender) next(st Stream) (out outgoing, last, room, none bool) {
+// queue was full and has space again. none: there are no more frames. paused: it was not
+// there at once.
+func (s *sender) next(st Stream) (out outgoing, last, room, none, paused bool) {
 	for {
 		s.mu.Lock()
 		waits := len(s.queue) == 0 || s.limited && s.queue[0].rows > 0 && s.rows+s.queue[0].rows > s.credit
 		switch {
 		case s.dead:
 			s.mu.Unlock()
-			return out, false, false, true
+			return out, false, false, true, paused
 		case len(s.queue) == 0 && s.heir != nil:
 			s.die()
 			s.mu.Unlock()
-			return out, false, false, true
+			return out, false, false, true, paused
 		case waits && s.finished: // rows without credit are dropped with the session
 			s.mu.Unlock()
 			if st.Close() != nil {
 				_ = st.Reset()
 			}
-			return out, false, false, true
+			return out, false, false, true, paused
 		case waits:
 			s.mu.Unlock()
 			<-s.wake
+			paused = true
 			continue
 		}
 		full := !s.roomy()
@@ -319,13 +323,13 @@ func (s *sender) next(st Stream) (out outgoing, last, room, none bool) {
 		s.rows += out.rows
 		last, room = s.finished, full && s.roomy()
 		s.mu.Unlock()
-		return out, last, room, false
+		return out, last, room, false, paused
 	}
 }
 
 func (s *sender) run(st Stream) {
-	for {
-		out, last, room, none := s.next(st)
+	for streak := 0; ; {
+		out, last, room, none, paused := s.next(st)
 		if none {
 			return
 		}
@@ -343,6 +347,12 @@ func (s *sender) run(st Stream) {
 		}
 		if s.onRow != nil && out.rows == 1 {
 			s.onRow(time.Since(begin))
+		}
+		if streak++; paused {
+			streak = 0
+		}
+		if s.onChunk != nil && out.rows > 1 && streak >= warmUp {
+			s.onChunk(len(out.frame), time.Since(begin))
 		}
 		if out.phase != control {
 			s.onSent(out.phase, time.Since(out.queued))

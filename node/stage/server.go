@@ -138,7 +138,7 @@ func (v *Server) serveClient(st Stream, r *bufio.Reader, o *protocol.Open, hold 
 	sess.accept(st, &protocol.Opened{
 		UsPerStep: uint32(s.stats.decodePass().Microseconds()), Cached: uint32(kept), Format: sess.format != nil, Scores: sess.scores(), Embeds: sess.embeds(),
 		Readings: sess.reads(), Back: uint32(s.cfg.Back),
-		RollbackRows: uint32(s.cfg.Rollback),
+		RollbackRows: uint32(s.cfg.Rollback), PromptCodec: sess.promptSentIn(),
 	})
 	sess.readClient(st, r)
 }

@@ -62,7 +62,8 @@ type session struct {
 	born     uint64 // its number at the stage: the higher, the younger
 	group    string
 	seat     Seat
-	expected int // cells that it will probably use
+	expected int                  // cells that it will probably use
+	promptIn protocol.TensorCodec // in which the prompt's rows are sent on
 	ctx      context.Context
 	cancel   context.CancelFunc
 	gone     chan struct{} // closed when its KV is free again
@@ -133,7 +134,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		stage: s, key: k, open: o, peer: client.Peer(), swarm: client.Swarm(), seq: seq, reserved: int(o.MaxTokensTotal), stages: int(o.Stages),
 		stream: client, opening: true, epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
-		tagKey: o.TagKey, lead: s.newLead(o),
+		tagKey: o.TagKey, lead: s.newLead(o), promptIn: s.promptCodec(o, time.Now()),
 		grant: everything, seat: freely{},
 	}
 	sess.tally.opened = time.Now()
@@ -144,7 +145,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		sess.sampling = forEngine(o.Sampling)
 	}
 	if !s.cfg.last() && !sess.embeds() {
-		sess.buf = newReplay(&s.budget, protocol.TensorSize(o.Codec, s.cfg.Width))
+		sess.buf = newReplay(&s.budget, s.cfg.Width)
 	}
 	sess.client = sess.newClient()
 	sess.idle = time.AfterFunc(s.cfg.Idle, func() {
@@ -310,7 +311,7 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 		return
 	}
 	epoch := sess.linkEpoch
-	out := sess.newLink(epoch)
+	out := sess.newLink(epoch, next)
 	sess.next, sess.replaying = out, from < to
 	go func() {
 		st, err := sess.dialPatiently(next)
@@ -335,12 +336,13 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 }
 
 // newLink returns a sender for the link to the successor.
-func (sess *session) newLink(epoch uint64) *sender {
+func (sess *session) newLink(epoch uint64, next *protocol.Hop) *sender {
 	out := newSender(nil, func(err error) { sess.linkLost(epoch, true, err) }, sess.stage.poke, func(phase Phase, took time.Duration) {
 		sess.sent(phase, took)
 		sess.guessOn()
 	})
 	out.onRow = sess.stage.stats.wrote
+	out.onChunk = func(bytes int, took time.Duration) { sess.stage.wroteChunk(peer.ID(next.Peer), bytes, took) }
 	return out
 }
 
@@ -370,17 +372,16 @@ func (sess *session) dial(next *protocol.Hop) (Stream, error) {
 func (sess *session) replay(out *sender, epoch uint64, from, to int) {
 	s := sess.stage
 	for at := from; at < to; {
-		n := min(replayChunk-at%replayChunk, to-at)
-		rows, err := sess.buf.read(at, n)
+		rows, err := sess.buf.read(at, to-at)
 		if err != nil || !out.waitRoom(sess.ctx) {
 			out.lost(errors.Join(errNoReplay, err))
 			return
 		}
 		sess.send(out, &protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
-			Epoch: epoch, Base: uint32(at), Rows: uint32(n), Codec: sess.open.Codec,
-		}}}, rows, control)
-		s.stats.replayed.Add(int64(len(rows)))
-		at += n
+			Epoch: epoch, Base: uint32(at), Rows: uint32(rows.end - at), Codec: rows.codec,
+		}}}, rows.bytes, control)
+		s.stats.replayed.Add(int64(len(rows.bytes)))
+		at = rows.end
 	}
 	s.mu.Lock()
 	if sess.next == out {

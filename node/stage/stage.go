@@ -117,13 +117,14 @@ type Stage struct {
 
 	mu       sync.Mutex
 	sessions map[key]*session
-	arrived  chan struct{} // closed and replaced whenever a Link may have found its session
-	free     []int         // sequence slots
-	withheld int           // of them: Config.MaxSeqs less the present limit
-	kvUsed   int           // cells that sessions have taken
-	kept     []*kept       // prefixes of ended sessions, the oldest first
-	kvKept   int           // tokens in them
-	ops      []op          // for the loop to run before the next pass, in order
+	rates    map[peer.ID]linkRate // of links to successors
+	arrived  chan struct{}        // closed and replaced whenever a Link may have found its session
+	free     []int                // sequence slots
+	withheld int                  // of them: Config.MaxSeqs less the present limit
+	kvUsed   int                  // cells that sessions have taken
+	kept     []*kept              // prefixes of ended sessions, the oldest first
+	kvKept   int                  // tokens in them
+	ops      []op                 // for the loop to run before the next pass, in order
 	draining bool
 	asleep   bool                 // it has no engine; see Sleep
 	used     time.Time            // when a session that counts as use was last open
@@ -196,7 +197,7 @@ func New(cfg Config, e Engine, dial Dialer) *Stage {
 		used: time.Now(),
 		cfg:  cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel, lines: rate.NewLimiter(10, 100),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
-		sessions: map[key]*session{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{}, classes: map[string]*class{},
+		sessions: map[key]*session{}, rates: map[peer.ID]linkRate{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{}, classes: map[string]*class{},
 	}
 	s.budget.left.Store(cfg.Replay)
 	s.budget.dir = cfg.Dir
@@ -352,7 +353,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 		s.mu.Unlock()
 		return nil, 0, refused
 	}
-	from := s.findPrefix(client.Peer(), o.Codec, o.Prefix, int(o.MaxTokensTotal)-1)
+	from := s.findPrefix(client.Peer(), roundingOf(o), o.Prefix, int(o.MaxTokensTotal)-1)
 	if from.ended != nil { // taken off the list so that it is not evicted for the session that reuses it
 		s.take(from.ended)
 		s.free = append(s.free, from.ended.seq)
@@ -437,6 +438,12 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 		return bad("a session of no tokens")
 	case protocol.TensorCodec_name[int32(o.Codec)] == "":
 		return bad("unknown tensor codec %d", o.Codec)
+	case protocol.TensorCodec_name[int32(o.PromptCodec)] == "":
+		return bad("unknown tensor codec %d", o.PromptCodec)
+	case s.cfg.Width%q8Block != 0 && (o.Codec == protocol.TensorCodec_TENSOR_CODEC_Q8_0 || o.PromptCodec == protocol.TensorCodec_TENSOR_CODEC_Q8_0):
+		return bad("Q8_0 is for rows of whole blocks of %d numbers, and this model's have %d", q8Block, s.cfg.Width)
+	case o.PromptRows > o.MaxTokensTotal:
+		return bad("a prompt of %d rows in a session of %d tokens", o.PromptRows, o.MaxTokensTotal)
 	case len(o.TagKey) != 0 && len(o.TagKey) != protocol.TagKeySize:
 		return bad("%s", errTagKey)
 	case len(o.Trace) > protocol.MaxTrace:

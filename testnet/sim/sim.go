@@ -37,7 +37,7 @@ const (
 // Network is a simulated network: every endpoint has the same link to its
 // middle, so any two are one RTT apart.
 type Network struct {
-	params link.Params
+	params link.Params // guarded by mu
 	nw     *simnet.Simnet
 
 	mu    sync.Mutex
@@ -125,6 +125,14 @@ func (e *Endpoint) Info() peer.AddrInfo {
 	return peer.AddrInfo{ID: e.ID, Addrs: []ma.Multiaddr{e.Addr}}
 }
 
+// Limit changes the rate of the uplinks of endpoints whose hosts are made from now on,
+// bit/s; 0 is unlimited.
+func (n *Network) Limit(rate float64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.params.Rate = rate
+}
+
 // NewHost creates a host on a new endpoint. Its options take precedence over the
 // network's.
 func (n *Network) NewHost(opts ...libp2p.Option) (host.Host, error) {
@@ -185,9 +193,9 @@ func (e *Endpoint) listen(_ string, addr *net.UDPAddr) (net.PacketConn, error) {
 		FlowBucketCount: 1,
 	}
 	rng := rand.New(rand.NewPCG(uint64(e.Index), 1))
-	s := &socket{uplink: link.NewModel(e.net.params, rng.Float64)}
 	e.net.mu.Lock()
 	defer e.net.mu.Unlock()
+	s := &socket{uplink: link.NewModel(e.net.params, rng.Float64)}
 	s.SimConn = e.net.nw.NewEndpoint(addr, simnet.NodeBiDiLinkSettings{Uplink: way, Downlink: way})
 	e.net.sockets[addr.String()] = s
 	return s, nil
