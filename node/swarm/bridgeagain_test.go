@@ -11,6 +11,15 @@ import (
 	"github.com/shoalnet/shoal/protocol/member"
 )
 
+// settle waits for what machines do in the background about their bridges.
+func settle(t *testing.T, all ...*machine) {
+	t.Helper()
+	for _, m := range all {
+		eventually(t, "its bridges are looked after", func() bool { return !m.tending.Load() })
+		m.tendNow()
+	}
+}
+
 // A record that its owner has replaced by a shorter one is not in force again once that has
 // ended, whoever still has it.
 func TestReplacedRecord(t *testing.T) {
@@ -50,7 +59,7 @@ func TestReplacedRecord(t *testing.T) {
 	if _, err := lab.EndBridge("office", ""); err != nil {
 		t.Fatal(err)
 	}
-	anna.tendNow()
+	settle(t, anna)
 	if last, err := lab.lastNumber(again.id); err != nil || last != again.terms().Number {
 		t.Errorf("the last number is %d: %v", last, err)
 	}
@@ -76,7 +85,7 @@ func TestEndedByTheOtherSide(t *testing.T) {
 	if err := there.installOther(office.lists); err != nil {
 		t.Fatal(err)
 	}
-	anna.tendNow()
+	settle(t, anna, ben)
 	if err := lab.hearBridges([]*protocol.SwarmBridge{{Record: record.Marshal()}}); err != nil || len(lab.Bridges()) != 0 {
 		t.Errorf("it is back: %v", err)
 	}
