@@ -152,21 +152,21 @@ func TestFirstStageCatchesUp(t *testing.T) {
 				Epoch: epoch, Base: uint32(base), Rows: uint32(len(ids)), Tokens: ids, Sample: true, MaxInFlight: 40,
 			}}}
 		}
-		client.say(t, step(0, 0, make([]int32, 64)...))
+		client.say(t, step(0, 0, make([]int32, 32)...))
 		link := dial(t, v, "last")
 		go discard(link)
 		_, _ = link.Write(framed(t, &protocol.Frame{Kind: &protocol.Frame_Link{Link: &protocol.Link{Session: o.Session}}}))
-		_, _ = link.Write(framed(t, step(0, 64, 1)))
-		time.Sleep(time.Minute) // 65 to 104 are computed, all of them 7
-		client.say(t, step(1, 70, 2))
-		client.say(t, step(1, 71, make([]int32, 64)...))
+		_, _ = link.Write(framed(t, step(0, 32, 1)))
+		time.Sleep(time.Minute) // 33 to 72 are computed, all of them 7
+		client.say(t, step(1, 72, 2))
+		client.say(t, step(1, 73, make([]int32, 23)...))
 		time.Sleep(time.Minute)
-		client.say(t, &protocol.Frame{Kind: &protocol.Frame_Bye{Bye: &protocol.Bye{Prefix: []uint64{1, 2, 3, 4}}}})
+		client.say(t, &protocol.Frame{Kind: &protocol.Frame_Bye{Bye: &protocol.Bye{Prefix: []uint64{1, 2, 3}}}})
 		time.Sleep(time.Minute)
-		if n := s.Kept("client", []uint64{1, 2, 3, 4}); n != 128 {
+		if n := s.Kept("client", []uint64{1, 2, 3}); n != 96 {
 			t.Errorf("%d positions are kept", n)
 		}
-		want := append(append(make([]int32, 64), 1), 7, 7, 7, 7, 7)
+		want := slices.Concat(make([]int32, 32), []int32{1}, slices.Repeat([]int32{7}, 39))
 		if len(known) != 2 || !slices.Equal(known[1], want) {
 			t.Errorf("the guessers know %v", known)
 		}
