@@ -62,7 +62,7 @@ func sameAhead(t *testing.T, spans []string, prompts int) {
 	var total api.Ahead
 	var wait sync.WaitGroup
 	defer wait.Wait()
-	few := make(chan struct{}, 4)
+	few := make(chan struct{}, 7)
 	for i := range prompts {
 		who, what := []string{"fox", "owl", "bear", "cat", "hare"}[i%5], []string{"lantern", "boat", "key", "map"}[i%4]
 		tale := strings.Repeat(fmt.Sprintf("Once upon a time there was a %s who had a %s. One day the %s went to the river. ", who, what, who), 1+i%4)
@@ -105,7 +105,7 @@ func sameAhead(t *testing.T, spans []string, prompts int) {
 // aheadRoute starts a node for each span of the tiny model, far from each other, and returns
 // what has the first one answer a request.
 func aheadRoute(t *testing.T, spans []string) func(*api.GenerateRequest) (answer string, ahead api.Ahead, err error) {
-	far := link.Params{RTT: 10 * time.Millisecond}.LibP2POptions()
+	far := link.Params{RTT: 40 * time.Millisecond}.LibP2POptions()
 	file := filepath.Join(t.TempDir(), "tales.gguf")
 	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
 		t.Fatal(err)
