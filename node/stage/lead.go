@@ -43,8 +43,8 @@ type lead struct {
 	epoch   uint64     // of guesser; guarded by mu
 	full    atomic.Bool
 
-	// Guarded by stage.mu; ids is written with mu held, too.
-	ids     []int32   // tokens that are known, by position
+	// Guarded by stage.mu. ids is made shorter only with mu held, too.
+	ids     []int32   // tokens that are known, by position; after a halt also those that were guessed
 	drawing bool      // the prompt is complete in this epoch: what comes are tokens of the answer
 	most    int       // guesses on their way at once
 	flight  []int32   // those on their way, the oldest first; they follow ids
@@ -64,11 +64,12 @@ func (s *Stage) newLead(o *protocol.Open) *lead {
 
 // known is what became of a step of tokens that are known.
 type known struct {
-	taken  bool
-	base   int
-	prompt bool // of the prompt, or of an answer that goes on
-	most   int
-	m      Measures
+	taken    bool
+	before   []int32 // the tokens before it
+	expected []int32 // that the answer is expected to repeat
+	prompt   bool    // of the prompt, or of an answer that goes on
+	most     int
+	m        Measures
 }
 
 // takeKnown queues a step of tokens that are known, unless its row is on its way as a
@@ -87,8 +88,8 @@ func (sess *session) takeKnown(st *step) error {
 	}
 	if l.guesser == nil && k.prompt && k.most > 0 {
 		l.guesser = sess.stage.cfg.Guess(k.most)
-		l.guesser.Prompt(l.ids[:k.base])
-		l.guesser.Expect(st.expected)
+		l.guesser.Prompt(k.before)
+		l.guesser.Expect(k.expected)
 	}
 	switch {
 	case l.guesser == nil:
@@ -111,6 +112,7 @@ func (sess *session) queueKnown(st *step, now time.Time) (k known, err error) {
 		s.left(st)
 		return k, nil
 	}
+	k.expected, st.expected = st.expected, nil // a step that waits is to be small
 	hit := false
 	if n := len(l.flight); n > 0 && st.epoch == sess.epoch {
 		if st.base != sess.length-n {
@@ -127,8 +129,11 @@ func (sess *session) queueKnown(st *step, now time.Time) (k known, err error) {
 			return k, err
 		}
 	}
-	l.ids = append(l.ids[:min(st.base, len(l.ids))], st.tokens...)
-	k = known{taken: len(l.ids) == st.base+st.rows, base: st.base, prompt: !l.drawing, m: st.sums.measures()}
+	if st.base > len(l.ids) { // from a peer that has not waited for the session to begin with its prefix
+		return k, nil
+	}
+	l.ids = append(l.ids[:st.base], st.tokens...)
+	k.taken, k.before, k.prompt, k.m = true, l.ids[:st.base:st.base], !l.drawing, st.sums.measures()
 	if l.at == st.base-1 {
 		k.m.Trip = now.Sub(l.anchor)
 	}
@@ -156,11 +161,17 @@ func (sess *session) hit(st *step) {
 	sess.stage.left(st)
 }
 
-// restart ends all guesses when an epoch begins. Called with stage.mu held.
-func (l *lead) restart() {
-	if l != nil {
-		l.flight, l.drawing, l.at = nil, false, -1
+// restart ends all guesses when an epoch begins that goes on from a position. The client
+// may have had tokens that did not come here: if their rows are computed, they were guessed.
+// Called with stage.mu held.
+func (l *lead) restart(at int) {
+	if l == nil {
+		return
 	}
+	if n := at - len(l.ids); n > 0 {
+		l.ids = append(l.ids, l.flight[:min(n, len(l.flight))]...)
+	}
+	l.flight, l.drawing, l.at = nil, false, -1
 }
 
 // guess sends guesses, as many as the guesser has. Called with lead.mu held.

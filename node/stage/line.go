@@ -22,6 +22,9 @@ var errTagKey = fmt.Errorf("a tag_key has %d bytes", protocol.TagKeySize)
 func (sess *session) parseLine(p *protocol.Step, st *step) error {
 	st.sums, st.guesses = sumsOf(p), p.Guesses
 	if sess.stage.cfg.first() { // which takes known tokens alone, and counts the lines itself
+		if sess.lead == nil {
+			return nil // what else is for its guesses is not kept
+		}
 		if len(p.Expected) > sess.reserved || !inVocabulary(p.Expected, sess.stage.cfg.Vocab) {
 			return errors.New("an expected answer that is too long, or has tokens that are not in the vocabulary")
 		}
@@ -41,8 +44,8 @@ func (st *step) guessed() bool { return st.tag != 0 }
 // firstLine begins the first line of an epoch that goes on from a position. Called with
 // stage.mu held.
 func (sess *session) firstLine(at int) {
-	sess.line, sess.dead, sess.settled = 0, false, min(sess.settled, at)
-	sess.lead.restart()
+	sess.line, sess.dead, sess.settled, sess.sound = 0, false, min(sess.settled, at), min(sess.sound, at)
+	sess.lead.restart(at)
 }
 
 // beginLine makes a line of guesses begin at a position: what was computed or waits from
@@ -62,7 +65,7 @@ func (sess *session) beginLine(line uint32, base int) {
 	}
 	sess.line, sess.dead = line, false
 	sess.length, sess.truncate = base, true
-	sess.settled = min(sess.settled, base)
+	sess.settled, sess.sound = min(sess.settled, base), min(sess.sound, base)
 	if sess.lead != nil {
 		sess.lead.flight = nil
 	}
@@ -75,9 +78,10 @@ func (sess *session) beginLine(line uint32, base int) {
 // held.
 func (sess *session) settle(n int) { sess.settled = max(sess.settled, min(n, sess.length)) }
 
-// sure returns how many positions are computed of tokens that are known. Called with
-// stage.mu held.
-func (sess *session) sure() int { return min(sess.computed, sess.settled) }
+// sure returns how many positions are computed of tokens that are known. Those that wait to
+// be taken back do not count: a known token may have been queued in the place of a wrong
+// guess whose row is in the cache still. Called with stage.mu held.
+func (sess *session) sure() int { return min(sess.computed, sess.settled, sess.sound) }
 
 // weed drops the rows of wrong guesses before they are computed: the last stage has drawn
 // the token. It returns the sessions that have a tag where none can be. Called by the loop

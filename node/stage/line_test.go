@@ -56,8 +56,8 @@ func (e *clockwork) Run(_ context.Context, b *engine.Batch) (*engine.Result, err
 const tagged = "0123456789abcdef" // a key of tags
 
 // atLast is a session at a model's last stage that has drawn 10 after a prompt of four
-// tokens. say has its predecessor send a step of one row.
-func atLast(t *testing.T) (e *clockwork, client *talk, say func(line uint32, base int, tag uint64)) {
+// tokens, and ends with any of stop. say has its predecessor send a step of one row.
+func atLast(t *testing.T, stop ...int32) (e *clockwork, client *talk, say func(line uint32, base int, tag uint64)) {
 	e = &clockwork{t: t}
 	s := New(Config{
 		Model: protocol.ModelKey(cid.Undef), Span: protocol.Span{From: 2, To: 4}, Blocks: 4, Width: 8, Vocab: 100,
@@ -71,7 +71,7 @@ func atLast(t *testing.T) (e *clockwork, client *talk, say func(line uint32, bas
 	v.Add(s)
 	o := someOpen(s, 300, 1)
 	o.From, o.To, o.Stages, o.Index, o.Prev, o.Next = 2, 4, 2, 1, []byte("before"), &protocol.Hop{Peer: []byte("before")}
-	o.TagKey, o.Sampling = []byte(tagged), &protocol.Sampling{PromptTokens: 4, MaxTokens: 200}
+	o.TagKey, o.Sampling = []byte(tagged), &protocol.Sampling{PromptTokens: 4, MaxTokens: 200, StopIds: stop}
 	client = begin(t, t.Context(), v, "client", o)
 	if f := <-client.frames; f.GetOpened().GetRollbackRows() != 64 {
 		t.Fatal(f)
@@ -193,5 +193,39 @@ func TestLinesRefused(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Behind the last token of an answer nothing is computed, although its guess was right.
+func TestLinesAfterEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, client, say := atLast(t, 12)
+		say(0, 4, 0)
+		say(0, 5, protocol.GuessTag([]byte(tagged), 0, 0, 5, 11)) // yields 12, which ends the answer
+		say(0, 6, protocol.GuessTag([]byte(tagged), 0, 0, 6, 12))
+		say(0, 7, protocol.GuessTag([]byte(tagged), 0, 0, 7, 13))
+		if ids, _, code := told(client); !slices.Equal(ids, []int32{10, 11, 12}) || code != 0 {
+			t.Errorf("%v, code %v", ids, code)
+		}
+		if want := []int{0, 1, 2, 3, 4, 5}; !slices.Equal(e.rows, want) {
+			t.Errorf("computed %v, not %v", e.rows, want)
+		}
+	})
+}
+
+// Where a link has no credit, lines do not get around the bound on what waits.
+func TestLinesAreBounded(t *testing.T) {
+	s := newStage(t)
+	o := open(300, 1)
+	o.From, o.To, o.Stages, o.Index, o.Sampling, o.Next = 2, 4, 3, 1, nil, &protocol.Hop{}
+	s.cfg.Span = protocol.Span{From: 2, To: 4}
+	sess := newSession(s, key{}, o, sink{"a"}, 0)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range 2 * maxPending {
+		queued, err := sess.queueLocked(&step{line: uint32(i), base: sess.length, rows: 1})
+		if err != nil || queued != (i < maxPending) {
+			t.Fatalf("step %d: %v, %v", i, queued, err)
+		}
 	}
 }

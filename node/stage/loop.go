@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -361,6 +362,9 @@ func (s *Stage) takeBack(w work) error {
 	left := w.step.base
 	s.mu.Lock()
 	nothing := w.step.line > 0 && w.sess.computed <= left // only rows that were not computed are void
+	if nothing {
+		w.restored()
+	}
 	s.mu.Unlock()
 	if nothing {
 		return nil
@@ -375,8 +379,17 @@ func (s *Stage) takeBack(w work) error {
 	}
 	s.mu.Lock()
 	w.sess.computed = min(w.sess.computed, left)
+	w.restored()
 	s.mu.Unlock()
 	return err
+}
+
+// restored records that the cache holds nothing of lines before the step's. Called with
+// stage.mu held.
+func (w work) restored() {
+	if !w.stale() { // else a line or an epoch has begun since
+		w.sess.sound = math.MaxInt
+	}
 }
 
 // drawn returns how many tokens of the answer precede the one that a step asks for.
@@ -486,6 +499,9 @@ func (s *Stage) token(w work, d sample.Token, compute time.Duration) {
 		finish = protocol.Finish_FINISH_LENGTH
 	}
 	s.stats.tokens.Add(1)
+	if finish != protocol.Finish_FINISH_NONE {
+		s.over(w)
+	}
 	if finish == protocol.Finish_FINISH_NONE { // the ring first, since the next token depends on it
 		back := &protocol.Step{Epoch: w.step.epoch, Line: w.step.line, Base: uint32(at), Rows: 1, Tokens: []int32{d.ID}, Sample: true}
 		if w.step.sums != (sums{}) {
@@ -517,6 +533,17 @@ func (s *Stage) token(w work, d sample.Token, compute time.Duration) {
 		Epoch: w.step.epoch, Index: uint32(index), Id: d.ID, Logprob: d.Logprob, Top: topOf(d),
 		Finish: finish, UsCompute: uint32(compute.Microseconds()), Line: w.step.line, Guessed: w.step.right, Guesses: w.step.guesses,
 	}}}, nil, w.step.phase())
+}
+
+// over drops what comes after the last token of an answer: rows of guesses, of which the
+// first may be right.
+func (s *Stage) over(w work) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sess := w.sess; !w.stale() {
+		sess.drop()
+		sess.dead, sess.length = true, w.step.base+w.step.rows
+	}
 }
 
 func (sess *session) send(to *sender, f *protocol.Frame, payload []byte, phase Phase) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,6 +100,7 @@ type session struct {
 	computed  int       // positions in the cache
 	reach     int       // positions in the cache once the steps taken from pending are computed
 	truncate  bool      // the next step truncates the cache to its base
+	sound     int       // positions of the cache from here on are of an earlier line or epoch, until a step truncates it
 	forward   int       // positions from here on are sent to the successor
 	replaying bool      // the successor is being brought up to date
 	pending   []*step
@@ -134,7 +136,7 @@ func newSession(s *Stage, k key, o *protocol.Open, client Stream, seq int) *sess
 		stage: s, key: k, open: o, peer: client.Peer(), swarm: client.Swarm(), seq: seq, reserved: int(o.MaxTokensTotal), stages: int(o.Stages),
 		stream: client, opening: true, epoch: o.Epoch, linkEpoch: o.Epoch, prev: o.Prev, halted: o.Wait, prefix: o.Prefix, unlink: func() {},
 		ctx: ctx, cancel: cancel, gone: make(chan struct{}), room: make(chan struct{}, 1),
-		tagKey: o.TagKey, lead: s.newLead(o), promptIn: s.promptCodec(o, time.Now()),
+		tagKey: o.TagKey, lead: s.newLead(o), sound: math.MaxInt, promptIn: s.promptCodec(o, time.Now()),
 		grant: everything, seat: freely{},
 	}
 	sess.tally.opened = time.Now()
@@ -752,6 +754,13 @@ func (sess *session) queue(st *step) (bool, error) {
 	return sess.queueLocked(st)
 }
 
+// full reports whether a step must wait for space. Tokens are small and their number is
+// bounded, so a client never waits. Called with stage.mu held.
+func (sess *session) full(st *step) bool {
+	s := sess.stage
+	return st.link == nil && !s.cfg.first() && (len(sess.pending) >= maxPending || sess.queuedRows() >= s.window())
+}
+
 // queueLocked is called with stage.mu held.
 func (sess *session) queueLocked(st *step) (bool, error) {
 	s := sess.stage
@@ -778,11 +787,14 @@ func (sess *session) queueLocked(st *step) (bool, error) {
 		if st.base > sess.length {
 			return false, fmt.Errorf("line %d begins at position %d, where the session has %d", st.line, st.base, sess.length)
 		}
+		if sess.full(st) { // or as many rows as there are positions would wait, of a line each
+			return false, nil
+		}
 		sess.beginLine(st.line, st.base)
 	case st.base != sess.length && !(st.back && st.base < sess.length):
 		return false, wrongBase(st.base, sess.length)
-	case st.link == nil && !s.cfg.first() && (len(sess.pending) >= maxPending || sess.queuedRows() >= s.window()):
-		return false, nil // tokens are small and their number is bounded, so a client never waits
+	case sess.full(st):
+		return false, nil
 	}
 	if err := sess.countReading(st); err != nil {
 		return false, err
