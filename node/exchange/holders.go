@@ -165,9 +165,11 @@ func (f *fetch) meet(ctx, dctx context.Context, p holder) {
 	f.meeting.Add(1)
 	defer f.meeting.Add(-1)
 	isNew := f.note(p)
+	f.relay(ctx, p)
 	if err := p.in.Host.Connect(dctx, p.AddrInfo); err != nil {
 		return
 	}
+	f.relay(ctx, p)
 	if isNew {
 		f.newHolder.Store(true)
 	}
