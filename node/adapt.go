@@ -60,7 +60,7 @@ func (n *Node) refuses(st stage.Stream, model cid.Cid) *protocol.Error {
 // exchangeIn has the exchange work in a network until leave is called.
 func (n *Node) exchangeIn(net *network.Network) (leave func()) {
 	may := func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
-	side := exchange.Net{Host: net.Host(), Find: net, May: may, Blocks: n.store.Only(may), Headings: n.store.Headings(may), Room: net.Room, Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
+	side := exchange.Net{Host: net.Host(), Find: net, Known: net.KnownHolders, May: may, Blocks: n.store.Only(may), Headings: n.store.Headings(may), Room: net.Room, Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
 	if !net.Shares() {
 		side.Blocks, side.Leaves = side.Headings, library.Headings(n.store)
 	}

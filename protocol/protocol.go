@@ -27,7 +27,7 @@ const (
 )
 
 // ResetRelayed is the code with which a stream for bulk, or of the DHT, is reset where
-// it crosses a relay: those carry small messages and sessions.
+// it crosses a relay: those carry small messages, headings and sessions.
 const ResetRelayed = 0x7301
 
 // Sizes, in bytes unless said otherwise.

@@ -280,19 +280,27 @@ func (f *fetch) look(ctx context.Context) {
 
 // lookIn is look in one network.
 func (f *fetch) lookIn(ctx context.Context, l *lane) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	meet := func(list []peer.AddrInfo) {
+		for _, p := range list {
+			wg.Go(func() {
+				dctx, cancel := context.WithTimeout(ctx, dialTime)
+				defer cancel()
+				f.meet(ctx, dctx, holder{p, l})
+			})
+		}
+	}
+	if l.Known != nil {
+		meet(l.Known(f.model))
+	}
 	sctx, cancel := context.WithTimeout(ctx, lookTime)
 	found, err := l.Find.Holders(sctx, f.model)
 	cancel()
 	if err != nil {
 		f.x.log.Debug("looking for holders", "model", f.model, "error", err)
 	}
-	dctx, cancel := context.WithTimeout(ctx, dialTime)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, p := range found {
-		wg.Go(func() { f.meet(ctx, dctx, holder{p, l}) })
-	}
-	wg.Wait()
+	meet(found)
 }
 
 // note adds a holder, and reports whether it is new.

@@ -21,6 +21,9 @@ import (
 type Net struct {
 	Host host.Host
 	Find Finder
+	// Known returns the holders of a model that are known without asking anybody, so that a
+	// fetch need not wait for Find. nil: none.
+	Known func(model cid.Cid) []peer.AddrInfo
 	// May reports whether a model's leaves may be sent to the peers of this network. nil:
 	// all of them.
 	May func(model cid.Cid) bool

@@ -93,7 +93,7 @@
 // can be dialled. A proven node is a relay and a server of the DHT; where few
 // are proven, the network is small and every node serves the DHT. To have
 // strangers dial it, a node asks a peer to pass that on (thirds.go). A relayed
-// connection is limited to 256 MiB and an hour, carries no bulk, and is replaced
+// connection is limited to 256 MiB and an hour, carries no weights, and is replaced
 // by a direct one when a hole can be punched, which is tried again and again
 // (holes.go).
 //
@@ -106,7 +106,8 @@
 // more. A node on loopback alone has none of this, and one with transports of
 // its own neither AutoNAT nor mapped ports, which use the machine's network.
 //
-// Relayed connections carry small messages and the frames of sessions; bulk and
+// Relayed connections carry small messages, headers of models, and the frames of
+// sessions; bulk and
 // the DHT refuse them with a reset code, whoever opens the stream. Each circuit's
 // bytes are counted below its encryption (circuit.go). Before its relay cuts it,
 // the side that made it makes another, and Stream.Better tells the streams on it

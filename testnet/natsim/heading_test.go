@@ -45,7 +45,9 @@ func headingOverRelay(t *testing.T, private bool) {
 		nodes = append(nodes, start(t, h, true, relays))
 		relays = append(relays, h)
 	}
-	at := func(outside, inside string) *Host { return addHost(t, behind(internet, nat.Symmetric, outside), inside) }
+	at := func(outside, inside string) *Host {
+		return addHost(t, behind(internet, nat.Symmetric, outside), inside)
+	}
 	var s *privateSwarm
 	if private {
 		s = newSwarm(t)
@@ -71,6 +73,10 @@ func headingOverRelay(t *testing.T, private bool) {
 	lacks, taker := exchanging(t, asks)
 
 	began := time.Now()
+	for len(asks.Offers(t.Context(), m.ID(), func(o []*protocol.Offer) bool { return len(o) > 0 })) == 0 { // as a prompt does first
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Logf("an offer after %v", time.Since(began))
 	raw, err := taker.Manifest(t.Context(), m.ID())
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +137,7 @@ func exchanging(t *testing.T, n *network.Network) (*store.Store, *exchange.Excha
 		return nil
 	}
 	return s, exchange.New(s, exchange.Options{Leaves: leaves}, exchange.Net{
-		Host: n.Host(), Find: n, Headings: s.Headings(all), Room: n.Room, Believable: n.Believable, Dialling: n.Dialling(),
+		Host: n.Host(), Find: n, Known: n.KnownHolders, Headings: s.Headings(all), Room: n.Room, Believable: n.Believable, Dialling: n.Dialling(),
 	})
 }
 
