@@ -55,9 +55,12 @@ func (n *Node) refuses(st stage.Stream, model cid.Cid) *protocol.Error {
 func (n *Node) exchangeIn(net *network.Network) (leave func()) {
 	may := func(model cid.Cid) bool { return n.net.May(net.Swarm(), model) }
 	lends, sends := n.desk.In(net.Swarm(), n.store.Holds)
-	side := exchange.Net{Host: net.Host(), Find: net, May: may, Lends: lends, Sends: sends, Blocks: n.store.Only(may), Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling()}
+	side := exchange.Net{
+		Host: net.Host(), Find: net, Known: net.KnownHolders, May: may, Lends: lends, Sends: sends, Blocks: n.store.Only(may), Headings: n.store.Headings(may), Room: net.Room,
+		Worked: net.Worked, Believable: net.Believable, Dialling: net.Dialling(),
+	}
 	if !net.Shares() {
-		side.Blocks, side.Leaves = n.store.Headings(may), library.Headings(n.store)
+		side.Blocks, side.Leaves = side.Headings, library.Headings(n.store)
 	}
 	if err := n.exchange.Join(side); err != nil {
 		n.cfg.Log.Warn("no models are exchanged in a network", "swarm", net.Swarm(), "error", err)

@@ -10,15 +10,16 @@ import (
 
 // The protocols between nodes, as libp2p names them.
 const (
-	DHTPrefix = "/shoal"          // the Kademlia DHT and bitswap live under it
-	OffersID  = "/shoal/offers/1" // ask for signed offers
-	StatusID  = "/shoal/status/1" // ask for load, now
-	StageID   = "/shoal/stage/2"  // sessions
-	StageID1  = "/shoal/stage/1"  // the same, of links without credits
-	LeavesID  = "/shoal/leaves/1" // leaves in bulk
-	ReachID   = "/shoal/reach/1"  // help with being reached
-	JoinID    = "/shoal/join/1"   // redeem an invitation into a private swarm
-	MemberID  = "/shoal/member/1" // among its members: revocation lists, names, renewals
+	DHTPrefix = "/shoal"           // the Kademlia DHT and bitswap live under it
+	OffersID  = "/shoal/offers/1"  // ask for signed offers
+	StatusID  = "/shoal/status/1"  // ask for load, now
+	StageID   = "/shoal/stage/2"   // sessions
+	StageID1  = "/shoal/stage/1"   // the same, of links without credits
+	LeavesID  = "/shoal/leaves/1"  // leaves in bulk
+	HeadingID = "/shoal/heading/1" // manifests and headers of models, over relays, too
+	ReachID   = "/shoal/reach/1"   // help with being reached
+	JoinID    = "/shoal/join/1"    // redeem an invitation into a private swarm
+	MemberID  = "/shoal/member/1"  // among its members: revocation lists, names, renewals
 
 	SwarmTLSID = "/shoal/tls/1" // TLS with the membership in a private swarm, on TCP and relayed connections
 
@@ -26,7 +27,7 @@ const (
 )
 
 // ResetRelayed is the code with which a stream for bulk, or of the DHT, is reset where
-// it crosses a relay: those carry small messages and sessions.
+// it crosses a relay: those carry small messages, headings and sessions.
 const ResetRelayed = 0x7301
 
 // Sizes, in bytes unless said otherwise.

@@ -4055,6 +4055,51 @@ func (x *Fetcher) GetAddrs() [][]byte {
 	return nil
 }
 
+// HeadingRequest asks for blocks of models that are no weights; others may follow it.
+type HeadingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Blocks        [][]byte               `protobuf:"bytes,1,rep,name=blocks,proto3" json:"blocks,omitempty"` // their CIDs, to be sent in this order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeadingRequest) Reset() {
+	*x = HeadingRequest{}
+	mi := &file_protocol_wire_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeadingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeadingRequest) ProtoMessage() {}
+
+func (x *HeadingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_protocol_wire_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeadingRequest.ProtoReflect.Descriptor instead.
+func (*HeadingRequest) Descriptor() ([]byte, []int) {
+	return file_protocol_wire_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *HeadingRequest) GetBlocks() [][]byte {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
 // ReachRequest asks for help with being reached.
 type ReachRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4070,7 +4115,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[41]
+	mi := &file_protocol_wire_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4082,7 +4127,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[41]
+	mi := &file_protocol_wire_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4095,7 +4140,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{41}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReachRequest) GetKind() ReachKind {
@@ -4150,7 +4195,7 @@ type ReachReply struct {
 
 func (x *ReachReply) Reset() {
 	*x = ReachReply{}
-	mi := &file_protocol_wire_proto_msgTypes[42]
+	mi := &file_protocol_wire_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4162,7 +4207,7 @@ func (x *ReachReply) String() string {
 func (*ReachReply) ProtoMessage() {}
 
 func (x *ReachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[42]
+	mi := &file_protocol_wire_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4175,7 +4220,7 @@ func (x *ReachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachReply.ProtoReflect.Descriptor instead.
 func (*ReachReply) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{42}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReachReply) GetCode() ReachCode {
@@ -4204,7 +4249,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[43]
+	mi := &file_protocol_wire_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4216,7 +4261,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[43]
+	mi := &file_protocol_wire_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4229,7 +4274,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{43}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *JoinRequest) GetSwarm() []byte {
@@ -4269,7 +4314,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_protocol_wire_proto_msgTypes[44]
+	mi := &file_protocol_wire_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4281,7 +4326,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[44]
+	mi := &file_protocol_wire_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4294,7 +4339,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{44}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *JoinReply) GetRefusal() JoinRefusal {
@@ -4358,7 +4403,7 @@ type SwarmPeer struct {
 
 func (x *SwarmPeer) Reset() {
 	*x = SwarmPeer{}
-	mi := &file_protocol_wire_proto_msgTypes[45]
+	mi := &file_protocol_wire_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4370,7 +4415,7 @@ func (x *SwarmPeer) String() string {
 func (*SwarmPeer) ProtoMessage() {}
 
 func (x *SwarmPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[45]
+	mi := &file_protocol_wire_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4383,7 +4428,7 @@ func (x *SwarmPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwarmPeer.ProtoReflect.Descriptor instead.
 func (*SwarmPeer) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{45}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SwarmPeer) GetCertificate() []byte {
@@ -4423,7 +4468,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_protocol_wire_proto_msgTypes[46]
+	mi := &file_protocol_wire_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4435,7 +4480,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[46]
+	mi := &file_protocol_wire_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4448,7 +4493,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{46}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *MemberRequest) GetCertificate() []byte {
@@ -4516,7 +4561,7 @@ type MemberReply struct {
 
 func (x *MemberReply) Reset() {
 	*x = MemberReply{}
-	mi := &file_protocol_wire_proto_msgTypes[47]
+	mi := &file_protocol_wire_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4528,7 +4573,7 @@ func (x *MemberReply) String() string {
 func (*MemberReply) ProtoMessage() {}
 
 func (x *MemberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[47]
+	mi := &file_protocol_wire_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4541,7 +4586,7 @@ func (x *MemberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberReply.ProtoReflect.Descriptor instead.
 func (*MemberReply) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{47}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *MemberReply) GetCertificate() []byte {
@@ -4606,7 +4651,7 @@ type SwarmBridge struct {
 
 func (x *SwarmBridge) Reset() {
 	*x = SwarmBridge{}
-	mi := &file_protocol_wire_proto_msgTypes[48]
+	mi := &file_protocol_wire_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4618,7 +4663,7 @@ func (x *SwarmBridge) String() string {
 func (*SwarmBridge) ProtoMessage() {}
 
 func (x *SwarmBridge) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[48]
+	mi := &file_protocol_wire_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4631,7 +4676,7 @@ func (x *SwarmBridge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwarmBridge.ProtoReflect.Descriptor instead.
 func (*SwarmBridge) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{48}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SwarmBridge) GetRecord() []byte {
@@ -4673,7 +4718,7 @@ type BridgeNode struct {
 
 func (x *BridgeNode) Reset() {
 	*x = BridgeNode{}
-	mi := &file_protocol_wire_proto_msgTypes[49]
+	mi := &file_protocol_wire_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4685,7 +4730,7 @@ func (x *BridgeNode) String() string {
 func (*BridgeNode) ProtoMessage() {}
 
 func (x *BridgeNode) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[49]
+	mi := &file_protocol_wire_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4698,7 +4743,7 @@ func (x *BridgeNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BridgeNode.ProtoReflect.Descriptor instead.
 func (*BridgeNode) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{49}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *BridgeNode) GetPeer() []byte {
@@ -4730,7 +4775,7 @@ type BridgeTalk struct {
 
 func (x *BridgeTalk) Reset() {
 	*x = BridgeTalk{}
-	mi := &file_protocol_wire_proto_msgTypes[50]
+	mi := &file_protocol_wire_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4742,7 +4787,7 @@ func (x *BridgeTalk) String() string {
 func (*BridgeTalk) ProtoMessage() {}
 
 func (x *BridgeTalk) ProtoReflect() protoreflect.Message {
-	mi := &file_protocol_wire_proto_msgTypes[50]
+	mi := &file_protocol_wire_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4755,7 +4800,7 @@ func (x *BridgeTalk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BridgeTalk.ProtoReflect.Descriptor instead.
 func (*BridgeTalk) Descriptor() ([]byte, []int) {
-	return file_protocol_wire_proto_rawDescGZIP(), []int{50}
+	return file_protocol_wire_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *BridgeTalk) GetLenderDigest() []byte {
@@ -5113,7 +5158,9 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\bfetchers\x18\x05 \x03(\v2\x0e.shoal.FetcherR\bfetchers\"3\n" +
 	"\aFetcher\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"\x9c\x01\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"(\n" +
+	"\x0eHeadingRequest\x12\x16\n" +
+	"\x06blocks\x18\x01 \x03(\fR\x06blocks\"\x9c\x01\n" +
 	"\fReachRequest\x12$\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x10.shoal.ReachKindR\x04kind\x12\x10\n" +
 	"\x03udp\x18\x02 \x03(\rR\x03udp\x12\x10\n" +
@@ -5235,65 +5282,66 @@ func file_protocol_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_protocol_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_protocol_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_protocol_wire_proto_goTypes = []any{
-	(TensorCodec)(0),      // 0: shoal.TensorCodec
-	(Finish)(0),           // 1: shoal.Finish
-	(Code)(0),             // 2: shoal.Code
-	(ReachKind)(0),        // 3: shoal.ReachKind
-	(ReachCode)(0),        // 4: shoal.ReachCode
-	(JoinRefusal)(0),      // 5: shoal.JoinRefusal
-	(*OfferBody)(nil),     // 6: shoal.OfferBody
-	(*ServedSpan)(nil),    // 7: shoal.ServedSpan
-	(*Engine)(nil),        // 8: shoal.Engine
-	(*HeldShards)(nil),    // 9: shoal.HeldShards
-	(*Device)(nil),        // 10: shoal.Device
-	(*OffersRequest)(nil), // 11: shoal.OffersRequest
-	(*OffersReply)(nil),   // 12: shoal.OffersReply
-	(*StatusRequest)(nil), // 13: shoal.StatusRequest
-	(*StatusReply)(nil),   // 14: shoal.StatusReply
-	(*PeerRTT)(nil),       // 15: shoal.PeerRTT
-	(*SpanStatus)(nil),    // 16: shoal.SpanStatus
-	(*Frame)(nil),         // 17: shoal.Frame
-	(*Open)(nil),          // 18: shoal.Open
-	(*Hop)(nil),           // 19: shoal.Hop
-	(*Sampling)(nil),      // 20: shoal.Sampling
-	(*Labels)(nil),        // 21: shoal.Labels
-	(*Piece)(nil),         // 22: shoal.Piece
-	(*Pieces)(nil),        // 23: shoal.Pieces
-	(*Either)(nil),        // 24: shoal.Either
-	(*Opened)(nil),        // 25: shoal.Opened
-	(*Link)(nil),          // 26: shoal.Link
-	(*Move)(nil),          // 27: shoal.Move
-	(*Step)(nil),          // 28: shoal.Step
-	(*Token)(nil),         // 29: shoal.Token
-	(*TopToken)(nil),      // 30: shoal.TopToken
-	(*Scores)(nil),        // 31: shoal.Scores
-	(*Score)(nil),         // 32: shoal.Score
-	(*Embeddings)(nil),    // 33: shoal.Embeddings
-	(*Reading)(nil),       // 34: shoal.Reading
-	(*Fail)(nil),          // 35: shoal.Fail
-	(*Bye)(nil),           // 36: shoal.Bye
-	(*Ping)(nil),          // 37: shoal.Ping
-	(*Pong)(nil),          // 38: shoal.Pong
-	(*Halt)(nil),          // 39: shoal.Halt
-	(*Halted)(nil),        // 40: shoal.Halted
-	(*Resume)(nil),        // 41: shoal.Resume
-	(*Trouble)(nil),       // 42: shoal.Trouble
-	(*Credit)(nil),        // 43: shoal.Credit
-	(*LeavesRequest)(nil), // 44: shoal.LeavesRequest
-	(*LeavesState)(nil),   // 45: shoal.LeavesState
-	(*Fetcher)(nil),       // 46: shoal.Fetcher
-	(*ReachRequest)(nil),  // 47: shoal.ReachRequest
-	(*ReachReply)(nil),    // 48: shoal.ReachReply
-	(*JoinRequest)(nil),   // 49: shoal.JoinRequest
-	(*JoinReply)(nil),     // 50: shoal.JoinReply
-	(*SwarmPeer)(nil),     // 51: shoal.SwarmPeer
-	(*MemberRequest)(nil), // 52: shoal.MemberRequest
-	(*MemberReply)(nil),   // 53: shoal.MemberReply
-	(*SwarmBridge)(nil),   // 54: shoal.SwarmBridge
-	(*BridgeNode)(nil),    // 55: shoal.BridgeNode
-	(*BridgeTalk)(nil),    // 56: shoal.BridgeTalk
+	(TensorCodec)(0),       // 0: shoal.TensorCodec
+	(Finish)(0),            // 1: shoal.Finish
+	(Code)(0),              // 2: shoal.Code
+	(ReachKind)(0),         // 3: shoal.ReachKind
+	(ReachCode)(0),         // 4: shoal.ReachCode
+	(JoinRefusal)(0),       // 5: shoal.JoinRefusal
+	(*OfferBody)(nil),      // 6: shoal.OfferBody
+	(*ServedSpan)(nil),     // 7: shoal.ServedSpan
+	(*Engine)(nil),         // 8: shoal.Engine
+	(*HeldShards)(nil),     // 9: shoal.HeldShards
+	(*Device)(nil),         // 10: shoal.Device
+	(*OffersRequest)(nil),  // 11: shoal.OffersRequest
+	(*OffersReply)(nil),    // 12: shoal.OffersReply
+	(*StatusRequest)(nil),  // 13: shoal.StatusRequest
+	(*StatusReply)(nil),    // 14: shoal.StatusReply
+	(*PeerRTT)(nil),        // 15: shoal.PeerRTT
+	(*SpanStatus)(nil),     // 16: shoal.SpanStatus
+	(*Frame)(nil),          // 17: shoal.Frame
+	(*Open)(nil),           // 18: shoal.Open
+	(*Hop)(nil),            // 19: shoal.Hop
+	(*Sampling)(nil),       // 20: shoal.Sampling
+	(*Labels)(nil),         // 21: shoal.Labels
+	(*Piece)(nil),          // 22: shoal.Piece
+	(*Pieces)(nil),         // 23: shoal.Pieces
+	(*Either)(nil),         // 24: shoal.Either
+	(*Opened)(nil),         // 25: shoal.Opened
+	(*Link)(nil),           // 26: shoal.Link
+	(*Move)(nil),           // 27: shoal.Move
+	(*Step)(nil),           // 28: shoal.Step
+	(*Token)(nil),          // 29: shoal.Token
+	(*TopToken)(nil),       // 30: shoal.TopToken
+	(*Scores)(nil),         // 31: shoal.Scores
+	(*Score)(nil),          // 32: shoal.Score
+	(*Embeddings)(nil),     // 33: shoal.Embeddings
+	(*Reading)(nil),        // 34: shoal.Reading
+	(*Fail)(nil),           // 35: shoal.Fail
+	(*Bye)(nil),            // 36: shoal.Bye
+	(*Ping)(nil),           // 37: shoal.Ping
+	(*Pong)(nil),           // 38: shoal.Pong
+	(*Halt)(nil),           // 39: shoal.Halt
+	(*Halted)(nil),         // 40: shoal.Halted
+	(*Resume)(nil),         // 41: shoal.Resume
+	(*Trouble)(nil),        // 42: shoal.Trouble
+	(*Credit)(nil),         // 43: shoal.Credit
+	(*LeavesRequest)(nil),  // 44: shoal.LeavesRequest
+	(*LeavesState)(nil),    // 45: shoal.LeavesState
+	(*Fetcher)(nil),        // 46: shoal.Fetcher
+	(*HeadingRequest)(nil), // 47: shoal.HeadingRequest
+	(*ReachRequest)(nil),   // 48: shoal.ReachRequest
+	(*ReachReply)(nil),     // 49: shoal.ReachReply
+	(*JoinRequest)(nil),    // 50: shoal.JoinRequest
+	(*JoinReply)(nil),      // 51: shoal.JoinReply
+	(*SwarmPeer)(nil),      // 52: shoal.SwarmPeer
+	(*MemberRequest)(nil),  // 53: shoal.MemberRequest
+	(*MemberReply)(nil),    // 54: shoal.MemberReply
+	(*SwarmBridge)(nil),    // 55: shoal.SwarmBridge
+	(*BridgeNode)(nil),     // 56: shoal.BridgeNode
+	(*BridgeTalk)(nil),     // 57: shoal.BridgeTalk
 }
 var file_protocol_wire_proto_depIdxs = []int32{
 	7,  // 0: shoal.OfferBody.spans:type_name -> shoal.ServedSpan
@@ -5343,12 +5391,12 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	3,  // 44: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
 	4,  // 45: shoal.ReachReply.code:type_name -> shoal.ReachCode
 	5,  // 46: shoal.JoinReply.refusal:type_name -> shoal.JoinRefusal
-	51, // 47: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
-	54, // 48: shoal.MemberRequest.bridges:type_name -> shoal.SwarmBridge
-	56, // 49: shoal.MemberRequest.talk:type_name -> shoal.BridgeTalk
-	54, // 50: shoal.MemberReply.bridges:type_name -> shoal.SwarmBridge
-	56, // 51: shoal.MemberReply.talk:type_name -> shoal.BridgeTalk
-	55, // 52: shoal.SwarmBridge.nodes:type_name -> shoal.BridgeNode
+	52, // 47: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
+	55, // 48: shoal.MemberRequest.bridges:type_name -> shoal.SwarmBridge
+	57, // 49: shoal.MemberRequest.talk:type_name -> shoal.BridgeTalk
+	55, // 50: shoal.MemberReply.bridges:type_name -> shoal.SwarmBridge
+	57, // 51: shoal.MemberReply.talk:type_name -> shoal.BridgeTalk
+	56, // 52: shoal.SwarmBridge.nodes:type_name -> shoal.BridgeNode
 	53, // [53:53] is the sub-list for method output_type
 	53, // [53:53] is the sub-list for method input_type
 	53, // [53:53] is the sub-list for extension type_name
@@ -5396,7 +5444,7 @@ func file_protocol_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_protocol_wire_proto_rawDesc), len(file_protocol_wire_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   51,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

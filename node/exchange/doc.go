@@ -1,14 +1,16 @@
 // Package exchange fetches what a node is missing of a model from all sources at
 // once, and serves what the node has.
 //
-// There are three kinds of source, behind one small interface (source):
+// There are four kinds of source, behind one small interface (source):
 //
 //   - swarm peers, which send leaves in bulk and report which they have, over
 //     /shoal/leaves/1 (protocol/README.md), over TCP with TLS where there can be
 //     a direct connection (bulkDialer), never over a relay;
+//   - peers to which only a relay leads (relayedPeer): they send headings over
+//     /shoal/heading/1, and nothing else;
 //   - origins: the model's files on servers, read by ranges, or on this machine;
 //   - bitswap, as one source that stands for all other peers (package bitswap).
-//     Manifests, and the nodes that list a shard's leaves, come by it alone.
+//     Manifests, and the nodes that list a shard's leaves, come by it, or as headings.
 //
 // 1 GiB between two processes on loopback, two cores: 420 MiB/s in bulk over
 // TCP, 228 over QUIC, and 23 by plain bitswap into flatfs (`shoal bench
@@ -34,6 +36,14 @@
 // ask at once, uploadSlots decides whose leaf is sent next. The ledger's file is
 // bounded; the accounts of peers that gave something are the last to be dropped.
 //
+// A heading is what a prompt needs of a model: its manifest, its header, and the nodes that
+// list the header's leaves (Need.Heading). Without it a client could use no node behind a
+// router that lets no hole be punched. It is small, so relays carry it, within bounds: a
+// fetch takes at most 32 MiB over relays, a peer is sent four times that an hour, and
+// no block that is more than the circuit may still carry. Holders with a direct connection
+// are asked first. There is a protocol of its own, rather than bitswap or bulk with fewer
+// blocks, so that both go on refusing relays, and older peers notice at once.
+//
 // Bitswap does not find holders: shoal announces models, never leaves. So a fetch
 // looks up the holders of the model, connects to them, and looks again while it
 // lasts. When nothing comes any more, it asks again in new bitswap sessions
@@ -51,6 +61,6 @@
 // Bitswap is asked in all networks with holders at once.
 //
 // Reading order: exchange.go (the API), net.go, fetch.go, holders.go (finding peers),
-// scheduler.go, ownership.go, source.go with swarmpeer.go and origin.go, and for
-// the other direction upload.go and uploadslots.go.
+// scheduler.go, ownership.go, source.go with swarmpeer.go, relayed.go and origin.go, and
+// for the other direction upload.go, heading.go and uploadslots.go.
 package exchange

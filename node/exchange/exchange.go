@@ -84,6 +84,7 @@ type Exchange struct {
 	ledger   *ledger
 	up, down *rateLimiter
 	watchers watchers
+	headings allowances
 	buffers  sync.Pool // *[]byte for leaves on their way out
 
 	given, taken atomic.Uint64 // bytes of leaves sent and received in bulk
@@ -219,7 +220,7 @@ func (w *one) Next(context.Context) ([]Need, error) {
 	if w.data != nil {
 		return nil, nil
 	}
-	return []Need{{CID: w.c, Number: -1}}, nil
+	return []Need{{CID: w.c, Number: -1, Heading: true}}, nil
 }
 
 func (w *one) Put(_ context.Context, _ cid.Cid, data []byte) error {
@@ -237,7 +238,7 @@ func (x *Exchange) Fetch(ctx context.Context, model cid.Cid, want Want, progress
 	now := time.Now()
 	f := &fetch{
 		x: x, model: model, want: want, progress: progress, seed: maphash.MakeSeed(), window: newWindow(), lastCame: now, rated: now,
-		fail: cancel, buffers: make(chan []byte, windowMost), heard: make(chan holder, maxHolders), bulk: map[peer.ID]holderState{},
+		fail: cancel, buffers: make(chan []byte, windowMost), heard: make(chan holder, maxHolders), bulk: map[peer.ID]holderState{}, relayed: map[peer.ID]*relayedPeer{},
 	}
 	for range windowMost {
 		f.buffers <- nil

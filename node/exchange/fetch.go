@@ -51,6 +51,10 @@ type fetch struct {
 	looked      bool // for holders, at least once
 	holders     []holder
 	bulk        map[peer.ID]holderState
+	relayed     map[peer.ID]*relayedPeer // holders to which only a relay leads
+	overRelays  int64                    // bytes that these sent
+	headingLeft int64                    // bytes of the header's leaves that are missing
+	weights     bool                     // something is wanted that no relay carries
 	roundBegan  time.Time
 	askedOthers time.Time     // when other peers were asked for what some did not send
 	lastCame    time.Time     // when something last came, or the fetch began
@@ -107,6 +111,7 @@ func (f *fetch) round(ctx context.Context, patience time.Duration) error {
 	for {
 		need, err := f.want.Next(ctx)
 		blocks, leaves := f.split(need)
+		f.noteNeed(need)
 		if err == nil && len(blocks) > 0 {
 			err = f.getBlocks(ctx, f.shuffle(blocks))
 		} else if err == nil && len(leaves) > 0 {
@@ -129,10 +134,10 @@ func (f *fetch) round(ctx context.Context, patience time.Duration) error {
 
 // split separates leaves, which any source can bring, from blocks that only
 // bitswap can.
-func (f *fetch) split(need []Need) (blocks []cid.Cid, leaves []Need) {
+func (f *fetch) split(need []Need) (blocks, leaves []Need) {
 	for _, n := range need {
 		if n.CID.Prefix().Codec != cid.Raw || n.Number < 0 || n.Number >= f.total || n.Size <= 0 || n.Size > protocol.LeafSize {
-			blocks = append(blocks, n.CID)
+			blocks = append(blocks, n)
 		} else {
 			leaves = append(leaves, n)
 		}
@@ -148,7 +153,7 @@ func (f *fetch) mark(t *time.Time) {
 }
 
 // ask gets a block.
-type ask func(ctx context.Context, c cid.Cid) ([]byte, error)
+type ask func(ctx context.Context, n Need) ([]byte, error)
 
 // sessions begins several bitswap sessions, which share the blocks. A single one
 // comes to prefer the holders that happened to be the first.
@@ -170,11 +175,12 @@ func (f *fetch) sessions(ctx context.Context) (get ask, end func()) {
 		}
 		in = append(in, &all)
 	}
-	return func(ctx context.Context, c cid.Cid) ([]byte, error) {
+	get = func(ctx context.Context, n Need) ([]byte, error) {
 		return firstOf(ctx, in, func(ctx context.Context, all *[sessionsPerFetch]bitswap.Session) ([]byte, error) {
-			return all[f.hash(c)%sessionsPerFetch].GetBlock(ctx, c)
+			return all[f.hash(n.CID)%sessionsPerFetch].GetBlock(ctx, n.CID)
 		})
-	}, end
+	}
+	return get, end
 }
 
 // firstOf asks in all networks at once, and returns the first answer. What only bitswap
@@ -233,6 +239,9 @@ func (f *fetch) stalled(patience time.Duration) error {
 	if idle > impatient && f.forsaken() {
 		return fmt.Errorf("%w, and no origin that can be asked has the rest%s", ErrNotFound, f.troubles())
 	}
+	if why := f.relaysFail(); idle > relayWait && why != "" {
+		return fmt.Errorf("%w: %s", ErrNotFound, why)
+	}
 	if f.newHolder.Load() && here > lookNow { // it may be the only one now
 		return errAgain
 	}
@@ -274,14 +283,18 @@ func (f *fetch) forsaken() bool {
 func (f *fetch) troubles() string {
 	f.reporting.Lock()
 	defer f.reporting.Unlock()
-	return strings.Join(append([]string{""}, f.sum.Trouble...), "; ")
+	all := append([]string{""}, f.sum.Trouble...)
+	if why := f.noWeights(); why != "" {
+		all = append(all, why)
+	}
+	return strings.Join(all, "; ")
 }
 
 // shuffle puts blocks into this fetch's random order, the same each time. So
 // holders of different parts are all asked at once, and nodes that fetch the
 // same have something to give each other.
-func (f *fetch) shuffle(need []cid.Cid) []cid.Cid {
-	slices.SortFunc(need, func(a, b cid.Cid) int { return cmp.Compare(f.hash(a), f.hash(b)) })
+func (f *fetch) shuffle(need []Need) []Need {
+	slices.SortFunc(need, func(a, b Need) int { return cmp.Compare(f.hash(a.CID), f.hash(b.CID)) })
 	return need
 }
 
@@ -302,33 +315,39 @@ func (f *fetch) awaitTakenBack(asked []Need) {
 	}
 }
 
-// getBlocks gets blocks by bitswap. It returns early, without an error, when a
+// getBlocks gets blocks by bitswap, or over relays. It returns early, without an error, when a
 // holder joins: only new sessions use it fully.
-func (f *fetch) getBlocks(ctx context.Context, need []cid.Cid) error {
+func (f *fetch) getBlocks(ctx context.Context, need []Need) error {
 	f.newHolder.Store(false)
-	ask, end := f.sessions(ctx)
+	byBitswap, end := f.sessions(ctx)
 	defer end()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(windowMost)
-	for _, c := range need {
-		if f.newHolder.Load() || !f.window.start(gctx, c) {
+	for _, n := range need {
+		if f.newHolder.Load() || !f.window.start(gctx, n.CID) {
 			break
 		}
+		ways := []ask{byBitswap}
+		if n.Heading {
+			ways = append(ways, f.byRelay)
+		}
 		g.Go(func() error {
-			b, err := f.get(gctx, ask, c)
+			b, err := f.get(gctx, func(ctx context.Context, n Need) ([]byte, error) {
+				return firstOf(ctx, ways, func(ctx context.Context, by ask) ([]byte, error) { return by(ctx, n) })
+			}, n)
 			if err != nil {
 				return err
 			}
-			return f.put(ctx, c, -1, b)
+			return f.put(ctx, n.CID, -1, b)
 		})
 	}
 	return errors.Join(g.Wait(), ctx.Err())
 }
 
-// get asks bitswap for a block; window.start has allowed it.
-func (f *fetch) get(ctx context.Context, ask ask, c cid.Cid) ([]byte, error) {
-	done := f.window.asking(c)
-	b, err := ask(ctx, c)
+// get asks for a block; window.start has allowed it.
+func (f *fetch) get(ctx context.Context, ask ask, n Need) ([]byte, error) {
+	done := f.window.asking(n.CID)
+	b, err := ask(ctx, n)
 	done(err == nil)
 	return b, err
 }
@@ -349,7 +368,7 @@ func (f *fetch) fetchByBitswap(ctx context.Context) error {
 		g.Go(func() error {
 			defer f.scheduler.finish(req)
 			need := req.leaves[0].need
-			b, err := f.get(req.ctx, ask, need.CID)
+			b, err := f.get(req.ctx, ask, need)
 			switch {
 			case err != nil && context.Cause(req.ctx) == errOvertaken:
 				return nil

@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
@@ -141,7 +142,7 @@ type node struct {
 func newNode(t testing.TB, h host.Host, dir string, find Finder) *node {
 	t.Helper()
 	n := &node{h: h, s: openStore(t, dir)}
-	n.x = New(n.s, Options{Leaves: shelves(n.s)}, Net{Host: h, Find: find})
+	n.x = New(n.s, Options{Leaves: shelves(n.s)}, Net{Host: h, Find: find, Headings: n.s.Headings(func(cid.Cid) bool { return true })})
 	t.Cleanup(func() { n.x.Close() })
 	return n
 }
@@ -224,14 +225,19 @@ func every(t testing.TB, m *store.Model) shards {
 }
 
 func (w shards) Next(context.Context) ([]Need, error) {
+	header := func(shard int) bool { return w.m.Manifest().Shards[shard].Kind == protocol.ShardHeader }
 	nodes, err := w.m.NeedNodes(w.list)
 	if err != nil || len(nodes) > 0 {
-		return bare(nodes), err
+		need := bare(nodes)
+		for i := range need {
+			need[i].Heading = len(w.list) == 1 && header(w.list[0])
+		}
+		return need, err
 	}
 	leaves, err := w.m.Missing(w.list)
 	var out []Need
 	for _, l := range leaves {
-		out = append(out, Need{CID: l.CID, Number: l.Number, Size: l.Size, File: l.File, Offset: l.Offset})
+		out = append(out, Need{CID: l.CID, Number: l.Number, Size: l.Size, File: l.File, Offset: l.Offset, Heading: header(l.Shard)})
 	}
 	return out, err
 }

@@ -165,9 +165,11 @@ func (f *fetch) meet(ctx, dctx context.Context, p holder) {
 	f.meeting.Add(1)
 	defer f.meeting.Add(-1)
 	isNew := f.note(p)
+	f.relay(ctx, p)
 	if err := p.in.Host.Connect(dctx, p.AddrInfo); err != nil {
 		return
 	}
+	f.relay(ctx, p)
 	if isNew {
 		f.newHolder.Store(true)
 	}
@@ -278,19 +280,27 @@ func (f *fetch) look(ctx context.Context) {
 
 // lookIn is look in one network.
 func (f *fetch) lookIn(ctx context.Context, l *lane) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	meet := func(list []peer.AddrInfo) {
+		for _, p := range list {
+			wg.Go(func() {
+				dctx, cancel := context.WithTimeout(ctx, dialTime)
+				defer cancel()
+				f.meet(ctx, dctx, holder{p, l})
+			})
+		}
+	}
+	if l.Known != nil {
+		meet(l.Known(f.model))
+	}
 	sctx, cancel := context.WithTimeout(ctx, lookTime)
 	found, err := l.Find.Holders(sctx, f.model)
 	cancel()
 	if err != nil {
 		f.x.log.Debug("looking for holders", "model", f.model, "error", err)
 	}
-	dctx, cancel := context.WithTimeout(ctx, dialTime)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, p := range found {
-		wg.Go(func() { f.meet(ctx, dctx, holder{p, l}) })
-	}
-	wg.Wait()
+	meet(found)
 }
 
 // note adds a holder, and reports whether it is new.

@@ -48,17 +48,22 @@ func newInboundLimiter(ctx context.Context, h host.Host, up, down *rateLimiter) 
 // peer's streams be read at once; the others wait. Bitswap allocates a message, up to 4 MiB, as soon as its length has
 // come.
 func (d *inboundLimiter) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
+	d.setHandler(id, func(s network.Stream) bool { return !relayed(s.Conn()) }, handle)
+}
+
+// setHandler is SetStreamHandler for streams for which may returns true; others are refused.
+func (d *inboundLimiter) setHandler(id protocol.ID, may func(network.Stream) bool, handle network.StreamHandler) {
 	d.mu.Lock()
 	d.ids = append(d.ids, id)
 	d.mu.Unlock()
 	d.Host.SetStreamHandler(id, func(s network.Stream) {
-		if relayed(s.Conn()) { // libp2p refuses only outgoing ones
+		if !may(s) { // libp2p refuses only outgoing ones
 			_ = s.ResetWithError(network.StreamErrorCode(wire.ResetRelayed))
 			return
 		}
 		leave := d.admit(s)
 		defer leave()
-		if id != protocol.ID(wire.LeavesID) { // what comes there is small
+		if id != wire.LeavesID && id != wire.HeadingID { // what comes there is small
 			s = &pacedStream{Stream: s, ctx: d.ctx, rate: d.down}
 		}
 		handle(s)

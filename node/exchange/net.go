@@ -21,6 +21,9 @@ import (
 type Net struct {
 	Host host.Host
 	Find Finder
+	// Known returns the holders of a model that are known without asking anybody, so that a
+	// fetch need not wait for Find. nil: none.
+	Known func(model cid.Cid) []peer.AddrInfo
 	// May reports whether a model's leaves may be sent to the peers of this network. nil:
 	// all of them.
 	May func(model cid.Cid) bool
@@ -34,6 +37,12 @@ type Net struct {
 	// Leaves finds what may be sent of a model in bulk, like Options.Leaves. nil: what that
 	// finds.
 	Leaves func(model cid.Cid) Leaves
+	// Headings are the blocks that may be sent to peers to which only a relay leads: those
+	// that a prompt needs, and no weights. nil: none.
+	Headings Blocks
+	// Room returns how many bytes a connection may still carry in each direction. nil: any
+	// number.
+	Room func(network.Conn) uint64
 	// Worked is called for each leaf that a peer sent in bulk. It may be nil.
 	Worked func(peer.ID)
 	// Believable returns those of the addresses that a peer names for another which
@@ -79,6 +88,10 @@ func (x *Exchange) Join(n Net) error {
 		Blocks: n.Blocks, May: n.Sends, Ledger: x.ledger, Holders: func() []peer.AddrInfo { return x.holders(l) }, Blame: func(p peer.ID) { x.blame(l, p) },
 	})
 	l.inbound.SetStreamHandler(protocol.LeavesID, func(s network.Stream) { x.serveLeaves(l, s) })
+	if n.Headings != nil {
+		anywhere := func(network.Stream) bool { return true }
+		l.inbound.setHandler(protocol.HeadingID, anywhere, func(s network.Stream) { x.serveHeadings(l, s) })
+	}
 	list := append(slices.Clone(x.lanes()), l)
 	x.list.Store(&list)
 	return nil

@@ -41,6 +41,8 @@ type Need struct {
 	Size   int   // bytes
 	File   int   // the model's file that has the leaf
 	Offset int64 // of the leaf in that file, bytes
+	// Heading says that the block is no weights, and small: it may come over a relay.
+	Heading bool
 }
 
 // source is somewhere leaves come from: a peer in bulk, an origin, or, as one
@@ -95,6 +97,9 @@ func (f *fetch) startSource(ctx context.Context, src source, gone func()) (leave
 	st.swarmPeer, _ = src.(*swarmPeer)
 	if st.origin, _ = src.(*origin); st.origin != nil && st.origin.http {
 		st.ready = func() bool { return f.met() }
+	}
+	if _, ok := src.(*relayedPeer); ok {
+		st.ready = f.relaysTurn
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	out := f.scheduler.addSource(st)

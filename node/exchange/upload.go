@@ -34,6 +34,11 @@ type Leaves interface {
 	ReadLeaf(n int, buf []byte) ([]byte, error)
 }
 
+// leafReader is where an answer's leaves are read, as from Leaves.
+type leafReader interface {
+	ReadLeaf(n int, buf []byte) ([]byte, error)
+}
+
 // serveLeaves serves a stream of /shoal/leaves/1 in a network.
 func (x *Exchange) serveLeaves(l *lane, s network.Stream) {
 	if relayed(s.Conn()) {
@@ -91,7 +96,7 @@ func (x *Exchange) leaves(l *lane, model cid.Cid) Leaves {
 }
 
 // upload answers a request, leaf by leaf, each when it has a slot.
-func (x *Exchange) upload(ctx context.Context, s network.Stream, have Leaves, list []uint32) error {
+func (x *Exchange) upload(ctx context.Context, s network.Stream, have leafReader, list []uint32) error {
 	p := s.Conn().RemotePeer()
 	out := &steadyStream{Stream: s, ctx: ctx, rate: x.up}
 	buf, _ := x.buffers.Get().(*[]byte)
@@ -134,14 +139,18 @@ func (x *Exchange) awaitSlot(out *steadyStream, t *slot, leaf uint32) error {
 	}
 }
 
-// uploadLeaf sends one leaf, or a head that says that it is not here.
-func (x *Exchange) uploadLeaf(out *steadyStream, have Leaves, p peer.ID, n uint32, buf []byte) error {
+// uploadLeaf sends one leaf, or a head that says that it is not here, or that it is refused.
+func (x *Exchange) uploadLeaf(out *steadyStream, have leafReader, p peer.ID, n uint32, buf []byte) error {
 	body := buf[protocol.LeafHeadSize:]
 	raw, err := have.ReadLeaf(int(n), body)
 	if err != nil {
 		raw = nil
 	}
-	msg := protocol.LeafHead{Leaf: n, Size: uint32(len(raw))}.Append(buf[:0])
+	head := protocol.LeafHead{Leaf: n, Size: uint32(len(raw))}
+	if errors.Is(err, errRefused) {
+		head.Size = protocol.HeadingRefused
+	}
+	msg := head.Append(buf[:0])
 	msg = append(msg, raw...) // copies nothing if the leaf was read into buf
 	if _, err := out.Write(msg); err != nil {
 		return err

@@ -2,11 +2,13 @@ package library
 
 import (
 	"context"
+	"slices"
 
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/exchange"
 	"github.com/shoalnet/shoal/node/store"
+	"github.com/shoalnet/shoal/protocol"
 )
 
 // lackingWant is a want that knows how many bytes are missing.
@@ -29,18 +31,28 @@ const batchLeaves = 16384
 func (w shardWant) Next(context.Context) ([]exchange.Need, error) {
 	nodes, err := w.m.NeedNodes(w.shards)
 	if err != nil || len(nodes) > 0 {
-		return bare(nodes), err
+		return bare(nodes, w.heading()), err
 	}
 	leaves, err := w.m.Missing(w.shards)
 	if err != nil {
 		return nil, err
 	}
-	return leafNeeds(leaves), nil
+	return leafNeeds(w.m, leaves), nil
 }
 
-func leafNeeds(leaves []store.Leaf) (out []exchange.Need) {
+// heading reports whether nothing but the header is wanted.
+func (w shardWant) heading() bool {
+	return !slices.ContainsFunc(w.shards, func(i int) bool { return !header(w.m, i) })
+}
+
+// header reports whether a shard is the model's header.
+func header(m *store.Model, shard int) bool {
+	return m.Manifest().Shards[shard].Kind == protocol.ShardHeader
+}
+
+func leafNeeds(m *store.Model, leaves []store.Leaf) (out []exchange.Need) {
 	for _, l := range leaves[:min(len(leaves), batchLeaves)] {
-		out = append(out, exchange.Need{CID: l.CID, Number: l.Number, Size: l.Size, File: l.File, Offset: l.Offset})
+		out = append(out, exchange.Need{CID: l.CID, Number: l.Number, Size: l.Size, File: l.File, Offset: l.Offset, Heading: header(m, l.Shard)})
 	}
 	return out
 }
@@ -60,7 +72,7 @@ func (w shardWant) Put(_ context.Context, c cid.Cid, data []byte) error {
 type damageWant struct{ m *store.Model }
 
 func (w damageWant) Next(context.Context) ([]exchange.Need, error) {
-	return leafNeeds(w.m.Damaged()), nil
+	return leafNeeds(w.m, w.m.Damaged()), nil
 }
 
 func (w damageWant) Put(_ context.Context, c cid.Cid, data []byte) error {
@@ -74,10 +86,11 @@ func (w damageWant) lacks() (n int64) {
 	return n
 }
 
-// bare are blocks of which nothing but the CID is known.
-func bare(list []cid.Cid) (out []exchange.Need) {
+// bare are blocks of which nothing but the CID is known. heading says that they are of the
+// header alone.
+func bare(list []cid.Cid, heading bool) (out []exchange.Need) {
 	for _, c := range list {
-		out = append(out, exchange.Need{CID: c, Number: -1})
+		out = append(out, exchange.Need{CID: c, Number: -1, Heading: heading})
 	}
 	return out
 }
@@ -88,7 +101,7 @@ type nodeWant struct{ shardWant }
 
 func (w nodeWant) Next(context.Context) ([]exchange.Need, error) {
 	list, err := w.m.NeedNodes(w.shards)
-	return bare(list), err
+	return bare(list, false), err
 }
 
 // originsOf lists where a model's files can be had outside of the network. Each

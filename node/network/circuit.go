@@ -193,6 +193,17 @@ func (l *line) left() (bytes uint64, ends time.Time) {
 	return l.limit - min(l.limit, max(l.sent.Load(), l.received.Load())), l.ends
 }
 
+// Room returns how many bytes a connection may still carry in each direction without
+// coming near the limit of its relay; NoLimit: any number.
+func (n *Network) Room(c network.Conn) uint64 {
+	l := lineOf(c)
+	bytes, _ := l.left()
+	if l == nil || l.limit == 0 {
+		return bytes
+	}
+	return bytes - min(bytes, l.limit/8, cutBytes/8)
+}
+
 // circuit is a relayed connection as the swarm sees it: closed, once it is retired.
 type circuit struct {
 	transport.CapableConn

@@ -96,7 +96,7 @@
 // in a small network it has soon sent packets to everybody, it also asks from
 // another port with another key (scout.go). In a private swarm the member vouches
 // for that key, as for those of AutoNAT. A relayed
-// connection is limited to 256 MiB and an hour, carries no bulk, and is replaced
+// connection is limited to 256 MiB and an hour, carries no weights, and is replaced
 // by a direct one when a hole can be punched, which is tried again and again
 // (holes.go).
 //
@@ -109,7 +109,8 @@
 // more. A node on loopback alone has none of this, and one with transports of
 // its own neither AutoNAT nor mapped ports, which use the machine's network.
 //
-// Relayed connections carry small messages and the frames of sessions; bulk and
+// Relayed connections carry small messages, headers of models, and the frames of
+// sessions; bulk and
 // the DHT refuse them with a reset code, whoever opens the stream. Each circuit's
 // bytes are counted below its encryption (circuit.go). Before its relay cuts it,
 // the side that made it makes another, and Stream.Better tells the streams on it

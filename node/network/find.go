@@ -307,11 +307,16 @@ func thinBuckets(blocks int, spans []protocol.Span) []int {
 // Holders are the other peers that hold shards of a model, as far as is known.
 // It returns no error.
 func (n *Network) Holders(ctx context.Context, model cid.Cid) ([]peer.AddrInfo, error) {
-	var out []peer.AddrInfo
-	for _, o := range n.Offers(ctx, model, nil) {
+	n.Offers(ctx, model, nil)
+	return n.KnownHolders(model), nil
+}
+
+// KnownHolders is Holders without asking anybody.
+func (n *Network) KnownHolders(model cid.Cid) (out []peer.AddrInfo) {
+	for _, o := range n.Known(model) {
 		if o.From != n.host.ID() && o.Held(model) != nil {
 			out = append(out, n.host.Peerstore().PeerInfo(o.From))
 		}
 	}
-	return out, nil
+	return out
 }

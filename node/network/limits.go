@@ -60,11 +60,13 @@ var streamsOf = map[libprotocol.ID]struct{ peer, all int }{
 	bitswapID:         {32, 2048},
 	// Each prompt asks once, and many may begin together (see atOnce).
 	protocol.StatusID: {64, 2048},
-	protocol.OffersID: {16, 1024},
-	kadID:             {8, 1024},
-	identify.ID:       {4, 512},
-	identify.IDPush:   {4, 512},
-	ping.ID:           {8, 512}, // used to tell live connections from dead ones
+	// A fetch has two streams per peer: for blocks, and for leaves.
+	protocol.HeadingID: {16, 512},
+	protocol.OffersID:  {16, 1024},
+	kadID:              {8, 1024},
+	identify.ID:        {4, 512},
+	identify.IDPush:    {4, 512},
+	ping.ID:            {8, 512}, // used to tell live connections from dead ones
 	// A relay and its guests have one stream per circuit (see relayResources);
 	// those that come to a guest come from few relays.
 	proto.ProtoIDv2Hop:  {64, 512},

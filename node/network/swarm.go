@@ -65,6 +65,7 @@ var errOpen = errors.New("the open network has no members and no revocations")
 var streamRoles = map[libprotocol.ID]member.Roles{
 	protocol.StageID: member.Use | member.Serve, protocol.StageID1: member.Use | member.Serve,
 	protocol.LeavesID: member.Use | member.Serve, bitswapID: member.Use | member.Serve,
+	protocol.HeadingID: member.Use | member.Serve,
 	// Only the keys of a member's AutoNAT have no role at all (see roll.roles). A
 	// member makes as many as it likes, so a limit per peer bounds nothing for them.
 	protocol.MemberID: member.AllRoles,

@@ -55,8 +55,8 @@
 //	port, port              1.0 s    0.6 s   3.7 s    135 ms        direct, 1.3 s after a start
 //	linux, address          1.0 s    0.9 s   3.5 s    149 ms        direct, 1.4 s
 //	symmetric, full         1.0 s    0.8 s   5.8 s    145 ms        direct, 3.8 s
-//	symmetric, port         1.0 s    1.0 s   1.0 s    175 ms        relayed (the header was there)
-//	symmetric, symmetric    1.2 s    0.9 s   1.2 s    180 ms        relayed (the header was there)
+//	symmetric, port         1.0 s    0.7 s   1.5 s    183 ms        relayed
+//	symmetric, symmetric    1.0 s    0.6 s   1.2 s    182 ms        relayed
 //
 // # How it works
 //

@@ -52,9 +52,9 @@ func (v Visit) String() string {
 
 // Visit has a person with machines at two homes use three commands: a node at one home, an
 // invitation, and the other home joins and asks. Neither home can be dialled, and nobody
-// but the lab's public nodes relays, which are no members. Where no hole can be punched, the
-// other home already has the model's header. Errors are those of the
-// commands, and of answers that differ.
+// but the lab's public nodes relays, which are no members. The
+// other home begins with nothing of the model: its header comes over a relay where no hole
+// can be punched. Errors are those of the commands, and of answers that differ.
 func (l *Lab) Visit(ctx context.Context, a, b nat.Kind, wait time.Duration) (v Visit, err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -92,11 +92,6 @@ func (l *Lab) Visit(ctx context.Context, a, b nat.Kind, wait time.Duration) (v V
 	laptop := &Daemon{Home: filepath.Join(l.conf.Dir, "laptop-"+stamp), on: guest, binary: l.conf.Binary}
 	if _, err := timed(&v.Join, func() ([]byte, error) { return laptop.Shoal(ctx, "join", string(bytes.TrimSpace(code))) }); err != nil {
 		return v, err
-	}
-	if !nat.Punchable(a, b) { // what a prompt needs of a model is bulk, which no relay carries
-		if _, err := laptop.Shoal(ctx, "model add", "--span", "0-1", testnet.TinyModel); err != nil {
-			return v, err
-		}
 	}
 	if v.First, err = timed(&v.Wall, func() (Answer, error) { return laptop.Prompt(ctx, story, visitTokens) }); err != nil {
 		return v, err
