@@ -88,7 +88,7 @@ func (g *generation) request(p *planned) *session.Request {
 		Model: g.model.ID(), Prompt: g.ids, Vocab: int(g.model.Manifest().Vocab), Sampling: s, Codec: g.cfg.Codec,
 		Route: hopsOf(p.Route, p.where), Step: p.Prediction.Step, Prefill: p.Prediction.TTFT,
 	}
-	if !g.cfg.NoAhead && g.req.Ahead != "off" {
+	if g.mayGuess() {
 		req.MaxInFlight, req.Expected = inFlight, g.expect[:min(len(g.expect), p.limit)]
 	}
 	if g.req.PromptLogprobs {
