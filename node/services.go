@@ -62,9 +62,8 @@ func (n *Node) served() serve.Config {
 func (n *Node) reported() report.Config {
 	c := &n.cfg
 	return report.Config{
-		Version: c.Version, Name: c.Name, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, Exact: c.Exact, Nice: c.Nice, Devices: c.Devices, Limits: n.limits,
-		Word: n.doors, Warnings: c.Warnings, Drain: n.Drain,
-		Network: n.net, Exchange: n.exchange, Store: n.store, Survey: n.survey, Serving: n.serve.Snapshot, Library: models{n}, Swarms: swarm.Owned(c.Swarms),
+		Version: c.Version, Name: c.Name, Home: c.Home, StoreDir: c.home().Store(), Light: c.Client, Exact: c.Exact, Nice: c.Nice, Devices: c.Devices,
+		Limits: n.limits, Word: n.doors, Warnings: c.Warnings, Drain: n.Drain, Ahead: n.generator.Ahead, Network: n.net, Exchange: n.exchange, Store: n.store, Survey: n.survey, Serving: n.serve.Snapshot, Library: models{n}, Swarms: swarm.Owned(c.Swarms),
 	}
 }
 

@@ -136,6 +136,7 @@ type promptResult struct {
 	TokensPerS      float64        `json:"tokens_per_s"`
 	TTFTMs          float64        `json:"ttft_ms"`
 	Cached          int            `json:"prompt_tokens_kept,omitempty"`
+	Ahead           *api.Ahead     `json:"ahead,omitempty"`
 	Note            string         `json:"note,omitempty"`
 	Warning         string         `json:"warning,omitempty"`
 	Logprobs        []logprobOut   `json:"logprobs,omitempty"`
@@ -262,7 +263,7 @@ func (s *shower) event(e api.Event) error {
 		s.write(e.Done.Text)
 		r := &s.result
 		r.FinishReason, r.TokensPerS, r.TTFTMs, r.Note = e.Done.FinishReason, e.Done.TokensPerS, e.Done.TTFTMs, e.Done.Note
-		r.Cached, r.Recoveries, r.Moves = e.Done.Cached, e.Done.Recoveries, e.Done.Moves
+		r.Cached, r.Ahead, r.Recoveries, r.Moves = e.Done.Cached, e.Done.Ahead, e.Done.Recoveries, e.Done.Moves
 		if len(e.Done.Route) > 0 {
 			r.Route = e.Done.Route
 		}
@@ -342,6 +343,9 @@ func (s *shower) summary() string {
 	if r.Note != "" && len(r.Route) > 1 {
 		line += " · " + r.Note
 	}
+	if r.Ahead != nil {
+		line += " · " + aheadText(r.Ahead)
+	}
 	for _, v := range r.Recoveries {
 		if n := len(v.Engines); n > 0 {
 			line += fmt.Sprintf(" · from token %d on, blocks %d-%d were computed by another engine (%s; before: %s), so words may differ from an undisturbed answer's",
@@ -373,6 +377,9 @@ func (s *shower) times() error {
 	f.row("first token after", "%.0f ms", r.TTFTMs)
 	f.row("eval count", "%d tokens", len(r.Tokens))
 	f.row("eval rate", "%s tokens/s, predicted %s", rate(r.TokensPerS), rate(r.PredictedTokens))
+	if r.Ahead != nil {
+		f.row("run-ahead", "%s", aheadText(r.Ahead))
+	}
 	f.row("route", "%s", routeText(r.Route))
 	if r.FinishReason == "length" {
 		f.row("cut off", "at the token limit")

@@ -53,6 +53,7 @@ type look struct {
 	GivenPerS  float64       `json:"bytes_given_per_s"`
 	TakenPerS  float64       `json:"bytes_taken_per_s"`
 	Paused     string        `json:"paused,omitempty"`
+	Ahead      *api.Ahead    `json:"ahead,omitempty"` // of the node's answers since its start
 	Serving    []api.Serving `json:"serving"`
 	Fetches    []api.Fetch   `json:"fetches"`
 	Peers      []api.Peer    `json:"peers"`
@@ -64,7 +65,7 @@ type look struct {
 func (l look) next(now time.Time, s *api.Status) look {
 	n := look{
 		Time: now, Peer: s.Peer, Name: s.Name, API: s.API, Version: s.Version, UptimeS: int64(s.Uptime.Seconds()), Memory: s.Memory, Disk: s.Allocated, Given: s.Given, Taken: s.Taken,
-		Serving: s.Serving, Peers: l.Peers, Fetches: l.Fetches, Paused: l.Paused,
+		Serving: s.Serving, Peers: l.Peers, Fetches: l.Fetches, Paused: l.Paused, Ahead: s.Ahead,
 	}
 	for _, v := range s.Serving {
 		n.Sessions += v.Sessions

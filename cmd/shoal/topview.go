@@ -133,6 +133,18 @@ func (p *page) head(l look) {
 	p.line(fmt.Sprintf("passes/s  %-8s rows/pass %-8s memory   %s of %s lent", rate(l.PassesPerS), rate(l.RowsPass), bytesText(l.MemoryUsed), bytesText(l.Memory)))
 	p.line(fmt.Sprintf("queued    %-8d peers     %-8d models   %s on disk", l.Queued, len(l.Peers), bytesText(l.Disk)))
 	p.line(fmt.Sprintf("sent      %s, %s/s; received %s, %s/s", bytesText(int64(l.Given)), bytesText(int64(l.GivenPerS)), bytesText(int64(l.Taken)), bytesText(int64(l.TakenPerS))))
+	if l.Ahead != nil {
+		p.line("answers   " + aheadText(l.Ahead))
+	}
+}
+
+// aheadText says what the rows of guesses that were sent ahead brought.
+func aheadText(a *api.Ahead) string {
+	text := fmt.Sprintf("%d guesses sent ahead, %d kept", a.Sent, a.Kept)
+	if a.Gain > 0 {
+		text += fmt.Sprintf(", %.1f times as fast", a.Gain)
+	}
+	return text
 }
 
 func upText(s int64) string {

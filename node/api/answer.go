@@ -388,7 +388,11 @@ func (a *answer) timing() string { return timingText(a.choices[0].done) }
 func timingText(d *Done) string {
 	text := fmt.Sprintf("ttft;dur=%.1f, decode;desc=\"%.2f tokens/s\"", d.TTFTMs, d.TokensPerS)
 	if a := d.Ahead; a != nil {
-		text += fmt.Sprintf(", ahead;desc=\"%d sent, %d kept, gain %.2f\"", a.Sent, a.Kept, a.Gain)
+		gain := ""
+		if a.Gain > 0 {
+			gain = fmt.Sprintf(", gain %.2f", a.Gain)
+		}
+		text += fmt.Sprintf(", ahead;desc=\"%d sent, %d kept%s\"", a.Sent, a.Kept, gain)
 	}
 	return text
 }

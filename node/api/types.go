@@ -360,6 +360,7 @@ type Status struct {
 	URLs    []string `json:"urls,omitempty"` // of the page: on this machine first, then for others if they can reach it
 	// Fingerprint is the SHA-256 of the API's certificate; "": it has no TLS.
 	Fingerprint string        `json:"tls_fingerprint,omitempty"`
+	Ahead       *Ahead        `json:"ahead,omitempty"`      // of this node's answers since its start, added up; absent: no guesses were sent
 	APIOpen     bool          `json:"api_open,omitempty"`   // the operator lets anyone who can reach it use it
 	APIClosed   bool          `json:"api_closed,omitempty"` // other machines can reach the API, and are refused until there is a key
 	Home        string        `json:"home"`

@@ -91,7 +91,7 @@ func (g *generation) request(p *planned) *session.Request {
 	if g.cfg.AutoWire {
 		req.SlowestRow = g.costs.slowestRow(req.Route)
 	}
-	if !g.cfg.NoAhead && g.req.Ahead != "off" {
+	if g.mayGuess() {
 		req.MaxInFlight, req.Expected = inFlight, g.expect[:min(len(g.expect), p.limit)]
 	}
 	if g.req.PromptLogprobs {

@@ -118,6 +118,7 @@ type Config struct {
 type Generator struct {
 	cfg    Config
 	active atomic.Int64
+	hits   hits
 }
 
 // New returns a generator. It starts nothing, and needs no closing.
@@ -133,8 +134,16 @@ const probePass = 250 * time.Millisecond
 // probeText is how long a probe's embedding may take.
 const probeText = 40 * probePass
 
-// Probe has one token, or embedding, computed along a route, and records that its stages answered.
-// where has the offers of the route's peers. The errors are those of session.Run.
+// A probe has tokens computed until its stages know what a step costs them here, among
+// the machine's other processes: probeTokens, or as many as come within probeTime.
+const (
+	probeTokens = 33
+	probeTime   = 300 * time.Millisecond
+)
+
+// Probe has some tokens, or an embedding, computed along a route, and records that its
+// stages answered. where has the offers of the route's peers. The errors are those of
+// session.Run.
 //
 // A probe is patient: a stage that is slow because its machine is busy has not failed.
 func (g *Generator) Probe(ctx context.Context, m *store.Model, r *route.Route, where map[string]session.Hop, prompt []int32) error {
@@ -151,10 +160,18 @@ func (g *Generator) Probe(ctx context.Context, m *store.Model, r *route.Route, w
 		}
 		return err
 	}
-	out, err := session.Run(ctx, g.cfg.Network, &session.Request{
-		Model: m.ID(), Route: hopsOf(r, where), Prompt: prompt, Sampling: &protocol.Sampling{MaxTokens: 1}, Prefill: probePass,
-	}, func(*protocol.Token) error { return nil })
-	if err != nil {
+	run, enough := context.WithCancel(ctx)
+	defer enough()
+	tokens := 0
+	out, err := session.Run(run, g.cfg.Network, &session.Request{
+		Model: m.ID(), Route: hopsOf(r, where), Prompt: prompt, Sampling: &protocol.Sampling{MaxTokens: probeTokens}, Prefill: probePass,
+	}, func(*protocol.Token) error {
+		if tokens++; tokens == 1 {
+			time.AfterFunc(probeTime, enough)
+		}
+		return nil
+	})
+	if err != nil && (tokens == 0 || run.Err() == nil) {
 		return err
 	}
 	g.recordAnswered(m.ID(), out.Route)

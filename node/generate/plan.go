@@ -89,7 +89,7 @@ func (g *generation) plan(ctx context.Context, excluded map[string]bool) (*plann
 	man, book := g.model.Manifest(), g.cfg.Recorder
 	req := route.Request{
 		Blocks: int(man.Blocks), Prompt: len(g.ids), MaxTokens: g.limit,
-		MaxStages: g.req.MaxStages, Exclude: excluded, Wait: time.Now().Before(g.ownEnd), Cuts: g.tools.Cuts,
+		MaxStages: g.req.MaxStages, Exclude: excluded, Guessed: g.guessed(), Wait: time.Now().Before(g.ownEnd), Cuts: g.tools.Cuts,
 	}
 	var turn func(int) int
 	if book.Due() {

@@ -69,6 +69,7 @@ const leastSeen = 8
 // credit records a session that ended well: which peers worked, and how fast.
 func (g *generation) credit(out *session.Outcome) {
 	g.recordAnswered(g.model.ID(), out.Route)
+	g.countGuesses(out)
 	run := standing.Run{Tokens: len(g.ids) + out.Tokens}
 	var links, decode, prefill time.Duration // of the ring; of this node's own stages
 	newcomers := false
@@ -87,8 +88,8 @@ func (g *generation) credit(out *session.Outcome) {
 		run.Parts = append(run.Parts, part)
 	}
 	if len(out.Recoveries) == 0 { // otherwise it is not the time of stages alone
-		if out.Tokens > leastSeen {
-			run.Decode = out.Elapsed/time.Duration(out.Tokens-1) - links - decode
+		if trip := out.Trip(); trip > 0 && out.Tokens > leastSeen {
+			run.Decode = trip - links - decode
 		}
 		if len(g.ids)-out.Cached >= leastSeen && out.Cached <= 0 {
 			run.Prefill = out.TTFT - out.Opened - links - prefill

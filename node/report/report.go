@@ -74,6 +74,7 @@ type Config struct {
 	Word     func() door.Word // where the API is, once it listens
 	Warnings []string         // about this program on this machine
 	Drain    func(context.Context) error
+	Ahead    func() *api.Ahead // what guesses brought this node's answers; nil: none were sent
 
 	Network  Network
 	Exchange *exchange.Exchange

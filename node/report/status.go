@@ -20,6 +20,7 @@ func (r *Reporter) Status(context.Context) (*api.Status, error) {
 	passed, total, limits, word, up := r.cfg.Exchange.Stats(), r.cfg.Exchange.Total(), r.cfg.Limits(), r.cfg.Word(), time.Since(r.started)
 	snap, networks := r.cfg.Serving(), r.networks(true)
 	return &api.Status{
+		Ahead: r.cfg.Ahead(),
 		Reach: string(r.cfg.Network.Health().Reach),
 		Peer:  r.cfg.Network.Self().String(), Version: r.cfg.Version, Addrs: r.cfg.Network.FullAddrs(), Home: r.cfg.Home, Name: r.cfg.Name, Uptime: up, UptimeS: int64(up.Seconds()),
 		Peers: r.cfg.Network.Sizes().Peers, Networks: networks, Open: isOpen(networks), Light: r.cfg.Light, Memory: limits.Memory, Serving: servingOf(snap), Allocated: r.allocated(),

@@ -14,6 +14,14 @@
 // A stage always runs the whole span that its engine has loaded: two hops join where
 // one span ends and the next begins.
 //
+// # Predictions
+//
+// A token that a guess brings, sent ahead of its ring, costs no trip, only the time of the
+// slowest machine. With [Request].Guessed, the share of such tokens lately, the prediction
+// is the mean of both; search goes by the trip. What stages of one machine compute for one
+// session does not overlap, since each may take all of its cores: their times are added
+// where stages on different machines would compute at once.
+//
 // # Trust
 //
 // An offer is an unverified claim. So [Choose] first checks whether the node itself,

@@ -27,6 +27,7 @@ type Candidate struct {
 	Kept       int           // tokens of the prompt whose KV the peer still has
 	Unproven   bool          // no token has gone through it yet: for probes only
 	Exact      bool          // a row computes the same in any company
+	Machine    string        // whose cores it shares with candidates of the same one; "": with none but those of its peer
 	Class      string        // what computes it; candidates of one class agree to the last bit; "": unknown
 
 	// What the planning node itself knows of the peer; see Price.
@@ -67,6 +68,7 @@ type Request struct {
 	Unproven  bool            // unproven candidates may be used
 	Wait      bool            // return ErrOwnFull rather than use strangers; see Choose
 	Cuts      *protocol.Cuts  // spans that can be computed; nil: all. Offers of others are not used
+	Guessed   float64         // share of the tokens, 0 to 1, that guesses sent ahead are expected to bring
 	Like      []Like          // what computed the blocks before: Choose prefers the same
 }
 
@@ -91,19 +93,20 @@ type Route struct {
 
 // Prediction is a route's predicted speed.
 type Prediction struct {
-	Step       time.Duration // between two tokens
+	Step       time.Duration // once around the ring, which a token takes that no guess brings
+	Token      time.Duration // between two tokens, on average; Step unless guesses are sent ahead
 	TTFT       time.Duration // until the first token
 	Compute    time.Duration // part of Step
 	Network    time.Duration // part of Step
 	Bottleneck int           // index of the stage that computes longest
 }
 
-// TokensPerSecond returns the rate of one session; 0 if Step is unknown.
+// TokensPerSecond returns the rate of one session; 0 if Token is unknown.
 func (p Prediction) TokensPerSecond() float64 {
-	if p.Step <= 0 {
+	if p.Token <= 0 {
 		return 0
 	}
-	return float64(time.Second) / float64(p.Step)
+	return float64(time.Second) / float64(p.Token)
 }
 
 // String returns what the time is spent on: "network 52 %, stage 2 is the slowest".
@@ -400,7 +403,8 @@ func (p *planner) route(path []int) *Route {
 	}
 	prompt := max(1, p.req.Prompt-max(0, kept))
 	rows, chunks := min(Chunk, prompt), (prompt+Chunk-1)/Chunk
-	var slowest, slowestChunk, far, load time.Duration
+	var slowest, far, load time.Duration
+	rowsOf, chunksOf := map[string]time.Duration{}, map[string]time.Duration{} // by machine
 	for i, at := range path {
 		c := &p.use[at]
 		r.Hops = append(r.Hops, Hop{c.Peer, c.Span})
@@ -412,19 +416,52 @@ func (p *planner) route(path []int) *Route {
 		next := p.use[path[(i+1)%len(path)]].Peer
 		pr.Network += p.way(c.Peer, next)
 		chunk := c.prefill(rows)
+		rowsOf[c.machine()] += d
+		chunksOf[c.machine()] += chunk
 		pr.TTFT += chunk
 		if i+1 < len(path) {
 			pr.TTFT += p.way(c.Peer, next)
 		} else {
 			pr.TTFT += p.way(c.Peer, p.req.Client)
 		}
-		slowestChunk = max(slowestChunk, chunk)
 		load = max(load, sane(c.Load)) // all load at once
 		far = max(far, p.way(p.req.Client, c.Peer))
 	}
 	pr.Step = pr.Compute + pr.Network
-	pr.TTFT += load + time.Duration(chunks-1)*slowestChunk + 2*far + p.way(p.req.Client, p.use[path[0]].Peer)
+	pr.Token = pr.Step
+	if len(path) > 1 { // else there is no way in which guesses could travel
+		pr.Token = p.req.ahead(pr.Step, longest(rowsOf))
+	}
+	pr.TTFT += load + time.Duration(chunks-1)*longest(chunksOf) + 2*far + p.way(p.req.Client, p.use[path[0]].Peer)
 	return r
+}
+
+// machine names the machine whose cores the candidate's stage shares.
+func (c *Candidate) machine() string {
+	if c.Machine != "" {
+		return "machine " + c.Machine
+	}
+	return c.Peer
+}
+
+// longest returns the time after which the slowest machine can take the next row, or
+// chunk. What stages of one machine compute for one session does not overlap: each may
+// take all of its cores.
+func longest(of map[string]time.Duration) (most time.Duration) {
+	for _, d := range of {
+		most = max(most, d)
+	}
+	return most
+}
+
+// ahead returns the mean time between two tokens, if a trip around the ring takes so long
+// and a row the slowest machine: a guess that is right saves the trip.
+func (r *Request) ahead(trip, row time.Duration) time.Duration {
+	share := max(0, min(1, r.Guessed))
+	if !(share > 0) {
+		return trip
+	}
+	return times(trip, 1-share) + times(min(row, trip), share)
 }
 
 // Compare returns a sentence on what a route costs compared with the best one with
@@ -435,7 +472,7 @@ func Compare(r *Route, req Request, candidates []Candidate, links Links) string 
 	}
 	req.Forced, req.MaxStages = nil, len(r.Hops)-1
 	other, err := Plan(req, candidates, links)
-	if err != nil || other.Prediction.Step >= r.Prediction.Step || other.Prediction.Step == 0 {
+	if err != nil || other.Prediction.Token >= r.Prediction.Token || other.Prediction.Token == 0 {
 		return ""
 	}
 	return fmt.Sprintf("this split gives %.1f tokens/s where %d stages would give %.1f",

@@ -22,6 +22,18 @@ type Ahead struct {
 	Gain float64
 }
 
+// Trip returns the mean time once around the ring, by the tokens that no guess brought;
+// 0: there were none after the first.
+func (o *Outcome) Trip() time.Duration {
+	switch {
+	case o.Tokens < 2, o.Ahead.Kept > 0 && o.Ahead.Gain == 0:
+		return 0
+	case o.Ahead.Kept > 0:
+		return time.Duration(o.Ahead.Gain * float64(o.Elapsed) / float64(o.Tokens-1))
+	}
+	return o.Elapsed / time.Duration(o.Tokens-1)
+}
+
 // newTagKey returns a key for the tags of guesses; nil: there are to be none.
 func (s *session) newTagKey() []byte {
 	if s.req.MaxInFlight <= 0 {

@@ -2,6 +2,7 @@ package stage
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,12 +22,13 @@ type stats struct {
 		at                    time.Time
 		rows, opened, refused int64
 	}
-	decode time.Duration // moving average: a pass with decodes only
-	single time.Duration // moving average: a pass of one row
-	base   time.Duration // moving average: what a pass takes beyond its rows at their cost in a full one
-	row    time.Duration // moving average: each further row of decode
-	round  time.Duration // moving average: between two decodes of one session
-	recent [16]mark      // decode rows of the last seconds, for a rate
+	decode time.Duration   // moving average: a pass with decodes only
+	first  []time.Duration // the first of such passes, sorted; at most firstPasses
+	single time.Duration   // moving average: a pass of one row
+	base   time.Duration   // moving average: what a pass takes beyond its rows at their cost in a full one
+	row    time.Duration   // moving average: each further row of decode
+	round  time.Duration   // moving average: between two decodes of one session
+	recent [16]mark        // decode rows of the last seconds, for a rate
 
 	// For those who would run ahead through this stage:
 	sharing int           // sessions that share passes of decodes
@@ -89,6 +91,23 @@ func (t *stats) toll(now time.Time) sums {
 		priceUs: uint32(min((time.Duration(t.sharing)*more + t.wire).Microseconds(), mostUs)),
 		busy:    uint32(255 * busy), floor: uint32(255 * min(1, floor)),
 	}
+}
+
+// firstPasses is how many passes of decodes are looked at together before the moving
+// average begins.
+const firstPasses = 48
+
+// decoded records a pass with decodes only. A stage is offered as soon as a few have come,
+// while its machine may still be busy with starting: their median counts, so that a pass
+// that was held up does not. Called with mu held.
+func (t *stats) decoded(took time.Duration) {
+	if len(t.first) == firstPasses {
+		t.decode += (took - t.decode) / 16
+		return
+	}
+	at, _ := slices.BinarySearch(t.first, took)
+	t.first = slices.Insert(t.first, at, took)
+	t.decode = t.first[len(t.first)/2]
 }
 
 type mark struct {
@@ -161,10 +180,7 @@ func (t *stats) pass(rows, decodes int, took, row time.Duration, now time.Time) 
 	t.worked(took, now)
 	t.base += (max(0, took-time.Duration(rows)*row) - t.base) / 16
 	if decodes == rows {
-		if t.decode == 0 {
-			t.decode = took
-		}
-		t.decode += (took - t.decode) / 16
+		t.decoded(took)
 		if rows == 1 {
 			if t.single == 0 {
 				t.single = took

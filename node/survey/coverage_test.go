@@ -27,6 +27,7 @@ func (n offersOf) Own(p peer.ID) bool                   { return p == "self" }
 func (n offersOf) In(string) (peer.ID, *protocol.Offer) { return "self", nil }
 func (n offersOf) Borrowed(string) bool                 { return false }
 func (n offersOf) Group(p peer.ID) string               { return string(p) }
+func (n offersOf) Machine(peer.ID) string               { return "" }
 func (n offersOf) Connected(peer.ID) bool               { return true }
 func (n offersOf) RTT(peer.ID) (time.Duration, bool)    { return 0, false }
 func (n offersOf) Known(cid.Cid) []*protocol.Offer      { return n }

@@ -29,7 +29,8 @@ type Network interface {
 	In(swarm string) (self peer.ID, own *protocol.Offer)
 	// Borrowed reports whether a network is that of a bridge, over which another swarm lends.
 	Borrowed(swarm string) bool
-	Group(peer.ID) string // names the peer's IP network
+	Group(peer.ID) string   // names the peer's IP network
+	Machine(peer.ID) string // names the machine on which the peer runs; "": not known
 	Connected(peer.ID) bool
 	RTT(peer.ID) (time.Duration, bool)
 	// Offers returns the known offers for a model, this node's own among them once, and
@@ -304,7 +305,7 @@ func (s *Survey) candidates(offers []*protocol.Offer, model cid.Cid) (list []rou
 			c := route.Candidate{
 				Peer: id, Span: sp.Span(), Decode: us(sp.UsPerBlock), Prefill: us(sp.UsPerBlockPrefill), Embed: us(sp.UsEmbed), Head: us(sp.UsHead),
 				KVFree: int(sp.KvFree), MaxContext: int(sp.MaxContext), Unproven: !sp.Ready, Class: sp.Engine.Class(), Exact: sp.Engine.GetExact(),
-				Load: time.Duration(sp.LoadMs) * time.Millisecond,
+				Load: time.Duration(sp.LoadMs) * time.Millisecond, Machine: s.net.Machine(o.From),
 			}
 			s.know(&c, o.From)
 			list = append(list, c)

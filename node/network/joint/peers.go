@@ -257,6 +257,9 @@ func (j *Networks) OpenIn(ctx context.Context, swarm string, p peer.ID, offer []
 // Group returns the group of addresses from which a peer is connected.
 func (j *Networks) Group(p peer.ID) string { return j.of(p).Group(p) }
 
+// Machine names the machine on which a peer runs, as network.Machine does.
+func (j *Networks) Machine(p peer.ID) string { return j.of(p).Machine(p) }
+
 // Connected reports whether there is a connection to a peer in any network.
 func (j *Networks) Connected(p peer.ID) bool { return j.of(p).Connected(p) }
 

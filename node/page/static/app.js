@@ -238,6 +238,7 @@ function wake(el, m) {
   if (f.ttft > 0) parts.push(`first token ${ms(f.ttft)}`);
   if (f.stages > 0) parts.push(many(f.stages, "stage"));
   if (f.note && f.stages > 1) parts.push(f.note);
+  if (f.ahead) parts.push(`${many(f.ahead.sent, "guess", "guesses")} sent ahead, ${f.ahead.kept} kept${f.ahead.gain ? `, ${f.ahead.gain.toFixed(1)} times as fast` : ""}`);
   const end = { length: "cut off at the token limit", stopped: "stopped", broken: "interrupted", open: "cut off when the page was closed" }[f.finish];
   if (end) parts.push(end);
   el.replaceChildren(
@@ -548,7 +549,7 @@ class Story {
   }
 
   #done(d) {
-    Object.assign(this.m.meta, { rate: d.tokens_per_s, ttft: d.ttft_ms, note: d.note, tokens: d.tokens });
+    Object.assign(this.m.meta, { rate: d.tokens_per_s, ttft: d.ttft_ms, note: d.note, tokens: d.tokens, ahead: d.ahead });
     if (figures) Object.assign(figures, { rate: d.tokens_per_s, ttft: d.ttft_ms, tokens: d.tokens, kept: d.prompt_tokens_kept ?? 0 });
   }
 
