@@ -331,7 +331,7 @@ func (n *Network) tend(c network.Conn, l *line) {
 			measured = now
 			go measure(c, l, now.Sub(busy) > circuitPing)
 		}
-		if busy == now && now.Sub(used) > useEvery {
+		if busy == now && now.Sub(used) > useEvery && inSession(c) {
 			used = now
 			n.Used(c.RemotePeer()) // a long answer gets a direct path, too, when there is one
 		}

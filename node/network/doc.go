@@ -98,7 +98,11 @@
 // for that key, as for those of AutoNAT. A relayed
 // connection is limited to 256 MiB and an hour, carries no weights, and is replaced
 // by a direct one when a hole can be punched, which is tried again and again
-// (holes.go).
+// (holes.go): every ten minutes while sessions use the peer, and after waits that
+// double while none does. Each try sends packets to which nothing answers where
+// two NATs do not match, and a home has many such peers. For the same reason a
+// circuit that nothing uses is closed once there is a direct connection, and only
+// circuits in use are probed for their round trip.
 //
 // The hole punching service is made here and not by libp2p's option, because the
 // host's own cannot be asked to try again. It begins once an outside address is

@@ -265,11 +265,16 @@ func (r *reaching) inUse(p peer.ID) bool {
 		if l != nil && l.relay() == p && c.Stat().NumStreams > 0 {
 			return true
 		}
-		if c.RemotePeer() == p && slices.ContainsFunc(c.GetStreams(), func(s network.Stream) bool {
-			return s.Protocol() == protocol.StageID || s.Protocol() == protocol.StageID1
-		}) {
+		if c.RemotePeer() == p && inSession(c) {
 			return true
 		}
 	}
 	return false
+}
+
+// inSession reports whether a session uses a connection.
+func inSession(c network.Conn) bool {
+	return slices.ContainsFunc(c.GetStreams(), func(s network.Stream) bool {
+		return s.Protocol() == protocol.StageID || s.Protocol() == protocol.StageID1
+	})
 }

@@ -12,7 +12,7 @@ func TestDecodeBegins(t *testing.T) {
 	var s stats
 	pass := func(n int, took time.Duration) {
 		for range n {
-			s.pass(1, 1, took, time.Now())
+			s.pass(1, 1, took, 0, time.Now())
 		}
 	}
 	pass(1, ms)

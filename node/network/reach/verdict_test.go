@@ -198,6 +198,18 @@ func TestRetries(t *testing.T) {
 	if r.Use("c", at(firstWait-1)) || !r.Use("c", at(firstWait)) {
 		t.Error("after tries that began by themselves, the first wait is another")
 	}
+	now := time.Duration(0)
+	r.Tried("d", at(now))
+	for i := range 2 * idleDoubles { // an idle peer
+		wait := RetryEvery << min(i, idleDoubles)
+		if r.Tick("d", at(now+wait-1)) || !r.Tick("d", at(now+wait)) {
+			t.Errorf("try %d of an idle peer does not come after %v", i, wait)
+		}
+		now += wait
+	}
+	if !r.Use("d", at(now+RetryEvery)) || !r.Tick("d", at(now+2*RetryEvery)) {
+		t.Error("a peer in use waits as an idle one")
+	}
 	last := 2 * RetryEvery
 	for range 20 {
 		last += RetryEvery
