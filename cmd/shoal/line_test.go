@@ -85,7 +85,7 @@ func TestFlagUsage(t *testing.T) {
 func otherValue(f fileFlag) (text, toml string, value any) {
 	name := f.Names()[0]
 	texts := map[string]string{
-		"span": "0-5", "api": "127.0.0.1:1", "memory": "1GiB", "engine": "llama", "kv": "f32", "wire": "f16", "quota": "1GiB", "up": "1MiB", "down": "1MiB", "pause-load": "0.5",
+		"span": "0-5", "api": "127.0.0.1:1", "memory": "1GiB", "engine": "llama", "kv": "f32", "wire": "f16", "ahead": "off", "quota": "1GiB", "up": "1MiB", "down": "1MiB", "pause-load": "0.5",
 		"lend-hours": "sat-sun", "otlp": "http://127.0.0.1:4318", "log-level": "error", "log-format": "json", "pause": "on", "metrics": "127.0.0.1:2", "name": "attic",
 	}
 	switch f.(type) {
