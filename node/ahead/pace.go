@@ -97,13 +97,3 @@ func (p *pace) solvent(at time.Time) bool {
 func (p *pace) forget() {
 	p.trips, p.trip, p.quick, p.price, p.row, p.busy, p.floor = 0, 0, 0, 0, 0, 0, 0
 }
-
-// Load is how far a stage is from having time to spare: from 0 at 0.6 busy to 1 at 0.9.
-func Load(busy float64) float64 { return bounded((bounded(busy) - 0.6) / 0.3) }
-
-// Floor is the chance of being right from which on a guess's row is worth its time on a
-// stage that is so busy: the final tokens that the stage would else produce in that time.
-// Each stage reports it; perMs counts final tokens per millisecond through the stage,
-// and rowMs is the milliseconds that a row takes there, the mean of what a pass takes
-// per row and of what one more row adds to it.
-func Floor(busy, perMs, rowMs float64) float64 { return bounded(Load(busy) * perMs * rowMs) }

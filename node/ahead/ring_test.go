@@ -335,7 +335,7 @@ func (r *ring) end(st *simStage, d float64) {
 	st.busy.add(r.now, d)
 	busy := min(1, st.busy.turn(r.now))
 	perRow := (st.perRow + r.pass*r.more) / 2
-	floor := ahead.Floor(busy, r.output.turn(r.now), perRow)
+	floor := floorOf(busy, r.output.turn(r.now), perRow)
 	for _, row := range pass {
 		if row.line < st.newest[row.of] {
 			continue
@@ -405,4 +405,11 @@ func (d *drafter) think() {
 		d.of.ahead()
 		d.think()
 	})
+}
+
+// floorOf is what a stage reports as its floor (see package stage): perMs counts final
+// tokens per millisecond through it, and rowMs is the milliseconds that a row takes there.
+func floorOf(busy, perMs, rowMs float64) float64 {
+	load := min(1, max(0, (busy-0.6)/0.3))
+	return min(1, max(0, load*perMs*rowMs))
 }
