@@ -2,10 +2,8 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"net/http"
-	"runtime/debug"
 )
 
 // Decider answers questions by the probabilities of given answers. It is safe for
@@ -123,20 +121,8 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request, req *DecideReque
 		}
 		req.Route, req.MaxStages, req.Exact = more.Route, more.MaxStages, more.Exact
 	}
-	leave, err := s.admit(1)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	defer func() {
-		if p := recover(); p != nil {
-			s.Log.Error("answering questions panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			err = Errorf(Internal, "shoal failed to handle this request: its log has more")
-		}
-	}()
 	req.Trace = r.Header.Get(traceHeader)
-	v := visitOf(r.Context())
-	err = v.meteredWork(&req.Model, func() (name string, prompt int, err error) {
+	err = s.limited(r, "answering questions", &req.Model, func() (name string, prompt int, err error) {
 		if out, err = s.Decider.Decide(r.Context(), req); err != nil {
 			return "", 0, err
 		}

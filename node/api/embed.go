@@ -9,7 +9,6 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"time"
 )
@@ -146,25 +145,25 @@ func (s *server) embed(r *http.Request, req *EmbedRequest) (out *EmbedResult, er
 	if s.Embedder == nil {
 		return nil, Errorf(NotFound, "this node makes no embeddings")
 	}
-	leave, err := s.admit(1)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	defer func() {
-		if p := recover(); p != nil {
-			s.Log.Error("making embeddings panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			err = Errorf(Internal, "shoal failed to handle this request: its log has more")
-		}
-	}()
 	req.Trace = r.Header.Get(traceHeader)
-	err = visitOf(r.Context()).meteredWork(&req.Model, func() (name string, prompt int, err error) {
+	err = s.limited(r, "making embeddings", &req.Model, func() (name string, prompt int, err error) {
 		if out, err = s.Embedder.Embed(r.Context(), req); err != nil {
 			return "", 0, err
 		}
 		return out.Name, out.Count(), nil
 	})
 	return out, err
+}
+
+// limited has something else than an answer made within the limits of the node and of the
+// caller. A panic in it becomes an error.
+func (s *server) limited(r *http.Request, what string, model *string, do func() (name string, prompt int, err error)) error {
+	leave, err := s.admit(1)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return s.guarded(what, func() error { return visitOf(r.Context()).meteredWork(model, do) })
 }
 
 // meteredWork has work done within the limits of the caller, and counts its tokens. model is

@@ -47,16 +47,20 @@ func (s *server) admit(n int) (leave func(), err error) {
 	return leave, nil
 }
 
-// generate calls the Generator and turns a panic into an error: one request must not end
-// the node.
-func (s *server) generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) (err error) {
+// generate calls the Generator.
+func (s *server) generate(ctx context.Context, req *GenerateRequest, emit func(Event) error) error {
+	return s.guarded("a generation", func() error { return visitOf(ctx).metered(ctx, s.Generator, req, emit) })
+}
+
+// guarded turns a panic in do into an error: one request must not end the node.
+func (s *server) guarded(what string, do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.Log.Error("a generation panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			s.Log.Error(what+" panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 			err = Errorf(Internal, "shoal failed to handle this request: its log has more")
 		}
 	}()
-	return visitOf(ctx).metered(ctx, s.Generator, req, emit)
+	return do()
 }
 
 // models answers GET /v1/models. Models are listed by name; if several share one, the
