@@ -13,7 +13,6 @@ import (
 	libp2p "github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
-	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"golang.org/x/time/rate"
 
 	"github.com/shoalnet/shoal/node/allowance"
@@ -197,29 +196,13 @@ func (r *bridgeRun) talk(with func(lender, guest []byte) (l, g bool)) *protocol.
 // tell exchanges with a peer; with lists, the request carries the newest revocation lists.
 // differs reports whether the peer has others, although it has been heard.
 func (r *bridgeRun) tell(p peer.ID, lists bool) (differs bool, err error) {
-	select {
-	case r.telling <- struct{}{}:
-		defer func() { <-r.telling }()
-	case <-r.ctx.Done():
-		return false, r.ctx.Err()
-	}
-	ctx, cancel := context.WithTimeout(libp2p.WithAllowLimitedConn(r.ctx, "member"), greetTime)
-	defer cancel()
-	st, err := r.net.Host().NewStream(libp2p.WithNoDial(ctx, "member"), p, libprotocol.ID(protocol.MemberID))
-	if err != nil {
-		return false, err
-	}
-	defer st.Close()
-	_ = st.SetDeadline(time.Now().Add(greetTime))
-	reply := new(protocol.MemberReply)
-	if err = send(st, &protocol.MemberRequest{Talk: r.talk(func(_, _ []byte) (bool, bool) { return lists, lists })}); err == nil {
-		err = receive(st, reply, maxBridgeTalk)
-	}
+	_, reply, err := askMember(r.ctx, r.telling, r.net.Host(), p, maxBridgeTalk, func() *protocol.MemberRequest {
+		return &protocol.MemberRequest{Talk: r.talk(func(_, _ []byte) (bool, bool) { return lists, lists })}
+	})
 	if err == nil && reply.Talk == nil {
 		err = errMalformed
 	}
 	if err != nil {
-		_ = st.Reset()
 		return false, err
 	}
 	r.note(p, reply.Talk)

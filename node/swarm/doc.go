@@ -12,7 +12,8 @@
 //	            addrs.go: where members are
 //	revoke.go   ending memberships; keep.go: what changes with time; reenter.go: which
 //	            certificate connections show
-//	bridge.go   bridges to other swarms; bridgetalk.go: what nodes tell each other over them
+//	bridge.go   bridges to other swarms; bridgefile.go: their files; bridgeterms.go: how they
+//	            begin and end; bridgetalk.go: what nodes tell each other over them
 //	owner.go    all this for the API and the command line; bridgeowner.go: bridges
 //
 // The objects and their signatures are package protocol/member's, and package network

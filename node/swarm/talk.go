@@ -165,46 +165,57 @@ func digest(list []byte) []byte {
 // revocation list; with renew it asks for another certificate. differs reports whether the
 // other side has another list than this one, although it has been heard.
 func (r *running) tell(p peer.ID, list, renew bool) (differs bool, err error) {
-	select {
-	case r.telling <- struct{}{}:
-		defer func() { <-r.telling }()
-	case <-r.ctx.Done():
-		return false, r.ctx.Err()
-	}
-	ctx, cancel := context.WithTimeout(libp2p.WithAllowLimitedConn(r.ctx, "member"), greetTime)
-	defer cancel()
-	st, err := r.net.Host().NewStream(libp2p.WithNoDial(ctx, "member"), p, libprotocol.ID(protocol.MemberID))
-	if err != nil {
-		return false, err
-	}
-	defer st.Close()
-	_ = st.SetDeadline(time.Now().Add(greetTime))
 	s := r.s
-	s.mu.Lock()
-	req := &protocol.MemberRequest{Certificate: s.cert.Marshal(), Name: s.book.cfg.Machine, Renew: renew}
-	s.mu.Unlock()
-	req.Bridges = s.bridgesFor()
-	mine := s.listBytes()
-	req.Digest = digest(mine)
-	if list {
-		req.Revocations = mine
-	}
-	reply := new(protocol.MemberReply)
-	if err = send(st, req); err == nil {
-		err = receive(st, reply, maxTalk)
-	}
+	conn, reply, err := askMember(r.ctx, r.telling, r.net.Host(), p, maxTalk, func() *protocol.MemberRequest {
+		s.mu.Lock()
+		req := &protocol.MemberRequest{Certificate: s.cert.Marshal(), Name: s.book.cfg.Machine, Renew: renew}
+		s.mu.Unlock()
+		req.Bridges = s.bridgesFor()
+		mine := s.listBytes()
+		req.Digest = digest(mine)
+		if list {
+			req.Revocations = mine
+		}
+		return req
+	})
 	if err != nil {
-		_ = st.Reset()
 		return false, err
 	}
-	r.note(st.Conn(), reply)
+	r.note(conn, reply)
 	if renew && len(reply.Renewed) > 0 {
 		if err := s.renewed(reply.Renewed); err != nil && r.lines.Allow() {
 			s.log.Warn("a renewed certificate cannot be used", "swarm", s.Name(), "peer", p, "error", err)
 		}
 	}
-	mine = s.listBytes()
-	return !bytes.Equal(digest(mine), reply.Digest), nil
+	return !bytes.Equal(digest(s.listBytes()), reply.Digest), nil
+}
+
+// askMember sends a connected peer a request, which is made once the peer's turn has come:
+// as many exchanges run at once as telling has room for. A reply has at most so many bytes.
+func askMember(ctx context.Context, telling chan struct{}, h host.Host, p peer.ID, most int64, request func() *protocol.MemberRequest) (libp2p.Conn, *protocol.MemberReply, error) {
+	select {
+	case telling <- struct{}{}:
+		defer func() { <-telling }()
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(libp2p.WithAllowLimitedConn(ctx, "member"), greetTime)
+	defer cancel()
+	st, err := h.NewStream(libp2p.WithNoDial(ctx, "member"), p, libprotocol.ID(protocol.MemberID))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer st.Close()
+	_ = st.SetDeadline(time.Now().Add(greetTime))
+	reply := new(protocol.MemberReply)
+	if err = send(st, request()); err == nil {
+		err = receive(st, reply, most)
+	}
+	if err != nil {
+		_ = st.Reset()
+		return nil, nil, err
+	}
+	return st.Conn(), reply, nil
 }
 
 // account is what either side of an exchange tells.
