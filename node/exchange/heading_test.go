@@ -90,6 +90,11 @@ func TestHeadingRefused(t *testing.T) {
 		t.Errorf("weights: %v, %d bytes", err, b.given()-given)
 	}
 	var p permanent
+	b.x.lanes()[0].Sends = func(to peer.ID, _ cid.Cid) bool { return to != a.h.ID() }
+	if err := askOver(a, b, b.m.ID()); !errors.As(err, &p) {
+		t.Errorf("what is not lent to the peer: %v", err)
+	}
+	b.x.lanes()[0].Sends = nil
 	b.x.lanes()[0].Room = func(network.Conn) uint64 { return 100 }
 	if err := askOver(a, b, b.m.ID()); !errors.As(err, &p) {
 		t.Errorf("more than the relay carries: %v", err)
