@@ -125,7 +125,7 @@ clients: build ## clients against a network, and README's table of them; ONLY=op
 # takes over a second. What is left out is named.
 quick: export CGO_ENABLED := 0
 quick: ## vet and the short tests of every package that needs no C: half a minute
-	@packages=$$($(GO) run ./contrib/nocgo) && $(GO) vet $$packages && $(GO) test -short -parallel 8 -timeout 2m $$packages
+	@packages=$$($(GO) run ./contrib/nocgo) && $(GO) vet $$packages && $(call gotest,-short -parallel 8 -timeout 2m,$$packages)
 
 # Tests of networks wait more than they compute, so more of them run at once than
 # there are cores. SHOAL_SEEDS has tests of random networks try more of them.

@@ -371,8 +371,9 @@ func (n *Network) believe(p peer.ID) {
 	}
 }
 
-// request sends a message, or none if req is nil, and reads the reply, which
-// must arrive within the given time after the request's turn comes.
+// request sends a message, or none if req is nil, and reads the reply, which must arrive
+// within the given time after the request's turn comes. Where the connection ends
+// meanwhile, it asks once more over another one.
 func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, reply proto.Message, limit int, within time.Duration) error {
 	leave, err := n.queues.enter(ctx, p, proto)
 	if err != nil {
@@ -383,11 +384,16 @@ func (n *Network) request(ctx context.Context, p peer.ID, proto string, req, rep
 	defer cancel()
 	answered := n.hangs(p)
 	defer answered()
-	s, err := n.host.NewStream(ctx, p, libprotocol.ID(proto))
-	if err != nil {
-		return n.explainTo(p, err)
+	for first := true; ; first = false {
+		s, err := n.host.NewStream(ctx, p, libprotocol.ID(proto))
+		if err != nil {
+			return n.explainTo(p, err)
+		}
+		err = exchange(ctx, s, req, reply, limit)
+		if err == nil || !first || ctx.Err() != nil || !s.Conn().IsClosed() {
+			return err
+		}
 	}
-	return exchange(ctx, s, req, reply, limit)
 }
 
 // exchange sends a request on a stream, unless it is nil, reads the reply of at

@@ -114,13 +114,15 @@ func (n *Network) Open(ctx context.Context, p peer.ID, offer []byte, protos ...s
 			n.host.Peerstore().AddAddrs(p, addrs[:min(len(addrs), offerAddrs)], peerstore.TempAddrTTL)
 		}
 	}
-	had := n.Connected(p)
+	had := n.host.Network().ConnsToPeer(p)
 	opened := n.hangs(p)
 	s, err := n.openQUIC(ctx, p, ids)
 	if err != nil {
 		s, err = n.host.NewStream(ctx, p, ids...)
 	}
-	if err != nil && had && ctx.Err() == nil && !n.Connected(p) { // the connection was dead
+	if err != nil && ctx.Err() == nil && slices.ContainsFunc(had, network.Conn.IsClosed) {
+		// The connection was dead, or the peer has closed it: one that dials over QUIC and
+		// TCP at once closes the later, which this node may be using by then.
 		s, err = n.host.NewStream(ctx, p, ids...)
 	}
 	opened()
