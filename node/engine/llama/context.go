@@ -52,6 +52,9 @@ func (l *local) contextOf(cells, seqs int) (context unsafe.Pointer, lines []line
 		p.setPointer(f.evalUser, unsafe.Pointer(l.tap))
 	}
 	lines = listen(func() { context = C.sl_context(l.model, p.c()) })
+	if context != nil && l.pool != nil {
+		C.sl_context_pool(context, l.pool)
+	}
 	if context == nil || len(l.lora) == 0 {
 		return context, lines
 	}

@@ -61,6 +61,14 @@
 // holds, which is not 0 if that is infinite. So a pass whose result is not finite
 // is taken back, and the cache is laid out once more from what is left.
 //
+// # Threads
+//
+// Without a pool of threads the library makes and ends some in each pass, as it does for
+// whoever calls llama_decode alone. The engine attaches one, whose threads sleep between
+// passes: decode of SmolLM2-135M on two threads came 7 to 16 % faster. The library's own
+// programs have theirs spin between passes, which gains some more, and takes whole cores
+// from what else computes on the machine, such as the next stage.
+//
 // # Models with recurrent blocks
 //
 // A recurrent block has one state per sequence and no positions that could be removed.

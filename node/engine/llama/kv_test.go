@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/enginetest"
@@ -69,6 +70,25 @@ func TestCellsFollowUse(t *testing.T) {
 	small.Remove(t, 0, 90)
 	if got := small.Pass(t, 0, 90, enginetest.IDs(want)[50:59], &engine.Output{Sampling: p})[0]; enginetest.Apart(want[59], got) > near {
 		t.Errorf("after cells were given back: %v, want %v", got, want[59])
+	}
+}
+
+// The threads of passes wait in a pool, which outlives contexts, and change nothing.
+func TestPool(t *testing.T) {
+	two := func(cfg *engine.Config) { cfg.KVTokens, cfg.MaxSeqs, cfg.Threads = 4096, 4, 2 }
+	l, without := tiny(t, two), tiny(t, two)
+	if l.pool == nil {
+		t.Fatal("this version makes no pool: its parameters are not those that are known")
+	}
+	defer func(pool unsafe.Pointer) { without.pool = pool }(without.pool)
+	without.pool = nil // of the larger context, for one
+	p := &protocol.Sampling{TopLogprobs: 5}
+	a, b := enginetest.Chain{l}, enginetest.Chain{without}
+	want := b.Generate(t, 0, wordsOf(300), 40, 64, p)
+	for i, got := range a.Generate(t, 0, wordsOf(300), 40, 64, p) {
+		if enginetest.Apart(want[i], got) != 0 {
+			t.Fatalf("token %d: %v, without a pool %v", i, got, want[i])
+		}
 	}
 }
 

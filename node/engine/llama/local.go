@@ -41,7 +41,8 @@ type local struct {
 	shape     shape
 	kv        kv
 	tuner     *tune.Threads
-	tap       *C.sl_tap // nil: the span ends the model
+	pool      unsafe.Pointer // nil: the library makes threads for each pass
+	tap       *C.sl_tap      // nil: the span ends the model
 }
 
 // shape is what of a model matters to a pass.
@@ -282,6 +283,7 @@ func (l *local) begin() error {
 		threads = runtime.NumCPU()
 	}
 	l.tuner = tune.New(threads, l.setThreads)
+	l.pool = C.sl_pool(C.int(threads))
 	l.kv.init(l)
 	k := &l.kv
 	var lines []line
@@ -534,10 +536,11 @@ func (l *local) Close() error {
 
 func (l *local) free() {
 	l.kv.close()
+	C.sl_pool_free(l.pool)
 	l.embedding.close()
 	C.sl_tap_free(l.tap)
 	if l.model != nil {
 		C.sl_model_free(l.model) // and its adapters
 	}
-	l.tap, l.model = nil, nil
+	l.tap, l.model, l.pool = nil, nil, nil
 }

@@ -48,6 +48,15 @@ typedef struct {
 	void (*to_float)(const void *in, float *out, int64_t n);
 } traits;
 
+// How a pool's threads are made; there is room for what later versions may add.
+typedef struct {
+	bool cores[512]; // none set: any
+	int32_t threads, priority;
+	uint32_t poll; // how long threads spin before they sleep
+	bool strict, paused;
+	uint8_t more[64];
+} pool_params;
+
 typedef bool (*eval_fn)(void *tensor, bool ask, void *user);
 typedef void (*log_fn)(int level, const char *text, void *user);
 
@@ -66,6 +75,9 @@ typedef void (*log_fn)(int level, const char *text, void *user);
 	MUST(void, ggml_backend_dev_memory, (void *, size_t *, size_t *)) \
 	MUST(void *, ggml_backend_dev_backend_reg, (void *)) \
 	MUST(const char *, ggml_backend_reg_name, (void *)) \
+	MAY(void *, ggml_backend_reg_get_proc_address, (void *, const char *)) \
+	MAY(void, ggml_threadpool_params_init, (pool_params *, int)) \
+	MAY(void, llama_attach_threadpool, (void *, void *, void *)) \
 	MAY(const traits *, ggml_get_type_traits, (int)) \
 	MUST(const char *, ggml_get_name, (const void *)) \
 	MUST(int64_t, ggml_nelements, (const void *)) \
@@ -207,6 +219,37 @@ bool sl_model_encodes(void *model) { return p_llama_model_has_encoder(model); }
 bool sl_model_decodes(void *model) { return p_llama_model_has_decoder(model); }
 uint64_t sl_model_bytes(void *model) { return p_llama_model_size(model); }
 int sl_model_text(void *model, const char *key, char *out, size_t size) { return p_llama_model_meta_val_str(model, key, out, size); }
+
+// processor finds a function of the library's part for this processor.
+static void *processor(const char *name) {
+	enum { CPU = 0 };
+	for (int i = 0; p_ggml_backend_reg_get_proc_address && i < sl_device_count(); i++)
+		if (sl_device_type(sl_device(i)) == CPU)
+			return p_ggml_backend_reg_get_proc_address(p_ggml_backend_dev_backend_reg(sl_device(i)), name);
+	return NULL;
+}
+
+void *sl_pool(int threads) {
+	void *(*make)(pool_params *);
+	*(void **)&make = processor("ggml_threadpool_new");
+	if (!make || !p_ggml_threadpool_params_init || !p_llama_attach_threadpool || !processor("ggml_threadpool_free"))
+		return NULL;
+	pool_params p = {.threads = -1};
+	p_ggml_threadpool_params_init(&p, threads);
+	if (p.threads != threads || p.poll > 100 || p.strict || p.paused) // another version's fields
+		return NULL;
+	p.poll = 0;
+	return make(&p);
+}
+
+void sl_pool_free(void *pool) {
+	void (*done)(void *);
+	*(void **)&done = processor("ggml_threadpool_free");
+	if (pool)
+		done(pool);
+}
+
+void sl_context_pool(void *context, void *pool) { p_llama_attach_threadpool(context, pool, pool); }
 
 void *sl_adapter(void *model, const char *path) { return p_llama_adapter_lora_init(model, path); }
 

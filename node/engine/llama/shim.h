@@ -52,6 +52,12 @@ bool sl_model_decodes(void *model);
 uint64_t sl_model_bytes(void *model);
 int sl_model_text(void *model, const char *key, char *out, size_t size);
 
+// A pool's threads wait, asleep, for the passes of one context after another. NULL: this
+// version of the library makes none. The contexts are freed before the pool is.
+void *sl_pool(int threads);
+void sl_pool_free(void *pool);
+void sl_context_pool(void *context, void *pool);
+
 void *sl_adapter(void *model, const char *path);
 
 void *sl_context(void *model, const sl_params *params);
