@@ -319,7 +319,7 @@ func (f *drafting) reserve(m *store.Model, yield context.CancelFunc) (size, erro
 			return z, remedy.For(fmt.Errorf("%s as a drafter: %w", m.Name(), noRoom{z.bytes, left, s.limits().Memory}), remedy.RaiseMemory)
 		}
 	}
-	f.reserved, f.yield, f.gone, f.trouble = z.bytes, yield, make(chan struct{}), nil
+	f.model, f.reserved, f.yield, f.gone, f.trouble = m, z.bytes, yield, make(chan struct{}), nil
 	return z, nil
 }
 

@@ -9,9 +9,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/enginetest"
 	"github.com/shoalnet/shoal/node/remedy"
+	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/store"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
@@ -107,7 +110,7 @@ func (x *shelf) Obtain(_ context.Context, name string, _ *protocol.Span, _ func(
 // drafter is the drafter of a span on a machine with a shelf's models.
 func (x *shelf) drafter(m *store.Model, change func(*Config)) (*machine, *drafting) {
 	mc := newMachine(x.t, m, func(c *Config) {
-		c.Models, c.Engines = x, Engines{Draft: Auto}
+		c.Models, c.Engines, c.Stages = x, Engines{Draft: Auto}, stage.NewServer(slog.New(slog.DiscardHandler), func(peer.ID) bool { return true })
 		change(c)
 	})
 	t := target{m, protocol.Span{From: 0, To: 4}}
