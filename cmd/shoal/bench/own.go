@@ -91,7 +91,7 @@ func (b *bench) recycle(n *benchNet, temperature float64) (recycled, error) {
 	for round := range ownTexts {
 		b.progress("runners-up, text %d of %d", round+1, ownTexts)
 		req := b.own(n, round, temperature)
-		req.Sampling.TopLogprobs = 4
+		req.Sampling.Logprobs, req.Sampling.TopLogprobs = true, 4
 		last, before := map[int32][]api.Top{}, int32(-1)
 		err := n.client.Generate(b.ctx, req, func(e api.Event) error {
 			if e.Token == nil {
