@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/engine/enginetest"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
@@ -19,7 +20,7 @@ func TestDrafterLost(t *testing.T) {
 	net := processes(t, testnet.Config{Nodes: 3, Link: link.Params{RTT: 40 * time.Millisecond}, Args: []string{"--draft", twin}})
 	first := net.Nodes()[0]
 	c := newClient(t, net)
-	ask := []string{"--raw", "--temperature", "0", "-n", "40", "Once upon a time"}
+	ask := []string{"--raw", "--temperature", "0", "-n", "16", "Once upon a time"}
 	want := c.prompt(append(slices.Clone(ask), "--ahead", "off")...)
 	same := func(when string) {
 		t.Helper()
@@ -51,4 +52,18 @@ func TestDrafterLost(t *testing.T) {
 	same("with a drafter that was killed")
 	loaded(pid)
 	same("with another drafter")
+}
+
+func TestDraftText(t *testing.T) {
+	for want, d := range map[string]*api.Draft{
+		"":              nil,
+		"small":         {Name: "small", Loaded: true},
+		"none: no room": {Name: "small", Trouble: "no \x1broom"},
+		"small, 75% of 8 guesses right, 4.5 ms each":                                      {Name: "small", Loaded: true, Right: 6, Wrong: 2, TokenMs: 4.5},
+		"small, 0% of 1 guesses right, 4.5 ms each; not loaded: nobody wants guesses now": {Name: "small", Wrong: 1, TokenMs: 4.5},
+	} {
+		if got := draftText(d); got != want {
+			t.Errorf("%+v: %q, want %q", d, got, want)
+		}
+	}
 }

@@ -37,6 +37,10 @@ func (a *assisted) Next(at time.Time, full bool) (int32, bool) {
 // and it is closed with its epoch, and with the session.
 func TestAssisted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		rest := func() {
+			time.Sleep(20 * time.Second)
+			synctest.Wait()
+		}
 		var all []*assisted
 		s, v, e := stageOf(t, 0, 2, func(int) Guesser {
 			all = append(all, &assisted{same: 7})
@@ -59,24 +63,24 @@ func TestAssisted(t *testing.T) {
 		go discard(link)
 		_, _ = link.Write(framed(t, &protocol.Frame{Kind: &protocol.Frame_Link{Link: &protocol.Link{Session: o.Session}}}))
 		_, _ = link.Write(framed(t, step(0, 32, 1)))
-		time.Sleep(20 * time.Second)
+		rest()
 		if len(all) != 1 || all[0].begun != 1 || all[0].draws.GetSeed() != 5 || len(e.cells) != 33 {
 			t.Fatalf("%d guessers, %+v, %d rows", len(all), all, len(e.cells))
 		}
 		a := all[0]
 		a.given = 3 // while nobody calls it
 		a.more()
-		time.Sleep(20 * time.Second)
+		rest()
 		if len(e.cells) != 36 || e.cells[35] != 7 {
 			t.Errorf("the rows %v, where three guesses have come", e.cells[32:])
 		}
 		client.say(t, step(1, 33, 2))
-		time.Sleep(20 * time.Second)
+		rest()
 		if len(all) != 2 || a.closed != 1 || all[1].begun != 1 || all[1].closed != 0 {
 			t.Errorf("in another epoch: %+v, %+v", a, all[1:])
 		}
 		client.say(t, &protocol.Frame{Kind: &protocol.Frame_Bye{Bye: &protocol.Bye{}}})
-		time.Sleep(20 * time.Second)
+		rest()
 		if a.closed != 1 || all[1].closed != 1 {
 			t.Errorf("when the session has ended: closed %d and %d times", a.closed, all[1].closed)
 		}
