@@ -363,7 +363,7 @@ func (f *drafting) load(ctx context.Context, m *store.Model, z size) (e engine.E
 	}
 	one, err := calibrate(ctx, e)
 	if err == nil {
-		err = f.take(e)
+		err = f.take(m, e)
 	}
 	if err != nil {
 		_ = e.Close()
@@ -373,7 +373,7 @@ func (f *drafting) load(ctx context.Context, m *store.Model, z size) (e engine.E
 }
 
 // take notes what an engine was found to take.
-func (f *drafting) take(e engine.Engine) error {
+func (f *drafting) take(m *store.Model, e engine.Engine) error {
 	s, info := f.srv, e.Info()
 	took := int64(max(info.Weights+info.KV+info.Graph, info.Host)) + s.ownBytes()
 	s.mu.Lock()
@@ -386,7 +386,7 @@ func (f *drafting) take(e engine.Engine) error {
 	}
 	s.mu.Unlock()
 	if took > left {
-		return remedy.For(fmt.Errorf("%s as a drafter: %w", info.Arch, noRoom{took, left, s.limits().Memory}), remedy.RaiseMemory)
+		return remedy.For(fmt.Errorf("%s as a drafter: %w", m.Name(), noRoom{took, left, s.limits().Memory}), remedy.RaiseMemory)
 	}
 	s.shareMemory()
 	return nil

@@ -136,7 +136,7 @@ func TestWhichDrafter(t *testing.T) {
 	h := headerFile(t, tiny)
 	words := slices.Clone(h.Value("tokenizer.ggml.tokens").([]string))
 	words[100] += "x"
-	foreign := x.add("foreign", enginetest.Twin(t, tiny, 1, tokens(words...)))
+	x.add("foreign", enginetest.Twin(t, tiny, 1, tokens(words...)))
 	if m, err := f.choose(t.Context()); m != nil || err != nil {
 		t.Errorf("with one of another vocabulary: %v, %v", m, err)
 	}
@@ -165,7 +165,6 @@ func TestWhichDrafter(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_ = foreign
 }
 
 func headerFile(t *testing.T, path string) *gguf.Header {
@@ -275,7 +274,7 @@ func TestDrafterTakes(t *testing.T) {
 	}
 	defer f.release(small)
 	for weights, fits := range map[uint64]bool{10 << 20: true, 60 << 20: true, 65 << 20: false} {
-		err := f.take(&clock{info: engine.Info{Arch: "llama", Weights: weights}})
+		err := f.take(small, &clock{info: engine.Info{Arch: "llama", Weights: weights}})
 		if (err == nil) != fits {
 			t.Errorf("%d bytes: %v", weights, err)
 		}
