@@ -105,19 +105,26 @@ func sameAhead(t *testing.T, spans []string, prompts int) {
 // aheadRoute starts a node for each span of the tiny model, far from each other, and returns
 // what has the first one answer a request.
 func aheadRoute(t *testing.T, spans []string) func(*api.GenerateRequest) (answer string, ahead api.Ahead, err error) {
+	_, ask := aheadRouteFrom(t, spans, node.Config{})
+	return ask
+}
+
+// aheadRouteFrom is aheadRoute with settings of the first node, which it returns, too.
+func aheadRouteFrom(t *testing.T, spans []string, first node.Config) (a *node.Node, ask func(*api.GenerateRequest) (answer string, ahead api.Ahead, err error)) {
 	far := link.Params{RTT: 40 * time.Millisecond}.LibP2POptions()
 	file := filepath.Join(t.TempDir(), "tales.gguf")
 	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a, addrs := start(t, node.Config{Network: far, Serve: []node.ServeSpec{{Model: file, Span: spans[0]}}}, false)
+	first.Network, first.Serve = far, []node.ServeSpec{{Model: file, Span: spans[0]}}
+	a, addrs := start(t, first, false)
 	if _, err := a.Client().Add(t.Context(), api.AddRequest{Source: file}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for i, span := range spans[1:] {
 		start(t, node.Config{Network: far, Bootstrap: addrs, Serve: []node.ServeSpec{{Model: "tales", Span: span}}}, i == len(spans)-2)
 	}
-	ask := func(req *api.GenerateRequest) (answer string, ahead api.Ahead, err error) {
+	ask = func(req *api.GenerateRequest) (answer string, ahead api.Ahead, err error) {
 		err = a.Client().Generate(t.Context(), req, func(e api.Event) error {
 			if e.Token != nil {
 				answer += fmt.Sprintln(e.Token.ID, e.Token.Logprob)
@@ -134,5 +141,5 @@ func aheadRoute(t *testing.T, spans []string) func(*api.GenerateRequest) (answer
 		_, _, err := ask(&req)
 		return err == nil
 	})
-	return ask
+	return a, ask
 }

@@ -1697,6 +1697,7 @@ type Open struct {
 	PromptRows     uint32                 `protobuf:"varint,50,opt,name=prompt_rows,json=promptRows,proto3" json:"prompt_rows,omitempty"`              // positions below this are sent on in prompt_codec, the others in codec. 0: all in codec
 	PromptCodec    TensorCodec            `protobuf:"varint,51,opt,name=prompt_codec,json=promptCodec,proto3,enum=shoal.TensorCodec" json:"prompt_codec,omitempty"`
 	SlowestUs      uint32                 `protobuf:"varint,52,opt,name=slowest_us,json=slowestUs,proto3" json:"slowest_us,omitempty"` // microseconds that the route's slowest stage takes per row of a prompt: the stage chooses prompt_codec itself. 0: it is as stated
+	Draws          *Sampling              `protobuf:"bytes,60,opt,name=draws,proto3" json:"draws,omitempty"`                           // to a first stage that may run ahead: how tokens are drawn, so that its guesses are; without sampled, format, scored and readings
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1883,6 +1884,13 @@ func (x *Open) GetSlowestUs() uint32 {
 		return x.SlowestUs
 	}
 	return 0
+}
+
+func (x *Open) GetDraws() *Sampling {
+	if x != nil {
+		return x.Draws
+	}
+	return nil
 }
 
 type Hop struct {
@@ -4964,7 +4972,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"embeddings\x18\x14 \x01(\v2\x11.shoal.EmbeddingsH\x00R\n" +
 	"embeddings\x12*\n" +
 	"\areading\x18( \x01(\v2\x0e.shoal.ReadingH\x00R\areadingB\x06\n" +
-	"\x04kind\"\xed\x04\n" +
+	"\x04kind\"\x94\x05\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\fR\x05model\x12\x12\n" +
@@ -4991,7 +4999,8 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"promptRows\x125\n" +
 	"\fprompt_codec\x183 \x01(\x0e2\x12.shoal.TensorCodecR\vpromptCodec\x12\x1d\n" +
 	"\n" +
-	"slowest_us\x184 \x01(\rR\tslowestUs\"[\n" +
+	"slowest_us\x184 \x01(\rR\tslowestUs\x12%\n" +
+	"\x05draws\x18< \x01(\v2\x0f.shoal.SamplingR\x05draws\"[\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +
@@ -5372,36 +5381,37 @@ var file_protocol_wire_proto_depIdxs = []int32{
 	20, // 25: shoal.Open.sampling:type_name -> shoal.Sampling
 	0,  // 26: shoal.Open.codec:type_name -> shoal.TensorCodec
 	0,  // 27: shoal.Open.prompt_codec:type_name -> shoal.TensorCodec
-	22, // 28: shoal.Sampling.format:type_name -> shoal.Piece
-	21, // 29: shoal.Sampling.readings:type_name -> shoal.Labels
-	24, // 30: shoal.Piece.either:type_name -> shoal.Either
-	23, // 31: shoal.Piece.again:type_name -> shoal.Pieces
-	22, // 32: shoal.Pieces.pieces:type_name -> shoal.Piece
-	23, // 33: shoal.Either.of:type_name -> shoal.Pieces
-	0,  // 34: shoal.Opened.prompt_codec:type_name -> shoal.TensorCodec
-	0,  // 35: shoal.Step.codec:type_name -> shoal.TensorCodec
-	30, // 36: shoal.Token.top:type_name -> shoal.TopToken
-	1,  // 37: shoal.Token.finish:type_name -> shoal.Finish
-	32, // 38: shoal.Scores.scores:type_name -> shoal.Score
-	30, // 39: shoal.Score.top:type_name -> shoal.TopToken
-	2,  // 40: shoal.Fail.code:type_name -> shoal.Code
-	19, // 41: shoal.Resume.next:type_name -> shoal.Hop
-	2,  // 42: shoal.Trouble.code:type_name -> shoal.Code
-	46, // 43: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
-	3,  // 44: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
-	4,  // 45: shoal.ReachReply.code:type_name -> shoal.ReachCode
-	5,  // 46: shoal.JoinReply.refusal:type_name -> shoal.JoinRefusal
-	52, // 47: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
-	55, // 48: shoal.MemberRequest.bridges:type_name -> shoal.SwarmBridge
-	57, // 49: shoal.MemberRequest.talk:type_name -> shoal.BridgeTalk
-	55, // 50: shoal.MemberReply.bridges:type_name -> shoal.SwarmBridge
-	57, // 51: shoal.MemberReply.talk:type_name -> shoal.BridgeTalk
-	56, // 52: shoal.SwarmBridge.nodes:type_name -> shoal.BridgeNode
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	20, // 28: shoal.Open.draws:type_name -> shoal.Sampling
+	22, // 29: shoal.Sampling.format:type_name -> shoal.Piece
+	21, // 30: shoal.Sampling.readings:type_name -> shoal.Labels
+	24, // 31: shoal.Piece.either:type_name -> shoal.Either
+	23, // 32: shoal.Piece.again:type_name -> shoal.Pieces
+	22, // 33: shoal.Pieces.pieces:type_name -> shoal.Piece
+	23, // 34: shoal.Either.of:type_name -> shoal.Pieces
+	0,  // 35: shoal.Opened.prompt_codec:type_name -> shoal.TensorCodec
+	0,  // 36: shoal.Step.codec:type_name -> shoal.TensorCodec
+	30, // 37: shoal.Token.top:type_name -> shoal.TopToken
+	1,  // 38: shoal.Token.finish:type_name -> shoal.Finish
+	32, // 39: shoal.Scores.scores:type_name -> shoal.Score
+	30, // 40: shoal.Score.top:type_name -> shoal.TopToken
+	2,  // 41: shoal.Fail.code:type_name -> shoal.Code
+	19, // 42: shoal.Resume.next:type_name -> shoal.Hop
+	2,  // 43: shoal.Trouble.code:type_name -> shoal.Code
+	46, // 44: shoal.LeavesState.fetchers:type_name -> shoal.Fetcher
+	3,  // 45: shoal.ReachRequest.kind:type_name -> shoal.ReachKind
+	4,  // 46: shoal.ReachReply.code:type_name -> shoal.ReachCode
+	5,  // 47: shoal.JoinReply.refusal:type_name -> shoal.JoinRefusal
+	52, // 48: shoal.JoinReply.peers:type_name -> shoal.SwarmPeer
+	55, // 49: shoal.MemberRequest.bridges:type_name -> shoal.SwarmBridge
+	57, // 50: shoal.MemberRequest.talk:type_name -> shoal.BridgeTalk
+	55, // 51: shoal.MemberReply.bridges:type_name -> shoal.SwarmBridge
+	57, // 52: shoal.MemberReply.talk:type_name -> shoal.BridgeTalk
+	56, // 53: shoal.SwarmBridge.nodes:type_name -> shoal.BridgeNode
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_protocol_wire_proto_init() }

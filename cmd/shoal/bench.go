@@ -57,7 +57,8 @@ func benchCommand() *cli.Command {
 				Flags: flags(nodes, threads,
 					&cli.IntFlag{Name: "rounds", Value: 1, Usage: "texts of each kind, at most 3 different ones"},
 					&cli.IntFlag{Name: "tokens", Value: 512, Usage: "tokens per answer"},
-					&cli.StringFlag{Name: "rtt", Value: "80ms", Usage: "round trip between any two nodes"}),
+					&cli.StringFlag{Name: "rtt", Value: "80ms", Usage: "round trip between any two nodes"},
+					&cli.StringFlag{Name: "draft", Usage: "with --model, which then writes what it likes: `MODEL` that guesses for it, a GGUF file or a name"}),
 				Action: benchmark(bench.Ahead),
 			},
 			{
@@ -92,7 +93,7 @@ func benchmark(run func(context.Context, bench.Shell, bench.Options) error) cli.
 		}
 		err = run(c.Context, benchShell(c), bench.Options{
 			Engine: use, Library: library, Against: absolute(c.String("against")),
-			Model: absolute(c.String("model")), Nodes: c.Int("nodes"), Rounds: c.Int("rounds"), Tokens: c.Int("tokens"), Threads: c.Int("threads"),
+			Model: absolute(c.String("model")), Draft: absolute(c.String("draft")), Nodes: c.Int("nodes"), Rounds: c.Int("rounds"), Tokens: c.Int("tokens"), Threads: c.Int("threads"),
 			Nice: c.Int("nice"), Loops: c.Int("loops"), Seconds: c.Int("seconds"), Sessions: c.Int("sessions"), RTT: c.String("rtt"),
 		})
 		var mistake bench.UsageError

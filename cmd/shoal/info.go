@@ -213,6 +213,24 @@ func shownAddrs(addrs []string, all bool) []string {
 	return out
 }
 
+// draftText says which model guesses for a span, and how often it is right; "": none does.
+func draftText(d *api.Draft) string {
+	switch {
+	case d == nil || d.Name == "" && d.Trouble == "":
+		return ""
+	case d.Trouble != "":
+		return "none: " + cell(d.Trouble)
+	}
+	text := cell(d.Name)
+	if n := d.Right + d.Wrong; n > 0 {
+		text += fmt.Sprintf(", %.0f%% of %d guesses right, %.1f ms each", 100*float64(d.Right)/float64(n), n, d.TokenMs)
+	}
+	if !d.Loaded {
+		text += "; not loaded: nobody wants guesses now"
+	}
+	return text
+}
+
 // statusModels lists the models on disk and the spans that are served.
 func statusModels(f *facts, s *api.Status) {
 	disk := fmt.Sprintf("%s, %s of it not pinned", bytesText(s.Allocated), bytesText(s.QuotaUsed))
@@ -231,6 +249,9 @@ func statusModels(f *facts, s *api.Status) {
 		}
 		if v.EngineTrouble != "" {
 			f.row("  trouble", "%s; the built-in engine computes instead; %s", cell(v.EngineTrouble), remedies[remedy.ReplaceEngine].text)
+		}
+		if text := draftText(v.Draft); text != "" {
+			f.row("  its drafter", "%s", text)
 		}
 		if len(v.Fence)+len(v.Unfenced) > 0 {
 			fence := strings.Join(v.Fence, ", ")

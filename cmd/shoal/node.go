@@ -84,6 +84,7 @@ func nodeFlags() []cli.Flag {
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "up", EnvVars: []string{"SHOAL_UP"}, Usage: "upload models to peers at no more than `RATE`, such as 20mbit or 2MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "down", EnvVars: []string{"SHOAL_DOWN"}, Usage: "fetch models at no more than `RATE`, such as 100mbit or 12MiB per second (default: no limit)"}),
 		altsrc.NewStringFlag(&cli.StringFlag{Name: "wire", Value: "f32", EnvVars: []string{"SHOAL_WIRE"}, Usage: "number format of activations on the wire, for this node's own sessions: f32 (exact), f16, q8_0, or auto: f32, but prompts in f16 or q8_0 over links that would keep the slowest stage waiting"}),
+		altsrc.NewStringFlag(&cli.StringFlag{Name: "draft", Value: serve.Auto, EnvVars: []string{"SHOAL_DRAFT"}, Usage: "let a small model guess tokens for a large one of which this node has the first blocks, where answers come faster by it; answers stay the same: auto (the smallest model that is whole on this disk, has the same vocabulary and at most a quarter of the weights), off, or `MODEL`"}),
 		logSettings()[0], logSettings()[1],
 		&cli.BoolFlag{Name: "json-events", Usage: "print events as JSON, one object per line"},
 	}, networkFlags()...)
@@ -155,6 +156,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	cfg.Threads, cfg.Nice, cfg.KVType = c.Int("threads"), c.Int("nice"), c.String("kv")
 	cfg.APIHosts, cfg.APIOrigins = splitList(c.StringSlice("api-host")), splitList(c.StringSlice("api-origin"))
 	cfg.Exact, cfg.Engines = c.Bool("exact"), enginesOf(c, cfg.Home)
+	cfg.Engines.Draft = c.String("draft")
 	cfg.KVTokens, cfg.MaxSessions, cfg.Devices, cfg.Wire = c.Int("kv-tokens"), c.Int("max-sessions"), splitList(c.StringSlice("device")), c.String("wire")
 	if cfg.UnloadAfter = c.Duration("unload-after"); cfg.UnloadAfter < 0 {
 		return cfg, usageError{"--unload-after must not be negative"}

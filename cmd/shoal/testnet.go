@@ -32,6 +32,7 @@ func testnetFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "keep", Usage: "keep the directory and its logs"},
 		&cli.IntFlag{Name: "threads", Usage: "threads per node (default: the cores divided among the nodes)"},
 		&cli.BoolFlag{Name: "exact", EnvVars: []string{"SHOAL_EXACT"}, Usage: exactUsage},
+		&cli.StringFlag{Name: "draft", EnvVars: []string{"SHOAL_DRAFT"}, Usage: "as of shoal node: auto, off, or a `MODEL` that guesses tokens for the large one, such as a GGUF file"},
 	}
 }
 
@@ -71,6 +72,9 @@ func startTestnet(c *cli.Context) (*testnet.Testnet, error) {
 	}
 	if c.Bool("exact") {
 		args = append(args, "--exact")
+	}
+	if d := c.String("draft"); d != "" {
+		args = append(args, "--draft", absolute(d))
 	}
 	fmt.Fprintf(c.App.ErrWriter, "starting %d nodes ...\n", c.Int("nodes"))
 	t, err := testnet.Start(c.Context, testnet.Config{

@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 
 	"node/ahead":             nil,
 	"node/ahead/texts":       {"node/ahead"},
+	"node/draft":             {"node/engine", "node/engine/sample", "protocol"},
 	"node/api":               {"node/remedy", "protocol"},
 	"node/catalog":           {"node/remedy"},
 	"node/convert":           {"node/engine", "node/fence", "node/files", "node/proc", "node/remedy", "protocol/..."},
@@ -70,7 +71,7 @@ var allowed = map[string][]string{
 	"node/ranges":        nil,
 	"node/report":        {"node/api", "node/door", "node/exchange", "node/files", "node/lend", "node/metrics", "node/network/...", "node/serve", "node/store", "node/survey", "protocol"},
 	"node/route":         {"protocol"},
-	"node/serve": {"node/ahead", "node/backoff", "node/api", "node/engine", "node/engine/cut", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
+	"node/serve": {"node/ahead", "node/backoff", "node/draft", "node/api", "node/engine", "node/engine/cut", "node/files", "node/lend", "node/metrics", "node/placement", "node/remedy", "node/route", "node/session",
 		"node/stage", "node/standing", "node/store", "node/survey", "node/text/constrain", "node/traces", "protocol/..."},
 	"node/session":        {"node/backoff", "protocol"},
 	"node/stage":          {"node/backoff", "node/engine", "node/engine/sample", "protocol"},

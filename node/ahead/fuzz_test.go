@@ -13,6 +13,7 @@ import (
 func FuzzRunner(f *testing.F) {
 	f.Add([]byte("abcabcabcabcabc"), []byte("abcabc"), []byte("\x00a\x01\x01\x01\x00b\x00c\x00a\x01\x01\x02\x00b\x03\x01\x00c"))
 	f.Add([]byte{}, []byte("the expected text"), []byte("\x00t\x01\x00h\x01\x01\x00e\x01\x00x\x01\x00e\x00x\x00p\x01\x01\x00e\x00c"))
+	f.Add([]byte("no"), []byte{}, []byte("\x00a\x05\x01\x04\x00abcde\x01\x01\x01\x01\x00b\x01\x01\x00x\x05\x01\x04\x01abcde\x01\x00"))
 	f.Add([]byte("aaaaaaaa"), []byte{}, []byte("\x00a\x01\x01\x01\x01\x01\x01\x01\x00a\x00b\x01\x01"))
 	f.Fuzz(func(t *testing.T, prompt, expect, calls []byte) {
 		const most, inFlight = 64, 8
@@ -33,7 +34,7 @@ func FuzzRunner(f *testing.F) {
 			op, arg := calls[0], calls[1]
 			calls = calls[2:]
 			now = now.Add(time.Duration(arg) * time.Millisecond)
-			switch op % 4 {
+			switch op % 6 {
 			case 0:
 				m, n := hostile(calls)
 				calls = calls[n:]
@@ -50,14 +51,14 @@ func FuzzRunner(f *testing.F) {
 					line = nil
 				}
 			case 1, 2:
-				guess, ok := r.Next(now, op%4 == 2)
+				guess, ok := r.Next(now, op%6 == 2)
 				if !ok {
 					continue
 				}
 				line = append(line, guess)
 				sent++
 				switch {
-				case op%4 == 2:
+				case op%6 == 2:
 					t.Fatal("a guess behind rows that wait")
 				case final == 0 || final+len(line) >= most || len(line) > inFlight:
 					t.Fatalf("guess %d after %d final tokens", len(line), final)
@@ -67,6 +68,12 @@ func FuzzRunner(f *testing.F) {
 			case 3:
 				r.Restart()
 				line = nil
+			case 4:
+				n := min(len(calls), 5)
+				r.Hint(final-int(arg%4), tokens(calls[:n]))
+				calls = calls[n:]
+			case 5:
+				r.Drafts(time.Duration(arg) * 10 * time.Millisecond)
 			}
 			c := r.Counts()
 			if c.Sent != sent || c.Kept != kept || c.Wrong != sent-kept-len(line) || r.InFlight() != len(line) || c.Saved < 0 {

@@ -5,6 +5,7 @@ package ahead
 // Token). What the answer has disproved since is ignored, so a hint may come late; a
 // newer hint replaces an older one. Tables go first where they are more often right.
 func (r *Runner) Hint(final int, tokens []int32) {
+	r.drafting.heard = r.drafting.on
 	past := r.final - final
 	if final < 0 || past < 0 || past >= len(tokens) {
 		return

@@ -377,19 +377,27 @@ type drafter struct {
 	base  int // final tokens that it knows
 	made  []int32
 	round int // guesses under way are of the newest one
+	asked int // guesses that it began
+	idle  bool
 }
 
 // final tells the drafter of the session's newest final token.
 func (d *drafter) final(y int32) {
-	if i := d.of.at - 1 - d.base; i >= 0 && i < len(d.made) && d.made[i] == y {
+	wanted := d.of.runner.Drafts(time.Duration(d.takes * 1e6))
+	if i := d.of.at - 1 - d.base; wanted && !d.idle && i >= 0 && i < len(d.made) && d.made[i] == y {
 		return
 	}
+	d.idle = !wanted
 	d.base, d.made = d.of.at, nil
 	d.round++
 	d.think()
 }
 
 func (d *drafter) think() {
+	if d.idle {
+		return
+	}
+	d.asked++
 	round := d.round
 	d.of.ring.after(d.takes, func() {
 		at := d.base + len(d.made)

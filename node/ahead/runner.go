@@ -64,8 +64,9 @@ type Runner struct {
 	trust    trust
 	pace     pace
 
-	draft []int32 // a drafter's guesses for the tokens after the last final one
-	run   int     // of them that were right in a row
+	draft    []int32 // a drafter's guesses for the tokens after the last final one
+	run      int     // of them that were right in a row
+	drafting drafting
 
 	line []guess // in flight, the oldest first
 	tip  cursor  // the guess after the last of line
@@ -78,7 +79,7 @@ type Runner struct {
 
 // New makes the Runner of one session.
 func New(cfg Config) *Runner {
-	r := &Runner{cfg: cfg, trust: newTrust()}
+	r := &Runner{cfg: cfg, trust: newTrust(), drafting: drafting{filled: untried}}
 	r.threads[0] = thread{text: &r.own, found: copied, join: resumed, home: -1}
 	r.threads[1] = thread{text: &r.expected, found: expected, join: rejoined, home: -1}
 	return r
@@ -119,6 +120,8 @@ func (r *Runner) Token(y int32, at time.Time, m Measures) (hit bool) {
 			r.pace.lost(r.void())
 		}
 	}
+	table, ok := r.copy(r.choose(nil))
+	r.drafting.learn(ok && table == y, len(r.draft) > 0 && r.draft[0] == y)
 	r.own.add(y)
 	tail := r.own.text[max(0, len(r.own.text)-longest):]
 	for i := range r.threads {
@@ -126,7 +129,7 @@ func (r *Runner) Token(y int32, at time.Time, m Measures) (hit bool) {
 	}
 	r.scoreDraft(y)
 	if _, ok := r.copy(r.tip); !ok || len(r.line) == 0 {
-		r.tip = r.choose()
+		r.tip = r.choose(r.line)
 	}
 	r.sure = 1
 	for _, g := range r.line {
@@ -147,12 +150,12 @@ func (r *Runner) first() int32 {
 	return -1
 }
 
-// choose returns the place of the guess behind the line: of the threads that agree with
-// the line, the one that is more likely right.
-func (r *Runner) choose() (best cursor) {
+// choose returns the place of the guess behind a line: of the threads that agree with it,
+// the one that is more likely right.
+func (r *Runner) choose(line []guess) (best cursor) {
 	for _, t := range r.threads {
 		c := t.best
-		for _, g := range r.line {
+		for _, g := range line {
 			if token, ok := r.copy(c); !ok || token != g.token {
 				c = cursor{}
 				break
@@ -230,7 +233,7 @@ func (r *Runner) copy(c cursor) (int32, bool) {
 // repair it is another one. The next row sent is that of the last final token.
 func (r *Runner) Restart() {
 	r.void()
-	r.tip, r.sure = r.choose(), 1
+	r.tip, r.sure = r.choose(r.line), 1
 	r.pace.forget()
 }
 

@@ -222,12 +222,23 @@ func TestNarrow(t *testing.T) {
 }
 
 // TestSlowDrafter: hints that take 40 ms each gain what their share of right ones allows,
-// and cost nothing if there are none, or only wrong ones.
+// and cost nothing if there are none, or only wrong ones. A drafter that is too slow for the
+// ring, or wrong too often, is hardly asked.
 func TestSlowDrafter(t *testing.T) {
 	for _, c := range []struct {
 		drafter
-		want float64 // of plain
-	}{{drafter{a: 0.735, takes: 40}, 1.7}, {drafter{a: 0.735, takes: 10}, 2.5}, {drafter{a: 0.735, takes: 40, dies: 100}, 0.99}, {drafter{a: 0, takes: 40}, 0.99}} {
+		want  float64 // of plain
+		least float64 // guesses per token that it is asked for
+		most  float64
+	}{
+		{drafter{a: 0.735, takes: 40}, 1.7, 0.9, 4},
+		{drafter{a: 0.735, takes: 10}, 2.5, 0.9, 14},
+		{drafter{a: 0.735, takes: 40, dies: 100}, 0.99, 0.05, 1.2}, // it costs nothing now
+		{drafter{a: 0, takes: 40}, 0.99, 0.01, 0.4},
+		{drafter{a: 0.1, takes: 40}, 0.99, 0.01, 0.7},
+		{drafter{a: 0.9, takes: 110}, 0.99, 0, 0},
+		{drafter{a: 0.9, takes: 500}, 0.99, 0, 0},
+	} {
 		rng := rand.New(rand.NewPCG(4, 4))
 		text := simText{answer: random(rng, 1500, 1<<30)}
 		s := setting{stages: 3, rtt: 80, pass: 1, more: 0.2, jitter: 0.03}
@@ -236,8 +247,33 @@ func TestSlowDrafter(t *testing.T) {
 		c.rng, c.of = rng, one
 		one.hints = &c.drafter
 		r.run(0)
-		if got := float64(one.tokens-1) / (one.done - one.start) * s.ideal(); got < c.want {
+		got, asked := float64(one.tokens-1)/(one.done-one.start)*s.ideal(), float64(c.asked)/float64(one.tokens)
+		t.Logf("a drafter that is right %v times and takes %v ms: %.2f times plain, asked for %.2f guesses per token", c.a, c.takes, got, asked)
+		if got < c.want {
 			t.Errorf("a drafter that is right %v times and takes %v ms: %.2f times plain, want %.2f", c.a, c.takes, got, c.want)
+		}
+		if asked < c.least || asked > c.most {
+			t.Errorf("a drafter that is right %v times and takes %v ms is asked for %.2f guesses per token", c.a, c.takes, asked)
+		}
+	}
+}
+
+// TestDrafterOfCopies: a drafter that is much slower than what the tables guess does not
+// slow copies down.
+func TestDrafterOfCopies(t *testing.T) {
+	for _, k := range kinds() {
+		if k.name != "file" {
+			continue
+		}
+		s := rings[0]
+		r := newRing(s)
+		one := r.add(k.texts[0], ahead.Config{MaxInFlight: ahead.MaxInFlight})
+		one.hints = &drafter{rng: rand.New(rand.NewPCG(5, 5)), of: one, a: 0.735, takes: 40}
+		r.run(0)
+		alone, _ := perSecond(s, ahead.Config{MaxInFlight: ahead.MaxInFlight}, k.texts[0])
+		got, asked := float64(one.tokens-1)/(one.done-one.start)*1e3, float64(one.hints.asked)/float64(one.tokens)
+		if t.Logf("%.1f tokens/s with a drafter, %.1f without; asked for %.2f guesses per token", got, alone, asked); got < 0.97*alone || asked > 1 {
+			t.Errorf("%.1f tokens/s with a drafter that is asked for %.2f guesses per token, %.1f without", got, asked, alone)
 		}
 	}
 }

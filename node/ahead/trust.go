@@ -41,14 +41,16 @@ func newTrust() trust {
 func bucket(match int) int { return min(bits.Len(uint(match)), lengths-1) }
 
 // of returns the share of c's kind of guesses that was right, from 0 to 1.
-func (t *trust) of(c cursor) float64 {
-	s := t[c.from][bucket(c.match)]
-	return s.right / s.all
-}
+func (t *trust) of(c cursor) float64 { return t[c.from][bucket(c.match)].of() }
 
 // learn scores a guess.
-func (t *trust) learn(c cursor, right bool) {
-	s := &t[c.from][bucket(c.match)]
+func (t *trust) learn(c cursor, right bool) { t[c.from][bucket(c.match)].learn(right) }
+
+// of returns the share itself.
+func (s share) of() float64 { return s.right / s.all }
+
+// learn counts one more guess.
+func (s *share) learn(right bool) {
 	s.right *= memory
 	s.all = s.all*memory + 1
 	if right {

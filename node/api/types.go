@@ -429,9 +429,25 @@ type Serving struct {
 	Passes     int64    `json:"passes"` // since the span was loaded
 	Rows       int64    `json:"rows"`   // computed in these passes
 
+	// Draft is the model that guesses tokens for it; nil: none may.
+	Draft *Draft `json:"draft,omitempty"`
+
 	// ExpiresAt is when it is unloaded if nobody uses it meanwhile; nil: never, or it is
 	// unloaded.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+}
+
+// Draft is a small model that guesses tokens for a span which begins a large one.
+type Draft struct {
+	Model     string  `json:"model,omitempty"` // its CID; "": none was found, or looked for yet
+	Name      string  `json:"name,omitempty"`
+	Loaded    bool    `json:"loaded"` // it is loaded only while guesses pay
+	Memory    uint64  `json:"memory,omitempty"`
+	EnginePID int     `json:"engine_pid,omitempty"`
+	TokenMs   float64 `json:"token_ms,omitempty"` // per guess, as measured, or expected before
+	Right     int     `json:"right"`              // guesses for tokens that have come since the span was loaded
+	Wrong     int     `json:"wrong"`
+	Trouble   string  `json:"trouble,omitempty"` // why it does not run; "": nothing is known to be wrong
 }
 
 // Peer of this node.

@@ -32,6 +32,8 @@
 //		gauge by version. Always 1; the version is in its label.
 //	shoal_dht_peers
 //		gauge. Peers in the DHT's routing table.
+//	shoal_draft_tokens_total
+//		counter by outcome. Tokens that this node's draft models guessed, in sessions that have ended: right or wrong.
 //	shoal_engine_memory_bytes
 //		gauge by blocks, model. Memory of an engine: weights, KV and graph.
 //	shoal_engine_restarts_total

@@ -23,6 +23,7 @@ type Metrics struct {
 	refused   *prometheus.CounterVec
 	closed    *prometheus.CounterVec
 	guesses   *prometheus.CounterVec
+	drafted   *prometheus.CounterVec
 	requests  *prometheus.CounterVec
 	tokens    *prometheus.CounterVec
 	callers   names
@@ -104,6 +105,7 @@ func New(version string, state func() State) *Metrics {
 	m.refused = counters("shoal_stage_sessions_refused_total", "Sessions of other nodes that were refused, by error code.", "reason", "busy")
 	m.closed = counters("shoal_stage_sessions_closed_total", "Sessions of other nodes that have ended, by outcome: bye (the client ended it), silent (the client went away), or the error code.", "outcome", "bye", "silent")
 	m.guesses = counters("shoal_ahead_rows_total", "Rows of guessed tokens that this node's stages sent ahead, in sessions that have ended: kept (the guess was right) or wrong.", "outcome", "kept", "wrong")
+	m.drafted = counters("shoal_draft_tokens_total", "Tokens that this node's draft models guessed, in sessions that have ended: right or wrong.", "outcome", "right", "wrong")
 	m.requests = counters("shoal_key_requests_total", "Requests to the API with a key, by its name.", "key")
 	m.tokens = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shoal_key_tokens_total", Help: "Tokens of prompts (input) and answers (output), by the name of the key."}, []string{"key", tokenType})
 	m.reg.MustRegister(m.tokens)
@@ -195,6 +197,12 @@ func (m *Metrics) Closed(outcome string) { m.closed.WithLabelValues(outcome).Inc
 func (m *Metrics) Guessed(sent, kept int64) {
 	m.guesses.WithLabelValues("kept").Add(float64(kept))
 	m.guesses.WithLabelValues("wrong").Add(float64(sent - kept))
+}
+
+// Drafted counts what a draft model guessed in a session.
+func (m *Metrics) Drafted(right, wrong int) {
+	m.drafted.WithLabelValues("right").Add(float64(right))
+	m.drafted.WithLabelValues("wrong").Add(float64(wrong))
 }
 
 // Used counts what a key of the API was used for.

@@ -86,6 +86,7 @@ func servingOf(snap serve.Snapshot) []api.Serving {
 			if f := s.Engine.Fence; f != nil {
 				v.Fence, v.Unfenced = f.Holds, f.Lacks
 			}
+			v.Draft = draftOf(s.Draft)
 			for _, d := range s.Engine.Devices {
 				v.Devices = append(v.Devices, d.Library+" "+d.Name)
 			}
@@ -93,6 +94,21 @@ func servingOf(snap serve.Snapshot) []api.Serving {
 		out = append(out, v)
 	}
 	return out
+}
+
+// draftOf describes the drafter of a span; nil: it has none.
+func draftOf(d *serve.Draft) *api.Draft {
+	if d == nil {
+		return nil
+	}
+	v := &api.Draft{Loaded: d.Loaded, Memory: uint64(d.Memory), EnginePID: d.PID, TokenMs: ms(d.Takes), Right: d.Right, Wrong: d.Wrong}
+	if d.Model != nil {
+		v.Model, v.Name = d.Model.ID().String(), d.Model.Name()
+	}
+	if d.Trouble != nil {
+		v.Trouble = d.Trouble.Error()
+	}
+	return v
 }
 
 // Peers returns the peers that are connected. There is never an error.

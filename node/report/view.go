@@ -32,8 +32,8 @@ func (r *Reporter) View(ctx context.Context, private bool) (*api.View, error) {
 		Given: passed.Given, Taken: passed.Taken, Warnings: r.warnings(&snap), Lending: r.lending(&snap), Peers: []api.ViewPeer{}, Links: []api.ViewLink{},
 	}
 	for i := range v.Serving {
-		v.Serving[i].EnginePID = 0
-		if v.Serving[i].EngineTrouble != "" { // which may name paths
+		v.Serving[i].EnginePID, v.Serving[i].Draft = 0, nil // which may name paths, too
+		if v.Serving[i].EngineTrouble != "" {               // which may name paths
 			v.Serving[i].EngineTrouble = troubleElsewhere
 		}
 	}

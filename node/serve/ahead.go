@@ -8,15 +8,19 @@ import (
 	"github.com/shoalnet/shoal/node/stage"
 )
 
-// guessers returns what makes the guessers of a stage's sessions; nil: it is to send no
-// guesses.
-func (s *Server) guessers() func(most int) stage.Guesser {
+// guessers returns what makes the guessers of a stage's sessions, with a drafter if f is
+// not nil; nil: it is to send no guesses.
+func (s *Server) guessers(f *drafting) func(most int) stage.Guesser {
 	if s.cfg.NoAhead {
 		return nil
 	}
 	trials := ahead.NewTrials(rand.Uint64())
 	return func(most int) stage.Guesser {
-		return guesser{ahead.New(ahead.Config{MaxInFlight: most, Trials: trials})}
+		g := guesser{ahead.New(ahead.Config{MaxInFlight: most, Trials: trials})}
+		if f != nil {
+			return &draftGuesser{guesser: g, of: f}
+		}
+		return g
 	}
 }
 

@@ -26,6 +26,10 @@ type Engines struct {
 	// Library finds what engine.Llama opens, at each load. The error says why there is
 	// none. nil: this program has the built-in engine alone.
 	Library func() (Library, error)
+
+	// Draft is the model that guesses tokens for spans which begin a model (package draft):
+	// Auto, NoDraft (also if empty), or a name, a CID, or something that can be imported.
+	Draft string
 }
 
 // Check returns an error if Use names no engine.

@@ -10,6 +10,7 @@
 //	choose.go    which engine computes a span
 //	verdicts.go  which one was measured to be faster, over restarts
 //	sleep.go     engines that are unloaded while nobody uses them
+//	draft.go     a small model that guesses for a span which begins a large one
 //	stays.go     how long a request wants an engine to stay loaded: api.Controller
 //	calibrate.go what a row costs in an engine
 //	probe.go     a token through a whole chain, which alone makes a span ready; for
@@ -87,6 +88,17 @@
 // A request may say how long the engine stays after its last use (Ollama's keep_alive):
 // not at all, for a time, or for ever. That holds instead of the limit until another
 // request says otherwise or the engine is unloaded. It interrupts no session.
+//
+// # Drafters
+//
+// A span that begins a model, and does not end it, may have a drafter (draft.go): a model of
+// the same vocabulary in an engine of its own, which guesses tokens for the sessions of the
+// span (package draft). The operator names it, or the node takes the smallest that is here
+// whole and has at most a quarter of the weights. A drafter is what can be done without: it is
+// loaded only when guesses would pay, and only into memory that no span has reserved; it is
+// unloaded first when a span wants the memory or less is lent, and after two minutes without
+// use; its process has a lower priority than those of spans; and if it cannot be had or is
+// lost, answers go on without it.
 //
 // # Locks
 //

@@ -29,6 +29,7 @@ func (s *Server) Adjust(l Limits) {
 		s.freed(nil)
 		s.mu.Unlock()
 	}
+	s.yieldDrafts()
 	for _, st := range s.cfg.Stages.Stages() {
 		st.Limit(l.MaxSessions)
 	}

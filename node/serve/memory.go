@@ -43,6 +43,9 @@ func (s *Server) shareMemory() {
 		if v.taken > 0 {
 			engines = append(engines, v.taken)
 		}
+		if v.draft != nil && v.draft.taken > 0 {
+			engines = append(engines, v.draft.taken)
+		}
 	}
 	s.mu.Unlock()
 	debug.SetMemoryLimit(goShare(MachineMemory(), engines))

@@ -132,6 +132,8 @@ type Server struct {
 	sharing sync.Mutex     // of shareMemory: no older limit replaces a newer one
 	cutsOf  sync.Map       // by cutsKey: *protocol.Cuts
 
+	vocabularies sync.Map // by cid.Cid: vocabulary
+
 	hosting sync.Mutex
 	host    *chooser // of the models that do not fit whole; nil: none
 
@@ -233,12 +235,12 @@ func (s *Server) Leave() {
 	}
 }
 
-// Serves reports that a span of a model is served, or about to be.
+// Serves reports that a span of a model is served, or about to be, or that the model drafts.
 func (s *Server) Serves(m *store.Model) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, v := range s.spans {
-		if v.target.model == m {
+		if v.target.model == m || v.draft != nil && v.draft.reserved > 0 && v.draft.model == m {
 			return true
 		}
 	}
@@ -280,6 +282,7 @@ type Span struct {
 	Context   int // tokens that one session may have
 	Losses    api.Losses
 	Next      *Next     // what it is about to move to; nil: nothing
+	Draft     *Draft    // nil: it has no drafter
 	Expires   time.Time // when the engine is unloaded if nobody uses it; zero: never, or it is unloaded
 
 	stays time.Duration // loaded after its last use; negative: for ever
@@ -316,9 +319,9 @@ func (s *Server) Snapshot() Snapshot {
 	now := time.Now()
 	s.mu.Lock()
 	snap.Begun = s.base != nil
-	stages := make([]*stage.Stage, 0, len(s.spans))
+	stages, drafts := make([]*stage.Stage, 0, len(s.spans)), make([]*drafting, 0, len(s.spans))
 	for _, v := range s.spans {
-		snap.Spans, stages = append(snap.Spans, v.snapshot(now)), append(stages, v.stage)
+		snap.Spans, stages, drafts = append(snap.Spans, v.snapshot(now)), append(stages, v.stage), append(drafts, v.draft)
 	}
 	s.mu.Unlock()
 	for i := range snap.Spans {
@@ -326,7 +329,10 @@ func (s *Server) Snapshot() Snapshot {
 			v.State = "paused: " + snap.Why + "; " + v.State + " for this node alone"
 		}
 	}
-	for i, st := range stages { // they have locks of their own
+	for i, f := range drafts { // they have locks of their own, as have stages
+		snap.Spans[i].Draft.measured(f)
+	}
+	for i, st := range stages {
 		if st != nil {
 			v, cfg := &snap.Spans[i], st.Config()
 			v.Stage, v.Load, v.KVTokens, v.Context = st.Status(), st.Load(), cfg.KVTokens, cfg.MaxContext

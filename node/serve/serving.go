@@ -59,6 +59,7 @@ type serving struct {
 	offered  stage.Load    // as the last offer says
 	takes    []cid.Cid     // models that it may be of, if auto
 	losses   losses        // of its engine
+	draft    *drafting     // nil: it has no drafter
 
 	took time.Duration // of the last load; used by the goroutine that loads
 
@@ -130,7 +131,7 @@ func (s *serving) snapshot(now time.Time) Span {
 	v := Span{
 		Target: s.spec.Model, Model: s.target.model, Span: s.target.span, State: s.state, Since: s.since, Ready: s.ready, Loaded: s.stage != nil,
 		Leaving: s.leaving, Auto: s.auto, Takes: slices.Clone(s.takes), EnginePID: s.pid, Engine: s.info, Decode: s.measure.decode, Prefill: s.measure.prefill,
-		Asleep: s.asleep, stays: s.stays(), GaveUp: s.gaveUp, Losses: s.losses.report(now), Guest: s.guest, Left: s.srv.left(s), of: s,
+		Asleep: s.asleep, stays: s.stays(), GaveUp: s.gaveUp, Losses: s.losses.report(now), Guest: s.guest, Left: s.srv.left(s), Draft: s.draft.snapshot(), of: s,
 	}
 	if s.next.model != nil {
 		v.Next = &Next{s.next.model, s.next.span, s.nextSince}
@@ -313,6 +314,7 @@ func (s *serving) load(ctx context.Context, t target, o option) (engine.Engine, 
 		if err := s.reserve(z.bytes + extra); err != nil {
 			return nil, cfg, err
 		}
+		srv.makeRoom(ctx)
 		s.claim(z.bytes - srv.ownBytes())
 		e, err := s.start(ctx, t, &cfg)
 		if err != nil {
@@ -360,12 +362,13 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	if c, ok := e.(*engine.Child); ok {
 		pid = c.Pid()
 	}
-	st := srv.newStage(t, e.Info(), z, cfg, m)
+	f := srv.newDrafting(t, e.Info(), m)
+	st := srv.newStage(t, e.Info(), z, cfg, m, f)
 	if open, _, _ := srv.gate.look(); !open { // before anybody finds it
 		st.Reserve(srv.own)
 	}
 	s.update(func() {
-		s.stage, s.info, s.pid, s.measure, s.since, s.trouble = st, e.Info(), pid, m, time.Now(), nil
+		s.stage, s.info, s.pid, s.measure, s.since, s.trouble, s.draft = st, e.Info(), pid, m, time.Now(), nil, f
 	})
 	srv.cfg.Stages.Add(st)
 	srv.Offer()
@@ -374,6 +377,9 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	prover.Go(func() { s.prove(proving, t) })
 	prover.Go(func() { srv.followGate(proving, st) })
 	prover.Go(func() { s.followUse(proving, t, st, z, cfg) })
+	if f != nil {
+		prover.Go(func() { f.follow(proving) })
+	}
 	if t.last() {
 		prover.Go(func() { srv.prepareFormats(proving, t) })
 	}
@@ -392,7 +398,9 @@ func (s *serving) serve(ctx context.Context, t target) error {
 	stopProving()
 	prover.Wait()
 	srv.cfg.Stages.Remove(st)
-	s.update(func() { s.stage, s.ready, s.leaving, s.pid, s.asleep, s.since = nil, false, false, 0, 0, time.Now() })
+	s.update(func() {
+		s.stage, s.ready, s.leaving, s.pid, s.asleep, s.since, s.draft = nil, false, false, 0, 0, time.Now(), nil
+	})
 	srv.Offer()
 	// A pass that hangs would keep the stage, and with it the node, from leaving.
 	hangs := time.AfterFunc(lastPass, z.close)
@@ -405,7 +413,7 @@ func (s *serving) serve(ctx context.Context, t target) error {
 func (t target) last() bool { return t.span.To == int(t.model.Manifest().Blocks) }
 
 // newStage makes the stage of a target on its engine.
-func (s *Server) newStage(t target, info engine.Info, z *sleeper, cfg engine.Config, m measured) *stage.Stage {
+func (s *Server) newStage(t target, info engine.Info, z *sleeper, cfg engine.Config, m measured, f *drafting) *stage.Stage {
 	man := t.model.Manifest()
 	maxContext := cfg.KVTokens
 	if man.Context > 0 {
@@ -414,7 +422,7 @@ func (s *Server) newStage(t target, info engine.Info, z *sleeper, cfg engine.Con
 	return stage.New(stage.Config{
 		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: info.Vocab,
 		Pooling: info.Pooling, Embedded: info.Embedded, Texts: cfg.MaxSeqs,
-		Back: max(0, info.Back), Rollback: info.Rollback, Guess: s.guessers(),
+		Back: max(0, info.Back), Rollback: info.Rollback, Guess: s.guessers(f),
 		KVTokens: cfg.KVTokens, MaxSeqs: min(cfg.MaxSeqs, s.limits().MaxSessions), MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(t.span.Len()), Dir: s.cfg.Home,
 		Formats:  stageFormats{s.cfg.Models, t.model},

@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/shoalnet/shoal/protocol"
 )
 
@@ -42,6 +44,14 @@ func (s *session) newTagKey() []byte {
 	key := make([]byte, protocol.TagKeySize)
 	_, _ = rand.Read(key) // it never fails
 	return key
+}
+
+// drawsOf returns what a first stage is to know of how tokens are drawn: with the same
+// noise a drafter's guesses are more often right.
+func drawsOf(p *protocol.Sampling) *protocol.Sampling {
+	p = proto.CloneOf(p)
+	p.Sampled, p.Format, p.Scored, p.Readings, p.Logprobs, p.TopLogprobs = nil, nil, nil, nil, false, 0
+	return p
 }
 
 // inFlight returns how many guesses may be on their way round a ring at once. A stage of

@@ -552,6 +552,9 @@ func (s *session) openFrame(r *ring, pos int, chain []uint64) *protocol.Open {
 	if pos == 0 || pos == n-1 {
 		o.TagKey = r.tagKey
 	}
+	if pos == 0 && n > 1 && len(r.tagKey) > 0 {
+		o.Draws = drawsOf(s.req.Sampling)
+	}
 	s.chooseCodec(o, len(s.req.Prompt))
 	return o
 }

@@ -148,6 +148,10 @@
 //	             the first wrong guess on, uncomputed. It draws at true positions alone, in
 //	             order: penalties, formats and log probabilities never need undoing.
 //
+// A guesser may find guesses between tokens, too (Assisted): a small model that runs beside
+// the stage takes its time. Stage 0 is told how the last stage draws (Open.draws), so that
+// such a model can draw with the same noise.
+//
 // No frame discards, verifies or rolls back. Each session has one row in a pass, as in
 // plain decode, so an accepted row goes through the same computation on the same cache, and
 // an answer has the same tokens with and without guesses, to the bit. Rows of known tokens

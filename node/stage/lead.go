@@ -27,6 +27,17 @@ type Guesser interface {
 	Next(at time.Time, full bool) (id int32, ok bool)
 }
 
+// Assisted is a Guesser that finds some of its guesses between the calls.
+type Assisted interface {
+	Guesser
+	// Begin is called first. draws is how the last stage draws tokens, without what they are
+	// held to; nil: not known. more has Next called soon. Any goroutine may call it, but none
+	// that is in a call of this Guesser.
+	Begin(draws *protocol.Sampling, more func())
+	// Close is called last.
+	Close()
+}
+
 // Measures are what a session's first stage knows of its ring when a token has come.
 type Measures struct {
 	Trip    time.Duration // from the row of the token before until this one came; 0: that row was of a guess
@@ -84,10 +95,14 @@ func (sess *session) takeKnown(st *step) error {
 		return err
 	}
 	if l.epoch != st.epoch {
-		l.epoch, l.guesser = st.epoch, nil
+		l.leave()
+		l.epoch = st.epoch
 	}
 	if l.guesser == nil && k.prompt && k.most > 0 {
 		l.guesser = sess.stage.cfg.Guess(k.most)
+		if a, ok := l.guesser.(Assisted); ok {
+			a.Begin(sess.open.Draws, sess.guessMore)
+		}
 		l.guesser.Prompt(k.before)
 		l.guesser.Expect(k.expected)
 	}
@@ -185,7 +200,7 @@ func (sess *session) guess() {
 			return
 		}
 		if !sess.sendGuess(id) {
-			l.guesser = nil // it believes that the guess is on its way
+			l.leave() // it believes that the guess is on its way
 			return
 		}
 		s.poke()
@@ -204,6 +219,33 @@ func (sess *session) guessOn() {
 	if l.full.Swap(false) && l.guesser != nil {
 		sess.guess()
 	}
+}
+
+// guessMore sends the guesses that an Assisted has found meanwhile.
+func (sess *session) guessMore() {
+	sess.lead.mu.Lock()
+	defer sess.lead.mu.Unlock()
+	if sess.lead.guesser != nil {
+		sess.guess()
+	}
+}
+
+// leave ends guessing in this epoch. Called with mu held.
+func (l *lead) leave() {
+	if a, ok := l.guesser.(Assisted); ok {
+		a.Close()
+	}
+	l.guesser = nil
+}
+
+// close ends guessing when the session has ended.
+func (l *lead) close() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leave()
 }
 
 // guesses returns how many rows of guesses the session has sent ahead here, and how many

@@ -457,6 +457,7 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 		}
 		sess.unlink()
 		s.mu.Unlock()
+		sess.lead.close()
 		if e != nil {
 			if b, err := protocol.AppendFrame(nil, e.Fail(), nil); err == nil {
 				client.push(outgoing{frame: b})

@@ -464,6 +464,11 @@ func (s *Stage) check(o *protocol.Open) *protocol.Error {
 			return bad("%s", err)
 		}
 	}
+	if s.cfg.first() && o.Draws != nil {
+		if err := checkDraws(o.Draws, s.cfg.Vocab); err != nil {
+			return bad("%s", err)
+		}
+	}
 	if err := s.checkReadings(o); err != nil {
 		return bad("%s", err)
 	}
@@ -508,6 +513,14 @@ func checkSampling(p *protocol.Sampling, vocab int) error {
 		return errors.New("a token of the history is not in the vocabulary")
 	}
 	return nil
+}
+
+// checkDraws checks how the first stage is told that tokens are drawn.
+func checkDraws(p *protocol.Sampling, vocab int) error {
+	if len(p.Format)+len(p.Scored)+len(p.Readings)+len(p.Sampled) > 0 {
+		return errors.New("more than a first stage is to know of how tokens are drawn")
+	}
+	return checkSampling(p, vocab)
 }
 
 func inVocabulary(ids []int32, vocab int) bool {

@@ -48,10 +48,14 @@ var aheadTargets = map[string]float64{"file": 5, "quotes": 1.6, "json": 1.6}
 //
 // The model is one that has no will of its own (scriptmodel.Dictation): each request
 // demands a text, by a grammar that allows no other. So a text costs what any of the
-// model's costs, and no node but the last knows what comes next.
+// model's costs, and no node but the last knows what comes next. With Options.Model that
+// model writes what it likes instead, with Options.Draft guessing.
 func Ahead(ctx context.Context, sh Shell, o Options) error {
 	if o.Model != "" {
-		return UsageError("the texts are written by a model of this benchmark's own: --model cannot be set")
+		return prepared(ctx, sh, o, (*bench).aheadOwn)
+	}
+	if o.Draft != "" {
+		return UsageError("--draft needs --model: the texts are written by a model of this benchmark's own, for which none can guess")
 	}
 	// A request cannot demand a text and expect another one: that is for the simulations.
 	kinds := slices.DeleteFunc(texts.All(o.Tokens), func(k texts.Kind) bool { return k.Texts[0].Expected != "" })
@@ -114,33 +118,56 @@ func (b *bench) ahead(kinds []texts.Kind, words *texts.Vocabulary) error {
 	}
 	res.Mean = atLeast(2, math.Exp(logs/float64(len(kinds))))
 	return b.report(res, func(w io.Writer) {
-		fmt.Fprintf(w, "text\tplain\tahead\tratio\tguesses sent, kept per token\n")
-		for _, r := range res.Texts {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.2f, %.2f\t%s\n", r.Text, term.Rate(r.Plain.Median), term.Rate(r.Ahead.Median), r.Ratio.ratio(), r.Sent, r.Kept, r.Target)
-			if !r.SameTokens {
-				fmt.Fprintf(w, "\tthe answers differ\n")
-			}
-		}
+		aheadTable(w, res.Texts)
 		fmt.Fprintf(w, "\ngeometric mean of the ratios\t%.2f: %s\n", res.Mean.Got, res.Mean)
 	})
 }
 
+// aheadTable prints rows for people.
+func aheadTable(w io.Writer, rows []aheadRow) {
+	fmt.Fprintf(w, "text\tplain\tahead\tratio\tguesses sent, kept per token\n")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.2f, %.2f\t%s\n", r.Text, term.Rate(r.Plain.Median), term.Rate(r.Ahead.Median), r.Ratio.ratio(), r.Sent, r.Kept, r.Target)
+		if !r.SameTokens {
+			fmt.Fprintf(w, "\tthe answers differ\n")
+		}
+	}
+}
+
 // aheadOf measures the texts of a kind, one per round.
 func (b *bench) aheadOf(n *benchNet, k texts.Kind, words *texts.Vocabulary) (aheadRow, error) {
-	row := aheadRow{Text: k.Name, SameTokens: true}
+	want, ok := aheadTargets[k.Name]
+	if !ok {
+		want = 0.95
+	}
+	return b.compareAhead(n, k.Name, want, func(round int) (*api.GenerateRequest, []int32) {
+		d := b.dictate(k.Texts[round%len(k.Texts)], words)
+		return &api.GenerateRequest{
+			Model: n.Model().ID, Raw: true, PromptIDs: d.prompt, Grammar: d.grammar, MaxTokens: len(d.tokens), Sampling: api.Sampling{Temperature: new(float64)},
+		}, d.tokens
+	})
+}
+
+// compareAhead measures the answers to requests, one per round, with guesses and without.
+// request also returns the tokens of the answer; nil: not known.
+func (b *bench) compareAhead(n *benchNet, name string, want float64, request func(round int) (*api.GenerateRequest, []int32)) (aheadRow, error) {
+	row := aheadRow{Text: name, SameTokens: true}
 	var plain, fast []float64
 	tokens := 0
 	for round := range b.Rounds {
-		b.progress("%s, round %d of %d", k.Name, round+1, b.Rounds)
-		d := b.dictate(k.Texts[round%len(k.Texts)], words)
+		b.progress("%s, round %d of %d", name, round+1, b.Rounds)
+		req, ids := request(round)
 		for i := range 2 {
-			off := (i+round)%2 == 0
-			a, guesses, err := b.askText(n, d, off)
+			req.Ahead = []string{"auto", "off"}[(i+round+1)%2]
+			a, guesses, err := b.askAhead(n, req)
 			if err != nil {
 				return row, err
 			}
-			row.SameTokens = row.SameTokens && slices.Equal(a.ids, d.tokens)
-			if off {
+			if ids == nil {
+				ids = a.ids
+			}
+			row.SameTokens = row.SameTokens && slices.Equal(a.ids, ids)
+			if req.Ahead == "off" {
 				plain = append(plain, a.rate())
 				continue
 			}
@@ -150,23 +177,13 @@ func (b *bench) aheadOf(n *benchNet, k texts.Kind, words *texts.Vocabulary) (ahe
 	}
 	row.Plain, row.Ahead, row.Ratio = spreadOf(plain), spreadOf(fast), ratios(fast, plain)
 	row.Sent, row.Kept = row.Sent/float64(tokens), row.Kept/float64(tokens)
-	want, ok := aheadTargets[k.Name]
-	if !ok {
-		want = 0.95
-	}
 	row.Target = atLeast(want, row.Ratio.Median)
 	return row, nil
 }
 
-// askText has the network write a text, with or without guesses.
-func (b *bench) askText(n *benchNet, d dictated, off bool) (a *answer, guesses api.Ahead, err error) {
+// askAhead has the network answer a request.
+func (b *bench) askAhead(n *benchNet, req *api.GenerateRequest) (a *answer, guesses api.Ahead, err error) {
 	a = &answer{begin: time.Now()}
-	req := &api.GenerateRequest{
-		Model: n.Model().ID, Raw: true, PromptIDs: d.prompt, Grammar: d.grammar, MaxTokens: len(d.tokens), Sampling: api.Sampling{Temperature: new(float64)},
-	}
-	if off {
-		req.Ahead = "off"
-	}
 	err = n.client.Generate(b.ctx, req, func(e api.Event) error {
 		if e.Done != nil && e.Done.Ahead != nil {
 			guesses = *e.Done.Ahead

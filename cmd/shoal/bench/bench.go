@@ -38,6 +38,7 @@ type Shell struct {
 // Options of a benchmark. Each benchmark reads only those that concern it.
 type Options struct {
 	Model    string // GGUF file or name; "": the model inside this program
+	Draft    string // that guesses for Model, a GGUF file or name; "": none
 	Nodes    int    // stages of the network
 	Rounds   int    // measurements of each variant
 	Tokens   int    // of an answer

@@ -260,5 +260,8 @@ func (b *bench) nodeArgs() []string {
 	if b.Library != "" {
 		args = append(args, "--llama", b.Library)
 	}
+	if b.Draft != "" {
+		args = append(args, "--draft", b.Draft)
+	}
 	return args
 }
