@@ -283,16 +283,22 @@ var mustPass = []string{
 	"lfm2", "lfm2moe", "smollm3", "olmo2 with windows", "exaone4", "seed_oss", "hunyuan-dense", "ernie4_5", "mistral4", "llama4", "deepseek2", "mamba2", "gemma3", "gpt-oss",
 }
 
+// wholeMustPass are those that every run checks in one stage, since there are no others.
+var wholeMustPass = []string{"cogvlm", "rwkv7"}
+
 // TestArchitectures holds the engine to the library's own answers, for the architectures
 // that are always checked, whole and in three stages.
 func TestArchitectures(t *testing.T) {
 	library(t)
 	for _, m := range random.Models() {
-		if !slices.Contains(mustPass, m.Name) {
+		parts := []int{1, stages}
+		if slices.Contains(wholeMustPass, m.Name) {
+			parts = parts[:1]
+		} else if !slices.Contains(mustPass, m.Name) {
 			continue
 		}
 		t.Run(m.Name, func(t *testing.T) {
-			c, err := check(t.Context(), os.Getenv(Variable), t.TempDir(), m, 1, stages)
+			c, err := check(t.Context(), os.Getenv(Variable), t.TempDir(), m, parts...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -302,6 +308,54 @@ func TestArchitectures(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The library ends its process at any model of PLM, with the reason in the error.
+func TestAborts(t *testing.T) {
+	library(t)
+	all := random.Models()
+	m := all[slices.IndexFunc(all, func(m random.Model) bool { return m.Name == "plm" })]
+	path, err := m.Write(os.Getenv(Variable), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := engine.Config{Engine: engine.Llama, Path: path, To: m.Blocks, KVTokens: 256, MaxSeqs: 1, MaxBatch: 8, Threads: 1}
+	e, err := engine.InChild()(t.Context(), cfg, nil)
+	if err == nil {
+		e.Close()
+		t.Fatal("it was loaded")
+	}
+	if !errors.Is(err, engine.ErrLost) || !strings.Contains(err.Error(), "GGML_ASSERT(") {
+		t.Error(err)
+	}
+}
+
+// A context of MiniMax-M3 has one sequence.
+func TestSingle(t *testing.T) {
+	library(t)
+	all := random.Models()
+	m := all[slices.IndexFunc(all, func(m random.Model) bool { return m.Name == "minimax-m3" })]
+	path, err := m.Write(os.Getenv(Variable), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := Load(t.Context(), engine.Config{Path: path, To: m.Blocks, KVTokens: 256, MaxSeqs: 8, MaxBatch: 8, Threads: 1, Exact: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if i := e.Info(); i.MaxSeqs != 1 || i.Exact {
+		t.Errorf("%d sequences, exact: %v", i.MaxSeqs, i.Exact)
+	}
+	if _, err := e.Run(t.Context(), &engine.Batch{Rows: []engine.Row{{Seq: 1}}, Tokens: []int32{5}}); !errors.Is(err, engine.ErrBatch) {
+		t.Errorf("a second sequence: %v", err)
+	}
+	if _, err := e.Run(t.Context(), &engine.Batch{Rows: []engine.Row{{}}, Tokens: []int32{5}, Outputs: []engine.Output{{}}}); err != nil {
+		t.Error(err)
+	}
+	if k := e.(*local).kv; k.seqs != 1 {
+		t.Errorf("a context for %d sequences", k.seqs)
 	}
 }
 
@@ -352,7 +406,7 @@ func TestTable(t *testing.T) {
 	for i, m := range random.Models() {
 		if cells := strings.Split(lines[i], "|"); len(cells) != 7 || strings.TrimSpace(cells[1]) != m.Name {
 			t.Errorf("row %d is not that of %s: %s", i+1, m.Name, lines[i])
-		} else if right := strings.Count(lines[i], "✔"); right < 3 && slices.Contains(mustPass, m.Name) {
+		} else if right := strings.Count(lines[i], "✔"); right < 3 && slices.Contains(mustPass, m.Name) || right < 1 && slices.Contains(wholeMustPass, m.Name) {
 			t.Errorf("%s is always checked, and the table says: %s", m.Name, lines[i])
 		}
 	}
