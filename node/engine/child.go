@@ -320,7 +320,7 @@ type tail struct {
 }
 
 // aborted matches what ggml writes before it aborts: where, and what was not so.
-var aborted = regexp.MustCompile(`\.(?:c|cc|cpp|cu|h|hpp|m|mm):\d+: (.+)`)
+var aborted = regexp.MustCompile(`\.(?:c|cc|cpp|cuh?|h|hpp|mm?):\d+: (.+)`)
 
 // causeOf returns why a process ends, if a line that it writes begins to say so, as Go's
 // runtime and ggml do; "" if not.

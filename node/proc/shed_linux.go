@@ -38,8 +38,8 @@ func Shed() {
 // ShedFile gives up this process's view of the pages of a file that it has mapped only to
 // read, as Shed does: what is touched again is mapped again.
 func ShedFile(path string) {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
 	}
 	f, err := os.Open("/proc/self/maps")
 	if err != nil {
