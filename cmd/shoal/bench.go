@@ -38,7 +38,11 @@ func benchCommand() *cli.Command {
 			{Name: "stages", Usage: "decode through several nodes, through one, and by the engine alone", Flags: flags(nodes, rounds, tokens, threads), Action: benchmark(bench.Stages)},
 			{Name: "engine", Usage: "the engine alone: in this process, and in a child process", Flags: flags(rounds, threads,
 				&cli.StringFlag{Name: "against", Usage: "compare with llama.cpp's library in the folder `DIR` instead, which computes whole models by itself: prefill and decode of five weight types, in one stage and three"}), Action: benchmark(engineOrAgainst)},
-			{Name: "memory", Usage: "memory of engines that have a part of the model each: idle, with a session, and after it", Flags: flags(nodes, threads), Action: benchmark(bench.Memory)},
+			{Name: "memory", Usage: "memory of engines that have a part of the model each: idle, with a session, and after it", Flags: flags(nodes, threads,
+				&cli.StringFlag{Name: "against", Usage: "also measure an engine of the whole model, and llama.cpp's library in the folder `DIR` alone"}), Action: benchmark(bench.Memory)},
+			{Name: bench.WholeCommand, Hidden: true, Flags: flags(threads, tokens, &cli.StringFlag{Name: "against"}), Action: func(c *cli.Context) error {
+				return bench.MemoryOfWhole(c.Context, benchShell(c), bench.Options{Against: c.String("against"), Model: c.String("model"), Threads: c.Int("threads"), Tokens: c.Int("tokens")})
+			}},
 			{
 				Name: "load", Usage: "decode while other programs are busy, second by second",
 				Flags: flags(threads,

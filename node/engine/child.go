@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -44,6 +45,10 @@ type Child struct {
 // iterations: long enough for the gaps inside a pass, far too short to burn a
 // core between passes. Measured against a passive wait and ggml's own barriers.
 const spin = "20000"
+
+// noBacktrace keeps ggml from starting a debugger before it aborts: a fence forbids that,
+// and elsewhere the debugger may take minutes.
+const noBacktrace = "GGML_NO_BACKTRACE=1"
 
 // role is what fence.Role reports in an engine's process.
 const role = "engine"
@@ -100,7 +105,7 @@ func start(ctx context.Context, command []string, cfg Config, log *slog.Logger, 
 	c := &Child{conn: mine, r: bufio.NewReaderSize(mine, 256<<10), log: log, done: make(chan struct{})}
 	c.cmd = exec.Command(command[0], command[1:]...)
 	c.cmd.Args[0] = os.Args[0] // for people who look at processes
-	c.cmd.Env = Spinning(fence.Environ(role))
+	c.cmd.Env = append(Spinning(fence.Environ(role)), noBacktrace)
 	theirs.hand(c.cmd)
 	c.cmd.Stderr = &c.tail
 	c.cmd.WaitDelay = time.Second // a process of its own may have stderr, too
@@ -311,15 +316,34 @@ func (c *Child) broken(err error) error {
 type tail struct {
 	mu    sync.Mutex
 	b     []byte
-	cause string // the line with which Go's runtime begins to say why it ends the process
+	cause string // the line in which the process begins to say why it ends
 }
+
+// aborted matches what ggml writes before it aborts: where, and what was not so.
+var aborted = regexp.MustCompile(`\.(?:c|cc|cpp|cuh?|h|hpp|mm?):\d+: (.+)`)
+
+// causeOf returns why a process ends, if a line that it writes begins to say so, as Go's
+// runtime and ggml do; "" if not.
+func causeOf(line string) string {
+	line = strings.TrimSpace(line)
+	if m := aborted.FindStringSubmatch(line); m != nil {
+		return strings.ToValidUTF8(m[1][:min(len(m[1]), maxCause)], "")
+	}
+	if len(line) < maxCause && (strings.HasPrefix(line, "SIG") || strings.HasPrefix(line, "fatal error: ")) {
+		return line
+	}
+	return ""
+}
+
+// maxCause is how many bytes of a cause are kept.
+const maxCause = 100
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for line := range strings.Lines(string(p)) {
-		if t.cause == "" && len(line) < 100 && (strings.HasPrefix(line, "SIG") || strings.HasPrefix(line, "fatal error: ")) {
-			t.cause = strings.TrimSpace(line)
+		if t.cause == "" {
+			t.cause = causeOf(line)
 		}
 	}
 	t.b = append(t.b, p...)

@@ -151,3 +151,23 @@ func TestErrorsCross(t *testing.T) {
 		}
 	}
 }
+
+// Of what a process writes at its end, the line that says why is part of the error.
+func TestCause(t *testing.T) {
+	long := strings.Repeat("x", 500)
+	for text, want := range map[string]string{
+		"SIGSEGV: segmentation violation\nPC=0x0\n":                                               "SIGSEGV: segmentation violation",
+		"fatal error: all goroutines are asleep\n":                                                "fatal error: all goroutines are asleep",
+		"/a/b c/ggml.c:2072: GGML_ASSERT(ggml_can_repeat(b, a)) failed\nSIGABRT: abort\nPC=0x0\n": "GGML_ASSERT(ggml_can_repeat(b, a)) failed",
+		"C:\\a\\llama-context.cpp:7: fatal error\r\n":                                             "fatal error",
+		"x.cpp:1: " + long + "\n":                                                                 long[:maxCause],
+		"SIG" + long:                                                                              "",
+		"something else.\nx.txt:3: a mistake\n":                                                   "",
+	} {
+		var t1 tail
+		_, _ = t1.Write([]byte(text))
+		if t1.cause != want {
+			t.Errorf("%q: %q, want %q", text, t1.cause, want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,24 @@ func Shed() {
 	one.shed()
 }
 
+// ShedFile gives up this process's view of the pages of a file that it has mapped only to
+// read, as Shed does: what is touched again is mapped again.
+func ShedFile(path string) {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if m, ok := parseMapping(lines.Text()); ok && m.path == path && strings.HasPrefix(m.access, "r--") {
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.begin, m.end-m.begin, unix.MADV_DONTNEED)
+		}
+	}
+}
+
 // mapping is an entry of /proc/self/smaps.
 type mapping struct {
 	begin, end uintptr
@@ -52,8 +71,9 @@ func parseMapping(line string) (m mapping, ok bool) {
 		return m, false
 	}
 	m.access = fields[1]
-	if len(fields) > 5 {
-		m.path = fields[5]
+	if len(fields) > 5 { // a path may have spaces
+		_, m.path, _ = strings.Cut(line, " "+fields[4]+" ")
+		m.path = strings.TrimLeft(m.path, " ")
 	}
 	return m, true
 }

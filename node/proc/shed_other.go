@@ -4,3 +4,6 @@ package proc
 
 // Shed does nothing here.
 func Shed() {}
+
+// ShedFile does nothing here.
+func ShedFile(string) {}

@@ -77,14 +77,17 @@ func (s *Server) options(m *store.Model) ([]option, error) {
 		return out, nil
 	}
 	lib, err := s.library()
+	var gaveUp error
 	if err == nil {
-		err = s.broken(m, lib)
+		gaveUp = s.broken(m, lib)
 	}
 	switch {
-	case err == nil:
+	case err == nil && gaveUp == nil:
 		return append(out, option{engine.Llama, lib}), nil
 	case len(out) > 0:
 		return out, nil
+	case gaveUp != nil:
+		return nil, remedy.For(gaveUp, remedy.ReplaceEngine)
 	case use == engine.Llama:
 		return nil, remedy.For(fmt.Errorf("%w: the settings demand llama.cpp's library, and %w", engine.ErrUnsupported, err), remedy.InstallEngine)
 	}
@@ -134,6 +137,28 @@ func (s *Server) giveUp(t target, lib Library, err error) {
 	}
 }
 
+// crashes is how often a library may end its process at a model that nothing else computes
+// before it is given up for it: a crash may be of the moment.
+const crashes = 2
+
+// crashed counts a failure in which a library, the only engine for a target, ended its
+// process. From the last one on its error wraps engine.ErrUnsupported, so that the target
+// waits for another library; and options returns it.
+func (s *Server) crashed(t target, lib Library, err error) error {
+	if !errors.Is(err, engine.ErrLost) || killed(err) {
+		return err
+	}
+	key := brokenKey{lib.ID, t.model.ID().String()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.crashes[key]++; s.crashes[key] < crashes {
+		return err
+	}
+	err = fmt.Errorf("%w: llama.cpp's library ends its process at it: %w", engine.ErrUnsupported, err)
+	s.failed[key] = err
+	return err
+}
+
 // loaded is an engine that computes a target.
 type loaded struct {
 	engine engine.Engine
@@ -179,7 +204,7 @@ func (s *serving) openBest(ctx context.Context, t target) (*loaded, error) {
 	}
 	if len(options) == 1 {
 		if options[0].name == engine.Llama {
-			err = remedy.For(err, remedy.ReplaceEngine)
+			err = remedy.For(s.srv.crashed(t, options[0].library, err), remedy.ReplaceEngine)
 		}
 		return nil, err
 	}

@@ -224,6 +224,39 @@ func TestGiveUp(t *testing.T) {
 	}
 }
 
+// A library that ends its process at a model that nothing else computes is given up for it
+// the second time, until there is another library. One that was killed is not: that is the
+// system's doing.
+func TestCrashes(t *testing.T) {
+	m := ours(t, "zebra")
+	id := "lib 1"
+	x := newMachine(t, m, func(c *Config) { c.Engines.Library = func() (Library, error) { return Library{"/lib", id}, nil } })
+	fails := func(why string, given bool) {
+		t.Helper()
+		x.fails[engine.Llama] = fmt.Errorf("%w: %s", engine.ErrLost, why)
+		_, err := x.opens(t, m)
+		if errors.Is(err, engine.ErrUnsupported) != given || err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("given up: %v, want %v; %v", !given, given, err)
+		}
+		if r := remedy.Of(err); r == nil || r.Kind != remedy.ReplaceEngine {
+			t.Errorf("%v has the remedy %+v", err, r)
+		}
+	}
+	fails("signal: killed", false)
+	fails("signal: killed", false)
+	fails("signal: aborted (of one)", false)
+	fails("signal: aborted (of two)", true)
+	fails("signal: aborted (of two)", true) // from memory
+	if err := x.computable(m); !errors.Is(err, engine.ErrUnsupported) || len(x.loads) != 4 {
+		t.Errorf("what is known of it after loading %v: %v", x.loads, err)
+	}
+	id = "lib 2"
+	delete(x.fails, engine.Llama)
+	if got, err := x.opens(t, m); got != engine.Llama {
+		t.Error(got, err)
+	}
+}
+
 // gaveUp is why the library was given up for the span that was opened last.
 func (x *machine) gaveUp() error {
 	spans := x.Snapshot().Spans

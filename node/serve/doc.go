@@ -52,7 +52,8 @@
 // by a clear margin (choose.go, verdicts.go). Which architectures a library knows is asked
 // by loading: a table would be another per version, and would still not tell whether the
 // file, the library and this machine fit together. A library that fails at a model is
-// given up for that model until another one is there, so a crash costs one process.
+// given up for that model until another one is there, so a crash costs one process; two
+// where nothing else computes the model.
 //
 // # While nothing is lent
 //

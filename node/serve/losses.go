@@ -34,7 +34,10 @@ func (l *losses) report(now time.Time) (out api.Losses) {
 	}
 	if out.Count > 0 {
 		out.Last = l.last.Error()
-		out.Killed = strings.Contains(out.Last, "signal: killed")
+		out.Killed = killed(l.last)
 	}
 	return out
 }
+
+// killed reports that an engine was lost because the system or somebody ended it.
+func killed(err error) bool { return strings.Contains(err.Error(), "signal: killed") }

@@ -145,6 +145,7 @@ type Server struct {
 	began   chan struct{}       // closed when base is set
 	news    chan struct{}       // closed and replaced by Retry
 	failed  map[brokenKey]error // libraries that were given up, and why
+	crashes map[brokenKey]int   // how often they ended their process, where they are the only engine
 	ended   bool                // nothing is started any more
 	leaving bool                // nothing is offered any more
 
@@ -157,7 +158,7 @@ type Server struct {
 // New makes a server that serves nothing before Run.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, started: time.Now(), began: make(chan struct{}), news: make(chan struct{}), rules: make(chan lend.Rules, 1),
-		failed: map[brokenKey]error{}, verdicts: readVerdicts(cfg.Measured)}
+		failed: map[brokenKey]error{}, crashes: map[brokenKey]int{}, verdicts: readVerdicts(cfg.Measured)}
 	s.live.Store(&Limits{Memory: cfg.Memory, Threads: cfg.Threads, MaxSessions: cfg.MaxSessions, Lend: cfg.Lend, UnloadAfter: cfg.UnloadAfter})
 	s.offeringEnded = sync.NewCond(&s.mu)
 	s.shareMemory()

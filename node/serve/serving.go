@@ -421,9 +421,9 @@ func (s *Server) newStage(t target, info engine.Info, z *sleeper, cfg engine.Con
 	}
 	return stage.New(stage.Config{
 		Model: t.model.ID(), Span: t.span, Blocks: int(man.Blocks), Width: int(man.Width), Vocab: info.Vocab,
-		Pooling: info.Pooling, Embedded: info.Embedded, Texts: cfg.MaxSeqs,
+		Pooling: info.Pooling, Embedded: info.Embedded, Texts: info.MaxSeqs,
 		Back: max(0, info.Back), Rollback: info.Rollback, Guess: s.guessers(f),
-		KVTokens: cfg.KVTokens, MaxSeqs: min(cfg.MaxSeqs, s.limits().MaxSessions), MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
+		KVTokens: cfg.KVTokens, MaxSeqs: min(info.MaxSeqs, s.limits().MaxSessions), MaxBatch: cfg.MaxBatch, MaxContext: maxContext,
 		Row: m.prefill * time.Duration(t.span.Len()), Dir: s.cfg.Home,
 		Formats:  stageFormats{s.cfg.Models, t.model},
 		Group:    s.cfg.Network.Group,

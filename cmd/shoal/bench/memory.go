@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,10 +21,13 @@ const (
 	memorySeqs    = 32              // sessions, likewise
 	memoryBatch   = 512             // rows per pass, likewise
 	memoryRest    = 3 * time.Second // after which an engine has given back what it can
+
+	memoryMore = 1.15 // of what llama.cpp's library takes for the same, at most
 )
 
 // Memory measures what engines of parts of a model take: idle, with a session, and after
-// it.
+// it. With Options.Against it compares an engine of the whole model with the library by
+// itself.
 func Memory(ctx context.Context, sh Shell, o Options) error { return prepared(ctx, sh, o, memory) }
 
 // memoryResult is what `shoal bench memory --json` prints.
@@ -31,6 +35,11 @@ type memoryResult struct {
 	Model   string     `json:"model"`
 	Session int        `json:"session_tokens"`
 	Parts   []memoryOf `json:"parts"`
+
+	// Against llama.cpp's library.
+	Whole   *memoryOf `json:"whole,omitempty"`   // an engine of all blocks
+	Library *memoryOf `json:"library,omitempty"` // a process with the library alone
+	Ratio   *target   `json:"session_to_library,omitempty"`
 }
 
 // memoryOf is what the engine of one part takes, in bytes.
@@ -61,11 +70,23 @@ func memory(b *bench) error {
 		}
 		res.Parts = append(res.Parts, one)
 	}
+	if b.Against != "" {
+		if err := b.memoryAgainst(&res, protocol.Span{To: blocks}); err != nil {
+			return err
+		}
+	}
 	return b.report(res, func(w io.Writer) {
 		fmt.Fprintf(w, "BLOCKS\tWEIGHTS\tIDLE\tBEYOND WEIGHTS\tSESSION OF %d\tAFTER IT\n", res.Session)
 		mib := func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
-		for _, p := range res.Parts {
+		rows := res.Parts
+		if res.Library != nil {
+			rows = append(slices.Clone(rows), *res.Whole, *res.Library)
+		}
+		for _, p := range rows {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", p.Blocks, mib(p.Weights), mib(p.Idle.All), mib(p.Idle.All-p.Weights), mib(p.Session.All), mib(p.After.All))
+		}
+		if res.Ratio != nil {
+			fmt.Fprintf(w, "\na session takes %.2f of what it takes with the library alone: %s\n", res.Ratio.Got, res.Ratio)
 		}
 	})
 }

@@ -48,7 +48,9 @@
 //
 // The stage file is mapped. What the library repacks for the processor's kernels (most
 // types of weights, on AMX all of them) it copies, and that is not counted in
-// Info.Weights, but in Info.Host; cut.Copied foresees it.
+// Info.Weights, but in Info.Host; cut.Copied foresees it. Once the model is loaded, the
+// originals of the copies are not touched again, so their pages are given up: they are
+// resident only while the model loads.
 //
 // The library lays out all cells of a cache when it makes a context. So a context is
 // made for one pass and one sequence, and replaced by a larger one when sequences need

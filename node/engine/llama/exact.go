@@ -23,8 +23,11 @@ const (
 )
 
 // exact reports whether rows are to compute the same in any company. A recurrent model's
-// parts are of one sequence, so that it has none.
-func (l *local) exact() bool { return l.cfg.Exact && !l.shape.recurrent && !l.shape.encodes }
+// parts are of one sequence, so that it has none; where there is one sequence, there are no
+// companions.
+func (l *local) exact() bool {
+	return l.cfg.Exact && !l.shape.recurrent && !l.shape.encodes && !single[l.info.Arch]
+}
 
 // companions adds rows of another sequence up to a multiple of exactRows.
 func (l *local) companions(b *engine.Batch) *engine.Batch {

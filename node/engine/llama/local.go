@@ -22,6 +22,7 @@ import (
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/engine/sample"
 	"github.com/shoalnet/shoal/node/engine/tune"
+	"github.com/shoalnet/shoal/node/proc"
 	"github.com/shoalnet/shoal/node/remedy"
 )
 
@@ -50,6 +51,7 @@ type shape struct {
 	width, widthIn int // of a hidden state, and of what the library takes for one
 	perRow         int // positions per row
 	recurrent      bool
+	everyRow       bool // logits are asked for after every row
 	encodes        bool // no cache: texts are computed as a whole
 	lastRow        bool // an embedding is the last row's hidden state, normed
 	pools          bool // the library pools texts, each in one pass of its own
@@ -155,7 +157,9 @@ func (l *local) loadModel() error {
 		l.info.Devices = []engine.Device{{Name: "CPU", Library: "CPU"}}
 	}
 	l.info.Weights = uint64(C.sl_model_bytes(l.model))
-	l.copied = uint64(buffersOf(lines).host["model"])
+	if l.copied = uint64(buffersOf(lines).host["model"]); l.copied > 0 {
+		proc.ShedFile(l.cfg.Path) // the copies are used, and their originals need not be resident
+	}
 	return nil
 }
 
@@ -165,8 +169,8 @@ func (l *local) describe() error {
 	arch, _ := l.text("general.architecture")
 	l.shape = shape{
 		width: int(C.sl_model_width(l.model)), widthIn: int(C.sl_model_width_in(l.model)), perRow: 1,
-		recurrent: bool(C.sl_model_recurrent(l.model)),
-		encodes:   bool(C.sl_model_encodes(l.model)) && !bool(C.sl_model_decodes(l.model)),
+		recurrent: bool(C.sl_model_recurrent(l.model)), everyRow: everyRow[arch],
+		encodes: bool(C.sl_model_encodes(l.model)) && !bool(C.sl_model_decodes(l.model)),
 	}
 	if rope := C.sl_model_rope(l.model); rope == ropeMulti || rope == ropeInterleaved {
 		l.shape.perRow = 4
@@ -175,6 +179,9 @@ func (l *local) describe() error {
 	i.Engine, i.Version, i.KVType = engine.Llama, l.version.name, cmp.Or(l.cfg.KVType, "f16")
 	i.Arch, i.Width, i.Blocks, i.From, i.To = arch, l.shape.width, blocks, l.cfg.From, l.cfg.To
 	i.KVTokens, i.MaxSeqs, i.MaxBatch = l.cfg.KVTokens, l.cfg.MaxSeqs, l.cfg.MaxBatch
+	if single[arch] {
+		i.MaxSeqs = 1
+	}
 	i.Back = -1
 	if !l.shape.recurrent && !l.shape.encodes {
 		i.Rollback = i.KVTokens
@@ -262,6 +269,9 @@ func (l *local) begin() error {
 		s.rows = l.cfg.MaxBatch
 		s.outputs = s.rows
 	case l.info.Last():
+		if s.everyRow {
+			s.rows = min(s.rows, fit)
+		}
 		s.outputs = min(s.rows, fit)
 		if s.lastRow {
 			tapped = lastNorm
@@ -386,7 +396,7 @@ func (l *local) parts(b *engine.Batch) []span {
 	var out []span
 	from, outputs := 0, 0
 	for i := range b.Rows {
-		n := map[bool]int{true: 1}[wanted[i] && l.info.Last()]
+		n := map[bool]int{true: 1}[(wanted[i] || l.shape.everyRow) && l.info.Last()]
 		if i > from && (i-from == most || outputs+n > l.shape.outputs || l.shape.recurrent && l.breaks(b.Rows[from:], i-from)) {
 			out = append(out, span{from, i})
 			from, outputs = i, 0
@@ -420,7 +430,7 @@ func (l *local) breaks(rows []engine.Row, i int) bool {
 func (l *local) outputs(b *engine.Batch, rows span) []int8 {
 	marks := make([]int8, rows.to-rows.from)
 	for i := range marks {
-		if !l.info.Last() {
+		if !l.info.Last() || l.shape.everyRow {
 			marks[i] = 1
 		}
 	}

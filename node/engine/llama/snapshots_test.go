@@ -69,7 +69,7 @@ func draw(t *testing.T, chain []engine.Engine, seq int, at int32, tokens ...int3
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out[seq]
+	return out[seq].ID
 }
 
 // story is a prompt of random tokens and what a chain answers to it.
@@ -167,9 +167,9 @@ func TestTakeBackCompany(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for seq, id := range got {
-			if int(at[seq]) >= 40+seq && id != alone[seq][at[seq]] {
-				t.Fatalf("in company, behind position %d of sequence %d comes %d, not %d", at[seq], seq, id, alone[seq][at[seq]])
+		for seq, drawn := range got {
+			if int(at[seq]) >= 40+seq && drawn.ID != alone[seq][at[seq]] {
+				t.Fatalf("in company, behind position %d of sequence %d comes %d, not %d", at[seq], seq, drawn.ID, alone[seq][at[seq]])
 			}
 		}
 	}

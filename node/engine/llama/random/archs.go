@@ -187,6 +187,10 @@ func rwkv(more keys) keys {
 	}, more)
 }
 
+// rwkv7 has heads of the one size that its models have: with others the library reads and
+// writes beside them.
+var rwkv7 = keys{"wkv.head_size": uint32(64)}
+
 // nemotronH has blocks of one kind each: recurrent, feed-forward, recurrent, attention.
 func nemotronH(blocks int, more keys) keys {
 	of := func(kind int, then uint32) []uint32 {
@@ -203,7 +207,7 @@ func nemotronH(blocks int, more keys) keys {
 // indexer chooses which positions attention sees.
 func indexer(more keys) keys {
 	return all(keys{
-		"attention.indexer.head_count": uint32(4), "attention.indexer.key_length": uint32(32), "attention.indexer.top_k": uint32(1 << 16),
+		"attention.indexer.head_count": uint32(64), "attention.indexer.key_length": uint32(128), "attention.indexer.top_k": uint32(1 << 16),
 		"attention.indexer.block_size": uint32(4), "attention.indexer.local_blocks": uint32(1),
 	}, more)
 }
@@ -267,7 +271,7 @@ func Models() []Model {
 		plain("gemma", none),
 		plain("gemma2", window(none)),
 		sized(18, plain("gemma3", window(none))),
-		sized(30, plain("gemma3n", window(none))),
+		sized(30, plain("gemma3n", window(keys{"feed_forward_length": uint32(1024)}))),
 		plain("gemma4", gemma4(n, none)),
 		named("gemma4 moe", plain("gemma4", gemma4(n, moe(none)), "blk.%.ffn_gate_inp.weight", "blk.%.layer_output_scale.weight")),
 		named("gemma4 per layer", plain("gemma4", gemma4(n, keys{"embedding_length_per_layer_input": uint32(8), "attention.shared_kv_layers": uint32(4)}))),
@@ -305,8 +309,8 @@ func Models() []Model {
 		plain("exaone-moe", moe(pattern(n, 4))),
 		plain("rwkv6", rwkv(none), "blk.%.time_mix_lerp_fused.weight"),
 		plain("rwkv6qwen2", rwkv(keys{"token_shift_count": uint32(1)}), "blk.%.time_mix_lerp_fused.weight"),
-		plain("rwkv7", rwkv(none)),
-		plain("arwkv7", rwkv(keys{"token_shift_count": uint32(1)})),
+		plain("rwkv7", rwkv(rwkv7)),
+		plain("arwkv7", rwkv(all(rwkv7, keys{"token_shift_count": uint32(1)})), "blk.%.time_mix_g1.weight", "blk.%.time_mix_g2.weight"),
 		plain("granite", granite),
 		plain("granitemoe", moe(granite)),
 		plain("granitehybrid", ssm(recurrent(granite)), "blk.%.ssm_conv1d.bias"),
@@ -336,9 +340,9 @@ func Models() []Model {
 		plain("grovemoe", moe(keys{"expert_group_scale": float32(1), "experts_per_group": uint32(2), "expert_chunk_feed_forward_length": uint32(16)})),
 		plain("apertus", keys{"xielu.alpha_n": each(n, func(i int) float32 { return 0.5 + float32(i)/8 }), "xielu.alpha_p": each(n, func(i int) float32 { return 1 - float32(i)/16 }), "xielu.beta": float32(0.5), "xielu.eps": float32(-1e-6)}),
 		plain("minimax-m2", moe(none)),
-		plain("minimax-m3", indexer(moe(none))),
+		plain("minimax-m3", all(indexer(moe(none)), keys{"attention.indexer.head_count": uint32(kvHeads), "attention.indexer.key_length": uint32(32)})),
 		plain("minimax-01", moe(keys{"residual_scale": float32(3.5), "full_attention_interval": uint32(4), "attention.head_count_kv": uint32(heads)})),
-		plain("cogvlm", none),
+		plain("cogvlm", keys{"attention.head_count_kv": uint32(heads)}),
 		plain("pangu-embedded", none),
 		plain("mistral3", none),
 		plain("mistral4", mla(moe(none))),

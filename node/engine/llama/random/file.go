@@ -148,6 +148,10 @@ func drawer(t gguf.Tensor, rng *rand.Rand) func(i uint64) float64 {
 		return near(0, 3)
 	case has("rope_freqs", "rope_factors"): // one per pair: slower rotation
 		return func(uint64) float64 { return 1 + 0.3*math.Abs(rng.NormFloat64()) }
+	case has("altup_predict_coef", "altup_correct_coef"): // which mix the streams of each block
+		return near(0, 0.1)
+	case has("laurel_post_norm", ".post_norm"): // of what is added to several streams
+		return near(0.2, 0.05)
 	case strings.HasSuffix(t.Name, "ssm_a"): // decay, which must be negative
 		return func(uint64) float64 { return -math.Exp(rng.NormFloat64()) }
 	case strings.HasSuffix(t.Name, "time_mix_decay.weight"), strings.HasSuffix(t.Name, "time_mix_w0.weight"):

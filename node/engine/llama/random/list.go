@@ -136,13 +136,23 @@ func create(h gguf.Header, names []string) ([]gguf.Tensor, error) {
 // Answer has the library compute a whole model by itself. It returns the n most likely
 // tokens after a prompt.
 func Answer(lib, path string, prompt []int32, n int) ([]int32, error) {
+	return answer(lib, path, prompt, false, n)
+}
+
+// AnswerEveryRow is Answer with the library asked for what follows every token of the
+// prompt, for architectures of which it confuses the rows where it is asked for the last.
+func AnswerEveryRow(lib, path string, prompt []int32, n int) ([]int32, error) {
+	return answer(lib, path, prompt, true, n)
+}
+
+func answer(lib, path string, prompt []int32, every bool, n int) ([]int32, error) {
 	if err := open(lib); err != nil {
 		return nil, err
 	}
 	file := C.CString(path)
 	defer C.free(unsafe.Pointer(file))
 	out := make([]int32, n)
-	if !C.random_answer(file, (*C.int32_t)(&prompt[0]), C.int(len(prompt)), (*C.int32_t)(&out[0]), C.int(n)) {
+	if !C.random_answer(file, (*C.int32_t)(&prompt[0]), C.int(len(prompt)), C.bool(every), (*C.int32_t)(&out[0]), C.int(n)) {
 		return nil, fmt.Errorf("libllama does not compute %s", filepath.Base(path))
 	}
 	return out, nil

@@ -134,11 +134,17 @@ void random_tensors(const char *path, random_list *out) {
 		lib.header_free(header);
 }
 
-static bool answer(void *context, int vocab, const int32_t *prompt, int length, int32_t *out, int n) {
+static bool answer(void *context, int vocab, const int32_t *prompt, int length, bool every, int32_t *out, int n) {
 	int32_t *rows = malloc(length * sizeof *rows);
 	memcpy(rows, prompt, length * sizeof *rows);
-	bool ok = lib.decode(context, lib.one(rows, length)) == 0;
+	batch b = lib.one(rows, length);
+	if (every) {
+		b.outputs = malloc(length);
+		memset(b.outputs, 1, length);
+	}
+	bool ok = lib.decode(context, b) == 0;
 	free(rows);
+	free(b.outputs);
 	for (int i = 0; i < n && ok; i++) {
 		const float *logits = lib.logits(context, -1);
 		for (int k = out[i] = 0; k < vocab; k++)
@@ -176,16 +182,17 @@ static bool whole(const char *path, uint32_t cells, uint32_t rows, bool (*what)(
 typedef struct {
 	const int32_t *prompt;
 	int length, n;
+	bool every;
 	int32_t *out;
 } question;
 
 static bool ask(void *model, void *context, void *of) {
 	question *q = of;
-	return answer(context, lib.tokens(lib.vocab(model)), q->prompt, q->length, q->out, q->n);
+	return answer(context, lib.tokens(lib.vocab(model)), q->prompt, q->length, q->every, q->out, q->n);
 }
 
-bool random_answer(const char *path, const int32_t *prompt, int length, int32_t *out, int n) {
-	return whole(path, length + n, length, ask, &(question){prompt, length, n, out});
+bool random_answer(const char *path, const int32_t *prompt, int length, bool every, int32_t *out, int n) {
+	return whole(path, length + n, length, ask, &(question){prompt, length, n, every, out});
 }
 
 typedef struct {

@@ -27,8 +27,9 @@ const char *random_open(const char *dir, const char *base, const char *ggml, con
 void random_tensors(const char *path, random_list *out);
 
 // random_answer has the library compute a whole model by itself: the n most likely
-// tokens after a prompt. It returns false if the library fails.
-bool random_answer(const char *path, const int32_t *prompt, int length, int32_t *out, int n);
+// tokens after a prompt. every: the library is asked for what follows each of the prompt's
+// tokens, not for what follows the last one alone. It returns false if the library fails.
+bool random_answer(const char *path, const int32_t *prompt, int length, bool every, int32_t *out, int n);
 
 // random_embed has the library compute a whole model by itself: the n numbers of a
 // text's embedding. It returns false if the library fails.
