@@ -201,6 +201,29 @@ func TestRelaysComeAndGo(t *testing.T) {
 	}
 }
 
+// TestBriefPlaces: a relay whose places end within seconds is left for another.
+func TestBriefPlaces(t *testing.T) {
+	t.Parallel()
+	terms := relay.DefaultResources()
+	terms.ReservationTTL = 10 * time.Second
+	brief, err := libp2p.New(libp2p.ListenAddrStrings(overTCP), libp2p.ForceReachabilityPublic(), libp2p.EnableRelayService(relay.WithResources(terms)), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer brief.Close()
+	good := relaying(t, overTCP)
+	p := newPair(t, Config{}, brief, good)
+	p.reachable(t, 1)
+	await(t, "the other has been asked", func() bool {
+		p.out.mu.Lock()
+		defer p.out.mu.Unlock()
+		return p.out.rests.of[brief.ID()].last > 0
+	})
+	if held := p.out.Relays(); len(held) != 1 || held[0] != good.ID() {
+		t.Errorf("places at %v", held)
+	}
+}
+
 // TestNobodyRelays: where no node relays, nothing is reserved, and none is asked again and
 // again.
 func TestNobodyRelays(t *testing.T) {
@@ -218,7 +241,7 @@ func TestNobodyRelays(t *testing.T) {
 	await(t, "it was asked", func() bool {
 		a.out.mu.Lock()
 		defer a.out.mu.Unlock()
-		return len(a.out.rests) > 0
+		return len(a.out.rests.of) > 0
 	})
 	if list, _ := a.out.candidates(); len(list) > 0 || len(a.out.Addrs()) > 0 {
 		t.Errorf("asked at once again: %v, %v", list, a.out.Addrs())
