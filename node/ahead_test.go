@@ -105,7 +105,7 @@ func sameAhead(t *testing.T, spans []string, prompts int) {
 // aheadRoute starts a node for each span of the tiny model, far from each other, and returns
 // what has the first one answer a request.
 func aheadRoute(t *testing.T, spans []string) func(*api.GenerateRequest) (answer string, ahead api.Ahead, err error) {
-	far := link.Params{RTT: 40 * time.Millisecond}.LibP2POptions()
+	far := link.Params{RTT: 40 * time.Millisecond}.SocketOptions()
 	file := filepath.Join(t.TempDir(), "tales.gguf")
 	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
 		t.Fatal(err)
