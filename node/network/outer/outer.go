@@ -25,7 +25,7 @@ const (
 	maxAsked     = 8 // relays that are dialled at a time
 	lookEvery    = 5 * time.Second
 	seekTime     = 4 * time.Second        // for dials and reservations of one round
-	keptFirst    = 300 * time.Millisecond // that other relays wait for those that were used last
+	keptFirst    = 300 * time.Millisecond // see Host.ahead
 	idleTime     = time.Minute            // that a connection without a circuit or reservation stays open
 )
 
@@ -54,6 +54,7 @@ type Host struct {
 	kick   chan struct{} // capacity 1: look at the relays now
 	kept   string        // what was written down last; of run alone
 	wanted atomic.Bool
+	ahead  time.Duration // that other relays wait for those that were used last; set before Want
 
 	mu    sync.Mutex
 	held  []place // the oldest first
@@ -83,7 +84,7 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{cfg: cfg, bare: bare, kick: make(chan struct{}, 1), news: make(chan struct{}), idle: map[network.Conn]time.Time{}}
+	h := &Host{cfg: cfg, bare: bare, kick: make(chan struct{}, 1), ahead: keptFirst, news: make(chan struct{}), idle: map[network.Conn]time.Time{}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	bare.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, c network.Conn) {
@@ -342,7 +343,7 @@ func (h *Host) seek() {
 func (h *Host) meet(ctx context.Context, c peer.AddrInfo, wait bool) peer.ID {
 	if wait {
 		select {
-		case <-time.After(keptFirst):
+		case <-time.After(h.ahead):
 		case <-ctx.Done():
 			return ""
 		}
