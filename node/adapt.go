@@ -23,7 +23,7 @@ func (c *Config) networks() swarms.Config {
 	return swarms.Config{
 		Network: network.Config{
 			ListenPort: c.ListenPort, ListenAddrs: c.ListenAddrs, Bootstrap: c.Bootstrap, MDNS: !c.NoMDNS,
-			Client: c.Client, PeersFile: c.home().Peers(), Options: c.Network, Version: c.Version, Public: c.Public, NoRelay: c.NoRelay, Log: c.Log.With("part", "network"),
+			Client: c.Client, PeersFile: c.home().Peers(), Sockets: c.Network, Version: c.Version, Public: c.Public, NoRelay: c.NoRelay, Log: c.Log.With("part", "network"),
 		},
 		KeyFile: c.home().Key(), PortFile: c.home().Port(), Private: c.Private, Relays: c.Relays, Book: c.Swarms, May: c.May, Log: c.Log.With("part", "swarms"),
 	}

@@ -111,7 +111,7 @@ func aheadRoute(t *testing.T, spans []string) func(*api.GenerateRequest) (answer
 
 // aheadRouteFrom is aheadRoute with settings of the first node, which it returns, too.
 func aheadRouteFrom(t *testing.T, spans []string, first node.Config) (a *node.Node, ask func(*api.GenerateRequest) (answer string, ahead api.Ahead, err error)) {
-	far := link.Params{RTT: 40 * time.Millisecond}.LibP2POptions()
+	far := link.Params{RTT: 40 * time.Millisecond}.SocketOptions()
 	file := filepath.Join(t.TempDir(), "tales.gguf")
 	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
 		t.Fatal(err)

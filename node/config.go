@@ -81,7 +81,7 @@ type Config struct {
 	Begin func(*Config) error
 	// May reports which models the peers of a swarm, or of the open network, "", may use; nil: all.
 	May      func(swarm string, model cid.Cid) bool
-	Network  []libp2p.Option
+	Network  []libp2p.Option // what QUIC and TCP run on: QUICReuse and a TCP transport, also of private swarms; nil: the system's sockets
 	Log      *slog.Logger
 	Settings api.Settings // what the API's endpoints for settings use; nil: they do not exist
 	Events   func(Event)  // lifecycle, for scripts; may be nil

@@ -154,7 +154,7 @@ func New(cfg Config) (_ *Node, err error) {
 	reports = report.New(n.reported())
 	n.handler = api.New(api.Config{
 		Generator: n.generator, Counter: n.generator, Embedder: n.generator, Decider: n.generator, Library: n.library, Keeper: n.library, Controller: n.serve, Catalogue: n.library, Vocabulary: n.library, Observer: reports, Viewer: reports,
-		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: swarm.Owned(cfg.Swarms), Policies: lending.Owner{Desk: n.desk, Known: swarm.Owned(cfg.Swarms), Find: n.store.NamesLike},
+		Page: page.Handler(), Metrics: n.metrics.Handler(), Token: n.token, Access: n.access, Keys: n.keys, Unready: n.unready, Settings: cfg.Settings, Swarms: swarm.Owned(cfg.Swarms), Policies: lending.Owner{Desk: n.desk, Known: swarm.Owned(cfg.Swarms), Find: n.library.Called},
 		Log: cfg.Log.With("part", "api"),
 	})
 	return n, nil

@@ -4775,8 +4775,9 @@ type BridgeTalk struct {
 	LenderLists   []byte                 `protobuf:"bytes,2,opt,name=lender_lists,json=lenderLists,proto3" json:"lender_lists,omitempty"`    // those lists, for a peer that has others
 	GuestDigest   []byte                 `protobuf:"bytes,3,opt,name=guest_digest,json=guestDigest,proto3" json:"guest_digest,omitempty"`    // the same of the guest's
 	GuestLists    []byte                 `protobuf:"bytes,4,opt,name=guest_lists,json=guestLists,proto3" json:"guest_lists,omitempty"`
-	Day           uint32                 `protobuf:"varint,5,opt,name=day,proto3" json:"day,omitempty"`   // since 1970, UTC
-	Used          uint64                 `protobuf:"varint,6,opt,name=used,proto3" json:"used,omitempty"` // millionths of tokens that the teller has computed for guests that day
+	Day           uint32                 `protobuf:"varint,5,opt,name=day,proto3" json:"day,omitempty"`       // since 1970, UTC
+	Used          uint64                 `protobuf:"varint,6,opt,name=used,proto3" json:"used,omitempty"`     // millionths of tokens that the teller has computed for guests that day
+	Record        []byte                 `protobuf:"bytes,10,opt,name=record,proto3" json:"record,omitempty"` // the newest bridge record that the teller knows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4851,6 +4852,13 @@ func (x *BridgeTalk) GetUsed() uint64 {
 		return x.Used
 	}
 	return 0
+}
+
+func (x *BridgeTalk) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
 }
 
 var File_protocol_wire_proto protoreflect.FileDescriptor
@@ -5221,7 +5229,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\n" +
 	"BridgeNode\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
-	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"\xbe\x01\n" +
+	"\x05addrs\x18\x02 \x03(\fR\x05addrs\"\xd6\x01\n" +
 	"\n" +
 	"BridgeTalk\x12#\n" +
 	"\rlender_digest\x18\x01 \x01(\fR\flenderDigest\x12!\n" +
@@ -5230,7 +5238,9 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\vguest_lists\x18\x04 \x01(\fR\n" +
 	"guestLists\x12\x10\n" +
 	"\x03day\x18\x05 \x01(\rR\x03day\x12\x12\n" +
-	"\x04used\x18\x06 \x01(\x04R\x04used*P\n" +
+	"\x04used\x18\x06 \x01(\x04R\x04used\x12\x16\n" +
+	"\x06record\x18\n" +
+	" \x01(\fR\x06record*P\n" +
 	"\vTensorCodec\x12\x14\n" +
 	"\x10TENSOR_CODEC_F32\x10\x00\x12\x14\n" +
 	"\x10TENSOR_CODEC_F16\x10\x01\x12\x15\n" +

@@ -91,7 +91,7 @@ func (t *Testnet) API() (string, error) {
 	}
 	g := &t.gateway
 	g.once.Do(func() {
-		g.api, g.stop, g.err = t.conf.Gateway(filepath.Join(t.conf.Dir, "gateway"), t.bootstraps(nil))
+		g.api, g.stop, g.err = t.conf.Gateway(t.gatewayDir(), t.bootstraps(nil))
 	})
 	return g.api, g.err
 }

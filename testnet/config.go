@@ -28,6 +28,7 @@ type Config struct {
 	Model    string      // anything that `shoal model add` accepts, or "" for TinyModel
 	Link     link.Params // between any two nodes; the zero value is plain loopback
 	Cuts     bool        // links can be cut; nodes then use the emulated link even if Link is zero
+	Private  bool        // the nodes are in a private swarm, which the first one founds, and not in the open network
 
 	Dir     string              // of the network; "": a temporary one, removed by Close
 	Keep    bool                // do not remove a temporary Dir
@@ -47,7 +48,8 @@ type Config struct {
 
 	// Gateway starts a client of the network with its own API, so that the API
 	// outlives any node that a test kills. It returns the API's host:port and a
-	// function that stops it. nil: clients use the API of a node.
+	// function that stops it. In a private network, dir is a home that is in its
+	// swarm. nil: clients use the API of a node.
 	Gateway func(dir string, bootstrap []string) (api string, stop func(), err error)
 }
 

@@ -62,7 +62,10 @@ func (t *Testnet) run(n *node) error {
 		"--model", t.model.ID,
 		"--span", n.span,
 		"--threads", strconv.Itoa(t.conf.Threads),
-		"--open", "--no-mdns", "--json-events",
+		"--open=" + strconv.FormatBool(!t.conf.Private), "--no-mdns", "--json-events",
+	}
+	if t.conf.Private { // members see each other's names
+		argv = append(argv, "--name", n.Name)
 	}
 	if b := t.bootstraps(n); len(b) > 0 {
 		argv = append(argv, "--bootstrap", strings.Join(b, ","))

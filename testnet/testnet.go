@@ -105,7 +105,7 @@ func (t *Testnet) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The first node by itself, since the others need its address; then the others.
+	// The first node by itself, since the others need its address, and to be let in; then the others.
 	for i, span := range spans {
 		n := t.addNode(span.String())
 		if err := t.run(n); err != nil {
@@ -113,6 +113,9 @@ func (t *Testnet) start(ctx context.Context) error {
 		}
 		if i == 0 {
 			if err := t.waitListening(ctx, n); err != nil {
+				return err
+			}
+			if err := t.invite(ctx); err != nil {
 				return err
 			}
 		}

@@ -124,7 +124,7 @@ func joinConfig(c *cli.Context) (node.Config, error) {
 	if err != nil {
 		return cfg, usageError{err.Error()}
 	}
-	cfg.Network = p.LibP2POptions()
+	cfg.Network = p.SocketOptions()
 	cfg.Use, err = policy.ParseUse(listOf("use", c.StringSlice("use")))
 	if err != nil {
 		return cfg, usageError{"--use: " + err.Error()}

@@ -18,6 +18,7 @@ import (
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/lend/policy"
 	"github.com/shoalnet/shoal/node/lending"
+	"github.com/shoalnet/shoal/node/library"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/protocol/member"
@@ -119,8 +120,22 @@ func withPolicies(c *cli.Context, do func(api.Policies) error) error {
 		}
 		return at.Own(p)
 	}
+	called, err := namesAtRest(string(h), cfg)
+	if err != nil {
+		return err
+	}
 	desk := lending.New(lending.Config{Network: at, Trusted: trusted, Names: func(cid.Cid) []string { return nil }}, lending.Rules{Lend: cfg.Policy, Use: cfg.Use})
-	return do(lending.Owner{Desk: desk, Known: swarm.Owned(book), Find: func(string) []string { return nil }})
+	return do(lending.Owner{Desk: desk, Known: swarm.Owned(book), Find: called})
+}
+
+// namesAtRest returns what resolves the names of models in a home whose node does not run, as
+// that would without its peers.
+func namesAtRest(dir string, cfg node.Config) (func(string) []string, error) {
+	c, err := library.LookCatalog(dir, cfg.Catalogs, cfg.CatalogKeys)
+	if err != nil {
+		return nil, err
+	}
+	return library.LookCalled(dir, c)
 }
 
 // atRest is the network of a home whose node does not run. It implements lending.Network.

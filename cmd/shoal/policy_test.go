@@ -9,9 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/shoalnet/shoal/contrib/tinymodel"
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
 	"github.com/shoalnet/shoal/node/lend/policy"
+	"github.com/shoalnet/shoal/node/store"
 )
 
 const rulesFile = `# mine
@@ -119,6 +121,21 @@ func TestPolicyCommand(t *testing.T) {
 	if out, code := shoal("swarm", "new", "--name", "lab"); code != 0 {
 		t.Fatal(out)
 	}
+	file := filepath.Join(t.TempDir(), "x.gguf")
+	if err := os.WriteFile(file, tinymodel.GGUF(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	models, err := store.Open(filepath.Join(home, "store"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := models.Add(t.Context(), file, store.AddOptions{Name: "stories:1m"})
+	if err == nil {
+		err = errors.Join(m.Note("tiny", false), models.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args []string
 		code int
@@ -127,6 +144,8 @@ func TestPolicyCommand(t *testing.T) {
 		{[]string{"policy", "ls"}, 0, []string{"swarm lab role use,serve: share 90%\n", "strangers: share 20%   (default)", "  llama3.2:*: mine\n  swarm\n"}},
 		{[]string{"policy", "test", "--as", "strangers", "--model", "llama3.2:3b", "--at", "2026-11-30T23:00"}, 0, []string{"strangers may have: nothing\n", "rule: strangers: share 10%", "only about the models smollm2* tiny", "your prompts may go there: no (rule: llama3.2:*: mine)"}},
 		{[]string{"policy", "test", "--as", "strangers", "--model", "smollm2:135m", "--at", "2026-11-30T23:00"}, 0, []string{"a share of 10 %, at mon-fri 20:00-08:00, sat-sun\n", "your prompts may go there: no (rule: swarm)"}},
+		{[]string{"policy", "test", "--as", "strangers", "--model", "llama3.2"}, 0, []string{"only about the models smollm2* tiny", "your prompts may go there: no (rule: llama3.2:*: mine)"}},
+		{[]string{"policy", "test", "--as", "strangers", "--model", "stories", "--at", "2026-11-30T23:00"}, 0, []string{"a share of 10 %"}},
 		{[]string{"policy", "test", "--as", "strangers", "--at", "2026-11-30T12:00"}, 0, []string{"outside the rule's hours"}},
 		{[]string{"policy", "test", "--as", "lab/use,serve"}, 0, []string{"members of swarm lab with role use,serve may have: a share of 90 %", "your prompts may go there: yes (rule: swarm)"}},
 		{[]string{"policy", "test", "--as", "lab"}, 0, []string{"members: share 100%   (default"}},

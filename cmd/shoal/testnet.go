@@ -16,6 +16,7 @@ import (
 	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/home"
 	"github.com/shoalnet/shoal/node/serve"
+	"github.com/shoalnet/shoal/node/swarm"
 	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
 )
@@ -28,6 +29,7 @@ func testnetFlags() []cli.Flag {
 		&cli.StringFlag{Name: "rtt", Usage: "round trip between any two nodes, such as 40ms"},
 		&cli.StringFlag{Name: "rate", Usage: "uplink of each node, such as 100mbit"},
 		&cli.StringFlag{Name: "loss", Usage: "packet loss, such as 0.1%"},
+		&cli.BoolFlag{Name: "private", Usage: "the nodes are in a private swarm of their own, not in an open network"},
 		&cli.StringFlag{Name: "dir", Usage: "directory of the network (default: a temporary one, removed at the end)"},
 		&cli.BoolFlag{Name: "keep", Usage: "keep the directory and its logs"},
 		&cli.IntFlag{Name: "threads", Usage: "threads per node (default: the cores divided among the nodes)"},
@@ -78,7 +80,7 @@ func startTestnet(c *cli.Context) (*testnet.Testnet, error) {
 	}
 	fmt.Fprintf(c.App.ErrWriter, "starting %d nodes ...\n", c.Int("nodes"))
 	t, err := testnet.Start(c.Context, testnet.Config{
-		Binary: exe, Nodes: c.Int("nodes"), Replicas: c.Int("replicas"), Model: model, Link: p,
+		Binary: exe, Nodes: c.Int("nodes"), Replicas: c.Int("replicas"), Model: model, Link: p, Private: c.Bool("private"),
 		Dir: c.String("dir"), Keep: c.Bool("keep"), Threads: c.Int("threads"), ClientConfig: writeClientConfig,
 		Args: args, Env: []string{"SHOAL_QUIET_BUILD=1"},
 		Gateway: func(dir string, bootstrap []string) (string, func(), error) {
@@ -102,15 +104,21 @@ func startGateway(c *cli.Context, p link.Params, home string, bootstrap []string
 
 func startGatewayLog(c *cli.Context, p link.Params, home string, bootstrap []string, log *slog.Logger) (string, func(), error) {
 	listening := make(chan string, 1)
-	n, err := newNode(node.Config{
+	cfg := node.Config{
 		Home: home, Version: version, Client: true, NoMDNS: true, Bootstrap: bootstrap, API: "127.0.0.1:0", Log: log,
-		Network: p.LibP2POptions(), ListenAddrs: loopbackAddrs(),
+		Network: p.SocketOptions(), ListenAddrs: loopbackAddrs(),
 		Events: func(e node.Event) {
 			if e.Event == "listening" {
 				listening <- e.API
 			}
 		},
-	})
+	}
+	if c.Bool("private") {
+		if _, err := begin(&cfg, swarm.BeClosed, false, c.App.ErrWriter); err != nil {
+			return "", nil, err
+		}
+	}
+	n, err := newNode(cfg)
 	if err != nil {
 		return "", nil, err
 	}

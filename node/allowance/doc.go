@@ -28,8 +28,11 @@
 // what is computed beyond it is at most what all nodes compute while a message is under way
 // from one to the others, a quarter of that which did not have to be told yet, the pass that
 // ends each session, and the one before. With n nodes at r tokens per second each, and
-// messages that take d seconds, that is n*(1.25*r*d + 2 passes): for ten nodes at 50 tokens
-// per second and 0.1 s, with one session each, some 85 tokens.
+// messages that take d seconds, that is n*(1.25*r*d + 2 passes). d is the 50 ms in which a
+// node gathers what it has to tell, the way, and the rest of an exchange that may be under way
+// with the other. A pass is a token of each session, or as many of a prompt as the node
+// computes at a time. For ten nodes at 50 tokens per second that are 0.1 s from each other,
+// with one answer each, it is some 115 tokens.
 //
 // Nodes that cannot reach each other do not know of each other's work: each part of a
 // divided swarm ends at the limit by itself, so k parts allow k times as much. Stopping

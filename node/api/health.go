@@ -24,6 +24,18 @@ type Health struct {
 	Quota      int64       `json:"quota"`      // bytes; 0: no limit
 
 	Reachability *Reachability `json:"reachability,omitempty"` // nil: it listens on loopback alone
+	Lookups      *Lookups      `json:"lookups,omitempty"`      // in the DHT since the start
+}
+
+// Lookups is how searches in the DHT for the peers of a model went, and the dials of these
+// searches and of those with which the node announces itself.
+type Lookups struct {
+	Found   uint64  `json:"found"`         // searches that found a peer
+	Failed  uint64  `json:"failed"`        // searches that found none
+	FirstMs float64 `json:"first_peer_ms"` // mean time until the first
+	Hops    float64 `json:"hops"`          // mean number of answers that led to each other
+	Dials   uint64  `json:"dials"`         // of peers that were not connected
+	Dead    uint64  `json:"dead"`          // those that could not be reached
 }
 
 // Reachability is how peers elsewhere reach this node, and it them.

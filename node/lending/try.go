@@ -28,7 +28,7 @@ type Owner struct {
 	Known Known // nil: the home is in no swarm
 
 	// Find returns the names and the ID of a model by what a person calls it; nothing: it
-	// is not known here.
+	// is not known here, and is taken by that name.
 	Find func(model string) []string
 }
 
@@ -71,7 +71,9 @@ func (o Owner) TestPolicy(_ context.Context, t api.PolicyTest) (*api.PolicyVerdi
 	}
 	ask := policy.Ask{Now: o.Desk.cfg.Now()}
 	if t.Model != "" {
-		ask.Model = append(o.Find(t.Model), t.Model)
+		if ask.Model = o.Find(t.Model); len(ask.Model) == 0 {
+			ask.Model = []string{t.Model}
+		}
 	}
 	if t.At != nil {
 		ask.Now = t.At.Local()

@@ -41,6 +41,21 @@ func (e catalogError) Is(target error) bool { return target == ErrCatalog }
 // signature. The home remembers which editions of signed catalogues were taken, so
 // that no older one is. Its errors wrap ErrCatalog, or are of the home's own files.
 func LoadCatalog(dir string, files, keys []string) (*catalog.Catalog, error) {
+	c, taken, err := readCatalog(dir, files, keys)
+	if err != nil {
+		return nil, err
+	}
+	return c, saveEditions(home.Home(dir).Editions(), taken, c.Editions())
+}
+
+// LookCatalog is LoadCatalog beside another process, perhaps: the home remembers nothing.
+func LookCatalog(dir string, files, keys []string) (*catalog.Catalog, error) {
+	c, _, err := readCatalog(dir, files, keys)
+	return c, err
+}
+
+// readCatalog is LoadCatalog, and returns the editions that were taken before.
+func readCatalog(dir string, files, keys []string) (c *catalog.Catalog, taken []catalog.Edition, err error) {
 	in := home.Home(dir)
 	var sources []catalog.Source
 	add := func(path string, own bool) error {
@@ -58,30 +73,30 @@ func LoadCatalog(dir string, files, keys []string) (*catalog.Catalog, error) {
 	}
 	found, err := filepath.Glob(filepath.Join(in.CatalogDir(), "*.toml")) // sorted
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, path := range found {
 		if err := add(path, false); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	for _, path := range files {
 		if err := add(path, true); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	taken, err := readEditions(in.Editions())
+	taken, err = readEditions(in.Editions())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c, err := catalog.Load(keys, taken, sources...)
+	c, err = catalog.Load(keys, taken, sources...)
 	if errors.Is(err, catalog.ErrOlder) {
-		return nil, catalogError{fmt.Errorf("%w; put the newer one there, or, to go back all the same, remove %s", err, in.Editions())}
+		return nil, nil, catalogError{fmt.Errorf("%w; put the newer one there, or, to go back all the same, remove %s", err, in.Editions())}
 	}
 	if err != nil {
-		return nil, catalogError{err}
+		return nil, nil, catalogError{err}
 	}
-	return c, saveEditions(in.Editions(), taken, c.Editions())
+	return c, taken, nil
 }
 
 // readEditions returns those of signed catalogues that this home has taken.

@@ -69,9 +69,17 @@ type resolution struct {
 	why      error          // unknown
 }
 
+// shelf is the models of this home: those of a store, open or not.
+type shelf interface {
+	Models() []*store.Model
+	Model(id cid.Cid) (*store.Model, error)
+	Find(name string) (*store.Model, error)
+	From(source string) *store.Model
+}
+
 // resolver finds out what names mean. It asks peers, and changes nothing here.
 type resolver struct {
-	store    *store.Store
+	store    shelf
 	names    *names
 	sources  *sources
 	net      Network
@@ -114,6 +122,17 @@ type query struct {
 // where a name means several models, and what the exchange fails with; that nobody
 // knows the model is no error but a resolution.
 func (v *resolver) resolve(ctx context.Context, name string, w Want) (*resolution, error) {
+	q := v.query(name, w)
+	for _, rule := range []func(context.Context, *query) (*resolution, error){v.here, v.source, v.claimed, v.identified, v.fitting, v.listed} {
+		if r, err := rule(ctx, q); r != nil || err != nil {
+			return r, err
+		}
+	}
+	return &resolution{why: q.why}, nil
+}
+
+// query returns a name as the rules take it.
+func (v *resolver) query(name string, w Want) *query {
 	name = v.untagged(name)
 	q := &query{name: name, want: w, entry: v.names.Find(name)}
 	if q.entry != nil {
@@ -121,12 +140,7 @@ func (v *resolver) resolve(ctx context.Context, name string, w Want) (*resolutio
 	} else if id, err := cid.Decode(name); err == nil {
 		q.id = id
 	}
-	for _, rule := range []func(context.Context, *query) (*resolution, error){v.here, v.source, v.claimed, v.identified, v.fitting, v.listed} {
-		if r, err := rule(ctx, q); r != nil || err != nil {
-			return r, err
-		}
-	}
-	return &resolution{why: q.why}, nil
+	return q
 }
 
 // untagged returns the name that Ollama's clients write as NAME:latest, if it is one that

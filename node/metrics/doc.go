@@ -48,6 +48,14 @@
 //		counter by gen_ai_token_type, key. Tokens of prompts (input) and answers (output), by the name of the key.
 //	shoal_lending
 //		gauge. 1 while the machine is lent, 0 while the operator's rules pause it.
+//	shoal_lookup_dials_total
+//		counter by outcome. Peers that lookups in the DHT dialled, by outcome: answered, or dead (it could not be reached).
+//	shoal_lookup_first_provider_seconds
+//		histogram. Time until the first provider, of searches in the DHT for the peers of a model that found one.
+//	shoal_lookup_hops
+//		histogram. Answers that led to each other in a lookup in the DHT, at most.
+//	shoal_lookups_failed_total
+//		counter. Searches in the DHT for the peers of a model that found none.
 //	shoal_offers
 //		gauge. Known offers of other nodes.
 //	shoal_peer_packets_lost_total

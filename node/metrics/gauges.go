@@ -26,6 +26,20 @@ type State struct {
 	Traffic    map[string]Traffic // by protocol; a fixed set
 	Fetched    map[string]uint64  // bytes by kind of source; a fixed set
 	Given      uint64             // bytes sent to peers
+	Lookups    Lookups
+}
+
+// Lookups are the lookups in the DHT so far.
+type Lookups struct {
+	Hops, First       Histogram // answers that led to each other; seconds until the first provider
+	Vain, Dials, Dead uint64    // searches that found nobody; dials, and those in vain
+}
+
+// Histogram is one that was counted elsewhere.
+type Histogram struct {
+	Count   uint64
+	Sum     float64
+	Buckets map[float64]uint64 // values up to each bound
 }
 
 // Span is a span that the node serves, or is about to.
@@ -83,6 +97,10 @@ var (
 	paths      = desc("shoal_path", "Connected peers by the kind of path to them: direct or relayed.", "kind")
 	punches    = desc("shoal_punches_total", "Attempts at a direct path to a relayed peer, by outcome.", "outcome")
 	circuit    = desc("shoal_circuit_bytes_left", "Bytes left of the relayed connection that has least; absent if there is none.")
+	hops       = desc("shoal_lookup_hops", "Answers that led to each other in a lookup in the DHT, at most.")
+	first      = desc("shoal_lookup_first_provider_seconds", "Time until the first provider, of searches in the DHT for the peers of a model that found one.")
+	vain       = desc("shoal_lookups_failed_total", "Searches in the DHT for the peers of a model that found none.")
+	dials      = desc("shoal_lookup_dials_total", "Peers that lookups in the DHT dialled, by outcome: answered, or dead (it could not be reached).", "outcome")
 	given      = desc("shoal_given_bytes_total", "Bytes of models sent to peers.")
 )
 
@@ -90,7 +108,7 @@ var (
 func (g *gauges) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		lending, spanReady, sessions, queuedRows, kvTokens, kvReserved, engineMem, peers, dhtPeers, offers, storeBytes, storeQuota, storeFree,
-		peerRTT, peerSent, peerLost, bytesBy, fetched, given, paths, punches, circuit,
+		peerRTT, peerSent, peerLost, bytesBy, fetched, given, paths, punches, circuit, hops, first, vain, dials,
 	} {
 		out <- d
 	}
@@ -138,6 +156,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		count(fetched, n, source)
 	}
 	count(given, st.Given)
+	g.lookups(out, &st.Lookups)
 	for kind, n := range st.Paths {
 		gauge(paths, float64(n), kind)
 	}
@@ -147,6 +166,16 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	if st.Paths["relayed"] > 0 {
 		gauge(circuit, float64(st.CircuitMin))
 	}
+}
+
+func (g *gauges) lookups(out chan<- prometheus.Metric, l *Lookups) {
+	for d, h := range map[*prometheus.Desc]Histogram{hops: l.Hops, first: l.First} {
+		out <- prometheus.MustNewConstHistogram(d, h.Count, h.Sum, h.Buckets)
+	}
+	for outcome, n := range map[string]uint64{"answered": l.Dials - min(l.Dials, l.Dead), "dead": l.Dead} {
+		out <- prometheus.MustNewConstMetric(dials, prometheus.CounterValue, float64(n), outcome)
+	}
+	out <- prometheus.MustNewConstMetric(vain, prometheus.CounterValue, float64(l.Vain))
 }
 
 // merge adds up spans whose series would have the same labels: a model may be served

@@ -21,7 +21,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
-	"github.com/libp2p/go-libp2p/core/routing"
 	"github.com/libp2p/go-libp2p/core/test"
 	mocknet "github.com/libp2p/go-libp2p/p2p/net/mock"
 
@@ -78,47 +77,6 @@ func (h farHost) NewStream(ctx context.Context, p peer.ID, protos ...libprotocol
 		return nil, err
 	}
 	return h.Host.NewStream(ctx, p, protos...)
-}
-
-// walk follows one lookup: how many peers it asked, and how long the longest
-// chain of answers was.
-type walk struct {
-	mu          sync.Mutex
-	depth       map[peer.ID]int
-	asked, hops int
-}
-
-func follow(ctx context.Context, me peer.ID) (context.Context, *walk, func()) {
-	w := &walk{depth: map[peer.ID]int{me: 0}}
-	ctx, cancel := context.WithCancel(ctx)
-	ctx, events := routing.RegisterForQueryEvents(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for e := range events {
-			w.note(e)
-		}
-	}()
-	return ctx, w, func() { cancel(); <-done }
-}
-
-func (w *walk) note(e *routing.QueryEvent) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch e.Type {
-	case routing.SendingQuery:
-		w.asked++
-		if _, ok := w.depth[e.ID]; !ok {
-			w.depth[e.ID] = 1
-		}
-	case routing.PeerResponse:
-		w.hops = max(w.hops, w.depth[e.ID])
-		for _, r := range e.Responses {
-			if _, ok := w.depth[r.ID]; !ok {
-				w.depth[r.ID] = w.depth[e.ID] + 1
-			}
-		}
-	}
 }
 
 func quantile[T int | time.Duration](list []T, q float64) T {
@@ -206,7 +164,15 @@ func (c *dhtCrowd) forgetConns() {
 	}
 }
 
-type lookups struct {
+// lookups returns what all nodes have counted.
+func (c *dhtCrowd) lookups() (sum Lookups) {
+	for _, n := range c.nodes {
+		sum = sum.Plus(n.Lookups())
+	}
+	return sum
+}
+
+type looks struct {
 	first, put  []time.Duration
 	asked, hops []int
 	missed      int
@@ -215,38 +181,34 @@ type lookups struct {
 func shardKey(i int) cid.Cid { return protocol.BucketKey(cid.Undef, 1000+i) }
 
 // find looks the keys up, each from another node.
-func (c *dhtCrowd) find(from, to int) (out lookups) {
+func (c *dhtCrowd) find(from, to int) (out looks) {
 	for i := from; i < to; i++ {
 		n := c.any()
-		ctx, w, end := follow(c.Context(), n.Self())
-		began, took, found := time.Now(), time.Duration(0), 0
+		ctx, w, end := n.looked.follow(c.Context(), n.Self())
 		for range n.dht.FindProvidersAsync(ctx, shardKey(i), 1) {
-			took = time.Since(began)
-			found++
+			w.found()
 		}
-		if end(); found == 0 {
+		if end(true); w.first < 0 {
 			out.missed++
 		}
-		out.first, out.asked, out.hops = append(out.first, took), append(out.asked, w.asked), append(out.hops, w.hops)
+		out.first, out.asked, out.hops = append(out.first, w.first), append(out.asked, w.asked), append(out.hops, w.hops)
 	}
 	return out
 }
 
 // announce lists a node under each of the keys.
-func (c *dhtCrowd) announce(from, to int) (out lookups) {
+func (c *dhtCrowd) announce(from, to int) (out looks) {
 	for i := from; i < to; i++ {
 		n := c.any()
-		ctx, w, end := follow(c.Context(), n.Self())
 		began := time.Now()
-		closest, others, err := n.providers(ctx, shardKey(i))
+		closest, others, err := n.providers(c.Context(), shardKey(i))
 		if err == nil && others == 0 {
-			err = n.putProvider(ctx, shardKey(i), closest)
+			err = n.putProvider(c.Context(), shardKey(i), closest)
 		}
-		if end(); err != nil || others != 0 {
+		if err != nil || others != 0 {
 			c.Errorf("key %d: %d others, %v", i, others, err)
 		}
 		out.put = append(out.put, time.Since(began))
-		out.asked, out.hops = append(out.asked, w.asked), append(out.hops, w.hops)
 	}
 	return out
 }
@@ -283,8 +245,9 @@ func TestManyDHTNodes(t *testing.T) {
 			table = append(table, n.DHTPeers())
 		}
 		put := c.announce(0, keys)
-		t.Logf("%d nodes, tables %d: announced in p50 %v, p99 %v, %d asked, hops at most %d", count, quantile(table, .5), quantile(put.put, .5), quantile(put.put, .99), quantile(put.asked, .5), quantile(put.hops, 1))
-		check := func(what string, got lookups, p99 time.Duration) {
+		hops := c.lookups().Hops
+		t.Logf("%d nodes, tables %d: announced in p50 %v, p99 %v, %.1f hops", count, quantile(table, .5), quantile(put.put, .5), quantile(put.put, .99), hops.Sum/float64(hops.Count))
+		check := func(what string, got looks, p99 time.Duration) {
 			t.Helper()
 			t.Logf("%s: first provider p50 %v, p99 %v, %d asked, hops at most %d, %d of %d missed", what, quantile(got.first, .5), quantile(got.first, .99), quantile(got.asked, .5), quantile(got.hops, 1), got.missed, keys)
 			if got.missed > 0 || quantile(got.first, .99) > p99 || quantile(got.hops, 1) > 3 {
@@ -296,7 +259,19 @@ func TestManyDHTNodes(t *testing.T) {
 		c.forgetConns()
 		check("with handshakes", c.find(0, keys), 240*time.Millisecond+3*2*dhtLink)
 		c.kill(0.3)
-		check("30 % gone", c.find(0, keys), 3500*time.Millisecond)
+		before, dials, missed := c.lookups(), c.dials.Load(), c.missed.Load()
+		got := c.find(0, keys)
+		check("30 % gone", got, 3500*time.Millisecond)
+		after := c.lookups()
+		here := len(slices.DeleteFunc(got.asked, func(asked int) bool { return asked > 0 })) // records that the node itself keeps
+		if found := after.First.Count - before.First.Count; found != keys || after.Hops.Count-before.Hops.Count != uint64(keys-here) || after.Vain != 0 {
+			t.Errorf("%d searches were counted, and %d in vain", found, after.Vain)
+		}
+		c.announce(keys, keys+5) // which waits for all, where a search ends before
+		after = c.lookups()
+		if dead := int64(after.Dead - before.Dead); dead == 0 || dead > c.missed.Load()-missed || int64(after.Dials-before.Dials) > c.dials.Load()-dials {
+			t.Errorf("%d of %d dials are counted as dead, and there were %d of %d", dead, after.Dials-before.Dials, c.missed.Load()-missed, c.dials.Load()-dials)
+		}
 		t.Logf("%d dials, %d of them of nodes that are gone", c.dials.Load(), c.missed.Load())
 	})
 	t.Logf("%v of real time", time.Since(began).Round(100*time.Millisecond))

@@ -76,7 +76,10 @@
 // nobody. An address is remembered if this node dialled the peer there, or if
 // the peer connected from there and says that it listens there: the first node
 // of a network dials nobody, and must find the others again all the same. A
-// node that moves signs its offer again and sends it to its peers.
+// node that moves signs its offer again and sends it to its peers; a few times at
+// once, and then twice a minute at most (resign.go), since relays and peers can
+// have its addresses change as often as they like. Relays at which its places do
+// not last are left alone for longer each time (outer.Rests).
 //
 // A change of address ends no connection: QUIC notices after half a minute, TCP
 // later, and libp2p looks at the machine's addresses once a minute. So this node

@@ -216,7 +216,10 @@ func (n *Network) lookUp(ctx context.Context, model cid.Cid, asked []peer.ID, en
 		}
 	}
 	look := func(key cid.Cid, wg *sync.WaitGroup) {
-		for p := range n.dht.FindProvidersAsync(ctx, key, protocol.MaxOffersReply) {
+		follow, walk, end := n.looked.follow(ctx, n.host.ID())
+		defer end(true)
+		for p := range n.dht.FindProvidersAsync(follow, key, protocol.MaxOffersReply) {
+			walk.found()
 			mu.Lock()
 			fresh := !seen[p.ID]
 			seen[p.ID] = true

@@ -180,7 +180,9 @@ var errNoHolder = errors.New("none of the peers closest to the key answered")
 // there: the median of what these peers say, so that one that makes up providers
 // keeps nobody from being listed.
 func (n *Network) providers(ctx context.Context, key cid.Cid) (closest []peer.ID, others int, err error) {
-	if closest, err = n.dht.GetClosestPeers(ctx, string(key.Hash())); len(closest) == 0 {
+	look, _, end := n.looked.follow(ctx, n.host.ID())
+	closest, err = n.dht.GetClosestPeers(look, string(key.Hash()))
+	if end(false); len(closest) == 0 {
 		return nil, 0, errors.Join(errNoHolder, err)
 	}
 	counts := make(chan int, len(closest))

@@ -187,16 +187,3 @@ func (n *Network) moved(e event.EvtLocalAddressesUpdated) {
 	}
 	n.rouse()
 }
-
-// resign signs the offer again, because this node's addresses have changed, and
-// has it sent to peers.
-func (n *Network) resign() {
-	n.mu.Lock()
-	err := n.sign()
-	n.news = n.seq
-	n.mu.Unlock()
-	if err != nil {
-		n.log.Warn("the offer cannot be signed", "error", err)
-	}
-	n.poke()
-}

@@ -51,6 +51,7 @@ type Config struct {
 	Client      bool               // a light node: it queries the DHT but stores nothing for it
 	PeersFile   string             // where peers are remembered; "": nowhere
 	Options     []libp2p.Option    // transports, in place of QUIC and TCP; in a private swarm, options of QUIC's socket, without TCP
+	Sockets     []libp2p.Option    // what QUIC and TCP run on, in place of this machine's sockets: QUICReuse and a TCP transport
 	Public      bool               // the operator vouches that peers elsewhere can dial this node
 	NoRelay     bool               // do not relay for others
 	MayRelay    func(peer.ID) bool // who may use this node as a relay; nil: anybody
@@ -113,6 +114,7 @@ type Network struct {
 	queues   queues
 	said     tally // records sent to this node's DHT
 	shelf    shelf // provider records that it keeps
+	looked   lookups
 
 	mu       sync.Mutex
 	handlers map[string]func(*Stream)
@@ -123,7 +125,8 @@ type Network struct {
 	ownBody  *protocol.OfferBody // of seen; nil: body
 	body     *protocol.OfferBody // this node's offer, unsigned
 	seq      uint64
-	news     uint64                // sequence number of this node's offer that last said something new
+	news     uint64 // sequence number of this node's offer that last said something new
+	signs    resigning
 	asked    map[cid.Cid]time.Time // when members were last asked in the background
 	asking   map[peer.ID]bool      // relays that are being asked whether they live
 	suspects map[peer.ID]bool      // peers whose connections are being tested
@@ -152,6 +155,7 @@ func New(cfg Config) (*Network, error) {
 	n := &Network{
 		cfg: cfg, log: cfg.Log, lines: rate.NewLimiter(10, 100), traffic: newCounter(), gate: newGate(), refusals: newRefusals(), handlers: map[string]func(*Stream){}, told: map[peer.ID]uint64{}, silent: map[peer.ID]silence{}, asked: map[cid.Cid]time.Time{}, asking: map[peer.ID]bool{}, suspects: map[peer.ID]bool{},
 		boot: boot, book: openBook(cfg.PeersFile, cfg.Log), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), seq: uint64(time.Now().UnixMilli()),
+		signs: resigning{limit: rate.NewLimiter(rate.Every(signEvery), signBurst)},
 	}
 	n.gate.met, n.gate.began, n.gater = n.met, n.refusals.began, n.gate
 	if cfg.Swarm != nil {
@@ -291,7 +295,10 @@ func (n *Network) newHost() (host.Host, *reaching, error) {
 	} else if len(cfg.Options) == 0 {
 		opts = append(opts, libp2p.Transport(libp2pquic.NewTransport))
 	}
-	if opts = append(opts, cfg.Options...); len(cfg.Options) == 0 {
+	switch opts = append(opts, cfg.Options...); {
+	case len(cfg.Sockets) > 0:
+		opts = append(opts, cfg.Sockets...)
+	case len(cfg.Options) == 0:
 		opts = append(opts, libp2p.Transport(tcp.NewTCPTransport))
 	}
 	var r *reaching

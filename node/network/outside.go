@@ -80,7 +80,7 @@ func (r *reaching) goOutside(h host.Host, m *roll) error {
 		r.gate.name(p)
 	}
 	o, err := outer.New(outer.Config{
-		Key: out.Key, Relays: out.relays, Sockets: m.sockets, NoTCP: len(r.cfg.Options) > 0, Gate: outerGate{r.gate}, Kept: out.Kept, Log: r.cfg.Log,
+		Key: out.Key, Relays: out.relays, Sockets: m.sockets, NoTCP: len(r.cfg.Options)+len(r.cfg.Sockets) > 0, Gate: outerGate{r.gate}, Kept: out.Kept, Log: r.cfg.Log,
 		Swarm: []swarm.Option{swarm.WithMetricsTracer(r.gate), swarm.WithMultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, r.gate})},
 		Seen:  func(relay, local, outside multiaddr.Multiaddr) { r.sighted(relay, local, outside); r.look() },
 		Changed: func() {

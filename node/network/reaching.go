@@ -284,6 +284,7 @@ func (r *reaching) moved() {
 	if o := r.outer.Load(); o != nil {
 		o.Moved()
 	}
+	r.relays.moved()
 	r.holes.moved()
 	r.look()
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	"github.com/multiformats/go-multiaddr"
 
+	"github.com/shoalnet/shoal/node/network/outer"
 	"github.com/shoalnet/shoal/node/network/reach"
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/member"
@@ -73,9 +74,11 @@ type relays struct {
 	mu      sync.Mutex
 	fresh   chan struct{} // closed when another peer may be a relay
 	held    []multiaddr.Multiaddr
-	looked  time.Time // when the DHT was last searched
-	listed  listing   // among the network's relays
-	listing bool      // an announcement is under way
+	since   map[peer.ID]time.Time // of the places of held
+	rests   outer.Rests           // relays at which places did not last
+	looked  time.Time             // when the DHT was last searched
+	listed  listing               // among the network's relays
+	listing bool                  // an announcement is under way
 }
 
 // news tells those who wait for relays that there may be another.
@@ -103,8 +106,34 @@ func (r *relays) set(held []multiaddr.Multiaddr) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	same := slices.EqualFunc(held, r.held, multiaddr.Multiaddr.Equal)
-	r.held = held
+	now, since := time.Now(), map[peer.ID]time.Time{}
+	for _, a := range held {
+		p := reach.RelayOf(a)
+		if since[p] = r.since[p]; since[p].IsZero() {
+			since[p] = now
+		}
+	}
+	for p, at := range r.since {
+		if since[p].IsZero() {
+			r.rests.Lost(p, at, now)
+		}
+	}
+	r.held, r.since = held, since
 	return !same
+}
+
+// moved has all relays asked again, since this node is elsewhere now.
+func (r *relays) moved() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rests.Moved(time.Now())
+}
+
+// resting reports whether a relay is to be left alone.
+func (r *relays) resting(p peer.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rests.Resting(p, time.Now())
 }
 
 // addrs returns this node's addresses at its relays, at most four for each: by
@@ -211,7 +240,7 @@ func (r *relays) connected(given map[peer.ID]bool) (out []peer.AddrInfo) {
 	for p := range given {
 		groups[n.Group(p)]++
 	}
-	near := slices.DeleteFunc(n.host.Network().Peers(), func(p peer.ID) bool { return given[p] || !n.Direct(p) || !n.isRelay(p) })
+	near := slices.DeleteFunc(n.host.Network().Peers(), func(p peer.ID) bool { return given[p] || !n.Direct(p) || !n.isRelay(p) || r.resting(p) })
 	slices.SortFunc(near, func(a, b peer.ID) int { return cmp.Compare(n.distance(a), n.distance(b)) })
 	for _, p := range near {
 		if g := n.Group(p); groups[g] < relayGroup {
@@ -226,7 +255,7 @@ func (r *relays) connected(given map[peer.ID]bool) (out []peer.AddrInfo) {
 // ones, the nearest first, or else those that the DHT names.
 func (r *relays) elsewhere(ctx context.Context) []peer.AddrInfo {
 	n := r.of.n
-	if known := n.book.relays(); len(known) > 0 {
+	if known := slices.DeleteFunc(n.book.relays(), func(p peer.AddrInfo) bool { return r.resting(p.ID) }); len(known) > 0 {
 		return known[:min(len(known), 2*wantedRelays)]
 	}
 	r.mu.Lock()
@@ -240,7 +269,7 @@ func (r *relays) elsewhere(ctx context.Context) []peer.AddrInfo {
 	}
 	var out []peer.AddrInfo
 	for p := range n.dht.FindProvidersAsync(ctx, protocol.RelayKey(), 2*wantedRelays) {
-		if p.Addrs = slices.DeleteFunc(n.Believable("", p.Addrs), reach.IsCircuit); p.ID != n.host.ID() && len(p.Addrs) > 0 {
+		if p.Addrs = slices.DeleteFunc(n.Believable("", p.Addrs), reach.IsCircuit); p.ID != n.host.ID() && len(p.Addrs) > 0 && !r.resting(p.ID) {
 			out = append(out, p)
 		}
 	}

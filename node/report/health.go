@@ -6,6 +6,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/shoalnet/shoal/node/api"
+	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/survey"
 	"github.com/shoalnet/shoal/protocol"
 )
@@ -22,7 +23,7 @@ func (r *Reporter) Health(ctx context.Context) (*api.Health, error) {
 		Coverage: coverageOf(r.cfg.Survey.Coverage(offers, maxListed)), Unreached: []api.Unreached{}, Strangers: []api.Peer{}, Engines: []api.Losses{},
 		Fetches: r.cfg.Library.Fetches(), Quota: r.cfg.Limits().Quota, QuotaUsed: r.cfg.Store.Unpinned(),
 	}
-	h.Reachability = r.reachability()
+	h.Reachability, h.Lookups = r.reachability(), lookupsIn(r.cfg.Network.Sizes().Lookups)
 	for _, u := range net.Unreached {
 		h.Unreached = append(h.Unreached, api.Unreached{Peer: u.ID.String(), Addrs: u.Addrs, Why: u.Why, Bootstrap: u.Bootstrap})
 	}
@@ -73,6 +74,17 @@ func (r *Reporter) reachability() *api.Reachability {
 		} else {
 			out.Relayed++
 		}
+	}
+	return out
+}
+
+func lookupsIn(l network.Lookups) *api.Lookups {
+	out := &api.Lookups{Found: l.First.Count, Failed: l.Vain, Dials: l.Dials, Dead: l.Dead}
+	if l.First.Count > 0 {
+		out.FirstMs = 1000 * l.First.Sum / float64(l.First.Count)
+	}
+	if l.Hops.Count > 0 {
+		out.Hops = l.Hops.Sum / float64(l.Hops.Count)
 	}
 	return out
 }

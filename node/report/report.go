@@ -118,6 +118,7 @@ func (r *Reporter) State() metrics.State {
 		Punches:    map[string]uint64{network.PunchDialed: 0, network.PunchOpened: 0, network.PunchFailed: 0, network.PunchError: 0},
 		QuotaBytes: r.cfg.Limits().Quota, FreeBytes: files.FreeSpace(r.cfg.StoreDir), StoreBytes: r.allocated(), Traffic: map[string]metrics.Traffic{},
 	}
+	st.Lookups = lookupsOf(sizes.Lookups)
 	passed := r.cfg.Exchange.Stats()
 	st.Given, st.Fetched = passed.Given, map[string]uint64{"peers": passed.Taken, "origins": passed.Origins + r.cfg.Library.Imported()}
 	for p, t := range r.cfg.Network.Traffic() {
@@ -158,3 +159,17 @@ func (r *Reporter) allocated() (n int64) {
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func lookupsOf(l network.Lookups) metrics.Lookups {
+	of := func(d network.Distribution, bounds []float64) metrics.Histogram {
+		h := metrics.Histogram{Count: d.Count, Sum: d.Sum, Buckets: map[float64]uint64{}}
+		for i, b := range bounds { // also before there is any, for a rate
+			h.Buckets[b] = 0
+			if d.Within != nil {
+				h.Buckets[b] = d.Within[i]
+			}
+		}
+		return h
+	}
+	return metrics.Lookups{Hops: of(l.Hops, network.HopBounds), First: of(l.First, network.FirstBounds), Vain: l.Vain, Dials: l.Dials, Dead: l.Dead}
+}

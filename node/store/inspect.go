@@ -201,14 +201,10 @@ func (s *Store) Unpinned() (n int64) {
 	return n
 }
 
-// Names returns the names of a store's models without opening the store. Errors
-// are those of reading the directory.
+// Names returns the names of a store's models without opening the store.
 func Names(dir string) (names []string) {
-	entries, _ := os.ReadDir(filepath.Join(dir, "models"))
-	for _, e := range entries {
-		if m, err := readModel(filepath.Join(dir, "models", e.Name()), slog.New(slog.DiscardHandler)); err == nil {
-			names = append(names, m.Name())
-		}
+	for _, m := range Look(dir).Models() {
+		names = append(names, m.Name())
 	}
 	return names
 }

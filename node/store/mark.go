@@ -82,13 +82,16 @@ func (h *httpReader) Mark() Mark {
 
 // From returns the model that was added from a source and knows so, the last added
 // first; nil if there is none. Nothing is asked of the source, which may be gone.
-func (s *Store) From(source string) *Model {
+func (s *Store) From(source string) *Model { return addedFrom(source, s.Models()) }
+
+// addedFrom is Store.From among some models.
+func addedFrom(source string, models []*Model) *Model {
 	src, err := parseSource(source, true)
 	if err != nil {
 		return nil
 	}
 	var found *Model
-	for _, m := range s.Models() {
+	for _, m := range models {
 		origins, added := m.Origins(), m.added()
 		all := !slices.ContainsFunc(src.origins(), func(o string) bool { return !slices.Contains(origins, o) })
 		if all && (found == nil || added.After(found.added())) {

@@ -165,12 +165,6 @@ func (s *Store) NamesOf(id cid.Cid) []string {
 	return m.Called()
 }
 
-// NamesLike is NamesOf for the model that a person calls so.
-func (s *Store) NamesLike(name string) []string {
-	m, _ := s.Find(name)
-	return m.Called()
-}
-
 // Origins returns the paths or URLs that the model was added from: for a split
 // model, those of all parts.
 func (m *Model) Origins() []string {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -168,12 +169,11 @@ func (s *Store) Close() error {
 func (s *Store) Models() []*Model {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	var out []*Model
-	for _, m := range s.models {
-		out = append(out, m)
-	}
-	slices.SortFunc(out, func(a, b *Model) int { return strings.Compare(a.Name()+a.id.String(), b.Name()+b.id.String()) })
-	return out
+	return byName(s.models)
+}
+
+func byName(models map[cid.Cid]*Model) []*Model {
+	return slices.SortedFunc(maps.Values(models), func(a, b *Model) int { return strings.Compare(a.Name()+a.id.String(), b.Name()+b.id.String()) })
 }
 
 // Model returns a model by its CID, or ErrNotFound.
@@ -189,13 +189,16 @@ func (s *Store) Model(id cid.Cid) (*Model, error) {
 // Find returns a model by its CID, by a name, by a prefix that only one name
 // has, or by the beginning or end that only one CID has. Errors are ErrNotFound
 // and ErrAmbiguous.
-func (s *Store) Find(name string) (*Model, error) {
+func (s *Store) Find(name string) (*Model, error) { return find(name, s.Model, s.Models()) }
+
+// find is Store.Find among some models; byID returns one of them.
+func find(name string, byID func(cid.Cid) (*Model, error), models []*Model) (*Model, error) {
 	if c, err := cid.Decode(name); err == nil {
-		return s.Model(c)
+		return byID(c)
 	}
 	var named []*Model
 	best := protocol.MatchBegin
-	for _, m := range s.Models() {
+	for _, m := range models {
 		switch fit := m.match(name); {
 		case fit > best:
 			named, best = []*Model{m}, fit

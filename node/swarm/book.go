@@ -276,7 +276,11 @@ func (b *Book) New(name, rootFile string) (*Swarm, error) {
 	} else if err := keepApart(rootFile, marshalRoot(root)); err != nil {
 		return nil, err
 	}
-	return b.take(a.Root.Swarm(), newPrefix+a.Root.Swarm().String(), content)
+	s, err := b.take(a.Root.Swarm(), newPrefix+a.Root.Swarm().String(), content)
+	if s == nil && rootFile != "" { // the key of nothing, at a place where the next attempt writes
+		err = errors.Join(err, os.Remove(rootFile))
+	}
+	return s, err
 }
 
 // keepApart writes a root key into a file of its own, which must not exist yet. Errors wrap

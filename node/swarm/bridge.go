@@ -23,6 +23,7 @@ const (
 	bridgeLists  = ".revocations" // of the other swarm
 	bridgeUsed   = ".used"        // what guests have used of this node today
 	bridgeNumber = ".number"      // of the newest record, of a bridge that has ended
+	bridgeEnded  = ".ended"       // that record
 	bridgePeers  = ".peers"       // package network's
 	bridgePort   = ".port"
 	bridgeOuter  = ".relay-key" // which relays of the open network see
@@ -99,10 +100,13 @@ func (b *Bridge) open(now time.Time) error {
 	if b.grant != nil {
 		return b.grant.Check(now, b.other, b.s.lists)
 	}
+	if err := b.record.Check(now, b.s.lists); err != nil {
+		return err
+	}
 	if b.other.HasSerial(b.record.Serial()) {
 		return member.ErrRevoked
 	}
-	return b.record.Check(now, b.s.lists)
+	return nil
 }
 
 // roles returns what this node may do in the bridge's network. It is called with s.mu held.

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,7 +16,6 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/allowance"
-	"github.com/shoalnet/shoal/node/files"
 	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/protocol/member"
 )
@@ -112,6 +109,7 @@ func (s *Swarm) loadBridges() {
 		s.log.Warn("the bridges of a swarm cannot be read", "swarm", s.Name(), "error", err)
 	}
 	for _, e := range list {
+		s.loadEnded(e)
 		name, ok := strings.CutSuffix(e.Name(), bridgeAbout)
 		if !ok || !strings.HasPrefix(name, bridgePrefix) || len(s.bridges) >= maxBridges {
 			continue
@@ -188,9 +186,9 @@ func (b *Bridge) prepare() error {
 	return nil
 }
 
-// hold takes a bridge in place of an older one of the same two swarms, or in addition.
-// news reports whether anything has changed. The error is why it is not in force, or of
-// writing.
+// hold takes a bridge in place of an older one of the same two swarms, or in addition. One
+// that is over takes the place of an older one, too, which then is over. news reports whether
+// b has another record. The error is why the bridge is not in force, or of writing.
 func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 	if err := fresh.mine(s); err != nil {
 		return nil, false, err
@@ -209,6 +207,9 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 	full := b == nil && len(s.bridges) >= maxBridges
 	s.mu.Unlock()
 	switch {
+	case over(err):
+		ended, e := s.overtake(b, fresh)
+		return b, ended, cmp.Or(e, err)
 	case err != nil:
 		return nil, false, err
 	case full:
@@ -223,6 +224,9 @@ func (s *Swarm) hold(fresh *Bridge) (b *Bridge, news bool, err error) {
 		if err := b.revived(now); err != nil {
 			return nil, false, err
 		}
+		s.mu.Lock()
+		b.follow(s.ended[b.id])
+		s.mu.Unlock()
 		if err := b.prepare(); err != nil {
 			return nil, false, err
 		}
@@ -258,23 +262,6 @@ func (b *Bridge) revived(now time.Time) error {
 // errReplaced is of a record that may lend more than the owner does now, or for longer.
 var errReplaced = fmt.Errorf("%w: it was replaced by a record that has ended", member.ErrExpired)
 
-// lastNumber is that of the newest record of a bridge that has ended; 0: there was none.
-func (s *Swarm) lastNumber(network member.SwarmID) (uint64, error) {
-	file := s.path(bridgePrefix + network.String() + bridgeNumber)
-	raw, err := readFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	var last uint64
-	if err == nil {
-		last, err = strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("the number of a bridge's last record, in %s: %w", file, err)
-	}
-	return last, nil
-}
-
 // takeOver takes what is newer of another account of the same bridge; news is what others
 // must be told. It is called with s.mu held.
 func (b *Bridge) takeOver(fresh *Bridge) (news bool) {
@@ -306,44 +293,4 @@ func (b *Bridge) addNode(n bridgeNode) {
 	case at >= 0 && (n.typed || !b.nodes[at].typed):
 		b.nodes[at] = n
 	}
-}
-
-// forgetBridge drops a bridge that is over, and its files. It is called without s.mu.
-func (s *Swarm) forgetBridge(b *Bridge) {
-	s.holding.Lock()
-	defer s.holding.Unlock()
-	s.mu.Lock()
-	gone := s.bridges[b.id] == b && b.run == nil
-	if gone {
-		delete(s.bridges, b.id)
-	}
-	s.mu.Unlock()
-	if !gone {
-		return
-	}
-	s.write.Lock()
-	defer s.write.Unlock()
-	if err := b.keepNumber(); err != nil { // it ends again at the next start
-		s.log.Warn("a bridge that has ended cannot be forgotten", "swarm", s.Name(), "error", err)
-		return
-	}
-	// The other swarm's lists, and what was used today, count if there is another bridge.
-	for _, what := range []string{bridgeAbout, bridgeKey, bridgePeers, bridgePort, bridgeOuter, bridgeRelays} {
-		if err := os.Remove(b.path(what)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.log.Warn("a file of a bridge that has ended cannot be removed", "file", filepath.Base(b.path(what)), "error", err)
-		}
-	}
-	_ = files.SyncDir(s.dir)
-}
-
-// keepNumber writes down which records an end of the bridge has overtaken. It is called with
-// s.write held.
-func (b *Bridge) keepNumber() error {
-	b.s.mu.Lock()
-	number, gone := b.record.Number, b.s.gone
-	b.s.mu.Unlock()
-	if gone {
-		return nil
-	}
-	return files.Replace(b.path(bridgeNumber), strconv.AppendUint(nil, number, 10), 0o600)
 }

@@ -30,12 +30,14 @@ type BridgeNetwork interface {
 	SetBridge(*member.BridgeRecord) error
 	// Guest reports whether a peer is of the guest's swarm.
 	Guest(peer.ID) bool
+	// Certificate returns the certificate that a connected peer has shown; nil: none.
+	Certificate(peer.ID) *member.Certificate
 }
 
 const (
 	reportTime    = 50 * time.Millisecond // in which what guests use is gathered for one report
 	maxMeet       = 16                    // nodes dialled at a time because members have named them
-	maxBridgeTalk = 2*member.MaxLists + 8<<10
+	maxBridgeTalk = 2*member.MaxLists + member.MaxBridge + 8<<10
 )
 
 // entered is a bridge whose network a daemon runs.
@@ -186,7 +188,7 @@ func (r *bridgeRun) talk(with func(lender, guest []byte) (l, g bool)) *protocol.
 	if g {
 		t.GuestLists = guest
 	}
-	if r.b.Lends() {
+	if t.Record = r.b.terms().Marshal(); r.b.Lends() {
 		sum := r.b.used.Mine(r.b.s.book.cfg.Now())
 		t.Day, t.Used = sum.Day, sum.Used
 	}
@@ -235,20 +237,40 @@ func (r *bridgeRun) serve(st libp2p.Stream) {
 	}
 }
 
-// note takes what a peer has told: newer lists of either swarm, and what guests have used
-// of it.
+// note takes what a peer has told: newer lists of either swarm, a newer record of the
+// lender's, and what guests have used of it. Sums are of members: each could have any number
+// of hosts here, and their sums would take the room of others'.
 func (r *bridgeRun) note(p peer.ID, t *protocol.BridgeTalk) {
 	own, other := t.LenderLists, t.GuestLists
 	if !r.b.Lends() {
 		own, other = other, own
 	}
-	err := errors.Join(r.take(own, r.b.s.install), r.take(other, r.b.installOther))
+	err := errors.Join(r.take(own, r.b.s.install), r.take(other, r.b.installOther), r.takeRecord(t.Record))
 	if err != nil && r.lines.Allow() {
-		r.b.logger().Info("a peer passes on a revocation list that is not valid here", "peer", p, "error", err)
+		r.b.logger().Info("a peer passes on a revocation list or a record that is not valid here", "peer", p, "error", err)
 	}
-	if t.Day != 0 && !r.net.Guest(p) {
-		r.b.used.Heard(p, allowance.Sum{Day: t.Day, Used: t.Used}, r.b.s.book.cfg.Now())
+	if c := r.net.Certificate(p); t.Day != 0 && c != nil && !r.net.Guest(p) {
+		r.b.used.Heard(c.Peer(), allowance.Sum{Day: t.Day, Used: t.Used}, r.b.s.book.cfg.Now())
 	}
+}
+
+// takeRecord takes a newer record of the lender's, which this node of it has missed. Guests
+// need one that their own root key has accepted.
+func (r *bridgeRun) takeRecord(raw []byte) error {
+	if len(raw) == 0 || !r.b.Lends() {
+		return nil
+	}
+	record, err := member.ParseBridge(raw)
+	switch {
+	case err != nil:
+		return err
+	case !record.Supersedes(r.b.terms()):
+		return nil
+	}
+	if err := r.b.s.hearBridge(&Bridge{record: record}); err != nil && !over(err) {
+		return err
+	}
+	return nil
 }
 
 func (r *bridgeRun) take(raw []byte, install func(member.Lists) error) error {
@@ -397,32 +419,16 @@ func (b *Bridge) nodesFor() (nodes []bridgeNode) {
 	return nodes
 }
 
-// bridgesFor returns the bridges of the swarm, for a fellow member.
+// bridgesFor returns the bridges of the swarm, for a fellow member, and then those that are
+// over: it may have missed the record with which one has ended, and have an older one.
 func (s *Swarm) bridgesFor() (out []*protocol.SwarmBridge) {
 	for _, b := range s.Bridges() {
 		nodes := b.nodesFor()
 		s.mu.Lock()
-		v := &protocol.SwarmBridge{Name: b.name}
-		if b.grant != nil {
-			v.Grant = b.grant.Marshal()
-		} else {
-			v.Record = b.record.Marshal()
-		}
-		over := b.open(s.book.cfg.Now()) != nil
+		out = append(out, b.told(nodes))
 		s.mu.Unlock()
-		if over {
-			continue
-		}
-		for _, n := range nodes[:min(len(nodes), maxBridgeNodes)] {
-			w := &protocol.BridgeNode{Peer: []byte(n.ID)}
-			for _, a := range n.Addrs {
-				w.Addrs = append(w.Addrs, a.Bytes())
-			}
-			v.Nodes = append(v.Nodes, w)
-		}
-		out = append(out, v)
 	}
-	return out
+	return append(out, s.endsFor(maxBridges-len(out))...)
 }
 
 // hearBridges takes bridges that a fellow member tells of.
@@ -445,7 +451,7 @@ func (s *Swarm) hearBridges(all []*protocol.SwarmBridge) (first error) {
 			}
 			err = s.hearBridge(fresh)
 		}
-		if err != nil && first == nil && !errors.Is(err, member.ErrRevoked) && !errors.Is(err, member.ErrExpired) {
+		if err != nil && first == nil && !over(err) {
 			first = err
 		}
 	}
@@ -454,18 +460,18 @@ func (s *Swarm) hearBridges(all []*protocol.SwarmBridge) (first error) {
 
 func (s *Swarm) hearBridge(fresh *Bridge) error {
 	b, news, err := s.hold(fresh)
-	if err != nil {
-		return err
-	}
-	if news {
+	switch {
+	case news:
 		s.bridgeNews(b)
 		s.book.tendSoon()
-	} else if r := b.attached(); r != nil {
-		for _, n := range s.nodesOf(b) {
-			r.meet(n)
+	case err == nil:
+		if r := b.attached(); r != nil {
+			for _, n := range s.nodesOf(b) {
+				r.meet(n)
+			}
 		}
 	}
-	return nil
+	return err
 }
 
 // enforceBridges has the networks of the swarm's bridges act on its lists, and the other
@@ -568,7 +574,7 @@ func (b *Book) forgetOver() {
 			s.mu.Lock()
 			err := br.open(now)
 			s.mu.Unlock()
-			if errors.Is(err, member.ErrRevoked) || errors.Is(err, member.ErrExpired) {
+			if over(err) {
 				s.forgetBridge(br)
 			}
 		}

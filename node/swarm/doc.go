@@ -13,7 +13,8 @@
 //	revoke.go   ending memberships; keep.go: what changes with time; reenter.go: which
 //	            certificate connections show
 //	bridge.go   bridges to other swarms; bridgefile.go: their files; bridgeterms.go: how they
-//	            begin and end; bridgetalk.go: what nodes tell each other over them
+//	            begin and end; bridgeended.go: what stays of those that have ended;
+//	            bridgetalk.go: what nodes tell each other over them
 //	owner.go    all this for the API and the command line; bridgeowner.go: bridges
 //
 // The objects and their signatures are package protocol/member's, and package network
@@ -140,8 +141,11 @@
 // revocation lists, at once. A record can be replaced by one of a higher number; revoking it
 // revokes those before it, too, so that a node that has missed the newer one does not go back.
 // For the same reason a node that forgets a bridge because its record has expired keeps the
-// number: an older record may lend more, and for longer.
-// The lender enforces its newest record, whichever the guest has accepted.
+// number: an older record may lend more, and for longer. It keeps the record as well, and
+// tells members of it (bridgeended.go): one that was away throughout the life of that record
+// still has the older one, and would lend by it for as long as that lasts.
+// The lender enforces its newest record, whichever the guest has accepted. Guests pass it on,
+// too, to nodes of the lender that meet no fellow member.
 //
 // How many tokens guests may use per day, and by how much nodes exceed that together, is
 // package allowance's doc. Nodes of the lender tell each other their sums in the bridge's

@@ -346,12 +346,17 @@ func knock(ctx context.Context, key crypto.PrivKey, t *member.Ticket, machine st
 	if by, ok := ctx.Deadline(); ok {
 		_ = st.SetDeadline(by)
 	}
+	stop := context.AfterFunc(ctx, func() { _ = st.Reset() })
+	defer stop()
 	reply := new(protocol.JoinReply)
 	err = send(st, &protocol.JoinRequest{Swarm: t.Swarm[:], Proof: proofKey(t.Secret).Proof(t.Swarm, h.ID(), t.Inviter), Name: machine})
 	if err == nil {
 		err = receive(st, reply, maxWelcome)
 	}
-	if err != nil {
+	switch {
+	case err != nil && errors.Is(context.Cause(ctx), context.Canceled):
+		return nil, ctx.Err()
+	case err != nil:
 		return nil, fmt.Errorf("%w: the connection broke off: %w", ErrUnreachable, err)
 	}
 	if reply.Refusal != protocol.JoinRefusal_JOIN_REFUSAL_NONE {

@@ -170,7 +170,7 @@ func readFile(path string) ([]byte, error) {
 // list is an error, since without it the node would be someone else, or would let in whom
 // it must not; members and codes that are lost are found or made again.
 func (b *Book) load(dir string) (*Swarm, error) {
-	s := &Swarm{book: b, dir: dir, log: b.cfg.Log, members: map[peer.ID]*known{}, bridges: map[member.SwarmID]*Bridge{}, complaints: rate.NewLimiter(rate.Every(10*time.Second), 5)}
+	s := &Swarm{book: b, dir: dir, log: b.cfg.Log, members: map[peer.ID]*known{}, bridges: map[member.SwarmID]*Bridge{}, ended: map[member.SwarmID]*Bridge{}, complaints: rate.NewLimiter(rate.Every(10*time.Second), 5)}
 	var raw []byte
 	var err error
 	need := func(name string, parse func() error) {

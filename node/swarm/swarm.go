@@ -46,6 +46,7 @@ type Swarm struct {
 	members map[peer.ID]*known         // without this node
 	tickets []*ticket                  // the oldest first
 	bridges map[member.SwarmID]*Bridge // by the ID of their networks
+	ended   map[member.SwarmID]*Bridge // that are over, with the newest record: others may have missed it
 	run     *running                   // nil: no host of this process is in the swarm
 	gone    bool                       // left
 }

@@ -207,6 +207,8 @@ func askMember(ctx context.Context, telling chan struct{}, h host.Host, p peer.I
 	}
 	defer st.Close()
 	_ = st.SetDeadline(time.Now().Add(greetTime))
+	stop := context.AfterFunc(ctx, func() { _ = st.Reset() }) // nobody who does not answer holds up the end
+	defer stop()
 	reply := new(protocol.MemberReply)
 	if err = send(st, request()); err == nil {
 		err = receive(st, reply, most)

@@ -1,7 +1,8 @@
 // Package link puts emulated distance between real sockets: delay, a rate and
 // loss, without root, network namespaces or a proxy. A node that takes
-// Params.LibP2POptions sends everything that its libp2p transports put on the
-// wire through a delay line first, connection set-up included.
+// Params.SocketOptions sends everything that its libp2p transports put on the
+// wire through a delay line first, connection set-up included, in all of its
+// networks: a private swarm's, too, which has a QUIC transport of its own.
 //
 // # How it works
 //

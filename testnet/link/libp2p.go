@@ -24,12 +24,18 @@ func (p Params) LibP2POptions() []libp2p.Option {
 	if p.IsZero() {
 		return nil
 	}
-	u := newUplink(p)
-	return []libp2p.Option{
-		libp2p.QUICReuse(u.quicReuse),
-		libp2p.Transport(libp2pquic.NewTransport),
-		libp2p.Transport(u.tcpTransport),
+	return append(p.SocketOptions(), libp2p.Transport(libp2pquic.NewTransport))
+}
+
+// SocketOptions returns what LibP2POptions returns without the QUIC transport, for hosts
+// that have one of their own. Several hosts may take the same options: they share the
+// uplink.
+func (p Params) SocketOptions() []libp2p.Option {
+	if p.IsZero() {
+		return nil
 	}
+	u := newUplink(p)
+	return []libp2p.Option{libp2p.QUICReuse(u.quicReuse), libp2p.Transport(u.tcpTransport)}
 }
 
 // quicReuse sets up QUIC sockets on the uplink as libp2p does, including the resource

@@ -434,6 +434,24 @@ func reach(f *Facts) []Finding {
 	return append(out, paths(r)...)
 }
 
+// fewDials are too few to say something of.
+const fewDials = 20
+
+// lookups tells how peers are found in the DHT.
+func lookups(f *Facts) []Finding {
+	if f.Health == nil || f.Health.Lookups == nil {
+		return nil
+	}
+	l := f.Health.Lookups
+	switch searches := l.Found + l.Failed; {
+	case l.Dials >= fewDials && 2*l.Dead > l.Dials:
+		return warn("", "%d of %d peers that searches dialled could not be reached, so it takes long to find who serves a model: what this node knows of the network is out of date, or its line loses what it sends", l.Dead, l.Dials)
+	case l.Found > 0:
+		return ok("the peers of a model are found in %.2f s on average, over %.1f answers; %d of %d searches found none, and %d of %d dials nobody", l.FirstMs/1000, l.Hops, l.Failed, searches, l.Dead, l.Dials)
+	}
+	return nil
+}
+
 // provenText is how it is known that peers can dial the node.
 func provenText(r *api.Reachability) string {
 	switch {

@@ -122,7 +122,7 @@ func Examine(f *Facts) []Finding {
 		of   func(*Facts) []Finding
 	}{
 		{"build", build}, {"config", config}, {"home", homeDir}, {"key", key}, {"daemon", daemon}, {"store", storeLock}, {"models", models}, {"disk", disk}, {"memory", memory},
-		{"engine", engines}, {"library", library}, {"fence", fences}, {"gpu", gpu}, {"api", apiAddress}, {"ports", ports}, {"udp", udp}, {"reach", reach}, {"access", access}, {"peers", peers}, {"versions", versions}, {"clock", clock}, {"blocks", blocks}, {"serving", serving},
+		{"engine", engines}, {"library", library}, {"fence", fences}, {"gpu", gpu}, {"api", apiAddress}, {"ports", ports}, {"udp", udp}, {"reach", reach}, {"lookups", lookups}, {"access", access}, {"peers", peers}, {"versions", versions}, {"clock", clock}, {"blocks", blocks}, {"serving", serving},
 	} {
 		for _, v := range check.of(f) {
 			v.Check = check.name

@@ -69,8 +69,12 @@ func TestExamine(t *testing.T) {
 		"memory of others":    {func(f *Facts) { f.Machine.MemoryFree = 1 << 30 }, "memory", Warn, "other programs leave", "memory ="},
 		"a small container":   {func(f *Facts) { f.Machine.MemoryLimit = 2 << 30 }, "memory", Bad, "container", `'memory = "1024MiB"'`},
 		"no Landlock":         {func(f *Facts) { f.Status.Serving[0].Unfenced = []string{"files: no Landlock"} }, "fence", Warn, "not kept from files: no Landlock", "Linux 6.2"},
-		"a fence":             {func(f *Facts) { f.Status.Serving[0].Fence = []string{"files", "network"} }, "fence", OK, "files, network", ""},
-		"an engine lost":      {func(f *Facts) { f.Health.Engines = []api.Losses{{Name: "m", To: 4, Count: 1, Last: "exit status 2"}} }, "engine", Warn, "lost 1 times", "shoal --log-level info node"},
+		"peers that are gone": {func(f *Facts) { f.Health.Lookups = &api.Lookups{Found: 3, Dials: 40, Dead: 21} }, "lookups", Warn, "21 of 40 peers", ""},
+		"few are gone": {func(f *Facts) {
+			f.Health.Lookups = &api.Lookups{Found: 3, Failed: 1, FirstMs: 240, Hops: 2.5, Dials: 40, Dead: 4}
+		}, "lookups", OK, "in 0.24 s on average, over 2.5 answers; 1 of 4 searches found none", ""},
+		"a fence":        {func(f *Facts) { f.Status.Serving[0].Fence = []string{"files", "network"} }, "fence", OK, "files, network", ""},
+		"an engine lost": {func(f *Facts) { f.Health.Engines = []api.Losses{{Name: "m", To: 4, Count: 1, Last: "exit status 2"}} }, "engine", Warn, "lost 1 times", "shoal --log-level info node"},
 		"again and again": {func(f *Facts) {
 			f.Health.Engines = []api.Losses{{Name: "m", To: 4, Count: 5, Last: "signal: killed", Killed: true}}
 		}, "engine", Bad, "memory is short", `'memory = "4096MiB"'`},

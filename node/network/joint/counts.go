@@ -7,6 +7,8 @@ type Sizes struct {
 	Peers  int // connected
 	DHT    int // peers in routing tables
 	Offers int // known, of others
+	// Lookups in the DHTs, those of networks that were left included.
+	Lookups network.Lookups
 }
 
 // Sizes returns how much there is in all networks together.
@@ -15,6 +17,10 @@ func (j *Networks) Sizes() (s Sizes) {
 		s.Peers += len(n.Host().Network().Peers())
 		s.DHT += n.DHTPeers()
 		s.Offers += n.KnownOffers()
+		s.Lookups = s.Lookups.Plus(n.Lookups())
+	}
+	if past := j.past.Load(); past != nil {
+		s.Lookups = s.Lookups.Plus(past.lookups)
 	}
 	return s
 }
@@ -24,7 +30,7 @@ func (j *Networks) Sizes() (s Sizes) {
 func (j *Networks) Traffic() map[string]network.Traffic {
 	sum := map[string]network.Traffic{}
 	if past := j.past.Load(); past != nil {
-		addTraffic(sum, *past)
+		addTraffic(sum, past.traffic)
 	}
 	for _, n := range j.All() {
 		addTraffic(sum, n.Traffic())
@@ -32,14 +38,20 @@ func (j *Networks) Traffic() map[string]network.Traffic {
 	return sum
 }
 
-// outlive keeps the traffic of a network that is left: counters do not go back. Called
-// with changing held.
+// counted is what was counted in networks that were left: counters do not go back.
+type counted struct {
+	traffic map[string]network.Traffic
+	lookups network.Lookups
+}
+
+// outlive keeps what was counted in a network that is left. Called with changing held.
 func (j *Networks) outlive(n *network.Network) {
-	sum := n.Traffic()
+	sum := &counted{n.Traffic(), n.Lookups()}
 	if past := j.past.Load(); past != nil {
-		addTraffic(sum, *past)
+		addTraffic(sum.traffic, past.traffic)
+		sum.lookups = sum.lookups.Plus(past.lookups)
 	}
-	j.past.Store(&sum)
+	j.past.Store(sum)
 }
 
 func addTraffic(sum, more map[string]network.Traffic) {

@@ -42,8 +42,8 @@ var ErrUnknown = errors.New("this node is not in that swarm")
 // Networks are the networks that a node is in. They are safe for concurrent use.
 type Networks struct {
 	cfg  Config
-	list atomic.Pointer[[]*network.Network]         // in the order of inOrder; replaced, never changed
-	past atomic.Pointer[map[string]network.Traffic] // of networks that were left; replaced, never changed
+	list atomic.Pointer[[]*network.Network] // in the order of inOrder; replaced, never changed
+	past atomic.Pointer[counted]            // of networks that were left; replaced, never changed
 
 	lent atomic.Pointer[func(swarm string, model cid.Cid) bool] // see Lend; nil: all is
 

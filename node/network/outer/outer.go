@@ -2,6 +2,7 @@ package outer
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -24,11 +25,8 @@ const (
 	maxAsked     = 8 // relays that are dialled at a time
 	lookEvery    = 5 * time.Second
 	seekTime     = 4 * time.Second        // for dials and reservations of one round
-	keptFirst    = 300 * time.Millisecond // that other relays wait for those that were used last
+	keptFirst    = 300 * time.Millisecond // see Host.ahead
 	idleTime     = time.Minute            // that a connection without a circuit or reservation stays open
-	firstRest    = 5 * time.Second        // before a relay that failed is asked again; doubles up to lastRest
-	lastRest     = 10 * time.Minute
-	maxRests     = 256
 )
 
 // Config is what an outer host is made of.
@@ -56,11 +54,12 @@ type Host struct {
 	kick   chan struct{} // capacity 1: look at the relays now
 	kept   string        // what was written down last; of run alone
 	wanted atomic.Bool
+	ahead  time.Duration // that other relays wait for those that were used last; set before Want
 
 	mu    sync.Mutex
 	held  []place // the oldest first
 	news  chan struct{}
-	rests map[peer.ID]rest
+	rests Rests
 	idle  map[network.Conn]time.Time // since when a connection carries nothing
 }
 
@@ -68,15 +67,12 @@ type Host struct {
 type place struct {
 	relay   peer.ID
 	at      []multiaddr.Multiaddr // of the relay, without its ID
+	since   time.Time
 	refresh time.Time
 	until   time.Time
 }
 
-// rest is how long a relay that failed is left alone.
-type rest struct {
-	until time.Time
-	last  time.Duration
-}
+var errBrief = fmt.Errorf("its places last less than %s", LeastPlace)
 
 // New starts an outer host. It dials nobody before Want or a circuit. Errors are those of
 // libp2p.
@@ -88,7 +84,7 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{cfg: cfg, bare: bare, kick: make(chan struct{}, 1), news: make(chan struct{}), rests: map[peer.ID]rest{}, idle: map[network.Conn]time.Time{}}
+	h := &Host{cfg: cfg, bare: bare, kick: make(chan struct{}, 1), ahead: keptFirst, news: make(chan struct{}), idle: map[network.Conn]time.Time{}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	bare.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, c network.Conn) {
@@ -144,7 +140,7 @@ func (h *Host) Look() {
 // host only at the beginning.
 func (h *Host) Moved() {
 	h.mu.Lock()
-	clear(h.rests)
+	h.rests.Moved(time.Now())
 	h.mu.Unlock()
 	for _, c := range h.bare.Network().Conns() {
 		h.start(func() {
@@ -236,7 +232,13 @@ func (h *Host) run() {
 func (h *Host) tend() {
 	now, wanted := time.Now(), h.wanted.Load()
 	h.change(func(all []place) []place {
-		return slices.DeleteFunc(all, func(p place) bool { return !wanted || now.After(p.until) || !h.Knows(p.relay) })
+		return slices.DeleteFunc(all, func(p place) bool {
+			lost := now.After(p.until) || !h.Knows(p.relay)
+			if lost {
+				h.rests.Lost(p.relay, p.since, now)
+			}
+			return lost || !wanted
+		})
 	})
 	if wanted {
 		for _, p := range h.places() {
@@ -289,8 +291,11 @@ func (h *Host) refresh(old place) {
 		case i < 0:
 			return all
 		case err != nil:
+			h.rests.Tire(old.relay, time.Now())
 			return slices.Delete(all, i, i+1)
 		}
+		p.since = all[i].since
+		h.rests.Forgive(p.relay) // it has kept its word for half of the time
 		all[i] = p
 		return all
 	})
@@ -338,7 +343,7 @@ func (h *Host) seek() {
 func (h *Host) meet(ctx context.Context, c peer.AddrInfo, wait bool) peer.ID {
 	if wait {
 		select {
-		case <-time.After(keptFirst):
+		case <-time.After(h.ahead):
 		case <-ctx.Done():
 			return ""
 		}
@@ -371,7 +376,7 @@ func (h *Host) candidates() (list []peer.AddrInfo, kept []peer.ID) {
 		taken[p.relay] = true
 	}
 	for _, p := range slices.Concat(before, may) {
-		if !taken[p.ID] && len(p.Addrs) > 0 && now.After(h.rests[p.ID].until) && len(list) < maxAsked {
+		if !taken[p.ID] && len(p.Addrs) > 0 && !h.rests.Resting(p.ID, now) && len(list) < maxAsked {
 			taken[p.ID] = true
 			list = append(list, p)
 		}
@@ -383,24 +388,20 @@ func (h *Host) candidates() (list []peer.AddrInfo, kept []peer.ID) {
 func (h *Host) tire(relay peer.ID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.rests) >= maxRests {
-		clear(h.rests)
-	}
-	last := min(lastRest, max(firstRest, 2*h.rests[relay].last))
-	h.rests[relay] = rest{time.Now().Add(last), last}
+	h.rests.Tire(relay, time.Now())
 }
 
-// reserve asks a connected relay for a reservation.
+// reserve asks a connected relay for a reservation. One that soon ends is left to others.
 func (h *Host) reserve(ctx context.Context, relay peer.ID) (p place, err error) {
 	res, err := client.Reserve(ctx, h.bare, peer.AddrInfo{ID: relay})
 	if err != nil {
 		return p, err
 	}
 	now := time.Now()
-	p = place{relay: relay, until: res.Expiration, refresh: now.Add(res.Expiration.Sub(now) / 2), at: h.placeAddrs(relay, res.Addrs)}
-	h.mu.Lock()
-	delete(h.rests, relay)
-	h.mu.Unlock()
+	if res.Expiration.Sub(now) < LeastPlace {
+		return p, errBrief
+	}
+	p = place{relay: relay, since: now, until: res.Expiration, refresh: now.Add(res.Expiration.Sub(now) / 2), at: h.placeAddrs(relay, res.Addrs)}
 	h.bare.Peerstore().AddAddrs(relay, p.at, peerstore.ConnectedAddrTTL)
 	return p, nil
 }
