@@ -203,14 +203,15 @@ func (b *bench) ownRates(p link.Params, kinds []texts.Kind, rows []rpcRow) (plai
 // demanded is a text that a request demands.
 type demanded struct{ prompt, answer string }
 
-// demand returns a text of about as many tokens as the options say, in whole words.
+// demand returns a text of about as many tokens as the options say, in whole words. Of the
+// prompt it takes the beginning, a little more than that: what is measured is decode.
 func (b *bench) demand(k texts.Kind, round int) demanded {
 	t := k.Texts[round%len(k.Texts)]
-	answer := t.Answer[:min(len(t.Answer), 4*b.Tokens)]
+	answer := t.Answer[:min(len(t.Answer), 3*b.Tokens)]
 	if i := strings.LastIndexAny(answer, "\n "); i > 0 {
 		answer = answer[:i]
 	}
-	return demanded{t.Prompt + "\n", answer}
+	return demanded{t.Prompt[:min(len(t.Prompt), len(answer)+100)] + "\n", answer}
 }
 
 // request is the body of a request for the text, to either server.
