@@ -38,7 +38,7 @@ const (
 
 func backupCommand() *cli.Command {
 	return &cli.Command{
-		Name: "backup", Usage: "save what makes this node the one it is: its key, port, settings, API keys and catalogues; no models", ArgsUsage: "FILE",
+		Name: "backup", Usage: "save what makes this node the one it is: its keys, swarms, port, settings, API keys and catalogues; no models", ArgsUsage: "FILE",
 		Description: "Writes a tar file that only you can read; whoever has it can pretend to be this node, so keep it like a key.\n" +
 			"A running node need not be stopped.\n\n" +
 			"shoal backup --home /var/lib/shoal shoal-backup.tar   (-: to standard output)\n" +

@@ -62,8 +62,9 @@ func benchCommand() *cli.Command {
 					&cli.IntFlag{Name: "rounds", Value: 1, Usage: "texts of each kind, at most 3 different ones"},
 					&cli.IntFlag{Name: "tokens", Value: 512, Usage: "tokens per answer"},
 					&cli.StringFlag{Name: "rtt", Value: "80ms", Usage: "round trip between any two nodes"},
-					&cli.StringFlag{Name: "draft", Usage: "with --model, which then writes what it likes: `MODEL` that guesses for it, a GGUF file or a name"}),
-				Action: benchmark(bench.Ahead),
+					&cli.StringFlag{Name: "draft", Usage: "with --model, which then writes what it likes: `MODEL` that guesses for it, a GGUF file or a name"},
+					&cli.StringFlag{Name: "against", Usage: "compare with llama.cpp's RPC backend instead, whose programs ggml-rpc-server and llama-server are in the folder `DIR`: the same --model over the same distance"}),
+				Action: benchmark(aheadOrAgainst),
 			},
 			{
 				Name: "serve", Usage: "many concurrent sessions, against one and against the engine alone",
@@ -114,6 +115,14 @@ func engineOrAgainst(ctx context.Context, sh bench.Shell, o bench.Options) error
 		return bench.Engine(ctx, sh, o)
 	}
 	return bench.Against(ctx, sh, o)
+}
+
+// aheadOrAgainst is the benchmark of run-ahead decode that the options ask for.
+func aheadOrAgainst(ctx context.Context, sh bench.Shell, o bench.Options) error {
+	if o.Against == "" {
+		return bench.Ahead(ctx, sh, o)
+	}
+	return bench.AheadAgainst(ctx, sh, o)
 }
 
 // benchEngine returns the engine to measure: one, so that figures are of what they seem.

@@ -33,6 +33,14 @@
 // stalls it and all bytes behind it by one RTT and leaves the window alone, as
 // BBR does. Bytes are never lost. Accepting does not wait: only the bytes do.
 //
+// # Programs of others
+//
+// [Forward] puts the same link between programs that know nothing of it, such as those
+// that a benchmark compares with: it accepts a TCP connection, dials the program that is
+// meant, and delays what it carries in either direction as each end's [Machine] would.
+// The handshake costs what it costs over the link. To both programs their peer seems to
+// be on this machine.
+//
 // # Cuts
 //
 // Params.Cuts names a file of multiaddrs, one per line, that the link cannot reach at
@@ -61,7 +69,8 @@
 //
 // Network namespaces and tc need root; a proxy between nodes breaks addresses,
 // the DHT's view of them and port reuse, and sees connections only after they
-// are set up. What remains is to wrap the sockets inside the node.
+// are set up. What remains is to wrap the sockets inside the node. A program that only
+// dials a server misses nothing of that, so Forward is a proxy.
 //
 // A limitation: when a node is killed, what is still in its delay line is lost. Its
 // peers miss its last RTT/2 of packets, and see its TCP connections reset at once.

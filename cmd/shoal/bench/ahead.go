@@ -89,7 +89,7 @@ func (b *bench) dictate(t texts.Text, words *texts.Vocabulary) dictated {
 	for _, id := range d.tokens {
 		text.WriteString(words.Pieces[id])
 	}
-	d.grammar = `root ::= "` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`).Replace(text.String()) + `"`
+	d.grammar = exactly(text.String())
 	return d
 }
 

@@ -51,7 +51,7 @@ type Options struct {
 
 	Engine  string // that computes; "": the built-in one
 	Library string // folder of its library
-	Against string // folder of the library that Against compares with
+	Against string // folder of the library, or the programs, that is compared with
 }
 
 // UsageError is a mistake in the options.

@@ -628,7 +628,7 @@ func blocks(f *Facts) []Finding {
 	var out []Finding
 	for _, c := range f.Health.Coverage {
 		if len(c.Missing) == 0 {
-			out = append(out, ok("%s: all %d blocks are served, by %d nodes", c.Name, c.Blocks, c.Nodes)...)
+			out = append(out, ok("%s: all %d blocks are served (nodes: %d)", c.Name, c.Blocks, c.Nodes)...)
 		}
 		for i, gap := range c.Missing {
 			if i == 4 {
