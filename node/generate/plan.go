@@ -220,7 +220,7 @@ func (g *generation) hopsAsSaid(p *planned) []session.Hop {
 	list := hopsOf(p.Route, p.where)
 	for i := range list {
 		if c, ok := g.costs.stage(list[i]); ok {
-			list[i].Said = session.Said{Early: c.Early, Kept: c.Kept, Rollback: c.Rollback, Back: c.Back}
+			list[i].Said = session.Said{Early: c.Early, Kept: c.Cached, Rollback: c.Rollback, Back: c.Back}
 		}
 	}
 	p.hops = list

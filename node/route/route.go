@@ -26,6 +26,7 @@ type Candidate struct {
 	MaxContext int           // longest session, tokens
 	Kept       int           // tokens of the prompt whose KV the peer still has
 	Unproven   bool          // no token has gone through it yet: for probes only
+	Cached     int           // the same as far as the planning node knows, whether a route counts on it or not
 	Early      bool          // it takes rows before all stages of a route have been opened
 	Rollback   int           // rows of a session that it can take back at any time
 	Back       int           // rows by which it can certainly be taken back without beginning at 0; 0: all

@@ -142,7 +142,7 @@ func earlyWrong(t *testing.T) {
 	for _, back := range []int{0, 16} {
 		one, p := newPipeline(t, 6), &pipeline{back: back}
 		p.build(t, 6, 2, 4)
-		p.addStage(t, nodeID(10), protocol.Span{From: 2, To: 4}, 6) // another one for the same blocks
+		p.addStage(t, nodeID(10), protocol.Span{From: 2, To: 4}, 6)                       // another one for the same blocks
 		d := tardy{sessionDialer{dialer{p.net, nodeID(-1)}}, nodeID(2), time.Millisecond} // so that rows that wait for it are later
 		void := 0
 		for i := range 60 {

@@ -385,7 +385,7 @@ type replies struct {
 	query   *Query
 	list    []route.Candidate
 	links   Distances
-	peers   map[string]bool // those asked; whether what they say they have kept of a prompt is believed
+	peers   map[string]bool // those asked; whether for what they have kept of the prompt, too
 	serve   map[string]bool // those that serve some of the model to this node, by their answer
 	covered []protocol.Span
 }
@@ -414,11 +414,17 @@ func (r *replies) take(id peer.ID, st *protocol.StatusReply) {
 	}
 	r.links.Take(id, st)
 	for i := range r.list {
-		if r.list[i].Peer == p && fillIn(&r.list[i], st.Spans, r.query.Model) {
-			r.serve[p] = true
-			if !r.list[i].Unproven {
-				r.covered = append(r.covered, r.list[i].Span)
-			}
+		c := &r.list[i]
+		if c.Peer != p || !fillIn(c, st.Spans, r.query.Model) {
+			continue
+		}
+		r.serve[p] = true
+		if !r.peers[p] {
+			c.Kept = s.warm.kept(r.query, c, time.Now())
+		}
+		c.Cached = c.Kept
+		if !c.Unproven {
+			r.covered = append(r.covered, c.Span)
 		}
 	}
 }

@@ -99,9 +99,11 @@ func (s *Survey) pickWarm(q *Query, turn turn, pick Pick) (*route.Route, error) 
 	if !q.Warm {
 		return nil, errCold
 	}
-	now := time.Now()
-	recent := s.warm.recent(q.Model, now)
+	recent := s.warm.recent(q.Model, time.Now())
 	r := s.expect(turn.of.self, slices.Clone(turn.list), q)
+	for p := range r.peers {
+		r.peers[p] = false // nobody has been asked what it has kept
+	}
 	for p := range r.peers {
 		id, err := peer.Decode(p)
 		if err != nil {
@@ -109,6 +111,7 @@ func (s *Survey) pickWarm(q *Query, turn turn, pick Pick) (*route.Route, error) 
 		}
 		st, ok := recent[id]
 		if s.net.Own(id) { // which costs no time
+			r.peers[p] = true
 			st, err = s.status(context.Background(), id, q.Model, q.Prefix)
 			ok = err == nil
 		}
@@ -117,19 +120,8 @@ func (s *Survey) pickWarm(q *Query, turn turn, pick Pick) (*route.Route, error) 
 		}
 		r.take(id, st)
 	}
-	for i := range r.list {
-		if c := &r.list[i]; !s.ownID(c.Peer) {
-			c.Kept = s.warm.kept(q, c, now)
-		}
-	}
 	silent := r.silent()
 	return pick(turn.of.self, route.Price(slices.DeleteFunc(r.list, func(c route.Candidate) bool { return silent[c.Peer] })), r.links)
-}
-
-// ownID reports whether a peer, by its ID, is this node.
-func (s *Survey) ownID(p string) bool {
-	id, err := peer.Decode(p)
-	return err == nil && s.net.Own(id)
 }
 
 // keepWarm has the peers of a round asked in the background for as long as the model is in

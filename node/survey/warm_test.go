@@ -92,7 +92,7 @@ func warmly(t *testing.T) {
 	is("the first", choose(true, 1), roundTrip)
 	time.Sleep(2 * roundTrip)
 	is("in use", choose(true, 1), 0)
-	if len(list) != 2 || list[0].Kept != 0 || list[1].Kept != 0 {
+	if len(list) != 2 || list[0].Cached != 0 || list[1].Cached != 0 {
 		t.Errorf("candidates %+v", list)
 	}
 	is("with other requests under way", choose(false, 1), roundTrip)
@@ -102,15 +102,15 @@ func warmly(t *testing.T) {
 	s.Ended(model, []session.Hop{{Peer: a, Span: protocol.Span{From: 0, To: 8}}}, []uint64{1, 2, 9}, false)
 	is("after a session", choose(true, 1), 0)
 	for _, c := range list {
-		if want := 2 * protocol.PrefixBlock; (c.Kept == want) != (c.Peer == a.String()) {
-			t.Errorf("%d tokens are kept", c.Kept)
+		if want := 2 * protocol.PrefixBlock; (c.Cached == want) != (c.Peer == a.String()) || c.Kept != 0 {
+			t.Errorf("%d tokens are kept, and %d counted on", c.Cached, c.Kept) // those of a stranger are not
 		}
 	}
 	s.Ended(model, nil, nil, true)
 	time.Sleep(5 * time.Second)
 	is("after one of which nobody knows what is kept", choose(true, 1), roundTrip)
-	if list[0].Kept != 3*protocol.PrefixBlock || list[1].Kept != 3*protocol.PrefixBlock {
-		t.Errorf("as they say, %d and %d tokens are kept", list[0].Kept, list[1].Kept)
+	if list[0].Cached != 0 || list[1].Cached != 0 {
+		t.Errorf("%d and %d tokens are kept by strangers who were not asked", list[0].Cached, list[1].Cached)
 	}
 
 	n.set("", 200)
