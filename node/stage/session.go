@@ -301,21 +301,15 @@ func (sess *session) resume(r *protocol.Resume) error {
 	}
 	s.wakeLinks()
 	if r.Stages > 1 {
-		sess.connectLocked(r.Next, from, at)
+		sess.connect(r.Next, from, at)
 	}
 	return nil
 }
 
 // connect connects to the successor while the client still opens other stages, so
 // that the first step is not delayed, and replays the positions from..to-1 that
-// it is missing.
+// it is missing. Called with stage.mu held.
 func (sess *session) connect(next *protocol.Hop, from, to int) {
-	sess.stage.mu.Lock()
-	defer sess.stage.mu.Unlock()
-	sess.connectLocked(next, from, to)
-}
-
-func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 	if sess.ended {
 		return
 	}

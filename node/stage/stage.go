@@ -391,10 +391,10 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	s.mu.Lock()
 	sess.length, sess.computed, sess.reach, sess.settled, sess.truncate, sess.begun = kept, kept, kept, kept, kept > 0, true
 	s.wakeLinks()
-	s.mu.Unlock()
-	if o.Next != nil && o.Stages > 1 && !o.Wait {
+	if o.Next != nil && o.Stages > 1 && !o.Wait { // at once, or rows that come early would find no successor
 		sess.connect(o.Next, 0, 0)
 	}
+	s.mu.Unlock()
 	return sess, kept, nil
 }
 
