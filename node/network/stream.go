@@ -156,13 +156,6 @@ func (n *Network) openQUIC(ctx context.Context, p peer.ID, ids []libprotocol.ID)
 		if err != nil {
 			continue
 		}
-		if known, err := n.host.Peerstore().FirstSupportedProtocol(p, ids...); err == nil && known != "" {
-			if lazy, err := lazily(s, known); err == nil {
-				return lazy, nil
-			}
-			_ = s.Reset()
-			continue
-		}
 		deadline, ok := ctx.Deadline()
 		if soon := time.Now().Add(dialTime); !ok || soon.Before(deadline) {
 			deadline = soon
