@@ -49,8 +49,9 @@
 // # Early rows
 //
 // A client need not wait for Opened before it sends rows (node/session, "Early rows"), and
-// then a link's first credit would be what they wait for. So the first rows of a link, up to
-// 256 KiB and a chunk, go right behind Link, ahead of any credit (early.go). The successor
+// then a link's first credit would be what they wait for. So the first rows of a link go
+// right behind Link, ahead of any credit (early.go): 64, which every successor grants, or as
+// many as it has granted at first on an earlier link, and 256 KiB at most. The successor
 // reads nothing of them before it has found the session, and has by then granted that much:
 // versions that know nothing of this take them as well.
 //
