@@ -1233,7 +1233,10 @@ type SpanStatus struct {
 	QueuedRows    uint32                 `protobuf:"varint,5,opt,name=queued_rows,json=queuedRows,proto3" json:"queued_rows,omitempty"`
 	KvFree        uint32                 `protobuf:"varint,6,opt,name=kv_free,json=kvFree,proto3" json:"kv_free,omitempty"`
 	TokensPerS    float32                `protobuf:"fixed32,7,opt,name=tokens_per_s,json=tokensPerS,proto3" json:"tokens_per_s,omitempty"`
-	Cached        uint32                 `protobuf:"varint,8,opt,name=cached,proto3" json:"cached,omitempty"` // tokens of the prefix asked about
+	Cached        uint32                 `protobuf:"varint,8,opt,name=cached,proto3" json:"cached,omitempty"`                                  // tokens of the prefix asked about
+	Early         bool                   `protobuf:"varint,20,opt,name=early,proto3" json:"early,omitempty"`                                   // Open.early is understood
+	RollbackRows  uint32                 `protobuf:"varint,21,opt,name=rollback_rows,json=rollbackRows,proto3" json:"rollback_rows,omitempty"` // as Opened will have it
+	Back          uint32                 `protobuf:"varint,22,opt,name=back,proto3" json:"back,omitempty"`                                     // likewise
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1320,6 +1323,27 @@ func (x *SpanStatus) GetTokensPerS() float32 {
 func (x *SpanStatus) GetCached() uint32 {
 	if x != nil {
 		return x.Cached
+	}
+	return 0
+}
+
+func (x *SpanStatus) GetEarly() bool {
+	if x != nil {
+		return x.Early
+	}
+	return false
+}
+
+func (x *SpanStatus) GetRollbackRows() uint32 {
+	if x != nil {
+		return x.RollbackRows
+	}
+	return 0
+}
+
+func (x *SpanStatus) GetBack() uint32 {
+	if x != nil {
+		return x.Back
 	}
 	return 0
 }
@@ -1696,8 +1720,9 @@ type Open struct {
 	TagKey         []byte                 `protobuf:"bytes,30,opt,name=tag_key,json=tagKey,proto3" json:"tag_key,omitempty"`                           // 16 random bytes, for the first and the last stage alone: they key Step.tag. Empty: no run-ahead
 	PromptRows     uint32                 `protobuf:"varint,50,opt,name=prompt_rows,json=promptRows,proto3" json:"prompt_rows,omitempty"`              // positions below this are sent on in prompt_codec, the others in codec. 0: all in codec
 	PromptCodec    TensorCodec            `protobuf:"varint,51,opt,name=prompt_codec,json=promptCodec,proto3,enum=shoal.TensorCodec" json:"prompt_codec,omitempty"`
+	Early          bool                   `protobuf:"varint,60,opt,name=early,proto3" json:"early,omitempty"`                          // the first stage gets rows, in the next epoch, before all stages have answered. A stage drops a step with which an epoch begins where it cannot: the client, which the answers tell so, begins another
 	SlowestUs      uint32                 `protobuf:"varint,52,opt,name=slowest_us,json=slowestUs,proto3" json:"slowest_us,omitempty"` // microseconds that the route's slowest stage takes per row of a prompt: the stage chooses prompt_codec itself. 0: it is as stated
-	Draws          *Sampling              `protobuf:"bytes,60,opt,name=draws,proto3" json:"draws,omitempty"`                           // to a first stage that may run ahead: how tokens are drawn, so that its guesses are; without sampled, format, scored and readings
+	Draws          *Sampling              `protobuf:"bytes,62,opt,name=draws,proto3" json:"draws,omitempty"`                           // to a first stage that may run ahead: how tokens are drawn, so that its guesses are; without sampled, format, scored and readings
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1877,6 +1902,13 @@ func (x *Open) GetPromptCodec() TensorCodec {
 		return x.PromptCodec
 	}
 	return TensorCodec_TENSOR_CODEC_F32
+}
+
+func (x *Open) GetEarly() bool {
+	if x != nil {
+		return x.Early
+	}
+	return false
 }
 
 func (x *Open) GetSlowestUs() uint32 {
@@ -4942,7 +4974,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\x04name\x18\x04 \x01(\tR\x04name\"-\n" +
 	"\aPeerRTT\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x0e\n" +
-	"\x02us\x18\x02 \x01(\rR\x02us\"\xd6\x01\n" +
+	"\x02us\x18\x02 \x01(\rR\x02us\"\xa5\x02\n" +
 	"\n" +
 	"SpanStatus\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\fR\x05model\x12\x12\n" +
@@ -4954,7 +4986,10 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\akv_free\x18\x06 \x01(\rR\x06kvFree\x12 \n" +
 	"\ftokens_per_s\x18\a \x01(\x02R\n" +
 	"tokensPerS\x12\x16\n" +
-	"\x06cached\x18\b \x01(\rR\x06cached\"\xe8\x05\n" +
+	"\x06cached\x18\b \x01(\rR\x06cached\x12\x14\n" +
+	"\x05early\x18\x14 \x01(\bR\x05early\x12#\n" +
+	"\rrollback_rows\x18\x15 \x01(\rR\frollbackRows\x12\x12\n" +
+	"\x04back\x18\x16 \x01(\rR\x04back\"\xe8\x05\n" +
 	"\x05Frame\x12\x1f\n" +
 	"\vpayload_len\x18\x01 \x01(\rR\n" +
 	"payloadLen\x12!\n" +
@@ -4980,7 +5015,7 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"embeddings\x18\x14 \x01(\v2\x11.shoal.EmbeddingsH\x00R\n" +
 	"embeddings\x12*\n" +
 	"\areading\x18( \x01(\v2\x0e.shoal.ReadingH\x00R\areadingB\x06\n" +
-	"\x04kind\"\x94\x05\n" +
+	"\x04kind\"\xaa\x05\n" +
 	"\x04Open\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\fR\x05model\x12\x12\n" +
@@ -5005,10 +5040,11 @@ const file_protocol_wire_proto_rawDesc = "" +
 	"\atag_key\x18\x1e \x01(\fR\x06tagKey\x12\x1f\n" +
 	"\vprompt_rows\x182 \x01(\rR\n" +
 	"promptRows\x125\n" +
-	"\fprompt_codec\x183 \x01(\x0e2\x12.shoal.TensorCodecR\vpromptCodec\x12\x1d\n" +
+	"\fprompt_codec\x183 \x01(\x0e2\x12.shoal.TensorCodecR\vpromptCodec\x12\x14\n" +
+	"\x05early\x18< \x01(\bR\x05early\x12\x1d\n" +
 	"\n" +
 	"slowest_us\x184 \x01(\rR\tslowestUs\x12%\n" +
-	"\x05draws\x18< \x01(\v2\x0f.shoal.SamplingR\x05draws\"[\n" +
+	"\x05draws\x18> \x01(\v2\x0f.shoal.SamplingR\x05draws\"[\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\fR\x04peer\x12\x14\n" +
 	"\x05addrs\x18\x02 \x03(\fR\x05addrs\x12\x14\n" +

@@ -264,7 +264,7 @@ func (d *decision) planReadings(ctx context.Context, asks []session.Ask, exclude
 		d.prefix = session.SharedPrefix(asks)
 	}
 	longest := slices.Max(d.lengths[d.done:][:len(asks)])
-	return d.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded, Anybody: len(d.req.Route) > 0}, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
+	return d.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded, Anybody: len(d.req.Route) > 0, Warm: d.calm(excluded)}, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
 		return route.Choose(route.Request{
 			Client: self, Blocks: int(man.Blocks), Exclude: excluded, Wait: time.Now().Before(d.ownEnd), Cuts: d.tools.Cuts,
 			MaxStages: d.req.MaxStages, Forced: d.forced(self),
@@ -278,8 +278,11 @@ func (d *decision) driveReadings(ctx context.Context, p *planned, asks []session
 	d.active.Add(1)
 	defer d.active.Add(-1)
 	req := &session.ReadRequest{
-		Model: d.model.ID(), Route: hopsOf(p.Route, p.where), Asks: asks, Vocab: int(d.model.Manifest().Vocab), Codec: d.cfg.Codec,
+		Model: d.model.ID(), Route: d.hopsAsSaid(p), Asks: asks, Vocab: int(d.model.Manifest().Vocab), Codec: d.cfg.Codec,
 		Alone: d.ask.Alone, Wait: hangTime + 16*p.Prediction.TTFT,
+	}
+	if d.cfg.AutoWire {
+		req.SlowestRow = d.costs.slowestRow(req.Route)
 	}
 	d.hops = req.Route
 	d.out.Route, _ = d.routeWithCosts(req.Route)
@@ -292,6 +295,7 @@ func (d *decision) driveReadings(ctx context.Context, p *planned, asks []session
 		}
 	}
 	d.trace.endSession(ctx, begin, &session.Outcome{}, err)
+	d.ended(d.hops, d.hops, len(asks[0].Tokens), cached, d.prefix, err)
 	if d.done > before {
 		d.out.Cached += cached
 	}

@@ -29,6 +29,13 @@
 // the caller has seen a token there is no other attempt: what can be repaired,
 // package session has repaired by then.
 //
+// Decisions (decide.go) read probabilities where an answer would begin, and draw nothing.
+// They are exact: over links that round nothing, which is the default, one node and many
+// give the same numbers. With Config.AutoWire a link that keeps the stages waiting sends
+// the rows of a decision in fewer bytes by the rule for prompts, since a long state over
+// such a link takes as long; its operator has asked for that. All rows are rounded then, the
+// questions' as well as the state's, so that a question is answered alone as in company.
+//
 // # Invariants
 //
 //   - The caller gets a Start before its first token, and a Done after the last unless

@@ -86,7 +86,7 @@ func (g *generation) request(p *planned) *session.Request {
 	}
 	req := &session.Request{
 		Model: g.model.ID(), Prompt: g.ids, Vocab: int(g.model.Manifest().Vocab), Sampling: s, Codec: g.cfg.Codec,
-		Route: hopsOf(p.Route, p.where), Step: p.Prediction.Step, Prefill: p.Prediction.TTFT,
+		Route: g.hopsAsSaid(p), Step: p.Prediction.Step, Prefill: p.Prediction.TTFT,
 	}
 	if g.cfg.AutoWire {
 		req.SlowestRow = g.costs.slowestRow(req.Route)
@@ -109,6 +109,7 @@ func (g *generation) over(p *planned, out *session.Outcome, err error) error {
 	for _, rec := range out.Recoveries {
 		g.blameReplaced(rec)
 	}
+	g.ended(p.hops, out.Route, len(g.ids), out.Cached, out.Prefix, err)
 	if errors.Is(err, errStopped) {
 		err = nil
 	}

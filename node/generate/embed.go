@@ -262,7 +262,7 @@ func (e *embedding) planTexts(ctx context.Context, excluded map[string]bool) (*r
 	for _, i := range e.left {
 		longest = max(longest, len(e.texts[i]))
 	}
-	return e.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded}, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
+	return e.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded, Warm: e.calm(excluded)}, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
 		if takes := longestTaken(int(man.Blocks), list, excluded); takes > 0 && takes < longest { // no peer takes such a text: it is cut, or refused
 			e.most = takes
 		}
@@ -300,7 +300,7 @@ func (e *embedding) driveTexts(ctx context.Context, p *planned) error {
 	e.active.Add(1)
 	defer e.active.Add(-1)
 	req := &session.EmbedRequest{
-		Model: e.model.ID(), Route: hopsOf(p.Route, p.where), Width: e.tools.Embeds.Width, Unit: !e.tools.Embeds.Scores, Codec: e.cfg.Codec,
+		Model: e.model.ID(), Route: e.hopsAsSaid(p), Width: e.tools.Embeds.Width, Unit: !e.tools.Embeds.Scores, Codec: e.cfg.Codec,
 		Wait: hangTime + 16*p.Prediction.TTFT,
 	}
 	rows := 0

@@ -100,6 +100,8 @@ func (g *Generator) Generate(ctx context.Context, req *api.GenerateRequest, emit
 
 // run makes attempts until one comes through.
 func (g *generation) run(ctx context.Context, attempt func(ctx context.Context, excluded map[string]bool) error) error {
+	g.under.Add(1)
+	defer g.under.Add(-1)
 	excluded := map[string]bool{}
 	var full error   // a refusal for lack of room
 	var barred error // one by a peer's rules

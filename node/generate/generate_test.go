@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multihash"
 
@@ -178,6 +179,8 @@ func (w *world) MachineName(peer.ID) string { return "" }
 func (w *world) Trusted(p peer.ID) bool {
 	return slices.ContainsFunc(w.list, func(c route.Candidate) bool { return c.Peer == p.String() && c.Trust != route.Stranger })
 }
+
+func (*world) Ended(cid.Cid, []session.Hop, []uint64, bool) {}
 
 func (w *world) Ask(peer.ID) {}
 

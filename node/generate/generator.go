@@ -63,6 +63,9 @@ type Survey interface {
 	// Ask asks a peer for its load. One that does not answer is left out of routes for
 	// a while.
 	Ask(peer.ID)
+	// Ended notes that a session with a model has ended, the prefix of which its stages keep.
+	// unsure: what peers keep of this model's sessions is not known any more.
+	Ended(model cid.Cid, hops []session.Hop, prefix []uint64, unsure bool)
 }
 
 // Network opens streams to stages.
@@ -118,6 +121,7 @@ type Config struct {
 type Generator struct {
 	cfg    Config
 	active atomic.Int64
+	under  atomic.Int64 // requests that are planned or computed
 	hits   hits
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -37,6 +38,7 @@ type planned struct {
 	where map[string]session.Hop // offers of its peers, by ID
 	note  string                 // what a forced route costs, for people
 	limit int                    // tokens of the answer that there is room for
+	hops  []session.Hop          // with which a session begins
 }
 
 // attempt plans a route and drives a session along it.
@@ -96,7 +98,7 @@ func (g *generation) plan(ctx context.Context, excluded map[string]bool) (*plann
 		turn = rand.IntN
 	}
 	p := &planned{}
-	r, where, err := g.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded, Anybody: len(g.req.Route) > 0, Turn: turn != nil}, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
+	r, where, err := g.choose(ctx, survey.Query{Span: man.All(), Excluded: excluded, Anybody: len(g.req.Route) > 0, Turn: turn != nil, Warm: turn == nil && g.calm(excluded)}, func(self string, list []route.Candidate, links survey.Distances) (*route.Route, error) {
 		req.Client, req.Forced = self, g.forced(self)
 		req.MaxTokens = g.limit
 		if g.req.MaxTokens <= 0 { // no limit was asked for: take what there is room for
@@ -113,6 +115,12 @@ func (g *generation) plan(ctx context.Context, excluded map[string]bool) (*plann
 	})
 	p.Route, p.where, p.limit = r, where, req.MaxTokens
 	return p, err
+}
+
+// calm reports whether a route may be planned by what peers have said a moment ago: nothing
+// of this node's has been sent to them since, and none of them has failed.
+func (g *generation) calm(excluded map[string]bool) bool {
+	return len(excluded) == 0 && g.under.Load() <= 1
 }
 
 // forced is the route that the caller demands, with this node as a network knows it.
@@ -204,6 +212,34 @@ func hopsOf(r *route.Route, where map[string]session.Hop) []session.Hop {
 		out = append(out, hop)
 	}
 	return out
+}
+
+// hopsAsSaid returns the hops of a planned route, with what the peers have said of their
+// stages.
+func (g *generation) hopsAsSaid(p *planned) []session.Hop {
+	list := hopsOf(p.Route, p.where)
+	for i := range list {
+		if c, ok := g.costs.stage(list[i]); ok {
+			list[i].Said = session.Said{Early: c.Early, Kept: c.Cached, Rollback: c.Rollback, Back: c.Back}
+		}
+	}
+	p.hops = list
+	return list
+}
+
+// ended notes what the stages keep of a session that began with so many tokens, now that it
+// has ended along a route. cached is how many tokens no stage had to compute.
+func (g *generation) ended(begun, hops []session.Hop, prompt, cached int, prefix []uint64, err error) {
+	kept := prompt - 1
+	for _, h := range begun {
+		if kept = min(kept, h.Said.Kept); h.Said.Back > 0 { // it may begin again all the same
+			kept = 0
+		}
+	}
+	if err != nil && !errors.Is(err, errStopped) {
+		hops, prefix, kept = nil, nil, math.MaxInt // nobody knows
+	}
+	g.cfg.Survey.Ended(g.model.ID(), hops, prefix, cached <= kept-protocol.PrefixBlock)
 }
 
 // choose has a route chosen over the peers that serve the answer's model, and keeps

@@ -92,7 +92,7 @@ func (g *generation) credit(out *session.Outcome) {
 			run.Decode = trip - links - decode
 		}
 		if len(g.ids)-out.Cached >= leastSeen && out.Cached <= 0 {
-			run.Prefill = out.TTFT - out.Opened - links - prefill
+			run.Prefill = out.TTFT - out.Fed - links - prefill
 		}
 	}
 	if len(run.Parts) > 0 {

@@ -26,6 +26,10 @@ type Candidate struct {
 	MaxContext int           // longest session, tokens
 	Kept       int           // tokens of the prompt whose KV the peer still has
 	Unproven   bool          // no token has gone through it yet: for probes only
+	Cached     int           // the same as far as the planning node knows, whether a route counts on it or not
+	Early      bool          // it takes rows before all stages of a route have been opened
+	Rollback   int           // rows of a session that it can take back at any time
+	Back       int           // rows by which it can certainly be taken back without beginning at 0; 0: all
 	Exact      bool          // a row computes the same in any company
 	Machine    string        // whose cores it shares with candidates of the same one; "": with none but those of its peer
 	Class      string        // what computes it; candidates of one class agree to the last bit; "": unknown
@@ -404,6 +408,7 @@ func (p *planner) route(path []int) *Route {
 	prompt := max(1, p.req.Prompt-max(0, kept))
 	rows, chunks := min(Chunk, prompt), (prompt+Chunk-1)/Chunk
 	var slowest, far, load time.Duration
+	early := true
 	rowsOf, chunksOf := map[string]time.Duration{}, map[string]time.Duration{} // by machine
 	for i, at := range path {
 		c := &p.use[at]
@@ -426,6 +431,10 @@ func (p *planner) route(path []int) *Route {
 		}
 		load = max(load, sane(c.Load)) // all load at once
 		far = max(far, p.way(p.req.Client, c.Peer))
+		early = early && c.Early
+	}
+	if early { // nobody waits until all are open
+		far = 0
 	}
 	pr.Step = pr.Compute + pr.Network
 	pr.Token = pr.Step

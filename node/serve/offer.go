@@ -219,6 +219,7 @@ func (s *Server) StatusReply(asker peer.ID, req *protocol.StatusRequest) *protoc
 		r.Spans = append(r.Spans, &protocol.SpanStatus{
 			Model: cfg.Model.Bytes(), From: uint32(cfg.Span.From), To: uint32(cfg.Span.To), Sessions: uint32(now.Sessions),
 			QueuedRows: uint32(now.QueuedRows), KvFree: uint32(st.Room(client)), TokensPerS: float32(now.TokensPerS),
+			Early: true, RollbackRows: uint32(cfg.Rollback), Back: uint32(cfg.Back),
 		})
 		if string(req.Model) == string(cfg.Model.Bytes()) {
 			r.Spans[len(r.Spans)-1].Cached = uint32(st.Kept(asker, req.Prefix))

@@ -7,6 +7,23 @@
 // nothing goes through the client. Four times per second it sends a Ping on every
 // stream, and each stage answers how far it is.
 //
+// # Early rows
+//
+// That a stage has accepted is known a round trip after its Open has been sent. What the
+// client needs of the answers is how many positions of the prompt each stage has cached, and
+// what it can take back; and that the peers have said before, when they were asked for their
+// load (Hop.Said). So the first stage gets the first rows right behind its Open, in an epoch
+// of their own, and the first token comes after one trip: to the first stage, around the
+// ring, and back (early.go). The other stages and the links are opened meanwhile.
+//
+// If a stage has less cached than its peer had said, it drops the rows, which begin beyond
+// what it has, and its answer tells the client, which begins another epoch where all
+// stages can: nothing is gained, and nothing lost but what the stages before it have
+// computed. If a stage refuses, so is what was sent, 1,024 rows at most. What was cached
+// beyond what was said is computed again. All of this holds only if every peer of the route
+// says that it drops such rows; with any other, rows wait for all answers, as do those of
+// repairs and of second routes.
+//
 // # Repair
 //
 //	handleEvent  what a stage reports about itself or its neighbours

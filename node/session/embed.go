@@ -50,12 +50,24 @@ func Embed(ctx context.Context, d Dialer, req *EmbedRequest, emit func(first int
 		over: ctx.Done(), avoid: map[peer.ID]time.Time{}, payload: min(protocol.MaxPayload, 4*req.Width*len(req.Texts)),
 	}
 	s.wait = req.Wait
+	for _, h := range req.Route {
+		s.stages = append(s.stages, s.newStage(h))
+	}
 	defer s.close()
 	defer cancel()
-	if err := s.open(ctx, req.Route, s.textFrame); err != nil {
+	steps := s.textSteps()
+	var h *head
+	if _, ok := expected(req.Route, 0, nil); ok { // nothing of a text is ever cached
+		h = newHead(steps, 0, 0)
+	}
+	if err := s.open(ctx, h, s.textFrame); err != nil {
 		return err
 	}
-	go s.feedTexts()
+	if h != nil {
+		go h.rest(s.stages[0])
+	} else {
+		go s.stages[0].sendSteps(steps)
+	}
 	return s.run(ctx, s)
 }
 
@@ -100,15 +112,14 @@ func (s *textSession) textFrame(pos int) *protocol.Open {
 	return o
 }
 
-// feedTexts sends the first stage all texts, in steps that may hold several, or a part
-// of one.
-func (s *textSession) feedTexts() {
+// textSteps returns the steps of all texts, each of which may hold several, or a part of
+// one.
+func (s *textSession) textSteps() (steps []*protocol.Step) {
 	st := &protocol.Step{Epoch: s.epoch}
-	flush := func() bool {
+	flush := func() {
 		st.Rows = uint32(len(st.Tokens))
-		err := s.stages[0].send(&protocol.Frame{Kind: &protocol.Frame_Step{Step: st}})
+		steps = append(steps, st)
 		st = &protocol.Step{Epoch: s.epoch, Base: st.Base + st.Rows}
-		return err == nil // else read fails as well
 	}
 	for _, text := range s.req.Texts {
 		for len(text) > 0 {
@@ -117,14 +128,15 @@ func (s *textSession) feedTexts() {
 			if len(text) == 0 {
 				st.Ends = append(st.Ends, uint32(len(st.Tokens)))
 			}
-			if len(st.Tokens) == embedChunk && !flush() {
-				return
+			if len(st.Tokens) == embedChunk {
+				flush()
 			}
 		}
 	}
 	if len(st.Tokens) > 0 {
 		flush()
 	}
+	return steps
 }
 
 // finished reports whether all embeddings have come.

@@ -175,7 +175,7 @@ func (s *session) openBeside(ctx context.Context, x *second, chain []uint64) err
 	if last := open(len(x.stages) - 1); len(fitFirst(last)) > 0 { // a second route gets no Resume, which could bring the rest
 		return errTooLong
 	}
-	return s.openAll(ctx, cancel, x.stages, open)
+	return s.openAll(ctx, cancel, x.stages, nil, open)
 }
 
 // startSecond makes a second route that is open compute.
@@ -194,7 +194,7 @@ func (s *session) startSecond(p prepared) {
 		return
 	}
 	p.x.since = time.Now()
-	s.assignRing(&p.x.ring, p.x.ids)
+	s.assignRing(&p.x.ring, p.x.ids, nil)
 	s.mu.Lock()
 	s.beside = p.x.stages
 	s.mu.Unlock()

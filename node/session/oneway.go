@@ -35,17 +35,20 @@ const silentTime = 2 * time.Second
 // errNotDue is the error for a frame that no honest stage sends now.
 var errNotDue = fmt.Errorf("%w: not due", protocol.ErrFrame)
 
-// open opens all stages of a route; frame is the Open for each.
-func (s *oneWay) open(ctx context.Context, route []Hop, frame func(pos int) *protocol.Open) error {
+// open opens all stages; frame is the Open for each. The first stage gets the early rows of
+// h at once; nil: there are none.
+func (s *oneWay) open(ctx context.Context, h *head, frame func(pos int) *protocol.Open) error {
 	if _, err := rand.Read(s.id[:]); err != nil {
 		return err
 	}
 	opening, cancel := context.WithTimeoutCause(ctx, openTime, errors.New("no answer in time"))
 	defer cancel()
-	for _, h := range route {
-		s.stages = append(s.stages, s.newStage(h))
-	}
-	if err := s.openAll(opening, cancel, s.stages, frame); err != nil {
+	err := s.openAll(opening, cancel, s.stages, h, func(pos int) *protocol.Open {
+		o := frame(pos)
+		o.Early = h != nil
+		return o
+	})
+	if err != nil {
 		return err
 	}
 	now := time.Now()

@@ -31,6 +31,8 @@ type ReadRequest struct {
 	Codec protocol.TensorCodec
 	Trace string // W3C traceparent for the stages; "": none
 
+	// SlowestRow is as that of Request: by it, each stage may round the rows that it sends.
+	SlowestRow time.Duration
 	// Alone keeps the rows from being shared with other sessions, earlier or later.
 	Alone bool
 	// Wait is how long no reading may come before a stage is taken to hang.
@@ -68,27 +70,31 @@ func Read(ctx context.Context, d Dialer, req *ReadRequest, emit func(i int, r Re
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s.session = session{
-		req: &Request{Model: req.Model, Codec: req.Codec}, dial: d, begin: time.Now(), ring: ring{epoch: 1}, events: make(chan event, 64),
+		req: &Request{Model: req.Model, Codec: req.Codec, SlowestRow: req.SlowestRow}, dial: d, begin: time.Now(), ring: ring{epoch: 1}, events: make(chan event, 64),
 		over: ctx.Done(), avoid: map[peer.ID]time.Time{},
 	}
 	if !req.Alone {
 		s.chain = SharedPrefix(req.Asks)
 	}
 	s.wait = req.Wait
+	for _, h := range req.Route {
+		s.stages = append(s.stages, s.newStage(h))
+	}
 	defer s.close()
 	defer cancel()
-	if err := s.open(ctx, req.Route, s.readFrame); err != nil {
+	var h *head
+	if from, ok := expected(req.Route, s.lengths[0]-1, s.chain); ok {
+		h = newHead(s.plan(s.epoch+1, from), from, 0)
+	}
+	if err := s.open(ctx, h, s.readFrame); err != nil {
 		return 0, err
 	}
-	cached = s.assign()
-	steps := s.plan(cached)
-	go func() {
-		for _, st := range steps {
-			if s.stages[0].send(&protocol.Frame{Kind: &protocol.Frame_Step{Step: st}}) != nil {
-				return // read fails as well
-			}
-		}
-	}()
+	cached, held := s.assign(h)
+	if held {
+		go h.rest(s.stages[0])
+	} else {
+		go s.stages[0].sendSteps(s.plan(s.epoch, cached))
+	}
 	return cached, s.run(ctx, s)
 }
 
@@ -136,6 +142,7 @@ func (s *readSession) readFrame(pos int) *protocol.Open {
 		Index: g.index, Stages: uint32(n), Epoch: s.epoch, MaxTokensTotal: uint32(slices.Max(s.lengths)), Readings: uint32(len(s.req.Asks)),
 		Codec: s.req.Codec, Trace: s.req.Trace, Prefix: s.chain[:min(len(s.chain), protocol.MaxOpenPrefix)],
 	}
+	s.chooseCodec(o, slices.Max(s.lengths)) // all rows, so that a question has the same answer alone and in company
 	if pos > 0 {
 		o.Prev = []byte(s.stages[pos-1].hop.Peer)
 	}
@@ -150,10 +157,10 @@ func (s *readSession) readFrame(pos int) *protocol.Open {
 	return o
 }
 
-// assign makes the stages begin at the same row, and returns which. The last row of the
-// first sequence is computed in any case.
-func (s *readSession) assign() (from int) {
-	from, some := s.lengths[0]-1, false
+// assign makes the stages begin at the same row, and returns which: that of h, if what h
+// has sent holds. The last row of the first sequence is computed in any case.
+func (s *readSession) assign(h *head) (from int, held bool) {
+	from, some := s.lengths[0]-1, h != nil
 	for _, g := range s.stages {
 		from, some = min(from, g.cached), some || g.cached > 0
 	}
@@ -161,17 +168,25 @@ func (s *readSession) assign() (from int) {
 	for _, g := range s.stages {
 		from = min(from, g.backTo(from))
 	}
+	held = h != nil && h.holds(s.stages, 0)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if some {
-		s.mu.Lock()
 		s.epoch++ // takes all stages back to the same position
-		s.mu.Unlock()
 	}
-	return from
+	switch {
+	case held:
+		from = h.from
+	case h != nil: // what was sent is void
+		s.epoch++
+	}
+	return from, held
 }
 
-// plan returns the steps of the sequences, from a row of the first one on, for as many of
-// them as a session may have rows.
-func (s *readSession) plan(from int) (steps []*protocol.Step) {
+// plan returns the steps of the sequences in an epoch, from a row of the first one on, for
+// as many of them as a session may have rows.
+func (s *readSession) plan(epoch uint64, from int) (steps []*protocol.Step) {
+	s.rows, s.due = 0, 0
 	var all []int32 // the sequence
 	at := 0         // where the stages are
 	for i, a := range s.req.Asks {
@@ -187,7 +202,7 @@ func (s *readSession) plan(from int) (steps []*protocol.Step) {
 		for left := (len(all) - begin + readChunk - 1) / readChunk; left > 0; left-- {
 			n := (len(all) - begin + left - 1) / left // of even lengths: a row alone would count as a decode
 			steps = append(steps, &protocol.Step{
-				Epoch: s.epoch, Base: uint32(begin), Rows: uint32(n), Tokens: slices.Clone(all[begin : begin+n]), Sample: left == 1, Back: begin < at,
+				Epoch: epoch, Base: uint32(begin), Rows: uint32(n), Tokens: slices.Clone(all[begin : begin+n]), Sample: left == 1, Back: begin < at,
 			})
 			begin += n
 			at = begin

@@ -230,6 +230,7 @@ func transient(err error) bool {
 // tryRepair makes one attempt to repair the route.
 func (s *session) tryRepair(ctx context.Context, b *breakdown, rec *Recovery) error {
 	s.epoch++
+	s.since = s.epoch
 	if err := s.haltAll(ctx, b); err != nil {
 		return err
 	}
@@ -420,7 +421,7 @@ func (s *session) openFresh(ctx context.Context, stages, fresh []*stage, within 
 	defer cancel()
 	whole := &ring{id: s.id, epoch: s.epoch, stages: stages, tagKey: s.tagKey}
 	at := func(i int) int { return slices.Index(stages, fresh[i]) }
-	err := s.openAll(ctx, cancel, fresh, func(i int) *protocol.Open {
+	err := s.openAll(ctx, cancel, fresh, nil, func(i int) *protocol.Open {
 		o := s.openFrame(whole, at(i), s.chain)
 		o.Wait, o.Again = true, true
 		if s.sampled(o, s.ids); o.Sampling != nil {

@@ -46,6 +46,7 @@ type Hop struct {
 	Offer []byte // the peer's signed offer, from which its neighbour knows its addresses; empty: known or connected
 	Span  protocol.Span
 	Swarm string // ID of the private swarm in which the peer is; "": the open network
+	Said  Said   // before the session is opened
 }
 
 // Request is what a session is to compute.
@@ -114,7 +115,9 @@ type Outcome struct {
 	Finish     protocol.Finish
 	Tokens     int           // of the answer
 	Cached     int           // positions of the prompt that no stage had to compute
+	Prefix     []uint64      // hashes of prefixes whose positions all stages of Route have computed
 	Opened     time.Duration // until every stage had accepted
+	Fed        time.Duration // until the first rows were sent: Opened, or sooner (early.go)
 	TTFT       time.Duration // from the call of Run to the first token
 	Elapsed    time.Duration // from the first token to the last
 	Ahead      Ahead
@@ -209,6 +212,7 @@ func Run(ctx context.Context, d Dialer, req *Request, emit func(*protocol.Token)
 		err = nil
 	}
 	s.out.Route, s.out.Paths = hopsOf(s.stages), pathsOf(s.stages)
+	s.out.Prefix = s.chain[:min(len(s.chain), (len(s.ids)-1)/protocol.PrefixBlock)]
 	return &s.out, err
 }
 
@@ -247,6 +251,7 @@ type session struct {
 type ring struct {
 	id     [16]byte
 	epoch  uint64
+	since  uint64   // the lowest epoch of the same links: a stage that no row has reached is still in that
 	stages []*stage // in the order of the ring
 	tagKey []byte   // of the tags of guesses; nil: there are none
 }
@@ -391,22 +396,30 @@ func (s *session) start(ctx context.Context) error {
 		s.stages = append(s.stages, s.newStage(h))
 	}
 	s.tagKey = s.newTagKey()
-	if err := s.openAll(ctx, cancel, s.stages, func(i int) *protocol.Open { return s.openFrame(&s.ring, i, s.chain) }); err != nil {
+	h := s.head()
+	err := s.openAll(ctx, cancel, s.stages, h, func(i int) *protocol.Open {
+		o := s.openFrame(&s.ring, i, s.chain)
+		o.Early = h != nil
+		return o
+	})
+	if err != nil {
 		return err
 	}
 	s.keepCodecs()
 	s.out.Opened = time.Since(s.begin)
+	s.out.Fed = s.out.Opened
 	s.deadline.opened(s.out.Opened)
-	s.out.Cached = s.assignRing(&s.ring, s.ids)
+	s.out.Cached = s.assignRing(&s.ring, s.ids, h)
 	go s.heartbeat()
 	return nil
 }
 
 // assignRing makes the stages of an open ring compute the tokens so far, and returns
-// how many positions all of them have cached.
-func (s *session) assignRing(r *ring, ids []int32) (from int) {
+// how many positions all of them have cached. h is what the first stage has got of them
+// already; nil: nothing.
+func (s *session) assignRing(r *ring, ids []int32, h *head) (from int) {
 	now := time.Now()
-	from, some := len(ids)-1, false
+	from, some := len(ids)-1, h != nil
 	for _, g := range r.stages {
 		from, some = min(from, g.cached), some || g.cached > 0
 		g.heard, g.progressed = now, now
@@ -420,21 +433,34 @@ func (s *session) assignRing(r *ring, ids []int32) (from int) {
 	if some {
 		r.epoch++ // takes all stages back to the same position
 	}
+	if h != nil {
+		if h.holds(r.stages, s.inFlight(r.stages)) {
+			from, s.out.Fed = h.from, h.at.Sub(s.begin)
+		} else { // what was sent is void
+			h = nil
+			r.epoch++
+		}
+	}
 	for _, g := range r.stages {
 		go s.read(g)
 	}
-	go s.feed(r.stages, r.epoch, ids, from)
+	if h != nil {
+		go h.rest(r.stages[0])
+	} else {
+		go s.feed(r.stages, r.epoch, ids, from)
+	}
 	return from
 }
 
 func (s *session) newStage(h Hop) *stage {
 	s.nextIndex++
-	return &stage{index: s.nextIndex - 1, hop: h}
+	return &stage{index: s.nextIndex - 1, hop: h, rollback: min(h.Said.Rollback, protocol.MaxInFlight), back: h.Said.Back}
 }
 
 // openAll opens stages at once. cancel ends the attempts. A stage that has accepted is
-// pinged while others have not, or it would take the client to be gone.
-func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, frame func(i int) *protocol.Open) error {
+// pinged while others have not, or it would take the client to be gone. The first stage
+// gets the early rows of h behind its Open; nil: there are none.
+func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, h *head, frame func(i int) *protocol.Open) error {
 	type answer struct {
 		g      *stage
 		prefix []uint64
@@ -443,8 +469,11 @@ func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, f
 	answers := make(chan answer, len(stages))
 	for i, g := range stages {
 		go func() {
-			o := frame(i)
-			answers <- answer{g, o.Prefix, s.openStage(ctx, i, g, o)}
+			o, early := frame(i), h
+			if i > 0 {
+				early = nil
+			}
+			answers <- answer{g, o.Prefix, s.openStage(ctx, i, g, o, early)}
 		}()
 	}
 	var first error
@@ -476,9 +505,9 @@ func (s *session) openAll(ctx context.Context, cancel func(), stages []*stage, f
 	return first
 }
 
-// openStage opens one stage and waits until it accepts. It fails with a
-// *StageError.
-func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.Open) error {
+// openStage opens one stage, sends it the early rows of h unless that is nil, and waits
+// until it accepts. It fails with a *StageError.
+func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.Open, h *head) error {
 	st, err := s.dial.OpenStage(ctx, g.hop.Peer, g.hop.Offer)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -494,6 +523,9 @@ func (s *session) openStage(ctx context.Context, pos int, g *stage, o *protocol.
 	err = g.send(&protocol.Frame{Kind: &protocol.Frame_Open{Open: o}})
 	var f *protocol.Frame
 	if err == nil {
+		if h != nil {
+			h.begin(g)
+		}
 		f, _, err = protocol.ReadFrame(g.r, 0)
 	}
 	if err != nil {
@@ -571,25 +603,28 @@ func nextHop(ring []*stage, pos int) *protocol.Hop {
 	return &protocol.Hop{Peer: []byte(next.hop.Peer), Index: next.index, Offer: next.hop.Offer}
 }
 
-// feed sends the first stage the tokens from a position on, in chunks. The last
-// chunk asks for the next token.
+// feed sends the first stage the tokens from a position on.
 func (s *session) feed(stages []*stage, epoch uint64, ids []int32, from int) {
-	expected, ahead := s.req.Expected, s.inFlight(stages)
+	stages[0].sendSteps(s.steps(s.inFlight(stages), epoch, ids, from))
+}
+
+// steps returns the steps of the tokens from a position on, in chunks. The last one asks
+// for the next token. ahead is how many guesses may be on their way at once.
+func (s *session) steps(ahead int, epoch uint64, ids []int32, from int) (steps []*protocol.Step) {
+	expected := s.req.Expected
 	if ahead == 0 {
 		expected = nil
 	}
 	for at := from; at < len(ids); {
 		rows := ids[at:min(at+s.chunk(at-from, len(ids)-from), len(ids))]
-		err := stages[0].send(&protocol.Frame{Kind: &protocol.Frame_Step{Step: &protocol.Step{
+		steps = append(steps, &protocol.Step{
 			Epoch: epoch, Base: uint32(at), Rows: uint32(len(rows)), Tokens: rows, Sample: at+len(rows) == len(ids),
 			MaxInFlight: uint32(ahead), Expected: expected,
-		}}})
-		if err != nil {
-			return // read fails as well
-		}
+		})
 		expected = nil
 		at += len(rows)
 	}
+	return steps
 }
 
 // chunk returns how many rows are fed at once after so many of all. The first chunks of a
@@ -754,7 +789,7 @@ func (g *stage) pong(p *protocol.Pong, now time.Time) {
 // trouble handles a stage's report about a neighbour, or that it is leaving.
 func (s *session) trouble(g *stage, pos int, t *protocol.Trouble) breakdown {
 	switch {
-	case t.Epoch != s.epoch || g.leaving:
+	case t.Epoch < s.since || t.Epoch > s.epoch || g.leaving:
 		return breakdown{}
 	case t.Code == protocol.Code_CODE_DRAINING:
 		g.leaving = true

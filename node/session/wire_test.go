@@ -1,11 +1,17 @@
 package session_test
 
 import (
+	"bufio"
+	"bytes"
+	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/shoalnet/shoal/node/session"
 	"github.com/shoalnet/shoal/protocol"
@@ -111,6 +117,60 @@ func TestWireSameTokens(t *testing.T) {
 				}
 				time.Sleep(time.Minute) // all that waits gives up
 			})
+		}
+	}
+}
+
+// opens records the Opens of a client.
+type opens struct {
+	session.Dialer
+	mu   sync.Mutex
+	seen []*protocol.Open
+}
+
+type firstFrame struct {
+	session.Stream
+	of   *opens
+	once sync.Once
+}
+
+func (d *opens) OpenStage(ctx context.Context, p peer.ID, offer []byte) (session.Stream, error) {
+	st, err := d.Dialer.OpenStage(ctx, p, offer)
+	return &firstFrame{Stream: st, of: d}, err
+}
+
+func (s *firstFrame) Write(b []byte) (int, error) {
+	s.once.Do(func() {
+		if f, _, err := protocol.ReadFrame(bufio.NewReader(bytes.NewReader(b)), 0); err == nil {
+			s.of.mu.Lock()
+			defer s.of.mu.Unlock()
+			s.of.seen = append(s.of.seen, f.GetOpen())
+		}
+	})
+	return s.Stream.Write(b)
+}
+
+// Readings let each link choose a codec as prompts do, for all of their rows, if the caller
+// allows it, and else for none.
+func TestWireReadings(t *testing.T) {
+	p := newVoters(t, 0, 6, 2, 4)
+	asks := asksOf(50, 3, 9)
+	for _, slowest := range []time.Duration{0, time.Millisecond} {
+		d := &opens{Dialer: p.client()}
+		_, err := session.Read(t.Context(), d, &session.ReadRequest{
+			Model: p.model, Route: p.route, Asks: asks, Vocab: vocab, Wait: 20 * time.Second, SlowestRow: slowest,
+		}, func(int, session.Reading) error { return nil })
+		if err != nil || len(d.seen) != 3 {
+			t.Fatal(len(d.seen), err)
+		}
+		for _, o := range d.seen {
+			rows := uint32(0)
+			if slowest > 0 {
+				rows = 59
+			}
+			if o.PromptRows != rows || o.SlowestUs != uint32(slowest.Microseconds()) {
+				t.Errorf("with %s a row: %d rows, %d us", slowest, o.PromptRows, o.SlowestUs)
+			}
 		}
 	}
 }

@@ -89,8 +89,9 @@ func (sess *session) drop() {
 	sess.pending, sess.text = nil, nil
 }
 
-// readCredits reads the successor's credits on its link until the link ends.
-func readCredits(st Stream, r *bufio.Reader, out *sender) {
+// readCredits reads the successor's credits on its link until the link ends. It calls
+// answered with the first.
+func readCredits(st Stream, r *bufio.Reader, out *sender, answered func(credit uint64)) {
 	if !withCredits(st) {
 		_, err := io.Copy(io.Discard, r)
 		out.lost(errors.Join(err, io.EOF))
@@ -104,6 +105,10 @@ func readCredits(st Stream, r *bufio.Reader, out *sender) {
 		if err != nil {
 			out.lost(err)
 			return
+		}
+		if answered != nil {
+			answered(f.GetCredit().Rows)
+			answered = nil
 		}
 		out.grant(f.GetCredit().Rows)
 	}

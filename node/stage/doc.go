@@ -41,11 +41,26 @@
 // slower, were enough for every client to be declared silent. So a successor grants
 // its predecessor, on the link, a total number of rows (credit.go): 4 MiB ahead of
 // those it has processed, and never less than a chunk; its reader never stops. A
-// link has no credit before its session has accepted it. That costs no time,
-// since the client's own round trip takes as long.
+// link has no credit before its session has accepted it.
 //
 // Links of /shoal/stage/1 have no credit, and their reader still stops when the
 // session's queue is full.
+//
+// # Early rows
+//
+// A client need not wait for Opened before it sends rows (node/session, "Early rows"), and
+// then a link's first credit would be what they wait for. So the first rows of a link go
+// right behind Link, ahead of any credit (early.go): 64, which every successor grants, or as
+// many as it has granted at first on an earlier link, and 256 KiB at most. The successor
+// reads nothing of them before it has found the session, and has by then granted that much:
+// versions that know nothing of this take them as well.
+//
+// But the client names the successor, and a few hundred bytes must not have a stage send
+// a quarter of a megabyte to a third party. So rows go ahead only of answers that are to be
+// expected: to a successor that has answered links of the same client's sessions in the last
+// ten minutes, on no more links at once than it has answered, and no more than four. This
+// node's own sessions need no such consent. A stage computes nothing before it has admitted
+// the session, as ever.
 //
 // # Number formats
 //

@@ -140,7 +140,7 @@ func (sess *session) queueKnown(st *step, now time.Time) (k known, err error) {
 		}
 	}
 	if !hit {
-		if _, err := sess.queueLocked(st); err != nil {
+		if _, err := sess.queueLocked(st); err != nil || st.epoch != sess.epoch { // it came too early
 			return k, err
 		}
 	}

@@ -266,7 +266,7 @@ func (sess *session) moveLinkOut(old *sender, next *protocol.Hop, epoch uint64) 
 	sess.handOver(old, out)
 	s.mu.Unlock()
 	out.start(st, nil, true)
-	go readCredits(st, r, out)
+	go readCredits(st, r, out, nil)
 	s.cfg.Log.Info("a link has moved", "index", sess.open.Index, "relayed", st.Relayed())
 	return st, out, nil
 }

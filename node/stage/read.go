@@ -15,8 +15,9 @@ import (
 // the ring without a word from the client in between. An epoch would take back as well, but
 // would drop the steps still on their way.
 //
-// Such a session has one epoch but for the one that begins at a cached prefix, and ends with
-// the first stage that is lost: the client asks for the readings that are missing elsewhere.
+// Such a session has one epoch, and another with which it begins where all stages have its
+// prefix, or two, if the client has tried that too early (early.go). It ends with the first
+// stage that is lost: the client asks for the readings that are missing elsewhere.
 
 // reads reports whether the session's client wants readings, and no tokens.
 func (sess *session) reads() bool { return sess.open.Readings > 0 }
@@ -49,12 +50,18 @@ func (s *Stage) checkReadings(o *protocol.Open) error {
 	return nil
 }
 
+// mostReadEpochs is how many epochs a session of readings may have after that of its Open.
+const mostReadEpochs = 2
+
 // countReading counts a step of a session of readings. It returns an error if there are
 // more than were announced: taking back must not let a session go on for ever. Called with
 // stage.mu held.
 func (sess *session) countReading(st *step) error {
 	if !sess.reads() {
 		return nil
+	}
+	if sess.epoch > sess.open.Epoch+mostReadEpochs {
+		return fmt.Errorf("epoch %d of a session of readings, which began with epoch %d", sess.epoch, sess.open.Epoch)
 	}
 	sess.rows += st.rows
 	if st.sample {

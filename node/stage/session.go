@@ -78,6 +78,7 @@ type session struct {
 	stream    Stream // the client's current one
 	client    *sender
 	opening   bool      // Opened has not been sent on stream: what else is for the client waits
+	begun     bool      // it has what was cached of its prefix: rows may come
 	accepted  time.Time // when the first Opened was sent
 	next      *sender   // nil if the route has one stage
 	prev      []byte    // peer ID of the predecessor
@@ -174,6 +175,9 @@ func (sess *session) accept(st Stream, opened *protocol.Opened) {
 		return
 	}
 	opened.Floor = sess.floor()
+	if sess.accepted.IsZero() { // rows may have come since that the client has sent early
+		opened.Floor = sess.floorAt(int(opened.Cached))
+	}
 	client, ended := sess.client, sess.ended
 	sess.opening = false
 	sess.heard.Store(now)
@@ -254,9 +258,12 @@ func (sess *session) position() (n int, again bool) {
 
 // floor returns the lowest position, other than 0, from which the session can certainly
 // go on. Called with stage.mu held.
-func (sess *session) floor() uint32 {
+func (sess *session) floor() uint32 { return sess.floorAt(sess.reach) }
+
+// floorAt is floor for a session with so many positions in its cache.
+func (sess *session) floorAt(reach int) uint32 {
 	if back := sess.stage.cfg.Back; back > 0 {
-		return uint32(max(0, sess.reach-back))
+		return uint32(max(0, reach-back))
 	}
 	return 0
 }
@@ -294,21 +301,15 @@ func (sess *session) resume(r *protocol.Resume) error {
 	}
 	s.wakeLinks()
 	if r.Stages > 1 {
-		sess.connectLocked(r.Next, from, at)
+		sess.connect(r.Next, from, at)
 	}
 	return nil
 }
 
 // connect connects to the successor while the client still opens other stages, so
 // that the first step is not delayed, and replays the positions from..to-1 that
-// it is missing.
+// it is missing. Called with stage.mu held.
 func (sess *session) connect(next *protocol.Hop, from, to int) {
-	sess.stage.mu.Lock()
-	defer sess.stage.mu.Unlock()
-	sess.connectLocked(next, from, to)
-}
-
-func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 	if sess.ended {
 		return
 	}
@@ -328,8 +329,12 @@ func (sess *session) connectLocked(next *protocol.Hop, from, to int) {
 			out.lost(err)
 			return
 		}
+		early := sess.stage.earlyRows(sess, peer.ID(next.Peer), time.Now())
+		out.grant(uint64(early))
 		out.start(st, link, withCredits(st))
-		go readCredits(st, bufio.NewReaderSize(st, 64), out)
+		go readCredits(st, bufio.NewReaderSize(st, 64), out, func(credit uint64) {
+			sess.stage.answered(sess, peer.ID(next.Peer), early > 0, credit)
+		})
 		if from < to {
 			sess.replay(out, epoch, from, to)
 		}
@@ -770,12 +775,19 @@ func (sess *session) queueLocked(st *step) (bool, error) {
 		s.left(st)
 		return true, nil // of a past epoch: dropped
 	case st.epoch > sess.epoch:
+		if sess.tooEarly(st) {
+			s.left(st)
+			return true, nil
+		}
 		if st.base > sess.length {
 			return false, fmt.Errorf("epoch %d begins at position %d, where the session has %d", st.epoch, st.base, sess.length)
 		}
 		sess.drop()
 		sess.epoch, sess.length, sess.truncate = st.epoch, st.base, true
 		sess.firstLine(st.base)
+		if !s.cfg.last() { // which has taken nothing that comes again
+			sess.asked, sess.rows = 0, 0
+		}
 	}
 	if s.cfg.first() { // which counts the lines
 		st.line = sess.line

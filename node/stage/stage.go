@@ -118,6 +118,7 @@ type Stage struct {
 	mu       sync.Mutex
 	sessions map[key]*session
 	rates    map[peer.ID]linkRate // of links to successors
+	consents map[ends]consent     // of successors to rows ahead of their credit
 	arrived  chan struct{}        // closed and replaced whenever a Link may have found its session
 	free     []int                // sequence slots
 	withheld int                  // of them: Config.MaxSeqs less the present limit
@@ -197,7 +198,7 @@ func New(cfg Config, e Engine, dial Dialer) *Stage {
 		used: time.Now(),
 		cfg:  cfg, engine: e, dial: dial, ctx: ctx, cancel: cancel, lines: rate.NewLimiter(10, 100),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
-		sessions: map[key]*session{}, rates: map[peer.ID]linkRate{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{}, classes: map[string]*class{},
+		sessions: map[key]*session{}, rates: map[peer.ID]linkRate{}, consents: map[ends]consent{}, arrived: make(chan struct{}), served: map[string]uint64{}, struck: map[string]time.Time{}, classes: map[string]*class{},
 	}
 	s.budget.left.Store(cfg.Replay)
 	s.budget.dir = cfg.Dir
@@ -388,12 +389,12 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	s.say("a session was opened", "peer", client.Peer(), "stage", o.Index+1, "of", o.Stages)
 	kept = s.begin(sess, from)
 	s.mu.Lock()
-	sess.length, sess.computed, sess.reach, sess.settled, sess.truncate = kept, kept, kept, kept, kept > 0
+	sess.length, sess.computed, sess.reach, sess.settled, sess.truncate, sess.begun = kept, kept, kept, kept, kept > 0, true
 	s.wakeLinks()
-	s.mu.Unlock()
-	if o.Next != nil && o.Stages > 1 && !o.Wait {
+	if o.Next != nil && o.Stages > 1 && !o.Wait { // at once, or rows that come early would find no successor
 		sess.connect(o.Next, 0, 0)
 	}
+	s.mu.Unlock()
 	return sess, kept, nil
 }
 
@@ -565,7 +566,7 @@ func (s *Stage) find(ctx context.Context, l *protocol.Link) *session {
 	for {
 		s.mu.Lock()
 		arrived := s.arrived
-		if sess := s.sessions[k]; sess != nil && sess.linkEpoch >= l.Epoch && !sess.halted {
+		if sess := s.sessions[k]; sess != nil && sess.begun && sess.linkEpoch >= l.Epoch && !sess.halted {
 			s.mu.Unlock()
 			return sess
 		}

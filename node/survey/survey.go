@@ -46,6 +46,7 @@ type Survey struct {
 	net     Network
 	book    *standing.Book
 	prefers atomic.Pointer[preferences]
+	warm    warm
 
 	mu    sync.Mutex // guards the fields below
 	asked time.Time  // when all peers were last asked, for Beats
@@ -111,6 +112,7 @@ type Query struct {
 	Own      bool            // ask only this node and the peers that it trusts
 	Turn     bool            // ask newcomers too: it may be their turn
 	Within   *string         // ID of the swarm in which the route must lie; nil: any
+	Warm     bool            // what peers have said of their load a moment ago will do
 
 	// May reports whether a peer of a swarm's network may be asked and be in the route. It
 	// may be called from several goroutines. nil: any.
@@ -141,9 +143,15 @@ func (s *Survey) Choose(ctx context.Context, q Query, pick Pick) (r *route.Route
 	}
 	err = route.ErrNoServer // if there is nobody to ask
 	for _, turn := range turns(s.sides(s.net.Offers(ctx, q.Model, covered), q), q) {
-		links, silent := s.measure(ctx, turn.of.self, turn.list, q.Model, q.Span, q.Prefix)
-		asked := slices.DeleteFunc(turn.list, func(c route.Candidate) bool { return silent[c.Peer] })
-		found, why := pick(turn.of.self, route.Price(asked), links)
+		found, why := s.pickWarm(&q, turn, pick)
+		if why != nil {
+			links, silent := s.measure(ctx, turn.of.self, turn.list, &q)
+			asked := slices.DeleteFunc(slices.Clone(turn.list), func(c route.Candidate) bool { return silent[c.Peer] })
+			found, why = pick(turn.of.self, route.Price(asked), links)
+		}
+		if why == nil {
+			s.keepWarm(&q, turn)
+		}
 		if why == nil || errors.Is(why, route.ErrOwnFull) {
 			return found, turn.of.where, why
 		}
@@ -324,73 +332,116 @@ const enoughTime = 30 * time.Millisecond
 // received cover the span, the other peers get as much time again, plus enoughTime: one
 // that is gone must not delay the prompt. silent are the peers that did not reply, or that
 // serve nothing of the model to this node.
-func (s *Survey) measure(ctx context.Context, self string, list []route.Candidate, model cid.Cid, span protocol.Span, prefix []uint64) (d Distances, silent map[string]bool) {
-	d, silent = Distances{}, map[string]bool{}
+func (s *Survey) measure(ctx context.Context, self string, list []route.Candidate, q *Query) (d Distances, silent map[string]bool) {
 	type answer struct {
-		peer string
-		id   peer.ID
-		st   *protocol.StatusReply
+		id peer.ID
+		st *protocol.StatusReply
 	}
+	r := s.expect(self, list, q)
 	answers := make(chan answer, len(list))
-	for _, c := range list {
-		if silent[c.Peer] {
-			continue
-		}
-		silent[c.Peer] = true // until it answers
-		id, err := peer.Decode(c.Peer)
+	asked := r.silent()
+	for p, told := range r.peers {
+		id, err := peer.Decode(p)
 		if err != nil {
+			delete(asked, p)
 			continue
 		}
-		told := prefix
-		if c.Trust == route.Stranger && c.Done == 0 { // its claim to have kept a prompt is not believed
-			told = nil
+		prefix := q.Prefix
+		if !told {
+			prefix = nil
 		}
 		go func() {
-			if st, err := s.status(context.WithoutCancel(ctx), id, model, told); err == nil {
-				answers <- answer{c.Peer, id, st}
-				return
+			began := time.Now()
+			st, err := s.status(context.WithoutCancel(ctx), id, q.Model, prefix)
+			if err != nil {
+				st = nil
 			}
-			answers <- answer{c.Peer, id, nil}
+			s.warm.said(q.Model, id, st, began)
+			answers <- answer{id, st}
 		}()
 	}
-	begin, asked := time.Now(), len(silent)
+	begin := time.Now()
 	var enough <-chan time.Time
-	covered := []protocol.Span{{From: 0, To: span.From}}
 	for range asked {
 		var a answer
 		select {
 		case a = <-answers:
 		case <-enough:
-			return d, silent
+			return r.links, r.silent()
 		case <-ctx.Done():
-			return d, silent
+			return r.links, r.silent()
 		}
-		if a.st == nil {
-			continue
-		}
-		delete(silent, a.peer)
-		s.book.Meet(a.id)
-		if rtt, ok := s.net.RTT(a.id); ok && a.peer != self {
-			d.Set(self, a.peer, rtt)
-		}
-		d.Take(a.id, a.st)
-		serves := false
-		for i := range list {
-			if list[i].Peer == a.peer && fillIn(&list[i], a.st.Spans, model) {
-				serves = true
-				if !list[i].Unproven {
-					covered = append(covered, list[i].Span)
-				}
-			}
-		}
-		if !serves { // it does so no more, or not for this node
-			silent[a.peer] = true
-		}
-		if enough == nil && len(protocol.Uncovered(span.To, covered)) == 0 {
+		if r.take(a.id, a.st); enough == nil && r.enough() {
 			enough = time.After(enoughTime + time.Since(begin))
 		}
 	}
-	return d, silent
+	return r.links, r.silent()
+}
+
+// replies are what the candidates of a round have answered.
+type replies struct {
+	survey  *Survey
+	self    string // this node among them
+	query   *Query
+	list    []route.Candidate
+	links   Distances
+	peers   map[string]bool // those asked; whether for what they have kept of the prompt, too
+	serve   map[string]bool // those that serve some of the model to this node, by their answer
+	covered []protocol.Span
+}
+
+// expect returns the replies of candidates, none of which has come.
+func (s *Survey) expect(self string, list []route.Candidate, q *Query) *replies {
+	r := &replies{
+		survey: s, self: self, query: q, list: list, links: Distances{}, peers: map[string]bool{}, serve: map[string]bool{},
+		covered: []protocol.Span{{From: 0, To: q.Span.From}},
+	}
+	for _, c := range list {
+		r.peers[c.Peer] = c.Trust != route.Stranger || c.Done > 0
+	}
+	return r
+}
+
+// take takes a peer's answer; nil: there was none.
+func (r *replies) take(id peer.ID, st *protocol.StatusReply) {
+	if st == nil {
+		return
+	}
+	s, p := r.survey, id.String()
+	s.book.Meet(id)
+	if rtt, ok := s.net.RTT(id); ok && p != r.self {
+		r.links.Set(r.self, p, rtt)
+	}
+	r.links.Take(id, st)
+	for i := range r.list {
+		c := &r.list[i]
+		if c.Peer != p || !fillIn(c, st.Spans, r.query.Model) {
+			continue
+		}
+		r.serve[p] = true
+		if !r.peers[p] {
+			c.Kept = s.warm.kept(r.query, c, time.Now())
+		}
+		c.Cached = c.Kept
+		if !c.Unproven {
+			r.covered = append(r.covered, c.Span)
+		}
+	}
+}
+
+// enough reports whether the answers so far cover the blocks.
+func (r *replies) enough() bool { return len(protocol.Uncovered(r.query.Span.To, r.covered)) == 0 }
+
+// silent returns the peers that have not answered, or serve nothing of the model to this
+// node.
+func (r *replies) silent() map[string]bool {
+	silent := map[string]bool{}
+	for p := range r.peers {
+		if !r.serve[p] {
+			silent[p] = true
+		}
+	}
+	return silent
 }
 
 // fillIn sets a candidate's load from its peer's reply. It returns false if the reply does
@@ -399,6 +450,7 @@ func fillIn(c *route.Candidate, spans []*protocol.SpanStatus, model cid.Cid) (fo
 	for _, s := range spans {
 		if string(s.Model) == string(model.Bytes()) && int(s.From) == c.Span.From && int(s.To) == c.Span.To {
 			c.KVFree, c.Kept = int(s.KvFree), int(s.Cached)
+			c.Early, c.Rollback, c.Back = s.Early, int(min(s.RollbackRows, protocol.MaxInFlight)), int(min(s.Back, math.MaxInt32))
 			c.Queue = min(time.Hour, time.Duration(s.QueuedRows)*c.Prefill*time.Duration(c.Span.Len()))
 			found = true
 		}
