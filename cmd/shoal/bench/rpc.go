@@ -252,6 +252,7 @@ func complete(ctx context.Context, at, token string, request any) (*completion, 
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Close = true // llama.cpp's server ends connections that rest, and nothing asks again after that
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
