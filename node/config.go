@@ -73,15 +73,15 @@ type Config struct {
 	Convert     Converter     // of directories to be imported; nil: they are refused
 	Warnings    []string      // about this program, for its status
 	Wire        string        // activations between stages: "f32" or "" (exact), "f16", "q8_0", or "auto": f32, but prompts in what each link needs
+	Guess       serve.Guess   // guesses the tokens that are sent ahead: for tests; nil: node/ahead does
 	Ahead       string        // "off": no rows of guessed tokens are sent ahead, neither for this node's answers nor by its stages; "auto" or "": where that pays
 	OTLP        string        // base URL of a collector for traces, such as http://127.0.0.1:4318; "": none
 	Swarms      *swarm.Book   // private swarms that the node is in; nil: none
 	Private     bool          // the node is in Swarms alone, and not in the open network; without any, nobody else can connect
 	// Begin sets Swarms and Private once no other process is at work in Home; nil: they stay.
-	Begin func(*Config) error
-	// May reports which models the peers of a swarm, or of the open network, "", may use; nil: all.
-	May      func(swarm string, model cid.Cid) bool
-	Network  []libp2p.Option // what QUIC and TCP run on: QUICReuse and a TCP transport, also of private swarms; nil: the system's sockets
+	Begin    func(*Config) error
+	May      func(swarm string, model cid.Cid) bool // reports which models the peers of a swarm, or of the open network, "", may use; nil: all
+	Network  []libp2p.Option                        // what QUIC and TCP run on: QUICReuse and a TCP transport, also of private swarms; nil: the system's sockets
 	Log      *slog.Logger
 	Settings api.Settings // what the API's endpoints for settings use; nil: they do not exist
 	Events   func(Event)  // lifecycle, for scripts; may be nil

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/shoalnet/shoal/node"
 	"github.com/shoalnet/shoal/node/api"
@@ -33,9 +34,9 @@ func TestDraftSameAnswers(t *testing.T) {
 		t.Run(fmt.Sprint(blocks, " blocks"), func(t *testing.T) {
 			t.Parallel()
 			twin := enginetest.Twin(t, enginetest.Tiny(t), blocks)
-			a, ask := aheadRouteFrom(t, aheadCuts[2], node.Config{Engines: serve.Engines{Draft: twin}})
+			a := aheadRoute(t, node.Config{Engines: serve.Engines{Draft: twin}}, aheadCuts[2], 40*time.Millisecond)
 			tale := request("Once upon a time there was a fox who", 0, 12)
-			if _, _, err := ask(&tale); err != nil { // for which the drafter is loaded
+			if _, _, _, _, err := askAhead(a, &tale); err != nil { // for which the drafter is loaded
 				t.Fatal(err)
 			}
 			var wait sync.WaitGroup
@@ -47,7 +48,7 @@ func TestDraftSameAnswers(t *testing.T) {
 						req.Ahead, req.Sampling.Logprobs = ahead, true
 						change(&req)
 						var err error
-						if answers[j], _, err = ask(&req); err != nil {
+						if answers[j], _, _, _, err = askAhead(a, &req); err != nil {
 							t.Errorf("%s, %s: %s", name, ahead, err)
 							return
 						}
@@ -83,9 +84,9 @@ func TestDraftRefused(t *testing.T) {
 		"no such model":      {node.Config{Engines: serve.Engines{Draft: "nobody-has-this"}}, "the drafter nobody-has-this"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, ask := aheadRouteFrom(t, aheadCuts[1], c.cfg)
+			a := aheadRoute(t, c.cfg, aheadCuts[1], 40*time.Millisecond)
 			req := request("Once", 0, 4)
-			if answer, _, err := ask(&req); err != nil || answer == "" {
+			if answer, _, _, _, err := askAhead(a, &req); err != nil || answer == "" {
 				t.Fatal(answer, err)
 			}
 			until(t, "it is told", func() bool { return drafts(t, a).Trouble != "" })

@@ -52,7 +52,7 @@ func (n *Node) served() serve.Config {
 		KVType: c.KVType, KVTokens: c.KVTokens, Exact: c.Exact, MaxSessions: c.MaxSessions, DrainTime: c.DrainTime, UnloadAfter: c.UnloadAfter, Lend: c.Lend,
 		Load: load, InProcess: c.Engine != nil, Engines: c.Engines, Version: c.Version, Measured: c.home().Measured(),
 		Models: models{n}, Network: n.net, Survey: n.survey, Probe: n.generator.Probe, Dialer: stageDialer{n.net}, Lending: n.desk, Stages: n.stages,
-		Metrics: n.metrics, Tracer: n.traces.Tracer(), Events: c.Events, NoAhead: c.Ahead == "off", Log: c.Log,
+		Metrics: n.metrics, Tracer: n.traces.Tracer(), Events: c.Events, NoAhead: c.Ahead == "off", Guess: c.Guess, Log: c.Log,
 		Free:  func() int64 { return files.FreeSpace(c.home().Store()) },
 		Began: func() { n.life.update(func() {}) }, // a node that is to serve nothing is ready now
 	}

@@ -185,6 +185,9 @@ func statusNode(f *facts, s *api.Status, all bool) {
 	f.row("peers", "%d", s.Peers)
 	f.row("memory lent", "%s", bytesText(s.Memory))
 	f.row("sent, received", "%s, %s; in total %s, %s", bytesText(int64(s.Given)), bytesText(int64(s.Taken)), bytesText(int64(s.GivenAll)), bytesText(int64(s.TakenAll)))
+	if s.Ahead != nil {
+		f.row("run-ahead", "%s", aheadText(s.Ahead))
+	}
 	if s.Up > 0 || s.Down > 0 {
 		limit := func(n int64) string {
 			if n == 0 {

@@ -141,6 +141,9 @@ func (p *page) head(l look) {
 // aheadText says what the rows of guesses that were sent ahead brought.
 func aheadText(a *api.Ahead) string {
 	text := fmt.Sprintf("%d guesses sent ahead, %d kept", a.Sent, a.Kept)
+	if a.Sent == 1 {
+		text = fmt.Sprintf("1 guess sent ahead, %d kept", a.Kept)
+	}
 	if a.Gain > 0 {
 		text += fmt.Sprintf(", %.1f times as fast", a.Gain)
 	}

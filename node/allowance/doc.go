@@ -7,7 +7,8 @@
 // of an answer. A node that serves 10 of 30 blocks counts a third of a token per row. So
 // the nodes of a route count a token once together, whatever way it went and whoever
 // served the rest of it, and positions that are computed again after a node was lost count
-// again. Counts are whole millionths of a token. A day begins at 00:00 UTC.
+// again. Guesses in vain do not count (node/stage, bill.go). Counts are whole millionths of a
+// token. A day begins at 00:00 UTC.
 //
 // # How nodes agree
 //

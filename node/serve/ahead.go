@@ -8,11 +8,17 @@ import (
 	"github.com/shoalnet/shoal/node/stage"
 )
 
+// Guess makes the guesser of a session with at most so many guesses on their way at once.
+type Guess = func(most int) stage.Guesser
+
 // guessers returns what makes the guessers of a stage's sessions, with a drafter if f is
 // not nil; nil: it is to send no guesses.
-func (s *Server) guessers(f *drafting) func(most int) stage.Guesser {
-	if s.cfg.NoAhead {
+func (s *Server) guessers(f *drafting) Guess {
+	switch {
+	case s.cfg.NoAhead:
 		return nil
+	case s.cfg.Guess != nil:
+		return s.cfg.Guess
 	}
 	trials := ahead.NewTrials(rand.Uint64())
 	return func(most int) stage.Guesser {

@@ -90,6 +90,7 @@ type Config struct {
 	DrainTime   time.Duration
 	UnloadAfter time.Duration // after how long without use an engine is unloaded, until it is used again; 0: never
 	NoAhead     bool          // stages send no rows of guesses ahead
+	Guess       Guess         // of sessions: for tests; nil: node/ahead's
 	Lend        lend.Rules
 
 	// Load loads a span into an engine.

@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -22,7 +23,8 @@ type fleet struct {
 	*pipeline
 	spans    []protocol.Span
 	replicas int
-	rate     float64 // bytes per second of links from the first stage; 0: no limit
+	rate     float64       // bytes per second of links from the first stage; 0: no limit
+	lag      time.Duration // of what is sent over a link
 
 	mu    sync.Mutex
 	down  map[peer.ID]bool    // not to be planned with, as if its offer were gone
@@ -53,7 +55,10 @@ func fleetOf(t testing.TB, p *pipeline, blocks, replicas int, cuts ...int) *flee
 // fragile makes a pipe whose ends obey the fleet's faults.
 func (f *fleet) fragile(from, to peer.ID) (end, end) {
 	slow := f.rate > 0 && slices.ContainsFunc(f.firsts(), func(p peer.ID) bool { return p == from })
-	relay := func(dst, src net.Conn) {
+	relay := func(dst io.WriteCloser, src net.Conn) {
+		if f.lag > 0 {
+			dst = late(dst, f.lag)
+		}
 		buf := make([]byte, 64<<10)
 		for {
 			n, err := src.Read(buf)
@@ -78,6 +83,52 @@ func (f *fleet) fragile(from, to peer.ID) (end, end) {
 	go relay(y1, x2)
 	go relay(x2, y1)
 	return end{Conn: x1, peer: to}, end{Conn: y2, peer: from}
+}
+
+// late delivers what is written to it a while later, in order, and so does Close.
+func late(to io.WriteCloser, by time.Duration) io.WriteCloser {
+	l := &lagging{by: by, queue: make(chan parcel, 1<<12), done: make(chan struct{})}
+	go func() {
+		defer close(l.done)
+		defer to.Close()
+		for p := range l.queue {
+			time.Sleep(time.Until(p.due))
+			if _, err := to.Write(p.b); err != nil {
+				return
+			}
+		}
+	}()
+	return l
+}
+
+// lagging is what late returns. It is used by one goroutine.
+type lagging struct {
+	by     time.Duration
+	queue  chan parcel
+	closed bool
+	done   chan struct{} // nothing is delivered any more
+}
+
+type parcel struct {
+	due time.Time
+	b   []byte
+}
+
+func (l *lagging) Write(b []byte) (int, error) {
+	select {
+	case l.queue <- parcel{time.Now().Add(l.by), slices.Clone(b)}:
+		return len(b), nil
+	case <-l.done:
+		return 0, io.ErrClosedPipe
+	}
+}
+
+func (l *lagging) Close() error {
+	if !l.closed {
+		l.closed = true
+		close(l.queue)
+	}
+	return nil
 }
 
 // firsts are the peers that serve the model's beginning.

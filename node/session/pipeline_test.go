@@ -273,6 +273,7 @@ type pipeline struct {
 	silent  bool                        // and the stages do not say so
 	says    func(position uint64) int32 // what is drawn; nil: what is computed
 	wide    int                         // numbers per hidden state; 0: width
+	wrap    func(*sums) stage.Engine    // what computes instead; nil: the engines themselves
 
 	guess       func(most int) stage.Guesser
 	inFlight    int           // of a fleet's sessions
@@ -304,12 +305,20 @@ func (p *pipeline) addStage(t testing.TB, id peer.ID, span protocol.Span, blocks
 	s := stage.New(stage.Config{
 		Model: p.model, Span: span, Blocks: blocks, Width: max(p.wide, width), Vocab: vocab, Formats: thirds{},
 		KVTokens: 4096, MaxSeqs: 16, MaxBatch: 128, MaxContext: 1024, Back: back, Rollback: p.rollback(), Guess: p.guess,
-	}, e, stageDialer{dialer{p.net, id}})
+	}, p.computes(e), stageDialer{dialer{p.net, id}})
 	t.Cleanup(func() { s.Close(nil) })
 	srv := stage.NewServer(nil, nil)
 	srv.Add(s)
 	p.net.servers[id] = srv
 	p.stages, p.engines = append(p.stages, s), append(p.engines, e)
+}
+
+// computes is what computes in place of an engine.
+func (p *pipeline) computes(e *sums) stage.Engine {
+	if p.wrap == nil {
+		return e
+	}
+	return p.wrap(e)
 }
 
 // rollback is how many rows the engines can take back.

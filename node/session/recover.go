@@ -154,7 +154,7 @@ func (s *session) recover(ctx context.Context, b breakdown) error {
 		rec.Code = said.Code
 	}
 	err := s.repair(ctx, b, &rec)
-	if ctx.Err() == nil { // otherwise nobody waits for the session
+	if ctx.Err() == nil && !s.ended { // otherwise nobody waits for the session
 		rec.Stall, rec.Failed = time.Since(rec.Begin), err != nil
 		s.out.Recoveries = append(s.out.Recoveries, rec)
 	}

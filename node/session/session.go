@@ -227,7 +227,8 @@ type session struct {
 	out           Outcome
 	avoid         map[peer.ID]time.Time // peers that failed, and when
 	deadline      deadline
-	failedRepairs int // repairs since the last token
+	failedRepairs int  // repairs since the last token
+	ended         bool // the answer is complete, or its caller wants no more of it
 	scored        []*protocol.Score
 	trips         trips
 	payload       int                             // bytes of a frame's payload, at most
@@ -871,7 +872,9 @@ func (s *session) token(g *stage, pos int, tok *protocol.Token, now time.Time) (
 	s.mu.Unlock()
 	s.deadline.token(now, tok.Guessed)
 	s.failedRepairs, s.seconds, s.nextSecond, s.noSecond = 0, 0, time.Time{}, false
+	s.ended = tok.Finish != protocol.Finish_FINISH_NONE
 	if err := s.emit(tok); err != nil {
+		s.ended = true
 		return b, err
 	}
 	if tok.Finish != protocol.Finish_FINISH_NONE {

@@ -84,8 +84,8 @@ func (p *pipeline) buildVirtual(t *testing.T, net *sim.Network, blocks int, cuts
 		e := &sums{span: span, blocks: blocks, kv: map[int][][]float64{}, delay: p.delay, more: p.more, says: p.says, wide: p.wide}
 		s := stage.New(stage.Config{
 			Model: p.model, Span: span, Blocks: blocks, Width: max(p.wide, width), Vocab: vocab,
-			KVTokens: 8192, MaxSeqs: 32, MaxBatch: 512, MaxContext: 4096, Rollback: p.rollback(), Guess: p.guess,
-		}, e, simStageDialer{simDialer{h}})
+			KVTokens: 64 << 10, MaxSeqs: 96, MaxBatch: 512, MaxContext: 4096, Rollback: p.rollback(), Guess: p.guess,
+		}, p.computes(e), simStageDialer{simDialer{h}})
 		srv := stage.NewServer(nil, nil)
 		srv.Add(s)
 		h.SetStreamHandler(protocol.StageID, func(st network.Stream) { srv.Serve(quicStream{st}) })

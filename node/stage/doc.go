@@ -125,12 +125,14 @@
 // If cells run out all the same, a session waits for others to end, and the
 // lowest-ranked session has the highest-ranked one evicted. Less weight ranks higher;
 // within a group the rank is the session's random ID, the same at all stages, so that no
-// two sessions wait for each other at two stages.
+// two sessions wait for each other at two stages. The row of a guess takes only cells that
+// are free and that nobody waits for: it evicts neither a session nor a kept prefix, and
+// waits until it is known to be right.
 //
-// Lending also says who is refused, and counts what sessions use; Review applies changed
-// rules to those that run. While its owner's machine is not lent, a stage serves the owner
-// alone: Reserve has it refuse the others. In both cases the clients of running sessions
-// are notified, and move to other stages.
+// Lending also says who is refused, and counts what sessions use, without guesses in vain
+// (bill.go); Review applies changed rules to those that run. While its owner's machine is
+// not lent, a stage serves the owner alone: Reserve has it refuse the others. In both cases
+// the clients of running sessions are notified, and move to other stages.
 //
 // When a session ends, the KV of its known prefix is kept for the same client's next
 // session, for five minutes, and evicted, oldest first, when cells are needed. Kept

@@ -27,7 +27,8 @@ type Want struct {
 
 // Seat counts for one session at one stage. It is safe for concurrent use.
 type Seat interface {
-	// Spend counts computed rows. It returns why the session must end, or nil.
+	// Spend counts rows that were computed of tokens that are known to be right (bill). It
+	// returns why the session must end, or nil.
 	Spend(rows int) *protocol.Error
 	// Leave ends the count. Further calls do nothing.
 	Leave()

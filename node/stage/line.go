@@ -131,12 +131,29 @@ func sumsOf(p *protocol.Step) sums {
 	return sums{min(p.RowUs, mostUs), min(p.PriceUs, mostUs), min(p.Busy, 255), min(p.Floor, 255)}
 }
 
+// sureAfter is the least time after which a guess counts as right that waits for cells
+// between the first stage and the last.
+const sureAfter = time.Second
+
 // comesLater reports whether a step gives way to decodes of known tokens: that of a
 // guess, unless it has waited longer than half a trip round the ring beyond one. Called
 // with mu held.
 func (s *Stage) comesLater(st *step, now time.Time) bool {
 	_, lap := s.stats.costs()
 	return st.guessed() && (lap == 0 || now.Sub(st.queued) < lap+lap/2)
+}
+
+// unsure reports whether a session's next step is of a guess that may be wrong. Only the
+// first and the last stage know of each; for one between them a guess is right whose next
+// position's token is known, and one for which no other has come for long. Called with mu
+// held.
+func (s *Stage) unsure(sess *session, now time.Time) bool {
+	st := sess.pending[0]
+	if !st.guessed() || sess.settled > st.base {
+		return false
+	}
+	_, lap := s.stats.costs()
+	return s.cfg.first() || now.Sub(st.queued) < max(lap+lap/2, sureAfter)
 }
 
 // aheadOf writes the part about guesses into the frame of a step that was computed. It

@@ -40,12 +40,16 @@ func (e *slow) Run(_ context.Context, b *engine.Batch) (*engine.Result, error) {
 }
 
 // stageOf is a stage that serves a span of six blocks with a slow engine.
-func stageOf(t *testing.T, from, to int, guess func(int) Guesser) (*Stage, *Server, *slow) {
+func stageOf(t *testing.T, from, to int, guess func(int) Guesser, change ...func(*Config)) (*Stage, *Server, *slow) {
 	e := new(slow)
-	s := New(Config{
+	cfg := Config{
 		Model: protocol.ModelKey(cid.Undef), Span: protocol.Span{From: from, To: to}, Blocks: 6, Width: 8, Vocab: 1000,
 		KVTokens: 4096, MaxSeqs: 4, MaxBatch: 128, MaxContext: 512, Silence: time.Hour, Rollback: 64, Guess: guess, Dir: t.TempDir(),
-	}, e, nobody{})
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	s := New(cfg, e, nobody{})
 	t.Cleanup(func() {
 		s.Close(errors.New("the test is over"))
 		time.Sleep(time.Minute)

@@ -18,6 +18,7 @@ type work struct {
 	sess *session
 	step *step
 	at   int // its first row in the pass
+	owed int // rows that the session is to be charged for, once the pass is over
 
 	allowed []uint64 // tokens that may be drawn; nil: all
 }
@@ -88,7 +89,7 @@ func (s *Stage) doOps() {
 // allows. Decodes come first, those of known tokens before guesses, then prefill chunks, up
 // to the most rows per pass; a session has one step in a pass. Within each kind the groups
 // of a class take turns, and within a group the longest-waiting step comes first. A session
-// short of KV cells waits; yield are the sessions to be evicted so that others can go on;
+// short of KV cells waits, and a guess for such as nobody has; yield are the sessions to be evicted so that others can go on;
 // bad are those that violate the protocol.
 func (s *Stage) gather() (batch []work, dead, yield, bad []*session) {
 	s.mu.Lock()
@@ -97,6 +98,7 @@ func (s *Stage) gather() (batch []work, dead, yield, bad []*session) {
 	now := time.Now()
 	list, dead := s.ready(now)
 	var starved []*session
+	s.spares = false
 	for ; len(list) > 0 && len(batch) == 0; list = list[1:] { // one whose sessions are all starved keeps its turn
 		var more []*session
 		batch, more = s.compose(list, now)
@@ -120,7 +122,12 @@ func (s *Stage) compose(list []*backlog, now time.Time) (batch []work, starved [
 		if rows+st.rows > most || scored+outputs > maxScoredRows {
 			return
 		}
-		if !s.grow(sess, st.base+st.rows, now) {
+		if s.unsure(sess, now) {
+			if !s.spare(sess, st.base+st.rows) {
+				s.spares = true
+				return
+			}
+		} else if !s.grow(sess, st.base+st.rows, now) {
 			starved = append(starved, sess)
 			return
 		}
@@ -303,9 +310,9 @@ func (s *Stage) compute(batch []work, p *engine.Batch, decodes int) (*engine.Res
 	res, err := s.engine.Run(context.WithoutCancel(s.ctx), p)
 	now := time.Now()
 	s.mu.Lock()
-	for _, w := range batch {
+	for i, w := range batch {
 		if w.sess.computing = false; err == nil {
-			s.count(w, now)
+			batch[i].owed = s.count(w, now)
 		}
 	}
 	s.charge(batch, begin, now.Sub(begin))
@@ -313,37 +320,22 @@ func (s *Stage) compute(batch []work, p *engine.Batch, decodes int) (*engine.Res
 	if err != nil {
 		return nil, err
 	}
-	s.charged(batch)
 	s.stats.pass(len(p.Rows), decodes, now.Sub(begin), s.row(), now)
 	s.cfg.Observer.Pass(len(p.Rows))
 	for _, w := range batch {
 		w.sess.tally.passes.Add(1)
 		w.sess.tally.rows.Add(int64(w.step.rows))
 		w.sess.spent(w.step.phase(), Compute, now.Sub(begin))
-		if e := w.sess.seat.Spend(w.step.rows); e != nil {
+		if e := s.charged(w.sess, w.owed); e != nil {
 			w.sess.fail(e)
 		}
 	}
 	return res, nil
 }
 
-// charged has the rows of a pass counted, and ends sessions that have used all they may.
-func (s *Stage) charged(batch []work) {
-	s.mu.Lock()
-	charge := s.charger
-	s.mu.Unlock()
-	if charge == nil {
-		return
-	}
-	for _, w := range batch {
-		if e := charge(w.sess.swarm, w.step.rows, s.cfg.Span.Len(), s.cfg.Blocks); e != nil {
-			w.sess.fail(e)
-		}
-	}
-}
-
-// count records a computed step. Called with mu held.
-func (s *Stage) count(w work, now time.Time) {
+// count records a computed step, and returns how many rows the session is to be charged
+// for. Called with mu held.
+func (s *Stage) count(w work, now time.Time) (owed int) {
 	sess := w.sess
 	sess.computed, sess.worked = w.step.base+w.step.rows, now
 	again := sess.decoding
@@ -354,6 +346,10 @@ func (s *Stage) count(w work, now time.Time) {
 		s.stats.settled(sess.sure()-sess.counted, now)
 	}
 	sess.lap, sess.lapAt, sess.counted = now, w.step.base, sess.sure()
+	if sess.embeds() { // it has no cache, and so no guesses
+		return w.step.rows
+	}
+	return sess.owed()
 }
 
 // takeBack removes a session's positions from a step's base on. If the engine cannot, it
@@ -378,6 +374,7 @@ func (s *Stage) takeBack(w work) error {
 		w.sess.buf.truncate(left)
 	}
 	s.mu.Lock()
+	w.sess.takenBack(left)
 	w.sess.computed = min(w.sess.computed, left)
 	w.restored()
 	s.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 
 // The allocation of KV cells and slots. doc.go has the rules. For an Open they
 // apply in this order: expected, lack, yielders, makeRoom; for a running session,
-// grow and relieve.
+// grow and relieve, or spare.
 
 const (
 	ahead      = 64               // cells that a session takes beyond what it needs: one prompt chunk
@@ -420,6 +420,21 @@ func (s *Stage) grow(sess *session, upto int, now time.Time) bool {
 		}
 	}
 	return false
+}
+
+// spare is grow for the row of a guess: it takes only cells that are free, and that no
+// session waits for, and none ahead. Called with mu held.
+func (s *Stage) spare(sess *session, upto int) bool {
+	more := upto - sess.cells
+	switch {
+	case more <= 0:
+		return true
+	case s.starved || s.kvUsed+s.kvKept+more > s.cfg.KVTokens:
+		return false
+	}
+	s.kvUsed += more
+	sess.cells = upto
+	return true
 }
 
 // relieve returns the sessions to be evicted so that sessions short of cells can go

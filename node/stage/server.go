@@ -47,8 +47,9 @@ func (v *Server) Restrict(refuses func(st Stream, model cid.Cid) *protocol.Error
 }
 
 // Charge counts rows that were computed for a session in the network of a private swarm,
-// through blocks of a model that has of in all. It returns why the session must end, or
-// nil. The loop calls it after each pass, so it must not block.
+// through blocks of a model that has of in all: those of tokens that are known to be right,
+// as a Seat does. It returns why the session must end, or nil. The loop calls it after each
+// pass, so it must not block.
 type Charge func(swarm string, rows, blocks, of int) *protocol.Error
 
 // Charge sets what counts the work of sessions. It must be called before the first Add.

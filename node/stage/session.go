@@ -73,6 +73,7 @@ type session struct {
 	idle     *time.Timer
 	heard    atomic.Value // time.Time of the client's last frame
 	tally    tally
+	bill     bill
 
 	// guarded by stage.mu
 	stream    Stream // the client's current one
@@ -452,6 +453,7 @@ func (sess *session) endAs(outcome string, e *protocol.Error) {
 		}()
 		sess.idle.Stop()
 		s := sess.stage
+		sess.settleUp()
 		sess.seat.Leave()
 		s.mu.Lock()
 		sess.ended = true

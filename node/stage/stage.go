@@ -136,6 +136,7 @@ type Stage struct {
 	served   map[string]uint64    // per group with sessions: the value of takes when it was last served
 	struck   map[string]time.Time // when groups opened a session that they did not begin
 	starved  bool                 // some session waits for cells
+	spares   bool                 // some guess waits for cells that nobody has or wants
 	classes  map[string]*class    // with sessions, or whose cap holds
 	clock    float64              // where the pass in service began, on the clock of its class
 	alarm    *time.Timer          // wakes the loop when a cap allows the next pass
@@ -235,7 +236,7 @@ func (s *Stage) listen() {
 				}
 			}
 			s.mu.Lock()
-			due := s.forgetOld(now) || s.starved // in which case a session may have become idle
+			due := s.forgetOld(now) || s.starved || s.spares // in which case a session may have become idle, or a guess old
 			s.mu.Unlock()
 			if due {
 				s.poke()
@@ -390,6 +391,7 @@ func (s *Stage) admit(o *protocol.Open, client Stream) (sess *session, kept int,
 	kept = s.begin(sess, from)
 	s.mu.Lock()
 	sess.length, sess.computed, sess.reach, sess.settled, sess.truncate, sess.begun = kept, kept, kept, kept, kept > 0, true
+	sess.bill.upto = kept
 	s.wakeLinks()
 	if o.Next != nil && o.Stages > 1 && !o.Wait { // at once, or rows that come early would find no successor
 		sess.connect(o.Next, 0, 0)
