@@ -389,7 +389,7 @@ func (h *holes) asked(c network.Conn, req protocol.Reach) [][]byte {
 	h.mu.Lock()
 	h.retries.Tried(p, time.Now())
 	h.mu.Unlock()
-	if slices.ContainsFunc(n.host.Network().ConnsToPeer(p), func(c network.Conn) bool { return c.Stat().Direction == network.DirInbound && reach.Relayed(c) }) {
+	if slices.ContainsFunc(n.host.Network().ConnsToPeer(p), circuitIn) {
 		n.background(func() { h.punch(p) })
 	}
 	own := h.outsideIPs()

@@ -2,6 +2,8 @@ package network
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/network/reach"
+	"github.com/shoalnet/shoal/testnet/nat"
 )
 
 // A hole is punched at an address where another peer did not prove itself, because
@@ -108,3 +111,34 @@ type connStat struct {
 }
 
 func (c connStat) Stat() network.ConnStats { return c.stat }
+
+// Where circuits lead both ways, an attempt goes over that which the peer has made, and a
+// peer that asks over the other one is answered, too.
+func TestCircuitsBothWays(t *testing.T) {
+	for _, to := range []nat.Kind{nat.Port, nat.Symmetric} {
+		t.Run(to.Name, func(t *testing.T) {
+			simulate(t, 2, func(in *internet) {
+				here, there := netip.MustParseAddr("6.1.0.1"), netip.MustParseAddr("6.2.0.1")
+				in.net.Wall(here, there, true)
+				a, b := in.home(nat.Address, 1), in.home(to, 2)
+				for _, n := range []*Network{a, b} {
+					in.until("a relay", 20*time.Second, func() bool { return len(circuitsOf(n)) > 0 })
+				}
+				done := make(chan struct{}, 2)
+				for _, way := range [][2]*Network{{a, b}, {b, a}} {
+					go func() { in.dials(way[0], way[1]); done <- struct{}{} }()
+				}
+				<-done
+				<-done
+				time.Sleep(10 * time.Second)
+				all := circuitsTo(a, b.Self())
+				if !slices.ContainsFunc(all, circuitIn) || !slices.ContainsFunc(all, func(c network.Conn) bool { return !circuitIn(c) }) {
+					in.Fatalf("%d circuits, and not both ways", len(all))
+				}
+				in.net.Wall(here, there, false)
+				a.reaching.holes.moved()
+				in.until("a direct path", 5*time.Second, func() bool { return a.Direct(b.Self()) && b.Direct(a.Self()) })
+			})
+		})
+	}
+}
