@@ -58,7 +58,7 @@ type Host struct {
 	kept   string        // what was written down last; of run alone
 	wanted atomic.Bool
 
-	mu       sync.Mutex
+	mu    sync.Mutex
 	held  []place // the oldest first
 	news  chan struct{}
 	rests map[peer.ID]rest
