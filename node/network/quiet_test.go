@@ -87,7 +87,11 @@ func TestSpareCircuits(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			simulate(t, 2, func(in *internet) {
+				here, there := netip.MustParseAddr("6.1.0.1"), netip.MustParseAddr("6.2.0.1")
+				in.net.Wall(here, there, true) // or they meet directly
 				a, b := in.met(nat.Port, c.to)
+				in.net.Wall(here, there, false)
+				a.reaching.holes.moved()
 				time.Sleep(10 * time.Second)
 				if a.Direct(b.Self()) != nat.Punchable(nat.Port, c.to) {
 					in.Fatalf("direct: %v", a.Direct(b.Self()))
