@@ -109,12 +109,15 @@
 //
 // The hole punching service is made here and not by libp2p's option, because the
 // host's own cannot be asked to try again. It begins once an outside address is
-// known, because it makes no attempt for circuits that came before. Peers whose
+// known, because it makes no attempt for circuits that came before. Dials at holes
+// are bounded apart from others, because most tries fail before one succeeds. Peers whose
 // UDP is blocked need this node's TCP port as others see it, so one of several
 // public peers is connected to over TCP (overtcp.go). Where circuits lead both
-// ways, the node with the smaller ID begins. AutoNAT's word is a claim and no
-// more. A node on loopback alone has none of this, and one with transports of
-// its own neither AutoNAT nor mapped ports, which use the machine's network.
+// ways, one side begins: the node with the smaller ID, or the other one if the
+// first is behind a symmetric NAT. Attempts of both sides at once would end each
+// other (holehost.go). AutoNAT's word is a claim and no more. A node on loopback
+// alone has none of this, and one with transports of its own neither AutoNAT nor
+// mapped ports, which use the machine's network.
 //
 // Relayed connections carry small messages, headers of models, and the frames of
 // sessions; bulk and

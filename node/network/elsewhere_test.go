@@ -2,8 +2,6 @@ package network
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -151,62 +149,4 @@ func TestHolesBeginLate(t *testing.T) {
 		}
 		in.Logf("direct after %v", in.until("a direct path", 5*time.Second, func() bool { return a.Direct(b.Self()) && b.Direct(a.Self()) }))
 	})
-}
-
-// Of two sides with circuits both ways, one begins an attempt.
-func TestWhoBegins(t *testing.T) {
-	way := func(d network.Direction) network.Conn {
-		return connStat{stat: network.ConnStats{Stats: network.Stats{Direction: d}}}
-	}
-	in, out := way(network.DirInbound), way(network.DirOutbound)
-	for _, c := range []struct {
-		conns       []network.Conn
-		first, want bool
-	}{
-		{[]network.Conn{in}, false, true}, {[]network.Conn{in}, true, true},
-		{[]network.Conn{out}, false, false}, {[]network.Conn{out}, true, false},
-		{[]network.Conn{in, out}, true, true}, {[]network.Conn{out, in}, false, false},
-		{nil, true, false},
-	} {
-		if got := begins(c.conns, c.first); got != c.want {
-			t.Errorf("%+v: %v", c, got)
-		}
-	}
-}
-
-type connStat struct {
-	network.Conn
-	stat network.ConnStats
-}
-
-func (c connStat) Stat() network.ConnStats { return c.stat }
-
-// A hole is punched at an address where another peer did not prove itself, because
-// anybody can name it. All such dials together are as many as an address allows.
-func TestGatePunchesAfterOthers(t *testing.T) {
-	g := newGate()
-	at := multiaddr.StringCast("/ip4/6.1.0.1/tcp/4001")
-	dial := func(p peer.ID) bool {
-		ok := g.allow(p, at)
-		if ok {
-			g.miss(at, errors.New("no answer"))
-		}
-		return ok
-	}
-	if !dial("liar") || dial("a") {
-		t.Fatal("an address where a peer has just failed to prove itself")
-	}
-	if g.punch("a", []multiaddr.Multiaddr{at}); !dial("a") {
-		t.Error("no hole is punched where another peer failed to prove itself")
-	}
-	dials := 2
-	for i := range 100 {
-		p := peer.ID(fmt.Sprint("sybil", i))
-		if g.punch(p, []multiaddr.Multiaddr{at}); dial(p) {
-			dials++
-		}
-	}
-	if dials != perIP {
-		t.Errorf("%d dials to one address, want %d", dials, perIP)
-	}
 }

@@ -30,6 +30,7 @@ const (
 	perIP      = 16               // dials per shunTime that prove nobody, to an IP address where nobody is proven
 	perNet     = 64               // the same per group of addresses
 	provenMore = 8                // the limit is this many times higher where somebody is proven
+	holeMore   = 8                // the limit of dials at holes is this many times higher
 )
 
 // gate decides which addresses this node dials. Every source of a peer's
@@ -47,7 +48,8 @@ const (
 //     ten minutes for any other peer, and only at growing intervals for that
 //     one;
 //   - each IP address, and each group of addresses, has a limit of dials per
-//     ten minutes that prove nobody.
+//     ten minutes that prove nobody, and another one for dials at holes: an
+//     attempt takes up to two dozen, and many fail before the one that succeeds.
 //
 // A peer proves itself at an address by a connection, in either direction.
 type gate struct {
@@ -67,7 +69,7 @@ type gate struct {
 	proven  map[spot]peer.ID
 	tried   map[spot]*try
 	waiting map[peer.ID]int // spots with a dial under way
-	spent   map[netip.Prefix]*purse
+	spent   map[account]*purse
 	swept   time.Time
 	overTCP peer.ID               // a peer that is not dialled over UDP now
 	dead    map[peer.ID]time.Time // relays that did not answer, and when
@@ -93,10 +95,17 @@ const punchTime = 5 * time.Second
 // try is a dial that is under way or has failed.
 type try struct {
 	peer         peer.ID
+	hole         bool // it is charged as a dial at a hole
 	begun        time.Time
 	over         bool
 	failures     int
 	again, until time.Time // when it may be tried again, for the same peer and for others
+}
+
+// account is what dials are charged to: an IP address or a group of them, at holes or not.
+type account struct {
+	at   netip.Prefix
+	hole bool
 }
 
 // purse counts the dials that may still fail to prove anybody.
@@ -110,7 +119,7 @@ func newGate() *gate {
 	return &gate{
 		now: time.Now, here: isHere, met: func(netip.Prefix) bool { return false },
 		named: map[peer.ID]map[spot]bool{}, names: map[string]peer.ID{}, full: map[spot]time.Time{}, punches: map[peer.ID]punch{}, proven: map[spot]peer.ID{}, tried: map[spot]*try{},
-		waiting: map[peer.ID]int{}, spent: map[netip.Prefix]*purse{}, dead: map[peer.ID]time.Time{},
+		waiting: map[peer.ID]int{}, spent: map[account]*purse{}, dead: map[peer.ID]time.Time{},
 	}
 }
 
@@ -222,22 +231,24 @@ func (g *gate) allow(p peer.ID, a multiaddr.Multiaddr) bool {
 		return false
 	}
 	t := g.tried[s]
-	switch now := g.now(); {
+	now := g.now()
+	hole := now.Before(g.punches[p].until) && slices.Contains(g.punches[p].spots, s)
+	switch {
 	case t == nil:
 	case !t.over:
 		return t.peer == p
-	case now.Before(g.punches[p].until) && slices.Contains(g.punches[p].spots, s):
+	case hole:
 	case t.peer == p && now.Before(t.again), t.peer != p && now.Before(t.until):
 		return false
 	}
-	if g.waiting[p] >= maxAddrs || !g.pay(s.at.Addr()) {
+	if g.waiting[p] >= maxAddrs || !g.pay(s.at.Addr(), hole) {
 		return false
 	}
 	if t == nil || t.peer != p {
 		t = &try{peer: p}
 		g.tried[s] = t
 	}
-	t.begun, t.over = g.now(), false
+	t.begun, t.over, t.hole = now, false, hole
 	g.waiting[p]++
 	return true
 }
@@ -258,7 +269,7 @@ func (g *gate) reachable(ip netip.Addr, found bool) bool {
 
 // purses returns the purses that a dial to an address is charged to. Called
 // with mu held.
-func (g *gate) purses(ip netip.Addr) [2]*purse {
+func (g *gate) purses(ip netip.Addr, hole bool) [2]*purse {
 	bits, wide := 64, 48
 	if ip.Is4() {
 		bits, wide = 32, 24
@@ -269,13 +280,14 @@ func (g *gate) purses(ip netip.Addr) [2]*purse {
 		many, _ = ip.Prefix(wide)
 	}
 	var out [2]*purse
-	for i, key := range []netip.Prefix{one, many} {
+	for i, at := range []netip.Prefix{one, many} {
+		key := account{at, hole}
 		p := g.spent[key]
 		if p == nil {
-			p = &purse{at: g.now(), left: float64(allowance(i, false))}
+			p = &purse{at: g.now(), left: float64(allowance(i, hole, false))}
 			g.spent[key] = p
 		}
-		most := float64(allowance(i, p.proven))
+		most := float64(allowance(i, hole, p.proven))
 		p.left = min(most, p.left+most*g.now().Sub(p.at).Seconds()/shunTime.Seconds())
 		p.at = g.now()
 		out[i] = p
@@ -283,10 +295,13 @@ func (g *gate) purses(ip netip.Addr) [2]*purse {
 	return out
 }
 
-func allowance(i int, proven bool) int {
+func allowance(i int, hole, proven bool) int {
 	n := perIP
 	if i > 0 {
 		n = perNet
+	}
+	if hole {
+		n *= holeMore
 	}
 	if proven {
 		n *= provenMore
@@ -294,8 +309,8 @@ func allowance(i int, proven bool) int {
 	return n
 }
 
-func (g *gate) pay(ip netip.Addr) bool {
-	all := g.purses(ip)
+func (g *gate) pay(ip netip.Addr, hole bool) bool {
+	all := g.purses(ip, hole)
 	for _, p := range all {
 		if p.left < 1 {
 			return false
@@ -307,8 +322,8 @@ func (g *gate) pay(ip netip.Addr) bool {
 	return true
 }
 
-func (g *gate) payBack(ip netip.Addr) {
-	for _, p := range g.purses(ip) {
+func (g *gate) payBack(ip netip.Addr, hole bool) {
+	for _, p := range g.purses(ip, hole) {
 		p.left++
 	}
 }
@@ -323,7 +338,7 @@ func (g *gate) sweep() {
 	g.swept = now
 	for s, t := range g.tried {
 		if !t.over && now.Sub(t.begun) > undialled { // another address was faster
-			g.payBack(s.at.Addr())
+			g.payBack(s.at.Addr(), t.hole)
 			g.end(t)
 			if t.failures == 0 {
 				delete(g.tried, s)
@@ -347,8 +362,9 @@ func (g *gate) sweep() {
 // punch lets a peer be dialled at these addresses although a moment ago it has not
 // proven itself there, or another has not: else anybody could keep two peers apart
 // by naming the address of one as its own, and a new key at an old address would be
-// reached over relays alone. Each dial still counts, so that whoever asks
-// for holes to be punched gets no more dials than others.
+// reached over relays alone. Each dial still counts, with others at holes: those of one
+// attempt that fails would else use up what an address allows, and no later one would
+// send a packet.
 func (g *gate) punch(p peer.ID, addrs []multiaddr.Multiaddr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -395,14 +411,16 @@ func (g *gate) prove(p peer.ID, a multiaddr.Multiaddr) {
 	g.proven[s] = p
 	if t := g.tried[s]; t != nil {
 		if !t.over {
-			g.payBack(s.at.Addr())
+			g.payBack(s.at.Addr(), t.hole)
 			g.end(t)
 		}
 		delete(g.tried, s)
 	}
-	for _, purse := range g.purses(s.at.Addr()) {
-		if !purse.proven {
-			purse.proven, purse.left = true, provenMore*purse.left
+	for _, hole := range []bool{false, true} {
+		for _, purse := range g.purses(s.at.Addr(), hole) {
+			if !purse.proven {
+				purse.proven, purse.left = true, provenMore*purse.left
+			}
 		}
 	}
 }
@@ -433,7 +451,7 @@ func (g *gate) miss(a multiaddr.Multiaddr, err error) {
 	g.end(t)
 	switch {
 	case errors.Is(err, network.ErrResourceLimitExceeded): // this node's own limit
-		g.payBack(s.at.Addr())
+		g.payBack(s.at.Addr(), t.hole)
 		delete(g.tried, s)
 	case errors.Is(err, context.Canceled): // another address was faster
 		if t.failures == 0 {

@@ -51,11 +51,18 @@ const (
 	clashTime  = time.Minute // between retries because attempts of both sides met
 )
 
-// holes makes direct paths to peers that are reached over relays. libp2p does so
-// once, when the relayed connection comes in, and there only on the side that it
-// came in to; this node has it done again (see reach.Retries), and asks the
-// other side where that one must begin. It has a service of its own in place of
-// the host's, because the host's cannot be asked to try again.
+// holes makes direct paths to peers that are reached over relays. libp2p's own
+// service does so once, when a relayed connection comes in, and only on the side that
+// it came in to; this node has it done again (see reach.Retries), and asks the
+// other side where that one must begin. So it has a service in place of the host's,
+// which cannot be asked to try again.
+//
+// Two peers that dial each other at the same time have circuits both ways. If both
+// began an attempt then, libp2p would make one dial of the two, in the role of the
+// first: both sides would wait for the other's handshake, or over TCP both take
+// themselves for the client, and all attempts could fail. So one side begins (begins),
+// and if both have all the same, because they did not see both circuits yet, the one
+// with the larger ID gives way (holeHost).
 type holes struct {
 	of *reaching
 
@@ -66,6 +73,7 @@ type holes struct {
 	last    map[peer.ID]string // the last outcome, or the error of a PunchError
 	counts  map[string]uint64
 	clashes map[peer.ID]time.Time // when attempts of both sides last met
+	begun   map[peer.ID]int       // attempts that this side has begun, those that wait for another to end included
 }
 
 // start begins once this node knows an outside address: the service looks for one only
@@ -86,7 +94,7 @@ func (h *holes) start() error {
 	if !ok {
 		err = errors.New("the host has no identify service")
 	} else {
-		h.service, err = holepunch.NewService(host, ids.IDService(), h.outside, holepunch.DirectDialTimeout(holeTime), holepunch.WithTracer(h), holepunch.WithAddrFilter(h))
+		h.service, err = holepunch.NewService(holeHost{host, h}, ids.IDService(), h.outside, holepunch.DirectDialTimeout(holeTime), holepunch.WithTracer(h), holepunch.WithAddrFilter(h))
 	}
 	h.mu.Unlock()
 	if err == nil {
@@ -219,18 +227,26 @@ func (h *holes) count(p peer.ID, outcome, why string) {
 	h.of.n.log.Debug("an attempt at a direct path has ended", "peer", p, "outcome", outcome, "why", why)
 }
 
-// relayed notes that a peer is connected over a relay, and known. libp2p begins
-// by itself where the connection came in.
+// relayed notes that a peer is connected over a relay, and known. An attempt begins
+// where the connection came in.
 func (h *holes) relayed(c network.Conn) {
-	p := c.RemotePeer()
-	if h.of.n.Direct(p) {
+	n, p := h.of.n, c.RemotePeer()
+	if n.Direct(p) {
 		return
 	}
 	h.mu.Lock()
 	h.retries.Tried(p, time.Now())
 	h.mu.Unlock()
-	if c.Stat().Direction == network.DirOutbound && h.neighbour(p) {
-		h.of.n.background(func() { h.ask(p) })
+	switch conns := n.host.Network().ConnsToPeer(p); {
+	case c.Stat().Direction == network.DirOutbound:
+		if h.neighbour(p) {
+			n.background(func() { h.ask(p) })
+		}
+	case !h.started():
+	case begins(conns, h.first(p), h.symmetric()):
+		n.background(func() { h.punch(p) })
+	case h.first(p):
+		n.background(func() { h.ask(p) })
 	}
 }
 
@@ -274,24 +290,33 @@ func (h *holes) tryIf(p peer.ID, due func(peer.ID, time.Time) bool) {
 }
 
 // try begins an attempt: here if the relayed connection came in, else at the
-// peer, which is asked to. Where there are connections both ways, one of the two
-// begins: attempts from both sides at once would spoil each other, because over TCP
-// each side would take itself for the client.
+// peer, which is asked to.
 func (h *holes) try(p peer.ID) {
 	n := h.of.n
 	conns := n.host.Network().ConnsToPeer(p)
 	switch {
 	case len(conns) == 0 || n.ctx.Err() != nil:
-	case begins(conns, n.host.ID() < p):
+	case begins(conns, h.first(p), h.symmetric()):
 		n.background(func() { h.punch(p) })
 	default:
 		n.background(func() { h.ask(p) })
 	}
 }
 
-// begins reports whether an attempt begins at this side of some connections. first says
-// that it would be this side if there were connections both ways.
-func begins(conns []network.Conn, first bool) bool {
+// first reports whether this side decides who begins if there are circuits both ways.
+func (h *holes) first(p peer.ID) bool { return h.of.n.host.ID() < p }
+
+// symmetric reports whether this node's NAT uses another port towards each peer.
+func (h *holes) symmetric() bool {
+	seen := h.of.sights()
+	return seen[reach.UDP4].Mapping == reach.MappingPerPeer && seen[reach.TCP4].Mapping != reach.MappingSame
+}
+
+// begins reports whether an attempt begins at this side of some connections. With circuits
+// both ways the first side decides: it begins, unless its own NAT is symmetric. Then the
+// other does, because at the first two of three dials the side that began waits for the
+// other's packets, which must be sent to a port that is known.
+func begins(conns []network.Conn, first, symmetric bool) bool {
 	in, out := false, false
 	for _, c := range conns {
 		if c.Stat().Direction == network.DirInbound {
@@ -300,7 +325,7 @@ func begins(conns []network.Conn, first bool) bool {
 			out = true
 		}
 	}
-	return in && (!out || first)
+	return in && (!out || first && !symmetric)
 }
 
 // punch has libp2p try for a direct path to a peer, once it knows where it is
@@ -316,6 +341,10 @@ func (h *holes) punch(p peer.ID) {
 	done := make(chan struct{})
 	go func() { // it waits for ever if it is closed before it has begun
 		defer close(done)
+		if !h.begin(p) {
+			return
+		}
+		defer h.end(p)
 		err := service.DirectConnect(p)
 		for i := 0; i < punchWaits && errors.Is(err, holepunch.ErrHolePunchActive); i++ {
 			if backoff.Pause(h.of.n.ctx, holeTime) != nil { // what is under way may be for an address that is gone
@@ -360,7 +389,7 @@ func (h *holes) asked(c network.Conn, req protocol.Reach) [][]byte {
 	h.mu.Lock()
 	h.retries.Tried(p, time.Now())
 	h.mu.Unlock()
-	if c.Stat().Direction == network.DirInbound {
+	if slices.ContainsFunc(n.host.Network().ConnsToPeer(p), circuitIn) {
 		n.background(func() { h.punch(p) })
 	}
 	own := h.outsideIPs()
@@ -447,8 +476,7 @@ func (h *holes) visit(p peer.ID, addrs []multiaddr.Multiaddr) {
 // why returns why there is no direct path to a peer.
 func (h *holes) why(p peer.ID) NotDirect {
 	known, err := h.of.n.host.Peerstore().SupportsProtocols(p, holepunch.Protocol, protocol.ReachID)
-	seen := h.of.sights()
-	symmetric := seen[reach.UDP4].Mapping == reach.MappingPerPeer && seen[reach.TCP4].Mapping != reach.MappingSame
+	symmetric := h.symmetric()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch last := h.last[p]; {

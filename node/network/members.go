@@ -18,6 +18,7 @@ import (
 	libprotocol "github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+	"github.com/libp2p/go-yamux/v5"
 	msmux "github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
 
@@ -181,8 +182,9 @@ func (n *Network) lostConn(p peer.ID) {
 	}()
 }
 
-// RTT returns the round trip to a connected peer: QUIC's own minimum, that of a
-// circuit if there is nothing better, or the average of pings. It is false if neither is known.
+// RTT returns the round trip to a connected peer: QUIC's own minimum, that of a circuit
+// if there is nothing better, or the smaller of the average of pings and what the
+// multiplexer of a TCP connection measures. It is false if none is known.
 func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 	if p == n.host.ID() {
 		return 0, true
@@ -198,7 +200,14 @@ func (n *Network) RTT(p peer.ID) (time.Duration, bool) {
 	if rtt := n.circuitRTT(p); rtt > 0 {
 		return rtt, true
 	}
-	if rtt := n.host.Peerstore().LatencyEWMA(p); rtt > 0 {
+	rtt := n.host.Peerstore().LatencyEWMA(p)
+	for _, c := range n.host.Network().ConnsToPeer(p) {
+		var mux *yamux.Session
+		if c.As(&mux) && mux.RTT() > 0 && (rtt == 0 || mux.RTT() < rtt) {
+			rtt = mux.RTT()
+		}
+	}
+	if rtt > 0 {
 		return rtt, true
 	}
 	if rtt := n.outerRTT(p); rtt > 0 {

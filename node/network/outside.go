@@ -80,7 +80,7 @@ func (r *reaching) goOutside(h host.Host, m *roll) error {
 		r.gate.name(p)
 	}
 	o, err := outer.New(outer.Config{
-		Key: out.Key, Relays: out.relays, Sockets: m.sockets, NoTCP: len(r.cfg.Options)+len(r.cfg.Sockets) > 0, Gate: outerGate{r.gate}, Kept: out.Kept, Log: r.cfg.Log,
+		Key: out.Key, Relays: out.relays, Sockets: m.sockets, NoTCP: len(r.cfg.Options)+len(r.cfg.Sockets) > 0, TCPPort: func() int { return tcpPort(h) }, Gate: outerGate{r.gate}, Kept: out.Kept, Log: r.cfg.Log,
 		Swarm: []swarm.Option{swarm.WithMetricsTracer(r.gate), swarm.WithMultiaddrResolver(names{swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}, r.gate})},
 		Seen:  func(relay, local, outside multiaddr.Multiaddr) { r.sighted(relay, local, outside); r.look() },
 		Changed: func() {
@@ -102,6 +102,16 @@ func (r *reaching) goOutside(h host.Host, m *roll) error {
 		r.auto.Start()
 	}
 	return err
+}
+
+// tcpPort returns the port on which a host listens over TCP; 0: it does not.
+func tcpPort(h host.Host) int {
+	for _, a := range h.Network().ListenAddresses() {
+		if s, ok := spotOf(a); ok && !s.udp {
+			return int(s.at.Port())
+		}
+	}
+	return 0
 }
 
 // outside reports whether relays of the open network may carry this node's circuits.

@@ -14,6 +14,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/shoalnet/shoal/node/network/reach"
+	"github.com/shoalnet/shoal/protocol/member"
 	"github.com/shoalnet/shoal/testnet/nat"
 	"github.com/shoalnet/shoal/testnet/natsim"
 )
@@ -24,14 +25,19 @@ const lineDelay = 20 * time.Millisecond // one way, of each host: 80 ms between 
 type internet struct {
 	*testing.T
 	net   *natsim.Net
+	swarm *testSwarm     // that all nodes are in; nil: the open network
 	relay []*natsim.Host // public nodes, which all others know
 	all   []*Network
 }
 
 // simulate runs do in a bubble of virtual time with so many public nodes.
-func simulate(t *testing.T, public int, do func(*internet)) {
+func simulate(t *testing.T, public int, do func(*internet)) { simulateIn(t, nil, public, do) }
+
+// simulateIn does so in a private swarm, of which all nodes have all roles; nil: in the open
+// network.
+func simulateIn(t *testing.T, swarm *testSwarm, public int, do func(*internet)) {
 	synctest.Test(t, func(t *testing.T) {
-		in := &internet{T: t, net: natsim.New()}
+		in := &internet{T: t, net: natsim.New(), swarm: swarm}
 		defer func() { // also after a failure
 			for _, n := range in.all {
 				n.Close()
@@ -63,6 +69,9 @@ func (in *internet) join(at *natsim.Host, set func(*Config)) *Network {
 	c := Config{Key: at.Key, ListenAddrs: []string{at.Addr.String()}, Options: at.Options(), Version: "test"}
 	for _, r := range in.relay {
 		c.Bootstrap = append(c.Bootstrap, r.Full())
+	}
+	if in.swarm != nil {
+		c.Options, c.Swarm = at.SocketOptions(), in.swarm.of(in.swarm.certify(in, at.Key, member.AllRoles, 24*time.Hour))
 	}
 	if set != nil {
 		set(&c)

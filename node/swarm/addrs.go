@@ -4,12 +4,14 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/shoalnet/shoal/node/network"
+	"github.com/shoalnet/shoal/node/network/outer"
 )
 
 const (
@@ -88,8 +90,8 @@ func (m *known) trustCode(code []multiaddr.Multiaddr) {
 // than of a stranger's. It is called with s.mu held.
 func (s *Swarm) lookFor(cfg *network.Config) {
 	var all []peer.ID
-	for p, m := range s.members {
-		if !s.lists.Has(m.Certificate) {
+	for p := range s.members {
+		if s.isMember(p) {
 			all = append(all, p)
 		}
 	}
@@ -103,4 +105,38 @@ func (s *Swarm) lookFor(cfg *network.Config) {
 			cfg.Claimed = append(cfg.Claimed, peer.AddrInfo{ID: p, Addrs: claimed})
 		}
 	}
+}
+
+// membersAt returns those of the operator's bootstrap addresses that are of known members.
+// The network dials with the swarm's key and shows its certificate, though sealed, so it
+// must not dial outsiders there, nor members over them; relays are asked by the outer host.
+// An address that cannot be parsed is kept, so that the network reports it. It is called
+// with s.mu held.
+func (s *Swarm) membersAt(bootstrap []string) (out []string) {
+	for _, b := range bootstrap {
+		a, err := multiaddr.NewMultiaddr(strings.TrimSpace(b))
+		if err != nil || s.leadsToMembers(a) {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// leadsToMembers reports whether the peer at an address is a member that this node knows,
+// and so is each relay on the way that would see the swarm's key: those of outer hosts see
+// another one. It is called with s.mu held.
+func (s *Swarm) leadsToMembers(a multiaddr.Multiaddr) bool {
+	at, p := peer.SplitAddr(a)
+	if p != "" && outer.Is(at) {
+		return s.isMember(p)
+	}
+	return !slices.ContainsFunc(a, func(c multiaddr.Component) bool {
+		return c.Protocol().Code == multiaddr.P_P2P && !s.isMember(peer.ID(c.RawValue()))
+	})
+}
+
+// isMember reports whether this node knows a peer as a member. It is called with s.mu held.
+func (s *Swarm) isMember(p peer.ID) bool {
+	m := s.members[p]
+	return m != nil && !s.lists.Has(m.Certificate)
 }

@@ -167,3 +167,23 @@ func TestAllMembersFitIntoTheirFile(t *testing.T) {
 		t.Errorf("%d members of %d bytes in a file of %d", maxMembers, n, maxFile)
 	}
 }
+
+// Of the bootstrap addresses, a network gets those of members that are known and not
+// revoked, unless a relay on the way would see the swarm's key and is no member; and those
+// that it must report because they cannot be parsed.
+func TestBootstrapOfMembers(t *testing.T) {
+	home := newMachine(t, "anna").found("lab")
+	fellow, gone := issued(t, home), issued(t, home)
+	home.learn(fellow, "", nil)
+	home.learn(gone, "", nil)
+	if _, _, err := home.Revoke(gone.Peer().String()); err != nil {
+		t.Fatal(err)
+	}
+	is := "/p2p/" + fellow.Peer().String()
+	relay := "/ip4/5.0.0.1/udp/1/quic-v1" + aRelay + "/p2p-circuit"
+	kept := []string{" /dns4/a.example/tcp/1" + is, "/ip4/5.0.0.2/tcp/1" + is + "/p2p-circuit" + is, relay + aFront + "/p2p-circuit" + is, "nonsense", "/ip4/5.0.0.1/tcp/1", ""}
+	others := []string{"/ip4/5.0.0.1/tcp/1" + aRelay, "/ip4/5.0.0.1/tcp/1/p2p/" + gone.Peer().String(), "/ip4/5.0.0.1/tcp/1/p2p/" + home.Self().String(), relay + is, relay + aFront + "/p2p-circuit" + aRelay}
+	if cfg := home.Network(network.Config{Bootstrap: append(others, kept...)}); !slices.Equal(cfg.Bootstrap, kept) {
+		t.Errorf("it dials %q, want %q", cfg.Bootstrap, kept)
+	}
+}

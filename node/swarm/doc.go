@@ -84,6 +84,10 @@
 // the code's IP address leads. No member's address is ever an error: one would keep the
 // node from its swarm for good.
 //
+// The operator's bootstrap addresses are dialled only if they are of known members. Anybody
+// else there would see the peer ID of this node in the swarm and its sealed certificate; as
+// relays such nodes see the key of the outer host alone (package outer).
+//
 // # Ending a membership
 //
 // A revocation list is in force before it is written down or passed on; the connections

@@ -80,7 +80,7 @@ func (s *Swarm) since() time.Time {
 }
 
 // Network fills in what makes a network this swarm's: its key, membership, remembered
-// peers, and the members to look for.
+// peers, and the members to look for. Of the bootstrap peers it leaves the members.
 func (s *Swarm) Network(cfg network.Config) network.Config {
 	cfg.Outside = s.outside(cfg.Outside, outerKeyFile, relaysFile, s.heardRelays)
 	s.mu.Lock()
@@ -88,6 +88,7 @@ func (s *Swarm) Network(cfg network.Config) network.Config {
 	cfg.Key, cfg.PeersFile, s.shown = s.key, s.path(peersFile), s.cert
 	cfg.Swarm = &network.Swarm{Root: s.about.Root, View: s.about.View, Certificate: s.cert, Lists: s.lists}
 	s.lookFor(&cfg)
+	cfg.Bootstrap = s.membersAt(cfg.Bootstrap)
 	return cfg
 }
 

@@ -35,6 +35,8 @@ type Net struct {
 	box  *nat.NAT
 	line line // of the box
 	at   map[netip.Addr]receiver
+
+	walls map[[2]netip.Addr]bool // addresses between which nothing passes
 }
 
 // world is what all networks of one internet share.
@@ -77,6 +79,17 @@ func (n *Net) Move(outside netip.Addr) {
 	n.up.at[outside] = n
 }
 
+// Wall keeps packets between two addresses of the network from passing, as its hosts see
+// them, or lets them pass again.
+func (n *Net) Wall(a, b netip.Addr, on bool) {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	if n.walls == nil {
+		n.walls = map[[2]netip.Addr]bool{}
+	}
+	n.walls[[2]netip.Addr{a, b}], n.walls[[2]netip.Addr{b, a}] = on, on
+}
+
 // Entries returns how many mappings the box of a network holds.
 func (n *Net) Entries() int {
 	n.w.mu.Lock()
@@ -88,7 +101,9 @@ func (n *Net) Entries() int {
 // behind one of its boxes. Called with mu held.
 func (n *Net) send(p packet) {
 	if to := n.at[p.flow.Dst.Addr()]; to != nil {
-		to.receive(p)
+		if !n.walls[[2]netip.Addr{p.flow.Src.Addr(), p.flow.Dst.Addr()}] {
+			to.receive(p)
+		}
 		return
 	}
 	if n.up == nil {

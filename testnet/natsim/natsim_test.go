@@ -111,6 +111,14 @@ func TestMoveAndCut(t *testing.T) {
 		if seen, _ := sees(t, a, server, "5.0.0.1:4001"); seen != "6.9.0.1:4001" {
 			t.Errorf("seen from %s after the move", seen)
 		}
+		internet.Wall(netip.MustParseAddr("5.0.0.1"), netip.MustParseAddr("6.9.0.1"), true)
+		if seen, _ := sees(t, a, server, "5.0.0.1:4001"); seen != "" {
+			t.Error("a packet crossed a wall")
+		}
+		internet.Wall(netip.MustParseAddr("6.9.0.1"), netip.MustParseAddr("5.0.0.1"), false)
+		if seen, _ := sees(t, server, a, "6.9.0.1:4001"); seen == "" {
+			t.Error("no packet passes where a wall was")
+		}
 		far.Cut(true)
 		if seen, _ := sees(t, a, server, "5.0.0.1:4001"); seen != "" {
 			t.Error("a packet crossed a cut line")

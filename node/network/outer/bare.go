@@ -45,6 +45,8 @@ type BareConfig struct {
 	Swarm   []swarm.Option
 	Sockets *quicreuse.ConnManager // another host's, to dial from the same UDP port; nil: its own
 	NoTCP   bool
+	NoQUIC  bool
+	TCPPort func() int // from which it dials over TCP, if that is possible; nil: from any
 }
 
 // Bare is a libp2p host without any protocol: no identify, ping or DHT, which would tell
@@ -114,6 +116,26 @@ func (b *Bare) addTransports(net *swarm.Swarm, c BareConfig, rm network.Resource
 	if b.Upgrader, err = upgrader.New([]sec.SecureTransport{tls}, muxers, nil, rm, c.Gate); err != nil {
 		return err
 	}
+	if !c.NoQUIC {
+		if err := b.addQUIC(net, c, rm); err != nil {
+			return err
+		}
+	}
+	if c.NoTCP {
+		return nil
+	}
+	var opts []tcp.Option
+	if c.TCPPort != nil {
+		opts = append(opts, tcp.WithDialerForAddr(func(multiaddr.Multiaddr) (tcp.ContextDialer, error) { return fromPort(c.TCPPort), nil }))
+	}
+	overTCP, err := tcp.NewTCPTransport(b.Upgrader, rm, nil, opts...)
+	if err != nil {
+		return err
+	}
+	return net.AddTransport(overTCP)
+}
+
+func (b *Bare) addQUIC(net *swarm.Swarm, c BareConfig, rm network.ResourceManager) (err error) {
 	sockets := c.Sockets
 	if sockets == nil {
 		reset, err1 := config.PrivKeyToStatelessResetKey(c.Key)
@@ -130,14 +152,7 @@ func (b *Bare) addTransports(net *swarm.Swarm, c BareConfig, rm network.Resource
 	if err != nil {
 		return err
 	}
-	if err := net.AddTransport(overQUIC); err != nil || c.NoTCP {
-		return err
-	}
-	overTCP, err := tcp.NewTCPTransport(b.Upgrader, rm, nil)
-	if err != nil {
-		return err
-	}
-	return net.AddTransport(overTCP)
+	return net.AddTransport(overQUIC)
 }
 
 // Close closes the host and its connections, once.

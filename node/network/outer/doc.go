@@ -4,6 +4,7 @@
 //	bare.go      a libp2p host without any protocol
 //	outer.go     the outer host: its relays, and where it can be reached through them
 //	look.go      what it asks relays: a reservation, whether they live, where they see it
+//	tcp.go       dials from the inner host's TCP port, so that relays see that, too
 //	circuits.go  the circuits that it carries for the inner host
 //	addr.go      addresses of such circuits
 //
@@ -17,7 +18,9 @@
 // circuit. The outer host dials relays, reserves places at the first that grant one, and
 // asks them where they see it. Circuits to and from other outer hosts are handed to the
 // inner host as they are: its own security runs inside. Both hosts dial from the same UDP
-// port, so where relays see the outer host is where holes to the inner one are punched.
+// and TCP ports, so where relays see the outer host is where holes to the inner one are
+// punched. A relay that is dialled over QUIC is also asked over TCP, with a key that is
+// never used again.
 //
 // A relay learns the key, address and port of the outer host, with which other outer hosts
 // it has circuits, and how many bytes these carry. It cannot see the inner host's protocols,

@@ -42,14 +42,13 @@ var _ = func() time.Duration { client.ReserveTimeout = reserveTime; return reser
 func (h *Host) askWhere(c network.Conn) {
 	ctx, cancel := context.WithTimeout(h.ctx, askTime)
 	defer cancel()
-	m, err := identity(ctx, c)
+	said, err := identity(ctx, c)
 	if err != nil {
 		h.cfg.Log.Debug("a relay does not say where it sees this node", "relay", c.RemotePeer(), "error", err)
 		return
 	}
-	if at, err := multiaddr.NewMultiaddrBytes(m.GetObservedAddr()); err == nil {
-		h.cfg.Seen(c.RemoteMultiaddr(), c.LocalMultiaddr(), at)
-	}
+	h.seen(c, said)
+	h.askOverTCP(c, said)
 }
 
 // identity returns what a peer says in answer to identify.

@@ -35,6 +35,7 @@ type Config struct {
 	Relays  func() []peer.AddrInfo  // that may be asked, the best first, besides those of Kept; nil: none, it only dials
 	Sockets *quicreuse.ConnManager  // the inner host's, to share its UDP port; nil: its own
 	NoTCP   bool                    // relays are dialled over QUIC alone
+	TCPPort func() int              // the inner host's, from which relays are dialled over TCP; nil: from any
 	Gate    connmgr.ConnectionGater // of dials to relays; nil: all are made
 	Swarm   []swarm.Option
 	Kept    string // file of the relays that were used last; "": none
@@ -61,6 +62,7 @@ type Host struct {
 	news  chan struct{}
 	rests Rests
 	idle  map[network.Conn]time.Time // since when a connection carries nothing
+	tcp   *asking                    // of a relay; nil: none is asked over TCP
 }
 
 // place is a reservation at a relay.
@@ -80,7 +82,7 @@ func New(cfg Config) (*Host, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	bare, err := NewBare(BareConfig{Key: cfg.Key, Gate: cfg.Gate, Swarm: cfg.Swarm, Sockets: cfg.Sockets, NoTCP: cfg.NoTCP})
+	bare, err := NewBare(BareConfig{Key: cfg.Key, Gate: cfg.Gate, Swarm: cfg.Swarm, Sockets: cfg.Sockets, NoTCP: cfg.NoTCP, TCPPort: cfg.TCPPort})
 	if err != nil {
 		return nil, err
 	}
@@ -141,6 +143,10 @@ func (h *Host) Look() {
 func (h *Host) Moved() {
 	h.mu.Lock()
 	h.rests.Moved(time.Now())
+	if h.tcp != nil {
+		h.tcp.stop()
+		h.tcp = nil
+	}
 	h.mu.Unlock()
 	for _, c := range h.bare.Network().Conns() {
 		h.start(func() {

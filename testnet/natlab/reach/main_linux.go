@@ -37,7 +37,7 @@ func run() (err error) {
 	flag.IntVar(&c.Publics, "publics", 3, "nodes in the internet")
 	flag.StringVar(&publicArgs, "public-args", "", "further arguments of those")
 	flag.StringVar(&homeArgs, "home-args", "", "further arguments of the homes")
-	flag.StringVar(&pairs, "pairs", "all", "pairs of NATs, like full:symmetric,port:port; all or none (with -homes, all are five)")
+	flag.StringVar(&pairs, "pairs", "all", "pairs of NATs, like full:symmetric,port:port-noudp (UDP is blocked); all or none (with -homes, all are five)")
 	flag.StringVar(&scenarios, "scenarios", "all", "names of scenarios, separated by commas; all or none")
 	flag.BoolVar(&homes, "homes", false, "only two homes that make a private swarm with three commands, through one public node that is a stranger to it")
 	flag.DurationVar(&wait, "wait", 30*time.Second, "for a prompt's answer")
@@ -117,14 +117,22 @@ func parsePairs(s string) (list [][2]nat.Kind, err error) {
 	}
 	for _, p := range strings.Split(s, ",") {
 		a, b, _ := strings.Cut(p, ":")
-		ka, ok := nat.Named(a)
-		kb, ok2 := nat.Named(b)
+		ka, ok := kindNamed(a)
+		kb, ok2 := kindNamed(b)
 		if !ok || !ok2 {
 			return nil, fmt.Errorf("no pair of NATs: %q", p)
 		}
 		list = append(list, [2]nat.Kind{ka, kb})
 	}
 	return list, nil
+}
+
+// kindNamed returns a kind of NAT. With -noudp after its name, no UDP passes.
+func kindNamed(s string) (nat.Kind, bool) {
+	name, blocked := strings.CutSuffix(s, "-noudp")
+	k, ok := nat.Named(name)
+	k.Name, k.BlockUDP = s, blocked
+	return k, ok
 }
 
 func runPairs(ctx context.Context, lab *natlab.Lab, list [][2]nat.Kind, wait time.Duration) error {
