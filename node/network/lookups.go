@@ -50,9 +50,11 @@ func (d *Distribution) add(bounds []float64, v float64) {
 
 func (d Distribution) plus(o Distribution) Distribution {
 	d.Count, d.Sum = d.Count+o.Count, d.Sum+o.Sum
-	if d.Within = slices.Clone(d.Within); len(d.Within) == 0 {
-		d.Within = make([]uint64, len(o.Within))
+	if d.Within == nil {
+		d.Within = slices.Clone(o.Within)
+		return d
 	}
+	d.Within = slices.Clone(d.Within)
 	for i, n := range o.Within {
 		d.Within[i] += n
 	}

@@ -163,11 +163,11 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 func lookupsOf(l network.Lookups) metrics.Lookups {
 	of := func(d network.Distribution, bounds []float64) metrics.Histogram {
 		h := metrics.Histogram{Count: d.Count, Sum: d.Sum, Buckets: map[float64]uint64{}}
-		for i, b := range bounds { // also before there is any, for a rate
+		for _, b := range bounds { // also before there is any, for a rate
 			h.Buckets[b] = 0
-			if d.Within != nil {
-				h.Buckets[b] = d.Within[i]
-			}
+		}
+		for i, n := range d.Within {
+			h.Buckets[bounds[i]] = n
 		}
 		return h
 	}

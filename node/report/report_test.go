@@ -8,6 +8,7 @@ import (
 
 	"github.com/shoalnet/shoal/node/engine"
 	"github.com/shoalnet/shoal/node/fence"
+	"github.com/shoalnet/shoal/node/network"
 	"github.com/shoalnet/shoal/node/serve"
 	"github.com/shoalnet/shoal/node/stage"
 	"github.com/shoalnet/shoal/node/survey"
@@ -81,5 +82,18 @@ func TestInexact(t *testing.T) {
 	}
 	if got := New(Config{Warnings: own}).warnings(snap); len(got) != 1 || len(own) != 1 {
 		t.Errorf("not asked for: %q", got)
+	}
+}
+
+// Histograms of lookups have all their bounds, also before there was any lookup, and where
+// networks without any are added up.
+func TestLookups(t *testing.T) {
+	sum := network.Lookups{}.Plus(network.Lookups{}).Plus(network.Lookups{Hops: network.Distribution{Count: 2, Within: []uint64{0, 1, 2, 2, 2, 2, 2, 2}}})
+	got := lookupsOf(sum.Plus(network.Lookups{}))
+	if len(got.Hops.Buckets) != len(network.HopBounds) || got.Hops.Buckets[2] != 1 || got.Hops.Buckets[12] != 2 {
+		t.Errorf("hops: %v", got.Hops)
+	}
+	if len(got.First.Buckets) != len(network.FirstBounds) || got.First.Buckets[8] != 0 {
+		t.Errorf("first: %v", got.First)
 	}
 }

@@ -122,8 +122,8 @@ func TestClaims(t *testing.T) {
 	claims := addrsOf("/ip4/10.0.0.9/tcp/22", "/ip4/5.0.0.1/tcp/1", "/ip4/5.0.0.2/udp/1/quic-v1", "/ip4/5.0.0.3/tcp/1", "/ip4/5.0.0.4/tcp/1", "/ip4/5.0.0.4/udp/1/quic-v1"+aRelay+"/p2p-circuit")
 	c := issued(t, home)
 	home.learn(c, "", claims)
-	operator := []string{"/ip4/127.0.0.1/tcp/1" + aRelay}
-	cfg := home.Network(network.Config{Bootstrap: operator})
+	operator := []string{"/ip4/127.0.0.1/tcp/1/p2p/" + c.Peer().String()}
+	cfg := home.Network(network.Config{Bootstrap: append(operator, "/ip4/127.0.0.1/tcp/1"+aRelay)}) // the latter is no member
 	if !slices.Equal(cfg.Bootstrap, operator) || len(cfg.Reached) != 0 || len(cfg.Claimed) != 1 || len(cfg.Claimed[0].Addrs) > member.MaxTicketAddrs {
 		t.Errorf("a network looks for %v, %v, %v", cfg.Bootstrap, cfg.Reached, cfg.Claimed)
 	}
