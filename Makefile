@@ -27,7 +27,7 @@ DATE ?= $(shell git log -1 --format=%cs 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.date=$(DATE)
 
 # Packages whose goroutines meet; the race detector slows the others for nothing.
-RACE := ./node ./node/api ./node/door ./node/exchange/... ./node/generate ./node/keys ./node/lend ./node/library ./node/metrics ./node/network/... ./node/report ./node/serve ./node/session ./node/stage ./node/store ./node/survey ./node/swarm ./node/swarms ./testnet/...
+RACE := ./node ./node/ahead ./node/api ./node/door ./node/draft ./node/exchange/... ./node/generate ./node/keys ./node/lend ./node/library ./node/metrics ./node/network/... ./node/report ./node/serve ./node/session ./node/stage ./node/store ./node/survey ./node/swarm ./node/swarms ./testnet/...
 FUZZTIME ?= 20s
 # Executions spent on making one new input short. Go's own measure is a minute an
 # input, and n bytes take n² executions: targets of longer inputs saw three, and

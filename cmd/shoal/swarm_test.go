@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -165,17 +166,30 @@ func TestSwarm(t *testing.T) {
 		eve.fails(3, "", "prompt", "--bootstrap", at+"/p2p/"+home.Peer, "hello")
 	}
 
-	long, _, _ := ben.command("prompt", "--raw", "-n", "100000", "--ignore-eos", "Once upon a time")
+	format := filepath.Join(t.TempDir(), "long.json")
+	if err := os.WriteFile(format, []byte(`{"type":"array","items":{"enum":["once upon a time there was a fox"]},"minItems":200}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	long, _, longErr := ben.command("prompt", "--raw", "--format", format, "Once upon a time")
+	long.Stdout = nil
+	words, err := long.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := long.Start(); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(words, make([]byte, 20)); err != nil {
+		t.Fatalf("no long answer begins: %v\n%s", err, longErr)
 	}
 	var revoked api.Revoked
 	anna.does(&revoked, "swarm", "revoke", "bens-laptop")
 	if !revoked.Member.Revoked || revoked.Member.Name != "bens-laptop" {
 		t.Errorf("removed %+v", revoked)
 	}
-	if err := long.Wait(); err == nil {
-		t.Error("an answer goes on for somebody who was removed")
+	rest, _ := io.ReadAll(words)
+	if err := long.Wait(); err == nil || bytes.Contains(rest, []byte("]")) {
+		t.Errorf("an answer goes on for somebody who was removed: %v, %d bytes", err, len(rest))
 	}
 	out, errOut, exit := ben.run(append([]string{"prompt"}, greedy...)...)
 	if exit == 0 {

@@ -556,3 +556,12 @@ func TestScripts(t *testing.T) {
 		t.Error("another string than meant")
 	}
 }
+
+// What all formats share is never written to: several are compiled at once.
+func TestSharedParts(t *testing.T) {
+	for _, e := range append(single[:], empty, digit) {
+		if !e.productive {
+			t.Errorf("%v is not marked before it is pruned", e)
+		}
+	}
+}

@@ -12,7 +12,12 @@ const (
 	fractionDigits = 16
 )
 
-var digit = bytesOf('0', '9')
+// digit is shared by all formats, and several are compiled at once: prune finds it marked.
+var digit = func() *expr {
+	e := bytesOf('0', '9')
+	e.productive = true
+	return e
+}()
 
 func digits(least, most int) *expr { return repeat(digit, least, most) }
 
