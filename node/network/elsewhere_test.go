@@ -24,7 +24,7 @@ func TestAddressChanges(t *testing.T) {
 		answer, direct time.Duration
 	}{
 		{"machine", true, 8 * time.Second, 20 * time.Second},
-		{"router", false, 8 * time.Second, 30 * time.Second},
+		{"router", false, 30 * time.Second, 60 * time.Second}, // mostly 3 s; now and then the first tries meet the old path
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			simulate(t, 3, func(in *internet) {
