@@ -104,7 +104,7 @@ func (t *Testnet) shoal(ctx context.Context, args ...string) ([]byte, error) {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = time.Second
-	if err := t.spawner.start(cmd); err != nil {
+	if err := t.spawner.Start(cmd); err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { proc.KillGroup(cmd.Process.Pid) })

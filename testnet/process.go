@@ -26,7 +26,7 @@ type process struct {
 
 // startProcess runs a binary whose standard output is events and whose standard
 // error goes to the log file, and to tee if that is not nil.
-func startProcess(sp *spawner, name string, argv, env []string, logPath string, tee io.Writer, each func(Event)) (*process, error) {
+func startProcess(sp *Spawner, name string, argv, env []string, logPath string, tee io.Writer, each func(Event)) (*process, error) {
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func startProcess(sp *spawner, name string, argv, env []string, logPath string, 
 		p.cmd.Stderr = io.MultiWriter(log, &prefixer{w: tee, prefix: name + " "})
 		p.cmd.WaitDelay = 2 * time.Second
 	}
-	err = sp.start(p.cmd)
+	err = sp.Start(p.cmd)
 	in.Close()
 	if err != nil {
 		out.Close()

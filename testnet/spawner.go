@@ -6,16 +6,17 @@ import (
 	"sync"
 )
 
-// spawner starts all processes from one system thread that it keeps: for children that
+// Spawner starts all processes from one system thread that it keeps: for children that
 // die with their parent, Linux takes the thread that started them as the parent, and Go
-// ends threads at any time.
-type spawner struct {
+// ends threads at any time. It is safe for concurrent use, until Close.
+type Spawner struct {
 	jobs chan func()
 	stop sync.Once
 }
 
-func newSpawner() *spawner {
-	s := &spawner{jobs: make(chan func())}
+// NewSpawner starts that thread.
+func NewSpawner() *Spawner {
+	s := &Spawner{jobs: make(chan func())}
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		for job := range s.jobs {
@@ -25,12 +26,13 @@ func newSpawner() *spawner {
 	return s
 }
 
-func (s *spawner) start(cmd *exec.Cmd) error {
+// Start starts a process in a group of its own. Its error is that of cmd.Start.
+func (s *Spawner) Start(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = ownGroup()
 	done := make(chan error)
 	s.jobs <- func() { done <- cmd.Start() }
 	return <-done
 }
 
-// close ends the thread, and with it all remaining processes.
-func (s *spawner) close() { s.stop.Do(func() { close(s.jobs) }) }
+// Close ends the thread, and with it all remaining processes.
+func (s *Spawner) Close() { s.stop.Do(func() { close(s.jobs) }) }

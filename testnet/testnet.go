@@ -18,7 +18,7 @@ type Testnet struct {
 	conf    Config
 	temp    bool // conf.Dir is temporary
 	model   Model
-	spawner *spawner
+	spawner *Spawner
 
 	mu      sync.Mutex
 	nodes   []*node
@@ -93,7 +93,7 @@ func Start(ctx context.Context, conf Config) (*Testnet, error) {
 	} else if err := os.MkdirAll(t.conf.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	t.spawner = newSpawner()
+	t.spawner = NewSpawner()
 	if err := t.start(ctx); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
@@ -266,7 +266,7 @@ func (t *Testnet) Close() error {
 	}
 	stops.Wait()
 	t.exits.Wait() // no event comes after Close
-	t.spawner.close()
+	t.spawner.Close()
 	if t.temp && !t.conf.Keep {
 		if err := os.RemoveAll(t.conf.Dir); err != nil {
 			return fmt.Errorf("removing the testnet's directory: %w", err)

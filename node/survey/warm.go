@@ -152,14 +152,14 @@ func (s *Survey) keepWarm(q *Query, turn turn) {
 		w.models = map[cid.Cid]*inUse{}
 	}
 	w.models[q.Model] = &inUse{used: now, peers: peers, said: map[peer.ID]said{}}
-	time.AfterFunc(0, func() { s.askAgain(q.Model) })
+	go s.askAgain(q.Model)
 }
 
 // askAgain asks the peers of a model, and again later while it is in use and some answer.
 func (s *Survey) askAgain(model cid.Cid) {
 	w := &s.warm
 	w.mu.Lock()
-	peers, used := w.models[model].peers, w.models[model].used
+	peers := w.models[model].peers
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), warmFresh)
 	defer cancel()
@@ -178,12 +178,12 @@ func (s *Survey) askAgain(model cid.Cid) {
 		})
 	}
 	wg.Wait()
-	if some.Load() && time.Since(used) <= warmFor {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if some.Load() && time.Since(w.models[model].used) <= warmFor {
 		time.AfterFunc(warmEvery, func() { s.askAgain(model) })
 		return
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	delete(w.models, model)
 }
 

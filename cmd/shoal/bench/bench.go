@@ -76,6 +76,8 @@ type bench struct {
 	dir    string
 	source string // what a testnet can import
 	model  *store.Model
+
+	spawner *testnet.Spawner // of programs that are compared with; nil: there are none
 }
 
 // prepared runs a benchmark and cleans up after it.

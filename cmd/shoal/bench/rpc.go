@@ -22,6 +22,7 @@ import (
 
 	"github.com/shoalnet/shoal/cmd/shoal/term"
 	"github.com/shoalnet/shoal/node/ahead/texts"
+	"github.com/shoalnet/shoal/testnet"
 	"github.com/shoalnet/shoal/testnet/link"
 )
 
@@ -119,6 +120,8 @@ func (r *rpcResult) print(out io.Writer) error {
 // rpcRates measures llama.cpp's server, kind by kind, without guesses of its own and with
 // them. It is started once for each: whether it guesses is not a request's to say.
 func (b *bench) rpcRates(p link.Params, kinds []texts.Kind, rows []rpcRow) (own, guessing [][]float64, err error) {
+	b.spawner = testnet.NewSpawner()
+	defer b.spawner.Close()
 	servers, err := b.rpcServers(p)
 	defer servers.close()
 	if err != nil {
@@ -391,7 +394,7 @@ type program struct {
 	gone chan struct{} // closed when it has ended
 }
 
-// start starts a program, whose output goes to a file.
+// start starts a program, whose output goes to a file. It ends with this process.
 func (b *bench) start(exe string, args ...string) (*program, error) {
 	out, err := os.CreateTemp(b.dir, filepath.Base(exe)+"-*.log")
 	if err != nil {
@@ -400,7 +403,7 @@ func (b *bench) start(exe string, args ...string) (*program, error) {
 	defer out.Close()
 	cmd := exec.CommandContext(b.ctx, exe, args...)
 	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
+	if err := b.spawner.Start(cmd); err != nil {
 		return nil, err
 	}
 	p := &program{cmd: cmd, log: out.Name(), gone: make(chan struct{})}

@@ -28,9 +28,8 @@ func Tiny(t testing.TB) string {
 	return path
 }
 
-// StageFile writes what a store would hand to the engine: the model behind a
-// header that lists only what the span needs, and holes for the rest.
-func StageFile(t testing.TB, path string, from, to int) string {
+// ReadHeader returns a model file's bytes, and its header.
+func ReadHeader(t testing.TB, path string) (*gguf.Header, []byte) {
 	t.Helper()
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -40,6 +39,14 @@ func StageFile(t testing.TB, path string, from, to int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return h, raw
+}
+
+// StageFile writes what a store would hand to the engine: the model behind a
+// header that lists only what the span needs, and holes for the rest.
+func StageFile(t testing.TB, path string, from, to int) string {
+	t.Helper()
+	h, raw := ReadHeader(t, path)
 	if err := engine.Check(h); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package enginetest
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,14 +15,7 @@ import (
 // with fewer it has an idea of it.
 func Twin(t testing.TB, path string, blocks int, edits ...gguf.KV) string {
 	t.Helper()
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, raw := ReadHeader(t, path)
 	edits = append(edits, gguf.KV{Key: h.Arch("block_count"), Value: uint32(blocks)}, gguf.KV{Key: "general.name", Value: "twin of " + strconv.Itoa(blocks)})
 	twin := gguf.Header{Version: h.Version}
 	for _, kv := range h.KVs {

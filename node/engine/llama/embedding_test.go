@@ -23,7 +23,7 @@ func TestEmbeddingApart(t *testing.T) {
 	}
 	adapter := &gguf.Header{Tensors: []gguf.Tensor{{Name: "token_embd.weight.lora_a"}}}
 	for name, path := range paths {
-		h, raw := readHeader(t, path)
+		h, raw := enginetest.ReadHeader(t, path)
 		span := protocol.Span{From: 0, To: h.Blocks() - 1}
 		hidden := func(lay func(*gguf.Header, protocol.Span, int64) (*cut.Stage, error), apart bool) []float32 {
 			layout, err := lay(h, span, 0)
@@ -57,7 +57,7 @@ func TestEmbeddingApart(t *testing.T) {
 
 // A file that does not hold the embedding that it claims is refused.
 func TestEmbeddingOutside(t *testing.T) {
-	h, raw := readHeader(t, enginetest.Tiny(t))
+	h, raw := enginetest.ReadHeader(t, enginetest.Tiny(t))
 	layout, err := cut.Of(h, protocol.Span{From: 0, To: 1})
 	if err != nil {
 		t.Fatal(err)

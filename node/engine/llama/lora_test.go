@@ -1,7 +1,6 @@
 package llama
 
 import (
-	"bytes"
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
@@ -17,19 +16,6 @@ import (
 	"github.com/shoalnet/shoal/protocol"
 	"github.com/shoalnet/shoal/protocol/gguf"
 )
-
-func readHeader(t testing.TB, path string) (*gguf.Header, []byte) {
-	t.Helper()
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return h, raw
-}
 
 // writeLayout writes a file as a store would.
 func writeLayout(t testing.TB, raw []byte, l *gguf.Layout) string {
@@ -85,9 +71,9 @@ func randomLora(t testing.TB, of *gguf.Header, rank uint64) string {
 func TestLora(t *testing.T) {
 	library(t)
 	model := enginetest.Tiny(t)
-	h, raw := readHeader(t, model)
+	h, raw := enginetest.ReadHeader(t, model)
 	lora := randomLora(t, h, 8)
-	own, rawLora := readHeader(t, lora)
+	own, rawLora := enginetest.ReadHeader(t, lora)
 	blocks := h.Blocks()
 	chain := func(cfgs ...engine.Config) enginetest.Chain {
 		var c enginetest.Chain

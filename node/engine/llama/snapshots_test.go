@@ -1,7 +1,6 @@
 package llama
 
 import (
-	"bytes"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -9,9 +8,9 @@ import (
 	"testing"
 
 	"github.com/shoalnet/shoal/node/engine"
+	"github.com/shoalnet/shoal/node/engine/enginetest"
 	"github.com/shoalnet/shoal/node/engine/llama/random"
 	"github.com/shoalnet/shoal/protocol"
-	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // hybrid loads the random model of an architecture in spans that begin at the blocks
@@ -25,14 +24,7 @@ func hybrid(t *testing.T, name string, seqs int, cuts ...int) []engine.Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, raw := enginetest.ReadHeader(t, path)
 	var chain []engine.Engine
 	for i, from := range cuts {
 		to := h.Blocks()

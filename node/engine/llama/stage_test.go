@@ -1,27 +1,19 @@
 package llama
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/shoalnet/shoal/node/engine/cut"
+	"github.com/shoalnet/shoal/node/engine/enginetest"
 	"github.com/shoalnet/shoal/protocol"
-	"github.com/shoalnet/shoal/protocol/gguf"
 )
 
 // stageFile writes what a store would hand to this engine.
 func stageFile(t testing.TB, path string, from, to int) string {
 	t.Helper()
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, raw := enginetest.ReadHeader(t, path)
 	stage, err := cut.Of(h, protocol.Span{From: from, To: to})
 	if err != nil {
 		t.Fatal(err)
@@ -40,13 +32,6 @@ func stageFile(t testing.TB, path string, from, to int) string {
 
 func blocksOf(t testing.TB, path string) int {
 	t.Helper()
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := gguf.Read(bytes.NewReader(raw), int64(len(raw)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, _ := enginetest.ReadHeader(t, path)
 	return h.Blocks()
 }
