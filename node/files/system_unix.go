@@ -20,6 +20,12 @@ func Lock(f *os.File, shared bool) error {
 	return syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
 }
 
+// Unlock gives a lock back and closes its file. Closing alone leaves the lock to a child
+// that another goroutine is just starting, until that has become its program.
+func Unlock(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}
+
 // Allocated returns what a file takes on disk, in bytes.
 func Allocated(st os.FileInfo) int64 {
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {

@@ -18,6 +18,9 @@ func Lock(f *os.File, shared bool) error {
 	return windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, &windows.Overlapped{OffsetHigh: 1 << 30})
 }
 
+// Unlock gives a lock back and closes its file.
+func Unlock(f *os.File) error { return f.Close() }
+
 // Allocated returns what a file takes on disk, in bytes.
 func Allocated(st os.FileInfo) int64 { return st.Size() }
 

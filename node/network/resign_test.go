@@ -1,8 +1,3 @@
-//go:build !race
-
-// go-libp2p 0.51.0's AutoRelay reads how many relays it has under another lock than it
-// writes them under, which does no harm, and shows here whenever a relay breaks off.
-
 package network
 
 import (

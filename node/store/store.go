@@ -84,7 +84,7 @@ func Open(dir string, opt Options) (*Store, error) {
 	s.sign(strconv.Itoa(os.Getpid()))
 	entries, err := os.ReadDir(s.modelsDir())
 	if err != nil {
-		s.lock.Close()
+		_ = files.Unlock(s.lock)
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
 	for _, e := range entries {
@@ -161,7 +161,7 @@ func (s *Store) Close() error {
 	}
 	s.models = map[cid.Cid]*Model{}
 	s.sign("")
-	errs = append(errs, s.lock.Close())
+	errs = append(errs, files.Unlock(s.lock))
 	return errors.Join(errs...)
 }
 

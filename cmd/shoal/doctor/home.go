@@ -137,7 +137,8 @@ func (h *Home) lock() {
 	}
 	defer f.Close()
 	if err := files.Lock(f, true); err == nil {
-		return // closing releases it
+		_ = files.Unlock(f)
+		return
 	}
 	h.Locked = true
 	if st, err := f.Stat(); err == nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net"
+	"sync"
 	"syscall"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -80,7 +81,8 @@ func (h *Host) sightOverTCP(ctx context.Context, relay peer.AddrInfo) error {
 	}
 	defer b.Close()
 	gone := make(chan struct{})
-	b.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { close(gone) }}) // there is one connection
+	end := sync.OnceFunc(func() { close(gone) }) // a relay may name two addresses, and both be connected
+	b.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { end() }})
 	within, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	b.Peerstore().AddAddrs(relay.ID, relay.Addrs, peerstore.TempAddrTTL)

@@ -13,7 +13,7 @@ import (
 // was dialled over TCP or QUIC, and gets no second connection from the outer host's key.
 func TestSeenOverTCP(t *testing.T) {
 	t.Parallel()
-	for name, r := range map[string]host.Host{"TCP": relaying(t, overTCP), "QUIC": relaying(t, overQUIC, overTCP)} {
+	for name, r := range map[string]host.Host{"TCP": relaying(t, overTCP), "QUIC": relaying(t, overQUIC, overTCP), "QUIC, and TCP twice": relaying(t, overQUIC, overTCP, overTCP)} {
 		t.Run(name, func(t *testing.T) {
 			inner, err := NewBare(BareConfig{Key: newKey(t), Listen: []multiaddr.Multiaddr{multiaddr.StringCast(overTCP)}})
 			if err != nil {
