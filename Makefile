@@ -39,13 +39,13 @@ VULNDB ?= https://vuln.go.dev
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # RERUN=1, as in CI: tests that fail run once more, alone, since machines that others use
-# meanwhile are slow at odd moments. Not after a data race, or when more than three failed.
+# meanwhile are slow at odd moments. Not after a data race, or when more than six failed, where a part of a test and the test count for two.
 # Each test that needed it is named at the end; it is a fault to be mended all the same.
 RERUN ?=
 GOTESTSUM := gotest.tools/gotestsum@v1.13.0
 ifeq ($(RERUN),1)
 gotest = CGO_ENABLED=0 GOBIN=$(CURDIR)/bin $(GO) install $(GOTESTSUM) && rm -f bin/rerun.txt && \
-	bin/gotestsum --format standard-quiet --hide-summary skipped --rerun-fails=1 --rerun-fails-max-failures=3 --rerun-fails-abort-on-data-race --rerun-fails-report bin/rerun.txt --packages "$(2)" -- $(1) && \
+	bin/gotestsum --format standard-quiet --hide-summary skipped --rerun-fails=1 --rerun-fails-max-failures=6 --rerun-fails-abort-on-data-race --rerun-fails-report bin/rerun.txt --packages "$(2)" -- $(1) && \
 	{ ! test -s bin/rerun.txt || { echo "failed once, and passed alone:"; cat bin/rerun.txt; }; }
 else
 gotest = $(GO) test $(1) $(2)

@@ -280,8 +280,8 @@ func TestLostOwner(t *testing.T) {
 				time.AfterFunc(2500*time.Millisecond, func() { cancel(); n.h.Close() })
 				go func() { _ = n.x.Fetch(ctx, p.id, every(p.t, n.m), nil, at) }()
 			}
-		}, 90 * time.Second},
-		{"hangs", func(p *pulling) { hold(p, nil, nil) }, 90 * time.Second},
+		}, 150 * time.Second},
+		{"hangs", func(p *pulling) { hold(p, nil, nil) }, 150 * time.Second},
 		{"says that it has what it has not", func(p *pulling) {
 			hold(p, func(s network.Stream, total int) {
 				for i := range total {
@@ -291,7 +291,7 @@ func TestLostOwner(t *testing.T) {
 					}
 				}
 			}, func(s network.Stream, n uint32, raw []byte) { head(s, n, 0) })
-		}, 90 * time.Second},
+		}, 150 * time.Second},
 		{"sends something else", func(p *pulling) {
 			hold(p, func(s network.Stream, total int) {
 				for i := range total {
@@ -305,12 +305,12 @@ func TestLostOwner(t *testing.T) {
 				head(s, n, uint32(len(raw)))
 				_, _ = s.Write(raw)
 			})
-		}, 90 * time.Second},
+		}, 150 * time.Second},
 		{"has no origin", func(p *pulling) {
 			for _, n := range p.fetchers(2) {
 				go func() { _ = n.x.Fetch(p.t.Context(), p.id, every(p.t, n.m), nil) }()
 			}
-		}, 90 * time.Second},
+		}, 150 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pullFrom(t, path, home.Rate, 0, func(t *testing.T, p *pulling) {

@@ -181,7 +181,7 @@ func TestSpanFromOrigin(t *testing.T) {
 			if kind == "http" && asked-before != need {
 				t.Errorf("asked for %d bytes where %d were lacking", asked-before, need)
 			}
-			if kind == "http" && requests-sent > (len(leaves)+3)/2 {
+			if kind == "http" && requests-sent > (3*len(leaves)+3)/4 {
 				t.Errorf("%d requests for %d leaves", requests-sent, len(leaves))
 			}
 			before, sent = asked, requests
