@@ -39,7 +39,8 @@ VULNDB ?= https://vuln.go.dev
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # RERUN=1, as in CI: tests that fail run once more, alone, since machines that others use
-# meanwhile are slow at odd moments. Not after a data race, or when more than six failed, where a part of a test and the test count for two.
+# meanwhile are slow at odd moments. Not after a data race, or when more than six failed (a
+# test and its part count for two).
 # Each test that needed it is named at the end; it is a fault to be mended all the same.
 RERUN ?=
 GOTESTSUM := gotest.tools/gotestsum@v1.13.0
